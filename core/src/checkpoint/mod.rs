@@ -1,0 +1,9 @@
+//! `model.safetensors`: which tensor is which, reading with every doubt an error, writing.
+
+pub mod import;
+pub mod names;
+mod read;
+mod write;
+
+pub use read::{CheckpointError, Shards, load};
+pub use write::{Dtype, named_tensors, to_safetensors};

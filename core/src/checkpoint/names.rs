@@ -1,0 +1,96 @@
+//! The only place that knows the tensor names and layouts of other programs.
+
+use burn::module::ParamId;
+
+/// Path of a parameter in the model's tree, also where the model is a part of something larger: what
+/// is trained besides it has a path of its own.
+pub fn module_path(modules: &[String]) -> String {
+    let inner = if modules.first().is_some_and(|first| first == "model") { &modules[1..] } else { modules };
+    inner.join(".")
+}
+
+/// Name in `model.safetensors` of the parameter at this path of the module tree: open_clip's under
+/// `visual.`, Hugging Face's under `llm.`.
+pub fn checkpoint_name(path: &str) -> String {
+    let name = match path {
+        "visual.conv1" => "visual.conv1.weight".to_owned(),
+        "llm.embed_tokens.weight" | "llm.norm.gamma" => path.replacen("llm.", "llm.model.", 1),
+        _ => path
+            .replacen("visual.blocks.", "visual.transformer.resblocks.", 1)
+            .replacen("llm.layers.", "llm.model.layers.", 1)
+            .replace(".in_proj.", ".in_proj_"),
+    };
+    name.replace(".gamma", ".weight").replace(".beta", ".bias")
+}
+
+/// Whether the file holds the transposed matrix: PyTorch's `Linear` is `[out, in]`, Burn's `[in, out]`.
+pub fn is_transposed(path: &str, rank: usize) -> bool {
+    rank == 2 && path.ends_with(".weight") && path != "llm.embed_tokens.weight"
+}
+
+/// The token embedding, and the head that a checkpoint with tied weights may hold a second time.
+pub const TOKEN_EMBEDDING: &str = "llm.model.embed_tokens.weight";
+/// See [`TOKEN_EMBEDDING`].
+pub const OUTPUT_HEAD: &str = "llm.lm_head.weight";
+
+/// Identity of a parameter in optimiser states: the same in every run, because it comes from the path.
+pub fn param_id(path: &str) -> ParamId {
+    ParamId::from(stable_hash(path))
+}
+
+/// FNV-1a: a hash that stays the same across platforms and versions.
+pub fn stable_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Tensors that MM-GEM leaves out of an OpenCLIP checkpoint: its text tower and temperature.
+pub fn is_openclip_text_tower(name: &str) -> bool {
+    let roots = [
+        "transformer.", "token_embedding.", "ln_final.", "text_projection", "positional_embedding", "logit_scale",
+        "logit_bias", "attn_mask", "text.", "text_decoder.",
+    ];
+    roots.iter().any(|root| name.starts_with(root))
+}
+
+/// Tensors of older Llama checkpoints that follow from the config.
+pub fn is_llama_buffer(name: &str) -> bool {
+    name.ends_with(".rotary_emb.inv_freq")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, name: &str) {
+        assert_eq!(checkpoint_name(path), name);
+    }
+
+    #[test]
+    fn image_encoder_names_are_open_clips() {
+        check("visual.conv1", "visual.conv1.weight");
+        check("visual.class_embedding", "visual.class_embedding");
+        check("visual.ln_pre.gamma", "visual.ln_pre.weight");
+        check("visual.blocks.11.attn.in_proj.weight", "visual.transformer.resblocks.11.attn.in_proj_weight");
+        check("visual.blocks.0.attn.in_proj.bias", "visual.transformer.resblocks.0.attn.in_proj_bias");
+        check("visual.blocks.0.attn.out_proj.bias", "visual.transformer.resblocks.0.attn.out_proj.bias");
+        check("visual.blocks.0.mlp.c_fc.weight", "visual.transformer.resblocks.0.mlp.c_fc.weight");
+    }
+
+    #[test]
+    fn language_model_names_are_hugging_faces() {
+        check("llm.embed_tokens.weight", "llm.model.embed_tokens.weight");
+        check("llm.layers.3.input_layernorm.gamma", "llm.model.layers.3.input_layernorm.weight");
+        check("llm.layers.3.mlp.down_proj.weight", "llm.model.layers.3.mlp.down_proj.weight");
+        check("llm.norm.gamma", "llm.model.norm.weight");
+        check("llm.lm_head.weight", "llm.lm_head.weight");
+    }
+
+    #[test]
+    fn only_linear_layers_are_transposed() {
+        assert!(is_transposed("h1.weight", 2));
+        assert!(!is_transposed("llm.embed_tokens.weight", 2));
+        assert!(!is_transposed("visual.proj", 2));
+        assert!(!is_transposed("cap_prompts", 2));
+        assert!(!is_transposed("visual.conv1", 4));
+    }
+}

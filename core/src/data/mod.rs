@@ -1,0 +1,4 @@
+//! Training and evaluation data on disk.
+
+pub mod source;
+pub mod webdataset;

@@ -1,0 +1,120 @@
+//! Samples from many shards, and lines of text.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::webdataset::{Sample, ShardError, ShardIndex};
+
+/// Why training or evaluation data cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A pattern fits no file.
+    #[error("no file fits {0:?}\n  hint: the pattern is taken from the folder in which the program runs")]
+    NoFile(String),
+    /// A pattern that cannot be read as one.
+    #[error("{pattern:?} is not a file pattern: {cause}")]
+    Pattern {
+        /// What was given.
+        pattern: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// A text file.
+    #[error("cannot read the text: {cause}\n  file: {}", .path.display())]
+    Text {
+        /// The system's words.
+        cause: std::io::Error,
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+/// The samples of many shards under one numbering.
+#[derive(Debug, Clone, Default)]
+pub struct Samples {
+    shards: Vec<ShardIndex>,
+    /// Shard and index in it.
+    places: Vec<(u32, u32)>,
+}
+
+impl Samples {
+    /// Opens the shards that fit the patterns, in the order of the patterns and the names, and takes
+    /// at most `limit_per_shard` samples of each.
+    pub fn open(patterns: &[String], limit_per_shard: Option<usize>) -> Result<Self, SourceError> {
+        let mut samples = Self::default();
+        for path in expand(patterns)? {
+            let shard = ShardIndex::open(path)?;
+            let n = shard.len().min(limit_per_shard.unwrap_or(usize::MAX));
+            samples.places.extend((0..n as u32).map(|idx| (samples.shards.len() as u32, idx)));
+            samples.shards.push(shard);
+        }
+        Ok(samples)
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Keeps the first `limit` samples.
+    pub fn truncate(&mut self, limit: usize) {
+        self.places.truncate(limit);
+    }
+
+    /// Reads one sample.
+    pub fn read(&self, idx: usize) -> Result<Sample, ShardError> {
+        let (shard, sample) = self.places[idx];
+        self.shards[shard as usize].read(sample as usize)
+    }
+
+    /// Name of one sample for messages: shard and key.
+    pub fn name(&self, idx: usize) -> String {
+        let (shard, sample) = self.places[idx];
+        let shard = &self.shards[shard as usize];
+        format!("{} in {}", shard.key(sample as usize).unwrap_or("?"), shard.path().display())
+    }
+
+    /// What is said of shards that were cut short.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        self.shards
+            .iter()
+            .filter_map(|shard| Some(format!("{}\n  file: {}", shard.truncated.as_ref()?, shard.path().display())))
+    }
+}
+
+/// Files that fit the patterns, in the order of the patterns, sorted within each.
+pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, SourceError> {
+    let mut files = Vec::new();
+    for pattern in patterns {
+        let found = glob::glob(pattern)
+            .map_err(|e| SourceError::Pattern { pattern: pattern.clone(), cause: e.to_string() })?;
+        let before = files.len();
+        files.extend(found.filter_map(Result::ok));
+        if files.len() == before {
+            return Err(SourceError::NoFile(pattern.clone()));
+        }
+    }
+    Ok(files)
+}
+
+/// The lines of a text file, `.gz` or plain, without the empty ones.
+pub fn read_lines(path: &Path) -> Result<Vec<String>, SourceError> {
+    let failed = |cause| SourceError::Text { cause, path: path.to_owned() };
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    if path.extension().is_some_and(|ext| ext == "gz") {
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text).map_err(failed)?;
+    } else {
+        std::io::BufReader::new(file).read_to_string(&mut text).map_err(failed)?;
+    }
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}

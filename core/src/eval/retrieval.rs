@@ -1,0 +1,499 @@
+//! Recall and rank of image-text retrieval.
+
+use serde::{Deserialize, Serialize};
+
+/// How well images find their texts and texts their images, under the names the benchmarks use; recalls in 0..=1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RetrievalScores {
+    pub image_to_text_recall_at_1: f64,
+    pub image_to_text_recall_at_5: f64,
+    pub image_to_text_recall_at_10: f64,
+    pub text_to_image_recall_at_1: f64,
+    pub text_to_image_recall_at_5: f64,
+    pub text_to_image_recall_at_10: f64,
+    /// Median over images of the rank of the image's best text; 1 is best.
+    pub image_to_text_median_rank: f64,
+    /// Median over texts of the rank of the text's image; 1 is best.
+    pub text_to_image_median_rank: f64,
+    pub n_images: usize,
+    pub n_texts: usize,
+}
+
+/// What keeps scores or embeddings from being ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RetrievalError {
+    #[error(
+        "found {n_images} images and {n_texts} texts, want at least one of each: check that the data is not empty"
+    )]
+    Empty { n_images: usize, n_texts: usize },
+    #[error(
+        "found {found} scores for {n_queries} queries over {n_targets} targets, want {n_queries} x {n_targets}: pass the whole row-major matrix"
+    )]
+    ScoreCount {
+        found: usize,
+        n_queries: usize,
+        n_targets: usize,
+    },
+    #[error(
+        "{what} hold {found} numbers, want a multiple of embed_dim {embed_dim}: check that both come from the same model"
+    )]
+    EmbedLength {
+        what: &'static str,
+        found: usize,
+        embed_dim: usize,
+    },
+    #[error("entry {entry_idx} names target {found} of {n_targets}: count targets from 0")]
+    TargetOutOfRange {
+        entry_idx: usize,
+        found: usize,
+        n_targets: usize,
+    },
+    #[error(
+        "found {found} right targets for {n_queries} queries, want one each: add the missing ones"
+    )]
+    TargetCount { found: usize, n_queries: usize },
+}
+
+/// Ranks of the right answers in both directions, counted from 1; `None` is a miss at every `k`.
+///
+/// The rank of a right answer is one more than the number of wrong answers that score at least as much: a tie with
+/// a wrong answer counts against, so a model that gives everything the same score recalls nothing by luck.
+/// Other right answers never stand in the way. A right answer whose score is NaN is a miss; a wrong one
+/// whose score is NaN counts as ahead. An image without texts is a miss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetrievalRanks {
+    /// Rank of the best text of each image.
+    pub image_to_text: Vec<Option<usize>>,
+    /// Rank of the image of each text.
+    pub text_to_image: Vec<Option<usize>>,
+}
+
+impl RetrievalRanks {
+    pub fn scores(&self) -> RetrievalScores {
+        let [image_to_text, text_to_image] = [&self.image_to_text, &self.text_to_image];
+        RetrievalScores {
+            image_to_text_recall_at_1: recall_at(image_to_text, 1),
+            image_to_text_recall_at_5: recall_at(image_to_text, 5),
+            image_to_text_recall_at_10: recall_at(image_to_text, 10),
+            text_to_image_recall_at_1: recall_at(text_to_image, 1),
+            text_to_image_recall_at_5: recall_at(text_to_image, 5),
+            text_to_image_recall_at_10: recall_at(text_to_image, 10),
+            image_to_text_median_rank: median_rank(image_to_text, self.text_to_image.len()),
+            text_to_image_median_rank: median_rank(text_to_image, self.image_to_text.len()),
+            n_images: self.image_to_text.len(),
+            n_texts: self.text_to_image.len(),
+        }
+    }
+}
+
+/// Part of the queries whose right answer is among the first `k`, in 0..=1; 0 without queries.
+pub fn recall_at(ranks: &[Option<usize>], k: usize) -> f64 {
+    let hits = ranks.iter().flatten().filter(|&&rank| rank <= k).count();
+    hits as f64 / ranks.len().max(1) as f64
+}
+
+/// Median rank over queries, the mean of the middle two for an even number; a miss ranks behind all `n_targets`.
+pub fn median_rank(ranks: &[Option<usize>], n_targets: usize) -> f64 {
+    let mut ranks: Vec<usize> = ranks
+        .iter()
+        .map(|rank| rank.unwrap_or(n_targets + 1))
+        .collect();
+    ranks.sort_unstable();
+    match (ranks.len(), ranks.len() / 2) {
+        (0, _) => (n_targets + 1) as f64,
+        (n, middle) if n % 2 == 1 => ranks[middle] as f64,
+        (_, middle) => (ranks[middle - 1] + ranks[middle]) as f64 / 2.0,
+    }
+}
+
+/// Recall at `k` of the texts of each image: a hit when any of them is among the first `k`.
+///
+/// # Shapes
+/// - scores: row-major `[n_images, n_texts]`
+/// - text_image_idx: `[n_texts]`, the image that each text belongs to
+///
+/// # Errors
+/// When there is nothing to rank or the sizes contradict each other.
+pub fn image_to_text_recall(
+    scores: &[f32],
+    text_image_idx: &[usize],
+    k: usize,
+) -> Result<f64, RetrievalError> {
+    Ok(recall_at(
+        &ranks_from_scores(scores, text_image_idx)?.image_to_text,
+        k,
+    ))
+}
+
+/// Recall at `k` of the image of each text; arguments and errors as for [`image_to_text_recall`].
+///
+/// # Errors
+/// As [`image_to_text_recall`].
+pub fn text_to_image_recall(
+    scores: &[f32],
+    text_image_idx: &[usize],
+    k: usize,
+) -> Result<f64, RetrievalError> {
+    Ok(recall_at(
+        &ranks_from_scores(scores, text_image_idx)?.text_to_image,
+        k,
+    ))
+}
+
+/// Ranks from a matrix of scores; higher is more similar.
+///
+/// # Shapes
+/// - scores: row-major `[n_images, n_texts]`
+/// - text_image_idx: `[n_texts]`, the image that each text belongs to
+///
+/// # Errors
+/// As [`image_to_text_recall`].
+pub fn ranks_from_scores(
+    scores: &[f32],
+    text_image_idx: &[usize],
+) -> Result<RetrievalRanks, RetrievalError> {
+    let n_texts = text_image_idx.len();
+    let n_images = scores.len().checked_div(n_texts).unwrap_or(0);
+    if n_images * n_texts != scores.len() {
+        return Err(RetrievalError::ScoreCount {
+            found: scores.len(),
+            n_queries: n_images,
+            n_targets: n_texts,
+        });
+    }
+    let mut ranking = Ranking::new(n_images, text_image_idx)?;
+    for (image_idx, row) in scores.chunks_exact(n_texts).enumerate() {
+        ranking.find_right_scores(image_idx, row);
+    }
+    for (image_idx, row) in scores.chunks_exact(n_texts).enumerate() {
+        ranking.count_wrong(image_idx, row);
+    }
+    Ok(ranking.finish())
+}
+
+/// Ranks from embeddings, a row of scores at a time: memory grows with `n_images + n_texts`, not with their product.
+///
+/// # Shapes
+/// - image_embeds: row-major `[n_images, embed_dim]`, rows of unit length
+/// - text_embeds:  row-major `[n_texts, embed_dim]`, rows of unit length
+/// - text_image_idx: `[n_texts]`, the image that each text belongs to
+///
+/// # Errors
+/// As [`image_to_text_recall`].
+pub fn ranks_from_embeds(
+    image_embeds: &[f32],
+    text_embeds: &[f32],
+    embed_dim: usize,
+    text_image_idx: &[usize],
+) -> Result<RetrievalRanks, RetrievalError> {
+    let n_images = n_rows("image embeddings", image_embeds, embed_dim)?;
+    let n_texts = n_rows("text embeddings", text_embeds, embed_dim)?;
+    if n_texts != text_image_idx.len() {
+        return Err(RetrievalError::TargetCount {
+            found: text_image_idx.len(),
+            n_queries: n_texts,
+        });
+    }
+    let mut ranking = Ranking::new(n_images, text_image_idx)?;
+    let image_embed = |image_idx: usize| &image_embeds[image_idx * embed_dim..][..embed_dim];
+    let text_embed = |text_idx: usize| &text_embeds[text_idx * embed_dim..][..embed_dim];
+    for (text_idx, &image_idx) in text_image_idx.iter().enumerate() {
+        ranking.see_right_score(text_idx, dot(image_embed(image_idx), text_embed(text_idx)));
+    }
+    let mut row = vec![0.0; n_texts];
+    for image_idx in 0..n_images {
+        for (text_idx, score) in row.iter_mut().enumerate() {
+            *score = dot(image_embed(image_idx), text_embed(text_idx));
+        }
+        ranking.count_wrong(image_idx, &row);
+    }
+    Ok(ranking.finish())
+}
+
+/// Recalls in both directions at each of `ks`, without the whole matrix in memory.
+///
+/// Returns, for each `k`, `(image_to_text, text_to_image)`; arguments as for [`ranks_from_embeds`].
+///
+/// # Errors
+/// As [`image_to_text_recall`].
+pub fn recall_from_embeds(
+    image_embeds: &[f32],
+    text_embeds: &[f32],
+    embed_dim: usize,
+    text_image_idx: &[usize],
+    ks: &[usize],
+) -> Result<Vec<(f64, f64)>, RetrievalError> {
+    let ranks = ranks_from_embeds(image_embeds, text_embeds, embed_dim, text_image_idx)?;
+    let recalls = |&k| {
+        (
+            recall_at(&ranks.image_to_text, k),
+            recall_at(&ranks.text_to_image, k),
+        )
+    };
+    Ok(ks.iter().map(recalls).collect())
+}
+
+/// Rank of the one right target of each query, under the rules of [`RetrievalRanks`].
+///
+/// # Shapes
+/// - scores: row-major `[n_queries, n_targets]`
+/// - right_target_idx: `[n_queries]`
+///
+/// # Errors
+/// As [`image_to_text_recall`].
+pub fn ranks_of_targets(
+    scores: &[f32],
+    n_targets: usize,
+    right_target_idx: &[usize],
+) -> Result<Vec<Option<usize>>, RetrievalError> {
+    let n_queries = right_target_idx.len();
+    if n_queries * n_targets != scores.len() {
+        return Err(RetrievalError::ScoreCount {
+            found: scores.len(),
+            n_queries,
+            n_targets,
+        });
+    }
+    check_targets(right_target_idx, n_targets)?;
+    let rank = |(row, &right): (&[f32], &usize)| {
+        let wanted = Some(row[right]).filter(|score| !score.is_nan())?;
+        let wrong = row
+            .iter()
+            .enumerate()
+            .filter(|&(target_idx, _)| target_idx != right);
+        Some(1 + wrong.filter(|&(_, &score)| is_ahead(score, wanted)).count())
+    };
+    Ok(scores
+        .chunks_exact(n_targets.max(1))
+        .zip(right_target_idx)
+        .map(rank)
+        .collect())
+}
+
+/// Whether a wrong answer stands before a right one.
+fn is_ahead(wrong: f32, right: f32) -> bool {
+    wrong >= right || wrong.is_nan()
+}
+
+fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), RetrievalError> {
+    match right_target_idx
+        .iter()
+        .position(|&target_idx| target_idx >= n_targets)
+    {
+        None => Ok(()),
+        Some(entry_idx) => Err(RetrievalError::TargetOutOfRange {
+            entry_idx,
+            found: right_target_idx[entry_idx],
+            n_targets,
+        }),
+    }
+}
+
+fn n_rows(what: &'static str, embeds: &[f32], embed_dim: usize) -> Result<usize, RetrievalError> {
+    if embed_dim == 0 || !embeds.len().is_multiple_of(embed_dim) {
+        return Err(RetrievalError::EmbedLength {
+            what,
+            found: embeds.len(),
+            embed_dim,
+        });
+    }
+    Ok(embeds.len() / embed_dim)
+}
+
+/// Inner product, summed in eight lanes so that it vectorises; every caller gets the same bits for the same rows.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; 8];
+    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f32 = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
+    for (a, b) in a_chunks.zip(b_chunks) {
+        for (lane, (x, y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += x * y;
+        }
+    }
+    lanes.iter().sum::<f32>() + tail
+}
+
+/// Counts, in two passes over the scores, what stands before each right answer.
+struct Ranking<'a> {
+    text_image_idx: &'a [usize],
+    /// Score of each text with its own image.
+    text_right: Vec<Option<f32>>,
+    /// Best score of each image with its own texts.
+    image_right: Vec<Option<f32>>,
+    text_n_ahead: Vec<usize>,
+    image_n_ahead: Vec<usize>,
+}
+
+impl<'a> Ranking<'a> {
+    fn new(n_images: usize, text_image_idx: &'a [usize]) -> Result<Self, RetrievalError> {
+        let n_texts = text_image_idx.len();
+        if n_images == 0 || n_texts == 0 {
+            return Err(RetrievalError::Empty { n_images, n_texts });
+        }
+        check_targets(text_image_idx, n_images)?;
+        Ok(Self {
+            text_image_idx,
+            text_right: vec![None; n_texts],
+            image_right: vec![None; n_images],
+            text_n_ahead: vec![0; n_texts],
+            image_n_ahead: vec![0; n_images],
+        })
+    }
+
+    fn find_right_scores(&mut self, image_idx: usize, row: &[f32]) {
+        for (text_idx, &score) in row.iter().enumerate() {
+            if self.text_image_idx[text_idx] == image_idx {
+                self.see_right_score(text_idx, score);
+            }
+        }
+    }
+
+    fn see_right_score(&mut self, text_idx: usize, score: f32) {
+        if score.is_nan() {
+            return;
+        }
+        self.text_right[text_idx] = Some(score);
+        let best = &mut self.image_right[self.text_image_idx[text_idx]];
+        *best = Some(best.map_or(score, |best| best.max(score)));
+    }
+
+    fn count_wrong(&mut self, image_idx: usize, row: &[f32]) {
+        let image_right = self.image_right[image_idx];
+        for (text_idx, &score) in row.iter().enumerate() {
+            if self.text_image_idx[text_idx] == image_idx {
+                continue;
+            }
+            let ahead = |right: Option<f32>| right.is_some_and(|right| is_ahead(score, right));
+            self.image_n_ahead[image_idx] += usize::from(ahead(image_right));
+            self.text_n_ahead[text_idx] += usize::from(ahead(self.text_right[text_idx]));
+        }
+    }
+
+    fn finish(self) -> RetrievalRanks {
+        let ranks = |right: &[Option<f32>], n_ahead: &[usize]| {
+            right
+                .iter()
+                .zip(n_ahead)
+                .map(|(right, n)| right.map(|_| n + 1))
+                .collect()
+        };
+        RetrievalRanks {
+            image_to_text: ranks(&self.image_right, &self.image_n_ahead),
+            text_to_image: ranks(&self.text_right, &self.text_n_ahead),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(scores: &[f32], text_image_idx: &[usize], k: usize, wanted: (f64, f64)) {
+        let image_to_text = image_to_text_recall(scores, text_image_idx, k).unwrap();
+        let text_to_image = text_to_image_recall(scores, text_image_idx, k).unwrap();
+        assert_eq!((image_to_text, text_to_image), wanted, "at {k}");
+    }
+
+    #[test]
+    fn a_text_that_prefers_the_wrong_image_is_a_miss() {
+        let scores = [0.9, 0.3, 0.2, 0.1];
+        check(&scores, &[0, 1], 1, (0.5, 0.5));
+        check(&scores, &[0, 1], 2, (1.0, 1.0));
+    }
+
+    #[test]
+    fn any_of_an_images_texts_is_a_hit() {
+        let scores = [0.1, 0.8, 0.5, 0.4, 0.3, 0.2];
+        check(&scores, &[0, 0, 1], 1, (0.5, 1.0 / 3.0));
+    }
+
+    #[test]
+    fn another_text_of_the_same_image_does_not_stand_in_the_way() {
+        let ranks = ranks_from_scores(&[0.9, 0.8, 0.1, 0.2, 0.3, 0.7], &[0, 0, 1]).unwrap();
+        assert_eq!(ranks.image_to_text, [Some(1), Some(1)]);
+        assert_eq!(ranks.text_to_image, [Some(1), Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn a_tie_with_a_wrong_answer_counts_against() {
+        check(&[0.5; 4], &[0, 1], 1, (0.0, 0.0));
+        check(&[0.5; 4], &[0, 1], 2, (1.0, 1.0));
+    }
+
+    #[test]
+    fn a_score_that_is_not_a_number_is_a_miss() {
+        check(&[f32::NAN, 0.3, 0.2, 0.9], &[0, 1], 2, (0.5, 0.5));
+        check(&[f32::NAN; 4], &[0, 1], 10, (0.0, 0.0));
+    }
+
+    #[test]
+    fn an_image_without_texts_is_a_miss() {
+        check(&[0.9, 0.1], &[0], 10, (0.5, 1.0));
+    }
+
+    #[test]
+    fn the_median_of_an_even_number_of_ranks_is_between_the_middle_two() {
+        assert_eq!(median_rank(&[Some(4), Some(1), Some(2), None], 9), 3.0);
+        assert_eq!(median_rank(&[Some(4), Some(1), Some(2)], 9), 2.0);
+    }
+
+    #[test]
+    fn embeddings_rank_as_their_score_matrix_does() {
+        let (n_images, n_texts, embed_dim) = (7, 21, 11);
+        let noise = |i: usize| ((i * 7919 + 13) % 1009) as f32 / 1009.0 - 0.5;
+        let image_embeds: Vec<f32> = (0..n_images * embed_dim).map(noise).collect();
+        let text_embeds: Vec<f32> = (0..n_texts * embed_dim).map(|i| noise(i + 5000)).collect();
+        let text_image_idx: Vec<usize> = (0..n_texts).map(|t| t % n_images).collect();
+        let scores: Vec<f32> = image_embeds
+            .chunks(embed_dim)
+            .flat_map(|image| {
+                text_embeds
+                    .chunks(embed_dim)
+                    .map(move |text| dot(image, text))
+            })
+            .collect();
+        let wanted = ranks_from_scores(&scores, &text_image_idx).unwrap();
+        let found = ranks_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx);
+        assert_eq!(found.unwrap(), wanted);
+        let recalls = recall_from_embeds(
+            &image_embeds,
+            &text_embeds,
+            embed_dim,
+            &text_image_idx,
+            &[1, 21],
+        );
+        let at_1 = (
+            recall_at(&wanted.image_to_text, 1),
+            recall_at(&wanted.text_to_image, 1),
+        );
+        assert_eq!(recalls.unwrap(), [at_1, (1.0, 1.0)]);
+    }
+
+    #[test]
+    fn the_keys_are_those_of_the_benchmarks() {
+        let scores = ranks_from_scores(&[0.9, 0.3, 0.2, 0.1], &[0, 1])
+            .unwrap()
+            .scores();
+        let json = serde_json::to_value(scores).unwrap();
+        assert_eq!(json["image_to_text_recall_at_1"], 0.5);
+        assert_eq!(json["text_to_image_recall_at_10"], 1.0);
+        assert_eq!(json["image_to_text_median_rank"], 1.5);
+        assert_eq!(json["n_texts"], 2);
+    }
+
+    #[test]
+    fn sizes_that_contradict_each_other_are_errors() {
+        assert!(ranks_from_scores(&[], &[]).is_err());
+        assert!(ranks_from_scores(&[0.1, 0.2, 0.3], &[0, 0]).is_err());
+        assert!(ranks_from_scores(&[0.1, 0.2], &[0, 1]).is_err());
+        assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 3], 2, &[0]).is_err());
+        assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 4], 2, &[0]).is_err());
+        assert!(ranks_of_targets(&[0.1; 4], 2, &[0, 2]).is_err());
+        assert!(ranks_of_targets(&[0.1; 4], 0, &[0]).is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! Model folders on disk: `config.json`, `model.safetensors` (or its shards) and `tokenizer.json`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use crate::checkpoint::{self, CheckpointError, Dtype, Shards, named_tensors, to_safetensors};
+use crate::config::{ConfigError, MmGemConfig};
+use crate::model::MmGem;
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// Why a model folder cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The operating system said no.
+    #[error("cannot {action}: {cause}{}\n  file: {}", hint(.cause), .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The system's words.
+        cause: io::Error,
+        /// Where.
+        path: PathBuf,
+    },
+    /// The folder does not hold a model.
+    #[error("{found}, wanted config.json, model.safetensors and tokenizer.json\n  folder: {}", .folder.display())]
+    NotAModel {
+        /// What is there.
+        found: String,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// `config.json` is not usable.
+    #[error("{cause}\n  folder: {}", .folder.display())]
+    Config {
+        /// What is wrong with it.
+        cause: ConfigError,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The weights are not usable.
+    #[error("{cause}\n  folder: {}", .folder.display())]
+    Checkpoint {
+        /// What is wrong with it.
+        cause: CheckpointError,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// The tokenizer is not usable.
+    #[error("{cause}\n  folder: {}", .folder.display())]
+    Tokenizer {
+        /// What is wrong with it.
+        cause: TokenizerError,
+        /// Where.
+        folder: PathBuf,
+    },
+}
+
+fn hint(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "\n  hint: free some space and run the same command again; nothing was half-written"
+        }
+        io::ErrorKind::NotFound => "\n  hint: is the path right?",
+        io::ErrorKind::PermissionDenied => "\n  hint: may this user read and write there?",
+        _ => "",
+    }
+}
+
+/// A model in memory, with the text of its files.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// Sizes and switches.
+    pub config: MmGemConfig,
+    /// The weights.
+    pub model: MmGem,
+    /// The tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer_json: Vec<u8>,
+}
+
+impl ModelFolder {
+    /// Reads a model folder onto a device.
+    pub fn read(folder: &Path, device: &Device) -> Result<Self, FolderError> {
+        if !folder.is_dir() {
+            let found = if folder.exists() { "this is a file" } else { "there is no such folder" };
+            return Err(FolderError::NotAModel { found: found.into(), folder: folder.into() });
+        }
+        for name in ["config.json", "tokenizer.json"] {
+            if !folder.join(name).is_file() {
+                return Err(FolderError::NotAModel { found: format!("{name} is missing"), folder: folder.into() });
+            }
+        }
+        let config_json = read(&folder.join("config.json"))?;
+        let config = MmGemConfig::from_json(&String::from_utf8_lossy(&config_json))
+            .map_err(|e| FolderError::Config { cause: e, folder: folder.into() })?;
+        let tokenizer_json = read(&folder.join("tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_json(&tokenizer_json, &config)
+            .map_err(|e| FolderError::Tokenizer { cause: e, folder: folder.into() })?;
+        let files = read_shards(folder, "model.safetensors")?;
+        let model = Shards::new(&as_slices(&files))
+            .and_then(|shards| checkpoint::load(MmGem::new(&config, device), &shards))
+            .map_err(|e| FolderError::Checkpoint { cause: e, folder: folder.into() })?;
+        Ok(Self { config, model, tokenizer, tokenizer_json })
+    }
+
+    /// Writes the three files; each is whole or not there at all.
+    pub fn write(&self, folder: &Path, dtype: Dtype) -> Result<(), FolderError> {
+        create_dir(folder)?;
+        let weights = to_safetensors(&named_tensors(&self.model), dtype, None);
+        write_atomic(&folder.join("model.safetensors"), &weights)?;
+        write_atomic(&folder.join("tokenizer.json"), &self.tokenizer_json)?;
+        // Last, because it is what makes the folder a model.
+        write_atomic(&folder.join("config.json"), self.config.to_json().as_bytes())
+    }
+}
+
+/// The safetensors of a folder: one file, or those that `NAME.index.json` lists.
+pub fn read_shards(folder: &Path, name: &str) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
+    let single = folder.join(name);
+    if single.is_file() {
+        return Ok(vec![(name.to_owned(), read(&single)?)]);
+    }
+    let index = folder.join(format!("{name}.index.json"));
+    let not_a_model = |found: String| FolderError::NotAModel { found, folder: folder.into() };
+    if !index.is_file() {
+        return Err(not_a_model(format!("neither {name} nor {name}.index.json is there")));
+    }
+    let json: serde_json::Value = serde_json::from_slice(&read(&index)?)
+        .map_err(|e| not_a_model(format!("{name}.index.json is not JSON ({e})")))?;
+    let map = json.get("weight_map").and_then(|map| map.as_object());
+    let map = map.ok_or_else(|| not_a_model(format!("{name}.index.json has no weight_map")))?;
+    let mut names: Vec<&str> = map.values().filter_map(|file| file.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|file| Ok((file.to_owned(), read(&folder.join(file))?))).collect()
+}
+
+/// Borrows files as [`Shards::new`] wants them.
+pub fn as_slices(files: &[(String, Vec<u8>)]) -> Vec<(&str, &[u8])> {
+    files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect()
+}
+
+/// Reads a file.
+pub fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
+    fs::read(path).map_err(|cause| FolderError::Io { action: "read the file", cause, path: path.into() })
+}
+
+/// Makes a folder and those above it.
+pub fn create_dir(folder: &Path) -> Result<(), FolderError> {
+    fs::create_dir_all(folder).map_err(|cause| FolderError::Io {
+        action: "make the folder",
+        cause,
+        path: folder.into(),
+    })
+}
+
+/// Writes a file under a temporary name, flushes it to the disk and renames it: whoever looks sees
+/// the old file or the new one, also after a power cut.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = (|| {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        sync_dir(path.parent())
+    })();
+    written.map_err(|cause| {
+        let _ = fs::remove_file(&temporary);
+        FolderError::Io { action: "write the file", cause, path: path.into() }
+    })
+}
+
+/// Makes a rename in `folder` survive a power cut, where the system can.
+pub fn sync_dir(folder: Option<&Path>) -> io::Result<()> {
+    match folder {
+        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    }
+}

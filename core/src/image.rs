@@ -1,0 +1,256 @@
+//! Bytes in, pixels out: decoding, resizing and standardising images, and what happens to boxes meanwhile.
+//!
+//! Everything here is bit for bit what `reference/mmgem_reference.py` does with Pillow, so that the same
+//! photo gives the same tensor in training, evaluation and every app. No file system.
+
+mod decode;
+mod frame;
+mod resize;
+
+use serde::{Deserialize, Serialize};
+
+pub use decode::{DecodeLimits, decode};
+pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, random_resized_crop_params};
+pub use image::RgbImage as Rgb;
+pub use resize::resize;
+
+/// Why bytes are not an image that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No bytes at all.
+    #[error("the image is empty (0 bytes); wanted a JPEG, PNG, WebP, GIF, BMP or TIFF file")]
+    Empty,
+    /// The first bytes belong to no format that is built in.
+    #[error(
+        "the image starts with {start:02x?}, which is {what}; wanted JPEG, PNG, WebP, GIF, BMP or TIFF: convert it first"
+    )]
+    Format {
+        /// The first bytes.
+        start: Vec<u8>,
+        /// The format they tell, as far as it is known.
+        what: String,
+    },
+    /// The header announces more pixels than allowed.
+    #[error("the image is {width}x{height}, {} pixels; at most {max_pixels} are allowed: shrink it or raise the limit", u64::from(*width) * u64::from(*height))]
+    TooLarge {
+        /// Columns announced.
+        width: u32,
+        /// Rows announced.
+        height: u32,
+        /// The limit in force.
+        max_pixels: u64,
+    },
+    /// Width or height is zero.
+    #[error("the image is {width}x{height} pixels; wanted at least 1x1")]
+    ZeroSize {
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// The decoder gave up.
+    #[error("the {format} data cannot be decoded: {reason}; the file is damaged or cut short, get it again")]
+    Corrupt {
+        /// Format by the first bytes.
+        format: &'static str,
+        /// The decoder's own words.
+        reason: String,
+    },
+    /// The file is of a known format but uses a part of it that the decoder lacks.
+    #[error("the {format} data uses something that cannot be read here: {reason}; convert it to PNG or JPEG")]
+    Unsupported {
+        /// Format by the first bytes.
+        format: &'static str,
+        /// The decoder's own words.
+        reason: String,
+    },
+    /// A box that cannot be used.
+    #[error(transparent)]
+    Box(#[from] BoxError),
+}
+
+/// How an image becomes square.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Every pixel kept, the aspect ratio lost.
+    Squash,
+    /// Shortest side to the input's size, then the centre, as OpenCLIP evaluates.
+    Crop,
+}
+
+/// From an image to the model's input. Field names follow the model's `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImagePreprocess {
+    /// Side of the square input, in pixels.
+    pub image_size: usize,
+    /// How an image becomes square.
+    pub resize_mode: ResizeMode,
+    /// Subtracted per channel, of values in 0..1.
+    pub image_mean: [f32; 3],
+    /// Divided by per channel.
+    pub image_std: [f32; 3],
+}
+
+/// The model's input and the way back to the image it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocessed {
+    /// `[3, image_size, image_size]`, standardised.
+    pub pixels: Vec<f32>,
+    /// Boxes to this input and back.
+    pub map: BoxMap,
+    /// Width of the original image (after EXIF), in pixels.
+    pub width: u32,
+    /// Height of the original image (after EXIF), in pixels.
+    pub height: u32,
+}
+
+/// The image as evaluation and apps show it to the model: `preprocess` of the reference.
+///
+/// # Panics
+/// When the image or the input has no pixels; [`decode`] gives no such image.
+pub fn preprocess(image: &Rgb, config: &ImagePreprocess) -> Preprocessed {
+    let (width, height) = image.dimensions();
+    let whole = PixelRect::whole(width, height);
+    if config.resize_mode == ResizeMode::Squash {
+        return preprocess_crop(image, config, whole, false);
+    }
+    let side = config.side();
+    let size = shortest_side_to(side, width, height);
+    let margin = |len: u32| (f64::from(len - side) / 2.0).round_ties_even() as u32;
+    let window = PixelRect { x: margin(size.0), y: margin(size.1), width: side, height: side };
+    let input = resize::resize_window(image, whole, size, window);
+    let map = BoxMap {
+        scale_x: ratio(size.0, width),
+        scale_y: ratio(size.1, height),
+        offset_x: window.x as f32,
+        offset_y: window.y as f32,
+    };
+    Preprocessed { pixels: config.standardise(&input, false), map, width, height }
+}
+
+/// A crop of the image, squashed to the input's size and mirrored if `flip`: what training shows to the model
+/// (see [`random_resized_crop_params`]). Boxes outside the crop map to outside the input.
+///
+/// # Panics
+/// When the crop does not lie in the image or the input has no pixels.
+pub fn preprocess_crop(image: &Rgb, config: &ImagePreprocess, crop: PixelRect, flip: bool) -> Preprocessed {
+    let side = config.side();
+    let input = resize::resize_window(image, crop, (side, side), PixelRect::whole(side, side));
+    let (scale_x, scale_y) = (ratio(side, crop.width), ratio(side, crop.height));
+    let (offset_x, offset_y) = (crop.x as f32 * scale_x, crop.y as f32 * scale_y);
+    let map = BoxMap { scale_x, scale_y, offset_x, offset_y };
+    let map = if flip { map.flipped(config.image_size) } else { map };
+    let (width, height) = image.dimensions();
+    Preprocessed { pixels: config.standardise(&input, flip), map, width, height }
+}
+
+impl ImagePreprocess {
+    fn side(&self) -> u32 {
+        u32::try_from(self.image_size).expect("a checked config has a sensible image_size")
+    }
+
+    /// `(value / 255 - mean) / std` in the reference's order of f32 operations, channel by channel.
+    fn standardise(&self, input: &Rgb, flip: bool) -> Vec<f32> {
+        let n_pixels = input.as_raw().len() / 3;
+        let mut pixels = Vec::with_capacity(3 * n_pixels);
+        for channel in 0..3 {
+            let (mean, std) = (self.image_mean[channel], self.image_std[channel]);
+            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            for row in input.as_raw().chunks_exact(3 * self.image_size) {
+                let values = row.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]);
+                if flip {
+                    pixels.extend(values.rev());
+                } else {
+                    pixels.extend(values);
+                }
+            }
+        }
+        pixels
+    }
+}
+
+/// Size with the shortest side at `side`, the other truncated as Python's `int` does.
+fn shortest_side_to(side: u32, width: u32, height: u32) -> (u32, u32) {
+    let scaled = |long: u32, short: u32| (f64::from(side) * f64::from(long) / f64::from(short)) as u32;
+    if width <= height { (side, scaled(height, width)) } else { (scaled(width, height), side) }
+}
+
+/// Rounded once, from f64, as the reference does.
+fn ratio(to: u32, from: u32) -> f32 {
+    (f64::from(to) / f64::from(from)) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resize::tests::picture;
+    use super::*;
+
+    fn config(image_size: usize, resize_mode: ResizeMode) -> ImagePreprocess {
+        ImagePreprocess { image_size, resize_mode, image_mean: [0.5, 0.25, 0.0], image_std: [0.5, 0.25, 1.0] }
+    }
+
+    #[test]
+    fn pixels_are_standardised_channel_by_channel() {
+        let image = Rgb::from_pixel(3, 5, image::Rgb([255, 0, 51]));
+        let input = preprocess(&image, &config(2, ResizeMode::Squash));
+        assert_eq!(input.pixels, [[1.0; 4], [-1.0; 4], [0.2; 4]].concat());
+    }
+
+    #[test]
+    fn squash_keeps_the_whole_image_and_scales_boxes() {
+        let input = preprocess(&picture(64, 16), &config(32, ResizeMode::Squash));
+        assert_eq!(input.map, BoxMap { scale_x: 0.5, scale_y: 2.0, offset_x: 0.0, offset_y: 0.0 });
+        assert_eq!(input.map.input_from_image([0.0, 0.0, 64.0, 16.0]), [0.0, 0.0, 32.0, 32.0]);
+        assert_eq!((input.width, input.height), (64, 16));
+    }
+
+    // As `preprocess` of the reference: int() truncates the long side, round() goes to the even margin.
+    fn check_crop(size: (u32, u32), map: BoxMap) {
+        let input = preprocess(&picture(size.0, size.1), &config(32, ResizeMode::Crop));
+        assert_eq!(input.map, map, "{size:?}");
+    }
+
+    #[test]
+    fn crop_cuts_the_long_side_as_python_rounds() {
+        // 32 * 49 / 32 = 49, margin 8.5 -> 8
+        check_crop((49, 32), BoxMap { scale_x: 1.0, scale_y: 1.0, offset_x: 8.0, offset_y: 0.0 });
+        // 51, margin 9.5 -> 10
+        check_crop((32, 51), BoxMap { scale_x: 1.0, scale_y: 1.0, offset_x: 0.0, offset_y: 10.0 });
+        // int(32 * 100 / 60) = 53, margin 10.5 -> 10
+        let (scale_x, scale_y) = ((53.0 / 100.0) as f32, (32.0 / 60.0) as f32);
+        check_crop((100, 60), BoxMap { scale_x, scale_y, offset_x: 10.0, offset_y: 0.0 });
+    }
+
+    #[test]
+    fn crop_of_a_very_long_image_needs_little_memory() {
+        let input = preprocess(&Rgb::new(200_000, 1), &config(224, ResizeMode::Crop));
+        assert_eq!(input.pixels.len(), 3 * 224 * 224);
+    }
+
+    #[test]
+    fn a_training_crop_is_the_crop_squashed_and_boxes_follow() {
+        let image = picture(50, 40);
+        let crop = PixelRect { x: 10, y: 4, width: 32, height: 16 };
+        let config = config(32, ResizeMode::Crop);
+        let input = preprocess_crop(&image, &config, crop, false);
+        assert_eq!(input.map.input_from_image([10.0, 4.0, 42.0, 20.0]), [0.0, 0.0, 32.0, 32.0]);
+        assert_eq!(input.map.image_from_input([0.0, 0.0, 32.0, 32.0]), [10.0, 4.0, 42.0, 20.0]);
+
+        let cropped = image::imageops::crop_imm(&image, 10, 4, 32, 16).to_image();
+        let squash = ImagePreprocess { resize_mode: ResizeMode::Squash, ..config };
+        assert_eq!(input.pixels, preprocess(&cropped, &squash).pixels);
+    }
+
+    #[test]
+    fn a_mirrored_crop_mirrors_pixels_and_boxes() {
+        let image = picture(32, 32);
+        let config = config(32, ResizeMode::Squash);
+        let whole = PixelRect::whole(32, 32);
+        let input = preprocess_crop(&image, &config, whole, true);
+        let mirrored = image::imageops::flip_horizontal(&image);
+        assert_eq!(input.pixels, preprocess(&mirrored, &config).pixels);
+        assert_eq!(input.map.input_from_image([1.0, 2.0, 5.0, 6.0]), [27.0, 2.0, 31.0, 6.0]);
+        assert_eq!(input.map.image_from_input([27.0, 2.0, 31.0, 6.0]), [1.0, 2.0, 5.0, 6.0]);
+    }
+}

@@ -1,0 +1,324 @@
+//! Image files to pixels, the same pixels that Pillow gives.
+
+use std::io::Cursor;
+use std::panic::catch_unwind;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
+use libjpeg_turbo_rs::JpegError;
+
+use super::ImageError;
+
+/// What a stranger's file may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Most pixels, checked against the header before anything is decoded.
+    pub max_pixels: u64,
+}
+
+impl Default for DecodeLimits {
+    fn default() -> Self {
+        Self { max_pixels: 200_000_000 }
+    }
+}
+
+impl DecodeLimits {
+    fn check(&self, width: u32, height: u32) -> Result<(), ImageError> {
+        if width == 0 || height == 0 {
+            return Err(ImageError::ZeroSize { width, height });
+        }
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            return Err(ImageError::TooLarge { width, height, max_pixels: self.max_pixels });
+        }
+        Ok(())
+    }
+}
+
+/// An image file as the pixels that a person sees: EXIF orientation applied, RGB, 8 bits.
+///
+/// As Pillow's `ImageOps.exif_transpose(image).convert("RGB")`: alpha is dropped, not blended; gray is
+/// replicated; palettes are looked up; an animation gives its first frame. Of 16-bit samples the high byte is
+/// taken (Pillow clips 16-bit gray instead, which leaves nearly all of it white).
+///
+/// # Errors
+/// For empty, unknown, damaged and truncated data and for images over the limits. A decoder that panics is an
+/// error too (not on wasm32, where a panic ends the program).
+pub fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<RgbImage, ImageError> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    let (format, name) = known_format(bytes)?;
+    let decoded = catch_unwind(|| match format {
+        ImageFormat::Jpeg => decode_jpeg(bytes, limits),
+        _ => decode_other(bytes, format, limits),
+    });
+    let stopped = match decoded {
+        Ok(Ok(image)) => return Ok(image),
+        Ok(Err(stopped)) => stopped,
+        Err(_panic) => Stopped::Corrupt("the decoder panicked".into()),
+    };
+    Err(match stopped {
+        Stopped::Refused(error) => error,
+        Stopped::Corrupt(reason) => ImageError::Corrupt { format: name, reason },
+        Stopped::Unsupported(reason) => ImageError::Unsupported { format: name, reason },
+    })
+}
+
+/// The format by the first bytes, with the name people use.
+fn known_format(bytes: &[u8]) -> Result<(ImageFormat, &'static str), ImageError> {
+    let guess = image::guess_format(bytes);
+    let name = match guess {
+        Ok(ImageFormat::Jpeg) => "JPEG",
+        Ok(ImageFormat::Png) => "PNG",
+        Ok(ImageFormat::WebP) => "WebP",
+        Ok(ImageFormat::Gif) => "GIF",
+        Ok(ImageFormat::Bmp) => "BMP",
+        Ok(ImageFormat::Tiff) => "TIFF",
+        _ => {
+            let what = guess.map_or("no known image format".into(), |format| format!("{format:?}"));
+            return Err(ImageError::Format { start: bytes[..bytes.len().min(8)].to_vec(), what });
+        }
+    };
+    Ok((guess.expect("named above"), name))
+}
+
+/// What stops a decoder: our own refusal, or a reason of its own.
+enum Stopped {
+    Refused(ImageError),
+    Corrupt(String),
+    Unsupported(String),
+}
+
+impl From<ImageError> for Stopped {
+    fn from(error: ImageError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<image::ImageError> for Stopped {
+    fn from(error: image::ImageError) -> Self {
+        let reason = error.to_string();
+        match error {
+            image::ImageError::Unsupported(_) => Self::Unsupported(reason),
+            _ => Self::Corrupt(reason),
+        }
+    }
+}
+
+impl From<JpegError> for Stopped {
+    fn from(error: JpegError) -> Self {
+        match error {
+            JpegError::Unsupported(reason) => Self::Unsupported(reason),
+            _ => Self::Corrupt(error.to_string()),
+        }
+    }
+}
+
+/// JPEG as libjpeg-turbo decodes it for Pillow; the `image` crate's own decoder is off by up to 8 in a pixel.
+fn decode_jpeg(bytes: &[u8], limits: DecodeLimits) -> Result<RgbImage, Stopped> {
+    let mut decoder = libjpeg_turbo_rs::Decoder::new(bytes)?;
+    let (width, height) = (u32::from(decoder.header().width), u32::from(decoder.header().height));
+    limits.check(width, height)?;
+    let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
+    decoder.set_output_format(libjpeg_turbo_rs::PixelFormat::Rgb);
+    let pixels = decoder.decode_image()?.into_vec();
+    let image = RgbImage::from_raw(width, height, pixels)
+        .ok_or_else(|| Stopped::Corrupt("fewer pixels than announced".into()))?;
+    Ok(oriented(image, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat, limits: DecodeLimits) -> Result<RgbImage, Stopped> {
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    // Pixels are counted below; 16 bytes a pixel is the widest sample format there is.
+    let mut image_limits = image::Limits::no_limits();
+    image_limits.max_alloc = Some(limits.max_pixels.saturating_mul(16).max(1 << 20));
+    reader.limits(image_limits);
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    limits.check(width, height)?;
+    let orientation = decoder.orientation()?;
+    let image = rgb_from_any(DynamicImage::from_decoder(decoder)?);
+    Ok(oriented(image, orientation))
+}
+
+fn oriented(image: RgbImage, orientation: Orientation) -> RgbImage {
+    let mut image = DynamicImage::ImageRgb8(image);
+    image.apply_orientation(orientation);
+    image.into_rgb8()
+}
+
+/// Alpha dropped, gray replicated, the high byte of 16-bit samples.
+fn rgb_from_any(image: DynamicImage) -> RgbImage {
+    match image {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
+            let wide = image.into_rgb16();
+            let high_bytes = wide.as_raw().iter().map(|sample| (sample >> 8) as u8).collect();
+            RgbImage::from_raw(wide.width(), wide.height(), high_bytes).expect("the same size")
+        }
+        _ => image.into_rgb8(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use image::codecs::png::PngEncoder;
+    use image::{ExtendedColorType, ImageEncoder, Luma, LumaA, Rgb, Rgba};
+    use libjpeg_turbo_rs::{Encoder, PixelFormat, Subsampling, compress};
+
+    use super::*;
+    use crate::image::resize::tests::{fnv_1a, picture};
+
+    fn decoded(bytes: &[u8]) -> RgbImage {
+        decode(bytes, DecodeLimits::default()).expect("a whole image")
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        decode(bytes, DecodeLimits::default()).expect_err("not an image").to_string()
+    }
+
+    fn png(width: u32, height: u32, color: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        PngEncoder::new(&mut bytes).write_image(samples, width, height, color).expect("encodes");
+        bytes
+    }
+
+    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.into().write_to(&mut bytes, format).expect("encodes");
+        bytes.into_inner()
+    }
+
+    fn jpeg(width: u32, height: u32, subsampling: Subsampling) -> Vec<u8> {
+        let (pixels, [w, h]) = (picture(width, height), [width, height].map(|v| v as usize));
+        compress(&pixels, w, h, PixelFormat::Rgb, 75, subsampling).expect("encodes")
+    }
+
+    // Expected hashes, with Pillow 13.0 (libjpeg-turbo 3.2), `im` and `fnv` as in resize.rs:
+    // im.save(b, "JPEG", quality=75, subsampling=s); fnv(Image.open(b).convert("RGB").tobytes())
+    fn check_jpeg(size: (u32, u32), subsampling: Subsampling, pillow: u64) {
+        let image = decoded(&jpeg(size.0, size.1, subsampling));
+        assert_eq!(image.dimensions(), size);
+        assert_eq!(fnv_1a(&image), pillow, "{size:?} {subsampling:?}");
+    }
+
+    #[test]
+    fn a_jpeg_is_as_in_pillow() {
+        check_jpeg((67, 45), Subsampling::S420, 0xa3d3_baa1_6a5a_c0ce);
+        check_jpeg((67, 45), Subsampling::S422, 0x6d9d_7fd1_0976_2fe8);
+        check_jpeg((67, 45), Subsampling::S444, 0x1488_1455_a95b_b256);
+        check_jpeg((1, 1), Subsampling::S420, 0xd968_b118_6c27_059c);
+    }
+
+    #[test]
+    fn a_photo_is_as_in_pillow() {
+        let shared = std::env::var_os("MMGEM_SHARED").map_or_else(
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
+            PathBuf::from,
+        );
+        // fnv(Image.open(f).tobytes())
+        for (name, pillow) in
+            [("kodim04.jpg", 0x5767_b3be_f32b_731a), ("skimage_chelsea.jpg", 0xd4c9_99ec_7bde_de9a)]
+        {
+            let Ok(bytes) = std::fs::read(shared.join("data/photos").join(name)) else {
+                eprintln!("SKIPPED: no data/photos/{name}; set MMGEM_SHARED to the shared folder");
+                return;
+            };
+            assert_eq!(fnv_1a(&decoded(&bytes)), pillow, "{name}");
+        }
+    }
+
+    #[test]
+    fn alpha_is_dropped_and_not_blended() {
+        let rgba = image::RgbaImage::from_fn(3, 2, |x, y| Rgba([x as u8, y as u8, 200, x as u8]));
+        let expected = RgbImage::from_fn(3, 2, |x, y| Rgb([x as u8, y as u8, 200]));
+        assert_eq!(decoded(&encoded(rgba.clone(), ImageFormat::Png)), expected);
+        assert_eq!(decoded(&encoded(rgba, ImageFormat::WebP)), expected);
+        let gray = image::GrayAlphaImage::from_pixel(2, 2, LumaA([77, 0]));
+        assert_eq!(decoded(&encoded(gray, ImageFormat::Png)).get_pixel(1, 1), &Rgb([77; 3]));
+    }
+
+    #[test]
+    fn gray_is_replicated() {
+        let gray = image::GrayImage::from_pixel(2, 2, Luma([77]));
+        for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff] {
+            assert_eq!(decoded(&encoded(gray.clone(), format)).get_pixel(0, 1), &Rgb([77; 3]));
+        }
+    }
+
+    #[test]
+    fn sixteen_bits_give_their_high_byte() {
+        let samples = [0x12ff_u16, 0xab80, 0x0000].map(u16::to_ne_bytes).concat();
+        let rgb = decoded(&png(1, 1, ExtendedColorType::Rgb16, &samples));
+        assert_eq!(rgb.get_pixel(0, 0), &Rgb([0x12, 0xab, 0x00]));
+        let gray = decoded(&png(3, 1, ExtendedColorType::L16, &samples));
+        assert_eq!(gray.as_raw(), &[0x12, 0x12, 0x12, 0xab, 0xab, 0xab, 0, 0, 0]);
+    }
+
+    #[test]
+    fn exif_orientation_is_applied() {
+        // Big-endian TIFF with one entry: tag 0x0112, type SHORT, one value, 6 (turn right to see it upright).
+        let exif = *b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let image = picture(5, 3);
+        let upright = image::imageops::rotate90(&image);
+        let mut bytes = Vec::new();
+        let mut encoder = PngEncoder::new(&mut bytes);
+        encoder.set_exif_metadata(exif.to_vec()).expect("PNG has EXIF");
+        encoder.write_image(&image, 5, 3, ExtendedColorType::Rgb8).expect("encodes");
+        assert_eq!(decoded(&bytes), upright);
+
+        let plain = jpeg(5, 3, Subsampling::S444);
+        let turned = Encoder::new(&image, 5, 3, PixelFormat::Rgb)
+            .subsampling(Subsampling::S444)
+            .exif_data(&exif)
+            .encode()
+            .expect("encodes");
+        assert_eq!(decoded(&turned), image::imageops::rotate90(&decoded(&plain)));
+    }
+
+    #[test]
+    fn what_is_no_image_is_named() {
+        assert!(refused(b"").contains("empty (0 bytes)"));
+        assert!(refused(b"hello, world").contains("no known image format"));
+        assert!(refused(b"\0\0\0\x20ftypavif\0\0\0\0").contains("Avif"));
+    }
+
+    #[test]
+    fn a_damaged_image_is_an_error_and_no_panic() {
+        let whole = [
+            jpeg(40, 30, Subsampling::S420),
+            encoded(picture(40, 30), ImageFormat::Png),
+            encoded(picture(40, 30), ImageFormat::WebP),
+            encoded(picture(40, 30), ImageFormat::Gif),
+            encoded(picture(40, 30), ImageFormat::Bmp),
+            encoded(picture(40, 30), ImageFormat::Tiff),
+        ];
+        for bytes in &whole {
+            assert_eq!(decoded(bytes).dimensions(), (40, 30));
+            for kept in [12, 40, bytes.len() / 4, bytes.len() / 2] {
+                refused(&bytes[..kept]);
+            }
+            for at in (0..bytes.len()).step_by(7) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 0x55;
+                let small = DecodeLimits { max_pixels: 1 << 16 };
+                let _may_still_be_an_image = decode(&damaged, small);
+            }
+        }
+    }
+
+    #[test]
+    fn the_pixel_limit_is_checked_before_decoding() {
+        let limits = DecodeLimits { max_pixels: 1199 };
+        for bytes in [jpeg(40, 30, Subsampling::S420), encoded(picture(40, 30), ImageFormat::Png)] {
+            // Cut short: only the header can have been read.
+            let header = &bytes[..bytes.len() * 3 / 4];
+            let message = decode(header, limits).expect_err("too large").to_string();
+            assert!(message.contains("40x30, 1200 pixels; at most 1199"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Values of a model that starts from nothing.
+//!
+//! They are drawn on the host from the seed and the parameter's name, so that they are the same on
+//! every device, whatever else the model has.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::checkpoint::names::{param_id, stable_hash};
+use crate::config::MmGemConfig;
+
+/// Sets every value: weights as open_clip and Llama draw them, h1–h3 as PyTorch's `Linear`,
+/// h4 the identity, norms 1, biases 0, tokens as the rest of the language model.
+pub fn fresh<M: Module>(module: M, config: &MmGemConfig, seed: u64) -> M {
+    module.map(&mut Fresh { path: Vec::new(), config, seed })
+}
+
+struct Fresh<'a> {
+    path: Vec<String>,
+    config: &'a MmGemConfig,
+    seed: u64,
+}
+
+/// How the values of one parameter are drawn.
+#[derive(Debug, PartialEq)]
+enum Init {
+    Constant(f32),
+    Identity,
+    Normal(f64),
+    Uniform(f64),
+}
+
+impl ModuleMapper for Fresh<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        let shape: [usize; D] = param.lazy_shape().dims();
+        let values = draw(&init_of(&path, &shape, self.config), &shape, self.seed ^ stable_hash(&path));
+        let device = param.lazy_device();
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        Param::initialized(param_id(&path), tensor).set_require_grad(true)
+    }
+}
+
+fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
+    let vit_width = config.vision.hidden_size as f64;
+    // Residual branches are drawn smaller the deeper the model, so that its sum does not grow.
+    let vit_depth = (2.0 * config.vision.num_hidden_layers as f64).sqrt();
+    let llm_depth = (2.0 * config.llm.num_hidden_layers as f64).sqrt();
+    let ends = |suffix: &str| path.ends_with(suffix);
+    match path {
+        "logit_scale" => Init::Constant(config.logit_scale_init as f32),
+        "h4.weight" => Init::Identity,
+        "h1.weight" | "h2.weight" | "h3.weight" => Init::Uniform((shape[0] as f64).powf(-0.5)),
+        _ if ends(".gamma") => Init::Constant(1.0),
+        _ if ends(".beta") || ends(".bias") => Init::Constant(0.0),
+        "visual.conv1" => Init::Normal((3.0 * (config.vision.patch_size as f64).powi(2)).powf(-0.5)),
+        _ if path.starts_with("visual.") && (ends("out_proj.weight") || ends("c_proj.weight")) => {
+            Init::Normal(vit_width.powf(-0.5) / vit_depth)
+        }
+        _ if path.starts_with("visual.") && ends("c_fc.weight") => Init::Normal((2.0 * vit_width).powf(-0.5)),
+        _ if path.starts_with("visual.") => Init::Normal(vit_width.powf(-0.5)),
+        _ if ends("o_proj.weight") || ends("down_proj.weight") => Init::Normal(0.02 / llm_depth),
+        _ => Init::Normal(0.02),
+    }
+}
+
+fn draw(init: &Init, shape: &[usize], seed: u64) -> Vec<f32> {
+    let n = shape.iter().product();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    match *init {
+        Init::Constant(value) => vec![value; n],
+        Init::Identity => (0..n).map(|i| if i / shape[1] == i % shape[1] { 1.0 } else { 0.0 }).collect(),
+        Init::Uniform(bound) => (0..n).map(|_| rng.random_range(-bound..bound) as f32).collect(),
+        Init::Normal(std) => (0..n).map(|_| (std * standard_normal(&mut rng)) as f32).collect(),
+    }
+}
+
+/// Box–Muller, one of the pair.
+fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
+}

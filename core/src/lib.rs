@@ -1,0 +1,22 @@
+//! MM-GEM (arXiv:2405.19333): one vision encoder and one language model that search and describe images.
+//!
+//! Start reading at [`model::mmgem`]; [`session`] is what an application sees.
+
+pub mod checkpoint;
+pub mod config;
+#[cfg(feature = "files")]
+pub mod data;
+#[cfg(feature = "files")]
+pub mod files;
+pub mod eval;
+pub mod generate;
+pub mod image;
+pub mod init;
+pub mod loss;
+pub mod model;
+pub mod session;
+pub mod tokenizer;
+#[cfg(feature = "train")]
+pub mod trace;
+#[cfg(feature = "train")]
+pub mod train;

@@ -1,0 +1,79 @@
+//! The losses of the paper: contrastive (equation 2), caption (equation 3) and their sum (equation 4).
+
+use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
+
+use crate::model::Llama;
+
+/// Similarity of every image with every text, sharpened by the learned temperature.
+///
+/// `logits[i, t] = exp(logit_scale) * <image_embed[i], text_embed[t]>`
+/// (CLIP, arXiv:2103.00020, figure 3).
+///
+/// # Shapes
+/// - image_embed: `[n_images, embed_dim]`, rows of unit length
+/// - text_embed:  `[n_texts, embed_dim]`, rows of unit length
+/// - logit_scale: `[1]`, natural log of the inverse temperature
+/// - returns:     `[n_images, n_texts]`
+pub fn contrastive_logits(image_embed: Tensor<2>, text_embed: Tensor<2>, logit_scale: Tensor<1>) -> Tensor<2> {
+    image_embed.matmul(text_embed.transpose()) * logit_scale.exp().unsqueeze()
+}
+
+/// InfoNCE in both directions, summed: `L_Emb = L_v2t + L_t2v` (equation 2), where image `i` goes
+/// with text `i`. It is twice open_clip's `ClipLoss`, which halves the sum.
+///
+/// # Shapes
+/// - logits: `[n, n]`
+/// - returns: `[1]`
+pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
+    let [n, _] = logits.dims();
+    let diagonal = Tensor::<1, Int>::arange(0..n as i64, &logits.device());
+    cross_entropy(logits.clone(), diagonal.clone()) + cross_entropy(logits.transpose(), diagonal)
+}
+
+/// `L_Gen` (equation 3): next-token cross-entropy, mean over the text tokens and `</s>` of all texts.
+///
+/// # Shapes
+/// - hidden: `[batch, seq + 1, hidden]` from [`crate::model::MmGem::caption_hidden`]
+/// - texts: the ids of the texts and their lengths
+/// - returns: `[1]`
+pub fn caption_loss(llm: &Llama, hidden: Tensor<3>, texts: &[Vec<u32>], eos_token_id: u32) -> Tensor<1> {
+    let [batch, positions, width] = hidden.dims();
+    let device = hidden.device();
+    let rows: Vec<i32> = texts
+        .iter()
+        .enumerate()
+        .flat_map(|(text_idx, text)| (0..=text.len()).map(move |at| (text_idx * positions + at) as i32))
+        .collect();
+    let targets: Vec<i32> = texts
+        .iter()
+        .flat_map(|text| text.iter().copied().chain([eos_token_id]).map(|id| id as i32))
+        .collect();
+    let ints = |values: Vec<i32>| {
+        let n = values.len();
+        Tensor::<1, Int>::from_data(TensorData::new(values, [n]), &device)
+    };
+    // Only what is scored goes through the head, the widest product of the model.
+    let scored = hidden.reshape([batch * positions, width]).select(0, ints(rows));
+    cross_entropy(llm.logits(scored), ints(targets))
+}
+
+/// The three losses of a batch where image `i` goes with text `i`.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// `L_Emb`, `[1]`.
+    pub emb: Tensor<1>,
+    /// `L_Gen`, `[1]`.
+    pub gen_: Tensor<1>,
+}
+
+impl Losses {
+    /// `L = L_Emb + L_Gen` (equation 4).
+    pub fn total(&self) -> Tensor<1> {
+        self.emb.clone() + self.gen_.clone()
+    }
+}
+
+/// Mean of `-log softmax(logits)[target]` over the rows: `[n, classes]`, `[n]` → `[1]`.
+fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    -log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean()
+}

@@ -1,0 +1,301 @@
+//! The language model: Hugging Face's `LlamaForCausalLM`, entered by embeddings.
+
+use burn::module::Module;
+use burn::nn::{
+    Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig,
+};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation, s};
+
+use super::attention::attend;
+use crate::config::LlamaConfig;
+
+/// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
+#[derive(Module, Debug)]
+pub struct Llama {
+    embed_tokens: Embedding,
+    layers: Vec<LlamaBlock>,
+    norm: RmsNorm,
+    /// Absent where the head is the transposed token embedding.
+    lm_head: Option<Linear>,
+    #[module(skip)]
+    rope_theta: f64,
+}
+
+#[derive(Module, Debug)]
+struct LlamaBlock {
+    input_layernorm: RmsNorm,
+    self_attn: LlamaAttention,
+    post_attention_layernorm: RmsNorm,
+    mlp: LlamaMlp,
+}
+
+#[derive(Module, Debug)]
+struct LlamaAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    #[module(skip)]
+    n_heads: usize,
+    #[module(skip)]
+    n_kv_heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct LlamaMlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+/// Keys and values of the tokens seen so far, in buffers made once for the longest sequence.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+    rope: Rope,
+    len: usize,
+}
+
+#[derive(Debug, Clone)]
+struct LayerCache {
+    /// `[batch, kv_heads, max_len, head_dim]`
+    keys: Tensor<4>,
+    values: Tensor<4>,
+}
+
+/// Cosines and sines of the rotary positions, each `[1, 1, seq, head_dim / 2]`.
+#[derive(Debug, Clone)]
+struct Rope {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Llama {
+    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    pub fn new(config: &LlamaConfig, device: &Device) -> Self {
+        let linear = |d_in, d_out| LinearConfig::new(d_in, d_out).with_bias(false).init(device);
+        let norm = || RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device);
+        let (width, ffn) = (config.hidden_size, config.intermediate_size);
+        let kv_width = width / config.num_attention_heads * config.num_key_value_heads;
+        let block = |_| LlamaBlock {
+            input_layernorm: norm(),
+            self_attn: LlamaAttention {
+                q_proj: linear(width, width),
+                k_proj: linear(width, kv_width),
+                v_proj: linear(width, kv_width),
+                o_proj: linear(width, width),
+                n_heads: config.num_attention_heads,
+                n_kv_heads: config.num_key_value_heads,
+            },
+            post_attention_layernorm: norm(),
+            mlp: LlamaMlp {
+                gate_proj: linear(width, ffn),
+                up_proj: linear(width, ffn),
+                down_proj: linear(ffn, width),
+            },
+        };
+        Self {
+            embed_tokens: EmbeddingConfig::new(config.vocab_size, width).init(device),
+            layers: (0..config.num_hidden_layers).map(block).collect(),
+            norm: norm(),
+            lm_head: (!config.tie_word_embeddings).then(|| linear(width, config.vocab_size)),
+            rope_theta: config.rope_theta,
+        }
+    }
+
+    /// Vectors of the tokens: `[batch, seq]` → `[batch, seq, hidden]`.
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        self.embed_tokens.forward(ids)
+    }
+
+    /// Hidden states of a sequence given as embeddings, after the final norm.
+    ///
+    /// Every position sees itself and those before it, so padding on the right changes nothing.
+    ///
+    /// # Shapes
+    /// - embeds: `[batch, seq, hidden]`
+    /// - returns: `[batch, seq, hidden]`
+    pub fn forward_embeds(&self, embeds: Tensor<3>) -> Tensor<3> {
+        let [_, seq, _] = embeds.dims();
+        let rope = Rope::new(self.head_dim(), self.rope_theta, seq, &embeds.device());
+        let mut x = embeds;
+        for layer in &self.layers {
+            x = layer.forward(x, &rope, None);
+        }
+        self.norm.forward(x)
+    }
+
+    /// The same with the tokens before `embeds` in `cache`, which takes up the new ones.
+    ///
+    /// `embeds` is either the start of the sequence or one token.
+    pub fn forward_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
+        let [_, seq, _] = embeds.dims();
+        assert!(cache.len == 0 || seq == 1, "a cached sequence grows by one token at a time");
+        let rope = cache.rope.slice(cache.len, seq);
+        let mut x = embeds;
+        for (layer, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
+            x = layer.forward(x, &rope, Some((layer_cache, cache.len)));
+        }
+        cache.len += seq;
+        self.norm.forward(x)
+    }
+
+    /// Scores of the next token: `[n, hidden]` → `[n, vocab]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => hidden.matmul(self.embed_tokens.weight.val().transpose()),
+        }
+    }
+
+    /// An empty cache for `batch` sequences of at most `max_len` tokens.
+    pub fn new_cache(&self, batch: usize, max_len: usize, device: &Device) -> KvCache {
+        let head_dim = self.head_dim();
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let shape = [batch, layer.self_attn.n_kv_heads, max_len, head_dim];
+                LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) }
+            })
+            .collect();
+        KvCache { layers, rope: Rope::new(head_dim, self.rope_theta, max_len, device), len: 0 }
+    }
+
+    /// Whether the output head is the transposed token embedding.
+    pub fn has_tied_head(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    fn head_dim(&self) -> usize {
+        let [_, width] = self.embed_tokens.weight.val().dims();
+        self.layers.first().map_or(2, |layer| width / layer.self_attn.n_heads)
+    }
+}
+
+impl KvCache {
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was decoded yet.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The cache in which row `i` continues what row `rows[i]` holds now: beam search's move.
+    pub fn select(self, rows: Tensor<1, Int>) -> Self {
+        let layers = self
+            .layers
+            .into_iter()
+            .map(|layer| LayerCache {
+                keys: layer.keys.select(0, rows.clone()),
+                values: layer.values.select(0, rows.clone()),
+            })
+            .collect();
+        Self { layers, ..self }
+    }
+}
+
+impl LayerCache {
+    /// Writes keys and values at `start` and returns all up to there.
+    fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, start: usize) -> (Tensor<4>, Tensor<4>) {
+        let [_, _, seq, _] = keys.dims();
+        let end = start + seq;
+        let put = |buffer: &mut Tensor<4>, new: Tensor<4>| {
+            // Taken out so that the buffer has one owner and is written in place.
+            let taken = std::mem::replace(buffer, Tensor::empty([1, 1, 1, 1], &new.device()));
+            *buffer = taken.slice_assign(s![.., .., start..end, ..], new);
+            buffer.clone().slice(s![.., .., 0..end, ..])
+        };
+        (put(&mut self.keys, keys), put(&mut self.values, values))
+    }
+}
+
+impl LlamaBlock {
+    fn forward(&self, x: Tensor<3>, rope: &Rope, cache: Option<(&mut LayerCache, usize)>) -> Tensor<3> {
+        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rope, cache);
+        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+    }
+}
+
+impl LlamaAttention {
+    fn forward(&self, x: Tensor<3>, rope: &Rope, cache: Option<(&mut LayerCache, usize)>) -> Tensor<3> {
+        let [batch, seq, width] = x.dims();
+        let head_dim = width / self.n_heads;
+        let heads = |x: Tensor<3>, n| x.reshape([batch, seq, n, head_dim]).swap_dims(1, 2);
+
+        let q = rope.rotate(heads(self.q_proj.forward(x.clone()), self.n_heads));
+        let k = rope.rotate(heads(self.k_proj.forward(x.clone()), self.n_kv_heads));
+        let v = heads(self.v_proj.forward(x), self.n_kv_heads);
+        let (k, v) = match cache {
+            Some((cache, start)) => cache.append(k, v, start),
+            None => (k, v),
+        };
+        let x = self.attend_grouped(q, k, v); // [batch, heads, seq, head_dim]
+        self.o_proj.forward(x.swap_dims(1, 2).reshape([batch, seq, width]))
+    }
+
+    /// Each key and value head serves `n_heads / n_kv_heads` neighbouring query heads.
+    fn attend_grouped(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+        let [batch, n_heads, seq_q, head_dim] = q.dims();
+        let [_, n_kv_heads, seq_k, _] = k.dims();
+        let group = n_heads / n_kv_heads;
+        if seq_q == 1 {
+            // One query sees all keys: its group stands in for the query axis, nothing is repeated.
+            let q = q.reshape([batch, n_kv_heads, group, head_dim]);
+            return attend(q, k, v, false).reshape([batch, n_heads, 1, head_dim]);
+        }
+        let repeat = |x: Tensor<4>| {
+            if group == 1 {
+                return x;
+            }
+            x.unsqueeze_dim::<5>(2)
+                .expand([batch, n_kv_heads, group, seq_k, head_dim])
+                .reshape([batch, n_heads, seq_k, head_dim])
+        };
+        attend(q, repeat(k), repeat(v), true)
+    }
+}
+
+impl LlamaMlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = activation::silu(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
+    }
+}
+
+impl Rope {
+    fn new(head_dim: usize, theta: f64, seq: usize, device: &Device) -> Self {
+        let half = head_dim / 2;
+        let angles = (0..seq).flat_map(|position| {
+            (0..half).map(move |i| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64))
+        });
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.clone().map(|angle| f(angle) as f32).collect();
+            Tensor::from_data(TensorData::new(values, [1, 1, seq, half]), device)
+        };
+        Self { cos: table(f64::cos), sin: table(f64::sin) }
+    }
+
+    fn slice(&self, start: usize, len: usize) -> Self {
+        let part = |table: &Tensor<4>| table.clone().slice(s![.., .., start..start + len]);
+        Self { cos: part(&self.cos), sin: part(&self.sin) }
+    }
+
+    /// Turns the pairs `(x[i], x[i + head_dim / 2])`: Hugging Face's order, not the paper's interleaved one.
+    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let [_, _, _, head_dim] = x.dims();
+        let first = x.clone().slice(s![.., .., .., 0..head_dim / 2]);
+        let second = x.slice(s![.., .., .., head_dim / 2..head_dim]);
+        let (cos, sin) = (self.cos.clone(), self.sin.clone());
+        Tensor::cat(
+            vec![
+                first.clone() * cos.clone() - second.clone() * sin.clone(),
+                second * cos + first * sin,
+            ],
+            3,
+        )
+    }
+}

@@ -1,0 +1,208 @@
+//! MM-GEM (arXiv:2405.19333): one encoder for images, one language model that embeds and captions.
+
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Int, Tensor, TensorData, s};
+
+use super::{Llama, PoolAggregator, Vit};
+use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
+
+/// The whole model. Field names are those of `model.safetensors`.
+#[derive(Module, Debug)]
+pub struct MmGem {
+    /// The image encoder.
+    pub visual: Vit,
+    /// The language model.
+    pub llm: Llama,
+    /// V → V_Emb.
+    pub h1: Linear,
+    /// Last hidden state at `[EMB]` → W_Emb.
+    pub h2: Linear,
+    /// V_Emb → V_in.
+    pub h3: Linear,
+    /// V_Emb → V_Emb of a region; the identity before stage 2.
+    pub h4: Linear,
+    /// `[EMB]`, `[hidden]`.
+    pub emb_token: Param<Tensor<1>>,
+    /// `[CAP]`, `[hidden]`.
+    pub cap_token: Param<Tensor<1>>,
+    /// `[CAP_1..n]`, `[n, hidden]`.
+    pub cap_prompts: Param<Tensor<2>>,
+    /// Natural log of the inverse temperature, `[1]`.
+    pub logit_scale: Param<Tensor<1>>,
+    #[module(skip)]
+    caption_order: CaptionOrder,
+    #[module(skip)]
+    vision_tokens: VisionTokens,
+    #[module(skip)]
+    logit_scale_max: f64,
+}
+
+/// Which of the two prefixes a caption starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The whole image and `[CAP]`.
+    One,
+    /// A region's r×r tokens and `[CAP_1..n]`.
+    Two,
+}
+
+/// Texts as one padded tensor; the lengths stay on the host.
+#[derive(Clone, Debug)]
+pub struct TokenBatch {
+    /// `[batch, seq]`, padded with 0 on the right.
+    pub ids: Tensor<2, Int>,
+    /// Tokens of each text.
+    pub lens: Vec<usize>,
+}
+
+impl TokenBatch {
+    /// Pads the texts to the longest of them.
+    pub fn new(texts: &[Vec<u32>], device: &Device) -> Self {
+        let seq = texts.iter().map(Vec::len).max().unwrap_or(0).max(1);
+        let ids: Vec<i32> = texts
+            .iter()
+            .flat_map(|text| text.iter().map(|id| *id as i32).chain(std::iter::repeat(0)).take(seq))
+            .collect();
+        Self {
+            ids: Tensor::from_data(TensorData::new(ids, [texts.len(), seq]), device),
+            lens: texts.iter().map(Vec::len).collect(),
+        }
+    }
+}
+
+impl MmGem {
+    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    pub fn new(config: &MmGemConfig, device: &Device) -> Self {
+        let (v, l, d) = (&config.vision, &config.llm, config.embed_dim);
+        let vector = |n: usize| Param::from_tensor(Tensor::zeros([n], device));
+        Self {
+            visual: Vit::new(v, device),
+            llm: Llama::new(l, device),
+            h1: LinearConfig::new(v.hidden_size, d).init(device),
+            h2: LinearConfig::new(l.hidden_size, d).init(device),
+            h3: LinearConfig::new(d, l.hidden_size).init(device),
+            h4: LinearConfig::new(d, d).init(device),
+            emb_token: vector(l.hidden_size),
+            cap_token: vector(l.hidden_size),
+            cap_prompts: Param::from_tensor(Tensor::zeros([config.num_caption_prompts, l.hidden_size], device)),
+            logit_scale: vector(1),
+            caption_order: config.caption_order,
+            vision_tokens: config.vision_tokens,
+            logit_scale_max: config.logit_scale_max,
+        }
+    }
+
+    /// V_Emb of whole images before normalisation, `h1(MeanPool(V))` (equation 5).
+    ///
+    /// # Shapes
+    /// - patches: `[batch, n_patches, hidden]`
+    /// - returns: `[batch, embed_dim]`
+    pub fn image_features(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<2> {
+        self.h1.forward(pool.mean_pool(patches))
+    }
+
+    /// V_Emb of whole images, rows of unit length.
+    pub fn image_embed(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<2> {
+        normalize(self.image_features(pool, patches))
+    }
+
+    /// V_Emb of regions, `h4(h1(RoIAlign(V, R)))` averaged over the bins (equation 7), unit length.
+    ///
+    /// # Shapes
+    /// - roi: `[n_regions, bins, hidden]`
+    /// - returns: `[n_regions, embed_dim]`
+    pub fn region_embed(&self, roi: Tensor<3>) -> Tensor<2> {
+        let pooled = roi.mean_dim(1).squeeze_dim::<2>(1);
+        normalize(self.h4.forward(self.h1.forward(pooled)))
+    }
+
+    /// V_Emb of every patch with the region head (the paper's figure 3), unit length.
+    ///
+    /// # Shapes
+    /// - patches: `[batch, n_patches, hidden]`
+    /// - returns: `[batch, n_patches, embed_dim]`
+    pub fn patch_embed(&self, patches: Tensor<3>) -> Tensor<3> {
+        normalize(self.h4.forward(self.h1.forward(patches)))
+    }
+
+    /// V_in: what the language model sees of whole images, or of regions in stage 2.
+    ///
+    /// # Shapes
+    /// - tokens: patches `[batch, n_patches, hidden]`, or a RoI map `[n_regions, bins, hidden]`
+    /// - returns: `[batch, 1, llm_hidden]`, or a token for each of `tokens`
+    pub fn visual_context(&self, pool: &PoolAggregator, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
+        match (stage, self.vision_tokens) {
+            (Stage::One, VisionTokens::Mean) => {
+                self.h3.forward(self.image_features(pool, tokens)).unsqueeze_dim(1)
+            }
+            _ => self.h3.forward(self.h1.forward(tokens)),
+        }
+    }
+
+    /// W_Emb of texts: `text, [EMB]` → LLM → h2 → unit length.
+    ///
+    /// Returns `[batch, embed_dim]`.
+    pub fn text_embed(&self, texts: &TokenBatch) -> Tensor<2> {
+        let embeds = self.llm.embed(texts.ids.clone());
+        let [batch, seq, width] = embeds.dims();
+        let device = embeds.device();
+
+        // 1 where a text's [EMB] stands, right after its last token.
+        let mut at_emb = vec![0f32; batch * (seq + 1)];
+        for (row, len) in texts.lens.iter().enumerate() {
+            at_emb[row * (seq + 1) + len] = 1.0;
+        }
+        let at_emb = Tensor::<3>::from_data(TensorData::new(at_emb, [batch, seq + 1, 1]), &device);
+        let tail = Tensor::zeros([batch, 1, width], &device);
+        let emb_token = self.emb_token.val().reshape([1, 1, width]);
+        let embeds = Tensor::cat(vec![embeds, tail], 1) * (-at_emb.clone() + 1.0) + emb_token * at_emb.clone();
+
+        let hidden = self.llm.forward_embeds(embeds); // [batch, seq + 1, hidden]
+        let at_last = at_emb.swap_dims(1, 2).matmul(hidden); // [batch, 1, hidden]
+        normalize(self.h2.forward(at_last.squeeze_dim::<2>(1)))
+    }
+
+    /// What stands before a caption: V_in and `[CAP]`, or V_in and `[CAP_1..n]`.
+    ///
+    /// Returns `[batch, k + prompts, llm_hidden]`.
+    pub fn caption_prefix(&self, v_in: Tensor<3>, stage: Stage) -> Tensor<3> {
+        let [batch, _, width] = v_in.dims();
+        let cap = match stage {
+            Stage::One => self.cap_token.val().reshape([1, 1, width]),
+            Stage::Two => self.cap_prompts.val().unsqueeze::<3>(),
+        };
+        let [_, n_prompts, _] = cap.dims();
+        let cap = cap.expand([batch, n_prompts, width]);
+        Tensor::cat(
+            match self.caption_order {
+                CaptionOrder::ImageFirst => vec![v_in, cap],
+                CaptionOrder::CapFirst => vec![cap, v_in],
+            },
+            1,
+        )
+    }
+
+    /// Hidden states that predict each token of the texts and the token after the last.
+    ///
+    /// # Shapes
+    /// - prefix: `[batch, n_prefix, hidden]`
+    /// - texts: `[batch, seq]`
+    /// - returns: `[batch, seq + 1, hidden]`
+    pub fn caption_hidden(&self, prefix: Tensor<3>, texts: &TokenBatch) -> Tensor<3> {
+        let [_, n_prefix, _] = prefix.dims();
+        let embeds = Tensor::cat(vec![prefix, self.llm.embed(texts.ids.clone())], 1);
+        self.llm.forward_embeds(embeds).slice(s![.., n_prefix - 1..])
+    }
+
+    /// The log of the inverse temperature, kept at τ ≥ 0.01.
+    pub fn clamped_logit_scale(&self) -> Tensor<1> {
+        self.logit_scale.val().clamp_max(self.logit_scale_max)
+    }
+}
+
+/// Rows of unit length; a row of zeros stays zero.
+pub fn normalize<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let norm = x.clone().square().sum_dim(D - 1).sqrt().clamp_min(1e-12);
+    x / norm
+}

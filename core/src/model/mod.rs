@@ -1,0 +1,12 @@
+//! The graph of MM-GEM, one file an idea; nothing here reads a tensor back to the host.
+
+mod attention;
+pub mod llama;
+pub mod mmgem;
+pub mod pool_aggregator;
+pub mod vit;
+
+pub use llama::{KvCache, Llama};
+pub use mmgem::{MmGem, Stage};
+pub use pool_aggregator::PoolAggregator;
+pub use vit::Vit;

@@ -1,0 +1,168 @@
+//! The image encoder: open_clip's `VisionTransformer`, up to the patch tokens after `ln_post`.
+
+use burn::module::{Module, Param};
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Device, Tensor, activation, s};
+
+use super::attention::attend;
+use crate::config::{HiddenAct, VitConfig};
+
+/// Vision transformer with a class token, learned positions and a norm before the blocks.
+#[derive(Module, Debug)]
+pub struct Vit {
+    /// Patch embedding, a convolution whose stride is its size: `[hidden, 3, patch, patch]`, no bias.
+    pub conv1: Param<Tensor<4>>,
+    /// Token that is put before the patches: `[hidden]`.
+    pub class_embedding: Param<Tensor<1>>,
+    /// One vector for the class token and one per patch: `[1 + n_patches, hidden]`.
+    pub positional_embedding: Param<Tensor<2>>,
+    /// Norm before the blocks.
+    pub ln_pre: LayerNorm,
+    /// The transformer.
+    pub blocks: Vec<VitBlock>,
+    /// Norm after the blocks.
+    pub ln_post: LayerNorm,
+    /// OpenCLIP's own projection of the class token, `[hidden, proj_dim]`.
+    pub proj: Param<Tensor<2>>,
+}
+
+/// Pre-norm transformer block.
+#[derive(Module, Debug)]
+pub struct VitBlock {
+    ln_1: LayerNorm,
+    attn: VitAttention,
+    ln_2: LayerNorm,
+    mlp: VitMlp,
+}
+
+#[derive(Module, Debug)]
+struct VitAttention {
+    in_proj: Linear,
+    out_proj: Linear,
+    #[module(skip)]
+    n_heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct VitMlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    #[module(skip)]
+    hidden_act: HiddenAct,
+}
+
+impl Vit {
+    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    pub fn new(config: &VitConfig, device: &Device) -> Self {
+        let (width, patch) = (config.hidden_size, config.patch_size);
+        let n_patches = (config.image_size / patch).pow(2);
+        Self {
+            conv1: Param::from_tensor(Tensor::zeros([width, 3, patch, patch], device)),
+            class_embedding: Param::from_tensor(Tensor::zeros([width], device)),
+            positional_embedding: Param::from_tensor(Tensor::zeros([1 + n_patches, width], device)),
+            ln_pre: LayerNormConfig::new(width).init(device),
+            blocks: (0..config.num_hidden_layers).map(|_| VitBlock::new(config, device)).collect(),
+            ln_post: LayerNormConfig::new(width).init(device),
+            proj: Param::from_tensor(Tensor::zeros([width, config.proj_dim], device)),
+        }
+    }
+
+    /// Patch tokens V after `ln_post`, class token left out.
+    ///
+    /// # Shapes
+    /// - pixels: `[batch, 3, side, side]`, standardised
+    /// - returns: `[batch, n_patches, hidden]`, patches row by row
+    pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
+        self.ln_post.forward(self.all_tokens(pixels).slice(s![.., 1..]))
+    }
+
+    /// OpenCLIP's own image embedding, not normalised: `proj` on the class token.
+    ///
+    /// # Shapes
+    /// - pixels: `[batch, 3, side, side]`
+    /// - returns: `[batch, proj_dim]`
+    pub fn class_features(&self, pixels: Tensor<4>) -> Tensor<2> {
+        let class = self.ln_post.forward(self.all_tokens(pixels).slice(s![.., 0..1]));
+        class.squeeze_dim::<2>(1).matmul(self.proj.val())
+    }
+
+    fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let mut x = self.ln_pre.forward(self.embed_patches(pixels));
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        x
+    }
+
+    /// Class token and patches, with their positions: `[batch, 1 + n_patches, hidden]`.
+    pub fn embed_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
+        let [width, channels, patch, _] = self.conv1.val().dims();
+        let [batch, _, height, _] = pixels.dims();
+        let grid = height / patch;
+
+        // The kernel does not overlap itself, so the convolution is one matrix product.
+        let weight = self.conv1.val().reshape([width, channels * patch * patch]).transpose();
+        let patches = pixels
+            .reshape([batch, channels, grid, patch, grid, patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch * grid * grid, channels * patch * patch])
+            .matmul(weight)
+            .reshape([batch, grid * grid, width]);
+        let class = self.class_embedding.val().reshape([1, 1, width]).expand([batch, 1, width]);
+        Tensor::cat(vec![class, patches], 1) + self.positional_embedding.val().unsqueeze::<3>()
+    }
+}
+
+impl VitBlock {
+    fn new(config: &VitConfig, device: &Device) -> Self {
+        let width = config.hidden_size;
+        let mlp_width = (width as f64 * config.mlp_ratio) as usize;
+        Self {
+            ln_1: LayerNormConfig::new(width).init(device),
+            attn: VitAttention {
+                in_proj: LinearConfig::new(width, 3 * width).init(device),
+                out_proj: LinearConfig::new(width, width).init(device),
+                n_heads: config.num_attention_heads,
+            },
+            ln_2: LayerNormConfig::new(width).init(device),
+            mlp: VitMlp {
+                c_fc: LinearConfig::new(width, mlp_width).init(device),
+                c_proj: LinearConfig::new(mlp_width, width).init(device),
+                hidden_act: config.hidden_act,
+            },
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = x.clone() + self.attn.forward(self.ln_1.forward(x));
+        x.clone() + self.mlp.forward(self.ln_2.forward(x))
+    }
+}
+
+impl VitAttention {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, seq, width] = x.dims();
+        let head_dim = width / self.n_heads;
+
+        let qkv = self.in_proj.forward(x);
+        let [q, k, v] = [0, 1, 2].map(|part| {
+            qkv.clone()
+                .slice(s![.., .., part * width..(part + 1) * width])
+                .reshape([batch, seq, self.n_heads, head_dim])
+                .swap_dims(1, 2) // [batch, heads, seq, head_dim]
+        });
+        let x = attend(q, k, v, false).swap_dims(1, 2).reshape([batch, seq, width]);
+        self.out_proj.forward(x)
+    }
+}
+
+impl VitMlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let x = self.c_fc.forward(x);
+        let x = match self.hidden_act {
+            HiddenAct::Gelu => activation::gelu(x),
+            HiddenAct::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
+        };
+        self.c_proj.forward(x)
+    }
+}

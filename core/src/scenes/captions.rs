@@ -1,0 +1,264 @@
+//! Says what a plan shows: five captions for the picture, phrases for each object.
+
+use super::dice::Dice;
+use super::kind::{Kind, Pose};
+use super::plan::{Group, Link, Plan, Spot};
+use super::stage::Place;
+
+pub(super) fn captions(plan: &Plan, dice: &mut Dice) -> [String; 5] {
+    let s = noun(plan, 0, true);
+    let brief = noun(plan, 0, false);
+    let o = noun(plan, 1, true);
+    let (progressive, participle, simple) = verb(plan);
+    let [rel_a, rel_b] = relation(plan.link, dice.chance(0.5));
+    let (place_noun, places) = plan.place.words();
+    let first = dice.below(3);
+    let (place_a, place_b) = (places[first], places[(first + 1) % 3]);
+    let (time_a, time_b, adjective) = times(plan, dice.chance(0.5));
+    let also = plan
+        .extra
+        .map(|spot| format!("with {} {}", noun(plan, 2, true), spot_words(spot)));
+    let with = also.clone().unwrap_or_default();
+    let and = plan
+        .extra
+        .map(|_| format!("and {}", noun(plan, 2, true)))
+        .unwrap_or_default();
+    let comma = if and.is_empty() { " and" } else { "," };
+    let is = if plan.groups[0].count > 1 {
+        "are"
+    } else {
+        "is"
+    };
+    let there = if plan.groups[0].count > 1 {
+        "There are"
+    } else {
+        "There is"
+    };
+    let bare = if participle.is_empty() {
+        is.to_owned()
+    } else {
+        progressive
+    };
+    let lead = if dice.chance(0.5) {
+        there.to_owned()
+    } else {
+        "The picture shows".to_owned()
+    };
+    [
+        sentence(&[&s, &bare, rel_a, &o, place_a, &time_a]),
+        sentence(&[&s, participle, rel_b, &o, &with, place_b, &time_b]),
+        sentence(&[place_b, &format!("{time_a},"), &brief, &simple, rel_a, &o]),
+        sentence(&[&lead, &s, participle, rel_b, &o, place_a, &with]),
+        sentence(&[
+            article(adjective),
+            adjective,
+            place_noun,
+            &walls(plan),
+            "with",
+            &format!("{brief}{comma}"),
+            &o,
+            &and,
+        ]),
+    ]
+}
+
+/// Words to one sentence: capital first, one space between, full stop last.
+fn sentence(parts: &[&str]) -> String {
+    let words: Vec<&str> = parts.iter().flat_map(|p| p.split_whitespace()).collect();
+    let text = words.join(" ").replace(" ,", ",");
+    let text = text.trim_end_matches(',');
+    let mut letters = text.chars();
+    let head = letters.next().map(|c| c.to_ascii_uppercase());
+    head.into_iter().chain(letters).chain(['.']).collect()
+}
+
+fn article(word: &str) -> &'static str {
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
+}
+
+/// Noun with its colours; `full` adds the hat.
+fn noun(plan: &Plan, group: usize, full: bool) -> String {
+    let g = &plan.groups[group];
+    match g.count {
+        1 => {
+            let text = described(plan, g, false, full);
+            format!("{} {text}", article(&text))
+        }
+        n => format!(
+            "{} {}",
+            ["two", "three"][n - 2],
+            described(plan, g, true, full)
+        ),
+    }
+}
+
+fn described(plan: &Plan, g: &Group, plural: bool, full: bool) -> String {
+    let facts = g.kind.facts();
+    let word = if plural { facts.plural } else { facts.noun };
+    if g.kind.is_person() {
+        let garment = match g.kind {
+            _ if plan.place == Place::Mountains => "jacket",
+            Kind::Woman | Kind::Girl => "dress",
+            _ => "shirt",
+        };
+        let clothes = format!(
+            "{word} in {} {} {garment}",
+            article(g.colour.name),
+            g.colour.name
+        );
+        return match g.hat {
+            Some(hat) if full => format!("{clothes} and {} {} hat", article(hat.name), hat.name),
+            _ => clothes,
+        };
+    }
+    let words = match g.kind {
+        Kind::Vase => {
+            return sentence_part(&[
+                g.size,
+                if plural { "vases of" } else { "vase of" },
+                g.colour.name,
+                "flowers",
+            ]);
+        }
+        Kind::Apples => return sentence_part(&["bowl of", g.colour.name, "apples"]),
+        Kind::Palm if plan.groups.len() > 1 => [g.size, "", word],
+        _ => [g.size, g.colour.name, word],
+    };
+    sentence_part(&words)
+}
+
+fn sentence_part(words: &[&str]) -> String {
+    words
+        .iter()
+        .filter(|w| !w.is_empty())
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// "is running", "running", "runs"; the participle is empty where there is nothing to say.
+fn verb(plan: &Plan) -> (String, &'static str, String) {
+    let g = &plan.groups[0];
+    let many = g.count > 1;
+    let is = if many { "are" } else { "is" };
+    let (participle, one, all) = match (plan.link, g.pose, g.kind) {
+        (Link::Riding, ..) => ("riding", "rides", "ride"),
+        (Link::Holding, ..) => ("holding", "holds", "hold"),
+        (Link::Playing, ..) => ("playing with", "plays with", "play with"),
+        (Link::Flying, ..) => ("flying", "flies", "fly"),
+        (_, _, k) if k.is_vehicle() => ("parked", "", ""),
+        (_, _, Kind::Sailboat) => ("sailing", "sails", "sail"),
+        (_, _, Kind::Rowboat) => ("floating", "floats", "float"),
+        (_, _, Kind::Duck) => ("swimming", "swims", "swim"),
+        (_, Pose::Walk, _) => ("walking", "walks", "walk"),
+        (_, Pose::Run, _) => ("running", "runs", "run"),
+        (_, Pose::Jump, _) => ("jumping", "jumps", "jump"),
+        (_, Pose::Wave, _) => ("waving", "waves", "wave"),
+        (_, Pose::Sit, _) => ("sitting", "sits", "sit"),
+        (_, _, Kind::Teddy | Kind::Guitar | Kind::Vase | Kind::Cup | Kind::Apples) => ("", "", ""),
+        _ => ("standing", "stands", "stand"),
+    };
+    let simple = match (one, participle) {
+        ("", "") => is.to_owned(),
+        ("", _) => format!("{is} {participle}"),
+        _ if many => all.to_owned(),
+        _ => one.to_owned(),
+    };
+    (format!("{is} {participle}"), participle, simple)
+}
+
+/// Two ways to say the relation.
+fn relation(link: Link, swap: bool) -> [&'static str; 2] {
+    let near = if swap { "next to" } else { "beside" };
+    match link {
+        Link::LeftOf => [near, "to the left of"],
+        Link::RightOf => [near, "to the right of"],
+        Link::InFront => ["in front of", "in front of"],
+        Link::Under => ["under", "under"],
+        Link::On => ["on", "on"],
+        Link::Riding | Link::Holding | Link::Playing | Link::Flying => ["", ""],
+    }
+}
+
+fn spot_words(spot: Spot) -> &'static str {
+    match spot {
+        Spot::Sky => "in the sky",
+        Spot::Wall => "on the wall",
+        Spot::Far => "in the background",
+        Spot::Left => "on the left",
+        Spot::Right => "on the right",
+    }
+}
+
+fn walls(plan: &Plan) -> String {
+    if plan.place.is_indoor() {
+        format!("with {} walls and", plan.wall.name)
+    } else {
+        String::new()
+    }
+}
+
+/// Time and weather outdoors, the colour of the walls indoors; then an adjective.
+fn times(plan: &Plan, swap: bool) -> (String, String, &'static str) {
+    if plan.place.is_indoor() {
+        let walls = format!("with {} walls", plan.wall.name);
+        return (walls.clone(), walls, "");
+    }
+    let ([a, b], adjective) = plan.weather.words();
+    let (a, b) = if swap { (b, a) } else { (a, b) };
+    (a.to_owned(), b.to_owned(), adjective)
+}
+
+/// Two to four ways to speak of one object; `x` is its middle in picture widths.
+pub(super) fn phrases(plan: &Plan, group: usize, x: f32) -> Vec<String> {
+    let g = &plan.groups[group];
+    let text = described(plan, g, false, true);
+    let one = format!("{} {text}", article(&text));
+    let side = match x {
+        x if x < 0.4 => "on the left",
+        x if x > 0.6 => "on the right",
+        _ => "in the middle",
+    };
+    let mut all = vec![
+        one.clone(),
+        format!("the {} {side}", described(plan, g, false, false)),
+    ];
+    let apart = matches!(plan.link, Link::LeftOf | Link::RightOf);
+    if group == 0 {
+        let (_, participle, _) = verb(plan);
+        let near = relation(plan.link, apart)[0];
+        all.push(sentence_part(&[
+            &one,
+            participle,
+            near,
+            &noun(plan, 1, false),
+        ]));
+        if !participle.is_empty()
+            && !matches!(
+                plan.link,
+                Link::Playing | Link::Flying | Link::Riding | Link::Holding
+            )
+        {
+            all.push(sentence_part(&[&one, participle]));
+        }
+    } else if group == 1 {
+        let subject = noun(plan, 0, false);
+        all.push(match plan.link {
+            Link::LeftOf | Link::RightOf => format!("{one} next to {subject}"),
+            Link::InFront => format!("{one} behind {subject}"),
+            Link::Under => format!("{one} above {subject}"),
+            Link::On => format!("{one} with {subject} on it"),
+            Link::Riding => format!("{one} ridden by {subject}"),
+            Link::Holding => format!("{one} held by {subject}"),
+            Link::Playing => format!("{one} near {subject}"),
+            Link::Flying => format!("{one} in the sky"),
+        });
+    } else if let Some(spot @ (Spot::Sky | Spot::Wall | Spot::Far)) = plan.extra {
+        all.push(format!("{one} {}", spot_words(spot)));
+    }
+    all
+}

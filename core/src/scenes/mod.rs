@@ -1,0 +1,123 @@
+//! Captioned scenes drawn from a seed: pictures of people, animals and things in twelve places,
+//! with five captions each and a box with phrases for every object.
+//!
+//! A scene is planned first ([`plan`]), then drawn ([`render`]) and described ([`captions`]) from
+//! the same plan, so that what is said is what is shown. Nothing here reads a file or a clock, and
+//! the same seed gives the same bytes on every platform.
+
+mod animals;
+mod backdrop;
+mod brush;
+mod buildings;
+mod captions;
+mod compose;
+mod dice;
+mod furniture;
+mod household;
+mod kind;
+mod layout;
+mod look;
+mod outdoors;
+mod palette;
+mod person;
+mod plan;
+mod plants;
+mod render;
+mod rooms;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod vehicles;
+
+use dice::Dice;
+use plan::Plan;
+
+/// A picture with what can be said about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scene {
+    pub width: u32,
+    pub height: u32,
+    /// Rows from the top, three bytes a pixel.
+    pub rgb: Vec<u8>,
+    pub captions: [String; 5],
+    pub regions: Vec<SceneRegion>,
+}
+
+/// An object of a [`Scene`] that can be seen well.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SceneRegion {
+    /// `[x0, y0, x1, y1]` pixels of the picture, tight around the object.
+    pub box_px: [f32; 4],
+    /// Two to four ways to speak of it, the plainest first.
+    pub phrases: Vec<String>,
+    /// What it is, in a word or two: `dog`, `street lamp`.
+    pub kind: &'static str,
+}
+
+/// Scene `index` of the collection `seed`.
+pub fn scene(seed: u64, index: u64) -> Scene {
+    let mut dice = Dice::new(seed, index);
+    let plan = compose::compose(&mut dice);
+    let captions = captions::captions(&plan, &mut dice);
+    let picture = render::render(&plan, None);
+    Scene {
+        width: plan.width,
+        height: plan.height,
+        regions: regions(&plan, &picture.bounds),
+        rgb: picture.rgb,
+        captions,
+    }
+}
+
+/// Least side of a region's box, in pixels.
+const MIN_SIDE_PX: f32 = 6.0;
+/// Least part of an object that must be in the picture and not covered.
+const MIN_VISIBLE: f32 = 0.4;
+
+fn regions(plan: &Plan, bounds: &[Option<[f32; 4]>]) -> Vec<SceneRegion> {
+    let mut regions = Vec::new();
+    for (i, item) in plan.items.iter().enumerate() {
+        let Some(full) = bounds[i] else { continue };
+        let box_px = clipped(full, plan);
+        let [x0, y0, x1, y1] = box_px;
+        if x1 - x0 < MIN_SIDE_PX || y1 - y0 < MIN_SIDE_PX || visible(plan, bounds, i) < MIN_VISIBLE
+        {
+            continue;
+        }
+        let middle = (x0 + x1) * 0.5 / plan.width as f32;
+        regions.push(SceneRegion {
+            box_px,
+            phrases: captions::phrases(plan, item.group, middle),
+            kind: item.look.kind.facts().noun,
+        });
+    }
+    regions
+}
+
+fn clipped([x0, y0, x1, y1]: [f32; 4], plan: &Plan) -> [f32; 4] {
+    let (w, h) = (plan.width as f32, plan.height as f32);
+    [x0.max(0.0), y0.max(0.0), x1.min(w), y1.min(h)]
+}
+
+/// Share of an object's bounds that is in the picture and outside the bounds of nearer objects.
+fn visible(plan: &Plan, bounds: &[Option<[f32; 4]>], item: usize) -> f32 {
+    const GRID: usize = 12;
+    let Some([x0, y0, x1, y1]) = bounds[item] else {
+        return 0.0;
+    };
+    let inside = |[l, t, r, b]: [f32; 4], x: f32, y: f32| x >= l && x < r && y >= t && y < b;
+    let page = [0.0, 0.0, plan.width as f32, plan.height as f32];
+    let nearer: Vec<[f32; 4]> = (0..plan.items.len())
+        .filter(|&j| plan.items[j].depth > plan.items[item].depth)
+        .filter_map(|j| bounds[j])
+        .collect();
+    let mut seen = 0;
+    for i in 0..GRID * GRID {
+        let at = |k: usize| (k as f32 + 0.5) / GRID as f32;
+        let (x, y) = (x0 + (x1 - x0) * at(i % GRID), y0 + (y1 - y0) * at(i / GRID));
+        if inside(page, x, y) && !nearer.iter().any(|&other| inside(other, x, y)) {
+            seen += 1;
+        }
+    }
+    seen as f32 / (GRID * GRID) as f32
+}

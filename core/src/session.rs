@@ -1,0 +1,353 @@
+//! What an application can do with a model, in plain data: bytes, strings, boxes, scores.
+//!
+//! Every method is `async` because a browser cannot wait for its GPU; native programs block on them.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::checkpoint::{self, CheckpointError, Shards};
+use crate::config::{ConfigError, MmGemConfig};
+use crate::generate::{Decoding, DeviceFailed, Generated, generate, read_floats};
+use crate::image::{BoxMap, BoxPx, ImageError, Preprocessed, Rgb, check_box, decode, preprocess};
+use crate::model::mmgem::TokenBatch;
+use crate::model::pool_aggregator::Region;
+use crate::model::{MmGem, PoolAggregator, Stage};
+use crate::tokenizer::{Tokenizer, TokenizerError};
+
+/// A model that is ready to be asked.
+#[derive(Debug)]
+pub struct Session {
+    config: MmGemConfig,
+    model: MmGem,
+    tokenizer: Tokenizer,
+    pool: PoolAggregator,
+    device: Device,
+}
+
+/// Whatever can go wrong in a session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// `config.json`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `model.safetensors`.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// `tokenizer.json`, or a text.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// A photo, or a box on it.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceFailed),
+    /// A mask that does not fit its photo.
+    #[error("the mask {0}\n  hint: a mask has the size of its photo, white where the region is")]
+    Mask(String),
+}
+
+/// A photo after the image encoder: each further region costs only its pooling and decoding.
+#[derive(Clone, Debug)]
+pub struct EncodedImage {
+    /// `[1, n_patches, hidden]`
+    patches: Tensor<3>,
+    map: BoxMap,
+    /// Width of the photo as a person sees it, in pixels.
+    pub width: u32,
+    /// Height of the photo as a person sees it, in pixels.
+    pub height: u32,
+}
+
+/// A part of a photo.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part {
+    /// The whole photo.
+    Whole,
+    /// A box, `[x0, y0, x1, y1]` in pixels of the photo.
+    Box(BoxPx),
+    /// White where the region is; of the photo's size.
+    Mask {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// 0..=255 for each pixel, row by row.
+        values: Vec<u8>,
+    },
+}
+
+/// A caption and how sure the model is of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caption {
+    /// The text.
+    pub text: String,
+    /// Sum of the natural log probabilities of its tokens and its end.
+    pub log_prob: f32,
+}
+
+/// Where in a photo a text is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Localization {
+    /// Cosine of the text with each patch, row by row.
+    pub similarity: Vec<f32>,
+    /// Patches per side.
+    pub grid: usize,
+    /// Centre of the best patch, in pixels of the photo.
+    pub point_px: [f32; 2],
+    /// The box that fits the text best, in pixels of the photo.
+    pub box_px: BoxPx,
+    /// Cosine of the text with that box.
+    pub score: f32,
+}
+
+impl Session {
+    /// Opens a model from the bytes of its files; `shards` are names (for messages) and bytes.
+    pub fn open(
+        config_json: &str,
+        shards: &[(&str, &[u8])],
+        tokenizer_json: &[u8],
+        device: &Device,
+    ) -> Result<Self, SessionError> {
+        let config = MmGemConfig::from_json(config_json)?;
+        let tokenizer = Tokenizer::from_json(tokenizer_json, &config)?;
+        let model = checkpoint::load(MmGem::new(&config, device), &Shards::new(shards)?)?;
+        Ok(Self::new(config, model, tokenizer, device))
+    }
+
+    /// Takes a model that is in memory already.
+    pub fn new(config: MmGemConfig, model: MmGem, tokenizer: Tokenizer, device: &Device) -> Self {
+        let pool = PoolAggregator::new(&config);
+        Self { config, model, tokenizer, pool, device: device.clone() }
+    }
+
+    /// Sizes and switches of the model.
+    pub fn config(&self) -> &MmGemConfig {
+        &self.config
+    }
+
+    /// The tokenizer of the model.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Decodes a photo and runs the image encoder on it.
+    pub fn encode_image(&self, bytes: &[u8]) -> Result<EncodedImage, SessionError> {
+        Ok(self.encode_rgb(&decode(bytes, Default::default())?))
+    }
+
+    /// Runs the image encoder on decoded pixels.
+    pub fn encode_rgb(&self, photo: &Rgb) -> EncodedImage {
+        let mut encoded = self.encode_batch(&[preprocess(photo, &self.config.preprocess())]);
+        encoded.pop().expect("one photo in, one out")
+    }
+
+    /// Runs the image encoder on several photos at once.
+    pub fn encode_batch(&self, photos: &[Preprocessed]) -> Vec<EncodedImage> {
+        let side = self.config.vision.image_size;
+        let pixels: Vec<f32> = photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
+        let pixels = TensorData::new(pixels, [photos.len(), 3, side, side]);
+        let patches = self.model.visual.forward(Tensor::from_data(pixels, &self.device));
+        let one = |(idx, photo): (usize, &Preprocessed)| EncodedImage {
+            patches: patches.clone().slice(burn::tensor::s![idx..idx + 1]),
+            map: photo.map,
+            width: photo.width,
+            height: photo.height,
+        };
+        photos.iter().enumerate().map(one).collect()
+    }
+
+    /// Unit vector of a text.
+    pub async fn embed_text(&self, text: &str) -> Result<Vec<f32>, SessionError> {
+        let ids = self.tokenizer.encode(text)?;
+        Ok(read_floats(self.model.text_embed(&TokenBatch::new(&[ids], &self.device))).await?)
+    }
+
+    /// Unit vectors of texts, one after the other, as one batch.
+    pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, SessionError> {
+        let ids = texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
+        Ok(read_floats(self.model.text_embed(&TokenBatch::new(&ids, &self.device))).await?)
+    }
+
+    /// Unit vector of a whole photo (equation 5) or of a region (equation 7).
+    pub async fn embed_image(&self, image: &EncodedImage, part: &Part) -> Result<Vec<f32>, SessionError> {
+        let embed = match part {
+            Part::Whole => self.model.image_embed(&self.pool, image.patches.clone()),
+            _ => self.model.region_embed(self.pool_regions(image, &[self.region(image, part)?])),
+        };
+        Ok(read_floats(embed).await?)
+    }
+
+    /// Unit vectors of boxes, one after the other, from one encoded photo.
+    pub async fn embed_boxes(&self, image: &EncodedImage, boxes_px: &[BoxPx]) -> Result<Vec<f32>, SessionError> {
+        let regions = boxes_px
+            .iter()
+            .map(|box_px| self.region(image, &Part::Box(*box_px)))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(read_floats(self.model.region_embed(self.pool_regions(image, &regions))).await?)
+    }
+
+    /// Writes what is on a photo or in a part of it.
+    pub async fn caption(
+        &self,
+        image: &EncodedImage,
+        part: &Part,
+        decoding: Decoding,
+    ) -> Result<Caption, SessionError> {
+        let captions = match part {
+            Part::Whole => self.caption_images(std::slice::from_ref(image), decoding).await?,
+            _ => self.caption_regions(image, std::slice::from_ref(part), decoding).await?,
+        };
+        Ok(captions.into_iter().next().expect("one part, one caption"))
+    }
+
+    /// Captions of whole photos, decoded as one batch.
+    pub async fn caption_images(
+        &self,
+        images: &[EncodedImage],
+        decoding: Decoding,
+    ) -> Result<Vec<Caption>, SessionError> {
+        let patches = Tensor::cat(images.iter().map(|image| image.patches.clone()).collect(), 0);
+        self.decode(patches, Stage::One, decoding).await
+    }
+
+    /// Captions of parts of one photo, decoded as one batch with the prompts of stage 2.
+    pub async fn caption_regions(
+        &self,
+        image: &EncodedImage,
+        parts: &[Part],
+        decoding: Decoding,
+    ) -> Result<Vec<Caption>, SessionError> {
+        let regions = parts.iter().map(|part| self.region(image, part)).collect::<Result<Vec<_>, _>>()?;
+        self.decode(self.pool_regions(image, &regions), Stage::Two, decoding).await
+    }
+
+    async fn decode(
+        &self,
+        tokens: Tensor<3>,
+        stage: Stage,
+        decoding: Decoding,
+    ) -> Result<Vec<Caption>, SessionError> {
+        let v_in = self.model.visual_context(&self.pool, tokens, stage);
+        let prefix = self.model.caption_prefix(v_in, stage);
+        let decoded = generate(&self.model.llm, prefix, self.config.eos_token_id, decoding).await?;
+        let caption = |Generated { ids, log_prob }| Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob });
+        decoded.into_iter().map(caption).collect()
+    }
+
+    /// Finds the place of a text in a photo: the patch similarities of the paper's figure 3, and the
+    /// best of [`candidate_boxes`].
+    ///
+    /// `text_embed` is a unit vector of [`Self::embed_text`].
+    pub async fn localize(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<Localization, SessionError> {
+        let similarity = self.patch_similarity(image, text_embed).await?;
+        let boxes = candidate_boxes(image.width as f32, image.height as f32);
+        let embeds = self.embed_boxes(image, &boxes).await?;
+        let score = |embed: &[f32]| embed.iter().zip(text_embed).map(|(a, b)| a * b).sum::<f32>();
+        let scores: Vec<f32> = embeds.chunks(text_embed.len()).map(score).collect();
+        let best = argmax(&scores);
+
+        Ok(Localization {
+            point_px: self.best_point(image, &similarity),
+            similarity,
+            grid: self.config.grid(),
+            box_px: boxes[best],
+            score: scores[best],
+        })
+    }
+
+    /// Centre of the patch that is most similar to a text, in pixels of the photo.
+    pub async fn point(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<[f32; 2], SessionError> {
+        let similarity = self.patch_similarity(image, text_embed).await?;
+        Ok(self.best_point(image, &similarity))
+    }
+
+    /// Cosine of a text with each patch, row by row.
+    async fn patch_similarity(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<Vec<f32>, SessionError> {
+        let text = TensorData::new(text_embed.to_vec(), [1, text_embed.len(), 1]);
+        let patch_embed = self.model.patch_embed(image.patches.clone());
+        Ok(read_floats(patch_embed.matmul(Tensor::from_data(text, &self.device))).await?)
+    }
+
+    fn best_point(&self, image: &EncodedImage, similarity: &[f32]) -> [f32; 2] {
+        let (grid, patch_px) = (self.config.grid(), self.config.vision.patch_size as f32);
+        let patch = argmax(similarity);
+        let center = [((patch % grid) as f32 + 0.5) * patch_px, ((patch / grid) as f32 + 0.5) * patch_px];
+        image.map.image_from_input_point(center)
+    }
+
+    fn pool_regions(&self, image: &EncodedImage, regions: &[Region]) -> Tensor<3> {
+        let regions: Vec<(usize, Region)> = regions.iter().map(|region| (0, region.clone())).collect();
+        self.pool.roi_align(image.patches.clone(), &regions)
+    }
+
+    /// A part of the photo in the frame of the model's input.
+    fn region(&self, image: &EncodedImage, part: &Part) -> Result<Region, SessionError> {
+        let (width, height) = (image.width, image.height);
+        match part {
+            Part::Whole => {
+                let whole = [0.0, 0.0, width as f32, height as f32];
+                Ok(Region { box_input: image.map.input_from_image(whole), mask: None })
+            }
+            Part::Box(box_px) => {
+                let box_px = check_box(*box_px, width, height)?;
+                Ok(Region { box_input: image.map.input_from_image(box_px), mask: None })
+            }
+            Part::Mask { width: mask_width, height: mask_height, values } => {
+                if (*mask_width, *mask_height) != (width, height) {
+                    return Err(SessionError::Mask(format!(
+                        "is {mask_width}×{mask_height}, but the photo is {width}×{height}"
+                    )));
+                }
+                self.mask_region(image, values)
+            }
+        }
+    }
+
+    /// Samples the mask at the centres of the input's pixels; its box is the one around all white.
+    fn mask_region(&self, image: &EncodedImage, values: &[u8]) -> Result<Region, SessionError> {
+        let side = self.config.vision.image_size;
+        let width = image.width as usize;
+        let lit = || values.iter().enumerate().filter(|(_, value)| **value >= 128).map(|(i, _)| (i % width, i / width));
+        let (Some(x0), Some(y0)) = (lit().map(|p| p.0).min(), lit().map(|p| p.1).min()) else {
+            return Err(SessionError::Mask("is black everywhere".into()));
+        };
+        let (x1, y1) = lit().fold((0, 0), |(x, y), p| (x.max(p.0), y.max(p.1)));
+        let box_px = [x0 as f32, y0 as f32, x1 as f32 + 1.0, y1 as f32 + 1.0];
+        let mask = (0..side * side)
+            .map(|i| {
+                let center = [(i % side) as f32 + 0.5, (i / side) as f32 + 0.5];
+                let [x, y] = image.map.image_from_input_point(center);
+                let inside = x >= 0.0 && y >= 0.0 && x < image.width as f32 && y < image.height as f32;
+                if inside { f32::from(values[y as usize * width + x as usize]) / 255.0 } else { 0.0 }
+            })
+            .collect();
+        Ok(Region { box_input: image.map.input_from_image(box_px), mask: Some(mask) })
+    }
+}
+
+/// Boxes at several sizes and shapes that cover a photo, with half overlaps: where
+/// [`Session::localize`] and a photo search look.
+pub fn candidate_boxes(width: f32, height: f32) -> Vec<BoxPx> {
+    const SHAPES: [(f32, f32); 9] = [
+        (1.0, 1.0), (0.75, 0.75), (0.5, 0.5), (0.33, 0.33), (0.75, 0.4), (0.4, 0.75), (0.5, 1.0), (1.0, 0.5),
+        (0.25, 0.5),
+    ];
+    let steps = |share: f32| ((1.0 - share) / (share * 0.5)).ceil() as usize;
+    let at = |step: usize, n: usize, share: f32| {
+        if n == 0 { (1.0 - share) / 2.0 } else { (1.0 - share) * step as f32 / n as f32 }
+    };
+    let mut boxes = Vec::new();
+    for (w, h) in SHAPES {
+        let (nx, ny) = (steps(w), steps(h));
+        for y in (0..=ny).map(|step| at(step, ny, h)) {
+            for x in (0..=nx).map(|step| at(step, nx, w)) {
+                boxes.push([x * width, y * height, (x + w) * width, (y + h) * height]);
+            }
+        }
+    }
+    boxes
+}
+
+fn argmax(values: &[f32]) -> usize {
+    values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i)
+}

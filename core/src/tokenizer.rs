@@ -1,0 +1,114 @@
+//! Text to token ids and back, by the model folder's `tokenizer.json`.
+
+use tokenizers::Tokenizer as HfTokenizer;
+
+use crate::config::MmGemConfig;
+
+/// The tokenizer of a model.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: HfTokenizer,
+    max_text_len: usize,
+}
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// Not a `tokenizer.json`.
+    #[error("tokenizer.json cannot be read: {0}\n  hint: a SentencePiece `tokenizer.model` has to be converted; Hugging Face's `tokenizers` does it")]
+    Malformed(String),
+    /// The tokenizer belongs to another model.
+    #[error("tokenizer.json has {found}, but the model wants {wanted}\n  hint: was it copied from another model?")]
+    OtherVocabulary {
+        /// What the tokenizer has.
+        found: String,
+        /// What config.json says.
+        wanted: String,
+    },
+    /// The text could not be encoded or decoded.
+    #[error("the tokenizer fails on {text:?}: {cause}")]
+    Text {
+        /// The text, or the ids.
+        text: String,
+        /// The library's words.
+        cause: String,
+    },
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json` and checks that it fits the model.
+    pub fn from_json(json: &[u8], config: &MmGemConfig) -> Result<Self, TokenizerError> {
+        let inner = HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Malformed(e.to_string()))?;
+        let (found, wanted) = (inner.get_vocab_size(true), config.llm.vocab_size);
+        // A model's table may be padded a little beyond the vocabulary, never the other way round.
+        if found > wanted || found < wanted / 2 {
+            return Err(TokenizerError::OtherVocabulary {
+                found: format!("{found} tokens"),
+                wanted: format!("{wanted} (llm.vocab_size)"),
+            });
+        }
+        if inner.id_to_token(config.eos_token_id).is_none() {
+            return Err(TokenizerError::OtherVocabulary {
+                found: format!("no token {}", config.eos_token_id),
+                wanted: "one that ends a caption (eos_token_id)".into(),
+            });
+        }
+        Ok(Self { inner, max_text_len: config.max_text_len })
+    }
+
+    /// Ids of a text without special tokens, cut so that one special token still fits.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|cause| failed(text, cause))?;
+        let ids = encoding.get_ids();
+        Ok(ids[..ids.len().min(self.max_text_len - 1)].to_vec())
+    }
+
+    /// Text of the ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        let text = self.inner.decode(ids, true).map_err(|cause| failed(&format!("{ids:?}"), cause))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// Most tokens of a text, its special token included.
+    pub fn max_text_len(&self) -> usize {
+        self.max_text_len
+    }
+}
+
+fn failed(text: &str, cause: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Text { text: text.to_owned(), cause: cause.to_string() }
+}
+
+/// Special tokens of a tokenizer made by [`train_bpe`]; their ids are 0, 1 and 2.
+pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
+
+/// Trains a byte-level BPE on lines of text and returns its `tokenizer.json`.
+///
+/// A model that starts from nothing needs no foreign tokenizer.
+#[cfg(feature = "train")]
+pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
+    use tokenizers::{
+        AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+        TokenizerImpl,
+        models::{TrainerWrapper, bpe::{BPE, BpeTrainer}},
+        pre_tokenizers::byte_level::ByteLevel,
+    };
+    type Parts = TokenizerImpl<ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+
+    let broken = |cause: tokenizers::Error| TokenizerError::Malformed(cause.to_string());
+    let mut tokenizer: Parts = TokenizerImpl::new(ModelWrapper::BPE(BPE::default()));
+    let byte_level = ByteLevel::new(false, true, true);
+    tokenizer
+        .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level)))
+        .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level)));
+    let mut trainer = TrainerWrapper::BpeTrainer(
+        BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .show_progress(false)
+            .special_tokens(SPECIAL_TOKENS.iter().map(|token| AddedToken::from(*token, true)).collect())
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build(),
+    );
+    tokenizer.train(&mut trainer, lines.iter().map(String::as_str)).map_err(broken)?;
+    tokenizer.to_string(true).map_err(broken)
+}

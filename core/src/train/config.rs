@@ -1,0 +1,309 @@
+//! A training run as a TOML file.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that decides what a run computes; saved beside the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Which recipe.
+    pub recipe: Recipe,
+    /// Folder of the run: checkpoints, `metrics.jsonl`, `loss.svg` and at the end `model/`.
+    pub out: PathBuf,
+    /// Seed of the fresh values, the order of the samples and their augmentation.
+    #[serde(default)]
+    pub seed: u64,
+    /// Which losses stage 1 adds up.
+    #[serde(default)]
+    pub objective: Objective,
+    /// Keep the language model's weights as they are; the tokens, h1–h3 and the encoder learn.
+    #[serde(default)]
+    pub freeze_llm: bool,
+    /// Where the weights come from.
+    pub model: ModelSource,
+    /// What is learned from.
+    pub data: DataConfig,
+    /// Steps and learning rates.
+    pub optim: OptimConfig,
+    /// Imitation of a teacher's feature maps; needs shards with `teacher.safetensors` members.
+    #[serde(default)]
+    pub distill: Option<DistillConfig>,
+    /// Checkpoints.
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    /// Evaluation in the loop.
+    #[serde(default)]
+    pub eval: Option<EvalConfig>,
+}
+
+/// The recipes of the paper, and one that stands in for pretrained towers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    /// The encoder imitates a teacher, the language model reads text: for those without pretrained towers.
+    Warmup,
+    /// Contrastive and caption loss on whole images; everything learns.
+    Stage1,
+    /// Captions of regions; h3 and `[CAP_i]` learn.
+    Stage2Caption,
+    /// Region and text find each other; h4 learns.
+    Stage2Retrieval,
+}
+
+/// Losses of stage 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// `L_Emb + L_Gen` (equation 4).
+    #[default]
+    Joint,
+    /// `L_Emb` alone.
+    ClipOnly,
+    /// `L_Gen` alone.
+    CapOnly,
+}
+
+/// Where a run's weights come from: `from` a folder, or `config` with `tokenizer_text` or `tokenizer`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSource {
+    /// A model folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PathBuf>,
+    /// A `config.json`; the values are drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
+    /// A `tokenizer.json` for a fresh model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// Text files (`.txt` or `.txt.gz`) on which a fresh model's tokenizer is trained.
+    #[serde(default)]
+    pub tokenizer_text: Vec<PathBuf>,
+}
+
+/// What is learned from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// WebDataset shards; `*` stands for any characters.
+    pub shards: Vec<String>,
+    /// Lines of text for the language model (`warmup`).
+    pub text: Vec<PathBuf>,
+    /// Area of a random crop over the photo's, as OpenCLIP augments; 1, 1 leaves it whole.
+    #[serde(default = "openclip_crop")]
+    pub crop_scale: [f32; 2],
+    /// Share of the stage 2 samples that are the whole photo instead of a region.
+    pub whole_image_share: f32,
+    /// Read at most this many samples of each shard.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_per_shard: Option<usize>,
+}
+
+fn openclip_crop() -> [f32; 2] {
+    [0.9, 1.0]
+}
+
+/// Steps and learning rates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimConfig {
+    /// Samples of a step.
+    pub batch_size: usize,
+    /// Steps of the run.
+    pub steps: usize,
+    /// Steps over which the learning rate rises from 0.
+    #[serde(default)]
+    pub warmup_steps: usize,
+    /// Learning rate of h1–h4, the tokens and the temperature.
+    pub lr_heads: f64,
+    /// Learning rate of the image encoder and the language model.
+    pub lr_towers: f64,
+    /// Share of the learning rate that is left at the last step of the cosine.
+    #[serde(default)]
+    pub lr_floor: f64,
+    /// LAMB's weight decay; norms, biases, tokens and the temperature have none.
+    #[serde(default = "paper_weight_decay")]
+    pub weight_decay: f32,
+    /// Largest norm of the whole gradient.
+    #[serde(default = "unit_norm")]
+    pub clip_norm: f64,
+    /// LAMB's second decay rate.
+    #[serde(default = "lamb_beta_2")]
+    pub beta_2: f32,
+    /// Steps in a row that may be skipped for a loss or gradient that is not finite.
+    #[serde(default = "ten")]
+    pub max_bad_steps: usize,
+}
+
+fn paper_weight_decay() -> f32 {
+    0.05
+}
+fn unit_norm() -> f64 {
+    1.0
+}
+fn lamb_beta_2() -> f32 {
+    0.98
+}
+fn ten() -> usize {
+    10
+}
+
+/// Imitation of a teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DistillConfig {
+    /// Weight of the mean cosine distance to the teacher's map.
+    pub weight: f32,
+    /// Patches per side of the teacher's map.
+    pub grid: usize,
+    /// Width of the teacher's map.
+    pub hidden_size: usize,
+}
+
+/// Checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Steps between two checkpoints.
+    pub every: usize,
+    /// Newest checkpoints that are kept.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 200, keep: 2 }
+    }
+}
+
+/// Evaluation in the loop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Shards of held-out photos.
+    pub shards: Vec<String>,
+    /// Steps between two evaluations.
+    pub every: usize,
+    /// Photos that are looked at.
+    #[serde(default = "hundred")]
+    pub limit: usize,
+}
+
+fn hundred() -> usize {
+    100
+}
+
+/// Why a run's TOML file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainConfigError {
+    /// Not TOML, or a key is missing, unknown or of another type.
+    #[error("{0}")]
+    Malformed(#[from] toml::de::Error),
+    /// An override that is not `key=value`.
+    #[error("--set {0:?} is not of the form key=value\n  hint: for example --set optim.steps=100")]
+    Override(String),
+    /// The values contradict each other.
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+impl TrainConfig {
+    /// Reads a TOML file; `overrides` are `key.inner=value` with TOML values.
+    pub fn from_toml(text: &str, overrides: &[String]) -> Result<Self, TrainConfigError> {
+        let mut root: toml::Table = toml::from_str(text)?;
+        for change in overrides {
+            set(&mut root, change)?;
+        }
+        let config: Self = toml::Value::Table(root).try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), TrainConfigError> {
+        let fail = |text: &str| Err(TrainConfigError::Inconsistent(text.into()));
+        let optim = &self.optim;
+        if self.model.from.is_some() == self.model.config.is_some() {
+            return fail("[model] wants either `from` (a model folder) or `config` (a fresh model), not both");
+        }
+        if self.model.config.is_some() && self.model.tokenizer.is_some() != self.model.tokenizer_text.is_empty() {
+            return fail("[model] a fresh model wants either `tokenizer` or `tokenizer_text`");
+        }
+        if optim.batch_size == 0 || optim.steps == 0 {
+            return fail("[optim] batch_size and steps must be at least 1");
+        }
+        if optim.batch_size < 2 && matches!(self.recipe, Recipe::Stage1 | Recipe::Stage2Retrieval) {
+            return fail("[optim] batch_size must be at least 2: a contrastive loss compares samples");
+        }
+        if !(optim.lr_heads.is_finite() && optim.lr_towers.is_finite() && optim.clip_norm > 0.0) {
+            return fail("[optim] the learning rates must be finite and clip_norm above 0");
+        }
+        if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {
+            return fail("recipe = \"warmup\" wants [distill], data.text or both");
+        }
+        if self.data.shards.is_empty() && !(self.recipe == Recipe::Warmup && self.distill.is_none()) {
+            return fail("[data] shards is empty");
+        }
+        let [low, high] = self.data.crop_scale;
+        if !(0.0 < low && low <= high && high <= 1.0) {
+            return fail("[data] crop_scale wants 0 < smallest <= largest <= 1");
+        }
+        if self.checkpoint.every == 0 || self.checkpoint.keep == 0 {
+            return fail("[checkpoint] every and keep must be at least 1");
+        }
+        if self.eval.as_ref().is_some_and(|eval| eval.every == 0) {
+            return fail("[eval] every must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+fn set(root: &mut toml::Table, change: &str) -> Result<(), TrainConfigError> {
+    let wrong = || TrainConfigError::Override(change.to_owned());
+    let (path, value) = change.split_once('=').ok_or_else(wrong)?;
+    // A bare word is a string, so that paths need no second pair of quotes.
+    let value = toml::from_str::<toml::Table>(&format!("x = {value}"))
+        .ok()
+        .and_then(|mut table| table.remove("x"))
+        .unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let mut keys: Vec<&str> = path.trim().split('.').collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(wrong)?;
+    let mut table = root;
+    for key in keys {
+        let inner = table.entry(key).or_insert_with(|| toml::Value::Table(Default::default()));
+        table = inner.as_table_mut().ok_or_else(wrong)?;
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: &str = r#"
+        recipe = "stage1"
+        out = "runs/a"
+        model = { from = "models/a" }
+        data = { shards = ["a.tar"] }
+        optim = { batch_size = 4, steps = 10, lr_heads = 1e-3, lr_towers = 1e-4 }
+    "#;
+
+    #[test]
+    fn an_override_changes_one_value() {
+        let set = ["optim.steps=20".to_owned(), "out=runs/b".to_owned()];
+        let config = TrainConfig::from_toml(RUN, &set).unwrap();
+        assert_eq!((config.optim.steps, config.out), (20, PathBuf::from("runs/b")));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error() {
+        assert!(TrainConfig::from_toml(RUN, &["optim.step=20".into()]).is_err());
+    }
+
+    #[test]
+    fn a_batch_of_one_cannot_be_contrasted() {
+        assert!(TrainConfig::from_toml(RUN, &["optim.batch_size=1".into()]).is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! Batches: which samples a step sees and what is done to them, as a pure function of seed and step.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use safetensors::SafeTensors;
+
+use super::config::{Recipe, TrainConfig};
+use crate::config::MmGemConfig;
+use crate::data::source::{Samples, SourceError, read_lines};
+use crate::data::webdataset::PhotoRecord;
+use crate::image::{self, BoxMap, PixelRect, Preprocessed};
+use crate::model::PoolAggregator;
+use crate::model::pool_aggregator::Region;
+use crate::tokenizer::Tokenizer;
+
+/// Tries at a crop in which a region still shows.
+const VISIBLE_SHARE: f32 = 0.5;
+
+/// One step's samples on the host.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Standardised pixels, `[n, 3, side, side]`.
+    pub pixels: Vec<f32>,
+    /// Token ids of each sample's text.
+    pub texts: Vec<Vec<u32>>,
+    /// Region of each sample (stage 2).
+    pub regions: Vec<(usize, Region)>,
+    /// The teacher's maps pooled at each sample's crop.
+    pub teacher: Option<TeacherBatch>,
+    /// Token ids of lines of text (`warmup`).
+    pub lines: Vec<Vec<u32>>,
+    /// What could not be used, and why.
+    pub skipped: Vec<String>,
+}
+
+/// A teacher's feature maps and how each is pooled at its sample's crop.
+#[derive(Debug, Default)]
+pub struct TeacherBatch {
+    /// `[n, bins, patches]`
+    pub pooling: Vec<f32>,
+    /// `[n, patches, hidden]`
+    pub maps: Vec<f32>,
+}
+
+/// Where batches come from.
+pub struct Batches {
+    samples: Samples,
+    lines: Vec<String>,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    model: MmGemConfig,
+    /// Order of the samples and of the lines, with the epoch it belongs to.
+    orders: [Option<(usize, Vec<u32>)>; 2],
+}
+
+/// One sample after decoding and augmentation.
+struct Prepared {
+    photo: Preprocessed,
+    text: Vec<u32>,
+    region: Option<Region>,
+    teacher: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+impl Batches {
+    /// Opens the run's data.
+    pub fn open(config: &TrainConfig, model: &MmGemConfig, tokenizer: &Tokenizer) -> Result<Self, SourceError> {
+        let mut lines = Vec::new();
+        for path in &config.data.text {
+            lines.extend(read_lines(path)?);
+        }
+        Ok(Self {
+            samples: Samples::open(&config.data.shards, config.data.limit_per_shard)?,
+            lines,
+            tokenizer: tokenizer.clone(),
+            config: config.clone(),
+            model: model.clone(),
+            orders: [None, None],
+        })
+    }
+
+    /// Photos of an epoch.
+    pub fn n_samples(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// What is said of shards that were cut short.
+    pub fn warnings(&self) -> Vec<String> {
+        self.samples.warnings().collect()
+    }
+
+    /// The batch of a step; a sample that cannot be used is left out and named.
+    pub fn batch(&mut self, step: usize) -> Batch {
+        let batch_size = self.config.optim.batch_size;
+        let positions = step * batch_size..(step + 1) * batch_size;
+        let mut batch = Batch::default();
+        if !self.samples.is_empty() {
+            let picks: Vec<(usize, usize)> = positions.clone().map(|at| (at, self.pick(0, at))).collect();
+            let prepared: Vec<Result<Prepared, String>> = picks
+                .par_iter()
+                .map(|(at, idx)| {
+                    let rng = ChaCha8Rng::seed_from_u64(self.config.seed.wrapping_add((*at as u64) << 20));
+                    self.prepare(*idx, rng).map_err(|why| format!("{}: {why}", self.samples.name(*idx)))
+                })
+                .collect();
+            prepared.into_iter().for_each(|sample| batch.push(sample));
+        }
+        if !self.lines.is_empty() {
+            let lines: Vec<usize> = positions.map(|at| self.pick(1, at)).collect();
+            for line in lines {
+                match self.tokenizer.encode(&self.lines[line]) {
+                    Ok(ids) => batch.lines.push(ids),
+                    Err(why) => batch.skipped.push(format!("line {line}: {why}")),
+                }
+            }
+        }
+        batch
+    }
+
+    /// Index of the sample (`kind` 0) or line (1) at a position of the endless, shuffled sequence: every
+    /// epoch has each once, in an order of its own.
+    fn pick(&mut self, kind: usize, position: usize) -> usize {
+        let n = if kind == 0 { self.samples.len() } else { self.lines.len() };
+        let epoch = position / n;
+        let order = match self.orders[kind].take() {
+            Some((of, order)) if of == epoch => order,
+            _ => {
+                let seed = self.config.seed ^ (epoch as u64 * 2 + kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let mut order: Vec<u32> = (0..n as u32).collect();
+                order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+                order
+            }
+        };
+        let idx = order[position % n] as usize;
+        self.orders[kind] = Some((epoch, order));
+        idx
+    }
+
+    fn prepare(&self, idx: usize, mut rng: ChaCha8Rng) -> Result<Prepared, String> {
+        let sample = self.samples.read(idx).map_err(|e| e.to_string())?;
+        let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
+        let bytes = sample.image().ok_or("there is no image among its parts")?;
+        let photo = image::decode(bytes, Default::default()).map_err(|e| e.to_string())?;
+        let (width, height) = photo.dimensions();
+
+        let [low, high] = self.config.data.crop_scale.map(f64::from);
+        let crop = if low >= 1.0 {
+            PixelRect::whole(width, height)
+        } else {
+            image::random_resized_crop_params(width, height, (low, high), (3.0 / 4.0, 4.0 / 3.0), &mut rng)
+        };
+        let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, false);
+        let teacher = match &self.config.distill {
+            Some(distill) => {
+                let bytes = sample.get("teacher.safetensors").ok_or("there is no teacher.safetensors among its parts")?;
+                let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
+                Some((self.teacher_pooling(crop, width, height), map))
+            }
+            None => None,
+        };
+        let stage_2 = matches!(self.config.recipe, Recipe::Stage2Caption | Recipe::Stage2Retrieval);
+        let (text, region) =
+            if stage_2 { self.region_text(&record, &pixels, &mut rng)? } else { (caption(&record, &mut rng)?, None) };
+        let text = self.tokenizer.encode(&text).map_err(|e| e.to_string())?;
+        Ok(Prepared { photo: pixels, text, region, teacher })
+    }
+
+    /// A region and one of its phrases, or the whole photo and a caption.
+    fn region_text(
+        &self,
+        record: &PhotoRecord,
+        photo: &Preprocessed,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(String, Option<Region>), String> {
+        let side = self.model.vision.image_size as f32;
+        let visible = |map: &BoxMap, box_px| {
+            let [x0, y0, x1, y1] = map.input_from_image(box_px);
+            let clipped = [x0.max(0.0), y0.max(0.0), x1.min(side), y1.min(side)];
+            let area = |[x0, y0, x1, y1]: [f32; 4]| (x1 - x0).max(0.0) * (y1 - y0).max(0.0);
+            let whole = area([x0, y0, x1, y1]);
+            (whole > 0.0 && area(clipped) >= VISIBLE_SHARE * whole).then_some(clipped)
+        };
+        let candidates: Vec<(&str, [f32; 4])> = record
+            .regions
+            .iter()
+            .filter(|region| region.n_boxes == 1 && !region.phrases.is_empty())
+            .filter_map(|region| {
+                let box_input = visible(&photo.map, region.box_px)?;
+                Some((region.phrases[rng.random_range(0..region.phrases.len())].as_str(), box_input))
+            })
+            .collect();
+        if candidates.is_empty() || rng.random::<f32>() < self.config.data.whole_image_share {
+            let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
+            return Ok((caption(record, rng)?, Some(whole)));
+        }
+        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
+        Ok((phrase.to_owned(), Some(Region { box_input, mask: None })))
+    }
+
+    /// How the teacher's map of the whole photo is pooled at the crop that the student sees.
+    fn teacher_pooling(&self, crop: PixelRect, width: u32, height: u32) -> Vec<f32> {
+        let grid = self.config.distill.as_ref().map_or(1, |distill| distill.grid);
+        // The map's own frame: one pixel a patch.
+        let pool = PoolAggregator { grid, image_size: grid, roi_output_size: grid, roi_sampling_ratio: 2 };
+        let (sx, sy) = (grid as f32 / width as f32, grid as f32 / height as f32);
+        let box_input = [
+            crop.x as f32 * sx,
+            crop.y as f32 * sy,
+            (crop.x + crop.width) as f32 * sx,
+            (crop.y + crop.height) as f32 * sy,
+        ];
+        pool.pooling_matrix(&Region { box_input, mask: None })
+    }
+}
+
+impl Batch {
+    /// Photos of the batch.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    fn push(&mut self, prepared: Result<Prepared, String>) {
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(why) => return self.skipped.push(why),
+        };
+        if let Some(region) = prepared.region {
+            self.regions.push((self.texts.len(), region));
+        }
+        if let Some((pooling, map)) = prepared.teacher {
+            let teacher = self.teacher.get_or_insert_default();
+            teacher.pooling.extend(pooling);
+            teacher.maps.extend(map);
+        }
+        self.pixels.extend(prepared.photo.pixels);
+        self.texts.push(prepared.text);
+    }
+
+    /// The photos on a device.
+    pub fn pixels(&self, config: &MmGemConfig, device: &Device) -> Tensor<4> {
+        let side = config.vision.image_size;
+        Tensor::from_data(TensorData::new(self.pixels.clone(), [self.len(), 3, side, side]), device)
+    }
+}
+
+/// One of the captions, or a sentence about the class.
+fn caption(record: &PhotoRecord, rng: &mut ChaCha8Rng) -> Result<String, String> {
+    const TEMPLATES: [&str; 4] = ["a photo of a {}.", "a picture of a {}.", "this is a {}.", "a {}."];
+    match (&record.class, record.captions.len()) {
+        (_, n) if n > 0 => Ok(record.captions[rng.random_range(0..n)].clone()),
+        (Some(class), _) => Ok(TEMPLATES[rng.random_range(0..TEMPLATES.len())].replace("{}", class)),
+        (None, _) => Ok("a photo.".to_owned()),
+    }
+}
+
+/// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale.
+fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("teacher.safetensors: {e}"))?;
+    let map = file.tensor("feature_map").map_err(|e| format!("teacher.safetensors: {e}"))?;
+    let wanted = [grid, grid, hidden_size];
+    if map.shape() != wanted || map.dtype() != safetensors::Dtype::U8 {
+        return Err(format!(
+            "the teacher's map is {:?} of {:?}, wanted {wanted:?} of U8 ([distill] grid and hidden_size)",
+            map.shape(),
+            map.dtype()
+        ));
+    }
+    Ok(map.data().iter().map(|value| f32::from(*value)).collect())
+}

@@ -1,0 +1,271 @@
+//! LAMB with the recipe's groups: which parameters learn, how fast, and which decay.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+
+use super::config::{OptimConfig, Recipe, TrainConfig};
+use crate::checkpoint::names::{checkpoint_name, module_path};
+
+/// The gradient of every parameter that learns, flat, by module path.
+pub type GradientMap = BTreeMap<String, Tensor<1>>;
+
+/// LAMB's moments by module path, and the two kinds of update.
+///
+/// Parameters that do not decay take no trust ratio either: the norm of a bias that starts at zero
+/// says nothing about how far it should move.
+pub struct LambGroups {
+    decayed: Lamb,
+    plain: Lamb,
+    state: BTreeMap<String, LambState<1>>,
+}
+
+/// Whether the recipe trains the parameter at this path.
+pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
+    match config.recipe {
+        Recipe::Warmup | Recipe::Stage1 => {
+            let unused = path == "h4.weight" || path == "h4.bias" || path == "cap_prompts" || path == "visual.proj";
+            !unused && !(config.freeze_llm && path.starts_with("llm."))
+        }
+        Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",
+        Recipe::Stage2Retrieval => path.starts_with("h4."),
+    }
+}
+
+/// Learning rate of the parameter at `path` in step `step` (from 0): a linear rise, then half a cosine.
+pub fn learning_rate(path: &str, step: usize, optim: &OptimConfig) -> f64 {
+    let is_tower = path.starts_with("visual.") || path.starts_with("llm.");
+    let peak = if is_tower { optim.lr_towers } else { optim.lr_heads };
+    peak * schedule(step, optim)
+}
+
+fn schedule(step: usize, optim: &OptimConfig) -> f64 {
+    if step < optim.warmup_steps {
+        return (step + 1) as f64 / optim.warmup_steps as f64;
+    }
+    let rest = optim.steps.saturating_sub(optim.warmup_steps).max(1);
+    let progress = (step - optim.warmup_steps) as f64 / rest as f64;
+    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
+    optim.lr_floor + (1.0 - optim.lr_floor) * cosine
+}
+
+fn decays(path: &str, rank: usize) -> bool {
+    rank >= 2 && path != "cap_prompts"
+}
+
+impl LambGroups {
+    /// An optimiser that has taken no step.
+    pub fn new(optim: &OptimConfig) -> Self {
+        let lamb = LambConfig::new().with_beta_2(optim.beta_2);
+        Self {
+            decayed: lamb.clone().with_weight_decay(optim.weight_decay).build(),
+            plain: lamb.with_use_trust_ratio(false).build(),
+            state: BTreeMap::new(),
+        }
+    }
+
+    /// One update of every parameter that has a gradient.
+    pub fn step<M: Module>(&mut self, module: M, mut gradients: GradientMap, step: usize, optim: &OptimConfig) -> M {
+        module.map(&mut Update { path: Vec::new(), groups: self, gradients: &mut gradients, step, optim })
+    }
+
+    /// Moments as named values, for a checkpoint.
+    pub fn to_tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let values = |moment: &Tensor<1>| -> Vec<f32> {
+            moment.clone().into_data().try_to_vec().expect("moments of f32 parameters are f32")
+        };
+        let mut tensors = Vec::with_capacity(3 * self.state.len());
+        for (path, state) in &self.state {
+            let name = checkpoint_name(path);
+            let [n] = state.moment_1.dims();
+            tensors.push((format!("moment_1.{name}"), vec![n], values(&state.moment_1)));
+            tensors.push((format!("moment_2.{name}"), vec![n], values(&state.moment_2)));
+            tensors.push((format!("time.{name}"), vec![1], vec![state.time as f32]));
+        }
+        tensors
+    }
+
+    /// Takes up the moments that a checkpoint has for the parameters of a module.
+    pub fn load<M: Module>(
+        &mut self,
+        module: &M,
+        values: impl Fn(&str) -> Option<Vec<f32>>,
+        device: &Device,
+    ) {
+        let mut paths = Paths::default();
+        module.visit(&mut paths);
+        for path in paths.found {
+            let name = checkpoint_name(&path);
+            let part = |kind: &str| values(&format!("{kind}.{name}"));
+            let (Some(first), Some(second), Some(time)) = (part("moment_1"), part("moment_2"), part("time")) else {
+                continue;
+            };
+            let tensor = |values: Vec<f32>| {
+                let n = values.len();
+                Tensor::<1>::from_data(TensorData::new(values, [n]), device)
+            };
+            let state =
+                LambState { time: time[0] as usize, moment_1: tensor(first), moment_2: tensor(second) };
+            self.state.insert(path, state);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Paths {
+    path: Vec<String>,
+    found: Vec<String>,
+}
+
+impl ModuleVisitor for Paths {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
+        self.found.push(module_path(&self.path));
+    }
+}
+
+struct Update<'a> {
+    path: Vec<String>,
+    groups: &'a mut LambGroups,
+    gradients: &'a mut GradientMap,
+    step: usize,
+    optim: &'a OptimConfig,
+}
+
+impl ModuleMapper for Update<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = module_path(&self.path);
+        let Some(gradient) = self.gradients.remove(&path) else { return param };
+        let lr = learning_rate(&path, self.step, self.optim);
+        let (id, tensor, mapper) = param.consume();
+        let shape = tensor.dims();
+        let flat = tensor.inner().reshape([shape.iter().product::<usize>()]);
+        let lamb = if decays(&path, D) { &self.groups.decayed } else { &self.groups.plain };
+        let (flat, state) = lamb.step(lr, flat, gradient, self.groups.state.remove(&path));
+        if let Some(state) = state {
+            self.groups.state.insert(path, state);
+        }
+        let tensor = Tensor::from_inner(flat.reshape(shape)).require_grad();
+        Param::from_mapped_value(id, tensor, mapper)
+    }
+}
+
+/// Takes the gradients of a module's parameters out of `gradients`.
+pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> GradientMap {
+    let mut collector = Collector { path: Vec::new(), gradients, found: BTreeMap::new() };
+    module.visit(&mut collector);
+    collector.found
+}
+
+struct Collector<'a> {
+    path: Vec<String>,
+    gradients: &'a mut Gradients,
+    found: GradientMap,
+}
+
+impl ModuleVisitor for Collector<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = param.val().grad_remove(self.gradients) {
+            let n = gradient.dims().iter().product::<usize>();
+            self.found.insert(module_path(&self.path), gradient.reshape([n]));
+        }
+    }
+}
+
+/// Norm of all gradients together; one read from the device.
+pub fn global_norm(gradients: &GradientMap) -> f64 {
+    if gradients.is_empty() {
+        return 0.0;
+    }
+    let squares: Vec<Tensor<1>> = gradients.values().map(|g| g.clone().square().sum()).collect();
+    let squares: Vec<f32> =
+        Tensor::cat(squares, 0).into_data().try_to_vec().expect("gradients of f32 parameters are f32");
+    squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
+}
+
+/// Scales all gradients.
+pub fn scale(gradients: GradientMap, factor: f64) -> GradientMap {
+    gradients.into_iter().map(|(path, gradient)| (path, gradient * factor)).collect()
+}
+
+/// Marks what the recipe trains; the rest takes no gradient and costs no graph.
+pub fn freeze<M: Module>(module: M, config: &TrainConfig) -> M {
+    module.map(&mut Freeze { path: Vec::new(), config })
+}
+
+struct Freeze<'a> {
+    path: Vec<String>,
+    config: &'a TrainConfig,
+}
+
+impl ModuleMapper for Freeze<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let trained = is_trained(&module_path(&self.path), self.config);
+        param.set_require_grad(trained)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn optim() -> OptimConfig {
+        toml::from_str("batch_size = 2\nsteps = 110\nwarmup_steps = 10\nlr_heads = 1.0\nlr_towers = 0.1").unwrap()
+    }
+
+    #[test]
+    fn the_rate_rises_and_falls_along_a_cosine() {
+        let at = |step| learning_rate("h1.weight", step, &optim());
+        assert!((at(0) - 0.1).abs() < 1e-12);
+        assert!((at(9) - 1.0).abs() < 1e-12);
+        assert!((at(10) - 1.0).abs() < 1e-12);
+        assert!((at(60) - 0.5).abs() < 1e-12);
+        assert!(at(109) < 0.001);
+    }
+
+    #[test]
+    fn towers_learn_at_their_own_rate() {
+        assert!((learning_rate("visual.conv1", 10, &optim()) - 0.1).abs() < 1e-12);
+        assert!((learning_rate("llm.norm.gamma", 10, &optim()) - 0.1).abs() < 1e-12);
+        assert!((learning_rate("emb_token", 10, &optim()) - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn only_matrices_decay() {
+        assert!(decays("h1.weight", 2) && decays("visual.conv1", 4));
+        assert!(!decays("h1.bias", 1) && !decays("cap_prompts", 2));
+    }
+}

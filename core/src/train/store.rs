@@ -1,0 +1,112 @@
+//! Checkpoints of a run: whole or not there at all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::LambGroups;
+use super::step::Trainee;
+use crate::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors};
+use crate::files::{FolderError, create_dir, read, sync_dir, write_atomic};
+
+/// What a run must know to go on, beside weights and moments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// Steps done; it is the data position too, because a batch follows from its step.
+    pub step: usize,
+    /// Samples that could not be used so far.
+    pub skipped_samples: usize,
+    /// Steps without an update so far, for a loss or gradient that was not finite.
+    pub bad_steps: usize,
+    /// Seconds of training so far.
+    pub seconds: f64,
+}
+
+/// Where a run's checkpoints lie.
+pub struct Store {
+    folder: PathBuf,
+    keep: usize,
+}
+
+impl Store {
+    /// Checkpoints below the run's folder; the newest `keep` are kept.
+    pub fn new(out: &Path, keep: usize) -> Self {
+        Self { folder: out.join("checkpoints"), keep }
+    }
+
+    /// Writes a checkpoint into a folder of a temporary name, then renames it.
+    pub fn save(&self, trainee: &Trainee, optimizer: &LambGroups, state: &RunState) -> Result<(), FolderError> {
+        create_dir(&self.folder)?;
+        let name = format!("step-{:08}", state.step);
+        let (temporary, whole) = (self.folder.join(format!("{name}.tmp")), self.folder.join(&name));
+        if whole.exists() {
+            return Ok(());
+        }
+        let _ = fs::remove_dir_all(&temporary);
+        create_dir(&temporary)?;
+        let written = (|| {
+            let weights = to_safetensors(&named_tensors(trainee), Dtype::F32, None);
+            write_atomic(&temporary.join("trainee.safetensors"), &weights)?;
+            let moments = to_safetensors(&optimizer.to_tensors(), Dtype::F32, None);
+            write_atomic(&temporary.join("optimizer.safetensors"), &moments)?;
+            let state = serde_json::to_vec_pretty(state).expect("a plain struct serialises");
+            write_atomic(&temporary.join("state.json"), &state)?;
+            let io = |cause| FolderError::Io { action: "finish the checkpoint", cause, path: whole.clone() };
+            fs::rename(&temporary, &whole).map_err(io)?;
+            sync_dir(Some(&self.folder)).map_err(io)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_dir_all(&temporary);
+        }
+        written?;
+        let steps = self.steps();
+        for step in &steps[..steps.len().saturating_sub(self.keep)] {
+            let _ = fs::remove_dir_all(self.path(*step));
+        }
+        Ok(())
+    }
+
+    /// Steps of the whole checkpoints, oldest first.
+    pub fn steps(&self) -> Vec<usize> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut steps: Vec<usize> = entries
+            .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+            .collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    /// Folder of the checkpoint at a step.
+    pub fn path(&self, step: usize) -> PathBuf {
+        self.folder.join(format!("step-{step:08}"))
+    }
+
+    /// Takes up a checkpoint.
+    pub fn load(
+        &self,
+        step: usize,
+        trainee: Trainee,
+        optimizer: &mut LambGroups,
+        device: &Device,
+    ) -> Result<(Trainee, RunState), FolderError> {
+        let folder = self.path(step);
+        let at = |cause: CheckpointError| FolderError::Checkpoint { cause, folder: folder.clone() };
+        let weights = read(&folder.join("trainee.safetensors"))?;
+        let shards = Shards::new(&[("trainee.safetensors", &weights)]).map_err(at)?;
+        let trainee = load(trainee, &shards).map_err(at)?;
+
+        let moments = read(&folder.join("optimizer.safetensors"))?;
+        let moments = Shards::new(&[("optimizer.safetensors", &moments)]).map_err(at)?;
+        optimizer.load(&trainee, |name| moments.values(name).and_then(Result::ok), device);
+
+        let state = read(&folder.join("state.json"))?;
+        let state = serde_json::from_slice(&state).map_err(|e| FolderError::NotAModel {
+            found: format!("state.json cannot be read ({e})"),
+            folder: folder.clone(),
+        })?;
+        Ok((trainee, state))
+    }
+}
