@@ -1,33 +1,26 @@
-//! The adapters as Burn counts them.
+//! The adapters, and how Burn is told to take one of them.
 
-use burn::tensor::wgpu::wgpu;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use burn::tensor::wgpu::{WgpuBackend, wgpu};
 use burn::tensor::{Device, DeviceKind};
 
 use crate::{AdapterReport, AdapterType, WgpuError, best_gpu};
 
-/// Interfaces in the order in which Burn tries them.
-const INTERFACES: &[wgpu::Backend] = if cfg!(target_os = "macos") {
-    &[wgpu::Backend::Metal]
-} else {
-    &[wgpu::Backend::Vulkan, wgpu::Backend::Dx12, wgpu::Backend::Gl]
-};
+/// Interfaces that are asked, best first. OpenGL is left out: what computes
+/// well has one of these, and only looking for it makes some drivers print.
+const INTERFACES: [(wgpu::Backend, WgpuBackend); 3] = [
+    (wgpu::Backend::Metal, WgpuBackend::Metal),
+    (wgpu::Backend::Vulkan, WgpuBackend::Vulkan),
+    (wgpu::Backend::Dx12, WgpuBackend::Dx12),
+];
 
-/// The adapters that this build can reach, in the order of their ordinals.
-///
-/// Burn opens devices on the first interface that has a real GPU, or else on the first that has
-/// anything, so only that interface's adapters are listed.
+/// The adapters that this build can reach, in the order of their ordinals; they are looked for once.
 pub fn adapters() -> Result<Vec<AdapterReport>, WgpuError> {
-    let mut first_software = Vec::new();
-    for interface in INTERFACES {
-        let found = adapters_of(*interface);
-        if found.iter().any(|adapter| adapter.adapter_type != AdapterType::Software) {
-            return Ok(found);
-        }
-        if first_software.is_empty() {
-            first_software = found;
-        }
-    }
-    Ok(first_software)
+    static ADAPTERS: OnceLock<Vec<AdapterReport>> = OnceLock::new();
+    let find = || INTERFACES.into_iter().flat_map(|(interface, _)| adapters_of(interface)).collect();
+    Ok(ADAPTERS.get_or_init(find).clone())
 }
 
 fn adapters_of(interface: wgpu::Backend) -> Vec<AdapterReport> {
@@ -75,29 +68,38 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
             n_adapters => WgpuError::NoSuchAdapter { ordinal, n_adapters },
         });
     };
-    let kind = kind_of(&adapters, ordinal)
+    // Burn opens each adapter once in a program's life.
+    static OPENED: OnceLock<Mutex<HashMap<usize, Device>>> = OnceLock::new();
+    let mut opened = OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.get(&ordinal) {
+        return Ok(device.clone());
+    }
+    let (interface, kind) = selector(&adapters, ordinal)
         .ok_or_else(|| WgpuError::NotSelectable { ordinal, name: adapter.name.clone() })?;
     // Asked here, because a tensor on a device that cannot be opened panics.
-    match Device::wgpu_options().device_kind(kind.clone()).init() {
-        Ok(device) => Ok(device),
-        Err(burn::tensor::wgpu::WgpuInitError::Registration { .. }) => Ok(Device::wgpu(kind)),
-        Err(error) => Err(WgpuError::Refused { name: adapter.name.clone(), cause: error.to_string() }),
-    }
+    let device = Device::wgpu_options()
+        .graphics_api(interface)
+        .device_kind(kind)
+        .init()
+        .map_err(|error| WgpuError::Refused { name: adapter.name.clone(), cause: error.to_string() })?;
+    opened.insert(ordinal, device.clone());
+    Ok(device)
 }
 
-/// Burn's selector of an adapter: its kind, and its place among those of its kind.
-fn kind_of(adapters: &[AdapterReport], ordinal: usize) -> Option<DeviceKind> {
-    let wanted = adapters[ordinal].adapter_type;
-    let place = adapters[..ordinal].iter().filter(|adapter| adapter.adapter_type == wanted).count();
-    match wanted {
-        AdapterType::DiscreteGpu => Some(DeviceKind::DiscreteGpu(place)),
-        AdapterType::IntegratedGpu => Some(DeviceKind::IntegratedGpu(place)),
-        AdapterType::VirtualGpu => Some(DeviceKind::VirtualGpu(place)),
-        AdapterType::Software if place == 0 => Some(DeviceKind::Cpu),
-        // What OpenGL calls a GPU; alone on its interface it is the default.
-        AdapterType::Unknown if adapters.len() == 1 => Some(DeviceKind::DefaultDevice),
-        AdapterType::Software | AdapterType::Unknown => None,
-    }
+/// Burn's selector of an adapter: its interface, its kind, and its place among those of both.
+fn selector(adapters: &[AdapterReport], ordinal: usize) -> Option<(WgpuBackend, DeviceKind)> {
+    let wanted = &adapters[ordinal];
+    let alike = |other: &&AdapterReport| other.backend == wanted.backend && other.adapter_type == wanted.adapter_type;
+    let place = adapters[..ordinal].iter().filter(alike).count();
+    let kind = match wanted.adapter_type {
+        AdapterType::DiscreteGpu => DeviceKind::DiscreteGpu(place),
+        AdapterType::IntegratedGpu => DeviceKind::IntegratedGpu(place),
+        AdapterType::VirtualGpu => DeviceKind::VirtualGpu(place),
+        AdapterType::Software if place == 0 => DeviceKind::Cpu,
+        AdapterType::Software | AdapterType::Unknown => return None,
+    };
+    let (_, interface) = INTERFACES.into_iter().find(|(interface, _)| interface.to_str() == wanted.backend)?;
+    Some((interface, kind))
 }
 
 #[cfg(test)]
@@ -114,19 +116,47 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_counted_on_its_own() {
-        let Ok(found) = adapters() else { return };
-        let Some(adapter) = found.first() else {
+    fn an_adapter_is_counted_among_those_of_its_interface_and_kind() {
+        use AdapterType::{DiscreteGpu, IntegratedGpu, Software};
+        let of = |(backend, adapter_type): (&str, AdapterType)| AdapterReport {
+            name: "a part".into(),
+            backend: backend.into(),
+            adapter_type,
+            driver: String::new(),
+            shader_f16: false,
+            subgroups: false,
+            max_buffer_size_bytes: 0,
+            max_storage_buffer_binding_size_bytes: 0,
+        };
+        let list = [
+            ("vulkan", DiscreteGpu),
+            ("vulkan", IntegratedGpu),
+            ("vulkan", Software),
+            ("vulkan", DiscreteGpu),
+            ("dx12", DiscreteGpu),
+            ("vulkan", Software),
+        ]
+        .map(of);
+        let selectors: Vec<_> = (0..list.len()).map(|ordinal| selector(&list, ordinal)).collect();
+        let vulkan = |kind| Some((WgpuBackend::Vulkan, kind));
+        let wanted = [
+            vulkan(DeviceKind::DiscreteGpu(0)),
+            vulkan(DeviceKind::IntegratedGpu(0)),
+            vulkan(DeviceKind::Cpu),
+            vulkan(DeviceKind::DiscreteGpu(1)),
+            Some((WgpuBackend::Dx12, DeviceKind::DiscreteGpu(0))),
+            None,
+        ];
+        assert_eq!(selectors, wanted);
+    }
+
+    #[test]
+    fn the_first_adapter_computes() {
+        let Ok(device) = device(None) else {
             eprintln!("SKIPPED: no adapter on this machine");
             return;
         };
-        let of = |adapter_type| AdapterReport { adapter_type, ..adapter.clone() };
-        let list =
-            [AdapterType::DiscreteGpu, AdapterType::IntegratedGpu, AdapterType::Software, AdapterType::DiscreteGpu]
-                .map(of);
-        let kinds: Vec<_> = (0..4).map(|ordinal| kind_of(&list, ordinal)).collect();
-        let wanted =
-            [DeviceKind::DiscreteGpu(0), DeviceKind::IntegratedGpu(0), DeviceKind::Cpu, DeviceKind::DiscreteGpu(1)];
-        assert_eq!(kinds, wanted.map(Some));
+        let sum = burn::tensor::Tensor::<1>::from_floats([1.0, 2.5], &device).sum();
+        assert_eq!(sum.into_scalar::<f32>(), 3.5);
     }
 }

@@ -1,4 +1,4 @@
-//! Opens a GPU through wgpu: Vulkan, Metal or DX12, OpenGL last.
+//! Opens a GPU through wgpu: Vulkan, Metal or DX12.
 //!
 //! Without the feature `wgpu` the same functions are there and say that it is not built in.
 
@@ -42,7 +42,7 @@ impl AdapterType {
 pub struct AdapterReport {
     /// Name of the part.
     pub name: String,
-    /// Graphics interface: `vulkan`, `metal`, `dx12`, `gl`.
+    /// Graphics interface: `vulkan`, `metal` or `dx12`.
     pub backend: String,
     /// Kind of part.
     pub adapter_type: AdapterType,
@@ -68,7 +68,7 @@ pub enum WgpuError {
     NotBuiltIn,
     /// No adapter at all.
     #[error(
-        "found no Vulkan, Metal, DX12 or OpenGL adapter; wanted one\n  hint: install the GPU's driver (on Linux its Vulkan part), or use --device cpu"
+        "found no Vulkan, Metal or DX12 adapter; wanted one\n  hint: install the GPU's driver (on Linux its Vulkan part), or use --device cpu"
     )]
     NoAdapter,
     /// The ordinal is past the last adapter.
@@ -79,7 +79,7 @@ pub enum WgpuError {
         /// Adapters there.
         n_adapters: usize,
     },
-    /// Burn selects adapters by kind, and has no word for this one.
+    /// Burn selects adapters by kind, and has no word for a second software one.
     #[error("adapter {ordinal} ({name}) is of a kind that cannot be selected\n  hint: use another of `mmgem devices`, or --device cpu")]
     NotSelectable {
         /// Its number.

@@ -14,6 +14,8 @@ pub mod image;
 pub mod init;
 pub mod loss;
 pub mod model;
+#[cfg(feature = "scenes")]
+pub mod scenes;
 pub mod session;
 pub mod tokenizer;
 #[cfg(feature = "train")]

@@ -44,7 +44,7 @@ pub struct TraceTensor {
     pub values: Values,
 }
 
-/// Gradients that the reference program writes.
+/// Gradients that the reference program writes, by their paths in the module tree.
 const TRACED_GRADIENTS: [&str; 8] = [
     "h1.weight",
     "h2.weight",
@@ -52,8 +52,8 @@ const TRACED_GRADIENTS: [&str; 8] = [
     "emb_token",
     "cap_token",
     "logit_scale",
-    "visual.conv1.weight",
-    "llm.model.layers.0.self_attn.q_proj.weight",
+    "visual.conv1",
+    "llm.layers.0.self_attn.q_proj.weight",
 ];
 
 /// Runs the forward stages on the model's device.
@@ -120,8 +120,9 @@ pub async fn trace_backward(
     let gradients = total.backward();
     let mut visitor = GradientVisitor { path: Vec::new(), gradients, found: Vec::new() };
     model.visit(&mut visitor);
-    for name in TRACED_GRADIENTS {
-        let found = visitor.found.iter().find(|tensor| tensor.name == format!("grad.{name}"));
+    for path in TRACED_GRADIENTS {
+        let name = format!("grad.{}", checkpoint_name(path));
+        let found = visitor.found.iter().find(|tensor| tensor.name == name);
         out.tensors.extend(found.cloned());
     }
     Ok(out.tensors)
@@ -263,10 +264,10 @@ impl ModuleVisitor for GradientVisitor {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let path = self.path.join(".");
-        let name = checkpoint_name(&path);
-        if !TRACED_GRADIENTS.contains(&name.as_str()) {
+        if !TRACED_GRADIENTS.contains(&path.as_str()) {
             return;
         }
+        let name = checkpoint_name(&path);
         let Some(gradient) = param.val().grad(&self.gradients) else { return };
         let gradient = if is_transposed(&path, D) { gradient.swap_dims(0, 1) } else { gradient };
         let shape = gradient.dims().to_vec();

@@ -1,21 +1,88 @@
-//! temporary
-use std::sync::atomic::{AtomicBool, Ordering};
-static STOP: AtomicBool = AtomicBool::new(false);
-fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let text = std::fs::read_to_string(&args[0])?;
-    let resume = args.iter().any(|a| a == "--resume");
-    let sets: Vec<String> = args[1..].iter().filter(|a| a.contains('=')).cloned().collect();
-    let config = mmgem_core::train::TrainConfig::from_toml(&text, &sets)?;
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
-    let device = burn::tensor::Device::flex();
-    let start = std::time::Instant::now();
-    let summary = mmgem_core::train::train(&config, &device, "dev", resume, &STOP, |p| match p {
-        mmgem_core::train::Progress::Step { step, steps, loss, samples_per_sec } => {
-            if step % 10 == 0 || step < 5 { eprintln!("{:7.1}s {step}/{steps} loss {loss:.4} {samples_per_sec:.1}/s", start.elapsed().as_secs_f64()) }
+//! The program `mmgem`: arguments and paths stop here; what is computed is in `mmgem-core`.
+
+mod args;
+mod boxes;
+mod cli;
+mod context;
+mod device;
+mod draw;
+mod library;
+mod model;
+mod photos;
+mod probe;
+mod terminal;
+
+use std::process::ExitCode;
+
+use anyhow::{Error, Result};
+use clap::Parser;
+
+use args::{Args, Command, WrongArguments};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.globals.quiet);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", report(&error));
+            ExitCode::from(if error.is::<WrongArguments>() { 2 } else { 1 })
         }
-        other => eprintln!("{other:?}"),
-    })?;
-    eprintln!("{summary:?}");
-    Ok(())
+    }
+}
+
+fn run(Args { globals, command }: Args) -> Result<()> {
+    match command {
+        Command::Caption(args) => cli::caption::run(&args, &globals.open()?),
+        Command::Devices => cli::devices::run(&globals),
+        Command::Embed(args) => cli::embed::run(&args, &globals.open()?),
+        Command::Export(args) => cli::export::run(&args, &globals),
+        Command::Import(args) => cli::import::run(&args, &globals),
+        Command::Index(args) => cli::index::run(&args, &globals.open()?),
+        Command::Info(args) => cli::info::run(&args, &globals),
+        Command::Localize(args) => cli::localize::run(&args, &globals.open()?),
+        Command::Scenes(args) => cli::scenes::run(&args, &globals),
+        Command::Score(args) => cli::score::run(&args, &globals),
+        Command::Search(args) => cli::search::run(&args, &globals),
+        Command::Trace(args) => cli::trace::run(&args, &globals),
+    }
+}
+
+/// `MMGEM_LOG=debug` shows more, in the syntax of `tracing`'s filters.
+fn start_log(quiet: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("MMGEM_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new(if quiet { "error" } else { "warn,mmgem=info,mmgem_core=info" })
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    let pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(pipe)
+}
+
+/// `error: ...`, then a line for each cause that says something new.
+fn report(error: &Error) -> String {
+    let mut text = format!("error: {error}\n");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(&format!("  caused by: {cause}\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_is_told_once() {
+        let error = anyhow::anyhow!("no such file").context("cannot read: no such file").context("no photo");
+        assert_eq!(report(&error), "error: no photo\n  caused by: cannot read: no such file\n");
+    }
 }

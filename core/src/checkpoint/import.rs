@@ -4,7 +4,7 @@ use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
 
-use super::names::{is_llama_buffer, is_openclip_text_tower, param_id};
+use super::names::{checkpoint_name, is_llama_buffer, is_openclip_text_tower, param_id, vision_block_of};
 use super::read::{CheckpointError, Shards, load_present};
 use crate::config::{CaptionOrder, HiddenAct, LlamaConfig, MmGemConfig, VisionTokens, VitConfig};
 use crate::image::ResizeMode;
@@ -108,10 +108,10 @@ fn vit_config(vision: &Shards, options: &ImportOptions) -> Result<VitConfig, Che
     if grid * grid != n_patches {
         return Err(CheckpointError::Import(format!("the encoder has {n_patches} patches, wanted a square")));
     }
-    let mlp_width = shape("visual.transformer.resblocks.0.mlp.c_fc.weight", 2)?[0];
+    let mlp_width = shape(&checkpoint_name("visual.blocks.0.mlp.c_fc.weight"), 2)?[0];
     let num_hidden_layers = vision
         .shapes()
-        .filter_map(|(name, _)| name.strip_prefix("visual.transformer.resblocks.")?.split('.').next()?.parse::<usize>().ok())
+        .filter_map(|(name, _)| vision_block_of(name))
         .max()
         .map_or(0, |last| last + 1);
     let num_attention_heads = match (options.vision_heads, hidden_size) {

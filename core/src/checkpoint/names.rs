@@ -43,6 +43,11 @@ pub fn stable_hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// Which block of the image encoder a tensor of a checkpoint belongs to.
+pub fn vision_block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("visual.transformer.resblocks.")?.split('.').next()?.parse().ok()
+}
+
 /// Tensors that MM-GEM leaves out of an OpenCLIP checkpoint: its text tower and temperature.
 pub fn is_openclip_text_tower(name: &str) -> bool {
     let roots = [

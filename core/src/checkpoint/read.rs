@@ -186,9 +186,10 @@ impl ModuleMapper for Loader<'_> {
         }
         match to_f32(&name, view) {
             Ok(values) => {
-                let tensor = Tensor::<D>::from_data(TensorData::new(values, wanted), &param.lazy_device());
-                let tensor = if transposed { tensor.swap_dims(0, 1) } else { tensor };
-                Param::initialized(param_id(&path), contiguous(tensor)).set_require_grad(true)
+                let values = if transposed { transpose(&values, wanted[1]) } else { values };
+                let data = TensorData::new(values, param.lazy_shape());
+                let tensor = Tensor::from_data(data, &param.lazy_device());
+                Param::initialized(param_id(&path), tensor).set_require_grad(true)
             }
             Err(error) => {
                 self.error.get_or_insert(error);
@@ -198,10 +199,10 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
-/// A copy in its own order, so that products need not gather a transposed weight each time.
-fn contiguous<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-    let device = tensor.device();
-    Tensor::from_data(tensor.into_data(), &device)
+/// The transposed matrix, made on the host: products then need not gather a transposed weight each
+/// time, and a browser, which cannot wait for its GPU, need not read it back.
+fn transpose(values: &[f32], n_columns: usize) -> Vec<f32> {
+    (0..n_columns).flat_map(|column| values.iter().skip(column).step_by(n_columns).copied()).collect()
 }
 
 fn to_f32(name: &str, view: &TensorView) -> Result<Vec<f32>, CheckpointError> {

@@ -1,11 +1,11 @@
-//! Sky, ground and what stands far behind: everything captions call the place.
+//! Ground and what stands far behind: everything captions call the place.
 
-use super::brush::{Brush, blob, curve, oval, ovals, poly, rect, rects};
+use super::brush::{Brush, blob, curve, ovals, poly, rect};
 use super::dice::Dice;
 use super::palette::Rgb;
 use super::plan::Plan;
-use super::rooms;
 use super::stage::{Place, Weather};
+use super::{rooms, sky, street};
 
 /// Size of the picture and height of the horizon, in pixels.
 #[derive(Clone, Copy)]
@@ -24,76 +24,16 @@ pub(super) fn draw(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
     if plan.place.is_indoor() {
         return rooms::draw(b, plan, page, dice);
     }
-    sky(b, plan.weather, page, dice);
+    sky::draw(b, plan.weather, page, dice);
     match plan.place {
         Place::Beach => beach(b, page, dice),
         Place::Park => park(b, page, dice),
         Place::Meadow => meadow(b, page, dice),
         Place::Mountains => mountains(b, page, dice),
-        Place::Street => street(b, plan.weather, page, dice),
+        Place::Street => street::draw(b, plan.weather, page, dice),
         Place::Desert => desert(b, page, dice),
         Place::Lake => lake(b, plan.weather, page, dice),
         _ => forest(b, page, dice),
-    }
-}
-
-fn sky(b: &mut Brush, weather: Weather, p: Page, dice: &mut Dice) {
-    let (above, below) = match weather {
-        Weather::Sunny => (Rgb(64, 146, 232), Rgb(190, 224, 246)),
-        Weather::Cloudy => (Rgb(146, 154, 164), Rgb(208, 212, 216)),
-        Weather::Sunset => (Rgb(150, 84, 150), Rgb(255, 190, 120)),
-        Weather::Night => (Rgb(14, 20, 64), Rgb(56, 66, 130)),
-        Weather::Rain => (Rgb(108, 120, 136), Rgb(178, 190, 204)),
-        Weather::Snow => (Rgb(178, 190, 208), Rgb(226, 232, 240)),
-    };
-    b.shade(&rect(0.0, 0.0, p.w, p.horizon + 4.0), above, below);
-    let x = p.w * dice.range(0.12, 0.88);
-    let y = p.horizon * dice.range(0.15, 0.3);
-    let r = p.w.min(p.h) * 0.055;
-    match weather {
-        Weather::Sunny => {
-            b.glow(x, y, r * 3.0, Rgb(255, 244, 190), 0.7);
-            b.fill_lit(&oval(x, y, r, r), Rgb(255, 240, 150));
-            clouds(b, p, Rgb(252, 252, 254), 2, dice);
-        }
-        Weather::Sunset => {
-            let y = p.horizon * 0.78;
-            b.glow(x, y, r * 5.0, Rgb(255, 150, 60), 0.75);
-            b.fill_lit(&oval(x, y, r * 1.3, r * 1.3), Rgb(255, 226, 120));
-            clouds(b, p, Rgb(236, 130, 130), 2, dice);
-        }
-        Weather::Night => {
-            let stars: Vec<_> = (0..46)
-                .map(|_| {
-                    let s = dice.range(0.5, 1.3);
-                    (dice.range(0.0, p.w), dice.range(0.0, p.horizon), s, s)
-                })
-                .collect();
-            b.fill_lit(&ovals(&stars), Rgb(250, 248, 226));
-            b.glow(x, y, r * 2.4, Rgb(220, 224, 250), 0.4);
-            b.fill_lit(&oval(x, y, r, r), Rgb(246, 242, 214));
-            b.fill_lit(
-                &oval(x + r * 0.3, y - r * 0.2, r * 0.22, r * 0.22),
-                Rgb(222, 218, 190),
-            );
-        }
-        Weather::Cloudy => clouds(b, p, Rgb(228, 230, 234), 6, dice),
-        Weather::Rain => clouds(b, p, Rgb(124, 132, 144), 6, dice),
-        Weather::Snow => clouds(b, p, Rgb(214, 220, 230), 4, dice),
-    }
-}
-
-fn clouds(b: &mut Brush, p: Page, rgb: Rgb, count: usize, dice: &mut Dice) {
-    for _ in 0..count {
-        let (x, y) = (dice.range(0.0, p.w), p.horizon * dice.range(0.06, 0.6));
-        let s = p.w * dice.range(0.04, 0.075);
-        let puffs = [
-            (x, y, s * 1.9, s * 0.5),
-            (x - s * 0.7, y - s * 0.3, s * 0.8, s * 0.55),
-            (x + s * 0.4, y - s * 0.5, s * 0.9, s * 0.7),
-            (x + s * 1.2, y - s * 0.15, s * 0.7, s * 0.45),
-        ];
-        b.shade(&ovals(&puffs), rgb, rgb.dark(0.1));
     }
 }
 
@@ -247,78 +187,6 @@ fn mountains(b: &mut Brush, p: Page, dice: &mut Dice) {
         Rgb(218, 228, 242),
     );
     tufts(b, p, p.horizon + 20.0, Rgb(206, 218, 236), 40, dice);
-}
-
-fn street(b: &mut Brush, weather: Weather, p: Page, dice: &mut Dice) {
-    let walls = [
-        Rgb(176, 108, 84),
-        Rgb(150, 156, 168),
-        Rgb(206, 186, 150),
-        Rgb(122, 136, 160),
-        Rgb(186, 150, 130),
-    ];
-    let mut x = -10.0;
-    while x < p.w {
-        let wide = p.w * dice.range(0.16, 0.26);
-        let top = p.horizon * dice.range(0.12, 0.5);
-        let wall = dice.pick(&walls);
-        b.shade(
-            &rect(x, top, x + wide - 2.0, p.horizon + 8.0),
-            wall.light(0.1),
-            wall.dark(0.1),
-        );
-        let (mut lit, mut unlit) = (Vec::new(), Vec::new());
-        let (dx, dy) = (wide / 4.2, p.h * 0.075);
-        let mut y = top + dy * 0.4;
-        while y + dy * 0.6 < p.horizon - 4.0 {
-            for column in 0..3 {
-                let left = x + dx * (0.6 + 1.1 * column as f32);
-                let pane = (left, y, left + dx * 0.65, y + dy * 0.58);
-                if dice.chance(0.5) {
-                    lit.push(pane)
-                } else {
-                    unlit.push(pane)
-                }
-            }
-            y += dy;
-        }
-        if !unlit.is_empty() {
-            b.fill(&rects(&unlit), Rgb(84, 104, 128));
-        }
-        if !lit.is_empty() {
-            let path = rects(&lit);
-            if weather == Weather::Night {
-                b.fill_lit(&path, Rgb(250, 212, 116))
-            } else {
-                b.fill(&path, Rgb(150, 186, 212))
-            }
-        }
-        x += wide;
-    }
-    let kerb = p.horizon + (p.h - p.horizon) * 0.26;
-    b.shade(
-        &rect(0.0, p.horizon, p.w, kerb),
-        Rgb(176, 174, 170),
-        Rgb(196, 194, 190),
-    );
-    b.fill(&rect(0.0, kerb, p.w, kerb + 4.0), Rgb(150, 148, 146));
-    b.shade(
-        &rect(0.0, kerb + 4.0, p.w, p.h),
-        Rgb(84, 86, 92),
-        Rgb(104, 106, 112),
-    );
-    let y = kerb + (p.h - kerb) * 0.45;
-    let dashes: Vec<_> = (0..5)
-        .map(|i| {
-            (
-                p.w * (0.03 + 0.21 * i as f32),
-                y,
-                p.w * (0.14 + 0.21 * i as f32),
-                y + 5.0,
-            )
-        })
-        .collect();
-    b.fill(&rects(&dashes), Rgb(236, 232, 214));
 }
 
 fn desert(b: &mut Brush, p: Page, dice: &mut Dice) {

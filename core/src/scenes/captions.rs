@@ -11,62 +11,60 @@ pub(super) fn captions(plan: &Plan, dice: &mut Dice) -> [String; 5] {
     let o = noun(plan, 1, true);
     let (progressive, participle, simple) = verb(plan);
     let [rel_a, rel_b] = relation(plan.link, dice.chance(0.5));
-    let (place_noun, places) = plan.place.words();
+    let (_, places) = plan.place.words();
+    let indoor = plan.place.is_indoor();
     let first = dice.below(3);
     let (place_a, place_b) = (places[first], places[(first + 1) % 3]);
-    let (time_a, time_b, adjective) = times(plan, dice.chance(0.5));
-    let also = plan
-        .extra
-        .map(|spot| format!("with {} {}", noun(plan, 2, true), spot_words(spot)));
-    let with = also.clone().unwrap_or_default();
-    let and = plan
-        .extra
-        .map(|_| format!("and {}", noun(plan, 2, true)))
-        .unwrap_or_default();
-    let comma = if and.is_empty() { " and" } else { "," };
-    let is = if plan.groups[0].count > 1 {
-        "are"
-    } else {
-        "is"
+    let (time_a, time_b) = times(plan, dice.chance(0.5));
+    let also = match plan.extra {
+        None => String::new(),
+        Some(spot) => format!("with {} {}", noun(plan, 2, true), spot_words(spot)),
     };
-    let there = if plan.groups[0].count > 1 {
-        "There are"
+    let and_also = if indoor {
+        also.replacen("with", "and", 1)
     } else {
-        "There is"
+        also.clone()
     };
-    let bare = if participle.is_empty() {
-        is.to_owned()
-    } else {
-        progressive
+    let many = plan.groups[0].count > 1;
+    let bare = match (participle, many) {
+        ("", true) => "are".to_owned(),
+        ("", false) => "is".to_owned(),
+        _ => progressive,
     };
-    let lead = if dice.chance(0.5) {
-        there.to_owned()
-    } else {
-        "The picture shows".to_owned()
+    let lead = match (dice.chance(0.5), many) {
+        (false, _) => "The picture shows",
+        (true, true) => "There are",
+        (true, false) => "There is",
     };
     [
         sentence(&[&s, &bare, rel_a, &o, place_a, &time_a]),
-        sentence(&[&s, participle, rel_b, &o, &with, place_b, &time_b]),
+        sentence(&[&s, participle, rel_b, &o, place_b, &time_b, &and_also]),
         sentence(&[place_b, &format!("{time_a},"), &brief, &simple, rel_a, &o]),
-        sentence(&[&lead, &s, participle, rel_b, &o, place_a, &with]),
-        sentence(&[
-            article(adjective),
-            adjective,
-            place_noun,
-            &walls(plan),
-            "with",
-            &format!("{brief}{comma}"),
-            &o,
-            &and,
-        ]),
+        sentence(&[lead, &s, participle, rel_b, &o, place_a, &also]),
+        inventory(plan),
     ]
+}
+
+/// The place and all that is there: "A sunny beach with a dog, a ball and two boats."
+fn inventory(plan: &Plan) -> String {
+    let (place, _) = plan.place.words();
+    let mut things = Vec::new();
+    let mut frame = ["", ""];
+    if plan.place.is_indoor() {
+        things.push(format!("{} walls", plan.wall.name));
+    } else {
+        frame = plan.weather.words().1;
+    }
+    things.extend((0..plan.groups.len()).map(|g| noun(plan, g, g > 0)));
+    let last = things.pop().expect("every plan has two groups");
+    let list = format!("{} and {last}", things.join(", "));
+    sentence(&["a", frame[0], place, frame[1], "with", &list])
 }
 
 /// Words to one sentence: capital first, one space between, full stop last.
 fn sentence(parts: &[&str]) -> String {
     let words: Vec<&str> = parts.iter().flat_map(|p| p.split_whitespace()).collect();
-    let text = words.join(" ").replace(" ,", ",");
-    let text = text.trim_end_matches(',');
+    let text = words.join(" ");
     let mut letters = text.chars();
     let head = letters.next().map(|c| c.to_ascii_uppercase());
     head.into_iter().chain(letters).chain(['.']).collect()
@@ -116,22 +114,25 @@ fn described(plan: &Plan, g: &Group, plural: bool, full: bool) -> String {
         };
     }
     let words = match g.kind {
+        Kind::Snowman => {
+            let scarf = format!("with {} {} scarf", article(g.colour.name), g.colour.name);
+            return joined(&[word, &scarf]);
+        }
         Kind::Vase => {
-            return sentence_part(&[
+            return joined(&[
                 g.size,
                 if plural { "vases of" } else { "vase of" },
                 g.colour.name,
                 "flowers",
             ]);
         }
-        Kind::Apples => return sentence_part(&["bowl of", g.colour.name, "apples"]),
-        Kind::Palm if plan.groups.len() > 1 => [g.size, "", word],
+        Kind::Apples => return joined(&["bowl of", g.colour.name, "apples"]),
         _ => [g.size, g.colour.name, word],
     };
-    sentence_part(&words)
+    joined(&words)
 }
 
-fn sentence_part(words: &[&str]) -> String {
+fn joined(words: &[&str]) -> String {
     words
         .iter()
         .filter(|w| !w.is_empty())
@@ -194,26 +195,19 @@ fn spot_words(spot: Spot) -> &'static str {
     }
 }
 
-fn walls(plan: &Plan) -> String {
-    if plan.place.is_indoor() {
-        format!("with {} walls and", plan.wall.name)
-    } else {
-        String::new()
-    }
-}
-
-/// Time and weather outdoors, the colour of the walls indoors; then an adjective.
-fn times(plan: &Plan, swap: bool) -> (String, String, &'static str) {
+/// Time and weather outdoors, the colour of the walls indoors, in two ways.
+fn times(plan: &Plan, swap: bool) -> (String, String) {
     if plan.place.is_indoor() {
         let walls = format!("with {} walls", plan.wall.name);
-        return (walls.clone(), walls, "");
+        return (walls.clone(), walls);
     }
-    let ([a, b], adjective) = plan.weather.words();
+    let ([a, b], _) = plan.weather.words();
     let (a, b) = if swap { (b, a) } else { (a, b) };
-    (a.to_owned(), b.to_owned(), adjective)
+    (a.to_owned(), b.to_owned())
 }
 
-/// Two to four ways to speak of one object; `x` is its middle in picture widths.
+/// Two to four ways to speak of one object; `x` is where it is among all that is
+/// shown, or among its like: 0 leftmost, 1 rightmost.
 pub(super) fn phrases(plan: &Plan, group: usize, x: f32) -> Vec<String> {
     let g = &plan.groups[group];
     let text = described(plan, g, false, true);
@@ -231,19 +225,14 @@ pub(super) fn phrases(plan: &Plan, group: usize, x: f32) -> Vec<String> {
     if group == 0 {
         let (_, participle, _) = verb(plan);
         let near = relation(plan.link, apart)[0];
-        all.push(sentence_part(&[
-            &one,
-            participle,
-            near,
-            &noun(plan, 1, false),
-        ]));
+        all.push(joined(&[&one, participle, near, &noun(plan, 1, false)]));
         if !participle.is_empty()
             && !matches!(
                 plan.link,
                 Link::Playing | Link::Flying | Link::Riding | Link::Holding
             )
         {
-            all.push(sentence_part(&[&one, participle]));
+            all.push(joined(&[&one, participle]));
         }
     } else if group == 1 {
         let subject = noun(plan, 0, false);

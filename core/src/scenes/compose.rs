@@ -166,8 +166,10 @@ fn relation(subject: &mut Group, object: &Group, small: bool, dice: &mut Dice) -
         object.kind,
         Kind::House | Kind::Tent | Kind::Bus | Kind::Truck | Kind::Sofa
     );
+    let outsized = object.kind.facts().width * object.kind.facts().height * object.scale
+        > 1.8 * subject.kind.facts().width * subject.kind.facts().height * subject.scale;
     let slim = subject.kind.facts().width * subject.kind.facts().height < 0.8;
-    if wide && slim && dice.chance(0.45) {
+    if wide && slim && outsized && dice.chance(0.45) {
         return Link::InFront;
     }
     let roof = matches!(object.kind, Kind::Tree | Kind::Parasol | Kind::Palm);
@@ -231,7 +233,7 @@ fn group(kind: Kind, dice: &mut Dice) -> Group {
             let tall = matches!(kind, Kind::Tree | Kind::Pine);
             (
                 if tall { "tall" } else { "big" },
-                if tall { 1.12 } else { 1.35 },
+                if tall { 1.12 } else { 1.25 },
             )
         }
         1 if kind.has_size() => ("small", 0.72),

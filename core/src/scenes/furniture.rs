@@ -125,7 +125,7 @@ pub(super) fn bookshelf(b: &mut Brush, look: &Look) {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let width = 0.03 + 0.028 * ((state >> 24) % 3) as f32;
             let tall = 0.13 + 0.018 * ((state >> 20) % 4) as f32;
-            if (state >> 16) % 9 != 0 {
+            if !(state >> 16).is_multiple_of(9) {
                 b.fill(
                     &rect(x, y, (x + width - 0.004).min(0.265), y + tall),
                     spines[(state >> 12) as usize % spines.len()],

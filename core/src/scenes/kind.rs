@@ -157,8 +157,8 @@ impl Kind {
             Picture => facts("picture", "pictures", 0.42, 1.3, STEELS),
             Window => facts("window", "windows", 0.6, 0.95, STEELS),
             Vase => facts("vase of flowers", "vases of flowers", 0.5, 0.62, FLOWERS),
-            Cup => facts("cup", "cups", 0.27, 1.2, BRIGHT),
-            Apples => facts("bowl of apples", "bowls of apples", 0.27, 1.7, APPLES),
+            Cup => facts("cup", "cups", 0.36, 1.2, BRIGHT),
+            Apples => facts("bowl of apples", "bowls of apples", 0.34, 1.7, APPLES),
             Guitar => facts("guitar", "guitars", 0.85, 0.4, GUITARS),
             Teddy => facts("teddy bear", "teddy bears", 0.46, 0.8, BEARS),
         }

@@ -1,5 +1,6 @@
 //! Puts the groups of a plan in place, in pixels.
 
+use super::aloft;
 use super::dice::Dice;
 use super::kind::{Kind, Pose};
 use super::look::Look;
@@ -36,28 +37,31 @@ pub(super) fn arrange(plan: &mut Plan, dice: &mut Dice) {
         columns.insert(at, side);
     }
     place_columns(plan, columns, flips, dice);
-    match plan.extra {
-        Some(spot @ (Spot::Sky | Spot::Wall | Spot::Far)) => place_free(plan, 2, spot, dice),
-        _ => true,
-    }
-    .then_some(())
-    .unwrap_or_else(|| {
+    if let Some(spot @ (Spot::Sky | Spot::Wall | Spot::Far)) = plan.extra
+        && !aloft::hang(plan, 2, spot, dice)
+    {
         plan.extra = None;
         plan.groups.truncate(2);
-    });
+    }
     if plan.link == Link::Flying {
-        place_kite(plan, dice);
+        aloft::fly_kite(plan, dice);
     }
 }
 
 /// Height of the group's kind in units.
-fn tall(plan: &Plan, group: usize) -> f32 {
+pub(super) fn tall(plan: &Plan, group: usize) -> f32 {
     let g = &plan.groups[group];
     g.kind.facts().height * g.scale
 }
 
-fn wide(plan: &Plan, group: usize) -> f32 {
-    tall(plan, group) * plan.groups[group].kind.facts().width
+pub(super) fn wide(plan: &Plan, group: usize) -> f32 {
+    let g = &plan.groups[group];
+    let spread = match g.pose {
+        Pose::Run | Pose::Jump if g.kind.is_person() => 1.45,
+        Pose::Run => 1.12,
+        _ => 1.0,
+    };
+    tall(plan, group) * g.kind.facts().width * spread
 }
 
 fn single(plan: &Plan, group: usize, dice: &mut Dice) -> Column {
@@ -198,122 +202,80 @@ fn perspective(plan: &Plan, y: f32) -> f32 {
 
 fn place_columns(plan: &mut Plan, columns: Vec<Column>, flips: [bool; 3], dice: &mut Dice) {
     let (width, height) = (plan.width as f32, plan.height as f32);
-    let total: f32 = columns.iter().map(|c| c.width).sum();
-    let roomy = if plan.place.is_indoor() { 0.6 } else { 0.64 };
-    let unit = (roomy * width.min(height)).min(0.9 * width / total);
+    let widths: Vec<f32> = columns
+        .iter()
+        .map(|c| c.width * perspective(plan, c.drafts[0].foot * height))
+        .collect();
+    let total: f32 = widths.iter().sum();
+    let roomy = if plan.place.is_indoor() { 0.6 } else { 0.66 };
+    let unit = (roomy * width.min(height))
+        .min(0.9 * width / total)
+        .min(headroom(plan, &columns));
     let free = width - total * unit;
     let gap = (free * 0.5).min(0.08 * width);
     let margin = free - gap * (columns.len() as f32 - 1.0);
     let mut left = margin * dice.range(0.3, 0.7);
-    for column in columns {
-        let middle = left + column.width * unit * 0.5;
+    for (column, wide) in columns.iter().zip(widths) {
+        let middle = left + wide * unit * 0.5;
         for draft in &column.drafts {
-            let foot = draft.foot * height;
-            let scale = unit * perspective(plan, foot);
-            let at = [middle + draft.dx * scale, foot - draft.lift * scale];
-            let size = tall(plan, draft.group) * scale;
-            let flip = match plan.link {
-                Link::Riding | Link::Holding | Link::Playing if draft.group < 2 => flips[0],
-                _ => flips[draft.group],
-            };
-            let mut item = item(plan, draft.group, at, size, flip, dice);
-            item.depth = foot + draft.nearer;
-            if item.look.pose == Pose::Jump {
-                item.at[1] -= size * 0.1;
-            }
-            if draft.lift < 0.28 || plan.groups[draft.group].kind == Kind::Balloon {
-                let across = plan.groups[draft.group].kind.facts().width;
-                item.shadow = Some((across * size * 0.5, foot));
-            }
-            if plan.groups[draft.group].kind.is_person() && plan.link == Link::On {
-                item.shadow = None;
-            }
+            let item = placed(plan, draft, middle, unit, flips, dice);
             plan.items.push(item);
         }
-        left += column.width * unit + gap;
+        left += wide * unit + gap;
     }
-    tie_balloons(plan);
+    aloft::tie(plan);
 }
 
-/// The hand of the first item of group 0, in pixels.
-fn hand(plan: &Plan) -> Option<[f32; 2]> {
-    let item = plan.items.iter().find(|i| i.group == 0)?;
-    let (x, y) = person::hand(item.look.kind, item.look.pose);
-    let x = if item.flip { -x } else { x };
-    Some([item.at[0] + x * item.size, item.at[1] - y * item.size])
+/// The largest unit at which nothing reaches out of the top of the picture.
+fn headroom(plan: &Plan, columns: &[Column]) -> f32 {
+    let drafts = columns.iter().flat_map(|c| &c.drafts);
+    drafts
+        .map(|draft| {
+            let foot = draft.foot * plan.height as f32;
+            let high = (draft.lift + tall(plan, draft.group) * 1.06) * perspective(plan, foot);
+            (foot - 5.0) / high
+        })
+        .fold(f32::INFINITY, f32::min)
 }
 
-fn tie_balloons(plan: &mut Plan) {
-    if plan.link != Link::Holding {
-        return;
+/// The object of `draft` in a column around `middle`, at `unit` pixels for a grown-up in front.
+fn placed(
+    plan: &Plan,
+    draft: &Draft,
+    middle: f32,
+    unit: f32,
+    flips: [bool; 3],
+    dice: &mut Dice,
+) -> Item {
+    let foot = draft.foot * plan.height as f32;
+    let scale = unit * perspective(plan, foot);
+    let at = [middle + draft.dx * scale, foot - draft.lift * scale];
+    let size = tall(plan, draft.group) * scale;
+    let flip = match plan.link {
+        Link::Riding | Link::Holding | Link::Playing if draft.group < 2 => flips[0],
+        _ => flips[draft.group],
+    };
+    let mut item = item(plan, draft.group, at, size, flip, dice);
+    item.depth = foot + draft.nearer;
+    if item.look.pose == Pose::Jump {
+        item.at[1] -= size * 0.1;
     }
-    let hand = hand(plan);
-    for item in plan
-        .items
-        .iter_mut()
-        .filter(|i| i.look.kind == Kind::Balloon)
-    {
-        item.tether = hand;
-        item.shadow = None;
+    let group = &plan.groups[draft.group];
+    let seated = group.kind.is_person() && plan.link == Link::On;
+    if (draft.lift < 0.28 || group.kind == Kind::Balloon) && !seated {
+        item.shadow = Some((group.kind.facts().width * size * 0.5, foot));
     }
-    for item in plan
-        .items
-        .iter_mut()
-        .filter(|i| i.look.kind == Kind::Umbrella)
-    {
-        item.shadow = None;
-    }
+    item
 }
 
-fn place_kite(plan: &mut Plan, dice: &mut Dice) {
-    let hand = hand(plan);
-    place_free(plan, 1, Spot::Sky, dice);
-    for item in plan.items.iter_mut().filter(|i| i.look.kind == Kind::Kite) {
-        item.tether = hand;
-    }
-}
-
-/// Looks for room in the sky, on the wall or at the horizon; false where there is none.
-fn place_free(plan: &mut Plan, group: usize, spot: Spot, dice: &mut Dice) -> bool {
-    let (width, height) = (plan.width as f32, plan.height as f32);
-    let indoor = plan.place.is_indoor();
-    let kite = plan.groups[group].kind == Kind::Kite;
-    for attempt in 0..24 {
-        let shrink = 1.0 - 0.015 * attempt as f32;
-        let unit = width.min(height) * shrink * if spot == Spot::Far { 0.34 } else { 0.56 };
-        let size = tall(plan, group) * unit;
-        let half = wide(plan, group) * unit * 0.5;
-        let count = plan.groups[group].count as f32;
-        let reach = half * (1.0 + 1.1 * (count - 1.0));
-        let x = dice.range(reach + 4.0, (width - reach - 4.0).max(reach + 5.0));
-        let foot = match spot {
-            Spot::Far => plan.horizon + dice.range(0.01, 0.05) * height,
-            _ if indoor => dice.range(size + 6.0, (plan.horizon * 0.72).max(size + 8.0)),
-            _ => dice.range(size + 6.0, (plan.horizon * 0.8).max(size + 8.0)),
-        };
-        let taken = [x - reach, foot - size, x + reach, foot];
-        let free = plan.items.iter().all(|other| apart(taken, other.extent()));
-        if !free && !(kite && attempt == 23) {
-            continue;
-        }
-        let flip = dice.chance(0.5);
-        for i in 0..plan.groups[group].count {
-            let offset = (i as f32 - (count - 1.0) * 0.5) * half * 2.2;
-            let at = [x + offset, foot - if i % 2 == 1 { size * 0.5 } else { 0.0 }];
-            let mut item = item(plan, group, at, size, flip, dice);
-            item.depth = -1.0;
-            plan.items.push(item);
-        }
-        return true;
-    }
-    false
-}
-
-fn apart(a: [f32; 4], b: [f32; 4]) -> bool {
-    a[2] < b[0] || b[2] < a[0] || a[3] < b[1] || b[3] < a[1]
-}
-
-fn item(plan: &Plan, group: usize, at: [f32; 2], size: f32, flip: bool, dice: &mut Dice) -> Item {
+pub(super) fn item(
+    plan: &Plan,
+    group: usize,
+    at: [f32; 2],
+    size: f32,
+    flip: bool,
+    dice: &mut Dice,
+) -> Item {
     let g = &plan.groups[group];
     let trousers = [BLUE, BLACK, GREY, BROWN];
     let trim = match g.kind {

@@ -3,7 +3,9 @@
 use super::brush::Brush;
 use super::kind::{Kind, Pose};
 use super::palette::Rgb;
-use super::{animals, buildings, furniture, household, outdoors, person, plants, vehicles};
+use super::{
+    animals, buildings, furniture, household, livestock, outdoors, person, plants, vehicles,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct Look {
@@ -33,9 +35,9 @@ pub(super) fn draw(b: &mut Brush, look: &Look) {
         Man | Woman | Boy | Girl => person::draw(b, look),
         Dog => animals::dog(b, look),
         Cat => animals::cat(b, look),
-        Horse => animals::horse(b, look),
-        Cow => animals::cow(b, look),
-        Sheep => animals::sheep(b, look),
+        Horse => livestock::horse(b, look),
+        Cow => livestock::cow(b, look),
+        Sheep => livestock::sheep(b, look),
         Duck => animals::duck(b, look),
         Birds => animals::bird(b, look),
         Car => vehicles::car(b, look),

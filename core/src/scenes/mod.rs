@@ -1,10 +1,11 @@
 //! Captioned scenes drawn from a seed: pictures of people, animals and things in twelve places,
 //! with five captions each and a box with phrases for every object.
 //!
-//! A scene is planned first ([`plan`]), then drawn ([`render`]) and described ([`captions`]) from
+//! A scene is planned first (`compose`), then drawn (`render`) and described (`captions`) from
 //! the same plan, so that what is said is what is shown. Nothing here reads a file or a clock, and
 //! the same seed gives the same bytes on every platform.
 
+mod aloft;
 mod animals;
 mod backdrop;
 mod brush;
@@ -16,6 +17,7 @@ mod furniture;
 mod household;
 mod kind;
 mod layout;
+mod livestock;
 mod look;
 mod outdoors;
 mod palette;
@@ -24,7 +26,9 @@ mod plan;
 mod plants;
 mod render;
 mod rooms;
+mod sky;
 mod stage;
+mod street;
 #[cfg(test)]
 mod tests;
 mod vehicles;
@@ -84,14 +88,24 @@ fn regions(plan: &Plan, bounds: &[Option<[f32; 4]>]) -> Vec<SceneRegion> {
         {
             continue;
         }
-        let middle = (x0 + x1) * 0.5 / plan.width as f32;
+        let across = match plan.groups[item.group].count {
+            1 => (x0 + x1) * 0.5 / plan.width as f32,
+            n => (rank(plan, i) as f32 + 0.5) / n as f32,
+        };
         regions.push(SceneRegion {
             box_px,
-            phrases: captions::phrases(plan, item.group, middle),
+            phrases: captions::phrases(plan, item.group, across),
             kind: item.look.kind.facts().noun,
         });
     }
     regions
+}
+
+/// How many of the same group are further left.
+fn rank(plan: &Plan, item: usize) -> usize {
+    let this = &plan.items[item];
+    let same = plan.items.iter().filter(|i| i.group == this.group);
+    same.filter(|i| i.at[0] < this.at[0]).count()
 }
 
 fn clipped([x0, y0, x1, y1]: [f32; 4], plan: &Plan) -> [f32; 4] {

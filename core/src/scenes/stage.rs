@@ -114,7 +114,7 @@ impl Place {
                 ],
             ),
             Place::Mountains => (
-                "snowy mountain landscape",
+                "landscape of snowy mountains",
                 [
                     "in the snow",
                     "in the snowy mountains",
@@ -284,21 +284,24 @@ impl Weather {
             Weather::Sunny => [1.0, 1.0, 0.98],
             Weather::Cloudy => [0.9, 0.92, 0.94],
             Weather::Sunset => [1.0, 0.86, 0.76],
-            Weather::Night => [0.56, 0.6, 0.78],
+            Weather::Night => [0.7, 0.7, 0.78],
             Weather::Rain => [0.78, 0.83, 0.9],
             Weather::Snow => [0.93, 0.96, 1.0],
         }
     }
 
-    /// Ways to say when or in what weather, then an adjective for the place.
-    pub(super) fn words(self) -> ([&'static str; 2], &'static str) {
+    /// Ways to say when or in what weather, then words before and after the noun of the place.
+    pub(super) fn words(self) -> ([&'static str; 2], [&'static str; 2]) {
         match self {
-            Weather::Sunny => (["on a sunny day", "under a clear blue sky"], "sunny"),
-            Weather::Cloudy => (["on a cloudy day", "under a grey sky"], "cloudy"),
-            Weather::Sunset => (["at sunset", "under an orange sky"], "sunset"),
-            Weather::Night => (["at night", "under the stars"], "dark"),
-            Weather::Rain => (["in the rain", "on a rainy day"], "rainy"),
-            Weather::Snow => (["while it is snowing", "on a snowy day"], "snowy"),
+            Weather::Sunny => (["on a sunny day", "under a clear blue sky"], ["sunny", ""]),
+            Weather::Cloudy => (["on a cloudy day", "under a grey sky"], ["cloudy", ""]),
+            Weather::Sunset => (["at sunset", "under an orange sky"], ["", "at sunset"]),
+            Weather::Night => (["at night", "under the stars"], ["", "at night"]),
+            Weather::Rain => (["in the rain", "on a rainy day"], ["rainy", ""]),
+            Weather::Snow => (
+                ["while it is snowing", "on a snowy day"],
+                ["", "while it is snowing"],
+            ),
         }
     }
 }

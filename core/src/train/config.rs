@@ -27,7 +27,7 @@ pub struct TrainConfig {
     pub data: DataConfig,
     /// Steps and learning rates.
     pub optim: OptimConfig,
-    /// Imitation of a teacher's feature maps; needs shards with `teacher.safetensors` members.
+    /// Imitation of a teacher's feature maps, on the samples that have a `teacher.safetensors` member.
     #[serde(default)]
     pub distill: Option<DistillConfig>,
     /// Checkpoints.
@@ -111,6 +111,10 @@ fn openclip_crop() -> [f32; 2] {
 pub struct OptimConfig {
     /// Samples of a step.
     pub batch_size: usize,
+    /// Parts into which a step's samples are split, each computed by a thread of its own: the same
+    /// gradient up to rounding. As many as cores on a CPU, 1 on a GPU.
+    #[serde(default = "one")]
+    pub workers: usize,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -137,6 +141,9 @@ pub struct OptimConfig {
     pub max_bad_steps: usize,
 }
 
+fn one() -> usize {
+    1
+}
 fn paper_weight_decay() -> f32 {
     0.05
 }
@@ -230,8 +237,8 @@ impl TrainConfig {
         if self.model.config.is_some() && self.model.tokenizer.is_some() != self.model.tokenizer_text.is_empty() {
             return fail("[model] a fresh model wants either `tokenizer` or `tokenizer_text`");
         }
-        if optim.batch_size == 0 || optim.steps == 0 {
-            return fail("[optim] batch_size and steps must be at least 1");
+        if optim.batch_size == 0 || optim.steps == 0 || optim.workers == 0 {
+            return fail("[optim] batch_size, steps and workers must be at least 1");
         }
         if optim.batch_size < 2 && matches!(self.recipe, Recipe::Stage1 | Recipe::Stage2Retrieval) {
             return fail("[optim] batch_size must be at least 2: a contrastive loss compares samples");

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use safetensors::SafeTensors;
 
-use super::config::{Recipe, TrainConfig};
+use super::config::{DistillConfig, Recipe, TrainConfig};
 use crate::config::MmGemConfig;
 use crate::data::source::{Samples, SourceError, read_lines};
 use crate::data::webdataset::PhotoRecord;
@@ -16,33 +16,49 @@ use crate::model::PoolAggregator;
 use crate::model::pool_aggregator::Region;
 use crate::tokenizer::Tokenizer;
 
-/// Tries at a crop in which a region still shows.
+/// Least share of a region's area that a crop must leave for its phrase to be used.
 const VISIBLE_SHARE: f32 = 0.5;
 
 /// One step's samples on the host.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Standardised pixels, `[n, 3, side, side]`.
-    pub pixels: Vec<f32>,
-    /// Token ids of each sample's text.
-    pub texts: Vec<Vec<u32>>,
-    /// Region of each sample (stage 2).
-    pub regions: Vec<(usize, Region)>,
-    /// The teacher's maps pooled at each sample's crop.
-    pub teacher: Option<TeacherBatch>,
+    /// The photos with their texts.
+    pub samples: Vec<Prepared>,
     /// Token ids of lines of text (`warmup`).
     pub lines: Vec<Vec<u32>>,
     /// What could not be used, and why.
     pub skipped: Vec<String>,
 }
 
-/// A teacher's feature maps and how each is pooled at its sample's crop.
-#[derive(Debug, Default)]
-pub struct TeacherBatch {
-    /// `[n, bins, patches]`
-    pub pooling: Vec<f32>,
-    /// `[n, patches, hidden]`
-    pub maps: Vec<f32>,
+/// A part of a batch, which one worker computes.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPart<'a> {
+    /// The photos with their texts.
+    pub samples: &'a [Prepared],
+    /// Token ids of lines of text.
+    pub lines: &'a [Vec<u32>],
+}
+
+/// One sample after decoding and augmentation.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The model's input.
+    photo: Preprocessed,
+    /// Token ids of the text.
+    pub text: Vec<u32>,
+    /// The region that the text names (stage 2).
+    pub region: Option<Region>,
+    /// The teacher's map and how it is pooled at the crop.
+    teacher: Option<TeacherMap>,
+}
+
+/// A teacher's feature map of a whole photo.
+#[derive(Debug)]
+struct TeacherMap {
+    /// `[bins, patches]`
+    pooling: Vec<f32>,
+    /// `[patches, hidden]`, up to a scale.
+    map: Vec<u8>,
 }
 
 /// Where batches come from.
@@ -54,14 +70,6 @@ pub struct Batches {
     model: MmGemConfig,
     /// Order of the samples and of the lines, with the epoch it belongs to.
     orders: [Option<(usize, Vec<u32>)>; 2],
-}
-
-/// One sample after decoding and augmentation.
-struct Prepared {
-    photo: Preprocessed,
-    text: Vec<u32>,
-    region: Option<Region>,
-    teacher: Option<(Vec<f32>, Vec<f32>)>,
 }
 
 impl Batches {
@@ -105,7 +113,12 @@ impl Batches {
                     self.prepare(*idx, rng).map_err(|why| format!("{}: {why}", self.samples.name(*idx)))
                 })
                 .collect();
-            prepared.into_iter().for_each(|sample| batch.push(sample));
+            for sample in prepared {
+                match sample {
+                    Ok(sample) => batch.samples.push(sample),
+                    Err(why) => batch.skipped.push(why),
+                }
+            }
         }
         if !self.lines.is_empty() {
             let lines: Vec<usize> = positions.map(|at| self.pick(1, at)).collect();
@@ -152,13 +165,12 @@ impl Batches {
             image::random_resized_crop_params(width, height, (low, high), (3.0 / 4.0, 4.0 / 3.0), &mut rng)
         };
         let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, false);
-        let teacher = match &self.config.distill {
-            Some(distill) => {
-                let bytes = sample.get("teacher.safetensors").ok_or("there is no teacher.safetensors among its parts")?;
+        let teacher = match (&self.config.distill, sample.get("teacher.safetensors")) {
+            (Some(distill), Some(bytes)) => {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
-                Some((self.teacher_pooling(crop, width, height), map))
+                Some(TeacherMap { pooling: self.teacher_pooling(crop, width, height), map })
             }
-            None => None,
+            _ => None,
         };
         let stage_2 = matches!(self.config.recipe, Recipe::Stage2Caption | Recipe::Stage2Retrieval);
         let (text, region) =
@@ -216,32 +228,54 @@ impl Batches {
 }
 
 impl Batch {
-    /// Photos of the batch.
-    pub fn len(&self) -> usize {
-        self.texts.len()
+    /// At most `n` parts of nearly equal size, in order; none is empty.
+    pub fn split(&self, n: usize) -> Vec<BatchPart<'_>> {
+        let size = self.samples.len().max(self.lines.len());
+        let n = n.clamp(1, size.max(1));
+        let cut = |len: usize, part: usize| len * part / n;
+        (0..n)
+            .map(|part| BatchPart {
+                samples: &self.samples[cut(self.samples.len(), part)..cut(self.samples.len(), part + 1)],
+                lines: &self.lines[cut(self.lines.len(), part)..cut(self.lines.len(), part + 1)],
+            })
+            .filter(|part| !part.samples.is_empty() || !part.lines.is_empty())
+            .collect()
     }
+}
 
-    fn push(&mut self, prepared: Result<Prepared, String>) {
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(why) => return self.skipped.push(why),
-        };
-        if let Some(region) = prepared.region {
-            self.regions.push((self.texts.len(), region));
-        }
-        if let Some((pooling, map)) = prepared.teacher {
-            let teacher = self.teacher.get_or_insert_default();
-            teacher.pooling.extend(pooling);
-            teacher.maps.extend(map);
-        }
-        self.pixels.extend(prepared.photo.pixels);
-        self.texts.push(prepared.text);
-    }
-
-    /// The photos on a device.
+impl BatchPart<'_> {
+    /// The photos on a device, `[n, 3, side, side]`.
     pub fn pixels(&self, config: &MmGemConfig, device: &Device) -> Tensor<4> {
         let side = config.vision.image_size;
-        Tensor::from_data(TensorData::new(self.pixels.clone(), [self.len(), 3, side, side]), device)
+        let pixels = self.samples.iter().flat_map(|sample| sample.photo.pixels.iter().copied()).collect();
+        Tensor::from_data(TensorData::new::<f32, _>(pixels, [self.samples.len(), 3, side, side]), device)
+    }
+
+    /// Token ids of the photos' texts.
+    pub fn texts(&self) -> Vec<Vec<u32>> {
+        self.samples.iter().map(|sample| sample.text.clone()).collect()
+    }
+
+    /// The regions that the texts name, each with the index of its photo.
+    pub fn regions(&self) -> Vec<(usize, Region)> {
+        let regions = self.samples.iter().enumerate();
+        regions.filter_map(|(photo, sample)| Some((photo, sample.region.clone()?))).collect()
+    }
+
+    /// Which photos have a teacher's map.
+    pub fn with_teacher(&self) -> Vec<usize> {
+        (0..self.samples.len()).filter(|photo| self.samples[*photo].teacher.is_some()).collect()
+    }
+
+    /// The maps of those photos, pooled at what the model sees, `[n, bins, hidden]`, up to a scale.
+    pub fn teacher_maps(&self, distill: &DistillConfig, device: &Device) -> Tensor<3> {
+        let teachers: Vec<&TeacherMap> = self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
+        let (n, n_bins) = (teachers.len(), distill.grid * distill.grid);
+        let pooling: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.pooling.iter().copied()).collect();
+        let maps: Vec<f32> =
+            teachers.iter().flat_map(|teacher| teacher.map.iter().map(|v| f32::from(*v))).collect();
+        let pooling = Tensor::<3>::from_data(TensorData::new(pooling, [n, n_bins, n_bins]), device);
+        pooling.matmul(Tensor::from_data(TensorData::new(maps, [n, n_bins, distill.hidden_size]), device))
     }
 }
 
@@ -256,7 +290,7 @@ fn caption(record: &PhotoRecord, rng: &mut ChaCha8Rng) -> Result<String, String>
 }
 
 /// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale.
-fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>, String> {
+fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<u8>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("teacher.safetensors: {e}"))?;
     let map = file.tensor("feature_map").map_err(|e| format!("teacher.safetensors: {e}"))?;
     let wanted = [grid, grid, hidden_size];
@@ -267,5 +301,5 @@ fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>
             map.dtype()
         ));
     }
-    Ok(map.data().iter().map(|value| f32::from(*value)).collect())
+    Ok(map.data().to_vec())
 }

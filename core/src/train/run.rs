@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 
 use super::config::{ModelSource, Recipe, TrainConfig};
 use super::data::{Batch, Batches};
-use super::optimizer::{LambGroups, collect_gradients, freeze, global_norm, learning_rate, scale};
+use super::optimizer::{LambGroups, freeze, global_norm, learning_rate, scale};
 use super::plot::loss_plot;
-use super::step::Trainee;
+use super::step::{StepGradient, Trainee, gradient};
 use super::store::{RunState, Store};
 use crate::checkpoint::Dtype;
 use crate::config::{ConfigError, MmGemConfig};
@@ -58,7 +58,7 @@ pub enum TrainError {
         folder: PathBuf,
     },
     /// The run that is to go on had another config.
-    #[error("the run was started with another config: {0}\n  hint: only `steps`, [checkpoint] and [eval] may change; choose another `out` for a new run")]
+    #[error("the run was started with another config: {0}\n  hint: only `steps`, `workers`, [checkpoint] and [eval] may change; choose another `out` for a new run")]
     OtherConfig(String),
     /// Too many steps in a row had no finite loss.
     #[error("{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps; the newest checkpoint is from before")]
@@ -173,7 +173,7 @@ pub fn train(
             state.step += 1;
             let seconds = started.elapsed().as_secs_f64();
             state.seconds += seconds;
-            let samples_per_sec = batch.len().max(batch.lines.len()) as f64 / seconds;
+            let samples_per_sec = batch.samples.len().max(batch.lines.len()) as f64 / seconds;
             record["samples_per_sec"] = json!(samples_per_sec);
             record["data_wait_share"] = json!(waited / seconds);
             record["skipped_samples"] = json!(state.skipped_samples);
@@ -235,31 +235,22 @@ fn step(
     config: &TrainConfig,
     device: &Device,
 ) -> Result<(Trainee, Done), TrainError> {
-    let losses = trainee.losses(batch, sizes, config, device);
-    let Some(total) = losses.total() else {
+    let Some(StepGradient { losses, total: loss, gradients }) = gradient(&trainee, batch, sizes, config, device)
+    else {
         let why = batch.skipped.first().cloned().unwrap_or_else(|| "there is no data".into());
         return Err(TrainError::EmptyBatch { step, why });
     };
-    let mut record = json!({ "step": step + 1 });
-    let values: Vec<f32> = Tensor::cat(
-        losses.parts.iter().map(|(_, loss, _)| loss.clone().inner()).chain([total.clone().inner()]).collect(),
-        0,
-    )
-    .into_data()
-    .try_to_vec()
-    .expect("losses are f32");
-    for ((name, _, _), value) in losses.parts.iter().zip(&values) {
-        record[*name] = json!(value);
-    }
-    let loss = f64::from(values[losses.parts.len()]);
-    record["loss"] = json!(loss);
-    record["lr_heads"] = json!(learning_rate("h1.weight", step, &config.optim));
-    record["lr_towers"] = json!(learning_rate("llm.", step, &config.optim));
-
-    let mut gradients = total.backward();
-    let gradients = collect_gradients(&trainee, &mut gradients);
     let norm = global_norm(&gradients);
-    record["grad_norm"] = json!(norm);
+    let mut record = json!({
+        "step": step + 1,
+        "loss": loss,
+        "grad_norm": norm,
+        "lr_heads": learning_rate("h1.weight", step, &config.optim),
+        "lr_towers": learning_rate("llm.", step, &config.optim),
+    });
+    for (name, value) in losses {
+        record[name] = json!(value);
+    }
     if !(loss.is_finite() && norm.is_finite()) {
         return Ok((trainee, Done { record, loss: f64::NAN, updated: false }));
     }
@@ -361,6 +352,7 @@ fn check_same_run(config: &TrainConfig) -> Result<(), TrainError> {
         table.remove("eval");
         if let Some(optim) = table.get_mut("optim").and_then(toml::Value::as_table_mut) {
             optim.remove("steps");
+            optim.remove("workers");
         }
         value
     };

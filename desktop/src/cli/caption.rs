@@ -1,0 +1,127 @@
+//! `mmgem caption`: what is on photos, or in regions of them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use mmgem_core::generate::Decoding;
+use mmgem_core::session::{Caption, EncodedImage, Part};
+use serde_json::{Value, json};
+
+use crate::args::WrongArguments;
+use crate::boxes::BoxArg;
+use crate::context::Context;
+use crate::photos::{for_each_encoded, read_photo};
+use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mmgem caption photo.jpg\n  \
+    mmgem caption photo.jpg --box 40,60,200,220 --box 0,0,90,90\n  \
+    mmgem caption photo.jpg --mask region.png --beam 4\n  \
+    mmgem caption *.jpg --json > captions.json")]
+pub struct CaptionArgs {
+    /// Photos
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// Describe this region of every photo instead of the whole: pixels as a person sees them
+    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
+    boxes: Vec<BoxArg>,
+    /// Describe what is white in this picture, which is as large as the photo
+    #[arg(long, value_name = "PNG")]
+    mask: Option<PathBuf>,
+    /// Beginnings kept while searching; 1 takes the most probable word each time
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    beam: u16,
+    /// Most tokens of a caption
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    max_tokens: u16,
+}
+
+/// A part of a photo, and how it is named in results.
+struct NamedPart {
+    part: Part,
+    label: String,
+    json: Value,
+}
+
+pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
+    if args.mask.is_some() && args.images.len() > 1 {
+        return Err(WrongArguments("--mask goes with one photo; caption the others without it".into()).into());
+    }
+    let decoding = checked_decoding(args, context)?;
+    let parts = parts(args)?;
+    let mut captions = Vec::new();
+    for_each_encoded(context, &args.images, |path, encoded| {
+        for part in &parts {
+            let caption = caption(context, path, encoded, part, decoding)?;
+            if context.json {
+                captions.push(entry(path, part, &caption));
+            } else {
+                print(format!("{}\t{}\t{}", path.display(), part.label, one_line(&caption.text)))?;
+            }
+        }
+        Ok(())
+    })?;
+    if context.json { print_json(&Value::Array(captions)) } else { Ok(()) }
+}
+
+/// The prefix and the caption must fit the language model's positions.
+fn checked_decoding(args: &CaptionArgs, context: &Context) -> Result<Decoding> {
+    let config = context.session.config();
+    let prefix = config.grid().pow(2).max(config.roi_output_size.pow(2)) + config.num_caption_prompts;
+    let room = config.llm.max_position_embeddings.saturating_sub(prefix);
+    let (max_tokens, beam) = (usize::from(args.max_tokens), usize::from(args.beam));
+    if max_tokens > room {
+        let message = format!("--max-tokens is {max_tokens}; the model has room for {room}");
+        return Err(WrongArguments(message).into());
+    }
+    Ok(Decoding { max_tokens, beam })
+}
+
+/// The whole photo, unless regions are given.
+fn parts(args: &CaptionArgs) -> Result<Vec<NamedPart>> {
+    let mut parts: Vec<NamedPart> = args
+        .boxes
+        .iter()
+        .map(|BoxArg(box_px)| NamedPart {
+            part: Part::Box(*box_px),
+            label: box_text(Some(*box_px)),
+            json: json_box(Some(*box_px)),
+        })
+        .collect();
+    if let Some(path) = &args.mask {
+        let part = read_mask(path).context("the mask cannot be used")?;
+        parts.push(NamedPart { part, label: format!("mask {}", path.display()), json: json!(path) });
+    }
+    if parts.is_empty() {
+        parts.push(NamedPart { part: Part::Whole, label: box_text(None), json: Value::Null });
+    }
+    Ok(parts)
+}
+
+fn caption(
+    context: &Context,
+    path: &Path,
+    encoded: &EncodedImage,
+    part: &NamedPart,
+    decoding: Decoding,
+) -> Result<Caption> {
+    pollster::block_on(context.session.caption(encoded, &part.part, decoding))
+        .with_context(|| format!("cannot caption\n  file: {}", path.display()))
+}
+
+fn entry(path: &Path, part: &NamedPart, caption: &Caption) -> Value {
+    let mut entry = json!({ "path": path, "box": Value::Null });
+    let key = if matches!(part.part, Part::Mask { .. }) { "mask" } else { "box" };
+    entry[key] = part.json.clone();
+    entry["caption"] = caption.text.as_str().into();
+    entry["log_prob"] = json_f32(caption.log_prob);
+    entry
+}
+
+fn read_mask(path: &Path) -> Result<Part> {
+    let mask = read_photo(path)?;
+    let values = mask.pixels().map(|pixel| pixel.0.into_iter().max().expect("three channels")).collect();
+    Ok(Part::Mask { width: mask.width(), height: mask.height(), values })
+}

@@ -1,0 +1,134 @@
+//! `mmgem embed`: photos, regions and texts as unit vectors of one space.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{ArgGroup, Args};
+use mmgem_core::checkpoint::{Dtype, to_safetensors};
+use mmgem_core::files::write_atomic;
+use mmgem_core::image::BoxPx;
+use serde_json::{Value, json};
+
+use crate::boxes::BoxArg;
+use crate::context::Context;
+use crate::library::whole_embed;
+use crate::photos::for_each_encoded;
+use crate::terminal::{box_text, json_box, json_floats, note, print, print_json};
+
+#[derive(Debug, Args)]
+#[command(
+    group(ArgGroup::new("input").required(true).multiple(true).args(["images", "texts"])),
+    after_help = "Examples:\n  \
+        mmgem embed photo.jpg --text \"a dog\" --json\n  \
+        mmgem embed *.jpg --box 40,60,200,220 --out vectors.safetensors\n\n\
+        Without --json and --out a line is: kind, name, numbers; parted by tabs."
+)]
+pub struct EmbedArgs {
+    /// Photos
+    #[arg(value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// A text; can be given many times
+    #[arg(long = "text", value_name = "T")]
+    texts: Vec<String>,
+    /// A region of every photo, in pixels as a person sees them; can be given many times
+    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "images", allow_hyphen_values = true)]
+    boxes: Vec<BoxArg>,
+    /// Write image_embed, text_embed and region_embed here, with their names in the header
+    #[arg(long, value_name = "F.safetensors")]
+    out: Option<PathBuf>,
+}
+
+/// Unit vectors and what they are of.
+#[derive(Default)]
+struct Embeds {
+    images: Vec<(PathBuf, Vec<f32>)>,
+    texts: Vec<(String, Vec<f32>)>,
+    regions: Vec<(PathBuf, BoxPx, Vec<f32>)>,
+}
+
+pub fn run(args: &EmbedArgs, context: &Context) -> Result<()> {
+    let embeds = embed(args, context)?;
+    if let Some(out) = &args.out {
+        write_atomic(out, &embeds.to_safetensors()?)?;
+        note(context.quiet, format!("wrote {}", out.display()));
+    }
+    if context.json {
+        return print_json(&embeds.to_json());
+    }
+    if args.out.is_none() { embeds.print() } else { Ok(()) }
+}
+
+fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
+    let mut embeds = Embeds::default();
+    for text in &args.texts {
+        embeds.texts.push((text.clone(), pollster::block_on(context.session.embed_text(text))?));
+    }
+    let boxes: Vec<BoxPx> = args.boxes.iter().map(|BoxArg(box_px)| *box_px).collect();
+    if args.images.is_empty() {
+        return Ok(embeds);
+    }
+    for_each_encoded(context, &args.images, |path, encoded| {
+        embeds.images.push((path.into(), whole_embed(context, encoded)?));
+        if boxes.is_empty() {
+            return Ok(());
+        }
+        let regions = pollster::block_on(context.session.embed_boxes(encoded, &boxes))
+            .with_context(|| format!("cannot embed a region\n  file: {}", path.display()))?;
+        let regions = boxes.iter().zip(regions.chunks(context.session.config().embed_dim));
+        embeds.regions.extend(regions.map(|(box_px, embed)| (path.into(), *box_px, embed.to_vec())));
+        Ok(())
+    })?;
+    Ok(embeds)
+}
+
+impl Embeds {
+    fn to_json(&self) -> Value {
+        let images = self.images.iter().map(|(path, embed)| json!({ "path": path, "embed": json_floats(embed) }));
+        let texts = self.texts.iter().map(|(text, embed)| json!({ "text": text, "embed": json_floats(embed) }));
+        let regions = self.regions.iter().map(|(path, box_px, embed)| {
+            json!({ "path": path, "box": json_box(Some(*box_px)), "embed": json_floats(embed) })
+        });
+        json!({
+            "images": images.collect::<Value>(),
+            "texts": texts.collect::<Value>(),
+            "regions": regions.collect::<Value>(),
+        })
+    }
+
+    fn print(&self) -> Result<()> {
+        let numbers = |embed: &[f32]| embed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        for (path, embed) in &self.images {
+            print(format!("image\t{}\t{}", path.display(), numbers(embed)))?;
+        }
+        for (text, embed) in &self.texts {
+            print(format!("text\t{}\t{}", text.escape_debug(), numbers(embed)))?;
+        }
+        for (path, box_px, embed) in &self.regions {
+            print(format!("region\t{} {}\t{}", path.display(), box_text(Some(*box_px)), numbers(embed)))?;
+        }
+        Ok(())
+    }
+
+    fn to_safetensors(&self) -> Result<Vec<u8>> {
+        let stack = |name: &str, rows: Vec<&Vec<f32>>| {
+            let shape = vec![rows.len(), rows.first().map_or(0, |row| row.len())];
+            (name.to_owned(), shape, rows.into_iter().flatten().copied().collect())
+        };
+        let tensors = [
+            stack("image_embed", self.images.iter().map(|(_, embed)| embed).collect()),
+            stack("text_embed", self.texts.iter().map(|(_, embed)| embed).collect()),
+            stack("region_embed", self.regions.iter().map(|(_, _, embed)| embed).collect()),
+        ];
+        let tensors: Vec<_> = tensors.into_iter().filter(|(_, shape, _): &(_, Vec<usize>, _)| shape[0] > 0).collect();
+        let images: Vec<_> = self.images.iter().map(|(path, _)| path).collect();
+        let texts: Vec<_> = self.texts.iter().map(|(text, _)| text).collect();
+        let regions: Vec<_> = self.regions.iter().map(|(path, box_px, _)| json!({ "path": path, "box": box_px })).collect();
+        let metadata = HashMap::from([
+            ("images".to_owned(), serde_json::to_string(&images)?),
+            ("texts".to_owned(), serde_json::to_string(&texts)?),
+            ("regions".to_owned(), serde_json::to_string(&regions)?),
+        ]);
+        Ok(to_safetensors(&tensors, Dtype::F32, Some(metadata)))
+    }
+}

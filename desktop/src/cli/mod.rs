@@ -1,0 +1,14 @@
+//! The commands, one file each: arguments to plain values, a call into the core, results printed.
+
+pub mod caption;
+pub mod devices;
+pub mod embed;
+pub mod export;
+pub mod import;
+pub mod index;
+pub mod info;
+pub mod localize;
+pub mod scenes;
+pub mod score;
+pub mod search;
+pub mod trace;

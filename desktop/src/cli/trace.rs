@@ -1,0 +1,168 @@
+//! `mmgem trace`: every stage of the graph, under the names and shapes of the reference program.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use mmgem_core::files::{self, write_atomic};
+use mmgem_core::image::preprocess;
+use mmgem_core::trace::{Difference, TraceInput, TraceTensor, Values, compare, trace_backward, trace_forward};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::{Value, json};
+
+use crate::args::Globals;
+use crate::boxes::BoxArg;
+use crate::model::ModelFiles;
+use crate::photos::read_photo;
+use crate::terminal::{note, print, print_json};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mmgem trace --model tiny --image a.jpg --image b.jpg --text \"a dog\" --text \"a car\" --out ours.safetensors\n  \
+    mmgem trace --model tiny --image a.jpg --text \"a dog\" --box 4,4,90,80 --out ours.safetensors --compare golden.safetensors\n\n\
+    The arguments are those of `mmgem_reference.py run`. Where every image has a text, image i goes with\n\
+    text i, and losses and gradients are traced too.")]
+pub struct TraceArgs {
+    /// A photo; can be given many times
+    #[arg(long = "image", value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+    /// A text; can be given many times
+    #[arg(long = "text", value_name = "T", required = true)]
+    texts: Vec<String>,
+    /// A region of the first photo, not clipped; can be given many times
+    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
+    boxes: Vec<BoxArg>,
+    /// Tokens of each greedy caption
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    steps: usize,
+    /// Safetensors file to write
+    #[arg(long, value_name = "F")]
+    out: PathBuf,
+    /// What the reference program wrote for the same inputs
+    #[arg(long, value_name = "GOLDEN")]
+    compare: Option<PathBuf>,
+    /// Largest difference that passes, relative to a stage's largest value
+    #[arg(long, value_name = "T", default_value_t = 1e-4)]
+    tolerance: f64,
+}
+
+pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
+    let model_files = ModelFiles::read(globals.model.as_deref())?;
+    let input = trace_input(args, &model_files)?;
+    let config = model_files.config()?;
+    let golden = args.compare.as_deref().map(read_trace).transpose()?;
+    let device = globals.open_device()?.device;
+
+    let mut trace = pollster::block_on(trace_forward(&model_files.load(&device)?, &config, &input))?;
+    if input.pixels.len() == input.texts.len() {
+        let model = model_files.load(&device.clone().autodiff())?;
+        trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
+    }
+    write_atomic(&args.out, &to_bytes(&trace)?)?;
+    note(globals.quiet, format!("wrote {} tensors to {}", trace.len(), args.out.display()));
+
+    match golden {
+        Some(mut wanted) => {
+            // In the order of the graph, so that the first stage that differs comes first.
+            wanted.sort_by_key(|wanted| trace.iter().position(|tensor| tensor.name == wanted.name));
+            report(&compare(&trace, &wanted), args.tolerance, globals)
+        }
+        None if globals.json => {
+            print_json(&trace.iter().map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape })).collect())
+        }
+        None => trace.iter().try_for_each(|tensor| print(format!("{:<50} {:?}", tensor.name, tensor.shape))),
+    }
+}
+
+fn trace_input(args: &TraceArgs, model_files: &ModelFiles) -> Result<TraceInput> {
+    let (config, tokenizer) = (model_files.config()?, model_files.tokenizer()?);
+    let (mut pixels, mut maps) = (Vec::new(), Vec::new());
+    for path in &args.images {
+        let input = preprocess(&read_photo(path)?, &config.preprocess());
+        pixels.push(input.pixels);
+        maps.push(input.map);
+    }
+    let texts = args.texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<_, _>>()?;
+    let boxes_input = args.boxes.iter().map(|BoxArg(box_px)| maps[0].input_from_image(*box_px)).collect();
+    Ok(TraceInput { pixels, texts, boxes_input, steps: args.steps })
+}
+
+/// Prints the differences; one past the tolerance is an error.
+fn report(differences: &[Difference], tolerance: f64, globals: &Globals) -> Result<()> {
+    // NaN must not pass.
+    let passes = |difference: &&Difference| difference.relative <= tolerance;
+    if globals.json {
+        let stages: Value = differences
+            .iter()
+            .map(|d| json!({ "name": d.name, "relative": finite(d.relative), "problem": d.problem, "passes": passes(&d) }))
+            .collect();
+        print_json(&json!({ "tolerance": tolerance, "stages": stages }))?;
+    } else {
+        for difference in differences {
+            let verdict = if passes(&difference) { "" } else { "  <-- past the tolerance" };
+            let problem = difference.problem.as_deref().unwrap_or_default();
+            print(format!("{:<50} {:>10.3e} {problem}{verdict}", difference.name, difference.relative))?;
+        }
+    }
+    let n_failed = differences.iter().filter(|difference| !passes(difference)).count();
+    ensure!(!differences.is_empty(), "the reference holds no tensors");
+    ensure!(n_failed == 0, "{n_failed} of {} stages differ by more than {tolerance:e}", differences.len());
+    Ok(())
+}
+
+/// JSON has no infinity.
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+fn to_bytes(trace: &[TraceTensor]) -> Result<Vec<u8>> {
+    let encode = |values: &Values| -> (Dtype, Vec<u8>) {
+        match values {
+            Values::Floats(values) => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Values::Ints(values) => (Dtype::I64, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        }
+    };
+    let encoded: Vec<(Dtype, Vec<u8>)> = trace.iter().map(|tensor| encode(&tensor.values)).collect();
+    let views = trace.iter().zip(&encoded).map(|(tensor, (dtype, bytes))| {
+        Ok((tensor.name.as_str(), TensorView::new(*dtype, tensor.shape.clone(), bytes)?))
+    });
+    Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None)?)
+}
+
+fn read_trace(path: &Path) -> Result<Vec<TraceTensor>> {
+    from_bytes(&files::read(path)?).with_context(|| format!("the reference cannot be used\n  file: {}", path.display()))
+}
+
+fn from_bytes(bytes: &[u8]) -> Result<Vec<TraceTensor>> {
+    let read = |(name, view): (String, TensorView)| {
+        let bytes = view.data();
+        let values = match view.dtype() {
+            Dtype::F32 => {
+                let value = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
+                Values::Floats(bytes.chunks_exact(4).map(value).collect())
+            }
+            Dtype::I64 => {
+                let value = |b: &[u8]| i64::from_le_bytes(b.try_into().expect("eight bytes"));
+                Values::Ints(bytes.chunks_exact(8).map(value).collect())
+            }
+            other => bail!("{name} holds {other:?}, wanted f32 or i64"),
+        };
+        Ok(TraceTensor { shape: view.shape().to_vec(), values, name })
+    };
+    SafeTensors::deserialize(bytes)?.tensors().into_iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_read_back_as_it_was_written() {
+        let tensor = |name: &str, shape: &[usize], values| TraceTensor { name: name.into(), shape: shape.into(), values };
+        let trace =
+            vec![tensor("a", &[1, 2], Values::Floats(vec![1.5, -2.0])), tensor("b", &[1], Values::Ints(vec![7]))];
+        let mut back = from_bytes(&to_bytes(&trace).expect("writable")).expect("readable");
+        back.sort_by(|a, b| a.name.cmp(&b.name));
+        assert_eq!(back, trace);
+    }
+}

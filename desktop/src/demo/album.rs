@@ -1,0 +1,170 @@
+//! Where the pictures of the tour come from, and the vectors by which they are found.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use mmgem_core::image::{Rgb, preprocess};
+use mmgem_core::scenes::{Scene, scene};
+use mmgem_core::session::{EncodedImage, Part};
+use pollster::block_on;
+use rayon::prelude::*;
+
+use crate::context::Context;
+use crate::photos::{find_photos, for_each_encoded, read_photo};
+use crate::terminal::progress_bar;
+
+/// Scenes for the tour come from collections far from those that training draws.
+const HELD_OUT_SEED: u64 = 7_000_003;
+/// Scenes that go through the image encoder at once.
+const BATCH: usize = 8;
+
+/// A picture and, if it was drawn, what is on it.
+#[derive(Debug)]
+pub(super) enum Source {
+    File(PathBuf),
+    Scene(usize, Scene),
+}
+
+/// Pictures that could be read, with their vectors.
+#[derive(Debug, Default)]
+pub(super) struct Album {
+    pub sources: Vec<Source>,
+    /// Unit vectors of the pictures, one after the other.
+    embeds: Vec<f32>,
+    /// When each was done, from the start on.
+    done: Vec<Duration>,
+    /// Files that could not be read.
+    pub passed_over: Vec<PathBuf>,
+}
+
+impl Source {
+    /// The file's name, or which of the scenes it is.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::Scene(idx, _) => format!("scene {}", idx + 1),
+        }
+    }
+
+    /// Where the picture is, as far as it is anywhere.
+    pub fn path(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Scene(..) => self.name(),
+        }
+    }
+
+    /// What was drawn, where that is known.
+    pub fn scene(&self) -> Option<&Scene> {
+        match self {
+            Self::File(_) => None,
+            Self::Scene(_, scene) => Some(scene),
+        }
+    }
+
+    pub fn pixels(&self) -> Result<Rgb> {
+        match self {
+            Self::File(path) => read_photo(path),
+            Self::Scene(_, scene) => Ok(Rgb::from_raw(scene.width, scene.height, scene.rgb.clone())
+                .expect("a scene has three bytes for each pixel")),
+        }
+    }
+}
+
+impl Album {
+    /// Draws scenes that no training has seen, and encodes them.
+    pub fn drawn(seed: u64, n: usize, context: &Context) -> Result<Self> {
+        let draw = |idx| Source::Scene(idx, scene(HELD_OUT_SEED.wrapping_add(seed), idx as u64));
+        let scenes: Vec<Source> = (0..n).into_par_iter().map(draw).collect();
+        let config = context.session.config().preprocess();
+        let bar = progress_bar(n, "drawings", context.quiet);
+        let mut album = Self::default();
+        let start = Instant::now();
+        let mut scenes = scenes.into_iter().peekable();
+        while scenes.peek().is_some() {
+            let batch: Vec<Source> = scenes.by_ref().take(BATCH).collect();
+            let inputs: Result<Vec<_>> =
+                batch.par_iter().map(|source| Ok(preprocess(&source.pixels()?, &config))).collect();
+            for (source, image) in batch.into_iter().zip(&context.session.encode_batch(&inputs?)) {
+                album.add(source, image, start, context)?;
+                bar.inc(1);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(album)
+    }
+
+    /// Reads and encodes the photos in a folder and below it.
+    pub fn of_folder(folder: &Path, context: &Context) -> Result<Self> {
+        let cure = "there is nothing to show\n  hint: give a folder with photos; `mmgem demo` alone draws its own pictures";
+        let paths = find_photos(&[folder.to_owned()]).context(cure)?;
+        let mut album = Self::default();
+        let start = Instant::now();
+        for_each_encoded(context, &paths, |path, image| {
+            album.add(Source::File(path.to_owned()), image, start, context)
+        })?;
+        let read: HashSet<String> = album.sources.iter().map(Source::path).collect();
+        album.passed_over =
+            paths.into_iter().filter(|path| !read.contains(&path.display().to_string())).collect();
+        Ok(album)
+    }
+
+    fn add(&mut self, source: Source, image: &EncodedImage, start: Instant, context: &Context) -> Result<()> {
+        self.embeds.extend(block_on(context.session.embed_image(image, &Part::Whole))?);
+        self.sources.push(source);
+        self.done.push(start.elapsed());
+        Ok(())
+    }
+
+    /// The vectors, one after the other.
+    pub fn embeds(&self) -> &[f32] {
+        &self.embeds
+    }
+
+    /// All pictures with their cosines, the most similar first.
+    pub fn rank(&self, text_embed: &[f32]) -> Vec<(usize, f32)> {
+        let dot = |embed: &[f32]| embed.iter().zip(text_embed).map(|(a, b)| a * b).sum::<f32>();
+        let mut ranked: Vec<(usize, f32)> = self.embeds.chunks(text_embed.len()).map(dot).enumerate().collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked
+    }
+
+    /// Pictures read, resized and encoded in a second, without the first half, in which devices warm up.
+    pub fn images_per_sec(&self) -> f64 {
+        let half = self.done.len() / 2;
+        let warm = half.checked_sub(1).map_or(Duration::ZERO, |idx| self.done[idx]);
+        let taken = self.done.last().copied().unwrap_or_default().saturating_sub(warm);
+        (self.done.len() - half) as f64 / taken.as_secs_f64().max(1e-9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_similar_picture_comes_first() {
+        let album = Album { embeds: vec![1.0, 0.0, 0.0, 1.0, 0.6, 0.8], ..Album::default() };
+        let order: Vec<usize> = album.rank(&[0.0, 1.0]).into_iter().map(|(idx, _)| idx).collect();
+        assert_eq!(order, [1, 2, 0]);
+    }
+
+    #[test]
+    fn the_first_half_does_not_count_for_the_rate() {
+        let done = [9.0, 10.0, 10.5, 11.0].map(Duration::from_secs_f64).to_vec();
+        assert_eq!(Album { done, ..Album::default() }.images_per_sec(), 2.0);
+        let done = vec![Duration::from_secs(2)];
+        assert_eq!(Album { done, ..Album::default() }.images_per_sec(), 0.5);
+    }
+
+    #[test]
+    fn a_scene_gives_its_own_pixels() {
+        let scene = scene(HELD_OUT_SEED, 0);
+        let (width, height) = (scene.width, scene.height);
+        let source = Source::Scene(0, scene);
+        assert_eq!(source.pixels().expect("drawn").dimensions(), (width, height));
+        assert_eq!(source.path(), "scene 1");
+    }
+}

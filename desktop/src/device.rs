@@ -1,0 +1,163 @@
+//! Which device computes: the one place where the program names backends.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+use mmgem_backend_cuda::CudaError;
+use mmgem_backend_wgpu::{AdapterReport, AdapterType, WgpuError, best_gpu};
+
+/// What `--device` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best that is really there.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU through Vulkan, Metal or DX12; without a number the best.
+    Wgpu {
+        /// Its place in `mmgem devices`.
+        ordinal: Option<usize>,
+    },
+    /// An NVIDIA GPU; without a number the first.
+    Cuda {
+        /// Its place in `mmgem devices`.
+        ordinal: Option<usize>,
+    },
+}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// From wgpu.
+    #[error(transparent)]
+    Wgpu(#[from] WgpuError),
+    /// From CUDA.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+}
+
+/// An opened device, its name, and why it was taken.
+#[derive(Clone, Debug)]
+pub struct OpenedDevice {
+    /// Where tensors live.
+    pub device: Device,
+    /// As a person would call it.
+    pub name: String,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// Opens what was chosen. `auto` takes an NVIDIA GPU where CUDA is built in, else a GPU that wgpu
+/// reaches, else the CPU; never a program that plays a GPU.
+///
+/// # Errors
+/// When a device was asked for by name and is not there or not built in.
+pub fn open_device(choice: DeviceChoice) -> Result<OpenedDevice, DeviceError> {
+    let asked = "asked for with --device";
+    match choice {
+        DeviceChoice::Cpu => Ok(cpu(asked.into())),
+        DeviceChoice::Cuda { ordinal } => cuda(ordinal, asked.into()),
+        DeviceChoice::Wgpu { ordinal } => wgpu(ordinal, asked.into()),
+        DeviceChoice::Auto => {
+            if mmgem_backend_cuda::gpu_count().is_ok_and(|n_gpus| n_gpus > 0) {
+                return cuda(None, "the fastest that is there".into());
+            }
+            match mmgem_backend_wgpu::adapters() {
+                Ok(adapters) => match best_gpu(&adapters) {
+                    Some(ordinal) => wgpu(Some(ordinal), "the best GPU that is there".into()),
+                    None => Ok(cpu(no_gpu_reason(&adapters))),
+                },
+                Err(_) => Ok(cpu("no GPU backend is built in".into())),
+            }
+        }
+    }
+}
+
+fn cpu(reason: String) -> OpenedDevice {
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
+    OpenedDevice { device: Device::flex(), name: format!("cpu ({n_threads} threads)"), reason }
+}
+
+fn cuda(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceError> {
+    let device = mmgem_backend_cuda::device(ordinal)?;
+    let part = mmgem_backend_cuda::name(&device).unwrap_or_else(|| "NVIDIA GPU".into());
+    Ok(OpenedDevice { device, name: format!("cuda:{} ({part})", ordinal.unwrap_or(0)), reason })
+}
+
+fn wgpu(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceError> {
+    let adapters = mmgem_backend_wgpu::adapters()?;
+    let ordinal = ordinal.or_else(|| best_gpu(&adapters)).unwrap_or(0);
+    let device = mmgem_backend_wgpu::device(Some(ordinal))?;
+    let adapter = &adapters[ordinal];
+    let name = format!("wgpu:{ordinal} ({}, {}, {})", adapter.name, adapter.backend, adapter.adapter_type.as_str());
+    Ok(OpenedDevice { device, name, reason })
+}
+
+fn no_gpu_reason(adapters: &[AdapterReport]) -> String {
+    match adapters.iter().find(|adapter| adapter.adapter_type == AdapterType::Software) {
+        Some(software) => format!("no GPU is there; {} only imitates one", software.name),
+        None => "no GPU is there".into(),
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wanted = || format!("{text:?} is no device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
+        let (kind, ordinal) = match text.split_once(':') {
+            Some((kind, ordinal)) => (kind, Some(ordinal.parse().map_err(|_| wanted())?)),
+            None => (text, None),
+        };
+        match (kind, ordinal) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("wgpu", ordinal) => Ok(Self::Wgpu { ordinal }),
+            ("cuda", ordinal) => Ok(Self::Cuda { ordinal }),
+            _ => Err(wanted()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Wgpu { ordinal: None } => f.write_str("wgpu"),
+            Self::Wgpu { ordinal: Some(ordinal) } => write!(f, "wgpu:{ordinal}"),
+            Self::Cuda { ordinal: None } => f.write_str("cuda"),
+            Self::Cuda { ordinal: Some(ordinal) } => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, wanted: Option<DeviceChoice>) {
+        assert_eq!(text.parse().ok(), wanted, "{text}");
+        if let Some(choice) = wanted {
+            assert_eq!(choice.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn devices_are_named_with_or_without_a_number() {
+        check("auto", Some(DeviceChoice::Auto));
+        check("cpu", Some(DeviceChoice::Cpu));
+        check("wgpu", Some(DeviceChoice::Wgpu { ordinal: None }));
+        check("wgpu:2", Some(DeviceChoice::Wgpu { ordinal: Some(2) }));
+        check("cuda:0", Some(DeviceChoice::Cuda { ordinal: Some(0) }));
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused() {
+        for text in ["", "gpu", "cpu:1", "auto:0", "wgpu:", "cuda:-1", "cuda:x", "CPU"] {
+            check(text, None);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Where a model's files come from: a folder, or the program itself.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use burn::tensor::Device;
+use mmgem_core::checkpoint::{self, Shards};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::files;
+use mmgem_core::model::MmGem;
+use mmgem_core::session::Session;
+use mmgem_core::tokenizer::Tokenizer;
+
+/// The files of a model, in memory.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// The folder, or "the embedded model".
+    pub name: String,
+    /// Where it was read from, unless it is the embedded one.
+    pub folder: Option<PathBuf>,
+    /// The text of `config.json`.
+    pub config_json: String,
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer_json: Cow<'static, [u8]>,
+    /// Names and bytes of the safetensors files.
+    pub weights: Vec<(String, Cow<'static, [u8]>)>,
+}
+
+impl ModelFiles {
+    /// Reads the files of `folder`, or takes the embedded ones.
+    pub fn read(folder: Option<&Path>) -> Result<Self> {
+        match folder {
+            None => Ok(Self::embedded()),
+            Some(folder) => Self::of_folder(folder).context("the model cannot be opened"),
+        }
+    }
+
+    fn embedded() -> Self {
+        let weights: &'static [u8] = include_bytes!("../../assets/model/model.safetensors");
+        Self {
+            name: "the embedded model".into(),
+            folder: None,
+            config_json: include_str!("../../assets/model/config.json").into(),
+            tokenizer_json: include_bytes!("../../assets/model/tokenizer.json").into(),
+            weights: vec![("model.safetensors".into(), weights.into())],
+        }
+    }
+
+    fn of_folder(folder: &Path) -> Result<Self, files::FolderError> {
+        let not_a_model = |found: String| files::FolderError::NotAModel { found, folder: folder.into() };
+        if !folder.is_dir() {
+            let found = if folder.exists() { "this is a file" } else { "there is no such folder" };
+            return Err(not_a_model(found.into()));
+        }
+        for name in ["config.json", "tokenizer.json"] {
+            if !folder.join(name).is_file() {
+                return Err(not_a_model(format!("{name} is missing")));
+            }
+        }
+        let weights = files::read_shards(folder, "model.safetensors")?;
+        Ok(Self {
+            name: folder.display().to_string(),
+            folder: Some(folder.into()),
+            config_json: String::from_utf8_lossy(&files::read(&folder.join("config.json"))?).into_owned(),
+            tokenizer_json: files::read(&folder.join("tokenizer.json"))?.into(),
+            weights: weights.into_iter().map(|(name, bytes)| (name, bytes.into())).collect(),
+        })
+    }
+
+    /// The sizes and switches.
+    pub fn config(&self) -> Result<MmGemConfig> {
+        MmGemConfig::from_json(&self.config_json).with_context(|| self.complaint())
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_json(&self.tokenizer_json, &self.config()?).with_context(|| self.complaint())
+    }
+
+    /// The weights, on a device.
+    pub fn load(&self, device: &Device) -> Result<MmGem> {
+        let model = MmGem::new(&self.config()?, device);
+        Shards::new(&self.slices())
+            .and_then(|shards| checkpoint::load(model, &shards))
+            .with_context(|| self.complaint())
+    }
+
+    /// A session on a device.
+    pub fn open(&self, device: &Device) -> Result<Session> {
+        // The small files first: they usually explain what is wrong with the large one.
+        let (config, tokenizer) = (self.config()?, self.tokenizer()?);
+        Ok(Session::new(config, self.load(device)?, tokenizer, device))
+    }
+
+    /// Names and bytes as `Shards::new` wants them.
+    pub fn slices(&self) -> Vec<(&str, &[u8])> {
+        self.weights.iter().map(|(name, bytes)| (name.as_str(), bytes.as_ref())).collect()
+    }
+
+    /// Tells these files from any others.
+    pub fn fingerprint(&self) -> u64 {
+        let parts = [self.config_json.as_bytes(), &self.tokenizer_json];
+        parts.into_iter().chain(self.weights.iter().map(|(_, bytes)| bytes.as_ref())).fold(FNV_OFFSET, hash_bytes)
+    }
+
+    fn complaint(&self) -> String {
+        format!("the model cannot be opened\n  folder: {}", self.name)
+    }
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a over words of eight bytes: as quick as the memory, and the same on every platform.
+fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+    let words = bytes.chunks(8).map(|chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    words.fold(step(hash, bytes.len() as u64), step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_other_bit_is_another_model() {
+        let bytes = [7u8; 100];
+        for place in 0..bytes.len() {
+            let mut other = bytes;
+            other[place] ^= 0x80;
+            assert_ne!(hash_bytes(FNV_OFFSET, &bytes), hash_bytes(FNV_OFFSET, &other), "{place}");
+        }
+        assert_ne!(hash_bytes(FNV_OFFSET, &[0; 8]), hash_bytes(FNV_OFFSET, &[0; 9]));
+    }
+
+    #[test]
+    fn the_embedded_model_opens() {
+        let files = ModelFiles::read(None).expect("embedded");
+        let session = files.open(&Device::flex()).expect("the embedded files belong together");
+        let embed = pollster::block_on(session.embed_text("a red circle")).expect("a text");
+        assert_eq!(embed.len(), session.config().embed_dim);
+    }
+}

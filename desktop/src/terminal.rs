@@ -1,0 +1,148 @@
+//! How the program speaks: results to stdout, everything else to stderr.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mmgem_core::image::BoxPx;
+use serde_json::{Number, Value};
+
+/// Prints one line of a result.
+pub fn print(line: impl Display) -> Result<()> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+/// Prints the one JSON document.
+pub fn print_json(document: &Value) -> Result<()> {
+    print(serde_json::to_string_pretty(document)?)
+}
+
+/// A number with the digits that an f32 has, and not those of the f64 next to it.
+pub fn json_f32(value: f32) -> Value {
+    let shortest: f64 = value.to_string().parse().unwrap_or(f64::NAN);
+    Number::from_f64(shortest).map_or(Value::Null, Value::Number)
+}
+
+/// A vector as JSON.
+pub fn json_floats(values: &[f32]) -> Value {
+    values.iter().copied().map(json_f32).collect()
+}
+
+/// A box as JSON; `null` is the whole photo.
+pub fn json_box(box_px: Option<BoxPx>) -> Value {
+    box_px.map_or(Value::Null, |box_px| json_floats(&box_px))
+}
+
+/// A box as it is written on the command line; the whole photo is `whole`.
+pub fn box_text(box_px: Option<BoxPx>) -> String {
+    let number = |x: &f32| format!("{}", (x * 10.0).round() / 10.0);
+    box_px.map_or_else(|| "whole".into(), |box_px| box_px.iter().map(number).collect::<Vec<_>>().join(","))
+}
+
+/// A text on one line and without what could move a terminal's cursor.
+pub fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Says something to the person, unless `-q`.
+pub fn note(quiet: bool, line: impl Display) {
+    if !quiet {
+        eprintln!("{line}");
+    }
+}
+
+/// A bar with rate and remaining time on stderr; hidden by `-q` and where stderr is no terminal.
+pub fn progress_bar(len: usize, unit: &str, quiet: bool) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let bar = ProgressBar::with_draw_target(Some(len as u64), target);
+    let template = format!("{{bar:30}} {{pos}}/{{len}} {unit}  {{per_sec}}  {{eta}} left");
+    bar.set_style(ProgressStyle::with_template(&template).expect("the template is right"));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+/// Files among many that could not be used: named at once, counted at the end.
+#[derive(Debug)]
+pub struct PassedOver {
+    strict: bool,
+    n_given: usize,
+    n_failed: usize,
+}
+
+impl PassedOver {
+    /// For `n_given` files; a single file, or `--strict`, makes the first problem an error.
+    pub fn new(n_given: usize, strict: bool) -> Self {
+        Self { strict: strict || n_given == 1, n_given, n_failed: 0 }
+    }
+
+    /// The result, or `None` with the file named on stderr.
+    pub fn take<T>(&mut self, path: &Path, result: Result<T>, bar: Option<&ProgressBar>) -> Result<Option<T>> {
+        let error = match result {
+            Ok(value) => return Ok(Some(value)),
+            Err(error) if self.strict => return Err(error),
+            Err(error) => error,
+        };
+        self.n_failed += 1;
+        let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let line = format!("passed over {}: {}", path.display(), causes.join(": "));
+        match bar {
+            Some(bar) if !bar.is_hidden() => bar.println(line),
+            _ => eprintln!("{line}"),
+        }
+        Ok(None)
+    }
+
+    /// Counts what was passed over; an error when nothing is left.
+    pub fn finish(self, quiet: bool) -> Result<()> {
+        if self.n_failed > 0 && self.n_failed == self.n_given {
+            anyhow::bail!("none of the {} files could be used; their problems are listed above", self.n_given);
+        }
+        if self.n_failed > 0 {
+            note(quiet, format!("{} of {} files were passed over", self.n_failed, self.n_given));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_digits_of_an_f32() {
+        assert_eq!(json_floats(&[0.1, -2.0]).to_string(), "[0.1,-2.0]");
+        assert_eq!(json_f32(f32::NAN), Value::Null);
+    }
+
+    #[test]
+    fn boxes_are_written_as_they_are_given() {
+        assert_eq!(box_text(Some([1.0, 2.5, 30.04, 40.0])), "1,2.5,30,40");
+        assert_eq!(box_text(None), "whole");
+    }
+
+    #[test]
+    fn a_text_cannot_break_a_line() {
+        assert_eq!(one_line("a\tb\n\u{1b}[2J é"), "a b  [2J é");
+    }
+
+    #[test]
+    fn a_bad_file_among_many_is_passed_over_and_a_single_one_is_an_error() {
+        let bad = || Err::<(), _>(anyhow::anyhow!("damaged"));
+        let mut many = PassedOver::new(2, false);
+        assert!(many.take(Path::new("a"), bad(), None).expect("passed over").is_none());
+        assert!(many.take(Path::new("b"), Ok(()), None).expect("fine").is_some());
+        many.finish(true).expect("one is left");
+
+        assert!(PassedOver::new(1, false).take(Path::new("a"), bad(), None).is_err());
+        assert!(PassedOver::new(2, true).take(Path::new("a"), bad(), None).is_err());
+
+        let mut none_left = PassedOver::new(2, false);
+        for name in ["a", "b"] {
+            none_left.take(Path::new(name), bad(), None).expect("passed over");
+        }
+        assert!(none_left.finish(true).is_err());
+    }
+}

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Makes this folder's checkpoints, goldens and pictures with the reference program.
+
+    tests/parity/make.py PATH/mmgem_reference.py [CASE ..]
+
+Each case is a folder: case.json (what it is, its inputs, the lines that made it), a model folder of random
+weights (config.json, model.safetensors, tokenizer.json) and golden.safetensors (every stage for the inputs).
+Running it again writes the same bytes.
+"""
+import json, math, os, runpy, shlex, shutil, sys, tempfile
+import safetensors.torch
+from PIL import Image, ImageDraw
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+VISION = dict(image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=1, num_attention_heads=2,
+              mlp_ratio=4.0, hidden_act="gelu", proj_dim=16)
+LLM = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+           vocab_size=320, max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=10000.0,
+           tie_word_embeddings=False)
+SMALL = dict(embed_dim=20, num_caption_prompts=8)
+
+
+def small(vision=None, llm=None, **other):
+    return {**SMALL, **other, "vision": {**VISION, **(vision or {})}, "llm": {**LLM, **(llm or {})}}
+
+
+PAIR = dict(images=["square", "wide"], texts=["a dog runs over the green grass", "a red car"],
+            boxes=["4,6,40,50", "0,0,64,64"])
+CASES = {
+    "tiny": dict(what="the preset `tiny` as it is", set=None, **PAIR),
+    "quick_gelu": dict(what="OpenAI's activation", set=small(vision=dict(hidden_act="quick_gelu")), **PAIR),
+    "cap_first": dict(what="[CAP] before the image, in both stages", set=small(caption_order="cap_first"), **PAIR),
+    "grid_tokens": dict(what="the language model sees every patch", set=small(vision_tokens="grid"), **PAIR),
+    "grouped_heads": dict(what="four query heads to a key head, two layers each",
+                          set=small(vision=dict(num_hidden_layers=2),
+                                    llm=dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=8)), **PAIR),
+    "multi_query": dict(what="one key head for all queries", set=small(llm=dict(num_key_value_heads=1)), **PAIR),
+    "patches_of_16": dict(what="64 pixels in patches of 16", set=small(vision=dict(image_size=64, patch_size=16, hidden_size=16)),
+                          **PAIR),
+    "odd_grid": dict(what="5 by 5 patches; RoI 3 by 3 with one sample a bin",
+                     set=small(vision=dict(image_size=40), roi_output_size=3, roi_sampling_ratio=1), **PAIR),
+    "roi_4_samples_3": dict(what="RoI 4 by 4 with 3 by 3 samples a bin; boxes of less than a patch",
+                            set=small(roi_output_size=4, roi_sampling_ratio=3), images=["portrait"],
+                            texts=["two people", "the sea"], boxes=["3,4,5,7", "10.5,20.25,40.75,70.5", "0,0,45,80"]),
+    "crop_16_9": dict(what="shortest side and centre crop; boxes at the border, over it, in what is cut off",
+                      set=small(resize_mode="crop"), images=["wide", "portrait"],
+                      texts=["two people ride bikes on a street", "a dog"],
+                      boxes=["0,0,96,54", "-20,-10,60,30", "70,20,130,90", "0,0,12,54", "21,0,75,54"]),
+    "crop_line": dict(what="an image one pixel high and a grey one, cropped", set=small(resize_mode="crop"),
+                      images=["line", "grey"], texts=["a line", "grey"], boxes=["10,0,30,1"]),
+    "squash_line": dict(what="an image one pixel high and a portrait, squashed", set=small(),
+                        images=["line", "portrait"], texts=["a line", "a tower"], boxes=["0,0,40,1", "-500,0,-400,1"]),
+    "uneven_texts": dict(what="one token, none, and more than max_text_len", set=small(max_text_len=12),
+                         images=["square", "wide", "portrait"],
+                         texts=["a", "", "Über 47 dogs; they run, and the sea is near a street 🚲"],
+                         boxes=["4,6,40,50"]),
+    "embed_dim_56": dict(what="a joint space wider than both models", set=small(embed_dim=56), **PAIR),
+    "rope_theta": dict(what="other rotary base and norm epsilon",
+                       set=small(llm=dict(rope_theta=500000.0, rms_norm_eps=1e-6, num_hidden_layers=2)), **PAIR),
+    "tied": dict(what="the output head is the token embedding", set=small(llm=dict(tie_word_embeddings=True)), **PAIR),
+    "mlp_ratio": dict(what="an MLP of 2.6667 times the width", set=small(vision=dict(mlp_ratio=2.6667)), **PAIR),
+    "clamped_scale": dict(what="a temperature at its bound, where its gradient ends",
+                          set=small(logit_scale_init=5.0), **PAIR),
+    "imported": dict(what="with the files it was assembled from, and open_clip's own results",
+                     set=small(vision=dict(num_hidden_layers=2), llm=dict(num_hidden_layers=2)), **PAIR),
+}
+
+
+def draw_images(folder):
+    """Gradients and shapes: smooth parts, hard edges and single pixels."""
+    os.makedirs(folder, exist_ok=True)
+    for name, (w, h) in dict(square=(64, 64), wide=(96, 54), portrait=(45, 80), line=(40, 1), grey=(50, 40)).items():
+        im = Image.new("RGB", (w, h))
+        im.putdata([(255 * x // max(w - 1, 1), 255 * y // max(h - 1, 1), (x * 7 + y * 13) % 256)
+                    for y in range(h) for x in range(w)])
+        d = ImageDraw.Draw(im)
+        if h > 1:
+            d.ellipse((w // 6, h // 5, w // 2, h // 2), fill=(240, 40, 30))
+            d.rectangle((w // 2, h // 2, w - 6, h - 4), fill=(20, 60, 220), outline=(255, 255, 255))
+            d.line((0, h - 1, w - 1, 0), fill=(0, 0, 0))
+            d.point((w - 2, 1), fill=(255, 255, 0))
+        (im.convert("L") if name == "grey" else im).save(f"{folder}/{name}.png", optimize=True)
+
+
+def reference(program, args):
+    """The program's own command line, without a process for each: torch takes seconds to load."""
+    argv, sys.argv = sys.argv, [program, *args]
+    try:
+        runpy.run_path(program, run_name="__main__")
+    finally:
+        sys.argv = argv
+
+
+def let_heads_be_tied():
+    """The reference saves every tensor of the state dict; a tied head is the same one twice, which safetensors
+    refuses. It is left out of the file, as Hugging Face does, and put back for the reference's own `run`."""
+    save, load = safetensors.torch.save_file, safetensors.torch.load_file
+    head, embed = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
+
+    def save_file(tensors, path, **options):
+        if head in tensors and tensors[head].data_ptr() == tensors[embed].data_ptr():
+            tensors = {k: v for k, v in tensors.items() if k != head}
+        save(tensors, path, **options)
+
+    def load_file(path):
+        tensors = load(path)
+        if embed in tensors and head not in tensors:
+            tensors[head] = tensors[embed]
+        return tensors
+
+    safetensors.torch.save_file, safetensors.torch.load_file = save_file, load_file
+
+
+def open_clips_own(program, case, folder, scratch):
+    """What only the case `imported` has: the files of both ecosystems, open_clip's embedding of the golden's
+    pixels, and its interpolation of the positions to other grids."""
+    import torch
+    from types import SimpleNamespace
+    from open_clip.model import resize_pos_embed
+    for name in ("open_clip.safetensors", "llm/config.json", "llm/model.safetensors", "llm/tokenizer.json"):
+        os.makedirs(os.path.dirname(f"{folder}/{name}"), exist_ok=True)
+        shutil.copy(f"{scratch}/{name}", f"{folder}/{name}")
+    model, _ = runpy.run_path(program)["load"](folder)
+    with torch.no_grad():
+        class_features, _ = model.visual(safetensors.torch.load_file(f"{folder}/golden.safetensors")["pixels"])
+    out = dict(class_features=class_features)
+    for grid in (3, 4, 7, 14):
+        state = {"visual.positional_embedding": model.visual.positional_embedding.detach().clone()}
+        resize_pos_embed(state, SimpleNamespace(visual=SimpleNamespace(grid_size=(grid, grid))))
+        out[f"positions_{grid}"] = state["visual.positional_embedding"].contiguous()
+    safetensors.torch.save_file(out, f"{folder}/open_clip_golden.safetensors")
+
+
+def make(program, name, case):
+    folder = f"{HERE}/{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        first = ["make", "--preset", "tiny", "--seed", str(1 + list(CASES).index(name))]
+        first += ["--set", json.dumps(case["set"])] if case["set"] else []
+        reference(program, first + ["--out", scratch])
+        for file in ("config.json", "model.safetensors", "tokenizer.json"):
+            shutil.copy(f"{scratch}/{file}", f"{folder}/{file}")
+        then = ["run", "--model", folder]
+        for flag, values in (("image", [f"{HERE}/images/{i}.png" for i in case["images"]]),
+                             ("text", case["texts"]), ("box", case["boxes"])):
+            then += [f"--{flag}={v}" for v in values]
+        reference(program, then + ["--out", f"{folder}/golden.safetensors"])
+        if name == "imported":
+            open_clips_own(program, case, folder, scratch)
+    relative = [a.replace(f"{HERE}/", "tests/parity/") for a in then]
+    lines = [shlex.join(["mmgem_reference.py", *first, "--out", f"tests/parity/{name}"]),
+             shlex.join(["mmgem_reference.py", *relative, "--out", f"tests/parity/{name}/golden.safetensors"])]
+    doc = dict(what=case["what"], made_by=lines, images=case["images"], texts=case["texts"],
+               boxes=[[float(c) for c in b.split(",")] for b in case["boxes"]], steps=12)
+    with open(f"{folder}/case.json", "w") as f:
+        json.dump(doc, f, indent=2, ensure_ascii=False)
+        f.write("\n")
+    for path, _, files in os.walk(folder):
+        for file in files:
+            os.chmod(f"{path}/{file}", 0o644)  # safetensors writes 600
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    let_heads_be_tied()
+    draw_images(f"{HERE}/images")
+    for name in sys.argv[2:] or CASES:
+        make(os.path.abspath(sys.argv[1]), name, CASES[name])
