@@ -33,12 +33,36 @@ fn check_absent(features: &str, depth: usize, unwanted: &[&str]) {
 }
 
 const BACKENDS: [&str; 17] = [
-    "burn-flex", "burn-wgpu", "burn-cuda", "burn-rocm", "burn-cpu", "burn-ndarray", "burn-tch", "burn-candle",
-    "burn-remote", "burn-router", "burn-cubecl", "cubecl-wgpu", "cubecl-cuda", "cubecl-hip", "cubecl-cpu", "wgpu",
+    "burn-flex",
+    "burn-wgpu",
+    "burn-cuda",
+    "burn-rocm",
+    "burn-cpu",
+    "burn-ndarray",
+    "burn-tch",
+    "burn-candle",
+    "burn-remote",
+    "burn-router",
+    "burn-cubecl",
+    "cubecl-wgpu",
+    "cubecl-cuda",
+    "cubecl-hip",
+    "cubecl-cpu",
+    "wgpu",
     "cudarc",
 ];
-const SHELLS: [&str; 10] =
-    ["clap", "eframe", "egui", "winit", "indicatif", "anyhow", "tokio", "ureq", "wasm-bindgen", "tracing-subscriber"];
+const SHELLS: [&str; 10] = [
+    "clap",
+    "eframe",
+    "egui",
+    "winit",
+    "indicatif",
+    "anyhow",
+    "tokio",
+    "ureq",
+    "wasm-bindgen",
+    "tracing-subscriber",
+];
 
 #[test]
 fn core_knows_no_backend() {
@@ -70,7 +94,8 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|ext| ext == "rs") {
-                let name = path.strip_prefix(&root).expect("it is below").to_string_lossy().replace('\\', "/");
+                let name =
+                    path.strip_prefix(&root).expect("it is below").to_string_lossy().replace('\\', "/");
                 let text = fs::read_to_string(&path).expect("a source is text");
                 let text = text.split("#[cfg(test)]\nmod ").next().expect("a first part").to_owned();
                 files.push((name, text));
@@ -111,7 +136,16 @@ fn the_graph_never_reads_a_tensor_back() {
 
 #[test]
 fn only_files_data_and_train_touch_disk_threads_and_clock() {
-    let words = ["std::fs", "fs::", "std::thread", "std::time::Instant", "SystemTime", "std::env", "std::process", "rayon::"];
+    let words = [
+        "std::fs",
+        "fs::",
+        "std::thread",
+        "std::time::Instant",
+        "SystemTime",
+        "std::env",
+        "std::process",
+        "rayon::",
+    ];
     let native = |file: &str| file == "files.rs" || file.starts_with("data/") || file.starts_with("train/");
     check_only_in(&words, "", |file| native(file) || is_test(file));
 }

@@ -18,7 +18,9 @@ pub enum CudaError {
     )]
     NoGpu,
     /// The ordinal is past the last GPU.
-    #[error("found {n_gpus} NVIDIA GPUs, wanted number {ordinal}\n  hint: `mmgem devices` lists them, counted from 0")]
+    #[error(
+        "found {n_gpus} NVIDIA GPUs, wanted number {ordinal}\n  hint: `mmgem devices` lists them, counted from 0"
+    )]
     NoSuchGpu {
         /// The number asked for.
         ordinal: usize,

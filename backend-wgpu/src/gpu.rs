@@ -89,7 +89,8 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
 /// Burn's selector of an adapter: its interface, its kind, and its place among those of both.
 fn selector(adapters: &[AdapterReport], ordinal: usize) -> Option<(WgpuBackend, DeviceKind)> {
     let wanted = &adapters[ordinal];
-    let alike = |other: &&AdapterReport| other.backend == wanted.backend && other.adapter_type == wanted.adapter_type;
+    let alike =
+        |other: &&AdapterReport| other.backend == wanted.backend && other.adapter_type == wanted.adapter_type;
     let place = adapters[..ordinal].iter().filter(alike).count();
     let kind = match wanted.adapter_type {
         AdapterType::DiscreteGpu => DeviceKind::DiscreteGpu(place),
@@ -98,7 +99,8 @@ fn selector(adapters: &[AdapterReport], ordinal: usize) -> Option<(WgpuBackend, 
         AdapterType::Software if place == 0 => DeviceKind::Cpu,
         AdapterType::Software | AdapterType::Unknown => return None,
     };
-    let (_, interface) = INTERFACES.into_iter().find(|(interface, _)| interface.to_str() == wanted.backend)?;
+    let (_, interface) =
+        INTERFACES.into_iter().find(|(interface, _)| interface.to_str() == wanted.backend)?;
     Some((interface, kind))
 }
 

@@ -72,7 +72,9 @@ pub enum WgpuError {
     )]
     NoAdapter,
     /// The ordinal is past the last adapter.
-    #[error("found {n_adapters} wgpu adapters, wanted number {ordinal}\n  hint: `mmgem devices` lists them, counted from 0")]
+    #[error(
+        "found {n_adapters} wgpu adapters, wanted number {ordinal}\n  hint: `mmgem devices` lists them, counted from 0"
+    )]
     NoSuchAdapter {
         /// The number asked for.
         ordinal: usize,
@@ -80,7 +82,9 @@ pub enum WgpuError {
         n_adapters: usize,
     },
     /// Burn selects adapters by kind, and has no word for a second software one.
-    #[error("adapter {ordinal} ({name}) is of a kind that cannot be selected\n  hint: use another of `mmgem devices`, or --device cpu")]
+    #[error(
+        "adapter {ordinal} ({name}) is of a kind that cannot be selected\n  hint: use another of `mmgem devices`, or --device cpu"
+    )]
     NotSelectable {
         /// Its number.
         ordinal: usize,
@@ -88,7 +92,9 @@ pub enum WgpuError {
         name: String,
     },
     /// The adapter is there but cannot be used.
-    #[error("{name} cannot be opened: {cause}\n  hint: is another program holding it? Update its driver, or use --device cpu")]
+    #[error(
+        "{name} cannot be opened: {cause}\n  hint: is another program holding it? Update its driver, or use --device cpu"
+    )]
     Refused {
         /// Name of the adapter.
         name: String,

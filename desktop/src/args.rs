@@ -53,12 +53,18 @@ pub struct Globals {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Measure what this machine does with a model
+    Bench(cli::bench::BenchArgs),
     /// Write what is on photos, or in regions of them
     Caption(cli::caption::CaptionArgs),
+    /// Take a tour: search, describe and locate, written as a page to look at
+    Demo(crate::demo::DemoArgs),
     /// List the devices, their features and limits
     Devices,
     /// Turn photos, regions and texts into unit vectors
     Embed(cli::embed::EmbedArgs),
+    /// Score a model on held-out photos
+    Eval(cli::eval::EvalArgs),
     /// Write a verified copy of a model in another number format
     Export(cli::export::ExportArgs),
     /// Make a model from an OpenCLIP and a Llama checkpoint
@@ -77,6 +83,8 @@ pub enum Command {
     Search(cli::search::SearchArgs),
     /// Write every stage of the graph, or compare it with the reference program's
     Trace(cli::trace::TraceArgs),
+    /// Train a model by one of the recipes
+    Train(cli::train::TrainArgs),
 }
 
 /// Arguments that contradict each other in a way only the command sees; exit code 2.

@@ -91,7 +91,8 @@ fn wgpu(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceEr
     let ordinal = ordinal.or_else(|| best_gpu(&adapters)).unwrap_or(0);
     let device = mmgem_backend_wgpu::device(Some(ordinal))?;
     let adapter = &adapters[ordinal];
-    let name = format!("wgpu:{ordinal} ({}, {}, {})", adapter.name, adapter.backend, adapter.adapter_type.as_str());
+    let name =
+        format!("wgpu:{ordinal} ({}, {}, {})", adapter.name, adapter.backend, adapter.adapter_type.as_str());
     Ok(OpenedDevice { device, name, reason })
 }
 

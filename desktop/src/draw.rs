@@ -8,8 +8,13 @@ use mmgem_core::image::{BoxMap, BoxPx, Rgb};
 const MOST_HEAT: f32 = 0.65;
 
 /// Colours from cold to warm; the lightness rises with the value, so they also read in grey.
-const HEAT: [[f32; 3]; 5] =
-    [[13.0, 8.0, 135.0], [126.0, 3.0, 168.0], [204.0, 71.0, 120.0], [248.0, 149.0, 64.0], [240.0, 249.0, 33.0]];
+const HEAT: [[f32; 3]; 5] = [
+    [13.0, 8.0, 135.0],
+    [126.0, 3.0, 168.0],
+    [204.0, 71.0, 120.0],
+    [248.0, 149.0, 64.0],
+    [240.0, 249.0, 33.0],
+];
 
 /// Colour of a value in 0..=1.
 pub fn heat_color(value: f32) -> [u8; 3] {
@@ -46,7 +51,8 @@ fn bilinear(values: &[f32], grid: usize, x: f32, y: f32) -> f32 {
     let (x1, y1) = ((x0 + 1).min(grid - 1), (y0 + 1).min(grid - 1));
     let (dx, dy) = (x - x0 as f32, y - y0 as f32);
     let at = |x: usize, y: usize| values[y * grid + x];
-    (at(x0, y0) * (1.0 - dx) + at(x1, y0) * dx) * (1.0 - dy) + (at(x0, y1) * (1.0 - dx) + at(x1, y1) * dx) * dy
+    (at(x0, y0) * (1.0 - dx) + at(x1, y0) * dx) * (1.0 - dy)
+        + (at(x0, y1) * (1.0 - dx) + at(x1, y1) * dx) * dy
 }
 
 /// Draws the frame of a box, white with a dark rim, so that it shows on anything.

@@ -57,12 +57,18 @@ impl Library {
             return Ok(Self::new(context.fingerprint));
         }
         let library = Self::from_bytes(&files::read(file)?).with_context(|| {
-            format!("not a photo library\n  hint: delete it, or name another with --library\n  file: {}", file.display())
+            format!(
+                "not a photo library\n  hint: delete it, or name another with --library\n  file: {}",
+                file.display()
+            )
         })?;
         if library.fingerprint == context.fingerprint {
             return Ok(library);
         }
-        note(context.quiet, format!("{} was made by another model: its photos are encoded again", file.display()));
+        note(
+            context.quiet,
+            format!("{} was made by another model: its photos are encoded again", file.display()),
+        );
         Ok(Self::new(context.fingerprint))
     }
 
@@ -215,7 +221,8 @@ pub fn default_library() -> Result<PathBuf> {
     } else {
         folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")))
     };
-    let data = data.context("this system names no folder for a program's data\n  hint: give --library FILE")?;
+    let data =
+        data.context("this system names no folder for a program's data\n  hint: give --library FILE")?;
     Ok(data.join("mmgem").join("library.safetensors"))
 }
 
@@ -254,6 +261,9 @@ mod tests {
         let library = library();
         assert_eq!(paths(library.nearest(&[0.0, 1.0], None, 2)), [Path::new("/c.jpg"), Path::new("/b.jpg")]);
         let among = [PathBuf::from("/a.jpg"), PathBuf::from("/b.jpg"), PathBuf::from("/new.jpg")];
-        assert_eq!(paths(library.nearest(&[0.0, 1.0], Some(&among), 9)), [Path::new("/b.jpg"), Path::new("/a.jpg")]);
+        assert_eq!(
+            paths(library.nearest(&[0.0, 1.0], Some(&among), 9)),
+            [Path::new("/b.jpg"), Path::new("/a.jpg")]
+        );
     }
 }

@@ -4,6 +4,7 @@ mod args;
 mod boxes;
 mod cli;
 mod context;
+mod demo;
 mod device;
 mod draw;
 mod library;
@@ -35,9 +36,12 @@ fn main() -> ExitCode {
 
 fn run(Args { globals, command }: Args) -> Result<()> {
     match command {
+        Command::Bench(args) => cli::bench::run(&args, &globals),
         Command::Caption(args) => cli::caption::run(&args, &globals.open()?),
+        Command::Demo(args) => demo::run(args, &globals.open()?),
         Command::Devices => cli::devices::run(&globals),
         Command::Embed(args) => cli::embed::run(&args, &globals.open()?),
+        Command::Eval(args) => cli::eval::run(&args, &globals.open()?),
         Command::Export(args) => cli::export::run(&args, &globals),
         Command::Import(args) => cli::import::run(&args, &globals),
         Command::Index(args) => cli::index::run(&args, &globals.open()?),
@@ -47,6 +51,7 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Score(args) => cli::score::run(&args, &globals),
         Command::Search(args) => cli::search::run(&args, &globals),
         Command::Trace(args) => cli::trace::run(&args, &globals),
+        Command::Train(args) => cli::train::run(&args, &globals),
     }
 }
 

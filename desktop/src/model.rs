@@ -101,7 +101,10 @@ impl ModelFiles {
     /// Tells these files from any others.
     pub fn fingerprint(&self) -> u64 {
         let parts = [self.config_json.as_bytes(), &self.tokenizer_json];
-        parts.into_iter().chain(self.weights.iter().map(|(_, bytes)| bytes.as_ref())).fold(FNV_OFFSET, hash_bytes)
+        parts
+            .into_iter()
+            .chain(self.weights.iter().map(|(_, bytes)| bytes.as_ref()))
+            .fold(FNV_OFFSET, hash_bytes)
     }
 
     fn complaint(&self) -> String {

@@ -34,7 +34,8 @@ pub fn find_photos(roots: &[PathBuf]) -> Result<Vec<PathBuf>> {
         if root.is_file() {
             photos.push(root.clone());
         } else {
-            collect(root, &mut photos).with_context(|| format!("cannot list the folder\n  folder: {}", root.display()))?;
+            collect(root, &mut photos)
+                .with_context(|| format!("cannot list the folder\n  folder: {}", root.display()))?;
         }
     }
     photos.sort();
@@ -69,7 +70,8 @@ fn collect(folder: &Path, photos: &mut Vec<PathBuf>) -> std::io::Result<()> {
 /// Reads and decodes a photo.
 pub fn read_photo(path: &Path) -> Result<Rgb> {
     let bytes = files::read(path)?;
-    decode(&bytes, Default::default()).with_context(|| format!("the photo cannot be used\n  file: {}", path.display()))
+    decode(&bytes, Default::default())
+        .with_context(|| format!("the photo cannot be used\n  file: {}", path.display()))
 }
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
@@ -87,7 +89,8 @@ pub fn for_each_encoded(
     let bar = progress_bar(paths.len(), "photos", context.quiet || paths.len() < BATCH);
     let mut passed_over = PassedOver::new(paths.len(), context.strict);
     for batch in paths.chunks(BATCH) {
-        let inputs: Vec<Result<Preprocessed>> = batch.par_iter().map(|path| read_input(path, &config)).collect();
+        let inputs: Vec<Result<Preprocessed>> =
+            batch.par_iter().map(|path| read_input(path, &config)).collect();
         let (mut names, mut photos) = (Vec::new(), Vec::new());
         for (path, input) in batch.iter().zip(inputs) {
             if let Some(input) = passed_over.take(path, input, Some(&bar))? {

@@ -79,7 +79,12 @@ impl PassedOver {
     }
 
     /// The result, or `None` with the file named on stderr.
-    pub fn take<T>(&mut self, path: &Path, result: Result<T>, bar: Option<&ProgressBar>) -> Result<Option<T>> {
+    pub fn take<T>(
+        &mut self,
+        path: &Path,
+        result: Result<T>,
+        bar: Option<&ProgressBar>,
+    ) -> Result<Option<T>> {
         let error = match result {
             Ok(value) => return Ok(Some(value)),
             Err(error) if self.strict => return Err(error),
@@ -98,7 +103,10 @@ impl PassedOver {
     /// Counts what was passed over; an error when nothing is left.
     pub fn finish(self, quiet: bool) -> Result<()> {
         if self.n_failed > 0 && self.n_failed == self.n_given {
-            anyhow::bail!("none of the {} files could be used; their problems are listed above", self.n_given);
+            anyhow::bail!(
+                "none of the {} files could be used; their problems are listed above",
+                self.n_given
+            );
         }
         if self.n_failed > 0 {
             note(quiet, format!("{} of {} files were passed over", self.n_failed, self.n_given));

@@ -13,8 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// What the reference and ours read and do alike to the last bit.
-const EXACT: [&str; 6] =
-    ["pixels", "boxes", "text_ids", "text_lens", "caption_ids", "region_caption_ids"];
+const EXACT: [&str; 6] = ["pixels", "boxes", "text_ids", "text_lens", "caption_ids", "region_caption_ids"];
 
 /// One folder of `tests/parity`.
 pub struct Case {

@@ -70,7 +70,10 @@ fn check_same(model: &MmGem, wanted: &RawFile) {
         assert_eq!(values, wanted.floats(), "{name}");
         n_checked += 1;
     }
-    assert_eq!(n_checked, wanted.0.keys().filter(|k| k.starts_with("visual.") || k.starts_with("llm.")).count());
+    assert_eq!(
+        n_checked,
+        wanted.0.keys().filter(|k| k.starts_with("visual.") || k.starts_with("llm.")).count()
+    );
 }
 
 fn reference_model() -> RawFile {
@@ -231,6 +234,7 @@ fn an_index_without_its_shard_names_the_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     Sources::read().vision.write_sharded(folder.path(), "v.safetensors");
     fs::remove_file(folder.path().join("v-00002-of-00002.safetensors")).expect("it was written");
-    let message = read_shards(Path::new(folder.path()), "v.safetensors").expect_err("a shard is gone").to_string();
+    let message =
+        read_shards(Path::new(folder.path()), "v.safetensors").expect_err("a shard is gone").to_string();
     assert!(message.contains("v-00002-of-00002.safetensors") && message.contains("hint"), "{message}");
 }

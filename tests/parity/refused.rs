@@ -14,7 +14,8 @@ use crate::fixture::{Case, RawFile, RawTensor};
 fn copy_of(name: &str) -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("a temporary folder");
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(Case::read(name).folder.join(file), copy.path().join(file)).expect("a fixture can be copied");
+        fs::copy(Case::read(name).folder.join(file), copy.path().join(file))
+            .expect("a fixture can be copied");
     }
     copy
 }
@@ -66,7 +67,8 @@ fn a_tensor_that_nobody_asked_for() {
 
 #[test]
 fn a_tensor_of_another_shape() {
-    let narrow = |file: &mut RawFile| drop(file.0.insert("h1.weight".into(), RawTensor::f32(&[20, 2], &[0.5; 40])));
+    let narrow =
+        |file: &mut RawFile| drop(file.0.insert("h1.weight".into(), RawTensor::f32(&[20, 2], &[0.5; 40])));
     check_weights(narrow, &["h1.weight is [20, 2] in the checkpoint but the model wants [20, 24]", "hint"]);
 }
 
@@ -92,7 +94,11 @@ fn a_value_that_is_not_finite() {
 fn a_quantised_tensor() {
     let quantise = |file: &mut RawFile| {
         let tensor = file.0.get_mut("emb_token").expect("it is there");
-        *tensor = RawTensor { dtype: Dtype::I8, shape: tensor.shape.clone(), bytes: vec![1; tensor.bytes.len() / 4] };
+        *tensor = RawTensor {
+            dtype: Dtype::I8,
+            shape: tensor.shape.clone(),
+            bytes: vec![1; tensor.bytes.len() / 4],
+        };
     };
     check_weights(quantise, &["emb_token holds I8, wanted f32, bf16 or f16", "hint"]);
 }
@@ -152,7 +158,10 @@ fn an_unknown_or_missing_config_key() {
 fn a_config_that_contradicts_itself_or_the_weights() {
     check_config(|c| c["version"] = 2.into(), &["version 2", "version 1"]);
     check_config(|c| c["vision"]["patch_size"] = 7.into(), &["vision.patch_size is 7", "divide", "32"]);
-    check_config(|c| c["vision"]["image_size"] = 48.into(), &["positional_embedding", "[17, 24]", "[37, 24]"]);
+    check_config(
+        |c| c["vision"]["image_size"] = 48.into(),
+        &["positional_embedding", "[17, 24]", "[37, 24]"],
+    );
     check_config(|c| c["vision_tokens"] = "all".into(), &["`all`", "`mean`", "`grid`"]);
     check_config(|c| c["llm"]["num_hidden_layers"] = 2.into(), &["missing", "llm.model.layers.1"]);
     check_config(|c| c["llm"]["num_hidden_layers"] = 0.into(), &["not used", "llm.model.layers.0"]);
@@ -180,7 +189,10 @@ fn a_tied_head_that_is_the_embedding_is_not_refused() {
 #[test]
 fn a_folder_that_holds_no_model() {
     let empty = tempfile::tempdir().expect("a temporary folder");
-    check(empty.path(), &["config.json is missing", "wanted config.json, model.safetensors and tokenizer.json"]);
+    check(
+        empty.path(),
+        &["config.json is missing", "wanted config.json, model.safetensors and tokenizer.json"],
+    );
     check(&empty.path().join("nowhere"), &["there is no such folder", "wanted"]);
     let copy = copy_of("quick_gelu");
     fs::remove_file(copy.path().join("model.safetensors")).expect("it was copied");

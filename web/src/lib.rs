@@ -1,1 +1,8 @@
-//! x
+//! MM-GEM in a browser: a handle for JavaScript over [`mmgem_core::session`].
+//!
+//! Nothing to see on other targets; the desktop program has the session itself.
+
+#[cfg(target_arch = "wasm32")]
+mod handle;
+#[cfg(target_arch = "wasm32")]
+pub use handle::{Caption, Image, Model};

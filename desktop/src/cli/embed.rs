@@ -84,8 +84,10 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
 
 impl Embeds {
     fn to_json(&self) -> Value {
-        let images = self.images.iter().map(|(path, embed)| json!({ "path": path, "embed": json_floats(embed) }));
-        let texts = self.texts.iter().map(|(text, embed)| json!({ "text": text, "embed": json_floats(embed) }));
+        let images =
+            self.images.iter().map(|(path, embed)| json!({ "path": path, "embed": json_floats(embed) }));
+        let texts =
+            self.texts.iter().map(|(text, embed)| json!({ "text": text, "embed": json_floats(embed) }));
         let regions = self.regions.iter().map(|(path, box_px, embed)| {
             json!({ "path": path, "box": json_box(Some(*box_px)), "embed": json_floats(embed) })
         });
@@ -120,10 +122,12 @@ impl Embeds {
             stack("text_embed", self.texts.iter().map(|(_, embed)| embed).collect()),
             stack("region_embed", self.regions.iter().map(|(_, _, embed)| embed).collect()),
         ];
-        let tensors: Vec<_> = tensors.into_iter().filter(|(_, shape, _): &(_, Vec<usize>, _)| shape[0] > 0).collect();
+        let tensors: Vec<_> =
+            tensors.into_iter().filter(|(_, shape, _): &(_, Vec<usize>, _)| shape[0] > 0).collect();
         let images: Vec<_> = self.images.iter().map(|(path, _)| path).collect();
         let texts: Vec<_> = self.texts.iter().map(|(text, _)| text).collect();
-        let regions: Vec<_> = self.regions.iter().map(|(path, box_px, _)| json!({ "path": path, "box": box_px })).collect();
+        let regions: Vec<_> =
+            self.regions.iter().map(|(path, box_px, _)| json!({ "path": path, "box": box_px })).collect();
         let metadata = HashMap::from([
             ("images".to_owned(), serde_json::to_string(&images)?),
             ("texts".to_owned(), serde_json::to_string(&texts)?),

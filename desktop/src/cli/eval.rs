@@ -64,11 +64,15 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<()> {
             let held_out = encode(data, context)?;
             let decoding = Decoding { beam: *beam, ..Decoding::default() };
             let bar = progress_bar(held_out.len(), "captions", context.quiet);
-            let eval = pollster::block_on(held_out.captions(session, decoding, |n, _| bar.set_position(n as u64)))?;
+            let eval =
+                pollster::block_on(held_out.captions(session, decoding, |n, _| bar.set_position(n as u64)))?;
             bar.finish_and_clear();
             if let Some(path) = out {
-                let results: Vec<Value> =
-                    eval.captions.iter().map(|(id, text)| json!({ "image_id": id, "caption": text })).collect();
+                let results: Vec<Value> = eval
+                    .captions
+                    .iter()
+                    .map(|(id, text)| json!({ "image_id": id, "caption": text }))
+                    .collect();
                 mmgem_core::files::write_atomic(path, &serde_json::to_vec_pretty(&results)?)?;
             }
             let protocol = "one caption a photo against all of its own, PTB tokens, as pycocoevalcap scores";
@@ -91,7 +95,10 @@ pub fn run(args: &EvalArgs, context: &Context) -> Result<()> {
     for (key, value) in scores.as_object().into_iter().flatten() {
         match value.as_f64().filter(|_| !value.is_u64()) {
             Some(number) => print(format!("{key:42} {number:.4}"))?,
-            None => print(format!("{key:42} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))?,
+            None => print(format!(
+                "{key:42} {}",
+                value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+            ))?,
         }
     }
     Ok(())

@@ -85,14 +85,19 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     }
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     print(format!("weights   {:.1} MiB -> {:.1} MiB", mib(from), mib(to)))?;
-    print(format!("cosine    mean {mean:.7}, worst {worst:.7} over {} drawn scenes and captions", cosines.len()))?;
+    print(format!(
+        "cosine    mean {mean:.7}, worst {worst:.7} over {} drawn scenes and captions",
+        cosines.len()
+    ))?;
     note(globals.quiet, format!("wrote {}", args.out.display()));
     Ok(())
 }
 
 /// The training history goes with the weights.
 fn copy_history(source: &ModelFiles, out: &std::path::Path) -> Result<()> {
-    let Some(history) = source.folder.as_ref().map(|folder| folder.join("training.json")) else { return Ok(()) };
+    let Some(history) = source.folder.as_ref().map(|folder| folder.join("training.json")) else {
+        return Ok(());
+    };
     if history.is_file() {
         create_dir(out)?;
         write_atomic(&out.join("training.json"), &read(&history)?)?;

@@ -94,10 +94,12 @@ enum WeightDtype {
 
 pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     let vision = read_vision(&args.vision).context("the image encoder cannot be imported")?;
-    let language = files::read_shards(&args.language, "model.safetensors")
-        .context("the language model cannot be imported\n  hint: wanted a Hugging Face folder with safetensors")?;
+    let language = files::read_shards(&args.language, "model.safetensors").context(
+        "the language model cannot be imported\n  hint: wanted a Hugging Face folder with safetensors",
+    )?;
     let in_language = |name: &str| {
-        files::read(&args.language.join(name)).with_context(|| format!("the language model's {name} cannot be read"))
+        files::read(&args.language.join(name))
+            .with_context(|| format!("the language model's {name} cannot be read"))
     };
     let language_config = String::from_utf8_lossy(&in_language("config.json")?).into_owned();
     let tokenizer_json = in_language("tokenizer.json")?;
@@ -105,7 +107,8 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     let (vision, language) = (as_slices(&vision), as_slices(&language));
     let vision = Shards::new(&vision)?;
     let options = options(args, &vision);
-    let (config, model) = import(vision, Shards::new(&language)?, &language_config, &options, &Device::flex())?;
+    let (config, model) =
+        import(vision, Shards::new(&language)?, &language_config, &options, &Device::flex())?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json, &config)?;
 
     let (image_size, patch_size) = (config.vision.image_size, config.vision.patch_size);

@@ -76,10 +76,19 @@ fn print_text(files: &ModelFiles, parameters: &Map<String, Value>, dtypes: &[Str
     ))?;
     print(format!(
         "language model  {} layers x {}, {} heads ({} for keys and values), {} words",
-        llm.num_hidden_layers, llm.hidden_size, llm.num_attention_heads, llm.num_key_value_heads, llm.vocab_size
+        llm.num_hidden_layers,
+        llm.hidden_size,
+        llm.num_attention_heads,
+        llm.num_key_value_heads,
+        llm.vocab_size
     ))?;
-    print(format!("joint space     {} wide, texts of up to {} tokens", config.embed_dim, config.max_text_len))?;
-    let counts = parameters.iter().map(|(part, n)| format!("{} {}", grouped(n.as_u64().unwrap_or(0)), part.replace('_', " ")));
+    print(format!(
+        "joint space     {} wide, texts of up to {} tokens",
+        config.embed_dim, config.max_text_len
+    ))?;
+    let counts = parameters
+        .iter()
+        .map(|(part, n)| format!("{} {}", grouped(n.as_u64().unwrap_or(0)), part.replace('_', " ")));
     print(format!("parameters      {}", counts.collect::<Vec<_>>().join(", ")))?;
     print(format!("weights         {}, {}", dtypes.join(" and "), weights_text(files)))
 }
@@ -94,7 +103,8 @@ fn count_parameters(files: &ModelFiles) -> Result<(Map<String, Value>, Vec<Strin
     let mut counts = BTreeMap::new();
     let mut dtypes = Vec::new();
     for (name, bytes) in &files.weights {
-        let tensors = SafeTensors::deserialize(bytes).with_context(|| format!("{name} is not a whole safetensors file"))?;
+        let tensors = SafeTensors::deserialize(bytes)
+            .with_context(|| format!("{name} is not a whole safetensors file"))?;
         for (tensor, view) in tensors.iter() {
             *counts.entry(part_of(tensor)).or_insert(0) += view.shape().iter().product::<usize>();
             let dtype = format!("{:?}", view.dtype()).to_lowercase();
@@ -104,8 +114,10 @@ fn count_parameters(files: &ModelFiles) -> Result<(Map<String, Value>, Vec<Strin
         }
     }
     dtypes.sort();
-    let mut parameters: Map<String, Value> =
-        PARTS.iter().map(|part| ((*part).to_owned(), counts.get(part).copied().unwrap_or(0).into())).collect();
+    let mut parameters: Map<String, Value> = PARTS
+        .iter()
+        .map(|part| ((*part).to_owned(), counts.get(part).copied().unwrap_or(0).into()))
+        .collect();
     parameters.insert("total".into(), counts.values().sum::<usize>().into());
     Ok((parameters, dtypes))
 }
@@ -121,11 +133,14 @@ fn part_of(tensor: &str) -> &'static str {
 
 /// `training.json` beside the weights: one entry for each run; `null` if there is none.
 fn read_history(files: &ModelFiles) -> Result<Value> {
-    let Some(path) = files.folder.as_ref().map(|folder| folder.join("training.json")) else { return Ok(Value::Null) };
+    let Some(path) = files.folder.as_ref().map(|folder| folder.join("training.json")) else {
+        return Ok(Value::Null);
+    };
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&read(&path)?).with_context(|| format!("training.json is not JSON\n  file: {}", path.display()))
+    serde_json::from_slice(&read(&path)?)
+        .with_context(|| format!("training.json is not JSON\n  file: {}", path.display()))
 }
 
 fn print_history(training: &Value) -> Result<()> {
@@ -162,7 +177,10 @@ fn self_check(session: &Session) -> Result<()> {
             anyhow::bail!("self-check failed: the vector of {what} {problem}");
         }
         let cosine = probe::cosine(first, second);
-        ensure!(cosine > 0.9999, "self-check failed: {what} embedded twice gave vectors with cosine {cosine}, wanted 1");
+        ensure!(
+            cosine > 0.9999,
+            "self-check failed: {what} embedded twice gave vectors with cosine {cosine}, wanted 1"
+        );
     }
     Ok(())
 }

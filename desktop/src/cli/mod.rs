@@ -1,8 +1,10 @@
 //! The commands, one file each: arguments to plain values, a call into the core, results printed.
 
+pub mod bench;
 pub mod caption;
 pub mod devices;
 pub mod embed;
+pub mod eval;
 pub mod export;
 pub mod import;
 pub mod index;
@@ -12,3 +14,4 @@ pub mod scenes;
 pub mod score;
 pub mod search;
 pub mod trace;
+pub mod train;

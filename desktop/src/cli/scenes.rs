@@ -51,9 +51,16 @@ pub fn run(args: &ScenesArgs, globals: &Globals) -> Result<()> {
     }
     bar.finish_and_clear();
     if globals.json {
-        return print_json(&json!({ "shards": shards, "scenes": args.n, "regions": n_regions, "seed": args.seed }));
+        return print_json(
+            &json!({ "shards": shards, "scenes": args.n, "regions": n_regions, "seed": args.seed }),
+        );
     }
-    print(format!("{} scenes with {n_regions} regions in {} shard(s): {}", args.n, shards.len(), args.out.display()))
+    print(format!(
+        "{} scenes with {n_regions} regions in {} shard(s): {}",
+        args.n,
+        shards.len(),
+        args.out.display()
+    ))
 }
 
 /// Draws and writes the scenes of one shard; returns the number of their regions.

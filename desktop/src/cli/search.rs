@@ -68,7 +68,10 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     if let Some(photos) = &among {
         library.update(photos, &context, file.as_deref())?;
     }
-    anyhow::ensure!(library.len() > 0, "the photo library is empty for this model\n  hint: fill it with `mmgem index DIR`");
+    anyhow::ensure!(
+        library.len() > 0,
+        "the photo library is empty for this model\n  hint: fill it with `mmgem index DIR`"
+    );
     let embed = embed_query(&query, &context)?;
     let hits = library.nearest(&embed, among.as_deref(), args.k);
     report(&hits, &embed, &context)
@@ -82,7 +85,10 @@ fn read_query(args: &SearchArgs) -> Result<Query> {
         return Ok(Query::Photo(path.into(), part));
     }
     if looks_like_a_photo(path) {
-        anyhow::bail!("there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}", args.query);
+        anyhow::bail!(
+            "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
+            args.query
+        );
     }
     match part {
         Part::Whole => Ok(Query::Text(args.query.clone())),
@@ -112,7 +118,9 @@ fn report(hits: &[(PathBuf, f32)], embed: &[f32], context: &Context) -> Result<(
         let encoded = context.session.encode_rgb(&photo);
         let place = pollster::block_on(context.session.localize(&encoded, embed))?;
         if context.json {
-            found.push(json!({ "path": path, "score": json_f32(*score), "box": json_box(Some(place.box_px)) }));
+            found.push(
+                json!({ "path": path, "score": json_f32(*score), "box": json_box(Some(place.box_px)) }),
+            );
         } else {
             print(format!("{score:.4}\t{}\t{}", path.display(), box_text(Some(place.box_px))))?;
         }
@@ -138,7 +146,11 @@ mod tests {
     #[test]
     fn what_is_no_file_is_a_text() {
         assert_eq!(read_query(&args("a red boat", None)).expect("a text"), Query::Text("a red boat".into()));
-        assert!(read_query(&args("a red boat", Some("0,0,1,1"))).expect_err("a box of a text").is::<WrongArguments>());
+        assert!(
+            read_query(&args("a red boat", Some("0,0,1,1")))
+                .expect_err("a box of a text")
+                .is::<WrongArguments>()
+        );
     }
 
     #[test]

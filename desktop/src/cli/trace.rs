@@ -6,7 +6,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use mmgem_core::files::{self, write_atomic};
 use mmgem_core::image::preprocess;
-use mmgem_core::trace::{Difference, TraceInput, TraceTensor, Values, compare, trace_backward, trace_forward};
+use mmgem_core::trace::{
+    Difference, TraceInput, TraceTensor, Values, compare, trace_backward, trace_forward,
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -67,9 +69,9 @@ pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
             wanted.sort_by_key(|wanted| trace.iter().position(|tensor| tensor.name == wanted.name));
             report(&compare(&trace, &wanted), args.tolerance, globals)
         }
-        None if globals.json => {
-            print_json(&trace.iter().map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape })).collect())
-        }
+        None if globals.json => print_json(
+            &trace.iter().map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape })).collect(),
+        ),
         None => trace.iter().try_for_each(|tensor| print(format!("{:<50} {:?}", tensor.name, tensor.shape))),
     }
 }
@@ -130,7 +132,8 @@ fn to_bytes(trace: &[TraceTensor]) -> Result<Vec<u8>> {
 }
 
 fn read_trace(path: &Path) -> Result<Vec<TraceTensor>> {
-    from_bytes(&files::read(path)?).with_context(|| format!("the reference cannot be used\n  file: {}", path.display()))
+    from_bytes(&files::read(path)?)
+        .with_context(|| format!("the reference cannot be used\n  file: {}", path.display()))
 }
 
 fn from_bytes(bytes: &[u8]) -> Result<Vec<TraceTensor>> {
@@ -158,9 +161,15 @@ mod tests {
 
     #[test]
     fn a_trace_is_read_back_as_it_was_written() {
-        let tensor = |name: &str, shape: &[usize], values| TraceTensor { name: name.into(), shape: shape.into(), values };
-        let trace =
-            vec![tensor("a", &[1, 2], Values::Floats(vec![1.5, -2.0])), tensor("b", &[1], Values::Ints(vec![7]))];
+        let tensor = |name: &str, shape: &[usize], values| TraceTensor {
+            name: name.into(),
+            shape: shape.into(),
+            values,
+        };
+        let trace = vec![
+            tensor("a", &[1, 2], Values::Floats(vec![1.5, -2.0])),
+            tensor("b", &[1], Values::Ints(vec![7])),
+        ];
         let mut back = from_bytes(&to_bytes(&trace).expect("writable")).expect("readable");
         back.sort_by(|a, b| a.name.cmp(&b.name));
         assert_eq!(back, trace);

@@ -82,7 +82,9 @@ fn commit() -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     match git(&["rev-parse", "HEAD"]) {
-        Some(hash) if git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty()) => hash + "+changes",
+        Some(hash) if git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty()) => {
+            hash + "+changes"
+        }
         Some(hash) => hash,
         None => format!("none (version {})", env!("CARGO_PKG_VERSION")),
     }

@@ -126,7 +126,8 @@ impl Album {
     /// All pictures with their cosines, the most similar first.
     pub fn rank(&self, text_embed: &[f32]) -> Vec<(usize, f32)> {
         let dot = |embed: &[f32]| embed.iter().zip(text_embed).map(|(a, b)| a * b).sum::<f32>();
-        let mut ranked: Vec<(usize, f32)> = self.embeds.chunks(text_embed.len()).map(dot).enumerate().collect();
+        let mut ranked: Vec<(usize, f32)> =
+            self.embeds.chunks(text_embed.len()).map(dot).enumerate().collect();
         ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
         ranked
     }

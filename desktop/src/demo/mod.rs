@@ -1,8 +1,9 @@
 //! `mmgem demo`: a tour of what the model can do, as a page to look at.
 //!
-//! `album` has the pictures, `tour` asks the model, `picture` and `report` make the page.
+//! `album` has the pictures, `tour` asks the model, `report`, `markup` and `picture` make the page.
 
 mod album;
+mod markup;
 mod picture;
 mod report;
 mod tour;
@@ -67,7 +68,11 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     note(context.quiet, format!("encoded {} pictures, {rate} a second", album.sources.len()));
     let report = take(&args, &album, context)?;
     write_atomic(&args.out, report.html().as_bytes())?;
-    if context.json { print_json(&document(&args, &album, &report)) } else { tell(&args, &report, context.quiet) }
+    if context.json {
+        print_json(&document(&args, &album, &report))
+    } else {
+        tell(&args, &report, context.quiet)
+    }
 }
 
 fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
@@ -91,7 +96,9 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
     Ok(Report {
         album: album_name(album.sources.len(), is_drawn),
         facts: facts(context, album, &tour),
-        measured: n_found.map(|n_found| measured(n_found, album.sources.len(), &captioned)).unwrap_or_default(),
+        measured: n_found
+            .map(|n_found| measured(n_found, album.sources.len(), &captioned))
+            .unwrap_or_default(),
         pictures: tour.pictures,
         gallery,
         queries,
@@ -139,7 +146,13 @@ fn facts(context: &Context, album: &Album, tour: &Tour) -> Vec<(String, String)>
     let fact = |label: &str, value: String| (label.to_owned(), value);
     vec![
         fact("Model", context.model_name.clone()),
-        fact("Image encoder", format!("{} × {}, {} px", config.vision.num_hidden_layers, config.vision.hidden_size, config.vision.image_size)),
+        fact(
+            "Image encoder",
+            format!(
+                "{} × {}, {} px",
+                config.vision.num_hidden_layers, config.vision.hidden_size, config.vision.image_size
+            ),
+        ),
         fact("Language model", format!("{} × {}", config.llm.num_hidden_layers, config.llm.hidden_size)),
         fact("Device", context.device_name.clone()),
         fact("Pictures encoded", format!("{} per second", two_digits(album.images_per_sec()))),
@@ -156,7 +169,10 @@ fn measured(n_found: usize, n: usize, captioned: &[Captioned]) -> Vec<String> {
             "Measured on these drawings, which training has not seen: {n_found} of {n} captions find their own picture \
              first; by chance it would be 1 of {n}."
         ),
-        format!("Of {} boxes, {n_right} are named as in the drawing's own notes, word for word.", regions().count()),
+        format!(
+            "Of {} boxes, {n_right} are named as in the drawing's own notes, word for word.",
+            regions().count()
+        ),
     ]
 }
 

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use mmgem_core::image::BoxPx;
 
+use super::markup::{escape, ordinal, rect, signed};
 use super::picture::heat_gradient;
 
 /// Everything the page shows.
@@ -162,7 +163,12 @@ impl Report {
         page.push_str("<section id=\"pictures\"><h2>The pictures</h2>\n<div class=\"gallery\">\n");
         for &picture in &self.gallery {
             let name = &self.pictures[picture].name;
-            writeln!(page, "<figure>{}<figcaption>{}</figcaption></figure>", self.svg(picture, name, ""), escape(name))?;
+            writeln!(
+                page,
+                "<figure>{}<figcaption>{}</figcaption></figure>",
+                self.svg(picture, name, ""),
+                escape(name)
+            )?;
         }
         page.push_str("</div></section>\n");
         Ok(())
@@ -258,11 +264,19 @@ impl Report {
 
     fn write_card(&self, page: &mut String, card: &Captioned) -> std::fmt::Result {
         let name = &self.pictures[card.picture].name;
-        let alt = format!("{name}, with {} numbered boxes; the model says “{}”", card.regions.len(), card.whole.text);
+        let alt = format!(
+            "{name}, with {} numbered boxes; the model says “{}”",
+            card.regions.len(),
+            card.whole.text
+        );
         let boxes = card.regions.iter().enumerate().fold(String::new(), |boxes, (idx, (box_px, _))| {
             boxes + &self.numbered_box(card.picture, idx, *box_px)
         });
-        write!(page, "<article class=\"card\"><figure>{}</figure><div>", self.svg(card.picture, &alt, &boxes))?;
+        write!(
+            page,
+            "<article class=\"card\"><figure>{}</figure><div>",
+            self.svg(card.picture, &alt, &boxes)
+        )?;
         write!(page, "<div class=\"whole\">{}</div><ol>", said(&card.whole))?;
         for (idx, (_, region)) in card.regions.iter().enumerate() {
             write!(page, "<li><span class=\"badge c{}\">{}</span>{}</li>", idx % 4, idx + 1, said(region))?;
@@ -280,7 +294,11 @@ impl Report {
         )?;
         if !self.passed_over.is_empty() {
             let names = escape(&self.passed_over.join(", "));
-            writeln!(page, "<p>Passed over, because they cannot be read ({}): {names}</p>", self.passed_over.len())?;
+            writeln!(
+                page,
+                "<p>Passed over, because they cannot be read ({}): {names}</p>",
+                self.passed_over.len()
+            )?;
         }
         writeln!(page, "<p>Made by <code>{}</code></p></footer>", escape(&self.command))
     }
@@ -299,11 +317,12 @@ impl Report {
     fn numbered_box(&self, picture: usize, idx: usize, box_px: BoxPx) -> String {
         let Picture { width, height, .. } = &self.pictures[picture];
         let side = *width.min(height) as f32 * 0.085;
-        let [x, y] = [box_px[0].clamp(0.0, *width as f32 - side), box_px[1].clamp(0.0, *height as f32 - side)];
+        let [x, y] =
+            [box_px[0].clamp(0.0, *width as f32 - side), box_px[1].clamp(0.0, *height as f32 - side)];
         format!(
             "{}{}<rect class=\"tag c{}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{side:.1}\" height=\"{side:.1}\"/><text \
              x=\"{:.1}\" y=\"{:.1}\" font-size=\"{:.1}\">{}</text>",
-            rect("case", box_px),
+            rect("halo", box_px),
             rect(&format!("region c{}", idx % 4), box_px),
             idx % 4,
             x + side * 0.5,
@@ -324,7 +343,8 @@ impl Report {
 fn said(said: &Said) -> String {
     let percent = said.certainty * 100.0;
     let text = if said.text.is_empty() { "<i>nothing</i>".to_owned() } else { escape(&said.text) };
-    let mark = if said.is_right { " <span class=\"mark good\" title=\"word for word\">✓</span>" } else { "" };
+    let mark =
+        if said.is_right { " <span class=\"mark good\" title=\"word for word\">✓</span>" } else { "" };
     let truth = said.truth.as_ref().map(|truth| format!("<p class=\"truth\">drawn: {}</p>", escape(truth)));
     format!(
         "<div class=\"said\"><p>{text}{mark}</p><p class=\"sure\"><span class=\"meter\"><i style=\"width:{percent:.0}%\"></i>\
@@ -334,52 +354,17 @@ fn said(said: &Said) -> String {
 }
 
 fn verdict(rank: usize, n_right: usize) -> String {
-    let what = if n_right == 1 { "The picture it tells of".into() } else { format!("One of the {n_right} it is true of") };
+    let what = if n_right == 1 {
+        "The picture it tells of".into()
+    } else {
+        format!("One of the {n_right} it is true of")
+    };
     let sign = if rank == 1 { "✓ " } else { "" };
     format!("{sign}{what} came {}", ordinal(rank))
 }
 
-fn ordinal(rank: usize) -> String {
-    let ending = match (rank % 10, rank % 100) {
-        (_, 11..=13) => "th",
-        (1, _) => "st",
-        (2, _) => "nd",
-        (3, _) => "rd",
-        _ => "th",
-    };
-    if rank == 1 { "first".into() } else { format!("{rank}{ending}") }
-}
-
-/// The number with a real minus sign.
-fn signed(value: f32, digits: usize) -> String {
-    format!("{value:.digits$}").replace('-', "−")
-}
-
 fn mark_class(is_right: bool) -> &'static str {
     if is_right { "good" } else { "missed" }
-}
-
-fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
-    let (width, height) = (x1 - x0, y1 - y0);
-    format!("<rect class=\"{class}\" x=\"{x0:.1}\" y=\"{y0:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>")
-}
-
-/// The text as HTML and as an attribute's value.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            // What an untrained model writes; HTML has no way to say it.
-            _ if c.is_control() => escaped.push('\u{fffd}'),
-            _ => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -399,7 +384,8 @@ mod tests {
             uri: "data:image/png;base64,AAAA".into(),
         };
         let box_px = [10.0, 10.0, 60.0, 50.0];
-        let hit = |picture| Hit { picture, score: 0.25, box_px, is_right: Some(picture == 0), true_box_px: None };
+        let hit =
+            |picture| Hit { picture, score: 0.25, box_px, is_right: Some(picture == 0), true_box_px: None };
         let heat = Heat {
             uri: "data:image/png;base64,BBBB".into(),
             point_px: [70.0, 30.0],
@@ -424,9 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_markup_is_text() {
-        assert_eq!(escape(r#"<a href="x">'&'</a>"#), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;");
-        assert_eq!(escape("a\u{0}b"), "a\u{fffd}b");
+    fn names_and_captions_cannot_become_markup() {
         assert!(!report("<script>alert(1)</script>").html().contains("<script"));
         assert!(!report("\" onload=\"x").html().contains("\" onload"));
     }
@@ -441,13 +425,10 @@ mod tests {
 
     #[test]
     fn each_picture_is_in_the_page_once() {
-        assert_eq!(report("a.jpg").html().matches("base64,AAAA").count(), 2, "two pictures, shown eight times");
-    }
-
-    #[test]
-    fn ranks_read_as_people_say_them() {
-        assert_eq!([1, 2, 3, 4, 11, 12, 21, 113].map(ordinal), [
-            "first", "2nd", "3rd", "4th", "11th", "12th", "21st", "113th"
-        ]);
+        assert_eq!(
+            report("a.jpg").html().matches("base64,AAAA").count(),
+            2,
+            "two pictures, shown eight times"
+        );
     }
 }

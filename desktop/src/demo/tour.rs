@@ -83,7 +83,8 @@ impl<'a> Tour<'a> {
         let ranked = self.album.rank(&text_embed);
         self.search_times.push(start.elapsed());
 
-        let is_right = |source: usize| self.album.sources[source].scene().map(|scene| is_true_of(text, scene));
+        let is_right =
+            |source: usize| self.album.sources[source].scene().map(|scene| is_true_of(text, scene));
         let right: Vec<bool> = ranked.iter().map(|(source, _)| is_right(*source) == Some(true)).collect();
         let first_right = right.iter().position(|is_right| *is_right);
         let n_right = right.iter().filter(|is_right| **is_right).count();
@@ -126,7 +127,9 @@ impl<'a> Tour<'a> {
         let whole = self.caption(&image, &Part::Whole, truths)?;
         let places = match scene {
             Some(scene) => drawn_places(scene),
-            None => self.told_places(&image, &whole.text)?.into_iter().map(|box_px| (box_px, &[][..])).collect(),
+            None => {
+                self.told_places(&image, &whole.text)?.into_iter().map(|box_px| (box_px, &[][..])).collect()
+            }
         };
         let mut regions = Vec::new();
         for (box_px, truths) in places {
@@ -241,7 +244,8 @@ mod tests {
 
     #[test]
     fn boxes_apart_come_with_the_best_first() {
-        let boxes = [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 20.0, 9.0, 29.0]];
+        let boxes =
+            [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 20.0, 9.0, 29.0]];
         assert_eq!(best_apart(&boxes, &[0.1, 0.5, 0.9, 0.2], 3), [2, 1, 3]);
         assert_eq!(best_apart(&boxes, &[0.6, 0.5, 0.9, 0.2], 2), [2, 0]);
     }

@@ -17,7 +17,10 @@ const STEPS: [(&str, &[&str]); 5] = [
         "clippy, wasm32",
         &["clippy", "--release", "--locked", "-p", "mmgem-web", "--target", WASM, "--", "-D", "warnings"],
     ),
-    ("core alone, without features", &["check", "--release", "--locked", "-p", "mmgem-core", "--no-default-features"]),
+    (
+        "core alone, without features",
+        &["check", "--release", "--locked", "-p", "mmgem-core", "--no-default-features"],
+    ),
     ("tests", &["test", "--release", "--locked", "--workspace"]),
 ];
 const WASM: &str = "wasm32-unknown-unknown";
