@@ -2,6 +2,7 @@
 //!
 //! Without the feature `wgpu` the same functions are there and say that it is not built in.
 
+#[cfg(not(feature = "wgpu"))]
 use burn::tensor::Device;
 
 #[cfg(feature = "wgpu")]

@@ -131,7 +131,9 @@ pub enum CaptionOrder {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Not JSON, or a key is missing, unknown or of another type.
-    #[error("config.json does not describe an MM-GEM model: {0}\n  hint: compare its keys with those of the embedded model, `mmgem info --config`")]
+    #[error(
+        "config.json does not describe an MM-GEM model: {0}\n  hint: compare its keys with those of the embedded model, `mmgem info --config`"
+    )]
     Malformed(#[from] serde_json::Error),
     /// The values contradict each other.
     #[error("config.json: {found}, but {wanted}")]

@@ -91,7 +91,10 @@ impl ModelFolder {
         }
         for name in ["config.json", "tokenizer.json"] {
             if !folder.join(name).is_file() {
-                return Err(FolderError::NotAModel { found: format!("{name} is missing"), folder: folder.into() });
+                return Err(FolderError::NotAModel {
+                    found: format!("{name} is missing"),
+                    folder: folder.into(),
+                });
             }
         }
         let config_json = read(&folder.join("config.json"))?;

@@ -49,7 +49,8 @@ pub async fn generate(
     let [batch, _, _] = prefix.dims();
     let mut captions = Vec::with_capacity(batch);
     for row in 0..batch {
-        captions.push(beam_search(llm, prefix.clone().slice(s![row..row + 1]), eos_token_id, decoding).await?);
+        captions
+            .push(beam_search(llm, prefix.clone().slice(s![row..row + 1]), eos_token_id, decoding).await?);
     }
     Ok(captions)
 }
@@ -115,9 +116,11 @@ async fn beam_search(
         let mut candidates: Vec<(usize, u32, f32)> = Vec::new();
         for (row, hypothesis) in live.iter().enumerate() {
             let scores = &log_probs[row * vocab_size..(row + 1) * vocab_size];
-            candidates.extend(top_k(scores, beam + 1).into_iter().map(|id| {
-                (row, id as u32, hypothesis.log_prob + scores[id])
-            }));
+            candidates.extend(
+                top_k(scores, beam + 1)
+                    .into_iter()
+                    .map(|id| (row, id as u32, hypothesis.log_prob + scores[id])),
+            );
         }
         candidates.sort_by(|a, b| b.2.total_cmp(&a.2));
 
@@ -137,10 +140,14 @@ async fn beam_search(
             }
         }
         live = next;
-        if live.is_empty() || best_by_mean(&finished).is_some_and(|best| finished.len() >= beam && mean(best) >= mean(&live[0])) {
+        if live.is_empty()
+            || best_by_mean(&finished)
+                .is_some_and(|best| finished.len() >= beam && mean(best) >= mean(&live[0]))
+        {
             break;
         }
-        let last: Vec<u32> = live.iter().map(|h| *h.ids.last().expect("a live hypothesis has a token")).collect();
+        let last: Vec<u32> =
+            live.iter().map(|h| *h.ids.last().expect("a live hypothesis has a token")).collect();
         cache = cache.select(int_row(&rows.iter().map(|row| *row as u32).collect::<Vec<_>>(), beam, &device));
         embeds = llm.embed(int_row(&last, beam, &device).unsqueeze_dim(1));
     }
@@ -179,7 +186,8 @@ fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
 /// A row of ints on the device, its last one repeated up to `len`.
 fn int_row(values: &[u32], len: usize, device: &Device) -> Tensor<1, Int> {
     let last = *values.last().expect("a beam has at least one hypothesis");
-    let values: Vec<i32> = values.iter().copied().chain(std::iter::repeat(last)).take(len).map(|v| v as i32).collect();
+    let values: Vec<i32> =
+        values.iter().copied().chain(std::iter::repeat(last)).take(len).map(|v| v as i32).collect();
     Tensor::from_data(TensorData::new(values, [len]), device)
 }
 

@@ -6,9 +6,9 @@ pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "files")]
 pub mod data;
+pub mod eval;
 #[cfg(feature = "files")]
 pub mod files;
-pub mod eval;
 pub mod generate;
 pub mod image;
 pub mod init;

@@ -14,7 +14,11 @@ use crate::model::Llama;
 /// - text_embed:  `[n_texts, embed_dim]`, rows of unit length
 /// - logit_scale: `[1]`, natural log of the inverse temperature
 /// - returns:     `[n_images, n_texts]`
-pub fn contrastive_logits(image_embed: Tensor<2>, text_embed: Tensor<2>, logit_scale: Tensor<1>) -> Tensor<2> {
+pub fn contrastive_logits(
+    image_embed: Tensor<2>,
+    text_embed: Tensor<2>,
+    logit_scale: Tensor<1>,
+) -> Tensor<2> {
     image_embed.matmul(text_embed.transpose()) * logit_scale.exp().unsqueeze()
 }
 

@@ -178,7 +178,11 @@ impl Session {
     }
 
     /// Unit vectors of boxes, one after the other, from one encoded photo.
-    pub async fn embed_boxes(&self, image: &EncodedImage, boxes_px: &[BoxPx]) -> Result<Vec<f32>, SessionError> {
+    pub async fn embed_boxes(
+        &self,
+        image: &EncodedImage,
+        boxes_px: &[BoxPx],
+    ) -> Result<Vec<f32>, SessionError> {
         let regions = boxes_px
             .iter()
             .map(|box_px| self.region(image, &Part::Box(*box_px)))
@@ -230,7 +234,8 @@ impl Session {
         let v_in = self.model.visual_context(&self.pool, tokens, stage);
         let prefix = self.model.caption_prefix(v_in, stage);
         let decoded = generate(&self.model.llm, prefix, self.config.eos_token_id, decoding).await?;
-        let caption = |Generated { ids, log_prob }| Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob });
+        let caption =
+            |Generated { ids, log_prob }| Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob });
         decoded.into_iter().map(caption).collect()
     }
 
@@ -238,7 +243,11 @@ impl Session {
     /// best of [`candidate_boxes`].
     ///
     /// `text_embed` is a unit vector of [`Self::embed_text`].
-    pub async fn localize(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<Localization, SessionError> {
+    pub async fn localize(
+        &self,
+        image: &EncodedImage,
+        text_embed: &[f32],
+    ) -> Result<Localization, SessionError> {
         let similarity = self.patch_similarity(image, text_embed).await?;
         let boxes = candidate_boxes(image.width as f32, image.height as f32);
         let embeds = self.embed_boxes(image, &boxes).await?;
@@ -262,7 +271,11 @@ impl Session {
     }
 
     /// Cosine of a text with each patch, row by row.
-    async fn patch_similarity(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<Vec<f32>, SessionError> {
+    async fn patch_similarity(
+        &self,
+        image: &EncodedImage,
+        text_embed: &[f32],
+    ) -> Result<Vec<f32>, SessionError> {
         let text = TensorData::new(text_embed.to_vec(), [1, text_embed.len(), 1]);
         let patch_embed = self.model.patch_embed(image.patches.clone());
         Ok(read_floats(patch_embed.matmul(Tensor::from_data(text, &self.device))).await?)
@@ -307,7 +320,9 @@ impl Session {
     fn mask_region(&self, image: &EncodedImage, values: &[u8]) -> Result<Region, SessionError> {
         let side = self.config.vision.image_size;
         let width = image.width as usize;
-        let lit = || values.iter().enumerate().filter(|(_, value)| **value >= 128).map(|(i, _)| (i % width, i / width));
+        let lit = || {
+            values.iter().enumerate().filter(|(_, value)| **value >= 128).map(|(i, _)| (i % width, i / width))
+        };
         let (Some(x0), Some(y0)) = (lit().map(|p| p.0).min(), lit().map(|p| p.1).min()) else {
             return Err(SessionError::Mask("is black everywhere".into()));
         };
@@ -329,7 +344,14 @@ impl Session {
 /// [`Session::localize`] and a photo search look.
 pub fn candidate_boxes(width: f32, height: f32) -> Vec<BoxPx> {
     const SHAPES: [(f32, f32); 9] = [
-        (1.0, 1.0), (0.75, 0.75), (0.5, 0.5), (0.33, 0.33), (0.75, 0.4), (0.4, 0.75), (0.5, 1.0), (1.0, 0.5),
+        (1.0, 1.0),
+        (0.75, 0.75),
+        (0.5, 0.5),
+        (0.33, 0.33),
+        (0.75, 0.4),
+        (0.4, 0.75),
+        (0.5, 1.0),
+        (1.0, 0.5),
         (0.25, 0.5),
     ];
     let steps = |share: f32| ((1.0 - share) / (share * 0.5)).ceil() as usize;

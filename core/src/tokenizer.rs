@@ -15,10 +15,14 @@ pub struct Tokenizer {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// Not a `tokenizer.json`.
-    #[error("tokenizer.json cannot be read: {0}\n  hint: a SentencePiece `tokenizer.model` has to be converted; Hugging Face's `tokenizers` does it")]
+    #[error(
+        "tokenizer.json cannot be read: {0}\n  hint: a SentencePiece `tokenizer.model` has to be converted; Hugging Face's `tokenizers` does it"
+    )]
     Malformed(String),
     /// The tokenizer belongs to another model.
-    #[error("tokenizer.json has {found}, but the model wants {wanted}\n  hint: was it copied from another model?")]
+    #[error(
+        "tokenizer.json has {found}, but the model wants {wanted}\n  hint: was it copied from another model?"
+    )]
     OtherVocabulary {
         /// What the tokenizer has.
         found: String,
@@ -88,12 +92,21 @@ pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 #[cfg(feature = "train")]
 pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
     use tokenizers::{
-        AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-        TokenizerImpl,
-        models::{TrainerWrapper, bpe::{BPE, BpeTrainer}},
+        AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+        PreTokenizerWrapper, TokenizerImpl,
+        models::{
+            TrainerWrapper,
+            bpe::{BPE, BpeTrainer},
+        },
         pre_tokenizers::byte_level::ByteLevel,
     };
-    type Parts = TokenizerImpl<ModelWrapper, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
+    type Parts = TokenizerImpl<
+        ModelWrapper,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >;
 
     let broken = |cause: tokenizers::Error| TokenizerError::Malformed(cause.to_string());
     let mut tokenizer: Parts = TokenizerImpl::new(ModelWrapper::BPE(BPE::default()));

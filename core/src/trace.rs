@@ -225,9 +225,10 @@ impl Recorder {
 
     fn text_ids(&mut self, input: &TraceInput) {
         let seq = input.texts.iter().map(Vec::len).max().unwrap_or(0);
-        let padded = input.texts.iter().flat_map(|text| {
-            text.iter().map(|id| i64::from(*id)).chain(std::iter::repeat(0)).take(seq)
-        });
+        let padded = input
+            .texts
+            .iter()
+            .flat_map(|text| text.iter().map(|id| i64::from(*id)).chain(std::iter::repeat(0)).take(seq));
         self.push("text_ids", &[input.texts.len(), seq], Values::Ints(padded.collect()));
         let lens = input.texts.iter().map(|text| text.len() as i64).collect();
         self.push("text_lens", &[input.texts.len()], Values::Ints(lens));

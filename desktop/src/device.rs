@@ -103,6 +103,17 @@ fn no_gpu_reason(adapters: &[AdapterReport]) -> String {
     }
 }
 
+/// Keeps Mesa's Vulkan layer from complaining, on a computer without a desktop, that there is none.
+///
+/// To be called before anything else: the environment must not change while another thread reads it.
+pub fn silence_vulkan_layer() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // The layer only puts the desktop's GPU first.
+        // SAFETY: `main` calls this first, so there is no other thread.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 

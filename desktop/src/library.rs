@@ -12,8 +12,8 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
-use crate::photos::for_each_encoded;
-use crate::terminal::note;
+use crate::photos::encode_each;
+use crate::terminal::{PassedOver, note};
 
 /// Photos after which the file is written, so that an interruption costs little.
 const SAVE_EVERY: usize = 2000;
@@ -72,21 +72,19 @@ impl Library {
         Ok(Self::new(context.fingerprint))
     }
 
-    /// Encodes the photos that are new or changed; returns how many.
+    /// Encodes the photos that are new or changed, writes them to `file` and returns how many they are.
+    ///
+    /// # Errors
+    /// When no photo can be used, or with `--strict` one cannot; what was encoded is written all the same.
     pub fn update(&mut self, photos: &[PathBuf], context: &Context, file: Option<&Path>) -> Result<usize> {
-        let stale: Vec<PathBuf> = photos
-            .iter()
-            .filter(|path| {
-                let known = self.photos.get(&key_of(path)).map(|(stamp, _)| *stamp);
-                known.is_none() || known != Stamp::of(path).ok()
-            })
-            .cloned()
-            .collect();
-        if stale.is_empty() {
-            return Ok(0);
-        }
+        let is_stale = |path: &&PathBuf| {
+            let known = self.photos.get(&key_of(path)).map(|(stamp, _)| *stamp);
+            known.is_none() || known != Stamp::of(path).ok()
+        };
+        let stale: Vec<PathBuf> = photos.iter().filter(is_stale).cloned().collect();
+        let mut passed_over = PassedOver::new(photos.len(), context.strict);
         let mut n_encoded = 0;
-        for_each_encoded(context, &stale, |path, encoded| {
+        let encoded = encode_each(context, &stale, &mut passed_over, |path, encoded| {
             let embed = whole_embed(context, encoded)?;
             self.photos.insert(key_of(path), (Stamp::of(path)?, embed));
             n_encoded += 1;
@@ -94,10 +92,12 @@ impl Library {
                 Some(file) if n_encoded % SAVE_EVERY == 0 => self.save(file),
                 _ => Ok(()),
             }
-        })?;
-        if let Some(file) = file {
+        });
+        if let Some(file) = file.filter(|_| n_encoded > 0) {
             self.save(file)?;
         }
+        encoded?;
+        passed_over.finish(context.quiet)?;
         Ok(n_encoded)
     }
 

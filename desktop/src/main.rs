@@ -21,6 +21,7 @@ use clap::Parser;
 use args::{Args, Command, WrongArguments};
 
 fn main() -> ExitCode {
+    device::silence_vulkan_layer();
     let args = Args::parse();
     start_log(args.globals.quiet);
     match run(args) {

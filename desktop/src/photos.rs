@@ -80,14 +80,28 @@ fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
 
 /// Reads photos in parallel, encodes them in batches and hands them over one by one, in order; a bad
 /// one is passed over.
+///
+/// # Errors
+/// When no photo can be used, or with `--strict` one cannot.
 pub fn for_each_encoded(
     context: &Context,
     paths: &[PathBuf],
+    take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
+) -> Result<()> {
+    let mut passed_over = PassedOver::new(paths.len(), context.strict);
+    encode_each(context, paths, &mut passed_over, take)?;
+    passed_over.finish(context.quiet)
+}
+
+/// [`for_each_encoded`] where the photos are some of those that `passed_over` counts.
+pub fn encode_each(
+    context: &Context,
+    paths: &[PathBuf],
+    passed_over: &mut PassedOver,
     mut take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<()> {
     let config = context.session.config().preprocess();
     let bar = progress_bar(paths.len(), "photos", context.quiet || paths.len() < BATCH);
-    let mut passed_over = PassedOver::new(paths.len(), context.strict);
     for batch in paths.chunks(BATCH) {
         let inputs: Vec<Result<Preprocessed>> =
             batch.par_iter().map(|path| read_input(path, &config)).collect();
@@ -106,7 +120,7 @@ pub fn for_each_encoded(
         bar.inc(batch.len() as u64);
     }
     bar.finish_and_clear();
-    passed_over.finish(context.quiet)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -91,8 +91,7 @@ impl PassedOver {
             Err(error) => error,
         };
         self.n_failed += 1;
-        let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-        let line = format!("passed over {}: {}", path.display(), causes.join(": "));
+        let line = format!("passed over {}: {}", path.display(), root_on_one_line(&error));
         match bar {
             Some(bar) if !bar.is_hidden() => bar.println(line),
             _ => eprintln!("{line}"),
@@ -113,6 +112,13 @@ impl PassedOver {
         }
         Ok(())
     }
+}
+
+/// What went wrong at bottom, without the file, which is named already.
+fn root_on_one_line(error: &anyhow::Error) -> String {
+    let root = error.root_cause().to_string();
+    let lines = root.lines().map(str::trim).filter(|line| !line.starts_with("file:"));
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

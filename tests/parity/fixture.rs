@@ -125,9 +125,25 @@ impl Case {
         assert!(failed.is_empty(), "{} on {device}: {}", self.name, failed.join("\n"));
     }
 
+    /// The model folder alone, to be spoilt.
+    pub fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a temporary folder");
+        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+            fs::copy(self.folder.join(file), copy.path().join(file)).expect("a fixture can be copied");
+        }
+        copy
+    }
+
     fn list(&self, key: &str) -> &[Value] {
         self.doc[key].as_array().unwrap_or_else(|| panic!("{}: {key} is a list", self.name))
     }
+}
+
+pub fn change_config(folder: &Path, change: impl Fn(&mut Value)) {
+    let path = folder.join("config.json");
+    let mut config = serde_json::from_slice(&read(&path)).expect("config.json is JSON");
+    change(&mut config);
+    fs::write(path, config.to_string()).expect("a temporary folder can be written");
 }
 
 pub fn read(path: &Path) -> Vec<u8> {

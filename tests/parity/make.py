@@ -18,6 +18,7 @@ LLM = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=1, num_attent
            vocab_size=320, max_position_embeddings=256, rms_norm_eps=1e-5, rope_theta=10000.0,
            tie_word_embeddings=False)
 SMALL = dict(embed_dim=20, num_caption_prompts=8)
+SHARPER = 12
 
 
 def small(vision=None, llm=None, **other):
@@ -31,7 +32,7 @@ CASES = {
     "quick_gelu": dict(what="OpenAI's activation", set=small(vision=dict(hidden_act="quick_gelu")), **PAIR),
     "cap_first": dict(what="[CAP] before the image, in both stages", set=small(caption_order="cap_first"), **PAIR),
     "grid_tokens": dict(what="the language model sees every patch", set=small(vision_tokens="grid"), **PAIR),
-    "grouped_heads": dict(what="four query heads to a key head, two layers each",
+    "grouped_heads": dict(what="four query heads to a key head, two layers each", sharpen=True,
                           set=small(vision=dict(num_hidden_layers=2),
                                     llm=dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=8)), **PAIR),
     "multi_query": dict(what="one key head for all queries", set=small(llm=dict(num_key_value_heads=1)), **PAIR),
@@ -55,7 +56,7 @@ CASES = {
                          texts=["a", "", "Über 47 dogs; they run, and the sea is near a street 🚲"],
                          boxes=["4,6,40,50"]),
     "embed_dim_56": dict(what="a joint space wider than both models", set=small(embed_dim=56), **PAIR),
-    "rope_theta": dict(what="other rotary base and norm epsilon",
+    "rope_theta": dict(what="other rotary base and norm epsilon", sharpen=True,
                        set=small(llm=dict(rope_theta=500000.0, rms_norm_eps=1e-6, num_hidden_layers=2)), **PAIR),
     "tied": dict(what="the output head is the token embedding", set=small(llm=dict(tie_word_embeddings=True)), **PAIR),
     "mlp_ratio": dict(what="an MLP of 2.6667 times the width", set=small(vision=dict(mlp_ratio=2.6667)), **PAIR),
@@ -111,6 +112,15 @@ def let_heads_be_tied():
     safetensors.torch.save_file, safetensors.torch.load_file = save_file, load_file
 
 
+def sharpen(path):
+    """Fresh Llama weights attend almost evenly, whatever the positions: with these a wrong rotary base shows."""
+    tensors = safetensors.torch.load_file(path)
+    for name in tensors:
+        if "q_proj" in name or "k_proj" in name:
+            tensors[name] *= SHARPER
+    safetensors.torch.save_file(tensors, path)
+
+
 def open_clips_own(program, case, folder, scratch):
     """What only the case `imported` has: the files of both ecosystems, open_clip's embedding of the golden's
     pixels, and its interpolation of the positions to other grids."""
@@ -141,6 +151,8 @@ def make(program, name, case):
         reference(program, first + ["--out", scratch])
         for file in ("config.json", "model.safetensors", "tokenizer.json"):
             shutil.copy(f"{scratch}/{file}", f"{folder}/{file}")
+        if case.get("sharpen"):
+            sharpen(f"{folder}/model.safetensors")
         then = ["run", "--model", folder]
         for flag, values in (("image", [f"{HERE}/images/{i}.png" for i in case["images"]]),
                              ("text", case["texts"]), ("box", case["boxes"])):
@@ -151,6 +163,8 @@ def make(program, name, case):
     relative = [a.replace(f"{HERE}/", "tests/parity/") for a in then]
     lines = [shlex.join(["mmgem_reference.py", *first, "--out", f"tests/parity/{name}"]),
              shlex.join(["mmgem_reference.py", *relative, "--out", f"tests/parity/{name}/golden.safetensors"])]
+    if case.get("sharpen"):
+        lines.insert(1, f"make.py: every q_proj and k_proj times {SHARPER}")
     doc = dict(what=case["what"], made_by=lines, images=case["images"], texts=case["texts"],
                boxes=[[float(c) for c in b.split(",")] for b in case["boxes"]], steps=12)
     with open(f"{folder}/case.json", "w") as f:

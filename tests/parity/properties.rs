@@ -173,20 +173,23 @@ fn a_beam_of_one_is_greedy() {
     }
 }
 
-// No law: a beam may drop the greedy path before it turns out best, and with random weights, where all
-// tokens are nearly alike, that happens now and then.
+// Over two tokens it is a law: the greedy path is still in the beam when its second token is scored. A
+// longer one may be dropped before it turns out best: with these random weights, 9 times in 38.
 #[test]
-fn a_beam_of_three_seldom_loses_to_greedy() {
-    let mean = |caption: &Generated| caption.log_prob / (caption.ids.len() + 1) as f32;
-    let (mut n_captions, mut n_lost) = (0, 0);
+fn over_two_tokens_a_beam_is_at_least_as_probable_as_greedy() {
+    const NEVER_ENDS: u32 = u32::MAX;
     for name in case_names() {
-        for (beam, greedy) in captions(&name, 3).iter().zip(&captions(&name, 1)) {
-            n_captions += 1;
-            n_lost += usize::from(mean(beam) < mean(greedy) - 1e-5);
+        let case = Case::read(&name);
+        let folder = case.open(&Device::flex());
+        let decode = |beam| {
+            let decoding = Decoding { max_tokens: 2, beam };
+            block_on(generate(&folder.model.llm, prefix(&case, &folder), NEVER_ENDS, decoding))
+                .expect("the CPU works")
+        };
+        for (beam, greedy) in decode(3).iter().zip(&decode(1)) {
+            assert!(beam.log_prob >= greedy.log_prob - 1e-5, "{name}: {beam:?} after {greedy:?}");
         }
     }
-    println!("a beam of 3 loses to greedy on {n_lost} of {n_captions} captions");
-    assert!(n_lost * 4 < n_captions, "{n_lost} of {n_captions}");
 }
 
 // A beam's sum must be what the model says of its tokens, whatever path the cache took.

@@ -8,17 +8,7 @@ use mmgem_core::files::ModelFolder;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use crate::fixture::{Case, RawFile, RawTensor};
-
-/// A copy of a case's model that can be spoilt.
-fn copy_of(name: &str) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().expect("a temporary folder");
-    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(Case::read(name).folder.join(file), copy.path().join(file))
-            .expect("a fixture can be copied");
-    }
-    copy
-}
+use crate::fixture::{Case, RawFile, RawTensor, change_config};
 
 fn check(folder: &Path, parts: &[&str]) {
     let message = ModelFolder::read(folder, &Device::flex()).expect_err("this folder is spoilt").to_string();
@@ -36,20 +26,13 @@ fn change_weights(folder: &Path, change: impl Fn(&mut RawFile)) {
 }
 
 fn check_weights(change: impl Fn(&mut RawFile), parts: &[&str]) {
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     change_weights(copy.path(), change);
     check(copy.path(), parts);
 }
 
-fn change_config(folder: &Path, change: impl Fn(&mut Value)) {
-    let path = folder.join("config.json");
-    let mut config = serde_json::from_slice(&fs::read(&path).expect("it was copied")).expect("JSON");
-    change(&mut config);
-    fs::write(path, config.to_string()).expect("a temporary folder can be written");
-}
-
 fn check_config(change: impl Fn(&mut Value), parts: &[&str]) {
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     change_config(copy.path(), change);
     check(copy.path(), parts);
 }
@@ -105,7 +88,7 @@ fn a_quantised_tensor() {
 
 #[test]
 fn a_file_that_was_cut_short() {
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     let path = copy.path().join("model.safetensors");
     let bytes = fs::read(&path).expect("it was copied");
     for len in [bytes.len() - 1, bytes.len() / 2, 100, 7, 0] {
@@ -116,7 +99,7 @@ fn a_file_that_was_cut_short() {
 
 #[test]
 fn a_shard_that_holds_what_another_holds() {
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     let path = copy.path().join("model.safetensors");
     RawFile::read(&path).write_sharded(copy.path(), "model.safetensors");
     fs::rename(path, copy.path().join("model-00002-of-00002.safetensors")).expect("in one folder");
@@ -125,7 +108,7 @@ fn a_shard_that_holds_what_another_holds() {
 
 #[test]
 fn shards_that_are_whole_are_not_refused() {
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     let path = copy.path().join("model.safetensors");
     RawFile::read(&path).write_sharded(copy.path(), "model.safetensors");
     fs::remove_file(path).expect("it was copied");
@@ -136,7 +119,7 @@ fn shards_that_are_whole_are_not_refused() {
 
 #[test]
 fn a_tokenizer_of_another_vocabulary() {
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     let other = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
         "pre_tokenizer":null,"post_processor":null,"decoder":null,
         "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2},"unk_token":"a"}}"#;
@@ -171,14 +154,14 @@ fn a_config_that_contradicts_itself_or_the_weights() {
 fn a_tied_head_that_is_not_the_embedding() {
     let tie = |tied: bool| move |c: &mut Value| c["llm"]["tie_word_embeddings"] = tied.into();
     check_config(tie(true), &["not used", "llm.lm_head.weight"]);
-    let copy = copy_of("tied");
+    let copy = Case::read("tied").copy();
     change_config(copy.path(), tie(false));
     check(copy.path(), &["missing", "llm.lm_head.weight"]);
 }
 
 #[test]
 fn a_tied_head_that_is_the_embedding_is_not_refused() {
-    let copy = copy_of("tied");
+    let copy = Case::read("tied").copy();
     change_weights(copy.path(), |file| {
         let embed = file.0["llm.model.embed_tokens.weight"].clone();
         file.0.insert("llm.lm_head.weight".into(), embed);
@@ -194,7 +177,7 @@ fn a_folder_that_holds_no_model() {
         &["config.json is missing", "wanted config.json, model.safetensors and tokenizer.json"],
     );
     check(&empty.path().join("nowhere"), &["there is no such folder", "wanted"]);
-    let copy = copy_of("quick_gelu");
+    let copy = Case::read("quick_gelu").copy();
     fs::remove_file(copy.path().join("model.safetensors")).expect("it was copied");
     check(copy.path(), &["model.safetensors", "wanted"]);
     check(&copy.path().join("config.json"), &["this is a file"]);

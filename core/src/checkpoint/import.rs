@@ -35,7 +35,7 @@ pub struct ImportOptions {
 
 /// OpenAI's and most of LAION's pixel statistics.
 pub const OPENAI_MEAN_STD: ([f32; 3], [f32; 3]) =
-    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+    ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_55, 0.261_302_6, 0.275_777_1]);
 /// Pixel statistics of LAION-2B's ViT-L/14 and of SigLIP: −1..1.
 pub const INCEPTION_MEAN_STD: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 
@@ -96,7 +96,9 @@ pub fn import(
 fn vit_config(vision: &Shards, options: &ImportOptions) -> Result<VitConfig, CheckpointError> {
     let shape = |name: &str, rank: usize| match vision.shape(name) {
         Some(shape) if shape.len() == rank => Ok(shape.to_vec()),
-        Some(shape) => Err(CheckpointError::Import(format!("{name} has {} axes, wanted {rank}", shape.len()))),
+        Some(shape) => {
+            Err(CheckpointError::Import(format!("{name} has {} axes, wanted {rank}", shape.len())))
+        }
         None => Err(CheckpointError::Import(format!(
             "{name} is not in the image checkpoint\n  hint: wanted are OpenCLIP's names for a ViT (`visual.*`); ResNets and timm towers do not fit"
         ))),
@@ -109,11 +111,8 @@ fn vit_config(vision: &Shards, options: &ImportOptions) -> Result<VitConfig, Che
         return Err(CheckpointError::Import(format!("the encoder has {n_patches} patches, wanted a square")));
     }
     let mlp_width = shape(&checkpoint_name("visual.blocks.0.mlp.c_fc.weight"), 2)?[0];
-    let num_hidden_layers = vision
-        .shapes()
-        .filter_map(|(name, _)| vision_block_of(name))
-        .max()
-        .map_or(0, |last| last + 1);
+    let num_hidden_layers =
+        vision.shapes().filter_map(|(name, _)| vision_block_of(name)).max().map_or(0, |last| last + 1);
     let num_attention_heads = match (options.vision_heads, hidden_size) {
         (Some(heads), _) => heads,
         // OpenCLIP's H, g and G encoders have 16 heads, the others heads of 64.
@@ -151,7 +150,8 @@ fn llama_config(json: &str) -> Result<(LlamaConfig, Option<u32>, u32), Checkpoin
         root.get(key).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| wants(key, "a number"))
     };
     let number = |key: &str, default: f64| root.get(key).and_then(Value::as_f64).unwrap_or(default);
-    let absent_or = |key: &str, value: Value| root.get(key).is_none_or(|found| *found == value || found.is_null());
+    let absent_or =
+        |key: &str, value: Value| root.get(key).is_none_or(|found| *found == value || found.is_null());
 
     if root.get("model_type").and_then(Value::as_str) != Some("llama") {
         return Err(wants("model_type", "\"llama\""));
@@ -238,8 +238,7 @@ fn interpolation_weights(from: usize, to: usize) -> Vec<Vec<(usize, f64)>> {
             let center = scale * (i as f64 + 0.5);
             let first = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(from);
-            let raw: Vec<f64> =
-                (first..end).map(|j| cubic((j as f64 - center + 0.5) / stretch)).collect();
+            let raw: Vec<f64> = (first..end).map(|j| cubic((j as f64 - center + 0.5) / stretch)).collect();
             let sum: f64 = raw.iter().sum();
             (first..end).zip(raw).map(|(j, weight)| (j, weight / sum)).collect()
         })

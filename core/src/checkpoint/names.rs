@@ -40,7 +40,8 @@ pub fn param_id(path: &str) -> ParamId {
 
 /// FNV-1a: a hash that stays the same across platforms and versions.
 pub fn stable_hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Which block of the image encoder a tensor of a checkpoint belongs to.
@@ -51,8 +52,16 @@ pub fn vision_block_of(name: &str) -> Option<usize> {
 /// Tensors that MM-GEM leaves out of an OpenCLIP checkpoint: its text tower and temperature.
 pub fn is_openclip_text_tower(name: &str) -> bool {
     let roots = [
-        "transformer.", "token_embedding.", "ln_final.", "text_projection", "positional_embedding", "logit_scale",
-        "logit_bias", "attn_mask", "text.", "text_decoder.",
+        "transformer.",
+        "token_embedding.",
+        "ln_final.",
+        "text_projection",
+        "positional_embedding",
+        "logit_scale",
+        "logit_bias",
+        "attn_mask",
+        "text.",
+        "text_decoder.",
     ];
     roots.iter().any(|root| name.starts_with(root))
 }

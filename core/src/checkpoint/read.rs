@@ -12,7 +12,9 @@ use super::names::{OUTPUT_HEAD, TOKEN_EMBEDDING, checkpoint_name, is_transposed,
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// The bytes are not safetensors, or end too early.
-    #[error("not a whole safetensors file: {cause}\n  hint: was the download or copy cut short?\n  file: {file}")]
+    #[error(
+        "not a whole safetensors file: {cause}\n  hint: was the download or copy cut short?\n  file: {file}"
+    )]
     Malformed {
         /// The library's words.
         cause: String,
@@ -20,7 +22,9 @@ pub enum CheckpointError {
         file: String,
     },
     /// A tensor has other sizes than the config says.
-    #[error("{name} is {found:?} in the checkpoint but the model wants {wanted:?}\n  hint: does config.json belong to these weights?")]
+    #[error(
+        "{name} is {found:?} in the checkpoint but the model wants {wanted:?}\n  hint: does config.json belong to these weights?"
+    )]
     Shape {
         /// Name in the file.
         name: String,
@@ -44,7 +48,9 @@ pub enum CheckpointError {
         file: String,
     },
     /// A number format that is not a float.
-    #[error("{name} holds {found}, wanted f32, bf16 or f16\n  hint: quantised checkpoints must be exported again")]
+    #[error(
+        "{name} holds {found}, wanted f32, bf16 or f16\n  hint: quantised checkpoints must be exported again"
+    )]
     Dtype {
         /// Name of the tensor.
         name: String,
@@ -52,7 +58,9 @@ pub enum CheckpointError {
         found: String,
     },
     /// A value is NaN or infinite.
-    #[error("{name} holds a value that is not finite\n  hint: the run that wrote it had diverged; take an earlier checkpoint")]
+    #[error(
+        "{name} holds a value that is not finite\n  hint: the run that wrote it had diverged; take an earlier checkpoint"
+    )]
     NotFinite {
         /// Name of the tensor.
         name: String,
@@ -96,7 +104,8 @@ impl<'a> Shards<'a> {
 
     /// Keeps the tensors for which `rename` gives a name.
     pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
-        let tensors = self.tensors.into_iter().filter_map(|(name, view)| Some((rename(&name)?, view))).collect();
+        let tensors =
+            self.tensors.into_iter().filter_map(|(name, view)| Some((rename(&name)?, view))).collect();
         Self { tensors }
     }
 
@@ -121,8 +130,12 @@ pub fn load<M: Module>(model: M, shards: &Shards) -> Result<M, CheckpointError> 
 }
 
 /// Sets the parameters of `model` that the shards hold and names the others.
-pub(super) fn load_present<M: Module>(model: M, shards: &Shards) -> Result<(M, Vec<String>), CheckpointError> {
-    let mut loader = Loader { path: Vec::new(), shards, used: BTreeSet::new(), missing: Vec::new(), error: None };
+pub(super) fn load_present<M: Module>(
+    model: M,
+    shards: &Shards,
+) -> Result<(M, Vec<String>), CheckpointError> {
+    let mut loader =
+        Loader { path: Vec::new(), shards, used: BTreeSet::new(), missing: Vec::new(), error: None };
     let model = model.map(&mut loader);
     if let Some(error) = loader.error {
         return Err(error);
@@ -209,7 +222,9 @@ fn to_f32(name: &str, view: &TensorView) -> Result<Vec<f32>, CheckpointError> {
     let bytes = view.data();
     let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
     let values: Vec<f32> = match view.dtype() {
-        FileDtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        FileDtype::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
         FileDtype::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
         FileDtype::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
         other => return Err(CheckpointError::Dtype { name: name.to_owned(), found: format!("{other:?}") }),

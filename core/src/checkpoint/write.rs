@@ -34,7 +34,8 @@ pub fn to_safetensors(
         Dtype::F16 => FileDtype::F16,
     };
     let views = tensors.iter().zip(&encoded).map(|((name, shape, _), bytes)| {
-        let view = TensorView::new(file_dtype, shape.clone(), bytes).expect("the bytes were made from the shape");
+        let view =
+            TensorView::new(file_dtype, shape.clone(), bytes).expect("the bytes were made from the shape");
         (name.as_str(), view)
     });
     safetensors::serialize(views, metadata).expect("views of whole tensors serialise")

@@ -85,9 +85,9 @@ impl Samples {
 
     /// What is said of shards that were cut short.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
-        self.shards
-            .iter()
-            .filter_map(|shard| Some(format!("{}\n  file: {}", shard.truncated.as_ref()?, shard.path().display())))
+        self.shards.iter().filter_map(|shard| {
+            Some(format!("{}\n  file: {}", shard.truncated.as_ref()?, shard.path().display()))
+        })
     }
 }
 

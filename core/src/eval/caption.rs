@@ -41,10 +41,7 @@ pub enum CaptionError {
     #[error(
         "found {candidates} candidate captions and {references} lists of references, want one list for each candidate: pair them by image first"
     )]
-    CountMismatch {
-        candidates: usize,
-        references: usize,
-    },
+    CountMismatch { candidates: usize, references: usize },
     #[error(
         "candidate {image_idx} has no reference captions, want at least one: add references or leave the image out"
     )]
@@ -68,10 +65,8 @@ where
     check_counts(candidates.len(), references)?;
     let flat: Vec<&str> = references.iter().flatten().map(AsRef::as_ref).collect();
     let mut lines = ptb::tokenize_lines(&flat).into_iter();
-    let references: Vec<Vec<String>> = references
-        .iter()
-        .map(|of_image| lines.by_ref().take(of_image.len()).collect())
-        .collect();
+    let references: Vec<Vec<String>> =
+        references.iter().map(|of_image| lines.by_ref().take(of_image.len()).collect()).collect();
     score_tokenized(&ptb::tokenize_lines(candidates), &references)
 }
 
@@ -79,10 +74,7 @@ where
 ///
 /// # Errors
 /// As [`score`].
-pub fn score_tokenized<C, R>(
-    candidates: &[C],
-    references: &[Vec<R>],
-) -> Result<CaptionReport, CaptionError>
+pub fn score_tokenized<C, R>(candidates: &[C], references: &[Vec<R>]) -> Result<CaptionReport, CaptionError>
 where
     C: AsRef<str>,
     R: AsRef<str>,
@@ -95,37 +87,21 @@ where
         .collect();
 
     let mut words = Vocabulary::default();
-    let candidates: Vec<Ngrams> = candidates
-        .iter()
-        .map(|c| words.ngrams(c.as_ref()))
-        .collect();
+    let candidates: Vec<Ngrams> = candidates.iter().map(|c| words.ngrams(c.as_ref())).collect();
     let references: Vec<Vec<Ngrams>> = references
         .iter()
         .map(|of_image| of_image.iter().map(|r| words.ngrams(r.as_ref())).collect())
         .collect();
     let [bleu_1, bleu_2, bleu_3, bleu_4] = bleu(&candidates, &references);
     let cider = cider(&candidates, &references);
-    let scores = CaptionScores {
-        bleu_1,
-        bleu_2,
-        bleu_3,
-        bleu_4,
-        rouge_l: mean(&rouge_l),
-        cider: mean(&cider),
-    };
-    Ok(CaptionReport {
-        scores,
-        rouge_l,
-        cider,
-    })
+    let scores =
+        CaptionScores { bleu_1, bleu_2, bleu_3, bleu_4, rouge_l: mean(&rouge_l), cider: mean(&cider) };
+    Ok(CaptionReport { scores, rouge_l, cider })
 }
 
 fn check_counts<R>(n_candidates: usize, references: &[Vec<R>]) -> Result<(), CaptionError> {
     if n_candidates != references.len() {
-        return Err(CaptionError::CountMismatch {
-            candidates: n_candidates,
-            references: references.len(),
-        });
+        return Err(CaptionError::CountMismatch { candidates: n_candidates, references: references.len() });
     }
     if n_candidates == 0 {
         return Err(CaptionError::NoCandidates);
@@ -162,29 +138,20 @@ struct Vocabulary {
 
 impl Vocabulary {
     fn ngrams(&mut self, sentence: &str) -> Ngrams {
-        let words: Vec<u32> = sentence
-            .split_whitespace()
-            .map(|word| self.number(word))
-            .collect();
+        let words: Vec<u32> = sentence.split_whitespace().map(|word| self.number(word)).collect();
         let mut counts: Vec<(Ngram, usize)> = Vec::with_capacity(MAX_N * words.len());
         for n in 1..=MAX_N {
             let shorter = counts.len();
             for window in words.windows(n) {
                 let mut ngram = [0; MAX_N];
                 ngram[..n].copy_from_slice(window);
-                match counts[shorter..]
-                    .iter_mut()
-                    .find(|(seen, _)| *seen == ngram)
-                {
+                match counts[shorter..].iter_mut().find(|(seen, _)| *seen == ngram) {
                     Some((_, count)) => *count += 1,
                     None => counts.push((ngram, 1)),
                 }
             }
         }
-        Ngrams {
-            n_words: words.len(),
-            counts,
-        }
+        Ngrams { n_words: words.len(), counts }
     }
 
     fn number(&mut self, word: &str) -> u32 {
@@ -222,11 +189,7 @@ fn bleu(candidates: &[Ngrams], references: &[Vec<Ngrams>]) -> [f64; MAX_N] {
         }
     }
     let ratio = (candidate_len as f64 + BLEU_TINY) / (reference_len as f64 + BLEU_SMALL);
-    let brevity = if ratio < 1.0 {
-        (1.0 - 1.0 / ratio).exp()
-    } else {
-        1.0
-    };
+    let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
     let mut product = 1.0;
     std::array::from_fn(|n| {
         product *= (correct[n] as f64 + BLEU_TINY) / (guessed[n] as f64 + BLEU_SMALL);
@@ -261,11 +224,7 @@ fn common_subsequence_len(a: &[&str], b: &[&str]) -> usize {
         let mut diagonal = 0;
         for (j, other) in b.iter().enumerate() {
             let above = lens[j + 1];
-            lens[j + 1] = if word == other {
-                diagonal + 1
-            } else {
-                above.max(lens[j])
-            };
+            lens[j + 1] = if word == other { diagonal + 1 } else { above.max(lens[j]) };
             diagonal = above;
         }
     }
@@ -289,11 +248,7 @@ impl Weights {
             norm[order(ngram)] += weight * weight;
             weights.insert(*ngram, weight);
         }
-        Self {
-            weights,
-            norm: norm.map(f64::sqrt),
-            n_pairs: sentence.n_words.saturating_sub(1),
-        }
+        Self { weights, norm: norm.map(f64::sqrt), n_pairs: sentence.n_words.saturating_sub(1) }
     }
 }
 
@@ -302,11 +257,8 @@ impl Weights {
 fn cider(candidates: &[Ngrams], references: &[Vec<Ngrams>]) -> Vec<f64> {
     let mut n_images_with: HashMap<Ngram, usize> = HashMap::new();
     for of_image in references {
-        let distinct: HashSet<&Ngram> = of_image
-            .iter()
-            .flat_map(|reference| &reference.counts)
-            .map(|(n, _)| n)
-            .collect();
+        let distinct: HashSet<&Ngram> =
+            of_image.iter().flat_map(|reference| &reference.counts).map(|(n, _)| n).collect();
         for ngram in distinct {
             *n_images_with.entry(*ngram).or_default() += 1;
         }
@@ -358,20 +310,14 @@ mod tests {
     }
 
     fn close(found: f64, wanted: f64) {
-        assert!(
-            (found - wanted).abs() < 1e-8,
-            "found {found}, want {wanted}"
-        );
+        assert!((found - wanted).abs() < 1e-8, "found {found}, want {wanted}");
     }
 
     #[test]
     fn a_perfect_candidate_scores_full_marks() {
         let report = report(
             &["An owl sits on a wall.", "Two boats cross the wide bay."],
-            &[
-                &["an owl sits on a wall"],
-                &["two boats cross the wide bay", "boats at sea"],
-            ],
+            &[&["an owl sits on a wall"], &["two boats cross the wide bay", "boats at sea"]],
         );
         close(report.scores.bleu_4, 1.0);
         close(report.scores.rouge_l, 1.0);
@@ -423,10 +369,7 @@ mod tests {
             let report = report(&["", "?"], &[references, references]);
             let scores = report.scores;
             for value in [scores.bleu_1, scores.bleu_4, scores.rouge_l, scores.cider] {
-                assert!(
-                    (0.0..1e-3).contains(&value),
-                    "{scores:?} for {references:?}"
-                );
+                assert!((0.0..1e-3).contains(&value), "{scores:?} for {references:?}");
             }
         }
     }
@@ -434,20 +377,14 @@ mod tests {
     #[test]
     fn sets_that_cannot_be_scored_are_errors() {
         let none: [Vec<&str>; 0] = [];
-        assert_eq!(
-            score::<&str, &str>(&[], &none),
-            Err(CaptionError::NoCandidates)
-        );
+        assert_eq!(score::<&str, &str>(&[], &none), Err(CaptionError::NoCandidates));
         assert_eq!(
             score(&["an owl"], &[Vec::<&str>::new()]),
             Err(CaptionError::EmptyReferences { image_idx: 0 })
         );
         assert_eq!(
             score::<_, &str>(&["an owl"], &none),
-            Err(CaptionError::CountMismatch {
-                candidates: 1,
-                references: 0
-            })
+            Err(CaptionError::CountMismatch { candidates: 1, references: 0 })
         );
     }
 }

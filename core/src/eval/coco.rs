@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What keeps caption files from being read or paired.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CocoError {
-    #[error(
-        "found no candidate caption, want one for each image: check that the file is not empty"
-    )]
+    #[error("found no candidate caption, want one for each image: check that the file is not empty")]
     NoCandidates,
     #[error(
         "found a candidate for image {0} but no reference captions for it: add its references or remove the candidate"
@@ -23,11 +21,7 @@ pub enum CocoError {
     )]
     NoCandidate { image_id: ImageId, n_more: usize },
     #[error("{what} cannot be read ({found}), want {form}: check that this is the right file")]
-    Json {
-        what: &'static str,
-        form: &'static str,
-        found: String,
-    },
+    Json { what: &'static str, form: &'static str, found: String },
 }
 
 /// Name of an image in a caption file; the number 7 and the string `"7"` are the same image.
@@ -110,45 +104,30 @@ pub fn parse_references(json: &[u8]) -> Result<Vec<ImageReferences>, CocoError> 
         form: r#"{"annotations": [{"image_id": 7, "id": 1, "caption": ".."}]} or {"7": ["..", ".."]}"#,
         found: error.to_string(),
     };
-    let mut file: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(json).map_err(wrong)?;
-    let is_object = |value: &serde_json::Value| {
-        value
-            .as_array()
-            .is_some_and(|v| v.iter().all(|a| a.is_object()))
-    };
+    let mut file: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).map_err(wrong)?;
+    let is_object =
+        |value: &serde_json::Value| value.as_array().is_some_and(|v| v.iter().all(|a| a.is_object()));
     let Some(annotations) = file.get_mut("annotations").filter(|v| is_object(v)) else {
         return file
             .into_iter()
             .map(|(image_id, captions)| {
                 let captions = serde_json::from_value(captions).map_err(wrong)?;
-                Ok(ImageReferences {
-                    image_id: ImageId(image_id),
-                    captions,
-                })
+                Ok(ImageReferences { image_id: ImageId(image_id), captions })
             })
             .collect();
     };
-    let mut annotations: Vec<Annotation> =
-        serde_json::from_value(annotations.take()).map_err(wrong)?;
+    let mut annotations: Vec<Annotation> = serde_json::from_value(annotations.take()).map_err(wrong)?;
     let mut images: Vec<ImageReferences> = Vec::new();
     let mut positions: HashMap<ImageId, usize> = HashMap::new();
     for annotation in &annotations {
-        positions
-            .entry(annotation.image_id.clone())
-            .or_insert_with(|| {
-                images.push(ImageReferences {
-                    image_id: annotation.image_id.clone(),
-                    captions: Vec::new(),
-                });
-                images.len() - 1
-            });
+        positions.entry(annotation.image_id.clone()).or_insert_with(|| {
+            images.push(ImageReferences { image_id: annotation.image_id.clone(), captions: Vec::new() });
+            images.len() - 1
+        });
     }
     annotations.sort_by_key(|annotation| annotation.id);
     for annotation in annotations {
-        images[positions[&annotation.image_id]]
-            .captions
-            .push(annotation.caption);
+        images[positions[&annotation.image_id]].captions.push(annotation.caption);
     }
     Ok(images)
 }
@@ -175,17 +154,11 @@ pub fn pair(
         }
         by_image.insert(candidate.image_id, candidate.caption);
     }
-    let n_missing = references
-        .iter()
-        .filter(|image| !by_image.contains_key(&image.image_id))
-        .count();
+    let n_missing = references.iter().filter(|image| !by_image.contains_key(&image.image_id)).count();
     let mut paired = PairedCaptions::default();
     for image in references {
         let Some(candidate) = by_image.remove(&image.image_id) else {
-            return Err(CocoError::NoCandidate {
-                image_id: image.image_id,
-                n_more: n_missing - 1,
-            });
+            return Err(CocoError::NoCandidate { image_id: image.image_id, n_more: n_missing - 1 });
         };
         if image.captions.is_empty() {
             return Err(CocoError::NoReferences(image.image_id));
@@ -222,24 +195,14 @@ mod tests {
     fn a_plain_object_of_references_is_read() {
         let references = parse_references(br#"{"7": ["one", "two"], "x": ["three"]}"#).unwrap();
         assert_eq!(references.len(), 2);
-        assert!(
-            references
-                .iter()
-                .any(|image| image.captions == ["one", "two"])
-        );
+        assert!(references.iter().any(|image| image.captions == ["one", "two"]));
     }
 
     #[test]
     fn files_that_do_not_pair_are_errors() {
         let id = |name: &str| ImageId(name.to_owned());
-        let candidate = |name: &str| CandidateCaption {
-            image_id: id(name),
-            caption: "an owl".to_owned(),
-        };
-        let image = |name: &str| ImageReferences {
-            image_id: id(name),
-            captions: vec!["an owl".into()],
-        };
+        let candidate = |name: &str| CandidateCaption { image_id: id(name), caption: "an owl".to_owned() };
+        let image = |name: &str| ImageReferences { image_id: id(name), captions: vec!["an owl".into()] };
         let check = |candidates: &[&str], references: &[&str], wanted| {
             let candidates = candidates.iter().map(|name| candidate(name)).collect();
             let references = references.iter().map(|name| image(name)).collect();
@@ -247,14 +210,7 @@ mod tests {
         };
         check(&["a"], &["b"], CocoError::NoReferences(id("a")));
         check(&["a", "a"], &["a"], CocoError::DuplicateCandidate(id("a")));
-        check(
-            &["a"],
-            &["a", "b"],
-            CocoError::NoCandidate {
-                image_id: id("b"),
-                n_more: 0,
-            },
-        );
+        check(&["a"], &["a", "b"], CocoError::NoCandidate { image_id: id("b"), n_more: 0 });
         check(&[], &["a"], CocoError::NoCandidates);
     }
 

@@ -20,18 +20,13 @@ struct Tokenized {
 const TOLERANCE: f64 = 1e-9;
 
 fn shared_file(name: &str) -> Option<Vec<u8>> {
-    let shared = std::env::var_os("MMGEM_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
-        PathBuf::from,
-    );
+    let shared = std::env::var_os("MMGEM_SHARED")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
     let path = shared.join("data/caption-scores").join(name);
     match fs::read(&path) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            eprintln!(
-                "SKIPPED: {}: {error}; set MMGEM_SHARED to the shared folder",
-                path.display()
-            );
+            eprintln!("SKIPPED: {}: {error}; set MMGEM_SHARED to the shared folder", path.display());
             None
         }
     }
@@ -41,22 +36,16 @@ fn shared_file(name: &str) -> Option<Vec<u8>> {
 fn captions() -> Option<(Vec<String>, Vec<Vec<String>>)> {
     let packed = shared_file("coco-captions_val2017.json.gz")?;
     let mut json = Vec::new();
-    flate2::read::GzDecoder::new(packed.as_slice())
-        .read_to_end(&mut json)
-        .unwrap();
+    flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut json).unwrap();
     let mut images = coco::parse_references(&json).unwrap();
     images.sort_by_key(|image| image.image_id.0.parse::<u64>().unwrap());
-    let split =
-        |image: coco::ImageReferences| (image.captions[0].clone(), image.captions[1..5].to_vec());
+    let split = |image: coco::ImageReferences| (image.captions[0].clone(), image.captions[1..5].to_vec());
     Some(images.into_iter().map(split).unzip())
 }
 
 fn close(name: &str, found: f64, wanted: f64) {
     eprintln!("{name}: {found} differs by {:e}", found - wanted);
-    assert!(
-        (found - wanted).abs() < TOLERANCE,
-        "{name} is {found}, want {wanted}"
-    );
+    assert!((found - wanted).abs() < TOLERANCE, "{name} is {found}, want {wanted}");
 }
 
 #[test]
@@ -72,17 +61,8 @@ fn coco_captions_have_the_reference_tokens() {
         let gold: Vec<String> = gold.into_values().flatten().collect();
         let found = ptb::tokenize_lines(&raw);
         assert_eq!(found.len(), gold.len());
-        let wrong: Vec<_> = found
-            .iter()
-            .zip(&gold)
-            .filter(|(found, gold)| found != gold)
-            .collect();
-        assert!(
-            wrong.is_empty(),
-            "{} of {} differ: {wrong:?}",
-            wrong.len(),
-            gold.len()
-        );
+        let wrong: Vec<_> = found.iter().zip(&gold).filter(|(found, gold)| found != gold).collect();
+        assert!(wrong.is_empty(), "{} of {} differ: {wrong:?}", wrong.len(), gold.len());
     }
 }
 
@@ -96,16 +76,8 @@ fn coco_captions_have_the_reference_scores() {
     let gold: serde_json::Value = serde_json::from_slice(&gold).unwrap();
     let wanted = |key: &str| gold[key].as_f64().unwrap();
     let start = std::time::Instant::now();
-    let CaptionReport {
-        scores,
-        rouge_l,
-        cider,
-    } = caption::score(&candidates, &references).unwrap();
-    eprintln!(
-        "scored {} images in {:?}",
-        candidates.len(),
-        start.elapsed()
-    );
+    let CaptionReport { scores, rouge_l, cider } = caption::score(&candidates, &references).unwrap();
+    eprintln!("scored {} images in {:?}", candidates.len(), start.elapsed());
     close("bleu_1", scores.bleu_1, wanted("Bleu_1"));
     close("bleu_2", scores.bleu_2, wanted("Bleu_2"));
     close("bleu_3", scores.bleu_3, wanted("Bleu_3"));
@@ -114,15 +86,7 @@ fn coco_captions_have_the_reference_scores() {
     close("cider", scores.cider, wanted("CIDEr"));
     for image_idx in 0..20 {
         let of_image = |key: &str| gold[key][image_idx].as_f64().unwrap();
-        close(
-            "rouge_l of an image",
-            rouge_l[image_idx],
-            of_image("ROUGE_L_first20"),
-        );
-        close(
-            "cider of an image",
-            cider[image_idx],
-            of_image("CIDEr_first20"),
-        );
+        close("rouge_l of an image", rouge_l[image_idx], of_image("ROUGE_L_first20"));
+        close("cider of an image", cider[image_idx], of_image("CIDEr_first20"));
     }
 }

@@ -30,7 +30,9 @@ pub enum EvalError {
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),
     /// Nothing to evaluate on.
-    #[error("the shards hold no {0}\n  hint: wanted are WebDataset samples with a photo and a .json of captions and regions")]
+    #[error(
+        "the shards hold no {0}\n  hint: wanted are WebDataset samples with a photo and a .json of captions and regions"
+    )]
     Nothing(&'static str),
 }
 
@@ -96,7 +98,9 @@ impl HeldOut {
             }
             let (records, pixels): (Vec<_>, Vec<Preprocessed>) = ready.into_iter().unzip();
             let encoded = if pixels.is_empty() { Vec::new() } else { session.encode_batch(&pixels) };
-            held_out.photos.extend(records.into_iter().zip(encoded).map(|((key, record), image)| (key, record, image)));
+            held_out
+                .photos
+                .extend(records.into_iter().zip(encoded).map(|((key, record), image)| (key, record, image)));
             tick(batch.end, samples.len());
         }
         if held_out.photos.is_empty() {
@@ -140,7 +144,8 @@ impl HeldOut {
         decoding: Decoding,
         mut tick: impl FnMut(usize, usize),
     ) -> Result<CaptionEval, EvalError> {
-        let with_captions: Vec<_> = self.photos.iter().filter(|(_, record, _)| !record.captions.is_empty()).collect();
+        let with_captions: Vec<_> =
+            self.photos.iter().filter(|(_, record, _)| !record.captions.is_empty()).collect();
         if with_captions.is_empty() {
             return Err(EvalError::Nothing("caption"));
         }
@@ -148,11 +153,13 @@ impl HeldOut {
         for batch in with_captions.chunks(BATCH) {
             let images: Vec<EncodedImage> = batch.iter().map(|(_, _, image)| image.clone()).collect();
             let decoded = session.caption_images(&images, decoding).await?;
-            captions.extend(batch.iter().zip(decoded).map(|((key, _, _), caption)| (key.clone(), caption.text)));
+            captions
+                .extend(batch.iter().zip(decoded).map(|((key, _, _), caption)| (key.clone(), caption.text)));
             tick(captions.len(), with_captions.len());
         }
         let candidates: Vec<&str> = captions.iter().map(|(_, caption)| caption.as_str()).collect();
-        let references: Vec<Vec<String>> = with_captions.iter().map(|(_, record, _)| record.captions.clone()).collect();
+        let references: Vec<Vec<String>> =
+            with_captions.iter().map(|(_, record, _)| record.captions.clone()).collect();
         let scores = score(&candidates, &references)?.scores;
         Ok(CaptionEval { scores, n_images: captions.len(), captions })
     }

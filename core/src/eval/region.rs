@@ -9,24 +9,11 @@ use super::retrieval::{RetrievalError, ranks_of_targets, recall_at};
 /// Boxes are `[x0, y0, x1, y1]` in one frame, whichever it is.
 pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     let area = |[x0, y0, x1, y1]: [f32; 4]| {
-        if x1 > x0 && y1 > y0 {
-            (x1 - x0) * (y1 - y0)
-        } else {
-            0.0
-        }
+        if x1 > x0 && y1 > y0 { (x1 - x0) * (y1 - y0) } else { 0.0 }
     };
-    let common = area([
-        a[0].max(b[0]),
-        a[1].max(b[1]),
-        a[2].min(b[2]),
-        a[3].min(b[3]),
-    ]);
+    let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
     let union = area(a) + area(b) - common;
-    if area(a) > 0.0 && area(b) > 0.0 {
-        common / union
-    } else {
-        0.0
-    }
+    if area(a) > 0.0 && area(b) > 0.0 { common / union } else { 0.0 }
 }
 
 /// Where the heat map of a phrase is hottest, and the boxes that the phrase names.
@@ -42,9 +29,7 @@ impl Pointing {
     /// Whether the point lies in one of the boxes, edges included.
     pub fn is_hit(&self) -> bool {
         let [x, y] = self.point;
-        self.boxes
-            .iter()
-            .any(|&[x0, y0, x1, y1]| x0 <= x && x <= x1 && y0 <= y && y <= y1)
+        self.boxes.iter().any(|&[x0, y0, x1, y1]| x0 <= x && x <= x1 && y0 <= y && y <= y1)
     }
 }
 
@@ -80,10 +65,7 @@ pub fn region_text_to_region_scores(
 ) -> Result<RegionScores, RetrievalError> {
     let n_phrases = phrase_region_idx.len();
     if n_phrases == 0 {
-        return Err(RetrievalError::Empty {
-            n_images: n_regions,
-            n_texts: n_phrases,
-        });
+        return Err(RetrievalError::Empty { n_images: n_regions, n_texts: n_phrases });
     }
     let ranks = ranks_of_targets(scores, n_regions, phrase_region_idx)?;
     Ok(RegionScores {
@@ -115,16 +97,8 @@ mod tests {
     #[test]
     fn a_point_in_any_of_the_boxes_is_a_hit() {
         let boxes = vec![[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]];
-        let phrase = |x, y| Pointing {
-            point: [x, y],
-            boxes: boxes.clone(),
-        };
-        let phrases = [
-            phrase(10.0, 3.0),
-            phrase(55.0, 51.0),
-            phrase(20.0, 20.0),
-            phrase(f32::NAN, 1.0),
-        ];
+        let phrase = |x, y| Pointing { point: [x, y], boxes: boxes.clone() };
+        let phrases = [phrase(10.0, 3.0), phrase(55.0, 51.0), phrase(20.0, 20.0), phrase(f32::NAN, 1.0)];
         assert_eq!(pointing_accuracy(&phrases), 0.5);
         assert_eq!(pointing_accuracy(&[]), 0.0);
     }

@@ -29,28 +29,14 @@ pub enum RetrievalError {
     #[error(
         "found {found} scores for {n_queries} queries over {n_targets} targets, want {n_queries} x {n_targets}: pass the whole row-major matrix"
     )]
-    ScoreCount {
-        found: usize,
-        n_queries: usize,
-        n_targets: usize,
-    },
+    ScoreCount { found: usize, n_queries: usize, n_targets: usize },
     #[error(
         "{what} hold {found} numbers, want a multiple of embed_dim {embed_dim}: check that both come from the same model"
     )]
-    EmbedLength {
-        what: &'static str,
-        found: usize,
-        embed_dim: usize,
-    },
+    EmbedLength { what: &'static str, found: usize, embed_dim: usize },
     #[error("entry {entry_idx} names target {found} of {n_targets}: count targets from 0")]
-    TargetOutOfRange {
-        entry_idx: usize,
-        found: usize,
-        n_targets: usize,
-    },
-    #[error(
-        "found {found} right targets for {n_queries} queries, want one each: add the missing ones"
-    )]
+    TargetOutOfRange { entry_idx: usize, found: usize, n_targets: usize },
+    #[error("found {found} right targets for {n_queries} queries, want one each: add the missing ones")]
     TargetCount { found: usize, n_queries: usize },
 }
 
@@ -94,10 +80,7 @@ pub fn recall_at(ranks: &[Option<usize>], k: usize) -> f64 {
 
 /// Median rank over queries, the mean of the middle two for an even number; a miss ranks behind all `n_targets`.
 pub fn median_rank(ranks: &[Option<usize>], n_targets: usize) -> f64 {
-    let mut ranks: Vec<usize> = ranks
-        .iter()
-        .map(|rank| rank.unwrap_or(n_targets + 1))
-        .collect();
+    let mut ranks: Vec<usize> = ranks.iter().map(|rank| rank.unwrap_or(n_targets + 1)).collect();
     ranks.sort_unstable();
     match (ranks.len(), ranks.len() / 2) {
         (0, _) => (n_targets + 1) as f64,
@@ -119,10 +102,7 @@ pub fn image_to_text_recall(
     text_image_idx: &[usize],
     k: usize,
 ) -> Result<f64, RetrievalError> {
-    Ok(recall_at(
-        &ranks_from_scores(scores, text_image_idx)?.image_to_text,
-        k,
-    ))
+    Ok(recall_at(&ranks_from_scores(scores, text_image_idx)?.image_to_text, k))
 }
 
 /// Recall at `k` of the image of each text; arguments and errors as for [`image_to_text_recall`].
@@ -134,10 +114,7 @@ pub fn text_to_image_recall(
     text_image_idx: &[usize],
     k: usize,
 ) -> Result<f64, RetrievalError> {
-    Ok(recall_at(
-        &ranks_from_scores(scores, text_image_idx)?.text_to_image,
-        k,
-    ))
+    Ok(recall_at(&ranks_from_scores(scores, text_image_idx)?.text_to_image, k))
 }
 
 /// Ranks from a matrix of scores; higher is more similar.
@@ -148,10 +125,7 @@ pub fn text_to_image_recall(
 ///
 /// # Errors
 /// As [`image_to_text_recall`].
-pub fn ranks_from_scores(
-    scores: &[f32],
-    text_image_idx: &[usize],
-) -> Result<RetrievalRanks, RetrievalError> {
+pub fn ranks_from_scores(scores: &[f32], text_image_idx: &[usize]) -> Result<RetrievalRanks, RetrievalError> {
     let n_texts = text_image_idx.len();
     let n_images = scores.len().checked_div(n_texts).unwrap_or(0);
     if n_images * n_texts != scores.len() {
@@ -189,10 +163,7 @@ pub fn ranks_from_embeds(
     let n_images = n_rows("image embeddings", image_embeds, embed_dim)?;
     let n_texts = n_rows("text embeddings", text_embeds, embed_dim)?;
     if n_texts != text_image_idx.len() {
-        return Err(RetrievalError::TargetCount {
-            found: text_image_idx.len(),
-            n_queries: n_texts,
-        });
+        return Err(RetrievalError::TargetCount { found: text_image_idx.len(), n_queries: n_texts });
     }
     let mut ranking = Ranking::new(n_images, text_image_idx)?;
     let image_embed = |image_idx: usize| &image_embeds[image_idx * embed_dim..][..embed_dim];
@@ -224,12 +195,7 @@ pub fn recall_from_embeds(
     ks: &[usize],
 ) -> Result<Vec<(f64, f64)>, RetrievalError> {
     let ranks = ranks_from_embeds(image_embeds, text_embeds, embed_dim, text_image_idx)?;
-    let recalls = |&k| {
-        (
-            recall_at(&ranks.image_to_text, k),
-            recall_at(&ranks.text_to_image, k),
-        )
-    };
+    let recalls = |&k| (recall_at(&ranks.image_to_text, k), recall_at(&ranks.text_to_image, k));
     Ok(ks.iter().map(recalls).collect())
 }
 
@@ -248,26 +214,15 @@ pub fn ranks_of_targets(
 ) -> Result<Vec<Option<usize>>, RetrievalError> {
     let n_queries = right_target_idx.len();
     if n_queries * n_targets != scores.len() {
-        return Err(RetrievalError::ScoreCount {
-            found: scores.len(),
-            n_queries,
-            n_targets,
-        });
+        return Err(RetrievalError::ScoreCount { found: scores.len(), n_queries, n_targets });
     }
     check_targets(right_target_idx, n_targets)?;
     let rank = |(row, &right): (&[f32], &usize)| {
         let wanted = Some(row[right]).filter(|score| !score.is_nan())?;
-        let wrong = row
-            .iter()
-            .enumerate()
-            .filter(|&(target_idx, _)| target_idx != right);
+        let wrong = row.iter().enumerate().filter(|&(target_idx, _)| target_idx != right);
         Some(1 + wrong.filter(|&(_, &score)| is_ahead(score, wanted)).count())
     };
-    Ok(scores
-        .chunks_exact(n_targets.max(1))
-        .zip(right_target_idx)
-        .map(rank)
-        .collect())
+    Ok(scores.chunks_exact(n_targets.max(1)).zip(right_target_idx).map(rank).collect())
 }
 
 /// Whether a wrong answer stands before a right one.
@@ -276,26 +231,17 @@ fn is_ahead(wrong: f32, right: f32) -> bool {
 }
 
 fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), RetrievalError> {
-    match right_target_idx
-        .iter()
-        .position(|&target_idx| target_idx >= n_targets)
-    {
+    match right_target_idx.iter().position(|&target_idx| target_idx >= n_targets) {
         None => Ok(()),
-        Some(entry_idx) => Err(RetrievalError::TargetOutOfRange {
-            entry_idx,
-            found: right_target_idx[entry_idx],
-            n_targets,
-        }),
+        Some(entry_idx) => {
+            Err(RetrievalError::TargetOutOfRange { entry_idx, found: right_target_idx[entry_idx], n_targets })
+        }
     }
 }
 
 fn n_rows(what: &'static str, embeds: &[f32], embed_dim: usize) -> Result<usize, RetrievalError> {
     if embed_dim == 0 || !embeds.len().is_multiple_of(embed_dim) {
-        return Err(RetrievalError::EmbedLength {
-            what,
-            found: embeds.len(),
-            embed_dim,
-        });
+        return Err(RetrievalError::EmbedLength { what, found: embeds.len(), embed_dim });
     }
     Ok(embeds.len() / embed_dim)
 }
@@ -304,12 +250,7 @@ fn n_rows(what: &'static str, embeds: &[f32], embed_dim: usize) -> Result<usize,
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(x, y)| x * y)
-        .sum();
+    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
     for (a, b) in a_chunks.zip(b_chunks) {
         for (lane, (x, y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
             *lane += x * y;
@@ -376,11 +317,7 @@ impl<'a> Ranking<'a> {
 
     fn finish(self) -> RetrievalRanks {
         let ranks = |right: &[Option<f32>], n_ahead: &[usize]| {
-            right
-                .iter()
-                .zip(n_ahead)
-                .map(|(right, n)| right.map(|_| n + 1))
-                .collect()
+            right.iter().zip(n_ahead).map(|(right, n)| right.map(|_| n + 1)).collect()
         };
         RetrievalRanks {
             image_to_text: ranks(&self.image_right, &self.image_n_ahead),
@@ -451,34 +388,19 @@ mod tests {
         let text_image_idx: Vec<usize> = (0..n_texts).map(|t| t % n_images).collect();
         let scores: Vec<f32> = image_embeds
             .chunks(embed_dim)
-            .flat_map(|image| {
-                text_embeds
-                    .chunks(embed_dim)
-                    .map(move |text| dot(image, text))
-            })
+            .flat_map(|image| text_embeds.chunks(embed_dim).map(move |text| dot(image, text)))
             .collect();
         let wanted = ranks_from_scores(&scores, &text_image_idx).unwrap();
         let found = ranks_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx);
         assert_eq!(found.unwrap(), wanted);
-        let recalls = recall_from_embeds(
-            &image_embeds,
-            &text_embeds,
-            embed_dim,
-            &text_image_idx,
-            &[1, 21],
-        );
-        let at_1 = (
-            recall_at(&wanted.image_to_text, 1),
-            recall_at(&wanted.text_to_image, 1),
-        );
+        let recalls = recall_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx, &[1, 21]);
+        let at_1 = (recall_at(&wanted.image_to_text, 1), recall_at(&wanted.text_to_image, 1));
         assert_eq!(recalls.unwrap(), [at_1, (1.0, 1.0)]);
     }
 
     #[test]
     fn the_keys_are_those_of_the_benchmarks() {
-        let scores = ranks_from_scores(&[0.9, 0.3, 0.2, 0.1], &[0, 1])
-            .unwrap()
-            .scores();
+        let scores = ranks_from_scores(&[0.9, 0.3, 0.2, 0.1], &[0, 1]).unwrap().scores();
         let json = serde_json::to_value(scores).unwrap();
         assert_eq!(json["image_to_text_recall_at_1"], 0.5);
         assert_eq!(json["text_to_image_recall_at_10"], 1.0);

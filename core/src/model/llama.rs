@@ -1,9 +1,7 @@
 //! The language model: Hugging Face's `LlamaForCausalLM`, entered by embeddings.
 
 use burn::module::Module;
-use burn::nn::{
-    Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig,
-};
+use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, s};
 
 use super::attention::attend;
@@ -291,10 +289,7 @@ impl Rope {
         let second = x.slice(s![.., .., .., head_dim / 2..head_dim]);
         let (cos, sin) = (self.cos.clone(), self.sin.clone());
         Tensor::cat(
-            vec![
-                first.clone() * cos.clone() - second.clone() * sin.clone(),
-                second * cos + first * sin,
-            ],
+            vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin],
             3,
         )
     }

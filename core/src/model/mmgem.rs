@@ -85,7 +85,10 @@ impl MmGem {
             h4: LinearConfig::new(d, d).init(device),
             emb_token: vector(l.hidden_size),
             cap_token: vector(l.hidden_size),
-            cap_prompts: Param::from_tensor(Tensor::zeros([config.num_caption_prompts, l.hidden_size], device)),
+            cap_prompts: Param::from_tensor(Tensor::zeros(
+                [config.num_caption_prompts, l.hidden_size],
+                device,
+            )),
             logit_scale: vector(1),
             caption_order: config.caption_order,
             vision_tokens: config.vision_tokens,
@@ -156,7 +159,8 @@ impl MmGem {
         let at_emb = Tensor::<3>::from_data(TensorData::new(at_emb, [batch, seq + 1, 1]), &device);
         let tail = Tensor::zeros([batch, 1, width], &device);
         let emb_token = self.emb_token.val().reshape([1, 1, width]);
-        let embeds = Tensor::cat(vec![embeds, tail], 1) * (-at_emb.clone() + 1.0) + emb_token * at_emb.clone();
+        let embeds =
+            Tensor::cat(vec![embeds, tail], 1) * (-at_emb.clone() + 1.0) + emb_token * at_emb.clone();
 
         let hidden = self.llm.forward_embeds(embeds); // [batch, seq + 1, hidden]
         let at_last = at_emb.swap_dims(1, 2).matmul(hidden); // [batch, 1, hidden]

@@ -62,7 +62,8 @@ impl PoolAggregator {
         let matrix = TensorData::new(weights, [regions.len(), bins, n_patches]);
         let image_idx: Vec<i32> = regions.iter().map(|(image, _)| *image as i32).collect();
         // One region per image in their order is the common case, and needs no copy.
-        let in_order = batch == regions.len() && image_idx.iter().enumerate().all(|(i, image)| i as i32 == *image);
+        let in_order =
+            batch == regions.len() && image_idx.iter().enumerate().all(|(i, image)| i as i32 == *image);
         let patches = if in_order {
             patches
         } else {
@@ -125,11 +126,15 @@ impl PoolAggregator {
         let (columns, rows) = (self.axis_overlaps(x0, x1), self.axis_overlaps(y0, y1));
         let share = |row: &[(usize, f32)], column: &[(usize, f32)]| -> f32 {
             row.iter()
-                .map(|(y, oy)| column.iter().map(|(x, ox)| oy * ox * mask[y * self.image_size + x]).sum::<f32>())
+                .map(|(y, oy)| {
+                    column.iter().map(|(x, ox)| oy * ox * mask[y * self.image_size + x]).sum::<f32>()
+                })
                 .sum()
         };
-        let shares: Vec<f32> =
-            rows.iter().flat_map(|row| columns.iter().map(|column| share(row, column)).collect::<Vec<_>>()).collect();
+        let shares: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| columns.iter().map(|column| share(row, column)).collect::<Vec<_>>())
+            .collect();
         let mean = shares.iter().sum::<f32>() / shares.len() as f32;
         if mean <= 0.0 {
             return vec![1.0; shares.len()];

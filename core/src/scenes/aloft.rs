@@ -56,10 +56,7 @@ pub(super) fn hang(plan: &mut Plan, group: usize, spot: Spot, dice: &mut Dice) -
         let foot = match spot {
             Spot::Far => plan.horizon + dice.range(0.01, 0.05) * height,
             _ if indoor => dice.range(size + 6.0, (plan.horizon * 0.72).max(size + 8.0)),
-            _ => dice.range(
-                size * rise + 6.0,
-                (plan.horizon * 0.8).max(size * rise + 8.0),
-            ),
+            _ => dice.range(size * rise + 6.0, (plan.horizon * 0.8).max(size * rise + 8.0)),
         };
         let taken = [x - reach, foot - size * rise, x + reach, foot];
         let free = plan.items.iter().all(|other| apart(taken, other.extent()));

@@ -24,41 +24,16 @@ pub(super) fn legs(b: &mut Brush, paint: Rgb, xs: [f32; 2], top: f32, width: f32
 pub(super) fn dog(b: &mut Brush, look: &Look) {
     let p = look.paint;
     let ear = p.dark(0.38);
-    let (hx, hy) = if look.pose == Pose::Sit {
-        (-0.2, 0.04)
-    } else {
-        (0.0, 0.0)
-    };
+    let (hx, hy) = if look.pose == Pose::Sit { (-0.2, 0.04) } else { (0.0, 0.0) };
     if look.pose == Pose::Sit {
-        b.line(
-            &curve(&[(-0.4, 0.1), (-0.6, 0.08), (-0.68, 0.3)]),
-            0.08,
-            p.dark(0.1),
-        );
+        b.line(&curve(&[(-0.4, 0.1), (-0.6, 0.08), (-0.68, 0.3)]), 0.08, p.dark(0.1));
         b.line(&curve(&[(0.16, 0.55), (0.2, 0.05)]), 0.13, p.dark(0.25));
-        b.solid(
-            &blob(&[
-                (-0.52, 0.0),
-                (-0.5, 0.42),
-                (-0.1, 0.86),
-                (0.24, 0.8),
-                (0.26, 0.4),
-                (0.1, 0.0),
-            ]),
-            p,
-        );
+        b.solid(&blob(&[(-0.52, 0.0), (-0.5, 0.42), (-0.1, 0.86), (0.24, 0.8), (0.26, 0.4), (0.1, 0.0)]), p);
         b.line(&curve(&[(0.06, 0.5), (0.1, 0.05)]), 0.13, p);
-        b.fill(
-            &ovals(&[(0.16, 0.05, 0.12, 0.05), (-0.18, 0.05, 0.24, 0.06)]),
-            p.dark(0.12),
-        );
+        b.fill(&ovals(&[(0.16, 0.05, 0.12, 0.05), (-0.18, 0.05, 0.24, 0.06)]), p.dark(0.12));
     } else {
         let stride = if look.pose == Pose::Run { 0.3 } else { 0.02 };
-        b.line(
-            &curve(&[(-0.46, 0.6), (-0.64, 0.7), (-0.68, 0.97)]),
-            0.08,
-            p.dark(0.1),
-        );
+        b.line(&curve(&[(-0.46, 0.6), (-0.64, 0.7), (-0.68, 0.97)]), 0.08, p.dark(0.1));
         legs(b, p, [-0.38, 0.27], 0.45, 0.12, stride);
         b.solid(
             &blob(&[
@@ -76,12 +51,7 @@ pub(super) fn dog(b: &mut Brush, look: &Look) {
     }
     b.solid(&oval(0.5 + hx, 0.84 + hy, 0.19, 0.16), p);
     b.solid(
-        &blob(&[
-            (0.5 + hx, 0.9 + hy),
-            (0.86 + hx, 0.88 + hy),
-            (0.86 + hx, 0.7 + hy),
-            (0.5 + hx, 0.68 + hy),
-        ]),
+        &blob(&[(0.5 + hx, 0.9 + hy), (0.86 + hx, 0.88 + hy), (0.86 + hx, 0.7 + hy), (0.5 + hx, 0.68 + hy)]),
         p.light(0.1),
     );
     b.fill(&oval(0.77 + hx, 0.83 + hy, 0.05, 0.04), DARK);
@@ -96,37 +66,15 @@ pub(super) fn dog(b: &mut Brush, look: &Look) {
     );
     b.fill(&oval(0.58 + hx, 0.89 + hy, 0.033, 0.037), DARK);
     if look.grain & 1 == 1 {
-        b.line(
-            &curve(&[(0.68 + hx, 0.72 + hy), (0.69 + hx, 0.62 + hy)]),
-            0.06,
-            Rgb(230, 110, 120),
-        );
+        b.line(&curve(&[(0.68 + hx, 0.72 + hy), (0.69 + hx, 0.62 + hy)]), 0.06, Rgb(230, 110, 120));
     }
-    b.line(
-        &curve(&[(0.36 + hx, 0.68 + hy), (0.44 + hx, 0.64 + hy)]),
-        0.05,
-        Rgb(200, 40, 40),
-    );
+    b.line(&curve(&[(0.36 + hx, 0.68 + hy), (0.44 + hx, 0.64 + hy)]), 0.05, Rgb(200, 40, 40));
 }
 
 pub(super) fn cat(b: &mut Brush, look: &Look) {
     let p = look.paint;
-    b.line(
-        &curve(&[(0.2, 0.08), (0.52, 0.02), (0.5, 0.36), (0.4, 0.48)]),
-        0.1,
-        p.dark(0.15),
-    );
-    b.solid(
-        &blob(&[
-            (-0.14, 0.78),
-            (-0.4, 0.3),
-            (-0.36, -0.04),
-            (0.36, -0.04),
-            (0.4, 0.3),
-            (0.14, 0.78),
-        ]),
-        p,
-    );
+    b.line(&curve(&[(0.2, 0.08), (0.52, 0.02), (0.5, 0.36), (0.4, 0.48)]), 0.1, p.dark(0.15));
+    b.solid(&blob(&[(-0.14, 0.78), (-0.4, 0.3), (-0.36, -0.04), (0.36, -0.04), (0.4, 0.3), (0.14, 0.78)]), p);
     b.fill(&oval(0.0, 0.36, 0.13, 0.2), p.light(0.3));
     for x in [-0.12, 0.12] {
         b.line(&curve(&[(x * 0.8, 0.3), (x, 0.06)]), 0.13, p.light(0.06));
@@ -143,23 +91,10 @@ pub(super) fn cat(b: &mut Brush, look: &Look) {
         }
     }
     let eye = Rgb(150, 210, 90);
-    b.fill(
-        &ovals(&[(-0.11, 0.78, 0.055, 0.055), (0.11, 0.78, 0.055, 0.055)]),
-        eye,
-    );
-    b.fill(
-        &ovals(&[(-0.11, 0.78, 0.02, 0.05), (0.11, 0.78, 0.02, 0.05)]),
-        DARK,
-    );
-    b.fill(
-        &poly(&[(-0.04, 0.71), (0.04, 0.71), (0.0, 0.66)]),
-        Rgb(232, 130, 140),
-    );
-    let whisker = if p.0 < 90 {
-        Rgb(200, 200, 200)
-    } else {
-        Rgb(90, 80, 76)
-    };
+    b.fill(&ovals(&[(-0.11, 0.78, 0.055, 0.055), (0.11, 0.78, 0.055, 0.055)]), eye);
+    b.fill(&ovals(&[(-0.11, 0.78, 0.02, 0.05), (0.11, 0.78, 0.02, 0.05)]), DARK);
+    b.fill(&poly(&[(-0.04, 0.71), (0.04, 0.71), (0.0, 0.66)]), Rgb(232, 130, 140));
+    let whisker = if p.0 < 90 { Rgb(200, 200, 200) } else { Rgb(90, 80, 76) };
     for (x, y) in [(0.34, 0.72), (0.34, 0.64), (-0.34, 0.72), (-0.34, 0.64)] {
         b.line(&curve(&[(x * 0.3, 0.67), (x, y)]), 0.012, whisker);
     }
@@ -167,18 +102,13 @@ pub(super) fn cat(b: &mut Brush, look: &Look) {
 
 pub(super) fn duck(b: &mut Brush, look: &Look) {
     let p = look.paint;
-    let base = if look.pose == Pose::Float {
-        -0.06
-    } else {
-        0.06
-    };
+    let base = if look.pose == Pose::Float { -0.06 } else { 0.06 };
     if look.pose != Pose::Float {
         b.line(&curve(&[(-0.05, 0.2), (-0.03, 0.02)]), 0.05, BEAK);
         b.line(&curve(&[(0.1, 0.2), (0.12, 0.02)]), 0.05, BEAK);
     }
-    let at = |points: &[(f32, f32)]| -> Vec<(f32, f32)> {
-        points.iter().map(|&(x, y)| (x, y + base)).collect()
-    };
+    let at =
+        |points: &[(f32, f32)]| -> Vec<(f32, f32)> { points.iter().map(|&(x, y)| (x, y + base)).collect() };
     b.solid(
         &blob(&at(&[
             (-0.78, 0.7),
@@ -192,25 +122,10 @@ pub(super) fn duck(b: &mut Brush, look: &Look) {
         p,
     );
     b.line(&curve(&at(&[(0.3, 0.36), (0.34, 0.7)])), 0.22, p);
-    b.fill(
-        &blob(&at(&[(-0.5, 0.5), (-0.3, 0.14), (0.2, 0.14), (0.16, 0.46)])),
-        p.dark(0.22),
-    );
-    let head = if look.grain & 1 == 1 && p.0 < 180 {
-        Rgb(30, 110, 60)
-    } else {
-        p
-    };
+    b.fill(&blob(&at(&[(-0.5, 0.5), (-0.3, 0.14), (0.2, 0.14), (0.16, 0.46)])), p.dark(0.22));
+    let head = if look.grain & 1 == 1 && p.0 < 180 { Rgb(30, 110, 60) } else { p };
     b.solid(&oval(0.36, 0.78 + base, 0.19, 0.17), head);
-    b.fill(
-        &blob(&at(&[
-            (0.48, 0.84),
-            (0.78, 0.74),
-            (0.74, 0.66),
-            (0.48, 0.66),
-        ])),
-        BEAK,
-    );
+    b.fill(&blob(&at(&[(0.48, 0.84), (0.78, 0.74), (0.74, 0.66), (0.48, 0.66)])), BEAK);
     b.fill(&oval(0.42, 0.83 + base, 0.035, 0.04), DARK);
 }
 
@@ -228,16 +143,7 @@ pub(super) fn bird(b: &mut Brush, look: &Look) {
         ])
     };
     b.fill(&wing(-1.0), p.dark(0.25));
-    b.solid(
-        &blob(&[
-            (-0.4, 0.34),
-            (-0.1, 0.1),
-            (0.26, 0.2),
-            (0.34, 0.44),
-            (0.0, 0.5),
-        ]),
-        p,
-    );
+    b.solid(&blob(&[(-0.4, 0.34), (-0.1, 0.1), (0.26, 0.2), (0.34, 0.44), (0.0, 0.5)]), p);
     b.fill(&wing(1.0), p.dark(0.12));
     b.fill(&oval(0.27, 0.36, 0.12, 0.13), p);
     b.fill(&poly(&[(0.36, 0.42), (0.54, 0.34), (0.36, 0.29)]), BEAK);

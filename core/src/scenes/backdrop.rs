@@ -16,11 +16,7 @@ pub(super) struct Page {
 }
 
 pub(super) fn draw(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
-    let page = Page {
-        w: plan.width as f32,
-        h: plan.height as f32,
-        horizon: plan.horizon,
-    };
+    let page = Page { w: plan.width as f32, h: plan.height as f32, horizon: plan.horizon };
     if plan.place.is_indoor() {
         return rooms::draw(b, plan, page, dice);
     }
@@ -38,22 +34,11 @@ pub(super) fn draw(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
 }
 
 /// A line of hills or peaks from edge to edge, filled down to the bottom.
-fn ridge(
-    p: Page,
-    base: f32,
-    swing: f32,
-    bumps: usize,
-    sharp: bool,
-    dice: &mut Dice,
-) -> tiny_skia::Path {
+fn ridge(p: Page, base: f32, swing: f32, bumps: usize, sharp: bool, dice: &mut Dice) -> tiny_skia::Path {
     let mut points = vec![(-40.0, p.h + 40.0), (-40.0, base)];
     for i in 0..=bumps * 2 {
         let x = p.w * (i as f32 + dice.range(-0.25, 0.25)) / (bumps * 2) as f32;
-        let lift = if i % 2 == 1 {
-            swing * dice.range(0.65, 1.0)
-        } else {
-            swing * dice.range(0.0, 0.25)
-        };
+        let lift = if i % 2 == 1 { swing * dice.range(0.65, 1.0) } else { swing * dice.range(0.0, 0.25) };
         points.push((x, base - lift));
     }
     points.extend([(p.w + 40.0, base), (p.w + 40.0, p.h + 40.0)]);
@@ -73,19 +58,11 @@ fn tufts(b: &mut Brush, p: Page, from: f32, rgb: Rgb, count: usize, dice: &mut D
 
 fn beach(b: &mut Brush, p: Page, dice: &mut Dice) {
     let shore = p.horizon + (p.h - p.horizon) * 0.3;
-    b.shade(
-        &rect(0.0, p.horizon, p.w, shore + 10.0),
-        Rgb(30, 96, 164),
-        Rgb(86, 178, 204),
-    );
+    b.shade(&rect(0.0, p.horizon, p.w, shore + 10.0), Rgb(30, 96, 164), Rgb(86, 178, 204));
     for i in 0..5 {
         let y = p.horizon + (shore - p.horizon) * (0.15 + 0.18 * i as f32);
         let x = dice.range(0.0, p.w * 0.7);
-        b.line(
-            &curve(&[(x, y), (x + p.w * 0.1, y - 2.0), (x + p.w * 0.22, y)]),
-            1.4,
-            Rgb(190, 224, 236),
-        );
+        b.line(&curve(&[(x, y), (x + p.w * 0.1, y - 2.0), (x + p.w * 0.22, y)]), 1.4, Rgb(190, 224, 236));
     }
     let bend = dice.range(-10.0, 10.0);
     let line = |d: f32| {
@@ -116,34 +93,17 @@ fn bushes(b: &mut Brush, p: Page, rgb: Rgb, dice: &mut Dice) {
 
 fn park(b: &mut Brush, p: Page, dice: &mut Dice) {
     bushes(b, p, Rgb(52, 116, 58), dice);
-    b.shade(
-        &rect(0.0, p.horizon, p.w, p.h),
-        Rgb(104, 168, 72),
-        Rgb(72, 146, 54),
-    );
+    b.shade(&rect(0.0, p.horizon, p.w, p.h), Rgb(104, 168, 72), Rgb(72, 146, 54));
     let (far, near) = (p.w * dice.range(0.3, 0.7), p.w * dice.range(0.1, 0.9));
     let (wide, y) = (p.w * 0.2, p.horizon);
-    let path = poly(&[
-        (far - 5.0, y),
-        (far + 5.0, y),
-        (near + wide, p.h),
-        (near - wide, p.h),
-    ]);
+    let path = poly(&[(far - 5.0, y), (far + 5.0, y), (near + wide, p.h), (near - wide, p.h)]);
     b.shade(&path, Rgb(206, 190, 154), Rgb(222, 206, 170));
     tufts(b, p, p.horizon + 8.0, Rgb(62, 130, 48), 50, dice);
 }
 
 fn meadow(b: &mut Brush, p: Page, dice: &mut Dice) {
-    b.shade(
-        &ridge(p, p.horizon, p.h * 0.14, 2, false, dice),
-        Rgb(112, 158, 128),
-        Rgb(96, 150, 96),
-    );
-    b.shade(
-        &ridge(p, p.horizon + 8.0, p.h * 0.07, 3, false, dice),
-        Rgb(140, 188, 84),
-        Rgb(98, 160, 62),
-    );
+    b.shade(&ridge(p, p.horizon, p.h * 0.14, 2, false, dice), Rgb(112, 158, 128), Rgb(96, 150, 96));
+    b.shade(&ridge(p, p.horizon + 8.0, p.h * 0.07, 3, false, dice), Rgb(140, 188, 84), Rgb(98, 160, 62));
     tufts(b, p, p.horizon + 22.0, Rgb(86, 146, 52), 60, dice);
     for rgb in [Rgb(250, 240, 150), Rgb(250, 250, 250)] {
         tufts(b, p, p.horizon + 30.0, rgb, 10, dice);
@@ -156,11 +116,7 @@ fn peaks(b: &mut Brush, p: Page, height: f32, dice: &mut Dice) {
         let top = p.horizon - height * dice.range(0.65, 1.0);
         let half = p.w * dice.range(0.2, 0.27);
         b.shade(
-            &poly(&[
-                (x - half, p.horizon + 4.0),
-                (x, top),
-                (x + half, p.horizon + 4.0),
-            ]),
+            &poly(&[(x - half, p.horizon + 4.0), (x, top), (x + half, p.horizon + 4.0)]),
             Rgb(128, 140, 166),
             Rgb(96, 110, 136),
         );
@@ -181,25 +137,13 @@ fn peaks(b: &mut Brush, p: Page, height: f32, dice: &mut Dice) {
 
 fn mountains(b: &mut Brush, p: Page, dice: &mut Dice) {
     peaks(b, p, p.horizon * 0.72, dice);
-    b.shade(
-        &ridge(p, p.horizon + 6.0, p.h * 0.05, 2, false, dice),
-        Rgb(250, 252, 255),
-        Rgb(218, 228, 242),
-    );
+    b.shade(&ridge(p, p.horizon + 6.0, p.h * 0.05, 2, false, dice), Rgb(250, 252, 255), Rgb(218, 228, 242));
     tufts(b, p, p.horizon + 20.0, Rgb(206, 218, 236), 40, dice);
 }
 
 fn desert(b: &mut Brush, p: Page, dice: &mut Dice) {
-    b.shade(
-        &ridge(p, p.horizon, p.h * 0.15, 2, true, dice),
-        Rgb(190, 110, 74),
-        Rgb(170, 96, 66),
-    );
-    b.shade(
-        &ridge(p, p.horizon + 10.0, p.h * 0.06, 2, false, dice),
-        Rgb(234, 184, 112),
-        Rgb(214, 158, 88),
-    );
+    b.shade(&ridge(p, p.horizon, p.h * 0.15, 2, true, dice), Rgb(190, 110, 74), Rgb(170, 96, 66));
+    b.shade(&ridge(p, p.horizon + 10.0, p.h * 0.06, 2, false, dice), Rgb(234, 184, 112), Rgb(214, 158, 88));
     b.shade(
         &ridge(p, p.horizon + p.h * 0.2, p.h * 0.05, 2, false, dice),
         Rgb(240, 196, 124),
@@ -211,21 +155,13 @@ fn desert(b: &mut Brush, p: Page, dice: &mut Dice) {
 fn lake(b: &mut Brush, weather: Weather, p: Page, dice: &mut Dice) {
     peaks(b, p, p.horizon * 0.5, dice);
     bushes(b, p, Rgb(50, 106, 66), dice);
-    let deep = if weather == Weather::Sunset {
-        Rgb(140, 96, 130)
-    } else {
-        Rgb(44, 112, 160)
-    };
+    let deep = if weather == Weather::Sunset { Rgb(140, 96, 130) } else { Rgb(44, 112, 160) };
     b.shade(&rect(0.0, p.horizon, p.w, p.h), deep.light(0.35), deep);
     for _ in 0..26 {
         let (x, t) = (dice.range(-10.0, p.w), dice.range(0.03, 1.0));
         let y = p.horizon + (p.h - p.horizon) * t;
         let s = 8.0 + 22.0 * t;
-        b.line(
-            &curve(&[(x, y), (x + s * 0.5, y - 1.5), (x + s, y)]),
-            1.3,
-            deep.light(0.5),
-        );
+        b.line(&curve(&[(x, y), (x + s * 0.5, y - 1.5), (x + s, y)]), 1.3, deep.light(0.5));
     }
     let bank = p.h * 0.85;
     let edge = [
@@ -242,23 +178,13 @@ fn lake(b: &mut Brush, weather: Weather, p: Page, dice: &mut Dice) {
 fn forest(b: &mut Brush, p: Page, dice: &mut Dice) {
     b.fill(&rect(0.0, p.horizon * 0.45, p.w, p.h), Rgb(34, 74, 56));
     for row in 0..2 {
-        let shade = if row == 0 {
-            Rgb(38, 84, 62)
-        } else {
-            Rgb(30, 92, 58)
-        };
+        let shade = if row == 0 { Rgb(38, 84, 62) } else { Rgb(30, 92, 58) };
         let mut x = dice.range(-20.0, 0.0);
         while x < p.w + 10.0 {
-            let (half, foot) = (
-                p.w * dice.range(0.05, 0.075),
-                p.horizon + 4.0 + 6.0 * row as f32,
-            );
+            let (half, foot) = (p.w * dice.range(0.05, 0.075), p.horizon + 4.0 + 6.0 * row as f32);
             let top = p.horizon * (0.05 + 0.2 * row as f32 + dice.range(0.0, 0.18));
             let tall = foot - top;
-            b.fill(
-                &rect(x - 2.5, foot - tall * 0.2, x + 2.5, foot),
-                Rgb(84, 58, 40),
-            );
+            b.fill(&rect(x - 2.5, foot - tall * 0.2, x + 2.5, foot), Rgb(84, 58, 40));
             for tier in 0..3 {
                 let y = foot - tall * (0.1 + 0.27 * tier as f32);
                 let k = half * (1.0 - 0.25 * tier as f32);
@@ -271,10 +197,6 @@ fn forest(b: &mut Brush, p: Page, dice: &mut Dice) {
             x += half * 1.35;
         }
     }
-    b.shade(
-        &ridge(p, p.horizon + 10.0, 8.0, 3, false, dice),
-        Rgb(96, 124, 66),
-        Rgb(116, 100, 64),
-    );
+    b.shade(&ridge(p, p.horizon + 10.0, 8.0, 3, false, dice), Rgb(96, 124, 66), Rgb(116, 100, 64));
     tufts(b, p, p.horizon + 18.0, Rgb(84, 96, 50), 60, dice);
 }

@@ -1,8 +1,8 @@
 //! Shapes, and a brush that knows the bounds of what it painted.
 
 use tiny_skia::{
-    Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Paint, Path, PathBuilder,
-    Pixmap, Point, RadialGradient, Rect, Shader, SpreadMode, Stroke, Transform,
+    Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Paint, Path, PathBuilder, Pixmap,
+    Point, RadialGradient, Rect, Shader, SpreadMode, Stroke, Transform,
 };
 
 use super::palette::Rgb;
@@ -18,12 +18,7 @@ pub(super) struct Brush<'a> {
 
 impl<'a> Brush<'a> {
     pub(super) fn page(pixmap: &'a mut Pixmap, light: [f32; 3]) -> Self {
-        Self {
-            pixmap,
-            frame: Transform::identity(),
-            light,
-            bounds: None,
-        }
+        Self { pixmap, frame: Transform::identity(), light, bounds: None }
     }
 
     /// `at` is the foot in pixels, `size` the pixels of one unit.
@@ -45,8 +40,7 @@ impl<'a> Brush<'a> {
 
     /// `[x0, y0, x1, y1]` pixels around all that was painted, in or out of the picture.
     pub(super) fn bounds(&self) -> Option<[f32; 4]> {
-        self.bounds
-            .map(|r| [r.left(), r.top(), r.right(), r.bottom()])
+        self.bounds.map(|r| [r.left(), r.top(), r.right(), r.bottom()])
     }
 
     pub(super) fn fill(&mut self, path: &Path, rgb: Rgb) {
@@ -62,10 +56,8 @@ impl<'a> Brush<'a> {
         } else {
             (bounds.top(), bounds.bottom())
         };
-        let stops = vec![
-            GradientStop::new(0.0, self.lit(above, 1.0)),
-            GradientStop::new(1.0, self.lit(below, 1.0)),
-        ];
+        let stops =
+            vec![GradientStop::new(0.0, self.lit(above, 1.0)), GradientStop::new(1.0, self.lit(below, 1.0))];
         let gradient = LinearGradient::new(
             Point::from_xy(0.0, start),
             Point::from_xy(0.0, end),
@@ -86,22 +78,16 @@ impl<'a> Brush<'a> {
         self.grow(path, width * 0.5);
         let mut paint = Paint::default();
         paint.set_color(self.lit(rgb, 1.0));
-        let stroke = Stroke {
-            width,
-            line_cap: LineCap::Round,
-            line_join: LineJoin::Round,
-            ..Stroke::default()
-        };
-        self.pixmap
-            .stroke_path(path, &paint, &stroke, self.frame, None);
+        let stroke =
+            Stroke { width, line_cap: LineCap::Round, line_join: LineJoin::Round, ..Stroke::default() };
+        self.pixmap.stroke_path(path, &paint, &stroke, self.frame, None);
     }
 
     /// A see-through tone such as a shadow; takes no light and does not count for the bounds.
     pub(super) fn veil(&mut self, path: &Path, rgb: Rgb, alpha: f32) {
         let mut paint = Paint::default();
         paint.set_color(opaque(rgb, [1.0; 3], alpha));
-        self.pixmap
-            .fill_path(path, &paint, FillRule::Winding, self.frame, None);
+        self.pixmap.fill_path(path, &paint, FillRule::Winding, self.frame, None);
     }
 
     /// A soft round light; like [`Brush::veil`] no part of the object.
@@ -111,27 +97,11 @@ impl<'a> Brush<'a> {
             GradientStop::new(0.0, opaque(rgb, [1.0; 3], alpha)),
             GradientStop::new(1.0, opaque(rgb, [1.0; 3], 0.0)),
         ];
-        let shader = RadialGradient::new(
-            centre,
-            0.0,
-            centre,
-            radius,
-            stops,
-            SpreadMode::Pad,
-            Transform::identity(),
-        );
+        let shader =
+            RadialGradient::new(centre, 0.0, centre, radius, stops, SpreadMode::Pad, Transform::identity());
         if let Some(shader) = shader {
-            let paint = Paint {
-                shader,
-                ..Paint::default()
-            };
-            self.pixmap.fill_path(
-                &oval(x, y, radius, radius),
-                &paint,
-                FillRule::Winding,
-                self.frame,
-                None,
-            );
+            let paint = Paint { shader, ..Paint::default() };
+            self.pixmap.fill_path(&oval(x, y, radius, radius), &paint, FillRule::Winding, self.frame, None);
         }
     }
 
@@ -142,12 +112,8 @@ impl<'a> Brush<'a> {
 
     fn paint(&mut self, path: &Path, shader: Shader<'_>) {
         self.grow(path, 0.0);
-        let paint = Paint {
-            shader,
-            ..Paint::default()
-        };
-        self.pixmap
-            .fill_path(path, &paint, FillRule::Winding, self.frame, None);
+        let paint = Paint { shader, ..Paint::default() };
+        self.pixmap.fill_path(path, &paint, FillRule::Winding, self.frame, None);
     }
 
     fn grow(&mut self, path: &Path, margin: f32) {

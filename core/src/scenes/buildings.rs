@@ -11,10 +11,7 @@ pub(super) fn house(b: &mut Brush, look: &Look) {
     let (p, roof) = (look.paint, look.trim);
     b.fill(&rect(0.2, 0.7, 0.32, 1.0), Rgb(120, 70, 60));
     b.solid(&rect(-0.47, 0.0, 0.47, 0.6), p);
-    b.solid(
-        &poly(&[(-0.58, 0.56), (-0.34, 0.94), (0.34, 0.94), (0.58, 0.56)]),
-        roof,
-    );
+    b.solid(&poly(&[(-0.58, 0.56), (-0.34, 0.94), (0.34, 0.94), (0.58, 0.56)]), roof);
     for y in [0.65, 0.75, 0.85] {
         let x = 0.58 - (y - 0.56) * 0.63;
         b.line(&curve(&[(-x, y), (x, y)]), 0.008, roof.dark(0.25));
@@ -29,10 +26,7 @@ pub(super) fn house(b: &mut Brush, look: &Look) {
         } else {
             b.shade(&pane, WINDOW.light(0.3), WINDOW.dark(0.1));
         }
-        let bars = rects(&[
-            (x - 0.008, 0.215, x + 0.008, 0.425),
-            (x - 0.09, 0.312, x + 0.09, 0.328),
-        ]);
+        let bars = rects(&[(x - 0.008, 0.215, x + 0.008, 0.425), (x - 0.09, 0.312, x + 0.09, 0.328)]);
         b.fill(&bars, Rgb(246, 246, 242));
     }
     if look.snowy {
@@ -54,29 +48,16 @@ pub(super) fn lighthouse(b: &mut Brush, look: &Look) {
     let half = |y: f32| 0.15 - y * 0.075;
     for band in 0..5 {
         let (low, high) = (0.15 * band as f32, 0.15 * (band + 1) as f32);
-        let part = poly(&[
-            (-half(low), low),
-            (half(low), low),
-            (half(high), high),
-            (-half(high), high),
-        ]);
+        let part = poly(&[(-half(low), low), (half(low), low), (half(high), high), (-half(high), high)]);
         b.fill(&part, if band % 2 == 0 { look.paint } else { white });
-        let shadow = poly(&[
-            (half(low) * 0.3, low),
-            (half(low), low),
-            (half(high), high),
-            (half(high) * 0.3, high),
-        ]);
+        let shadow =
+            poly(&[(half(low) * 0.3, low), (half(low), low), (half(high), high), (half(high) * 0.3, high)]);
         b.veil(&shadow, Rgb(0, 0, 20), 0.16);
     }
     b.fill(&rect(-0.15, 0.75, 0.15, 0.78), Rgb(60, 60, 66));
     b.fill_lit(&rect(-0.07, 0.78, 0.07, 0.89), LIT);
     b.fill(
-        &rects(&[
-            (-0.075, 0.78, -0.05, 0.89),
-            (-0.01, 0.78, 0.01, 0.89),
-            (0.05, 0.78, 0.075, 0.89),
-        ]),
+        &rects(&[(-0.075, 0.78, -0.05, 0.89), (-0.01, 0.78, 0.01, 0.89), (0.05, 0.78, 0.075, 0.89)]),
         Rgb(60, 60, 66),
     );
     b.solid(&poly(&[(-0.1, 0.89), (0.0, 1.0), (0.1, 0.89)]), look.paint);
@@ -85,31 +66,16 @@ pub(super) fn lighthouse(b: &mut Brush, look: &Look) {
 
 pub(super) fn tent(b: &mut Brush, look: &Look) {
     let p = look.paint;
-    b.shade(
-        &poly(&[(-0.2, 1.0), (0.42, 0.92), (0.85, 0.04), (0.3, 0.0)]),
-        p,
-        p.dark(0.35),
-    );
-    b.shade(
-        &poly(&[(-0.2, 1.0), (-0.8, 0.0), (0.36, 0.0)]),
-        p.light(0.25),
-        p,
-    );
-    let inside = if look.dark {
-        Rgb(250, 200, 110)
-    } else {
-        p.dark(0.72)
-    };
+    b.shade(&poly(&[(-0.2, 1.0), (0.42, 0.92), (0.85, 0.04), (0.3, 0.0)]), p, p.dark(0.35));
+    b.shade(&poly(&[(-0.2, 1.0), (-0.8, 0.0), (0.36, 0.0)]), p.light(0.25), p);
+    let inside = if look.dark { Rgb(250, 200, 110) } else { p.dark(0.72) };
     let opening = poly(&[(-0.2, 0.82), (-0.44, 0.0), (0.06, 0.0)]);
     if look.dark {
         b.fill_lit(&opening, inside);
     } else {
         b.fill(&opening, inside);
     }
-    b.fill(
-        &poly(&[(-0.2, 0.82), (0.06, 0.0), (0.18, 0.0), (0.0, 0.4)]),
-        p.light(0.45),
-    );
+    b.fill(&poly(&[(-0.2, 0.82), (0.06, 0.0), (0.18, 0.0), (0.0, 0.4)]), p.light(0.45));
     b.line(&curve(&[(-0.2, 1.0), (0.42, 0.92)]), 0.025, p.dark(0.3));
 }
 

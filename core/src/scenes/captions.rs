@@ -20,11 +20,7 @@ pub(super) fn captions(plan: &Plan, dice: &mut Dice) -> [String; 5] {
         None => String::new(),
         Some(spot) => format!("with {} {}", noun(plan, 2, true), spot_words(spot)),
     };
-    let and_also = if indoor {
-        also.replacen("with", "and", 1)
-    } else {
-        also.clone()
-    };
+    let and_also = if indoor { also.replacen("with", "and", 1) } else { also.clone() };
     let many = plan.groups[0].count > 1;
     let bare = match (participle, many) {
         ("", true) => "are".to_owned(),
@@ -71,11 +67,7 @@ fn sentence(parts: &[&str]) -> String {
 }
 
 fn article(word: &str) -> &'static str {
-    if word.starts_with(['a', 'e', 'i', 'o', 'u']) {
-        "an"
-    } else {
-        "a"
-    }
+    if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
 /// Noun with its colours; `full` adds the hat.
@@ -86,11 +78,7 @@ fn noun(plan: &Plan, group: usize, full: bool) -> String {
             let text = described(plan, g, false, full);
             format!("{} {text}", article(&text))
         }
-        n => format!(
-            "{} {}",
-            ["two", "three"][n - 2],
-            described(plan, g, true, full)
-        ),
+        n => format!("{} {}", ["two", "three"][n - 2], described(plan, g, true, full)),
     }
 }
 
@@ -103,11 +91,7 @@ fn described(plan: &Plan, g: &Group, plural: bool, full: bool) -> String {
             Kind::Woman | Kind::Girl => "dress",
             _ => "shirt",
         };
-        let clothes = format!(
-            "{word} in {} {} {garment}",
-            article(g.colour.name),
-            g.colour.name
-        );
+        let clothes = format!("{word} in {} {} {garment}", article(g.colour.name), g.colour.name);
         return match g.hat {
             Some(hat) if full => format!("{clothes} and {} {} hat", article(hat.name), hat.name),
             _ => clothes,
@@ -119,12 +103,7 @@ fn described(plan: &Plan, g: &Group, plural: bool, full: bool) -> String {
             return joined(&[word, &scarf]);
         }
         Kind::Vase => {
-            return joined(&[
-                g.size,
-                if plural { "vases of" } else { "vase of" },
-                g.colour.name,
-                "flowers",
-            ]);
+            return joined(&[g.size, if plural { "vases of" } else { "vase of" }, g.colour.name, "flowers"]);
         }
         Kind::Apples => return joined(&["bowl of", g.colour.name, "apples"]),
         _ => [g.size, g.colour.name, word],
@@ -133,12 +112,7 @@ fn described(plan: &Plan, g: &Group, plural: bool, full: bool) -> String {
 }
 
 fn joined(words: &[&str]) -> String {
-    words
-        .iter()
-        .filter(|w| !w.is_empty())
-        .copied()
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.iter().filter(|w| !w.is_empty()).copied().collect::<Vec<_>>().join(" ")
 }
 
 /// "is running", "running", "runs"; the participle is empty where there is nothing to say.
@@ -217,20 +191,14 @@ pub(super) fn phrases(plan: &Plan, group: usize, x: f32) -> Vec<String> {
         x if x > 0.6 => "on the right",
         _ => "in the middle",
     };
-    let mut all = vec![
-        one.clone(),
-        format!("the {} {side}", described(plan, g, false, false)),
-    ];
+    let mut all = vec![one.clone(), format!("the {} {side}", described(plan, g, false, false))];
     let apart = matches!(plan.link, Link::LeftOf | Link::RightOf);
     if group == 0 {
         let (_, participle, _) = verb(plan);
         let near = relation(plan.link, apart)[0];
         all.push(joined(&[&one, participle, near, &noun(plan, 1, false)]));
         if !participle.is_empty()
-            && !matches!(
-                plan.link,
-                Link::Playing | Link::Flying | Link::Riding | Link::Holding
-            )
+            && !matches!(plan.link, Link::Playing | Link::Flying | Link::Riding | Link::Holding)
         {
             all.push(joined(&[&one, participle]));
         }

@@ -21,11 +21,7 @@ pub(super) fn compose(dice: &mut Dice) -> Plan {
         groups.push(group);
         spot
     });
-    let ground = if place.is_indoor() {
-        (0.62, 0.68)
-    } else {
-        (0.46, 0.56)
-    };
+    let ground = if place.is_indoor() { (0.62, 0.68) } else { (0.46, 0.56) };
     let mut plan = Plan {
         width,
         height,
@@ -72,23 +68,14 @@ fn couple(place: Place, weather: Weather, cast: &Cast, dice: &mut Dice) -> (Grou
     if many && link != Link::InFront && link != Link::Under && dice.chance(0.32) {
         subject.count = if dice.chance(0.7) { 2 } else { 3 };
     }
-    if matches!(
-        object_kind,
-        Kind::Flower | Kind::Duck | Kind::Balloon | Kind::Pine
-    ) && dice.chance(0.5)
-    {
+    if matches!(object_kind, Kind::Flower | Kind::Duck | Kind::Balloon | Kind::Pine) && dice.chance(0.5) {
         object.count = 2 + dice.below(2);
     }
     (subject, object, link)
 }
 
 /// What only some can do: ride, hold, play, fly a kite.
-fn deed(
-    subject: &mut Group,
-    place: Place,
-    weather: Weather,
-    dice: &mut Dice,
-) -> Option<(Group, Link)> {
+fn deed(subject: &mut Group, place: Place, weather: Weather, dice: &mut Dice) -> Option<(Group, Link)> {
     let person = subject.kind.is_person();
     let at_lake = place == Place::Lake;
     let roll = dice.range(0.0, 1.0);
@@ -115,18 +102,10 @@ fn deed(
         } else {
             (Kind::Balloon, Link::Holding, Pose::Wave)
         }
-    } else if roll < 0.38
-        && place.is_open()
-        && weather != Weather::Rain
-        && weather != Weather::Night
-    {
+    } else if roll < 0.38 && place.is_open() && weather != Weather::Rain && weather != Weather::Night {
         (Kind::Kite, Link::Flying, Pose::Wave)
     } else if roll < 0.5 && !at_lake {
-        (
-            Kind::Ball,
-            Link::Playing,
-            dice.pick(&[Pose::Run, Pose::Jump]),
-        )
+        (Kind::Ball, Link::Playing, dice.pick(&[Pose::Run, Pose::Jump]))
     } else {
         return None;
     };
@@ -141,31 +120,19 @@ fn deed(
 }
 
 fn relation(subject: &mut Group, object: &Group, small: bool, dice: &mut Dice) -> Link {
-    let sits = matches!(
-        subject.kind,
-        Kind::Cat | Kind::Dog | Kind::Teddy | Kind::Guitar
-    ) || subject.kind.is_person();
-    let seat = matches!(
-        object.kind,
-        Kind::Sofa | Kind::Armchair | Kind::Bed | Kind::Chair | Kind::Bench
-    );
+    let sits = matches!(subject.kind, Kind::Cat | Kind::Dog | Kind::Teddy | Kind::Guitar)
+        || subject.kind.is_person();
+    let seat = matches!(object.kind, Kind::Sofa | Kind::Armchair | Kind::Bed | Kind::Chair | Kind::Bench);
     if small {
         return Link::On;
     }
-    if sits
-        && seat
-        && dice.chance(0.65)
-        && !(subject.kind == Kind::Dog && object.kind == Kind::Chair)
-    {
+    if sits && seat && dice.chance(0.65) && !(subject.kind == Kind::Dog && object.kind == Kind::Chair) {
         if !matches!(subject.kind, Kind::Teddy | Kind::Guitar) {
             subject.pose = Pose::Sit;
         }
         return Link::On;
     }
-    let wide = matches!(
-        object.kind,
-        Kind::House | Kind::Tent | Kind::Bus | Kind::Truck | Kind::Sofa
-    );
+    let wide = matches!(object.kind, Kind::House | Kind::Tent | Kind::Bus | Kind::Truck | Kind::Sofa);
     let outsized = object.kind.facts().width * object.kind.facts().height * object.scale
         > 1.8 * subject.kind.facts().width * subject.kind.facts().height * subject.scale;
     let slim = subject.kind.facts().width * subject.kind.facts().height < 0.8;
@@ -177,41 +144,20 @@ fn relation(subject: &mut Group, object: &Group, small: bool, dice: &mut Dice) -
     if roof && low && dice.chance(0.5) {
         return Link::Under;
     }
-    if dice.chance(0.5) {
-        Link::LeftOf
-    } else {
-        Link::RightOf
-    }
+    if dice.chance(0.5) { Link::LeftOf } else { Link::RightOf }
 }
 
-fn third(
-    place: Place,
-    cast: &Cast,
-    link: Link,
-    groups: &[Group],
-    dice: &mut Dice,
-) -> Option<(Group, Spot)> {
+fn third(place: Place, cast: &Cast, link: Link, groups: &[Group], dice: &mut Dice) -> Option<(Group, Spot)> {
     let fresh = |kind: Kind| groups.iter().all(|g| g.kind != kind);
     let roll = dice.range(0.0, 1.0);
     let (kind, spot) = if roll < 0.35 && !cast.high.is_empty() {
-        let spot = if place.is_indoor() {
-            Spot::Wall
-        } else {
-            Spot::Sky
-        };
+        let spot = if place.is_indoor() { Spot::Wall } else { Spot::Sky };
         (dice.pick(cast.high), spot)
     } else if roll < 0.65 && !cast.far.is_empty() {
         (dice.pick(cast.far), Spot::Far)
     } else if roll < 0.75 && !matches!(link, Link::LeftOf | Link::RightOf) && place != Place::Lake {
         let kind = dice.pick(cast.objects);
-        (
-            kind,
-            if dice.chance(0.5) {
-                Spot::Left
-            } else {
-                Spot::Right
-            },
-        )
+        (kind, if dice.chance(0.5) { Spot::Left } else { Spot::Right })
     } else {
         return None;
     };
@@ -231,33 +177,18 @@ fn group(kind: Kind, dice: &mut Dice) -> Group {
     let (size, scale) = match dice.below(5) {
         0 if kind.has_size() => {
             let tall = matches!(kind, Kind::Tree | Kind::Pine);
-            (
-                if tall { "tall" } else { "big" },
-                if tall { 1.12 } else { 1.25 },
-            )
+            (if tall { "tall" } else { "big" }, if tall { 1.12 } else { 1.25 })
         }
         1 if kind.has_size() => ("small", 0.72),
         _ => ("", 1.0),
     };
-    Group {
-        kind,
-        colour,
-        pose: Pose::Stand,
-        count: 1,
-        hat: None,
-        size,
-        scale,
-    }
+    Group { kind, colour, pose: Pose::Stand, count: 1, hat: None, size, scale }
 }
 
 fn pose(kind: Kind, place: Place, dice: &mut Dice) -> Pose {
     match kind {
-        Kind::Man | Kind::Woman => {
-            dice.pick(&[Pose::Stand, Pose::Walk, Pose::Walk, Pose::Run, Pose::Wave])
-        }
-        Kind::Boy | Kind::Girl => {
-            dice.pick(&[Pose::Stand, Pose::Walk, Pose::Run, Pose::Jump, Pose::Wave])
-        }
+        Kind::Man | Kind::Woman => dice.pick(&[Pose::Stand, Pose::Walk, Pose::Walk, Pose::Run, Pose::Wave]),
+        Kind::Boy | Kind::Girl => dice.pick(&[Pose::Stand, Pose::Walk, Pose::Run, Pose::Jump, Pose::Wave]),
         Kind::Dog if place.is_indoor() => dice.pick(&[Pose::Stand, Pose::Sit]),
         Kind::Dog => dice.pick(&[Pose::Stand, Pose::Sit, Pose::Run, Pose::Run]),
         Kind::Horse => dice.pick(&[Pose::Stand, Pose::Run]),

@@ -13,39 +13,20 @@ pub(super) fn sofa(b: &mut Brush, look: &Look, wide: f32) {
     let half = 1.04 * wide;
     let arm = 0.2;
     b.fill(
-        &rects(&[
-            (-half + 0.08, 0.0, -half + 0.16, 0.12),
-            (half - 0.16, 0.0, half - 0.08, 0.12),
-        ]),
+        &rects(&[(-half + 0.08, 0.0, -half + 0.16, 0.12), (half - 0.16, 0.0, half - 0.08, 0.12)]),
         WOOD.dark(0.4),
     );
-    b.solid(
-        &round(-half + 0.06, 0.14, half - 0.06, 1.0, 0.12),
-        p.dark(0.08),
-    );
-    b.solid(
-        &round(-half + 0.08, 0.08, half - 0.08, 0.34, 0.04),
-        p.dark(0.22),
-    );
+    b.solid(&round(-half + 0.06, 0.14, half - 0.06, 1.0, 0.12), p.dark(0.08));
+    b.solid(&round(-half + 0.08, 0.08, half - 0.08, 0.34, 0.04), p.dark(0.22));
     let cushions = if wide > 0.8 { 2 } else { 1 };
     let span = (2.0 * half - 2.0 * arm) / cushions as f32;
     for i in 0..cushions {
         let x = -half + arm + span * i as f32;
-        b.solid(
-            &round(x + 0.015, 0.46, x + span - 0.015, 0.92, 0.08),
-            p.light(0.05),
-        );
-        b.solid(
-            &round(x + 0.01, 0.28, x + span - 0.01, 0.5, 0.06),
-            p.light(0.16),
-        );
+        b.solid(&round(x + 0.015, 0.46, x + span - 0.015, 0.92, 0.08), p.light(0.05));
+        b.solid(&round(x + 0.01, 0.28, x + span - 0.01, 0.5, 0.06), p.light(0.16));
     }
     for side in [-1.0f32, 1.0] {
-        let (x0, x1) = if side < 0.0 {
-            (-half, -half + arm)
-        } else {
-            (half - arm, half)
-        };
+        let (x0, x1) = if side < 0.0 { (-half, -half + arm) } else { (half - arm, half) };
         b.solid(&round(x0, 0.08, x1, 0.68, 0.09), p);
     }
 }
@@ -53,21 +34,10 @@ pub(super) fn sofa(b: &mut Brush, look: &Look, wide: f32) {
 pub(super) fn table(b: &mut Brush, look: &Look) {
     let p = look.paint;
     for (x, shade) in [(-0.72, 0.4), (0.72, 0.4), (-0.9, 0.15), (0.9, 0.15)] {
-        b.fill(
-            &rect(
-                x - 0.05,
-                if shade > 0.3 { 0.12 } else { 0.0 },
-                x + 0.05,
-                0.9,
-            ),
-            p.dark(shade),
-        );
+        b.fill(&rect(x - 0.05, if shade > 0.3 { 0.12 } else { 0.0 }, x + 0.05, 0.9), p.dark(shade));
     }
     b.fill(&rect(-0.9, 0.74, 0.9, 0.86), p.dark(0.25));
-    b.solid(
-        &poly(&[(-1.0, 0.88), (-0.9, 1.02), (0.9, 1.02), (1.0, 0.88)]),
-        p.light(0.12),
-    );
+    b.solid(&poly(&[(-1.0, 0.88), (-0.9, 1.02), (0.9, 1.02), (1.0, 0.88)]), p.light(0.12));
     b.fill(&rect(-1.0, 0.82, 1.0, 0.89), p.dark(0.12));
 }
 
@@ -79,10 +49,7 @@ pub(super) fn chair(b: &mut Brush, look: &Look) {
     b.line(&curve(&[(-0.24, 0.45), (-0.24, 0.95)]), 0.055, p.dark(0.1));
     b.line(&curve(&[(0.24, 0.45), (0.24, 0.95)]), 0.055, p.dark(0.1));
     b.solid(&round(-0.27, 0.66, 0.27, 1.0, 0.06), p);
-    b.solid(
-        &poly(&[(-0.3, 0.42), (-0.25, 0.52), (0.25, 0.52), (0.3, 0.42)]),
-        p.light(0.15),
-    );
+    b.solid(&poly(&[(-0.3, 0.42), (-0.25, 0.52), (0.25, 0.52), (0.3, 0.42)]), p.light(0.15));
     b.fill(&rect(-0.3, 0.38, 0.3, 0.43), p.dark(0.2));
 }
 
@@ -97,11 +64,7 @@ pub(super) fn bed(b: &mut Brush, look: &Look) {
     b.solid(&round(-0.46, 0.16, 1.04, 0.56, 0.07), p);
     b.fill(&round(-0.46, 0.42, -0.28, 0.56, 0.05), p.light(0.55));
     for x in [0.0, 0.36, 0.72] {
-        b.line(
-            &curve(&[(x, 0.5), (x + 0.06, 0.34), (x, 0.2)]),
-            0.014,
-            p.dark(0.25),
-        );
+        b.line(&curve(&[(x, 0.5), (x + 0.06, 0.34), (x, 0.2)]), 0.014, p.dark(0.25));
     }
 }
 
@@ -135,14 +98,7 @@ pub(super) fn bookshelf(b: &mut Brush, look: &Look) {
         }
     }
     let mut boards = vec![(-0.31, 0.0, -0.265, 1.0), (0.265, 0.0, 0.31, 1.0)];
-    boards.extend((0..5).map(|i| {
-        (
-            -0.31,
-            0.01 + 0.235 * i as f32,
-            0.31,
-            0.05 + 0.235 * i as f32,
-        )
-    }));
+    boards.extend((0..5).map(|i| (-0.31, 0.01 + 0.235 * i as f32, 0.31, 0.05 + 0.235 * i as f32)));
     b.fill(&rects(&boards), p);
 }
 
@@ -151,59 +107,31 @@ pub(super) fn lamp(b: &mut Brush, look: &Look) {
     b.fill(&oval(0.0, 0.025, 0.13, 0.03), DARK);
     b.line(&curve(&[(0.0, 0.03), (0.0, 0.76)]), 0.03, DARK);
     let p = look.paint;
-    b.shade(
-        &poly(&[(-0.18, 0.7), (-0.11, 1.0), (0.11, 1.0), (0.18, 0.7)]),
-        p,
-        p.light(0.45),
-    );
+    b.shade(&poly(&[(-0.18, 0.7), (-0.11, 1.0), (0.11, 1.0), (0.18, 0.7)]), p, p.light(0.45));
 }
 
 pub(super) fn tv(b: &mut Brush, look: &Look) {
     b.solid(&round(-0.52, 0.0, 0.52, 0.27, 0.02), WOOD);
     b.line(&curve(&[(0.0, 0.04), (0.0, 0.24)]), 0.012, WOOD.dark(0.4));
-    b.fill(
-        &ovals(&[(-0.05, 0.14, 0.02, 0.02), (0.05, 0.14, 0.02, 0.02)]),
-        WOOD.dark(0.5),
-    );
-    b.fill(
-        &rects(&[(-0.16, 0.27, 0.16, 0.3), (-0.04, 0.28, 0.04, 0.4)]),
-        DARK,
-    );
+    b.fill(&ovals(&[(-0.05, 0.14, 0.02, 0.02), (0.05, 0.14, 0.02, 0.02)]), WOOD.dark(0.5));
+    b.fill(&rects(&[(-0.16, 0.27, 0.16, 0.3), (-0.04, 0.28, 0.04, 0.4)]), DARK);
     b.fill(&round(-0.55, 0.36, 0.55, 1.0, 0.03), DARK.dark(0.4));
+    b.shade(&rect(-0.51, 0.4, 0.51, 0.96), Rgb(90, 150, 214), Rgb(190, 222, 240));
     b.shade(
-        &rect(-0.51, 0.4, 0.51, 0.96),
-        Rgb(90, 150, 214),
-        Rgb(190, 222, 240),
-    );
-    b.shade(
-        &poly(&[
-            (-0.51, 0.4),
-            (-0.51, 0.58),
-            (-0.2, 0.7),
-            (0.1, 0.56),
-            (0.51, 0.64),
-            (0.51, 0.4),
-        ]),
+        &poly(&[(-0.51, 0.4), (-0.51, 0.58), (-0.2, 0.7), (0.1, 0.56), (0.51, 0.64), (0.51, 0.4)]),
         Rgb(90, 170, 90),
         Rgb(50, 120, 60),
     );
     b.fill(&oval(0.28, 0.83, 0.06, 0.06), Rgb(255, 230, 110));
     if look.grain & 1 == 1 {
-        b.veil(
-            &poly(&[(-0.51, 0.96), (-0.3, 0.96), (-0.51, 0.6)]),
-            Rgb(255, 255, 255),
-            0.3,
-        );
+        b.veil(&poly(&[(-0.51, 0.96), (-0.3, 0.96), (-0.51, 0.6)]), Rgb(255, 255, 255), 0.3);
     }
 }
 
 pub(super) fn fridge(b: &mut Brush, look: &Look) {
     let p = look.paint;
     b.solid(&round(-0.25, 0.02, 0.25, 1.0, 0.04), p);
-    b.fill(
-        &rects(&[(-0.2, 0.0, -0.14, 0.03), (0.14, 0.0, 0.2, 0.03)]),
-        DARK,
-    );
+    b.fill(&rects(&[(-0.2, 0.0, -0.14, 0.03), (0.14, 0.0, 0.2, 0.03)]), DARK);
     b.line(&curve(&[(-0.25, 0.66), (0.25, 0.66)]), 0.014, p.dark(0.45));
     b.line(&curve(&[(-0.18, 0.72), (-0.18, 0.86)]), 0.024, p.dark(0.5));
     b.line(&curve(&[(-0.18, 0.4), (-0.18, 0.6)]), 0.024, p.dark(0.5));
@@ -225,14 +153,6 @@ pub(super) fn stove(b: &mut Brush, look: &Look) {
         DARK,
     );
     b.fill(&round(-0.34, 0.2, 0.34, 0.6, 0.05), DARK);
-    b.shade(
-        &round(-0.29, 0.25, 0.29, 0.55, 0.04),
-        Rgb(120, 80, 50),
-        Rgb(230, 150, 60),
-    );
-    b.line(
-        &curve(&[(-0.32, 0.68), (0.32, 0.68)]),
-        0.035,
-        Rgb(200, 204, 208),
-    );
+    b.shade(&round(-0.29, 0.25, 0.29, 0.55, 0.04), Rgb(120, 80, 50), Rgb(230, 150, 60));
+    b.line(&curve(&[(-0.32, 0.68), (0.32, 0.68)]), 0.035, Rgb(200, 204, 208));
 }

@@ -92,13 +92,7 @@ const fn facts(
     width: f32,
     colours: &'static [Colour],
 ) -> Facts {
-    Facts {
-        noun,
-        plural,
-        height,
-        width,
-        colours,
-    }
+    Facts { noun, plural, height, width, colours }
 }
 
 impl Kind {
@@ -194,9 +188,6 @@ impl Kind {
 
     /// Whether captions may call it big or small, and so it is drawn so.
     pub(super) fn has_size(self) -> bool {
-        matches!(
-            self,
-            Kind::Dog | Kind::Ball | Kind::House | Kind::Tree | Kind::Pine | Kind::Tent
-        )
+        matches!(self, Kind::Dog | Kind::Ball | Kind::House | Kind::Tree | Kind::Pine | Kind::Tent)
     }
 }

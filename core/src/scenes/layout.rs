@@ -82,19 +82,12 @@ fn single(plan: &Plan, group: usize, dice: &mut Dice) -> Column {
         .map(|i| Draft {
             group,
             dx: (i as f32 - (count as f32 - 1.0) * 0.5) * step,
-            lift: if kind == Kind::Balloon {
-                0.3 + 0.12 * ((i * 2) % 3) as f32
-            } else {
-                0.0
-            },
+            lift: if kind == Kind::Balloon { 0.3 + 0.12 * ((i * 2) % 3) as f32 } else { 0.0 },
             foot: foot + if i % 2 == 1 { 0.02 } else { 0.0 },
             nearer: 0.0,
         })
         .collect();
-    Column {
-        width: step * count as f32,
-        drafts,
-    }
+    Column { width: step * count as f32, drafts }
 }
 
 fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
@@ -102,22 +95,12 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
     let mut object = single(plan, 1, dice);
     let (s_wide, o_wide) = (wide(plan, 0), wide(plan, 1));
     let subject = &plan.groups[0];
-    let at = |group, dx, lift, foot, nearer| Draft {
-        group,
-        dx,
-        lift,
-        foot,
-        nearer,
-    };
+    let at = |group, dx, lift, foot, nearer| Draft { group, dx, lift, foot, nearer };
     match plan.link {
         Link::LeftOf => vec![single(plan, 0, dice), object],
         Link::RightOf => vec![object, single(plan, 0, dice)],
         Link::InFront | Link::Under => {
-            let back = if plan.place.is_indoor() {
-                0.81
-            } else {
-                dice.range(0.74, 0.8)
-            };
+            let back = if plan.place.is_indoor() { 0.81 } else { dice.range(0.74, 0.8) };
             object.drafts[0].foot = back;
             let reach = if plan.link == Link::Under { 0.12 } else { 0.28 };
             let dx = dice.range(-reach, reach) * (o_wide - s_wide * 0.3).max(0.2);
@@ -129,11 +112,7 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
         Link::On => {
             let foot = object.drafts[0].foot;
             let top = plan.groups[1].kind.top().unwrap_or(0.5) * tall(plan, 1);
-            let lift = if subject.kind.is_person() {
-                top - person::SEAT * tall(plan, 0)
-            } else {
-                top - 0.03
-            };
+            let lift = if subject.kind.is_person() { top - person::SEAT * tall(plan, 0) } else { top - 0.03 };
             let room = (o_wide * 0.76 - s_wide * subject.count as f32).max(0.0) * 0.5;
             let start = dice.range(-room, room);
             for i in 0..subject.count {
@@ -144,11 +123,7 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
             vec![object]
         }
         Link::Riding => {
-            let (lift, dx) = if plan.groups[1].kind == Kind::Bicycle {
-                (0.1, -0.1)
-            } else {
-                (0.25, -0.04)
-            };
+            let (lift, dx) = if plan.groups[1].kind == Kind::Bicycle { (0.1, -0.1) } else { (0.25, -0.04) };
             let foot = object.drafts[0].foot.max(0.86);
             object.drafts[0].foot = foot;
             object.drafts.push(at(0, dx * facing, lift, foot, 1.0));
@@ -163,12 +138,7 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
                 let fan = i as f32 - (count as f32 - 1.0) * 0.5;
                 let balloon = plan.groups[1].kind == Kind::Balloon;
                 draft.dx = hx * size * facing + if balloon { fan * 0.27 } else { 0.0 };
-                draft.lift = hy * size
-                    + if balloon && count > 1 {
-                        0.14 - 0.06 * fan * fan
-                    } else {
-                        0.0
-                    };
+                draft.lift = hy * size + if balloon && count > 1 { 0.14 - 0.06 * fan * fan } else { 0.0 };
                 draft.foot = foot;
                 draft.nearer = -1.0;
             }
@@ -181,9 +151,7 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
             let reach = s_wide * 0.5 + o_wide * 0.62;
             object.drafts[0].foot = foot;
             object.drafts[0].dx = reach * 0.55 * facing;
-            object
-                .drafts
-                .push(at(0, -reach * 0.45 * facing, 0.0, foot, -0.1));
+            object.drafts.push(at(0, -reach * 0.45 * facing, 0.0, foot, -0.1));
             object.width = s_wide + o_wide * 1.2;
             vec![object]
         }
@@ -202,15 +170,11 @@ fn perspective(plan: &Plan, y: f32) -> f32 {
 
 fn place_columns(plan: &mut Plan, columns: Vec<Column>, flips: [bool; 3], dice: &mut Dice) {
     let (width, height) = (plan.width as f32, plan.height as f32);
-    let widths: Vec<f32> = columns
-        .iter()
-        .map(|c| c.width * perspective(plan, c.drafts[0].foot * height))
-        .collect();
+    let widths: Vec<f32> =
+        columns.iter().map(|c| c.width * perspective(plan, c.drafts[0].foot * height)).collect();
     let total: f32 = widths.iter().sum();
     let roomy = if plan.place.is_indoor() { 0.6 } else { 0.66 };
-    let unit = (roomy * width.min(height))
-        .min(0.9 * width / total)
-        .min(headroom(plan, &columns));
+    let unit = (roomy * width.min(height)).min(0.9 * width / total).min(headroom(plan, &columns));
     let free = width - total * unit;
     let gap = (free * 0.5).min(0.08 * width);
     let margin = free - gap * (columns.len() as f32 - 1.0);
@@ -239,14 +203,7 @@ fn headroom(plan: &Plan, columns: &[Column]) -> f32 {
 }
 
 /// The object of `draft` in a column around `middle`, at `unit` pixels for a grown-up in front.
-fn placed(
-    plan: &Plan,
-    draft: &Draft,
-    middle: f32,
-    unit: f32,
-    flips: [bool; 3],
-    dice: &mut Dice,
-) -> Item {
+fn placed(plan: &Plan, draft: &Draft, middle: f32, unit: f32, flips: [bool; 3], dice: &mut Dice) -> Item {
     let foot = draft.foot * plan.height as f32;
     let scale = unit * perspective(plan, foot);
     let at = [middle + draft.dx * scale, foot - draft.lift * scale];
@@ -268,14 +225,7 @@ fn placed(
     item
 }
 
-pub(super) fn item(
-    plan: &Plan,
-    group: usize,
-    at: [f32; 2],
-    size: f32,
-    flip: bool,
-    dice: &mut Dice,
-) -> Item {
+pub(super) fn item(plan: &Plan, group: usize, at: [f32; 2], size: f32, flip: bool, dice: &mut Dice) -> Item {
     let g = &plan.groups[group];
     let trousers = [BLUE, BLACK, GREY, BROWN];
     let trim = match g.kind {
@@ -300,14 +250,5 @@ pub(super) fn item(
         dark: plan.weather == Weather::Night,
         grain: dice.bits() >> 8,
     };
-    Item {
-        group,
-        look,
-        at,
-        size,
-        flip,
-        depth: 0.0,
-        tether: None,
-        shadow: None,
-    }
+    Item { group, look, at, size, flip, depth: 0.0, tether: None, shadow: None }
 }

@@ -9,11 +9,7 @@ impl Rgb {
     /// `t = 0` is `self`, `t = 1` is `other`.
     pub(super) fn mix(self, other: Rgb, t: f32) -> Rgb {
         let blend = |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * t + 0.5) as u8;
-        Rgb(
-            blend(self.0, other.0),
-            blend(self.1, other.1),
-            blend(self.2, other.2),
-        )
+        Rgb(blend(self.0, other.0), blend(self.1, other.1), blend(self.2, other.2))
     }
 
     pub(super) fn light(self, t: f32) -> Rgb {
@@ -37,19 +33,12 @@ impl Colour {
     pub(super) fn shade(self, dice: &mut Dice) -> Rgb {
         let mut vary = |v: u8| (f32::from(v) + dice.range(-10.0, 10.0)).clamp(0.0, 255.0) as u8;
         let rgb = Rgb(vary(self.rgb.0), vary(self.rgb.1), vary(self.rgb.2));
-        if dice.chance(0.5) {
-            rgb.light(dice.range(0.0, 0.1))
-        } else {
-            rgb.dark(dice.range(0.0, 0.12))
-        }
+        if dice.chance(0.5) { rgb.light(dice.range(0.0, 0.1)) } else { rgb.dark(dice.range(0.0, 0.12)) }
     }
 }
 
 const fn colour(name: &'static str, r: u8, g: u8, b: u8) -> Colour {
-    Colour {
-        name,
-        rgb: Rgb(r, g, b),
-    }
+    Colour { name, rgb: Rgb(r, g, b) }
 }
 
 pub(super) const RED: Colour = colour("red", 208, 36, 38);
@@ -73,8 +62,7 @@ const STEEL: Colour = colour("", 66, 72, 82);
 const FLAME: Colour = colour("", 250, 140, 30);
 const BEAR: Colour = colour("brown", 150, 98, 54);
 
-pub(super) const CLOTHES: &[Colour] =
-    &[RED, BLUE, GREEN, YELLOW, ORANGE, PURPLE, PINK, WHITE, BLACK];
+pub(super) const CLOTHES: &[Colour] = &[RED, BLUE, GREEN, YELLOW, ORANGE, PURPLE, PINK, WHITE, BLACK];
 pub(super) const BRIGHT: &[Colour] = &[RED, BLUE, GREEN, YELLOW, ORANGE, PURPLE, PINK];
 pub(super) const CARS: &[Colour] = &[RED, BLUE, GREEN, YELLOW, WHITE, BLACK, ORANGE];
 pub(super) const BIG_VEHICLES: &[Colour] = &[RED, BLUE, GREEN, YELLOW, WHITE, ORANGE];
@@ -116,15 +104,6 @@ pub(super) const WALLS: &[Colour] = &[
     colour("white", 236, 234, 228),
     colour("grey", 176, 178, 184),
 ];
-pub(super) const SKINS: &[Rgb] = &[
-    Rgb(246, 208, 176),
-    Rgb(232, 184, 146),
-    Rgb(196, 138, 98),
-    Rgb(134, 86, 58),
-];
-pub(super) const HAIRS: &[Rgb] = &[
-    Rgb(48, 34, 26),
-    Rgb(92, 58, 32),
-    Rgb(214, 172, 92),
-    Rgb(164, 84, 40),
-];
+pub(super) const SKINS: &[Rgb] =
+    &[Rgb(246, 208, 176), Rgb(232, 184, 146), Rgb(196, 138, 98), Rgb(134, 86, 58)];
+pub(super) const HAIRS: &[Rgb] = &[Rgb(48, 34, 26), Rgb(92, 58, 32), Rgb(214, 172, 92), Rgb(164, 84, 40)];

@@ -41,53 +41,26 @@ fn body(kind: Kind, pose: Pose) -> Body {
     let (legs, arms) = match pose {
         Pose::Stand | Pose::Float => ([straight(-1.0), straight(1.0)], [down(-1.0), down(1.0)]),
         Pose::Wave => ([straight(-1.0), straight(1.0)], [down(-1.0), up(1.0)]),
-        Pose::Hold => (
-            [straight(-1.0), straight(1.0)],
-            [down(-1.0), [(0.2, sy - 0.15), (0.27, sy - 0.04)]],
-        ),
+        Pose::Hold => ([straight(-1.0), straight(1.0)], [down(-1.0), [(0.2, sy - 0.15), (0.27, sy - 0.04)]]),
         Pose::Walk => (
-            [
-                [(-0.05, hy * 0.5), (-0.19, 0.05)],
-                [(0.11, hy * 0.52), (0.15, 0.03)],
-            ],
-            [
-                [(-0.17, sy - 0.15), (-0.2, sy - 0.3)],
-                [(0.13, sy - 0.18), (0.22, sy - 0.28)],
-            ],
+            [[(-0.05, hy * 0.5), (-0.19, 0.05)], [(0.11, hy * 0.52), (0.15, 0.03)]],
+            [[(-0.17, sy - 0.15), (-0.2, sy - 0.3)], [(0.13, sy - 0.18), (0.22, sy - 0.28)]],
         ),
         Pose::Run => (
-            [
-                [(-0.1, hy * 0.5), (-0.33, hy * 0.5)],
-                [(0.22, hy * 0.68), (0.2, 0.05)],
-            ],
-            [
-                [(-0.24, sy - 0.1), (-0.2, sy - 0.26)],
-                [(0.15, sy - 0.2), (0.3, sy - 0.08)],
-            ],
+            [[(-0.1, hy * 0.5), (-0.33, hy * 0.5)], [(0.22, hy * 0.68), (0.2, 0.05)]],
+            [[(-0.24, sy - 0.1), (-0.2, sy - 0.26)], [(0.15, sy - 0.2), (0.3, sy - 0.08)]],
         ),
         Pose::Jump => (
-            [
-                [(-0.17, hy * 0.62), (-0.24, hy * 0.24)],
-                [(0.17, hy * 0.62), (0.24, hy * 0.24)],
-            ],
+            [[(-0.17, hy * 0.62), (-0.24, hy * 0.24)], [(0.17, hy * 0.62), (0.24, hy * 0.24)]],
             [up(-1.0), up(1.0)],
         ),
         Pose::Sit => (
-            [
-                [(-0.11, SEAT - 0.02), (-0.11, 0.03)],
-                [(0.11, SEAT - 0.02), (0.11, 0.03)],
-            ],
-            [
-                [(-0.2, sy - 0.16), (-0.12, sy - 0.3)],
-                [(0.2, sy - 0.16), (0.12, sy - 0.3)],
-            ],
+            [[(-0.11, SEAT - 0.02), (-0.11, 0.03)], [(0.11, SEAT - 0.02), (0.11, 0.03)]],
+            [[(-0.2, sy - 0.16), (-0.12, sy - 0.3)], [(0.2, sy - 0.16), (0.12, sy - 0.3)]],
         ),
         Pose::Ride => (
             [[(0.12, 0.3), (0.0, 0.12)], [(0.17, 0.32), (0.06, 0.1)]],
-            [
-                [(0.12, sy - 0.18), (0.26, sy - 0.19)],
-                [(0.12, sy - 0.2), (0.27, sy - 0.21)],
-            ],
+            [[(0.12, sy - 0.18), (0.26, sy - 0.19)], [(0.12, sy - 0.2), (0.27, sy - 0.21)]],
         ),
     };
     let mut body = Body {
@@ -136,12 +109,7 @@ pub(super) fn draw(b: &mut Brush, look: &Look) {
         let leg = limb(hip, knee, foot);
         b.line(&leg, body.limb, cloth);
         let toe = if body.sideways { 0.03 } else { side * 0.015 };
-        let shoe = oval(
-            foot.0 + toe,
-            foot.1 - 0.0,
-            body.limb * 0.72,
-            body.limb * 0.38,
-        );
+        let shoe = oval(foot.0 + toe, foot.1 - 0.0, body.limb * 0.72, body.limb * 0.38);
         b.fill(&shoe, Rgb(52, 40, 36));
     }
     draw_torso(b, look, &body, dress);
@@ -172,11 +140,7 @@ fn draw_torso(b: &mut Brush, look: &Look, body: &Body, dress: bool) {
     let narrow = if body.sideways { 0.86 } else { 1.0 };
     let (sx, hx) = (sx * narrow, (hx + 0.03) * narrow);
     let neck = body.limb * 0.5;
-    b.line(
-        &curve(&[(0.0, sy - 0.02), (0.0, sy + 0.06)]),
-        neck * 1.6,
-        look.skin,
-    );
+    b.line(&curve(&[(0.0, sy - 0.02), (0.0, sy + 0.06)]), neck * 1.6, look.skin);
     let outline = if dress {
         let hem = (hy - 0.17).max(0.12);
         vec![

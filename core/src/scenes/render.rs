@@ -38,10 +38,7 @@ pub(super) fn render(plan: &Plan, leave_out: Option<usize>) -> Picture {
         bounds[i] = brush.bounds();
     }
     falling(&mut Brush::page(&mut pixmap, light), plan, &mut dice);
-    Picture {
-        rgb: grain(plan, &pixmap),
-        bounds,
-    }
+    Picture { rgb: grain(plan, &pixmap), bounds }
 }
 
 /// What an object does to the ground: shadow, reflection, firelight; and its string.
@@ -50,21 +47,11 @@ fn ground(b: &mut Brush, plan: &Plan, item: &Item) {
         let [x0, y0] = item.at;
         let kite = item.look.kind == super::kind::Kind::Kite;
         let y0 = if kite { y0 - item.size * 0.6 } else { y0 };
-        let sag = if kite {
-            (x + 6.0, (y0 + y) * 0.5 + 8.0)
-        } else {
-            ((x0 + x) * 0.5, (y0 + y) * 0.5)
-        };
+        let sag = if kite { (x + 6.0, (y0 + y) * 0.5 + 8.0) } else { ((x0 + x) * 0.5, (y0 + y) * 0.5) };
         b.line(&curve(&[(x0, y0), sag, (x, y)]), 1.0, Rgb(120, 116, 116));
     }
     if item.look.kind == super::kind::Kind::Campfire {
-        b.glow(
-            item.at[0],
-            item.at[1] - item.size * 0.3,
-            item.size * 1.9,
-            Rgb(255, 170, 60),
-            0.5,
-        );
+        b.glow(item.at[0], item.at[1] - item.size * 0.3, item.size * 1.9, Rgb(255, 170, 60), 0.5);
     }
     let Some((half, y)) = item.shadow else {
         return;
@@ -76,27 +63,11 @@ fn ground(b: &mut Brush, plan: &Plan, item: &Item) {
         _ => 0.2,
     };
     let lean = if plan.grain & 1 == 1 { 0.16 } else { -0.16 };
-    let lean = if plan.place.is_indoor() || floats {
-        0.0
-    } else {
-        lean
-    };
-    let tone = if plan.place == Place::Mountains {
-        Rgb(40, 60, 110)
-    } else {
-        Rgb(10, 12, 24)
-    };
+    let lean = if plan.place.is_indoor() || floats { 0.0 } else { lean };
+    let tone = if plan.place == Place::Mountains { Rgb(40, 60, 110) } else { Rgb(10, 12, 24) };
     let flat = (half * 0.16).clamp(2.5, 12.0);
-    b.veil(
-        &oval(item.at[0] + lean * half, y + 1.0, half * 0.98, flat),
-        tone,
-        strength,
-    );
-    b.veil(
-        &oval(item.at[0] + lean * half * 0.5, y, half * 0.72, flat * 0.6),
-        tone,
-        strength * 0.6,
-    );
+    b.veil(&oval(item.at[0] + lean * half, y + 1.0, half * 0.98, flat), tone, strength);
+    b.veil(&oval(item.at[0] + lean * half * 0.5, y, half * 0.72, flat * 0.6), tone, strength * 0.6);
 }
 
 /// Rain and snow in front of everything.
@@ -138,9 +109,7 @@ fn grain(plan: &Plan, pixmap: &Pixmap) -> Vec<u8> {
     let (width, height) = (plan.width as usize, plan.height as usize);
     let columns = width / CELL + 2;
     let mut dice = Dice::new(u64::from(plan.grain), 1);
-    let lattice: Vec<i32> = (0..columns * (height / CELL + 2))
-        .map(|_| dice.below(15) as i32 - 7)
-        .collect();
+    let lattice: Vec<i32> = (0..columns * (height / CELL + 2)).map(|_| dice.below(15) as i32 - 7).collect();
     let mut noise = plan.grain | 1;
     let mut rgb = Vec::with_capacity(width * height * 3);
     for (y, row) in pixmap.data().chunks_exact(width * 4).enumerate() {
@@ -154,11 +123,7 @@ fn grain(plan: &Plan, pixmap: &Pixmap) -> Vec<u8> {
             let blotch = (above * (side - fy) + below * fy) / (side * side);
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let speck = (noise >> 28) as i32 % 9 - 4;
-            rgb.extend(
-                pixel[..3]
-                    .iter()
-                    .map(|&v| (i32::from(v) + blotch + speck).clamp(0, 255) as u8),
-            );
+            rgb.extend(pixel[..3].iter().map(|&v| (i32::from(v) + blotch + speck).clamp(0, 255) as u8));
         }
     }
     rgb

@@ -9,35 +9,20 @@ use super::stage::Place;
 
 pub(super) fn draw(b: &mut Brush, plan: &Plan, p: Page, dice: &mut Dice) {
     let wall = plan.wall.shade(dice);
-    b.shade(
-        &rect(0.0, 0.0, p.w, p.horizon),
-        wall.light(0.08),
-        wall.dark(0.06),
-    );
+    b.shade(&rect(0.0, 0.0, p.w, p.horizon), wall.light(0.08), wall.dark(0.06));
     match plan.place {
         Place::Kitchen => kitchen(b, p, wall, dice),
         Place::Playroom => playroom(b, p, wall, dice),
         _ => boards(b, p, plan.place == Place::LivingRoom, dice),
     }
-    b.fill(
-        &rect(0.0, p.horizon - 7.0, p.w, p.horizon),
-        Rgb(246, 244, 238),
-    );
-    b.veil(
-        &rect(0.0, p.horizon, p.w, p.horizon + 2.0),
-        Rgb(0, 0, 0),
-        0.3,
-    );
+    b.fill(&rect(0.0, p.horizon - 7.0, p.w, p.horizon), Rgb(246, 244, 238));
+    b.veil(&rect(0.0, p.horizon, p.w, p.horizon + 2.0), Rgb(0, 0, 0), 0.3);
 }
 
 /// A wooden floor; a living room has a rug on it, a bedroom curtains of light on the wall.
 fn boards(b: &mut Brush, p: Page, rug: bool, dice: &mut Dice) {
     let wood = dice.pick(&[Rgb(178, 126, 78), Rgb(150, 100, 62), Rgb(200, 156, 104)]);
-    b.shade(
-        &rect(0.0, p.horizon, p.w, p.h),
-        wood.dark(0.1),
-        wood.light(0.08),
-    );
+    b.shade(&rect(0.0, p.horizon, p.w, p.h), wood.dark(0.1), wood.light(0.08));
     for i in 0..4 {
         let t = i as f32 / 4.0;
         let y = p.horizon + (p.h - p.horizon) * t * t;
@@ -47,32 +32,19 @@ fn boards(b: &mut Brush, p: Page, rug: bool, dice: &mut Dice) {
         let x = p.w * 0.5 + i as f32 * p.w * 0.09;
         let near = p.w * 0.5 + i as f32 * p.w * 0.16;
         b.fill(
-            &poly(&[
-                (x, p.horizon),
-                (x + 0.8, p.horizon),
-                (near + 1.6, p.h),
-                (near, p.h),
-            ]),
+            &poly(&[(x, p.horizon), (x + 0.8, p.horizon), (near + 1.6, p.h), (near, p.h)]),
             wood.dark(0.22),
         );
     }
     if rug {
-        let rgb = dice.pick(&[
-            Rgb(196, 180, 160),
-            Rgb(150, 90, 90),
-            Rgb(96, 116, 150),
-            Rgb(120, 140, 110),
-        ]);
+        let rgb = dice.pick(&[Rgb(196, 180, 160), Rgb(150, 90, 90), Rgb(96, 116, 150), Rgb(120, 140, 110)]);
         let y = p.horizon + (p.h - p.horizon) * 0.62;
         let ry = (p.h - p.horizon) * 0.3;
         b.fill(&oval(p.w * 0.5, y, p.w * 0.42, ry), rgb);
         b.fill(&oval(p.w * 0.5, y, p.w * 0.38, ry * 0.86), rgb.light(0.25));
     } else {
         b.veil(
-            &rects(&[
-                (0.0, 0.0, p.w * 0.045, p.horizon),
-                (p.w * 0.955, 0.0, p.w, p.horizon),
-            ]),
+            &rects(&[(0.0, 0.0, p.w * 0.045, p.horizon), (p.w * 0.955, 0.0, p.w, p.horizon)]),
             Rgb(120, 80, 120),
             0.35,
         );
@@ -97,10 +69,7 @@ fn kitchen(b: &mut Brush, p: Page, wall: Rgb, dice: &mut Dice) {
     for i in 0..6 {
         let x = p.w * i as f32 / 6.0;
         b.fill(&rect(x, 0.0, x + 1.5, low), cupboard.dark(0.4));
-        b.fill(
-            &oval(x + p.w / 6.0 - 8.0, low - 9.0, 2.2, 2.2),
-            cupboard.dark(0.6),
-        );
+        b.fill(&oval(x + p.w / 6.0 - 8.0, low - 9.0, 2.2, 2.2), cupboard.dark(0.6));
     }
     let (light, dark) = (Rgb(232, 230, 224), Rgb(150, 158, 166));
     b.fill(&rect(0.0, p.horizon, p.w, p.h), light);
@@ -114,12 +83,7 @@ fn kitchen(b: &mut Brush, p: Page, wall: Rgb, dice: &mut Dice) {
                     (p.w * (0.5 + c as f32 * spread), y)
                 };
                 b.fill(
-                    &poly(&[
-                        at(column, y0),
-                        at(column + 1, y0),
-                        at(column + 1, y1),
-                        at(column, y1),
-                    ]),
+                    &poly(&[at(column, y0), at(column + 1, y0), at(column + 1, y1), at(column, y1)]),
                     dark,
                 );
             }
@@ -139,20 +103,8 @@ fn playroom(b: &mut Brush, p: Page, wall: Rgb, dice: &mut Dice) {
             4.0,
         ));
     }
-    b.fill(
-        &ovals(&dots),
-        if wall.0 > 225 && wall.2 > 215 {
-            wall.dark(0.14)
-        } else {
-            wall.light(0.5)
-        },
-    );
-    let mats = [
-        Rgb(236, 120, 110),
-        Rgb(112, 178, 224),
-        Rgb(250, 214, 110),
-        Rgb(136, 200, 130),
-    ];
+    b.fill(&ovals(&dots), if wall.0 > 225 && wall.2 > 215 { wall.dark(0.14) } else { wall.light(0.5) });
+    let mats = [Rgb(236, 120, 110), Rgb(112, 178, 224), Rgb(250, 214, 110), Rgb(136, 200, 130)];
     let shift = dice.below(4);
     b.fill(&rect(0.0, p.horizon, p.w, p.h), mats[0]);
     for row in 0..2 {

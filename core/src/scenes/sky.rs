@@ -41,10 +41,7 @@ pub(super) fn draw(b: &mut Brush, weather: Weather, p: Page, dice: &mut Dice) {
             b.fill_lit(&ovals(&stars), Rgb(250, 248, 226));
             b.glow(x, y, r * 2.4, Rgb(220, 224, 250), 0.4);
             b.fill_lit(&oval(x, y, r, r), Rgb(246, 242, 214));
-            b.fill_lit(
-                &oval(x + r * 0.3, y - r * 0.2, r * 0.22, r * 0.22),
-                Rgb(222, 218, 190),
-            );
+            b.fill_lit(&oval(x + r * 0.3, y - r * 0.2, r * 0.22, r * 0.22), Rgb(222, 218, 190));
         }
         Weather::Cloudy => clouds(b, p, Rgb(228, 230, 234), 6, dice),
         Weather::Rain => clouds(b, p, Rgb(124, 132, 144), 6, dice),

@@ -33,18 +33,9 @@ fn boxes_lie_within_the_picture() {
         assert!(!scene.regions.is_empty(), "scene {index} has no region");
         for region in &scene.regions {
             let [x0, y0, x1, y1] = region.box_px;
-            assert!(
-                0.0 <= x0 && 0.0 <= y0 && x1 <= w && y1 <= h,
-                "scene {index}: {region:?}"
-            );
-            assert!(
-                x1 - x0 >= 4.0 && y1 - y0 >= 4.0,
-                "scene {index}: {region:?}"
-            );
-            assert!(
-                (2..=4).contains(&region.phrases.len()),
-                "scene {index}: {region:?}"
-            );
+            assert!(0.0 <= x0 && 0.0 <= y0 && x1 <= w && y1 <= h, "scene {index}: {region:?}");
+            assert!(x1 - x0 >= 4.0 && y1 - y0 >= 4.0, "scene {index}: {region:?}");
+            assert!((2..=4).contains(&region.phrases.len()), "scene {index}: {region:?}");
         }
     }
 }
@@ -57,14 +48,8 @@ fn captions_are_short_sentences() {
         for caption in captions::captions(&plan, &mut dice) {
             let words = caption.split(' ').count();
             assert!((5..=40).contains(&words), "scene {index}: {caption}");
-            assert!(
-                caption.ends_with('.') && !caption.contains("  "),
-                "scene {index}: {caption}"
-            );
-            assert!(
-                caption.starts_with(|c: char| c.is_ascii_uppercase()),
-                "scene {index}: {caption}"
-            );
+            assert!(caption.ends_with('.') && !caption.contains("  "), "scene {index}: {caption}");
+            assert!(caption.starts_with(|c: char| c.is_ascii_uppercase()), "scene {index}: {caption}");
         }
     }
 }
@@ -81,11 +66,7 @@ fn five_hundred_scenes_are_varied() {
     }
     assert!(kinds.len() >= 45, "only {} kinds", kinds.len());
     assert_eq!(places.len(), 12);
-    assert!(
-        firsts.len() > 475,
-        "only {} distinct captions",
-        firsts.len()
-    );
+    assert!(firsts.len() > 475, "only {} distinct captions", firsts.len());
 }
 
 #[test]
@@ -121,10 +102,7 @@ fn a_box_holds_all_that_its_object_paints() {
                 let (x, y) = (i as u32 % plan.width, i as u32 / plan.width);
                 let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
                 let near = x > x0 - 1.5 && x < x1 + 1.5 && y > y0 - 1.5 && y < y1 + 1.5;
-                assert!(
-                    near || glows(&plan.items[item]),
-                    "scene {index} item {item}: {x},{y}"
-                );
+                assert!(near || glows(&plan.items[item]), "scene {index} item {item}: {x},{y}");
             }
             assert!(changed > 20, "scene {index} item {item} is not to be seen");
         }

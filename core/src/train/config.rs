@@ -232,9 +232,13 @@ impl TrainConfig {
         let fail = |text: &str| Err(TrainConfigError::Inconsistent(text.into()));
         let optim = &self.optim;
         if self.model.from.is_some() == self.model.config.is_some() {
-            return fail("[model] wants either `from` (a model folder) or `config` (a fresh model), not both");
+            return fail(
+                "[model] wants either `from` (a model folder) or `config` (a fresh model), not both",
+            );
         }
-        if self.model.config.is_some() && self.model.tokenizer.is_some() != self.model.tokenizer_text.is_empty() {
+        if self.model.config.is_some()
+            && self.model.tokenizer.is_some() != self.model.tokenizer_text.is_empty()
+        {
             return fail("[model] a fresh model wants either `tokenizer` or `tokenizer_text`");
         }
         if optim.batch_size == 0 || optim.steps == 0 || optim.workers == 0 {

@@ -74,7 +74,11 @@ pub struct Batches {
 
 impl Batches {
     /// Opens the run's data.
-    pub fn open(config: &TrainConfig, model: &MmGemConfig, tokenizer: &Tokenizer) -> Result<Self, SourceError> {
+    pub fn open(
+        config: &TrainConfig,
+        model: &MmGemConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, SourceError> {
         let mut lines = Vec::new();
         for path in &config.data.text {
             lines.extend(read_lines(path)?);
@@ -140,7 +144,8 @@ impl Batches {
         let order = match self.orders[kind].take() {
             Some((of, order)) if of == epoch => order,
             _ => {
-                let seed = self.config.seed ^ (epoch as u64 * 2 + kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let seed = self.config.seed
+                    ^ (epoch as u64 * 2 + kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 let mut order: Vec<u32> = (0..n as u32).collect();
                 order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
                 order
@@ -173,8 +178,11 @@ impl Batches {
             _ => None,
         };
         let stage_2 = matches!(self.config.recipe, Recipe::Stage2Caption | Recipe::Stage2Retrieval);
-        let (text, region) =
-            if stage_2 { self.region_text(&record, &pixels, &mut rng)? } else { (caption(&record, &mut rng)?, None) };
+        let (text, region) = if stage_2 {
+            self.region_text(&record, &pixels, &mut rng)?
+        } else {
+            (caption(&record, &mut rng)?, None)
+        };
         let text = self.tokenizer.encode(&text).map_err(|e| e.to_string())?;
         Ok(Prepared { photo: pixels, text, region, teacher })
     }
@@ -269,7 +277,8 @@ impl BatchPart<'_> {
 
     /// The maps of those photos, pooled at what the model sees, `[n, bins, hidden]`, up to a scale.
     pub fn teacher_maps(&self, distill: &DistillConfig, device: &Device) -> Tensor<3> {
-        let teachers: Vec<&TeacherMap> = self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
+        let teachers: Vec<&TeacherMap> =
+            self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
         let (n, n_bins) = (teachers.len(), distill.grid * distill.grid);
         let pooling: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.pooling.iter().copied()).collect();
         let maps: Vec<f32> =

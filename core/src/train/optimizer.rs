@@ -26,8 +26,9 @@ pub struct LambGroups {
 pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
     match config.recipe {
         Recipe::Warmup | Recipe::Stage1 => {
-            let unused = path == "h4.weight" || path == "h4.bias" || path == "cap_prompts" || path == "visual.proj";
-            !unused && !(config.freeze_llm && path.starts_with("llm."))
+            let of_stage_2 = path.starts_with("h4.") || path == "cap_prompts";
+            let frozen = config.freeze_llm && path.starts_with("llm.");
+            !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",
         Recipe::Stage2Retrieval => path.starts_with("h4."),
@@ -67,7 +68,13 @@ impl LambGroups {
     }
 
     /// One update of every parameter that has a gradient.
-    pub fn step<M: Module>(&mut self, module: M, mut gradients: GradientMap, step: usize, optim: &OptimConfig) -> M {
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        mut gradients: GradientMap,
+        step: usize,
+        optim: &OptimConfig,
+    ) -> M {
         module.map(&mut Update { path: Vec::new(), groups: self, gradients: &mut gradients, step, optim })
     }
 
@@ -99,7 +106,8 @@ impl LambGroups {
         for path in paths.found {
             let name = checkpoint_name(&path);
             let part = |kind: &str| values(&format!("{kind}.{name}"));
-            let (Some(first), Some(second), Some(time)) = (part("moment_1"), part("moment_2"), part("time")) else {
+            let (Some(first), Some(second), Some(time)) = (part("moment_1"), part("moment_2"), part("time"))
+            else {
                 continue;
             };
             let tensor = |values: Vec<f32>| {
@@ -243,7 +251,8 @@ mod tests {
     use super::*;
 
     fn optim() -> OptimConfig {
-        toml::from_str("batch_size = 2\nsteps = 110\nwarmup_steps = 10\nlr_heads = 1.0\nlr_towers = 0.1").unwrap()
+        toml::from_str("batch_size = 2\nsteps = 110\nwarmup_steps = 10\nlr_heads = 1.0\nlr_towers = 0.1")
+            .unwrap()
     }
 
     #[test]

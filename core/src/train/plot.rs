@@ -4,8 +4,13 @@ use plotters::prelude::*;
 
 /// Draws each named curve of `(step, value)` over the steps, smoothed by a running mean.
 pub fn loss_plot(title: &str, curves: &[(String, Vec<(f64, f64)>)]) -> Result<String, String> {
-    const COLORS: [RGBColor; 5] =
-        [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(44, 160, 44), RGBColor(148, 103, 189), RGBColor(140, 86, 75)];
+    const COLORS: [RGBColor; 5] = [
+        RGBColor(31, 119, 180),
+        RGBColor(214, 39, 40),
+        RGBColor(44, 160, 44),
+        RGBColor(148, 103, 189),
+        RGBColor(140, 86, 75),
+    ];
     let points = || curves.iter().flat_map(|(_, points)| points.iter()).filter(|(_, y)| y.is_finite());
     let last_step = points().map(|(x, _)| *x).fold(1.0, f64::max);
     let highest = points().map(|(_, y)| *y).fold(0.0, f64::max);

@@ -58,10 +58,14 @@ pub enum TrainError {
         folder: PathBuf,
     },
     /// The run that is to go on had another config.
-    #[error("the run was started with another config: {0}\n  hint: only `steps`, `workers`, [checkpoint] and [eval] may change; choose another `out` for a new run")]
+    #[error(
+        "the run was started with another config: {0}\n  hint: only `steps`, `workers`, [checkpoint] and [eval] may change; choose another `out` for a new run"
+    )]
     OtherConfig(String),
     /// Too many steps in a row had no finite loss.
-    #[error("{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps; the newest checkpoint is from before")]
+    #[error(
+        "{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps; the newest checkpoint is from before"
+    )]
     Diverged(usize),
     /// No sample of a batch could be used.
     #[error("no sample of step {step} could be used; the first: {why}")]
@@ -185,7 +189,8 @@ pub fn train(
             }
 
             let last = state.step == steps;
-            if let Some(eval) = held_out.as_ref().filter(|eval| last || state.step.is_multiple_of(eval.every)) {
+            if let Some(eval) = held_out.as_ref().filter(|eval| last || state.step.is_multiple_of(eval.every))
+            {
                 let model = trainee.model.valid();
                 let session = Session::new(sizes.clone(), model, tokenizer.clone(), &device.clone().inner());
                 let mut scores = evaluate(&session, config.recipe, &eval.shards, eval.limit)?;
@@ -235,7 +240,8 @@ fn step(
     config: &TrainConfig,
     device: &Device,
 ) -> Result<(Trainee, Done), TrainError> {
-    let Some(StepGradient { losses, total: loss, gradients }) = gradient(&trainee, batch, sizes, config, device)
+    let Some(StepGradient { losses, total: loss, gradients }) =
+        gradient(&trainee, batch, sizes, config, device)
     else {
         let why = batch.skipped.first().cloned().unwrap_or_else(|| "there is no data".into());
         return Err(TrainError::EmptyBatch { step, why });
@@ -289,11 +295,17 @@ fn evaluate(session: &Session, recipe: Recipe, shards: &[String], limit: usize) 
 fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Result<ModelFolder, TrainError> {
     let source: &ModelSource = &config.model;
     if resumed {
-        let sizes = MmGemConfig::from_json(&String::from_utf8_lossy(&read(&config.out.join("config.json"))?))?;
+        let sizes =
+            MmGemConfig::from_json(&String::from_utf8_lossy(&read(&config.out.join("config.json"))?))?;
         let tokenizer_json = read(&config.out.join("tokenizer.json"))?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
         // The values follow from the checkpoint.
-        return Ok(ModelFolder { model: MmGem::new(&sizes, device), config: sizes, tokenizer, tokenizer_json });
+        return Ok(ModelFolder {
+            model: MmGem::new(&sizes, device),
+            config: sizes,
+            tokenizer,
+            tokenizer_json,
+        });
     }
     if let Some(folder) = &source.from {
         let mut start = ModelFolder::read(folder, device)?;
@@ -370,7 +382,12 @@ fn check_same_run(config: &TrainConfig) -> Result<(), TrainError> {
 }
 
 /// `training.json`: how the weights beside it were made, and before them those they started from.
-fn history(config: &TrainConfig, commit: &str, state: &RunState, first: usize) -> Result<String, FolderError> {
+fn history(
+    config: &TrainConfig,
+    commit: &str,
+    state: &RunState,
+    first: usize,
+) -> Result<String, FolderError> {
     let mut runs: Vec<Value> = match config.model.from.as_ref().map(|from| from.join("training.json")) {
         Some(path) if path.is_file() => serde_json::from_slice(&read(&path)?).unwrap_or_default(),
         _ => Vec::new(),

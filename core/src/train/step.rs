@@ -70,7 +70,13 @@ impl Trainee {
         Self { model, teacher_head: head }
     }
 
-    fn forward(&self, part: BatchPart, sizes: &MmGemConfig, config: &TrainConfig, device: &Device) -> Forward {
+    fn forward(
+        &self,
+        part: BatchPart,
+        sizes: &MmGemConfig,
+        config: &TrainConfig,
+        device: &Device,
+    ) -> Forward {
         let mut forward = Forward { embeds: None, means: Vec::new() };
         if !part.samples.is_empty() {
             let pool = PoolAggregator::new(sizes);
@@ -102,7 +108,9 @@ impl Trainee {
                 }
             }
             let taught = part.with_teacher();
-            if let (Some(distill), Some(head), false) = (&config.distill, &self.teacher_head, taught.is_empty()) {
+            if let (Some(distill), Some(head), false) =
+                (&config.distill, &self.teacher_head, taught.is_empty())
+            {
                 let wanted = part.teacher_maps(distill, device);
                 let value = distill_loss(head, patches, &taught, wanted, sizes, distill.grid);
                 let count = taught.len();
@@ -153,7 +161,8 @@ pub fn gradient(
             let (to_part, from_meeting) = channel();
             // Leaves of its own keep the graph of each thread apart.
             let trainee = trainee.clone().map(&mut OwnLeaves);
-            let run = move || work_on(&trainee, part, sizes, config, device, totals, &to_meeting, &from_meeting);
+            let run =
+                move || work_on(&trainee, part, sizes, config, device, totals, &to_meeting, &from_meeting);
             (scope.spawn(run), embeds, to_part)
         };
         let workers: Vec<_> = parts.into_iter().map(work).collect();
@@ -246,10 +255,15 @@ fn meet(trainee: &Trainee, embeds: Vec<Embeds>, step: &mut StepGradient) -> Opti
     let embeds: Vec<[Tensor<2>; 2]> = embeds.into_iter().collect::<Option<_>>()?;
     let rows: Vec<usize> = embeds.iter().map(|[visual, _]| visual.dims()[0]).collect();
     let all = |side: usize| {
-        Tensor::<2>::from_inner(Tensor::cat(embeds.iter().map(|pair| pair[side].clone()).collect(), 0)).require_grad()
+        Tensor::<2>::from_inner(Tensor::cat(embeds.iter().map(|pair| pair[side].clone()).collect(), 0))
+            .require_grad()
     };
     let (visual, text) = (all(0), all(1));
-    let loss = contrastive_loss(contrastive_logits(visual.clone(), text.clone(), trainee.model.clamped_logit_scale()));
+    let loss = contrastive_loss(contrastive_logits(
+        visual.clone(),
+        text.clone(),
+        trainee.model.clamped_logit_scale(),
+    ));
     let value = f64::from(loss.clone().inner().into_scalar::<f32>());
     step.losses.push(("loss_emb", value));
     step.total += value;

@@ -38,7 +38,12 @@ impl Store {
     }
 
     /// Writes a checkpoint into a folder of a temporary name, then renames it.
-    pub fn save(&self, trainee: &Trainee, optimizer: &LambGroups, state: &RunState) -> Result<(), FolderError> {
+    pub fn save(
+        &self,
+        trainee: &Trainee,
+        optimizer: &LambGroups,
+        state: &RunState,
+    ) -> Result<(), FolderError> {
         create_dir(&self.folder)?;
         let name = format!("step-{:08}", state.step);
         let (temporary, whole) = (self.folder.join(format!("{name}.tmp")), self.folder.join(&name));

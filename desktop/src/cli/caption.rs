@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use mmgem_core::config::{MmGemConfig, VisionTokens};
 use mmgem_core::generate::Decoding;
 use mmgem_core::session::{Caption, EncodedImage, Part};
 use serde_json::{Value, json};
@@ -68,15 +69,23 @@ pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
 
 /// The prefix and the caption must fit the language model's positions.
 fn checked_decoding(args: &CaptionArgs, context: &Context) -> Result<Decoding> {
-    let config = context.session.config();
-    let prefix = config.grid().pow(2).max(config.roi_output_size.pow(2)) + config.num_caption_prompts;
-    let room = config.llm.max_position_embeddings.saturating_sub(prefix);
+    let room = room(context.session.config(), args.boxes.is_empty() && args.mask.is_none());
     let (max_tokens, beam) = (usize::from(args.max_tokens), usize::from(args.beam));
     if max_tokens > room {
         let message = format!("--max-tokens is {max_tokens}; the model has room for {room}");
         return Err(WrongArguments(message).into());
     }
     Ok(Decoding { max_tokens, beam })
+}
+
+/// Tokens that fit behind the prefix of a whole photo (stage 1) or of a region (stage 2).
+fn room(config: &MmGemConfig, whole: bool) -> usize {
+    let prefix = match config.vision_tokens {
+        _ if !whole => config.roi_output_size.pow(2) + config.num_caption_prompts,
+        VisionTokens::Mean => 2,
+        VisionTokens::Grid => config.grid().pow(2) + 1,
+    };
+    config.llm.max_position_embeddings.saturating_sub(prefix)
 }
 
 /// The whole photo, unless regions are given.

@@ -15,14 +15,12 @@ pub fn run(globals: &Globals) -> Result<()> {
     let best = open_device(DeviceChoice::Auto)?;
 
     if globals.json {
-        let wgpu = adapters
-            .as_ref()
-            .map_or_else(|error| missing(error), |list| list.iter().map(json_adapter).collect());
+        let wgpu = adapters.as_ref().map_or_else(missing, |list| list.iter().map(json_adapter).collect());
         return print_json(&json!({
             "auto": { "device": best.name, "reason": best.reason },
             "cpu": { "threads": n_threads, "features": cpu_features() },
             "wgpu": wgpu,
-            "cuda": n_cuda.as_ref().map_or_else(|error| missing(error), |n| json!({ "gpus": n })),
+            "cuda": n_cuda.as_ref().map_or_else(missing, |n| json!({ "gpus": n })),
         }));
     }
     print(format!("cpu      {n_threads} threads, {}", cpu_features().join(" ")))?;

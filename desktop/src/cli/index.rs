@@ -30,10 +30,10 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let photos = find_photos(&args.dirs)?;
     let mut library = Library::open(&file, context)?;
     let n_forgotten = library.forget_missing(&args.dirs);
-    let n_encoded = library.update(&photos, context, Some(&file))?;
-    if n_forgotten > 0 && n_encoded == 0 {
+    if n_forgotten > 0 {
         library.save(&file)?;
     }
+    let n_encoded = library.update(&photos, context, Some(&file))?;
     if context.json {
         return print_json(&json!({
             "library": file,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use mmgem_core::session::Part;
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
     /// Number of hits
-    #[arg(short, value_name = "N", default_value_t = 10)]
+    #[arg(short, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     k: usize,
 }
 

@@ -28,9 +28,11 @@ pub(super) fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
     )
 }
 
-/// The number with a real minus sign.
+/// The number with a real minus sign, and none before zero.
 pub(super) fn signed(value: f32, digits: usize) -> String {
-    format!("{value:.digits$}").replace('-', "−")
+    let number = format!("{:.digits$}", value.abs());
+    let is_zero = number.bytes().all(|digit| matches!(digit, b'0' | b'.'));
+    if value < 0.0 && !is_zero { format!("−{number}") } else { number }
 }
 
 /// A rank as people say it.
@@ -63,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_negative_number_has_a_real_minus_sign() {
-        assert_eq!([signed(-0.25, 2), signed(0.25, 1)], ["−0.25", "0.2"]);
+        assert_eq!([signed(-0.25, 2), signed(0.25, 1), signed(-0.004, 2)], ["−0.25", "0.2", "0.00"]);
     }
 
     #[test]

@@ -178,8 +178,14 @@ impl Report {
         page.push_str(
             "<section id=\"search\"><h2>Search</h2>\n<p class=\"how\">The best hits of each text. The number is the cosine \
              of the text with the whole picture; the yellow box is where the text fits best. The heat map shows the \
-             cosine with each patch of the first hit, its hottest patch ringed.</p>\n",
+             cosine with each patch of the first hit, its hottest patch ringed.",
         );
+        if self.queries.iter().flat_map(|query| &query.hits).any(|hit| hit.true_box_px.is_some()) {
+            page.push_str(
+                " A dashed white box is where the thing was really drawn; ✓ marks a right picture.",
+            );
+        }
+        page.push_str("</p>\n");
         for query in &self.queries {
             self.write_query(page, query)?;
         }
