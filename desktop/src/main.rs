@@ -1,5 +1,6 @@
 //! The program `mmgem`: arguments and paths stop here; what is computed is in `mmgem-core`.
 
+mod allocator;
 mod args;
 mod boxes;
 mod cli;
@@ -21,6 +22,7 @@ use clap::Parser;
 use args::{Args, Command, WrongArguments};
 
 fn main() -> ExitCode {
+    allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
     let args = Args::parse();
     start_log(args.globals.quiet);
