@@ -14,13 +14,24 @@ use crate::config::MmGemConfig;
 /// Sets every value: weights as open_clip and Llama draw them, h1–h3 as PyTorch's `Linear`,
 /// h4 the identity, norms 1, biases 0, tokens as the rest of the language model.
 pub fn fresh<M: Module>(module: M, config: &MmGemConfig, seed: u64) -> M {
-    module.map(&mut Fresh { path: Vec::new(), config, seed })
+    fresh_where(module, config, seed, &|_| true)
+}
+
+/// The same for the parameters at some paths only; the others stay as they are.
+pub fn fresh_where<M: Module>(
+    module: M,
+    config: &MmGemConfig,
+    seed: u64,
+    is_fresh: &dyn Fn(&str) -> bool,
+) -> M {
+    module.map(&mut Fresh { path: Vec::new(), config, seed, is_fresh })
 }
 
 struct Fresh<'a> {
     path: Vec<String>,
     config: &'a MmGemConfig,
     seed: u64,
+    is_fresh: &'a dyn Fn(&str) -> bool,
 }
 
 /// How the values of one parameter are drawn.
@@ -43,6 +54,9 @@ impl ModuleMapper for Fresh<'_> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join(".");
+        if !(self.is_fresh)(&path) {
+            return param;
+        }
         let shape: [usize; D] = param.lazy_shape().dims();
         let values = draw(&init_of(&path, &shape, self.config), &shape, self.seed ^ stable_hash(&path));
         let device = param.lazy_device();

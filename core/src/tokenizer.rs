@@ -44,17 +44,21 @@ impl Tokenizer {
     pub fn from_json(json: &[u8], config: &MmGemConfig) -> Result<Self, TokenizerError> {
         let inner = HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Malformed(e.to_string()))?;
         let (found, wanted) = (inner.get_vocab_size(true), config.llm.vocab_size);
-        // A model's table may be padded a little beyond the vocabulary, never the other way round.
-        if found > wanted || found < wanted / 2 {
+        // A model's table may be padded beyond the vocabulary, never the other way round.
+        if found > wanted {
             return Err(TokenizerError::OtherVocabulary {
                 found: format!("{found} tokens"),
                 wanted: format!("{wanted} (llm.vocab_size)"),
             });
         }
-        if inner.id_to_token(config.eos_token_id).is_none() {
+        // Whatever its size, the tokenizer that the model learned with ends its captions with a special token.
+        let end = config.eos_token_id;
+        if !inner.get_added_tokens_decoder().contains_key(&end) {
+            let found =
+                inner.id_to_token(end).map_or("nothing".into(), |token| format!("the ordinary {token:?}"));
             return Err(TokenizerError::OtherVocabulary {
-                found: format!("no token {}", config.eos_token_id),
-                wanted: "one that ends a caption (eos_token_id)".into(),
+                found: format!("{found} as token {end}"),
+                wanted: "a special token that ends a caption there (eos_token_id)".into(),
             });
         }
         Ok(Self { inner, max_text_len: config.max_text_len })

@@ -124,7 +124,15 @@ fn a_tokenizer_of_another_vocabulary() {
         "pre_tokenizer":null,"post_processor":null,"decoder":null,
         "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2},"unk_token":"a"}}"#;
     fs::write(copy.path().join("tokenizer.json"), other).expect("a temporary folder can be written");
-    check(copy.path(), &["tokenizer.json has 3 tokens", "wants 320", "another model"]);
+    check(
+        copy.path(),
+        &["tokenizer.json has the ordinary \"c\" as token 2", "special token", "another model"],
+    );
+    let larger = fs::read_to_string(copy.path().join("tokenizer.json")).expect("it was written");
+    let words: String = (3..400).map(|id| format!(",\"w{id}\":{id}")).collect();
+    fs::write(copy.path().join("tokenizer.json"), larger.replace(",\"c\":2", &format!(",\"c\":2{words}")))
+        .expect("a temporary folder can be written");
+    check(copy.path(), &["tokenizer.json has 400 tokens", "wants 320", "another model"]);
     fs::write(copy.path().join("tokenizer.json"), "{}").expect("a temporary folder can be written");
     check(copy.path(), &["tokenizer.json cannot be read", "hint"]);
 }

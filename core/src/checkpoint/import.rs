@@ -73,13 +73,18 @@ pub fn import(
     };
     config.check().map_err(|e| CheckpointError::Import(e.to_string()))?;
 
-    let model = crate::init::fresh(MmGem::new(&config, device), &config, options.seed);
-    let (mut model, missing) = load_present(model, &vision.join(language))?;
-    let missing: Vec<String> =
-        missing.into_iter().filter(|name| name.starts_with("visual.") || name.starts_with("llm.")).collect();
-    if !missing.is_empty() {
-        return Err(CheckpointError::Missing(missing));
+    let (model, missing) = load_present(MmGem::new(&config, device), &vision.join(language))?;
+    let of_towers: Vec<String> = missing
+        .iter()
+        .filter(|name| name.starts_with("visual.") || name.starts_with("llm."))
+        .cloned()
+        .collect();
+    if !of_towers.is_empty() {
+        return Err(CheckpointError::Missing(of_towers));
     }
+    // What no checkpoint has: h1 to h4, the tokens, the temperature.
+    let is_fresh = |path: &str| missing.contains(&checkpoint_name(path));
+    let mut model = crate::init::fresh_where(model, &config, options.seed, &is_fresh);
     if let Some(image_size) = options.image_size.filter(|size| *size != config.vision.image_size) {
         if !image_size.is_multiple_of(config.vision.patch_size) {
             return Err(CheckpointError::Import(format!(

@@ -251,6 +251,7 @@ fn step(
         "step": step + 1,
         "loss": loss,
         "grad_norm": norm,
+        "tau": (-f64::from(trainee.model.clamped_logit_scale().inner().into_scalar::<f32>())).exp(),
         "lr_heads": learning_rate("h1.weight", step, &config.optim),
         "lr_towers": learning_rate("llm.", step, &config.optim),
     });
