@@ -96,9 +96,17 @@ pub struct DataConfig {
     pub crop_scale: [f32; 2],
     /// Share of the stage 2 samples that are the whole photo instead of a region.
     pub whole_image_share: f32,
+    /// Whether stage 2 captioning goes on training stage 1's captions on its whole photos: h3 serves both,
+    /// and without this it forgets them.
+    #[serde(default = "yes")]
+    pub rehearse_stage_1: bool,
     /// Read at most this many samples of each shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_per_shard: Option<usize>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn openclip_crop() -> [f32; 2] {

@@ -48,6 +48,8 @@ pub struct Prepared {
     pub text: Vec<u32>,
     /// The region that the text names (stage 2).
     pub region: Option<Region>,
+    /// Whether the text is about the whole photo.
+    pub is_whole: bool,
     /// The teacher's map and how it is pooled at the crop.
     teacher: Option<TeacherMap>,
 }
@@ -178,13 +180,13 @@ impl Batches {
             _ => None,
         };
         let stage_2 = matches!(self.config.recipe, Recipe::Stage2Caption | Recipe::Stage2Retrieval);
-        let (text, region) = if stage_2 {
+        let (text, region, is_whole) = if stage_2 {
             self.region_text(&record, &pixels, &mut rng)?
         } else {
-            (caption(&record, &mut rng)?, None)
+            (caption(&record, &mut rng)?, None, true)
         };
         let text = self.tokenizer.encode(&text).map_err(|e| e.to_string())?;
-        Ok(Prepared { photo: pixels, text, region, teacher })
+        Ok(Prepared { photo: pixels, text, region, is_whole, teacher })
     }
 
     /// A region and one of its phrases, or the whole photo and a caption.
@@ -193,7 +195,7 @@ impl Batches {
         record: &PhotoRecord,
         photo: &Preprocessed,
         rng: &mut ChaCha8Rng,
-    ) -> Result<(String, Option<Region>), String> {
+    ) -> Result<(String, Option<Region>, bool), String> {
         let side = self.model.vision.image_size as f32;
         let visible = |map: &BoxMap, box_px| {
             let [x0, y0, x1, y1] = map.input_from_image(box_px);
@@ -213,10 +215,10 @@ impl Batches {
             .collect();
         if candidates.is_empty() || rng.random::<f32>() < self.config.data.whole_image_share {
             let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
-            return Ok((caption(record, rng)?, Some(whole)));
+            return Ok((caption(record, rng)?, Some(whole), true));
         }
         let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
-        Ok((phrase.to_owned(), Some(Region { box_input, mask: None })))
+        Ok((phrase.to_owned(), Some(Region { box_input, mask: None }), false))
     }
 
     /// How the teacher's map of the whole photo is pooled at the crop that the student sees.
@@ -262,6 +264,11 @@ impl BatchPart<'_> {
     /// Token ids of the photos' texts.
     pub fn texts(&self) -> Vec<Vec<u32>> {
         self.samples.iter().map(|sample| sample.text.clone()).collect()
+    }
+
+    /// Which photos are described as a whole.
+    pub fn whole(&self) -> Vec<usize> {
+        (0..self.samples.len()).filter(|photo| self.samples[*photo].is_whole).collect()
     }
 
     /// The regions that the texts name, each with the index of its photo.

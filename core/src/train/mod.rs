@@ -8,5 +8,5 @@ mod run;
 mod step;
 mod store;
 
-pub use config::{Objective, Recipe, TrainConfig, TrainConfigError};
+pub use config::{ModelSource, Objective, Recipe, TrainConfig, TrainConfigError};
 pub use run::{Progress, TrainError, TrainSummary, train};

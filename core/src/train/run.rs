@@ -198,7 +198,8 @@ pub fn train(
                 metrics.write(&json!({ "eval": scores, "step": state.step }))?;
                 report(Progress::Eval(scores));
             }
-            if last || state.step.is_multiple_of(config.checkpoint.every) {
+            // Weights whose loss is not finite must not push out those from before.
+            if last || (updated && state.step.is_multiple_of(config.checkpoint.every)) {
                 metrics.flush()?;
                 store.save(&trainee, &optimizer, &state)?;
                 metrics.plot(config)?;
@@ -448,7 +449,7 @@ impl Metrics {
 
     /// Draws `loss.svg` anew from the whole file.
     fn plot(&self, config: &TrainConfig) -> Result<(), FolderError> {
-        const NAMES: [&str; 4] = ["loss_emb", "loss_gen", "loss_distill", "loss_text"];
+        const NAMES: [&str; 5] = ["loss_emb", "loss_gen", "loss_rehearsal", "loss_distill", "loss_text"];
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let curve = |name: &str| -> Vec<(f64, f64)> {

@@ -10,7 +10,7 @@ use std::thread;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Tensor, s};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, s};
 
 use super::config::{Objective, Recipe, TrainConfig};
 use super::data::{Batch, BatchPart};
@@ -101,6 +101,21 @@ impl Trainee {
                     let v_in = self.model.visual_context(&pool, roi, Stage::Two);
                     let prefix = self.model.caption_prefix(v_in, Stage::Two);
                     forward.means.push(self.caption_mean("loss_gen", prefix, &tokens, &texts, sizes));
+                    let whole = part.whole();
+                    if config.data.rehearse_stage_1 && !whole.is_empty() {
+                        let texts: Vec<Vec<u32>> = whole.iter().map(|photo| texts[*photo].clone()).collect();
+                        let patches = rows(patches.clone(), &whole);
+                        let v_in = self.model.visual_context(&pool, patches, Stage::One);
+                        let prefix = self.model.caption_prefix(v_in, Stage::One);
+                        let tokens = TokenBatch::new(&texts, device);
+                        forward.means.push(self.caption_mean(
+                            "loss_rehearsal",
+                            prefix,
+                            &tokens,
+                            &texts,
+                            sizes,
+                        ));
+                    }
                 }
                 Recipe::Stage2Retrieval => {
                     let roi = pool.roi_align(patches.clone(), &part.regions());
@@ -141,6 +156,13 @@ impl Trainee {
     }
 }
 
+/// Some rows of a batch.
+fn rows(patches: Tensor<3>, which: &[usize]) -> Tensor<3> {
+    let idx: Vec<i32> = which.iter().map(|row| *row as i32).collect();
+    let idx = Tensor::<1, Int>::from_data(TensorData::new(idx, [which.len()]), &patches.device());
+    patches.select(0, idx)
+}
+
 /// The gradient of a batch's loss; none where the batch is empty.
 pub fn gradient(
     trainee: &Trainee,
@@ -168,11 +190,7 @@ pub fn gradient(
         let workers: Vec<_> = parts.into_iter().map(work).collect();
         let embeds: Vec<Embeds> =
             workers.iter().map(|(_, embeds, _)| embeds.recv().unwrap_or_default()).collect();
-        let gradients = match meet(trainee, embeds, &mut step) {
-            Some(gradients) => gradients.into_iter().map(Some).collect(),
-            None => vec![None; workers.len()],
-        };
-        for ((_, _, to_part), gradient) in workers.iter().zip(gradients) {
+        for ((_, _, to_part), gradient) in workers.iter().zip(meet(trainee, embeds, &mut step)) {
             // A worker that is gone has panicked; joining it below says so.
             let _ = to_part.send(gradient);
         }
@@ -189,6 +207,7 @@ pub fn gradient(
 struct Totals {
     taught: usize,
     text_tokens: usize,
+    whole_tokens: usize,
     line_tokens: usize,
 }
 
@@ -198,6 +217,7 @@ impl Totals {
         Self {
             taught: whole.with_teacher().len(),
             text_tokens: batch.samples.iter().map(|sample| sample.text.len() + 1).sum(),
+            whole_tokens: whole.whole().iter().map(|photo| batch.samples[*photo].text.len() + 1).sum(),
             line_tokens: batch.lines.iter().map(|line| line.len() + 1).sum(),
         }
     }
@@ -205,6 +225,7 @@ impl Totals {
     fn of(&self, name: &str) -> usize {
         match name {
             "loss_gen" => self.text_tokens,
+            "loss_rehearsal" => self.whole_tokens,
             "loss_text" => self.line_tokens,
             _ => self.taught,
         }
@@ -250,12 +271,15 @@ fn work_on(
     StepGradient { losses, total, gradients: gradients.unwrap_or_default() }
 }
 
-/// The contrastive loss over the embeddings of all parts; returns its gradient for each part.
-fn meet(trainee: &Trainee, embeds: Vec<Embeds>, step: &mut StepGradient) -> Option<Vec<[Tensor<2>; 2]>> {
-    let embeds: Vec<[Tensor<2>; 2]> = embeds.into_iter().collect::<Option<_>>()?;
-    let rows: Vec<usize> = embeds.iter().map(|[visual, _]| visual.dims()[0]).collect();
+/// The contrastive loss over the embeddings of all parts; returns its gradient for each part that has some.
+fn meet(trainee: &Trainee, embeds: Vec<Embeds>, step: &mut StepGradient) -> Vec<Embeds> {
+    // A part that holds lines of text alone has none.
+    let present: Vec<&[Tensor<2>; 2]> = embeds.iter().flatten().collect();
+    if present.is_empty() {
+        return embeds;
+    }
     let all = |side: usize| {
-        Tensor::<2>::from_inner(Tensor::cat(embeds.iter().map(|pair| pair[side].clone()).collect(), 0))
+        Tensor::<2>::from_inner(Tensor::cat(present.iter().map(|pair| pair[side].clone()).collect(), 0))
             .require_grad()
     };
     let (visual, text) = (all(0), all(1));
@@ -269,16 +293,20 @@ fn meet(trainee: &Trainee, embeds: Vec<Embeds>, step: &mut StepGradient) -> Opti
     step.total += value;
 
     let mut gradients = loss.backward();
-    let (visual, text) = (visual.grad_remove(&mut gradients)?, text.grad_remove(&mut gradients)?);
+    let gradient_of = |gradients: &mut Gradients, embed: &Tensor<2>| {
+        embed.grad_remove(gradients).expect("the loss depends on every embedding")
+    };
+    let (visual, text) = (gradient_of(&mut gradients, &visual), gradient_of(&mut gradients, &text));
     // What is left is the temperature's.
     step.gradients = collect_gradients(trainee, &mut gradients);
     let mut start = 0;
-    let part = |n: usize| {
+    let mut part = |[embed, _]: &[Tensor<2>; 2]| {
+        let [n, _] = embed.dims();
         let range = start..start + n;
         start += n;
         [visual.clone().slice(s![range.clone()]), text.clone().slice(s![range])]
     };
-    Some(rows.into_iter().map(part).collect())
+    embeds.iter().map(|pair| pair.as_ref().map(&mut part)).collect()
 }
 
 impl StepGradient {

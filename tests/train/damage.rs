@@ -1,0 +1,168 @@
+//! Damaged data and losses that are not finite: what is passed over, and what stops a run.
+
+use std::fs;
+
+use mmgem_core::checkpoint::Dtype;
+use mmgem_core::data::webdataset::Sample;
+use mmgem_core::train::TrainConfig;
+
+use crate::lab::{Lab, checkpoints, failure, finish, metrics, model_bytes, run_until};
+use crate::tiny;
+
+/// A sample of the collection with the bytes of one part changed.
+fn damaged(index: usize, ext: &str, damage: impl Fn(&mut Vec<u8>)) -> Sample {
+    let mut sample = tiny::sample(index);
+    let part = sample.parts.iter_mut().find(|part| part.0 == ext).expect("the sample has this part");
+    damage(&mut part.1);
+    sample
+}
+
+/// Four samples that cannot be used, each for a reason of its own.
+fn unusable() -> [(Sample, &'static str); 4] {
+    let mut without_photo = tiny::sample(3);
+    without_photo.parts.remove(0);
+    [
+        (damaged(0, "png", |bytes| bytes.truncate(bytes.len() / 2)), "the PNG data cannot be decoded"),
+        (damaged(1, "png", Vec::clear), "the image is empty (0 bytes)"),
+        (damaged(2, "json", |bytes| bytes.truncate(20)), "the .json cannot be read"),
+        (without_photo, "there is no image among its parts"),
+    ]
+}
+
+#[test]
+fn what_cannot_be_used_is_named_counted_and_passed_over() {
+    let one_pixel = damaged(4, "png", |bytes| *bytes = tiny::png_of(&[200, 30, 30], 1, 1));
+    let mut samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
+    samples.extend([one_pixel, tiny::sample(5), tiny::sample(6)]);
+    let lab = Lab::with(&samples);
+    // A step is an epoch.
+    let config = lab.config("run", &["optim.batch_size=7", "optim.steps=3"]);
+    let notes = finish(&config, false).notes;
+
+    for (sample, why) in unusable() {
+        let named =
+            |note: &&String| note.starts_with(&format!("skipped: {} in ", sample.key)) && note.contains(why);
+        assert_eq!(notes.iter().filter(named).count(), 3, "{} for {why:?} in {notes:?}", sample.key);
+    }
+    assert_eq!(notes.iter().filter(|note| note.starts_with("skipped: ")).count(), 12, "{notes:?}");
+    assert_eq!(counts(&config, "skipped_samples"), [4, 8, 12]);
+}
+
+fn counts(config: &TrainConfig, key: &str) -> Vec<u64> {
+    metrics(config).iter().map(|line| line[key].as_u64().expect("a count")).collect()
+}
+
+#[test]
+fn a_photo_of_one_pixel_has_no_regions_but_can_be_used() {
+    let one_pixel = damaged(4, "png", |bytes| *bytes = tiny::png_of(&[200, 30, 30], 1, 1));
+    let lab = Lab::with(&[one_pixel, tiny::sample(5)]);
+    let from = "model={ from = 'LAB/start' }";
+    let config = lab.config("run", &["recipe=stage2_caption", from, "optim.batch_size=2", "optim.steps=2"]);
+    finish(&config, false);
+    assert_eq!(counts(&config, "skipped_samples"), [0, 0]);
+}
+
+#[test]
+fn a_sample_alone_in_its_batch_teaches_nothing_by_contrast_but_harms_nothing() {
+    let lab = Lab::with(&[unusable()[0].0.clone(), tiny::sample(5)]);
+    // The lines of text keep both workers busy, one of them without a photo.
+    let set = ["optim.batch_size=2", "optim.steps=2", "optim.workers=2", "data.text=['LAB/captions.txt']"];
+    let config = lab.config("run", &set);
+    finish(&config, false);
+    assert_eq!(counts(&config, "skipped_samples"), [1, 2]);
+    for line in metrics(&config) {
+        assert_eq!(line["loss_emb"], 0.0, "{line}");
+        assert!(line["loss_gen"].as_f64().is_some_and(|loss| loss > 1.0), "{line}");
+    }
+}
+
+#[test]
+fn a_shard_that_was_cut_short_ends_there_with_a_warning() {
+    let lab = Lab::new();
+    let (whole, cut) = (lab.path("scenes.tar"), lab.path("scenes-cut.tar"));
+    let bytes = fs::read(&whole).expect("the lab has a shard");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).expect("writable");
+    let config = lab.config("run", &["optim.steps=4"]);
+    let notes = finish(&config, false).notes;
+    let warning = notes.iter().find(|note| note.contains("scenes-cut.tar")).expect("a warning");
+    assert!(warning.contains(" is left out\n  file: "), "{warning}");
+    let photos: Vec<usize> =
+        notes.iter().filter_map(|note| note.strip_suffix(" photos an epoch")?.parse().ok()).collect();
+    assert!(photos.len() == 1 && (9..16).contains(&photos[0]), "{notes:?}");
+    assert_eq!(counts(&config, "skipped_samples"), [0; 4]);
+}
+
+fn check_refused(lab: &Lab, set: &[&str], parts: &[&str]) {
+    let error = failure(&lab.config("run", set), false);
+    for part in parts {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn data_of_which_nothing_can_be_used_is_an_error() {
+    let samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
+    let lab = Lab::with(&samples);
+    check_refused(&lab, &[], &["no sample of step 0 could be used", "the first: scene", "scenes.tar"]);
+    fs::write(lab.path("scenes.tar"), "hello, world ".repeat(100)).expect("writable");
+    check_refused(&lab, &[], &["found no whole sample", "get the shard again", "scenes.tar"]);
+    tiny::write_shard(&lab.path("scenes.tar"), &[]);
+    check_refused(&lab, &[], &["no sample of step 0 could be used", "there is no data"]);
+    check_refused(&lab, &["data.shards=['LAB/none-*.tar']"], &["no file fits", "none-*.tar", "hint"]);
+}
+
+#[test]
+fn a_step_without_a_finite_loss_changes_nothing_and_is_counted() {
+    let lab = Lab::new();
+    // Finite, as a checkpoint must be, but its products are not.
+    let mut model = tiny::model();
+    model.model.h1.weight = model.model.h1.weight.map(|weight| weight.ones_like() * 1e38);
+    model.write(&lab.path("start"), Dtype::F32).expect("writable");
+    let before = fs::read(lab.path("start/model.safetensors")).expect("just written");
+
+    let config = lab.config("run", &["model={ from = 'LAB/start' }", "optim.steps=3"]);
+    finish(&config, false);
+    assert!(model_bytes(&config) == before);
+    assert_eq!(counts(&config, "bad_steps"), [1, 2, 3]);
+}
+
+#[test]
+fn too_many_losses_in_a_row_that_are_not_finite_stop_the_run() {
+    let lab = Lab::new();
+    // The first step is fine, and throws the weights so far away that no other is.
+    let set = ["optim.lr_heads=1e30", "optim.lr_towers=1e30", "optim.warmup_steps=0", "checkpoint.every=1"];
+    let mut all = vec!["optim.steps=50", "optim.max_bad_steps=4"];
+    all.extend(set);
+    let config = lab.config("run", &all);
+    let error = failure(&config, false);
+    for part in ["5 steps in a row", "not finite", "lower the learning rates", "warmup_steps"] {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+    let bad = counts(&config, "bad_steps");
+    assert_eq!(bad.last(), Some(&5), "{bad:?}");
+    // As the error says, nothing of the bad steps was kept.
+    let good = bad.iter().filter(|n| **n == 0).count();
+    assert!(good >= 1 && checkpoints(&config).iter().all(|step| *step <= good), "{bad:?}");
+}
+
+#[test]
+fn checkpoints_from_before_the_loss_went_wrong_are_kept() {
+    let lab = Lab::new();
+    let set = ["checkpoint.every=1", "optim.steps=9", "optim.max_bad_steps=2"];
+    let config = lab.config("run", &set);
+    run_until(&config, false, 3).expect("three steps are fine");
+    assert_eq!(checkpoints(&config), [2, 3]);
+    // The newest is spoilt, as by a step that went too far.
+    let spoilt = config.out.join("checkpoints/step-00000003/trainee.safetensors");
+    let mut bytes = fs::read(&spoilt).expect("a checkpoint");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    bytes[8 + header..].chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&1e37f32.to_le_bytes()));
+    fs::write(&spoilt, bytes).expect("writable");
+    assert!(failure(&config, true).contains("3 steps in a row"));
+    assert_eq!(checkpoints(&config), [2, 3]);
+
+    // Without it the run goes on from the one before.
+    fs::remove_dir_all(spoilt.parent().expect("its folder")).expect("writable");
+    assert_eq!(finish(&config, true).notes[0], "going on after step 2");
+    assert_eq!(counts(&config, "bad_steps"), [0; 9]);
+}

@@ -1,0 +1,172 @@
+//! A folder with scenes and a tiny model, and runs in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use mmgem_core::checkpoint::Dtype;
+use mmgem_core::data::webdataset::Sample;
+use mmgem_core::train::{Progress, TrainConfig, TrainError, TrainSummary, train};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype as FileDtype, SafeTensors};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::tiny;
+
+/// What `train` is told to write as the program's source.
+pub const COMMIT: &str = "0123abc";
+
+/// Sides and width of the teacher's maps.
+const TEACHER: [usize; 3] = [2, 2, 6];
+
+/// Runs of six steps; a checkpoint at every second.
+const RUN: &str = "
+    recipe = 'stage1'
+    out = 'OUT'
+    seed = 11
+    model = { config = 'LAB/config.json', tokenizer_text = ['LAB/captions.txt'] }
+    data = { shards = ['LAB/scenes*.tar'] }
+    optim = { batch_size = 4, steps = 6, warmup_steps = 2, lr_heads = 1e-2, lr_towers = 1e-2 }
+    checkpoint = { every = 2, keep = 2 }
+";
+
+/// A temporary folder with `config.json`, `captions.txt`, `scenes.tar` and a fresh model in `start`.
+pub struct Lab {
+    folder: TempDir,
+}
+
+/// A finished run and all it said.
+pub struct Outcome {
+    pub summary: TrainSummary,
+    pub notes: Vec<String>,
+}
+
+impl Lab {
+    /// With the scenes of the collection, each with a teacher's map.
+    pub fn new() -> Self {
+        Self::with(&(0..tiny::N_SCENES as usize).map(taught).collect::<Vec<_>>())
+    }
+
+    /// With other samples.
+    pub fn with(samples: &[Sample]) -> Self {
+        let lab = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        fs::write(lab.path("config.json"), tiny::CONFIG).expect("writable");
+        fs::write(lab.path("captions.txt"), tiny::captions()).expect("writable");
+        tiny::write_shard(&lab.path("scenes.tar"), samples);
+        tiny::model().write(&lab.path("start"), Dtype::F32).expect("writable");
+        lab
+    }
+
+    /// A path in this folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The run of [`RUN`] with some values changed; in these `LAB` stands for this folder.
+    pub fn config(&self, out: &str, set: &[&str]) -> TrainConfig {
+        self.config_at(&self.path(out), set)
+    }
+
+    /// The same with a folder elsewhere.
+    pub fn config_at(&self, out: &Path, set: &[&str]) -> TrainConfig {
+        let here = |text: &str| text.replace("LAB", &self.folder.path().display().to_string());
+        let set: Vec<String> = set.iter().map(|change| here(change)).collect();
+        let toml = here(RUN).replace("OUT", &out.display().to_string());
+        TrainConfig::from_toml(&toml, &set).expect("the run is described rightly")
+    }
+}
+
+/// A scene with a teacher's map.
+fn taught(index: usize) -> Sample {
+    let mut sample = tiny::sample(index);
+    let map: Vec<u8> = (0..TEACHER.iter().product::<usize>()).map(|i| (i * 37 + index * 11) as u8).collect();
+    let view = TensorView::new(FileDtype::U8, TEACHER.to_vec(), &map).expect("as many bytes as places");
+    let file = safetensors::serialize([("feature_map", view)], None).expect("one tensor");
+    sample.parts.push(("teacher.safetensors".into(), file));
+    sample
+}
+
+/// Runs to the end.
+pub fn run(config: &TrainConfig, resume: bool) -> Result<Outcome, TrainError> {
+    run_until(config, resume, usize::MAX)
+}
+
+/// Asks the run to stop after a step.
+pub fn run_until(config: &TrainConfig, resume: bool, last: usize) -> Result<Outcome, TrainError> {
+    let (stop, mut notes) = (AtomicBool::new(false), Vec::new());
+    let summary = train(config, &Device::flex(), COMMIT, resume, &stop, |progress| match progress {
+        Progress::Note(note) => notes.push(note),
+        Progress::Step { step, .. } if step >= last => stop.store(true, Ordering::Relaxed),
+        _ => {}
+    })?;
+    Ok(Outcome { summary, notes })
+}
+
+/// Runs to the end, which it must reach.
+pub fn finish(config: &TrainConfig, resume: bool) -> Outcome {
+    let outcome = run(config, resume).unwrap_or_else(|error| panic!("{error}"));
+    assert!(outcome.summary.finished);
+    outcome
+}
+
+/// Breaks off within a step, without any goodbye.
+pub fn crash_in(config: &TrainConfig, resume: bool, at: usize) {
+    let crashed = catch_unwind(AssertUnwindSafe(|| {
+        train(config, &Device::flex(), COMMIT, resume, &AtomicBool::new(false), |progress| {
+            assert!(!matches!(progress, Progress::Step { step, .. } if step == at), "the wanted crash");
+        })
+    }));
+    assert!(crashed.is_err(), "step {at} comes before the end");
+}
+
+/// Why a run does not come to its end.
+pub fn failure(config: &TrainConfig, resume: bool) -> String {
+    match run(config, resume) {
+        Ok(outcome) => panic!("this run cannot succeed: {:?}", outcome.summary),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// The lines of `metrics.jsonl`.
+pub fn metrics(config: &TrainConfig) -> Vec<Value> {
+    let text = fs::read_to_string(config.out.join("metrics.jsonl")).expect("a run writes metrics");
+    text.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
+}
+
+/// The same without what a clock measured.
+pub fn timeless_metrics(config: &TrainConfig) -> Vec<Value> {
+    let mut lines = metrics(config);
+    for line in lines.iter_mut().filter_map(Value::as_object_mut) {
+        line.retain(|key, _| !matches!(key.as_str(), "samples_per_sec" | "data_wait_share"));
+    }
+    lines
+}
+
+/// Steps of the checkpoints, oldest first; whatever else lies among them is a failure.
+pub fn checkpoints(config: &TrainConfig) -> Vec<usize> {
+    let entries = fs::read_dir(config.out.join("checkpoints")).expect("a run has checkpoints");
+    let names = entries.map(|entry| entry.expect("listed").file_name().into_string().expect("ASCII"));
+    let step = |name: String| name.strip_prefix("step-").expect("a step").parse().expect("a number");
+    let mut steps: Vec<usize> = names.map(step).collect();
+    steps.sort_unstable();
+    steps
+}
+
+/// The bytes of the finished model's weights.
+pub fn model_bytes(config: &TrainConfig) -> Vec<u8> {
+    fs::read(config.out.join("model/model.safetensors")).expect("a finished run has a model")
+}
+
+/// The tensors of a model folder.
+pub fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
+    let bytes = fs::read(folder.join("model.safetensors")).expect("a model folder");
+    let floats = |view: &TensorView| {
+        view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    };
+    let tensors = SafeTensors::deserialize(&bytes).expect("a whole file").tensors();
+    tensors.into_iter().map(|(name, view)| (name, floats(&view))).collect()
+}

@@ -1,0 +1,185 @@
+//! What a run learns, and what it leaves alone.
+
+use std::collections::BTreeSet;
+
+use mmgem_core::train::TrainConfig;
+
+use crate::lab::{Lab, finish, metrics, weights};
+
+/// Names of the tensors that a run of two steps changed, and of those it left bit for bit.
+fn moved_and_kept(set: &[&str]) -> (BTreeSet<String>, BTreeSet<String>) {
+    let lab = Lab::new();
+    let mut all = vec!["model={ from = 'LAB/start' }", "optim.steps=2"];
+    all.extend(set);
+    let config = lab.config("run", &all);
+    finish(&config, false);
+    let before = weights(&lab.path("start"));
+    let after = weights(&config.out.join("model"));
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    before.into_iter().map(|(name, values)| (after[&name] != values, name)).fold(
+        Default::default(),
+        |(mut moved, mut kept): (BTreeSet<_>, BTreeSet<_>), (has_moved, name)| {
+            if has_moved { &mut moved } else { &mut kept }.insert(name);
+            (moved, kept)
+        },
+    )
+}
+
+/// The tensors that begin so and no others are left alone.
+fn check_kept(set: &[&str], wanted: &[&str]) {
+    let (moved, kept) = moved_and_kept(set);
+    let is_wanted = |name: &String| wanted.iter().any(|start| name.starts_with(start));
+    let strays: Vec<_> = moved.iter().filter(|name| is_wanted(name)).collect();
+    assert!(strays.is_empty(), "moved: {strays:?}");
+    let idle: Vec<_> = kept.iter().filter(|name| !is_wanted(name)).collect();
+    assert!(idle.is_empty(), "not moved: {idle:?}");
+}
+
+/// The tensors that begin so and no others move.
+fn check_moved(set: &[&str], wanted: &[&str]) {
+    let (moved, kept) = moved_and_kept(set);
+    let is_wanted = |name: &String| wanted.iter().any(|start| name.starts_with(start));
+    let strays: Vec<_> = moved.iter().filter(|name| !is_wanted(name)).collect();
+    assert!(strays.is_empty(), "moved: {strays:?}");
+    let idle: Vec<_> = kept.iter().filter(|name| is_wanted(name)).collect();
+    assert!(idle.is_empty(), "not moved: {idle:?}");
+}
+
+#[test]
+fn stage_1_trains_all_but_what_stage_2_adds() {
+    check_kept(&[], &["h4.", "cap_prompts", "visual.proj"]);
+}
+
+#[test]
+fn a_frozen_language_model_stays_bit_for_bit() {
+    check_kept(&["freeze_llm=true"], &["llm.", "h4.", "cap_prompts", "visual.proj"]);
+}
+
+#[test]
+fn the_contrastive_loss_alone_leaves_the_way_to_captions() {
+    let captioning = ["h3.", "cap_token", "llm.lm_head", "h4.", "cap_prompts", "visual.proj"];
+    check_kept(&["objective=clip_only"], &captioning);
+}
+
+#[test]
+fn the_caption_loss_alone_leaves_the_text_embedding() {
+    let embedding = ["h2.", "emb_token", "logit_scale", "h4.", "cap_prompts", "visual.proj"];
+    check_kept(&["objective=cap_only"], &embedding);
+}
+
+#[test]
+fn stage_2_for_captions_trains_h3_and_the_prompts() {
+    check_moved(&["recipe=stage2_caption"], &["h3.", "cap_prompts"]);
+}
+
+#[test]
+fn stage_2_for_retrieval_trains_h4() {
+    check_moved(&["recipe=stage2_retrieval"], &["h4."]);
+}
+
+#[test]
+fn a_warm_up_with_text_trains_the_language_model() {
+    check_moved(&["recipe=warmup", "data={ text = ['LAB/captions.txt'] }"], &["llm.", "cap_token"]);
+}
+
+#[test]
+fn a_warm_up_with_a_teacher_trains_the_image_encoder() {
+    let (moved, kept) =
+        moved_and_kept(&["recipe=warmup", "distill={ weight = 1.0, grid = 2, hidden_size = 6 }"]);
+    assert!(moved.iter().all(|name| name.starts_with("visual.")), "{moved:?}");
+    assert!(kept.contains("visual.proj") && kept.contains("h1.weight"), "{kept:?}");
+}
+
+/// Steps one after the other on the same eight scenes lower the loss to a share of what it was.
+fn check_learns(set: &[&str], share: f64) {
+    let lab = Lab::new();
+    let mut all =
+        vec!["optim.batch_size=8", "optim.steps=30", "checkpoint.every=30", "data.crop_scale=[1, 1]"];
+    all.extend(set);
+    let config = lab.config("run", &all);
+    finish(&config, false);
+    let losses: Vec<f64> = metrics(&config).iter().filter_map(|line| line["loss"].as_f64()).collect();
+    assert_eq!(losses.len(), 30);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..3]), mean(&losses[27..]));
+    assert!(last < share * first, "the loss went from {first} to {last}");
+}
+
+#[test]
+fn thirty_steps_of_stage_1_lower_the_loss() {
+    check_learns(&["optim.lr_heads=0.03", "optim.lr_towers=0.03"], 0.8);
+}
+
+#[test]
+fn thirty_steps_of_stage_2_lower_the_loss() {
+    let from = "model={ from = 'LAB/start' }";
+    check_learns(&["recipe=stage2_caption", from, "optim.lr_heads=0.1"], 0.99);
+    check_learns(&["recipe=stage2_retrieval", from, "optim.lr_heads=0.1"], 0.99);
+}
+
+#[test]
+fn thirty_steps_of_warm_up_lower_the_loss() {
+    let set = [
+        "recipe=warmup",
+        "data.text=['LAB/captions.txt']",
+        "distill={ weight = 1.0, grid = 2, hidden_size = 6 }",
+        "optim.lr_heads=0.03",
+        "optim.lr_towers=0.03",
+    ];
+    check_learns(&set, 0.9);
+}
+
+/// Three steps computed in one part and in several differ by rounding only.
+///
+/// The tolerance is the largest difference of a tensor over its norm: sums over parts are taken in
+/// another order, and LAMB divides by the root of a square, which enlarges what is next to nothing.
+fn check_workers(workers: usize, set: &[&str]) {
+    let lab = Lab::new();
+    let config = |workers: usize| -> TrainConfig {
+        let workers = format!("optim.workers={workers}");
+        let mut all = vec!["optim.batch_size=7", "optim.steps=3", workers.as_str()];
+        all.extend(set);
+        lab.config(&workers, &all)
+    };
+    let (one, many) = (config(1), config(workers));
+    finish(&one, false);
+    finish(&many, false);
+
+    for (one, many) in metrics(&one).iter().zip(&metrics(&many)) {
+        for key in ["loss", "loss_emb", "loss_gen", "loss_text", "loss_distill", "grad_norm", "tau"] {
+            let value = |line: &serde_json::Value| line[key].as_f64().unwrap_or(0.0);
+            let difference = (value(one) - value(many)).abs();
+            assert!(difference <= 1e-4 * value(one).abs(), "{key}: {} and {}", value(one), value(many));
+        }
+    }
+    let after = weights(&many.out.join("model"));
+    for (name, one) in weights(&one.out.join("model")) {
+        let norm =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let difference = norm(&mut one.iter().zip(&after[&name]).map(|(a, b)| a - b));
+        let whole = norm(&mut one.iter().copied());
+        assert!(difference <= 1e-4 * whole, "{name} differs by {difference} of {whole}");
+    }
+}
+
+#[test]
+fn two_workers_compute_what_one_does() {
+    check_workers(2, &["data.text=['LAB/captions.txt']"]);
+}
+
+#[test]
+fn more_workers_than_samples_compute_what_one_does() {
+    check_workers(9, &[]);
+}
+
+#[test]
+fn two_workers_compute_what_one_does_on_regions() {
+    let from = "model={ from = 'LAB/start' }";
+    check_workers(2, &["recipe=stage2_retrieval", from]);
+    check_workers(2, &["recipe=stage2_caption", from]);
+}
+
+#[test]
+fn two_workers_compute_what_one_does_with_a_teacher() {
+    check_workers(2, &["recipe=warmup", "distill={ weight = 0.5, grid = 2, hidden_size = 6 }"]);
+}

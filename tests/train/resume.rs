@@ -1,0 +1,135 @@
+//! A run that was interrupted ends where it would have ended anyway, to the last bit.
+
+use std::fs;
+
+use crate::lab::{
+    Lab, checkpoints, crash_in, failure, finish, metrics, model_bytes, run_until, timeless_metrics,
+};
+
+fn check(set: &[&str]) {
+    let lab = Lab::new();
+    let [whole, stopped, crashed] = ["whole", "stopped", "crashed"].map(|out| lab.config(out, set));
+    finish(&whole, false);
+    let steps: Vec<u64> = timeless_metrics(&whole).iter().filter_map(|line| line["step"].as_u64()).collect();
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+
+    // Asked to stop between two checkpoints.
+    let halfway = run_until(&stopped, false, 3).expect("a run that can be stopped").summary;
+    assert_eq!((halfway.step, halfway.finished, halfway.model), (3, false, None));
+    assert_eq!(checkpoints(&stopped), [2, 3]);
+    let note = &finish(&stopped, true).notes[0];
+    assert_eq!(note, "going on after step 3");
+
+    // Broken off one step after a checkpoint, within a line and within the next checkpoint.
+    crash_in(&crashed, false, 5);
+    let path = crashed.out.join("metrics.jsonl");
+    let torn = fs::read_to_string(&path).expect("a run writes metrics") + "{\"step\": 6, \"lo";
+    fs::write(&path, torn).expect("writable");
+    let half_a_checkpoint = crashed.out.join("checkpoints/step-00000006.tmp");
+    fs::create_dir(&half_a_checkpoint).expect("writable");
+    fs::write(half_a_checkpoint.join("trainee.safetensors"), "half").expect("writable");
+    assert_eq!(finish(&crashed, true).notes[0], "going on after step 4");
+
+    for interrupted in [&stopped, &crashed] {
+        assert_eq!(timeless_metrics(interrupted), timeless_metrics(&whole), "{}", interrupted.out.display());
+        assert!(model_bytes(interrupted) == model_bytes(&whole), "{}", interrupted.out.display());
+        assert_eq!(checkpoints(interrupted), [4, 6]);
+    }
+}
+
+#[test]
+fn stage_1_goes_on_as_if_nothing_had_happened() {
+    check(&[]);
+}
+
+#[test]
+fn two_workers_go_on_as_if_nothing_had_happened() {
+    check(&["optim.workers=2", "optim.batch_size=5"]);
+}
+
+#[test]
+fn stage_2_for_captions_goes_on_as_if_nothing_had_happened() {
+    check(&["recipe=stage2_caption", "model={ from = 'LAB/start' }", "data.whole_image_share=0.3"]);
+}
+
+#[test]
+fn stage_2_for_retrieval_goes_on_as_if_nothing_had_happened() {
+    check(&["recipe=stage2_retrieval", "model={ from = 'LAB/start' }"]);
+}
+
+#[test]
+fn a_warm_up_with_text_and_teacher_goes_on_as_if_nothing_had_happened() {
+    check(&[
+        "recipe=warmup",
+        "data.text=['LAB/captions.txt']",
+        "distill={ weight = 1.0, grid = 2, hidden_size = 6 }",
+    ]);
+}
+
+#[test]
+fn a_warm_up_with_text_alone_goes_on_as_if_nothing_had_happened() {
+    check(&["recipe=warmup", "data={ text = ['LAB/captions.txt'] }"]);
+}
+
+#[test]
+fn a_run_that_crashed_before_its_first_checkpoint_begins_anew() {
+    let lab = Lab::new();
+    let [whole, crashed] = ["whole", "crashed"].map(|out| lab.config(out, &["optim.steps=3"]));
+    finish(&whole, false);
+    crash_in(&crashed, false, 1);
+    finish(&crashed, true);
+    assert_eq!(timeless_metrics(&crashed), timeless_metrics(&whole));
+    assert!(model_bytes(&crashed) == model_bytes(&whole));
+}
+
+#[test]
+fn a_finished_run_that_goes_on_writes_the_same_model() {
+    let lab = Lab::new();
+    let config = lab.config("run", &["optim.steps=2"]);
+    finish(&config, false);
+    let (bytes, lines) = (model_bytes(&config), metrics(&config));
+    fs::remove_dir_all(config.out.join("model")).expect("there is a model");
+    finish(&config, true);
+    assert!(model_bytes(&config) == bytes);
+    assert_eq!(metrics(&config), lines);
+}
+
+#[test]
+fn a_folder_with_a_run_is_not_overwritten() {
+    let lab = Lab::new();
+    let config = lab.config("run", &["optim.steps=2"]);
+    finish(&config, false);
+    let before = model_bytes(&config);
+    let error = failure(&config, false);
+    for part in ["holds a run of 2 steps", "--resume", "another `out`", "folder: "] {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+    assert!(model_bytes(&config) == before);
+}
+
+#[test]
+fn a_run_does_not_go_on_with_another_config() {
+    let lab = Lab::new();
+    finish(&lab.config("run", &["optim.steps=2"]), false);
+    for (change, says) in [
+        ("seed=12", "seed was 11, is 12"),
+        ("recipe=stage2_caption", "recipe was \"stage1\", is \"stage2_caption\""),
+        ("optim.lr_heads=0.5", "optim was"),
+        ("data.limit_per_shard=4", "data was"),
+        ("freeze_llm=true", "freeze_llm was false, is true"),
+    ] {
+        let error = failure(&lab.config("run", &["optim.steps=2", change]), true);
+        assert!(error.contains("started with another config") && error.contains(says), "{change}: {error}");
+        assert!(error.contains("choose another `out`"), "{error}");
+    }
+}
+
+#[test]
+fn a_run_may_be_made_longer_and_cared_for_otherwise() {
+    let lab = Lab::new();
+    finish(&lab.config("run", &["optim.steps=2"]), false);
+    let longer = lab.config("run", &["optim.steps=5", "optim.workers=2", "checkpoint.every=1"]);
+    let outcome = finish(&longer, true);
+    assert_eq!((outcome.summary.step, outcome.notes[0].as_str()), (5, "going on after step 2"));
+    assert_eq!(checkpoints(&longer), [4, 5]);
+}
