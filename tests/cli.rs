@@ -1,6 +1,15 @@
 //! The program as a person meets it: exit codes, what stands on stdout and on stderr, bad input, and
 //! a training run that is killed.
 
+#[path = "cli/help.rs"]
+mod help;
+#[path = "cli/refused.rs"]
+mod refused;
+#[path = "cli/results.rs"]
+mod results;
+#[path = "cli/training.rs"]
+mod training;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -76,7 +85,10 @@ impl Desk {
 
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(mmgem());
-        command.current_dir(self.folder.path()).args(line.split_whitespace()).args(["--device", "cpu"]);
+        command.current_dir(self.folder.path()).args(line.split_whitespace());
+        if !line.contains("--device") {
+            command.args(["--device", "cpu"]);
+        }
         if !line.contains("--model") {
             command.args(["--model", "model"]);
         }

@@ -79,7 +79,7 @@ fn a_full_disk_costs_nothing_but_the_newest_steps() {
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
     assert_eq!(checkpoints(&config), [2]);
-    assert_eq!(temporary(&config.out), [PathBuf::new(); 0]);
+    assert!(temporary(&config.out).is_empty());
     // Still full, it fails in the same way and still harms nothing.
     assert!(failure(&config, true).contains("hint: free some space"));
     assert_eq!(checkpoints(&config), [2]);

@@ -1,0 +1,80 @@
+//! `mmgem train` as a person or a scheduler starts and stops it.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Desk, text, toy_config};
+
+/// A desk with drawn scenes and `run.toml`, a run of many short steps.
+fn desk(steps: usize) -> Desk {
+    let desk = Desk::new();
+    assert!(desk.run("scenes --out drawn --n 8 --seed 5 -q").status.success());
+    desk.write("config.json", toy_config().to_string().as_bytes());
+    let toml = format!(
+        "recipe = 'stage1'\nout = 'run'\n[model]\nconfig = 'config.json'\ntokenizer = 'model/tokenizer.json'\n\
+         [data]\nshards = ['drawn/*.tar']\n[optim]\nbatch_size = 4\nsteps = {steps}\nlr_heads = 1e-3\n\
+         lr_towers = 1e-3\n"
+    );
+    desk.write("run.toml", toml.as_bytes());
+    desk
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_or_a_term_saves_a_checkpoint_and_is_no_failure() {
+    let desk = desk(200_000);
+    for (signal, resume) in [("-INT", ""), ("-TERM", "--resume")] {
+        let before = fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let mut command = desk.command(&format!("train run.toml {resume} --json"));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count()) < before + 3
+        {
+            assert!(Instant::now() < deadline, "the run makes no steps");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let killed = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(killed.expect("there is a kill").success());
+        let output = child.wait_with_output().expect("the program ends");
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{signal}: {stderr}");
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+        let step = summary["step"].as_u64().expect("a step");
+        assert_eq!(summary, json!({ "step": step, "finished": false, "model": null }));
+        assert!(stderr.contains(&format!("stopped after step {step} with a checkpoint")), "{stderr}");
+        assert!(desk.path(&format!("run/checkpoints/step-{step:08}/state.json")).is_file());
+        assert_eq!(stderr.contains("going on after step"), !resume.is_empty(), "{stderr}");
+    }
+}
+
+#[test]
+fn a_short_run_ends_with_a_model_that_can_be_asked() {
+    let desk = desk(3);
+    let output = desk.run("train run.toml -q");
+    let found = (output.status.code(), text(&output.stdout), text(&output.stderr));
+    assert_eq!(found, (Some(0), "run/model\n".to_owned(), String::new()));
+    let embeds = desk.json("embed 0.png --model run/model");
+    assert!((super::norm(&embeds["images"][0]["embed"]) - 1.0).abs() < 1e-5);
+    let info = desk.json("info run/model");
+    assert_eq!(info["training"][0]["recipe"], "stage1");
+
+    desk.fails("train run.toml", 1, &["holds a run of 3 steps", "--resume", "folder: run"]);
+    desk.fails("train run.toml --resume --set seed=5", 1, &["seed was 0, is 5"]);
+    let longer = desk.json("train run.toml --resume --set optim.steps=5");
+    assert_eq!((&longer["step"], &longer["finished"]), (&json!(5), &json!(true)));
+}
+
+#[test]
+fn a_run_that_is_described_wrongly_says_where() {
+    let desk = desk(3);
+    desk.fails("train missing.toml", 1, &["cannot read the run\n  file: missing.toml"]);
+    desk.fails("train run.toml --set optim.step=5", 1, &["unknown field `step`", "file: run.toml"]);
+    desk.fails("train run.toml --set optim.batch_size=1", 1, &["batch_size must be at least 2"]);
+    desk.fails("train run.toml --set steps", 1, &["--set \"steps\" is not of the form key=value"]);
+    desk.fails("train run.toml --set recipe=stage3", 1, &["unknown variant `stage3`"]);
+    desk.fails("train run.toml --set data.shards=['none*.tar']", 1, &["no file fits \"none*.tar\"", "hint"]);
+    assert!(!desk.path("run/checkpoints").exists());
+}
