@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use mmgem_core::scenes::scene;
 use mmgem_core::tokenizer::train_bpe;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -70,12 +71,18 @@ fn a_tensor_of_another_shape() {
 #[test]
 fn a_tokenizer_of_another_vocabulary() {
     let desk = Desk::new();
-    let larger = train_bpe(&["the quick brown fox jumps over the lazy dog ".repeat(3)], 340);
-    desk.write("model/tokenizer.json", larger.expect("a text gives a tokenizer").as_bytes());
+    let lines: Vec<String> = (0..60).flat_map(|index| scene(5, index).captions).collect();
+    let larger = train_bpe(&lines, 400).expect("captions are text");
+    desk.write("model/tokenizer.json", larger.as_bytes());
     let output = desk.run("embed --text dog -q");
     let stderr = text(&output.stderr);
-    assert_eq!((output.status.code(), stderr.lines().next()), (Some(1), Some("error: the model cannot be opened")));
-    for part in ["  folder: model\n", "tokenizer.json has ", "wants 320 (llm.vocab_size)", "another model?"] {
+    assert_eq!(
+        (output.status.code(), stderr.lines().next()),
+        (Some(1), Some("error: the model cannot be opened"))
+    );
+    for part in
+        ["  folder: model\n", "tokenizer.json has 400 tokens", "wants 320 (llm.vocab_size)", "another model?"]
+    {
         assert!(stderr.contains(part), "{part:?} is not in {stderr}");
     }
 }
@@ -86,7 +93,8 @@ fn a_config_with_an_unknown_key() {
     let mut config: Value = toy_config();
     config["vision_token"] = "grid".into();
     desk.write("model/config.json", config.to_string().as_bytes());
-    let parts = ["error: the model cannot be opened\n  folder: model\n", "unknown field `vision_token`", "hint"];
+    let parts =
+        ["error: the model cannot be opened\n  folder: model\n", "unknown field `vision_token`", "hint"];
     desk.fails("info model", 1, &parts);
     desk.fails("caption 0.png", 1, &parts);
 }
@@ -114,7 +122,8 @@ fn a_photo_that_is_not_there() {
     let desk = Desk::new();
     let wanted = "error: cannot read the file: No such file or directory (os error 2)\n  \
         hint: is the path right?\n  file: missing.png\n";
-    for command in ["caption missing.png", "embed missing.png", "localize missing.png --text dog --out o.png"] {
+    for command in ["caption missing.png", "embed missing.png", "localize missing.png --text dog --out o.png"]
+    {
         check(&desk, command, wanted);
     }
 }

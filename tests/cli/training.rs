@@ -1,9 +1,5 @@
 //! `mmgem train` as a person or a scheduler starts and stops it.
 
-use std::fs;
-use std::process::Stdio;
-use std::time::{Duration, Instant};
-
 use serde_json::json;
 
 use super::{Desk, text, toy_config};
@@ -25,18 +21,23 @@ fn desk(steps: usize) -> Desk {
 #[test]
 #[cfg(unix)]
 fn an_interrupt_or_a_term_saves_a_checkpoint_and_is_no_failure() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
     let desk = desk(200_000);
+    let steps =
+        || std::fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count());
     for (signal, resume) in [("-INT", ""), ("-TERM", "--resume")] {
-        let before = fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let before = steps();
         let mut command = desk.command(&format!("train run.toml {resume} --json"));
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let deadline = Instant::now() + Duration::from_secs(60);
-        while fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count()) < before + 3
-        {
+        while steps() < before + 3 {
             assert!(Instant::now() < deadline, "the run makes no steps");
             std::thread::sleep(Duration::from_millis(2));
         }
-        let killed = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status();
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status();
         assert!(killed.expect("there is a kill").success());
         let output = child.wait_with_output().expect("the program ends");
         let stderr = text(&output.stderr);
