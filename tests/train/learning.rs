@@ -51,6 +51,20 @@ fn stage_1_trains_all_but_what_stage_2_adds() {
 }
 
 #[test]
+fn stage_1_forgets_the_h4_of_an_earlier_stage_2() {
+    let lab = Lab::new();
+    let from = |folder: &str| format!("model={{ from = 'LAB/{folder}' }}");
+    let h4 = |config: &TrainConfig| weights(&config.out.join("model"))["h4.weight"].clone();
+    let regions = lab.config("regions", &["recipe=stage2_retrieval", &from("start"), "optim.steps=2"]);
+    finish(&regions, false);
+    let fresh = weights(&lab.path("start"))["h4.weight"].clone();
+    assert_ne!(h4(&regions), fresh);
+    let again = lab.config("again", &[&from("regions/model"), "optim.steps=2"]);
+    finish(&again, false);
+    assert_eq!(h4(&again), fresh);
+}
+
+#[test]
 fn a_frozen_language_model_stays_bit_for_bit() {
     check_kept(&["freeze_llm=true"], &["llm.", "h4.", "cap_prompts", "visual.proj"]);
 }

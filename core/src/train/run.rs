@@ -24,6 +24,7 @@ use crate::data::source::{SourceError, read_lines};
 use crate::eval::held_out::{EvalError, HeldOut};
 use crate::files::{FolderError, ModelFolder, create_dir, read, write_atomic};
 use crate::generate::Decoding;
+use crate::init::{fresh, fresh_where};
 use crate::model::MmGem;
 use crate::session::Session;
 use crate::tokenizer::{Tokenizer, TokenizerError, train_bpe};
@@ -311,9 +312,14 @@ fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Result<M
     }
     if let Some(folder) = &source.from {
         let mut start = ModelFolder::read(folder, device)?;
-        if config.recipe == Recipe::Stage2Caption {
-            start.model = prompts_from_cap_token(start.model);
-        }
+        start.model = match config.recipe {
+            // Stage 2's h4 belongs to the h1 that it was trained on.
+            Recipe::Stage1 => {
+                fresh_where(start.model, &start.config, config.seed, &|path| path.starts_with("h4."))
+            }
+            Recipe::Stage2Caption => prompts_from_cap_token(start.model),
+            _ => start.model,
+        };
         return Ok(start);
     }
     let path = source.config.as_ref().expect("the config was checked");
@@ -329,7 +335,7 @@ fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Result<M
         }
     };
     let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
-    let model = crate::init::fresh(MmGem::new(&sizes, device), &sizes, config.seed);
+    let model = fresh(MmGem::new(&sizes, device), &sizes, config.seed);
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
 }
 
