@@ -61,6 +61,29 @@ pub fn caption_loss(llm: &Llama, hidden: Tensor<3>, texts: &[Vec<u32>], eos_toke
     cross_entropy(llm.logits(scored), ints(targets))
 }
 
+/// Where in a photo a phrase is: cross-entropy between the patches that its box covers and the softmax
+/// of the phrase's heat map. Not in the paper, whose encoder comes with pretrained towers; an encoder
+/// that starts from nothing does not learn from whole photos alone which patch holds what.
+///
+/// `-sum_p shares[n, p] * log softmax_p(exp(logit_scale) * <patch_embed[n, p], text_embed[n]>)`, mean over n
+///
+/// # Shapes
+/// - patch_embed: `[n, n_patches, embed_dim]`, rows of unit length
+/// - text_embed:  `[n, embed_dim]`, rows of unit length
+/// - shares:      `[n, n_patches]`, how the box spreads over the patches; rows sum to 1
+/// - logit_scale: `[1]`, natural log of the inverse temperature
+/// - returns:     `[1]`
+pub fn grounding_loss(
+    patch_embed: Tensor<3>,
+    text_embed: Tensor<2>,
+    shares: Tensor<2>,
+    logit_scale: Tensor<1>,
+) -> Tensor<1> {
+    let heat = patch_embed.matmul(text_embed.unsqueeze_dim(2)).squeeze_dim::<2>(2); // [n, n_patches]
+    let heat = heat * logit_scale.exp().unsqueeze();
+    -(log_softmax(heat, 1) * shares).sum_dim(1).mean()
+}
+
 /// The three losses of a batch where image `i` goes with text `i`.
 #[derive(Clone, Debug)]
 pub struct Losses {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use burn::tensor::{Device, Tensor};
+use mmgem_core::loss::grounding_loss;
 use mmgem_core::train::TrainConfig;
 
 use crate::lab::{Lab, finish, metrics, weights};
@@ -125,6 +127,22 @@ fn thirty_steps_of_stage_1_lower_the_loss() {
 }
 
 #[test]
+fn thirty_steps_with_places_make_the_heat_maps_better() {
+    let lab = Lab::new();
+    let rates = ["optim.lr_heads=0.03", "optim.lr_towers=0.03", "optim.steps=30", "optim.batch_size=8"];
+    let mut set = rates.to_vec();
+    set.extend(["grounding={ weight = 1.0 }", "data.crop_scale=[1, 1]"]);
+    let config = lab.config("run", &set);
+    finish(&config, false);
+    let losses: Vec<f64> =
+        metrics(&config).iter().filter_map(|line| line["loss_grounding"].as_f64()).collect();
+    assert_eq!(losses.len(), 30);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    let (first, last) = (mean(&losses[..3]), mean(&losses[27..]));
+    assert!(last < 0.95 * first, "the loss went from {first} to {last}");
+}
+
+#[test]
 fn thirty_steps_of_stage_2_lower_the_loss() {
     let from = "model={ from = 'LAB/start' }";
     check_learns(&["recipe=stage2_caption", from, "optim.lr_heads=0.1"], 0.99);
@@ -144,8 +162,17 @@ fn thirty_steps_of_warm_up_lower_the_loss() {
 }
 
 /// What a line of metrics tells of the gradient.
-const KEYS: [&str; 8] =
-    ["loss", "loss_emb", "loss_gen", "loss_rehearsal", "loss_text", "loss_distill", "grad_norm", "tau"];
+const KEYS: [&str; 9] = [
+    "loss",
+    "loss_emb",
+    "loss_gen",
+    "loss_rehearsal",
+    "loss_text",
+    "loss_distill",
+    "loss_grounding",
+    "grad_norm",
+    "tau",
+];
 
 /// Three steps computed in one part and in several differ by rounding only.
 ///
@@ -198,6 +225,26 @@ fn two_workers_compute_what_one_does_on_regions() {
 }
 
 #[test]
+fn two_workers_compute_what_one_does_with_places() {
+    check_workers(2, &["grounding={ weight = 0.5 }"]);
+}
+
+#[test]
 fn two_workers_compute_what_one_does_with_a_teacher() {
     check_workers(2, &["recipe=warmup", "distill={ weight = 0.5, grid = 2, hidden_size = 6 }"]);
+}
+
+#[test]
+fn a_flat_heat_map_costs_the_log_of_its_patches_and_a_sharp_one_nothing() {
+    let device = Device::flex();
+    let loss = |first_patch: f32, logit_scale: f32| -> f32 {
+        let patches = Tensor::from_data([[[first_patch, 0.0], [0.0, 1.0], [0.0, 1.0]]], &device);
+        let text = Tensor::from_data([[1.0, 0.0]], &device);
+        let shares = Tensor::from_data([[1.0, 0.0, 0.0]], &device);
+        grounding_loss(patches, text, shares, Tensor::from_data([logit_scale], &device)).into_scalar()
+    };
+    assert!((loss(0.0, 0.0) - 3f32.ln()).abs() < 1e-6);
+    // A heat of 2 against two of 0.
+    assert!((loss(1.0, 2f32.ln()) - -(2f32.exp() / (2f32.exp() + 2.0)).ln()).abs() < 1e-6);
+    assert!(loss(1.0, 100f32.ln()) < 1e-6);
 }

@@ -30,6 +30,9 @@ pub struct TrainConfig {
     /// Imitation of a teacher's feature maps, on the samples that have a `teacher.safetensors` member.
     #[serde(default)]
     pub distill: Option<DistillConfig>,
+    /// Stage 1 also learns where in a photo its phrases are, on the samples that have regions.
+    #[serde(default)]
+    pub grounding: Option<GroundingConfig>,
     /// Checkpoints.
     #[serde(default)]
     pub checkpoint: CheckpointConfig,
@@ -177,6 +180,14 @@ pub struct DistillConfig {
     pub hidden_size: usize,
 }
 
+/// Learning where in a photo a phrase is: for encoders that do not come with pretrained towers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroundingConfig {
+    /// Weight of [`crate::loss::grounding_loss`].
+    pub weight: f32,
+}
+
 /// Checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -263,6 +274,10 @@ impl TrainConfig {
         }
         if self.data.shards.is_empty() && !(self.recipe == Recipe::Warmup && self.distill.is_none()) {
             return fail("[data] shards is empty");
+        }
+        let grounds = self.recipe == Recipe::Stage1 && self.objective != Objective::CapOnly;
+        if self.grounding.is_some() && !grounds {
+            return fail("[grounding] wants recipe = \"stage1\" with an objective that embeds text");
         }
         let [low, high] = self.data.crop_scale;
         if !(0.0 < low && low <= high && high <= 1.0) {

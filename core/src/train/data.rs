@@ -50,8 +50,19 @@ pub struct Prepared {
     pub region: Option<Region>,
     /// Whether the text is about the whole photo.
     pub is_whole: bool,
+    /// A phrase and where it is (`[grounding]`).
+    grounded: Option<Grounded>,
     /// The teacher's map and how it is pooled at the crop.
     teacher: Option<TeacherMap>,
+}
+
+/// A phrase and the part of the photo that it names.
+#[derive(Debug)]
+struct Grounded {
+    /// Token ids.
+    phrase: Vec<u32>,
+    /// How its box spreads over the patches; sums to 1.
+    shares: Vec<f32>,
 }
 
 /// A teacher's feature map of a whole photo.
@@ -186,7 +197,35 @@ impl Batches {
             (caption(&record, &mut rng)?, None, true)
         };
         let text = self.tokenizer.encode(&text).map_err(|e| e.to_string())?;
-        Ok(Prepared { photo: pixels, text, region, is_whole, teacher })
+        let grounded = match &self.config.grounding {
+            Some(_) => self.grounded(&record, &pixels, &mut rng)?,
+            None => None,
+        };
+        Ok(Prepared { photo: pixels, text, region, is_whole, grounded, teacher })
+    }
+
+    /// One of the phrases with the patches that its box covers; none where no box is to be seen.
+    fn grounded(
+        &self,
+        record: &PhotoRecord,
+        photo: &Preprocessed,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Option<Grounded>, String> {
+        let candidates = self.visible_phrases(record, photo, rng);
+        if candidates.is_empty() {
+            return Ok(None);
+        }
+        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
+        let phrase = self.tokenizer.encode(phrase).map_err(|e| e.to_string())?;
+        let pool = PoolAggregator::new(&self.model);
+        let bins = pool.pooling_matrix(&Region { box_input, mask: None });
+        let mut shares = vec![0.0; pool.grid * pool.grid];
+        for bin in bins.chunks(shares.len()) {
+            shares.iter_mut().zip(bin).for_each(|(share, weight)| *share += weight);
+        }
+        let sum: f32 = shares.iter().sum();
+        shares.iter_mut().for_each(|share| *share /= sum);
+        Ok(Some(Grounded { phrase, shares }))
     }
 
     /// A region and one of its phrases, or the whole photo and a caption.
@@ -197,6 +236,23 @@ impl Batches {
         rng: &mut ChaCha8Rng,
     ) -> Result<(String, Option<Region>, bool), String> {
         let side = self.model.vision.image_size as f32;
+        let candidates = self.visible_phrases(record, photo, rng);
+        if candidates.is_empty() || rng.random::<f32>() < self.config.data.whole_image_share {
+            let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
+            return Ok((caption(record, rng)?, Some(whole), true));
+        }
+        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
+        Ok((phrase.to_owned(), Some(Region { box_input, mask: None }), false))
+    }
+
+    /// One phrase of each region that the crop leaves to be seen, with its box in the model's input.
+    fn visible_phrases<'a>(
+        &self,
+        record: &'a PhotoRecord,
+        photo: &Preprocessed,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<(&'a str, [f32; 4])> {
+        let side = self.model.vision.image_size as f32;
         let visible = |map: &BoxMap, box_px| {
             let [x0, y0, x1, y1] = map.input_from_image(box_px);
             let clipped = [x0.max(0.0), y0.max(0.0), x1.min(side), y1.min(side)];
@@ -204,7 +260,7 @@ impl Batches {
             let whole = area([x0, y0, x1, y1]);
             (whole > 0.0 && area(clipped) >= VISIBLE_SHARE * whole).then_some(clipped)
         };
-        let candidates: Vec<(&str, [f32; 4])> = record
+        record
             .regions
             .iter()
             .filter(|region| region.n_boxes == 1 && !region.phrases.is_empty())
@@ -212,13 +268,7 @@ impl Batches {
                 let box_input = visible(&photo.map, region.box_px)?;
                 Some((region.phrases[rng.random_range(0..region.phrases.len())].as_str(), box_input))
             })
-            .collect();
-        if candidates.is_empty() || rng.random::<f32>() < self.config.data.whole_image_share {
-            let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
-            return Ok((caption(record, rng)?, Some(whole), true));
-        }
-        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
-        Ok((phrase.to_owned(), Some(Region { box_input, mask: None }), false))
+            .collect()
     }
 
     /// How the teacher's map of the whole photo is pooled at the crop that the student sees.
@@ -275,6 +325,20 @@ impl BatchPart<'_> {
     pub fn regions(&self) -> Vec<(usize, Region)> {
         let regions = self.samples.iter().enumerate();
         regions.filter_map(|(photo, sample)| Some((photo, sample.region.clone()?))).collect()
+    }
+
+    /// Which photos have a phrase with its place.
+    pub fn with_phrase(&self) -> Vec<usize> {
+        (0..self.samples.len()).filter(|photo| self.samples[*photo].grounded.is_some()).collect()
+    }
+
+    /// Token ids of those phrases, and how each spreads over the patches, `[n, n_patches]`.
+    pub fn phrases(&self, device: &Device) -> (Vec<Vec<u32>>, Tensor<2>) {
+        let grounded: Vec<&Grounded> = self.samples.iter().filter_map(|s| s.grounded.as_ref()).collect();
+        let shares: Vec<f32> = grounded.iter().flat_map(|g| g.shares.iter().copied()).collect();
+        let shape = [grounded.len(), shares.len() / grounded.len().max(1)];
+        let phrases = grounded.iter().map(|g| g.phrase.clone()).collect();
+        (phrases, Tensor::from_data(TensorData::new(shares, shape), device))
     }
 
     /// Which photos have a teacher's map.

@@ -455,7 +455,8 @@ impl Metrics {
 
     /// Draws `loss.svg` anew from the whole file.
     fn plot(&self, config: &TrainConfig) -> Result<(), FolderError> {
-        const NAMES: [&str; 5] = ["loss_emb", "loss_gen", "loss_rehearsal", "loss_distill", "loss_text"];
+        const NAMES: [&str; 6] =
+            ["loss_emb", "loss_gen", "loss_rehearsal", "loss_distill", "loss_grounding", "loss_text"];
         let text = fs::read_to_string(&self.path).unwrap_or_default();
         let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let curve = |name: &str| -> Vec<(f64, f64)> {

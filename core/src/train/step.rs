@@ -16,7 +16,7 @@ use super::config::{Objective, Recipe, TrainConfig};
 use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients};
 use crate::config::MmGemConfig;
-use crate::loss::{caption_loss, contrastive_logits, contrastive_loss};
+use crate::loss::{caption_loss, contrastive_logits, contrastive_loss, grounding_loss};
 use crate::model::mmgem::{TokenBatch, normalize};
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
@@ -90,6 +90,12 @@ impl Trainee {
                         let image_embed = self.model.image_embed(&pool, patches.clone());
                         forward.embeds = Some([image_embed, self.model.text_embed(&tokens)]);
                     }
+                    let grounded = part.with_phrase();
+                    if let (Some(grounding), false) = (&config.grounding, grounded.is_empty()) {
+                        let value = self.grounding_mean(part, rows(patches.clone(), &grounded), device);
+                        let (count, weight) = (grounded.len(), grounding.weight);
+                        forward.means.push(MeanLoss { name: "loss_grounding", value, count, weight });
+                    }
                     if config.objective != Objective::ClipOnly {
                         let v_in = self.model.visual_context(&pool, patches.clone(), Stage::One);
                         let prefix = self.model.caption_prefix(v_in, Stage::One);
@@ -140,6 +146,15 @@ impl Trainee {
             forward.means.push(self.caption_mean("loss_text", prefix, &tokens, part.lines, sizes));
         }
         forward
+    }
+
+    /// `patches` are those of the photos that have a phrase with its place.
+    fn grounding_mean(&self, part: BatchPart, patches: Tensor<3>, device: &Device) -> Tensor<1> {
+        let (phrases, shares) = part.phrases(device);
+        let text_embed = self.model.text_embed(&TokenBatch::new(&phrases, device));
+        // The temperature is the contrastive loss's to set.
+        let logit_scale = self.model.clamped_logit_scale().detach();
+        grounding_loss(self.model.patch_embed(patches), text_embed, shares, logit_scale)
     }
 
     fn caption_mean(
@@ -206,6 +221,7 @@ pub fn gradient(
 #[derive(Clone, Copy)]
 struct Totals {
     taught: usize,
+    grounded: usize,
     text_tokens: usize,
     whole_tokens: usize,
     line_tokens: usize,
@@ -216,6 +232,7 @@ impl Totals {
         let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
         Self {
             taught: whole.with_teacher().len(),
+            grounded: whole.with_phrase().len(),
             text_tokens: batch.samples.iter().map(|sample| sample.text.len() + 1).sum(),
             whole_tokens: whole.whole().iter().map(|photo| batch.samples[*photo].text.len() + 1).sum(),
             line_tokens: batch.lines.iter().map(|line| line.len() + 1).sum(),
@@ -227,6 +244,7 @@ impl Totals {
             "loss_gen" => self.text_tokens,
             "loss_rehearsal" => self.whole_tokens,
             "loss_text" => self.line_tokens,
+            "loss_grounding" => self.grounded,
             _ => self.taught,
         }
     }
