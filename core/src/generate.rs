@@ -64,33 +64,68 @@ pub async fn greedy(
     eos_token_id: Option<u32>,
     max_tokens: usize,
 ) -> Result<Vec<Generated>, DeviceFailed> {
-    let [batch, n_prefix, _] = prefix.dims();
-    let device = prefix.device();
-    let mut cache = llm.new_cache(batch, n_prefix + max_tokens, &device);
-    let mut captions = vec![Generated { ids: Vec::new(), log_prob: 0.0 }; batch];
-    let mut done = vec![false; batch];
-    let mut embeds = prefix;
-    for _ in 0..max_tokens {
-        let log_probs = next_log_probs(llm, embeds, &mut cache);
+    let mut decoder = Greedy::new(llm, prefix, eos_token_id, max_tokens);
+    while decoder.step(llm).await? {}
+    Ok(decoder.captions)
+}
+
+/// Greedy decoding one token at a time: whoever asks can show each token, and stop after any.
+#[derive(Debug)]
+pub struct Greedy {
+    cache: KvCache,
+    /// What the language model reads next.
+    embeds: Tensor<3>,
+    eos_token_id: Option<u32>,
+    tokens_left: usize,
+    captions: Vec<Generated>,
+    done: Vec<bool>,
+}
+
+impl Greedy {
+    /// Begins a caption for each row of `prefix`; nothing is computed yet.
+    ///
+    /// # Shapes
+    /// - prefix: `[batch, n_prefix, hidden]`
+    pub fn new(llm: &Llama, prefix: Tensor<3>, eos_token_id: Option<u32>, max_tokens: usize) -> Self {
+        let [batch, n_prefix, _] = prefix.dims();
+        Self {
+            cache: llm.new_cache(batch, n_prefix + max_tokens, &prefix.device()),
+            embeds: prefix,
+            eos_token_id,
+            tokens_left: max_tokens,
+            captions: vec![Generated { ids: Vec::new(), log_prob: 0.0 }; batch],
+            done: vec![false; batch],
+        }
+    }
+
+    /// Decodes the next token of every row; false when there was none left to decode.
+    pub async fn step(&mut self, llm: &Llama) -> Result<bool, DeviceFailed> {
+        if self.tokens_left == 0 || self.done.iter().all(|done| *done) {
+            return Ok(false);
+        }
+        self.tokens_left -= 1;
+        let log_probs = next_log_probs(llm, self.embeds.clone(), &mut self.cache);
         let best = log_probs.clone().argmax(1); // [batch, 1]
         let best_log_prob = log_probs.gather(1, best.clone());
         let (ids, log_probs) = (read_ints(best.clone()).await?, read_floats(best_log_prob).await?);
-        for (row, caption) in captions.iter_mut().enumerate() {
-            if done[row] {
+        for (row, caption) in self.captions.iter_mut().enumerate() {
+            if self.done[row] {
                 continue;
             }
             caption.log_prob += log_probs[row];
-            match eos_token_id {
-                Some(eos) if eos == ids[row] => done[row] = true,
+            match self.eos_token_id {
+                Some(eos) if eos == ids[row] => self.done[row] = true,
                 _ => caption.ids.push(ids[row]),
             }
         }
-        if done.iter().all(|done| *done) {
-            break;
-        }
-        embeds = llm.embed(best);
+        self.embeds = llm.embed(best);
+        Ok(true)
     }
-    Ok(captions)
+
+    /// The captions as far as they go.
+    pub fn captions(&self) -> &[Generated] {
+        &self.captions
+    }
 }
 
 /// Keeps the `beam` best beginnings and returns the finished one with the best mean log

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{self, CheckpointError, Shards};
 use crate::config::{ConfigError, MmGemConfig};
-use crate::generate::{Decoding, DeviceFailed, Generated, generate, read_floats};
+use crate::generate::{Decoding, DeviceFailed, Generated, Greedy, generate, read_floats};
 use crate::image::{BoxMap, BoxPx, ImageError, Preprocessed, Rgb, check_box, decode, preprocess};
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
@@ -83,6 +83,12 @@ pub struct Caption {
     pub text: String,
     /// Sum of the natural log probabilities of its tokens and its end.
     pub log_prob: f32,
+}
+
+/// A caption while it is written, greedily: see [`Session::start_caption`].
+#[derive(Debug)]
+pub struct CaptionStream {
+    decoder: Greedy,
 }
 
 /// Where in a photo a text is.
@@ -204,6 +210,35 @@ impl Session {
         Ok(captions.into_iter().next().expect("one part, one caption"))
     }
 
+    /// Begins a greedy caption that [`Self::continue_caption`] writes token by token.
+    pub fn start_caption(
+        &self,
+        image: &EncodedImage,
+        part: &Part,
+        max_tokens: usize,
+    ) -> Result<CaptionStream, SessionError> {
+        let prefix = match part {
+            Part::Whole => self.prefix(image.patches.clone(), Stage::One),
+            _ => self.prefix(self.pool_regions(image, &[self.region(image, part)?]), Stage::Two),
+        };
+        let eos = Some(self.config.eos_token_id);
+        Ok(CaptionStream { decoder: Greedy::new(&self.model.llm, prefix, eos, max_tokens) })
+    }
+
+    /// Writes the next token and returns the caption so far, or `None` when it was finished before.
+    pub async fn continue_caption(
+        &self,
+        stream: &mut CaptionStream,
+    ) -> Result<Option<Caption>, SessionError> {
+        if !stream.decoder.step(&self.model.llm).await? {
+            return Ok(None);
+        }
+        let [Generated { ids, log_prob }] = stream.decoder.captions() else {
+            unreachable!("a stream has one caption")
+        };
+        Ok(Some(Caption { text: self.tokenizer.decode(ids)?, log_prob: *log_prob }))
+    }
+
     /// Captions of whole photos, decoded as one batch.
     pub async fn caption_images(
         &self,
@@ -231,12 +266,17 @@ impl Session {
         stage: Stage,
         decoding: Decoding,
     ) -> Result<Vec<Caption>, SessionError> {
-        let v_in = self.model.visual_context(&self.pool, tokens, stage);
-        let prefix = self.model.caption_prefix(v_in, stage);
+        let prefix = self.prefix(tokens, stage);
         let decoded = generate(&self.model.llm, prefix, self.config.eos_token_id, decoding).await?;
         let caption =
             |Generated { ids, log_prob }| Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob });
         decoded.into_iter().map(caption).collect()
+    }
+
+    /// What the language model reads before it writes.
+    fn prefix(&self, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
+        let v_in = self.model.visual_context(&self.pool, tokens, stage);
+        self.model.caption_prefix(v_in, stage)
     }
 
     /// Finds the place of a text in a photo: the patch similarities of the paper's figure 3, and the
@@ -268,6 +308,27 @@ impl Session {
     pub async fn point(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<[f32; 2], SessionError> {
         let similarity = self.patch_similarity(image, text_embed).await?;
         Ok(self.best_point(image, &similarity))
+    }
+
+    /// The box around what is at a point of the photo: the patches that resemble the one there more than
+    /// half way from their mean, as far as they hang together.
+    ///
+    /// `point_px` is `[x, y]` in pixels of the photo.
+    pub async fn box_at(&self, image: &EncodedImage, point_px: [f32; 2]) -> Result<BoxPx, SessionError> {
+        let (grid, patch_px) = (self.config.grid(), self.config.vision.patch_size as f32);
+        let at = image
+            .map
+            .input_from_image_point(point_px)
+            .map(|x| ((x / patch_px).max(0.0) as usize).min(grid - 1));
+        let patch = at[1] * grid + at[0];
+
+        let embeds = read_floats(self.model.patch_embed(image.patches.clone())).await?;
+        let embeds: Vec<&[f32]> = embeds.chunks(self.config.embed_dim).collect();
+        let cosine = |other: &&[f32]| other.iter().zip(embeds[patch]).map(|(a, b)| a * b).sum();
+        let similarity: Vec<f32> = embeds.iter().map(cosine).collect();
+
+        let box_input = patches_alike(&similarity, grid, patch).map(|edge| edge as f32 * patch_px);
+        Ok(check_box(image.map.image_from_input(box_input), image.width, image.height)?)
     }
 
     /// Cosine of a text with each patch, row by row.
@@ -370,6 +431,58 @@ pub fn candidate_boxes(width: f32, height: f32) -> Vec<BoxPx> {
     boxes
 }
 
+/// The box `[x0, y0, x1, y1]`, in patches, around the patches that hang together with `patch` and are more
+/// like it than half way from the mean; one patch around `patch` always belongs to it.
+fn patches_alike(similarity: &[f32], grid: usize, patch: usize) -> [usize; 4] {
+    let mean = similarity.iter().sum::<f32>() / similarity.len() as f32;
+    let enough = (mean + similarity[patch]) / 2.0;
+    let (x, y) = (patch % grid, patch / grid);
+    let mut found = [x.saturating_sub(1), y.saturating_sub(1), (x + 2).min(grid), (y + 2).min(grid)];
+    let mut seen = vec![false; similarity.len()];
+    let mut next = vec![patch];
+    while let Some(patch) = next.pop() {
+        if std::mem::replace(&mut seen[patch], true) || similarity[patch] < enough {
+            continue;
+        }
+        let (x, y) = (patch % grid, patch / grid);
+        found = [found[0].min(x), found[1].min(y), found[2].max(x + 1), found[3].max(y + 1)];
+        let neighbours = [
+            (x > 0).then(|| patch - 1),
+            (x + 1 < grid).then_some(patch + 1),
+            (y > 0).then(|| patch - grid),
+            (y + 1 < grid).then_some(patch + grid),
+        ];
+        next.extend(neighbours.into_iter().flatten());
+    }
+    found
+}
+
 fn argmax(values: &[f32]) -> usize {
     values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_holds_the_patches_that_are_alike_and_hang_together() {
+        #[rustfmt::skip]
+        let similarity = [
+            0.9, 0.0, 0.0, 0.0, 0.9,
+            0.0, 0.0, 1.0, 0.9, 0.0,
+            0.0, 0.0, 0.0, 0.9, 0.0,
+            0.0, 0.0, 0.0, 0.9, 0.0,
+            0.9, 0.0, 0.0, 0.0, 0.0,
+        ];
+        assert_eq!(patches_alike(&similarity, 5, 7), [1, 0, 4, 4], "not the ones in the corners");
+    }
+
+    #[test]
+    fn a_patch_like_no_other_gets_its_neighbours() {
+        let mut similarity = [0.0; 16];
+        similarity[0] = 1.0;
+        assert_eq!(patches_alike(&similarity, 4, 0), [0, 0, 2, 2]);
+        assert_eq!(patches_alike(&[1.0], 1, 0), [0, 0, 1, 1]);
+    }
 }

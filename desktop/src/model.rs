@@ -100,11 +100,8 @@ impl ModelFiles {
 
     /// Tells these files from any others.
     pub fn fingerprint(&self) -> u64 {
-        let parts = [self.config_json.as_bytes(), &self.tokenizer_json];
-        parts
-            .into_iter()
-            .chain(self.weights.iter().map(|(_, bytes)| bytes.as_ref()))
-            .fold(FNV_OFFSET, hash_bytes)
+        let weights = self.weights.iter().map(|(_, bytes)| bytes.as_ref());
+        checkpoint::fingerprint(&self.config_json, &self.tokenizer_json, weights)
     }
 
     fn complaint(&self) -> String {
@@ -112,33 +109,9 @@ impl ModelFiles {
     }
 }
 
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a over words of eight bytes: as quick as the memory, and the same on every platform.
-fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-    let words = bytes.chunks(8).map(|chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u64::from_le_bytes(word)
-    });
-    words.fold(step(hash, bytes.len() as u64), step)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_other_bit_is_another_model() {
-        let bytes = [7u8; 100];
-        for place in 0..bytes.len() {
-            let mut other = bytes;
-            other[place] ^= 0x80;
-            assert_ne!(hash_bytes(FNV_OFFSET, &bytes), hash_bytes(FNV_OFFSET, &other), "{place}");
-        }
-        assert_ne!(hash_bytes(FNV_OFFSET, &[0; 8]), hash_bytes(FNV_OFFSET, &[0; 9]));
-    }
 
     #[test]
     fn the_embedded_model_opens() {
