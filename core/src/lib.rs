@@ -11,6 +11,7 @@ pub mod eval;
 pub mod files;
 pub mod generate;
 pub mod image;
+pub mod index;
 pub mod init;
 pub mod loss;
 pub mod model;
