@@ -3,6 +3,8 @@
 
 #[path = "cli/help.rs"]
 mod help;
+#[path = "cli/library.rs"]
+mod library;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/results.rs"]

@@ -9,7 +9,7 @@ mod resize;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{DecodeLimits, decode};
+pub use decode::{DecodeLimits, Decoded, decode, decode_scaled};
 pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, random_resized_crop_params};
 pub use image::RgbImage as Rgb;
 pub use resize::resize;
@@ -103,6 +103,30 @@ pub struct Preprocessed {
     pub width: u32,
     /// Height of the original image (after EXIF), in pixels.
     pub height: u32,
+}
+
+impl Preprocessed {
+    /// The same input where the image was a smaller copy of one of `width` × `height`
+    /// ([`decode_scaled`]): boxes are in pixels of that one.
+    pub fn of_original(self, width: u32, height: u32) -> Self {
+        let map = BoxMap {
+            scale_x: self.map.scale_x * ratio(self.width, width),
+            scale_y: self.map.scale_y * ratio(self.height, height),
+            ..self.map
+        };
+        Self { map, width, height, ..self }
+    }
+}
+
+/// The bytes of a JPEG file, for thumbnails.
+///
+/// # Panics
+/// When the image has no pixels or is wider or higher than a JPEG can be (65,535).
+pub fn to_jpeg(image: &Rgb, quality: u8) -> Vec<u8> {
+    use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    compress(image.as_raw(), width, height, PixelFormat::Rgb, quality, Subsampling::S420)
+        .expect("an image of a JPEG's size")
 }
 
 /// The image as evaluation and apps show it to the model: `preprocess` of the reference.
@@ -240,6 +264,15 @@ mod tests {
         let cropped = image::imageops::crop_imm(&image, 10, 4, 32, 16).to_image();
         let squash = ImagePreprocess { resize_mode: ResizeMode::Squash, ..config };
         assert_eq!(input.pixels, preprocess(&cropped, &squash).pixels);
+    }
+
+    #[test]
+    fn boxes_of_a_smaller_copy_are_those_of_the_original() {
+        for mode in [ResizeMode::Squash, ResizeMode::Crop] {
+            let whole = preprocess(&picture(80, 60), &config(20, mode)).map;
+            let copy = preprocess(&picture(40, 30), &config(20, mode)).of_original(80, 60);
+            assert_eq!((copy.map, copy.width, copy.height), (whole, 80, 60));
+        }
     }
 
     #[test]

@@ -147,15 +147,16 @@ impl Index {
         let region_box: Vec<u8> = self.boxes.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
         let region_photo: Vec<u8> = owners.flat_map(i32::to_le_bytes).collect();
         let (n, m, dim) = (self.images.len(), self.regions.len(), self.images.dim);
+        let (n_boxes, n_owners) = (self.boxes.len(), region_photo.len() / size_of::<i32>());
         let view = |dtype, shape: &[usize], bytes| {
             TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes as places")
         };
         let tensors = [
             ("image_embed", view(Dtype::I8, &[n, dim], &image_embed)),
             ("image_scale", view(Dtype::F32, &[n], &image_scale)),
-            ("region_box", view(Dtype::F32, &[m, 4], &region_box)),
+            ("region_box", view(Dtype::F32, &[n_boxes, 4], &region_box)),
             ("region_embed", view(Dtype::I8, &[m, dim], &region_embed)),
-            ("region_photo", view(Dtype::I32, &[m], &region_photo)),
+            ("region_photo", view(Dtype::I32, &[n_owners], &region_photo)),
             ("region_scale", view(Dtype::F32, &[m], &region_scale)),
         ];
         safetensors::serialize(tensors, Some(metadata)).expect("views of whole tensors serialise")

@@ -178,7 +178,7 @@ impl Session {
     pub async fn embed_image(&self, image: &EncodedImage, part: &Part) -> Result<Vec<f32>, SessionError> {
         let embed = match part {
             Part::Whole => self.model.image_embed(&self.pool, image.patches.clone()),
-            _ => self.model.region_embed(self.pool_regions(image, &[self.region(image, part)?])),
+            _ => self.region_embed(image, &[self.region(image, part)?]),
         };
         Ok(read_floats(embed).await?)
     }
@@ -193,7 +193,11 @@ impl Session {
             .iter()
             .map(|box_px| self.region(image, &Part::Box(*box_px)))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(read_floats(self.model.region_embed(self.pool_regions(image, &regions))).await?)
+        Ok(read_floats(self.region_embed(image, &regions)).await?)
+    }
+
+    fn region_embed(&self, image: &EncodedImage, regions: &[Region]) -> Tensor<2> {
+        self.model.region_mean_embed(self.pool.roi_mean(image.patches.clone(), regions))
     }
 
     /// Writes what is on a photo or in a part of it.

@@ -8,10 +8,12 @@ mod context;
 mod demo;
 mod device;
 mod draw;
+mod excludes;
 mod library;
 mod model;
 mod photos;
 mod probe;
+mod query;
 mod terminal;
 
 use std::process::ExitCode;

@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use mmgem_core::files;
 use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, decode, preprocess};
-use mmgem_core::session::EncodedImage;
+use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
 use crate::context::Context;
-use crate::terminal::{PassedOver, progress_bar};
+use crate::excludes::Excludes;
+use crate::terminal::{PassedOver, note, progress_bar};
 
 /// Photos that go through the image encoder at once.
 const BATCH: usize = 16;
 
-/// Extensions of the formats that can be read.
-const EXTENSIONS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif"];
+/// Extensions of photos; of the last few it is said why they cannot be read.
+const EXTENSIONS: [&str; 12] =
+    ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif", "avif", "heic", "heif"];
 
 /// Whether the name ends as a photo's does.
 pub fn looks_like_a_photo(path: &Path) -> bool {
@@ -24,47 +26,121 @@ pub fn looks_like_a_photo(path: &Path) -> bool {
     extension.is_some_and(|ext| EXTENSIONS.contains(&ext.as_str()))
 }
 
+/// Folders of systems and programs, whose pictures nobody took.
+const SYSTEM_FOLDERS: [&str; 6] =
+    ["$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir", "node_modules", "__MACOSX"];
+/// A file of this name excludes what stands in it, as `.gitignore` does.
+const IGNORE_FILE: &str = ".mmgemignore";
+
+/// Photos below some folders.
+#[derive(Clone, Debug, Default)]
+pub struct FoundPhotos {
+    /// The folders, as the system calls them.
+    pub roots: Vec<PathBuf>,
+    /// Sorted; with the folders as above.
+    pub photos: Vec<PathBuf>,
+    /// Every folder could be listed.
+    pub complete: bool,
+}
+
 /// The photos in folders and below them, sorted by path; a file that is named is taken as it is.
 ///
+/// Hidden files and folders, those of systems and programs, linked folders (they may lead back up), and
+/// what `exclude` (as lines of a `.gitignore`) or a file `.mmgemignore` says are left out.
+///
 /// # Errors
-/// When a path is not there or a folder cannot be listed.
-pub fn find_photos(roots: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut photos = Vec::new();
+/// When a path is not there or a pattern is none.
+pub fn walk(roots: &[PathBuf], exclude: &[String], quiet: bool) -> Result<FoundPhotos> {
+    let exclude = Excludes::new(exclude.iter().map(String::as_str))
+        .context("--exclude wants patterns, as `*.png` or `drafts/`")?;
+    let mut walk = Walk { found: FoundPhotos { complete: true, ..FoundPhotos::default() }, quiet };
     for root in roots {
+        let root = root
+            .canonicalize()
+            .with_context(|| format!("cannot list the folder\n  folder: {}", root.display()))?;
         if root.is_file() {
-            photos.push(root.clone());
+            walk.found.photos.push(root.clone());
         } else {
-            collect(root, &mut photos)
-                .with_context(|| format!("cannot list the folder\n  folder: {}", root.display()))?;
+            walk.folder(&root, &[(root.clone(), exclude.clone())]);
+        }
+        walk.found.roots.push(root);
+    }
+    walk.found.photos.sort();
+    walk.found.photos.dedup();
+    Ok(walk.found)
+}
+
+struct Walk {
+    found: FoundPhotos,
+    quiet: bool,
+}
+
+impl Walk {
+    /// `excludes` are those of the folders above, each with its folder; the innermost come last.
+    fn folder(&mut self, folder: &Path, excludes: &[(PathBuf, Excludes)]) {
+        let mut excludes = excludes.to_vec();
+        match read_excludes(folder) {
+            Ok(Some(own)) => excludes.push((folder.to_owned(), own)),
+            Ok(None) => {}
+            Err(error) => self.passed_over(&folder.join(IGNORE_FILE), &error),
+        }
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) => return self.passed_over(folder, &error.into()),
+        };
+        for entry in entries {
+            let entry = entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?)));
+            let (path, name, kind) = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.passed_over(folder, &error.into());
+                    continue;
+                }
+            };
+            let nobodys = SYSTEM_FOLDERS.iter().any(|system| name == *system);
+            let left_out = |(root, excludes): &(PathBuf, Excludes)| {
+                excludes.leaves_out(path.strip_prefix(root).ok()?, kind.is_dir())
+            };
+            let hidden = name.as_encoded_bytes().first() == Some(&b'.');
+            if hidden || nobodys || excludes.iter().rev().find_map(left_out) == Some(true) {
+                continue;
+            }
+            if kind.is_dir() {
+                self.folder(&path, &excludes);
+            } else if looks_like_a_photo(&path) && path.is_file() {
+                self.found.photos.push(path);
+            }
         }
     }
-    photos.sort();
-    photos.dedup();
+
+    fn passed_over(&mut self, path: &Path, error: &anyhow::Error) {
+        self.found.complete = false;
+        note(self.quiet, format!("passed over {}: {error}", path.display()));
+    }
+}
+
+fn read_excludes(folder: &Path) -> Result<Option<Excludes>> {
+    let file = folder.join(IGNORE_FILE);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read(&file)?;
+    Ok(Some(Excludes::new(String::from_utf8_lossy(&text).lines())?))
+}
+
+/// [`walk`] where there must be a photo, for those who only look at them.
+///
+/// # Errors
+/// When there is none.
+pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
+    let found = walk(roots, &[], quiet)?;
     anyhow::ensure!(
-        !photos.is_empty(),
+        !found.photos.is_empty(),
         "found no photo (wanted .{})\n  folder: {}",
         EXTENSIONS.join(", ."),
         roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ")
     );
-    Ok(photos)
-}
-
-/// Linked folders are left alone: they may lead back up.
-fn collect(folder: &Path, photos: &mut Vec<PathBuf>) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let path = entry.path();
-        let hidden = entry.file_name().to_string_lossy().starts_with('.');
-        if hidden {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            collect(&path, photos)?;
-        } else if looks_like_a_photo(&path) && path.is_file() {
-            photos.push(path);
-        }
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// Reads and decodes a photo.
@@ -76,6 +152,11 @@ pub fn read_photo(path: &Path) -> Result<Rgb> {
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
     Ok(preprocess(&read_photo(path)?, config))
+}
+
+/// Unit vector of a whole photo.
+pub fn whole_embed(context: &Context, encoded: &EncodedImage) -> Result<Vec<f32>> {
+    Ok(pollster::block_on(context.session.embed_image(encoded, &Part::Whole))?)
 }
 
 /// Reads photos in parallel, encodes them in batches and hands them over one by one, in order; a bad
@@ -126,6 +207,57 @@ pub fn encode_each(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names(found: &FoundPhotos, root: &Path) -> Vec<String> {
+        let name = |path: &PathBuf| {
+            let root = root.canonicalize().expect("it is there");
+            path.strip_prefix(root).expect("below").to_string_lossy().replace('\\', "/")
+        };
+        found.photos.iter().map(name).collect()
+    }
+
+    #[test]
+    fn hidden_excluded_and_system_folders_are_left_out() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path();
+        for path in [
+            "a.jpg",
+            "b.txt",
+            ".hidden.jpg",
+            ".thumbs/c.jpg",
+            "@eaDir/d.jpg",
+            "sub dir/é/e.PNG",
+            "raw/f.jpg",
+            "raw/keep/g.jpg",
+            "h.gif",
+        ] {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("below")).expect("writable");
+            fs::write(path, b"").expect("writable");
+        }
+        let found = |exclude: &[&str]| {
+            let exclude: Vec<String> = exclude.iter().map(ToString::to_string).collect();
+            walk(&[root.to_owned()], &exclude, true).expect("it is there")
+        };
+        let all = ["a.jpg", "h.gif", "raw/f.jpg", "raw/keep/g.jpg", "sub dir/é/e.PNG"];
+        assert_eq!(names(&found(&[]), root), all);
+        assert_eq!(names(&found(&["raw/", "*.gif"]), root), ["a.jpg", "sub dir/é/e.PNG"]);
+        fs::write(root.join(IGNORE_FILE), "raw/*\n!raw/keep\n").expect("writable");
+        assert_eq!(names(&found(&[]), root), ["a.jpg", "h.gif", "raw/keep/g.jpg", "sub dir/é/e.PNG"]);
+        assert!(walk(&[root.join("missing")], &[], true).is_err());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn links_do_not_lead_in_circles() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        fs::write(folder.path().join("a.jpg"), b"").expect("writable");
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("up")).expect("links work");
+        std::os::unix::fs::symlink(folder.path().join("a.jpg"), folder.path().join("b.jpg")).expect("links");
+        std::os::unix::fs::symlink("nowhere", folder.path().join("c.jpg")).expect("links work");
+        let found = walk(&[folder.path().to_owned()], &[], true).expect("it is there");
+        assert_eq!(names(&found, folder.path()), ["a.jpg", "b.jpg"]);
+    }
 
     #[test]
     fn photos_are_known_by_their_extension() {

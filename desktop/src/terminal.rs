@@ -115,7 +115,7 @@ impl PassedOver {
 }
 
 /// What went wrong at bottom, without the file, which is named already.
-fn root_on_one_line(error: &anyhow::Error) -> String {
+pub fn root_on_one_line(error: &anyhow::Error) -> String {
     let root = error.root_cause().to_string();
     let lines = root.lines().map(str::trim).filter(|line| !line.starts_with("file:"));
     lines.collect::<Vec<_>>().join("; ")

@@ -108,13 +108,13 @@ fn hits_of_a_search() {
 #[test]
 fn a_library_is_filled_once_and_searched_often() {
     let desk = Desk::new();
-    desk.fails("search dog --library photos.safetensors", 1, &["mmgem index DIR", "photos.safetensors"]);
+    desk.fails("search dog --library photos.sqlite", 1, &["mmgem index DIR", "photos.sqlite"]);
     desk.write("bad.png", b"no photo");
-    let output = desk.run("index . --library photos.safetensors");
+    let output = desk.run("index . --library photos.sqlite");
     assert!(output.status.success() && text(&output.stderr).contains("1 of 4 files were passed over"));
-    let again = desk.json("index . --library photos.safetensors");
+    let again = desk.json("index . --library photos.sqlite");
     assert_eq!((&again["photos"], &again["encoded"]), (&json!(3), &json!(0)));
-    let hits = desk.json("search 1.png --library photos.safetensors -k 1");
+    let hits = desk.json("search 1.png --library photos.sqlite -k 1");
     assert!(hits[0]["path"].as_str().expect("a path").ends_with("1.png"), "{hits}");
 }
 

@@ -119,6 +119,20 @@ fn the_whole_image_with_a_sample_per_patch_is_its_patches() {
     assert!(relative(&found, &values(patches(&case, &folder))) < SAME);
 }
 
+#[test]
+fn the_mean_of_a_region_is_that_of_its_bins() {
+    let case = Case::read("tiny");
+    let folder = case.open(&Device::flex());
+    let pool = PoolAggregator::new(&folder.config);
+    let boxes = [[0.0, 0.0, 32.0, 32.0], [3.0, 5.0, 29.0, 20.0], [-4.0, 9.0, 11.0, 40.0]];
+    let regions = boxes.map(|box_input| Region { box_input, mask: None });
+    let image = patches(&case, &folder).slice(burn::tensor::s![0..1]);
+    let bins = pool.roi_align(image.clone(), &regions.clone().map(|region| (0, region)));
+    let wanted = bins.mean_dim(1).squeeze_dim::<2>(1);
+    let found = pool.roi_mean(image, &regions);
+    assert!(relative(&values(found), &values(wanted)) < SAME);
+}
+
 // As long as h4 is the identity, which it is before stage 2.
 #[test]
 fn the_whole_image_with_a_sample_per_patch_embeds_as_the_image() {

@@ -116,7 +116,11 @@ impl MmGem {
     /// - roi: `[n_regions, bins, hidden]`
     /// - returns: `[n_regions, embed_dim]`
     pub fn region_embed(&self, roi: Tensor<3>) -> Tensor<2> {
-        let pooled = roi.mean_dim(1).squeeze_dim::<2>(1);
+        self.region_mean_embed(roi.mean_dim(1).squeeze_dim(1))
+    }
+
+    /// [`Self::region_embed`] of regions whose bins are averaged already, `[n_regions, hidden]`.
+    pub fn region_mean_embed(&self, pooled: Tensor<2>) -> Tensor<2> {
         normalize(self.h4.forward(self.h1.forward(pooled)))
     }
 

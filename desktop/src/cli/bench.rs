@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, Subcommand};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::generate::greedy;
 use mmgem_core::init::fresh;
@@ -15,6 +15,7 @@ use mmgem_core::trace::stage_1_losses;
 use serde_json::{Map, json};
 
 use crate::args::Globals;
+use crate::cli::bench_search::{self, BenchSearchArgs};
 use crate::model::ModelFiles;
 use crate::terminal::{json_f32, print, print_json};
 
@@ -25,6 +26,8 @@ use crate::terminal::{json_f32, print, print_json};
     mmgem bench --config assets/presets/small.json --json --device cpu\n\n\
     tests/peers/compare.py runs the same work in PyTorch, in turn, and prints the ratios.")]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Measure a model of these sizes with random weights instead
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -39,11 +42,21 @@ pub struct BenchArgs {
     train_batch: usize,
 }
 
+/// What is measured alone.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// How long a query of a photo library takes
+    Search(BenchSearchArgs),
+}
+
 /// Tokens of every text that is measured.
 const TEXT_LEN: usize = 12;
 
 /// Measures and prints the rates.
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
+    if let Some(Part::Search(args)) = &args.part {
+        return bench_search::run(args, &globals.open()?);
+    }
     let config = match &args.config {
         Some(path) => MmGemConfig::from_json(&String::from_utf8_lossy(&mmgem_core::files::read(path)?))?,
         None => ModelFiles::read(globals.model.as_deref())?.config()?,
@@ -96,7 +109,7 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
 }
 
 /// Median of the runs after one that is not counted, in seconds.
-fn median_secs(repeat: usize, mut work: impl FnMut()) -> f64 {
+pub fn median_secs(repeat: usize, mut work: impl FnMut()) -> f64 {
     work();
     let mut secs: Vec<f64> = (0..repeat.max(1))
         .map(|_| {

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use crate::boxes::BoxArg;
 use crate::context::Context;
-use crate::library::whole_embed;
-use crate::photos::for_each_encoded;
+use crate::photos::{for_each_encoded, whole_embed};
 use crate::terminal::{box_text, json_box, json_floats, note, print, print_json};
 
 #[derive(Debug, Args)]

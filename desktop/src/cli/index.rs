@@ -1,50 +1,123 @@
 //! `mmgem index`: fills the photo library.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use serde_json::json;
+use mmgem_core::files::write_atomic;
+use serde_json::{Value, json};
 
+use crate::args::WrongArguments;
 use crate::context::Context;
-use crate::library::{Library, default_library};
-use crate::photos::find_photos;
-use crate::terminal::{print, print_json};
+use crate::library::{Donor, Library, Summary, default_library, watch};
+use crate::photos::walk;
+use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem index ~/Pictures\n  \
-    mmgem index holidays family --library photos.safetensors\n\n\
-    Run it again after photos were added or changed: only those are encoded.")]
+    mmgem index holidays family --library photos.sqlite --exclude drafts/ --exclude '*.png'\n  \
+    mmgem index ~/Pictures --watch\n  \
+    mmgem index --export photos.safetensors     (for the web page)\n  \
+    mmgem index ~/Pictures --import photos.safetensors\n  \
+    mmgem index --problems\n\n\
+    Run it again after photos were added, changed or moved: only new content is encoded. It can be ended\n\
+    at any moment, however that is, and goes on where it was.")]
 pub struct IndexArgs {
     /// Folders with photos, searched to the bottom
-    #[arg(required = true, value_name = "DIR")]
+    #[arg(value_name = "DIR")]
     dirs: Vec<PathBuf>,
     /// The library; in the platform's data folder without
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
+    /// Leave out what this line of a .gitignore would; a file .mmgemignore in a folder does the same
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Follow changes below the folders until Ctrl-C
+    #[arg(long, requires = "dirs")]
+    watch: bool,
+    /// Write the vectors of the whole library to this file, which the web page reads
+    #[arg(long, value_name = "FILE", conflicts_with = "watch")]
+    export: Option<PathBuf>,
+    /// Take vectors from this file where the name, size and date of a photo are the same, instead of encoding
+    #[arg(long, value_name = "FILE", requires = "dirs")]
+    import: Option<PathBuf>,
+    /// List the files that could not be read, and why
+    #[arg(long)]
+    problems: bool,
+    /// Drop the vectors of photos that are gone
+    #[arg(long)]
+    compact: bool,
 }
 
 pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
-    let file = args.library.clone().map_or_else(default_library, Ok)?;
-    let photos = find_photos(&args.dirs)?;
-    let mut library = Library::open(&file, context)?;
-    let n_forgotten = library.forget_missing(&args.dirs);
-    if n_forgotten > 0 {
-        library.save(&file)?;
+    if args.dirs.is_empty() && !args.problems && !args.compact && args.export.is_none() {
+        let message = "nothing to do: give folders, or --export, --problems or --compact";
+        return Err(WrongArguments(message.into()).into());
     }
-    let n_encoded = library.update(&photos, context, Some(&file))?;
+    let file = args.library.clone().map_or_else(default_library, Ok)?;
+    let mut library = Library::open(&file, context.fingerprint, context.session.config().embed_dim)?;
+    let donor = args.import.as_deref().map(|file| Donor::read(file, context.fingerprint)).transpose()?;
+    let update = |library: &mut Library| -> Result<Summary> {
+        let found = walk(&args.dirs, &args.exclude, context.quiet)?;
+        if found.photos.is_empty() {
+            note(context.quiet, "no photo is there");
+        }
+        library.update(&found, donor.as_ref(), context)
+    };
+    let summary = if args.dirs.is_empty() { Summary::default() } else { update(&mut library)? };
+    if args.compact {
+        library.compact()?;
+    }
+    if let Some(out) = &args.export {
+        write_atomic(out, &library.to_index()?.to_bytes())?;
+        note(context.quiet, format!("wrote {}", out.display()));
+    }
+    if args.problems {
+        return list_problems(&library, context);
+    }
+    report(&file, &library, summary, context)?;
+    if !args.watch {
+        return Ok(());
+    }
+    note(context.quiet, "watching; Ctrl-C ends it");
+    watch(&args.dirs, || {
+        let summary = update(&mut library)?;
+        if summary == Summary::default() { Ok(()) } else { report(&file, &library, summary, context) }
+    })
+}
+
+fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -> Result<()> {
+    let counts = library.counts()?;
+    let Summary { encoded, recognised, forgotten, unreadable } = summary;
     if context.json {
         return print_json(&json!({
-            "library": file,
-            "photos": library.len(),
-            "encoded": n_encoded,
-            "forgotten": n_forgotten,
+            "library": file.to_string_lossy(),
+            "photos": counts.photos,
+            "encoded": encoded,
+            "recognised": recognised,
+            "forgotten": forgotten,
+            "unreadable": unreadable,
+            "problems": counts.problems,
         }));
     }
     print(format!(
-        "{}: {} photos, {n_encoded} encoded now, {n_forgotten} forgotten because they are gone",
+        "{}: {} photos; now {encoded} encoded, {recognised} recognised as copies or moved, {forgotten} forgotten, \
+         {unreadable} unreadable",
         file.display(),
-        library.len()
-    ))
+        counts.photos
+    ))?;
+    if counts.problems > 0 {
+        note(context.quiet, format!("{} files cannot be read: see --problems", counts.problems));
+    }
+    Ok(())
+}
+
+fn list_problems(library: &Library, context: &Context) -> Result<()> {
+    let problems = library.problems()?;
+    if context.json {
+        let entry = |(path, problem): &(PathBuf, String)| json!({ "path": path.to_string_lossy(), "problem": problem });
+        return print_json(&problems.iter().map(entry).collect::<Value>());
+    }
+    problems.iter().try_for_each(|(path, problem)| print(format!("{}\t{problem}", path.display())))
 }

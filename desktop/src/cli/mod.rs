@@ -1,11 +1,13 @@
 //! The commands, one file each: arguments to plain values, a call into the core, results printed.
 
 pub mod bench;
+pub mod bench_search;
 pub mod caption;
 pub mod devices;
 pub mod embed;
 pub mod eval;
 pub mod export;
+mod hits_page;
 pub mod import;
 pub mod index;
 pub mod info;

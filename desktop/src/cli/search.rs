@@ -1,33 +1,52 @@
-//! `mmgem search`: photos by a text, a photo, or a region of a photo.
+//! `mmgem search`: photos by texts, photos, regions of photos, and what is known of them.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum};
+use mmgem_core::files::write_atomic;
+use mmgem_core::generate::Decoding;
+use mmgem_core::index;
 use mmgem_core::session::Part;
+use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::args::{Globals, WrongArguments};
 use crate::boxes::BoxArg;
+use crate::cli::hits_page::hits_page;
 use crate::context::Context;
-use crate::library::{Library, default_library};
-use crate::photos::{find_photos, looks_like_a_photo, read_photo};
-use crate::terminal::{PassedOver, box_text, json_box, json_f32, print, print_json};
+use crate::library::{Found, Library, Wanted, default_library};
+use crate::photos::{find_photos, read_photo};
+use crate::query::{Query, Term, What};
+use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json};
+
+/// Tokens of a caption that says why a photo is a hit.
+const WHY_TOKENS: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem search \"a red boat\" --photos ~/Pictures\n  \
-    mmgem search boat.jpg --photos ~/Pictures -k 3\n  \
-    mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n\n\
+    mmgem search \"beach - people after:2024-06 near:43.3,5.4,50\" --why\n  \
+    mmgem search \"2:sunset + boat.jpg path:holidays camera:canon type:jpeg\" -k 20 --page 2\n  \
+    mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
+    mmgem search dog -k 50 --html dogs.html\n  \
+    mmgem search dog --min-score 0.3 --null | xargs -0 cp -t found/\n\n\
+    A query adds (+) and takes away (-) texts and photos; N: before one is its weight. Words in double\n\
+    quotes are taken as they are. Filters: after: before: (a year, month or day) near:LAT,LON[,KM] path:\n\
+    camera: type:\n\
     A hit is: score, path, the box of the photo that fits best.")]
 pub struct SearchArgs {
-    /// A text, or the path of a photo
-    #[arg(value_name = "QUERY")]
+    /// Texts, paths of photos, and filters
+    #[arg(value_name = "QUERY", allow_hyphen_values = true)]
     query: String,
-    /// Search for this region of the query photo
+    /// Search for this region of the query photo, among the regions of the others
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     box_px: Option<BoxArg>,
+    /// Score a photo by its best region instead of the whole: small things in large photos
+    #[arg(long)]
+    regions: bool,
     /// Search the photos of these folders; the whole library without
     #[arg(long, value_name = "DIR", num_args = 1..)]
     photos: Vec<PathBuf>,
@@ -37,18 +56,41 @@ pub struct SearchArgs {
     /// Number of hits
     #[arg(short, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     k: usize,
+    /// Which N hits: 1 are the first
+    #[arg(long, value_name = "P", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    page: usize,
+    /// Leave out hits with a smaller cosine
+    #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true)]
+    min_score: f32,
+    /// Order of the hits of a page
+    #[arg(long, value_name = "ORDER", default_value = "relevance")]
+    sort: Sort,
+    /// Write what is in the best box of each hit
+    #[arg(long)]
+    why: bool,
+    /// Print only the paths, with a zero byte after each
+    #[arg(long, conflicts_with_all = ["why", "json"])]
+    null: bool,
+    /// Write the hits as a page of pictures with their boxes, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Open the first hit with the system's program for it
+    #[arg(long)]
+    open: bool,
 }
 
-/// What is looked for.
-#[derive(Debug, PartialEq)]
-enum Query {
-    Text(String),
-    Photo(PathBuf, Part),
+/// How the hits of a page are ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// The best first.
+    Relevance,
+    /// The latest first.
+    Date,
 }
 
 pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let query = read_query(args)?;
-    let among = if args.photos.is_empty() { None } else { Some(find_photos(&args.photos)?) };
+    let among = if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
     let file = match (&args.library, &among) {
         (Some(file), _) => Some(file.clone()),
         (None, None) => Some(default_library()?),
@@ -62,101 +104,141 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         );
     }
     let context = globals.open()?;
+    let dim = context.session.config().embed_dim;
     let mut library = match &file {
-        Some(file) => Library::open(file, &context)?,
-        None => Library::new(context.fingerprint),
+        Some(file) => Library::open(file, context.fingerprint, dim)?,
+        None => Library::in_memory(context.fingerprint, dim)?,
     };
     if let Some(photos) = &among {
-        library.update(photos, &context, file.as_deref())?;
+        library.update(photos, None, &context)?;
     }
-    anyhow::ensure!(
-        library.len() > 0,
-        "the photo library is empty for this model\n  hint: fill it with `mmgem index DIR`"
-    );
-    let embed = embed_query(&query, &context)?;
-    let hits = library.nearest(&embed, among.as_deref(), args.k);
-    report(&hits, &embed, &context)
-}
-
-/// A query is a photo if a file of that name is there.
-fn read_query(args: &SearchArgs) -> Result<Query> {
-    let path = Path::new(&args.query);
-    let part = args.box_px.map_or(Part::Whole, |BoxArg(box_px)| Part::Box(box_px));
-    if path.is_file() {
-        return Ok(Query::Photo(path.into(), part));
-    }
-    if looks_like_a_photo(path) {
+    let shelf = library.shelf()?;
+    if shelf.len() == 0 {
+        let others = match library.photos_of_other_models()? {
+            0 => String::new(),
+            n => format!(" ({n} photos of other models are in it)"),
+        };
         anyhow::bail!(
-            "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
-            args.query
+            "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
         );
     }
-    match part {
-        Part::Whole => Ok(Query::Text(args.query.clone())),
-        _ => Err(WrongArguments(format!("--box goes with a photo; {:?} is none", args.query)).into()),
+    let vector = index::Query::new(&embed(&query, args.box_px, &context)?);
+    let wanted = Wanted {
+        skip: (args.page - 1).saturating_mul(args.k),
+        k: args.k,
+        min_score: args.min_score,
+        by_region: args.regions || args.box_px.is_some(),
+    };
+    let roots = among.map(|among| among.roots);
+    let is_among = |path: &PathBuf| roots.iter().flatten().any(|root| path.starts_with(root));
+    let keep = |photo: &crate::library::Photo| {
+        query.keeps(photo) && (roots.is_none() || photo.paths.iter().any(is_among))
+    };
+    let asks = !query.filters.is_empty() || roots.is_some();
+    let mut found = library.search(&shelf, &vector, &wanted, asks.then_some(&keep))?;
+    if args.sort == Sort::Date {
+        found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken_secs));
+    }
+    if found.is_empty() {
+        note(context.quiet, "no photo is a hit");
+    }
+    let whys = found.iter().map(|hit| args.why.then(|| why(hit, &context)).transpose());
+    let whys = whys.collect::<Result<Vec<_>>>()?;
+    report(&found, &whys, args, &context)?;
+    if let Some(out) = &args.html {
+        write_atomic(out, hits_page(&args.query, &found, &whys, &library)?.as_bytes())?;
+        note(context.quiet, format!("wrote {}", out.display()));
+    }
+    match found.first().filter(|_| args.open) {
+        Some(hit) => open::that_detached(&hit.photo.paths[0])
+            .with_context(|| format!("cannot open the photo\n  file: {}", hit.photo.paths[0].display())),
+        None => Ok(()),
     }
 }
 
-fn embed_query(query: &Query, context: &Context) -> Result<Vec<f32>> {
+fn read_query(args: &SearchArgs) -> Result<Query> {
+    let query: Query = args.query.parse()?;
+    let one_photo = matches!(query.terms.as_slice(), [Term { what: What::Photo(_), .. }]);
+    if args.box_px.is_some() && !one_photo {
+        let message = format!("--box goes with a photo alone; {:?} is none", args.query);
+        return Err(WrongArguments(message).into());
+    }
+    Ok(query)
+}
+
+/// The unit vector of a query: the weighted sum of its terms'.
+fn embed(query: &Query, box_px: Option<BoxArg>, context: &Context) -> Result<Vec<f32>> {
     let session = &context.session;
-    match query {
-        Query::Text(text) => Ok(pollster::block_on(session.embed_text(text))?),
-        Query::Photo(path, part) => {
-            let encoded = session.encode_rgb(&read_photo(path)?);
-            pollster::block_on(session.embed_image(&encoded, part))
-                .with_context(|| format!("the query cannot be used\n  file: {}", path.display()))
-        }
+    let part = box_px.map_or(Part::Whole, |BoxArg(box_px)| Part::Box(box_px));
+    let mut sum = vec![0.0; session.config().embed_dim];
+    for Term { weight, what } in &query.terms {
+        let embed = match what {
+            What::Text(text) => block_on(session.embed_text(text))?,
+            What::Photo(path) => {
+                let encoded = session.encode_rgb(&read_photo(path)?);
+                block_on(session.embed_image(&encoded, &part))
+                    .with_context(|| format!("the query cannot be used\n  file: {}", path.display()))?
+            }
+        };
+        sum.iter_mut().zip(embed).for_each(|(sum, x)| *sum += weight * x);
     }
+    let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if norm <= 1e-6 {
+        return Err(WrongArguments("the terms of the query cancel each other".into()).into());
+    }
+    sum.iter_mut().for_each(|x| *x /= norm);
+    Ok(sum)
 }
 
-/// Looks at the hits once more for the boxes that fit best, and prints them.
-fn report(hits: &[(PathBuf, f32)], embed: &[f32], context: &Context) -> Result<()> {
-    let mut passed_over = PassedOver::new(hits.len(), context.strict);
-    let mut found = Vec::new();
-    for (path, score) in hits {
-        let photo = passed_over.take(path, read_photo(path), None)?;
-        let Some(photo) = photo else { continue };
-        let encoded = context.session.encode_rgb(&photo);
-        let place = pollster::block_on(context.session.localize(&encoded, embed))?;
-        if context.json {
-            found.push(
-                json!({ "path": path, "score": json_f32(*score), "box": json_box(Some(place.box_px)) }),
-            );
+fn report(found: &[Found], whys: &[Option<String>], args: &SearchArgs, context: &Context) -> Result<()> {
+    let mut entries = Vec::new();
+    for (hit, why) in found.iter().zip(whys) {
+        let path = &hit.photo.paths[0];
+        if args.null {
+            print_null(path)?;
+        } else if context.json {
+            entries.push(entry(hit, path, why));
         } else {
-            print(format!("{score:.4}\t{}\t{}", path.display(), box_text(Some(place.box_px))))?;
+            let why = why.as_ref().map(|text| format!("\t{}", one_line(text))).unwrap_or_default();
+            print(format!("{:.4}\t{}\t{}{why}", hit.score, path.display(), box_text(hit.box_px)))?;
+            let others = hit.photo.paths[1..].iter().chain(&hit.similar);
+            others.take(4).for_each(|path| note(context.quiet, format!("        same: {}", path.display())));
         }
     }
-    passed_over.finish(context.quiet)?;
-    if context.json { print_json(&Value::Array(found)) } else { Ok(()) }
+    if context.json { print_json(&Value::Array(entries)) } else { Ok(()) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What is in the box of a hit.
+fn why(hit: &Found, context: &Context) -> Result<String> {
+    let encoded = context.session.encode_rgb(&read_photo(&hit.photo.paths[0])?);
+    let part = hit.box_px.map_or(Part::Whole, Part::Box);
+    let decoding = Decoding { max_tokens: WHY_TOKENS, beam: 1 };
+    Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
+}
 
-    fn args(query: &str, box_px: Option<&str>) -> SearchArgs {
-        SearchArgs {
-            query: query.into(),
-            box_px: box_px.map(|text| text.parse().expect("a box")),
-            photos: Vec::new(),
-            library: None,
-            k: 1,
-        }
+fn entry(hit: &Found, path: &Path, why: &Option<String>) -> Value {
+    let mut entry = json!({
+        "path": path.to_string_lossy(),
+        "score": json_f32(hit.score),
+        "box": json_box(hit.box_px),
+    });
+    let others: Vec<_> =
+        hit.photo.paths[1..].iter().chain(&hit.similar).map(|path| path.to_string_lossy()).collect();
+    if !others.is_empty() {
+        entry["same"] = json!(others);
     }
+    if let Some(why) = why {
+        entry["caption"] = why.as_str().into();
+    }
+    entry
+}
 
-    #[test]
-    fn what_is_no_file_is_a_text() {
-        assert_eq!(read_query(&args("a red boat", None)).expect("a text"), Query::Text("a red boat".into()));
-        assert!(
-            read_query(&args("a red boat", Some("0,0,1,1")))
-                .expect_err("a box of a text")
-                .is::<WrongArguments>()
-        );
-    }
-
-    #[test]
-    fn a_photo_that_is_not_there_is_no_text() {
-        let error = read_query(&args("missing.jpg", None)).expect_err("missing").to_string();
-        assert!(error.contains("no such photo"), "{error}");
-    }
+/// The bytes of a path as the system has them, for `xargs -0`.
+fn print_null(path: &Path) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    #[cfg(unix)]
+    out.write_all(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
+    #[cfg(not(unix))]
+    out.write_all(path.to_string_lossy().as_bytes())?;
+    Ok(out.write_all(&[0])?)
 }

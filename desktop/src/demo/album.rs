@@ -99,7 +99,7 @@ impl Album {
     /// Reads and encodes the photos in a folder and below it.
     pub fn of_folder(folder: &Path, context: &Context) -> Result<Self> {
         let cure = "there is nothing to show\n  hint: give a folder with photos; `mmgem demo` alone draws its own pictures";
-        let paths = find_photos(&[folder.to_owned()]).context(cure)?;
+        let paths = find_photos(&[folder.to_owned()], context.quiet).context(cure)?.photos;
         let mut album = Self::default();
         let start = Instant::now();
         for_each_encoded(context, &paths, |path, image| {

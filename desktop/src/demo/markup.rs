@@ -3,7 +3,7 @@
 use mmgem_core::image::BoxPx;
 
 /// The text as HTML and as an attribute's value.
-pub(super) fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -21,7 +21,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// A box in the pixels of its picture.
-pub(super) fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
+pub fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
     let (width, height) = (x1 - x0, y1 - y0);
     format!(
         "<rect class=\"{class}\" x=\"{x0:.1}\" y=\"{y0:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"

@@ -3,7 +3,7 @@
 //! `album` has the pictures, `tour` asks the model, `report`, `markup` and `picture` make the page.
 
 mod album;
-mod markup;
+pub mod markup;
 mod picture;
 mod report;
 mod tour;

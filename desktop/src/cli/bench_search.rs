@@ -1,0 +1,69 @@
+//! `mmgem bench search`: how long a query of a photo library takes, in parts.
+
+use anyhow::Result;
+use clap::Args;
+use mmgem_core::index::{Query, Vectors, best};
+use pollster::block_on;
+use serde_json::{Value, json};
+
+use crate::cli::bench::median_secs;
+use crate::context::Context;
+use crate::library::Shelf;
+use crate::terminal::{json_f32, print, print_json};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mmgem bench search\n  \
+    mmgem bench search --photos 1000 --photos 100000 --dim 768 --json\n\n\
+    The vectors are random; the scan is exact and takes as long for any.")]
+pub struct BenchSearchArgs {
+    /// Photos of a library; can be given several times
+    #[arg(long, value_name = "N", default_values_t = [1_000, 100_000, 1_000_000])]
+    photos: Vec<usize>,
+    /// Numbers in a vector; those of the model without
+    #[arg(long, value_name = "N")]
+    dim: Option<usize>,
+    /// Hits of a query
+    #[arg(short, value_name = "N", default_value_t = 100)]
+    k: usize,
+    /// Repetitions of each measurement; the median counts
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    repeat: usize,
+}
+
+pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
+    let text = "a brown dog runs through the snow with a stick";
+    let text_ms = 1e3 * median_secs(args.repeat, || drop(block_on(context.session.embed_text(text))));
+    let dim = args.dim.unwrap_or(context.session.config().embed_dim);
+    let scans: Vec<(usize, f64)> = args.photos.iter().map(|n| (*n, scan_ms(*n, dim, args))).collect();
+    if context.json {
+        let scans = scans.iter().map(|(n, ms)| json!({ "photos": n, "scan_ms": json_f32(*ms as f32) }));
+        return print_json(&json!({
+            "device": context.device_name,
+            "dim": dim,
+            "text_ms": json_f32(text_ms as f32),
+            "scans": scans.collect::<Value>(),
+        }));
+    }
+    print(format!("text encoding {text_ms:9.2} ms   ({})", context.device_name))?;
+    scans.iter().try_for_each(|(n, ms)| {
+        print(format!("scan          {ms:9.2} ms   {n} photos of {dim} numbers, the best {}", args.k))
+    })
+}
+
+fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
+    let mut state = 1u64;
+    let mut code = || {
+        // Xorshift; only the time is of interest.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 56) as i8 / 2
+    };
+    let codes: Vec<i8> = (0..n * dim).map(|_| code()).collect();
+    let query: Vec<f32> = (0..dim).map(|_| f32::from(code()) / 127.0).collect();
+    let scale = 1.0 / (64.0 * (dim as f32).sqrt());
+    let vectors = Vectors::from_parts(dim, codes, vec![scale; n]).expect("as many codes as announced");
+    let (shelf, query) = (Shelf::of_vectors(vectors), Query::new(&query));
+    1e3 * median_secs(args.repeat, || drop(best(shelf.scores(&query), args.k)))
+}

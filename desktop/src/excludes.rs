@@ -1,0 +1,93 @@
+//! What a person leaves out of a library, in the manner of a `.gitignore`.
+
+use std::path::Path;
+
+use glob::{MatchOptions, Pattern, PatternError};
+
+/// Lines of one source; the last that fits a path decides.
+#[derive(Clone, Debug, Default)]
+pub struct Excludes {
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    /// Of the path below the folder of the lines, or of the name alone.
+    pattern: Pattern,
+    by_name: bool,
+    only_folders: bool,
+    /// `!`: what fits is taken back in.
+    includes: bool,
+}
+
+const OPTIONS: MatchOptions = MatchOptions {
+    case_sensitive: true,
+    require_literal_separator: true,
+    require_literal_leading_dot: false,
+};
+
+impl Excludes {
+    /// Reads lines: empty ones and comments (`#`) say nothing, `!` takes back in, a slash at the end means
+    /// folders only, and one before it ties the pattern to the folder of the lines.
+    ///
+    /// # Errors
+    /// When a line is no pattern.
+    pub fn new<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self, PatternError> {
+        let lines =
+            lines.into_iter().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let rule = |line: &str| {
+            let (includes, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
+            let (only_folders, line) = line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
+            let pattern = Pattern::new(line.strip_prefix('/').unwrap_or(line))?;
+            Ok(Rule { pattern, by_name: !line.contains('/'), only_folders, includes })
+        };
+        Ok(Self { rules: lines.map(rule).collect::<Result<_, _>>()? })
+    }
+
+    /// Whether a path below the folder of the lines is left out; `None` where no line says anything.
+    pub fn leaves_out(&self, below: &Path, is_folder: bool) -> Option<bool> {
+        let fits = |rule: &&Rule| {
+            let path = if rule.by_name { Path::new(below.file_name().unwrap_or_default()) } else { below };
+            (is_folder || !rule.only_folders)
+                && rule.pattern.matches_with(&path.to_string_lossy().replace('\\', "/"), OPTIONS)
+        };
+        self.rules.iter().rev().find(fits).map(|rule| !rule.includes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(lines: &[&str], path: &str, wanted: Option<bool>) {
+        let excludes = Excludes::new(lines.iter().copied()).expect("patterns");
+        let (path, is_folder) = path.strip_suffix('/').map_or((path, false), |path| (path, true));
+        assert_eq!(excludes.leaves_out(Path::new(path), is_folder), wanted, "{lines:?} {path}");
+    }
+
+    #[test]
+    fn a_pattern_without_a_slash_fits_names_at_any_depth() {
+        check(&["*.png"], "a/b.png", Some(true));
+        check(&["*.png"], "a/b.jpg", None);
+        check(&["drafts/"], "a/drafts/", Some(true));
+        check(&["drafts/"], "a/drafts", None);
+    }
+
+    #[test]
+    fn a_pattern_with_a_slash_fits_from_its_folder_on() {
+        check(&["raw/*"], "raw/a.jpg", Some(true));
+        check(&["raw/*"], "b/raw/a.jpg", None);
+        check(&["raw/*"], "raw/b/a.jpg", None);
+        check(&["raw/**"], "raw/b/a.jpg", Some(true));
+        check(&["/top.jpg"], "top.jpg", Some(true));
+        check(&["/top.jpg"], "a/top.jpg", None);
+    }
+
+    #[test]
+    fn the_last_line_that_fits_decides() {
+        check(&["# photos", "", "*.png", "!keep.png"], "keep.png", Some(false));
+        check(&["!keep.png", "*.png"], "keep.png", Some(true));
+        assert!(Excludes::new(["a[.png"]).is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! The file that the desktop and the browser exchange, from and to a library.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use mmgem_core::files;
+use mmgem_core::index::{Index, IndexedPhoto, Vectors};
+
+use super::fill::Stamp;
+use super::{Library, PhotoVectors, codes_from_bytes, paths};
+
+/// Vectors that were made elsewhere by the same model.
+#[derive(Debug)]
+pub struct Donor {
+    index: Index,
+    /// A file's name, its size and its date in milliseconds tell the same photo in another place.
+    rows: HashMap<(OsString, i64, i64), usize>,
+}
+
+impl Donor {
+    /// Reads an exchange file.
+    ///
+    /// # Errors
+    /// When it is none, or one of another model.
+    pub fn read(file: &Path, fingerprint: u64) -> Result<Self> {
+        let complaint = || format!("the index cannot be used\n  file: {}", file.display());
+        let index = Index::from_bytes(&files::read(file)?).with_context(complaint)?;
+        index.check_model(fingerprint).with_context(complaint)?;
+        let rows = index.photos.iter().enumerate().filter_map(|(row, photo)| {
+            // A browser on Windows may have written either separator.
+            let name = photo.path.rsplit(['/', '\\']).next()?;
+            Some(((name.into(), i64::try_from(photo.size_bytes).ok()?, photo.modified_ms), row))
+        });
+        Ok(Self { rows: rows.collect(), index })
+    }
+
+    /// Vectors of a file, if they were made elsewhere.
+    pub fn vectors(&self, path: &Path, stamp: Stamp) -> Option<PhotoVectors> {
+        let modified_ms = stamp.modified_ns.div_euclid(1_000_000);
+        let row = *self.rows.get(&(path.file_name()?.to_owned(), stamp.size_bytes, modified_ms))?;
+        let regions = self.index.regions_of(row);
+        Some(PhotoVectors {
+            image: self.index.images.rows(row..row + 1),
+            boxes: self.index.boxes[regions.clone()].to_vec(),
+            regions: self.index.regions.rows(regions),
+        })
+    }
+}
+
+impl Library {
+    /// All photos of this library with their vectors; of files with the same content each.
+    pub fn to_index(&self) -> Result<Index> {
+        let mut index = Index::new(self.fingerprint, self.dim);
+        let sql = "SELECT path, size_bytes, modified_ns, width, height, content, scale, codes
+            FROM file JOIN content ON content.id = file.content JOIN image_vector USING (content)
+            WHERE model = ?1 ORDER BY path";
+        let mut rows = self.db.prepare(sql)?;
+        let mut rows = rows.query([self.model])?;
+        while let Some(row) = rows.next()? {
+            let path: PathBuf = paths::from_bytes(&row.get::<_, Vec<u8>>(0)?);
+            let photo = IndexedPhoto {
+                path: path.to_string_lossy().into_owned(),
+                size_bytes: row.get::<_, i64>(1)?.cast_unsigned(),
+                modified_ms: row.get::<_, i64>(2)?.div_euclid(1_000_000),
+                width: row.get(3)?,
+                height: row.get(4)?,
+            };
+            let image = Vectors::from_parts(self.dim, codes_from_bytes(row.get(7)?), vec![row.get(6)?])?;
+            let (boxes, regions) =
+                self.regions(row.get(5)?)?.unwrap_or_else(|| (Vec::new(), Vectors::new(self.dim)));
+            index.push_vectors(photo, &image, &boxes, &regions);
+        }
+        Ok(index)
+    }
+}

@@ -1,0 +1,417 @@
+//! Filling a library: what is new is read, resized and encoded at the same time, a batch at once.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context as _, Result};
+use mmgem_core::files;
+use mmgem_core::image::{DecodeLimits, ImagePreprocess, Preprocessed, Rgb, decode_scaled, preprocess};
+use mmgem_core::image::{resize, to_jpeg};
+use mmgem_core::index::{Vectors, region_boxes};
+use mmgem_core::session::{EncodedImage, Part};
+use pollster::block_on;
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{Donor, Facts, Library, PhotoVectors, bytes_of_codes, bytes_of_floats, paths};
+use crate::context::Context;
+use crate::photos::FoundPhotos;
+use crate::terminal::{PassedOver, progress_bar};
+
+/// Photos that are encoded and written at once: what a kill can cost.
+const BATCH: usize = 16;
+/// Longer side of a thumbnail, in pixels.
+const THUMBNAIL: u32 = 256;
+/// A photo is read with at least this many pixels for each of the model's input, per axis: fewer would show.
+const OVERSAMPLING: u32 = 2;
+
+/// What a run over some folders did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Photos that went through the image encoder.
+    pub encoded: usize,
+    /// New files whose vectors were there: copies, moved or renamed ones, or those of an imported index.
+    pub recognised: usize,
+    /// Files that are gone and were forgotten.
+    pub forgotten: usize,
+    /// New files that could not be read.
+    pub unreadable: usize,
+}
+
+/// What tells a file from the one that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    pub size_bytes: i64,
+    /// Nanoseconds since 1970.
+    pub modified_ns: i64,
+}
+
+/// A new or changed file after a reader has had it.
+struct Arrived {
+    path: PathBuf,
+    stamp: Stamp,
+    content: Result<Content>,
+}
+
+struct Content {
+    hash: [u8; 32],
+    /// Nothing where the library has all of this content already.
+    fresh: Option<Fresh>,
+}
+
+struct Fresh {
+    facts: Facts,
+    format: &'static str,
+    width: u32,
+    height: u32,
+    thumbnail: Vec<u8>,
+    look: u64,
+    input: Preprocessed,
+}
+
+impl Library {
+    /// Makes the library agree with what was found below some folders.
+    ///
+    /// # Errors
+    /// When the library cannot be written, when no file of several can be used, or with `--strict` one
+    /// cannot; what was done until then stays.
+    pub fn update(
+        &mut self,
+        found: &FoundPhotos,
+        donor: Option<&Donor>,
+        context: &Context,
+    ) -> Result<Summary> {
+        let mut summary = Summary { forgotten: self.forget_missing(found)?, ..Summary::default() };
+        let current = self.current_files()?;
+        let is_stale = |path: &&PathBuf| {
+            let known = current.get(path.as_path());
+            known.is_none() || known.copied() != Stamp::of(path).ok()
+        };
+        let stale: Vec<PathBuf> = found.photos.iter().filter(is_stale).cloned().collect();
+        let whole = self.whole_contents()?;
+        let config = context.session.config().preprocess();
+        let bar = progress_bar(stale.len(), "photos", context.quiet || stale.len() < BATCH);
+        let mut passed_over = PassedOver::new(found.photos.len(), context.strict);
+
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| -> Result<()> {
+            // Bounded: readers wait while the encoder is busy, so memory does not grow.
+            let (sender, receiver) = sync_channel(BATCH);
+            for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+                let (sender, stale, next, whole, config) = (sender.clone(), &stale, &next, &whole, &config);
+                scope.spawn(move || {
+                    while let Some(path) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if sender.send(arrive(path, whole, config)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            loop {
+                let batch: Vec<Arrived> = receiver.iter().take(BATCH).collect();
+                if batch.is_empty() {
+                    return Ok(());
+                }
+                let n = batch.len() as u64;
+                self.store(batch, donor, context, &mut summary, |path, error| {
+                    passed_over.take(path, Err::<(), _>(error), Some(&bar)).map(|_| ())
+                })?;
+                bar.inc(n);
+            }
+        })?;
+        bar.finish_and_clear();
+        passed_over.finish(context.quiet)?;
+        Ok(summary)
+    }
+
+    /// Encodes what needs it and writes a batch in one transaction.
+    fn store(
+        &mut self,
+        batch: Vec<Arrived>,
+        donor: Option<&Donor>,
+        context: &Context,
+        summary: &mut Summary,
+        mut refuse: impl FnMut(&Path, anyhow::Error) -> Result<()>,
+    ) -> Result<()> {
+        let (mut known, mut new, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+        let mut in_batch = HashSet::new();
+        for Arrived { path, stamp, content } in batch {
+            match content {
+                Err(error) => bad.push((path, stamp, error)),
+                Ok(Content { hash, fresh: Some(fresh) })
+                    if in_batch.insert(hash) && !self.has_vectors(&hash)? =>
+                {
+                    new.push((path, stamp, hash, fresh));
+                }
+                Ok(Content { hash, .. }) => known.push((path, stamp, hash)),
+            }
+        }
+        let mut vectors: Vec<Option<PhotoVectors>> =
+            new.iter().map(|(path, stamp, ..)| donor?.vectors(path, *stamp)).collect();
+        let to_encode: Vec<usize> = (0..new.len()).filter(|i| vectors[*i].is_none()).collect();
+        let inputs: Vec<Preprocessed> = to_encode.iter().map(|i| new[*i].3.input.clone()).collect();
+        if !inputs.is_empty() {
+            for (i, encoded) in to_encode.iter().zip(&context.session.encode_batch(&inputs)) {
+                vectors[*i] = Some(embed(context, encoded)?);
+            }
+        }
+        summary.encoded += to_encode.len();
+        summary.recognised += known.len() + new.len() - to_encode.len();
+        summary.unreadable += bad.len();
+
+        let transaction = self.db.transaction()?;
+        for ((path, stamp, hash, fresh), vectors) in new.iter().zip(vectors) {
+            let content = content_row(&transaction, hash, fresh)?;
+            vector_rows(&transaction, self.model, content, &vectors.expect("encoded or given above"))?;
+            file_row(&transaction, path, *stamp, Ok(hash))?;
+        }
+        for (path, stamp, hash) in &known {
+            file_row(&transaction, path, *stamp, Ok(hash))?;
+        }
+        for (path, stamp, error) in &bad {
+            file_row(&transaction, path, *stamp, Err(&crate::terminal::root_on_one_line(error)))?;
+        }
+        transaction.commit()?;
+        bad.into_iter().try_for_each(|(path, _, error)| refuse(&path, error))
+    }
+
+    /// Files whose rows say all there is to say, as long as the files are still the same.
+    fn current_files(&self) -> Result<HashMap<PathBuf, Stamp>> {
+        let sql = "SELECT path, size_bytes, modified_ns FROM file WHERE problem IS NOT NULL
+            OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
+        let mut rows = self.db.prepare(sql)?;
+        let rows = rows.query_map([self.model], |row| {
+            let path: Vec<u8> = row.get(0)?;
+            let stamp = Stamp { size_bytes: row.get(1)?, modified_ns: row.get(2)? };
+            Ok((paths::from_bytes(&path), stamp))
+        });
+        Ok(rows?.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Whether a content has vectors of this model: a copy may have come with an earlier batch.
+    fn has_vectors(&self, hash: &[u8; 32]) -> Result<bool> {
+        let sql = "SELECT 1 FROM content JOIN image_vector ON content = id WHERE model = ?1 AND hash = ?2";
+        Ok(self.db.prepare_cached(sql)?.exists(params![self.model, hash])?)
+    }
+
+    /// Hashes of the contents that have vectors of this model.
+    fn whole_contents(&self) -> Result<HashSet<[u8; 32]>> {
+        let sql = "SELECT hash FROM content JOIN image_vector ON content = id WHERE model = ?1";
+        let mut rows = self.db.prepare(sql)?;
+        let hashes = rows.query_map([self.model], |row| row.get(0))?;
+        Ok(hashes.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Forgets files below the folders that were searched and that are not there any more, or are
+    /// excluded now. Their vectors stay, in case they come back, until [`Library::compact`].
+    fn forget_missing(&mut self, found: &FoundPhotos) -> Result<usize> {
+        let there: HashSet<&Path> = found.photos.iter().map(PathBuf::as_path).collect();
+        let mut gone = Vec::new();
+        {
+            let mut rows = self.db.prepare("SELECT id, path FROM file")?;
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                let path = paths::from_bytes(&row.get::<_, Vec<u8>>(1)?);
+                let searched = found.roots.iter().any(|root| path.starts_with(root));
+                // A folder that could not be listed says nothing about what is in it.
+                let missing = || found.complete || matches!(path.try_exists(), Ok(false));
+                if searched && !there.contains(path.as_path()) && missing() {
+                    gone.push(row.get::<_, i64>(0)?);
+                }
+            }
+        }
+        let transaction = self.db.transaction()?;
+        for id in &gone {
+            transaction.execute("DELETE FROM file WHERE id = ?1", [id])?;
+        }
+        transaction.commit()?;
+        Ok(gone.len())
+    }
+}
+
+impl Stamp {
+    pub fn of(path: &Path) -> Result<Self> {
+        let metadata = fs::metadata(path)?;
+        let modified = metadata.modified()?;
+        let modified_ns = match modified.duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+            Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
+        };
+        Ok(Self { size_bytes: i64::try_from(metadata.len())?, modified_ns })
+    }
+}
+
+/// What a reader does with a file: nothing that needs the model or the library.
+fn arrive(path: &Path, whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> Arrived {
+    // Before the bytes: a file that changes meanwhile is read again next time.
+    let stamp = Stamp::of(path);
+    let content = stamp.as_ref().map_err(|error| anyhow::anyhow!("{error}")).and_then(|_| {
+        let bytes = files::read(path)?;
+        let hash = *blake3::hash(&bytes).as_bytes();
+        let fresh = if whole.contains(&hash) { None } else { Some(fresh(&bytes, config)?) };
+        Ok(Content { hash, fresh })
+    });
+    Arrived {
+        path: path.to_owned(),
+        stamp: stamp.unwrap_or(Stamp { size_bytes: 0, modified_ns: 0 }),
+        content,
+    }
+}
+
+fn fresh(bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
+    let side = u32::try_from(config.image_size)?;
+    let decoded = decode_scaled(bytes, DecodeLimits::default(), (OVERSAMPLING * side).max(THUMBNAIL))?;
+    let (width, height) = (decoded.width, decoded.height);
+    Ok(Fresh {
+        facts: Facts::of(bytes),
+        format: decoded.format,
+        width,
+        height,
+        thumbnail: to_jpeg(&thumbnail(&decoded.pixels), 80),
+        look: look(&decoded.pixels),
+        input: preprocess(&decoded.pixels, config).of_original(width, height),
+    })
+}
+
+/// The photo with its longer side at most at [`THUMBNAIL`].
+fn thumbnail(photo: &Rgb) -> Rgb {
+    let (width, height) = photo.dimensions();
+    let longer = width.max(height);
+    if longer <= THUMBNAIL {
+        return photo.clone();
+    }
+    let scaled = |side: u32| (u64::from(side) * u64::from(THUMBNAIL) / u64::from(longer)).max(1) as u32;
+    resize(photo, scaled(width), scaled(height))
+}
+
+/// 64 bits that copies at another size or quality share but for a few: where it gets lighter to the right.
+fn look(photo: &Rgb) -> u64 {
+    let small = resize(photo, 9, 8);
+    let light = |x: u32, y: u32| small.get_pixel(x, y).0.iter().map(|value| u32::from(*value)).sum::<u32>();
+    (0..64).fold(0, |bits, i| bits << 1 | u64::from(light(i % 8, i / 8) < light(i % 8 + 1, i / 8)))
+}
+
+/// Vectors of an encoded photo and of its regions, all from the one feature map.
+pub fn embed(context: &Context, encoded: &EncodedImage) -> Result<PhotoVectors> {
+    let session = &context.session;
+    let dim = session.config().embed_dim;
+    let (mut image, mut regions) = (Vectors::new(dim), Vectors::new(dim));
+    image.push(&block_on(session.embed_image(encoded, &Part::Whole))?);
+    let boxes = region_boxes(encoded.width as f32, encoded.height as f32, dim);
+    if !boxes.is_empty() {
+        block_on(session.embed_boxes(encoded, &boxes))?.chunks(dim).for_each(|region| regions.push(region));
+    }
+    Ok(PhotoVectors { image, boxes, regions })
+}
+
+fn content_row(transaction: &Transaction, hash: &[u8; 32], fresh: &Fresh) -> Result<i64> {
+    let Fresh { facts, format, width, height, .. } = fresh;
+    let [latitude, longitude] = facts.place.map_or([None; 2], |place| place.map(Some));
+    transaction
+        .prepare_cached(
+            "INSERT OR IGNORE INTO content
+            (hash, format, width, height, taken_secs, camera, latitude, longitude, look)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            hash,
+            format,
+            width,
+            height,
+            facts.taken_secs,
+            facts.camera,
+            latitude,
+            longitude,
+            fresh.look.cast_signed()
+        ])?;
+    let content = content_of(transaction, hash)?.context("the content was just written")?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO thumbnail (content, jpeg) VALUES (?1, ?2)")?
+        .execute(params![content, fresh.thumbnail])?;
+    Ok(content)
+}
+
+fn content_of(transaction: &Transaction, hash: &[u8; 32]) -> Result<Option<i64>> {
+    let mut row = transaction.prepare_cached("SELECT id FROM content WHERE hash = ?1")?;
+    Ok(row.query_row([hash], |row| row.get(0)).optional()?)
+}
+
+fn vector_rows(transaction: &Transaction, model: i64, content: i64, vectors: &PhotoVectors) -> Result<()> {
+    let PhotoVectors { image, boxes, regions } = vectors;
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO image_vector (model, content, scale, codes) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![model, content, image.scales()[0], bytes_of_codes(image.codes())])?;
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO region_vectors (model, content, boxes, scales, codes)
+            VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![
+            model,
+            content,
+            bytes_of_floats(boxes.iter().flatten()),
+            bytes_of_floats(regions.scales()),
+            bytes_of_codes(regions.codes())
+        ])?;
+    Ok(())
+}
+
+/// A file with its content, or with what is wrong with it.
+fn file_row(
+    transaction: &Transaction,
+    path: &Path,
+    stamp: Stamp,
+    content: Result<&[u8; 32], &str>,
+) -> Result<()> {
+    let content_id = match content {
+        Ok(hash) => Some(content_of(transaction, hash)?.context("a file's content comes before it")?),
+        Err(_) => None,
+    };
+    transaction
+        .prepare_cached(
+            "INSERT INTO file (path, size_bytes, modified_ns, content, problem) VALUES (?1, ?2, ?3, ?4, ?5)
+            ON CONFLICT (path) DO UPDATE SET size_bytes = excluded.size_bytes,
+            modified_ns = excluded.modified_ns, content = excluded.content, problem = excluded.problem",
+        )?
+        .execute(params![
+            paths::to_bytes(path),
+            stamp.size_bytes,
+            stamp.modified_ns,
+            content_id,
+            content.err()
+        ])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slope(width: u32, height: u32) -> Rgb {
+        Rgb::from_fn(width, height, |x, y| {
+            let wave = |at: u32, of: u32| ((at * 40 / of) % 7 * 30) as u8;
+            [wave(x, width), wave(y, height), wave(x + y, width + height)].into()
+        })
+    }
+
+    #[test]
+    fn a_thumbnail_has_the_shape_of_its_photo() {
+        assert_eq!(thumbnail(&slope(1024, 512)).dimensions(), (256, 128));
+        assert_eq!(thumbnail(&slope(100, 50)).dimensions(), (100, 50));
+        assert_eq!(thumbnail(&slope(1, 3000)).dimensions(), (1, 256));
+    }
+
+    #[test]
+    fn a_copy_at_another_size_looks_the_same_and_another_photo_does_not() {
+        let apart = |a: &Rgb, b: &Rgb| (look(a) ^ look(b)).count_ones();
+        assert!(apart(&slope(400, 300), &slope(200, 150)) <= 4);
+        assert!(apart(&slope(400, 300), &image::imageops::flip_horizontal(&slope(400, 300))) > 12);
+    }
+}

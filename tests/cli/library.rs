@@ -1,0 +1,225 @@
+//! The photo library from outside: kills at any moment, queries, exchange.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::Instant;
+
+use mmgem_core::image::to_jpeg;
+use mmgem_core::index::Index;
+use mmgem_core::scenes::scene;
+use serde_json::{Value, json};
+
+use super::{Desk, text};
+
+/// Kills that must hit a running program.
+const KILLS: usize = 20;
+const EXTENSIONS: [&str; 6] = ["jpg", "png", "webp", "gif", "bmp", "tiff"];
+
+/// A file name and its bytes; some are copies, some are damaged, some have odd names.
+fn files() -> (Vec<(PathBuf, Vec<u8>)>, usize) {
+    let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for index in 0..180 {
+        let scene = scene(5, index);
+        let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
+        let extension = EXTENSIONS[index as usize % EXTENSIONS.len()];
+        let mut bytes = std::io::Cursor::new(to_jpeg(&photo, 85));
+        if extension != "jpg" {
+            let format = image::ImageFormat::from_extension(extension).expect("a known format");
+            bytes = std::io::Cursor::new(Vec::new());
+            photo.write_to(&mut bytes, format).expect("encodes");
+        }
+        files.push((format!("{}/{index}.{extension}", index % 7).into(), bytes.into_inner()));
+    }
+    let whole = files.len();
+    for index in 0..20 {
+        let (path, bytes) = files[index * 7].clone();
+        let extension = path.extension().expect("every file has one").to_string_lossy().into_owned();
+        let name = match index % 4 {
+            0 => format!("copies/{index} a b.{extension}"),
+            1 => format!("ünï/{index} 写真.{}", extension.to_uppercase()),
+            2 => format!("long/{index}{}.{extension}", "x".repeat(180)),
+            _ => format!("copies/'{index}\" & $.{extension}"),
+        };
+        files.push((name.into(), bytes));
+    }
+    let good = files.len();
+    for index in 0..20 {
+        let (path, bytes) = &files[index * 5];
+        let cut = bytes[..bytes.len() / 3].to_vec();
+        files.push((format!("damaged/{}", path.file_name().expect("a name").to_string_lossy()).into(), cut));
+    }
+    assert!(whole < good);
+    (files, good)
+}
+
+fn write(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
+    for (path, bytes) in files {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().expect("below")).expect("writable");
+        fs::write(path, bytes).expect("writable");
+    }
+}
+
+fn exported(desk: &Desk, library: &str) -> Index {
+    let output = desk.run(&format!("index --library {library} --export {library}.index -q"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bytes = fs::read(desk.path(&format!("{library}.index"))).expect("it was written");
+    Index::from_bytes(&bytes).expect("a whole index")
+}
+
+#[test]
+fn twenty_kills_lose_no_photo_and_double_none() {
+    let desk = Desk::new();
+    let (files, n_good) = files();
+    let folder = desk.path("photos");
+    fs::create_dir(&folder).expect("writable");
+
+    let parts: Vec<_> = files.chunks(files.len().div_ceil(KILLS)).collect();
+    let (mut kills, mut known, mut delay) = (0, 0, 7u64);
+    let mut longest = 0;
+    for round in 0.. {
+        assert!(round < 20 * KILLS, "the program ends before it can be killed");
+        if let Some(part) = parts.get(round) {
+            write(&folder, part);
+        }
+        let start = Instant::now();
+        let mut child = desk
+            .command("index photos --library killed.sqlite -q")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        // Anywhere between its start and the end of the longest run so far, by a linear congruence.
+        delay = (delay * 1_103_515_245 + 12_345) % (1 << 31);
+        let wait = std::time::Duration::from_millis(delay % (longest + 40));
+        while start.elapsed() < wait && child.try_wait().expect("a child can be asked").is_none() {
+            sleep(std::time::Duration::from_millis(1));
+        }
+        match child.try_wait().expect("a child can be asked") {
+            Some(_) => longest = longest.max(start.elapsed().as_millis() as u64),
+            None => {
+                child.kill().expect("it runs");
+                child.wait().expect("a killed child can be awaited");
+                longest += 10;
+                kills += 1;
+            }
+        }
+        let now = if desk.path("killed.sqlite").is_file() {
+            exported(&desk, "killed.sqlite").photos.len()
+        } else {
+            0
+        };
+        assert!(now >= known, "{now} photos after {known}");
+        known = now;
+        if kills >= KILLS && round >= parts.len() {
+            break;
+        }
+    }
+
+    let end = desk.json("index photos --library killed.sqlite");
+    assert_eq!((&end["photos"], &end["problems"]), (&json!(n_good), &json!(files.len() - n_good)), "{end}");
+    let again = desk.json("index photos --library killed.sqlite");
+    assert_eq!(
+        (&again["encoded"], &again["recognised"], &again["forgotten"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
+
+    let whole = desk.run("index photos --library whole.sqlite -q");
+    assert!(whole.status.success(), "{}", text(&whole.stderr));
+    let (killed, whole) = (exported(&desk, "killed.sqlite"), exported(&desk, "whole.sqlite"));
+    let mut paths: Vec<&str> = killed.photos.iter().map(|photo| photo.path.as_str()).collect();
+    paths.dedup();
+    assert_eq!(paths.len(), n_good, "each once");
+    assert_eq!(killed, whole, "as if it had not been killed");
+}
+
+#[test]
+fn queries_add_take_away_and_filter() {
+    let desk = Desk::new();
+    let names = |line: &str| -> Vec<String> {
+        let hits = desk.json(&format!("search --library l.sqlite {line}"));
+        let name = |hit: &Value| {
+            PathBuf::from(hit["path"].as_str().expect("a path"))
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned()
+        };
+        hits.as_array().expect("hits").iter().map(name).collect()
+    };
+    assert!(desk.run("index . --library l.sqlite").status.success());
+    assert_eq!(names("2.png -k 1"), ["2.png"]);
+    assert_eq!(names("dog -k 9 --page 2"), [""; 0]);
+    let ranked = names("dog");
+    assert_eq!(ranked.len(), 3);
+    assert_eq!(names("dog -k 1 --page 3"), ranked[2..]);
+    assert_eq!(names("dog --min-score 0.9999"), [""; 0]);
+
+    let search = |query: &str, more: &[&str]| {
+        let mut command = desk.command("search --library l.sqlite -q");
+        command.arg(query).args(more);
+        let output = command.output().expect("the program starts");
+        (output.status.code(), output.stdout, text(&output.stderr))
+    };
+    let (code, stdout, _) = search("2.png - 1.png path:2.PNG type:png after:2001", &["--null"]);
+    assert!(code == Some(0) && stdout.ends_with(b"2.png\0"), "{}", text(&stdout));
+    assert_eq!(stdout.iter().filter(|byte| **byte == 0).count(), 1);
+    assert_eq!(search("dog before:2001", &[]).1, b"");
+    let (code, stdout, _) = search("1.png", &["--why", "--json", "-k", "1"]);
+    let hits: Value = serde_json::from_slice(&stdout).expect("JSON");
+    assert!(code == Some(0) && hits[0]["caption"].is_string(), "{hits}");
+    assert_eq!(search("dog", &["--html", "hits.html"]).0, Some(0));
+    let page = fs::read_to_string(desk.path("hits.html")).expect("it was written");
+    assert_eq!((page.matches("<figure>").count(), page.matches("<rect").count()), (3, 3));
+    assert!(page.contains("data:image/jpeg;base64,") && !page.contains("src=\"http"));
+    let (code, _, stderr) = search("dog after:soon", &[]);
+    assert!(code == Some(2) && stderr.contains("wanted a date"), "{stderr}");
+    let (code, _, stderr) = search("dog - dog", &[]);
+    assert!(code == Some(2) && stderr.contains("cancel"), "{stderr}");
+}
+
+#[test]
+fn what_one_library_exports_another_imports_without_encoding() {
+    let desk = Desk::new();
+    assert_eq!(desk.json("index . --library a.sqlite --export a.index")["encoded"], json!(3));
+    let imported = desk.json("index . --library b.sqlite --import a.index");
+    assert_eq!((&imported["encoded"], &imported["recognised"]), (&json!(0), &json!(3)));
+    assert_eq!(exported(&desk, "a.sqlite"), exported(&desk, "b.sqlite"));
+    desk.fails("index . --library c.sqlite --import 0.png", 1, &["the index cannot be used", "0.png"]);
+    desk.fails("index --library c.sqlite", 2, &["nothing to do"]);
+}
+
+#[test]
+fn a_watched_folder_is_followed() {
+    let desk = Desk::new();
+    let folder = desk.path("photos");
+    fs::create_dir(&folder).expect("writable");
+    fs::copy(desk.path("0.png"), folder.join("0.png")).expect("writable");
+    let mut child = desk
+        .command("index photos --library w.sqlite --watch -q")
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let holds = |n: usize| {
+        let start = Instant::now();
+        while start.elapsed().as_secs() < 60 {
+            if desk.path("w.sqlite").is_file() && exported(&desk, "w.sqlite").photos.len() == n {
+                return true;
+            }
+            sleep(std::time::Duration::from_millis(100));
+        }
+        false
+    };
+    let first = holds(1);
+    // The watch begins after the first run; what changes between the two is seen with the next change.
+    sleep(std::time::Duration::from_millis(500));
+    fs::copy(desk.path("1.png"), folder.join("1.png")).expect("writable");
+    let added = holds(2);
+    fs::remove_file(folder.join("0.png")).expect("writable");
+    let removed = holds(1);
+    child.kill().expect("it watches");
+    child.wait().expect("a killed child can be awaited");
+    assert_eq!((first, added, removed), (true, true, true));
+}
