@@ -9,7 +9,7 @@ mod resize;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{DecodeLimits, Decoded, decode, decode_scaled};
+pub use decode::{DecodeLimits, Decoded, decode, decode_scaled, embedded_jpeg};
 pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, random_resized_crop_params};
 pub use image::RgbImage as Rgb;
 pub use resize::resize;

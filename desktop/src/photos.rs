@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use mmgem_core::files;
-use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, decode, preprocess};
+use mmgem_core::image::{DecodeLimits, Decoded, ImagePreprocess, Preprocessed, Rgb, decode_scaled};
+use mmgem_core::image::{embedded_jpeg, preprocess};
 use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
 use crate::context::Context;
 use crate::excludes::Excludes;
+use crate::library::Facts;
 use crate::terminal::{PassedOver, note, progress_bar};
 
 /// Photos that go through the image encoder at once.
@@ -20,10 +22,18 @@ const BATCH: usize = 16;
 const EXTENSIONS: [&str; 12] =
     ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif", "avif", "heic", "heif"];
 
+/// Extensions of cameras' raw photos, whose preview is read.
+const RAW_EXTENSIONS: [&str; 15] =
+    ["dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "raf", "rw2", "orf", "pef", "srw", "3fr", "erf", "kdc"];
+
 /// Whether the name ends as a photo's does.
 pub fn looks_like_a_photo(path: &Path) -> bool {
+    ends_like(path, &EXTENSIONS) || ends_like(path, &RAW_EXTENSIONS)
+}
+
+fn ends_like(path: &Path, extensions: &[&str]) -> bool {
     let extension = path.extension().map(|ext| ext.to_string_lossy().to_lowercase());
-    extension.is_some_and(|ext| EXTENSIONS.contains(&ext.as_str()))
+    extension.is_some_and(|ext| extensions.contains(&ext.as_str()))
 }
 
 /// Folders of systems and programs, whose pictures nobody took.
@@ -146,8 +156,25 @@ pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
 /// Reads and decodes a photo.
 pub fn read_photo(path: &Path) -> Result<Rgb> {
     let bytes = files::read(path)?;
-    decode(&bytes, Default::default())
-        .with_context(|| format!("the photo cannot be used\n  file: {}", path.display()))
+    let decoded = decode_photo(path, &bytes, u32::MAX)
+        .with_context(|| format!("the photo cannot be used\n  file: {}", path.display()))?;
+    Ok(decoded.pixels)
+}
+
+/// Decodes a photo, as small as `least_side` allows ([`decode_scaled`]); of a raw one its preview.
+pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decoded> {
+    let limits = DecodeLimits::default();
+    if !ends_like(path, &RAW_EXTENSIONS) {
+        return Ok(decode_scaled(bytes, limits, least_side)?);
+    }
+    let preview = embedded_jpeg(bytes)
+        .context("the raw photo has no preview; wanted a JPEG in it: export it as a JPEG")?;
+    let decoded = Decoded { format: "RAW", ..decode_scaled(preview, limits, least_side)? };
+    match (Facts::of(preview).orientation, Facts::of(bytes).orientation) {
+        // The preview said it itself, and has been turned.
+        (Some(_), _) | (None, None) => Ok(decoded),
+        (None, Some(turn)) => Ok(decoded.turned(turn)),
+    }
 }
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
@@ -260,8 +287,22 @@ mod tests {
     }
 
     #[test]
+    fn the_preview_of_a_raw_photo_is_turned_as_its_container_says() {
+        // Little-endian TIFF with one entry: tag 0x0112, type SHORT, one value, 6.
+        let container = *b"II\x2a\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let preview = mmgem_core::image::to_jpeg(&Rgb::new(40, 30), 80);
+        let raw = [container.as_slice(), &preview].concat();
+        let decoded = decode_photo(Path::new("a.NEF"), &raw, u32::MAX).expect("it has a preview");
+        assert_eq!((decoded.width, decoded.height, decoded.format), (30, 40, "RAW"));
+        let error = decode_photo(Path::new("a.dng"), &container, 1).expect_err("it has none").to_string();
+        assert!(error.contains("no preview"), "{error}");
+    }
+
+    #[test]
     fn photos_are_known_by_their_extension() {
-        for (name, wanted) in [("a.JPG", true), ("b/c.png", true), ("a.txt", false), ("jpg", false)] {
+        for (name, wanted) in
+            [("a.JPG", true), ("b/c.png", true), ("a.Cr2", true), ("a.txt", false), ("jpg", false)]
+        {
             assert_eq!(looks_like_a_photo(Path::new(name)), wanted, "{name}");
         }
     }

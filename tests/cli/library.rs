@@ -181,6 +181,22 @@ fn queries_add_take_away_and_filter() {
 }
 
 #[test]
+fn a_cutoff_is_told_from_captioned_photos() {
+    let desk = Desk::new();
+    assert!(desk.run("scenes --out drawn --n 8 --seed 5").status.success());
+    let told = desk.json("search --calibrate drawn/*.tar");
+    assert_eq!((&told["photos"], &told["texts"]), (&json!(8), &json!(40)));
+    let scores: Vec<f64> = told["cutoffs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|cutoff| cutoff["min_score"].as_f64().expect("a cosine"))
+        .collect();
+    assert!(scores.len() == 5 && scores.is_sorted(), "{told}");
+    desk.fails("search", 2, &["QUERY"]);
+}
+
+#[test]
 fn what_one_library_exports_another_imports_without_encoding() {
     let desk = Desk::new();
     assert_eq!(desk.json("index . --library a.sqlite --export a.index")["encoded"], json!(3));

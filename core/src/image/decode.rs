@@ -98,6 +98,29 @@ enum Format {
     Heic,
 }
 
+impl Decoded {
+    /// The image turned as EXIF's orientation (1 to 8) asks; another number turns nothing.
+    pub fn turned(self, exif_orientation: u8) -> Self {
+        let orientation = Orientation::from_exif(exif_orientation).unwrap_or(Orientation::NoTransforms);
+        let (pixels, width, height) = oriented(self.pixels, (self.width, self.height), orientation);
+        Self { pixels, width, height, format: self.format }
+    }
+}
+
+/// The largest JPEG inside a file: the preview that a camera puts into its raw photos.
+pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
+    let starts = bytes.windows(3).enumerate().filter(|(_, window)| *window == [0xff, 0xd8, 0xff]);
+    let area = |jpeg: &[u8]| {
+        let header = catch_unwind(|| {
+            let decoder = libjpeg_turbo_rs::Decoder::new(jpeg).ok()?;
+            Some(u64::from(decoder.header().width) * u64::from(decoder.header().height))
+        });
+        header.ok().flatten()
+    };
+    let jpegs = starts.filter_map(|(start, _)| Some((area(&bytes[start..])?, start)));
+    jpegs.max().map(|(_, start)| &bytes[start..])
+}
+
 /// The format by the first bytes, with the name people use.
 fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
     let guess = image::guess_format(bytes);
@@ -384,6 +407,18 @@ mod tests {
         assert!(refused(b"").contains("empty (0 bytes)"));
         assert!(refused(b"hello, world").contains("no known image format"));
         assert!(refused(b"\0\0\0\x20ftypavif\0\0\0\0").contains("Avif"));
+    }
+
+    #[test]
+    fn the_largest_jpeg_in_a_file_is_found() {
+        let (small, large) = (jpeg(40, 30, Subsampling::S420), jpeg(80, 60, Subsampling::S420));
+        let junk = [0xff, 0xd8, 0xff, 0, 7, 0xff];
+        let raw = [b"II*\0".as_slice(), &junk, &small, &junk, &large, &junk, &small[..20]].concat();
+        let found = decoded(embedded_jpeg(&raw).expect("there are two"));
+        assert_eq!(found, decoded(&large));
+        assert_eq!(embedded_jpeg(&junk), None);
+        let turned = decode_scaled(&small, DecodeLimits::default(), u32::MAX).expect("whole").turned(6);
+        assert_eq!((turned.width, turned.height, turned.pixels.dimensions()), (30, 40, (30, 40)));
     }
 
     /// `[4 x, 5 y, 128]` by pillow-heif 1.8 at quality 90.

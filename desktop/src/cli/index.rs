@@ -45,7 +45,7 @@ pub struct IndexArgs {
     /// List the files that could not be read, and why
     #[arg(long)]
     problems: bool,
-    /// Drop the vectors of photos that are gone
+    /// Drop photos that are not there any more, wherever they were, and their vectors
     #[arg(long)]
     compact: bool,
 }
@@ -82,8 +82,16 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     }
     note(context.quiet, "watching; Ctrl-C ends it");
     watch(&args.dirs, || {
-        let summary = update(&mut library)?;
-        if summary == Summary::default() { Ok(()) } else { report(&file, &library, summary, context) }
+        match update(&mut library) {
+            Ok(summary) if summary == Summary::default() => Ok(()),
+            Ok(summary) => report(&file, &library, summary, context),
+            Err(error) if context.strict => Err(error),
+            // What is wrong now may be right after the next change.
+            Err(error) => {
+                note(context.quiet, format!("{error:#}"));
+                Ok(())
+            }
+        }
     })
 }
 

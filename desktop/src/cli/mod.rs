@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod bench_search;
 pub mod caption;
+mod cutoff;
 pub mod devices;
 pub mod embed;
 pub mod eval;

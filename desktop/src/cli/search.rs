@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Globals, WrongArguments};
 use crate::boxes::BoxArg;
+use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
 use crate::context::Context;
 use crate::library::{Found, Library, Wanted, default_library};
@@ -32,15 +33,16 @@ const WHY_TOKENS: usize = 32;
     mmgem search \"2:sunset + boat.jpg path:holidays camera:canon type:jpeg\" -k 20 --page 2\n  \
     mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
-    mmgem search dog --min-score 0.3 --null | xargs -0 cp -t found/\n\n\
+    mmgem search dog --min-score 0.6 -k 1000 --null | xargs -0 cp -t found/\n  \
+    mmgem search --calibrate 'val-*.tar'     (what to give as --min-score)\n\n\
     A query adds (+) and takes away (-) texts and photos; N: before one is its weight. Words in double\n\
     quotes are taken as they are. Filters: after: before: (a year, month or day) near:LAT,LON[,KM] path:\n\
     camera: type:\n\
     A hit is: score, path, the box of the photo that fits best.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
-    #[arg(value_name = "QUERY", allow_hyphen_values = true)]
-    query: String,
+    #[arg(value_name = "QUERY", allow_hyphen_values = true, required_unless_present = "calibrate")]
+    query: Option<String>,
     /// Search for this region of the query photo, among the regions of the others
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     box_px: Option<BoxArg>,
@@ -59,9 +61,12 @@ pub struct SearchArgs {
     /// Which N hits: 1 are the first
     #[arg(long, value_name = "P", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     page: usize,
-    /// Leave out hits with a smaller cosine
+    /// Leave out hits with a smaller cosine; --calibrate tells which, every model has its own
     #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true)]
     min_score: f32,
+    /// Instead of searching, tell what --min-score does, from the captioned photos of these shards
+    #[arg(long, value_name = "SHARDS", num_args = 1.., conflicts_with = "query")]
+    calibrate: Vec<String>,
     /// Order of the hits of a page
     #[arg(long, value_name = "ORDER", default_value = "relevance")]
     sort: Sort,
@@ -89,7 +94,8 @@ enum Sort {
 }
 
 pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
-    let query = read_query(args)?;
+    let Some(text) = &args.query else { return cutoff::run(&args.calibrate, &globals.open()?) };
+    let query = read_query(text, args.box_px)?;
     let among = if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
     let file = match (&args.library, &among) {
         (Some(file), _) => Some(file.clone()),
@@ -146,7 +152,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let whys = whys.collect::<Result<Vec<_>>>()?;
     report(&found, &whys, args, &context)?;
     if let Some(out) = &args.html {
-        write_atomic(out, hits_page(&args.query, &found, &whys, &library)?.as_bytes())?;
+        write_atomic(out, hits_page(text, &found, &whys, &library)?.as_bytes())?;
         note(context.quiet, format!("wrote {}", out.display()));
     }
     match found.first().filter(|_| args.open) {
@@ -156,11 +162,11 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     }
 }
 
-fn read_query(args: &SearchArgs) -> Result<Query> {
-    let query: Query = args.query.parse()?;
+fn read_query(text: &str, box_px: Option<BoxArg>) -> Result<Query> {
+    let query: Query = text.parse()?;
     let one_photo = matches!(query.terms.as_slice(), [Term { what: What::Photo(_), .. }]);
-    if args.box_px.is_some() && !one_photo {
-        let message = format!("--box goes with a photo alone; {:?} is none", args.query);
+    if box_px.is_some() && !one_photo {
+        let message = format!("--box goes with a photo alone; {text:?} is none");
         return Err(WrongArguments(message).into());
     }
     Ok(query)

@@ -14,6 +14,8 @@ pub struct Facts {
     pub camera: Option<String>,
     /// Latitude and longitude, in degrees.
     pub place: Option<[f64; 2]>,
+    /// How to turn the pixels, 1 to 8; what decodes photos does so by itself, but for raw ones.
+    pub orientation: Option<u8>,
 }
 
 impl Facts {
@@ -22,7 +24,13 @@ impl Facts {
         let read = || exif::Reader::new().read_from_container(&mut Cursor::new(bytes)).ok();
         // Strangers' files: a reader that panics has read nothing.
         let Ok(Some(exif)) = catch_unwind(read) else { return Self::default() };
-        Self { taken_secs: taken_secs(&exif), camera: camera(&exif), place: place(&exif) }
+        let orientation = value(&exif, Tag::Orientation).and_then(|value| value.get_uint(0));
+        Self {
+            taken_secs: taken_secs(&exif),
+            camera: camera(&exif),
+            place: place(&exif),
+            orientation: orientation.and_then(|turn| u8::try_from(turn).ok()),
+        }
     }
 }
 

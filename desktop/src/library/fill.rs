@@ -10,8 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, Result};
 use mmgem_core::files;
-use mmgem_core::image::{DecodeLimits, ImagePreprocess, Preprocessed, Rgb, decode_scaled, preprocess};
-use mmgem_core::image::{resize, to_jpeg};
+use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, preprocess, resize, to_jpeg};
 use mmgem_core::index::{Vectors, region_boxes};
 use mmgem_core::session::{EncodedImage, Part};
 use pollster::block_on;
@@ -19,7 +18,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Donor, Facts, Library, PhotoVectors, bytes_of_codes, bytes_of_floats, paths};
 use crate::context::Context;
-use crate::photos::FoundPhotos;
+use crate::photos::{FoundPhotos, decode_photo};
 use crate::terminal::{PassedOver, progress_bar};
 
 /// Photos that are encoded and written at once: what a kill can cost.
@@ -211,26 +210,32 @@ impl Library {
     /// excluded now. Their vectors stay, in case they come back, until [`Library::compact`].
     fn forget_missing(&mut self, found: &FoundPhotos) -> Result<usize> {
         let there: HashSet<&Path> = found.photos.iter().map(PathBuf::as_path).collect();
-        let mut gone = Vec::new();
+        self.forget(|path| {
+            let searched = found.roots.iter().any(|root| path.starts_with(root));
+            // A folder that could not be listed says nothing about what is in it.
+            let missing = || found.complete || matches!(path.try_exists(), Ok(false));
+            searched && !there.contains(path) && missing()
+        })
+    }
+
+    /// Forgets the files that are `gone`; returns how many.
+    pub(super) fn forget(&mut self, gone: impl Fn(&Path) -> bool) -> Result<usize> {
+        let transaction = self.db.transaction()?;
+        let mut ids = Vec::new();
         {
-            let mut rows = self.db.prepare("SELECT id, path FROM file")?;
+            let mut rows = transaction.prepare("SELECT id, path FROM file")?;
             let mut rows = rows.query([])?;
             while let Some(row) = rows.next()? {
-                let path = paths::from_bytes(&row.get::<_, Vec<u8>>(1)?);
-                let searched = found.roots.iter().any(|root| path.starts_with(root));
-                // A folder that could not be listed says nothing about what is in it.
-                let missing = || found.complete || matches!(path.try_exists(), Ok(false));
-                if searched && !there.contains(path.as_path()) && missing() {
-                    gone.push(row.get::<_, i64>(0)?);
+                if gone(&paths::from_bytes(row.get_ref(1)?.as_blob()?)) {
+                    ids.push(row.get::<_, i64>(0)?);
                 }
             }
         }
-        let transaction = self.db.transaction()?;
-        for id in &gone {
+        for id in &ids {
             transaction.execute("DELETE FROM file WHERE id = ?1", [id])?;
         }
         transaction.commit()?;
-        Ok(gone.len())
+        Ok(ids.len())
     }
 }
 
@@ -253,7 +258,7 @@ fn arrive(path: &Path, whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> A
     let content = stamp.as_ref().map_err(|error| anyhow::anyhow!("{error}")).and_then(|_| {
         let bytes = files::read(path)?;
         let hash = *blake3::hash(&bytes).as_bytes();
-        let fresh = if whole.contains(&hash) { None } else { Some(fresh(&bytes, config)?) };
+        let fresh = if whole.contains(&hash) { None } else { Some(fresh(path, &bytes, config)?) };
         Ok(Content { hash, fresh })
     });
     Arrived {
@@ -263,9 +268,9 @@ fn arrive(path: &Path, whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> A
     }
 }
 
-fn fresh(bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
+fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
     let side = u32::try_from(config.image_size)?;
-    let decoded = decode_scaled(bytes, DecodeLimits::default(), (OVERSAMPLING * side).max(THUMBNAIL))?;
+    let decoded = decode_photo(path, bytes, (OVERSAMPLING * side).max(THUMBNAIL))?;
     let (width, height) = (decoded.width, decoded.height);
     Ok(Fresh {
         facts: Facts::of(bytes),

@@ -187,8 +187,9 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops what belongs to no file any more, and gives the space back.
+    /// Drops files that are not there, what belongs to no file any more, and gives the space back.
     pub fn compact(&mut self) -> Result<()> {
+        self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
         let transaction = self.db.transaction()?;
         for table in ["image_vector", "region_vectors", "thumbnail"] {

@@ -158,15 +158,33 @@ impl Library {
         if let Some(kept) = kept {
             scores.retain(|hit| kept[hit.row]);
         }
-        let ranked = if wanted.by_region {
-            self.by_region(shelf, query, scores)?
+        let found = if wanted.by_region {
+            let ranked = self.by_region(shelf, query, scores)?;
+            self.gather(shelf, &ranked, wanted.min_score, n_wanted)?
         } else {
             // More than asked for, because near-duplicates take no place of their own.
-            best(scores, n_wanted.saturating_mul(4).saturating_add(64))
+            let mut n = n_wanted.saturating_mul(2).saturating_add(64);
+            loop {
+                let ranked = best(scores.iter().copied(), n);
+                let found = self.gather(shelf, &ranked, wanted.min_score, n_wanted)?;
+                if found.len() >= n_wanted || ranked.len() < n {
+                    break found;
+                }
+                n = n.saturating_mul(8);
+            }
         };
-        let ranked = ranked.into_iter().take_while(|hit| hit.score >= wanted.min_score);
+        let mut found: Vec<Found> = found.into_iter().skip(wanted.skip).collect();
+        for hit in &mut found {
+            let Some((boxes, regions)) = self.regions(hit.photo.content)? else { continue };
+            hit.box_px = regions.nearest(query, 1).first().map(|best| boxes[best.row]);
+        }
+        Ok(found)
+    }
+
+    /// The first `n_wanted` of ranked hits that show something of their own.
+    fn gather(&self, shelf: &Shelf, ranked: &[Hit], min_score: f32, n_wanted: usize) -> Result<Vec<Found>> {
         let mut found: Vec<Found> = Vec::new();
-        for hit in ranked {
+        for hit in ranked.iter().take_while(|hit| hit.score >= min_score) {
             let Some(photo) = self.photo(shelf.contents[hit.row])? else { continue };
             let same = |other: &&mut Found| shelf.shows_the_same(other, &photo, hit.row);
             if let Some(first) = found.iter_mut().find(same) {
@@ -182,11 +200,6 @@ impl Library {
                     row: hit.row,
                 });
             }
-        }
-        let mut found: Vec<Found> = found.into_iter().skip(wanted.skip).collect();
-        for hit in &mut found {
-            let Some((boxes, regions)) = self.regions(hit.photo.content)? else { continue };
-            hit.box_px = regions.nearest(query, 1).first().map(|best| boxes[best.row]);
         }
         Ok(found)
     }

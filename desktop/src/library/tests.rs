@@ -127,6 +127,20 @@ fn a_photo_that_comes_back_is_recognised_until_the_library_is_compacted() {
 }
 
 #[test]
+fn photos_of_a_folder_that_is_gone_are_dropped_by_compacting() {
+    let desk = Desk::new(1);
+    let folder = desk.path("more");
+    fs::create_dir(&folder).expect("writable");
+    desk.write("more/9.png", &png(&drawn(9)));
+    let mut library = desk.library();
+    assert_eq!(desk.update(&mut library), done(2, 0, 0, 0));
+    fs::remove_dir_all(&folder).expect("writable");
+    library.compact().expect("writable");
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 1, problems: 0 });
+    assert_eq!((library.photos().expect("readable").len(), desk.update(&mut library)), (1, done(0, 0, 0, 0)));
+}
+
+#[test]
 fn another_model_stands_beside_and_wipes_nothing() {
     let desk = Desk::new(2);
     desk.update(&mut desk.library());

@@ -1,0 +1,127 @@
+//! `mmgem search --calibrate`: which cosine separates right hits from wrong ones.
+
+use anyhow::{Context as _, Result};
+use mmgem_core::data::source::Samples;
+use mmgem_core::data::webdataset::PhotoRecord;
+use mmgem_core::image::{decode, preprocess};
+use mmgem_core::index::{Query, Vectors};
+use pollster::block_on;
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::photos::whole_embed;
+use crate::terminal::{PassedOver, json_f32, print, print_json, progress_bar};
+
+/// Shares of the right photos that cut-offs are told for.
+const KEPT: [f32; 5] = [0.95, 0.9, 0.75, 0.5, 0.25];
+/// Photos that are encoded at once.
+const BATCH: usize = 16;
+
+/// A least cosine and what it does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cutoff {
+    /// Share of the photos that a text describes whose cosine is at least `min_score`.
+    kept: f32,
+    min_score: f32,
+    /// Share of the photos that it does not describe that pass as well.
+    passed: f32,
+}
+
+/// Compares every caption of captioned photos with every photo, and tells for some shares of the right
+/// ones the cosine that keeps them and the share of the wrong ones that it lets pass.
+pub fn run(shards: &[String], context: &Context) -> Result<()> {
+    let (images, texts) = embed(shards, context)?;
+    let (mut right, mut wrong) = (Vec::new(), Vec::new());
+    for (owner, text) in &texts {
+        for photo in 0..images.len() {
+            if photo == *owner { &mut right } else { &mut wrong }.push(images.score(text, photo));
+        }
+    }
+    anyhow::ensure!(!right.is_empty() && !wrong.is_empty(), "wanted at least two photos, with captions");
+    let cutoffs = cutoffs(right, &wrong);
+    if context.json {
+        let entry = |cutoff: &Cutoff| {
+            json!({
+                "kept": json_f32(cutoff.kept),
+                "min_score": json_f32(cutoff.min_score),
+                "passed": json_f32(cutoff.passed),
+            })
+        };
+        let entries: Value = cutoffs.iter().map(entry).collect();
+        return print_json(&json!({ "photos": images.len(), "texts": texts.len(), "cutoffs": entries }));
+    }
+    print(format!(
+        "{} photos, {} texts; a smaller library lets pass as large a share",
+        images.len(),
+        texts.len()
+    ))?;
+    cutoffs.iter().try_for_each(|Cutoff { kept, min_score, passed }| {
+        let (kept, passed) = (100.0 * kept, 100.0 * passed);
+        print(format!("--min-score {min_score:.3}  keeps {kept:2.0} % of the right photos and {passed:5.2} % of the wrong"))
+    })
+}
+
+/// Vectors of the photos, and of their captions with the photo of each.
+fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Query)>)> {
+    let session = &context.session;
+    let dim = session.config().embed_dim;
+    let samples = Samples::open(shards, None)?;
+    let bar = progress_bar(samples.len(), "photos", context.quiet);
+    let mut passed_over = PassedOver::new(samples.len(), context.strict);
+    let (mut images, mut texts) = (Vectors::new(dim), Vec::new());
+    for start in (0..samples.len()).step_by(BATCH) {
+        let (mut records, mut inputs) = (Vec::new(), Vec::new());
+        for idx in start..(start + BATCH).min(samples.len()) {
+            let read = || -> Result<_> {
+                let sample = samples.read(idx)?;
+                let bytes = sample.image().context("there is no image among its parts")?;
+                let photo = decode(bytes, Default::default())?;
+                Ok((PhotoRecord::from_sample(&sample)?, preprocess(&photo, &session.config().preprocess())))
+            };
+            if let Some((record, input)) = passed_over.take(samples.name(idx).as_ref(), read(), Some(&bar))? {
+                records.push(record);
+                inputs.push(input);
+            }
+            bar.inc(1);
+        }
+        if inputs.is_empty() {
+            continue;
+        }
+        for (record, encoded) in records.iter().zip(&session.encode_batch(&inputs)) {
+            let captions: Vec<&str> = record.captions.iter().map(String::as_str).collect();
+            if !captions.is_empty() {
+                let embeds = block_on(session.embed_texts(&captions))?;
+                texts.extend(embeds.chunks(dim).map(|embed| (images.len(), Query::new(embed))));
+            }
+            images.push(&whole_embed(context, encoded)?);
+        }
+    }
+    bar.finish_and_clear();
+    passed_over.finish(context.quiet)?;
+    Ok((images, texts))
+}
+
+fn cutoffs(mut right: Vec<f32>, wrong: &[f32]) -> Vec<Cutoff> {
+    right.sort_by(|a, b| b.total_cmp(a));
+    let cutoff = |kept: f32| {
+        let n_kept = ((kept * right.len() as f32).round() as usize).clamp(1, right.len());
+        let min_score = right[n_kept - 1];
+        let n_passed = wrong.iter().filter(|score| **score >= min_score).count();
+        Cutoff { kept, min_score, passed: n_passed as f32 / wrong.len() as f32 }
+    };
+    KEPT.map(cutoff).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cutoff_keeps_its_share_of_the_right_and_counts_the_wrong() {
+        let right: Vec<f32> = (0..20).map(|i| i as f32 / 20.0).collect();
+        let wrong = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7];
+        let found = cutoffs(right, &wrong);
+        let told: Vec<_> = found.iter().map(|cutoff| (cutoff.min_score, cutoff.passed)).collect();
+        assert_eq!(told, [(0.05, 0.875), (0.1, 0.875), (0.25, 0.625), (0.5, 0.375), (0.75, 0.0)]);
+    }
+}
