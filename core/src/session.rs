@@ -214,7 +214,8 @@ impl Session {
         Ok(captions.into_iter().next().expect("one part, one caption"))
     }
 
-    /// Begins a greedy caption that [`Self::continue_caption`] writes token by token.
+    /// Begins a greedy caption that [`Self::continue_caption`] writes token by token; at most `max_tokens`
+    /// and what the language model has room for.
     pub fn start_caption(
         &self,
         image: &EncodedImage,
@@ -225,7 +226,9 @@ impl Session {
             Part::Whole => self.prefix(image.patches.clone(), Stage::One),
             _ => self.prefix(self.pool_regions(image, &[self.region(image, part)?]), Stage::Two),
         };
-        let eos = Some(self.config.eos_token_id);
+        let [_, n_prefix, _] = prefix.dims();
+        let room = self.config.llm.max_position_embeddings.saturating_sub(n_prefix);
+        let (eos, max_tokens) = (Some(self.config.eos_token_id), max_tokens.min(room));
         Ok(CaptionStream { decoder: Greedy::new(&self.model.llm, prefix, eos, max_tokens) })
     }
 
@@ -312,6 +315,12 @@ impl Session {
     pub async fn point(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<[f32; 2], SessionError> {
         let similarity = self.patch_similarity(image, text_embed).await?;
         Ok(self.best_point(image, &similarity))
+    }
+
+    /// The part of a photo that the model sees, in pixels of the photo: where the patches lie.
+    pub fn seen_px(&self, image: &EncodedImage) -> BoxPx {
+        let side = self.config.vision.image_size as f32;
+        image.map.image_from_input([0.0, 0.0, side, side])
     }
 
     /// The box around what is at a point of the photo: the patches that resemble the one there more than

@@ -85,6 +85,8 @@ pub enum Command {
     Trace(cli::trace::TraceArgs),
     /// Train a model by one of the recipes
     Train(cli::train::TrainArgs),
+    /// Serve the page that does this in a browser, on this machine
+    Web(cli::web::WebArgs),
 }
 
 /// Arguments that contradict each other in a way only the command sees; exit code 2.

@@ -57,6 +57,7 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Search(args) => cli::search::run(&args, &globals),
         Command::Trace(args) => cli::trace::run(&args, &globals),
         Command::Train(args) => cli::train::run(&args, &globals),
+        Command::Web(args) => cli::web::run(&args, &globals),
     }
 }
 

@@ -62,6 +62,11 @@ fn arguments_that_make_no_sense_end_with_2_before_anything_is_opened() {
 }
 
 #[test]
+fn a_page_that_is_not_built_is_not_served() {
+    Desk::new().fails("web --no-open --dir .", 1, &["the page is not built", "cargo web"]);
+}
+
+#[test]
 fn arguments_that_only_the_command_can_judge_end_with_2_as_well() {
     let desk = Desk::new();
     desk.fails("caption 0.png 1.png --mask 2.png", 2, &["--mask goes with one photo"]);

@@ -2,40 +2,44 @@
 
 use burn::tensor::Device;
 use js_sys::Error as JsError;
-use mmgem_core::generate::Decoding;
-use mmgem_core::session::{EncodedImage, Part, Session};
+use mmgem_core::checkpoint::fingerprint;
+use mmgem_core::image::Rgb;
+use mmgem_core::session::{CaptionStream, EncodedImage, Part, Session};
 use wasm_bindgen::prelude::*;
 
-// Named for their features only.
-use {getrandom_03 as _, getrandom_04 as _, tokenizers as _};
-
-unsafe extern "C" {
-    fn __wasm_call_ctors();
-}
-
-/// Runs once when the module is loaded.
-#[wasm_bindgen(start)]
-fn start() {
-    // Without an own call the linker runs every constructor again at every export: 100 times slower.
-    // SAFETY: the linker makes this function; nothing that it sets up has been used yet.
-    unsafe { __wasm_call_ctors() };
+/// The files of a model, gathered one by one.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct ModelFiles {
+    config_json: String,
+    tokenizer_json: Vec<u8>,
+    /// Names and bytes.
+    shards: Vec<(String, Vec<u8>)>,
 }
 
 /// A model that is ready to be asked.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Model {
-    session: Session,
+    pub(crate) session: Session,
+    pub(crate) fingerprint: u64,
 }
 
 /// A photo after the image encoder: each question about it is cheap.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Image {
-    encoded: EncodedImage,
+    pub(crate) encoded: EncodedImage,
 }
 
-/// A caption and how sure the model is of it.
+/// A caption while it is written.
+#[wasm_bindgen]
+#[derive(Debug)]
+pub struct Writing {
+    stream: CaptionStream,
+}
+
+/// A caption, as far as it goes, and how sure the model is of it.
 #[wasm_bindgen(getter_with_clone)]
 #[derive(Clone, Debug)]
 pub struct Caption {
@@ -46,15 +50,51 @@ pub struct Caption {
     pub log_prob: f32,
 }
 
+/// Where in a photo a text is.
+#[wasm_bindgen(getter_with_clone)]
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Cosine of the text with each patch, row by row.
+    pub similarity: Vec<f32>,
+    /// Patches per side.
+    pub grid: usize,
+    /// The part of the photo where the patches lie, `[x0, y0, x1, y1]` in its pixels.
+    pub seen: Vec<f32>,
+    /// Centre of the best patch, `[x, y]` in pixels of the photo.
+    pub point: Vec<f32>,
+    /// The box that fits best, `[x0, y0, x1, y1]` in pixels of the photo.
+    #[wasm_bindgen(js_name = box)]
+    pub box_px: Vec<f32>,
+    /// Cosine of the text with that box.
+    pub score: f32,
+}
+
+#[wasm_bindgen]
+impl ModelFiles {
+    /// The texts of `config.json` and `tokenizer.json`.
+    #[wasm_bindgen(constructor)]
+    pub fn new(config_json: String, tokenizer_json: Vec<u8>) -> Self {
+        Self { config_json, tokenizer_json, shards: Vec::new() }
+    }
+
+    /// A safetensors file; several in the order of their names.
+    #[wasm_bindgen(js_name = addShard)]
+    pub fn add_shard(&mut self, name: String, bytes: Vec<u8>) {
+        self.shards.push((name, bytes));
+    }
+}
+
 #[wasm_bindgen]
 impl Model {
-    /// Opens a model on the CPU from the contents of `config.json`, `model.safetensors` and
-    /// `tokenizer.json`.
-    #[wasm_bindgen(constructor)]
-    pub fn new(config_json: &str, weights: &[u8], tokenizer_json: &[u8]) -> Result<Model, JsError> {
-        let shards = [("model.safetensors", weights)];
-        let session = Session::open(config_json, &shards, tokenizer_json, &Device::flex()).map_err(to_js)?;
-        Ok(Self { session })
+    /// Opens a model on the device that this module is built for; the files are given back to the memory.
+    pub async fn open(files: ModelFiles) -> Result<Model, JsError> {
+        let device = open_device().await?;
+        let ModelFiles { config_json, tokenizer_json, shards } = &files;
+        let shards: Vec<(&str, &[u8])> =
+            shards.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+        let fingerprint = fingerprint(config_json, tokenizer_json, shards.iter().map(|(_, bytes)| *bytes));
+        let session = Session::open(config_json, &shards, tokenizer_json, &device).map_err(to_js)?;
+        Ok(Self { session, fingerprint })
     }
 
     /// Numbers in a vector.
@@ -63,10 +103,26 @@ impl Model {
         self.session.config().embed_dim
     }
 
+    /// 16 hexadecimal digits that tell this model's files from any others.
+    #[wasm_bindgen(getter)]
+    pub fn fingerprint(&self) -> String {
+        format!("{:016x}", self.fingerprint)
+    }
+
     /// Runs the image encoder on the bytes of an image file.
     #[wasm_bindgen(js_name = encodeImage)]
     pub fn encode_image(&self, bytes: &[u8]) -> Result<Image, JsError> {
         Ok(Image { encoded: self.session.encode_image(bytes).map_err(to_js)? })
+    }
+
+    /// Runs the image encoder on pixels that the browser has decoded, four bytes each.
+    #[wasm_bindgen(js_name = encodePixels)]
+    pub fn encode_pixels(&self, rgba: &[u8], width: u32, height: u32) -> Result<Image, JsError> {
+        let rgb = rgba.chunks_exact(4).flat_map(|pixel| &pixel[..3]).copied().collect();
+        let wrong_size = || JsError::new(&format!("{} bytes are not {width}×{height} pixels", rgba.len()));
+        let photo =
+            Rgb::from_raw(width, height, rgb).filter(|_| width * height > 0).ok_or_else(wrong_size)?;
+        Ok(Image { encoded: self.session.encode_rgb(&photo) })
     }
 
     /// Unit vector of a text.
@@ -81,18 +137,46 @@ impl Model {
         self.session.embed_image(&image.encoded, &part(region)?).await.map_err(to_js)
     }
 
-    /// Says what is on a photo, or in the region `[x0, y0, x1, y1]` of it; greedy unless `beam` is
-    /// more than 1.
-    #[wasm_bindgen(js_name = captionRegion)]
-    pub async fn caption_region(
+    /// Begins to say what is on a photo, or in the region `[x0, y0, x1, y1]` of it.
+    #[wasm_bindgen(js_name = startCaption)]
+    pub fn start_caption(
         &self,
         image: &Image,
         region: Option<Vec<f32>>,
-        beam: Option<usize>,
-    ) -> Result<Caption, JsError> {
-        let decoding = Decoding { beam: beam.unwrap_or(1), ..Decoding::default() };
-        let caption = self.session.caption(&image.encoded, &part(region)?, decoding).await.map_err(to_js)?;
-        Ok(Caption { text: caption.text, log_prob: caption.log_prob })
+        max_tokens: usize,
+    ) -> Result<Writing, JsError> {
+        let stream = self.session.start_caption(&image.encoded, &part(region)?, max_tokens).map_err(to_js)?;
+        Ok(Writing { stream })
+    }
+
+    /// Writes the next token: the caption so far, or nothing when it was finished before.
+    #[wasm_bindgen(js_name = continueCaption)]
+    pub async fn continue_caption(&self, writing: &mut Writing) -> Result<Option<Caption>, JsError> {
+        let caption = self.session.continue_caption(&mut writing.stream).await.map_err(to_js)?;
+        Ok(caption.map(|caption| Caption { text: caption.text, log_prob: caption.log_prob }))
+    }
+
+    /// Finds what a unit vector (of a text, a photo or a region) means in a photo.
+    pub async fn localize(&self, image: &Image, embed: Vec<f32>) -> Result<Place, JsError> {
+        let wanted = self.embed_dim();
+        if embed.len() != wanted {
+            return Err(JsError::new(&format!("the vector has {} numbers, wanted {wanted}", embed.len())));
+        }
+        let found = self.session.localize(&image.encoded, &embed).await.map_err(to_js)?;
+        Ok(Place {
+            similarity: found.similarity,
+            grid: found.grid,
+            seen: self.session.seen_px(&image.encoded).into(),
+            point: found.point_px.into(),
+            box_px: found.box_px.into(),
+            score: found.score,
+        })
+    }
+
+    /// The box around what is at a point of the photo.
+    #[wasm_bindgen(js_name = boxAt)]
+    pub async fn box_at(&self, image: &Image, x: f32, y: f32) -> Result<Vec<f32>, JsError> {
+        Ok(self.session.box_at(&image.encoded, [x, y]).await.map_err(to_js)?.into())
     }
 }
 
@@ -111,6 +195,14 @@ impl Image {
     }
 }
 
+/// WebGPU in a module with that feature; in the other one the CPU.
+async fn open_device() -> Result<Device, JsError> {
+    #[cfg(feature = "webgpu")]
+    return Device::wgpu_options().init_async().await.map_err(to_js);
+    #[cfg(not(feature = "webgpu"))]
+    Ok(Device::flex())
+}
+
 fn part(region: Option<Vec<f32>>) -> Result<Part, JsError> {
     let Some(region) = region else { return Ok(Part::Whole) };
     match region.try_into() {
@@ -123,6 +215,6 @@ fn part(region: Option<Vec<f32>>) -> Result<Part, JsError> {
 }
 
 /// The error and its causes as one JavaScript `Error`.
-fn to_js(error: impl std::error::Error) -> JsError {
+pub(crate) fn to_js(error: impl std::error::Error) -> JsError {
     JsError::new(&error.to_string())
 }

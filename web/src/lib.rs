@@ -5,4 +5,10 @@
 #[cfg(target_arch = "wasm32")]
 mod handle;
 #[cfg(target_arch = "wasm32")]
-pub use handle::{Caption, Image, Model};
+mod library;
+#[cfg(target_arch = "wasm32")]
+mod start;
+#[cfg(target_arch = "wasm32")]
+pub use handle::{Caption, Image, Model, ModelFiles, Place, Writing};
+#[cfg(target_arch = "wasm32")]
+pub use library::Library;

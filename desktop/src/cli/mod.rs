@@ -18,3 +18,4 @@ pub mod score;
 pub mod search;
 pub mod trace;
 pub mod train;
+pub mod web;

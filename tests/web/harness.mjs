@@ -1,0 +1,99 @@
+// What the browser tests share: the server, the browser, drawn scenes, and the same questions asked natively.
+
+import { execFileSync, spawn } from "node:child_process";
+import fs from "node:fs";
+import { createRequire } from "node:module";
+import os from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+const MMGEM = path.join(ROOT, "target/release/mmgem");
+const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
+const FLAGS = [
+  "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+  "--disable-sync",
+];
+
+/** Why the tests cannot run here, or nothing. */
+export function missing() {
+  const wanted = [
+    [CHROMIUM, "apt-get install chromium"],
+    [path.join(ROOT, "web/dist/index.html"), "cargo web"],
+    [path.join(ROOT, "web/node_modules/playwright-core"), "npm ci --prefix web"],
+    [MMGEM, "cargo build --release"],
+  ];
+  for (const [file, cure] of wanted) {
+    if (!fs.existsSync(file)) return `SKIPPED: the browser tests want ${file}; get it by \`${cure}\``;
+  }
+  return "";
+}
+
+/** `mmgem` with these arguments on the CPU; its JSON document. */
+export function mmgem(...args) {
+  const output = execFileSync(MMGEM, [...args, "--json", "-q", "--device", "cpu"], { maxBuffer: 1 << 28 });
+  return JSON.parse(output.toString());
+}
+
+/** Draws `n` scenes and returns their folder, photos, captions and regions. */
+export function drawScenes(n) {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), "mmgem-web-"));
+  execFileSync(MMGEM, ["scenes", "--out", path.join(folder, "shards"), "--n", String(n), "--seed", "9", "-q"]);
+  const photos = path.join(folder, "photos");
+  fs.mkdirSync(photos);
+  for (const shard of fs.readdirSync(path.join(folder, "shards")).filter((name) => name.endsWith(".tar"))) {
+    execFileSync("tar", ["-xf", path.join(folder, "shards", shard), "-C", photos]);
+  }
+  const read = (file) => JSON.parse(fs.readFileSync(path.join(photos, file)).toString());
+  const scenes = fs.readdirSync(photos).filter((name) => name.endsWith(".json")).sort().map((name) => {
+    const image = fs.readdirSync(photos).find((other) => other !== name && other.startsWith(name.slice(0, -4)));
+    return { file: path.join(photos, image), name: image, ...read(name) };
+  });
+  return { folder: photos, scenes, remove: () => fs.rmSync(folder, { recursive: true }) };
+}
+
+/** Serves the page; `address` is its URL. */
+export async function serve() {
+  const server = spawn(MMGEM, ["web", "--no-open", "--port", "0", "-q"], { stdio: ["ignore", "pipe", "inherit"] });
+  const address = await new Promise((resolve, reject) => {
+    server.stdout.once("data", (data) => resolve(data.toString().trim()));
+    server.once("exit", (code) => reject(new Error(`mmgem web ended with ${code}`)));
+  });
+  const ended = new Promise((resolve) => server.once("exit", resolve));
+  const stop = () => {
+    server.kill();
+    return ended;
+  };
+  return { address, stop };
+}
+
+/** A browser with nothing kept from before; `requests` gathers what it asks of any server. */
+export async function browse(options = {}) {
+  const { chromium } = createRequire(path.join(ROOT, "web/package.json"))("playwright-core");
+  const profile = fs.mkdtempSync(path.join(os.tmpdir(), "mmgem-profile-"));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: CHROMIUM, headless: true, args: FLAGS, ...options,
+  });
+  const requests = [];
+  context.on("request", (request) => requests.push(request.url()));
+  const close = async () => {
+    await context.close();
+    fs.rmSync(profile, { recursive: true, force: true });
+  };
+  return { context, requests, close };
+}
+
+/** The page with its model ready; `errors` gathers what went wrong in it. */
+export async function openPage(context, address) {
+  const page = await context.newPage();
+  page.setDefaultTimeout(90_000);
+  const errors = [];
+  page.on("pageerror", (error) => errors.push(String(error)));
+  page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
+  await page.goto(address);
+  await page.waitForSelector('#status[data-state="ready"]', { timeout: 60_000 });
+  return { page, errors };
+}
+
+/** Bytes of a file as the page can take them. */
+export const base64 = (file) => fs.readFileSync(file).toString("base64");

@@ -1,0 +1,137 @@
+//! `cargo web`: builds the page into `web/dist`, which any static server can serve.
+//!
+//! The wasm module for each way to compute, JavaScript's side of it (by wasm-bindgen as a library, so that it
+//! always fits the version in use and nothing else has to be installed), the page, the embedded model with a
+//! manifest, and a service worker that knows every file.
+
+mod files;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use files::{copy_folder, file_list, human_bytes, model_manifest};
+use wasm_bindgen_cli_support::Bindgen;
+
+const WASM: &str = "wasm32-unknown-unknown";
+
+const USAGE: &str = "Builds the page into web/dist.
+
+Usage: cargo web [--webgpu] [--optimize] [--model DIR]
+
+  --webgpu     also the module that computes on WebGPU
+  --optimize   shrink the wasm with wasm-opt (slow; from Debian's binaryen or npm's)
+  --model DIR  the model that the page opens first; assets/model without
+
+Then: mmgem web, or any static server on web/dist.";
+
+/// What the command line asks for.
+struct Order {
+    webgpu: bool,
+    optimize: bool,
+    model: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("web is a member of the workspace");
+    let Some(order) = read_arguments(env::args().skip(1), workspace) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match build(workspace, &order) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read_arguments(mut args: impl Iterator<Item = String>, workspace: &Path) -> Option<Order> {
+    let mut order = Order { webgpu: false, optimize: false, model: workspace.join("assets/model") };
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--webgpu" => order.webgpu = true,
+            "--optimize" => order.optimize = true,
+            "--model" => order.model = args.next()?.into(),
+            _ => return None,
+        }
+    }
+    Some(order)
+}
+
+fn build(workspace: &Path, order: &Order) -> Result<()> {
+    let dist = workspace.join("web/dist");
+    if dist.exists() {
+        fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
+    }
+    let backends: &[&str] = if order.webgpu { &["cpu", "webgpu"] } else { &["cpu"] };
+    for backend in backends {
+        bind(&compile(workspace, backend)?, &dist.join("lib").join(backend), order.optimize)?;
+    }
+    copy_folder(&workspace.join("web/lib"), &dist.join("lib"))?;
+    copy_folder(&workspace.join("web/page"), &dist)?;
+    model_manifest(&order.model, &dist.join("model"))?;
+    finish_service_worker(&dist)?;
+
+    eprintln!("wrote {}", dist.display());
+    for backend in backends {
+        let module = fs::metadata(dist.join("lib").join(backend).join("mmgem_web_bg.wasm"))?;
+        eprintln!("  wasm, {backend}: {}", human_bytes(module.len()));
+    }
+    eprintln!("look at it: cargo run --release -- web");
+    Ok(())
+}
+
+/// Compiles the handle for a backend and returns the path of the raw module.
+fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
+    let features: &[&str] = if backend == "webgpu" { &["--features", "webgpu"] } else { &[] };
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "-p", "mmgem-web", "--lib", "--target", WASM])
+        .args(features)
+        // Every browser with WebGPU, and every one since 2023, has it; it is four times as fast.
+        .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")
+        .current_dir(workspace)
+        .status()
+        .context("cargo cannot be started")?;
+    ensure!(status.success(), "the wasm module cannot be compiled\n  hint: rustup target add {WASM}");
+    Ok(target.join(WASM).join("release/mmgem_web.wasm"))
+}
+
+/// Writes the module and its JavaScript into `out`.
+fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
+    let mut bindgen = Bindgen::new();
+    bindgen.input_path(wasm).web(true).and_then(|bindgen| bindgen.typescript(true).generate(out))?;
+    if !optimize {
+        return Ok(());
+    }
+    let module = out.join("mmgem_web_bg.wasm");
+    let status = Command::new("wasm-opt")
+        .args(["-O3", "--enable-simd", "--enable-bulk-memory", "--enable-nontrapping-float-to-int"])
+        .args(["--enable-sign-ext", "--enable-mutable-globals", "--enable-reference-types"])
+        .args(["--enable-multivalue", "-o"])
+        .args([&module, &module])
+        .status()
+        .context(
+            "wasm-opt cannot be started\n  hint: apt-get install binaryen, or npm install -g binaryen",
+        )?;
+    ensure!(status.success(), "wasm-opt failed");
+    Ok(())
+}
+
+/// Tells the service worker what there is to keep for offline use: everything but the model, which the
+/// page keeps itself when it has checked it.
+fn finish_service_worker(dist: &Path) -> Result<()> {
+    let path = dist.join("sw.js");
+    let code = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let kept = |name: &str| !name.starts_with("model/") && name != "sw.js" && !name.ends_with(".d.ts");
+    let list: Vec<_> = file_list(dist)?.into_iter().filter(|(name, _)| kept(name)).collect();
+    let version = files::hex_digest(format!("{list:?}{code}").as_bytes());
+    let names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
+    let head =
+        format!("const VERSION = {:?};\nconst FILES = {};\n", &version[..16], serde_json::json!(names));
+    fs::write(&path, head + &code).with_context(|| format!("cannot write {}", path.display()))
+}

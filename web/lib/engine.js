@@ -1,0 +1,133 @@
+// The page's side of the worker: numbered requests, cancelling, and a new worker when one breaks down.
+
+export class MmgemError extends Error {
+  /** @param {"crashed" | "input" | "network" | "memory"} kind @param {string} message */
+  constructor(kind, message) {
+    super(message);
+    this.name = "MmgemError";
+    this.kind = kind;
+  }
+}
+
+/** @typedef {{ signal?: AbortSignal, onEvent?: (event: any) => void, background?: boolean }} How */
+/** @typedef {{ resolve: (value: any) => void, reject: (error: any) => void, onEvent?: (event: any) => void }} Pending */
+
+export class Engine {
+  /** Counts workers: a photo that an earlier one had is opened again. */
+  generation = 0;
+  /** @type {Promise<import("./mmgem.js").ModelInfo>} */
+  ready;
+  #source;
+  #options;
+  /** @type {Worker} */
+  #worker;
+  /** @type {Map<number, Pending>} */
+  #pending = new Map();
+  #lastId = 0;
+  #loaded = false;
+  #closed = false;
+  /** What happened to the graphics device; after the second time the processor takes over. @type {string[]} */
+  #lostDevices = [];
+
+  /** @param {import("./mmgem.js").ModelSource} source @param {import("./mmgem.js").LoadOptions} options */
+  constructor(source, options) {
+    const isFolder = typeof source === "string" || source instanceof URL;
+    this.#source = isFolder ? new URL(source, location.href).href : source;
+    this.#options = options;
+    this.#worker = this.#start();
+    this.ready = this.#load(options.signal);
+  }
+
+  #start() {
+    const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "mmgem" });
+    worker.onmessage = ({ data }) => this.#receive(data);
+    worker.onerror = (event) => {
+      event.preventDefault();
+      this.#crash(event.message || "the worker's program cannot be loaded");
+    };
+    return worker;
+  }
+
+  /** @param {AbortSignal} [signal] */
+  async #load(signal) {
+    const trouble = this.#lostDevices.length > 1 ? `${this.#lostDevices[0]}, twice` : null;
+    const args = { source: this.#source, backend: this.#options.backend ?? "auto", trouble };
+    const info = await this.#post("load", args, { signal, onEvent: this.#options.onProgress });
+    this.#loaded = true;
+    return info;
+  }
+
+  /**
+   * Asks the worker, once the model is there.
+   * @param {string} op @param {object} args @param {How} [how] @returns {Promise<any>}
+   */
+  async request(op, args, how = {}) {
+    how.signal?.throwIfAborted();
+    await this.ready;
+    return this.#post(op, args, how);
+  }
+
+  /** @param {string} op @param {object} args @param {How} how @returns {Promise<any>} */
+  #post(op, args, { signal, onEvent, background = false }) {
+    if (this.#closed) return Promise.reject(new DOMException("the model was closed", "AbortError"));
+    const id = ++this.#lastId;
+    return new Promise((resolve, reject) => {
+      const cancelled = () => {
+        this.#pending.delete(id);
+        this.#worker.postMessage({ cancel: id });
+        reject(signal?.reason);
+      };
+      const settle = (/** @type {(value: any) => void} */ how) => (/** @type {any} */ value) => {
+        signal?.removeEventListener("abort", cancelled);
+        how(value);
+      };
+      if (signal?.aborted) return reject(signal.reason);
+      signal?.addEventListener("abort", cancelled, { once: true });
+      this.#pending.set(id, { resolve: settle(resolve), reject: settle(reject), onEvent });
+      this.#worker.postMessage({ id, op, args, background });
+    });
+  }
+
+  /** @param {any} data */
+  #receive(data) {
+    if (data.fatal) return this.#crash(data.fatal);
+    const pending = this.#pending.get(data.id);
+    if (!pending) return;
+    if ("event" in data) return pending.onEvent?.(data.event);
+    this.#pending.delete(data.id);
+    if (data.error) pending.reject(fromWorker(data.error));
+    else pending.resolve(data.result);
+  }
+
+  /** @param {string} message */
+  #crash(message) {
+    if (this.#closed) return;
+    this.#worker.terminate();
+    const kind = /memory/i.test(message) ? "memory" : "crashed";
+    if (message.startsWith("the graphics device")) this.#lostDevices.push(message);
+    const restarts = this.#loaded;
+    this.#loaded = false;
+    const lost = [...this.#pending.values()];
+    this.#pending.clear();
+    if (restarts) {
+      this.generation += 1;
+      this.#worker = this.#start();
+      this.ready = this.#load();
+      this.ready.catch(() => undefined); // told to whoever asks next
+      this.#options.onRestart?.(message);
+    }
+    for (const pending of lost) pending.reject(new MmgemError(kind, message));
+  }
+
+  close() {
+    this.#closed = true;
+    this.#worker.terminate();
+    for (const pending of this.#pending.values()) pending.reject(new DOMException("the model was closed", "AbortError"));
+    this.#pending.clear();
+  }
+}
+
+/** @param {{ kind: any, name: string, message: string }} error */
+function fromWorker({ kind, name, message }) {
+  return name === "AbortError" ? new DOMException(message, name) : new MmgemError(kind, message);
+}

@@ -1,0 +1,238 @@
+// MM-GEM for pages: see mmgem.d.ts.
+
+import { Engine, MmgemError } from "./engine.js";
+import { CACHE } from "./model-files.js";
+import { readThumbnail } from "./database.js";
+
+/** @import * as Api from "./mmgem.js" */
+
+export { MmgemError };
+
+/** @type {typeof Api.loadModel} */
+export async function loadModel(source, options = {}) {
+  const engine = new Engine(source, options);
+  try {
+    return new Model(engine, await engine.ready);
+  } catch (error) {
+    engine.close();
+    throw error;
+  }
+}
+
+/** @type {typeof Api.forgetModels} */
+export async function forgetModels() {
+  await caches.delete(CACHE);
+}
+
+let lastKey = 0;
+
+/** @implements {Api.Photo} */
+class Photo {
+  width = 0;
+  height = 0;
+  #engine;
+  #file;
+  #key = ++lastKey;
+  #generation = -1;
+  /** @type {Promise<void>} */
+  #opened = Promise.resolve();
+
+  /** @param {Engine} engine @param {Blob} file */
+  constructor(engine, file) {
+    this.#engine = engine;
+    this.#file = file;
+  }
+
+  /** Its key in the worker; opens it there, unless it is open. @param {AbortSignal} [signal] */
+  async key(signal) {
+    if (this.#generation !== this.#engine.generation) {
+      this.#generation = this.#engine.generation;
+      this.#opened = this.#open(signal).catch((error) => {
+        this.#generation = -1;
+        throw error;
+      });
+    }
+    await this.#opened;
+    return this.#key;
+  }
+
+  /** @param {AbortSignal} [signal] */
+  async #open(signal) {
+    const args = { key: this.#key, file: this.#file };
+    const { width, height } = await this.#engine.request("openPhoto", args, { signal });
+    this.width = width;
+    this.height = height;
+  }
+
+  close() {
+    this.#engine.request("closePhoto", { key: this.#key }).catch(() => undefined);
+    this.#generation = -1;
+  }
+}
+
+/** @implements {Api.Model} */
+class Model {
+  #engine;
+
+  /** @param {Engine} engine @param {Api.ModelInfo} info */
+  constructor(engine, info) {
+    this.#engine = engine;
+    this.info = info;
+    this.library = new Library(engine, info.fingerprint);
+  }
+
+  /** @type {Api.Model["openPhoto"]} */
+  async openPhoto(file, { signal } = {}) {
+    const photo = new Photo(this.#engine, file);
+    await photo.key(signal);
+    return photo;
+  }
+
+  /** @type {Api.Model["embedText"]} */
+  embedText(text, how = {}) {
+    return this.#engine.request("embedText", { text }, how);
+  }
+
+  /** @type {Api.Model["embedImage"]} */
+  async embedImage(photo, box = null, how = {}) {
+    const key = await keyOf(photo);
+    return this.#engine.request("embedImage", { key, box }, how);
+  }
+
+  /** @type {Api.Model["captionRegion"]} */
+  captionRegion(photo, box = null, { signal, maxTokens = 32 } = {}) {
+    return new CaptionStream(async (onEvent, stop) => {
+      const either = signal ? AbortSignal.any([signal, stop]) : stop;
+      const key = await keyOf(photo);
+      return this.#engine.request("caption", { key, box, maxTokens }, { signal: either, onEvent });
+    });
+  }
+
+  /** @type {Api.Model["localize"]} */
+  async localize(photo, query, how = {}) {
+    const embed = typeof query === "string" ? await this.embedText(query, how) : query;
+    return this.#engine.request("localize", { key: await keyOf(photo), embed }, how);
+  }
+
+  /** @type {Api.Model["boxAt"]} */
+  async boxAt(photo, x, y, how = {}) {
+    return this.#engine.request("boxAt", { key: await keyOf(photo), x, y }, how);
+  }
+
+  /** @type {Api.Model["searchPhotos"]} */
+  async searchPhotos(query, { limit = 100, ...how } = {}) {
+    const embed = await this.#embedQuery(query, how);
+    return this.#engine.request("search", { embed, limit }, how);
+  }
+
+  /** @type {Api.Model["similarRegions"]} */
+  async similarRegions(photo, box, { limit = 100, ...how } = {}) {
+    const embed = await this.embedImage(photo, box, how);
+    return this.#engine.request("search", { embed, limit }, how);
+  }
+
+  /** @param {string | Float32Array | Api.Photo} query @param {{ signal?: AbortSignal }} how */
+  #embedQuery(query, how) {
+    if (typeof query === "string") return this.embedText(query, how);
+    return query instanceof Float32Array ? query : this.embedImage(query, null, how);
+  }
+
+  memory() {
+    return this.#engine.request("memory", {});
+  }
+
+  close() {
+    this.#engine.close();
+  }
+}
+
+/** @implements {Api.Library} */
+class Library {
+  #engine;
+  #fingerprint;
+
+  /** @param {Engine} engine @param {string} fingerprint */
+  constructor(engine, fingerprint) {
+    this.#engine = engine;
+    this.#fingerprint = fingerprint;
+  }
+
+  list() {
+    return this.#engine.request("list", {});
+  }
+
+  /** @type {Api.Library["add"]} */
+  add(path, file, how = {}) {
+    return this.#engine.request("add", { path, file }, { ...how, background: true });
+  }
+
+  /** @type {Api.Library["remove"]} */
+  remove(paths) {
+    return this.#engine.request("remove", { paths });
+  }
+
+  clear() {
+    return this.#engine.request("clear", {});
+  }
+
+  /** Straight from the browser's storage, so that pictures appear while the worker is busy. @param {string} path */
+  thumbnail(path) {
+    return readThumbnail(this.#fingerprint, path);
+  }
+
+  exportFile() {
+    return this.#engine.request("exportFile", {});
+  }
+
+  /** @param {Blob} file */
+  importFile(file) {
+    return this.#engine.request("importFile", { file });
+  }
+}
+
+/** @implements {Api.CaptionStream} */
+class CaptionStream {
+  /** @type {string[]} */
+  #pieces = [];
+  #text = "";
+  #over = false;
+  #wake = () => {};
+  #stop = new AbortController();
+
+  /** @param {(onEvent: (caption: { text: string }) => void, stop: AbortSignal) => Promise<Api.Caption>} run */
+  constructor(run) {
+    this.result = run(({ text }) => this.#take(text), this.#stop.signal).finally(() => {
+      this.#over = true;
+      this.#wake();
+    });
+    this.result.catch(() => undefined); // whoever iterates gets it; whoever awaits `result` too
+  }
+
+  /** @param {string} text so far; a character of several bytes may still change at its end */
+  #take(text) {
+    const whole = text.replace(/\ufffd+$/, "");
+    if (whole.length <= this.#text.length) return;
+    this.#pieces.push(whole.slice(this.#text.length));
+    this.#text = whole;
+    this.#wake();
+  }
+
+  async *[Symbol.asyncIterator]() {
+    try {
+      for (;;) {
+        while (this.#pieces.length) yield /** @type {string} */ (this.#pieces.shift());
+        if (this.#over) break;
+        await new Promise((resolve) => (this.#wake = () => resolve(undefined)));
+      }
+      await this.result;
+    } finally {
+      this.#stop.abort(new DOMException("nobody reads the caption", "AbortError"));
+    }
+  }
+}
+
+/** @param {Api.Photo} photo */
+function keyOf(photo) {
+  if (photo instanceof Photo) return photo.key();
+  throw new MmgemError("input", "this is no photo of the model; get one by openPhoto");
+}

@@ -1,0 +1,65 @@
+// The photos that are open in the worker, and how files become pixels.
+
+import { Trouble } from "./model-files.js";
+
+/** @typedef {import("./cpu/mmgem_web.js").Model} WasmModel @typedef {import("./cpu/mmgem_web.js").Image} WasmImage */
+
+export class Photos {
+  /** @type {Map<number, WasmImage>} */
+  #open = new Map();
+  #model;
+
+  /** @param {WasmModel} model */
+  constructor(model) {
+    this.#model = model;
+  }
+
+  /** @param {number} key @param {Blob} file */
+  async open(key, file) {
+    const image = await this.encode(file);
+    this.#open.set(key, image);
+    return { width: image.width, height: image.height };
+  }
+
+  /** @param {number} key */
+  get(key) {
+    const image = this.#open.get(key);
+    if (!image) throw new Trouble("input", "this photo was closed");
+    return image;
+  }
+
+  /** @param {number} key */
+  close(key) {
+    this.#open.get(key)?.free();
+    this.#open.delete(key);
+  }
+
+  /**
+   * By the model's own decoder, so that the same file gives the same vectors everywhere; by the browser's
+   * where only the browser knows the format (AVIF, HEIC on Apple's).
+   * @param {Blob} file
+   */
+  async encode(file) {
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    try {
+      return this.#model.encodeImage(bytes);
+    } catch (error) {
+      const message = String(/** @type {Error} */ (error).message ?? error);
+      if (error instanceof WebAssembly.RuntimeError || !/which is|cannot be read here/.test(message)) throw error;
+      const bitmap = await createImageBitmap(file).catch(() => null);
+      if (!bitmap) throw error;
+      return this.#encodeBitmap(bitmap);
+    }
+  }
+
+  /** @param {ImageBitmap} bitmap */
+  #encodeBitmap(bitmap) {
+    const { width, height } = bitmap;
+    const context = new OffscreenCanvas(width, height).getContext("2d");
+    if (!context) throw new Trouble("memory", `a photo of ${width}×${height} pixels is too large for this browser`);
+    context.drawImage(bitmap, 0, 0);
+    bitmap.close();
+    const { data } = context.getImageData(0, 0, width, height);
+    return this.#model.encodePixels(new Uint8Array(data.buffer), width, height);
+  }
+}

@@ -1,0 +1,224 @@
+// The worker: one model, one queue. Requests come in as { id, op, args, background }, answers go out as
+// { id, result }, { id, event } or { id, error }; { fatal } says that this worker is done for.
+
+import { chooseBackend, watchDevice } from "./backend.js";
+import { fetchModel } from "./model-files.js";
+import { Photos } from "./photos.js";
+import { Store } from "./store.js";
+
+/**
+ * @typedef {typeof import("./cpu/mmgem_web.js")} Wasm
+ * @typedef {{ id: number, op: string, args: any, background: boolean, abort: AbortController }} Job
+ */
+
+/** @type {any} */
+const scope = self;
+
+/** @type {Wasm} */
+let wasm;
+/** @type {WebAssembly.Memory} */
+let memory;
+/** @type {import("./cpu/mmgem_web.js").Model} */
+let model;
+/** @type {Photos} */
+let photos;
+/** @type {Store} */
+let store;
+let dead = false;
+
+/** @type {Job[]} */
+const queue = [];
+/** @type {Job | null} */
+let current = null;
+
+scope.mmgemPanicked = (/** @type {string} */ message) => die(message);
+scope.onunhandledrejection = (/** @type {PromiseRejectionEvent} */ event) => die(String(event.reason));
+
+scope.onmessage = (/** @type {MessageEvent} */ { data }) => {
+  if (data.cancel) return cancel(data.cancel);
+  queue.push({ ...data, abort: new AbortController() });
+  if (!current) work();
+};
+
+async function work() {
+  for (let job = next(); job && !dead; job = next()) {
+    current = job;
+    // Messages come in between jobs: a cancelled one is never begun, an urgent one goes first.
+    await breathe();
+    try {
+      job.abort.signal.throwIfAborted();
+      const { result, transfer } = await ops[job.op](job.args, job);
+      scope.postMessage({ id: job.id, result }, transfer ?? []);
+    } catch (error) {
+      if (error instanceof WebAssembly.RuntimeError) die(String(error));
+      else scope.postMessage({ id: job.id, error: plain(error) });
+    }
+  }
+  current = null;
+}
+
+/** The oldest request that somebody waits for, else the oldest. */
+function next() {
+  const urgent = queue.findIndex((job) => !job.background);
+  return queue.splice(Math.max(urgent, 0), 1)[0];
+}
+
+/** @param {number} id */
+function cancel(id) {
+  const at = queue.findIndex((job) => job.id === id);
+  if (at >= 0) queue.splice(at, 1);
+  if (current?.id === id) current.abort.abort();
+}
+
+/** @param {string} message */
+function die(message) {
+  if (dead) return;
+  dead = true;
+  scope.postMessage({ fatal: message });
+}
+
+/** @param {any} error */
+function plain(error) {
+  const kind = error instanceof RangeError ? "memory" : (error.kind ?? "input");
+  return { kind, name: error.name ?? "Error", message: String(error.message ?? error) };
+}
+
+/** Lets messages in. */
+function breathe() {
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve(undefined);
+    };
+    port2.postMessage(null);
+  });
+}
+
+/** @typedef {import("./model-files.js").ModelFiles} ModelFiles @typedef {import("./backend.js").Choice} Choice */
+
+/** @param {ModelFiles} files @param {Choice} choice @returns {Promise<Choice>} what it came to */
+async function openSomewhere(files, choice) {
+  try {
+    model = await open(files, choice.backend);
+    return choice;
+  } catch (error) {
+    if (choice.backend === "cpu" || error instanceof WebAssembly.RuntimeError) throw error;
+    model = await open(files, "cpu");
+    return { backend: "cpu", reason: `WebGPU does not work here (${/** @type {Error} */ (error).message})` };
+  }
+}
+
+/** @param {ModelFiles} files @param {"cpu" | "webgpu"} backend */
+async function open(files, backend) {
+  if (backend === "webgpu") watchDevice(die);
+  wasm = await import(`./${backend}/mmgem_web.js`);
+  ({ memory } = await wasm.default({ module_or_path: new URL(`./${backend}/mmgem_web_bg.wasm`, import.meta.url) }));
+  const gathered = new wasm.ModelFiles(files.config, files.tokenizer);
+  for (const shard of files.shards) gathered.addShard(shard.name, shard.bytes);
+  return wasm.Model.open(gathered);
+}
+
+/** @param {number[] | null | undefined} box */
+const region = (box) => (box ? Float32Array.from(box) : undefined);
+
+/** @type {Record<string, (args: any, job: Job) => Promise<{ result?: any, transfer?: Transferable[] }>>} */
+const ops = {
+  async load({ source, backend: wish, trouble }, job) {
+    const event = (/** @type {string} */ stage, /** @type {number} */ bytes, /** @type {number} */ total) =>
+      scope.postMessage({ id: job.id, event: { stage, bytes, total } });
+    const files = await fetchModel(source, event, job.abort.signal);
+    event("open", files.bytes, files.bytes);
+    await breathe();
+    const { backend, reason } = await openSomewhere(files, await chooseBackend(wish, trouble));
+    photos = new Photos(model);
+    store = new Store(wasm, model, photos);
+    const { name, bytes, fromCache, checked, notKept } = files;
+    const { fingerprint, embedDim } = model;
+    return { result: { name, fingerprint, embedDim, backend, reason, bytes, fromCache, checked, notKept } };
+  },
+
+  async openPhoto({ key, file }) {
+    return { result: await photos.open(key, file) };
+  },
+
+  async closePhoto({ key }) {
+    photos.close(key);
+    return {};
+  },
+
+  async embedText({ text }) {
+    const result = await model.embedText(text);
+    return { result, transfer: [result.buffer] };
+  },
+
+  async embedImage({ key, box }) {
+    const result = await model.embedImage(photos.get(key), region(box));
+    return { result, transfer: [result.buffer] };
+  },
+
+  async caption({ key, box, maxTokens }, job) {
+    const writing = model.startCaption(photos.get(key), region(box), maxTokens);
+    try {
+      let last = { text: "", logProb: 0 };
+      for (;;) {
+        const caption = await model.continueCaption(writing);
+        if (!caption) return { result: last };
+        last = { text: caption.text, logProb: caption.logProb };
+        caption.free();
+        scope.postMessage({ id: job.id, event: last });
+        await breathe();
+        job.abort.signal.throwIfAborted();
+      }
+    } finally {
+      writing.free();
+    }
+  },
+
+  async localize({ key, embed }) {
+    const place = await model.localize(photos.get(key), embed);
+    const { similarity, grid, score } = place;
+    const result = {
+      similarity, grid, score, seen: [...place.seen], point: [...place.point], box: [...place.box],
+    };
+    place.free();
+    return { result, transfer: [similarity.buffer] };
+  },
+
+  async boxAt({ key, x, y }) {
+    return { result: [...(await model.boxAt(photos.get(key), x, y))] };
+  },
+
+  async memory() {
+    return { result: memory.buffer.byteLength };
+  },
+
+  async list() {
+    return { result: await store.list() };
+  },
+
+  async add({ path, file }) {
+    return { result: await store.add(path, file) };
+  },
+
+  async remove({ paths }) {
+    return { result: await store.remove(paths) };
+  },
+
+  async clear() {
+    return { result: await store.clear() };
+  },
+
+  async search({ embed, limit }) {
+    return { result: await store.search(embed, limit) };
+  },
+
+  async exportFile() {
+    return { result: await store.exportFile() };
+  },
+
+  async importFile({ file }) {
+    return { result: await store.importFile(file) };
+  },
+};
+

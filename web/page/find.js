@@ -1,0 +1,392 @@
+// "Find": the library of this browser, its index and its search.
+
+import { $, announce, bytes, choose, count, icon, make, notice, openDialog, save, words } from "./dom.js";
+import { fromDrop, fromFolder, fromInput } from "./folder.js";
+import { Grid, hitBox } from "./grid.js";
+import { Indexer } from "./indexer.js";
+
+/**
+ * @typedef {import("./lib/mmgem.js").LibraryPhoto} LibraryPhoto
+ * @typedef {import("./lib/mmgem.js").PhotoHit} PhotoHit
+ * @typedef {import("./folder.js").Found} Found
+ * @typedef {{ photo?: import("./lib/mmgem.js").Photo, box?: number[] | null, file: Blob, name: string }} PartQuery
+ */
+
+/** Photos that come in while a search is shown are searched after this. */
+const AGAIN_MS = 1500;
+
+/** Events: `describe` (detail: File). */
+export class Find extends EventTarget {
+  #loader;
+  #indexer;
+  #grid;
+  /** @type {Map<string, LibraryPhoto>} */
+  #photos = new Map();
+  /** Files that can be opened in this visit. @type {Map<string, File>} */
+  #files = new Map();
+  /** @type {PhotoHit[] | null} */
+  #hits = null;
+  /** @type {PartQuery | null} */
+  #part = null;
+  #searching = new AbortController();
+  #scanning = new AbortController();
+  /** @type {ReturnType<typeof setTimeout> | 0} */
+  #later = 0;
+
+  /** @param {import("./loader.js").Loader} loader */
+  constructor(loader) {
+    super();
+    this.#loader = loader;
+    this.#indexer = new Indexer(loader);
+    this.#grid = new Grid(async (path) => (await loader.ready()).library.thumbnail(path));
+    this.#grid.addEventListener("open", (event) => this.#view(/** @type {CustomEvent} */ (event).detail));
+    loader.addEventListener("model", () => this.#readLibrary());
+    this.#wireIndexer();
+    this.#wireSearch();
+    this.#wireLibrary();
+    this.#draw();
+  }
+
+  shown() {
+    this.#draw();
+  }
+
+  // --- the library ---
+
+  async #readLibrary() {
+    try {
+      const model = await this.#loader.ready();
+      const photos = await model.library.list();
+      this.#photos = new Map(photos.map((photo) => [photo.path, photo]));
+      this.#grid.forget();
+      this.#draw();
+      if (this.#hasQuery()) this.#search();
+    } catch (error) {
+      notice(`The library of this browser cannot be read; what is indexed now is lost when the page closes. ${words(error)}`);
+    }
+  }
+
+  /** Gives the indexer what is new or changed. @param {readonly Found[]} found */
+  #take(found) {
+    for (const { path, file } of found) this.#files.set(path, file);
+    const isStale = (/** @type {Found} */ { path, sizeBytes, modifiedMs }) => {
+      const known = this.#photos.get(path);
+      return known?.sizeBytes !== sizeBytes || known.modifiedMs !== modifiedMs;
+    };
+    const stale = found.filter(isStale);
+    this.#indexer.add(stale);
+    return stale.length;
+  }
+
+  async #pickFolder() {
+    const picker = /** @type {any} */ (window).showDirectoryPicker;
+    if (!picker) return this.#takeAll(fromInput(await choose("pick-folder")));
+    let folder;
+    try {
+      folder = await picker({ id: "photos", mode: "read" });
+    } catch (error) {
+      if (/** @type {Error} */ (error).name !== "AbortError") notice(error);
+      return;
+    }
+    this.#scanning = new AbortController();
+    await this.#scan(folder, this.#scanning.signal);
+  }
+
+  /** @param {any} folder a FileSystemDirectoryHandle @param {AbortSignal} signal */
+  async #scan(folder, signal) {
+    const seen = new Set();
+    /** @type {Found[]} */
+    let some = [];
+    let stale = 0;
+    $("count").textContent = `Reading ${folder.name}…`;
+    try {
+      for await (const photo of fromFolder(folder, signal)) {
+        seen.add(photo.path);
+        some.push(photo);
+        if (some.length >= 200) {
+          stale += this.#take(some);
+          some = [];
+        }
+      }
+    } catch (error) {
+      notice(`The folder ${folder.name} cannot be read to its end. ${words(error)}`);
+      this.#take(some);
+      return this.#draw();
+    }
+    stale += this.#take(some);
+    await this.#forgetMissing(folder.name, seen);
+    this.#said(seen.size, stale, folder.name);
+  }
+
+  /** Photos of a folder that are no longer in it. @param {string} folder @param {ReadonlySet<string>} seen */
+  async #forgetMissing(folder, seen) {
+    const gone = [...this.#photos.keys()].filter((path) => path.startsWith(`${folder}/`) && !seen.has(path));
+    if (!gone.length) return;
+    const model = await this.#loader.ready();
+    await model.library.remove(gone);
+    for (const path of gone) this.#photos.delete(path);
+    notice(`${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`, { bad: false });
+  }
+
+  /** @param {Found[]} found */
+  #takeAll(found) {
+    if (!found.length) return;
+    this.#said(found.length, this.#take(found), "what you chose");
+  }
+
+  /** @param {number} seen @param {number} stale @param {string} where */
+  #said(seen, stale, where) {
+    if (!seen) notice(`There is no photo in ${where}. (JPEG, PNG, WebP, GIF, BMP, TIFF; AVIF and HEIC where the browser reads them.)`);
+    else if (!stale) notice(`All ${count(seen, "photo", "photos")} of ${where} are in the library already.`, { bad: false });
+    this.#draw();
+  }
+
+  #wireIndexer() {
+    const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ act) =>
+      this.#indexer.addEventListener(type, (event) => act(/** @type {CustomEvent} */ (event).detail));
+    on("added", (photo) => {
+      this.#photos.set(photo.path, photo);
+      this.#grid.changed(photo.path);
+      this.#soon();
+    });
+    on("progress", (progress) => this.#showProgress(progress));
+    on("stopped", (why) => {
+      if (why) return notice(`Indexing is paused. ${why}`);
+      $("indexing").hidden = true;
+      announce(`${count(this.#photos.size, "photo", "photos")} in the library`);
+      this.#draw();
+      if (this.#hasQuery()) this.#search();
+    });
+    $("pause").onclick = () => (this.#indexer.paused ? this.#indexer.resume() : this.#indexer.pause());
+    $("stop").onclick = () => {
+      this.#scanning.abort();
+      this.#indexer.stop();
+      $("indexing").hidden = true;
+    };
+  }
+
+  /** @param {import("./indexer.js").Progress} progress */
+  #showProgress({ done, total, perSecond, paused, failed }) {
+    $("indexing").hidden = done >= total;
+    $("index-bar").value = total ? done / total : 0;
+    const left = perSecond && !paused ? `, ${duration((total - done) / perSecond)} left` : "";
+    const rate = perSecond && !paused ? ` · ${perSecond.toFixed(1)} photos/s${left}` : paused ? " · paused" : "";
+    $("index-text").textContent = `${done.toLocaleString("en")} of ${total.toLocaleString("en")}${rate}`;
+    $("pause").textContent = paused ? "Resume" : "Pause";
+    $("failed").hidden = !failed.length;
+    if (!failed.length) return;
+    $("failed-count").textContent = `${count(failed.length, "file", "files")} passed over`;
+    const list = $("failed-list");
+    for (const { path, why } of failed.slice(list.children.length)) list.append(make("li", {}, `${path}: ${why}`));
+    while (list.children.length > failed.length) list.firstChild.remove();
+  }
+
+  /** While the index grows the page shows it, but not at every photo. */
+  #soon() {
+    this.#later ||= setTimeout(() => {
+      this.#later = 0;
+      if (this.#hasQuery()) this.#search(false);
+      else this.#draw(false);
+    }, this.#photos.size < 40 ? 120 : AGAIN_MS);
+  }
+
+  // --- search ---
+
+  #wireSearch() {
+    $("search").onsubmit = (/** @type {Event} */ event) => {
+      event.preventDefault();
+      this.#setPart(null);
+      this.#search();
+    };
+    $("query").oninput = () => {
+      if ($("query").value.trim()) return;
+      if (!this.#part) this.#show(null);
+    };
+    $("by-photo").onclick = async () => {
+      const [file] = await choose("pick-photo");
+      if (file) this.searchRegion({ file, name: file.name });
+    };
+    $("cut").oninput = () => this.#draw();
+  }
+
+  /** Searches by a photo, or by a region of it. @param {PartQuery} part */
+  searchRegion(part) {
+    $("query").value = "";
+    this.#setPart(part);
+    this.#search();
+  }
+
+  /** @param {PartQuery | null} part */
+  #setPart(part) {
+    this.#part = part;
+    const chip = $("query-part");
+    chip.hidden = !part;
+    chip.replaceChildren();
+    if (!part) return;
+    const picture = make("img", { alt: "" });
+    crop(part).then((url) => (picture.src = url), () => picture.remove());
+    const close = make("button", { type: "button", class: "icon", "aria-label": "Search for something else",
+      onclick: () => {
+        this.#setPart(null);
+        this.#show(null);
+      } }, icon("close"));
+    chip.append(picture, part.name, close);
+  }
+
+  #hasQuery() {
+    return this.#part !== null || $("query").value.trim() !== "";
+  }
+
+  async #search(fromTop = true) {
+    this.#searching.abort();
+    this.#searching = new AbortController();
+    const { signal } = this.#searching;
+    const text = $("query").value.trim();
+    if (!this.#part && !text) return this.#show(null);
+    try {
+      const model = await this.#loader.ready();
+      const how = { signal, limit: this.#photos.size };
+      const part = this.#part;
+      if (part && !part.photo) part.photo = await model.openPhoto(part.file, { signal });
+      const hits = !part?.photo ? await model.searchPhotos(text, how)
+        : part.box ? await model.similarRegions(part.photo, part.box, how)
+        : await model.searchPhotos(part.photo, how);
+      this.#show(hits, fromTop);
+    } catch (error) {
+      const why = words(error);
+      if (why && !signal.aborted) notice(`The search failed. ${why}`);
+    }
+  }
+
+  /** @param {PhotoHit[] | null} hits */
+  #show(hits, fromTop = true) {
+    this.#hits = hits;
+    this.#draw(fromTop);
+    if (hits) announce($("count").textContent);
+  }
+
+  #draw(fromTop = true) {
+    const empty = this.#photos.size === 0;
+    $("grid-empty").hidden = !empty || this.#indexer.running;
+    $("tiles").hidden = empty;
+    document.querySelector(".cut")?.toggleAttribute("hidden", !this.#hits);
+    if (!this.#hits) {
+      $("count").textContent = empty ? "No photos yet" : count(this.#photos.size, "photo", "photos");
+      return this.#grid.show([...this.#photos.values()].sort((a, b) => b.modifiedMs - a.modifiedMs), fromTop);
+    }
+    const least = Number($("cut").value);
+    const items = [];
+    for (const [i, hit] of this.#hits.entries()) {
+      const photo = this.#photos.get(hit.path);
+      if (photo && (i === 0 || hit.relevance >= least)) items.push({ ...photo, score: hit.score, box: hit.box });
+    }
+    $("count").textContent = `${count(items.length, "match", "matches")} in ${count(this.#photos.size, "photo", "photos")}`;
+    this.#grid.show(items, fromTop);
+  }
+
+  // --- one photo ---
+
+  /** @param {{ path: string, width: number, height: number, box?: readonly number[] }} item */
+  async #view(item) {
+    const file = this.#files.get(item.path) ?? null;
+    const model = await this.#loader.ready();
+    const picture = file ?? (await model.library.thumbnail(item.path).catch(() => null));
+    const url = picture ? URL.createObjectURL(picture) : "";
+    $("viewer-title").textContent = item.path;
+    $("viewer-picture").src = url;
+    $("viewer-picture").alt = item.path;
+    $("viewer-picture").hidden = !url;
+    $("viewer-note").textContent = file ? `${item.width} × ${item.height} pixels`
+      : "Only what the index keeps of it is here. Add its folder again to open the photo itself; nothing is encoded twice.";
+    const old = $("viewer-box");
+    const frame = item.box ? hitBox(item.box, item) : make("span", { class: "hit-box", hidden: true });
+    frame.id = "viewer-box";
+    old.replaceWith(frame);
+    $("viewer-describe").disabled = !file;
+    $("viewer-describe").onclick = () => {
+      $("viewer").close();
+      this.dispatchEvent(new CustomEvent("describe", { detail: file }));
+    };
+    $("viewer-similar").disabled = !picture;
+    $("viewer-similar").onclick = () => {
+      $("viewer").close();
+      if (picture) this.searchRegion({ file: picture, name: item.path.split("/").pop() ?? item.path });
+    };
+    $("viewer").onclose = () => URL.revokeObjectURL(url);
+    openDialog($("viewer"));
+  }
+
+  // --- around it ---
+
+  #wireLibrary() {
+    $("folder").onclick = () => this.#pickFolder();
+    $("files").onclick = async () => this.#takeAll(fromInput(await choose("pick-photos")));
+    const grid = $("grid");
+    grid.ondragover = (/** @type {DragEvent} */ event) => {
+      event.preventDefault();
+      grid.classList.add("over");
+    };
+    grid.ondragleave = () => grid.classList.remove("over");
+    grid.ondrop = async (/** @type {DragEvent} */ event) => {
+      event.preventDefault();
+      grid.classList.remove("over");
+      if (event.dataTransfer) this.#takeAll(await fromDrop(event.dataTransfer));
+    };
+    $("more").onclick = () => this.#showMenu();
+    $("export").onclick = () => this.#attempt(async (library) => {
+      save(await library.exportFile(), "photos.library");
+    });
+    $("import").onclick = () => this.#attempt(async (library) => {
+      const [file] = await choose("pick-index");
+      if (!file) return;
+      const taken = await library.importFile(file);
+      notice(`${count(taken, "photo was", "photos were")} taken over from ${file.name}.`, { bad: false });
+      await this.#readLibrary();
+    });
+    $("clear").onclick = () => this.#attempt(async (library) => {
+      if (!confirm(`Forget all ${count(this.#photos.size, "photo", "photos")} of the library? The photos themselves stay where they are.`)) return;
+      this.#indexer.stop();
+      await library.clear();
+      this.#hits = null;
+      await this.#readLibrary();
+    });
+  }
+
+  async #showMenu() {
+    openDialog($("library-menu"));
+    const estimate = await navigator.storage?.estimate?.().catch(() => null);
+    const storage = estimate?.quota ? ` This page uses ${bytes(estimate.usage ?? 0)} of ${bytes(estimate.quota)} of storage.` : "";
+    const kept = await navigator.storage?.persisted?.().catch(() => false);
+    const safe = kept ? "" : " The browser may clear it when the disk is nearly full.";
+    $("library-facts").textContent = `${count(this.#photos.size, "photo", "photos")} in this browser.${storage}${safe}`;
+  }
+
+  /** @param {(library: import("./lib/mmgem.js").Library) => Promise<void>} act */
+  async #attempt(act) {
+    try {
+      await act((await this.#loader.ready()).library);
+    } catch (error) {
+      notice(error);
+    }
+    $("library-menu").close();
+  }
+}
+
+/** A small picture of what is searched for. @param {PartQuery} part @returns {Promise<string>} */
+async function crop({ file, box }) {
+  const bitmap = await createImageBitmap(file);
+  const [x0, y0, x1, y1] = box ?? [0, 0, bitmap.width, bitmap.height];
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 60;
+  const side = Math.max(x1 - x0, y1 - y0);
+  const [w, h] = [((x1 - x0) / side) * 60, ((y1 - y0) / side) * 60];
+  canvas.getContext("2d")?.drawImage(bitmap, x0, y0, x1 - x0, y1 - y0, (60 - w) / 2, (60 - h) / 2, w, h);
+  bitmap.close();
+  return canvas.toDataURL();
+}
+
+/** @param {number} seconds */
+function duration(seconds) {
+  if (seconds < 90) return `${Math.ceil(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}

@@ -1,0 +1,65 @@
+// Photos from folders, file inputs and drops.
+
+/**
+ * @typedef {{ path: string, sizeBytes: number, modifiedMs: number, file: File }} Found
+ */
+
+const PHOTO = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif)$/i;
+
+/** @param {string} name */
+const isPhoto = (name) => PHOTO.test(name) && !name.startsWith(".");
+
+/** @param {File} file @param {string} path @returns {Found} */
+function found(file, path) {
+  return { path, sizeBytes: file.size, modifiedMs: file.lastModified, file };
+}
+
+/** Files of an input; with `webkitdirectory` their paths start with the folder's name. @param {readonly File[]} files */
+export function fromInput(files) {
+  return files.filter((file) => isPhoto(file.name)).map((file) => found(file, file.webkitRelativePath || file.name));
+}
+
+/**
+ * All photos below a folder, given over one by one; hidden ones are left out, as `mmgem index` does.
+ * @param {any} folder a FileSystemDirectoryHandle @param {AbortSignal} signal @param {string} [prefix]
+ * @returns {AsyncGenerator<Found>}
+ */
+export async function* fromFolder(folder, signal, prefix = folder.name) {
+  for await (const [name, handle] of folder.entries()) {
+    signal.throwIfAborted();
+    if (name.startsWith(".")) continue;
+    const path = `${prefix}/${name}`;
+    if (handle.kind === "directory") yield* fromFolder(handle, signal, path);
+    else if (isPhoto(name)) yield found(await handle.getFile(), path);
+  }
+}
+
+/**
+ * Whatever was dropped: files and folders. Call it within the event.
+ * @param {DataTransfer} transfer @returns {Promise<Found[]>}
+ */
+export async function fromDrop(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry !== null);
+  if (!entries.length) return fromInput([...transfer.files]);
+  const all = [];
+  for (const entry of entries) all.push(...(await fromEntry(/** @type {FileSystemEntry} */ (entry))));
+  return all;
+}
+
+/** @param {FileSystemEntry} entry @returns {Promise<Found[]>} */
+async function fromEntry(entry) {
+  if (entry.name.startsWith(".")) return [];
+  if (entry.isFile) {
+    if (!isPhoto(entry.name)) return [];
+    const file = await new Promise((resolve, reject) => /** @type {FileSystemFileEntry} */ (entry).file(resolve, reject));
+    return [found(file, entry.fullPath.replace(/^\//, ""))];
+  }
+  const reader = /** @type {FileSystemDirectoryEntry} */ (entry).createReader();
+  const all = [];
+  for (;;) {
+    /** @type {FileSystemEntry[]} */
+    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!some.length) return all;
+    for (const below of some) all.push(...(await fromEntry(below)));
+  }
+}

@@ -1,0 +1,171 @@
+// Which model is open: loading with progress, switching, and what the status line and its dialog say.
+
+import { forgetModels, loadModel } from "./lib/mmgem.js";
+import { $, bytes, choose, make, notice, openDialog, words } from "./dom.js";
+
+/** @typedef {import("./lib/mmgem.js").Model} Model @typedef {import("./lib/mmgem.js").ModelSource} ModelSource */
+
+const OWN_MODEL = "model";
+/** Progress is not worth a bar before this. */
+const PATIENCE_MS = 250;
+
+export class Loader extends EventTarget {
+  /** @type {Model | null} */
+  model = null;
+  /** @type {ModelSource} */
+  #source = new URLSearchParams(location.search).get("model") ?? OWN_MODEL;
+  #abort = new AbortController();
+  /** @type {Promise<Model>} */
+  #loading = new Promise(() => {});
+
+  constructor() {
+    super();
+    this.#wire();
+  }
+
+  /** The model, as soon as it is there. @returns {Promise<Model>} */
+  ready() {
+    return this.#loading;
+  }
+
+  load() {
+    this.#abort.abort();
+    this.#abort = new AbortController();
+    this.model?.close();
+    this.model = null;
+    this.#loading = this.#run(this.#abort.signal);
+    this.#loading.catch(() => undefined); // shown by #run
+  }
+
+  /** @param {AbortSignal} signal */
+  async #run(signal) {
+    status("busy", "Loading");
+    const started = performance.now();
+    try {
+      const model = await loadModel(this.#source, {
+        backend: chosenBackend(),
+        signal,
+        onProgress: (progress) => showProgress(progress, started),
+        onRestart: (message) => {
+          notice(`The model broke down and was started again. (${message})`);
+          this.dispatchEvent(new Event("restart"));
+        },
+      });
+      this.model = model;
+      this.#announceModel(model);
+      this.dispatchEvent(new Event("model"));
+      return model;
+    } catch (error) {
+      const text = words(error) || "Loading was cancelled. Press the status button to load the model.";
+      if (!signal.aborted || this.#abort.signal === signal) {
+        status("failed", "No model");
+        notice(text);
+      }
+      throw error;
+    } finally {
+      if (this.#abort.signal === signal) $("loading").hidden = true;
+    }
+  }
+
+  /** @param {Model} model */
+  #announceModel(model) {
+    const { info } = model;
+    status("ready", info.backend === "cpu" ? "On the processor" : "On WebGPU");
+    $("status").title = info.reason;
+    if (info.notKept && typeof this.#source === "string") {
+      notice(`The model will be fetched again next time: ${info.notKept}.`, { bad: false });
+    }
+  }
+
+  #wire() {
+    $("loading-cancel").onclick = () => this.#abort.abort();
+    $("status").onclick = () => this.#showFacts();
+    for (const input of document.querySelectorAll("input[name=backend]")) {
+      const radio = /** @type {HTMLInputElement} */ (input);
+      radio.checked = radio.value === chosenBackend();
+      radio.onchange = () => {
+        localStorage.setItem("backend", radio.value);
+        this.#open(this.#source);
+      };
+    }
+    $("model-files").onclick = async () => {
+      const files = await choose("pick-model");
+      if (files.length) this.#open(files);
+    };
+    $("model-load").onclick = () => this.#openUrl($("model-url").value.trim() || OWN_MODEL);
+    $("forget").onclick = async () => {
+      await forgetModels();
+      notice("The kept model files are gone; the next visit fetches them again.", { bad: false });
+      $("about").close();
+    };
+  }
+
+  /** @param {string} folder */
+  #openUrl(folder) {
+    const url = new URL(folder, location.href);
+    if (url.origin !== location.origin) {
+      notice(`This page talks to its own server only, not to ${url.host}. Download that model and choose its files, ` +
+        "or put its folder beside this page.");
+      return;
+    }
+    this.#open(url.href);
+  }
+
+  /** @param {ModelSource} source */
+  #open(source) {
+    $("about").close();
+    this.#source = source;
+    this.load();
+  }
+
+  async #showFacts() {
+    if ($("status").dataset.state === "failed") this.load();
+    openDialog($("about"));
+    const facts = await this.#facts();
+    $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+  }
+
+  /** @returns {Promise<[string, string][]>} */
+  async #facts() {
+    if (!this.model) return [["State", "not loaded"]];
+    const { info } = this.model;
+    /** @type {[string, string][]} */
+    const facts = [
+      ["Name", info.name],
+      ["Runs on", `${info.backend === "cpu" ? "the processor" : "WebGPU"}: ${info.reason}`],
+      ["Files", `${bytes(info.bytes)}, ${info.fromCache ? "from this browser's storage" : "fetched"}` +
+        `${info.checked ? ", checked (SHA-256)" : ", not checked"}`],
+      ["Memory", bytes(await this.model.memory())],
+    ];
+    const storage = await navigator.storage?.estimate?.().catch(() => null);
+    if (storage?.quota) facts.push(["Storage", `${bytes(storage.usage ?? 0)} of ${bytes(storage.quota)}`]);
+    facts.push(["Fingerprint", info.fingerprint]);
+    return facts;
+  }
+}
+
+/** @returns {"auto" | "cpu" | "webgpu"} */
+function chosenBackend() {
+  const chosen = localStorage.getItem("backend");
+  return chosen === "cpu" || chosen === "webgpu" ? chosen : "auto";
+}
+
+/** @param {"busy" | "ready" | "failed"} state @param {string} text */
+function status(state, text) {
+  $("status").dataset.state = state;
+  $("status-text").textContent = text;
+}
+
+/** @param {import("./lib/mmgem.js").Progress} progress @param {number} started */
+function showProgress({ stage, bytes: done, total }, started) {
+  const elapsed = performance.now() - started;
+  if (stage === "download" && elapsed < PATIENCE_MS) return;
+  const of = total ? ` of ${bytes(total)}` : "";
+  const rate = `, ${bytes((done / elapsed) * 1000)}/s`;
+  const text = { download: `Fetching the model, once: ${bytes(done)}${of}${rate}`, cache: "Reading the model",
+    open: "Opening the model" }[stage];
+  $("loading").hidden = false;
+  $("loading-text").textContent = text;
+  if (total) $("loading-bar").value = done / total;
+  else $("loading-bar").removeAttribute("value");
+}

@@ -1,0 +1,227 @@
+// The photo and the boxes on it: drawing, moving and resizing by pointer and keyboard.
+
+import { $, make } from "./dom.js";
+
+/** @typedef {[number, number, number, number]} Box */
+/** @typedef {{ id: number, box: Box, label: string, hue: number }} Shown */
+
+const CLICK_PX = 6;
+const LEAST = 8;
+
+/**
+ * Events: `draw` (detail: box), `click-at` (detail: [x, y]), `change` (detail: { id, box }, while it moves),
+ * `changed` (the same, when it is let go), `select` (detail: id), `remove` (detail: id).
+ */
+export class Stage extends EventTarget {
+  width = 0;
+  height = 0;
+  #frame = $("frame");
+  #layer = $("boxes");
+  /** @type {HTMLElement | null} */
+  #place = null;
+  /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
+  #drag = null;
+  /** @type {Map<number, { element: any, box: Box }>} */
+  #shown = new Map();
+
+  constructor() {
+    super();
+    new ResizeObserver(() => this.#fit()).observe($("stage"));
+    this.#layer.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => this.#down(event));
+    this.#layer.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.#move(event));
+    this.#layer.addEventListener("pointerup", () => this.#up(true));
+    this.#layer.addEventListener("pointercancel", () => this.#up(false));
+    this.#layer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event));
+  }
+
+  /** @param {string} url @param {number} width @param {number} height @param {string} name */
+  show(url, width, height, name) {
+    [this.width, this.height] = [width, height];
+    $("picture").src = url;
+    $("picture").alt = name;
+    $("empty").hidden = true;
+    this.#frame.hidden = false;
+    $("heat").hidden = true;
+    this.place(null);
+    this.#fit();
+  }
+
+  #fit() {
+    if (!this.width) return;
+    const room = $("stage").getBoundingClientRect();
+    const side = matchMedia("(max-width: 860px)").matches;
+    const height = side ? innerHeight * 0.66 : room.height - 48;
+    const scale = Math.min((room.width - (side ? 0 : 48)) / this.width, height / this.height);
+    this.#frame.style.width = `${Math.max(1, Math.floor(this.width * scale))}px`;
+    this.#frame.style.height = `${Math.max(1, Math.floor(this.height * scale))}px`;
+  }
+
+  /** Draws these boxes, and no others. @param {readonly Shown[]} boxes @param {number | null} selected */
+  draw(boxes, selected) {
+    const wanted = new Set(boxes.map((shown) => shown.id));
+    for (const [id, { element }] of this.#shown) {
+      if (wanted.has(id)) continue;
+      element.remove();
+      this.#shown.delete(id);
+    }
+    for (const { id, box, label, hue } of boxes) {
+      const shown = this.#shown.get(id) ?? this.#add(id);
+      shown.box = box;
+      const { element } = shown;
+      element.style.setProperty("--hue", String(hue));
+      element.classList.toggle("selected", id === selected);
+      element.firstChild.textContent = label;
+      element.setAttribute("aria-label", `${label}. Arrow keys move it, with Shift they resize it, Delete removes it.`);
+      element.setAttribute("aria-pressed", String(id === selected));
+      this.#put(element, box);
+    }
+    // Small ones on top, so that each can be reached.
+    const bySize = [...boxes].sort((a, b) => area(b.box) - area(a.box));
+    for (const [at, { id }] of bySize.entries()) this.#shown.get(id)?.element.style.setProperty("z-index", String(at + 1));
+  }
+
+  /** @param {number} id */
+  #add(id) {
+    const edges = ["nw", "ne", "sw", "se"].map((edge) => make("i", { "data-edge": edge }));
+    const element = make("div", { class: "box", role: "button", tabindex: 0, "data-id": id,
+      onfocus: () => this.#emit("select", id) }, make("span", { class: "tag" }), ...edges);
+    this.#layer.append(element);
+    const shown = { element, box: /** @type {Box} */ ([0, 0, 0, 0]) };
+    this.#shown.set(id, shown);
+    return shown;
+  }
+
+  /** Shows where a phrase was found, or nothing. @param {{ box: readonly number[], label: string } | null} found */
+  place(found) {
+    this.#place?.remove();
+    this.#place = null;
+    if (!found) return;
+    this.#place = make("div", { class: "box place" }, make("span", { class: "tag" }, found.label));
+    this.#layer.append(this.#place);
+    this.#put(this.#place, /** @type {Box} */ (found.box));
+  }
+
+  /** @param {number} id */
+  focus(id) {
+    this.#shown.get(id)?.element.focus({ preventScroll: true });
+  }
+
+  /** @param {any} element @param {Box} box */
+  #put(element, [x0, y0, x1, y1]) {
+    const percent = (/** @type {number} */ part, /** @type {number} */ whole) => `${(100 * part) / whole}%`;
+    element.style.left = percent(x0, this.width);
+    element.style.top = percent(y0, this.height);
+    element.style.width = percent(x1 - x0, this.width);
+    element.style.height = percent(y1 - y0, this.height);
+    element.classList.toggle("high", y0 < this.height * 0.06);
+  }
+
+  /** @param {PointerEvent} event @returns {[number, number]} */
+  #point(event) {
+    const { left, top, width, height } = this.#layer.getBoundingClientRect();
+    const clamp = (/** @type {number} */ x) => Math.min(Math.max(x, 0), 1);
+    return [clamp((event.clientX - left) / width) * this.width, clamp((event.clientY - top) / height) * this.height];
+  }
+
+  /** @param {PointerEvent} event */
+  #down(event) {
+    if (event.button !== 0 || this.#drag) return;
+    event.preventDefault();
+    const target = /** @type {HTMLElement} */ (event.target);
+    const from = this.#point(event);
+    const id = Number(target.closest?.("[data-id]")?.getAttribute("data-id") ?? 0);
+    const shown = this.#shown.get(id);
+    this.#layer.setPointerCapture(event.pointerId);
+    if (shown) {
+      shown.element.focus({ preventScroll: true });
+      this.#drag = { id, box: shown.box, edge: target.dataset.edge ?? "all", from, element: shown.element, moved: false };
+    } else {
+      const element = make("div", { class: "box drawing" }, make("span", { class: "tag", hidden: true }));
+      this.#layer.append(element);
+      this.#drag = { id: 0, box: [...from, ...from], edge: "se", from, element, moved: false };
+      this.#put(element, this.#drag.box);
+    }
+  }
+
+  /** @param {PointerEvent} event */
+  #move(event) {
+    const drag = this.#drag;
+    if (!drag) return;
+    const at = this.#point(event);
+    const scale = this.#layer.clientWidth / this.width;
+    const [dx, dy] = [at[0] - drag.from[0], at[1] - drag.from[1]];
+    if (!drag.moved && Math.hypot(dx, dy) * scale < CLICK_PX) return;
+    drag.moved = true;
+    const box = this.#dragged(drag.box, drag.edge, dx, dy);
+    this.#put(drag.element, box);
+    if (drag.id) this.#emit("change", { id: drag.id, box });
+    drag.element.current = box;
+  }
+
+  /** @param {boolean} finish */
+  #up(finish) {
+    const drag = this.#drag;
+    this.#drag = null;
+    if (!drag) return;
+    const box = drag.element.current;
+    if (!drag.id) {
+      drag.element.remove();
+      if (!finish) return;
+      if (!drag.moved) this.#emit("click-at", drag.from);
+      else this.#emit("draw", box);
+    } else if (drag.moved) {
+      this.#emit("changed", { id: drag.id, box: finish ? box : drag.box });
+    }
+  }
+
+  /** @param {Box} box @param {string} edge @param {number} dx @param {number} dy @returns {Box} */
+  #dragged([x0, y0, x1, y1], edge, dx, dy) {
+    if (edge === "all") {
+      const x = Math.min(Math.max(dx, -x0), this.width - x1);
+      const y = Math.min(Math.max(dy, -y0), this.height - y1);
+      return [x0 + x, y0 + y, x1 + x, y1 + y];
+    }
+    if (edge.includes("w")) x0 += dx;
+    if (edge.includes("e")) x1 += dx;
+    if (edge.includes("n")) y0 += dy;
+    if (edge.includes("s")) y1 += dy;
+    return this.#tidy([Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)]);
+  }
+
+  /** Inside the photo and not too small. @param {Box} box @returns {Box} */
+  #tidy([x0, y0, x1, y1]) {
+    const least = Math.min(LEAST, this.width, this.height);
+    x0 = Math.min(Math.max(x0, 0), this.width - least);
+    y0 = Math.min(Math.max(y0, 0), this.height - least);
+    return [x0, y0, Math.min(Math.max(x1, x0 + least), this.width), Math.min(Math.max(y1, y0 + least), this.height)];
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    const id = Number(/** @type {HTMLElement} */ (event.target).dataset.id ?? 0);
+    const shown = this.#shown.get(id);
+    if (!shown) return;
+    if (event.key === "Delete" || event.key === "Backspace") {
+      event.preventDefault();
+      return this.#emit("remove", id);
+    }
+    const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const step = steps[/** @type {keyof typeof steps} */ (event.key)];
+    if (!step) return;
+    event.preventDefault();
+    const by = Math.max(1, Math.round(Math.max(this.width, this.height) / 64));
+    const box = this.#dragged(shown.box, event.shiftKey ? "se" : "all", step[0] * by, step[1] * by);
+    this.#emit("change", { id, box });
+    this.#emit("changed", { id, box });
+  }
+
+  /** @param {string} type @param {any} detail */
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** @param {Box} box */
+function area([x0, y0, x1, y1]) {
+  return (x1 - x0) * (y1 - y0);
+}
