@@ -2,7 +2,13 @@
 //!
 //! Without the feature `cuda` the same functions are there and say that it is not built in.
 
+#[cfg(feature = "cuda")]
+mod nccl;
+
 use burn::tensor::Device;
+
+#[cfg(feature = "cuda")]
+pub use nccl::Nccl;
 
 /// Why there is no CUDA device.
 #[derive(Debug, thiserror::Error)]

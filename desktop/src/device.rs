@@ -114,6 +114,18 @@ pub fn silence_vulkan_layer() {
     }
 }
 
+impl DeviceChoice {
+    /// The same on a rank of a run: where NVIDIA GPUs are meant and none by number, the one of its place on the machine.
+    pub fn on_rank(self, local_rank: usize) -> Self {
+        match (self, mmgem_backend_cuda::gpu_count()) {
+            (Self::Auto | Self::Cuda { ordinal: None }, Ok(n_gpus)) if n_gpus > 0 => {
+                Self::Cuda { ordinal: Some(local_rank % n_gpus) }
+            }
+            _ => self,
+        }
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 

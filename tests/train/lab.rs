@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use burn::tensor::Device;
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::data::webdataset::Sample;
-use mmgem_core::train::{Progress, TrainConfig, TrainError, TrainSummary, train};
+use mmgem_core::train::collective::{Collective, Single};
+use mmgem_core::train::{Progress, Signals, TrainConfig, TrainError, TrainSummary, train};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use serde_json::Value;
@@ -97,12 +98,23 @@ pub fn run(config: &TrainConfig, resume: bool) -> Result<Outcome, TrainError> {
 
 /// Asks the run to stop after a step.
 pub fn run_until(config: &TrainConfig, resume: bool, last: usize) -> Result<Outcome, TrainError> {
-    let (stop, mut notes) = (AtomicBool::new(false), Vec::new());
-    let summary = train(config, &Device::flex(), COMMIT, resume, &stop, |progress| match progress {
-        Progress::Note(note) => notes.push(note),
-        Progress::Step { step, .. } if step >= last => stop.store(true, Ordering::Relaxed),
-        _ => {}
-    })?;
+    run_as(config, resume, last, &Single)
+}
+
+/// The same as one rank of several.
+pub fn run_as(
+    config: &TrainConfig,
+    resume: bool,
+    last: usize,
+    group: &dyn Collective,
+) -> Result<Outcome, TrainError> {
+    let (signals, mut notes) = (Signals::default(), Vec::new());
+    let summary =
+        train(config, &Device::flex(), COMMIT, resume, &signals, group, |progress| match progress {
+            Progress::Note(note) => notes.push(note),
+            Progress::Step { step, .. } if step >= last => signals.stop.store(true, Ordering::Relaxed),
+            _ => {}
+        })?;
     Ok(Outcome { summary, notes })
 }
 
@@ -116,7 +128,7 @@ pub fn finish(config: &TrainConfig, resume: bool) -> Outcome {
 /// Breaks off within a step, without any goodbye.
 pub fn crash_in(config: &TrainConfig, resume: bool, at: usize) {
     let crashed = catch_unwind(AssertUnwindSafe(|| {
-        train(config, &Device::flex(), COMMIT, resume, &AtomicBool::new(false), |progress| {
+        train(config, &Device::flex(), COMMIT, resume, &Signals::default(), &Single, |progress| {
             assert!(!matches!(progress, Progress::Step { step, .. } if step == at), "the wanted crash");
         })
     }));
@@ -133,15 +145,22 @@ pub fn failure(config: &TrainConfig, resume: bool) -> String {
 
 /// The lines of `metrics.jsonl`.
 pub fn metrics(config: &TrainConfig) -> Vec<Value> {
-    let text = fs::read_to_string(config.out.join("metrics.jsonl")).expect("a run writes metrics");
+    metrics_of(&config.out)
+}
+
+fn metrics_of(out: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("metrics.jsonl")).expect("a run writes metrics");
     text.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
 }
+
+/// What a clock measured.
+const CLOCKED: [&str; 4] = ["samples_per_sec", "data_wait_share", "flops_per_sec", "unix_time"];
 
 /// The same without what a clock measured.
 pub fn timeless_metrics(config: &TrainConfig) -> Vec<Value> {
     let mut lines = metrics(config);
     for line in lines.iter_mut().filter_map(Value::as_object_mut) {
-        line.retain(|key, _| !matches!(key.as_str(), "samples_per_sec" | "data_wait_share"));
+        line.retain(|key, _| !CLOCKED.contains(&key.as_str()));
     }
     lines
 }
@@ -169,4 +188,33 @@ pub fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     };
     let tensors = SafeTensors::deserialize(&bytes).expect("a whole file").tensors();
     tensors.into_iter().map(|(name, view)| (name, floats(&view))).collect()
+}
+
+/// Losses and weights of a run within 1e-5 of those of another.
+///
+/// The key third of `in_proj_bias` is left out: softmax does not feel it, so its gradient is rounding alone, and
+/// LAMB divides that by its own size.
+pub fn check_same(one: &Path, many: &Path) {
+    const KEYS: [&str; 6] = ["loss", "loss_emb", "loss_gen", "loss_rehearsal", "grad_norm", "tau"];
+    let (first, second) = (metrics_of(one), metrics_of(many));
+    assert_eq!(first.len(), second.len());
+    for (one, many) in first.iter().zip(&second) {
+        for key in KEYS {
+            let value = |line: &Value| line[key].as_f64().unwrap_or(0.0);
+            let difference = (value(one) - value(many)).abs();
+            assert!(difference <= 1e-5 * value(one).abs(), "{key}: {} and {}", value(one), value(many));
+        }
+        assert_eq!(one["skipped_samples"], many["skipped_samples"]);
+    }
+    let after = weights(&many.join("model"));
+    for (name, one) in weights(&one.join("model")) {
+        let third = one.len() / 3;
+        let is_key = |idx: usize| name.ends_with("in_proj_bias") && (third..2 * third).contains(&idx);
+        let pairs = one.iter().zip(&after[&name]).enumerate().filter(|(idx, _)| !is_key(*idx));
+        let (difference, whole) = pairs.fold((0.0, 0.0), |(difference, whole), (_, (a, b))| {
+            (difference + f64::from(a - b).powi(2), whole + f64::from(*a).powi(2))
+        });
+        let (difference, whole) = (f64::sqrt(difference), f64::sqrt(whole));
+        assert!(difference <= 1e-5 * whole, "{name} differs by {difference} of {whole}");
+    }
 }

@@ -2,9 +2,13 @@
 
 mod damage;
 mod disk;
+mod exact;
 mod lab;
 mod learning;
+mod plan;
+mod ranks;
 mod records;
 mod resume;
+mod shards;
 #[path = "../tiny.rs"]
 mod tiny;

@@ -1,9 +1,11 @@
 //! What a run leaves behind beside its weights.
 
 use std::fs;
+use std::process::Command;
 
 use burn::tensor::Device;
 use mmgem_core::files::ModelFolder;
+use mmgem_core::train::TrainConfig;
 use serde_json::Value;
 
 use crate::lab::{COMMIT, Lab, crash_in, finish, metrics};
@@ -80,4 +82,60 @@ fn held_out_photos_are_looked_at_once_however_often_the_run_breaks_off() {
         assert!(scores["cider"].is_number() && scores["example"].is_string(), "{scores}");
     }
     assert_eq!(lines.iter().filter(|line| line.get("loss").is_some()).count(), 6);
+}
+
+#[test]
+fn every_recipe_that_is_shipped_can_be_read() {
+    let mut folders = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/recipes").to_owned()];
+    let mut n = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("the recipes are there") {
+            let path = entry.expect("listed").path();
+            if path.is_dir() {
+                folders.push(path.display().to_string());
+            } else if path.extension().is_some_and(|ext| ext == "toml") {
+                let text = fs::read_to_string(&path).expect("a text");
+                TrainConfig::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                n += 1;
+            }
+        }
+    }
+    assert!(n >= 10, "{n} recipes");
+}
+
+#[test]
+fn tensorboard_finds_every_number_under_its_name() {
+    let lab = Lab::new();
+    let eval = "eval={ shards = ['LAB/scenes.tar'], every = 3, limit = 4 }";
+    let config = lab.config("run", &["optim.steps=3", eval]);
+    crash_in(&config, false, 2);
+    finish(&config, true);
+    let read = "import sys, json
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+for event in EventFileLoader(sys.argv[1]).Load():
+    for value in event.summary.value:
+        number = value.tensor.float_val[0] if value.HasField('tensor') else value.simple_value
+        print(json.dumps([value.tag, event.step, number]))";
+    let events = config.out.join("events.out.tfevents.0.mmgem");
+    let output = Command::new("python3").args(["-c", read]).arg(&events).output();
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        eprintln!("SKIPPED: no tensorboard to read the events with; pip install tensorboard");
+        return;
+    };
+    let text = String::from_utf8(output.stdout).expect("JSON");
+    let found: Vec<(String, u64, f64)> =
+        text.lines().map(|line| serde_json::from_str(line).expect("three values")).collect();
+    for line in metrics(&config) {
+        let (prefix, numbers) = line.get("eval").map_or(("train/", &line), |scores| ("eval/", scores));
+        for (name, value) in numbers.as_object().expect("an object") {
+            let (Some(value), false) = (value.as_f64(), matches!(name.as_str(), "step" | "unix_time")) else {
+                continue;
+            };
+            let tag = format!("{prefix}{name}");
+            let step = line["step"].as_u64();
+            let at: Vec<f32> =
+                found.iter().filter(|f| f.0 == tag && Some(f.1) == step).map(|f| f.2 as f32).collect();
+            assert_eq!(at, [value as f32], "{tag} at {step:?}");
+        }
+    }
 }

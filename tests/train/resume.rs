@@ -114,8 +114,9 @@ fn a_run_does_not_go_on_with_another_config() {
     for (change, says) in [
         ("seed=12", "seed was 11, is 12"),
         ("recipe=stage2_caption", "recipe was \"stage1\", is \"stage2_caption\""),
-        ("optim.lr_heads=0.5", "optim was"),
-        ("data.limit_per_shard=4", "data was"),
+        ("optim.lr_heads=0.5", "optim.lr_heads was 0.01, is 0.5"),
+        ("optim.warmup_steps=1", "optim.warmup_steps was 2, is 1"),
+        ("data.limit_per_shard=4", "data.limit_per_shard was absent, is 4"),
         ("freeze_llm=true", "freeze_llm was false, is true"),
     ] {
         let error = failure(&lab.config("run", &["optim.steps=2", change]), true);
@@ -130,6 +131,20 @@ fn a_run_may_be_made_longer_and_cared_for_otherwise() {
     finish(&lab.config("run", &["optim.steps=2"]), false);
     let longer = lab.config("run", &["optim.steps=5", "optim.workers=2", "checkpoint.every=1"]);
     let outcome = finish(&longer, true);
-    assert_eq!((outcome.summary.step, outcome.notes[0].as_str()), (5, "going on after step 2"));
+    assert_eq!((outcome.summary.step, outcome.notes.contains(&"going on after step 2".into())), (5, true));
     assert_eq!(checkpoints(&longer), [4, 5]);
+}
+
+#[test]
+fn a_run_that_diverged_may_go_on_more_slowly() {
+    let lab = Lab::new();
+    finish(&lab.config("run", &["optim.steps=2"]), false);
+    let set = ["optim.steps=4", "optim.lr_heads=5e-3", "optim.lr_towers=1e-3", "optim.warmup_steps=3"];
+    let slower = lab.config("run", &set);
+    let notes = finish(&slower, true).notes;
+    for change in ["optim.lr_heads was 0.01, is 0.005", "optim.warmup_steps was 2, is 3"] {
+        assert!(notes.iter().any(|note| note == change), "{change} is not in {notes:?}");
+    }
+    let rate = metrics(&slower)[2]["lr_heads"].as_f64().expect("a rate");
+    assert!((rate - 5e-3).abs() < 1e-9, "{rate}");
 }

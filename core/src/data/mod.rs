@@ -1,4 +1,8 @@
 //! Training and evaluation data on disk.
 
+pub mod mixture;
+pub mod patterns;
 pub mod source;
+pub mod stream;
+pub mod visual_genome;
 pub mod webdataset;

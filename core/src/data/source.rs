@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::patterns::expand;
 use super::webdataset::{Sample, ShardError, ShardIndex};
 
 /// Why training or evaluation data cannot be opened.
@@ -20,6 +21,22 @@ pub enum SourceError {
         /// What is wrong with it.
         cause: String,
     },
+    /// Visual Genome's photos are elsewhere.
+    #[error(
+        "none of its photos is among the {found} numbered files of {folders:?}\n  hint: wanted are the folders VG_100K and VG_100K_2, with photos named by their number\n  file: {}",
+        .path.display()
+    )]
+    NoPhotos {
+        /// Files whose names are numbers.
+        found: usize,
+        /// Where was looked.
+        folders: Vec<PathBuf>,
+        /// The descriptions.
+        path: PathBuf,
+    },
+    /// Sources that do not fit together.
+    #[error("[data] {0}")]
+    Mixture(String),
     /// A shard.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -89,21 +106,6 @@ impl Samples {
             Some(format!("{}\n  file: {}", shard.truncated.as_ref()?, shard.path().display()))
         })
     }
-}
-
-/// Files that fit the patterns, in the order of the patterns, sorted within each.
-pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, SourceError> {
-    let mut files = Vec::new();
-    for pattern in patterns {
-        let found = glob::glob(pattern)
-            .map_err(|e| SourceError::Pattern { pattern: pattern.clone(), cause: e.to_string() })?;
-        let before = files.len();
-        files.extend(found.filter_map(Result::ok));
-        if files.len() == before {
-            return Err(SourceError::NoFile(pattern.clone()));
-        }
-    }
-    Ok(files)
 }
 
 /// The lines of a text file, `.gz` or plain, without the empty ones.

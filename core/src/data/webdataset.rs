@@ -266,7 +266,7 @@ fn add_part(
 
 /// Key and extension of a member, as WebDataset splits them: at the first dot of the last part of the path.
 /// Hidden files and files without extension belong to no sample.
-fn split_name(name: &str) -> Option<(String, String)> {
+pub(super) fn split_name(name: &str) -> Option<(String, String)> {
     let name = name.strip_prefix("./").unwrap_or(name);
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + name[base..].find('.')?;

@@ -39,6 +39,12 @@ pub struct TrainConfig {
     /// Evaluation in the loop.
     #[serde(default)]
     pub eval: Option<EvalConfig>,
+    /// Several processes.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
+    /// What the run is measured against and planned for.
+    #[serde(default)]
+    pub hardware: HardwareConfig,
 }
 
 /// The recipes of the paper, and one that stands in for pretrained towers.
@@ -90,7 +96,8 @@ pub struct ModelSource {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// WebDataset shards; `*` stands for any characters.
+    /// WebDataset shards: files (`*` stands for any characters, `{000..123}` and `{a,b}` for what they list), or
+    /// commands that write a shard to their output (`pipe:aws s3 cp s3://bucket/{000..123}.tar -`).
     pub shards: Vec<String>,
     /// Lines of text for the language model (`warmup`).
     pub text: Vec<PathBuf>,
@@ -106,6 +113,55 @@ pub struct DataConfig {
     /// Read at most this many samples of each shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_per_shard: Option<usize>,
+    /// Samples that a shard from a command counts as, because it cannot be counted ahead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples_per_shard: Option<usize>,
+    /// Samples within which the order of shards from commands is shuffled.
+    #[serde(default = "thousand")]
+    pub shuffle_buffer: usize,
+    /// Sequences into which the data is cut, each of shards of its own; divides the batch. A multiple of the
+    /// most ranks that the run will ever have lets each rank start commands for its own shards only. The number of
+    /// ranks may change in a run, this may not.
+    #[serde(default = "one")]
+    pub lanes: usize,
+    /// Several sources with their weights, in the place of `shards`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mix: Vec<MixConfig>,
+}
+
+/// One of several sources.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MixConfig {
+    /// Its share of the samples, over the sum of all weights; in steps of a thousandth.
+    pub weight: f64,
+    /// As `shards` of `[data]`.
+    #[serde(default)]
+    pub shards: Vec<String>,
+    /// As `samples_per_shard` of `[data]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples_per_shard: Option<usize>,
+    /// Visual Genome's `region_descriptions.json`, for stage 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visual_genome: Option<PathBuf>,
+    /// The folders of its photos.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
+}
+
+impl DataConfig {
+    /// The sources, of which a single one is `shards`.
+    pub fn sources(&self) -> Vec<MixConfig> {
+        if self.mix.is_empty() && !self.shards.is_empty() {
+            let (shards, samples_per_shard) = (self.shards.clone(), self.samples_per_shard);
+            return vec![MixConfig { weight: 1.0, shards, samples_per_shard, ..MixConfig::default() }];
+        }
+        self.mix.clone()
+    }
+}
+
+fn thousand() -> usize {
+    1000
 }
 
 fn yes() -> bool {
@@ -120,12 +176,17 @@ fn openclip_crop() -> [f32; 2] {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
-    /// Samples of a step.
+    /// Samples of a step, of all ranks together.
     pub batch_size: usize,
-    /// Parts into which a step's samples are split, each computed by a thread of its own: the same
+    /// Parts into which a step's samples on a rank are split, each computed by a thread of its own: the same
     /// gradient up to rounding. As many as cores on a CPU, 1 on a GPU.
     #[serde(default = "one")]
     pub workers: usize,
+    /// Most samples of one forward and backward pass. The gradient is that of the whole batch, whatever the
+    /// size: what grows with the batch is only its embeddings. A batch that takes several is embedded once
+    /// more, ahead; without a size, or where the batch fits, it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -204,6 +265,43 @@ impl Default for CheckpointConfig {
     }
 }
 
+/// What a run is measured against and planned for; decides nothing that is computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HardwareConfig {
+    /// Peak rate of one rank's device in the precision that is used, in 10^12 operations a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_tflops: Option<f64>,
+    /// Share of the peak that the plan goes by until something is measured.
+    pub expected_share: f64,
+    /// Memory of one rank's device, in 10^9 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gb: Option<f64>,
+    /// Mean tokens of a text, for the plan.
+    pub text_tokens: f64,
+}
+
+impl Default for HardwareConfig {
+    fn default() -> Self {
+        Self { peak_tflops: None, expected_share: 0.4, memory_gb: None, text_tokens: 16.0 }
+    }
+}
+
+/// Several processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// Seconds that a rank waits for the others before the run ends with a reason. Rank 0 evaluates and saves
+    /// while the others wait.
+    pub timeout_secs: u64,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { timeout_secs: 900 }
+    }
+}
+
 /// Evaluation in the loop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -263,6 +361,12 @@ impl TrainConfig {
         if optim.batch_size == 0 || optim.steps == 0 || optim.workers == 0 {
             return fail("[optim] batch_size, steps and workers must be at least 1");
         }
+        if optim.micro_batch == Some(0) {
+            return fail("[optim] micro_batch must be at least 1; leave it out for one pass");
+        }
+        if self.cluster.timeout_secs == 0 {
+            return fail("[cluster] timeout_secs must be at least 1");
+        }
         if optim.batch_size < 2 && matches!(self.recipe, Recipe::Stage1 | Recipe::Stage2Retrieval) {
             return fail("[optim] batch_size must be at least 2: a contrastive loss compares samples");
         }
@@ -272,7 +376,23 @@ impl TrainConfig {
         if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {
             return fail("recipe = \"warmup\" wants [distill], data.text or both");
         }
-        if self.data.shards.is_empty() && !(self.recipe == Recipe::Warmup && self.distill.is_none()) {
+        let data = &self.data;
+        if !data.shards.is_empty() && !data.mix.is_empty() {
+            return fail("[data] wants either `shards` or [[data.mix]], not both");
+        }
+        if data.mix.iter().any(|mix| mix.shards.is_empty() == mix.visual_genome.is_none()) {
+            return fail("[[data.mix]] wants either `shards` or `visual_genome` with `images`");
+        }
+        if data.mix.iter().any(|mix| !(mix.weight > 0.0 && mix.weight.is_finite())) {
+            return fail("[[data.mix]] weight must be above 0");
+        }
+        if data.lanes == 0 || data.shuffle_buffer == 0 || data.samples_per_shard == Some(0) {
+            return fail("[data] lanes, shuffle_buffer and samples_per_shard must be at least 1");
+        }
+        if !optim.batch_size.is_multiple_of(data.lanes) {
+            return fail("[data] lanes must divide the batch_size of [optim]");
+        }
+        if data.sources().is_empty() && !(self.recipe == Recipe::Warmup && self.distill.is_none()) {
             return fail("[data] shards is empty");
         }
         let grounds = self.recipe == Recipe::Stage1 && self.objective != Objective::CapOnly;

@@ -1,15 +1,15 @@
 //! Batches: which samples a step sees and what is done to them, as a pure function of seed and step.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use safetensors::SafeTensors;
 
 use super::config::{DistillConfig, Recipe, TrainConfig};
+use super::sources::{Order, Pick, Raw, Sources};
 use crate::config::MmGemConfig;
-use crate::data::source::{Samples, SourceError, read_lines};
+use crate::data::source::{SourceError, read_lines};
 use crate::data::webdataset::PhotoRecord;
 use crate::image::{self, BoxMap, PixelRect, Preprocessed};
 use crate::model::PoolAggregator;
@@ -26,8 +26,10 @@ pub struct Batch {
     pub samples: Vec<Prepared>,
     /// Token ids of lines of text (`warmup`).
     pub lines: Vec<Vec<u32>>,
-    /// What could not be used, and why.
+    /// What could not be used, and why; of a shard that ends early only the first sample is named.
     pub skipped: Vec<String>,
+    /// How many could not be used.
+    pub n_skipped: usize,
 }
 
 /// A part of a batch, which one worker computes.
@@ -76,104 +78,105 @@ struct TeacherMap {
 
 /// Where batches come from.
 pub struct Batches {
-    samples: Samples,
+    sources: Sources,
     lines: Vec<String>,
     tokenizer: Tokenizer,
     config: TrainConfig,
     model: MmGemConfig,
-    /// Order of the samples and of the lines, with the epoch it belongs to.
-    orders: [Option<(usize, Vec<u32>)>; 2],
+    line_order: Order,
+    rank: usize,
+    n_ranks: usize,
 }
 
 impl Batches {
-    /// Opens the run's data.
+    /// Opens the run's data for one of `n_ranks` processes, which gets every batch's samples of its own.
     pub fn open(
         config: &TrainConfig,
         model: &MmGemConfig,
         tokenizer: &Tokenizer,
+        rank: usize,
+        n_ranks: usize,
     ) -> Result<Self, SourceError> {
         let mut lines = Vec::new();
         for path in &config.data.text {
             lines.extend(read_lines(path)?);
         }
         Ok(Self {
-            samples: Samples::open(&config.data.shards, config.data.limit_per_shard)?,
+            sources: Sources::open(config)?,
             lines,
             tokenizer: tokenizer.clone(),
             config: config.clone(),
             model: model.clone(),
-            orders: [None, None],
+            line_order: Order::default(),
+            rank,
+            n_ranks,
         })
     }
 
-    /// Photos of an epoch.
-    pub fn n_samples(&self) -> usize {
-        self.samples.len()
+    /// How much there is, in words.
+    pub fn describe(&self) -> String {
+        self.sources.describe()
+    }
+
+    /// Steps after which every sample has come once, where that is known.
+    pub fn epoch_steps(&self) -> Option<usize> {
+        let samples = self.sources.epoch()?.max(self.lines.len());
+        Some(samples.div_ceil(self.config.optim.batch_size))
     }
 
     /// What is said of shards that were cut short.
     pub fn warnings(&self) -> Vec<String> {
-        self.samples.warnings().collect()
+        self.sources.warnings()
     }
 
-    /// The batch of a step; a sample that cannot be used is left out and named.
+    /// This rank's samples of a step's batch; one that cannot be used is left out and named. Those of all ranks
+    /// together are the same however many ranks there are.
     pub fn batch(&mut self, step: usize) -> Batch {
         let batch_size = self.config.optim.batch_size;
-        let positions = step * batch_size..(step + 1) * batch_size;
+        let cut = |rank: usize| step * batch_size + batch_size * rank / self.n_ranks;
+        let positions = cut(self.rank)..cut(self.rank + 1);
         let mut batch = Batch::default();
-        if !self.samples.is_empty() {
-            let picks: Vec<(usize, usize)> = positions.clone().map(|at| (at, self.pick(0, at))).collect();
+        if !self.sources.is_empty() {
+            let picks: Vec<(usize, Pick)> = positions.clone().map(|at| (at, self.pick(at))).collect();
             let prepared: Vec<Result<Prepared, String>> = picks
                 .par_iter()
-                .map(|(at, idx)| {
+                .map(|(at, pick)| {
                     let rng = ChaCha8Rng::seed_from_u64(self.config.seed.wrapping_add((*at as u64) << 20));
-                    self.prepare(*idx, rng).map_err(|why| format!("{}: {why}", self.samples.name(*idx)))
+                    self.sources.read(pick).and_then(|raw| self.prepare(raw, rng))
                 })
                 .collect();
-            for sample in prepared {
+            for (sample, (_, pick)) in prepared.into_iter().zip(&picks) {
                 match sample {
                     Ok(sample) => batch.samples.push(sample),
-                    Err(why) => batch.skipped.push(why),
+                    Err(why) => batch.skip(pick, &self.sources, &why),
                 }
             }
         }
         if !self.lines.is_empty() {
-            let lines: Vec<usize> = positions.map(|at| self.pick(1, at)).collect();
-            for line in lines {
+            let (n, seed) = (self.lines.len(), self.config.seed);
+            for at in positions {
+                let line = self.line_order.at(at, n, seed, 1);
                 match self.tokenizer.encode(&self.lines[line]) {
                     Ok(ids) => batch.lines.push(ids),
-                    Err(why) => batch.skipped.push(format!("line {line}: {why}")),
+                    Err(why) => {
+                        batch.skipped.push(format!("line {line}: {why}"));
+                        batch.n_skipped += 1;
+                    }
                 }
             }
         }
         batch
     }
 
-    /// Index of the sample (`kind` 0) or line (1) at a position of the endless, shuffled sequence: every
-    /// epoch has each once, in an order of its own.
-    fn pick(&mut self, kind: usize, position: usize) -> usize {
-        let n = if kind == 0 { self.samples.len() } else { self.lines.len() };
-        let epoch = position / n;
-        let order = match self.orders[kind].take() {
-            Some((of, order)) if of == epoch => order,
-            _ => {
-                let seed = self.config.seed
-                    ^ (epoch as u64 * 2 + kind as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-                let mut order: Vec<u32> = (0..n as u32).collect();
-                order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-                order
-            }
-        };
-        let idx = order[position % n] as usize;
-        self.orders[kind] = Some((epoch, order));
-        idx
+    /// What stands at a position of the endless sequence of batches: a batch is its lanes one after the other.
+    fn pick(&mut self, position: usize) -> Pick {
+        let (batch_size, lanes) = (self.config.optim.batch_size, self.config.data.lanes);
+        let (step, in_batch, of_lane) = (position / batch_size, position % batch_size, batch_size / lanes);
+        self.sources.pick(in_batch / of_lane, step * of_lane + in_batch % of_lane)
     }
 
-    fn prepare(&self, idx: usize, mut rng: ChaCha8Rng) -> Result<Prepared, String> {
-        let sample = self.samples.read(idx).map_err(|e| e.to_string())?;
-        let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
-        let bytes = sample.image().ok_or("there is no image among its parts")?;
-        let photo = image::decode(bytes, Default::default()).map_err(|e| e.to_string())?;
+    fn prepare(&self, raw: Raw, mut rng: ChaCha8Rng) -> Result<Prepared, String> {
+        let photo = image::decode(&raw.image, Default::default()).map_err(|e| e.to_string())?;
         let (width, height) = photo.dimensions();
 
         let [low, high] = self.config.data.crop_scale.map(f64::from);
@@ -183,7 +186,7 @@ impl Batches {
             image::random_resized_crop_params(width, height, (low, high), (3.0 / 4.0, 4.0 / 3.0), &mut rng)
         };
         let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, false);
-        let teacher = match (&self.config.distill, sample.get("teacher.safetensors")) {
+        let teacher = match (&self.config.distill, &raw.teacher) {
             (Some(distill), Some(bytes)) => {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
                 Some(TeacherMap { pooling: self.teacher_pooling(crop, width, height), map })
@@ -192,13 +195,13 @@ impl Batches {
         };
         let stage_2 = matches!(self.config.recipe, Recipe::Stage2Caption | Recipe::Stage2Retrieval);
         let (text, region, is_whole) = if stage_2 {
-            self.region_text(&record, &pixels, &mut rng)?
+            self.region_text(&raw, &pixels, &mut rng)?
         } else {
-            (caption(&record, &mut rng)?, None, true)
+            (caption(&raw, &mut rng)?, None, true)
         };
         let text = self.tokenizer.encode(&text).map_err(|e| e.to_string())?;
         let grounded = match &self.config.grounding {
-            Some(_) => self.grounded(&record, &pixels, &mut rng)?,
+            Some(_) => self.grounded(&raw.record, &pixels, &mut rng)?,
             None => None,
         };
         Ok(Prepared { photo: pixels, text, region, is_whole, grounded, teacher })
@@ -231,15 +234,16 @@ impl Batches {
     /// A region and one of its phrases, or the whole photo and a caption.
     fn region_text(
         &self,
-        record: &PhotoRecord,
+        raw: &Raw,
         photo: &Preprocessed,
         rng: &mut ChaCha8Rng,
     ) -> Result<(String, Option<Region>, bool), String> {
         let side = self.model.vision.image_size as f32;
-        let candidates = self.visible_phrases(record, photo, rng);
-        if candidates.is_empty() || rng.random::<f32>() < self.config.data.whole_image_share {
+        let candidates = self.visible_phrases(&raw.record, photo, rng);
+        let share = self.config.data.whole_image_share;
+        if candidates.is_empty() || (!raw.regions_only && rng.random::<f32>() < share) {
             let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
-            return Ok((caption(record, rng)?, Some(whole), true));
+            return Ok((caption(raw, rng)?, Some(whole), true));
         }
         let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
         Ok((phrase.to_owned(), Some(Region { box_input, mask: None }), false))
@@ -288,6 +292,15 @@ impl Batches {
 }
 
 impl Batch {
+    fn skip(&mut self, pick: &Pick, sources: &Sources, why: &str) {
+        self.n_skipped += 1;
+        match pick {
+            Pick::Read(Err(missing)) if !missing.is_first => {}
+            Pick::Read(Err(_)) => self.skipped.push(why.to_owned()),
+            pick => self.skipped.push(format!("{}: {why}", sources.name(pick))),
+        }
+    }
+
     /// At most `n` parts of nearly equal size, in order; none is empty.
     pub fn split(&self, n: usize) -> Vec<BatchPart<'_>> {
         let size = self.samples.len().max(self.lines.len());
@@ -303,7 +316,21 @@ impl Batch {
     }
 }
 
-impl BatchPart<'_> {
+impl<'a> BatchPart<'a> {
+    /// Parts of at most `size` photos and lines each, in order; the whole where no size is wanted.
+    pub fn micro_batches(self, size: Option<usize>) -> Vec<BatchPart<'a>> {
+        let len = self.samples.len().max(self.lines.len());
+        let size = size.unwrap_or(len).max(1);
+        let cut = |n: usize, start: usize| start.min(n)..(start + size).min(n);
+        (0..len.max(1))
+            .step_by(size)
+            .map(|start| BatchPart {
+                samples: &self.samples[cut(self.samples.len(), start)],
+                lines: &self.lines[cut(self.lines.len(), start)],
+            })
+            .collect()
+    }
+
     /// The photos on a device, `[n, 3, side, side]`.
     pub fn pixels(&self, config: &MmGemConfig, device: &Device) -> Tensor<4> {
         let side = config.vision.image_size;
@@ -360,7 +387,11 @@ impl BatchPart<'_> {
 }
 
 /// One of the captions, or a sentence about the class.
-fn caption(record: &PhotoRecord, rng: &mut ChaCha8Rng) -> Result<String, String> {
+fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
+    if raw.regions_only {
+        return Err("it has no caption, and no described region is to be seen".into());
+    }
+    let record = &raw.record;
     const TEMPLATES: [&str; 4] = ["a photo of a {}.", "a picture of a {}.", "this is a {}.", "a {}."];
     match (&record.class, record.captions.len()) {
         (_, n) if n > 0 => Ok(record.captions[rng.random_range(0..n)].clone()),

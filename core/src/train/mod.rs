@@ -1,12 +1,23 @@
 //! The recipes: what is read from a TOML file, what one step does, and what survives a kill.
 
+pub mod collective;
 mod config;
+mod contrast;
 mod data;
+mod metrics;
 mod optimizer;
+mod plan;
 mod plot;
 mod run;
+mod sources;
+mod start;
 mod step;
 mod store;
+mod tensorboard;
 
 pub use config::{ModelSource, Objective, Recipe, TrainConfig, TrainConfigError};
-pub use run::{Progress, TrainError, TrainSummary, train};
+pub use data::{Batch, BatchPart, Batches};
+pub use optimizer::{GradientMap, collect_gradients, freeze};
+pub use plan::{Plan, plan, plan_run};
+pub use run::{Progress, Signals, TrainError, TrainSummary, train};
+pub use step::{StepGradient, Totals, Trainee, gradient};

@@ -103,7 +103,7 @@ impl LambGroups {
     ) {
         let mut paths = Paths::default();
         module.visit(&mut paths);
-        for path in paths.found {
+        for (path, ..) in paths.found {
             let name = checkpoint_name(&path);
             let part = |kind: &str| values(&format!("{kind}.{name}"));
             let (Some(first), Some(second), Some(time)) = (part("moment_1"), part("moment_2"), part("time"))
@@ -121,10 +121,18 @@ impl LambGroups {
     }
 }
 
+/// Values of each parameter that learns, by module path.
+pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
+    let mut paths = Paths::default();
+    module.visit(&mut paths);
+    paths.found.into_iter().filter_map(|(path, n, is_trained)| is_trained.then_some((path, n))).collect()
+}
+
 #[derive(Default)]
 struct Paths {
     path: Vec<String>,
-    found: Vec<String>,
+    /// Path, number of values and whether it learns.
+    found: Vec<(String, usize, bool)>,
 }
 
 impl ModuleVisitor for Paths {
@@ -136,8 +144,9 @@ impl ModuleVisitor for Paths {
         self.path.pop();
     }
 
-    fn visit_float<const D: usize>(&mut self, _param: &Param<Tensor<D>>) {
-        self.found.push(module_path(&self.path));
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let n = param.val().dims().iter().product();
+        self.found.push((module_path(&self.path), n, param.is_require_grad()));
     }
 }
 
@@ -214,6 +223,23 @@ pub fn global_norm(gradients: &GradientMap) -> f64 {
     let squares: Vec<f32> =
         Tensor::cat(squares, 0).into_data().try_to_vec().expect("gradients of f32 parameters are f32");
     squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
+}
+
+/// A number that two modules of equal values share, and hardly two of others.
+pub fn checksum<M: Module>(module: &M) -> f64 {
+    let mut sums = Sums(Vec::new());
+    module.visit(&mut sums);
+    let sums: Vec<f32> = Tensor::cat(sums.0, 0).into_data().try_to_vec().expect("parameters are f32");
+    sums.iter().enumerate().map(|(idx, sum)| (idx + 1) as f64 * f64::from(*sum)).sum()
+}
+
+struct Sums(Vec<Tensor<1>>);
+
+impl ModuleVisitor for Sums {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let values = param.val().inner();
+        self.0.extend([values.clone().sum(), values.square().sum()]);
+    }
 }
 
 /// Scales all gradients.

@@ -1,36 +1,43 @@
 //! The loop of a run: batches in, steps, metrics, checkpoints, evaluation.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use serde_json::{Value, json};
 
-use super::config::{ModelSource, Recipe, TrainConfig};
+use super::collective::{Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0};
+use super::config::{Recipe, TrainConfig};
 use super::data::{Batch, Batches};
-use super::optimizer::{LambGroups, freeze, global_norm, learning_rate, scale};
-use super::plot::loss_plot;
-use super::step::{StepGradient, Trainee, gradient};
+use super::metrics::Metrics;
+use super::optimizer::{LambGroups, checksum, freeze, global_norm, learning_rate, scale};
+use super::plan::flops_per_sample;
+use super::start::{check_same_run, history, start_model, write_records};
+use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 use crate::checkpoint::Dtype;
 use crate::config::{ConfigError, MmGemConfig};
-use crate::data::source::{SourceError, read_lines};
+use crate::data::patterns::expand;
+use crate::data::source::SourceError;
 use crate::eval::held_out::{EvalError, HeldOut};
-use crate::files::{FolderError, ModelFolder, create_dir, read, write_atomic};
+use crate::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use crate::generate::Decoding;
-use crate::init::{fresh, fresh_where};
-use crate::model::MmGem;
 use crate::session::Session;
-use crate::tokenizer::{Tokenizer, TokenizerError, train_bpe};
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Batches that are made ready ahead of the device.
 const AHEAD: usize = 3;
+
+/// Seconds without a batch after which a rank says that it waits.
+const STARVING_SECS: u64 = 30;
+
+/// Steps over which the share of time that is spent waiting for data is judged, and the share that is too much.
+const WAIT_WINDOW: usize = 100;
+const WAIT_SHARE: f64 = 0.2;
 
 /// Why a run stops.
 #[derive(Debug, thiserror::Error)]
@@ -60,22 +67,42 @@ pub enum TrainError {
     },
     /// The run that is to go on had another config.
     #[error(
-        "the run was started with another config: {0}\n  hint: only `steps`, `workers`, [checkpoint] and [eval] may change; choose another `out` for a new run"
+        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up; choose another `out` for a new run"
     )]
     OtherConfig(String),
     /// Too many steps in a row had no finite loss.
     #[error(
-        "{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps; the newest checkpoint is from before"
+        "{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps and go on with --resume; the newest checkpoint is from before"
     )]
     Diverged(usize),
-    /// No sample of a batch could be used.
-    #[error("no sample of step {step} could be used; the first: {why}")]
-    EmptyBatch {
-        /// Which step.
-        step: usize,
+    /// No sample of a whole epoch, or of many steps in a row, could be used.
+    #[error("no sample could be used in {steps} step{} in a row; the first: {why}", if *.steps == 1 { "" } else { "s" })]
+    NothingUsable {
+        /// How many.
+        steps: usize,
         /// The first reason.
         why: String,
     },
+    /// The ranks lost each other.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+    /// Another rank failed.
+    #[error("rank {rank} failed: {why}")]
+    OtherRank {
+        /// Which.
+        rank: usize,
+        /// In its words.
+        why: String,
+    },
+}
+
+/// What a run is told from outside while it goes on; it listens between two steps.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// Save a checkpoint and end.
+    pub stop: AtomicBool,
+    /// Save a checkpoint and go on.
+    pub save: AtomicBool,
 }
 
 /// What a shell shows while a run goes on.
@@ -91,8 +118,10 @@ pub enum Progress {
         steps: usize,
         /// Weighted sum of the losses; NaN when the step was skipped.
         loss: f64,
-        /// Rate of this step.
+        /// Rate of this step, of all ranks.
         samples_per_sec: f64,
+        /// Useful operations a second of one rank.
+        flops_per_sec: f64,
     },
     /// Scores on held-out photos.
     Eval(Value),
@@ -112,108 +141,36 @@ pub struct TrainSummary {
 /// Runs a recipe.
 ///
 /// `device` is where to train, without autodiff; `commit` names the program's source in the run's
-/// records; `stop` ends the run at the next step, with a checkpoint.
+/// records. Every process of `group` calls this with the same config; rank 0 writes the files, which all
+/// must be able to read.
 pub fn train(
     config: &TrainConfig,
     device: &Device,
     commit: &str,
     resume: bool,
-    stop: &AtomicBool,
+    signals: &Signals,
+    group: &dyn Collective,
     mut report: impl FnMut(Progress),
 ) -> Result<TrainSummary, TrainError> {
     let store = Store::new(&config.out, config.checkpoint.keep);
-    let newest = store.steps().last().copied();
-    match newest {
-        Some(steps) if !resume => {
-            return Err(TrainError::OutNotEmpty { steps, folder: config.out.clone() });
-        }
-        Some(_) => check_same_run(config)?,
-        None => {}
-    }
-    create_dir(&config.out)?;
-    let device = device.clone().autodiff();
-    let start = start_model(config, newest.is_some(), &device)?;
-    let (sizes, tokenizer) = (start.config, start.tokenizer);
-    write_records(config, &sizes, &start.tokenizer_json, commit)?;
+    // A folder seen over a network may look older from one machine than from another: rank 0 decides.
+    let newest = store.steps().last().map_or(String::new(), usize::to_string);
+    let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
+    let mut run =
+        together(group, Run::begin(config, device, commit, resume, newest, store, group, &mut report))?;
+    run.check_same_start()?;
 
-    let mut optimizer = LambGroups::new(&config.optim);
-    let mut trainee = Trainee::new(start.model, &sizes, config, &device);
-    let mut state = RunState { step: 0, skipped_samples: 0, bad_steps: 0, seconds: 0.0 };
-    if let Some(step) = newest {
-        (trainee, state) = store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
-        report(Progress::Note(format!("going on after step {step}")));
-    }
-    let mut trainee = freeze(trainee, config);
-
-    let batches = Batches::open(config, &sizes, &tokenizer)?;
-    batches.warnings().into_iter().for_each(|warning| report(Progress::Note(warning)));
-    report(Progress::Note(format!("{} photos an epoch", batches.n_samples())));
-    let mut metrics = Metrics::open(&config.out, state.step)?;
-    let held_out = config.eval.clone();
-
-    let steps = config.optim.steps;
     let (sender, receiver) = sync_channel(AHEAD);
-    let first = state.step;
-    let mut bad_in_a_row = 0;
-    thread::scope(|scope| {
-        scope.spawn(move || feed(batches, first..steps, &sender));
-        let receiver: Receiver<Batch> = receiver;
-        while state.step < steps {
-            if stop.load(Ordering::Relaxed) {
-                store.save(&trainee, &optimizer, &state)?;
-                metrics.plot(config)?;
-                return Ok(TrainSummary { step: state.step, finished: false, model: None });
-            }
-            let started = Instant::now();
-            let batch = receiver.recv().expect("the feeding thread makes every batch up to the last step");
-            let waited = started.elapsed().as_secs_f64();
-            state.skipped_samples += batch.skipped.len();
-            batch.skipped.iter().for_each(|why| report(Progress::Note(format!("skipped: {why}"))));
-
-            let done;
-            (trainee, done) = step(trainee, &batch, &mut optimizer, state.step, &sizes, config, &device)?;
-            let Done { mut record, loss, updated } = done;
-            bad_in_a_row = if updated { 0 } else { bad_in_a_row + 1 };
-            state.bad_steps += usize::from(!updated);
-            state.step += 1;
-            let seconds = started.elapsed().as_secs_f64();
-            state.seconds += seconds;
-            let samples_per_sec = batch.samples.len().max(batch.lines.len()) as f64 / seconds;
-            record["samples_per_sec"] = json!(samples_per_sec);
-            record["data_wait_share"] = json!(waited / seconds);
-            record["skipped_samples"] = json!(state.skipped_samples);
-            record["bad_steps"] = json!(state.bad_steps);
-            metrics.write(&record)?;
-            report(Progress::Step { step: state.step, steps, loss, samples_per_sec });
-            if bad_in_a_row > config.optim.max_bad_steps {
-                return Err(TrainError::Diverged(bad_in_a_row));
-            }
-
-            let last = state.step == steps;
-            if let Some(eval) = held_out.as_ref().filter(|eval| last || state.step.is_multiple_of(eval.every))
-            {
-                let model = trainee.model.valid();
-                let session = Session::new(sizes.clone(), model, tokenizer.clone(), &device.clone().inner());
-                let mut scores = evaluate(&session, config.recipe, &eval.shards, eval.limit)?;
-                scores["step"] = json!(state.step);
-                metrics.write(&json!({ "eval": scores, "step": state.step }))?;
-                report(Progress::Eval(scores));
-            }
-            // Weights whose loss is not finite must not push out those from before.
-            if last || (updated && state.step.is_multiple_of(config.checkpoint.every)) {
-                metrics.flush()?;
-                store.save(&trainee, &optimizer, &state)?;
-                metrics.plot(config)?;
-            }
+    let steps = run.state.step..config.optim.steps;
+    let batches = run.batches.take().expect("just opened");
+    // Not joined: a source that hangs must not keep the run from ending.
+    thread::spawn(move || feed(batches, steps, &sender));
+    while run.state.step < config.optim.steps {
+        if !run.advance(&receiver, signals, &mut report)? {
+            return Ok(TrainSummary { step: run.state.step, finished: false, model: None });
         }
-        let folder = config.out.join("model");
-        let model = trainee.model.valid();
-        ModelFolder { config: sizes, model, tokenizer, tokenizer_json: start.tokenizer_json }
-            .write(&folder, Dtype::F32)?;
-        let history = history(config, commit, &state, first)?;
-        write_atomic(&folder.join("training.json"), history.as_bytes())?;
-        Ok(TrainSummary { step: state.step, finished: true, model: Some(folder) })
-    })
+    }
+    run.finish(commit)
 }
 
 /// Makes batches until the run is over or nobody listens any more.
@@ -225,6 +182,370 @@ fn feed(mut batches: Batches, steps: std::ops::Range<usize>, sender: &std::sync:
     }
 }
 
+/// The next batch; none once the run is asked to stop.
+fn wait_for_batch(receiver: &Receiver<Batch>, signals: &Signals, step: usize, rank: usize) -> Option<Batch> {
+    let started = Instant::now();
+    let mut told = 0;
+    while !signals.stop.load(Ordering::Relaxed) {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(batch) => return Some(batch),
+            Err(RecvTimeoutError::Disconnected) => panic!("the feeding thread ended before the last step"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let waited = started.elapsed().as_secs();
+        if waited / STARVING_SECS > told {
+            told = waited / STARVING_SECS;
+            tracing::warn!("rank {rank} has waited {waited} s for the samples of step {}", step + 1);
+        }
+    }
+    None
+}
+
+/// The result of every rank: where one failed, all do.
+fn together<T>(group: &dyn Collective, own: Result<T, TrainError>) -> Result<T, TrainError> {
+    let failure = first_failure(group, own.as_ref().err().map(ToString::to_string))?;
+    match (own, failure) {
+        (Ok(_), Some((rank, why))) => Err(TrainError::OtherRank { rank, why }),
+        (own, _) => own,
+    }
+}
+
+/// A run between two steps.
+struct Run<'a> {
+    config: &'a TrainConfig,
+    group: &'a dyn Collective,
+    device: Device,
+    store: Store,
+    sizes: MmGemConfig,
+    tokenizer: Tokenizer,
+    tokenizer_json: Vec<u8>,
+    /// Taken while a step changes it.
+    trainee: Option<Trainee>,
+    optimizer: LambGroups,
+    state: RunState,
+    /// Steps done when this process started.
+    first: usize,
+    /// Taken by the thread that feeds the run.
+    batches: Option<Batches>,
+    /// Steps of an epoch, where that is known.
+    epoch: Option<usize>,
+    /// On rank 0.
+    metrics: Option<Metrics>,
+    bad_in_a_row: usize,
+    empty_in_a_row: usize,
+    /// Norm of the newest gradient, by which the ranks see that they are still of one mind.
+    norm: f64,
+    /// Seconds, waiting seconds and the rank that waited most, of the steps since they were last judged.
+    window: Vec<(f64, f64, usize)>,
+}
+
+/// What the ranks say to each other before a step.
+struct Council {
+    totals: Totals,
+    skipped: usize,
+    waited: f64,
+    slowest: usize,
+    stop: bool,
+    save: bool,
+}
+
+impl<'a> Run<'a> {
+    #[expect(clippy::too_many_arguments, reason = "the first half of `train`, called in one place")]
+    fn begin(
+        config: &'a TrainConfig,
+        device: &Device,
+        commit: &str,
+        resume: bool,
+        newest: Option<usize>,
+        store: Store,
+        group: &'a dyn Collective,
+        report: &mut impl FnMut(Progress),
+    ) -> Result<Self, TrainError> {
+        let is_writer = group.rank() == 0;
+        match newest {
+            Some(steps) if !resume => {
+                return Err(TrainError::OutNotEmpty { steps, folder: config.out.clone() });
+            }
+            Some(_) if is_writer => {
+                let changes = check_same_run(config)?;
+                changes.into_iter().for_each(|change| report(Progress::Note(change)));
+            }
+            _ => {}
+        }
+        if let Some(eval) = &config.eval {
+            expand(&eval.shards)?;
+        }
+        let device = device.clone().autodiff();
+        let start = start_model(config, newest.is_some(), &device)?;
+        let (sizes, tokenizer) = (start.config, start.tokenizer);
+        if is_writer {
+            create_dir(&config.out)?;
+            write_records(config, &sizes, &start.tokenizer_json, commit)?;
+        }
+        let mut optimizer = LambGroups::new(&config.optim);
+        let mut trainee = Trainee::new(start.model, &sizes, config, &device);
+        let mut state = RunState::default();
+        if let Some(step) = newest {
+            (trainee, state) = store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
+        }
+        let batches = Batches::open(config, &sizes, &tokenizer, group.rank(), group.size())?;
+        if is_writer {
+            newest.iter().for_each(|step| report(Progress::Note(format!("going on after step {step}"))));
+            batches.warnings().into_iter().for_each(|warning| report(Progress::Note(warning)));
+            report(Progress::Note(batches.describe()));
+        }
+        Ok(Self {
+            config,
+            group,
+            device,
+            store,
+            tokenizer_json: start.tokenizer_json,
+            tokenizer,
+            trainee: Some(freeze(trainee, config)),
+            optimizer,
+            first: state.step,
+            epoch: batches.epoch_steps(),
+            batches: Some(batches),
+            metrics: if is_writer { Some(Metrics::open(&config.out, state.step)?) } else { None },
+            sizes,
+            state,
+            bad_in_a_row: 0,
+            empty_in_a_row: 0,
+            norm: 0.0,
+            window: Vec::new(),
+        })
+    }
+
+    fn trainee(&self) -> &Trainee {
+        self.trainee.as_ref().expect("there between two steps")
+    }
+
+    /// Sees that all ranks begin with the same weights at the same step.
+    fn check_same_start(&self) -> Result<(), TrainError> {
+        let own = [self.state.step as f64, checksum(self.trainee())];
+        let ranks = exchange_numbers(self.group, &own)?;
+        let bits = |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        match ranks.iter().position(|numbers| bits(numbers) != bits(&ranks[0])) {
+            Some(rank) => Err(TrainError::Collective(CollectiveError::Disagree(format!(
+                "rank {rank} begins with other weights than rank 0: is {} the same folder on both?",
+                self.config.out.display()
+            )))),
+            None => Ok(()),
+        }
+    }
+
+    /// One step; false when the run was asked to stop, and has saved a checkpoint.
+    fn advance(
+        &mut self,
+        receiver: &Receiver<Batch>,
+        signals: &Signals,
+        report: &mut impl FnMut(Progress),
+    ) -> Result<bool, TrainError> {
+        let (step, steps) = (self.state.step, self.config.optim.steps);
+        let started = Instant::now();
+        let batch = wait_for_batch(receiver, signals, step, self.group.rank());
+        let council = self.consult(batch.as_ref(), signals, started.elapsed().as_secs_f64())?;
+        let (Some(batch), false) = (batch, council.stop) else {
+            self.save()?;
+            return Ok(false);
+        };
+        batch.skipped.iter().for_each(|why| report(Progress::Note(format!("skipped: {why}"))));
+        self.state.skipped_samples += council.skipped;
+
+        let mut done = self.step(&batch, &council)?;
+        self.state.step += 1;
+        let seconds = started.elapsed().as_secs_f64();
+        self.state.seconds += seconds;
+        let samples_per_sec = council.totals.n_samples() / seconds;
+        if let Some(metrics) = &mut self.metrics {
+            let record = &mut done.record;
+            record["samples_per_sec"] = json!(samples_per_sec);
+            record["data_wait_share"] = json!(council.waited / seconds);
+            let flops = flops_per_sample(&self.sizes, self.config, council.totals.text_tokens());
+            let flops_per_sec = flops * samples_per_sec / self.group.size() as f64;
+            record["flops_per_sec"] = json!(flops_per_sec);
+            if let Some(peak) = self.config.hardware.peak_tflops {
+                record["share_of_peak"] = json!(flops_per_sec / (peak * 1e12));
+            }
+            record["skipped_samples"] = json!(self.state.skipped_samples);
+            record["bad_steps"] = json!(self.state.bad_steps);
+            record["unix_time"] = json!(unix_time());
+            metrics.write(record)?;
+            report(Progress::Step { step: step + 1, steps, loss: done.loss, samples_per_sec, flops_per_sec });
+        }
+        self.judge_waiting(seconds, &council, report);
+        if self.bad_in_a_row > self.config.optim.max_bad_steps {
+            return Err(TrainError::Diverged(self.bad_in_a_row));
+        }
+        self.check_usable(&batch)?;
+
+        let last = self.state.step == steps;
+        if self.config.eval.as_ref().is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every)) {
+            let evaluated = self.evaluate(report);
+            together(self.group, evaluated)?;
+        }
+        // Weights whose loss is not finite must not push out those from before.
+        let due = done.updated && self.state.step.is_multiple_of(self.config.checkpoint.every);
+        if last || due || council.save {
+            self.save()?;
+        }
+        Ok(true)
+    }
+
+    /// Tells all ranks what this one has, and hears what they have.
+    fn consult(&self, batch: Option<&Batch>, signals: &Signals, waited: f64) -> Result<Council, TrainError> {
+        let mut own = batch.map_or([0.0; COUNTS], Totals::count).to_vec();
+        let flag = |is_set: bool| f64::from(u8::from(is_set));
+        own.extend([
+            batch.map_or(0, |batch| batch.n_skipped) as f64,
+            waited,
+            flag(batch.is_none()),
+            flag(signals.save.swap(false, Ordering::Relaxed)),
+            self.norm,
+        ]);
+        let ranks = exchange_numbers(self.group, &own)?;
+        let column = |at: usize| ranks.iter().map(move |numbers| numbers[COUNTS + at]);
+        if let Some(rank) = column(4).position(|norm| norm.to_bits() != self.norm.to_bits()) {
+            return Err(TrainError::Collective(CollectiveError::Disagree(format!(
+                "rank {rank} found another gradient in step {} than rank {}",
+                self.state.step,
+                self.group.rank()
+            ))));
+        }
+        let waited: Vec<f64> = column(1).collect();
+        let slowest = (0..waited.len()).max_by(|a, b| waited[*a].total_cmp(&waited[*b])).unwrap_or(0);
+        Ok(Council {
+            totals: Totals::add_up(&ranks),
+            skipped: column(0).sum::<f64>() as usize,
+            waited: waited[slowest],
+            slowest,
+            stop: column(2).any(|stop| stop > 0.0),
+            save: column(3).any(|save| save > 0.0),
+        })
+    }
+
+    /// Forward, backward, clipping and update; a loss or gradient that is not finite changes nothing.
+    fn step(&mut self, batch: &Batch, council: &Council) -> Result<Done, TrainError> {
+        let (config, step) = (self.config, self.state.step);
+        if council.totals.n_samples() == 0.0 {
+            self.empty_in_a_row += 1;
+            self.state.empty_steps += 1;
+            let record = json!({ "step": step + 1, "empty_steps": self.state.empty_steps });
+            return Ok(Done { record, loss: f64::NAN, updated: false });
+        }
+        self.empty_in_a_row = 0;
+        let StepGradient { losses, total: loss, gradients } =
+            gradient(self.trainee(), batch, &council.totals, &self.sizes, config, &self.device, self.group)?;
+        self.norm = global_norm(&gradients);
+        let log_scale = self.trainee().model.clamped_logit_scale().inner().into_scalar::<f32>();
+        let mut record = json!({
+            "step": step + 1,
+            "loss": loss,
+            "grad_norm": self.norm,
+            "tau": (-f64::from(log_scale)).exp(),
+            "lr_heads": learning_rate("h1.weight", step, &config.optim),
+            "lr_towers": learning_rate("llm.", step, &config.optim),
+        });
+        for (name, value) in losses {
+            record[name] = json!(value);
+        }
+        if !(loss.is_finite() && self.norm.is_finite()) {
+            self.bad_in_a_row += 1;
+            self.state.bad_steps += 1;
+            return Ok(Done { record, loss: f64::NAN, updated: false });
+        }
+        self.bad_in_a_row = 0;
+        let gradients = if self.norm > config.optim.clip_norm {
+            scale(gradients, config.optim.clip_norm / self.norm)
+        } else {
+            gradients
+        };
+        let trainee = self.trainee.take().expect("there between two steps");
+        self.trainee = Some(self.optimizer.step(trainee, gradients, step, &config.optim));
+        Ok(Done { record, loss, updated: true })
+    }
+
+    /// A batch without a usable sample is passed over, but not a whole epoch of them.
+    fn check_usable(&self, batch: &Batch) -> Result<(), TrainError> {
+        let empty = self.empty_in_a_row;
+        if empty > 0
+            && (self.epoch.is_some_and(|epoch| empty >= epoch) || empty > self.config.optim.max_bad_steps)
+        {
+            let why = batch.skipped.first().cloned().unwrap_or_else(|| "there is no data".into());
+            return Err(TrainError::NothingUsable { steps: empty, why });
+        }
+        Ok(())
+    }
+
+    /// Says so when the device waits too much for its data.
+    fn judge_waiting(&mut self, seconds: f64, council: &Council, report: &mut impl FnMut(Progress)) {
+        self.window.push((seconds, council.waited, council.slowest));
+        if self.window.len() < WAIT_WINDOW {
+            return;
+        }
+        let window = std::mem::take(&mut self.window);
+        let (all, waited) =
+            window.iter().fold((0.0, 0.0), |(all, waited), step| (all + step.0, waited + step.1));
+        if self.group.rank() == 0 && waited > WAIT_SHARE * all {
+            let slowest = window.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map_or(0, |step| step.2);
+            report(Progress::Note(format!(
+                "waited for data {:.0} % of the last {WAIT_WINDOW} steps, longest on rank {slowest}: more cores, nearer or smaller photos would help",
+                100.0 * waited / all
+            )));
+        }
+    }
+
+    /// Writes a checkpoint, on rank 0.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let saved = (|| {
+            let Some(metrics) = &mut self.metrics else { return Ok(()) };
+            metrics.flush()?;
+            let trainee = self.trainee.as_ref().expect("there between two steps");
+            self.store.save(trainee, &self.optimizer, &self.state)?;
+            metrics.plot(self.config)?;
+            Ok(())
+        })();
+        together(self.group, saved)
+    }
+
+    /// Scores on held-out photos, on rank 0.
+    fn evaluate(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let model = self.trainee().model.valid();
+        let (Some(metrics), Some(eval)) = (&mut self.metrics, &self.config.eval) else { return Ok(()) };
+        let device = self.device.clone().inner();
+        let session = Session::new(self.sizes.clone(), model, self.tokenizer.clone(), &device);
+        let mut scores = evaluate(&session, self.config.recipe, &eval.shards, eval.limit)?;
+        scores["step"] = json!(self.state.step);
+        metrics.write(&json!({ "eval": scores, "step": self.state.step, "unix_time": unix_time() }))?;
+        report(Progress::Eval(scores));
+        Ok(())
+    }
+
+    /// Writes the finished model, on rank 0.
+    fn finish(self, commit: &str) -> Result<TrainSummary, TrainError> {
+        let (step, group) = (self.state.step, self.group);
+        let folder = self.config.out.join("model");
+        let written = (|| {
+            if self.group.rank() > 0 {
+                return Ok(());
+            }
+            let model = self.trainee().model.valid();
+            let history = history(self.config, commit, &self.state, self.first)?;
+            ModelFolder {
+                config: self.sizes,
+                model,
+                tokenizer: self.tokenizer,
+                tokenizer_json: self.tokenizer_json,
+            }
+            .write(&folder, Dtype::F32)?;
+            write_atomic(&folder.join("training.json"), history.as_bytes())?;
+            Ok(())
+        })();
+        together(group, written)?;
+        Ok(TrainSummary { step, finished: true, model: Some(folder) })
+    }
+}
+
 /// What a step leaves behind.
 struct Done {
     record: Value,
@@ -232,44 +553,9 @@ struct Done {
     updated: bool,
 }
 
-/// Forward, backward, clipping and update; a loss or gradient that is not finite changes nothing.
-fn step(
-    trainee: Trainee,
-    batch: &Batch,
-    optimizer: &mut LambGroups,
-    step: usize,
-    sizes: &MmGemConfig,
-    config: &TrainConfig,
-    device: &Device,
-) -> Result<(Trainee, Done), TrainError> {
-    let Some(StepGradient { losses, total: loss, gradients }) =
-        gradient(&trainee, batch, sizes, config, device)
-    else {
-        let why = batch.skipped.first().cloned().unwrap_or_else(|| "there is no data".into());
-        return Err(TrainError::EmptyBatch { step, why });
-    };
-    let norm = global_norm(&gradients);
-    let mut record = json!({
-        "step": step + 1,
-        "loss": loss,
-        "grad_norm": norm,
-        "tau": (-f64::from(trainee.model.clamped_logit_scale().inner().into_scalar::<f32>())).exp(),
-        "lr_heads": learning_rate("h1.weight", step, &config.optim),
-        "lr_towers": learning_rate("llm.", step, &config.optim),
-    });
-    for (name, value) in losses {
-        record[name] = json!(value);
-    }
-    if !(loss.is_finite() && norm.is_finite()) {
-        return Ok((trainee, Done { record, loss: f64::NAN, updated: false }));
-    }
-    let gradients = if norm > config.optim.clip_norm {
-        scale(gradients, config.optim.clip_norm / norm)
-    } else {
-        gradients
-    };
-    let trainee = optimizer.step(trainee, gradients, step, &config.optim);
-    Ok((trainee, Done { record, loss, updated: true }))
+/// Seconds since 1970, for plots over time.
+fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
 /// The scores that a recipe is after, on held-out photos.
@@ -292,193 +578,4 @@ fn evaluate(session: &Session, recipe: Recipe, shards: &[String], limit: usize) 
             }
         }
     })
-}
-
-/// The model a run starts from; a run that goes on takes sizes and tokenizer from its own records.
-fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Result<ModelFolder, TrainError> {
-    let source: &ModelSource = &config.model;
-    if resumed {
-        let sizes =
-            MmGemConfig::from_json(&String::from_utf8_lossy(&read(&config.out.join("config.json"))?))?;
-        let tokenizer_json = read(&config.out.join("tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
-        // The values follow from the checkpoint.
-        return Ok(ModelFolder {
-            model: MmGem::new(&sizes, device),
-            config: sizes,
-            tokenizer,
-            tokenizer_json,
-        });
-    }
-    if let Some(folder) = &source.from {
-        let mut start = ModelFolder::read(folder, device)?;
-        start.model = match config.recipe {
-            // Stage 2's h4 belongs to the h1 that it was trained on.
-            Recipe::Stage1 => {
-                fresh_where(start.model, &start.config, config.seed, &|path| path.starts_with("h4."))
-            }
-            Recipe::Stage2Caption => prompts_from_cap_token(start.model),
-            _ => start.model,
-        };
-        return Ok(start);
-    }
-    let path = source.config.as_ref().expect("the config was checked");
-    let sizes = MmGemConfig::from_json(&String::from_utf8_lossy(&read(path)?))?;
-    let tokenizer_json = match &source.tokenizer {
-        Some(path) => read(path)?,
-        None => {
-            let mut lines = Vec::new();
-            for path in &source.tokenizer_text {
-                lines.extend(read_lines(path)?);
-            }
-            train_bpe(&lines, sizes.llm.vocab_size)?.into_bytes()
-        }
-    };
-    let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
-    let model = fresh(MmGem::new(&sizes, device), &sizes, config.seed);
-    Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
-}
-
-/// Stage 2 starts where stage 1 ended: every `[CAP_i]` is `[CAP]`, and their places tell them apart.
-fn prompts_from_cap_token(mut model: MmGem) -> MmGem {
-    let [n, width] = model.cap_prompts.val().dims();
-    let prompts = model.cap_token.val().inner().reshape([1, width]).repeat_dim(0, n);
-    model.cap_prompts = model.cap_prompts.map(|_| Tensor::from_inner(prompts).require_grad());
-    model
-}
-
-/// What a run was, beside its checkpoints.
-fn write_records(
-    config: &TrainConfig,
-    sizes: &MmGemConfig,
-    tokenizer_json: &[u8],
-    commit: &str,
-) -> Result<(), FolderError> {
-    let toml = toml::to_string_pretty(config).expect("the config was read from TOML");
-    write_atomic(&config.out.join("train.toml"), format!("# commit {commit}\n{toml}").as_bytes())?;
-    write_atomic(&config.out.join("config.json"), sizes.to_json().as_bytes())?;
-    write_atomic(&config.out.join("tokenizer.json"), tokenizer_json)
-}
-
-/// A run may only go on with the config it was started with, apart from its length and its care.
-fn check_same_run(config: &TrainConfig) -> Result<(), TrainError> {
-    let old = read(&config.out.join("train.toml"))?;
-    let old: TrainConfig = toml::from_str(&String::from_utf8_lossy(&old))
-        .map_err(|e| TrainError::OtherConfig(format!("train.toml cannot be read ({e})")))?;
-    let essence = |config: &TrainConfig| {
-        let mut value = toml::Value::try_from(config).expect("a config is TOML");
-        let table = value.as_table_mut().expect("a config is a table");
-        table.remove("checkpoint");
-        table.remove("eval");
-        if let Some(optim) = table.get_mut("optim").and_then(toml::Value::as_table_mut) {
-            optim.remove("steps");
-            optim.remove("workers");
-        }
-        value
-    };
-    let (old, new) = (essence(&old), essence(config));
-    let empty = toml::Table::new();
-    let (old, new) = (old.as_table().unwrap_or(&empty), new.as_table().unwrap_or(&empty));
-    match old.keys().chain(new.keys()).find(|key| old.get(*key) != new.get(*key)) {
-        Some(key) => Err(TrainError::OtherConfig(format!(
-            "{key} was {}, is {}",
-            old.get(key).map_or("absent".into(), toml::Value::to_string),
-            new.get(key).map_or("absent".into(), toml::Value::to_string)
-        ))),
-        None => Ok(()),
-    }
-}
-
-/// `training.json`: how the weights beside it were made, and before them those they started from.
-fn history(
-    config: &TrainConfig,
-    commit: &str,
-    state: &RunState,
-    first: usize,
-) -> Result<String, FolderError> {
-    let mut runs: Vec<Value> = match config.model.from.as_ref().map(|from| from.join("training.json")) {
-        Some(path) if path.is_file() => serde_json::from_slice(&read(&path)?).unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    runs.push(json!({
-        "recipe": config.recipe,
-        "config": config,
-        "commit": commit,
-        "state": state,
-        "resumed_at": first,
-    }));
-    Ok(serde_json::to_string_pretty(&runs).expect("plain values serialise"))
-}
-
-/// `metrics.jsonl` and the plot of its losses.
-struct Metrics {
-    file: File,
-    path: PathBuf,
-}
-
-impl Metrics {
-    /// Opens the file and drops what steps after `step` had written before the run was cut off.
-    fn open(out: &Path, step: usize) -> Result<Self, FolderError> {
-        let path = out.join("metrics.jsonl");
-        let kept: String = match File::open(&path) {
-            Ok(file) => BufReader::new(file)
-                .lines()
-                .map_while(Result::ok)
-                .filter(|line| step_of(line).is_some_and(|at| at <= step))
-                .fold(String::new(), |all, line| all + &line + "\n"),
-            Err(_) => String::new(),
-        };
-        write_atomic(&path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(|cause| FolderError::Io {
-            action: "append to the file",
-            cause,
-            path: path.clone(),
-        })?;
-        Ok(Self { file, path })
-    }
-
-    fn write(&mut self, record: &Value) -> Result<(), FolderError> {
-        self.io(|file| file.write_all(format!("{record}\n").as_bytes()))
-    }
-
-    fn flush(&mut self) -> Result<(), FolderError> {
-        self.io(|file| file.sync_data())
-    }
-
-    fn io(&mut self, act: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), FolderError> {
-        act(&mut self.file).map_err(|cause| FolderError::Io {
-            action: "append to the file",
-            cause,
-            path: self.path.clone(),
-        })
-    }
-
-    /// Draws `loss.svg` anew from the whole file.
-    fn plot(&self, config: &TrainConfig) -> Result<(), FolderError> {
-        const NAMES: [&str; 6] =
-            ["loss_emb", "loss_gen", "loss_rehearsal", "loss_distill", "loss_grounding", "loss_text"];
-        let text = fs::read_to_string(&self.path).unwrap_or_default();
-        let records: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let curve = |name: &str| -> Vec<(f64, f64)> {
-            records.iter().filter_map(|r| Some((r["step"].as_f64()?, r.get(name)?.as_f64()?))).collect()
-        };
-        let curves: Vec<_> = NAMES
-            .iter()
-            .map(|name| ((*name).to_owned(), curve(name)))
-            .filter(|(_, points)| !points.is_empty())
-            .collect();
-        let title = config.out.file_name().unwrap_or_default().to_string_lossy();
-        match loss_plot(&title, &curves) {
-            Ok(svg) => write_atomic(&config.out.join("loss.svg"), svg.as_bytes()),
-            // A picture is no reason to lose a run.
-            Err(why) => {
-                tracing::debug!("loss.svg was not drawn: {why}");
-                Ok(())
-            }
-        }
-    }
-}
-
-fn step_of(line: &str) -> Option<usize> {
-    serde_json::from_str::<Value>(line).ok()?["step"].as_u64().map(|step| step as usize)
 }

@@ -1,22 +1,27 @@
 //! What one step computes: the gradient of each recipe's loss.
 //!
-//! The samples are split into parts, one thread each. The contrastive loss compares samples across
-//! parts, so each part embeds its own, the loss and its gradient with respect to the embeddings are
-//! taken over all of them at once, and each part goes back from `Σ <embed, gradient>`: exactly the
-//! gradient of the whole batch (GradCache, arXiv:2101.06983).
+//! The samples of a step are shared out among the ranks (processes), those of a rank among its workers
+//! (threads), those of a worker are taken a micro-batch at a time. The contrastive loss compares samples
+//! across all of these, so each embeds its own, the loss and its gradient with respect to the embeddings
+//! are taken over all of them at once, and each goes back from `Σ <embed, gradient>`: exactly the
+//! gradient of the whole batch (GradCache, arXiv:2101.06983). Where a worker has a single micro-batch
+//! its first forward pass is kept and serves both.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, s};
+use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
+use super::collective::{Collective, CollectiveError, exchange_numbers, reduce_gradients};
 use super::config::{Objective, Recipe, TrainConfig};
+use super::contrast::contrast;
 use super::data::{Batch, BatchPart};
-use super::optimizer::{GradientMap, collect_gradients};
+use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
+use super::plan::contrasts;
 use crate::config::MmGemConfig;
-use crate::loss::{caption_loss, contrastive_logits, contrastive_loss, grounding_loss};
+use crate::loss::{caption_loss, grounding_loss};
 use crate::model::mmgem::{TokenBatch, normalize};
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
@@ -30,8 +35,12 @@ pub struct Trainee {
     pub teacher_head: Option<Linear>,
 }
 
+/// Names of the losses in `metrics.jsonl`.
+pub const LOSSES: [&str; 6] =
+    ["loss_emb", "loss_gen", "loss_rehearsal", "loss_distill", "loss_grounding", "loss_text"];
+
 /// The gradient of a step, and the losses on the way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StepGradient {
     /// Each part of the loss under its name in `metrics.jsonl`.
     pub losses: Vec<(&'static str, f64)>,
@@ -70,6 +79,44 @@ impl Trainee {
         Self { model, teacher_head: head }
     }
 
+    /// The embeddings that are contrasted, if the recipe contrasts any.
+    fn embed(
+        &self,
+        part: BatchPart,
+        patches: &Tensor<3>,
+        tokens: &TokenBatch,
+        sizes: &MmGemConfig,
+        config: &TrainConfig,
+    ) -> Embeds {
+        let pool = PoolAggregator::new(sizes);
+        let visual = match config.recipe {
+            Recipe::Stage1 if config.objective != Objective::CapOnly => {
+                self.model.image_embed(&pool, patches.clone())
+            }
+            Recipe::Stage2Retrieval => {
+                self.model.region_embed(pool.roi_align(patches.clone(), &part.regions()))
+            }
+            _ => return None,
+        };
+        Some([visual, self.model.text_embed(tokens)])
+    }
+
+    /// The embeddings alone, for the first of two passes.
+    fn embed_only(
+        &self,
+        part: BatchPart,
+        sizes: &MmGemConfig,
+        config: &TrainConfig,
+        device: &Device,
+    ) -> Embeds {
+        if part.samples.is_empty() || !contrasts(config) {
+            return None;
+        }
+        let patches = self.model.visual.forward(part.pixels(sizes, device));
+        let tokens = TokenBatch::new(&part.texts(), device);
+        self.embed(part, &patches, &tokens, sizes, config)
+    }
+
     fn forward(
         &self,
         part: BatchPart,
@@ -83,13 +130,10 @@ impl Trainee {
             let patches = self.model.visual.forward(part.pixels(sizes, device));
             let texts = part.texts();
             let tokens = TokenBatch::new(&texts, device);
+            forward.embeds = self.embed(part, &patches, &tokens, sizes, config);
             match config.recipe {
-                Recipe::Warmup => {}
+                Recipe::Warmup | Recipe::Stage2Retrieval => {}
                 Recipe::Stage1 => {
-                    if config.objective != Objective::CapOnly {
-                        let image_embed = self.model.image_embed(&pool, patches.clone());
-                        forward.embeds = Some([image_embed, self.model.text_embed(&tokens)]);
-                    }
                     let grounded = part.with_phrase();
                     if let (Some(grounding), false) = (&config.grounding, grounded.is_empty()) {
                         let value = self.grounding_mean(part, rows(patches.clone(), &grounded), device);
@@ -122,10 +166,6 @@ impl Trainee {
                             sizes,
                         ));
                     }
-                }
-                Recipe::Stage2Retrieval => {
-                    let roi = pool.roi_align(patches.clone(), &part.regions());
-                    forward.embeds = Some([self.model.region_embed(roi), self.model.text_embed(&tokens)]);
                 }
             }
             let taught = part.with_teacher();
@@ -178,19 +218,20 @@ fn rows(patches: Tensor<3>, which: &[usize]) -> Tensor<3> {
     patches.select(0, idx)
 }
 
-/// The gradient of a batch's loss; none where the batch is empty.
+/// The gradient of the loss of all ranks' batches, the same on each; `totals` counts them.
+///
+/// # Errors
+/// When the ranks lose each other.
 pub fn gradient(
     trainee: &Trainee,
     batch: &Batch,
+    totals: &Totals,
     sizes: &MmGemConfig,
     config: &TrainConfig,
     device: &Device,
-) -> Option<StepGradient> {
+    group: &dyn Collective,
+) -> Result<StepGradient, CollectiveError> {
     let parts = batch.split(config.optim.workers);
-    if parts.is_empty() {
-        return None;
-    }
-    let totals = Totals::new(batch);
     let mut step = StepGradient { losses: Vec::new(), total: 0.0, gradients: GradientMap::new() };
     thread::scope(|scope| {
         let work = |part| {
@@ -198,48 +239,105 @@ pub fn gradient(
             let (to_part, from_meeting) = channel();
             // Leaves of its own keep the graph of each thread apart.
             let trainee = trainee.clone().map(&mut OwnLeaves);
-            let run =
-                move || work_on(&trainee, part, sizes, config, device, totals, &to_meeting, &from_meeting);
+            let run = move || {
+                let worker = Worker { trainee: &trainee, sizes, config, device, totals };
+                worker.work_on(part, &to_meeting, &from_meeting)
+            };
             (scope.spawn(run), embeds, to_part)
         };
         let workers: Vec<_> = parts.into_iter().map(work).collect();
         let embeds: Vec<Embeds> =
             workers.iter().map(|(_, embeds, _)| embeds.recv().unwrap_or_default()).collect();
-        for ((_, _, to_part), gradient) in workers.iter().zip(meet(trainee, embeds, &mut step)) {
+        let met = if contrasts(config) && totals.photos > 0.0 {
+            meet(trainee, embeds, totals, sizes, &mut step, device, group)
+        } else {
+            Ok(embeds)
+        };
+        // Without an answer the workers give up.
+        let (answers, lost) = match met {
+            Ok(answers) => (answers, None),
+            Err(lost) => (Vec::new(), Some(lost)),
+        };
+        for ((_, _, to_part), gradient) in workers.iter().zip(answers) {
             // A worker that is gone has panicked; joining it below says so.
             let _ = to_part.send(gradient);
         }
-        for (worker, _, _) in workers {
+        for (worker, _, to_part) in workers {
+            drop(to_part);
             let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             step.add(done);
         }
-    });
-    Some(step)
+        lost.map_or(Ok(()), Err)
+    })?;
+    step.over_all_ranks(trainee, group)
 }
 
-/// Tokens and photos of the whole batch, over which the means go.
-#[derive(Clone, Copy)]
-struct Totals {
-    taught: usize,
-    grounded: usize,
-    text_tokens: usize,
-    whole_tokens: usize,
-    line_tokens: usize,
+/// What the samples and lines of all ranks amount to, over which the means go.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// Photos of each rank.
+    pub rows: Vec<usize>,
+    photos: f64,
+    lines: f64,
+    taught: f64,
+    grounded: f64,
+    text_tokens: f64,
+    whole_tokens: f64,
+    line_tokens: f64,
 }
+
+/// Numbers that a batch is counted by.
+pub const COUNTS: usize = 7;
 
 impl Totals {
-    fn new(batch: &Batch) -> Self {
+    /// Counts the batches of all ranks.
+    pub fn new(batch: &Batch, group: &dyn Collective) -> Result<Self, CollectiveError> {
+        Ok(Self::add_up(&exchange_numbers(group, &Self::count(batch))?))
+    }
+
+    /// The numbers of one rank's batch.
+    pub fn count(batch: &Batch) -> [f64; COUNTS] {
         let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
+        let tokens =
+            |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize { texts.map(|ids| ids.len() + 1).sum() };
+        [
+            batch.samples.len(),
+            batch.lines.len(),
+            whole.with_teacher().len(),
+            whole.with_phrase().len(),
+            tokens(&mut batch.samples.iter().map(|sample| &sample.text)),
+            tokens(&mut whole.whole().iter().map(|photo| &batch.samples[*photo].text)),
+            tokens(&mut batch.lines.iter()),
+        ]
+        .map(|n| n as f64)
+    }
+
+    /// The numbers of all ranks, which may be followed by others, added up.
+    pub fn add_up(ranks: &[Vec<f64>]) -> Self {
+        let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
         Self {
-            taught: whole.with_teacher().len(),
-            grounded: whole.with_phrase().len(),
-            text_tokens: batch.samples.iter().map(|sample| sample.text.len() + 1).sum(),
-            whole_tokens: whole.whole().iter().map(|photo| batch.samples[*photo].text.len() + 1).sum(),
-            line_tokens: batch.lines.iter().map(|line| line.len() + 1).sum(),
+            rows: ranks.iter().map(|numbers| numbers[0] as usize).collect(),
+            photos: sum(0),
+            lines: sum(1),
+            taught: sum(2),
+            grounded: sum(3),
+            text_tokens: sum(4),
+            whole_tokens: sum(5),
+            line_tokens: sum(6),
         }
     }
 
-    fn of(&self, name: &str) -> usize {
+    /// Mean tokens of a text, without the special one.
+    pub fn text_tokens(&self) -> f64 {
+        (self.text_tokens / self.photos.max(1.0)).max(self.line_tokens / self.lines.max(1.0)) - 1.0
+    }
+
+    /// Samples of the step: photos, or lines where there are more of them.
+    pub fn n_samples(&self) -> f64 {
+        self.photos.max(self.lines)
+    }
+
+    fn of(&self, name: &str) -> f64 {
         match name {
             "loss_gen" => self.text_tokens,
             "loss_rehearsal" => self.whole_tokens,
@@ -250,81 +348,117 @@ impl Totals {
     }
 }
 
-/// One part of the batch, there and back.
-#[expect(clippy::too_many_arguments, reason = "the body of a thread, called in one place")]
-fn work_on(
-    trainee: &Trainee,
-    part: BatchPart,
-    sizes: &MmGemConfig,
-    config: &TrainConfig,
-    device: &Device,
-    totals: Totals,
-    to_meeting: &Sender<Embeds>,
-    from_meeting: &Receiver<Embeds>,
-) -> StepGradient {
-    let Forward { embeds, means } = trainee.forward(part, sizes, config, device);
-    let detached = embeds.clone().map(|pair| pair.map(Tensor::inner));
-    to_meeting.send(detached).expect("the meeting outlives the workers");
-    let embed_gradients = from_meeting.recv().expect("the meeting outlives the workers");
-
-    let mut losses = Vec::new();
-    let mut terms: Vec<Tensor<1>> = Vec::new();
-    let mut total = 0.0;
-    for mean in means {
-        let share = mean.count as f32 / totals.of(mean.name) as f32;
-        let value = f64::from(mean.value.clone().inner().into_scalar::<f32>()) * f64::from(share);
-        losses.push((mean.name, value));
-        total += value * f64::from(mean.weight);
-        terms.push(mean.value * (share * mean.weight));
-    }
-    if let (Some(embeds), Some(gradients)) = (embeds, embed_gradients) {
-        for (embed, gradient) in embeds.into_iter().zip(gradients) {
-            terms.push((embed * Tensor::from_inner(gradient)).sum());
-        }
-    }
-    let gradients = terms.into_iter().reduce(|a, b| a + b).map(|surrogate| {
-        let mut gradients = surrogate.backward();
-        collect_gradients(trainee, &mut gradients)
-    });
-    StepGradient { losses, total, gradients: gradients.unwrap_or_default() }
+/// One thread's view of a step.
+struct Worker<'a> {
+    trainee: &'a Trainee,
+    sizes: &'a MmGemConfig,
+    config: &'a TrainConfig,
+    device: &'a Device,
+    totals: &'a Totals,
 }
 
-/// The contrastive loss over the embeddings of all parts; returns its gradient for each part that has some.
-fn meet(trainee: &Trainee, embeds: Vec<Embeds>, step: &mut StepGradient) -> Vec<Embeds> {
-    // A part that holds lines of text alone has none.
-    let present: Vec<&[Tensor<2>; 2]> = embeds.iter().flatten().collect();
-    if present.is_empty() {
-        return embeds;
-    }
-    let all = |side: usize| {
-        Tensor::<2>::from_inner(Tensor::cat(present.iter().map(|pair| pair[side].clone()).collect(), 0))
-            .require_grad()
-    };
-    let (visual, text) = (all(0), all(1));
-    let loss = contrastive_loss(contrastive_logits(
-        visual.clone(),
-        text.clone(),
-        trainee.model.clamped_logit_scale(),
-    ));
-    let value = f64::from(loss.clone().inner().into_scalar::<f32>());
-    step.losses.push(("loss_emb", value));
-    step.total += value;
+impl Worker<'_> {
+    /// One part of the batch, there and back.
+    fn work_on(
+        &self,
+        part: BatchPart,
+        to_meeting: &Sender<Embeds>,
+        from_meeting: &Receiver<Embeds>,
+    ) -> StepGradient {
+        let Self { trainee, sizes, config, device, .. } = *self;
+        let micros = part.micro_batches(config.optim.micro_batch);
+        if let [whole] = micros[..] {
+            let forward = trainee.forward(whole, sizes, config, device);
+            let detached = forward.embeds.clone().map(|pair| pair.map(Tensor::inner));
+            to_meeting.send(detached).expect("the meeting outlives the workers");
+            let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
+            return self.backward(forward, gradient);
+        }
+        let (plain, plain_device) = (trainee.valid(), device.clone().inner());
+        let embeds: Vec<[Tensor<2>; 2]> = micros
+            .iter()
+            .filter_map(|micro| plain.embed_only(*micro, sizes, config, &plain_device))
+            .collect();
+        to_meeting.send(join(&embeds)).expect("the meeting outlives the workers");
+        let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
 
-    let mut gradients = loss.backward();
-    let gradient_of = |gradients: &mut Gradients, embed: &Tensor<2>| {
-        embed.grad_remove(gradients).expect("the loss depends on every embedding")
-    };
-    let (visual, text) = (gradient_of(&mut gradients, &visual), gradient_of(&mut gradients, &text));
-    // What is left is the temperature's.
-    step.gradients = collect_gradients(trainee, &mut gradients);
+        let (mut done, mut start) = (StepGradient::default(), 0);
+        for micro in micros {
+            let n = micro.samples.len();
+            let range = start..start + n;
+            start += n;
+            let gradient = gradient.as_ref().filter(|_| n > 0);
+            let gradient = gradient.map(|pair| pair.clone().map(|side| side.slice(s![range.clone()])));
+            let forward = trainee.forward(micro, sizes, config, device);
+            done.add(self.backward(forward, gradient));
+        }
+        done
+    }
+
+    /// From the means and the gradient of the embeddings to that of the weights.
+    fn backward(&self, forward: Forward, embed_gradients: Embeds) -> StepGradient {
+        let Forward { embeds, means } = forward;
+        let mut losses = Vec::new();
+        let mut terms: Vec<Tensor<1>> = Vec::new();
+        let mut total = 0.0;
+        for mean in means {
+            let share = mean.count as f64 / self.totals.of(mean.name);
+            let value = f64::from(mean.value.clone().inner().into_scalar::<f32>()) * share;
+            losses.push((mean.name, value));
+            total += value * f64::from(mean.weight);
+            terms.push(mean.value * (share * f64::from(mean.weight)));
+        }
+        if let (Some(embeds), Some(gradients)) = (embeds, embed_gradients) {
+            for (embed, gradient) in embeds.into_iter().zip(gradients) {
+                terms.push((embed * Tensor::from_inner(gradient)).sum());
+            }
+        }
+        let gradients = terms.into_iter().reduce(|a, b| a + b).map(|surrogate| {
+            let mut gradients = surrogate.backward();
+            collect_gradients(self.trainee, &mut gradients)
+        });
+        StepGradient { losses, total, gradients: gradients.unwrap_or_default() }
+    }
+}
+
+/// Embeddings one after the other.
+fn join(embeds: &[[Tensor<2>; 2]]) -> Embeds {
+    let side = |side: usize| Tensor::cat(embeds.iter().map(|pair| pair[side].clone()).collect(), 0);
+    (!embeds.is_empty()).then(|| [side(0), side(1)])
+}
+
+/// The contrastive loss over the embeddings of all parts of all ranks; returns its gradient for each part of this
+/// rank that has some.
+fn meet(
+    trainee: &Trainee,
+    embeds: Vec<Embeds>,
+    totals: &Totals,
+    sizes: &MmGemConfig,
+    step: &mut StepGradient,
+    device: &Device,
+    group: &dyn Collective,
+) -> Result<Vec<Embeds>, CollectiveError> {
+    // A part that holds lines of text alone has none.
+    let present: Vec<[Tensor<2>; 2]> = embeds.iter().flatten().cloned().collect();
+    let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
+    let [visual, text] = join(&present).unwrap_or_else(|| [none(), none()]);
+    let log_scale = trainee.model.clamped_logit_scale();
+    let met = contrast(visual, text, log_scale.clone().inner(), &totals.rows, group)?;
+    step.losses.push(("loss_emb", met.loss));
+    step.total += met.loss;
+    if trainee.model.logit_scale.is_require_grad() {
+        let mut gradients = (log_scale * met.log_scale_gradient).backward();
+        step.gradients = collect_gradients(trainee, &mut gradients);
+    }
+
     let mut start = 0;
     let mut part = |[embed, _]: &[Tensor<2>; 2]| {
         let [n, _] = embed.dims();
         let range = start..start + n;
         start += n;
-        [visual.clone().slice(s![range.clone()]), text.clone().slice(s![range])]
+        [met.visual_gradient.clone().slice(s![range.clone()]), met.text_gradient.clone().slice(s![range])]
     };
-    embeds.iter().map(|pair| pair.as_ref().map(&mut part)).collect()
+    Ok(embeds.iter().map(|pair| pair.as_ref().map(&mut part)).collect())
 }
 
 impl StepGradient {
@@ -343,6 +477,38 @@ impl StepGradient {
             };
             self.gradients.insert(path, sum);
         }
+    }
+}
+
+impl StepGradient {
+    /// Adds up what each rank found.
+    fn over_all_ranks(mut self, trainee: &Trainee, group: &dyn Collective) -> Result<Self, CollectiveError> {
+        if group.size() == 1 {
+            return Ok(self);
+        }
+        // Which losses and gradients there are is not the same on a rank without samples.
+        let shapes = trained_shapes(trainee);
+        let mut own = vec![self.total];
+        for name in LOSSES {
+            let found = self.losses.iter().find(|(known, _)| *known == name);
+            own.extend([f64::from(u8::from(found.is_some())), found.map_or(0.0, |(_, value)| *value)]);
+        }
+        own.extend(shapes.keys().map(|path| f64::from(u8::from(self.gradients.contains_key(path)))));
+        let ranks = exchange_numbers(group, &own)?;
+        let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
+
+        self.total = sum(0);
+        let losses = LOSSES.iter().enumerate().filter(|(idx, _)| sum(1 + 2 * idx) > 0.0);
+        self.losses = losses.map(|(idx, name)| (*name, sum(2 + 2 * idx))).collect();
+        let first = 1 + 2 * LOSSES.len();
+        let device = trainee.model.logit_scale.val().inner().device();
+        for (idx, (path, n)) in shapes.into_iter().enumerate() {
+            if sum(first + idx) > 0.0 {
+                self.gradients.entry(path).or_insert_with(|| Tensor::zeros([n], &device));
+            }
+        }
+        self.gradients = reduce_gradients(group, self.gradients)?;
+        Ok(self)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_
 use crate::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 
 /// What a run must know to go on, beside weights and moments.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunState {
     /// Steps done; it is the data position too, because a batch follows from its step.
@@ -21,6 +21,9 @@ pub struct RunState {
     pub skipped_samples: usize,
     /// Steps without an update so far, for a loss or gradient that was not finite.
     pub bad_steps: usize,
+    /// Steps so far of which no sample could be used.
+    #[serde(default)]
+    pub empty_steps: usize,
     /// Seconds of training so far.
     pub seconds: f64,
 }

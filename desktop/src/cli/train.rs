@@ -3,14 +3,17 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
-use mmgem_core::train::{Progress, TrainConfig, train};
+use mmgem_core::train::collective::{Collective, Launch, Single, Tcp};
+use mmgem_core::train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
 use serde_json::json;
 
 use crate::args::Globals;
+use crate::device::{DeviceChoice, open_device};
 use crate::terminal::{note, print, print_json, progress_bar};
 
 /// Arguments of `mmgem train`.
@@ -19,8 +22,10 @@ use crate::terminal::{note, print, print_json, progress_bar};
     mmgem scenes --out data/scenes --n 2000 --seed 1\n  \
     mmgem train assets/recipes/scenes-stage1.toml\n  \
     mmgem train run.toml --set optim.steps=100 --set out=runs/short\n  \
-    mmgem train run.toml --resume\n\n\
-    Ctrl-C or SIGTERM saves a checkpoint at the next step and ends; --resume goes on from the newest.")]
+    mmgem train run.toml --resume\n  \
+    mmgem train run.toml --plan --ranks 64\n\n\
+    Ctrl-C or SIGTERM saves a checkpoint at the next step and ends, SIGUSR1 saves one and goes on; --resume\n    \
+    goes on from the newest. Under mpirun, srun or torchrun --no-python every process is a rank of one run.")]
 pub struct TrainArgs {
     /// The run: recipe, data, learning rates
     config: PathBuf,
@@ -30,25 +35,129 @@ pub struct TrainArgs {
     /// Go on from the newest checkpoint of the run, or start it
     #[arg(long)]
     resume: bool,
+    /// Say what the run would cost and end: parameters, memory, hours
+    #[arg(long)]
+    plan: bool,
+    /// Ranks to plan for; without it as many as the launcher started
+    #[arg(long, value_name = "N", requires = "plan")]
+    ranks: Option<usize>,
 }
 
-/// Set by Ctrl-C and SIGTERM.
-static STOP: AtomicBool = AtomicBool::new(false);
+/// Set by Ctrl-C, SIGTERM and SIGUSR1.
+static SIGNALS: Signals = Signals { stop: AtomicBool::new(false), save: AtomicBool::new(false) };
 
 /// Runs the recipe until it is done or asked to stop.
 pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     let at = || format!("cannot read the run\n  file: {}", args.config.display());
     let text = fs::read_to_string(&args.config).with_context(at)?;
     let config = TrainConfig::from_toml(&text, &args.set).with_context(at)?;
-    let opened = globals.open_device()?;
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+    let launch = Launch::from_env()?;
+    if args.plan {
+        let ranks = args.ranks.or(launch.map(|launch| launch.size)).unwrap_or(1).max(1);
+        let plan = plan_run(&config, ranks)?;
+        return if globals.json {
+            print_json(&serde_json::to_value(&plan)?)
+        } else {
+            print(plan_text(&plan))
+        };
+    }
+    listen()?;
+    let group = join(launch.as_ref(), &config, globals.quiet)?;
+    let choice = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
+    let done = run_on(&config, choice, group.as_collective(), args.resume, globals);
+    match done {
+        Err(error) => group.leave(error),
+        done => done,
+    }
+}
 
+/// What the system may say while the run goes on.
+fn listen() -> Result<()> {
+    ctrlc::set_handler(|| SIGNALS.stop.store(true, Ordering::Relaxed))?;
+    #[cfg(unix)]
+    // SAFETY: a store to an atomic may be done at any moment.
+    unsafe {
+        let save = || SIGNALS.save.store(true, Ordering::Relaxed);
+        signal_hook::low_level::register(signal_hook::consts::SIGUSR1, save)?;
+    }
+    Ok(())
+}
+
+/// How this process reaches the others.
+enum Group {
+    Single(Single),
+    Tcp(Tcp),
+    #[cfg(feature = "mpi")]
+    Mpi(mmgem_core::train::collective::Mpi),
+}
+
+/// Joins the processes that the launcher started, and says how.
+fn join(launch: Option<&Launch>, config: &TrainConfig, quiet: bool) -> Result<Group> {
+    let timeout = Duration::from_secs(config.cluster.timeout_secs);
+    let Some(launch) = launch.filter(|launch| launch.size > 1) else { return Ok(Group::Single(Single)) };
+    #[cfg(feature = "mpi")]
+    if launch.launcher != "torchrun"
+        && let Some(mpi) = mmgem_core::train::collective::Mpi::connect(timeout)
+        && mpi.size() == launch.size
+    {
+        note(quiet, format!("{launch}, through MPI"));
+        return Ok(Group::Mpi(mpi));
+    }
+    let master = launch.master()?;
+    note(quiet, format!("{launch}, through sockets at {master}"));
+    Ok(Group::Tcp(Tcp::connect(launch.rank, launch.size, master, timeout)?))
+}
+
+impl Group {
+    fn as_collective(&self) -> &dyn Collective {
+        match self {
+            Self::Single(single) => single,
+            Self::Tcp(tcp) => tcp,
+            #[cfg(feature = "mpi")]
+            Self::Mpi(mpi) => mpi,
+        }
+    }
+
+    /// Ends after an error: MPI would wait for ranks that may never come.
+    fn leave(self, error: anyhow::Error) -> Result<()> {
+        #[cfg(feature = "mpi")]
+        if let Self::Mpi(mpi) = self {
+            eprint!("{}", crate::report(&error));
+            mpi.abort();
+        }
+        Err(error)
+    }
+}
+
+fn run_on(
+    config: &TrainConfig,
+    choice: DeviceChoice,
+    group: &dyn Collective,
+    resume: bool,
+    globals: &Globals,
+) -> Result<()> {
+    let opened = open_device(choice)?;
+    let is_first = group.rank() == 0;
     let quiet = globals.quiet;
-    let bar = progress_bar(config.optim.steps, "steps", quiet);
-    let summary = train(&config, &opened.device, &commit(), args.resume, &STOP, |progress| {
+    note(quiet || !is_first, format!("device: {}: {}", opened.name, opened.reason));
+    #[cfg(feature = "cuda")]
+    let nccl = match choice {
+        DeviceChoice::Cuda { ordinal } if group.size() > 1 => {
+            let timeout = Duration::from_secs(config.cluster.timeout_secs);
+            Some(mmgem_backend_cuda::Nccl::join(group, ordinal.unwrap_or(0), timeout)?)
+        }
+        _ => None,
+    };
+    #[cfg(feature = "cuda")]
+    let group = nccl.as_ref().map_or(group, |nccl| nccl as &dyn Collective);
+    let bar = progress_bar(config.optim.steps, "steps", quiet || !is_first);
+    let summary = train(config, &opened.device, &commit(), resume, &SIGNALS, group, |progress| {
         show(&bar, quiet, progress);
     })?;
     bar.finish_and_clear();
+    if !is_first {
+        return Ok(());
+    }
     if !summary.finished {
         note(quiet, format!("stopped after step {} with a checkpoint; go on with --resume", summary.step));
     }
@@ -64,15 +173,61 @@ fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
     match progress {
         Progress::Note(line) => say(line),
         Progress::Eval(scores) => say(format!("held out: {scores}")),
-        Progress::Step { step, steps, loss, samples_per_sec } => {
+        Progress::Step { step, steps, loss, samples_per_sec, flops_per_sec } => {
+            let rate = format!("{samples_per_sec:.1} samples/s  {} FLOP/s", with_prefix(flops_per_sec));
             bar.set_position(step as u64);
-            bar.set_message(format!("loss {loss:.3}"));
+            bar.set_message(format!("loss {loss:.3}  {rate}"));
             // Where there is no bar, a log still tells that the run is alive.
             if bar.is_hidden() && (step.is_multiple_of(50) || step == steps) {
-                note(quiet, format!("step {step}/{steps}  loss {loss:.4}  {samples_per_sec:.1} samples/s"));
+                note(quiet, format!("step {step}/{steps}  loss {loss:.4}  {rate}"));
             }
         }
     }
+}
+
+/// A plan as a person reads it.
+fn plan_text(plan: &Plan) -> String {
+    let gb = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
+    let mut lines = vec![
+        format!(
+            "model       {:.1} M parameters, {:.1} M of them trained",
+            plan.parameters as f64 / 1e6,
+            plan.trained_parameters as f64 / 1e6
+        ),
+        format!(
+            "ranks       {}, each {} samples a step, {} at a time",
+            plan.ranks, plan.samples_per_rank, plan.micro_batch
+        ),
+        format!(
+            "memory      {} = {} weights, gradients and moments + {} embeddings + {} a sample",
+            gb(plan.total_bytes),
+            gb(plan.static_bytes),
+            gb(plan.embedding_bytes),
+            gb(plan.activation_bytes_per_sample)
+        ),
+    ];
+    if let Some(memory) = plan.memory_bytes {
+        lines.push(match plan.largest_micro_batch {
+            Some(n) => format!("            of {}: micro_batch up to {n} fits", gb(memory)),
+            None => format!("            of {}: not even one sample fits", gb(memory)),
+        });
+    }
+    lines.push(format!("work        {}FLOP a sample", with_prefix(plan.flops_per_sample)));
+    match (&plan.flops_per_sec, plan.step_secs, plan.hours, plan.device_hours) {
+        (Some((rate, source)), Some(secs), Some(hours), Some(device_hours)) => lines.push(format!(
+            "time        {secs:.3} s a step, {hours:.1} h, {device_hours:.1} device hours at {}FLOP/s a rank ({source})",
+            with_prefix(*rate)
+        )),
+        _ => lines.push("time        unknown: set hardware.peak_tflops, or plan after some steps of the run".into()),
+    }
+    lines.join("\n")
+}
+
+/// A number with three digits and a prefix of the metric system.
+fn with_prefix(value: f64) -> String {
+    let prefixes = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")];
+    let (unit, prefix) = prefixes.into_iter().find(|(unit, _)| value >= *unit).unwrap_or((1.0, ""));
+    format!("{:.3} {prefix}", value / unit)
 }
 
 /// The commit of the working directory's checkout, for the run's records.

@@ -1,0 +1,244 @@
+//! Shards that come from a command (`pipe:aws s3 cp s3://bucket/00000.tar -`) and can only be read from the front.
+//!
+//! Such a source is cut into lanes, each with shards of its own in an order of its own for every epoch. A lane's
+//! samples are a sequence that follows from the seed alone: each shard counts as `samples_per_shard`, whatever is in
+//! it, and neighbours change places within blocks of `shuffle_buffer`, never across epochs. So any place of the sequence can be found again
+//! by any process: a run goes on in mid-epoch by starting the commands of that place and passing over what it has seen.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::webdataset::{Sample, split_name};
+
+/// Samples that a command is read ahead.
+const AHEAD: usize = 32;
+
+/// Seconds after which a silent command is named.
+const SILENT_SECS: u64 = 30;
+
+/// A source of commands.
+#[derive(Clone, Debug)]
+pub struct Streams {
+    /// Each writes a shard to its output.
+    pub commands: Vec<String>,
+    /// Samples that a shard counts as.
+    pub samples_per_shard: usize,
+    /// Sequences that the source is cut into.
+    pub lanes: usize,
+    /// Samples within which the order is shuffled.
+    pub shuffle_buffer: usize,
+    /// Decides every order.
+    pub seed: u64,
+}
+
+/// One of a source's sequences, read from the front to the back.
+pub struct Lane {
+    streams: Arc<Streams>,
+    lane: usize,
+    /// Where the block that is held begins, and its samples in their shuffled order.
+    block: Option<(usize, Vec<Result<Sample, Missing>>)>,
+    /// The shard that is being read: its number in the lane's sequence and the samples taken of it.
+    open: Option<(usize, usize, Reader)>,
+}
+
+/// Why there is no sample at a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// What happened to the shard.
+    pub why: String,
+    /// Whether it is the first that the shard lacks; the reason need be told only once.
+    pub is_first: bool,
+}
+
+impl Streams {
+    /// Shards of a lane.
+    fn shards(&self, lane: usize) -> usize {
+        (self.commands.len() - lane).div_ceil(self.lanes)
+    }
+
+    /// Samples of a lane's epoch.
+    fn epoch(&self, lane: usize) -> usize {
+        self.shards(lane) * self.samples_per_shard
+    }
+
+    /// The command at a place of a lane's sequence of shards.
+    fn command(&self, lane: usize, shard: usize) -> &str {
+        let n = self.shards(lane);
+        let (epoch, place) = (shard / n, shard % n);
+        let mut order: Vec<usize> = (0..n).collect();
+        order.shuffle(&mut self.rng(0, lane, epoch));
+        &self.commands[lane + self.lanes * order[place]]
+    }
+
+    fn rng(&self, kind: u64, lane: usize, at: usize) -> ChaCha8Rng {
+        let mix = (at as u64 * 2 + kind + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ChaCha8Rng::seed_from_u64(self.seed ^ mix ^ ((lane as u64 + 1) << 48))
+    }
+}
+
+impl Lane {
+    /// A lane of which nothing has been read.
+    pub fn new(streams: Arc<Streams>, lane: usize) -> Self {
+        Self { streams, lane, block: None, open: None }
+    }
+
+    /// The sample at a place of the sequence; places must not go back by more than a block.
+    pub fn read(&mut self, at: usize) -> Result<Sample, Missing> {
+        let (size, epoch) = (self.streams.shuffle_buffer, self.streams.epoch(self.lane));
+        let (begin, in_epoch) = (at - at % epoch, at % epoch);
+        let start = begin + in_epoch - in_epoch % size;
+        let block = start..(start + size).min(begin + epoch);
+        if self.block.as_ref().is_none_or(|(held, _)| *held != start) {
+            let mut order: Vec<usize> = (0..block.len()).collect();
+            order.shuffle(&mut self.streams.rng(1, self.lane, start));
+            let mut slots: Vec<Option<_>> = block.map(|at| Some(self.next(at))).collect();
+            let shuffled = order.into_iter().map(|from| slots[from].take().expect("each once")).collect();
+            self.block = Some((start, shuffled));
+        }
+        let (start, block) = self.block.as_ref().expect("just read");
+        block[at - start].clone()
+    }
+
+    /// The sample at a place before the shuffling.
+    fn next(&mut self, at: usize) -> Result<Sample, Missing> {
+        let per_shard = self.streams.samples_per_shard;
+        let (shard, idx) = (at / per_shard, at % per_shard);
+        let is_open = self.open.as_ref().is_some_and(|(open, taken, _)| (*open, *taken) == (shard, idx));
+        if !is_open {
+            // Read ahead, the samples before this one are passed over.
+            let command = self.streams.command(self.lane, shard).to_owned();
+            self.open = Some((shard, idx, Reader::start(command, idx)));
+        }
+        let (_, taken, reader) = self.open.as_mut().expect("just opened");
+        *taken += 1;
+        reader.next()
+    }
+}
+
+/// A running command.
+struct Reader {
+    command: String,
+    /// Behind a lock only so that sources can be looked at from several threads.
+    samples: Mutex<Receiver<Result<Sample, String>>>,
+    /// Why it has ended, once it has.
+    ended: Option<String>,
+}
+
+impl Reader {
+    fn start(command: String, skip: usize) -> Self {
+        let (sender, samples) = sync_channel(AHEAD);
+        let running = command.clone();
+        thread::spawn(move || run(&running, skip, &sender));
+        Self { command, samples: Mutex::new(samples), ended: None }
+    }
+
+    fn next(&mut self) -> Result<Sample, Missing> {
+        let samples = self.samples.get_mut().expect("nobody panics while holding it");
+        let why = match &self.ended {
+            Some(why) => return Err(Missing { why: why.clone(), is_first: false }),
+            None => loop {
+                match samples.recv_timeout(Duration::from_secs(SILENT_SECS)) {
+                    Ok(Ok(sample)) => return Ok(sample),
+                    Ok(Err(why)) => break why,
+                    Err(RecvTimeoutError::Disconnected) => break "it ended".to_owned(),
+                    Err(RecvTimeoutError::Timeout) => {
+                        tracing::warn!("nothing has come for {SILENT_SECS} s from pipe:{}", self.command);
+                    }
+                }
+            },
+        };
+        let why = format!("pipe:{}: {why}; what it lacks is left out", self.command);
+        self.ended = Some(why.clone());
+        Err(Missing { why, is_first: true })
+    }
+}
+
+/// Runs a command and sends the samples of its output, then why there are no more.
+fn run(command: &str, skip: usize, sender: &SyncSender<Result<Sample, String>>) {
+    let child = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => {
+            let _ = sender.send(Err(format!("cannot be started: {error}")));
+            return;
+        }
+    };
+    let output = child.stdout.take().expect("it was asked for");
+    let Some(end) = send_samples(output, skip, sender) else {
+        // Nobody wants more.
+        let _ = child.kill();
+        let _ = child.wait();
+        return;
+    };
+    let _ = sender.send(Err(why_ended(&mut child, end)));
+}
+
+fn why_ended(child: &mut Child, end: Result<(), String>) -> String {
+    if end.is_err() {
+        // It may wait for a reader that has given up.
+        let _ = child.kill();
+    }
+    match (child.wait(), end) {
+        (Ok(status), Ok(())) if status.success() => "the shard has no more samples than that".into(),
+        (Ok(status), Ok(())) => format!("the command failed ({status})"),
+        (_, Err(why)) => why,
+        (Err(error), _) => error.to_string(),
+    }
+}
+
+/// Groups the members of a tar; the result says how it ended, none that nobody listens any more.
+fn send_samples(
+    output: impl Read,
+    skip: usize,
+    sender: &SyncSender<Result<Sample, String>>,
+) -> Option<Result<(), String>> {
+    let mut archive = tar::Archive::new(output);
+    let entries = match archive.entries() {
+        Ok(entries) => entries,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let (mut held, mut seen): (Option<Sample>, usize) = (None, 0);
+    let mut finish = |sample: Option<Sample>| match sample {
+        Some(sample) => {
+            seen += 1;
+            seen <= skip || sender.send(Ok(sample)).is_ok()
+        }
+        None => true,
+    };
+    for entry in entries {
+        let read = entry.and_then(|mut entry| {
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let part = if entry.header().entry_type().is_file() { split_name(&name) } else { None };
+            let mut bytes = Vec::new();
+            if part.is_some() {
+                let size = entry.size();
+                if entry.read_to_end(&mut bytes)? < size as usize {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Ok(part.map(|(key, ext)| (key, ext, bytes)))
+        });
+        match read {
+            // The cut may have taken parts of the sample that is held.
+            Err(error) => return Some(Err(format!("it is cut short ({error})"))),
+            Ok(None) => {}
+            Ok(Some((key, ext, bytes))) => match &mut held {
+                Some(sample) if sample.key == key => sample.parts.push((ext, bytes)),
+                _ => {
+                    if !finish(held.replace(Sample { key, parts: vec![(ext, bytes)] })) {
+                        return None;
+                    }
+                }
+            },
+        }
+    }
+    finish(held).then_some(Ok(()))
+}

@@ -1,0 +1,150 @@
+//! Which rank this process is, as its launcher says it in the environment.
+
+use std::fmt;
+
+/// What the launcher said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Number of this process.
+    pub rank: usize,
+    /// Number of processes.
+    pub size: usize,
+    /// Number of this process on its machine: its GPU.
+    pub local_rank: usize,
+    /// Name of the launcher.
+    pub launcher: &'static str,
+    /// Where rank 0 listens, `host:port`, if the launcher or the user said it.
+    pub master: Option<String>,
+}
+
+/// What is wrong with the launcher's words.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A variable that is not a number, or a rank past the last.
+    #[error("{found}, wanted a rank below the number of ranks (set by {launcher})")]
+    Wrong {
+        /// What the environment says.
+        found: String,
+        /// Whose variables they are.
+        launcher: &'static str,
+    },
+    /// Nothing to talk through.
+    #[error(
+        "{launch}, but nothing to reach the other ranks by\n  hint: set MASTER_ADDR (and MASTER_PORT) to rank 0's machine, or use a build with --features mpi under mpirun; for a run of one process unset {variable}"
+    )]
+    NoWay {
+        /// What was found.
+        launch: String,
+        /// The variable to unset.
+        variable: &'static str,
+    },
+}
+
+/// Variables of a launcher: its name, rank, size, rank on the machine.
+const LAUNCHERS: [(&str, &str, &str, &str); 4] = [
+    ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+];
+
+/// The port of rank 0 where MASTER_ADDR comes without one, as torchrun's.
+const PORT: &str = "29500";
+
+impl Launch {
+    /// Reads the process's environment; none where no launcher has left its variables.
+    pub fn from_env() -> Result<Option<Self>, LaunchError> {
+        Self::discover(|name| std::env::var(name).ok())
+    }
+
+    /// The same from any source of variables.
+    pub fn discover(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, LaunchError> {
+        for (launcher, rank, size, local) in LAUNCHERS {
+            let (Some(rank_text), Some(size_text)) = (variable(rank), variable(size)) else { continue };
+            let local_text = variable(local).unwrap_or_else(|| "0".into());
+            let wrong = || LaunchError::Wrong {
+                found: format!("{rank}={rank_text:?} {size}={size_text:?} {local}={local_text:?}"),
+                launcher,
+            };
+            let number = |text: &str| text.trim().parse::<usize>().map_err(|_| wrong());
+            let (rank, size, local_rank) = (number(&rank_text)?, number(&size_text)?, number(&local_text)?);
+            if rank >= size {
+                return Err(wrong());
+            }
+            let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.into());
+            let master = variable("MASTER_ADDR").map(|host| format!("{host}:{port}"));
+            return Ok(Some(Self { rank, size, local_rank, launcher, master }));
+        }
+        Ok(None)
+    }
+
+    /// Where rank 0 listens.
+    ///
+    /// # Errors
+    /// When nobody said it.
+    pub fn master(&self) -> Result<&str, LaunchError> {
+        let variable =
+            LAUNCHERS.iter().find(|known| known.0 == self.launcher).map_or("RANK", |known| known.1);
+        self.master.as_deref().ok_or_else(|| LaunchError::NoWay { launch: self.to_string(), variable })
+    }
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {} of {} by {}", self.rank, self.size, self.launcher)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn discover(variables: &[(&str, &str)]) -> Result<Option<Launch>, LaunchError> {
+        let variables: Vec<(String, String)> =
+            variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        Launch::discover(|name| Some(variables.iter().find(|(known, _)| known == name)?.1.clone()))
+    }
+
+    fn check(variables: &[(&str, &str)], says: &str, local_rank: usize) {
+        let launch = discover(variables).unwrap().expect("a launcher");
+        assert_eq!((launch.to_string().as_str(), launch.local_rank), (says, local_rank));
+    }
+
+    #[test]
+    fn each_launcher_is_known_by_its_variables() {
+        check(&[("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")], "rank 3 of 8 by torchrun", 1);
+        check(&[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")], "rank 0 of 2 by Open MPI", 0);
+        check(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")], "rank 1 of 2 by MPICH", 0);
+        check(
+            &[("SLURM_PROCID", "5"), ("SLURM_NTASKS", "64"), ("SLURM_LOCALID", "5")],
+            "rank 5 of 64 by SLURM",
+            5,
+        );
+        assert_eq!(discover(&[]).unwrap(), None);
+    }
+
+    #[test]
+    fn an_inner_launcher_goes_before_the_batch_system() {
+        let both = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("RANK", "2"), ("WORLD_SIZE", "4")];
+        check(&both, "rank 2 of 4 by torchrun", 0);
+    }
+
+    #[test]
+    fn a_rank_past_the_last_is_refused() {
+        for (rank, size) in [("4", "4"), ("x", "4"), ("0", "0"), ("-1", "2")] {
+            let error = discover(&[("RANK", rank), ("WORLD_SIZE", size)]).expect_err("no rank").to_string();
+            assert!(error.contains(&format!("RANK={rank:?}")) && error.contains("torchrun"), "{error}");
+        }
+    }
+
+    #[test]
+    fn ranks_that_cannot_reach_each_other_are_told_how() {
+        let launch = discover(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]).unwrap().expect("SLURM");
+        let error = launch.master().expect_err("no address").to_string();
+        for part in ["rank 0 of 4 by SLURM", "MASTER_ADDR", "--features mpi", "unset SLURM_PROCID"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let address = [("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "node1")];
+        assert_eq!(discover(&address).unwrap().expect("torchrun").master().unwrap(), "node1:29500");
+    }
+}

@@ -1,0 +1,75 @@
+//! Ends a process whose call into a library never comes back.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::CollectiveError;
+
+/// Watches calls that cannot be given a time-out of their own; when one takes too long the process says why
+/// and exits, upon which the launcher ends the other ranks.
+pub struct Watchdog {
+    shared: Arc<(Mutex<Watch>, Condvar)>,
+    rank: usize,
+    timeout: Duration,
+}
+
+#[derive(Default)]
+struct Watch {
+    call: Option<(&'static str, Instant)>,
+    is_over: bool,
+}
+
+impl Watchdog {
+    /// Starts to watch.
+    pub fn new(rank: usize, timeout: Duration) -> Self {
+        let shared = Arc::new((Mutex::new(Watch::default()), Condvar::new()));
+        let (watched, limit) = (shared.clone(), timeout);
+        thread::spawn(move || watch(&watched, rank, limit));
+        Self { shared, rank, timeout }
+    }
+
+    /// Which rank is watched.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// Runs one call under watch.
+    pub fn guard<T>(&self, what: &'static str, call: impl FnOnce() -> T) -> T {
+        self.set(Some((what, Instant::now() + self.timeout)));
+        let done = call();
+        self.set(None);
+        done
+    }
+
+    fn set(&self, call: Option<(&'static str, Instant)>) {
+        let (watch, changed) = &*self.shared;
+        watch.lock().expect("the watch never panics").call = call;
+        changed.notify_one();
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.shared.0.lock().expect("the watch never panics").is_over = true;
+        self.shared.1.notify_one();
+    }
+}
+
+fn watch(shared: &(Mutex<Watch>, Condvar), rank: usize, timeout: Duration) {
+    let (watch, changed) = shared;
+    let mut state = watch.lock().expect("whoever holds it does not panic");
+    while !state.is_over {
+        let left = state.call.map(|(what, end)| (what, end.saturating_duration_since(Instant::now())));
+        state = match left {
+            None => changed.wait(state).expect("whoever holds it does not panic"),
+            Some((what, left)) if left.is_zero() => {
+                let missing = "the other ranks".to_owned();
+                let error = CollectiveError::TimedOut { rank, missing, secs: timeout.as_secs(), what };
+                tracing::error!("{error}");
+                std::process::exit(1);
+            }
+            Some((_, left)) => changed.wait_timeout(state, left).expect("whoever holds it does not panic").0,
+        };
+    }
+}

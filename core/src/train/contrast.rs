@@ -1,0 +1,141 @@
+//! Equation 2 and its gradient over the embeddings of all ranks, a block of rows at a time.
+//!
+//! With `S = exp(logit_scale) <u_i, v_j>` over `n` pairs, `L = 1/n [Σ_i (lse_j S_ij - S_ii) + Σ_j (lse_i S_ij - S_jj)]`
+//! (twice open_clip's loss, see [`crate::loss::contrastive_loss`]). A rank has some rows `u` and the
+//! same columns `v`; it needs all others' embeddings and, for the gradient, their log-sum-exps:
+//!
+//! `dL/du_i = exp(logit_scale)/n [Σ_j (exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)) v_j - 2 v_i]`
+//!
+//! and the same for `v`. Nothing larger than a block is ever held beside the embeddings.
+
+use burn::tensor::{Tensor, s};
+
+use super::collective::{Collective, CollectiveError};
+
+/// Similarities that are held at a time.
+const BLOCK: usize = 1 << 24;
+
+/// This rank's share of the loss and the gradients of its own rows.
+pub struct Contrast {
+    /// Its share of the loss; the shares of all ranks add up to it.
+    pub loss: f64,
+    /// Its share of the derivative by the log of the scale.
+    pub log_scale_gradient: f64,
+    /// Gradient of its images' or regions' embeddings, `[rows, embed_dim]`.
+    pub visual_gradient: Tensor<2>,
+    /// Gradient of its texts' embeddings, `[rows, embed_dim]`.
+    pub text_gradient: Tensor<2>,
+}
+
+/// The contrastive loss over all ranks.
+///
+/// # Shapes
+/// - visual, text: `[rows[rank], embed_dim]`, rows of unit length, without a graph
+/// - log_scale: `[1]`
+/// - rows: how many each rank has; at least one has some
+pub fn contrast(
+    visual: Tensor<2>,
+    text: Tensor<2>,
+    log_scale: Tensor<1>,
+    rows: &[usize],
+    group: &dyn Collective,
+) -> Result<Contrast, CollectiveError> {
+    let n: usize = rows.iter().sum();
+    let scale: Tensor<2> = log_scale.exp().unsqueeze();
+    let all_visual = gather_rows(visual.clone(), rows, group)?;
+    let all_text = gather_rows(text.clone(), rows, group)?;
+
+    let lse_visual = log_sum_exp(&visual, &all_text, &scale);
+    let lse_text = log_sum_exp(&text, &all_visual, &scale);
+    let all_lse_visual = gather_rows(lse_visual.clone(), rows, group)?;
+    let all_lse_text = gather_rows(lse_text.clone(), rows, group)?;
+
+    let side = |own, partner, all, own_lse, all_lse: &Tensor<2>| {
+        side_gradient(own, partner, all, own_lse, all_lse, &scale, n)
+    };
+    let (visual_gradient, visual_mean) = side(&visual, &text, &all_text, &lse_visual, &all_lse_text);
+    let (text_gradient, text_mean) = side(&text, &visual, &all_visual, &lse_text, &all_lse_visual);
+
+    let pairs = (visual * text).sum() * scale.squeeze_dim::<1>(1) * 2.0;
+    let loss = lse_visual.sum() + lse_text.sum() - pairs.clone();
+    let log_scale_gradient = visual_mean + text_mean - pairs;
+    let scalars: Vec<f32> = Tensor::cat(vec![loss, log_scale_gradient], 0)
+        .into_data()
+        .try_to_vec()
+        .expect("the loss is taken in f32");
+    Ok(Contrast {
+        loss: f64::from(scalars[0]) / n as f64,
+        log_scale_gradient: f64::from(scalars[1]) / n as f64,
+        visual_gradient,
+        text_gradient,
+    })
+}
+
+/// The rows of all ranks, in order of rank.
+fn gather_rows(own: Tensor<2>, rows: &[usize], group: &dyn Collective) -> Result<Tensor<2>, CollectiveError> {
+    if group.size() == 1 {
+        return Ok(own);
+    }
+    let [n, width] = own.dims();
+    let most = rows.iter().copied().max().unwrap_or(0);
+    // Collectives want as many from each.
+    let padded = if n == most {
+        own
+    } else {
+        let padding = Tensor::zeros([most - n, width], &own.device());
+        if n == 0 { padding } else { Tensor::cat(vec![own, padding], 0) }
+    };
+    let all = group.all_gather(padded.reshape([most * width]))?.reshape([rows.len() * most, width]);
+    if rows.iter().all(|n| *n == most) {
+        return Ok(all);
+    }
+    let filled = rows.iter().enumerate().filter(|(_, n)| **n > 0);
+    Ok(Tensor::cat(filled.map(|(rank, n)| all.clone().narrow(0, rank * most, *n)).collect(), 0))
+}
+
+/// Blocks of `n` rows against `columns` columns.
+fn blocks(n: usize, columns: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let step = (BLOCK / columns.max(1)).max(1);
+    (0..n).step_by(step).map(move |start| start..(start + step).min(n))
+}
+
+/// `lse_j S_ij` of each own row, `[rows, 1]`.
+fn log_sum_exp(own: &Tensor<2>, all: &Tensor<2>, scale: &Tensor<2>) -> Tensor<2> {
+    let ([n, _], [columns, _]) = (own.dims(), all.dims());
+    if n == 0 {
+        return Tensor::zeros([0, 1], &own.device());
+    }
+    let of_block = |range: std::ops::Range<usize>| {
+        let logits = own.clone().slice(s![range]).matmul(all.clone().transpose()) * scale.clone();
+        let largest = logits.clone().max_dim(1);
+        (logits - largest.clone()).exp().sum_dim(1).log() + largest
+    };
+    Tensor::cat(blocks(n, columns).map(of_block).collect(), 0)
+}
+
+/// Gradient of the own rows, and `Σ_ij exp(S_ij - lse_j S_ij) S_ij` over them.
+fn side_gradient(
+    own: &Tensor<2>,
+    partner: &Tensor<2>,
+    all: &Tensor<2>,
+    own_lse: &Tensor<2>,
+    all_lse: &Tensor<2>,
+    scale: &Tensor<2>,
+    n_pairs: usize,
+) -> (Tensor<2>, Tensor<1>) {
+    let ([n, _], [columns, _]) = (own.dims(), all.dims());
+    let mut mean = Tensor::zeros([1], &own.device());
+    if n == 0 {
+        return (own.clone(), mean);
+    }
+    let mut gradients = Vec::new();
+    for range in blocks(n, columns) {
+        let logits = own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
+        let of_row = (logits.clone() - own_lse.clone().slice(s![range.clone()])).exp();
+        let of_column = (logits.clone() - all_lse.clone().transpose()).exp();
+        mean = mean + (of_row.clone() * logits).sum();
+        let pulled = (of_row + of_column).matmul(all.clone()) - partner.clone().slice(s![range]) * 2.0;
+        gradients.push(pulled * scale.clone() / n_pairs as f64);
+    }
+    (Tensor::cat(gradients, 0), mean)
+}

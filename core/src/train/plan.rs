@@ -1,0 +1,274 @@
+//! What a run costs before it is started: parameters, memory, floating point operations.
+//!
+//! Counted are the products that the recipe needs (a multiplication and an addition are two operations), as PaLM's
+//! appendix B does; what cached gradients compute twice counts once, so that the achieved rate is of useful work.
+
+use serde::Serialize;
+
+use super::config::{Objective, Recipe, TrainConfig};
+use super::metrics::read_records;
+use super::optimizer::is_trained;
+use super::run::TrainError;
+use super::start::read_sizes;
+use crate::config::{LlamaConfig, MmGemConfig, VisionTokens, VitConfig};
+
+/// Bytes of an f32.
+const F32: f64 = 4.0;
+
+/// What a run will need, for one rank where not said otherwise.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// Parameters of the model.
+    pub parameters: usize,
+    /// Of these, those that the recipe trains.
+    pub trained_parameters: usize,
+    /// Processes.
+    pub ranks: usize,
+    /// Samples of a step on a rank.
+    pub samples_per_rank: usize,
+    /// Samples of a pass.
+    pub micro_batch: usize,
+    /// Weights, gradients and moments.
+    pub static_bytes: f64,
+    /// What the backward pass keeps of a sample.
+    pub activation_bytes_per_sample: f64,
+    /// Embeddings of the whole batch and a block of their similarities.
+    pub embedding_bytes: f64,
+    /// All of it with this micro-batch.
+    pub total_bytes: f64,
+    /// Memory that is there, if it was told.
+    pub memory_bytes: Option<f64>,
+    /// Largest micro-batch that fits, if memory was told; none where not even one sample does.
+    pub largest_micro_batch: Option<usize>,
+    /// Useful operations of a sample.
+    pub flops_per_sample: f64,
+    /// Operations of a second that the times below go by, and where that comes from.
+    pub flops_per_sec: Option<(f64, String)>,
+    /// Seconds of a step.
+    pub step_secs: Option<f64>,
+    /// Hours of the run.
+    pub hours: Option<f64>,
+    /// The same on all ranks together.
+    pub device_hours: Option<f64>,
+}
+
+/// Plans a run from its config alone; where it has begun, by the rate that it has measured.
+///
+/// # Errors
+/// When the sizes of its model cannot be read.
+pub fn plan_run(config: &TrainConfig, ranks: usize) -> Result<Plan, TrainError> {
+    let sizes = read_sizes(config)?;
+    let mut rates: Vec<f64> =
+        read_records(&config.out).iter().filter_map(|record| record["flops_per_sec"].as_f64()).collect();
+    rates.sort_by(f64::total_cmp);
+    Ok(plan(config, &sizes, ranks, rates.get(rates.len() / 2).copied()))
+}
+
+/// Plans a run on some ranks; `rate` is a measured rate of operations of one rank, of an earlier run.
+pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Option<f64>) -> Plan {
+    let (optim, hardware) = (&config.optim, &config.hardware);
+    let groups = parameters(sizes);
+    let count = |wanted: &dyn Fn(&str) -> bool| {
+        groups.iter().filter(|(path, _)| wanted(path)).map(|(_, n)| n).sum::<usize>()
+    };
+    let (all, trained) = (count(&|_| true), count(&|path| is_trained(path, config)));
+
+    let samples_per_rank = optim.batch_size.div_ceil(ranks);
+    let per_worker = samples_per_rank.div_ceil(optim.workers);
+    let micro_batch = optim.micro_batch.unwrap_or(per_worker).min(per_worker);
+    // Weights; of what is trained two moments, the gradient, and while it is added up or updated one more.
+    let static_bytes = F32 * (all as f64 + 4.0 * trained as f64);
+    let activation_bytes = activation_bytes(sizes, config);
+    let embedding_bytes = F32
+        * if contrasts(config) {
+            let block = (1 << 24).min(samples_per_rank * optim.batch_size);
+            (2 * optim.batch_size * sizes.embed_dim + 4 * block) as f64
+        } else {
+            0.0
+        };
+    let passes = optim.workers as f64;
+    let memory_bytes = hardware.memory_gb.map(|gb| gb * 1e9);
+    let room = memory_bytes.map(|memory| memory - static_bytes - embedding_bytes);
+    let largest = room.map(|room| (room / (passes * activation_bytes)).max(0.0) as usize);
+
+    let flops_per_sample = flops_per_sample(sizes, config, hardware.text_tokens);
+    let flops_per_sec = match (rate, hardware.peak_tflops) {
+        (Some(rate), _) => Some((rate, "measured in this run's metrics.jsonl".to_owned())),
+        (None, Some(peak)) => Some((
+            peak * 1e12 * hardware.expected_share,
+            format!(
+                "assumed: {:.0} % of {peak} TFLOP/s, nothing measured yet",
+                100.0 * hardware.expected_share
+            ),
+        )),
+        (None, None) => None,
+    };
+    let step_secs = flops_per_sec.as_ref().map(|(rate, _)| flops_per_sample * samples_per_rank as f64 / rate);
+    let hours = step_secs.map(|secs| secs * optim.steps as f64 / 3600.0);
+    Plan {
+        parameters: all,
+        trained_parameters: trained,
+        ranks,
+        samples_per_rank,
+        micro_batch,
+        static_bytes,
+        activation_bytes_per_sample: activation_bytes,
+        embedding_bytes,
+        total_bytes: static_bytes + embedding_bytes + passes * micro_batch as f64 * activation_bytes,
+        memory_bytes,
+        largest_micro_batch: largest.map(|n| n.min(per_worker)).filter(|n| *n > 0),
+        flops_per_sample,
+        flops_per_sec,
+        step_secs,
+        hours,
+        device_hours: hours.map(|hours| hours * ranks as f64),
+    }
+}
+
+/// Whether the recipe compares samples with each other.
+pub fn contrasts(config: &TrainConfig) -> bool {
+    match config.recipe {
+        Recipe::Stage1 => config.objective != Objective::CapOnly,
+        Recipe::Stage2Retrieval => true,
+        Recipe::Warmup | Recipe::Stage2Caption => false,
+    }
+}
+
+/// Parameters in groups that are trained or not as a whole, each by a path in it.
+fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
+    let (v, l, d) = (&sizes.vision, &sizes.llm, sizes.embed_dim);
+    let linear = |from: usize, to: usize| from * to + to;
+    let (c, h) = (v.hidden_size, l.hidden_size);
+    let mlp = mlp_width(v);
+    let vit_block = 4 * c + linear(c, 3 * c) + linear(c, c) + linear(c, mlp) + linear(mlp, c);
+    let n_patches = sizes.grid() * sizes.grid();
+    let visual = 3 * v.patch_size * v.patch_size * c + c + (1 + n_patches) * c + 4 * c;
+    let head = if l.tie_word_embeddings { 0 } else { l.vocab_size * h };
+    let llm = l.vocab_size * h + head + h + l.num_hidden_layers * (llama_matrices(l) + 2 * h);
+    vec![
+        ("visual.conv1", visual + v.num_hidden_layers * vit_block),
+        ("visual.proj", c * v.proj_dim),
+        ("llm.norm", llm),
+        ("h1.weight", linear(c, d)),
+        ("h2.weight", linear(h, d)),
+        ("h3.weight", linear(d, h)),
+        ("h4.weight", linear(d, d)),
+        ("cap_prompts", sizes.num_caption_prompts * h),
+        ("emb_token", 2 * h + 1),
+    ]
+}
+
+fn mlp_width(v: &VitConfig) -> usize {
+    (v.hidden_size as f64 * v.mlp_ratio) as usize
+}
+
+/// Weights of a Llama block's matrices.
+fn llama_matrices(l: &LlamaConfig) -> usize {
+    let h = l.hidden_size;
+    let kv = h / l.num_attention_heads * l.num_key_value_heads;
+    2 * h * h + 2 * h * kv + 3 * h * l.intermediate_size
+}
+
+/// Useful operations of a training step for one sample with a text of so many tokens.
+pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> f64 {
+    let vision = vit_flops(sizes);
+    let embed = llama_flops(&sizes.llm, text_tokens + 1.0, 0.0);
+    let caption = |prefix: usize| llama_flops(&sizes.llm, prefix as f64 + text_tokens, text_tokens + 1.0);
+    let whole = match sizes.vision_tokens {
+        VisionTokens::Mean => 1,
+        VisionTokens::Grid => sizes.grid() * sizes.grid(),
+    } + 1;
+    // A backward pass costs twice the forward one; once where only what is before a module learns.
+    let llm = if config.freeze_llm { 2.0 } else { 3.0 };
+    match config.recipe {
+        Recipe::Warmup => {
+            let vision = if config.distill.is_some() { 3.0 * vision } else { 0.0 };
+            let text = if config.data.text.is_empty() { 0.0 } else { llm * caption(1) };
+            vision + text
+        }
+        Recipe::Stage1 => {
+            let embed = if contrasts(config) { llm * embed } else { 0.0 };
+            let caption = if config.objective == Objective::ClipOnly { 0.0 } else { llm * caption(whole) };
+            // The phrase of a place is embedded too.
+            let embeds = if config.grounding.is_some() { 2.0 } else { 1.0 };
+            3.0 * vision + embeds * embed + caption
+        }
+        Recipe::Stage2Caption => {
+            let region = sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts;
+            let rehearsed =
+                if config.data.rehearse_stage_1 { f64::from(config.data.whole_image_share) } else { 0.0 };
+            vision + 2.0 * caption(region) + rehearsed * 2.0 * caption(whole)
+        }
+        Recipe::Stage2Retrieval => vision + embed,
+    }
+}
+
+/// Operations of the image encoder's forward pass.
+fn vit_flops(sizes: &MmGemConfig) -> f64 {
+    let v = &sizes.vision;
+    let (c, n_patches) = (v.hidden_size as f64, (sizes.grid() * sizes.grid()) as f64);
+    let seq = n_patches + 1.0;
+    let block = 2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c;
+    2.0 * n_patches * 3.0 * (v.patch_size * v.patch_size) as f64 * c + v.num_hidden_layers as f64 * block
+}
+
+/// Operations of the language model's forward pass over a sequence, of which some positions are scored.
+fn llama_flops(l: &LlamaConfig, seq: f64, scored: f64) -> f64 {
+    let h = l.hidden_size as f64;
+    let block = 2.0 * seq * llama_matrices(l) as f64 + 4.0 * seq * seq * h;
+    l.num_hidden_layers as f64 * block + 2.0 * scored * h * l.vocab_size as f64
+}
+
+/// Bytes that the backward pass keeps of a sample.
+fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
+    let l = &sizes.llm;
+    let tokens = config.hardware.text_tokens;
+    let whole = match sizes.vision_tokens {
+        VisionTokens::Mean => 1,
+        VisionTokens::Grid => sizes.grid() * sizes.grid(),
+    } as f64
+        + 1.0;
+    let caption =
+        |prefix: f64| llama_floats(l, prefix + tokens) + HEAD * (tokens + 1.0) * l.vocab_size as f64;
+    let region = (sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts) as f64;
+    let pixels = 3.0 * (sizes.vision.image_size * sizes.vision.image_size) as f64;
+    let floats = match config.recipe {
+        Recipe::Warmup => vit_floats(sizes) + caption(1.0),
+        Recipe::Stage1 => {
+            let embed = if contrasts(config) { llama_floats(l, tokens + 1.0) } else { 0.0 };
+            let caption = if config.objective == Objective::ClipOnly { 0.0 } else { caption(whole) };
+            vit_floats(sizes) + embed + caption
+        }
+        // The towers learn nothing: of the encoder only a block is held at a time.
+        Recipe::Stage2Caption => {
+            vit_floats(sizes) / sizes.vision.num_hidden_layers.max(1) as f64 + caption(region)
+        }
+        Recipe::Stage2Retrieval => vit_floats(sizes) / sizes.vision.num_hidden_layers.max(1) as f64,
+    };
+    F32 * (pixels + floats)
+}
+
+// How often an activation of each kind is held at the peak, fitted to measured steps on the CPU (`tests/memory.rs` holds
+// them to it). A device whose attention does not keep its weights needs less.
+const VIT_WIDTH: f64 = 7.0;
+const VIT_MLP: f64 = 2.0;
+const LLAMA_WIDTH: f64 = 7.5;
+const LLAMA_FFN: f64 = 4.5;
+const ATTENTION: f64 = 4.2;
+const HEAD: f64 = 3.0;
+
+/// Floats that the encoder keeps of an image.
+fn vit_floats(sizes: &MmGemConfig) -> f64 {
+    let v = &sizes.vision;
+    let seq = (sizes.grid() * sizes.grid() + 1) as f64;
+    let block = seq * (VIT_WIDTH * v.hidden_size as f64 + VIT_MLP * mlp_width(v) as f64)
+        + ATTENTION * v.num_attention_heads as f64 * seq * seq;
+    v.num_hidden_layers as f64 * block
+}
+
+/// Floats that the language model keeps of a sequence.
+fn llama_floats(l: &LlamaConfig, seq: f64) -> f64 {
+    let block = seq * (LLAMA_WIDTH * l.hidden_size as f64 + LLAMA_FFN * l.intermediate_size as f64)
+        + ATTENTION * l.num_attention_heads as f64 * seq * seq;
+    l.num_hidden_layers as f64 * block
+}

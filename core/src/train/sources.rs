@@ -1,0 +1,239 @@
+//! The sources of a run under one endless numbering.
+
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::config::{MixConfig, TrainConfig};
+use crate::data::mixture::Mixture;
+use crate::data::patterns::commands;
+use crate::data::source::{Samples, SourceError};
+use crate::data::stream::{Lane, Missing, Streams};
+use crate::data::visual_genome::VisualGenome;
+use crate::data::webdataset::{PhotoRecord, Sample};
+
+/// All sources of a run. Which sample stands at a place follows from the seed alone.
+pub struct Sources {
+    list: Vec<Source>,
+    mixture: Option<Mixture>,
+    lanes: usize,
+    seed: u64,
+}
+
+enum Source {
+    Shards { samples: Samples, order: Order },
+    Genome { photos: VisualGenome, order: Order },
+    Streams { streams: Arc<Streams>, lanes: Vec<Lane> },
+}
+
+/// Orders of the two newest epochs: at their border both are in use.
+#[derive(Default)]
+pub struct Order([Option<(usize, Vec<u32>)>; 2]);
+
+/// What stands at a place, to be read and decoded by any thread.
+pub enum Pick {
+    /// A sample of a source that can be read in any order.
+    At {
+        /// Which source.
+        source: usize,
+        /// Which of its samples.
+        idx: usize,
+    },
+    /// What a command has written.
+    Read(Result<Sample, Missing>),
+}
+
+/// A sample before decoding.
+pub struct Raw {
+    /// What it says about its photo.
+    pub record: PhotoRecord,
+    /// The photo's bytes.
+    pub image: Vec<u8>,
+    /// A teacher's map of it.
+    pub teacher: Option<Vec<u8>>,
+    /// Whether it says nothing about the photo as a whole.
+    pub regions_only: bool,
+}
+
+impl Sources {
+    /// Opens the sources of a run's config.
+    pub fn open(config: &TrainConfig) -> Result<Self, SourceError> {
+        let sources = config.data.sources();
+        let list =
+            sources.iter().map(|mix| Source::open(mix, config)).collect::<Result<Vec<_>, SourceError>>()?;
+        let weights: Vec<f64> = sources.iter().map(|mix| mix.weight).collect();
+        let mixture = match weights.is_empty() {
+            true => None,
+            false => Some(Mixture::new(&weights, config.seed).ok_or_else(|| {
+                SourceError::Mixture(format!("mix: of the weights {weights:?} one is below a thousandth"))
+            })?),
+        };
+        if list.len() > 1
+            && let Some(source) = list.iter().position(|source| source.len() == Some(0))
+        {
+            return Err(SourceError::Mixture(format!("mix: source {source} has no sample")));
+        }
+        Ok(Self { list, mixture, lanes: config.data.lanes, seed: config.seed })
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.list.iter().all(|source| source.len() == Some(0))
+    }
+
+    /// Samples of an epoch of the source that ends last; none where shards cannot be counted.
+    pub fn epoch(&self) -> Option<usize> {
+        let of = |(source, share): (&Source, f64)| Some((source.len()? as f64 / share).ceil() as usize);
+        let shares = (0..self.list.len()).map(|source| self.share(source));
+        self.list.iter().zip(shares).map(of).try_fold(0, |most, epoch| Some(most.max(epoch?)))
+    }
+
+    fn share(&self, source: usize) -> f64 {
+        self.mixture.as_ref().map_or(1.0, |mixture| mixture.share(source))
+    }
+
+    /// How much there is, in words.
+    pub fn describe(&self) -> String {
+        match &self.list[..] {
+            [] => "0 photos an epoch".into(),
+            [source] => format!("{} an epoch", source.describe()),
+            list => {
+                let of = |(idx, source): (usize, &Source)| {
+                    format!("{} ({:.1} %)", source.describe(), 100.0 * self.share(idx))
+                };
+                list.iter().enumerate().map(of).collect::<Vec<_>>().join(" + ")
+            }
+        }
+    }
+
+    /// What is said of shards that were cut short.
+    pub fn warnings(&self) -> Vec<String> {
+        let of = |source: &Source| match source {
+            Source::Shards { samples, .. } => samples.warnings().collect(),
+            _ => Vec::new(),
+        };
+        self.list.iter().flat_map(of).collect()
+    }
+
+    /// What stands at the `at`-th place of a lane. Commands are read here; their places must come in order.
+    pub fn pick(&mut self, lane: usize, at: usize) -> Pick {
+        let mixture = self.mixture.as_ref().expect("there are sources");
+        let (source, at) = mixture.at(at);
+        let seed = self.seed;
+        let (order, n) = match &mut self.list[source] {
+            Source::Streams { lanes, .. } => return Pick::Read(lanes[lane].read(at)),
+            Source::Shards { samples, order } => (order, samples.len()),
+            Source::Genome { photos, order } => (order, photos.len()),
+        };
+        Pick::At { source, idx: order.at(at * self.lanes + lane, n, seed, 2 * source as u64) }
+    }
+
+    /// Name of what was picked, for messages.
+    pub fn name(&self, pick: &Pick) -> String {
+        match pick {
+            Pick::At { source, idx } => match &self.list[*source] {
+                Source::Shards { samples, .. } => samples.name(*idx),
+                Source::Genome { photos, .. } => photos.path(*idx).display().to_string(),
+                Source::Streams { .. } => String::new(),
+            },
+            Pick::Read(Ok(sample)) => sample.key.clone(),
+            Pick::Read(Err(_)) => String::new(),
+        }
+    }
+
+    /// The sample itself.
+    pub fn read(&self, pick: &Pick) -> Result<Raw, String> {
+        match pick {
+            Pick::At { source, idx } => match &self.list[*source] {
+                Source::Shards { samples, .. } => from_sample(samples.read(*idx).map_err(|e| e.to_string())?),
+                Source::Genome { photos, .. } => {
+                    let (record, image) = photos.read(*idx).map_err(|e| e.to_string())?;
+                    Ok(Raw { record, image, teacher: None, regions_only: true })
+                }
+                Source::Streams { .. } => Err("a command cannot be read out of order".into()),
+            },
+            Pick::Read(Ok(sample)) => from_sample(sample.clone()),
+            Pick::Read(Err(missing)) => Err(missing.why.clone()),
+        }
+    }
+}
+
+fn from_sample(mut sample: Sample) -> Result<Raw, String> {
+    let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
+    let image = sample.image().ok_or("there is no image among its parts")?.to_vec();
+    let teacher = sample.parts.iter_mut().find(|part| part.0 == "teacher.safetensors");
+    let teacher = teacher.map(|part| std::mem::take(&mut part.1));
+    Ok(Raw { record, image, teacher, regions_only: false })
+}
+
+impl Source {
+    fn open(mix: &MixConfig, config: &TrainConfig) -> Result<Self, SourceError> {
+        let (data, order) = (&config.data, Order::default());
+        if let Some(descriptions) = &mix.visual_genome {
+            let photos = VisualGenome::open(descriptions, &mix.images)?;
+            return Ok(Self::Genome { photos, order });
+        }
+        let Some(commands) = commands(&mix.shards)? else {
+            let samples = Samples::open(&mix.shards, data.limit_per_shard)?;
+            return Ok(Self::Shards { samples, order });
+        };
+        let samples_per_shard = mix.samples_per_shard.or(data.samples_per_shard).ok_or_else(|| {
+            SourceError::Mixture(
+                "shards from commands want `samples_per_shard`: they cannot be counted".into(),
+            )
+        })?;
+        if commands.len() < data.lanes {
+            return Err(SourceError::Mixture(format!(
+                "{} commands for {} lanes; wanted at least one for each",
+                commands.len(),
+                data.lanes
+            )));
+        }
+        let streams = Arc::new(Streams {
+            commands,
+            samples_per_shard,
+            lanes: data.lanes,
+            shuffle_buffer: data.shuffle_buffer,
+            seed: config.seed,
+        });
+        let lanes = (0..data.lanes).map(|lane| Lane::new(streams.clone(), lane)).collect();
+        Ok(Self::Streams { streams, lanes })
+    }
+
+    /// Samples of an epoch, where they can be counted.
+    fn len(&self) -> Option<usize> {
+        match self {
+            Self::Shards { samples, .. } => Some(samples.len()),
+            Self::Genome { photos, .. } => Some(photos.len()),
+            Self::Streams { .. } => None,
+        }
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Self::Shards { samples, .. } => format!("{} photos", samples.len()),
+            Self::Genome { photos, .. } => format!("{} photos of Visual Genome", photos.len()),
+            Self::Streams { streams, .. } => {
+                format!("{} commands of {} photos", streams.commands.len(), streams.samples_per_shard)
+            }
+        }
+    }
+}
+
+impl Order {
+    /// Which of `n` things stands at a place of the endless, shuffled sequence: every epoch has each once, in an
+    /// order of its own.
+    pub fn at(&mut self, place: usize, n: usize, seed: u64, kind: u64) -> usize {
+        let epoch = place / n;
+        let slot = &mut self.0[epoch % 2];
+        if slot.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            let seed = seed ^ (epoch as u64 * 2 + kind + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut order: Vec<u32> = (0..n as u32).collect();
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+            *slot = Some((epoch, order));
+        }
+        slot.as_ref().expect("just filled").1[place % n] as usize
+    }
+}

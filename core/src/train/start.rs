@@ -1,0 +1,176 @@
+//! How a run begins or goes on: its model, its records, and whether it is still the same run.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use burn::tensor::{Device, Tensor};
+use serde_json::{Value, json};
+
+use super::config::{ModelSource, Recipe, TrainConfig};
+use super::run::TrainError;
+use super::store::RunState;
+use crate::config::MmGemConfig;
+use crate::data::source::read_lines;
+use crate::files::{FolderError, ModelFolder, read, write_atomic};
+use crate::init::{fresh, fresh_where};
+use crate::model::MmGem;
+use crate::tokenizer::{Tokenizer, train_bpe};
+
+/// The model a run starts from; a run that goes on takes sizes and tokenizer from its own records.
+pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Result<ModelFolder, TrainError> {
+    let source: &ModelSource = &config.model;
+    if resumed {
+        let sizes =
+            MmGemConfig::from_json(&String::from_utf8_lossy(&read(&config.out.join("config.json"))?))?;
+        let tokenizer_json = read(&config.out.join("tokenizer.json"))?;
+        let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
+        // The values follow from the checkpoint.
+        return Ok(ModelFolder {
+            model: MmGem::new(&sizes, device),
+            config: sizes,
+            tokenizer,
+            tokenizer_json,
+        });
+    }
+    if let Some(folder) = &source.from {
+        let mut start = ModelFolder::read(folder, device)?;
+        start.model = match config.recipe {
+            // Stage 2's h4 belongs to the h1 that it was trained on.
+            Recipe::Stage1 => {
+                fresh_where(start.model, &start.config, config.seed, &|path| path.starts_with("h4."))
+            }
+            Recipe::Stage2Caption => prompts_from_cap_token(start.model),
+            _ => start.model,
+        };
+        return Ok(start);
+    }
+    let path = source.config.as_ref().expect("the config was checked");
+    let sizes = MmGemConfig::from_json(&String::from_utf8_lossy(&read(path)?))?;
+    let tokenizer_json = match &source.tokenizer {
+        Some(path) => read(path)?,
+        None => {
+            let mut lines = Vec::new();
+            for path in &source.tokenizer_text {
+                lines.extend(read_lines(path)?);
+            }
+            train_bpe(&lines, sizes.llm.vocab_size)?.into_bytes()
+        }
+    };
+    let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
+    let model = fresh(MmGem::new(&sizes, device), &sizes, config.seed);
+    Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
+}
+
+/// Stage 2 starts where stage 1 ended: every `[CAP_i]` is `[CAP]`, and their places tell them apart.
+fn prompts_from_cap_token(mut model: MmGem) -> MmGem {
+    let [n, width] = model.cap_prompts.val().dims();
+    let prompts = model.cap_token.val().inner().reshape([1, width]).repeat_dim(0, n);
+    model.cap_prompts = model.cap_prompts.map(|_| Tensor::from_inner(prompts).require_grad());
+    model
+}
+
+/// Sizes of the model that a run trains, without its weights.
+pub fn read_sizes(config: &TrainConfig) -> Result<MmGemConfig, TrainError> {
+    let path = match (&config.model.from, &config.model.config) {
+        (Some(folder), _) => folder.join("config.json"),
+        (None, Some(path)) => path.clone(),
+        (None, None) => PathBuf::new(),
+    };
+    Ok(MmGemConfig::from_json(&String::from_utf8_lossy(&read(&path)?))?)
+}
+
+/// What a run was, beside its checkpoints.
+pub fn write_records(
+    config: &TrainConfig,
+    sizes: &MmGemConfig,
+    tokenizer_json: &[u8],
+    commit: &str,
+) -> Result<(), FolderError> {
+    let toml = toml::to_string_pretty(config).expect("the config was read from TOML");
+    write_atomic(&config.out.join("train.toml"), format!("# commit {commit}\n{toml}").as_bytes())?;
+    write_atomic(&config.out.join("config.json"), sizes.to_json().as_bytes())?;
+    write_atomic(&config.out.join("tokenizer.json"), tokenizer_json)
+}
+
+/// A run may only go on with the config it was started with, apart from its length, its care and what a run that
+/// diverged is advised to lower. Returns what changed.
+pub fn check_same_run(config: &TrainConfig) -> Result<Vec<String>, TrainError> {
+    let old = read(&config.out.join("train.toml"))?;
+    let old: TrainConfig = toml::from_str(&String::from_utf8_lossy(&old))
+        .map_err(|e| TrainError::OtherConfig(format!("train.toml cannot be read ({e})")))?;
+    let value = |config: &TrainConfig| toml::Value::try_from(config).expect("a config is TOML");
+    let mut changes = Vec::new();
+    differences("", Some(&value(&old)), Some(&value(config)), &mut changes);
+    match changes.iter().find(|change| !change.is_allowed()) {
+        Some(change) => Err(TrainError::OtherConfig(change.to_string())),
+        None => Ok(changes.iter().map(Change::to_string).collect()),
+    }
+}
+
+/// A key of the config with another value than before.
+struct Change {
+    key: String,
+    old: Option<toml::Value>,
+    new: Option<toml::Value>,
+}
+
+impl Change {
+    fn is_allowed(&self) -> bool {
+        const CARE: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
+        const FREE: [&str; 4] = ["optim.steps", "optim.workers", "optim.micro_batch", "optim.max_bad_steps"];
+        let float = |value: &Option<toml::Value>| {
+            value.as_ref().and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)))
+        };
+        let (old, new) = (float(&self.old), float(&self.new));
+        let key = self.key.as_str();
+        CARE.iter().any(|table| key.split('.').next() == Some(table))
+            || FREE.contains(&key)
+            || match key {
+                "optim.lr_heads" | "optim.lr_towers" | "optim.clip_norm" => new <= old,
+                "optim.warmup_steps" => new >= old,
+                _ => false,
+            }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text =
+            |value: &Option<toml::Value>| value.as_ref().map_or("absent".into(), toml::Value::to_string);
+        write!(f, "{} was {}, is {}", self.key, text(&self.old), text(&self.new))
+    }
+}
+
+/// The innermost keys whose values differ, as `table.key`.
+fn differences(key: &str, old: Option<&toml::Value>, new: Option<&toml::Value>, found: &mut Vec<Change>) {
+    if let (Some(toml::Value::Table(old)), Some(toml::Value::Table(new))) = (old, new) {
+        let added = new.keys().filter(|name| !old.contains_key(*name));
+        for name in old.keys().chain(added) {
+            let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            differences(&inner, old.get(name), new.get(name), found);
+        }
+    } else if old != new {
+        found.push(Change { key: key.to_owned(), old: old.cloned(), new: new.cloned() });
+    }
+}
+
+/// `training.json`: how the weights beside it were made, and before them those they started from.
+pub fn history(
+    config: &TrainConfig,
+    commit: &str,
+    state: &RunState,
+    first: usize,
+) -> Result<String, FolderError> {
+    let mut runs: Vec<Value> = match config.model.from.as_ref().map(|from| from.join("training.json")) {
+        Some(path) if path.is_file() => serde_json::from_slice(&read(&path)?).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    runs.push(json!({
+        "recipe": config.recipe,
+        "config": config,
+        "commit": commit,
+        "state": state,
+        "resumed_at": first,
+    }));
+    Ok(serde_json::to_string_pretty(&runs).expect("plain values serialise"))
+}

@@ -1,0 +1,101 @@
+//! Memory that a training step takes against what `mmgem train --plan` says. Alone in its program, because it counts
+//! every allocation.
+
+#[path = "train/lab.rs"]
+#[allow(dead_code, reason = "the training tests use the rest")]
+mod lab;
+#[path = "tiny.rs"]
+#[allow(dead_code, reason = "the training tests use the rest")]
+mod tiny;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::tensor::Device;
+use lab::Lab;
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::init::fresh;
+use mmgem_core::model::MmGem;
+use mmgem_core::train::collective::Single;
+use mmgem_core::train::{Batches, Totals, Trainee, freeze, gradient, plan};
+
+/// Bytes in use, and the most there were since the counter was set back.
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+// SAFETY: the system's allocator does the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        MOST.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Sizes of the towers: patch, width and layers of the encoder, width, feed-forward width and layers of the decoder.
+struct Shape(usize, usize, usize, usize, usize, usize);
+
+/// Measured and planned bytes of the activations of eight samples.
+fn measure(lab: &Lab, shape: &Shape) -> (f64, f64) {
+    let mut sizes = MmGemConfig::from_json(tiny::CONFIG).expect("the tiny config is right");
+    let Shape(patch, width, n_layers, hidden_size, ffn, n_llm_layers) = *shape;
+    (sizes.vision.image_size, sizes.vision.patch_size) = (64, patch);
+    (sizes.vision.hidden_size, sizes.vision.num_hidden_layers) = (width, n_layers);
+    (sizes.llm.hidden_size, sizes.llm.intermediate_size, sizes.llm.num_hidden_layers) =
+        (hidden_size, ffn, n_llm_layers);
+    let device = Device::flex().autodiff();
+    let mut config = lab.config("run", &["optim.batch_size=8"]);
+    let tokenizer = tiny::model().tokenizer;
+    let batch = Batches::open(&config, &sizes, &tokenizer, 0, 1).expect("a shard").batch(0);
+    // Texts are padded to the longest.
+    config.hardware.text_tokens = batch.samples.iter().map(|s| s.text.len()).max().expect("some") as f64;
+    let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
+    let trainee = freeze(Trainee::new(model, &sizes, &config, &device), &config);
+    let totals = Totals::new(&batch, &Single).expect("one rank");
+    let step = || gradient(&trainee, &batch, &totals, &sizes, &config, &device, &Single).expect("one rank");
+    drop(step());
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    drop(step());
+    let planned = plan(&config, &sizes, 1, None);
+    let gradients = 4 * planned.trained_parameters;
+    let measured = (MOST.load(Ordering::Relaxed) - before - gradients) as f64;
+    (measured, 8.0 * planned.activation_bytes_per_sample)
+}
+
+#[test]
+fn a_step_takes_the_memory_that_was_planned() {
+    let lab = Lab::new();
+    let mut wrong = Vec::new();
+    for shape in [
+        Shape(8, 96, 4, 64, 128, 2),
+        Shape(8, 96, 8, 64, 128, 2),
+        Shape(4, 96, 4, 64, 128, 2),
+        Shape(8, 192, 4, 64, 128, 2),
+        Shape(8, 48, 1, 128, 256, 6),
+        Shape(8, 48, 1, 128, 768, 6),
+        Shape(8, 48, 1, 256, 512, 6),
+        Shape(16, 48, 2, 64, 128, 8),
+    ] {
+        let (measured, planned) = measure(&lab, &shape);
+        let Shape(patch, width, n_layers, hidden_size, ffn, n_llm_layers) = shape;
+        let what = format!("{patch} {width} {n_layers} {hidden_size} {ffn} {n_llm_layers}");
+        println!("{what}: {measured} measured, {planned} planned");
+        if (planned / measured - 1.0).abs() > 0.15 {
+            wrong.push(what);
+        }
+    }
+    assert!(wrong.is_empty(), "more than 15 % off: {wrong:?}");
+}

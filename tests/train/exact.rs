@@ -1,0 +1,123 @@
+//! The gradient of a batch is that of the plain loss, however the batch is cut up.
+
+use burn::tensor::{Device, Tensor};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::files::ModelFolder;
+use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss};
+use mmgem_core::model::mmgem::TokenBatch;
+use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::train::collective::Single;
+use mmgem_core::train::{
+    Batch, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee, collect_gradients, freeze, gradient,
+};
+
+use crate::lab::Lab;
+
+/// A batch of seven and a model that trains on it.
+struct Bench {
+    config: TrainConfig,
+    sizes: MmGemConfig,
+    batch: Batch,
+    trainee: Trainee,
+    device: Device,
+}
+
+impl Bench {
+    fn new(set: &[&str]) -> Self {
+        let lab = Lab::new();
+        let mut all = vec!["optim.batch_size=7", "model={ from = 'LAB/start' }"];
+        all.extend(set);
+        let config = lab.config("run", &all);
+        let device = Device::flex().autodiff();
+        let start = ModelFolder::read(&lab.path("start"), &device).expect("the lab has a model");
+        let mut batches = Batches::open(&config, &start.config, &start.tokenizer, 0, 1).expect("a shard");
+        let trainee = freeze(Trainee::new(start.model, &start.config, &config, &device), &config);
+        Self { batch: batches.batch(0), trainee, sizes: start.config, config, device }
+    }
+
+    /// The loss as the paper writes it, over the whole batch at once.
+    fn plain(&self) -> (f64, GradientMap) {
+        let part = self.batch.split(1)[0];
+        let (model, pool) = (&self.trainee.model, PoolAggregator::new(&self.sizes));
+        let texts = part.texts();
+        let tokens = TokenBatch::new(&texts, &self.device);
+        let patches = model.visual.forward(part.pixels(&self.sizes, &self.device));
+        let caption = |model: &MmGem, v_in, stage| {
+            let hidden = model.caption_hidden(model.caption_prefix(v_in, stage), &tokens);
+            caption_loss(&model.llm, hidden, &texts, self.sizes.eos_token_id)
+        };
+        let contrast = |visual| {
+            let logits = contrastive_logits(visual, model.text_embed(&tokens), model.clamped_logit_scale());
+            contrastive_loss(logits)
+        };
+        let loss: Tensor<1> = match self.config.recipe {
+            Recipe::Stage1 => {
+                let v_in = model.visual_context(&pool, patches.clone(), Stage::One);
+                contrast(model.image_embed(&pool, patches)) + caption(model, v_in, Stage::One)
+            }
+            Recipe::Stage2Retrieval => contrast(model.region_embed(pool.roi_align(patches, &part.regions()))),
+            Recipe::Stage2Caption => {
+                let roi = pool.roi_align(patches, &part.regions());
+                caption(model, model.visual_context(&pool, roi, Stage::Two), Stage::Two)
+            }
+            Recipe::Warmup => panic!("not compared here"),
+        };
+        let value = f64::from(loss.clone().inner().into_scalar::<f32>());
+        (value, collect_gradients(&self.trainee, &mut loss.backward()))
+    }
+
+    fn cut_up(&self, workers: usize, micro_batch: Option<usize>) -> (f64, GradientMap) {
+        let mut config = self.config.clone();
+        (config.optim.workers, config.optim.micro_batch) = (workers, micro_batch);
+        let totals = Totals::new(&self.batch, &Single).expect("one rank is of one mind");
+        let step = gradient(&self.trainee, &self.batch, &totals, &self.sizes, &config, &self.device, &Single)
+            .expect("one rank cannot get lost");
+        (step.total, step.gradients)
+    }
+}
+
+fn floats(values: &Tensor<1>) -> Vec<f32> {
+    values.clone().into_data().try_to_vec().expect("gradients are f32")
+}
+
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.map(f32::abs).fold(0.0, f32::max)
+}
+
+/// Every gradient within 1e-5 of the plain one, relative to the largest value of the whole gradient, and within
+/// 1e-4 relative to that of its own tensor (where that is not rounding error itself).
+fn check(set: &[&str]) {
+    let bench = Bench::new(set);
+    let (loss, plain) = bench.plain();
+    let whole = largest(plain.values().flat_map(floats));
+    for (workers, micro_batch) in
+        [(1, None), (1, Some(7)), (1, Some(3)), (1, Some(2)), (1, Some(1)), (2, Some(2)), (3, None)]
+    {
+        let what = format!("{workers} workers, micro-batches of {micro_batch:?}");
+        let (found_loss, found) = bench.cut_up(workers, micro_batch);
+        assert!((found_loss - loss).abs() <= 1e-5 * loss.abs(), "{what}: {found_loss} and {loss}");
+        assert_eq!(found.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>(), "{what}");
+        for (path, plain) in &plain {
+            let (plain, found) = (floats(plain), floats(&found[path]));
+            let difference = largest(plain.iter().zip(&found).map(|(a, b)| a - b));
+            let own = largest(plain.into_iter());
+            assert!(difference <= 1e-5 * whole, "{what}: {path} differs by {difference} of {whole}");
+            assert!(own < 1e-4 * whole || difference <= 1e-4 * own, "{what}: {path}: {difference} of {own}");
+        }
+    }
+}
+
+#[test]
+fn stage_1_in_micro_batches_has_the_gradient_of_the_whole_batch() {
+    check(&[]);
+}
+
+#[test]
+fn stage_2_for_retrieval_in_micro_batches_has_the_gradient_of_the_whole_batch() {
+    check(&["recipe=stage2_retrieval"]);
+}
+
+#[test]
+fn stage_2_for_captions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
+    check(&["recipe=stage2_caption", "data.rehearse_stage_1=false"]);
+}

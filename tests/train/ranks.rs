@@ -1,0 +1,171 @@
+//! Several ranks compute what one process does; they stop together, and say why when they cannot.
+
+use std::net::TcpListener;
+use std::thread;
+use std::time::Duration;
+
+use burn::tensor::{Device, Tensor};
+use mmgem_core::train::TrainConfig;
+use mmgem_core::train::collective::{Collective, CollectiveError, Single, Tcp, reduce_gradients};
+
+use crate::lab::{Lab, Outcome, check_same, checkpoints, finish, run_as};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the same on as many threads as ranks, which meet through sockets.
+fn on_ranks<T: Send>(n_ranks: usize, timeout: Duration, act: impl Fn(&Tcp) -> T + Sync) -> Vec<T> {
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let (master, act) = (format!("127.0.0.1:{port}"), &act);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..n_ranks)
+            .map(|rank| {
+                let master = &master;
+                scope.spawn(move || act(&Tcp::connect(rank, n_ranks, master, timeout).expect("they meet")))
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
+    })
+}
+
+fn run_ranks(config: &TrainConfig, n_ranks: usize, resume: bool, last: usize) -> Vec<Outcome> {
+    on_ranks(n_ranks, PATIENCE, |group| {
+        run_as(config, resume, last, group).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+#[test]
+fn what_the_ranks_have_comes_together_in_order() {
+    let found = on_ranks(3, PATIENCE, |group| {
+        let rank = group.rank();
+        let texts = group.exchange(&vec![rank as u8; rank]).expect("they are all there");
+        let own = || Tensor::<1>::from_floats([rank as f32 + 0.5, 10.0], &Device::flex());
+        let host = |values: Tensor<1>| values.into_data().try_to_vec::<f32>().expect("f32");
+        let sum = host(group.all_reduce_sum(own()).expect("sum"));
+        let all = host(group.all_gather(own()).expect("gather"));
+        let one = host(group.broadcast(own(), 1).expect("broadcast"));
+        group.barrier().expect("barrier");
+        (texts, sum, all, one)
+    });
+    for (texts, sum, all, one) in found {
+        assert_eq!(texts, [vec![], vec![1], vec![2, 2]]);
+        assert_eq!((sum, one), (vec![4.5, 30.0], vec![1.5, 10.0]));
+        assert_eq!(all, [0.5, 10.0, 1.5, 10.0, 2.5, 10.0]);
+    }
+}
+
+#[test]
+fn gradients_are_summed_in_buckets() {
+    // More than one bucket holds, in pieces that do not fit its end.
+    let sizes = [3usize, 9 << 20, 9 << 20, 5];
+    let found = on_ranks(2, PATIENCE, |group| {
+        let value = group.rank() as f32 + 1.0;
+        let full = |(idx, n): (usize, &usize)| {
+            (format!("p{idx}"), Tensor::<1>::full([*n], value * (idx + 1) as f32, &Device::flex()))
+        };
+        let sum = reduce_gradients(group, sizes.iter().enumerate().map(full).collect()).expect("a sum");
+        sum.into_values()
+            .map(|g| (g.dims()[0], g.clone().min().into_scalar(), g.max().into_scalar()))
+            .collect::<Vec<(usize, f32, f32)>>()
+    });
+    let wanted: Vec<(usize, f32, f32)> = sizes
+        .iter()
+        .enumerate()
+        .map(|(idx, n)| (*n, 3.0 * (idx + 1) as f32, 3.0 * (idx + 1) as f32))
+        .collect();
+    assert_eq!(found, [wanted.clone(), wanted]);
+}
+
+/// Twenty steps of two and of four ranks, with and without micro-batches, against one process.
+fn check_ranks(set: &[&str]) {
+    let lab = Lab::new();
+    let config = |out: &str, more: &[&str]| {
+        let mut all = vec![
+            "optim.batch_size=8",
+            "optim.steps=20",
+            "optim.lr_heads=1e-3",
+            "optim.lr_towers=1e-3",
+            "checkpoint.every=20",
+        ];
+        all.extend(set);
+        all.extend(more);
+        lab.config(out, &all)
+    };
+    let one = config("one", &[]);
+    finish(&one, false);
+    for (out, n_ranks, more) in
+        [("two", 2, &["optim.micro_batch=2"][..]), ("four", 4, &[]), ("three", 3, &["optim.workers=2"])]
+    {
+        let many = config(out, more);
+        run_ranks(&many, n_ranks, false, usize::MAX);
+        check_same(&one.out, &many.out);
+    }
+}
+
+#[test]
+fn ranks_of_stage_1_compute_what_one_process_does() {
+    check_ranks(&[]);
+}
+
+#[test]
+fn ranks_of_stage_2_for_captions_compute_what_one_process_does() {
+    check_ranks(&["recipe=stage2_caption", "model={ from = 'LAB/start' }", "data.whole_image_share=0.3"]);
+}
+
+#[test]
+fn ranks_of_stage_2_for_retrieval_compute_what_one_process_does() {
+    check_ranks(&["recipe=stage2_retrieval", "model={ from = 'LAB/start' }"]);
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let lab = Lab::new();
+    let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", "checkpoint.every=6"];
+    let [one, many] = ["one", "many"].map(|out| lab.config(out, &set));
+    finish(&one, false);
+    // Rank 0 alone is told to stop.
+    let stopped = run_ranks(&many, 2, false, 2);
+    assert!(stopped.iter().all(|outcome| (outcome.summary.step, outcome.summary.finished) == (2, false)));
+    assert_eq!(checkpoints(&many), [2]);
+    run_ranks(&many, 3, true, 4);
+    assert_eq!(checkpoints(&many), [2, 4]);
+    run_as(&many, true, usize::MAX, &Single).expect("one process goes on with what three left");
+    check_same(&one.out, &many.out);
+}
+
+#[test]
+fn a_rank_that_fails_at_the_start_ends_all_with_its_reason() {
+    let lab = Lab::new();
+    let whole = lab.config("run", &[]);
+    let errors = on_ranks(3, PATIENCE, |group| {
+        // As on a machine where the data is not mounted.
+        let set: &[&str] = if group.rank() == 1 { &["data.shards=['LAB/unmounted/*.tar']"] } else { &[] };
+        run_as(&lab.config("run", set), false, usize::MAX, group).err().expect("it cannot run").to_string()
+    });
+    assert!(errors[1].contains("no file fits"), "{errors:?}");
+    for error in [&errors[0], &errors[2]] {
+        assert!(error.contains("rank 1 failed: no file fits"), "{error}");
+    }
+    assert!(!whole.out.join("checkpoints").exists());
+}
+
+#[test]
+fn a_rank_that_dies_or_hangs_is_named_by_all_others() {
+    for dies in [true, false] {
+        let errors = on_ranks(3, Duration::from_secs(2), |group| {
+            group.barrier().expect("all are there");
+            if group.rank() == 1 {
+                if !dies {
+                    thread::sleep(Duration::from_secs(7));
+                }
+                return None;
+            }
+            group.barrier().err()
+        });
+        let Some(first) = &errors[0] else { panic!("rank 0 waits for rank 1") };
+        assert_eq!(matches!(first, CollectiveError::TimedOut { .. }), !dies, "{first}");
+        for error in [first, errors[2].as_ref().expect("rank 2 waits too")] {
+            assert!(error.to_string().contains("rank 1"), "{error}");
+        }
+    }
+}
