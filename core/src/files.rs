@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
-use crate::checkpoint::{self, CheckpointError, Dtype, Shards, named_tensors, to_safetensors};
+use crate::checkpoint::{
+    self, CheckpointError, Dtype, SHARD_BYTES, Shards, named_tensors, to_safetensors, to_shards,
+};
 use crate::config::{ConfigError, MmGemConfig};
 use crate::model::MmGem;
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -112,13 +114,75 @@ impl ModelFolder {
 
     /// Writes the three files; each is whole or not there at all.
     pub fn write(&self, folder: &Path, dtype: Dtype) -> Result<(), FolderError> {
-        create_dir(folder)?;
         let weights = to_safetensors(&named_tensors(&self.model), dtype, None);
-        write_atomic(&folder.join("model.safetensors"), &weights)?;
+        self.write_with(folder, vec![("model.safetensors".into(), weights)])
+    }
+
+    /// Writes the same with weights in files that a web page can fetch one by one.
+    pub fn write_shards(&self, folder: &Path, dtype: Dtype) -> Result<(), FolderError> {
+        self.write_with(folder, to_shards(&named_tensors(&self.model), dtype, SHARD_BYTES))
+    }
+
+    fn write_with(&self, folder: &Path, weights: Vec<(String, Vec<u8>)>) -> Result<(), FolderError> {
+        create_dir(folder)?;
+        remove_weights(folder, |name| weights.iter().any(|(new, _)| new == name))?;
+        for (name, bytes) in &weights {
+            write_atomic(&folder.join(name), bytes)?;
+        }
         write_atomic(&folder.join("tokenizer.json"), &self.tokenizer_json)?;
         // Last, because it is what makes the folder a model.
         write_atomic(&folder.join("config.json"), self.config.to_json().as_bytes())
     }
+}
+
+/// Moves the files of the model in `from`, which is removed, into `to`; other files there stay.
+///
+/// Both must be on the same disk. Until all is moved, `to` is no model.
+pub fn move_model(from: &Path, to: &Path) -> Result<(), FolderError> {
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |cause| FolderError::Io { action, cause, path }
+    };
+    let config = to.join("config.json");
+    if config.exists() {
+        fs::remove_file(&config).map_err(io("replace the file", &config))?;
+    }
+    let mut names = names_in(from)?;
+    // Last, because it is what makes the folder a model.
+    names.sort_by_key(|name| name == "config.json");
+    remove_weights(to, |name| names.iter().any(|new| new == name))?;
+    for name in &names {
+        let (old, new) = (from.join(name), to.join(name));
+        fs::rename(&old, &new).map_err(io("write the file", &new))?;
+    }
+    sync_dir(Some(to)).map_err(io("write to the folder", to))?;
+    fs::remove_dir(from).map_err(io("remove the folder", from))
+}
+
+/// Removes the weights of another model, of which some might be taken for this one's.
+fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), FolderError> {
+    let is_weights = |name: &str| {
+        let is_shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
+        is_shard || name == "model.safetensors" || name == "model.safetensors.index.json"
+    };
+    for name in names_in(folder)?.iter().filter(|name| is_weights(name) && !is_kept(name)) {
+        let path = folder.join(name);
+        fs::remove_file(&path).map_err(|cause| FolderError::Io { action: "remove the file", cause, path })?;
+    }
+    Ok(())
+}
+
+/// Names of the entries of a folder, sorted; those that are no text cannot be ours.
+fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
+    let list = || -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        names.sort_unstable();
+        Ok(names)
+    };
+    list().map_err(|cause| FolderError::Io { action: "list the folder", cause, path: folder.into() })
 }
 
 /// The safetensors of a folder: one file, or those that `NAME.index.json` lists.

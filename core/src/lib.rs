@@ -15,6 +15,7 @@ pub mod index;
 pub mod init;
 pub mod loss;
 pub mod model;
+pub mod quant;
 #[cfg(feature = "scenes")]
 pub mod scenes;
 pub mod session;

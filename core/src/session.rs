@@ -120,6 +120,19 @@ impl Session {
         Ok(Self::new(config, model, tokenizer, device))
     }
 
+    /// The same on a device that computes in the host's memory: packed layers stay packed.
+    pub fn open_on_host(
+        config_json: &str,
+        shards: &[(&str, &[u8])],
+        tokenizer_json: &[u8],
+        device: &Device,
+    ) -> Result<Self, SessionError> {
+        let config = MmGemConfig::from_json(config_json)?;
+        let tokenizer = Tokenizer::from_json(tokenizer_json, &config)?;
+        let model = checkpoint::load_packed(MmGem::new(&config, device), &Shards::new(shards)?)?;
+        Ok(Self::new(config, model, tokenizer, device))
+    }
+
     /// Takes a model that is in memory already.
     pub fn new(config: MmGemConfig, model: MmGem, tokenizer: Tokenizer, device: &Device) -> Self {
         let pool = PoolAggregator::new(&config);

@@ -100,7 +100,7 @@ impl Globals {
         let files = ModelFiles::read(self.model.as_deref())?;
         let opened = self.open_device()?;
         Ok(Context {
-            session: files.open(&opened.device)?,
+            session: files.open(&opened)?,
             fingerprint: files.fingerprint(),
             model_name: files.name,
             device_name: opened.name,

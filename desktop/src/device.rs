@@ -47,6 +47,8 @@ pub struct OpenedDevice {
     pub name: String,
     /// Why this one.
     pub reason: String,
+    /// Whether it computes in the program's own memory, where packed layers stay packed.
+    pub is_cpu: bool,
 }
 
 /// Opens what was chosen. `auto` takes an NVIDIA GPU where CUDA is built in, else a GPU that wgpu
@@ -77,13 +79,18 @@ pub fn open_device(choice: DeviceChoice) -> Result<OpenedDevice, DeviceError> {
 
 fn cpu(reason: String) -> OpenedDevice {
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    OpenedDevice { device: Device::flex(), name: format!("cpu ({n_threads} threads)"), reason }
+    OpenedDevice { device: Device::flex(), name: format!("cpu ({n_threads} threads)"), reason, is_cpu: true }
 }
 
 fn cuda(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceError> {
     let device = mmgem_backend_cuda::device(ordinal)?;
     let part = mmgem_backend_cuda::name(&device).unwrap_or_else(|| "NVIDIA GPU".into());
-    Ok(OpenedDevice { device, name: format!("cuda:{} ({part})", ordinal.unwrap_or(0)), reason })
+    Ok(OpenedDevice {
+        device,
+        name: format!("cuda:{} ({part})", ordinal.unwrap_or(0)),
+        reason,
+        is_cpu: false,
+    })
 }
 
 fn wgpu(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceError> {
@@ -93,7 +100,7 @@ fn wgpu(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceEr
     let adapter = &adapters[ordinal];
     let name =
         format!("wgpu:{ordinal} ({}, {}, {})", adapter.name, adapter.backend, adapter.adapter_type.as_str());
-    Ok(OpenedDevice { device, name, reason })
+    Ok(OpenedDevice { device, name, reason, is_cpu: false })
 }
 
 fn no_gpu_reason(adapters: &[AdapterReport]) -> String {

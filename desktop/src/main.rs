@@ -10,6 +10,7 @@ mod device;
 mod draw;
 mod excludes;
 mod library;
+mod loss_of_copy;
 mod model;
 mod photos;
 mod probe;

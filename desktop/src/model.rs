@@ -12,6 +12,8 @@ use mmgem_core::model::MmGem;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
 
+use crate::device::OpenedDevice;
+
 /// The files of a model, in memory.
 #[derive(Debug)]
 pub struct ModelFiles {
@@ -78,7 +80,7 @@ impl ModelFiles {
         Tokenizer::from_json(&self.tokenizer_json, &self.config()?).with_context(|| self.complaint())
     }
 
-    /// The weights, on a device.
+    /// The weights in full, on a device: to train, and to write in another format.
     pub fn load(&self, device: &Device) -> Result<MmGem> {
         let model = MmGem::new(&self.config()?, device);
         Shards::new(&self.slices())
@@ -86,11 +88,22 @@ impl ModelFiles {
             .with_context(|| self.complaint())
     }
 
+    /// The weights to run the model: what is packed in the files stays packed on the CPU.
+    pub fn load_to_run(&self, opened: &OpenedDevice) -> Result<MmGem> {
+        if !opened.is_cpu {
+            return self.load(&opened.device);
+        }
+        let model = MmGem::new(&self.config()?, &opened.device);
+        Shards::new(&self.slices())
+            .and_then(|shards| checkpoint::load_packed(model, &shards))
+            .with_context(|| self.complaint())
+    }
+
     /// A session on a device.
-    pub fn open(&self, device: &Device) -> Result<Session> {
+    pub fn open(&self, opened: &OpenedDevice) -> Result<Session> {
         // The small files first: they usually explain what is wrong with the large one.
         let (config, tokenizer) = (self.config()?, self.tokenizer()?);
-        Ok(Session::new(config, self.load(device)?, tokenizer, device))
+        Ok(Session::new(config, self.load_to_run(opened)?, tokenizer, &opened.device))
     }
 
     /// Names and bytes as `Shards::new` wants them.
@@ -112,11 +125,13 @@ impl ModelFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::{DeviceChoice, open_device};
 
     #[test]
     fn the_embedded_model_opens() {
         let files = ModelFiles::read(None).expect("embedded");
-        let session = files.open(&Device::flex()).expect("the embedded files belong together");
+        let cpu = open_device(DeviceChoice::Cpu).expect("there is always a CPU");
+        let session = files.open(&cpu).expect("the embedded files belong together");
         let embed = pollster::block_on(session.embed_text("a red circle")).expect("a text");
         assert_eq!(embed.len(), session.config().embed_dim);
     }

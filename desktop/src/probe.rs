@@ -1,29 +1,59 @@
 //! Scenes that the program draws itself, to check that a model works and that a copy is the same.
 
 use anyhow::Result;
-use mmgem_core::image::Rgb;
+use mmgem_core::generate::Decoding;
+use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::scenes::{Scene, scene};
 use mmgem_core::session::{Part, Session};
 
 /// Scenes of the probe.
-const N_SCENES: u64 = 4;
+const N_SCENES: u64 = 8;
 /// Any: only that it stays the same counts.
 const SEED: u64 = 2405;
 
 /// A scene of the probe: its pixels and a caption.
 pub fn drawn(idx: u64) -> (Rgb, String) {
-    let Scene { width, height, rgb, captions: [caption, ..], .. } = scene(SEED, idx);
-    (Rgb::from_raw(width, height, rgb).expect("three bytes a pixel"), caption)
+    let (photo, caption, _) = drawn_with_boxes(idx);
+    (photo, caption)
 }
 
-/// What a model makes of the probe: unit vectors of each scene and of its caption.
-pub fn answers(session: &Session) -> Result<Vec<Vec<f32>>> {
-    let mut answers = Vec::new();
-    for (photo, caption) in (0..N_SCENES).map(drawn) {
+fn drawn_with_boxes(idx: u64) -> (Rgb, String, Vec<BoxPx>) {
+    let Scene { width, height, rgb, captions: [caption, ..], regions } = scene(SEED, idx);
+    let photo = Rgb::from_raw(width, height, rgb).expect("three bytes a pixel");
+    (photo, caption, regions.into_iter().map(|region| region.box_px).collect())
+}
+
+/// What a model makes of the probe.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answers {
+    /// Unit vectors of the scenes.
+    pub images: Vec<Vec<f32>>,
+    /// Unit vectors of their captions.
+    pub texts: Vec<Vec<f32>>,
+    /// Unit vectors of their regions.
+    pub regions: Vec<Vec<f32>>,
+    /// Greedy captions of the scenes and their regions.
+    pub captions: Vec<String>,
+}
+
+/// Asks a model for everything it can say about the probe.
+pub fn answers(session: &Session) -> Result<Answers> {
+    let decoding = Decoding::default();
+    let mut answers = Answers::default();
+    let mut scenes = Vec::new();
+    for (photo, caption, boxes) in (0..N_SCENES).map(drawn_with_boxes) {
         let encoded = session.encode_rgb(&photo);
-        answers.push(pollster::block_on(session.embed_image(&encoded, &Part::Whole))?);
-        answers.push(pollster::block_on(session.embed_text(&caption))?);
+        answers.images.push(pollster::block_on(session.embed_image(&encoded, &Part::Whole))?);
+        answers.texts.push(pollster::block_on(session.embed_text(&caption))?);
+        let embeds = pollster::block_on(session.embed_boxes(&encoded, &boxes))?;
+        answers.regions.extend(embeds.chunks(session.config().embed_dim).map(<[f32]>::to_vec));
+        let parts: Vec<Part> = boxes.into_iter().map(Part::Box).collect();
+        let captions = pollster::block_on(session.caption_regions(&encoded, &parts, decoding))?;
+        answers.captions.extend(captions.into_iter().map(|caption| caption.text));
+        scenes.push(encoded);
     }
+    let captions = pollster::block_on(session.caption_images(&scenes, decoding))?;
+    answers.captions.extend(captions.into_iter().map(|caption| caption.text));
     Ok(answers)
 }
 
@@ -45,8 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scenes_differ() {
+    fn the_scenes_differ_and_have_regions() {
         assert_ne!(drawn(0), drawn(1));
+        assert!((0..N_SCENES).all(|idx| !drawn_with_boxes(idx).2.is_empty()));
     }
 
     #[test]

@@ -140,6 +140,51 @@ fn a_model_tells_what_it_is_and_is_copied() {
 }
 
 #[test]
+fn a_packed_copy_is_smaller_and_says_what_it_lost() {
+    let desk = Desk::new();
+    assert!(desk.run("scenes --out drawn --n 6 --seed 5").status.success());
+    let copied = desk.json("export --dtype q8 --out eight --data drawn/*.tar --limit 4");
+    check_keys(
+        &copied,
+        &["out", "bytes_before", "bytes_after", "n_files", "cosine_worst", "cosine", "captions", "data"],
+    );
+    check_keys(&copied["cosine"], &["image", "text", "region"]);
+    assert!(copied["cosine_worst"].as_f64().expect("a cosine") > 0.99, "{copied}");
+    assert_eq!(copied["data"]["n_photos"], json!(4));
+    let cider = &copied["data"]["scores"]["cider"];
+    assert!(cider["before"].is_number() && cider["after"].is_number(), "{copied}");
+    let bytes = |name: &str| fs::metadata(desk.path(name)).expect("it was written").len();
+    assert!(bytes("eight/model.safetensors") * 2 < bytes("model/model.safetensors"), "{copied}");
+
+    // It answers as the model does, and is a model like any other.
+    let embed =
+        |model: &str| desk.json(&format!("embed --text dog --model {model}"))["texts"][0]["embed"].clone();
+    let (a, b) = (embed("model"), embed("eight"));
+    let number = |x: &Value| x.as_f64().expect("a number");
+    let numbers = |v: &Value| -> Vec<f64> { v.as_array().expect("a vector").iter().map(number).collect() };
+    let cosine: f64 = numbers(&a).iter().zip(numbers(&b)).map(|(a, b)| a * b).sum();
+    assert!(cosine > 0.99 && a != b, "{cosine}");
+    assert_eq!(desk.json("export eight --dtype f16 --out wide")["cosine"]["image"]["n"], json!(8));
+}
+
+#[test]
+fn a_copy_that_lost_too_much_is_not_kept() {
+    let desk = Desk::new();
+    desk.fails(
+        "export --dtype q4 --out four --floor 0.9999999",
+        1,
+        &["vectors", "cosine", "--dtype q8", "hint"],
+    );
+    assert!(!desk.path("four").exists());
+    fs::create_dir(desk.path("mine")).expect("the folder is writable");
+    desk.write("mine/notes.txt", b"mine");
+    desk.fails("export --dtype q4 --out mine --floor 0.9999999", 1, &["cosine"]);
+    let names: Vec<_> =
+        fs::read_dir(desk.path("mine")).expect("a folder").map(|e| e.expect("one").file_name()).collect();
+    assert_eq!(names, ["notes.txt"]);
+}
+
+#[test]
 fn scores_of_captions() {
     let desk = Desk::new();
     desk.write("refs.json", br#"{"7": ["a dog on the grass", "the dog runs"], "8": ["two red cars"]}"#);

@@ -1,6 +1,6 @@
 //! A case's folder: what is in it, and how ours is run on the same inputs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -205,11 +205,15 @@ impl RawFile {
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes_with(None)
+    }
+
+    pub fn to_bytes_with(&self, metadata: Option<HashMap<String, String>>) -> Vec<u8> {
         let views = self.0.iter().map(|(name, t)| {
             let view = TensorView::new(t.dtype, t.shape.clone(), &t.bytes);
             (name, view.expect("the bytes fit the shape"))
         });
-        safetensors::serialize(views, None).expect("whole tensors serialise")
+        safetensors::serialize(views, metadata).expect("whole tensors serialise")
     }
 
     /// Every f32 tensor in 16 bits.

@@ -7,6 +7,7 @@
 mod fixture;
 mod import;
 mod on_wgpu;
+mod packed;
 mod properties;
 mod refused;
 

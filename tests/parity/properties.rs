@@ -141,7 +141,8 @@ fn the_whole_image_with_a_sample_per_patch_embeds_as_the_image() {
     let d = folder.config.embed_dim;
     let identity: Vec<f32> = (0..d * d).map(|i| f32::from(i / d == i % d)).collect();
     let constant = |data| Tensor::from_data(data, &Device::flex());
-    folder.model.h4.weight = burn::module::Param::from_tensor(constant(TensorData::new(identity, [d, d])));
+    folder.model.h4.weight =
+        Some(burn::module::Param::from_tensor(constant(TensorData::new(identity, [d, d]))));
     folder.model.h4.bias = Some(burn::module::Param::from_tensor(Tensor::zeros([d], &Device::flex())));
 
     let pool = PoolAggregator::new(&folder.config);

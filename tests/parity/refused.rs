@@ -74,7 +74,7 @@ fn a_value_that_is_not_finite() {
 }
 
 #[test]
-fn a_quantised_tensor() {
+fn a_tensor_that_another_program_packed() {
     let quantise = |file: &mut RawFile| {
         let tensor = file.0.get_mut("emb_token").expect("it is there");
         *tensor = RawTensor {
@@ -83,7 +83,10 @@ fn a_quantised_tensor() {
             bytes: vec![1; tensor.bytes.len() / 4],
         };
     };
-    check_weights(quantise, &["emb_token holds I8, wanted f32, bf16 or f16", "hint"]);
+    check_weights(
+        quantise,
+        &["emb_token holds whole numbers in layout none, wanted layout mmgem-packed-1", "hint"],
+    );
 }
 
 #[test]

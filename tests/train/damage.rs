@@ -144,7 +144,8 @@ fn a_step_without_a_finite_loss_changes_nothing_and_is_counted() {
     let lab = Lab::new();
     // Finite, as a checkpoint must be, but its products are not.
     let mut model = tiny::model();
-    model.model.h1.weight = model.model.h1.weight.map(|weight| weight.ones_like() * 1e38);
+    model.model.h1.weight =
+        model.model.h1.weight.map(|weight| weight.map(|weight| weight.ones_like() * 1e38));
     model.write(&lab.path("start"), Dtype::F32).expect("writable");
     let before = fs::read(lab.path("start/model.safetensors")).expect("just written");
 

@@ -5,7 +5,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::Value;
 
 use super::names::{checkpoint_name, is_llama_buffer, is_openclip_text_tower, param_id, vision_block_of};
-use super::read::{CheckpointError, Shards, load_present};
+use super::read::{CheckpointError, load_present};
+use super::shards::Shards;
 use crate::config::{CaptionOrder, HiddenAct, LlamaConfig, MmGemConfig, VisionTokens, VitConfig};
 use crate::image::ResizeMode;
 use crate::model::MmGem;

@@ -4,8 +4,10 @@ mod fingerprint;
 pub mod import;
 pub mod names;
 mod read;
+mod shards;
 mod write;
 
 pub use fingerprint::fingerprint;
-pub use read::{CheckpointError, Shards, load};
-pub use write::{Dtype, named_tensors, to_safetensors};
+pub use read::{CheckpointError, load, load_packed};
+pub use shards::Shards;
+pub use write::{Dtype, SHARD_BYTES, named_tensors, to_safetensors, to_shards};

@@ -28,6 +28,28 @@ pub fn is_transposed(path: &str, rank: usize) -> bool {
     rank == 2 && path.ends_with(".weight") && path != "llm.embed_tokens.weight"
 }
 
+/// Whether the tensor of this name in the file is the matrix of a linear layer, which may be packed.
+pub fn is_linear(name: &str, rank: usize) -> bool {
+    rank == 2 && name.ends_with("weight") && name != TOKEN_EMBEDDING
+}
+
+/// Name of the scales of a packed matrix.
+pub fn scale_name(name: &str) -> String {
+    format!("{name}.scale")
+}
+
+/// Name of one of the parts into which a large tensor is cut along its first axis, counted from 1.
+pub fn part_name(name: &str, part: usize, n_parts: usize) -> String {
+    format!("{name}.part-{part:05}-of-{n_parts:05}")
+}
+
+/// Name, part and number of parts of what [`part_name`] makes.
+pub fn part_of(name: &str) -> Option<(&str, usize, usize)> {
+    let (base, place) = name.rsplit_once(".part-")?;
+    let (part, n_parts) = place.split_once("-of-")?;
+    Some((base, part.parse().ok()?, n_parts.parse().ok()?))
+}
+
 /// The token embedding, and the head that a checkpoint with tied weights may hold a second time.
 pub const TOKEN_EMBEDDING: &str = "llm.model.embed_tokens.weight";
 /// See [`TOKEN_EMBEDDING`].
@@ -106,5 +128,24 @@ mod tests {
         assert!(!is_transposed("visual.proj", 2));
         assert!(!is_transposed("cap_prompts", 2));
         assert!(!is_transposed("visual.conv1", 4));
+    }
+
+    #[test]
+    fn only_linear_layers_are_packed() {
+        assert!(is_linear("h1.weight", 2));
+        assert!(is_linear("visual.transformer.resblocks.11.attn.in_proj_weight", 2));
+        assert!(is_linear(OUTPUT_HEAD, 2));
+        for (name, rank) in
+            [(TOKEN_EMBEDDING, 2), ("visual.proj", 2), ("h1.bias", 1), ("visual.conv1.weight", 4)]
+        {
+            assert!(!is_linear(name, rank), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_tensor_are_counted_in_their_names() {
+        assert_eq!(part_of(&part_name("h1.weight", 2, 12)), Some(("h1.weight", 2, 12)));
+        assert_eq!(part_of("h1.weight"), None);
+        assert_eq!(part_of("h1.part-x-of-2"), None);
     }
 }

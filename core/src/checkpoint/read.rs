@@ -1,12 +1,16 @@
 //! From safetensors bytes to a model; a missing, unused or misshapen tensor is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
-use safetensors::{Dtype as FileDtype, SafeTensors, tensor::TensorView};
 
-use super::names::{OUTPUT_HEAD, TOKEN_EMBEDDING, checkpoint_name, is_transposed, module_path, param_id};
+use super::names::{
+    OUTPUT_HEAD, TOKEN_EMBEDDING, checkpoint_name, is_transposed, module_path, param_id, scale_name,
+};
+use super::shards::Shards;
+use crate::model::MmGem;
+use crate::quant::{LAYOUT, PackedError};
 
 /// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +51,9 @@ pub enum CheckpointError {
         /// The second file.
         file: String,
     },
-    /// A number format that is not a float.
+    /// A number format that this tensor cannot have.
     #[error(
-        "{name} holds {found}, wanted f32, bf16 or f16\n  hint: quantised checkpoints must be exported again"
+        "{name} holds {found}, wanted f32, bf16 or f16\n  hint: only matrices of linear layers may be packed; convert the file with `mmgem export`"
     )]
     Dtype {
         /// Name of the tensor.
@@ -65,62 +69,29 @@ pub enum CheckpointError {
         /// Name of the tensor.
         name: String,
     },
+    /// Packed matrices of another program, or of a later version of this one.
+    #[error(
+        "{name} holds whole numbers in layout {found}, wanted layout {LAYOUT}\n  hint: take the original weights and run `mmgem export --dtype q8` or q4\n  file: {file}"
+    )]
+    Layout {
+        /// Name of the tensor.
+        name: String,
+        /// What the header says under `layout`.
+        found: String,
+        /// Name of the file.
+        file: String,
+    },
+    /// A packed matrix that cannot be one.
+    #[error("{name} is damaged: {cause}\n  hint: export the model again")]
+    Packed {
+        /// Name of the tensor.
+        name: String,
+        /// What is wrong with it.
+        cause: PackedError,
+    },
     /// A config that is not the one the tensors imply.
     #[error("{0}")]
     Import(String),
-}
-
-/// The tensors of one checkpoint, in one file or many.
-#[derive(Debug)]
-pub struct Shards<'a> {
-    tensors: BTreeMap<String, TensorView<'a>>,
-}
-
-impl<'a> Shards<'a> {
-    /// Reads the headers of the files; `files` are names (for messages) and bytes.
-    pub fn new(files: &[(&str, &'a [u8])]) -> Result<Self, CheckpointError> {
-        let mut tensors = BTreeMap::new();
-        for (file, bytes) in files {
-            let shard = SafeTensors::deserialize(bytes)
-                .map_err(|e| CheckpointError::Malformed { cause: e.to_string(), file: (*file).to_owned() })?;
-            for (name, view) in shard.tensors() {
-                if tensors.insert(name.clone(), view).is_some() {
-                    return Err(CheckpointError::Doubled { name, file: (*file).to_owned() });
-                }
-            }
-        }
-        Ok(Self { tensors })
-    }
-
-    /// Names and sizes, sorted.
-    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().map(|(name, view)| (name.as_str(), view.shape()))
-    }
-
-    /// Sizes of one tensor.
-    pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|view| view.shape())
-    }
-
-    /// Keeps the tensors for which `rename` gives a name.
-    pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
-        let tensors =
-            self.tensors.into_iter().filter_map(|(name, view)| Some((rename(&name)?, view))).collect();
-        Self { tensors }
-    }
-
-    /// The tensors of both; a name in both is kept from `self`.
-    pub fn join(mut self, other: Self) -> Self {
-        for (name, view) in other.tensors {
-            self.tensors.entry(name).or_insert(view);
-        }
-        self
-    }
-
-    /// Values of one tensor as f32.
-    pub fn values(&self, name: &str) -> Option<Result<Vec<f32>, CheckpointError>> {
-        self.tensors.get(name).map(|view| to_f32(name, view))
-    }
 }
 
 /// Sets every parameter of a model, or of something that holds one, from the shards.
@@ -129,37 +100,57 @@ pub fn load<M: Module>(model: M, shards: &Shards) -> Result<M, CheckpointError> 
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
+/// The same, but matrices that are packed in the shards stay so in memory.
+///
+/// Only for a device that computes in the host's memory, and not to train: see [`crate::quant::on_host`].
+pub fn load_packed(mut model: MmGem, shards: &Shards) -> Result<MmGem, CheckpointError> {
+    let mut used = BTreeSet::new();
+    let mut problem = None;
+    model.for_each_linear(&mut |path, linear| {
+        let name = checkpoint_name(&format!("{path}.weight"));
+        let Some(bits) = shards.bits(&name) else { return };
+        used.extend([scale_name(&name), name.clone()]);
+        match shards.packed(&name, linear.shape(), bits) {
+            Ok(packed) => linear.set_packed(packed),
+            Err(error) => _ = problem.get_or_insert(error),
+        }
+    });
+    if let Some(error) = problem {
+        return Err(error);
+    }
+    let (model, missing) = load_rest(model, shards, used)?;
+    if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
+}
+
 /// Sets the parameters of `model` that the shards hold and names the others.
 pub(super) fn load_present<M: Module>(
     model: M,
     shards: &Shards,
 ) -> Result<(M, Vec<String>), CheckpointError> {
-    let mut loader =
-        Loader { path: Vec::new(), shards, used: BTreeSet::new(), missing: Vec::new(), error: None };
+    load_rest(model, shards, BTreeSet::new())
+}
+
+/// The same where the tensors in `used` have found their place already.
+fn load_rest<M: Module>(
+    model: M,
+    shards: &Shards,
+    used: BTreeSet<String>,
+) -> Result<(M, Vec<String>), CheckpointError> {
+    let mut loader = Loader { path: Vec::new(), shards, used, missing: Vec::new(), error: None };
     let model = model.map(&mut loader);
     if let Some(error) = loader.error {
         return Err(error);
     }
     // A tied head may be written out all the same; it is the embedding, which was asked for.
-    let tied_head = |name: &str| name == OUTPUT_HEAD && same_bytes(shards, name, TOKEN_EMBEDDING);
-    let unused: Vec<String> = shards
-        .tensors
-        .keys()
-        .filter(|name| !loader.used.contains(*name) && !tied_head(name))
-        .cloned()
-        .collect();
+    if shards.same_bytes(OUTPUT_HEAD, TOKEN_EMBEDDING) {
+        loader.used.insert(OUTPUT_HEAD.to_owned());
+    }
+    let unused = shards.names_without(&loader.used);
     // Names that are neither there nor expected come first: they usually explain the missing ones.
     if !unused.is_empty() {
         return Err(CheckpointError::Unused(unused));
     }
     Ok((model, loader.missing))
-}
-
-fn same_bytes(shards: &Shards, a: &str, b: &str) -> bool {
-    match (shards.tensors.get(a), shards.tensors.get(b)) {
-        (Some(a), Some(b)) => a.dtype() == b.dtype() && a.data() == b.data(),
-        _ => false,
-    }
 }
 
 struct Loader<'a> {
@@ -182,22 +173,16 @@ impl ModuleMapper for Loader<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = module_path(&self.path);
         let name = checkpoint_name(&path);
-        let Some(view) = self.shards.tensors.get(&name) else {
+        if self.shards.shape(&name).is_none() {
             self.missing.push(name);
             return param;
-        };
-        self.used.insert(name.clone());
+        }
         let mut wanted: Vec<usize> = param.lazy_shape().to_vec();
         let transposed = is_transposed(&path, D);
         if transposed {
             wanted.reverse();
         }
-        if view.shape() != wanted {
-            let found = view.shape().to_vec();
-            self.error.get_or_insert(CheckpointError::Shape { name, found, wanted });
-            return param;
-        }
-        match to_f32(&name, view) {
+        match self.values(&name, &wanted, transposed) {
             Ok(values) => {
                 let values = if transposed { transpose(&values, wanted[1]) } else { values };
                 let data = TensorData::new(values, param.lazy_shape());
@@ -212,26 +197,30 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
+impl Loader<'_> {
+    /// The values of a tensor that is there, in its layout in the file, packed or not.
+    fn values(&mut self, name: &str, wanted: &[usize], is_linear: bool) -> Result<Vec<f32>, CheckpointError> {
+        self.used.insert(name.to_owned());
+        if let (Some(bits), &[n_rows, n_columns], true) = (self.shards.bits(name), wanted, is_linear) {
+            self.used.insert(scale_name(name));
+            return Ok(self.shards.packed(name, [n_rows, n_columns], bits)?.widen());
+        }
+        match self.shards.shape(name) {
+            Some(shape) if shape != wanted => Err(CheckpointError::Shape {
+                name: name.to_owned(),
+                found: shape.to_vec(),
+                wanted: wanted.to_vec(),
+            }),
+            _ => self
+                .shards
+                .values(name)
+                .unwrap_or_else(|| Err(CheckpointError::Missing(vec![name.to_owned()]))),
+        }
+    }
+}
+
 /// The transposed matrix, made on the host: products then need not gather a transposed weight each
 /// time, and a browser, which cannot wait for its GPU, need not read it back.
 fn transpose(values: &[f32], n_columns: usize) -> Vec<f32> {
     (0..n_columns).flat_map(|column| values.iter().skip(column).step_by(n_columns).copied()).collect()
-}
-
-fn to_f32(name: &str, view: &TensorView) -> Result<Vec<f32>, CheckpointError> {
-    let bytes = view.data();
-    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    let values: Vec<f32> = match view.dtype() {
-        FileDtype::F32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-        }
-        FileDtype::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
-        FileDtype::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-        other => return Err(CheckpointError::Dtype { name: name.to_owned(), found: format!("{other:?}") }),
-    };
-    if values.iter().all(|value| value.is_finite()) {
-        Ok(values)
-    } else {
-        Err(CheckpointError::NotFinite { name: name.to_owned() })
-    }
 }

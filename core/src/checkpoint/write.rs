@@ -1,10 +1,15 @@
 //! From a model to safetensors bytes.
 
+use std::collections::HashMap;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
+use half::f16;
 use safetensors::{Dtype as FileDtype, tensor::TensorView};
+use serde_json::{Map, Value, json};
 
-use super::names::{checkpoint_name, is_transposed, module_path};
+use super::names::{checkpoint_name, is_linear, is_transposed, module_path, part_name, scale_name};
+use crate::quant::{Bits, LAYOUT, Packed};
 
 /// Number format of the tensors in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,44 +18,169 @@ pub enum Dtype {
     F32,
     /// 16-bit floats with 10 bits of fraction.
     F16,
+    /// Linear layers in 8 bits ([`crate::quant`]), the others as [`Self::F16`].
+    Q8,
+    /// Linear layers in 4 bits, the others as [`Self::F16`].
+    Q4,
 }
 
+/// Most bytes of a file that is fetched by a web page.
+pub const SHARD_BYTES: usize = 32 << 20;
+
 /// Every parameter of a module under its name in `model.safetensors`: name, sizes, values.
-pub fn named_tensors<M: Module>(module: &M) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     let mut collector = Collector { path: Vec::new(), tensors: Vec::new() };
     module.visit(&mut collector);
     collector.tensors
 }
 
+/// Name, sizes, values.
+pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
+
 /// The bytes of a safetensors file; `metadata` goes into its header.
 pub fn to_safetensors(
-    tensors: &[(String, Vec<usize>, Vec<f32>)],
+    tensors: &[NamedTensor],
     dtype: Dtype,
-    metadata: Option<std::collections::HashMap<String, String>>,
+    metadata: Option<HashMap<String, String>>,
 ) -> Vec<u8> {
-    let encoded: Vec<Vec<u8>> = tensors.iter().map(|(_, _, values)| encode(values, dtype)).collect();
-    let file_dtype = match dtype {
-        Dtype::F32 => FileDtype::F32,
-        Dtype::F16 => FileDtype::F16,
+    let encoded: Vec<Encoded> = tensors.iter().flat_map(|tensor| encode(tensor, dtype)).collect();
+    serialize(&encoded, dtype, metadata)
+}
+
+/// Names and bytes of the files of a model: `model.safetensors`, or, where that would be larger than
+/// `limit_bytes`, several and their index.
+pub fn to_shards(tensors: &[NamedTensor], dtype: Dtype, limit_bytes: usize) -> Vec<(String, Vec<u8>)> {
+    let mut shards: Vec<Vec<Encoded>> = Vec::new();
+    let mut room = 0;
+    for part in tensors.iter().flat_map(|tensor| encode(tensor, dtype)).flat_map(|one| one.cut(limit_bytes)) {
+        if part.file_bytes() > room {
+            shards.push(Vec::new());
+            room = limit_bytes.saturating_sub(HEADER_BYTES);
+        }
+        room = room.saturating_sub(part.file_bytes());
+        shards.last_mut().expect("a shard was begun").push(part);
+    }
+    if let [only] = shards.as_slice() {
+        return vec![("model.safetensors".into(), serialize(only, dtype, None))];
+    }
+    let file = |idx: usize| format!("model-{:05}-of-{:05}.safetensors", idx + 1, shards.len());
+    let mut files: Vec<(String, Vec<u8>)> =
+        shards.iter().enumerate().map(|(idx, shard)| (file(idx), serialize(shard, dtype, None))).collect();
+    let weight_map: Map<String, Value> = shards
+        .iter()
+        .enumerate()
+        .flat_map(|(idx, shard)| shard.iter().map(move |one| (one.name.clone(), idx)))
+        .map(|(name, idx)| (name, file(idx).into()))
+        .collect();
+    let total_size: usize = shards.iter().flatten().map(|one| one.bytes.len()).sum();
+    let index = json!({ "metadata": { "total_size": total_size }, "weight_map": weight_map });
+    files.push((
+        "model.safetensors.index.json".into(),
+        serde_json::to_vec_pretty(&index).expect("strings and a number are JSON"),
+    ));
+    files
+}
+
+/// What the header of a file takes besides its tensors' entries, with room to spare.
+const HEADER_BYTES: usize = 512;
+/// What a tensor's entry in the header takes besides its name, with room to spare.
+const ENTRY_BYTES: usize = 160;
+
+/// A tensor as a file holds it.
+struct Encoded {
+    name: String,
+    dtype: FileDtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Encoded {
+    fn file_bytes(&self) -> usize {
+        self.bytes.len() + self.name.len() + ENTRY_BYTES
+    }
+
+    /// Parts along the first axis of which each fits into a file; the tensor itself where it does.
+    fn cut(self, limit_bytes: usize) -> Vec<Self> {
+        let n_rows = self.shape.first().copied().unwrap_or(1).max(1);
+        let row_bytes = self.bytes.len() / n_rows;
+        let room = limit_bytes.saturating_sub(HEADER_BYTES + ENTRY_BYTES + self.name.len() + 32);
+        let rows_per_part = (room / row_bytes.max(1)).max(1);
+        if n_rows <= rows_per_part {
+            return vec![self];
+        }
+        let n_parts = n_rows.div_ceil(rows_per_part);
+        let part = |(idx, bytes): (usize, &[u8])| Self {
+            name: part_name(&self.name, idx + 1, n_parts),
+            dtype: self.dtype,
+            shape: [&[bytes.len() / row_bytes], &self.shape[1..]].concat(),
+            bytes: bytes.to_vec(),
+        };
+        self.bytes.chunks(rows_per_part * row_bytes).enumerate().map(part).collect()
+    }
+}
+
+/// One tensor, or the numbers and the scales of a packed one.
+fn encode((name, shape, values): &NamedTensor, dtype: Dtype) -> Vec<Encoded> {
+    let bits = match dtype {
+        Dtype::Q8 => Some(Bits::Eight),
+        Dtype::Q4 => Some(Bits::Four),
+        Dtype::F32 | Dtype::F16 => None,
     };
-    let views = tensors.iter().zip(&encoded).map(|((name, shape, _), bytes)| {
-        let view =
-            TensorView::new(file_dtype, shape.clone(), bytes).expect("the bytes were made from the shape");
-        (name.as_str(), view)
+    match (bits, shape.as_slice()) {
+        (Some(bits), &[_, n_columns]) if is_linear(name, 2) => {
+            let packed = Packed::pack(values, n_columns, bits);
+            let ([n_rows, _], n_blocks) = (packed.shape(), packed.blocks_per_row());
+            let file_dtype = match bits {
+                Bits::Eight => FileDtype::I8,
+                Bits::Four => FileDtype::U8,
+            };
+            let codes = Encoded {
+                name: name.clone(),
+                dtype: file_dtype,
+                shape: vec![n_rows, n_blocks, bits.block_bytes()],
+                bytes: packed.codes().to_vec(),
+            };
+            let scales = Encoded {
+                name: scale_name(name),
+                dtype: FileDtype::F16,
+                shape: vec![n_rows, n_blocks],
+                bytes: packed.scales().iter().flat_map(|scale| scale.to_le_bytes()).collect(),
+            };
+            vec![codes, scales]
+        }
+        _ => {
+            let (file_dtype, bytes) = match dtype {
+                Dtype::F32 => (FileDtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+                Dtype::F16 | Dtype::Q8 | Dtype::Q4 => (
+                    FileDtype::F16,
+                    values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+                ),
+            };
+            vec![Encoded { name: name.clone(), dtype: file_dtype, shape: shape.clone(), bytes }]
+        }
+    }
+}
+
+fn serialize(tensors: &[Encoded], dtype: Dtype, metadata: Option<HashMap<String, String>>) -> Vec<u8> {
+    let metadata = match dtype {
+        Dtype::F32 | Dtype::F16 => metadata,
+        Dtype::Q8 | Dtype::Q4 => {
+            let mut said = metadata.unwrap_or_default();
+            said.insert("layout".into(), LAYOUT.into());
+            Some(said)
+        }
+    };
+    let views = tensors.iter().map(|one| {
+        let view = TensorView::new(one.dtype, one.shape.clone(), &one.bytes)
+            .expect("the bytes were made from the shape");
+        (one.name.as_str(), view)
     });
     safetensors::serialize(views, metadata).expect("views of whole tensors serialise")
 }
 
-fn encode(values: &[f32], dtype: Dtype) -> Vec<u8> {
-    match dtype {
-        Dtype::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-        Dtype::F16 => values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect(),
-    }
-}
-
 struct Collector {
     path: Vec<String>,
-    tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    tensors: Vec<NamedTensor>,
 }
 
 impl ModuleVisitor for Collector {

@@ -1,10 +1,11 @@
 //! The language model: Hugging Face's `LlamaForCausalLM`, entered by embeddings.
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation, s};
 
 use super::attention::attend;
+use super::linear::Linear;
 use crate::config::LlamaConfig;
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
@@ -71,7 +72,7 @@ struct Rope {
 impl Llama {
     /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
     pub fn new(config: &LlamaConfig, device: &Device) -> Self {
-        let linear = |d_in, d_out| LinearConfig::new(d_in, d_out).with_bias(false).init(device);
+        let linear = |d_in, d_out| Linear::new(d_in, d_out, false, device);
         let norm = || RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device);
         let (width, ffn) = (config.hidden_size, config.intermediate_size);
         let kv_width = width / config.num_attention_heads * config.num_key_value_heads;
@@ -163,6 +164,23 @@ impl Llama {
     /// Whether the output head is the transposed token embedding.
     pub fn has_tied_head(&self) -> bool {
         self.lm_head.is_none()
+    }
+
+    /// Calls `act` with every linear layer and its path from here.
+    pub(super) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
+        for (idx, layer) in self.layers.iter_mut().enumerate() {
+            let (attn, mlp) = (&mut layer.self_attn, &mut layer.mlp);
+            act(format!("layers.{idx}.self_attn.q_proj"), &mut attn.q_proj);
+            act(format!("layers.{idx}.self_attn.k_proj"), &mut attn.k_proj);
+            act(format!("layers.{idx}.self_attn.v_proj"), &mut attn.v_proj);
+            act(format!("layers.{idx}.self_attn.o_proj"), &mut attn.o_proj);
+            act(format!("layers.{idx}.mlp.gate_proj"), &mut mlp.gate_proj);
+            act(format!("layers.{idx}.mlp.up_proj"), &mut mlp.up_proj);
+            act(format!("layers.{idx}.mlp.down_proj"), &mut mlp.down_proj);
+        }
+        if let Some(head) = &mut self.lm_head {
+            act("lm_head".into(), head);
+        }
     }
 
     fn head_dim(&self) -> usize {

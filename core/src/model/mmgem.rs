@@ -1,10 +1,9 @@
 //! MM-GEM (arXiv:2405.19333): one encoder for images, one language model that embeds and captions.
 
 use burn::module::{Module, Param};
-use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
-use super::{Llama, PoolAggregator, Vit};
+use super::{Linear, Llama, PoolAggregator, Vit};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
 
 /// The whole model. Field names are those of `model.safetensors`.
@@ -79,10 +78,10 @@ impl MmGem {
         Self {
             visual: Vit::new(v, device),
             llm: Llama::new(l, device),
-            h1: LinearConfig::new(v.hidden_size, d).init(device),
-            h2: LinearConfig::new(l.hidden_size, d).init(device),
-            h3: LinearConfig::new(d, l.hidden_size).init(device),
-            h4: LinearConfig::new(d, d).init(device),
+            h1: Linear::new(v.hidden_size, d, true, device),
+            h2: Linear::new(l.hidden_size, d, true, device),
+            h3: Linear::new(d, l.hidden_size, true, device),
+            h4: Linear::new(d, d, true, device),
             emb_token: vector(l.hidden_size),
             cap_token: vector(l.hidden_size),
             cap_prompts: Param::from_tensor(Tensor::zeros(
@@ -93,6 +92,17 @@ impl MmGem {
             caption_order: config.caption_order,
             vision_tokens: config.vision_tokens,
             logit_scale_max: config.logit_scale_max,
+        }
+    }
+
+    /// Calls `act` with every linear layer and its path in the module tree.
+    pub(crate) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
+        self.visual.for_each_linear(&mut |path, linear| act(format!("visual.{path}"), linear));
+        self.llm.for_each_linear(&mut |path, linear| act(format!("llm.{path}"), linear));
+        for (path, linear) in
+            [("h1", &mut self.h1), ("h2", &mut self.h2), ("h3", &mut self.h3), ("h4", &mut self.h4)]
+        {
+            act(path.into(), linear);
         }
     }
 

@@ -1,11 +1,13 @@
 //! The graph of MM-GEM, one file an idea; nothing here reads a tensor back to the host.
 
 mod attention;
+mod linear;
 pub mod llama;
 pub mod mmgem;
 pub mod pool_aggregator;
 pub mod vit;
 
+pub use linear::Linear;
 pub use llama::{KvCache, Llama};
 pub use mmgem::{MmGem, Stage};
 pub use pool_aggregator::PoolAggregator;

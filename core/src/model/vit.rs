@@ -1,10 +1,11 @@
 //! The image encoder: open_clip's `VisionTransformer`, up to the patch tokens after `ln_post`.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, Tensor, activation, s};
 
 use super::attention::attend;
+use super::linear::Linear;
 use crate::config::{HiddenAct, VitConfig};
 
 /// Vision transformer with a class token, learned positions and a norm before the blocks.
@@ -113,6 +114,18 @@ impl Vit {
     }
 }
 
+impl Vit {
+    /// Calls `act` with every linear layer and its path from here.
+    pub(super) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
+        for (idx, block) in self.blocks.iter_mut().enumerate() {
+            act(format!("blocks.{idx}.attn.in_proj"), &mut block.attn.in_proj);
+            act(format!("blocks.{idx}.attn.out_proj"), &mut block.attn.out_proj);
+            act(format!("blocks.{idx}.mlp.c_fc"), &mut block.mlp.c_fc);
+            act(format!("blocks.{idx}.mlp.c_proj"), &mut block.mlp.c_proj);
+        }
+    }
+}
+
 impl VitBlock {
     fn new(config: &VitConfig, device: &Device) -> Self {
         let width = config.hidden_size;
@@ -120,14 +133,14 @@ impl VitBlock {
         Self {
             ln_1: LayerNormConfig::new(width).init(device),
             attn: VitAttention {
-                in_proj: LinearConfig::new(width, 3 * width).init(device),
-                out_proj: LinearConfig::new(width, width).init(device),
+                in_proj: Linear::new(width, 3 * width, true, device),
+                out_proj: Linear::new(width, width, true, device),
                 n_heads: config.num_attention_heads,
             },
             ln_2: LayerNormConfig::new(width).init(device),
             mlp: VitMlp {
-                c_fc: LinearConfig::new(width, mlp_width).init(device),
-                c_proj: LinearConfig::new(mlp_width, width).init(device),
+                c_fc: Linear::new(width, mlp_width, true, device),
+                c_proj: Linear::new(mlp_width, width, true, device),
                 hidden_act: config.hidden_act,
             },
         }

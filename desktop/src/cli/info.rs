@@ -40,7 +40,7 @@ pub fn run(args: &InfoArgs, globals: &Globals) -> Result<()> {
     let (parameters, dtypes) = count_parameters(&files)?;
     let training = read_history(&files)?;
     let opened = globals.open_device()?;
-    let check = self_check(&files.open(&opened.device)?);
+    let check = self_check(&files.open(&opened)?);
 
     if globals.json {
         print_json(&json!({

@@ -53,11 +53,12 @@ pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
     let input = trace_input(args, &model_files)?;
     let config = model_files.config()?;
     let golden = args.compare.as_deref().map(read_trace).transpose()?;
-    let device = globals.open_device()?.device;
+    let opened = globals.open_device()?;
 
-    let mut trace = pollster::block_on(trace_forward(&model_files.load(&device)?, &config, &input))?;
+    let model = model_files.load_to_run(&opened)?;
+    let mut trace = pollster::block_on(trace_forward(&model, &config, &input))?;
     if input.pixels.len() == input.texts.len() {
-        let model = model_files.load(&device.clone().autodiff())?;
+        let model = model_files.load(&opened.device.autodiff())?;
         trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
     }
     write_atomic(&args.out, &to_bytes(&trace)?)?;

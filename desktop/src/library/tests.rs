@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use burn::tensor::Device;
 use mmgem_core::image::Rgb;
 use mmgem_core::index::{Index, Query};
 use mmgem_core::scenes::scene;
@@ -12,6 +11,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::context::Context;
+use crate::device::{DeviceChoice, open_device};
 use crate::draw::png_bytes;
 use crate::model::ModelFiles;
 use crate::photos::walk;
@@ -30,8 +30,9 @@ fn drawn(index: u64) -> Rgb {
 impl Desk {
     fn new(n_photos: u64) -> Self {
         let files = ModelFiles::read(None).expect("embedded");
+        let cpu = open_device(DeviceChoice::Cpu).expect("there is always a CPU");
         let context = Context {
-            session: files.open(&Device::flex()).expect("the embedded files belong together"),
+            session: files.open(&cpu).expect("the embedded files belong together"),
             fingerprint: files.fingerprint(),
             model_name: files.name,
             device_name: "cpu".into(),

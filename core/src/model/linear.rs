@@ -1,0 +1,65 @@
+//! A linear layer whose matrix is a parameter, or stays packed in memory.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::nn::LinearConfig;
+use burn::tensor::{Device, Tensor, module::linear};
+
+use crate::quant::{Packed, on_host};
+
+/// `x W + b`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// W, `[in, out]`; absent where the matrix is packed.
+    pub weight: Option<Param<Tensor<2>>>,
+    /// b, `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Wᵀ in few bits: to run, not to train.
+    #[module(skip)]
+    packed: Option<Arc<Packed>>,
+}
+
+impl Linear {
+    /// Builds the module; the values are set by a checkpoint or by [`crate::init::fresh`].
+    pub fn new(d_input: usize, d_output: usize, has_bias: bool, device: &Device) -> Self {
+        let inner = LinearConfig::new(d_input, d_output).with_bias(has_bias).init(device);
+        Self { weight: Some(inner.weight), bias: inner.bias, packed: None }
+    }
+
+    /// Lets `packed` stand in for the matrix.
+    ///
+    /// Only on a device that computes in the host's memory, and not to train.
+    pub(crate) fn set_packed(&mut self, packed: Packed) {
+        self.weight = None;
+        self.packed = Some(Arc::new(packed));
+    }
+
+    /// Outputs and inputs.
+    pub(crate) fn shape(&self) -> [usize; 2] {
+        match (&self.packed, &self.weight) {
+            (Some(packed), _) => packed.shape(),
+            (None, Some(weight)) => {
+                let [d_input, d_output] = weight.lazy_shape().dims();
+                [d_output, d_input]
+            }
+            (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+        }
+    }
+
+    /// `[.., in]` → `[.., out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(Param::val);
+        match (&self.packed, &self.weight) {
+            (Some(packed), _) => {
+                let y = on_host::multiply(x, packed);
+                match bias {
+                    Some(bias) => y + bias.unsqueeze(),
+                    None => y,
+                }
+            }
+            (None, Some(weight)) => linear(x, weight.val(), bias),
+            (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Activations in 8 bits, in blocks like those of the weights they meet.
+
+use super::BLOCK;
+
+/// Blocks whose scales a kernel takes at once; rows are padded to it.
+pub(super) const LANES: usize = 8;
+
+/// Rows of activations: `value = scale * number`, a scale for each block of each row.
+#[derive(Debug)]
+pub(super) struct Rows {
+    n_rows: usize,
+    /// Blocks of a row, a multiple of [`LANES`]; those beyond the row are zero.
+    n_blocks: usize,
+    /// `[rows, blocks, 32]`, −127..=127
+    numbers: Vec<i8>,
+    /// `[rows, blocks]`
+    scales: Vec<f32>,
+    /// −8 times the sum of each block: what is to be added where a kernel takes a 4-bit weight as 0..=15.
+    offsets: Vec<f32>,
+}
+
+impl Rows {
+    /// Rounds rows of `n_columns` values.
+    pub fn round(values: &[f32], n_columns: usize) -> Self {
+        let n_rows = values.len() / n_columns;
+        let n_blocks = n_columns.div_ceil(BLOCK).next_multiple_of(LANES);
+        let mut rows = Self {
+            n_rows,
+            n_blocks,
+            numbers: vec![0; n_rows * n_blocks * BLOCK],
+            scales: vec![0.0; n_rows * n_blocks],
+            offsets: vec![0.0; n_rows * n_blocks],
+        };
+        for (row, values) in values.chunks_exact(n_columns).enumerate() {
+            let first = row * n_blocks;
+            let numbers = rows.numbers[first * BLOCK..].chunks_exact_mut(BLOCK);
+            let scales = rows.scales[first..].iter_mut().zip(&mut rows.offsets[first..]);
+            for ((values, numbers), (scale, offset)) in values.chunks(BLOCK).zip(numbers).zip(scales) {
+                *scale = round_block(values, numbers);
+                let sum: i32 = numbers.iter().map(|number| i32::from(*number)).sum();
+                *offset = -8.0 * *scale * sum as f32;
+            }
+        }
+        rows
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.n_rows
+    }
+
+    /// One row.
+    pub fn row(&self, row: usize) -> Row<'_> {
+        let blocks = row * self.n_blocks..(row + 1) * self.n_blocks;
+        Row {
+            numbers: &self.numbers[blocks.start * BLOCK..blocks.end * BLOCK],
+            scales: &self.scales[blocks.clone()],
+            offsets: &self.offsets[blocks],
+        }
+    }
+}
+
+/// A row of [`Rows`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Row<'a> {
+    pub numbers: &'a [i8],
+    pub scales: &'a [f32],
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "the other kernels take signed numbers")
+    )]
+    pub offsets: &'a [f32],
+}
+
+/// Rounds at most 32 values and returns their scale.
+fn round_block(values: &[f32], numbers: &mut [i8]) -> f32 {
+    /// Added and taken away again, it leaves a small float rounded to the nearest whole number.
+    const ROUNDING: f32 = 12_582_912.0;
+    let largest =
+        values.iter().fold(0.0, |max: f32, value| if value.abs() > max { value.abs() } else { max });
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    for (number, value) in numbers.iter_mut().zip(values) {
+        *number = (value * inverse + ROUNDING - ROUNDING) as i8;
+    }
+    // NaN and infinity must come out as such: a product that hides them would be a silent error.
+    let is_finite = values.iter().all(|value| value.is_finite());
+    if is_finite { largest / 127.0 } else { f32::NAN }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_come_back_within_half_a_step_of_the_largest() {
+        let values: Vec<f32> = (0..70).map(|i| ((i * 37) % 71) as f32 - 35.0).collect();
+        let rows = Rows::round(&values, 35);
+        assert_eq!((rows.len(), rows.n_blocks), (2, LANES));
+        for (row, values) in values.chunks(35).enumerate() {
+            let row = rows.row(row);
+            for (i, value) in values.iter().enumerate() {
+                let scale = row.scales[i / BLOCK];
+                assert!((f32::from(row.numbers[i]) * scale - value).abs() <= 0.5001 * scale);
+            }
+            assert!(row.numbers[35..].iter().all(|number| *number == 0));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![1.0; 33];
+            values[32] = bad;
+            let rows = Rows::round(&values, 33);
+            assert!(rows.row(0).scales[1].is_nan() && rows.row(0).scales[0].is_finite());
+        }
+    }
+}

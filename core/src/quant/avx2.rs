@@ -1,0 +1,165 @@
+//! The products with 256-bit integers: 32 numbers of a block at a time, 8 blocks' scales at a time.
+
+use std::arch::x86_64::*;
+
+use super::activations::{LANES, Row};
+use super::product::{TILE_ACTIVATIONS, TILE_WEIGHTS, Tile, WeightRow};
+use super::{BLOCK, Bits};
+
+/// Whether this processor has what the kernel needs.
+pub(super) fn is_there() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// See [`super::product::Kernel`]; only where [`is_there`].
+pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
+    let n_blocks = weights.first().map_or(0, |row| row.scales.len());
+    let n_lanes = n_blocks.next_multiple_of(LANES);
+    // The kernel reads without looking.
+    for row in weights {
+        assert!(row.scales.len() == n_blocks && row.codes.len() == n_blocks * bits.block_bytes());
+    }
+    for row in activations {
+        assert!(row.numbers.len() == n_lanes * BLOCK && row.scales.len() == n_lanes);
+        assert!(row.offsets.len() == n_lanes);
+    }
+    // SAFETY: the processor has the features, and the sizes are as asserted.
+    unsafe {
+        match bits {
+            Bits::Eight => tile_of::<false>(weights, activations),
+            Bits::Four => tile_of::<true>(weights, activations),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile_of<const FOUR: bool>(weights: &[WeightRow], activations: &[Row]) -> Tile {
+    // SAFETY: as of the caller.
+    unsafe {
+        match (weights, activations) {
+            (&[w], &[a]) => put(dots::<FOUR, 1, 1>([w], [a])),
+            (&[w], &[a, b]) => put(dots::<FOUR, 1, 2>([w], [a, b])),
+            (&[w], &[a, b, c]) => put(dots::<FOUR, 1, 3>([w], [a, b, c])),
+            (&[w], &[a, b, c, d]) => put(dots::<FOUR, 1, 4>([w], [a, b, c, d])),
+            (&[v, w], &[a]) => put(dots::<FOUR, 2, 1>([v, w], [a])),
+            (&[v, w], &[a, b]) => put(dots::<FOUR, 2, 2>([v, w], [a, b])),
+            (&[v, w], &[a, b, c]) => put(dots::<FOUR, 2, 3>([v, w], [a, b, c])),
+            (&[v, w], &[a, b, c, d]) => put(dots::<FOUR, 2, 4>([v, w], [a, b, c, d])),
+            _ => unreachable!("a tile is at most {TILE_WEIGHTS} by {TILE_ACTIVATIONS}"),
+        }
+    }
+}
+
+fn put<const R: usize, const N: usize>(products: [[f32; N]; R]) -> Tile {
+    let mut tile = Tile::default();
+    for (row, products) in tile.iter_mut().zip(products) {
+        row[..N].copy_from_slice(&products);
+    }
+    tile
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+#[expect(clippy::needless_range_loop, reason = "the tile's axes are indices of several arrays")]
+unsafe fn dots<const FOUR: bool, const R: usize, const N: usize>(
+    weights: [WeightRow; R],
+    activations: [Row; N],
+) -> [[f32; N]; R] {
+    let n_blocks = weights[0].scales.len();
+    let block_bytes = if FOUR { BLOCK / 2 } else { BLOCK };
+    let mut sums = [[_mm256_setzero_ps(); N]; R];
+    for first in (0..n_blocks).step_by(LANES) {
+        let n_here = LANES.min(n_blocks - first);
+        let mut scales = [[[0f32; LANES]; N]; R];
+        for r in 0..R {
+            let weight_scales = eight_scales(&weights[r].scales[first..first + n_here]);
+            for n in 0..N {
+                // SAFETY: rows of activations are padded to whole lanes.
+                let (scale, offset) = unsafe {
+                    (
+                        _mm256_loadu_ps(activations[n].scales.as_ptr().add(first)),
+                        _mm256_loadu_ps(activations[n].offsets.as_ptr().add(first)),
+                    )
+                };
+                if FOUR {
+                    // The numbers are taken as 0..=15; this is −8 of each. The lanes are summed in the end.
+                    sums[r][n] = _mm256_fmadd_ps(weight_scales, offset, sums[r][n]);
+                }
+                // SAFETY: eight floats are there.
+                unsafe { _mm256_storeu_ps(scales[r][n].as_mut_ptr(), _mm256_mul_ps(weight_scales, scale)) };
+            }
+        }
+        for b in 0..n_here {
+            let mut numbers = [_mm256_setzero_si256(); R];
+            for r in 0..R {
+                // SAFETY: the row has `n_blocks` blocks.
+                numbers[r] =
+                    unsafe { load::<FOUR>(weights[r].codes.as_ptr().add((first + b) * block_bytes)) };
+            }
+            for n in 0..N {
+                // SAFETY: the row has at least `n_blocks` blocks.
+                let x = unsafe {
+                    _mm256_loadu_si256(activations[n].numbers.as_ptr().add((first + b) * BLOCK).cast())
+                };
+                for r in 0..R {
+                    let dot = _mm256_cvtepi32_ps(dot::<FOUR>(numbers[r], x));
+                    sums[r][n] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[r][n][b]), sums[r][n]);
+                }
+            }
+        }
+    }
+    sums.map(|sums| sums.map(|sum| horizontal_sum(sum)))
+}
+
+/// At most eight scales, the others zero.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn eight_scales(scales: &[half::f16]) -> __m256 {
+    let mut bits = [0u16; LANES];
+    let bits = match scales.len() {
+        LANES => scales.as_ptr().cast(),
+        n => {
+            for (bits, scale) in bits[..n].iter_mut().zip(scales) {
+                *bits = scale.to_bits();
+            }
+            bits.as_ptr().cast()
+        }
+    };
+    // SAFETY: eight halves are there.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits) })
+}
+
+/// The numbers of a block: −127..=127, or 0..=15.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn load<const FOUR: bool>(codes: *const u8) -> __m256i {
+    if !FOUR {
+        // SAFETY: a block of 8 bits has 32 bytes.
+        return unsafe { _mm256_loadu_si256(codes.cast()) };
+    }
+    // SAFETY: a block of 4 bits has 16 bytes.
+    let bytes = unsafe { _mm_loadu_si128(codes.cast()) };
+    let both = _mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes);
+    _mm256_and_si256(both, _mm256_set1_epi8(15))
+}
+
+/// Eight sums of four products each.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot<const FOUR: bool>(weights: __m256i, x: __m256i) -> __m256i {
+    // The product of unsigned and signed bytes; two of them fit 16 bits: 2 · 127 · 127 < 2^15.
+    let pairs = if FOUR {
+        _mm256_maddubs_epi16(weights, x)
+    } else {
+        _mm256_maddubs_epi16(_mm256_sign_epi8(weights, weights), _mm256_sign_epi8(x, weights))
+    };
+    _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn horizontal_sum(x: __m256) -> f32 {
+    let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+}

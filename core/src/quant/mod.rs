@@ -1,0 +1,170 @@
+//! Matrices of linear layers in 8 or 4 bits a weight, and how they lie in a file.
+//!
+//! A matrix `[out, in]` is cut into blocks of [`BLOCK`] neighbours of a row. Each block has one scale, an f16, and a
+//! whole number for each weight: `weight = scale * number`. There is no offset: the scale of a 4-bit block may
+//! be negative, so that the larger side of the block gets the eighth step.
+//!
+//! | in `model.safetensors` | 8 bits (`q8`) | 4 bits (`q4`) |
+//! |---|---|---|
+//! | `NAME` | I8 `[out, blocks, 32]`, −127..=127 | U8 `[out, blocks, 16]`: weight `i` of a block is the low half of byte `i`, weight `16 + i` the high half, each stored as 0..=15 for −8..=7 |
+//! | `NAME.scale` | F16 `[out, blocks]` | the same |
+//! | bits a weight | 8.5 | 4.5 |
+//!
+//! `blocks` is `in / 32` rounded up; what the last block has beyond the row is zero. All other tensors (embeddings,
+//! positions, norms, biases, tokens) are F16 under their own names. The header says `layout` = [`LAYOUT`].
+//! A file holds at most 32 MiB, so that a web page can fetch and keep it; then there are several, with Hugging Face's
+//! `model.safetensors.index.json`. A tensor that is larger than that alone is cut along its first axis into
+//! `NAME.part-00001-of-0000N`.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub mod on_host;
+mod pack;
+mod product;
+mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128;
+
+use half::f16;
+
+pub use product::Kernel;
+
+/// Weights that share a scale.
+pub const BLOCK: usize = 32;
+/// What the header of a file with packed matrices says under `layout`.
+pub const LAYOUT: &str = "mmgem-packed-1";
+
+/// Bits of a packed weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bits {
+    /// −127..=127.
+    Eight,
+    /// −8..=7.
+    Four,
+}
+
+impl Bits {
+    /// Bytes of the numbers of one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::Eight => BLOCK,
+            Self::Four => BLOCK / 2,
+        }
+    }
+}
+
+/// A matrix `[out, in]` in blocks; rows are those of PyTorch's `Linear`.
+#[derive(Clone, PartialEq)]
+pub struct Packed {
+    bits: Bits,
+    n_rows: usize,
+    n_columns: usize,
+    /// `[rows, blocks, block_bytes]`
+    codes: Vec<u8>,
+    /// `[rows, blocks]`
+    scales: Vec<f16>,
+}
+
+/// Why bytes are no packed matrix.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PackedError {
+    /// A scale is NaN or infinite.
+    #[error("a scale is not finite")]
+    NotFinite,
+    /// There are numbers beyond the end of a row.
+    #[error("the last block of a row of {0} weights is not zero beyond them")]
+    Padding(usize),
+    /// More or fewer bytes than the sizes say.
+    #[error("there are {found} bytes, wanted {wanted}")]
+    Length {
+        /// Bytes given.
+        found: usize,
+        /// Bytes that follow from the sizes.
+        wanted: usize,
+    },
+}
+
+impl Packed {
+    /// Takes what a file holds.
+    pub fn new(
+        bits: Bits,
+        [n_rows, n_columns]: [usize; 2],
+        codes: Vec<u8>,
+        scales: Vec<f16>,
+    ) -> Result<Self, PackedError> {
+        let n_blocks = n_rows * n_columns.div_ceil(BLOCK);
+        let length = |found: usize, wanted: usize| match found == wanted {
+            true => Ok(()),
+            false => Err(PackedError::Length { found, wanted }),
+        };
+        length(codes.len(), n_blocks * bits.block_bytes())?;
+        length(2 * scales.len(), 2 * n_blocks)?;
+        if !scales.iter().all(|scale| scale.is_finite()) {
+            return Err(PackedError::NotFinite);
+        }
+        let packed = Self { bits, n_rows, n_columns, codes, scales };
+        if packed.is_padded_with_zeros() { Ok(packed) } else { Err(PackedError::Padding(n_columns)) }
+    }
+
+    /// The bits of each weight.
+    pub fn bits(&self) -> Bits {
+        self.bits
+    }
+
+    /// Outputs and inputs of the layer.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.n_rows, self.n_columns]
+    }
+
+    /// Blocks of a row.
+    pub fn blocks_per_row(&self) -> usize {
+        self.n_columns.div_ceil(BLOCK)
+    }
+
+    /// The numbers, `[out, blocks, bytes of a block]`.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The scales, `[out, blocks]`.
+    pub fn scales(&self) -> &[f16] {
+        &self.scales
+    }
+
+    /// The matrix in full, `[out, in]`.
+    pub fn widen(&self) -> Vec<f32> {
+        let mut values = Vec::with_capacity(self.n_rows * self.n_columns);
+        for row in 0..self.n_rows {
+            let end = values.len() + self.n_columns;
+            for block in row * self.blocks_per_row()..(row + 1) * self.blocks_per_row() {
+                let scale = self.scales[block].to_f32();
+                let numbers = self.numbers(block);
+                values.extend(numbers.iter().take(end - values.len()).map(|n| f32::from(*n) * scale));
+            }
+        }
+        values
+    }
+
+    /// The whole numbers of a block.
+    fn numbers(&self, block: usize) -> [i8; BLOCK] {
+        let bytes = &self.codes[block * self.bits.block_bytes()..][..self.bits.block_bytes()];
+        std::array::from_fn(|i| match self.bits {
+            Bits::Eight => bytes[i] as i8,
+            Bits::Four if i < BLOCK / 2 => (bytes[i] & 15) as i8 - 8,
+            Bits::Four => (bytes[i - BLOCK / 2] >> 4) as i8 - 8,
+        })
+    }
+
+    fn is_padded_with_zeros(&self) -> bool {
+        let (n_blocks, rest) = (self.blocks_per_row(), self.n_columns % BLOCK);
+        let last_of = |row: usize| self.numbers((row + 1) * n_blocks - 1);
+        rest == 0 || (0..self.n_rows).all(|row| last_of(row)[rest..].iter().all(|number| *number == 0))
+    }
+}
+
+impl std::fmt::Debug for Packed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Packed({:?} bits, {}x{})", self.bits, self.n_rows, self.n_columns)
+    }
+}

@@ -1,0 +1,275 @@
+//! Activations times a packed matrix, without widening it.
+
+use half::f16;
+
+use super::activations::{Row, Rows};
+use super::{Bits, Packed, scalar};
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::simd128;
+
+/// A row of a packed matrix.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightRow<'a> {
+    pub codes: &'a [u8],
+    pub scales: &'a [f16],
+}
+
+/// Rows of weights that a kernel takes at once.
+pub(super) const TILE_WEIGHTS: usize = 2;
+/// Rows of activations that a kernel takes at once.
+pub(super) const TILE_ACTIVATIONS: usize = 4;
+/// Products of each row of weights with each row of activations.
+pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
+
+/// What computes the products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Plain loops: the reference of the others, and what other processors get.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// WebAssembly's 128-bit SIMD.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
+}
+
+impl Kernel {
+    /// All that this processor has, the fastest last.
+    pub fn available() -> Vec<Self> {
+        let kernels = [
+            Some(Self::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            avx2::is_there().then_some(Self::Avx2),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Some(Self::Simd128),
+        ];
+        kernels.into_iter().flatten().collect()
+    }
+
+    /// The fastest that this processor has.
+    pub fn best() -> Self {
+        *Self::available().last().expect("the scalar one is always there")
+    }
+
+    /// At most [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products.
+    fn tile(self, bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
+        match self {
+            Self::Scalar => scalar::tile(bits, weights, activations),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::tile(bits, weights, activations),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::tile(bits, weights, activations),
+        }
+    }
+}
+
+/// Weights of a share of the work: enough that handing it to another core pays, and that it stays in
+/// the core's cache while all activations meet it.
+const SHARE_WEIGHTS: usize = 1 << 17;
+/// Bytes of activations that stay in the nearest cache while the share's weights pass by.
+const NEAR_BYTES: usize = 20 << 10;
+
+impl Packed {
+    /// `x Wᵀ` for rows `x` of as many values as the matrix has columns.
+    ///
+    /// The activations are rounded to 8 bits in blocks of 32 (as llama.cpp's `Q8_0`).
+    ///
+    /// # Shapes
+    /// - x: `[n, in]`
+    /// - returns: `[n, out]`
+    pub fn multiply(&self, x: &[f32]) -> Vec<f32> {
+        self.multiply_with(Kernel::best(), x)
+    }
+
+    /// The same with a kernel of choice.
+    pub fn multiply_with(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
+        assert!(x.len().is_multiple_of(self.n_columns), "activations are as wide as the matrix");
+        let x = Rows::round(x, self.n_columns);
+        let n = x.len();
+        let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
+        let share = (SHARE_WEIGHTS / self.n_columns).clamp(16, 256) * n;
+        let mut out = vec![0.0; self.n_rows * n]; // [out, n]
+        for_each_share(&mut out, share, |first, out| {
+            let weights: Vec<WeightRow> =
+                (first / n..(first + out.len()) / n).map(|row| self.row(row)).collect();
+            self.products(kernel, &weights, &activations, out);
+        });
+        if n == 1 { out } else { transpose(&out, n) }
+    }
+
+    /// `out[weights, activations]`
+    fn products(&self, kernel: Kernel, weights: &[WeightRow], activations: &[Row], out: &mut [f32]) {
+        let n = activations.len();
+        let row_bytes = activations.first().map_or(1, |row| row.numbers.len());
+        let near = (NEAR_BYTES / row_bytes).next_multiple_of(TILE_ACTIVATIONS).max(TILE_ACTIVATIONS);
+        for (part, activations) in activations.chunks(near).enumerate() {
+            for (pair, weights) in weights.chunks(TILE_WEIGHTS).enumerate() {
+                for (group, activations) in activations.chunks(TILE_ACTIVATIONS).enumerate() {
+                    let tile = kernel.tile(self.bits, weights, activations);
+                    let column = part * near + group * TILE_ACTIVATIONS;
+                    for (row, products) in tile.iter().take(weights.len()).enumerate() {
+                        out[(pair * TILE_WEIGHTS + row) * n + column..][..activations.len()]
+                            .copy_from_slice(&products[..activations.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn row(&self, row: usize) -> WeightRow<'_> {
+        let (n_blocks, block_bytes) = (self.blocks_per_row(), self.bits.block_bytes());
+        WeightRow {
+            codes: &self.codes[row * n_blocks * block_bytes..][..n_blocks * block_bytes],
+            scales: &self.scales[row * n_blocks..][..n_blocks],
+        }
+    }
+}
+
+/// Gives `work` the place and the values of each share of `out`, on several cores where the program was
+/// built for threads.
+fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    if out.len() <= share {
+        return work(0, out);
+    }
+    #[cfg(feature = "threads")]
+    {
+        use rayon::prelude::*;
+        out.par_chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
+    }
+    #[cfg(not(feature = "threads"))]
+    out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
+}
+
+/// `[out, n]` → `[n, out]`
+fn transpose(values: &[f32], n: usize) -> Vec<f32> {
+    /// Side of a square that stays in the nearest cache.
+    const SIDE: usize = 32;
+    let n_out = values.len() / n;
+    let mut transposed = vec![0.0; values.len()];
+    for first in (0..n_out).step_by(SIDE) {
+        for (row, out) in transposed.chunks_exact_mut(n_out).enumerate() {
+            for (i, out) in out[first..].iter_mut().take(SIDE).enumerate() {
+                *out = values[(first + i) * n + row];
+            }
+        }
+    }
+    transposed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::BLOCK;
+
+    /// No two alike, both signs.
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| (((i + seed) * 7919 + 13) % 1009) as f32 / 504.0 - 1.0).collect()
+    }
+
+    /// The product of the widened matrix, in f64.
+    fn wide_product(packed: &Packed, x: &[f32]) -> Vec<f32> {
+        let (weights, [_, n_columns]) = (packed.widen(), packed.shape());
+        let dot =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        x.chunks(n_columns)
+            .flat_map(|x| weights.chunks(n_columns).map(|w| dot(w, x) as f32).collect::<Vec<_>>())
+            .collect()
+    }
+
+    fn largest(values: impl Iterator<Item = f32>) -> f32 {
+        values.fold(0.0, |max: f32, value| if value.is_nan() { f32::INFINITY } else { max.max(value.abs()) })
+    }
+
+    #[track_caller]
+    fn check(bits: Bits, n: usize, n_rows: usize, n_columns: usize) {
+        let packed = Packed::pack(&values(n_rows * n_columns, 1), n_columns, bits);
+        let x = values(n * n_columns, 5);
+        let reference = packed.multiply_with(Kernel::Scalar, &x);
+        let wide = wide_product(&packed, &x);
+        assert_eq!(reference.len(), n * n_rows);
+        // 8 bits of each activation are within half of 1/127 of the block's largest, here 1.
+        let bound = 0.5 / 127.0 * (n_columns as f32).sqrt() * 3.0 + 1e-4;
+        let off = largest(reference.iter().zip(&wide).map(|(a, b)| a - b));
+        assert!(
+            off <= bound,
+            "{bits:?} {n}x{n_rows}x{n_columns}: {off} from the wide product, at most {bound}"
+        );
+        for kernel in Kernel::available() {
+            let found = packed.multiply_with(kernel, &x);
+            let scale = largest(reference.iter().copied()).max(1e-6);
+            // The whole numbers are the same: only the order of the sum of floats differs.
+            let off = largest(found.iter().zip(&reference).map(|(a, b)| a - b)) / scale;
+            assert!(off < 2e-6, "{kernel:?} {bits:?} {n}x{n_rows}x{n_columns}: {off}");
+        }
+    }
+
+    #[test]
+    fn every_kernel_gives_the_reference_product_for_any_sizes() {
+        println!("kernels: {:?}", Kernel::available());
+        for bits in [Bits::Eight, Bits::Four] {
+            for n_columns in [1, 2, 31, 32, 33, 48, 255, 256, 257, 300, 704] {
+                for n_rows in [1, 2, 3, 17] {
+                    for n in [1, 2, 3, 4, 5, 9] {
+                        check(bits, n, n_rows, n_columns);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shares_and_caches_change_nothing() {
+        for bits in [Bits::Eight, Bits::Four] {
+            check(bits, 1, 700, 1000);
+            check(bits, 23, 300, 1000);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_give_the_exact_product() {
+        // 127 in every block makes the steps of the activations 1, and −8 those of the weights.
+        let weights: Vec<f32> = (0..3 * 64).map(|i| (i % 16) as f32 - 8.0).collect();
+        let x: Vec<f32> =
+            (0..2 * 64).map(|i| if i % 32 == 0 { 127.0 } else { (i % 7) as f32 - 3.0 }).collect();
+        let packed = Packed::pack(&weights, 64, Bits::Four);
+        assert_eq!(packed.widen(), weights);
+        for kernel in Kernel::available() {
+            assert_eq!(packed.multiply_with(kernel, &x), wide_product(&packed, &x), "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        for bits in [Bits::Eight, Bits::Four] {
+            for sign in [1.0, -1.0] {
+                let packed = Packed::pack(&vec![sign; 2 * 8 * BLOCK], 8 * BLOCK, bits);
+                for kernel in Kernel::available() {
+                    let found = packed.multiply_with(kernel, &vec![1.0; 8 * BLOCK]);
+                    let off = largest(found.iter().map(|y| y - sign * 256.0));
+                    assert!(off < 0.3, "{kernel:?} {bits:?} {sign}: {found:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_activation_that_is_not_finite_is_not_hidden() {
+        let packed = Packed::pack(&values(2 * 64, 1), 64, Bits::Four);
+        let mut x = vec![1.0; 64];
+        x[40] = f32::NAN;
+        for kernel in Kernel::available() {
+            assert!(packed.multiply_with(kernel, &x).iter().all(|y| y.is_nan()), "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn a_transposed_product_is_the_product() {
+        let values: Vec<f32> = (0..70 * 3).map(|i| i as f32).collect();
+        let transposed = transpose(&values, 3);
+        assert!((0..70).all(|i| (0..3).all(|j| transposed[j * 70 + i] == values[i * 3 + j])));
+    }
+}
