@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -258,7 +259,14 @@ fn arrive(path: &Path, whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> A
     let content = stamp.as_ref().map_err(|error| anyhow::anyhow!("{error}")).and_then(|_| {
         let bytes = files::read(path)?;
         let hash = *blake3::hash(&bytes).as_bytes();
-        let fresh = if whole.contains(&hash) { None } else { Some(fresh(path, &bytes, config)?) };
+        if whole.contains(&hash) {
+            return Ok(Content { hash, fresh: None });
+        }
+        // Strangers' files: whatever panics has read nothing.
+        let fresh = catch_unwind(|| fresh(path, &bytes, config)).unwrap_or_else(|_| {
+            Err(anyhow::anyhow!("reading it ended in a panic; the file is damaged, or this program is wrong"))
+        });
+        let fresh = Some(fresh?);
         Ok(Content { hash, fresh })
     });
     Arrived {
