@@ -129,7 +129,7 @@ fn only_names_rs_knows_foreign_tensor_names() {
 
 #[test]
 fn the_graph_never_reads_a_tensor_back() {
-    let words = ["into_data", "into_scalar", "to_data", "try_to_vec", "read_floats", "read_ints"];
+    let words = ["into_data", "into_scalar", "to_data", "try_to_vec", "read_floats", "read_choices"];
     check_only_in(&words, "model", |_| false);
     check_only_in(&words, "", |file| file != "loss.rs");
 }
@@ -147,10 +147,9 @@ fn only_files_data_and_train_touch_disk_threads_and_clock() {
         "rayon::",
     ];
     let native = |file: &str| {
-        // quant/product.rs: behind the feature `threads`.
+        // quant/product.rs and cpu/: behind the features `threads` and `cpu`.
         ["files.rs", "quant/product.rs"].contains(&file)
-            || file.starts_with("data/")
-            || file.starts_with("train/")
+            || ["data/", "train/", "cpu/"].iter().any(|folder| file.starts_with(folder))
     };
     check_only_in(&words, "", |file| native(file) || is_test(file));
 }

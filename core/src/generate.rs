@@ -1,7 +1,8 @@
 //! Decoding: from a caption's prefix to token ids. It knows ids, not text.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
+use burn::tensor::{Device, Int, Tensor, TensorData, Transaction, activation::log_softmax, s};
 
+use crate::model::ops::most_probable;
 use crate::model::{KvCache, Llama};
 
 /// How a caption is decoded.
@@ -65,7 +66,8 @@ pub async fn greedy(
     max_tokens: usize,
 ) -> Result<Vec<Generated>, DeviceFailed> {
     let mut decoder = Greedy::new(llm, prefix, eos_token_id, max_tokens);
-    while decoder.step(llm).await? {}
+    let n_tokens = tokens_per_read(&decoder.embeds.device());
+    while decoder.advance(llm, n_tokens).await? {}
     Ok(decoder.captions)
 }
 
@@ -100,25 +102,34 @@ impl Greedy {
 
     /// Decodes the next token of every row; false when there was none left to decode.
     pub async fn step(&mut self, llm: &Llama) -> Result<bool, DeviceFailed> {
-        if self.tokens_left == 0 || self.done.iter().all(|done| *done) {
+        self.advance(llm, 1).await
+    }
+
+    /// The same for at most `n_tokens` tokens, which are read back at once.
+    async fn advance(&mut self, llm: &Llama, n_tokens: usize) -> Result<bool, DeviceFailed> {
+        let n_tokens = n_tokens.min(self.tokens_left);
+        if n_tokens == 0 || self.done.iter().all(|done| *done) {
             return Ok(false);
         }
-        self.tokens_left -= 1;
-        let log_probs = next_log_probs(llm, self.embeds.clone(), &mut self.cache);
-        let best = log_probs.clone().argmax(1); // [batch, 1]
-        let best_log_prob = log_probs.gather(1, best.clone());
-        let (ids, log_probs) = (read_ints(best.clone()).await?, read_floats(best_log_prob).await?);
-        for (row, caption) in self.captions.iter_mut().enumerate() {
-            if self.done[row] {
-                continue;
-            }
-            caption.log_prob += log_probs[row];
-            match self.eos_token_id {
-                Some(eos) if eos == ids[row] => self.done[row] = true,
-                _ => caption.ids.push(ids[row]),
+        self.tokens_left -= n_tokens;
+        let mut unread = Vec::with_capacity(n_tokens);
+        for _ in 0..n_tokens {
+            let (best, log_prob) = most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
+            self.embeds = llm.embed(best.clone()); // [batch, 1, hidden]
+            unread.push((best, log_prob));
+        }
+        for (ids, log_probs) in read_choices(unread).await? {
+            for (row, caption) in self.captions.iter_mut().enumerate() {
+                if self.done[row] {
+                    continue;
+                }
+                caption.log_prob += log_probs[row];
+                match self.eos_token_id {
+                    Some(eos) if eos == ids[row] => self.done[row] = true,
+                    _ => caption.ids.push(ids[row]),
+                }
             }
         }
-        self.embeds = llm.embed(best);
         Ok(true)
     }
 
@@ -126,6 +137,34 @@ impl Greedy {
     pub fn captions(&self) -> &[Generated] {
         &self.captions
     }
+}
+
+/// Steps between two looks at the result. Where looking means waiting for a GPU, some steps past the end
+/// cost less than that; on the CPU every step is looked at.
+fn tokens_per_read(device: &Device) -> usize {
+    #[cfg(feature = "cpu")]
+    if !crate::cpu::is_cpu(device) {
+        return 8;
+    }
+    let _ = device;
+    1
+}
+
+/// What one step chose: an id and its log probability for each row.
+type Choices = (Vec<u32>, Vec<f32>);
+
+/// Reads the choices of some steps at once.
+async fn read_choices(steps: Vec<(Tensor<2, Int>, Tensor<2>)>) -> Result<Vec<Choices>, DeviceFailed> {
+    let mut transaction = Transaction::default();
+    for (best, log_prob) in steps {
+        transaction = transaction.register(best).register(log_prob);
+    }
+    let data = transaction.execute_async().await.map_err(|e| DeviceFailed(format!("{e:?}")))?;
+    let choices = |pair: &[TensorData]| {
+        let ids = pair[0].iter::<i64>().map(|id| id as u32).collect();
+        (ids, pair[1].iter::<f32>().collect())
+    };
+    Ok(data.chunks_exact(2).map(choices).collect())
 }
 
 /// Keeps the `beam` best beginnings and returns the finished one with the best mean log
@@ -144,7 +183,7 @@ async fn beam_search(
     let mut finished: Vec<Generated> = Vec::new();
     let mut embeds = prefix.expand([beam, n_prefix, hidden_size]);
     for _ in 0..max_tokens {
-        let log_probs = next_log_probs(llm, embeds, &mut cache);
+        let log_probs = log_softmax(next_logits(llm, embeds, &mut cache), 1);
         let [_, vocab_size] = log_probs.dims();
         let log_probs = read_floats(log_probs).await?;
 
@@ -190,11 +229,11 @@ async fn beam_search(
     Ok(best.unwrap_or(Generated { ids: Vec::new(), log_prob: 0.0 }))
 }
 
-/// Log probabilities of the token after `embeds`: `[batch, vocab]`.
-fn next_log_probs(llm: &Llama, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
+/// Scores of the token after `embeds`: `[batch, vocab]`.
+fn next_logits(llm: &Llama, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
     let [_, seq, _] = embeds.dims();
     let hidden = llm.forward_cached(embeds, cache).slice(s![.., seq - 1..seq]);
-    log_softmax(llm.logits(hidden.squeeze_dim(1)), 1)
+    llm.logits(hidden.squeeze_dim(1))
 }
 
 fn mean(generated: &Generated) -> f32 {
@@ -230,12 +269,6 @@ fn int_row(values: &[u32], len: usize, device: &Device) -> Tensor<1, Int> {
 pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceFailed> {
     let data = tensor.into_data_async().await.map_err(|e| DeviceFailed(format!("{e:?}")))?;
     Ok(data.iter::<f32>().collect())
-}
-
-/// Values of an int tensor, row by row.
-pub async fn read_ints<const D: usize>(tensor: Tensor<D, Int>) -> Result<Vec<u32>, DeviceFailed> {
-    let data = tensor.into_data_async().await.map_err(|e| DeviceFailed(format!("{e:?}")))?;
-    Ok(data.iter::<i64>().map(|id| id as u32).collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 pub mod checkpoint;
 pub mod config;
+#[cfg(feature = "cpu")]
+mod cpu;
 #[cfg(feature = "files")]
 pub mod data;
 pub mod eval;

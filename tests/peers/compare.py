@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""Runs `mmgem bench` and the same work in PyTorch in turn and prints medians and ratios.
+"""Runs `mmgem bench` and the same work in other programs, in turn, and prints medians and ratios.
 
     compare.py --mmgem target/release/mmgem --reference mmgem_reference.py --config assets/presets/small.json
+
+Peers: torch (the reference's modules), onnx (ONNX Runtime on the same modules, exported), candle (its CLIP and its
+Llama; built here once with `cargo build --release` in tests/peers/candle), llama_cpp (llama-cpp-python; its Llama
+only). One that cannot run here is named with the reason.
 """
 import argparse
 import json
@@ -10,24 +14,71 @@ import statistics
 import subprocess
 import sys
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+PEERS = ("torch", "onnx", "candle", "llama_cpp")
+
+
+def command(peer, args):
+    common = ["--config", args.config, "--threads", str(args.threads), "--repeat", str(args.repeat),
+              "--tokens", str(args.tokens)] + (["--only", args.only] if args.only else [])
+    if peer == "candle":
+        return [os.path.join(HERE, "candle/target/release/candle-bench"), *common, *(["--gguf", args.gguf] if args.gguf else [])]
+    if peer == "llama_cpp":
+        return [sys.executable, f"{HERE}/llama_cpp_bench.py", *common, *(["--gguf", args.gguf] if args.gguf else [])]
+    return [sys.executable, f"{HERE}/{peer}_bench.py", "--reference", args.reference, *common]
+
+
+def rates_of(name, line, env):
+    """The rates that a command prints, or why there are none."""
+    try:
+        run = subprocess.run(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        return None, f"{error.filename} is not there"
+    if run.returncode != 0:
+        return None, (run.stderr.decode(errors="replace").strip().splitlines() or ["it failed silently"])[-1]
+    document = json.loads(run.stdout)
+    return document.get("rates"), document.get("absent")
+
+
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--mmgem", required=True)
 ap.add_argument("--reference", required=True)
 ap.add_argument("--config", required=True)
+ap.add_argument("--model", help="a model folder for mmgem instead of random weights of the config: quantised ones")
+ap.add_argument("--gguf", help="quantised Llama of the same sizes for candle and llama_cpp: random_gguf.py makes one")
+ap.add_argument("--peers", default=",".join(PEERS))
+ap.add_argument("--only", help="works, as of `mmgem bench --only`; all but cold-start without")
 ap.add_argument("--rounds", type=int, default=3)
+ap.add_argument("--repeat", type=int, default=5)
+ap.add_argument("--tokens", type=int, default=32)
 ap.add_argument("--threads", type=int, default=2)
 args = ap.parse_args()
-here = os.path.dirname(os.path.abspath(__file__))
 env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
-ours = [args.mmgem, "bench", "--config", args.config, "--device", "cpu", "--json", "-q"]
-theirs = [sys.executable, f"{here}/torch_bench.py", "--reference", args.reference, "--config", args.config,
-          "--threads", str(args.threads)]
-found = {"mmgem": [], "torch": []}
+works = args.only or "image,text,prefill,caption,region,train"
+args.only = works
+ours = [args.mmgem, "bench", "--device", "cpu", "--json", "-q", "--repeat", str(args.repeat), "--tokens", str(args.tokens),
+        "--only", works, *(["--model", args.model] if args.model else ["--config", args.config])]
+commands = {"mmgem": ours, **{peer: command(peer, args) for peer in args.peers.split(",")}}
+found, gone = {name: [] for name in commands}, {}
 for _ in range(args.rounds):
-    for name, command in (("mmgem", ours), ("torch", theirs)):
-        run = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True)
-        found[name].append(json.loads(run.stdout)["rates"])
-print(f"{'rate':30}{'mmgem':>12}{'torch':>12}{'ratio':>8}   (median of {args.rounds} rounds in turn, {args.threads} threads)")
-for key in found["torch"][0]:
-    mine, other = (statistics.median(r[key] for r in found[name]) for name in ("mmgem", "torch"))
-    print(f"{key:30}{mine:12.2f}{other:12.2f}{mine / other:8.2f}")
+    for name, line in commands.items():
+        if name in gone:
+            continue
+        rates, reason = rates_of(name, line, env)
+        if rates is None:
+            gone[name] = reason
+        else:
+            found[name].append(rates)
+if "mmgem" in gone:
+    sys.exit(f"mmgem: {gone['mmgem']}")
+peers = [peer for peer in commands if peer not in gone and peer != "mmgem"]
+print(f"{'rate':28}{'mmgem':>11}" + "".join(f"{peer:>11}{'ratio':>7}" for peer in peers))
+for key in found["mmgem"][0]:
+    middle = {name: statistics.median(r[key] for r in found[name]) for name in ["mmgem", *peers] if key in found[name][0]}
+    row = f"{key:28}{middle['mmgem']:11.2f}"
+    for peer in peers:
+        row += f"{middle[peer]:11.2f}{middle['mmgem'] / middle[peer]:7.2f}" if peer in middle else f"{'':18}"
+    print(row)
+print(f"(medians of {args.rounds} rounds in turn, {args.threads} threads; ratio = mmgem over the peer)")
+for peer, reason in gone.items():
+    print(f"absent: {peer}: {reason}")

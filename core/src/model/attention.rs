@@ -2,13 +2,39 @@
 
 use burn::tensor::{Tensor, module::attention, ops::AttentionModuleOptions};
 
-/// `softmax(q k^T / sqrt(head_dim)) v` for every head.
+#[cfg(feature = "cpu")]
+use crate::cpu;
+
+/// `softmax(q k^T / sqrt(head_dim)) v` for every head, the heads side by side.
+///
+/// Each key and value head serves `heads / kv_heads` neighbouring query heads.
 ///
 /// # Shapes
 /// - q: `[batch, heads, seq_q, head_dim]`
-/// - k, v: `[batch, heads, seq_k, head_dim]`
-/// - returns: `[batch, heads, seq_q, head_dim]`
-pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<4> {
-    let options = AttentionModuleOptions { is_causal, ..Default::default() };
-    attention(q, k, v, None, None, options)
+/// - k, v: `[batch, kv_heads, seq_k, head_dim]`
+/// - returns: `[batch, seq_q, heads * head_dim]`
+pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if cpu::is_here(&q) && cpu::is_here(&k) && cpu::is_here(&v) {
+        return cpu::attend(q, k, v, is_causal);
+    }
+    let [batch, n_heads, seq_q, head_dim] = q.dims();
+    let [_, n_kv_heads, seq_k, _] = k.dims();
+    let group = n_heads / n_kv_heads;
+    let side_by_side = |x: Tensor<4>| x.swap_dims(1, 2).reshape([batch, seq_q, n_heads * head_dim]);
+    let options = AttentionModuleOptions { is_causal: is_causal && seq_q > 1, ..Default::default() };
+    if group == 1 {
+        return side_by_side(attention(q, k, v, None, None, options));
+    }
+    if seq_q == 1 {
+        // One query sees all keys: its group stands in for the query axis, nothing is repeated.
+        let q = q.reshape([batch, n_kv_heads, group, head_dim]);
+        return attention(q, k, v, None, None, options).reshape([batch, 1, n_heads * head_dim]);
+    }
+    let repeat = |x: Tensor<4>| {
+        x.unsqueeze_dim::<5>(2)
+            .expand([batch, n_kv_heads, group, seq_k, head_dim])
+            .reshape([batch, n_heads, seq_k, head_dim])
+    };
+    side_by_side(attention(q, repeat(k), repeat(v), None, None, options))
 }

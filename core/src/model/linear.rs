@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
-use burn::tensor::{Device, Tensor, module::linear};
+use burn::tensor::{Device, Tensor};
 
+use super::ops::linear;
 use crate::quant::{Packed, on_host};
 
 /// `x W + b`.

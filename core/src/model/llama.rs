@@ -2,10 +2,11 @@
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData, activation, s};
+use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
 use super::attention::attend;
 use super::linear::Linear;
+use super::ops::{heads, linear, rms_norm, rotate, silu_times};
 use crate::config::LlamaConfig;
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
@@ -121,7 +122,7 @@ impl Llama {
         for layer in &self.layers {
             x = layer.forward(x, &rope, None);
         }
-        self.norm.forward(x)
+        rms_norm(&self.norm, x)
     }
 
     /// The same with the tokens before `embeds` in `cache`, which takes up the new ones.
@@ -136,14 +137,14 @@ impl Llama {
             x = layer.forward(x, &rope, Some((layer_cache, cache.len)));
         }
         cache.len += seq;
-        self.norm.forward(x)
+        rms_norm(&self.norm, x)
     }
 
     /// Scores of the next token: `[n, hidden]` → `[n, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => hidden.matmul(self.embed_tokens.weight.val().transpose()),
+            None => linear(hidden, self.embed_tokens.weight.val().transpose(), None),
         }
     }
 
@@ -231,54 +232,27 @@ impl LayerCache {
 
 impl LlamaBlock {
     fn forward(&self, x: Tensor<3>, rope: &Rope, cache: Option<(&mut LayerCache, usize)>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(self.input_layernorm.forward(x), rope, cache);
-        x.clone() + self.mlp.forward(self.post_attention_layernorm.forward(x))
+        let x = x.clone() + self.self_attn.forward(rms_norm(&self.input_layernorm, x), rope, cache);
+        x.clone() + self.mlp.forward(rms_norm(&self.post_attention_layernorm, x))
     }
 }
 
 impl LlamaAttention {
     fn forward(&self, x: Tensor<3>, rope: &Rope, cache: Option<(&mut LayerCache, usize)>) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
-        let head_dim = width / self.n_heads;
-        let heads = |x: Tensor<3>, n| x.reshape([batch, seq, n, head_dim]).swap_dims(1, 2);
-
-        let q = rope.rotate(heads(self.q_proj.forward(x.clone()), self.n_heads));
-        let k = rope.rotate(heads(self.k_proj.forward(x.clone()), self.n_kv_heads));
+        let q = rope.rotate(self.q_proj.forward(x.clone()), self.n_heads);
+        let k = rope.rotate(self.k_proj.forward(x.clone()), self.n_kv_heads);
         let v = heads(self.v_proj.forward(x), self.n_kv_heads);
         let (k, v) = match cache {
             Some((cache, start)) => cache.append(k, v, start),
             None => (k, v),
         };
-        let x = self.attend_grouped(q, k, v); // [batch, heads, seq, head_dim]
-        self.o_proj.forward(x.swap_dims(1, 2).reshape([batch, seq, width]))
-    }
-
-    /// Each key and value head serves `n_heads / n_kv_heads` neighbouring query heads.
-    fn attend_grouped(&self, q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
-        let [batch, n_heads, seq_q, head_dim] = q.dims();
-        let [_, n_kv_heads, seq_k, _] = k.dims();
-        let group = n_heads / n_kv_heads;
-        if seq_q == 1 {
-            // One query sees all keys: its group stands in for the query axis, nothing is repeated.
-            let q = q.reshape([batch, n_kv_heads, group, head_dim]);
-            return attend(q, k, v, false).reshape([batch, n_heads, 1, head_dim]);
-        }
-        let repeat = |x: Tensor<4>| {
-            if group == 1 {
-                return x;
-            }
-            x.unsqueeze_dim::<5>(2)
-                .expand([batch, n_kv_heads, group, seq_k, head_dim])
-                .reshape([batch, n_heads, seq_k, head_dim])
-        };
-        attend(q, repeat(k), repeat(v), true)
+        self.o_proj.forward(attend(q, k, v, true))
     }
 }
 
 impl LlamaMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = activation::silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        self.down_proj.forward(silu_times(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
     }
 }
 
@@ -300,15 +274,7 @@ impl Rope {
         Self { cos: part(&self.cos), sin: part(&self.sin) }
     }
 
-    /// Turns the pairs `(x[i], x[i + head_dim / 2])`: Hugging Face's order, not the paper's interleaved one.
-    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, head_dim] = x.dims();
-        let first = x.clone().slice(s![.., .., .., 0..head_dim / 2]);
-        let second = x.slice(s![.., .., .., head_dim / 2..head_dim]);
-        let (cos, sin) = (self.cos.clone(), self.sin.clone());
-        Tensor::cat(
-            vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin],
-            3,
-        )
+    fn rotate(&self, x: Tensor<3>, n_heads: usize) -> Tensor<4> {
+        rotate(x, self.cos.clone(), self.sin.clone(), n_heads)
     }
 }

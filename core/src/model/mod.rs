@@ -4,6 +4,7 @@ mod attention;
 mod linear;
 pub mod llama;
 pub mod mmgem;
+pub(crate) mod ops;
 pub mod pool_aggregator;
 pub mod vit;
 

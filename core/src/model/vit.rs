@@ -2,10 +2,11 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
-use burn::tensor::{Device, Tensor, activation, s};
+use burn::tensor::{Device, Tensor, s};
 
 use super::attention::attend;
 use super::linear::Linear;
+use super::ops::{gelu, heads, quick_gelu};
 use crate::config::{HiddenAct, VitConfig};
 
 /// Vision transformer with a class token, learned positions and a norm before the blocks.
@@ -154,18 +155,10 @@ impl VitBlock {
 
 impl VitAttention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, seq, width] = x.dims();
-        let head_dim = width / self.n_heads;
-
-        let qkv = self.in_proj.forward(x);
-        let [q, k, v] = [0, 1, 2].map(|part| {
-            qkv.clone()
-                .slice(s![.., .., part * width..(part + 1) * width])
-                .reshape([batch, seq, self.n_heads, head_dim])
-                .swap_dims(1, 2) // [batch, heads, seq, head_dim]
-        });
-        let x = attend(q, k, v, false).swap_dims(1, 2).reshape([batch, seq, width]);
-        self.out_proj.forward(x)
+        // All heads of the queries, then those of the keys, then those of the values.
+        let qkv = heads(self.in_proj.forward(x), 3 * self.n_heads);
+        let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(1, part * self.n_heads, self.n_heads));
+        self.out_proj.forward(attend(q, k, v, false))
     }
 }
 
@@ -173,8 +166,8 @@ impl VitMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.c_fc.forward(x);
         let x = match self.hidden_act {
-            HiddenAct::Gelu => activation::gelu(x),
-            HiddenAct::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
+            HiddenAct::Gelu => gelu(x),
+            HiddenAct::QuickGelu => quick_gelu(x),
         };
         self.c_proj.forward(x)
     }

@@ -1,36 +1,40 @@
 //! `mmgem bench`: what this machine does with a model, as rates.
 
+mod random;
+mod work;
+
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Result;
-use burn::tensor::{Device, Tensor, TensorData};
-use clap::{Args as ClapArgs, Subcommand};
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::generate::greedy;
-use mmgem_core::init::fresh;
-use mmgem_core::model::mmgem::TokenBatch;
-use mmgem_core::model::{MmGem, PoolAggregator, Stage};
-use mmgem_core::trace::stage_1_losses;
 use serde_json::{Map, json};
 
 use crate::args::Globals;
 use crate::cli::bench_search::{self, BenchSearchArgs};
 use crate::model::ModelFiles;
-use crate::terminal::{json_f32, print, print_json};
+use crate::terminal::{json_f32, note, print, print_json};
+use work::Bench;
 
 /// Arguments of `mmgem bench`.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     mmgem bench\n  \
-    mmgem bench --config assets/presets/small.json --json --device cpu\n\n\
-    tests/peers/compare.py runs the same work in PyTorch, in turn, and prints the ratios.")]
+    mmgem bench --config assets/presets/vit_b_32.json --only image,caption --device cpu --json\n\n\
+    Rates are medians. A caption has `--tokens` tokens, whatever the model would say; a region caption is\n\
+    one more box on a photo that is encoded already. tests/peers/compare.py runs the same work in other\n\
+    programs, in turn, and prints the ratios.")]
 pub struct BenchArgs {
     #[command(subcommand)]
     part: Option<Part>,
     /// Measure a model of these sizes with random weights instead
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Measure only this; can be a list
+    #[arg(long, value_name = "WORK", value_delimiter = ',')]
+    only: Vec<Work>,
     /// Repetitions of each measurement; the median counts
     #[arg(long, default_value_t = 5)]
     repeat: usize,
@@ -49,87 +53,162 @@ enum Part {
     Search(BenchSearchArgs),
 }
 
-/// Tokens of every text that is measured.
-const TEXT_LEN: usize = 12;
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Work {
+    /// Images through the encoder, one at a time and eight
+    Image,
+    /// Texts through the language model, one at a time
+    Text,
+    /// Tokens of a region's prefix through the language model
+    Prefill,
+    /// Tokens of a caption, one after the other
+    Caption,
+    /// Captions of further boxes on an encoded photo
+    Region,
+    /// Samples of a training step
+    Train,
+    /// From the start of this program to the first embedding of a text
+    ColdStart,
+}
 
 /// Measures and prints the rates.
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     if let Some(Part::Search(args)) = &args.part {
         return bench_search::run(args, &globals.open()?);
     }
-    let config = match &args.config {
-        Some(path) => MmGemConfig::from_json(&String::from_utf8_lossy(&mmgem_core::files::read(path)?))?,
-        None => ModelFiles::read(globals.model.as_deref())?.config()?,
+    ensure!(args.repeat > 0 && args.tokens > 0 && args.train_batch > 0, "there is nothing to measure");
+    let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
+    // First, while this program still holds little memory.
+    let cold_start = (is_wanted(Work::ColdStart) && args.config.is_none())
+        .then(|| cold_start_secs(args.repeat, globals))
+        .transpose()?;
+
+    let files = ModelFiles::read(globals.model.as_deref())?;
+    let (name, config) = match &args.config {
+        Some(path) => {
+            let text = String::from_utf8_lossy(&mmgem_core::files::read(path)?).into_owned();
+            (format!("{} with random weights", path.display()), MmGemConfig::from_json(&text)?)
+        }
+        None => (files.name.clone(), files.config()?),
     };
     let opened = globals.open_device()?;
-    let model = fresh(MmGem::new(&config, &opened.device), &config, 0);
-    let pool = PoolAggregator::new(&config);
-    let device = &opened.device;
+    let load = |device| match args.config {
+        Some(_) => Ok(random::model(&config, device)),
+        None => files.load(device),
+    };
+
     let mut rates = Map::new();
-    let mut record = |name: &str, rate: f64| rates.insert(name.to_owned(), json_f32(rate as f32));
-
-    for batch in [1, 8] {
-        let pixels = pixels(&config, batch, device);
-        let secs = median_secs(args.repeat, || {
-            let _ = model.image_embed(&pool, model.visual.forward(pixels.clone())).into_data();
-        });
-        record(&format!("images_per_sec_batch_{batch}"), batch as f64 / secs);
+    let mut record = |name: &str, rate: f64| {
+        note(globals.quiet, format!("{name:30} {rate:10.2}"));
+        rates.insert(name.to_owned(), json_f32(rate as f32));
+    };
+    let forward = [Work::Image, Work::Text, Work::Prefill, Work::Caption, Work::Region];
+    if forward.into_iter().any(is_wanted) {
+        let bench = Bench::new(load(&opened.device)?, &config, args.repeat);
+        if is_wanted(Work::Image) {
+            record("images_per_sec_batch_1", bench.images_per_sec(1));
+            record("images_per_sec_batch_8", bench.images_per_sec(8));
+        }
+        if is_wanted(Work::Text) {
+            record("texts_per_sec", bench.texts_per_sec());
+        }
+        if is_wanted(Work::Prefill) {
+            record("prefill_tokens_per_sec", bench.prefill_tokens_per_sec());
+        }
+        if is_wanted(Work::Caption) {
+            record("caption_tokens_per_sec", bench.caption_tokens_per_sec(args.tokens));
+        }
+        if is_wanted(Work::Region) {
+            record("region_captions_per_sec", bench.region_captions_per_sec(args.tokens));
+        }
     }
-    let texts = TokenBatch::new(&texts(&config, 1), device);
-    let secs = median_secs(args.repeat, || {
-        let _ = model.text_embed(&texts).into_data();
-    });
-    record("texts_per_sec", 1.0 / secs);
+    if is_wanted(Work::Train) {
+        let device = opened.device.clone().autodiff();
+        let bench = Bench::new(load(&device)?, &config, args.repeat);
+        record("training_samples_per_sec", bench.training_samples_per_sec(args.train_batch));
+    }
 
-    let patches = model.visual.forward(pixels(&config, 1, device));
-    let prefix = model.caption_prefix(model.visual_context(&pool, patches, Stage::One), Stage::One);
-    let secs = median_secs(args.repeat, || {
-        let _ = pollster::block_on(greedy(&model.llm, prefix.clone(), None, args.tokens));
-    });
-    record("caption_tokens_per_sec", args.tokens as f64 / secs);
-
-    let device = device.clone().autodiff();
-    let model = fresh(MmGem::new(&config, &device), &config, 0);
-    let (images, texts) =
-        (pixels(&config, args.train_batch, &device), self::texts(&config, args.train_batch));
-    let secs = median_secs(args.repeat, || {
-        let total = stage_1_losses(&model, &config, images.clone(), &texts).total();
-        let gradients = total.backward();
-        let _ = model.logit_scale.val().grad(&gradients).map(Tensor::into_data);
-    });
-    record("training_samples_per_sec", args.train_batch as f64 / secs);
-
+    let memory = peak_memory_bytes();
     if globals.json {
-        return print_json(&json!({ "device": opened.name, "rates": rates }));
+        return print_json(&json!({
+            "device": opened.name,
+            "model": name,
+            "rates": rates,
+            "cold_start_secs": cold_start.map(|secs| json_f32(secs as f32)),
+            "peak_memory_bytes": memory,
+        }));
     }
-    print(format!("device: {}", opened.name))?;
-    rates
-        .iter()
-        .try_for_each(|(name, rate)| print(format!("{name:28} {:10.2}", rate.as_f64().unwrap_or(f64::NAN))))
+    print(format!("device: {}\nmodel: {name}", opened.name))?;
+    rates.iter().try_for_each(|(name, rate)| {
+        print(format!("{name:28} {:10.2}", rate.as_f64().unwrap_or(f64::NAN)))
+    })?;
+    if let Some(secs) = cold_start {
+        print(format!("{:28} {secs:10.3}", "cold_start_secs"))?;
+    }
+    memory.map_or(Ok(()), |bytes| {
+        print(format!("{:28} {:10.2}", "peak_memory_mib", bytes as f64 / f64::from(1 << 20)))
+    })
+}
+
+/// Seconds from the start of this program to its first embedding, as a person sees it.
+fn cold_start_secs(repeat: usize, globals: &Globals) -> Result<f64> {
+    let program = std::env::current_exe().context("this program does not know where it is")?;
+    let mut command = Command::new(program);
+    command.args(["embed", "--text", "a dog", "--json", "-q", "--device", &globals.device.to_string()]);
+    if let Some(folder) = &globals.model {
+        command.arg("--model").arg(folder);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut failed = false;
+    let secs = median_secs(repeat, || match command.output() {
+        Ok(output) => failed |= !output.status.success(),
+        Err(_) => failed = true,
+    });
+    ensure!(!failed, "`mmgem embed --text` failed, so the cold start cannot be measured");
+    Ok(secs)
 }
 
 /// Median of the runs after one that is not counted, in seconds.
 pub fn median_secs(repeat: usize, mut work: impl FnMut()) -> f64 {
     work();
-    let mut secs: Vec<f64> = (0..repeat.max(1))
+    let mut secs: Vec<f64> = (0..repeat)
         .map(|_| {
             let start = Instant::now();
             work();
             start.elapsed().as_secs_f64()
         })
         .collect();
-    secs.sort_by(f64::total_cmp);
-    secs[secs.len() / 2]
+    median(&mut secs)
 }
 
-fn pixels(config: &MmGemConfig, batch: usize, device: &Device) -> Tensor<4> {
-    let side = config.vision.image_size;
-    let values: Vec<f32> =
-        (0..batch * 3 * side * side).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
-    Tensor::from_data(TensorData::new(values, [batch, 3, side, side]), device)
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
-fn texts(config: &MmGemConfig, n: usize) -> Vec<Vec<u32>> {
-    let id = |text: usize, at: usize| ((text * 131 + at * 17 + 3) % config.llm.vocab_size) as u32;
-    (0..n).map(|text| (0..TEXT_LEN).map(|at| id(text, at)).collect()).collect()
+/// The most memory that this process has held, where the system says so.
+fn peak_memory_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_not_moved_by_one_slow_run() {
+        assert_eq!(median(&mut [3.0, 900.0, 1.0, 4.0, 2.0]), 3.0);
+        let mut n_runs = 0;
+        median_secs(5, || n_runs += 1);
+        assert_eq!(n_runs, 6, "one is not counted");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_has_held_some_memory() {
+        assert!(peak_memory_bytes().expect("Linux says so") > 1 << 20);
+    }
 }

@@ -1,0 +1,182 @@
+//! Products with a weight matrix.
+
+use rayon::prelude::*;
+
+use super::rows;
+use super::vector::vectorized;
+
+/// Multiplications that pay for more than one core.
+const MULTIPLICATIONS_PER_TASK: usize = 128 * 1024;
+
+/// A weight `[d_in, d_out]`, in either order of its elements.
+pub struct Weight<'a> {
+    /// From its first element on.
+    pub values: &'a [f32],
+    /// Sizes.
+    pub d_in: usize,
+    /// Sizes.
+    pub d_out: usize,
+    /// Whether the elements of a column, not those of a row, are neighbours.
+    pub is_transposed: bool,
+}
+
+/// `x @ weight + bias`: `[n, d_in]` → `[n, d_out]`.
+pub fn linear(x: &[f32], weight: &Weight, bias: Option<&[f32]>) -> Vec<f32> {
+    let n_rows = x.len() / weight.d_in;
+    let mut out = match bias {
+        Some(bias) => bias.repeat(n_rows),
+        None => vec![0.0; n_rows * weight.d_out],
+    };
+    match (n_rows, weight.is_transposed) {
+        (1, false) => add_vector_times_rows(x, weight.values, &mut out),
+        (1, true) => add_vector_times_columns(x, weight.values, &mut out),
+        _ => add_matrix_product(x, weight, &mut out),
+    }
+    out
+}
+
+fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
+    let Weight { values, d_in, d_out, is_transposed } = *weight;
+    let n_rows = x.len() / d_in;
+    assert!(values.len() >= d_in * d_out && out.len() == n_rows * d_out && x.len() == n_rows * d_in);
+    let strides = if is_transposed { (d_in as isize, 1) } else { (1, d_out as isize) };
+    let parallelism = if n_rows * d_in * d_out < MULTIPLICATIONS_PER_TASK {
+        gemm::Parallelism::None
+    } else {
+        gemm::Parallelism::Rayon(0)
+    };
+    // SAFETY: the sizes were just checked, and `out` is borrowed alone.
+    unsafe {
+        gemm::gemm(
+            n_rows,
+            d_out,
+            d_in,
+            out.as_mut_ptr(),
+            1,
+            d_out as isize,
+            true,
+            x.as_ptr(),
+            1,
+            d_in as isize,
+            values.as_ptr(),
+            strides.0,
+            strides.1,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+/// A product with one row is bound by reading the weight: each core reads its own part, front to back.
+fn add_vector_times_rows(x: &[f32], weight: &[f32], out: &mut [f32]) {
+    let n_tasks = (weight.len() / MULTIPLICATIONS_PER_TASK).clamp(1, rayon::current_num_threads());
+    if n_tasks == 1 {
+        return add_rows(x, weight, out);
+    }
+    let part = x.len().div_ceil(n_tasks).next_multiple_of(ROWS_AT_ONCE);
+    let parts: Vec<Vec<f32>> = x
+        .par_chunks(part)
+        .zip(weight.par_chunks(part * out.len()))
+        .map(|(x, weight)| {
+            let mut sum = vec![0.0; out.len()];
+            add_rows(x, weight, &mut sum);
+            sum
+        })
+        .collect();
+    for part in parts {
+        out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
+    }
+}
+
+fn add_vector_times_columns(x: &[f32], weight: &[f32], out: &mut [f32]) {
+    rows::for_each(out, 1, x.len(), |first, out| {
+        let columns = &weight[first * x.len()..(first + out.len()) * x.len()];
+        add_dot_products(x, columns, out);
+    });
+}
+
+const ROWS_AT_ONCE: usize = 8;
+
+vectorized! {
+    /// `out += x @ weight`, `[x.len(), out.len()]` row by row.
+    pub fn add_rows(x: &[f32], weight: &[f32], out: &mut [f32]) {
+        let n = out.len();
+        let (x, rest) = x.as_chunks::<ROWS_AT_ONCE>();
+        let (weight, last) = weight.split_at(x.len() * ROWS_AT_ONCE * n);
+        for (x, w) in x.iter().zip(weight.chunks_exact(ROWS_AT_ONCE * n)) {
+            let [a, b, c, d, e, f, g, h] = std::array::from_fn(|row| &w[row * n..][..n]);
+            for i in 0..n {
+                let left = (x[0] * a[i] + x[1] * b[i]) + (x[2] * c[i] + x[3] * d[i]);
+                let right = (x[4] * e[i] + x[5] * f[i]) + (x[6] * g[i] + x[7] * h[i]);
+                out[i] += left + right;
+            }
+        }
+        for (x, w) in rest.iter().zip(last.chunks_exact(n)) {
+            for (out, w) in out.iter_mut().zip(w) {
+                *out += x * w;
+            }
+        }
+    }
+
+    /// `out[i] += <x, weight[i]>`, `[out.len(), x.len()]` row by row.
+    pub fn add_dot_products(x: &[f32], weight: &[f32], out: &mut [f32]) {
+        let (x_lanes, x_rest) = x.as_chunks::<32>();
+        for (out, w) in out.iter_mut().zip(weight.chunks_exact(x.len())) {
+            let (w_lanes, w_rest) = w.as_chunks::<32>();
+            let mut sums = [0f32; 32];
+            for (x, w) in x_lanes.iter().zip(w_lanes) {
+                for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {
+                    *sum += x * w;
+                }
+            }
+            *out += sums.iter().sum::<f32>() + x_rest.iter().zip(w_rest).map(|(x, w)| x * w).sum::<f32>();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0).collect()
+    }
+
+    fn check(n_rows: usize, d_in: usize, d_out: usize, is_transposed: bool, has_bias: bool) {
+        let (x, values, bias) =
+            (numbers(n_rows * d_in, 1), numbers(d_in * d_out, 2), has_bias.then(|| numbers(d_out, 3)));
+        let at = |i: usize, o: usize| values[if is_transposed { o * d_in + i } else { i * d_out + o }];
+        let found = linear(&x, &Weight { values: &values, d_in, d_out, is_transposed }, bias.as_deref());
+        for (row, found) in found.chunks(d_out).enumerate() {
+            for (o, found) in found.iter().enumerate() {
+                let products = (0..d_in).map(|i| f64::from(x[row * d_in + i]) * f64::from(at(i, o)));
+                let wanted = products.sum::<f64>() + bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
+                let off = (f64::from(*found) - wanted).abs();
+                assert!(off < 2e-6 * d_in as f64, "{n_rows}×{d_in}×{d_out}: {found}, wanted {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_product_of_any_shape_is_the_sum_of_products() {
+        for (n_rows, d_in, d_out) in [
+            (1, 1, 1),
+            (1, 7, 3),
+            (1, 8, 16),
+            (1, 33, 65),
+            (1, 700, 901),
+            (2, 9, 5),
+            (5, 64, 33),
+            (67, 130, 70),
+        ] {
+            for is_transposed in [false, true] {
+                check(n_rows, d_in, d_out, is_transposed, true);
+                check(n_rows, d_in, d_out, is_transposed, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+"""What every peer shares: the work's sizes and inputs (those of `mmgem bench`), and how it is timed."""
+import argparse
+import json
+import statistics
+import sys
+import time
+
+TEXT_LEN = 12
+WORKS = ("image", "text", "prefill", "caption", "region", "train")
+
+
+def arguments(doc):
+    ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--config", required=True)
+    ap.add_argument("--reference", help="mmgem_reference.py, for the peers that run or export its modules")
+    ap.add_argument("--only", default=",".join(WORKS[:-1]))
+    ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--repeat", type=int, default=5)
+    ap.add_argument("--tokens", type=int, default=32)
+    ap.add_argument("--train-batch", type=int, default=16)
+    args = ap.parse_args()
+    args.only = args.only.split(",")
+    args.cfg = json.load(open(args.config))
+    return args
+
+
+def absent(reason):
+    """Says why this peer cannot run here; compare.py names it."""
+    print(json.dumps({"absent": reason}))
+    sys.exit(0)
+
+
+def median_secs(work, repeat):
+    work()
+    secs = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        secs.append(time.perf_counter() - start)
+    return statistics.median(secs)
+
+
+def print_rates(device, rates):
+    print(json.dumps({"device": device, "rates": rates}))
+
+
+def reference_model(args):
+    """The modules of the reference program with random weights, and the module itself."""
+    import importlib.util
+    import torch
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    spec = importlib.util.spec_from_file_location("reference", args.reference)
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    return reference.MmGem(args.cfg).eval()
+
+
+def pixels(cfg, n):
+    import torch
+    side = cfg["vision"]["image_size"]
+    return (torch.arange(n * 3 * side * side) * 7919 % 1000).float().div(500).sub(1).reshape(n, 3, side, side)
+
+
+def texts(cfg, n):
+    import torch
+    vocab = cfg["llm"]["vocab_size"]
+    return torch.tensor([[(t * 131 + at * 17 + 3) % vocab for at in range(TEXT_LEN)] for t in range(n)])
