@@ -79,3 +79,15 @@ fn a_run_that_is_described_wrongly_says_where() {
     desk.fails("train run.toml --set data.shards=['none*.tar']", 1, &["no file fits \"none*.tar\"", "hint"]);
     assert!(!desk.path("run/checkpoints").exists());
 }
+
+#[test]
+fn several_ranks_without_mpi_on_a_cpu_are_refused_before_anything_is_written() {
+    let desk = desk(3);
+    let mut command = desk.command("train run.toml --device cpu");
+    let launcher = [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "localhost")];
+    let output = command.envs(launcher).output().expect("the program starts");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("rank 1 of 2 by torchrun") && stderr.contains("--features mpi"), "{stderr}");
+    assert!(!desk.path("run").exists());
+}

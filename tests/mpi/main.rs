@@ -37,6 +37,7 @@ fn build() -> Option<PathBuf> {
     }
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    // With the default features too, so that Burn is the one that is built already.
     let build = |features: &[&str]| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--locked", "-p", "mmgem"]).args(features);
@@ -47,7 +48,7 @@ fn build() -> Option<PathBuf> {
         build.env("CARGO_TARGET_DIR", profile.parent().expect("target"));
         assert!(build.status().expect("cargo can be started").success());
     };
-    build(&["--no-default-features", "--features", "mpi"]);
+    build(&["--features", "mpi"]);
     let program = profile.join("mmgem-mpi");
     fs::copy(profile.join("mmgem"), &program).expect("it was just built");
     // What lies at its usual place is the program that everyone expects there.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use mmgem_core::train::collective::{Collective, Launch, Single, Tcp};
@@ -62,8 +62,8 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
         };
     }
     listen()?;
-    let group = join(launch.as_ref(), &config, globals.quiet)?;
     let choice = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
+    let group = join(launch.as_ref(), &config, choice, globals.quiet)?;
     let done = run_on(&config, choice, group.as_collective(), args.resume, globals);
     match done {
         Err(error) => group.leave(error),
@@ -92,7 +92,7 @@ enum Group {
 }
 
 /// Joins the processes that the launcher started, and says how.
-fn join(launch: Option<&Launch>, config: &TrainConfig, quiet: bool) -> Result<Group> {
+fn join(launch: Option<&Launch>, config: &TrainConfig, choice: DeviceChoice, quiet: bool) -> Result<Group> {
     let timeout = Duration::from_secs(config.cluster.timeout_secs);
     let Some(launch) = launch.filter(|launch| launch.size > 1) else { return Ok(Group::Single(Single)) };
     #[cfg(feature = "mpi")]
@@ -103,8 +103,12 @@ fn join(launch: Option<&Launch>, config: &TrainConfig, quiet: bool) -> Result<Gr
         note(quiet, format!("{launch}, through MPI"));
         return Ok(Group::Mpi(mpi));
     }
+    ensure!(
+        cfg!(feature = "cuda") && matches!(choice, DeviceChoice::Cuda { .. }),
+        "{launch}, but nothing that carries gradients between them on this device\n  hint: build with --features mpi and start with mpirun or srun; without MPI only NVIDIA GPUs can be trained on together (--features cuda, --device cuda)"
+    );
     let master = launch.master()?;
-    note(quiet, format!("{launch}, through sockets at {master}"));
+    note(quiet, format!("{launch}, through NCCL, which meets at {master}"));
     Ok(Group::Tcp(Tcp::connect(launch.rank, launch.size, master, timeout)?))
 }
 

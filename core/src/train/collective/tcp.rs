@@ -1,7 +1,7 @@
 //! Ranks that talk over plain sockets, all through rank 0.
 //!
-//! For the start of a run on GPUs, for a few processes on CPUs, and where there is no MPI: every rank's
-//! data passes through rank 0, so gradients of large models over many machines want MPI or NCCL.
+//! It brings NCCL's ranks together where there is no MPI and carries the few bytes that their hosts decide by.
+//! The program trains through nothing else of this: gradients go through NCCL or MPI.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
