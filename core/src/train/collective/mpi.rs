@@ -65,7 +65,10 @@ impl Collective for Mpi {
                 Some(at)
             })
             .collect();
-        let mut all = vec![0u8; total as usize];
+        // An empty vector's pointer is 1, which Open MPI takes for MPI_IN_PLACE: nothing is to have a place too.
+        static NOTHING: [u8; 1] = [0];
+        let own = if own.is_empty() { &NOTHING[..0] } else { own };
+        let mut all = vec![0u8; (total as usize).max(1)];
         let mut partition = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
         self.watchdog.guard("exchange", || self.world.all_gather_varcount_into(own, &mut partition));
         let range = |(start, count): (&i32, &i32)| *start as usize..(*start + *count) as usize;
