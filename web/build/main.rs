@@ -21,7 +21,7 @@ const USAGE: &str = "Builds the page into web/dist.
 
 Usage: cargo web [--webgpu] [--optimize] [--model DIR]
 
-  --webgpu     also the module that computes on WebGPU
+  --webgpu     also the module that computes on WebGPU (untested: it was never compiled)
   --optimize   shrink the wasm with wasm-opt (slow; from Debian's binaryen or npm's)
   --model DIR  the model that the page opens first; assets/model without
 
@@ -92,7 +92,7 @@ fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
     let status = Command::new(env!("CARGO"))
         .args(["build", "--release", "--locked", "-p", "mmgem-web", "--lib", "--target", WASM])
         .args(features)
-        // Every browser with WebGPU, and every one since 2023, has it; it is four times as fast.
+        // Every browser with WebGPU, and every one since 2023, has it.
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")
         .current_dir(workspace)
         .status()
