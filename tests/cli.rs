@@ -11,6 +11,8 @@ mod refused;
 mod results;
 #[path = "cli/training.rs"]
 mod training;
+#[path = "cli/window.rs"]
+mod window;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -53,6 +53,8 @@ pub struct Globals {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Open the window: search photos as you type, look into them, drag boxes
+    App(cli::app::AppArgs),
     /// Measure what this machine does with a model
     Bench(cli::bench::BenchArgs),
     /// Write what is on photos, or in regions of them

@@ -2,6 +2,9 @@
 
 use mmgem_core::session::Session;
 
+/// Most tokens of a caption where nobody says how many.
+pub const CAPTION_TOKENS: usize = 32;
+
 /// An opened model and the switches that every command shares.
 #[derive(Debug)]
 pub struct Context {

@@ -1,6 +1,8 @@
 //! The program `mmgem`: arguments and paths stop here; what is computed is in `mmgem-core`.
 
 mod allocator;
+#[cfg(feature = "app")]
+mod app;
 mod args;
 mod boxes;
 mod cli;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
 
 fn run(Args { globals, command }: Args) -> Result<()> {
     match command {
+        Command::App(args) => cli::app::run(args, &globals),
         Command::Bench(args) => cli::bench::run(&args, &globals),
         Command::Caption(args) => cli::caption::run(&args, &globals.open()?),
         Command::Demo(args) => demo::run(args, &globals.open()?),

@@ -51,6 +51,8 @@ pub struct FoundPhotos {
     pub photos: Vec<PathBuf>,
     /// Every folder could be listed.
     pub complete: bool,
+    /// Folders that could not be listed, and ignore files that could not be read, with the reason.
+    pub passed_over: Vec<(PathBuf, String)>,
 }
 
 /// The photos in folders and below them, sorted by path; a file that is named is taken as it is.
@@ -125,6 +127,7 @@ impl Walk {
 
     fn passed_over(&mut self, path: &Path, error: &anyhow::Error) {
         self.found.complete = false;
+        self.found.passed_over.push((path.to_owned(), error.to_string()));
         note(self.quiet, format!("passed over {}: {error}", path.display()));
     }
 }

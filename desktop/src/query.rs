@@ -5,9 +5,14 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use anyhow::{Context as _, Result};
+use mmgem_core::image::BoxPx;
+use mmgem_core::session::{Part, Session};
+use pollster::block_on;
+
 use crate::args::WrongArguments;
 use crate::library::Photo;
-use crate::photos::looks_like_a_photo;
+use crate::photos::{looks_like_a_photo, read_photo};
 
 /// Radius of `near:` where none is given, in kilometres.
 const NEAR_KM: f64 = 10.0;
@@ -16,7 +21,7 @@ const EARTH_RADIUS_KM: f64 = 6371.0;
 /// A query in parts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Query {
-    /// What is looked for; at least one.
+    /// What is looked for.
     pub terms: Vec<Term>,
     /// What a photo must have besides.
     pub filters: Vec<Filter>,
@@ -57,6 +62,22 @@ impl FromStr for Query {
     type Err = WrongArguments;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let query = Self::read(text)?;
+        if query.terms.is_empty() {
+            let message =
+                "the query looks for nothing; wanted a text or a photo, as in `a red boat after:2024`";
+            return Err(WrongArguments(message.into()));
+        }
+        Ok(query)
+    }
+}
+
+impl Query {
+    /// Reads a query that may look for nothing: then its filters say all.
+    ///
+    /// # Errors
+    /// When a filter is none, or a photo is not there.
+    pub fn read(text: &str) -> Result<Self, WrongArguments> {
         let mut query = Self::default();
         let (mut sign, mut words): (f32, Vec<String>) = (1.0, Vec::new());
         for Word { text, quoted } in words_of(text) {
@@ -72,16 +93,36 @@ impl FromStr for Query {
             }
         }
         query.take_term(sign, &mut words)?;
-        if query.terms.is_empty() {
-            let message =
-                "the query looks for nothing; wanted a text or a photo, as in `a red boat after:2024`";
-            return Err(WrongArguments(message.into()));
-        }
         Ok(query)
     }
-}
 
-impl Query {
+    /// The unit vector of the query: the weighted sum of its terms'. With a box, of that region of the photo
+    /// that the query is.
+    ///
+    /// # Errors
+    /// When a photo or the box cannot be used, or the terms cancel each other.
+    pub fn embed(&self, box_px: Option<BoxPx>, session: &Session) -> Result<Vec<f32>> {
+        let part = box_px.map_or(Part::Whole, Part::Box);
+        let mut sum = vec![0.0; session.config().embed_dim];
+        for Term { weight, what } in &self.terms {
+            let embed = match what {
+                What::Text(text) => block_on(session.embed_text(text))?,
+                What::Photo(path) => {
+                    let encoded = session.encode_rgb(&read_photo(path)?);
+                    block_on(session.embed_image(&encoded, &part))
+                        .with_context(|| format!("the query cannot be used\n  file: {}", path.display()))?
+                }
+            };
+            sum.iter_mut().zip(embed).for_each(|(sum, x)| *sum += weight * x);
+        }
+        let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        if norm <= 1e-6 {
+            return Err(WrongArguments("the terms of the query cancel each other".into()).into());
+        }
+        sum.iter_mut().for_each(|x| *x /= norm);
+        Ok(sum)
+    }
+
     fn take_term(&mut self, sign: f32, words: &mut Vec<String>) -> Result<(), WrongArguments> {
         let text = std::mem::take(words).join(" ");
         if text.is_empty() {

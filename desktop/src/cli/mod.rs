@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments to plain values, a call into the core, results printed.
 
+pub mod app;
 pub mod bench;
 pub mod bench_search;
 pub mod caption;

@@ -17,14 +17,11 @@ use crate::args::{Globals, WrongArguments};
 use crate::boxes::BoxArg;
 use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
-use crate::context::Context;
+use crate::context::{CAPTION_TOKENS, Context};
 use crate::library::{Found, Library, Wanted, default_library};
 use crate::photos::{find_photos, read_photo};
 use crate::query::{Query, Term, What};
 use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json};
-
-/// Tokens of a caption that says why a photo is a hit.
-const WHY_TOKENS: usize = 32;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -128,7 +125,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
             "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
         );
     }
-    let vector = index::Query::new(&embed(&query, args.box_px, &context)?);
+    let vector = index::Query::new(&query.embed(args.box_px.map(|BoxArg(box_px)| box_px), &context.session)?);
     let wanted = Wanted {
         skip: (args.page - 1).saturating_mul(args.k),
         k: args.k,
@@ -172,30 +169,6 @@ fn read_query(text: &str, box_px: Option<BoxArg>) -> Result<Query> {
     Ok(query)
 }
 
-/// The unit vector of a query: the weighted sum of its terms'.
-fn embed(query: &Query, box_px: Option<BoxArg>, context: &Context) -> Result<Vec<f32>> {
-    let session = &context.session;
-    let part = box_px.map_or(Part::Whole, |BoxArg(box_px)| Part::Box(box_px));
-    let mut sum = vec![0.0; session.config().embed_dim];
-    for Term { weight, what } in &query.terms {
-        let embed = match what {
-            What::Text(text) => block_on(session.embed_text(text))?,
-            What::Photo(path) => {
-                let encoded = session.encode_rgb(&read_photo(path)?);
-                block_on(session.embed_image(&encoded, &part))
-                    .with_context(|| format!("the query cannot be used\n  file: {}", path.display()))?
-            }
-        };
-        sum.iter_mut().zip(embed).for_each(|(sum, x)| *sum += weight * x);
-    }
-    let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if norm <= 1e-6 {
-        return Err(WrongArguments("the terms of the query cancel each other".into()).into());
-    }
-    sum.iter_mut().for_each(|x| *x /= norm);
-    Ok(sum)
-}
-
 fn report(found: &[Found], whys: &[Option<String>], args: &SearchArgs, context: &Context) -> Result<()> {
     let mut entries = Vec::new();
     for (hit, why) in found.iter().zip(whys) {
@@ -218,7 +191,7 @@ fn report(found: &[Found], whys: &[Option<String>], args: &SearchArgs, context: 
 fn why(hit: &Found, context: &Context) -> Result<String> {
     let encoded = context.session.encode_rgb(&read_photo(&hit.photo.paths[0])?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
-    let decoding = Decoding { max_tokens: WHY_TOKENS, beam: 1 };
+    let decoding = Decoding { max_tokens: CAPTION_TOKENS, beam: 1 };
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::ops::ControlFlow;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, Result};
+use indicatif::ProgressBar;
 use mmgem_core::files;
 use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, preprocess, resize, to_jpeg};
 use mmgem_core::index::{Vectors, region_boxes};
@@ -40,6 +42,55 @@ pub struct Summary {
     pub forgotten: usize,
     /// New files that could not be read.
     pub unreadable: usize,
+}
+
+/// Somebody who waits for [`Library::update_watched`].
+pub trait Watcher {
+    /// So many files are new or changed.
+    fn begin(&mut self, n_files: usize);
+
+    /// So many more of them are dealt with and written; whether to go on.
+    fn advance(&mut self, n_files: usize) -> ControlFlow<()>;
+
+    /// A file cannot be read.
+    ///
+    /// # Errors
+    /// Where that shall end the update.
+    fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()>;
+}
+
+/// A bar and the files that are passed over, on stderr.
+struct OnTerminal {
+    bar: ProgressBar,
+    passed_over: PassedOver,
+    quiet: bool,
+}
+
+impl OnTerminal {
+    fn new(n_files: usize, context: &Context) -> Self {
+        let passed_over = PassedOver::new(n_files, context.strict);
+        Self { bar: ProgressBar::hidden(), passed_over, quiet: context.quiet }
+    }
+
+    fn finish(self) -> Result<()> {
+        self.bar.finish_and_clear();
+        self.passed_over.finish(self.quiet)
+    }
+}
+
+impl Watcher for OnTerminal {
+    fn begin(&mut self, n_files: usize) {
+        self.bar = progress_bar(n_files, "photos", self.quiet || n_files < BATCH);
+    }
+
+    fn advance(&mut self, n_files: usize) -> ControlFlow<()> {
+        self.bar.inc(n_files as u64);
+        ControlFlow::Continue(())
+    }
+
+    fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()> {
+        self.passed_over.take(path, Err::<(), _>(error), Some(&self.bar)).map(|_| ())
+    }
 }
 
 /// What tells a file from the one that was there before.
@@ -74,7 +125,7 @@ struct Fresh {
 }
 
 impl Library {
-    /// Makes the library agree with what was found below some folders.
+    /// Makes the library agree with what was found below some folders, and tells how it goes on stderr.
     ///
     /// # Errors
     /// When the library cannot be written, when no file of several can be used, or with `--strict` one
@@ -85,6 +136,24 @@ impl Library {
         donor: Option<&Donor>,
         context: &Context,
     ) -> Result<Summary> {
+        let mut terminal = OnTerminal::new(found.photos.len(), context);
+        let summary = self.update_watched(found, donor, context, &mut terminal)?;
+        terminal.finish()?;
+        Ok(summary)
+    }
+
+    /// [`Self::update`] for somebody else than a person at a terminal, who may also end it: what was done
+    /// until then is told and stays.
+    ///
+    /// # Errors
+    /// When the library cannot be written, or the watcher says so.
+    pub fn update_watched(
+        &mut self,
+        found: &FoundPhotos,
+        donor: Option<&Donor>,
+        context: &Context,
+        watcher: &mut dyn Watcher,
+    ) -> Result<Summary> {
         let mut summary = Summary { forgotten: self.forget_missing(found)?, ..Summary::default() };
         let current = self.current_files()?;
         let is_stale = |path: &&PathBuf| {
@@ -94,12 +163,12 @@ impl Library {
         let stale: Vec<PathBuf> = found.photos.iter().filter(is_stale).cloned().collect();
         let whole = self.whole_contents()?;
         let config = context.session.config().preprocess();
-        let bar = progress_bar(stale.len(), "photos", context.quiet || stale.len() < BATCH);
-        let mut passed_over = PassedOver::new(found.photos.len(), context.strict);
+        watcher.begin(stale.len());
 
         let next = AtomicUsize::new(0);
-        thread::scope(|scope| -> Result<()> {
-            // Bounded: readers wait while the encoder is busy, so memory does not grow.
+        thread::scope(|scope| {
+            // Bounded: readers wait while the encoder is busy, so memory does not grow. Dropped at the end,
+            // which ends the readers.
             let (sender, receiver) = sync_channel(BATCH);
             for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
                 let (sender, stale, next, whole, config) = (sender.clone(), &stale, &next, &whole, &config);
@@ -114,19 +183,16 @@ impl Library {
             drop(sender);
             loop {
                 let batch: Vec<Arrived> = receiver.iter().take(BATCH).collect();
-                if batch.is_empty() {
-                    return Ok(());
+                let n_files = batch.len();
+                if n_files == 0 {
+                    return Ok(summary);
                 }
-                let n = batch.len() as u64;
-                self.store(batch, donor, context, &mut summary, |path, error| {
-                    passed_over.take(path, Err::<(), _>(error), Some(&bar)).map(|_| ())
-                })?;
-                bar.inc(n);
+                self.store(batch, donor, context, &mut summary, watcher)?;
+                if watcher.advance(n_files).is_break() {
+                    return Ok(summary);
+                }
             }
-        })?;
-        bar.finish_and_clear();
-        passed_over.finish(context.quiet)?;
-        Ok(summary)
+        })
     }
 
     /// Encodes what needs it and writes a batch in one transaction.
@@ -136,7 +202,7 @@ impl Library {
         donor: Option<&Donor>,
         context: &Context,
         summary: &mut Summary,
-        mut refuse: impl FnMut(&Path, anyhow::Error) -> Result<()>,
+        watcher: &mut dyn Watcher,
     ) -> Result<()> {
         let (mut known, mut new, mut bad) = (Vec::new(), Vec::new(), Vec::new());
         let mut in_batch = HashSet::new();
@@ -177,7 +243,7 @@ impl Library {
             file_row(&transaction, path, *stamp, Err(&crate::terminal::root_on_one_line(error)))?;
         }
         transaction.commit()?;
-        bad.into_iter().try_for_each(|(path, _, error)| refuse(&path, error))
+        bad.into_iter().try_for_each(|(path, _, error)| watcher.refuse(&path, error))
     }
 
     /// Files whose rows say all there is to say, as long as the files are still the same.

@@ -23,8 +23,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 pub use exchange::Donor;
 pub use facts::{Facts, days_since_1970};
-pub use fill::Summary;
-pub use search::{Found, Photo, Shelf, Wanted};
+pub use fill::{Summary, Watcher};
+pub use search::{Found, Photo, Ranked, Shelf, Wanted};
 pub use watch::watch;
 
 /// Raised whenever the same photo and model give other vectors: decoding, scaling, choice of boxes.

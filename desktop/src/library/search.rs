@@ -20,6 +20,8 @@ const SCAN: usize = 4096;
 const SAME_BITS: u32 = 4;
 /// See [`SAME_BITS`].
 const SAME_COSINE: f32 = 0.97;
+/// Hits of a whole ranking among which near-duplicates are looked for.
+const GATHERED: usize = 1000;
 
 /// The vectors of whole photos, in memory.
 #[derive(Clone, Debug)]
@@ -49,6 +51,23 @@ pub struct Photo {
     look: u64,
 }
 
+#[cfg(test)]
+impl Photo {
+    /// A photo of 400 × 300 pixels at a path, for tests of what shows photos.
+    pub fn example(content: i64, path: PathBuf, taken_secs: i64) -> Self {
+        Self {
+            content,
+            paths: vec![path],
+            format: "JPEG".into(),
+            size_px: [400, 300],
+            taken_secs,
+            camera: None,
+            place: None,
+            look: 0,
+        }
+    }
+}
+
 /// A hit with its best box.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
@@ -63,11 +82,22 @@ pub struct Found {
     row: usize,
 }
 
+/// A photo's place in the order of all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// Row of `content`.
+    pub content: i64,
+    /// As in [`Found`].
+    pub score: f32,
+    /// Files of photos that show the same.
+    pub similar: Vec<PathBuf>,
+}
+
 impl Library {
     /// Reads the vectors of all photos that have a file.
     pub fn shelf(&self) -> Result<Shelf> {
         let sql = "SELECT content, scale, codes FROM image_vector AS v WHERE model = ?1
-            AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content)";
+            AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content) ORDER BY content";
         let mut rows = self.db.prepare(sql)?;
         let mut rows = rows.query([self.model])?;
         let (mut contents, mut codes, mut scales) = (Vec::new(), Vec::new(), Vec::new());
@@ -160,13 +190,14 @@ impl Library {
         }
         let found = if wanted.by_region {
             let ranked = self.by_region(shelf, query, scores)?;
-            self.gather(shelf, &ranked, wanted.min_score, n_wanted)?
+            gather(shelf, &ranked, wanted.min_score, n_wanted, |content| self.photo(content))?
         } else {
             // More than asked for, because near-duplicates take no place of their own.
             let mut n = n_wanted.saturating_mul(2).saturating_add(64);
             loop {
                 let ranked = best(scores.iter().copied(), n);
-                let found = self.gather(shelf, &ranked, wanted.min_score, n_wanted)?;
+                let found =
+                    gather(shelf, &ranked, wanted.min_score, n_wanted, |content| self.photo(content))?;
                 if found.len() >= n_wanted || ranked.len() < n {
                     break found;
                 }
@@ -175,33 +206,50 @@ impl Library {
         };
         let mut found: Vec<Found> = found.into_iter().skip(wanted.skip).collect();
         for hit in &mut found {
-            let Some((boxes, regions)) = self.regions(hit.photo.content)? else { continue };
-            hit.box_px = regions.nearest(query, 1).first().map(|best| boxes[best.row]);
+            hit.box_px = self.best_box(hit.photo.content, query)?;
         }
         Ok(found)
     }
 
-    /// The first `n_wanted` of ranked hits that show something of their own.
-    fn gather(&self, shelf: &Shelf, ranked: &[Hit], min_score: f32, n_wanted: usize) -> Result<Vec<Found>> {
-        let mut found: Vec<Found> = Vec::new();
-        for hit in ranked.iter().take_while(|hit| hit.score >= min_score) {
-            let Some(photo) = self.photo(shelf.contents[hit.row])? else { continue };
-            let same = |other: &&mut Found| shelf.shows_the_same(other, &photo, hit.row);
-            if let Some(first) = found.iter_mut().find(same) {
-                first.similar.extend(photo.paths);
-            } else if found.len() == n_wanted {
-                break;
-            } else {
-                found.push(Found {
-                    photo,
-                    score: hit.score,
-                    box_px: None,
-                    similar: Vec::new(),
-                    row: hit.row,
-                });
-            }
+    /// The region of a photo that fits best, in pixels of the photo, by its row in `content`; `None` where
+    /// this model has none of it.
+    pub fn best_box(&self, content: i64, query: &Query) -> Result<Option<BoxPx>> {
+        let Some((boxes, regions)) = self.regions(content)? else { return Ok(None) };
+        Ok(regions.nearest(query, 1).first().map(|best| boxes[best.row]))
+    }
+
+    /// All photos in order of their scores, without boxes: for those who scroll through them, with what
+    /// [`Self::photos`] knows. Near-duplicates among the first [`GATHERED`] are gathered under the best of
+    /// them; by region only the photos are ranked whose whole fits well.
+    pub fn rank(
+        &self,
+        shelf: &Shelf,
+        photos: &HashMap<i64, Photo>,
+        query: &Query,
+        by_region: bool,
+        keep: impl Fn(&Photo) -> bool,
+    ) -> Result<Vec<Ranked>> {
+        let mut hits = shelf.scores(query);
+        hits.retain(|hit| photos.get(&shelf.contents[hit.row]).is_some_and(&keep));
+        if by_region {
+            hits = self.by_region(shelf, query, hits)?;
+        } else {
+            hits.par_sort_unstable_by(|a, b| b.cmp(a));
         }
-        Ok(found)
+        let rest = hits.split_off(hits.len().min(GATHERED));
+        let photo = |content| Ok(photos.get(&content).cloned());
+        let first = gather(shelf, &hits, f32::MIN, usize::MAX, photo)?;
+        let first = first.into_iter().map(|found| Ranked {
+            content: found.photo.content,
+            score: found.score,
+            similar: found.similar,
+        });
+        let rest = rest.into_iter().map(|hit| Ranked {
+            content: shelf.contents[hit.row],
+            score: hit.score,
+            similar: Vec::new(),
+        });
+        Ok(first.chain(rest).collect())
     }
 
     /// How many photos another model has vectors of, to say so where this one has none.
@@ -210,6 +258,29 @@ impl Library {
         let n: i64 = self.db.query_row(sql, params![self.model], |row| row.get(0))?;
         Ok(usize::try_from(n)?)
     }
+}
+
+/// The first `n_wanted` of ranked hits that show something of their own; `photo` tells what is known of one.
+fn gather(
+    shelf: &Shelf,
+    ranked: &[Hit],
+    min_score: f32,
+    n_wanted: usize,
+    photo: impl Fn(i64) -> Result<Option<Photo>>,
+) -> Result<Vec<Found>> {
+    let mut found: Vec<Found> = Vec::new();
+    for hit in ranked.iter().take_while(|hit| hit.score >= min_score) {
+        let Some(photo) = photo(shelf.contents[hit.row])? else { continue };
+        let same = |other: &&mut Found| shelf.shows_the_same(other, &photo, hit.row);
+        if let Some(first) = found.iter_mut().find(same) {
+            first.similar.extend(photo.paths);
+        } else if found.len() == n_wanted {
+            break;
+        } else {
+            found.push(Found { photo, score: hit.score, box_px: None, similar: Vec::new(), row: hit.row });
+        }
+    }
+    Ok(found)
 }
 
 /// Which hits are wanted.
@@ -226,6 +297,11 @@ pub struct Wanted {
 }
 
 impl Shelf {
+    /// Whether a photo is on it, by its row in `content`; rows are read in their order.
+    pub fn has(&self, content: i64) -> bool {
+        self.contents.binary_search(&content).is_ok()
+    }
+
     /// Takes vectors that are in memory already; rows of `content` count from 0.
     pub fn of_vectors(vectors: Vectors) -> Self {
         Self { contents: (0..vectors.len() as i64).collect(), vectors }

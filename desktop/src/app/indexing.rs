@@ -1,0 +1,239 @@
+//! Filling the library while the window stays usable: a thread, how to pause and end it, and how fast it is.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use anyhow::Result;
+
+use super::messages::{Ask, IndexNews, News, Post};
+use crate::context::Context;
+use crate::library::{Library, Summary, Watcher};
+use crate::photos::walk;
+
+/// What the window says to the thread that indexes.
+#[derive(Debug, Default)]
+pub struct Control {
+    run: Mutex<Run>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Run {
+    #[default]
+    On,
+    Paused,
+    Stopped,
+}
+
+impl Control {
+    pub fn go_on(&self) {
+        self.set(Run::On);
+    }
+
+    /// Until [`Self::go_on`]; the batch that is under way is finished.
+    pub fn pause(&self) {
+        self.set(Run::Paused);
+    }
+
+    /// For good; what is done stays.
+    pub fn stop(&self) {
+        self.set(Run::Stopped);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        *self.run.lock().unwrap_or_else(PoisonError::into_inner) == Run::Paused
+    }
+
+    fn set(&self, run: Run) {
+        *self.run.lock().unwrap_or_else(PoisonError::into_inner) = run;
+        self.changed.notify_all();
+    }
+
+    /// Waits while it is paused; whether to go on.
+    fn checkpoint(&self) -> ControlFlow<()> {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *run {
+                Run::On => return ControlFlow::Continue(()),
+                Run::Stopped => return ControlFlow::Break(()),
+                Run::Paused => run = self.changed.wait(run).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// What the thread does.
+pub struct Job {
+    pub folders: Vec<PathBuf>,
+    pub library: PathBuf,
+    pub context: Arc<Context>,
+    pub control: Arc<Control>,
+}
+
+/// Starts the thread; it tells `own` when there is more to see and when it has ended.
+pub fn start(job: Job, own: Sender<Ask>, post: Post) -> JoinHandle<()> {
+    let run = move || {
+        let mut reporter = Reporter { own, post, control: job.control.clone() };
+        let result = fill(&job, &mut reporter).map_err(|error| format!("{error:#}"));
+        reporter.post.send(News::Index(IndexNews::Ended(result)));
+        let _ = reporter.own.send(Ask::Indexed);
+    };
+    thread::Builder::new().name("index".into()).spawn(run).expect("a thread can be started")
+}
+
+fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
+    reporter.tell(IndexNews::Walking);
+    let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
+        job.folders.iter().cloned().partition(|folder| folder.is_dir());
+    for folder in missing {
+        let why = "this folder is not there; is its drive connected? Its photos stay in the library";
+        reporter.tell(IndexNews::Problem(folder, why.into()));
+    }
+    let found = walk(&there, &[], true)?;
+    for (path, why) in &found.passed_over {
+        reporter.tell(IndexNews::Problem(path.clone(), why.clone()));
+    }
+    let dim = job.context.session.config().embed_dim;
+    Library::open(&job.library, job.context.fingerprint, dim)?.update_watched(
+        &found,
+        None,
+        &job.context,
+        reporter,
+    )
+}
+
+struct Reporter {
+    own: Sender<Ask>,
+    post: Post,
+    control: Arc<Control>,
+}
+
+impl Reporter {
+    fn tell(&self, news: IndexNews) {
+        self.post.send(News::Index(news));
+    }
+}
+
+impl Watcher for Reporter {
+    fn begin(&mut self, n_files: usize) {
+        self.tell(IndexNews::Begun(n_files));
+    }
+
+    fn advance(&mut self, n_files: usize) -> ControlFlow<()> {
+        self.tell(IndexNews::Done(n_files));
+        let _ = self.own.send(Ask::Changed);
+        self.control.checkpoint()
+    }
+
+    fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()> {
+        self.tell(IndexNews::Problem(path.to_owned(), crate::terminal::root_on_one_line(&error)));
+        Ok(())
+    }
+}
+
+/// How far indexing is, how fast, and how long it will take, told by the times of its news.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pace {
+    /// Files that are new or changed; not known while folders are looked through.
+    pub n_files: Option<usize>,
+    pub done: usize,
+    /// Seconds that were worked, without pauses.
+    worked_secs: f64,
+    /// When the last news came; nothing while it is paused.
+    last_secs: Option<f64>,
+}
+
+impl Pace {
+    pub fn begin(&mut self, n_files: usize, now_secs: f64) {
+        *self = Self { n_files: Some(n_files), last_secs: Some(now_secs), ..Self::default() };
+    }
+
+    pub fn advance(&mut self, n_files: usize, now_secs: f64) {
+        self.worked_secs += self.last_secs.map_or(0.0, |last| now_secs - last);
+        (self.last_secs, self.done) = (Some(now_secs), self.done + n_files);
+    }
+
+    /// What is waited for from now on is no work.
+    pub fn pause(&mut self) {
+        self.last_secs = None;
+    }
+
+    /// 0 to 1.
+    pub fn share(&self) -> f32 {
+        match self.n_files {
+            Some(n_files) if n_files > 0 => self.done as f32 / n_files as f32,
+            _ => 0.0,
+        }
+    }
+
+    pub fn photos_per_sec(&self) -> Option<f64> {
+        (self.worked_secs > 0.0).then(|| self.done as f64 / self.worked_secs)
+    }
+
+    /// As a person wants to read it.
+    pub fn in_words(&self) -> String {
+        let Some(n_files) = self.n_files else { return "Looking through the folders".into() };
+        let done = format!("{} of {n_files} photos", self.done);
+        match self.photos_per_sec().filter(|rate| *rate > 0.0) {
+            None => done,
+            Some(rate) => {
+                let left = duration_in_words(n_files.saturating_sub(self.done) as f64 / rate);
+                format!("{done}, {rate:.0} a second, {left} left")
+            }
+        }
+    }
+}
+
+/// A duration to a figure or two.
+pub fn duration_in_words(secs: f64) -> String {
+    match secs.round() as u64 {
+        secs @ 0..100 => format!("{secs} s"),
+        secs @ 100..6000 => format!("{} min", (secs + 30) / 60),
+        secs => format!("{} h {} min", secs / 3600, secs % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rate_and_time_left_leave_pauses_out() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.in_words(), "Looking through the folders");
+        pace.begin(100, 10.0);
+        assert_eq!(pace.in_words(), "0 of 100 photos");
+        pace.advance(16, 12.0);
+        assert_eq!(pace.in_words(), "16 of 100 photos, 8 a second, 11 s left");
+        pace.pause();
+        pace.advance(16, 500.0);
+        pace.advance(16, 502.0);
+        assert_eq!(pace.in_words(), "48 of 100 photos, 12 a second, 4 s left");
+        assert_eq!(pace.share(), 0.48);
+    }
+
+    #[test]
+    fn durations_are_short() {
+        let words = [0.4, 99.0, 100.0, 3600.0, 7260.0].map(duration_in_words);
+        assert_eq!(words, ["0 s", "99 s", "2 min", "60 min", "2 h 1 min"]);
+    }
+
+    #[test]
+    fn a_paused_thread_waits_until_it_may_go_on_or_must_end() {
+        let control = Arc::new(Control::default());
+        assert!(control.checkpoint().is_continue());
+        for (end, goes_on) in [(Control::go_on as fn(&Control), true), (Control::stop, false)] {
+            control.pause();
+            assert!(control.is_paused());
+            let waiting = control.clone();
+            let thread = thread::spawn(move || waiting.checkpoint().is_continue());
+            thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!thread.is_finished());
+            end(&control);
+            assert_eq!(thread.join().expect("no panic"), goes_on);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Folders, indexing, the model, dark and light; and what is shown while there are no photos.
+
+use std::path::{Path, PathBuf};
+
+use eframe::egui;
+use egui::{Align, Button, Label, Layout, ProgressBar, RichText, ScrollArea, TextEdit, Ui};
+
+use super::search_bar::group;
+use super::settings::Theme;
+use super::state::{Model, State};
+use super::window::Window;
+
+/// Width of what stands in the middle of an empty window, in points.
+const WELCOME_WIDTH: f32 = 520.0;
+
+/// Beside the grid.
+pub fn library_panel(window: &mut Window, ui: &mut Ui) {
+    ui.add_space(8.0);
+    ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
+        group(ui, |ui| folders(window, ui));
+        ui.add_space(8.0);
+        group(ui, |ui| model(window, ui));
+        ui.add_space(8.0);
+        group(ui, |ui| theme(&mut window.state, ui));
+        ui.add_space(8.0);
+        problems(&window.state, ui);
+    });
+}
+
+/// In the middle, while there is nothing to search.
+pub fn welcome(window: &mut Window, ui: &mut Ui) {
+    let side = ((ui.available_width() - WELCOME_WIDTH) / 2.0).max(0.0);
+    ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
+        ui.add_space(ui.available_height() * 0.12);
+        ui.horizontal(|ui| {
+            ui.add_space(side);
+            ui.vertical(|ui| {
+                ui.set_max_width(WELCOME_WIDTH.min(ui.available_width()));
+                ui.label(RichText::new("Find photos by what is in them").size(28.0).strong());
+                ui.add_space(6.0);
+                ui.label(
+                    "Add a folder: its photos are looked at once, and then found by words, by other photos or by a \
+                     region of one. Nothing leaves this machine, and no photo is changed.",
+                );
+                ui.add_space(16.0);
+                say_state(window, ui);
+                group(ui, |ui| folders(window, ui));
+                ui.add_space(8.0);
+                group(ui, |ui| model(window, ui));
+                ui.add_space(8.0);
+                group(ui, |ui| theme(&mut window.state, ui));
+                ui.add_space(8.0);
+                problems(&window.state, ui);
+            });
+        });
+    });
+}
+
+/// Why there are no photos.
+fn say_state(window: &mut Window, ui: &mut Ui) {
+    match &window.state.model {
+        Model::Opening => {
+            _ = ui.horizontal(|ui| {
+                ui.spinner();
+                ui.label("Opening the model");
+            })
+        }
+        Model::Broken(why) => _ = ui.colored_label(ui.visuals().error_fg_color, why.clone()),
+        Model::Open(ready) => {
+            let n_others = ready.catalogue.n_of_others;
+            if n_others > 0 {
+                let says = format!(
+                    "{n_others} photos of this library were indexed with another model, whose vectors mean nothing to \
+                     this one. Index their folders again with this model (theirs stay), or open theirs below."
+                );
+                ui.colored_label(ui.visuals().warn_fg_color, says);
+            }
+        }
+    }
+    ui.add_space(8.0);
+}
+
+fn folders(window: &mut Window, ui: &mut Ui) {
+    ui.strong("Folders");
+    let mut gone = None;
+    for (at, folder) in window.state.settings.folders.iter().enumerate() {
+        ui.horizontal(|ui| {
+            ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
+                let forget =
+                    ui.small_button("×").on_hover_text("Look for changes here no more; its photos stay");
+                if forget.accessible_name(format!("Forget {}", folder.display())).clicked() {
+                    gone = Some(at);
+                }
+                ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
+                    ui.add(Label::new(folder.to_string_lossy()).truncate());
+                    if !folder.is_dir() {
+                        ui.colored_label(ui.visuals().warn_fg_color, "missing");
+                    }
+                });
+            });
+        });
+    }
+    if let Some(at) = gone {
+        window.state.forget_folder(at);
+    }
+    ui.horizontal(|ui| {
+        let width = ui.available_width() - 100.0;
+        let field =
+            TextEdit::singleline(&mut window.folder_text).hint_text("path of a folder").desired_width(width);
+        let response = ui.add(field).accessible_name("Folder to add");
+        let entered = response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
+        let typed = !window.folder_text.trim().is_empty();
+        let open = window.state.catalogue().is_some();
+        if (ui.add_enabled(typed && open, Button::new("Add folder")).clicked() || entered) && typed && open {
+            let folder = from_home(window.folder_text.trim());
+            window.folder_text.clear();
+            window.state.add_folder(&folder);
+        }
+    });
+    ui.weak("or drop a folder on the window");
+    ui.add_space(4.0);
+    progress(&mut window.state, ui);
+}
+
+/// How far indexing is, and what can be done about it.
+fn progress(state: &mut State, ui: &mut Ui) {
+    if !state.indexing.running {
+        let some = !state.settings.folders.is_empty() && state.catalogue().is_some();
+        let update = ui.add_enabled(some, Button::new("Look for changes"));
+        if update.on_hover_text("Only new and changed photos are looked at").clicked() {
+            state.index();
+        }
+        return;
+    }
+    let paused = state.control.is_paused();
+    ui.add(ProgressBar::new(state.indexing.pace.share()).animate(!paused));
+    ui.horizontal_wrapped(|ui| {
+        if ui.button(if paused { "Go on" } else { "Pause" }).clicked() {
+            state.pause(!paused);
+        }
+        if ui
+            .button("Stop")
+            .on_hover_text("What is done stays; it goes on from there the next time")
+            .clicked()
+        {
+            state.control.stop();
+        }
+        ui.label(state.indexing.pace.in_words());
+    });
+}
+
+fn model(window: &mut Window, ui: &mut Ui) {
+    ui.strong("Model");
+    if let Model::Open(ready) = &window.state.model {
+        ui.label(format!("{} on {}", ready.model_name, ready.device_name));
+    }
+    ui.horizontal(|ui| {
+        let width = ui.available_width() - 100.0;
+        let hint = "folder of a model; empty: the embedded one";
+        let field = TextEdit::singleline(&mut window.model_text).hint_text(hint).desired_width(width);
+        let response = ui.add(field).accessible_name("Folder of the model");
+        let entered = response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
+        if ui.button("Open model").clicked() || entered {
+            let text = window.model_text.trim();
+            let folder = (!text.is_empty()).then(|| from_home(text));
+            window.state.open_model(folder);
+        }
+    });
+}
+
+fn theme(state: &mut State, ui: &mut Ui) {
+    ui.horizontal(|ui| {
+        ui.strong("Colours");
+        let mut chosen = state.settings.theme;
+        for (theme, label) in
+            [(Theme::System, "as the system"), (Theme::Dark, "dark"), (Theme::Light, "light")]
+        {
+            ui.selectable_value(&mut chosen, theme, label);
+        }
+        if chosen != state.settings.theme {
+            state.set_theme(chosen);
+        }
+    });
+}
+
+/// Files that cannot be read, of this run and of those before.
+fn problems(state: &State, ui: &mut Ui) {
+    let known = state.catalogue().map_or(&[][..], |catalogue| &catalogue.problems);
+    let new = || state.indexing.problems.iter().filter(|problem| !known.contains(problem));
+    let n_problems = known.len() + new().count();
+    if n_problems == 0 {
+        return;
+    }
+    ui.collapsing(format!("{n_problems} could not be read"), |ui| {
+        let all: Vec<&(PathBuf, String)> = new().chain(known).collect();
+        let height = 2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
+        ScrollArea::vertical().max_height(240.0).show_rows(ui, height, all.len(), |ui, rows| {
+            for (path, why) in &all[rows] {
+                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+                ui.add(Label::new(name).truncate()).on_hover_text(path.to_string_lossy());
+                ui.add(Label::new(RichText::new(why).weak()).truncate()).on_hover_text(why);
+            }
+        });
+    });
+}
+
+/// At the bottom: indexing, what happened last, and where the selected photo is.
+pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
+    let state = &mut window.state;
+    ui.horizontal(|ui| {
+        if state.indexing.running {
+            let paused = state.control.is_paused();
+            ui.add(ProgressBar::new(state.indexing.pace.share()).desired_width(140.0));
+            if ui.small_button(if paused { "Go on" } else { "Pause" }).clicked() {
+                state.pause(!paused);
+            }
+            let words = state.indexing.pace.in_words();
+            ui.weak(if paused { format!("{words} (paused)") } else { words });
+            ui.separator();
+        }
+        if let Some(notice) = state.notice.clone() {
+            if ui.add(Button::new("×").small().frame(false)).on_hover_text("Seen").clicked() {
+                state.notice = None;
+            }
+            ui.label(crate::terminal::one_line(&notice));
+            ui.separator();
+        }
+        let keys = if state.look.is_some() {
+            "Esc back   ← → other photos   C describe   / find text   H heat map   S similar"
+        } else {
+            "/ search   arrows select   Enter look   S similar   Ctrl+C copy path"
+        };
+        match state.current_path() {
+            Some(path) if state.look.is_none() => {
+                ui.add(Label::new(RichText::new(path.to_string_lossy()).weak()).truncate());
+            }
+            _ => _ = ui.weak(keys),
+        }
+    });
+}
+
+/// A path as it is typed: `~` is the home folder.
+fn from_home(text: &str) -> PathBuf {
+    let home = std::env::home_dir();
+    match (text.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => home,
+        (Some(rest), Some(home)) if rest.starts_with(['/', '\\']) => home.join(Path::new(&rest[1..])),
+        _ => PathBuf::from(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tilde_is_the_home_folder() {
+        let home = std::env::home_dir().expect("whoever runs tests has one");
+        assert_eq!(from_home("~/Pictures"), home.join("Pictures"));
+        assert_eq!(from_home("~"), home);
+        assert_eq!(from_home("~else/a"), Path::new("~else/a"));
+        assert_eq!(from_home("/a b"), Path::new("/a b"));
+    }
+}

@@ -1,0 +1,95 @@
+//! The window, `mmgem app`.
+//!
+//! - `messages.rs`: what the window and its threads tell each other
+//! - `state.rs`: what is shown and what was asked for; no drawing
+//! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
+//! - `window.rs` and what it draws: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
+//!
+//! The window never waits: the model, the library and the photos are read by the threads only.
+
+mod events;
+mod geometry;
+mod grid;
+mod indexing;
+mod library_panel;
+mod messages;
+mod photo_view;
+mod search_bar;
+mod settings;
+mod sidecar;
+mod state;
+mod style;
+mod system;
+mod thumbnails;
+mod window;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use anyhow::Result;
+use eframe::egui;
+
+use crate::args::Globals;
+use events::Events;
+use messages::Post;
+use settings::Settings;
+pub use settings::Theme;
+use state::{Start, State};
+use window::Window;
+
+/// Opens the window and returns when it is closed.
+///
+/// # Errors
+/// When the system has no desktop, or no OpenGL.
+pub fn run(folders: Vec<PathBuf>, library: PathBuf, theme: Option<Theme>, globals: &Globals) -> Result<()> {
+    let mut settings = Settings::of(&library);
+    settings.theme = theme.unwrap_or(settings.theme);
+    let globals = globals.clone();
+    let make = move |creation: &eframe::CreationContext| -> Result<Box<dyn eframe::App>, _> {
+        style::set(&creation.egui_ctx);
+        let start = |asks| Start {
+            asks,
+            events: Events::new(globals.json),
+            library: library.clone(),
+            model: globals.model.clone(),
+            settings,
+            folders,
+        };
+        let (asks, asked) = channel();
+        let (news, told) = channel();
+        let state = State::new(start(asks.clone()));
+        let ctx = creation.egui_ctx.clone();
+        let post = Post::new(news, move || ctx.request_repaint());
+        thumbnails::start(state.wants.clone(), post.clone());
+        // Notes on stderr would only repeat what the window says.
+        let quiet = Globals { quiet: true, json: false, ..globals };
+        worker::start(quiet, library, asked, asks, post, state.control.clone());
+        Ok(Box::new(Window::new(state, told)))
+    };
+    let options = eframe::NativeOptions {
+        viewport: egui::ViewportBuilder::default()
+            .with_title("MM-GEM")
+            .with_app_id("mmgem")
+            .with_icon(Arc::new(egui::IconData::default()))
+            .with_inner_size([1180.0, 780.0])
+            .with_min_inner_size([640.0, 420.0]),
+        ..Default::default()
+    };
+    eframe::run_native("mmgem", options, Box::new(make)).map_err(cannot_open)
+}
+
+fn cannot_open(error: eframe::Error) -> anyhow::Error {
+    let wanted = match &error {
+        eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => "a desktop (X11 or Wayland on Linux)",
+        _ => "OpenGL",
+    };
+    anyhow::anyhow!(
+        "mmgem app needs {wanted}: {error}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
+         Mesa's software OpenGL (libgl1-mesa-dri) is enough"
+    )
+}

@@ -1,0 +1,281 @@
+//! A photo, large: drag a box and its caption is written; look for a text in it; find others like it.
+
+use eframe::egui;
+use egui::{
+    Button, CentralPanel, Color32, CornerRadius, CursorIcon, Frame, Margin, Panel, Pos2, Rect, RichText,
+};
+use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo};
+
+use super::geometry::Fit;
+use super::grid::{date_in_words, frame, rect_of};
+use super::search_bar::group;
+use super::state::{Look, Writing};
+use super::window::{Window, phrase_id, texture};
+
+/// A photo is enlarged at most so many times.
+const MOST_ENLARGED: f32 = 6.0;
+
+pub fn photo_view(window: &mut Window, ui: &mut Ui) {
+    let margin = Frame::side_top_panel(ui.style()).inner_margin(Margin::same(12));
+    Panel::right("photo").default_size(320.0).min_size(260.0).frame(margin).show(ui, |ui| {
+        ScrollArea::vertical().auto_shrink(false).show(ui, |ui| side(window, ui));
+    });
+    let fill = ui.visuals().extreme_bg_color;
+    CentralPanel::default().frame(Frame::NONE.fill(fill)).show(ui, |ui| canvas(window, ui));
+}
+
+fn canvas(window: &mut Window, ui: &mut Ui) {
+    upload(window, ui);
+    let area = ui.available_rect_before_wrap();
+    let response = ui.interact(area, ui.scope_id().with("canvas"), Sense::DRAG | Sense::CLICK);
+    response.widget_info(|| WidgetInfo::labeled(Role::Image, true, "Photo: drag a box to have it described"));
+    let Some(look) = &window.state.look else { return };
+    let room = area.shrink(14.0);
+    let room = [room.min.x, room.min.y, room.width(), room.height()];
+    let fit = Fit::new(look.size_px, room, MOST_ENLARGED);
+    draw_photo(window, ui, &fit);
+
+    let Some(look) = &window.state.look else { return };
+    if let Some(located) = look.located.as_ref().filter(|_| look.heat_on) {
+        frame(ui, &fit, located.box_px);
+        tag(ui, &fit, located.box_px, &located.text, area);
+    }
+    let pointer = response.interact_pointer_pos().map(|at| [at.x, at.y]);
+    let mut dragged = None;
+    if response.drag_started() {
+        let origin = ui.input(|input| input.pointer.press_origin()).map(|at| [at.x, at.y]);
+        window.drag_from = origin.or(pointer);
+    }
+    if let (Some(from), Some(to)) = (window.drag_from, pointer) {
+        dragged = fit.dragged(from, to);
+        if let Some(box_px) = dragged {
+            frame(ui, &fit, box_px);
+        }
+    } else if let Some((box_px, writing)) = &look.dragged {
+        frame(ui, &fit, *box_px);
+        tag(ui, &fit, *box_px, said(writing), area);
+    }
+    if response.drag_stopped() {
+        window.drag_from = None;
+        if let Some(box_px) = dragged {
+            window.state.drag(box_px);
+        }
+    } else if response.clicked() {
+        window.state.drop_box();
+    }
+    response.on_hover_cursor(CursorIcon::Crosshair);
+}
+
+/// Makes textures of what came.
+fn upload(window: &mut Window, ui: &Ui) {
+    let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
+    if let Some(pixels) = &look.pixels
+        && pictures.photo.as_ref().is_none_or(|(of, _)| *of != look.number)
+    {
+        pictures.photo = Some((look.number, texture(ui.ctx(), "photo", pixels)));
+    }
+    if let Some(located) = &look.located {
+        let key = (look.number, located.number);
+        if pictures.heat.as_ref().is_none_or(|(of, _)| *of != key) {
+            pictures.heat = Some((key, texture(ui.ctx(), "heat", &located.heat)));
+        }
+    }
+}
+
+/// The heat map, or the photo, or until it is there its thumbnail.
+fn draw_photo(window: &mut Window, ui: &Ui, fit: &Fit) {
+    let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
+    let heat_on = look.heat_on && look.located.is_some();
+    let heat = pictures.heat.as_ref().filter(|((of, _), _)| heat_on && *of == look.number);
+    let photo = pictures.photo.as_ref().filter(|(of, _)| *of == look.number);
+    let texture = match (heat, photo) {
+        (Some((_, texture)), _) | (None, Some((_, texture))) => Some(texture.id()),
+        (None, None) => pictures.thumbnails.get(look.content).map(egui::TextureHandle::id),
+    };
+    let whole = Rect::from_min_max(Pos2::ZERO, Pos2::new(1.0, 1.0));
+    match texture {
+        Some(id) => _ = ui.painter().image(id, rect_of(fit), whole, Color32::WHITE),
+        None => _ = ui.painter().rect_filled(rect_of(fit), 0.0, ui.visuals().faint_bg_color),
+    }
+}
+
+/// A few words at a box: below it, or in it where there is no room below.
+fn tag(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx, text: &str, area: Rect) {
+    let [x0, _, x1, y1] = fit.on_screen(box_px);
+    let font = egui::FontId::proportional(15.0);
+    let width = (x1 - x0).max(180.0);
+    let galley = ui.painter().layout(text.to_owned(), font, Color32::WHITE, width);
+    let size = galley.size() + egui::vec2(14.0, 8.0);
+    let y = if y1 + 6.0 + size.y < area.max.y { y1 + 6.0 } else { y1 - size.y - 6.0 };
+    let x = x0.min(area.max.x - size.x).max(area.min.x);
+    let rect = Rect::from_min_size(Pos2::new(x, y), size);
+    let stroke = Stroke::new(1.0, Color32::from_white_alpha(60));
+    let (corners, fill) = (CornerRadius::same(5), Color32::from_black_alpha(215));
+    ui.painter().rect(rect, corners, fill, stroke, StrokeKind::Inside);
+    ui.painter().galley(rect.min + egui::vec2(7.0, 4.0), galley, Color32::WHITE);
+}
+
+fn said(writing: &Writing) -> &str {
+    match writing.text.as_str() {
+        "" if writing.done => "(nothing)",
+        "" => "…",
+        text => text,
+    }
+}
+
+fn side(window: &mut Window, ui: &mut Ui) {
+    ui.horizontal(|ui| {
+        if ui.button("Back").on_hover_text("Esc").clicked() {
+            window.close_photo();
+        }
+        let Some(look) = &window.state.look else { return };
+        let (at, n_shown) = (look.at, window.state.n_shown());
+        if ui.add_enabled(at > 0, Button::new("Previous")).on_hover_text("left arrow").clicked() {
+            window.state.turn(false);
+        }
+        if ui.add_enabled(at + 1 < n_shown, Button::new("Next")).on_hover_text("right arrow").clicked() {
+            window.state.turn(true);
+        }
+        ui.weak(format!("{} / {n_shown}", at + 1));
+    });
+    ui.add_space(6.0);
+    if window.state.look.is_none() {
+        return;
+    }
+    about(window, ui);
+    ui.add_space(8.0);
+    group(ui, |ui| whole(window, ui));
+    ui.add_space(8.0);
+    group(ui, |ui| region(window, ui));
+    ui.add_space(8.0);
+    group(ui, |ui| find_text(window, ui));
+    if let Some(Look { problem: Some(problem), .. }) = &window.state.look {
+        ui.add_space(8.0);
+        ui.colored_label(ui.visuals().error_fg_color, problem);
+    }
+}
+
+fn about(window: &mut Window, ui: &mut Ui) {
+    let Some(look) = &window.state.look else { return };
+    let name = look.path.file_name().unwrap_or_default().to_string_lossy();
+    ui.label(RichText::new(name).strong().size(17.0));
+    let folder = look.path.parent().unwrap_or(&look.path).to_string_lossy();
+    ui.add(egui::Label::new(RichText::new(folder).weak()).truncate());
+    let photo = window.state.catalogue().and_then(|catalogue| catalogue.photos.get(&look.content));
+    if let Some(photo) = photo {
+        let [width, height] = photo.size_px;
+        ui.weak(format!("{}, {width} × {height}, {}", date_in_words(photo.taken_secs), photo.format));
+        if let Some(camera) = &photo.camera {
+            ui.weak(camera);
+        }
+        if let Some([latitude, longitude]) = photo.place {
+            ui.weak(format!("{latitude:.4}, {longitude:.4}"));
+        }
+    }
+    ui.horizontal_wrapped(|ui| {
+        if ui.button("Open").on_hover_text("In the system's program for it (O)").clicked() {
+            window.open_outside();
+        }
+        if ui.button("Show in folder").on_hover_text("R").clicked() {
+            window.reveal();
+        }
+        if ui.button("Copy path").on_hover_text("Ctrl+C").clicked()
+            && let Some(path) = window.state.current_path()
+        {
+            ui.ctx().copy_text(path.to_string_lossy().into_owned());
+            window.state.notice = Some("The path is copied".into());
+        }
+    });
+}
+
+fn whole(window: &mut Window, ui: &mut Ui) {
+    ui.strong("The whole photo");
+    let Some(look) = &window.state.look else { return };
+    let caption = look.caption.clone();
+    match &caption {
+        Some(writing) => _ = ui.label(said(writing)),
+        None => {
+            ui.horizontal_wrapped(|ui| {
+                if ui.button("Describe it").on_hover_text("C").clicked() {
+                    window.state.caption_whole();
+                }
+            })
+            .inner
+        }
+    }
+    ui.horizontal_wrapped(|ui| {
+        if ui.button("Find similar photos").clicked()
+            && let Some(path) = window.state.current_path().map(ToOwned::to_owned)
+        {
+            window.state.search_like(path, None);
+            window.scroll.to = Some(0.0);
+        }
+        if caption.is_some_and(|writing| writing.done) {
+            let save = ui.button("Save as XMP sidecar");
+            if save
+                .on_hover_text("Writes the description to a file beside the photo, which photo programs read")
+                .clicked()
+            {
+                window.state.write_sidecar(false);
+            }
+        }
+    });
+    let foreign = window.state.look.as_ref().and_then(|look| look.foreign.clone());
+    if let Some((path, _)) = foreign {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        ui.colored_label(ui.visuals().warn_fg_color, format!("{name} is there, from another program."));
+        ui.horizontal_wrapped(|ui| {
+            if ui.button("Replace it, keep it as .bak").clicked() {
+                window.state.write_sidecar(true);
+            }
+            if ui.button("Leave it").clicked()
+                && let Some(look) = &mut window.state.look
+            {
+                look.foreign = None;
+            }
+        });
+    }
+}
+
+fn region(window: &mut Window, ui: &mut Ui) {
+    ui.strong("A region");
+    let dragged = window.state.look.as_ref().and_then(|look| look.dragged.clone());
+    let Some((box_px, writing)) = dragged else {
+        ui.weak("Drag a box on the photo, and what is in it is described.");
+        return;
+    };
+    ui.label(said(&writing));
+    ui.weak(format!("box {}", crate::terminal::box_text(Some(box_px))));
+    ui.horizontal_wrapped(|ui| {
+        if ui.button("Find similar regions").on_hover_text("S").clicked() {
+            window.similar();
+        }
+        if ui.button("Drop the box").on_hover_text("Esc").clicked() {
+            window.state.drop_box();
+        }
+    });
+}
+
+fn find_text(window: &mut Window, ui: &mut Ui) {
+    let heading = ui.strong("Find text here");
+    let Some(look) = &mut window.state.look else { return };
+    let mut go = false;
+    ui.horizontal(|ui| {
+        let field = TextEdit::singleline(&mut look.phrase)
+            .id(phrase_id())
+            .hint_text("the red circle")
+            .desired_width(ui.available_width() - 60.0);
+        let response = ui.add(field).labelled_by(heading.id);
+        go = response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
+        go |= ui.add_enabled(!look.phrase.trim().is_empty(), Button::new("Find")).clicked();
+    });
+    if look.locating {
+        ui.add(egui::Spinner::new().size(14.0));
+    } else if let Some(located) = &look.located {
+        ui.weak(format!("“{}” scores {:.3} in its best box", located.text, located.score));
+        ui.checkbox(&mut look.heat_on, "heat map and box").on_hover_text("H");
+    }
+    if go {
+        window.state.locate();
+    }
+}

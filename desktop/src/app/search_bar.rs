@@ -1,0 +1,176 @@
+//! Above the grid: the query, filters, order and cut-off.
+
+use eframe::egui;
+use egui::{Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, Ui};
+
+use super::state::Sort;
+use super::window::{Window, search_id};
+
+/// Width of the fields for dates, in points.
+const DATE_WIDTH: f32 = 92.0;
+
+pub fn search_bar(window: &mut Window, ui: &mut Ui) {
+    ui.add_space(8.0);
+    ui.horizontal(|ui| {
+        let right = 92.0;
+        query_field(window, ui, ui.available_width() - right);
+        let open = window.library_open;
+        if ui.add_sized([right - 8.0, 30.0], Button::selectable(open, "Library")).clicked() {
+            window.library_open = !open;
+        }
+    });
+    ui.add_space(2.0);
+    ui.horizontal_wrapped(|ui| {
+        filters(window, ui);
+        ui.separator();
+        order(window, ui);
+    });
+    if let Some(complaint) = &window.state.complaint {
+        ui.colored_label(ui.visuals().warn_fg_color, complaint);
+    }
+    ui.add_space(4.0);
+}
+
+fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
+    // Before the field sees them: they lead to the hits.
+    let focused = ui.ctx().memory(|memory| memory.has_focus(search_id()));
+    let pressed = |key| ui.ctx().input_mut(|input| input.consume_key(Modifiers::NONE, key));
+    let leaves = focused && (pressed(Key::Enter) || pressed(Key::ArrowDown));
+    let state = &mut window.state;
+    let hint = match &state.form.like {
+        Some((path, box_px)) => {
+            let what = if box_px.is_some() { "a region of " } else { "" };
+            format!("like {what}{}", path.file_name().unwrap_or_default().to_string_lossy())
+        }
+        None => "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned(),
+    };
+    let field = TextEdit::singleline(&mut state.form.text)
+        .id(search_id())
+        .hint_text(hint)
+        .font(egui::TextStyle::Heading)
+        .margin(Margin::symmetric(10, 6))
+        .desired_width(width - 30.0);
+    let response = ui.add(field).accessible_name("Search");
+    if response.changed() {
+        state.form.like = None;
+        let now_secs = ui.ctx().input(|input| input.time);
+        state.form_changed(now_secs);
+    }
+    let empty = state.form.text.is_empty() && state.form.like.is_none();
+    if ui.add_enabled(!empty, Button::new("×").frame(false)).on_hover_text("Clear the search").clicked() {
+        state.form.text.clear();
+        state.form.like = None;
+        state.search();
+    }
+    if leaves {
+        response.surrender_focus();
+        if state.n_shown() > 0 {
+            state.selected.get_or_insert(0);
+            window.scroll.to_selected = true;
+        }
+    }
+}
+
+fn filters(window: &mut Window, ui: &mut Ui) {
+    let state = &mut window.state;
+    let mut changed = false;
+    for (label, text) in [("after", &mut state.form.after), ("before", &mut state.form.before)] {
+        let label = ui.label(label);
+        let field = TextEdit::singleline(text).hint_text("2024-05").desired_width(DATE_WIDTH);
+        changed |= ui.add(field).labelled_by(label.id).changed();
+    }
+    if changed {
+        let now_secs = ui.ctx().input(|input| input.time);
+        state.form_changed(now_secs);
+    }
+    folder_choice(window, ui);
+    let state = &mut window.state;
+    let small = ui.checkbox(&mut state.form.by_region, "small things");
+    if small.on_hover_text("Score a photo by its best region instead of the whole").changed() {
+        state.search();
+    }
+}
+
+fn folder_choice(window: &mut Window, ui: &mut Ui) {
+    let state = &mut window.state;
+    let name =
+        |path: &std::path::Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let chosen = state.form.folder.as_deref().map_or_else(|| "all folders".into(), name);
+    let mut choice = None;
+    let combo = ComboBox::from_id_salt("folder").width(150.0).selected_text(chosen).show_ui(ui, |ui| {
+        let folders: &[_] = match &state.model {
+            super::state::Model::Open(ready) => &ready.catalogue.folders,
+            _ => &[],
+        };
+        if ui.selectable_label(state.form.folder.is_none(), "all folders").clicked() {
+            choice = Some(None);
+        }
+        // There may be thousands.
+        let height = ui.text_style_height(&egui::TextStyle::Button) + 2.0 * ui.spacing().button_padding.y;
+        ScrollArea::vertical().max_height(280.0).show_rows(ui, height, folders.len(), |ui, rows| {
+            ui.set_min_width(320.0);
+            for folder in &folders[rows] {
+                let is_chosen = state.form.folder.as_ref() == Some(folder);
+                let label = Button::selectable(is_chosen, folder.to_string_lossy()).truncate();
+                if ui.add(label).clicked() {
+                    choice = Some(Some(folder.clone()));
+                    ui.close();
+                }
+            }
+        });
+    });
+    combo.response.accessible_name("Folder");
+    if let Some(folder) = choice {
+        state.form.folder = folder;
+        state.search();
+    }
+}
+
+fn order(window: &mut Window, ui: &mut Ui) {
+    let state = &mut window.state;
+    let mut sort = state.sort;
+    ui.add_enabled_ui(state.hits.scored, |ui| {
+        ui.selectable_value(&mut sort, Sort::Relevance, "by relevance");
+        ui.selectable_value(&mut sort, Sort::Date, "by date");
+    });
+    if sort != state.sort {
+        state.set_sort(sort);
+        window.scroll.to = Some(0.0);
+    }
+    let state = &mut window.state;
+    if let Some((least, most)) = state.score_range() {
+        let mut cutoff = state.cutoff.clamp(least, most);
+        let label = ui.label("cut off below");
+        let slider = Slider::new(&mut cutoff, least..=most).show_value(false);
+        let slider = ui.add(slider).labelled_by(label.id);
+        if slider.changed() {
+            // Wholly to the left nothing is cut off, whatever comes with the next query.
+            state.set_cutoff(if cutoff <= least { -1.0 } else { cutoff });
+        }
+        let value = if state.cutoff <= least { "nothing".into() } else { format!("{:.2}", state.cutoff) };
+        ui.monospace(value);
+    }
+    ui.separator();
+    let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
+    let n_shown = state.n_shown();
+    ui.label(if n_shown == n_photos {
+        format!("{n_photos} photos")
+    } else {
+        format!("{n_shown} of {n_photos} photos")
+    });
+    if state.searching {
+        ui.add(egui::Spinner::new().size(14.0));
+    }
+    let label = ui.label("size");
+    ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false)).labelled_by(label.id);
+}
+
+/// A quiet box around what belongs together.
+pub fn group(ui: &mut Ui, add: impl FnOnce(&mut Ui)) {
+    let visuals = ui.visuals();
+    let frame = Frame::new().fill(visuals.faint_bg_color).corner_radius(6).inner_margin(Margin::same(10));
+    frame.show(ui, |ui| {
+        ui.set_width(ui.available_width());
+        add(ui);
+    });
+}

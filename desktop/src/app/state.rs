@@ -1,0 +1,648 @@
+//! What the window shows and what it has asked for, without any drawing: it takes what a person does and
+//! what the threads tell, and asks the threads.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use mmgem_core::image::{BoxPx, Rgb};
+use mmgem_core::index::Query;
+
+use super::events::Events;
+use super::indexing::{Control, Pace};
+use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, Sought};
+use super::settings::{Settings, Theme};
+use super::sidecar::Written;
+use super::thumbnails::{Source, Wants};
+use crate::library::{Photo, Ranked};
+
+/// Seconds without a key after which a search is made.
+const DEBOUNCE_SECS: f64 = 0.15;
+
+/// The order of hits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    /// The best first.
+    #[default]
+    Relevance,
+    /// The latest first.
+    Date,
+}
+
+/// Whether the model and the library are there.
+#[derive(Debug)]
+pub enum Model {
+    Opening,
+    Open(Ready),
+    Broken(String),
+}
+
+/// What a person typed and chose above the grid.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Form {
+    /// The query, in its language.
+    pub text: String,
+    /// Dates in the language of `after:` and `before:`; empty where they do not matter.
+    pub after: String,
+    pub before: String,
+    pub folder: Option<PathBuf>,
+    pub by_region: bool,
+    /// What is looked for instead of the text: photos like this one, or with this region.
+    pub like: Option<(PathBuf, Option<BoxPx>)>,
+}
+
+/// The answer to the last search.
+#[derive(Debug, Default)]
+pub struct Hits {
+    /// All of them, the best first.
+    all: Vec<Ranked>,
+    /// Those that pass the cut-off, in the chosen order: places in `all`.
+    shown: Vec<u32>,
+    /// Number of the search.
+    pub number: u64,
+    /// They have scores; without a query they have none.
+    pub scored: bool,
+}
+
+/// A photo that is looked at.
+#[derive(Debug)]
+pub struct Look {
+    /// Tells news of this photo from news of the one before.
+    pub number: u64,
+    /// Place among the hits that are shown.
+    pub at: usize,
+    pub content: i64,
+    pub path: PathBuf,
+    pub size_px: [u32; 2],
+    pub pixels: Option<Arc<Rgb>>,
+    /// What is written of the whole photo.
+    pub caption: Option<Writing>,
+    /// The box that was dragged, and what is written of it.
+    pub dragged: Option<(BoxPx, Writing)>,
+    /// What is looked for in the photo.
+    pub phrase: String,
+    /// A place is asked for and not yet told.
+    pub locating: bool,
+    pub located: Option<Located>,
+    /// The heat map is shown.
+    pub heat_on: bool,
+    /// Another program's sidecar is there; whether to replace it is asked.
+    pub foreign: Option<(PathBuf, String)>,
+    pub problem: Option<String>,
+}
+
+/// A caption that is being written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Writing {
+    pub text: String,
+    pub done: bool,
+}
+
+/// Where a text is in the photo.
+#[derive(Debug)]
+pub struct Located {
+    pub text: String,
+    pub box_px: BoxPx,
+    pub score: f32,
+    pub heat: Rgb,
+    /// Counts them, so that the drawing knows when there is another.
+    pub number: u64,
+}
+
+/// Indexing, while it goes on and after.
+#[derive(Debug, Default)]
+pub struct Indexing {
+    pub running: bool,
+    pub pace: Pace,
+    /// Files and folders that could not be read in this run.
+    pub problems: Vec<(PathBuf, String)>,
+}
+
+/// Everything the window knows.
+pub struct State {
+    asks: Sender<Ask>,
+    pub control: Arc<Control>,
+    pub wants: Arc<Wants>,
+    events: Events,
+    library: PathBuf,
+    /// `--model`, which is not remembered.
+    pub model_folder: Option<PathBuf>,
+    pub settings: Settings,
+
+    pub model: Model,
+    pub form: Form,
+    pub sort: Sort,
+    /// Least cosine of a hit.
+    pub cutoff: f32,
+    pub hits: Hits,
+    /// Why the last search could not be made.
+    pub complaint: Option<String>,
+    /// When the search is to be made.
+    due_secs: Option<f64>,
+    /// An answer is waited for.
+    pub searching: bool,
+    /// Number of the newest search; answers to older ones are dropped.
+    search_number: u64,
+    /// The last number that was given to a search or a look.
+    number: u64,
+
+    /// Place among the hits that are shown.
+    pub selected: Option<usize>,
+    pub look: Option<Look>,
+    pub indexing: Indexing,
+    /// A line for the person, at the bottom.
+    pub notice: Option<String>,
+}
+
+/// With what the window starts.
+pub struct Start {
+    pub asks: Sender<Ask>,
+    pub events: Events,
+    pub library: PathBuf,
+    /// `--model`.
+    pub model: Option<PathBuf>,
+    pub settings: Settings,
+    /// Folders to index at once.
+    pub folders: Vec<PathBuf>,
+}
+
+impl State {
+    /// Asks for the model first.
+    pub fn new(start: Start) -> Self {
+        let mut settings = start.settings;
+        start.folders.iter().for_each(|folder| settings.add_folder(absolute(folder)));
+        let model_folder = start.model.or_else(|| settings.model.clone());
+        let state = Self {
+            asks: start.asks,
+            control: Arc::default(),
+            wants: Arc::default(),
+            events: start.events,
+            library: start.library,
+            model_folder: model_folder.clone(),
+            settings,
+            model: Model::Opening,
+            form: Form::default(),
+            sort: Sort::default(),
+            cutoff: -1.0,
+            hits: Hits::default(),
+            complaint: None,
+            due_secs: None,
+            searching: false,
+            search_number: 0,
+            number: 0,
+            selected: None,
+            look: None,
+            indexing: Indexing::default(),
+            notice: None,
+        };
+        state.ask(Ask::Model(model_folder));
+        if !start.folders.is_empty() {
+            state.remember();
+        }
+        state
+    }
+
+    fn ask(&self, ask: Ask) {
+        // The thread ends only with the window.
+        let _ = self.asks.send(ask);
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    pub fn catalogue(&self) -> Option<&Catalogue> {
+        match &self.model {
+            Model::Open(ready) => Some(&ready.catalogue),
+            _ => None,
+        }
+    }
+
+    // What a person does above the grid.
+
+    /// The form changed; the search is made when nothing more is typed.
+    pub fn form_changed(&mut self, now_secs: f64) {
+        self.due_secs = Some(now_secs + DEBOUNCE_SECS);
+    }
+
+    /// Makes the search that is due, and says how long to wait for one that is not.
+    pub fn tick(&mut self, now_secs: f64) -> Option<f64> {
+        let due = self.due_secs?;
+        if now_secs < due {
+            return Some(due - now_secs);
+        }
+        self.search();
+        None
+    }
+
+    /// Searches at once.
+    pub fn search(&mut self) {
+        self.due_secs = None;
+        if self.catalogue().is_none() {
+            return;
+        }
+        let number = self.next_number();
+        self.search_number = number;
+        let Form { text, after, before, folder, by_region, like } = &self.form;
+        let filter = |key: &str, value: &str| match value.trim() {
+            "" => String::new(),
+            value => format!("{key}:{value} "),
+        };
+        let sought = match like {
+            Some((path, box_px)) => Sought::Photo { path: path.clone(), box_px: *box_px },
+            None => Sought::Text(text.clone()),
+        };
+        self.ask(Ask::Search(Search {
+            number,
+            sought,
+            filters: filter("after", after) + &filter("before", before),
+            folder: folder.clone(),
+            by_region: *by_region,
+        }));
+        self.searching = true;
+    }
+
+    /// Looks for photos like one, or with something like a region of it.
+    pub fn search_like(&mut self, path: PathBuf, box_px: Option<BoxPx>) {
+        self.form.text.clear();
+        self.form.like = Some((path, box_px));
+        self.look = None;
+        self.selected = None;
+        self.search();
+    }
+
+    pub fn set_cutoff(&mut self, cutoff: f32) {
+        self.cutoff = cutoff;
+        self.arrange(self.selected_content());
+    }
+
+    pub fn set_sort(&mut self, sort: Sort) {
+        self.sort = sort;
+        self.arrange(self.selected_content());
+    }
+
+    /// Least and greatest score, for the cut-off.
+    pub fn score_range(&self) -> Option<(f32, f32)> {
+        let (best, worst) = (self.hits.all.first()?, self.hits.all.last()?);
+        self.hits.scored.then_some((worst.score, best.score))
+    }
+
+    /// Number of hits that are shown.
+    pub fn n_shown(&self) -> usize {
+        self.hits.shown.len()
+    }
+
+    /// A hit by its place among those that are shown, with what is known of the photo.
+    pub fn shown(&self, at: usize) -> Option<(&Ranked, &Photo)> {
+        let hit = &self.hits.all[*self.hits.shown.get(at)? as usize];
+        Some((hit, self.catalogue()?.photos.get(&hit.content)?))
+    }
+
+    /// The photo that is selected, by its content.
+    fn selected_content(&self) -> Option<i64> {
+        self.shown(self.selected?).map(|(hit, _)| hit.content)
+    }
+
+    /// Applies cut-off and order, and puts the selection on its photo.
+    fn arrange(&mut self, selected: Option<i64>) {
+        let looked_at = self.look.as_ref().map(|look| look.content);
+        let (scored, cutoff) = (self.hits.scored, self.cutoff);
+        let all = &self.hits.all;
+        let n_kept = if scored { all.partition_point(|hit| hit.score >= cutoff) } else { all.len() };
+        let mut shown: Vec<u32> = (0..n_kept as u32).collect();
+        if let (Sort::Date, Some(catalogue)) = (self.sort, self.catalogue()) {
+            let taken = |place: &u32| {
+                let photo = catalogue.photos.get(&all[*place as usize].content);
+                std::cmp::Reverse(photo.map_or(i64::MIN, |photo| photo.taken_secs))
+            };
+            shown.sort_by_cached_key(taken);
+        }
+        self.hits.shown = shown;
+        let place_of = |content: i64| {
+            self.hits.shown.iter().position(|place| self.hits.all[*place as usize].content == content)
+        };
+        self.selected = selected.and_then(place_of);
+        let at = looked_at.and_then(place_of);
+        if let (Some(look), Some(at)) = (&mut self.look, at) {
+            look.at = at;
+        }
+    }
+
+    // What a person does with a photo.
+
+    /// Looks at a hit.
+    pub fn open(&mut self, at: usize) {
+        let Some((hit, photo)) = self.shown(at) else { return };
+        let (content, path, size_px) = (hit.content, photo.paths[0].clone(), photo.size_px);
+        let number = self.next_number();
+        self.selected = Some(at);
+        self.ask(Ask::Look { number, path: path.clone() });
+        self.look = Some(Look {
+            number,
+            at,
+            content,
+            path,
+            size_px,
+            pixels: None,
+            caption: None,
+            dragged: None,
+            phrase: self.look.take().map(|look| look.phrase).unwrap_or_default(),
+            locating: false,
+            located: None,
+            heat_on: true,
+            foreign: None,
+            problem: None,
+        });
+    }
+
+    /// Looks at the photo before or after.
+    pub fn turn(&mut self, forward: bool) {
+        let Some(look) = &self.look else { return };
+        let at = if forward { look.at.checked_add(1) } else { look.at.checked_sub(1) };
+        if let Some(at) = at.filter(|at| *at < self.n_shown()) {
+            self.open(at);
+        }
+    }
+
+    /// Back to the grid.
+    pub fn close(&mut self) {
+        self.look = None;
+    }
+
+    /// A box was dragged: what is in it?
+    pub fn drag(&mut self, box_px: BoxPx) {
+        let Some(look) = &mut self.look else { return };
+        look.dragged = Some((box_px, Writing::default()));
+        look.problem = None;
+        let number = look.number;
+        self.ask(Ask::Caption { number, box_px: Some(box_px) });
+    }
+
+    pub fn drop_box(&mut self) {
+        if let Some(look) = &mut self.look {
+            look.dragged = None;
+        }
+    }
+
+    /// What is on the whole photo?
+    pub fn caption_whole(&mut self) {
+        let Some(look) = &mut self.look else { return };
+        if look.caption.is_none() {
+            look.caption = Some(Writing::default());
+            look.problem = None;
+            let number = look.number;
+            self.ask(Ask::Caption { number, box_px: None });
+        }
+    }
+
+    /// Where is the phrase?
+    pub fn locate(&mut self) {
+        let Some(look) = &mut self.look else { return };
+        let text = look.phrase.trim().to_owned();
+        if !text.is_empty() {
+            (look.locating, look.problem, look.heat_on) = (true, None, true);
+            let number = look.number;
+            self.ask(Ask::Locate { number, text });
+        }
+    }
+
+    /// Writes the caption of the whole photo beside it.
+    pub fn write_sidecar(&mut self, replace: bool) {
+        let Some(look) = &mut self.look else { return };
+        let caption = match (&look.foreign, &look.caption) {
+            (Some((_, caption)), _) => caption.clone(),
+            (None, Some(Writing { text, done: true })) => text.clone(),
+            _ => return,
+        };
+        look.foreign = None;
+        let photo = look.path.clone();
+        self.ask(Ask::Sidecar { photo, caption, replace });
+    }
+
+    /// The photo that is looked at, or that is selected.
+    pub fn current_path(&self) -> Option<&Path> {
+        match &self.look {
+            Some(look) => Some(&look.path),
+            None => self.shown(self.selected?).map(|(_, photo)| photo.paths[0].as_path()),
+        }
+    }
+
+    // Folders and the model.
+
+    /// Adds a folder and indexes all. What is no folder is complained of.
+    pub fn add_folder(&mut self, folder: &Path) {
+        if !folder.is_dir() {
+            let what = if folder.exists() { "This is no folder" } else { "There is no such folder" };
+            self.notice = Some(format!("{what}: {}", folder.display()));
+            return;
+        }
+        self.settings.add_folder(absolute(folder));
+        self.remember();
+        self.index();
+    }
+
+    /// Does not look for changes there any more; what is indexed stays.
+    pub fn forget_folder(&mut self, at: usize) {
+        self.settings.folders.remove(at);
+        self.remember();
+    }
+
+    /// Looks for what is new in all folders.
+    pub fn index(&mut self) {
+        if self.catalogue().is_some() && !self.settings.folders.is_empty() {
+            self.indexing = Indexing { running: true, ..Indexing::default() };
+            self.ask(Ask::Index(self.settings.folders.clone()));
+        }
+    }
+
+    pub fn pause(&mut self, pause: bool) {
+        if pause {
+            self.control.pause();
+            self.indexing.pace.pause();
+        } else {
+            self.control.go_on();
+        }
+    }
+
+    /// Opens another model, or the embedded one.
+    pub fn open_model(&mut self, folder: Option<PathBuf>) {
+        self.control.stop();
+        (self.model, self.look, self.hits) = (Model::Opening, None, Hits::default());
+        (self.selected, self.searching, self.complaint) = (None, false, None);
+        self.model_folder.clone_from(&folder);
+        self.settings.model.clone_from(&folder);
+        self.ask(Ask::Model(folder));
+    }
+
+    pub fn set_theme(&mut self, theme: Theme) {
+        self.settings.theme = theme;
+        self.remember();
+    }
+
+    fn remember(&self) {
+        if let Err(error) = self.settings.write(&self.library) {
+            tracing::warn!("the window's settings cannot be kept: {error:#}");
+        }
+    }
+
+    // What the threads tell.
+
+    /// Takes news; cells are the drawing's affair.
+    pub fn take(&mut self, news: News, now_secs: f64) {
+        match news {
+            News::Ready(ready) => self.opened(ready),
+            News::Broken(why) => {
+                self.events.tell("broken", &[("why", why.as_str().into())]);
+                self.model = Model::Broken(why);
+            }
+            News::Catalogue(catalogue) => {
+                if let Model::Open(ready) = &mut self.model {
+                    ready.catalogue = catalogue;
+                    // The same search finds more; a person sees that it grows.
+                    self.search();
+                }
+            }
+            News::Hits { number, hits, query } if number == self.search_number => {
+                self.found(number, hits, query);
+            }
+            News::NoHits { number, why } if number == self.search_number => {
+                self.searching = false;
+                self.events.tell("no_hits", &[("why", why.as_str().into())]);
+                self.complaint = Some(why);
+            }
+            News::Hits { .. } | News::NoHits { .. } | News::Cell(_) => {}
+            News::Index(news) => self.indexed(news, now_secs),
+            News::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
+            News::Looked { .. } | News::Caption { .. } | News::Located { .. } | News::Failed { .. } => {
+                self.looked(news);
+            }
+        }
+    }
+
+    fn opened(&mut self, ready: Ready) {
+        let source = Source { library: self.library.clone(), fingerprint: ready.fingerprint, dim: ready.dim };
+        self.wants.open(source);
+        self.events.tell(
+            "ready",
+            &[("model", ready.model_name.as_str().into()), ("photos", ready.catalogue.photos.len().into())],
+        );
+        self.model = Model::Open(ready);
+        // Only a model that opens is remembered.
+        self.remember();
+        self.search();
+        self.index();
+    }
+
+    fn found(&mut self, number: u64, hits: Vec<Ranked>, query: Option<Arc<Query>>) {
+        let selected = self.selected_content();
+        (self.searching, self.complaint) = (false, None);
+        self.hits = Hits { all: hits, shown: Vec::new(), number, scored: query.is_some() };
+        self.wants.compare(number, query);
+        self.arrange(selected);
+        let first: Vec<String> = (0..self.n_shown().min(5))
+            .filter_map(|at| self.shown(at))
+            .map(|(_, photo)| photo.paths[0].to_string_lossy().into_owned())
+            .collect();
+        self.events.tell(
+            "hits",
+            &[
+                ("query", self.form.text.as_str().into()),
+                ("n", self.n_shown().into()),
+                ("first", first.into()),
+            ],
+        );
+    }
+
+    fn indexed(&mut self, news: IndexNews, now_secs: f64) {
+        let indexing = &mut self.indexing;
+        match news {
+            IndexNews::Walking => indexing.running = true,
+            IndexNews::Begun(n_files) => indexing.pace.begin(n_files, now_secs),
+            IndexNews::Done(n_files) => {
+                indexing.pace.advance(n_files, now_secs);
+                if self.control.is_paused() {
+                    indexing.pace.pause();
+                }
+            }
+            IndexNews::Problem(path, why) => indexing.problems.push((path, why)),
+            IndexNews::Ended(result) => {
+                indexing.running = false;
+                let n_problems = indexing.problems.len();
+                self.notice = Some(match &result {
+                    Ok(summary) => summary_in_words(*summary),
+                    Err(why) => format!("Indexing ended: {why}"),
+                });
+                let encoded = result.as_ref().map_or(0, |summary| summary.encoded);
+                self.events.tell("indexed", &[("encoded", encoded.into()), ("problems", n_problems.into())]);
+            }
+        }
+    }
+
+    fn wrote(&mut self, photo: PathBuf, caption: String, result: Result<Written, String>) {
+        match result {
+            Ok(Written::Done(path)) => self.notice = Some(format!("Wrote {}", path.display())),
+            Ok(Written::Foreign(path)) => {
+                if let Some(look) = self.look.as_mut().filter(|look| look.path == photo) {
+                    look.foreign = Some((path, caption));
+                }
+            }
+            Err(why) => self.notice = Some(why),
+        }
+    }
+
+    fn looked(&mut self, news: News) {
+        let Some(look) = &mut self.look else { return };
+        match news {
+            News::Looked { number, pixels, size_px } if number == look.number => {
+                self.events.tell("photo", &[("path", look.path.to_string_lossy().into())]);
+                (look.pixels, look.size_px) = (Some(pixels), size_px);
+            }
+            News::Caption { number, box_px, text, done } if number == look.number => {
+                let writing = match (box_px, &mut look.dragged, &mut look.caption) {
+                    (Some(of), Some((box_px, writing)), _) if of == *box_px => writing,
+                    (None, _, Some(writing)) => writing,
+                    _ => return,
+                };
+                if done {
+                    let place = box_px.map_or(serde_json::Value::Null, |box_px| box_px.to_vec().into());
+                    self.events.tell("caption", &[("box", place), ("text", text.as_str().into())]);
+                }
+                *writing = Writing { text, done };
+            }
+            News::Located { number, text, heat, box_px, score } if number == look.number => {
+                look.locating = false;
+                self.events
+                    .tell("located", &[("text", text.as_str().into()), ("box", box_px.to_vec().into())]);
+                let number = look.located.as_ref().map_or(0, |located| located.number) + 1;
+                look.located = Some(Located { text, box_px, score, heat, number });
+            }
+            News::Failed { number, why } if number == look.number => {
+                look.locating = false;
+                // What waits for a caption waits in vain.
+                look.caption.take_if(|writing| !writing.done);
+                look.dragged.take_if(|(_, writing)| !writing.done);
+                self.events.tell("failed", &[("why", why.as_str().into())]);
+                look.problem = Some(why);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A path that still means the same in another working folder.
+fn absolute(folder: &Path) -> PathBuf {
+    folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
+}
+
+fn summary_in_words(summary: crate::library::Summary) -> String {
+    let counts = [
+        (summary.encoded, "new"),
+        (summary.recognised, "copied or moved"),
+        (summary.forgotten, "gone"),
+        (summary.unreadable, "unreadable"),
+    ];
+    let told: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if told.is_empty() { "The library is up to date".into() } else { format!("Photos: {}", told.join(", ")) }
+}

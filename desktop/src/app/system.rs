@@ -1,0 +1,79 @@
+//! What the window asks of the system: to open a photo, and to show it in its folder.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+/// Opens a photo with the system's program for it.
+///
+/// # Errors
+/// When none could be started.
+pub fn open_photo(path: &Path) -> Result<(), String> {
+    open::that_detached(path).map_err(|error| format!("No program could be started for it: {error}"))
+}
+
+/// Shows a photo in its folder, selected where the system can do that. Whatever starts takes its time, so
+/// nobody waits for it.
+pub fn reveal(path: &Path) {
+    let path = path.to_owned();
+    thread::spawn(move || {
+        if !select_in_folder(&path)
+            && let Some(folder) = path.parent()
+        {
+            let _ = open::that_detached(folder);
+        }
+    });
+}
+
+#[cfg(target_os = "macos")]
+fn select_in_folder(path: &Path) -> bool {
+    runs(Command::new("open").arg("-R").arg(path))
+}
+
+#[cfg(windows)]
+fn select_in_folder(path: &Path) -> bool {
+    let mut select = std::ffi::OsString::from("/select,");
+    select.push(path);
+    // Its exit code says nothing.
+    Command::new("explorer").arg(select).spawn().is_ok()
+}
+
+#[cfg(not(any(windows, target_os = "macos")))]
+fn select_in_folder(path: &Path) -> bool {
+    runs(Command::new("dbus-send").args([
+        "--session",
+        "--print-reply",
+        "--reply-timeout=2000",
+        "--dest=org.freedesktop.FileManager1",
+        "/org/freedesktop/FileManager1",
+        "org.freedesktop.FileManager1.ShowItems",
+        &format!("array:string:{}", file_url(path)),
+        "string:",
+    ]))
+}
+
+#[cfg(not(windows))]
+fn runs(command: &mut Command) -> bool {
+    use std::process::Stdio;
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// A `file:` URL; a comma would end an entry of dbus-send's list, so it is escaped too.
+#[cfg(not(any(windows, target_os = "macos")))]
+fn file_url(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    let part = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    format!("file://{}", path.as_os_str().as_bytes().iter().map(part).collect::<String>())
+}
+
+#[cfg(all(test, not(any(windows, target_os = "macos"))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_holds_any_path() {
+        assert_eq!(file_url(Path::new("/a b/ü,1.jpg")), "file:///a%20b/%C3%BC%2C1.jpg");
+    }
+}

@@ -1,0 +1,447 @@
+//! The window without a screen: what is drawn, what is asked of the threads, and what keys do.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use eframe::egui;
+use egui::{Key, Modifiers, Pos2};
+use egui_kittest::Harness;
+use egui_kittest::kittest::{NodeT, Queryable};
+use mmgem_core::image::Rgb;
+use mmgem_core::index::{Query, Vectors};
+
+use super::events::Events;
+use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, Sought};
+use super::settings::Settings;
+use super::sidecar::Written;
+use super::state::{Sort, Start, State};
+use super::style;
+use super::window::Window;
+use crate::library::{Photo, Ranked, Shelf, Summary};
+
+/// The window, and the other ends of what leads to its threads.
+struct Desk {
+    harness: Harness<'static, Window>,
+    asked: Receiver<Ask>,
+    news: Sender<News>,
+    folder: tempfile::TempDir,
+}
+
+fn path(content: i64) -> PathBuf {
+    format!("/photos/{}/photo {content}.jpg", content % 7).into()
+}
+
+fn catalogue(n_photos: i64) -> Arc<Catalogue> {
+    let vectors = Vectors::from_parts(1, vec![1; n_photos as usize], vec![1.0; n_photos as usize]);
+    let photos: HashMap<i64, Photo> = (0..n_photos)
+        .map(|content| (content, Photo::example(content, path(content), content * 86_400)))
+        .collect();
+    Arc::new(Catalogue::new(Shelf::of_vectors(vectors.expect("one number each")), photos))
+}
+
+fn ready(n_photos: i64) -> News {
+    News::Ready(Ready {
+        model_name: "a model".into(),
+        device_name: "cpu".into(),
+        fingerprint: 1,
+        dim: 1,
+        catalogue: catalogue(n_photos),
+    })
+}
+
+fn ranked(content: i64, score: f32) -> Ranked {
+    Ranked { content, score, similar: Vec::new() }
+}
+
+impl Desk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (asks, asked) = channel();
+        let (news, told) = channel();
+        let start = Start {
+            asks,
+            events: Events::default(),
+            library: folder.path().join("library.sqlite"),
+            model: None,
+            settings: Settings::default(),
+            folders: Vec::new(),
+        };
+        let window = Window::new(State::new(start), told);
+        let harness = Harness::builder()
+            .with_size([1100.0, 700.0])
+            .with_context_setup(style::set)
+            .build_ui_state(|ui, window: &mut Window| window.show(ui), window);
+        let desk = Self { harness, asked, news, folder };
+        assert_eq!(desk.asks(), [Ask::Model(None)]);
+        desk
+    }
+
+    /// With so many photos, none of which was searched for yet.
+    fn with_photos(n_photos: i64) -> Self {
+        let mut desk = Self::new();
+        desk.tell(ready(n_photos));
+        let Search { number, sought, .. } = desk.search();
+        assert_eq!(sought, Sought::Text(String::new()), "a library that opens is shown");
+        let hits = (0..n_photos).rev().map(|content| ranked(content, 0.0)).collect();
+        desk.tell(News::Hits { number, hits, query: None });
+        desk
+    }
+
+    fn tell(&mut self, news: News) {
+        self.news.send(news).expect("the window reads news");
+        self.harness.run_steps(2);
+    }
+
+    fn asks(&self) -> Vec<Ask> {
+        self.asked.try_iter().collect()
+    }
+
+    /// The one search that was asked for.
+    #[track_caller]
+    fn search(&self) -> Search {
+        match self.asks().as_slice() {
+            [Ask::Search(search)] => search.clone(),
+            asks => panic!("one search was expected, but {asks:?} asked"),
+        }
+    }
+
+    fn state(&mut self) -> &mut State {
+        &mut self.harness.state_mut().state
+    }
+
+    fn press(&mut self, key: Key) {
+        self.harness.key_press(key);
+        self.harness.run_steps(2);
+    }
+
+    /// Types a query and answers it.
+    fn type_query(&mut self, text: &str, hits: Vec<Ranked>) {
+        self.harness.get_by_label("Search").focus();
+        self.harness.run_steps(2);
+        self.harness.get_by_label("Search").type_text(text);
+        self.harness.run_steps(3);
+        let search = self.search();
+        assert_eq!(search.sought, Sought::Text(text.into()));
+        let query = Some(Arc::new(Query::new(&[1.0])));
+        self.tell(News::Hits { number: search.number, hits, query });
+    }
+
+    /// Names of the cells, in reading order.
+    fn cells(&self) -> Vec<String> {
+        let cells = self.harness.get_all_by_role(egui::Role::Button);
+        let mut cells: Vec<(i64, i64, String)> = cells
+            .filter_map(|node| {
+                let name = node.accesskit_node().label().filter(|name| name.starts_with("photo "))?;
+                Some((node.rect().min.y as i64, node.rect().min.x as i64, name))
+            })
+            .collect();
+        cells.sort();
+        cells.into_iter().map(|(_, _, name)| name).collect()
+    }
+
+    /// Looks at the first of two hits.
+    fn looking() -> Self {
+        let mut desk = Self::with_photos(5);
+        desk.type_query("dog", vec![ranked(3, 0.5), ranked(1, 0.4)]);
+        desk.press(Key::Enter);
+        desk.press(Key::Enter);
+        let asks = desk.asks();
+        let [Ask::Look { number, path: looked_at }] = asks.as_slice() else { panic!("{asks:?}") };
+        assert_eq!(*looked_at, path(3));
+        desk.tell(News::Looked { number: *number, pixels: Arc::new(Rgb::new(40, 30)), size_px: [400, 300] });
+        desk
+    }
+
+    fn drag(&mut self, from: Pos2, to: Pos2) {
+        self.harness.hover_at(from);
+        self.harness.run_steps(1);
+        self.harness.drag_at(from);
+        self.harness.run_steps(1);
+        for share in [0.3, 0.6, 1.0] {
+            self.harness.hover_at(from + (to - from) * share);
+            self.harness.run_steps(1);
+        }
+        self.harness.drop_at(to);
+        self.harness.run_steps(2);
+    }
+}
+
+#[test]
+fn an_empty_library_says_what_to_do_and_takes_a_folder() {
+    let mut desk = Desk::new();
+    desk.harness.get_by_label("Opening the model");
+    desk.tell(ready(0));
+    desk.asks();
+    desk.harness.get_by_label("Find photos by what is in them");
+    let folder = desk.folder.path().canonicalize().expect("there");
+    desk.harness.get_by_label("Folder to add").focus();
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("Folder to add").type_text(&folder.join("missing").to_string_lossy());
+    desk.press(Key::Enter);
+    assert!(desk.state().notice.as_ref().is_some_and(|notice| notice.contains("no such folder")));
+    assert_eq!(desk.asks(), []);
+    desk.harness.get_by_label("Folder to add").focus();
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("Folder to add").type_text(&folder.to_string_lossy());
+    desk.press(Key::Enter);
+    assert_eq!(desk.asks(), [Ask::Index(vec![folder.clone()])]);
+    assert_eq!(Settings::of(&folder.join("library.sqlite")).folders, [folder]);
+}
+
+#[test]
+fn a_model_that_cannot_be_opened_is_told_and_another_can_be() {
+    let mut desk = Desk::new();
+    desk.tell(News::Broken("config.json is missing".into()));
+    desk.harness.get_by_label("config.json is missing");
+    desk.harness.get_by_label("Folder of the model").focus();
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("Folder of the model").type_text("/models/b");
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("Open model").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.asks(), [Ask::Model(Some("/models/b".into()))]);
+}
+
+#[test]
+fn a_library_of_another_model_is_told() {
+    let mut desk = Desk::new();
+    let mut empty = Arc::into_inner(catalogue(0)).expect("not shared");
+    empty.n_of_others = 12;
+    let News::Ready(ready) = ready(0) else { unreachable!("made above") };
+    desk.tell(News::Ready(Ready { catalogue: Arc::new(empty), ..ready }));
+    desk.harness.get_by_label_contains("12 photos of this library were indexed with another model");
+}
+
+#[test]
+fn hits_appear_in_order_after_a_query_is_typed() {
+    let mut desk = Desk::with_photos(5);
+    assert_eq!(desk.cells()[0], "photo 4.jpg", "the latest first, without a query");
+    desk.type_query("dog", vec![ranked(2, 0.5), ranked(0, 0.4), ranked(4, 0.1)]);
+    assert_eq!(desk.cells(), ["photo 2.jpg", "photo 0.jpg", "photo 4.jpg"]);
+    desk.harness.get_by_label("3 of 5 photos");
+    desk.state().set_sort(Sort::Date);
+    desk.harness.run_steps(2);
+    assert_eq!(desk.cells(), ["photo 4.jpg", "photo 2.jpg", "photo 0.jpg"]);
+    desk.state().set_cutoff(0.3);
+    desk.harness.run_steps(2);
+    assert_eq!(desk.cells(), ["photo 2.jpg", "photo 0.jpg"]);
+}
+
+#[test]
+fn a_search_waits_until_nothing_more_is_typed_and_old_answers_are_dropped() {
+    let mut desk = Desk::with_photos(5);
+    desk.state().form.text = "do".into();
+    desk.state().form_changed(100.0);
+    assert_eq!(desk.state().tick(100.1).map(|wait| (wait * 100.0).round()), Some(5.0));
+    desk.state().form_changed(100.1);
+    assert!(desk.state().tick(100.2).is_some() && desk.asks().is_empty());
+    assert_eq!(desk.state().tick(100.3), None);
+    let old = desk.search();
+    desk.state().form.text = "dog".into();
+    desk.state().search();
+    let new = desk.search();
+    let query = || Some(Arc::new(Query::new(&[1.0])));
+    desk.tell(News::Hits { number: new.number, hits: vec![ranked(1, 0.5)], query: query() });
+    desk.tell(News::Hits { number: old.number, hits: vec![ranked(2, 0.5)], query: query() });
+    assert_eq!(desk.cells(), ["photo 1.jpg"]);
+    desk.state().search();
+    let number = desk.search().number;
+    desk.tell(News::NoHits { number, why: "wanted a date".into() });
+    desk.harness.get_by_label("wanted a date");
+}
+
+#[test]
+fn dates_and_folder_go_with_the_query() {
+    let mut desk = Desk::with_photos(5);
+    desk.harness.get_by_label("after").focus();
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("after").type_text("2024");
+    desk.harness.run_steps(3);
+    assert_eq!(desk.search().filters, "after:2024 ");
+    desk.state().form.folder = Some("/photos/3".into());
+    desk.harness.get_by_label("small things").click();
+    desk.harness.run_steps(2);
+    let search = desk.search();
+    assert_eq!((search.folder, search.by_region), (Some("/photos/3".into()), true));
+}
+
+#[test]
+fn keys_move_open_and_go_back() {
+    let mut desk = Desk::with_photos(40);
+    for (key, selected) in
+        [(Key::ArrowRight, 0), (Key::ArrowRight, 1), (Key::End, 39), (Key::Home, 0), (Key::ArrowDown, 6)]
+    {
+        desk.press(key);
+        assert_eq!(desk.state().selected, Some(selected), "{key:?}");
+    }
+    desk.press(Key::Enter);
+    assert!(matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(33)));
+    desk.press(Key::ArrowRight);
+    assert!(matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(32)));
+    desk.press(Key::Escape);
+    assert!(desk.state().look.is_none());
+    assert_eq!(desk.state().selected, Some(7), "on the photo that was looked at last");
+    desk.harness.event(egui::Event::Copy);
+    desk.harness.run_steps(1);
+    let copied = &desk.harness.output().platform_output.commands;
+    assert!(copied.contains(&egui::OutputCommand::CopyText(path(32).to_string_lossy().into())), "{copied:?}");
+    desk.press(Key::Slash);
+    assert!(desk.harness.get_by_label("Search").is_focused());
+    desk.press(Key::Escape);
+    assert!(!desk.harness.get_by_label("Search").is_focused());
+}
+
+#[test]
+fn escape_clears_a_search_only_after_it_left_the_field() {
+    let mut desk = Desk::with_photos(5);
+    desk.type_query("dog", vec![ranked(1, 0.5)]);
+    desk.press(Key::Escape);
+    assert_eq!(desk.state().form.text, "dog");
+    desk.press(Key::Escape);
+    assert_eq!(desk.state().form.text, "");
+    assert_eq!(desk.search().sought, Sought::Text(String::new()));
+}
+
+#[test]
+fn a_dragged_box_is_described_and_leads_to_similar_regions() {
+    let mut desk = Desk::looking();
+    let canvas = desk.harness.get_by_label_contains("drag a box").rect();
+    desk.drag(canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
+    let asks = desk.asks();
+    let [Ask::Caption { number, box_px: Some(box_px) }] = asks.as_slice() else { panic!("{asks:?}") };
+    let [x0, y0, x1, y1] = *box_px;
+    assert!((x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0, "in the middle: {box_px:?}");
+    assert!(x1 - x0 > y1 - y0 && x0 > 0.0);
+    desk.tell(News::Caption { number: *number, box_px: Some(*box_px), text: "a red".into(), done: false });
+    desk.harness.get_by_label("a red");
+    desk.tell(News::Caption {
+        number: *number,
+        box_px: Some([0.0; 4]),
+        text: "another box".into(),
+        done: true,
+    });
+    desk.tell(News::Caption {
+        number: *number,
+        box_px: Some(*box_px),
+        text: "a red circle".into(),
+        done: true,
+    });
+    desk.harness.get_by_label("a red circle");
+    desk.harness.get_by_label("Find similar regions").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: Some(*box_px) });
+    assert!(desk.state().look.is_none());
+}
+
+#[test]
+fn a_phrase_is_located_and_its_heat_map_can_be_hidden() {
+    let mut desk = Desk::looking();
+    desk.press(Key::Slash);
+    desk.harness.get_by_label("Find text here").type_text("the dog");
+    desk.press(Key::Enter);
+    let asks = desk.asks();
+    let [Ask::Locate { number, text }] = asks.as_slice() else { panic!("{asks:?}") };
+    assert_eq!(text, "the dog");
+    let box_px = [10.0, 10.0, 90.0, 80.0];
+    let heat = Rgb::new(40, 30);
+    desk.tell(News::Located { number: *number, text: text.clone(), heat, box_px, score: 0.25 });
+    desk.harness.get_by_label_contains("scores 0.250");
+    desk.press(Key::H);
+    assert!(desk.state().look.as_ref().is_some_and(|look| !look.heat_on));
+}
+
+#[test]
+fn a_caption_is_written_beside_the_photo_only_on_request() {
+    let mut desk = Desk::looking();
+    desk.press(Key::C);
+    let asks = desk.asks();
+    let [Ask::Caption { number, box_px: None }] = asks.as_slice() else { panic!("{asks:?}") };
+    desk.tell(News::Caption { number: *number, box_px: None, text: "a dog".into(), done: true });
+    assert_eq!(desk.asks(), []);
+    desk.harness.get_by_label("Save as XMP sidecar").click();
+    desk.harness.run_steps(2);
+    let ask = |replace| Ask::Sidecar { photo: path(3), caption: "a dog".into(), replace };
+    assert_eq!(desk.asks(), [ask(false)]);
+    let foreign = Written::Foreign("/photos/3/photo 3.jpg.xmp".into());
+    desk.tell(News::Sidecar { photo: path(3), caption: "a dog".into(), result: Ok(foreign) });
+    desk.harness.get_by_label_contains("from another program");
+    desk.harness.get_by_label("Replace it, keep it as .bak").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.asks(), [ask(true)]);
+}
+
+#[test]
+fn what_cannot_be_done_with_a_photo_is_told() {
+    let mut desk = Desk::looking();
+    desk.press(Key::C);
+    let number = desk.state().look.as_ref().expect("looked at").number;
+    desk.tell(News::Failed { number, why: "the photo cannot be shown".into() });
+    desk.harness.get_by_label("the photo cannot be shown");
+    desk.harness.get_by_label("Describe it");
+}
+
+#[test]
+fn indexing_is_told_and_can_be_paused() {
+    let mut desk = Desk::with_photos(5);
+    let told = |news| News::Index(news);
+    desk.tell(told(IndexNews::Walking));
+    desk.harness.get_by_label("Looking through the folders");
+    desk.tell(told(IndexNews::Begun(50)));
+    desk.tell(told(IndexNews::Done(16)));
+    desk.harness.get_by_label_contains("16 of 50 photos");
+    desk.harness.get_by_label("Pause").click();
+    desk.harness.run_steps(2);
+    assert!(desk.state().control.is_paused());
+    desk.harness.get_by_label_contains("(paused)");
+    desk.harness.get_by_label("Go on").click();
+    desk.harness.run_steps(2);
+    assert!(!desk.state().control.is_paused());
+    desk.tell(told(IndexNews::Problem("/photos/bad.jpg".into(), "cut short".into())));
+    let summary = Summary { encoded: 49, unreadable: 1, ..Summary::default() };
+    desk.tell(told(IndexNews::Ended(Ok(summary))));
+    desk.harness.get_by_label("Photos: 49 new, 1 unreadable");
+    desk.harness.get_by_label("Library").click();
+    desk.harness.run_steps(3);
+    desk.harness.get_by_label("1 could not be read").click();
+    desk.harness.run_steps(8);
+    desk.harness.get_by_label("cut short");
+}
+
+#[test]
+fn of_100000_photos_only_the_visible_are_laid_out_and_a_frame_is_short() {
+    let mut desk = Desk::with_photos(100_000);
+    let n_cells = desk.cells().len();
+    assert!((18..=42).contains(&n_cells), "{n_cells}");
+    desk.press(Key::End);
+    let last = desk.cells();
+    assert_eq!(last.last().map(String::as_str), Some("photo 0.jpg"));
+    assert!(last.len() <= 42);
+    desk.press(Key::Home);
+    // A notch of a wheel each, over the grid.
+    desk.harness.hover_at(Pos2::new(500.0, 400.0));
+    desk.harness.run_steps(2);
+    let mut frames_ms: Vec<f64> = (0..300)
+        .map(|_| {
+            desk.harness.event(egui::Event::MouseWheel {
+                unit: egui::MouseWheelUnit::Point,
+                delta: egui::vec2(0.0, -900.0),
+                phase: egui::TouchPhase::Move,
+                source: egui::MouseWheelSource::Wheel,
+                modifiers: Modifiers::NONE,
+            });
+            let start = Instant::now();
+            desk.harness.step();
+            start.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    let first = desk.cells()[0].clone();
+    assert_ne!(first, "photo 99999.jpg", "it scrolled");
+    frames_ms.sort_by(f64::total_cmp);
+    let (median, slow) = (frames_ms[150], frames_ms[297]);
+    eprintln!("100,000 photos: {n_cells} cells, a frame {median:.2} ms, 1 % take more than {slow:.2} ms");
+    // A busy machine may take many times as long; laying out 100,000 cells would take seconds.
+    assert!(median < 100.0, "{median} ms");
+}

@@ -1,0 +1,209 @@
+//! What the cells of the grid show: thumbnails and best boxes, read by a thread of their own, of those cells
+//! only that are seen at the moment.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::Result;
+use mmgem_core::image::{Rgb, decode};
+use mmgem_core::index::Query;
+
+use super::messages::{Cell, News, Post};
+use crate::library::Library;
+
+/// A cell that lacks something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lack {
+    pub content: i64,
+    pub image: bool,
+    pub best_box: bool,
+}
+
+/// Which library the cells are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    pub library: PathBuf,
+    pub fingerprint: u64,
+    pub dim: usize,
+}
+
+/// What is wanted: written by the window in every frame, read by the thread.
+#[derive(Debug, Default)]
+pub struct Wants {
+    now: Mutex<Now>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Now {
+    source: Option<Source>,
+    /// The first to be read comes last.
+    lacks: Vec<Lack>,
+    query: Option<Arc<Query>>,
+    /// Number of the search that boxes are of.
+    number: u64,
+    closed: bool,
+}
+
+impl Wants {
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads from this library from now on.
+    pub fn open(&self, source: Source) {
+        let mut now = self.lock();
+        (now.source, now.lacks) = (Some(source), Vec::new());
+    }
+
+    /// Boxes are those that fit this query best.
+    pub fn compare(&self, number: u64, query: Option<Arc<Query>>) {
+        let mut now = self.lock();
+        (now.number, now.query, now.lacks) = (number, query, Vec::new());
+    }
+
+    /// Replaces what is wanted; what was wanted before and is seen no more is not read.
+    pub fn want(&self, mut lacks: Vec<Lack>) {
+        lacks.reverse();
+        self.lock().lacks = lacks;
+        self.changed.notify_one();
+    }
+
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_one();
+    }
+
+    /// The next cell to read, of which library and with which query; nothing when it is over.
+    fn next(&self) -> Option<(Source, Lack, u64, Option<Arc<Query>>)> {
+        let mut now = self.lock();
+        loop {
+            if now.closed {
+                return None;
+            }
+            if let (Some(source), Some(lack)) = (now.source.clone(), now.lacks.last().copied()) {
+                now.lacks.pop();
+                return Some((source, lack, now.number, now.query.clone()));
+            }
+            now = self.changed.wait(now).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Starts the thread.
+pub fn start(wants: Arc<Wants>, post: Post) {
+    let run = move || {
+        let mut open: Option<(Source, Library)> = None;
+        while let Some((source, lack, number, query)) = wants.next() {
+            if open.as_ref().is_none_or(|(of, _)| *of != source) {
+                open = Library::open(&source.library, source.fingerprint, source.dim)
+                    .ok()
+                    .map(|library| (source, library));
+            }
+            let Some((_, library)) = &open else { continue };
+            post.send(News::Cell(read_cell(library, lack, number, query.as_deref())));
+        }
+    };
+    thread::Builder::new().name("thumbnails".into()).spawn(run).expect("a thread can be started");
+}
+
+/// A photo that is gone meanwhile gives a grey pixel: its cell goes with the next search.
+fn read_cell(library: &Library, lack: Lack, number: u64, query: Option<&Query>) -> Cell {
+    let thumbnail = || -> Result<Rgb> { Ok(decode(&library.thumbnail(lack.content)?, Default::default())?) };
+    let grey = || Rgb::from_pixel(1, 1, image::Rgb([128; 3]));
+    let best_box = lack.best_box.then(|| {
+        let best = query.and_then(|query| library.best_box(lack.content, query).ok().flatten());
+        (number, best)
+    });
+    Cell {
+        content: lack.content,
+        image: lack.image.then(|| thumbnail().unwrap_or_else(|_| grey())),
+        best_box,
+    }
+}
+
+/// Keeps what was used last.
+#[derive(Debug)]
+pub struct Lru<K, V> {
+    values: HashMap<K, (V, u64)>,
+    room: usize,
+    clock: u64,
+}
+
+impl<K: Copy + Eq + Hash, V> Lru<K, V> {
+    /// With room for so many.
+    pub fn new(room: usize) -> Self {
+        Self { values: HashMap::new(), room, clock: 0 }
+    }
+
+    /// A value, which counts as used now.
+    pub fn get(&mut self, key: K) -> Option<&V> {
+        self.clock += 1;
+        let (value, used) = self.values.get_mut(&key)?;
+        *used = self.clock;
+        Some(value)
+    }
+
+    pub fn has(&self, key: K) -> bool {
+        self.values.contains_key(&key)
+    }
+
+    /// Adds a value. When there is no room, the quarter that was not used for longest goes: so the search
+    /// for it is made seldom.
+    pub fn insert(&mut self, key: K, value: V) {
+        self.clock += 1;
+        self.values.insert(key, (value, self.clock));
+        if self.values.len() > self.room {
+            let mut used: Vec<u64> = self.values.values().map(|(_, used)| *used).collect();
+            let n_gone = used.len().div_ceil(4).min(used.len() - 1);
+            let (_, oldest_kept, _) = used.select_nth_unstable(n_gone);
+            let oldest_kept = *oldest_kept;
+            self.values.retain(|_, (_, used)| *used >= oldest_kept);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.values.clear();
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.values.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_used_for_longest_goes_first() {
+        let mut cache = Lru::new(8);
+        (0..8).for_each(|key| cache.insert(key, key * 10));
+        for key in [0, 1] {
+            assert_eq!(cache.get(key), Some(&(key * 10)));
+        }
+        cache.insert(8, 80);
+        assert_eq!(cache.len(), 6);
+        let kept: Vec<i32> = (0..9).filter(|key| cache.has(*key)).collect();
+        assert_eq!(kept, [0, 1, 5, 6, 7, 8]);
+        (10..1000).for_each(|key| cache.insert(key, 0));
+        assert!(cache.len() <= 8 && cache.has(999));
+    }
+
+    #[test]
+    fn only_the_newest_wants_are_read_in_their_order() {
+        let wants = Wants::default();
+        wants.open(Source { library: "a".into(), fingerprint: 1, dim: 2 });
+        let lack = |content| Lack { content, image: true, best_box: false };
+        wants.want(vec![lack(1), lack(2)]);
+        wants.want(vec![lack(3), lack(4)]);
+        let next = || wants.next().map(|(_, lack, ..)| lack.content);
+        assert_eq!((next(), next()), (Some(3), Some(4)));
+        wants.close();
+        assert_eq!(next(), None);
+    }
+}

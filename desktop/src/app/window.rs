@@ -1,0 +1,371 @@
+//! The window: it hands what a person does to the state, and draws what the state holds.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::mpsc::Receiver;
+
+use eframe::egui;
+use egui::{
+    CentralPanel, Color32, ColorImage, Frame, Key, Modifiers, Panel, TextureHandle, TextureOptions, Ui,
+};
+use mmgem_core::image::{BoxPx, Rgb};
+
+use super::geometry::Step;
+use super::grid::grid;
+use super::library_panel::{bottom_line, library_panel, welcome};
+use super::messages::{Cell, News};
+use super::photo_view::photo_view;
+use super::search_bar::search_bar;
+use super::settings::Theme;
+use super::state::{Model, State};
+use super::system;
+use super::thumbnails::Lru;
+
+/// Thumbnails that are kept as textures: 256 × 192 pixels each take 0.2 MB.
+const TEXTURES: usize = 800;
+/// Thumbnails that become textures in one frame, so that it is short.
+const TEXTURES_A_FRAME: usize = 24;
+
+/// The window with what only drawing needs.
+pub struct Window {
+    pub state: State,
+    news: Receiver<News>,
+    /// Read, not yet textures.
+    cells: VecDeque<Cell>,
+    pub pictures: Pictures,
+    /// The folder that is typed, and the model's.
+    pub folder_text: String,
+    pub model_text: String,
+    pub library_open: bool,
+    /// Least width of a cell, in points.
+    pub cell_side: f32,
+    pub scroll: Scroll,
+    /// Where a drag on the photo began, in points of the screen.
+    pub drag_from: Option<[f32; 2]>,
+    /// What had the focus at the end of the last frame: Escape takes it away before we see the key.
+    focused: Option<egui::Id>,
+    theme: Option<Theme>,
+}
+
+/// How far down the grid is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scroll {
+    pub top: f64,
+    /// Of what was visible in the last frame, in points.
+    pub height: f64,
+    pub n_columns: usize,
+    /// Scroll to the selected cell in this frame.
+    pub to_selected: bool,
+    /// Scroll there in this frame.
+    pub to: Option<f64>,
+}
+
+/// Textures, and boxes of hits.
+pub struct Pictures {
+    pub thumbnails: Lru<i64, TextureHandle>,
+    /// Best boxes of the photos for the search of this number.
+    pub boxes: (u64, HashMap<i64, Option<BoxPx>>),
+    /// The photo that is looked at, by the number of the look.
+    pub photo: Option<(u64, TextureHandle)>,
+    /// Its heat map, by the numbers of look and map.
+    pub heat: Option<((u64, u64), TextureHandle)>,
+}
+
+impl Window {
+    pub fn new(state: State, news: Receiver<News>) -> Self {
+        let model_text =
+            state.model_folder.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        Self {
+            state,
+            news,
+            cells: VecDeque::new(),
+            pictures: Pictures {
+                thumbnails: Lru::new(TEXTURES),
+                boxes: (0, HashMap::new()),
+                photo: None,
+                heat: None,
+            },
+            folder_text: String::new(),
+            model_text,
+            library_open: false,
+            cell_side: 168.0,
+            scroll: Scroll::default(),
+            drag_from: None,
+            focused: None,
+            theme: None,
+        }
+    }
+
+    /// One frame.
+    pub fn show(&mut self, ui: &mut Ui) {
+        let ctx = ui.ctx().clone();
+        if self.theme != Some(self.state.settings.theme) {
+            self.theme = Some(self.state.settings.theme);
+            ctx.set_theme(match self.state.settings.theme {
+                Theme::System => egui::ThemePreference::System,
+                Theme::Dark => egui::ThemePreference::Dark,
+                Theme::Light => egui::ThemePreference::Light,
+            });
+        }
+        let now_secs = ctx.input(|input| input.time);
+        self.take_news(&ctx, now_secs);
+        if let Some(wait_secs) = self.state.tick(now_secs) {
+            ctx.request_repaint_after_secs(wait_secs as f32);
+        }
+        self.dropped(&ctx);
+        self.keys(&ctx);
+        self.panels(ui);
+        hovering(&ctx);
+        self.focused = ctx.memory(egui::Memory::focused);
+    }
+
+    fn panels(&mut self, ui: &mut Ui) {
+        let looks = self.state.look.is_some();
+        let has_photos = self.state.catalogue().is_some_and(|catalogue| !catalogue.photos.is_empty());
+        let open = matches!(self.state.model, Model::Open(_));
+        Panel::bottom("bottom").show(ui, |ui| bottom_line(self, ui));
+        if open && has_photos && !looks {
+            Panel::top("search").show(ui, |ui| search_bar(self, ui));
+        }
+        if self.library_open && !looks {
+            Panel::right("library").default_size(320.0).show(ui, |ui| library_panel(self, ui));
+        }
+        let fill = ui.visuals().panel_fill;
+        if looks {
+            photo_view(self, ui);
+        } else if open && has_photos {
+            CentralPanel::default().frame(Frame::NONE.fill(fill)).show(ui, |ui| grid(self, ui));
+        } else {
+            CentralPanel::default().show(ui, |ui| welcome(self, ui));
+        }
+    }
+
+    fn take_news(&mut self, ctx: &egui::Context, now_secs: f64) {
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Cell(cell) => self.cells.push_back(cell),
+                News::Ready(_) => {
+                    // Rows of another library mean other photos.
+                    self.pictures.thumbnails.clear();
+                    self.state.take(news, now_secs);
+                }
+                news => self.state.take(news, now_secs),
+            }
+        }
+        let number = self.state.hits.number;
+        if self.pictures.boxes.0 != number {
+            self.pictures.boxes = (number, HashMap::new());
+        }
+        let mut n_textures = 0;
+        while n_textures < TEXTURES_A_FRAME
+            && let Some(Cell { content, image, best_box }) = self.cells.pop_front()
+        {
+            if let Some(image) = image {
+                self.pictures.thumbnails.insert(content, texture(ctx, "thumbnail", &image));
+                n_textures += 1;
+            }
+            if let Some((_, best)) = best_box.filter(|(of, _)| *of == number) {
+                self.pictures.boxes.1.insert(content, best);
+            }
+        }
+        if !self.cells.is_empty() {
+            ctx.request_repaint();
+        }
+    }
+
+    /// Folders that are dropped on the window are indexed; a photo is looked for.
+    fn dropped(&mut self, ctx: &egui::Context) {
+        let dropped: Vec<PathBuf> =
+            ctx.input(|input| input.raw.dropped_files.iter().map(|file| file.path().to_owned()).collect());
+        for path in dropped {
+            if path.is_file() {
+                self.state.search_like(path, None);
+            } else {
+                self.state.add_folder(&path);
+            }
+        }
+    }
+
+    /// Keys that mean the same wherever one is, unless somebody types.
+    fn keys(&mut self, ctx: &egui::Context) {
+        let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
+        if pressed(Key::Escape) {
+            if self.focused.is_none() && !ctx.any_popup_open() {
+                self.escape();
+            }
+            return;
+        }
+        if ctx.text_edit_focused() {
+            return;
+        }
+        let copies = ctx.input(|input| input.events.iter().any(|event| matches!(event, egui::Event::Copy)));
+        if copies && let Some(path) = self.state.current_path() {
+            ctx.copy_text(path.to_string_lossy().into_owned());
+            self.state.notice = Some("The path is copied".into());
+        }
+        // Whatever has the focus uses arrows and Enter itself.
+        if ctx.egui_wants_keyboard_input() || ctx.any_popup_open() {
+            return;
+        }
+        if self.state.look.is_some() { self.photo_keys(ctx) } else { self.grid_keys(ctx) }
+    }
+
+    fn escape(&mut self) {
+        if self.state.look.as_ref().is_some_and(|look| look.dragged.is_some()) {
+            self.state.drop_box();
+        } else if self.state.look.is_some() {
+            self.close_photo();
+        } else if self.library_open {
+            self.library_open = false;
+        } else if self.state.form != Default::default() {
+            self.state.form = Default::default();
+            self.state.search();
+        }
+    }
+
+    pub fn close_photo(&mut self) {
+        self.state.selected = self.state.look.as_ref().map(|look| look.at);
+        self.state.close();
+        self.scroll.to_selected = true;
+    }
+
+    fn grid_keys(&mut self, ctx: &egui::Context) {
+        let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
+        const STEPS: [(Key, Step); 8] = [
+            (Key::ArrowLeft, Step::Left),
+            (Key::ArrowRight, Step::Right),
+            (Key::ArrowUp, Step::Up),
+            (Key::ArrowDown, Step::Down),
+            (Key::PageUp, Step::PageUp),
+            (Key::PageDown, Step::PageDown),
+            (Key::Home, Step::First),
+            (Key::End, Step::Last),
+        ];
+        for (key, step) in STEPS {
+            if pressed(key) {
+                self.step(step);
+            }
+        }
+        if pressed(Key::Slash) || ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::F)) {
+            // The slash itself shall not be typed.
+            ctx.input_mut(|input| input.events.retain(|event| !matches!(event, egui::Event::Text(_))));
+            ctx.memory_mut(|memory| memory.request_focus(search_id()));
+        }
+        if let Some(at) = self.state.selected {
+            if pressed(Key::Enter) {
+                self.state.open(at);
+            } else if pressed(Key::O) {
+                self.open_outside();
+            } else if pressed(Key::R) {
+                self.reveal();
+            } else if pressed(Key::S)
+                && let Some((_, photo)) = self.state.shown(at)
+            {
+                self.state.search_like(photo.paths[0].clone(), None);
+            }
+        }
+    }
+
+    /// Moves the selection; the first step selects the first hit.
+    pub fn step(&mut self, step: Step) {
+        let n_cells = self.state.n_shown();
+        if n_cells == 0 {
+            return;
+        }
+        let grid =
+            super::geometry::Grid { n_cells, n_columns: self.scroll.n_columns.max(1), side: self.cell_side };
+        let to = match self.state.selected {
+            Some(from) => grid.step(from, step, self.scroll.height),
+            None if step == Step::Last => n_cells - 1,
+            None => 0,
+        };
+        self.state.selected = Some(to);
+        self.scroll.to_selected = true;
+    }
+
+    fn photo_keys(&mut self, ctx: &egui::Context) {
+        let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
+        if pressed(Key::ArrowLeft) {
+            self.state.turn(false);
+        } else if pressed(Key::ArrowRight) {
+            self.state.turn(true);
+        } else if pressed(Key::C) {
+            self.state.caption_whole();
+        } else if pressed(Key::H) {
+            if let Some(look) = &mut self.state.look {
+                look.heat_on = !look.heat_on;
+            }
+        } else if pressed(Key::S) {
+            self.similar();
+        } else if pressed(Key::O) {
+            self.open_outside();
+        } else if pressed(Key::R) {
+            self.reveal();
+        } else if pressed(Key::Slash) || pressed(Key::F) {
+            ctx.input_mut(|input| input.events.retain(|event| !matches!(event, egui::Event::Text(_))));
+            ctx.memory_mut(|memory| memory.request_focus(phrase_id()));
+        }
+    }
+
+    /// Looks for what is in the dragged box, or for the whole photo.
+    pub fn similar(&mut self) {
+        if let Some(look) = &self.state.look {
+            let box_px = look.dragged.as_ref().map(|(box_px, _)| *box_px);
+            self.state.search_like(look.path.clone(), box_px);
+            self.scroll.to = Some(0.0);
+        }
+    }
+
+    pub fn open_outside(&mut self) {
+        if let Some(path) = self.state.current_path()
+            && let Err(why) = system::open_photo(path)
+        {
+            self.state.notice = Some(why);
+        }
+    }
+
+    pub fn reveal(&self) {
+        if let Some(path) = self.state.current_path() {
+            system::reveal(path);
+        }
+    }
+}
+
+impl eframe::App for Window {
+    fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
+        self.show(ui);
+    }
+
+    fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
+        self.state.control.stop();
+        self.state.wants.close();
+    }
+}
+
+/// The field for the query.
+pub fn search_id() -> egui::Id {
+    egui::Id::unique("query")
+}
+
+/// The field for a text that is looked for in a photo.
+pub fn phrase_id() -> egui::Id {
+    egui::Id::unique("phrase")
+}
+
+pub fn texture(ctx: &egui::Context, name: &str, pixels: &Rgb) -> TextureHandle {
+    let size = [pixels.width() as usize, pixels.height() as usize];
+    ctx.load_texture(name, ColorImage::from_rgb(size, pixels.as_raw()), TextureOptions::LINEAR)
+}
+
+/// Says that a folder may be dropped while one hovers.
+fn hovering(ctx: &egui::Context) {
+    if ctx.input(|input| input.raw.hovered_files.is_empty()) {
+        return;
+    }
+    let layer = egui::LayerId::new(egui::Order::Foreground, egui::Id::unique("drop"));
+    let (painter, rect) = (ctx.layer_painter(layer), ctx.content_rect());
+    painter.rect_filled(rect, 0.0, Color32::from_black_alpha(190));
+    let font = egui::FontId::proportional(24.0);
+    let says = "Drop a folder to add it, or a photo to find others like it";
+    painter.text(rect.center(), egui::Align2::CENTER_CENTER, says, font, Color32::WHITE);
+}

@@ -1,0 +1,413 @@
+//! The thread that has the model and the library: it searches, describes and locates, one request after
+//! the other, and starts the thread that indexes.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use mmgem_core::files;
+use mmgem_core::image::{BoxMap, BoxPx, ImagePreprocess, Preprocessed, Rgb, preprocess, resize};
+use mmgem_core::index;
+use mmgem_core::session::{EncodedImage, Part};
+use pollster::block_on;
+
+use super::indexing::{self, Control};
+use super::messages::{Ask, Catalogue, News, Post, Ready, Search, Sought};
+use super::sidecar::write_sidecar;
+use crate::args::Globals;
+use crate::context::{CAPTION_TOKENS, Context};
+use crate::draw::overlay_heat;
+use crate::library::{Library, Photo, Ranked};
+use crate::photos::decode_photo;
+use crate::query::{Query, Term, What};
+
+/// A photo is shown with at least this many pixels on both sides, where it has them ...
+const LEAST_SIDE: u32 = 1024;
+/// ... and at most so many on its longer one: every GPU takes a texture of that size.
+const MOST_SIDE: u32 = 2048;
+/// The catalogue is read again while the library grows, but takes at most this share of the time.
+const CATALOGUE_SHARE: u32 = 5;
+/// And no more often than this.
+const CATALOGUE_EVERY: Duration = Duration::from_millis(700);
+
+/// Starts the thread. `own` leads to `asks`, for the thread that indexes.
+pub fn start(
+    globals: Globals,
+    library: PathBuf,
+    asks: Receiver<Ask>,
+    own: Sender<Ask>,
+    post: Post,
+    control: Arc<Control>,
+) {
+    let worker = Worker {
+        globals,
+        file: library,
+        opened: None,
+        asks,
+        own,
+        waiting: VecDeque::new(),
+        post,
+        control,
+        indexing: None,
+        index_next: None,
+        photo: None,
+        embedded: None,
+        catalogue_due: None,
+        catalogue_took: Duration::ZERO,
+    };
+    thread::Builder::new().name("model".into()).spawn(move || worker.run()).expect("a thread can be started");
+}
+
+struct Worker {
+    globals: Globals,
+    file: PathBuf,
+    opened: Option<Opened>,
+    asks: Receiver<Ask>,
+    own: Sender<Ask>,
+    /// Asked, not yet answered.
+    waiting: VecDeque<Ask>,
+    post: Post,
+    control: Arc<Control>,
+    indexing: Option<thread::JoinHandle<()>>,
+    /// Folders to index when the thread that indexes has ended.
+    index_next: Option<Vec<PathBuf>>,
+    photo: Option<LookedAt>,
+    /// The last query and its vector: the same is asked again as the library grows.
+    embedded: Option<(Vec<Term>, Option<BoxPx>, Arc<index::Query>)>,
+    /// When the catalogue is to be read again.
+    catalogue_due: Option<Instant>,
+    catalogue_took: Duration,
+}
+
+struct Opened {
+    context: Arc<Context>,
+    library: Library,
+    catalogue: Arc<Catalogue>,
+}
+
+/// The photo that is looked at.
+struct LookedAt {
+    pixels: Arc<Rgb>,
+    input: Preprocessed,
+    /// From the pixels that are shown to the model's input.
+    map: BoxMap,
+    encoded: Option<EncodedImage>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some(ask) = self.next() {
+            let number = match &ask {
+                Ask::Look { number, .. } | Ask::Caption { number, .. } | Ask::Locate { number, .. } => {
+                    *number
+                }
+                Ask::Search(search) => search.number,
+                _ => 0,
+            };
+            let is_search = matches!(ask, Ask::Search(_));
+            // A panic of a device or a decoder must not leave the window waiting for ever.
+            let done = catch_unwind(AssertUnwindSafe(|| self.answer(ask)));
+            let done =
+                done.unwrap_or_else(|_| Err(anyhow::anyhow!("this program failed; stderr has the details")));
+            if let Err(error) = done {
+                let why = in_words(&error);
+                self.post.send(if is_search {
+                    News::NoHits { number, why }
+                } else {
+                    News::Failed { number, why }
+                });
+            }
+        }
+    }
+
+    /// The next request; what a newer one makes pointless is left out. Nothing when the window is gone.
+    fn next(&mut self) -> Option<Ask> {
+        loop {
+            self.pump();
+            if let Some(ask) = self.waiting.pop_front() {
+                let replaced = match &ask {
+                    Ask::Search(_) => self.waiting.iter().any(|ask| matches!(ask, Ask::Search(_))),
+                    Ask::Look { .. } | Ask::Caption { .. } | Ask::Locate { .. } => {
+                        self.waiting.iter().any(|ask| matches!(ask, Ask::Look { .. }))
+                    }
+                    _ => false,
+                };
+                if !replaced {
+                    return Some(ask);
+                }
+                continue;
+            }
+            let received = match self.catalogue_due {
+                None => self.asks.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => self.asks.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match received {
+                Ok(ask) => self.waiting.push_back(ask),
+                Err(RecvTimeoutError::Timeout) => self.renew_catalogue(),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn pump(&mut self) {
+        self.waiting.extend(self.asks.try_iter());
+    }
+
+    fn answer(&mut self, ask: Ask) -> Result<()> {
+        match ask {
+            Ask::Model(folder) => self.open(folder),
+            Ask::Search(search) => self.search(search)?,
+            Ask::Look { number, path } => self.look(number, &path)?,
+            Ask::Caption { number, box_px } => self.caption(number, box_px)?,
+            Ask::Locate { number, text } => self.locate(number, text)?,
+            Ask::Sidecar { photo, caption, replace } => {
+                let result = write_sidecar(&photo, &caption, replace).map_err(|error| in_words(&error));
+                self.post.send(News::Sidecar { photo, caption, result });
+            }
+            Ask::Index(folders) => self.index(folders),
+            Ask::Changed => {
+                let pause = CATALOGUE_EVERY.max(CATALOGUE_SHARE * self.catalogue_took);
+                self.catalogue_due.get_or_insert_with(|| Instant::now() + pause);
+            }
+            Ask::Indexed => {
+                self.indexing = None;
+                self.renew_catalogue();
+                if let Some(folders) = self.index_next.take() {
+                    self.index(folders);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, folder: Option<PathBuf>) {
+        // The thread that indexes has the old model.
+        self.control.stop();
+        if let Some(thread) = self.indexing.take() {
+            let _ = thread.join();
+        }
+        (self.opened, self.photo, self.embedded) = (None, None, None);
+        self.globals.model = folder;
+        match self.try_open() {
+            Ok(opened) => {
+                let context = &opened.context;
+                self.post.send(News::Ready(Ready {
+                    model_name: context.model_name.clone(),
+                    device_name: context.device_name.clone(),
+                    fingerprint: context.fingerprint,
+                    dim: context.session.config().embed_dim,
+                    catalogue: opened.catalogue.clone(),
+                }));
+                self.opened = Some(opened);
+            }
+            Err(error) => self.post.send(News::Broken(in_words(&error))),
+        }
+    }
+
+    fn try_open(&self) -> Result<Opened> {
+        let context = self.globals.open()?;
+        let library = Library::open(&self.file, context.fingerprint, context.session.config().embed_dim)?;
+        let catalogue = Arc::new(read_catalogue(&library)?);
+        Ok(Opened { context: Arc::new(context), library, catalogue })
+    }
+
+    fn opened(&self) -> Result<&Opened> {
+        self.opened.as_ref().context("no model is open")
+    }
+
+    fn renew_catalogue(&mut self) {
+        self.catalogue_due = None;
+        let Some(opened) = &mut self.opened else { return };
+        let start = Instant::now();
+        match read_catalogue(&opened.library) {
+            Ok(catalogue) => {
+                opened.catalogue = Arc::new(catalogue);
+                self.post.send(News::Catalogue(opened.catalogue.clone()));
+            }
+            Err(error) => self.post.send(News::Failed { number: 0, why: in_words(&error) }),
+        }
+        self.catalogue_took = start.elapsed();
+    }
+
+    fn index(&mut self, folders: Vec<PathBuf>) {
+        if self.indexing.is_some() {
+            self.control.stop();
+            self.index_next = Some(folders);
+            return;
+        }
+        let Some(opened) = &self.opened else { return };
+        self.control.go_on();
+        let job = indexing::Job {
+            folders,
+            library: self.file.clone(),
+            context: opened.context.clone(),
+            control: self.control.clone(),
+        };
+        self.indexing = Some(indexing::start(job, self.own.clone(), self.post.clone()));
+    }
+
+    fn search(&mut self, search: Search) -> Result<()> {
+        let mut query = Query::read(&search.filters)?;
+        let box_px = match search.sought {
+            Sought::Text(text) => {
+                let Query { terms, filters } = Query::read(&text)?;
+                query.terms = terms;
+                query.filters.extend(filters);
+                None
+            }
+            Sought::Photo { path, box_px } => {
+                query.terms = vec![Term { weight: 1.0, what: What::Photo(path) }];
+                box_px
+            }
+        };
+        let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
+        let Opened { library, catalogue, .. } = self.opened()?;
+        let in_folder = |photo: &Photo| match &search.folder {
+            Some(folder) => photo.paths.iter().any(|path| path.starts_with(folder)),
+            None => true,
+        };
+        let keep = |photo: &Photo| in_folder(photo) && query.keeps(photo);
+        let hits = match &vector {
+            Some(vector) => {
+                let by_region = search.by_region || box_px.is_some();
+                library.rank(&catalogue.shelf, &catalogue.photos, vector, by_region, keep)?
+            }
+            None => everything(catalogue, keep),
+        };
+        self.post.send(News::Hits { number: search.number, hits, query: vector });
+        Ok(())
+    }
+
+    fn embed(&mut self, query: &Query, box_px: Option<BoxPx>) -> Result<Arc<index::Query>> {
+        if let Some((terms, last_box, vector)) = &self.embedded
+            && (terms, *last_box) == (&query.terms, box_px)
+        {
+            return Ok(vector.clone());
+        }
+        let vector = query.embed(box_px, &self.opened()?.context.session)?;
+        let vector = Arc::new(index::Query::new(&vector));
+        self.embedded = Some((query.terms.clone(), box_px, vector.clone()));
+        Ok(vector)
+    }
+
+    fn look(&mut self, number: u64, path: &Path) -> Result<()> {
+        self.photo = None;
+        let config = self.opened()?.context.session.config().preprocess();
+        let (looked_at, size_px) = look_at(path, &config)?;
+        self.post.send(News::Looked { number, pixels: looked_at.pixels.clone(), size_px });
+        self.photo = Some(looked_at);
+        Ok(())
+    }
+
+    /// The photo that is looked at, after the image encoder.
+    fn encoded(&mut self) -> Result<EncodedImage> {
+        let photo = self.photo.as_mut().context("no photo is looked at")?;
+        if photo.encoded.is_none() {
+            let session = &self.opened.as_ref().context("no model is open")?.context.session;
+            photo.encoded = session.encode_batch(std::slice::from_ref(&photo.input)).pop();
+        }
+        Ok(photo.encoded.clone().expect("one photo in, one out"))
+    }
+
+    /// Writes token by token, and stops where nobody waits for the rest.
+    fn caption(&mut self, number: u64, box_px: Option<BoxPx>) -> Result<()> {
+        let encoded = self.encoded()?;
+        let context = self.opened()?.context.clone();
+        let session = &context.session;
+        let part = box_px.map_or(Part::Whole, Part::Box);
+        let mut stream = session.start_caption(&encoded, &part, CAPTION_TOKENS)?;
+        let mut last = String::new();
+        while let Some(caption) = block_on(session.continue_caption(&mut stream))? {
+            last = caption.text;
+            self.pump();
+            if self.waiting.iter().any(|ask| makes_pointless(ask, box_px)) {
+                return Ok(());
+            }
+            self.post.send(News::Caption { number, box_px, text: last.clone(), done: false });
+        }
+        self.post.send(News::Caption { number, box_px, text: last, done: true });
+        Ok(())
+    }
+
+    fn locate(&mut self, number: u64, text: String) -> Result<()> {
+        let encoded = self.encoded()?;
+        let session = &self.opened()?.context.session;
+        let photo = self.photo.as_ref().context("no photo is looked at")?;
+        let found = block_on(async {
+            let text_embed = session.embed_text(&text).await?;
+            session.localize(&encoded, &text_embed).await
+        })?;
+        let mut heat = Rgb::clone(&photo.pixels);
+        let side = session.config().vision.image_size;
+        overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);
+        self.post.send(News::Located { number, text, heat, box_px: found.box_px, score: found.score });
+        Ok(())
+    }
+}
+
+/// Whether nobody waits any more for a caption of `box_px` when this is asked.
+fn makes_pointless(ask: &Ask, box_px: Option<BoxPx>) -> bool {
+    match ask {
+        Ask::Look { .. } | Ask::Model(_) => true,
+        Ask::Caption { box_px: other, .. } => other.is_some() == box_px.is_some(),
+        _ => false,
+    }
+}
+
+fn read_catalogue(library: &Library) -> Result<Catalogue> {
+    let mut catalogue = Catalogue::new(library.shelf()?, library.photos()?);
+    catalogue.photos.retain(|content, _| catalogue.shelf.has(*content));
+    catalogue.problems = library.problems()?;
+    if catalogue.photos.is_empty() {
+        catalogue.n_of_others = library.photos_of_other_models()?;
+    }
+    Ok(catalogue)
+}
+
+/// All photos, the latest first.
+fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranked> {
+    let mut photos: Vec<&Photo> = catalogue.photos.values().filter(|photo| keep(photo)).collect();
+    photos.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken_secs, photo.content)));
+    let ranked = |photo: &Photo| Ranked { content: photo.content, score: 0.0, similar: Vec::new() };
+    photos.into_iter().map(ranked).collect()
+}
+
+/// Reads a photo as it is shown and as the model sees it, and its size in pixels.
+fn look_at(path: &Path, config: &ImagePreprocess) -> Result<(LookedAt, [u32; 2])> {
+    let bytes = files::read(path)?;
+    let decoded = decode_photo(path, &bytes, LEAST_SIDE)
+        .with_context(|| format!("the photo cannot be shown\n  file: {}", path.display()))?;
+    let (width, height) = (decoded.width, decoded.height);
+    let pixels = fitted(decoded.pixels);
+    let input = preprocess(&pixels, config);
+    let map = input.map;
+    let input = input.of_original(width, height);
+    Ok((LookedAt { pixels: Arc::new(pixels), input, map, encoded: None }, [width, height]))
+}
+
+fn fitted(photo: Rgb) -> Rgb {
+    let (width, height) = photo.dimensions();
+    let longer = width.max(height);
+    if longer <= MOST_SIDE {
+        return photo;
+    }
+    let scaled = |side: u32| (u64::from(side) * u64::from(MOST_SIDE) / u64::from(longer)).max(1) as u32;
+    resize(&photo, scaled(width), scaled(height))
+}
+
+/// An error for a person: what happened, then why, each once.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push('\n');
+            text.push_str(&cause);
+        }
+    }
+    text
+}
