@@ -93,7 +93,8 @@ fn folders(window: &mut Window, ui: &mut Ui) {
                 }
                 ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
                     ui.add(Label::new(folder.to_string_lossy()).truncate());
-                    if !folder.is_dir() {
+                    // Asking the file system here could hold up the window.
+                    if window.state.indexing.problems.iter().any(|(missing, _)| missing == folder) {
                         ui.colored_label(ui.visuals().warn_fg_color, "missing");
                     }
                 });
@@ -226,7 +227,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             ui.separator();
         }
         let keys = if state.look.is_some() {
-            "Esc back   ← → other photos   C describe   / find text   H heat map   S similar"
+            "Esc back   Left and Right other photos   C describe   / find text   H heat map   S similar"
         } else {
             "/ search   arrows select   Enter look   S similar   Ctrl+C copy path"
         };

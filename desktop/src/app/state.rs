@@ -58,9 +58,11 @@ pub struct Hits {
     all: Vec<Ranked>,
     /// Those that pass the cut-off, in the chosen order: places in `all`.
     shown: Vec<u32>,
-    /// Number of the search.
+    /// What they were compared with; without it they have no scores.
+    query: Option<Arc<Query>>,
+    /// Tells this query from the one before.
     pub number: u64,
-    /// They have scores; without a query they have none.
+    /// They have scores.
     pub scored: bool,
 }
 
@@ -125,8 +127,10 @@ pub struct State {
     pub wants: Arc<Wants>,
     events: Events,
     library: PathBuf,
-    /// `--model`, which is not remembered.
+    /// The model that is open or shall be; the embedded one without.
     pub model_folder: Option<PathBuf>,
+    /// It was chosen here and not by `--model`, so it is remembered.
+    model_chosen: bool,
     pub settings: Settings,
 
     pub model: Model,
@@ -179,6 +183,7 @@ impl State {
             events: start.events,
             library: start.library,
             model_folder: model_folder.clone(),
+            model_chosen: false,
             settings,
             model: Model::Opening,
             form: Form::default(),
@@ -471,7 +476,7 @@ impl State {
         (self.model, self.look, self.hits) = (Model::Opening, None, Hits::default());
         (self.selected, self.searching, self.complaint) = (None, false, None);
         self.model_folder.clone_from(&folder);
-        self.settings.model.clone_from(&folder);
+        self.model_chosen = true;
         self.ask(Ask::Model(folder));
     }
 
@@ -528,17 +533,25 @@ impl State {
             &[("model", ready.model_name.as_str().into()), ("photos", ready.catalogue.photos.len().into())],
         );
         self.model = Model::Open(ready);
-        // Only a model that opens is remembered.
-        self.remember();
+        if self.model_chosen {
+            self.settings.model.clone_from(&self.model_folder);
+            self.remember();
+        }
         self.search();
         self.index();
     }
 
     fn found(&mut self, number: u64, hits: Vec<Ranked>, query: Option<Arc<Query>>) {
-        let selected = self.selected_content();
         (self.searching, self.complaint) = (false, None);
-        self.hits = Hits { all: hits, shown: Vec::new(), number, scored: query.is_some() };
-        self.wants.compare(number, query);
+        // The worker keeps the vector of a query that is asked again, as it is while the library grows.
+        let is_same = match (&query, &self.hits.query) {
+            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (new, old) => new.is_none() && old.is_none(),
+        };
+        let selected = if is_same { self.selected_content() } else { None };
+        let number = if is_same { self.hits.number } else { number };
+        self.wants.compare(number, query.clone());
+        self.hits = Hits { all: hits, shown: Vec::new(), scored: query.is_some(), query, number };
         self.arrange(selected);
         let first: Vec<String> = (0..self.n_shown().min(5))
             .filter_map(|at| self.shown(at))

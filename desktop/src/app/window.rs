@@ -155,6 +155,7 @@ impl Window {
         let number = self.state.hits.number;
         if self.pictures.boxes.0 != number {
             self.pictures.boxes = (number, HashMap::new());
+            self.scroll.to = Some(0.0);
         }
         let mut n_textures = 0;
         while n_textures < TEXTURES_A_FRAME

@@ -411,3 +411,166 @@ fn in_words(error: &anyhow::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::mpsc::channel;
+
+    use mmgem_core::scenes::scene;
+
+    use super::super::messages::IndexNews;
+    use super::*;
+    use crate::device::DeviceChoice;
+    use crate::draw::png_bytes;
+
+    /// The thread with the embedded model, over a folder with drawn photos and a damaged one.
+    struct Desk {
+        folder: tempfile::TempDir,
+        asks: Sender<Ask>,
+        told: Receiver<News>,
+    }
+
+    fn search(number: u64, text: &str) -> Ask {
+        Ask::Search(Search {
+            number,
+            sought: Sought::Text(text.into()),
+            filters: String::new(),
+            folder: None,
+            by_region: false,
+        })
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            for index in 0..4 {
+                let scene = scene(11, index);
+                let photo = Rgb::from_raw(scene.width, scene.height, scene.rgb).expect("three bytes a pixel");
+                let bytes = png_bytes(&photo).expect("encodes");
+                fs::write(folder.path().join(format!("{index}.png")), bytes).expect("writable");
+            }
+            fs::write(folder.path().join("bad.jpg"), b"no photo").expect("writable");
+            let (asks, asked) = channel();
+            let (news, told) = channel();
+            let globals =
+                Globals { device: DeviceChoice::Cpu, model: None, json: false, quiet: true, strict: false };
+            let library = folder.path().join("library.sqlite");
+            let post = Post::new(news, || {});
+            start(globals, library, asked, asks.clone(), post, Arc::default());
+            Self { folder, asks, told }
+        }
+
+        fn ask(&self, ask: Ask) {
+            self.asks.send(ask).expect("the thread reads");
+        }
+
+        /// The next news that is wanted; others are passed over.
+        #[track_caller]
+        fn wait<T>(&self, wanted: impl Fn(News) -> Option<T>) -> T {
+            loop {
+                let news = self.told.recv_timeout(Duration::from_secs(120)).expect("news");
+                if let News::Failed { why, .. } | News::Broken(why) = &news {
+                    panic!("{why}");
+                }
+                if let Some(found) = wanted(news) {
+                    return found;
+                }
+            }
+        }
+
+        fn hits(&self, wanted: u64) -> Vec<Ranked> {
+            self.wait(|news| match news {
+                News::Hits { number, hits, .. } if number == wanted => Some(hits),
+                News::NoHits { why, .. } => panic!("{why}"),
+                _ => None,
+            })
+        }
+    }
+
+    #[test]
+    fn a_folder_is_indexed_searched_and_looked_into() {
+        let desk = Desk::new();
+        desk.ask(Ask::Model(None));
+        desk.wait(|news| matches!(news, News::Ready(_)).then_some(()));
+        let folder = desk.folder.path().to_owned();
+        desk.ask(Ask::Index(vec![folder.clone(), folder.join("missing")]));
+        let mut problems = Vec::new();
+        let summary = loop {
+            match desk.wait(|news| if let News::Index(news) = news { Some(news) } else { None }) {
+                IndexNews::Problem(path, why) => problems.push((path, why)),
+                IndexNews::Ended(result) => break result.expect("writable"),
+                _ => {}
+            }
+        };
+        assert_eq!((summary.encoded, summary.unreadable), (4, 1));
+        let names: Vec<_> = problems.iter().map(|(path, _)| path.file_name().expect("a name")).collect();
+        assert_eq!(names, ["missing", "bad.jpg"], "{problems:?}");
+        let catalogue = desk.wait(|news| match news {
+            News::Catalogue(catalogue) if catalogue.photos.len() == 4 => Some(catalogue),
+            _ => None,
+        });
+        assert_eq!((catalogue.folders.len(), catalogue.problems.len()), (1, 1));
+
+        desk.ask(search(1, "a red circle"));
+        let hits = desk.hits(1);
+        assert!(hits.len() == 4 && hits.is_sorted_by(|a, b| a.score >= b.score), "{hits:?}");
+        let first = &catalogue.photos[&hits[0].content];
+        desk.ask(search(2, &format!("\"{}\"", first.paths[0].display())));
+        assert_eq!(desk.hits(2)[0].content, hits[0].content, "a photo is most like itself");
+        desk.ask(search(3, "path:1.png"));
+        assert_eq!(desk.hits(3).len(), 1, "a filter alone");
+
+        desk.ask(Ask::Look { number: 4, path: first.paths[0].clone() });
+        let size_px = desk.wait(|news| match news {
+            News::Looked { number: 4, size_px, .. } => Some(size_px),
+            _ => None,
+        });
+        assert_eq!(size_px, first.size_px);
+        let box_px = Some([0.0, 0.0, 60.0, 50.0]);
+        desk.ask(Ask::Caption { number: 4, box_px });
+        let caption = desk.wait(|news| match news {
+            News::Caption { box_px: of, text, done: true, .. } if of == box_px => Some(text),
+            _ => None,
+        });
+        assert!(!caption.is_empty());
+        desk.ask(Ask::Locate { number: 4, text: "a red circle".into() });
+        let [x0, y0, x1, y1] = desk.wait(|news| match news {
+            News::Located { box_px, .. } => Some(box_px),
+            _ => None,
+        });
+        assert!(x0 < x1 && y0 < y1 && x1 <= size_px[0] as f32 && y1 <= size_px[1] as f32);
+    }
+
+    #[test]
+    fn what_a_newer_request_makes_pointless_is_left_out() {
+        let desk = Desk::new();
+        // All wait while the model is opened.
+        desk.ask(Ask::Model(None));
+        (1..=5).for_each(|number| desk.ask(search(number, "dog")));
+        desk.ask(Ask::Look { number: 6, path: desk.folder.path().join("0.png") });
+        desk.ask(Ask::Caption { number: 6, box_px: None });
+        desk.ask(Ask::Look { number: 7, path: desk.folder.path().join("1.png") });
+        desk.ask(search(8, "cat"));
+        let (mut searches, mut looks) = (Vec::new(), Vec::new());
+        while searches.last() != Some(&8) {
+            match desk.wait(Some) {
+                News::Hits { number, .. } => searches.push(number),
+                News::Looked { number, .. } => looks.push(number),
+                News::Caption { .. } => panic!("of a photo that nobody looks at any more"),
+                _ => {}
+            }
+        }
+        assert_eq!((searches, looks), (vec![8], vec![7]));
+    }
+
+    #[test]
+    fn a_model_that_is_none_is_told() {
+        let desk = Desk::new();
+        desk.ask(Ask::Model(Some(desk.folder.path().to_owned())));
+        match desk.told.recv_timeout(Duration::from_secs(60)) {
+            Ok(News::Broken(why)) => assert!(why.contains("config.json is missing"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
