@@ -7,7 +7,7 @@ use super::state::Sort;
 use super::window::{Window, search_id};
 
 /// Width of the fields for dates, in points.
-const DATE_WIDTH: f32 = 92.0;
+const DATE_WIDTH: f32 = 100.0;
 
 pub fn search_bar(window: &mut Window, ui: &mut Ui) {
     ui.add_space(8.0);
@@ -21,8 +21,8 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
     });
     ui.add_space(2.0);
     ui.horizontal_wrapped(|ui| {
+        ui.spacing_mut().slider_width = 96.0;
         filters(window, ui);
-        ui.separator();
         order(window, ui);
     });
     if let Some(complaint) = &window.state.complaint {
@@ -74,10 +74,9 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
 fn filters(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     let mut changed = false;
-    for (label, text) in [("after", &mut state.form.after), ("before", &mut state.form.before)] {
-        let label = ui.label(label);
-        let field = TextEdit::singleline(text).hint_text("2024-05").desired_width(DATE_WIDTH);
-        changed |= ui.add(field).labelled_by(label.id).changed();
+    for (name, text) in [("after", &mut state.form.after), ("before", &mut state.form.before)] {
+        let field = TextEdit::singleline(text).hint_text(format!("{name} 2024-05")).desired_width(DATE_WIDTH);
+        changed |= ui.add(field).accessible_name(name).changed();
     }
     if changed {
         let now_secs = ui.ctx().input(|input| input.time);
@@ -140,20 +139,22 @@ fn order(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     if let Some((least, most)) = state.score_range() {
         let mut cutoff = state.cutoff.clamp(least, most);
-        let label = ui.label("cut off below");
+        let value = if state.cutoff <= least { "all".into() } else { format!("from {:.2}", state.cutoff) };
+        let label = ui.label("score:").on_hover_text("Hits with a lower score are left out");
         let slider = Slider::new(&mut cutoff, least..=most).show_value(false);
         let slider = ui.add(slider).labelled_by(label.id);
+        ui.label(value);
         if slider.changed() {
             // Wholly to the left nothing is cut off, whatever comes with the next query.
             state.set_cutoff(if cutoff <= least { -1.0 } else { cutoff });
         }
-        let value = if state.cutoff <= least { "nothing".into() } else { format!("{:.2}", state.cutoff) };
-        ui.monospace(value);
     }
-    ui.separator();
+    let label = ui.label("size:");
+    ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false)).labelled_by(label.id);
+    let state = &window.state;
     let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
     let n_shown = state.n_shown();
-    ui.label(if n_shown == n_photos {
+    ui.strong(if n_shown == n_photos {
         format!("{n_photos} photos")
     } else {
         format!("{n_shown} of {n_photos} photos")
@@ -161,8 +162,6 @@ fn order(window: &mut Window, ui: &mut Ui) {
     if state.searching {
         ui.add(egui::Spinner::new().size(14.0));
     }
-    let label = ui.label("size");
-    ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false)).labelled_by(label.id);
 }
 
 /// A quiet box around what belongs together.

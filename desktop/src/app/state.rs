@@ -15,6 +15,7 @@ use super::settings::{Settings, Theme};
 use super::sidecar::Written;
 use super::thumbnails::{Source, Wants};
 use crate::library::{Photo, Ranked};
+use crate::terminal::json_box;
 
 /// Seconds without a key after which a search is made.
 const DEBOUNCE_SECS: f64 = 0.15;
@@ -618,15 +619,14 @@ impl State {
                     _ => return,
                 };
                 if done {
-                    let place = box_px.map_or(serde_json::Value::Null, |box_px| box_px.to_vec().into());
-                    self.events.tell("caption", &[("box", place), ("text", text.as_str().into())]);
+                    self.events.tell("caption", &[("box", json_box(box_px)), ("text", text.as_str().into())]);
                 }
                 *writing = Writing { text, done };
             }
             News::Located { number, text, heat, box_px, score } if number == look.number => {
                 look.locating = false;
                 self.events
-                    .tell("located", &[("text", text.as_str().into()), ("box", box_px.to_vec().into())]);
+                    .tell("located", &[("text", text.as_str().into()), ("box", json_box(Some(box_px)))]);
                 let number = look.located.as_ref().map_or(0, |located| located.number) + 1;
                 look.located = Some(Located { text, box_px, score, heat, number });
             }

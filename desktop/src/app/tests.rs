@@ -295,6 +295,25 @@ fn keys_move_open_and_go_back() {
 }
 
 #[test]
+fn what_is_typed_right_after_a_slash_is_not_lost() {
+    let mut desk = Desk::with_photos(5);
+    let key = |key| egui::Event::Key {
+        key,
+        physical_key: None,
+        pressed: true,
+        repeat: false,
+        modifiers: Modifiers::NONE,
+    };
+    // All in one frame, as when frames are slow.
+    desk.state().selected = Some(0);
+    let events = [key(Key::Slash), egui::Event::Text("/".into()), key(Key::S), egui::Event::Text("s".into())];
+    desk.harness.input_mut().events.extend(events);
+    desk.harness.run_steps(4);
+    assert_eq!(desk.state().form.text, "s");
+    assert_eq!(desk.search().sought, Sought::Text("s".into()));
+}
+
+#[test]
 fn escape_clears_a_search_only_after_it_left_the_field() {
     let mut desk = Desk::with_photos(5);
     desk.type_query("dog", vec![ranked(1, 0.5)]);

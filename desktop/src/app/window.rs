@@ -232,6 +232,9 @@ impl Window {
 
     fn grid_keys(&mut self, ctx: &egui::Context) {
         let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
+        if pressed(Key::Slash) || ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::F)) {
+            return type_into(ctx, search_id(), "/");
+        }
         const STEPS: [(Key, Step); 8] = [
             (Key::ArrowLeft, Step::Left),
             (Key::ArrowRight, Step::Right),
@@ -246,11 +249,6 @@ impl Window {
             if pressed(key) {
                 self.step(step);
             }
-        }
-        if pressed(Key::Slash) || ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::F)) {
-            // The slash itself shall not be typed.
-            ctx.input_mut(|input| input.events.retain(|event| !matches!(event, egui::Event::Text(_))));
-            ctx.memory_mut(|memory| memory.request_focus(search_id()));
         }
         if let Some(at) = self.state.selected {
             if pressed(Key::Enter) {
@@ -286,6 +284,9 @@ impl Window {
 
     fn photo_keys(&mut self, ctx: &egui::Context) {
         let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
+        if pressed(Key::Slash) {
+            return type_into(ctx, phrase_id(), "/");
+        }
         if pressed(Key::ArrowLeft) {
             self.state.turn(false);
         } else if pressed(Key::ArrowRight) {
@@ -302,9 +303,6 @@ impl Window {
             self.open_outside();
         } else if pressed(Key::R) {
             self.reveal();
-        } else if pressed(Key::Slash) || pressed(Key::F) {
-            ctx.input_mut(|input| input.events.retain(|event| !matches!(event, egui::Event::Text(_))));
-            ctx.memory_mut(|memory| memory.request_focus(phrase_id()));
         }
     }
 
@@ -341,6 +339,18 @@ impl eframe::App for Window {
         self.state.control.stop();
         self.state.wants.close();
     }
+}
+
+/// Gives a field the focus by a key, which itself shall not be typed. What else was typed in this frame,
+/// slow as it may be, goes to the field: so no other key of it may mean anything.
+fn type_into(ctx: &egui::Context, field: egui::Id, key: &str) {
+    ctx.input_mut(|input| {
+        let is_key = |event: &egui::Event| matches!(event, egui::Event::Text(text) if text == key);
+        if let Some(at) = input.events.iter().position(is_key) {
+            input.events.remove(at);
+        }
+    });
+    ctx.memory_mut(|memory| memory.request_focus(field));
 }
 
 /// The field for the query.
