@@ -164,7 +164,8 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     window.wait("indexed", |event| event["encoded"] == N_PHOTOS && event["problems"] == 0);
     window.wait("hits", |event| event["n"].as_u64().is_some_and(|n| n + 2 >= N_PHOTOS));
     screen.input(&["search", "--sync", "--name", "MM-GEM", "windowfocus", "--sync"]);
-    screen.input(&["mousemove", "590", "600"]);
+    // Where it hovers over nothing.
+    screen.input(&["mousemove", "590", "770"]);
 
     screen.input(&["key", "slash"]);
     screen.input(&["type", "--delay", "40", "a red circle"]);
@@ -213,6 +214,7 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     drop(window);
 
     let mut window = Window::open(&screen, folder.path(), &["--theme", "light"]);
+    screen.input(&["mousemove", "590", "770"]);
     window.wait("indexed", |event| event["encoded"] == 0);
     thread::sleep(Duration::from_secs(3));
     let picture = screen.screenshot("all-light", folder.path());

@@ -72,14 +72,15 @@ fn scroll_to(window: &mut Window, grid: &Grid) -> Option<f64> {
     scroll.to.take().or(shown.filter(|top| *top != scroll.top))
 }
 
-/// Cells without a picture, or without the box that belongs to this search.
+/// Cells without a picture, or without the box that belongs to this search, but for those that were read.
 fn lacks(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<Lack> {
     let Pictures { thumbnails, boxes, .. } = &window.pictures;
     let lack = |at| {
         let content = window.state.shown(at)?.0.content;
         let (image, best_box) =
             (!thumbnails.has(content), window.state.hits.scored && !boxes.1.contains_key(&content));
-        (image || best_box).then_some(Lack { content, image, best_box })
+        let is_read = || window.cells.iter().any(|cell| cell.content == content);
+        ((image || best_box) && !is_read()).then_some(Lack { content, image, best_box })
     };
     cells.filter_map(lack).collect()
 }

@@ -105,7 +105,7 @@ fn folders(window: &mut Window, ui: &mut Ui) {
         window.state.forget_folder(at);
     }
     ui.horizontal(|ui| {
-        let width = ui.available_width() - 100.0;
+        let width = ui.available_width() - 110.0;
         let field =
             TextEdit::singleline(&mut window.folder_text).hint_text("path of a folder").desired_width(width);
         let response = ui.add(field).accessible_name("Folder to add");
@@ -126,8 +126,10 @@ fn folders(window: &mut Window, ui: &mut Ui) {
 /// How far indexing is, and what can be done about it.
 fn progress(state: &mut State, ui: &mut Ui) {
     if !state.indexing.running {
-        let some = !state.settings.folders.is_empty() && state.catalogue().is_some();
-        let update = ui.add_enabled(some, Button::new("Look for changes"));
+        if state.settings.folders.is_empty() {
+            return;
+        }
+        let update = ui.add_enabled(state.catalogue().is_some(), Button::new("Look for changes"));
         if update.on_hover_text("Only new and changed photos are looked at").clicked() {
             state.index();
         }
@@ -156,7 +158,7 @@ fn model(window: &mut Window, ui: &mut Ui) {
         ui.label(format!("{} on {}", ready.model_name, ready.device_name));
     }
     ui.horizontal(|ui| {
-        let width = ui.available_width() - 100.0;
+        let width = ui.available_width() - 110.0;
         let hint = "folder of a model; empty: the embedded one";
         let field = TextEdit::singleline(&mut window.model_text).hint_text(hint).desired_width(width);
         let response = ui.add(field).accessible_name("Folder of the model");
@@ -172,13 +174,13 @@ fn model(window: &mut Window, ui: &mut Ui) {
 fn theme(state: &mut State, ui: &mut Ui) {
     ui.horizontal(|ui| {
         ui.strong("Colours");
-        let mut chosen = state.settings.theme;
+        let mut chosen = state.theme;
         for (theme, label) in
             [(Theme::System, "as the system"), (Theme::Dark, "dark"), (Theme::Light, "light")]
         {
             ui.selectable_value(&mut chosen, theme, label);
         }
-        if chosen != state.settings.theme {
+        if chosen != state.theme {
             state.set_theme(chosen);
         }
     });
@@ -235,7 +237,8 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             Some(path) if state.look.is_none() => {
                 ui.add(Label::new(RichText::new(path.to_string_lossy()).weak()).truncate());
             }
-            _ => _ = ui.weak(keys),
+            _ if state.n_shown() > 0 || state.look.is_some() => _ = ui.weak(keys),
+            _ => _ = ui.weak("Nothing leaves this machine"),
         }
     });
 }

@@ -47,8 +47,7 @@ use window::Window;
 /// # Errors
 /// When the system has no desktop, or no OpenGL.
 pub fn run(folders: Vec<PathBuf>, library: PathBuf, theme: Option<Theme>, globals: &Globals) -> Result<()> {
-    let mut settings = Settings::of(&library);
-    settings.theme = theme.unwrap_or(settings.theme);
+    let settings = Settings::of(&library);
     let globals = globals.clone();
     let make = move |creation: &eframe::CreationContext| -> Result<Box<dyn eframe::App>, _> {
         style::set(&creation.egui_ctx);
@@ -57,6 +56,7 @@ pub fn run(folders: Vec<PathBuf>, library: PathBuf, theme: Option<Theme>, global
             events: Events::new(globals.json),
             library: library.clone(),
             model: globals.model.clone(),
+            theme,
             settings,
             folders,
         };

@@ -7,7 +7,7 @@ use super::state::Sort;
 use super::window::{Window, search_id};
 
 /// Width of the fields for dates, in points.
-const DATE_WIDTH: f32 = 100.0;
+const DATE_WIDTH: f32 = 122.0;
 
 pub fn search_bar(window: &mut Window, ui: &mut Ui) {
     ui.add_space(8.0);
@@ -15,7 +15,7 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
         let right = 92.0;
         query_field(window, ui, ui.available_width() - right);
         let open = window.library_open;
-        if ui.add_sized([right - 8.0, 30.0], Button::selectable(open, "Library")).clicked() {
+        if ui.add_sized([right - 8.0, 30.0], Button::new("Library").selected(open)).clicked() {
             window.library_open = !open;
         }
     });

@@ -132,6 +132,8 @@ pub struct State {
     pub model_folder: Option<PathBuf>,
     /// It was chosen here and not by `--model`, so it is remembered.
     model_chosen: bool,
+    /// Dark or light, by `--theme` or as it is remembered.
+    pub theme: Theme,
     pub settings: Settings,
 
     pub model: Model,
@@ -166,6 +168,8 @@ pub struct Start {
     pub library: PathBuf,
     /// `--model`.
     pub model: Option<PathBuf>,
+    /// `--theme`.
+    pub theme: Option<Theme>,
     pub settings: Settings,
     /// Folders to index at once.
     pub folders: Vec<PathBuf>,
@@ -185,6 +189,7 @@ impl State {
             library: start.library,
             model_folder: model_folder.clone(),
             model_chosen: false,
+            theme: start.theme.unwrap_or(settings.theme),
             settings,
             model: Model::Opening,
             form: Form::default(),
@@ -482,6 +487,7 @@ impl State {
     }
 
     pub fn set_theme(&mut self, theme: Theme) {
+        self.theme = theme;
         self.settings.theme = theme;
         self.remember();
     }

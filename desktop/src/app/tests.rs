@@ -66,6 +66,7 @@ impl Desk {
             events: Events::default(),
             library: folder.path().join("library.sqlite"),
             model: None,
+            theme: None,
             settings: Settings::default(),
             folders: Vec::new(),
         };

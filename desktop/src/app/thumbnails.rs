@@ -14,6 +14,9 @@ use mmgem_core::index::Query;
 use super::messages::{Cell, News, Post};
 use crate::library::Library;
 
+/// Cells that are read before the window has taken them: with more, those would wait that are seen no more.
+const MOST_AHEAD: usize = 32;
+
 /// A cell that lacks something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lack {
@@ -45,6 +48,8 @@ struct Now {
     query: Option<Arc<Query>>,
     /// Number of the search that boxes are of.
     number: u64,
+    /// Cells that were read and not yet taken.
+    n_ahead: usize,
     closed: bool,
 }
 
@@ -72,6 +77,13 @@ impl Wants {
         self.changed.notify_one();
     }
 
+    /// The window has made use of a cell.
+    pub fn taken(&self) {
+        let mut now = self.lock();
+        now.n_ahead = now.n_ahead.saturating_sub(1);
+        self.changed.notify_one();
+    }
+
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_one();
@@ -84,8 +96,11 @@ impl Wants {
             if now.closed {
                 return None;
             }
-            if let (Some(source), Some(lack)) = (now.source.clone(), now.lacks.last().copied()) {
+            if now.n_ahead < MOST_AHEAD
+                && let (Some(source), Some(lack)) = (now.source.clone(), now.lacks.last().copied())
+            {
                 now.lacks.pop();
+                now.n_ahead += 1;
                 return Some((source, lack, now.number, now.query.clone()));
             }
             now = self.changed.wait(now).unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +118,10 @@ pub fn start(wants: Arc<Wants>, post: Post) {
                     .ok()
                     .map(|library| (source, library));
             }
-            let Some((_, library)) = &open else { continue };
+            let Some((_, library)) = &open else {
+                wants.taken();
+                continue;
+            };
             post.send(News::Cell(read_cell(library, lack, number, query.as_deref())));
         }
     };
@@ -204,6 +222,36 @@ mod tests {
         let next = || wants.next().map(|(_, lack, ..)| lack.content);
         assert_eq!((next(), next()), (Some(3), Some(4)));
         wants.close();
+        assert_eq!(next(), None);
+    }
+
+    #[test]
+    fn no_more_is_read_than_the_window_takes() {
+        let wants = Arc::new(Wants::default());
+        wants.open(Source { library: "a".into(), fingerprint: 1, dim: 2 });
+        wants.want((0..99).map(|content| Lack { content, image: true, best_box: false }).collect());
+        let reading = wants.clone();
+        let thread = thread::spawn(move || std::iter::from_fn(|| reading.next()).count());
+        let still_wanted = || wants.lock().lacks.len();
+        let start = std::time::Instant::now();
+        while still_wanted() > 99 - MOST_AHEAD && start.elapsed().as_secs() < 60 {
+            thread::yield_now();
+        }
+        thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(still_wanted(), 99 - MOST_AHEAD);
+        wants.taken();
+        while still_wanted() > 98 - MOST_AHEAD && start.elapsed().as_secs() < 60 {
+            thread::yield_now();
+        }
+        wants.close();
+        assert_eq!(thread.join().expect("no panic"), MOST_AHEAD + 1);
+    }
+
+    #[test]
+    fn nothing_is_read_after_the_end() {
+        let wants = Wants::default();
+        wants.close();
+        let next = || wants.next().map(|(_, lack, ..)| lack.content);
         assert_eq!(next(), None);
     }
 }

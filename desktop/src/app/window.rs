@@ -31,7 +31,7 @@ pub struct Window {
     pub state: State,
     news: Receiver<News>,
     /// Read, not yet textures.
-    cells: VecDeque<Cell>,
+    pub cells: VecDeque<Cell>,
     pub pictures: Pictures,
     /// The folder that is typed, and the model's.
     pub folder_text: String,
@@ -99,9 +99,9 @@ impl Window {
     /// One frame.
     pub fn show(&mut self, ui: &mut Ui) {
         let ctx = ui.ctx().clone();
-        if self.theme != Some(self.state.settings.theme) {
-            self.theme = Some(self.state.settings.theme);
-            ctx.set_theme(match self.state.settings.theme {
+        if self.theme != Some(self.state.theme) {
+            self.theme = Some(self.state.theme);
+            ctx.set_theme(match self.state.theme {
                 Theme::System => egui::ThemePreference::System,
                 Theme::Dark => egui::ThemePreference::Dark,
                 Theme::Light => egui::ThemePreference::Light,
@@ -161,6 +161,7 @@ impl Window {
         while n_textures < TEXTURES_A_FRAME
             && let Some(Cell { content, image, best_box }) = self.cells.pop_front()
         {
+            self.state.wants.taken();
             if let Some(image) = image {
                 self.pictures.thumbnails.insert(content, texture(ctx, "thumbnail", &image));
                 n_textures += 1;
@@ -331,7 +332,10 @@ impl Window {
 }
 
 impl eframe::App for Window {
-    fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
+    fn ui(&mut self, ui: &mut Ui, frame: &mut eframe::Frame) {
+        if let Some(secs) = frame.info().cpu_usage {
+            tracing::trace!("a frame took {:.2} ms", 1e3 * secs);
+        }
         self.show(ui);
     }
 
