@@ -20,7 +20,8 @@ pub fn photo_view(window: &mut Window, ui: &mut Ui) {
     Panel::right("photo").default_size(320.0).min_size(260.0).frame(margin).show(ui, |ui| {
         ScrollArea::vertical().auto_shrink(false).show(ui, |ui| side(window, ui));
     });
-    let fill = ui.visuals().extreme_bg_color;
+    let visuals = ui.visuals();
+    let fill = if visuals.dark_mode { visuals.extreme_bg_color } else { visuals.faint_bg_color };
     CentralPanel::default().frame(Frame::NONE.fill(fill)).show(ui, |ui| canvas(window, ui));
 }
 
