@@ -11,6 +11,8 @@ mod demo;
 mod device;
 mod draw;
 mod excludes;
+// What only the window uses lies idle without it.
+#[cfg_attr(not(feature = "app"), allow(dead_code, unused_imports))]
 mod library;
 mod loss_of_copy;
 mod model;
@@ -68,7 +70,11 @@ fn run(Args { globals, command }: Args) -> Result<()> {
 /// `MMGEM_LOG=debug` shows more, in the syntax of `tracing`'s filters.
 fn start_log(quiet: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MMGEM_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new(if quiet { "error" } else { "warn,mmgem=info,mmgem_core=info" })
+        tracing_subscriber::EnvFilter::new(if quiet {
+            "error"
+        } else {
+            "warn,winit=error,mmgem=info,mmgem_core=info"
+        })
     });
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
 }

@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,20 @@ impl Drop for Running {
 
 /// A screen that nobody sees.
 struct Screen {
-    _server: Running,
+    server: Running,
     display: String,
+    _only_one: MutexGuard<'static, ()>,
+}
+
+impl Drop for Screen {
+    /// Asked politely, the server takes its lock file away; two that find one left behind may both take its display.
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.server.0.id().to_string()).status();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.server.0.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl Screen {
@@ -48,13 +61,15 @@ impl Screen {
                 return None;
             }
         }
+        static ONE: Mutex<()> = Mutex::new(());
+        let only_one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut server = Command::new("Xvfb");
         server.args(["-displayfd", "1", "-screen", "0", "1180x780x24", "-nolisten", "tcp"]);
         let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("Xvfb starts");
         let mut number = String::new();
         let stdout = server.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut number).expect("Xvfb tells its display");
-        Some(Self { _server: Running(server), display: format!(":{}", number.trim()) })
+        Some(Self { server: Running(server), display: format!(":{}", number.trim()), _only_one: only_one })
     }
 
     fn on_it<'a>(&self, command: &'a mut Command) -> &'a mut Command {
@@ -231,6 +246,21 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     }
     let n_files = fs::read_dir(folder.path().join("photos")).expect("still there").count();
     assert_eq!(n_files, photos.len(), "nothing was written beside the photos");
+}
+
+#[test]
+fn without_opengl_the_window_says_so() {
+    let Some(screen) = Screen::open() else { return };
+    let folder = TempDir::new().expect("a temporary folder");
+    let mut command = Command::new(mmgem());
+    command.current_dir(folder.path()).args(["app", "--library", "l.sqlite"]);
+    // Drivers and vendors that are not there.
+    screen.on_it(&mut command).env("LIBGL_DRIVERS_PATH", "/nowhere");
+    command.env("__GLX_VENDOR_LIBRARY_NAME", "mesa").env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nowhere");
+    let output = command.output().expect("the program starts");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("mmgem app needs OpenGL") && stderr.contains("mmgem search"), "{stderr}");
 }
 
 #[test]

@@ -84,12 +84,16 @@ pub fn run(folders: Vec<PathBuf>, library: PathBuf, theme: Option<Theme>, global
 }
 
 fn cannot_open(error: eframe::Error) -> anyhow::Error {
-    let wanted = match &error {
-        eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => "a desktop (X11 or Wayland on Linux)",
-        _ => "OpenGL",
+    let (wanted, cause) = match &error {
+        eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
+            ("a desktop (X11 or Wayland on Linux)", error.to_string())
+        }
+        // What was tried fills ten lines and helps nobody.
+        eframe::Error::NoGlutinConfigs(_, cause) => ("OpenGL", format!("there is none ({cause})")),
+        _ => ("OpenGL", error.to_string()),
     };
     anyhow::anyhow!(
-        "mmgem app needs {wanted}: {error}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
+        "mmgem app needs {wanted}: {cause}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
          Mesa's software OpenGL (libgl1-mesa-dri) is enough"
     )
 }

@@ -192,6 +192,36 @@ fn an_empty_library_says_what_to_do_and_takes_a_folder() {
     assert_eq!(Settings::of(&folder.join("library.sqlite")).folders, [folder]);
 }
 
+#[derive(Debug)]
+struct Dropped(PathBuf);
+
+impl egui::DroppedFile for Dropped {
+    fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, String> {
+        Err("nobody asks for them".into())
+    }
+}
+
+#[test]
+fn a_dropped_folder_is_indexed_and_a_dropped_photo_looked_for() {
+    let mut desk = Desk::with_photos(5);
+    let folder = desk.folder.path().canonicalize().expect("there");
+    let photo = folder.join("a photo.jpg");
+    std::fs::write(&photo, b"").expect("writable");
+    for path in [&folder, &photo] {
+        desk.harness.input_mut().dropped_files.push(Arc::new(Dropped(path.clone())));
+        desk.harness.run_steps(2);
+    }
+    let asks = desk.asks();
+    let [Ask::Index(folders), Ask::Search(Search { sought, .. })] = asks.as_slice() else {
+        panic!("{asks:?}")
+    };
+    assert_eq!((folders, sought), (&vec![folder], &Sought::Photo { path: photo, box_px: None }));
+}
+
 #[test]
 fn a_model_that_cannot_be_opened_is_told_and_another_can_be() {
     let mut desk = Desk::new();
