@@ -154,11 +154,11 @@ fn order(window: &mut Window, ui: &mut Ui) {
     let state = &window.state;
     let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
     let n_shown = state.n_shown();
-    ui.strong(if n_shown == n_photos {
-        format!("{n_photos} photos")
-    } else {
-        format!("{n_shown} of {n_photos} photos")
-    });
+    let count = match n_shown == n_photos {
+        true => format!("{n_photos} photos"),
+        false => format!("{n_shown} of {n_photos} photos"),
+    };
+    ui.add(egui::Label::new(egui::RichText::new(count).strong()).extend());
     if state.searching {
         ui.add(egui::Spinner::new().size(14.0));
     }

@@ -300,6 +300,30 @@ fn dates_and_folder_go_with_the_query() {
 }
 
 #[test]
+fn a_cell_is_selected_by_a_click_opened_by_two_and_has_a_menu() {
+    let mut desk = Desk::with_photos(5);
+    desk.harness.get_by_label("photo 2.jpg").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.state().selected, Some(2));
+    desk.harness.get_by_label("photo 3.jpg").click_secondary();
+    desk.harness.run_steps(3);
+    desk.harness.get_by_label("Find similar photos").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: None });
+    // Two clicks in one frame: those of the harness are half a second apart.
+    let pos = desk.harness.get_by_label("photo 1.jpg").rect().center();
+    desk.harness.hover_at(pos);
+    desk.harness.run_steps(2);
+    let button = |pressed| {
+        let (button, modifiers) = (egui::PointerButton::Primary, Modifiers::NONE);
+        egui::Event::PointerButton { pos, button, pressed, modifiers }
+    };
+    desk.harness.input_mut().events.extend([true, false, true, false].map(button));
+    desk.harness.run_steps(2);
+    assert!(matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(1)));
+}
+
+#[test]
 fn keys_move_open_and_go_back() {
     let mut desk = Desk::with_photos(40);
     for (key, selected) in
