@@ -12,11 +12,13 @@ pub struct Decoding {
     pub max_tokens: usize,
     /// Hypotheses kept at each step; 1 is greedy.
     pub beam: usize,
+    /// A beam's hypotheses are compared by log probability over length to this power: 1 is the mean, 0 the sum.
+    pub length_penalty: f32,
 }
 
 impl Default for Decoding {
     fn default() -> Self {
-        Self { max_tokens: 32, beam: 1 }
+        Self { max_tokens: 32, beam: 1, length_penalty: 1.0 }
     }
 }
 
@@ -167,15 +169,15 @@ async fn read_choices(steps: Vec<(Tensor<2, Int>, Tensor<2>)>) -> Result<Vec<Cho
     Ok(data.chunks_exact(2).map(choices).collect())
 }
 
-/// Keeps the `beam` best beginnings and returns the finished one with the best mean log
-/// probability per token, so that short captions have no advantage.
+/// Keeps the `beam` best beginnings and returns the finished one with the best log probability for its
+/// length, so that short captions have no advantage.
 async fn beam_search(
     llm: &Llama,
     prefix: Tensor<3>,
     eos_token_id: u32,
     decoding: Decoding,
 ) -> Result<Generated, DeviceFailed> {
-    let Decoding { max_tokens, beam } = decoding;
+    let Decoding { max_tokens, beam, length_penalty } = decoding;
     let [_, n_prefix, hidden_size] = prefix.dims();
     let device = prefix.device();
     let mut cache = llm.new_cache(beam, n_prefix + max_tokens, &device);
@@ -215,8 +217,10 @@ async fn beam_search(
         }
         live = next;
         if live.is_empty()
-            || best_by_mean(&finished)
-                .is_some_and(|best| finished.len() >= beam && mean(best) >= mean(&live[0]))
+            || best_of(&finished, length_penalty).is_some_and(|best| {
+                finished.len() >= beam
+                    && for_length(best, length_penalty) >= for_length(&live[0], length_penalty)
+            })
         {
             break;
         }
@@ -225,7 +229,7 @@ async fn beam_search(
         cache = cache.select(int_row(&rows.iter().map(|row| *row as u32).collect::<Vec<_>>(), beam, &device));
         embeds = llm.embed(int_row(&last, beam, &device).unsqueeze_dim(1));
     }
-    let best = best_by_mean(&finished).or_else(|| best_by_mean(&live)).cloned();
+    let best = best_of(&finished, length_penalty).or_else(|| best_of(&live, length_penalty)).cloned();
     Ok(best.unwrap_or(Generated { ids: Vec::new(), log_prob: 0.0 }))
 }
 
@@ -236,12 +240,12 @@ fn next_logits(llm: &Llama, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2>
     llm.logits(hidden.squeeze_dim(1))
 }
 
-fn mean(generated: &Generated) -> f32 {
-    generated.log_prob / (generated.ids.len() + 1) as f32
+fn for_length(generated: &Generated, length_penalty: f32) -> f32 {
+    generated.log_prob / ((generated.ids.len() + 1) as f32).powf(length_penalty)
 }
 
-fn best_by_mean(captions: &[Generated]) -> Option<&Generated> {
-    captions.iter().max_by(|a, b| mean(a).total_cmp(&mean(b)))
+fn best_of(captions: &[Generated], length_penalty: f32) -> Option<&Generated> {
+    captions.iter().max_by(|a, b| for_length(a, length_penalty).total_cmp(&for_length(b, length_penalty)))
 }
 
 /// Indices of the `k` largest scores, largest first; equal scores by index.

@@ -17,6 +17,7 @@ pub mod index;
 pub mod init;
 pub mod loss;
 pub mod model;
+pub mod open_clip;
 pub mod quant;
 #[cfg(feature = "scenes")]
 pub mod scenes;

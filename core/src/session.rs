@@ -202,11 +202,25 @@ impl Session {
         image: &EncodedImage,
         boxes_px: &[BoxPx],
     ) -> Result<Vec<f32>, SessionError> {
+        self.embed_boxes_in(Stage::Two, image, boxes_px).await
+    }
+
+    /// The same as a stage sees them: stage 1 has no region head h4.
+    pub async fn embed_boxes_in(
+        &self,
+        stage: Stage,
+        image: &EncodedImage,
+        boxes_px: &[BoxPx],
+    ) -> Result<Vec<f32>, SessionError> {
         let regions = boxes_px
             .iter()
             .map(|box_px| self.region(image, &Part::Box(*box_px)))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(read_floats(self.region_embed(image, &regions)).await?)
+        let embed = match stage {
+            Stage::One => self.model.image_embed(&self.pool, self.pool_regions(image, &regions)),
+            Stage::Two => self.region_embed(image, &regions),
+        };
+        Ok(read_floats(embed).await?)
     }
 
     fn region_embed(&self, image: &EncodedImage, regions: &[Region]) -> Tensor<2> {
@@ -276,8 +290,19 @@ impl Session {
         parts: &[Part],
         decoding: Decoding,
     ) -> Result<Vec<Caption>, SessionError> {
+        self.caption_regions_in(Stage::Two, image, parts, decoding).await
+    }
+
+    /// The same as a stage writes them: stage 1 has the mean of the part and one prompt.
+    pub async fn caption_regions_in(
+        &self,
+        stage: Stage,
+        image: &EncodedImage,
+        parts: &[Part],
+        decoding: Decoding,
+    ) -> Result<Vec<Caption>, SessionError> {
         let regions = parts.iter().map(|part| self.region(image, part)).collect::<Result<Vec<_>, _>>()?;
-        self.decode(self.pool_regions(image, &regions), Stage::Two, decoding).await
+        self.decode(self.pool_regions(image, &regions), stage, decoding).await
     }
 
     async fn decode(
@@ -308,7 +333,7 @@ impl Session {
         image: &EncodedImage,
         text_embed: &[f32],
     ) -> Result<Localization, SessionError> {
-        let similarity = self.patch_similarity(image, text_embed).await?;
+        let similarity = self.patch_similarity(Stage::Two, image, text_embed).await?;
         let boxes = candidate_boxes(image.width as f32, image.height as f32);
         let embeds = self.embed_boxes(image, &boxes).await?;
         let score = |embed: &[f32]| embed.iter().zip(text_embed).map(|(a, b)| a * b).sum::<f32>();
@@ -324,9 +349,14 @@ impl Session {
         })
     }
 
-    /// Centre of the patch that is most similar to a text, in pixels of the photo.
-    pub async fn point(&self, image: &EncodedImage, text_embed: &[f32]) -> Result<[f32; 2], SessionError> {
-        let similarity = self.patch_similarity(image, text_embed).await?;
+    /// Centre of the patch that is most similar to a text as a stage sees it, in pixels of the photo.
+    pub async fn point_in(
+        &self,
+        stage: Stage,
+        image: &EncodedImage,
+        text_embed: &[f32],
+    ) -> Result<[f32; 2], SessionError> {
+        let similarity = self.patch_similarity(stage, image, text_embed).await?;
         Ok(self.best_point(image, &similarity))
     }
 
@@ -348,7 +378,7 @@ impl Session {
             .map(|x| ((x / patch_px).max(0.0) as usize).min(grid - 1));
         let patch = at[1] * grid + at[0];
 
-        let embeds = read_floats(self.model.patch_embed(image.patches.clone())).await?;
+        let embeds = read_floats(self.model.patch_embed(image.patches.clone(), Stage::Two)).await?;
         let embeds: Vec<&[f32]> = embeds.chunks(self.config.embed_dim).collect();
         let cosine = |other: &&[f32]| other.iter().zip(embeds[patch]).map(|(a, b)| a * b).sum();
         let similarity: Vec<f32> = embeds.iter().map(cosine).collect();
@@ -360,11 +390,12 @@ impl Session {
     /// Cosine of a text with each patch, row by row.
     async fn patch_similarity(
         &self,
+        stage: Stage,
         image: &EncodedImage,
         text_embed: &[f32],
     ) -> Result<Vec<f32>, SessionError> {
         let text = TensorData::new(text_embed.to_vec(), [1, text_embed.len(), 1]);
-        let patch_embed = self.model.patch_embed(image.patches.clone());
+        let patch_embed = self.model.patch_embed(image.patches.clone(), stage);
         Ok(read_floats(patch_embed.matmul(Tensor::from_data(text, &self.device))).await?)
     }
 

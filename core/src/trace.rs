@@ -74,7 +74,8 @@ pub async fn trace_forward(
     let text_embed = model.text_embed(&texts);
     let v_in = model.visual_context(&pool, patches.clone(), Stage::One);
     let prefix = model.caption_prefix(v_in.clone(), Stage::One);
-    let similarity = model.patch_embed(patches.clone()).matmul(text_embed.clone().transpose().unsqueeze());
+    let similarity =
+        model.patch_embed(patches.clone(), Stage::Two).matmul(text_embed.clone().transpose().unsqueeze());
 
     out.floats("pixels", pixels).await?;
     out.floats("feature_map", patches.clone().swap_dims(1, 2).reshape([batch, width, grid, grid])).await?;

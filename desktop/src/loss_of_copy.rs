@@ -1,7 +1,9 @@
 //! What a copy of a model has lost: cosines, captions and scores, before and after.
 
 use anyhow::Result;
-use mmgem_core::eval::held_out::HeldOut;
+use mmgem_core::data::benchmark::{Benchmark, BenchmarkFiles};
+use mmgem_core::eval::ranking::Ties;
+use mmgem_core::eval::run::{Encoder, RetrievalOptions, captions, retrieval};
 use mmgem_core::generate::Decoding;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
@@ -93,23 +95,25 @@ pub fn cosines(before: &Answers, after: &Answers) -> [(&'static str, Cosines); 3
 impl Scores {
     /// Scores a model on shards.
     pub fn measure(session: &Session, shards: &[String], limit: Option<usize>, quiet: bool) -> Result<Self> {
-        let bar = progress_bar(0, "photos encoded", quiet);
-        let held_out = HeldOut::encode(session, shards, limit, |done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-        })?;
+        let mut held_out = Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
+        held_out.truncate(limit.unwrap_or(usize::MAX));
+        let bar = progress_bar(held_out.len(), "photos encoded", quiet);
+        let tick = &mut |_: &'static str, n: usize, _| bar.set_position(n as u64);
+        let options =
+            RetrievalOptions { ties: Ties::Against, captions_per_photo: None, memory_bytes: usize::MAX };
+        let ranked =
+            pollster::block_on(retrieval(&Encoder::MmGem(session), &held_out, options, tick))?.scores;
         bar.finish_and_clear();
-        let retrieval = pollster::block_on(held_out.retrieval(session))?;
         let bar = progress_bar(held_out.len(), "captions", quiet);
-        let tick = |n: usize, _| bar.set_position(n as u64);
-        let caption = pollster::block_on(held_out.captions(session, Decoding::default(), tick))?;
+        let tick = &mut |_: &'static str, n: usize, _| bar.set_position(n as u64);
+        let captioned = pollster::block_on(captions(session, &held_out, Decoding::default(), tick))?;
         bar.finish_and_clear();
         Ok(Self {
-            text_to_image_recall_at_1: retrieval.text_to_image_recall_at_1,
-            image_to_text_recall_at_1: retrieval.image_to_text_recall_at_1,
-            cider: caption.scores.cider,
-            n_photos: held_out.len(),
-            captions: caption.captions.into_iter().map(|(_, caption)| caption).collect(),
+            text_to_image_recall_at_1: ranked.text_to_image_recall_at_1,
+            image_to_text_recall_at_1: ranked.image_to_text_recall_at_1,
+            cider: captioned.scores.cider,
+            n_photos: ranked.n_images,
+            captions: captioned.candidates,
         })
     }
 

@@ -52,7 +52,7 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Demo(args) => demo::run(args, &globals.open()?),
         Command::Devices => cli::devices::run(&globals),
         Command::Embed(args) => cli::embed::run(&args, &globals.open()?),
-        Command::Eval(args) => cli::eval::run(&args, &globals.open()?),
+        Command::Eval(args) => cli::eval::run(&args, &globals),
         Command::Export(args) => cli::export::run(&args, &globals),
         Command::Import(args) => cli::import::run(&args, &globals),
         Command::Index(args) => cli::index::run(&args, &globals.open()?),

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use burn::tensor::Device;
 use mmgem_core::checkpoint::{self, Shards};
 use mmgem_core::config::MmGemConfig;
@@ -73,6 +73,21 @@ impl ModelFiles {
     /// The sizes and switches.
     pub fn config(&self) -> Result<MmGemConfig> {
         MmGemConfig::from_json(&self.config_json).with_context(|| self.complaint())
+    }
+
+    /// Lets texts be longer, or shorter, than `config.json` says.
+    pub fn set_max_text_len(&mut self, max_text_len: usize) -> Result<()> {
+        let mut config = self.config()?;
+        let positions = config.llm.max_position_embeddings;
+        ensure!(
+            (2..=positions).contains(&max_text_len),
+            "texts of {max_text_len} tokens are asked for, but this language model has {positions} positions\n  hint: \
+             give at most that with --text-len\n  folder: {}",
+            self.name
+        );
+        config.max_text_len = max_text_len;
+        self.config_json = config.to_json();
+        Ok(())
     }
 
     /// The tokenizer.

@@ -171,7 +171,7 @@ fn a_mask_of_a_whole_box_is_the_box() {
 fn captions(name: &str, beam: usize) -> Vec<Generated> {
     let case = Case::read(name);
     let folder = case.open(&Device::flex());
-    let decoding = Decoding { max_tokens: 12, beam };
+    let decoding = Decoding { max_tokens: 12, beam, ..Decoding::default() };
     let eos = folder.config.eos_token_id;
     block_on(generate(&folder.model.llm, prefix(&case, &folder), eos, decoding)).expect("the CPU works")
 }
@@ -197,7 +197,7 @@ fn over_two_tokens_a_beam_is_at_least_as_probable_as_greedy() {
         let case = Case::read(&name);
         let folder = case.open(&Device::flex());
         let decode = |beam| {
-            let decoding = Decoding { max_tokens: 2, beam };
+            let decoding = Decoding { max_tokens: 2, beam, ..Decoding::default() };
             block_on(generate(&folder.model.llm, prefix(&case, &folder), NEVER_ENDS, decoding))
                 .expect("the CPU works")
         };

@@ -50,7 +50,7 @@ pub fn import(
 ) -> Result<(MmGemConfig, MmGem), CheckpointError> {
     let vision = vision.rename(|name| (!is_openclip_text_tower(name)).then(|| name.to_owned()));
     let language = language.rename(|name| (!is_llama_buffer(name)).then(|| format!("llm.{name}")));
-    let vit = vit_config(&vision, options)?;
+    let vit = vit_config(&vision, options.vision_heads, options.hidden_act)?;
     let (llm, bos_token_id, eos_token_id) = llama_config(language_config)?;
     let mut config = MmGemConfig {
         format: "mm-gem".into(),
@@ -99,7 +99,12 @@ pub fn import(
     Ok((config, model))
 }
 
-fn vit_config(vision: &Shards, options: &ImportOptions) -> Result<VitConfig, CheckpointError> {
+/// Sizes of an OpenCLIP image tower; heads by OpenCLIP's rule for its width unless they are given.
+pub fn vit_config(
+    vision: &Shards,
+    vision_heads: Option<usize>,
+    hidden_act: HiddenAct,
+) -> Result<VitConfig, CheckpointError> {
     let shape = |name: &str, rank: usize| match vision.shape(name) {
         Some(shape) if shape.len() == rank => Ok(shape.to_vec()),
         Some(shape) => {
@@ -119,7 +124,7 @@ fn vit_config(vision: &Shards, options: &ImportOptions) -> Result<VitConfig, Che
     let mlp_width = shape(&checkpoint_name("visual.blocks.0.mlp.c_fc.weight"), 2)?[0];
     let num_hidden_layers =
         vision.shapes().filter_map(|(name, _)| vision_block_of(name)).max().map_or(0, |last| last + 1);
-    let num_attention_heads = match (options.vision_heads, hidden_size) {
+    let num_attention_heads = match (vision_heads, hidden_size) {
         (Some(heads), _) => heads,
         // OpenCLIP's H, g and G encoders have 16 heads, the others heads of 64.
         (None, 1280 | 1408 | 1664) => 16,
@@ -137,7 +142,7 @@ fn vit_config(vision: &Shards, options: &ImportOptions) -> Result<VitConfig, Che
         num_hidden_layers,
         num_attention_heads,
         mlp_ratio: mlp_width as f64 / hidden_size as f64,
-        hidden_act: options.hidden_act,
+        hidden_act,
         proj_dim: shape("visual.proj", 2)?[1],
     })
 }

@@ -15,7 +15,11 @@ pub fn checkpoint_name(path: &str) -> String {
     let name = match path {
         "visual.conv1" => "visual.conv1.weight".to_owned(),
         "llm.embed_tokens.weight" | "llm.norm.gamma" => path.replacen("llm.", "llm.model.", 1),
+        "text.token_embedding.weight" => path.to_owned(),
+        _ if path.starts_with("attn_pool.ln_") || path == "attn_pool.query" => format!("visual.{path}"),
+        _ if path.starts_with("attn_pool.") => path.replacen("attn_pool.", "visual.attn_pool.attn.", 1),
         _ => path
+            .replacen("text.blocks.", "text.transformer.resblocks.", 1)
             .replacen("visual.blocks.", "visual.transformer.resblocks.", 1)
             .replacen("llm.layers.", "llm.model.layers.", 1)
             .replace(".in_proj.", ".in_proj_"),
@@ -25,7 +29,8 @@ pub fn checkpoint_name(path: &str) -> String {
 
 /// Whether the file holds the transposed matrix: PyTorch's `Linear` is `[out, in]`, Burn's `[in, out]`.
 pub fn is_transposed(path: &str, rank: usize) -> bool {
-    rank == 2 && path.ends_with(".weight") && path != "llm.embed_tokens.weight"
+    let is_table = ["llm.embed_tokens.weight", "text.token_embedding.weight"].contains(&path);
+    rank == 2 && path.ends_with(".weight") && !is_table
 }
 
 /// Whether the tensor of this name in the file is the matrix of a linear layer, which may be packed.
@@ -69,6 +74,24 @@ pub fn stable_hash(text: &str) -> u64 {
 /// Which block of the image encoder a tensor of a checkpoint belongs to.
 pub fn vision_block_of(name: &str) -> Option<usize> {
     name.strip_prefix("visual.transformer.resblocks.")?.split('.').next()?.parse().ok()
+}
+
+/// Which block of open_clip's text tower a tensor belongs to, under its name after [`open_clip_name`].
+pub fn text_block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("text.transformer.resblocks.")?.split('.').next()?.parse().ok()
+}
+
+/// Name under which a tensor of an OpenCLIP checkpoint is evaluated: the text tower of CLIP under `text.`, as
+/// CoCa's is; `None` for what only training and captioning use.
+pub fn open_clip_name(name: &str) -> Option<String> {
+    let unused = ["logit_scale", "logit_bias", "text_decoder.", "attn_mask", "text.attn_mask"];
+    if unused.iter().any(|root| name.starts_with(root)) {
+        return None;
+    }
+    Some(match is_openclip_text_tower(name) && !name.starts_with("text.") {
+        true => format!("text.{name}"),
+        false => name.to_owned(),
+    })
 }
 
 /// Tensors that MM-GEM leaves out of an OpenCLIP checkpoint: its text tower and temperature.

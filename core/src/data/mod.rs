@@ -1,5 +1,7 @@
 //! Training and evaluation data on disk.
 
+pub mod benchmark;
+pub mod gallery;
 pub mod mixture;
 pub mod patterns;
 pub mod source;

@@ -100,6 +100,16 @@ impl Samples {
         format!("{} in {}", shard.key(sample as usize).unwrap_or("?"), shard.path().display())
     }
 
+    /// A file beside the first shard, or one folder up.
+    pub fn beside(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.shards.first()?.path().parent()?;
+        [Some(folder), folder.parent()]
+            .into_iter()
+            .flatten()
+            .map(|f| f.join(name))
+            .find(|path| path.is_file())
+    }
+
     /// What is said of shards that were cut short.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.shards.iter().filter_map(|shard| {

@@ -31,6 +31,8 @@ pub struct CaptionReport {
     pub rouge_l: Vec<f64>,
     /// CIDEr of each image, in the order given.
     pub cider: Vec<f64>,
+    /// What each image adds to BLEU, in the order given.
+    pub bleu: Vec<BleuCounts>,
 }
 
 /// What keeps captions from being scored.
@@ -92,11 +94,16 @@ where
         .iter()
         .map(|of_image| of_image.iter().map(|r| words.ngrams(r.as_ref())).collect())
         .collect();
-    let [bleu_1, bleu_2, bleu_3, bleu_4] = bleu(&candidates, &references);
+    let bleu: Vec<BleuCounts> = candidates
+        .iter()
+        .zip(&references)
+        .map(|(candidate, of_image)| bleu_counts(candidate, of_image))
+        .collect();
+    let [bleu_1, bleu_2, bleu_3, bleu_4] = bleu_of(&bleu);
     let cider = cider(&candidates, &references);
     let scores =
         CaptionScores { bleu_1, bleu_2, bleu_3, bleu_4, rouge_l: mean(&rouge_l), cider: mean(&cider) };
-    Ok(CaptionReport { scores, rouge_l, cider })
+    Ok(CaptionReport { scores, rouge_l, cider, bleu })
 }
 
 fn check_counts<R>(n_candidates: usize, references: &[Vec<R>]) -> Result<(), CaptionError> {
@@ -164,35 +171,61 @@ impl Vocabulary {
     }
 }
 
-/// `BLEU_n = exp(min(0, 1 - r/c)) * (prod_k p_k)^(1/n)`, with the reference's constants against division by zero.
-fn bleu(candidates: &[Ngrams], references: &[Vec<Ngrams>]) -> [f64; MAX_N] {
-    let mut correct = [0_usize; MAX_N];
-    let mut guessed = [0_usize; MAX_N];
-    let (mut candidate_len, mut reference_len) = (0, 0);
-    for (candidate, references) in candidates.iter().zip(references) {
-        candidate_len += candidate.n_words;
-        reference_len += references
-            .iter()
-            .map(|reference| reference.n_words)
-            .min_by_key(|&len| (len.abs_diff(candidate.n_words), len))
-            .expect("check_counts refused an empty list");
-        for (n, guessed) in guessed.iter_mut().enumerate() {
-            *guessed += candidate.n_words.saturating_sub(n);
+/// What one image adds to BLEU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BleuCounts {
+    /// n-grams of the candidate that a reference has, clipped, for `n = 1..=4`.
+    pub correct: [usize; MAX_N],
+    /// n-grams of the candidate.
+    pub guessed: [usize; MAX_N],
+    /// Words of the candidate.
+    pub candidate_len: usize,
+    /// Words of the reference that is closest in length.
+    pub reference_len: usize,
+}
+
+impl BleuCounts {
+    /// Adds what another image adds.
+    pub fn add(&mut self, other: &Self) {
+        for n in 0..MAX_N {
+            self.correct[n] += other.correct[n];
+            self.guessed[n] += other.guessed[n];
         }
-        let mut most: HashMap<&Ngram, usize> = HashMap::new();
-        for (ngram, count) in references.iter().flat_map(|reference| &reference.counts) {
-            let most = most.entry(ngram).or_default();
-            *most = (*most).max(*count);
-        }
-        for (ngram, count) in &candidate.counts {
-            correct[order(ngram)] += most.get(ngram).map_or(0, |most| *most.min(count));
-        }
+        self.candidate_len += other.candidate_len;
+        self.reference_len += other.reference_len;
     }
-    let ratio = (candidate_len as f64 + BLEU_TINY) / (reference_len as f64 + BLEU_SMALL);
+}
+
+fn bleu_counts(candidate: &Ngrams, references: &[Ngrams]) -> BleuCounts {
+    let reference_len = references
+        .iter()
+        .map(|reference| reference.n_words)
+        .min_by_key(|&len| (len.abs_diff(candidate.n_words), len))
+        .expect("check_counts refused an empty list");
+    let mut most: HashMap<&Ngram, usize> = HashMap::new();
+    for (ngram, count) in references.iter().flat_map(|reference| &reference.counts) {
+        let most = most.entry(ngram).or_default();
+        *most = (*most).max(*count);
+    }
+    let mut correct = [0; MAX_N];
+    for (ngram, count) in &candidate.counts {
+        correct[order(ngram)] += most.get(ngram).map_or(0, |most| *most.min(count));
+    }
+    let guessed = std::array::from_fn(|n| candidate.n_words.saturating_sub(n));
+    BleuCounts { correct, guessed, candidate_len: candidate.n_words, reference_len }
+}
+
+/// BLEU-1 to BLEU-4 of the images together.
+///
+/// `BLEU_n = exp(min(0, 1 - r/c)) * (prod_k p_k)^(1/n)`, with the reference's constants against division by zero.
+pub fn bleu_of<'a>(images: impl IntoIterator<Item = &'a BleuCounts>) -> [f64; MAX_N] {
+    let mut sum = BleuCounts::default();
+    images.into_iter().for_each(|image| sum.add(image));
+    let ratio = (sum.candidate_len as f64 + BLEU_TINY) / (sum.reference_len as f64 + BLEU_SMALL);
     let brevity = if ratio < 1.0 { (1.0 - 1.0 / ratio).exp() } else { 1.0 };
     let mut product = 1.0;
     std::array::from_fn(|n| {
-        product *= (correct[n] as f64 + BLEU_TINY) / (guessed[n] as f64 + BLEU_SMALL);
+        product *= (sum.correct[n] as f64 + BLEU_TINY) / (sum.guessed[n] as f64 + BLEU_SMALL);
         brevity * product.powf(1.0 / (n + 1) as f64)
     })
 }

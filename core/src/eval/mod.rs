@@ -1,11 +1,15 @@
-//! Scores of captions, retrieval and localisation: plain slices in, numbers out.
+//! Scores of captions, retrieval, classification and localisation: plain slices in, numbers out.
 
+pub mod bootstrap;
 pub mod caption;
+pub mod classification;
 pub mod coco;
+pub mod dense;
 #[cfg(test)]
 mod gold_tests;
-#[cfg(feature = "files")]
-pub mod held_out;
 pub mod ptb;
+pub mod ranking;
 pub mod region;
 pub mod retrieval;
+#[cfg(feature = "files")]
+pub mod run;

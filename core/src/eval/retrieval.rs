@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ranking::{Ahead, RightScores, Ties, dot};
+
 /// How well images find their texts and texts their images, under the names the benchmarks use; recalls in 0..=1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalScores {
@@ -11,6 +13,8 @@ pub struct RetrievalScores {
     pub text_to_image_recall_at_1: f64,
     pub text_to_image_recall_at_5: f64,
     pub text_to_image_recall_at_10: f64,
+    /// Mean of the six recalls.
+    pub mean_recall: f64,
     /// Median over images of the rank of the image's best text; 1 is best.
     pub image_to_text_median_rank: f64,
     /// Median over texts of the rank of the text's image; 1 is best.
@@ -42,9 +46,8 @@ pub enum RetrievalError {
 
 /// Ranks of the right answers in both directions, counted from 1; `None` is a miss at every `k`.
 ///
-/// The rank of a right answer is one more than the number of wrong answers that score at least as much: a tie with
-/// a wrong answer counts against, so a model that gives everything the same score recalls nothing by luck.
-/// Other right answers never stand in the way. A right answer whose score is NaN is a miss; a wrong one
+/// The rank of a right answer is one more than the number of wrong answers before it; [`Ties`] says which of equals
+/// stand before. Other right answers never stand in the way. A right answer whose score is NaN is a miss; a wrong one
 /// whose score is NaN counts as ahead. An image without texts is a miss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetrievalRanks {
@@ -57,13 +60,15 @@ pub struct RetrievalRanks {
 impl RetrievalRanks {
     pub fn scores(&self) -> RetrievalScores {
         let [image_to_text, text_to_image] = [&self.image_to_text, &self.text_to_image];
+        let recalls = [image_to_text, text_to_image].map(|ranks| [1, 5, 10].map(|k| recall_at(ranks, k)));
         RetrievalScores {
-            image_to_text_recall_at_1: recall_at(image_to_text, 1),
-            image_to_text_recall_at_5: recall_at(image_to_text, 5),
-            image_to_text_recall_at_10: recall_at(image_to_text, 10),
-            text_to_image_recall_at_1: recall_at(text_to_image, 1),
-            text_to_image_recall_at_5: recall_at(text_to_image, 5),
-            text_to_image_recall_at_10: recall_at(text_to_image, 10),
+            image_to_text_recall_at_1: recalls[0][0],
+            image_to_text_recall_at_5: recalls[0][1],
+            image_to_text_recall_at_10: recalls[0][2],
+            text_to_image_recall_at_1: recalls[1][0],
+            text_to_image_recall_at_5: recalls[1][1],
+            text_to_image_recall_at_10: recalls[1][2],
+            mean_recall: recalls.iter().flatten().sum::<f64>() / 6.0,
             image_to_text_median_rank: median_rank(image_to_text, self.text_to_image.len()),
             text_to_image_median_rank: median_rank(text_to_image, self.image_to_text.len()),
             n_images: self.image_to_text.len(),
@@ -135,14 +140,15 @@ pub fn ranks_from_scores(scores: &[f32], text_image_idx: &[usize]) -> Result<Ret
             n_targets: n_texts,
         });
     }
-    let mut ranking = Ranking::new(n_images, text_image_idx)?;
+    let mut right = RightScores::new(n_images, text_image_idx, Ties::Against)?;
     for (image_idx, row) in scores.chunks_exact(n_texts).enumerate() {
-        ranking.find_right_scores(image_idx, row);
+        right.find(image_idx, row);
     }
+    let mut ahead = Ahead::none(&right);
     for (image_idx, row) in scores.chunks_exact(n_texts).enumerate() {
-        ranking.count_wrong(image_idx, row);
+        ahead.count(&right, image_idx, 0, row);
     }
-    Ok(ranking.finish())
+    Ok(ahead.ranks(&right))
 }
 
 /// Ranks from embeddings, a row of scores at a time: memory grows with `n_images + n_texts`, not with their product.
@@ -159,44 +165,21 @@ pub fn ranks_from_embeds(
     text_embeds: &[f32],
     embed_dim: usize,
     text_image_idx: &[usize],
+    ties: Ties,
 ) -> Result<RetrievalRanks, RetrievalError> {
     let n_images = n_rows("image embeddings", image_embeds, embed_dim)?;
     let n_texts = n_rows("text embeddings", text_embeds, embed_dim)?;
     if n_texts != text_image_idx.len() {
         return Err(RetrievalError::TargetCount { found: text_image_idx.len(), n_queries: n_texts });
     }
-    let mut ranking = Ranking::new(n_images, text_image_idx)?;
-    let image_embed = |image_idx: usize| &image_embeds[image_idx * embed_dim..][..embed_dim];
-    let text_embed = |text_idx: usize| &text_embeds[text_idx * embed_dim..][..embed_dim];
+    let mut right = RightScores::new(n_images, text_image_idx, ties)?;
     for (text_idx, &image_idx) in text_image_idx.iter().enumerate() {
-        ranking.see_right_score(text_idx, dot(image_embed(image_idx), text_embed(text_idx)));
+        let image_embed = &image_embeds[image_idx * embed_dim..][..embed_dim];
+        right.see(text_idx, dot(image_embed, &text_embeds[text_idx * embed_dim..][..embed_dim]));
     }
-    let mut row = vec![0.0; n_texts];
-    for image_idx in 0..n_images {
-        for (text_idx, score) in row.iter_mut().enumerate() {
-            *score = dot(image_embed(image_idx), text_embed(text_idx));
-        }
-        ranking.count_wrong(image_idx, &row);
-    }
-    Ok(ranking.finish())
-}
-
-/// Recalls in both directions at each of `ks`, without the whole matrix in memory.
-///
-/// Returns, for each `k`, `(image_to_text, text_to_image)`; arguments as for [`ranks_from_embeds`].
-///
-/// # Errors
-/// As [`image_to_text_recall`].
-pub fn recall_from_embeds(
-    image_embeds: &[f32],
-    text_embeds: &[f32],
-    embed_dim: usize,
-    text_image_idx: &[usize],
-    ks: &[usize],
-) -> Result<Vec<(f64, f64)>, RetrievalError> {
-    let ranks = ranks_from_embeds(image_embeds, text_embeds, embed_dim, text_image_idx)?;
-    let recalls = |&k| (recall_at(&ranks.image_to_text, k), recall_at(&ranks.text_to_image, k));
-    Ok(ks.iter().map(recalls).collect())
+    let mut ahead = Ahead::none(&right);
+    ahead.count_block(&right, (0, image_embeds), (0, text_embeds), embed_dim);
+    Ok(ahead.ranks(&right))
 }
 
 /// Rank of the one right target of each query, under the rules of [`RetrievalRanks`].
@@ -230,7 +213,7 @@ fn is_ahead(wrong: f32, right: f32) -> bool {
     wrong >= right || wrong.is_nan()
 }
 
-fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), RetrievalError> {
+pub(super) fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), RetrievalError> {
     match right_target_idx.iter().position(|&target_idx| target_idx >= n_targets) {
         None => Ok(()),
         Some(entry_idx) => {
@@ -239,91 +222,11 @@ fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), Ret
     }
 }
 
-fn n_rows(what: &'static str, embeds: &[f32], embed_dim: usize) -> Result<usize, RetrievalError> {
+pub(crate) fn n_rows(what: &'static str, embeds: &[f32], embed_dim: usize) -> Result<usize, RetrievalError> {
     if embed_dim == 0 || !embeds.len().is_multiple_of(embed_dim) {
         return Err(RetrievalError::EmbedLength { what, found: embeds.len(), embed_dim });
     }
     Ok(embeds.len() / embed_dim)
-}
-
-/// Inner product, summed in eight lanes so that it vectorises; every caller gets the same bits for the same rows.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0_f32; 8];
-    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for (lane, (x, y)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += x * y;
-        }
-    }
-    lanes.iter().sum::<f32>() + tail
-}
-
-/// Counts, in two passes over the scores, what stands before each right answer.
-struct Ranking<'a> {
-    text_image_idx: &'a [usize],
-    /// Score of each text with its own image.
-    text_right: Vec<Option<f32>>,
-    /// Best score of each image with its own texts.
-    image_right: Vec<Option<f32>>,
-    text_n_ahead: Vec<usize>,
-    image_n_ahead: Vec<usize>,
-}
-
-impl<'a> Ranking<'a> {
-    fn new(n_images: usize, text_image_idx: &'a [usize]) -> Result<Self, RetrievalError> {
-        let n_texts = text_image_idx.len();
-        if n_images == 0 || n_texts == 0 {
-            return Err(RetrievalError::Empty { n_images, n_texts });
-        }
-        check_targets(text_image_idx, n_images)?;
-        Ok(Self {
-            text_image_idx,
-            text_right: vec![None; n_texts],
-            image_right: vec![None; n_images],
-            text_n_ahead: vec![0; n_texts],
-            image_n_ahead: vec![0; n_images],
-        })
-    }
-
-    fn find_right_scores(&mut self, image_idx: usize, row: &[f32]) {
-        for (text_idx, &score) in row.iter().enumerate() {
-            if self.text_image_idx[text_idx] == image_idx {
-                self.see_right_score(text_idx, score);
-            }
-        }
-    }
-
-    fn see_right_score(&mut self, text_idx: usize, score: f32) {
-        if score.is_nan() {
-            return;
-        }
-        self.text_right[text_idx] = Some(score);
-        let best = &mut self.image_right[self.text_image_idx[text_idx]];
-        *best = Some(best.map_or(score, |best| best.max(score)));
-    }
-
-    fn count_wrong(&mut self, image_idx: usize, row: &[f32]) {
-        let image_right = self.image_right[image_idx];
-        for (text_idx, &score) in row.iter().enumerate() {
-            if self.text_image_idx[text_idx] == image_idx {
-                continue;
-            }
-            let ahead = |right: Option<f32>| right.is_some_and(|right| is_ahead(score, right));
-            self.image_n_ahead[image_idx] += usize::from(ahead(image_right));
-            self.text_n_ahead[text_idx] += usize::from(ahead(self.text_right[text_idx]));
-        }
-    }
-
-    fn finish(self) -> RetrievalRanks {
-        let ranks = |right: &[Option<f32>], n_ahead: &[usize]| {
-            right.iter().zip(n_ahead).map(|(right, n)| right.map(|_| n + 1)).collect()
-        };
-        RetrievalRanks {
-            image_to_text: ranks(&self.image_right, &self.image_n_ahead),
-            text_to_image: ranks(&self.text_right, &self.text_n_ahead),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -391,11 +294,8 @@ mod tests {
             .flat_map(|image| text_embeds.chunks(embed_dim).map(move |text| dot(image, text)))
             .collect();
         let wanted = ranks_from_scores(&scores, &text_image_idx).unwrap();
-        let found = ranks_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx);
+        let found = ranks_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx, Ties::Against);
         assert_eq!(found.unwrap(), wanted);
-        let recalls = recall_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx, &[1, 21]);
-        let at_1 = (recall_at(&wanted.image_to_text, 1), recall_at(&wanted.text_to_image, 1));
-        assert_eq!(recalls.unwrap(), [at_1, (1.0, 1.0)]);
     }
 
     #[test]
@@ -413,8 +313,8 @@ mod tests {
         assert!(ranks_from_scores(&[], &[]).is_err());
         assert!(ranks_from_scores(&[0.1, 0.2, 0.3], &[0, 0]).is_err());
         assert!(ranks_from_scores(&[0.1, 0.2], &[0, 1]).is_err());
-        assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 3], 2, &[0]).is_err());
-        assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 4], 2, &[0]).is_err());
+        assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 3], 2, &[0], Ties::Against).is_err());
+        assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 4], 2, &[0], Ties::Against).is_err());
         assert!(ranks_of_targets(&[0.1; 4], 2, &[0, 2]).is_err());
         assert!(ranks_of_targets(&[0.1; 4], 0, &[0]).is_err());
     }

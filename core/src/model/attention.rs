@@ -1,6 +1,6 @@
 //! The one place that calls Burn's scaled dot-product attention.
 
-use burn::tensor::{Tensor, module::attention, ops::AttentionModuleOptions};
+use burn::tensor::{Bool, Tensor, module::attention, ops::AttentionModuleOptions};
 
 #[cfg(feature = "cpu")]
 use crate::cpu;
@@ -37,4 +37,19 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
             .reshape([batch, n_heads, seq_k, head_dim])
     };
     side_by_side(attention(q, repeat(k), repeat(v), None, None, options))
+}
+
+/// The same as Burn does it, with keys left out where `mask` (`[batch, heads, seq_q, seq_k]`) is true; every query
+/// head has a key head of its own.
+pub(super) fn attend_masked(
+    q: Tensor<4>,
+    k: Tensor<4>,
+    v: Tensor<4>,
+    is_causal: bool,
+    mask: Tensor<4, Bool>,
+) -> Tensor<3> {
+    let [batch, n_heads, seq_q, head_dim] = q.dims();
+    let options = AttentionModuleOptions { is_causal, ..Default::default() };
+    let x = attention(q, k, v, Some(mask), None, options);
+    x.swap_dims(1, 2).reshape([batch, seq_q, n_heads * head_dim])
 }

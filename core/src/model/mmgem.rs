@@ -134,13 +134,17 @@ impl MmGem {
         normalize(self.h4.forward(self.h1.forward(pooled)))
     }
 
-    /// V_Emb of every patch with the region head (the paper's figure 3), unit length.
+    /// V_Emb of every patch (the paper's figure 3), with the region head in stage 2, unit length.
     ///
     /// # Shapes
     /// - patches: `[batch, n_patches, hidden]`
     /// - returns: `[batch, n_patches, embed_dim]`
-    pub fn patch_embed(&self, patches: Tensor<3>) -> Tensor<3> {
-        normalize(self.h4.forward(self.h1.forward(patches)))
+    pub fn patch_embed(&self, patches: Tensor<3>, stage: Stage) -> Tensor<3> {
+        let features = self.h1.forward(patches);
+        normalize(match stage {
+            Stage::One => features,
+            Stage::Two => self.h4.forward(features),
+        })
     }
 
     /// V_in: what the language model sees of whole images, or of regions in stage 2.

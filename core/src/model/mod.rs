@@ -4,6 +4,7 @@ mod attention;
 mod linear;
 pub mod llama;
 pub mod mmgem;
+pub mod open_clip;
 pub(crate) mod ops;
 pub mod pool_aggregator;
 pub mod vit;

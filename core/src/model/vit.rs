@@ -2,9 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
-use burn::tensor::{Device, Tensor, s};
+use burn::tensor::{Bool, Device, Tensor, s};
 
-use super::attention::attend;
+use super::attention::{attend, attend_masked};
 use super::linear::Linear;
 use super::ops::{gelu, heads, quick_gelu};
 use crate::config::{HiddenAct, VitConfig};
@@ -43,6 +43,8 @@ struct VitAttention {
     out_proj: Linear,
     #[module(skip)]
     n_heads: usize,
+    #[module(skip)]
+    is_causal: bool,
 }
 
 #[derive(Module, Debug)]
@@ -63,7 +65,18 @@ impl Vit {
             class_embedding: Param::from_tensor(Tensor::zeros([width], device)),
             positional_embedding: Param::from_tensor(Tensor::zeros([1 + n_patches, width], device)),
             ln_pre: LayerNormConfig::new(width).init(device),
-            blocks: (0..config.num_hidden_layers).map(|_| VitBlock::new(config, device)).collect(),
+            blocks: (0..config.num_hidden_layers)
+                .map(|_| {
+                    VitBlock::new(
+                        width,
+                        config.num_attention_heads,
+                        config.mlp_ratio,
+                        config.hidden_act,
+                        false,
+                        device,
+                    )
+                })
+                .collect(),
             ln_post: LayerNormConfig::new(width).init(device),
             proj: Param::from_tensor(Tensor::zeros([width, config.proj_dim], device)),
         }
@@ -88,7 +101,8 @@ impl Vit {
         class.squeeze_dim::<2>(1).matmul(self.proj.val())
     }
 
-    fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
+    /// Class token and patches after the blocks, before `ln_post`: `[batch, 1 + n_patches, hidden]`.
+    pub fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
         let mut x = self.ln_pre.forward(self.embed_patches(pixels));
         for block in &self.blocks {
             x = block.forward(x);
@@ -128,37 +142,53 @@ impl Vit {
 }
 
 impl VitBlock {
-    fn new(config: &VitConfig, device: &Device) -> Self {
-        let width = config.hidden_size;
-        let mlp_width = (width as f64 * config.mlp_ratio) as usize;
+    /// A block of either tower of open_clip; in its text tower a token sees those before it only (`is_causal`).
+    pub fn new(
+        width: usize,
+        n_heads: usize,
+        mlp_ratio: f64,
+        hidden_act: HiddenAct,
+        is_causal: bool,
+        device: &Device,
+    ) -> Self {
+        let mlp_width = (width as f64 * mlp_ratio) as usize;
         Self {
             ln_1: LayerNormConfig::new(width).init(device),
             attn: VitAttention {
                 in_proj: Linear::new(width, 3 * width, true, device),
                 out_proj: Linear::new(width, width, true, device),
-                n_heads: config.num_attention_heads,
+                n_heads,
+                is_causal,
             },
             ln_2: LayerNormConfig::new(width).init(device),
             mlp: VitMlp {
                 c_fc: Linear::new(width, mlp_width, true, device),
                 c_proj: Linear::new(mlp_width, width, true, device),
-                hidden_act: config.hidden_act,
+                hidden_act,
             },
         }
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.ln_1.forward(x));
+        self.forward_masked(x, None)
+    }
+
+    /// The same with keys left out where `mask` (`[batch, heads, seq, seq]`) is true.
+    pub fn forward_masked(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
+        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), mask);
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
     }
 }
 
 impl VitAttention {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         // All heads of the queries, then those of the keys, then those of the values.
         let qkv = heads(self.in_proj.forward(x), 3 * self.n_heads);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(1, part * self.n_heads, self.n_heads));
-        self.out_proj.forward(attend(q, k, v, false))
+        self.out_proj.forward(match mask {
+            None => attend(q, k, v, self.is_causal),
+            Some(mask) => attend_masked(q, k, v, self.is_causal, mask),
+        })
     }
 }
 

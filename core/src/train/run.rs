@@ -23,7 +23,9 @@ use crate::checkpoint::Dtype;
 use crate::config::{ConfigError, MmGemConfig};
 use crate::data::patterns::expand;
 use crate::data::source::SourceError;
-use crate::eval::held_out::{EvalError, HeldOut};
+use crate::data::benchmark::{Benchmark, BenchmarkFiles};
+use crate::eval::ranking::Ties;
+use crate::eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use crate::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use crate::generate::Decoding;
 use crate::session::Session;
@@ -560,21 +562,30 @@ fn unix_time() -> f64 {
 
 /// The scores that a recipe is after, on held-out photos.
 fn evaluate(session: &Session, recipe: Recipe, shards: &[String], limit: usize) -> Result<Value, EvalError> {
-    let held_out = HeldOut::encode(session, shards, Some(limit), |_, _| {})?;
+    let mut held_out = Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
+    held_out.truncate(limit);
+    let tick = &mut |_: &'static str, _, _| {};
     let decoding = Decoding::default();
     let to_value = |scores: serde_json::Result<Value>| scores.expect("plain structs serialise");
     pollster::block_on(async {
         match recipe {
             Recipe::Warmup => Ok(json!({})),
             Recipe::Stage1 => {
-                let mut scores = to_value(serde_json::to_value(held_out.retrieval(session).await?));
-                let captions = held_out.captions(session, decoding, |_, _| {}).await?;
-                scores["cider"] = json!(captions.scores.cider);
-                scores["example"] = json!(captions.captions.first().map(|(_, caption)| caption));
+                let options = RetrievalOptions {
+                    ties: Ties::Against,
+                    captions_per_photo: None,
+                    memory_bytes: usize::MAX,
+                };
+                let ranked = retrieval(&Encoder::MmGem(session), &held_out, options, tick).await?;
+                let mut scores = to_value(serde_json::to_value(ranked.scores));
+                let captioned = captions(session, &held_out, decoding, tick).await?;
+                scores["cider"] = json!(captioned.scores.cider);
+                scores["example"] = json!(captioned.candidates.first());
                 Ok(scores)
             }
             Recipe::Stage2Caption | Recipe::Stage2Retrieval => {
-                Ok(to_value(serde_json::to_value(held_out.regions(session, decoding, |_, _| {}).await?)))
+                let run = regions(session, &held_out, Stage::Two, None, decoding, tick).await?;
+                Ok(to_value(serde_json::to_value(run.scores)))
             }
         }
     })

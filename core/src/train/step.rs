@@ -194,7 +194,7 @@ impl Trainee {
         let text_embed = self.model.text_embed(&TokenBatch::new(&phrases, device));
         // The temperature is the contrastive loss's to set.
         let logit_scale = self.model.clamped_logit_scale().detach();
-        grounding_loss(self.model.patch_embed(patches), text_embed, shares, logit_scale)
+        grounding_loss(self.model.patch_embed(patches, Stage::Two), text_embed, shares, logit_scale)
     }
 
     fn caption_mean(

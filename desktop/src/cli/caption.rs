@@ -75,7 +75,7 @@ fn checked_decoding(args: &CaptionArgs, context: &Context) -> Result<Decoding> {
         let message = format!("--max-tokens is {max_tokens}; the model has room for {room}");
         return Err(WrongArguments(message).into());
     }
-    Ok(Decoding { max_tokens, beam })
+    Ok(Decoding { max_tokens, beam, ..Decoding::default() })
 }
 
 /// Tokens that fit behind the prefix of a whole photo (stage 1) or of a region (stage 2).

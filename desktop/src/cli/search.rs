@@ -191,7 +191,7 @@ fn report(found: &[Found], whys: &[Option<String>], args: &SearchArgs, context: 
 fn why(hit: &Found, context: &Context) -> Result<String> {
     let encoded = context.session.encode_rgb(&read_photo(&hit.photo.paths[0])?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
-    let decoding = Decoding { max_tokens: CAPTION_TOKENS, beam: 1 };
+    let decoding = Decoding { max_tokens: CAPTION_TOKENS, ..Decoding::default() };
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
 }
 

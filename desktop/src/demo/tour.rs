@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use mmgem_core::eval::ranking::Ties;
 use mmgem_core::eval::region::iou;
 use mmgem_core::eval::retrieval::ranks_from_embeds;
 use mmgem_core::generate::Decoding;
@@ -146,7 +147,7 @@ impl<'a> Tour<'a> {
         let text_embeds = block_on(self.context.session.embed_texts(&captions))?;
         let embed_dim = self.context.session.config().embed_dim;
         let own: Vec<usize> = (0..captions.len()).collect();
-        let ranks = ranks_from_embeds(self.album.embeds(), &text_embeds, embed_dim, &own)?;
+        let ranks = ranks_from_embeds(self.album.embeds(), &text_embeds, embed_dim, &own, Ties::Against)?;
         Ok(Some(ranks.text_to_image.iter().filter(|rank| **rank == Some(1)).count()))
     }
 

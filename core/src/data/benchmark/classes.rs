@@ -1,0 +1,314 @@
+//! Photos with classes: a folder per class, WebDataset, CIFAR's binary files, ELEVATER's sets.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{BenchmarkError, read_text};
+use crate::data::source::Samples;
+use crate::data::webdataset::Sample;
+use crate::files::{HASH_START, hash_bytes};
+use crate::image::{Rgb, decode};
+
+pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
+
+const FOLDERS: &str = "a folder with one folder of photos for each class (optional classes.txt: the names for the \
+    prompts, a line for each folder in alphabetical order)";
+const CIFAR: &str = "CIFAR's binary version: test_batch.bin and batches.meta.txt (CIFAR-10), or test.bin and \
+    fine_label_names.txt (CIFAR-100)";
+const SHARDS: &str = "shards whose samples have a .json with \"class\", or a .cls with a number and a classnames.txt \
+    beside the shards or one folder up";
+/// Side of CIFAR's pictures.
+const CIFAR_SIDE: u32 = 32;
+
+/// The number that a set is reported by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassMetric {
+    /// Share of photos whose best class is right.
+    Accuracy,
+    /// The same in each class, averaged over classes.
+    MeanPerClass,
+    /// Area under the ROC curve of the second of two classes.
+    RocAuc,
+    /// Average precision at 11 recalls, averaged over classes; photos may have several.
+    #[serde(rename = "map_11_points")]
+    Map11Points,
+}
+
+/// A class and what it is called in prompts; several names are all used.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum ClassNames {
+    /// The usual case.
+    One(String),
+    /// Synonyms.
+    Several(Vec<String>),
+}
+
+impl ClassNames {
+    /// All names.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Several(names) => names,
+        }
+    }
+}
+
+/// Photos with classes and the prompts for them.
+#[derive(Debug)]
+pub struct ClassSet {
+    /// What it is.
+    pub name: String,
+    /// The classes, in the order of their numbers.
+    pub classes: Vec<ClassNames>,
+    /// Templates with `{}` for the class.
+    pub templates: Vec<String>,
+    /// The number it is reported by.
+    pub metric: ClassMetric,
+    /// What is worth knowing about it.
+    pub notes: Vec<String>,
+    photos: Photos,
+}
+
+#[derive(Debug)]
+enum Photos {
+    Files(Vec<(PathBuf, Vec<usize>)>),
+    Shards(Samples),
+    /// Records of `n_label_bytes` and 3 × 32 × 32 pixels, channel by channel.
+    Cifar {
+        bytes: Vec<u8>,
+        n_label_bytes: usize,
+        n: usize,
+    },
+}
+
+/// A photo with its classes.
+#[derive(Clone, Debug)]
+pub struct ClassPhoto {
+    /// The pixels.
+    pub pixels: Rgb,
+    /// Numbers of its classes.
+    pub labels: Vec<usize>,
+    /// Tells this photo and its classes from any others.
+    pub hash: u64,
+}
+
+impl ClassSet {
+    /// Opens shards, CIFAR's binary folder, or a folder per class, whichever it is.
+    ///
+    /// # Errors
+    /// When nothing of these is there.
+    pub fn open(data: &[String]) -> Result<Self, BenchmarkError> {
+        let [path] = data else { return Self::of_shards(data) };
+        let folder = Path::new(path);
+        match folder.is_dir() {
+            false => Self::of_shards(data),
+            true if folder.join("test_batch.bin").is_file() => Self::of_cifar(folder, 1),
+            true if folder.join("test.bin").is_file() => Self::of_cifar(folder, 2),
+            true => Self::of_folders(folder),
+        }
+    }
+
+    pub(super) fn of_places(set: &ElevaterSet, places: Vec<(PathBuf, Vec<usize>)>) -> Self {
+        Self {
+            name: set.name.clone(),
+            classes: set.classes.clone(),
+            templates: set.templates.clone(),
+            metric: set.metric,
+            notes: Vec::new(),
+            photos: Photos::Files(places),
+        }
+    }
+
+    fn of_folders(folder: &Path) -> Result<Self, BenchmarkError> {
+        let layout =
+            |found: String| BenchmarkError::Layout { found, wanted: FOLDERS.into(), path: folder.into() };
+        let list = |folder: &Path| -> Result<Vec<PathBuf>, BenchmarkError> {
+            let entries = fs::read_dir(folder).map_err(|e| layout(format!("cannot list the folder: {e}")))?;
+            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            paths.sort();
+            Ok(paths)
+        };
+        let folders: Vec<PathBuf> = list(folder)?.into_iter().filter(|path| path.is_dir()).collect();
+        let mut names: Vec<String> = folders
+            .iter()
+            .map(|path| path.file_name().unwrap_or_default().to_string_lossy().replace('_', " "))
+            .collect();
+        let listed = folder.join("classes.txt");
+        if listed.is_file() {
+            let lines = lines_of(&listed, FOLDERS)?;
+            if lines.len() != names.len() {
+                let (n_lines, n_folders) = (lines.len(), names.len());
+                return Err(layout(format!("classes.txt has {n_lines} lines for {n_folders} folders")));
+            }
+            names = lines;
+        }
+        let mut places = Vec::new();
+        for (class, folder) in folders.iter().enumerate() {
+            let files = list(folder)?.into_iter().filter(|path| path.is_file());
+            places.extend(files.map(|path| (path, vec![class])));
+        }
+        if names.len() < 2 || places.is_empty() {
+            return Err(layout(format!("found {} photos in {} folders", places.len(), names.len())));
+        }
+        let name = format!("folders of {}", folder.display());
+        Ok(Self::plain(name, names, Photos::Files(places)))
+    }
+
+    fn of_cifar(folder: &Path, n_label_bytes: usize) -> Result<Self, BenchmarkError> {
+        let (name, file, labels) = match n_label_bytes {
+            1 => ("cifar-10", "test_batch.bin", "batches.meta.txt"),
+            _ => ("cifar-100", "test.bin", "fine_label_names.txt"),
+        };
+        let path = folder.join(file);
+        let layout =
+            |found: String| BenchmarkError::Layout { found, wanted: CIFAR.into(), path: path.clone() };
+        let bytes = fs::read(&path).map_err(|e| layout(format!("the file cannot be read: {e}")))?;
+        let record = n_label_bytes + 3 * CIFAR_SIDE.pow(2) as usize;
+        if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
+            let found = format!("{} bytes are no whole number of records of {record}", bytes.len());
+            return Err(layout(found));
+        }
+        let set = prompts_of(name).expect("both sets are ELEVATER's");
+        let listed = lines_of(&folder.join(labels), CIFAR)?;
+        if listed.len() != set.classes.len() {
+            return Err(layout(format!("{labels} has {} names", listed.len())));
+        }
+        let n = bytes.len() / record;
+        Ok(Self {
+            name: name.into(),
+            classes: set.classes,
+            templates: set.templates,
+            metric: set.metric,
+            notes: Vec::new(),
+            photos: Photos::Cifar { bytes, n_label_bytes, n },
+        })
+    }
+
+    fn of_shards(data: &[String]) -> Result<Self, BenchmarkError> {
+        let samples = Samples::open(data, None)?;
+        let layout = |found: String| BenchmarkError::Layout {
+            found,
+            wanted: SHARDS.into(),
+            path: data.first().map(PathBuf::from).unwrap_or_default(),
+        };
+        if let Some(path) = samples.beside("classnames.txt") {
+            let names = lines_of(&path, SHARDS)?;
+            return Ok(Self::plain("WebDataset shards".into(), names, Photos::Shards(samples)));
+        }
+        let mut names = BTreeSet::new();
+        for idx in 0..samples.len() {
+            let sample = samples.read(idx).map_err(|e| layout(e.to_string()))?;
+            names.extend(class_of(&sample));
+        }
+        if names.len() < 2 {
+            let found =
+                format!("found {} classes in {} samples and no classnames.txt", names.len(), samples.len());
+            return Err(layout(found));
+        }
+        Ok(Self::plain("WebDataset shards".into(), names.into_iter().collect(), Photos::Shards(samples)))
+    }
+
+    fn plain(name: String, names: Vec<String>, photos: Photos) -> Self {
+        Self {
+            name,
+            classes: names.into_iter().map(ClassNames::One).collect(),
+            templates: vec!["a photo of a {}.".into()],
+            metric: ClassMetric::Accuracy,
+            notes: Vec::new(),
+            photos,
+        }
+    }
+
+    /// Photos.
+    pub fn len(&self) -> usize {
+        match &self.photos {
+            Photos::Files(places) => places.len(),
+            Photos::Shards(samples) => samples.len(),
+            Photos::Cifar { n, .. } => *n,
+        }
+    }
+
+    /// Whether there is no photo.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of a photo for messages.
+    pub fn name_of(&self, idx: usize) -> String {
+        match &self.photos {
+            Photos::Files(places) => places[idx].0.display().to_string(),
+            Photos::Shards(samples) => samples.name(idx),
+            Photos::Cifar { .. } => format!("{} number {idx}", self.name),
+        }
+    }
+
+    /// Reads and decodes a photo.
+    ///
+    /// # Errors
+    /// When it or its classes cannot be used; the text says why.
+    pub fn read(&self, idx: usize) -> Result<ClassPhoto, String> {
+        let (bytes, labels) = match &self.photos {
+            Photos::Files(places) => {
+                let (path, labels) = &places[idx];
+                (fs::read(path).map_err(|e| e.to_string())?, labels.clone())
+            }
+            Photos::Shards(samples) => {
+                let sample = samples.read(idx).map_err(|e| e.to_string())?;
+                let bytes = sample.image().ok_or("there is no image among its parts")?.to_vec();
+                (bytes, vec![self.label_of(&sample)?])
+            }
+            Photos::Cifar { bytes, n_label_bytes, .. } => return Ok(cifar_photo(bytes, *n_label_bytes, idx)),
+        };
+        if let Some(label) = labels.iter().find(|label| **label >= self.classes.len()) {
+            return Err(format!("it has class {label}, but there are {} classes", self.classes.len()));
+        }
+        let pixels = decode(&bytes, Default::default()).map_err(|e| e.to_string())?;
+        Ok(ClassPhoto { pixels, hash: hash_of(&labels, &bytes), labels })
+    }
+
+    fn label_of(&self, sample: &Sample) -> Result<usize, String> {
+        if let Some(number) = sample.get("cls") {
+            let text = String::from_utf8_lossy(number);
+            return text.trim().parse().map_err(|_| format!("its .cls is {text:?}, wanted a number"));
+        }
+        let class = class_of(sample).ok_or("it has neither a .cls nor a class in its .json")?;
+        let found = self.classes.iter().position(|names| names.all()[0] == class);
+        found.ok_or_else(|| format!("its class {class:?} is not in classnames.txt"))
+    }
+}
+
+fn class_of(sample: &Sample) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Record {
+        class: Option<String>,
+    }
+    serde_json::from_slice::<Record>(sample.get("json")?).ok()?.class
+}
+
+fn hash_of(labels: &[usize], bytes: &[u8]) -> u64 {
+    let labels: Vec<u8> = labels.iter().flat_map(|label| (*label as u32).to_le_bytes()).collect();
+    hash_bytes(hash_bytes(HASH_START, &labels), bytes)
+}
+
+fn cifar_photo(bytes: &[u8], n_label_bytes: usize, idx: usize) -> ClassPhoto {
+    let area = CIFAR_SIDE.pow(2) as usize;
+    let record = &bytes[idx * (n_label_bytes + 3 * area)..][..n_label_bytes + 3 * area];
+    // CIFAR-100 has the coarse label first.
+    let labels = vec![usize::from(record[n_label_bytes - 1])];
+    let planes = &record[n_label_bytes..];
+    let pixels = Rgb::from_fn(CIFAR_SIDE, CIFAR_SIDE, |x, y| {
+        let place = (y * CIFAR_SIDE + x) as usize;
+        image::Rgb([planes[place], planes[area + place], planes[2 * area + place]])
+    });
+    ClassPhoto { pixels, hash: hash_of(&labels, record), labels }
+}
+
+pub(super) fn lines_of(path: &Path, wanted: &str) -> Result<Vec<String>, BenchmarkError> {
+    let text = read_text(path, wanted)?;
+    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}

@@ -1,0 +1,257 @@
+//! ELEVATER's image classification in the wild (arXiv:2204.08790): 20 sets with their class names, prompt
+//! templates and metrics.
+//!
+//! Part of `icinw.json` is not checked against its source and must be before it is used: the classes of CIFAR-10
+//! and -100, DTD, Food-101, RESISC45, VOC 2007, SST-2 and Hateful Memes, and the templates of RESISC45, PatchCamelyon
+//! and Hateful Memes. The others are OpenAI's (the prompts.md of CLIP) as clip-benchmark 1.6.2 (MIT) packs them.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::classes::{ClassMetric, ClassNames, ClassSet, lines_of};
+use super::{BenchmarkError, read_json, read_text};
+
+const WANTED: &str = "ELEVATER's folders as its vision-datasets tool leaves them: classification/NAME_DATE/ (or \
+    NAME_DATE/) with the index test.txt or test_meta.json, labels.txt and test.zip unpacked as test/";
+
+/// One of the 20 sets.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ElevaterSet {
+    /// ELEVATER's name for it.
+    pub name: String,
+    pub(super) folder: String,
+    pub(super) index: String,
+    pub(super) metric: ClassMetric,
+    /// Photos of the test split.
+    pub n_images: usize,
+    pub(super) templates: Vec<String>,
+    pub(super) classes: Vec<ClassNames>,
+}
+
+/// The 20 sets.
+pub fn sets() -> Vec<ElevaterSet> {
+    serde_json::from_str(include_str!("icinw.json")).expect("our own file is well-formed")
+}
+
+/// The prompts of a set by its name.
+pub fn prompts_of(name: &str) -> Option<ElevaterSet> {
+    sets().into_iter().find(|set| set.name == name)
+}
+
+/// The sets that are below `root`, and the names of the others.
+///
+/// # Errors
+/// When a set is there but not laid out as ELEVATER's, or none is there.
+pub fn open_elevater(root: &Path) -> Result<(Vec<ClassSet>, Vec<String>), BenchmarkError> {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for set in sets() {
+        let places = [root.join("classification").join(&set.folder), root.join(&set.folder)];
+        match places.into_iter().find(|folder| folder.is_dir()) {
+            Some(folder) => found.push(open_set(&set, &folder)?),
+            None => missing.push(set.name),
+        }
+    }
+    if found.is_empty() {
+        return Err(BenchmarkError::Layout {
+            found: "none of ELEVATER's 20 sets is there".into(),
+            wanted: WANTED.into(),
+            path: root.into(),
+        });
+    }
+    Ok((found, missing))
+}
+
+/// A photo's file, in the notation `archive.zip@name`, and its classes.
+type Indexed = Vec<(String, Vec<usize>)>;
+
+fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError> {
+    let index = folder.join(&set.index);
+    let layout = |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: index.clone() };
+    let (indexed, labels) = match set.index.ends_with(".json") {
+        true => read_coco_index(&index)?,
+        false => (read_lines_index(&index)?, labels_of(folder)?),
+    };
+    if !labels.is_empty() && labels.len() != set.classes.len() {
+        let (n_labels, n_classes) = (labels.len(), set.classes.len());
+        return Err(layout(format!(
+            "{n_labels} labels are listed, but {} has {n_classes} classes",
+            set.name
+        )));
+    }
+    let places: Vec<(PathBuf, Vec<usize>)> = indexed
+        .into_iter()
+        .map(|(file, labels)| Ok((place(folder, &file)?, labels)))
+        .collect::<Result<_, String>>()
+        .map_err(layout)?;
+    let n_found = places.len();
+    let mut opened = ClassSet::of_places(set, places);
+    if n_found != set.n_images {
+        opened.notes.push(format!("{}: {n_found} photos, ELEVATER has {}", set.name, set.n_images));
+    }
+    let in_order = in_order_of(&labels, &set.classes);
+    if let Some(classes) = in_order.filter(|classes| *classes != set.classes) {
+        opened.notes.push(format!("{}: class names put in the order of the set's own labels", set.name));
+        opened.classes = classes;
+    }
+    Ok(opened)
+}
+
+/// An archive's photos are expected unpacked in a folder called like it.
+fn place(folder: &Path, file: &str) -> Result<PathBuf, String> {
+    let Some((archive, name)) = file.split_once('@') else { return Ok(folder.join(file)) };
+    let unpacked = folder.join(archive.trim_end_matches(".zip"));
+    match unpacked.is_dir() {
+        true => Ok(unpacked.join(name)),
+        false => Err(format!("{archive} is not unpacked as {}", unpacked.display())),
+    }
+}
+
+/// `test.zip@a.jpg 3` or, for several classes, `test.zip@a.jpg 3,5`.
+fn read_lines_index(path: &Path) -> Result<Indexed, BenchmarkError> {
+    let entry = |line: &str| {
+        let (file, labels) = line.trim().rsplit_once(char::is_whitespace)?;
+        let labels =
+            labels.split(',').map(|label| label.trim().parse().ok()).collect::<Option<Vec<usize>>>()?;
+        Some((file.trim().to_owned(), labels))
+    };
+    let text = read_text(path, WANTED)?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let parsed: Result<Indexed, &str> = lines.map(|line| entry(line).ok_or(line)).collect();
+    parsed.map_err(|line| BenchmarkError::Layout {
+        found: format!("the line {line:?}"),
+        wanted: "FILE LABEL[,LABEL..], as in test.zip@a.jpg 3".into(),
+        path: path.into(),
+    })
+}
+
+/// The set's own names of its classes; empty when it has no such file.
+fn labels_of(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
+    let files = ["labels.txt", "labelmap.txt"].map(|name| folder.join(name));
+    match files.into_iter().find(|path| path.is_file()) {
+        Some(path) => lines_of(&path, WANTED),
+        None => Ok(Vec::new()),
+    }
+}
+
+#[derive(Deserialize)]
+struct CocoIndex {
+    images: Vec<CocoImage>,
+    annotations: Vec<CocoAnnotation>,
+    categories: Vec<CocoCategory>,
+}
+
+#[derive(Deserialize)]
+struct CocoImage {
+    id: i64,
+    file_name: String,
+    zip_file: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct CocoAnnotation {
+    image_id: i64,
+    category_id: i64,
+}
+
+#[derive(Deserialize)]
+struct CocoCategory {
+    id: i64,
+    name: String,
+}
+
+/// COCO's form: classes are numbered in the order of their ids.
+fn read_coco_index(path: &Path) -> Result<(Indexed, Vec<String>), BenchmarkError> {
+    let CocoIndex { images, annotations, mut categories } = read_json(path, WANTED)?;
+    categories.sort_by_key(|category| category.id);
+    let class_of: HashMap<i64, usize> = categories.iter().enumerate().map(|(i, c)| (c.id, i)).collect();
+    let mut labels: HashMap<i64, Vec<usize>> = HashMap::new();
+    for annotation in annotations {
+        let class = class_of.get(&annotation.category_id).ok_or_else(|| BenchmarkError::Layout {
+            found: format!("an annotation of category {}, which is not listed", annotation.category_id),
+            wanted: WANTED.into(),
+            path: PathBuf::from(path),
+        })?;
+        labels.entry(annotation.image_id).or_default().push(*class);
+    }
+    let indexed = images.into_iter().filter_map(|image| {
+        let file = match image.zip_file {
+            Some(zip) => format!("{zip}@{}", image.file_name),
+            None => image.file_name,
+        };
+        Some((file, labels.remove(&image.id)?))
+    });
+    Ok((indexed.collect(), categories.into_iter().map(|category| category.name).collect()))
+}
+
+/// The classes in the order of the set's labels, when these are the same words in another order.
+fn in_order_of(labels: &[String], classes: &[ClassNames]) -> Option<Vec<ClassNames>> {
+    let plain = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let of_label = |label: &String| {
+        classes.iter().find(|class| class.all().iter().any(|name| plain(name) == plain(label))).cloned()
+    };
+    let ordered: Vec<ClassNames> = labels.iter().map(of_label).collect::<Option<_>>()?;
+    let is_permutation = classes.iter().all(|class| ordered.contains(class));
+    (is_permutation && ordered.len() == classes.len()).then_some(ordered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_twenty_sets_have_the_classes_and_templates_of_the_benchmark() {
+        let found: Vec<(usize, usize)> =
+            sets().iter().map(|set| (set.classes.len(), set.templates.len())).collect();
+        // As ELEVATER's toolkit counts them.
+        let wanted = [
+            (102, 34),
+            (10, 18),
+            (100, 18),
+            (211, 5),
+            (47, 8),
+            (10, 3),
+            (7, 6),
+            (100, 2),
+            (101, 1),
+            (43, 3),
+            (2, 1),
+            (4, 1),
+            (10, 1),
+            (102, 1),
+            (37, 1),
+            (2, 1),
+            (2, 1),
+            (45, 18),
+            (196, 8),
+            (20, 1),
+        ];
+        assert_eq!(found, wanted);
+        for set in sets() {
+            assert!(set.templates.iter().all(|template| template.contains("{}")), "{}", set.name);
+        }
+    }
+
+    #[test]
+    fn names_follow_the_labels_of_the_set_where_they_are_the_same_words() {
+        let names = |names: &[&str]| names.iter().map(|n| ClassNames::One((*n).into())).collect::<Vec<_>>();
+        let labels = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let found = in_order_of(&labels(&["Polka_dotted", "banded"]), &names(&["banded", "polka-dotted"]));
+        assert_eq!(found, Some(names(&["polka-dotted", "banded"])));
+        assert_eq!(in_order_of(&labels(&["zero", "banded"]), &names(&["banded", "striped"])), None);
+    }
+
+    #[test]
+    fn an_index_of_lines_names_files_in_archives_and_their_classes() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("test.txt");
+        std::fs::write(&path, "test.zip@a b.jpg 3,5\ntest.zip@c.jpg 0\n").expect("writable");
+        let found = read_lines_index(&path).expect("well-formed");
+        assert_eq!(found, [("test.zip@a b.jpg".into(), vec![3, 5]), ("test.zip@c.jpg".into(), vec![0])]);
+        std::fs::write(&path, "test.zip@a.jpg three\n").expect("writable");
+        assert!(read_lines_index(&path).expect_err("no number").to_string().contains("wanted: FILE LABEL"));
+    }
+}

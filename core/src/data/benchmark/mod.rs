@@ -1,0 +1,428 @@
+//! Benchmarks as their authors publish them: which photos, captions and boxes each has, and where the files
+//! lie.
+//!
+//! Every layout becomes the same list of [`BenchmarkPhoto`]; the rest of the program knows no layout.
+
+pub mod classes;
+mod coco;
+mod elevater;
+mod long_text;
+mod phrases;
+mod visual_genome;
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::source::{Samples, SourceError};
+use super::webdataset::PhotoRecord;
+use crate::files::{HASH_START, hash_bytes};
+use crate::image::{BoxPx, ImagePreprocess, Preprocessed, Rgb, decode, preprocess};
+
+pub use long_text::LongText;
+
+/// Why a benchmark cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchmarkError {
+    /// Shards.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A file or folder that is not laid out as its benchmark is.
+    #[error("{found}\n  wanted: {wanted}\n  path: {}", .path.display())]
+    Layout {
+        /// What is there.
+        found: String,
+        /// The layout that was expected.
+        wanted: String,
+        /// Where.
+        path: PathBuf,
+    },
+}
+
+/// What a benchmark says about a photo.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct BenchmarkPhoto {
+    /// Name in result files: the benchmark's image id where it has one.
+    pub id: String,
+    /// Sentences about the whole photo.
+    pub captions: Vec<String>,
+    /// Places with phrases.
+    pub regions: Vec<BenchmarkRegion>,
+    /// NoCaps: `in-domain`, `near-domain` or `out-domain`.
+    pub domain: Option<String>,
+}
+
+/// A place on a photo and what people call it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchmarkRegion {
+    /// The box around all of it, in pixels of the photo.
+    pub box_px: BoxPx,
+    /// The boxes it consists of; one, unless the phrase names several things.
+    pub boxes: Vec<BoxPx>,
+    /// The phrases, or the captions of the box.
+    pub phrases: Vec<String>,
+}
+
+impl BenchmarkRegion {
+    /// A region of one or more boxes; `None` without any.
+    pub fn new(boxes: Vec<BoxPx>, phrases: Vec<String>) -> Option<Self> {
+        let around = |a: BoxPx, b: BoxPx| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])];
+        let box_px = boxes.iter().copied().reduce(around)?;
+        Some(Self { box_px, boxes, phrases })
+    }
+}
+
+/// Where a benchmark lies and which part of it is meant.
+#[derive(Clone, Debug, Default)]
+pub struct BenchmarkFiles {
+    /// Shards, an annotation file, or the benchmark's folder.
+    pub data: Vec<String>,
+    /// Folders of the photos, when they are not beside the annotations.
+    pub images: Vec<PathBuf>,
+    /// The split; each benchmark's usual one when absent.
+    pub split: Option<String>,
+    /// Which text of a photo with long descriptions.
+    pub long_text: LongText,
+}
+
+/// The photos of a benchmark in their order.
+#[derive(Clone, Debug)]
+pub struct Benchmark {
+    /// What it is, for people: "COCO captions, Karpathy's split test".
+    pub name: String,
+    /// Each phrase of a region is a query of its own; else only its first one is.
+    pub every_phrase: bool,
+    /// What could not be used so far, and why.
+    pub skipped: Vec<String>,
+    photos: Photos,
+}
+
+#[derive(Clone, Debug)]
+enum Photos {
+    Shards(Samples),
+    Files(Vec<(BenchmarkPhoto, PathBuf)>),
+}
+
+/// A photo of a benchmark, decoded.
+#[derive(Clone, Debug)]
+pub struct ReadPhoto {
+    /// What the benchmark says about it.
+    pub photo: BenchmarkPhoto,
+    /// Its pixels.
+    pub pixels: Rgb,
+    /// Tells these bytes and annotations from any others.
+    pub hash: u64,
+}
+
+/// The photos of a benchmark in batches, decoded and preprocessed on all cores.
+#[derive(Debug)]
+pub struct Batches<'a> {
+    benchmark: &'a Benchmark,
+    config: ImagePreprocess,
+    next: usize,
+    seen: Seen,
+}
+
+/// What was read so far.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Photos that could be used.
+    pub n_photos: usize,
+    /// Photos that could not, and why.
+    pub skipped: Vec<String>,
+    /// Tells these photos and annotations from any others.
+    pub data_hash: u64,
+}
+
+/// Photos with the names of their files, before those are looked for.
+type Listed = Vec<(BenchmarkPhoto, Vec<String>)>;
+
+impl Benchmark {
+    /// Opens shards (`*.tar`), or one annotation file or folder of a benchmark, whichever it is.
+    ///
+    /// # Errors
+    /// When nothing is there, or it is laid out like no benchmark that is known.
+    pub fn open(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+        let [data] = files.data.as_slice() else { return Self::of_shards(files) };
+        let path = Path::new(data);
+        let extension = path.extension().map(|ext| ext.to_string_lossy().to_lowercase());
+        match extension.as_deref() {
+            _ if path.is_dir() => Self::of_folder(path, files),
+            Some("json") => Self::of_json(path, files),
+            Some("jsonl" | "jsonlines") => long_text::open_lines(path, files),
+            _ => Self::of_shards(files),
+        }
+    }
+
+    fn of_shards(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+        let samples = Samples::open(&files.data, None)?;
+        Ok(Self {
+            name: "WebDataset shards".into(),
+            every_phrase: false,
+            skipped: samples.warnings().collect(),
+            photos: Photos::Shards(samples),
+        })
+    }
+
+    fn of_json(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+        let json: Value = read_json(path, "an annotation file of COCO, Flickr30k, NoCaps or Visual Genome")?;
+        let has = |key: &str, inner: &str| {
+            json.get(key).and_then(|list| list.get(0)).and_then(|first| first.get(inner)).is_some()
+        };
+        match &json {
+            _ if has("images", "sentences") => coco::open_karpathy(json, path, files),
+            _ if has("annotations", "caption") => coco::open_captions(json, path, files),
+            Value::Array(list) if list.first().is_some_and(|first| first.get("regions").is_some()) => {
+                visual_genome::open(json, path, files)
+            }
+            _ => Err(BenchmarkError::Layout {
+                found: "the JSON is of no benchmark that is known".into(),
+                wanted:
+                    "Karpathy's {\"images\": [{\"filename\", \"split\", \"sentences\"}]}, COCO's or NoCaps' \
+                    {\"images\", \"annotations\": [{\"image_id\", \"caption\"}]}, or Visual Genome's \
+                    region_descriptions.json [{\"id\", \"regions\": [..]}]"
+                        .into(),
+                path: path.into(),
+            }),
+        }
+    }
+
+    fn of_folder(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+        if path.join("Sentences").is_dir() && path.join("Annotations").is_dir() {
+            return phrases::open_entities(path, files);
+        }
+        if path.join("docci_descriptions.jsonlines").is_file() {
+            return long_text::open_lines(&path.join("docci_descriptions.jsonlines"), files);
+        }
+        if path.join("data.jsonl").is_file() {
+            return long_text::open_lines(&path.join("data.jsonl"), files);
+        }
+        if path.join("annotations").is_dir() && path.join("photos").is_dir() {
+            return long_text::open_dci(path, files);
+        }
+        if path.join("region_descriptions.json").is_file() {
+            let json_path = path.join("region_descriptions.json");
+            return visual_genome::open(read_json(&json_path, visual_genome::WANTED)?, &json_path, files);
+        }
+        Err(BenchmarkError::Layout {
+            found: "the folder is laid out like no benchmark that is known".into(),
+            wanted: "Flickr30k Entities (Sentences/, Annotations/), DCI (annotations/, photos/), DOCCI \
+                (docci_descriptions.jsonlines), IIW (data.jsonl) or Visual Genome (region_descriptions.json)"
+                .into(),
+            path: path.into(),
+        })
+    }
+
+    /// Finds the files of the photos below `roots`.
+    ///
+    /// # Errors
+    /// When the list is empty or not one photo is there.
+    fn of_files(
+        name: String,
+        listed: Listed,
+        roots: &[PathBuf],
+        layout: &str,
+        data: &Path,
+    ) -> Result<Self, BenchmarkError> {
+        let error =
+            |found: String, wanted: String| BenchmarkError::Layout { found, wanted, path: data.into() };
+        let Some((_, first)) = listed.first() else {
+            return Err(error(format!("there is no photo in {name}"), layout.into()));
+        };
+        let first = first.join(" or ");
+        let (mut photos, mut skipped) = (Vec::with_capacity(listed.len()), Vec::new());
+        let n = listed.len();
+        for (photo, names) in listed {
+            let paths = names.iter().flat_map(|name| roots.iter().map(move |root| root.join(name)));
+            match paths.into_iter().find(|path| path.is_file()) {
+                Some(path) => photos.push((photo, path)),
+                None => skipped.push(format!("{}: there is no file {}", photo.id, names.join(" or "))),
+            }
+        }
+        if photos.is_empty() {
+            let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+            return Err(error(
+                format!(
+                    "none of the {n} photos of {name} is there; the first is {first}, looked for below {}",
+                    roots.join(", ")
+                ),
+                format!("{layout}\n  hint: name the photos' folder with --images DIR"),
+            ));
+        }
+        Ok(Self { name, every_phrase: false, skipped, photos: Photos::Files(photos) })
+    }
+
+    /// Photos.
+    pub fn len(&self) -> usize {
+        match &self.photos {
+            Photos::Shards(samples) => samples.len(),
+            Photos::Files(files) => files.len(),
+        }
+    }
+
+    /// Whether there is no photo.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the first `limit` photos.
+    pub fn truncate(&mut self, limit: usize) {
+        match &mut self.photos {
+            Photos::Shards(samples) => samples.truncate(limit),
+            Photos::Files(files) => files.truncate(limit),
+        }
+    }
+
+    /// Name of a photo for messages.
+    pub fn name_of(&self, idx: usize) -> String {
+        match &self.photos {
+            Photos::Shards(samples) => samples.name(idx),
+            Photos::Files(files) => files[idx].1.display().to_string(),
+        }
+    }
+
+    /// Reads and decodes a photo.
+    ///
+    /// # Errors
+    /// When its file or its record cannot be used; the text says why.
+    pub fn read(&self, idx: usize) -> Result<ReadPhoto, String> {
+        let (photo, bytes) = match &self.photos {
+            Photos::Shards(samples) => {
+                let sample = samples.read(idx).map_err(|e| e.to_string())?;
+                let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
+                let bytes = sample.image().ok_or("there is no image among its parts")?.to_vec();
+                (photo_of_record(sample.key.clone(), record), bytes)
+            }
+            Photos::Files(files) => {
+                let (photo, path) = &files[idx];
+                (photo.clone(), fs::read(path).map_err(|e| e.to_string())?)
+            }
+        };
+        let pixels = decode(&bytes, Default::default()).map_err(|e| e.to_string())?;
+        let annotations = serde_json::to_vec(&photo).expect("plain data serialises");
+        let hash = hash_bytes(hash_bytes(HASH_START, &annotations), &bytes);
+        Ok(ReadPhoto { photo, pixels, hash })
+    }
+}
+
+impl<'a> Batches<'a> {
+    /// Photos that are read at once.
+    pub const SIZE: usize = 32;
+
+    /// From the first photo on.
+    pub fn new(benchmark: &'a Benchmark, config: ImagePreprocess) -> Self {
+        let seen = Seen { n_photos: 0, skipped: benchmark.skipped.clone(), data_hash: HASH_START };
+        Self { benchmark, config, next: 0, seen }
+    }
+
+    /// The next photos that can be used, possibly none of a batch; `None` after the last.
+    pub fn next_batch(&mut self) -> Option<Vec<(BenchmarkPhoto, Preprocessed)>> {
+        let end = (self.next + Self::SIZE).min(self.benchmark.len());
+        let batch = self.next..end;
+        if batch.is_empty() {
+            return None;
+        }
+        self.next = end;
+        let read = |idx: usize| {
+            let ReadPhoto { photo, pixels, hash } = self.benchmark.read(idx)?;
+            Ok::<_, String>((photo, preprocess(&pixels, &self.config), hash))
+        };
+        let mut usable = Vec::with_capacity(batch.len());
+        for (idx, result) in batch.clone().zip(on_all_cores(batch, read)) {
+            match result {
+                Ok((photo, input, hash)) => {
+                    self.seen.data_hash = hash_bytes(self.seen.data_hash, &hash.to_le_bytes());
+                    self.seen.n_photos += 1;
+                    usable.push((photo, input));
+                }
+                Err(why) => self.seen.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why)),
+            }
+        }
+        Some(usable)
+    }
+
+    /// Photos read so far, whether they could be used or not.
+    pub fn position(&self) -> usize {
+        self.next
+    }
+
+    /// What was read.
+    pub fn finish(self) -> Seen {
+        self.seen
+    }
+}
+
+/// Does the same with every number of a range, in order.
+pub fn on_all_cores<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(range.len().max(1));
+    let share = range.len().div_ceil(n_threads).max(1);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = range
+            .clone()
+            .step_by(share)
+            .map(|start| (start..(start + share).min(range.end)))
+            .map(|part| scope.spawn(move || part.map(work).collect::<Vec<T>>()))
+            .collect();
+        threads.into_iter().flat_map(|t| t.join().expect("the work returns its errors")).collect()
+    })
+}
+
+fn photo_of_record(id: String, record: PhotoRecord) -> BenchmarkPhoto {
+    let regions = record.regions.into_iter().filter(|region| region.n_boxes == 1);
+    BenchmarkPhoto {
+        id,
+        captions: record.captions,
+        regions: regions
+            .filter_map(|region| BenchmarkRegion::new(vec![region.box_px], region.phrases))
+            .collect(),
+        domain: None,
+    }
+}
+
+/// The folders in which photos are looked for: those that the person names, else the annotations' own.
+fn roots(files: &BenchmarkFiles, beside: &Path, usual: &[&str]) -> Vec<PathBuf> {
+    if !files.images.is_empty() {
+        return files.images.clone();
+    }
+    std::iter::once(beside.to_path_buf()).chain(usual.iter().map(|name| beside.join(name))).collect()
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.into(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn read_text(path: &Path, wanted: &str) -> Result<String, BenchmarkError> {
+    fs::read_to_string(path).map_err(|e| BenchmarkError::Layout {
+        found: format!("the file cannot be read: {e}"),
+        wanted: wanted.into(),
+        path: path.into(),
+    })
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path, wanted: &str) -> Result<T, BenchmarkError> {
+    parse_json(&read_text(path, wanted)?, path, wanted)
+}
+
+fn parse_json<T: DeserializeOwned>(text: &str, path: &Path, wanted: &str) -> Result<T, BenchmarkError> {
+    serde_json::from_str(text).map_err(|e| malformed(e, path, wanted))
+}
+
+fn from_json<T: DeserializeOwned>(json: Value, path: &Path, wanted: &str) -> Result<T, BenchmarkError> {
+    serde_json::from_value(json).map_err(|e| malformed(e, path, wanted))
+}
+
+fn malformed(error: serde_json::Error, path: &Path, wanted: &str) -> BenchmarkError {
+    BenchmarkError::Layout {
+        found: format!("the JSON is not as it should be: {error}"),
+        wanted: wanted.into(),
+        path: path.into(),
+    }
+}

@@ -1,0 +1,96 @@
+//! Captions of whole photos against people's.
+
+use super::{EvalError, Tick};
+use crate::data::benchmark::{Batches, Benchmark, Seen};
+use crate::eval::bootstrap::{Measure, Measures};
+use crate::eval::caption::{CaptionReport, CaptionScores, score};
+use crate::generate::Decoding;
+use crate::image::Preprocessed;
+use crate::session::Session;
+
+/// What came out.
+#[derive(Debug)]
+pub struct CaptionRun {
+    /// The scores.
+    pub scores: CaptionScores,
+    /// The scores of NoCaps' domains, each against itself alone.
+    pub domains: Vec<(String, CaptionScores)>,
+    /// What they are made of.
+    pub measures: Measures,
+    /// The parts of each photo.
+    pub report: CaptionReport,
+    /// What the model wrote.
+    pub candidates: Vec<String>,
+    /// What people wrote.
+    pub references: Vec<Vec<String>>,
+    /// What was read.
+    pub seen: Seen,
+}
+
+/// Captions the photos that have captions, and scores them.
+///
+/// # Errors
+/// When there is no such photo, or the model fails.
+pub async fn captions(
+    session: &Session,
+    benchmark: &Benchmark,
+    decoding: Decoding,
+    tick: Tick<'_>,
+) -> Result<CaptionRun, EvalError> {
+    let (mut ids, mut domains) = (Vec::new(), Vec::new());
+    let (mut candidates, mut references) = (Vec::new(), Vec::new());
+    let mut batches = Batches::new(benchmark, session.config().preprocess());
+    while let Some(batch) = batches.next_batch() {
+        let with_captions = batch.into_iter().filter(|(photo, _)| !photo.captions.is_empty());
+        let (photos, inputs): (Vec<_>, Vec<Preprocessed>) = with_captions.unzip();
+        if !inputs.is_empty() {
+            let images = session.encode_batch(&inputs);
+            candidates.extend(
+                session.caption_images(&images, decoding).await?.into_iter().map(|caption| caption.text),
+            );
+        }
+        for photo in photos {
+            ids.push(photo.id);
+            domains.push(photo.domain);
+            references.push(photo.captions);
+        }
+        tick("captions", batches.position(), benchmark.len());
+    }
+    let seen = batches.finish();
+    if candidates.is_empty() {
+        return Err(EvalError::Nothing("photo with captions"));
+    }
+    let report = score(&candidates, &references)?;
+    let domains = scores_of_domains(&domains, &candidates, &references)?;
+    let measures = measures(ids, &report);
+    Ok(CaptionRun { scores: report.scores, domains, measures, report, candidates, references, seen })
+}
+
+fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {
+    let mut measures = Measures { ids, measures: Vec::new() };
+    for n in 1..=4 {
+        measures.measures.push((format!("bleu_{n}"), Measure::Bleu { n, counts: report.bleu.clone() }));
+    }
+    measures.add_mean("rouge_l", report.rouge_l.iter().copied());
+    measures.add_mean("cider", report.cider.iter().copied());
+    measures
+}
+
+/// Each domain is a corpus of its own, also for the document frequencies of CIDEr.
+fn scores_of_domains(
+    domains: &[Option<String>],
+    candidates: &[String],
+    references: &[Vec<String>],
+) -> Result<Vec<(String, CaptionScores)>, EvalError> {
+    let mut names: Vec<&str> = domains.iter().flatten().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let of_domain = |name: &str| {
+        let chosen: Vec<usize> =
+            (0..domains.len()).filter(|i| domains[*i].as_deref() == Some(name)).collect();
+        let candidates: Vec<&str> = chosen.iter().map(|i| candidates[*i].as_str()).collect();
+        let references: Vec<Vec<String>> = chosen.iter().map(|i| references[*i].clone()).collect();
+        Ok((name.to_owned(), score(&candidates, &references)?.scores))
+    };
+    names.into_iter().map(of_domain).collect()
+}

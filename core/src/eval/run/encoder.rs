@@ -1,0 +1,68 @@
+//! What turns photos and texts into vectors: an MM-GEM model, or one it is compared with.
+
+use super::{EvalError, TEXT_BATCH};
+use crate::image::{ImagePreprocess, Preprocessed};
+use crate::open_clip::OpenClip;
+use crate::session::{Part, Session};
+
+/// A model with an image side and a text side.
+#[derive(Clone, Copy, Debug)]
+pub enum Encoder<'a> {
+    /// MM-GEM.
+    MmGem(&'a Session),
+    /// OpenCLIP's CLIP or CoCa.
+    OpenClip(&'a OpenClip),
+}
+
+impl Encoder<'_> {
+    /// How a photo becomes the model's input.
+    pub fn preprocess(&self) -> ImagePreprocess {
+        match self {
+            Self::MmGem(session) => session.config().preprocess(),
+            Self::OpenClip(model) => model.preprocess().clone(),
+        }
+    }
+
+    /// Width of the joint space.
+    pub fn embed_dim(&self) -> usize {
+        match self {
+            Self::MmGem(session) => session.config().embed_dim,
+            Self::OpenClip(model) => model.embed_dim(),
+        }
+    }
+
+    /// Unit vectors of photos, one after the other.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn embed_photos(&self, photos: &[Preprocessed]) -> Result<Vec<f32>, EvalError> {
+        if photos.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self {
+            Self::MmGem(session) => {
+                let mut embeds = Vec::with_capacity(photos.len() * self.embed_dim());
+                for image in session.encode_batch(photos) {
+                    embeds.extend(session.embed_image(&image, &Part::Whole).await?);
+                }
+                Ok(embeds)
+            }
+            Self::OpenClip(model) => Ok(model.embed_photos(photos).await?),
+        }
+    }
+
+    /// Unit vectors of texts, one after the other.
+    ///
+    /// # Errors
+    /// When a text cannot be encoded or the device fails.
+    pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, EvalError> {
+        let mut embeds = Vec::with_capacity(texts.len() * self.embed_dim());
+        for batch in texts.chunks(TEXT_BATCH) {
+            embeds.extend(match self {
+                Self::MmGem(session) => session.embed_texts(batch).await?,
+                Self::OpenClip(model) => model.embed_texts(batch).await?,
+            });
+        }
+        Ok(embeds)
+    }
+}

@@ -1,0 +1,54 @@
+//! A model on a benchmark: photos are read in batches, and only what the scores need is kept.
+
+mod captions;
+mod encoder;
+mod regions;
+mod retrieval;
+mod zero_shot;
+
+use super::caption::CaptionError;
+use super::retrieval::RetrievalError;
+use crate::data::benchmark::BenchmarkError;
+use crate::data::gallery::GalleryError;
+use crate::open_clip::OpenClipError;
+use crate::session::SessionError;
+
+pub use captions::{CaptionRun, captions};
+pub use encoder::Encoder;
+pub use regions::{RegionCase, RegionEval, RegionRun, regions};
+pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
+pub use zero_shot::{ClassRun, zero_shot};
+
+/// Texts that go through the model at once.
+const TEXT_BATCH: usize = 128;
+
+/// Why an evaluation cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The benchmark.
+    #[error(transparent)]
+    Benchmark(#[from] BenchmarkError),
+    /// The model or its device.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A model that MM-GEM is compared with.
+    #[error(transparent)]
+    OpenClip(#[from] OpenClipError),
+    /// The captions.
+    #[error(transparent)]
+    Caption(#[from] CaptionError),
+    /// The rankings.
+    #[error(transparent)]
+    Retrieval(#[from] RetrievalError),
+    /// The galleries.
+    #[error(transparent)]
+    Gallery(#[from] GalleryError),
+    /// Nothing to evaluate on.
+    #[error(
+        "the data hold no {0}\n  hint: wanted are a benchmark's files, or WebDataset samples with a photo and a .json of captions and regions"
+    )]
+    Nothing(&'static str),
+}
+
+/// Told how far a run is: what is counted, how many are done, and of how many.
+pub type Tick<'a> = &'a mut dyn FnMut(&'static str, usize, usize);

@@ -1,0 +1,348 @@
+//! Phrases and boxes: as vectors, as points, and as captions.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::encoder::Encoder;
+use super::{EvalError, Tick};
+use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
+use crate::data::gallery::{Gallery, GalleryError, ranks};
+use crate::eval::bootstrap::{Measure, Measures};
+use crate::eval::caption::{BleuCounts, CaptionReport, score};
+use crate::eval::dense::{Detection, Matched, TrueBoxes};
+use crate::eval::ranking::{Ties, dot};
+use crate::eval::region::Pointing;
+use crate::eval::retrieval::recall_at;
+use crate::generate::Decoding;
+use crate::image::{BoxPx, Preprocessed, check_box};
+use crate::model::Stage;
+use crate::session::{EncodedImage, Part, Session, SessionError};
+
+/// More regions than this are not ranked against each other.
+const MOST_RANKED: usize = 50_000;
+
+/// What came out for one stage.
+#[derive(Debug)]
+pub struct RegionRun {
+    /// The scores.
+    pub scores: RegionEval,
+    /// What they are made of.
+    pub measures: Measures,
+    /// Each region with what was said of it and where its phrase points.
+    pub cases: Vec<RegionCase>,
+    /// Boxes and captions beside the true ones, and the number of these.
+    pub dense: (Vec<Matched>, usize),
+    /// The photos in their order.
+    pub photos: Vec<BenchmarkPhoto>,
+    /// What was read.
+    pub seen: Seen,
+}
+
+/// How well phrases and boxes find each other, and how well boxes are described.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RegionEval {
+    /// Phrases against all regions of all photos; absent when there are too many.
+    pub region_text_to_region_recall_at_1: Option<f64>,
+    /// The same at 5.
+    pub region_text_to_region_recall_at_5: Option<f64>,
+    /// The same at 10.
+    pub region_text_to_region_recall_at_10: Option<f64>,
+    /// Phrases that were asked for.
+    pub n_phrases: usize,
+    /// Regions.
+    pub n_regions: usize,
+    /// Share of phrases whose own box ranks first among the boxes of its photo.
+    pub in_photo_recall_at_1: f64,
+    /// The same for a guess.
+    pub in_photo_chance_at_1: f64,
+    /// Share of phrases whose most similar patch lies in one of their boxes.
+    pub pointing_accuracy: f64,
+    /// The same for the photo's centre.
+    pub pointing_accuracy_of_center: f64,
+    /// CIDEr of the captions of the boxes against their phrases.
+    pub region_cider: f64,
+    /// BLEU-4 of the same.
+    pub region_bleu_4: f64,
+    /// ROUGE-L of the same.
+    pub region_rouge_l: f64,
+}
+
+/// One region and the model's answers.
+#[derive(Clone, Debug)]
+pub struct RegionCase {
+    /// Its photo.
+    pub photo_idx: usize,
+    /// Its box.
+    pub box_px: BoxPx,
+    /// Its phrases.
+    pub phrases: Vec<String>,
+    /// What the model wrote of the box.
+    pub caption: String,
+    /// CIDEr of that.
+    pub cider: f64,
+    /// Where its first phrase points, and whether that is right.
+    pub point: [f32; 2],
+    /// Whether that is in a box of the phrase.
+    pub is_hit: bool,
+}
+
+/// Answers collected photo by photo.
+struct Collected {
+    stage: Stage,
+    photos: Vec<BenchmarkPhoto>,
+    cases: Vec<RegionCase>,
+    regions: Gallery,
+    phrases: Gallery,
+    phrase_region_idx: Vec<usize>,
+    phrase_photo: Vec<usize>,
+    is_first_in_photo: Vec<f64>,
+    chance_in_photo: Vec<f64>,
+    is_hit: Vec<f64>,
+    is_center_hit: Vec<f64>,
+    dense: Vec<Matched>,
+    n_true: usize,
+}
+
+/// Asks for every region of the photos that have some.
+///
+/// Stage 2 looks at a box with the region head h4 and describes it after `[CAP_1..n]`; stage 1 has neither: the
+/// mean of the box, and `[CAP]`. `proposals` are boxes and scores by photo id, to be captioned instead of the true boxes for dense captioning.
+///
+/// # Errors
+/// When there is no region, or the model fails.
+pub async fn regions(
+    session: &Session,
+    benchmark: &Benchmark,
+    stage: Stage,
+    proposals: Option<&HashMap<String, Vec<(BoxPx, f64)>>>,
+    decoding: Decoding,
+    tick: Tick<'_>,
+) -> Result<RegionRun, EvalError> {
+    let mut collected = Collected::new(stage, session.config().embed_dim);
+    let mut batches = Batches::new(benchmark, session.config().preprocess());
+    while let Some(batch) = batches.next_batch() {
+        let (photos, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) = batch.into_iter().unzip();
+        let images = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
+        for (photo, image) in photos.into_iter().zip(&images) {
+            collected.ask(session, photo, image, benchmark.every_phrase, proposals, decoding).await?;
+        }
+        tick("photos", batches.position(), benchmark.len());
+    }
+    collected.finish(batches.finish())
+}
+
+impl Collected {
+    fn new(stage: Stage, embed_dim: usize) -> Self {
+        let gallery = || Gallery::new(embed_dim, usize::MAX);
+        Self {
+            stage,
+            photos: Vec::new(),
+            cases: Vec::new(),
+            regions: gallery(),
+            phrases: gallery(),
+            phrase_region_idx: Vec::new(),
+            phrase_photo: Vec::new(),
+            is_first_in_photo: Vec::new(),
+            chance_in_photo: Vec::new(),
+            is_hit: Vec::new(),
+            is_center_hit: Vec::new(),
+            dense: Vec::new(),
+            n_true: 0,
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        session: &Session,
+        photo: BenchmarkPhoto,
+        image: &EncodedImage,
+        every_phrase: bool,
+        proposals: Option<&HashMap<String, Vec<(BoxPx, f64)>>>,
+        decoding: Decoding,
+    ) -> Result<(), EvalError> {
+        let regions = usable_regions(&photo, image);
+        if regions.is_empty() {
+            return Ok(());
+        }
+        let photo_idx = self.photos.len();
+        let boxes: Vec<BoxPx> = regions.iter().map(|region| region.box_px).collect();
+        let region_embeds = session.embed_boxes_in(self.stage, image, &boxes).await?;
+        let captions = caption_boxes(session, self.stage, image, &boxes, decoding).await?;
+
+        let first_region = self.cases.len();
+        for (idx, region) in regions.iter().enumerate() {
+            let asked = if every_phrase { region.phrases.as_slice() } else { &region.phrases[..1] };
+            let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
+            let embeds = Encoder::MmGem(session).embed_texts(&asked).await?;
+            let mut first_point = None;
+            for embed in embeds.chunks_exact(self.regions.embed_dim()) {
+                let point = session.point_in(self.stage, image, embed).await?;
+                let is_hit = self.see_phrase(embed, &region_embeds, idx, region, image, point);
+                first_point.get_or_insert((point, is_hit));
+                self.phrase_region_idx.push(first_region + idx);
+                self.phrase_photo.push(photo_idx);
+            }
+            self.phrases.push(&embeds).map_err(GalleryError::from)?;
+            let (point, is_hit) = first_point.expect("usable regions have a phrase");
+            let caption = captions[idx].0.clone();
+            let (box_px, phrases) = (region.box_px, region.phrases.clone());
+            self.cases.push(RegionCase { photo_idx, box_px, phrases, caption, cider: 0.0, point, is_hit });
+        }
+        self.regions.push(&region_embeds).map_err(GalleryError::from)?;
+        let found = match proposals.and_then(|proposals| proposals.get(&photo.id)) {
+            Some(proposals) => propose(session, self.stage, image, proposals, decoding).await?,
+            None => boxes.iter().zip(captions).map(|(box_px, caption)| detection(*box_px, caption)).collect(),
+        };
+        self.see_dense(&regions, &found);
+        self.photos.push(photo);
+        Ok(())
+    }
+
+    /// Ranks the phrase's own region among those of its photo, and its point; returns whether that is right.
+    fn see_phrase(
+        &mut self,
+        embed: &[f32],
+        region_embeds: &[f32],
+        own: usize,
+        region: &BenchmarkRegion,
+        image: &EncodedImage,
+        point: [f32; 2],
+    ) -> bool {
+        let scores: Vec<f32> =
+            region_embeds.chunks_exact(embed.len()).map(|region| dot(embed, region)).collect();
+        let n_ahead =
+            (0..scores.len()).filter(|other| *other != own && scores[*other] >= scores[own]).count();
+        self.is_first_in_photo.push(f64::from(n_ahead == 0 && !scores[own].is_nan()));
+        self.chance_in_photo.push(1.0 / scores.len() as f64);
+        let is_in = |point| Pointing { point, boxes: region.boxes.clone() }.is_hit();
+        let center = [image.width as f32 / 2.0, image.height as f32 / 2.0];
+        self.is_hit.push(f64::from(is_in(point)));
+        self.is_center_hit.push(f64::from(is_in(center)));
+        is_in(point)
+    }
+
+    fn see_dense(&mut self, regions: &[BenchmarkRegion], found: &[Detection]) {
+        let boxes: Vec<BoxPx> = regions.iter().map(|region| region.box_px).collect();
+        let captions: Vec<String> = regions.iter().map(|region| region.phrases[0].clone()).collect();
+        let truth = TrueBoxes::new(&boxes, &captions);
+        self.n_true += truth.len();
+        self.dense.extend(truth.assign(found));
+    }
+
+    fn finish(mut self, seen: Seen) -> Result<RegionRun, EvalError> {
+        if self.cases.is_empty() {
+            return Err(EvalError::Nothing("region that one box and a phrase describe"));
+        }
+        let captions: Vec<&str> = self.cases.iter().map(|case| case.caption.as_str()).collect();
+        let references: Vec<Vec<String>> = self.cases.iter().map(|case| case.phrases.clone()).collect();
+        let report = score(&captions, &references)?;
+        self.cases.iter_mut().zip(&report.cider).for_each(|(case, cider)| case.cider = *cider);
+        let ranks = match self.cases.len() {
+            ..=MOST_RANKED => Some(
+                ranks(&self.regions, &self.phrases, &self.phrase_region_idx, Ties::Against)?.text_to_image,
+            ),
+            _ => None,
+        };
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let recall = |k| ranks.as_ref().map(|ranks| recall_at(ranks, k));
+        let scores = RegionEval {
+            region_text_to_region_recall_at_1: recall(1),
+            region_text_to_region_recall_at_5: recall(5),
+            region_text_to_region_recall_at_10: recall(10),
+            n_phrases: self.phrase_photo.len(),
+            n_regions: self.cases.len(),
+            in_photo_recall_at_1: mean(&self.is_first_in_photo),
+            in_photo_chance_at_1: mean(&self.chance_in_photo),
+            pointing_accuracy: mean(&self.is_hit),
+            pointing_accuracy_of_center: mean(&self.is_center_hit),
+            region_cider: report.scores.cider,
+            region_bleu_4: report.scores.bleu_4,
+            region_rouge_l: report.scores.rouge_l,
+        };
+        let measures = self.measures(ranks.as_deref(), &report);
+        let dense = (self.dense, self.n_true);
+        Ok(RegionRun { scores, measures, cases: self.cases, dense, photos: self.photos, seen })
+    }
+
+    fn measures(&self, ranks: Option<&[Option<usize>]>, report: &CaptionReport) -> Measures {
+        let ids = self.photos.iter().map(|photo| photo.id.clone()).collect();
+        let mut measures = Measures { ids, measures: Vec::new() };
+        for k in [1, 5, 10] {
+            if let Some(ranks) = ranks {
+                let hits = ranks.iter().map(|rank| f64::from(rank.is_some_and(|rank| rank <= k)));
+                let name = format!("region_text_to_region_recall_at_{k}");
+                measures.add_mean_of_parts(&name, &self.phrase_photo, hits);
+            }
+        }
+        let of_phrases = [
+            ("in_photo_recall_at_1", &self.is_first_in_photo),
+            ("pointing_accuracy", &self.is_hit),
+            ("pointing_accuracy_of_center", &self.is_center_hit),
+        ];
+        for (name, values) in of_phrases {
+            measures.add_mean_of_parts(name, &self.phrase_photo, values.iter().copied());
+        }
+        let region_photo: Vec<usize> = self.cases.iter().map(|case| case.photo_idx).collect();
+        measures.add_mean_of_parts("region_cider", &region_photo, report.cider.iter().copied());
+        measures.add_mean_of_parts("region_rouge_l", &region_photo, report.rouge_l.iter().copied());
+        let mut counts = vec![BleuCounts::default(); self.photos.len()];
+        region_photo.iter().zip(&report.bleu).for_each(|(&photo, of_region)| counts[photo].add(of_region));
+        measures.measures.push(("region_bleu_4".into(), Measure::Bleu { n: 4, counts }));
+        measures
+    }
+}
+
+/// Regions with a phrase and a box that lies on the photo.
+fn usable_regions(photo: &BenchmarkPhoto, image: &EncodedImage) -> Vec<BenchmarkRegion> {
+    let fits = |region: &&BenchmarkRegion| {
+        !region.phrases.is_empty() && check_box(region.box_px, image.width, image.height).is_ok()
+    };
+    photo.regions.iter().filter(fits).cloned().collect()
+}
+
+/// The caption of each box, and the mean log probability of its tokens.
+async fn caption_boxes(
+    session: &Session,
+    stage: Stage,
+    image: &EncodedImage,
+    boxes: &[BoxPx],
+    decoding: Decoding,
+) -> Result<Vec<(String, f64)>, EvalError> {
+    let parts: Vec<Part> = boxes.iter().copied().map(Part::Box).collect();
+    let captions = session.caption_regions_in(stage, image, &parts, decoding).await?;
+    let mean = |text: &str, log_prob: f32| -> Result<f64, EvalError> {
+        let n_tokens = session.tokenizer().encode(text).map_err(SessionError::from)?.len() + 1;
+        Ok(f64::from(log_prob) / n_tokens as f64)
+    };
+    captions
+        .into_iter()
+        .map(|caption| {
+            let score = mean(&caption.text, caption.log_prob)?;
+            Ok((caption.text, score))
+        })
+        .collect()
+}
+
+/// Captions of boxes from elsewhere, as sure as these are.
+async fn propose(
+    session: &Session,
+    stage: Stage,
+    image: &EncodedImage,
+    proposals: &[(BoxPx, f64)],
+    decoding: Decoding,
+) -> Result<Vec<Detection>, EvalError> {
+    let on_photo = |(box_px, _): &&(BoxPx, f64)| check_box(*box_px, image.width, image.height).is_ok();
+    let proposals: Vec<&(BoxPx, f64)> = proposals.iter().filter(on_photo).collect();
+    let boxes: Vec<BoxPx> = proposals.iter().map(|(box_px, _)| *box_px).collect();
+    if boxes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let captions = caption_boxes(session, stage, image, &boxes, decoding).await?;
+    let detections = proposals.into_iter().zip(captions);
+    Ok(detections.map(|(&(box_px, score), (caption, _))| Detection { box_px, score, caption }).collect())
+}
+
+fn detection(box_px: BoxPx, (caption, score): (String, f64)) -> Detection {
+    Detection { box_px, score, caption }
+}

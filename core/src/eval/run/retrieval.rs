@@ -1,0 +1,99 @@
+//! Every photo against every caption, both ways.
+
+use super::encoder::Encoder;
+use super::{EvalError, Tick};
+use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
+use crate::data::gallery::{Gallery, GalleryError, ranks};
+use crate::eval::bootstrap::{Measure, Measures};
+use crate::eval::ranking::Ties;
+use crate::eval::retrieval::{RetrievalRanks, RetrievalScores};
+use crate::image::Preprocessed;
+
+/// How photos and captions are ranked.
+#[derive(Clone, Copy, Debug)]
+pub struct RetrievalOptions {
+    /// What equal scores do.
+    pub ties: Ties,
+    /// Captions taken of each photo, the first ones; all when absent.
+    pub captions_per_photo: Option<usize>,
+    /// Embeddings of photos, and of captions, that are kept in memory, in bytes each; more go to a scratch file.
+    pub memory_bytes: usize,
+}
+
+/// What came out.
+#[derive(Debug)]
+pub struct RetrievalRun {
+    /// The scores.
+    pub scores: RetrievalScores,
+    /// What they are made of.
+    pub measures: Measures,
+    /// Ranks of the right answers.
+    pub ranks: RetrievalRanks,
+    /// The photos in their order.
+    pub photos: Vec<BenchmarkPhoto>,
+    /// Photo of each caption.
+    pub text_image_idx: Vec<usize>,
+    /// Vectors of the photos.
+    pub images: Gallery,
+    /// Vectors of the captions.
+    pub texts: Gallery,
+    /// What was read.
+    pub seen: Seen,
+}
+
+/// Embeds photos and captions and ranks each among the others.
+///
+/// # Errors
+/// When there is no photo or caption, or the model fails.
+pub async fn retrieval(
+    encoder: &Encoder<'_>,
+    benchmark: &Benchmark,
+    options: RetrievalOptions,
+    tick: Tick<'_>,
+) -> Result<RetrievalRun, EvalError> {
+    let embed_dim = encoder.embed_dim();
+    let gallery = || Gallery::new(embed_dim, options.memory_bytes);
+    let (mut images, mut texts) = (gallery(), gallery());
+    let (mut photos, mut text_image_idx) = (Vec::new(), Vec::new());
+    let mut batches = Batches::new(benchmark, encoder.preprocess());
+    while let Some(batch) = batches.next_batch() {
+        let (mut records, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) = batch.into_iter().unzip();
+        images.push(&encoder.embed_photos(&inputs).await?).map_err(GalleryError::from)?;
+        for (idx, record) in (photos.len()..).zip(&mut records) {
+            record.captions.truncate(options.captions_per_photo.unwrap_or(usize::MAX));
+            text_image_idx.extend(std::iter::repeat_n(idx, record.captions.len()));
+        }
+        let captions: Vec<&str> =
+            records.iter().flat_map(|photo| &photo.captions).map(String::as_str).collect();
+        texts.push(&encoder.embed_texts(&captions).await?).map_err(GalleryError::from)?;
+        photos.append(&mut records);
+        tick("photos", batches.position(), benchmark.len());
+    }
+    let seen = batches.finish();
+    if photos.is_empty() {
+        return Err(EvalError::Nothing("photo that can be used"));
+    }
+    if text_image_idx.is_empty() {
+        return Err(EvalError::Nothing("caption"));
+    }
+    let ranks = ranks(&images, &texts, &text_image_idx, options.ties)?;
+    let scores = ranks.scores();
+    let measures = measures(&photos, &ranks, &text_image_idx);
+    Ok(RetrievalRun { scores, measures, ranks, photos, text_image_idx, images, texts, seen })
+}
+
+fn measures(photos: &[BenchmarkPhoto], ranks: &RetrievalRanks, text_image_idx: &[usize]) -> Measures {
+    let mut measures =
+        Measures { ids: photos.iter().map(|photo| photo.id.clone()).collect(), ..Default::default() };
+    let hit = |k: usize| move |rank: &Option<usize>| f64::from(rank.is_some_and(|rank| rank <= k));
+    for k in [1, 5, 10] {
+        measures.add_mean(&format!("image_to_text_recall_at_{k}"), ranks.image_to_text.iter().map(hit(k)));
+    }
+    for k in [1, 5, 10] {
+        let hits = ranks.text_to_image.iter().map(hit(k));
+        measures.add_mean_of_parts(&format!("text_to_image_recall_at_{k}"), text_image_idx, hits);
+    }
+    let of = measures.names().map(str::to_owned).collect();
+    measures.measures.push(("mean_recall".into(), Measure::Mean { of }));
+    measures
+}

@@ -1,0 +1,165 @@
+//! Photos against the vectors of class names.
+
+use serde::Serialize;
+
+use super::encoder::Encoder;
+use super::{EvalError, Tick};
+use crate::data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
+use crate::data::benchmark::{Seen, on_all_cores};
+use crate::eval::bootstrap::{Measure, Measures};
+use crate::eval::classification::{
+    best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class, prompt, roc_auc,
+};
+use crate::eval::ranking::dot;
+use crate::files::{HASH_START, hash_bytes};
+use crate::image::{ImagePreprocess, Preprocessed, preprocess};
+
+/// Photos that are read at once.
+const BATCH: usize = 32;
+
+/// What came out for one set.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassRun {
+    /// Name of the set.
+    pub set: String,
+    /// The metric it is reported by, under its key.
+    pub metric: &'static str,
+    /// Its value.
+    pub score: f64,
+    /// Share of photos whose best class is one of theirs.
+    pub top1: f64,
+    /// The same, averaged over classes; absent where photos have several.
+    pub mean_per_class: Option<f64>,
+    /// What a guess would get of `score`.
+    pub chance: f64,
+    /// Classes.
+    pub n_classes: usize,
+    /// Photos that could be used.
+    pub n_photos: usize,
+    /// What the scores are made of.
+    #[serde(skip)]
+    pub measures: Measures,
+    /// Name, true class and best class of each photo.
+    #[serde(skip)]
+    pub predictions: Vec<(String, usize, usize)>,
+    /// What was read.
+    #[serde(skip)]
+    pub seen: Seen,
+}
+
+/// Classifies the photos of a set by the prompts of its classes.
+///
+/// # Errors
+/// When no photo can be used, or the model fails.
+pub async fn zero_shot(
+    encoder: &Encoder<'_>,
+    set: &ClassSet,
+    limit: Option<usize>,
+    tick: Tick<'_>,
+) -> Result<ClassRun, EvalError> {
+    let class_embeds = class_embeds(encoder, set).await?;
+    let (embed_dim, n) = (encoder.embed_dim(), set.len().min(limit.unwrap_or(usize::MAX)));
+    let config = encoder.preprocess();
+    let mut seen = Seen { n_photos: 0, skipped: set.notes.clone(), data_hash: HASH_START };
+    let (mut ids, mut labels, mut cosines) = (Vec::new(), Vec::new(), Vec::new());
+    for start in (0..n).step_by(BATCH) {
+        let batch = start..(start + BATCH).min(n);
+        let read = |idx: usize| read(set, idx, &config);
+        let mut inputs = Vec::with_capacity(batch.len());
+        for (idx, result) in batch.clone().zip(on_all_cores(batch.clone(), read)) {
+            match result {
+                Ok((photo, input)) => {
+                    seen.data_hash = hash_bytes(seen.data_hash, &photo.hash.to_le_bytes());
+                    inputs.push(input);
+                    ids.push(set.name_of(idx));
+                    labels.push(photo.labels);
+                }
+                Err(why) => seen.skipped.push(format!("{}: {why}", set.name_of(idx))),
+            }
+        }
+        for photo_embed in encoder.embed_photos(&inputs).await?.chunks_exact(embed_dim) {
+            cosines.extend(class_embeds.chunks_exact(embed_dim).map(|class| dot(photo_embed, class)));
+        }
+        tick("photos", batch.end, n);
+    }
+    seen.n_photos = labels.len();
+    if labels.is_empty() {
+        return Err(EvalError::Nothing("photo that can be used"));
+    }
+    Ok(scored(set, ids, &labels, &cosines, seen))
+}
+
+fn read(set: &ClassSet, idx: usize, config: &ImagePreprocess) -> Result<(ClassPhoto, Preprocessed), String> {
+    let photo = set.read(idx)?;
+    if photo.labels.is_empty() {
+        return Err("it has no class".into());
+    }
+    let input = preprocess(&photo.pixels, config);
+    Ok((photo, input))
+}
+
+async fn class_embeds(encoder: &Encoder<'_>, set: &ClassSet) -> Result<Vec<f32>, EvalError> {
+    let mut embeds = Vec::with_capacity(set.classes.len() * encoder.embed_dim());
+    for class in &set.classes {
+        let fill = |template: &String| -> Vec<String> {
+            class.all().iter().map(|name| prompt(template, name)).collect()
+        };
+        let prompts: Vec<String> = set.templates.iter().flat_map(fill).collect();
+        let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        embeds.extend(class_embed(&encoder.embed_texts(&prompts).await?, encoder.embed_dim()));
+    }
+    Ok(embeds)
+}
+
+fn scored(set: &ClassSet, ids: Vec<String>, labels: &[Vec<usize>], cosines: &[f32], seen: Seen) -> ClassRun {
+    let n_classes = set.classes.len();
+    let rows = || cosines.chunks_exact(n_classes);
+    let predicted: Vec<usize> = rows().map(best_class).collect();
+    let hit = |(labels, found): (&Vec<usize>, &usize)| f64::from(labels.contains(found));
+    let hits: Vec<f64> = labels.iter().zip(&predicted).map(hit).collect();
+    let first: Vec<usize> = labels.iter().map(|labels| labels[0]).collect();
+    let is_single = labels.iter().all(|labels| labels.len() == 1);
+
+    let mut measures = Measures { ids: ids.clone(), measures: Vec::new() };
+    measures.add_mean("top1", hits.iter().copied());
+    let top1 = hits.iter().sum::<f64>() / hits.len() as f64;
+    let per_class = is_single.then(|| mean_per_class(&first, &predicted));
+    if is_single {
+        let measure = Measure::MeanPerClass { class: first.clone(), hit: hits };
+        measures.measures.push(("mean_per_class".into(), measure));
+    }
+    let guess = 1.0 / n_classes as f64;
+    let (metric, score, chance) = match set.metric {
+        ClassMetric::Accuracy => ("top1", top1, guess),
+        ClassMetric::MeanPerClass => ("mean_per_class", per_class.unwrap_or(f64::NAN), guess),
+        ClassMetric::RocAuc => {
+            let score: Vec<f64> = rows().map(|row| class_probabilities(row)[1]).collect();
+            let positive: Vec<bool> = first.iter().map(|label| *label == 1).collect();
+            let scored: Vec<(f64, bool)> = score.iter().copied().zip(positive.iter().copied()).collect();
+            measures.measures.push(("roc_auc".into(), Measure::RocAuc { score, positive }));
+            ("roc_auc", roc_auc(&scored), 0.5)
+        }
+        ClassMetric::Map11Points => {
+            let scores: Vec<f64> = rows().flat_map(class_probabilities).collect();
+            let share = labels.iter().map(Vec::len).sum::<usize>() as f64 / (labels.len() * n_classes) as f64;
+            ("map_11_points", mean_average_precision_11(&scores, n_classes, labels), share)
+        }
+    };
+    ClassRun {
+        set: set.name.clone(),
+        metric,
+        score,
+        top1,
+        mean_per_class: per_class,
+        chance,
+        n_classes,
+        n_photos: labels.len(),
+        measures,
+        predictions: ids
+            .into_iter()
+            .zip(first.into_iter().zip(predicted))
+            .map(|(id, (a, b))| (id, a, b))
+            .collect(),
+        seen,
+    }
+}

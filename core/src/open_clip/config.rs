@@ -1,0 +1,155 @@
+//! Sizes of a checkpoint: from `open_clip_config.json`, or from the weights.
+
+use serde_json::{Map, Value};
+
+use super::OpenClipError;
+use crate::checkpoint::Shards;
+use crate::checkpoint::import::{OPENAI_MEAN_STD, vit_config};
+use crate::checkpoint::names::text_block_of;
+use crate::config::HiddenAct;
+use crate::image::{ImagePreprocess, ResizeMode};
+use crate::model::open_clip::{ClipTextConfig, OpenClipConfig};
+
+/// What `open_clip_config.json` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenClipFile {
+    /// Sizes.
+    pub config: OpenClipConfig,
+    /// How a photo becomes the input.
+    pub preprocess: ImagePreprocess,
+}
+
+/// Width of a head where nothing says otherwise.
+const HEAD_WIDTH: u64 = 64;
+
+/// Keys that are understood, or that do not change what is computed here.
+const MODEL_KEYS: [&str; 6] =
+    ["embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "multimodal_cfg", "custom_text"];
+const VISION_KEYS: [&str; 10] = [
+    "image_size",
+    "layers",
+    "width",
+    "head_width",
+    "patch_size",
+    "mlp_ratio",
+    "attentional_pool",
+    "attn_pooler_heads",
+    "attn_pooler_queries",
+    "output_tokens",
+];
+const TEXT_KEYS: [&str; 9] = [
+    "context_length",
+    "vocab_size",
+    "width",
+    "heads",
+    "layers",
+    "mlp_ratio",
+    "embed_cls",
+    "output_tokens",
+    "pad_id",
+];
+
+/// The sizes of weights under their names after `open_clip_name`; what `config_json` leaves open is open_clip's
+/// default.
+///
+/// # Errors
+/// When the model has parts that are not built here, or the weights have other sizes.
+pub fn read_config(shards: &Shards, config_json: Option<&str>) -> Result<OpenClipFile, OpenClipError> {
+    let root: Value = match config_json {
+        Some(text) => {
+            serde_json::from_str(text).map_err(|e| OpenClipError::Config(format!("no JSON: {e}")))?
+        }
+        None => Value::Null,
+    };
+    let empty = Map::new();
+    let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
+    let model = root.get("model_cfg").and_then(Value::as_object).unwrap_or(&empty);
+    let (vision, text) = (object(model.get("vision_cfg")), object(model.get("text_cfg")));
+    for (part, found, known) in [
+        ("model_cfg", model, &MODEL_KEYS[..]),
+        ("vision_cfg", &vision, &VISION_KEYS[..]),
+        ("text_cfg", &text, &TEXT_KEYS[..]),
+    ] {
+        refuse_unknown(part, found, known)?;
+    }
+    let quick = model.get("quick_gelu").and_then(Value::as_bool).unwrap_or(false);
+    let hidden_act = if quick { HiddenAct::QuickGelu } else { HiddenAct::Gelu };
+    let number = |object: &Map<String, Value>, key: &str| object.get(key).and_then(Value::as_u64);
+    let is_on =
+        |object: &Map<String, Value>, key: &str| object.get(key).is_some_and(|v| v == &Value::Bool(true));
+
+    let vision_heads = match (number(&vision, "width"), number(&vision, "head_width")) {
+        (Some(width), head_width) => Some((width / head_width.unwrap_or(HEAD_WIDTH)) as usize),
+        (None, _) => None,
+    };
+    let size = |name: &str, axis: usize| {
+        shards.shape(name).and_then(|shape| shape.get(axis)).copied().ok_or_else(|| {
+            OpenClipError::Config(format!(
+                "{name} is not in the checkpoint\n  hint: wanted are OpenCLIP's CLIP or CoCa with a ViT and its own text \
+                 transformer (no timm, no Hugging Face towers)"
+            ))
+        })
+    };
+    let hidden_size = size("text.token_embedding.weight", 1)?;
+    let embed_cls = is_on(&text, "embed_cls") || shards.shape("text.cls_emb").is_some();
+    let queries = shards.shape("visual.attn_pool.query").map(|shape| shape[0]);
+    let pool_heads = number(&vision, "attn_pooler_heads").unwrap_or(8) as usize;
+    let config = OpenClipConfig {
+        embed_dim: size("text.text_projection", 1)?,
+        vision: vit_config(shards, vision_heads, hidden_act)?,
+        attentional_pool: queries.map(|n_queries| (pool_heads, n_queries)),
+        text: ClipTextConfig {
+            context_length: size("text.positional_embedding", 0)? - usize::from(embed_cls),
+            vocab_size: size("text.token_embedding.weight", 0)?,
+            hidden_size,
+            num_attention_heads: number(&text, "heads").unwrap_or(hidden_size as u64 / HEAD_WIDTH).max(1)
+                as usize,
+            num_hidden_layers: shards
+                .shapes()
+                .filter_map(|(name, _)| text_block_of(name))
+                .max()
+                .map_or(0, |last| last + 1),
+            mlp_ratio: text.get("mlp_ratio").and_then(Value::as_f64).unwrap_or(4.0),
+            hidden_act,
+            embed_cls,
+        },
+    };
+    let preprocess = preprocess(root.get("preprocess_cfg"), config.vision.image_size)?;
+    Ok(OpenClipFile { config, preprocess })
+}
+
+/// A key that changes the graph and is not built here must not pass in silence.
+fn refuse_unknown(part: &str, found: &Map<String, Value>, known: &[&str]) -> Result<(), OpenClipError> {
+    let is_neutral = |value: &Value| value.is_null() || value == &Value::Bool(false);
+    match found.iter().find(|(key, value)| !known.contains(&key.as_str()) && !is_neutral(value)) {
+        None => Ok(()),
+        Some((key, value)) => Err(OpenClipError::Config(format!(
+            "{part} has {key} = {value}, which changes the model in a way that is not built here; wanted a plain CLIP or CoCa"
+        ))),
+    }
+}
+
+/// open_clip's defaults: OpenAI's statistics, shortest side and centre crop, bicubic.
+fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreprocess, OpenClipError> {
+    let text = |key: &str| found.and_then(|found| found.get(key)).and_then(Value::as_str);
+    let three = |key: &str, default: [f32; 3]| {
+        found
+            .and_then(|found| found.get(key))
+            .and_then(|values| serde_json::from_value(values.clone()).ok())
+            .unwrap_or(default)
+    };
+    let resize_mode = match text("resize_mode") {
+        None | Some("shortest") => ResizeMode::Crop,
+        Some("squash") => ResizeMode::Squash,
+        Some(other) => {
+            return Err(OpenClipError::Config(format!(
+                "resize_mode is {other:?}, wanted shortest or squash"
+            )));
+        }
+    };
+    if let Some(other) = text("interpolation").filter(|name| *name != "bicubic") {
+        return Err(OpenClipError::Config(format!("interpolation is {other:?}, wanted bicubic")));
+    }
+    let (image_mean, image_std) = (three("mean", OPENAI_MEAN_STD.0), three("std", OPENAI_MEAN_STD.1));
+    Ok(ImagePreprocess { image_size, resize_mode, image_mean, image_std })
+}

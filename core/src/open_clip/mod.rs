@@ -1,0 +1,105 @@
+//! An OpenCLIP checkpoint that is evaluated beside MM-GEM: both towers, its tokenizer and preprocessing.
+
+mod config;
+mod tokenizer;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::checkpoint::{CheckpointError, Shards, load, names::open_clip_name};
+use crate::generate::{DeviceFailed, read_floats};
+use crate::image::{ImagePreprocess, Preprocessed};
+use crate::model::mmgem::TokenBatch;
+use crate::model::open_clip::OpenClip as Towers;
+
+pub use config::{OpenClipFile, read_config};
+pub use tokenizer::ClipTokenizer;
+
+/// A checkpoint, ready to be asked.
+#[derive(Debug)]
+pub struct OpenClip {
+    towers: Towers,
+    tokenizer: ClipTokenizer,
+    preprocess: ImagePreprocess,
+    embed_dim: usize,
+    device: Device,
+}
+
+/// Whatever can go wrong with a checkpoint of OpenCLIP.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenClipError {
+    /// The weights.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The configuration.
+    #[error("open_clip_config.json: {0}")]
+    Config(String),
+    /// The tokenizer.
+    #[error("the tokenizer cannot be used: {0}")]
+    Tokenizer(String),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceFailed),
+}
+
+impl OpenClip {
+    /// Opens a checkpoint from the bytes of its files; without `config_json` the sizes are read off the weights.
+    ///
+    /// `tokenizer` is the text of Hugging Face's `tokenizer.json`, or of OpenAI's list of merges.
+    ///
+    /// # Errors
+    /// When the model is none of OpenCLIP's ViTs with its own text tower, or the files do not belong together.
+    pub fn open(
+        shards: Shards,
+        config_json: Option<&str>,
+        tokenizer: &str,
+        device: &Device,
+    ) -> Result<Self, OpenClipError> {
+        let shards = shards.rename(open_clip_name);
+        let OpenClipFile { config, preprocess } = read_config(&shards, config_json)?;
+        let tokenizer = ClipTokenizer::new(tokenizer, config.text.context_length)?;
+        if tokenizer.n_tokens() > config.text.vocab_size {
+            return Err(OpenClipError::Tokenizer(format!(
+                "it has {} tokens but the model {}: is it another model's?",
+                tokenizer.n_tokens(),
+                config.text.vocab_size
+            )));
+        }
+        let towers = load(Towers::new(&config, device), &shards)?;
+        Ok(Self { towers, tokenizer, preprocess, embed_dim: config.embed_dim, device: device.clone() })
+    }
+
+    /// How a photo becomes the model's input.
+    pub fn preprocess(&self) -> &ImagePreprocess {
+        &self.preprocess
+    }
+
+    /// Width of the joint space.
+    pub fn embed_dim(&self) -> usize {
+        self.embed_dim
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &ClipTokenizer {
+        &self.tokenizer
+    }
+
+    /// Unit vectors of photos, one after the other.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn embed_photos(&self, photos: &[Preprocessed]) -> Result<Vec<f32>, OpenClipError> {
+        let side = self.preprocess.image_size;
+        let pixels: Vec<f32> = photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
+        let pixels = TensorData::new(pixels, [photos.len(), 3, side, side]);
+        Ok(read_floats(self.towers.image_embed(Tensor::from_data(pixels, &self.device))).await?)
+    }
+
+    /// Unit vectors of texts, one after the other.
+    ///
+    /// # Errors
+    /// When a text cannot be encoded or the device fails.
+    pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, OpenClipError> {
+        let ids = texts.iter().map(|text| self.tokenizer.tokens(text)).collect::<Result<Vec<_>, _>>()?;
+        Ok(read_floats(self.towers.text_embed(&TokenBatch::new(&ids, &self.device))).await?)
+    }
+}

@@ -1,0 +1,75 @@
+//! Where the data of an evaluation lie, and how far it is.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args as ClapArgs;
+use indicatif::ProgressBar;
+use mmgem_core::data::benchmark::{Benchmark, BenchmarkFiles, LongText, Seen};
+
+use crate::context::Context;
+use crate::terminal::{note, progress_bar};
+
+/// Which photos.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Data {
+    /// WebDataset shards (`*` stands for any characters), an annotation file, or a benchmark's folder
+    #[arg(long, required = true, value_name = "PATH")]
+    data: Vec<String>,
+    /// Folder of the photos when they are not beside the annotations; give it again for more
+    #[arg(long, value_name = "DIR")]
+    images: Vec<PathBuf>,
+    /// Split of a benchmark that has several; its usual one without
+    #[arg(long, value_name = "NAME")]
+    split: Option<String>,
+    /// Look at the first N photos only
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+impl Data {
+    pub(super) fn open(&self, long_text: LongText) -> Result<Benchmark> {
+        let mut benchmark = Benchmark::open(&BenchmarkFiles {
+            data: self.data.clone(),
+            images: self.images.clone(),
+            split: self.split.clone(),
+            long_text,
+        })?;
+        benchmark.truncate(self.limit.unwrap_or(usize::MAX));
+        Ok(benchmark)
+    }
+}
+
+/// Names what was passed over; an error with `--strict`.
+pub(super) fn note_skipped(seen: &Seen, context: &Context) -> Result<()> {
+    for why in &seen.skipped {
+        note(false, format!("passed over {why}"));
+    }
+    if context.strict && !seen.skipped.is_empty() {
+        anyhow::bail!("{} photos cannot be used (--strict)", seen.skipped.len());
+    }
+    Ok(())
+}
+
+/// A bar that appears with the first news.
+pub(super) struct Progress {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { quiet, bar: None }
+    }
+
+    pub(super) fn tick(&mut self, what: &'static str, done: usize, all: usize) {
+        let bar = self.bar.get_or_insert_with(|| progress_bar(all, what, self.quiet));
+        bar.set_position(done as u64);
+    }
+
+    pub(super) fn finish(self) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

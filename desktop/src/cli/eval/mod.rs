@@ -1,0 +1,501 @@
+//! `mmgem eval`: a model's scores on benchmarks and held-out photos.
+
+mod compare;
+mod data;
+mod record;
+mod scorers;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use mmgem_core::data::benchmark::LongText;
+use mmgem_core::data::benchmark::classes::{ClassNames, ClassSet, open_elevater};
+use mmgem_core::eval::dense::dense_scores;
+use mmgem_core::eval::ranking::Ties;
+use mmgem_core::eval::run::{Encoder, RetrievalOptions, captions, regions, retrieval, zero_shot};
+use mmgem_core::files::{read, write_atomic};
+use mmgem_core::generate::Decoding;
+use mmgem_core::image::BoxPx;
+use mmgem_core::model::Stage;
+use pollster::block_on;
+use serde_json::{Map, Value, json};
+
+use self::data::{Data, Progress, note_skipped};
+use self::record::{Outputs, Record};
+use self::scorers::Scorers;
+use crate::args::{Globals, WrongArguments};
+use crate::context::Context;
+use crate::model::ModelFiles;
+
+/// Arguments of `mmgem eval`.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:\n  \
+    mmgem eval retrieval --data 'data/scenes/*.tar'\n  \
+    mmgem eval retrieval --data dataset_coco.json --images coco/ --save coco.json\n  \
+    mmgem eval zero-shot --elevater icinw/\n  \
+    mmgem eval caption --data nocaps_val_4500_captions.json --images nocaps/ --beam 5 --out captions.json\n  \
+    mmgem eval region --data flickr30k_entities/ --images flickr30k-images/\n  \
+    mmgem eval long-text --data docci/ --text-len 200\n  \
+    mmgem eval compare before.json after.json\n\n\
+    --data is WebDataset shards, or a benchmark as its authors publish it; what each wants is in its error.")]
+pub struct EvalArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Every photo against every caption, both ways: COCO, Flickr30k (Karpathy's JSON), shards
+    Retrieval(RetrievalArgs),
+    /// Photos against class names: a folder per class, shards, CIFAR, ELEVATER's 20 sets
+    ZeroShot(ZeroShotArgs),
+    /// Captions of whole photos against people's: COCO, NoCaps, Flickr30k, shards
+    Caption(CaptionArgs),
+    /// Phrases and boxes: Visual Genome, Flickr30k Entities, shards
+    Region(RegionArgs),
+    /// Retrieval by long descriptions: DCI, IIW, DOCCI
+    LongText(LongTextArgs),
+    /// The difference of two saved runs on the same photos, with intervals
+    Compare(compare::CompareArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+struct RetrievalArgs {
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    outputs: Outputs,
+    /// What a wrong answer with the score of the right one does
+    #[arg(long, value_enum, default_value_t = TiesArg::Against)]
+    ties: TiesArg,
+    /// Take only the first N captions of a photo
+    #[arg(long, value_name = "N")]
+    captions: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TiesArg {
+    /// It stands before
+    Against,
+    /// It stands before if it comes earlier in the data, as in open_clip's metric with a stable sort
+    Index,
+}
+
+#[derive(Debug, ClapArgs)]
+struct ZeroShotArgs {
+    /// A folder per class, CIFAR's binary folder, or shards with classes
+    #[arg(long, required_unless_present = "elevater", value_name = "PATH")]
+    data: Vec<String>,
+    /// Folder with any of ELEVATER's 20 sets (ICinW)
+    #[arg(long, value_name = "DIR", conflicts_with = "data")]
+    elevater: Option<PathBuf>,
+    /// Names of the classes for the prompts, one a line in the order of the classes; synonyms separated by `|`
+    #[arg(long, value_name = "FILE", conflicts_with = "elevater")]
+    classes: Option<PathBuf>,
+    /// Prompt templates with {} for the class, one a line
+    #[arg(long, value_name = "FILE", conflicts_with = "elevater")]
+    templates: Option<PathBuf>,
+    /// Look at the first N photos of a set only
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+#[derive(Debug, ClapArgs)]
+struct CaptionArgs {
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    outputs: Outputs,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+    #[command(flatten)]
+    scorers: Scorers,
+    /// Write the captions as the servers of COCO and NoCaps accept them
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ClapArgs)]
+struct DecodingArgs {
+    /// Hypotheses kept while decoding; 1 is greedy
+    #[arg(long, default_value_t = 1)]
+    beam: usize,
+    /// With --beam: log probability over length to this power; 1 is the mean, 0 prefers short captions
+    #[arg(long, default_value_t = 1.0, value_name = "A")]
+    length_penalty: f32,
+    /// Most tokens of a caption
+    #[arg(long, default_value_t = Decoding::default().max_tokens, value_name = "N")]
+    max_tokens: usize,
+}
+
+#[derive(Debug, ClapArgs)]
+struct RegionArgs {
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    outputs: Outputs,
+    #[command(flatten)]
+    decoding: DecodingArgs,
+    #[command(flatten)]
+    scorers: Scorers,
+    /// How the model looks at boxes: 2 with the region head and prompts, 1 without, or both side by side
+    #[arg(long, value_enum, default_value_t = StageArg::Two)]
+    stage: StageArg,
+    /// Boxes to describe for dense captioning instead of the true ones: {"PHOTO ID": [[x0,y0,x1,y1,score], ..]}
+    #[arg(long, value_name = "FILE")]
+    proposals: Option<PathBuf>,
+    /// Write what was said of each box
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StageArg {
+    #[value(name = "1")]
+    One,
+    #[value(name = "2")]
+    Two,
+    Both,
+}
+
+#[derive(Debug, ClapArgs)]
+struct LongTextArgs {
+    #[command(flatten)]
+    data: Data,
+    #[command(flatten)]
+    outputs: Outputs,
+    /// DCI: which text stands for a photo. The paper does not say how its L-DCI was made; short-extra over all
+    /// photos is LoTLIP's protocol, extra FG-CLIP's, --split test the authors' 112 photos
+    #[arg(long, value_enum, default_value_t = LongTextArg::ShortExtra)]
+    text: LongTextArg,
+    /// Most tokens of a text, its special token included (the paper: 200)
+    #[arg(long, default_value_t = 200, value_name = "N")]
+    text_len: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LongTextArg {
+    ShortExtra,
+    Extra,
+    Short,
+}
+
+/// Computes, prints and writes the scores.
+pub fn run(args: &EvalArgs, globals: &Globals) -> Result<()> {
+    match &args.what {
+        What::Retrieval(args) => run_retrieval(args, &open(globals, None)?),
+        What::ZeroShot(args) => run_zero_shot(args, &open(globals, None)?),
+        What::Caption(args) => run_caption(args, &open(globals, None)?),
+        What::Region(args) => run_region(args, &open(globals, None)?),
+        What::LongText(args) => run_long_text(args, &open(globals, Some(args.text_len))?),
+        What::Compare(args) => compare::run(args, globals),
+    }
+}
+
+/// Opens the model, with another length of texts if asked for.
+fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
+    let mut files = ModelFiles::read(globals.model.as_deref())?;
+    let fingerprint = files.fingerprint();
+    if let Some(text_len) = text_len {
+        files.set_max_text_len(text_len)?;
+    }
+    let opened = globals.open_device()?;
+    Ok(Context {
+        session: files.open(&opened.device)?,
+        fingerprint,
+        model_name: files.name,
+        device_name: opened.name,
+        quiet: globals.quiet,
+        json: globals.json,
+        strict: globals.strict,
+    })
+}
+
+const CAPTION_MEMORY_BYTES: usize = 2 << 30;
+
+fn run_retrieval(args: &RetrievalArgs, context: &Context) -> Result<()> {
+    let (ties, said) = match args.ties {
+        TiesArg::Against => (Ties::Against, "a tie counts against"),
+        TiesArg::Index => (Ties::ByIndex, "of equals the first in the data wins"),
+    };
+    let options =
+        RetrievalOptions { ties, captions_per_photo: args.captions, memory_bytes: CAPTION_MEMORY_BYTES };
+    let of_each = args.captions.map_or("every caption".into(), |n| format!("the first {n} captions"));
+    let protocol = format!("every photo against {of_each} of all photos, both ways; {said}");
+    rank(&args.data, &args.outputs, LongText::default(), options, "retrieval", protocol, context)
+}
+
+fn run_long_text(args: &LongTextArgs, context: &Context) -> Result<()> {
+    let long_text = match args.text {
+        LongTextArg::ShortExtra => LongText::ShortAndExtra,
+        LongTextArg::Extra => LongText::Extra,
+        LongTextArg::Short => LongText::Short,
+    };
+    let options = RetrievalOptions {
+        ties: Ties::Against,
+        captions_per_photo: Some(1),
+        memory_bytes: CAPTION_MEMORY_BYTES,
+    };
+    let protocol = format!(
+        "every photo against the long text of all photos, both ways; at most {} tokens; a tie counts against",
+        args.text_len
+    );
+    rank(&args.data, &args.outputs, long_text, options, "long-text", protocol, context)
+}
+
+fn rank(
+    data: &Data,
+    outputs: &Outputs,
+    long_text: LongText,
+    options: RetrievalOptions,
+    task: &'static str,
+    protocol: String,
+    context: &Context,
+) -> Result<()> {
+    let benchmark = data.open(long_text)?;
+    let encoder = Encoder::MmGem(&context.session);
+    let mut progress = Progress::new(context.quiet);
+    let run =
+        block_on(retrieval(&encoder, &benchmark, options, &mut |what, n, all| progress.tick(what, n, all)))?;
+    progress.finish();
+    note_skipped(&run.seen, context)?;
+    let mut record = Record::new(task, &benchmark.name, protocol, &run.seen, context);
+    record.add_scores(&run.scores)?;
+    record.measures = run.measures;
+    record.publish(outputs, context)
+}
+
+fn run_zero_shot(args: &ZeroShotArgs, context: &Context) -> Result<()> {
+    let (sets, missing) = match &args.elevater {
+        Some(root) => open_elevater(root)?,
+        None => (vec![open_class_set(args)?], Vec::new()),
+    };
+    let encoder = Encoder::MmGem(&context.session);
+    let mut runs = Vec::with_capacity(sets.len());
+    for set in &sets {
+        let mut progress = Progress::new(context.quiet);
+        let run =
+            block_on(zero_shot(&encoder, set, args.limit, &mut |what, n, all| progress.tick(what, n, all)))?;
+        progress.finish();
+        note_skipped(&run.seen, context)?;
+        runs.push(run);
+    }
+    let protocol =
+        "softmax(100 cosine) with class vectors: prompts at unit length, their mean at unit length";
+    let seen: Vec<_> = runs.iter().map(|run| &run.seen).collect();
+    let benchmark = match &args.elevater {
+        Some(_) => format!("ELEVATER ICinW, {} of 20 sets", runs.len()),
+        None => sets[0].name.clone(),
+    };
+    let mut record = Record::of_many("zero-shot", &benchmark, protocol.into(), &seen, context);
+    match runs.as_slice() {
+        [run] if args.elevater.is_none() => {
+            record.add_scores(run)?;
+            record.measures = run.measures.clone();
+        }
+        _ => {
+            let mean = runs.iter().map(|run| run.score).sum::<f64>() / runs.len() as f64;
+            record.scores.insert("mean_over_sets".into(), json!(mean));
+            record.scores.insert("n_sets".into(), json!(runs.len()));
+            record.scores.insert("missing_sets".into(), json!(missing));
+            record.scores.insert("sets".into(), serde_json::to_value(&runs)?);
+        }
+    }
+    record.publish(&args.outputs, context)
+}
+
+fn open_class_set(args: &ZeroShotArgs) -> Result<ClassSet> {
+    let mut set = ClassSet::open(&args.data)?;
+    if let Some(path) = &args.classes {
+        let lines = lines_of(path)?;
+        ensure!(
+            lines.len() == set.classes.len(),
+            "{} names for {} classes\n  hint: one a line, in the order of the classes\n  file: {}",
+            lines.len(),
+            set.classes.len(),
+            path.display()
+        );
+        let names =
+            |line: &String| ClassNames::Several(line.split('|').map(|name| name.trim().into()).collect());
+        set.classes = lines.iter().map(names).collect();
+    }
+    if let Some(path) = &args.templates {
+        set.templates = lines_of(path)?;
+        let without = set.templates.iter().find(|template| !template.contains("{}"));
+        if let Some(template) = without {
+            anyhow::bail!("the template {template:?} has no {{}} for the class\n  file: {}", path.display());
+        }
+    }
+    Ok(set)
+}
+
+fn lines_of(path: &Path) -> Result<Vec<String>> {
+    let text =
+        String::from_utf8(read(path)?).with_context(|| format!("no UTF-8\n  file: {}", path.display()))?;
+    let lines: Vec<String> =
+        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    ensure!(!lines.is_empty(), "the file is empty\n  file: {}", path.display());
+    Ok(lines)
+}
+
+impl DecodingArgs {
+    fn decoding(self) -> Result<Decoding> {
+        if self.beam == 0 || self.max_tokens == 0 {
+            return Err(WrongArguments("--beam and --max-tokens must be at least 1".into()).into());
+        }
+        let Self { beam, length_penalty, max_tokens } = self;
+        Ok(Decoding { max_tokens, beam, length_penalty })
+    }
+
+    fn words(self) -> String {
+        match self.beam {
+            1 => "greedy".into(),
+            beam => format!("beam {beam}, length penalty {}", self.length_penalty),
+        }
+    }
+}
+
+fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
+    let benchmark = args.data.open(LongText::default())?;
+    args.scorers.check()?;
+    let mut progress = Progress::new(context.quiet);
+    let decoding = args.decoding.decoding()?;
+    let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+    let run = block_on(captions(&context.session, &benchmark, decoding, tick))?;
+    progress.finish();
+    note_skipped(&run.seen, context)?;
+    if let Some(path) = &args.out {
+        let results: Vec<Value> = run.measures.ids.iter().zip(&run.candidates).map(server_entry).collect();
+        write_atomic(path, &serde_json::to_vec_pretty(&results)?)?;
+    }
+    let protocol = format!(
+        "one caption a photo against all of its own, PTB tokens, as pycocoevalcap scores (CIDEr in 0..10); {}",
+        args.decoding.words()
+    );
+    let mut record = Record::new("caption", &benchmark.name, protocol, &run.seen, context);
+    record.add_scores(&run.scores)?;
+    record.scores.insert("n_images".into(), json!(run.candidates.len()));
+    record.measures = run.measures;
+    for (name, values) in args.scorers.score(&run.candidates, &run.references)? {
+        record.scores.insert(name.into(), json!(values.mean));
+        record.measures.add_mean(name, values.each);
+    }
+    for (domain, scores) in &run.domains {
+        record.scores.insert(domain.replace('-', "_"), serde_json::to_value(scores)?);
+    }
+    record.publish(&args.outputs, context)
+}
+
+/// A caption in a server's format: ids that are numbers are written as such.
+fn server_entry((id, caption): (&String, &String)) -> Value {
+    let number = id.parse::<u64>().ok().filter(|number| number.to_string() == *id);
+    json!({ "image_id": number.map_or_else(|| json!(id), |number| json!(number)), "caption": caption })
+}
+
+fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
+    let benchmark = args.data.open(LongText::default())?;
+    args.scorers.check()?;
+    let proposals = args.proposals.as_deref().map(read_proposals).transpose()?;
+    let decoding = args.decoding.decoding()?;
+    let stages: &[(Stage, &str)] = match args.stage {
+        StageArg::One => &[(Stage::One, "")],
+        StageArg::Two => &[(Stage::Two, "")],
+        StageArg::Both => &[(Stage::Two, ""), (Stage::One, "stage_1_")],
+    };
+    let asked = if benchmark.every_phrase { "every phrase" } else { "the first phrase" };
+    let protocol = format!(
+        "regions that one box describes; {asked} against the boxes of all photos (region_text_to_region) or of its \
+         own (in_photo); pointing: the most similar patch lies in the box; captions against the phrases, {}",
+        args.decoding.words()
+    );
+    let mut record = None;
+    for (stage, prefix) in stages {
+        let mut progress = Progress::new(context.quiet);
+        let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+        let run =
+            block_on(regions(&context.session, &benchmark, *stage, proposals.as_ref(), decoding, tick))?;
+        progress.finish();
+        let record = match &mut record {
+            Some(record) => record,
+            none => {
+                note_skipped(&run.seen, context)?;
+                if let Some(path) = &args.out {
+                    write_atomic(path, &serde_json::to_vec_pretty(&said_of_boxes(&run))?)?;
+                }
+                none.insert(Record::new("region", &benchmark.name, protocol.clone(), &run.seen, context))
+            }
+        };
+        let mut scores = to_object(&run.scores)?;
+        let mut measures = run.measures;
+        let of_regions: Vec<&str> = run.cases.iter().map(|case| case.caption.as_str()).collect();
+        let references: Vec<Vec<String>> = run.cases.iter().map(|case| case.phrases.clone()).collect();
+        for (name, values) in args.scorers.score(&of_regions, &references)? {
+            let photo_of: Vec<usize> = run.cases.iter().map(|case| case.photo_idx).collect();
+            scores.insert(format!("region_{name}"), json!(values.mean));
+            measures.add_mean_of_parts(&format!("region_{name}"), &photo_of, values.each);
+        }
+        let (matched, n_true) = &run.dense;
+        let meteors = args.scorers.meteor_of(matched)?;
+        let dense = dense_scores(matched, meteors.as_deref(), *n_true);
+        scores.insert("detection_map".into(), json!(dense.detection_map));
+        scores.insert("dense_captioning_map".into(), json!(dense.dense_captioning_map));
+        for (name, score) in scores {
+            record.scores.insert(format!("{prefix}{name}"), score);
+        }
+        if record.measures.ids.is_empty() {
+            record.measures.ids = measures.ids;
+        }
+        record
+            .measures
+            .measures
+            .extend(measures.measures.into_iter().map(|(name, m)| (format!("{prefix}{name}"), m)));
+    }
+    record.expect("there is at least one stage").publish(&args.outputs, context)
+}
+
+fn said_of_boxes(run: &mmgem_core::eval::run::RegionRun) -> Vec<Value> {
+    let said = |case: &mmgem_core::eval::run::RegionCase| {
+        json!({
+            "image_id": run.photos[case.photo_idx].id, "box": case.box_px,
+            "caption": case.caption, "phrases": case.phrases, "cider": case.cider,
+        })
+    };
+    run.cases.iter().map(said).collect()
+}
+
+fn to_object(scores: &impl serde::Serialize) -> Result<Map<String, Value>> {
+    match serde_json::to_value(scores)? {
+        Value::Object(object) => Ok(object),
+        other => anyhow::bail!("scores are an object, not {other}"),
+    }
+}
+
+fn read_proposals(path: &Path) -> Result<HashMap<String, Vec<(BoxPx, f64)>>> {
+    let wanted = || {
+        format!(
+            "the proposals cannot be used; wanted {{\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}}\n  file: {}",
+            path.display()
+        )
+    };
+    let boxes: HashMap<String, Vec<[f64; 5]>> = serde_json::from_slice(&read(path)?).with_context(wanted)?;
+    let split = |[x0, y0, x1, y1, score]: [f64; 5]| ([x0, y0, x1, y1].map(|corner| corner as f32), score);
+    Ok(boxes.into_iter().map(|(id, boxes)| (id, boxes.into_iter().map(split).collect())).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_are_numbers_are_numbers_for_the_server() {
+        let entry = |id: &str| server_entry((&id.to_owned(), &"a dog".to_owned()))["image_id"].clone();
+        assert_eq!(
+            [entry("391895"), entry("00012"), entry("a.jpg")],
+            [json!(391895), json!("00012"), json!("a.jpg")]
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! What an evaluation tells: scores with intervals, and everything needed to get them again.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Args as ClapArgs;
+use mmgem_core::data::benchmark::Seen;
+use mmgem_core::eval::bootstrap::{Interval, Measures, N_DRAWS};
+use mmgem_core::files::{HASH_START, hash_bytes, read, write_atomic};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::context::Context;
+use crate::terminal::{print, print_json};
+
+/// Seed of the draws of intervals.
+const SEED: u64 = 0;
+
+/// What is written besides what is printed.
+#[derive(Debug, Default, ClapArgs)]
+pub(super) struct Outputs {
+    /// Write the scores, with what they are made of, for `mmgem eval compare`
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Write the scores as a table: a line each
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+/// One evaluation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// `retrieval`, `caption`, ..
+    pub task: String,
+    pub protocol: String,
+    pub benchmark: String,
+    pub model: String,
+    /// Tells the model's files from any others.
+    pub model_hash: String,
+    /// Tells photos and annotations from any others.
+    pub data_hash: String,
+    /// Version and commit of this program.
+    pub program: String,
+    pub n_photos: usize,
+    pub n_skipped: usize,
+    #[serde(flatten)]
+    pub scores: Map<String, Value>,
+    /// What the scores are made of; only in saved files.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub measures: Measures,
+}
+
+fn is_empty(measures: &Measures) -> bool {
+    measures.ids.is_empty()
+}
+
+impl Record {
+    pub fn new(task: &str, benchmark: &str, protocol: String, seen: &Seen, context: &Context) -> Self {
+        Self::of_many(task, benchmark, protocol, &[seen], context)
+    }
+
+    /// Of several sets together.
+    pub fn of_many(task: &str, benchmark: &str, protocol: String, seen: &[&Seen], context: &Context) -> Self {
+        let data_hash = match seen {
+            [one] => one.data_hash,
+            many => {
+                many.iter().fold(HASH_START, |hash, seen| hash_bytes(hash, &seen.data_hash.to_le_bytes()))
+            }
+        };
+        Self {
+            task: task.into(),
+            protocol,
+            benchmark: benchmark.into(),
+            model: context.model_name.clone(),
+            model_hash: format!("{:016x}", context.fingerprint),
+            data_hash: format!("{data_hash:016x}"),
+            program: format!("mmgem {} {}", env!("CARGO_PKG_VERSION"), env!("MMGEM_COMMIT")),
+            n_photos: seen.iter().map(|seen| seen.n_photos).sum(),
+            n_skipped: seen.iter().map(|seen| seen.skipped.len()).sum(),
+            scores: Map::new(),
+            measures: Measures::default(),
+        }
+    }
+
+    /// Takes the fields of a struct of scores.
+    pub fn add_scores(&mut self, scores: &impl Serialize) -> Result<()> {
+        let scores = serde_json::to_value(scores)?;
+        self.scores.extend(scores.as_object().context("scores are an object")?.clone());
+        Ok(())
+    }
+
+    /// Reads a saved file.
+    pub fn read(path: &std::path::Path) -> Result<Self> {
+        let wanted =
+            || format!("wanted a file that `mmgem eval .. --save FILE` wrote\n  file: {}", path.display());
+        serde_json::from_slice(&read(path)?).with_context(wanted)
+    }
+
+    /// Prints and writes the record.
+    pub fn publish(&self, outputs: &Outputs, context: &Context) -> Result<()> {
+        let intervals = self.measures.intervals(N_DRAWS, SEED);
+        if let Some(path) = &outputs.save {
+            write_atomic(path, &serde_json::to_vec(&self)?)?;
+        }
+        if let Some(path) = &outputs.csv {
+            write_atomic(path, self.csv(&intervals).as_bytes())?;
+        }
+        if context.json {
+            return print_json(&self.document(&intervals)?);
+        }
+        self.tell(&intervals)
+    }
+
+    /// The record without its parts, and with intervals.
+    fn document(&self, intervals: &[(String, Interval)]) -> Result<Value> {
+        let mut document = serde_json::to_value(Self { measures: Measures::default(), ..self.clone() })?;
+        let intervals: Map<String, Value> =
+            intervals.iter().map(|(name, i)| (name.clone(), json!([i.low, i.high]))).collect();
+        document["intervals"] = intervals.into();
+        Ok(document)
+    }
+
+    fn facts(&self) -> [(&'static str, &str); 7] {
+        [
+            ("task", &self.task),
+            ("protocol", &self.protocol),
+            ("benchmark", &self.benchmark),
+            ("model", &self.model),
+            ("model_hash", &self.model_hash),
+            ("data_hash", &self.data_hash),
+            ("program", &self.program),
+        ]
+    }
+
+    fn tell(&self, intervals: &[(String, Interval)]) -> Result<()> {
+        for (name, fact) in self.facts() {
+            print(format!("{name:42} {fact}"))?;
+        }
+        print(format!("{:42} {} ({} passed over)", "n_photos", self.n_photos, self.n_skipped))?;
+        for (name, value) in self.rows() {
+            let interval = intervals.iter().find(|(found, _)| *found == name).map(|(_, interval)| interval);
+            let interval = interval.map_or(String::new(), |i| format!("  [{:.4}, {:.4}]", i.low, i.high));
+            match value.as_f64().filter(|_| !value.is_u64()) {
+                Some(number) => print(format!("{name:42} {number:.4}{interval}"))?,
+                None => print(format!("{name:42} {}", plain(&value)))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Scores on one level: `in_domain.cider`, `dtd.top1`.
+    fn rows(&self) -> Vec<(String, Value)> {
+        let mut rows = Vec::new();
+        for (name, value) in &self.scores {
+            match value {
+                Value::Object(inner) => {
+                    rows.extend(inner.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())));
+                }
+                Value::Array(sets) if sets.iter().all(Value::is_object) && !sets.is_empty() => {
+                    for set in sets {
+                        let (name, metric) = (plain(&set["set"]), plain(&set["metric"]));
+                        rows.push((format!("{name}.{metric}"), set["score"].clone()));
+                    }
+                }
+                _ => rows.push((name.clone(), value.clone())),
+            }
+        }
+        rows
+    }
+
+    fn csv(&self, intervals: &[(String, Interval)]) -> String {
+        let mut table =
+            String::from("task,benchmark,model,model_hash,data_hash,program,n_photos,score,value,low,high\n");
+        let facts =
+            [&self.task, &self.benchmark, &self.model, &self.model_hash, &self.data_hash, &self.program];
+        let facts = facts.map(|fact| quoted(fact)).join(",");
+        for (name, value) in self.rows() {
+            let (low, high) = match intervals.iter().find(|(found, _)| *found == name) {
+                Some((_, interval)) => (interval.low.to_string(), interval.high.to_string()),
+                None => Default::default(),
+            };
+            let (n_photos, name, value) = (self.n_photos, quoted(&name), quoted(&plain(&value)));
+            table.push_str(&format!("{facts},{n_photos},{name},{value},{low},{high}\n"));
+        }
+        table
+    }
+}
+
+/// A value without the quotes of JSON.
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// A field of a CSV line.
+fn quoted(field: &str) -> String {
+    match field.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_with_commas_are_quoted() {
+        assert_eq!([quoted("a"), quoted("a, \"b\"")], ["a", "\"a, \"\"b\"\"\""]);
+    }
+}
