@@ -9,6 +9,8 @@ pub mod dense;
 mod gold_tests;
 pub mod ptb;
 pub mod ranking;
+#[cfg(test)]
+mod reference_tests;
 pub mod region;
 pub mod retrieval;
 #[cfg(feature = "files")]

@@ -1,6 +1,8 @@
 //! An OpenCLIP checkpoint that is evaluated beside MM-GEM: both towers, its tokenizer and preprocessing.
 
 mod config;
+#[cfg(all(test, feature = "cpu", feature = "train"))]
+mod reference_tests;
 mod tokenizer;
 
 use burn::tensor::{Device, Tensor, TensorData};

@@ -21,13 +21,14 @@ use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 use crate::checkpoint::Dtype;
 use crate::config::{ConfigError, MmGemConfig};
+use crate::data::benchmark::{Benchmark, BenchmarkFiles};
 use crate::data::patterns::expand;
 use crate::data::source::SourceError;
-use crate::data::benchmark::{Benchmark, BenchmarkFiles};
 use crate::eval::ranking::Ties;
 use crate::eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use crate::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use crate::generate::Decoding;
+use crate::model::Stage;
 use crate::session::Session;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 

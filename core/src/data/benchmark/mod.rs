@@ -365,7 +365,7 @@ pub fn on_all_cores<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sy
         let threads: Vec<_> = range
             .clone()
             .step_by(share)
-            .map(|start| (start..(start + share).min(range.end)))
+            .map(|start| start..(start + share).min(range.end))
             .map(|part| scope.spawn(move || part.map(work).collect::<Vec<T>>()))
             .collect();
         threads.into_iter().flat_map(|t| t.join().expect("the work returns its errors")).collect()

@@ -205,7 +205,7 @@ fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
     }
     let opened = globals.open_device()?;
     Ok(Context {
-        session: files.open(&opened.device)?,
+        session: files.open(&opened)?,
         fingerprint,
         model_name: files.name,
         device_name: opened.name,
