@@ -1,6 +1,8 @@
 //! The program as a person meets it: exit codes, what stands on stdout and on stderr, bad input, and
 //! a training run that is killed.
 
+#[path = "cli/eval.rs"]
+mod eval;
 #[path = "cli/help.rs"]
 mod help;
 #[path = "cli/library.rs"]

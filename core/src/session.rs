@@ -149,6 +149,11 @@ impl Session {
         &self.tokenizer
     }
 
+    /// Where the model is.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Decodes a photo and runs the image encoder on it.
     pub fn encode_image(&self, bytes: &[u8]) -> Result<EncodedImage, SessionError> {
         Ok(self.encode_rgb(&decode(bytes, Default::default())?))

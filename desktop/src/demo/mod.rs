@@ -4,7 +4,7 @@
 
 mod album;
 pub mod markup;
-mod picture;
+pub mod picture;
 mod report;
 mod tour;
 

@@ -16,7 +16,7 @@ use crate::draw::{heat_color, overlay_heat};
 const THUMBNAIL_PX: u32 = 320;
 
 /// The photo, shrunk to what the page shows of it.
-pub(super) fn thumbnail(photo: &Rgb) -> Rgb {
+pub fn thumbnail(photo: &Rgb) -> Rgb {
     let (width, height) = thumbnail_size(photo.width(), photo.height());
     if (width, height) == photo.dimensions() { photo.clone() } else { resize(photo, width, height) }
 }
@@ -24,7 +24,7 @@ pub(super) fn thumbnail(photo: &Rgb) -> Rgb {
 /// Patch similarities over the photo, which turns grey so that only they have colours.
 ///
 /// `map` leads from the photo to the model's input, which is `image_size` pixels wide.
-pub(super) fn heat_map(photo: &Rgb, found: &Localization, map: &BoxMap, image_size: usize) -> Rgb {
+pub fn heat_map(photo: &Rgb, found: &Localization, map: &BoxMap, image_size: usize) -> Rgb {
     let mut small = thumbnail(photo);
     for pixel in small.pixels_mut() {
         let [r, g, b] = pixel.0.map(f32::from);
@@ -49,7 +49,7 @@ pub(super) fn heat_gradient() -> String {
 }
 
 /// The picture as a `data:` address: PNG or lossless WebP, whichever is smaller.
-pub(super) fn picture_uri(picture: &Rgb) -> Result<String> {
+pub fn picture_uri(picture: &Rgb) -> Result<String> {
     let cannot = "cannot encode a picture of the page";
     let mut png = Vec::new();
     let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::Adaptive);

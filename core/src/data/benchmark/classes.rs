@@ -14,12 +14,14 @@ use crate::image::{Rgb, decode};
 
 pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
 
-const FOLDERS: &str = "a folder with one folder of photos for each class (optional classes.txt: the names for the \
-    prompts, a line for each folder in alphabetical order)";
+const FOLDERS: &str = "a folder with one folder of photos for each class (optional beside them: classes.txt, the names for \
+    the prompts in the alphabetical order of the folders, and templates.txt)";
 const CIFAR: &str = "CIFAR's binary version: test_batch.bin and batches.meta.txt (CIFAR-10), or test.bin and \
     fine_label_names.txt (CIFAR-100)";
 const SHARDS: &str = "shards whose samples have a .json with \"class\", or a .cls with a number and a classnames.txt \
     beside the shards or one folder up";
+const CLASSES: &str = "a name a line, in the order of the classes; synonyms separated by |";
+const TEMPLATES: &str = "a template a line, with {} for the class, as in: a photo of a {}.";
 /// Side of CIFAR's pictures.
 const CIFAR_SIDE: u32 = 32;
 
@@ -110,7 +112,55 @@ impl ClassSet {
             true if folder.join("test_batch.bin").is_file() => Self::of_cifar(folder, 1),
             true if folder.join("test.bin").is_file() => Self::of_cifar(folder, 2),
             true => Self::of_folders(folder),
+        }?
+        .with_prompts_of(folder)
+    }
+
+    /// Lets the person's own `classes.txt` and `templates.txt` beside the photos win over what we know.
+    pub(super) fn with_prompts_of(mut self, folder: &Path) -> Result<Self, BenchmarkError> {
+        let [classes, templates] = ["classes.txt", "templates.txt"].map(|name| folder.join(name));
+        if classes.is_file() {
+            self.read_classes(&classes)?;
         }
+        if templates.is_file() {
+            self.read_templates(&templates)?;
+        }
+        Ok(self)
+    }
+
+    /// Takes the names of the classes from a file.
+    ///
+    /// # Errors
+    /// When it has not a line for each class.
+    pub fn read_classes(&mut self, path: &Path) -> Result<(), BenchmarkError> {
+        let lines = lines_of(path, CLASSES)?;
+        let (n_lines, n_classes) = (lines.len(), self.classes.len());
+        if n_lines != n_classes {
+            let found = format!("{n_lines} names for {n_classes} classes");
+            return Err(BenchmarkError::Layout { found, wanted: CLASSES.into(), path: path.into() });
+        }
+        let names =
+            |line: &String| ClassNames::Several(line.split('|').map(|name| name.trim().into()).collect());
+        self.classes = lines.iter().map(names).collect();
+        Ok(())
+    }
+
+    /// Takes the templates from a file.
+    ///
+    /// # Errors
+    /// When there is none, or one has no place for the class.
+    pub fn read_templates(&mut self, path: &Path) -> Result<(), BenchmarkError> {
+        let lines = lines_of(path, TEMPLATES)?;
+        let layout =
+            |found: String| BenchmarkError::Layout { found, wanted: TEMPLATES.into(), path: path.into() };
+        if let Some(line) = lines.iter().find(|line| !line.contains("{}")) {
+            return Err(layout(format!("{line:?} has no {{}}")));
+        }
+        if lines.is_empty() {
+            return Err(layout("the file is empty".into()));
+        }
+        self.templates = lines;
+        Ok(())
     }
 
     pub(super) fn of_places(set: &ElevaterSet, places: Vec<(PathBuf, Vec<usize>)>) -> Self {
@@ -134,19 +184,10 @@ impl ClassSet {
             Ok(paths)
         };
         let folders: Vec<PathBuf> = list(folder)?.into_iter().filter(|path| path.is_dir()).collect();
-        let mut names: Vec<String> = folders
+        let names: Vec<String> = folders
             .iter()
             .map(|path| path.file_name().unwrap_or_default().to_string_lossy().replace('_', " "))
             .collect();
-        let listed = folder.join("classes.txt");
-        if listed.is_file() {
-            let lines = lines_of(&listed, FOLDERS)?;
-            if lines.len() != names.len() {
-                let (n_lines, n_folders) = (lines.len(), names.len());
-                return Err(layout(format!("classes.txt has {n_lines} lines for {n_folders} folders")));
-            }
-            names = lines;
-        }
         let mut places = Vec::new();
         for (class, folder) in folders.iter().enumerate() {
             let files = list(folder)?.into_iter().filter(|path| path.is_file());

@@ -95,7 +95,7 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
         opened.notes.push(format!("{}: class names put in the order of the set's own labels", set.name));
         opened.classes = classes;
     }
-    Ok(opened)
+    opened.with_prompts_of(folder)
 }
 
 /// An archive's photos are expected unpacked in a folder called like it.

@@ -54,6 +54,9 @@ pub struct BenchmarkPhoto {
     pub regions: Vec<BenchmarkRegion>,
     /// NoCaps: `in-domain`, `near-domain` or `out-domain`.
     pub domain: Option<String>,
+    /// Its place in the benchmark, once it was read.
+    #[serde(skip)]
+    pub idx: usize,
 }
 
 /// A place on a photo and what people call it.
@@ -305,6 +308,7 @@ impl Benchmark {
         let pixels = decode(&bytes, Default::default()).map_err(|e| e.to_string())?;
         let annotations = serde_json::to_vec(&photo).expect("plain data serialises");
         let hash = hash_bytes(hash_bytes(HASH_START, &annotations), &bytes);
+        let photo = BenchmarkPhoto { idx, ..photo };
         Ok(ReadPhoto { photo, pixels, hash })
     }
 }
@@ -380,7 +384,7 @@ fn photo_of_record(id: String, record: PhotoRecord) -> BenchmarkPhoto {
         regions: regions
             .filter_map(|region| BenchmarkRegion::new(vec![region.box_px], region.phrases))
             .collect(),
-        domain: None,
+        ..Default::default()
     }
 }
 

@@ -43,7 +43,7 @@ fn entities_photo(id: &str, sentences: &str, annotation: &str) -> BenchmarkPhoto
         .into_iter()
         .filter_map(|(thing, phrases)| BenchmarkRegion::new(boxes.remove(&thing)?, phrases))
         .collect();
-    BenchmarkPhoto { id: id.into(), captions, regions, domain: None }
+    BenchmarkPhoto { id: id.into(), captions, regions, ..Default::default() }
 }
 
 /// `[/EN#283585/people Two young guys] look` → the plain sentence, and what each thing is called in it.

@@ -1,7 +1,7 @@
 //! Captions of whole photos against people's.
 
 use super::{EvalError, Tick};
-use crate::data::benchmark::{Batches, Benchmark, Seen};
+use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
 use crate::eval::bootstrap::{Measure, Measures};
 use crate::eval::caption::{CaptionReport, CaptionScores, score};
 use crate::generate::Decoding;
@@ -19,6 +19,8 @@ pub struct CaptionRun {
     pub measures: Measures,
     /// The parts of each photo.
     pub report: CaptionReport,
+    /// The photos in their order.
+    pub photos: Vec<BenchmarkPhoto>,
     /// What the model wrote.
     pub candidates: Vec<String>,
     /// What people wrote.
@@ -37,8 +39,7 @@ pub async fn captions(
     decoding: Decoding,
     tick: Tick<'_>,
 ) -> Result<CaptionRun, EvalError> {
-    let (mut ids, mut domains) = (Vec::new(), Vec::new());
-    let (mut candidates, mut references) = (Vec::new(), Vec::new());
+    let (mut captioned, mut candidates) = (Vec::new(), Vec::new());
     let mut batches = Batches::new(benchmark, session.config().preprocess());
     while let Some(batch) = batches.next_batch() {
         let with_captions = batch.into_iter().filter(|(photo, _)| !photo.captions.is_empty());
@@ -49,21 +50,21 @@ pub async fn captions(
                 session.caption_images(&images, decoding).await?.into_iter().map(|caption| caption.text),
             );
         }
-        for photo in photos {
-            ids.push(photo.id);
-            domains.push(photo.domain);
-            references.push(photo.captions);
-        }
+        captioned.extend(photos);
         tick("captions", batches.position(), benchmark.len());
     }
     let seen = batches.finish();
     if candidates.is_empty() {
         return Err(EvalError::Nothing("photo with captions"));
     }
+    let photos: Vec<BenchmarkPhoto> = captioned;
+    let references: Vec<Vec<String>> = photos.iter().map(|photo| photo.captions.clone()).collect();
     let report = score(&candidates, &references)?;
+    let domains: Vec<Option<String>> = photos.iter().map(|photo| photo.domain.clone()).collect();
+    let ids = photos.iter().map(|photo| photo.id.clone()).collect();
     let domains = scores_of_domains(&domains, &candidates, &references)?;
     let measures = measures(ids, &report);
-    Ok(CaptionRun { scores: report.scores, domains, measures, report, candidates, references, seen })
+    Ok(CaptionRun { scores: report.scores, domains, measures, report, photos, candidates, references, seen })
 }
 
 fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {

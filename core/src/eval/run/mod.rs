@@ -17,7 +17,7 @@ pub use captions::{CaptionRun, captions};
 pub use encoder::Encoder;
 pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
-pub use zero_shot::{ClassRun, zero_shot};
+pub use zero_shot::{ClassRun, Prediction, zero_shot};
 
 /// Texts that go through the model at once.
 const TEXT_BATCH: usize = 128;

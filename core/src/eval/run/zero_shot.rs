@@ -39,12 +39,25 @@ pub struct ClassRun {
     /// What the scores are made of.
     #[serde(skip)]
     pub measures: Measures,
-    /// Name, true class and best class of each photo.
+    /// What came out for each photo.
     #[serde(skip)]
-    pub predictions: Vec<(String, usize, usize)>,
+    pub predictions: Vec<Prediction>,
     /// What was read.
     #[serde(skip)]
     pub seen: Seen,
+}
+
+/// What came out for a photo.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// Its place in the set.
+    pub photo_idx: usize,
+    /// Its class, the first of several.
+    pub label: usize,
+    /// The class whose vector is most similar.
+    pub found: usize,
+    /// Cosine with its class minus the largest with another one.
+    pub lead: f32,
 }
 
 /// Classifies the photos of a set by the prompts of its classes.
@@ -61,7 +74,7 @@ pub async fn zero_shot(
     let (embed_dim, n) = (encoder.embed_dim(), set.len().min(limit.unwrap_or(usize::MAX)));
     let config = encoder.preprocess();
     let mut seen = Seen { n_photos: 0, skipped: set.notes.clone(), data_hash: HASH_START };
-    let (mut ids, mut labels, mut cosines) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut places, mut labels, mut cosines) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..n).step_by(BATCH) {
         let batch = start..(start + BATCH).min(n);
         let read = |idx: usize| read(set, idx, &config);
@@ -71,7 +84,7 @@ pub async fn zero_shot(
                 Ok((photo, input)) => {
                     seen.data_hash = hash_bytes(seen.data_hash, &photo.hash.to_le_bytes());
                     inputs.push(input);
-                    ids.push(set.name_of(idx));
+                    places.push(idx);
                     labels.push(photo.labels);
                 }
                 Err(why) => seen.skipped.push(format!("{}: {why}", set.name_of(idx))),
@@ -86,7 +99,7 @@ pub async fn zero_shot(
     if labels.is_empty() {
         return Err(EvalError::Nothing("photo that can be used"));
     }
-    Ok(scored(set, ids, &labels, &cosines, seen))
+    Ok(scored(set, &places, &labels, &cosines, seen))
 }
 
 fn read(set: &ClassSet, idx: usize, config: &ImagePreprocess) -> Result<(ClassPhoto, Preprocessed), String> {
@@ -111,7 +124,7 @@ async fn class_embeds(encoder: &Encoder<'_>, set: &ClassSet) -> Result<Vec<f32>,
     Ok(embeds)
 }
 
-fn scored(set: &ClassSet, ids: Vec<String>, labels: &[Vec<usize>], cosines: &[f32], seen: Seen) -> ClassRun {
+fn scored(set: &ClassSet, places: &[usize], labels: &[Vec<usize>], cosines: &[f32], seen: Seen) -> ClassRun {
     let n_classes = set.classes.len();
     let rows = || cosines.chunks_exact(n_classes);
     let predicted: Vec<usize> = rows().map(best_class).collect();
@@ -120,7 +133,8 @@ fn scored(set: &ClassSet, ids: Vec<String>, labels: &[Vec<usize>], cosines: &[f3
     let first: Vec<usize> = labels.iter().map(|labels| labels[0]).collect();
     let is_single = labels.iter().all(|labels| labels.len() == 1);
 
-    let mut measures = Measures { ids: ids.clone(), measures: Vec::new() };
+    let ids = places.iter().map(|idx| set.name_of(*idx)).collect();
+    let mut measures = Measures { ids, measures: Vec::new() };
     measures.add_mean("top1", hits.iter().copied());
     let top1 = hits.iter().sum::<f64>() / hits.len() as f64;
     let per_class = is_single.then(|| mean_per_class(&first, &predicted));
@@ -145,6 +159,18 @@ fn scored(set: &ClassSet, ids: Vec<String>, labels: &[Vec<usize>], cosines: &[f3
             ("map_11_points", mean_average_precision_11(&scores, n_classes, labels), share)
         }
     };
+    let predictions = places.iter().zip(rows()).zip(first.iter().zip(&predicted));
+    let predictions = predictions
+        .map(|((&photo_idx, row), (&label, &found))| {
+            let others = (0..n_classes).filter(|class| *class != label).map(|class| row[class]);
+            Prediction {
+                photo_idx,
+                label,
+                found,
+                lead: row[label] - others.fold(f32::NEG_INFINITY, f32::max),
+            }
+        })
+        .collect();
     ClassRun {
         set: set.name.clone(),
         metric,
@@ -155,11 +181,7 @@ fn scored(set: &ClassSet, ids: Vec<String>, labels: &[Vec<usize>], cosines: &[f3
         n_classes,
         n_photos: labels.len(),
         measures,
-        predictions: ids
-            .into_iter()
-            .zip(first.into_iter().zip(predicted))
-            .map(|(id, (a, b))| (id, a, b))
-            .collect(),
+        predictions,
         seen,
     }
 }

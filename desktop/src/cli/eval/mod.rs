@@ -1,20 +1,26 @@
 //! `mmgem eval`: a model's scores on benchmarks and held-out photos.
 
+mod baseline;
+mod cases;
 mod compare;
 mod data;
 mod record;
+mod report;
 mod scorers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use mmgem_core::data::benchmark::Benchmark;
 use mmgem_core::data::benchmark::LongText;
-use mmgem_core::data::benchmark::classes::{ClassNames, ClassSet, open_elevater};
+use mmgem_core::data::benchmark::classes::{ClassSet, open_elevater};
 use mmgem_core::eval::dense::dense_scores;
 use mmgem_core::eval::ranking::Ties;
-use mmgem_core::eval::run::{Encoder, RetrievalOptions, captions, regions, retrieval, zero_shot};
+use mmgem_core::eval::run::{
+    ClassRun, Encoder, RetrievalOptions, RetrievalRun, captions, regions, retrieval, zero_shot,
+};
 use mmgem_core::files::{read, write_atomic};
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::BoxPx;
@@ -22,8 +28,10 @@ use mmgem_core::model::Stage;
 use pollster::block_on;
 use serde_json::{Map, Value, json};
 
+use self::baseline::BaselineArgs;
 use self::data::{Data, Progress, note_skipped};
 use self::record::{Outputs, Record};
+use self::report::Page;
 use self::scorers::Scorers;
 use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
@@ -73,6 +81,8 @@ struct RetrievalArgs {
     /// Take only the first N captions of a photo
     #[arg(long, value_name = "N")]
     captions: Option<usize>,
+    #[command(flatten)]
+    baseline: BaselineArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -102,6 +112,8 @@ struct ZeroShotArgs {
     limit: Option<usize>,
     #[command(flatten)]
     outputs: Outputs,
+    #[command(flatten)]
+    baseline: BaselineArgs,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -175,6 +187,8 @@ struct LongTextArgs {
     /// Most tokens of a text, its special token included (the paper: 200)
     #[arg(long, default_value_t = 200, value_name = "N")]
     text_len: usize,
+    #[command(flatten)]
+    baseline: BaselineArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -226,7 +240,9 @@ fn run_retrieval(args: &RetrievalArgs, context: &Context) -> Result<()> {
         RetrievalOptions { ties, captions_per_photo: args.captions, memory_bytes: CAPTION_MEMORY_BYTES };
     let of_each = args.captions.map_or("every caption".into(), |n| format!("the first {n} captions"));
     let protocol = format!("every photo against {of_each} of all photos, both ways; {said}");
-    rank(&args.data, &args.outputs, LongText::default(), options, "retrieval", protocol, context)
+    let benchmark = args.data.open(LongText::default())?;
+    let ranking = Ranking { benchmark, options, task: "retrieval", protocol };
+    ranking.run(&args.outputs, &args.baseline, context)
 }
 
 fn run_long_text(args: &LongTextArgs, context: &Context) -> Result<()> {
@@ -244,56 +260,104 @@ fn run_long_text(args: &LongTextArgs, context: &Context) -> Result<()> {
         "every photo against the long text of all photos, both ways; at most {} tokens; a tie counts against",
         args.text_len
     );
-    rank(&args.data, &args.outputs, long_text, options, "long-text", protocol, context)
+    let benchmark = args.data.open(long_text)?;
+    let ranking = Ranking { benchmark, options, task: "long-text", protocol };
+    ranking.run(&args.outputs, &args.baseline, context)
 }
 
-fn rank(
-    data: &Data,
-    outputs: &Outputs,
-    long_text: LongText,
+/// Photos and texts that are to be ranked, and how.
+struct Ranking {
+    benchmark: Benchmark,
     options: RetrievalOptions,
     task: &'static str,
     protocol: String,
-    context: &Context,
-) -> Result<()> {
-    let benchmark = data.open(long_text)?;
-    let encoder = Encoder::MmGem(&context.session);
-    let mut progress = Progress::new(context.quiet);
-    let run =
-        block_on(retrieval(&encoder, &benchmark, options, &mut |what, n, all| progress.tick(what, n, all)))?;
-    progress.finish();
-    note_skipped(&run.seen, context)?;
-    let mut record = Record::new(task, &benchmark.name, protocol, &run.seen, context);
-    record.add_scores(&run.scores)?;
-    record.measures = run.measures;
-    record.publish(outputs, context)
+}
+
+impl Ranking {
+    fn run(&self, outputs: &Outputs, baseline: &BaselineArgs, context: &Context) -> Result<()> {
+        let baseline = baseline.open(context)?;
+        let (mut record, run) = self.record(&Encoder::MmGem(&context.session), context)?;
+        note_skipped(&run.seen, context)?;
+        let page = match outputs.wants_page() {
+            true => cases::of_retrieval(&run, &self.benchmark, &context.session)?,
+            false => Page::default(),
+        };
+        if let Some(baseline) = baseline {
+            let (of_baseline, _) = self.record(&Encoder::OpenClip(&baseline.model), context)?;
+            record.add_baseline(&baseline.sign(of_baseline))?;
+        }
+        record.publish(outputs, &page, context)
+    }
+
+    fn record(&self, encoder: &Encoder<'_>, context: &Context) -> Result<(Record, RetrievalRun)> {
+        let mut progress = Progress::new(context.quiet);
+        let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+        let run = block_on(retrieval(encoder, &self.benchmark, self.options, tick))?;
+        progress.finish();
+        let mut record =
+            Record::new(self.task, &self.benchmark.name, self.protocol.clone(), &run.seen, context);
+        record.add_scores(&run.scores)?;
+        record.measures = run.measures.clone();
+        Ok((record, run))
+    }
 }
 
 fn run_zero_shot(args: &ZeroShotArgs, context: &Context) -> Result<()> {
+    let baseline = args.baseline.open(context)?;
     let (sets, missing) = match &args.elevater {
         Some(root) => open_elevater(root)?,
         None => (vec![open_class_set(args)?], Vec::new()),
     };
-    let encoder = Encoder::MmGem(&context.session);
-    let mut runs = Vec::with_capacity(sets.len());
-    for set in &sets {
-        let mut progress = Progress::new(context.quiet);
-        let run =
-            block_on(zero_shot(&encoder, set, args.limit, &mut |what, n, all| progress.tick(what, n, all)))?;
-        progress.finish();
+    let missing = args.elevater.as_ref().map(|_| missing.as_slice());
+    let runs = class_runs(&Encoder::MmGem(&context.session), &sets, args.limit, context)?;
+    for run in &runs {
         note_skipped(&run.seen, context)?;
-        runs.push(run);
     }
+    let page = match args.outputs.wants_page() {
+        true => cases::of_classes(&runs, &sets)?,
+        false => Page::default(),
+    };
+    let mut record = class_record(&runs, &sets, missing, context)?;
+    if let Some(baseline) = baseline {
+        let runs = class_runs(&Encoder::OpenClip(&baseline.model), &sets, args.limit, context)?;
+        record.add_baseline(&baseline.sign(class_record(&runs, &sets, missing, context)?))?;
+    }
+    record.publish(&args.outputs, &page, context)
+}
+
+fn class_runs(
+    encoder: &Encoder<'_>,
+    sets: &[ClassSet],
+    limit: Option<usize>,
+    context: &Context,
+) -> Result<Vec<ClassRun>> {
+    let run = |set| {
+        let mut progress = Progress::new(context.quiet);
+        let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+        let run = block_on(zero_shot(encoder, set, limit, tick))?;
+        progress.finish();
+        Ok(run)
+    };
+    sets.iter().map(run).collect()
+}
+
+/// One set by itself, or those of ELEVATER that are there and the names of the `missing` ones.
+fn class_record(
+    runs: &[ClassRun],
+    sets: &[ClassSet],
+    missing: Option<&[String]>,
+    context: &Context,
+) -> Result<Record> {
     let protocol =
         "softmax(100 cosine) with class vectors: prompts at unit length, their mean at unit length";
     let seen: Vec<_> = runs.iter().map(|run| &run.seen).collect();
-    let benchmark = match &args.elevater {
+    let benchmark = match missing {
         Some(_) => format!("ELEVATER ICinW, {} of 20 sets", runs.len()),
         None => sets[0].name.clone(),
     };
     let mut record = Record::of_many("zero-shot", &benchmark, protocol.into(), &seen, context);
-    match runs.as_slice() {
-        [run] if args.elevater.is_none() => {
+    match (runs, missing) {
+        ([run], None) => {
             record.add_scores(run)?;
             record.measures = run.measures.clone();
         }
@@ -301,45 +365,22 @@ fn run_zero_shot(args: &ZeroShotArgs, context: &Context) -> Result<()> {
             let mean = runs.iter().map(|run| run.score).sum::<f64>() / runs.len() as f64;
             record.scores.insert("mean_over_sets".into(), json!(mean));
             record.scores.insert("n_sets".into(), json!(runs.len()));
-            record.scores.insert("missing_sets".into(), json!(missing));
-            record.scores.insert("sets".into(), serde_json::to_value(&runs)?);
+            record.scores.insert("missing_sets".into(), json!(missing.unwrap_or_default()));
+            record.scores.insert("sets".into(), serde_json::to_value(runs)?);
         }
     }
-    record.publish(&args.outputs, context)
+    Ok(record)
 }
 
 fn open_class_set(args: &ZeroShotArgs) -> Result<ClassSet> {
     let mut set = ClassSet::open(&args.data)?;
     if let Some(path) = &args.classes {
-        let lines = lines_of(path)?;
-        ensure!(
-            lines.len() == set.classes.len(),
-            "{} names for {} classes\n  hint: one a line, in the order of the classes\n  file: {}",
-            lines.len(),
-            set.classes.len(),
-            path.display()
-        );
-        let names =
-            |line: &String| ClassNames::Several(line.split('|').map(|name| name.trim().into()).collect());
-        set.classes = lines.iter().map(names).collect();
+        set.read_classes(path)?;
     }
     if let Some(path) = &args.templates {
-        set.templates = lines_of(path)?;
-        let without = set.templates.iter().find(|template| !template.contains("{}"));
-        if let Some(template) = without {
-            anyhow::bail!("the template {template:?} has no {{}} for the class\n  file: {}", path.display());
-        }
+        set.read_templates(path)?;
     }
     Ok(set)
-}
-
-fn lines_of(path: &Path) -> Result<Vec<String>> {
-    let text =
-        String::from_utf8(read(path)?).with_context(|| format!("no UTF-8\n  file: {}", path.display()))?;
-    let lines: Vec<String> =
-        text.lines().map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect();
-    ensure!(!lines.is_empty(), "the file is empty\n  file: {}", path.display());
-    Ok(lines)
 }
 
 impl DecodingArgs {
@@ -372,6 +413,10 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
         let results: Vec<Value> = run.measures.ids.iter().zip(&run.candidates).map(server_entry).collect();
         write_atomic(path, &serde_json::to_vec_pretty(&results)?)?;
     }
+    let page = match args.outputs.wants_page() {
+        true => cases::of_captions(&run, &benchmark)?,
+        false => Page::default(),
+    };
     let protocol = format!(
         "one caption a photo against all of its own, PTB tokens, as pycocoevalcap scores (CIDEr in 0..10); {}",
         args.decoding.words()
@@ -387,7 +432,7 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
     for (domain, scores) in &run.domains {
         record.scores.insert(domain.replace('-', "_"), serde_json::to_value(scores)?);
     }
-    record.publish(&args.outputs, context)
+    record.publish(&args.outputs, &page, context)
 }
 
 /// A caption in a server's format: ids that are numbers are written as such.
@@ -412,7 +457,7 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
          own (in_photo); pointing: the most similar patch lies in the box; captions against the phrases, {}",
         args.decoding.words()
     );
-    let mut record = None;
+    let (mut record, mut page) = (None, Page::default());
     for (stage, prefix) in stages {
         let mut progress = Progress::new(context.quiet);
         let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
@@ -425,6 +470,9 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
                 note_skipped(&run.seen, context)?;
                 if let Some(path) = &args.out {
                     write_atomic(path, &serde_json::to_vec_pretty(&said_of_boxes(&run))?)?;
+                }
+                if args.outputs.wants_page() {
+                    page = cases::of_regions(&run, &benchmark, &context.session)?;
                 }
                 none.insert(Record::new("region", &benchmark.name, protocol.clone(), &run.seen, context))
             }
@@ -454,7 +502,7 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
             .measures
             .extend(measures.measures.into_iter().map(|(name, m)| (format!("{prefix}{name}"), m)));
     }
-    record.expect("there is at least one stage").publish(&args.outputs, context)
+    record.expect("there is at least one stage").publish(&args.outputs, &page, context)
 }
 
 fn said_of_boxes(run: &mmgem_core::eval::run::RegionRun) -> Vec<Value> {

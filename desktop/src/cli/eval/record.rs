@@ -10,6 +10,7 @@ use mmgem_core::files::{HASH_START, hash_bytes, read, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::report::Page;
 use crate::context::Context;
 use crate::terminal::{print, print_json};
 
@@ -25,6 +26,16 @@ pub(super) struct Outputs {
     /// Write the scores as a table: a line each
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+    /// Write a page to look at: tables, recall curves, best and worst cases with pictures, boxes, heat maps
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+}
+
+impl Outputs {
+    /// Whether cases with pictures are wanted.
+    pub fn wants_page(&self) -> bool {
+        self.report.is_some()
+    }
 }
 
 /// One evaluation.
@@ -48,6 +59,9 @@ pub(super) struct Record {
     /// What the scores are made of; only in saved files.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub measures: Measures,
+    /// Intervals of what stands beside the model's own scores.
+    #[serde(skip)]
+    beside: Vec<(String, Interval)>,
 }
 
 fn is_empty(measures: &Measures) -> bool {
@@ -79,7 +93,27 @@ impl Record {
             n_skipped: seen.iter().map(|seen| seen.skipped.len()).sum(),
             scores: Map::new(),
             measures: Measures::default(),
+            beside: Vec::new(),
         }
+    }
+
+    /// Puts the scores of another model on the same photos beside these, and the differences.
+    pub fn add_baseline(&mut self, other: &Self) -> Result<()> {
+        let mut scores: Map<String, Value> = other.rows().into_iter().collect();
+        scores.insert("model".into(), json!(other.model));
+        scores.insert("model_hash".into(), json!(other.model_hash));
+        let differences = other.measures.compare(&self.measures, N_DRAWS, SEED)?;
+        let minus: Map<String, Value> =
+            differences.iter().map(|(name, found)| (name.clone(), json!(found.difference))).collect();
+        let own = other.measures.intervals(N_DRAWS, SEED);
+        self.beside.extend(own.into_iter().map(|(name, interval)| (format!("baseline.{name}"), interval)));
+        let of_differences = differences.into_iter().map(|(name, found)| (name, found.interval));
+        self.beside.extend(of_differences.map(|(name, i)| (format!("minus_baseline.{name}"), i)));
+        self.scores.insert("baseline".into(), scores.into());
+        if !minus.is_empty() {
+            self.scores.insert("minus_baseline".into(), minus.into());
+        }
+        Ok(())
     }
 
     /// Takes the fields of a struct of scores.
@@ -97,8 +131,12 @@ impl Record {
     }
 
     /// Prints and writes the record.
-    pub fn publish(&self, outputs: &Outputs, context: &Context) -> Result<()> {
-        let intervals = self.measures.intervals(N_DRAWS, SEED);
+    pub fn publish(&self, outputs: &Outputs, page: &Page, context: &Context) -> Result<()> {
+        let mut intervals = self.measures.intervals(N_DRAWS, SEED);
+        intervals.extend(self.beside.iter().cloned());
+        if let Some(path) = &outputs.report {
+            write_atomic(path, page.html(&self.facts(), &self.table(&intervals)).as_bytes())?;
+        }
         if let Some(path) = &outputs.save {
             write_atomic(path, &serde_json::to_vec(&self)?)?;
         }
@@ -136,16 +174,26 @@ impl Record {
         for (name, fact) in self.facts() {
             print(format!("{name:42} {fact}"))?;
         }
-        print(format!("{:42} {} ({} passed over)", "n_photos", self.n_photos, self.n_skipped))?;
-        for (name, value) in self.rows() {
-            let interval = intervals.iter().find(|(found, _)| *found == name).map(|(_, interval)| interval);
-            let interval = interval.map_or(String::new(), |i| format!("  [{:.4}, {:.4}]", i.low, i.high));
-            match value.as_f64().filter(|_| !value.is_u64()) {
-                Some(number) => print(format!("{name:42} {number:.4}{interval}"))?,
-                None => print(format!("{name:42} {}", plain(&value)))?,
-            }
+        for [name, value, interval] in self.table(intervals) {
+            print(format!("{name:42} {value}  {interval}").trim_end())?;
         }
         Ok(())
+    }
+
+    /// Name, value and interval of each score as people read them.
+    fn table(&self, intervals: &[(String, Interval)]) -> Vec<[String; 3]> {
+        let n_photos = format!("{} ({} passed over)", self.n_photos, self.n_skipped);
+        let mut table = vec![["n_photos".to_owned(), n_photos, String::new()]];
+        for (name, value) in self.rows() {
+            let interval = intervals.iter().find(|(found, _)| *found == name).map(|(_, interval)| interval);
+            let interval = interval.map_or(String::new(), |i| format!("[{:.4}, {:.4}]", i.low, i.high));
+            let value = match value.as_f64().filter(|_| !value.is_u64()) {
+                Some(number) => format!("{number:.4}"),
+                None => plain(&value),
+            };
+            table.push([name, value, interval]);
+        }
+        table
     }
 
     /// Scores on one level: `in_domain.cider`, `dtd.top1`.

@@ -1,0 +1,79 @@
+//! `--baseline-open-clip`: the same protocol on a checkpoint of OpenCLIP.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args as ClapArgs;
+use mmgem_core::checkpoint::Shards;
+use mmgem_core::data::source::read_lines;
+use mmgem_core::files::{HASH_START, as_slices, hash_bytes, read, read_shards};
+use mmgem_core::open_clip::OpenClip;
+
+use super::record::Record;
+use crate::context::Context;
+
+const WANTED: &str = "open_clip_model.safetensors, open_clip_config.json (the sizes are read off the weights without), and \
+    bpe_simple_vocab_16e6.txt.gz, merges.txt or tokenizer.json";
+
+/// Which other model.
+#[derive(Debug, ClapArgs)]
+pub(super) struct BaselineArgs {
+    /// Also evaluate a CLIP or CoCa of OpenCLIP by the same protocol, and the difference: a folder with
+    /// open_clip_model.safetensors, open_clip_config.json and bpe_simple_vocab_16e6.txt.gz (or tokenizer.json)
+    #[arg(long = "baseline-open-clip", value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+/// A checkpoint of OpenCLIP and what tells it from others.
+#[derive(Debug)]
+pub(super) struct Baseline {
+    pub model: OpenClip,
+    name: String,
+    hash: u64,
+}
+
+impl BaselineArgs {
+    /// Opens the checkpoint if one is asked for.
+    pub fn open(&self, context: &Context) -> Result<Option<Baseline>> {
+        let open = |folder: &PathBuf| {
+            Baseline::read(folder, context).with_context(|| {
+                let folder = folder.display();
+                format!("the baseline cannot be opened\n  wanted: {WANTED}\n  folder: {folder}")
+            })
+        };
+        self.folder.as_ref().map(open).transpose()
+    }
+}
+
+impl Baseline {
+    fn read(folder: &Path, context: &Context) -> Result<Self> {
+        let weights = read_shards(folder, "open_clip_model.safetensors")?;
+        let config = folder.join("open_clip_config.json");
+        let config = config.is_file().then(|| read_text(&config)).transpose()?;
+        let names =
+            ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt", "tokenizer.json"];
+        let tokenizer = names.map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
+        let tokenizer = tokenizer.context("there is no tokenizer in the folder")?;
+        let tokenizer = match tokenizer.extension().is_some_and(|ext| ext == "json") {
+            true => read_text(&tokenizer)?,
+            false => read_lines(&tokenizer)?.join("\n"),
+        };
+        let parts = weights.iter().map(|(_, bytes)| bytes.as_slice());
+        let parts = parts.chain([config.as_deref().unwrap_or_default().as_bytes(), tokenizer.as_bytes()]);
+        let hash = parts.fold(HASH_START, hash_bytes);
+        let shards = Shards::new(&as_slices(&weights))?;
+        let model = OpenClip::open(shards, config.as_deref(), &tokenizer, context.session.device())?;
+        Ok(Self { model, name: folder.display().to_string(), hash })
+    }
+
+    /// The record of this model.
+    pub fn sign(&self, mut record: Record) -> Record {
+        record.model = self.name.clone();
+        record.model_hash = format!("{:016x}", self.hash);
+        record
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    String::from_utf8(read(path)?).with_context(|| format!("no UTF-8\n  file: {}", path.display()))
+}

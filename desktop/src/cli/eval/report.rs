@@ -1,0 +1,204 @@
+//! `--report`: an evaluation as a page to look at, in one file.
+
+use mmgem_core::eval::retrieval::recall_at;
+use mmgem_core::image::BoxPx;
+
+use crate::demo::markup::{escape, rect};
+
+/// What a page shows besides the scores.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    /// Recall over ranks.
+    pub curves: Vec<Curve>,
+    /// Headings and the cases below each.
+    pub cases: Vec<(String, Vec<Case>)>,
+}
+
+/// Ranks of right answers among `n_targets`.
+#[derive(Debug)]
+pub(super) struct Curve {
+    pub name: &'static str,
+    pub ranks: Vec<Option<usize>>,
+    pub n_targets: usize,
+}
+
+/// One photo, or a few side by side, and what is to be said of them.
+#[derive(Debug, Default)]
+pub(super) struct Case {
+    pub pictures: Vec<Shown>,
+    /// What a line is, and the line.
+    pub lines: Vec<(&'static str, String)>,
+}
+
+/// A picture of the page.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub label: String,
+    pub uri: String,
+    /// Of the photo: boxes are in its pixels.
+    pub size: (u32, u32),
+    /// Class (`true`, `found`) and box.
+    pub boxes: Vec<(&'static str, BoxPx)>,
+    /// A place to be marked.
+    pub point: Option<[f32; 2]>,
+}
+
+/// Size of a drawing of curves.
+const CURVE_SIZE: (f64, f64) = (560.0, 300.0);
+/// Room for its axes: left, below.
+const CURVE_ROOM: (f64, f64) = (44.0, 34.0);
+
+impl Page {
+    /// The page: facts and the table of scores come first.
+    pub fn html(&self, facts: &[(&'static str, &str)], table: &[[String; 3]]) -> String {
+        let fact = |(name, fact): &(&str, &str)| {
+            format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(fact))
+        };
+        let facts: String = facts.iter().map(fact).collect();
+        let row = |[name, value, interval]: &[String; 3]| {
+            format!(
+                "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
+                escape(name),
+                escape(value),
+                escape(interval)
+            )
+        };
+        let rows: String = table.iter().map(row).collect();
+        let curves: String = self.curves.iter().map(Curve::html).collect();
+        let curves = match self.curves.is_empty() {
+            true => String::new(),
+            false => format!("<h2>Recall over ranks</h2><div class=\"curves\">{curves}</div>"),
+        };
+        let cases: String = self.cases.iter().map(section).collect();
+        format!(
+            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
+             content=\"width=device-width\"><title>MM-GEM evaluation</title><style>{}</style><h1>Evaluation</h1>\
+             <dl>{facts}</dl><h2>Scores</h2><div class=\"wide\"><table><tr><th>score</th><th>value</th>\
+             <th>95 % of bootstrap draws of the photos</th></tr>{rows}</table></div>{curves}{cases}</html>\n",
+            include_str!("report.css")
+        )
+    }
+}
+
+fn section((heading, cases): &(String, Vec<Case>)) -> String {
+    if cases.is_empty() {
+        return String::new();
+    }
+    let cases: String = cases.iter().map(Case::html).collect();
+    format!("<h2>{}</h2><div class=\"cases\">{cases}</div>", escape(heading))
+}
+
+impl Case {
+    fn html(&self) -> String {
+        let pictures: String = self.pictures.iter().map(Shown::html).collect();
+        let line = |(name, line): &(&str, String)| format!("<p><b>{}</b> {}</p>", escape(name), escape(line));
+        let lines: String = self.lines.iter().map(line).collect();
+        format!("<article><div class=\"pictures\">{pictures}</div>{lines}</article>")
+    }
+}
+
+impl Shown {
+    fn html(&self) -> String {
+        let (width, height) = self.size;
+        let boxes: String = self.boxes.iter().map(|(class, box_px)| rect(class, *box_px)).collect();
+        let radius = f64::from(width.max(height)) / 50.0;
+        let point = self.point.map_or(String::new(), |[x, y]| {
+            format!("<circle class=\"point\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\"/>")
+        });
+        let label = escape(&self.label);
+        format!(
+            "<figure><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\"><image href=\"{}\" \
+             width=\"{width}\" height=\"{height}\"/>{boxes}{point}</svg><figcaption>{label}</figcaption></figure>",
+            self.uri
+        )
+    }
+}
+
+impl Curve {
+    /// Recall in percent over the rank, which grows by powers; chance is dashed.
+    fn html(&self) -> String {
+        let (width, height) = CURVE_SIZE;
+        let (left, below) = CURVE_ROOM;
+        let last = self.n_targets.max(2) as f64;
+        let x = |k: f64| left + (width - left - 8.0) * k.ln() / last.ln();
+        let y = |recall: f64| 8.0 + (height - below - 8.0) * (1.0 - recall);
+        let line = |recall: &dyn Fn(usize) -> f64| -> String {
+            let points = ks(self.n_targets);
+            let points = points.iter().map(|&k| format!("{:.1},{:.1}", x(k as f64), y(recall(k))));
+            points.collect::<Vec<_>>().join(" ")
+        };
+        let grid: String = [0.0, 0.25, 0.5, 0.75, 1.0]
+            .into_iter()
+            .map(|recall| {
+                let (y, percent) = (y(recall), recall * 100.0);
+                format!(
+                    "<line class=\"grid\" x1=\"{left}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.0}\" \
+                     y=\"{:.1}\" text-anchor=\"end\">{percent:.0}</text>",
+                    width - 8.0,
+                    left - 6.0,
+                    y + 4.0
+                )
+            })
+            .collect();
+        let marks: String = [1, 5, 10, 100, 1000, 10_000]
+            .into_iter()
+            .filter(|k| *k <= self.n_targets)
+            .map(|k| {
+                let (x, y) = (x(k as f64), height - below + 18.0);
+                format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{k}</text>")
+            })
+            .collect();
+        let found = line(&|k| recall_at(&self.ranks, k));
+        let chance = line(&|k| k as f64 / last);
+        format!(
+            "<figure><svg viewBox=\"0 0 {width} {height}\">{grid}{marks}<polyline class=\"chance\" points=\"{chance}\"/>\
+             <polyline class=\"curve\" points=\"{found}\"/><text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">rank</text>\
+             </svg><figcaption>{}: recall in % up to a rank; dashed: one answer by chance</figcaption></figure>",
+            width - 8.0,
+            height - 2.0,
+            escape(self.name)
+        )
+    }
+}
+
+/// About 200 ranks, close together at the front.
+fn ks(n_targets: usize) -> Vec<usize> {
+    let last = n_targets.max(1) as f64;
+    let mut ks: Vec<usize> = (0..=200).map(|i| last.powf(f64::from(i) / 200.0).round() as usize).collect();
+    ks.dedup();
+    ks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_what_it_was_told_and_nothing_becomes_markup() {
+        let shown = Shown {
+            label: "a <photo>".into(),
+            uri: "data:,".into(),
+            size: (40, 30),
+            boxes: vec![("true", [1.0, 2.0, 11.0, 12.0])],
+            point: Some([5.0, 6.0]),
+        };
+        let case = Case { pictures: vec![shown], lines: vec![("wrote", "dogs & <b>".into())] };
+        let curve = Curve { name: "texts", ranks: vec![Some(1), Some(3), None], n_targets: 4 };
+        let page = Page { curves: vec![curve], cases: vec![("Worst".into(), vec![case])] };
+        let row = ["top1".to_owned(), "0.5000".into(), "[0.4, 0.6]".into()];
+        let html = page.html(&[("model", "<m>")], &[row]);
+        for wanted in
+            ["a &lt;photo&gt;", "dogs &amp; &lt;b&gt;", "&lt;m&gt;", "0.5000", "[0.4, 0.6]", "<circle"]
+        {
+            assert!(html.contains(wanted), "{wanted}");
+        }
+        assert!(html.contains("class=\"true\" x=\"1.0\" y=\"2.0\" width=\"10.0\" height=\"10.0\""));
+    }
+
+    #[test]
+    fn ranks_of_a_curve_reach_from_the_first_to_the_last() {
+        assert_eq!(ks(4), [1, 2, 3, 4]);
+        let many = ks(5000);
+        assert!(many.len() < 202 && many[0] == 1 && many[many.len() - 1] == 5000);
+    }
+}

@@ -1,0 +1,355 @@
+//! `mmgem eval`: every benchmark's layout with a few drawn photos, what is written, and what is said when the
+//! data are not as they should be.
+
+use std::fs;
+use std::path::Path;
+
+use mmgem_core::scenes::scene;
+use serde_json::{Value, json};
+
+use super::{Desk, text};
+
+/// A desk with six scenes in shards.
+fn desk() -> Desk {
+    let desk = Desk::new();
+    assert!(desk.run("scenes --out drawn --n 6 --seed 5").status.success());
+    desk
+}
+
+fn dir(desk: &Desk, name: &str) {
+    fs::create_dir_all(desk.path(name)).expect("the folder is writable");
+}
+
+fn photo(desk: &Desk, index: u64, name: &str) {
+    let scene = scene(5, index);
+    let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
+    // PNG whatever the name says: the bytes decide.
+    photo.save_with_format(desk.path(name), image::ImageFormat::Png).expect("the folder is writable");
+}
+
+#[track_caller]
+fn number(document: &Value, key: &str) -> f64 {
+    document[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {document}"))
+}
+
+#[track_caller]
+fn check_signed(document: &Value, task: &str, n_photos: usize) {
+    assert_eq!((&document["task"], &document["n_photos"]), (&json!(task), &json!(n_photos)), "{document}");
+    for key in ["model_hash", "data_hash"] {
+        assert_eq!(document[key].as_str().map(str::len), Some(16), "{key} in {document}");
+    }
+    assert!(
+        document["program"].as_str().is_some_and(|program| program.starts_with("mmgem 0.")),
+        "{document}"
+    );
+    assert!(document["protocol"].as_str().is_some_and(|words| words.len() > 20), "{document}");
+}
+
+#[test]
+fn retrieval_is_written_in_every_form_and_compared() {
+    let desk = desk();
+    let line = "eval retrieval --data drawn/*.tar --save a.json --csv a.csv --report a.html";
+    let scores = desk.json(line);
+    check_signed(&scores, "retrieval", 6);
+    assert_eq!((&scores["n_images"], &scores["n_texts"]), (&json!(6), &json!(30)));
+    let interval = scores["intervals"]["mean_recall"].as_array().expect("an interval");
+    let mean = number(&scores, "mean_recall");
+    assert!(interval[0].as_f64() <= Some(mean) && Some(mean) <= interval[1].as_f64(), "{scores}");
+
+    let csv = fs::read_to_string(desk.path("a.csv")).expect("it was written");
+    assert!(
+        csv.starts_with("task,benchmark,model,model_hash,data_hash,program,n_photos,score,value,low,high\n")
+    );
+    assert!(csv.contains(",text_to_image_recall_at_5,") && csv.lines().count() > 8, "{csv}");
+    let html = fs::read_to_string(desk.path("a.html")).expect("it was written");
+    for wanted in
+        ["<polyline class=\"curve\"", "data:image/", "Texts whose photo ranks last", "text_to_image_recall"]
+    {
+        assert!(html.contains(wanted), "{wanted}");
+    }
+
+    let same = desk.json("eval compare a.json a.json");
+    assert_eq!(number(&same["scores"]["mean_recall"], "difference"), 0.0);
+    assert!(desk.run("eval retrieval --data drawn/*.tar --captions 1 --save b.json").status.success());
+    let other = desk.json("eval compare a.json b.json --draws 50");
+    let found = &other["scores"]["text_to_image_recall_at_1"];
+    assert!((number(found, "b") - number(found, "a") - number(found, "difference")).abs() < 1e-12, "{other}");
+    assert!(number(found, "low") <= number(found, "high"));
+
+    assert!(desk.run("eval retrieval --data drawn/*.tar --limit 4 --save few.json").status.success());
+    desk.fails("eval compare a.json few.json", 1, &["compare runs on the same data"]);
+    desk.fails("eval compare a.json a.csv", 1, &["wanted a file that `mmgem eval .. --save FILE` wrote"]);
+}
+
+#[test]
+fn a_folder_per_class_takes_the_persons_own_names_and_templates() {
+    let desk = desk();
+    for (class, index) in [("house_cat", 0), ("house_cat", 1), ("red_boat", 2), ("red_boat", 3)] {
+        dir(&desk, &format!("classes/{class}"));
+        photo(&desk, index, &format!("classes/{class}/{index}.png"));
+    }
+    let plain = desk.json("eval zero-shot --data classes --report z.html");
+    check_signed(&plain, "zero-shot", 4);
+    assert_eq!((&plain["n_classes"], number(&plain, "chance")), (&json!(2), 0.5));
+    assert!((0.0..=1.0).contains(&number(&plain, "top1")) && plain["mean_per_class"].is_number());
+    assert!(fs::read_to_string(desk.path("z.html")).expect("written").contains("house cat"));
+
+    desk.write("classes/classes.txt", b"a cat | a kitten\na boat\n");
+    desk.write("classes/templates.txt", b"art of {}\n");
+    desk.json("eval zero-shot --data classes");
+    desk.write("classes/templates.txt", b"no place\n");
+    desk.fails("eval zero-shot --data classes", 1, &["\"no place\" has no {}", "templates.txt"]);
+    desk.write("classes/templates.txt", b"art of {}\n");
+    desk.write("classes/classes.txt", b"a cat\n");
+    desk.fails("eval zero-shot --data classes", 1, &["1 names for 2 classes", "classes.txt"]);
+    dir(&desk, "nothing");
+    desk.fails(
+        "eval zero-shot --data nothing",
+        1,
+        &["found 0 photos in 0 folders", "a folder with one folder"],
+    );
+    desk.fails(
+        "eval zero-shot --elevater nothing",
+        1,
+        &["none of ELEVATER's 20 sets is there", "labels.txt"],
+    );
+}
+
+#[test]
+fn elevaters_sets_that_are_there_are_averaged_and_the_others_named() {
+    let desk = desk();
+    let folder = "icinw/classification/patch_camelyon_20211007";
+    dir(&desk, &format!("{folder}/test"));
+    for index in 0..4 {
+        photo(&desk, index, &format!("{folder}/test/{index}.png"));
+    }
+    let lines: String = (0..4).map(|i| format!("test.zip@{i}.png {}\n", i % 2)).collect();
+    desk.write(&format!("{folder}/test.txt"), lines.as_bytes());
+    let scores = desk.json("eval zero-shot --elevater icinw");
+    assert_eq!(scores["n_sets"], json!(1), "{scores}");
+    assert_eq!(scores["missing_sets"].as_array().map(Vec::len), Some(19));
+    assert_eq!(scores["mean_over_sets"], scores["sets"][0]["score"]);
+}
+
+#[test]
+fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
+    let desk = desk();
+    dir(&desk, "images");
+    let sentences = |i: u64| -> Vec<Value> {
+        scene(5, i).captions.iter().map(|caption| json!({ "raw": caption })).collect()
+    };
+    let images: Vec<Value> = (0..4)
+        .map(|i| {
+            photo(&desk, i, &format!("images/{i}.png"));
+            let split = if i == 3 { "train" } else { "test" };
+            json!({ "filename": format!("{i}.png"), "filepath": "", "split": split, "cocoid": 100 + i,
+                "sentences": sentences(i) })
+        })
+        .collect();
+    desk.write("dataset_coco.json", json!({ "dataset": "coco", "images": images }).to_string().as_bytes());
+    let greedy =
+        desk.json("eval caption --data dataset_coco.json --max-tokens 6 --out out.json --report c.html");
+    check_signed(&greedy, "caption", 3);
+    assert_eq!(greedy["benchmark"], json!("COCO, Karpathy's split test"));
+    assert!(
+        number(&greedy, "cider") >= 0.0
+            && number(&greedy, "bleu_4") >= 0.0
+            && number(&greedy, "rouge_l") >= 0.0
+    );
+    let out: Value =
+        serde_json::from_slice(&fs::read(desk.path("out.json")).expect("written")).expect("JSON");
+    assert_eq!(out[0]["image_id"], json!(100), "{out}");
+    assert!(fs::read_to_string(desk.path("c.html")).expect("written").contains("people wrote"));
+    let beam = desk.json("eval caption --data dataset_coco.json --max-tokens 6 --beam 2 --length-penalty 0");
+    assert!(beam["protocol"].as_str().is_some_and(|words| words.ends_with("beam 2, length penalty 0")));
+    assert_eq!(desk.json("eval retrieval --data dataset_coco.json")["n_images"], json!(3));
+
+    let images: Vec<Value> = (0..3)
+        .map(|i| {
+            let domain = if i == 1 { "near-domain" } else { "in-domain" };
+            json!({ "id": i, "file_name": format!("{i}.png"), "domain": domain })
+        })
+        .collect();
+    let annotations: Vec<Value> =
+        (0..3u64).map(|i| json!({ "image_id": i, "caption": scene(5, i).captions[0].clone() })).collect();
+    desk.write("nocaps.json", json!({ "images": images, "annotations": annotations }).to_string().as_bytes());
+    let nocaps = desk.json("eval caption --data nocaps.json --max-tokens 4");
+    assert_eq!(nocaps["benchmark"], json!("NoCaps"));
+    assert!(
+        nocaps["in_domain"]["cider"].is_number() && nocaps["near_domain"]["cider"].is_number(),
+        "{nocaps}"
+    );
+}
+
+#[test]
+fn regions_of_all_layouts_are_asked_for_in_both_stages() {
+    let desk = desk();
+    desk.write("proposals.json", br#"{"00000000": [[1, 1, 60, 60, 0.9]]}"#);
+    let shards = desk.json(
+        "eval region --data drawn/*.tar --limit 3 --stage both --max-tokens 4 --proposals proposals.json --out said.json \
+         --report r.html",
+    );
+    check_signed(&shards, "region", 3);
+    for key in ["region_text_to_region_recall_at_1", "pointing_accuracy", "region_cider", "detection_map"] {
+        assert!((0.0..=10.0).contains(&number(&shards, key)), "{key}");
+        number(&shards, &format!("stage_1_{key}"));
+    }
+    let html = fs::read_to_string(desk.path("r.html")).expect("written");
+    assert!(html.contains("<rect class=\"true\"") && html.contains("<circle"), "boxes and points");
+
+    dir(&desk, "vg/VG_100K");
+    photo(&desk, 0, "vg/VG_100K/7.jpg");
+    let regions = json!([{ "id": 7, "regions": [
+        { "phrase": "a red thing", "x": 2, "y": 3, "width": 40, "height": 30 },
+        { "phrase": "another", "x": 30, "y": 30, "width": 50, "height": 40 } ] }]);
+    desk.write("vg/region_descriptions.json", regions.to_string().as_bytes());
+    let genome = desk.json("eval region --data vg --max-tokens 4");
+    assert_eq!((&genome["n_regions"], &genome["n_phrases"]), (&json!(2), &json!(2)));
+
+    for name in ["flickr/Sentences", "flickr/Annotations", "flickr/images"] {
+        dir(&desk, name);
+    }
+    photo(&desk, 1, "flickr/images/9.jpg");
+    desk.write("flickr/test.txt", b"9\n");
+    desk.write(
+        "flickr/Sentences/9.txt",
+        b"[/EN#1/people A man] and [/EN#2/other a dog]\n[/EN#1/people He] runs\n",
+    );
+    let object = |name: u32, x: u32| {
+        format!(
+            "<object><name>{name}</name><bndbox><xmin>{x}</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>50</ymax></bndbox>\
+             </object>",
+            x + 40
+        )
+    };
+    let xml = format!("<annotation>{}{}</annotation>", object(1, 5), object(2, 50));
+    desk.write("flickr/Annotations/9.xml", xml.as_bytes());
+    let entities = desk.json("eval region --data flickr --max-tokens 4");
+    assert_eq!(
+        (&entities["n_regions"], &entities["n_phrases"]),
+        (&json!(2), &json!(3)),
+        "every mention is asked"
+    );
+}
+
+#[test]
+fn long_texts_are_read_in_full() {
+    let desk = desk();
+    dir(&desk, "docci/images");
+    let lines: Vec<String> = (0..4)
+        .map(|i| {
+            photo(&desk, i, &format!("docci/images/{i}.jpg"));
+            let text = scene(5, i).captions.join(" ");
+            json!({ "image_file": format!("{i}.jpg"), "split": "test", "description": text }).to_string()
+        })
+        .collect();
+    desk.write("docci/docci_descriptions.jsonlines", lines.join("\n").as_bytes());
+    let long = desk.json("eval long-text --data docci --text-len 100");
+    check_signed(&long, "long-text", 4);
+    assert!(long["protocol"].as_str().is_some_and(|words| words.contains("at most 100 tokens")));
+    desk.fails("eval long-text --data docci", 1, &["200 tokens are asked for", "128 positions"]);
+
+    for name in ["dci/annotations", "dci/photos"] {
+        dir(&desk, name);
+    }
+    photo(&desk, 0, "dci/photos/0.jpg");
+    let annotation =
+        json!({ "image": "0.jpg", "short_caption": "A scene.", "extra_caption": "It is\nlong." });
+    desk.write("dci/annotations/0.json", annotation.to_string().as_bytes());
+    let dci = desk.json("eval long-text --data dci --text-len 60 --text extra");
+    assert_eq!(dci["benchmark"], json!("DCI, all photos, text: extra caption"));
+}
+
+#[test]
+fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
+    let desk = desk();
+    desk.write("other.json", br#"{"a": 1}"#);
+    let known = ["the JSON is of no benchmark that is known", "wanted: Karpathy's", "path: other.json"];
+    desk.fails("eval retrieval --data other.json", 1, &known);
+    desk.write("broken.json", b"{\"images\": [");
+    desk.fails("eval retrieval --data broken.json", 1, &["the JSON is not as it should be", "broken.json"]);
+    let images =
+        json!({ "images": [{ "filename": "x.jpg", "split": "test", "sentences": [{ "raw": "a" }] }] });
+    desk.write("dataset.json", images.to_string().as_bytes());
+    desk.fails("eval caption --data dataset.json", 1, &["none of the 1 photos", "x.jpg", "--images DIR"]);
+    desk.fails("eval caption --data dataset.json --split val", 1, &["there is no photo in", "split val"]);
+    dir(&desk, "empty");
+    desk.fails(
+        "eval region --data empty",
+        1,
+        &["like no benchmark that is known", "Flickr30k Entities", "path: empty"],
+    );
+    desk.fails("eval retrieval --data nowhere/*.tar", 1, &["no file fits"]);
+    desk.write("proposals.json", b"[1]");
+    let proposals = ["wanted {\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}", "proposals.json"];
+    desk.fails("eval region --data drawn/*.tar --proposals proposals.json", 1, &proposals);
+    desk.fails("eval caption --data drawn/*.tar --beam 0", 2, &["at least 1"]);
+    desk.fails(
+        "eval caption --data drawn/*.tar --meteor --python nowhere",
+        1,
+        &["--meteor", "pip install pycocoevalcap"],
+    );
+}
+
+#[test]
+fn a_checkpoint_of_open_clip_stands_beside_the_model_under_the_same_protocol() {
+    let desk = desk();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("eval");
+    dir(&desk, "clip");
+    for name in ["open_clip_model.safetensors", "open_clip_config.json"] {
+        fs::copy(golden.join("clip").join(name), desk.path(&format!("clip/{name}"))).expect("goldens");
+    }
+    desk.fails(
+        "eval retrieval --data drawn/*.tar --baseline-open-clip clip",
+        1,
+        &["there is no tokenizer in the folder", "wanted: open_clip_model.safetensors", "folder: clip"],
+    );
+    let vocabulary = desk.path("clip/bpe_simple_vocab_16e6.txt.gz");
+    fs::copy(golden.join("bpe_small.txt.gz"), vocabulary).expect("goldens");
+    let scores = desk.json("eval retrieval --data drawn/*.tar --baseline-open-clip clip --csv both.csv");
+    let baseline = &scores["baseline"];
+    assert_eq!((&baseline["model"], &baseline["n_texts"]), (&json!("clip"), &scores["n_texts"]));
+    assert_ne!(baseline["model_hash"], scores["model_hash"]);
+    let key = "text_to_image_recall_at_1";
+    let difference = number(&scores, key) - number(baseline, key);
+    assert!((difference - number(&scores["minus_baseline"], key)).abs() < 1e-12, "{scores}");
+    assert!(scores["intervals"][format!("minus_baseline.{key}")].is_array(), "{scores}");
+    let csv = fs::read_to_string(desk.path("both.csv")).expect("written");
+    assert!(csv.contains(",baseline.text_to_image_recall_at_1,"), "{csv}");
+
+    for (class, index) in [("cat", 0), ("boat", 1)] {
+        dir(&desk, &format!("classes/{class}"));
+        photo(&desk, index, &format!("classes/{class}/{index}.png"));
+    }
+    let classes = desk.json("eval zero-shot --data classes --baseline-open-clip clip");
+    assert!(
+        classes["baseline"]["top1"].is_number() && classes["minus_baseline"]["top1"].is_number(),
+        "{classes}"
+    );
+
+    fs::write(
+        desk.path("clip/open_clip_config.json"),
+        r#"{"model_cfg": {"vision_cfg": {"timm_model_name": "x"}}}"#,
+    )
+    .expect("writable");
+    desk.fails(
+        "eval retrieval --data drawn/*.tar --baseline-open-clip clip",
+        1,
+        &["timm_model_name", "not built here"],
+    );
+}
+
+#[test]
+fn scores_are_lines_for_people() {
+    let desk = desk();
+    let output = desk.run("eval retrieval --data drawn/*.tar --limit 3 -q");
+    let stdout = text(&output.stdout);
+    assert!(
+        output.status.success() && stdout.contains("n_photos") && stdout.contains("mean_recall"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.lines().any(|line| line.starts_with("text_to_image_recall_at_1") && line.ends_with(']')),
+        "{stdout}"
+    );
+}
