@@ -23,9 +23,10 @@ struct Photo {
     regions: Vec<([f32; 4], Box<str>)>,
 }
 
+/// A photo in the file of descriptions.
 #[derive(Deserialize)]
-struct FileEntry {
-    id: u64,
+pub(super) struct FileEntry {
+    pub(super) id: u64,
     regions: Vec<FileRegion>,
 }
 
@@ -36,6 +37,14 @@ struct FileRegion {
     y: f32,
     width: f32,
     height: f32,
+}
+
+impl FileEntry {
+    /// Boxes and phrases as they stand in the file.
+    pub(super) fn into_regions(self) -> impl Iterator<Item = ([f32; 4], Box<str>)> {
+        let region = |r: FileRegion| ([r.x, r.y, r.x + r.width, r.y + r.height], r.phrase.trim().into());
+        self.regions.into_iter().map(region)
+    }
 }
 
 impl VisualGenome {
@@ -50,8 +59,7 @@ impl VisualGenome {
         let files = numbered_files(folders)?;
         let with_photo = |entry: FileEntry| {
             let path = files.get(&entry.id)?.clone();
-            let region = |r: FileRegion| ([r.x, r.y, r.x + r.width, r.y + r.height], r.phrase.trim().into());
-            Some(Photo { path, regions: entry.regions.into_iter().map(region).collect() })
+            Some(Photo { path, regions: entry.into_regions().collect() })
         };
         let photos: Vec<Photo> = entries.into_iter().filter_map(with_photo).collect();
         if photos.is_empty() {

@@ -118,7 +118,8 @@ pub(super) fn of_regions(run: &RegionRun, benchmark: &Benchmark, session: &Sessi
         let boxes = vec![("true", region.box_px)];
         let box_shown = Shown { boxes: boxes.clone(), ..shown("the region", &photo)? };
         let heat = heat(&photo, &region.phrases[0], session)?;
-        let heat = Shown { boxes, point: Some(region.point), ..heat };
+        let label = "where the model sees the first phrase (red: best patch)".into();
+        let heat = Shown { label, boxes, point: Some(region.point), ..heat };
         Ok(Case {
             pictures: vec![box_shown, heat],
             lines: vec![
@@ -192,7 +193,7 @@ fn heat(photo: &Rgb, text: &str, session: &Session) -> Result<Shown> {
     let map = preprocess(photo, &session.config().preprocess()).map;
     let picture = heat_map(photo, &found, &map, session.config().vision.image_size);
     Ok(Shown {
-        label: "where the model sees it".into(),
+        label: "where the model sees it (yellow: best box; red: best patch)".into(),
         uri: picture_uri(&picture)?,
         size: photo.dimensions(),
         boxes: vec![("found", found.box_px)],

@@ -201,6 +201,8 @@ impl Record {
         let mut rows = Vec::new();
         for (name, value) in &self.scores {
             match value {
+                // What was not measured.
+                Value::Null => (),
                 Value::Object(inner) => {
                     rows.extend(inner.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())));
                 }

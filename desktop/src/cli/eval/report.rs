@@ -52,7 +52,7 @@ impl Page {
     /// The page: facts and the table of scores come first.
     pub fn html(&self, facts: &[(&'static str, &str)], table: &[[String; 3]]) -> String {
         let fact = |(name, fact): &(&str, &str)| {
-            format!("<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(fact))
+            format!("<div class=\"{name}\"><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(fact))
         };
         let facts: String = facts.iter().map(fact).collect();
         let row = |[name, value, interval]: &[String; 3]| {
@@ -120,7 +120,7 @@ impl Curve {
         let (width, height) = CURVE_SIZE;
         let (left, below) = CURVE_ROOM;
         let last = self.n_targets.max(2) as f64;
-        let x = |k: f64| left + (width - left - 8.0) * k.ln() / last.ln();
+        let x = |k: f64| left + (width - left - 20.0) * k.ln() / last.ln();
         let y = |recall: f64| 8.0 + (height - below - 8.0) * (1.0 - recall);
         let line = |recall: &dyn Fn(usize) -> f64| -> String {
             let points = ks(self.n_targets);
@@ -134,7 +134,7 @@ impl Curve {
                 format!(
                     "<line class=\"grid\" x1=\"{left}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.0}\" \
                      y=\"{:.1}\" text-anchor=\"end\">{percent:.0}</text>",
-                    width - 8.0,
+                    width - 20.0,
                     left - 6.0,
                     y + 4.0
                 )
@@ -154,7 +154,7 @@ impl Curve {
             "<figure><svg viewBox=\"0 0 {width} {height}\">{grid}{marks}<polyline class=\"chance\" points=\"{chance}\"/>\
              <polyline class=\"curve\" points=\"{found}\"/><text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">rank</text>\
              </svg><figcaption>{}: recall in % up to a rank; dashed: one answer by chance</figcaption></figure>",
-            width - 8.0,
+            width - 20.0,
             height - 2.0,
             escape(self.name)
         )
