@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,9 +13,6 @@ use tiny_http::{Header, Method, Request, Response, Server};
 
 use crate::args::Globals;
 use crate::terminal::{note, print, print_json};
-
-/// Requests that are answered at once.
-const THREADS: usize = 4;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -52,18 +50,19 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     if !args.no_open && open::that_detached(&url).is_err() {
         note(globals.quiet, "no browser could be started: open the address in one");
     }
-    // A browser that is slow to read holds up one of them only.
-    thread::scope(|scope| {
-        for _ in 0..THREADS {
-            scope.spawn(|| {
-                for request in server.incoming_requests() {
-                    // A browser that went away is its own affair.
-                    let _ = answer(request, &dir);
-                }
-            });
-        }
-    });
-    Ok(())
+    serve(&server, dir)
+}
+
+/// Answers each request on a thread of its own. Writing waits for the browser to read, and a browser may leave a
+/// file half read for as long as it likes: with any fixed number of threads, so many of those hang the rest.
+fn serve(server: &Server, dir: PathBuf) -> Result<()> {
+    let dir: Arc<Path> = dir.into();
+    loop {
+        let request = server.recv().context("the server cannot take connections any more")?;
+        let dir = Arc::clone(&dir);
+        // A browser that went away is its own affair; a request that gets no thread is answered with 500 by its drop.
+        let _ = thread::Builder::new().spawn(move || answer(request, &dir));
+    }
 }
 
 /// The folder given, or the checkout's that this program was built in, or the one below the current folder.
@@ -169,7 +168,53 @@ fn mime_type(path: &Path) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::net::TcpStream;
+    use std::time::Duration;
+
     use super::*;
+
+    /// A connection on which a file was asked for, and nothing of the answer read.
+    fn ask(address: SocketAddr, file: &str) -> BufReader<TcpStream> {
+        let mut connection = TcpStream::connect(address).expect("the server listens");
+        connection.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
+        write!(connection, "GET /{file} HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("the server listens");
+        BufReader::new(connection)
+    }
+
+    /// The first line of the answer.
+    fn status(connection: &mut BufReader<TcpStream>) -> String {
+        let mut line = String::new();
+        connection.read_line(&mut line).expect("the server answers in time");
+        line.trim().to_owned()
+    }
+
+    #[test]
+    fn browsers_that_leave_files_half_read_do_not_hold_up_the_next_one() {
+        const LARGER_THAN_SOCKETS_HOLD: u64 = 64 << 20;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let dir = folder.path().canonicalize().expect("it is there");
+        fs::write(dir.join("index.html"), "the page").expect("writable");
+        let large = fs::File::create(dir.join("large")).expect("writable");
+        large.set_len(LARGER_THAN_SOCKETS_HOLD).expect("a file with nothing in it");
+        let server = Server::http((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = server.server_addr().to_ip().expect("an internet address");
+        thread::spawn(move || serve(&server, dir));
+
+        let mut stalled: Vec<_> = (0..12).map(|_| ask(address, "large")).collect();
+        for connection in &mut stalled {
+            assert_eq!(status(connection), "HTTP/1.1 200 OK");
+        }
+        let mut kept_alive: Vec<_> = (0..12).map(|_| ask(address, "index.html")).collect();
+        for connection in &mut kept_alive {
+            assert_eq!(status(connection), "HTTP/1.1 200 OK");
+        }
+        let mut first = stalled.swap_remove(0);
+        let mut rest = Vec::new();
+        first.get_mut().shutdown(std::net::Shutdown::Write).expect("still open");
+        first.read_to_end(&mut rest).expect("what was left half read is still to be had");
+        assert!(rest.len() as u64 > LARGER_THAN_SOCKETS_HOLD);
+    }
 
     #[test]
     fn files_of_the_folder_are_served_and_no_others() {
