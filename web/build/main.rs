@@ -19,9 +19,9 @@ const WASM: &str = "wasm32-unknown-unknown";
 
 const USAGE: &str = "Builds the page into web/dist.
 
-Usage: cargo web [--webgpu] [--optimize] [--model DIR]
+Usage: cargo web [--cpu-only] [--optimize] [--model DIR]
 
-  --webgpu     also the module that computes on WebGPU (untested: it was never compiled)
+  --cpu-only   without the module that computes on WebGPU: half the time to compile
   --optimize   shrink the wasm with wasm-opt (slow; from Debian's binaryen or npm's)
   --model DIR  the model that the page opens first; assets/model without
 
@@ -29,7 +29,7 @@ Then: mmgem web, or any static server on web/dist.";
 
 /// What the command line asks for.
 struct Order {
-    webgpu: bool,
+    cpu_only: bool,
     optimize: bool,
     model: PathBuf,
 }
@@ -50,10 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn read_arguments(mut args: impl Iterator<Item = String>, workspace: &Path) -> Option<Order> {
-    let mut order = Order { webgpu: false, optimize: false, model: workspace.join("assets/model") };
+    let mut order = Order { cpu_only: false, optimize: false, model: workspace.join("assets/model") };
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--webgpu" => order.webgpu = true,
+            "--cpu-only" => order.cpu_only = true,
             "--optimize" => order.optimize = true,
             "--model" => order.model = args.next()?.into(),
             _ => return None,
@@ -67,7 +67,7 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
-    let backends: &[&str] = if order.webgpu { &["cpu", "webgpu"] } else { &["cpu"] };
+    let backends: &[&str] = if order.cpu_only { &["cpu"] } else { &["cpu", "webgpu"] };
     for backend in backends {
         bind(&compile(workspace, backend)?, &dist.join("lib").join(backend), order.optimize)?;
     }
@@ -87,11 +87,10 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
 
 /// Compiles the handle for a backend and returns the path of the raw module.
 fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
-    let features: &[&str] = if backend == "webgpu" { &["--features", "webgpu"] } else { &[] };
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let status = Command::new(env!("CARGO"))
         .args(["build", "--release", "--locked", "-p", "mmgem-web", "--lib", "--target", WASM])
-        .args(features)
+        .args(["--no-default-features", "--features", backend])
         // Every browser with WebGPU, and every one since 2023, has it.
         .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")
         .current_dir(workspace)
@@ -104,7 +103,9 @@ fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
 /// Writes the module and its JavaScript into `out`.
 fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
     let mut bindgen = Bindgen::new();
-    bindgen.input_path(wasm).web(true).and_then(|bindgen| bindgen.typescript(true).generate(out))?;
+    // A panic says its file and line anyway.
+    bindgen.input_path(wasm).typescript(true).remove_name_section(true).remove_producers_section(true);
+    bindgen.web(true)?.generate(out)?;
     if !optimize {
         return Ok(());
     }

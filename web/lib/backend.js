@@ -2,7 +2,13 @@
 
 /** @typedef {{ backend: "cpu" | "webgpu", reason: string }} Choice */
 
-/** Set before the wasm module asks for its device. @param {(why: string) => void} lost */
+/** Adapters that are programs: right, but slower than the processor's own module. */
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe|basic render/i;
+
+/**
+ * Sees the loss of each device that is opened from now on; set before the wasm module asks for its own.
+ * @param {(why: string) => void} lost
+ */
 export function watchDevice(lost) {
   const adapter = /** @type {any} */ (globalThis).GPUAdapter?.prototype;
   if (!adapter) return;
@@ -10,7 +16,7 @@ export function watchDevice(lost) {
   adapter.requestDevice = async function (/** @type {any[]} */ ...args) {
     const device = await requestDevice.apply(this, args);
     device.lost.then((/** @type {{ reason: string, message: string }} */ { reason, message }) => {
-      lost(`the graphics device was lost (${[reason, message].filter(Boolean).join(": ")})`);
+      lost(`the graphics device was lost: ${(message || reason).replace(/\.$/, "")}`);
     });
     return device;
   };
@@ -23,21 +29,36 @@ export function watchDevice(lost) {
  */
 export async function chooseBackend(wish, trouble) {
   if (wish === "cpu") return { backend: "cpu", reason: "chosen here" };
-  const why = trouble ?? (await whyNoGpu(wish === "auto"));
-  if (why === null) return { backend: "webgpu", reason: wish === "auto" ? "the graphics processor is faster" : "chosen here" };
-  return { backend: "cpu", reason: why };
+  if (trouble) return { backend: "cpu", reason: trouble };
+  if (!self.isSecureContext) return { backend: "cpu", reason: "WebGPU needs a page over https or from localhost" };
+  const gpu = /** @type {any} */ (navigator).gpu;
+  if (!gpu) return { backend: "cpu", reason: "this browser has no WebGPU, or it is switched off" };
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
+  if (!adapter) return { backend: "cpu", reason: "WebGPU found no graphics processor that it may use" };
+  const { name, isSoftware } = describe(adapter);
+  if (wish === "auto" && isSoftware) {
+    return { backend: "cpu", reason: `WebGPU has only a graphics processor in software here (${name}), which is slower` };
+  }
+  if (!(await hasModule())) {
+    return { backend: "cpu", reason: "this page was built without WebGPU (`cargo web --cpu-only`)" };
+  }
+  const why = isSoftware ? "in software, which is slow; chosen here" : wish === "auto" ? "faster" : "chosen here";
+  return { backend: "webgpu", reason: `${name}: ${why}` };
 }
 
-/** @param {boolean} mustBeFast @returns {Promise<string | null>} */
-async function whyNoGpu(mustBeFast) {
-  if (!self.isSecureContext) return "WebGPU needs a page over https or from localhost";
-  const gpu = /** @type {any} */ (navigator).gpu;
-  if (!gpu) return "this browser has no WebGPU, or it is switched off";
-  const adapter = await gpu.requestAdapter().catch(() => null);
-  if (!adapter) return "WebGPU found no graphics processor that it may use";
-  const software = adapter.info?.isFallbackAdapter || /swiftshader|llvmpipe/i.test(
-    `${adapter.info?.architecture} ${adapter.info?.description}`);
-  if (mustBeFast && software) return "WebGPU has only a graphics processor in software here, which is slower";
-  const bundle = await fetch(new URL("./webgpu/mmgem_web.js", import.meta.url)).catch(() => null);
-  return bundle?.ok ? null : "this page was built without WebGPU (`cargo web --webgpu` builds it)";
+/** @param {any} adapter */
+function describe(adapter) {
+  const info = adapter.info ?? {};
+  const name = info.description || [info.vendor, info.architecture].filter(Boolean).join(" ") || "the graphics processor";
+  const isSoftware = info.isFallbackAdapter || adapter.isFallbackAdapter ||
+    SOFTWARE.test(`${info.architecture} ${info.device} ${info.description}`);
+  return { name, isSoftware: Boolean(isSoftware) };
+}
+
+/** Whether the page was built with the module; without fetching it. */
+async function hasModule() {
+  const url = new URL("./webgpu/mmgem_web.js", import.meta.url);
+  const there = await fetch(url, { method: "HEAD" }).catch(() => null);
+  // Without a network the service worker has it, and answers GET only.
+  return (there ?? (await fetch(url).catch(() => null)))?.ok ?? false;
 }

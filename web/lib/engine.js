@@ -1,7 +1,7 @@
 // The page's side of the worker: numbered requests, cancelling, and a new worker when one breaks down.
 
 export class MmgemError extends Error {
-  /** @param {"crashed" | "input" | "network" | "memory"} kind @param {string} message */
+  /** @param {"crashed" | "device" | "input" | "network" | "memory"} kind @param {string} message */
   constructor(kind, message) {
     super(message);
     this.name = "MmgemError";
@@ -24,10 +24,14 @@ export class Engine {
   /** @type {Map<number, Pending>} */
   #pending = new Map();
   #lastId = 0;
+  /** What the last worker that had a model said of itself. @type {import("./mmgem.js").ModelInfo | null} */
+  info = null;
   #loaded = false;
   #closed = false;
-  /** What happened to the graphics device; after the second time the processor takes over. @type {string[]} */
-  #lostDevices = [];
+  /** How often the worker broke down on WebGPU. */
+  #gpuFailures = 0;
+  /** Why WebGPU is not tried again in this visit. @type {string | null} */
+  #gpuTrouble = null;
 
   /** @param {import("./mmgem.js").ModelSource} source @param {import("./mmgem.js").LoadOptions} options */
   constructor(source, options) {
@@ -48,13 +52,21 @@ export class Engine {
     return worker;
   }
 
-  /** @param {AbortSignal} [signal] */
+  /** @param {AbortSignal} [signal] @returns {Promise<import("./mmgem.js").ModelInfo>} */
   async #load(signal) {
-    const trouble = this.#lostDevices.length > 1 ? `${this.#lostDevices[0]}, twice` : null;
-    const args = { source: this.#source, backend: this.#options.backend ?? "auto", trouble };
-    const info = await this.#post("load", args, { signal, onEvent: this.#options.onProgress });
-    this.#loaded = true;
-    return info;
+    const trouble = this.#gpuTrouble;
+    const { backend = "auto", warmUp = true } = this.#options;
+    const args = { source: this.#source, backend, trouble, warm: warmUp };
+    try {
+      const info = await this.#post("load", args, { signal, onEvent: this.#options.onProgress });
+      this.#loaded = true;
+      this.info = info;
+      return info;
+    } catch (error) {
+      // WebGPU broke down before there was a model: the processor opens it.
+      if (this.#gpuTrouble === trouble || this.#closed) throw error;
+      return this.#load(signal);
+    }
   }
 
   /**
@@ -65,6 +77,21 @@ export class Engine {
     how.signal?.throwIfAborted();
     await this.ready;
     return this.#post(op, args, how);
+  }
+
+  /**
+   * Does something again when the graphics device was lost meanwhile. That comes to an end: after the second
+   * loss the processor computes.
+   * @template T @param {() => Promise<T>} act @returns {Promise<T>}
+   */
+  async repeat(act) {
+    for (;;) {
+      try {
+        return await act();
+      } catch (error) {
+        if (/** @type {any} */ (error).kind !== "device" || this.#closed) throw error;
+      }
+    }
   }
 
   /** @param {string} op @param {object} args @param {How} how @returns {Promise<any>} */
@@ -90,7 +117,7 @@ export class Engine {
 
   /** @param {any} data */
   #receive(data) {
-    if (data.fatal) return this.#crash(data.fatal);
+    if (data.fatal) return this.#crash(data.fatal, data.onGpu);
     const pending = this.#pending.get(data.id);
     if (!pending) return;
     if ("event" in data) return pending.onEvent?.(data.event);
@@ -99,24 +126,31 @@ export class Engine {
     else pending.resolve(data.result);
   }
 
-  /** @param {string} message */
-  #crash(message) {
+  /** @param {string} message @param {boolean} [onGpu] whether it was computing on WebGPU */
+  #crash(message, onGpu = false) {
     if (this.#closed) return;
     this.#worker.terminate();
-    const kind = /memory/i.test(message) ? "memory" : "crashed";
-    if (message.startsWith("the graphics device")) this.#lostDevices.push(message);
-    const restarts = this.#loaded;
+    const wasLoaded = this.#loaded;
     this.#loaded = false;
+    if (onGpu) this.#countGpuFailure(message, wasLoaded);
+    const kind = onGpu ? "device" : /memory/i.test(message) ? "memory" : "crashed";
     const lost = [...this.#pending.values()];
     this.#pending.clear();
-    if (restarts) {
+    if (wasLoaded || onGpu) this.#worker = this.#start();
+    if (wasLoaded) {
       this.generation += 1;
-      this.#worker = this.#start();
       this.ready = this.#load();
       this.ready.catch(() => undefined); // told to whoever asks next
-      this.#options.onRestart?.(message);
+      this.#options.onRestart?.(message, this.ready);
     }
     for (const pending of lost) pending.reject(new MmgemError(kind, message));
+  }
+
+  /** WebGPU gets a second chance if it worked before. @param {string} message @param {boolean} hadWorked */
+  #countGpuFailure(message, hadWorked) {
+    this.#gpuFailures += 1;
+    if (!hadWorked) this.#gpuTrouble = `WebGPU does not work here (${message})`;
+    else if (this.#gpuFailures > 1) this.#gpuTrouble = `WebGPU broke down twice in this visit (${message})`;
   }
 
   close() {

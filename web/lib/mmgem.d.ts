@@ -25,9 +25,14 @@ export interface Progress {
 export interface LoadOptions {
   /** `auto` (the default) takes WebGPU where it works. */
   backend?: Backend | "auto";
+  /** `false`: on WebGPU the first requests make the device's programs, not the time before them. */
+  warmUp?: boolean;
   onProgress?: (progress: Progress) => void;
-  /** Called when the worker broke down and was started anew; `message` says why. */
-  onRestart?: (message: string) => void;
+  /**
+   * Called when the worker broke down and is started anew; `message` says why. `restarted` is there when the model
+   * is open again: on the processor, when WebGPU was lost for the second time.
+   */
+  onRestart?: (message: string, restarted: Promise<ModelInfo>) => void;
   signal?: AbortSignal;
 }
 
@@ -125,6 +130,7 @@ export interface Library {
 }
 
 export interface Model {
+  /** Changes when a lost graphics device makes the processor take over. */
   readonly info: ModelInfo;
   readonly library: Library;
   openPhoto(file: Blob, options?: RequestOptions): Promise<Photo>;
@@ -154,8 +160,11 @@ export interface Model {
 
 /** A problem with words for people: what was found, what was wanted, what to do. */
 export class MmgemError extends Error {
-  /** `crashed`: the worker broke down (and was restarted); `input`: the photo, text or file cannot be used. */
-  readonly kind: "crashed" | "input" | "network" | "memory";
+  /**
+   * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
+   * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used.
+   */
+  readonly kind: "crashed" | "device" | "input" | "network" | "memory";
 }
 
 /** Loads a model in a worker of its own. */

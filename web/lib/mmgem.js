@@ -12,7 +12,8 @@ export { MmgemError };
 export async function loadModel(source, options = {}) {
   const engine = new Engine(source, options);
   try {
-    return new Model(engine, await engine.ready);
+    const { fingerprint } = await engine.ready;
+    return new Model(engine, fingerprint);
   } catch (error) {
     engine.close();
     throw error;
@@ -74,61 +75,70 @@ class Photo {
 class Model {
   #engine;
 
-  /** @param {Engine} engine @param {Api.ModelInfo} info */
-  constructor(engine, info) {
+  /** @param {Engine} engine @param {string} fingerprint */
+  constructor(engine, fingerprint) {
     this.#engine = engine;
-    this.info = info;
-    this.library = new Library(engine, info.fingerprint);
+    this.library = new Library(engine, fingerprint);
+  }
+
+  get info() {
+    return /** @type {Api.ModelInfo} */ (this.#engine.info); // a model is made when there is one
   }
 
   /** @type {Api.Model["openPhoto"]} */
   async openPhoto(file, { signal } = {}) {
     const photo = new Photo(this.#engine, file);
-    await photo.key(signal);
+    await this.#engine.repeat(() => photo.key(signal));
     return photo;
   }
 
   /** @type {Api.Model["embedText"]} */
   embedText(text, how = {}) {
-    return this.#engine.request("embedText", { text }, how);
+    return this.#engine.repeat(() => this.#engine.request("embedText", { text }, how));
   }
 
   /** @type {Api.Model["embedImage"]} */
-  async embedImage(photo, box = null, how = {}) {
-    const key = await keyOf(photo);
-    return this.#engine.request("embedImage", { key, box }, how);
+  embedImage(photo, box = null, how = {}) {
+    return this.#about(photo, "embedImage", { box }, how);
+  }
+
+  /** @param {Api.Photo} photo @param {string} op @param {object} args @param {import("./engine.js").How} how */
+  #about(photo, op, args, how) {
+    return this.#engine.repeat(async () => {
+      const key = await keyOf(photo);
+      return this.#engine.request(op, { key, ...args }, how);
+    });
   }
 
   /** @type {Api.Model["captionRegion"]} */
   captionRegion(photo, box = null, { signal, maxTokens = 32 } = {}) {
-    return new CaptionStream(async (onEvent, stop) => {
+    return new CaptionStream((onEvent, stop) => {
       const either = signal ? AbortSignal.any([signal, stop]) : stop;
-      const key = await keyOf(photo);
-      return this.#engine.request("caption", { key, box, maxTokens }, { signal: either, onEvent });
+      return this.#about(photo, "caption", { box, maxTokens }, { signal: either, onEvent });
     });
   }
 
   /** @type {Api.Model["localize"]} */
   async localize(photo, query, how = {}) {
     const embed = typeof query === "string" ? await this.embedText(query, how) : query;
-    return this.#engine.request("localize", { key: await keyOf(photo), embed }, how);
+    return this.#about(photo, "localize", { embed }, how);
   }
 
   /** @type {Api.Model["boxAt"]} */
-  async boxAt(photo, x, y, how = {}) {
-    return this.#engine.request("boxAt", { key: await keyOf(photo), x, y }, how);
+  boxAt(photo, x, y, how = {}) {
+    return this.#about(photo, "boxAt", { x, y }, how);
   }
 
   /** @type {Api.Model["searchPhotos"]} */
   async searchPhotos(query, { limit = 100, ...how } = {}) {
     const embed = await this.#embedQuery(query, how);
-    return this.#engine.request("search", { embed, limit }, how);
+    return this.#engine.repeat(() => this.#engine.request("search", { embed, limit }, how));
   }
 
   /** @type {Api.Model["similarRegions"]} */
   async similarRegions(photo, box, { limit = 100, ...how } = {}) {
     const embed = await this.embedImage(photo, box, how);
-    return this.#engine.request("search", { embed, limit }, how);
+    return this.#engine.repeat(() => this.#engine.request("search", { embed, limit }, how));
   }
 
   /** @param {string | Float32Array | Api.Photo} query @param {{ signal?: AbortSignal }} how */
@@ -158,21 +168,22 @@ class Library {
   }
 
   list() {
-    return this.#engine.request("list", {});
+    return this.#engine.repeat(() => this.#engine.request("list", {}));
   }
 
   /** @type {Api.Library["add"]} */
   add(path, file, how = {}) {
-    return this.#engine.request("add", { path, file }, { ...how, background: true });
+    const request = () => this.#engine.request("add", { path, file }, { ...how, background: true });
+    return this.#engine.repeat(request);
   }
 
   /** @type {Api.Library["remove"]} */
   remove(paths) {
-    return this.#engine.request("remove", { paths });
+    return this.#engine.repeat(() => this.#engine.request("remove", { paths }));
   }
 
   clear() {
-    return this.#engine.request("clear", {});
+    return this.#engine.repeat(() => this.#engine.request("clear", {}));
   }
 
   /** Straight from the browser's storage, so that pictures appear while the worker is busy. @param {string} path */
@@ -181,12 +192,12 @@ class Library {
   }
 
   exportFile() {
-    return this.#engine.request("exportFile", {});
+    return this.#engine.repeat(() => this.#engine.request("exportFile", {}));
   }
 
   /** @param {Blob} file */
   importFile(file) {
-    return this.#engine.request("importFile", { file });
+    return this.#engine.repeat(() => this.#engine.request("importFile", { file }));
   }
 }
 

@@ -5,6 +5,7 @@ import { chooseBackend, watchDevice } from "./backend.js";
 import { fetchModel } from "./model-files.js";
 import { Photos } from "./photos.js";
 import { Store } from "./store.js";
+import { warmUp } from "./warm-up.js";
 
 /**
  * @typedef {typeof import("./cpu/mmgem_web.js")} Wasm
@@ -25,6 +26,19 @@ let photos;
 /** @type {Store} */
 let store;
 let dead = false;
+/** Whether the module in use computes on WebGPU. */
+let onGpu = false;
+/** Resolves to the browser's words when the graphics device is lost. @type {Promise<string>} */
+const deviceLost = new Promise((resolve) => {
+  watchDevice((why) => {
+    resolve(why);
+    if (onGpu) die(why);
+  });
+});
+/** How long a failure on WebGPU waits for those words; it often comes before them. */
+const LOST_WAIT_MS = 500;
+/** @type {AsyncGenerator<void> | null} */
+let warming = null;
 
 /** @type {Job[]} */
 const queue = [];
@@ -50,8 +64,8 @@ async function work() {
       const { result, transfer } = await ops[job.op](job.args, job);
       scope.postMessage({ id: job.id, result }, transfer ?? []);
     } catch (error) {
-      if (error instanceof WebAssembly.RuntimeError) die(String(error));
-      else scope.postMessage({ id: job.id, error: plain(error) });
+      if (isFatal(error)) die(String(error));
+      else if (!dead) scope.postMessage({ id: job.id, error: plain(error) });
     }
   }
   current = null;
@@ -63,6 +77,11 @@ function next() {
   return queue.splice(Math.max(urgent, 0), 1)[0];
 }
 
+/** Work of the worker's own, when nobody waits for anything. @param {string} op */
+function later(op) {
+  queue.push({ id: 0, op, args: {}, background: true, abort: new AbortController() });
+}
+
 /** @param {number} id */
 function cancel(id) {
   const at = queue.findIndex((job) => job.id === id);
@@ -71,10 +90,16 @@ function cancel(id) {
 }
 
 /** @param {string} message */
-function die(message) {
+async function die(message) {
   if (dead) return;
   dead = true;
-  scope.postMessage({ fatal: message });
+  const waited = new Promise((resolve) => setTimeout(() => resolve(message), LOST_WAIT_MS));
+  scope.postMessage({ fatal: onGpu ? await Promise.race([deviceLost, waited]) : message, onGpu });
+}
+
+/** Whether this worker can do nothing more after it. @param {any} error */
+function isFatal(error) {
+  return error instanceof WebAssembly.RuntimeError || (onGpu && /the device stopped working/.test(error?.message));
 }
 
 /** @param {any} error */
@@ -103,7 +128,7 @@ async function openSomewhere(files, choice) {
     model = await open(files, choice.backend);
     return choice;
   } catch (error) {
-    if (choice.backend === "cpu" || error instanceof WebAssembly.RuntimeError) throw error;
+    if (choice.backend === "cpu" || isFatal(error)) throw error;
     model = await open(files, "cpu");
     return { backend: "cpu", reason: `WebGPU does not work here (${/** @type {Error} */ (error).message})` };
   }
@@ -111,7 +136,7 @@ async function openSomewhere(files, choice) {
 
 /** @param {ModelFiles} files @param {"cpu" | "webgpu"} backend */
 async function open(files, backend) {
-  if (backend === "webgpu") watchDevice(die);
+  onGpu = backend === "webgpu";
   wasm = await import(`./${backend}/mmgem_web.js`);
   ({ memory } = await wasm.default({ module_or_path: new URL(`./${backend}/mmgem_web_bg.wasm`, import.meta.url) }));
   const gathered = new wasm.ModelFiles(files.config, files.tokenizer);
@@ -124,7 +149,7 @@ const region = (box) => (box ? Float32Array.from(box) : undefined);
 
 /** @type {Record<string, (args: any, job: Job) => Promise<{ result?: any, transfer?: Transferable[] }>>} */
 const ops = {
-  async load({ source, backend: wish, trouble }, job) {
+  async load({ source, backend: wish, trouble, warm }, job) {
     const event = (/** @type {string} */ stage, /** @type {number} */ bytes, /** @type {number} */ total) =>
       scope.postMessage({ id: job.id, event: { stage, bytes, total } });
     const files = await fetchModel(source, event, job.abort.signal);
@@ -133,9 +158,20 @@ const ops = {
     const { backend, reason } = await openSomewhere(files, await chooseBackend(wish, trouble));
     photos = new Photos(model);
     store = new Store(wasm, model, photos);
+    if (onGpu && warm) {
+      warming = warmUp(model);
+      later("warmUp");
+    }
     const { name, bytes, fromCache, checked, notKept } = files;
     const { fingerprint, embedDim } = model;
     return { result: { name, fingerprint, embedDim, backend, reason, bytes, fromCache, checked, notKept } };
+  },
+
+  /** A step of it; the rest waits behind whatever comes in meanwhile. */
+  async warmUp() {
+    const { done } = await /** @type {AsyncGenerator<void>} */ (warming).next();
+    if (!done) later("warmUp");
+    return {};
   },
 
   async openPhoto({ key, file }) {

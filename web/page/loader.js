@@ -3,7 +3,10 @@
 import { forgetModels, loadModel } from "./lib/mmgem.js";
 import { $, bytes, choose, make, notice, openDialog, words } from "./dom.js";
 
-/** @typedef {import("./lib/mmgem.js").Model} Model @typedef {import("./lib/mmgem.js").ModelSource} ModelSource */
+/**
+ * @typedef {import("./lib/mmgem.js").Model} Model @typedef {import("./lib/mmgem.js").ModelSource} ModelSource
+ * @typedef {import("./lib/mmgem.js").ModelInfo} Info
+ */
 
 const OWN_MODEL = "model";
 /** Progress is not worth a bar before this. */
@@ -46,13 +49,14 @@ export class Loader extends EventTarget {
         backend: chosenBackend(),
         signal,
         onProgress: (progress) => showProgress(progress, started),
-        onRestart: (message) => {
-          notice(`The model broke down and was started again. (${message})`);
-          this.dispatchEvent(new Event("restart"));
-        },
+        onRestart: (message, restarted) => this.#restart(message, restarted),
       });
       this.model = model;
-      this.#announceModel(model);
+      this.#announceModel(model.info);
+      if (model.info.backend === "webgpu") keepWebGpu();
+      else if (chosenBackend() === "webgpu") {
+        notice(`WebGPU was chosen, but the model runs on the processor: ${model.info.reason}.`, { bad: false });
+      }
       this.dispatchEvent(new Event("model"));
       return model;
     } catch (error) {
@@ -67,9 +71,27 @@ export class Loader extends EventTarget {
     }
   }
 
-  /** @param {Model} model */
-  #announceModel(model) {
-    const { info } = model;
+  /** The library starts the model again by itself; this says so. @param {string} message @param {Promise<Info>} restarted */
+  async #restart(message, restarted) {
+    const before = this.model?.info.backend;
+    status("busy", "Starting again");
+    if (before === "cpu") this.dispatchEvent(new Event("restart")); // on WebGPU the library repeats what was lost
+    try {
+      const info = await restarted;
+      this.#announceModel(info);
+      if (before === "cpu") notice(`The model broke down and was started again. (${message})`);
+      else if (info.backend === "webgpu") notice(`WebGPU broke down; the model was started again on it. (${message})`);
+      else notice(`The processor has taken over: ${info.reason}. Reload the page to try WebGPU again.`);
+    } catch (error) {
+      status("failed", "No model");
+      notice(error);
+    } finally {
+      $("loading").hidden = true;
+    }
+  }
+
+  /** @param {Info} info */
+  #announceModel(info) {
     status("ready", info.backend === "cpu" ? "On the processor" : "On WebGPU");
     $("status").title = info.reason;
     if (info.notKept && typeof this.#source === "string") {
@@ -148,6 +170,12 @@ export class Loader extends EventTarget {
 function chosenBackend() {
   const chosen = localStorage.getItem("backend");
   return chosen === "cpu" || chosen === "webgpu" ? chosen : "auto";
+}
+
+/** Asks the service worker to keep the module for WebGPU too; it is too large to keep for those without. */
+async function keepWebGpu() {
+  const worker = (await navigator.serviceWorker?.ready)?.active;
+  worker?.postMessage("keep webgpu");
 }
 
 /** @param {"busy" | "ready" | "failed"} state @param {string} text */

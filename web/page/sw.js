@@ -1,13 +1,26 @@
 // The service worker: the page without a network. `VERSION` and `FILES` are written above by `cargo web`.
-// The model's files are not here: the page keeps them itself once it has checked them.
+// The model's files are not here: the page keeps them itself once it has checked them. The module for WebGPU is kept
+// when a page says that it runs on it.
 
 const SHELL = `mmgem-shell-${VERSION}`;
 const FOLDER = new URL("./", self.location.href);
+const WEBGPU = "lib/webgpu/";
 
 self.addEventListener("install", (event) => {
-  const requests = FILES.map((file) => new Request(new URL(file, FOLDER), { cache: "reload" }));
-  event.waitUntil(caches.open(SHELL).then((cache) => cache.addAll(requests)).then(() => self.skipWaiting()));
+  event.waitUntil(keep((file) => !file.startsWith(WEBGPU)).then(() => self.skipWaiting()));
 });
+
+self.addEventListener("message", (event) => {
+  if (event.data === "keep webgpu") event.waitUntil(keep((file) => file.startsWith(WEBGPU)));
+});
+
+/** Fetches the files that are wanted and not kept yet. */
+async function keep(wanted) {
+  const shell = await caches.open(SHELL);
+  const kept = new Set((await shell.keys()).map((request) => request.url));
+  const urls = FILES.filter(wanted).map((file) => new URL(file, FOLDER).href).filter((url) => !kept.has(url));
+  await shell.addAll(urls.map((url) => new Request(url, { cache: "reload" })));
+}
 
 self.addEventListener("activate", (event) => {
   event.waitUntil(forgetOldShells().then(() => self.clients.claim()));

@@ -201,6 +201,9 @@ impl Image {
     }
 }
 
+#[cfg(all(feature = "cpu", feature = "webgpu"))]
+compile_error!("a module has one backend: add --no-default-features to --features webgpu");
+
 /// WebGPU in a module with that feature; in the other one the CPU.
 async fn open_device() -> Result<Device, JsError> {
     #[cfg(feature = "webgpu")]
