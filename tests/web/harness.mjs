@@ -8,7 +8,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 
 export const ROOT = fileURLToPath(new URL("../..", import.meta.url));
-const MMGEM = path.join(ROOT, "target/release/mmgem");
+export const MMGEM = path.join(ROOT, "target/release/mmgem");
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 const FLAGS = [
   "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -27,6 +27,25 @@ export function missing() {
     if (!fs.existsSync(file)) return `SKIPPED: the browser tests want ${file}; get it by \`${cure}\``;
   }
   return "";
+}
+
+/** Gives Chromium a graphics processor in software where there is no other. */
+export const WEBGPU_FLAGS = ["--enable-unsafe-webgpu"];
+
+/** Why WebGPU cannot be tested here, or nothing. */
+export async function missingWebGpu(address) {
+  if (!fs.existsSync(path.join(ROOT, "web/dist/lib/webgpu"))) {
+    return "SKIPPED: the tests on WebGPU want its module; get it by `cargo web`";
+  }
+  const browser = await browse(WEBGPU_FLAGS);
+  try {
+    const page = await browser.context.newPage();
+    await page.goto(`${address}icon.svg`);
+    const adapter = await page.evaluate(async () => Boolean(await navigator.gpu?.requestAdapter()));
+    return adapter ? "" : "SKIPPED: the tests on WebGPU: this browser has no adapter, not even in software";
+  } finally {
+    await browser.close();
+  }
 }
 
 /** `mmgem` with these arguments on the CPU; its JSON document. */
@@ -68,11 +87,11 @@ export async function serve() {
 }
 
 /** A browser with nothing kept from before; `requests` gathers what it asks of any server. */
-export async function browse(options = {}) {
+export async function browse(flags = []) {
   const { chromium } = createRequire(path.join(ROOT, "web/package.json"))("playwright-core");
   const profile = fs.mkdtempSync(path.join(os.tmpdir(), "mmgem-profile-"));
   const context = await chromium.launchPersistentContext(profile, {
-    executablePath: CHROMIUM, headless: true, args: FLAGS, ...options,
+    executablePath: CHROMIUM, headless: true, args: [...FLAGS, ...flags],
   });
   const requests = [];
   context.on("request", (request) => requests.push(request.url()));
@@ -93,6 +112,18 @@ export async function openPage(context, address) {
   await page.goto(address);
   await page.waitForSelector('#status[data-state="ready"]', { timeout: 60_000 });
   return { page, errors };
+}
+
+/** Waits until an element holds a finished caption. */
+export const settled = (page, selector) => page.waitForFunction((selector) => {
+  const line = document.querySelector(selector);
+  return line && !line.classList.contains("writing") && !line.classList.contains("quiet") && line.textContent;
+}, selector);
+
+/** Presses a button that asks for files, and gives it some. */
+export async function chooseFiles(page, button, files) {
+  const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.locator(button).click()]);
+  await chooser.setFiles(files);
 }
 
 /** Bytes of a file as the page can take them. */

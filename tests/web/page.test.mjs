@@ -5,7 +5,7 @@ import fs from "node:fs";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
 
-import { base64, browse, drawScenes, missing, mmgem, openPage, serve } from "./harness.mjs";
+import { base64, browse, chooseFiles, drawScenes, missing, mmgem, openPage, serve, settled } from "./harness.mjs";
 
 const N_SCENES = 60;
 /** Of the scenes' first captions, at least this share must find its own scene first. */
@@ -31,19 +31,9 @@ describe("the page", { skip: skip || false }, () => {
   });
 
   const text = (selector) => page.locator(selector).innerText();
-  const settled = (selector) => page.waitForFunction((selector) => {
-    const line = document.querySelector(selector);
-    return line && !line.classList.contains("writing") && !line.classList.contains("quiet") && line.textContent;
-  }, selector);
-
-  const choose = async (button, files) => {
-    const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.locator(button).click()]);
-    await chooser.setFiles(files);
-  };
-
   const openPhoto = async (file) => {
-    await choose("#open", file);
-    await settled("#whole");
+    await chooseFiles(page, "#open", file);
+    await settled(page, "#whole");
   };
 
   it("describes a photo and a box that is dragged on it", async () => {
@@ -58,7 +48,7 @@ describe("the page", { skip: skip || false }, () => {
     await page.mouse.move(...at(0.5, 0.6));
     await page.mouse.move(...at(0.7, 0.8));
     await page.mouse.up();
-    await settled(".region .caption");
+    await settled(page, ".region .caption");
     assert.equal(await page.locator(".region").count(), 1);
 
     const download = page.waitForEvent("download");
@@ -92,7 +82,7 @@ describe("the page", { skip: skip || false }, () => {
   it("makes a box of a click and shows where a phrase is", async () => {
     const frame = await page.locator("#boxes").boundingBox();
     await page.mouse.click(frame.x + frame.width / 2, frame.y + frame.height / 2);
-    await settled(".region .caption");
+    await settled(page, ".region .caption");
     const { regions, file } = scenes.scenes[0];
     await page.locator("#phrase").fill(regions[0].phrases[0]);
     await page.keyboard.press("Enter");
@@ -106,7 +96,7 @@ describe("the page", { skip: skip || false }, () => {
   it("says that a damaged photo is damaged", async () => {
     const damaged = path.join(path.dirname(scenes.folder), "damaged.jpg");
     fs.writeFileSync(damaged, fs.readFileSync(scenes.scenes[0].file).subarray(0, 1500));
-    await choose("#open", damaged);
+    await chooseFiles(page, "#open", damaged);
     await page.waitForSelector(".notice");
     assert.match(await text("#notices"), /damaged\.jpg cannot be used.*damaged or cut short/s);
     await page.locator(".notice button").click();
@@ -120,7 +110,7 @@ describe("the page", { skip: skip || false }, () => {
     await page.locator("#tab-find").click();
     const broken = path.join(path.dirname(scenes.folder), "broken.jpg");
     fs.writeFileSync(broken, "no photo");
-    await choose("#files", [broken, ...scenes.scenes.map((scene) => scene.file)]);
+    await chooseFiles(page, "#files", [broken, ...scenes.scenes.map((scene) => scene.file)]);
     await page.waitForSelector("#indexing:not([hidden])");
     await page.locator("#pause").click();
     await page.waitForFunction(() => document.getElementById("index-text").textContent.includes("paused"));
@@ -170,7 +160,7 @@ describe("the page", { skip: skip || false }, () => {
     await page.locator("#tab-find").click();
     await indexed(N_SCENES);
     assert.ok((await search(scenes.scenes[3].captions[0])).length > 0);
-    await choose("#files", scenes.scenes.map((scene) => scene.file));
+    await chooseFiles(page, "#files", scenes.scenes.map((scene) => scene.file));
     await page.waitForSelector(".notice");
     assert.match(await text("#notices"), /All 60 photos .* in the library already/);
     await page.locator(".notice button").click();
