@@ -9,7 +9,7 @@ TEXT_LEN = 12
 WORKS = ("image", "text", "prefill", "caption", "region", "train")
 
 
-def arguments(doc):
+def arguments(doc, others={}):
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--config", required=True)
     ap.add_argument("--reference", help="mmgem_reference.py, for the peers that run or export its modules")
@@ -18,6 +18,8 @@ def arguments(doc):
     ap.add_argument("--repeat", type=int, default=5)
     ap.add_argument("--tokens", type=int, default=32)
     ap.add_argument("--train-batch", type=int, default=16)
+    for name, meaning in others.items():
+        ap.add_argument(name, help=meaning)
     args = ap.parse_args()
     args.only = args.only.split(",")
     args.cfg = json.load(open(args.config))

@@ -2,8 +2,10 @@
 """The work of `mmgem bench` in ONNX Runtime, on graphs that PyTorch exports from the reference's modules.
 
     onnx_bench.py --reference mmgem_reference.py --config CONFIG.json [--threads 2]
+    onnx_bench.py --reference mmgem_reference.py --config CONFIG.json --export DIR
 
-Prints one JSON document with the same keys. Needs onnxruntime, onnxscript and what torch_bench.py needs.
+Prints one JSON document with the same keys; with --export it writes the graphs of one image and of a decoding step, weights
+inside, as web_bench.mjs takes them, and measures nothing. Needs onnxruntime, onnxscript and what torch_bench.py needs.
 """
 import os
 import tempfile
@@ -11,7 +13,7 @@ import tempfile
 import common
 from common import TEXT_LEN, median_secs, pixels, texts
 
-args = common.arguments(__doc__)
+args = common.arguments(__doc__, {"--export": "write the graphs into this folder"})
 try:
     import numpy as np
     import onnxruntime as ort
@@ -54,10 +56,14 @@ class Step(torch.nn.Module):
         return hidden, token, m.embed_tokens(token), *new
 
 
-def session(folder, name, module, inputs, names, dynamic=None):
+def export(folder, name, module, inputs, names, dynamic=None, external_data=True):
     path = os.path.join(folder, name + ".onnx")
     torch.onnx.export(module.eval(), inputs, path, input_names=names, dynamic_shapes=dynamic, dynamo=True,
-                      external_data=True, verbose=False)
+                      external_data=external_data, verbose=False)
+    return path
+
+
+def session(path):
     options = ort.SessionOptions()
     options.intra_op_num_threads = args.threads
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -70,16 +76,20 @@ def rate(name, n, work):
 class Decoder:
     """The exported step with its tables."""
 
-    def __init__(self, folder):
+    @staticmethod
+    def export(folder, **how):
         n_layers, kv = llm["num_hidden_layers"], llm["num_key_value_heads"]
         past = torch.zeros(1, kv, 3, head_dim)
-        n, dim = torch.export.Dim("n", min=1, max=512), torch.export.Dim("past", min=0, max=512)
         names = ["x", "cos", "sin", "mask"] + [f"past_{i}" for i in range(2 * n_layers)]
         inputs = (torch.zeros(1, 2, llm["hidden_size"]), torch.zeros(2, head_dim), torch.zeros(2, head_dim),
                   torch.zeros(2, 5), *[past] * (2 * n_layers))
         auto = torch.export.Dim.AUTO
         dynamic = ({1: auto}, {0: auto}, {0: auto}, {0: auto, 1: auto}, ({2: auto},) * (2 * n_layers))
-        self.session = session(folder, "step", Step(), inputs, names, dynamic)
+        return export(folder, "step", Step(), inputs, names, dynamic, **how)
+
+    def __init__(self, folder):
+        n_layers, kv = llm["num_hidden_layers"], llm["num_key_value_heads"]
+        self.session = session(self.export(folder))
         self.names = [i.name for i in self.session.get_inputs()]
         self.empty = [np.zeros((1, kv, 0, head_dim), np.float32)] * (2 * n_layers)
         angle = np.outer(np.arange(512), llm["rope_theta"] ** (-np.arange(0, head_dim, 2) / head_dim))
@@ -99,11 +109,18 @@ class Decoder:
             x = after
 
 
+if args.export:
+    os.makedirs(args.export, exist_ok=True)
+    with torch.no_grad():
+        export(args.export, "image_1", Image(), (pixels(cfg, 1),), ["x"], external_data=False)
+        Decoder.export(args.export, external_data=False)
+    raise SystemExit(0)
+
 with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
     if "image" in args.only:
         for n in (1, 8):
             x = pixels(cfg, n)
-            image = session(folder, f"image_{n}", Image(), (x,), ["x"])
+            image = session(export(folder, f"image_{n}", Image(), (x,), ["x"]))
             feed = {"x": x.numpy()}
             rate(f"images_per_sec_batch_{n}", n, lambda: image.run(None, feed))
             del image
