@@ -2,7 +2,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
 
-use crate::model::Llama;
+use crate::model::{Llama, ops::cross_entropy};
 
 /// Similarity of every image with every text, sharpened by the learned temperature.
 ///
@@ -30,7 +30,7 @@ pub fn contrastive_logits(
 /// - returns: `[1]`
 pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
     let [n, _] = logits.dims();
-    let diagonal = Tensor::<1, Int>::arange(0..n as i64, &logits.device());
+    let diagonal: Vec<usize> = (0..n).collect();
     cross_entropy(logits.clone(), diagonal.clone()) + cross_entropy(logits.transpose(), diagonal)
 }
 
@@ -48,17 +48,12 @@ pub fn caption_loss(llm: &Llama, hidden: Tensor<3>, texts: &[Vec<u32>], eos_toke
         .enumerate()
         .flat_map(|(text_idx, text)| (0..=text.len()).map(move |at| (text_idx * positions + at) as i32))
         .collect();
-    let targets: Vec<i32> = texts
-        .iter()
-        .flat_map(|text| text.iter().copied().chain([eos_token_id]).map(|id| id as i32))
-        .collect();
-    let ints = |values: Vec<i32>| {
-        let n = values.len();
-        Tensor::<1, Int>::from_data(TensorData::new(values, [n]), &device)
-    };
+    let targets: Vec<usize> =
+        texts.iter().flat_map(|text| text.iter().chain([&eos_token_id])).map(|id| *id as usize).collect();
+    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &device);
     // Only what is scored goes through the head, the widest product of the model.
-    let scored = hidden.reshape([batch * positions, width]).select(0, ints(rows));
-    cross_entropy(llm.logits(scored), ints(targets))
+    let scored = hidden.reshape([batch * positions, width]).select(0, rows);
+    cross_entropy(llm.logits(scored), targets)
 }
 
 /// Where in a photo a phrase is: cross-entropy between the patches that its box covers and the softmax
@@ -98,9 +93,4 @@ impl Losses {
     pub fn total(&self) -> Tensor<1> {
         self.emb.clone() + self.gen_.clone()
     }
-}
-
-/// Mean of `-log softmax(logits)[target]` over the rows: `[n, classes]`, `[n]` → `[1]`.
-fn cross_entropy(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
-    -log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).mean()
 }

@@ -3,6 +3,9 @@
 use rayon::prelude::*;
 
 use super::elementwise::softmax;
+#[cfg(feature = "train")]
+use super::gradient;
+use super::rows;
 
 /// Multiplications that pay for more than one core.
 const MULTIPLICATIONS_PER_TASK: usize = 128 * 1024;
@@ -59,34 +62,27 @@ pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
         let (b, head) = (task / n_heads, task % n_heads);
         let (q_head, k_head, v_head) = (q.head(b, head), k.head(b, head / group), v.head(b, head / group));
         scores.resize(seq_q * seq_k, 0.0);
-        // SAFETY: `head` took slices that hold seq rows of head_dim; scores hold seq_q × seq_k.
-        unsafe {
-            product(
-                [seq_q, seq_k, head_dim],
-                (scores.as_mut_ptr(), seq_k),
-                (q_head.as_ptr(), q.strides[2]),
-                (k_head.as_ptr(), 1, k.strides[2]),
-            );
-        }
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        for (i, row) in scores.chunks_exact_mut(seq_k).enumerate() {
-            let n_seen = if is_causal { seq_k - seq_q + i + 1 } else { seq_k };
-            softmax(&mut row[..n_seen], scale);
-            row[n_seen..].fill(0.0);
-        }
+        weights_of_head(
+            (q_head, q.strides[2]),
+            (k_head, k.strides[2]),
+            [seq_q, seq_k, head_dim],
+            is_causal,
+            scores,
+        );
         // SAFETY: this head's columns of this batch's rows, which no other task writes.
         unsafe {
             product(
                 [seq_q, head_dim, seq_k],
+                false,
                 (target.at(b * seq_q * width + head * head_dim), width),
-                (scores.as_ptr(), seq_k),
+                (scores.as_ptr(), seq_k, 1),
                 (v_head.as_ptr(), v.strides[2], 1),
             );
         }
     };
 
     let n_tasks = batch * n_heads;
-    if n_tasks * seq_q * seq_k * head_dim * 2 < MULTIPLICATIONS_PER_TASK {
+    if n_tasks * seq_q * seq_k * head_dim * 2 < MULTIPLICATIONS_PER_TASK || rows::is_alone() {
         let mut scores = Vec::new();
         (0..n_tasks).for_each(|task| attend_head(&mut scores, task));
     } else {
@@ -95,16 +91,176 @@ pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
     out
 }
 
-/// `out = a @ b` for sizes `[n, m, depth]`; rows of `out` and `a` lie so far apart, and `b` has a distance
-/// along its depth and along its columns.
+/// `softmax(q k^T / sqrt(head_dim))` of one head, `[seq_q, seq_k]`; keys that a query does not see weigh 0.
+///
+/// `q` and `k` come with the distance of their rows.
+fn weights_of_head(
+    (q, q_stride): (&[f32], usize),
+    (k, k_stride): (&[f32], usize),
+    [seq_q, seq_k, head_dim]: [usize; 3],
+    is_causal: bool,
+    weights: &mut [f32],
+) {
+    assert!(q.len() >= (seq_q - 1) * q_stride + head_dim && k.len() >= (seq_k - 1) * k_stride + head_dim);
+    assert!(weights.len() == seq_q * seq_k);
+    // SAFETY: the sizes were just checked.
+    unsafe {
+        product(
+            [seq_q, seq_k, head_dim],
+            false,
+            (weights.as_mut_ptr(), seq_k),
+            (q.as_ptr(), q_stride, 1),
+            (k.as_ptr(), 1, k_stride),
+        );
+    }
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    for (i, row) in weights.chunks_exact_mut(seq_k).enumerate() {
+        let n_seen = if is_causal { seq_k - seq_q + i + 1 } else { seq_k };
+        softmax(&mut row[..n_seen], scale);
+        row[n_seen..].fill(0.0);
+    }
+}
+
+/// Where the gradient of queries, keys or values goes.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy)]
+struct Target {
+    out: Out,
+    /// Distances of neighbours along batch, heads and seq.
+    strides: [usize; 3],
+}
+
+#[cfg(feature = "train")]
+impl Target {
+    fn head(self, batch: usize, head: usize) -> (*mut f32, usize) {
+        (self.out.at(batch * self.strides[0] + head * self.strides[1]), self.strides[2])
+    }
+}
+
+/// Gradients of the queries, keys and values of [`attend`], each `[batch, seq, heads, head_dim]`, from
+/// that of its output.
+#[cfg(feature = "train")]
+pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> [Vec<f32>; 3] {
+    let mut grads = [q, k, v].map(|x| vec![0.0; x.shape.iter().product()]);
+    let target = |grad: &mut Vec<f32>, [_, n_heads, seq, head_dim]: [usize; 4]| {
+        let strides = [seq * n_heads * head_dim, head_dim, n_heads * head_dim];
+        Target { out: Out(grad.as_mut_ptr()), strides }
+    };
+    let [q_grad, k_grad, v_grad] = &mut grads;
+    let targets = [target(q_grad, q.shape), target(k_grad, k.shape), target(v_grad, v.shape)];
+    // SAFETY: buffers of these shapes, each borrowed alone.
+    unsafe { write_gradients([q, k, v], is_causal, grad, targets) };
+    grads
+}
+
+/// The same where as many queries as keys lie side by side: `[batch, seq, 3 * heads * head_dim]`.
+#[cfg(feature = "train")]
+pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> Vec<f32> {
+    let [batch, n_heads, seq, head_dim] = q.shape;
+    assert!(k.shape == q.shape && v.shape == q.shape);
+    let width = n_heads * head_dim;
+    let mut packed = vec![0.0; batch * seq * 3 * width];
+    let out = Out(packed.as_mut_ptr());
+    let targets = [0, 1, 2].map(|part| Target {
+        out: Out(out.at(part * width)),
+        strides: [seq * 3 * width, head_dim, 3 * width],
+    });
+    // SAFETY: three apart from each other in one buffer of this shape, which is borrowed alone.
+    unsafe { write_gradients([q, k, v], is_causal, grad, targets) };
+    packed
+}
+
+/// The weights are computed again, which is cheaper than to keep them.
+///
+/// # Safety
+/// The targets must have room for the shapes of queries, keys and values, and be written by no one else.
+#[cfg(feature = "train")]
+unsafe fn write_gradients(
+    [q, k, v]: [&Heads; 3],
+    is_causal: bool,
+    grad: &[f32],
+    [q_target, k_target, v_target]: [Target; 3],
+) {
+    let [batch, n_heads, seq_q, head_dim] = q.shape;
+    let [_, n_kv_heads, seq_k, _] = k.shape;
+    assert!(k.shape == v.shape && k.shape[0] == batch && k.shape[3] == head_dim && seq_k >= seq_q);
+    let group = n_heads / n_kv_heads;
+    let width = n_heads * head_dim;
+    assert!(grad.len() == batch * seq_q * width);
+    let scale = 1.0 / (head_dim as f32).sqrt();
+
+    // Neighbouring heads share keys and values, so one task takes them all.
+    let go_back = |(weights, slopes): &mut (Vec<f32>, Vec<f32>), task: usize| {
+        let (b, kv_head) = (task / n_kv_heads, task % n_kv_heads);
+        let (k_head, v_head) = (k.head(b, kv_head), v.head(b, kv_head));
+        weights.resize(seq_q * seq_k, 0.0);
+        slopes.resize(seq_q * seq_k, 0.0);
+        for (nth, head) in (kv_head * group..(kv_head + 1) * group).enumerate() {
+            let q_head = q.head(b, head);
+            let sizes = [seq_q, seq_k, head_dim];
+            weights_of_head((q_head, q.strides[2]), (k_head, k.strides[2]), sizes, is_causal, weights);
+            let grad_head = &grad[b * seq_q * width + head * head_dim..];
+            let (weights, slopes, is_added) = (&weights[..], &mut slopes[..], nth > 0);
+            // SAFETY: `head` took slices that hold seq rows of head_dim, the buffers hold seq_q × seq_k, the
+            // rows of `grad` are `width` apart, and this task alone writes to its heads of the targets.
+            unsafe {
+                product(
+                    [seq_k, head_dim, seq_q],
+                    is_added,
+                    v_target.head(b, kv_head),
+                    (weights.as_ptr(), 1, seq_k),
+                    (grad_head.as_ptr(), width, 1),
+                );
+                product(
+                    [seq_q, seq_k, head_dim],
+                    false,
+                    (slopes.as_mut_ptr(), seq_k),
+                    (grad_head.as_ptr(), width, 1),
+                    (v_head.as_ptr(), 1, v.strides[2]),
+                );
+            }
+            for (weights, slopes) in weights.chunks_exact(seq_k).zip(slopes.chunks_exact_mut(seq_k)) {
+                gradient::softmax(weights, scale, slopes);
+            }
+            // SAFETY: the same.
+            unsafe {
+                product(
+                    [seq_q, head_dim, seq_k],
+                    false,
+                    q_target.head(b, head),
+                    (slopes.as_ptr(), seq_k, 1),
+                    (k_head.as_ptr(), k.strides[2], 1),
+                );
+                product(
+                    [seq_k, head_dim, seq_q],
+                    is_added,
+                    k_target.head(b, kv_head),
+                    (slopes.as_ptr(), 1, seq_k),
+                    (q_head.as_ptr(), q.strides[2], 1),
+                );
+            }
+        }
+    };
+    let n_tasks = batch * n_kv_heads;
+    if n_tasks * group * seq_q * seq_k * head_dim * 5 < MULTIPLICATIONS_PER_TASK || rows::is_alone() {
+        let mut buffers = (Vec::new(), Vec::new());
+        (0..n_tasks).for_each(|task| go_back(&mut buffers, task));
+    } else {
+        (0..n_tasks).into_par_iter().for_each_init(Default::default, go_back);
+    }
+}
+
+/// `out = a @ b` for sizes `[n, m, depth]`, or `out += a @ b`. Rows of `out` lie so far apart; `a` and `b`
+/// have a distance of their rows and one of their columns.
 ///
 /// # Safety
 /// Each pointer must reach as many elements as the sizes say, and `out` be written by no one else.
 unsafe fn product(
     [n, m, depth]: [usize; 3],
+    is_added: bool,
     (out, out_stride): (*mut f32, usize),
-    (a, a_stride): (*const f32, usize),
-    (b, b_depth_stride, b_column_stride): (*const f32, usize, usize),
+    (a, a_row_stride, a_column_stride): (*const f32, usize, usize),
+    (b, b_row_stride, b_column_stride): (*const f32, usize, usize),
 ) {
     // SAFETY: the caller's.
     unsafe {
@@ -115,14 +271,14 @@ unsafe fn product(
             out,
             1,
             out_stride as isize,
-            false,
+            is_added,
             a,
-            1,
-            a_stride as isize,
+            a_column_stride as isize,
+            a_row_stride as isize,
             b,
             b_column_stride as isize,
-            b_depth_stride as isize,
-            0.0,
+            b_row_stride as isize,
+            1.0,
             1.0,
             false,
             false,
@@ -171,6 +327,68 @@ mod tests {
             let sum: f64 = weights.iter().sum();
             let wanted = (0..seen).map(|j| weights[j] / sum * f64::from(v[key(j, d)])).sum::<f64>();
             assert!((f64::from(*found) - wanted).abs() < 1e-5, "{q_shape:?}: {found}, wanted {wanted}");
+        }
+    }
+
+    /// Compares gradients with differences of `Σ weight · attend(q, k, v)`.
+    #[cfg(feature = "train")]
+    fn check_gradients([batch, n_heads, n_kv_heads]: [usize; 3], [seq_q, seq_k, head_dim]: [usize; 3]) {
+        let kv_shape = [batch, n_kv_heads, seq_k, head_dim];
+        let shapes = [[batch, n_heads, seq_q, head_dim], kv_shape, kv_shape];
+        let mut inputs = [0, 1, 2].map(|i: usize| numbers(shapes[i].iter().product(), i + 1));
+        let weight = numbers(shapes[0].iter().product(), 4);
+        for is_causal in [false, true] {
+            let value = |x: &[Vec<f32>; 3]| {
+                let [q, k, v] = [0, 1, 2].map(|i: usize| heads(&x[i], shapes[i]));
+                let out = attend(&q, &k, &v, is_causal);
+                out.iter().zip(&weight).map(|(y, w)| f64::from(*y) * f64::from(*w)).sum::<f64>()
+            };
+            let [q, k, v] = [0, 1, 2].map(|i: usize| heads(&inputs[i], shapes[i]));
+            let found = gradients(&q, &k, &v, is_causal, &weight);
+            for input in 0..3 {
+                for at in 0..inputs[input].len() {
+                    let here = inputs[input][at];
+                    let mut at_step = |step: f32| {
+                        inputs[input][at] = here + step;
+                        value(&inputs)
+                    };
+                    let wanted = (at_step(0.01) - at_step(-0.01)) / 0.02;
+                    inputs[input][at] = here;
+                    let off = (f64::from(found[input][at]) - wanted).abs();
+                    assert!(off < 5e-3 * wanted.abs().max(1.0), "{input} at {at}: {off} off {wanted}");
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn gradients_of_attention_are_its_slopes() {
+        check_gradients([1, 1, 1], [1, 1, 2]);
+        check_gradients([2, 3, 3], [5, 5, 7]);
+        check_gradients([2, 4, 2], [3, 3, 4]);
+        check_gradients([1, 2, 1], [2, 5, 3]);
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn a_packed_gradient_is_the_three_side_by_side() {
+        let (batch, n, seq, head_dim) = (2, 3, 5, 4);
+        let width = n * head_dim;
+        let packed = numbers(batch * seq * 3 * width, 1);
+        let part = |at: usize| Heads {
+            values: &packed[at * width..],
+            shape: [batch, n, seq, head_dim],
+            strides: [seq * 3 * width, head_dim, 3 * width],
+        };
+        let [q, k, v] = [part(0), part(1), part(2)];
+        let grad = numbers(batch * seq * width, 2);
+        let apart = gradients(&q, &k, &v, false, &grad);
+        let together = packed_gradient(&q, &k, &v, false, &grad);
+        for (row, together) in together.chunks(3 * width).enumerate() {
+            let wanted: Vec<f32> =
+                apart.iter().flat_map(|part| part[row * width..(row + 1) * width].to_vec()).collect();
+            assert_eq!(together, wanted);
         }
     }
 

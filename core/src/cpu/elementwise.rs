@@ -1,5 +1,7 @@
 //! Activations and norms over slices.
 
+#[cfg(feature = "train")]
+use super::rows;
 use super::vector::{erf, exp, sigmoid, vectorized};
 
 /// Place of the largest score, the first of equal ones, and the log of its softmax.
@@ -15,7 +17,50 @@ pub fn most_probable(scores: &[f32]) -> (usize, f32) {
     (best, -sum.ln())
 }
 
+/// Three sums over a row of `n` places at once, in many lanes.
+#[inline(always)]
+pub fn row_of(n: usize, term: impl Fn(usize) -> [f32; 3]) -> [f32; 3] {
+    const LANES: usize = 16;
+    let mut lanes = [[0f32; LANES]; 3];
+    let whole = n - n % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for lane in 0..LANES {
+            let terms = term(start + lane);
+            for (sum, term) in lanes.iter_mut().zip(terms) {
+                sum[lane] += term;
+            }
+        }
+    }
+    let mut sums = lanes.map(|lanes| lanes.iter().sum::<f32>());
+    for i in whole..n {
+        for (sum, term) in sums.iter_mut().zip(term(i)) {
+            *sum += term;
+        }
+    }
+    sums
+}
+
+/// The log of the sum of each row's exponentials.
+#[cfg(feature = "train")]
+pub fn log_sums(x: &[f32], width: usize) -> Vec<f32> {
+    let mut out = vec![0.0; x.len() / width];
+    rows::for_each(&mut out, 1, width * 8, |first, out| {
+        for (out, x) in out.iter_mut().zip(x[first * width..].chunks_exact(width)) {
+            let (_, log_prob) = most_probable(x);
+            *out = x.iter().copied().fold(f32::NEG_INFINITY, f32::max) - log_prob;
+        }
+    });
+    out
+}
+
 vectorized! {
+    /// `e^(x - log_sum)` in place.
+    pub fn exponentials(x: &mut [f32], log_sum: f32) {
+        for x in x {
+            *x = exp(*x - log_sum);
+        }
+    }
+
     /// `x * Phi(x)`
     pub fn gelu(x: &mut [f32]) {
         for x in x {
@@ -41,17 +86,23 @@ vectorized! {
     pub fn rms_norm(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
         let width = gamma.len();
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            let mut sums = [0f32; 16];
-            let (lanes, rest) = x.as_chunks::<16>();
-            for lane in lanes {
-                for (sum, x) in sums.iter_mut().zip(lane) {
-                    *sum += x * x;
-                }
-            }
-            let square: f32 = sums.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>();
+            let [square, _, _] = row_of(width, |i| [x[i] * x[i], 0.0, 0.0]);
             let scale = 1.0 / (square / width as f32 + epsilon).sqrt();
             for ((out, x), gamma) in out.iter_mut().zip(x).zip(gamma) {
                 *out = x * scale * gamma;
+            }
+        }
+    }
+
+    /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta` for each row of `gamma`'s width.
+    pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
+        let width = gamma.len();
+        for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
+            let mean = row_of(width, |i| [x[i], 0.0, 0.0])[0] / width as f32;
+            let [square, _, _] = row_of(width, |i| [(x[i] - mean) * (x[i] - mean), 0.0, 0.0]);
+            let scale = 1.0 / (square / width as f32 + epsilon).sqrt();
+            for i in 0..width {
+                out[i] = (x[i] - mean) * scale * gamma[i] + beta[i];
             }
         }
     }
@@ -150,6 +201,22 @@ mod tests {
             };
             let scale = |row: usize| 1.0 / (square(row) / width as f64 + 1e-5).sqrt();
             check(&out, |i| f64::from(x[i]) * scale(i / width) * f64::from(gamma[i % width]), "rms_norm");
+        }
+    }
+
+    #[test]
+    fn a_layer_norm_has_the_mean_and_variance_it_is_told() {
+        for width in LENGTHS {
+            let (x, gamma) = (numbers(2 * width), numbers(width));
+            let beta: Vec<f32> = gamma.iter().rev().copied().collect();
+            let mut out = vec![0.0; x.len()];
+            layer_norm(&x, &gamma, &beta, 1e-5, &mut out);
+            let row = |i: usize| x[i / width * width..][..width].iter().map(|x| f64::from(*x));
+            let mean = |i: usize| row(i).sum::<f64>() / width as f64;
+            let var = |i: usize| row(i).map(|x| (x - mean(i)).powi(2)).sum::<f64>() / width as f64;
+            let normal = |i: usize| (f64::from(x[i]) - mean(i)) / (var(i) + 1e-5).sqrt();
+            let wanted = |i: usize| normal(i) * f64::from(gamma[i % width]) + f64::from(beta[i % width]);
+            check(&out, wanted, "layer_norm");
         }
     }
 

@@ -40,11 +40,6 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
     let n_rows = x.len() / d_in;
     assert!(values.len() >= d_in * d_out && out.len() == n_rows * d_out && x.len() == n_rows * d_in);
     let strides = if is_transposed { (d_in as isize, 1) } else { (1, d_out as isize) };
-    let parallelism = if n_rows * d_in * d_out < MULTIPLICATIONS_PER_TASK {
-        gemm::Parallelism::None
-    } else {
-        gemm::Parallelism::Rayon(0)
-    };
     // SAFETY: the sizes were just checked, and `out` is borrowed alone.
     unsafe {
         gemm::gemm(
@@ -66,9 +61,46 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
             false,
             false,
             false,
-            parallelism,
+            rows::parallelism(n_rows * d_in * d_out),
         );
     }
+}
+
+/// The gradient of a weight: the sum over the rows of `x[n]` times `grad[n]`, in the weight's order.
+#[cfg(feature = "train")]
+pub fn weight_gradient(x: &[f32], grad: &[f32], d_in: usize, d_out: usize, is_transposed: bool) -> Vec<f32> {
+    let n_rows = x.len() / d_in;
+    assert!(x.len() == n_rows * d_in && grad.len() == n_rows * d_out);
+    let mut out = vec![0.0; d_in * d_out];
+    let ((left, height), (right, width)) = match is_transposed {
+        false => ((x, d_in), (grad, d_out)),
+        true => ((grad, d_out), (x, d_in)),
+    };
+    // SAFETY: the sizes were just checked, and `out` is borrowed alone.
+    unsafe {
+        gemm::gemm(
+            height,
+            width,
+            n_rows,
+            out.as_mut_ptr(),
+            1,
+            width as isize,
+            false,
+            left.as_ptr(),
+            height as isize,
+            1,
+            right.as_ptr(),
+            1,
+            width as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            rows::parallelism(n_rows * d_in * d_out),
+        );
+    }
+    out
 }
 
 /// A product with one row is bound by reading the weight: each core reads its own part, front to back.
@@ -157,6 +189,25 @@ mod tests {
                 let wanted = products.sum::<f64>() + bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
                 let off = (f64::from(*found) - wanted).abs();
                 assert!(off < 2e-6 * d_in as f64, "{n_rows}×{d_in}×{d_out}: {found}, wanted {wanted}");
+            }
+        }
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn the_gradient_of_a_weight_is_a_sum_over_rows() {
+        for (n, d_in, d_out) in [(1, 1, 1), (5, 3, 7), (67, 33, 70)] {
+            let (x, grad) = (numbers(n * d_in, 1), numbers(n * d_out, 2));
+            for is_transposed in [false, true] {
+                let found = weight_gradient(&x, &grad, d_in, d_out, is_transposed);
+                for (at, found) in found.iter().enumerate() {
+                    let (i, o) =
+                        if is_transposed { (at % d_in, at / d_in) } else { (at / d_out, at % d_out) };
+                    let product =
+                        |row: usize| f64::from(x[row * d_in + i]) * f64::from(grad[row * d_out + o]);
+                    let wanted: f64 = (0..n).map(product).sum();
+                    assert!((f64::from(*found) - wanted).abs() < 1e-5 * n as f64, "{n}×{d_in}×{d_out}");
+                }
             }
         }
     }

@@ -2,15 +2,24 @@
 //! all of them.
 //!
 //! `model::ops` says what each means, in Burn's operations; it comes here where the tensors are on the
-//! CPU and need no gradient. Which of the two runs changes a result by rounding only.
+//! CPU, to `graph` where a gradient is wanted. Which of the two runs changes a result by rounding only.
 
 mod attention;
 mod elementwise;
+#[cfg(feature = "train")]
+mod gradient;
+#[cfg(feature = "train")]
+pub(crate) mod graph;
 mod linear;
 mod rows;
 mod tensors;
 mod vector;
 
+#[cfg(feature = "train")]
+pub(crate) use rows::stay_on_this_thread;
+#[cfg(feature = "train")]
+pub(crate) use tensors::is_recorded;
 pub(crate) use tensors::{
-    attend, gelu, is_cpu, is_here, linear, most_probable, quick_gelu, rms_norm, rotate, silu_times,
+    attend, attend_packed, gelu, is_cpu, is_here, layer_norm, linear, most_probable, quick_gelu, rms_norm,
+    rotate, silu_times,
 };

@@ -1,6 +1,33 @@
 //! Work over the rows of a matrix, on as many cores as it is worth.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
+
+thread_local! {
+    static IS_ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on the work of this thread stays on it: for one of as many threads as there are cores.
+#[cfg(feature = "train")]
+pub fn stay_on_this_thread() {
+    IS_ALONE.set(true);
+}
+
+/// Whether this thread shares no work with others.
+pub fn is_alone() -> bool {
+    IS_ALONE.get()
+}
+
+/// Cores for a product of so many multiplications.
+pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
+    const PAY_FOR_ANOTHER_CORE: usize = 128 * 1024;
+    if multiplications < PAY_FOR_ANOTHER_CORE || is_alone() {
+        gemm::Parallelism::None
+    } else {
+        gemm::Parallelism::Rayon(0)
+    }
+}
 
 /// Elementary steps that pay for waking another core.
 const STEPS_PER_TASK: usize = 32 * 1024;
@@ -16,7 +43,7 @@ pub fn for_each(
 ) {
     let n_rows = matrix.len() / width;
     let n_tasks = (matrix.len() * steps / STEPS_PER_TASK).clamp(1, rayon::current_num_threads() * 2);
-    if n_tasks == 1 {
+    if n_tasks == 1 || is_alone() {
         return work(0, matrix);
     }
     let rows_per_task = n_rows.div_ceil(n_tasks);

@@ -9,11 +9,19 @@ use super::linear::Weight;
 use super::{elementwise, linear as product, rows};
 
 /// What an exponential costs, in multiplications.
-const EXP_STEPS: usize = 16;
+pub(super) const EXP_STEPS: usize = 16;
 
 /// Whether a tensor is on the CPU, in f32, and outside a gradient's graph.
 pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_cpu(&x.device())
+}
+
+/// Whether a tensor is on the CPU, in f32, and in a gradient's graph.
+#[cfg(feature = "train")]
+pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    let is_recorded = matches!(device.as_dispatch(), DispatchDevice::Autodiff(_));
+    x.dtype() == DType::F32 && is_recorded && is_cpu(&device.inner())
 }
 
 /// Whether a device is the CPU, where reading a result back costs nothing; not where it records a graph.
@@ -23,17 +31,20 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
 
 /// `x * Phi(x)`
 pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    in_place(x, |x| rows::for_each(x, 1, EXP_STEPS, |_, x| elementwise::gelu(x)))
+    wrap(in_place(primitive(x), |x| rows::for_each(x, 1, EXP_STEPS, |_, x| elementwise::gelu(x))))
 }
 
 /// `x * sigmoid(1.702 x)`
 pub(crate) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    in_place(x, |x| rows::for_each(x, 1, EXP_STEPS, |_, x| elementwise::quick_gelu(x)))
+    wrap(in_place(primitive(x), |x| rows::for_each(x, 1, EXP_STEPS, |_, x| elementwise::quick_gelu(x))))
 }
 
 /// `gate * sigmoid(gate) * up`
 pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    let up = whole(up);
+    wrap(silu_times_of(primitive(gate), &whole(up)))
+}
+
+pub(super) fn silu_times_of(gate: FlexTensor, up: &FlexTensor) -> FlexTensor {
     let up: &[f32] = up.storage();
     in_place(gate, |gate| {
         rows::for_each(gate, 1, EXP_STEPS, |first, gate| {
@@ -44,15 +55,42 @@ pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
 
 /// `x / sqrt(mean(x^2) + epsilon) * gamma`
 pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    let shape = x.dims();
-    let (x, gamma) = (whole(x), whole(gamma));
-    let (x, gamma): (&[f32], &[f32]) = (x.storage(), gamma.storage());
-    let mut out = vec![0.0; x.len()];
+    wrap(rms_norm_of(&whole(x), &whole(gamma), epsilon))
+}
+
+pub(super) fn rms_norm_of(x: &FlexTensor, gamma: &FlexTensor, epsilon: f64) -> FlexTensor {
+    let (values, gamma): (&[f32], &[f32]) = (x.storage(), gamma.storage());
+    let mut out = vec![0.0; values.len()];
     rows::for_each(&mut out, gamma.len(), 2, |first, out| {
         let start = first * gamma.len();
-        elementwise::rms_norm(&x[start..start + out.len()], gamma, epsilon as f32, out);
+        elementwise::rms_norm(&values[start..start + out.len()], gamma, epsilon as f32, out);
     });
-    tensor(out, shape)
+    contiguous(out, x.layout().shape().clone())
+}
+
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`
+pub(crate) fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    wrap(layer_norm_of(&whole(x), &whole(gamma), &whole(beta), epsilon))
+}
+
+pub(super) fn layer_norm_of(
+    x: &FlexTensor,
+    gamma: &FlexTensor,
+    beta: &FlexTensor,
+    epsilon: f64,
+) -> FlexTensor {
+    let (values, gamma, beta): (&[f32], &[f32], &[f32]) = (x.storage(), gamma.storage(), beta.storage());
+    let mut out = vec![0.0; values.len()];
+    rows::for_each(&mut out, gamma.len(), 4, |first, out| {
+        let start = first * gamma.len();
+        elementwise::layer_norm(&values[start..start + out.len()], gamma, beta, epsilon as f32, out);
+    });
+    contiguous(out, x.layout().shape().clone())
 }
 
 /// The largest of each row's scores: its place and the log of its softmax, each `[batch, 1]`.
@@ -73,31 +111,104 @@ pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
 
 /// `x @ weight + bias`
 pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    let mut shape = x.dims();
-    let [d_in, d_out] = weight.dims();
-    let (x, weight, bias) = (whole(x), primitive(weight), bias.map(whole));
-    let is_transposed = weight.layout().strides() == [1, d_in as isize] && d_in > 1;
-    let weight = if is_transposed { weight } else { weight.to_contiguous() };
-    let weight = Weight { values: from_first(&weight), d_in, d_out, is_transposed };
-    shape[D - 1] = d_out;
-    tensor(product::linear(x.storage(), &weight, bias.as_ref().map(|bias| bias.storage())), shape)
+    wrap(linear_of(&whole(x), primitive(weight), bias.map(whole).as_ref()))
+}
+
+pub(super) fn linear_of(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
+    let mut shape = x.layout().shape().to_vec();
+    let weight = Matrix::new(weight);
+    *shape.last_mut().expect("rows have a width") = weight.d_out;
+    let out = product::linear(x.storage(), &weight.view(), bias.map(|bias| bias.storage()));
+    contiguous(out, Shape::from(shape))
+}
+
+/// A weight `[d_in, d_out]` whose elements can be read in one order or the other.
+pub(super) struct Matrix {
+    tensor: FlexTensor,
+    pub d_in: usize,
+    pub d_out: usize,
+    /// Whether the elements of a column, not those of a row, are neighbours.
+    pub is_transposed: bool,
+}
+
+impl Matrix {
+    pub(super) fn new(tensor: FlexTensor) -> Self {
+        let [d_in, d_out] = [0, 1].map(|axis| tensor.layout().shape()[axis]);
+        let is_transposed = tensor.layout().strides() == [1, d_in as isize] && d_in > 1;
+        let tensor = if is_transposed { tensor } else { tensor.to_contiguous() };
+        Self { tensor, d_in, d_out, is_transposed }
+    }
+
+    fn view(&self) -> Weight<'_> {
+        let Self { d_in, d_out, is_transposed, .. } = *self;
+        Weight { values: from_first(&self.tensor), d_in, d_out, is_transposed }
+    }
+
+    /// What takes gradients of outputs to those of inputs.
+    #[cfg(feature = "train")]
+    pub(super) fn transposed(&self) -> Weight<'_> {
+        let Self { d_in, d_out, is_transposed, .. } = *self;
+        Weight { values: from_first(&self.tensor), d_in: d_out, d_out: d_in, is_transposed: !is_transposed }
+    }
 }
 
 /// Attention over views: `[batch, seq_q, heads * head_dim]` from `[batch, heads, seq, head_dim]`.
 pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
-    let [batch, n_heads, seq_q, head_dim] = q.dims();
-    let [q, k, v] = [q, k, v].map(with_whole_rows);
-    let out = attention::attend(&heads(&q), &heads(&k), &heads(&v), is_causal);
-    tensor(out, [batch, seq_q, n_heads * head_dim])
+    wrap(attend_of(&[q, k, v].map(|x| with_whole_rows(primitive(x))), is_causal))
+}
+
+pub(super) fn attend_of(inputs: &[FlexTensor; 3], is_causal: bool) -> FlexTensor {
+    let [q, k, v] = inputs.each_ref().map(heads);
+    attended(&q, &k, &v, is_causal)
+}
+
+/// Attention among the rows of `[batch, seq, 3 * heads * head_dim]`, which are queries, keys and values.
+pub(crate) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
+    wrap(attend_packed_of(&whole(qkv), n_heads, is_causal))
+}
+
+pub(super) fn attend_packed_of(qkv: &FlexTensor, n_heads: usize, is_causal: bool) -> FlexTensor {
+    let [q, k, v] = parts(qkv, n_heads);
+    attended(&q, &k, &v, is_causal)
+}
+
+fn attended(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> FlexTensor {
+    let [batch, n_heads, seq_q, head_dim] = q.shape;
+    contiguous(attention::attend(q, k, v, is_causal), Shape::from([batch, seq_q, n_heads * head_dim]))
+}
+
+/// Queries, keys and values that lie side by side.
+pub(super) fn parts(qkv: &FlexTensor, n_heads: usize) -> [Heads<'_>; 3] {
+    let [batch, seq, three_widths] = [0, 1, 2].map(|axis| qkv.layout().shape()[axis]);
+    let width = three_widths / 3;
+    let head_dim = width / n_heads;
+    let values: &[f32] = qkv.storage();
+    [0, 1, 2].map(|part| Heads {
+        values: &values[part * width..],
+        shape: [batch, n_heads, seq, head_dim],
+        strides: [seq * three_widths, head_dim, three_widths],
+    })
 }
 
 /// Turns the pairs `(x[i], x[i + head_dim / 2])` of every head of `[batch, seq, heads * head_dim]`.
 ///
 /// `cos` and `sin` hold `[seq, head_dim / 2]` values.
-pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, head_dim: usize) -> Tensor<3> {
-    let [_, seq, width] = x.dims();
+///
+/// Returns `[batch, heads, seq, head_dim]`.
+pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {
+    let head_dim = x.dims()[2] / n_heads;
+    split_heads(wrap(rotate_of(primitive(x), &whole(cos), &whole(sin), head_dim)), head_dim)
+}
+
+/// `[batch, seq, heads * head_dim]` → `[batch, heads, seq, head_dim]`
+pub(super) fn split_heads(x: Tensor<3>, head_dim: usize) -> Tensor<4> {
+    let [batch, seq, width] = x.dims();
+    x.reshape([batch, seq, width / head_dim, head_dim]).swap_dims(1, 2)
+}
+
+pub(super) fn rotate_of(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, head_dim: usize) -> FlexTensor {
+    let [seq, width] = [1, 2].map(|axis| x.layout().shape()[axis]);
     let half = head_dim / 2;
-    let (cos, sin) = (whole(cos), whole(sin));
     let (cos, sin): (&[f32], &[f32]) = (cos.storage(), sin.storage());
     in_place(x, |x| {
         rows::for_each(x, width, 4, |first, rows| {
@@ -112,7 +223,7 @@ pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, head_dim: usi
     })
 }
 
-fn heads(x: &FlexTensor) -> Heads<'_> {
+pub(super) fn heads(x: &FlexTensor) -> Heads<'_> {
     let (shape, strides) = (x.layout().shape(), x.layout().strides());
     Heads {
         values: from_first(x),
@@ -122,8 +233,7 @@ fn heads(x: &FlexTensor) -> Heads<'_> {
 }
 
 /// A view whose rows can be read as slices; a copy where they cannot.
-fn with_whole_rows(x: Tensor<4>) -> FlexTensor {
-    let x = primitive(x);
+pub(super) fn with_whole_rows(x: FlexTensor) -> FlexTensor {
     let strides = x.layout().strides();
     if strides[3] == 1 && strides.iter().all(|stride| *stride >= 0) { x } else { x.to_contiguous() }
 }
@@ -138,17 +248,31 @@ fn whole<const D: usize>(x: Tensor<D>) -> FlexTensor {
 }
 
 /// Works on the values where they are; on a copy if someone else holds them too.
-fn in_place<const D: usize>(x: Tensor<D>, work: impl FnOnce(&mut [f32])) -> Tensor<D> {
-    let mut x = whole(x);
+pub(super) fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let mut x = x.to_contiguous();
     work(x.storage_mut());
-    Tensor::from_primitive::<Flex>(x)
+    x
 }
 
 fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
     x.try_into_primitive::<Flex>().expect("asked with `is_here`")
 }
 
+fn wrap<const D: usize>(x: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(x)
+}
+
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
-    let layout = Layout::contiguous(Shape::from(shape));
-    Tensor::from_primitive::<Flex>(FlexTensor::new(Bytes::from_elems(values), layout, DType::F32))
+    wrap(contiguous(values, Shape::from(shape)))
+}
+
+/// Values row by row as a tensor.
+pub(super) fn contiguous(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+}
+
+/// Values in another order as a tensor.
+#[cfg(feature = "train")]
+pub(super) fn strided(values: Vec<f32>, shape: Shape, strides: Vec<isize>) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::new(shape, strides, 0), DType::F32)
 }

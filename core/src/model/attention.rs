@@ -2,6 +2,7 @@
 
 use burn::tensor::{Bool, Tensor, module::attention, ops::AttentionModuleOptions};
 
+use super::ops::{heads, on_cpu};
 #[cfg(feature = "cpu")]
 use crate::cpu;
 
@@ -14,10 +15,7 @@ use crate::cpu;
 /// - k, v: `[batch, kv_heads, seq_k, head_dim]`
 /// - returns: `[batch, seq_q, heads * head_dim]`
 pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    if cpu::is_here(&q) && cpu::is_here(&k) && cpu::is_here(&v) {
-        return cpu::attend(q, k, v, is_causal);
-    }
+    on_cpu!([q, k, v] => attend(q, k, v, is_causal));
     let [batch, n_heads, seq_q, head_dim] = q.dims();
     let [_, n_kv_heads, seq_k, _] = k.dims();
     let group = n_heads / n_kv_heads;
@@ -37,6 +35,20 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
             .reshape([batch, n_heads, seq_k, head_dim])
     };
     side_by_side(attention(q, repeat(k), repeat(v), None, None, options))
+}
+
+/// The same among the rows of `[batch, seq, 3 * heads * head_dim]`: all heads of the queries, then those of the
+/// keys, then those of the values.
+pub(super) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
+    on_cpu!([qkv] => attend_packed(qkv, n_heads, is_causal));
+    let [q, k, v] = unpack(qkv, n_heads);
+    attend(q, k, v, is_causal)
+}
+
+/// Queries, keys and values, each `[batch, heads, seq, head_dim]`.
+pub(super) fn unpack(qkv: Tensor<3>, n_heads: usize) -> [Tensor<4>; 3] {
+    let qkv = heads(qkv, 3 * n_heads);
+    [0, 1, 2].map(|part| qkv.clone().narrow(1, part * n_heads, n_heads))
 }
 
 /// The same as Burn does it, with keys left out where `mask` (`[batch, heads, seq_q, seq_k]`) is true; every query

@@ -1,17 +1,29 @@
 //! The operations of the graph, in Burn's terms; on the CPU a kernel of ours does each at once.
 
-use burn::nn::RmsNorm;
-use burn::tensor::{Int, Tensor, activation, module};
+use burn::nn::{LayerNorm, LayerNormConfig, RmsNorm};
+use burn::tensor::{Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
 use crate::cpu;
 
+/// Returns what our kernel for the CPU computes where all these tensors are there.
+macro_rules! on_cpu {
+    ([$($x:expr),+] => $op:ident($($arg:expr),*)) => {
+        #[cfg(feature = "cpu")]
+        if $(cpu::is_here(&$x))&&+ {
+            return cpu::$op($($arg),*);
+        }
+        #[cfg(all(feature = "cpu", feature = "train"))]
+        if $(cpu::is_recorded(&$x))&&+ {
+            return cpu::graph::$op($($arg),*);
+        }
+    };
+}
+pub(super) use on_cpu;
+
 /// `x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`.
 pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    if cpu::is_here(&x) && cpu::is_here(&weight) && bias.as_ref().is_none_or(cpu::is_here) {
-        return cpu::linear(x, weight, bias);
-    }
+    on_cpu!([x, weight] => linear(x, weight, bias));
     module::linear(x, weight, bias)
 }
 
@@ -28,41 +40,47 @@ pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
 
 /// `x * Phi(x)`, exact.
 pub(super) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    if cpu::is_here(&x) {
-        return cpu::gelu(x);
-    }
+    on_cpu!([x] => gelu(x));
     activation::gelu(x)
 }
 
 /// `x * sigmoid(1.702 x)`: OpenAI's approximation.
 pub(super) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    if cpu::is_here(&x) {
-        return cpu::quick_gelu(x);
-    }
+    on_cpu!([x] => quick_gelu(x));
     x.clone() * activation::sigmoid(x * 1.702)
 }
 
 /// `gate * sigmoid(gate) * up`: SwiGLU.
 pub(super) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    if cpu::is_here(&gate) && cpu::is_here(&up) {
-        return cpu::silu_times(gate, up);
-    }
+    on_cpu!([gate, up] => silu_times(gate, up));
     activation::silu(gate) * up
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * gamma`
 pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    {
-        let gamma = norm.gamma.val();
-        if cpu::is_here(&x) && cpu::is_here(&gamma) {
-            return cpu::rms_norm(x, gamma, norm.epsilon);
-        }
+    on_cpu!([x, norm.gamma.val()] => rms_norm(x, norm.gamma.val(), norm.epsilon));
+    norm.forward(x)
+}
+
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, with Burn's and PyTorch's usual epsilon.
+pub(super) fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    if let Some(beta) = &norm.beta {
+        let epsilon = LayerNormConfig::new(1).epsilon;
+        on_cpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
     }
     norm.forward(x)
+}
+
+/// Mean of `-log softmax(logits)[target]` over the rows: `[n, classes]` → `[1]`.
+pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1> {
+    #[cfg(all(feature = "cpu", feature = "train"))]
+    if cpu::is_recorded(&logits) {
+        return cpu::graph::cross_entropy(logits, targets);
+    }
+    let n = targets.len();
+    let targets: Vec<i32> = targets.into_iter().map(|target| target as i32).collect();
+    let targets = Tensor::<2, Int>::from_data(TensorData::new(targets, [n, 1]), &logits.device());
+    -activation::log_softmax(logits, 1).gather(1, targets).mean()
 }
 
 /// Turns the pairs `(x[i], x[i + head_dim / 2])` of every head by the angles of its position: Hugging
@@ -73,14 +91,9 @@ pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D
 /// - cos, sin: `[1, 1, seq, head_dim / 2]`
 /// - returns: `[batch, heads, seq, head_dim]`
 pub(super) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {
-    let [_, _, width] = x.dims();
-    let head_dim = width / n_heads;
-    #[cfg(feature = "cpu")]
-    if cpu::is_here(&x) && cpu::is_here(&cos) && cpu::is_here(&sin) {
-        return heads(cpu::rotate(x, cos, sin, head_dim), n_heads);
-    }
-    let half = head_dim / 2;
+    on_cpu!([x, cos, sin] => rotate(x, cos, sin, n_heads));
     let x = heads(x, n_heads);
+    let half = x.dims()[3] / 2;
     let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
     Tensor::cat(
         vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin],

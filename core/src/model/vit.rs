@@ -4,9 +4,9 @@ use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Bool, Device, Tensor, s};
 
-use super::attention::{attend, attend_masked};
+use super::attention::{attend_masked, attend_packed, unpack};
 use super::linear::Linear;
-use super::ops::{gelu, heads, quick_gelu};
+use super::ops::{gelu, layer_norm, linear, quick_gelu};
 use crate::config::{HiddenAct, VitConfig};
 
 /// Vision transformer with a class token, learned positions and a norm before the blocks.
@@ -88,7 +88,7 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`, standardised
     /// - returns: `[batch, n_patches, hidden]`, patches row by row
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        self.ln_post.forward(self.all_tokens(pixels).slice(s![.., 1..]))
+        layer_norm(&self.ln_post, self.all_tokens(pixels).slice(s![.., 1..]))
     }
 
     /// OpenCLIP's own image embedding, not normalised: `proj` on the class token.
@@ -97,13 +97,13 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`
     /// - returns: `[batch, proj_dim]`
     pub fn class_features(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let class = self.ln_post.forward(self.all_tokens(pixels).slice(s![.., 0..1]));
+        let class = layer_norm(&self.ln_post, self.all_tokens(pixels).slice(s![.., 0..1]));
         class.squeeze_dim::<2>(1).matmul(self.proj.val())
     }
 
     /// Class token and patches after the blocks, before `ln_post`: `[batch, 1 + n_patches, hidden]`.
     pub fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let mut x = self.ln_pre.forward(self.embed_patches(pixels));
+        let mut x = layer_norm(&self.ln_pre, self.embed_patches(pixels));
         for block in &self.blocks {
             x = block.forward(x);
         }
@@ -118,12 +118,11 @@ impl Vit {
 
         // The kernel does not overlap itself, so the convolution is one matrix product.
         let weight = self.conv1.val().reshape([width, channels * patch * patch]).transpose();
-        let patches = pixels
+        let pixels = pixels
             .reshape([batch, channels, grid, patch, grid, patch])
             .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch * grid * grid, channels * patch * patch])
-            .matmul(weight)
-            .reshape([batch, grid * grid, width]);
+            .reshape([batch * grid * grid, channels * patch * patch]);
+        let patches = linear(pixels, weight, None).reshape([batch, grid * grid, width]);
         let class = self.class_embedding.val().reshape([1, 1, width]).expand([batch, 1, width]);
         Tensor::cat(vec![class, patches], 1) + self.positional_embedding.val().unsqueeze::<3>()
     }
@@ -175,19 +174,20 @@ impl VitBlock {
 
     /// The same with keys left out where `mask` (`[batch, heads, seq, seq]`) is true.
     pub fn forward_masked(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(self.ln_1.forward(x), mask);
-        x.clone() + self.mlp.forward(self.ln_2.forward(x))
+        let x = x.clone() + self.attn.forward(layer_norm(&self.ln_1, x), mask);
+        x.clone() + self.mlp.forward(layer_norm(&self.ln_2, x))
     }
 }
 
 impl VitAttention {
     fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        // All heads of the queries, then those of the keys, then those of the values.
-        let qkv = heads(self.in_proj.forward(x), 3 * self.n_heads);
-        let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(1, part * self.n_heads, self.n_heads));
+        let qkv = self.in_proj.forward(x);
         self.out_proj.forward(match mask {
-            None => attend(q, k, v, self.is_causal),
-            Some(mask) => attend_masked(q, k, v, self.is_causal, mask),
+            None => attend_packed(qkv, self.n_heads, self.is_causal),
+            Some(mask) => {
+                let [q, k, v] = unpack(qkv, self.n_heads);
+                attend_masked(q, k, v, self.is_causal, mask)
+            }
         })
     }
 }

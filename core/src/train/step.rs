@@ -240,6 +240,10 @@ pub fn gradient(
             // Leaves of its own keep the graph of each thread apart.
             let trainee = trainee.clone().map(&mut OwnLeaves);
             let run = move || {
+                #[cfg(feature = "cpu")]
+                if config.optim.workers >= rayon::current_num_threads() {
+                    crate::cpu::stay_on_this_thread();
+                }
                 let worker = Worker { trainee: &trainee, sizes, config, device, totals };
                 worker.work_on(part, &to_meeting, &from_meeting)
             };
