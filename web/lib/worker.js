@@ -45,6 +45,8 @@ const queue = [];
 /** @type {Job | null} */
 let current = null;
 
+/** For whoever looks at the workers from outside: the console, tests. */
+scope.mmgemOnGpu = () => onGpu;
 scope.mmgemPanicked = (/** @type {string} */ message) => die(message);
 scope.onunhandledrejection = (/** @type {PromiseRejectionEvent} */ event) => die(String(event.reason));
 

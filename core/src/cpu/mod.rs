@@ -19,6 +19,8 @@ mod vector;
 pub(crate) use rows::stay_on_this_thread;
 #[cfg(feature = "train")]
 pub(crate) use tensors::is_recorded;
+#[cfg(feature = "train")]
+pub use tensors::record_as_other_devices;
 pub(crate) use tensors::{
     attend, attend_packed, gelu, is_cpu, is_here, layer_norm, linear, most_probable, quick_gelu, rms_norm,
     rotate, silu_times,

@@ -1,5 +1,8 @@
 //! From tensors on the CPU to slices and back.
 
+#[cfg(feature = "train")]
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{DispatchDevice, Flex};
 use burn::tensor::{Bytes, DType, Device, Int, Shape, Tensor, TensorData};
@@ -16,12 +19,22 @@ pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_cpu(&x.device())
 }
 
+#[cfg(feature = "train")]
+static BURNS_OPERATIONS_ONLY: AtomicBool = AtomicBool::new(false);
+
+/// From now on graphs on the CPU are made of Burn's operations, as on every other device: to compare with them.
+#[cfg(feature = "train")]
+pub fn record_as_other_devices() {
+    BURNS_OPERATIONS_ONLY.store(true, Ordering::Relaxed);
+}
+
 /// Whether a tensor is on the CPU, in f32, and in a gradient's graph.
 #[cfg(feature = "train")]
 pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     let is_recorded = matches!(device.as_dispatch(), DispatchDevice::Autodiff(_));
-    x.dtype() == DType::F32 && is_recorded && is_cpu(&device.inner())
+    let may_be_ours = is_recorded && !BURNS_OPERATIONS_ONLY.load(Ordering::Relaxed);
+    x.dtype() == DType::F32 && may_be_ours && is_cpu(&device.inner())
 }
 
 /// Whether a device is the CPU, where reading a result back costs nothing; not where it records a graph.

@@ -15,6 +15,8 @@ mod step;
 mod store;
 mod tensorboard;
 
+#[cfg(feature = "cpu")]
+pub use crate::cpu::record_as_other_devices;
 pub use config::{ModelSource, Objective, Recipe, TrainConfig, TrainConfigError};
 pub use data::{Batch, BatchPart, Batches};
 pub use optimizer::{GradientMap, collect_gradients, freeze};

@@ -1,15 +1,17 @@
 //! `mmgem web`: serves the page on this machine.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use httparse::Status;
 use serde_json::json;
-use tiny_http::{Header, Method, Request, Response, Server};
 
 use crate::args::Globals;
 use crate::terminal::{note, print, print_json};
@@ -35,12 +37,12 @@ pub struct WebArgs {
 pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     let dir = find_page(args.dir.as_deref())?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
-    let server = Server::http(address).map_err(|cause| {
+    let listener = TcpListener::bind(address).map_err(|cause| {
         anyhow::anyhow!(
             "cannot listen on {address}: {cause}\n  hint: is it running already? --port 0 takes a free port"
         )
     })?;
-    let url = format!("http://{}/", server.server_addr());
+    let url = format!("http://{}/", listener.local_addr().context("the server has no address")?);
     if globals.json {
         print_json(&json!({ "url": url, "dir": dir }))?;
     } else {
@@ -50,19 +52,48 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     if !args.no_open && open::that_detached(&url).is_err() {
         note(globals.quiet, "no browser could be started: open the address in one");
     }
-    serve(&server, dir)
+    serve(&listener, dir)
 }
 
-/// Answers each request on a thread of its own. Writing waits for the browser to read, and a browser may leave a
+/// How much of a request is read before it is refused; a browser's is a tenth of it.
+const HEAD_LIMIT: u64 = 16 << 10;
+/// How long a browser may say nothing: they open connections that they may never use.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+/// How much more than its request is taken from a browser, and thrown away.
+const REST_LIMIT: u64 = 1 << 20;
+
+/// Answers each connection on a thread of its own. Writing waits for the browser to read, and a browser may leave a
 /// file half read for as long as it likes: with any fixed number of threads, so many of those hang the rest.
-fn serve(server: &Server, dir: PathBuf) -> Result<()> {
+fn serve(listener: &TcpListener, dir: PathBuf) -> ! {
     let dir: Arc<Path> = dir.into();
     loop {
-        let request = server.recv().context("the server cannot take connections any more")?;
+        let Ok((connection, _)) = listener.accept() else {
+            // The browser gave it up, or too many are open: that passes, but not at once.
+            thread::sleep(Duration::from_millis(100));
+            continue;
+        };
         let dir = Arc::clone(&dir);
-        // A browser that went away is its own affair; a request that gets no thread is answered with 500 by its drop.
-        let _ = thread::Builder::new().spawn(move || answer(request, &dir));
+        // A browser that went away is its own affair; a connection that gets no thread is closed by its drop.
+        let _ = thread::Builder::new().spawn(move || converse(&connection, &dir));
     }
+}
+
+/// One request and its answer.
+fn converse(connection: &TcpStream, dir: &Path) -> io::Result<()> {
+    connection.set_read_timeout(Some(SILENCE_LIMIT))?;
+    // A small file must not wait until the browser has acknowledged the head.
+    connection.set_nodelay(true)?;
+    let request = read_request(connection)?;
+    answer(request.as_ref(), dir).write(connection)?;
+    hang_up(connection)
+}
+
+/// Ends the answer and waits for the browser to hang up: closing while something it sent is unread resets the
+/// connection, and it loses what it has not read yet.
+fn hang_up(connection: &TcpStream) -> io::Result<()> {
+    connection.shutdown(Shutdown::Write)?;
+    io::copy(&mut connection.take(REST_LIMIT), &mut io::sink())?;
+    Ok(())
 }
 
 /// The folder given, or the checkout's that this program was built in, or the one below the current folder.
@@ -84,24 +115,109 @@ fn find_page(given: Option<&Path>) -> Result<PathBuf> {
     found.canonicalize().with_context(|| format!("cannot read the folder\n  folder: {}", found.display()))
 }
 
-fn answer(request: Request, dir: &Path) -> std::io::Result<()> {
-    if !matches!(request.method(), Method::Get | Method::Head) {
-        return request.respond(Response::from_string("only GET and HEAD\n").with_status_code(405));
+/// What counts of a request.
+struct Request {
+    method: String,
+    url: String,
+    host: String,
+}
+
+/// The request, or nothing if it is malformed or too long.
+fn read_request(connection: impl Read) -> io::Result<Option<Request>> {
+    let mut connection = connection.take(HEAD_LIMIT);
+    let mut head = Vec::new();
+    let mut chunk = [0; 2048];
+    loop {
+        let size = connection.read(&mut chunk)?;
+        head.extend_from_slice(&chunk[..size]);
+        match parse_request(&head) {
+            Ok(Status::Complete(request)) => return Ok(Some(request)),
+            Ok(Status::Partial) if size > 0 => {}
+            Ok(Status::Partial) | Err(_) => return Ok(None),
+        }
     }
-    if !is_local(host_of(&request)) {
-        return request
-            .respond(Response::from_string("this page is for this machine only\n").with_status_code(403));
+}
+
+fn parse_request(head: &[u8]) -> httparse::Result<Request> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    if request.parse(head)?.is_partial() {
+        return Ok(Status::Partial);
     }
-    let file = file_of(dir, request.url()).and_then(|path| Some((fs::File::open(&path).ok()?, path)));
-    let Some((file, path)) = file else {
-        return request.respond(Response::from_string("there is no such file\n").with_status_code(404));
+    let host = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("Host"));
+    Ok(Status::Complete(Request {
+        method: request.method.unwrap_or_default().to_owned(),
+        url: request.path.unwrap_or_default().to_owned(),
+        // A name that is not text is foreign, as none is.
+        host: host.and_then(|host| str::from_utf8(host.value).ok()).unwrap_or_default().to_owned(),
+    }))
+}
+
+fn answer(request: Option<&Request>, dir: &Path) -> Answer {
+    let Some(request) = request else {
+        return Answer::refusal("400 Bad Request", "this is no request\n");
     };
-    let mut response = Response::from_file(file);
-    for (name, value) in HEADERS {
-        response.add_header(header(name, value));
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return Answer::refusal("405 Method Not Allowed", "only GET and HEAD\n");
     }
-    response.add_header(header("Content-Type", mime_type(&path)));
-    request.respond(response)
+    if !is_local(&request.host) {
+        return Answer::refusal("403 Forbidden", "this page is for this machine only\n");
+    }
+    let answer = file_of(dir, &request.url).and_then(|path| Answer::file(&path).ok());
+    let answer = answer.unwrap_or_else(|| Answer::refusal("404 Not Found", "there is no such file\n"));
+    Answer { head_only: request.method == "HEAD", ..answer }
+}
+
+struct Answer {
+    status: &'static str,
+    mime_type: &'static str,
+    size: u64,
+    body: Body,
+    head_only: bool,
+}
+
+enum Body {
+    File(fs::File),
+    Text(&'static str),
+}
+
+impl Answer {
+    fn file(path: &Path) -> io::Result<Answer> {
+        let file = fs::File::open(path)?;
+        let size = file.metadata()?.len();
+        let body = Body::File(file);
+        Ok(Answer { status: "200 OK", mime_type: mime_type(path), size, body, head_only: false })
+    }
+
+    fn refusal(status: &'static str, why: &'static str) -> Answer {
+        let (size, body) = (why.len() as u64, Body::Text(why));
+        Answer { status, mime_type: "text/plain; charset=utf-8", size, body, head_only: false }
+    }
+
+    fn write(self, mut connection: impl Write) -> io::Result<()> {
+        connection.write_all(self.head().as_bytes())?;
+        match self.body {
+            _ if self.head_only => Ok(()),
+            Body::Text(text) => connection.write_all(text.as_bytes()),
+            // No more than was announced, should the file grow meanwhile.
+            Body::File(file) => io::copy(&mut file.take(self.size), &mut connection).map(drop),
+        }
+    }
+
+    fn head(&self) -> String {
+        let mut head = format!("HTTP/1.1 {}\r\n", self.status);
+        let size = self.size.to_string();
+        let own = [
+            ("Connection", "close"),
+            ("Content-Length", &size),
+            ("Content-Type", self.mime_type),
+            ("Allow", "GET, HEAD"),
+        ];
+        for (name, value) in own.into_iter().chain(HEADERS) {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head + "\r\n"
+    }
 }
 
 /// The page may use its own origin and nothing else, and no other page may use it.
@@ -120,15 +236,6 @@ const HEADERS: [(&str, &str); 7] = [
     // The browser asks whether a file has changed each time: a new build shows at once.
     ("Cache-Control", "no-cache"),
 ];
-
-fn header(name: &str, value: &str) -> Header {
-    Header::from_bytes(name, value).expect("ASCII without line breaks")
-}
-
-fn host_of(request: &Request) -> &str {
-    let host = request.headers().iter().find(|header| header.field.equiv("Host"));
-    host.map_or("", |header| header.value.as_str())
-}
 
 /// Whether the browser asked for this machine by one of its own names: a foreign name that leads here is an
 /// attack (DNS rebinding).
@@ -168,18 +275,28 @@ fn mime_type(path: &Path) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Read, Write};
-    use std::net::TcpStream;
-    use std::time::Duration;
+    use std::io::{BufRead, BufReader};
 
     use super::*;
 
-    /// A connection on which a file was asked for, and nothing of the answer read.
-    fn ask(address: SocketAddr, file: &str) -> BufReader<TcpStream> {
+    /// The address at which a folder is served from now on.
+    fn start(dir: PathBuf) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("it listens");
+        thread::spawn(move || serve(&listener, dir));
+        address
+    }
+
+    /// A connection on which something was sent, and nothing of the answer read.
+    fn send(address: SocketAddr, text: &str) -> BufReader<TcpStream> {
         let mut connection = TcpStream::connect(address).expect("the server listens");
         connection.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
-        write!(connection, "GET /{file} HTTP/1.1\r\nHost: {address}\r\n\r\n").expect("the server listens");
+        connection.write_all(text.as_bytes()).expect("the server takes it");
         BufReader::new(connection)
+    }
+
+    fn ask(address: SocketAddr, file: &str) -> BufReader<TcpStream> {
+        send(address, &format!("GET /{file} HTTP/1.1\r\nHost: {address}\r\n\r\n"))
     }
 
     /// The first line of the answer.
@@ -197,23 +314,60 @@ mod tests {
         fs::write(dir.join("index.html"), "the page").expect("writable");
         let large = fs::File::create(dir.join("large")).expect("writable");
         large.set_len(LARGER_THAN_SOCKETS_HOLD).expect("a file with nothing in it");
-        let server = Server::http((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = server.server_addr().to_ip().expect("an internet address");
-        thread::spawn(move || serve(&server, dir));
+        let address = start(dir);
 
         let mut stalled: Vec<_> = (0..12).map(|_| ask(address, "large")).collect();
         for connection in &mut stalled {
             assert_eq!(status(connection), "HTTP/1.1 200 OK");
         }
-        let mut kept_alive: Vec<_> = (0..12).map(|_| ask(address, "index.html")).collect();
-        for connection in &mut kept_alive {
+        let mut kept_open: Vec<_> = (0..12).map(|_| ask(address, "index.html")).collect();
+        for connection in &mut kept_open {
             assert_eq!(status(connection), "HTTP/1.1 200 OK");
         }
         let mut first = stalled.swap_remove(0);
         let mut rest = Vec::new();
-        first.get_mut().shutdown(std::net::Shutdown::Write).expect("still open");
+        first.get_mut().shutdown(Shutdown::Write).expect("still open");
         first.read_to_end(&mut rest).expect("what was left half read is still to be had");
         assert!(rest.len() as u64 > LARGER_THAN_SOCKETS_HOLD);
+    }
+
+    #[test]
+    fn each_request_gets_one_whole_answer() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let dir = folder.path().canonicalize().expect("it is there");
+        fs::write(dir.join("index.html"), "the page").expect("writable");
+        let address = start(dir);
+        let host = "Host: localhost\r\n";
+        for (request, status, body) in [
+            (format!("GET / HTTP/1.1\r\n{host}\r\n"), "200 OK", "the page"),
+            (format!("HEAD / HTTP/1.1\r\n{host}\r\n"), "200 OK", ""),
+            (format!("GET /none HTTP/1.1\r\n{host}\r\n"), "404 Not Found", "there is no such file\n"),
+            (format!("POST / HTTP/1.1\r\n{host}\r\nbody"), "405 Method Not Allowed", "only GET and HEAD\n"),
+            ("GET / HTTP/1.1\r\n\r\n".into(), "403 Forbidden", "this page is for this machine only\n"),
+        ] {
+            let mut answer = String::new();
+            send(address, &request).read_to_string(&mut answer).expect("the server answers in time");
+            let (head, rest) = answer.split_once("\r\n\r\n").expect("a head ends in an empty line");
+            assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}");
+            assert!(head.contains("\r\nCross-Origin-Embedder-Policy: require-corp\r\n"), "{head}");
+            let size = if request.starts_with("HEAD") { "the page".len() } else { body.len() };
+            assert!(head.contains(&format!("\r\nContent-Length: {size}\r\n")), "{head}");
+            assert_eq!(rest, body, "{request}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_or_endless_head_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let address = start(folder.path().canonicalize().expect("it is there"));
+        // Most of the last is still unread when it is answered: the answer arrives all the same.
+        let endless = format!("GET / HTTP/1.1\r\nCookie: {}", "a".repeat(1 << 19));
+        for head in ["no request\r\n\r\n", "GET / HTTP/1.1\r\nno header\r\n\r\n", &endless] {
+            let mut answer = String::new();
+            send(address, head).read_to_string(&mut answer).expect("the server answers in time");
+            assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
+            assert!(answer.ends_with("this is no request\n"), "{answer}");
+        }
     }
 
     #[test]
