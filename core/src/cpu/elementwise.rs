@@ -54,13 +54,6 @@ pub fn log_sums(x: &[f32], width: usize) -> Vec<f32> {
 }
 
 vectorized! {
-    /// `e^(x - log_sum)` in place.
-    pub fn exponentials(x: &mut [f32], log_sum: f32) {
-        for x in x {
-            *x = exp(*x - log_sum);
-        }
-    }
-
     /// `x * Phi(x)`
     pub fn gelu(x: &mut [f32]) {
         for x in x {

@@ -133,6 +133,13 @@ vectorized! {
         }
     }
 
+    /// `e^(x - log_sum)` in place.
+    pub fn exponentials(x: &mut [f32], log_sum: f32) {
+        for x in x {
+            *x = exp(*x - log_sum);
+        }
+    }
+
     /// The whole of `x` times `factor`.
     pub fn scale(x: &mut [f32], factor: f32) {
         for x in x {

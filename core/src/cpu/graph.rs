@@ -276,7 +276,7 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1>
         let probs = in_place(saved.clone(), |probs| {
             rows::for_each(probs, classes, tensors::EXP_STEPS, |first, rows| {
                 for (nth, row) in rows.chunks_exact_mut(classes).enumerate() {
-                    elementwise::exponentials(row, log_sums[first + nth]);
+                    gradient::exponentials(row, log_sums[first + nth]);
                     row[targets[first + nth]] -= 1.0;
                     gradient::scale(row, factor);
                 }
