@@ -244,40 +244,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     })
 }
 
-/// Where a hash begins.
-pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a over words of eight bytes: as quick as the memory, and the same on every platform.
-pub fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
-    let words = bytes.chunks(8).map(|chunk| {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        u64::from_le_bytes(word)
-    });
-    words.fold(step(hash, bytes.len() as u64), step)
-}
-
 /// Makes a rename in `folder` survive a power cut, where the system can.
 pub fn sync_dir(folder: Option<&Path>) -> io::Result<()> {
     match folder {
         Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_other_bit_has_another_hash() {
-        let bytes = [7u8; 100];
-        for place in 0..bytes.len() {
-            let mut other = bytes;
-            other[place] ^= 0x80;
-            assert_ne!(hash_bytes(HASH_START, &bytes), hash_bytes(HASH_START, &other), "{place}");
-        }
-        assert_ne!(hash_bytes(HASH_START, &[0; 8]), hash_bytes(HASH_START, &[0; 9]));
     }
 }

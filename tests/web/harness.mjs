@@ -35,7 +35,7 @@ export const WEBGPU_FLAGS = ["--enable-unsafe-webgpu"];
 /** Why WebGPU cannot be tested here, or nothing. */
 export async function missingWebGpu(address) {
   if (!fs.existsSync(path.join(ROOT, "web/dist/lib/webgpu"))) {
-    return "SKIPPED: the tests on WebGPU want its module; get it by `cargo web`";
+    return "SKIPPED: the tests on WebGPU want its module; get it by `cargo web --webgpu`";
   }
   const browser = await browse(WEBGPU_FLAGS);
   try {

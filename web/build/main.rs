@@ -1,6 +1,6 @@
 //! `cargo web`: builds the page into `web/dist`, which any static server can serve.
 //!
-//! The wasm module for each way to compute, JavaScript's side of it (by wasm-bindgen as a library, so that it
+//! The wasm module for the CPU, on request another for WebGPU, JavaScript's side of it (by wasm-bindgen as a library, so that it
 //! always fits the version in use and nothing else has to be installed), the page, the embedded model with a
 //! manifest, and a service worker that knows every file.
 
@@ -19,9 +19,9 @@ const WASM: &str = "wasm32-unknown-unknown";
 
 const USAGE: &str = "Builds the page into web/dist.
 
-Usage: cargo web [--cpu-only] [--optimize] [--model DIR]
+Usage: cargo web [--webgpu] [--optimize] [--model DIR]
 
-  --cpu-only   without the module that computes on WebGPU: half the time to compile
+  --webgpu     also the module that computes on WebGPU: twice the time to compile; not tried yet
   --optimize   shrink the wasm with wasm-opt (slow; from Debian's binaryen or npm's)
   --model DIR  the model that the page opens first; assets/model without
 
@@ -29,7 +29,7 @@ Then: mmgem web, or any static server on web/dist.";
 
 /// What the command line asks for.
 struct Order {
-    cpu_only: bool,
+    webgpu: bool,
     optimize: bool,
     model: PathBuf,
 }
@@ -50,10 +50,10 @@ fn main() -> ExitCode {
 }
 
 fn read_arguments(mut args: impl Iterator<Item = String>, workspace: &Path) -> Option<Order> {
-    let mut order = Order { cpu_only: false, optimize: false, model: workspace.join("assets/model") };
+    let mut order = Order { webgpu: false, optimize: false, model: workspace.join("assets/model") };
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--cpu-only" => order.cpu_only = true,
+            "--webgpu" => order.webgpu = true,
             "--optimize" => order.optimize = true,
             "--model" => order.model = args.next()?.into(),
             _ => return None,
@@ -67,7 +67,7 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
     }
-    let backends: &[&str] = if order.cpu_only { &["cpu"] } else { &["cpu", "webgpu"] };
+    let backends: &[&str] = if order.webgpu { &["cpu", "webgpu"] } else { &["cpu"] };
     for backend in backends {
         bind(&compile(workspace, backend)?, &dist.join("lib").join(backend), order.optimize)?;
     }

@@ -40,7 +40,7 @@ export async function chooseBackend(wish, trouble) {
     return { backend: "cpu", reason: `WebGPU has only a graphics processor in software here (${name}), which is slower` };
   }
   if (!(await hasModule())) {
-    return { backend: "cpu", reason: "this page was built without WebGPU (`cargo web --cpu-only`)" };
+    return { backend: "cpu", reason: "this page was built without WebGPU (`cargo web --webgpu` builds it in)" };
   }
   const why = isSoftware ? "in software, which is slow; chosen here" : wish === "auto" ? "faster" : "chosen here";
   return { backend: "webgpu", reason: `${name}: ${why}` };

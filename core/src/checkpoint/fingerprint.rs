@@ -7,14 +7,15 @@ pub fn fingerprint<'a>(
     tokenizer_json: &[u8],
     weights: impl IntoIterator<Item = &'a [u8]>,
 ) -> u64 {
-    let head = hash_bytes(hash_bytes(FNV_OFFSET, config_json.as_bytes()), tokenizer_json);
+    let head = hash_bytes(hash_bytes(HASH_START, config_json.as_bytes()), tokenizer_json);
     weights.into_iter().fold(head, hash_bytes)
 }
 
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+/// Where a hash begins.
+pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a over words of eight bytes: as quick as the memory, and the same on every platform.
-fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
+pub fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
     let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
     let words = bytes.chunks(8).map(|chunk| {
         let mut word = [0; 8];
@@ -34,8 +35,8 @@ mod tests {
         for place in 0..bytes.len() {
             let mut other = bytes;
             other[place] ^= 0x80;
-            assert_ne!(hash_bytes(FNV_OFFSET, &bytes), hash_bytes(FNV_OFFSET, &other), "{place}");
+            assert_ne!(hash_bytes(HASH_START, &bytes), hash_bytes(HASH_START, &other), "{place}");
         }
-        assert_ne!(hash_bytes(FNV_OFFSET, &[0; 8]), hash_bytes(FNV_OFFSET, &[0; 9]));
+        assert_ne!(hash_bytes(HASH_START, &[0; 8]), hash_bytes(HASH_START, &[0; 9]));
     }
 }

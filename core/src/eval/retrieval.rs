@@ -94,34 +94,6 @@ pub fn median_rank(ranks: &[Option<usize>], n_targets: usize) -> f64 {
     }
 }
 
-/// Recall at `k` of the texts of each image: a hit when any of them is among the first `k`.
-///
-/// # Shapes
-/// - scores: row-major `[n_images, n_texts]`
-/// - text_image_idx: `[n_texts]`, the image that each text belongs to
-///
-/// # Errors
-/// When there is nothing to rank or the sizes contradict each other.
-pub fn image_to_text_recall(
-    scores: &[f32],
-    text_image_idx: &[usize],
-    k: usize,
-) -> Result<f64, RetrievalError> {
-    Ok(recall_at(&ranks_from_scores(scores, text_image_idx)?.image_to_text, k))
-}
-
-/// Recall at `k` of the image of each text; arguments and errors as for [`image_to_text_recall`].
-///
-/// # Errors
-/// As [`image_to_text_recall`].
-pub fn text_to_image_recall(
-    scores: &[f32],
-    text_image_idx: &[usize],
-    k: usize,
-) -> Result<f64, RetrievalError> {
-    Ok(recall_at(&ranks_from_scores(scores, text_image_idx)?.text_to_image, k))
-}
-
 /// Ranks from a matrix of scores; higher is more similar.
 ///
 /// # Shapes
@@ -129,7 +101,7 @@ pub fn text_to_image_recall(
 /// - text_image_idx: `[n_texts]`, the image that each text belongs to
 ///
 /// # Errors
-/// As [`image_to_text_recall`].
+/// When there is nothing to rank or the sizes contradict each other.
 pub fn ranks_from_scores(scores: &[f32], text_image_idx: &[usize]) -> Result<RetrievalRanks, RetrievalError> {
     let n_texts = text_image_idx.len();
     let n_images = scores.len().checked_div(n_texts).unwrap_or(0);
@@ -159,7 +131,7 @@ pub fn ranks_from_scores(scores: &[f32], text_image_idx: &[usize]) -> Result<Ret
 /// - text_image_idx: `[n_texts]`, the image that each text belongs to
 ///
 /// # Errors
-/// As [`image_to_text_recall`].
+/// As [`ranks_from_scores`].
 pub fn ranks_from_embeds(
     image_embeds: &[f32],
     text_embeds: &[f32],
@@ -180,37 +152,6 @@ pub fn ranks_from_embeds(
     let mut ahead = Ahead::none(&right);
     ahead.count_block(&right, (0, image_embeds), (0, text_embeds), embed_dim);
     Ok(ahead.ranks(&right))
-}
-
-/// Rank of the one right target of each query, under the rules of [`RetrievalRanks`].
-///
-/// # Shapes
-/// - scores: row-major `[n_queries, n_targets]`
-/// - right_target_idx: `[n_queries]`
-///
-/// # Errors
-/// As [`image_to_text_recall`].
-pub fn ranks_of_targets(
-    scores: &[f32],
-    n_targets: usize,
-    right_target_idx: &[usize],
-) -> Result<Vec<Option<usize>>, RetrievalError> {
-    let n_queries = right_target_idx.len();
-    if n_queries * n_targets != scores.len() {
-        return Err(RetrievalError::ScoreCount { found: scores.len(), n_queries, n_targets });
-    }
-    check_targets(right_target_idx, n_targets)?;
-    let rank = |(row, &right): (&[f32], &usize)| {
-        let wanted = Some(row[right]).filter(|score| !score.is_nan())?;
-        let wrong = row.iter().enumerate().filter(|&(target_idx, _)| target_idx != right);
-        Some(1 + wrong.filter(|&(_, &score)| is_ahead(score, wanted)).count())
-    };
-    Ok(scores.chunks_exact(n_targets.max(1)).zip(right_target_idx).map(rank).collect())
-}
-
-/// Whether a wrong answer stands before a right one.
-fn is_ahead(wrong: f32, right: f32) -> bool {
-    wrong >= right || wrong.is_nan()
 }
 
 pub(super) fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), RetrievalError> {
@@ -234,9 +175,9 @@ mod tests {
     use super::*;
 
     fn check(scores: &[f32], text_image_idx: &[usize], k: usize, wanted: (f64, f64)) {
-        let image_to_text = image_to_text_recall(scores, text_image_idx, k).unwrap();
-        let text_to_image = text_to_image_recall(scores, text_image_idx, k).unwrap();
-        assert_eq!((image_to_text, text_to_image), wanted, "at {k}");
+        let ranks = ranks_from_scores(scores, text_image_idx).unwrap();
+        let found = (recall_at(&ranks.image_to_text, k), recall_at(&ranks.text_to_image, k));
+        assert_eq!(found, wanted, "at {k}");
     }
 
     #[test]
@@ -315,7 +256,5 @@ mod tests {
         assert!(ranks_from_scores(&[0.1, 0.2], &[0, 1]).is_err());
         assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 3], 2, &[0], Ties::Against).is_err());
         assert!(ranks_from_embeds(&[0.1; 4], &[0.1; 4], 2, &[0], Ties::Against).is_err());
-        assert!(ranks_of_targets(&[0.1; 4], 2, &[0, 2]).is_err());
-        assert!(ranks_of_targets(&[0.1; 4], 0, &[0]).is_err());
     }
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{BenchmarkError, read_text};
+use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::data::source::Samples;
 use crate::data::webdataset::Sample;
-use crate::files::{HASH_START, hash_bytes};
 use crate::image::{Rgb, decode};
 
 pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};

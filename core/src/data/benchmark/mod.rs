@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use super::source::{Samples, SourceError};
 use super::webdataset::PhotoRecord;
-use crate::files::{HASH_START, hash_bytes};
+use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::image::{BoxPx, ImagePreprocess, Preprocessed, Rgb, decode, preprocess};
 
 pub use long_text::LongText;

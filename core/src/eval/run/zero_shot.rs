@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::encoder::Encoder;
 use super::{EvalError, Tick};
+use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
 use crate::data::benchmark::{Seen, on_all_cores};
 use crate::eval::bootstrap::{Measure, Measures};
@@ -11,7 +12,6 @@ use crate::eval::classification::{
     best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class, prompt, roc_auc,
 };
 use crate::eval::ranking::dot;
-use crate::files::{HASH_START, hash_bytes};
 use crate::image::{ImagePreprocess, Preprocessed, preprocess};
 
 /// Photos that are read at once.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use mmgem_core::checkpoint::Shards;
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::data::source::read_lines;
-use mmgem_core::files::{HASH_START, as_slices, hash_bytes, read, read_shards};
+use mmgem_core::files::{as_slices, read, read_shards};
 use mmgem_core::open_clip::OpenClip;
 
 use super::record::Record;

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::data::benchmark::Seen;
 use mmgem_core::eval::bootstrap::{Interval, Measures, N_DRAWS};
-use mmgem_core::files::{HASH_START, hash_bytes, read, write_atomic};
+use mmgem_core::files::{read, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
