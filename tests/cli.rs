@@ -7,6 +7,8 @@ mod eval;
 mod help;
 #[path = "cli/library.rs"]
 mod library;
+#[path = "cli/parity.rs"]
+mod parity;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/results.rs"]

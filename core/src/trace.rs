@@ -1,5 +1,8 @@
 //! Every stage of the graph for given inputs, under the names that the reference program writes.
 
+mod case;
+mod file;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
@@ -10,6 +13,9 @@ use crate::loss::{Losses, caption_loss, contrastive_logits, contrastive_loss};
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
+
+pub use case::{Case, CaseError};
+pub use file::{TraceFileError, from_safetensors, to_safetensors};
 
 /// What a trace is made from.
 #[derive(Clone, Debug)]

@@ -77,6 +77,8 @@ pub enum Command {
     Info(cli::info::InfoArgs),
     /// Draw where in a photo a text is
     Localize(cli::localize::LocalizeArgs),
+    /// Compare every device with the reference program's values
+    Parity(cli::parity::ParityArgs),
     /// Draw captioned scenes with regions as training data
     Scenes(cli::scenes::ScenesArgs),
     /// Score captions: BLEU, ROUGE-L, CIDEr

@@ -58,6 +58,7 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Index(args) => cli::index::run(&args, &globals.open()?),
         Command::Info(args) => cli::info::run(&args, &globals),
         Command::Localize(args) => cli::localize::run(&args, &globals.open()?),
+        Command::Parity(args) => cli::parity::run(&args, &globals),
         Command::Scenes(args) => cli::scenes::run(&args, &globals),
         Command::Score(args) => cli::score::run(&args, &globals),
         Command::Search(args) => cli::search::run(&args, &globals),

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use mmgem_core::files::ModelFolder;
-use mmgem_core::image::{DecodeLimits, Preprocessed, decode, preprocess};
-use mmgem_core::trace::{TraceInput, TraceTensor, Values, compare, trace_backward, trace_forward};
+use mmgem_core::image::Preprocessed;
+use mmgem_core::trace::{self, TraceInput, TraceTensor, compare, trace_backward, trace_forward};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -15,11 +16,15 @@ use serde_json::Value;
 /// What the reference and ours read and do alike to the last bit.
 const EXACT: [&str; 6] = ["pixels", "boxes", "text_ids", "text_lens", "caption_ids", "region_caption_ids"];
 
-/// One folder of `tests/parity`.
-pub struct Case {
-    pub name: String,
-    pub folder: PathBuf,
-    doc: Value,
+/// One folder of `tests/parity`; what cannot be read of it fails the test.
+pub struct Case(trace::Case);
+
+impl Deref for Case {
+    type Target = trace::Case;
+
+    fn deref(&self) -> &trace::Case {
+        &self.0
+    }
 }
 
 pub fn parity_folder() -> PathBuf {
@@ -28,66 +33,29 @@ pub fn parity_folder() -> PathBuf {
 
 /// Every folder with a `case.json`.
 pub fn case_names() -> Vec<String> {
-    let entries = fs::read_dir(parity_folder()).expect("the folder of this file is there");
-    let folders = entries.map(|entry| entry.expect("a folder can be listed"));
-    let cases = folders.filter(|entry| entry.path().join("case.json").is_file());
-    cases.map(|entry| entry.file_name().into_string().expect("names of cases are ASCII")).collect()
+    let cases = trace::Case::read_all(&parity_folder()).expect("the cases are readable");
+    cases.into_iter().map(|case| case.name).collect()
 }
 
 impl Case {
     pub fn read(name: &str) -> Self {
-        let folder = parity_folder().join(name);
-        let doc = serde_json::from_slice(&read(&folder.join("case.json"))).expect("case.json is JSON");
-        Self { name: name.to_owned(), folder, doc }
+        Self(trace::Case::read(&parity_folder().join(name)).unwrap_or_else(|e| panic!("{e}")))
     }
 
     pub fn open(&self, device: &Device) -> ModelFolder {
         ModelFolder::read(&self.folder, device).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 
-    pub fn texts(&self) -> Vec<&str> {
-        self.list("texts").iter().map(|text| text.as_str().expect("a text is a string")).collect()
-    }
-
-    pub fn n_texts(&self) -> usize {
-        self.list("texts").len()
-    }
-
-    pub fn n_images(&self) -> usize {
-        self.list("images").len()
-    }
-
-    /// The pictures as the model sees them.
     pub fn images(&self, model: &ModelFolder) -> Vec<Preprocessed> {
-        let picture = |name: &Value| {
-            let file = format!("{}.png", name.as_str().expect("an image is named by a string"));
-            let bytes = read(&parity_folder().join("images").join(file));
-            let photo = decode(&bytes, DecodeLimits::default()).expect("our own PNG can be decoded");
-            preprocess(&photo, &model.config.preprocess())
-        };
-        self.list("images").iter().map(picture).collect()
+        self.0.images(&model.config).expect("our own PNG can be decoded")
     }
 
     pub fn token_ids(&self, model: &ModelFolder) -> Vec<Vec<u32>> {
-        let encode = |text: &&str| model.tokenizer.encode(text).expect("any text can be encoded");
-        self.texts().iter().map(encode).collect()
+        self.0.token_ids(&model.tokenizer).expect("any text can be encoded")
     }
 
-    /// The inputs from pictures, strings and boxes of the original image; all boxes are on image 0.
     pub fn input(&self, model: &ModelFolder) -> TraceInput {
-        let images = self.images(model);
-        let corner = |v: &Value| v.as_f64().expect("a corner is a number") as f32;
-        let box_input = |box_px: &Value| {
-            let corners = box_px.as_array().expect("a box is a list");
-            // As the reference: mapped, not clipped.
-            images[0].map.input_from_image([0, 1, 2, 3].map(|i| corner(&corners[i])))
-        };
-        TraceInput {
-            boxes_input: self.list("boxes").iter().map(box_input).collect(),
-            texts: self.token_ids(model),
-            steps: self.doc["steps"].as_u64().expect("steps is a number") as usize,
-            pixels: images.into_iter().map(|image| image.pixels).collect(),
-        }
+        self.0.input(&model.config, &model.tokenizer).expect("the inputs are usable")
     }
 
     pub fn forward(&self, model: &ModelFolder) -> Vec<TraceTensor> {
@@ -103,7 +71,7 @@ impl Case {
 
     /// What the reference computed.
     pub fn golden(&self) -> Vec<TraceTensor> {
-        read_traced(&self.folder.join("golden.safetensors"))
+        self.0.golden().unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Fails unless every stage that was traced is the reference's; prints the differences.
@@ -133,10 +101,6 @@ impl Case {
         }
         copy
     }
-
-    fn list(&self, key: &str) -> &[Value] {
-        self.doc[key].as_array().unwrap_or_else(|| panic!("{}: {key} is a list", self.name))
-    }
 }
 
 pub fn change_config(folder: &Path, change: impl Fn(&mut Value)) {
@@ -152,21 +116,6 @@ pub fn read(path: &Path) -> Vec<u8> {
 
 pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-}
-
-fn read_traced(path: &Path) -> Vec<TraceTensor> {
-    let bytes = read(path);
-    let file = SafeTensors::deserialize(&bytes).expect("a golden file is whole");
-    let tensor = |(name, view): (String, TensorView)| {
-        let long = |b: &[u8]| i64::from_le_bytes(b.try_into().expect("chunks of 8"));
-        let values = match view.dtype() {
-            Dtype::F32 => Values::Floats(floats(view.data())),
-            Dtype::I64 => Values::Ints(view.data().chunks_exact(8).map(long).collect()),
-            other => panic!("{name} is {other:?}, which the reference does not write"),
-        };
-        TraceTensor { name, shape: view.shape().to_vec(), values }
-    };
-    file.tensors().into_iter().map(tensor).collect()
 }
 
 /// Tensors of a safetensors file that can be changed and written again.

@@ -37,7 +37,7 @@ struct Sources {
 
 impl Sources {
     fn read() -> Self {
-        let folder = Case::read("imported").folder;
+        let folder = Case::read("imported").folder.clone();
         Self {
             vision: RawFile::read(&folder.join("open_clip.safetensors")),
             language: RawFile::read(&folder.join("llm/model.safetensors")),

@@ -14,6 +14,7 @@ pub mod import;
 pub mod index;
 pub mod info;
 pub mod localize;
+pub mod parity;
 pub mod scenes;
 pub mod score;
 pub mod search;

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use mmgem_core::files::{self, write_atomic};
 use mmgem_core::image::preprocess;
 use mmgem_core::trace::{
-    Difference, TraceInput, TraceTensor, Values, compare, trace_backward, trace_forward,
+    Difference, TraceInput, TraceTensor, compare, from_safetensors, to_safetensors, trace_backward,
+    trace_forward,
 };
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 
 use crate::args::Globals;
@@ -61,7 +61,7 @@ pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
         let model = model_files.load(&opened.device.autodiff())?;
         trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
     }
-    write_atomic(&args.out, &to_bytes(&trace)?)?;
+    write_atomic(&args.out, &to_safetensors(&trace))?;
     note(globals.quiet, format!("wrote {} tensors to {}", trace.len(), args.out.display()));
 
     match golden {
@@ -118,61 +118,7 @@ fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-fn to_bytes(trace: &[TraceTensor]) -> Result<Vec<u8>> {
-    let encode = |values: &Values| -> (Dtype, Vec<u8>) {
-        match values {
-            Values::Floats(values) => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            Values::Ints(values) => (Dtype::I64, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-        }
-    };
-    let encoded: Vec<(Dtype, Vec<u8>)> = trace.iter().map(|tensor| encode(&tensor.values)).collect();
-    let views = trace.iter().zip(&encoded).map(|(tensor, (dtype, bytes))| {
-        Ok((tensor.name.as_str(), TensorView::new(*dtype, tensor.shape.clone(), bytes)?))
-    });
-    Ok(safetensors::serialize(views.collect::<Result<Vec<_>>>()?, None)?)
-}
-
 fn read_trace(path: &Path) -> Result<Vec<TraceTensor>> {
-    from_bytes(&files::read(path)?)
+    from_safetensors(&files::read(path)?)
         .with_context(|| format!("the reference cannot be used\n  file: {}", path.display()))
-}
-
-fn from_bytes(bytes: &[u8]) -> Result<Vec<TraceTensor>> {
-    let read = |(name, view): (String, TensorView)| {
-        let bytes = view.data();
-        let values = match view.dtype() {
-            Dtype::F32 => {
-                let value = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
-                Values::Floats(bytes.chunks_exact(4).map(value).collect())
-            }
-            Dtype::I64 => {
-                let value = |b: &[u8]| i64::from_le_bytes(b.try_into().expect("eight bytes"));
-                Values::Ints(bytes.chunks_exact(8).map(value).collect())
-            }
-            other => bail!("{name} holds {other:?}, wanted f32 or i64"),
-        };
-        Ok(TraceTensor { shape: view.shape().to_vec(), values, name })
-    };
-    SafeTensors::deserialize(bytes)?.tensors().into_iter().map(read).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_trace_is_read_back_as_it_was_written() {
-        let tensor = |name: &str, shape: &[usize], values| TraceTensor {
-            name: name.into(),
-            shape: shape.into(),
-            values,
-        };
-        let trace = vec![
-            tensor("a", &[1, 2], Values::Floats(vec![1.5, -2.0])),
-            tensor("b", &[1], Values::Ints(vec![7])),
-        ];
-        let mut back = from_bytes(&to_bytes(&trace).expect("writable")).expect("readable");
-        back.sort_by(|a, b| a.name.cmp(&b.name));
-        assert_eq!(back, trace);
-    }
 }

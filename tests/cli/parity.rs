@@ -1,0 +1,78 @@
+//! `mmgem parity`: the table, and what it says of a golden value that is wrong.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{Desk, text};
+
+fn parity_folder() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity").display().to_string()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("writable");
+    for entry in fs::read_dir(from).expect("it is there") {
+        let path = entry.expect("listed").path();
+        fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("writable");
+    }
+}
+
+fn stage<'a>(column: &'a Value, name: &str) -> &'a Value {
+    let stages = column["stages"].as_array().expect("a list");
+    stages.iter().find(|stage| stage["name"] == name).unwrap_or_else(|| panic!("{name} is missing"))
+}
+
+#[test]
+fn every_golden_value_is_held_against_every_kind_of_weights() {
+    let desk = Desk::new();
+    let table = desk.json(&format!("parity {} --device cpu", parity_folder()));
+    let n_cases = fs::read_dir(parity_folder())
+        .expect("the folder is there")
+        .filter(|entry| entry.as_ref().expect("listed").path().join("case.json").is_file())
+        .count();
+    assert_eq!(table["cases"].as_array().map(Vec::len), Some(n_cases));
+    let columns = table["columns"].as_array().expect("a list");
+    let weights: Vec<&Value> = columns.iter().map(|column| &column["weights"]).collect();
+    assert_eq!(weights, ["f32", "f16", "q8", "q4"]);
+    let of =
+        |column: usize, name: &str| stage(&columns[column], name)["relative"].as_f64().expect("a number");
+    assert!(of(0, "image_embed") <= 1e-5 && of(0, "grad.h1.weight") <= 1e-4);
+    // Fewer bits, larger differences: the columns are not one model four times.
+    let errors: Vec<f64> = (0..4).map(|column| of(column, "text_embed")).collect();
+    assert!(errors.is_sorted() && errors[1] > 10.0 * errors[0], "{errors:?}");
+    let captions = stage(&columns[0], "region_caption_ids");
+    assert_eq!(captions["tokens_same"], captions["tokens"]);
+}
+
+#[test]
+fn a_value_that_is_not_the_references_is_named() {
+    let desk = Desk::new();
+    let cases = Path::new(&parity_folder()).to_owned();
+    copy_folder(&cases.join("images"), &desk.path("cases/images"));
+    copy_folder(&cases.join("tiny"), &desk.path("cases/tiny"));
+    let config = fs::read_to_string(desk.path("cases/tiny/config.json")).expect("it was copied");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["llm"]["rms_norm_eps"] = json!(1e-3);
+    desk.write("cases/tiny/config.json", config.to_string().as_bytes());
+    let output = desk.run("parity cases --device cpu --weights f32 -q");
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("f32: text_embed of tiny: ") && !stderr.contains("feature_map"), "{stderr}");
+    assert!(stdout.starts_with("| 1 case(s) against the reference | cpu ("), "{stdout}");
+}
+
+#[test]
+fn what_is_no_case_is_said() {
+    let desk = Desk::new();
+    desk.fails("parity nowhere --device cpu", 1, &["nowhere", "is the path right?"]);
+    desk.fails("parity . --device cpu", 1, &["wanted folders with a case.json"]);
+    let folder = parity_folder();
+    desk.fails(
+        &format!("parity {folder} --case nothing --device cpu"),
+        1,
+        &["found no case \"nothing\"", "tiny"],
+    );
+    desk.fails(&format!("parity {folder} --weights q2"), 2, &["q2", "f32, f16, q8, q4"]);
+}
