@@ -16,6 +16,7 @@ pub mod info;
 pub mod localize;
 pub mod scenes;
 pub mod score;
+mod scorers;
 pub mod search;
 pub mod trace;
 pub mod train;

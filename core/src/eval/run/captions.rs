@@ -1,6 +1,6 @@
 //! Captions of whole photos against people's.
 
-use super::{EvalError, Tick};
+use super::{EvalError, Tick, nothing};
 use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
 use crate::eval::bootstrap::{Measure, Measures};
 use crate::eval::caption::{CaptionReport, CaptionScores, score};
@@ -55,7 +55,7 @@ pub async fn captions(
     }
     let seen = batches.finish();
     if candidates.is_empty() {
-        return Err(EvalError::Nothing("photo with captions"));
+        return Err(nothing("photo with captions", &seen));
     }
     let photos: Vec<BenchmarkPhoto> = captioned;
     let references: Vec<Vec<String>> = photos.iter().map(|photo| photo.captions.clone()).collect();
@@ -68,7 +68,7 @@ pub async fn captions(
 }
 
 fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {
-    let mut measures = Measures { ids, measures: Vec::new() };
+    let mut measures = Measures { ids, ..Default::default() };
     for n in 1..=4 {
         measures.measures.push((format!("bleu_{n}"), Measure::Bleu { n, counts: report.bleu.clone() }));
     }
