@@ -227,6 +227,15 @@ fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
     assert!(beam["protocol"].as_str().is_some_and(|words| words.ends_with("beam 2, length penalty 0")));
     assert_eq!(desk.json("eval retrieval --data dataset_coco.json")["n_images"], json!(3));
 
+    let unknown = json!({ "images": [{ "id": 7, "file_name": "0.png" }, { "id": 8, "file_name": "1.png" }] });
+    desk.write("image_info_test2014.json", unknown.to_string().as_bytes());
+    desk.fails("eval caption --data image_info_test2014.json", 1, &["nothing to score", "--out FILE"]);
+    let unscored = desk.json("eval caption --data image_info_test2014.json --max-tokens 4 --out test.json");
+    assert_eq!((&unscored["n_images"], &unscored["cider"]), (&json!(2), &Value::Null), "{unscored}");
+    let out: Value =
+        serde_json::from_slice(&fs::read(desk.path("test.json")).expect("written")).expect("JSON");
+    assert_eq!(out[1]["image_id"], json!(8), "{out}");
+
     let images: Vec<Value> = (0..3)
         .map(|i| {
             let domain = if i == 1 { "near-domain" } else { "in-domain" };
@@ -484,7 +493,20 @@ fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
         json!({ "images": [{ "filename": "x.jpg", "split": "test", "sentences": [{ "raw": "a" }] }] });
     desk.write("dataset.json", images.to_string().as_bytes());
     desk.fails("eval caption --data dataset.json", 1, &["none of the 1 photos", "x.jpg", "--images DIR"]);
-    desk.fails("eval caption --data dataset.json --split val", 1, &["there is no photo in", "split val"]);
+    let splits = ["there is no photo in split \"val\", but in test", "path: dataset.json"];
+    desk.fails("eval caption --data dataset.json --split val", 1, &splits);
+    for line in ["retrieval --save no/a.json", "caption --out no/a.json", "region --report no/a.html"] {
+        let early = ["there is no folder to write the file to", "file: no/a."];
+        desk.fails(&format!("eval {line} --data drawn/*.tar"), 1, &early);
+    }
+    desk.fails("eval zero-shot --data drawn", 1, &["found 0 photos in 0 folders", "'DIR/*.tar'"]);
+    desk.fails("eval region --data drawn", 1, &["like no benchmark that is known", "'DIR/*.tar'"]);
+    dir(&desk, "broken");
+    desk.write("broken/a.jpg", b"no photo");
+    let one = json!({ "images": [{ "id": 1, "file_name": "a.jpg" }], "annotations": [{ "image_id": 1, "caption": "x" }] });
+    desk.write("broken/captions.json", one.to_string().as_bytes());
+    let unusable = ["none of the photos can be used: 1 were passed over", "a.jpg"];
+    desk.fails("eval caption --data broken/captions.json", 1, &unusable);
     dir(&desk, "empty");
     desk.fails(
         "eval region --data empty",

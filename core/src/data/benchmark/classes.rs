@@ -18,7 +18,8 @@ use crate::image::{Rgb, decode};
 pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
 
 const FOLDERS: &str = "a folder with one folder of photos for each class (optional beside them: classes.txt, the names for \
-    the prompts in the alphabetical order of the folders, and templates.txt)";
+    the prompts in the alphabetical order of the folders, and templates.txt), CIFAR's binary version (test_batch.bin or test.bin), or \
+    shards named by their files ('DIR/*.tar')";
 const CIFAR: &str = "CIFAR's binary version: test_batch.bin and batches.meta.txt (CIFAR-10), or test.bin and \
     fine_label_names.txt (CIFAR-100)";
 const SHARDS: &str = "shards whose samples have a .json with \"class\", or a .cls with a number and a classnames.txt \

@@ -28,7 +28,7 @@ pub use long_text::LongText;
 
 /// The annotation files that are known.
 const ANNOTATIONS: &str = "Karpathy's dataset_coco.json or dataset_flickr30k.json {\"images\": [{\"filename\", \"split\", \
-    \"sentences\"}]}, COCO's or NoCaps' {\"images\", \"annotations\": [{\"image_id\", \"caption\"}]}, Visual Genome's \
+    \"sentences\"}]}, COCO's or NoCaps' {\"images\": [{\"id\", \"file_name\"}], \"annotations\": [{\"image_id\", \"caption\"}]}, Visual Genome's \
     region_descriptions.json [{\"id\", \"regions\": [..]}], or RefCOCOg's refs(umd).json [{\"ref_id\", \"ann_id\", \
     \"sentences\"}] or finetune_refcocog_val.json {\"images\": [{\"caption\"}], \"annotations\": [{\"bbox\"}]}";
 
@@ -188,6 +188,9 @@ impl Benchmark {
         match &json {
             _ if has("images", "sentences") => coco::open_karpathy(json, path, files),
             _ if has("annotations", "caption") => coco::open_captions(json, path, files),
+            _ if has("images", "file_name") && json.get("annotations").is_none() => {
+                coco::open_captions(json, path, files)
+            }
             _ if has("images", "caption") && has("annotations", "bbox") => {
                 referring::open_mdetr(json, path, files)
             }
@@ -296,6 +299,14 @@ impl Benchmark {
     /// Whether there is no photo.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether people's captions may be there: a server's test photos have none. Of shards only reading tells.
+    pub fn may_have_captions(&self) -> bool {
+        match &self.photos {
+            Photos::Shards(_) => true,
+            Photos::Files(files) => files.iter().any(|(photo, _)| !photo.captions.is_empty()),
+        }
     }
 
     /// Keeps the first `limit` photos.

@@ -13,7 +13,7 @@ use crate::data::gallery::GalleryError;
 use crate::open_clip::OpenClipError;
 use crate::session::SessionError;
 
-pub use captions::{CaptionRun, captions};
+pub use captions::{CaptionRun, captions, unscored_captions};
 pub use encoder::Encoder;
 pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};

@@ -73,7 +73,7 @@ pub async fn zero_shot(
     let class_embeds = class_embeds(encoder, set).await?;
     let (embed_dim, n) = (encoder.embed_dim(), set.len().min(limit.unwrap_or(usize::MAX)));
     let config = encoder.preprocess();
-    let mut seen = Seen { n_photos: 0, skipped: set.notes.clone(), data_hash: HASH_START };
+    let mut seen = Seen { n_photos: 0, skipped: Vec::new(), data_hash: HASH_START };
     let (mut places, mut labels, mut cosines) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..n).step_by(BATCH) {
         let batch = start..(start + BATCH).min(n);

@@ -20,7 +20,7 @@ use mmgem_core::eval::dense::dense_scores;
 use mmgem_core::eval::ranking::Ties;
 use mmgem_core::eval::run::{
     ClassRun, Encoder, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, regions, retrieval,
-    zero_shot,
+    unscored_captions, zero_shot,
 };
 use mmgem_core::files::{read, write_atomic};
 use mmgem_core::generate::Decoding;
@@ -37,6 +37,7 @@ use super::scorers::Scorers;
 use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
 use crate::model::ModelFiles;
+use crate::terminal::note;
 
 /// Arguments of `mmgem eval`.
 #[derive(Debug, ClapArgs)]
@@ -134,7 +135,8 @@ struct ZeroShotArgs {
 #[command(after_help = "--data is one of\n  \
     'DIR/*.tar'                    WebDataset shards: a photo and a .json with \"captions\"\n  \
     dataset_coco.json              Karpathy's COCO or Flickr30k (--split test unless said otherwise)\n  \
-    nocaps_val_4500_captions.json  NoCaps, scored by domain, or COCO's captions_*.json\n\
+    nocaps_val_4500_captions.json  NoCaps, scored by domain, or COCO's captions_*.json\n  \
+    image_info_test2014.json       a server's test photos, without captions: --out FILE writes yours, unscored\n\
     Photos lie beside the file or below --images.")]
 struct CaptionArgs {
     #[command(flatten)]
@@ -312,6 +314,7 @@ struct Ranking {
 
 impl Ranking {
     fn run(&self, outputs: &Outputs, baseline: &BaselineArgs, context: &Context) -> Result<()> {
+        outputs.check(None)?;
         let baseline = baseline.open(context)?;
         let (mut record, run) = self.record(&Encoder::MmGem(&context.session), context)?;
         note_skipped(&run.seen, context)?;
@@ -340,11 +343,13 @@ impl Ranking {
 }
 
 fn run_zero_shot(args: &ZeroShotArgs, context: &Context) -> Result<()> {
+    args.outputs.check(None)?;
     let baseline = args.baseline.open(context)?;
     let (sets, missing) = match &args.elevater {
         Some(root) => open_elevater(root)?,
         None => (vec![open_class_set(args)?], Vec::new()),
     };
+    sets.iter().flat_map(|set| &set.notes).for_each(|words| note(context.quiet, words));
     let missing = args.elevater.as_ref().map(|_| missing.as_slice());
     let runs = class_runs(&Encoder::MmGem(&context.session), &sets, args.limit, context)?;
     for run in &runs {
@@ -441,17 +446,20 @@ impl DecodingArgs {
 }
 
 fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
+    args.outputs.check(args.out.as_ref())?;
     let benchmark = args.data.open(LongText::default())?;
+    let decoding = args.decoding.decoding()?;
+    if !benchmark.may_have_captions() {
+        return run_unscored(args, &benchmark, decoding, context);
+    }
     args.scorers.check()?;
     let mut progress = Progress::new(context.quiet);
-    let decoding = args.decoding.decoding()?;
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
     let run = block_on(captions(&context.session, &benchmark, decoding, tick))?;
     progress.finish();
     note_skipped(&run.seen, context)?;
     if let Some(path) = &args.out {
-        let results: Vec<Value> = run.measures.ids.iter().zip(&run.candidates).map(server_entry).collect();
-        write_atomic(path, &serde_json::to_vec_pretty(&results)?)?;
+        write_for_server(path, run.measures.ids.iter().zip(&run.candidates))?;
     }
     let page = match args.outputs.wants_page() {
         true => cases::of_captions(&run, &benchmark)?,
@@ -475,6 +483,33 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
     record.publish(&args.outputs, &page, context)
 }
 
+/// Captions of photos of which only a server knows what people wrote.
+fn run_unscored(
+    args: &CaptionArgs,
+    benchmark: &Benchmark,
+    decoding: Decoding,
+    context: &Context,
+) -> Result<()> {
+    let path = args.out.as_ref().context(
+        "the photos have no captions, so there is nothing to score\n  hint: --out FILE writes what the model says of them, as the servers of COCO and NoCaps accept it",
+    )?;
+    let mut progress = Progress::new(context.quiet);
+    let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+    let (captions, seen) = block_on(unscored_captions(&context.session, benchmark, decoding, tick))?;
+    progress.finish();
+    note_skipped(&seen, context)?;
+    write_for_server(path, captions.iter().map(|(id, caption)| (id, caption)))?;
+    let protocol = format!("captions for a server, not scored; {}", args.decoding.words());
+    let mut record = Record::new("caption", &benchmark.name, protocol, &seen, context);
+    record.scores.insert("n_images".into(), json!(captions.len()));
+    record.publish(&args.outputs, &Page::default(), context)
+}
+
+fn write_for_server<'a>(path: &Path, captions: impl Iterator<Item = (&'a String, &'a String)>) -> Result<()> {
+    let results: Vec<Value> = captions.map(server_entry).collect();
+    Ok(write_atomic(path, &serde_json::to_vec_pretty(&results)?)?)
+}
+
 /// A caption in a server's format: ids that are numbers are written as such.
 fn server_entry((id, caption): (&String, &String)) -> Value {
     let number = id.parse::<u64>().ok().filter(|number| number.to_string() == *id);
@@ -482,6 +517,7 @@ fn server_entry((id, caption): (&String, &String)) -> Value {
 }
 
 fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
+    args.outputs.check(args.out.as_ref())?;
     let benchmark = args.data.open(LongText::default())?;
     args.scorers.check()?;
     let proposals = args.proposals.as_deref().map(read_proposals).transpose()?;
