@@ -128,8 +128,9 @@ def dense(evaluator_path):
 CAPTIONS = [
     ("A man riding a wave on top of a surfboard.", ["A surfer rides a large wave.", "The man is surfing in the ocean!"]),
     ("Two dogs (brown and white) run across the grass", ["Two dogs are running on grass.", "dogs running", "Brown dogs play"]),
-    ("a red bus", ["A double-decker bus, red, drives down the street.", "It's a city street with buses."]),
-    ("nothing in common", ["Several zebras graze near tall trees."]),
+    ("a red bus at platform b", ["A double-decker bus, red, drives down the street.", "It's a bus at Platform B."]),
+    # Whether the full stop above belongs to the B depends on how the next caption begins.
+    ("nothing in common", ["A herd of zebras grazes near tall trees."]),
     ("A woman's hand holds 2 slices of pizza", ["A woman is holding two pizza slices in her hand."]),
 ]
 

@@ -89,8 +89,11 @@ impl Scorers {
         candidates: &[C],
         references: &[Vec<String>],
     ) -> Result<Scored> {
+        // All in one go: the start of the next caption decides over a full stop at the end of this one.
+        let flat: Vec<&str> = references.iter().flatten().map(String::as_str).collect();
+        let mut lines = tokenize_lines(&flat).into_iter();
         let references: Vec<Vec<String>> =
-            references.iter().map(|of_image| tokenize_lines(of_image)).collect();
+            references.iter().map(|of_image| lines.by_ref().take(of_image.len()).collect()).collect();
         let input = json!({
             "scorer": scorer, "candidates": tokenize_lines(candidates), "references": references,
         });
