@@ -338,9 +338,19 @@ impl Session {
         image: &EncodedImage,
         text_embed: &[f32],
     ) -> Result<Localization, SessionError> {
-        let similarity = self.patch_similarity(Stage::Two, image, text_embed).await?;
+        self.localize_in(Stage::Two, image, text_embed).await
+    }
+
+    /// [`Self::localize`] as a stage sees the photo: stage 1 has no region head.
+    pub async fn localize_in(
+        &self,
+        stage: Stage,
+        image: &EncodedImage,
+        text_embed: &[f32],
+    ) -> Result<Localization, SessionError> {
+        let similarity = self.patch_similarity(stage, image, text_embed).await?;
         let boxes = candidate_boxes(image.width as f32, image.height as f32);
-        let embeds = self.embed_boxes(image, &boxes).await?;
+        let embeds = self.embed_boxes_in(stage, image, &boxes).await?;
         let score = |embed: &[f32]| embed.iter().zip(text_embed).map(|(a, b)| a * b).sum::<f32>();
         let scores: Vec<f32> = embeds.chunks(text_embed.len()).map(score).collect();
         let best = argmax(&scores);

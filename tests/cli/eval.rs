@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use mmgem_core::scenes::scene;
 use serde_json::{Value, json};
@@ -129,6 +130,68 @@ fn elevaters_sets_that_are_there_are_averaged_and_the_others_named() {
     assert_eq!(scores["n_sets"], json!(1), "{scores}");
     assert_eq!(scores["missing_sets"].as_array().map(Vec::len), Some(19));
     assert_eq!(scores["mean_over_sets"], scores["sets"][0]["score"]);
+
+    // A second set, in the archive that its index names.
+    let folder = "icinw/classification/voc2007_20211007";
+    dir(&desk, folder);
+    let names = ["a.txt", "in/b \u{e9}.txt"];
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("eval/files.zip");
+    fs::copy(golden, desk.path(&format!("{folder}/test.zip"))).expect("goldens");
+    desk.write(&format!("{folder}/test_ic.txt"), format!("test.zip@{} 0,3\n", names[0]).as_bytes());
+    desk.fails(
+        "eval zero-shot --elevater icinw",
+        1,
+        &["in voc-2007-classification", "none of the photos can be used", "test.zip@a.txt"],
+    );
+    fs::write(desk.path(&format!("{folder}/test.zip")), zip_of_photos(&desk)).expect("writable");
+    let lines: String = (0..3).map(|i| format!("test.zip@{i}.png {},{}\n", i, i + 3)).collect();
+    desk.write(&format!("{folder}/test_ic.txt"), lines.as_bytes());
+    let both = desk.json("eval zero-shot --elevater icinw --save both.json");
+    assert_eq!((&both["n_sets"], &both["n_photos"]), (&json!(2), &json!(7)), "{both}");
+    let mean = (number(&both["sets"][0], "score") + number(&both["sets"][1], "score")) / 2.0;
+    assert!((number(&both, "mean_over_sets") - mean).abs() < 1e-12, "{both}");
+    for score in ["mean_over_sets", "patch-camelyon.top1", "voc-2007-classification.map_11_points"] {
+        let interval = both["intervals"][score].as_array().unwrap_or_else(|| panic!("{score}: {both}"));
+        assert!(interval[0].as_f64() <= interval[1].as_f64(), "{both}");
+    }
+    let same = desk.json("eval compare both.json both.json --draws 20");
+    assert_eq!(number(&same["scores"]["mean_over_sets"], "difference"), 0.0);
+    fs::remove_file(desk.path(&format!("{folder}/test.zip"))).expect("it was there");
+    let wanted =
+        ["its photos are in test.zip, which is neither there nor unpacked", "unzip test.zip -d test"];
+    desk.fails("eval zero-shot --elevater icinw", 1, &wanted);
+}
+
+/// The desk's three photos, stored as they are: a zip archive by its specification.
+fn zip_of_photos(desk: &Desk) -> Vec<u8> {
+    let (mut archive, mut list) = (Vec::new(), Vec::new());
+    for index in 0..3 {
+        let (name, bytes) =
+            (format!("{index}.png"), fs::read(desk.path(&format!("{index}.png"))).expect("drawn"));
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes);
+        let length = (bytes.len() as u32).to_le_bytes();
+        let common = [
+            [20, 0, 0, 0, 0, 0, 0, 0, 0, 0].as_slice(),
+            &crc.sum().to_le_bytes(),
+            &length,
+            &length,
+            &(name.len() as u16).to_le_bytes(),
+            &[0, 0],
+        ]
+        .concat();
+        let offset = archive.len() as u32;
+        archive.extend([b"PK\x03\x04".as_slice(), &common, name.as_bytes(), &bytes].concat());
+        list.extend(
+            [b"PK\x01\x02\x14\0".as_slice(), &common, &[0; 10], &offset.to_le_bytes(), name.as_bytes()]
+                .concat(),
+        );
+    }
+    let (start, length) = (archive.len() as u32, list.len() as u32);
+    let end =
+        [b"PK\x05\x06\0\0\0\0\x03\0\x03\0".as_slice(), &length.to_le_bytes(), &start.to_le_bytes(), &[0, 0]]
+            .concat();
+    [archive, list, end].concat()
 }
 
 #[test]
@@ -164,6 +227,15 @@ fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
     assert!(beam["protocol"].as_str().is_some_and(|words| words.ends_with("beam 2, length penalty 0")));
     assert_eq!(desk.json("eval retrieval --data dataset_coco.json")["n_images"], json!(3));
 
+    let unknown = json!({ "images": [{ "id": 7, "file_name": "0.png" }, { "id": 8, "file_name": "1.png" }] });
+    desk.write("image_info_test2014.json", unknown.to_string().as_bytes());
+    desk.fails("eval caption --data image_info_test2014.json", 1, &["nothing to score", "--out FILE"]);
+    let unscored = desk.json("eval caption --data image_info_test2014.json --max-tokens 4 --out test.json");
+    assert_eq!((&unscored["n_images"], &unscored["cider"]), (&json!(2), &Value::Null), "{unscored}");
+    let out: Value =
+        serde_json::from_slice(&fs::read(desk.path("test.json")).expect("written")).expect("JSON");
+    assert_eq!(out[1]["image_id"], json!(8), "{out}");
+
     let images: Vec<Value> = (0..3)
         .map(|i| {
             let domain = if i == 1 { "near-domain" } else { "in-domain" };
@@ -196,6 +268,14 @@ fn regions_of_all_layouts_are_asked_for_in_both_stages() {
     }
     let html = fs::read_to_string(desk.path("r.html")).expect("written");
     assert!(html.contains("<rect class=\"true\"") && html.contains("<circle"), "boxes and points");
+    for wanted in
+        ["<b>stage 1</b>", "<b>stage 2</b>", "where stage 1 sees the first phrase", "<th>stage 1</th>"]
+    {
+        assert!(html.contains(wanted), "{wanted}");
+    }
+    let said: Value =
+        serde_json::from_slice(&fs::read(desk.path("said.json")).expect("written")).expect("JSON");
+    assert!(said[0]["caption"].is_string() && said[0]["stage_1_caption"].is_string(), "{said}");
 
     dir(&desk, "vg/VG_100K");
     photo(&desk, 0, "vg/VG_100K/7.jpg");
@@ -230,6 +310,147 @@ fn regions_of_all_layouts_are_asked_for_in_both_stages() {
         (&json!(2), &json!(3)),
         "every mention is asked"
     );
+}
+
+/// Two boxes of one photo and one of another, three and one and one expressions, and one of another split.
+fn refcocog(desk: &Desk) {
+    dir(desk, "refcocog");
+    dir(desk, "train2014");
+    for index in [0, 1] {
+        photo(desk, index, &format!("train2014/COCO_train2014_00000000000{index}.jpg"));
+    }
+    let image = |id: u32| json!({ "id": id, "file_name": format!("COCO_train2014_00000000000{id}.jpg") });
+    let instance = |id: u32, x: u32| json!({ "id": id, "bbox": [x, 2, 30, 40] });
+    let instances = json!({ "images": [image(0), image(1)],
+        "annotations": [instance(10, 1), instance(11, 40), instance(12, 5)] });
+    desk.write("refcocog/instances.json", instances.to_string().as_bytes());
+}
+
+/// As `refs(umd).p` has them.
+const REFS: &str = r#"[
+    {"ref_id": 1, "ann_id": 10, "image_id": 0, "split": "val", "sentences": [{"sent": "a red thing", "raw": "A red thing."}, {"sent": "the left one"}]},
+    {"ref_id": 2, "ann_id": 11, "image_id": 0, "split": "val", "sentences": [{"raw": "another"}]},
+    {"ref_id": 3, "ann_id": 10, "image_id": 0, "split": "val", "sentences": [{"sent": "it"}]},
+    {"ref_id": 4, "ann_id": 12, "image_id": 1, "split": "val", "sentences": [{"sent": "a thing"}]},
+    {"ref_id": 5, "ann_id": 12, "image_id": 1, "split": "train", "sentences": [{"sent": "seen in training"}]}]"#;
+
+#[track_caller]
+fn check_refcocog(desk: &Desk, data: &str) {
+    let line = format!("eval region --data {data} --images train2014 --max-tokens 4 --out said.json");
+    let scores = desk.json(&line);
+    assert_eq!((&scores["n_regions"], &scores["n_phrases"]), (&json!(3), &json!(5)), "{scores}");
+    assert!(scores["benchmark"].as_str().is_some_and(|name| name.starts_with("RefCOCOg")), "{scores}");
+    let said: Value =
+        serde_json::from_slice(&fs::read(desk.path("said.json")).expect("written")).expect("JSON");
+    assert_eq!(said[0]["phrases"], json!(["a red thing", "the left one", "it"]), "{said}");
+    assert_eq!(said[0]["box"], json!([1.0, 2.0, 31.0, 42.0]), "{said}");
+}
+
+#[test]
+fn refcocog_is_read_in_the_forms_that_people_have() {
+    let desk = desk();
+    refcocog(&desk);
+    desk.fails("eval region --data refcocog", 1, &["no refs(umd).json", "wanted: RefCOCOg"]);
+    desk.write("refcocog/refs(umd).json", REFS.as_bytes());
+    check_refcocog(&desk, "refcocog");
+    check_refcocog(&desk, "refcocog/refs(umd).json");
+    desk.fails(
+        "eval region --data refcocog --split nowhere",
+        1,
+        &["it has no split \"nowhere\", but train, val"],
+    );
+    desk.fails(
+        "eval region --data refcocog/instances.json",
+        1,
+        &["nothing that people said", "refs(umd).json"],
+    );
+
+    // MDETR's: every expression is an image of its own.
+    let refs: Vec<Value> = serde_json::from_str(REFS).expect("JSON");
+    let (mut images, mut annotations, mut lines) = (Vec::new(), Vec::new(), String::new());
+    for entry in refs.iter().filter(|entry| entry["split"] == "val") {
+        let bbox = match entry["ann_id"].as_u64() {
+            Some(10) => json!([1, 2, 30, 40]),
+            Some(11) => json!([40, 2, 30, 40]),
+            _ => json!([5, 2, 30, 40]),
+        };
+        let file = format!("COCO_train2014_00000000000{}.jpg", entry["image_id"]);
+        for sentence in entry["sentences"].as_array().expect("a list") {
+            let id = images.len();
+            let text = if sentence["sent"].is_null() { &sentence["raw"] } else { &sentence["sent"] };
+            images.push(
+                json!({ "id": id, "file_name": file, "caption": text, "original_id": entry["image_id"] }),
+            );
+            annotations.push(json!({ "id": id, "image_id": id, "bbox": bbox }));
+        }
+        let line = json!({ "file_name": file, "bbox": bbox, "sentences": entry["sentences"] });
+        lines.push_str(&format!("{line}\n"));
+    }
+    let mdetr = json!({ "images": images, "annotations": annotations });
+    desk.write("finetune_refcocog_val.json", mdetr.to_string().as_bytes());
+    check_refcocog(&desk, "finetune_refcocog_val.json");
+    let split = ["is one split by itself", "finetune_refcocog_test.json"];
+    desk.fails("eval region --data finetune_refcocog_val.json --split test", 1, &split);
+    desk.write("refcocog.jsonl", lines.as_bytes());
+    check_refcocog(&desk, "refcocog.jsonl");
+    desk.write("refcocog.jsonl", b"{\"bbox\": [1, 2, 3, 4], \"file_name\": \"a.jpg\"}\n");
+    desk.fails("eval region --data refcocog.jsonl", 1, &["line 1 has no captions, answer or sentences"]);
+}
+
+/// The line that the error gives is run as it stands.
+#[test]
+fn a_pickle_is_converted_by_the_line_that_its_error_gives() {
+    let desk = desk();
+    refcocog(&desk);
+    desk.write("refs.json", REFS.as_bytes());
+    let dump = "import json, pickle; pickle.dump(json.load(open('refs.json')), open('refcocog/refs(umd).p', 'wb'), 2)";
+    let python = |code: &[&str]| Command::new("python3").args(code).current_dir(desk.path("")).status();
+    if !python(&["-c", dump]).is_ok_and(|status| status.success()) {
+        println!("SKIPPED: there is no python3 to write a pickle");
+        return;
+    }
+    let output = desk.run("eval region --data refcocog");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("refs(umd).p is a Python pickle"), "{stderr}");
+    let line =
+        stderr.lines().find_map(|line| line.trim().strip_prefix("python3 -c ")).expect("the line to be run");
+    let run = Command::new("python3")
+        .args(["-c", line.trim_matches('"')])
+        .current_dir(desk.path("refcocog"))
+        .status();
+    assert!(run.is_ok_and(|status| status.success()), "{line}");
+    check_refcocog(&desk, "refcocog");
+    desk.fails("eval region --data refcocog/refs(umd).p", 1, &["is a Python pickle"]);
+}
+
+/// What pycocoevalcap itself printed for these captions (`tests/eval/make.py`).
+#[test]
+fn meteor_is_pycocoevalcaps_own() {
+    let desk = desk();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("eval/meteor.json");
+    let golden: Value = serde_json::from_slice(&fs::read(golden).expect("goldens")).expect("JSON");
+    desk.write("refs.json", golden["references"].to_string().as_bytes());
+    desk.write("cands.json", golden["candidates"].to_string().as_bytes());
+    let python = std::env::var("MMGEM_PYCOCOEVALCAP").unwrap_or_else(|_| "python3".into());
+    let line =
+        format!("score --references refs.json --candidates cands.json --meteor --python {python} --json");
+    let output = desk.run(&line);
+    if !output.status.success() {
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("pip install pycocoevalcap"), "{stderr}");
+        println!(
+            "SKIPPED: {python} has no pycocoevalcap or no Java (MMGEM_PYCOCOEVALCAP names one that has): {stderr}"
+        );
+        return;
+    }
+    let scores: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let (found, wanted) = (number(&scores, "meteor"), number(&golden, "meteor"));
+    assert!((found - wanted).abs() < 1e-12, "{found}, want {wanted}");
+    let regions = desk
+        .json(&format!("eval region --data drawn/*.tar --limit 1 --max-tokens 4 --meteor --python {python}"));
+    assert!((0.0..=1.0).contains(&number(&regions, "region_meteor")), "{regions}");
+    number(&regions, "dense_captioning_map");
 }
 
 #[test]
@@ -272,7 +493,20 @@ fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
         json!({ "images": [{ "filename": "x.jpg", "split": "test", "sentences": [{ "raw": "a" }] }] });
     desk.write("dataset.json", images.to_string().as_bytes());
     desk.fails("eval caption --data dataset.json", 1, &["none of the 1 photos", "x.jpg", "--images DIR"]);
-    desk.fails("eval caption --data dataset.json --split val", 1, &["there is no photo in", "split val"]);
+    let splits = ["there is no photo in split \"val\", but in test", "path: dataset.json"];
+    desk.fails("eval caption --data dataset.json --split val", 1, &splits);
+    for line in ["retrieval --save no/a.json", "caption --out no/a.json", "region --report no/a.html"] {
+        let early = ["there is no folder to write the file to", "file: no/a."];
+        desk.fails(&format!("eval {line} --data drawn/*.tar"), 1, &early);
+    }
+    desk.fails("eval zero-shot --data drawn", 1, &["found 0 photos in 0 folders", "'DIR/*.tar'"]);
+    desk.fails("eval region --data drawn", 1, &["like no benchmark that is known", "'DIR/*.tar'"]);
+    dir(&desk, "broken");
+    desk.write("broken/a.jpg", b"no photo");
+    let one = json!({ "images": [{ "id": 1, "file_name": "a.jpg" }], "annotations": [{ "image_id": 1, "caption": "x" }] });
+    desk.write("broken/captions.json", one.to_string().as_bytes());
+    let unusable = ["none of the photos can be used: 1 were passed over", "a.jpg"];
+    desk.fails("eval caption --data broken/captions.json", 1, &unusable);
     dir(&desk, "empty");
     desk.fails(
         "eval region --data empty",

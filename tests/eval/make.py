@@ -1,11 +1,11 @@
 """Writes the golden numbers of this folder: what the reference implementations print on shared inputs.
 
-    pip install torch torchvision open_clip_torch clip-benchmark scikit-learn vision-evaluation safetensors
+    pip install torch torchvision open_clip_torch clip-benchmark scikit-learn vision-evaluation safetensors pycocoevalcap
     python tests/eval/make.py --densecap EVALUATOR.py
 
 References: open_clip_train's `get_clip_metrics`, clip_benchmark's `recall_at_k`, vision_evaluation and scikit-learn
 (which ELEVATER calls), densecap-pytorch's `DenseCapEvaluator` (model/evaluator.py of soloist97/densecap-pytorch, a port
-of DenseCap's eval_utils.lua; its METEOR call is replaced by given numbers), open_clip's CLIP, CoCa, tokenizer and
+of DenseCap's eval_utils.lua; its METEOR call is replaced by given numbers), pycocoevalcap's METEOR (Java), Python's zipfile, open_clip's CLIP, CoCa, tokenizer and
 zero-shot classifier on random weights.
 """
 
@@ -14,6 +14,7 @@ import gzip
 import importlib.util
 import json
 import pathlib
+import zipfile
 
 import numpy as np
 import torch
@@ -124,6 +125,43 @@ def dense(evaluator_path):
     write("dense.json", {"photos": photos, "meteors": meteors, "map": result["map"], "detection_map": result["detmap"]})
 
 
+CAPTIONS = [
+    ("A man riding a wave on top of a surfboard.", ["A surfer rides a large wave.", "The man is surfing in the ocean!"]),
+    ("Two dogs (brown and white) run across the grass", ["Two dogs are running on grass.", "dogs running", "Brown dogs play"]),
+    ("a red bus at platform b", ["A double-decker bus, red, drives down the street.", "It's a bus at Platform B."]),
+    # Whether the full stop above belongs to the B depends on how the next caption begins.
+    ("nothing in common", ["A herd of zebras grazes near tall trees."]),
+    ("A woman's hand holds 2 slices of pizza", ["A woman is holding two pizza slices in her hand."]),
+]
+
+
+def meteor():
+    """METEOR by pycocoevalcap's own tokeniser and scorer."""
+    from pycocoevalcap.meteor.meteor import Meteor
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    tokenizer = PTBTokenizer()
+    wanted = {str(i): [{"caption": text} for text in texts] for i, (_, texts) in enumerate(CAPTIONS)}
+    found = {str(i): [{"caption": text}] for i, (text, _) in enumerate(CAPTIONS)}
+    mean, each = Meteor().compute_score(tokenizer.tokenize(wanted), tokenizer.tokenize(found))
+    write("meteor.json", {
+        "references": {str(i): texts for i, (_, texts) in enumerate(CAPTIONS)},
+        "candidates": [{"image_id": i, "caption": text} for i, (text, _) in enumerate(CAPTIONS)],
+        "meteor": float(mean), "each": [float(score) for score in each],
+    })
+
+
+def archives():
+    """Zip archives as ELEVATER's are made; the second has the fields of 64 bits that large ones need."""
+    for name, limit in [("files.zip", zipfile.ZIP64_LIMIT), ("files_64.zip", 3)]:
+        zipfile.ZIP64_LIMIT = limit
+        with zipfile.ZipFile(HERE / name, "w") as archive:
+            for path, method, text in [("a.txt", zipfile.ZIP_STORED, "stored"),
+                                       ("in/b \u00e9.txt", zipfile.ZIP_DEFLATED, "".join(f"{i} " for i in range(2000)))]:
+                archive.writestr(zipfile.ZipInfo(path), text, method)
+            archive.comment = b"a comment"
+
+
 TEXTS = [
     "a photo of a dog.", "Two men, holding 12 bats &amp; balls!", "it's the cat's toy; they're here", "",
     "  MANY   spaces\tand\nlines ", "naïve café – Zürich", "a very long text " * 12, "日本語 and emoji 🐕", "don't 'quote' 3/4",
@@ -188,4 +226,6 @@ if __name__ == "__main__":
     retrieval()
     classification()
     dense(args.densecap)
+    archives()
+    meteor()
     open_clip_models()

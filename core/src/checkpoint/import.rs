@@ -114,9 +114,9 @@ pub fn vit_config(
             "{name} is not in the image checkpoint\n  hint: wanted are OpenCLIP's names for a ViT (`visual.*`); ResNets and timm towers do not fit"
         ))),
     };
-    let conv1 = shape("visual.conv1.weight", 4)?;
+    let conv1 = shape(&checkpoint_name("visual.conv1"), 4)?;
     let (hidden_size, patch_size) = (conv1[0], conv1[2]);
-    let n_patches = shape("visual.positional_embedding", 2)?[0].saturating_sub(1);
+    let n_patches = shape(&checkpoint_name("visual.positional_embedding"), 2)?[0].saturating_sub(1);
     let grid = n_patches.isqrt();
     if grid * grid != n_patches {
         return Err(CheckpointError::Import(format!("the encoder has {n_patches} patches, wanted a square")));
@@ -143,7 +143,7 @@ pub fn vit_config(
         num_attention_heads,
         mlp_ratio: mlp_width as f64 / hidden_size as f64,
         hidden_act,
-        proj_dim: shape("visual.proj", 2)?[1],
+        proj_dim: shape(&checkpoint_name("visual.proj"), 2)?[1],
     })
 }
 

@@ -8,3 +8,4 @@ pub mod source;
 pub mod stream;
 pub mod visual_genome;
 pub mod webdataset;
+mod zip;

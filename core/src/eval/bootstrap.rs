@@ -2,14 +2,16 @@
 //! photos.
 //!
 //! A draw takes as many photos as there are, with replacement; all that belongs to a photo (its captions, its
-//! regions) is drawn with it.
+//! regions) is drawn with it. Of several sets each is drawn by itself.
+
+use std::ops::Range;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::caption::{BleuCounts, bleu_of};
-use super::classification::roc_auc;
+use super::classification::{mean_average_precision_11, roc_auc};
 
 /// Draws of an interval.
 pub const N_DRAWS: usize = 1000;
@@ -39,6 +41,16 @@ pub enum Measure {
         /// Whether it should be high.
         positive: Vec<bool>,
     },
+    /// Average precision at 11 recalls, averaged over classes.
+    #[serde(rename = "map_11_points")]
+    Map11Points {
+        /// Classes.
+        n_classes: usize,
+        /// Row-major `[photos, n_classes]`.
+        scores: Vec<f64>,
+        /// Classes of each photo.
+        labels: Vec<Vec<usize>>,
+    },
     /// BLEU of up to `n` words, a score of the whole corpus.
     Bleu {
         /// Longest n-gram.
@@ -46,9 +58,16 @@ pub enum Measure {
         /// Counts of each photo.
         counts: Vec<BleuCounts>,
     },
+    /// A measure of the photos of one of several sets.
+    OfSet {
+        /// Number of the set.
+        set: usize,
+        /// Over its own photos.
+        measure: Box<Measure>,
+    },
     /// Mean of other measures of the same run.
     Mean {
-        /// Their names.
+        /// Their names; they stand before this one.
         of: Vec<String>,
     },
 }
@@ -58,6 +77,9 @@ pub enum Measure {
 pub struct Measures {
     /// Names of the photos.
     pub ids: Vec<String>,
+    /// How many photos belong to each of several sets, which lie one after the other; empty for a single set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sets: Vec<usize>,
     /// Name and measure.
     pub measures: Vec<(String, Measure)>,
 }
@@ -108,32 +130,75 @@ impl Measures {
         self.measures.push((name.into(), Measure::Ratio { sum, count }));
     }
 
+    /// The measures of several sets as `SET.NAME`, and the plain mean of those that each set is reported by.
+    pub fn of_sets<'a>(sets: impl IntoIterator<Item = (&'a str, &'a str, &'a Self)>, mean: &str) -> Self {
+        let (mut all, mut reported) = (Self::default(), Vec::new());
+        for (set, (name, metric, measures)) in sets.into_iter().enumerate() {
+            all.ids.extend(measures.ids.iter().map(|id| format!("{name}: {id}")));
+            all.sets.push(measures.ids.len());
+            reported.push(format!("{name}.{metric}"));
+            let of_set = measures.measures.iter().map(|(key, measure)| {
+                let measure = Box::new(measure.clone());
+                (format!("{name}.{key}"), Measure::OfSet { set, measure })
+            });
+            all.measures.extend(of_set);
+        }
+        all.measures.push((mean.into(), Measure::Mean { of: reported }));
+        all
+    }
+
+    /// The scores on a draw of photos, in the order of the measures.
+    pub fn scores(&self, draw: &[usize]) -> Vec<f64> {
+        let mut scores: Vec<f64> = Vec::with_capacity(self.measures.len());
+        for (_, measure) in &self.measures {
+            let score = match measure {
+                Measure::OfSet { set, measure } => {
+                    let places = self.places_of(*set);
+                    let own: Vec<usize> = draw[places.clone()].iter().map(|i| i - places.start).collect();
+                    measure.on(&own)
+                }
+                Measure::Mean { of } => {
+                    let place = |name: &String| self.names().position(|found| found == name);
+                    let of: Vec<f64> = of
+                        .iter()
+                        .map(|name| place(name).and_then(|i| scores.get(i).copied()).unwrap_or(f64::NAN))
+                        .collect();
+                    of.iter().sum::<f64>() / of.len() as f64
+                }
+                plain => plain.on(draw),
+            };
+            scores.push(score);
+        }
+        scores
+    }
+
     /// The score of a name on a draw of photos; `None` when there is no such name.
     pub fn score(&self, name: &str, draw: &[usize]) -> Option<f64> {
-        let (_, measure) = self.measures.iter().find(|(found, _)| found == name)?;
-        let over_draw = |values: &[f64]| draw.iter().map(|&i| values[i]).sum::<f64>();
-        Some(match measure {
-            Measure::Ratio { sum, count } => over_draw(sum) / over_draw(count),
-            Measure::MeanPerClass { class, hit } => {
-                let n_classes = class.iter().max().map_or(0, |last| last + 1);
-                let mut of_class = vec![(0.0, 0.0); n_classes];
-                for &i in draw {
-                    of_class[class[i]].0 += hit[i];
-                    of_class[class[i]].1 += 1.0;
-                }
-                let seen = of_class.iter().filter(|(_, n)| *n > 0.0);
-                seen.clone().map(|(hits, n)| hits / n).sum::<f64>() / seen.count() as f64
-            }
-            Measure::RocAuc { score, positive } => {
-                let drawn: Vec<(f64, bool)> = draw.iter().map(|&i| (score[i], positive[i])).collect();
-                roc_auc(&drawn)
-            }
-            Measure::Bleu { n, counts } => bleu_of(draw.iter().map(|&i| &counts[i]))[n - 1],
-            Measure::Mean { of } => {
-                let scores: Vec<f64> = of.iter().map(|name| self.score(name, draw)).collect::<Option<_>>()?;
-                scores.iter().sum::<f64>() / scores.len() as f64
-            }
-        })
+        let place = self.names().position(|found| found == name)?;
+        Some(self.scores(draw)[place])
+    }
+
+    /// Where the photos of a set lie.
+    fn places_of(&self, set: usize) -> Range<usize> {
+        let start = self.sets[..set].iter().sum();
+        start..start + self.sets[set]
+    }
+
+    /// As many photos of each set as it has, with replacement.
+    fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        let single = [self.ids.len()];
+        let sizes = if self.sets.is_empty() { &single[..] } else { &self.sets };
+        let (mut draw, mut start) = (Vec::with_capacity(self.ids.len()), 0);
+        for n in sizes {
+            draw.extend((0..*n).map(|_| start + rng.random_range(0..*n)));
+            start += n;
+        }
+        draw
+    }
+
+    /// The scores on all photos, in the order of the measures.
+    fn scores_on_all(&self) -> Vec<f64> {
+        self.scores(&(0..self.ids.len()).collect::<Vec<_>>())
     }
 
     /// The score on all photos.
@@ -148,12 +213,14 @@ impl Measures {
 
     /// The interval of each score, by its name.
     pub fn intervals(&self, n_draws: usize, seed: u64) -> Vec<(String, Interval)> {
-        let draws = draws(self.ids.len(), n_draws, seed);
-        let interval = |name: &str| {
-            let scores = draws.iter().filter_map(|draw| self.score(name, draw)).collect();
-            Some((name.to_owned(), interval_of(scores)?))
-        };
-        self.names().filter_map(interval).collect()
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut drawn = vec![Vec::with_capacity(n_draws); self.measures.len()];
+        for _ in 0..n_draws {
+            let draw = self.draw(&mut rng);
+            drawn.iter_mut().zip(self.scores(&draw)).for_each(|(scores, score)| scores.push(score));
+        }
+        let interval = |(name, scores): (&str, Vec<f64>)| Some((name.to_owned(), interval_of(scores)?));
+        self.names().zip(drawn).filter_map(interval).collect()
     }
 
     /// The scores that both runs have, photo for photo.
@@ -172,17 +239,57 @@ impl Measures {
             let name = |ids: &[String]| ids.get(idx).cloned().unwrap_or_else(|| "none".into());
             return Err(ComparisonError { idx, a: name(&self.ids), b: name(&other.ids) });
         }
-        let draws = draws(self.ids.len(), n_draws, seed);
-        let difference = |name: &str| {
-            let (a, b) = (self.whole(name)?, other.whole(name)?);
-            let differences = draws
-                .iter()
-                .filter_map(|draw| Some(other.score(name, draw)? - self.score(name, draw)?))
-                .collect();
+        let shared: Vec<(usize, usize)> = self
+            .names()
+            .enumerate()
+            .filter_map(|(i, name)| Some((i, other.names().position(|found| found == name)?)))
+            .collect();
+        let (a, b) = (self.scores_on_all(), other.scores_on_all());
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut drawn = vec![Vec::with_capacity(n_draws); shared.len()];
+        for _ in 0..n_draws {
+            let draw = self.draw(&mut rng);
+            let (a, b) = (self.scores(&draw), other.scores(&draw));
+            drawn.iter_mut().zip(&shared).for_each(|(differences, &(i, j))| differences.push(b[j] - a[i]));
+        }
+        let difference = |(&(i, j), differences): (&(usize, usize), Vec<f64>)| {
             let interval = interval_of(differences)?;
-            Some((name.to_owned(), Difference { a, b, difference: b - a, interval }))
+            let difference = Difference { a: a[i], b: b[j], difference: b[j] - a[i], interval };
+            Some((self.measures[i].0.clone(), difference))
         };
-        Ok(self.names().filter_map(difference).collect())
+        Ok(shared.iter().zip(drawn).filter_map(difference).collect())
+    }
+}
+
+impl Measure {
+    /// The score on a draw of photos. NaN for a mean of others, which only [`Measures::scores`] knows.
+    fn on(&self, draw: &[usize]) -> f64 {
+        let over_draw = |values: &[f64]| draw.iter().map(|&i| values[i]).sum::<f64>();
+        match self {
+            Self::Ratio { sum, count } => over_draw(sum) / over_draw(count),
+            Self::MeanPerClass { class, hit } => {
+                let n_classes = class.iter().max().map_or(0, |last| last + 1);
+                let mut of_class = vec![(0.0, 0.0); n_classes];
+                for &i in draw {
+                    of_class[class[i]].0 += hit[i];
+                    of_class[class[i]].1 += 1.0;
+                }
+                let seen = of_class.iter().filter(|(_, n)| *n > 0.0);
+                seen.clone().map(|(hits, n)| hits / n).sum::<f64>() / seen.count() as f64
+            }
+            Self::RocAuc { score, positive } => {
+                let drawn: Vec<(f64, bool)> = draw.iter().map(|&i| (score[i], positive[i])).collect();
+                roc_auc(&drawn)
+            }
+            Self::Map11Points { n_classes, scores, labels } => {
+                let row = |&i: &usize| scores[i * n_classes..(i + 1) * n_classes].iter().copied();
+                let drawn: Vec<f64> = draw.iter().flat_map(row).collect();
+                let labels: Vec<Vec<usize>> = draw.iter().map(|&i| labels[i].clone()).collect();
+                mean_average_precision_11(&drawn, *n_classes, &labels)
+            }
+            Self::Bleu { n, counts } => bleu_of(draw.iter().map(|&i| &counts[i]))[n - 1],
+            Self::OfSet { .. } | Self::Mean { .. } => f64::NAN,
+        }
     }
 }
 
@@ -198,11 +305,6 @@ pub struct ComparisonError {
     pub a: String,
     /// And in the second.
     pub b: String,
-}
-
-fn draws(n: usize, n_draws: usize, seed: u64) -> Vec<Vec<usize>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..n_draws).map(|_| (0..n).map(|_| rng.random_range(0..n)).collect()).collect()
 }
 
 /// Percentiles 2.5 and 97.5 with linear interpolation, as numpy takes them; NaN draws (a class that was not
@@ -225,7 +327,7 @@ mod tests {
 
     fn run(values: &[f64]) -> Measures {
         let mut measures =
-            Measures { ids: (0..values.len()).map(|i| i.to_string()).collect(), measures: Vec::new() };
+            Measures { ids: (0..values.len()).map(|i| i.to_string()).collect(), ..Default::default() };
         measures.add_mean("hits", values.iter().copied());
         measures
     }
@@ -259,10 +361,39 @@ mod tests {
 
     #[test]
     fn parts_are_drawn_with_their_photo() {
-        let mut measures = Measures { ids: vec!["a".into(), "b".into()], measures: Vec::new() };
+        let mut measures = Measures { ids: vec!["a".into(), "b".into()], ..Default::default() };
         measures.add_mean_of_parts("recall", &[0, 0, 1], [1.0, 0.0, 1.0]);
         assert_eq!(measures.whole("recall"), Some(2.0 / 3.0));
         assert_eq!(measures.score("recall", &[0, 0]), Some(0.5));
+    }
+
+    #[test]
+    fn the_mean_over_sets_draws_each_set_by_itself() {
+        let small: Vec<f64> = (0..100).map(|i| f64::from(i % 2 == 0)).collect();
+        let (a, b) = (run(&small), run(&[1.0; 300]));
+        let all = Measures::of_sets([("a", "hits", &a), ("b", "hits", &b)], "mean");
+        assert_eq!(all.names().collect::<Vec<_>>(), ["a.hits", "b.hits", "mean"]);
+        assert_eq!((all.whole("b.hits"), all.whole("mean")), (Some(1.0), Some(0.75)));
+        let intervals = all.intervals(N_DRAWS, 0);
+        let of = |name: &str| intervals.iter().find(|(found, _)| found == name).expect("it is there").1;
+        assert_eq!(of("b.hits"), Interval { low: 1.0, high: 1.0 });
+        // The first set is as it is alone: its photos are drawn first. Half its deviation is the mean's.
+        assert!((of("mean").low - (of("a.hits").low + 1.0) / 2.0).abs() < 1e-12);
+        // 0.5 ± 1.96 sqrt(0.5 · 0.5 / 100)
+        assert!((of("a.hits").low - 0.402).abs() < 0.02 && (of("a.hits").high - 0.598).abs() < 0.02);
+        let (_, found) = all.compare(&all, 10, 0).expect("the same photos").remove(2);
+        assert_eq!((found.difference, found.interval.high), (0.0, 0.0));
+    }
+
+    #[test]
+    fn average_precision_is_computed_again_on_a_draw() {
+        let mut measures = Measures { ids: vec!["a".into(), "b".into(), "c".into()], ..Default::default() };
+        let (scores, labels) = (vec![0.9, 0.1, 0.8, 0.2, 0.3, 0.7], vec![vec![0], vec![0], vec![1]]);
+        measures.measures.push(("map".into(), Measure::Map11Points { n_classes: 2, scores, labels }));
+        assert_eq!(measures.whole("map"), Some(1.0));
+        // Class 1 is not drawn; class 0 keeps its perfect ranking.
+        assert_eq!(measures.score("map", &[0, 1, 1]), Some(1.0));
+        assert!(measures.intervals(20, 3)[0].1.low > 0.99);
     }
 
     #[test]

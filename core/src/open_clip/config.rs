@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::OpenClipError;
 use crate::checkpoint::Shards;
 use crate::checkpoint::import::{OPENAI_MEAN_STD, vit_config};
-use crate::checkpoint::names::text_block_of;
+use crate::checkpoint::names::{checkpoint_name, text_block_of};
 use crate::config::HiddenAct;
 use crate::image::{ImagePreprocess, ResizeMode};
 use crate::model::open_clip::{ClipTextConfig, OpenClipConfig};
@@ -82,8 +82,10 @@ pub fn read_config(shards: &Shards, config_json: Option<&str>) -> Result<OpenCli
         (Some(width), head_width) => Some((width / head_width.unwrap_or(HEAD_WIDTH)) as usize),
         (None, _) => None,
     };
-    let size = |name: &str, axis: usize| {
-        shards.shape(name).and_then(|shape| shape.get(axis)).copied().ok_or_else(|| {
+    let shape = |path: &str| shards.shape(&checkpoint_name(path));
+    let size = |path: &str, axis: usize| {
+        shape(path).and_then(|shape| shape.get(axis)).copied().ok_or_else(|| {
+            let name = checkpoint_name(path);
             OpenClipError::Config(format!(
                 "{name} is not in the checkpoint\n  hint: wanted are OpenCLIP's CLIP or CoCa with a ViT and its own text \
                  transformer (no timm, no Hugging Face towers)"
@@ -91,8 +93,8 @@ pub fn read_config(shards: &Shards, config_json: Option<&str>) -> Result<OpenCli
         })
     };
     let hidden_size = size("text.token_embedding.weight", 1)?;
-    let embed_cls = is_on(&text, "embed_cls") || shards.shape("text.cls_emb").is_some();
-    let queries = shards.shape("visual.attn_pool.query").map(|shape| shape[0]);
+    let embed_cls = is_on(&text, "embed_cls") || shape("text.cls_emb").is_some();
+    let queries = shape("attn_pool.query").map(|shape| shape[0]);
     let pool_heads = number(&vision, "attn_pooler_heads").unwrap_or(8) as usize;
     let config = OpenClipConfig {
         embed_dim: size("text.text_projection", 1)?,

@@ -17,6 +17,7 @@ pub mod localize;
 pub mod parity;
 pub mod scenes;
 pub mod score;
+mod scorers;
 pub mod search;
 pub mod trace;
 pub mod train;

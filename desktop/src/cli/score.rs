@@ -1,4 +1,4 @@
-//! `mmgem score`: BLEU, ROUGE-L and CIDEr of captions in COCO's format.
+//! `mmgem score`: BLEU, ROUGE-L and CIDEr of captions in COCO's format; METEOR and SPICE by pycocoevalcap.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,15 @@ use flate2::read::GzDecoder;
 use mmgem_core::eval::{caption, coco};
 use mmgem_core::files;
 
+use super::scorers::Scorers;
 use crate::args::Globals;
 use crate::terminal::{print, print_json};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem score --references captions_val2017.json --candidates results.json\n  \
-    mmgem score --references refs.json.gz --candidates results.json --json\n\n\
+    mmgem score --references refs.json.gz --candidates results.json --json\n  \
+    mmgem score --references refs.json --candidates results.json --meteor --python venv/bin/python\n\n\
     References: COCO annotations, or {\"7\": [\"..\", \"..\"]}. Candidates: [{\"image_id\": 7, \"caption\": \"..\"}].\n\
     Files may be compressed with gzip.")]
 pub struct ScoreArgs {
@@ -25,9 +27,12 @@ pub struct ScoreArgs {
     /// What a model wrote, one caption for each image
     #[arg(long, value_name = "F")]
     candidates: PathBuf,
+    #[command(flatten)]
+    scorers: Scorers,
 }
 
 pub fn run(args: &ScoreArgs, globals: &Globals) -> Result<()> {
+    args.scorers.check()?;
     let context = |path: &Path| format!("the captions cannot be used\n  file: {}", path.display());
     let references =
         coco::parse_references(&read_plain(&args.references)?).with_context(|| context(&args.references))?;
@@ -35,7 +40,10 @@ pub fn run(args: &ScoreArgs, globals: &Globals) -> Result<()> {
         coco::parse_candidates(&read_plain(&args.candidates)?).with_context(|| context(&args.candidates))?;
     let paired = coco::pair(candidates, references)?;
     let scores = caption::score(&paired.candidates, &paired.references)?.scores;
-    let document = serde_json::to_value(scores)?;
+    let mut document = serde_json::to_value(scores)?;
+    for (name, scored) in args.scorers.score(&paired.candidates, &paired.references)? {
+        document[name] = scored.mean.into();
+    }
     if globals.json {
         return print_json(&document);
     }

@@ -3,19 +3,23 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::elevater::in_order_of;
 use super::{BenchmarkError, read_text};
 use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::data::source::Samples;
 use crate::data::webdataset::Sample;
+use crate::data::zip::ZipArchive;
 use crate::image::{Rgb, decode};
 
 pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
 
 const FOLDERS: &str = "a folder with one folder of photos for each class (optional beside them: classes.txt, the names for \
-    the prompts in the alphabetical order of the folders, and templates.txt)";
+    the prompts in the alphabetical order of the folders, and templates.txt), CIFAR's binary version (test_batch.bin or test.bin), or \
+    shards named by their files ('DIR/*.tar')";
 const CIFAR: &str = "CIFAR's binary version: test_batch.bin and batches.meta.txt (CIFAR-10), or test.bin and \
     fine_label_names.txt (CIFAR-100)";
 const SHARDS: &str = "shards whose samples have a .json with \"class\", or a .cls with a number and a classnames.txt \
@@ -78,7 +82,7 @@ pub struct ClassSet {
 
 #[derive(Debug)]
 enum Photos {
-    Files(Vec<(PathBuf, Vec<usize>)>),
+    Files(Vec<(Place, Vec<usize>)>),
     Shards(Samples),
     /// Records of `n_label_bytes` and 3 × 32 × 32 pixels, channel by channel.
     Cifar {
@@ -86,6 +90,29 @@ enum Photos {
         n_label_bytes: usize,
         n: usize,
     },
+}
+
+/// Where a photo is.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    File(PathBuf),
+    Zipped(Arc<ZipArchive>, String),
+}
+
+impl Place {
+    fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::File(path) => fs::read(path).map_err(|e| e.to_string()),
+            Self::Zipped(archive, name) => archive.read(name),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Zipped(archive, name) => format!("{}@{name}", archive.path().display()),
+        }
+    }
 }
 
 /// A photo with its classes.
@@ -163,7 +190,7 @@ impl ClassSet {
         Ok(())
     }
 
-    pub(super) fn of_places(set: &ElevaterSet, places: Vec<(PathBuf, Vec<usize>)>) -> Self {
+    pub(super) fn of_places(set: &ElevaterSet, places: Vec<(Place, Vec<usize>)>) -> Self {
         Self {
             name: set.name.clone(),
             classes: set.classes.clone(),
@@ -191,7 +218,7 @@ impl ClassSet {
         let mut places = Vec::new();
         for (class, folder) in folders.iter().enumerate() {
             let files = list(folder)?.into_iter().filter(|path| path.is_file());
-            places.extend(files.map(|path| (path, vec![class])));
+            places.extend(files.map(|path| (Place::File(path), vec![class])));
         }
         if names.len() < 2 || places.is_empty() {
             return Err(layout(format!("found {} photos in {} folders", places.len(), names.len())));
@@ -216,13 +243,14 @@ impl ClassSet {
         }
         let set = prompts_of(name).expect("both sets are ELEVATER's");
         let listed = lines_of(&folder.join(labels), CIFAR)?;
-        if listed.len() != set.classes.len() {
-            return Err(layout(format!("{labels} has {} names", listed.len())));
-        }
+        let classes = in_order_of(&listed, &set.classes).ok_or_else(|| {
+            let (n, n_classes) = (listed.len(), set.classes.len());
+            layout(format!("{labels} has {n} names, wanted the {n_classes} classes of {name}"))
+        })?;
         let n = bytes.len() / record;
         Ok(Self {
             name: name.into(),
-            classes: set.classes,
+            classes,
             templates: set.templates,
             metric: set.metric,
             notes: Vec::new(),
@@ -282,7 +310,7 @@ impl ClassSet {
     /// Name of a photo for messages.
     pub fn name_of(&self, idx: usize) -> String {
         match &self.photos {
-            Photos::Files(places) => places[idx].0.display().to_string(),
+            Photos::Files(places) => places[idx].0.name(),
             Photos::Shards(samples) => samples.name(idx),
             Photos::Cifar { .. } => format!("{} number {idx}", self.name),
         }
@@ -295,8 +323,8 @@ impl ClassSet {
     pub fn read(&self, idx: usize) -> Result<ClassPhoto, String> {
         let (bytes, labels) = match &self.photos {
             Photos::Files(places) => {
-                let (path, labels) = &places[idx];
-                (fs::read(path).map_err(|e| e.to_string())?, labels.clone())
+                let (place, labels) = &places[idx];
+                (place.read()?, labels.clone())
             }
             Photos::Shards(samples) => {
                 let sample = samples.read(idx).map_err(|e| e.to_string())?;

@@ -44,6 +44,16 @@ pub(super) fn open_karpathy(
 ) -> Result<Benchmark, BenchmarkError> {
     let file: Karpathy = from_json(json, path, KARPATHY)?;
     let split = files.split.as_deref().unwrap_or("test");
+    let mut splits: Vec<String> = file.images.iter().map(|image| image.split.clone()).collect();
+    splits.sort_unstable();
+    splits.dedup();
+    if !splits.iter().any(|found| found == split) {
+        return Err(BenchmarkError::Layout {
+            found: format!("there is no photo in split {split:?}, but in {}", splits.join(", ")),
+            wanted: KARPATHY.into(),
+            path: path.into(),
+        });
+    }
     let of_split = file.images.into_iter().filter(|image| image.split == split);
     let listed: Listed = of_split
         .map(|image| {
@@ -70,6 +80,8 @@ pub(super) fn open_karpathy(
 #[derive(Deserialize)]
 struct Captions {
     images: Vec<CaptionsImage>,
+    /// None of a test split, whose captions only the server knows.
+    #[serde(default)]
     annotations: Vec<CaptionsAnnotation>,
 }
 
@@ -112,6 +124,6 @@ pub(super) fn open_captions(
         })
         .collect();
     let name = if is_nocaps { "NoCaps" } else { "COCO captions" };
-    let usual = ["images", "val2014", "val2017", "train2014", "validation"];
+    let usual = ["images", "val2014", "val2017", "train2014", "test2014", "validation", "test"];
     Benchmark::of_files(name.into(), listed, &roots(files, &folder_of(path), &usual), CAPTIONS, path)
 }

@@ -1,20 +1,23 @@
 //! ELEVATER's image classification in the wild (arXiv:2204.08790): 20 sets with their class names, prompt
 //! templates and metrics.
 //!
-//! Part of `icinw.json` is not checked against its source and must be before it is used: the classes of CIFAR-10
-//! and -100, DTD, Food-101, RESISC45, VOC 2007, SST-2 and Hateful Memes, and the templates of RESISC45, PatchCamelyon
-//! and Hateful Memes. The others are OpenAI's (the prompts.md of CLIP) as clip-benchmark 1.6.2 (MIT) packs them.
+//! `icinw.json` says what the toolkit's `prompts.py` and `vision_datasets.json` say, in their order, which is that of
+//! the labels: OpenAI's names with the toolkit's changes. Where OpenAI has several names for a class, the toolkit
+//! takes the first.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::classes::{ClassMetric, ClassNames, ClassSet, lines_of};
+use super::classes::{ClassMetric, ClassNames, ClassSet, Place, lines_of};
 use super::{BenchmarkError, read_json, read_text};
+use crate::data::zip::ZipArchive;
 
 const WANTED: &str = "ELEVATER's folders as its vision-datasets tool leaves them: classification/NAME_DATE/ (or \
-    NAME_DATE/) with the index test.txt or test_meta.json, labels.txt and test.zip unpacked as test/";
+    NAME_DATE/), as in classification/dtd_20211007/, with the index test.txt or test_meta.json, labels.txt and the \
+    archive that the index names (test.zip@a.jpg), as it is or unpacked: unzip test.zip -d test";
 
 /// One of the 20 sets.
 #[derive(Clone, Debug, Deserialize)]
@@ -80,9 +83,10 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
             set.name
         )));
     }
-    let places: Vec<(PathBuf, Vec<usize>)> = indexed
+    let mut archives = Archives { folder, opened: HashMap::new() };
+    let places: Vec<(Place, Vec<usize>)> = indexed
         .into_iter()
-        .map(|(file, labels)| Ok((place(folder, &file)?, labels)))
+        .map(|(file, labels)| Ok((archives.place(&file)?, labels)))
         .collect::<Result<_, String>>()
         .map_err(layout)?;
     let n_found = places.len();
@@ -98,13 +102,45 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
     opened.with_prompts_of(folder)
 }
 
-/// An archive's photos are expected unpacked in a folder called like it.
-fn place(folder: &Path, file: &str) -> Result<PathBuf, String> {
-    let Some((archive, name)) = file.split_once('@') else { return Ok(folder.join(file)) };
-    let unpacked = folder.join(archive.trim_end_matches(".zip"));
-    match unpacked.is_dir() {
-        true => Ok(unpacked.join(name)),
-        false => Err(format!("{archive} is not unpacked as {}", unpacked.display())),
+/// The archives of a set; `None` for one that is not there as such.
+struct Archives<'a> {
+    folder: &'a Path,
+    opened: HashMap<String, Option<Arc<ZipArchive>>>,
+}
+
+impl Archives<'_> {
+    /// Where a file of the index is, `test.zip@a.jpg`: in the archive, else unpacked in a folder called like it or
+    /// beside it.
+    fn place(&mut self, file: &str) -> Result<Place, String> {
+        let Some((archive, name)) = file.split_once('@') else {
+            return Ok(Place::File(self.folder.join(file)));
+        };
+        if let Some(opened) = self.open(archive)? {
+            return Ok(Place::Zipped(opened, name.into()));
+        }
+        let unpacked = self.folder.join(archive.trim_end_matches(".zip"));
+        let beside = self.folder.join(name);
+        match (unpacked.is_dir(), beside.is_file()) {
+            (_, true) => Ok(Place::File(beside)),
+            (true, _) => Ok(Place::File(unpacked.join(name))),
+            (false, false) => Err(format!(
+                "its photos are in {archive}, which is neither there nor unpacked as {}",
+                unpacked.display()
+            )),
+        }
+    }
+
+    fn open(&mut self, archive: &str) -> Result<Option<Arc<ZipArchive>>, String> {
+        if let Some(known) = self.opened.get(archive) {
+            return Ok(known.clone());
+        }
+        let path = self.folder.join(archive);
+        let opened = match path.is_file() {
+            true => Some(Arc::new(ZipArchive::open(&path).map_err(|why| format!("{archive}: {why}"))?)),
+            false => None,
+        };
+        self.opened.insert(archive.into(), opened.clone());
+        Ok(opened)
     }
 }
 
@@ -186,7 +222,7 @@ fn read_coco_index(path: &Path) -> Result<(Indexed, Vec<String>), BenchmarkError
 }
 
 /// The classes in the order of the set's labels, when these are the same words in another order.
-fn in_order_of(labels: &[String], classes: &[ClassNames]) -> Option<Vec<ClassNames>> {
+pub(super) fn in_order_of(labels: &[String], classes: &[ClassNames]) -> Option<Vec<ClassNames>> {
     let plain = |text: &str| -> String {
         text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };
@@ -230,6 +266,20 @@ mod tests {
             (20, 1),
         ];
         assert_eq!(found, wanted);
+        // Names whose order in the toolkit is not the obvious one.
+        for (name, class, wanted) in [
+            ("caltech-101", 4, "background"),
+            ("cifar-100", 0, "chimpanzee"),
+            ("fer-2013", 4, "neutral"),
+            ("fgvc-aircraft-2013b-variants102", 72, "F-16A-B"),
+            ("food-101", 16, "cheesecake"),
+            ("oxford-iiit-pets", 1, "american bulldog"),
+            ("stanford-cars", 0, "Acura Integra Type R 2001"),
+            ("voc-2007-classification", 10, "diningtable"),
+        ] {
+            let set = prompts_of(name).expect("one of the 20");
+            assert_eq!(set.classes[class], ClassNames::One(wanted.into()), "{name}");
+        }
         for set in sets() {
             assert!(set.templates.iter().all(|template| template.contains("{}")), "{}", set.name);
         }

@@ -8,6 +8,7 @@ mod coco;
 mod elevater;
 mod long_text;
 mod phrases;
+mod referring;
 mod visual_genome;
 
 use std::fs;
@@ -24,6 +25,12 @@ use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::image::{BoxPx, ImagePreprocess, Preprocessed, Rgb, decode, preprocess};
 
 pub use long_text::LongText;
+
+/// The annotation files that are known.
+const ANNOTATIONS: &str = "Karpathy's dataset_coco.json or dataset_flickr30k.json {\"images\": [{\"filename\", \"split\", \
+    \"sentences\"}]}, COCO's or NoCaps' {\"images\": [{\"id\", \"file_name\"}], \"annotations\": [{\"image_id\", \"caption\"}]}, Visual Genome's \
+    region_descriptions.json [{\"id\", \"regions\": [..]}], or RefCOCOg's refs(umd).json [{\"ref_id\", \"ann_id\", \
+    \"sentences\"}] or finetune_refcocog_val.json {\"images\": [{\"caption\"}], \"annotations\": [{\"bbox\"}]}";
 
 /// Why a benchmark cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -155,8 +162,9 @@ impl Benchmark {
         let extension = path.extension().map(|ext| ext.to_string_lossy().to_lowercase());
         match extension.as_deref() {
             _ if path.is_dir() => Self::of_folder(path, files),
+            _ if referring::is_pickle(path) => Err(referring::pickled(path)),
             Some("json") => Self::of_json(path, files),
-            Some("jsonl" | "jsonlines") => long_text::open_lines(path, files),
+            Some("jsonl" | "jsonlines") => Self::of_lines(path, files),
             _ => Self::of_shards(files),
         }
     }
@@ -172,25 +180,41 @@ impl Benchmark {
     }
 
     fn of_json(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
-        let json: Value = read_json(path, "an annotation file of COCO, Flickr30k, NoCaps or Visual Genome")?;
+        let json: Value = read_json(path, ANNOTATIONS)?;
         let has = |key: &str, inner: &str| {
             json.get(key).and_then(|list| list.get(0)).and_then(|first| first.get(inner)).is_some()
         };
+        let is_list_of = |key: &str| json.get(0).is_some_and(|first| first.get(key).is_some());
         match &json {
             _ if has("images", "sentences") => coco::open_karpathy(json, path, files),
             _ if has("annotations", "caption") => coco::open_captions(json, path, files),
-            Value::Array(list) if list.first().is_some_and(|first| first.get("regions").is_some()) => {
-                visual_genome::open(json, path, files)
+            _ if has("images", "file_name") && json.get("annotations").is_none() => {
+                coco::open_captions(json, path, files)
             }
-            _ => Err(BenchmarkError::Layout {
-                found: "the JSON is of no benchmark that is known".into(),
-                wanted:
-                    "Karpathy's {\"images\": [{\"filename\", \"split\", \"sentences\"}]}, COCO's or NoCaps' \
-                    {\"images\", \"annotations\": [{\"image_id\", \"caption\"}]}, or Visual Genome's \
-                    region_descriptions.json [{\"id\", \"regions\": [..]}]"
-                        .into(),
+            _ if has("images", "caption") && has("annotations", "bbox") => {
+                referring::open_mdetr(json, path, files)
+            }
+            _ if is_list_of("regions") => visual_genome::open(json, path, files),
+            _ if is_list_of("ref_id") => referring::open_refs(json, path, files),
+            _ if has("annotations", "bbox") => Err(BenchmarkError::Layout {
+                found: "it has boxes, but nothing that people said of them".into(),
+                wanted: referring::WANTED.into(),
                 path: path.into(),
             }),
+            _ => Err(BenchmarkError::Layout {
+                found: "the JSON is of no benchmark that is known".into(),
+                wanted: ANNOTATIONS.into(),
+                path: path.into(),
+            }),
+        }
+    }
+
+    fn of_lines(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+        let text = read_text(path, long_text::LINES)?;
+        let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        match serde_json::from_str(first).is_ok_and(|json| referring::is_line(&json)) {
+            true => referring::open_lines(path, files),
+            false => long_text::open_lines(path, files),
         }
     }
 
@@ -211,10 +235,15 @@ impl Benchmark {
             let json_path = path.join("region_descriptions.json");
             return visual_genome::open(read_json(&json_path, visual_genome::WANTED)?, &json_path, files);
         }
+        if path.join("instances.json").is_file() {
+            return referring::open_refer(path, files);
+        }
         Err(BenchmarkError::Layout {
             found: "the folder is laid out like no benchmark that is known".into(),
             wanted: "Flickr30k Entities (Sentences/, Annotations/), DCI (annotations/, photos/), DOCCI \
-                (docci_descriptions.jsonlines), IIW (data.jsonl) or Visual Genome (region_descriptions.json)"
+                (docci_descriptions.jsonlines), IIW (data.jsonl), Visual Genome (region_descriptions.json) or RefCOCOg \
+                (instances.json, refs(umd).json); for shards name the files, as in 'DIR/*.tar', and for COCO's, \
+                Flickr30k's and NoCaps' captions their .json"
                 .into(),
             path: path.into(),
         })
@@ -270,6 +299,14 @@ impl Benchmark {
     /// Whether there is no photo.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether people's captions may be there: a server's test photos have none. Of shards only reading tells.
+    pub fn may_have_captions(&self) -> bool {
+        match &self.photos {
+            Photos::Shards(_) => true,
+            Photos::Files(files) => files.iter().any(|(photo, _)| !photo.captions.is_empty()),
+        }
     }
 
     /// Keeps the first `limit` photos.

@@ -1,6 +1,6 @@
 //! Captions of whole photos against people's.
 
-use super::{EvalError, Tick};
+use super::{EvalError, Tick, nothing};
 use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
 use crate::eval::bootstrap::{Measure, Measures};
 use crate::eval::caption::{CaptionReport, CaptionScores, score};
@@ -39,25 +39,11 @@ pub async fn captions(
     decoding: Decoding,
     tick: Tick<'_>,
 ) -> Result<CaptionRun, EvalError> {
-    let (mut captioned, mut candidates) = (Vec::new(), Vec::new());
-    let mut batches = Batches::new(benchmark, session.config().preprocess());
-    while let Some(batch) = batches.next_batch() {
-        let with_captions = batch.into_iter().filter(|(photo, _)| !photo.captions.is_empty());
-        let (photos, inputs): (Vec<_>, Vec<Preprocessed>) = with_captions.unzip();
-        if !inputs.is_empty() {
-            let images = session.encode_batch(&inputs);
-            candidates.extend(
-                session.caption_images(&images, decoding).await?.into_iter().map(|caption| caption.text),
-            );
-        }
-        captioned.extend(photos);
-        tick("captions", batches.position(), benchmark.len());
-    }
-    let seen = batches.finish();
+    let has_captions = |photo: &BenchmarkPhoto| !photo.captions.is_empty();
+    let (photos, candidates, seen) = write(session, benchmark, decoding, has_captions, tick).await?;
     if candidates.is_empty() {
-        return Err(EvalError::Nothing("photo with captions"));
+        return Err(nothing("photo with captions", &seen));
     }
-    let photos: Vec<BenchmarkPhoto> = captioned;
     let references: Vec<Vec<String>> = photos.iter().map(|photo| photo.captions.clone()).collect();
     let report = score(&candidates, &references)?;
     let domains: Vec<Option<String>> = photos.iter().map(|photo| photo.domain.clone()).collect();
@@ -67,8 +53,50 @@ pub async fn captions(
     Ok(CaptionRun { scores: report.scores, domains, measures, report, photos, candidates, references, seen })
 }
 
+/// Captions all photos, for a server that alone knows what people wrote: the name and the caption of each.
+///
+/// # Errors
+/// When no photo can be used, or the model fails.
+pub async fn unscored_captions(
+    session: &Session,
+    benchmark: &Benchmark,
+    decoding: Decoding,
+    tick: Tick<'_>,
+) -> Result<(Vec<(String, String)>, Seen), EvalError> {
+    let (photos, candidates, seen) = write(session, benchmark, decoding, |_| true, tick).await?;
+    if candidates.is_empty() {
+        return Err(nothing("photo that can be used", &seen));
+    }
+    Ok((photos.into_iter().map(|photo| photo.id).zip(candidates).collect(), seen))
+}
+
+/// The photos that are wanted, in their order, and what the model writes of each.
+async fn write(
+    session: &Session,
+    benchmark: &Benchmark,
+    decoding: Decoding,
+    is_wanted: impl Fn(&BenchmarkPhoto) -> bool,
+    tick: Tick<'_>,
+) -> Result<(Vec<BenchmarkPhoto>, Vec<String>, Seen), EvalError> {
+    let (mut captioned, mut candidates) = (Vec::new(), Vec::new());
+    let mut batches = Batches::new(benchmark, session.config().preprocess());
+    while let Some(batch) = batches.next_batch() {
+        let wanted = batch.into_iter().filter(|(photo, _)| is_wanted(photo));
+        let (photos, inputs): (Vec<_>, Vec<Preprocessed>) = wanted.unzip();
+        if !inputs.is_empty() {
+            let images = session.encode_batch(&inputs);
+            candidates.extend(
+                session.caption_images(&images, decoding).await?.into_iter().map(|caption| caption.text),
+            );
+        }
+        captioned.extend(photos);
+        tick("captions", batches.position(), benchmark.len());
+    }
+    Ok((captioned, candidates, batches.finish()))
+}
+
 fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {
-    let mut measures = Measures { ids, measures: Vec::new() };
+    let mut measures = Measures { ids, ..Default::default() };
     for n in 1..=4 {
         measures.measures.push((format!("bleu_{n}"), Measure::Bleu { n, counts: report.bleu.clone() }));
     }

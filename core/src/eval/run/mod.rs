@@ -8,12 +8,12 @@ mod zero_shot;
 
 use super::caption::CaptionError;
 use super::retrieval::RetrievalError;
-use crate::data::benchmark::BenchmarkError;
+use crate::data::benchmark::{BenchmarkError, Seen};
 use crate::data::gallery::GalleryError;
 use crate::open_clip::OpenClipError;
 use crate::session::SessionError;
 
-pub use captions::{CaptionRun, captions};
+pub use captions::{CaptionRun, captions, unscored_captions};
 pub use encoder::Encoder;
 pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
@@ -48,6 +48,24 @@ pub enum EvalError {
         "the data hold no {0}\n  hint: wanted are a benchmark's files, or WebDataset samples with a photo and a .json of captions and regions"
     )]
     Nothing(&'static str),
+    /// Photos are there, but none can be used.
+    #[error("none of the photos can be used: {n} were passed over, the first: {first}")]
+    Unusable {
+        /// Photos passed over.
+        n: usize,
+        /// The first and why.
+        first: String,
+    },
+}
+
+/// Why there is nothing to score: no photo could be used, or none has what is asked for.
+fn nothing(what: &'static str, seen: &Seen) -> EvalError {
+    match seen.skipped.first() {
+        Some(first) if seen.n_photos == 0 => {
+            EvalError::Unusable { n: seen.skipped.len(), first: first.clone() }
+        }
+        _ => EvalError::Nothing(what),
+    }
 }
 
 /// Told how far a run is: what is counted, how many are done, and of how many.

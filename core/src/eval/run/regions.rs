@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::encoder::Encoder;
-use super::{EvalError, Tick};
+use super::{EvalError, Tick, nothing};
 use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
 use crate::data::gallery::{Gallery, GalleryError, ranks};
 use crate::eval::bootstrap::{Measure, Measures};
@@ -232,7 +232,7 @@ impl Collected {
 
     fn finish(mut self, seen: Seen) -> Result<RegionRun, EvalError> {
         if self.cases.is_empty() {
-            return Err(EvalError::Nothing("region that one box and a phrase describe"));
+            return Err(nothing("region that one box and a phrase describe", &seen));
         }
         let captions: Vec<&str> = self.cases.iter().map(|case| case.caption.as_str()).collect();
         let references: Vec<Vec<String>> = self.cases.iter().map(|case| case.phrases.clone()).collect();
@@ -267,7 +267,7 @@ impl Collected {
 
     fn measures(&self, ranks: Option<&[Option<usize>]>, report: &CaptionReport) -> Measures {
         let ids = self.photos.iter().map(|photo| photo.id.clone()).collect();
-        let mut measures = Measures { ids, measures: Vec::new() };
+        let mut measures = Measures { ids, ..Default::default() };
         for k in [1, 5, 10] {
             if let Some(ranks) = ranks {
                 let hits = ranks.iter().map(|rank| f64::from(rank.is_some_and(|rank| rank <= k)));

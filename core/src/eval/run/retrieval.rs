@@ -1,7 +1,7 @@
 //! Every photo against every caption, both ways.
 
 use super::encoder::Encoder;
-use super::{EvalError, Tick};
+use super::{EvalError, Tick, nothing};
 use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
 use crate::data::gallery::{Gallery, GalleryError, ranks};
 use crate::eval::bootstrap::{Measure, Measures};
@@ -71,10 +71,10 @@ pub async fn retrieval(
     }
     let seen = batches.finish();
     if photos.is_empty() {
-        return Err(EvalError::Nothing("photo that can be used"));
+        return Err(nothing("photo that can be used", &seen));
     }
     if text_image_idx.is_empty() {
-        return Err(EvalError::Nothing("caption"));
+        return Err(nothing("caption", &seen));
     }
     let ranks = ranks(&images, &texts, &text_image_idx, options.ties)?;
     let scores = ranks.scores();

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::encoder::Encoder;
-use super::{EvalError, Tick};
+use super::{EvalError, Tick, nothing};
 use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
 use crate::data::benchmark::{Seen, on_all_cores};
@@ -73,7 +73,7 @@ pub async fn zero_shot(
     let class_embeds = class_embeds(encoder, set).await?;
     let (embed_dim, n) = (encoder.embed_dim(), set.len().min(limit.unwrap_or(usize::MAX)));
     let config = encoder.preprocess();
-    let mut seen = Seen { n_photos: 0, skipped: set.notes.clone(), data_hash: HASH_START };
+    let mut seen = Seen { n_photos: 0, skipped: Vec::new(), data_hash: HASH_START };
     let (mut places, mut labels, mut cosines) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..n).step_by(BATCH) {
         let batch = start..(start + BATCH).min(n);
@@ -97,7 +97,7 @@ pub async fn zero_shot(
     }
     seen.n_photos = labels.len();
     if labels.is_empty() {
-        return Err(EvalError::Nothing("photo that can be used"));
+        return Err(nothing("photo that can be used", &seen));
     }
     Ok(scored(set, &places, &labels, &cosines, seen))
 }
@@ -134,7 +134,7 @@ fn scored(set: &ClassSet, places: &[usize], labels: &[Vec<usize>], cosines: &[f3
     let is_single = labels.iter().all(|labels| labels.len() == 1);
 
     let ids = places.iter().map(|idx| set.name_of(*idx)).collect();
-    let mut measures = Measures { ids, measures: Vec::new() };
+    let mut measures = Measures { ids, ..Default::default() };
     measures.add_mean("top1", hits.iter().copied());
     let top1 = hits.iter().sum::<f64>() / hits.len() as f64;
     let per_class = is_single.then(|| mean_per_class(&first, &predicted));
@@ -156,7 +156,10 @@ fn scored(set: &ClassSet, places: &[usize], labels: &[Vec<usize>], cosines: &[f3
         ClassMetric::Map11Points => {
             let scores: Vec<f64> = rows().flat_map(class_probabilities).collect();
             let share = labels.iter().map(Vec::len).sum::<usize>() as f64 / (labels.len() * n_classes) as f64;
-            ("map_11_points", mean_average_precision_11(&scores, n_classes, labels), share)
+            let score = mean_average_precision_11(&scores, n_classes, labels);
+            let measure = Measure::Map11Points { n_classes, scores, labels: labels.to_vec() };
+            measures.measures.push(("map_11_points".into(), measure));
+            ("map_11_points", score, share)
         }
     };
     let predictions = places.iter().zip(rows()).zip(first.iter().zip(&predicted));

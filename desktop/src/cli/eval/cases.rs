@@ -7,6 +7,7 @@ use mmgem_core::data::gallery::Gallery;
 use mmgem_core::eval::ranking::dot;
 use mmgem_core::eval::run::{CaptionRun, ClassRun, RegionRun, RetrievalRun};
 use mmgem_core::image::{Rgb, preprocess};
+use mmgem_core::model::Stage;
 use mmgem_core::session::Session;
 use pollster::block_on;
 
@@ -79,7 +80,7 @@ fn retrieval_case(run: &RetrievalRun, text: usize, benchmark: &Benchmark, sessio
     let caption = run.photos[own].captions[text - first_of_photo].clone();
     let rank = run.ranks.text_to_image[text];
     let photo = pixels(benchmark, &run.photos[own])?;
-    let mut pictures = vec![shown("its photo", &photo)?, heat(&photo, &caption, session)?];
+    let mut pictures = vec![shown("its photo", &photo)?, heat(&photo, &caption, Stage::Two, session)?];
     if let (Some(other), true) = (own_and_best_other(run, text)?.1, rank != Some(1)) {
         pictures.push(shown("found first", &pixels(benchmark, &run.photos[other.0])?)?);
     }
@@ -110,35 +111,72 @@ pub(super) fn of_captions(run: &CaptionRun, benchmark: &Benchmark) -> Result<Pag
     })
 }
 
-/// Regions whose captions have the highest and the lowest CIDEr, with what their first phrase lights up.
-pub(super) fn of_regions(run: &RegionRun, benchmark: &Benchmark, session: &Session) -> Result<Page> {
-    let case = |idx: &usize| {
-        let region = &run.cases[*idx];
-        let photo = pixels(benchmark, &run.photos[region.photo_idx])?;
-        let boxes = vec![("true", region.box_px)];
-        let box_shown = Shown { boxes: boxes.clone(), ..shown("the region", &photo)? };
-        let heat = heat(&photo, &region.phrases[0], session)?;
-        let label = "where the model sees the first phrase (red: best patch)".into();
-        let heat = Shown { label, boxes, point: Some(region.point), ..heat };
-        Ok(Case {
-            pictures: vec![box_shown, heat],
-            lines: vec![
-                ("wrote", region.caption.clone()),
-                ("people wrote", region.phrases.join(" / ")),
-                ("CIDEr", format!("{:.2}", region.cider)),
-                ("points", if region.is_hit { "into the box" } else { "beside the box" }.into()),
-            ],
-        })
-    };
-    let cider: Vec<f64> = run.cases.iter().map(|case| case.cider).collect();
+/// Regions whose captions have the highest and the lowest CIDEr, with what their first phrase lights up; of two
+/// stages both beside each other, and those whose captions differ most.
+///
+/// The runs are over the same regions; the first leads.
+pub(super) fn of_regions(
+    runs: &[(Stage, RegionRun)],
+    benchmark: &Benchmark,
+    session: &Session,
+) -> Result<Page> {
+    let Some((first, lead)) = runs.first() else { return Ok(Page::default()) };
+    let case = |idx: &usize| region_case(runs, *idx, benchmark, session);
+    let cider_of = |run: &RegionRun| -> Vec<f64> { run.cases.iter().map(|case| case.cider).collect() };
+    let cider = cider_of(lead);
+    let by = if runs.len() > 1 { format!(" in {}", words(*first)) } else { String::new() };
     let (best, worst) = extremes(&cider);
-    Ok(Page {
-        cases: vec![
-            ("Regions with the highest CIDEr".into(), collect(&best, case)?),
-            ("Regions with the lowest CIDEr".into(), collect(&worst, case)?),
-        ],
-        ..Page::default()
-    })
+    let mut cases = vec![
+        (format!("Regions with the highest CIDEr{by}"), collect(&best, case)?),
+        (format!("Regions with the lowest CIDEr{by}"), collect(&worst, case)?),
+    ];
+    for (stage, other) in &runs[1..] {
+        let gain: Vec<f64> = cider.iter().zip(cider_of(other)).map(|(a, b)| a - b).collect();
+        let (better, worse) = extremes(&gain);
+        let heading =
+            |what: &str| format!("Regions that {} describes {what} than {}", words(*first), words(*stage));
+        let differing = |idx: Vec<usize>, sign: f64| -> Vec<usize> {
+            idx.into_iter().filter(|idx| gain[*idx] * sign > 0.0).collect()
+        };
+        cases.push((heading("better"), collect(&differing(better, 1.0), case)?));
+        cases.push((heading("worse"), collect(&differing(worse, -1.0), case)?));
+    }
+    Ok(Page { cases, ..Page::default() })
+}
+
+/// A region with what each stage sees and says of it.
+fn region_case(
+    runs: &[(Stage, RegionRun)],
+    idx: usize,
+    benchmark: &Benchmark,
+    session: &Session,
+) -> Result<Case> {
+    let (_, lead) = &runs[0];
+    let region = &lead.cases[idx];
+    let photo = pixels(benchmark, &lead.photos[region.photo_idx])?;
+    let boxes = vec![("true", region.box_px)];
+    let mut pictures = vec![Shown { boxes: boxes.clone(), ..shown("the region", &photo)? }];
+    let mut lines = vec![("people wrote", region.phrases.join(" / "))];
+    for (stage, run) in runs {
+        let region = &run.cases[idx];
+        let heat = heat(&photo, &region.phrases[0], *stage, session)?;
+        let (name, by) = match runs.len() {
+            1 => ("wrote", "the model"),
+            _ => (words(*stage), words(*stage)),
+        };
+        let label = format!("where {by} sees the first phrase (red: best patch)");
+        pictures.push(Shown { label, boxes: boxes.clone(), point: Some(region.point), ..heat });
+        let points = if region.is_hit { "points into the box" } else { "points beside the box" };
+        lines.push((name, format!("{} (CIDEr {:.2}; {points})", region.caption, region.cider)));
+    }
+    Ok(Case { pictures, lines })
+}
+
+fn words(stage: Stage) -> &'static str {
+    match stage {
+        Stage::One => "stage 1",
+        Stage::Two => "stage 2",
+    }
 }
 
 /// Photos whose class leads, or trails, by most.
@@ -187,9 +225,10 @@ fn shown(label: &str, photo: &Rgb) -> Result<Shown> {
 }
 
 /// What a text lights up on a photo, and the box that fits it best.
-fn heat(photo: &Rgb, text: &str, session: &Session) -> Result<Shown> {
+fn heat(photo: &Rgb, text: &str, stage: Stage, session: &Session) -> Result<Shown> {
     let image = session.encode_rgb(photo);
-    let found = block_on(async { session.localize(&image, &session.embed_text(text).await?).await })?;
+    let found =
+        block_on(async { session.localize_in(stage, &image, &session.embed_text(text).await?).await })?;
     let map = preprocess(photo, &session.config().preprocess()).map;
     let picture = heat_map(photo, &found, &map, session.config().vision.image_size);
     Ok(Shown {

@@ -6,7 +6,6 @@ mod compare;
 mod data;
 mod record;
 mod report;
-mod scorers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,10 +15,12 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use mmgem_core::data::benchmark::Benchmark;
 use mmgem_core::data::benchmark::LongText;
 use mmgem_core::data::benchmark::classes::{ClassSet, open_elevater};
+use mmgem_core::eval::bootstrap::Measures;
 use mmgem_core::eval::dense::dense_scores;
 use mmgem_core::eval::ranking::Ties;
 use mmgem_core::eval::run::{
-    ClassRun, Encoder, RetrievalOptions, RetrievalRun, captions, regions, retrieval, zero_shot,
+    ClassRun, Encoder, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, regions, retrieval,
+    unscored_captions, zero_shot,
 };
 use mmgem_core::files::{read, write_atomic};
 use mmgem_core::generate::Decoding;
@@ -32,10 +33,11 @@ use self::baseline::BaselineArgs;
 use self::data::{Data, Progress, note_skipped};
 use self::record::{Outputs, Record};
 use self::report::Page;
-use self::scorers::Scorers;
+use super::scorers::Scorers;
 use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
 use crate::model::ModelFiles;
+use crate::terminal::note;
 
 /// Arguments of `mmgem eval`.
 #[derive(Debug, ClapArgs)]
@@ -45,9 +47,11 @@ use crate::model::ModelFiles;
     mmgem eval zero-shot --elevater icinw/\n  \
     mmgem eval caption --data nocaps_val_4500_captions.json --images nocaps/ --beam 5 --out captions.json\n  \
     mmgem eval region --data flickr30k_entities/ --images flickr30k-images/\n  \
+    mmgem eval region --data refcocog/ --images train2014/ --stage both --meteor --report r.html\n  \
     mmgem eval long-text --data docci/ --text-len 200\n  \
     mmgem eval compare before.json after.json\n\n\
-    --data is WebDataset shards, or a benchmark as its authors publish it; what each wants is in its error.")]
+    --data is WebDataset shards, or a benchmark as its authors publish it; `mmgem eval COMMAND --help` says what each \
+    is called and wants.")]
 pub struct EvalArgs {
     #[command(subcommand)]
     what: What,
@@ -61,7 +65,7 @@ enum What {
     ZeroShot(ZeroShotArgs),
     /// Captions of whole photos against people's: COCO, NoCaps, Flickr30k, shards
     Caption(CaptionArgs),
-    /// Phrases and boxes: Visual Genome, Flickr30k Entities, shards
+    /// Phrases and boxes: Visual Genome, Flickr30k Entities, RefCOCOg, shards
     Region(RegionArgs),
     /// Retrieval by long descriptions: DCI, IIW, DOCCI
     LongText(LongTextArgs),
@@ -70,6 +74,11 @@ enum What {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "--data is one of\n  \
+    'DIR/*.tar'             WebDataset shards: a photo and a .json with \"captions\"\n  \
+    dataset_coco.json       Karpathy's COCO, photos as train2014/ and val2014/ beside it or below --images\n  \
+    dataset_flickr30k.json  Karpathy's Flickr30k, photos as flickr30k-images/ beside it or in --images\n  \
+    captions_val2017.json   COCO's own captions, photos as val2017/ beside it or in --images")]
 struct RetrievalArgs {
     #[command(flatten)]
     data: Data,
@@ -94,6 +103,12 @@ enum TiesArg {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "--data is one of\n  \
+    DIR          a folder of photos for each class; classes.txt and templates.txt in DIR win over the folders' names\n  \
+    'DIR/*.tar'  shards: a photo and a .json with \"class\", or a .cls with classnames.txt beside the shards\n  \
+    DIR          CIFAR's binary version: test_batch.bin and batches.meta.txt, or test.bin and fine_label_names.txt\n\
+    --elevater DIR has ELEVATER's sets as its toolkit downloads them, any of the 20: classification/dtd_20211007/ with \
+    test.txt, labels.txt and test.zip, zipped or unpacked; sets that are missing are named and left out of the mean")]
 struct ZeroShotArgs {
     /// A folder per class, CIFAR's binary folder, or shards with classes
     #[arg(long, required_unless_present = "elevater", value_name = "PATH")]
@@ -117,6 +132,12 @@ struct ZeroShotArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "--data is one of\n  \
+    'DIR/*.tar'                    WebDataset shards: a photo and a .json with \"captions\"\n  \
+    dataset_coco.json              Karpathy's COCO or Flickr30k (--split test unless said otherwise)\n  \
+    nocaps_val_4500_captions.json  NoCaps, scored by domain, or COCO's captions_*.json\n  \
+    image_info_test2014.json       a server's test photos, without captions: --out FILE writes yours, unscored\n\
+    Photos lie beside the file or below --images.")]
 struct CaptionArgs {
     #[command(flatten)]
     data: Data,
@@ -145,6 +166,17 @@ struct DecodingArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "--data is one of\n  \
+    'DIR/*.tar'                  WebDataset shards: a photo and a .json with \"regions\": [{\"box\", \"phrases\", \"n_boxes\"}]\n  \
+    DIR                          Visual Genome: region_descriptions.json, VG_100K/, VG_100K_2/, densecap_splits.json\n  \
+    DIR                          Flickr30k Entities: Sentences/, Annotations/, test.txt, flickr30k-images/\n  \
+    refcocog/                    refer's RefCOCOg: instances.json and refs(umd).json (refs(umd).p is a pickle: its error \
+    says how to convert it)\n  \
+    finetune_refcocog_val.json   RefCOCOg as MDETR has it\n  \
+    refcocog.jsonl               RefCOCOg from Hugging Face, a JSON object a line: file_name or image_path, bbox \
+    [x, y, width, height], captions, answer or sentences\n\
+    RefCOCOg's photos are COCO's train2014, beside it or below --images; its usual split is val. A box's caption is \
+    scored against all expressions of the box: region_cider and, with --meteor, region_meteor.")]
 struct RegionArgs {
     #[command(flatten)]
     data: Data,
@@ -175,6 +207,11 @@ enum StageArg {
 }
 
 #[derive(Debug, ClapArgs)]
+#[command(after_help = "--data is one of\n  \
+    DIR          DCI: annotations/*.json, photos/, with --split also splits.json\n  \
+    DIR          DOCCI: docci_descriptions.jsonlines, images/\n  \
+    DIR          IIW: data.jsonl, photos as KEY.jpg in images/ or in --images\n  \
+    'DIR/*.tar'  WebDataset shards: a photo and a .json with \"captions\", of which the first is taken")]
 struct LongTextArgs {
     #[command(flatten)]
     data: Data,
@@ -229,6 +266,8 @@ fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
     })
 }
 
+/// Begins the names of the scores of stage 1 when they stand beside stage 2's.
+const STAGE_1: &str = "stage_1_";
 const CAPTION_MEMORY_BYTES: usize = 2 << 30;
 
 fn run_retrieval(args: &RetrievalArgs, context: &Context) -> Result<()> {
@@ -275,6 +314,7 @@ struct Ranking {
 
 impl Ranking {
     fn run(&self, outputs: &Outputs, baseline: &BaselineArgs, context: &Context) -> Result<()> {
+        outputs.check(None)?;
         let baseline = baseline.open(context)?;
         let (mut record, run) = self.record(&Encoder::MmGem(&context.session), context)?;
         note_skipped(&run.seen, context)?;
@@ -303,11 +343,13 @@ impl Ranking {
 }
 
 fn run_zero_shot(args: &ZeroShotArgs, context: &Context) -> Result<()> {
+    args.outputs.check(None)?;
     let baseline = args.baseline.open(context)?;
     let (sets, missing) = match &args.elevater {
         Some(root) => open_elevater(root)?,
         None => (vec![open_class_set(args)?], Vec::new()),
     };
+    sets.iter().flat_map(|set| &set.notes).for_each(|words| note(context.quiet, words));
     let missing = args.elevater.as_ref().map(|_| missing.as_slice());
     let runs = class_runs(&Encoder::MmGem(&context.session), &sets, args.limit, context)?;
     for run in &runs {
@@ -331,10 +373,11 @@ fn class_runs(
     limit: Option<usize>,
     context: &Context,
 ) -> Result<Vec<ClassRun>> {
-    let run = |set| {
+    let run = |set: &ClassSet| {
         let mut progress = Progress::new(context.quiet);
         let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
-        let run = block_on(zero_shot(encoder, set, limit, tick))?;
+        let run =
+            block_on(zero_shot(encoder, set, limit, tick)).with_context(|| format!("in {}", set.name))?;
         progress.finish();
         Ok(run)
     };
@@ -364,6 +407,8 @@ fn class_record(
         _ => {
             let mean = runs.iter().map(|run| run.score).sum::<f64>() / runs.len() as f64;
             record.scores.insert("mean_over_sets".into(), json!(mean));
+            let sets = runs.iter().map(|run| (run.set.as_str(), run.metric, &run.measures));
+            record.measures = Measures::of_sets(sets, "mean_over_sets");
             record.scores.insert("n_sets".into(), json!(runs.len()));
             record.scores.insert("missing_sets".into(), json!(missing.unwrap_or_default()));
             record.scores.insert("sets".into(), serde_json::to_value(runs)?);
@@ -401,17 +446,20 @@ impl DecodingArgs {
 }
 
 fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
+    args.outputs.check(args.out.as_ref())?;
     let benchmark = args.data.open(LongText::default())?;
+    let decoding = args.decoding.decoding()?;
+    if !benchmark.may_have_captions() {
+        return run_unscored(args, &benchmark, decoding, context);
+    }
     args.scorers.check()?;
     let mut progress = Progress::new(context.quiet);
-    let decoding = args.decoding.decoding()?;
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
     let run = block_on(captions(&context.session, &benchmark, decoding, tick))?;
     progress.finish();
     note_skipped(&run.seen, context)?;
     if let Some(path) = &args.out {
-        let results: Vec<Value> = run.measures.ids.iter().zip(&run.candidates).map(server_entry).collect();
-        write_atomic(path, &serde_json::to_vec_pretty(&results)?)?;
+        write_for_server(path, run.measures.ids.iter().zip(&run.candidates))?;
     }
     let page = match args.outputs.wants_page() {
         true => cases::of_captions(&run, &benchmark)?,
@@ -435,6 +483,33 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
     record.publish(&args.outputs, &page, context)
 }
 
+/// Captions of photos of which only a server knows what people wrote.
+fn run_unscored(
+    args: &CaptionArgs,
+    benchmark: &Benchmark,
+    decoding: Decoding,
+    context: &Context,
+) -> Result<()> {
+    let path = args.out.as_ref().context(
+        "the photos have no captions, so there is nothing to score\n  hint: --out FILE writes what the model says of them, as the servers of COCO and NoCaps accept it",
+    )?;
+    let mut progress = Progress::new(context.quiet);
+    let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+    let (captions, seen) = block_on(unscored_captions(&context.session, benchmark, decoding, tick))?;
+    progress.finish();
+    note_skipped(&seen, context)?;
+    write_for_server(path, captions.iter().map(|(id, caption)| (id, caption)))?;
+    let protocol = format!("captions for a server, not scored; {}", args.decoding.words());
+    let mut record = Record::new("caption", &benchmark.name, protocol, &seen, context);
+    record.scores.insert("n_images".into(), json!(captions.len()));
+    record.publish(&args.outputs, &Page::default(), context)
+}
+
+fn write_for_server<'a>(path: &Path, captions: impl Iterator<Item = (&'a String, &'a String)>) -> Result<()> {
+    let results: Vec<Value> = captions.map(server_entry).collect();
+    Ok(write_atomic(path, &serde_json::to_vec_pretty(&results)?)?)
+}
+
 /// A caption in a server's format: ids that are numbers are written as such.
 fn server_entry((id, caption): (&String, &String)) -> Value {
     let number = id.parse::<u64>().ok().filter(|number| number.to_string() == *id);
@@ -442,14 +517,15 @@ fn server_entry((id, caption): (&String, &String)) -> Value {
 }
 
 fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
+    args.outputs.check(args.out.as_ref())?;
     let benchmark = args.data.open(LongText::default())?;
     args.scorers.check()?;
     let proposals = args.proposals.as_deref().map(read_proposals).transpose()?;
     let decoding = args.decoding.decoding()?;
-    let stages: &[(Stage, &str)] = match args.stage {
-        StageArg::One => &[(Stage::One, "")],
-        StageArg::Two => &[(Stage::Two, "")],
-        StageArg::Both => &[(Stage::Two, ""), (Stage::One, "stage_1_")],
+    let stages: &[Stage] = match args.stage {
+        StageArg::One => &[Stage::One],
+        StageArg::Two => &[Stage::Two],
+        StageArg::Both => &[Stage::Two, Stage::One],
     };
     let asked = if benchmark.every_phrase { "every phrase" } else { "the first phrase" };
     let protocol = format!(
@@ -457,63 +533,74 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
          own (in_photo); pointing: the most similar patch lies in the box; captions against the phrases, {}",
         args.decoding.words()
     );
-    let (mut record, mut page) = (None, Page::default());
-    for (stage, prefix) in stages {
+    let mut runs = Vec::with_capacity(stages.len());
+    for stage in stages {
         let mut progress = Progress::new(context.quiet);
         let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
         let run =
             block_on(regions(&context.session, &benchmark, *stage, proposals.as_ref(), decoding, tick))?;
         progress.finish();
-        let record = match &mut record {
-            Some(record) => record,
-            none => {
-                note_skipped(&run.seen, context)?;
-                if let Some(path) = &args.out {
-                    write_atomic(path, &serde_json::to_vec_pretty(&said_of_boxes(&run))?)?;
-                }
-                if args.outputs.wants_page() {
-                    page = cases::of_regions(&run, &benchmark, &context.session)?;
-                }
-                none.insert(Record::new("region", &benchmark.name, protocol.clone(), &run.seen, context))
-            }
-        };
-        let mut scores = to_object(&run.scores)?;
-        let mut measures = run.measures;
-        let of_regions: Vec<&str> = run.cases.iter().map(|case| case.caption.as_str()).collect();
-        let references: Vec<Vec<String>> = run.cases.iter().map(|case| case.phrases.clone()).collect();
-        for (name, values) in args.scorers.score(&of_regions, &references)? {
-            let photo_of: Vec<usize> = run.cases.iter().map(|case| case.photo_idx).collect();
-            scores.insert(format!("region_{name}"), json!(values.mean));
-            measures.add_mean_of_parts(&format!("region_{name}"), &photo_of, values.each);
-        }
-        let (matched, n_true) = &run.dense;
-        let meteors = args.scorers.meteor_of(matched)?;
-        let dense = dense_scores(matched, meteors.as_deref(), *n_true);
-        // With the true boxes given, finding them is no feat.
-        scores.insert("detection_map".into(), json!(proposals.as_ref().map(|_| dense.detection_map)));
-        scores.insert("dense_captioning_map".into(), json!(dense.dense_captioning_map));
-        for (name, score) in scores {
-            record.scores.insert(format!("{prefix}{name}"), score);
-        }
-        if record.measures.ids.is_empty() {
-            record.measures.ids = measures.ids;
-        }
-        record
-            .measures
-            .measures
-            .extend(measures.measures.into_iter().map(|(name, m)| (format!("{prefix}{name}"), m)));
+        runs.push((*stage, run));
     }
-    record.expect("there is at least one stage").publish(&args.outputs, &page, context)
+    let (_, lead) = &runs[0];
+    note_skipped(&lead.seen, context)?;
+    if let Some(path) = &args.out {
+        write_atomic(path, &serde_json::to_vec_pretty(&said_of_boxes(&runs))?)?;
+    }
+    let page = match args.outputs.wants_page() {
+        true => cases::of_regions(&runs, &benchmark, &context.session)?,
+        false => Page::default(),
+    };
+    let mut record = Record::new("region", &benchmark.name, protocol, &lead.seen, context);
+    record.measures.ids.clone_from(&lead.measures.ids);
+    for ((_, run), prefix) in runs.iter().zip(["", STAGE_1]) {
+        let (scores, measures) = region_scores(run, &args.scorers, proposals.is_some())?;
+        record.scores.extend(scores.into_iter().map(|(name, score)| (format!("{prefix}{name}"), score)));
+        let measures = measures.measures.into_iter();
+        record.measures.measures.extend(measures.map(|(name, m)| (format!("{prefix}{name}"), m)));
+    }
+    record.publish(&args.outputs, &page, context)
 }
 
-fn said_of_boxes(run: &mmgem_core::eval::run::RegionRun) -> Vec<Value> {
-    let said = |case: &mmgem_core::eval::run::RegionCase| {
-        json!({
-            "image_id": run.photos[case.photo_idx].id, "box": case.box_px,
+/// The scores of a stage, with those of other programs and of dense captioning.
+fn region_scores(
+    run: &RegionRun,
+    scorers: &Scorers,
+    has_proposals: bool,
+) -> Result<(Map<String, Value>, Measures)> {
+    let (mut scores, mut measures) = (to_object(&run.scores)?, run.measures.clone());
+    let of_regions: Vec<&str> = run.cases.iter().map(|case| case.caption.as_str()).collect();
+    let references: Vec<Vec<String>> = run.cases.iter().map(|case| case.phrases.clone()).collect();
+    for (name, values) in scorers.score(&of_regions, &references)? {
+        let photo_of: Vec<usize> = run.cases.iter().map(|case| case.photo_idx).collect();
+        scores.insert(format!("region_{name}"), json!(values.mean));
+        measures.add_mean_of_parts(&format!("region_{name}"), &photo_of, values.each);
+    }
+    let (matched, n_true) = &run.dense;
+    let meteors = scorers.meteor_of(matched)?;
+    let dense = dense_scores(matched, meteors.as_deref(), *n_true);
+    // With the true boxes given, finding them is no feat.
+    scores.insert("detection_map".into(), json!(has_proposals.then_some(dense.detection_map)));
+    scores.insert("dense_captioning_map".into(), json!(dense.dense_captioning_map));
+    Ok((scores, measures))
+}
+
+/// What was said of each box; of two stages what each said.
+fn said_of_boxes(runs: &[(Stage, RegionRun)]) -> Vec<Value> {
+    let (_, lead) = &runs[0];
+    let said = |(idx, case): (usize, &RegionCase)| {
+        let mut entry = json!({
+            "image_id": lead.photos[case.photo_idx].id, "box": case.box_px,
             "caption": case.caption, "phrases": case.phrases, "cider": case.cider,
-        })
+        });
+        for (_, other) in &runs[1..] {
+            let other = &other.cases[idx];
+            entry[format!("{STAGE_1}caption")] = json!(other.caption);
+            entry[format!("{STAGE_1}cider")] = json!(other.cider);
+        }
+        entry
     };
-    run.cases.iter().map(said).collect()
+    lead.cases.iter().enumerate().map(said).collect()
 }
 
 fn to_object(scores: &impl serde::Serialize) -> Result<Map<String, Value>> {

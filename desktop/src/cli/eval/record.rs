@@ -1,8 +1,8 @@
 //! What an evaluation tells: scores with intervals, and everything needed to get them again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::data::benchmark::Seen;
@@ -33,6 +33,21 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
+    /// Finds out before the work whether the files can be written, and `more`.
+    pub fn check(&self, more: Option<&PathBuf>) -> Result<()> {
+        for path in [&self.save, &self.csv, &self.report].into_iter().flatten().chain(more) {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let is_there = folder.is_none_or(Path::is_dir);
+            ensure!(
+                is_there,
+                "there is no folder to write the file to\n  hint: make it first\n  file: {}",
+                path.display()
+            );
+            ensure!(!path.is_dir(), "a folder is in the way of the file\n  file: {}", path.display());
+        }
+        Ok(())
+    }
+
     /// Whether cases with pictures are wanted.
     pub fn wants_page(&self) -> bool {
         self.report.is_some()
@@ -125,7 +140,7 @@ impl Record {
     }
 
     /// Reads a saved file.
-    pub fn read(path: &std::path::Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
         let wanted =
             || format!("wanted a file that `mmgem eval .. --save FILE` wrote\n  file: {}", path.display());
         serde_json::from_slice(&read(path)?).with_context(wanted)

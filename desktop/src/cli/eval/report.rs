@@ -3,6 +3,7 @@
 use mmgem_core::eval::retrieval::recall_at;
 use mmgem_core::image::BoxPx;
 
+use super::STAGE_1;
 use crate::demo::markup::{escape, rect};
 
 /// What a page shows besides the scores.
@@ -55,15 +56,7 @@ impl Page {
             format!("<div class=\"{name}\"><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(fact))
         };
         let facts: String = facts.iter().map(fact).collect();
-        let row = |[name, value, interval]: &[String; 3]| {
-            format!(
-                "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>",
-                escape(name),
-                escape(value),
-                escape(interval)
-            )
-        };
-        let rows: String = table.iter().map(row).collect();
+        let scores = scores(table);
         let curves: String = self.curves.iter().map(Curve::html).collect();
         let curves = match self.curves.is_empty() {
             true => String::new(),
@@ -73,11 +66,41 @@ impl Page {
         format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
              content=\"width=device-width\"><title>MM-GEM evaluation</title><style>{}</style><h1>Evaluation</h1>\
-             <dl>{facts}</dl><h2>Scores</h2><div class=\"wide\"><table><tr><th>score</th><th>value</th>\
-             <th>95 % of bootstrap draws of the photos</th></tr>{rows}</table></div>{curves}{cases}</html>\n",
+             <dl>{facts}</dl><h2>Scores</h2><div class=\"wide\"><table>{scores}</table></div>{curves}{cases}</html>\n",
             include_str!("report.css")
         )
     }
+}
+
+/// The rows of the table; what `stage_1_` and the like begins stands beside the score of the rest of its name.
+fn scores(table: &[[String; 3]]) -> String {
+    let has = |prefix: &str| table.iter().any(|[name, ..]| name.starts_with(prefix));
+    let first = if has(STAGE_1) { "stage 2" } else { "value" };
+    let others = [(STAGE_1, "stage 1"), ("baseline.", "baseline"), ("minus_baseline.", "difference")];
+    let others: Vec<(&str, &str)> = others.into_iter().filter(|(prefix, _)| has(prefix)).collect();
+    let partner = |name: &str| {
+        let own = others.iter().find_map(|(prefix, _)| name.strip_prefix(prefix));
+        own.is_some_and(|own| table.iter().any(|[name, ..]| name == own))
+    };
+    let cells = |row: Option<&[String; 3]>| {
+        let cell = |text: &str| format!("<td class=\"n\">{}</td>", escape(text));
+        row.map_or_else(|| [cell(""), cell("")], |[_, value, interval]| [cell(value), cell(interval)])
+            .concat()
+    };
+    let row = |row: &[String; 3]| {
+        let [name, ..] = row;
+        let beside = others.iter().map(|(prefix, _)| {
+            let of_other = format!("{prefix}{name}");
+            cells(table.iter().find(|[name, ..]| *name == of_other))
+        });
+        format!("<tr><td>{}</td>{}{}</tr>", escape(name), cells(Some(row)), beside.collect::<String>())
+    };
+    let headings = std::iter::once(first).chain(others.iter().map(|(_, heading)| *heading));
+    let headings: String = headings
+        .map(|heading| format!("<th>{heading}</th><th>95 % of bootstrap draws of the photos</th>"))
+        .collect();
+    let rows: String = table.iter().filter(|[name, ..]| !partner(name)).map(row).collect();
+    format!("<tr><th>score</th>{headings}</tr>{rows}")
 }
 
 fn section((heading, cases): &(String, Vec<Case>)) -> String {
@@ -193,6 +216,22 @@ mod tests {
             assert!(html.contains(wanted), "{wanted}");
         }
         assert!(html.contains("class=\"true\" x=\"1.0\" y=\"2.0\" width=\"10.0\" height=\"10.0\""));
+    }
+
+    #[test]
+    fn scores_of_both_stages_stand_in_one_row() {
+        let row = |name: &str, value: &str| [name.to_owned(), value.to_owned(), String::new()];
+        let html =
+            scores(&[row("region_cider", "0.2"), row("n_photos", "5"), row("stage_1_region_cider", "0.1")]);
+        let cells = |value: &str| format!("<td class=\"n\">{value}</td><td class=\"n\"></td>");
+        assert!(
+            html.contains(&format!("<td>region_cider</td>{}{}</tr>", cells("0.2"), cells("0.1"))),
+            "{html}"
+        );
+        assert!(html.contains("<th>stage 2</th>") && html.contains("<th>stage 1</th>"), "{html}");
+        assert_eq!(html.matches("<tr>").count(), 3, "{html}");
+        // What has no partner keeps its own row.
+        assert!(scores(&[row("baseline.model", "clip")]).contains("<td>baseline.model</td>"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const SCRIPT: &str = include_str!("scorers.py");
 
 /// Scores that another program computes.
 #[derive(Debug, ClapArgs)]
-pub(super) struct Scorers {
+pub struct Scorers {
     /// Also METEOR, by pycocoevalcap (pip) and Java
     #[arg(long)]
     meteor: bool,
@@ -29,7 +29,7 @@ pub(super) struct Scorers {
 
 /// A score of each caption and of all.
 #[derive(Debug, Deserialize)]
-pub(super) struct Scored {
+pub struct Scored {
     pub mean: f64,
     pub each: Vec<f64>,
 }
@@ -40,7 +40,11 @@ impl Scorers {
         for scorer in self.wanted() {
             let checked = self.call(&json!({ "scorer": scorer, "check": true }).to_string());
             checked.with_context(|| {
-                format!("--{scorer} cannot be computed\n  hint: pip install pycocoevalcap, and install Java; or name the Python that has it with --python")
+                let hint = match scorer {
+                    "spice" => "\n  hint: SPICE fetches Stanford's CoreNLP 3.6.0 from nlp.stanford.edu when it is first used",
+                    _ => "",
+                };
+                format!("--{scorer} cannot be computed\n  hint: pip install pycocoevalcap, and install Java; or name the Python that has it with --python{hint}")
             })?;
         }
         Ok(())
@@ -85,8 +89,11 @@ impl Scorers {
         candidates: &[C],
         references: &[Vec<String>],
     ) -> Result<Scored> {
+        // All in one go: the start of the next caption decides over a full stop at the end of this one.
+        let flat: Vec<&str> = references.iter().flatten().map(String::as_str).collect();
+        let mut lines = tokenize_lines(&flat).into_iter();
         let references: Vec<Vec<String>> =
-            references.iter().map(|of_image| tokenize_lines(of_image)).collect();
+            references.iter().map(|of_image| lines.by_ref().take(of_image.len()).collect()).collect();
         let input = json!({
             "scorer": scorer, "candidates": tokenize_lines(candidates), "references": references,
         });

@@ -1,0 +1,227 @@
+//! Files in a zip archive, one at a time and from several threads: what benchmarks need, and no more.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use flate2::Crc;
+use flate2::read::DeflateDecoder;
+
+/// Marks of the format (APPNOTE.TXT 6.3.10, section 4.3).
+const LOCAL: u32 = 0x0403_4b50;
+const CENTRAL: u32 = 0x0201_4b50;
+const END: u32 = 0x0605_4b50;
+const END_64_LOCATOR: u32 = 0x0706_4b50;
+const END_64: u32 = 0x0606_4b50;
+/// Bytes of the end record without its comment, and with the longest one.
+const END_BYTES: usize = 22;
+const LONGEST_END_BYTES: u64 = END_BYTES as u64 + 0xffff;
+/// Bytes of a 64 bit locator, of a central entry and of a local header without what varies.
+const LOCATOR_BYTES: usize = 20;
+const CENTRAL_BYTES: usize = 46;
+const LOCAL_BYTES: usize = 30;
+/// Kind of the extra field that holds sizes of 64 bits.
+const EXTRA_64: u16 = 1;
+/// Stands for a number that the extra field holds.
+const IN_EXTRA: u64 = 0xffff_ffff;
+/// The first bit of the flags.
+const IS_ENCRYPTED: u16 = 1;
+
+/// An archive whose contents are listed.
+#[derive(Debug)]
+pub struct ZipArchive {
+    path: PathBuf,
+    entries: HashMap<String, Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    method: u16,
+    is_encrypted: bool,
+    crc: u32,
+    packed_bytes: u64,
+    plain_bytes: u64,
+    local_offset: u64,
+}
+
+impl ZipArchive {
+    /// Reads the list of the files inside.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no whole zip archive; the text says why.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let damaged = || "it is no whole zip archive (the list at its end cannot be read)".to_owned();
+        let mut file = File::open(path).map_err(|e| e.to_string())?;
+        let n_bytes = file.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
+        let tail_bytes = n_bytes.min(LONGEST_END_BYTES + LOCATOR_BYTES as u64);
+        let tail = read_at(&mut file, n_bytes - tail_bytes, tail_bytes)?;
+        let (offset, list_bytes) = place_of_list(&mut file, &tail).ok_or_else(damaged)?;
+        if offset.checked_add(list_bytes).is_none_or(|end| end > n_bytes) {
+            return Err(damaged());
+        }
+        let list = read_at(&mut file, offset, list_bytes)?;
+        let (mut entries, mut rest) = (HashMap::new(), list.as_slice());
+        while u32_at(rest, 0) == Some(CENTRAL) {
+            let (name, entry, n_bytes) = central_entry(rest).ok_or_else(damaged)?;
+            entries.insert(name, entry);
+            rest = &rest[n_bytes..];
+        }
+        Ok(Self { path: path.into(), entries })
+    }
+
+    /// Where the archive is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bytes of a file inside, held against their checksum.
+    ///
+    /// # Errors
+    /// When it is not there, is packed otherwise than stored or deflated, or is damaged; the text says why.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, String> {
+        let entry = self.entries.get(name).ok_or_else(|| format!("it is not in {}", self.path.display()))?;
+        if entry.is_encrypted {
+            return Err("it is encrypted".into());
+        }
+        let mut file = File::open(&self.path).map_err(|e| e.to_string())?;
+        let header = read_at(&mut file, entry.local_offset, LOCAL_BYTES as u64)?;
+        let lengths = (u32_at(&header, 0), u16_at(&header, 26), u16_at(&header, 28));
+        let (Some(LOCAL), Some(name_bytes), Some(extra_bytes)) = lengths else {
+            return Err("the archive is damaged where it begins".into());
+        };
+        let start = entry.local_offset + LOCAL_BYTES as u64 + u64::from(name_bytes) + u64::from(extra_bytes);
+        file.seek(SeekFrom::Start(start)).map_err(|e| e.to_string())?;
+        let packed = file.take(entry.packed_bytes);
+        let mut bytes = Vec::new();
+        // One byte more than it should have, so that too long a file is seen and fills no memory.
+        let most = entry.plain_bytes.saturating_add(1);
+        match entry.method {
+            0 => packed.take(most).read_to_end(&mut bytes),
+            8 => DeflateDecoder::new(packed).take(most).read_to_end(&mut bytes),
+            other => {
+                return Err(format!(
+                    "it is packed by method {other}; wanted stored or deflated (unpack the archive with unzip)"
+                ));
+            }
+        }
+        .map_err(|e| format!("it cannot be unpacked: {e}"))?;
+        let mut crc = Crc::new();
+        crc.update(&bytes);
+        match bytes.len() as u64 == entry.plain_bytes && crc.sum() == entry.crc {
+            true => Ok(bytes),
+            false => Err("it is damaged: its checksum differs".into()),
+        }
+    }
+}
+
+/// Offset and length of the list of files, from the last bytes of the archive.
+fn place_of_list(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
+    // A comment may follow, so the record is looked for from the end.
+    let last = tail.len().checked_sub(END_BYTES)?;
+    let end = (0..=last).rev().find(|at| {
+        let comment = u16_at(tail, at + 20).map(usize::from);
+        u32_at(tail, *at) == Some(END) && comment == Some(tail.len() - at - END_BYTES)
+    })?;
+    let locator = end.checked_sub(LOCATOR_BYTES).filter(|at| u32_at(tail, *at) == Some(END_64_LOCATOR));
+    match locator {
+        None => Some((u64::from(u32_at(tail, end + 16)?), u64::from(u32_at(tail, end + 12)?))),
+        Some(at) => {
+            let record = read_at(file, u64_at(tail, at + 8)?, 56).ok()?;
+            (u32_at(&record, 0)? == END_64).then_some((u64_at(&record, 48)?, u64_at(&record, 40)?))
+        }
+    }
+}
+
+/// Name and place of a file, and the bytes of its entry in the list.
+fn central_entry(list: &[u8]) -> Option<(String, Entry, usize)> {
+    let lengths = [28, 30, 32].map(|at| u16_at(list, at).map(usize::from));
+    let [Some(name_bytes), Some(extra_bytes), Some(comment_bytes)] = lengths else { return None };
+    let name = list.get(CENTRAL_BYTES..CENTRAL_BYTES + name_bytes)?;
+    let extra = list.get(CENTRAL_BYTES + name_bytes..CENTRAL_BYTES + name_bytes + extra_bytes)?;
+    let n_bytes = CENTRAL_BYTES + name_bytes + extra_bytes + comment_bytes;
+    // Numbers too large for 32 bits stand in the extra field, in this order.
+    let mut large = extra_64(extra).chunks_exact(8).map(|bytes| u64_at(bytes, 0));
+    let mut number = |at: usize| match u64::from(u32_at(list, at)?) {
+        IN_EXTRA => large.next()?,
+        number => Some(number),
+    };
+    let (plain_bytes, packed_bytes, local_offset) = (number(24)?, number(20)?, number(42)?);
+    let entry = Entry {
+        method: u16_at(list, 10)?,
+        is_encrypted: u16_at(list, 8)? & IS_ENCRYPTED != 0,
+        crc: u32_at(list, 16)?,
+        packed_bytes,
+        plain_bytes,
+        local_offset,
+    };
+    (list.len() >= n_bytes).then(|| (String::from_utf8_lossy(name).into_owned(), entry, n_bytes))
+}
+
+/// The extra field with numbers of 64 bits; empty without.
+fn extra_64(mut extra: &[u8]) -> &[u8] {
+    while let (Some(kind), Some(n_bytes)) = (u16_at(extra, 0), u16_at(extra, 2)) {
+        let end = 4 + usize::from(n_bytes);
+        match extra.get(4..end) {
+            Some(field) if kind == EXTRA_64 => return field,
+            Some(_) => extra = &extra[end..],
+            None => break,
+        }
+    }
+    &[]
+}
+
+fn read_at(file: &mut File, offset: u64, n_bytes: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![0; usize::try_from(n_bytes).map_err(|e| e.to_string())?];
+    file.seek(SeekFrom::Start(offset)).map_err(|e| e.to_string())?;
+    file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/eval").join(name)
+    }
+
+    /// Python's zipfile wrote them (`tests/eval/make.py`): stored and deflated, in a folder, with a comment at the end.
+    #[test]
+    fn archives_of_pythons_zipfile_are_read() {
+        for name in ["files.zip", "files_64.zip"] {
+            let archive = ZipArchive::open(&golden(name)).expect(name);
+            assert_eq!(archive.read("a.txt").as_deref(), Ok(b"stored".as_slice()), "{name}");
+            let long: Vec<u8> = (0..2000).flat_map(|i| format!("{i} ").into_bytes()).collect();
+            assert_eq!(archive.read("in/b \u{e9}.txt"), Ok(long), "{name}");
+            assert!(archive.read("b.txt").expect_err("it is not there").contains(name));
+        }
+    }
+
+    #[test]
+    fn damage_is_told() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.zip");
+        let whole = std::fs::read(golden("files.zip")).expect("goldens");
+        std::fs::write(&path, &whole[..whole.len() - 60]).expect("writable");
+        assert!(ZipArchive::open(&path).expect_err("its end is missing").contains("no whole zip archive"));
+        let mut bytes = whole;
+        let at = bytes.windows(6).position(|part| part == b"stored").expect("a file as it is");
+        bytes[at] = b'S';
+        std::fs::write(&path, bytes).expect("writable");
+        let archive = ZipArchive::open(&path).expect("the list is whole");
+        assert!(archive.read("a.txt").expect_err("a byte differs").contains("checksum"));
+    }
+}
