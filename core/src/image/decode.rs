@@ -107,13 +107,18 @@ impl Decoded {
     }
 }
 
-/// The largest JPEG inside a file: the preview that a camera puts into its raw photos.
+/// The largest JPEG inside a file that shows a picture: the preview that a camera puts into its raw photos.
+///
+/// Canon and DNG keep the sensor's values as a JPEG too, a lossless one of more than 8 bits and often the
+/// largest of all; it is no preview.
 pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
     let starts = bytes.windows(3).enumerate().filter(|(_, window)| *window == [0xff, 0xd8, 0xff]);
     let area = |jpeg: &[u8]| {
         let header = catch_unwind(|| {
             let decoder = libjpeg_turbo_rs::Decoder::new(jpeg).ok()?;
-            Some(u64::from(decoder.header().width) * u64::from(decoder.header().height))
+            let header = decoder.header();
+            let is_picture = !header.is_lossless && header.precision == 8;
+            is_picture.then(|| u64::from(header.width) * u64::from(header.height))
         });
         header.ok().flatten()
     };
@@ -419,6 +424,17 @@ mod tests {
         assert_eq!(embedded_jpeg(&junk), None);
         let turned = decode_scaled(&small, DecodeLimits::default(), u32::MAX).expect("whole").turned(6);
         assert_eq!((turned.width, turned.height, turned.pixels.dimensions()), (30, 40, (30, 40)));
+    }
+
+    #[test]
+    fn the_sensors_values_are_no_preview() {
+        let preview = jpeg(40, 30, Subsampling::S420);
+        let sensor = libjpeg_turbo_rs::compress_lossless(&[7; 100 * 90], 100, 90, PixelFormat::Grayscale);
+        let sensor = sensor.expect("encodes");
+        assert!(libjpeg_turbo_rs::Decoder::new(&sensor).expect("a JPEG").header().is_lossless);
+        let raw = [b"II*\0".as_slice(), &preview, &sensor].concat();
+        assert_eq!(decoded(embedded_jpeg(&raw).expect("the preview")), decoded(&preview));
+        assert_eq!(embedded_jpeg(&sensor), None);
     }
 
     /// `[4 x, 5 y, 128]` by pillow-heif 1.8 at quality 90.
