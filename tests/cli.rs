@@ -11,6 +11,8 @@ mod library;
 mod refused;
 #[path = "cli/results.rs"]
 mod results;
+#[path = "cli/shards.rs"]
+mod shards;
 #[path = "cli/training.rs"]
 mod training;
 #[path = "cli/window.rs"]
