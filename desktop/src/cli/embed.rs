@@ -10,6 +10,7 @@ use mmgem_core::files::write_atomic;
 use mmgem_core::image::BoxPx;
 use serde_json::{Value, json};
 
+use crate::args::Globals;
 use crate::boxes::BoxArg;
 use crate::cli::embed_shards;
 use crate::context::Context;
@@ -52,10 +53,11 @@ struct Embeds {
     regions: Vec<(PathBuf, BoxPx, Vec<f32>)>,
 }
 
-pub fn run(args: &EmbedArgs, context: &Context) -> Result<()> {
+pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
     if let (false, Some(out)) = (args.shards.is_empty(), &args.out) {
-        return embed_shards::run(&args.shards, out, context);
+        return embed_shards::run(&args.shards, out, globals);
     }
+    let context = &globals.open()?;
     let embeds = embed(args, context)?;
     if let Some(out) = &args.out {
         write_atomic(out, &embeds.to_safetensors()?)?;

@@ -18,6 +18,7 @@ use mmgem_core::train::collective::Launch;
 use rayon::prelude::*;
 use serde_json::json;
 
+use crate::args::Globals;
 use crate::context::Context;
 use crate::photos::whole_embed;
 use crate::terminal::{PassedOver, note, print, print_json, progress_bar};
@@ -40,8 +41,10 @@ struct Done {
 ///
 /// # Errors
 /// When a shard cannot be read, a file cannot be written, or one is there that another model made.
-pub fn run(shards: &[String], out: &Path, context: &Context) -> Result<()> {
+pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
     let launch = Launch::from_env()?;
+    let device = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
+    let context = &Globals { device, ..globals.clone() }.open()?;
     let (rank, size) = launch.as_ref().map_or((0, 1), |launch| (launch.rank, launch.size));
     let jobs = jobs(&expand(shards)?, out)?;
     files::create_dir(out)?;
