@@ -5,6 +5,8 @@
 //! with other features, and with them a second build of Burn. The format's own description:
 //! <https://github.com/apache/parquet-format>.
 
+use std::io::{self, Read, Seek, SeekFrom};
+
 /// Rows of one row group: readers hold a group in memory.
 const GROUP_ROWS: usize = 8192;
 /// At both ends of a file.
@@ -91,15 +93,29 @@ impl VectorTable {
     }
 }
 
-/// Whether the footer of a file that [`VectorTable::to_parquet`] wrote has this note; not so for what is no
-/// whole file.
-pub fn has_note(file: &[u8], key: &str, value: &str) -> bool {
-    let Some((body, MAGIC)) = file.split_last_chunk() else { return false };
-    let Some((body, len_bytes)) = body.split_last_chunk() else { return false };
-    let len_bytes = u32::from_le_bytes(*len_bytes) as usize;
-    let Some(start) = body.len().checked_sub(len_bytes) else { return false };
+/// The footer of a Parquet file, which is all that is read of it; nothing where the file is no whole one.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn footer(file: &mut (impl Read + Seek)) -> io::Result<Option<Vec<u8>>> {
+    let len_bytes = file.seek(SeekFrom::End(0))?;
+    let Some(end) = len_bytes.checked_sub(2 * MAGIC.len() as u64) else { return Ok(None) };
+    file.seek(SeekFrom::Start(end))?;
+    let (mut footer_bytes, mut magic) = ([0; 4], [0; 4]);
+    file.read_exact(&mut footer_bytes)?;
+    file.read_exact(&mut magic)?;
+    let start = end.checked_sub(u64::from(u32::from_le_bytes(footer_bytes)));
+    let Some(start) = start.filter(|_| magic == *MAGIC) else { return Ok(None) };
+    let mut footer = vec![0; u32::from_le_bytes(footer_bytes) as usize];
+    file.seek(SeekFrom::Start(start))?;
+    file.read_exact(&mut footer)?;
+    Ok(Some(footer))
+}
+
+/// Whether a [`footer`] of [`VectorTable::to_parquet`] has this note.
+pub fn has_note(footer: &[u8], key: &str, value: &str) -> bool {
     let wanted = key_value(key, value).end();
-    body.starts_with(MAGIC) && body[start..].windows(wanted.len()).any(|bytes| bytes == wanted)
+    footer.windows(wanted.len()).any(|bytes| bytes == wanted)
 }
 
 // Numbers that the format gives to types, encodings and so on.
@@ -327,6 +343,8 @@ fn varint(bytes: &mut Vec<u8>, mut value: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     fn table(n_rows: usize, dim: usize) -> VectorTable {
@@ -413,11 +431,14 @@ mod tests {
         }
     }
 
-    fn footer(file: &[u8]) -> Value {
-        let end = file.len() - 8;
-        let len_bytes = u32::from_le_bytes(file[end..end + 4].try_into().expect("four")) as usize;
-        assert_eq!((&file[..4], &file[end + 4..]), (&b"PAR1"[..], &b"PAR1"[..]));
-        let mut reader = Reader(&file[end - len_bytes..end]);
+    fn found(file: &[u8]) -> Option<Vec<u8>> {
+        footer(&mut Cursor::new(file)).expect("memory can be read")
+    }
+
+    fn read_footer(file: &[u8]) -> Value {
+        assert_eq!((&file[..4], &file[file.len() - 4..]), (&b"PAR1"[..], &b"PAR1"[..]));
+        let footer = found(file).expect("a whole file");
+        let mut reader = Reader(&footer);
         let value = reader.value(12);
         assert!(reader.0.is_empty(), "nothing is left");
         value
@@ -442,7 +463,7 @@ mod tests {
     fn ids_and_numbers_stand_where_the_footer_says() {
         let table = table(3, 4);
         let file = table.to_parquet();
-        let footer = footer(&file);
+        let footer = read_footer(&file);
         assert_eq!((footer.get(3).number(), footer.get(4).list().len()), (3, 1));
         let names: Vec<&Value> = footer.get(2).list().iter().map(|element| element.get(4)).collect();
         let wanted =
@@ -467,19 +488,21 @@ mod tests {
     fn many_rows_make_several_groups_and_none_an_empty_file() {
         let many = table(GROUP_ROWS + 2, 1).to_parquet();
         let groups: Vec<usize> =
-            footer(&many).get(4).list().iter().map(|group| group.get(3).number()).collect();
+            read_footer(&many).get(4).list().iter().map(|group| group.get(3).number()).collect();
         assert_eq!(groups, [GROUP_ROWS, 2]);
         let none = table(0, 4).to_parquet();
-        assert_eq!((footer(&none).get(3).number(), footer(&none).get(4).list().len()), (0, 0));
+        assert_eq!((read_footer(&none).get(3).number(), read_footer(&none).get(4).list().len()), (0, 0));
     }
 
     #[test]
     fn a_note_is_found_in_a_whole_file_only() {
         let file = table(3, 4).to_parquet();
-        assert!(has_note(&file, "mmgem.model", "00ab"));
-        assert!(!has_note(&file, "mmgem.model", "00a") && !has_note(&file, "mmgem", "00ab"));
+        let footer = found(&file).expect("a whole file");
+        assert!(has_note(&footer, "mmgem.model", "00ab"));
+        assert!(!has_note(&footer, "mmgem.model", "00a") && !has_note(&footer, "mmgem", "00ab"));
         for kept in 0..file.len() {
-            assert!(!has_note(&file[..kept], "mmgem.model", "00ab"), "{kept}");
+            assert_eq!(found(&file[..kept]), None, "{kept}");
         }
+        assert_eq!(found(b"PAR1\xff\xff\xff\xffPAR1"), None, "longer than the file");
     }
 }

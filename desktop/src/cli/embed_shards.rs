@@ -4,12 +4,13 @@
 //! A file appears when it is whole, so whoever was ended goes on with the shards that lack theirs.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
-use mmgem_core::data::parquet::{VectorTable, has_note};
+use mmgem_core::data::parquet::{VectorTable, footer, has_note};
 use mmgem_core::data::patterns::expand;
 use mmgem_core::data::webdataset::{Sample, ShardIndex};
 use mmgem_core::files;
@@ -114,10 +115,13 @@ fn is_there(shard: &Path, file: &Path, context: &Context) -> Result<bool> {
     if !file.exists() {
         return Ok(false);
     }
-    let bytes = files::read(file)?;
+    let footer = File::open(file)
+        .and_then(|mut file| footer(&mut file))
+        .with_context(|| format!("cannot read the vectors\n  file: {}", file.display()))?;
     let notes = notes(shard, context)?;
+    let is_of_shard = |footer: Vec<u8>| notes.iter().all(|(key, value)| has_note(&footer, key, value));
     anyhow::ensure!(
-        notes.iter().all(|(key, value)| has_note(&bytes, key, value)),
+        footer.is_some_and(is_of_shard),
         "the file is there, but not with the vectors of this shard by this model\n  hint: give another --out, or delete \
          it\n  file: {}\n  shard: {}",
         file.display(),
