@@ -150,6 +150,8 @@ pub struct State {
     pub searching: bool,
     /// Number of the newest search; answers to older ones are dropped.
     search_number: u64,
+    /// Its text: more may be typed before the answer comes.
+    searched: String,
     /// The last number that was given to a search or a look.
     number: u64,
 
@@ -200,6 +202,7 @@ impl State {
             due_secs: None,
             searching: false,
             search_number: 0,
+            searched: String::new(),
             number: 0,
             selected: None,
             look: None,
@@ -279,6 +282,7 @@ impl State {
             folder: folder.clone(),
             by_region: *by_region,
         }));
+        self.searched.clone_from(&self.form.text);
         self.searching = true;
     }
 
@@ -587,7 +591,7 @@ impl State {
         self.events.tell(
             "hits",
             &[
-                ("query", self.form.text.as_str().into()),
+                ("query", self.searched.as_str().into()),
                 ("n", self.n_shown().into()),
                 ("first", first.into()),
             ],
