@@ -13,6 +13,8 @@ mod parity;
 mod refused;
 #[path = "cli/results.rs"]
 mod results;
+#[path = "cli/shards.rs"]
+mod shards;
 #[path = "cli/training.rs"]
 mod training;
 #[path = "cli/window.rs"]

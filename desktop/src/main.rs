@@ -51,7 +51,7 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Caption(args) => cli::caption::run(&args, &globals.open()?),
         Command::Demo(args) => demo::run(args, &globals.open()?),
         Command::Devices => cli::devices::run(&globals),
-        Command::Embed(args) => cli::embed::run(&args, &globals.open()?),
+        Command::Embed(args) => cli::embed::run(&args, &globals),
         Command::Eval(args) => cli::eval::run(&args, &globals),
         Command::Export(args) => cli::export::run(&args, &globals),
         Command::Import(args) => cli::import::run(&args, &globals),

@@ -11,7 +11,7 @@ use mmgem_core::session::{Part, Session};
 use pollster::block_on;
 
 use crate::args::WrongArguments;
-use crate::library::Photo;
+use crate::library::{KnownTexts, Photo};
 use crate::photos::{looks_like_a_photo, read_photo};
 
 /// Radius of `near:` where none is given, in kilometres.
@@ -97,16 +97,21 @@ impl Query {
     }
 
     /// The unit vector of the query: the weighted sum of its terms'. With a box, of that region of the photo
-    /// that the query is.
+    /// that the query is. Texts are looked up in `texts` first, and remembered there.
     ///
     /// # Errors
     /// When a photo or the box cannot be used, or the terms cancel each other.
-    pub fn embed(&self, box_px: Option<BoxPx>, session: &Session) -> Result<Vec<f32>> {
+    pub fn embed(
+        &self,
+        box_px: Option<BoxPx>,
+        session: &Session,
+        texts: &mut dyn KnownTexts,
+    ) -> Result<Vec<f32>> {
         let part = box_px.map_or(Part::Whole, Part::Box);
         let mut sum = vec![0.0; session.config().embed_dim];
         for Term { weight, what } in &self.terms {
             let embed = match what {
-                What::Text(text) => block_on(session.embed_text(text))?,
+                What::Text(text) => embed_text(text, session, texts)?,
                 What::Photo(path) => {
                     let encoded = session.encode_rgb(&read_photo(path)?);
                     block_on(session.embed_image(&encoded, &part))
@@ -121,6 +126,20 @@ impl Query {
         }
         sum.iter_mut().for_each(|x| *x /= norm);
         Ok(sum)
+    }
+
+    /// Whether [`Self::embed`] needs the model for nothing: it looks for texts, all of which are known.
+    ///
+    /// # Errors
+    /// When what is known cannot be read.
+    pub fn is_known(&self, texts: &dyn KnownTexts) -> Result<bool> {
+        for Term { what, .. } in &self.terms {
+            match what {
+                What::Text(text) if texts.known(text)?.is_some() => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     fn take_term(&mut self, sign: f32, words: &mut Vec<String>) -> Result<(), WrongArguments> {
@@ -148,6 +167,19 @@ impl Query {
     pub fn keeps(&self, photo: &Photo) -> bool {
         self.filters.iter().all(|filter| filter.keeps(photo))
     }
+}
+
+/// The unit vector of a text that may have been looked for before.
+pub fn embed_text(text: &str, session: &Session, texts: &mut dyn KnownTexts) -> Result<Vec<f32>> {
+    if let Some(embed) = texts.known(text)? {
+        return Ok(embed);
+    }
+    let embed = block_on(session.embed_text(text))?;
+    // The next search pays for it; this one has what it needs.
+    if let Err(error) = texts.remember(text, &embed) {
+        tracing::warn!("the vector of the text cannot be kept: {error:#}");
+    }
+    Ok(embed)
 }
 
 impl Filter {

@@ -3,6 +3,7 @@
 pub mod benchmark;
 pub mod gallery;
 pub mod mixture;
+pub mod parquet;
 pub mod patterns;
 pub mod source;
 pub mod stream;

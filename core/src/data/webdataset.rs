@@ -99,10 +99,13 @@ impl Sample {
 
     /// The photo's bytes, under whichever image extension comes first.
     pub fn image(&self) -> Option<&[u8]> {
-        self.parts
-            .iter()
-            .find(|part| IMAGE_EXTENSIONS.contains(&part.0.as_str()))
-            .map(|part| part.1.as_slice())
+        self.image_part().map(|(_, bytes)| bytes)
+    }
+
+    /// [`Self::image`] with its extension.
+    pub fn image_part(&self) -> Option<(&str, &[u8])> {
+        let part = self.parts.iter().find(|part| IMAGE_EXTENSIONS.contains(&part.0.as_str()))?;
+        Some((&part.0, &part.1))
     }
 }
 

@@ -107,13 +107,18 @@ impl Decoded {
     }
 }
 
-/// The largest JPEG inside a file: the preview that a camera puts into its raw photos.
+/// The largest JPEG inside a file that shows a picture: the preview that a camera puts into its raw photos.
+///
+/// Canon and DNG keep the sensor's values as a JPEG too, a lossless one of more than 8 bits and often the
+/// largest of all; it is no preview.
 pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
     let starts = bytes.windows(3).enumerate().filter(|(_, window)| *window == [0xff, 0xd8, 0xff]);
     let area = |jpeg: &[u8]| {
         let header = catch_unwind(|| {
             let decoder = libjpeg_turbo_rs::Decoder::new(jpeg).ok()?;
-            Some(u64::from(decoder.header().width) * u64::from(decoder.header().height))
+            let header = decoder.header();
+            let is_picture = !header.is_lossless && header.precision == 8;
+            is_picture.then(|| u64::from(header.width) * u64::from(header.height))
         });
         header.ok().flatten()
     };
@@ -131,11 +136,16 @@ fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
         Ok(ImageFormat::Gif) => "GIF",
         Ok(ImageFormat::Bmp) => "BMP",
         Ok(ImageFormat::Tiff) => "TIFF",
+        #[cfg(feature = "avif")]
+        Ok(ImageFormat::Avif) => "AVIF",
         #[cfg(feature = "heic")]
         _ if is_heic(bytes) => return Ok((Format::Heic, "HEIC")),
         _ => {
             let unknown = if is_heic(bytes) { "HEIC" } else { "no known image format" };
-            let what = guess.map_or(unknown.into(), |format| format!("{format:?}"));
+            let what = match guess {
+                Ok(ImageFormat::Avif) => "AVIF (mmgem reads it when it is built with --features avif)".into(),
+                guess => guess.map_or(unknown.into(), |format| format!("{format:?}")),
+            };
             return Err(ImageError::Format { start: bytes[..bytes.len().min(8)].to_vec(), what });
         }
     };
@@ -216,7 +226,25 @@ fn decode_heic(bytes: &[u8], limits: DecodeLimits) -> Result<Seen, Stopped> {
     Ok((image, width, height))
 }
 
+/// The sizes that a file of the HEIF family announces (its boxes `ispe`); AVIF's decoder looks at none of them
+/// before it decodes.
+#[cfg(feature = "avif")]
+fn check_announced(bytes: &[u8], limits: DecodeLimits) -> Result<(), ImageError> {
+    for (at, _) in bytes.windows(4).enumerate().filter(|(_, name)| **name == *b"ispe") {
+        // After the name: four bytes of version and flags, then width and height.
+        let side = |from: usize| Some(u32::from_be_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
+        if let (Some(width), Some(height)) = (side(at + 8), side(at + 12)) {
+            limits.check(width, height)?;
+        }
+    }
+    Ok(())
+}
+
 fn decode_other(bytes: &[u8], format: ImageFormat, limits: DecodeLimits) -> Result<Seen, Stopped> {
+    #[cfg(feature = "avif")]
+    if format == ImageFormat::Avif {
+        check_announced(bytes, limits)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // Pixels are counted below; 16 bytes a pixel is the widest sample format there is.
     let mut image_limits = image::Limits::no_limits();
@@ -406,7 +434,8 @@ mod tests {
     fn what_is_no_image_is_named() {
         assert!(refused(b"").contains("empty (0 bytes)"));
         assert!(refused(b"hello, world").contains("no known image format"));
-        assert!(refused(b"\0\0\0\x20ftypavif\0\0\0\0").contains("Avif"));
+        #[cfg(not(feature = "avif"))]
+        assert!(refused(AVIF).contains("AVIF") && refused(AVIF).contains("--features avif"));
     }
 
     #[test]
@@ -421,23 +450,51 @@ mod tests {
         assert_eq!((turned.width, turned.height, turned.pixels.dimensions()), (30, 40, (30, 40)));
     }
 
+    #[test]
+    fn the_sensors_values_are_no_preview() {
+        let preview = jpeg(40, 30, Subsampling::S420);
+        let sensor = libjpeg_turbo_rs::compress_lossless(&[7; 100 * 90], 100, 90, PixelFormat::Grayscale);
+        let sensor = sensor.expect("encodes");
+        assert!(libjpeg_turbo_rs::Decoder::new(&sensor).expect("a JPEG").header().is_lossless);
+        let raw = [b"II*\0".as_slice(), &preview, &sensor].concat();
+        assert_eq!(decoded(embedded_jpeg(&raw).expect("the preview")), decoded(&preview));
+        assert_eq!(embedded_jpeg(&sensor), None);
+    }
+
     /// `[4 x, 5 y, 128]` by pillow-heif 1.8 at quality 90.
     const HEIC: &[u8] = include_bytes!("gradient.heic");
 
-    #[test]
-    #[cfg(feature = "heic")]
-    fn a_photo_of_a_phone_is_read() {
-        let image = decoded(HEIC);
+    /// The same by Pillow 13.0 at quality 90, without subsampling.
+    const AVIF: &[u8] = include_bytes!("gradient.avif");
+
+    #[cfg(any(feature = "heic", feature = "avif"))]
+    fn check_gradient(bytes: &[u8]) {
+        let image = decoded(bytes);
         assert_eq!(image.dimensions(), (64, 48));
         let apart = image.enumerate_pixels().flat_map(|(x, y, pixel)| {
             let wanted = [4 * x as u8, 5 * y as u8, 128];
             pixel.0.into_iter().zip(wanted).map(|(found, wanted)| u32::from(found.abs_diff(wanted)))
         });
-        // pillow-heif's own pixels are 1.4 off in the mean.
+        // Of the HEIC one pillow-heif's own pixels are 1.4 off in the mean.
         assert!(apart.sum::<u32>() < 2 * 3 * 64 * 48);
-        for kept in (0..HEIC.len()).step_by(9) {
-            refused(&HEIC[..kept]);
+        for kept in (0..bytes.len()).step_by(9) {
+            refused(&bytes[..kept]);
         }
+    }
+
+    #[test]
+    #[cfg(feature = "heic")]
+    fn a_photo_of_a_phone_is_read() {
+        check_gradient(HEIC);
+    }
+
+    #[test]
+    #[cfg(feature = "avif")]
+    fn an_avif_is_read_unless_it_announces_too_much() {
+        check_gradient(AVIF);
+        let limits = DecodeLimits { max_pixels: 64 * 48 - 1 };
+        let message = decode(AVIF, limits).expect_err("too large").to_string();
+        assert!(message.contains("64x48"), "{message}");
     }
 
     #[test]

@@ -141,6 +141,59 @@ impl Fit {
     }
 }
 
+/// A photo is zoomed into at most so many times.
+const MOST_ZOOM: f32 = 16.0;
+
+/// How a photo is enlarged beyond what fits into its room, `[x, y, width, height]` in points.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Zoom {
+    /// At least 1: all of it is seen.
+    times: f32,
+    /// The point of the photo in the middle of the room, in shares of its sides.
+    middle: [f32; 2],
+}
+
+impl Default for Zoom {
+    fn default() -> Self {
+        Self { times: 1.0, middle: [0.5; 2] }
+    }
+}
+
+impl Zoom {
+    /// The photo as it is seen, of the one that fits.
+    pub fn seen(&self, whole: &Fit, room: [f32; 4]) -> Fit {
+        let size = whole.size.map(|side| side * self.times);
+        let left_top = [0, 1].map(|i| room[i] + room[i + 2] / 2.0 - self.middle[i] * size[i]);
+        Fit { left_top, size, ..*whole }
+    }
+
+    /// Enlarged `factor` times more; the point of the photo at `at` on the screen stays there.
+    pub fn enlarged(&self, factor: f32, at: [f32; 2], whole: &Fit, room: [f32; 4]) -> Self {
+        let seen = self.seen(whole, room);
+        let times = (self.times * factor).clamp(1.0, MOST_ZOOM);
+        let middle = [0, 1].map(|i| {
+            let share = (at[i] - seen.left_top[i]) / seen.size[i].max(1e-6);
+            share + (room[i] + room[i + 2] / 2.0 - at[i]) / (whole.size[i] * times).max(1e-6)
+        });
+        Self { times, middle }.inside(whole, room)
+    }
+
+    /// Pulled by some points of the screen.
+    pub fn pulled(&self, by: [f32; 2], whole: &Fit, room: [f32; 4]) -> Self {
+        let middle = [0, 1].map(|i| self.middle[i] - by[i] / (whole.size[i] * self.times).max(1e-6));
+        Self { middle, ..*self }.inside(whole, room)
+    }
+
+    /// Nothing beside the photo is seen where it is larger than its room; where it is not, it is in the middle.
+    fn inside(self, whole: &Fit, room: [f32; 4]) -> Self {
+        let middle = [0, 1].map(|i| {
+            let half = room[i + 2] / (2.0 * whole.size[i] * self.times).max(1e-6);
+            if half >= 0.5 { 0.5 } else { self.middle[i].clamp(half, 1.0 - half) }
+        });
+        Self { middle, ..self }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,5 +262,35 @@ mod tests {
         assert_eq!(fit.dragged([120.0, 120.0], [123.0, 180.0]), None);
         assert_eq!(fit.dragged([0.0, 0.0], [90.0, 90.0]), None, "beside the photo");
         assert_eq!(Fit::new([10, 10], [0.0, 0.0, 500.0, 500.0], 4.0).size, [40.0, 40.0]);
+    }
+
+    #[test]
+    fn what_is_under_the_pointer_stays_there_while_one_zooms() {
+        let room = [100.0, 50.0, 200.0, 200.0];
+        let whole = Fit::new([400, 200], room, 8.0);
+        assert_eq!(Zoom::default().seen(&whole, room), whole);
+        let (pointer, box_px) = ([120.0, 160.0], [10.0, 0.0, 40.0, 120.0]);
+        assert_eq!(whole.on_screen(box_px)[2..], pointer);
+        let zoom = Zoom::default().enlarged(4.0, pointer, &whole, room);
+        let seen = zoom.seen(&whole, room);
+        assert_eq!((seen.size, seen.left_top[0] <= 100.0), ([800.0, 400.0], true));
+        let corner = seen.on_screen(box_px);
+        assert!((corner[2] - pointer[0]).abs() < 1e-3 && (corner[3] - pointer[1]).abs() < 1e-3, "{corner:?}");
+        assert_eq!(zoom.enlarged(0.01, pointer, &whole, room), Zoom::default(), "all of it again");
+        assert_eq!(zoom.enlarged(999.0, pointer, &whole, room).seen(&whole, room).size, [3200.0, 1600.0]);
+    }
+
+    #[test]
+    fn a_photo_is_pulled_to_its_edges_and_no_further() {
+        let room = [0.0, 0.0, 200.0, 200.0];
+        let whole = Fit::new([400, 200], room, 8.0);
+        let zoom = Zoom::default().enlarged(3.0, [100.0, 100.0], &whole, room);
+        let left_top = |by| zoom.pulled(by, &whole, room).seen(&whole, room).left_top;
+        let [x, y] = left_top([9999.0, 9999.0]);
+        assert!(x.abs() < 1e-3 && y.abs() < 1e-3, "{x} {y}");
+        let [x, y] = left_top([-9999.0, 0.0]);
+        assert!((x + 400.0).abs() < 1e-3 && (y + 50.0).abs() < 1e-3, "{x} {y}");
+        let little = Zoom::default().enlarged(1.5, [100.0, 100.0], &whole, room);
+        assert_eq!(little.pulled([0.0, 30.0], &whole, room), little, "its height fits still");
     }
 }

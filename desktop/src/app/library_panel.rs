@@ -115,7 +115,7 @@ fn folders(window: &mut Window, ui: &mut Ui) {
         if (ui.add_enabled(typed && open, Button::new("Add folder")).clicked() || entered) && typed && open {
             let folder = from_home(window.folder_text.trim());
             window.folder_text.clear();
-            window.state.add_folder(&folder);
+            window.state.add_folder(folder);
         }
     });
     ui.weak("or drop a folder on the window");
@@ -229,7 +229,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             ui.separator();
         }
         let keys = if state.look.is_some() {
-            "Esc back   Left and Right other photos   C describe   / find text   H heat map   S similar"
+            "Esc back   Left and Right other photos   C describe   / find text   H heat map   S similar   wheel zooms"
         } else {
             "/ search   arrows select   Enter look   S similar   Ctrl+C copy path"
         };

@@ -9,7 +9,7 @@ use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
 use super::sidecar::Written;
-use crate::library::{Photo, Ranked, Shelf, Summary};
+use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 
 /// To the thread that has the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,11 @@ pub enum Ask {
         photo: PathBuf,
         caption: String,
         replace: bool,
+    },
+    /// What is at a path that a person typed or dropped on the window?
+    Given {
+        path: PathBuf,
+        dropped: bool,
     },
     /// Make the library agree with these folders.
     Index(Vec<PathBuf>),
@@ -117,8 +122,23 @@ pub enum News {
         caption: String,
         result: Result<Written, String>,
     },
+    /// What is at a path that was typed or dropped.
+    Given {
+        /// It still means the same in another working folder.
+        path: PathBuf,
+        what: Given,
+        dropped: bool,
+    },
     Index(IndexNews),
     Cell(Cell),
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    Folder,
+    File,
+    Nothing,
 }
 
 /// An opened model and what it sees.
@@ -130,6 +150,8 @@ pub struct Ready {
     /// Numbers in a vector.
     pub dim: usize,
     pub catalogue: Arc<Catalogue>,
+    /// What `mmgem search --calibrate` measured.
+    pub cutoffs: Vec<Cutoff>,
 }
 
 /// How indexing goes on.

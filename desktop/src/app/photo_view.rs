@@ -2,18 +2,21 @@
 
 use eframe::egui;
 use egui::{
-    Button, CentralPanel, Color32, CornerRadius, CursorIcon, Frame, Margin, Panel, Pos2, Rect, RichText,
+    Button, CentralPanel, Color32, CornerRadius, CursorIcon, Frame, Margin, Panel, PointerButton, Pos2, Rect,
+    Response, RichText,
 };
 use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo};
 
-use super::geometry::Fit;
+use super::geometry::{Fit, Zoom};
 use super::grid::{date_in_words, frame, rect_of};
 use super::search_bar::group;
 use super::state::{Look, Writing};
-use super::window::{Window, phrase_id, texture};
+use super::window::{PhotoZoom, Window, phrase_id, texture};
 
 /// A photo is enlarged at most so many times.
 const MOST_ENLARGED: f32 = 6.0;
+/// A point of the wheel makes it larger by this share; a notch is some 50 points.
+const WHEEL_SPEED: f32 = 1.0 / 200.0;
 
 pub fn photo_view(window: &mut Window, ui: &mut Ui) {
     let margin = Frame::side_top_panel(ui.style()).inner_margin(Margin::same(12));
@@ -30,10 +33,7 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     let area = ui.available_rect_before_wrap();
     let response = ui.interact(area, ui.scope_id().with("canvas"), Sense::DRAG | Sense::CLICK);
     response.widget_info(|| WidgetInfo::labeled(Role::Image, true, "Photo: drag a box to have it described"));
-    let Some(look) = &window.state.look else { return };
-    let room = area.shrink(14.0);
-    let room = [room.min.x, room.min.y, room.width(), room.height()];
-    let fit = Fit::new(look.size_px, room, MOST_ENLARGED);
+    let Some(fit) = zoom(window, ui, &response, area.shrink(14.0)) else { return };
     draw_photo(window, ui, &fit);
 
     let Some(look) = &window.state.look else { return };
@@ -43,7 +43,7 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     }
     let pointer = response.interact_pointer_pos().map(|at| [at.x, at.y]);
     let mut dragged = None;
-    if response.drag_started() {
+    if response.drag_started_by(PointerButton::Primary) {
         let origin = ui.input(|input| input.pointer.press_origin()).map(|at| [at.x, at.y]);
         window.drag_from = origin.or(pointer);
     }
@@ -61,10 +61,42 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
         if let Some(box_px) = dragged {
             window.state.drag(box_px);
         }
-    } else if response.clicked() {
+    } else if response.clicked() && !response.double_clicked() {
         window.state.drop_box();
     }
     response.on_hover_cursor(CursorIcon::Crosshair);
+}
+
+/// Where the photo is, after wheel, pinch and keys have zoomed, a double click has shown all of it again, and a
+/// drag by another button than the first has pulled it.
+fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option<Fit> {
+    let look = window.state.look.as_ref()?;
+    let middle = [room.center().x, room.center().y];
+    let room = [room.min.x, room.min.y, room.width(), room.height()];
+    let whole = Fit::new(look.size_px, room, MOST_ENLARGED);
+    if window.zoom.of != look.number {
+        window.zoom = PhotoZoom { of: look.number, ..PhotoZoom::default() };
+    }
+    let by_keys = std::mem::replace(&mut window.zoom.next, 1.0);
+    let zoom = &mut window.zoom.zoom;
+    if by_keys != 1.0 {
+        *zoom = zoom.enlarged(by_keys, middle, &whole, room);
+    }
+    if let Some(at) = response.hover_pos() {
+        let factor =
+            ui.input(|input| input.zoom_delta() * (input.smooth_scroll_delta().y * WHEEL_SPEED).exp());
+        if factor != 1.0 {
+            *zoom = zoom.enlarged(factor, [at.x, at.y], &whole, room);
+        }
+    }
+    if response.dragged_by(PointerButton::Secondary) || response.dragged_by(PointerButton::Middle) {
+        let by = response.drag_delta();
+        *zoom = zoom.pulled([by.x, by.y], &whole, room);
+    }
+    if response.double_clicked() {
+        *zoom = Zoom::default();
+    }
+    Some(zoom.seen(&whole, room))
 }
 
 /// Makes textures of what came.

@@ -5,6 +5,7 @@ use egui::{Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, 
 
 use super::state::Sort;
 use super::window::{Window, search_id};
+use crate::library::Cutoff;
 
 /// Width of the fields for dates, in points.
 const DATE_WIDTH: f32 = 122.0;
@@ -148,6 +149,7 @@ fn order(window: &mut Window, ui: &mut Ui) {
             // Wholly to the left nothing is cut off, whatever comes with the next query.
             state.set_cutoff(if cutoff <= least { -1.0 } else { cutoff });
         }
+        measured_cutoffs(window, ui);
     }
     let label = ui.label("size:");
     ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false)).labelled_by(label.id);
@@ -161,6 +163,31 @@ fn order(window: &mut Window, ui: &mut Ui) {
     ui.add(egui::Label::new(egui::RichText::new(count).strong()).extend());
     if state.searching {
         ui.add(egui::Spinner::new().size(14.0));
+    }
+}
+
+/// What `mmgem search --calibrate` found out about cut-offs with this model, to choose from.
+fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
+    let state = &mut window.state;
+    if state.cutoffs().is_empty() {
+        return;
+    }
+    let mut chosen = None;
+    let combo = ComboBox::from_id_salt("cutoff").width(70.0).selected_text("measured").show_ui(ui, |ui| {
+        if ui.selectable_label(state.cutoff == -1.0, "all").clicked() {
+            chosen = Some(-1.0);
+        }
+        for Cutoff { kept, min_score, passed } in state.cutoffs() {
+            let (kept, passed) = (100.0 * kept, 100.0 * passed);
+            let says = format!("from {min_score:.2}: {kept:.0} % of what fits, {passed:.1} % of the rest");
+            if ui.selectable_label(state.cutoff == *min_score, says).clicked() {
+                chosen = Some(*min_score);
+            }
+        }
+    });
+    combo.response.accessible_name("Measured cut-offs");
+    if let Some(cutoff) = chosen {
+        state.set_cutoff(cutoff);
     }
 }
 

@@ -10,11 +10,11 @@ use mmgem_core::index::Query;
 
 use super::events::Events;
 use super::indexing::{Control, Pace};
-use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, Sought};
+use super::messages::{Ask, Catalogue, Given, IndexNews, News, Ready, Search, Sought};
 use super::settings::{Settings, Theme};
 use super::sidecar::Written;
 use super::thumbnails::{Source, Wants};
-use crate::library::{Photo, Ranked};
+use crate::library::{Cutoff, Photo, Ranked};
 use crate::terminal::json_box;
 
 /// Seconds without a key after which a search is made.
@@ -150,6 +150,8 @@ pub struct State {
     pub searching: bool,
     /// Number of the newest search; answers to older ones are dropped.
     search_number: u64,
+    /// Its text: more may be typed before the answer comes.
+    searched: String,
     /// The last number that was given to a search or a look.
     number: u64,
 
@@ -200,6 +202,7 @@ impl State {
             due_secs: None,
             searching: false,
             search_number: 0,
+            searched: String::new(),
             number: 0,
             selected: None,
             look: None,
@@ -221,6 +224,14 @@ impl State {
     fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number
+    }
+
+    /// Cut-offs that were measured with the open model.
+    pub fn cutoffs(&self) -> &[Cutoff] {
+        match &self.model {
+            Model::Open(ready) => &ready.cutoffs,
+            _ => &[],
+        }
     }
 
     pub fn catalogue(&self) -> Option<&Catalogue> {
@@ -271,6 +282,7 @@ impl State {
             folder: folder.clone(),
             by_region: *by_region,
         }));
+        self.searched.clone_from(&self.form.text);
         self.searching = true;
     }
 
@@ -441,16 +453,27 @@ impl State {
 
     // Folders and the model.
 
-    /// Adds a folder and indexes all. What is no folder is complained of.
-    pub fn add_folder(&mut self, folder: &Path) {
-        if !folder.is_dir() {
-            let what = if folder.exists() { "This is no folder" } else { "There is no such folder" };
-            self.notice = Some(format!("{what}: {}", folder.display()));
-            return;
+    /// Adds a folder and indexes all, if there is one: the thread looks, because that may take its time.
+    pub fn add_folder(&mut self, folder: PathBuf) {
+        self.ask(Ask::Given { path: folder, dropped: false });
+    }
+
+    /// Adds a folder that was dropped on the window, or looks for photos like the one that was.
+    pub fn drop_path(&mut self, path: PathBuf) {
+        self.ask(Ask::Given { path, dropped: true });
+    }
+
+    fn given(&mut self, path: PathBuf, what: Given, dropped: bool) {
+        match what {
+            Given::Folder => {
+                self.settings.add_folder(path);
+                self.remember();
+                self.index();
+            }
+            Given::File if dropped => self.search_like(path, None),
+            Given::File => self.notice = Some(format!("This is no folder: {}", path.display())),
+            Given::Nothing => self.notice = Some(format!("There is no such folder: {}", path.display())),
         }
-        self.settings.add_folder(absolute(folder));
-        self.remember();
-        self.index();
     }
 
     /// Does not look for changes there any more; what is indexed stays.
@@ -524,6 +547,7 @@ impl State {
                 self.complaint = Some(why);
             }
             News::Hits { .. } | News::NoHits { .. } | News::Cell(_) => {}
+            News::Given { path, what, dropped } => self.given(path, what, dropped),
             News::Index(news) => self.indexed(news, now_secs),
             News::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
             News::Looked { .. } | News::Caption { .. } | News::Located { .. } | News::Failed { .. } => {
@@ -567,7 +591,7 @@ impl State {
         self.events.tell(
             "hits",
             &[
-                ("query", self.form.text.as_str().into()),
+                ("query", self.searched.as_str().into()),
                 ("n", self.n_shown().into()),
                 ("first", first.into()),
             ],
@@ -650,7 +674,7 @@ impl State {
 }
 
 /// A path that still means the same in another working folder.
-fn absolute(folder: &Path) -> PathBuf {
+pub fn absolute(folder: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }
 

@@ -4,18 +4,21 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
+use crate::library::as_programs_take_it;
+
 /// Opens a photo with the system's program for it.
 ///
 /// # Errors
 /// When none could be started.
 pub fn open_photo(path: &Path) -> Result<(), String> {
-    open::that_detached(path).map_err(|error| format!("No program could be started for it: {error}"))
+    open::that_detached(as_programs_take_it(path))
+        .map_err(|error| format!("No program could be started for it: {error}"))
 }
 
 /// Shows a photo in its folder, selected where the system can do that. Whatever starts takes its time, so
 /// nobody waits for it.
 pub fn reveal(path: &Path) {
-    let path = path.to_owned();
+    let path = as_programs_take_it(path);
     thread::spawn(move || {
         if !select_in_folder(&path)
             && let Some(folder) = path.parent()
@@ -32,10 +35,13 @@ fn select_in_folder(path: &Path) -> bool {
 
 #[cfg(windows)]
 fn select_in_folder(path: &Path) -> bool {
-    let mut select = std::ffi::OsString::from("/select,");
+    use std::os::windows::process::CommandExt;
+    // Explorer wants the quotes around the path alone, where `arg` puts them around all of it.
+    let mut select = std::ffi::OsString::from("/select,\"");
     select.push(path);
+    select.push("\"");
     // Its exit code says nothing.
-    Command::new("explorer").arg(select).spawn().is_ok()
+    Command::new("explorer").raw_arg(select).spawn().is_ok()
 }
 
 #[cfg(not(any(windows, target_os = "macos")))]

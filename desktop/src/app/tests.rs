@@ -20,7 +20,8 @@ use super::sidecar::Written;
 use super::state::{Sort, Start, State};
 use super::style;
 use super::window::Window;
-use crate::library::{Photo, Ranked, Shelf, Summary};
+use super::worker::given;
+use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 
 /// The window, and the other ends of what leads to its threads.
 struct Desk {
@@ -49,6 +50,7 @@ fn ready(n_photos: i64) -> News {
         fingerprint: 1,
         dim: 1,
         catalogue: catalogue(n_photos),
+        cutoffs: vec![Cutoff { kept: 0.9, min_score: 0.3, passed: 0.02 }],
     })
 }
 
@@ -98,6 +100,19 @@ impl Desk {
 
     fn asks(&self) -> Vec<Ask> {
         self.asked.try_iter().collect()
+    }
+
+    /// Answers what is asked about paths, as the thread does; what else is asked.
+    fn answer_paths(&mut self) -> Vec<Ask> {
+        let (paths, others): (Vec<Ask>, Vec<Ask>) =
+            self.asks().into_iter().partition(|ask| matches!(ask, Ask::Given { .. }));
+        assert_eq!(others, [], "the file system is asked first");
+        for ask in paths {
+            if let Ask::Given { path, dropped } = ask {
+                self.tell(given(&path, dropped));
+            }
+        }
+        self.asks()
     }
 
     /// The one search that was asked for.
@@ -182,13 +197,13 @@ fn an_empty_library_says_what_to_do_and_takes_a_folder() {
     desk.harness.run_steps(2);
     desk.harness.get_by_label("Folder to add").type_text(&folder.join("missing").to_string_lossy());
     desk.press(Key::Enter);
+    assert_eq!(desk.answer_paths(), []);
     assert!(desk.state().notice.as_ref().is_some_and(|notice| notice.contains("no such folder")));
-    assert_eq!(desk.asks(), []);
     desk.harness.get_by_label("Folder to add").focus();
     desk.harness.run_steps(2);
     desk.harness.get_by_label("Folder to add").type_text(&folder.to_string_lossy());
     desk.press(Key::Enter);
-    assert_eq!(desk.asks(), [Ask::Index(vec![folder.clone()])]);
+    assert_eq!(desk.answer_paths(), [Ask::Index(vec![folder.clone()])]);
     assert_eq!(Settings::of(&folder.join("library.sqlite")).folders, [folder]);
 }
 
@@ -215,7 +230,7 @@ fn a_dropped_folder_is_indexed_and_a_dropped_photo_looked_for() {
         desk.harness.input_mut().dropped_files.push(Arc::new(Dropped(path.clone())));
         desk.harness.run_steps(2);
     }
-    let asks = desk.asks();
+    let asks = desk.answer_paths();
     let [Ask::Index(folders), Ask::Search(Search { sought, .. })] = asks.as_slice() else {
         panic!("{asks:?}")
     };
@@ -256,8 +271,10 @@ fn hits_appear_in_order_after_a_query_is_typed() {
     desk.state().set_sort(Sort::Date);
     desk.harness.run_steps(2);
     assert_eq!(desk.cells(), ["photo 4.jpg", "photo 2.jpg", "photo 0.jpg"]);
-    desk.state().set_cutoff(0.3);
-    desk.harness.run_steps(2);
+    desk.harness.get_by_label("Measured cut-offs").click();
+    desk.harness.run_steps(3);
+    desk.harness.get_by_label("from 0.30: 90 % of what fits, 2.0 % of the rest").click();
+    desk.harness.run_steps(3);
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 0.jpg"]);
 }
 
@@ -408,6 +425,41 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
     desk.harness.run_steps(2);
     assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: Some(*box_px) });
     assert!(desk.state().look.is_none());
+}
+
+#[test]
+fn a_photo_is_zoomed_into_where_the_pointer_is_and_seen_whole_after_a_double_click() {
+    let mut desk = Desk::looking();
+    let canvas = desk.harness.get_by_label_contains("drag a box").rect();
+    let (a, b) = (canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
+    let dragged = |desk: &mut Desk| {
+        desk.drag(a, b);
+        let asks = desk.asks();
+        let [Ask::Caption { box_px: Some([x0, y0, x1, y1]), .. }] = asks.as_slice() else {
+            panic!("{asks:?}")
+        };
+        // In whole pixels, so the middle is not quite in the middle.
+        assert!((x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0, "{asks:?}");
+        x1 - x0
+    };
+    let whole = dragged(&mut desk);
+    desk.harness.hover_at(canvas.center());
+    desk.harness.event(egui::Event::Zoom(4.0));
+    desk.harness.run_steps(2);
+    let zoomed = dragged(&mut desk);
+    assert!((whole / zoomed - 4.0).abs() < 0.3, "{whole} {zoomed}");
+    desk.press(Key::Plus);
+    assert!(dragged(&mut desk) < zoomed);
+    let pos = canvas.center();
+    let button = |pressed| {
+        let (button, modifiers) = (egui::PointerButton::Primary, Modifiers::NONE);
+        egui::Event::PointerButton { pos, button, pressed, modifiers }
+    };
+    desk.harness.hover_at(pos);
+    desk.harness.run_steps(2);
+    desk.harness.input_mut().events.extend([true, false, true, false].map(button));
+    desk.harness.run_steps(2);
+    assert_eq!(dragged(&mut desk), whole);
 }
 
 #[test]

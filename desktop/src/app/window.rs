@@ -10,7 +10,7 @@ use egui::{
 };
 use mmgem_core::image::{BoxPx, Rgb};
 
-use super::geometry::Step;
+use super::geometry::{Step, Zoom};
 use super::grid::grid;
 use super::library_panel::{bottom_line, library_panel, welcome};
 use super::messages::{Cell, News};
@@ -25,6 +25,8 @@ use super::thumbnails::Lru;
 const TEXTURES: usize = 800;
 /// Thumbnails that become textures in one frame, so that it is short.
 const TEXTURES_A_FRAME: usize = 24;
+/// A key zooms into a photo by this factor.
+const ZOOM_BY_KEY: f32 = 1.25;
 
 /// The window with what only drawing needs.
 pub struct Window {
@@ -42,6 +44,7 @@ pub struct Window {
     pub scroll: Scroll,
     /// Where a drag on the photo began, in points of the screen.
     pub drag_from: Option<[f32; 2]>,
+    pub zoom: PhotoZoom,
     /// What had the focus at the end of the last frame: Escape takes it away before we see the key.
     focused: Option<egui::Id>,
     theme: Option<Theme>,
@@ -58,6 +61,22 @@ pub struct Scroll {
     pub to_selected: bool,
     /// Scroll there in this frame.
     pub to: Option<f64>,
+}
+
+/// How far into a photo one has zoomed.
+#[derive(Clone, Copy, Debug)]
+pub struct PhotoZoom {
+    /// The number of its look.
+    pub of: u64,
+    pub zoom: Zoom,
+    /// What a key asks for in this frame, as a factor.
+    pub next: f32,
+}
+
+impl Default for PhotoZoom {
+    fn default() -> Self {
+        Self { of: 0, zoom: Zoom::default(), next: 1.0 }
+    }
 }
 
 /// Textures, and boxes of hits.
@@ -91,6 +110,7 @@ impl Window {
             cell_side: 168.0,
             scroll: Scroll::default(),
             drag_from: None,
+            zoom: PhotoZoom::default(),
             focused: None,
             theme: None,
         }
@@ -175,17 +195,11 @@ impl Window {
         }
     }
 
-    /// Folders that are dropped on the window are indexed; a photo is looked for.
+    /// Folders that are dropped on the window are indexed; others like a photo are looked for.
     fn dropped(&mut self, ctx: &egui::Context) {
         let dropped: Vec<PathBuf> =
             ctx.input(|input| input.raw.dropped_files.iter().map(|file| file.path().to_owned()).collect());
-        for path in dropped {
-            if path.is_file() {
-                self.state.search_like(path, None);
-            } else {
-                self.state.add_folder(&path);
-            }
-        }
+        dropped.into_iter().for_each(|path| self.state.drop_path(path));
     }
 
     /// Keys that mean the same wherever one is, unless somebody types.
@@ -300,6 +314,12 @@ impl Window {
             }
         } else if pressed(Key::S) {
             self.similar();
+        } else if pressed(Key::Plus) || pressed(Key::Equals) {
+            self.zoom.next = ZOOM_BY_KEY;
+        } else if pressed(Key::Minus) {
+            self.zoom.next = 1.0 / ZOOM_BY_KEY;
+        } else if pressed(Key::Num0) {
+            self.zoom.zoom = Zoom::default();
         } else if pressed(Key::O) {
             self.open_outside();
         } else if pressed(Key::R) {

@@ -17,14 +17,15 @@ use mmgem_core::session::{EncodedImage, Part};
 use pollster::block_on;
 
 use super::indexing::{self, Control};
-use super::messages::{Ask, Catalogue, News, Post, Ready, Search, Sought};
+use super::messages::{Ask, Catalogue, Given, News, Post, Ready, Search, Sought};
 use super::sidecar::write_sidecar;
+use super::state::absolute;
 use crate::args::Globals;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::draw::overlay_heat;
-use crate::library::{Library, Photo, Ranked};
+use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
 use crate::photos::decode_photo;
-use crate::query::{Query, Term, What};
+use crate::query::{Query, Term, What, embed_text};
 
 /// A photo is shown with at least this many pixels on both sides, where it has them ...
 const LEAST_SIDE: u32 = 1024;
@@ -57,6 +58,7 @@ pub fn start(
         index_next: None,
         photo: None,
         embedded: None,
+        texts: TextsInMemory::default(),
         catalogue_due: None,
         catalogue_took: Duration::ZERO,
     };
@@ -79,6 +81,8 @@ struct Worker {
     photo: Option<LookedAt>,
     /// The last query and its vector: the same is asked again as the library grows.
     embedded: Option<(Vec<Term>, Option<BoxPx>, Arc<index::Query>)>,
+    /// Of the open model.
+    texts: TextsInMemory,
     /// When the catalogue is to be read again.
     catalogue_due: Option<Instant>,
     catalogue_took: Duration,
@@ -88,6 +92,7 @@ struct Opened {
     context: Arc<Context>,
     library: Library,
     catalogue: Arc<Catalogue>,
+    cutoffs: Vec<Cutoff>,
 }
 
 /// The photo that is looked at.
@@ -169,6 +174,7 @@ impl Worker {
                 let result = write_sidecar(&photo, &caption, replace).map_err(|error| in_words(&error));
                 self.post.send(News::Sidecar { photo, caption, result });
             }
+            Ask::Given { path, dropped } => self.post.send(given(&path, dropped)),
             Ask::Index(folders) => self.index(folders),
             Ask::Changed => {
                 let pause = CATALOGUE_EVERY.max(CATALOGUE_SHARE * self.catalogue_took);
@@ -192,6 +198,7 @@ impl Worker {
             let _ = thread.join();
         }
         (self.opened, self.photo, self.embedded) = (None, None, None);
+        self.texts = TextsInMemory::default();
         self.globals.model = folder;
         match self.try_open() {
             Ok(opened) => {
@@ -202,6 +209,7 @@ impl Worker {
                     fingerprint: context.fingerprint,
                     dim: context.session.config().embed_dim,
                     catalogue: opened.catalogue.clone(),
+                    cutoffs: opened.cutoffs.clone(),
                 }));
                 self.opened = Some(opened);
             }
@@ -213,7 +221,8 @@ impl Worker {
         let context = self.globals.open()?;
         let library = Library::open(&self.file, context.fingerprint, context.session.config().embed_dim)?;
         let catalogue = Arc::new(read_catalogue(&library)?);
-        Ok(Opened { context: Arc::new(context), library, catalogue })
+        let cutoffs = library.cutoffs()?;
+        Ok(Opened { context: Arc::new(context), library, catalogue, cutoffs })
     }
 
     fn opened(&self) -> Result<&Opened> {
@@ -289,7 +298,8 @@ impl Worker {
         {
             return Ok(vector.clone());
         }
-        let vector = query.embed(box_px, &self.opened()?.context.session)?;
+        let context = self.opened()?.context.clone();
+        let vector = query.embed(box_px, &context.session, &mut self.texts)?;
         let vector = Arc::new(index::Query::new(&vector));
         self.embedded = Some((query.terms.clone(), box_px, vector.clone()));
         Ok(vector)
@@ -336,18 +346,27 @@ impl Worker {
 
     fn locate(&mut self, number: u64, text: String) -> Result<()> {
         let encoded = self.encoded()?;
-        let session = &self.opened()?.context.session;
+        let context = self.opened()?.context.clone();
+        let session = &context.session;
+        let text_embed = embed_text(&text, session, &mut self.texts)?;
         let photo = self.photo.as_ref().context("no photo is looked at")?;
-        let found = block_on(async {
-            let text_embed = session.embed_text(&text).await?;
-            session.localize(&encoded, &text_embed).await
-        })?;
+        let found = block_on(session.localize(&encoded, &text_embed))?;
         let mut heat = Rgb::clone(&photo.pixels);
         let side = session.config().vision.image_size;
         overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);
         self.post.send(News::Located { number, text, heat, box_px: found.box_px, score: found.score });
         Ok(())
     }
+}
+
+/// What is at a path. A drive that sleeps, or a network's, may take its time to say so.
+pub fn given(path: &Path, dropped: bool) -> News {
+    let what = match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Given::Folder,
+        Ok(_) => Given::File,
+        Err(_) => Given::Nothing,
+    };
+    News::Given { path: absolute(path), what, dropped }
 }
 
 /// Whether nobody waits any more for a caption of `box_px` when this is asked.

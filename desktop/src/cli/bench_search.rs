@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::cli::bench::median_secs;
 use crate::context::Context;
-use crate::library::Shelf;
+use crate::library::{Library, Shelf};
+use crate::query::embed_text;
 use crate::terminal::{json_f32, print, print_json};
 
 #[derive(Debug, Args)]
@@ -34,6 +35,7 @@ pub struct BenchSearchArgs {
 pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
     let text = "a brown dog runs through the snow with a stick";
     let text_ms = 1e3 * median_secs(args.repeat, || drop(block_on(context.session.embed_text(text))));
+    let known_ms = known_ms(text, args, context)?;
     let dim = args.dim.unwrap_or(context.session.config().embed_dim);
     let scans: Vec<(usize, f64)> = args.photos.iter().map(|n| (*n, scan_ms(*n, dim, args))).collect();
     if context.json {
@@ -42,13 +44,27 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
             "device": context.device_name,
             "dim": dim,
             "text_ms": json_f32(text_ms as f32),
+            "known_text_ms": json_f32(known_ms as f32),
             "scans": scans.collect::<Value>(),
         }));
     }
     print(format!("text encoding {text_ms:9.2} ms   ({})", context.device_name))?;
+    print(format!("known text    {known_ms:9.2} ms   looked for before, from the library"))?;
     scans.iter().try_for_each(|(n, ms)| {
         print(format!("scan          {ms:9.2} ms   {n} photos of {dim} numbers, the best {}", args.k))
     })
+}
+
+/// How long it takes to look up the vector of a text that was looked for before.
+fn known_ms(text: &str, args: &BenchSearchArgs, context: &Context) -> Result<f64> {
+    let folder = std::env::temp_dir().join(format!("mmgem-bench-{}", std::process::id()));
+    let file = folder.join("library.sqlite");
+    let mut library = Library::open(&file, context.fingerprint, context.session.config().embed_dim)?;
+    embed_text(text, &context.session, &mut library)?;
+    let secs = median_secs(args.repeat, || drop(embed_text(text, &context.session, &mut library)));
+    drop(library);
+    std::fs::remove_dir_all(&folder)?;
+    Ok(1e3 * secs)
 }
 
 fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {

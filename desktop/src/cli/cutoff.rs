@@ -9,6 +9,7 @@ use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::context::Context;
+use crate::library::Cutoff;
 use crate::photos::whole_embed;
 use crate::terminal::{PassedOver, json_f32, print, print_json, progress_bar};
 
@@ -17,19 +18,9 @@ const KEPT: [f32; 5] = [0.95, 0.9, 0.75, 0.5, 0.25];
 /// Photos that are encoded at once.
 const BATCH: usize = 16;
 
-/// A least cosine and what it does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Cutoff {
-    /// Share of the photos that a text describes whose cosine is at least `min_score`.
-    kept: f32,
-    min_score: f32,
-    /// Share of the photos that it does not describe that pass as well.
-    passed: f32,
-}
-
 /// Compares every caption of captioned photos with every photo, and tells for some shares of the right
 /// ones the cosine that keeps them and the share of the wrong ones that it lets pass.
-pub fn run(shards: &[String], context: &Context) -> Result<()> {
+pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
     let (images, texts) = embed(shards, context)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for (owner, text) in &texts {
@@ -48,17 +39,21 @@ pub fn run(shards: &[String], context: &Context) -> Result<()> {
             })
         };
         let entries: Value = cutoffs.iter().map(entry).collect();
-        return print_json(&json!({ "photos": images.len(), "texts": texts.len(), "cutoffs": entries }));
+        print_json(&json!({ "photos": images.len(), "texts": texts.len(), "cutoffs": entries }))?;
+        return Ok(cutoffs);
     }
     print(format!(
         "{} photos, {} texts; a smaller library lets pass as large a share",
         images.len(),
         texts.len()
     ))?;
-    cutoffs.iter().try_for_each(|Cutoff { kept, min_score, passed }| {
+    for Cutoff { kept, min_score, passed } in &cutoffs {
         let (kept, passed) = (100.0 * kept, 100.0 * passed);
-        print(format!("--min-score {min_score:.3}  keeps {kept:2.0} % of the right photos and {passed:5.2} % of the wrong"))
-    })
+        print(format!(
+            "--min-score {min_score:.3}  keeps {kept:2.0} % of the right photos and {passed:5.2} % of the wrong"
+        ))?;
+    }
+    Ok(cutoffs)
 }
 
 /// Vectors of the photos, and of their captions with the photo of each.

@@ -10,17 +10,21 @@ use mmgem_core::files::write_atomic;
 use mmgem_core::image::BoxPx;
 use serde_json::{Value, json};
 
+use crate::args::Globals;
 use crate::boxes::BoxArg;
+use crate::cli::embed_shards;
 use crate::context::Context;
 use crate::photos::{for_each_encoded, whole_embed};
 use crate::terminal::{box_text, json_box, json_floats, note, print, print_json};
 
 #[derive(Debug, Args)]
 #[command(
-    group(ArgGroup::new("input").required(true).multiple(true).args(["images", "texts"])),
+    group(ArgGroup::new("input").required(true).multiple(true).args(["images", "texts", "shards"])),
     after_help = "Examples:\n  \
         mmgem embed photo.jpg --text \"a dog\" --json\n  \
-        mmgem embed *.jpg --box 40,60,200,220 --out vectors.safetensors\n\n\
+        mmgem embed *.jpg --box 40,60,200,220 --out vectors.safetensors\n  \
+        mmgem embed --shards 'cc12m-{0000..1242}.tar' --out vectors    (Parquet, for a vector database)\n  \
+        srun mmgem embed --shards 'cc12m-*.tar' --out vectors          (each rank embeds its shards)\n\n\
         Without --json and --out a line is: kind, name, numbers; parted by tabs."
 )]
 pub struct EmbedArgs {
@@ -33,8 +37,11 @@ pub struct EmbedArgs {
     /// A region of every photo, in pixels as a person sees them; can be given many times
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "images", allow_hyphen_values = true)]
     boxes: Vec<BoxArg>,
-    /// Write image_embed, text_embed and region_embed here, with their names in the header
-    #[arg(long, value_name = "F.safetensors")]
+    /// The photos of these WebDataset shards, into SHARD.parquet in the folder --out; what is there is not made again
+    #[arg(long, value_name = "SHARDS", num_args = 1.., requires = "out", conflicts_with_all = ["images", "texts"])]
+    shards: Vec<String>,
+    /// Write image_embed, text_embed and region_embed here, with their names in the header; with --shards a folder
+    #[arg(long, value_name = "F.safetensors|DIR")]
     out: Option<PathBuf>,
 }
 
@@ -46,7 +53,11 @@ struct Embeds {
     regions: Vec<(PathBuf, BoxPx, Vec<f32>)>,
 }
 
-pub fn run(args: &EmbedArgs, context: &Context) -> Result<()> {
+pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
+    if let (false, Some(out)) = (args.shards.is_empty(), &args.out) {
+        return embed_shards::run(&args.shards, out, globals);
+    }
+    let context = &globals.open()?;
     let embeds = embed(args, context)?;
     if let Some(out) = &args.out {
         write_atomic(out, &embeds.to_safetensors()?)?;

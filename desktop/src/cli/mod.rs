@@ -7,6 +7,7 @@ pub mod caption;
 mod cutoff;
 pub mod devices;
 pub mod embed;
+mod embed_shards;
 pub mod eval;
 pub mod export;
 mod hits_page;

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::builder::RangedU64ValueParser;
@@ -18,7 +19,7 @@ use crate::boxes::BoxArg;
 use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
 use crate::context::{CAPTION_TOKENS, Context};
-use crate::library::{Found, Library, Wanted, default_library};
+use crate::library::{Found, Library, Wanted, as_programs_take_it, default_library};
 use crate::photos::{find_photos, read_photo};
 use crate::query::{Query, Term, What};
 use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json};
@@ -61,7 +62,8 @@ pub struct SearchArgs {
     /// Leave out hits with a smaller cosine; --calibrate tells which, every model has its own
     #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true)]
     min_score: f32,
-    /// Instead of searching, tell what --min-score does, from the captioned photos of these shards
+    /// Instead of searching, tell what --min-score does, from the captioned photos of these shards; the library
+    /// remembers it for the window, if it is there
     #[arg(long, value_name = "SHARDS", num_args = 1.., conflicts_with = "query")]
     calibrate: Vec<String>,
     /// Order of the hits of a page
@@ -79,6 +81,22 @@ pub struct SearchArgs {
     /// Open the first hit with the system's program for it
     #[arg(long)]
     open: bool,
+    /// Tell how long each part took; with --json the document is {"hits", "timing"} instead of the hits alone
+    #[arg(long)]
+    timing: bool,
+}
+
+/// How long the parts of a search took, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    /// The model and the vectors were read.
+    open: f64,
+    /// The query became a vector.
+    encode: f64,
+    /// Every text of it was known from an earlier search.
+    known: bool,
+    /// The vectors were compared with it, and what is known of the hits was read.
+    scan: f64,
 }
 
 /// How the hits of a page are ordered.
@@ -91,7 +109,7 @@ enum Sort {
 }
 
 pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
-    let Some(text) = &args.query else { return cutoff::run(&args.calibrate, &globals.open()?) };
+    let Some(text) = &args.query else { return calibrate(args, globals) };
     let query = read_query(text, args.box_px)?;
     let among = if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
     let file = match (&args.library, &among) {
@@ -106,6 +124,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
             file.display()
         );
     }
+    let start = Instant::now();
     let context = globals.open()?;
     let dim = context.session.config().embed_dim;
     let mut library = match &file {
@@ -125,7 +144,12 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
             "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
         );
     }
-    let vector = index::Query::new(&query.embed(args.box_px.map(|BoxArg(box_px)| box_px), &context.session)?);
+    let open = millis(start);
+    let start = Instant::now();
+    let known = query.is_known(&library)?;
+    let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
+    let vector = index::Query::new(&query.embed(box_px, &context.session, &mut library)?);
+    let encode = millis(start);
     let wanted = Wanted {
         skip: (args.page - 1).saturating_mul(args.k),
         k: args.k,
@@ -138,7 +162,9 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         query.keeps(photo) && (roots.is_none() || photo.paths.iter().any(is_among))
     };
     let asks = !query.filters.is_empty() || roots.is_some();
+    let start = Instant::now();
     let mut found = library.search(&shelf, &vector, &wanted, asks.then_some(&keep))?;
+    let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
         found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken_secs));
     }
@@ -147,16 +173,33 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     }
     let whys = found.iter().map(|hit| args.why.then(|| why(hit, &context)).transpose());
     let whys = whys.collect::<Result<Vec<_>>>()?;
-    report(&found, &whys, args, &context)?;
+    report(&found, &whys, args, timing, &context)?;
     if let Some(out) = &args.html {
         write_atomic(out, hits_page(text, &found, &whys, &library)?.as_bytes())?;
         note(context.quiet, format!("wrote {}", out.display()));
     }
     match found.first().filter(|_| args.open) {
-        Some(hit) => open::that_detached(&hit.photo.paths[0])
+        Some(hit) => open::that_detached(as_programs_take_it(&hit.photo.paths[0]))
             .with_context(|| format!("cannot open the photo\n  file: {}", hit.photo.paths[0].display())),
         None => Ok(()),
     }
+}
+
+fn millis(since: Instant) -> f64 {
+    1e3 * since.elapsed().as_secs_f64()
+}
+
+/// Tells cut-offs, and leaves them in the library: the one that is named, or the usual one where it is there.
+fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
+    let context = globals.open()?;
+    let cutoffs = cutoff::run(&args.calibrate, &context)?;
+    let usual = || default_library().ok().filter(|file| file.is_file());
+    if let Some(file) = args.library.clone().or_else(usual) {
+        Library::open(&file, context.fingerprint, context.session.config().embed_dim)?
+            .set_cutoffs(&cutoffs)?;
+        note(context.quiet, format!("the window offers them over {}", file.display()));
+    }
+    Ok(())
 }
 
 fn read_query(text: &str, box_px: Option<BoxArg>) -> Result<Query> {
@@ -169,7 +212,13 @@ fn read_query(text: &str, box_px: Option<BoxArg>) -> Result<Query> {
     Ok(query)
 }
 
-fn report(found: &[Found], whys: &[Option<String>], args: &SearchArgs, context: &Context) -> Result<()> {
+fn report(
+    found: &[Found],
+    whys: &[Option<String>],
+    args: &SearchArgs,
+    timing: Timing,
+    context: &Context,
+) -> Result<()> {
     let mut entries = Vec::new();
     for (hit, why) in found.iter().zip(whys) {
         let path = &hit.photo.paths[0];
@@ -184,7 +233,25 @@ fn report(found: &[Found], whys: &[Option<String>], args: &SearchArgs, context: 
             others.take(4).for_each(|path| note(context.quiet, format!("        same: {}", path.display())));
         }
     }
-    if context.json { print_json(&Value::Array(entries)) } else { Ok(()) }
+    let Timing { open, encode, known, scan } = timing;
+    match (context.json, args.timing) {
+        (true, true) => print_json(&json!({
+            "hits": entries,
+            "timing": {
+                "open_ms": json_f32(open as f32),
+                "encode_ms": json_f32(encode as f32),
+                "encode_known": known,
+                "scan_ms": json_f32(scan as f32),
+            },
+        })),
+        (true, false) => print_json(&Value::Array(entries)),
+        (false, true) => {
+            let how = if known { "known from before" } else { "by the model" };
+            eprintln!("open {open:.1} ms, query {encode:.2} ms ({how}), scan {scan:.2} ms");
+            Ok(())
+        }
+        (false, false) => Ok(()),
+    }
 }
 
 /// What is in the box of a hit.

@@ -5,11 +5,13 @@
 //! Everything is written in transactions of a few photos, so that a library is whole whenever the program
 //! ends, however that is.
 
+mod cutoffs;
 mod exchange;
 mod facts;
 mod fill;
 mod paths;
 mod search;
+mod texts;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -21,10 +23,13 @@ use mmgem_core::image::BoxPx;
 use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub use cutoffs::Cutoff;
 pub use exchange::Donor;
 pub use facts::{Facts, days_since_1970};
 pub use fill::{Summary, Watcher};
+pub use paths::as_programs_take_it;
 pub use search::{Found, Photo, Ranked, Shelf, Wanted};
+pub use texts::{KnownTexts, TextsInMemory};
 pub use watch::watch;
 
 /// Raised whenever the same photo and model give other vectors: decoding, scaling, choice of boxes.
@@ -78,6 +83,23 @@ CREATE TABLE region_vectors (
     scales BLOB NOT NULL,           -- a little-endian f32 each
     codes BLOB NOT NULL,
     PRIMARY KEY (model, content)
+);
+";
+
+/// What can be measured again; libraries of earlier programs lack it, and those programs pass over it.
+const CACHES: &str = "
+CREATE TABLE IF NOT EXISTS text_vector (
+    model INTEGER NOT NULL REFERENCES model,
+    hash BLOB NOT NULL,             -- BLAKE3 of the text
+    embed BLOB NOT NULL,            -- little-endian f32
+    PRIMARY KEY (model, hash)
+);
+CREATE TABLE IF NOT EXISTS cutoff (
+    model INTEGER NOT NULL REFERENCES model,
+    kept REAL NOT NULL,
+    min_score REAL NOT NULL,
+    passed REAL NOT NULL,
+    PRIMARY KEY (model, kept)
 );
 ";
 
@@ -187,7 +209,8 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops files that are not there, what belongs to no file any more, and gives the space back.
+    /// Drops files that are not there, what belongs to no file any more and the texts that were looked for, and
+    /// gives the space back.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
@@ -197,6 +220,7 @@ impl Library {
         }
         let gone = "id NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
         transaction.execute(&format!("DELETE FROM content WHERE {gone}"), [])?;
+        transaction.execute("DELETE FROM text_vector", [])?;
         transaction.commit()?;
         Ok(self.db.execute_batch("VACUUM")?)
     }
@@ -219,6 +243,7 @@ fn make_tables(db: &mut Connection) -> Result<()> {
             "it is of version {version}; this program reads version {SCHEMA_VERSION}"
         );
     }
+    transaction.execute_batch(CACHES)?;
     Ok(transaction.commit()?)
 }
 

@@ -1,4 +1,4 @@
-//! Paths as bytes and back, in whatever encoding the system has them.
+//! Paths as bytes and back, in whatever encoding the system has them, and as other programs take them.
 
 use std::path::{Path, PathBuf};
 
@@ -25,4 +25,37 @@ pub fn from_bytes(bytes: &[u8]) -> PathBuf {
     use std::os::windows::ffi::OsStringExt;
     let wide: Vec<u16> = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
     PathBuf::from(std::ffi::OsString::from_wide(&wide))
+}
+
+/// A path to give to another program. Windows calls it `\\?\C:\...` when it is asked for a whole path, as the
+/// library does; few programs take that.
+pub fn as_programs_take_it(path: &Path) -> PathBuf {
+    let plain = if cfg!(windows) { path.to_str().and_then(without_verbatim) } else { None };
+    plain.map_or_else(|| path.to_owned(), PathBuf::from)
+}
+
+/// A path on a drive or a share without the prefix that has it taken literally.
+fn without_verbatim(path: &str) -> Option<String> {
+    let rest = path.strip_prefix(r"\\?\")?;
+    match rest.strip_prefix(r"UNC\") {
+        Some(share) => Some(format!(r"\\{share}")),
+        None if rest.as_bytes().get(1) == Some(&b':') => Some(rest.to_owned()),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_programs_get_paths_as_people_write_them() {
+        let check =
+            |path, wanted: Option<&str>| assert_eq!(without_verbatim(path).as_deref(), wanted, "{path}");
+        check(r"\\?\C:\a b\c.jpg", Some(r"C:\a b\c.jpg"));
+        check(r"\\?\UNC\host\share\c.jpg", Some(r"\\host\share\c.jpg"));
+        check(r"\\?\Volume{7}\c.jpg", None);
+        check(r"C:\c.jpg", None);
+        check("/a/c.jpg", None);
+    }
 }

@@ -257,6 +257,20 @@ fn a_path_in_any_encoding_is_kept() {
 }
 
 #[test]
+fn a_library_of_an_earlier_program_gains_what_it_lacks() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("l.sqlite");
+    drop(Library::open(&file, 1, 8).expect("usable"));
+    let earlier = "DROP TABLE text_vector; DROP TABLE cutoff;";
+    Connection::open(&file).and_then(|db| db.execute_batch(earlier)).expect("writable");
+    let library = Library::open(&file, 1, 8).expect("usable");
+    assert_eq!(
+        (library.known("dog").expect("readable"), library.cutoffs().expect("readable")),
+        (None, vec![])
+    );
+}
+
+#[test]
 fn another_programs_file_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let text = folder.path().join("text.sqlite");

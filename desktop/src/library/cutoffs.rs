@@ -1,0 +1,67 @@
+//! Cut-offs that `mmgem search --calibrate` measured, so that the window can offer them.
+
+use anyhow::Result;
+use rusqlite::params;
+
+use super::Library;
+
+/// A least cosine and what it does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cutoff {
+    /// Share of the photos that a text describes whose cosine is at least `min_score`.
+    pub kept: f32,
+    /// The least cosine of a hit.
+    pub min_score: f32,
+    /// Share of the photos that it does not describe that pass as well.
+    pub passed: f32,
+}
+
+impl Library {
+    /// What was measured last with this model, the mildest first; nothing where it never was.
+    ///
+    /// # Errors
+    /// When the library cannot be read.
+    pub fn cutoffs(&self) -> Result<Vec<Cutoff>> {
+        let sql = "SELECT kept, min_score, passed FROM cutoff WHERE model = ?1 ORDER BY kept DESC";
+        let mut rows = self.db.prepare(sql)?;
+        let cutoff = |row: &rusqlite::Row| {
+            Ok(Cutoff { kept: row.get(0)?, min_score: row.get(1)?, passed: row.get(2)? })
+        };
+        Ok(rows.query_map([self.model], cutoff)?.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Replaces them.
+    ///
+    /// # Errors
+    /// When the library cannot be written.
+    pub fn set_cutoffs(&mut self, cutoffs: &[Cutoff]) -> Result<()> {
+        let transaction = self.db.transaction()?;
+        transaction.execute("DELETE FROM cutoff WHERE model = ?1", [self.model])?;
+        for Cutoff { kept, min_score, passed } in cutoffs {
+            transaction.execute(
+                "INSERT INTO cutoff (model, kept, min_score, passed) VALUES (?1, ?2, ?3, ?4)",
+                params![self.model, kept, min_score, passed],
+            )?;
+        }
+        Ok(transaction.commit()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_calibration_of_each_model_is_kept() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let open = |model| Library::open(&folder.path().join("l.sqlite"), model, 1).expect("usable");
+        let cutoff = |kept, min_score| Cutoff { kept, min_score, passed: 0.25 };
+        open(1).set_cutoffs(&[cutoff(0.9, 0.1)]).expect("writable");
+        let last = [cutoff(0.95, 0.2), cutoff(0.5, 0.4)];
+        open(1).set_cutoffs(&last).expect("writable");
+        assert_eq!(
+            (open(1).cutoffs().expect("readable"), open(2).cutoffs().expect("readable")),
+            (last.into(), vec![])
+        );
+    }
+}
