@@ -66,9 +66,10 @@ impl Bench {
         (value, collect_gradients(&self.trainee, &mut loss.backward()))
     }
 
-    fn cut_up(&self, workers: usize, micro_batch: Option<usize>) -> (f64, GradientMap) {
+    fn cut_up(&self, workers: usize, micro_batch: Option<usize>, recompute: bool) -> (f64, GradientMap) {
         let mut config = self.config.clone();
         (config.optim.workers, config.optim.micro_batch) = (workers, micro_batch);
+        config.optim.recompute = recompute;
         let totals = Totals::new(&self.batch, &Single).expect("one rank is of one mind");
         let step = gradient(&self.trainee, &self.batch, &totals, &self.sizes, &config, &self.device, &Single)
             .expect("one rank cannot get lost");
@@ -90,11 +91,20 @@ fn check(set: &[&str]) {
     let bench = Bench::new(set);
     let (loss, plain) = bench.plain();
     let whole = largest(plain.values().flat_map(floats));
-    for (workers, micro_batch) in
-        [(1, None), (1, Some(7)), (1, Some(3)), (1, Some(2)), (1, Some(1)), (2, Some(2)), (3, None)]
-    {
-        let what = format!("{workers} workers, micro-batches of {micro_batch:?}");
-        let (found_loss, found) = bench.cut_up(workers, micro_batch);
+    for (workers, micro_batch, recompute) in [
+        (1, None, false),
+        (1, Some(7), false),
+        (1, Some(3), false),
+        (1, Some(2), false),
+        (1, Some(1), false),
+        (2, Some(2), false),
+        (3, None, false),
+        (1, None, true),
+        (2, Some(2), true),
+    ] {
+        let again = if recompute { ", blocks computed again" } else { "" };
+        let what = format!("{workers} workers, micro-batches of {micro_batch:?}{again}");
+        let (found_loss, found) = bench.cut_up(workers, micro_batch, recompute);
         assert!((found_loss - loss).abs() <= 1e-5 * loss.abs(), "{what}: {found_loss} and {loss}");
         assert_eq!(found.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>(), "{what}");
         for (path, plain) in &plain {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides what a run computes; saved beside the weights.
@@ -187,6 +188,13 @@ pub struct OptimConfig {
     /// more, ahead; without a size, or where the batch fits, it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
+    /// What towers and heads compute in; weights, moments, sums over samples, norms and losses are f32 in any case.
+    #[serde(default)]
+    pub compute_dtype: ComputeDtype,
+    /// Whether of a transformer block only the input is kept for the way back, and the rest computed again: the
+    /// same gradient for less memory and a third more work.
+    #[serde(default)]
+    pub recompute: bool,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -227,6 +235,27 @@ fn lamb_beta_2() -> f32 {
 }
 fn ten() -> usize {
     10
+}
+
+/// What towers and heads compute in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeDtype {
+    /// As the weights are.
+    #[default]
+    F32,
+    /// In half of the memory, and on the matrix units of data-center GPUs; slow on a CPU.
+    Bf16,
+}
+
+impl ComputeDtype {
+    /// Burn's name of it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// Imitation of a teacher.
