@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files::ModelFolder;
-use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss};
+use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss, sigmoid_loss};
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::train::collective::Single;
@@ -48,7 +48,10 @@ impl Bench {
         };
         let contrast = |visual| {
             let logits = contrastive_logits(visual, model.text_embed(&tokens), model.clamped_logit_scale());
-            contrastive_loss(logits)
+            match &self.trainee.logit_bias {
+                None => contrastive_loss(logits),
+                Some(bias) => sigmoid_loss(logits, bias.val()),
+            }
         };
         let loss: Tensor<1> = match self.config.recipe {
             Recipe::Stage1 => {
@@ -130,4 +133,77 @@ fn stage_2_for_retrieval_in_micro_batches_has_the_gradient_of_the_whole_batch() 
 #[test]
 fn stage_2_for_captions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
     check(&["recipe=stage2_caption", "data.rehearse_stage_1=false"]);
+}
+
+#[test]
+fn siglip_in_micro_batches_has_the_gradient_of_the_whole_batch() {
+    check(&["contrastive_loss=siglip"]);
+    check(&["recipe=stage2_retrieval", "contrastive_loss=siglip"]);
+}
+
+/// `open_clip.loss.SigLipLoss()(VISUAL, TEXT, exp(1.2), -2.0)` of open_clip_torch 3.3.0 in float64, and its gradients.
+mod open_clip_siglip {
+    pub const VISUAL: [[f32; 4]; 3] = [
+        [-0.6882472, 0.0, 0.6882472, -0.22941573],
+        [0.55522523, -0.41038387, 0.31382296, -0.65178614],
+        [0.13336627, 0.8001976, -0.08891084, 0.5779205],
+    ];
+    pub const TEXT: [[f32; 4]; 3] = [
+        [-0.31622777, 0.63245553, -0.63245553, 0.31622777],
+        [-0.6233721, 0.06926356, 0.7618992, -0.16161498],
+        [0.62985206, -0.3391511, 0.38760127, -0.5814019],
+    ];
+    pub const LOSS: [f32; 1] = [4.4100417];
+    pub const BY_LOG_SCALE: [f32; 1] = [3.0841912];
+    pub const BY_BIAS: [f32; 1] = [-0.16245515];
+    pub const BY_VISUAL: [f32; 12] = [
+        -0.13269252,
+        -0.6460423,
+        1.3729073,
+        -0.54252456,
+        1.1577585,
+        -0.3565252,
+        -0.4209653,
+        -0.34179075,
+        -0.93299448,
+        0.78053475,
+        -0.77102368,
+        0.82191845,
+    ];
+    pub const BY_TEXT: [f32; 12] = [
+        0.81536063,
+        0.5122452,
+        -0.77874927,
+        0.60813422,
+        -1.1345637,
+        0.46432764,
+        0.28103444,
+        0.48672718,
+        0.25449833,
+        -1.2229385,
+        0.45071876,
+        -1.2187699,
+    ];
+}
+
+#[test]
+fn the_sigmoid_loss_and_its_gradients_are_open_clips() {
+    use open_clip_siglip::{BY_BIAS, BY_LOG_SCALE, BY_TEXT, BY_VISUAL, LOSS, TEXT, VISUAL};
+    let device = Device::flex().autodiff();
+    let leaf = |value: f32| Tensor::<1>::from_floats([value], &device).require_grad();
+    let rows = |rows: [[f32; 4]; 3]| Tensor::<2>::from_floats(rows, &device).require_grad();
+    let (visual, text, log_scale, bias) = (rows(VISUAL), rows(TEXT), leaf(1.2), leaf(-2.0));
+    let logits = contrastive_logits(visual.clone(), text.clone(), log_scale.clone());
+    let loss = sigmoid_loss(logits, bias.clone());
+    let near = |found: Tensor<1>, wanted: &[f32]| {
+        let found = floats(&found);
+        let off = largest(found.iter().zip(wanted).map(|(a, b)| a - b));
+        assert!(found.len() == wanted.len() && off <= 3e-6, "found {found:?}, wanted {wanted:?}");
+    };
+    near(loss.clone().inner(), &LOSS);
+    let gradients = loss.backward();
+    near(log_scale.grad(&gradients).expect("a leaf"), &BY_LOG_SCALE);
+    near(bias.grad(&gradients).expect("a leaf"), &BY_BIAS);
+    near(visual.grad(&gradients).expect("a leaf").reshape([12]), &BY_VISUAL);
+    near(text.grad(&gradients).expect("a leaf").reshape([12]), &BY_TEXT);
 }

@@ -19,6 +19,9 @@ pub struct TrainConfig {
     /// Which losses stage 1 adds up.
     #[serde(default)]
     pub objective: Objective,
+    /// How embeddings are compared with each other.
+    #[serde(default)]
+    pub contrastive_loss: ContrastiveLoss,
     /// Keep the language model's weights as they are; the tokens, h1–h3 and the encoder learn.
     #[serde(default)]
     pub freeze_llm: bool,
@@ -75,6 +78,18 @@ pub enum Objective {
     CapOnly,
 }
 
+/// Losses over all pairs of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContrastiveLoss {
+    /// The paper's: each image among all texts and each text among all images (equation 2).
+    #[default]
+    InfoNce,
+    /// SigLIP's: each pair by itself, with a bias that the run learns and leaves behind. That paper starts at
+    /// `logit_scale_init` = ln 10.
+    Siglip,
+}
+
 /// Where a run's weights come from: `from` a folder, or `config` with `tokenizer_text` or `tokenizer`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,7 +129,8 @@ pub struct DataConfig {
     /// Read at most this many samples of each shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_per_shard: Option<usize>,
-    /// Samples that a shard from a command counts as, because it cannot be counted ahead.
+    /// Samples that a shard from a command counts as, because it cannot be counted ahead. Those beyond are never
+    /// seen (the first such shard is named); a shard that has fewer leaves places empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples_per_shard: Option<usize>,
     /// Samples within which the order of shards from commands is shuffled.
@@ -427,6 +443,11 @@ impl TrainConfig {
         let grounds = self.recipe == Recipe::Stage1 && self.objective != Objective::CapOnly;
         if self.grounding.is_some() && !grounds {
             return fail("[grounding] wants recipe = \"stage1\" with an objective that embeds text");
+        }
+        if self.contrastive_loss == ContrastiveLoss::Siglip && !super::plan::contrasts(self) {
+            return fail(
+                "contrastive_loss = \"siglip\" wants a recipe and objective that compare embeddings",
+            );
         }
         let [low, high] = self.data.crop_scale;
         if !(0.0 < low && low <= high && high <= 1.0) {

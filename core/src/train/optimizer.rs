@@ -31,7 +31,8 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
             !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",
-        Recipe::Stage2Retrieval => path.starts_with("h4."),
+        // SigLIP's bias does not come with the model.
+        Recipe::Stage2Retrieval => path.starts_with("h4.") || path == "logit_bias",
     }
 }
 

@@ -15,7 +15,7 @@ use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData, s};
 
 use super::collective::{Collective, CollectiveError, exchange_numbers, reduce_gradients};
-use super::config::{Objective, Recipe, TrainConfig};
+use super::config::{ContrastiveLoss, Objective, Recipe, TrainConfig};
 use super::contrast::contrast;
 use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
@@ -27,14 +27,19 @@ use crate::model::pool_aggregator::Region;
 use crate::model::recompute::{self, Tape};
 use crate::model::{MmGem, PoolAggregator, Stage};
 
-/// What a run trains: the model, and the layer through which it imitates a teacher.
+/// What a run trains: the model, and what it leaves behind at the end.
 #[derive(Module, Debug)]
 pub struct Trainee {
     /// The model.
     pub model: MmGem,
-    /// Patch tokens → the teacher's map; left behind at the end.
+    /// Patch tokens → the teacher's map.
     pub teacher_head: Option<Linear>,
+    /// SigLIP's bias, `[1]`.
+    pub logit_bias: Option<Param<Tensor<1>>>,
 }
+
+/// Where SigLIP's bias starts: nearly all pairs do not match.
+const LOGIT_BIAS_INIT: f32 = -10.0;
 
 /// Names of the losses in `metrics.jsonl`.
 pub const LOSSES: [&str; 6] =
@@ -80,7 +85,9 @@ impl Trainee {
             let head = LinearConfig::new(sizes.vision.hidden_size, distill.hidden_size).init(device);
             crate::init::fresh(head, sizes, config.seed)
         });
-        Self { model, teacher_head: head }
+        let bias = || Param::from_tensor(Tensor::from_floats([LOGIT_BIAS_INIT], device));
+        let logit_bias = (config.contrastive_loss == ContrastiveLoss::Siglip).then(bias);
+        Self { model, teacher_head: head, logit_bias }
     }
 
     /// The embeddings that are contrasted, if the recipe contrasts any.
@@ -465,13 +472,19 @@ fn meet(
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
     let [visual, text] = join(&present).unwrap_or_else(|| [none(), none()]);
     let log_scale = trainee.model.clamped_logit_scale();
-    let met = contrast(visual, text, log_scale.clone().inner(), &totals.rows, group)?;
+    let bias = trainee.logit_bias.as_ref().map(Param::val);
+    let plain_bias = bias.clone().map(Tensor::inner);
+    let met = contrast(visual, text, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
     step.losses.push(("loss_emb", met.loss));
     step.total += met.loss;
-    if trainee.model.logit_scale.is_require_grad() {
-        let mut gradients = (log_scale * met.log_scale_gradient).backward();
-        step.gradients = collect_gradients(trainee, &mut gradients);
-    }
+    let mut back = |value: Tensor<1>, gradient: f64| {
+        if value.is_tracked() {
+            let mut gradients = (value * gradient).backward();
+            add_up(&mut step.gradients, collect_gradients(trainee, &mut gradients));
+        }
+    };
+    back(log_scale, met.log_scale_gradient);
+    bias.into_iter().for_each(|bias| back(bias, met.bias_gradient));
 
     let mut start = 0;
     let mut part = |[embed, _]: &[Tensor<2>; 2]| {
@@ -555,7 +568,8 @@ impl ModuleMapper for OwnLeaves {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let trained = param.is_require_grad();
-        let is_exact = |name: &String| matches!(name.as_str(), "gamma" | "beta" | "logit_scale");
+        let is_exact =
+            |name: &String| matches!(name.as_str(), "gamma" | "beta" | "logit_scale" | "logit_bias");
         let (id, tensor, mapper) = param.consume();
         let values = tensor.inner();
         let values = if self.path.last().is_some_and(is_exact) { values } else { values.cast(self.dtype) };
