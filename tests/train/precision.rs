@@ -1,8 +1,10 @@
 //! Training in bf16 with f32 weights follows training in f32; recomputed blocks change nothing.
 
-use mmgem_core::train::TrainConfig;
+use burn::tensor::DType;
+use mmgem_core::train::collective::Single;
+use mmgem_core::train::{Signals, TrainConfig, train};
 
-use crate::lab::{Lab, check_same, finish, metrics, weights};
+use crate::lab::{COMMIT, Lab, check_same, finish, metrics, weights};
 
 /// Fifty steps of one recipe, set up in two ways.
 fn fifty(lab: &Lab, set: &[&str], names: [&str; 2], ways: [&[&str]; 2]) -> [TrainConfig; 2] {
@@ -70,4 +72,22 @@ fn recomputed_blocks_train_the_same_model() {
     let ways: [&[&str]; 2] = [&[], &["optim.recompute=true", "optim.micro_batch=3"]];
     let [kept, again] = fifty(&lab, &["optim.steps=20"], ["kept", "again"], ways);
     check_same(&kept.out, &again.out);
+}
+
+#[test]
+fn a_device_without_bf16_is_refused_before_anything_is_written() {
+    let device = match mmgem_backend_wgpu::device(None) {
+        Ok(device) if !device.supports_dtype(DType::BF16) => device,
+        Ok(_) => return eprintln!("SKIPPED: this GPU computes in bf16"),
+        Err(reason) => return eprintln!("SKIPPED: no wgpu adapter ({reason})"),
+    };
+    let lab = Lab::new();
+    let config = lab.config("run", &["optim.compute_dtype=bf16"]);
+    let error = train(&config, &device, COMMIT, false, &Signals::default(), &Single, |_| {})
+        .expect_err("it cannot compute")
+        .to_string();
+    for part in ["does not compute in bf16", "optim.compute_dtype=f32"] {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+    assert!(!config.out.exists());
 }
