@@ -1,6 +1,9 @@
 //! The losses of the paper: contrastive (equation 2), caption (equation 3) and their sum (equation 4).
 
-use burn::tensor::{Int, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::{
+    Int, Tensor, TensorData,
+    activation::{log_sigmoid, log_softmax},
+};
 
 use crate::model::{Llama, ops::cross_entropy};
 
@@ -32,6 +35,21 @@ pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
     let [n, _] = logits.dims();
     let diagonal: Vec<usize> = (0..n).collect();
     cross_entropy(logits.clone(), diagonal.clone()) + cross_entropy(logits.transpose(), diagonal)
+}
+
+/// SigLIP's sigmoid loss (arXiv:2303.15343), open_clip's `SigLipLoss`: each pair is judged by itself, so it wants a
+/// bias that starts low, because most pairs do not match. Not in the paper.
+///
+/// `-1/n sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 for `i = j` and -1 elsewhere
+///
+/// # Shapes
+/// - logits: `[n, n]`, from [`contrastive_logits`]
+/// - logit_bias: `[1]`
+/// - returns: `[1]`
+pub fn sigmoid_loss(logits: Tensor<2>, logit_bias: Tensor<1>) -> Tensor<1> {
+    let [n, _] = logits.dims();
+    let signs = Tensor::<2>::eye(n, &logits.device()) * 2.0 - 1.0;
+    -log_sigmoid((logits + logit_bias.unsqueeze()) * signs).sum() / n as f64
 }
 
 /// `L_Gen` (equation 3): next-token cross-entropy, mean over the text tokens and `</s>` of all texts.

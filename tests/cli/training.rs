@@ -52,6 +52,53 @@ fn an_interrupt_or_a_term_saves_a_checkpoint_and_is_no_failure() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_usr1_saves_a_checkpoint_at_the_next_step_and_the_run_goes_on() {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let desk = desk(200_000);
+    let mut command =
+        desk.command("train run.toml --json --set checkpoint.every=200000 --set checkpoint.keep=9");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let steps =
+        || std::fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count());
+    let saved = || -> Vec<usize> {
+        let entries = std::fs::read_dir(desk.path("run/checkpoints")).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect()
+    };
+    let wait_until = |what: &str, is_so: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    };
+    let signal = |signal: &str| {
+        let killed = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(killed.expect("there is a kill").success());
+    };
+    wait_until("the run makes no steps", &|| steps() >= 3);
+    assert!(saved().is_empty());
+    let before = steps();
+    signal("-USR1");
+    wait_until("nothing is saved", &|| !saved().is_empty());
+    let first = saved()[0];
+    assert!(first >= before, "saved step {first} after {before} were done");
+    wait_until("the run does not go on", &|| steps() >= first + 3);
+    assert_eq!(saved(), [first]);
+    // A term after it saves once more, and ends.
+    signal("-TERM");
+    let output = child.wait_with_output().expect("the program ends");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let last = serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")["step"].as_u64();
+    let (last, mut all) = (last.expect("a step") as usize, saved());
+    all.sort_unstable();
+    assert_eq!(all, [first, last]);
+    assert!(last >= first + 3);
+}
+
+#[test]
 fn a_short_run_ends_with_a_model_that_can_be_asked() {
     let desk = desk(3);
     let output = desk.run("train run.toml -q");

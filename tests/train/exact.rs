@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files::ModelFolder;
-use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss};
+use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss, sigmoid_loss};
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::train::collective::Single;
@@ -48,7 +48,10 @@ impl Bench {
         };
         let contrast = |visual| {
             let logits = contrastive_logits(visual, model.text_embed(&tokens), model.clamped_logit_scale());
-            contrastive_loss(logits)
+            match &self.trainee.logit_bias {
+                None => contrastive_loss(logits),
+                Some(bias) => sigmoid_loss(logits, bias.val()),
+            }
         };
         let loss: Tensor<1> = match self.config.recipe {
             Recipe::Stage1 => {
@@ -66,9 +69,10 @@ impl Bench {
         (value, collect_gradients(&self.trainee, &mut loss.backward()))
     }
 
-    fn cut_up(&self, workers: usize, micro_batch: Option<usize>) -> (f64, GradientMap) {
+    fn cut_up(&self, workers: usize, micro_batch: Option<usize>, recompute: bool) -> (f64, GradientMap) {
         let mut config = self.config.clone();
         (config.optim.workers, config.optim.micro_batch) = (workers, micro_batch);
+        config.optim.recompute = recompute;
         let totals = Totals::new(&self.batch, &Single).expect("one rank is of one mind");
         let step = gradient(&self.trainee, &self.batch, &totals, &self.sizes, &config, &self.device, &Single)
             .expect("one rank cannot get lost");
@@ -90,11 +94,20 @@ fn check(set: &[&str]) {
     let bench = Bench::new(set);
     let (loss, plain) = bench.plain();
     let whole = largest(plain.values().flat_map(floats));
-    for (workers, micro_batch) in
-        [(1, None), (1, Some(7)), (1, Some(3)), (1, Some(2)), (1, Some(1)), (2, Some(2)), (3, None)]
-    {
-        let what = format!("{workers} workers, micro-batches of {micro_batch:?}");
-        let (found_loss, found) = bench.cut_up(workers, micro_batch);
+    for (workers, micro_batch, recompute) in [
+        (1, None, false),
+        (1, Some(7), false),
+        (1, Some(3), false),
+        (1, Some(2), false),
+        (1, Some(1), false),
+        (2, Some(2), false),
+        (3, None, false),
+        (1, None, true),
+        (2, Some(2), true),
+    ] {
+        let again = if recompute { ", blocks computed again" } else { "" };
+        let what = format!("{workers} workers, micro-batches of {micro_batch:?}{again}");
+        let (found_loss, found) = bench.cut_up(workers, micro_batch, recompute);
         assert!((found_loss - loss).abs() <= 1e-5 * loss.abs(), "{what}: {found_loss} and {loss}");
         assert_eq!(found.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>(), "{what}");
         for (path, plain) in &plain {
@@ -120,4 +133,67 @@ fn stage_2_for_retrieval_in_micro_batches_has_the_gradient_of_the_whole_batch() 
 #[test]
 fn stage_2_for_captions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
     check(&["recipe=stage2_caption", "data.rehearse_stage_1=false"]);
+}
+
+#[test]
+fn siglip_in_micro_batches_has_the_gradient_of_the_whole_batch() {
+    check(&["contrastive_loss=siglip"]);
+    check(&["recipe=stage2_retrieval", "contrastive_loss=siglip"]);
+}
+
+/// `open_clip.loss.SigLipLoss()(VISUAL, TEXT, exp(1.2), -2.0)` of open_clip_torch 3.3.0 in float64, and its gradients.
+mod open_clip_siglip {
+    pub const VISUAL: [[f32; 4]; 3] = [
+        [-0.6882472, 0.0, 0.6882472, -0.22941573],
+        [0.55522525, -0.41038388, 0.31382295, -0.65178615],
+        [0.13336627, 0.8001976, -0.08891084, 0.5779205],
+    ];
+    pub const TEXT: [[f32; 4]; 3] = [
+        [-0.31622776, 0.6324555, -0.6324555, 0.31622776],
+        [-0.6233721, 0.06926356, 0.7618992, -0.16161498],
+        [0.62985206, -0.3391511, 0.38760126, -0.5814019],
+    ];
+    pub const LOSS: [f32; 1] = [4.410042];
+    pub const BY_LOG_SCALE: [f32; 1] = [3.084191];
+    pub const BY_BIAS: [f32; 1] = [-0.16245516];
+    pub const BY_VISUAL: [f32; 12] = [
+        -0.13269252,
+        -0.6460423,
+        1.3729073,
+        -0.5425246,
+        1.1577585,
+        -0.3565252,
+        -0.4209653,
+        -0.34179074,
+        -0.9329945,
+        0.78053474,
+        -0.7710237,
+        0.8219184,
+    ];
+    pub const BY_TEXT: [f32; 12] = [
+        0.8153606, 0.5122452, -0.7787493, 0.6081342, -1.1345637, 0.46432763, 0.28103444, 0.48672718,
+        0.25449833, -1.2229385, 0.45071876, -1.2187699,
+    ];
+}
+
+#[test]
+fn the_sigmoid_loss_and_its_gradients_are_open_clips() {
+    use open_clip_siglip::{BY_BIAS, BY_LOG_SCALE, BY_TEXT, BY_VISUAL, LOSS, TEXT, VISUAL};
+    let device = Device::flex().autodiff();
+    let leaf = |value: f32| Tensor::<1>::from_floats([value], &device).require_grad();
+    let rows = |rows: [[f32; 4]; 3]| Tensor::<2>::from_floats(rows, &device).require_grad();
+    let (visual, text, log_scale, bias) = (rows(VISUAL), rows(TEXT), leaf(1.2), leaf(-2.0));
+    let logits = contrastive_logits(visual.clone(), text.clone(), log_scale.clone());
+    let loss = sigmoid_loss(logits, bias.clone());
+    let near = |found: Tensor<1>, wanted: &[f32]| {
+        let found = floats(&found);
+        let off = largest(found.iter().zip(wanted).map(|(a, b)| a - b));
+        assert!(found.len() == wanted.len() && off <= 3e-6, "found {found:?}, wanted {wanted:?}");
+    };
+    near(loss.clone().inner(), &LOSS);
+    let gradients = loss.backward();
+    near(log_scale.grad(&gradients).expect("a leaf"), &BY_LOG_SCALE);
+    near(bias.grad(&gradients).expect("a leaf"), &BY_BIAS);
+    near(visual.grad(&gradients).expect("a leaf").reshape([12]), &BY_VISUAL);
+    near(text.grad(&gradients).expect("a leaf").reshape([12]), &BY_TEXT);
 }

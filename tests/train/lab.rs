@@ -180,6 +180,12 @@ pub fn model_bytes(config: &TrainConfig) -> Vec<u8> {
     fs::read(config.out.join("model/model.safetensors")).expect("a finished run has a model")
 }
 
+/// The bytes of a checkpoint's moments.
+pub fn moment_bytes(config: &TrainConfig, step: usize) -> Vec<u8> {
+    let path = config.out.join(format!("checkpoints/step-{step:08}/optimizer.safetensors"));
+    fs::read(path).expect("a checkpoint has moments")
+}
+
 /// The tensors of a model folder.
 pub fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     let bytes = fs::read(folder.join("model.safetensors")).expect("a model folder");

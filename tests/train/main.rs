@@ -6,6 +6,7 @@ mod exact;
 mod lab;
 mod learning;
 mod plan;
+mod precision;
 mod ranks;
 mod records;
 mod resume;

@@ -108,6 +108,11 @@ fn ranks_of_stage_1_compute_what_one_process_does() {
 }
 
 #[test]
+fn ranks_with_siglip_compute_what_one_process_does() {
+    check_ranks(&["contrastive_loss=siglip"]);
+}
+
+#[test]
 fn ranks_of_stage_2_for_captions_compute_what_one_process_does() {
     check_ranks(&["recipe=stage2_caption", "model={ from = 'LAB/start' }", "data.whole_image_share=0.3"]);
 }

@@ -3,7 +3,8 @@
 use std::fs;
 
 use crate::lab::{
-    Lab, checkpoints, crash_in, failure, finish, metrics, model_bytes, run_until, timeless_metrics,
+    Lab, checkpoints, crash_in, failure, finish, metrics, model_bytes, moment_bytes, run_until,
+    timeless_metrics,
 };
 
 fn check(set: &[&str]) {
@@ -34,6 +35,11 @@ fn check(set: &[&str]) {
         assert_eq!(timeless_metrics(interrupted), timeless_metrics(&whole), "{}", interrupted.out.display());
         assert!(model_bytes(interrupted) == model_bytes(&whole), "{}", interrupted.out.display());
         assert_eq!(checkpoints(interrupted), [4, 6]);
+        assert!(moment_bytes(&whole, 6).len() > 1000);
+        for step in [4, 6] {
+            let same = moment_bytes(interrupted, step) == moment_bytes(&whole, step);
+            assert!(same, "moments of step {step} in {}", interrupted.out.display());
+        }
     }
 }
 
@@ -45,6 +51,11 @@ fn stage_1_goes_on_as_if_nothing_had_happened() {
 #[test]
 fn two_workers_go_on_as_if_nothing_had_happened() {
     check(&["optim.workers=2", "optim.batch_size=5"]);
+}
+
+#[test]
+fn a_run_with_siglip_goes_on_as_if_nothing_had_happened() {
+    check(&["contrastive_loss=siglip"]);
 }
 
 #[test]

@@ -113,6 +113,27 @@ fn a_shard_that_is_shorter_than_said_is_named_once_and_counted() {
 }
 
 #[test]
+fn a_shard_that_is_longer_than_said_is_named_once_and_its_rest_never_seen() {
+    let lab = lab();
+    let set =
+        ["data.shards=['pipe:cat LAB/part-{0..3}.tar']", "data.samples_per_shard=2", "optim.batch_size=8"];
+    let (names, skipped, said) = seen(&lab.config("run", &set), 0..3, 0, 1);
+    let heads: Vec<&str> =
+        WORDS.iter().enumerate().filter(|(idx, _)| idx % 3 < 2).map(|(_, word)| *word).collect();
+    // Three epochs of the first two of each shard.
+    assert_eq!((names.len(), skipped), (24, 0));
+    assert!(heads.iter().all(|word| names.iter().filter(|name| name == word).count() == 3), "{names:?}");
+    let [why] = &said[..] else { panic!("said once: {said:?}") };
+    assert!(
+        why.contains("part-") && why.contains("more samples than `samples_per_shard`, which is 2"),
+        "{why}"
+    );
+    // One that fits is not complained of.
+    let (_, _, said) = seen(&lab.config("run", &[set[0], "data.samples_per_shard=3"]), 0..6, 0, 1);
+    assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
 fn a_command_that_fails_or_is_cut_short_ends_its_shard_and_not_the_run() {
     let lab = lab();
     let cut = fs::metadata(lab.path("part-1.tar")).expect("written").len() / 2;

@@ -2,7 +2,7 @@
 //!
 //! Such a source is cut into lanes, each with shards of its own in an order of its own for every epoch. A lane's
 //! samples are a sequence that follows from the seed alone: each shard counts as `samples_per_shard`, whatever is in
-//! it, and neighbours change places within blocks of `shuffle_buffer`, never across epochs. So any place of the sequence can be found again
+//! it (of a longer one the rest is left out, of a shorter one places stay empty; both is said), and neighbours change places within blocks of `shuffle_buffer`, never across epochs. So any place of the sequence can be found again
 //! by any process: a run goes on in mid-epoch by starting the commands of that place and passing over what it has seen.
 
 use std::io::Read;
@@ -23,6 +23,9 @@ const AHEAD: usize = 32;
 
 /// Seconds after which a silent command is named.
 const SILENT_SECS: u64 = 30;
+
+/// Seconds within which a command must begin a sample more, to be noticed.
+const LAST_SECS: u64 = 5;
 
 /// A source of commands.
 #[derive(Clone, Debug)]
@@ -47,6 +50,9 @@ pub struct Lane {
     block: Option<(usize, Vec<Result<Sample, Missing>>)>,
     /// The shard that is being read: its number in the lane's sequence and the samples taken of it.
     open: Option<(usize, usize, Reader)>,
+    /// What is to be said of the first shard that is longer than it counts.
+    too_long: Option<String>,
+    has_told: bool,
 }
 
 /// Why there is no sample at a place.
@@ -87,7 +93,7 @@ impl Streams {
 impl Lane {
     /// A lane of which nothing has been read.
     pub fn new(streams: Arc<Streams>, lane: usize) -> Self {
-        Self { streams, lane, block: None, open: None }
+        Self { streams, lane, block: None, open: None, too_long: None, has_told: false }
     }
 
     /// The sample at a place of the sequence; places must not go back by more than a block.
@@ -119,7 +125,20 @@ impl Lane {
         }
         let (_, taken, reader) = self.open.as_mut().expect("just opened");
         *taken += 1;
-        reader.next()
+        let sample = reader.next();
+        if *taken == per_shard && sample.is_ok() && !self.has_told && reader.has_more() {
+            self.has_told = true;
+            self.too_long = Some(format!(
+                "pipe:{}: it has more samples than `samples_per_shard`, which is {per_shard}; the rest of such shards is left out",
+                reader.command
+            ));
+        }
+        sample
+    }
+
+    /// What is to be said of a shard that was too long, once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.too_long.take()
     }
 }
 
@@ -158,6 +177,12 @@ impl Reader {
         let why = format!("pipe:{}: {why}; what it lacks is left out", self.command);
         self.ended = Some(why.clone());
         Err(Missing { why, is_first: true })
+    }
+
+    /// Whether another sample would come; of a command that says nothing more, none.
+    fn has_more(&mut self) -> bool {
+        let samples = self.samples.get_mut().expect("nobody panics while holding it");
+        matches!(samples.recv_timeout(Duration::from_secs(LAST_SECS)), Ok(Ok(_)))
     }
 }
 

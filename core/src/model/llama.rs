@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
 use super::attention::attend;
 use super::linear::Linear;
-use super::ops::{heads, linear, rms_norm, rotate, silu_times};
+use super::ops::{heads, linear, rms_norm, rotate, silu_times, through};
 use crate::config::LlamaConfig;
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
@@ -120,7 +120,11 @@ impl Llama {
         let rope = Rope::new(self.head_dim(), self.rope_theta, seq, &embeds.device());
         let mut x = embeds;
         for layer in &self.layers {
-            x = layer.forward(x, &rope, None);
+            let rope = rope.clone();
+            x = through(layer, x, move |layer, x| {
+                let rope = rope.beside(&x);
+                layer.forward(x, &rope, None)
+            });
         }
         rms_norm(&self.norm, x)
     }
@@ -272,6 +276,14 @@ impl Rope {
     fn slice(&self, start: usize, len: usize) -> Self {
         let part = |table: &Tensor<4>| table.clone().slice(s![.., .., start..start + len]);
         Self { cos: part(&self.cos), sin: part(&self.sin) }
+    }
+
+    /// The same outside a gradient's graph where `x` is.
+    fn beside(&self, x: &Tensor<3>) -> Self {
+        if x.device().is_autodiff() {
+            return self.clone();
+        }
+        Self { cos: self.cos.clone().inner(), sin: self.sin.clone().inner() }
     }
 
     fn rotate(&self, x: Tensor<3>, n_heads: usize) -> Tensor<4> {

@@ -1,8 +1,9 @@
 //! MM-GEM (arXiv:2405.19333): one encoder for images, one language model that embeds and captions.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData, s};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
 
+use super::ops::mean_dim;
 use super::{Linear, Llama, PoolAggregator, Vit};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
 
@@ -126,7 +127,7 @@ impl MmGem {
     /// - roi: `[n_regions, bins, hidden]`
     /// - returns: `[n_regions, embed_dim]`
     pub fn region_embed(&self, roi: Tensor<3>) -> Tensor<2> {
-        self.region_mean_embed(roi.mean_dim(1).squeeze_dim(1))
+        self.region_mean_embed(mean_dim(roi, 1).squeeze_dim(1))
     }
 
     /// [`Self::region_embed`] of regions whose bins are averaged already, `[n_regions, hidden]`.
@@ -174,8 +175,9 @@ impl MmGem {
         for (row, len) in texts.lens.iter().enumerate() {
             at_emb[row * (seq + 1) + len] = 1.0;
         }
-        let at_emb = Tensor::<3>::from_data(TensorData::new(at_emb, [batch, seq + 1, 1]), &device);
-        let tail = Tensor::zeros([batch, 1, width], &device);
+        let at_emb = Tensor::<3>::from_data(TensorData::new(at_emb, [batch, seq + 1, 1]), &device)
+            .cast(embeds.dtype());
+        let tail = Tensor::<3>::zeros([batch, 1, width], &device).cast(embeds.dtype());
         let emb_token = self.emb_token.val().reshape([1, 1, width]);
         let embeds =
             Tensor::cat(vec![embeds, tail], 1) * (-at_emb.clone() + 1.0) + emb_token * at_emb.clone();
@@ -223,8 +225,9 @@ impl MmGem {
     }
 }
 
-/// Rows of unit length; a row of zeros stays zero.
+/// Rows of unit length, in f32; a row of zeros stays zero.
 pub fn normalize<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let x = x.cast(DType::F32);
     let norm = x.clone().square().sum_dim(D - 1).sqrt().clamp_min(1e-12);
     x / norm
 }

@@ -7,6 +7,8 @@ pub mod mmgem;
 pub mod open_clip;
 pub(crate) mod ops;
 pub mod pool_aggregator;
+#[cfg(feature = "train")]
+pub(crate) mod recompute;
 pub mod vit;
 
 pub use linear::Linear;

@@ -1,7 +1,9 @@
 //! The operations of the graph, in Burn's terms; on the CPU a kernel of ours does each at once.
+//!
+//! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
 
 use burn::nn::{LayerNorm, LayerNormConfig, RmsNorm};
-use burn::tensor::{Int, Tensor, TensorData, activation, module};
+use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
 use crate::cpu;
@@ -20,6 +22,16 @@ macro_rules! on_cpu {
     };
 }
 pub(super) use on_cpu;
+
+/// Runs a block of a tower. Without training no more than that; with it see [`super::recompute`].
+#[cfg(feature = "train")]
+pub(super) use super::recompute::through;
+
+/// Runs a block of a tower.
+#[cfg(not(feature = "train"))]
+pub(super) fn through<M>(block: &M, x: Tensor<3>, forward: impl Fn(&M, Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+    forward(block, x)
+}
 
 /// `x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`.
 pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
@@ -59,6 +71,10 @@ pub(super) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
 /// `x / sqrt(mean(x^2) + epsilon) * gamma`
 pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x, norm.gamma.val()] => rms_norm(x, norm.gamma.val(), norm.epsilon));
+    let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
+    if dtype != own {
+        return rms_norm(norm, x.cast(own)).cast(dtype);
+    }
     norm.forward(x)
 }
 
@@ -68,11 +84,22 @@ pub(super) fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tens
         let epsilon = LayerNormConfig::new(1).epsilon;
         on_cpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
     }
+    let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
+    if dtype != own {
+        return layer_norm(norm, x.cast(own)).cast(dtype);
+    }
     norm.forward(x)
 }
 
-/// Mean of `-log softmax(logits)[target]` over the rows: `[n, classes]` → `[1]`.
+/// Mean over an axis, which keeps its place with length 1.
+pub(super) fn mean_dim<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
+    let dtype = x.dtype();
+    x.cast(DType::F32).mean_dim(dim).cast(dtype)
+}
+
+/// Mean of `-log softmax(logits)[target]` over the rows, in f32: `[n, classes]` → `[1]`.
 pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1> {
+    let logits = logits.cast(DType::F32);
     #[cfg(all(feature = "cpu", feature = "train"))]
     if cpu::is_recorded(&logits) {
         return cpu::graph::cross_entropy(logits, targets);
@@ -94,6 +121,7 @@ pub(super) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usiz
     on_cpu!([x, cos, sin] => rotate(x, cos, sin, n_heads));
     let x = heads(x, n_heads);
     let half = x.dims()[3] / 2;
+    let [cos, sin] = [cos, sin].map(|table| table.cast(x.dtype()));
     let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
     Tensor::cat(
         vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin],

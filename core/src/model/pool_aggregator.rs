@@ -6,6 +6,7 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
+use super::ops::mean_dim;
 use crate::config::MmGemConfig;
 
 /// A part of the model's input: a box, and a mask where the part is not the whole box.
@@ -43,7 +44,7 @@ impl PoolAggregator {
 
     /// Mean over the patches: `[batch, n_patches, hidden]` → `[batch, hidden]`.
     pub fn mean_pool(&self, patches: Tensor<3>) -> Tensor<2> {
-        patches.mean_dim(1).squeeze_dim(1)
+        mean_dim(patches, 1).squeeze_dim(1)
     }
 
     /// RoIAlign (Mask R-CNN, arXiv:1703.06870; torchvision's `roi_align` with `aligned=True`).
@@ -70,7 +71,7 @@ impl PoolAggregator {
             let index = TensorData::new(image_idx, [regions.len()]);
             patches.select(0, Tensor::<1, Int>::from_data(index, &device))
         };
-        Tensor::<3>::from_data(matrix, &device).matmul(patches)
+        Tensor::<3>::from_data(matrix, &device).cast(patches.dtype()).matmul(patches)
     }
 
     /// Mean over the bins of [`Self::roi_align`], of regions of one image: the bins' weights are averaged
@@ -84,7 +85,7 @@ impl PoolAggregator {
         let [_, n_patches, _] = patches.dims();
         let weights: Vec<f32> = regions.iter().flat_map(|region| self.mean_weights(region)).collect();
         let matrix = TensorData::new(weights, [regions.len(), n_patches]);
-        Tensor::<2>::from_data(matrix, &device).matmul(patches.squeeze_dim(0))
+        Tensor::<2>::from_data(matrix, &device).cast(patches.dtype()).matmul(patches.squeeze_dim(0))
     }
 
     /// Mean of the rows of [`Self::pooling_matrix`], `[n_patches]`.

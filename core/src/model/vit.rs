@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Tensor, s};
 
 use super::attention::{attend_masked, attend_packed, unpack};
 use super::linear::Linear;
-use super::ops::{gelu, layer_norm, linear, quick_gelu};
+use super::ops::{gelu, layer_norm, linear, quick_gelu, through};
 use crate::config::{HiddenAct, VitConfig};
 
 /// Vision transformer with a class token, learned positions and a norm before the blocks.
@@ -88,7 +88,8 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`, standardised
     /// - returns: `[batch, n_patches, hidden]`, patches row by row
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        layer_norm(&self.ln_post, self.all_tokens(pixels).slice(s![.., 1..]))
+        // A block of its own, so that whatever looks at the patches begins at its output.
+        through(&self.ln_post, self.all_tokens(pixels), |norm, x| layer_norm(norm, x.slice(s![.., 1..])))
     }
 
     /// OpenCLIP's own image embedding, not normalised: `proj` on the class token.
@@ -105,7 +106,7 @@ impl Vit {
     pub fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
         let mut x = layer_norm(&self.ln_pre, self.embed_patches(pixels));
         for block in &self.blocks {
-            x = block.forward(x);
+            x = through(block, x, VitBlock::forward);
         }
         x
     }
@@ -119,6 +120,7 @@ impl Vit {
         // The kernel does not overlap itself, so the convolution is one matrix product.
         let weight = self.conv1.val().reshape([width, channels * patch * patch]).transpose();
         let pixels = pixels
+            .cast(weight.dtype())
             .reshape([batch, channels, grid, patch, grid, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * grid * grid, channels * patch * patch]);

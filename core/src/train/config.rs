@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
 /// Everything that decides what a run computes; saved beside the weights.
@@ -18,6 +19,9 @@ pub struct TrainConfig {
     /// Which losses stage 1 adds up.
     #[serde(default)]
     pub objective: Objective,
+    /// How embeddings are compared with each other.
+    #[serde(default)]
+    pub contrastive_loss: ContrastiveLoss,
     /// Keep the language model's weights as they are; the tokens, h1–h3 and the encoder learn.
     #[serde(default)]
     pub freeze_llm: bool,
@@ -74,6 +78,18 @@ pub enum Objective {
     CapOnly,
 }
 
+/// Losses over all pairs of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContrastiveLoss {
+    /// The paper's: each image among all texts and each text among all images (equation 2).
+    #[default]
+    InfoNce,
+    /// SigLIP's: each pair by itself, with a bias that the run learns and leaves behind. That paper starts at
+    /// `logit_scale_init` = ln 10.
+    Siglip,
+}
+
 /// Where a run's weights come from: `from` a folder, or `config` with `tokenizer_text` or `tokenizer`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,7 +129,8 @@ pub struct DataConfig {
     /// Read at most this many samples of each shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_per_shard: Option<usize>,
-    /// Samples that a shard from a command counts as, because it cannot be counted ahead.
+    /// Samples that a shard from a command counts as, because it cannot be counted ahead. Those beyond are never
+    /// seen (the first such shard is named); a shard that has fewer leaves places empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples_per_shard: Option<usize>,
     /// Samples within which the order of shards from commands is shuffled.
@@ -187,6 +204,13 @@ pub struct OptimConfig {
     /// more, ahead; without a size, or where the batch fits, it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
+    /// What towers and heads compute in; weights, moments, sums over samples, norms and losses are f32 in any case.
+    #[serde(default)]
+    pub compute_dtype: ComputeDtype,
+    /// Whether of a transformer block only the input is kept for the way back, and the rest computed again: the
+    /// same gradient for less memory and a third more work.
+    #[serde(default)]
+    pub recompute: bool,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -227,6 +251,27 @@ fn lamb_beta_2() -> f32 {
 }
 fn ten() -> usize {
     10
+}
+
+/// What towers and heads compute in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ComputeDtype {
+    /// As the weights are.
+    #[default]
+    F32,
+    /// In half of the memory, and on the matrix units of data-center GPUs; slow on a CPU.
+    Bf16,
+}
+
+impl ComputeDtype {
+    /// Burn's name of it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
 }
 
 /// Imitation of a teacher.
@@ -398,6 +443,11 @@ impl TrainConfig {
         let grounds = self.recipe == Recipe::Stage1 && self.objective != Objective::CapOnly;
         if self.grounding.is_some() && !grounds {
             return fail("[grounding] wants recipe = \"stage1\" with an objective that embeds text");
+        }
+        if self.contrastive_loss == ContrastiveLoss::Siglip && !super::plan::contrasts(self) {
+            return fail(
+                "contrastive_loss = \"siglip\" wants a recipe and objective that compare embeddings",
+            );
         }
         let [low, high] = self.data.crop_scale;
         if !(0.0 < low && low <= high && high <= 1.0) {

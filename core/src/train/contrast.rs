@@ -6,9 +6,18 @@
 //!
 //! `dL/du_i = exp(logit_scale)/n [Σ_j (exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)) v_j - 2 v_i]`
 //!
-//! and the same for `v`. Nothing larger than a block is ever held beside the embeddings.
+//! and the same for `v`. SigLIP's loss ([`crate::loss::sigmoid_loss`]) needs no more than the others' embeddings: with
+//! `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is `L = 1/n [Σ_ij log(1 + exp(S_ij)) - Σ_i S_ii]`, and
+//!
+//! `dL/du_i = exp(logit_scale)/n [Σ_j sigmoid(S_ij) v_j - v_i]`
+//!
+//! Nothing larger than a block is ever held beside the embeddings.
 
-use burn::tensor::{Tensor, s};
+use burn::tensor::{
+    Tensor,
+    activation::{log_sigmoid, sigmoid},
+    s,
+};
 
 use super::collective::{Collective, CollectiveError};
 
@@ -21,13 +30,15 @@ pub struct Contrast {
     pub loss: f64,
     /// Its share of the derivative by the log of the scale.
     pub log_scale_gradient: f64,
+    /// Its share of the derivative by the bias, of a loss that has one.
+    pub bias_gradient: f64,
     /// Gradient of its images' or regions' embeddings, `[rows, embed_dim]`.
     pub visual_gradient: Tensor<2>,
     /// Gradient of its texts' embeddings, `[rows, embed_dim]`.
     pub text_gradient: Tensor<2>,
 }
 
-/// The contrastive loss over all ranks.
+/// The contrastive loss over all ranks: InfoNCE, or with a bias (`[1]`) SigLIP's.
 ///
 /// # Shapes
 /// - visual, text: `[rows[rank], embed_dim]`, rows of unit length, without a graph
@@ -37,11 +48,25 @@ pub fn contrast(
     visual: Tensor<2>,
     text: Tensor<2>,
     log_scale: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    rows: &[usize],
+    group: &dyn Collective,
+) -> Result<Contrast, CollectiveError> {
+    let scale: Tensor<2> = log_scale.exp().unsqueeze();
+    match bias {
+        None => softmax_contrast(visual, text, scale, rows, group),
+        Some(bias) => sigmoid_contrast(visual, text, scale, bias.unsqueeze(), rows, group),
+    }
+}
+
+fn softmax_contrast(
+    visual: Tensor<2>,
+    text: Tensor<2>,
+    scale: Tensor<2>,
     rows: &[usize],
     group: &dyn Collective,
 ) -> Result<Contrast, CollectiveError> {
     let n: usize = rows.iter().sum();
-    let scale: Tensor<2> = log_scale.exp().unsqueeze();
     let all_visual = gather_rows(visual.clone(), rows, group)?;
     let all_text = gather_rows(text.clone(), rows, group)?;
 
@@ -59,16 +84,39 @@ pub fn contrast(
     let pairs = (visual * text).sum() * scale.squeeze_dim::<1>(1) * 2.0;
     let loss = lse_visual.sum() + lse_text.sum() - pairs.clone();
     let log_scale_gradient = visual_mean + text_mean - pairs;
-    let scalars: Vec<f32> = Tensor::cat(vec![loss, log_scale_gradient], 0)
-        .into_data()
-        .try_to_vec()
-        .expect("the loss is taken in f32");
-    Ok(Contrast {
-        loss: f64::from(scalars[0]) / n as f64,
-        log_scale_gradient: f64::from(scalars[1]) / n as f64,
-        visual_gradient,
-        text_gradient,
-    })
+    let [loss, log_scale_gradient] = means([loss, log_scale_gradient], n);
+    Ok(Contrast { loss, log_scale_gradient, bias_gradient: 0.0, visual_gradient, text_gradient })
+}
+
+fn sigmoid_contrast(
+    visual: Tensor<2>,
+    text: Tensor<2>,
+    scale: Tensor<2>,
+    bias: Tensor<2>,
+    rows: &[usize],
+    group: &dyn Collective,
+) -> Result<Contrast, CollectiveError> {
+    let n: usize = rows.iter().sum();
+    let all_visual = gather_rows(visual.clone(), rows, group)?;
+    let all_text = gather_rows(text.clone(), rows, group)?;
+    let side = |own, partner, all| sigmoid_side(own, partner, all, &scale, &bias, n);
+    let (visual_gradient, [loss, by_scale, by_bias]) = side(&visual, &text, &all_text);
+    // The texts' side meets the same pairs again, those of other ranks' images with the own texts.
+    let (text_gradient, _) = side(&text, &visual, &all_visual);
+
+    let [own, _] = visual.dims();
+    let pairs = (visual * text).sum() * scale.squeeze_dim::<1>(1);
+    let biases = bias.squeeze_dim::<1>(1) * own as f64;
+    let found = [loss - pairs.clone() - biases, by_scale - pairs, by_bias - own as f64];
+    let [loss, log_scale_gradient, bias_gradient] = means(found, n);
+    Ok(Contrast { loss, log_scale_gradient, bias_gradient, visual_gradient, text_gradient })
+}
+
+/// Sums over the pairs, read from the device at once.
+fn means<const N: usize>(sums: [Tensor<1>; N], n: usize) -> [f64; N] {
+    let sums: Vec<f32> =
+        Tensor::cat(sums.to_vec(), 0).into_data().try_to_vec().expect("the loss is taken in f32");
+    std::array::from_fn(|at| f64::from(sums[at]) / n as f64)
 }
 
 /// The rows of all ranks, in order of rank.
@@ -138,4 +186,35 @@ fn side_gradient(
         gradients.push(pulled * scale.clone() / n_pairs as f64);
     }
     (Tensor::cat(gradients, 0), mean)
+}
+
+/// Gradient of the own rows, and over them the sums of `log(1 + exp(S_ij))`, of its derivative by the log of the scale,
+/// and of that by the bias.
+fn sigmoid_side(
+    own: &Tensor<2>,
+    partner: &Tensor<2>,
+    all: &Tensor<2>,
+    scale: &Tensor<2>,
+    bias: &Tensor<2>,
+    n_pairs: usize,
+) -> (Tensor<2>, [Tensor<1>; 3]) {
+    let ([n, _], [columns, _]) = (own.dims(), all.dims());
+    let mut sums = [0; 3].map(|_| Tensor::zeros([1], &own.device()));
+    if n == 0 {
+        return (own.clone(), sums);
+    }
+    let mut gradients = Vec::new();
+    for range in blocks(n, columns) {
+        let similarities =
+            own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
+        let logits = similarities.clone() + bias.clone();
+        let probs = sigmoid(logits.clone());
+        let found = [-log_sigmoid(-logits).sum(), (probs.clone() * similarities).sum(), probs.clone().sum()];
+        let [loss, by_scale, by_bias] = sums;
+        let [found_loss, found_scale, found_bias] = found;
+        sums = [loss + found_loss, by_scale + found_scale, by_bias + found_bias];
+        let pulled = probs.matmul(all.clone()) - partner.clone().slice(s![range]);
+        gradients.push(pulled * scale.clone() / n_pairs as f64);
+    }
+    (Tensor::cat(gradients, 0), sums)
 }

@@ -26,7 +26,8 @@ pub struct Batch {
     pub samples: Vec<Prepared>,
     /// Token ids of lines of text (`warmup`).
     pub lines: Vec<Vec<u32>>,
-    /// What could not be used, and why; of a shard that ends early only the first sample is named.
+    /// What could not be used, and why; of a shard that ends early only the first sample is named, of one that is longer
+    /// than it counts only the shard.
     pub skipped: Vec<String>,
     /// How many could not be used.
     pub n_skipped: usize,
@@ -145,6 +146,7 @@ impl Batches {
                     self.sources.read(pick).and_then(|raw| self.prepare(raw, rng))
                 })
                 .collect();
+            batch.skipped.extend(self.sources.take_warnings());
             for (sample, (_, pick)) in prepared.into_iter().zip(&picks) {
                 match sample {
                     Ok(sample) => batch.samples.push(sample),

@@ -17,7 +17,9 @@ mod tensorboard;
 
 #[cfg(feature = "cpu")]
 pub use crate::cpu::record_as_other_devices;
-pub use config::{ModelSource, Objective, Recipe, TrainConfig, TrainConfigError};
+pub use config::{
+    ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
+};
 pub use data::{Batch, BatchPart, Batches};
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{Plan, plan, plan_run};

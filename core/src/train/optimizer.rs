@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 use super::config::{OptimConfig, Recipe, TrainConfig};
 use crate::checkpoint::names::{checkpoint_name, module_path};
@@ -31,7 +31,8 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
             !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",
-        Recipe::Stage2Retrieval => path.starts_with("h4."),
+        // SigLIP's bias does not come with the model.
+        Recipe::Stage2Retrieval => path.starts_with("h4.") || path == "logit_bias",
     }
 }
 
@@ -184,7 +185,7 @@ impl ModuleMapper for Update<'_> {
     }
 }
 
-/// Takes the gradients of a module's parameters out of `gradients`.
+/// Takes the gradients of a module's parameters out of `gradients`, in f32.
 pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> GradientMap {
     let mut collector = Collector { path: Vec::new(), gradients, found: BTreeMap::new() };
     module.visit(&mut collector);
@@ -209,7 +210,7 @@ impl ModuleVisitor for Collector<'_> {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = param.val().grad_remove(self.gradients) {
             let n = gradient.dims().iter().product::<usize>();
-            self.found.insert(module_path(&self.path), gradient.reshape([n]));
+            self.found.insert(module_path(&self.path), gradient.reshape([n]).cast(DType::F32));
         }
     }
 }

@@ -5,15 +5,12 @@
 
 use serde::Serialize;
 
-use super::config::{Objective, Recipe, TrainConfig};
+use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
 use super::metrics::read_records;
 use super::optimizer::is_trained;
 use super::run::TrainError;
 use super::start::read_sizes;
 use crate::config::{LlamaConfig, MmGemConfig, VisionTokens, VitConfig};
-
-/// Bytes of an f32.
-const F32: f64 = 4.0;
 
 /// What a run will need, for one rank where not said otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -76,10 +73,15 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let samples_per_rank = optim.batch_size.div_ceil(ranks);
     let per_worker = samples_per_rank.div_ceil(optim.workers);
     let micro_batch = optim.micro_batch.unwrap_or(per_worker).min(per_worker);
-    // Weights; of what is trained two moments, the gradient, and while it is added up or updated one more.
-    let static_bytes = F32 * (all as f64 + 4.0 * trained as f64);
+    // Weights, once more where they are cast; of what is trained two moments, the gradient, and while it is added up or
+    // updated one more.
+    let cast = match optim.compute_dtype {
+        ComputeDtype::F32 => 0.0,
+        ComputeDtype::Bf16 => BF16.input * optim.workers as f64,
+    };
+    let static_bytes = (F32.input + cast) * all as f64 + 4.0 * F32.input * trained as f64;
     let activation_bytes = activation_bytes(sizes, config);
-    let embedding_bytes = F32
+    let embedding_bytes = F32.input
         * if contrasts(config) {
             let block = (1 << 24).min(samples_per_rank * optim.batch_size);
             (2 * optim.batch_size * sizes.embed_dim + 4 * block) as f64
@@ -228,28 +230,90 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
         VisionTokens::Grid => sizes.grid() * sizes.grid(),
     } as f64
         + 1.0;
-    let caption =
-        |prefix: f64| llama_floats(l, prefix + tokens) + HEAD * (tokens + 1.0) * l.vocab_size as f64;
     let region = (sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts) as f64;
     let pixels = 3.0 * (sizes.vision.image_size * sizes.vision.image_size) as f64;
-    let floats = match config.recipe {
-        Recipe::Warmup => vit_floats(sizes) + caption(1.0),
+    let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
+    let (vision, caption) = (vit_chain(sizes), |prefix: f64| llama_chain(l, prefix + tokens));
+    // Towers that learn or that a gradient goes through; what is scored; the frozen tower, which holds a block in passing.
+    let (towers, head, passing) = match config.recipe {
+        Recipe::Warmup => (vec![vision, caption(1.0)], head, None),
         Recipe::Stage1 => {
-            let embed = if contrasts(config) { llama_floats(l, tokens + 1.0) } else { 0.0 };
-            let caption = if config.objective == Objective::ClipOnly { 0.0 } else { caption(whole) };
-            vit_floats(sizes) + embed + caption
+            let mut towers = vec![vision];
+            towers.extend(contrasts(config).then(|| llama_chain(l, tokens + 1.0)));
+            let captions = config.objective != Objective::ClipOnly;
+            towers.extend(captions.then(|| caption(whole)));
+            (towers, if captions { head } else { 0.0 }, None)
         }
-        // The towers learn nothing: of the encoder only a block is held at a time.
-        Recipe::Stage2Caption => {
-            vit_floats(sizes) / sizes.vision.num_hidden_layers.max(1) as f64 + caption(region)
-        }
-        Recipe::Stage2Retrieval => vit_floats(sizes) / sizes.vision.num_hidden_layers.max(1) as f64,
+        Recipe::Stage2Caption => (vec![caption(region)], head, Some(vision)),
+        Recipe::Stage2Retrieval => (Vec::new(), 0.0, Some(vision)),
     };
-    F32 * (pixels + floats)
+    let bytes = match config.optim.compute_dtype {
+        ComputeDtype::F32 => F32,
+        ComputeDtype::Bf16 => BF16,
+    };
+    let tower_bytes = if config.optim.recompute {
+        // All inputs, and of all blocks one at a time, on its way back.
+        let inputs = towers.iter().map(|tower| tower.n_blocks * tower.input).sum::<f64>();
+        let largest = towers.iter().map(|tower| tower.block(bytes.again())).fold(0.0, f64::max);
+        let passing = passing.map_or(0.0, |tower| tower.block(bytes));
+        bytes.input * inputs + largest.max(passing).max(2.0 * F32.input * head)
+    } else {
+        let blocks = towers.iter().map(|tower| tower.n_blocks * tower.block(bytes)).sum::<f64>();
+        blocks + passing.map_or(0.0, |tower| tower.block(bytes)) + F32.input * head
+    };
+    F32.input * pixels + tower_bytes
 }
 
-// How often an activation of each kind is held at the peak, fitted to measured steps on the CPU (`tests/memory.rs` holds
-// them to it). A device whose attention does not keep its weights needs less.
+/// Bytes of a number: of a block's input, and of what the block holds in its width, between the matrices of its MLP and
+/// in attention.
+#[derive(Clone, Copy)]
+struct Bytes {
+    input: f64,
+    width: f64,
+    mlp: f64,
+    attention: f64,
+    /// Times as much while a block that was computed again goes back, beside what f32 takes.
+    back: f64,
+}
+
+const F32: Bytes = Bytes { input: 4.0, width: 4.0, mlp: 4.0, attention: 4.0, back: 1.0 };
+/// Norms and softmax hold theirs in f32.
+const BF16: Bytes = Bytes { input: 2.0, width: 2.63, mlp: 1.31, attention: 3.05, back: 1.79 };
+
+impl Bytes {
+    /// Of the one block that goes back, gradients included; attention is done with by then.
+    fn again(self) -> Self {
+        let (linear, attention) = (1.84 * self.back, 0.45 * self.back);
+        Self {
+            width: linear * self.width,
+            mlp: linear * self.mlp,
+            attention: attention * self.attention,
+            ..self
+        }
+    }
+}
+
+/// The blocks of a tower, in numbers of a sample.
+#[derive(Clone, Copy)]
+struct Chain {
+    n_blocks: f64,
+    /// What goes into a block.
+    input: f64,
+    /// What a block keeps for the way back.
+    width: f64,
+    mlp: f64,
+    attention: f64,
+}
+
+impl Chain {
+    /// Bytes that a block keeps.
+    fn block(&self, bytes: Bytes) -> f64 {
+        self.width * bytes.width + self.mlp * bytes.mlp + self.attention * bytes.attention
+    }
+}
+
+// How often an activation of each kind is held at the peak, and above their bytes, all fitted to measured steps on the CPU
+// (`tests/memory.rs` holds them to it). A device whose attention does not keep its weights needs less.
 const VIT_WIDTH: f64 = 7.0;
 const VIT_MLP: f64 = 2.0;
 const LLAMA_WIDTH: f64 = 7.5;
@@ -257,18 +321,26 @@ const LLAMA_FFN: f64 = 4.5;
 const ATTENTION: f64 = 4.2;
 const HEAD: f64 = 3.0;
 
-/// Floats that the encoder keeps of an image.
-fn vit_floats(sizes: &MmGemConfig) -> f64 {
+/// The encoder on an image.
+fn vit_chain(sizes: &MmGemConfig) -> Chain {
     let v = &sizes.vision;
     let seq = (sizes.grid() * sizes.grid() + 1) as f64;
-    let block = seq * (VIT_WIDTH * v.hidden_size as f64 + VIT_MLP * mlp_width(v) as f64)
-        + ATTENTION * v.num_attention_heads as f64 * seq * seq;
-    v.num_hidden_layers as f64 * block
+    Chain {
+        n_blocks: v.num_hidden_layers as f64,
+        input: seq * v.hidden_size as f64,
+        width: seq * VIT_WIDTH * v.hidden_size as f64,
+        mlp: seq * VIT_MLP * mlp_width(v) as f64,
+        attention: ATTENTION * v.num_attention_heads as f64 * seq * seq,
+    }
 }
 
-/// Floats that the language model keeps of a sequence.
-fn llama_floats(l: &LlamaConfig, seq: f64) -> f64 {
-    let block = seq * (LLAMA_WIDTH * l.hidden_size as f64 + LLAMA_FFN * l.intermediate_size as f64)
-        + ATTENTION * l.num_attention_heads as f64 * seq * seq;
-    l.num_hidden_layers as f64 * block
+/// The language model on a sequence.
+fn llama_chain(l: &LlamaConfig, seq: f64) -> Chain {
+    Chain {
+        n_blocks: l.num_hidden_layers as f64,
+        input: seq * l.hidden_size as f64,
+        width: seq * LLAMA_WIDTH * l.hidden_size as f64,
+        mlp: seq * LLAMA_FFN * l.intermediate_size as f64,
+        attention: ATTENTION * l.num_attention_heads as f64 * seq * seq,
+    }
 }

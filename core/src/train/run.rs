@@ -70,7 +70,7 @@ pub enum TrainError {
     },
     /// The run that is to go on had another config.
     #[error(
-        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up; choose another `out` for a new run"
+        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up; choose another `out` for a new run"
     )]
     OtherConfig(String),
     /// Too many steps in a row had no finite loss.
@@ -86,6 +86,11 @@ pub enum TrainError {
         /// The first reason.
         why: String,
     },
+    /// The device cannot compute in bf16.
+    #[error(
+        "this device does not compute in bf16, which optim.compute_dtype wants\n  hint: NVIDIA GPUs since Ampere (--device cuda) and the CPU do; elsewhere train with optim.compute_dtype=f32"
+    )]
+    NoBf16,
     /// The ranks lost each other.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
@@ -264,6 +269,9 @@ impl<'a> Run<'a> {
         group: &'a dyn Collective,
         report: &mut impl FnMut(Progress),
     ) -> Result<Self, TrainError> {
+        if !device.supports_dtype(config.optim.compute_dtype.dtype()) {
+            return Err(TrainError::NoBf16);
+        }
         let is_writer = group.rank() == 0;
         match newest {
             Some(steps) if !resume => {

@@ -130,6 +130,15 @@ impl Sources {
         Pick::At { source, idx: order.at(at * self.lanes + lane, n, seed, 2 * source as u64) }
     }
 
+    /// What is to be said of commands that write more than they count as, once a lane.
+    pub fn take_warnings(&mut self) -> Vec<String> {
+        let of = |source: &mut Source| match source {
+            Source::Streams { lanes, .. } => lanes.iter_mut().filter_map(Lane::take_warning).collect(),
+            _ => Vec::new(),
+        };
+        self.list.iter_mut().flat_map(of).collect()
+    }
+
     /// Name of what was picked, for messages.
     pub fn name(&self, pick: &Pick) -> String {
         match pick {

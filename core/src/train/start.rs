@@ -117,7 +117,8 @@ struct Change {
 impl Change {
     fn is_allowed(&self) -> bool {
         const CARE: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE: [&str; 4] = ["optim.steps", "optim.workers", "optim.micro_batch", "optim.max_bad_steps"];
+        const FREE: [&str; 5] =
+            ["optim.steps", "optim.workers", "optim.micro_batch", "optim.recompute", "optim.max_bad_steps"];
         let float = |value: &Option<toml::Value>| {
             value.as_ref().and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)))
         };

@@ -12,10 +12,10 @@ use std::thread;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Int, Tensor, TensorData, s};
+use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData, s};
 
 use super::collective::{Collective, CollectiveError, exchange_numbers, reduce_gradients};
-use super::config::{Objective, Recipe, TrainConfig};
+use super::config::{ContrastiveLoss, Objective, Recipe, TrainConfig};
 use super::contrast::contrast;
 use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
@@ -24,16 +24,22 @@ use crate::config::MmGemConfig;
 use crate::loss::{caption_loss, grounding_loss};
 use crate::model::mmgem::{TokenBatch, normalize};
 use crate::model::pool_aggregator::Region;
+use crate::model::recompute::{self, Tape};
 use crate::model::{MmGem, PoolAggregator, Stage};
 
-/// What a run trains: the model, and the layer through which it imitates a teacher.
+/// What a run trains: the model, and what it leaves behind at the end.
 #[derive(Module, Debug)]
 pub struct Trainee {
     /// The model.
     pub model: MmGem,
-    /// Patch tokens → the teacher's map; left behind at the end.
+    /// Patch tokens → the teacher's map.
     pub teacher_head: Option<Linear>,
+    /// SigLIP's bias, `[1]`.
+    pub logit_bias: Option<Param<Tensor<1>>>,
 }
+
+/// Where SigLIP's bias starts: nearly all pairs do not match.
+const LOGIT_BIAS_INIT: f32 = -10.0;
 
 /// Names of the losses in `metrics.jsonl`.
 pub const LOSSES: [&str; 6] =
@@ -66,6 +72,9 @@ struct Forward {
     means: Vec<MeanLoss>,
 }
 
+/// A forward pass, and of a run that recomputes the blocks to go back through.
+type Recorded = (Forward, Option<Tape>);
+
 /// Embeddings on their way to the place where all parts meet, without their graph.
 type Embeds = Option<[Tensor<2>; 2]>;
 
@@ -76,7 +85,9 @@ impl Trainee {
             let head = LinearConfig::new(sizes.vision.hidden_size, distill.hidden_size).init(device);
             crate::init::fresh(head, sizes, config.seed)
         });
-        Self { model, teacher_head: head }
+        let bias = || Param::from_tensor(Tensor::from_floats([LOGIT_BIAS_INIT], device));
+        let logit_bias = (config.contrastive_loss == ContrastiveLoss::Siglip).then(bias);
+        Self { model, teacher_head: head, logit_bias }
     }
 
     /// The embeddings that are contrasted, if the recipe contrasts any.
@@ -238,7 +249,8 @@ pub fn gradient(
             let (to_meeting, embeds) = channel();
             let (to_part, from_meeting) = channel();
             // Leaves of its own keep the graph of each thread apart.
-            let trainee = trainee.clone().map(&mut OwnLeaves);
+            let mut leaves = OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
+            let trainee = trainee.clone().map(&mut leaves);
             let run = move || {
                 #[cfg(feature = "cpu")]
                 if config.optim.workers >= rayon::current_num_threads() {
@@ -372,8 +384,8 @@ impl Worker<'_> {
         let Self { trainee, sizes, config, device, .. } = *self;
         let micros = part.micro_batches(config.optim.micro_batch);
         if let [whole] = micros[..] {
-            let forward = trainee.forward(whole, sizes, config, device);
-            let detached = forward.embeds.clone().map(|pair| pair.map(Tensor::inner));
+            let forward = self.forward(whole);
+            let detached = forward.0.embeds.clone().map(|pair| pair.map(Tensor::inner));
             to_meeting.send(detached).expect("the meeting outlives the workers");
             let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
             return self.backward(forward, gradient);
@@ -393,14 +405,24 @@ impl Worker<'_> {
             start += n;
             let gradient = gradient.as_ref().filter(|_| n > 0);
             let gradient = gradient.map(|pair| pair.clone().map(|side| side.slice(s![range.clone()])));
-            let forward = trainee.forward(micro, sizes, config, device);
+            let forward = self.forward(micro);
             done.add(self.backward(forward, gradient));
         }
         done
     }
 
+    fn forward(&self, part: BatchPart) -> Recorded {
+        let Self { trainee, sizes, config, device, .. } = *self;
+        let forward = || trainee.forward(part, sizes, config, device);
+        if !config.optim.recompute {
+            return (forward(), None);
+        }
+        let (forward, tape) = recompute::record(forward);
+        (forward, Some(tape))
+    }
+
     /// From the means and the gradient of the embeddings to that of the weights.
-    fn backward(&self, forward: Forward, embed_gradients: Embeds) -> StepGradient {
+    fn backward(&self, (forward, tape): Recorded, embed_gradients: Embeds) -> StepGradient {
         let Forward { embeds, means } = forward;
         let mut losses = Vec::new();
         let mut terms: Vec<Tensor<1>> = Vec::new();
@@ -417,11 +439,14 @@ impl Worker<'_> {
                 terms.push((embed * Tensor::from_inner(gradient)).sum());
             }
         }
-        let gradients = terms.into_iter().reduce(|a, b| a + b).map(|surrogate| {
-            let mut gradients = surrogate.backward();
-            collect_gradients(self.trainee, &mut gradients)
-        });
-        StepGradient { losses, total, gradients: gradients.unwrap_or_default() }
+        let mut gradients = GradientMap::new();
+        if let Some(surrogate) = terms.into_iter().reduce(|a, b| a + b) {
+            let take = |found: &mut Gradients| {
+                add_up(&mut gradients, collect_gradients(self.trainee, found));
+            };
+            tape.unwrap_or_default().backward(&surrogate, take);
+        }
+        StepGradient { losses, total, gradients }
     }
 }
 
@@ -447,13 +472,19 @@ fn meet(
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
     let [visual, text] = join(&present).unwrap_or_else(|| [none(), none()]);
     let log_scale = trainee.model.clamped_logit_scale();
-    let met = contrast(visual, text, log_scale.clone().inner(), &totals.rows, group)?;
+    let bias = trainee.logit_bias.as_ref().map(Param::val);
+    let plain_bias = bias.clone().map(Tensor::inner);
+    let met = contrast(visual, text, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
     step.losses.push(("loss_emb", met.loss));
     step.total += met.loss;
-    if trainee.model.logit_scale.is_require_grad() {
-        let mut gradients = (log_scale * met.log_scale_gradient).backward();
-        step.gradients = collect_gradients(trainee, &mut gradients);
-    }
+    let mut back = |value: Tensor<1>, gradient: f64| {
+        if value.is_tracked() {
+            let mut gradients = (value * gradient).backward();
+            add_up(&mut step.gradients, collect_gradients(trainee, &mut gradients));
+        }
+    };
+    back(log_scale, met.log_scale_gradient);
+    bias.into_iter().for_each(|bias| back(bias, met.bias_gradient));
 
     let mut start = 0;
     let mut part = |[embed, _]: &[Tensor<2>; 2]| {
@@ -474,13 +505,17 @@ impl StepGradient {
             }
         }
         self.total += other.total;
-        for (path, gradient) in other.gradients {
-            let sum = match self.gradients.remove(&path) {
-                Some(sum) => sum + gradient,
-                None => gradient,
-            };
-            self.gradients.insert(path, sum);
-        }
+        add_up(&mut self.gradients, other.gradients);
+    }
+}
+
+fn add_up(sums: &mut GradientMap, gradients: GradientMap) {
+    for (path, gradient) in gradients {
+        let sum = match sums.remove(&path) {
+            Some(sum) => sum + gradient,
+            None => gradient,
+        };
+        sums.insert(path, sum);
     }
 }
 
@@ -516,14 +551,29 @@ impl StepGradient {
     }
 }
 
-/// The same values as leaves of another graph.
-struct OwnLeaves;
+/// The same values as leaves of another graph, in what the run computes in. Norms and the temperature stay as they are.
+struct OwnLeaves {
+    path: Vec<String>,
+    dtype: DType,
+}
 
 impl ModuleMapper for OwnLeaves {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let trained = param.is_require_grad();
+        let is_exact =
+            |name: &String| matches!(name.as_str(), "gamma" | "beta" | "logit_scale" | "logit_bias");
         let (id, tensor, mapper) = param.consume();
-        let tensor = Tensor::from_inner(tensor.inner());
+        let values = tensor.inner();
+        let values = if self.path.last().is_some_and(is_exact) { values } else { values.cast(self.dtype) };
+        let tensor = Tensor::from_inner(values);
         Param::from_mapped_value(id, if trained { tensor.require_grad() } else { tensor }, mapper)
     }
 }
