@@ -2,7 +2,7 @@
 //!
 //! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
 
-use burn::nn::{LayerNorm, LayerNormConfig, RmsNorm};
+use burn::nn::{LayerNorm, RmsNorm};
 use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
@@ -80,8 +80,9 @@ pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D
 
 /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, with Burn's and PyTorch's usual epsilon.
 pub(super) fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "cpu")]
     if let Some(beta) = &norm.beta {
-        let epsilon = LayerNormConfig::new(1).epsilon;
+        let epsilon = burn::nn::LayerNormConfig::new(1).epsilon;
         on_cpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
     }
     let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
