@@ -173,7 +173,7 @@ fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), F
 }
 
 /// Names of the entries of a folder, sorted; those that are no text cannot be ours.
-fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
+pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
     let list = || -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder)? {

@@ -1,6 +1,5 @@
 //! A folder with a small model, inputs, and what the reference program computed from them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -91,13 +90,9 @@ impl Case {
     /// # Errors
     /// When the folder cannot be listed, holds no case, or one of them cannot be read.
     pub fn read_all(folder: &Path) -> Result<Vec<Self>, CaseError> {
-        let list = || -> std::io::Result<Vec<PathBuf>> {
-            fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
-        };
-        let io = |cause| FolderError::Io { action: "list the folder", cause, path: folder.into() };
-        let mut folders = list().map_err(io)?;
+        let mut folders: Vec<PathBuf> =
+            files::names_in(folder)?.into_iter().map(|name| folder.join(name)).collect();
         folders.retain(|path| path.join("case.json").is_file());
-        folders.sort();
         if folders.is_empty() {
             return Err(CaseError::None(folder.into()));
         }
