@@ -64,7 +64,8 @@ impl Screen {
         static ONE: Mutex<()> = Mutex::new(());
         let only_one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut server = Command::new("Xvfb");
-        server.args(["-displayfd", "1", "-screen", "0", "1180x780x24", "-nolisten", "tcp"]);
+        // Without `-noreset` it starts anew when its last client goes, and refuses whoever comes meanwhile.
+        server.args(["-displayfd", "1", "-screen", "0", "1180x780x24", "-nolisten", "tcp", "-noreset"]);
         let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("Xvfb starts");
         let mut number = String::new();
         let stdout = server.stdout.take().expect("piped");

@@ -52,6 +52,13 @@ describe("on WebGPU", { skip: skip || false }, () => {
 
   const text = (selector) => page.locator(selector).innerText();
 
+  /** The newest worker that computes on the device; one that is being closed may still be listed. */
+  const workerOnGpu = async () => {
+    for (const worker of page.workers().reverse()) {
+      if (await worker.evaluate(() => Boolean(self.mmgemOnGpu?.())).catch(() => false)) return worker;
+    }
+  };
+
   const runsOn = async () => {
     await page.locator("#status").click();
     await page.waitForFunction(() => document.getElementById("facts").textContent.includes("Runs on"));
@@ -165,14 +172,9 @@ describe("on WebGPU", { skip: skip || false }, () => {
       window.photo ??= await window.model.openPhoto(window.blob(text));
       return { embed: [...(await window.model.embedImage(window.photo))], info: window.model.info };
     }, base64(scenes.scenes[0].file));
-    const workerOf = async () => {
-      for (const worker of page.workers().reverse()) {
-        if (await worker.evaluate(() => Boolean(self.mmgemOnGpu?.())).catch(() => false)) return worker;
-      }
-    };
     const before = await ask();
     for (const [n, backend] of [[1, "webgpu"], [2, "cpu"]]) {
-      await (await workerOf()).evaluate(loseTheDevice);
+      await (await workerOnGpu()).evaluate(loseTheDevice);
       const { embed, info } = await ask();
       embed.forEach((x, i) => assert.ok(Math.abs(x - before.embed[i]) < TOLERANCE));
       assert.equal(info.backend, backend);
@@ -189,8 +191,7 @@ describe("on WebGPU", { skip: skip || false }, () => {
       window.onCpu.close();
     });
     for (const words of [/WebGPU broke down; the model was started again on it/, /The processor has taken over/]) {
-      const worker = page.workers().at(-1);
-      await worker.evaluate(loseTheDevice);
+      await (await workerOnGpu()).evaluate(loseTheDevice);
       await page.locator("#add-box").click();
       await page.waitForSelector(".notice");
       assert.match(await text("#notices"), words);

@@ -21,7 +21,7 @@ const USAGE: &str = "Builds the page into web/dist.
 
 Usage: cargo web [--webgpu] [--optimize] [--model DIR]
 
-  --webgpu     also the module that computes on WebGPU: twice the time to compile; not tried yet
+  --webgpu     also the module that computes on WebGPU, which takes longer to compile
   --optimize   shrink the wasm with wasm-opt (slow; from Debian's binaryen or npm's)
   --model DIR  the model that the page opens first; assets/model without
 

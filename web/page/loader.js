@@ -143,6 +143,8 @@ export class Loader extends EventTarget {
   async #showFacts() {
     if ($("status").dataset.state === "failed") this.load();
     openDialog($("about"));
+    // What was true when this was last open may not be any more.
+    $("facts").replaceChildren();
     const facts = await this.#facts();
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
   }
