@@ -172,6 +172,11 @@ fn extra_64(mut extra: &[u8]) -> &[u8] {
 }
 
 fn read_at(file: &mut File, offset: u64, n_bytes: u64) -> Result<Vec<u8>, String> {
+    let len_bytes = file.metadata().map_err(|e| e.to_string())?.len();
+    // Asked before memory is: a damaged archive may name any length.
+    if offset.checked_add(n_bytes).is_none_or(|end| end > len_bytes) {
+        return Err("the archive is damaged: it points beyond its own end".into());
+    }
     let mut bytes = vec![0; usize::try_from(n_bytes).map_err(|e| e.to_string())?];
     file.seek(SeekFrom::Start(offset)).map_err(|e| e.to_string())?;
     file.read_exact(&mut bytes).map_err(|e| e.to_string())?;
