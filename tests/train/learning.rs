@@ -124,6 +124,7 @@ fn check_learns(set: &[&str], share: f64) {
 #[test]
 fn thirty_steps_of_stage_1_lower_the_loss() {
     check_learns(&["optim.lr_heads=0.03", "optim.lr_towers=0.03"], 0.8);
+    check_learns(&["optim.optimizer=adamw", "optim.lr_heads=0.005", "optim.lr_towers=0.005"], 0.8);
 }
 
 #[test]
@@ -154,7 +155,7 @@ fn thirty_steps_of_warm_up_lower_the_loss() {
     let set = [
         "recipe=warmup",
         "data.text=['LAB/captions.txt']",
-        "distill={ weight = 1.0, grid = 2, hidden_size = 6 }",
+        "distill={ weight = 1.0, mean_weight = 0.5, grid = 2, hidden_size = 6 }",
         "optim.lr_heads=0.03",
         "optim.lr_towers=0.03",
     ];
@@ -162,13 +163,14 @@ fn thirty_steps_of_warm_up_lower_the_loss() {
 }
 
 /// What a line of metrics tells of the gradient.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "loss",
     "loss_emb",
     "loss_gen",
     "loss_rehearsal",
     "loss_text",
     "loss_distill",
+    "loss_distill_mean",
     "loss_grounding",
     "grad_norm",
     "tau",
@@ -231,7 +233,8 @@ fn two_workers_compute_what_one_does_with_places() {
 
 #[test]
 fn two_workers_compute_what_one_does_with_a_teacher() {
-    check_workers(2, &["recipe=warmup", "distill={ weight = 0.5, grid = 2, hidden_size = 6 }"]);
+    let distill = "distill={ weight = 0.5, mean_weight = 0.7, grid = 2, hidden_size = 6 }";
+    check_workers(2, &["recipe=warmup", distill, "data.mirror=true"]);
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub struct DataConfig {
     /// Area of a random crop over the photo's, as OpenCLIP augments; 1, 1 leaves it whole.
     #[serde(default = "openclip_crop")]
     pub crop_scale: [f32; 2],
+    /// Shows half of the photos mirrored, but none of whose captions or phrases any speaks of left or right.
+    pub mirror: bool,
     /// Share of the stage 2 samples that are the whole photo instead of a region.
     pub whole_image_share: f32,
     /// Whether stage 2 captioning goes on training stage 1's captions on its whole photos: h3 serves both,
@@ -211,6 +213,9 @@ pub struct OptimConfig {
     /// same gradient for less memory and a third more work.
     #[serde(default)]
     pub recompute: bool,
+    /// Which optimiser.
+    #[serde(default)]
+    pub optimizer: OptimizerKind,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -223,13 +228,13 @@ pub struct OptimConfig {
     /// Share of the learning rate that is left at the last step of the cosine.
     #[serde(default)]
     pub lr_floor: f64,
-    /// LAMB's weight decay; norms, biases, tokens and the temperature have none.
+    /// Weight decay; norms, biases, tokens and the temperature have none.
     #[serde(default = "paper_weight_decay")]
     pub weight_decay: f32,
     /// Largest norm of the whole gradient.
     #[serde(default = "unit_norm")]
     pub clip_norm: f64,
-    /// LAMB's second decay rate.
+    /// The second decay rate.
     #[serde(default = "lamb_beta_2")]
     pub beta_2: f32,
     /// Steps in a row that may be skipped for a loss or gradient that is not finite.
@@ -280,10 +285,24 @@ impl ComputeDtype {
 pub struct DistillConfig {
     /// Weight of the mean cosine distance to the teacher's map.
     pub weight: f32,
+    /// Weight, beside it, of the cosine distance between the means of both maps.
+    #[serde(default)]
+    pub mean_weight: f32,
     /// Patches per side of the teacher's map.
     pub grid: usize,
     /// Width of the teacher's map.
     pub hidden_size: usize,
+}
+
+/// Optimisers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    /// The paper's, for large batches: a matrix moves by a share of its own norm.
+    #[default]
+    Lamb,
+    /// LAMB without that trust ratio; learning rates are about a fifth of LAMB's. Better for small batches (EXPERIMENTS.md).
+    AdamW,
 }
 
 /// Learning where in a photo a phrase is: for encoders that do not come with pretrained towers.

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 
 use super::config::{DistillConfig, Recipe, TrainConfig};
 use super::sources::{Order, Pick, Raw, Sources};
@@ -74,7 +74,7 @@ struct TeacherMap {
     /// `[bins, patches]`
     pooling: Vec<f32>,
     /// `[patches, hidden]`, up to a scale.
-    map: Vec<u8>,
+    map: Vec<f32>,
 }
 
 /// Where batches come from.
@@ -187,11 +187,16 @@ impl Batches {
         } else {
             image::random_resized_crop_params(width, height, (low, high), (3.0 / 4.0, 4.0 / 3.0), &mut rng)
         };
-        let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, false);
+        let mirror = self.config.data.mirror && rng.random() && !speaks_of_sides(&raw.record);
+        let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
         let teacher = match (&self.config.distill, &raw.teacher) {
             (Some(distill), Some(bytes)) => {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
-                Some(TeacherMap { pooling: self.teacher_pooling(crop, width, height), map })
+                let mut pooling = self.teacher_pooling(crop, width, height);
+                if mirror {
+                    mirror_bins(&mut pooling, distill.grid);
+                }
+                Some(TeacherMap { pooling, map })
             }
             _ => None,
         };
@@ -381,8 +386,7 @@ impl<'a> BatchPart<'a> {
             self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
         let (n, n_bins) = (teachers.len(), distill.grid * distill.grid);
         let pooling: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.pooling.iter().copied()).collect();
-        let maps: Vec<f32> =
-            teachers.iter().flat_map(|teacher| teacher.map.iter().map(|v| f32::from(*v))).collect();
+        let maps: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.map.iter().copied()).collect();
         let pooling = Tensor::<3>::from_data(TensorData::new(pooling, [n, n_bins, n_bins]), device);
         pooling.matmul(Tensor::from_data(TensorData::new(maps, [n, n_bins, distill.hidden_size]), device))
     }
@@ -402,17 +406,90 @@ fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
     }
 }
 
-/// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale.
-fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<u8>, String> {
+/// Whether a mirrored photo would belie what people say of it.
+fn speaks_of_sides(record: &PhotoRecord) -> bool {
+    let phrases = record.regions.iter().flat_map(|region| &region.phrases);
+    record.captions.iter().chain(phrases).any(|text| {
+        text.split(|c: char| !c.is_alphabetic())
+            .any(|word| word.eq_ignore_ascii_case("left") || word.eq_ignore_ascii_case("right"))
+    })
+}
+
+/// The rows of a pooling matrix, a bin each, with the bins of every line of the grid from right to left.
+fn mirror_bins(pooling: &mut [f32], grid: usize) {
+    let n_patches = grid * grid;
+    for line in pooling.chunks_mut(grid * n_patches) {
+        for left in 0..grid / 2 {
+            let (start, end) = line.split_at_mut((grid - 1 - left) * n_patches);
+            start[left * n_patches..][..n_patches].swap_with_slice(&mut end[..n_patches]);
+        }
+    }
+}
+
+/// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale. U8 as a network with rectified outputs
+/// gives it, I8 where the mean was taken off.
+fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("teacher.safetensors: {e}"))?;
     let map = file.tensor("feature_map").map_err(|e| format!("teacher.safetensors: {e}"))?;
     let wanted = [grid, grid, hidden_size];
-    if map.shape() != wanted || map.dtype() != safetensors::Dtype::U8 {
-        return Err(format!(
-            "the teacher's map is {:?} of {:?}, wanted {wanted:?} of U8 ([distill] grid and hidden_size)",
+    match map.dtype() {
+        Dtype::U8 if map.shape() == wanted => Ok(map.data().iter().map(|v| f32::from(*v)).collect()),
+        Dtype::I8 if map.shape() == wanted => Ok(map.data().iter().map(|v| f32::from(*v as i8)).collect()),
+        dtype => Err(format!(
+            "the teacher's map is {:?} of {dtype:?}, wanted {wanted:?} of U8 or I8 ([distill] grid and hidden_size)",
             map.shape(),
-            map.dtype()
-        ));
+        )),
     }
-    Ok(map.data().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::tensor::TensorView;
+
+    fn record(captions: &[&str], phrase: &str) -> PhotoRecord {
+        let json = serde_json::json!({
+            "captions": captions,
+            "regions": [{ "box": [0, 0, 4, 4], "phrases": [phrase], "n_boxes": 1 }],
+        });
+        serde_json::from_value(json).expect("a record")
+    }
+
+    #[test]
+    fn only_the_words_left_and_right_speak_of_sides() {
+        assert!(speaks_of_sides(&record(&["A dog.", "Left of it, a cat."], "a dog")));
+        assert!(speaks_of_sides(&record(&["A dog."], "the dog on the right")));
+        assert!(!speaks_of_sides(&record(&["A bright, cleft rock."], "leftovers")));
+    }
+
+    #[test]
+    fn the_map_pooled_by_mirrored_bins_is_the_pooled_map_mirrored() {
+        for grid in [1, 2, 3, 4] {
+            let n = grid * grid;
+            let pooling: Vec<f32> = (0..n * n).map(|i| (i as f32).sin()).collect();
+            let mut mirrored = pooling.clone();
+            mirror_bins(&mut mirrored, grid);
+            for (y, x) in (0..grid).flat_map(|y| (0..grid).map(move |x| (y, x))) {
+                let row = |x: usize| (y * grid + x) * n..(y * grid + x + 1) * n;
+                assert_eq!(mirrored[row(x)], pooling[row(grid - 1 - x)], "grid {grid}, bin {x}, {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_map_is_read_with_and_without_signs_and_nothing_else() {
+        let file = |dtype, shape: [usize; 3], bytes: &[u8]| {
+            let view = TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes as places");
+            safetensors::serialize([("feature_map", view)], None).expect("one tensor")
+        };
+        let bytes = [0, 1, 127, 128, 255, 7, 8, 9];
+        let plain = teacher_map(&file(Dtype::U8, [2, 2, 2], &bytes), 2, 2).expect("a map");
+        assert_eq!(plain, [0.0, 1.0, 127.0, 128.0, 255.0, 7.0, 8.0, 9.0]);
+        let centred = teacher_map(&file(Dtype::I8, [2, 2, 2], &bytes), 2, 2).expect("a map");
+        assert_eq!(centred, [0.0, 1.0, 127.0, -128.0, -1.0, 7.0, 8.0, 9.0]);
+        let wrong = teacher_map(&file(Dtype::I8, [2, 2, 2], &bytes), 2, 3).expect_err("another width");
+        assert!(wrong.contains("[2, 2, 2]") && wrong.contains("[2, 2, 3]"), "{wrong}");
+        let wrong = teacher_map(&file(Dtype::F16, [2, 2, 1], &bytes), 2, 1).expect_err("another type");
+        assert!(wrong.contains("F16"), "{wrong}");
+    }
 }

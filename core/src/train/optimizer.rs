@@ -1,4 +1,4 @@
-//! LAMB with the recipe's groups: which parameters learn, how fast, and which decay.
+//! LAMB or AdamW with the recipe's groups: which parameters learn, how fast, and which decay.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,17 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
-use super::config::{OptimConfig, Recipe, TrainConfig};
+use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
 use crate::checkpoint::names::{checkpoint_name, module_path};
 
 /// The gradient of every parameter that learns, flat, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;
 
-/// LAMB's moments by module path, and the two kinds of update.
+/// The moments by module path, and the two kinds of update.
 ///
-/// Parameters that do not decay take no trust ratio either: the norm of a bias that starts at zero
-/// says nothing about how far it should move.
-pub struct LambGroups {
+/// AdamW is LAMB without a trust ratio. Parameters that do not decay take none in either: the norm of a bias that
+/// starts at zero says nothing about how far it should move.
+pub struct OptimizerGroups {
     decayed: Lamb,
     plain: Lamb,
     state: BTreeMap<String, LambState<1>>,
@@ -57,12 +57,16 @@ fn decays(path: &str, rank: usize) -> bool {
     rank >= 2 && path != "cap_prompts"
 }
 
-impl LambGroups {
+impl OptimizerGroups {
     /// An optimiser that has taken no step.
     pub fn new(optim: &OptimConfig) -> Self {
         let lamb = LambConfig::new().with_beta_2(optim.beta_2);
         Self {
-            decayed: lamb.clone().with_weight_decay(optim.weight_decay).build(),
+            decayed: lamb
+                .clone()
+                .with_weight_decay(optim.weight_decay)
+                .with_use_trust_ratio(optim.optimizer == OptimizerKind::Lamb)
+                .build(),
             plain: lamb.with_use_trust_ratio(false).build(),
             state: BTreeMap::new(),
         }
@@ -153,7 +157,7 @@ impl ModuleVisitor for Paths {
 
 struct Update<'a> {
     path: Vec<String>,
-    groups: &'a mut LambGroups,
+    groups: &'a mut OptimizerGroups,
     gradients: &'a mut GradientMap,
     step: usize,
     optim: &'a OptimConfig,
@@ -276,6 +280,7 @@ impl ModuleMapper for Freeze<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::nn::{Linear, LinearConfig};
 
     fn optim() -> OptimConfig {
         toml::from_str("batch_size = 2\nsteps = 110\nwarmup_steps = 10\nlr_heads = 1.0\nlr_towers = 0.1")
@@ -297,6 +302,37 @@ mod tests {
         assert!((learning_rate("visual.conv1", 10, &optim()) - 0.1).abs() < 1e-12);
         assert!((learning_rate("llm.norm.gamma", 10, &optim()) - 0.1).abs() < 1e-12);
         assert!((learning_rate("emb_token", 10, &optim()) - 1.0).abs() < 1e-12);
+    }
+
+    /// One step of a 1 × 2 matrix of 3 and 4, whose gradient is 0.5 and -2: the first update of Adam is its sign.
+    fn moved(optimizer: &str) -> Vec<f32> {
+        let mut optim = optim();
+        optim.optimizer = toml::Value::String(optimizer.into()).try_into().expect("an optimiser");
+        (optim.weight_decay, optim.warmup_steps) = (0.1, 0);
+        let device = Device::flex();
+        let mut linear: Linear = LinearConfig::new(1, 2).with_bias(false).init(&device);
+        linear.weight = Param::from_tensor(Tensor::from_data([[3.0, 4.0]], &device));
+        let gradient = Tensor::<1>::from_data([0.5, -2.0], &device);
+        let gradients = GradientMap::from([("weight".to_owned(), gradient)]);
+        let linear = OptimizerGroups::new(&optim).step(linear, gradients, 0, &optim);
+        linear.weight.val().into_data().try_to_vec().expect("f32")
+    }
+
+    fn near(found: &[f32], wanted: [f32; 2]) -> bool {
+        found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-4)
+    }
+
+    #[test]
+    fn adamw_moves_every_number_by_the_rate_and_its_decay() {
+        let found = moved("adamw");
+        assert!(near(&found, [3.0 - 1.0 - 0.3, 4.0 + 1.0 - 0.4]), "{found:?}");
+    }
+
+    #[test]
+    fn lamb_moves_a_matrix_by_the_rate_times_its_norm() {
+        // The update is 1.3, -0.6; the norm of 3, 4 is 5.
+        let (found, norm) = (moved("lamb"), (1.3f32 * 1.3 + 0.6 * 0.6).sqrt());
+        assert!(near(&found, [3.0 - 5.0 / norm * 1.3, 4.0 + 5.0 / norm * 0.6]), "{found:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::collective::{Collective, CollectiveError, exchange_numbers, first_fai
 use super::config::{Recipe, TrainConfig};
 use super::data::{Batch, Batches};
 use super::metrics::Metrics;
-use super::optimizer::{LambGroups, checksum, freeze, global_norm, learning_rate, scale};
+use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
 use super::plan::flops_per_sample;
 use super::start::{check_same_run, history, start_model, write_records};
 use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
@@ -229,7 +229,7 @@ struct Run<'a> {
     tokenizer_json: Vec<u8>,
     /// Taken while a step changes it.
     trainee: Option<Trainee>,
-    optimizer: LambGroups,
+    optimizer: OptimizerGroups,
     state: RunState,
     /// Steps done when this process started.
     first: usize,
@@ -293,7 +293,7 @@ impl<'a> Run<'a> {
             create_dir(&config.out)?;
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }
-        let mut optimizer = LambGroups::new(&config.optim);
+        let mut optimizer = OptimizerGroups::new(&config.optim);
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
         let mut state = RunState::default();
         if let Some(step) = newest {

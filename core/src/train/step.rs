@@ -42,8 +42,15 @@ pub struct Trainee {
 const LOGIT_BIAS_INIT: f32 = -10.0;
 
 /// Names of the losses in `metrics.jsonl`.
-pub const LOSSES: [&str; 6] =
-    ["loss_emb", "loss_gen", "loss_rehearsal", "loss_distill", "loss_grounding", "loss_text"];
+pub const LOSSES: [&str; 7] = [
+    "loss_emb",
+    "loss_gen",
+    "loss_rehearsal",
+    "loss_distill",
+    "loss_distill_mean",
+    "loss_grounding",
+    "loss_text",
+];
 
 /// The gradient of a step, and the losses on the way.
 #[derive(Debug, Default)]
@@ -184,9 +191,15 @@ impl Trainee {
                 (&config.distill, &self.teacher_head, taught.is_empty())
             {
                 let wanted = part.teacher_maps(distill, device);
-                let value = distill_loss(head, patches, &taught, wanted, sizes, distill.grid);
+                let found = taught_map(head, patches, &taught, sizes, distill.grid);
                 let count = taught.len();
-                forward.means.push(MeanLoss { name: "loss_distill", value, count, weight: distill.weight });
+                if distill.mean_weight > 0.0 {
+                    let value = cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
+                    let weight = distill.mean_weight;
+                    forward.means.push(MeanLoss { name: "loss_distill_mean", value, count, weight });
+                }
+                let (value, weight) = (cosine_distance(found, wanted), distill.weight);
+                forward.means.push(MeanLoss { name: "loss_distill", value, count, weight });
             }
         }
         if !part.lines.is_empty() {
@@ -578,26 +591,28 @@ impl ModuleMapper for OwnLeaves {
     }
 }
 
-/// Mean cosine distance between the student's patch tokens, mapped to the teacher's width and pooled
-/// to its grid, and the teacher's map of the same crop.
+/// The student's patch tokens, mapped to the teacher's width and pooled to its grid.
 ///
 /// # Shapes
 /// - patches: `[batch, n_patches, hidden]`
 /// - taught: which of the batch have a teacher's map
-/// - wanted: `[taught, grid * grid, teacher_hidden]`
-fn distill_loss(
+/// - output: `[taught, grid * grid, teacher_hidden]`
+fn taught_map(
     head: &Linear,
     patches: Tensor<3>,
     taught: &[usize],
-    wanted: Tensor<3>,
     sizes: &MmGemConfig,
     grid: usize,
-) -> Tensor<1> {
+) -> Tensor<3> {
     let side = sizes.vision.image_size;
     let pool =
         PoolAggregator { grid: sizes.grid(), image_size: side, roi_output_size: grid, roi_sampling_ratio: 2 };
     let whole = Region { box_input: [0.0, 0.0, side as f32, side as f32], mask: None };
     let regions: Vec<(usize, Region)> = taught.iter().map(|image| (*image, whole.clone())).collect();
-    let found = head.forward(pool.roi_align(patches, &regions));
+    head.forward(pool.roi_align(patches, &regions))
+}
+
+/// One minus the mean cosine of the rows.
+fn cosine_distance(found: Tensor<3>, wanted: Tensor<3>) -> Tensor<1> {
     -(normalize(found) * normalize(wanted)).sum_dim(2).mean() + 1.0
 }

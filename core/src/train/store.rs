@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::LambGroups;
+use super::optimizer::OptimizerGroups;
 use super::step::Trainee;
 use crate::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors};
 use crate::files::{FolderError, create_dir, read, sync_dir, write_atomic};
@@ -44,7 +44,7 @@ impl Store {
     pub fn save(
         &self,
         trainee: &Trainee,
-        optimizer: &LambGroups,
+        optimizer: &OptimizerGroups,
         state: &RunState,
     ) -> Result<(), FolderError> {
         create_dir(&self.folder)?;
@@ -97,7 +97,7 @@ impl Store {
         &self,
         step: usize,
         trainee: Trainee,
-        optimizer: &mut LambGroups,
+        optimizer: &mut OptimizerGroups,
         device: &Device,
     ) -> Result<(Trainee, RunState), FolderError> {
         let folder = self.path(step);
