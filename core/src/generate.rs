@@ -79,6 +79,8 @@ pub struct Greedy {
     cache: KvCache,
     /// What the language model reads next.
     embeds: Tensor<3>,
+    /// The caption that each row goes on with; finished ones lose their rows.
+    rows: Vec<usize>,
     eos_token_id: Option<u32>,
     tokens_left: usize,
     captions: Vec<Generated>,
@@ -95,6 +97,7 @@ impl Greedy {
         Self {
             cache: llm.new_cache(batch, n_prefix + max_tokens, &prefix.device()),
             embeds: prefix,
+            rows: (0..batch).collect(),
             eos_token_id,
             tokens_left: max_tokens,
             captions: vec![Generated { ids: Vec::new(), log_prob: 0.0 }; batch],
@@ -121,18 +124,35 @@ impl Greedy {
             unread.push((best, log_prob));
         }
         for (ids, log_probs) in read_choices(unread).await? {
-            for (row, caption) in self.captions.iter_mut().enumerate() {
-                if self.done[row] {
+            for (row, &idx) in self.rows.iter().enumerate() {
+                if self.done[idx] {
                     continue;
                 }
+                let caption = &mut self.captions[idx];
                 caption.log_prob += log_probs[row];
                 match self.eos_token_id {
-                    Some(eos) if eos == ids[row] => self.done[row] = true,
+                    Some(eos) if eos == ids[row] => self.done[idx] = true,
                     _ => caption.ids.push(ids[row]),
                 }
             }
         }
+        self.leave_out_finished();
         Ok(true)
+    }
+
+    /// Goes on without the rows of finished captions once they are a quarter: less than that does not pay for copying
+    /// the others. Elsewhere than on the CPU another shape may mean other kernels, which costs more.
+    fn leave_out_finished(&mut self) {
+        let device = self.embeds.device();
+        let live: Vec<usize> = (0..self.rows.len()).filter(|row| !self.done[self.rows[*row]]).collect();
+        if live.is_empty() || live.len() * 4 > self.rows.len() * 3 || !is_on_cpu(&device) {
+            return;
+        }
+        let places: Vec<u32> = live.iter().map(|row| *row as u32).collect();
+        let places = int_row(&places, live.len(), &device);
+        self.cache = self.cache.clone().select(places.clone());
+        self.embeds = self.embeds.clone().select(0, places);
+        self.rows = live.into_iter().map(|row| self.rows[row]).collect();
     }
 
     /// The captions as far as they go.
@@ -144,12 +164,17 @@ impl Greedy {
 /// Steps between two looks at the result. Where looking means waiting for a GPU, some steps past the end
 /// cost less than that; on the CPU every step is looked at.
 fn tokens_per_read(device: &Device) -> usize {
+    if cfg!(feature = "cpu") && !is_on_cpu(device) { 8 } else { 1 }
+}
+
+fn is_on_cpu(device: &Device) -> bool {
     #[cfg(feature = "cpu")]
-    if !crate::cpu::is_cpu(device) {
-        return 8;
+    return crate::cpu::is_cpu(device);
+    #[cfg(not(feature = "cpu"))]
+    {
+        let _ = device;
+        false
     }
-    let _ = device;
-    1
 }
 
 /// What one step chose: an id and its log probability for each row.
@@ -235,9 +260,7 @@ async fn beam_search(
 
 /// Scores of the token after `embeds`: `[batch, vocab]`.
 fn next_logits(llm: &Llama, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
-    let [_, seq, _] = embeds.dims();
-    let hidden = llm.forward_cached(embeds, cache).slice(s![.., seq - 1..seq]);
-    llm.logits(hidden.squeeze_dim(1))
+    llm.logits(llm.last_cached(embeds, cache))
 }
 
 fn for_length(generated: &Generated, length_penalty: f32) -> f32 {

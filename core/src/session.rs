@@ -310,6 +310,25 @@ impl Session {
         self.decode(self.pool_regions(image, &regions), stage, decoding).await
     }
 
+    /// Captions of boxes on several photos, each with the place of its photo, decoded as one batch.
+    pub async fn caption_boxes_in(
+        &self,
+        stage: Stage,
+        images: &[EncodedImage],
+        boxes: &[(usize, BoxPx)],
+        decoding: Decoding,
+    ) -> Result<Vec<Caption>, SessionError> {
+        if boxes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let region = |(image, box_px): &(usize, BoxPx)| {
+            Ok::<_, SessionError>((*image, self.region(&images[*image], &Part::Box(*box_px))?))
+        };
+        let regions = boxes.iter().map(region).collect::<Result<Vec<_>, _>>()?;
+        let patches = Tensor::cat(images.iter().map(|image| image.patches.clone()).collect(), 0);
+        self.decode(self.pool.roi_align(patches, &regions), stage, decoding).await
+    }
+
     async fn decode(
         &self,
         tokens: Tensor<3>,

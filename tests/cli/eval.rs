@@ -513,7 +513,16 @@ fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
         1,
         &["like no benchmark that is known", "Flickr30k Entities", "path: empty"],
     );
-    desk.fails("eval retrieval --data nowhere/*.tar", 1, &["no file fits"]);
+    desk.fails(
+        "eval retrieval --data nowhere/*.tar",
+        1,
+        &["no file fits", "wanted: Flickr30k Entities", "'DIR/*.tar'"],
+    );
+    desk.fails(
+        "eval zero-shot --data nowhere",
+        1,
+        &["no file fits", "wanted: a folder with one folder of photos"],
+    );
     desk.write("proposals.json", b"[1]");
     let proposals = ["wanted {\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}", "proposals.json"];
     desk.fails("eval region --data drawn/*.tar --proposals proposals.json", 1, &proposals);

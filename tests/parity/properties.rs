@@ -48,6 +48,10 @@ fn cached_decoding_equals_full_decoding(name: &str) {
 
     let full = llm.forward_embeds(sequence.clone());
     let mut cache = llm.new_cache(batch, n_prefix + 9, &Device::flex());
+    let last = llm.last_cached(prefix.clone(), &mut cache.clone());
+    let wanted = full.clone().slice(s![.., n_prefix - 1..n_prefix]);
+    let difference = relative(&values(last), &values(wanted));
+    assert!(difference < SAME, "{name}, the prefix alone: {difference:e}");
     let mut parts = vec![llm.forward_cached(prefix, &mut cache)];
     for at in n_prefix..n_prefix + 9 {
         let token = sequence.clone().slice(s![.., at..at + 1]).reshape([batch, 1, width]);
@@ -186,6 +190,32 @@ fn a_beam_of_one_is_greedy() {
             block_on(greedy(&folder.model.llm, prefix(&case, &folder), eos, 12)).expect("the CPU works");
         assert_eq!(captions(&name, 1), wanted, "{name}");
     }
+}
+
+// Rows of finished captions are left out while others are still written.
+#[test]
+fn a_caption_that_ends_early_changes_no_other() {
+    let mut n_uneven = 0;
+    for name in case_names() {
+        let case = Case::read(&name);
+        let folder = case.open(&Device::flex());
+        let prefix = prefix(&case, &folder);
+        let [batch, _, _] = prefix.dims();
+        let decode = |prefix: Tensor<3>, eos| {
+            block_on(greedy(&folder.model.llm, prefix, eos, 12)).expect("the CPU works")
+        };
+        let endless = decode(prefix.clone(), None);
+        // Whatever the first caption says in the middle is taken for the end.
+        let eos = Some(endless[0].ids[6]);
+        let together = decode(prefix.clone(), eos);
+        n_uneven += usize::from(together.iter().any(|caption| caption.ids.len() != together[0].ids.len()));
+        for (row, caption) in together.iter().enumerate() {
+            let alone = decode(prefix.clone().slice(s![row..row + 1]), eos).remove(0);
+            assert_eq!(caption.ids, alone.ids, "{name}, row {row} of {batch}");
+            assert!((caption.log_prob - alone.log_prob).abs() < 1e-4, "{name}: {caption:?} {alone:?}");
+        }
+    }
+    assert!(n_uneven > 0, "no case has captions of different length");
 }
 
 // Over two tokens it is a law: the greedy path is still in the beam when its second token is scored. A

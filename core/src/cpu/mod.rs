@@ -15,7 +15,7 @@ mod rows;
 mod tensors;
 mod vector;
 
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 pub(crate) use rows::stay_on_this_thread;
 #[cfg(feature = "train")]
 pub(crate) use tensors::is_recorded;

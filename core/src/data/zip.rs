@@ -229,4 +229,56 @@ mod tests {
         let archive = ZipArchive::open(&path).expect("the list is whole");
         assert!(archive.read("a.txt").expect_err("a byte differs").contains("checksum"));
     }
+
+    /// A golden archive in which the number `at` bytes after the last `mark` is another.
+    fn altered(name: &str, mark: u32, at: usize, number: &[u8]) -> Vec<u8> {
+        let mut bytes = std::fs::read(golden(name)).expect("goldens");
+        let mark = mark.to_le_bytes();
+        let start = bytes.windows(4).rposition(|part| part == mark).expect("the archive has such a record");
+        bytes[start + at..start + at + number.len()].copy_from_slice(number);
+        bytes
+    }
+
+    /// The error of opening an archive and reading the files in it.
+    fn error_of(bytes: &[u8]) -> String {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.zip");
+        std::fs::write(&path, bytes).expect("writable");
+        let read = |archive: ZipArchive| -> Result<(), String> {
+            ["a.txt", "in/b \u{e9}.txt"].iter().try_for_each(|name| archive.read(name).map(drop))
+        };
+        ZipArchive::open(&path).and_then(read).expect_err("the archive was altered")
+    }
+
+    #[test]
+    fn a_list_beyond_the_end_is_no_archive() {
+        let far = 0xfff0_0000_u32.to_le_bytes();
+        for at in [12, 16] {
+            assert!(error_of(&altered("files.zip", END, at, &far)).contains("no whole zip archive"), "{at}");
+        }
+        for number in [u64::MAX, 1 << 62, 1 << 40] {
+            let of = |mark, at| error_of(&altered("files_64.zip", mark, at, &number.to_le_bytes()));
+            for error in [of(END_64, 40), of(END_64, 48), of(END_64_LOCATOR, 8)] {
+                assert!(error.contains("no whole zip archive"), "{number}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_beyond_the_end_is_refused_before_it_takes_memory() {
+        // One past the last place where a header has room, and as far as 32 bits reach without the extra field.
+        let len = std::fs::metadata(golden("files.zip")).expect("goldens").len() as u32;
+        for offset in [len - LOCAL_BYTES as u32 + 1, 0xffff_fffe] {
+            let error = error_of(&altered("files.zip", CENTRAL, 42, &offset.to_le_bytes()));
+            assert!(error.contains("points beyond its own end"), "{offset}: {error}");
+        }
+        let packed = altered("files.zip", CENTRAL, 20, &0xffff_fff0_u32.to_le_bytes());
+        let plain = altered("files.zip", CENTRAL, 24, &0xffff_fff0_u32.to_le_bytes());
+        assert!(error_of(&plain).contains("damaged"));
+        // Deflated bytes say themselves where they end, so a wrong length of theirs does no harm.
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.zip");
+        std::fs::write(&path, packed).expect("writable");
+        assert!(ZipArchive::open(&path).and_then(|archive| archive.read("in/b \u{e9}.txt")).is_ok());
+    }
 }

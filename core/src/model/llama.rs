@@ -123,7 +123,7 @@ impl Llama {
             let rope = rope.clone();
             x = through(layer, x, move |layer, x| {
                 let rope = rope.beside(&x);
-                layer.forward(x, &rope, None)
+                layer.forward(x, &rope, None, seq)
             });
         }
         rms_norm(&self.norm, x)
@@ -134,14 +134,29 @@ impl Llama {
     /// `embeds` is either the start of the sequence or one token.
     pub fn forward_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
         let [_, seq, _] = embeds.dims();
+        self.forward_cached_tail(embeds, cache, seq)
+    }
+
+    /// The last position of [`Self::forward_cached`], which is all that the next token follows from: the last layer
+    /// reads keys and values of every position and asks for this one alone.
+    ///
+    /// Returns `[batch, hidden]`.
+    pub fn last_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
+        self.forward_cached_tail(embeds, cache, 1).squeeze_dim(1)
+    }
+
+    /// The last `n_wanted` positions.
+    fn forward_cached_tail(&self, embeds: Tensor<3>, cache: &mut KvCache, n_wanted: usize) -> Tensor<3> {
+        let [_, seq, _] = embeds.dims();
         assert!(cache.len == 0 || seq == 1, "a cached sequence grows by one token at a time");
         let rope = cache.rope.slice(cache.len, seq);
         let mut x = embeds;
-        for (layer, layer_cache) in self.layers.iter().zip(&mut cache.layers) {
-            x = layer.forward(x, &rope, Some((layer_cache, cache.len)));
+        for (idx, (layer, layer_cache)) in self.layers.iter().zip(&mut cache.layers).enumerate() {
+            let n_out = if idx + 1 == self.layers.len() { n_wanted } else { seq };
+            x = layer.forward(x, &rope, Some((layer_cache, cache.len)), n_out);
         }
         cache.len += seq;
-        rms_norm(&self.norm, x)
+        rms_norm(&self.norm, tail(x, n_wanted))
     }
 
     /// Scores of the next token: `[n, hidden]` → `[n, vocab]`.
@@ -234,16 +249,38 @@ impl LayerCache {
     }
 }
 
+/// The last `n` positions.
+fn tail(x: Tensor<3>, n: usize) -> Tensor<3> {
+    let [_, seq, _] = x.dims();
+    if n == seq { x } else { x.slice(s![.., seq - n..seq]) }
+}
+
 impl LlamaBlock {
-    fn forward(&self, x: Tensor<3>, rope: &Rope, cache: Option<(&mut LayerCache, usize)>) -> Tensor<3> {
-        let x = x.clone() + self.self_attn.forward(rms_norm(&self.input_layernorm, x), rope, cache);
+    /// The last `n_out` positions of `x`, which see those before them.
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rope: &Rope,
+        cache: Option<(&mut LayerCache, usize)>,
+        n_out: usize,
+    ) -> Tensor<3> {
+        let attended = self.self_attn.forward(rms_norm(&self.input_layernorm, x.clone()), rope, cache, n_out);
+        let x = tail(x, n_out) + attended;
         x.clone() + self.mlp.forward(rms_norm(&self.post_attention_layernorm, x))
     }
 }
 
 impl LlamaAttention {
-    fn forward(&self, x: Tensor<3>, rope: &Rope, cache: Option<(&mut LayerCache, usize)>) -> Tensor<3> {
-        let q = rope.rotate(self.q_proj.forward(x.clone()), self.n_heads);
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        rope: &Rope,
+        cache: Option<(&mut LayerCache, usize)>,
+        n_out: usize,
+    ) -> Tensor<3> {
+        let [_, seq, _] = x.dims();
+        let q = self.q_proj.forward(tail(x.clone(), n_out));
+        let q = rope.slice(seq - n_out, n_out).rotate(q, self.n_heads);
         let k = rope.rotate(self.k_proj.forward(x.clone()), self.n_kv_heads);
         let v = heads(self.v_proj.forward(x), self.n_kv_heads);
         let (k, v) = match cache {

@@ -593,8 +593,8 @@ fn evaluate(session: &Session, recipe: Recipe, shards: &[String], limit: usize) 
                 Ok(scores)
             }
             Recipe::Stage2Caption | Recipe::Stage2Retrieval => {
-                let run = regions(session, &held_out, Stage::Two, None, decoding, tick).await?;
-                Ok(to_value(serde_json::to_value(run.scores)))
+                let runs = regions(session, &held_out, &[Stage::Two], None, decoding, tick).await?;
+                Ok(to_value(serde_json::to_value(&runs[0].scores)))
             }
         }
     })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::elevater::in_order_of;
-use super::{BenchmarkError, read_text};
+use super::{BenchmarkError, open_shards, read_text};
 use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::data::source::Samples;
 use crate::data::webdataset::Sample;
@@ -259,7 +259,7 @@ impl ClassSet {
     }
 
     fn of_shards(data: &[String]) -> Result<Self, BenchmarkError> {
-        let samples = Samples::open(data, None)?;
+        let samples = open_shards(data, FOLDERS)?;
         let layout = |found: String| BenchmarkError::Layout {
             found,
             wanted: SHARDS.into(),

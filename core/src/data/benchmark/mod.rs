@@ -32,6 +32,10 @@ const ANNOTATIONS: &str = "Karpathy's dataset_coco.json or dataset_flickr30k.jso
     region_descriptions.json [{\"id\", \"regions\": [..]}], or RefCOCOg's refs(umd).json [{\"ref_id\", \"ann_id\", \
     \"sentences\"}] or finetune_refcocog_val.json {\"images\": [{\"caption\"}], \"annotations\": [{\"bbox\"}]}";
 
+const FOLDERS: &str = "Flickr30k Entities (Sentences/, Annotations/), DCI (annotations/, photos/), DOCCI \
+    (docci_descriptions.jsonlines), IIW (data.jsonl), Visual Genome (region_descriptions.json) or RefCOCOg (instances.json, \
+    refs(umd).json); for shards name the files, as in 'DIR/*.tar', and for COCO's, Flickr30k's and NoCaps' captions their .json";
+
 /// Why a benchmark cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchmarkError {
@@ -170,7 +174,7 @@ impl Benchmark {
     }
 
     fn of_shards(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
-        let samples = Samples::open(&files.data, None)?;
+        let samples = open_shards(&files.data, FOLDERS)?;
         Ok(Self {
             name: "WebDataset shards".into(),
             every_phrase: false,
@@ -240,11 +244,7 @@ impl Benchmark {
         }
         Err(BenchmarkError::Layout {
             found: "the folder is laid out like no benchmark that is known".into(),
-            wanted: "Flickr30k Entities (Sentences/, Annotations/), DCI (annotations/, photos/), DOCCI \
-                (docci_descriptions.jsonlines), IIW (data.jsonl), Visual Genome (region_descriptions.json) or RefCOCOg \
-                (instances.json, refs(umd).json); for shards name the files, as in 'DIR/*.tar', and for COCO's, \
-                Flickr30k's and NoCaps' captions their .json"
-                .into(),
+            wanted: FOLDERS.into(),
             path: path.into(),
         })
     }
@@ -265,14 +265,14 @@ impl Benchmark {
         let Some((_, first)) = listed.first() else {
             return Err(error(format!("there is no photo in {name}"), layout.into()));
         };
-        let first = first.join(" or ");
+        let first = either(first);
         let (mut photos, mut skipped) = (Vec::with_capacity(listed.len()), Vec::new());
         let n = listed.len();
         for (photo, names) in listed {
             let paths = names.iter().flat_map(|name| roots.iter().map(move |root| root.join(name)));
             match paths.into_iter().find(|path| path.is_file()) {
                 Some(path) => photos.push((photo, path)),
-                None => skipped.push(format!("{}: there is no file {}", photo.id, names.join(" or "))),
+                None => skipped.push(format!("{}: there is no file {}", photo.id, either(&names))),
             }
         }
         if photos.is_empty() {
@@ -431,6 +431,25 @@ fn roots(files: &BenchmarkFiles, beside: &Path, usual: &[&str]) -> Vec<PathBuf> 
         return files.images.clone();
     }
     std::iter::once(beside.to_path_buf()).chain(usual.iter().map(|name| beside.join(name))).collect()
+}
+
+/// Names of which any will do, each once.
+fn either(names: &[String]) -> String {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.dedup();
+    names.join(" or ")
+}
+
+/// Opens shards; where there are none, says what else could be there.
+fn open_shards(patterns: &[String], wanted: &str) -> Result<Samples, BenchmarkError> {
+    Samples::open(patterns, None).map_err(|e| match e {
+        SourceError::NoFile(pattern) => BenchmarkError::Layout {
+            found: format!("no file fits {pattern:?}, taken from the folder in which the program runs"),
+            wanted: wanted.into(),
+            path: pattern.into(),
+        },
+        other => other.into(),
+    })
 }
 
 fn folder_of(path: &Path) -> PathBuf {

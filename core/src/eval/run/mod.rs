@@ -1,5 +1,6 @@
 //! A model on a benchmark: photos are read in batches, and only what the scores need is kept.
 
+mod answers;
 mod captions;
 mod encoder;
 mod regions;
@@ -13,6 +14,7 @@ use crate::data::gallery::GalleryError;
 use crate::open_clip::OpenClipError;
 use crate::session::SessionError;
 
+pub use answers::Proposals;
 pub use captions::{CaptionRun, captions, unscored_captions};
 pub use encoder::Encoder;
 pub use regions::{RegionCase, RegionEval, RegionRun, regions};

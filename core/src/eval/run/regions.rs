@@ -1,10 +1,8 @@
 //! Phrases and boxes: as vectors, as points, and as captions.
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
-use super::encoder::Encoder;
+use super::answers::{PhotoAnswers, Proposals, Questions, StageAnswers};
 use super::{EvalError, Tick, nothing};
 use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
 use crate::data::gallery::{Gallery, GalleryError, ranks};
@@ -15,9 +13,9 @@ use crate::eval::ranking::{Ties, dot};
 use crate::eval::region::Pointing;
 use crate::eval::retrieval::recall_at;
 use crate::generate::Decoding;
-use crate::image::{BoxPx, Preprocessed, check_box};
+use crate::image::{BoxPx, Preprocessed};
 use crate::model::Stage;
-use crate::session::{EncodedImage, Part, Session, SessionError};
+use crate::session::Session;
 
 /// More regions than this are not ranked against each other.
 const MOST_RANKED: usize = 50_000;
@@ -87,9 +85,8 @@ pub struct RegionCase {
     pub is_hit: bool,
 }
 
-/// Answers collected photo by photo.
+/// The answers of one stage, collected photo by photo.
 struct Collected {
-    stage: Stage,
     photos: Vec<BenchmarkPhoto>,
     cases: Vec<RegionCase>,
     regions: Gallery,
@@ -104,39 +101,42 @@ struct Collected {
     n_true: usize,
 }
 
-/// Asks for every region of the photos that have some.
+/// Asks for every region of the photos that have some, as each of the stages sees it; a run for each, in their order.
 ///
 /// Stage 2 looks at a box with the region head h4 and describes it after `[CAP_1..n]`; stage 1 has neither: the
-/// mean of the box, and `[CAP]`. `proposals` are boxes and scores by photo id, to be captioned instead of the true boxes for dense captioning.
+/// mean of the box, and `[CAP]`. `proposals` are to be captioned instead of the true boxes for dense captioning.
 ///
 /// # Errors
 /// When there is no region, or the model fails.
 pub async fn regions(
     session: &Session,
     benchmark: &Benchmark,
-    stage: Stage,
-    proposals: Option<&HashMap<String, Vec<(BoxPx, f64)>>>,
+    stages: &[Stage],
+    proposals: Option<&Proposals>,
     decoding: Decoding,
     tick: Tick<'_>,
-) -> Result<RegionRun, EvalError> {
-    let mut collected = Collected::new(stage, session.config().embed_dim);
+) -> Result<Vec<RegionRun>, EvalError> {
+    let questions = Questions { session, stages, every_phrase: benchmark.every_phrase, proposals, decoding };
+    let mut collected: Vec<Collected> =
+        stages.iter().map(|_| Collected::new(session.config().embed_dim)).collect();
     let mut batches = Batches::new(benchmark, session.config().preprocess());
     while let Some(batch) = batches.next_batch() {
         let (photos, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) = batch.into_iter().unzip();
-        let images = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
-        for (photo, image) in photos.into_iter().zip(&images) {
-            collected.ask(session, photo, image, benchmark.every_phrase, proposals, decoding).await?;
+        for answers in questions.ask(&photos, &inputs).await? {
+            for (collected, of_stage) in collected.iter_mut().zip(&answers.by_stage) {
+                collected.see(&answers, of_stage)?;
+            }
         }
         tick("photos", batches.position(), benchmark.len());
     }
-    collected.finish(batches.finish())
+    let seen = batches.finish();
+    collected.into_iter().map(|collected| collected.finish(seen.clone())).collect()
 }
 
 impl Collected {
-    fn new(stage: Stage, embed_dim: usize) -> Self {
+    fn new(embed_dim: usize) -> Self {
         let gallery = || Gallery::new(embed_dim, usize::MAX);
         Self {
-            stage,
             photos: Vec::new(),
             cases: Vec::new(),
             regions: gallery(),
@@ -152,50 +152,26 @@ impl Collected {
         }
     }
 
-    async fn ask(
-        &mut self,
-        session: &Session,
-        photo: BenchmarkPhoto,
-        image: &EncodedImage,
-        every_phrase: bool,
-        proposals: Option<&HashMap<String, Vec<(BoxPx, f64)>>>,
-        decoding: Decoding,
-    ) -> Result<(), EvalError> {
-        let regions = usable_regions(&photo, image);
-        if regions.is_empty() {
-            return Ok(());
+    fn see(&mut self, answers: &PhotoAnswers, of_stage: &StageAnswers) -> Result<(), EvalError> {
+        let (photo_idx, first_region) = (self.photos.len(), self.cases.len());
+        let mut first_points: Vec<Option<([f32; 2], bool)>> = vec![None; answers.regions.len()];
+        let embeds = answers.phrase_embeds.chunks_exact(self.regions.embed_dim());
+        for ((&own, embed), &point) in answers.phrase_region.iter().zip(embeds).zip(&of_stage.points) {
+            let is_hit = self.see_phrase(embed, own, point, answers, of_stage);
+            first_points[own].get_or_insert((point, is_hit));
+            self.phrase_region_idx.push(first_region + own);
+            self.phrase_photo.push(photo_idx);
         }
-        let photo_idx = self.photos.len();
-        let boxes: Vec<BoxPx> = regions.iter().map(|region| region.box_px).collect();
-        let region_embeds = session.embed_boxes_in(self.stage, image, &boxes).await?;
-        let captions = caption_boxes(session, self.stage, image, &boxes, decoding).await?;
-
-        let first_region = self.cases.len();
-        for (idx, region) in regions.iter().enumerate() {
-            let asked = if every_phrase { region.phrases.as_slice() } else { &region.phrases[..1] };
-            let asked: Vec<&str> = asked.iter().map(String::as_str).collect();
-            let embeds = Encoder::MmGem(session).embed_texts(&asked).await?;
-            let mut first_point = None;
-            for embed in embeds.chunks_exact(self.regions.embed_dim()) {
-                let point = session.point_in(self.stage, image, embed).await?;
-                let is_hit = self.see_phrase(embed, &region_embeds, idx, region, image, point);
-                first_point.get_or_insert((point, is_hit));
-                self.phrase_region_idx.push(first_region + idx);
-                self.phrase_photo.push(photo_idx);
-            }
-            self.phrases.push(&embeds).map_err(GalleryError::from)?;
-            let (point, is_hit) = first_point.expect("usable regions have a phrase");
-            let caption = captions[idx].0.clone();
-            let (box_px, phrases) = (region.box_px, region.phrases.clone());
-            self.cases.push(RegionCase { photo_idx, box_px, phrases, caption, cider: 0.0, point, is_hit });
-        }
-        self.regions.push(&region_embeds).map_err(GalleryError::from)?;
-        let found = match proposals.and_then(|proposals| proposals.get(&photo.id)) {
-            Some(proposals) => propose(session, self.stage, image, proposals, decoding).await?,
-            None => boxes.iter().zip(captions).map(|(box_px, caption)| detection(*box_px, caption)).collect(),
-        };
-        self.see_dense(&regions, &found);
-        self.photos.push(photo);
+        self.phrases.push(&answers.phrase_embeds).map_err(GalleryError::from)?;
+        self.regions.push(&of_stage.region_embeds).map_err(GalleryError::from)?;
+        let cases = answers.regions.iter().zip(&of_stage.captions).zip(first_points);
+        self.cases.extend(cases.map(|((region, caption), point)| {
+            let (point, is_hit) = point.expect("usable regions have a phrase");
+            let (box_px, phrases, caption) = (region.box_px, region.phrases.clone(), caption.clone());
+            RegionCase { photo_idx, box_px, phrases, caption, cider: 0.0, point, is_hit }
+        }));
+        self.see_dense(&answers.regions, &of_stage.found);
+        self.photos.push(answers.photo.clone());
         Ok(())
     }
 
@@ -203,22 +179,21 @@ impl Collected {
     fn see_phrase(
         &mut self,
         embed: &[f32],
-        region_embeds: &[f32],
         own: usize,
-        region: &BenchmarkRegion,
-        image: &EncodedImage,
         point: [f32; 2],
+        answers: &PhotoAnswers,
+        of_stage: &StageAnswers,
     ) -> bool {
         let scores: Vec<f32> =
-            region_embeds.chunks_exact(embed.len()).map(|region| dot(embed, region)).collect();
+            of_stage.region_embeds.chunks_exact(embed.len()).map(|region| dot(embed, region)).collect();
         let n_ahead =
             (0..scores.len()).filter(|other| *other != own && scores[*other] >= scores[own]).count();
         self.is_first_in_photo.push(f64::from(n_ahead == 0 && !scores[own].is_nan()));
         self.chance_in_photo.push(1.0 / scores.len() as f64);
-        let is_in = |point| Pointing { point, boxes: region.boxes.clone() }.is_hit();
-        let center = [image.width as f32 / 2.0, image.height as f32 / 2.0];
+        let boxes = &answers.regions[own].boxes;
+        let is_in = |point| Pointing { point, boxes: boxes.clone() }.is_hit();
         self.is_hit.push(f64::from(is_in(point)));
-        self.is_center_hit.push(f64::from(is_in(center)));
+        self.is_center_hit.push(f64::from(is_in(answers.center)));
         is_in(point)
     }
 
@@ -291,58 +266,4 @@ impl Collected {
         measures.measures.push(("region_bleu_4".into(), Measure::Bleu { n: 4, counts }));
         measures
     }
-}
-
-/// Regions with a phrase and a box that lies on the photo.
-fn usable_regions(photo: &BenchmarkPhoto, image: &EncodedImage) -> Vec<BenchmarkRegion> {
-    let fits = |region: &&BenchmarkRegion| {
-        !region.phrases.is_empty() && check_box(region.box_px, image.width, image.height).is_ok()
-    };
-    photo.regions.iter().filter(fits).cloned().collect()
-}
-
-/// The caption of each box, and the mean log probability of its tokens.
-async fn caption_boxes(
-    session: &Session,
-    stage: Stage,
-    image: &EncodedImage,
-    boxes: &[BoxPx],
-    decoding: Decoding,
-) -> Result<Vec<(String, f64)>, EvalError> {
-    let parts: Vec<Part> = boxes.iter().copied().map(Part::Box).collect();
-    let captions = session.caption_regions_in(stage, image, &parts, decoding).await?;
-    let mean = |text: &str, log_prob: f32| -> Result<f64, EvalError> {
-        let n_tokens = session.tokenizer().encode(text).map_err(SessionError::from)?.len() + 1;
-        Ok(f64::from(log_prob) / n_tokens as f64)
-    };
-    captions
-        .into_iter()
-        .map(|caption| {
-            let score = mean(&caption.text, caption.log_prob)?;
-            Ok((caption.text, score))
-        })
-        .collect()
-}
-
-/// Captions of boxes from elsewhere, as sure as these are.
-async fn propose(
-    session: &Session,
-    stage: Stage,
-    image: &EncodedImage,
-    proposals: &[(BoxPx, f64)],
-    decoding: Decoding,
-) -> Result<Vec<Detection>, EvalError> {
-    let on_photo = |(box_px, _): &&(BoxPx, f64)| check_box(*box_px, image.width, image.height).is_ok();
-    let proposals: Vec<&(BoxPx, f64)> = proposals.iter().filter(on_photo).collect();
-    let boxes: Vec<BoxPx> = proposals.iter().map(|(box_px, _)| *box_px).collect();
-    if boxes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let captions = caption_boxes(session, stage, image, &boxes, decoding).await?;
-    let detections = proposals.into_iter().zip(captions);
-    Ok(detections.map(|(&(box_px, score), (caption, _))| Detection { box_px, score, caption }).collect())
-}
-
-fn detection(box_px: BoxPx, (caption, score): (String, f64)) -> Detection {
-    Detection { box_px, score, caption }
 }

@@ -19,12 +19,11 @@ use mmgem_core::eval::bootstrap::Measures;
 use mmgem_core::eval::dense::dense_scores;
 use mmgem_core::eval::ranking::Ties;
 use mmgem_core::eval::run::{
-    ClassRun, Encoder, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, regions, retrieval,
-    unscored_captions, zero_shot,
+    ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, regions,
+    retrieval, unscored_captions, zero_shot,
 };
 use mmgem_core::files::{read, write_atomic};
 use mmgem_core::generate::Decoding;
-use mmgem_core::image::BoxPx;
 use mmgem_core::model::Stage;
 use pollster::block_on;
 use serde_json::{Map, Value, json};
@@ -533,15 +532,11 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
          own (in_photo); pointing: the most similar patch lies in the box; captions against the phrases, {}",
         args.decoding.words()
     );
-    let mut runs = Vec::with_capacity(stages.len());
-    for stage in stages {
-        let mut progress = Progress::new(context.quiet);
-        let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
-        let run =
-            block_on(regions(&context.session, &benchmark, *stage, proposals.as_ref(), decoding, tick))?;
-        progress.finish();
-        runs.push((*stage, run));
-    }
+    let mut progress = Progress::new(context.quiet);
+    let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+    let runs = block_on(regions(&context.session, &benchmark, stages, proposals.as_ref(), decoding, tick))?;
+    progress.finish();
+    let runs: Vec<(Stage, RegionRun)> = stages.iter().copied().zip(runs).collect();
     let (_, lead) = &runs[0];
     note_skipped(&lead.seen, context)?;
     if let Some(path) = &args.out {
@@ -610,7 +605,7 @@ fn to_object(scores: &impl serde::Serialize) -> Result<Map<String, Value>> {
     }
 }
 
-fn read_proposals(path: &Path) -> Result<HashMap<String, Vec<(BoxPx, f64)>>> {
+fn read_proposals(path: &Path) -> Result<Proposals> {
     let wanted = || {
         format!(
             "the proposals cannot be used; wanted {{\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}}\n  file: {}",
