@@ -2,13 +2,19 @@
 //!
 //! Without the feature `wgpu` the same functions are there and say that it is not built in.
 
+use std::collections::BTreeMap;
+
 #[cfg(not(feature = "wgpu"))]
 use burn::tensor::Device;
 
 #[cfg(feature = "wgpu")]
 mod gpu;
 #[cfg(feature = "wgpu")]
+mod traffic;
+#[cfg(feature = "wgpu")]
 pub use gpu::{adapters, device};
+#[cfg(feature = "wgpu")]
+pub use traffic::count;
 
 /// What kind of part an adapter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +65,19 @@ pub struct AdapterReport {
     pub max_storage_buffer_binding_size_bytes: u64,
 }
 
+/// What was asked of wgpu by the whole program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Compute dispatches: each is one run of one kernel.
+    pub dispatches: u64,
+    /// Submissions to the queue.
+    pub submissions: u64,
+    /// Buffers that were mapped to be read: each waits for the GPU.
+    pub read_backs: u64,
+    /// Runs of each kernel, by its name.
+    pub kernels: BTreeMap<String, u64>,
+}
+
 /// Why there is no wgpu device.
 #[derive(Debug, thiserror::Error)]
 pub enum WgpuError {
@@ -67,6 +86,11 @@ pub enum WgpuError {
         "this build has no wgpu; wanted a GPU through it\n  hint: build with --features wgpu, or use --device cpu"
     )]
     NotBuiltIn,
+    /// Somebody else has the program's log.
+    #[error(
+        "wgpu's work is counted by its log, and another logger is there already\n  hint: count in a program without one"
+    )]
+    NotCountable,
     /// No adapter at all.
     #[error(
         "found no Vulkan, Metal or DX12 adapter; wanted one\n  hint: install the GPU's driver (on Linux its Vulkan part), or use --device cpu"
@@ -123,6 +147,16 @@ pub fn adapters() -> Result<Vec<AdapterReport>, WgpuError> {
 /// When there is no such adapter or its driver refuses.
 #[cfg(not(feature = "wgpu"))]
 pub fn device(_ordinal: Option<usize>) -> Result<Device, WgpuError> {
+    Err(WgpuError::NotBuiltIn)
+}
+
+/// Runs `work` and counts what the program asks of wgpu meanwhile. What is to be counted must be over when `work`
+/// returns, so it ends by reading a result back.
+///
+/// # Errors
+/// When it cannot be counted.
+#[cfg(not(feature = "wgpu"))]
+pub fn count<R>(_work: impl FnOnce() -> R) -> Result<(R, Traffic), WgpuError> {
     Err(WgpuError::NotBuiltIn)
 }
 

@@ -119,20 +119,23 @@ impl Greedy {
         self.tokens_left -= n_tokens;
         let mut unread = Vec::with_capacity(n_tokens);
         for _ in 0..n_tokens {
-            let (best, log_prob) = most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
-            self.embeds = llm.embed(best.clone()); // [batch, 1, hidden]
-            unread.push((best, log_prob));
+            let (best, choices) = most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
+            self.embeds = llm.embed(best); // [batch, 1, hidden]
+            unread.push(choices);
         }
-        for (ids, log_probs) in read_choices(unread).await? {
-            for (row, &idx) in self.rows.iter().enumerate() {
+        // One read, however many tokens: [tokens * rows, 2].
+        let choices = read_floats(Tensor::cat(unread, 0)).await?;
+        for step in choices.chunks_exact(2 * self.rows.len()) {
+            for (&idx, choice) in self.rows.iter().zip(step.chunks_exact(2)) {
                 if self.done[idx] {
                     continue;
                 }
+                let (id, log_prob) = (choice[0] as u32, choice[1]);
                 let caption = &mut self.captions[idx];
-                caption.log_prob += log_probs[row];
+                caption.log_prob += log_prob;
                 match self.eos_token_id {
-                    Some(eos) if eos == ids[row] => self.done[idx] = true,
-                    _ => caption.ids.push(ids[row]),
+                    Some(eos) if eos == id => self.done[idx] = true,
+                    _ => caption.ids.push(id),
                 }
             }
         }
@@ -175,23 +178,6 @@ fn is_on_cpu(device: &Device) -> bool {
         let _ = device;
         false
     }
-}
-
-/// What one step chose: an id and its log probability for each row.
-type Choices = (Vec<u32>, Vec<f32>);
-
-/// Reads the choices of some steps at once.
-async fn read_choices(steps: Vec<(Tensor<2, Int>, Tensor<2>)>) -> Result<Vec<Choices>, DeviceFailed> {
-    let mut transaction = Transaction::default();
-    for (best, log_prob) in steps {
-        transaction = transaction.register(best).register(log_prob);
-    }
-    let data = transaction.execute_async().await.map_err(|e| DeviceFailed(format!("{e:?}")))?;
-    let choices = |pair: &[TensorData]| {
-        let ids = pair[0].iter::<i64>().map(|id| id as u32).collect();
-        (ids, pair[1].iter::<f32>().collect())
-    };
-    Ok(data.chunks_exact(2).map(choices).collect())
 }
 
 /// Keeps the `beam` best beginnings and returns the finished one with the best log probability for its
@@ -294,8 +280,10 @@ fn int_row(values: &[u32], len: usize, device: &Device) -> Tensor<1, Int> {
 
 /// Values of a float tensor, row by row.
 pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceFailed> {
-    let data = tensor.into_data_async().await.map_err(|e| DeviceFailed(format!("{e:?}")))?;
-    Ok(data.iter::<f32>().collect())
+    // `into_data` would put off the read until the values are looked at, where a failure is a panic.
+    let read = Transaction::default().register(tensor).execute_async().await;
+    let data = read.map_err(|e| DeviceFailed(format!("{e:?}")))?;
+    Ok(data.iter().flat_map(TensorData::iter::<f32>).collect())
 }
 
 #[cfg(test)]

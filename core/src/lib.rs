@@ -12,6 +12,8 @@ pub mod eval;
 #[cfg(feature = "files")]
 pub mod files;
 pub mod generate;
+#[cfg(feature = "gpu")]
+mod gpu;
 pub mod image;
 pub mod index;
 pub mod init;

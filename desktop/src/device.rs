@@ -52,7 +52,8 @@ pub struct OpenedDevice {
 }
 
 /// Opens what was chosen. `auto` takes an NVIDIA GPU where CUDA is built in, else a GPU that wgpu
-/// reaches, else the CPU; never a program that plays a GPU.
+/// reaches, else the CPU; never a program that plays a GPU. One that is there and cannot be opened is passed over,
+/// and the reason says so.
 ///
 /// # Errors
 /// When a device was asked for by name and is not there or not built in.
@@ -63,18 +64,36 @@ pub fn open_device(choice: DeviceChoice) -> Result<OpenedDevice, DeviceError> {
         DeviceChoice::Cuda { ordinal } => cuda(ordinal, asked.into()),
         DeviceChoice::Wgpu { ordinal } => wgpu(ordinal, asked.into()),
         DeviceChoice::Auto => {
+            let mut gpus: Vec<OpenGpu> = Vec::new();
             if mmgem_backend_cuda::gpu_count().is_ok_and(|n_gpus| n_gpus > 0) {
-                return cuda(None, "the fastest that is there".into());
+                gpus.push(Box::new(|| cuda(None, "the fastest that is there".into())));
             }
-            match mmgem_backend_wgpu::adapters() {
-                Ok(adapters) => match best_gpu(&adapters) {
-                    Some(ordinal) => wgpu(Some(ordinal), "the best GPU that is there".into()),
-                    None => Ok(cpu(no_gpu_reason(&adapters))),
-                },
-                Err(_) => Ok(cpu("no GPU backend is built in".into())),
-            }
+            let no_gpu = match mmgem_backend_wgpu::adapters() {
+                Ok(adapters) => {
+                    if let Some(ordinal) = best_gpu(&adapters) {
+                        gpus.push(Box::new(move || wgpu(Some(ordinal), "the best GPU that is there".into())));
+                    }
+                    no_gpu_reason(&adapters)
+                }
+                Err(_) => "no GPU backend is built in".into(),
+            };
+            Ok(first_that_opens(gpus, no_gpu))
         }
     }
+}
+
+type OpenGpu = Box<dyn FnOnce() -> Result<OpenedDevice, DeviceError>>;
+
+/// The first GPU that opens; the CPU where none does, because of what kept each, or `no_gpu` where there is none.
+fn first_that_opens(gpus: Vec<OpenGpu>, no_gpu: String) -> OpenedDevice {
+    let mut troubles = Vec::new();
+    for open in gpus {
+        match open() {
+            Ok(opened) => return opened,
+            Err(error) => troubles.extend(error.to_string().lines().next().map(str::to_owned)),
+        }
+    }
+    cpu(if troubles.is_empty() { no_gpu } else { troubles.join("; ") })
 }
 
 fn cpu(reason: String) -> OpenedDevice {
@@ -183,6 +202,20 @@ mod tests {
         check("wgpu", Some(DeviceChoice::Wgpu { ordinal: None }));
         check("wgpu:2", Some(DeviceChoice::Wgpu { ordinal: Some(2) }));
         check("cuda:0", Some(DeviceChoice::Cuda { ordinal: Some(0) }));
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_opened_leaves_the_cpu_and_says_why() {
+        let refused = || -> OpenGpu {
+            Box::new(|| Err(WgpuError::Refused { name: "a card".into(), cause: "it is busy".into() }.into()))
+        };
+        let opened = first_that_opens(vec![refused()], "no GPU is there".into());
+        assert!(opened.is_cpu);
+        assert_eq!(opened.reason, "a card cannot be opened: it is busy");
+
+        let works: OpenGpu = Box::new(|| Ok(cpu("stands for the next GPU".into())));
+        assert_eq!(first_that_opens(vec![refused(), works], String::new()).reason, "stands for the next GPU");
+        assert_eq!(first_that_opens(Vec::new(), "no GPU is there".into()).reason, "no GPU is there");
     }
 
     #[test]

@@ -27,13 +27,18 @@ use anyhow::{Error, Result};
 use clap::Parser;
 
 use args::{Args, Command, WrongArguments};
+use device::DeviceChoice;
+use mmgem_core::generate::DeviceFailed;
+use mmgem_core::session::SessionError;
+use terminal::note;
 
 fn main() -> ExitCode {
     allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
     let args = Args::parse();
     start_log(args.globals.quiet);
-    match run(args) {
+    let device = args.globals.device;
+    match run(args).or_else(|error| on_the_cpu_instead(error, device)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -66,6 +71,24 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Train(args) => cli::train::run(&args, &globals),
         Command::Web(args) => cli::web::run(&args, &globals),
     }
+}
+
+/// Runs the same again where a GPU that nobody insisted on has failed and nothing was printed yet.
+fn on_the_cpu_instead(error: Error, device: DeviceChoice) -> Result<()> {
+    if device != DeviceChoice::Auto || terminal::has_printed() || !device_failed(&error) {
+        return Err(error);
+    }
+    let mut args = Args::parse();
+    note(args.globals.quiet, format!("{}once more on the CPU", report(&error)));
+    args.globals.device = DeviceChoice::Cpu;
+    run(args)
+}
+
+/// Whether it is the device that failed, not what was asked of it.
+fn device_failed(error: &Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<DeviceFailed>() || matches!(cause.downcast_ref(), Some(SessionError::Device(_)))
+    })
 }
 
 /// `MMGEM_LOG=debug` shows more, in the syntax of `tracing`'s filters.
@@ -101,6 +124,18 @@ fn report(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_device_that_nobody_chose_is_replaced() {
+        let failed = || Error::from(SessionError::from(DeviceFailed("it was lost".into()))).context("0.png");
+        assert!(device_failed(&failed()));
+        assert!(device_failed(&Error::from(DeviceFailed("it was lost".into()))));
+        assert!(!device_failed(&anyhow::anyhow!("no such file")));
+        for device in [DeviceChoice::Cpu, DeviceChoice::Wgpu { ordinal: None }] {
+            let error = on_the_cpu_instead(failed(), device).expect_err("it was asked for");
+            assert!(report(&error).contains("the device stopped working: it was lost"), "{error:?}");
+        }
+    }
 
     #[test]
     fn every_cause_is_told_once() {

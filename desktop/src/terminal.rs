@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,9 +11,17 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mmgem_core::image::BoxPx;
 use serde_json::{Number, Value};
 
+static HAS_PRINTED: AtomicBool = AtomicBool::new(false);
+
 /// Prints one line of a result.
 pub fn print(line: impl Display) -> Result<()> {
+    HAS_PRINTED.store(true, Ordering::Relaxed);
     Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+/// Whether a part of a result has been printed.
+pub fn has_printed() -> bool {
+    HAS_PRINTED.load(Ordering::Relaxed)
 }
 
 /// Prints the one JSON document.

@@ -106,20 +106,16 @@ pub(super) fn layer_norm_of(
     contiguous(out, x.layout().shape().clone())
 }
 
-/// The largest of each row's scores: its place and the log of its softmax, each `[batch, 1]`.
+/// The largest of each row's scores: its place, `[batch, 1]`, and place and log of the softmax as numbers, `[batch, 2]`.
 pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     let device = logits.device();
     let [batch, vocab_size] = logits.dims();
     let logits = whole(logits);
     let logits: &[f32] = logits.storage();
-    let (ids, log_probs): (Vec<i64>, Vec<f32>) = logits
-        .chunks_exact(vocab_size)
-        .map(|scores| {
-            let (best, log_prob) = elementwise::most_probable(scores);
-            (best as i64, log_prob)
-        })
-        .unzip();
-    (Tensor::from_data(TensorData::new(ids, [batch, 1]), &device), tensor(log_probs, [batch, 1]))
+    let best: Vec<(usize, f32)> = logits.chunks_exact(vocab_size).map(elementwise::most_probable).collect();
+    let ids: Vec<i64> = best.iter().map(|(id, _)| *id as i64).collect();
+    let choices: Vec<f32> = best.iter().flat_map(|(id, log_prob)| [*id as f32, *log_prob]).collect();
+    (Tensor::from_data(TensorData::new(ids, [batch, 1]), &device), tensor(choices, [batch, 2]))
 }
 
 /// `x @ weight + bias`

@@ -2,9 +2,13 @@
 
 use burn::tensor::{Bool, Tensor, module::attention, ops::AttentionModuleOptions};
 
+#[cfg(feature = "gpu")]
+use super::ops::on_gpu;
 use super::ops::{heads, on_cpu};
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::gpu;
 
 /// `softmax(q k^T / sqrt(head_dim)) v` for every head, the heads side by side.
 ///
@@ -17,6 +21,10 @@ use crate::cpu;
 pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
     on_cpu!([q, k, v] => attend(q, k, v, is_causal));
     let [batch, n_heads, seq_q, head_dim] = q.dims();
+    #[cfg(feature = "gpu")]
+    if gpu::can_attend(head_dim) {
+        on_gpu!([q, k, v] => attend(q, k, v, is_causal));
+    }
     let [_, n_kv_heads, seq_k, _] = k.dims();
     let group = n_heads / n_kv_heads;
     let side_by_side = |x: Tensor<4>| x.swap_dims(1, 2).reshape([batch, seq_q, n_heads * head_dim]);
@@ -41,6 +49,10 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
 /// keys, then those of the values.
 pub(super) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
     on_cpu!([qkv] => attend_packed(qkv, n_heads, is_causal));
+    #[cfg(feature = "gpu")]
+    if gpu::can_attend(qkv.dims()[2] / 3 / n_heads) {
+        on_gpu!([qkv] => attend_packed(qkv, n_heads, is_causal));
+    }
     let [q, k, v] = unpack(qkv, n_heads);
     attend(q, k, v, is_causal)
 }

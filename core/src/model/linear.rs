@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Tensor};
 
-use super::ops::linear;
+use super::ops::{linear, linear_onto};
 use crate::quant::{Packed, on_host};
 
 /// `x W + b`.
@@ -61,6 +61,14 @@ impl Linear {
             }
             (None, Some(weight)) => linear(x, weight.val(), bias),
             (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+        }
+    }
+
+    /// `residual + forward(x)`
+    pub fn forward_onto<const D: usize>(&self, residual: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
+        match &self.weight {
+            Some(weight) => linear_onto(residual, x, weight.val(), self.bias.as_ref().map(Param::val)),
+            None => residual + self.forward(x),
         }
     }
 }

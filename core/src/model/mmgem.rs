@@ -1,9 +1,9 @@
 //! MM-GEM (arXiv:2405.19333): one encoder for images, one language model that embeds and captions.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData, s};
+use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
-use super::ops::mean_dim;
+use super::ops::{mean_dim, unit_rows};
 use super::{Linear, Llama, PoolAggregator, Vit};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
 
@@ -227,7 +227,5 @@ impl MmGem {
 
 /// Rows of unit length, in f32; a row of zeros stays zero.
 pub fn normalize<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let x = x.cast(DType::F32);
-    let norm = x.clone().square().sum_dim(D - 1).sqrt().clamp_min(1e-12);
-    x / norm
+    unit_rows(x)
 }

@@ -1,4 +1,4 @@
-//! The operations of the graph, in Burn's terms; on the CPU a kernel of ours does each at once.
+//! The operations of the graph, in Burn's terms; on the CPU and on GPUs a kernel of ours does each at once.
 //!
 //! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
 
@@ -7,6 +7,8 @@ use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
 use crate::cpu;
+#[cfg(feature = "gpu")]
+use crate::gpu;
 
 /// Returns what our kernel for the CPU computes where all these tensors are there.
 macro_rules! on_cpu {
@@ -22,6 +24,18 @@ macro_rules! on_cpu {
     };
 }
 pub(super) use on_cpu;
+
+/// The same with our kernel for GPUs.
+macro_rules! on_gpu {
+    ([$($x:expr),+] => $op:ident($($arg:expr),*)) => {
+        #[cfg(feature = "gpu")]
+        if $(gpu::is_here(&$x))&&+ {
+            return gpu::$op($($arg),*);
+        }
+    };
+}
+#[cfg(feature = "gpu")]
+pub(super) use on_gpu;
 
 /// Runs a block of a tower. Without training no more than that; with it see [`super::recompute`].
 #[cfg(feature = "train")]
@@ -39,38 +53,69 @@ pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
     module::linear(x, weight, bias)
 }
 
-/// The largest of each row's scores: its place and the log of its softmax, each `[batch, 1]`.
+/// `residual + x @ weight + bias`, as [`linear`].
+pub(super) fn linear_onto<const D: usize>(
+    residual: Tensor<D>,
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    #[cfg(feature = "gpu")]
+    if let Some(bias) = bias.clone() {
+        on_gpu!([residual, x, weight, bias] => add_biased(residual, linear(x, weight, None), bias));
+    }
+    residual + linear(x, weight, bias)
+}
+
+/// The largest of each row's scores: its place, `[batch, 1]`, and for the host place and log of the softmax as numbers,
+/// `[batch, 2]` (a vocabulary is far below the 2^24 that f32 counts to).
 pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     #[cfg(feature = "cpu")]
     if cpu::is_here(&logits) {
         return cpu::most_probable(logits);
     }
+    on_gpu!([logits] => most_probable(logits));
+    let logits = logits.cast(DType::F32);
     let best = logits.clone().argmax(1);
     let largest = logits.clone().gather(1, best.clone());
-    (best, -(logits - largest).exp().sum_dim(1).log())
+    let log_prob = -(logits - largest).exp().sum_dim(1).log();
+    (best.clone(), Tensor::cat(vec![best.float().cast(DType::F32), log_prob], 1))
+}
+
+/// Rows of unit length, in f32; a row of zeros stays zero.
+pub(super) fn unit_rows<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    const SMALLEST: f32 = 1e-12;
+    on_gpu!([x] => unit_rows(x, SMALLEST));
+    let x = x.cast(DType::F32);
+    let norm = x.clone().square().sum_dim(D - 1).sqrt().clamp_min(SMALLEST);
+    x / norm
 }
 
 /// `x * Phi(x)`, exact.
 pub(super) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => gelu(x));
+    on_gpu!([x] => gelu(x));
     activation::gelu(x)
 }
 
 /// `x * sigmoid(1.702 x)`: OpenAI's approximation.
 pub(super) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => quick_gelu(x));
+    on_gpu!([x] => quick_gelu(x));
     x.clone() * activation::sigmoid(x * 1.702)
 }
 
 /// `gate * sigmoid(gate) * up`: SwiGLU.
 pub(super) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     on_cpu!([gate, up] => silu_times(gate, up));
+    on_gpu!([gate, up] => silu_times(gate, up));
     activation::silu(gate) * up
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * gamma`
 pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x, norm.gamma.val()] => rms_norm(x, norm.gamma.val(), norm.epsilon));
+    on_gpu!([x, norm.gamma.val()] => rms_norm(x, norm.gamma.val(), norm.epsilon));
     let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
     if dtype != own {
         return rms_norm(norm, x.cast(own)).cast(dtype);
@@ -80,10 +125,11 @@ pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D
 
 /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, with Burn's and PyTorch's usual epsilon.
 pub(super) fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
+    #[cfg(any(feature = "cpu", feature = "gpu"))]
     if let Some(beta) = &norm.beta {
         let epsilon = burn::nn::LayerNormConfig::new(1).epsilon;
         on_cpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
+        on_gpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
     }
     let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
     if dtype != own {
@@ -120,6 +166,7 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1>
 /// - returns: `[batch, heads, seq, head_dim]`
 pub(super) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {
     on_cpu!([x, cos, sin] => rotate(x, cos, sin, n_heads));
+    on_gpu!([x, cos, sin] => rotate(x, cos, sin, n_heads));
     let x = heads(x, n_heads);
     let half = x.dims()[3] / 2;
     let [cos, sin] = [cos, sin].map(|table| table.cast(x.dtype()));

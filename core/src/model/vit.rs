@@ -176,31 +176,34 @@ impl VitBlock {
 
     /// The same with keys left out where `mask` (`[batch, heads, seq, seq]`) is true.
     pub fn forward_masked(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let x = x.clone() + self.attn.forward(layer_norm(&self.ln_1, x), mask);
-        x.clone() + self.mlp.forward(layer_norm(&self.ln_2, x))
+        let x = self.attn.forward_onto(x.clone(), layer_norm(&self.ln_1, x), mask);
+        self.mlp.forward_onto(x.clone(), layer_norm(&self.ln_2, x))
     }
 }
 
 impl VitAttention {
-    fn forward(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
+    /// What attention finds for `x`, added to `residual`.
+    fn forward_onto(&self, residual: Tensor<3>, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         let qkv = self.in_proj.forward(x);
-        self.out_proj.forward(match mask {
+        let found = match mask {
             None => attend_packed(qkv, self.n_heads, self.is_causal),
             Some(mask) => {
                 let [q, k, v] = unpack(qkv, self.n_heads);
                 attend_masked(q, k, v, self.is_causal, mask)
             }
-        })
+        };
+        self.out_proj.forward_onto(residual, found)
     }
 }
 
 impl VitMlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// The MLP's result for `x`, added to `residual`.
+    fn forward_onto(&self, residual: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
         let x = self.c_fc.forward(x);
         let x = match self.hidden_act {
             HiddenAct::Gelu => gelu(x),
             HiddenAct::QuickGelu => quick_gelu(x),
         };
-        self.c_proj.forward(x)
+        self.c_proj.forward_onto(residual, x)
     }
 }

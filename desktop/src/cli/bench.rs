@@ -1,21 +1,25 @@
 //! `mmgem bench`: what this machine does with a model, as rates.
 
+mod counts;
 mod random;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
+use burn::tensor::Device;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use mmgem_core::config::MmGemConfig;
+use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
 
 use crate::args::Globals;
 use crate::cli::bench_search::{self, BenchSearchArgs};
 use crate::model::ModelFiles;
 use crate::terminal::{json_f32, note, print, print_json};
+use counts::CountsArgs;
 use work::Bench;
 
 /// Arguments of `mmgem bench`.
@@ -51,6 +55,8 @@ pub struct BenchArgs {
 enum Part {
     /// How long a query of a photo library takes
     Search(BenchSearchArgs),
+    /// What an image, a text, a prompt and a token ask of a GPU: dispatches, submissions, read-backs
+    Counts(CountsArgs),
 }
 
 /// What can be measured.
@@ -74,8 +80,10 @@ enum Work {
 
 /// Measures and prints the rates.
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
-    if let Some(Part::Search(args)) = &args.part {
-        return bench_search::run(args, &globals.open()?);
+    match &args.part {
+        Some(Part::Search(args)) => return bench_search::run(args, &globals.open()?),
+        Some(Part::Counts(args)) => return counts::run(args, globals),
+        None => {}
     }
     ensure!(args.repeat > 0 && args.tokens > 0 && args.train_batch > 0, "there is nothing to measure");
     let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
@@ -84,19 +92,9 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
         .then(|| cold_start_secs(args.repeat, globals))
         .transpose()?;
 
-    let files = ModelFiles::read(globals.model.as_deref())?;
-    let (name, config) = match &args.config {
-        Some(path) => {
-            let text = String::from_utf8_lossy(&mmgem_core::files::read(path)?).into_owned();
-            (format!("{} with random weights", path.display()), MmGemConfig::from_json(&text)?)
-        }
-        None => (files.name.clone(), files.config()?),
-    };
+    let Measured { name, config, files } = Measured::new(args.config.as_deref(), globals)?;
     let opened = globals.open_device()?;
-    let load = |device| match args.config {
-        Some(_) => Ok(random::model(&config, device)),
-        None => files.load(device),
-    };
+    let load = |device| files.load(&config, device);
 
     let mut rates = Map::new();
     let mut record = |name: &str, rate: f64| {
@@ -149,6 +147,41 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     memory.map_or(Ok(()), |bytes| {
         print(format!("{:28} {:10.2}", "peak_memory_mib", bytes as f64 / f64::from(1 << 20)))
     })
+}
+
+/// The model that is measured.
+struct Measured {
+    name: String,
+    config: MmGemConfig,
+    files: Weights,
+}
+
+/// Where its weights come from.
+enum Weights {
+    Random,
+    Files(ModelFiles),
+}
+
+impl Measured {
+    /// One of the sizes in the file `config`, or the one that `--model` says.
+    fn new(config: Option<&Path>, globals: &Globals) -> Result<Self> {
+        if let Some(path) = config {
+            let text = String::from_utf8_lossy(&mmgem_core::files::read(path)?).into_owned();
+            let name = format!("{} with random weights", path.display());
+            return Ok(Self { name, config: MmGemConfig::from_json(&text)?, files: Weights::Random });
+        }
+        let files = ModelFiles::read(globals.model.as_deref())?;
+        Ok(Self { name: files.name.clone(), config: files.config()?, files: Weights::Files(files) })
+    }
+}
+
+impl Weights {
+    fn load(&self, config: &MmGemConfig, device: &Device) -> Result<MmGem> {
+        match self {
+            Self::Random => Ok(random::model(config, device)),
+            Self::Files(files) => files.load(device),
+        }
+    }
 }
 
 /// Seconds from the start of this program to its first embedding, as a person sees it.

@@ -1,14 +1,21 @@
 //! The work that is measured, each with a result that is read back.
 
+use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData, s};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::generate::greedy;
+use mmgem_core::generate::{greedy, read_floats};
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::pool_aggregator::Region;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::trace::stage_1_losses;
 
+use super::counts::Counts;
 use super::median_secs;
+
+/// Tokens of two captions whose difference is that of many tokens. Both are multiples of the tokens that are
+/// read back at once.
+const SHORT: usize = 8;
+const LONG: usize = 24;
 
 /// Tokens of every text that is measured.
 const TEXT_LEN: usize = 12;
@@ -32,39 +39,25 @@ impl<'a> Bench<'a> {
     /// Pixels to unit vectors.
     pub fn images_per_sec(&self, batch: usize) -> f64 {
         let pixels = self.pixels(batch);
-        let secs = median_secs(self.repeat, || {
-            let patches = self.model.visual.forward(pixels.clone());
-            let _ = self.model.image_embed(&self.pool, patches).into_data();
-        });
-        batch as f64 / secs
+        batch as f64 / median_secs(self.repeat, || self.embed_images(pixels.clone()))
     }
 
     /// Token ids to unit vectors.
     pub fn texts_per_sec(&self) -> f64 {
         let texts = TokenBatch::new(&self.texts(1), &self.device);
-        1.0 / median_secs(self.repeat, || {
-            let _ = self.model.text_embed(&texts).into_data();
-        })
+        1.0 / median_secs(self.repeat, || self.embed_texts(&texts))
     }
 
     /// The prefix of a region, RoI tokens and prompts, up to the scores of the first token.
     pub fn prefill_tokens_per_sec(&self) -> f64 {
         let prefix = self.region_prefix(&self.patches(), 0);
-        let [_, n_prefix, hidden_size] = prefix.dims();
-        let llm = &self.model.llm;
-        let secs = median_secs(self.repeat, || {
-            let mut cache = llm.new_cache(1, n_prefix, &self.device);
-            let hidden = llm.forward_cached(prefix.clone(), &mut cache);
-            let last = hidden.slice(s![.., n_prefix - 1..]).reshape([1, hidden_size]);
-            let _ = llm.logits(last).into_data();
-        });
-        n_prefix as f64 / secs
+        let [_, n_prefix, _] = prefix.dims();
+        n_prefix as f64 / median_secs(self.repeat, || self.prefill(prefix.clone()))
     }
 
     /// Greedy tokens of one caption of a whole photo.
     pub fn caption_tokens_per_sec(&self, tokens: usize) -> f64 {
-        let v_in = self.model.visual_context(&self.pool, self.patches(), Stage::One);
-        let prefix = self.model.caption_prefix(v_in, Stage::One);
+        let prefix = self.image_prefix();
         let secs = median_secs(self.repeat, || self.decode(prefix.clone(), tokens));
         tokens as f64 / secs
     }
@@ -85,9 +78,44 @@ impl<'a> Bench<'a> {
         let secs = median_secs(self.repeat, || {
             let total = stage_1_losses(&self.model, self.config, images.clone(), &texts).total();
             let gradients = total.backward();
-            let _ = self.model.logit_scale.val().grad(&gradients).map(Tensor::into_data);
+            if let Some(gradient) = self.model.logit_scale.val().grad(&gradients) {
+                wait_for(gradient);
+            }
         });
         batch as f64 / secs
+    }
+
+    /// What each part of the work asks of a GPU through wgpu.
+    pub fn counts(&self) -> Result<Vec<(&'static str, Counts)>> {
+        let (pixels, texts) = (self.pixels(1), TokenBatch::new(&self.texts(1), &self.device));
+        let (whole, region) = (self.image_prefix(), self.region_prefix(&self.patches(), 0));
+        let short = Counts::of(|| self.decode(whole.clone(), SHORT))?;
+        let long = Counts::of(|| self.decode(whole.clone(), LONG))?;
+        Ok(vec![
+            ("image", Counts::of(|| self.embed_images(pixels.clone()))?),
+            ("text", Counts::of(|| self.embed_texts(&texts))?),
+            ("prompt", Counts::of(|| self.prefill(region.clone()))?),
+            ("token", long.beyond(&short, (LONG - SHORT) as f64)),
+        ])
+    }
+
+    fn embed_images(&self, pixels: Tensor<4>) {
+        let patches = self.model.visual.forward(pixels);
+        wait_for(self.model.image_embed(&self.pool, patches));
+    }
+
+    fn embed_texts(&self, texts: &TokenBatch) {
+        wait_for(self.model.text_embed(texts));
+    }
+
+    /// A prefix through the language model, up to the scores of the next token.
+    fn prefill(&self, prefix: Tensor<3>) {
+        let [_, n_prefix, hidden_size] = prefix.dims();
+        let llm = &self.model.llm;
+        let mut cache = llm.new_cache(1, n_prefix, &self.device);
+        let hidden = llm.forward_cached(prefix, &mut cache);
+        let last = hidden.slice(s![.., n_prefix - 1..]).reshape([1, hidden_size]);
+        wait_for(llm.logits(last));
     }
 
     fn decode(&self, prefix: Tensor<3>, tokens: usize) {
@@ -96,6 +124,11 @@ impl<'a> Bench<'a> {
 
     fn patches(&self) -> Tensor<3> {
         self.model.visual.forward(self.pixels(1))
+    }
+
+    fn image_prefix(&self) -> Tensor<3> {
+        let v_in = self.model.visual_context(&self.pool, self.patches(), Stage::One);
+        self.model.caption_prefix(v_in, Stage::One)
     }
 
     fn region_prefix(&self, patches: &Tensor<3>, n_done: usize) -> Tensor<3> {
@@ -119,4 +152,9 @@ impl<'a> Bench<'a> {
         let id = |text: usize, at: usize| ((text * 131 + at * 17 + 3) % self.config.llm.vocab_size) as u32;
         (0..n).map(|text| (0..TEXT_LEN).map(|at| id(text, at)).collect()).collect()
     }
+}
+
+/// Reads a result back, so that the device has computed it; on GPUs `into_data` alone puts that off.
+fn wait_for<const D: usize>(result: Tensor<D>) {
+    let _ = pollster::block_on(read_floats(result));
 }

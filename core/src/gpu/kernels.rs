@@ -1,0 +1,360 @@
+//! The kernels. A cube is a group of units that share memory and can wait for each other (WebGPU's workgroup); sizes
+//! that are the same at every call are compiled in.
+
+use cubecl::prelude::*;
+
+/// Lower than any score, yet finite: WGSL has no infinity.
+const LOWEST: f32 = -1.0e30;
+
+/// The sum of what each unit of the cube gives, `units` of them, a power of two.
+#[cube]
+fn sum_of_cube<F: Float>(value: F, #[comptime] units: usize) -> F {
+    let mut parts = Shared::<[F]>::new_slice(units);
+    let unit = UNIT_POS as usize;
+    parts[unit] = value;
+    sync_cube();
+    let mut half = comptime!(units / 2).runtime();
+    while half > 0 {
+        if unit < half {
+            let other = parts[unit + half];
+            parts[unit] += other;
+        }
+        sync_cube();
+        half /= 2;
+    }
+    parts[0]
+}
+
+/// `x / sqrt(mean(x^2) + epsilon) * gamma`: a cube for each row.
+#[cube(launch_unchecked)]
+pub(super) fn rms_norm<F: Float>(
+    x: &[F],
+    gamma: &[F],
+    out: &mut [F],
+    epsilon: f32,
+    rows: usize,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+) {
+    if CUBE_POS < rows {
+        let start = CUBE_POS * width;
+        let mut square = F::new(0.0);
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            let value = x[start + i];
+            square += value * value;
+            i += units;
+        }
+        let mean = sum_of_cube::<F>(square, units) / F::new(comptime!(width as f32));
+        let scale = F::new(1.0) / (mean + F::cast_from(epsilon)).sqrt();
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            out[start + i] = x[start + i] * scale * gamma[i];
+            i += units;
+        }
+    }
+}
+
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`: a cube for each row.
+#[cube(launch_unchecked)]
+pub(super) fn layer_norm<F: Float>(
+    x: &[F],
+    gamma: &[F],
+    beta: &[F],
+    out: &mut [F],
+    epsilon: f32,
+    rows: usize,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+) {
+    if CUBE_POS < rows {
+        let start = CUBE_POS * width;
+        let mut sum = F::new(0.0);
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            sum += x[start + i];
+            i += units;
+        }
+        let mean = sum_of_cube::<F>(sum, units) / F::new(comptime!(width as f32));
+        let mut square = F::new(0.0);
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            let centred = x[start + i] - mean;
+            square += centred * centred;
+            i += units;
+        }
+        let variance = sum_of_cube::<F>(square, units) / F::new(comptime!(width as f32));
+        let scale = F::new(1.0) / (variance + F::cast_from(epsilon)).sqrt();
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            out[start + i] = (x[start + i] - mean) * scale * gamma[i] + beta[i];
+            i += units;
+        }
+    }
+}
+
+/// `x / max(|x|, smallest)`: a cube for each row.
+#[cube(launch_unchecked)]
+pub(super) fn unit_rows<F: Float>(
+    x: &[F],
+    out: &mut [F],
+    smallest: f32,
+    rows: usize,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+) {
+    if CUBE_POS < rows {
+        let start = CUBE_POS * width;
+        let mut square = F::new(0.0);
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            let value = x[start + i];
+            square += value * value;
+            i += units;
+        }
+        let norm = max(sum_of_cube::<F>(square, units).sqrt(), F::cast_from(smallest));
+        let mut i = UNIT_POS as usize;
+        while i < width {
+            out[start + i] = x[start + i] / norm;
+            i += units;
+        }
+    }
+}
+
+/// `x * Phi(x)`
+#[cube(launch_unchecked)]
+pub(super) fn gelu<F: Float>(x: &[F], out: &mut [F], n: usize) {
+    if ABSOLUTE_POS < n {
+        let value = x[ABSOLUTE_POS];
+        let erf = (value * F::new(core::f32::consts::FRAC_1_SQRT_2)).erf();
+        out[ABSOLUTE_POS] = F::new(0.5) * value * (F::new(1.0) + erf);
+    }
+}
+
+/// `x * sigmoid(1.702 x)`
+#[cube(launch_unchecked)]
+pub(super) fn quick_gelu<F: Float>(x: &[F], out: &mut [F], n: usize) {
+    if ABSOLUTE_POS < n {
+        let value = x[ABSOLUTE_POS];
+        out[ABSOLUTE_POS] = value / (F::new(1.0) + (F::new(-1.702) * value).exp());
+    }
+}
+
+/// `gate * sigmoid(gate) * up`
+#[cube(launch_unchecked)]
+pub(super) fn silu_times<F: Float>(gate: &[F], up: &[F], out: &mut [F], n: usize) {
+    if ABSOLUTE_POS < n {
+        let value = gate[ABSOLUTE_POS];
+        out[ABSOLUTE_POS] = value / (F::new(1.0) + (F::new(0.0) - value).exp()) * up[ABSOLUTE_POS];
+    }
+}
+
+/// `x + y + bias`, the bias repeated for each row.
+#[cube(launch_unchecked)]
+pub(super) fn add_biased<F: Float>(
+    x: &[F],
+    y: &[F],
+    bias: &[F],
+    out: &mut [F],
+    n: usize,
+    #[comptime] width: usize,
+) {
+    if ABSOLUTE_POS < n {
+        out[ABSOLUTE_POS] = x[ABSOLUTE_POS] + y[ABSOLUTE_POS] + bias[ABSOLUTE_POS % width];
+    }
+}
+
+/// Turns the pairs `(x[i], x[i + half])` of every head by the angles of its position: a unit for each pair.
+///
+/// `[batch, seq, heads * 2 * half]` → `[batch, heads, seq, 2 * half]`; `cos` and `sin` are `[seq, half]`.
+#[cube(launch_unchecked)]
+pub(super) fn rotate<F: Float>(
+    x: &[F],
+    cos: &[F],
+    sin: &[F],
+    out: &mut [F],
+    seq: usize,
+    n_pairs: usize,
+    #[comptime] n_heads: usize,
+    #[comptime] half: usize,
+) {
+    if ABSOLUTE_POS < n_pairs {
+        let i = ABSOLUTE_POS % half;
+        let rest = ABSOLUTE_POS / half;
+        let head = rest % n_heads;
+        let row = rest / n_heads;
+        let position = row % seq;
+        let batch = row / seq;
+        let from = (row * n_heads + head) * half * 2 + i;
+        let to = ((batch * n_heads + head) * seq + position) * half * 2 + i;
+        let angle = position * half + i;
+        let first = x[from];
+        let second = x[from + half];
+        out[to] = first * cos[angle] - second * sin[angle];
+        out[to + half] = second * cos[angle] + first * sin[angle];
+    }
+}
+
+/// `softmax(q k^T scale) v`: a cube for each query of each head, over `units` keys at a time. The largest score, the
+/// sum and the result so far are carried along and scaled down when a larger score comes, so no matrix of scores is
+/// written (Milakov and Gimelshein, arXiv:1805.02867).
+///
+/// Each of q, k and v is `[batch, heads, rows, head_dim]` by the strides of its first three axes, with whole rows that
+/// begin at `*_at`. The cubes are `[seq_q, heads, batch]`; `out` is `[batch, seq_q, heads * head_dim]`.
+#[cube(launch_unchecked)]
+pub(super) fn attend<F: Float>(
+    q: &[F],
+    k: &[F],
+    v: &[F],
+    out: &mut [F],
+    q_batch: usize,
+    q_head: usize,
+    q_row: usize,
+    k_batch: usize,
+    k_head: usize,
+    k_row: usize,
+    v_batch: usize,
+    v_head: usize,
+    v_row: usize,
+    k_at: usize,
+    v_at: usize,
+    seq_k: usize,
+    scale: f32,
+    #[comptime] group: usize,
+    #[comptime] head_dim: usize,
+    #[comptime] is_causal: bool,
+    #[comptime] units: usize,
+) {
+    let row = CUBE_POS_X as usize;
+    let head = CUBE_POS_Y as usize;
+    let batch = CUBE_POS_Z as usize;
+    let seq_q = CUBE_COUNT_X as usize;
+    let n_heads = CUBE_COUNT_Y as usize;
+    let unit = UNIT_POS as usize;
+
+    let mut query = Shared::<[F]>::new_slice(head_dim);
+    let mut scores = Shared::<[F]>::new_slice(units);
+    let mut weights = Shared::<[F]>::new_slice(units);
+    if unit < head_dim {
+        query[unit] = q[batch * q_batch + head * q_head + row * q_row + unit] * F::cast_from(scale);
+    }
+    sync_cube();
+
+    // A query stands as far from the end as its own key.
+    let mut n_keys = seq_k;
+    if comptime!(is_causal) {
+        n_keys = seq_k - seq_q + row + 1;
+    }
+    let kv_head = head / group;
+    let keys = k_at + batch * k_batch + kv_head * k_head;
+    let values = v_at + batch * v_batch + kv_head * v_head + unit;
+
+    let mut largest = F::new(LOWEST);
+    let mut sum = F::new(0.0);
+    let mut result = F::new(0.0);
+    let mut first = 0usize;
+    while first < n_keys {
+        let key = first + unit;
+        let mut score = F::new(LOWEST);
+        if key < n_keys {
+            let at = keys + key * k_row;
+            let mut dot = F::new(0.0);
+            for i in 0..head_dim {
+                dot += query[i] * k[at + i];
+            }
+            score = dot;
+        }
+        scores[unit] = score;
+        sync_cube();
+
+        let mut now = largest;
+        for i in 0..units {
+            now = max(now, scores[i]);
+        }
+        let mut weight = F::new(0.0);
+        if key < n_keys {
+            weight = (score - now).exp();
+        }
+        weights[unit] = weight;
+        sync_cube();
+
+        let shrink = (largest - now).exp();
+        sum *= shrink;
+        result *= shrink;
+        let mut n = n_keys - first;
+        if n > units {
+            n = units.runtime();
+        }
+        for i in 0..n {
+            let weight = weights[i];
+            sum += weight;
+            if unit < head_dim {
+                result += weight * v[values + (first + i) * v_row];
+            }
+        }
+        largest = now;
+        first += units;
+    }
+    if unit < head_dim {
+        out[((batch * seq_q + row) * n_heads + head) * head_dim + unit] = result / sum;
+    }
+}
+
+/// Place and log probability of each row's largest score, the first of equal ones: a cube for each row.
+///
+/// `choices` gets both as numbers: `[rows, 2]`.
+#[cube(launch_unchecked)]
+pub(super) fn most_probable<F: Float>(
+    logits: &[F],
+    ids: &mut [i32],
+    choices: &mut [F],
+    n_scores: usize,
+    #[comptime] units: usize,
+) {
+    let unit = UNIT_POS as usize;
+    let start = CUBE_POS * n_scores;
+    let mut best = F::new(LOWEST);
+    let mut place = n_scores as u32;
+    let mut i = unit;
+    while i < n_scores {
+        let score = logits[start + i];
+        if score > best {
+            best = score;
+            place = i as u32;
+        }
+        i += units;
+    }
+    let mut scores = Shared::<[F]>::new_slice(units);
+    let mut places = Shared::<[u32]>::new_slice(units);
+    scores[unit] = best;
+    places[unit] = place;
+    sync_cube();
+    let mut half = comptime!(units / 2).runtime();
+    while half > 0 {
+        if unit < half {
+            let other = scores[unit + half];
+            let other_place = places[unit + half];
+            let mine = scores[unit];
+            if other > mine || (other == mine && other_place < places[unit]) {
+                scores[unit] = other;
+                places[unit] = other_place;
+            }
+        }
+        sync_cube();
+        half /= 2;
+    }
+    let largest = scores[0];
+
+    let mut sum = F::new(0.0);
+    let mut i = unit;
+    while i < n_scores {
+        sum += (logits[start + i] - largest).exp();
+        i += units;
+    }
+    let total = sum_of_cube::<F>(sum, units);
+    if unit == 0 {
+        ids[CUBE_POS] = i32::cast_from(places[0]);
+        choices[CUBE_POS * 2] = F::cast_from(places[0]);
+        choices[CUBE_POS * 2 + 1] = F::new(0.0) - total.ln();
+    }
+}

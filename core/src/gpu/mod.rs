@@ -1,0 +1,15 @@
+//! Kernels for GPUs: what Burn does there in several dispatches, in one.
+//!
+//! `model::ops` says what each means, in Burn's operations; it comes here where the tensors are on a GPU, in f32 and
+//! outside a gradient's graph. Which of the two runs changes a result by rounding only. Written in CubeCL, so they run
+//! wherever Burn does: Vulkan, Metal, DX12, WebGPU.
+
+mod kernels;
+mod tensors;
+#[cfg(all(test, feature = "cpu"))]
+mod tests;
+
+pub(crate) use tensors::{
+    add_biased, attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu,
+    rms_norm, rotate, silu_times, unit_rows,
+};

@@ -1,0 +1,135 @@
+//! The kernels beside the CPU's, which are held against their formulas, and beside plain loops, over odd shapes.
+
+use std::sync::OnceLock;
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::{cpu, gpu};
+
+/// A GPU, or a program that plays one; none on a machine without.
+fn device() -> Option<&'static Device> {
+    static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
+    let device = DEVICE.get_or_init(|| Device::wgpu_options().init().ok()).as_ref();
+    if device.is_none() {
+        eprintln!("SKIPPED: no adapter on this machine");
+    }
+    device
+}
+
+/// The same numbers on both devices.
+fn numbers<const D: usize>(shape: [usize; D], gpu: &Device) -> [Tensor<D>; 2] {
+    let n: usize = shape.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| ((i * 7919 + n) % 2003) as f32 / 250.0 - 4.0).collect();
+    [gpu, &Device::flex()].map(|device| Tensor::from_data(TensorData::new(values.clone(), shape), device))
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}
+
+fn check<const D: usize>(found: Tensor<D>, wanted: Tensor<D>, what: &str) {
+    assert_eq!(found.dims(), wanted.dims(), "{what}");
+    for (i, (found, wanted)) in values(found).into_iter().zip(values(wanted)).enumerate() {
+        let off = (found - wanted).abs();
+        assert!(off < 2e-5 * wanted.abs().max(1.0), "{what} at {i}: {found}, wanted {wanted}");
+    }
+}
+
+#[test]
+fn norms_and_activations_are_the_cpus() {
+    let Some(gpu) = device() else { return };
+    for shape in [[1, 1, 1], [2, 3, 50], [1, 5, 333]] {
+        let what = format!("{shape:?}");
+        let ([x, host_x], [gamma, host_gamma]) = (numbers(shape, gpu), numbers([shape[2]], gpu));
+        let (beta, host_beta) = (gamma.clone() * 0.5, host_gamma.clone() * 0.5);
+        let (up, host_up) = (x.clone() * -0.3, host_x.clone() * -0.3);
+        check(
+            gpu::rms_norm(x.clone(), gamma.clone(), 1e-5),
+            cpu::rms_norm(host_x.clone(), host_gamma.clone(), 1e-5),
+            &format!("rms_norm {what}"),
+        );
+        check(
+            gpu::layer_norm(x.clone(), gamma.clone(), beta, 1e-5),
+            cpu::layer_norm(host_x.clone(), host_gamma.clone(), host_beta, 1e-5),
+            &format!("layer_norm {what}"),
+        );
+        check(gpu::gelu(x.clone()), cpu::gelu(host_x.clone()), &format!("gelu {what}"));
+        check(gpu::quick_gelu(x.clone()), cpu::quick_gelu(host_x.clone()), &format!("quick_gelu {what}"));
+        check(
+            gpu::silu_times(x.clone(), up.clone()),
+            cpu::silu_times(host_x.clone(), host_up.clone()),
+            &format!("silu_times {what}"),
+        );
+        check(
+            gpu::add_biased(x, up, gamma),
+            host_x + host_up + host_gamma.unsqueeze(),
+            &format!("add_biased {what}"),
+        );
+    }
+}
+
+#[test]
+fn a_row_has_length_1_and_a_row_of_zeros_stays_zero() {
+    let Some(gpu) = device() else { return };
+    let x = Tensor::<2>::from_floats([[3.0, 0.0, -4.0], [0.0, 0.0, 0.0], [1e-20, 0.0, 0.0]], gpu);
+    let found = values(gpu::unit_rows(x, 1e-12));
+    let wanted = [0.6, 0.0, -0.8, 0.0, 0.0, 0.0, 1e-8, 0.0, 0.0];
+    assert!(found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{found:?}");
+}
+
+#[test]
+fn pairs_are_turned_as_on_the_cpu() {
+    let Some(gpu) = device() else { return };
+    for (batch, seq, n_heads, head_dim) in [(1, 1, 1, 2), (2, 5, 3, 6), (1, 7, 2, 64)] {
+        let [x, host_x] = numbers([batch, seq, n_heads * head_dim], gpu);
+        let [cos, host_cos] = numbers([1, 1, seq, head_dim / 2], gpu);
+        let (sin, host_sin) = (cos.clone() * 0.7, host_cos.clone() * 0.7);
+        check(
+            gpu::rotate(x, cos, sin, n_heads),
+            cpu::rotate(host_x, host_cos, host_sin, n_heads),
+            &format!("rotate {batch} {seq} {n_heads} {head_dim}"),
+        );
+    }
+}
+
+#[test]
+fn attention_is_the_cpus_for_odd_lengths_groups_and_views() {
+    let Some(gpu) = device() else { return };
+    // More keys than a cube has units, and as many, and one more; a head wider than those.
+    for (shape, n_kv_heads, seq_k, is_causal) in [
+        ([1, 1, 1, 2], 1, 1, true),
+        ([2, 4, 3, 10], 2, 131, true),
+        ([1, 2, 65, 8], 1, 65, true),
+        ([1, 2, 5, 8], 2, 64, false),
+        ([1, 3, 2, 96], 3, 65, false),
+    ] {
+        let what = format!("attend {shape:?} {n_kv_heads} {seq_k} {is_causal}");
+        let [batch, _, _, head_dim] = shape;
+        let [q, host_q] = numbers(shape, gpu);
+        // Keys as a cache has them: the first rows of a longer buffer. Values as a projection leaves them.
+        let [k, host_k] =
+            numbers([batch, n_kv_heads, seq_k + 3, head_dim], gpu).map(|k| k.narrow(2, 0, seq_k));
+        let [v, host_v] = numbers([batch, seq_k, n_kv_heads, head_dim], gpu).map(|v| v.swap_dims(1, 2));
+        let found = gpu::attend(q * 0.2, k, v, is_causal);
+        check(found, cpu::attend(host_q * 0.2, host_k, host_v, is_causal), &what);
+    }
+    let [qkv, host_qkv] = numbers([2, 67, 3 * 4 * 6], gpu).map(|qkv| qkv * 0.3);
+    for is_causal in [false, true] {
+        let found = gpu::attend_packed(qkv.clone(), 4, is_causal);
+        check(found, cpu::attend_packed(host_qkv.clone(), 4, is_causal), "attend_packed");
+    }
+}
+
+#[test]
+fn the_choice_is_the_first_of_the_largest_scores() {
+    let Some(gpu) = device() else { return };
+    for n_scores in [1, 7, 256, 1000] {
+        let [logits, host_logits] = numbers([3, n_scores], gpu);
+        let ((ids, choices), (host_ids, host_choices)) =
+            (gpu::most_probable(logits), cpu::most_probable(host_logits));
+        let ids: Vec<i64> = ids.into_data().iter().collect();
+        let wanted: Vec<i64> = host_ids.into_data().iter().collect();
+        assert_eq!(ids, wanted, "{n_scores} scores");
+        check(choices, host_choices, &format!("{n_scores} scores"));
+    }
+}
