@@ -137,6 +137,11 @@ fn ranks_with_siglip_compute_what_one_process_does() {
 }
 
 #[test]
+fn ranks_that_drop_patches_compute_what_one_process_does() {
+    check_ranks(&["data.patch_dropout=0.5"]);
+}
+
+#[test]
 fn ranks_of_stage_2_for_captions_compute_what_one_process_does() {
     check_ranks(&["recipe=stage2_caption", "model={ from = 'LAB/start' }", "data.whole_image_share=0.3"]);
 }
