@@ -1,6 +1,6 @@
 //! The gradient of a batch is that of the plain loss, however the batch is cut up.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, s};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files::ModelFolder;
 use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss, sigmoid_loss};
@@ -8,7 +8,8 @@ use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::train::collective::Single;
 use mmgem_core::train::{
-    Batch, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee, collect_gradients, freeze, gradient,
+    Batch, BatchPart, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee, collect_gradients, freeze,
+    gradient,
 };
 
 use crate::lab::Lab;
@@ -41,7 +42,7 @@ impl Bench {
         let (model, pool) = (&self.trainee.model, PoolAggregator::new(&self.sizes));
         let texts = part.texts();
         let tokens = TokenBatch::new(&texts, &self.device);
-        let patches = model.visual.forward(part.pixels(&self.sizes, &self.device));
+        let patches = self.patches(part);
         let caption = |model: &MmGem, v_in, stage| {
             let hidden = model.caption_hidden(model.caption_prefix(v_in, stage), &tokens);
             caption_loss(&model.llm, hidden, &texts, self.sizes.eos_token_id)
@@ -67,6 +68,20 @@ impl Bench {
         };
         let value = f64::from(loss.clone().inner().into_scalar::<f32>());
         (value, collect_gradients(&self.trainee, &mut loss.backward()))
+    }
+
+    /// Patch tokens; where some are dropped, after the positions, photo by photo and patch by patch.
+    fn patches(&self, part: BatchPart) -> Tensor<3> {
+        let visual = &self.trainee.model.visual;
+        let pixels = part.pixels(&self.sizes, &self.device);
+        let Some(kept) = part.kept_patches() else { return visual.forward(pixels) };
+        let embedded = visual.embed_patches(pixels, None);
+        let photo = |(photo, kept): (usize, &Vec<u32>)| {
+            let token = |at: usize| embedded.clone().slice(s![photo..photo + 1, at..at + 1]);
+            let rest = kept.iter().map(|patch| token(1 + *patch as usize));
+            Tensor::cat([token(0)].into_iter().chain(rest).collect(), 1)
+        };
+        visual.patch_tokens(Tensor::cat(kept.iter().enumerate().map(photo).collect(), 0))
     }
 
     fn cut_up(&self, workers: usize, micro_batch: Option<usize>, recompute: bool) -> (f64, GradientMap) {
@@ -123,6 +138,36 @@ fn check(set: &[&str]) {
 #[test]
 fn stage_1_in_micro_batches_has_the_gradient_of_the_whole_batch() {
     check(&[]);
+}
+
+#[test]
+fn stage_1_on_half_of_the_patches_has_the_gradient_of_the_whole_batch() {
+    check(&["data.patch_dropout=0.5"]);
+}
+
+#[test]
+fn every_photo_loses_as_many_patches_but_others() {
+    let kept = |set: &[&str]| {
+        let batch = Bench::new(&[&["data.patch_dropout=0.75"], set].concat()).batch;
+        batch.split(1)[0].kept_patches().expect("some are dropped")
+    };
+    let first = kept(&[]);
+    for patches in &first {
+        assert_eq!(patches.len(), 4);
+        assert!(patches.is_sorted_by(|a, b| a < b) && patches[3] < 16, "{patches:?}");
+    }
+    let mut different = first.clone();
+    different.sort();
+    different.dedup();
+    assert!(different.len() > 5, "{first:?}");
+    assert_eq!(kept(&[]), first);
+    assert_ne!(kept(&["seed=12"]), first);
+    // What else is drawn for a photo stays.
+    let pixels = |set: &[&str]| {
+        let bench = Bench::new(set);
+        bench.batch.split(1)[0].pixels(&bench.sizes, &Device::flex()).into_data()
+    };
+    assert_eq!(pixels(&["data.patch_dropout=0.75"]), pixels(&[]));
 }
 
 #[test]

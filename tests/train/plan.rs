@@ -1,10 +1,13 @@
 //! The plan of a run against what it is when it runs.
 
+use std::fs;
+use std::path::Path;
+
 use burn::module::Module;
 use burn::tensor::Device;
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::model::MmGem;
-use mmgem_core::train::plan;
+use mmgem_core::train::{Plan, TrainConfig, plan, plan_run};
 
 use crate::lab::{Lab, finish, metrics};
 use crate::tiny;
@@ -58,6 +61,79 @@ fn operations_are_six_a_parameter_and_token_where_the_matrices_are_large() {
     );
 }
 
+/// The plan of one of the paper's runs with a preset of ours, on 64 ranks.
+fn paper_plan(recipe: &str, preset: &str, set: &[&str]) -> Plan {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
+    let toml = fs::read_to_string(assets.join(format!("recipes/paper/{recipe}.toml"))).expect("a recipe");
+    let set: Vec<String> = set.iter().map(|change| change.to_string()).collect();
+    let config = TrainConfig::from_toml(&toml, &set).expect("it is right");
+    let sizes = assets.join(format!("presets/{preset}_tinyllama.json"));
+    plan_run(&config, 64, Some(&sizes)).expect("the sizes are there")
+}
+
+#[test]
+fn the_presets_are_as_large_as_their_towers_are_known_to_be() {
+    // open_clip's visual towers with their projection, and TinyLlama-1.1B.
+    const LLAMA: usize = 1_100_048_384;
+    for (preset, visual, width, d) in [
+        ("vit_b_16", 86_192_640, 768, 512),
+        ("vit_l_14", 303_966_208, 1024, 768),
+        ("vit_l_14_336", 304_293_888, 1024, 768),
+    ] {
+        // h1, h2, h3, h4; 64 prompts, two tokens and the temperature.
+        let heads = (width + 1) * d + (2048 + 1) * d + (d + 1) * 2048 + (d + 1) * d + 66 * 2048 + 1;
+        assert_eq!(paper_plan("stage1", preset, &[]).parameters, visual + LLAMA + heads, "{preset}");
+    }
+}
+
+/// By hand, for ViT-L/14 and TinyLlama: 24 blocks of 12 · 1024² weights over 257 tokens, 22 blocks of 2 · 2048² +
+/// 2 · 2048 · 256 + 3 · 2048 · 5632 weights over a text; two operations a weight and token, and attention.
+#[test]
+fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
+    let vision = 24.0 * (2.0 * 257.0 * 12.0 * 1024f64.powi(2) + 4.0 * 257f64.powi(2) * 1024.0)
+        + 2.0 * 256.0 * 3.0 * 196.0 * 1024.0;
+    let llama = |seq: f64| 22.0 * (2.0 * seq * 44_040_192.0 + 4.0 * seq * seq * 2048.0);
+    let head = 2.0 * 17.0 * 2048.0 * 32_000.0;
+    let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-6, "{found} and {wanted}");
+    let stage_1 = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);
+
+    let cut = stage_1(&[]);
+    let (embed, caption) = (llama(17.0), llama(18.0) + head);
+    let useful = 3.0 * (vision + embed + caption);
+    near(cut.flops_per_sample, useful);
+    // Cached gradients embed a batch of several micro-batches once more.
+    near(cut.computed_flops_per_sample, useful + vision + embed);
+    near(cut.step_secs.expect("a peak is told"), 1280.0 * (useful + vision + embed) / (0.4 * 989e12));
+    let whole = stage_1(&["optim.micro_batch=1280", "optim.recompute=true"]);
+    near(whole.flops_per_sample, useful);
+    near(whole.computed_flops_per_sample, useful + vision + embed + caption);
+    // A ring: each rank sends 63/64 of the gradients twice, and of the gathered embeddings once.
+    let trained = cut.trained_parameters as f64;
+    near(cut.sent_bytes, 4.0 * 63.0 / 64.0 * (2.0 * trained + 2.0 * 81_920.0 * 768.0));
+
+    let retrieval = paper_plan("stage2-retrieval", "vit_l_14", &[]);
+    near(retrieval.flops_per_sample, vision + llama(13.0));
+    near(retrieval.computed_flops_per_sample, vision + llama(13.0));
+    assert!(retrieval.total_bytes < 80e9, "a rank's share fits in one pass");
+}
+
+#[test]
+fn patches_that_are_dropped_are_not_paid_for() {
+    let lab = Lab::new();
+    let sizes = sizes(|_| {});
+    let of = |sizes: &MmGemConfig, set: &[&str]| plan(&lab.config("run", set), sizes, 1, None);
+    // A quarter of 4 × 4 patches are as many as a photo of half the side has.
+    let mut smaller = sizes.clone();
+    smaller.vision.image_size = 16;
+    let (quarter, small) = (of(&sizes, &["data.patch_dropout=0.75"]), of(&smaller, &[]));
+    assert_eq!(quarter.flops_per_sample, small.flops_per_sample);
+    // The pixels of the whole photo are there all the same.
+    let pixels = 4.0 * 3.0 * (32.0 * 32.0 - 16.0 * 16.0);
+    let difference = quarter.activation_bytes_per_sample - small.activation_bytes_per_sample;
+    assert!((difference - pixels).abs() < 1.0, "{difference} and {pixels}");
+    assert_eq!(quarter.parameters, of(&sizes, &[]).parameters);
+}
+
 #[test]
 fn a_run_that_has_begun_is_planned_by_its_own_rate() {
     let lab = Lab::new();
@@ -66,7 +142,7 @@ fn a_run_that_has_begun_is_planned_by_its_own_rate() {
     let mut rates: Vec<f64> =
         metrics(&config).iter().map(|line| line["flops_per_sec"].as_f64().expect("a rate")).collect();
     rates.sort_by(f64::total_cmp);
-    let planned = mmgem_core::train::plan_run(&config, 2).expect("the sizes are there");
+    let planned = plan_run(&config, 2, None).expect("the sizes are there");
     let (rate, source) = planned.flops_per_sec.expect("it was measured");
     assert_eq!(rate, rates[1]);
     assert!(source.contains("measured"), "{source}");

@@ -14,9 +14,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the same on as many threads as ranks, which meet through sockets.
 fn on_ranks<T: Send>(n_ranks: usize, timeout: Duration, act: impl Fn(&Tcp) -> T + Sync) -> Vec<T> {
+    on_ranks_at("127.0.0.1", n_ranks, timeout, act)
+}
+
+fn on_ranks_at<T: Send>(
+    host: &str,
+    n_ranks: usize,
+    timeout: Duration,
+    act: impl Fn(&Tcp) -> T + Sync,
+) -> Vec<T> {
     // A port that was free a moment ago.
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let (master, act) = (format!("127.0.0.1:{port}"), &act);
+    let (master, act) = (format!("{host}:{port}"), &act);
     thread::scope(|scope| {
         let ranks: Vec<_> = (0..n_ranks)
             .map(|rank| {
@@ -51,6 +60,21 @@ fn what_the_ranks_have_comes_together_in_order() {
         assert_eq!(texts, [vec![], vec![1], vec![2, 2]]);
         assert_eq!((sum, one), (vec![4.5, 30.0], vec![1.5, 10.0]));
         assert_eq!(all, [0.5, 10.0, 1.5, 10.0, 2.5, 10.0]);
+    }
+}
+
+#[test]
+fn ranks_meet_at_a_name_and_at_an_address_of_another_kind() {
+    // A name may stand for an address of IPv6 first, where a rank 0 of IPv4 does not listen.
+    let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+    for host in ["localhost", "0.0.0.0", "[::1]"] {
+        if host == "[::1]" && !has_ipv6 {
+            eprintln!("SKIPPED: no IPv6 here");
+            continue;
+        }
+        let met =
+            on_ranks_at(host, 2, PATIENCE, |group| group.exchange(&[group.rank() as u8]).expect("both"));
+        assert_eq!(met, [[vec![0], vec![1]], [vec![0], vec![1]]], "{host}");
     }
 }
 
@@ -110,6 +134,11 @@ fn ranks_of_stage_1_compute_what_one_process_does() {
 #[test]
 fn ranks_with_siglip_compute_what_one_process_does() {
     check_ranks(&["contrastive_loss=siglip"]);
+}
+
+#[test]
+fn ranks_that_drop_patches_compute_what_one_process_does() {
+    check_ranks(&["data.patch_dropout=0.5"]);
 }
 
 #[test]

@@ -59,6 +59,11 @@ fn a_run_with_siglip_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn a_run_that_drops_patches_goes_on_as_if_nothing_had_happened() {
+    check(&["data.patch_dropout=0.5"]);
+}
+
+#[test]
 fn stage_2_for_captions_goes_on_as_if_nothing_had_happened() {
     check(&["recipe=stage2_caption", "model={ from = 'LAB/start' }", "data.whole_image_share=0.3"]);
 }

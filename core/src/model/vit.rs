@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{LayerNorm, LayerNormConfig};
-use burn::tensor::{Bool, Device, Tensor, s};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
 use super::attention::{attend_masked, attend_packed, unpack};
 use super::linear::Linear;
@@ -88,8 +88,23 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`, standardised
     /// - returns: `[batch, n_patches, hidden]`, patches row by row
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
+        self.patch_tokens(self.embed_patches(pixels, None))
+    }
+
+    /// V of some patches of each image, which see the class token and each other alone (FLIP, arXiv:2212.00794).
+    ///
+    /// # Shapes
+    /// - pixels: `[batch, 3, side, side]`, standardised
+    /// - kept: which patches of each image, equally many
+    /// - returns: `[batch, n_kept, hidden]`, in the order of `kept`
+    pub fn forward_kept(&self, pixels: Tensor<4>, kept: &[Vec<u32>]) -> Tensor<3> {
+        self.patch_tokens(self.embed_patches(pixels, Some(kept)))
+    }
+
+    /// What the blocks and `ln_post` make of embedded patches: `[batch, 1 + n, hidden]` → `[batch, n, hidden]`.
+    pub fn patch_tokens(&self, embedded: Tensor<3>) -> Tensor<3> {
         // A block of its own, so that whatever looks at the patches begins at its output.
-        through(&self.ln_post, self.all_tokens(pixels), |norm, x| layer_norm(norm, x.slice(s![.., 1..])))
+        through(&self.ln_post, self.run_blocks(embedded), |norm, x| layer_norm(norm, x.slice(s![.., 1..])))
     }
 
     /// OpenCLIP's own image embedding, not normalised: `proj` on the class token.
@@ -104,18 +119,23 @@ impl Vit {
 
     /// Class token and patches after the blocks, before `ln_post`: `[batch, 1 + n_patches, hidden]`.
     pub fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
-        let mut x = layer_norm(&self.ln_pre, self.embed_patches(pixels));
+        self.run_blocks(self.embed_patches(pixels, None))
+    }
+
+    fn run_blocks(&self, embedded: Tensor<3>) -> Tensor<3> {
+        let mut x = layer_norm(&self.ln_pre, embedded);
         for block in &self.blocks {
             x = through(block, x, VitBlock::forward);
         }
         x
     }
 
-    /// Class token and patches, with their positions: `[batch, 1 + n_patches, hidden]`.
-    pub fn embed_patches(&self, pixels: Tensor<4>) -> Tensor<3> {
+    /// Class token and patches, or those of them that are `kept`, with their positions: `[batch, 1 + n_kept, hidden]`.
+    pub fn embed_patches(&self, pixels: Tensor<4>, kept: Option<&[Vec<u32>]>) -> Tensor<3> {
         let [width, channels, patch, _] = self.conv1.val().dims();
         let [batch, _, height, _] = pixels.dims();
-        let grid = height / patch;
+        let (grid, device) = (height / patch, pixels.device());
+        let n_patches = grid * grid;
 
         // The kernel does not overlap itself, so the convolution is one matrix product.
         let weight = self.conv1.val().reshape([width, channels * patch * patch]).transpose();
@@ -123,10 +143,24 @@ impl Vit {
             .cast(weight.dtype())
             .reshape([batch, channels, grid, patch, grid, patch])
             .permute([0, 2, 4, 1, 3, 5])
-            .reshape([batch * grid * grid, channels * patch * patch]);
-        let patches = linear(pixels, weight, None).reshape([batch, grid * grid, width]);
+            .reshape([batch * n_patches, channels * patch * patch]);
         let class = self.class_embedding.val().reshape([1, 1, width]).expand([batch, 1, width]);
-        Tensor::cat(vec![class, patches], 1) + self.positional_embedding.val().unsqueeze::<3>()
+        let positions = self.positional_embedding.val();
+        let Some(kept) = kept else {
+            let patches = linear(pixels, weight, None).reshape([batch, n_patches, width]);
+            return Tensor::cat(vec![class, patches], 1) + positions.unsqueeze::<3>();
+        };
+        let n_kept = kept.first().map_or(0, Vec::len);
+        let rows = |first: &dyn Fn(usize) -> usize| {
+            let all = kept.iter().enumerate();
+            let idx = all.flat_map(|(image, kept)| kept.iter().map(move |at| (image, *at as usize)));
+            let idx: Vec<i32> = idx.map(|(image, at)| (first(image) + at) as i32).collect();
+            Tensor::<1, Int>::from_data(TensorData::new(idx, [batch * n_kept]), &device)
+        };
+        let pixels = pixels.select(0, rows(&|image| image * n_patches));
+        let patches = linear(pixels, weight, None) + positions.clone().select(0, rows(&|_| 1));
+        let class = class + positions.slice(s![0..1]).unsqueeze::<3>();
+        Tensor::cat(vec![class, patches.reshape([batch, n_kept, width])], 1)
     }
 }
 

@@ -122,6 +122,11 @@ pub struct DataConfig {
     pub crop_scale: [f32; 2],
     /// Shows half of the photos mirrored, but none of whose captions or phrases any speaks of left or right.
     pub mirror: bool,
+    /// Share of a photo's patches that stage 1 leaves out, others of each photo at each step: the encoder sees the class token
+    /// and the rest, and embedding and caption come from these alone (FLIP, arXiv:2212.00794). As many are
+    /// left of every photo; what is dropped follows from seed and step. Nothing is ever dropped but in training; go on for a
+    /// while with 0 (`model.from`), as FLIP does, to get used to whole photos.
+    pub patch_dropout: f64,
     /// Share of the stage 2 samples that are the whole photo instead of a region.
     pub whole_image_share: f32,
     /// Whether stage 2 captioning goes on training stage 1's captions on its whole photos: h3 serves both,
@@ -169,6 +174,11 @@ pub struct MixConfig {
 }
 
 impl DataConfig {
+    /// Patches of a photo that are left by `patch_dropout`, as open_clip counts them.
+    pub fn n_kept_patches(&self, n_patches: usize) -> usize {
+        ((n_patches as f64 * (1.0 - self.patch_dropout)) as usize).max(1)
+    }
+
     /// The sources, of which a single one is `shards`.
     pub fn sources(&self) -> Vec<MixConfig> {
         if self.mix.is_empty() && !self.shards.is_empty() {
@@ -468,6 +478,7 @@ impl TrainConfig {
                 "contrastive_loss = \"siglip\" wants a recipe and objective that compare embeddings",
             );
         }
+        self.check_patch_dropout()?;
         let [low, high] = self.data.crop_scale;
         if !(0.0 < low && low <= high && high <= 1.0) {
             return fail("[data] crop_scale wants 0 < smallest <= largest <= 1");
@@ -479,6 +490,34 @@ impl TrainConfig {
             return fail("[eval] every must be at least 1");
         }
         Ok(())
+    }
+}
+
+impl TrainConfig {
+    /// Patches are dropped where nothing asks for a place in the photo.
+    fn check_patch_dropout(&self) -> Result<(), TrainConfigError> {
+        let share = self.data.patch_dropout;
+        if share == 0.0 {
+            return Ok(());
+        }
+        let fail = |text: String| Err(TrainConfigError::Inconsistent(text));
+        if !(0.0..1.0).contains(&share) {
+            return fail(format!(
+                "[data] patch_dropout is {share}; wanted a share from 0 to below 1, as 0.5"
+            ));
+        }
+        let needs_all = match self.recipe {
+            _ if self.distill.is_some() => "[distill] compares the whole map with the teacher's",
+            _ if self.grounding.is_some() => "[grounding] looks for a phrase among all patches",
+            Recipe::Stage1 => return Ok(()),
+            Recipe::Warmup => "recipe = \"warmup\" imitates whole maps",
+            Recipe::Stage2Caption | Recipe::Stage2Retrieval => {
+                "stage 2 cuts its regions out of the whole map"
+            }
+        };
+        fail(format!(
+            "[data] patch_dropout is {share}, but {needs_all}\n  hint: leave patch_dropout out, or use it in a stage 1 without [distill] and [grounding]"
+        ))
     }
 }
 
@@ -528,5 +567,33 @@ mod tests {
     #[test]
     fn a_batch_of_one_cannot_be_contrasted() {
         assert!(TrainConfig::from_toml(RUN, &["optim.batch_size=1".into()]).is_err());
+    }
+
+    #[test]
+    fn as_many_patches_are_kept_as_open_clip_keeps() {
+        for (share, n_patches, kept) in [(0.5, 196, 98), (0.75, 49, 12), (0.99, 49, 1), (0.1, 256, 230)] {
+            let data = DataConfig { patch_dropout: share, ..DataConfig::default() };
+            assert_eq!(data.n_kept_patches(n_patches), kept);
+        }
+    }
+
+    #[test]
+    fn patches_are_dropped_only_where_no_place_in_the_photo_is_asked_for() {
+        let half = "data.patch_dropout=0.5";
+        assert!(TrainConfig::from_toml(RUN, &[half.into()]).is_ok());
+        for (others, says) in [
+            (&["recipe=stage2_retrieval"][..], "stage 2 cuts its regions"),
+            (&["recipe=stage2_caption"], "stage 2 cuts its regions"),
+            (&["distill={ weight = 1.0, grid = 2, hidden_size = 6 }"], "[distill] compares the whole map"),
+            (&["grounding={ weight = 1.0 }"], "[grounding] looks for a phrase"),
+            (&["recipe=warmup", "data.text=['a.txt']"], "imitates whole maps"),
+            (&["data.patch_dropout=1"], "wanted a share from 0 to below 1"),
+            (&["data.patch_dropout=-0.5"], "wanted a share from 0 to below 1"),
+            (&["data.patch_dropout=nan"], "wanted a share from 0 to below 1"),
+        ] {
+            let set: Vec<String> = [half].iter().chain(others).map(|change| change.to_string()).collect();
+            let error = TrainConfig::from_toml(RUN, &set).expect_err(says).to_string();
+            assert!(error.contains("patch_dropout") && error.contains(says), "{error}");
+        }
     }
 }

@@ -57,6 +57,8 @@ pub struct Prepared {
     grounded: Option<Grounded>,
     /// The teacher's map and how it is pooled at the crop.
     teacher: Option<TeacherMap>,
+    /// The patches that the encoder sees, in order, where it does not see all (`data.patch_dropout`).
+    kept: Option<Vec<u32>>,
 }
 
 /// A phrase and the part of the photo that it names.
@@ -211,7 +213,23 @@ impl Batches {
             Some(_) => self.grounded(&raw.record, &pixels, &mut rng)?,
             None => None,
         };
-        Ok(Prepared { photo: pixels, text, region, is_whole, grounded, teacher })
+        let kept = (self.config.data.patch_dropout > 0.0).then(|| self.kept(&mut rng));
+        Ok(Prepared { photo: pixels, text, region, is_whole, grounded, teacher, kept })
+    }
+
+    /// A random choice of as many patches as every photo of the run keeps.
+    fn kept(&self, rng: &mut ChaCha8Rng) -> Vec<u32> {
+        let n_patches = self.model.grid() * self.model.grid();
+        let mut patches: Vec<u32> = (0..n_patches as u32).collect();
+        let n_kept = self.config.data.n_kept_patches(n_patches);
+        // The first places of a shuffle.
+        for at in 0..n_kept {
+            patches.swap(at, rng.random_range(at..n_patches));
+        }
+        patches.truncate(n_kept);
+        // The language model may read them one after the other (`vision_tokens = "grid"`).
+        patches.sort_unstable();
+        patches
     }
 
     /// One of the phrases with the patches that its box covers; none where no box is to be seen.
@@ -343,6 +361,11 @@ impl<'a> BatchPart<'a> {
         let side = config.vision.image_size;
         let pixels = self.samples.iter().flat_map(|sample| sample.photo.pixels.iter().copied()).collect();
         Tensor::from_data(TensorData::new::<f32, _>(pixels, [self.samples.len(), 3, side, side]), device)
+    }
+
+    /// The patches of each photo that the encoder sees; none where it sees all of them.
+    pub fn kept_patches(&self) -> Option<Vec<Vec<u32>>> {
+        self.samples.iter().map(|sample| sample.kept.clone()).collect()
     }
 
     /// Token ids of the photos' texts.

@@ -1,7 +1,10 @@
 //! What a run costs before it is started: parameters, memory, floating point operations.
 //!
 //! Counted are the products that the recipe needs (a multiplication and an addition are two operations), as PaLM's
-//! appendix B does; what cached gradients compute twice counts once, so that the achieved rate is of useful work.
+//! appendix B does; what cached gradients and recomputed blocks compute twice counts once, so that the achieved rate is of
+//! useful work.
+
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -21,6 +24,10 @@ pub struct Plan {
     pub trained_parameters: usize,
     /// Processes.
     pub ranks: usize,
+    /// Steps of the run.
+    pub steps: usize,
+    /// Samples of a step, of all ranks together.
+    pub batch_size: usize,
     /// Samples of a step on a rank.
     pub samples_per_rank: usize,
     /// Samples of a pass.
@@ -39,6 +46,11 @@ pub struct Plan {
     pub largest_micro_batch: Option<usize>,
     /// Useful operations of a sample.
     pub flops_per_sample: f64,
+    /// All operations of a sample: also its first embedding where a rank takes several micro-batches, and blocks that are
+    /// computed again.
+    pub computed_flops_per_sample: f64,
+    /// What a rank sends in a step, gradients and embeddings, and as much is received; its time is not planned.
+    pub sent_bytes: f64,
     /// Operations of a second that the times below go by, and where that comes from.
     pub flops_per_sec: Option<(f64, String)>,
     /// Seconds of a step.
@@ -49,12 +61,13 @@ pub struct Plan {
     pub device_hours: Option<f64>,
 }
 
-/// Plans a run from its config alone; where it has begun, by the rate that it has measured.
+/// Plans a run from its config alone; where it has begun, by the rate that it has measured. `sizes` is a `config.json` for
+/// a run whose model is not there yet.
 ///
 /// # Errors
 /// When the sizes of its model cannot be read.
-pub fn plan_run(config: &TrainConfig, ranks: usize) -> Result<Plan, TrainError> {
-    let sizes = read_sizes(config)?;
+pub fn plan_run(config: &TrainConfig, ranks: usize, sizes: Option<&Path>) -> Result<Plan, TrainError> {
+    let sizes = read_sizes(config, sizes)?;
     let mut rates: Vec<f64> =
         read_records(&config.out).iter().filter_map(|record| record["flops_per_sec"].as_f64()).collect();
     rates.sort_by(f64::total_cmp);
@@ -94,23 +107,28 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let largest = room.map(|room| (room / (passes * activation_bytes)).max(0.0) as usize);
 
     let flops_per_sample = flops_per_sample(sizes, config, hardware.text_tokens);
-    let flops_per_sec = match (rate, hardware.peak_tflops) {
-        (Some(rate), _) => Some((rate, "measured in this run's metrics.jsonl".to_owned())),
-        (None, Some(peak)) => Some((
-            peak * 1e12 * hardware.expected_share,
-            format!(
-                "assumed: {:.0} % of {peak} TFLOP/s, nothing measured yet",
-                100.0 * hardware.expected_share
-            ),
-        )),
-        (None, None) => None,
+    let repeated = repeated_flops(sizes, config, hardware.text_tokens, micro_batch < per_worker);
+    let computed_flops_per_sample = flops_per_sample + repeated;
+    // A measured rate is of useful operations, an assumed one of all that the device computes.
+    let (flops_per_sec, timed) = match (rate, hardware.peak_tflops) {
+        (Some(rate), _) => {
+            (Some((rate, "measured in this run's metrics.jsonl".to_owned())), flops_per_sample)
+        }
+        (None, Some(peak)) => {
+            let share = hardware.expected_share;
+            let source = format!("assumed: {:.0} % of {peak} TFLOP/s, nothing measured yet", 100.0 * share);
+            (Some((peak * 1e12 * share, source)), computed_flops_per_sample)
+        }
+        (None, None) => (None, flops_per_sample),
     };
-    let step_secs = flops_per_sec.as_ref().map(|(rate, _)| flops_per_sample * samples_per_rank as f64 / rate);
+    let step_secs = flops_per_sec.as_ref().map(|(rate, _)| timed * samples_per_rank as f64 / rate);
     let hours = step_secs.map(|secs| secs * optim.steps as f64 / 3600.0);
     Plan {
         parameters: all,
         trained_parameters: trained,
         ranks,
+        steps: optim.steps,
+        batch_size: optim.batch_size,
         samples_per_rank,
         micro_batch,
         static_bytes,
@@ -120,11 +138,19 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         memory_bytes,
         largest_micro_batch: largest.map(|n| n.min(per_worker)).filter(|n| *n > 0),
         flops_per_sample,
+        computed_flops_per_sample,
+        sent_bytes: sent_bytes(config, sizes, ranks, trained),
         flops_per_sec,
         step_secs,
         hours,
         device_hours: hours.map(|hours| hours * ranks as f64),
     }
+}
+
+/// What a rank sends when gradients are summed and embeddings gathered in a ring, as NCCL does it.
+fn sent_bytes(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, trained: usize) -> f64 {
+    let embeddings = if contrasts(config) { 2 * config.optim.batch_size * sizes.embed_dim } else { 0 };
+    F32.input * (2 * trained + embeddings) as f64 * (ranks - 1) as f64 / ranks as f64
 }
 
 /// Whether the recipe compares samples with each other.
@@ -171,44 +197,81 @@ fn llama_matrices(l: &LlamaConfig) -> usize {
     2 * h * h + 2 * h * kv + 3 * h * l.intermediate_size
 }
 
-/// Useful operations of a training step for one sample with a text of so many tokens.
-pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> f64 {
-    let vision = vit_flops(sizes);
+/// Operations of forward passes for one sample.
+struct Passes {
+    vision: f64,
+    /// Embeddings that are contrasted.
+    embed: f64,
+    /// Of phrases with their place.
+    phrase: f64,
+    /// Captions and lines of text.
+    caption: f64,
+}
+
+fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes {
+    let n_patches = n_seen_patches(sizes, config);
     let embed = llama_flops(&sizes.llm, text_tokens + 1.0, 0.0);
     let caption = |prefix: usize| llama_flops(&sizes.llm, prefix as f64 + text_tokens, text_tokens + 1.0);
     let whole = match sizes.vision_tokens {
         VisionTokens::Mean => 1,
-        VisionTokens::Grid => sizes.grid() * sizes.grid(),
+        VisionTokens::Grid => n_patches,
     } + 1;
+    let when = |is_done: bool, flops: f64| if is_done { flops } else { 0.0 };
+    Passes {
+        vision: when(
+            config.recipe != Recipe::Warmup || config.distill.is_some(),
+            vit_flops(sizes, n_patches),
+        ),
+        embed: when(contrasts(config), embed),
+        phrase: when(config.grounding.is_some(), embed),
+        caption: match config.recipe {
+            Recipe::Warmup => when(!config.data.text.is_empty(), caption(1)),
+            Recipe::Stage1 => when(config.objective != Objective::ClipOnly, caption(whole)),
+            Recipe::Stage2Caption => {
+                let region = sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts;
+                let rehearsed = when(config.data.rehearse_stage_1, config.data.whole_image_share.into());
+                caption(region) + rehearsed * caption(whole)
+            }
+            Recipe::Stage2Retrieval => 0.0,
+        },
+    }
+}
+
+/// Useful operations of a training step for one sample with a text of so many tokens.
+pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> f64 {
+    let Passes { vision, embed, phrase, caption } = passes(sizes, config, text_tokens);
     // A backward pass costs twice the forward one; once where only what is before a module learns.
     let llm = if config.freeze_llm { 2.0 } else { 3.0 };
     match config.recipe {
-        Recipe::Warmup => {
-            let vision = if config.distill.is_some() { 3.0 * vision } else { 0.0 };
-            let text = if config.data.text.is_empty() { 0.0 } else { llm * caption(1) };
-            vision + text
-        }
-        Recipe::Stage1 => {
-            let embed = if contrasts(config) { llm * embed } else { 0.0 };
-            let caption = if config.objective == Objective::ClipOnly { 0.0 } else { llm * caption(whole) };
-            // The phrase of a place is embedded too.
-            let embeds = if config.grounding.is_some() { 2.0 } else { 1.0 };
-            3.0 * vision + embeds * embed + caption
-        }
-        Recipe::Stage2Caption => {
-            let region = sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts;
-            let rehearsed =
-                if config.data.rehearse_stage_1 { f64::from(config.data.whole_image_share) } else { 0.0 };
-            vision + 2.0 * caption(region) + rehearsed * 2.0 * caption(whole)
-        }
+        Recipe::Warmup | Recipe::Stage1 => 3.0 * vision + llm * (embed + phrase + caption),
+        Recipe::Stage2Caption => vision + 2.0 * caption,
         Recipe::Stage2Retrieval => vision + embed,
     }
 }
 
-/// Operations of the image encoder's forward pass.
-fn vit_flops(sizes: &MmGemConfig) -> f64 {
+/// Operations of a sample that are done a second time: its embeddings where several micro-batches are contrasted, and the
+/// blocks that were not kept.
+fn repeated_flops(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64, is_cut: bool) -> f64 {
+    let Passes { vision, embed, phrase, caption } = passes(sizes, config, text_tokens);
+    let embedded = if is_cut && contrasts(config) { vision + embed } else { 0.0 };
+    let again = match config.recipe {
+        _ if !config.optim.recompute => 0.0,
+        Recipe::Warmup | Recipe::Stage1 => vision + embed + phrase + caption,
+        Recipe::Stage2Caption => caption,
+        Recipe::Stage2Retrieval => 0.0,
+    };
+    embedded + again
+}
+
+/// Patches of a photo that the encoder sees in training.
+fn n_seen_patches(sizes: &MmGemConfig, config: &TrainConfig) -> usize {
+    config.data.n_kept_patches(sizes.grid() * sizes.grid())
+}
+
+/// Operations of the image encoder's forward pass over some patches.
+fn vit_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
     let v = &sizes.vision;
-    let (c, n_patches) = (v.hidden_size as f64, (sizes.grid() * sizes.grid()) as f64);
+    let (c, n_patches) = (v.hidden_size as f64, n_patches as f64);
     let seq = n_patches + 1.0;
     let block = 2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c;
     2.0 * n_patches * 3.0 * (v.patch_size * v.patch_size) as f64 * c + v.num_hidden_layers as f64 * block
@@ -225,15 +288,16 @@ fn llama_flops(l: &LlamaConfig, seq: f64, scored: f64) -> f64 {
 fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let l = &sizes.llm;
     let tokens = config.hardware.text_tokens;
+    let n_patches = n_seen_patches(sizes, config);
     let whole = match sizes.vision_tokens {
         VisionTokens::Mean => 1,
-        VisionTokens::Grid => sizes.grid() * sizes.grid(),
+        VisionTokens::Grid => n_patches,
     } as f64
         + 1.0;
     let region = (sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts) as f64;
     let pixels = 3.0 * (sizes.vision.image_size * sizes.vision.image_size) as f64;
     let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
-    let (vision, caption) = (vit_chain(sizes), |prefix: f64| llama_chain(l, prefix + tokens));
+    let (vision, caption) = (vit_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
     // Towers that learn or that a gradient goes through; what is scored; the frozen tower, which holds a block in passing.
     let (towers, head, passing) = match config.recipe {
         Recipe::Warmup => (vec![vision, caption(1.0)], head, None),
@@ -321,10 +385,10 @@ const LLAMA_FFN: f64 = 4.5;
 const ATTENTION: f64 = 4.2;
 const HEAD: f64 = 3.0;
 
-/// The encoder on an image.
-fn vit_chain(sizes: &MmGemConfig) -> Chain {
+/// The encoder on some patches of an image.
+fn vit_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
     let v = &sizes.vision;
-    let seq = (sizes.grid() * sizes.grid() + 1) as f64;
+    let seq = (n_patches + 1) as f64;
     Chain {
         n_blocks: v.num_hidden_layers as f64,
         input: seq * v.hidden_size as f64,

@@ -1,7 +1,7 @@
 //! How a run begins or goes on: its model, its records, and whether it is still the same run.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use serde_json::{Value, json};
@@ -69,12 +69,13 @@ fn prompts_from_cap_token(mut model: MmGem) -> MmGem {
     model
 }
 
-/// Sizes of the model that a run trains, without its weights.
-pub fn read_sizes(config: &TrainConfig) -> Result<MmGemConfig, TrainError> {
-    let path = match (&config.model.from, &config.model.config) {
-        (Some(folder), _) => folder.join("config.json"),
-        (None, Some(path)) => path.clone(),
-        (None, None) => PathBuf::new(),
+/// Sizes of the model that a run trains, without its weights; from another file where one is given.
+pub fn read_sizes(config: &TrainConfig, file: Option<&Path>) -> Result<MmGemConfig, TrainError> {
+    let path = match (file, &config.model.from, &config.model.config) {
+        (Some(path), _, _) => path.to_owned(),
+        (None, Some(folder), _) => folder.join("config.json"),
+        (None, None, Some(path)) => path.clone(),
+        (None, None, None) => PathBuf::new(),
     };
     Ok(MmGemConfig::from_json(&String::from_utf8_lossy(&read(&path)?))?)
 }

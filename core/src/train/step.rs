@@ -97,6 +97,15 @@ impl Trainee {
         Self { model, teacher_head: head, logit_bias }
     }
 
+    /// Patch tokens of the photos, those alone that the run looks at.
+    fn patches(&self, part: BatchPart, sizes: &MmGemConfig, device: &Device) -> Tensor<3> {
+        let pixels = part.pixels(sizes, device);
+        match part.kept_patches() {
+            Some(kept) => self.model.visual.forward_kept(pixels, &kept),
+            None => self.model.visual.forward(pixels),
+        }
+    }
+
     /// The embeddings that are contrasted, if the recipe contrasts any.
     fn embed(
         &self,
@@ -130,7 +139,7 @@ impl Trainee {
         if part.samples.is_empty() || !contrasts(config) {
             return None;
         }
-        let patches = self.model.visual.forward(part.pixels(sizes, device));
+        let patches = self.patches(part, sizes, device);
         let tokens = TokenBatch::new(&part.texts(), device);
         self.embed(part, &patches, &tokens, sizes, config)
     }
@@ -145,7 +154,7 @@ impl Trainee {
         let mut forward = Forward { embeds: None, means: Vec::new() };
         if !part.samples.is_empty() {
             let pool = PoolAggregator::new(sizes);
-            let patches = self.model.visual.forward(part.pixels(sizes, device));
+            let patches = self.patches(part, sizes, device);
             let texts = part.texts();
             let tokens = TokenBatch::new(&texts, device);
             forward.embeds = self.embed(part, &patches, &tokens, sizes, config);

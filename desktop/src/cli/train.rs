@@ -23,7 +23,8 @@ use crate::terminal::{note, print, print_json, progress_bar};
     mmgem train assets/recipes/scenes-stage1.toml\n  \
     mmgem train run.toml --set optim.steps=100 --set out=runs/short\n  \
     mmgem train run.toml --resume\n  \
-    mmgem train run.toml --plan --ranks 64\n\n\
+    mmgem train run.toml --plan --ranks 64\n  \
+    mmgem train assets/recipes/paper/stage1.toml --plan --ranks 64 --sizes assets/presets/vit_l_14_tinyllama.json\n\n\
     Ctrl-C or SIGTERM saves a checkpoint at the next step and ends, SIGUSR1 saves one and goes on; --resume\n    \
     goes on from the newest. Under mpirun, srun or torchrun --no-python every process is a rank of one run.")]
 pub struct TrainArgs {
@@ -41,6 +42,9 @@ pub struct TrainArgs {
     /// Ranks to plan for; without it as many as the launcher started
     #[arg(long, value_name = "N", requires = "plan")]
     ranks: Option<usize>,
+    /// Sizes to plan with while the run's model is not there yet: a config.json, as those in assets/presets
+    #[arg(long, value_name = "FILE", requires = "plan")]
+    sizes: Option<PathBuf>,
 }
 
 /// Set by Ctrl-C, SIGTERM and SIGUSR1.
@@ -54,7 +58,10 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     let launch = Launch::from_env()?;
     if args.plan {
         let ranks = args.ranks.or(launch.map(|launch| launch.size)).unwrap_or(1).max(1);
-        let plan = plan_run(&config, ranks)?;
+        let plan = plan_run(&config, ranks, args.sizes.as_deref());
+        let plan = plan.context(
+            "cannot read the sizes to plan with\n  hint: before its model is there a run is planned with --sizes, as --sizes assets/presets/vit_l_14_tinyllama.json",
+        )?;
         return if globals.json {
             print_json(&serde_json::to_value(&plan)?)
         } else {
@@ -199,30 +206,49 @@ fn plan_text(plan: &Plan) -> String {
             plan.trained_parameters as f64 / 1e6
         ),
         format!(
+            "run         {} steps of {} samples: {:.3} M samples",
+            plan.steps,
+            plan.batch_size,
+            (plan.steps * plan.batch_size) as f64 / 1e6
+        ),
+        format!(
             "ranks       {}, each {} samples a step, {} at a time",
             plan.ranks, plan.samples_per_rank, plan.micro_batch
         ),
         format!(
-            "memory      {} = {} weights, gradients and moments + {} embeddings + {} a sample",
+            "memory      {} a rank = {} weights, gradients and moments + {} embeddings + {} activations ({} a sample)",
             gb(plan.total_bytes),
             gb(plan.static_bytes),
             gb(plan.embedding_bytes),
+            gb(plan.total_bytes - plan.static_bytes - plan.embedding_bytes),
             gb(plan.activation_bytes_per_sample)
         ),
     ];
     if let Some(memory) = plan.memory_bytes {
+        let fits = if plan.total_bytes <= memory { "fits" } else { "DOES NOT FIT" };
         lines.push(match plan.largest_micro_batch {
-            Some(n) => format!("            of {}: micro_batch up to {n} fits", gb(memory)),
-            None => format!("            of {}: not even one sample fits", gb(memory)),
+            Some(n) => format!("            {fits} into {}; optim.micro_batch may be up to {n}", gb(memory)),
+            None => format!("            {fits} into {}, not even one sample at a time", gb(memory)),
         });
     }
-    lines.push(format!("work        {}FLOP a sample", with_prefix(plan.flops_per_sample)));
+    let (useful, computed) = (plan.flops_per_sample, plan.computed_flops_per_sample);
+    let repeated = if computed > useful {
+        format!("; {}FLOP with what is computed twice to save memory", with_prefix(computed))
+    } else {
+        String::new()
+    };
+    lines.push(format!("work        {}FLOP a sample{repeated}", with_prefix(useful)));
     match (&plan.flops_per_sec, plan.step_secs, plan.hours, plan.device_hours) {
         (Some((rate, source)), Some(secs), Some(hours), Some(device_hours)) => lines.push(format!(
             "time        {secs:.3} s a step, {hours:.1} h, {device_hours:.1} device hours at {}FLOP/s a rank ({source})",
             with_prefix(*rate)
         )),
         _ => lines.push("time        unknown: set hardware.peak_tflops, or plan after some steps of the run".into()),
+    }
+    if plan.ranks > 1 {
+        let sent = gb(plan.sent_bytes);
+        lines
+            .push(format!("network     {sent} sent by each rank in a step; an assumed time leaves this out"));
     }
     lines.join("\n")
 }

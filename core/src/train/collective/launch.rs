@@ -71,7 +71,7 @@ impl Launch {
             if rank >= size {
                 return Err(wrong());
             }
-            let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.into());
+            let port = meeting_port(&variable);
             let master = variable("MASTER_ADDR").map(|host| format!("{host}:{port}"));
             return Ok(Some(Self { rank, size, local_rank, launcher, master }));
         }
@@ -86,6 +86,17 @@ impl Launch {
         let variable =
             LAUNCHERS.iter().find(|known| known.0 == self.launcher).map_or("RANK", |known| known.1);
         self.master.as_deref().ok_or_else(|| LaunchError::NoWay { launch: self.to_string(), variable })
+    }
+}
+
+/// Where rank 0 can listen: MASTER_PORT, or beside it where torchrun itself listens there.
+fn meeting_port(variable: &impl Fn(&str) -> Option<String>) -> String {
+    let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.into());
+    let is_taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
+    match port.trim().parse::<u16>() {
+        Ok(number) if is_taken => number.checked_add(1).unwrap_or(number - 1).to_string(),
+        // What is no number is told when rank 0 listens.
+        _ => port,
     }
 }
 
@@ -127,6 +138,18 @@ mod tests {
     fn an_inner_launcher_goes_before_the_batch_system() {
         let both = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("RANK", "2"), ("WORLD_SIZE", "4")];
         check(&both, "rank 2 of 4 by torchrun", 0);
+    }
+
+    #[test]
+    fn torchruns_own_port_is_left_to_it() {
+        let at = |port, agent| {
+            let launcher = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "node1")];
+            let all = [&launcher[..], &[("MASTER_PORT", port), ("TORCHELASTIC_USE_AGENT_STORE", agent)]];
+            discover(&all.concat()).unwrap().expect("torchrun").master.expect("an address")
+        };
+        assert_eq!(at("29500", "True"), "node1:29501");
+        assert_eq!(at("29500", "False"), "node1:29500");
+        assert_eq!(at("65535", "True"), "node1:65534");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The program trains through nothing else of this: gradients go through NCCL or MPI.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -198,8 +198,13 @@ fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>
     let what = "listening for the other ranks";
     // The launcher names this machine; where it listens is its own business, except on itself.
     let (host, port) = master.rsplit_once(':').unwrap_or((master, ""));
-    let own = if matches!(host, "localhost" | "127.0.0.1") { "127.0.0.1" } else { "0.0.0.0" };
-    let listener = TcpListener::bind(format!("{own}:{port}")).map_err(|e| CollectiveError::Failed {
+    let listener = if matches!(host, "localhost" | "127.0.0.1") {
+        TcpListener::bind(format!("127.0.0.1:{port}"))
+    } else {
+        // Of IPv6 and IPv4 alike, where the machine has both.
+        TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
+    };
+    let listener = listener.map_err(|e| CollectiveError::Failed {
         what,
         cause: format!("{e}\n  hint: is port {port} taken by another run? Set MASTER_PORT"),
     })?;
@@ -251,9 +256,8 @@ fn greet(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
 fn call(rank: usize, size: usize, master: &str, timeout: Duration) -> Result<TcpStream, CollectiveError> {
     let end = Instant::now() + timeout;
     loop {
-        let connected = master.to_socket_addrs().and_then(|mut addresses| {
-            let first = addresses.next().ok_or(ErrorKind::NotFound)?;
-            let mut stream = TcpStream::connect_timeout(&first, Duration::from_secs(5))?;
+        let connected = master.to_socket_addrs().and_then(|addresses| {
+            let mut stream = connect(addresses)?;
             stream.write_all(HELLO)?;
             stream.write_all(&(rank as u64).to_le_bytes())?;
             stream.write_all(&(size as u64).to_le_bytes())?;
@@ -270,6 +274,18 @@ fn call(rank: usize, size: usize, master: &str, timeout: Duration) -> Result<Tcp
             }
         }
     }
+}
+
+/// The first of the addresses that takes a connection: a name may stand for one of IPv6 too, where nobody listens.
+fn connect(addresses: impl Iterator<Item = SocketAddr>) -> std::io::Result<TcpStream> {
+    let mut failed = ErrorKind::NotFound.into();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, Duration::from_secs(5)) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 fn send(stream: &mut TcpStream, kind: u8, bytes: &[u8]) -> std::io::Result<()> {
