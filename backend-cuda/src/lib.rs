@@ -18,9 +18,19 @@ pub enum CudaError {
         "this build has no CUDA; wanted an NVIDIA GPU through it\n  hint: build with --features cuda, or use --device cpu"
     )]
     NotBuiltIn,
-    /// No driver, or no GPU that it knows.
+    /// The driver's library is not there.
     #[error(
-        "found no NVIDIA GPU, wanted one\n  hint: does `nvidia-smi` list it? CUDA needs NVIDIA's driver; otherwise use --device wgpu or cpu"
+        "found no libcuda.so, wanted NVIDIA's driver\n  hint: install the driver until `nvidia-smi` lists the GPU (a container is given it with --gpus all); otherwise use --device wgpu or cpu"
+    )]
+    NoDriver,
+    /// The driver does not start, as without a GPU.
+    #[error(
+        "NVIDIA's driver says {0:?}, wanted a GPU\n  hint: does `nvidia-smi` list it? CUDA_VISIBLE_DEVICES may hide it; otherwise use --device wgpu or cpu"
+    )]
+    Driver(String),
+    /// The driver knows of no GPU.
+    #[error(
+        "found no NVIDIA GPU, wanted one\n  hint: does `nvidia-smi` list it? CUDA_VISIBLE_DEVICES may hide it; otherwise use --device wgpu or cpu"
     )]
     NoGpu,
     /// The ordinal is past the last GPU.
@@ -35,16 +45,29 @@ pub enum CudaError {
     },
 }
 
-/// Number of NVIDIA GPUs that the driver offers; 0 without a driver.
+/// Number of NVIDIA GPUs that the driver offers.
+///
+/// # Errors
+/// When CUDA is not built in, or its driver is not there or does not start.
 #[cfg(feature = "cuda")]
 pub fn gpu_count() -> Result<usize, CudaError> {
-    Ok(Device::enumerate(burn::tensor::DeviceType::Cuda).len())
+    // Whatever else asks the driver panics where it is not installed.
+    // SAFETY: only looks for the library.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        return Err(CudaError::NoDriver);
+    }
+    let count = cudarc::driver::CudaContext::device_count();
+    let words = |error: cudarc::driver::DriverError| match error.error_string() {
+        Ok(text) => text.to_string_lossy().into_owned(),
+        Err(_) => format!("{error:?}"),
+    };
+    count.map(|n| n as usize).map_err(|error| CudaError::Driver(words(error)))
 }
 
 /// Opens a GPU by its number, the first without one.
 ///
 /// # Errors
-/// When there is no such GPU.
+/// When there is no such GPU, or no driver.
 #[cfg(feature = "cuda")]
 pub fn device(ordinal: Option<usize>) -> Result<Device, CudaError> {
     let ordinal = ordinal.unwrap_or(0);
@@ -61,7 +84,10 @@ pub fn name(device: &Device) -> Option<String> {
     device.identity().map(|identity| identity.name)
 }
 
-/// Number of NVIDIA GPUs that the driver offers; 0 without a driver.
+/// Number of NVIDIA GPUs that the driver offers.
+///
+/// # Errors
+/// Always: CUDA is not built in.
 #[cfg(not(feature = "cuda"))]
 pub fn gpu_count() -> Result<usize, CudaError> {
     Err(CudaError::NotBuiltIn)
@@ -84,6 +110,13 @@ pub fn name(_device: &Device) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    #[cfg(feature = "cuda")]
+    fn a_gpu_that_is_not_there_is_an_error_and_no_panic() {
+        let error = super::device(Some(1000)).expect_err("no machine has a thousand GPUs").to_string();
+        assert!(error.contains("wanted") && error.contains("hint: "), "{error}");
+    }
+
     #[test]
     #[cfg(not(feature = "cuda"))]
     fn without_the_feature_it_says_so() {

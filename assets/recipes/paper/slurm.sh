@@ -22,6 +22,8 @@ case $recipe in
     stage1) set -- "$@" --set model.from="models/$model" ;;
     *) set -- "$@" --set model.from="runs/paper-stage1-$model/model" ;;
 esac
+# At 336 pixels 32 samples at once do not fit into 80 GB (`--plan`).
+case $recipe-$model in stage1-l14-336) set -- "$@" --set optim.micro_batch=16 ;; esac
 srun --kill-on-bad-exit=1 mmgem train "assets/recipes/paper/$recipe.toml" "$@" --device cuda --resume &
 run=$!
 trap 'scancel --signal=USR1 "$SLURM_JOB_ID.0"; sleep 90; scontrol requeue "$SLURM_JOB_ID"' USR1

@@ -35,7 +35,7 @@ pub fn run(globals: &Globals) -> Result<()> {
     }
     match n_cuda {
         Err(error) => print(format!("cuda     {}", first_line(&error)))?,
-        Ok(0) => print("cuda     found no NVIDIA GPU or driver")?,
+        Ok(0) => print("cuda     found no NVIDIA GPU")?,
         Ok(n_gpus) => (0..n_gpus).try_for_each(|ordinal| print(format!("cuda:{ordinal}")))?,
     }
     print(format!("\nauto takes {}: {}", best.name, best.reason))
