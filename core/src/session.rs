@@ -11,6 +11,7 @@ use crate::image::{BoxMap, BoxPx, ImageError, Preprocessed, Rgb, check_box, deco
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
+use crate::quant::stays_packed;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// A model that is ready to be asked.
@@ -107,7 +108,8 @@ pub struct Localization {
 }
 
 impl Session {
-    /// Opens a model from the bytes of its files; `shards` are names (for messages) and bytes.
+    /// Opens a model from the bytes of its files; `shards` are names (for messages) and bytes. Packed layers stay
+    /// packed where they can.
     pub fn open(
         config_json: &str,
         shards: &[(&str, &[u8])],
@@ -116,20 +118,11 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let config = MmGemConfig::from_json(config_json)?;
         let tokenizer = Tokenizer::from_json(tokenizer_json, &config)?;
-        let model = checkpoint::load(MmGem::new(&config, device), &Shards::new(shards)?)?;
-        Ok(Self::new(config, model, tokenizer, device))
-    }
-
-    /// The same on a device that computes in the host's memory: packed layers stay packed.
-    pub fn open_on_host(
-        config_json: &str,
-        shards: &[(&str, &[u8])],
-        tokenizer_json: &[u8],
-        device: &Device,
-    ) -> Result<Self, SessionError> {
-        let config = MmGemConfig::from_json(config_json)?;
-        let tokenizer = Tokenizer::from_json(tokenizer_json, &config)?;
-        let model = checkpoint::load_packed(MmGem::new(&config, device), &Shards::new(shards)?)?;
+        let (model, shards) = (MmGem::new(&config, device), Shards::new(shards)?);
+        let model = match stays_packed(device) {
+            true => checkpoint::load_packed(model, &shards)?,
+            false => checkpoint::load(model, &shards)?,
+        };
         Ok(Self::new(config, model, tokenizer, device))
     }
 

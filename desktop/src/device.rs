@@ -47,7 +47,7 @@ pub struct OpenedDevice {
     pub name: String,
     /// Why this one.
     pub reason: String,
-    /// Whether it computes in the program's own memory, where packed layers stay packed.
+    /// Whether it computes in the program's own memory.
     pub is_cpu: bool,
 }
 

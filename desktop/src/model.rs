@@ -9,6 +9,7 @@ use mmgem_core::checkpoint::{self, Shards};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files;
 use mmgem_core::model::MmGem;
+use mmgem_core::quant::stays_packed;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
 
@@ -103,9 +104,9 @@ impl ModelFiles {
             .with_context(|| self.complaint())
     }
 
-    /// The weights to run the model: what is packed in the files stays packed on the CPU.
+    /// The weights to run the model: what is packed in the files stays packed where it can.
     pub fn load_to_run(&self, opened: &OpenedDevice) -> Result<MmGem> {
-        if !opened.is_cpu {
+        if !stays_packed(&opened.device) {
             return self.load(&opened.device);
         }
         let model = MmGem::new(&self.config()?, &opened.device);

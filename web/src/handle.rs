@@ -93,13 +93,7 @@ impl Model {
         let shards: Vec<(&str, &[u8])> =
             shards.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
         let fingerprint = fingerprint(config_json, tokenizer_json, shards.iter().map(|(_, bytes)| *bytes));
-        // On the CPU the device's memory is ours, and packed layers stay packed in it.
-        let session = if cfg!(feature = "webgpu") {
-            Session::open(config_json, &shards, tokenizer_json, &device)
-        } else {
-            Session::open_on_host(config_json, &shards, tokenizer_json, &device)
-        };
-        let session = session.map_err(to_js)?;
+        let session = Session::open(config_json, &shards, tokenizer_json, &device).map_err(to_js)?;
         Ok(Self { session, fingerprint })
     }
 

@@ -102,7 +102,7 @@ pub fn load<M: Module>(model: M, shards: &Shards) -> Result<M, CheckpointError> 
 
 /// The same, but matrices that are packed in the shards stay so in memory.
 ///
-/// Only for a device that computes in the host's memory, and not to train: see [`crate::quant::on_host`].
+/// Only for a device where they do ([`crate::quant::stays_packed`]), and not to train.
 pub fn load_packed(mut model: MmGem, shards: &Shards) -> Result<MmGem, CheckpointError> {
     let mut used = BTreeSet::new();
     let mut problem = None;

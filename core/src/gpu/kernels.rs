@@ -358,3 +358,107 @@ pub(super) fn most_probable<F: Float>(
         choices[CUBE_POS * 2 + 1] = F::new(0.0) - total.ln();
     }
 }
+
+/// A byte of a packed word as the whole number that it is.
+#[cube]
+fn signed_byte<F: Float>(word: u32, #[comptime] byte: u32) -> F {
+    let number = (word >> comptime!(8 * byte)) & 255;
+    F::cast_from(number) - F::cast_from(number >> 7) * F::new(256.0)
+}
+
+/// Four bits of a packed word as the whole number that they are.
+#[cube]
+fn signed_half_byte<F: Float>(word: u32, #[comptime] half_byte: u32) -> F {
+    F::cast_from((word >> comptime!(4 * half_byte)) & 15) - F::new(8.0)
+}
+
+/// `x Wᵀ` for a packed W: a cube for each output of each row. `crate::quant` has the layout; here its bytes come four to
+/// a word, so that a block of 32 weights is `bits` words. The cubes are `[outputs, .., rows]`.
+#[cube(launch_unchecked)]
+pub(super) fn packed_product<F: Float>(
+    x: &[F],
+    codes: &[u32],
+    scales: &[F],
+    out: &mut [F],
+    n_out: usize,
+    #[comptime] width: usize,
+    #[comptime] n_blocks: usize,
+    #[comptime] bits: usize,
+    #[comptime] units: usize,
+) {
+    let output = CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
+    let row = CUBE_POS_Z as usize;
+    if output < n_out {
+        let words = comptime!(n_blocks * bits);
+        let mut sum = F::new(0.0);
+        let mut at = UNIT_POS as usize;
+        while at < words {
+            let block = at / bits;
+            let first = block * 32 + at % bits * 4;
+            let word = codes[output * words + at];
+            let mut part = F::new(0.0);
+            #[unroll]
+            for i in 0..4u32 {
+                let column = first + i as usize;
+                if comptime!(bits == 8) {
+                    if column < width {
+                        part += signed_byte::<F>(word, i) * x[row * width + column];
+                    }
+                } else {
+                    if column < width {
+                        part += signed_half_byte::<F>(word, comptime!(2 * i)) * x[row * width + column];
+                    }
+                    if column + 16 < width {
+                        let number = signed_half_byte::<F>(word, comptime!(2 * i + 1));
+                        part += number * x[row * width + column + 16];
+                    }
+                }
+            }
+            sum += part * scales[output * n_blocks + block];
+            at += units;
+        }
+        let total = sum_of_cube::<F>(sum, units);
+        if UNIT_POS == 0 {
+            out[row * n_out + output] = total;
+        }
+    }
+}
+
+/// A packed matrix in full, `[out, in]`: a unit for each word.
+#[cube(launch_unchecked)]
+pub(super) fn unpack<F: Float>(
+    codes: &[u32],
+    scales: &[F],
+    out: &mut [F],
+    n_words: usize,
+    #[comptime] width: usize,
+    #[comptime] n_blocks: usize,
+    #[comptime] bits: usize,
+) {
+    if ABSOLUTE_POS < n_words {
+        let words = comptime!(n_blocks * bits);
+        let row = ABSOLUTE_POS / words;
+        let at = ABSOLUTE_POS % words;
+        let block = at / bits;
+        let first = block * 32 + at % bits * 4;
+        let word = codes[ABSOLUTE_POS];
+        let scale = scales[row * n_blocks + block];
+        #[unroll]
+        for i in 0..4u32 {
+            let column = first + i as usize;
+            if comptime!(bits == 8) {
+                if column < width {
+                    out[row * width + column] = signed_byte::<F>(word, i) * scale;
+                }
+            } else {
+                if column < width {
+                    out[row * width + column] = signed_half_byte::<F>(word, comptime!(2 * i)) * scale;
+                }
+                if column + 16 < width {
+                    let number = signed_half_byte::<F>(word, comptime!(2 * i + 1));
+                    out[row * width + column + 16] = number * scale;
+                }
+            }
+        }
+    }
+}

@@ -5,11 +5,13 @@
 //! wherever Burn does: Vulkan, Metal, DX12, WebGPU.
 
 mod kernels;
+mod packed;
 mod tensors;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
+pub(crate) use packed::OnGpu;
 pub(crate) use tensors::{
     add_biased, attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu,
-    rms_norm, rotate, silu_times, unit_rows,
+    rms_norm, rotate, silu_times, takes, unit_rows,
 };

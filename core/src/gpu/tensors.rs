@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 
 use burn::backend::{BackendTypes, Cube, DispatchDevice};
-use burn::tensor::{DType, Int, Shape, Tensor};
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
@@ -18,16 +18,21 @@ type Held = <Cube as BackendTypes>::FloatTensorPrimitive;
 type HeldInts = <Cube as BackendTypes>::IntTensorPrimitive;
 
 /// Units that share a row of a norm.
-const ROW_UNITS: usize = 64;
+pub(super) const ROW_UNITS: usize = 64;
 /// Units that share a row of scores over a vocabulary; every device has this many.
 const SCORE_UNITS: usize = 256;
 /// Cubes along one axis; every device has this many.
-const MAX_CUBES: usize = 32_768;
+pub(super) const MAX_CUBES: usize = 32_768;
 
 /// Whether a tensor is on a GPU that Burn reaches without fusion, in f32, and outside a gradient's graph.
 pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && takes(&x.device())
+}
+
+/// Whether a device is a GPU that Burn reaches without fusion; not where it records a graph.
+pub(crate) fn takes(device: &Device) -> bool {
     let is_plain = TypeId::of::<Held>() == TypeId::of::<CubeTensor>();
-    is_plain && x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Cube(_))
+    is_plain && matches!(device.as_dispatch(), DispatchDevice::Cube(_))
 }
 
 /// Whether heads of this width fit a cube of the kernel for attention.
@@ -348,10 +353,10 @@ impl Rows {
 }
 
 /// A unit for each of `n` things.
-struct Each {
-    n: usize,
-    cubes: CubeCount,
-    units: CubeDim,
+pub(super) struct Each {
+    pub n: usize,
+    pub cubes: CubeCount,
+    pub units: CubeDim,
 }
 
 impl Each {
@@ -359,13 +364,13 @@ impl Each {
         Self::new(&x.client, x.meta.num_elements())
     }
 
-    fn new(client: &Client, n: usize) -> Self {
+    pub fn new(client: &Client, n: usize) -> Self {
         let units = CubeDim::new(client, n);
         Self { n, cubes: calculate_cube_count_elemwise(client, n, units), units }
     }
 }
 
-fn units(n: usize) -> CubeDim {
+pub(super) fn units(n: usize) -> CubeDim {
     CubeDim::new_1d(n as u32)
 }
 
@@ -374,20 +379,25 @@ fn like(x: &CubeTensor) -> CubeTensor {
 }
 
 /// A tensor beside `x`, row by row, whose values are not set.
-fn empty(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
+pub(super) fn empty(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
 }
 
 /// The tensor row by row, from the first value of its buffer on.
-fn whole<const D: usize>(x: Tensor<D>) -> CubeTensor {
+pub(super) fn whole<const D: usize>(x: Tensor<D>) -> CubeTensor {
     into_contiguous(held(x))
+}
+
+/// Whole numbers as they lie in their buffer.
+pub(super) fn held_ints<const D: usize>(x: Tensor<D, Int>) -> CubeTensor {
+    into(x.try_into_primitive::<Cube>().expect("asked with `takes`"))
 }
 
 fn held<const D: usize>(x: Tensor<D>) -> CubeTensor {
     into(x.try_into_primitive::<Cube>().expect("asked with `is_here`"))
 }
 
-fn wrap<const D: usize>(x: CubeTensor) -> Tensor<D> {
+pub(super) fn wrap<const D: usize>(x: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(into::<CubeTensor, Held>(x))
 }
 

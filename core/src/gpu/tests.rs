@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::quant::{Bits, Packed};
 use crate::{cpu, gpu};
 
 /// A GPU, or a program that plays one; none on a machine without.
@@ -131,5 +132,26 @@ fn the_choice_is_the_first_of_the_largest_scores() {
         let wanted: Vec<i64> = host_ids.into_data().iter().collect();
         assert_eq!(ids, wanted, "{n_scores} scores");
         check(choices, host_choices, &format!("{n_scores} scores"));
+    }
+}
+
+#[test]
+fn a_packed_product_is_that_of_the_widened_matrix() {
+    let Some(gpu) = device() else { return };
+    // Few rows, which meet the packed numbers, and many, for which the matrix is written out.
+    for (n_rows, n_out, width) in [(1, 1, 1), (3, 5, 33), (1, 7, 256), (11, 5, 100)] {
+        let weights: Vec<f32> =
+            (0..n_out * width).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.0 - 1.0).collect();
+        let [x, host_x] = numbers([1, n_rows, width], gpu);
+        for bits in [Bits::Eight, Bits::Four] {
+            let packed = Packed::pack(&weights, width, bits);
+            let wide =
+                Tensor::<2>::from_data(TensorData::new(packed.widen(), [n_out, width]), &Device::flex());
+            let found = gpu::OnGpu::new(&packed, gpu).multiply(x.clone());
+            let wanted = host_x.clone().matmul(wide.transpose().unsqueeze());
+            let wanted_values = values(wanted.clone());
+            let largest = wanted_values.iter().fold(1f32, |max, y| max.max(y.abs()));
+            check(found / largest, wanted / largest, &format!("{n_rows}x{width}x{n_out} {bits:?}"));
+        }
     }
 }

@@ -7,6 +7,8 @@ use burn::nn::LinearConfig;
 use burn::tensor::{Device, Tensor};
 
 use super::ops::{linear, linear_onto};
+#[cfg(feature = "gpu")]
+use crate::gpu;
 use crate::quant::{Packed, on_host};
 
 /// `x W + b`.
@@ -18,7 +20,42 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     /// Wᵀ in few bits: to run, not to train.
     #[module(skip)]
-    packed: Option<Arc<Packed>>,
+    packed: Option<Stored>,
+}
+
+/// Where a packed matrix is kept.
+#[derive(Clone, Debug)]
+enum Stored {
+    OnHost(Arc<Packed>),
+    #[cfg(feature = "gpu")]
+    OnGpu(Box<gpu::OnGpu>),
+}
+
+impl Stored {
+    fn new(packed: Packed, device: &Device) -> Self {
+        #[cfg(feature = "gpu")]
+        if gpu::takes(device) {
+            return Self::OnGpu(Box::new(gpu::OnGpu::new(&packed, device)));
+        }
+        let _ = device;
+        Self::OnHost(Arc::new(packed))
+    }
+
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::OnHost(packed) => packed.shape(),
+            #[cfg(feature = "gpu")]
+            Self::OnGpu(packed) => packed.shape(),
+        }
+    }
+
+    fn multiply<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::OnHost(packed) => on_host::multiply(x, packed),
+            #[cfg(feature = "gpu")]
+            Self::OnGpu(packed) => packed.multiply(x),
+        }
+    }
 }
 
 impl Linear {
@@ -30,10 +67,11 @@ impl Linear {
 
     /// Lets `packed` stand in for the matrix.
     ///
-    /// Only on a device that computes in the host's memory, and not to train.
+    /// Only on a device where matrices stay packed (`quant::stays_packed`), and not to train.
     pub(crate) fn set_packed(&mut self, packed: Packed) {
-        self.weight = None;
-        self.packed = Some(Arc::new(packed));
+        if let Some(weight) = self.weight.take() {
+            self.packed = Some(Stored::new(packed, &weight.lazy_device()));
+        }
     }
 
     /// Outputs and inputs.
@@ -53,7 +91,7 @@ impl Linear {
         let bias = self.bias.as_ref().map(Param::val);
         match (&self.packed, &self.weight) {
             (Some(packed), _) => {
-                let y = on_host::multiply(x, packed);
+                let y = packed.multiply(x);
                 match bias {
                     Some(bias) => y + bias.unsqueeze(),
                     None => y,

@@ -26,6 +26,7 @@ mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
 
+use burn::tensor::Device;
 use half::f16;
 
 pub use product::Kernel;
@@ -34,6 +35,20 @@ pub use product::Kernel;
 pub const BLOCK: usize = 32;
 /// What the header of a file with packed matrices says under `layout`.
 pub const LAYOUT: &str = "mmgem-packed-1";
+
+/// Whether matrices stay packed in this device's memory, to run a model: on the CPU, and on GPUs that take our kernels.
+pub fn stays_packed(device: &Device) -> bool {
+    #[cfg(feature = "cpu")]
+    if crate::cpu::is_cpu(device) {
+        return true;
+    }
+    #[cfg(feature = "gpu")]
+    if crate::gpu::takes(device) {
+        return true;
+    }
+    let _ = device;
+    false
+}
 
 /// Bits of a packed weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,7 @@ use serde_json::{Map, json};
 
 use crate::args::Globals;
 use crate::cli::bench_search::{self, BenchSearchArgs};
+use crate::device::OpenedDevice;
 use crate::model::ModelFiles;
 use crate::terminal::{json_f32, note, print, print_json};
 use counts::CountsArgs;
@@ -94,7 +95,6 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
 
     let Measured { name, config, files } = Measured::new(args.config.as_deref(), globals)?;
     let opened = globals.open_device()?;
-    let load = |device| files.load(&config, device);
 
     let mut rates = Map::new();
     let mut record = |name: &str, rate: f64| {
@@ -103,7 +103,7 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     };
     let forward = [Work::Image, Work::Text, Work::Prefill, Work::Caption, Work::Region];
     if forward.into_iter().any(is_wanted) {
-        let bench = Bench::new(load(&opened.device)?, &config, args.repeat);
+        let bench = Bench::new(files.load_to_run(&config, &opened)?, &config, args.repeat);
         if is_wanted(Work::Image) {
             record("images_per_sec_batch_1", bench.images_per_sec(1));
             record("images_per_sec_batch_8", bench.images_per_sec(8));
@@ -123,7 +123,7 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     }
     if is_wanted(Work::Train) {
         let device = opened.device.clone().autodiff();
-        let bench = Bench::new(load(&device)?, &config, args.repeat);
+        let bench = Bench::new(files.load(&config, &device)?, &config, args.repeat);
         record("training_samples_per_sec", bench.training_samples_per_sec(args.train_batch));
     }
 
@@ -176,6 +176,15 @@ impl Measured {
 }
 
 impl Weights {
+    /// As a command that asks the model has them: packed layers stay packed where they can.
+    fn load_to_run(&self, config: &MmGemConfig, opened: &OpenedDevice) -> Result<MmGem> {
+        match self {
+            Self::Random => Ok(random::model(config, &opened.device)),
+            Self::Files(files) => files.load_to_run(opened),
+        }
+    }
+
+    /// In full.
     fn load(&self, config: &MmGemConfig, device: &Device) -> Result<MmGem> {
         match self {
             Self::Random => Ok(random::model(config, device)),

@@ -86,7 +86,7 @@ pub fn run(args: &CountsArgs, globals: &Globals) -> Result<()> {
          Vulkan (Mesa's lavapipe) will do",
         opened.name
     );
-    let bench = Bench::new(files.load(&config, &opened.device)?, &config, 1);
+    let bench = Bench::new(files.load_to_run(&config, &opened)?, &config, 1);
     let counts = bench.counts()?;
     if globals.json {
         let works: Map<String, Value> =
