@@ -397,9 +397,14 @@ impl<'a> Batches<'a> {
     }
 }
 
+/// Threads that can compute at once.
+pub fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Does the same with every number of a range, in order.
 pub fn on_all_cores<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(range.len().max(1));
+    let n_threads = n_cores().min(range.len().max(1));
     let share = range.len().div_ceil(n_threads).max(1);
     std::thread::scope(|scope| {
         let work = &work;

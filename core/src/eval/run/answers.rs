@@ -87,7 +87,7 @@ impl Questions<'_> {
     fn cores(&self) -> usize {
         #[cfg(feature = "cpu")]
         if crate::cpu::is_cpu(self.session.device()) {
-            return std::thread::available_parallelism().map_or(1, usize::from);
+            return crate::data::benchmark::n_cores();
         }
         1
     }
