@@ -150,7 +150,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mmgem", type=lambda path: str(pathlib.Path(path).resolve()))
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--query", default="a campfire at night")
+    parser.add_argument("--query", default="a dog beside a campfire in a forest at night")
     parser.add_argument("--n", type=int, default=300, help="scenes")
     args = parser.parse_args()
     main(args.mmgem, args.out.resolve(), args.query, args.n)
