@@ -6,7 +6,9 @@
 
 Each sample keeps its members and gains `KEY.teacher.safetensors` with one tensor, `feature_map`:
 uint8 `[grid, grid, hidden_size]`, the teacher's last map before pooling on the photo squashed to its
-input. Only its direction counts (the loss is a cosine), so the quantisation scale is left out.
+input. Only its direction counts (the loss is a cosine), so the quantisation scale is left out. With `--crops N`
+each photo is followed by N random crops of 35 to 100 % of it, half of them mirrored, each a sample of its own that the
+teacher has seen as it is: finer than a part of the whole photo's map. They keep captions and class, not boxes.
 
     teacher_features.py --reduce 256 --out DIR SHARD.tar [SHARD.tar ...]
 
@@ -45,14 +47,14 @@ def read_map(data):
 
 def principal(shards, n_components):
     """Mean and principal directions of every eighth map of the shards."""
-    maps = []
+    n, first, second = 0, 0.0, 0.0
     for path in shards:
         with tarfile.open(path) as source:
             names = [name for name in source.getnames() if name.endswith(MEMBER)]
-            maps += [read_map(source.extractfile(name).read()) for name in names[::8]]
-    patches = np.concatenate([m.reshape(-1, m.shape[-1]) for m in maps])
-    mean = patches.mean(0)
-    _, vectors = np.linalg.eigh(np.cov(patches.T))
+            patches = np.concatenate([np.concatenate(read_map(source.extractfile(name).read())) for name in names[::8]])
+        n, first, second = n + len(patches), first + patches.sum(0), second + patches.T @ patches
+    mean = first / n
+    _, vectors = np.linalg.eigh(second / n - np.outer(mean, mean))
     return mean, vectors[:, ::-1][:, :n_components].astype(np.float32)
 
 
@@ -73,12 +75,28 @@ def reduce(shards, n_components, out):
         print(final)
 
 
+def crops(photo, n, rng):
+    """Random parts as in training, as JPEG."""
+    for _ in range(n):
+        share, aspect = rng.uniform(0.35, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        width = min(photo.width, round(np.sqrt(share * photo.width * photo.height * aspect)))
+        height = min(photo.height, round(np.sqrt(share * photo.width * photo.height / aspect)))
+        x, y = rng.integers(photo.width - width + 1), rng.integers(photo.height - height + 1)
+        part = photo.crop((x, y, x + width, y + height))
+        part = ImageOps.mirror(part) if rng.random() < 0.5 else part
+        file = io.BytesIO()
+        part.save(file, "JPEG", quality=95)
+        yield part, file.getvalue()
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--teacher", help="a .tflite file")
     ap.add_argument("--reduce", type=int, metavar="N", help="reduce maps that are there")
     ap.add_argument("--tensor", type=int, default=168, help="index of the feature map in the graph")
     ap.add_argument("--threads", type=int, default=2)
+    ap.add_argument("--crops", type=int, default=0, metavar="N", help="random crops of each photo beside it")
+    ap.add_argument("--seed", type=int, default=0, help="of the crops")
     ap.add_argument("--out", required=True)
     ap.add_argument("shards", nargs="+")
     args = ap.parse_args()
@@ -93,30 +111,43 @@ def main():
     teacher.allocate_tensors()
     entry = teacher.get_input_details()[0]
     side = entry["shape"][1]
+
+    def feature_map(photo):
+        photo = photo.resize((side, side), Image.BICUBIC)
+        teacher.set_tensor(entry["index"], np.asarray(photo, dtype=np.uint8)[None])
+        teacher.invoke()
+        return safetensors("feature_map", np.ascontiguousarray(teacher.get_tensor(args.tensor)[0]))
+
     for path in args.shards:
         final = os.path.join(args.out, os.path.basename(path))
         if os.path.exists(final):
             print(f"{final} is there already")
             continue
+        rng = np.random.default_rng([args.seed, *os.path.basename(path).encode()])
         with tarfile.open(path) as source, tarfile.open(final + ".tmp", "w", format=tarfile.USTAR_FORMAT) as out:
-            n = 0
-            for member in source:
-                data = source.extractfile(member).read()
-                member.mtime = 0
-                out.addfile(member, io.BytesIO(data))
-                if not member.name.endswith((".jpg", ".png")):
-                    continue
-                photo = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-                photo = photo.resize((side, side), Image.BICUBIC)
-                teacher.set_tensor(entry["index"], np.asarray(photo, dtype=np.uint8)[None])
-                teacher.invoke()
-                data = safetensors("feature_map", np.ascontiguousarray(teacher.get_tensor(args.tensor)[0]))
-                info = tarfile.TarInfo(member.name.split(".")[0] + MEMBER)
+
+            def add(name, data):
+                info = tarfile.TarInfo(name)
                 info.size = len(data)
                 out.addfile(info, io.BytesIO(data))
-                n += 1
+
+            members = {member.name: source.extractfile(member).read() for member in source}
+            keys = list(dict.fromkeys(name.split(".")[0] for name in members))
+            for key in keys:
+                parts = {name: data for name, data in members.items() if name.split(".")[0] == key}
+                for name, data in parts.items():
+                    add(name, data)
+                (file,) = (data for name, data in parts.items() if name.endswith((".jpg", ".png")))
+                photo = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
+                add(key + MEMBER, feature_map(photo))
+                record = json.loads(parts.get(key + ".json", b"{}"))
+                record = {name: record[name] for name in ("captions", "class") if name in record}
+                for at, (part, data) in enumerate(crops(photo, args.crops, rng)):
+                    add(f"{key}-crop{at}.jpg", data)
+                    add(f"{key}-crop{at}.json", json.dumps(record).encode())
+                    add(f"{key}-crop{at}{MEMBER}", feature_map(part))
         os.rename(final + ".tmp", final)
-        print(f"{final}: {n} photos")
+        print(f"{final}: {len(keys)} photos")
 
 
 if __name__ == "__main__":

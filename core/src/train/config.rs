@@ -122,8 +122,8 @@ pub struct DataConfig {
     pub crop_scale: [f32; 2],
     /// Shows half of the photos mirrored, but none of whose captions or phrases any speaks of left or right.
     pub mirror: bool,
-    /// Share of a photo's patches that stage 1 leaves out, others of each photo at each step: the encoder sees the class token
-    /// and the rest, and embedding and caption come from these alone (FLIP, arXiv:2212.00794). As many are
+    /// Share of a photo's patches that warm-up and stage 1 leave out, others of each photo at each step: the encoder sees the
+    /// class token and the rest, and embedding, caption and what a teacher shows come from these alone (FLIP, arXiv:2212.00794). As many are
     /// left of every photo; what is dropped follows from seed and step. Nothing is ever dropped but in training; go on for a
     /// while with 0 (`model.from`), as FLIP does, to get used to whole photos.
     pub patch_dropout: f64,
@@ -507,16 +507,14 @@ impl TrainConfig {
             ));
         }
         let needs_all = match self.recipe {
-            _ if self.distill.is_some() => "[distill] compares the whole map with the teacher's",
             _ if self.grounding.is_some() => "[grounding] looks for a phrase among all patches",
-            Recipe::Stage1 => return Ok(()),
-            Recipe::Warmup => "recipe = \"warmup\" imitates whole maps",
+            Recipe::Warmup | Recipe::Stage1 => return Ok(()),
             Recipe::Stage2Caption | Recipe::Stage2Retrieval => {
                 "stage 2 cuts its regions out of the whole map"
             }
         };
         fail(format!(
-            "[data] patch_dropout is {share}, but {needs_all}\n  hint: leave patch_dropout out, or use it in a stage 1 without [distill] and [grounding]"
+            "[data] patch_dropout is {share}, but {needs_all}\n  hint: leave patch_dropout out, or use it in a warm-up, or in a stage 1 without [grounding]"
         ))
     }
 }
@@ -580,13 +578,15 @@ mod tests {
     #[test]
     fn patches_are_dropped_only_where_no_place_in_the_photo_is_asked_for() {
         let half = "data.patch_dropout=0.5";
-        assert!(TrainConfig::from_toml(RUN, &[half.into()]).is_ok());
+        let distill = "distill={ weight = 1.0, grid = 2, hidden_size = 6 }";
+        for others in [&[][..], &[distill], &[distill, "recipe=warmup", "data.text=['a.txt']"]] {
+            let set: Vec<String> = [half].iter().chain(others).map(|change| change.to_string()).collect();
+            assert!(TrainConfig::from_toml(RUN, &set).is_ok(), "{set:?}");
+        }
         for (others, says) in [
             (&["recipe=stage2_retrieval"][..], "stage 2 cuts its regions"),
             (&["recipe=stage2_caption"], "stage 2 cuts its regions"),
-            (&["distill={ weight = 1.0, grid = 2, hidden_size = 6 }"], "[distill] compares the whole map"),
             (&["grounding={ weight = 1.0 }"], "[grounding] looks for a phrase"),
-            (&["recipe=warmup", "data.text=['a.txt']"], "imitates whole maps"),
             (&["data.patch_dropout=1"], "wanted a share from 0 to below 1"),
             (&["data.patch_dropout=-0.5"], "wanted a share from 0 to below 1"),
             (&["data.patch_dropout=nan"], "wanted a share from 0 to below 1"),

@@ -73,9 +73,9 @@ struct Grounded {
 /// A teacher's feature map of a whole photo.
 #[derive(Debug)]
 struct TeacherMap {
-    /// `[bins, patches]`
+    /// `[patches that the student sees, cells of the map]`
     pooling: Vec<f32>,
-    /// `[patches, hidden]`, up to a scale.
+    /// `[cells, hidden]`, up to a scale.
     map: Vec<f32>,
 }
 
@@ -191,13 +191,12 @@ impl Batches {
         };
         let mirror = self.config.data.mirror && rng.random() && !speaks_of_sides(&raw.record);
         let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
+        let kept = (self.config.data.patch_dropout > 0.0).then(|| self.kept(&mut rng));
         let teacher = match (&self.config.distill, &raw.teacher) {
             (Some(distill), Some(bytes)) => {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
-                let mut pooling = self.teacher_pooling(crop, width, height);
-                if mirror {
-                    mirror_bins(&mut pooling, distill.grid);
-                }
+                let bins = teacher_bins(self.model.grid(), distill.grid, crop, [width, height]);
+                let pooling = rows_of_patches(&bins, self.model.grid(), kept.as_deref(), mirror);
                 Some(TeacherMap { pooling, map })
             }
             _ => None,
@@ -213,7 +212,6 @@ impl Batches {
             Some(_) => self.grounded(&raw.record, &pixels, &mut rng)?,
             None => None,
         };
-        let kept = (self.config.data.patch_dropout > 0.0).then(|| self.kept(&mut rng));
         Ok(Prepared { photo: pixels, text, region, is_whole, grounded, teacher, kept })
     }
 
@@ -298,21 +296,6 @@ impl Batches {
                 Some((region.phrases[rng.random_range(0..region.phrases.len())].as_str(), box_input))
             })
             .collect()
-    }
-
-    /// How the teacher's map of the whole photo is pooled at the crop that the student sees.
-    fn teacher_pooling(&self, crop: PixelRect, width: u32, height: u32) -> Vec<f32> {
-        let grid = self.config.distill.as_ref().map_or(1, |distill| distill.grid);
-        // The map's own frame: one pixel a patch.
-        let pool = PoolAggregator { grid, image_size: grid, roi_output_size: grid, roi_sampling_ratio: 2 };
-        let (sx, sy) = (grid as f32 / width as f32, grid as f32 / height as f32);
-        let box_input = [
-            crop.x as f32 * sx,
-            crop.y as f32 * sy,
-            (crop.x + crop.width) as f32 * sx,
-            (crop.y + crop.height) as f32 * sy,
-        ];
-        pool.pooling_matrix(&Region { box_input, mask: None })
     }
 }
 
@@ -403,15 +386,16 @@ impl<'a> BatchPart<'a> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].teacher.is_some()).collect()
     }
 
-    /// The maps of those photos, pooled at what the model sees, `[n, bins, hidden]`, up to a scale.
+    /// The maps of those photos at the patches that the student sees, `[n, n_kept, hidden]`, up to a scale.
     pub fn teacher_maps(&self, distill: &DistillConfig, device: &Device) -> Tensor<3> {
         let teachers: Vec<&TeacherMap> =
             self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
-        let (n, n_bins) = (teachers.len(), distill.grid * distill.grid);
+        let (n, n_cells) = (teachers.len(), distill.grid * distill.grid);
         let pooling: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.pooling.iter().copied()).collect();
         let maps: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.map.iter().copied()).collect();
-        let pooling = Tensor::<3>::from_data(TensorData::new(pooling, [n, n_bins, n_bins]), device);
-        pooling.matmul(Tensor::from_data(TensorData::new(maps, [n, n_bins, distill.hidden_size]), device))
+        let n_kept = pooling.len() / (n * n_cells);
+        let pooling = Tensor::<3>::from_data(TensorData::new(pooling, [n, n_kept, n_cells]), device);
+        pooling.matmul(Tensor::from_data(TensorData::new(maps, [n, n_cells, distill.hidden_size]), device))
     }
 }
 
@@ -438,15 +422,32 @@ fn speaks_of_sides(record: &PhotoRecord) -> bool {
     })
 }
 
-/// The rows of a pooling matrix, a bin each, with the bins of every line of the grid from right to left.
-fn mirror_bins(pooling: &mut [f32], grid: usize) {
-    let n_patches = grid * grid;
-    for line in pooling.chunks_mut(grid * n_patches) {
-        for left in 0..grid / 2 {
-            let (start, end) = line.split_at_mut((grid - 1 - left) * n_patches);
-            start[left * n_patches..][..n_patches].swap_with_slice(&mut end[..n_patches]);
-        }
-    }
+/// How a teacher's map of the whole photo is pooled at the student's patches of the crop,
+/// `[student * student, grid * grid]`, where both are as wide as high.
+fn teacher_bins(student: usize, grid: usize, crop: PixelRect, [width, height]: [u32; 2]) -> Vec<f32> {
+    // The map's own frame: one pixel a patch.
+    let pool = PoolAggregator { grid, image_size: grid, roi_output_size: student, roi_sampling_ratio: 2 };
+    let (sx, sy) = (grid as f32 / width as f32, grid as f32 / height as f32);
+    let box_input = [
+        crop.x as f32 * sx,
+        crop.y as f32 * sy,
+        (crop.x + crop.width) as f32 * sx,
+        (crop.y + crop.height) as f32 * sy,
+    ];
+    pool.pooling_matrix(&Region { box_input, mask: None })
+}
+
+/// The rows of a pooling matrix, a bin each, that belong to the patches the student sees, all of them or those `kept`.
+/// Of a mirrored photo a patch at the left is the bin at the right.
+fn rows_of_patches(bins: &[f32], grid: usize, kept: Option<&[u32]>, mirror: bool) -> Vec<f32> {
+    let n_cells = bins.len() / (grid * grid);
+    let all: Vec<u32> = (0..(grid * grid) as u32).collect();
+    let row = |patch: &u32| {
+        let (y, x) = (*patch as usize / grid, *patch as usize % grid);
+        let x = if mirror { grid - 1 - x } else { x };
+        &bins[(y * grid + x) * n_cells..][..n_cells]
+    };
+    kept.unwrap_or(&all).iter().flat_map(row).copied().collect()
 }
 
 /// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale. U8 as a network with rectified outputs
@@ -486,17 +487,20 @@ mod tests {
     }
 
     #[test]
-    fn the_map_pooled_by_mirrored_bins_is_the_pooled_map_mirrored() {
-        for grid in [1, 2, 3, 4] {
-            let n = grid * grid;
-            let pooling: Vec<f32> = (0..n * n).map(|i| (i as f32).sin()).collect();
-            let mut mirrored = pooling.clone();
-            mirror_bins(&mut mirrored, grid);
-            for (y, x) in (0..grid).flat_map(|y| (0..grid).map(move |x| (y, x))) {
-                let row = |x: usize| (y * grid + x) * n..(y * grid + x + 1) * n;
-                assert_eq!(mirrored[row(x)], pooling[row(grid - 1 - x)], "grid {grid}, bin {x}, {y}");
-            }
-        }
+    fn each_patch_is_taught_by_the_part_of_the_photo_that_it_shows() {
+        // A map whose cells say their column; a student of 4 by 4 patches sees the middle of the photo.
+        let (student, grid, size) = (4, 8, [64, 32]);
+        let bins = teacher_bins(student, grid, PixelRect { x: 16, y: 0, width: 32, height: 32 }, size);
+        let seen = |kept: Option<&[u32]>, mirror| -> Vec<f32> {
+            let rows = rows_of_patches(&bins, student, kept, mirror);
+            let column =
+                |row: &[f32]| row.iter().enumerate().map(|(cell, share)| share * (cell % grid) as f32).sum();
+            rows.chunks(grid * grid).map(column).collect()
+        };
+        assert_eq!(seen(None, false), [2.0, 3.0, 4.0, 5.0].repeat(4));
+        assert_eq!(seen(None, true), [5.0, 4.0, 3.0, 2.0].repeat(4));
+        assert_eq!(seen(Some(&[1, 6, 15]), false), [3.0, 4.0, 5.0]);
+        assert_eq!(seen(Some(&[1, 6, 15]), true), [4.0, 3.0, 2.0]);
     }
 
     #[test]

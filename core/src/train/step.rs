@@ -23,7 +23,6 @@ use super::plan::contrasts;
 use crate::config::MmGemConfig;
 use crate::loss::{caption_loss, grounding_loss};
 use crate::model::mmgem::{TokenBatch, normalize};
-use crate::model::pool_aggregator::Region;
 use crate::model::recompute::{self, Tape};
 use crate::model::{MmGem, PoolAggregator, Stage};
 
@@ -32,7 +31,7 @@ use crate::model::{MmGem, PoolAggregator, Stage};
 pub struct Trainee {
     /// The model.
     pub model: MmGem,
-    /// Patch tokens → the teacher's map.
+    /// Patch tokens → the teacher's, at the same places.
     pub teacher_head: Option<Linear>,
     /// SigLIP's bias, `[1]`.
     pub logit_bias: Option<Param<Tensor<1>>>,
@@ -200,7 +199,7 @@ impl Trainee {
                 (&config.distill, &self.teacher_head, taught.is_empty())
             {
                 let wanted = part.teacher_maps(distill, device);
-                let found = taught_map(head, patches, &taught, sizes, distill.grid);
+                let found = head.forward(rows(patches, &taught));
                 let count = taught.len();
                 if distill.mean_weight > 0.0 {
                     let value = cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
@@ -598,27 +597,6 @@ impl ModuleMapper for OwnLeaves {
         let tensor = Tensor::from_inner(values);
         Param::from_mapped_value(id, if trained { tensor.require_grad() } else { tensor }, mapper)
     }
-}
-
-/// The student's patch tokens, mapped to the teacher's width and pooled to its grid.
-///
-/// # Shapes
-/// - patches: `[batch, n_patches, hidden]`
-/// - taught: which of the batch have a teacher's map
-/// - output: `[taught, grid * grid, teacher_hidden]`
-fn taught_map(
-    head: &Linear,
-    patches: Tensor<3>,
-    taught: &[usize],
-    sizes: &MmGemConfig,
-    grid: usize,
-) -> Tensor<3> {
-    let side = sizes.vision.image_size;
-    let pool =
-        PoolAggregator { grid: sizes.grid(), image_size: side, roi_output_size: grid, roi_sampling_ratio: 2 };
-    let whole = Region { box_input: [0.0, 0.0, side as f32, side as f32], mask: None };
-    let regions: Vec<(usize, Region)> = taught.iter().map(|image| (*image, whole.clone())).collect();
-    head.forward(pool.roi_align(patches, &regions))
 }
 
 /// One minus the mean cosine of the rows.
