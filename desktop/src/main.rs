@@ -37,8 +37,8 @@ fn main() -> ExitCode {
     device::silence_vulkan_layer();
     let args = Args::parse();
     start_log(args.globals.quiet);
-    let device = args.globals.device;
-    match run(args).or_else(|error| on_the_cpu_instead(error, device)) {
+    let may_move = may_move(&args);
+    match run(args).or_else(|error| on_the_cpu_instead(error, may_move)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -73,9 +73,15 @@ fn run(Args { globals, command }: Args) -> Result<()> {
     }
 }
 
-/// Runs the same again where a GPU that nobody insisted on has failed and nothing was printed yet.
-fn on_the_cpu_instead(error: Error, device: DeviceChoice) -> Result<()> {
-    if device != DeviceChoice::Auto || terminal::has_printed() || !device_failed(&error) {
+/// Whether the CPU may take over from a GPU. A training that has lost its GPU stops there: weeks on a CPU
+/// help nobody.
+fn may_move(args: &Args) -> bool {
+    args.globals.device == DeviceChoice::Auto && !matches!(args.command, Command::Train(_))
+}
+
+/// Runs the same again where a GPU has failed, unless it may not move or something was printed already.
+fn on_the_cpu_instead(error: Error, may_move: bool) -> Result<()> {
+    if !may_move || terminal::has_printed() || !device_failed(&error) {
         return Err(error);
     }
     let mut args = Args::parse();
@@ -126,15 +132,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_device_that_nobody_chose_is_replaced() {
+    fn only_a_device_that_nobody_chose_is_replaced_and_not_while_training() {
         let failed = || Error::from(SessionError::from(DeviceFailed("it was lost".into()))).context("0.png");
         assert!(device_failed(&failed()));
         assert!(device_failed(&Error::from(DeviceFailed("it was lost".into()))));
         assert!(!device_failed(&anyhow::anyhow!("no such file")));
-        for device in [DeviceChoice::Cpu, DeviceChoice::Wgpu { ordinal: None }] {
-            let error = on_the_cpu_instead(failed(), device).expect_err("it was asked for");
-            assert!(report(&error).contains("the device stopped working: it was lost"), "{error:?}");
-        }
+        let error = on_the_cpu_instead(failed(), false).expect_err("it may not");
+        assert!(report(&error).contains("the device stopped working: it was lost"), "{error:?}");
+        let moves = |line: &str| may_move(&Args::parse_from(line.split(' ')));
+        assert!(moves("mmgem devices") && moves("mmgem devices --device auto"));
+        assert!(!moves("mmgem devices --device cpu") && !moves("mmgem devices --device wgpu"));
+        assert!(!moves("mmgem train run.toml"));
     }
 
     #[test]
