@@ -41,8 +41,8 @@ def decode(n_prefix, tokens):
     lc.llama_memory_clear(lc.llama_get_memory(context), True)
     ids = [at * 17 + 3 for at in range(n_prefix)]
     for _ in range(tokens):
-        batch = lc.llama_batch_get_one((lc.llama_token * len(ids))(*ids), len(ids))
-        if lc.llama_decode(context, batch) != 0:
+        held = (lc.llama_token * len(ids))(*ids)  # the batch only points at it
+        if lc.llama_decode(context, lc.llama_batch_get_one(held, len(ids))) != 0:
             sys.exit("llama_decode failed")
         logits = lc.llama_get_logits_ith(context, -1)
         best = ctypes.cast(logits, ctypes.POINTER(ctypes.c_float * vocab_size)).contents

@@ -32,6 +32,136 @@ pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Ti
     }
 }
 
+/// Products of one row of activations: see [`super::product::Kernel`]; only where [`is_there`].
+///
+/// This goes at the speed of memory, which the processor reads ahead where one row of weights follows the other.
+pub(super) fn vector(bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
+    let n_blocks = weights.first().map_or(0, |row| row.scales.len());
+    let n_lanes = n_blocks.next_multiple_of(LANES);
+    // The kernel reads without looking.
+    assert!(x.numbers.len() == n_lanes * BLOCK && x.scales.len() == n_lanes && x.offsets.len() == n_lanes);
+    for (row, out) in weights.iter().zip(out) {
+        assert!(row.scales.len() == n_blocks && row.codes.len() == n_blocks * bits.block_bytes());
+        // SAFETY: the processor has the features, and the sizes are as asserted.
+        *out = unsafe {
+            match bits {
+                Bits::Eight => row_of_8(*row, x),
+                Bits::Four => row_of_4(*row, x),
+            }
+        };
+    }
+}
+
+/// Bytes that are asked for before they are needed, which memory takes a while to bring.
+const AHEAD: usize = 2048;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn row_of_8(weights: WeightRow, x: Row) -> f32 {
+    let n_blocks = weights.scales.len();
+    // An addition waits for the one before it, so there are two sums.
+    let mut sums = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    for first in (0..n_blocks).step_by(LANES) {
+        let n_here = LANES.min(n_blocks - first);
+        let mut scales = [0f32; LANES];
+        // SAFETY: rows of activations are padded to whole lanes; eight floats are there.
+        unsafe {
+            let of_x = _mm256_loadu_ps(x.scales.as_ptr().add(first));
+            let both = _mm256_mul_ps(eight_scales(&weights.scales[first..first + n_here]), of_x);
+            _mm256_storeu_ps(scales.as_mut_ptr(), both);
+        }
+        let block = |b: usize| {
+            // SAFETY: both rows have at least `n_blocks` blocks.
+            let (numbers, x) = unsafe {
+                let codes = weights.codes.as_ptr().add((first + b) * BLOCK);
+                if b.is_multiple_of(2) {
+                    _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
+                }
+                (load::<false>(codes), _mm256_loadu_si256(x.numbers.as_ptr().add((first + b) * BLOCK).cast()))
+            };
+            (_mm256_cvtepi32_ps(dot::<false>(numbers, x)), _mm256_set1_ps(scales[b]))
+        };
+        if n_here == LANES {
+            for b in (0..LANES).step_by(2) {
+                let (dots, scale) = block(b);
+                sums.0 = _mm256_fmadd_ps(dots, scale, sums.0);
+                let (dots, scale) = block(b + 1);
+                sums.1 = _mm256_fmadd_ps(dots, scale, sums.1);
+            }
+        } else {
+            for b in 0..n_here {
+                let (dots, scale) = block(b);
+                sums.0 = _mm256_fmadd_ps(dots, scale, sums.0);
+            }
+        }
+    }
+    horizontal_sum(_mm256_add_ps(sums.0, sums.1))
+}
+
+/// Two blocks at a time: 32 bytes are the first halves of both in the low bits and the second halves in the high ones.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
+    let n_blocks = weights.scales.len();
+    let (low, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let mut sums = (_mm256_setzero_ps(), _mm256_setzero_ps());
+    for first in (0..n_blocks).step_by(LANES) {
+        let n_here = LANES.min(n_blocks - first);
+        let of_weights = eight_scales(&weights.scales[first..first + n_here]);
+        // SAFETY: rows of activations are padded to whole lanes.
+        let (of_x, offsets) = unsafe {
+            (_mm256_loadu_ps(x.scales.as_ptr().add(first)), _mm256_loadu_ps(x.offsets.as_ptr().add(first)))
+        };
+        let scales = _mm256_mul_ps(of_weights, of_x);
+        // The numbers are taken as 0..=15; this is −8 of each. The lanes are summed in the end.
+        sums.0 = _mm256_fmadd_ps(of_weights, offsets, sums.0);
+        let codes = weights.codes.as_ptr().wrapping_add(first * (BLOCK / 2));
+        let numbers = x.numbers.as_ptr().wrapping_add(first * BLOCK);
+        let two = |b: usize, of_two: __m256i| {
+            // SAFETY: both rows have at least `first + b + 2` blocks.
+            let (bytes, x, next_x) = unsafe {
+                (
+                    _mm256_loadu_si256(codes.add(b * (BLOCK / 2)).cast()),
+                    _mm256_loadu_si256(numbers.add(b * BLOCK).cast()),
+                    _mm256_loadu_si256(numbers.add((b + 1) * BLOCK).cast()),
+                )
+            };
+            let (firsts, seconds) =
+                (_mm256_and_si256(bytes, low), _mm256_and_si256(_mm256_srli_epi16(bytes, 4), low));
+            // Four products fit 16 bits: 4 · 15 · 127 < 2^15.
+            let fours = _mm256_add_epi16(
+                _mm256_maddubs_epi16(firsts, _mm256_permute2x128_si256(x, next_x, 0x20)),
+                _mm256_maddubs_epi16(seconds, _mm256_permute2x128_si256(x, next_x, 0x31)),
+            );
+            let dots = _mm256_cvtepi32_ps(_mm256_madd_epi16(fours, ones));
+            (dots, _mm256_permutevar8x32_ps(scales, of_two))
+        };
+        if n_here == LANES {
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD + 64).cast());
+            let (dots, scale) = two(0, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+            sums.0 = _mm256_fmadd_ps(dots, scale, sums.0);
+            let (dots, scale) = two(2, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3));
+            sums.1 = _mm256_fmadd_ps(dots, scale, sums.1);
+            let (dots, scale) = two(4, _mm256_setr_epi32(4, 4, 4, 4, 5, 5, 5, 5));
+            sums.0 = _mm256_fmadd_ps(dots, scale, sums.0);
+            let (dots, scale) = two(6, _mm256_setr_epi32(6, 6, 6, 6, 7, 7, 7, 7));
+            sums.1 = _mm256_fmadd_ps(dots, scale, sums.1);
+        } else {
+            for b in 0..n_here {
+                // SAFETY: both rows have at least `n_blocks` blocks.
+                let (numbers, x) = unsafe {
+                    (
+                        load::<true>(codes.add(b * (BLOCK / 2))),
+                        _mm256_loadu_si256(numbers.add(b * BLOCK).cast()),
+                    )
+                };
+                let scale = _mm256_permutevar8x32_ps(scales, _mm256_set1_epi32(b as i32));
+                sums.0 = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot::<true>(numbers, x)), scale, sums.0);
+            }
+        }
+    }
+    horizontal_sum(_mm256_add_ps(sums.0, sums.1))
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile_of<const FOUR: bool>(weights: &[WeightRow], activations: &[Row]) -> Tile {
     // SAFETY: as of the caller.

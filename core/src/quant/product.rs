@@ -65,6 +65,18 @@ impl Kernel {
             Self::Simd128 => simd128::tile(bits, weights, activations),
         }
     }
+
+    /// The products of rows of weights with one row of activations.
+    fn vector(self, bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx2 {
+            return avx2::vector(bits, weights, x, out);
+        }
+        for (weights, out) in weights.chunks(TILE_WEIGHTS).zip(out.chunks_mut(TILE_WEIGHTS)) {
+            let tile = self.tile(bits, weights, &[x]);
+            out.iter_mut().zip(tile).for_each(|(out, [product, ..])| *out = product);
+        }
+    }
 }
 
 /// Weights of a share of the work: enough that handing it to another core pays, and that it stays in
@@ -103,6 +115,9 @@ impl Packed {
 
     /// `out[weights, activations]`
     fn products(&self, kernel: Kernel, weights: &[WeightRow], activations: &[Row], out: &mut [f32]) {
+        if let [x] = activations {
+            return kernel.vector(self.bits, weights, *x, out);
+        }
         let n = activations.len();
         let row_bytes = activations.first().map_or(1, |row| row.numbers.len());
         let near = (NEAR_BYTES / row_bytes).next_multiple_of(TILE_ACTIVATIONS).max(TILE_ACTIVATIONS);
