@@ -282,28 +282,37 @@ fn a_watched_folder_is_followed() {
     fs::create_dir(&folder).expect("writable");
     fs::copy(desk.path("0.png"), folder.join("0.png")).expect("writable");
     let mut child = desk
-        .command("index photos --library w.sqlite --watch -q")
+        .command("index photos --library w.sqlite --watch")
         .stdout(Stdio::null())
+        .stderr(fs::File::create(desk.path("notes")).expect("writable"))
         .spawn()
         .expect("the program starts");
-    let holds = |n: usize| {
+    let soon = |right: &dyn Fn() -> bool| {
         let start = Instant::now();
         while start.elapsed().as_secs() < 60 {
-            if desk.path("w.sqlite").is_file() && exported(&desk, "w.sqlite").photos.len() == n {
+            if right() {
                 return true;
             }
             sleep(std::time::Duration::from_millis(100));
         }
         false
     };
+    let library = desk.path("w.sqlite");
+    let holds = |n| soon(&|| library.is_file() && exported(&desk, "w.sqlite").photos.len() == n);
     let first = holds(1);
-    // The watch begins after the first run; what changes between the two is seen with the next change.
-    sleep(std::time::Duration::from_millis(500));
     fs::copy(desk.path("1.png"), folder.join("1.png")).expect("writable");
     let added = holds(2);
     fs::remove_file(folder.join("0.png")).expect("writable");
     let removed = holds(1);
+    fs::rename(&folder, desk.path("away")).expect("writable");
+    let notes = || fs::read_to_string(desk.path("notes")).expect("readable");
+    let missed = soon(&|| notes().contains("cannot list the folder"));
+    fs::create_dir(&folder).expect("writable");
+    for name in ["0.png", "2.png"] {
+        fs::copy(desk.path(name), folder.join(name)).expect("writable");
+    }
+    let replaced = holds(2);
     child.kill().expect("it watches");
     child.wait().expect("a killed child can be awaited");
-    assert_eq!((first, added, removed), (true, true, true));
+    assert_eq!((first, added, removed, missed, replaced), (true, true, true, true, true));
 }
