@@ -225,6 +225,10 @@ fn queries_add_take_away_and_filter() {
     let page = fs::read_to_string(desk.path("hits.html")).expect("it was written");
     assert_eq!((page.matches("<figure>").count(), page.matches("<rect").count()), (3, 3));
     assert!(page.contains("data:image/jpeg;base64,") && !page.contains("src=\"http"));
+    fs::rename(desk.path("1.png"), desk.path("moved.png")).expect("writable");
+    let (code, stdout, stderr) = search("dog", &["--why", "-k", "3"]);
+    assert!(code == Some(0) && stderr.contains("not described") && stderr.contains("1.png"), "{stderr}");
+    assert_eq!(text(&stdout).lines().count(), 3);
     let (code, _, stderr) = search("dog after:soon", &[]);
     assert!(code == Some(2) && stderr.contains("wanted a date"), "{stderr}");
     let (code, _, stderr) = search("dog - dog", &[]);
