@@ -31,7 +31,7 @@ use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print
     mmgem search \"2:sunset + boat.jpg path:holidays camera:canon type:jpeg\" -k 20 --page 2\n  \
     mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
-    mmgem search dog --min-score 0.6 -k 1000 --null | xargs -0 cp -t found/\n  \
+    mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n  \
     mmgem search --calibrate 'val-*.tar'     (what to give as --min-score)\n\n\
     A query adds (+) and takes away (-) texts and photos, with spaces around the sign; N: before one is its\n\
     weight. Words in double quotes are taken as they are. Filters: after: before: (a year, month or day)\n\

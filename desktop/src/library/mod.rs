@@ -144,7 +144,7 @@ impl Library {
         }
         let complaint = || {
             format!(
-                "the photo library cannot be used\n  hint: delete it to begin again, or name another with --library\n  file: {}",
+                "the photo library cannot be used\n  hint: name another with --library; if this was one, delete it to begin again\n  file: {}",
                 file.display()
             )
         };
