@@ -31,7 +31,7 @@ pub enum ImageError {
         what: String,
     },
     /// The header announces more pixels than allowed.
-    #[error("the image is {width}x{height}, {} pixels; at most {max_pixels} are allowed: shrink it or raise the limit", u64::from(*width) * u64::from(*height))]
+    #[error("the image is {width}x{height}, {} pixels; at most {max_pixels} are allowed: shrink it", u64::from(*width) * u64::from(*height))]
     TooLarge {
         /// Columns announced.
         width: u32,

@@ -54,7 +54,7 @@ pub enum Filter {
     Path(String),
     /// By a camera with this in its name, in small letters.
     Camera(String),
-    /// Of this format, in small letters.
+    /// Of this format, or with this extension, in small letters.
     Type(String),
 }
 
@@ -194,7 +194,12 @@ impl Filter {
             Self::Camera(part) => {
                 photo.camera.as_ref().is_some_and(|camera| camera.to_lowercase().contains(part))
             }
-            Self::Type(format) => photo.format.to_lowercase() == *format,
+            Self::Type(format) => {
+                // Which camera wrote a raw photo only its extension tells.
+                let ends_so =
+                    |path: &PathBuf| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(format));
+                photo.format.to_lowercase() == *format || photo.paths.iter().any(ends_so)
+            }
         }
     }
 }
@@ -205,15 +210,19 @@ struct Word {
     quoted: bool,
 }
 
-/// Words at spaces; what is in double quotes is one word.
+/// Words at spaces; what is in double quotes is one word, or after a colon the rest of one, as in `path:"a b"`.
 fn words_of(text: &str) -> Vec<Word> {
-    let mut words = Vec::new();
+    let mut words: Vec<Word> = Vec::new();
+    let mut before = "";
     for (i, part) in text.split('"').enumerate() {
-        if i % 2 == 1 {
-            words.push(Word { text: part.to_owned(), quoted: true });
-        } else {
+        if i % 2 == 0 {
             words.extend(part.split_whitespace().map(|text| Word { text: text.to_owned(), quoted: false }));
+        } else if let Some(key) = words.last_mut().filter(|_| before.ends_with(':')) {
+            key.text.push_str(part);
+        } else {
+            words.push(Word { text: part.to_owned(), quoted: true });
         }
+        before = part;
     }
     words
 }
@@ -235,6 +244,7 @@ fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
         "type" => Ok(Filter::Type(match lower.as_str() {
             "jpg" => "jpeg".into(),
             "tif" => "tiff".into(),
+            "heif" => "heic".into(),
             _ => lower,
         })),
         _ => return None,
@@ -296,6 +306,7 @@ mod tests {
         );
         check("\"a - b\" c", &[text(1.0, "a - b c")], &[]);
         check("at 10:30 today", &[text(1.0, "at 10:30 today")], &[]);
+        check("2:\"a - b\" -cat", &[text(2.0, "a - b -cat")], &[]);
     }
 
     #[test]
@@ -313,6 +324,11 @@ mod tests {
         check("x near:48.2,16.4", &[text(1.0, "x")], &[Filter::Near([48.2, 16.4], NEAR_KM)]);
         check("x near:48.2,-16.4,25km", &[text(1.0, "x")], &[Filter::Near([48.2, -16.4], 25.0)]);
         check("\"after:2024\"", &[text(1.0, "after:2024")], &[]);
+        check(
+            "x path:\"My Pictures\" camera:\"EOS R5\" \"y z\"",
+            &[text(1.0, "x y z")],
+            &[Filter::Path("my pictures".into()), Filter::Camera("eos r5".into())],
+        );
     }
 
     #[test]
@@ -329,6 +345,22 @@ mod tests {
             let error = query.parse::<Query>().expect_err(query).to_string();
             assert!(error.contains(says), "{query}: {error}");
         }
+    }
+
+    #[test]
+    fn a_type_is_a_format_or_an_extension() {
+        let of = |format: &str, path: &str| {
+            let mut photo = Photo::example(1, path.into(), 0);
+            photo.format = format.into();
+            photo
+        };
+        let (raw, misnamed) = (of("RAW", "a.NEF"), of("PNG", "b.jpg"));
+        let kept = |kind: &str| {
+            let query = Query::read(&format!("type:{kind}")).expect("a filter");
+            (query.keeps(&raw), query.keeps(&misnamed))
+        };
+        assert_eq!((kept("raw"), kept("nef"), kept("cr2")), ((true, false), (true, false), (false, false)));
+        assert_eq!((kept("png"), kept("jpg")), ((false, true), (false, false)));
     }
 
     #[test]

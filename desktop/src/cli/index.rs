@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::WrongArguments;
 use crate::context::Context;
-use crate::library::{Donor, Library, Summary, default_library, watch};
+use crate::library::{Changes, Donor, Library, Summary, default_library};
 use crate::photos::walk;
 use crate::terminal::{note, print, print_json};
 
@@ -65,6 +65,8 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
         }
         library.update(&found, donor.as_ref(), context)
     };
+    // Before the first run, so that nothing that happens meanwhile is missed.
+    let changes = args.watch.then(|| Changes::below(&args.dirs)).transpose()?;
     let summary = if args.dirs.is_empty() { Summary::default() } else { update(&mut library)? };
     if args.compact {
         library.compact()?;
@@ -77,11 +79,9 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
         return list_problems(&library, context);
     }
     report(&file, &library, summary, context)?;
-    if !args.watch {
-        return Ok(());
-    }
+    let Some(changes) = changes else { return Ok(()) };
     note(context.quiet, "watching; Ctrl-C ends it");
-    watch(&args.dirs, || {
+    changes.follow(|| {
         match update(&mut library) {
             Ok(summary) if summary == Summary::default() => Ok(()),
             Ok(summary) => report(&file, &library, summary, context),

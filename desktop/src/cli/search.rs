@@ -22,7 +22,7 @@ use crate::context::{CAPTION_TOKENS, Context};
 use crate::library::{Found, Library, Wanted, as_programs_take_it, default_library};
 use crate::photos::{find_photos, read_photo};
 use crate::query::{Query, Term, What};
-use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json};
+use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json, root_on_one_line};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -31,11 +31,11 @@ use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print
     mmgem search \"2:sunset + boat.jpg path:holidays camera:canon type:jpeg\" -k 20 --page 2\n  \
     mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
-    mmgem search dog --min-score 0.6 -k 1000 --null | xargs -0 cp -t found/\n  \
+    mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n  \
     mmgem search --calibrate 'val-*.tar'     (what to give as --min-score)\n\n\
-    A query adds (+) and takes away (-) texts and photos; N: before one is its weight. Words in double\n\
-    quotes are taken as they are. Filters: after: before: (a year, month or day) near:LAT,LON[,KM] path:\n\
-    camera: type:\n\
+    A query adds (+) and takes away (-) texts and photos, with spaces around the sign; N: before one is its\n\
+    weight. Words in double quotes are taken as they are. Filters: after: before: (a year, month or day)\n\
+    near:LAT,LON[,KM] path: camera: type:, with quotes where there are spaces: path:\"my photos\"\n\
     A hit is: score, path, the box of the photo that fits best.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
@@ -171,7 +171,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     if found.is_empty() {
         note(context.quiet, "no photo is a hit");
     }
-    let whys = found.iter().map(|hit| args.why.then(|| why(hit, &context)).transpose());
+    let whys = found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });
     let whys = whys.collect::<Result<Vec<_>>>()?;
     report(&found, &whys, args, timing, &context)?;
     if let Some(out) = &args.html {
@@ -251,6 +251,18 @@ fn report(
             Ok(())
         }
         (false, false) => Ok(()),
+    }
+}
+
+/// What is in the box of a hit; nothing where its photo was moved or damaged since it was indexed: the other hits
+/// are as good.
+fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
+    match why(hit, context) {
+        Err(error) if !context.strict => {
+            eprintln!("not described: {}: {}", hit.photo.paths[0].display(), root_on_one_line(&error));
+            Ok(None)
+        }
+        why => why.map(Some),
     }
 }
 

@@ -30,7 +30,7 @@ pub use fill::{Summary, Watcher};
 pub use paths::as_programs_take_it;
 pub use search::{Found, Photo, Ranked, Shelf, Wanted};
 pub use texts::{KnownTexts, TextsInMemory};
-pub use watch::watch;
+pub use watch::Changes;
 
 /// Raised whenever the same photo and model give other vectors: decoding, scaling, choice of boxes.
 const PREPROCESSING: i64 = 1;
@@ -144,7 +144,7 @@ impl Library {
         }
         let complaint = || {
             format!(
-                "the photo library cannot be used\n  hint: delete it to begin again, or name another with --library\n  file: {}",
+                "the photo library cannot be used\n  hint: name another with --library; if this was one, delete it to begin again\n  file: {}",
                 file.display()
             )
         };
