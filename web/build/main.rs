@@ -16,13 +16,15 @@ use files::{copy_folder, file_list, human_bytes, model_manifest};
 use wasm_bindgen_cli_support::Bindgen;
 
 const WASM: &str = "wasm32-unknown-unknown";
+/// The oldest that is known to write modules which browsers open. 108, which is Debian 12's, does not.
+const WASM_OPT: u32 = 132;
 
 const USAGE: &str = "Builds the page into web/dist.
 
 Usage: cargo web [--webgpu] [--optimize] [--model DIR]
 
   --webgpu     also the module that computes on WebGPU, which takes longer to compile
-  --optimize   shrink the wasm with wasm-opt (slow; from Debian's binaryen or npm's)
+  --optimize   shrink the wasm with wasm-opt (slow; from npm's binaryen)
   --model DIR  the model that the page opens first; assets/model without
 
 Then: mmgem web, or any static server on web/dist.";
@@ -63,6 +65,9 @@ fn read_arguments(mut args: impl Iterator<Item = String>, workspace: &Path) -> O
 }
 
 fn build(workspace: &Path, order: &Order) -> Result<()> {
+    if order.optimize {
+        check_wasm_opt()?;
+    }
     let dist = workspace.join("web/dist");
     if dist.exists() {
         fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
@@ -100,6 +105,17 @@ fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
     Ok(target.join(WASM).join("release/mmgem_web.wasm"))
 }
 
+/// Asked before anything is compiled or removed.
+fn check_wasm_opt() -> Result<()> {
+    let hint = "hint: npm install --prefix DIR binaryen, and DIR/node_modules/.bin first in PATH";
+    let asked = Command::new("wasm-opt").arg("--version").output();
+    let asked = asked.with_context(|| format!("wasm-opt cannot be started\n  {hint}"))?;
+    let said = String::from_utf8_lossy(&asked.stdout);
+    let version = said.split_whitespace().find_map(|word| word.parse::<u32>().ok()).unwrap_or(0);
+    ensure!(version >= WASM_OPT, "this is {:?}, wanted version {WASM_OPT} or newer\n  {hint}", said.trim());
+    Ok(())
+}
+
 /// Writes the module and its JavaScript into `out`.
 fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
     let mut bindgen = Bindgen::new();
@@ -116,9 +132,7 @@ fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
         .args(["--enable-multivalue", "-o"])
         .args([&module, &module])
         .status()
-        .context(
-            "wasm-opt cannot be started\n  hint: apt-get install binaryen, or npm install -g binaryen",
-        )?;
+        .context("wasm-opt cannot be started")?;
     ensure!(status.success(), "wasm-opt failed");
     Ok(())
 }
