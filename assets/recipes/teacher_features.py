@@ -21,6 +21,7 @@ import io
 import json
 import os
 import struct
+import sys
 import tarfile
 
 import numpy as np
@@ -51,6 +52,8 @@ def principal(shards, n_components):
     for path in shards:
         with tarfile.open(path) as source:
             names = [name for name in source.getnames() if name.endswith(MEMBER)]
+            if not names:
+                sys.exit(f"{path} has no maps; make it with --teacher first")
             patches = np.concatenate([np.concatenate(read_map(source.extractfile(name).read())) for name in names[::8]])
         n, first, second = n + len(patches), first + patches.sum(0), second + patches.T @ patches
     mean = first / n
@@ -131,13 +134,15 @@ def main():
                 info.size = len(data)
                 out.addfile(info, io.BytesIO(data))
 
-            members = {member.name: source.extractfile(member).read() for member in source}
-            keys = list(dict.fromkeys(name.split(".")[0] for name in members))
-            for key in keys:
-                parts = {name: data for name, data in members.items() if name.split(".")[0] == key}
+            samples = {}
+            for member in source:
+                samples.setdefault(member.name.split(".")[0], {})[member.name] = source.extractfile(member).read()
+            for key, parts in samples.items():
                 for name, data in parts.items():
                     add(name, data)
-                (file,) = (data for name, data in parts.items() if name.endswith((".jpg", ".png")))
+                file = next((data for name, data in parts.items() if name.endswith((".jpg", ".png"))), None)
+                if file is None:
+                    continue
                 photo = ImageOps.exif_transpose(Image.open(io.BytesIO(file))).convert("RGB")
                 add(key + MEMBER, feature_map(photo))
                 record = json.loads(parts.get(key + ".json", b"{}"))
@@ -147,7 +152,7 @@ def main():
                     add(f"{key}-crop{at}.json", json.dumps(record).encode())
                     add(f"{key}-crop{at}{MEMBER}", feature_map(part))
         os.rename(final + ".tmp", final)
-        print(f"{final}: {len(keys)} photos")
+        print(f"{final}: {len(samples)} samples")
 
 
 if __name__ == "__main__":
