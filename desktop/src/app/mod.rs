@@ -3,6 +3,7 @@
 //! - `messages.rs`: what the window and its threads tell each other
 //! - `state.rs`: what is shown and what was asked for; no drawing
 //! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
+//! - `renderer.rs`: what draws it, wgpu or OpenGL
 //! - `window.rs` and what it draws: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
 //!
 //! The window never waits: the model, the library and the photos are read by the threads only.
@@ -14,6 +15,7 @@ mod indexing;
 mod library_panel;
 mod messages;
 mod photo_view;
+mod renderer;
 mod search_bar;
 mod settings;
 mod sidecar;
@@ -37,6 +39,7 @@ use eframe::egui;
 use crate::args::Globals;
 use events::Events;
 use messages::Post;
+pub use renderer::Renderer;
 use settings::Settings;
 pub use settings::Theme;
 use state::{Start, State};
@@ -45,20 +48,26 @@ use window::Window;
 /// Opens the window and returns when it is closed.
 ///
 /// # Errors
-/// When the system has no desktop, or no OpenGL.
-pub fn run(folders: Vec<PathBuf>, library: PathBuf, theme: Option<Theme>, globals: &Globals) -> Result<()> {
-    let settings = Settings::of(&library);
-    let globals = globals.clone();
-    let make = move |creation: &eframe::CreationContext| -> Result<Box<dyn eframe::App>, _> {
+/// When the system has no desktop, or nothing that draws.
+pub fn run(
+    folders: Vec<PathBuf>,
+    library: PathBuf,
+    theme: Option<Theme>,
+    renderer: Renderer,
+    globals: &Globals,
+) -> Result<()> {
+    let make = |creation: &eframe::CreationContext| -> Result<Box<dyn eframe::App>, _> {
         style::set(&creation.egui_ctx);
+        let events = Events::new(globals.json);
+        renderer::tell(creation, events);
         let start = |asks| Start {
             asks,
-            events: Events::new(globals.json),
+            events,
             library: library.clone(),
             model: globals.model.clone(),
             theme,
-            settings,
-            folders,
+            settings: Settings::of(&library),
+            folders: folders.clone(),
         };
         let (asks, asked) = channel();
         let (news, told) = channel();
@@ -67,33 +76,54 @@ pub fn run(folders: Vec<PathBuf>, library: PathBuf, theme: Option<Theme>, global
         let post = Post::new(news, move || ctx.request_repaint());
         thumbnails::start(state.wants.clone(), post.clone());
         // Notes on stderr would only repeat what the window says.
-        let quiet = Globals { quiet: true, json: false, ..globals };
-        worker::start(quiet, library, asked, asks, post, state.control.clone());
+        let quiet = Globals { quiet: true, json: false, ..globals.clone() };
+        worker::start(quiet, library.clone(), asked, asks, post, state.control.clone());
         Ok(Box::new(Window::new(state, told)))
     };
-    let options = eframe::NativeOptions {
-        viewport: egui::ViewportBuilder::default()
-            .with_title("MM-GEM")
-            .with_app_id("mmgem")
-            .with_icon(Arc::new(egui::IconData::default()))
-            .with_inner_size([1180.0, 780.0])
-            .with_min_inner_size([640.0, 420.0]),
-        ..Default::default()
-    };
-    eframe::run_native("mmgem", options, Box::new(make)).map_err(cannot_open)
+    let mut failed = Vec::new();
+    for attempt in renderer.attempts() {
+        let mut options = eframe::NativeOptions {
+            viewport: egui::ViewportBuilder::default()
+                .with_title("MM-GEM")
+                .with_app_id("mmgem")
+                .with_icon(Arc::new(egui::IconData::default()))
+                .with_inner_size([1180.0, 780.0])
+                .with_min_inner_size([640.0, 420.0]),
+            renderer: *attempt,
+            ..Default::default()
+        };
+        renderer.set(&mut options);
+        match eframe::run_native("mmgem", options, Box::new(make)) {
+            Ok(()) => return Ok(()),
+            Err(error) => failed.push(error),
+        }
+    }
+    Err(cannot_open(&failed))
 }
 
-fn cannot_open(error: eframe::Error) -> anyhow::Error {
-    let (wanted, cause) = match &error {
-        eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
-            ("a desktop (X11 or Wayland on Linux)", error.to_string())
+fn cannot_open(attempts: &[eframe::Error]) -> anyhow::Error {
+    let mut wanted = Vec::new();
+    let mut causes = Vec::new();
+    for error in attempts {
+        let (what, cause) = match error {
+            eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
+                ("a desktop (X11 or Wayland on Linux)", error.to_string())
+            }
+            // What was tried fills ten lines and helps nobody.
+            eframe::Error::NoGlutinConfigs(_, cause) => ("OpenGL", format!("there is none ({cause})")),
+            #[cfg(feature = "wgpu")]
+            eframe::Error::Wgpu(cause) => ("a GPU", renderer::why(cause)),
+            _ => ("OpenGL", error.to_string()),
+        };
+        if !wanted.contains(&what) {
+            wanted.push(what);
+            causes.push(cause);
         }
-        // What was tried fills ten lines and helps nobody.
-        eframe::Error::NoGlutinConfigs(_, cause) => ("OpenGL", format!("there is none ({cause})")),
-        _ => ("OpenGL", error.to_string()),
-    };
+    }
     anyhow::anyhow!(
-        "mmgem app needs {wanted}: {cause}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
-         Mesa's software OpenGL (libgl1-mesa-dri) is enough"
+        "mmgem app needs {}: {}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
+         Mesa's software OpenGL (libgl1-mesa-dri) is enough",
+        wanted.join(" or "),
+        causes.join("; ")
     )
 }

@@ -25,12 +25,16 @@ pub struct AppArgs {
     #[cfg(feature = "app")]
     #[arg(long, value_name = "THEME")]
     theme: Option<crate::app::Theme>,
+    /// What draws the window
+    #[cfg(feature = "app")]
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    renderer: crate::app::Renderer,
 }
 
 #[cfg(feature = "app")]
 pub fn run(args: AppArgs, globals: &Globals) -> Result<()> {
     let library = args.library.map_or_else(crate::library::default_library, Ok)?;
-    crate::app::run(args.dirs, library, args.theme, globals)
+    crate::app::run(args.dirs, library, args.theme, args.renderer, globals)
 }
 
 #[cfg(not(feature = "app"))]

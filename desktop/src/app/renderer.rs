@@ -1,0 +1,106 @@
+//! What draws the window: a GPU through wgpu, else OpenGL.
+
+use super::events::Events;
+
+/// Who draws.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Renderer {
+    /// A GPU through Vulkan, Metal or DX12; OpenGL where there is none.
+    #[default]
+    Auto,
+    /// Vulkan, Metal or DX12, in software too.
+    #[cfg(feature = "wgpu")]
+    Wgpu,
+    /// OpenGL, in software too.
+    Gl,
+}
+
+impl Renderer {
+    /// What to try, best first.
+    pub fn attempts(self) -> &'static [eframe::Renderer] {
+        match self {
+            #[cfg(feature = "wgpu")]
+            Self::Auto => &[eframe::Renderer::Wgpu, eframe::Renderer::Glow],
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => &[eframe::Renderer::Wgpu],
+            #[cfg(not(feature = "wgpu"))]
+            Self::Auto => &[eframe::Renderer::Glow],
+            Self::Gl => &[eframe::Renderer::Glow],
+        }
+    }
+
+    /// Has wgpu take the adapters that this choice allows.
+    pub fn set(self, options: &mut eframe::NativeOptions) {
+        #[cfg(feature = "wgpu")]
+        gpu::set(self == Self::Wgpu, options);
+        #[cfg(not(feature = "wgpu"))]
+        let _ = options;
+    }
+}
+
+/// Tells who draws.
+pub fn tell(creation: &eframe::CreationContext, events: Events) {
+    #[cfg(feature = "wgpu")]
+    if let Some(wgpu) = &creation.wgpu_render_state {
+        let info = wgpu.adapter.get_info();
+        let facts = [("renderer", info.backend.to_str().into()), ("adapter", info.name.into())];
+        return events.tell("opened", &facts);
+    }
+    events.tell("opened", &[("renderer", if creation.gl.is_some() { "gl" } else { "none" }.into())]);
+}
+
+#[cfg(feature = "wgpu")]
+pub use gpu::why;
+
+#[cfg(feature = "wgpu")]
+mod gpu {
+    use std::sync::Arc;
+
+    use eframe::egui_wgpu::{WgpuError, WgpuSetup};
+    use eframe::wgpu::{Adapter, Backends, DeviceType, Surface};
+
+    pub fn set(is_software_right: bool, options: &mut eframe::NativeOptions) {
+        let WgpuSetup::CreateNew(setup) = &mut options.wgpu_options.wgpu_setup else { return };
+        // What only has OpenGL is drawn on by OpenGL itself.
+        setup.instance_descriptor.backends = Backends::from_env().unwrap_or(Backends::PRIMARY);
+        setup.native_adapter_selector = Some(Arc::new(move |adapters, surface| {
+            let best = adapters
+                .iter()
+                .filter(|adapter| {
+                    surface.is_none_or(|surface: &Surface| adapter.is_surface_supported(surface))
+                })
+                .filter_map(|adapter| Some((rank(adapter, is_software_right)?, adapter)))
+                .min_by_key(|(rank, _)| *rank);
+            best.map(|(_, adapter)| adapter.clone()).ok_or_else(|| describe(adapters))
+        }));
+    }
+
+    /// The GPU that the screen hangs on in most laptops comes first: a grid of thumbnails is little work, and the other
+    /// one is left for the model. Nothing for what shall not draw.
+    fn rank(adapter: &Adapter, is_software_right: bool) -> Option<u32> {
+        match adapter.get_info().device_type {
+            DeviceType::IntegratedGpu => Some(0),
+            DeviceType::DiscreteGpu => Some(1),
+            DeviceType::VirtualGpu => Some(2),
+            DeviceType::Other => Some(3),
+            DeviceType::Cpu => is_software_right.then_some(4),
+        }
+    }
+
+    fn describe(adapters: &[Adapter]) -> String {
+        let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
+        if names.is_empty() { NO_DRIVER.to_owned() } else { format!("there is only {}", names.join(", ")) }
+    }
+
+    const NO_DRIVER: &str = "there is no driver of Vulkan, Metal or DX12";
+
+    /// Why wgpu does not draw, in words for a person.
+    pub fn why(error: &WgpuError) -> String {
+        match error {
+            // It lists what each interface said, and without any of them nothing.
+            WgpuError::CreateSurfaceError(_) => NO_DRIVER.to_owned(),
+            WgpuError::CustomNativeAdapterSelectionError(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
+}
