@@ -72,6 +72,11 @@ fn a_frozen_language_model_stays_bit_for_bit() {
 }
 
 #[test]
+fn a_frozen_image_encoder_stays_bit_for_bit() {
+    check_kept(&["freeze_vision=true"], &["visual.", "h4.", "cap_prompts"]);
+}
+
+#[test]
 fn the_contrastive_loss_alone_leaves_the_way_to_captions() {
     let captioning = ["h3.", "cap_token", "llm.lm_head", "h4.", "cap_prompts", "visual.proj"];
     check_kept(&["objective=clip_only"], &captioning);

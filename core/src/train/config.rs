@@ -25,6 +25,10 @@ pub struct TrainConfig {
     /// Keep the language model's weights as they are; the tokens, h1–h3 and the encoder learn.
     #[serde(default)]
     pub freeze_llm: bool,
+    /// Keep the image encoder's weights as they are, in stage 1: text learns to follow photos (LiT, arXiv:2111.07991), and a
+    /// step costs a third. Few captions teach an encoder more about themselves than about photos.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub freeze_vision: bool,
     /// Where the weights come from.
     pub model: ModelSource,
     /// What is learned from.
@@ -449,6 +453,9 @@ impl TrainConfig {
         }
         if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {
             return fail("recipe = \"warmup\" wants [distill], data.text or both");
+        }
+        if self.freeze_vision && (self.recipe == Recipe::Warmup || self.distill.is_some()) {
+            return fail("freeze_vision wants a recipe without [distill]: a frozen encoder imitates nobody");
         }
         let data = &self.data;
         if !data.shards.is_empty() && !data.mix.is_empty() {

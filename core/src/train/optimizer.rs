@@ -27,7 +27,8 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
     match config.recipe {
         Recipe::Warmup | Recipe::Stage1 => {
             let of_stage_2 = path.starts_with("h4.") || path == "cap_prompts";
-            let frozen = config.freeze_llm && path.starts_with("llm.");
+            let frozen = config.freeze_llm && path.starts_with("llm.")
+                || config.freeze_vision && path.starts_with("visual.");
             !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",

@@ -243,6 +243,7 @@ pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: 
     // A backward pass costs twice the forward one; once where only what is before a module learns.
     let llm = if config.freeze_llm { 2.0 } else { 3.0 };
     match config.recipe {
+        Recipe::Stage1 if config.freeze_vision => vision + llm * (embed + phrase + caption),
         Recipe::Warmup | Recipe::Stage1 => 3.0 * vision + llm * (embed + phrase + caption),
         Recipe::Stage2Caption => vision + 2.0 * caption,
         Recipe::Stage2Retrieval => vision + embed,
@@ -256,6 +257,7 @@ fn repeated_flops(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64, i
     let embedded = if is_cut && contrasts(config) { vision + embed } else { 0.0 };
     let again = match config.recipe {
         _ if !config.optim.recompute => 0.0,
+        Recipe::Stage1 if config.freeze_vision => embed + phrase + caption,
         Recipe::Warmup | Recipe::Stage1 => vision + embed + phrase + caption,
         Recipe::Stage2Caption => caption,
         Recipe::Stage2Retrieval => 0.0,
@@ -302,11 +304,12 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let (towers, head, passing) = match config.recipe {
         Recipe::Warmup => (vec![vision, caption(1.0)], head, None),
         Recipe::Stage1 => {
-            let mut towers = vec![vision];
+            let mut towers = Vec::new();
+            towers.extend((!config.freeze_vision).then_some(vision));
             towers.extend(contrasts(config).then(|| llama_chain(l, tokens + 1.0)));
             let captions = config.objective != Objective::ClipOnly;
             towers.extend(captions.then(|| caption(whole)));
-            (towers, if captions { head } else { 0.0 }, None)
+            (towers, if captions { head } else { 0.0 }, config.freeze_vision.then_some(vision))
         }
         Recipe::Stage2Caption => (vec![caption(region)], head, Some(vision)),
         Recipe::Stage2Retrieval => (Vec::new(), 0.0, Some(vision)),
