@@ -1,5 +1,7 @@
 //! `mmgem bench search`: how long a query of a photo library takes, in parts.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
 use mmgem_core::index::{Query, Vectors, best};
@@ -30,9 +32,17 @@ pub struct BenchSearchArgs {
     /// Repetitions of each measurement; the median counts
     #[arg(long, value_name = "N", default_value_t = 9)]
     repeat: usize,
+    /// Make a library of each size instead, and measure reading it and searching it, with an approximate index and without
+    #[cfg(feature = "ann")]
+    #[arg(long)]
+    approximate: bool,
 }
 
 pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
+    #[cfg(feature = "ann")]
+    if args.approximate {
+        return nearby::run(args, context);
+    }
     let text = "a brown dog runs through the snow with a stick";
     let text_ms = 1e3 * median_secs(args.repeat, || drop(block_on(context.session.embed_text(text))));
     let known_ms = known_ms(text, args, context)?;
@@ -57,7 +67,7 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
 
 /// How long it takes to look up the vector of a text that was looked for before.
 fn known_ms(text: &str, args: &BenchSearchArgs, context: &Context) -> Result<f64> {
-    let folder = std::env::temp_dir().join(format!("mmgem-bench-{}", std::process::id()));
+    let folder = scratch_folder();
     let file = folder.join("library.sqlite");
     let mut library = Library::open(&file, context.fingerprint, context.session.config().embed_dim)?;
     embed_text(text, &context.session, &mut library)?;
@@ -65,6 +75,10 @@ fn known_ms(text: &str, args: &BenchSearchArgs, context: &Context) -> Result<f64
     drop(library);
     std::fs::remove_dir_all(&folder)?;
     Ok(1e3 * secs)
+}
+
+fn scratch_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("mmgem-bench-{}", std::process::id()))
 }
 
 fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
@@ -82,4 +96,86 @@ fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
     let vectors = Vectors::from_parts(dim, codes, vec![scale; n]).expect("as many codes as announced");
     let (shelf, query) = (Shelf::of_vectors(vectors), Query::new(&query));
     1e3 * median_secs(args.repeat, || drop(best(shelf.scores(&query), args.k)))
+}
+
+/// Searches as the shell has them: the library is opened, what is needed of it is read, and the best are found.
+#[cfg(feature = "ann")]
+mod nearby {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::library::{Found, Wanted, gathered_vectors};
+
+    pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
+        let dim = args.dim.unwrap_or(context.session.config().embed_dim);
+        let mut entries = Vec::new();
+        for n in &args.photos {
+            let folder = scratch_folder();
+            let entry = measure(*n, dim, args, &folder.join("library.sqlite"));
+            std::fs::remove_dir_all(&folder)?;
+            entries.push(entry?);
+        }
+        if context.json {
+            return print_json(&Value::Array(entries));
+        }
+        entries.iter().try_for_each(|entry| {
+            print(format!(
+                "{} photos of {dim} numbers: every vector {} ms, the approximate index {} ms with {:.1} % of the best {}; \
+                 made in {} s, {} MiB",
+                entry["photos"],
+                entry["exact_ms"],
+                entry["near_ms"],
+                100.0 * entry["share_of_best"].as_f64().unwrap_or(0.0),
+                args.k,
+                entry["made_secs"],
+                entry["file_mib"],
+            ))
+        })
+    }
+
+    fn measure(n: usize, dim: usize, args: &BenchSearchArgs, file: &std::path::Path) -> Result<Value> {
+        let vectors = gathered_vectors(n, dim, 1);
+        let open = || Library::open(file, 1, dim);
+        let mut library = open()?;
+        library.pretend(&vectors)?;
+        let graph = library.nearby_file(file);
+        let start = Instant::now();
+        library.update_nearby(&graph, |_| ())?;
+        let made_secs = start.elapsed().as_secs_f64();
+        drop(library);
+        let wanted = Wanted { skip: 0, k: args.k, min_score: -1.0, by_region: false };
+        let queries = gathered_vectors(args.repeat * 100, dim, 1);
+        let (mut exact_ms, mut near_ms, mut n_best, mut n_found) = (Vec::new(), Vec::new(), 0, 0);
+        let timed = |times: &mut Vec<f64>, search: &dyn Fn() -> Result<Vec<Found>>| -> Result<Vec<i64>> {
+            let start = Instant::now();
+            let found = search()?;
+            times.push(1e3 * start.elapsed().as_secs_f64());
+            Ok(found.iter().map(|hit| hit.photo.content).collect())
+        };
+        for row in 0..args.repeat {
+            let query = queries.vector(row);
+            let every = timed(&mut exact_ms, &|| {
+                let library = open()?;
+                library.search(&library.shelf()?, &Query::new(&query), &wanted, None)
+            })?;
+            let near = timed(&mut near_ms, &|| {
+                Ok(open()?.search_near(&graph, &query, &wanted)?.unwrap_or_default())
+            })?;
+            n_best += every.len();
+            n_found += every.iter().filter(|content| near.contains(content)).count();
+        }
+        let median = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            json_f32(times[times.len() / 2] as f32)
+        };
+        Ok(json!({
+            "photos": n,
+            "dim": dim,
+            "exact_ms": median(exact_ms),
+            "near_ms": median(near_ms),
+            "share_of_best": n_found as f64 / n_best.max(1) as f64,
+            "made_secs": json_f32(made_secs as f32),
+            "file_mib": std::fs::metadata(&graph)?.len() >> 20,
+        }))
+    }
 }

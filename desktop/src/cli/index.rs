@@ -11,6 +11,8 @@ use crate::args::WrongArguments;
 use crate::context::Context;
 use crate::library::{Changes, Donor, Library, Summary, default_library};
 use crate::photos::walk;
+#[cfg(feature = "ann")]
+use crate::terminal::progress_bar;
 use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, Args)]
@@ -48,10 +50,38 @@ pub struct IndexArgs {
     /// Drop photos that are not there any more, wherever they were, and their vectors
     #[arg(long)]
     compact: bool,
+    /// Make an approximate index beside the library, or add what is new to it: from hundreds of thousands of photos on,
+    /// searches from the shell read it instead of every vector. Its file may be deleted
+    #[cfg(feature = "ann")]
+    #[arg(long)]
+    approximate: bool,
+}
+
+impl IndexArgs {
+    #[cfg(feature = "ann")]
+    fn update_nearby(&self, file: &Path, library: &mut Library, context: &Context) -> Result<()> {
+        if self.approximate {
+            let nearby = library.nearby_file(file);
+            let bar = progress_bar(library.counts()?.photos, "photos", context.quiet);
+            let n = library.update_nearby(&nearby, |n| bar.inc(n as u64))?;
+            bar.finish_and_clear();
+            note(context.quiet, format!("{n} photos are in {}", nearby.display()));
+        }
+        Ok(())
+    }
+
+    /// Whether something is asked for that needs no folder.
+    fn asks_of_library(&self) -> bool {
+        #[cfg(feature = "ann")]
+        if self.approximate {
+            return true;
+        }
+        self.problems || self.compact || self.export.is_some()
+    }
 }
 
 pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
-    if args.dirs.is_empty() && !args.problems && !args.compact && args.export.is_none() {
+    if args.dirs.is_empty() && !args.asks_of_library() {
         let message = "nothing to do: give folders, or --export, --problems or --compact";
         return Err(WrongArguments(message.into()).into());
     }
@@ -71,6 +101,8 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     if args.compact {
         library.compact()?;
     }
+    #[cfg(feature = "ann")]
+    args.update_nearby(&file, &mut library, context)?;
     if let Some(out) = &args.export {
         write_atomic(out, &library.to_index()?.to_bytes())?;
         note(context.quiet, format!("wrote {}", out.display()));

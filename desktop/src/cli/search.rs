@@ -19,7 +19,7 @@ use crate::boxes::BoxArg;
 use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
 use crate::context::{CAPTION_TOKENS, Context};
-use crate::library::{Found, Library, Wanted, as_programs_take_it, default_library};
+use crate::library::{Found, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library};
 use crate::photos::{find_photos, read_photo};
 use crate::query::{Query, Term, What};
 use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json, root_on_one_line};
@@ -84,6 +84,10 @@ pub struct SearchArgs {
     /// Tell how long each part took; with --json the document is {"hits", "timing"} instead of the hits alone
     #[arg(long)]
     timing: bool,
+    /// Compare every vector, even where there is an approximate index
+    #[cfg(feature = "ann")]
+    #[arg(long)]
+    exact: bool,
 }
 
 /// How long the parts of a search took, in milliseconds.
@@ -134,21 +138,14 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     if let Some(photos) = &among {
         library.update(photos, None, &context)?;
     }
-    let shelf = library.shelf()?;
-    if shelf.len() == 0 {
-        let others = match library.photos_of_other_models()? {
-            0 => String::new(),
-            n => format!(" ({n} photos of other models are in it)"),
-        };
-        anyhow::bail!(
-            "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
-        );
-    }
+    let roots = among.map(|among| among.roots);
+    let asks = !query.filters.is_empty() || roots.is_some();
+    let source = Source::of(&library, file.as_deref(), asks, args)?;
     let open = millis(start);
     let start = Instant::now();
     let known = query.is_known(&library)?;
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
-    let vector = index::Query::new(&query.embed(box_px, &context.session, &mut library)?);
+    let embed = query.embed(box_px, &context.session, &mut library)?;
     let encode = millis(start);
     let wanted = Wanted {
         skip: (args.page - 1).saturating_mul(args.k),
@@ -156,14 +153,11 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         min_score: args.min_score,
         by_region: args.regions || args.box_px.is_some(),
     };
-    let roots = among.map(|among| among.roots);
     let is_among = |path: &PathBuf| roots.iter().flatten().any(|root| path.starts_with(root));
-    let keep = |photo: &crate::library::Photo| {
-        query.keeps(photo) && (roots.is_none() || photo.paths.iter().any(is_among))
-    };
-    let asks = !query.filters.is_empty() || roots.is_some();
+    let keep = |photo: &Photo| query.keeps(photo) && (roots.is_none() || photo.paths.iter().any(is_among));
     let start = Instant::now();
-    let mut found = library.search(&shelf, &vector, &wanted, asks.then_some(&keep))?;
+    let mut found =
+        source.search(&library, &embed, &wanted, asks.then_some(&keep as &dyn Fn(&Photo) -> bool))?;
     let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
         found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken_secs));
@@ -183,6 +177,62 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
             .with_context(|| format!("cannot open the photo\n  file: {}", hit.photo.paths[0].display())),
         None => Ok(()),
     }
+}
+
+/// The vectors that a search compares.
+enum Source {
+    /// All.
+    Every(Shelf),
+    /// Those that an approximate index proposes.
+    #[cfg(feature = "ann")]
+    Near(PathBuf),
+}
+
+impl Source {
+    #[cfg_attr(not(feature = "ann"), allow(unused_variables))]
+    fn of(library: &Library, file: Option<&Path>, is_filtered: bool, args: &SearchArgs) -> Result<Self> {
+        // A filter may keep few photos, and those far from the query.
+        #[cfg(feature = "ann")]
+        if let (Some(file), false) = (file, is_filtered || args.exact) {
+            let nearby = library.nearby_file(file);
+            if library.has_nearby(&nearby)? {
+                return Ok(Self::Near(nearby));
+            }
+        }
+        read_shelf(library).map(Self::Every)
+    }
+
+    fn search(
+        self,
+        library: &Library,
+        embed: &[f32],
+        wanted: &Wanted,
+        keep: Option<&dyn Fn(&Photo) -> bool>,
+    ) -> Result<Vec<Found>> {
+        let shelf = match self {
+            Self::Every(shelf) => shelf,
+            #[cfg(feature = "ann")]
+            Self::Near(nearby) => match library.search_near(&nearby, embed, wanted)? {
+                Some(found) => return Ok(found),
+                None => read_shelf(library)?,
+            },
+        };
+        library.search(&shelf, &index::Query::new(embed), wanted, keep)
+    }
+}
+
+fn read_shelf(library: &Library) -> Result<Shelf> {
+    let shelf = library.shelf()?;
+    if shelf.len() == 0 {
+        let others = match library.photos_of_other_models()? {
+            0 => String::new(),
+            n => format!(" ({n} photos of other models are in it)"),
+        };
+        anyhow::bail!(
+            "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
+        );
+    }
+    Ok(shelf)
 }
 
 fn millis(since: Instant) -> f64 {

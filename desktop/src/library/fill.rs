@@ -420,13 +420,22 @@ fn content_of(transaction: &Transaction, hash: &[u8; 32]) -> Result<Option<i64>>
     Ok(row.query_row([hash], |row| row.get(0)).optional()?)
 }
 
-fn vector_rows(transaction: &Transaction, model: i64, content: i64, vectors: &PhotoVectors) -> Result<()> {
+pub(super) fn vector_rows(
+    transaction: &Transaction,
+    model: i64,
+    content: i64,
+    vectors: &PhotoVectors,
+) -> Result<()> {
     let PhotoVectors { image, boxes, regions } = vectors;
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO image_vector (model, content, scale, codes) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![model, content, image.scales()[0], bytes_of_codes(image.codes())])?;
+    // An approximate index takes those up to the last that it has for its own.
+    transaction
+        .prepare_cached("DELETE FROM nearby WHERE model = ?1 AND last_content >= ?2")?
+        .execute(params![model, content])?;
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO region_vectors (model, content, boxes, scales, codes)

@@ -9,6 +9,8 @@ mod cutoffs;
 mod exchange;
 mod facts;
 mod fill;
+#[cfg(feature = "ann")]
+mod nearby;
 mod paths;
 mod search;
 mod texts;
@@ -27,6 +29,8 @@ pub use cutoffs::Cutoff;
 pub use exchange::Donor;
 pub use facts::{Facts, days_since_1970};
 pub use fill::{Summary, Watcher};
+#[cfg(feature = "ann")]
+pub use nearby::gathered_vectors;
 pub use paths::as_programs_take_it;
 pub use search::{Found, Photo, Ranked, Shelf, Wanted};
 pub use texts::{KnownTexts, TextsInMemory};
@@ -100,6 +104,12 @@ CREATE TABLE IF NOT EXISTS cutoff (
     min_score REAL NOT NULL,
     passed REAL NOT NULL,
     PRIMARY KEY (model, kept)
+);
+CREATE TABLE IF NOT EXISTS nearby (
+    model INTEGER PRIMARY KEY REFERENCES model,
+    last_content INTEGER NOT NULL,  -- photos up to it are in the approximate index
+    n INTEGER NOT NULL,
+    n_bytes INTEGER NOT NULL        -- of its file
 );
 ";
 
@@ -209,8 +219,8 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops files that are not there, what belongs to no file any more and the texts that were looked for, and
-    /// gives the space back.
+    /// Drops files that are not there, what belongs to no file any more, the texts that were looked for and what is known
+    /// of approximate indexes, and gives the space back.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
@@ -221,6 +231,7 @@ impl Library {
         let gone = "id NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
         transaction.execute(&format!("DELETE FROM content WHERE {gone}"), [])?;
         transaction.execute("DELETE FROM text_vector", [])?;
+        transaction.execute("DELETE FROM nearby", [])?;
         transaction.commit()?;
         Ok(self.db.execute_batch("VACUUM")?)
     }

@@ -12,7 +12,7 @@ use rusqlite::params;
 use super::{Library, paths};
 
 /// Photos whose regions are looked at when regions count: those that fit best as a whole.
-const REGION_CANDIDATES: usize = 3000;
+pub(super) const REGION_CANDIDATES: usize = 3000;
 /// Vectors that a thread scans before it asks for more.
 const SCAN: usize = 4096;
 /// Photos whose [`Photo::look`] differs in no more bits, and whose vectors are as near as
@@ -27,8 +27,8 @@ const GATHERED: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct Shelf {
     /// Row of `content` of each vector.
-    contents: Vec<i64>,
-    vectors: Vectors,
+    pub(super) contents: Vec<i64>,
+    pub(super) vectors: Vectors,
 }
 
 /// What a library knows of a photo.
