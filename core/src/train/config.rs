@@ -454,8 +454,10 @@ impl TrainConfig {
         if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {
             return fail("recipe = \"warmup\" wants [distill], data.text or both");
         }
-        if self.freeze_vision && (self.recipe == Recipe::Warmup || self.distill.is_some()) {
-            return fail("freeze_vision wants a recipe without [distill]: a frozen encoder imitates nobody");
+        if self.freeze_vision && (self.recipe != Recipe::Stage1 || self.distill.is_some()) {
+            return fail(
+                "freeze_vision wants recipe = \"stage1\" without [distill]: a frozen encoder imitates nobody, and stage 2 keeps it anyway",
+            );
         }
         let data = &self.data;
         if !data.shards.is_empty() && !data.mix.is_empty() {
@@ -572,6 +574,17 @@ mod tests {
     #[test]
     fn a_batch_of_one_cannot_be_contrasted() {
         assert!(TrainConfig::from_toml(RUN, &["optim.batch_size=1".into()]).is_err());
+    }
+
+    #[test]
+    fn the_encoder_is_frozen_only_where_it_would_learn_from_text() {
+        let config =
+            |change: &str| TrainConfig::from_toml(RUN, &["freeze_vision=true".into(), change.into()]);
+        assert!(config("seed=1").is_ok());
+        for change in ["recipe=stage2_caption", "distill={ weight = 1.0, grid = 2, hidden_size = 6 }"] {
+            let error = config(change).expect_err(change).to_string();
+            assert!(error.contains("freeze_vision wants"), "{error}");
+        }
     }
 
     #[test]

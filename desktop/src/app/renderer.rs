@@ -59,6 +59,8 @@ mod gpu {
     use eframe::egui_wgpu::{WgpuError, WgpuSetup};
     use eframe::wgpu::{Adapter, Backends, DeviceType, Surface};
 
+    const NO_DRIVER: &str = "there is no driver of Vulkan, Metal or DX12";
+
     pub fn set(is_software_right: bool, options: &mut eframe::NativeOptions) {
         let WgpuSetup::CreateNew(setup) = &mut options.wgpu_options.wgpu_setup else { return };
         // What only has OpenGL is drawn on by OpenGL itself.
@@ -91,8 +93,6 @@ mod gpu {
         let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
         if names.is_empty() { NO_DRIVER.to_owned() } else { format!("there is only {}", names.join(", ")) }
     }
-
-    const NO_DRIVER: &str = "there is no driver of Vulkan, Metal or DX12";
 
     /// Why wgpu does not draw, in words for a person.
     pub fn why(error: &WgpuError) -> String {
