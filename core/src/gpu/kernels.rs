@@ -149,21 +149,6 @@ pub(super) fn silu_times<F: Float>(gate: &[F], up: &[F], out: &mut [F], n: usize
     }
 }
 
-/// `x + y + bias`, the bias repeated for each row.
-#[cube(launch_unchecked)]
-pub(super) fn add_biased<F: Float>(
-    x: &[F],
-    y: &[F],
-    bias: &[F],
-    out: &mut [F],
-    n: usize,
-    #[comptime] width: usize,
-) {
-    if ABSOLUTE_POS < n {
-        out[ABSOLUTE_POS] = x[ABSOLUTE_POS] + y[ABSOLUTE_POS] + bias[ABSOLUTE_POS % width];
-    }
-}
-
 /// Turns the pairs `(x[i], x[i + half])` of every head by the angles of its position: a unit for each pair.
 ///
 /// `[batch, seq, heads * 2 * half]` → `[batch, heads, seq, 2 * half]`; `cos` and `sin` are `[seq, half]`.
@@ -195,14 +180,14 @@ pub(super) fn rotate<F: Float>(
     }
 }
 
-/// `softmax(q k^T scale) v`: a cube for each query of each head, over `units` keys at a time. The largest score, the
-/// sum and the result so far are carried along and scaled down when a larger score comes, so no matrix of scores is
-/// written (Milakov and Gimelshein, arXiv:1805.02867).
+/// `softmax(q k^T scale) v`: a cube for each N neighbouring queries of each head, over `units` keys at a time. The largest
+/// score, the sum and the result so far are carried along and scaled down when a larger score comes, so no matrix of
+/// scores is written (Milakov and Gimelshein, arXiv:1805.02867).
 ///
 /// Each of q, k and v is `[batch, heads, rows, head_dim]` by the strides of its first three axes, with whole rows that
-/// begin at `*_at`. The cubes are `[seq_q, heads, batch]`; `out` is `[batch, seq_q, heads * head_dim]`.
+/// begin at `*_at`. The cubes are `[seq_q / N, heads, batch]`; `out` is `[batch, seq_q, heads * head_dim]`.
 #[cube(launch_unchecked)]
-pub(super) fn attend<F: Float>(
+pub(super) fn attend<F: Float, N: Size>(
     q: &[F],
     k: &[F],
     v: &[F],
@@ -218,6 +203,7 @@ pub(super) fn attend<F: Float>(
     v_row: usize,
     k_at: usize,
     v_at: usize,
+    seq_q: usize,
     seq_k: usize,
     scale: f32,
     #[comptime] group: usize,
@@ -225,78 +211,97 @@ pub(super) fn attend<F: Float>(
     #[comptime] is_causal: bool,
     #[comptime] units: usize,
 ) {
-    let row = CUBE_POS_X as usize;
+    let n_queries = N::value();
+    let first_row = CUBE_POS_X as usize * n_queries;
     let head = CUBE_POS_Y as usize;
     let batch = CUBE_POS_Z as usize;
-    let seq_q = CUBE_COUNT_X as usize;
     let n_heads = CUBE_COUNT_Y as usize;
     let unit = UNIT_POS as usize;
 
-    let mut query = Shared::<[F]>::new_slice(head_dim);
-    let mut scores = Shared::<[F]>::new_slice(units);
-    let mut weights = Shared::<[F]>::new_slice(units);
+    // In everything that is a vector from here on, the queries lie beside each other.
+    let mut queries = Shared::<[Vector<F, N>]>::new_slice(head_dim);
+    let mut scores = Shared::<[Vector<F, N>]>::new_slice(units);
+    let mut weights = Shared::<[Vector<F, N>]>::new_slice(units);
     if unit < head_dim {
-        query[unit] = q[batch * q_batch + head * q_head + row * q_row + unit] * F::cast_from(scale);
+        let mut query = Vector::<F, N>::new(F::new(0.0));
+        #[unroll]
+        for i in 0..n_queries {
+            if first_row + i < seq_q {
+                let at = batch * q_batch + head * q_head + (first_row + i) * q_row + unit;
+                query.insert(i, q[at] * F::cast_from(scale));
+            }
+        }
+        queries[unit] = query;
     }
     sync_cube();
 
-    // A query stands as far from the end as its own key.
+    // A query stands as far from the end as its own key, so the last one sees most.
     let mut n_keys = seq_k;
     if comptime!(is_causal) {
-        n_keys = seq_k - seq_q + row + 1;
+        n_keys = min(seq_k, seq_k - seq_q + first_row + n_queries);
     }
     let kv_head = head / group;
     let keys = k_at + batch * k_batch + kv_head * k_head;
     let values = v_at + batch * v_batch + kv_head * v_head + unit;
 
-    let mut largest = F::new(LOWEST);
-    let mut sum = F::new(0.0);
-    let mut result = F::new(0.0);
+    let mut largest = Vector::<F, N>::new(F::new(LOWEST));
+    let mut sum = Vector::<F, N>::new(F::new(0.0));
+    let mut result = Vector::<F, N>::new(F::new(0.0));
     let mut first = 0usize;
     while first < n_keys {
+        let n = min(n_keys - first, units);
         let key = first + unit;
-        let mut score = F::new(LOWEST);
-        if key < n_keys {
+        let mut score = Vector::<F, N>::new(F::new(LOWEST));
+        if unit < n {
             let at = keys + key * k_row;
-            let mut dot = F::new(0.0);
+            let mut dots = Vector::<F, N>::new(F::new(0.0));
             for i in 0..head_dim {
-                dot += query[i] * k[at + i];
+                dots += queries[i] * Vector::new(k[at + i]);
             }
-            score = dot;
+            #[unroll]
+            for i in 0..n_queries {
+                if comptime!(is_causal) {
+                    if key < seq_k - seq_q + first_row + i + 1 {
+                        score.insert(i, dots.extract(i));
+                    }
+                } else {
+                    score.insert(i, dots.extract(i));
+                }
+            }
         }
         scores[unit] = score;
         sync_cube();
 
+        // Every query has a key among the first, so what is masked is far below its largest score.
         let mut now = largest;
-        for i in 0..units {
+        for i in 0..n {
             now = max(now, scores[i]);
         }
-        let mut weight = F::new(0.0);
-        if key < n_keys {
-            weight = (score - now).exp();
-        }
-        weights[unit] = weight;
+        weights[unit] = (score - now).exp();
         sync_cube();
 
         let shrink = (largest - now).exp();
         sum *= shrink;
         result *= shrink;
-        let mut n = n_keys - first;
-        if n > units {
-            n = units.runtime();
-        }
         for i in 0..n {
             let weight = weights[i];
             sum += weight;
             if unit < head_dim {
-                result += weight * v[values + (first + i) * v_row];
+                result += weight * Vector::new(v[values + (first + i) * v_row]);
             }
         }
         largest = now;
         first += units;
     }
     if unit < head_dim {
-        out[((batch * seq_q + row) * n_heads + head) * head_dim + unit] = result / sum;
+        let found = result / sum;
+        #[unroll]
+        for i in 0..n_queries {
+            let row = first_row + i;
+            if row < seq_q {
+                out[((batch * seq_q + row) * n_heads + head) * head_dim + unit] = found.extract(i);
+            }
+        }
     }
 }
 

@@ -6,12 +6,14 @@
 
 mod kernels;
 mod packed;
+mod product;
 mod tensors;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
 pub(crate) use packed::OnGpu;
+pub(crate) use product::{can_multiply, linear};
 pub(crate) use tensors::{
-    add_biased, attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu,
-    rms_norm, rotate, silu_times, takes, unit_rows,
+    attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu, rms_norm,
+    rotate, silu_times, takes, unit_rows,
 };

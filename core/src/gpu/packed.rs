@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use cubecl::prelude::*;
 
 use super::kernels;
+use super::product::linear;
 use super::tensors::{Each, MAX_CUBES, ROW_UNITS, empty, held_ints, units, whole, wrap};
 use crate::quant::{BLOCK, Packed};
 
@@ -58,7 +59,7 @@ impl OnGpu {
         let x = x.reshape([n_rows, width]);
         let y = match n_rows {
             ..=FEW_ROWS => self.multiply_few(x),
-            _ => x.matmul(self.widen().transpose()),
+            _ => linear(x, self.widen().transpose(), None, None),
         };
         y.reshape(shape)
     }

@@ -21,6 +21,8 @@ type HeldInts = <Cube as BackendTypes>::IntTensorPrimitive;
 pub(super) const ROW_UNITS: usize = 64;
 /// Units that share a row of scores over a vocabulary; every device has this many.
 const SCORE_UNITS: usize = 256;
+/// Queries for which a cube reads the keys once.
+const ATTEND_QUERIES: usize = 4;
 /// Cubes along one axis; every device has this many.
 pub(super) const MAX_CUBES: usize = 32_768;
 
@@ -167,29 +169,6 @@ pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
     wrap(out)
 }
 
-/// `x + y + bias`: `[.., width]` and a bias of `[width]`.
-pub(crate) fn add_biased<const D: usize>(x: Tensor<D>, y: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
-    assert_eq!(x.dims(), y.dims());
-    let [width] = bias.dims();
-    let (x, y, bias) = (whole(x), whole(y), whole(bias));
-    let (out, each) = (like(&x), Each::of(&x));
-    // SAFETY: as in `gelu`; `y` has as many values, and the bias one for each remainder by `width`.
-    unsafe {
-        kernels::add_biased::launch_unchecked::<f32>(
-            &out.client,
-            each.cubes,
-            each.units,
-            x.into_buffer_arg(),
-            y.into_buffer_arg(),
-            bias.into_buffer_arg(),
-            out.clone().into_buffer_arg(),
-            each.n,
-            width,
-        );
-    }
-    wrap(out)
-}
-
 /// Turns the pairs `(x[i], x[i + head_dim / 2])` of every head of `[batch, seq, heads * head_dim]`.
 ///
 /// `cos` and `sin` hold `[seq, head_dim / 2]` values.
@@ -249,13 +228,15 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
     assert!(can_attend(head_dim) && seq_k >= seq_q, "asked with `can_attend`; a query has a key of its own");
     let out = empty(&q.tensor, Shape::from([batch, seq_q, n_heads * head_dim]), DType::F32);
     let n_units = head_dim.next_power_of_two().clamp(ROW_UNITS, SCORE_UNITS);
-    let cubes = CubeCount::Static(seq_q as u32, n_heads as u32, batch as u32);
-    // SAFETY: cubes, strides and starts are those of the tensors, and no unit reads past `head_dim` or `seq_k`.
+    let n_queries = if seq_q == 1 { 1 } else { ATTEND_QUERIES };
+    let cubes = CubeCount::Static(seq_q.div_ceil(n_queries) as u32, n_heads as u32, batch as u32);
+    // SAFETY: cubes, strides and starts are those of the tensors, and no unit reads past `head_dim`, `seq_q` or `seq_k`.
     unsafe {
         kernels::attend::launch_unchecked::<f32>(
             &out.client,
             cubes,
             units(n_units),
+            n_queries,
             q.tensor.into_buffer_arg(),
             k.tensor.into_buffer_arg(),
             v.tensor.into_buffer_arg(),
@@ -271,6 +252,7 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
             v.strides[2],
             k.at,
             v.at,
+            seq_q,
             seq_k,
             1.0 / (head_dim as f32).sqrt(),
             n_heads / n_kv_heads,
@@ -393,7 +375,7 @@ pub(super) fn held_ints<const D: usize>(x: Tensor<D, Int>) -> CubeTensor {
     into(x.try_into_primitive::<Cube>().expect("asked with `takes`"))
 }
 
-fn held<const D: usize>(x: Tensor<D>) -> CubeTensor {
+pub(super) fn held<const D: usize>(x: Tensor<D>) -> CubeTensor {
     into(x.try_into_primitive::<Cube>().expect("asked with `is_here`"))
 }
 

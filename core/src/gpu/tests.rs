@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::quant::{Bits, Packed};
 use crate::{cpu, gpu};
@@ -61,11 +61,38 @@ fn norms_and_activations_are_the_cpus() {
             cpu::silu_times(host_x.clone(), host_up.clone()),
             &format!("silu_times {what}"),
         );
-        check(
-            gpu::add_biased(x, up, gamma),
-            host_x + host_up + host_gamma.unsqueeze(),
-            &format!("add_biased {what}"),
-        );
+    }
+}
+
+#[test]
+fn a_product_is_burns_for_odd_shapes_both_layouts_and_matrices_in_f16() {
+    let Some(gpu) = device() else { return };
+    // One row and a few, which read the matrix for themselves; whole tiles, and parts of them.
+    for [rows, d_in, d_out] in [[1, 1, 1], [1, 70, 33], [4, 16, 64], [5, 3, 2], [64, 32, 64], [67, 37, 130]] {
+        let what = format!("{rows}x{d_in}x{d_out}");
+        let [x, host_x] = numbers([1, rows, d_in], gpu).map(|x| x * 0.1);
+        let [bias, host_bias] = numbers([d_out], gpu);
+        let [residual, host_residual] = numbers([1, rows, d_out], gpu);
+        // Quarters, which f16 holds as they are.
+        let [weight, host_weight] = numbers([d_in, d_out], gpu).map(|w| (w * 4.0).round() / 4.0);
+        let columns = Tensor::<2>::from_data(host_weight.clone().transpose().into_data(), gpu);
+        let product = host_x.matmul(host_weight.unsqueeze());
+        let wanted = product.clone() + host_bias.unsqueeze() + host_residual;
+        let mut layouts =
+            vec![(weight.clone(), "whole rows"), (columns.clone().transpose(), "whole columns")];
+        match gpu.supports_dtype(DType::F16) {
+            true => layouts.extend([
+                (weight.cast(DType::F16), "f16, whole rows"),
+                (columns.cast(DType::F16).transpose(), "f16, whole columns"),
+            ]),
+            false => eprintln!("SKIPPED: products with f16: this adapter has no SHADER_F16"),
+        }
+        for (weight, layout) in layouts {
+            let what = format!("{what}, {layout}");
+            check(gpu::linear(x.clone(), weight.clone(), None, None), product.clone(), &what);
+            let all = gpu::linear(x.clone(), weight, Some(bias.clone()), Some(residual.clone()));
+            check(all, wanted.clone(), &format!("{what}, added to"));
+        }
     }
 }
 

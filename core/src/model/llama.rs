@@ -175,7 +175,7 @@ impl Llama {
             .iter()
             .map(|layer| {
                 let shape = [batch, layer.self_attn.n_kv_heads, max_len, head_dim];
-                LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) }
+                LayerCache { keys: Tensor::empty(shape, device), values: Tensor::empty(shape, device) }
             })
             .collect();
         KvCache { layers, rope: Rope::new(head_dim, self.rope_theta, max_len, device), len: 0 }
@@ -264,21 +264,22 @@ impl LlamaBlock {
         cache: Option<(&mut LayerCache, usize)>,
         n_out: usize,
     ) -> Tensor<3> {
-        let attended = self.self_attn.forward(rms_norm(&self.input_layernorm, x.clone()), rope, cache, n_out);
-        let x = tail(x, n_out) + attended;
-        x.clone() + self.mlp.forward(rms_norm(&self.post_attention_layernorm, x))
+        let residual = tail(x.clone(), n_out);
+        let x = self.self_attn.forward_onto(residual, rms_norm(&self.input_layernorm, x), rope, cache);
+        self.mlp.forward_onto(x.clone(), rms_norm(&self.post_attention_layernorm, x))
     }
 }
 
 impl LlamaAttention {
-    fn forward(
+    /// What the last positions of `x` find, added to `residual`, which has as many.
+    fn forward_onto(
         &self,
+        residual: Tensor<3>,
         x: Tensor<3>,
         rope: &Rope,
         cache: Option<(&mut LayerCache, usize)>,
-        n_out: usize,
     ) -> Tensor<3> {
-        let [_, seq, _] = x.dims();
+        let ([_, seq, _], [_, n_out, _]) = (x.dims(), residual.dims());
         let q = self.q_proj.forward(tail(x.clone(), n_out));
         let q = rope.slice(seq - n_out, n_out).rotate(q, self.n_heads);
         let k = rope.rotate(self.k_proj.forward(x.clone()), self.n_kv_heads);
@@ -287,13 +288,15 @@ impl LlamaAttention {
             Some((cache, start)) => cache.append(k, v, start),
             None => (k, v),
         };
-        self.o_proj.forward(attend(q, k, v, true))
+        self.o_proj.forward_onto(residual, attend(q, k, v, true))
     }
 }
 
 impl LlamaMlp {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.down_proj.forward(silu_times(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
+    /// The MLP's result for `x`, added to `residual`.
+    fn forward_onto(&self, residual: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
+        let x = silu_times(self.gate_proj.forward(x.clone()), self.up_proj.forward(x));
+        self.down_proj.forward_onto(residual, x)
     }
 }
 

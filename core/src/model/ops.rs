@@ -50,6 +50,10 @@ pub(super) fn through<M>(block: &M, x: Tensor<3>, forward: impl Fn(&M, Tensor<3>
 /// `x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`.
 pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     on_cpu!([x, weight] => linear(x, weight, bias));
+    #[cfg(feature = "gpu")]
+    if gpu::can_multiply(&x, &weight) {
+        return gpu::linear(x, weight, bias, None);
+    }
     module::linear(x, weight, bias)
 }
 
@@ -61,8 +65,8 @@ pub(super) fn linear_onto<const D: usize>(
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
     #[cfg(feature = "gpu")]
-    if let Some(bias) = bias.clone() {
-        on_gpu!([residual, x, weight, bias] => add_biased(residual, linear(x, weight, None), bias));
+    if gpu::can_multiply(&x, &weight) {
+        return gpu::linear(x, weight, bias, Some(residual));
     }
     residual + linear(x, weight, bias)
 }

@@ -1,0 +1,311 @@
+//! Products with a weight matrix in f32 or f16; activations and sums are f32.
+//!
+//! Burn's own want both sides in one type and add a bias in a pass of its own. Where it could be tried, on Vulkan in
+//! software, they took up to eight times as long: they are meant to be tuned, which needs Burn's `autotune`.
+
+use burn::tensor::{DType, Shape, Tensor};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+use half::f16;
+
+use super::tensors::{MAX_CUBES, empty, held, is_here, takes, whole, wrap};
+
+/// Rows of activations up to which each reads the matrix for itself.
+const FEW_ROWS: usize = 4;
+
+/// Units of a cube along the columns of the result, and along its rows or along the sum.
+const LANES: usize = 16;
+const BANDS: usize = 8;
+/// Numbers that are read from shared memory at once, which are also the columns of a unit.
+const FOUR: usize = 4;
+/// Rows of a unit.
+const ROWS: usize = 8;
+const TILE_ROWS: usize = BANDS * ROWS;
+const TILE_COLUMNS: usize = LANES * FOUR;
+/// Terms of the sum that a cube has in shared memory.
+const DEPTH: usize = 16;
+
+/// Whether these are multiplied here.
+pub(crate) fn can_multiply<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>) -> bool {
+    is_here(x) && takes(&weight.device()) && matches!(weight.dtype(), DType::F32 | DType::F16)
+}
+
+/// `residual + x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`, for which a transposed view will do.
+pub(crate) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Tensor<D>>,
+) -> Tensor<D> {
+    let mut shape = x.dims();
+    let [d_in, d_out] = weight.dims();
+    assert_eq!(shape[D - 1], d_in);
+    shape[D - 1] = d_out;
+    assert!(bias.as_ref().is_none_or(|bias| bias.dims() == [d_out]));
+    assert!(residual.as_ref().is_none_or(|residual| residual.dims() == shape));
+    let x = whole(x);
+    let product = Product {
+        rows: x.meta.num_elements() / d_in,
+        d_in,
+        d_out,
+        out: empty(&x, Shape::from(shape), DType::F32),
+        x,
+        weight: Weight::of(weight),
+        bias: bias.map(whole),
+        residual: residual.map(whole),
+    };
+    match product.weight.tensor.dtype {
+        DType::F16 => product.launch::<f16>(),
+        _ => product.launch::<f32>(),
+    }
+    wrap(product.out)
+}
+
+/// A matrix with whole rows, or with whole columns.
+struct Weight {
+    tensor: CubeTensor,
+    is_transposed: bool,
+}
+
+impl Weight {
+    fn of(weight: Tensor<2>) -> Self {
+        let [d_in, d_out] = weight.dims();
+        let tensor = held(weight);
+        match tensor.meta.strides()[..] {
+            [along, 1] if along == d_out => Self { tensor, is_transposed: false },
+            [1, along] if along == d_in => Self { tensor, is_transposed: true },
+            _ => Self { tensor: into_contiguous(tensor), is_transposed: false },
+        }
+    }
+}
+
+struct Product {
+    rows: usize,
+    d_in: usize,
+    d_out: usize,
+    x: CubeTensor,
+    weight: Weight,
+    bias: Option<CubeTensor>,
+    residual: Option<CubeTensor>,
+    out: CubeTensor,
+}
+
+impl Product {
+    fn launch<W: Float + CubeElement>(&self) {
+        // A kernel names all its buffers, also those that it does not look into.
+        let part = |part: &Option<CubeTensor>| part.as_ref().unwrap_or(&self.x).clone().into_buffer_arg();
+        let (bias, residual) = (part(&self.bias), part(&self.residual));
+        let (x, weight) = (self.x.clone().into_buffer_arg(), self.weight.tensor.clone().into_buffer_arg());
+        let out = self.out.clone().into_buffer_arg();
+        let units = CubeDim::new_2d(LANES as u32, BANDS as u32);
+        let is_transposed = self.weight.is_transposed;
+        let (has_bias, has_residual) = (self.bias.is_some(), self.residual.is_some());
+        // SAFETY: a unit past the last row or column reads and writes nothing, and the sizes are those of the tensors.
+        unsafe {
+            if self.rows <= FEW_ROWS {
+                let n_cubes = self.d_out.div_ceil(if is_transposed { BANDS } else { LANES });
+                let along = n_cubes.clamp(1, MAX_CUBES);
+                row_product::launch_unchecked::<f32, W>(
+                    &self.out.client,
+                    CubeCount::Static(along as u32, n_cubes.div_ceil(along) as u32, self.rows as u32),
+                    units,
+                    x,
+                    weight,
+                    bias,
+                    residual,
+                    out,
+                    self.d_in,
+                    self.d_out,
+                    is_transposed,
+                    has_bias,
+                    has_residual,
+                );
+            } else {
+                let [across, down] = [self.d_out.div_ceil(TILE_COLUMNS), self.rows.div_ceil(TILE_ROWS)];
+                tile_product::launch_unchecked::<f32, W>(
+                    &self.out.client,
+                    CubeCount::Static(across as u32, down as u32, 1),
+                    units,
+                    x,
+                    weight,
+                    bias,
+                    residual,
+                    out,
+                    self.rows,
+                    self.d_in,
+                    self.d_out,
+                    is_transposed,
+                    has_bias,
+                    has_residual,
+                );
+            }
+        }
+    }
+}
+
+/// A cube for each tile of the result, and a unit for 8 x 4 numbers of it. The cube takes both sides into shared memory 16
+/// terms at a time; what the units of a row read there is one place, and what those beside each other read lies beside.
+#[cube(launch_unchecked)]
+fn tile_product<F: Float, W: Float>(
+    x: &[F],
+    weight: &[W],
+    bias: &[F],
+    residual: &[F],
+    out: &mut [F],
+    rows: usize,
+    d_in: usize,
+    d_out: usize,
+    #[comptime] is_transposed: bool,
+    #[comptime] has_bias: bool,
+    #[comptime] has_residual: bool,
+) {
+    let lane = UNIT_POS_X as usize;
+    let band = UNIT_POS_Y as usize;
+    let unit = UNIT_POS as usize;
+    let first_row = CUBE_POS_Y as usize * TILE_ROWS;
+    let first_column = CUBE_POS_X as usize * TILE_COLUMNS;
+    // Four terms of a row, and four columns of a term.
+    let mut x_tile = Shared::<[Vector<F, Const<FOUR>>]>::new_slice(TILE_ROWS * DEPTH / FOUR);
+    let mut weight_tile = Shared::<[Vector<F, Const<FOUR>>]>::new_slice(DEPTH * LANES);
+    let mut sums = Array::<Vector<F, Const<FOUR>>>::new(ROWS);
+    #[unroll]
+    for r in 0..ROWS {
+        sums[r] = Vector::new(F::new(0.0));
+    }
+
+    let mut from = 0usize;
+    while from < d_in {
+        #[unroll]
+        for i in 0..TILE_ROWS * DEPTH / FOUR / (LANES * BANDS) {
+            let at = unit + comptime!(i * LANES * BANDS);
+            let row = first_row + at / comptime!(DEPTH / FOUR);
+            let term = from + at % comptime!(DEPTH / FOUR) * FOUR;
+            let mut four = Vector::<F, Const<FOUR>>::new(F::new(0.0));
+            if row < rows {
+                #[unroll]
+                for j in 0..FOUR {
+                    if term + j < d_in {
+                        four.insert(j, x[row * d_in + term + j]);
+                    }
+                }
+            }
+            x_tile[at] = four;
+        }
+        #[unroll]
+        for i in 0..DEPTH / BANDS {
+            let at = unit + comptime!(i * LANES * BANDS);
+            let column = first_column + at % LANES * FOUR;
+            let term = from + at / LANES;
+            let mut four = Vector::<F, Const<FOUR>>::new(F::new(0.0));
+            if term < d_in {
+                #[unroll]
+                for j in 0..FOUR {
+                    if column + j < d_out {
+                        let mut place = term * d_out + column + j;
+                        if comptime!(is_transposed) {
+                            place = (column + j) * d_in + term;
+                        }
+                        four.insert(j, F::cast_from(weight[place]));
+                    }
+                }
+            }
+            weight_tile[at] = four;
+        }
+        sync_cube();
+        if first_row + band * ROWS < rows {
+            for fourth in 0..comptime!(DEPTH / FOUR) {
+                let mut columns = Array::<Vector<F, Const<FOUR>>>::new(FOUR);
+                #[unroll]
+                for j in 0..FOUR {
+                    columns[j] = weight_tile[(fourth * FOUR + j) * LANES + lane];
+                }
+                #[unroll]
+                for r in 0..ROWS {
+                    let terms = x_tile[(band * ROWS + r) * comptime!(DEPTH / FOUR) + fourth];
+                    #[unroll]
+                    for j in 0..FOUR {
+                        sums[r] += Vector::new(terms.extract(j)) * columns[j];
+                    }
+                }
+            }
+        }
+        sync_cube();
+        from += DEPTH;
+    }
+
+    #[unroll]
+    for r in 0..ROWS {
+        let row = first_row + band * ROWS + r;
+        #[unroll]
+        for c in 0..FOUR {
+            let column = first_column + lane * FOUR + c;
+            if row < rows && column < d_out {
+                let mut value = sums[r].extract(c);
+                if comptime!(has_bias) {
+                    value += bias[column];
+                }
+                if comptime!(has_residual) {
+                    value += residual[row * d_out + column];
+                }
+                out[row * d_out + column] = value;
+            }
+        }
+    }
+}
+
+/// The same for few rows, each by cubes of its own: units beside each other read what lies beside in the matrix, and add up
+/// a part of the sum, which the first of them puts together. The cubes are `[columns, .., rows]`.
+#[cube(launch_unchecked)]
+fn row_product<F: Float, W: Float>(
+    x: &[F],
+    weight: &[W],
+    bias: &[F],
+    residual: &[F],
+    out: &mut [F],
+    d_in: usize,
+    d_out: usize,
+    #[comptime] is_transposed: bool,
+    #[comptime] has_bias: bool,
+    #[comptime] has_residual: bool,
+) {
+    let cube = CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
+    let row = CUBE_POS_Z as usize;
+    let mut column = cube * LANES + UNIT_POS_X as usize;
+    let mut part = UNIT_POS_Y as usize;
+    let n_parts = comptime!(if is_transposed { LANES } else { BANDS });
+    if comptime!(is_transposed) {
+        column = cube * BANDS + UNIT_POS_Y as usize;
+        part = UNIT_POS_X as usize;
+    }
+    let mut sum = F::new(0.0);
+    if column < d_out {
+        let mut term = part;
+        while term < d_in {
+            let mut place = term * d_out + column;
+            if comptime!(is_transposed) {
+                place = column * d_in + term;
+            }
+            sum += x[row * d_in + term] * F::cast_from(weight[place]);
+            term += n_parts;
+        }
+    }
+    let mut sums = Shared::<[F]>::new_slice(LANES * BANDS);
+    sums[UNIT_POS as usize] = sum;
+    sync_cube();
+    if part == 0 && column < d_out {
+        // Units count along the lanes first.
+        let to_next = comptime!(if is_transposed { 1 } else { LANES });
+        let mut value = F::new(0.0);
+        for i in 0..n_parts {
+            value += sums[UNIT_POS as usize + i * to_next];
+        }
+        if comptime!(has_bias) {
+            value += bias[column];
+        }
+        if comptime!(has_residual) {
+            value += residual[row * d_out + column];
+        }
+        out[row * d_out + column] = value;
+    }
+}
