@@ -120,7 +120,7 @@ impl Session {
         let tokenizer = Tokenizer::from_json(tokenizer_json, &config)?;
         let (model, shards) = (MmGem::new(&config, device), Shards::new(shards)?);
         let model = match stays_packed(device) {
-            true => checkpoint::load_packed(model, &shards)?,
+            true => checkpoint::load_to_run(model, &shards)?,
             false => checkpoint::load(model, &shards)?,
         };
         Ok(Self::new(config, model, tokenizer, device))

@@ -111,7 +111,7 @@ impl ModelFiles {
         }
         let model = MmGem::new(&self.config()?, &opened.device);
         Shards::new(&self.slices())
-            .and_then(|shards| checkpoint::load_packed(model, &shards))
+            .and_then(|shards| checkpoint::load_to_run(model, &shards))
             .with_context(|| self.complaint())
     }
 

@@ -47,6 +47,33 @@ fn every_golden_value_is_held_against_every_kind_of_weights() {
 }
 
 #[test]
+fn a_gpu_computes_with_narrow_weights_as_the_cpu_does() {
+    let desk = Desk::new();
+    let adapters = desk.json("devices")["wgpu"].clone();
+    let Some(adapter) = adapters.get(0) else {
+        eprintln!("SKIPPED: no wgpu adapter");
+        return;
+    };
+    if adapter["shader_f16"] != true {
+        eprintln!("SKIPPED: that f16 stays f16 on a GPU: this one widens it");
+    }
+    let table = |device: &str| {
+        let folder = parity_folder();
+        desk.json(&format!("parity {folder} --case tiny --weights f16,q8,q4 --device {device}"))
+    };
+    let (on_cpu, on_gpu) = (table("cpu"), table("wgpu:0"));
+    for (column, weights) in ["f16", "q8", "q4"].into_iter().enumerate() {
+        for name in ["image_embed", "text_embed", "region_embed", "caption_first_logits"] {
+            let [cpu, gpu] = [&on_cpu, &on_gpu]
+                .map(|table| stage(&table["columns"][column], name)["relative"].as_f64().expect("a number"));
+            // The same weights err alike; only the CPU rounds activations where the weights are packed.
+            let allowed = if weights == "f16" { 1e-5 } else { cpu };
+            assert!((gpu - cpu).abs() <= allowed, "{weights} {name}: {gpu:.1e}, on the CPU {cpu:.1e}");
+        }
+    }
+}
+
+#[test]
 fn a_value_that_is_not_the_references_is_named() {
     let desk = Desk::new();
     let cases = Path::new(&parity_folder()).to_owned();

@@ -8,6 +8,6 @@ mod shards;
 mod write;
 
 pub use fingerprint::{HASH_START, fingerprint, hash_bytes};
-pub use read::{CheckpointError, load, load_packed};
+pub use read::{CheckpointError, load, load_to_run};
 pub use shards::Shards;
 pub use write::{Dtype, SHARD_BYTES, named_tensors, to_safetensors, to_shards};

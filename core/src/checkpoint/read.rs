@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
+use half::f16;
 
 use super::names::{
     OUTPUT_HEAD, TOKEN_EMBEDDING, checkpoint_name, is_transposed, module_path, param_id, scale_name,
 };
 use super::shards::Shards;
 use crate::model::MmGem;
-use crate::quant::{LAYOUT, PackedError};
+use crate::quant::{LAYOUT, PackedError, keeps_f16};
 
 /// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +101,11 @@ pub fn load<M: Module>(model: M, shards: &Shards) -> Result<M, CheckpointError> 
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
-/// The same, but matrices that are packed in the shards stay so in memory.
+/// The same, but the matrices of linear layers that are packed in the shards stay so in memory, and those in f16 stay so
+/// on GPUs that know it.
 ///
 /// Only for a device where they do ([`crate::quant::stays_packed`]), and not to train.
-pub fn load_packed(mut model: MmGem, shards: &Shards) -> Result<MmGem, CheckpointError> {
+pub fn load_to_run(mut model: MmGem, shards: &Shards) -> Result<MmGem, CheckpointError> {
     let mut used = BTreeSet::new();
     let mut problem = None;
     model.for_each_linear(&mut |path, linear| {
@@ -118,7 +120,7 @@ pub fn load_packed(mut model: MmGem, shards: &Shards) -> Result<MmGem, Checkpoin
     if let Some(error) = problem {
         return Err(error);
     }
-    let (model, missing) = load_rest(model, shards, used)?;
+    let (model, missing) = load_rest(model, shards, used, true)?;
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
@@ -127,7 +129,7 @@ pub(super) fn load_present<M: Module>(
     model: M,
     shards: &Shards,
 ) -> Result<(M, Vec<String>), CheckpointError> {
-    load_rest(model, shards, BTreeSet::new())
+    load_rest(model, shards, BTreeSet::new(), false)
 }
 
 /// The same where the tensors in `used` have found their place already.
@@ -135,8 +137,9 @@ fn load_rest<M: Module>(
     model: M,
     shards: &Shards,
     used: BTreeSet<String>,
+    to_run: bool,
 ) -> Result<(M, Vec<String>), CheckpointError> {
-    let mut loader = Loader { path: Vec::new(), shards, used, missing: Vec::new(), error: None };
+    let mut loader = Loader { path: Vec::new(), shards, to_run, used, missing: Vec::new(), error: None };
     let model = model.map(&mut loader);
     if let Some(error) = loader.error {
         return Err(error);
@@ -156,6 +159,7 @@ fn load_rest<M: Module>(
 struct Loader<'a> {
     path: Vec<String>,
     shards: &'a Shards<'a>,
+    to_run: bool,
     used: BTreeSet<String>,
     missing: Vec<String>,
     error: Option<CheckpointError>,
@@ -185,8 +189,13 @@ impl ModuleMapper for Loader<'_> {
         match self.values(&name, &wanted, transposed) {
             Ok(values) => {
                 let values = if transposed { transpose(&values, wanted[1]) } else { values };
-                let data = TensorData::new(values, param.lazy_shape());
-                let tensor = Tensor::from_data(data, &param.lazy_device());
+                let (shape, device) = (param.lazy_shape(), param.lazy_device());
+                let tensor = if self.to_run && transposed && self.shards.is_f16(&name) && keeps_f16(&device) {
+                    let values: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
+                    Tensor::from_data(TensorData::new(values, shape), (&device, DType::F16))
+                } else {
+                    Tensor::from_data(TensorData::new(values, shape), &device)
+                };
                 Param::initialized(param_id(&path), tensor).set_require_grad(true)
             }
             Err(error) => {

@@ -80,6 +80,11 @@ impl<'a> Shards<'a> {
         self.tensors.get(name).map(|stored| stored.to_f32(name))
     }
 
+    /// Whether a tensor of this name is there, in f16.
+    pub(super) fn is_f16(&self, name: &str) -> bool {
+        self.tensors.get(name).is_some_and(|stored| stored.dtype == FileDtype::F16)
+    }
+
     /// The bits of a packed matrix; absent where the tensor is wide or not there.
     pub(super) fn bits(&self, name: &str) -> Option<Bits> {
         self.tensors.get(name).and_then(|stored| bits_of(stored.dtype))

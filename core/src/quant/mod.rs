@@ -26,7 +26,7 @@ mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use half::f16;
 
 pub use product::Kernel;
@@ -45,6 +45,17 @@ pub fn stays_packed(device: &Device) -> bool {
     #[cfg(feature = "gpu")]
     if crate::gpu::takes(device) {
         return true;
+    }
+    let _ = device;
+    false
+}
+
+/// Whether matrices in f16 stay so in this device's memory, to run a model: on GPUs whose shaders know f16 (`SHADER_F16`)
+/// and that take our kernels.
+pub(crate) fn keeps_f16(device: &Device) -> bool {
+    #[cfg(feature = "gpu")]
+    if crate::gpu::takes(device) {
+        return device.supports_dtype(DType::F16);
     }
     let _ = device;
     false
