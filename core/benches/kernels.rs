@@ -1,0 +1,90 @@
+//! The kernels by themselves, at TinyLlama's and ViT-L/14's widths: bytes of weights or multiplications a second.
+//!
+//! `cargo bench --workspace --bench kernels [-- PART-OF-A-NAME]`; what a model does as a whole, `mmgem bench` measures.
+
+use std::sync::OnceLock;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use mmgem_core::model::Linear;
+use mmgem_core::quant::{Bits, Kernel, Packed};
+
+const WIDTH: usize = 2048;
+const FFN: usize = 5632;
+/// Tokens of a region's prompt, as many as with 49 and 64 of them.
+const PROMPT: usize = 113;
+
+fn main() {
+    divan::main();
+}
+
+fn numbers(n: usize) -> Vec<f32> {
+    (0..n).map(|i| ((i * 7919 + 13) % 2003) as f32 / 1001.0 - 1.0).collect()
+}
+
+fn packed(bits: u32) -> Packed {
+    let bits = if bits == 8 { Bits::Eight } else { Bits::Four };
+    Packed::pack(&numbers(WIDTH * FFN), WIDTH, bits)
+}
+
+/// One token: bound by memory.
+#[divan::bench(args = [8, 4])]
+fn packed_one_row(bencher: Bencher, bits: u32) {
+    let (packed, x) = (packed(bits), numbers(WIDTH));
+    let bytes = packed.codes().len() + 2 * packed.scales().len();
+    bencher.counter(BytesCount::new(bytes)).bench(|| packed.multiply_with(Kernel::best(), &x));
+}
+
+/// A prompt: bound by arithmetic.
+#[divan::bench(args = [8, 4])]
+fn packed_prompt(bencher: Bencher, bits: u32) {
+    let (packed, x) = (packed(bits), numbers(PROMPT * WIDTH));
+    bencher.counter(ItemsCount::new(PROMPT * WIDTH * FFN)).bench(|| packed.multiply(&x));
+}
+
+#[divan::bench]
+fn linear_one_row_cpu(bencher: Bencher) {
+    linear(bencher, &Device::flex(), DType::F32, 1);
+}
+
+#[divan::bench]
+fn linear_prompt_cpu(bencher: Bencher) {
+    linear(bencher, &Device::flex(), DType::F32, PROMPT);
+}
+
+#[divan::bench(args = [DType::F32, DType::F16])]
+fn linear_one_row_gpu(bencher: Bencher, weights: DType) {
+    on_gpu(bencher, weights, 1);
+}
+
+#[divan::bench(args = [DType::F32, DType::F16])]
+fn linear_prompt_gpu(bencher: Bencher, weights: DType) {
+    on_gpu(bencher, weights, PROMPT);
+}
+
+/// Measures where there is a GPU, or a program that plays one, whose shaders know the type.
+fn on_gpu(bencher: Bencher, weights: DType, rows: usize) {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
+    match GPU.get_or_init(|| Device::wgpu_options().init().ok()) {
+        Some(gpu) if gpu.supports_dtype(weights) => linear(bencher, gpu, weights, rows),
+        _ => println!("SKIPPED: no adapter, or none that knows {weights:?}"),
+    }
+}
+
+fn linear(bencher: Bencher, device: &Device, weights: DType, rows: usize) {
+    let tensor = |shape: [usize; 2]| {
+        let values = numbers(shape[0] * shape[1]);
+        Tensor::<2>::from_data(TensorData::new(values, shape), device)
+    };
+    let mut layer = Linear::new(WIDTH, FFN, false, device);
+    layer.weight = layer.weight.map(|weight| weight.map(|_| tensor([WIDTH, FFN]).cast(weights)));
+    let x = tensor([rows, WIDTH]);
+    // One number is read back, or a GPU would still be at it.
+    let run = || layer.forward(x.clone()).slice([0..1, 0..1]).into_data();
+    run();
+    match rows {
+        1 => bencher.counter(BytesCount::new(WIDTH * FFN * weights.size())).bench_local(run),
+        _ => bencher.counter(ItemsCount::new(rows * WIDTH * FFN)).bench_local(run),
+    }
+}
