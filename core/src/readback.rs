@@ -15,6 +15,18 @@ pub enum DeviceFailed {
         "the device stopped working: the GPU ran out of memory\n  hint: a model that `mmgem export --dtype q4` wrote and smaller batches need less; or try again with --device cpu"
     )]
     OutOfMemory,
+    /// A tensor of the model is larger than the device allows.
+    #[error(
+        "{name} takes {size_bytes} bytes in the GPU's memory, where a tensor has at most {limit_bytes}\n  hint: in a model that `mmgem export --dtype q4` wrote the matrices of linear layers take less; or try again with --device cpu"
+    )]
+    TooLarge {
+        /// Name in the checkpoint.
+        name: String,
+        /// What it takes there.
+        size_bytes: u64,
+        /// What a tensor may take.
+        limit_bytes: u64,
+    },
     /// Anything else, in words.
     #[error("the device stopped working: {0}\n  hint: try again with --device cpu")]
     Stopped(String),

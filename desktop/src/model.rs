@@ -10,7 +10,7 @@ use mmgem_core::config::MmGemConfig;
 use mmgem_core::files;
 use mmgem_core::model::MmGem;
 use mmgem_core::quant::stays_packed;
-use mmgem_core::readback::read_floats;
+use mmgem_core::readback::{DeviceFailed, read_floats};
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
 
@@ -109,6 +109,13 @@ impl ModelFiles {
     pub fn load_to_run(&self, opened: &OpenedDevice) -> Result<MmGem> {
         let shards = Shards::new(&self.slices()).with_context(|| self.complaint())?;
         let stays_packed = stays_packed(&opened.device);
+        if let (Some(limit_bytes), Some((name, size_bytes))) =
+            (opened.largest_tensor_bytes, shards.largest(stays_packed))
+            && size_bytes > limit_bytes
+        {
+            let failed = DeviceFailed::TooLarge { name: name.to_owned(), size_bytes, limit_bytes };
+            return Err(failed).with_context(|| self.complaint());
+        }
         let model = MmGem::new(&self.config()?, &opened.device);
         let load = if stays_packed { checkpoint::load_packed } else { checkpoint::load };
         let model = load(model, &shards).with_context(|| self.complaint())?;

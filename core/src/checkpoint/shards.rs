@@ -60,6 +60,22 @@ impl<'a> Shards<'a> {
         self.tensors.get(name).map(|stored| stored.shape.as_slice())
     }
 
+    /// The tensor that is largest in memory, and its bytes there: what is packed stays so where `stays_packed`, all
+    /// else is f32.
+    pub fn largest(&self, stays_packed: bool) -> Option<(&str, u64)> {
+        let size_bytes = |stored: &Stored| -> u64 {
+            let in_file: usize = stored.parts.iter().map(|part| part.len()).sum();
+            let floats = match bits_of(stored.dtype) {
+                Some(_) if stays_packed => return in_file as u64,
+                Some(bits) => in_file / bits.block_bytes() * crate::quant::BLOCK,
+                None => stored.shape.iter().product(),
+            };
+            4 * floats as u64
+        };
+        let sizes = self.tensors.iter().map(|(name, stored)| (name.as_str(), size_bytes(stored)));
+        sizes.max_by_key(|(_, size_bytes)| *size_bytes)
+    }
+
     /// Keeps the tensors for which `rename` gives a name.
     pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let tensors =
