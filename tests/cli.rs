@@ -3,6 +3,9 @@
 
 #[path = "cli/eval.rs"]
 mod eval;
+#[path = "cli/failing_gpu.rs"]
+#[cfg(target_os = "linux")]
+mod failing_gpu;
 #[path = "cli/help.rs"]
 mod help;
 #[path = "cli/library.rs"]

@@ -1,9 +1,10 @@
 //! Decoding: from a caption's prefix to token ids. It knows ids, not text.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, Transaction, activation::log_softmax, s};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
 
 use crate::model::ops::most_probable;
 use crate::model::{KvCache, Llama};
+use crate::readback::{DeviceFailed, is_on_cpu, read_floats};
 
 /// How a caption is decoded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,11 +31,6 @@ pub struct Generated {
     /// Sum of the natural log probabilities of the tokens and the end.
     pub log_prob: f32,
 }
-
-/// The device failed while a result was read.
-#[derive(Debug, thiserror::Error)]
-#[error("the device stopped working: {0}\n  hint: try again with --device cpu")]
-pub struct DeviceFailed(pub String);
 
 /// Decodes one caption for each row of `prefix`.
 ///
@@ -170,16 +166,6 @@ fn tokens_per_read(device: &Device) -> usize {
     if cfg!(feature = "cpu") && !is_on_cpu(device) { 8 } else { 1 }
 }
 
-fn is_on_cpu(device: &Device) -> bool {
-    #[cfg(feature = "cpu")]
-    return crate::cpu::is_cpu(device);
-    #[cfg(not(feature = "cpu"))]
-    {
-        let _ = device;
-        false
-    }
-}
-
 /// Keeps the `beam` best beginnings and returns the finished one with the best log probability for its
 /// length, so that short captions have no advantage.
 async fn beam_search(
@@ -276,14 +262,6 @@ fn int_row(values: &[u32], len: usize, device: &Device) -> Tensor<1, Int> {
     let values: Vec<i32> =
         values.iter().copied().chain(std::iter::repeat(last)).take(len).map(|v| v as i32).collect();
     Tensor::from_data(TensorData::new(values, [len]), device)
-}
-
-/// Values of a float tensor, row by row.
-pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceFailed> {
-    // `into_data` would put off the read until the values are looked at, where a failure is a panic.
-    let read = Transaction::default().register(tensor).execute_async().await;
-    let data = read.map_err(|e| DeviceFailed(format!("{e:?}")))?;
-    Ok(data.iter().flat_map(TensorData::iter::<f32>).collect())
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod loss;
 pub mod model;
 pub mod open_clip;
 pub mod quant;
+pub mod readback;
 #[cfg(feature = "scenes")]
 pub mod scenes;
 pub mod session;

@@ -6,12 +6,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{self, CheckpointError, Shards};
 use crate::config::{ConfigError, MmGemConfig};
-use crate::generate::{Decoding, DeviceFailed, Generated, Greedy, generate, read_floats};
+use crate::generate::{Decoding, Generated, Greedy, generate};
 use crate::image::{BoxMap, BoxPx, ImageError, Preprocessed, Rgb, check_box, decode, preprocess};
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
 use crate::quant::stays_packed;
+use crate::readback::{DeviceFailed, read_floats};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// A model that is ready to be asked.

@@ -8,11 +8,12 @@ use burn::tensor::Tensor;
 
 use crate::checkpoint::names::{checkpoint_name, is_transposed};
 use crate::config::MmGemConfig;
-use crate::generate::{DeviceFailed, greedy, read_floats};
+use crate::generate::greedy;
 use crate::loss::{Losses, caption_loss, contrastive_logits, contrastive_loss};
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
+use crate::readback::{DeviceFailed, floats_now, read_floats};
 
 pub use case::{Case, CaseError};
 pub use file::{TraceFileError, from_safetensors, to_safetensors};
@@ -279,7 +280,7 @@ impl ModuleVisitor for GradientVisitor {
         let Some(gradient) = param.val().grad(&self.gradients) else { return };
         let gradient = if is_transposed(&path, D) { gradient.swap_dims(0, 1) } else { gradient };
         let shape = gradient.dims().to_vec();
-        let values = gradient.into_data().try_to_vec().expect("gradients of f32 parameters are f32");
+        let values = floats_now(gradient);
         self.found.push(TraceTensor { name: format!("grad.{name}"), shape, values: Values::Floats(values) });
     }
 }

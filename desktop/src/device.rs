@@ -49,6 +49,8 @@ pub struct OpenedDevice {
     pub reason: String,
     /// Whether it computes in the program's own memory.
     pub is_cpu: bool,
+    /// The most that a tensor may take, where that is known.
+    pub largest_tensor_bytes: Option<u64>,
 }
 
 /// Opens what was chosen. `auto` takes an NVIDIA GPU where CUDA is built in, else a GPU that wgpu
@@ -98,7 +100,13 @@ fn first_that_opens(gpus: Vec<OpenGpu>, no_gpu: String) -> OpenedDevice {
 
 fn cpu(reason: String) -> OpenedDevice {
     let n_threads = std::thread::available_parallelism().map_or(1, usize::from);
-    OpenedDevice { device: Device::flex(), name: format!("cpu ({n_threads} threads)"), reason, is_cpu: true }
+    OpenedDevice {
+        device: Device::flex(),
+        name: format!("cpu ({n_threads} threads)"),
+        reason,
+        is_cpu: true,
+        largest_tensor_bytes: None,
+    }
 }
 
 fn cuda(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceError> {
@@ -109,6 +117,7 @@ fn cuda(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceEr
         name: format!("cuda:{} ({part})", ordinal.unwrap_or(0)),
         reason,
         is_cpu: false,
+        largest_tensor_bytes: None,
     })
 }
 
@@ -119,7 +128,8 @@ fn wgpu(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceEr
     let adapter = &adapters[ordinal];
     let name =
         format!("wgpu:{ordinal} ({}, {}, {})", adapter.name, adapter.backend, adapter.adapter_type.as_str());
-    Ok(OpenedDevice { device, name, reason, is_cpu: false })
+    let largest = adapter.max_storage_buffer_binding_size_bytes.min(adapter.max_buffer_size_bytes);
+    Ok(OpenedDevice { device, name, reason, is_cpu: false, largest_tensor_bytes: Some(largest) })
 }
 
 fn no_gpu_reason(adapters: &[AdapterReport]) -> String {

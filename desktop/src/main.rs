@@ -9,6 +9,7 @@ mod cli;
 mod context;
 mod demo;
 mod device;
+mod device_failure;
 mod draw;
 mod excludes;
 // What only the window uses lies idle without it.
@@ -28,17 +29,17 @@ use clap::Parser;
 
 use args::{Args, Command, WrongArguments};
 use device::DeviceChoice;
-use mmgem_core::generate::DeviceFailed;
-use mmgem_core::session::SessionError;
+use device_failure::{caught, is_the_devices};
 use terminal::note;
 
 fn main() -> ExitCode {
     allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
+    device_failure::watch();
     let args = Args::parse();
     start_log(args.globals.quiet);
     let may_move = may_move(&args);
-    match run(args).or_else(|error| on_the_cpu_instead(error, may_move)) {
+    match caught(|| run(args)).or_else(|error| on_the_cpu_instead(error, may_move)) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -81,20 +82,13 @@ fn may_move(args: &Args) -> bool {
 
 /// Runs the same again where a GPU has failed, unless it may not move or something was printed already.
 fn on_the_cpu_instead(error: Error, may_move: bool) -> Result<()> {
-    if !may_move || terminal::has_printed() || !device_failed(&error) {
+    if !may_move || terminal::has_printed() || !is_the_devices(&error) {
         return Err(error);
     }
     let mut args = Args::parse();
     note(args.globals.quiet, format!("{}once more on the CPU", report(&error)));
     args.globals.device = DeviceChoice::Cpu;
     run(args)
-}
-
-/// Whether it is the device that failed, not what was asked of it.
-fn device_failed(error: &Error) -> bool {
-    error.chain().any(|cause| {
-        cause.is::<DeviceFailed>() || matches!(cause.downcast_ref(), Some(SessionError::Device(_)))
-    })
 }
 
 /// `MMGEM_LOG=debug` shows more, in the syntax of `tracing`'s filters.
@@ -129,14 +123,18 @@ fn report(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mmgem_core::readback::DeviceFailed;
+    use mmgem_core::session::SessionError;
+
     use super::*;
 
     #[test]
     fn only_a_device_that_nobody_chose_is_replaced_and_not_while_training() {
-        let failed = || Error::from(SessionError::from(DeviceFailed("it was lost".into()))).context("0.png");
-        assert!(device_failed(&failed()));
-        assert!(device_failed(&Error::from(DeviceFailed("it was lost".into()))));
-        assert!(!device_failed(&anyhow::anyhow!("no such file")));
+        let lost = || DeviceFailed::Stopped("it was lost".into());
+        let failed = || Error::from(SessionError::from(lost())).context("0.png");
+        assert!(is_the_devices(&failed()));
+        assert!(is_the_devices(&Error::from(lost())));
+        assert!(!is_the_devices(&anyhow::anyhow!("no such file")));
         let error = on_the_cpu_instead(failed(), false).expect_err("it may not");
         assert!(report(&error).contains("the device stopped working: it was lost"), "{error:?}");
         let moves = |line: &str| may_move(&Args::parse_from(line.split(' ')));

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use mmgem_core::checkpoint::{self, Shards};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files;
 use mmgem_core::model::MmGem;
 use mmgem_core::quant::stays_packed;
+use mmgem_core::readback::{DeviceFailed, read_floats};
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
 
@@ -106,13 +107,21 @@ impl ModelFiles {
 
     /// The weights to run the model: what is packed in the files stays packed where it can.
     pub fn load_to_run(&self, opened: &OpenedDevice) -> Result<MmGem> {
-        if !stays_packed(&opened.device) {
-            return self.load(&opened.device);
+        let shards = Shards::new(&self.slices()).with_context(|| self.complaint())?;
+        if let (Some(limit_bytes), Some((name, size_bytes))) =
+            (opened.largest_tensor_bytes, shards.largest(&opened.device))
+            && size_bytes > limit_bytes
+        {
+            let failed = DeviceFailed::TooLarge { name: name.to_owned(), size_bytes, limit_bytes };
+            return Err(failed).with_context(|| self.complaint());
         }
         let model = MmGem::new(&self.config()?, &opened.device);
-        Shards::new(&self.slices())
-            .and_then(|shards| checkpoint::load_to_run(model, &shards))
-            .with_context(|| self.complaint())
+        let load = if stays_packed(&opened.device) { checkpoint::load_to_run } else { checkpoint::load };
+        let model = load(model, &shards).with_context(|| self.complaint())?;
+        // Whether all of it is there is known once something was read back.
+        pollster::block_on(read_floats(Tensor::<1>::from_floats([0.0], &opened.device)))
+            .with_context(|| self.complaint())?;
+        Ok(model)
     }
 
     /// A session on a device.

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use burn::tensor::Device;
 use half::f16;
 use safetensors::{Dtype as FileDtype, SafeTensors, tensor::TensorView};
 
-use super::names::{part_name, part_of, scale_name};
+use super::names::{is_linear, part_name, part_of, scale_name};
 use super::read::CheckpointError;
-use crate::quant::{Bits, LAYOUT, Packed};
+use crate::quant::{BLOCK, Bits, LAYOUT, Packed, keeps_f16, stays_packed};
 
 /// The tensors of one checkpoint, in one file or many.
 #[derive(Debug)]
@@ -60,6 +61,24 @@ impl<'a> Shards<'a> {
         self.tensors.get(name).map(|stored| stored.shape.as_slice())
     }
 
+    /// The tensor that is largest in the memory of a device on which the model is to run, and its bytes there.
+    pub fn largest(&self, device: &Device) -> Option<(&str, u64)> {
+        let (stays_packed, keeps_f16) = (stays_packed(device), keeps_f16(device));
+        let size_bytes = |name: &str, stored: &Stored| -> u64 {
+            let in_file: usize = stored.parts.iter().map(|part| part.len()).sum();
+            let n_floats = match bits_of(stored.dtype) {
+                Some(_) if stays_packed => return in_file as u64,
+                Some(bits) => in_file / bits.block_bytes() * BLOCK,
+                None => stored.shape.iter().product(),
+            };
+            let is_narrow =
+                keeps_f16 && stored.dtype == FileDtype::F16 && is_linear(name, stored.shape.len());
+            n_floats as u64 * if is_narrow { 2 } else { 4 }
+        };
+        let sizes = self.tensors.iter().map(|(name, stored)| (name.as_str(), size_bytes(name, stored)));
+        sizes.max_by_key(|(_, size_bytes)| *size_bytes)
+    }
+
     /// Keeps the tensors for which `rename` gives a name.
     pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let tensors =
@@ -98,7 +117,7 @@ impl<'a> Shards<'a> {
         bits: Bits,
     ) -> Result<Packed, CheckpointError> {
         let [n_rows, n_columns] = shape;
-        let n_blocks = n_columns.div_ceil(crate::quant::BLOCK);
+        let n_blocks = n_columns.div_ceil(BLOCK);
         let sized = |name: &str, wanted: &[usize]| {
             let stored =
                 self.tensors.get(name).ok_or_else(|| CheckpointError::Missing(vec![name.to_owned()]))?;

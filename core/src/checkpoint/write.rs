@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::names::{checkpoint_name, is_linear, is_transposed, module_path, part_name, scale_name};
 use crate::quant::{Bits, LAYOUT, Packed};
+use crate::readback::floats_now;
 
 /// Number format of the tensors in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl ModuleVisitor for Collector {
         let tensor = param.val();
         let tensor = if is_transposed(&path, D) { tensor.swap_dims(0, 1) } else { tensor };
         let shape = tensor.dims().to_vec();
-        let values = tensor.into_data().try_to_vec().expect("parameters are f32");
+        let values = floats_now(tensor);
         self.tensors.push((checkpoint_name(&path), shape, values));
     }
 }

@@ -8,10 +8,10 @@ mod tokenizer;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::checkpoint::{CheckpointError, Shards, load, names::open_clip_name};
-use crate::generate::{DeviceFailed, read_floats};
 use crate::image::{ImagePreprocess, Preprocessed};
 use crate::model::mmgem::TokenBatch;
 use crate::model::open_clip::OpenClip as Towers;
+use crate::readback::{DeviceFailed, read_floats};
 
 pub use config::{OpenClipFile, read_config};
 pub use tokenizer::ClipTokenizer;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::OpenClip;
 use crate::checkpoint::Shards;
 use crate::eval::classification::{class_embed, prompt};
-use crate::generate::read_floats;
+use crate::readback::read_floats;
 
 /// Single precision after two blocks whose weights are far larger than trained ones.
 const TOLERANCE: f32 = 2e-5;

@@ -20,6 +20,7 @@ use burn::tensor::{
 };
 
 use super::collective::{Collective, CollectiveError};
+use crate::readback::floats_now;
 
 /// Similarities that are held at a time.
 const BLOCK: usize = 1 << 24;
@@ -114,8 +115,7 @@ fn sigmoid_contrast(
 
 /// Sums over the pairs, read from the device at once.
 fn means<const N: usize>(sums: [Tensor<1>; N], n: usize) -> [f64; N] {
-    let sums: Vec<f32> =
-        Tensor::cat(sums.to_vec(), 0).into_data().try_to_vec().expect("the loss is taken in f32");
+    let sums = floats_now(Tensor::cat(sums.to_vec(), 0));
     std::array::from_fn(|at| f64::from(sums[at]) / n as f64)
 }
 

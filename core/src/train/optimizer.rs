@@ -8,6 +8,7 @@ use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
 use crate::checkpoint::names::{checkpoint_name, module_path};
+use crate::readback::floats_now;
 
 /// The gradient of every parameter that learns, flat, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;
@@ -86,9 +87,7 @@ impl OptimizerGroups {
 
     /// Moments as named values, for a checkpoint.
     pub fn to_tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let values = |moment: &Tensor<1>| -> Vec<f32> {
-            moment.clone().into_data().try_to_vec().expect("moments of f32 parameters are f32")
-        };
+        let values = |moment: &Tensor<1>| floats_now(moment.clone());
         let mut tensors = Vec::with_capacity(3 * self.state.len());
         for (path, state) in &self.state {
             let name = checkpoint_name(path);
@@ -226,8 +225,7 @@ pub fn global_norm(gradients: &GradientMap) -> f64 {
         return 0.0;
     }
     let squares: Vec<Tensor<1>> = gradients.values().map(|g| g.clone().square().sum()).collect();
-    let squares: Vec<f32> =
-        Tensor::cat(squares, 0).into_data().try_to_vec().expect("gradients of f32 parameters are f32");
+    let squares = floats_now(Tensor::cat(squares, 0));
     squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
 }
 
@@ -235,7 +233,7 @@ pub fn global_norm(gradients: &GradientMap) -> f64 {
 pub fn checksum<M: Module>(module: &M) -> f64 {
     let mut sums = Sums(Vec::new());
     module.visit(&mut sums);
-    let sums: Vec<f32> = Tensor::cat(sums.0, 0).into_data().try_to_vec().expect("parameters are f32");
+    let sums = floats_now(Tensor::cat(sums.0, 0));
     sums.iter().enumerate().map(|(idx, sum)| (idx + 1) as f64 * f64::from(*sum)).sum()
 }
 

@@ -29,6 +29,7 @@ use crate::eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, 
 use crate::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use crate::generate::Decoding;
 use crate::model::Stage;
+use crate::readback::floats_now;
 use crate::session::Session;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -448,7 +449,7 @@ impl<'a> Run<'a> {
         let StepGradient { losses, total: loss, gradients } =
             gradient(self.trainee(), batch, &council.totals, &self.sizes, config, &self.device, self.group)?;
         self.norm = global_norm(&gradients);
-        let log_scale = self.trainee().model.clamped_logit_scale().inner().into_scalar::<f32>();
+        let log_scale = floats_now(self.trainee().model.clamped_logit_scale().inner())[0];
         let mut record = json!({
             "step": step + 1,
             "loss": loss,

@@ -25,6 +25,7 @@ use crate::loss::{caption_loss, grounding_loss};
 use crate::model::mmgem::{TokenBatch, normalize};
 use crate::model::recompute::{self, Tape};
 use crate::model::{MmGem, PoolAggregator, Stage};
+use crate::readback::floats_now;
 
 /// What a run trains: the model, and what it leaves behind at the end.
 #[derive(Module, Debug)]
@@ -450,7 +451,7 @@ impl Worker<'_> {
         let mut total = 0.0;
         for mean in means {
             let share = mean.count as f64 / self.totals.of(mean.name);
-            let value = f64::from(mean.value.clone().inner().into_scalar::<f32>()) * share;
+            let value = f64::from(floats_now(mean.value.clone().inner())[0]) * share;
             losses.push((mean.name, value));
             total += value * f64::from(mean.weight);
             terms.push(mean.value * (share * f64::from(mean.weight)));

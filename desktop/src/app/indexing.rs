@@ -10,6 +10,7 @@ use anyhow::Result;
 
 use super::messages::{Ask, IndexNews, News, Post};
 use crate::context::Context;
+use crate::device_failure::is_the_devices;
 use crate::library::{Library, Summary, Watcher};
 use crate::photos::walk;
 
@@ -77,9 +78,14 @@ pub struct Job {
 pub fn start(job: Job, own: Sender<Ask>, post: Post) -> JoinHandle<()> {
     let run = move || {
         let mut reporter = Reporter { own, post, control: job.control.clone() };
-        let result = fill(&job, &mut reporter).map_err(|error| format!("{error:#}"));
+        let result = fill(&job, &mut reporter);
+        let device_failed = result.as_ref().is_err_and(is_the_devices);
+        let result = result.map_err(|error| format!("{error:#}"));
         reporter.post.send(News::Index(IndexNews::Ended(result)));
         let _ = reporter.own.send(Ask::Indexed);
+        if device_failed {
+            let _ = reporter.own.send(Ask::DeviceFailed);
+        }
     };
     thread::Builder::new().name("index".into()).spawn(run).expect("a thread can be started")
 }

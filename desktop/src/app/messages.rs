@@ -49,6 +49,8 @@ pub enum Ask {
     Changed,
     /// From the thread that does so: it ended.
     Indexed,
+    /// From the thread that does so: the device failed.
+    DeviceFailed,
 }
 
 /// A search, and which one it is: answers to older ones are dropped.

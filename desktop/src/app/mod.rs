@@ -80,6 +80,8 @@ pub fn run(
         worker::start(quiet, library.clone(), asked, asks, post, state.control.clone());
         Ok(Box::new(Window::new(state, told)))
     };
+    #[cfg(feature = "wgpu")]
+    renderer::end_when_lost();
     let mut failed = Vec::new();
     for attempt in renderer.attempts() {
         let mut options = eframe::NativeOptions {

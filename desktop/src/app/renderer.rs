@@ -50,14 +50,18 @@ pub fn tell(creation: &eframe::CreationContext, events: Events) {
 }
 
 #[cfg(feature = "wgpu")]
-pub use gpu::why;
+pub use gpu::{end_when_lost, why};
 
 #[cfg(feature = "wgpu")]
 mod gpu {
+    use std::panic::{set_hook, take_hook};
     use std::sync::Arc;
+    use std::thread;
 
     use eframe::egui_wgpu::{WgpuError, WgpuSetup};
     use eframe::wgpu::{Adapter, Backends, DeviceType, Surface};
+
+    use crate::device_failure::is_of;
 
     const NO_DRIVER: &str = "there is no driver of Vulkan, Metal or DX12";
 
@@ -92,6 +96,22 @@ mod gpu {
     fn describe(adapters: &[Adapter]) -> String {
         let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
         if names.is_empty() { NO_DRIVER.to_owned() } else { format!("there is only {}", names.join(", ")) }
+    }
+
+    /// Ends the program with a clear error when the GPU that draws is lost: egui panics then, and again while that
+    /// unwinds, which aborts. To be called by the thread that draws.
+    pub fn end_when_lost() {
+        let (drawing, usual) = (thread::current().id(), take_hook());
+        set_hook(Box::new(move |panic| {
+            if thread::current().id() == drawing && is_of(panic, &["egui-wgpu", "wgpu"]) {
+                eprintln!(
+                    "error: the GPU that draws the window was lost\n  hint: start again, where that does not help with \
+                     --renderer gl; what was indexed is in the library"
+                );
+                std::process::exit(1);
+            }
+            usual(panic);
+        }));
     }
 
     /// Why wgpu does not draw, in words for a person.

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use mmgem_core::files;
 use mmgem_core::image::{BoxMap, BoxPx, ImagePreprocess, Preprocessed, Rgb, preprocess, resize};
 use mmgem_core::index;
@@ -22,6 +22,8 @@ use super::sidecar::write_sidecar;
 use super::state::absolute;
 use crate::args::Globals;
 use crate::context::{CAPTION_TOKENS, Context};
+use crate::device::DeviceChoice;
+use crate::device_failure::is_the_devices;
 use crate::draw::overlay_heat;
 use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
 use crate::photos::decode_photo;
@@ -116,7 +118,9 @@ impl Worker {
             };
             let is_search = matches!(ask, Ask::Search(_));
             // A panic of a device or a decoder must not leave the window waiting for ever.
-            let done = catch_unwind(AssertUnwindSafe(|| self.answer(ask)));
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                self.answer(ask.clone()).or_else(|error| self.answer_on_the_cpu(error, ask))
+            }));
             let done =
                 done.unwrap_or_else(|_| Err(anyhow::anyhow!("this program failed; stderr has the details")));
             if let Err(error) = done {
@@ -180,6 +184,12 @@ impl Worker {
                 let pause = CATALOGUE_EVERY.max(CATALOGUE_SHARE * self.catalogue_took);
                 self.catalogue_due.get_or_insert_with(|| Instant::now() + pause);
             }
+            Ask::DeviceFailed => {
+                // All that is asked from now on would fail too. What was indexed is, once the model is open again.
+                if self.globals.device == DeviceChoice::Auto {
+                    self.open_on_the_cpu();
+                }
+            }
             Ask::Indexed => {
                 self.indexing = None;
                 self.renew_catalogue();
@@ -200,7 +210,9 @@ impl Worker {
         (self.opened, self.photo, self.embedded) = (None, None, None);
         self.texts = TextsInMemory::default();
         self.globals.model = folder;
-        match self.try_open() {
+        let opened = self.try_open();
+        let opened = opened.or_else(|error| if self.moves(&error) { self.try_open() } else { Err(error) });
+        match opened {
             Ok(opened) => {
                 let context = &opened.context;
                 self.post.send(News::Ready(Ready {
@@ -215,6 +227,31 @@ impl Worker {
             }
             Err(error) => self.post.send(News::Broken(in_words(&error))),
         }
+    }
+
+    /// Whether the CPU takes over from a device that failed; where it does, it is chosen.
+    fn moves(&mut self, error: &Error) -> bool {
+        let moves = self.globals.device == DeviceChoice::Auto && is_the_devices(error);
+        if moves {
+            self.globals.device = DeviceChoice::Cpu;
+        }
+        moves
+    }
+
+    fn answer_on_the_cpu(&mut self, error: Error, ask: Ask) -> Result<()> {
+        if !self.moves(&error) {
+            return Err(error);
+        }
+        self.open_on_the_cpu();
+        self.answer(ask)
+    }
+
+    fn open_on_the_cpu(&mut self) {
+        self.globals.device = DeviceChoice::Cpu;
+        let photo = self.photo.take();
+        self.open(self.globals.model.clone());
+        // A person still looks at it.
+        self.photo = photo.map(|photo| LookedAt { encoded: None, ..photo });
     }
 
     fn try_open(&self) -> Result<Opened> {
@@ -420,7 +457,7 @@ fn fitted(photo: Rgb) -> Rgb {
 }
 
 /// An error for a person: what happened, then why, each once.
-fn in_words(error: &anyhow::Error) -> String {
+fn in_words(error: &Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -440,7 +477,6 @@ mod tests {
 
     use super::super::messages::IndexNews;
     use super::*;
-    use crate::device::DeviceChoice;
     use crate::draw::png_bytes;
 
     /// The thread with the embedded model, over a folder with drawn photos and a damaged one.

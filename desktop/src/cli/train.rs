@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::args::Globals;
 use crate::device::{DeviceChoice, open_device};
+use crate::device_failure::{caught, is_the_devices};
 use crate::terminal::{note, print, print_json, progress_bar};
 
 /// Arguments of `mmgem train`.
@@ -71,7 +72,14 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     listen()?;
     let choice = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
     let group = join(launch.as_ref(), &config, choice, globals.quiet)?;
-    let done = run_on(&config, choice, group.as_collective(), args.resume, globals);
+    // Here, because the other ranks shall hear of a device that fails.
+    let done = caught(|| run_on(&config, choice, group.as_collective(), args.resume, globals));
+    let done = done.map_err(|error| match is_the_devices(&error) {
+        true => error.context(
+            "the training has stopped\n  hint: --resume goes on from its newest checkpoint, if it has one",
+        ),
+        false => error,
+    });
     match done {
         Err(error) => group.leave(error),
         done => done,

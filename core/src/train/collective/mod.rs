@@ -18,6 +18,7 @@ pub use tcp::Tcp;
 pub use watchdog::Watchdog;
 
 use super::optimizer::GradientMap;
+use crate::readback::floats_now;
 
 /// The processes of a run, seen from one of them.
 ///
@@ -196,7 +197,7 @@ fn reduce_bucket(
 
 /// Floats of a tensor on the host.
 fn to_host(values: Tensor<1>) -> Vec<f32> {
-    values.into_data().try_to_vec().expect("what the ranks share is f32")
+    floats_now(values)
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData, s};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::generate::{greedy, read_floats};
+use mmgem_core::generate::greedy;
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::pool_aggregator::Region;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::readback::read_floats;
 use mmgem_core::trace::stage_1_losses;
 
 use super::counts::Counts;

@@ -1,0 +1,144 @@
+//! Reading results back from a device, which is where one that failed is noticed.
+
+use std::future::Future as _;
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+
+/// The device failed while a result was computed or read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceFailed {
+    /// Its memory is full.
+    #[error(
+        "the device stopped working: the GPU ran out of memory\n  hint: a model that `mmgem export --dtype q4` wrote and smaller batches need less; or try again with --device cpu"
+    )]
+    OutOfMemory,
+    /// A tensor of the model is larger than the device allows.
+    #[error(
+        "{name} takes {size_bytes} bytes in the GPU's memory, where a tensor has at most {limit_bytes}\n  hint: in a model that `mmgem export --dtype q4` wrote the matrices of linear layers take less; or try again with --device cpu"
+    )]
+    TooLarge {
+        /// Name in the checkpoint.
+        name: String,
+        /// What it takes there.
+        size_bytes: u64,
+        /// What a tensor may take.
+        limit_bytes: u64,
+    },
+    /// Anything else, in words.
+    #[error("the device stopped working: {0}\n  hint: try again with --device cpu")]
+    Stopped(String),
+}
+
+impl DeviceFailed {
+    /// From the words of a driver and of what is above it, which may fill a page.
+    pub fn new(words: &str) -> Self {
+        let lower = words.to_lowercase();
+        let says = |any: &[&str]| any.iter().any(|part| lower.contains(part));
+        // A device that is lost for want of memory says both.
+        if says(&["out of memory", "out of device memory", "not enough memory", "no staging buffer"]) {
+            Self::OutOfMemory
+        } else if says(&["device is lost", "device lost", "device was lost", "is poisoned"]) {
+            Self::Stopped("the GPU was lost, as when its driver starts anew".into())
+        } else if says(&["can't allocate buffer of size", "buffer_binding_size` limit"]) {
+            Self::Stopped("what is computed needs a larger tensor than the GPU allows".into())
+        } else {
+            let lines = words.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Caused by:");
+            Self::Stopped(lines.collect::<Vec<_>>().join(": "))
+        }
+    }
+}
+
+/// A failure that no call returned, and who waits for results meanwhile.
+struct Notices {
+    failure: Option<DeviceFailed>,
+    waiting: Vec<Waker>,
+}
+
+static NOTICES: Mutex<Notices> = Mutex::new(Notices { failure: None, waiting: Vec::new() });
+
+/// Tells of a failure that no call returns, as that of a driver's own thread: whoever waits for a result of a
+/// device other than the CPU, or will, gets it. The first one counts.
+pub fn notice(failure: DeviceFailed) {
+    let mut notices = NOTICES.lock().unwrap_or_else(PoisonError::into_inner);
+    notices.failure.get_or_insert(failure);
+    notices.waiting.drain(..).for_each(Waker::wake);
+}
+
+/// The failure that was told.
+pub fn noticed() -> Option<DeviceFailed> {
+    NOTICES.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
+}
+
+/// Values of a float tensor, row by row.
+pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceFailed> {
+    let is_watched = !is_on_cpu(&tensor.device());
+    // `into_data` would put off the read until the values are looked at, where a failure is a panic.
+    let mut read = pin!(Transaction::default().register(tensor).execute_async());
+    let mut data = std::future::poll_fn(|context| {
+        let polled = read.as_mut().poll(context);
+        // After the read: what a failing device returns as if nothing had happened is zeros.
+        let mut notices = NOTICES.lock().unwrap_or_else(PoisonError::into_inner);
+        notices.waiting.retain(|waker| !waker.will_wake(context.waker()));
+        if let (true, Some(failure)) = (is_watched, &notices.failure) {
+            return Poll::Ready(Err(failure.clone()));
+        }
+        if polled.is_pending() {
+            notices.waiting.push(context.waker().clone());
+        }
+        polled.map_err(|error| DeviceFailed::new(&format!("{error:?}")))
+    })
+    .await?;
+    Ok(to_floats(data.pop().expect("one tensor was registered")))
+}
+
+/// The same where nothing returns an error: a failure unwinds and carries the [`DeviceFailed`]. Whoever starts
+/// the work catches it.
+pub fn floats_now<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    pollster::block_on(read_floats(tensor))
+        .unwrap_or_else(|failed| std::panic::resume_unwind(Box::new(failed)))
+}
+
+fn to_floats(data: TensorData) -> Vec<f32> {
+    if data.dtype() == DType::F32 {
+        return data.try_into_vec().expect("its dtype was asked");
+    }
+    data.iter::<f32>().collect()
+}
+
+pub(crate) fn is_on_cpu(device: &Device) -> bool {
+    #[cfg(feature = "cpu")]
+    return crate::cpu::is_cpu(device);
+    #[cfg(not(feature = "cpu"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(words: &str, wanted: &str) {
+        let failed = DeviceFailed::new(words).to_string();
+        assert!(failed.contains(wanted) && failed.lines().count() == 2, "{failed}");
+    }
+
+    #[test]
+    fn what_a_device_says_becomes_one_line_and_a_hint() {
+        check("wgpu error: Out of Memory", "ran out of memory");
+        check("The device is poisoned\nCaused by:\n  Unknown: Not enough memory left.", "ran out of memory");
+        check(
+            "An IO error happened\nCaused by:\n  can't allocate buffer of size: 81920\n",
+            "a larger tensor",
+        );
+        check("The device is poisoned\nCaused by:\n  Unknown: Device is lost\nBacktrace:\n", "was lost");
+        check(
+            "wgpu error: Validation Error\n\nCaused by:\n  a bug\n\n",
+            "wgpu error: Validation Error: a bug\n",
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! A device that fails where no call says so.
+//!
+//! wgpu and CubeCL compute on threads of their own. What fails there panics there: some results never come, and of
+//! others only zeros. So a panic of theirs is taken for what it is, and whoever waits for a result gets it as an error.
+
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::path::{Component, Path};
+
+use anyhow::{Error, Result};
+use mmgem_core::readback::{DeviceFailed, notice, noticed};
+use mmgem_core::session::SessionError;
+
+/// Crates that panic when the device fails ...
+const DRIVERS: [&str; 2] = ["wgpu", "cubecl-wgpu"];
+/// ... and those whose panics after that only follow from it.
+const FOLLOWERS: [&str; 3] = ["wgpu", "cubecl", "burn"];
+
+/// From now on a panic of a device's driver is not printed but noticed.
+pub fn watch() {
+    let usual = take_hook();
+    set_hook(Box::new(move |panic| {
+        if is_of(panic, &DRIVERS) {
+            notice(DeviceFailed::new(panic.payload_as_str().unwrap_or("it does not say why")));
+        } else if noticed().is_none() || !is_of(panic, &FOLLOWERS) {
+            return usual(panic);
+        }
+        tracing::debug!("{panic}");
+    }));
+}
+
+/// Whether one of these crates panics, or one whose name goes on after theirs.
+pub fn is_of(panic: &PanicHookInfo, crates: &[&str]) -> bool {
+    panic.location().is_some_and(|location| is_below(Path::new(location.file()), crates))
+}
+
+fn is_below(file: &Path, crates: &[&str]) -> bool {
+    file.components().any(|part| match part {
+        Component::Normal(name) => {
+            let name = name.to_string_lossy();
+            let rest = crates.iter().find_map(|of| name.strip_prefix(of));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        }
+        _ => false,
+    })
+}
+
+/// Runs `work`, in which a failure of the device may unwind, and makes it an error.
+pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match panic.downcast::<DeviceFailed>() {
+        Ok(failed) => Err((*failed).into()),
+        Err(panic) => match noticed() {
+            Some(failed) => Err(failed.into()),
+            None => resume_unwind(panic),
+        },
+    })
+}
+
+/// Whether it is the device that failed, not what was asked of it.
+pub fn is_the_devices(error: &Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<DeviceFailed>() || matches!(cause.downcast_ref(), Some(SessionError::Device(_)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(file: &str, wanted: bool) {
+        assert_eq!(is_below(Path::new(file), &DRIVERS), wanted, "{file}");
+    }
+
+    #[test]
+    fn a_panic_is_the_devices_by_the_crate_it_comes_from() {
+        check("/home/a/.cargo/registry/src/index/wgpu-30.0.1/src/backend/wgpu_core.rs", true);
+        check("/home/a/.cargo/registry/src/index/wgpu-core-30.0.1/src/device.rs", true);
+        check("vendor/cubecl-wgpu/src/compute/device_poison.rs", true);
+        check("/home/a/.cargo/registry/src/index/cubecl-server-0.11.3/src/server.rs", false);
+        check("/home/a/wgpux/desktop/src/main.rs", false);
+        check("core/src/quant/on_host.rs", false);
+    }
+
+    #[test]
+    fn a_failure_that_unwinds_is_an_error_and_another_panic_goes_on() {
+        let failed = || -> Result<()> { resume_unwind(Box::new(DeviceFailed::OutOfMemory)) };
+        assert!(is_the_devices(&caught(failed).expect_err("it failed")));
+        let bug = || -> Result<()> { resume_unwind(Box::new("a bug")) };
+        assert!(catch_unwind(|| caught(bug)).is_err());
+    }
+}
