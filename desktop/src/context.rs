@@ -14,6 +14,8 @@ pub struct Context {
     pub model_name: String,
     /// The device the model runs on, as a person would call it.
     pub device_name: String,
+    /// Whether that is the CPU.
+    pub is_cpu: bool,
     /// Say only what was asked for.
     pub quiet: bool,
     /// Print one JSON document instead of text.

@@ -3,6 +3,7 @@
 //! - `messages.rs`: what the window and its threads tell each other
 //! - `state.rs`: what is shown and what was asked for; no drawing
 //! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
+//! - `warm_up.rs`: what makes the first answers of a GPU quick
 //! - `renderer.rs`: what draws it, wgpu or OpenGL
 //! - `window.rs` and what it draws: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
 //!
@@ -23,6 +24,7 @@ mod state;
 mod style;
 mod system;
 mod thumbnails;
+mod warm_up;
 mod window;
 mod worker;
 

@@ -20,6 +20,7 @@ use super::indexing::{self, Control};
 use super::messages::{Ask, Catalogue, Given, News, Post, Ready, Search, Sought};
 use super::sidecar::write_sidecar;
 use super::state::absolute;
+use super::warm_up::WarmUp;
 use crate::args::Globals;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::device::DeviceChoice;
@@ -95,6 +96,8 @@ struct Opened {
     library: Library,
     catalogue: Arc<Catalogue>,
     cutoffs: Vec<Cutoff>,
+    /// Nothing where all was asked, and on the CPU.
+    warm_up: Option<WarmUp>,
 }
 
 /// The photo that is looked at.
@@ -151,6 +154,9 @@ impl Worker {
                 }
                 continue;
             }
+            if self.warm_up() {
+                continue;
+            }
             let received = match self.catalogue_due {
                 None => self.asks.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(due) => self.asks.recv_timeout(due.saturating_duration_since(Instant::now())),
@@ -161,6 +167,24 @@ impl Worker {
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
+    }
+
+    /// Asks the model something that nobody waits for; false when there is no more.
+    fn warm_up(&mut self) -> bool {
+        let Some(opened) = &mut self.opened else { return false };
+        let Some(warm_up) = &mut opened.warm_up else { return false };
+        let asked = catch_unwind(AssertUnwindSafe(|| warm_up.ask_one(&opened.context.session)));
+        // What panics here does so again when it is asked for, and is told then.
+        let asked = asked.unwrap_or(Ok(false));
+        if !matches!(asked, Ok(true)) {
+            opened.warm_up = None;
+        }
+        asked.unwrap_or_else(|error| {
+            if self.moves(&error.into()) {
+                self.open_on_the_cpu();
+            }
+            false
+        })
     }
 
     fn pump(&mut self) {
@@ -259,7 +283,8 @@ impl Worker {
         let library = Library::open(&self.file, context.fingerprint, context.session.config().embed_dim)?;
         let catalogue = Arc::new(read_catalogue(&library)?);
         let cutoffs = library.cutoffs()?;
-        Ok(Opened { context: Arc::new(context), library, catalogue, cutoffs })
+        let warm_up = (!context.is_cpu).then(WarmUp::default);
+        Ok(Opened { context: Arc::new(context), library, catalogue, cutoffs, warm_up })
     }
 
     fn opened(&self) -> Result<&Opened> {

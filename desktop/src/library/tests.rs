@@ -36,6 +36,7 @@ impl Desk {
             fingerprint: files.fingerprint(),
             model_name: files.name,
             device_name: "cpu".into(),
+            is_cpu: true,
             quiet: true,
             json: false,
             strict: false,

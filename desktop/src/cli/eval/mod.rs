@@ -259,6 +259,7 @@ fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
         fingerprint,
         model_name: files.name,
         device_name: opened.name,
+        is_cpu: opened.is_cpu,
         quiet: globals.quiet,
         json: globals.json,
         strict: globals.strict,
