@@ -9,6 +9,8 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use mmgem_core::model::Linear;
 use mmgem_core::quant::{Bits, Kernel, Packed};
+use mmgem_core::readback::read_floats;
+use pollster::block_on;
 
 const WIDTH: usize = 2048;
 const FFN: usize = 5632;
@@ -36,11 +38,11 @@ fn packed_one_row(bencher: Bencher, bits: u32) {
     bencher.counter(BytesCount::new(bytes)).bench(|| packed.multiply_with(Kernel::best(), &x));
 }
 
-/// A prompt: bound by arithmetic.
-#[divan::bench(args = [8, 4])]
-fn packed_prompt(bencher: Bencher, bits: u32) {
+/// A prompt: bound by arithmetic, so the kernels stand beside each other.
+#[divan::bench(args = Kernel::available().into_iter().flat_map(|kernel| [(kernel, 8), (kernel, 4)]))]
+fn packed_prompt(bencher: Bencher, (kernel, bits): (Kernel, u32)) {
     let (packed, x) = (packed(bits), numbers(PROMPT * WIDTH));
-    bencher.counter(ItemsCount::new(PROMPT * WIDTH * FFN)).bench(|| packed.multiply(&x));
+    bencher.counter(ItemsCount::new(PROMPT * WIDTH * FFN)).bench(|| packed.multiply_with(kernel, &x));
 }
 
 #[divan::bench]
@@ -81,7 +83,8 @@ fn linear(bencher: Bencher, device: &Device, weights: DType, rows: usize) {
     layer.weight = layer.weight.map(|weight| weight.map(|_| tensor([WIDTH, FFN]).cast(weights)));
     let x = tensor([rows, WIDTH]);
     // One number is read back, or a GPU would still be at it.
-    let run = || layer.forward(x.clone()).slice([0..1, 0..1]).into_data();
+    let run =
+        || block_on(read_floats(layer.forward(x.clone()).slice([0..1, 0..1]))).expect("the device works");
     run();
     match rows {
         1 => bencher.counter(BytesCount::new(WIDTH * FFN * weights.size())).bench_local(run),

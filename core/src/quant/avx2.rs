@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{LANES, Row};
-use super::product::{TILE_ACTIVATIONS, TILE_WEIGHTS, Tile, WeightRow};
+use super::product::{TILE_ACTIVATIONS, TILE_WEIGHTS, Tile, WeightRow, check_rows, into_tile};
 use super::{BLOCK, Bits};
 
 /// Whether this processor has what the kernel needs.
@@ -13,17 +13,8 @@ pub(super) fn is_there() -> bool {
 
 /// See [`super::product::Kernel`]; only where [`is_there`].
 pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
-    let n_blocks = weights.first().map_or(0, |row| row.scales.len());
-    let n_lanes = n_blocks.next_multiple_of(LANES);
-    // The kernel reads without looking.
-    for row in weights {
-        assert!(row.scales.len() == n_blocks && row.codes.len() == n_blocks * bits.block_bytes());
-    }
-    for row in activations {
-        assert!(row.numbers.len() == n_lanes * BLOCK && row.scales.len() == n_lanes);
-        assert!(row.offsets.len() == n_lanes);
-    }
-    // SAFETY: the processor has the features, and the sizes are as asserted.
+    check_rows(bits, weights, activations);
+    // SAFETY: the processor has the features, and the sizes were checked.
     unsafe {
         match bits {
             Bits::Eight => tile_of::<false>(weights, activations),
@@ -36,13 +27,9 @@ pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Ti
 ///
 /// This goes at the speed of memory, which the processor reads ahead where one row of weights follows the other.
 pub(super) fn vector(bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
-    let n_blocks = weights.first().map_or(0, |row| row.scales.len());
-    let n_lanes = n_blocks.next_multiple_of(LANES);
-    // The kernel reads without looking.
-    assert!(x.numbers.len() == n_lanes * BLOCK && x.scales.len() == n_lanes && x.offsets.len() == n_lanes);
+    check_rows(bits, weights, &[x]);
     for (row, out) in weights.iter().zip(out) {
-        assert!(row.scales.len() == n_blocks && row.codes.len() == n_blocks * bits.block_bytes());
-        // SAFETY: the processor has the features, and the sizes are as asserted.
+        // SAFETY: the processor has the features, and the sizes were checked.
         *out = unsafe {
             match bits {
                 Bits::Eight => row_of_8(*row, x),
@@ -167,25 +154,17 @@ unsafe fn tile_of<const FOUR: bool>(weights: &[WeightRow], activations: &[Row]) 
     // SAFETY: as of the caller.
     unsafe {
         match (weights, activations) {
-            (&[w], &[a]) => put(dots::<FOUR, 1, 1>([w], [a])),
-            (&[w], &[a, b]) => put(dots::<FOUR, 1, 2>([w], [a, b])),
-            (&[w], &[a, b, c]) => put(dots::<FOUR, 1, 3>([w], [a, b, c])),
-            (&[w], &[a, b, c, d]) => put(dots::<FOUR, 1, 4>([w], [a, b, c, d])),
-            (&[v, w], &[a]) => put(dots::<FOUR, 2, 1>([v, w], [a])),
-            (&[v, w], &[a, b]) => put(dots::<FOUR, 2, 2>([v, w], [a, b])),
-            (&[v, w], &[a, b, c]) => put(dots::<FOUR, 2, 3>([v, w], [a, b, c])),
-            (&[v, w], &[a, b, c, d]) => put(dots::<FOUR, 2, 4>([v, w], [a, b, c, d])),
+            (&[w], &[a]) => into_tile(dots::<FOUR, 1, 1>([w], [a])),
+            (&[w], &[a, b]) => into_tile(dots::<FOUR, 1, 2>([w], [a, b])),
+            (&[w], &[a, b, c]) => into_tile(dots::<FOUR, 1, 3>([w], [a, b, c])),
+            (&[w], &[a, b, c, d]) => into_tile(dots::<FOUR, 1, 4>([w], [a, b, c, d])),
+            (&[v, w], &[a]) => into_tile(dots::<FOUR, 2, 1>([v, w], [a])),
+            (&[v, w], &[a, b]) => into_tile(dots::<FOUR, 2, 2>([v, w], [a, b])),
+            (&[v, w], &[a, b, c]) => into_tile(dots::<FOUR, 2, 3>([v, w], [a, b, c])),
+            (&[v, w], &[a, b, c, d]) => into_tile(dots::<FOUR, 2, 4>([v, w], [a, b, c, d])),
             _ => unreachable!("a tile is at most {TILE_WEIGHTS} by {TILE_ACTIVATIONS}"),
         }
     }
-}
-
-fn put<const R: usize, const N: usize>(products: [[f32; N]; R]) -> Tile {
-    let mut tile = Tile::default();
-    for (row, products) in tile.iter_mut().zip(products) {
-        row[..N].copy_from_slice(&products);
-    }
-    tile
 }
 
 #[inline]
@@ -244,7 +223,7 @@ unsafe fn dots<const FOUR: bool, const R: usize, const N: usize>(
 /// At most eight scales, the others zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn eight_scales(scales: &[half::f16]) -> __m256 {
+pub(super) fn eight_scales(scales: &[half::f16]) -> __m256 {
     let mut bits = [0u16; LANES];
     let bits = match scales.len() {
         LANES => scales.as_ptr().cast(),
@@ -262,7 +241,7 @@ fn eight_scales(scales: &[half::f16]) -> __m256 {
 /// The numbers of a block: −127..=127, or 0..=15.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn load<const FOUR: bool>(codes: *const u8) -> __m256i {
+pub(super) unsafe fn load<const FOUR: bool>(codes: *const u8) -> __m256i {
     if !FOUR {
         // SAFETY: a block of 8 bits has 32 bytes.
         return unsafe { _mm256_loadu_si256(codes.cast()) };
@@ -288,7 +267,7 @@ fn dot<const FOUR: bool>(weights: __m256i, x: __m256i) -> __m256i {
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn horizontal_sum(x: __m256) -> f32 {
+pub(super) fn horizontal_sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))

@@ -25,6 +25,8 @@ mod product;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use burn::tensor::{DType, Device};
 use half::f16;

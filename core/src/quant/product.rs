@@ -2,6 +2,10 @@
 
 use half::f16;
 
+#[cfg(target_arch = "x86_64")]
+use super::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use super::activations::LANES;
 use super::activations::{Row, Rows};
 use super::{Bits, Packed, scalar};
 
@@ -9,6 +13,8 @@ use super::{Bits, Packed, scalar};
 use super::avx2;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::simd128;
+#[cfg(target_arch = "x86_64")]
+use super::vnni;
 
 /// A row of a packed matrix.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +30,30 @@ pub(super) const TILE_ACTIVATIONS: usize = 4;
 /// Products of each row of weights with each row of activations.
 pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
 
+/// Sees that the rows fit each other, for kernels that read without looking.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row]) {
+    let n_blocks = weights.first().map_or(0, |row| row.scales.len());
+    let n_lanes = n_blocks.next_multiple_of(LANES);
+    for row in weights {
+        assert!(row.scales.len() == n_blocks && row.codes.len() == n_blocks * bits.block_bytes());
+    }
+    for row in activations {
+        assert!(row.numbers.len() == n_lanes * BLOCK && row.scales.len() == n_lanes);
+        assert!(row.offsets.len() == n_lanes);
+    }
+}
+
+/// Fewer products as a tile.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn into_tile<const R: usize, const N: usize>(products: [[f32; N]; R]) -> Tile {
+    let mut tile = Tile::default();
+    for (row, products) in tile.iter_mut().zip(products) {
+        row[..N].copy_from_slice(&products);
+    }
+    tile
+}
+
 /// What computes the products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
@@ -32,6 +62,9 @@ pub enum Kernel {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// The same with AVX-512's products of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
     /// WebAssembly's 128-bit SIMD.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
@@ -44,6 +77,8 @@ impl Kernel {
             Some(Self::Scalar),
             #[cfg(target_arch = "x86_64")]
             avx2::is_there().then_some(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            vnni::is_there().then_some(Self::Vnni),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Some(Self::Simd128),
         ];
@@ -61,6 +96,8 @@ impl Kernel {
             Self::Scalar => scalar::tile(bits, weights, activations),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::tile(bits, weights, activations),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => vnni::tile(bits, weights, activations),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => simd128::tile(bits, weights, activations),
         }
@@ -69,7 +106,8 @@ impl Kernel {
     /// The products of rows of weights with one row of activations.
     fn vector(self, bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
-        if self == Self::Avx2 {
+        if self != Self::Scalar {
+            // One row waits for memory, not for arithmetic.
             return avx2::vector(bits, weights, x, out);
         }
         for (weights, out) in weights.chunks(TILE_WEIGHTS).zip(out.chunks_mut(TILE_WEIGHTS)) {
