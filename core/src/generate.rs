@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
 
-use crate::model::ops::most_probable;
+use crate::model::ops::{most_probable, together};
 use crate::model::{KvCache, Llama};
 use crate::readback::{DeviceFailed, is_on_cpu, read_floats};
 
@@ -115,8 +115,11 @@ impl Greedy {
         self.tokens_left -= n_tokens;
         let mut unread = Vec::with_capacity(n_tokens);
         for _ in 0..n_tokens {
-            let (best, choices) = most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
-            self.embeds = llm.embed(best); // [batch, 1, hidden]
+            let choices = together(&self.embeds.device(), || {
+                let (best, choices) = most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
+                self.embeds = llm.embed(best); // [batch, 1, hidden]
+                choices
+            });
             unread.push(choices);
         }
         // One read, however many tokens: [tokens * rows, 2].

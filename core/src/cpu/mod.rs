@@ -15,6 +15,7 @@ mod rows;
 mod tensors;
 mod vector;
 
+pub(crate) use rows::in_pool;
 #[cfg(feature = "files")]
 pub(crate) use rows::stay_on_this_thread;
 #[cfg(feature = "train")]

@@ -19,6 +19,12 @@ pub fn is_alone() -> bool {
     IS_ALONE.get()
 }
 
+/// Runs work on one of the threads that share it. From outside, each product is handed over and waited for, which takes
+/// longer than many a product does.
+pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if is_alone() { work() } else { rayon::scope(|_| work()) }
+}
+
 /// Cores for a product of so many multiplications.
 pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
     const PAY_FOR_ANOTHER_CORE: usize = 128 * 1024;

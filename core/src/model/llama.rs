@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
 use super::attention::attend;
 use super::linear::Linear;
-use super::ops::{heads, linear, rms_norm, rotate, silu_times, through};
+use super::ops::{heads, linear, rms_norm, rotate, silu_times, through, together};
 use crate::config::LlamaConfig;
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
@@ -134,7 +134,7 @@ impl Llama {
     /// `embeds` is either the start of the sequence or one token.
     pub fn forward_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
         let [_, seq, _] = embeds.dims();
-        self.forward_cached_tail(embeds, cache, seq)
+        together(&embeds.device(), || self.forward_cached_tail(embeds, cache, seq))
     }
 
     /// The last position of [`Self::forward_cached`], which is all that the next token follows from: the last layer
@@ -142,7 +142,7 @@ impl Llama {
     ///
     /// Returns `[batch, hidden]`.
     pub fn last_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
-        self.forward_cached_tail(embeds, cache, 1).squeeze_dim(1)
+        together(&embeds.device(), || self.forward_cached_tail(embeds, cache, 1)).squeeze_dim(1)
     }
 
     /// The last `n_wanted` positions.

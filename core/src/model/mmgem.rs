@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
-use super::ops::{mean_dim, unit_rows};
+use super::ops::{mean_dim, together, unit_rows};
 use super::{Linear, Llama, PoolAggregator, Vit};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
 
@@ -166,6 +166,10 @@ impl MmGem {
     ///
     /// Returns `[batch, embed_dim]`.
     pub fn text_embed(&self, texts: &TokenBatch) -> Tensor<2> {
+        together(&texts.ids.device(), || self.text_embed_here(texts))
+    }
+
+    fn text_embed_here(&self, texts: &TokenBatch) -> Tensor<2> {
         let embeds = self.llm.embed(texts.ids.clone());
         let [batch, seq, width] = embeds.dims();
         let device = embeds.device();

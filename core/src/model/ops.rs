@@ -3,7 +3,7 @@
 //! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
 
 use burn::nn::{LayerNorm, RmsNorm};
-use burn::tensor::{DType, Int, Tensor, TensorData, activation, module};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
 use crate::cpu;
@@ -36,6 +36,17 @@ macro_rules! on_gpu {
 }
 #[cfg(feature = "gpu")]
 pub(super) use on_gpu;
+
+/// Runs what asks a device for many operations one after the other; on the CPU all of them within the pool of threads that
+/// share each.
+pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "cpu")]
+    if cpu::is_cpu(device) {
+        return cpu::in_pool(work);
+    }
+    let _ = device;
+    work()
+}
 
 /// Runs a block of a tower. Without training no more than that; with it see [`super::recompute`].
 #[cfg(feature = "train")]

@@ -6,7 +6,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
 use super::attention::{attend_masked, attend_packed, unpack};
 use super::linear::Linear;
-use super::ops::{gelu, layer_norm, linear, quick_gelu, through};
+use super::ops::{gelu, layer_norm, linear, quick_gelu, through, together};
 use crate::config::{HiddenAct, VitConfig};
 
 /// Vision transformer with a class token, learned positions and a norm before the blocks.
@@ -88,7 +88,7 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`, standardised
     /// - returns: `[batch, n_patches, hidden]`, patches row by row
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        self.patch_tokens(self.embed_patches(pixels, None))
+        together(&pixels.device(), || self.patch_tokens(self.embed_patches(pixels, None)))
     }
 
     /// V of some patches of each image, which see the class token and each other alone (FLIP, arXiv:2212.00794).
