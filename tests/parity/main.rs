@@ -6,7 +6,6 @@
 
 mod fixture;
 mod import;
-mod on_wgpu;
 mod packed;
 mod properties;
 mod refused;
