@@ -28,7 +28,7 @@ mod simd128;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-use burn::tensor::{DType, Device};
+use burn::tensor::Device;
 use half::f16;
 
 pub use product::Kernel;
@@ -57,7 +57,7 @@ pub fn stays_packed(device: &Device) -> bool {
 pub(crate) fn keeps_f16(device: &Device) -> bool {
     #[cfg(feature = "gpu")]
     if crate::gpu::takes(device) {
-        return device.supports_dtype(DType::F16);
+        return device.supports_dtype(burn::tensor::DType::F16);
     }
     let _ = device;
     false
