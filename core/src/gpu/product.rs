@@ -1,7 +1,7 @@
 //! Products with a weight matrix in f32 or f16; activations and sums are f32.
 //!
-//! Burn's own want both sides in one type and add a bias in a pass of its own. Where it could be tried, on Vulkan in
-//! software, they took up to eight times as long: they are meant to be tuned, which needs Burn's `autotune`.
+//! Burn's own want both sides in one type and add a bias in a pass of its own. On SwiftShader they took up to eight times as
+//! long (on lavapipe between half and twice): they are meant to be tuned, which needs Burn's `autotune`.
 
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;

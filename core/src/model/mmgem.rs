@@ -166,7 +166,10 @@ impl MmGem {
     ///
     /// Returns `[batch, embed_dim]`.
     pub fn text_embed(&self, texts: &TokenBatch) -> Tensor<2> {
-        together(&texts.ids.device(), || self.text_embed_here(texts))
+        match texts.lens.len() {
+            1 => together(&texts.ids.device(), || self.text_embed_here(texts)),
+            _ => self.text_embed_here(texts),
+        }
     }
 
     fn text_embed_here(&self, texts: &TokenBatch) -> Tensor<2> {

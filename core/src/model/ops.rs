@@ -37,8 +37,8 @@ macro_rules! on_gpu {
 #[cfg(feature = "gpu")]
 pub(super) use on_gpu;
 
-/// Runs what asks a device for many operations one after the other; on the CPU all of them within the pool of threads that
-/// share each.
+/// Runs what asks a device for many small operations one after the other: on the CPU all of them within the pool of threads
+/// that share each. Not for batches, which would keep what somebody waits for from going between.
 pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "cpu")]
     if cpu::is_cpu(device) {

@@ -88,7 +88,11 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`, standardised
     /// - returns: `[batch, n_patches, hidden]`, patches row by row
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
-        together(&pixels.device(), || self.patch_tokens(self.embed_patches(pixels, None)))
+        let forward = |pixels| self.patch_tokens(self.embed_patches(pixels, None));
+        match pixels.dims() {
+            [1, ..] => together(&pixels.device(), || forward(pixels)),
+            _ => forward(pixels),
+        }
     }
 
     /// V of some patches of each image, which see the class token and each other alone (FLIP, arXiv:2212.00794).
