@@ -47,7 +47,6 @@ macro_rules! tiles {
 
         #[inline]
         #[target_feature(enable = $features)]
-        #[expect(clippy::needless_range_loop, reason = "the tile's axes are indices of several arrays")]
         unsafe fn dots<const FOUR: bool, const R: usize, const N: usize>(
             weights: [WeightRow; R],
             activations: [Row; N],
