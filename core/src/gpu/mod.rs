@@ -1,7 +1,7 @@
 //! Kernels for GPUs: what Burn does there in several dispatches, in one.
 //!
-//! `model::ops` says what each means, in Burn's operations; it comes here where the tensors are on a GPU, in f32 and
-//! outside a gradient's graph. Which of the two runs changes a result by rounding only. Written in CubeCL, so they run
+//! `model::ops` says what each means, in Burn's operations; it comes here where the tensors are on a GPU, in f32 (a
+//! product's weights may be f16) and outside a gradient's graph. Which of the two runs changes a result by rounding only. Written in CubeCL, so they run
 //! wherever Burn does: Vulkan, Metal, DX12, WebGPU.
 
 mod kernels;
