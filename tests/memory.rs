@@ -53,8 +53,9 @@ struct Shape(usize, usize, usize, usize, usize, usize);
 fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     let mut sizes = MmGemConfig::from_json(tiny::CONFIG).expect("the tiny config is right");
     let Shape(patch, width, n_layers, hidden_size, ffn, n_llm_layers) = *shape;
-    (sizes.vision.image_size, sizes.vision.patch_size) = (64, patch);
-    (sizes.vision.hidden_size, sizes.vision.num_hidden_layers) = (width, n_layers);
+    let vit = sizes.vision.as_vit_mut().expect("the tiny tower");
+    (vit.image_size, vit.patch_size) = (64, patch);
+    (vit.hidden_size, vit.num_hidden_layers) = (width, n_layers);
     (sizes.llm.hidden_size, sizes.llm.intermediate_size, sizes.llm.num_hidden_layers) =
         (hidden_size, ffn, n_llm_layers);
     let device = Device::flex().autodiff();

@@ -158,7 +158,12 @@ fn class_features_are_openclips_own_embedding() {
     let folder = case.open(&Device::flex());
     let pixels = case.input(&folder).pixels;
     let pixels = TensorData::new(pixels.concat(), [pixels.len(), 3, 32, 32]);
-    let features = folder.model.visual.class_features(Tensor::from_data(pixels, &Device::flex()));
+    let features = folder
+        .model
+        .visual
+        .as_vit()
+        .expect("a ViT")
+        .class_features(Tensor::from_data(pixels, &Device::flex()));
     let wanted = &open_clips_own().0["class_features"];
     assert_eq!(features.dims().to_vec(), wanted.shape);
     let found: Vec<f32> = features.into_data().try_to_vec().expect("f32");
@@ -174,7 +179,7 @@ fn positions_are_interpolated_as_openclip_does() {
         let (config, model) = Sources::read().import(&options).expect("it can be imported");
         assert_eq!(config.vision.image_size(), grid * 8);
         let wanted = &open_clips_own().0[&format!("positions_{grid}")];
-        let found = model.visual.positional_embedding.val();
+        let found = model.visual.as_vit().expect("a ViT").positional_embedding.val();
         assert_eq!(found.dims().to_vec(), wanted.shape);
         let found: Vec<f32> = found.into_data().try_to_vec().expect("f32");
         let difference = relative(&found, &wanted.floats());

@@ -1,9 +1,9 @@
 //! The gradient of a batch is that of the plain loss, however the batch is cut up.
 
-use burn::tensor::{Device, Tensor, s};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files::ModelFolder;
-use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss, sigmoid_loss};
+use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss, grounding_loss, sigmoid_loss};
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::train::collective::Single;
@@ -47,19 +47,59 @@ impl Bench {
             let hidden = model.caption_hidden(model.caption_prefix(v_in, stage), &tokens);
             caption_loss(&model.llm, hidden, &texts, self.sizes.eos_token_id)
         };
-        let contrast = |visual| {
-            let logits = contrastive_logits(visual, model.text_embed(&tokens), model.clamped_logit_scale());
+        let contrast = |visual, text, keys: &[Vec<u32>]| {
+            let logits = contrastive_logits(visual, text, model.clamped_logit_scale());
+            let logits = match self.config.ignore_same_texts {
+                true => self.without_same(logits, keys),
+                false => logits,
+            };
             match &self.trainee.logit_bias {
                 None => contrastive_loss(logits),
                 Some(bias) => sigmoid_loss(logits, bias.val()),
             }
         };
+        let text_embed = || model.text_embed(&tokens);
         let loss: Tensor<1> = match self.config.recipe {
             Recipe::Stage1 => {
                 let v_in = model.visual_context(&pool, patches.clone(), Stage::One);
-                contrast(model.image_embed(&pool, patches)) + caption(model, v_in, Stage::One)
+                let gen_loss = caption(model, v_in, Stage::One);
+                let image_embed = model.image_embed(&pool, patches.clone());
+                match &self.config.grounding {
+                    None => contrast(image_embed, text_embed(), &texts) + gen_loss,
+                    Some(grounding) => {
+                        let phrases = part.phrases();
+                        let phrase_tokens = TokenBatch::new(&phrases, &self.device);
+                        let phrase_embed = model.text_embed(&phrase_tokens);
+                        let regions = part.phrase_regions();
+                        let roi = pool.roi_align(patches.clone(), &regions);
+                        let grounded: Vec<i32> = regions.iter().map(|(photo, _)| *photo as i32).collect();
+                        let grounded = Tensor::<1, Int>::from_ints(&grounded[..], &self.device);
+                        let heat = grounding_loss(
+                            model.patch_embed(patches.select(0, grounded), Stage::Two),
+                            phrase_embed.clone(),
+                            part.phrase_shares(&self.device),
+                            model.clamped_logit_scale().detach(),
+                        );
+                        let v_in = model.visual_context(&pool, roi.clone(), Stage::One);
+                        let hidden =
+                            model.caption_hidden(model.caption_prefix(v_in, Stage::One), &phrase_tokens);
+                        let phrase_loss = caption_loss(&model.llm, hidden, &phrases, self.sizes.eos_token_id);
+                        let pairs = match grounding.contrast {
+                            false => contrast(image_embed, text_embed(), &texts),
+                            true => contrast(
+                                Tensor::cat(vec![image_embed, model.image_embed(&pool, roi)], 0),
+                                Tensor::cat(vec![text_embed(), phrase_embed], 0),
+                                &[texts.clone(), phrases].concat(),
+                            ),
+                        };
+                        pairs + gen_loss + heat * grounding.weight + phrase_loss * grounding.caption_weight
+                    }
+                }
             }
-            Recipe::Stage2Retrieval => contrast(model.region_embed(pool.roi_align(patches, &part.regions()))),
+            Recipe::Stage2Retrieval => {
+                let regions = pool.roi_align(patches, &part.regions());
+                contrast(model.region_embed(regions), text_embed(), &texts)
+            }
             Recipe::Stage2Caption => {
                 let roi = pool.roi_align(patches, &part.regions());
                 caption(model, model.visual_context(&pool, roi, Stage::Two), Stage::Two)
@@ -70,9 +110,18 @@ impl Bench {
         (value, collect_gradients(&self.trainee, &mut loss.backward()))
     }
 
+    /// Logits without the pairs of different rows with the same text.
+    fn without_same(&self, logits: Tensor<2>, texts: &[Vec<u32>]) -> Tensor<2> {
+        let n = texts.len();
+        let is_left_out = |at: usize| at / n != at % n && texts[at / n] == texts[at % n];
+        let left_out: Vec<bool> = (0..n * n).map(is_left_out).collect();
+        let left_out = Tensor::<2, Bool>::from_data(TensorData::new(left_out, [n, n]), &self.device);
+        logits.mask_fill(left_out, f32::NEG_INFINITY)
+    }
+
     /// Patch tokens; where some are dropped, after the positions, photo by photo and patch by patch.
     fn patches(&self, part: BatchPart) -> Tensor<3> {
-        let visual = &self.trainee.model.visual;
+        let visual = self.trainee.model.visual.as_vit().expect("the lab's tower");
         let pixels = part.pixels(&self.sizes, &self.device);
         let Some(kept) = part.kept_patches() else { return visual.forward(pixels) };
         let embedded = visual.embed_patches(pixels, None);
@@ -138,6 +187,28 @@ fn check(set: &[&str]) {
 #[test]
 fn stage_1_in_micro_batches_has_the_gradient_of_the_whole_batch() {
     check(&[]);
+}
+
+#[test]
+fn stage_1_with_regions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
+    check(&["grounding={ weight = 0.7 }"]);
+    check(&["grounding={ weight = 0.7, caption_weight = 1.3, contrast = true }"]);
+}
+
+#[test]
+fn pairs_with_the_same_text_are_not_held_against_each_other() {
+    // Phrases such as "a tree" come several times in a batch.
+    let set = ["ignore_same_texts=true", "grounding={ weight = 0.7, contrast = true }", "optim.batch_size=8"];
+    let bench = Bench::new(&set);
+    let phrases = bench.batch.split(1)[0].phrases();
+    assert!(
+        phrases.iter().any(|one| phrases.iter().filter(|other| *other == one).count() > 1),
+        "{phrases:?}"
+    );
+    let (with, _) = bench.plain();
+    let (without, _) = Bench::new(&set[1..]).plain();
+    assert!(with < without, "{with} and {without}");
+    check(&set);
 }
 
 #[test]

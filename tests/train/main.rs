@@ -1,5 +1,6 @@
 //! Training runs of a tiny model: what learns, what survives a kill, and what damaged data does.
 
+mod cache;
 mod damage;
 mod disk;
 mod exact;

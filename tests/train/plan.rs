@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use mmgem_core::config::MmGemConfig;
+use mmgem_core::config::{EfficientNetLiteConfig, MmGemConfig, VisionConfig, VitConfig};
 use mmgem_core::model::MmGem;
 use mmgem_core::train::{Plan, TrainConfig, plan, plan_run};
 
@@ -18,6 +18,10 @@ fn sizes(change: impl Fn(&mut MmGemConfig)) -> MmGemConfig {
     sizes
 }
 
+fn tiny_vit(sizes: &mut MmGemConfig) -> &mut VitConfig {
+    sizes.vision.as_vit_mut().expect("the tiny tower is a ViT")
+}
+
 #[test]
 fn parameters_are_counted_as_the_model_has_them() {
     let lab = Lab::new();
@@ -25,8 +29,17 @@ fn parameters_are_counted_as_the_model_has_them() {
         sizes(|_| {}),
         sizes(|sizes| sizes.llm.tie_word_embeddings = true),
         sizes(|sizes| {
-            (sizes.vision.num_hidden_layers, sizes.vision.mlp_ratio) = (3, 2.5);
+            let vit = tiny_vit(sizes);
+            (vit.num_hidden_layers, vit.mlp_ratio) = (3, 2.5);
             (sizes.llm.num_hidden_layers, sizes.llm.num_key_value_heads) = (2, 1);
+        }),
+        sizes(|sizes| {
+            sizes.vision = VisionConfig::EfficientNetLite(EfficientNetLiteConfig {
+                image_size: 64,
+                width_coefficient: 0.3,
+                depth_coefficient: 1.2,
+                hidden_size: 40,
+            });
         }),
     ] {
         let model = MmGem::new(&sizes, &Device::flex());
@@ -36,7 +49,7 @@ fn parameters_are_counted_as_the_model_has_them() {
         assert_eq!(stage_2.trained_parameters, model.h4.num_params());
         let not_in_stage_1 = model.h4.num_params()
             + sizes.num_caption_prompts * sizes.llm.hidden_size
-            + sizes.vision.hidden_size * sizes.vision.proj_dim;
+            + sizes.vision.as_vit().map_or(0, |vit| vit.hidden_size * vit.proj_dim);
         assert_eq!(planned.trained_parameters, model.num_params() - not_in_stage_1);
     }
 }
@@ -45,8 +58,9 @@ fn parameters_are_counted_as_the_model_has_them() {
 fn operations_are_six_a_parameter_and_token_where_the_matrices_are_large() {
     let lab = Lab::new();
     let sizes = sizes(|sizes| {
-        (sizes.vision.hidden_size, sizes.llm.hidden_size, sizes.llm.intermediate_size) = (512, 1024, 2048);
-        sizes.vision.num_hidden_layers = 4;
+        let vit = tiny_vit(sizes);
+        (vit.hidden_size, vit.num_hidden_layers) = (512, 4);
+        (sizes.llm.hidden_size, sizes.llm.intermediate_size) = (1024, 2048);
         sizes.llm.num_hidden_layers = 4;
     });
     let planned = plan(&lab.config("run", &["objective=clip_only"]), &sizes, 1, None);
@@ -124,7 +138,7 @@ fn patches_that_are_dropped_are_not_paid_for() {
     let of = |sizes: &MmGemConfig, set: &[&str]| plan(&lab.config("run", set), sizes, 1, None);
     // A quarter of 4 × 4 patches are as many as a photo of half the side has.
     let mut smaller = sizes.clone();
-    smaller.vision.image_size = 16;
+    tiny_vit(&mut smaller).image_size = 16;
     let (quarter, small) = (of(&sizes, &["data.patch_dropout=0.75"]), of(&smaller, &[]));
     assert_eq!(quarter.flops_per_sample, small.flops_per_sample);
     // The pixels of the whole photo are there all the same.

@@ -629,6 +629,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_wants_an_encoder_that_does_not_learn_and_views_that_come_again() {
+        let config = |set: &[&str]| {
+            let all: Vec<String> =
+                ["data.cache=cache"].iter().chain(set).map(|change| change.to_string()).collect();
+            TrainConfig::from_toml(RUN, &all)
+        };
+        let whole = "data.crop_scale=[1.0, 1.0]";
+        for set in [&["freeze_vision=true", whole][..], &["freeze_vision=true", "data.crops=2"]] {
+            assert!(config(set).is_ok(), "{set:?}");
+        }
+        assert!(config(&["recipe=stage2_caption", whole]).is_ok());
+        for set in
+            [&["freeze_vision=true"][..], &[whole], &["freeze_vision=true", whole, "data.patch_dropout=0.5"]]
+        {
+            let error = config(set).expect_err("nothing to keep").to_string();
+            assert!(error.contains("[data] cache"), "{set:?}: {error}");
+        }
+    }
+
+    #[test]
     fn as_many_patches_are_kept_as_open_clip_keeps() {
         for (share, n_patches, kept) in [(0.5, 196, 98), (0.75, 49, 12), (0.99, 49, 1), (0.1, 256, 230)] {
             let data = DataConfig { patch_dropout: share, ..DataConfig::default() };
