@@ -10,15 +10,15 @@ use super::rows::{self, Out};
 /// Numbers of a part of a wide activation: what stays in a core's own cache beside weights.
 const NUMBERS_PER_PART: usize = 64 * 1024;
 /// Channels of a part: whole tiles of products for vectors of any width.
-const CHANNELS_PER_PART: usize = 48;
+pub(super) const CHANNELS_PER_PART: usize = 48;
 
 thread_local! {
-    static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static MIXED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    pub(super) static WIDE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    pub(super) static MIXED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Works on a buffer of this thread, which is not cleared in between.
-fn with_buffer(
+pub(super) fn with_buffer(
     buffer: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
     n: usize,
     work: impl FnOnce(&mut [f32]),
@@ -44,14 +44,17 @@ pub struct Axis {
 
 impl Axis {
     pub fn same(n_in: usize, kernel: usize, stride: usize) -> Self {
-        assert!(kernel >= stride && stride > 0, "a kernel of {kernel} that moves by {stride} leaves out pixels");
+        assert!(
+            kernel >= stride && stride > 0,
+            "a kernel of {kernel} that moves by {stride} leaves out pixels"
+        );
         let n_out = n_in.div_ceil(stride);
         let padding = (n_out.saturating_sub(1) * stride + kernel).saturating_sub(n_in);
         Self { n_in, n_out, before: padding / 2, kernel, stride }
     }
 
     /// Places that `n` neighbouring outputs see, padding included.
-    fn seen(&self, n: usize) -> usize {
+    pub fn seen(&self, n: usize) -> usize {
         (n - 1) * self.stride + self.kernel
     }
 
@@ -123,7 +126,9 @@ pub fn block(x: &[f32], [batch, height, width, channels]: Sizes, block: &Block) 
         let (nth, band) = (task / n_bands, task % n_bands);
         let band = band * bands..((band + 1) * bands).min(lines.n_out);
         // SAFETY: each task writes its own lines of its own image.
-        unsafe { work.band(&x[nth * image..(nth + 1) * image], band, target.from(nth * out_image), is_shared) };
+        unsafe {
+            work.band(&x[nth * image..(nth + 1) * image], band, target.from(nth * out_image), is_shared)
+        };
     };
     let n_tasks = batch * n_bands;
     if n_tasks < 2 * rayon::current_num_threads() && !rows::is_alone() {
@@ -207,13 +212,7 @@ impl Work<'_> {
     ///
     /// # Safety
     /// `mixed` has room for all channels of the band, and nobody else writes these.
-    unsafe fn part(
-        &self,
-        x: &[f32],
-        band: std::ops::Range<usize>,
-        part: std::ops::Range<usize>,
-        mixed: Out,
-    ) {
+    unsafe fn part(&self, x: &[f32], band: std::ops::Range<usize>, part: std::ops::Range<usize>, mixed: Out) {
         let Self { block, channels, wide, lines, columns, .. } = *self;
         let Taps { weight, bias, kernel, stride } = block.depthwise;
         let n = part.len();
@@ -222,12 +221,7 @@ impl Work<'_> {
         let (above, inside) = lines.split(band.start, band.len());
         with_buffer(&WIDE, seen * padded * n, |buffer| {
             let line = padded * n;
-            buffer[..above * line].fill(0.0);
-            buffer[(above + inside.len()) * line..].fill(0.0);
-            for line in buffer[above * line..(above + inside.len()) * line].chunks_exact_mut(line) {
-                line[..columns.before * n].fill(0.0);
-                line[(columns.before + columns.n_in) * n..].fill(0.0);
-            }
+            clear_border(buffer, line, above..above + inside.len(), columns.before * n, columns.n_in * n);
             let x = &x[inside.start * columns.n_in * channels..inside.end * columns.n_in * channels];
             let place = Place { width: columns.n_in, pixel: n, line };
             let to = above * line + columns.before * n;
@@ -261,12 +255,29 @@ impl Work<'_> {
                 bias: &bias[part.clone()],
                 kernel,
                 stride,
+                is_clamped: true,
                 n_lines: band.len(),
                 place: Place { width: columns.n_out, pixel: wide, line: columns.n_out * wide },
             };
             // SAFETY: the caller's.
             unsafe { taps.write(mixed.from(part.start)) };
         });
+    }
+}
+
+/// Clears what surrounds an image: lines outside of `inside`, and of those within all but `width` numbers behind `left`.
+pub(super) fn clear_border(
+    buffer: &mut [f32],
+    line: usize,
+    inside: std::ops::Range<usize>,
+    left: usize,
+    width: usize,
+) {
+    buffer[..inside.start * line].fill(0.0);
+    buffer[inside.end * line..].fill(0.0);
+    for line in buffer[inside.start * line..inside.end * line].chunks_exact_mut(line) {
+        line[..left].fill(0.0);
+        line[left + width..].fill(0.0);
     }
 }
 
@@ -392,8 +403,8 @@ mod tests {
         let before = |n: usize| ((n_out(n) - 1) * stride + kernel).saturating_sub(n) / 2;
         let sizes = [batch, n_out(height), n_out(width), bias.len()];
         let mut out = Vec::new();
-        for (b, y, x_out) in (0..batch)
-            .flat_map(|b| (0..sizes[1]).flat_map(move |y| (0..sizes[2]).map(move |x| (b, y, x))))
+        for (b, y, x_out) in
+            (0..batch).flat_map(|b| (0..sizes[1]).flat_map(move |y| (0..sizes[2]).map(move |x| (b, y, x))))
         {
             for (o, bias) in bias.iter().enumerate() {
                 let mut sum = f64::from(*bias);
@@ -470,9 +481,10 @@ mod tests {
         };
         let (mut y, _) = convolve(&x64, sizes, (1, 1), &b1, |_, _, o| dense(&w1, channels, wide, o));
         y.iter_mut().for_each(|y| *y = relu6(*y));
-        let (mut y, middle) = convolve(&y, [batch, height, width, wide], (kernel, stride), &b2, |dy, dx, o| {
-            vec![(o, f64::from(w2[(dy * kernel + dx) * wide + o]))]
-        });
+        let (mut y, middle) =
+            convolve(&y, [batch, height, width, wide], (kernel, stride), &b2, |dy, dx, o| {
+                vec![(o, f64::from(w2[(dy * kernel + dx) * wide + o]))]
+            });
         y.iter_mut().for_each(|y| *y = relu6(*y));
         let (mut y, wanted) = convolve(&y, middle, (1, 1), &b3, |_, _, o| dense(&w3, wide, out, o));
         if is_residual {

@@ -6,6 +6,8 @@
 
 mod attention;
 mod convolution;
+#[cfg(feature = "train")]
+mod convolution_gradient;
 mod depthwise;
 mod elementwise;
 #[cfg(feature = "train")]
@@ -20,7 +22,7 @@ mod rows;
 mod tensors;
 mod vector;
 
-pub(crate) use images::{depthwise_relu6, inverted_residual, linear_relu6, stem_relu6};
+pub(crate) use images::{depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6};
 pub(crate) use rows::in_pool;
 #[cfg(feature = "files")]
 pub(crate) use rows::stay_on_this_thread;
