@@ -65,7 +65,7 @@ fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     config.hardware.text_tokens = batch.samples.iter().map(|s| s.text.len()).max().expect("some") as f64;
     let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
     let trainee = freeze(Trainee::new(model, &sizes, &config, &device), &config);
-    let totals = Totals::new(&batch, &Single).expect("one rank");
+    let totals = Totals::new(&batch, &config, &Single).expect("one rank");
     let step = || gradient(&trainee, &batch, &totals, &sizes, &config, &device, &Single).expect("one rank");
     drop(step());
     let before = NOW.load(Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! What a model is: the sizes and switches that `config.json` holds, under Hugging Face's field names.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::image::{ImagePreprocess, ResizeMode};
@@ -13,7 +15,7 @@ use crate::image::{ImagePreprocess, ResizeMode};
 pub struct MmGemConfig {
     /// Always `mm-gem`.
     pub format: String,
-    /// Version of the format; this program reads version 1.
+    /// Version of the format, [`VERSION`]; version 1 is read too.
     pub version: u32,
     /// How a photo becomes the square input.
     pub resize_mode: ResizeMode,
@@ -37,8 +39,8 @@ pub struct MmGemConfig {
     pub logit_scale_init: f64,
     /// Upper bound of the log of the inverse temperature.
     pub logit_scale_max: f64,
-    /// Sizes of the image encoder.
-    pub vision: VitConfig,
+    /// The image encoder: which tower, and its sizes.
+    pub vision: VisionConfig,
     /// Sizes of the language model.
     pub llm: LlamaConfig,
     /// Width of the space in which images and texts are compared.
@@ -47,6 +49,165 @@ pub struct MmGemConfig {
     pub bos_token_id: Option<u32>,
     /// Token that ends a caption.
     pub eos_token_id: u32,
+}
+
+/// Version of the format that is written: `vision.model_type` says which tower.
+pub const VERSION: u32 = 2;
+
+/// The image encoder; `model_type` in the file says which.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "model_type", rename_all = "snake_case")]
+pub enum VisionConfig {
+    /// A vision transformer.
+    Vit(VitConfig),
+    /// EfficientNet-Lite, a convolutional network.
+    #[serde(rename = "efficientnet_lite")]
+    EfficientNetLite(EfficientNetLiteConfig),
+}
+
+impl VisionConfig {
+    /// Side of the square input image, in pixels.
+    pub fn image_size(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.image_size,
+            Self::EfficientNetLite(lite) => lite.image_size,
+        }
+    }
+
+    /// Width of V.
+    pub fn hidden_size(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.hidden_size,
+            Self::EfficientNetLite(lite) => lite.hidden_size,
+        }
+    }
+
+    /// Patches per side of V.
+    pub fn grid(&self) -> usize {
+        match self {
+            Self::Vit(vit) => vit.image_size / vit.patch_size,
+            Self::EfficientNetLite(lite) => lite.grid(),
+        }
+    }
+
+    /// The transformer's sizes, if the tower is one.
+    pub fn as_vit(&self) -> Option<&VitConfig> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::EfficientNetLite(_) => None,
+        }
+    }
+
+    /// The transformer's sizes, if the tower is one.
+    pub fn as_vit_mut(&mut self) -> Option<&mut VitConfig> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::EfficientNetLite(_) => None,
+        }
+    }
+}
+
+/// The tower in words, for people.
+impl fmt::Display for VisionConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vit(v) => write!(
+                f,
+                "ViT, {} layers x {}, {} heads, patches of {} px at {} px",
+                v.num_hidden_layers, v.hidden_size, v.num_attention_heads, v.patch_size, v.image_size
+            ),
+            Self::EfficientNetLite(lite) => write!(
+                f,
+                "EfficientNet-Lite, {} blocks, {} channels at {} px",
+                lite.blocks().len(),
+                lite.hidden_size,
+                lite.image_size
+            ),
+        }
+    }
+}
+
+/// Sizes of an EfficientNet-Lite (timm's `tf_efficientnet_lite0..4`; EfficientNet, arXiv:1905.11946).
+///
+/// Lite0 to Lite4 are widths 1.0, 1.0, 1.1, 1.2, 1.4 and depths 1.0, 1.1, 1.2, 1.4, 1.8 at 224, 240, 260, 280
+/// and 300 pixels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EfficientNetLiteConfig {
+    /// Side of the square input image, in pixels.
+    pub image_size: usize,
+    /// Factor of the blocks' channels.
+    pub width_coefficient: f64,
+    /// Factor of the number of blocks in each stage but the first and the last.
+    pub depth_coefficient: f64,
+    /// Channels of the last map, which is V: 1280 in the published models.
+    pub hidden_size: usize,
+}
+
+/// One inverted-residual block of an EfficientNet-Lite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MbConvConfig {
+    /// Side of the depth-wise kernel.
+    pub kernel_size: usize,
+    /// Step of the depth-wise kernel.
+    pub stride: usize,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels between expansion and projection.
+    pub expanded_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+}
+
+/// Blocks, kernel, stride, expansion and channels of each stage of EfficientNet-B0.
+const STAGES: [(usize, usize, usize, usize, usize); 7] = [
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+];
+
+impl EfficientNetLiteConfig {
+    /// Channels of the stem, which do not scale.
+    pub const STEM_CHANNELS: usize = 32;
+
+    /// The blocks, first to last.
+    pub fn blocks(&self) -> Vec<MbConvConfig> {
+        let mut in_channels = Self::STEM_CHANNELS;
+        let mut blocks = Vec::new();
+        for (stage, (n_blocks, kernel_size, stride, expansion, channels)) in STAGES.into_iter().enumerate() {
+            let is_end = stage == 0 || stage + 1 == STAGES.len();
+            let depth = if is_end { 1.0 } else { self.depth_coefficient };
+            let out_channels = round_channels(channels as f64 * self.width_coefficient);
+            for idx in 0..(n_blocks as f64 * depth).ceil() as usize {
+                let stride = if idx == 0 { stride } else { 1 };
+                let expanded_channels = in_channels * expansion;
+                blocks.push(MbConvConfig {
+                    kernel_size,
+                    stride,
+                    in_channels,
+                    expanded_channels,
+                    out_channels,
+                });
+                in_channels = out_channels;
+            }
+        }
+        blocks
+    }
+
+    /// Cells per side of the last map: the sides are halved five times, rounded up.
+    pub fn grid(&self) -> usize {
+        (0..5).fold(self.image_size, |side, _| side.div_ceil(2))
+    }
+}
+
+/// The nearest multiple of 8 that is not more than a tenth below.
+fn round_channels(channels: f64) -> usize {
+    let rounded = (((channels + 4.0) as usize) / 8 * 8).max(8);
+    if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
 }
 
 /// Sizes of the image encoder (open_clip's `VisionTransformer`).
@@ -115,6 +276,8 @@ pub enum VisionTokens {
     Mean,
     /// One token per patch, `h3(h1(V_ij))`.
     Grid,
+    /// r×r tokens, RoIAlign over the whole image: what stage 2 sees of it.
+    Roi,
 }
 
 /// Order of a caption's prefix.
@@ -148,7 +311,9 @@ pub enum ConfigError {
 impl MmGemConfig {
     /// Reads and checks the text of a `config.json`.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_json::from_str(text)?;
+        let mut file: serde_json::Value = serde_json::from_str(text)?;
+        upgrade(&mut file);
+        let config: Self = serde_json::from_value(file)?;
         config.check()?;
         Ok(config)
     }
@@ -160,13 +325,27 @@ impl MmGemConfig {
 
     /// Patches per side of the feature map V.
     pub fn grid(&self) -> usize {
-        self.vision.image_size / self.vision.patch_size
+        self.vision.grid()
+    }
+
+    /// Side of a patch in pixels of the model's input; a fraction where a convolution rounds its map up.
+    pub fn patch_px(&self) -> f32 {
+        self.vision.image_size() as f32 / self.vision.grid() as f32
+    }
+
+    /// Tokens that the language model sees of a whole image in stage 1, of which `n_patches` patches are shown.
+    pub fn n_whole_tokens(&self, n_patches: usize) -> usize {
+        match self.vision_tokens {
+            VisionTokens::Mean => 1,
+            VisionTokens::Grid => n_patches,
+            VisionTokens::Roi => self.roi_output_size.pow(2),
+        }
     }
 
     /// How a photo becomes the model's input.
     pub fn preprocess(&self) -> ImagePreprocess {
         ImagePreprocess {
-            image_size: self.vision.image_size,
+            image_size: self.vision.image_size(),
             resize_mode: self.resize_mode,
             image_mean: self.image_mean,
             image_std: self.image_std,
@@ -175,17 +354,14 @@ impl MmGemConfig {
 
     /// Checks that the sizes fit together.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let (v, l) = (&self.vision, &self.llm);
+        let l = &self.llm;
         let positive = [
             ("num_caption_prompts", self.num_caption_prompts),
             ("roi_output_size", self.roi_output_size),
             ("roi_sampling_ratio", self.roi_sampling_ratio),
             ("embed_dim", self.embed_dim),
-            ("vision.image_size", v.image_size),
-            ("vision.patch_size", v.patch_size),
-            ("vision.hidden_size", v.hidden_size),
-            ("vision.num_attention_heads", v.num_attention_heads),
-            ("vision.proj_dim", v.proj_dim),
+            ("vision.image_size", self.vision.image_size()),
+            ("vision.hidden_size", self.vision.hidden_size()),
             ("llm.hidden_size", l.hidden_size),
             ("llm.intermediate_size", l.intermediate_size),
             ("llm.num_attention_heads", l.num_attention_heads),
@@ -195,15 +371,14 @@ impl MmGemConfig {
         for (name, value) in positive {
             require(value > 0, || (format!("{name} is 0"), "it must be at least 1".into()))?;
         }
-        require(self.format == "mm-gem" && self.version == 1, || {
+        require(self.format == "mm-gem" && self.version == VERSION, || {
             (
                 format!("the format is {:?} version {}", self.format, self.version),
-                "this program reads \"mm-gem\" version 1".into(),
+                format!("this program reads \"mm-gem\" versions 1 and {VERSION}"),
             )
         })?;
+        self.vision.check()?;
         let divides = [
-            ("vision.patch_size", v.patch_size, "vision.image_size", v.image_size),
-            ("vision.num_attention_heads", v.num_attention_heads, "vision.hidden_size", v.hidden_size),
             ("llm.num_attention_heads", l.num_attention_heads, "llm.hidden_size", l.hidden_size),
             (
                 "llm.num_key_value_heads",
@@ -213,9 +388,7 @@ impl MmGemConfig {
             ),
         ];
         for (part, part_size, whole, whole_size) in divides {
-            require(whole_size.is_multiple_of(part_size), || {
-                (format!("{part} is {part_size}"), format!("it must divide {whole}, {whole_size}"))
-            })?;
+            require_divides(part, part_size, whole, whole_size)?;
         }
         require((l.hidden_size / l.num_attention_heads).is_multiple_of(2), || {
             (
@@ -236,6 +409,55 @@ impl MmGemConfig {
             (format!("image_std is {:?}", self.image_std), "each must be above 0".into())
         })
     }
+}
+
+impl VisionConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        match self {
+            Self::Vit(v) => {
+                let positive = [
+                    ("vision.patch_size", v.patch_size),
+                    ("vision.num_attention_heads", v.num_attention_heads),
+                    ("vision.proj_dim", v.proj_dim),
+                ];
+                for (name, value) in positive {
+                    require(value > 0, || (format!("{name} is 0"), "it must be at least 1".into()))?;
+                }
+                require_divides("vision.patch_size", v.patch_size, "vision.image_size", v.image_size)?;
+                let (heads, width) = (v.num_attention_heads, v.hidden_size);
+                require_divides("vision.num_attention_heads", heads, "vision.hidden_size", width)
+            }
+            Self::EfficientNetLite(lite) => {
+                let factors = [
+                    ("vision.width_coefficient", lite.width_coefficient),
+                    ("vision.depth_coefficient", lite.depth_coefficient),
+                ];
+                for (name, value) in factors {
+                    require(value > 0.0 && value <= 16.0, || {
+                        (format!("{name} is {value}"), "it must be above 0 and at most 16".into())
+                    })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Turns a file of version 1, whose only tower was open_clip's ViT, into one of version 2.
+fn upgrade(file: &mut serde_json::Value) {
+    if file.get("version").and_then(serde_json::Value::as_u64) != Some(1) {
+        return;
+    }
+    if let Some(vision) = file.get_mut("vision").and_then(serde_json::Value::as_object_mut) {
+        vision.entry("model_type").or_insert_with(|| "vit".into());
+        file["version"] = VERSION.into();
+    }
+}
+
+fn require_divides(part: &str, part_size: usize, whole: &str, whole_size: usize) -> Result<(), ConfigError> {
+    require(whole_size.is_multiple_of(part_size), || {
+        (format!("{part} is {part_size}"), format!("it must divide {whole}, {whole_size}"))
+    })
 }
 
 fn require(holds: bool, say: impl FnOnce() -> (String, String)) -> Result<(), ConfigError> {

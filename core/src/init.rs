@@ -8,8 +8,8 @@ use burn::tensor::{Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::checkpoint::names::{param_id, stable_hash};
-use crate::config::MmGemConfig;
+use crate::checkpoint::names::{module_path, param_id, stable_hash};
+use crate::config::{MmGemConfig, VisionConfig};
 
 /// Sets every value: weights as open_clip and Llama draw them, h1–h3 as PyTorch's `Linear`,
 /// h4 the identity, norms 1, biases 0, tokens as the rest of the language model.
@@ -53,7 +53,7 @@ impl ModuleMapper for Fresh<'_> {
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = self.path.join(".");
+        let path = module_path(&self.path);
         if !(self.is_fresh)(&path) {
             return param;
         }
@@ -66,9 +66,13 @@ impl ModuleMapper for Fresh<'_> {
 }
 
 fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
-    let vit_width = config.vision.hidden_size as f64;
     // Residual branches are drawn smaller the deeper the model, so that its sum does not grow.
-    let vit_depth = (2.0 * config.vision.num_hidden_layers as f64).sqrt();
+    let (vit_width, vit_depth, patch_size) = match &config.vision {
+        VisionConfig::Vit(v) => {
+            (v.hidden_size as f64, (2.0 * v.num_hidden_layers as f64).sqrt(), v.patch_size)
+        }
+        VisionConfig::EfficientNetLite(_) => (1.0, 1.0, 1),
+    };
     let llm_depth = (2.0 * config.llm.num_hidden_layers as f64).sqrt();
     let ends = |suffix: &str| path.ends_with(suffix);
     match path {
@@ -77,7 +81,13 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
         "h1.weight" | "h2.weight" | "h3.weight" => Init::Uniform((shape[0] as f64).powf(-0.5)),
         _ if ends(".gamma") => Init::Constant(1.0),
         _ if ends(".beta") || ends(".bias") => Init::Constant(0.0),
-        "visual.conv1" => Init::Normal((3.0 * (config.vision.patch_size as f64).powi(2)).powf(-0.5)),
+        "visual.conv1" => Init::Normal((3.0 * (patch_size as f64).powi(2)).powf(-0.5)),
+        // Convolutions before ReLU6 (He, arXiv:1502.01852); the projections have no activation behind them.
+        "visual.stem.weight" | "visual.head.weight" => Init::Normal((2.0 / fan_in(shape)).sqrt()),
+        _ if path.starts_with("visual.mb_blocks.") => {
+            let gain: f64 = if ends("project.weight") { 1.0 } else { 2.0 };
+            Init::Normal((gain / fan_in(shape)).sqrt())
+        }
         _ if path.starts_with("visual.") && (ends("out_proj.weight") || ends("c_proj.weight")) => {
             Init::Normal(vit_width.powf(-0.5) / vit_depth)
         }
@@ -85,6 +95,14 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
         _ if path.starts_with("visual.") => Init::Normal(vit_width.powf(-0.5)),
         _ if ends("o_proj.weight") || ends("down_proj.weight") => Init::Normal(0.02 / llm_depth),
         _ => Init::Normal(0.02),
+    }
+}
+
+/// Inputs of one output: of a linear layer `[in, out]` or a convolution `[out, in / groups, k, k]`.
+fn fan_in(shape: &[usize]) -> f64 {
+    match shape {
+        [n_inputs, _] => *n_inputs as f64,
+        _ => shape[1..].iter().product::<usize>() as f64,
     }
 }
 

@@ -161,7 +161,7 @@ impl Session {
 
     /// Runs the image encoder on several photos at once.
     pub fn encode_batch(&self, photos: &[Preprocessed]) -> Vec<EncodedImage> {
-        let side = self.config.vision.image_size;
+        let side = self.config.vision.image_size();
         let pixels: Vec<f32> = photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
         let pixels = TensorData::new(pixels, [photos.len(), 3, side, side]);
         let patches = self.model.visual.forward(Tensor::from_data(pixels, &self.device));
@@ -249,7 +249,9 @@ impl Session {
         max_tokens: usize,
     ) -> Result<CaptionStream, SessionError> {
         let prefix = match part {
-            Part::Whole => self.prefix(image.patches.clone(), Stage::One),
+            Part::Whole => {
+                self.prefix(self.model.whole_tokens(&self.pool, image.patches.clone()), Stage::One)
+            }
             _ => self.prefix(self.pool_regions(image, &[self.region(image, part)?]), Stage::Two),
         };
         let [_, n_prefix, _] = prefix.dims();
@@ -279,7 +281,7 @@ impl Session {
         decoding: Decoding,
     ) -> Result<Vec<Caption>, SessionError> {
         let patches = Tensor::cat(images.iter().map(|image| image.patches.clone()).collect(), 0);
-        self.decode(patches, Stage::One, decoding).await
+        self.decode(self.model.whole_tokens(&self.pool, patches), Stage::One, decoding).await
     }
 
     /// Captions of parts of one photo, decoded as one batch with the prompts of stage 2.
@@ -390,7 +392,7 @@ impl Session {
 
     /// The part of a photo that the model sees, in pixels of the photo: where the patches lie.
     pub fn seen_px(&self, image: &EncodedImage) -> BoxPx {
-        let side = self.config.vision.image_size as f32;
+        let side = self.config.vision.image_size() as f32;
         image.map.image_from_input([0.0, 0.0, side, side])
     }
 
@@ -399,7 +401,7 @@ impl Session {
     ///
     /// `point_px` is `[x, y]` in pixels of the photo.
     pub async fn box_at(&self, image: &EncodedImage, point_px: [f32; 2]) -> Result<BoxPx, SessionError> {
-        let (grid, patch_px) = (self.config.grid(), self.config.vision.patch_size as f32);
+        let (grid, patch_px) = (self.config.grid(), self.config.patch_px());
         let at = image
             .map
             .input_from_image_point(point_px)
@@ -428,7 +430,7 @@ impl Session {
     }
 
     fn best_point(&self, image: &EncodedImage, similarity: &[f32]) -> [f32; 2] {
-        let (grid, patch_px) = (self.config.grid(), self.config.vision.patch_size as f32);
+        let (grid, patch_px) = (self.config.grid(), self.config.patch_px());
         let patch = argmax(similarity);
         let center = [((patch % grid) as f32 + 0.5) * patch_px, ((patch / grid) as f32 + 0.5) * patch_px];
         image.map.image_from_input_point(center)
@@ -464,7 +466,7 @@ impl Session {
 
     /// Samples the mask at the centres of the input's pixels; its box is the one around all white.
     fn mask_region(&self, image: &EncodedImage, values: &[u8]) -> Result<Region, SessionError> {
-        let side = self.config.vision.image_size;
+        let side = self.config.vision.image_size();
         let width = image.width as usize;
         let lit = || {
             values.iter().enumerate().filter(|(_, value)| **value >= 128).map(|(i, _)| (i % width, i / width))

@@ -1,6 +1,6 @@
 //! Text to token ids and back, by the model folder's `tokenizer.json`.
 
-use tokenizers::Tokenizer as HfTokenizer;
+use tokenizers::{NormalizerWrapper, Tokenizer as HfTokenizer};
 
 use crate::config::MmGemConfig;
 
@@ -9,6 +9,8 @@ use crate::config::MmGemConfig;
 pub struct Tokenizer {
     inner: HfTokenizer,
     max_text_len: usize,
+    /// Whether texts lose their capitals on the way in; captions then get one at the start of each sentence.
+    lowercases: bool,
 }
 
 /// Why a tokenizer cannot be used.
@@ -61,7 +63,8 @@ impl Tokenizer {
                 wanted: "a special token that ends a caption there (eos_token_id)".into(),
             });
         }
-        Ok(Self { inner, max_text_len: config.max_text_len })
+        let lowercases = inner.get_normalizer().is_some_and(lowercases);
+        Ok(Self { inner, max_text_len: config.max_text_len, lowercases })
     }
 
     /// Ids of a text without special tokens, cut so that one special token still fits.
@@ -74,7 +77,8 @@ impl Tokenizer {
     /// Text of the ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         let text = self.inner.decode(ids, true).map_err(|cause| failed(&format!("{ids:?}"), cause))?;
-        Ok(text.trim().to_owned())
+        let text = text.trim();
+        Ok(if self.lowercases { sentence_case(text) } else { text.to_owned() })
     }
 
     /// Most tokens of a text, its special token included.
@@ -87,20 +91,49 @@ fn failed(text: &str, cause: tokenizers::Error) -> TokenizerError {
     TokenizerError::Text { text: text.to_owned(), cause: cause.to_string() }
 }
 
+fn lowercases(normalizer: &NormalizerWrapper) -> bool {
+    match normalizer {
+        NormalizerWrapper::Lowercase(_) => true,
+        NormalizerWrapper::Sequence(parts) => parts.as_ref().iter().any(lowercases),
+        _ => false,
+    }
+}
+
+/// A capital at the start of each sentence.
+fn sentence_case(text: &str) -> String {
+    let mut starts = true;
+    let mut out = String::with_capacity(text.len());
+    for (at, letter) in text.char_indices() {
+        if starts && letter.is_alphanumeric() {
+            out.extend(letter.to_uppercase());
+            starts = false;
+        } else {
+            out.push(letter);
+            // "3.5" does not end a sentence.
+            starts |= matches!(letter, '.' | '!' | '?') && text[at + 1..].starts_with(' ');
+        }
+    }
+    out
+}
+
 /// Special tokens of a tokenizer made by [`train_bpe`]; their ids are 0, 1 and 2.
 pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 
 /// Trains a byte-level BPE on lines of text and returns its `tokenizer.json`.
 ///
-/// A model that starts from nothing needs no foreign tokenizer.
+/// A small vocabulary is not spent on capitals and on the spaces that tokenised captions have before their
+/// punctuation: the tokenizer's normalizer takes both away, and [`Tokenizer::decode`] writes sentences again.
 #[cfg(feature = "train")]
 pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
     use tokenizers::{
-        AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
-        PreTokenizerWrapper, TokenizerImpl,
+        AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
         models::{
             TrainerWrapper,
             bpe::{BPE, BpeTrainer},
+        },
+        normalizers::{
+            replace::Replace,
+            utils::{Lowercase, Sequence},
         },
         pre_tokenizers::byte_level::ByteLevel,
     };
@@ -114,8 +147,15 @@ pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, Tokenize
 
     let broken = |cause: tokenizers::Error| TokenizerError::Malformed(cause.to_string());
     let mut tokenizer: Parts = TokenizerImpl::new(ModelWrapper::BPE(BPE::default()));
-    let byte_level = ByteLevel::new(false, true, true);
+    // A word is the same token at the start of a text as within it.
+    let byte_level = ByteLevel::new(true, true, true);
+    let mut normalizers = vec![NormalizerWrapper::Lowercase(Lowercase)];
+    for mark in [".", ",", "!", "?", ";", ":"] {
+        normalizers.push(NormalizerWrapper::Replace(Replace::new(format!(" {mark}"), mark).map_err(broken)?));
+    }
     tokenizer
+        .with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(normalizers))))
+        .map_err(broken)?
         .with_pre_tokenizer(Some(PreTokenizerWrapper::ByteLevel(byte_level)))
         .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level)));
     let mut trainer = TrainerWrapper::BpeTrainer(

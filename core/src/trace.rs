@@ -79,7 +79,7 @@ pub async fn trace_forward(
     let [batch, n_patches, width] = patches.dims();
     let grid = config.grid();
     let text_embed = model.text_embed(&texts);
-    let v_in = model.visual_context(&pool, patches.clone(), Stage::One);
+    let v_in = model.visual_context(&pool, model.whole_tokens(&pool, patches.clone()), Stage::One);
     let prefix = model.caption_prefix(v_in.clone(), Stage::One);
     let similarity =
         model.patch_embed(patches.clone(), Stage::Two).matmul(text_embed.clone().transpose().unsqueeze());
@@ -146,7 +146,7 @@ pub fn stage_1_losses(model: &MmGem, config: &MmGemConfig, pixels: Tensor<4>, te
         model.text_embed(&batch),
         model.clamped_logit_scale(),
     );
-    let v_in = model.visual_context(&pool, patches, Stage::One);
+    let v_in = model.visual_context(&pool, model.whole_tokens(&pool, patches), Stage::One);
     let hidden = model.caption_hidden(model.caption_prefix(v_in, Stage::One), &batch);
     Losses {
         emb: contrastive_loss(logits),
@@ -202,7 +202,7 @@ fn difference(found: Option<&TraceTensor>, wanted: &TraceTensor) -> Difference {
 }
 
 fn pixel_batch(input: &TraceInput, config: &MmGemConfig, device: &burn::tensor::Device) -> Tensor<4> {
-    let side = config.vision.image_size;
+    let side = config.vision.image_size();
     let data = burn::tensor::TensorData::new(input.pixels.concat(), [input.pixels.len(), 3, side, side]);
     Tensor::from_data(data, device)
 }

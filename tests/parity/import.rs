@@ -172,7 +172,7 @@ fn positions_are_interpolated_as_openclip_does() {
     for grid in [3, 4, 7, 14] {
         let options = ImportOptions { image_size: Some(grid * 8), ..options() };
         let (config, model) = Sources::read().import(&options).expect("it can be imported");
-        assert_eq!(config.vision.image_size, grid * 8);
+        assert_eq!(config.vision.image_size(), grid * 8);
         let wanted = &open_clips_own().0[&format!("positions_{grid}")];
         let found = model.visual.positional_embedding.val();
         assert_eq!(found.dims().to_vec(), wanted.shape);

@@ -24,7 +24,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 fn patches(case: &Case, folder: &ModelFolder) -> Tensor<3> {
     let images = case.images(folder);
-    let side = folder.config.vision.image_size;
+    let side = folder.config.vision.image_size();
     let pixels: Vec<f32> = images.iter().flat_map(|image| image.pixels.clone()).collect();
     let pixels = TensorData::new(pixels, [images.len(), 3, side, side]);
     folder.model.visual.forward(Tensor::from_data(pixels, &Device::flex()))
@@ -109,7 +109,7 @@ fn whole_region(
     roi_output_size: usize,
     roi_sampling_ratio: usize,
 ) -> Tensor<3> {
-    let side = folder.config.vision.image_size as f32;
+    let side = folder.config.vision.image_size() as f32;
     let pool = PoolAggregator { roi_output_size, roi_sampling_ratio, ..PoolAggregator::new(&folder.config) };
     let whole = |image| (image, Region { box_input: [0.0, 0.0, side, side], mask: None });
     pool.roi_align(patches(case, folder), &(0..case.n_images()).map(whole).collect::<Vec<_>>())

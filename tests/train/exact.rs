@@ -88,7 +88,7 @@ impl Bench {
         let mut config = self.config.clone();
         (config.optim.workers, config.optim.micro_batch) = (workers, micro_batch);
         config.optim.recompute = recompute;
-        let totals = Totals::new(&self.batch, &Single).expect("one rank is of one mind");
+        let totals = Totals::new(&self.batch, &self.config, &Single).expect("one rank is of one mind");
         let step = gradient(&self.trainee, &self.batch, &totals, &self.sizes, &config, &self.device, &Single)
             .expect("one rank cannot get lost");
         (step.total, step.gradients)

@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::names::{checkpoint_name, is_llama_buffer, is_openclip_text_tower, param_id, vision_block_of};
 use super::read::{CheckpointError, load_present};
 use super::shards::Shards;
-use crate::config::{CaptionOrder, HiddenAct, LlamaConfig, MmGemConfig, VisionTokens, VitConfig};
+use crate::config::{
+    CaptionOrder, HiddenAct, LlamaConfig, MmGemConfig, VERSION, VisionConfig, VisionTokens, VitConfig,
+};
 use crate::image::ResizeMode;
 use crate::model::MmGem;
 
@@ -54,7 +56,7 @@ pub fn import(
     let (llm, bos_token_id, eos_token_id) = llama_config(language_config)?;
     let mut config = MmGemConfig {
         format: "mm-gem".into(),
-        version: 1,
+        version: VERSION,
         resize_mode: ResizeMode::Squash,
         image_mean: options.image_mean,
         image_std: options.image_std,
@@ -66,7 +68,7 @@ pub fn import(
         max_text_len: 50,
         logit_scale_init: (1.0f64 / 0.07).ln(),
         logit_scale_max: 100.0f64.ln(),
-        vision: vit,
+        vision: VisionConfig::Vit(vit),
         llm,
         embed_dim: options.embed_dim,
         bos_token_id,
@@ -86,15 +88,18 @@ pub fn import(
     // What no checkpoint has: h1 to h4, the tokens, the temperature.
     let is_fresh = |path: &str| missing.contains(&checkpoint_name(path));
     let mut model = crate::init::fresh_where(model, &config, options.seed, &is_fresh);
-    if let Some(image_size) = options.image_size.filter(|size| *size != config.vision.image_size) {
-        if !image_size.is_multiple_of(config.vision.patch_size) {
+    let grid = config.grid();
+    if let (Some(image_size), Some(vit)) = (options.image_size, config.vision.as_vit_mut())
+        && image_size != vit.image_size
+    {
+        if !image_size.is_multiple_of(vit.patch_size) {
             return Err(CheckpointError::Import(format!(
                 "an image size of {image_size} is asked for, but patches are {} wide\n  hint: take a multiple of it",
-                config.vision.patch_size
+                vit.patch_size
             )));
         }
-        model = resize_positions(model, config.grid(), image_size / config.vision.patch_size);
-        config.vision.image_size = image_size;
+        vit.image_size = image_size;
+        model = resize_positions(model, grid, image_size / vit.patch_size);
     }
     Ok((config, model))
 }
@@ -212,7 +217,8 @@ fn llama_config(json: &str) -> Result<(LlamaConfig, Option<u32>, u32), Checkpoin
 /// Positions for another number of patches, by bicubic interpolation with antialias as
 /// open_clip's `resize_pos_embed` does it; the class token keeps its own.
 pub fn resize_positions(mut model: MmGem, from: usize, to: usize) -> MmGem {
-    let old = model.visual.positional_embedding.val();
+    let Some(vit) = model.visual.as_vit_mut() else { return model };
+    let old = vit.positional_embedding.val();
     let [_, width] = old.dims();
     let device = old.device();
     let values: Vec<f32> = old.into_data().try_to_vec().expect("parameters are f32");
@@ -234,7 +240,7 @@ pub fn resize_positions(mut model: MmGem, from: usize, to: usize) -> MmGem {
         }
     }
     let tensor = Tensor::from_data(TensorData::new(resized, [1 + to * to, width]), &device);
-    model.visual.positional_embedding =
+    vit.positional_embedding =
         Param::initialized(param_id("visual.positional_embedding"), tensor).set_require_grad(true);
     model
 }

@@ -5,6 +5,7 @@ pub mod import;
 pub mod names;
 mod read;
 mod shards;
+pub mod towers;
 mod write;
 
 pub use fingerprint::{HASH_START, fingerprint, hash_bytes};

@@ -2,11 +2,13 @@
 
 use burn::module::ParamId;
 
-/// Path of a parameter in the model's tree, also where the model is a part of something larger: what
-/// is trained besides it has a path of its own.
+/// Path of a parameter in the model's tree. A leading `model` is left out, so that a model has the same
+/// paths inside a larger module; so is the variant of an enum, so that a tower has them inside
+/// [`crate::model::VisionTower`].
 pub fn module_path(modules: &[String]) -> String {
     let inner = if modules.first().is_some_and(|first| first == "model") { &modules[1..] } else { modules };
-    inner.join(".")
+    let is_variant = |name: &&String| name.starts_with(|first: char| first.is_ascii_uppercase());
+    inner.iter().filter(|name| !is_variant(name)).cloned().collect::<Vec<_>>().join(".")
 }
 
 /// Name in `model.safetensors` of the parameter at this path of the module tree: open_clip's under
@@ -21,6 +23,7 @@ pub fn checkpoint_name(path: &str) -> String {
         _ => path
             .replacen("text.blocks.", "text.transformer.resblocks.", 1)
             .replacen("visual.blocks.", "visual.transformer.resblocks.", 1)
+            .replacen("visual.mb_blocks.", "visual.blocks.", 1)
             .replacen("llm.layers.", "llm.model.layers.", 1)
             .replace(".in_proj.", ".in_proj_"),
     };

@@ -86,6 +86,16 @@ impl<'a> Shards<'a> {
         Self { tensors }
     }
 
+    /// Point-wise convolutions `[out, in, 1, 1]` as matrices `[out, in]`.
+    pub(super) fn flatten_pointwise(mut self) -> Self {
+        for stored in self.tensors.values_mut() {
+            if let [_, _, 1, 1] = stored.shape[..] {
+                stored.shape.truncate(2);
+            }
+        }
+        self
+    }
+
     /// The tensors of both; a name in both is kept from `self`.
     pub fn join(mut self, other: Self) -> Self {
         for (name, stored) in other.tensors {

@@ -4,14 +4,14 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
 use super::ops::{mean_dim, together, unit_rows};
-use super::{Linear, Llama, PoolAggregator, Vit};
+use super::{Linear, Llama, PoolAggregator, VisionTower};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
 
 /// The whole model. Field names are those of `model.safetensors`.
 #[derive(Module, Debug)]
 pub struct MmGem {
     /// The image encoder.
-    pub visual: Vit,
+    pub visual: VisionTower,
     /// The language model.
     pub llm: Llama,
     /// V → V_Emb.
@@ -74,12 +74,12 @@ impl TokenBatch {
 impl MmGem {
     /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
     pub fn new(config: &MmGemConfig, device: &Device) -> Self {
-        let (v, l, d) = (&config.vision, &config.llm, config.embed_dim);
+        let (c, l, d) = (config.vision.hidden_size(), &config.llm, config.embed_dim);
         let vector = |n: usize| Param::from_tensor(Tensor::zeros([n], device));
         Self {
-            visual: Vit::new(v, device),
+            visual: VisionTower::new(&config.vision, device),
             llm: Llama::new(l, device),
-            h1: Linear::new(v.hidden_size, d, true, device),
+            h1: Linear::new(c, d, true, device),
             h2: Linear::new(l.hidden_size, d, true, device),
             h3: Linear::new(d, l.hidden_size, true, device),
             h4: Linear::new(d, d, true, device),
@@ -148,10 +148,21 @@ impl MmGem {
         })
     }
 
+    /// The tokens of whole images from which [`Self::visual_context`] makes V_in in stage 1: the patches, or
+    /// RoIAlign over the whole image.
+    ///
+    /// `[batch, n_patches, hidden]` → `[batch, n_tokens, hidden]`
+    pub fn whole_tokens(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<3> {
+        match self.vision_tokens {
+            VisionTokens::Mean | VisionTokens::Grid => patches,
+            VisionTokens::Roi => pool.roi_whole(patches),
+        }
+    }
+
     /// V_in: what the language model sees of whole images, or of regions in stage 2.
     ///
     /// # Shapes
-    /// - tokens: patches `[batch, n_patches, hidden]`, or a RoI map `[n_regions, bins, hidden]`
+    /// - tokens: [`Self::whole_tokens`], or a RoI map `[n_regions, bins, hidden]`
     /// - returns: `[batch, 1, llm_hidden]`, or a token for each of `tokens`
     pub fn visual_context(&self, pool: &PoolAggregator, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
         match (stage, self.vision_tokens) {

@@ -1,6 +1,7 @@
 //! The graph of MM-GEM, one file an idea; nothing here reads a tensor back to the host.
 
 mod attention;
+pub mod efficientnet_lite;
 mod linear;
 pub mod llama;
 pub mod mmgem;
@@ -9,10 +10,13 @@ pub(crate) mod ops;
 pub mod pool_aggregator;
 #[cfg(feature = "train")]
 pub(crate) mod recompute;
+pub mod vision;
 pub mod vit;
 
+pub use efficientnet_lite::EfficientNetLite;
 pub use linear::Linear;
 pub use llama::{KvCache, Llama};
 pub use mmgem::{MmGem, Stage};
 pub use pool_aggregator::PoolAggregator;
+pub use vision::VisionTower;
 pub use vit::Vit;

@@ -36,7 +36,7 @@ impl PoolAggregator {
     pub fn new(config: &MmGemConfig) -> Self {
         Self {
             grid: config.grid(),
-            image_size: config.vision.image_size,
+            image_size: config.vision.image_size(),
             roi_output_size: config.roi_output_size,
             roi_sampling_ratio: config.roi_sampling_ratio,
         }
@@ -72,6 +72,14 @@ impl PoolAggregator {
             patches.select(0, Tensor::<1, Int>::from_data(index, &device))
         };
         Tensor::<3>::from_data(matrix, &device).cast(patches.dtype()).matmul(patches)
+    }
+
+    /// [`Self::roi_align`] with each image whole: `[batch, n_patches, hidden]` → `[batch, bins, hidden]`.
+    pub fn roi_whole(&self, patches: Tensor<3>) -> Tensor<3> {
+        let [batch, ..] = patches.dims();
+        let side = self.image_size as f32;
+        let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
+        self.roi_align(patches, &(0..batch).map(|image| (image, whole.clone())).collect::<Vec<_>>())
     }
 
     /// Mean over the bins of [`Self::roi_align`], of regions of one image: the bins' weights are averaged

@@ -22,6 +22,10 @@ pub struct TrainConfig {
     /// How embeddings are compared with each other.
     #[serde(default)]
     pub contrastive_loss: ContrastiveLoss,
+    /// Leave pairs out of the contrastive loss whose texts are the same: "a man" is no negative of another man.
+    /// InfoNCE only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_same_texts: bool,
     /// Keep the language model's weights as they are; the tokens, h1–h3 and the encoder learn.
     #[serde(default)]
     pub freeze_llm: bool,
@@ -104,6 +108,9 @@ pub struct ModelSource {
     /// A `config.json`; the values are drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
+    /// Weights of the image encoder of a fresh model: a file that `mmgem import --vision` reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vision: Option<PathBuf>,
     /// A `tokenizer.json` for a fresh model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
@@ -124,6 +131,15 @@ pub struct DataConfig {
     /// Area of a random crop over the photo's, as OpenCLIP augments; 1, 1 leaves it whole.
     #[serde(default = "openclip_crop")]
     pub crop_scale: [f32; 2],
+    /// Random crops of each photo that the run draws once and shows again and again; 0 draws a new one each time.
+    pub crops: usize,
+    /// Folder of patch tokens that a frozen encoder has given: each view of a photo is encoded once, also over
+    /// several runs. Wants an encoder that does not learn, and whole photos or `crops`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// Ends captions with a full stop, and embeds half of the texts without one, as people type.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sentences: bool,
     /// Shows half of the photos mirrored, but none of whose captions or phrases any speaks of left or right.
     pub mirror: bool,
     /// Share of a photo's patches that warm-up and stage 1 leave out, others of each photo at each step: the encoder sees the
@@ -325,6 +341,12 @@ pub enum OptimizerKind {
 pub struct GroundingConfig {
     /// Weight of [`crate::loss::grounding_loss`].
     pub weight: f32,
+    /// Weight of the caption loss of phrases after their regions' RoIAlign tokens and `[CAP]`.
+    #[serde(default)]
+    pub caption_weight: f32,
+    /// Whether regions and their phrases are contrasted too, among the photos and their captions.
+    #[serde(default)]
+    pub contrast: bool,
 }
 
 /// Checkpoints.
@@ -426,6 +448,9 @@ impl TrainConfig {
     fn check(&self) -> Result<(), TrainConfigError> {
         let fail = |text: &str| Err(TrainConfigError::Inconsistent(text.into()));
         let optim = &self.optim;
+        if self.model.vision.is_some() && self.model.config.is_none() {
+            return fail("[model] `vision` gives a fresh model its encoder: it wants `config`, not `from`");
+        }
         if self.model.from.is_some() == self.model.config.is_some() {
             return fail(
                 "[model] wants either `from` (a model folder) or `config` (a fresh model), not both",
@@ -486,6 +511,22 @@ impl TrainConfig {
             return fail(
                 "contrastive_loss = \"siglip\" wants a recipe and objective that compare embeddings",
             );
+        }
+        if self.ignore_same_texts && self.contrastive_loss != ContrastiveLoss::InfoNce {
+            return fail("ignore_same_texts wants contrastive_loss = \"info_nce\"");
+        }
+        if self.data.cache.is_some() {
+            let is_frozen = match self.recipe {
+                Recipe::Warmup => false,
+                Recipe::Stage1 => self.freeze_vision,
+                Recipe::Stage2Caption | Recipe::Stage2Retrieval => true,
+            };
+            let comes_again = self.data.crop_scale[0] >= 1.0 || self.data.crops > 0;
+            if !(is_frozen && comes_again && self.data.patch_dropout == 0.0) {
+                return fail(
+                    "[data] cache keeps what an encoder that does not learn gives of the same views: it wants freeze_vision or stage 2, crop_scale = [1.0, 1.0] or crops above 0, and no patch_dropout",
+                );
+            }
         }
         self.check_patch_dropout()?;
         let [low, high] = self.data.crop_scale;

@@ -14,7 +14,7 @@
 //! Nothing larger than a block is ever held beside the embeddings.
 
 use burn::tensor::{
-    Tensor,
+    Device, Tensor, TensorData,
     activation::{log_sigmoid, sigmoid},
     s,
 };
@@ -39,24 +39,88 @@ pub struct Contrast {
     pub text_gradient: Tensor<2>,
 }
 
+/// Takes the place of the logit of a pair that is left out.
+const LEFT_OUT: f32 = -1e4;
+
 /// The contrastive loss over all ranks: InfoNCE, or with a bias (`[1]`) SigLIP's.
 ///
 /// # Shapes
 /// - visual, text: `[rows[rank], embed_dim]`, rows of unit length, without a graph
 /// - log_scale: `[1]`
+/// - keys: of each own text; InfoNCE leaves out pairs of different rows with the same key
 /// - rows: how many each rank has; at least one has some
 pub fn contrast(
     visual: Tensor<2>,
     text: Tensor<2>,
     log_scale: Tensor<1>,
     bias: Option<Tensor<1>>,
+    keys: Option<&[u32]>,
     rows: &[usize],
     group: &dyn Collective,
 ) -> Result<Contrast, CollectiveError> {
     let scale: Tensor<2> = log_scale.exp().unsqueeze();
     match bias {
-        None => softmax_contrast(visual, text, scale, rows, group),
+        None => {
+            let same = keys.map(|keys| SameTexts::new(keys, rows, &visual.device(), group)).transpose()?;
+            softmax_contrast(visual, text, scale, same.as_ref(), rows, group)
+        }
         Some(bias) => sigmoid_contrast(visual, text, scale, bias.unsqueeze(), rows, group),
+    }
+}
+
+/// Which rows of all ranks have the same text.
+struct SameTexts {
+    /// Key and number of each own row, `[rows, 1]`.
+    own: [Tensor<2>; 2],
+    /// Of each row of all ranks.
+    all: [Tensor<2>; 2],
+}
+
+impl SameTexts {
+    fn new(
+        keys: &[u32],
+        rows: &[usize],
+        device: &Device,
+        group: &dyn Collective,
+    ) -> Result<Self, CollectiveError> {
+        let first: usize = rows[..group.rank()].iter().sum();
+        let column = |values: Vec<f32>| {
+            let n = values.len();
+            Tensor::<2>::from_data(TensorData::new(values, [n, 1]), device)
+        };
+        let own = [
+            column(keys.iter().map(|key| *key as f32).collect()),
+            column((first..first + keys.len()).map(|row| row as f32).collect()),
+        ];
+        let [keys, numbers] = own.clone();
+        let all = [gather_rows(keys, rows, group)?, gather_rows(numbers, rows, group)?];
+        Ok(Self { own, all })
+    }
+
+    /// Leaves out the pairs of some own rows with others of the same text.
+    fn mask(&self, logits: Tensor<2>, range: std::ops::Range<usize>) -> Tensor<2> {
+        let shape = logits.dims();
+        let is_same = |of: usize| {
+            let (own, all) = (self.own[of].clone().slice(s![range.clone()]), self.all[of].clone());
+            own.expand(shape).equal(all.transpose().expand(shape))
+        };
+        let others = is_same(1).bool_not();
+        logits.mask_fill(is_same(0).bool_and(others), LEFT_OUT)
+    }
+}
+
+/// Similarities of some own rows with all, sharpened, without the pairs that are left out.
+fn logits_of(
+    own: &Tensor<2>,
+    all: &Tensor<2>,
+    scale: &Tensor<2>,
+    same: Option<&SameTexts>,
+    range: std::ops::Range<usize>,
+) -> Tensor<2> {
+    let logits = own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
+    match same {
+        Some(same) => same.mask(logits, range),
+        None => logits,
     }
 }
 
@@ -64,6 +128,7 @@ fn softmax_contrast(
     visual: Tensor<2>,
     text: Tensor<2>,
     scale: Tensor<2>,
+    same: Option<&SameTexts>,
     rows: &[usize],
     group: &dyn Collective,
 ) -> Result<Contrast, CollectiveError> {
@@ -71,13 +136,13 @@ fn softmax_contrast(
     let all_visual = gather_rows(visual.clone(), rows, group)?;
     let all_text = gather_rows(text.clone(), rows, group)?;
 
-    let lse_visual = log_sum_exp(&visual, &all_text, &scale);
-    let lse_text = log_sum_exp(&text, &all_visual, &scale);
+    let lse_visual = log_sum_exp(&visual, &all_text, &scale, same);
+    let lse_text = log_sum_exp(&text, &all_visual, &scale, same);
     let all_lse_visual = gather_rows(lse_visual.clone(), rows, group)?;
     let all_lse_text = gather_rows(lse_text.clone(), rows, group)?;
 
-    let side = |own, partner, all, own_lse, all_lse: &Tensor<2>| {
-        side_gradient(own, partner, all, own_lse, all_lse, &scale, n)
+    let side = |own, partner, all, own_lse, all_lse| {
+        side_gradient(own, partner, all, [own_lse, all_lse], &scale, same, n)
     };
     let (visual_gradient, visual_mean) = side(&visual, &text, &all_text, &lse_visual, &all_lse_text);
     let (text_gradient, text_mean) = side(&text, &visual, &all_visual, &lse_text, &all_lse_visual);
@@ -148,13 +213,13 @@ fn blocks(n: usize, columns: usize) -> impl Iterator<Item = std::ops::Range<usiz
 }
 
 /// `lse_j S_ij` of each own row, `[rows, 1]`.
-fn log_sum_exp(own: &Tensor<2>, all: &Tensor<2>, scale: &Tensor<2>) -> Tensor<2> {
+fn log_sum_exp(own: &Tensor<2>, all: &Tensor<2>, scale: &Tensor<2>, same: Option<&SameTexts>) -> Tensor<2> {
     let ([n, _], [columns, _]) = (own.dims(), all.dims());
     if n == 0 {
         return Tensor::zeros([0, 1], &own.device());
     }
     let of_block = |range: std::ops::Range<usize>| {
-        let logits = own.clone().slice(s![range]).matmul(all.clone().transpose()) * scale.clone();
+        let logits = logits_of(own, all, scale, same, range);
         let largest = logits.clone().max_dim(1);
         (logits - largest.clone()).exp().sum_dim(1).log() + largest
     };
@@ -166,9 +231,9 @@ fn side_gradient(
     own: &Tensor<2>,
     partner: &Tensor<2>,
     all: &Tensor<2>,
-    own_lse: &Tensor<2>,
-    all_lse: &Tensor<2>,
+    [own_lse, all_lse]: [&Tensor<2>; 2],
     scale: &Tensor<2>,
+    same: Option<&SameTexts>,
     n_pairs: usize,
 ) -> (Tensor<2>, Tensor<1>) {
     let ([n, _], [columns, _]) = (own.dims(), all.dims());
@@ -178,7 +243,7 @@ fn side_gradient(
     }
     let mut gradients = Vec::new();
     for range in blocks(n, columns) {
-        let logits = own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
+        let logits = logits_of(own, all, scale, same, range.clone());
         let of_row = (logits.clone() - own_lse.clone().slice(s![range.clone()])).exp();
         let of_column = (logits.clone() - all_lse.clone().transpose()).exp();
         mean = mean + (of_row.clone() * logits).sum();

@@ -1,13 +1,17 @@
 //! Batches: which samples a step sees and what is done to them, as a pure function of seed and step.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
+use super::cache::{CachedView, PatchCache, ViewKey};
 use super::config::{DistillConfig, Recipe, TrainConfig};
 use super::sources::{Order, Pick, Raw, Sources};
+use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::config::MmGemConfig;
 use crate::data::source::{SourceError, read_lines};
 use crate::data::webdataset::PhotoRecord;
@@ -45,10 +49,18 @@ pub struct BatchPart<'a> {
 /// One sample after decoding and augmentation.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The model's input.
+    /// The model's input; without pixels where `patches` are there.
     photo: Preprocessed,
+    /// V of the photo, from the cache (`data.cache`), `n_patches * hidden` values.
+    patches: Option<Vec<f16>>,
+    /// Of a view that comes again.
+    view: Option<ViewKey>,
     /// Token ids of the text.
     pub text: Vec<u32>,
+    /// The text as somebody who searches would type it, where it is not `text` itself (`data.sentences`).
+    query: Option<Vec<u32>>,
+    /// Whether the text describes the photo, and is not just a list of things on it.
+    pub is_captioned: bool,
     /// The region that the text names (stage 2).
     pub region: Option<Region>,
     /// Whether the text is about the whole photo.
@@ -61,11 +73,26 @@ pub struct Prepared {
     kept: Option<Vec<u32>>,
 }
 
+/// A photo as a step shows it to the model.
+struct View {
+    photo: Preprocessed,
+    /// Where it was cut out, unless it came from the cache.
+    crop: Option<PixelRect>,
+    mirror: bool,
+    /// Of a view that comes again.
+    key: Option<ViewKey>,
+    patches: Option<Vec<f16>>,
+}
+
 /// A phrase and the part of the photo that it names.
 #[derive(Debug)]
 struct Grounded {
     /// Token ids.
     phrase: Vec<u32>,
+    /// As `query` of the photo.
+    query: Option<Vec<u32>>,
+    /// Its box.
+    region: Region,
     /// How its box spreads over the patches; sums to 1.
     shares: Vec<f32>,
 }
@@ -87,6 +114,7 @@ pub struct Batches {
     config: TrainConfig,
     model: MmGemConfig,
     line_order: Order,
+    cache: Option<PatchCache>,
     rank: usize,
     n_ranks: usize,
 }
@@ -111,9 +139,15 @@ impl Batches {
             config: config.clone(),
             model: model.clone(),
             line_order: Order::default(),
+            cache: None,
             rank,
             n_ranks,
         })
+    }
+
+    /// Takes the patch tokens of photos from a cache, and puts what it lacks into it.
+    pub fn with_cache(self, cache: Option<PatchCache>) -> Self {
+        Self { cache, ..self }
     }
 
     /// How much there is, in words.
@@ -149,6 +183,7 @@ impl Batches {
                 })
                 .collect();
             batch.skipped.extend(self.sources.take_warnings());
+            let prepared = self.with_patches(prepared);
             for (sample, (_, pick)) in prepared.into_iter().zip(&picks) {
                 match sample {
                     Ok(sample) => batch.samples.push(sample),
@@ -179,23 +214,82 @@ impl Batches {
         self.sources.pick(in_batch / of_lane, step * of_lane + in_batch % of_lane)
     }
 
-    fn prepare(&self, raw: Raw, mut rng: ChaCha8Rng) -> Result<Prepared, String> {
-        let photo = image::decode(&raw.image, Default::default()).map_err(|e| e.to_string())?;
-        let (width, height) = photo.dimensions();
+    /// Gives the samples that the cache does not know their patch tokens, and the cache them.
+    fn with_patches(&self, mut prepared: Vec<Result<Prepared, String>>) -> Vec<Result<Prepared, String>> {
+        let Some(cache) = &self.cache else { return prepared };
+        let missing = |sample: &&mut Prepared| sample.patches.is_none();
+        let mut missing: Vec<&mut Prepared> = prepared.iter_mut().flatten().filter(missing).collect();
+        let views = missing.iter_mut().map(|sample| {
+            let key = sample.view.expect("a cache wants views that come again");
+            let photo =
+                Preprocessed { pixels: std::mem::take(&mut sample.photo.pixels), ..sample.photo.clone() };
+            (key, photo)
+        });
+        let computed = cache.compute(views.collect());
+        for (sample, view) in missing.into_iter().zip(computed) {
+            sample.patches = Some(view.patches);
+        }
+        prepared
+    }
 
-        let [low, high] = self.config.data.crop_scale.map(f64::from);
-        let crop = if low >= 1.0 {
-            PixelRect::whole(width, height)
-        } else {
-            image::random_resized_crop_params(width, height, (low, high), (3.0 / 4.0, 4.0 / 3.0), &mut rng)
+    /// The photo as the model sees it, from the cache where that knows it, else with its pixels.
+    fn view(&self, raw: &Raw, rng: &mut ChaCha8Rng) -> Result<View, String> {
+        let data = &self.config.data;
+        let [low, high] = data.crop_scale.map(f64::from);
+        let is_whole = low >= 1.0;
+        let decode = || image::decode(&raw.image, Default::default()).map_err(|e| e.to_string());
+        let crop_of = |photo: &image::Rgb, rng: &mut ChaCha8Rng| {
+            let (width, height) = photo.dimensions();
+            match is_whole {
+                true => PixelRect::whole(width, height),
+                false => {
+                    let (area, ratio) = ((low, high), (3.0 / 4.0, 4.0 / 3.0));
+                    image::random_resized_crop_params(width, height, area, ratio, rng)
+                }
+            }
         };
-        let mirror = self.config.data.mirror && rng.random() && !speaks_of_sides(&raw.record);
+        if !is_whole && data.crops == 0 {
+            let photo = decode()?;
+            let crop = crop_of(&photo, rng);
+            let mirror = data.mirror && rng.random() && !speaks_of_sides(&raw.record);
+            let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
+            return Ok(View { photo: pixels, crop: Some(crop), mirror, key: None, patches: None });
+        }
+        // One of a few views, so that it comes again.
+        let crop_idx = if is_whole { 0 } else { rng.random_range(0..data.crops as u64) };
+        let mirror = data.mirror && rng.random() && !speaks_of_sides(&raw.record);
+        let photo_hash = hash_bytes(HASH_START, &raw.image);
+        let view = if is_whole { 0 } else { 1 + crop_idx } * 2 + u64::from(mirror);
+        // Crops of another size or another run's seed are other views.
+        let view = if is_whole { view } else { hash_bytes(self.crop_hash(), &view.to_le_bytes()) };
+        let key = ViewKey { photo: photo_hash, view };
+        if let Some(known) = self.cache.as_ref().and_then(|cache| cache.get(key)) {
+            let CachedView { photo, patches } = known;
+            return Ok(View { photo, crop: None, mirror, key: Some(key), patches: Some(patches) });
+        }
+        let photo = decode()?;
+        let crop_seed = photo_hash ^ self.crop_hash() ^ crop_idx.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let crop = crop_of(&photo, &mut ChaCha8Rng::seed_from_u64(crop_seed));
         let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
+        Ok(View { photo: pixels, crop: Some(crop), mirror, key: Some(key), patches: None })
+    }
+
+    /// What the crops of a run follow from besides the photo.
+    fn crop_hash(&self) -> u64 {
+        let [low, high] = self.config.data.crop_scale.map(f32::to_le_bytes);
+        let seed = self.config.seed.to_le_bytes();
+        [&low[..], &high, &seed].iter().fold(HASH_START, |hash, bytes| hash_bytes(hash, bytes))
+    }
+
+    fn prepare(&self, raw: Raw, mut rng: ChaCha8Rng) -> Result<Prepared, String> {
+        let View { photo: pixels, crop, mirror, key, patches } = self.view(&raw, &mut rng)?;
         let kept = (self.config.data.patch_dropout > 0.0).then(|| self.kept(&mut rng));
         let teacher = match (&self.config.distill, &raw.teacher) {
             (Some(distill), Some(bytes)) => {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
-                let bins = teacher_bins(self.model.grid(), distill.grid, crop, [width, height]);
+                // A run that imitates a teacher has no cache, so the photo was decoded.
+                let crop = crop.expect("decoded");
+                let bins = teacher_bins(self.model.grid(), distill.grid, crop, [pixels.width, pixels.height]);
                 let pooling = rows_of_patches(&bins, self.model.grid(), kept.as_deref(), mirror);
                 Some(TeacherMap { pooling, map })
             }
@@ -207,12 +301,40 @@ impl Batches {
         } else {
             (caption(&raw, &mut rng)?, None, true)
         };
-        let text = self.tokenizer.encode(&text).map_err(|e| e.to_string())?;
+        // With [grounding] a class is learned as the name of a region.
+        let names_class = raw.record.class.is_some() && self.config.grounding.is_none();
+        let is_captioned = stage_2 || names_class || !raw.record.captions.is_empty();
+        let (text, query) = self.encode(&text, &mut rng)?;
         let grounded = match &self.config.grounding {
             Some(_) => self.grounded(&raw.record, &pixels, &mut rng)?,
             None => None,
         };
-        Ok(Prepared { photo: pixels, text, region, is_whole, grounded, teacher, kept })
+        let photo = pixels;
+        Ok(Prepared {
+            photo,
+            patches,
+            view: key,
+            text,
+            query,
+            is_captioned,
+            region,
+            is_whole,
+            grounded,
+            teacher,
+            kept,
+        })
+    }
+
+    /// Token ids of a text to write, and of the same text to embed where that differs.
+    fn encode(&self, text: &str, rng: &mut ChaCha8Rng) -> Result<(Vec<u32>, Option<Vec<u32>>), String> {
+        let ids = |text: &str| self.tokenizer.encode(text).map_err(|e| e.to_string());
+        if !self.config.data.sentences {
+            return Ok((ids(text)?, None));
+        }
+        let phrase = text.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
+        let sentence = if phrase.ends_with(['!', '?']) { phrase.to_owned() } else { format!("{phrase}.") };
+        // People search with and without a full stop.
+        Ok((ids(&sentence)?, if rng.random() { Some(ids(phrase)?) } else { None }))
     }
 
     /// A random choice of as many patches as every photo of the run keeps.
@@ -241,17 +363,18 @@ impl Batches {
         if candidates.is_empty() {
             return Ok(None);
         }
-        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
-        let phrase = self.tokenizer.encode(phrase).map_err(|e| e.to_string())?;
+        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())].clone();
+        let (phrase, query) = self.encode(&phrase, rng)?;
         let pool = PoolAggregator::new(&self.model);
-        let bins = pool.pooling_matrix(&Region { box_input, mask: None });
+        let region = Region { box_input, mask: None };
+        let bins = pool.pooling_matrix(&region);
         let mut shares = vec![0.0; pool.grid * pool.grid];
         for bin in bins.chunks(shares.len()) {
             shares.iter_mut().zip(bin).for_each(|(share, weight)| *share += weight);
         }
         let sum: f32 = shares.iter().sum();
         shares.iter_mut().for_each(|share| *share /= sum);
-        Ok(Some(Grounded { phrase, shares }))
+        Ok(Some(Grounded { phrase, query, region, shares }))
     }
 
     /// A region and one of its phrases, or the whole photo and a caption.
@@ -261,25 +384,26 @@ impl Batches {
         photo: &Preprocessed,
         rng: &mut ChaCha8Rng,
     ) -> Result<(String, Option<Region>, bool), String> {
-        let side = self.model.vision.image_size as f32;
+        let side = self.model.vision.image_size() as f32;
         let candidates = self.visible_phrases(&raw.record, photo, rng);
         let share = self.config.data.whole_image_share;
         if candidates.is_empty() || (!raw.regions_only && rng.random::<f32>() < share) {
             let whole = Region { box_input: [0.0, 0.0, side, side], mask: None };
             return Ok((caption(raw, rng)?, Some(whole), true));
         }
-        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())];
-        Ok((phrase.to_owned(), Some(Region { box_input, mask: None }), false))
+        let (phrase, box_input) = candidates[rng.random_range(0..candidates.len())].clone();
+        Ok((phrase, Some(Region { box_input, mask: None }), false))
     }
 
-    /// One phrase of each region that the crop leaves to be seen, with its box in the model's input.
-    fn visible_phrases<'a>(
+    /// One phrase of each region that the crop leaves to be seen, with its box in the model's input. A photo of
+    /// which only the class is known is one region.
+    fn visible_phrases(
         &self,
-        record: &'a PhotoRecord,
+        record: &PhotoRecord,
         photo: &Preprocessed,
         rng: &mut ChaCha8Rng,
-    ) -> Vec<(&'a str, [f32; 4])> {
-        let side = self.model.vision.image_size as f32;
+    ) -> Vec<(String, [f32; 4])> {
+        let side = self.model.vision.image_size() as f32;
         let visible = |map: &BoxMap, box_px| {
             let [x0, y0, x1, y1] = map.input_from_image(box_px);
             let clipped = [x0.max(0.0), y0.max(0.0), x1.min(side), y1.min(side)];
@@ -287,13 +411,16 @@ impl Batches {
             let whole = area([x0, y0, x1, y1]);
             (whole > 0.0 && area(clipped) >= VISIBLE_SHARE * whole).then_some(clipped)
         };
+        if let (Some(class), true) = (&record.class, record.regions.is_empty()) {
+            return vec![(with_article(class), [0.0, 0.0, side, side])];
+        }
         record
             .regions
             .iter()
             .filter(|region| region.n_boxes == 1 && !region.phrases.is_empty())
             .filter_map(|region| {
                 let box_input = visible(&photo.map, region.box_px)?;
-                Some((region.phrases[rng.random_range(0..region.phrases.len())].as_str(), box_input))
+                Some((region.phrases[rng.random_range(0..region.phrases.len())].clone(), box_input))
             })
             .collect()
     }
@@ -339,9 +466,20 @@ impl<'a> BatchPart<'a> {
             .collect()
     }
 
+    /// V of the photos on a device, `[n, n_patches, hidden]`, where the cache gave it.
+    pub fn patches(&self, config: &MmGemConfig, device: &Device) -> Option<Tensor<3>> {
+        let shape = [self.samples.len(), config.grid().pow(2), config.vision.hidden_size()];
+        let mut values = vec![0.0; shape.iter().product()];
+        let rows = values.chunks_exact_mut(shape[1] * shape[2]);
+        for (row, sample) in rows.zip(self.samples) {
+            sample.patches.as_ref()?.convert_to_f32_slice(row);
+        }
+        Some(Tensor::from_data(TensorData::new(values, shape), device))
+    }
+
     /// The photos on a device, `[n, 3, side, side]`.
     pub fn pixels(&self, config: &MmGemConfig, device: &Device) -> Tensor<4> {
-        let side = config.vision.image_size;
+        let side = config.vision.image_size();
         let pixels = self.samples.iter().flat_map(|sample| sample.photo.pixels.iter().copied()).collect();
         Tensor::from_data(TensorData::new::<f32, _>(pixels, [self.samples.len(), 3, side, side]), device)
     }
@@ -354,6 +492,16 @@ impl<'a> BatchPart<'a> {
     /// Token ids of the photos' texts.
     pub fn texts(&self) -> Vec<Vec<u32>> {
         self.samples.iter().map(|sample| sample.text.clone()).collect()
+    }
+
+    /// Token ids of the photos' texts as they are embedded.
+    pub fn queries(&self) -> Vec<Vec<u32>> {
+        self.samples.iter().map(|sample| sample.query.as_ref().unwrap_or(&sample.text).clone()).collect()
+    }
+
+    /// Which photos have a text that describes them.
+    pub fn captioned(&self) -> Vec<usize> {
+        (0..self.samples.len()).filter(|photo| self.samples[*photo].is_captioned).collect()
     }
 
     /// Which photos are described as a whole.
@@ -372,13 +520,31 @@ impl<'a> BatchPart<'a> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].grounded.is_some()).collect()
     }
 
-    /// Token ids of those phrases, and how each spreads over the patches, `[n, n_patches]`.
-    pub fn phrases(&self, device: &Device) -> (Vec<Vec<u32>>, Tensor<2>) {
-        let grounded: Vec<&Grounded> = self.samples.iter().filter_map(|s| s.grounded.as_ref()).collect();
-        let shares: Vec<f32> = grounded.iter().flat_map(|g| g.shares.iter().copied()).collect();
-        let shape = [grounded.len(), shares.len() / grounded.len().max(1)];
-        let phrases = grounded.iter().map(|g| g.phrase.clone()).collect();
-        (phrases, Tensor::from_data(TensorData::new(shares, shape), device))
+    fn grounded(&self) -> impl Iterator<Item = (usize, &Grounded)> {
+        self.samples.iter().enumerate().filter_map(|(photo, s)| Some((photo, s.grounded.as_ref()?)))
+    }
+
+    /// Token ids of those phrases.
+    pub fn phrases(&self) -> Vec<Vec<u32>> {
+        self.grounded().map(|(_, grounded)| grounded.phrase.clone()).collect()
+    }
+
+    /// Token ids of those phrases as they are embedded.
+    pub fn phrase_queries(&self) -> Vec<Vec<u32>> {
+        self.grounded().map(|(_, g)| g.query.as_ref().unwrap_or(&g.phrase).clone()).collect()
+    }
+
+    /// The boxes of those phrases, each with the index of its photo.
+    pub fn phrase_regions(&self) -> Vec<(usize, Region)> {
+        self.grounded().map(|(photo, grounded)| (photo, grounded.region.clone())).collect()
+    }
+
+    /// How each of those phrases spreads over the patches, `[n, n_patches]`.
+    pub fn phrase_shares(&self, device: &Device) -> Tensor<2> {
+        let shares: Vec<f32> = self.grounded().flat_map(|(_, g)| g.shares.iter().copied()).collect();
+        let n = self.grounded().count();
+        let shape = [n, shares.len() / n.max(1)];
+        Tensor::from_data(TensorData::new(shares, shape), device)
     }
 
     /// Which photos have a teacher's map.
@@ -405,12 +571,42 @@ fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
         return Err("it has no caption, and no described region is to be seen".into());
     }
     let record = &raw.record;
-    const TEMPLATES: [&str; 4] = ["a photo of a {}.", "a picture of a {}.", "this is a {}.", "a {}."];
+    const TEMPLATES: [&str; 4] = ["a photo of {}.", "a picture of {}.", "this is {}.", "{}."];
     match (&record.class, record.captions.len()) {
         (_, n) if n > 0 => Ok(record.captions[rng.random_range(0..n)].clone()),
-        (Some(class), _) => Ok(TEMPLATES[rng.random_range(0..TEMPLATES.len())].replace("{}", class)),
-        (None, _) => Ok("a photo.".to_owned()),
+        (Some(class), _) => {
+            Ok(TEMPLATES[rng.random_range(0..TEMPLATES.len())].replace("{}", &with_article(class)))
+        }
+        (None, _) => Ok(list_of_things(record)),
     }
+}
+
+/// Most things that stand for a photo without a caption.
+const MAX_THINGS: usize = 3;
+
+/// The largest things on a photo that nobody described: "a cup, a fork and a cake."
+fn list_of_things(record: &PhotoRecord) -> String {
+    let mut regions: Vec<_> = record.regions.iter().filter(|region| !region.phrases.is_empty()).collect();
+    let area = |[x0, y0, x1, y1]: [f32; 4]| (x1 - x0) * (y1 - y0);
+    regions.sort_by(|a, b| area(b.box_px).total_cmp(&area(a.box_px)));
+    let mut things: Vec<&str> = Vec::new();
+    for region in regions {
+        let thing = region.phrases[0].as_str();
+        if !things.contains(&thing) && things.len() < MAX_THINGS {
+            things.push(thing);
+        }
+    }
+    match things.split_last() {
+        None => "a photo.".to_owned(),
+        Some((last, [])) => format!("{last}."),
+        Some((last, first)) => format!("{} and {last}.", first.join(", ")),
+    }
+}
+
+/// "an anchor", "a bass"
+fn with_article(name: &str) -> String {
+    let is_vowel = name.starts_with(|c: char| "aeiouAEIOU".contains(c));
+    format!("{} {name}", if is_vowel { "an" } else { "a" })
 }
 
 /// Whether a mirrored photo would belie what people say of it.

@@ -1,5 +1,6 @@
 //! The recipes: what is read from a TOML file, what one step does, and what survives a kill.
 
+mod cache;
 pub mod collective;
 mod config;
 mod contrast;
@@ -17,6 +18,7 @@ mod tensorboard;
 
 #[cfg(feature = "cpu")]
 pub use crate::cpu::record_as_other_devices;
+pub use cache::PatchCache;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };

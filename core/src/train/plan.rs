@@ -13,7 +13,7 @@ use super::metrics::read_records;
 use super::optimizer::is_trained;
 use super::run::TrainError;
 use super::start::read_sizes;
-use crate::config::{LlamaConfig, MmGemConfig, VisionTokens, VitConfig};
+use crate::config::{EfficientNetLiteConfig, LlamaConfig, MmGemConfig, VisionConfig, VitConfig};
 
 /// What a run will need, for one rank where not said otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -164,18 +164,24 @@ pub fn contrasts(config: &TrainConfig) -> bool {
 
 /// Parameters in groups that are trained or not as a whole, each by a path in it.
 fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
-    let (v, l, d) = (&sizes.vision, &sizes.llm, sizes.embed_dim);
+    let (l, d) = (&sizes.llm, sizes.embed_dim);
     let linear = |from: usize, to: usize| from * to + to;
-    let (c, h) = (v.hidden_size, l.hidden_size);
-    let mlp = mlp_width(v);
-    let vit_block = 4 * c + linear(c, 3 * c) + linear(c, c) + linear(c, mlp) + linear(mlp, c);
-    let n_patches = sizes.grid() * sizes.grid();
-    let visual = 3 * v.patch_size * v.patch_size * c + c + (1 + n_patches) * c + 4 * c;
+    let (c, h) = (sizes.vision.hidden_size(), l.hidden_size);
+    let (visual, proj) = match &sizes.vision {
+        VisionConfig::Vit(v) => {
+            let mlp = mlp_width(v);
+            let block = 4 * c + linear(c, 3 * c) + linear(c, c) + linear(c, mlp) + linear(mlp, c);
+            let n_patches = sizes.grid() * sizes.grid();
+            let ends = 3 * v.patch_size * v.patch_size * c + c + (1 + n_patches) * c + 4 * c;
+            (("visual.conv1", ends + v.num_hidden_layers * block), c * v.proj_dim)
+        }
+        VisionConfig::EfficientNetLite(lite) => (("visual.head.weight", lite_layers(lite).parameters), 0),
+    };
     let head = if l.tie_word_embeddings { 0 } else { l.vocab_size * h };
     let llm = l.vocab_size * h + head + h + l.num_hidden_layers * (llama_matrices(l) + 2 * h);
     vec![
-        ("visual.conv1", visual + v.num_hidden_layers * vit_block),
-        ("visual.proj", c * v.proj_dim),
+        visual,
+        ("visual.proj", proj),
         ("llm.norm", llm),
         ("h1.weight", linear(c, d)),
         ("h2.weight", linear(h, d)),
@@ -184,6 +190,38 @@ fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
         ("cap_prompts", sizes.num_caption_prompts * h),
         ("emb_token", 2 * h + 1),
     ]
+}
+
+/// What the layers of an EfficientNet-Lite add up to.
+#[derive(Default)]
+struct LiteLayers {
+    parameters: usize,
+    /// Multiplications and additions of a forward pass.
+    flops: f64,
+    /// Numbers that go into and out of its layers, which a backward pass keeps.
+    activations: f64,
+}
+
+fn lite_layers(lite: &EfficientNetLiteConfig) -> LiteLayers {
+    let mut sum = LiteLayers::default();
+    let mut side = lite.image_size.div_ceil(2);
+    let mut layer = |inputs: usize, outputs: usize, side: usize| {
+        sum.parameters += inputs * outputs + outputs;
+        sum.flops += 2.0 * (inputs * outputs * side * side) as f64;
+        sum.activations += (outputs * side * side) as f64;
+    };
+    layer(27, EfficientNetLiteConfig::STEM_CHANNELS, side);
+    let blocks = lite.blocks();
+    for block in &blocks {
+        if block.expanded_channels != block.in_channels {
+            layer(block.in_channels, block.expanded_channels, side);
+        }
+        side = side.div_ceil(block.stride);
+        layer(block.kernel_size * block.kernel_size, block.expanded_channels, side);
+        layer(block.expanded_channels, block.out_channels, side);
+    }
+    layer(blocks.last().map_or(0, |block| block.out_channels), lite.hidden_size, side);
+    sum
 }
 
 fn mlp_width(v: &VitConfig) -> usize {
@@ -212,15 +250,12 @@ fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes
     let n_patches = n_seen_patches(sizes, config);
     let embed = llama_flops(&sizes.llm, text_tokens + 1.0, 0.0);
     let caption = |prefix: usize| llama_flops(&sizes.llm, prefix as f64 + text_tokens, text_tokens + 1.0);
-    let whole = match sizes.vision_tokens {
-        VisionTokens::Mean => 1,
-        VisionTokens::Grid => n_patches,
-    } + 1;
+    let whole = sizes.n_whole_tokens(n_patches) + 1;
     let when = |is_done: bool, flops: f64| if is_done { flops } else { 0.0 };
     Passes {
         vision: when(
-            config.recipe != Recipe::Warmup || config.distill.is_some(),
-            vit_flops(sizes, n_patches),
+            (config.recipe != Recipe::Warmup || config.distill.is_some()) && config.data.cache.is_none(),
+            vision_flops(sizes, n_patches),
         ),
         embed: when(contrasts(config), embed),
         phrase: when(config.grounding.is_some(), embed),
@@ -271,8 +306,11 @@ fn n_seen_patches(sizes: &MmGemConfig, config: &TrainConfig) -> usize {
 }
 
 /// Operations of the image encoder's forward pass over some patches.
-fn vit_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
-    let v = &sizes.vision;
+fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
+    let v = match &sizes.vision {
+        VisionConfig::Vit(v) => v,
+        VisionConfig::EfficientNetLite(lite) => return lite_layers(lite).flops,
+    };
     let (c, n_patches) = (v.hidden_size as f64, n_patches as f64);
     let seq = n_patches + 1.0;
     let block = 2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c;
@@ -291,15 +329,11 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let l = &sizes.llm;
     let tokens = config.hardware.text_tokens;
     let n_patches = n_seen_patches(sizes, config);
-    let whole = match sizes.vision_tokens {
-        VisionTokens::Mean => 1,
-        VisionTokens::Grid => n_patches,
-    } as f64
-        + 1.0;
+    let whole = sizes.n_whole_tokens(n_patches) as f64 + 1.0;
     let region = (sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts) as f64;
-    let pixels = 3.0 * (sizes.vision.image_size * sizes.vision.image_size) as f64;
+    let pixels = 3.0 * sizes.vision.image_size().pow(2) as f64;
     let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
-    let (vision, caption) = (vit_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
+    let (vision, caption) = (vision_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
     // Towers that learn or that a gradient goes through; what is scored; the frozen tower, which holds a block in passing.
     let (towers, head, passing) = match config.recipe {
         Recipe::Warmup => (vec![vision, caption(1.0)], head, None),
@@ -389,8 +423,16 @@ const ATTENTION: f64 = 4.2;
 const HEAD: f64 = 3.0;
 
 /// The encoder on some patches of an image.
-fn vit_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
-    let v = &sizes.vision;
+fn vision_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
+    let v = match &sizes.vision {
+        VisionConfig::Vit(v) => v,
+        VisionConfig::EfficientNetLite(lite) => {
+            // One chain of a single block: convolutions are not computed again on the way back.
+            let pixels = 3.0 * lite.image_size.pow(2) as f64;
+            let width = lite_layers(lite).activations;
+            return Chain { n_blocks: 1.0, input: pixels, width, mlp: 0.0, attention: 0.0 };
+        }
+    };
     let seq = (n_patches + 1) as f64;
     Chain {
         n_blocks: v.num_hidden_layers as f64,

@@ -10,6 +10,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 
+use super::cache::PatchCache;
 use super::collective::{Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0};
 use super::config::{Recipe, TrainConfig};
 use super::data::{Batch, Batches};
@@ -300,7 +301,15 @@ impl<'a> Run<'a> {
         if let Some(step) = newest {
             (trainee, state) = store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
         }
-        let batches = Batches::open(config, &sizes, &tokenizer, group.rank(), group.size())?;
+        let cache = match &config.data.cache {
+            Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),
+            None => None,
+        };
+        if let Some(cache) = cache.as_ref().filter(|_| is_writer) {
+            report(Progress::Note(format!("the cache knows {} views of photos", cache.len())));
+        }
+        let batches =
+            Batches::open(config, &sizes, &tokenizer, group.rank(), group.size())?.with_cache(cache);
         if is_writer {
             newest.iter().for_each(|step| report(Progress::Note(format!("going on after step {step}"))));
             batches.warnings().into_iter().for_each(|warning| report(Progress::Note(warning)));
@@ -406,7 +415,7 @@ impl<'a> Run<'a> {
 
     /// Tells all ranks what this one has, and hears what they have.
     fn consult(&self, batch: Option<&Batch>, signals: &Signals, waited: f64) -> Result<Council, TrainError> {
-        let mut own = batch.map_or([0.0; COUNTS], Totals::count).to_vec();
+        let mut own = batch.map_or([0.0; COUNTS], |batch| Totals::count(batch, self.config)).to_vec();
         let flag = |is_set: bool| f64::from(u8::from(is_set));
         own.extend([
             batch.map_or(0, |batch| batch.n_skipped) as f64,

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::config::{ModelSource, Recipe, TrainConfig};
 use super::run::TrainError;
 use super::store::RunState;
+use crate::checkpoint::Shards;
+use crate::checkpoint::towers::load_tower;
 use crate::config::MmGemConfig;
 use crate::data::source::read_lines;
 use crate::files::{FolderError, ModelFolder, read, write_atomic};
@@ -57,7 +59,14 @@ pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Resu
         }
     };
     let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
-    let model = fresh(MmGem::new(&sizes, device), &sizes, config.seed);
+    let mut model = fresh(MmGem::new(&sizes, device), &sizes, config.seed);
+    if let Some(path) = &source.vision {
+        let bytes = read(path)?;
+        let name = path.display().to_string();
+        model = Shards::new(&[(&name, &bytes)])
+            .and_then(|shards| load_tower(model, &sizes.vision, shards))
+            .map_err(|cause| FolderError::Checkpoint { cause, folder: path.clone() })?;
+    }
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
 }
 

@@ -20,6 +20,7 @@ use super::contrast::contrast;
 use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
 use super::plan::contrasts;
+use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::config::MmGemConfig;
 use crate::loss::{caption_loss, grounding_loss};
 use crate::model::mmgem::{TokenBatch, normalize};
@@ -42,9 +43,10 @@ pub struct Trainee {
 const LOGIT_BIAS_INIT: f32 = -10.0;
 
 /// Names of the losses in `metrics.jsonl`.
-pub const LOSSES: [&str; 7] = [
+pub const LOSSES: [&str; 8] = [
     "loss_emb",
     "loss_gen",
+    "loss_phrase",
     "loss_rehearsal",
     "loss_distill",
     "loss_distill_mean",
@@ -72,24 +74,55 @@ struct MeanLoss {
     weight: f32,
 }
 
+/// Embeddings that are contrasted with those of all other parts, rows of unit length.
+#[derive(Clone)]
+struct Pairs {
+    /// Of images or regions, `[n, embed_dim]`.
+    visual: Tensor<2>,
+    /// Of their texts, `[n, embed_dim]`.
+    text: Tensor<2>,
+    /// A hash of each text.
+    keys: Vec<u32>,
+}
+
+impl Pairs {
+    /// Without their graph.
+    fn detached(self) -> Self {
+        Self { visual: self.visual.inner(), text: self.text.inner(), keys: self.keys }
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// One after the other.
+    fn join(pairs: &[Self]) -> Option<Self> {
+        let side = |of: fn(&Self) -> &Tensor<2>| Tensor::cat(pairs.iter().map(of).cloned().collect(), 0);
+        (!pairs.is_empty()).then(|| Self {
+            visual: side(|pair| &pair.visual),
+            text: side(|pair| &pair.text),
+            keys: pairs.iter().flat_map(|pair| pair.keys.iter().copied()).collect(),
+        })
+    }
+}
+
 /// What a part of the batch computes before the parts meet.
 struct Forward {
-    /// Image or region embeddings and text embeddings, rows of unit length.
-    embeds: Option<[Tensor<2>; 2]>,
+    pairs: Option<Pairs>,
     means: Vec<MeanLoss>,
 }
 
 /// A forward pass, and of a run that recomputes the blocks to go back through.
 type Recorded = (Forward, Option<Tape>);
 
-/// Embeddings on their way to the place where all parts meet, without their graph.
-type Embeds = Option<[Tensor<2>; 2]>;
+/// Gradient of the embeddings of a part's images or regions, and of its texts.
+type PairGradients = Option<[Tensor<2>; 2]>;
 
 impl Trainee {
     /// The modules of a run around a model.
     pub fn new(model: MmGem, sizes: &MmGemConfig, config: &TrainConfig, device: &Device) -> Self {
         let head = config.distill.as_ref().map(|distill| {
-            let head = LinearConfig::new(sizes.vision.hidden_size, distill.hidden_size).init(device);
+            let head = LinearConfig::new(sizes.vision.hidden_size(), distill.hidden_size).init(device);
             crate::init::fresh(head, sizes, config.seed)
         });
         let bias = || Param::from_tensor(Tensor::from_floats([LOGIT_BIAS_INIT], device));
@@ -99,10 +132,13 @@ impl Trainee {
 
     /// Patch tokens of the photos, those alone that the run looks at.
     fn patches(&self, part: BatchPart, sizes: &MmGemConfig, device: &Device) -> Tensor<3> {
+        if let Some(patches) = part.patches(sizes, device) {
+            return patches;
+        }
         let pixels = part.pixels(sizes, device);
-        match part.kept_patches() {
-            Some(kept) => self.model.visual.forward_kept(pixels, &kept),
-            None => self.model.visual.forward(pixels),
+        match (part.kept_patches(), self.model.visual.as_vit()) {
+            (Some(kept), Some(vit)) => vit.forward_kept(pixels, &kept),
+            _ => self.model.visual.forward(pixels),
         }
     }
 
@@ -111,10 +147,11 @@ impl Trainee {
         &self,
         part: BatchPart,
         patches: &Tensor<3>,
-        tokens: &TokenBatch,
+        phrase_embed: Option<&Tensor<2>>,
         sizes: &MmGemConfig,
         config: &TrainConfig,
-    ) -> Embeds {
+        device: &Device,
+    ) -> Option<Pairs> {
         let pool = PoolAggregator::new(sizes);
         let visual = match config.recipe {
             Recipe::Stage1 if config.objective != Objective::CapOnly => {
@@ -125,7 +162,25 @@ impl Trainee {
             }
             _ => return None,
         };
-        Some([visual, self.model.text_embed(tokens)])
+        let queries = part.queries();
+        let text = self.model.text_embed(&TokenBatch::new(&queries, device));
+        let photos = Pairs { visual, text, keys: text_keys(&queries) };
+        let contrasts_regions = config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
+        let (Some(phrase_embed), true) = (phrase_embed, contrasts_regions) else { return Some(photos) };
+        let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
+        let regions = Pairs {
+            visual: self.model.image_embed(&pool, roi),
+            text: phrase_embed.clone(),
+            keys: text_keys(&part.phrase_queries()),
+        };
+        Pairs::join(&[photos, regions])
+    }
+
+    /// Embeddings of the phrases whose places are known, where the run learns from them.
+    fn phrase_embed(&self, part: BatchPart, config: &TrainConfig, device: &Device) -> Option<Tensor<2>> {
+        config.grounding.as_ref()?;
+        let queries = part.phrase_queries();
+        (!queries.is_empty()).then(|| self.model.text_embed(&TokenBatch::new(&queries, device)))
     }
 
     /// The embeddings alone, for the first of two passes.
@@ -135,13 +190,13 @@ impl Trainee {
         sizes: &MmGemConfig,
         config: &TrainConfig,
         device: &Device,
-    ) -> Embeds {
+    ) -> Option<Pairs> {
         if part.samples.is_empty() || !contrasts(config) {
             return None;
         }
         let patches = self.patches(part, sizes, device);
-        let tokens = TokenBatch::new(&part.texts(), device);
-        self.embed(part, &patches, &tokens, sizes, config)
+        let phrase_embed = self.phrase_embed(part, config, device);
+        self.embed(part, &patches, phrase_embed.as_ref(), sizes, config, device)
     }
 
     fn forward(
@@ -151,44 +206,49 @@ impl Trainee {
         config: &TrainConfig,
         device: &Device,
     ) -> Forward {
-        let mut forward = Forward { embeds: None, means: Vec::new() };
+        let mut forward = Forward { pairs: None, means: Vec::new() };
         if !part.samples.is_empty() {
             let pool = PoolAggregator::new(sizes);
             let patches = self.patches(part, sizes, device);
             let texts = part.texts();
-            let tokens = TokenBatch::new(&texts, device);
-            forward.embeds = self.embed(part, &patches, &tokens, sizes, config);
+            let phrase_embed = self.phrase_embed(part, config, device);
+            forward.pairs = self.embed(part, &patches, phrase_embed.as_ref(), sizes, config, device);
             match config.recipe {
                 Recipe::Warmup | Recipe::Stage2Retrieval => {}
                 Recipe::Stage1 => {
-                    let grounded = part.with_phrase();
-                    if let (Some(grounding), false) = (&config.grounding, grounded.is_empty()) {
-                        let value = self.grounding_mean(part, rows(patches.clone(), &grounded), device);
+                    if let (Some(grounding), Some(phrase_embed)) = (&config.grounding, phrase_embed) {
+                        let grounded = part.with_phrase();
+                        let value =
+                            self.grounding_mean(part, rows(patches.clone(), &grounded), phrase_embed, device);
                         let (count, weight) = (grounded.len(), grounding.weight);
                         forward.means.push(MeanLoss { name: "loss_grounding", value, count, weight });
+                        if grounding.caption_weight > 0.0 {
+                            let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
+                            let phrases = part.phrases();
+                            let mut mean = self.caption_mean("loss_phrase", roi, Stage::One, &phrases, sizes);
+                            mean.weight = grounding.caption_weight;
+                            forward.means.push(mean);
+                        }
                     }
-                    if config.objective != Objective::ClipOnly {
-                        let v_in = self.model.visual_context(&pool, patches.clone(), Stage::One);
-                        let prefix = self.model.caption_prefix(v_in, Stage::One);
-                        forward.means.push(self.caption_mean("loss_gen", prefix, &tokens, &texts, sizes));
+                    let captioned = part.captioned();
+                    if config.objective != Objective::ClipOnly && !captioned.is_empty() {
+                        let texts: Vec<Vec<u32>> =
+                            captioned.iter().map(|photo| texts[*photo].clone()).collect();
+                        let tokens = self.model.whole_tokens(&pool, rows(patches.clone(), &captioned));
+                        forward.means.push(self.caption_mean("loss_gen", tokens, Stage::One, &texts, sizes));
                     }
                 }
                 Recipe::Stage2Caption => {
                     let roi = pool.roi_align(patches.clone(), &part.regions());
-                    let v_in = self.model.visual_context(&pool, roi, Stage::Two);
-                    let prefix = self.model.caption_prefix(v_in, Stage::Two);
-                    forward.means.push(self.caption_mean("loss_gen", prefix, &tokens, &texts, sizes));
+                    forward.means.push(self.caption_mean("loss_gen", roi, Stage::Two, &texts, sizes));
                     let whole = part.whole();
                     if config.data.rehearse_stage_1 && !whole.is_empty() {
                         let texts: Vec<Vec<u32>> = whole.iter().map(|photo| texts[*photo].clone()).collect();
-                        let patches = rows(patches.clone(), &whole);
-                        let v_in = self.model.visual_context(&pool, patches, Stage::One);
-                        let prefix = self.model.caption_prefix(v_in, Stage::One);
-                        let tokens = TokenBatch::new(&texts, device);
+                        let tokens = self.model.whole_tokens(&pool, rows(patches.clone(), &whole));
                         forward.means.push(self.caption_mean(
                             "loss_rehearsal",
-                            prefix,
-                            &tokens,
+                            tokens,
+                            Stage::One,
                             &texts,
                             sizes,
                         ));
@@ -215,37 +275,64 @@ impl Trainee {
             // Text behind `[CAP]` alone.
             let prefix = self.model.cap_token.val().reshape([1, 1, sizes.llm.hidden_size]);
             let prefix = prefix.expand([part.lines.len(), 1, sizes.llm.hidden_size]);
-            let tokens = TokenBatch::new(part.lines, device);
-            forward.means.push(self.caption_mean("loss_text", prefix, &tokens, part.lines, sizes));
+            forward.means.push(self.text_mean("loss_text", prefix, part.lines, sizes));
         }
         forward
     }
 
     /// `patches` are those of the photos that have a phrase with its place.
-    fn grounding_mean(&self, part: BatchPart, patches: Tensor<3>, device: &Device) -> Tensor<1> {
-        let (phrases, shares) = part.phrases(device);
-        let text_embed = self.model.text_embed(&TokenBatch::new(&phrases, device));
+    fn grounding_mean(
+        &self,
+        part: BatchPart,
+        patches: Tensor<3>,
+        text_embed: Tensor<2>,
+        device: &Device,
+    ) -> Tensor<1> {
+        let shares = part.phrase_shares(device);
         // The temperature is the contrastive loss's to set.
         let logit_scale = self.model.clamped_logit_scale().detach();
         grounding_loss(self.model.patch_embed(patches, Stage::Two), text_embed, shares, logit_scale)
     }
 
+    /// Captions of whole images or regions, of which `tokens` are what a stage makes V_in from.
     fn caption_mean(
         &self,
         name: &'static str,
-        prefix: Tensor<3>,
-        tokens: &TokenBatch,
+        tokens: Tensor<3>,
+        stage: Stage,
         texts: &[Vec<u32>],
         sizes: &MmGemConfig,
     ) -> MeanLoss {
-        let hidden = self.model.caption_hidden(prefix, tokens);
+        let v_in = self.model.visual_context(&PoolAggregator::new(sizes), tokens, stage);
+        self.text_mean(name, self.model.caption_prefix(v_in, stage), texts, sizes)
+    }
+
+    /// Texts behind a prefix.
+    fn text_mean(
+        &self,
+        name: &'static str,
+        prefix: Tensor<3>,
+        texts: &[Vec<u32>],
+        sizes: &MmGemConfig,
+    ) -> MeanLoss {
+        let tokens = TokenBatch::new(texts, &prefix.device());
+        let hidden = self.model.caption_hidden(prefix, &tokens);
         let value = caption_loss(&self.model.llm, hidden, texts, sizes.eos_token_id);
         MeanLoss { name, value, count: texts.iter().map(|text| text.len() + 1).sum(), weight: 1.0 }
     }
 }
 
+/// A hash of each text that f32 holds exactly.
+fn text_keys(texts: &[Vec<u32>]) -> Vec<u32> {
+    let bytes = |text: &Vec<u32>| text.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+    texts.iter().map(|text| (hash_bytes(HASH_START, &bytes(text)) >> 40) as u32).collect()
+}
+
 /// Some rows of a batch.
 fn rows(patches: Tensor<3>, which: &[usize]) -> Tensor<3> {
+    if which.len() == patches.dims()[0] {
+        return patches;
+    }
     let idx: Vec<i32> = which.iter().map(|row| *row as i32).collect();
     let idx = Tensor::<1, Int>::from_data(TensorData::new(idx, [which.len()]), &patches.device());
     patches.select(0, idx)
@@ -268,7 +355,7 @@ pub fn gradient(
     let mut step = StepGradient { losses: Vec::new(), total: 0.0, gradients: GradientMap::new() };
     thread::scope(|scope| {
         let work = |part| {
-            let (to_meeting, embeds) = channel();
+            let (to_meeting, pairs) = channel();
             let (to_part, from_meeting) = channel();
             // Leaves of its own keep the graph of each thread apart.
             let mut leaves = OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
@@ -281,15 +368,15 @@ pub fn gradient(
                 let worker = Worker { trainee: &trainee, sizes, config, device, totals };
                 worker.work_on(part, &to_meeting, &from_meeting)
             };
-            (scope.spawn(run), embeds, to_part)
+            (scope.spawn(run), pairs, to_part)
         };
         let workers: Vec<_> = parts.into_iter().map(work).collect();
-        let embeds: Vec<Embeds> =
-            workers.iter().map(|(_, embeds, _)| embeds.recv().unwrap_or_default()).collect();
+        let pairs: Vec<Option<Pairs>> =
+            workers.iter().map(|(_, pairs, _)| pairs.recv().unwrap_or_default()).collect();
         let met = if contrasts(config) && totals.photos > 0.0 {
-            meet(trainee, embeds, totals, sizes, &mut step, device, group)
+            meet(trainee, pairs, totals, (sizes, config), &mut step, device, group)
         } else {
-            Ok(embeds)
+            Ok(pairs.iter().map(|_| None).collect())
         };
         // Without an answer the workers give up.
         let (answers, lost) = match met {
@@ -313,7 +400,7 @@ pub fn gradient(
 /// What the samples and lines of all ranks amount to, over which the means go.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// Photos of each rank.
+    /// Pairs of each rank that are contrasted, where the recipe contrasts any.
     pub rows: Vec<usize>,
     photos: f64,
     lines: f64,
@@ -322,30 +409,35 @@ pub struct Totals {
     text_tokens: f64,
     whole_tokens: f64,
     line_tokens: f64,
+    phrase_tokens: f64,
 }
 
 /// Numbers that a batch is counted by.
-pub const COUNTS: usize = 7;
+pub const COUNTS: usize = 9;
 
 impl Totals {
     /// Counts the batches of all ranks.
-    pub fn new(batch: &Batch, group: &dyn Collective) -> Result<Self, CollectiveError> {
-        Ok(Self::add_up(&exchange_numbers(group, &Self::count(batch))?))
+    pub fn new(batch: &Batch, config: &TrainConfig, group: &dyn Collective) -> Result<Self, CollectiveError> {
+        Ok(Self::add_up(&exchange_numbers(group, &Self::count(batch, config))?))
     }
 
     /// The numbers of one rank's batch.
-    pub fn count(batch: &Batch) -> [f64; COUNTS] {
+    pub fn count(batch: &Batch, config: &TrainConfig) -> [f64; COUNTS] {
         let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
         let tokens =
             |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize { texts.map(|ids| ids.len() + 1).sum() };
+        let phrases = whole.phrases();
+        let contrasts_regions = config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
         [
             batch.samples.len(),
             batch.lines.len(),
             whole.with_teacher().len(),
-            whole.with_phrase().len(),
-            tokens(&mut batch.samples.iter().map(|sample| &sample.text)),
+            phrases.len(),
+            tokens(&mut whole.captioned().iter().map(|photo| &batch.samples[*photo].text)),
             tokens(&mut whole.whole().iter().map(|photo| &batch.samples[*photo].text)),
             tokens(&mut batch.lines.iter()),
+            tokens(&mut phrases.iter()),
+            batch.samples.len() + if contrasts_regions { phrases.len() } else { 0 },
         ]
         .map(|n| n as f64)
     }
@@ -354,7 +446,7 @@ impl Totals {
     pub fn add_up(ranks: &[Vec<f64>]) -> Self {
         let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
         Self {
-            rows: ranks.iter().map(|numbers| numbers[0] as usize).collect(),
+            rows: ranks.iter().map(|numbers| numbers[8] as usize).collect(),
             photos: sum(0),
             lines: sum(1),
             taught: sum(2),
@@ -362,6 +454,7 @@ impl Totals {
             text_tokens: sum(4),
             whole_tokens: sum(5),
             line_tokens: sum(6),
+            phrase_tokens: sum(7),
         }
     }
 
@@ -381,6 +474,7 @@ impl Totals {
             "loss_rehearsal" => self.whole_tokens,
             "loss_text" => self.line_tokens,
             "loss_grounding" => self.grounded,
+            "loss_phrase" => self.phrase_tokens,
             _ => self.taught,
         }
     }
@@ -400,29 +494,29 @@ impl Worker<'_> {
     fn work_on(
         &self,
         part: BatchPart,
-        to_meeting: &Sender<Embeds>,
-        from_meeting: &Receiver<Embeds>,
+        to_meeting: &Sender<Option<Pairs>>,
+        from_meeting: &Receiver<PairGradients>,
     ) -> StepGradient {
         let Self { trainee, sizes, config, device, .. } = *self;
         let micros = part.micro_batches(config.optim.micro_batch);
         if let [whole] = micros[..] {
             let forward = self.forward(whole);
-            let detached = forward.0.embeds.clone().map(|pair| pair.map(Tensor::inner));
-            to_meeting.send(detached).expect("the meeting outlives the workers");
+            to_meeting
+                .send(forward.0.pairs.clone().map(Pairs::detached))
+                .expect("the meeting outlives the workers");
             let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
             return self.backward(forward, gradient);
         }
         let (plain, plain_device) = (trainee.valid(), device.clone().inner());
-        let embeds: Vec<[Tensor<2>; 2]> = micros
-            .iter()
-            .filter_map(|micro| plain.embed_only(*micro, sizes, config, &plain_device))
-            .collect();
-        to_meeting.send(join(&embeds)).expect("the meeting outlives the workers");
+        let pairs: Vec<Option<Pairs>> =
+            micros.iter().map(|micro| plain.embed_only(*micro, sizes, config, &plain_device)).collect();
+        let n_pairs: Vec<usize> = pairs.iter().map(|pairs| pairs.as_ref().map_or(0, Pairs::len)).collect();
+        let pairs: Vec<Pairs> = pairs.into_iter().flatten().collect();
+        to_meeting.send(Pairs::join(&pairs)).expect("the meeting outlives the workers");
         let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
 
         let (mut done, mut start) = (StepGradient::default(), 0);
-        for micro in micros {
-            let n = micro.samples.len();
+        for (micro, n) in micros.into_iter().zip(n_pairs) {
             let range = start..start + n;
             start += n;
             let gradient = gradient.as_ref().filter(|_| n > 0);
@@ -444,8 +538,8 @@ impl Worker<'_> {
     }
 
     /// From the means and the gradient of the embeddings to that of the weights.
-    fn backward(&self, (forward, tape): Recorded, embed_gradients: Embeds) -> StepGradient {
-        let Forward { embeds, means } = forward;
+    fn backward(&self, (forward, tape): Recorded, pair_gradients: PairGradients) -> StepGradient {
+        let Forward { pairs, means } = forward;
         let mut losses = Vec::new();
         let mut terms: Vec<Tensor<1>> = Vec::new();
         let mut total = 0.0;
@@ -456,8 +550,8 @@ impl Worker<'_> {
             total += value * f64::from(mean.weight);
             terms.push(mean.value * (share * f64::from(mean.weight)));
         }
-        if let (Some(embeds), Some(gradients)) = (embeds, embed_gradients) {
-            for (embed, gradient) in embeds.into_iter().zip(gradients) {
+        if let (Some(pairs), Some(gradients)) = (pairs, pair_gradients) {
+            for (embed, gradient) in [pairs.visual, pairs.text].into_iter().zip(gradients) {
                 terms.push((embed * Tensor::from_inner(gradient)).sum());
             }
         }
@@ -472,31 +566,27 @@ impl Worker<'_> {
     }
 }
 
-/// Embeddings one after the other.
-fn join(embeds: &[[Tensor<2>; 2]]) -> Embeds {
-    let side = |side: usize| Tensor::cat(embeds.iter().map(|pair| pair[side].clone()).collect(), 0);
-    (!embeds.is_empty()).then(|| [side(0), side(1)])
-}
-
 /// The contrastive loss over the embeddings of all parts of all ranks; returns its gradient for each part of this
 /// rank that has some.
 fn meet(
     trainee: &Trainee,
-    embeds: Vec<Embeds>,
+    pairs: Vec<Option<Pairs>>,
     totals: &Totals,
-    sizes: &MmGemConfig,
+    (sizes, config): (&MmGemConfig, &TrainConfig),
     step: &mut StepGradient,
     device: &Device,
     group: &dyn Collective,
-) -> Result<Vec<Embeds>, CollectiveError> {
+) -> Result<Vec<PairGradients>, CollectiveError> {
     // A part that holds lines of text alone has none.
-    let present: Vec<[Tensor<2>; 2]> = embeds.iter().flatten().cloned().collect();
+    let present: Vec<Pairs> = pairs.iter().flatten().cloned().collect();
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
-    let [visual, text] = join(&present).unwrap_or_else(|| [none(), none()]);
+    let Pairs { visual, text, keys } =
+        Pairs::join(&present).unwrap_or_else(|| Pairs { visual: none(), text: none(), keys: Vec::new() });
+    let keys = config.ignore_same_texts.then_some(&keys[..]);
     let log_scale = trainee.model.clamped_logit_scale();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
-    let met = contrast(visual, text, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
+    let met = contrast(visual, text, log_scale.clone().inner(), plain_bias, keys, &totals.rows, group)?;
     step.losses.push(("loss_emb", met.loss));
     step.total += met.loss;
     let mut back = |value: Tensor<1>, gradient: f64| {
@@ -509,13 +599,13 @@ fn meet(
     bias.into_iter().for_each(|bias| back(bias, met.bias_gradient));
 
     let mut start = 0;
-    let mut part = |[embed, _]: &[Tensor<2>; 2]| {
-        let [n, _] = embed.dims();
+    let mut part = |pairs: &Pairs| {
+        let n = pairs.len();
         let range = start..start + n;
         start += n;
         [met.visual_gradient.clone().slice(s![range.clone()]), met.text_gradient.clone().slice(s![range])]
     };
-    Ok(embeds.iter().map(|pair| pair.as_ref().map(&mut part)).collect())
+    Ok(pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect())
 }
 
 impl StepGradient {

@@ -414,7 +414,7 @@ impl Worker {
         let photo = self.photo.as_ref().context("no photo is looked at")?;
         let found = block_on(session.localize(&encoded, &text_embed))?;
         let mut heat = Rgb::clone(&photo.pixels);
-        let side = session.config().vision.image_size;
+        let side = session.config().vision.image_size();
         overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);
         self.post.send(News::Located { number, text, heat, box_px: found.box_px, score: found.score });
         Ok(())

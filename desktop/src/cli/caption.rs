@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use mmgem_core::config::{MmGemConfig, VisionTokens};
+use mmgem_core::config::MmGemConfig;
 use mmgem_core::generate::Decoding;
 use mmgem_core::session::{Caption, EncodedImage, Part};
 use serde_json::{Value, json};
@@ -80,10 +80,9 @@ fn checked_decoding(args: &CaptionArgs, context: &Context) -> Result<Decoding> {
 
 /// Tokens that fit behind the prefix of a whole photo (stage 1) or of a region (stage 2).
 fn room(config: &MmGemConfig, whole: bool) -> usize {
-    let prefix = match config.vision_tokens {
-        _ if !whole => config.roi_output_size.pow(2) + config.num_caption_prompts,
-        VisionTokens::Mean => 2,
-        VisionTokens::Grid => config.grid().pow(2) + 1,
+    let prefix = match whole {
+        true => config.n_whole_tokens(config.grid().pow(2)) + 1,
+        false => config.roi_output_size.pow(2) + config.num_caption_prompts,
     };
     config.llm.max_position_embeddings.saturating_sub(prefix)
 }

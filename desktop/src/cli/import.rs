@@ -111,12 +111,9 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
         import(vision, Shards::new(&language)?, &language_config, &options, &Device::flex())?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json, &config)?;
 
-    let (image_size, patch_size) = (config.vision.image_size, config.vision.patch_size);
     let summary = json!({
         "out": args.out,
-        "image_encoder": format!(
-            "ViT {}x{}, patch {patch_size} at {image_size} px", config.vision.num_hidden_layers, config.vision.hidden_size
-        ),
+        "image_encoder": config.vision.to_string(),
         "language_model": format!("Llama {}x{}", config.llm.num_hidden_layers, config.llm.hidden_size),
         "embed_dim": config.embed_dim,
     });

@@ -65,15 +65,7 @@ fn print_text(files: &ModelFiles, parameters: &Map<String, Value>, dtypes: &[Str
     let config = files.config()?;
     let (vision, llm) = (&config.vision, &config.llm);
     print(format!("model           {}", files.name))?;
-    print(format!(
-        "image encoder   {} layers x {}, {} heads, patches of {} px at {} px ({} tokens)",
-        vision.num_hidden_layers,
-        vision.hidden_size,
-        vision.num_attention_heads,
-        vision.patch_size,
-        vision.image_size,
-        config.grid().pow(2)
-    ))?;
+    print(format!("image encoder   {vision} ({} tokens)", config.grid().pow(2)))?;
     print(format!(
         "language model  {} layers x {}, {} heads ({} for keys and values), {} words",
         llm.num_hidden_layers,

@@ -40,7 +40,7 @@ pub fn run(args: &LocalizeArgs, context: &Context) -> Result<()> {
         session.localize(&encoded, &text_embed).await
     })?;
 
-    overlay_heat(&mut photo, &found.similarity, found.grid, session.config().vision.image_size, &map);
+    overlay_heat(&mut photo, &found.similarity, found.grid, session.config().vision.image_size(), &map);
     draw_box(&mut photo, found.box_px);
     write_atomic(&args.out, &png_bytes(&photo)?)?;
 

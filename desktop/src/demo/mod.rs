@@ -146,13 +146,7 @@ fn facts(context: &Context, album: &Album, tour: &Tour) -> Vec<(String, String)>
     let fact = |label: &str, value: String| (label.to_owned(), value);
     vec![
         fact("Model", context.model_name.clone()),
-        fact(
-            "Image encoder",
-            format!(
-                "{} × {}, {} px",
-                config.vision.num_hidden_layers, config.vision.hidden_size, config.vision.image_size
-            ),
-        ),
+        fact("Image encoder", config.vision.to_string()),
         fact("Language model", format!("{} × {}", config.llm.num_hidden_layers, config.llm.hidden_size)),
         fact("Device", context.device_name.clone()),
         fact("Pictures encoded", format!("{} per second", two_digits(album.images_per_sec()))),

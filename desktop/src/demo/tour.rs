@@ -96,7 +96,7 @@ impl<'a> Tour<'a> {
             let Opened { image, map } = self.open(source)?;
             let found = block_on(self.context.session.localize(&image, &text_embed))?;
             if heat.is_none() {
-                let image_size = self.context.session.config().vision.image_size;
+                let image_size = self.context.session.config().vision.image_size();
                 let photo = self.album.sources[source].pixels()?;
                 let (coldest, hottest) = span(&found.similarity);
                 let uri = picture_uri(&heat_map(&photo, &found, &map, image_size))?;

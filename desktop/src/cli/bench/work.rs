@@ -128,12 +128,16 @@ impl<'a> Bench<'a> {
     }
 
     fn image_prefix(&self) -> Tensor<3> {
-        let v_in = self.model.visual_context(&self.pool, self.patches(), Stage::One);
+        let v_in = self.model.visual_context(
+            &self.pool,
+            self.model.whole_tokens(&self.pool, self.patches()),
+            Stage::One,
+        );
         self.model.caption_prefix(v_in, Stage::One)
     }
 
     fn region_prefix(&self, patches: &Tensor<3>, n_done: usize) -> Tensor<3> {
-        let side = self.config.vision.image_size as f32;
+        let side = self.config.vision.image_size() as f32;
         let shift = (n_done % 8) as f32 / 16.0;
         let region =
             Region { box_input: [shift, shift, shift + 0.5, shift + 0.5].map(|x| x * side), mask: None };
@@ -143,7 +147,7 @@ impl<'a> Bench<'a> {
     }
 
     fn pixels(&self, batch: usize) -> Tensor<4> {
-        let side = self.config.vision.image_size;
+        let side = self.config.vision.image_size();
         let values: Vec<f32> =
             (0..batch * 3 * side * side).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
         Tensor::from_data(TensorData::new(values, [batch, 3, side, side]), &self.device)

@@ -230,7 +230,7 @@ fn heat(photo: &Rgb, text: &str, stage: Stage, session: &Session) -> Result<Show
     let found =
         block_on(async { session.localize_in(stage, &image, &session.embed_text(text).await?).await })?;
     let map = preprocess(photo, &session.config().preprocess()).map;
-    let picture = heat_map(photo, &found, &map, session.config().vision.image_size);
+    let picture = heat_map(photo, &found, &map, session.config().vision.image_size());
     Ok(Shown {
         label: "where the model sees it (yellow: best box; red: best patch)".into(),
         uri: picture_uri(&picture)?,

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Cuts the photos that the embedded model learns from: what it trains on, and what is kept aside for its scores.
+
+    python3 assets/recipes/prepare.py ../shared/data data
+
+Writes WebDataset shards into the second folder, with Python's standard library only:
+
+    flickr-train-N.tar     the training split of Flickr8k with Flickr30k Entities' boxes, as it is
+    flickr-val.tar         its 1,000 validation photos, as they are
+    coco-train-N.tar       photos of everyday things with the boxes that a detector found
+    coco-clicks.tar        a tenth of them, kept aside: clicks and names of things are scored on these
+    coco-captions.tar      those with captions by people, kept aside: captions of a kind never trained on
+    objects-train-N.tar    photos of one object with its name
+    objects-held-out.tar   20 photos of each of 100 classes, kept aside
+"""
+import collections
+import hashlib
+import io
+import json
+import pathlib
+import sys
+import tarfile
+
+CLASSES, PER_CLASS = 100, 20
+
+
+def samples(shards):
+    """(key, image name, image bytes, record) of each sample of some shards, in their order."""
+    for shard in sorted(shards):
+        image = None
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, kind = member.name.partition(".")
+                data = tar.extractfile(member).read()
+                if kind == "json":
+                    yield key, f"{key}.jpg", image, json.loads(data)
+                else:
+                    image = data
+
+
+def number(key):
+    """A number that follows from a sample's key."""
+    return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)
+
+
+class Writer:
+    """Shards of at most `size` samples."""
+
+    def __init__(self, folder, name, size=2000):
+        self.folder, self.name, self.size, self.count, self.tar = folder, name, size, 0, None
+
+    def add(self, key, image, record):
+        if self.count % self.size == 0:
+            self.close()
+            shard = f"-{self.count // self.size}" if "train" in self.name else ""
+            self.tar = tarfile.open(self.folder / f"{self.name}{shard}.tar", "w")
+        self.count += 1
+        for kind, data in (("jpg", image), ("json", json.dumps(record).encode())):
+            info = tarfile.TarInfo(f"{key}.{kind}")
+            info.size = len(data)
+            self.tar.addfile(info, io.BytesIO(data))
+
+    def close(self):
+        if self.tar:
+            self.tar.close()
+
+
+def main():
+    source, target = map(pathlib.Path, sys.argv[1:3])
+    target.mkdir(parents=True, exist_ok=True)
+    for shard in sorted((source / "flickr8k-entities").glob("*.tar")):
+        name = shard.name.replace("flickr8k-entities", "flickr").replace("val-000", "val")
+        (target / name).write_bytes(shard.read_bytes())
+
+    names = ["coco-train", "coco-clicks", "coco-captions", "objects-train", "objects-held-out"]
+    out = {name: Writer(target, name) for name in names}
+    for key, _, image, record in samples((source / "coco-photos").glob("*.tar")):
+        part = "captions" if record.get("captions") else "clicks" if number(key) % 10 == 0 else "train"
+        out[f"coco-{part}"].add(key, image, record)
+
+    objects = list(samples((source / "objects").glob("*.tar")))
+    photos_of = collections.Counter(record["class"] for _, _, _, record in objects if record["class"])
+    # Caltech-101 only: ImageNet gave a photo or two of each of its classes.
+    kept_classes = {name for name, _ in photos_of.most_common(CLASSES)}
+    kept = collections.Counter()
+    for key, _, image, record in sorted(objects, key=lambda sample: number(sample[0])):
+        name = record["class"]
+        # Never more than half of a class.
+        if name in kept_classes and kept[name] < min(PER_CLASS, photos_of[name] // 2):
+            kept[name] += 1
+            out["objects-held-out"].add(key, image, record)
+        elif name:
+            out["objects-train"].add(key, image, record)
+    for name, writer in out.items():
+        writer.close()
+        print(f"{name}: {writer.count} photos")
+
+
+if __name__ == "__main__":
+    main()

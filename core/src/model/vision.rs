@@ -1,0 +1,64 @@
+//! The image encoder as the rest of the graph sees it: pixels in, V on a square grid out.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+
+use super::{EfficientNetLite, Linear, Vit};
+use crate::config::VisionConfig;
+
+/// One of the towers; `vision.model_type` in `config.json` says which.
+#[derive(Module, Debug)]
+pub enum VisionTower {
+    /// A vision transformer.
+    Vit(Vit),
+    /// A convolutional network.
+    EfficientNetLite(EfficientNetLite),
+}
+
+impl VisionTower {
+    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    pub fn new(config: &VisionConfig, device: &Device) -> Self {
+        match config {
+            VisionConfig::Vit(vit) => Self::Vit(Vit::new(vit, device)),
+            VisionConfig::EfficientNetLite(lite) => {
+                Self::EfficientNetLite(EfficientNetLite::new(lite, device))
+            }
+        }
+    }
+
+    /// V, the patch tokens.
+    ///
+    /// # Shapes
+    /// - pixels: `[batch, 3, side, side]`, standardised
+    /// - returns: `[batch, grid², hidden]`, patches row by row
+    pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
+        match self {
+            Self::Vit(vit) => vit.forward(pixels),
+            Self::EfficientNetLite(lite) => lite.forward(pixels),
+        }
+    }
+
+    /// The transformer, if the tower is one.
+    pub fn as_vit(&self) -> Option<&Vit> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::EfficientNetLite(_) => None,
+        }
+    }
+
+    /// The transformer, if the tower is one.
+    pub fn as_vit_mut(&mut self) -> Option<&mut Vit> {
+        match self {
+            Self::Vit(vit) => Some(vit),
+            Self::EfficientNetLite(_) => None,
+        }
+    }
+
+    /// Calls `act` with every linear layer and its path from here.
+    pub(super) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
+        match self {
+            Self::Vit(vit) => vit.for_each_linear(act),
+            Self::EfficientNetLite(lite) => lite.for_each_linear(act),
+        }
+    }
+}
