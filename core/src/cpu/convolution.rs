@@ -6,6 +6,7 @@ use std::cell::Cell;
 use super::depthwise::Depthwise;
 use super::pointwise::{Place, Product, Source};
 use super::rows::{self, Out};
+use crate::model::same_padding;
 
 /// Numbers of a part of a wide activation: what stays in a core's own cache beside weights.
 const NUMBERS_PER_PART: usize = 64 * 1024;
@@ -44,13 +45,9 @@ pub struct Axis {
 
 impl Axis {
     pub fn same(n_in: usize, kernel: usize, stride: usize) -> Self {
-        assert!(
-            kernel >= stride && stride > 0,
-            "a kernel of {kernel} that moves by {stride} leaves out pixels"
-        );
-        let n_out = n_in.div_ceil(stride);
-        let padding = (n_out.saturating_sub(1) * stride + kernel).saturating_sub(n_in);
-        Self { n_in, n_out, before: padding / 2, kernel, stride }
+        assert!(kernel >= stride && stride > 0, "a kernel of {kernel} that moves by {stride} leaves out pixels");
+        let [before, _] = same_padding(n_in, kernel, stride);
+        Self { n_in, n_out: n_in.div_ceil(stride), before, kernel, stride }
     }
 
     /// Places that `n` neighbouring outputs see, padding included.
@@ -292,14 +289,14 @@ pub struct Stem<'a> {
     pub stride: usize,
 }
 
-/// Runs a stem on `[batch, height, width, channels]`.
-pub fn stem(x: &[f32], [batch, height, width, channels]: Sizes, stem: &Stem) -> (Vec<f32>, Sizes) {
+/// Runs a stem on `[batch, height, width, channels]`, which may lie in any order: the strides say where.
+pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (Vec<f32>, Sizes) {
+    let [batch, height, width, channels] = sizes;
     let Stem { weight, bias, kernel, stride } = *stem;
     let lines = Axis::same(height, kernel, stride);
     let columns = Axis::same(width, kernel, stride);
     let out_channels = bias.len();
     let sizes = [batch, lines.n_out, columns.n_out, out_channels];
-    assert!(x.len() == batch * height * width * channels);
     assert!(weight.len() == kernel * kernel * channels * out_channels);
     let mut out = vec![0.0; sizes.iter().product()];
     if out.is_empty() {
@@ -309,14 +306,16 @@ pub fn stem(x: &[f32], [batch, height, width, channels]: Sizes, stem: &Stem) -> 
     let padded = columns.seen(columns.n_out) * channels;
     let line = |task: usize| {
         let (nth, line) = (task / lines.n_out, task % lines.n_out);
-        let image = &x[nth * height * width * channels..];
         let (above, inside) = lines.split(line, 1);
         with_buffer(&WIDE, kernel * padded, |seen| {
             seen.fill(0.0);
-            for (nth, y) in inside.enumerate() {
-                let to = (above + nth) * padded + columns.before * channels;
-                let from = &image[y * width * channels..(y + 1) * width * channels];
-                seen[to..to + from.len()].copy_from_slice(from);
+            for (to, y) in inside.enumerate() {
+                let to = &mut seen[(above + to) * padded + columns.before * channels..][..width * channels];
+                for channel in 0..channels {
+                    let from = &x[nth * strides[0] + y * strides[1] + channel * strides[3]..];
+                    let pixels = to[channel..].iter_mut().step_by(channels);
+                    pixels.zip(from.iter().step_by(strides[2])).for_each(|(to, from)| *to = *from);
+                }
             }
             let product = Product {
                 x: Source {
@@ -342,15 +341,12 @@ pub fn stem(x: &[f32], [batch, height, width, channels]: Sizes, stem: &Stem) -> 
     (out, sizes)
 }
 
-/// Runs a convolution of single pixels on `[batch, height, width, channels]`, with a ReLU6 if wanted.
-pub fn pointwise(
-    x: &[f32],
-    [batch, height, width, channels]: Sizes,
-    Pointwise { weight, bias }: Pointwise,
-    is_clamped: bool,
-) -> (Vec<f32>, Sizes) {
+/// Runs a convolution of single pixels, with a ReLU6 if wanted: `[n, in]` → `[n, out]`.
+pub fn pointwise(x: &[f32], Pointwise { weight, bias }: Pointwise, is_clamped: bool) -> Vec<f32> {
     const PIXELS_PER_TASK: usize = 128;
-    let (n_pixels, n_out) = (batch * height * width, bias.len());
+    let n_out = bias.len();
+    let channels = weight.len() / n_out;
+    let n_pixels = x.len() / channels;
     assert!(x.len() == n_pixels * channels && weight.len() == channels * n_out);
     let mut out = vec![0.0; n_pixels * n_out];
     let target = Out(out.as_mut_ptr());
@@ -376,7 +372,7 @@ pub fn pointwise(
         // SAFETY: each task has pixels and columns of its own.
         unsafe { product.write(target.from(first * n_out + column)) };
     });
-    (out, [batch, height, width, n_out])
+    out
 }
 
 #[cfg(test)]
@@ -521,7 +517,16 @@ mod tests {
                 let x = numbers(sizes.iter().product(), 1);
                 let x64: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
                 let (weight, bias) = (numbers(kernel * kernel * n * out, 4), numbers(out, 5));
-                let found = stem(&x, sizes, &Stem { weight: &weight, bias: &bias, kernel, stride });
+                let spec = Stem { weight: &weight, bias: &bias, kernel, stride };
+                let [batch, height, width, _] = sizes;
+                let found = stem(&x, (sizes, [height * width * n, width * n, n, 1]), &spec);
+                let mut first = vec![0.0; x.len()];
+                for (at, x) in x.iter().enumerate() {
+                    let (pixel, channel) = (at % (height * width * n) / n, at % n);
+                    first[(at / (height * width * n) * n + channel) * height * width + pixel] = *x;
+                }
+                let strides = [height * width * n, width, 1, height * width];
+                assert!(stem(&first, (sizes, strides), &spec) == found, "channels first, {batch} images");
                 let (mut y, wanted) = convolve(&x64, sizes, (kernel, stride), &bias, |dy, dx, o| {
                     let row = (dy * kernel + dx) * n;
                     (0..n).map(|i| (i, f64::from(weight[(row + i) * out + o]))).collect()

@@ -4,7 +4,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
 
 use super::convolution::{self, Block, Pointwise, Sizes, Stem, Taps};
-use super::tensors::{contiguous, in_place, primitive, whole, wrap};
+use super::tensors::{contiguous, from_first, in_place, is_here, primitive, whole, wrap};
 use super::{elementwise, rows};
 
 /// `relu6(conv(x) + bias)` over all channels, with TensorFlow's SAME padding.
@@ -19,9 +19,11 @@ pub(crate) fn stem_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, strid
         let (channel, tap) = (row / (kernel * kernel), row % (kernel * kernel));
         taps[(tap * channels + channel) * out..][..out].copy_from_slice(values);
     }
-    let (x, bias) = (whole(x), whole(bias));
+    let (x, bias) = (primitive(x), whole(bias));
+    let x = if x.layout().strides().iter().all(|stride| *stride > 0) { x } else { x.to_contiguous() };
+    let strides = [0, 1, 2, 3].map(|axis| x.layout().strides()[axis] as usize);
     let stem = Stem { weight: &taps, bias: bias.storage(), kernel, stride };
-    wrap(of(convolution::stem(x.storage(), sizes(&x), &stem)))
+    wrap(of(convolution::stem(from_first(&x), (sizes(&x), strides), &stem)))
 }
 
 /// `relu6(conv(x) + bias)` of each channel by itself, with TensorFlow's SAME padding.
@@ -42,30 +44,70 @@ pub(crate) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `relu6(x @ weight + bias)`
-pub(crate) fn linear_relu6(x: Tensor<4>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<4> {
-    let (x, layer) = (whole(x), Layer::new(weight, bias));
-    wrap(of(convolution::pointwise(x.storage(), sizes(&x), layer.view(), true)))
+pub(crate) fn linear_relu6<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
+    let mut shape = x.dims();
+    shape[D - 1] = bias.dims()[0];
+    let (x, layer) = (whole(x), Layer::new((weight, bias)));
+    wrap(contiguous(convolution::pointwise(x.storage(), layer.view(), true), Shape::from(shape)))
 }
 
-/// A whole block without a gradient: see [`Block`].
-///
-/// The layers come with their biases; `depthwise` is `[channels, 1, kernel, kernel]`.
-pub(crate) fn inverted_residual(
-    x: Tensor<4>,
-    expand: Option<(Tensor<2>, Tensor<1>)>,
-    (depthwise, stride): ((Tensor<4>, Tensor<1>), usize),
-    project: (Tensor<2>, Tensor<1>),
-    is_residual: bool,
-) -> Tensor<4> {
+/// The tensors of a block. Layers come with their biases.
+pub(crate) struct BlockParts {
+    pub expand: Option<(Tensor<2>, Tensor<1>)>,
+    /// `[channels, 1, kernel, kernel]`, bias and stride.
+    pub depthwise: (Tensor<4>, Tensor<1>, usize),
+    pub project: (Tensor<2>, Tensor<1>),
+    pub is_residual: bool,
+}
+
+impl BlockParts {
+    /// Whether all tensors are on the CPU, in f32, and outside a gradient's graph.
+    pub(crate) fn are_here(&self) -> bool {
+        let is_layer = |(weight, bias): &(Tensor<2>, Tensor<1>)| is_here(weight) && is_here(bias);
+        let (weight, bias, _) = &self.depthwise;
+        self.expand.as_ref().is_none_or(is_layer)
+            && is_layer(&self.project)
+            && is_here(weight)
+            && is_here(bias)
+    }
+
+    /// Whether one of them wants a gradient.
+    #[cfg(feature = "train")]
+    pub(crate) fn are_tracked(&self) -> bool {
+        let is_layer = |(weight, bias): &(Tensor<2>, Tensor<1>)| weight.is_tracked() || bias.is_tracked();
+        let (weight, bias, _) = &self.depthwise;
+        self.expand.as_ref().is_some_and(is_layer)
+            || is_layer(&self.project)
+            || weight.is_tracked()
+            || bias.is_tracked()
+    }
+
+    /// Out of a gradient's graph.
+    #[cfg(feature = "train")]
+    pub(crate) fn inner(self) -> Self {
+        let layer = |(weight, bias): (Tensor<2>, Tensor<1>)| (weight.inner(), bias.inner());
+        let (weight, bias, stride) = self.depthwise;
+        Self {
+            expand: self.expand.map(layer),
+            depthwise: (weight.inner(), bias.inner(), stride),
+            project: layer(self.project),
+            is_residual: self.is_residual,
+        }
+    }
+}
+
+/// A whole block: see [`Block`].
+pub(crate) fn inverted_residual(x: Tensor<4>, parts: BlockParts) -> Tensor<4> {
     let x = whole(x);
-    let expand = expand.map(|(weight, bias)| Layer::new(weight, bias));
-    let depthwise = ByChannel::new(whole(depthwise.0), whole(depthwise.1), stride);
-    let project = Layer::new(project.0, project.1);
+    let expand = parts.expand.map(Layer::new);
+    let (weight, bias, stride) = parts.depthwise;
+    let depthwise = ByChannel::new(whole(weight), whole(bias), stride);
+    let project = Layer::new(parts.project);
     let block = Block {
         expand: expand.as_ref().map(Layer::view),
         depthwise: depthwise.taps(),
         project: Some(project.view()),
-        is_residual,
+        is_residual: parts.is_residual,
     };
     wrap(of(convolution::block(x.storage(), sizes(&x), &block)))
 }
@@ -85,7 +127,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(weight: Tensor<2>, bias: Tensor<1>) -> Self {
+    fn new((weight, bias): (Tensor<2>, Tensor<1>)) -> Self {
         Self { weight: whole(weight), bias: whole(bias) }
     }
 

@@ -22,7 +22,7 @@ mod rows;
 mod tensors;
 mod vector;
 
-pub(crate) use images::{depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6};
+pub(crate) use images::{BlockParts, depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6};
 pub(crate) use rows::in_pool;
 #[cfg(feature = "files")]
 pub(crate) use rows::stay_on_this_thread;

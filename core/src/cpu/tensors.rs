@@ -247,7 +247,7 @@ pub(super) fn with_whole_rows(x: FlexTensor) -> FlexTensor {
     if strides[3] == 1 && strides.iter().all(|stride| *stride >= 0) { x } else { x.to_contiguous() }
 }
 
-fn from_first(x: &FlexTensor) -> &[f32] {
+pub(super) fn from_first(x: &FlexTensor) -> &[f32] {
     &x.storage::<f32>()[x.layout().start_offset()..]
 }
 

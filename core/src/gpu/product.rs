@@ -45,9 +45,9 @@ pub(crate) fn linear<const D: usize>(
 pub(crate) fn linear_relu6<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
+    bias: Tensor<1>,
 ) -> Tensor<D> {
-    product(x, weight, bias, None, true)
+    product(x, weight, Some(bias), None, true)
 }
 
 fn product<const D: usize>(
