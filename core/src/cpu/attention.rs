@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::elementwise::softmax;
 #[cfg(feature = "train")]
 use super::gradient;
-use super::rows;
+use super::rows::{self, Out};
 
 /// Multiplications that pay for more than one core.
 const MULTIPLICATIONS_PER_TASK: usize = 128 * 1024;
@@ -27,21 +27,6 @@ impl<'a> Heads<'a> {
         let [_, _, seq, head_dim] = self.shape;
         let start = batch * self.strides[0] + head * self.strides[1];
         &self.values[start..start + (seq - 1) * self.strides[2] + head_dim]
-    }
-}
-
-/// Where a task writes; tasks write apart.
-#[derive(Clone, Copy)]
-struct Out(*mut f32);
-
-// SAFETY: see `attend`: no two tasks write the same element.
-unsafe impl Send for Out {}
-// SAFETY: the same.
-unsafe impl Sync for Out {}
-
-impl Out {
-    fn at(self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
     }
 }
 

@@ -68,6 +68,13 @@ vectorized! {
         }
     }
 
+    /// `min(max(x, 0), 6)`
+    pub fn relu6(x: &mut [f32]) {
+        for x in x {
+            *x = x.clamp(0.0, 6.0);
+        }
+    }
+
     /// `gate * sigmoid(gate) * up`
     pub fn silu_times(gate: &mut [f32], up: &[f32]) {
         for (gate, up) in gate.iter_mut().zip(up) {

@@ -78,6 +78,13 @@ vectorized! {
         }
     }
 
+    /// Of `min(max(x, 0), 6)`, for which its output will do as well; `grad` becomes the gradient of `x`.
+    pub fn relu6(x: &[f32], grad: &mut [f32]) {
+        for (grad, x) in grad.iter_mut().zip(x) {
+            *grad = if *x > 0.0 && *x < 6.0 { *grad } else { 0.0 };
+        }
+    }
+
     /// Of `gate * sigmoid(gate) * up`; `grad` becomes the gradient of `up`.
     pub fn silu_times(gate: &[f32], up: &[f32], grad: &mut [f32], gate_grad: &mut [f32]) {
         for (((gate, up), grad), gate_grad) in gate.iter().zip(up).zip(grad).zip(gate_grad) {
@@ -185,6 +192,11 @@ mod tests {
             let mut grad = narrow(&weight);
             quick_gelu(&narrow(&x), &mut grad);
             check(&grad, &x, &weight, |x| x.iter().map(|x| x * sigmoid(1.702 * x)).collect(), "quick_gelu");
+
+            let wide: Vec<f64> = x.iter().map(|x| x * 8.0 + 1e-3).collect();
+            let mut grad = narrow(&weight);
+            relu6(&narrow(&wide), &mut grad);
+            check(&grad, &wide, &weight, |x| x.iter().map(|x| x.clamp(0.0, 6.0)).collect(), "relu6");
 
             let (mut up_grad, mut gate_grad) = (narrow(&weight), vec![0.0; n]);
             silu_times(&narrow(&x), &narrow(&up), &mut up_grad, &mut gate_grad);

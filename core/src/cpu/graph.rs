@@ -11,8 +11,9 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, BackendTypes, Flex, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
 
+use super::images::{self, ByChannel};
 use super::tensors::{Matrix, contiguous, heads, in_place, linear_of, strided, with_whole_rows};
-use super::{attention, elementwise, gradient, linear as product, rows, tensors};
+use super::{attention, convolution_gradient, elementwise, gradient, linear as product, rows, tensors};
 
 type Recorded = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
 
@@ -91,6 +92,11 @@ pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `x * sigmoid(1.702 x)`
 pub(crate) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     elementwise_op(x, elementwise::quick_gelu, gradient::quick_gelu)
+}
+
+/// `min(max(x, 0), 6)`
+pub(crate) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    elementwise_op(x, elementwise::relu6, gradient::relu6)
 }
 
 /// `gate * sigmoid(gate) * up`
@@ -211,6 +217,31 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
         [x_grad, weight_grad, bias_grad]
     };
     tensor(record([&x, &weight, &bias], output, Arc::new(with_bias)))
+}
+
+/// `relu6(conv(x) + bias)` of each channel by itself; `weight` is `[channels, 1, kernel, kernel]`.
+pub(crate) fn depthwise_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
+    let (x, weight, bias) = (recorded(x), recorded(weight), recorded(bias));
+    let [saved_x, by_channel, bias_values] =
+        [x.primitive(), weight.primitive(), bias.primitive()].map(|x| x.to_contiguous());
+    let weight_shape = by_channel.shape();
+    let by_channel = ByChannel::new(by_channel, bias_values, stride);
+    let output = images::depthwise_relu6_of(&saved_x, &by_channel);
+    let saved_output = output.clone();
+    let go_back = move |grad: FlexTensor, wanted: [bool; 3]| {
+        let (taps, sizes) = (by_channel.taps(), images::sizes(&saved_x));
+        let (x, output, grad) = (saved_x.storage(), saved_output.storage(), grad.to_contiguous());
+        let grads = convolution_gradient::depthwise_relu6(x, sizes, &taps, output, grad.storage(), wanted);
+        let [x_grad, weight_grad, bias_grad] = grads;
+        let channels = sizes[3];
+        let by_channel = |values: Vec<f32>| images::transposed(&values, values.len() / channels, channels);
+        [
+            x_grad.map(|values| contiguous(values, saved_x.shape())),
+            weight_grad.map(|values| contiguous(by_channel(values), weight_shape.clone())),
+            bias_grad.map(|values| contiguous(values, Shape::from([channels]))),
+        ]
+    };
+    tensor(record([&x, &weight, &bias], output, Arc::new(go_back)))
 }
 
 /// Attention: `[batch, seq_q, heads * head_dim]` from `[batch, heads, seq, head_dim]`.

@@ -5,16 +5,24 @@
 //! CPU, to `graph` where a gradient is wanted. Which of the two runs changes a result by rounding only.
 
 mod attention;
+mod convolution;
+#[cfg(feature = "train")]
+mod convolution_gradient;
+mod depthwise;
 mod elementwise;
 #[cfg(feature = "train")]
 mod gradient;
 #[cfg(feature = "train")]
 pub(crate) mod graph;
+mod images;
+mod lanes;
 mod linear;
+mod pointwise;
 mod rows;
 mod tensors;
 mod vector;
 
+pub(crate) use images::{BlockParts, depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6};
 pub(crate) use rows::in_pool;
 #[cfg(feature = "files")]
 pub(crate) use rows::stay_on_this_thread;

@@ -25,6 +25,36 @@ pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if is_alone() { work() } else { rayon::scope(|_| work()) }
 }
 
+/// Calls `work` with each of `0..n`, on all cores.
+pub fn for_each_of(n: usize, work: impl Fn(usize) + Sync + Send) {
+    if n == 1 || is_alone() || rayon::current_num_threads() == 1 {
+        (0..n).for_each(work);
+    } else {
+        (0..n).into_par_iter().for_each(work);
+    }
+}
+
+/// Where a task writes; tasks write apart.
+#[derive(Clone, Copy)]
+pub struct Out(pub *mut f32);
+
+// SAFETY: whoever makes one sees to it that no two tasks write the same element.
+unsafe impl Send for Out {}
+// SAFETY: the same.
+unsafe impl Sync for Out {}
+
+impl Out {
+    #[inline(always)]
+    pub fn at(self, offset: usize) -> *mut f32 {
+        self.0.wrapping_add(offset)
+    }
+
+    #[inline(always)]
+    pub fn from(self, offset: usize) -> Self {
+        Self(self.at(offset))
+    }
+}
+
 /// Cores for a product of so many multiplications.
 pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
     const PAY_FOR_ANOTHER_CORE: usize = 128 * 1024;

@@ -247,12 +247,12 @@ pub(super) fn with_whole_rows(x: FlexTensor) -> FlexTensor {
     if strides[3] == 1 && strides.iter().all(|stride| *stride >= 0) { x } else { x.to_contiguous() }
 }
 
-fn from_first(x: &FlexTensor) -> &[f32] {
+pub(super) fn from_first(x: &FlexTensor) -> &[f32] {
     &x.storage::<f32>()[x.layout().start_offset()..]
 }
 
 /// The tensor alone in its buffer, row by row.
-fn whole<const D: usize>(x: Tensor<D>) -> FlexTensor {
+pub(super) fn whole<const D: usize>(x: Tensor<D>) -> FlexTensor {
     primitive(x).to_contiguous()
 }
 
@@ -263,15 +263,15 @@ pub(super) fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTens
     x
 }
 
-fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
+pub(super) fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
     x.try_into_primitive::<Flex>().expect("asked with `is_here`")
 }
 
-fn wrap<const D: usize>(x: FlexTensor) -> Tensor<D> {
+pub(super) fn wrap<const D: usize>(x: FlexTensor) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(x)
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Tensor<D> {
     wrap(contiguous(values, Shape::from(shape)))
 }
 

@@ -38,6 +38,25 @@ pub(crate) fn linear<const D: usize>(
     bias: Option<Tensor<1>>,
     residual: Option<Tensor<D>>,
 ) -> Tensor<D> {
+    product(x, weight, bias, residual, false)
+}
+
+/// `relu6(x @ weight + bias)`, as [`linear`].
+pub(crate) fn linear_relu6<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
+    product(x, weight, Some(bias), None, true)
+}
+
+fn product<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    residual: Option<Tensor<D>>,
+    is_clamped: bool,
+) -> Tensor<D> {
     let mut shape = x.dims();
     let [d_in, d_out] = weight.dims();
     assert_eq!(shape[D - 1], d_in);
@@ -54,6 +73,7 @@ pub(crate) fn linear<const D: usize>(
         weight: Weight::of(weight),
         bias: bias.map(whole),
         residual: residual.map(whole),
+        is_clamped,
     };
     match product.weight.tensor.dtype {
         DType::F16 => product.launch::<f16>(),
@@ -88,6 +108,8 @@ struct Product {
     weight: Weight,
     bias: Option<CubeTensor>,
     residual: Option<CubeTensor>,
+    /// To what ReLU6 leaves, before the residual is added.
+    is_clamped: bool,
     out: CubeTensor,
 }
 
@@ -120,6 +142,7 @@ impl Product {
                     is_transposed,
                     has_bias,
                     has_residual,
+                    self.is_clamped,
                 );
             } else {
                 let [across, down] = [self.d_out.div_ceil(TILE_COLUMNS), self.rows.div_ceil(TILE_ROWS)];
@@ -138,6 +161,7 @@ impl Product {
                     is_transposed,
                     has_bias,
                     has_residual,
+                    self.is_clamped,
                 );
             }
         }
@@ -159,6 +183,7 @@ fn tile_product<F: Float, W: Float>(
     #[comptime] is_transposed: bool,
     #[comptime] has_bias: bool,
     #[comptime] has_residual: bool,
+    #[comptime] is_clamped: bool,
 ) {
     let lane = UNIT_POS_X as usize;
     let band = UNIT_POS_Y as usize;
@@ -245,6 +270,9 @@ fn tile_product<F: Float, W: Float>(
                 if comptime!(has_bias) {
                     value += bias[column];
                 }
+                if comptime!(is_clamped) {
+                    value = min(max(value, F::new(0.0)), F::new(6.0));
+                }
                 if comptime!(has_residual) {
                     value += residual[row * d_out + column];
                 }
@@ -268,6 +296,7 @@ fn row_product<F: Float, W: Float>(
     #[comptime] is_transposed: bool,
     #[comptime] has_bias: bool,
     #[comptime] has_residual: bool,
+    #[comptime] is_clamped: bool,
 ) {
     let cube = CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize;
     let row = CUBE_POS_Z as usize;
@@ -302,6 +331,9 @@ fn row_product<F: Float, W: Float>(
         }
         if comptime!(has_bias) {
             value += bias[column];
+        }
+        if comptime!(is_clamped) {
+            value = min(max(value, F::new(0.0)), F::new(6.0));
         }
         if comptime!(has_residual) {
             value += residual[row * d_out + column];

@@ -9,7 +9,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::Linear;
-use super::ops::{conv_same_relu6, relu6};
+use super::convolution::{InvertedResidual, conv_same_relu6, inverted_residual};
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
 
 /// The network without its classifier.
@@ -67,7 +67,7 @@ impl EfficientNetLite {
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
         let x = self.forward_stem(pixels);
         let x = self.mb_blocks.iter().fold(x, |x, block| block.forward(x)); // [batch, grid, grid, channels]
-        let x = relu6(self.head.forward(x));
+        let x = self.head.forward_relu6(x);
         let [batch, height, width, channels] = x.dims();
         x.reshape([batch, height * width, channels])
     }
@@ -119,14 +119,12 @@ impl MbConv {
 
     /// `[batch, height, width, in]` → `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let expanded = match &self.expand {
-            Some(expand) => relu6(expand.forward(x.clone())),
-            None => x.clone(),
+        let block = InvertedResidual {
+            expand: self.expand.as_ref(),
+            depthwise: (self.dw.weight.val(), self.dw.bias.val(), self.dw.stride),
+            project: &self.project,
+            has_skip: self.has_skip,
         };
-        let filtered = self.dw.forward(expanded);
-        match self.has_skip {
-            true => self.project.forward_onto(x, filtered),
-            false => self.project.forward(filtered),
-        }
+        inverted_residual(x, block)
     }
 }

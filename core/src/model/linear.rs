@@ -6,7 +6,7 @@ use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Tensor};
 
-use super::ops::{linear, linear_onto};
+use super::ops::{linear, linear_onto, linear_relu6, relu6};
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::quant::{Packed, on_host};
@@ -99,6 +99,14 @@ impl Linear {
             }
             (None, Some(weight)) => linear(x, weight.val(), bias),
             (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+        }
+    }
+
+    /// `relu6(forward(x))`
+    pub fn forward_relu6<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match (&self.weight, &self.bias) {
+            (Some(weight), Some(bias)) => linear_relu6(x, weight.val(), bias.val()),
+            _ => relu6(self.forward(x)),
         }
     }
 

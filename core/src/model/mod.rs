@@ -1,6 +1,7 @@
 //! The graph of MM-GEM, one file an idea; nothing here reads a tensor back to the host.
 
 mod attention;
+mod convolution;
 pub mod efficientnet_lite;
 mod linear;
 pub mod llama;
@@ -13,6 +14,8 @@ pub(crate) mod recompute;
 pub mod vision;
 pub mod vit;
 
+#[cfg(feature = "cpu")]
+pub(crate) use convolution::same_padding;
 pub use efficientnet_lite::EfficientNetLite;
 pub use linear::Linear;
 pub use llama::{KvCache, Llama};

@@ -3,7 +3,6 @@
 //! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
 
 use burn::nn::{LayerNorm, RmsNorm};
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
@@ -69,6 +68,19 @@ pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
     module::linear(x, weight, bias)
 }
 
+/// `relu6(x @ weight + bias)`, as [`linear`].
+pub(super) fn linear_relu6<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
+    #[cfg(feature = "cpu")]
+    if cpu::is_here(&x) && cpu::is_here(&weight) {
+        return cpu::linear_relu6(x, weight, bias);
+    }
+    #[cfg(feature = "gpu")]
+    if gpu::can_multiply(&x, &weight) {
+        return gpu::linear_relu6(x, weight, bias);
+    }
+    relu6(linear(x, weight, Some(bias)))
+}
+
 /// `residual + x @ weight + bias`, as [`linear`].
 pub(super) fn linear_onto<const D: usize>(
     residual: Tensor<D>,
@@ -123,29 +135,8 @@ pub(super) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `min(max(x, 0), 6)`
 pub(super) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    on_cpu!([x] => relu6(x));
     x.clamp(0.0, 6.0)
-}
-
-/// Convolution with TensorFlow's SAME padding, then ReLU6; depth-wise where the weight has one input channel.
-///
-/// # Shapes
-/// - x: `[batch, height, width, in]`
-/// - weight: `[out, in, k, k]`, or `[in, 1, k, k]`
-/// - returns: `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
-pub(super) fn conv_same_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
-    let [_, height, width, in_channels] = x.dims();
-    let [_, in_per_group, kernel, _] = weight.dims();
-    let [top, bottom] = same_padding(height, kernel, stride);
-    let [left, right] = same_padding(width, kernel, stride);
-    let x = x.permute([0, 3, 1, 2]).pad((left, right, top, bottom), 0.0); // channels first, as Burn has it
-    let options = ConvOptions::new([stride; 2], [0; 2], [1; 2], in_channels / in_per_group);
-    relu6(module::conv2d(x, weight, Some(bias), options)).permute([0, 2, 3, 1])
-}
-
-/// Zeros before and after an axis with which a convolution returns `⌈size / stride⌉` values; the odd one goes after.
-pub(crate) fn same_padding(size: usize, kernel: usize, stride: usize) -> [usize; 2] {
-    let needed = ((size.div_ceil(stride) - 1) * stride + kernel).saturating_sub(size);
-    [needed / 2, needed - needed / 2]
 }
 
 /// `gate * sigmoid(gate) * up`: SwiGLU.

@@ -1,0 +1,271 @@
+//! Convolutions of each channel by itself.
+
+use super::lanes::{Kernel, Lanes, run};
+use super::pointwise::Place;
+use super::rows::Out;
+
+/// `relu6(sum of taps + bias)` of a padded image, channels last; the clamp if it is wanted.
+#[derive(Clone, Copy)]
+pub struct Depthwise<'a> {
+    /// The image with its border: lines of pixels of these channels.
+    pub x: &'a [f32],
+    pub x_place: Place,
+    /// `[kernel * kernel, ..]`, from the first channel on.
+    pub weight: &'a [f32],
+    /// Distance of the weight's rows.
+    pub weight_stride: usize,
+    /// As many as channels.
+    pub bias: &'a [f32],
+    pub kernel: usize,
+    pub stride: usize,
+    pub is_clamped: bool,
+    /// Of the output.
+    pub n_lines: usize,
+    pub place: Place,
+}
+
+impl Depthwise<'_> {
+    /// # Safety
+    /// `out` must have room for `n_lines` lines of this place, which nobody else reads or writes meanwhile.
+    pub unsafe fn write(self, out: Out) {
+        let Self { x, x_place, weight, weight_stride, bias, kernel, stride, n_lines, place, .. } = self;
+        if n_lines == 0 || place.width == 0 || bias.is_empty() {
+            return;
+        }
+        let channels = bias.len();
+        let last_line = (n_lines - 1) * stride + kernel - 1;
+        let last_pixel = (place.width - 1) * stride + kernel - 1;
+        assert!(channels <= weight_stride && channels <= place.pixel && channels <= x_place.pixel);
+        assert!(x.len() >= last_line * x_place.line + last_pixel * x_place.pixel + channels);
+        assert!(weight.len() >= (kernel * kernel - 1) * weight_stride + channels);
+        run(channels, Write { taps: self, out });
+    }
+}
+
+/// A convolution whose sizes were checked.
+struct Write<'a> {
+    taps: Depthwise<'a>,
+    out: Out,
+}
+
+impl Kernel for Write<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        // SAFETY: `Depthwise::write` checked the sizes.
+        unsafe {
+            match (self.taps.kernel, self.taps.stride) {
+                (3, 1) => self.channels::<V, 3, 1, 4, 6>(),
+                (3, 2) => self.channels::<V, 3, 2, 3, 7>(),
+                (5, 1) => self.channels::<V, 5, 1, 4, 8>(),
+                (5, 2) => self.channels::<V, 5, 2, 3, 9>(),
+                _ => self.any_channels::<V>(),
+            }
+        }
+    }
+}
+
+impl Write<'_> {
+    /// For kernels of side `K` that move by `S`, `P` pixels at once, which see `W` pixels of a line.
+    ///
+    /// # Safety
+    /// The sizes are right.
+    #[inline(always)]
+    unsafe fn channels<V: Lanes, const K: usize, const S: usize, const P: usize, const W: usize>(&self) {
+        let Depthwise { bias, n_lines, place, .. } = self.taps;
+        let n_vectors = bias.len().div_ceil(V::N);
+        for vector in 0..n_vectors {
+            // The last vector goes back into the one before.
+            let channel = (vector * V::N).min(bias.len() - V::N);
+            for line in 0..n_lines {
+                let mut pixel = 0;
+                // SAFETY: lines, pixels and channels are within the image's.
+                unsafe {
+                    while place.width - pixel >= P {
+                        self.pixels::<V, K, S, P, W>(line, pixel, channel);
+                        pixel += P;
+                    }
+                    while place.width > pixel {
+                        self.pixels::<V, K, S, 1, K>(line, pixel, channel);
+                        pixel += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// There are `P` pixels from `pixel` on.
+    #[inline(always)]
+    unsafe fn pixels<V: Lanes, const K: usize, const S: usize, const P: usize, const W: usize>(
+        &self,
+        line: usize,
+        pixel: usize,
+        channel: usize,
+    ) {
+        const { assert!(W == (P - 1) * S + K) };
+        let Depthwise { x, x_place, weight, weight_stride, bias, place, is_clamped, .. } = self.taps;
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [V::load(bias.as_ptr().add(channel)); P];
+            for dy in 0..K {
+                let first = (line * S + dy) * x_place.line + pixel * S * x_place.pixel + channel;
+                let seen = x.as_ptr().add(first);
+                let mut window = [V::splat(0.0); W];
+                for w in 0..W {
+                    window[w] = V::load(seen.add(w * x_place.pixel));
+                }
+                for dx in 0..K {
+                    let tap = V::load(weight.as_ptr().add((dy * K + dx) * weight_stride + channel));
+                    for p in 0..P {
+                        sums[p] = sums[p].plus_product(window[p * S + dx], tap);
+                    }
+                }
+            }
+            for p in 0..P {
+                let to = line * place.line + (pixel + p) * place.pixel + channel;
+                let sum = if is_clamped { sums[p].relu6() } else { sums[p] };
+                sum.store(self.out.at(to));
+            }
+        }
+    }
+
+    /// For kernels of other sizes.
+    ///
+    /// # Safety
+    /// The sizes are right.
+    #[inline(always)]
+    unsafe fn any_channels<V: Lanes>(&self) {
+        let Depthwise { x, x_place, weight, weight_stride, bias, kernel, stride, n_lines, place, is_clamped } =
+            self.taps;
+        for vector in 0..bias.len().div_ceil(V::N) {
+            let channel = (vector * V::N).min(bias.len() - V::N);
+            for (line, pixel) in
+                (0..n_lines).flat_map(|line| (0..place.width).map(move |pixel| (line, pixel)))
+            {
+                // SAFETY: lines, pixels and channels are within the image's.
+                unsafe {
+                    let mut sum = V::load(bias.as_ptr().add(channel));
+                    for dy in 0..kernel {
+                        for dx in 0..kernel {
+                            let at =
+                                (line * stride + dy) * x_place.line + (pixel * stride + dx) * x_place.pixel;
+                            let tap = weight.as_ptr().add((dy * kernel + dx) * weight_stride + channel);
+                            sum = sum.plus_product(V::load(x.as_ptr().add(at + channel)), V::load(tap));
+                        }
+                    }
+                    let sum = if is_clamped { sum.relu6() } else { sum };
+                    sum.store(self.out.at(line * place.line + pixel * place.pixel + channel));
+                }
+            }
+        }
+    }
+}
+
+/// The gradient of a convolution's weight: what each tap has seen times the gradient of its pixel.
+#[cfg(feature = "train")]
+#[derive(Clone, Copy)]
+pub struct TapGradients<'a> {
+    /// The image with its border.
+    pub x: &'a [f32],
+    pub x_place: Place,
+    /// Of the sums: lines of pixels of the same channels.
+    pub grad: &'a [f32],
+    pub grad_place: Place,
+    pub n_lines: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub channels: usize,
+}
+
+#[cfg(feature = "train")]
+impl TapGradients<'_> {
+    /// Adds to `sums`, `[kernel * kernel, channels]`.
+    pub fn add_to(self, sums: &mut [f32]) {
+        let Self { x, x_place, grad, grad_place, n_lines, kernel, stride, channels } = self;
+        if n_lines == 0 || grad_place.width == 0 || channels == 0 {
+            return;
+        }
+        let last_line = (n_lines - 1) * stride + kernel - 1;
+        let last_pixel = (grad_place.width - 1) * stride + kernel - 1;
+        assert!(channels <= x_place.pixel && channels <= grad_place.pixel);
+        assert!(x.len() >= last_line * x_place.line + last_pixel * x_place.pixel + channels);
+        let last = (n_lines - 1) * grad_place.line + (grad_place.width - 1) * grad_place.pixel;
+        assert!(grad.len() >= last + channels && sums.len() == kernel * kernel * channels);
+        run(channels, AddTapGradients { taps: self, sums: Out(sums.as_mut_ptr()) });
+    }
+}
+
+#[cfg(feature = "train")]
+struct AddTapGradients<'a> {
+    taps: TapGradients<'a>,
+    /// Borrowed alone.
+    sums: Out,
+}
+
+#[cfg(feature = "train")]
+impl Kernel for AddTapGradients<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let n = self.taps.channels;
+        let n_whole = n / V::N;
+        // SAFETY: `TapGradients::add_to` checked the sizes.
+        unsafe {
+            for vector in 0..n_whole {
+                self.channels::<V>(vector * V::N);
+            }
+            // Sums must not be added to twice, so here no vector goes back.
+            for channel in n_whole * V::N..n {
+                self.channels::<[f32; 1]>(channel);
+            }
+        }
+    }
+}
+
+#[cfg(feature = "train")]
+impl AddTapGradients<'_> {
+    /// # Safety
+    /// The sizes are right, and there is a whole vector of channels.
+    #[inline(always)]
+    unsafe fn channels<V: Lanes>(&self, channel: usize) {
+        for dy in 0..self.taps.kernel {
+            // SAFETY: the caller's.
+            unsafe {
+                match self.taps.kernel {
+                    3 => self.taps_of::<V, 3>(dy, 0, channel),
+                    5 => self.taps_of::<V, 5>(dy, 0, channel),
+                    kernel => (0..kernel).for_each(|dx| self.taps_of::<V, 1>(dy, dx, channel)),
+                }
+            }
+        }
+    }
+
+    /// Of `K` neighbouring taps.
+    ///
+    /// # Safety
+    /// As of `channels`; the taps are there.
+    #[inline(always)]
+    unsafe fn taps_of<V: Lanes, const K: usize>(&self, dy: usize, dx: usize, channel: usize) {
+        let TapGradients { x, x_place, grad, grad_place, n_lines, kernel, stride, channels } = self.taps;
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = [V::splat(0.0); K];
+            for line in 0..n_lines {
+                let mut seen =
+                    x.as_ptr().add((line * stride + dy) * x_place.line + dx * x_place.pixel + channel);
+                let mut slope = grad.as_ptr().add(line * grad_place.line + channel);
+                for _ in 0..grad_place.width {
+                    let by = V::load(slope);
+                    for k in 0..K {
+                        sums[k] = sums[k].plus_product(V::load(seen.add(k * x_place.pixel)), by);
+                    }
+                    seen = seen.wrapping_add(stride * x_place.pixel);
+                    slope = slope.wrapping_add(grad_place.pixel);
+                }
+            }
+            for k in 0..K {
+                let to = self.sums.at((dy * kernel + dx + k) * channels + channel);
+                sums[k].plus(V::load(to)).store(to);
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Vectors of floats, so that one kernel is written for every width of the processor's vectors.
+
+/// Some floats that the processor works on at once.
+///
+/// Every method is inlined into a function that [`run`] compiles for the instructions of the type.
+pub trait Lanes: Copy {
+    /// Number of floats.
+    const N: usize;
+
+    /// # Safety
+    /// `from` must be followed by `N` floats.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// # Safety
+    /// `to` must have room for `N` floats.
+    unsafe fn store(self, to: *mut f32);
+
+    fn splat(x: f32) -> Self;
+
+    fn plus(self, other: Self) -> Self;
+
+    /// `self + a * b`
+    fn plus_product(self, a: Self, b: Self) -> Self;
+
+    /// `min(max(self, 0), 6)`; NaN stays NaN.
+    fn relu6(self) -> Self;
+}
+
+/// Work that is written for any [`Lanes`].
+pub trait Kernel {
+    /// Implementations are `#[inline(always)]` and so is what they call, or vectors go through memory.
+    fn run<V: Lanes>(self);
+}
+
+/// Runs a kernel on the widest vectors that the processor has, but on none of more than `n` floats.
+pub fn run(n: usize, kernel: impl Kernel) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f")]
+        fn sixteen(kernel: impl Kernel) {
+            kernel.run::<x86::Sixteen>();
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn eight(kernel: impl Kernel) {
+            kernel.run::<x86::Eight>();
+        }
+        if n >= 16 && is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor was just asked.
+            return unsafe { sixteen(kernel) };
+        }
+        if n >= 8 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: the processor was just asked.
+            return unsafe { eight(kernel) };
+        }
+    }
+    if n < 4 {
+        return kernel.run::<[f32; 1]>();
+    }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    kernel.run::<simd128::Four>();
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    kernel.run::<[f32; 4]>();
+}
+
+/// Plain loops, which compilers turn into vector instructions where there are any.
+impl<const N: usize> Lanes for [f32; N] {
+    const N: usize = N;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<Self>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<Self>().write_unaligned(self) }
+    }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        [x; N]
+    }
+
+    #[inline(always)]
+    fn plus(mut self, other: Self) -> Self {
+        for i in 0..N {
+            self[i] += other[i];
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn plus_product(mut self, a: Self, b: Self) -> Self {
+        for i in 0..N {
+            self[i] += a[i] * b[i];
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn relu6(mut self) -> Self {
+        for x in &mut self {
+            *x = if *x < 0.0 { 0.0 } else { *x };
+            *x = if *x > 6.0 { 6.0 } else { *x };
+        }
+        self
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Lanes;
+
+    /// For processors with AVX-512.
+    #[derive(Clone, Copy)]
+    pub struct Sixteen(__m512);
+
+    /// For processors with AVX2 and products that add.
+    #[derive(Clone, Copy)]
+    pub struct Eight(__m256);
+
+    macro_rules! lanes {
+        ($name:ident, $n:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $product:ident, $max:ident, $min:ident) => {
+            impl Lanes for $name {
+                const N: usize = $n;
+
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: the caller's; the type is only used where the processor has the instructions.
+                    Self(unsafe { $load(from) })
+                }
+
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: as above.
+                    unsafe { $store(to, self.0) }
+                }
+
+                #[inline(always)]
+                fn splat(x: f32) -> Self {
+                    // SAFETY: the type is only used where the processor has the instructions.
+                    Self(unsafe { $splat(x) })
+                }
+
+                #[inline(always)]
+                fn plus(self, other: Self) -> Self {
+                    // SAFETY: as above.
+                    Self(unsafe { $add(self.0, other.0) })
+                }
+
+                #[inline(always)]
+                fn plus_product(self, a: Self, b: Self) -> Self {
+                    // SAFETY: as above.
+                    Self(unsafe { $product(a.0, b.0, self.0) })
+                }
+
+                #[inline(always)]
+                fn relu6(self) -> Self {
+                    // Where one operand is NaN these instructions return the second.
+                    // SAFETY: as above.
+                    Self(unsafe { $min($splat(6.0), $max($splat(0.0), self.0)) })
+                }
+            }
+        };
+    }
+
+    lanes!(
+        Sixteen,
+        16,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_set1_ps,
+        _mm512_add_ps,
+        _mm512_fmadd_ps,
+        _mm512_max_ps,
+        _mm512_min_ps
+    );
+    lanes!(
+        Eight,
+        8,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_set1_ps,
+        _mm256_add_ps,
+        _mm256_fmadd_ps,
+        _mm256_max_ps,
+        _mm256_min_ps
+    );
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod simd128 {
+    use std::arch::wasm32::*;
+
+    use super::Lanes;
+
+    /// For browsers.
+    #[derive(Clone, Copy)]
+    pub struct Four(v128);
+
+    impl Lanes for Four {
+        const N: usize = 4;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: the caller's.
+            Self(unsafe { v128_load(from.cast()) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller's.
+            unsafe { v128_store(to.cast(), self.0) }
+        }
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(f32x4_splat(x))
+        }
+
+        #[inline(always)]
+        fn plus(self, other: Self) -> Self {
+            Self(f32x4_add(self.0, other.0))
+        }
+
+        #[inline(always)]
+        fn plus_product(self, a: Self, b: Self) -> Self {
+            Self(f32x4_add(self.0, f32x4_mul(a.0, b.0)))
+        }
+
+        #[inline(always)]
+        fn relu6(self) -> Self {
+            // These keep the first operand where one is NaN.
+            Self(f32x4_pmin(f32x4_pmax(self.0, f32x4_splat(0.0)), f32x4_splat(6.0)))
+        }
+    }
+}
