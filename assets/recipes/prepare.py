@@ -25,7 +25,7 @@ CLASSES, PER_CLASS = 100, 20
 
 
 def samples(shards):
-    """(key, image name, image bytes, record) of each sample of some shards, in their order."""
+    """(key, image bytes, record) of each sample of some shards, in their order; keys are unique among them."""
     for shard in sorted(shards):
         image = None
         with tarfile.open(shard) as tar:
@@ -33,7 +33,7 @@ def samples(shards):
                 key, _, kind = member.name.partition(".")
                 data = tar.extractfile(member).read()
                 if kind == "json":
-                    yield key, f"{key}.jpg", image, json.loads(data)
+                    yield f"{shard.stem[-3:]}{key}", image, json.loads(data)
                 else:
                     image = data
 
@@ -74,16 +74,18 @@ def main():
 
     names = ["coco-train", "coco-clicks", "coco-captions", "objects-train", "objects-held-out"]
     out = {name: Writer(target, name) for name in names}
-    for key, _, image, record in samples((source / "coco-photos").glob("*.tar")):
-        part = "captions" if record.get("captions") else "clicks" if number(key) % 10 == 0 else "train"
+    for key, image, record in samples((source / "coco-photos").glob("*.tar")):
+        if not record["regions"] and not record.get("captions"):
+            continue
+        part = "captions" if record.get("captions") else "clicks" if number(key[3:]) % 10 == 0 else "train"
         out[f"coco-{part}"].add(key, image, record)
 
     objects = list(samples((source / "objects").glob("*.tar")))
-    photos_of = collections.Counter(record["class"] for _, _, _, record in objects if record["class"])
+    photos_of = collections.Counter(record["class"] for _, _, record in objects if record["class"])
     # Caltech-101 only: ImageNet gave a photo or two of each of its classes.
     kept_classes = {name for name, _ in photos_of.most_common(CLASSES)}
     kept = collections.Counter()
-    for key, _, image, record in sorted(objects, key=lambda sample: number(sample[0])):
+    for key, image, record in sorted(objects, key=lambda sample: number(sample[0])):
         name = record["class"]
         # Never more than half of a class.
         if name in kept_classes and kept[name] < min(PER_CLASS, photos_of[name] // 2):
