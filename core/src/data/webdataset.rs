@@ -571,7 +571,9 @@ mod tests {
         assert_eq!(record(r#"{"class": "cup"}"#).expect("a record").class, Some("cup".into()));
         assert_eq!(record(r#"{"class": null}"#).expect("a record").class, None);
         assert!(record("{}").expect_err("nothing said").to_string().contains("no caption, class or region"));
-        let regions = |phrases: &str| record(&format!(r#"{{"regions": [{{"box": [0, 0, 1, 1], "phrases": {phrases}}}]}}"#));
+        let regions = |phrases: &str| {
+            record(&format!(r#"{{"regions": [{{"box": [0, 0, 1, 1], "phrases": {phrases}}}]}}"#))
+        };
         assert_eq!(regions(r#"["a cup"]"#).expect("a named region").captions, Vec::<String>::new());
         assert!(regions("[]").is_err());
         assert!(record("{").expect_err("no JSON").to_string().contains("sample 7"));

@@ -102,9 +102,7 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
     Ok(Report {
         album: album_name(album.sources.len(), is_own),
         facts: facts(context, album, &tour),
-        measured: n_found
-            .map(|n_found| measured(n_found, album.sources.len()))
-            .unwrap_or_default(),
+        measured: n_found.map(|n_found| measured(n_found, album.sources.len())).unwrap_or_default(),
         pictures: tour.pictures,
         gallery,
         queries,
@@ -157,12 +155,10 @@ fn facts(context: &Context, album: &Album, tour: &Tour) -> Vec<(String, String)>
 }
 
 fn measured(n_found: usize, n: usize) -> Vec<String> {
-    vec![
-        format!(
-            "Measured on these pictures, which training has not seen: {n_found} of {n} texts find their own picture \
+    vec![format!(
+        "Measured on these pictures, which training has not seen: {n_found} of {n} texts find their own picture \
              first; by chance it would be 1 of {n}."
-        ),
-    ]
+    )]
 }
 
 fn median_ms(times: &[Duration]) -> f64 {
