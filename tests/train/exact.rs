@@ -80,9 +80,9 @@ impl Bench {
                             part.phrase_shares(&self.device),
                             model.clamped_logit_scale().detach(),
                         );
-                        let v_in = model.visual_context(&pool, roi.clone(), Stage::One);
+                        let v_in = model.visual_context(&pool, roi.clone(), Stage::Two);
                         let hidden =
-                            model.caption_hidden(model.caption_prefix(v_in, Stage::One), &phrase_tokens);
+                            model.caption_hidden(model.caption_prefix(v_in, Stage::Two), &phrase_tokens);
                         let phrase_loss = caption_loss(&model.llm, hidden, &phrases, self.sizes.eos_token_id);
                         let pairs = match grounding.contrast {
                             false => contrast(image_embed, text_embed(), &texts),
