@@ -437,9 +437,10 @@ impl PhotoRecord {
             record.captions.push(text.trim().to_owned());
         }
         let has_class = |json| serde_json::from_slice::<HasClass>(json).is_ok();
-        if record.captions.is_empty() && !sample.get("json").is_some_and(has_class) {
+        let names_region = record.regions.iter().any(|region| !region.phrases.is_empty());
+        if record.captions.is_empty() && !names_region && !sample.get("json").is_some_and(has_class) {
             let found: Vec<_> = sample.parts.iter().map(|part| part.0.as_str()).collect();
-            return Err(error(format!("no caption and no class in its parts {found:?}")));
+            return Err(error(format!("no caption, class or region phrase in its parts {found:?}")));
         }
         Ok(record)
     }
@@ -569,7 +570,12 @@ mod tests {
     fn captions_may_be_absent_when_there_is_a_class() {
         assert_eq!(record(r#"{"class": "cup"}"#).expect("a record").class, Some("cup".into()));
         assert_eq!(record(r#"{"class": null}"#).expect("a record").class, None);
-        assert!(record("{}").expect_err("nothing said").to_string().contains("no caption and no class"));
+        assert!(record("{}").expect_err("nothing said").to_string().contains("no caption, class or region"));
+        let regions = |phrases: &str| {
+            record(&format!(r#"{{"regions": [{{"box": [0, 0, 1, 1], "phrases": {phrases}}}]}}"#))
+        };
+        assert_eq!(regions(r#"["a cup"]"#).expect("a named region").captions, Vec::<String>::new());
+        assert!(regions("[]").is_err());
         assert!(record("{").expect_err("no JSON").to_string().contains("sample 7"));
     }
 
