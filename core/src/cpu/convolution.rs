@@ -252,9 +252,12 @@ impl Work<'_> {
                     unsafe { product.write(Out(buffer.as_mut_ptr()).from(to)) };
                 }
                 None => {
-                    for (nth, pixel) in x.chunks_exact(channels).enumerate() {
-                        let to = to + nth / columns.n_in * line + nth % columns.n_in * n;
-                        buffer[to..to + n].copy_from_slice(&pixel[part.clone()]);
+                    for (y, pixels) in x.chunks_exact(columns.n_in * channels).enumerate() {
+                        let to = &mut buffer[to + y * line..][..columns.n_in * n];
+                        match n == channels {
+                            true => to.copy_from_slice(pixels),
+                            false => copy_part(pixels, channels, part.start, n, to),
+                        }
                     }
                 }
             }
@@ -273,6 +276,13 @@ impl Work<'_> {
             // SAFETY: the caller's.
             unsafe { taps.write(mixed.from(part.start)) };
         });
+    }
+}
+
+/// Copies `n` channels of each pixel from the `first` on.
+fn copy_part(pixels: &[f32], channels: usize, first: usize, n: usize, to: &mut [f32]) {
+    for (pixel, to) in pixels.chunks_exact(channels).zip(to.chunks_exact_mut(n)) {
+        to.copy_from_slice(&pixel[first..first + n]);
     }
 }
 
