@@ -32,6 +32,18 @@ pub(super) fn with_buffer(
     buffer.set(values);
 }
 
+/// `n` numbers that `write` writes, without clearing them first.
+///
+/// # Safety
+/// `write` must write all of them.
+unsafe fn written(n: usize, write: impl FnOnce(Out)) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n);
+    write(Out(values.as_mut_ptr()));
+    // SAFETY: the caller's.
+    unsafe { values.set_len(n) };
+    values
+}
+
 /// How an axis of an image is seen by a kernel: TensorFlow's SAME padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
@@ -113,29 +125,28 @@ pub fn block(x: &[f32], [batch, height, width, channels]: Sizes, block: &Block) 
     assert!(depthwise.weight.len() == wide * depthwise.kernel * depthwise.kernel);
     assert!(!block.is_residual || (sizes == [batch, height, width, channels] && project.is_some()));
 
-    let mut out = vec![0.0; sizes.iter().product()];
-    if out.is_empty() {
-        return (out, sizes);
+    if sizes.contains(&0) {
+        return (Vec::new(), sizes);
     }
     let work = Work { block, channels, wide, lines, columns, out_channels };
-    let target = Out(out.as_mut_ptr());
     let (image, out_image) = (height * width * channels, lines.n_out * columns.n_out * out_channels);
-    let bands = work.bands();
-    let n_bands = lines.n_out.div_ceil(bands);
-    let run = |task: usize, is_shared: bool| {
-        let (nth, band) = (task / n_bands, task % n_bands);
-        let band = band * bands..((band + 1) * bands).min(lines.n_out);
-        // SAFETY: each task writes its own lines of its own image.
-        unsafe {
-            work.band(&x[nth * image..(nth + 1) * image], band, target.from(nth * out_image), is_shared)
-        };
-    };
+    let each = work.lines_at_once();
+    let n_bands = lines.n_out.div_ceil(each);
     let n_tasks = batch * n_bands;
-    if n_tasks < 2 * rayon::current_num_threads() && !rows::is_alone() {
-        (0..n_tasks).for_each(|task| run(task, true));
-    } else {
-        rows::for_each_of(n_tasks, |task| run(task, false));
-    }
+    let is_shared = n_tasks < 2 * rayon::current_num_threads() && !rows::is_alone();
+    let run = |task: usize, out: Out| {
+        let (nth, band) = (task / n_bands, task % n_bands);
+        let band = band * each..((band + 1) * each).min(lines.n_out);
+        // SAFETY: each task writes its own lines of its own image.
+        unsafe { work.band(&x[nth * image..(nth + 1) * image], band, out.from(nth * out_image), is_shared) };
+    };
+    // SAFETY: the bands of all images are all of the output.
+    let out = unsafe {
+        written(batch * out_image, |out| match is_shared {
+            true => (0..n_tasks).for_each(|task| run(task, out)),
+            false => rows::for_each_of(n_tasks, |task| run(task, out)),
+        })
+    };
     (out, sizes)
 }
 
@@ -152,7 +163,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Lines of the output that are computed at once.
-    fn bands(&self) -> usize {
+    fn lines_at_once(&self) -> usize {
         let part = self.wide.min(CHANNELS_PER_PART);
         let line = self.columns.seen(self.columns.n_out) * part;
         let n_lines = (NUMBERS_PER_PART / line).saturating_sub(self.lines.kernel) / self.lines.stride + 1;
@@ -241,9 +252,12 @@ impl Work<'_> {
                     unsafe { product.write(Out(buffer.as_mut_ptr()).from(to)) };
                 }
                 None => {
-                    for (nth, pixel) in x.chunks_exact(channels).enumerate() {
-                        let to = to + nth / columns.n_in * line + nth % columns.n_in * n;
-                        buffer[to..to + n].copy_from_slice(&pixel[part.clone()]);
+                    for (y, pixels) in x.chunks_exact(columns.n_in * channels).enumerate() {
+                        let to = &mut buffer[to + y * line..][..columns.n_in * n];
+                        match n == channels {
+                            true => to.copy_from_slice(pixels),
+                            false => copy_part(pixels, channels, part.start, n, to),
+                        }
                     }
                 }
             }
@@ -262,6 +276,13 @@ impl Work<'_> {
             // SAFETY: the caller's.
             unsafe { taps.write(mixed.from(part.start)) };
         });
+    }
+}
+
+/// Copies `n` channels of each pixel from the `first` on.
+fn copy_part(pixels: &[f32], channels: usize, first: usize, n: usize, to: &mut [f32]) {
+    for (pixel, to) in pixels.chunks_exact(channels).zip(to.chunks_exact_mut(n)) {
+        to.copy_from_slice(&pixel[first..first + n]);
     }
 }
 
@@ -301,13 +322,11 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
     let out_channels = bias.len();
     let sizes = [batch, lines.n_out, columns.n_out, out_channels];
     assert!(weight.len() == kernel * kernel * channels * out_channels);
-    let mut out = vec![0.0; sizes.iter().product()];
-    if out.is_empty() {
-        return (out, sizes);
+    if sizes.contains(&0) {
+        return (Vec::new(), sizes);
     }
-    let target = Out(out.as_mut_ptr());
     let padded = columns.seen(columns.n_out) * channels;
-    let line = |task: usize| {
+    let line = |task: usize, out: Out| {
         let (nth, line) = (task / lines.n_out, task % lines.n_out);
         let (above, inside) = lines.split(line, 1);
         with_buffer(&WIDE, kernel * padded, |seen| {
@@ -337,10 +356,13 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
                 place: Place::dense(out_channels),
             };
             // SAFETY: each task writes a line of its own.
-            unsafe { product.write(target.from(task * columns.n_out * out_channels)) };
+            unsafe { product.write(out.from(task * columns.n_out * out_channels)) };
         });
     };
-    rows::for_each_of(batch * lines.n_out, line);
+    let n_lines = batch * lines.n_out;
+    // SAFETY: the lines of all images are all of the output.
+    let out =
+        unsafe { written(sizes.iter().product(), |out| rows::for_each_of(n_lines, |task| line(task, out))) };
     (out, sizes)
 }
 
@@ -351,16 +373,15 @@ pub fn pointwise(x: &[f32], Pointwise { weight, bias }: Pointwise, is_clamped: b
     let channels = weight.len() / n_out;
     let n_pixels = x.len() / channels;
     assert!(x.len() == n_pixels * channels && weight.len() == channels * n_out);
-    let mut out = vec![0.0; n_pixels * n_out];
-    let target = Out(out.as_mut_ptr());
     // Few pixels are shared out by columns, so that each core reads weights of its own.
     let n_threads = if rows::is_alone() { 1 } else { rayon::current_num_threads() };
     let n_bands = n_pixels.div_ceil(PIXELS_PER_TASK);
     let n_sides = if n_bands >= n_threads { 1 } else { n_threads };
-    let pixels = n_pixels.div_ceil(n_bands.max(1));
+    let pixels = n_pixels.div_ceil(n_bands.max(1)).max(1);
+    let n_bands = n_pixels.div_ceil(pixels);
     let columns = n_out.div_ceil(n_sides).next_multiple_of(CHANNELS_PER_PART);
     let n_sides = n_out.div_ceil(columns);
-    rows::for_each_of(n_bands * n_sides, |task| {
+    let part = |task: usize, out: Out| {
         let (first, column) = (task / n_sides * pixels, task % n_sides * columns);
         let product = Product {
             x: Source::rows(&x[first * channels..], channels),
@@ -373,9 +394,11 @@ pub fn pointwise(x: &[f32], Pointwise { weight, bias }: Pointwise, is_clamped: b
             place: Place::dense(n_out),
         };
         // SAFETY: each task has pixels and columns of its own.
-        unsafe { product.write(target.from(first * n_out + column)) };
-    });
-    out
+        unsafe { product.write(out.from(first * n_out + column)) };
+    };
+    let n_tasks = n_bands * n_sides;
+    // SAFETY: the parts are all of the output; each product has at least one term.
+    unsafe { written(n_pixels * n_out, |out| rows::for_each_of(n_tasks, |task| part(task, out))) }
 }
 
 #[cfg(test)]

@@ -109,20 +109,27 @@ impl Kernel for Write<'_> {
         let mut vector = 0;
         // SAFETY: `Product::write` checked the sizes; every vector is within its row.
         unsafe {
-            while n_vectors - vector >= 3 {
+            // As many sums as there are registers, but for those of the weights and of a pixel. A browser has sixteen
+            // too, and yet it is a third quicker with 4 x 3 of them than with 6 x 2.
+            while V::N != 8 && n_vectors - vector >= 3 {
                 let columns = [at(vector), at(vector + 1), at(vector + 2)];
-                if V::N == 16 {
-                    self.columns::<V, 8, 3>(columns);
-                } else {
-                    self.columns::<V, 4, 3>(columns);
+                match V::N {
+                    16 => self.columns::<V, 8, 3>(columns),
+                    _ => self.columns::<V, 4, 3>(columns),
                 }
                 vector += 3;
             }
-            match n_vectors - vector {
-                2 if V::N == 16 => self.columns::<V, 12, 2>([at(vector), at(vector + 1)]),
-                2 => self.columns::<V, 6, 2>([at(vector), at(vector + 1)]),
-                1 => self.columns::<V, 8, 1>([at(vector)]),
-                _ => {}
+            while n_vectors - vector >= 2 {
+                let columns = [at(vector), at(vector + 1)];
+                match V::N {
+                    16 => self.columns::<V, 12, 2>(columns),
+                    8 => self.columns::<V, 6, 2>(columns),
+                    _ => self.columns::<V, 4, 2>(columns),
+                }
+                vector += 2;
+            }
+            if n_vectors > vector {
+                self.columns::<V, 8, 1>([at(vector)]);
             }
         }
     }
