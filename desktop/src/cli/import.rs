@@ -13,6 +13,7 @@ use mmgem_core::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::args::Globals;
+use crate::outputs::spare_inputs;
 use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, Args)]
@@ -93,6 +94,11 @@ enum WeightDtype {
 }
 
 pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
+    // The folder gets config.json, model.safetensors and tokenizer.json, as those that are read have.
+    let folder_of =
+        |path: &Path| if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
+    let (vision_folder, language_folder) = (folder_of(&args.vision), folder_of(&args.language));
+    spare_inputs("--out", &args.out, [vision_folder.as_path(), language_folder.as_path()])?;
     let vision = read_vision(&args.vision).context("the image encoder cannot be imported")?;
     let language = files::read_shards(&args.language, "model.safetensors").context(
         "the language model cannot be imported\n  hint: wanted a Hugging Face folder with safetensors",

@@ -12,6 +12,7 @@ use pollster::block_on;
 use rayon::prelude::*;
 
 use crate::context::Context;
+use crate::names::shown;
 use crate::photos::{find_photos, for_each_encoded, read_photo};
 use crate::terminal::progress_bar;
 
@@ -85,7 +86,7 @@ impl Source {
     /// Where the picture is, as far as it is anywhere.
     pub fn path(&self) -> String {
         match self {
-            Self::File(path) => path.display().to_string(),
+            Self::File(path) => shown(path),
             Self::Demo(_) | Self::Scene(..) => self.name(),
         }
     }
@@ -141,6 +142,14 @@ impl Album {
         Ok(album)
     }
 
+    /// The files that were read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::File(path) => Some(path.as_path()),
+            Source::Demo(_) | Source::Scene(..) => None,
+        })
+    }
+
     /// Reads and encodes the photos in a folder and below it.
     pub fn of_folder(folder: &Path, context: &Context) -> Result<Self> {
         let cure = "there is nothing to show\n  hint: give a folder with photos; `mmgem demo` alone brings its own pictures";
@@ -150,9 +159,8 @@ impl Album {
         for_each_encoded(context, &paths, |path, image| {
             album.add(Source::File(path.to_owned()), image, start, context)
         })?;
-        let read: HashSet<String> = album.sources.iter().map(Source::path).collect();
-        album.passed_over =
-            paths.into_iter().filter(|path| !read.contains(&path.display().to_string())).collect();
+        let read: HashSet<PathBuf> = album.files().map(Path::to_owned).collect();
+        album.passed_over = paths.into_iter().filter(|path| !read.contains(path)).collect();
         Ok(album)
     }
 

@@ -19,7 +19,10 @@ use serde_json::{Value, json};
 use self::album::Album;
 use self::report::Report;
 use self::tour::Tour;
+use crate::args::not_empty;
 use crate::context::Context;
+use crate::names::{json_path, shown};
+use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
 
 /// Queries of the demo for its own pictures.
@@ -41,7 +44,7 @@ pub struct DemoArgs {
     #[arg(long, default_value = "report.html", value_name = "FILE")]
     out: PathBuf,
     /// Text to search for; give it again for more
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     query: Vec<String>,
     /// Most pictures to show
     #[arg(long, default_value_t = 24, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
@@ -60,12 +63,14 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     ensure!(
         folder.is_none_or(|folder| folder.is_dir()),
         "there is no folder for the page\n  hint: make it, or give another --out\n  file: {}",
-        args.out.display()
+        shown(&args.out)
     );
+    check_ending("--out", &args.out, &["html", "htm"], "open that in a browser")?;
     let album = match &args.dir {
         Some(dir) => Album::of_folder(dir, context)?,
         None => Album::demo(args.seed, args.photos, context)?,
     };
+    spare_inputs("--out", &args.out, album.files())?;
     let rate = two_digits(album.images_per_sec());
     note(context.quiet, format!("encoded {} pictures, {rate} a second", album.sources.len()));
     let report = take(&args, &album, context)?;
@@ -107,7 +112,7 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
         gallery,
         queries,
         captioned,
-        passed_over: album.passed_over.iter().map(|path| path.display().to_string()).collect(),
+        passed_over: album.passed_over.iter().map(|path| shown(path)).collect(),
         command: command_line(std::env::args()),
     })
 }
@@ -199,7 +204,7 @@ fn tell(args: &DemoArgs, report: &Report, quiet: bool) -> Result<()> {
         }
         report.measured.iter().try_for_each(print)?;
     }
-    print(format!("report: {}", args.out.display()))
+    print(format!("report: {}", shown(&args.out)))
 }
 
 fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {
@@ -220,7 +225,7 @@ fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {
         })
     });
     json!({
-        "report": args.out,
+        "report": json_path(&args.out),
         "images": album.sources.len(),
         "queries": queries.collect::<Vec<_>>(),
         "captions": captions.collect::<Vec<_>>(),
