@@ -20,7 +20,7 @@ use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::library::{Found, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library};
-use crate::photos::{find_photos, read_photo};
+use crate::photos::{find_photos, read_decoded};
 use crate::query::{Query, Term, What};
 use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json, root_on_one_line};
 
@@ -318,7 +318,7 @@ fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
 
 /// What is in the box of a hit.
 fn why(hit: &Found, context: &Context) -> Result<String> {
-    let encoded = context.session.encode_rgb(&read_photo(&hit.photo.paths[0])?);
+    let encoded = context.session.encode_decoded(&read_decoded(&hit.photo.paths[0])?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
     let decoding = Decoding { max_tokens: CAPTION_TOKENS, ..Decoding::default() };
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
