@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use mmgem_core::files;
-use mmgem_core::image::{DecodeLimits, Decoded, ImagePreprocess, Preprocessed, Rgb, decode_scaled};
-use mmgem_core::image::{embedded_jpeg, preprocess};
+use mmgem_core::image::{
+    DecodeLimits, Decoded, ImagePreprocess, Preprocessed, Rgb, decode_scaled, embedded_jpeg,
+};
 use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
@@ -321,15 +322,25 @@ pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
     Ok(found)
 }
 
-/// Reads and decodes a photo.
+/// Reads and decodes a photo. One of more than 200 megapixels comes out smaller: see [`read_decoded`].
 pub fn read_photo(path: &Path) -> Result<Rgb> {
+    Ok(read_decoded(path)?.pixels)
+}
+
+/// Reads and decodes a photo, and names on stderr one of which a part is missing.
+pub fn read_decoded(path: &Path) -> Result<Decoded> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, u32::MAX)
         .with_context(|| format!("the photo cannot be used\n  file: {}", shown(path)))?;
-    Ok(decoded.pixels)
+    if let Some(problem) = &decoded.problem {
+        note(false, format!("{}: {problem}", shown(path)));
+    }
+    Ok(decoded)
 }
 
 /// Decodes a photo, as small as `least_side` allows ([`decode_scaled`]); of a raw one its preview.
+///
+/// Of one that is cut short or damaged it takes what there is, and says so in [`Decoded::problem`].
 pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decoded> {
     let limits = DecodeLimits::default();
     if !ends_like(path, &RAW_EXTENSIONS) {
@@ -346,7 +357,7 @@ pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decode
 }
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
-    Ok(preprocess(&read_photo(path)?, config))
+    Ok(read_decoded(path)?.preprocess(config))
 }
 
 /// Unit vector of a whole photo.

@@ -15,7 +15,7 @@ use pollster::block_on;
 use crate::args::WrongArguments;
 use crate::library::{KnownTexts, Photo, days_of_date};
 use crate::names::{folded, given, path_of_uri, shown};
-use crate::photos::{looks_like_a_photo, read_photo};
+use crate::photos::{looks_like_a_photo, read_decoded};
 
 /// Radius of `near:` where none is given, in kilometres.
 const NEAR_KM: f64 = 10.0;
@@ -168,7 +168,7 @@ impl Query {
             let embed = match what {
                 What::Text(text) => embed_text(text, session, texts)?,
                 What::Photo(path) => {
-                    let encoded = session.encode_rgb(&read_photo(path)?);
+                    let encoded = session.encode_decoded(&read_decoded(path)?);
                     block_on(session.embed_image(&encoded, &part))
                         .with_context(|| format!("the query cannot be used\n  file: {}", shown(path)))?
                 }

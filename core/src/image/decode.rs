@@ -22,7 +22,7 @@ pub struct DecodeLimits {
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_pixels: 200_000_000, max_announced: 1 << 32, max_bytes: 3 << 30 }
+        Self { max_pixels: 200_000_000, max_announced: 1 << 31, max_bytes: 3 << 30 }
     }
 }
 
@@ -104,13 +104,15 @@ pub struct Decoded {
 /// For empty, unknown, damaged and truncated data and for images over the limits. A decoder that panics is an
 /// error too (not on wasm32, where a panic ends the program).
 pub fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<RgbImage, ImageError> {
-    Ok(decode_whole(bytes, limits)?.pixels)
+    // Boxes are in pixels of the whole image, so its size must not change without a word.
+    let max_announced = limits.max_announced.min(limits.max_pixels);
+    Ok(decode_whole(bytes, DecodeLimits { max_announced, ..limits })?.pixels)
 }
 
-/// [`decode`] with what the image was before it was made smaller: only one of more than `max_pixels` is.
+/// [`decode`], where an image of more than `max_pixels` comes out smaller and says what it was.
 ///
 /// # Errors
-/// As [`decode`].
+/// As [`decode`], but for large images.
 pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, ImageError> {
     let decoded = decode_scaled(bytes, limits, u32::MAX)?;
     match decoded.problem {
@@ -127,7 +129,7 @@ pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, Image
 /// `least_side` or less hides the difference: see [`super::Preprocessed::of_original`].
 ///
 /// # Errors
-/// As [`decode`], but for what is damaged in part.
+/// As [`decode_whole`], but for what is damaged in part.
 pub fn decode_scaled(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Decoded, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
@@ -467,8 +469,11 @@ pub(super) mod tests {
                 decoded.pixels.dimensions()
             };
             assert_eq!([5400, 5399, 1349, 200].map(size), [(90, 60), (45, 30), (23, 15), (12, 8)]);
-            // Boxes are in pixels of the whole image all the same.
             let limits = DecodeLimits { max_pixels: 5399, ..DecodeLimits::default() };
+            assert_eq!(decode_whole(&bytes, limits).expect("whole").pixels.dimensions(), (45, 30));
+            let error = decode(&bytes, limits).expect_err("boxes would be elsewhere").to_string();
+            assert!(error.contains("90x60, 5400 pixels; at most 5399"), "{error}");
+            // Boxes are in pixels of the whole image all the same.
             let config = ImagePreprocess {
                 image_size: 30,
                 resize_mode: crate::image::ResizeMode::Squash,

@@ -251,10 +251,10 @@ mod tests {
         let scan = scaled(&bytes, limits, u32::MAX);
         assert_eq!((scan.width, scan.height, scan.pixels.dimensions()), (16_400, 160, (8200, 80)));
         let limits = DecodeLimits { max_announced: 4_000_000_000, ..DecodeLimits::default() };
-        let error = crate::image::decode(&announcing(65_500, 65_500), limits).expect_err("4.3 gigapixels").to_string();
+        let error = crate::image::decode_whole(&announcing(65_500, 65_500), limits).expect_err("4.3 gigapixels").to_string();
         assert!(error.contains("65500x65500, 4290250000 pixels"), "{error}");
         // An eighth is the least that libjpeg makes.
         let limits = DecodeLimits { max_pixels: 40_000, ..DecodeLimits::default() };
-        assert!(matches!(crate::image::decode(&bytes, limits), Err(ImageError::TooLarge { width: 16_400, .. })));
+        assert!(matches!(crate::image::decode_whole(&bytes, limits), Err(ImageError::TooLarge { width: 16_400, .. })));
     }
 }

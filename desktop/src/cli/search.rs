@@ -27,7 +27,7 @@ use crate::library::{
 use crate::model::model_files;
 use crate::names::{json_path, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
-use crate::photos::{FoundPhotos, find_photos, read_photo};
+use crate::photos::{FoundPhotos, find_photos, read_decoded};
 use crate::query::{Query, Term, What};
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
@@ -429,7 +429,7 @@ fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
 
 /// What is in the box of a hit.
 fn why(hit: &Found, context: &Context) -> Result<String> {
-    let encoded = context.session.encode_rgb(&read_photo(&hit.path)?);
+    let encoded = context.session.encode_decoded(&read_decoded(&hit.path)?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
     let decoding = Decoding { max_tokens: CAPTION_TOKENS, ..Decoding::default() };
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)

@@ -322,7 +322,7 @@ fn run_long_text(args: &LongTextArgs, context: &Context) -> Result<()> {
         "every photo against the long text of all photos, both ways; at most {} tokens; a tie counts against",
         args.text_len
     );
-    let benchmark = args.data.open(long_text)?;
+    let benchmark = args.data.open(long_text)?.with_long_texts();
     let ranking = Ranking { benchmark, options, task: "long-text", protocol };
     ranking.run(&args.outputs, &args.baseline, context)
 }
