@@ -207,7 +207,10 @@ fn a_photo_that_is_cut_short_is_used_as_far_as_it_arrived_and_named() {
         let output = desk.run(&format!("embed {name} --json -q"));
         let stderr = text(&output.stderr);
         assert!(output.status.success(), "{stderr}");
-        assert!(stderr.contains(&format!("{name}: the {format} is cut short")) && stderr.contains('%'), "{stderr}");
+        assert!(
+            stderr.contains(&format!("{name}: the {format} is cut short")) && stderr.contains('%'),
+            "{stderr}"
+        );
     }
     // Next to nothing shows nothing.
     desk.write("start.png", &png[..60]);

@@ -123,7 +123,11 @@ fn captions_are_read_as_other_programs_write_them() {
     assert_eq!((&long["n_images"], &long["n_texts"]), (&json!(2), &json!(2)), "{long}");
     // The rule that a sample breaks is told with its key.
     shard(&desk, "bad.tar", &[("json", r#"{"captions": 7}"#)]);
-    desk.fails("eval retrieval --data bad.tar", 1, &["none of the photos can be used", "sample 0000", "\"captions\" is 7"]);
+    desk.fails(
+        "eval retrieval --data bad.tar",
+        1,
+        &["none of the photos can be used", "sample 0000", "\"captions\" is 7"],
+    );
 }
 
 #[test]
@@ -136,7 +140,11 @@ fn the_templates_of_clip_benchmark_are_taken_where_they_lie() {
     assert_eq!((&plain["n_classes"], &plain["n_photos"]), (&json!(2), &json!(3)), "{plain}");
     desk.write("wds/zeroshot_classification_templates.txt", b"an image of a {c}\n");
     let output = desk.run("eval zero-shot --data wds/test/*.tar --json");
-    assert!(text(&output.stderr).contains("zeroshot_classification_templates.txt"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("zeroshot_classification_templates.txt"),
+        "{}",
+        text(&output.stderr)
+    );
     let with = serde_json::from_slice::<Value>(&output.stdout).expect("JSON");
     assert_eq!(with["n_photos"], json!(3));
 }

@@ -149,7 +149,11 @@ fn a_run_in_which_nothing_is_learned_is_no_success() {
     model.write(&lab.path("start"), Dtype::F32).expect("writable");
     let from = "model={ from = 'LAB/start' }";
     // Fewer steps than may be bad in a row.
-    check_refused(&lab, &[from, "optim.steps=3"], &["nothing was learned", "one of 3 steps", "lower the learning rates"]);
+    check_refused(
+        &lab,
+        &[from, "optim.steps=3"],
+        &["nothing was learned", "one of 3 steps", "lower the learning rates"],
+    );
     let config = lab.config("run", &[from, "optim.steps=3"]);
     assert_eq!(counts(&config, "bad_steps"), [1, 2, 3]);
     assert_eq!((checkpoints(&config), config.out.join("model").exists()), (vec![], false));
@@ -181,7 +185,8 @@ fn apart(samples: &[Sample]) -> Vec<u8> {
 #[test]
 fn parts_that_stand_apart_are_told_as_the_cause() {
     let lab = Lab::new();
-    fs::write(lab.path("scenes.tar"), apart(&[tiny::sample(1), tiny::sample(2), tiny::sample(3)])).expect("writable");
+    fs::write(lab.path("scenes.tar"), apart(&[tiny::sample(1), tiny::sample(2), tiny::sample(3)]))
+        .expect("writable");
     check_refused(&lab, &["optim.steps=2"], &["no sample could be used", "the first: scene", "side by side"]);
     // What is whole is learned from, and the rest is told.
     tiny::write_shard(&lab.path("scenes-1.tar"), &[tiny::sample(4), tiny::sample(5)]);
@@ -198,7 +203,10 @@ fn a_bad_shard_costs_itself_and_all_bad_shards_are_an_error() {
     fs::write(lab.path("scenes-1.tar"), "").expect("writable");
     let config = lab.config("run", &["optim.steps=2"]);
     let notes = finish(&config, false).notes;
-    assert!(notes.iter().any(|note| note.contains("the file is empty") && note.contains("scenes-1.tar")), "{notes:?}");
+    assert!(
+        notes.iter().any(|note| note.contains("the file is empty") && note.contains("scenes-1.tar")),
+        "{notes:?}"
+    );
     fs::write(lab.path("scenes.tar"), "hello").expect("writable");
     let error = failure(&lab.config("other", &["optim.steps=2"]), false);
     assert!(error.starts_with("none of the 2 shards can be used"), "{error}");

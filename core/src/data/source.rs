@@ -178,7 +178,10 @@ mod tests {
         let samples = open("*.tar").expect("two shards are left");
         assert_eq!((samples.len(), samples.read(1).expect("a sample").key), (2, "c-tar".to_owned()));
         let warnings: Vec<String> = samples.warnings().collect();
-        assert!(warnings.len() == 2 && warnings[0].contains("empty") && warnings[0].contains("b.tar"), "{warnings:?}");
+        assert!(
+            warnings.len() == 2 && warnings[0].contains("empty") && warnings[0].contains("b.tar"),
+            "{warnings:?}"
+        );
 
         let error = open("{b,d}.tar").expect_err("none is left").to_string();
         assert!(error.starts_with("none of the 2 shards") && error.contains("b.tar"), "{error}");

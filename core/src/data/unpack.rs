@@ -238,7 +238,9 @@ mod tests {
 
     #[test]
     fn other_compressions_are_named_with_the_cure() {
-        for (start, name) in [(&b"BZh9...."[..], "bunzip2"), (b"\xfd7zXZ\0..", "unxz"), (b"PK\x03\x04...", "unzip")] {
+        for (start, name) in
+            [(&b"BZh9...."[..], "bunzip2"), (b"\xfd7zXZ\0..", "unxz"), (b"PK\x03\x04...", "unzip")]
+        {
             let error = unpacked(start).expect_err("not read").to_string();
             assert!(error.contains(name) && error.contains(".tar.zst"), "{error}");
         }
@@ -246,7 +248,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_gives_what_came_before() {
-        let bytes: Vec<u8> = (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        let bytes: Vec<u8> =
+            (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         for packed in [gzip(&bytes), zstd(&bytes)] {
             let cut = &packed[..packed.len() / 2];
             let (file, ended) = UnpackedFile::new(Unpacked::new(cut).expect("a start")).expect("writable");

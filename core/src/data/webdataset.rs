@@ -618,7 +618,9 @@ fn captions_of(key: &str, value: &Value) -> Result<Vec<String>, String> {
         Value::Array(list) => {
             let texts: Option<Vec<String>> =
                 list.iter().map(|text| text.as_str().map(str::to_owned)).collect();
-            texts.ok_or_else(|| format!("{key:?} has something else than texts; wanted a text or a list of texts"))?
+            texts.ok_or_else(|| {
+                format!("{key:?} has something else than texts; wanted a text or a list of texts")
+            })?
         }
         other => return Err(format!("{key:?} is {other}; wanted a text or a list of texts")),
     };
@@ -752,35 +754,56 @@ mod tests {
             both.into_iter().for_each(|samples| assert_eq!(samples.expect("all"), three_samples()));
         }
         // Cut short, it gives the samples before the cut.
-        let noise = |n: u32| (0..2000_u32).map(|i| char::from(33 + (i.wrapping_mul(n) >> 7) as u8 % 90)).collect::<String>();
-        let bytes = tar_of(&[("a.txt", &noise(0x9e37_79b9)), ("b.txt", &noise(0x85eb_ca6b)), ("c.txt", "end")]);
+        let noise = |n: u32| {
+            (0..2000_u32).map(|i| char::from(33 + (i.wrapping_mul(n) >> 7) as u8 % 90)).collect::<String>()
+        };
+        let bytes =
+            tar_of(&[("a.txt", &noise(0x9e37_79b9)), ("b.txt", &noise(0x85eb_ca6b)), ("c.txt", "end")]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&bytes).expect("to memory");
         let gzip = gzip.finish().expect("to memory");
         let (shard, _folder) = opened(&gzip[..gzip.len() * 7 / 10]);
         assert_eq!((shard.len(), shard.key(0)), (1, Some("a")));
-        assert!(shard.truncated.as_ref().is_some_and(|why| why.contains("sample b is left out")), "{shard:?}");
+        assert!(
+            shard.truncated.as_ref().is_some_and(|why| why.contains("sample b is left out")),
+            "{shard:?}"
+        );
     }
 
     #[test]
     fn of_two_parts_of_one_name_the_first_counts_and_the_other_is_told() {
-        let members = [("a.jpg", "1"), ("a.txt", "one"), ("a.jpg", "2"), ("a.txt", "two"), ("b.jpg", "3"), ("b.txt", "b")];
+        let members = [
+            ("a.jpg", "1"),
+            ("a.txt", "one"),
+            ("a.jpg", "2"),
+            ("a.txt", "two"),
+            ("b.jpg", "3"),
+            ("b.txt", "b"),
+        ];
         let (shard, _folder) = opened(&tar_of(&members));
         let samples: Vec<Sample> = shard.samples().map(|sample| sample.expect("whole")).collect();
-        assert_eq!(samples, [sample("a", &[("jpg", "1"), ("txt", "one")]), sample("b", &[("jpg", "3"), ("txt", "b")])]);
+        assert_eq!(
+            samples,
+            [sample("a", &[("jpg", "1"), ("txt", "one")]), sample("b", &[("jpg", "3"), ("txt", "b")])]
+        );
         assert_eq!(shard.duplicates, ["a.jpg", "a.txt"]);
         let warnings: Vec<String> = shard.warnings().collect();
-        assert!(warnings.len() == 1 && warnings[0].contains("2 members") && warnings[0].contains("s.tar"), "{warnings:?}");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("2 members") && warnings[0].contains("s.tar"),
+            "{warnings:?}"
+        );
     }
 
     #[test]
     fn parts_that_stand_apart_are_samples_of_their_own_and_told() {
-        let (shard, _folder) = opened(&tar_of(&[("a.jpg", "1"), ("b.jpg", "2"), ("a.txt", "a"), ("b.txt", "b")]));
+        let (shard, _folder) =
+            opened(&tar_of(&[("a.jpg", "1"), ("b.jpg", "2"), ("a.txt", "a"), ("b.txt", "b")]));
         assert_eq!((shard.len(), &shard.split_keys[..]), (4, &["a".to_owned(), "b".to_owned()][..]));
         let warnings: Vec<String> = shard.warnings().collect();
         assert!(warnings[0].contains("2 samples") && warnings[0].contains("--sort=name"), "{warnings:?}");
         // Another whole sample of the same name is none.
-        let again = [("a.jpg", "1"), ("a.txt", "a"), ("b.jpg", "2"), ("b.txt", "b"), ("a.jpg", "3"), ("a.txt", "c")];
+        let again =
+            [("a.jpg", "1"), ("a.txt", "a"), ("b.jpg", "2"), ("b.txt", "b"), ("a.jpg", "3"), ("a.txt", "c")];
         let (shard, _folder) = opened(&tar_of(&again));
         assert_eq!((shard.len(), shard.warnings().count()), (3, 0));
     }
@@ -793,7 +816,8 @@ mod tests {
             let (shard, _folder) = opened(&tar_of(members));
             let found: Vec<&str> = (0..shard.len()).filter_map(|idx| shard.key(idx)).collect();
             assert_eq!(found, keys);
-            let captions = shard.samples().filter_map(|sample| PhotoRecord::from_sample(&sample.expect("whole")).ok());
+            let captions =
+                shard.samples().filter_map(|sample| PhotoRecord::from_sample(&sample.expect("whole")).ok());
             assert_eq!(captions.map(|record| record.captions.len()).sum::<usize>(), n_texts);
         };
         check(&[("a.jpg", ""), ("a.txt", "1\n2\n3\n"), ("b.txt", "1"), ("b.JPG", "")], &["a", "b"], 4);
@@ -893,8 +917,13 @@ mod tests {
             // The .txt counts only where the record has none.
             assert_eq!(captions(&[("json", json), ("txt", "other")]).expect(json), wanted, "{json}");
         }
-        assert_eq!(captions(&[("json", r#"{"caption": null}"#), ("txt", "a\nb")]).expect("a text"), ["a", "b"]);
-        for (json, wanted) in [(r#"{"captions": 7}"#, "\"captions\" is 7"), (r#"{"TEXT": ["a", 7]}"#, "list of texts")] {
+        assert_eq!(
+            captions(&[("json", r#"{"caption": null}"#), ("txt", "a\nb")]).expect("a text"),
+            ["a", "b"]
+        );
+        for (json, wanted) in
+            [(r#"{"captions": 7}"#, "\"captions\" is 7"), (r#"{"TEXT": ["a", 7]}"#, "list of texts")]
+        {
             let error = captions(&[("json", json)]).expect_err("no texts");
             assert!(error.contains(wanted) && error.contains("sample 7"), "{error}");
         }
@@ -919,8 +948,14 @@ mod tests {
     fn keys_with_dots_are_told_with_the_rule() {
         // dog.1.jpg, dog.1.json, dog.2.jpg, dog.2.json
         let dogs = sample("dog", &[("1.jpg", ""), ("1.json", "{}"), ("2.jpg", ""), ("2.json", "{}")]);
-        for error in [dogs.image().expect_err("two").to_string(), PhotoRecord::from_sample(&dogs).expect_err("two").to_string()] {
-            assert!(error.contains("sample dog") && error.contains("first dot") && error.contains("1.j"), "{error}");
+        for error in [
+            dogs.image().expect_err("two").to_string(),
+            PhotoRecord::from_sample(&dogs).expect_err("two").to_string(),
+        ] {
+            assert!(
+                error.contains("sample dog") && error.contains("first dot") && error.contains("1.j"),
+                "{error}"
+            );
         }
         let nothing = sample("7", &[("json", "{}"), ("mp3", "")]).image().expect_err("no photo").to_string();
         assert!(nothing.contains("sample 7") && nothing.contains(r#"["json", "mp3"]"#), "{nothing}");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use moxcms::{
     CicpColorPrimaries, CicpProfile, ColorProfile, DataColorSpace, Layout, MatrixCoefficients,
-    ProfileVersion, Transform8BitExecutor, TransferCharacteristics, TransformOptions,
+    ProfileVersion, TransferCharacteristics, Transform8BitExecutor, TransformOptions,
 };
 
 /// Transforms that are kept: the photos of a folder have the profiles of a few cameras.
@@ -134,7 +134,9 @@ impl Converter {
         let n = row.len() / self.samples.len();
         match (self.samples, &self.transform) {
             (Samples::Rgb | Samples::Rgba, None) => return row,
-            (Samples::Rgb | Samples::Rgba, Some(transform)) => apply(&**transform, row, &mut self.row, row.len()),
+            (Samples::Rgb | Samples::Rgba, Some(transform)) => {
+                apply(&**transform, row, &mut self.row, row.len())
+            }
             (Samples::Cmyk, Some(transform)) => apply(&**transform, row, &mut self.row, 3 * n),
             (Samples::Cmyk, None) => {
                 self.row.clear();
@@ -217,8 +219,11 @@ pub(super) fn rgb_from_lab(l: u8, a: i8, b: i8) -> [u8; 3] {
     /// XYZ of D50's white.
     const WHITE: [f32; 3] = [0.9642, 1.0, 0.8249];
     /// XYZ under D50 to linear sRGB, adapted as Bradford does.
-    const TO_SRGB: [[f32; 3]; 3] =
-        [[3.133_856, -1.616_867, -0.490_615], [-0.978_768, 1.916_142, 0.033_454], [0.071_945, -0.228_991, 1.405_243]];
+    const TO_SRGB: [[f32; 3]; 3] = [
+        [3.133_856, -1.616_867, -0.490_615],
+        [-0.978_768, 1.916_142, 0.033_454],
+        [0.071_945, -0.228_991, 1.405_243],
+    ];
     const EPSILON: f32 = 6.0 / 29.0;
     let fy = (f32::from(l) / 255.0 * 100.0 + 16.0) / 116.0;
     let f = [fy + f32::from(a) / 500.0, fy, fy - f32::from(b) / 200.0];
@@ -301,7 +306,9 @@ fn build(samples: Samples, space: &Space) -> Option<Found> {
     let (from, to) = match (profile.color_space, samples) {
         (DataColorSpace::Gray, Samples::Gray | Samples::GrayAlpha) => (Layout::Gray, Layout::Rgb),
         (DataColorSpace::Rgb, Samples::Rgba) => (Layout::Rgba, Layout::Rgba),
-        (DataColorSpace::Rgb, Samples::Rgb | Samples::Gray | Samples::GrayAlpha) => (Layout::Rgb, Layout::Rgb),
+        (DataColorSpace::Rgb, Samples::Rgb | Samples::Gray | Samples::GrayAlpha) => {
+            (Layout::Rgb, Layout::Rgb)
+        }
         (DataColorSpace::Cmyk, Samples::Cmyk) => (Layout::Rgba, Layout::Rgb),
         _ => return None,
     };
@@ -433,13 +440,16 @@ pub(super) mod tests {
         let of_pro_photo =
             [[0; 3], [255; 3], [255, 0, 43], [0, 209, 87], [0, 82, 223], [255, 223, 85], [146; 3]];
         check_rgb(&ColorProfile::new_pro_photo_rgb(), &of_pro_photo);
-        let of_bt2020 = [[0; 3], [255; 3], [252, 12, 44], [0, 197, 91], [0, 76, 215], [255, 222, 87], [140; 3]];
+        let of_bt2020 =
+            [[0; 3], [255; 3], [252, 12, 44], [0, 197, 91], [0, 76, 215], [255, 222, 87], [140; 3]];
         check_rgb(&ColorProfile::new_bt2020(), &of_bt2020);
     }
 
     #[test]
     fn srgb_is_left_as_it_is() {
-        for space in [Space::Srgb, Space::Icc(icc(&ColorProfile::new_srgb())), Space::Icc(b"no profile".to_vec())] {
+        for space in
+            [Space::Srgb, Space::Icc(icc(&ColorProfile::new_srgb())), Space::Icc(b"no profile".to_vec())]
+        {
             for samples in [Samples::Gray, Samples::Rgb, Samples::Rgba, Samples::Cmyk] {
                 assert!(!Converter::new(samples, &space).converts(), "{samples:?} {space:?}");
             }
@@ -463,7 +473,8 @@ pub(super) mod tests {
     #[test]
     fn alpha_is_kept() {
         let rgba = COLOURS.map(|[r, g, b]| [r, g, b, r]).concat();
-        let wanted: Vec<[u8; 4]> = OF_P3.iter().zip(COLOURS).map(|([r, g, b], of)| [*r, *g, *b, of[0]]).collect();
+        let wanted: Vec<[u8; 4]> =
+            OF_P3.iter().zip(COLOURS).map(|([r, g, b], of)| [*r, *g, *b, of[0]]).collect();
         let space = Space::Icc(icc(&ColorProfile::new_display_p3()));
         check_near(Converter::new(Samples::Rgba, &space).convert(&rgba), &wanted, 1);
     }
@@ -496,7 +507,9 @@ pub(super) mod tests {
         let ramp: Vec<u8> = (0..=255).collect();
         let unit = [1_i32, 0, 0, 0, 1, 0, 0, 0, 1].map(|value| (value << 16).to_be_bytes()).concat();
         let nodes: Vec<u8> = nodes.collect();
-        let table = [b"mft1\0\0\0\0\x04\x03\x09\0".as_slice(), &unit, &ramp.repeat(4), &nodes, &ramp.repeat(3)].concat();
+        let table =
+            [b"mft1\0\0\0\0\x04\x03\x09\0".as_slice(), &unit, &ramp.repeat(4), &nodes, &ramp.repeat(3)]
+                .concat();
         let start = 128 + 4 + 12;
         let mut profile = vec![0; 128];
         let mut put = |at: usize, bytes: &[u8]| profile[at..at + bytes.len()].copy_from_slice(bytes);
@@ -598,8 +611,12 @@ pub(super) mod tests {
     /// EXIF data of a camera that is set to Adobe RGB: "uncalibrated", and `index` in the directory of
     /// interoperability.
     fn adobe_rgb_exif(index: [u8; 4]) -> Vec<u8> {
-        let entry = |tag: u16, kind: u16, value: [u8; 4]| [&tag.to_be_bytes()[..], &kind.to_be_bytes(), &[0, 0, 0, 1], &value].concat();
-        let directory = |entries: &[Vec<u8>]| [&(entries.len() as u16).to_be_bytes()[..], &entries.concat(), &[0; 4]].concat();
+        let entry = |tag: u16, kind: u16, value: [u8; 4]| {
+            [&tag.to_be_bytes()[..], &kind.to_be_bytes(), &[0, 0, 0, 1], &value].concat()
+        };
+        let directory = |entries: &[Vec<u8>]| {
+            [&(entries.len() as u16).to_be_bytes()[..], &entries.concat(), &[0; 4]].concat()
+        };
         let first = directory(&[entry(0x8769, 4, 26_u32.to_be_bytes())]);
         let exif = directory(&[entry(0xa001, 3, [0xff, 0xff, 0, 0]), entry(0xa005, 4, 56_u32.to_be_bytes())]);
         [b"MM\0\x2a\0\0\0\x08".as_slice(), &first, &exif, &directory(&[entry(1, 2, index)])].concat()

@@ -67,7 +67,11 @@ impl DecodeLimits {
 
     /// Waits until an image that needs so many bytes may be read, and refuses what needs too many. The image may
     /// be read while the result is held.
-    pub(super) fn admit(&self, size: (u32, u32), bytes: u64) -> Result<Option<MutexGuard<'static, ()>>, ImageError> {
+    pub(super) fn admit(
+        &self,
+        size: (u32, u32),
+        bytes: u64,
+    ) -> Result<Option<MutexGuard<'static, ()>>, ImageError> {
         self.check_bytes(size, bytes)?;
         let is_large = bytes > self.max_bytes / 8;
         Ok(is_large.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
@@ -403,7 +407,8 @@ pub(super) mod tests {
         assert_eq!(rgb.get_pixel(0, 0), &Rgb([0x12, 0xab, 0x00]));
         let gray = decoded(&png(3, 1, ExtendedColorType::L16, &samples));
         assert_eq!(gray.as_raw(), &[0x12, 0x12, 0x12, 0xab, 0xab, 0xab, 0, 0, 0]);
-        let wide = image::ImageBuffer::<Rgb<u16>, _>::from_raw(1, 1, vec![0x12ff, 0xab80, 0]).expect("a pixel");
+        let wide =
+            image::ImageBuffer::<Rgb<u16>, _>::from_raw(1, 1, vec![0x12ff, 0xab80, 0]).expect("a pixel");
         assert_eq!(decoded(&encoded(wide, ImageFormat::Tiff)).as_raw(), &[0x12, 0xab, 0]);
     }
 
@@ -460,7 +465,8 @@ pub(super) mod tests {
     fn what_is_larger_than_the_limits_comes_out_smaller() {
         let image = picture(90, 60);
         let jpeg = compress(&image, 90, 60, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
-        let formats = [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif];
+        let formats =
+            [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif];
         for bytes in [jpeg].into_iter().chain(formats.map(|format| encoded(image.clone(), format))) {
             let size = |max_pixels| {
                 let limits = DecodeLimits { max_pixels, ..DecodeLimits::default() };
@@ -546,7 +552,8 @@ pub(super) mod tests {
             for at in (0..bytes.len()).step_by(7) {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= 0x55;
-                let small = DecodeLimits { max_pixels: 1 << 16, max_announced: 1 << 16, ..DecodeLimits::default() };
+                let small =
+                    DecodeLimits { max_pixels: 1 << 16, max_announced: 1 << 16, ..DecodeLimits::default() };
                 let _may_still_be_an_image = decode_scaled(&damaged, small, u32::MAX);
             }
         }
@@ -562,7 +569,10 @@ pub(super) mod tests {
             let message = decode(header, limits).expect_err("too large").to_string();
             assert!(message.contains("40x30, 1200 pixels; at most 1199"), "{message}");
             let error = decode(header, memory).expect_err("too much memory");
-            assert!(matches!(error, ImageError::NeedsMemory { width: 40, height: 30, max_bytes: 3000, .. }), "{error}");
+            assert!(
+                matches!(error, ImageError::NeedsMemory { width: 40, height: 30, max_bytes: 3000, .. }),
+                "{error}"
+            );
         }
     }
 }

@@ -121,7 +121,9 @@ mod heic {
     impl From<HeifError> for Stopped {
         fn from(error: HeifError) -> Self {
             match error {
-                HeifError::Unsupported(_) | HeifError::LimitExceeded(_) => Self::Unsupported(error.to_string()),
+                HeifError::Unsupported(_) | HeifError::LimitExceeded(_) => {
+                    Self::Unsupported(error.to_string())
+                }
                 _ => Self::Corrupt(error.to_string()),
             }
         }
@@ -280,7 +282,8 @@ mod tests {
         let ipco = named(b"ipco", &[vec![named(b"ispe", &[0; 12])], properties.to_vec()].concat().concat());
         // Item 1 has property 1; item 2 has that and all others, which a reader must know (128).
         let of_main: Vec<u8> = (0..properties.len() as u8).map(|idx| 128 | (2 + idx)).collect();
-        let ipma = [&[0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 1, 1, 0, 2, 1 + of_main.len() as u8, 1][..], &of_main].concat();
+        let ipma =
+            [&[0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 1, 1, 0, 2, 1 + of_main.len() as u8, 1][..], &of_main].concat();
         let iprp = named(b"iprp", &[ipco, named(b"ipma", &ipma)].concat());
         let pitm = named(b"pitm", &[0, 0, 0, 0, 0, 2]);
         [named(b"ftyp", b"avif"), named(b"meta", &[&[0; 4][..], &pitm, &iprp].concat())].concat()
@@ -290,7 +293,8 @@ mod tests {
     fn the_containers_turn_is_that_of_its_main_picture() {
         let (irot, imir) = (|turns| named(b"irot", &[turns]), |axis| named(b"imir", &[axis]));
         let corners = |turn: Orientation| {
-            let mut image: image::DynamicImage = GrayImage::from_raw(2, 2, vec![0, 1, 2, 3]).expect("four").into();
+            let mut image: image::DynamicImage =
+                GrayImage::from_raw(2, 2, vec![0, 1, 2, 3]).expect("four").into();
             image.apply_orientation(turn);
             image.into_bytes()
         };

@@ -86,7 +86,8 @@ pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Res
 
 /// How the picture is turned, and what its colours are.
 fn said_of_colours(decoder: &Decoder) -> Result<(Orientation, Space), Stopped> {
-    let is_adobe_rgb = || decoder.exif_data().and_then(Directories::open).is_some_and(|exif| exif.is_adobe_rgb());
+    let is_adobe_rgb =
+        || decoder.exif_data().and_then(Directories::open).is_some_and(|exif| exif.is_adobe_rgb());
     let space = match Space::of_icc(decoder.icc_profile()?) {
         Space::Srgb if is_adobe_rgb() => Space::AdobeRgb,
         space => space,
@@ -99,7 +100,8 @@ fn said_of_colours(decoder: &Decoder) -> Result<(Orientation, Space), Stopped> {
 fn needed_bytes(decoder: &Decoder, by: u32, format: PixelFormat) -> u64 {
     let frame = decoder.header();
     let pixels = u64::from(frame.width) * u64::from(frame.height);
-    let sampling = frame.components.iter().map(|c| u64::from(c.horizontal_sampling) * u64::from(c.vertical_sampling));
+    let sampling =
+        frame.components.iter().map(|c| u64::from(c.horizontal_sampling) * u64::from(c.vertical_sampling));
     let of_largest = sampling.clone().max().unwrap_or(1).max(1);
     let n_samples = pixels * sampling.sum::<u64>() / of_largest;
     let coefficients = if decoder.has_multiple_scans() { 2 * n_samples } else { 0 };
@@ -113,7 +115,9 @@ fn pixels(decoder: &mut Decoder) -> Result<(Vec<u8>, Option<String>), Stopped> {
     use JpegError::{AllocationFailed, LimitExceeded, Unsupported};
     let strict = match decoder.decode_image() {
         Ok(image) => return Ok((image.into_vec(), None)),
-        Err(error @ (Unsupported(_) | LimitExceeded { .. } | AllocationFailed { .. })) => return Err(error.into()),
+        Err(error @ (Unsupported(_) | LimitExceeded { .. } | AllocationFailed { .. })) => {
+            return Err(error.into());
+        }
         Err(error) => error,
     };
     decoder.set_lenient(true);
@@ -184,7 +188,8 @@ mod tests {
         // The last two bytes are only the end's mark.
         assert_eq!(shown(&whole[..whole.len() - 2]), (image, None));
         // Where all of it is wanted it is an error, and where next to nothing arrived.
-        let error = crate::image::decode(&whole[..whole.len() / 2], DecodeLimits::default()).expect_err("cut");
+        let error =
+            crate::image::decode(&whole[..whole.len() / 2], DecodeLimits::default()).expect_err("cut");
         assert!(matches!(error, ImageError::Corrupt { format: "JPEG", .. }), "{error}");
         let start = whole.windows(2).position(|marker| marker == [0xff, 0xda]).expect("a scan") + 40;
         assert!(crate::image::decode_scaled(&whole[..start], DecodeLimits::default(), u32::MAX).is_err());
@@ -192,7 +197,8 @@ mod tests {
 
     #[test]
     fn a_half_of_many_scans_is_a_blurred_picture() {
-        let whole = compress_progressive(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
+        let whole = compress_progressive(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420)
+            .expect("encodes");
         let (half, problem) = shown(&whole[..whole.len() / 2]);
         assert!(problem.expect("a half is missing").contains("blurred"));
         check_close(&half, &decoded(&whole), 12.0);
@@ -219,7 +225,11 @@ mod tests {
     #[test]
     fn inks_with_a_profile_become_srgb() {
         // Adobe's programs write inks upside down.
-        let pixels: Vec<u8> = (0..16).flat_map(|_| INKS.iter().flat_map(|inks| [*inks; 16])).flatten().map(|ink| 255 - ink).collect();
+        let pixels: Vec<u8> = (0..16)
+            .flat_map(|_| INKS.iter().flat_map(|inks| [*inks; 16]))
+            .flatten()
+            .map(|ink| 255 - ink)
+            .collect();
         let icc = of_inks(0x0240_0000);
         let encoder = Encoder::new(&pixels, 9 * 16, 16, PixelFormat::Cmyk).quality(100).icc_profile(&icc);
         let found = decoded(&encoder.subsampling(Subsampling::S444).encode().expect("encodes"));
@@ -230,7 +240,8 @@ mod tests {
     #[test]
     fn grey_with_a_profile_becomes_srgb() {
         let icc = moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().expect("it can be written");
-        let bytes = Encoder::new(&[64; 256], 16, 16, PixelFormat::Grayscale).quality(100).icc_profile(&icc).encode();
+        let bytes =
+            Encoder::new(&[64; 256], 16, 16, PixelFormat::Grayscale).quality(100).icc_profile(&icc).encode();
         // As in colour.rs.
         assert_eq!(decoded(&bytes.expect("encodes")).get_pixel(8, 8).0, [81; 3]);
     }
@@ -238,7 +249,8 @@ mod tests {
     /// The header of a JPEG of that size, of which only the first row of blocks arrived.
     fn announcing(width: u16, height: u16) -> Vec<u8> {
         let flat = vec![90; usize::from(width) * 16];
-        let mut bytes = compress(&flat, width.into(), 16, PixelFormat::Grayscale, 50, Subsampling::S444).expect("encodes");
+        let mut bytes = compress(&flat, width.into(), 16, PixelFormat::Grayscale, 50, Subsampling::S444)
+            .expect("encodes");
         let frame = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).expect("a frame");
         bytes.splice(frame + 5..frame + 7, height.to_be_bytes());
         bytes
@@ -251,10 +263,15 @@ mod tests {
         let scan = scaled(&bytes, limits, u32::MAX);
         assert_eq!((scan.width, scan.height, scan.pixels.dimensions()), (16_400, 160, (8200, 80)));
         let limits = DecodeLimits { max_announced: 4_000_000_000, ..DecodeLimits::default() };
-        let error = crate::image::decode_whole(&announcing(65_500, 65_500), limits).expect_err("4.3 gigapixels").to_string();
+        let error = crate::image::decode_whole(&announcing(65_500, 65_500), limits)
+            .expect_err("4.3 gigapixels")
+            .to_string();
         assert!(error.contains("65500x65500, 4290250000 pixels"), "{error}");
         // An eighth is the least that libjpeg makes.
         let limits = DecodeLimits { max_pixels: 40_000, ..DecodeLimits::default() };
-        assert!(matches!(crate::image::decode_whole(&bytes, limits), Err(ImageError::TooLarge { width: 16_400, .. })));
+        assert!(matches!(
+            crate::image::decode_whole(&bytes, limits),
+            Err(ImageError::TooLarge { width: 16_400, .. })
+        ));
     }
 }

@@ -70,7 +70,9 @@ pub(super) fn decode(
     let mut converter = Converter::new(samples, &space);
     let mut canvas = Canvas::new(width, height, by)?;
     let bytes_a_sample = if is_wide { 2 } else { 1 };
-    let is_forgotten = format == ImageFormat::Bmp && samples == Samples::Rgba && pixels.iter().skip(3).step_by(4).all(|alpha| *alpha == 0);
+    let is_forgotten = format == ImageFormat::Bmp
+        && samples == Samples::Rgba
+        && pixels.iter().skip(3).step_by(4).all(|alpha| *alpha == 0);
     let (mut high, mut opaque) = (Vec::new(), Vec::new());
     for row in pixels.chunks_exact(width as usize * samples.len() * bytes_a_sample) {
         let row = match is_wide {

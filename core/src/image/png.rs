@@ -36,7 +36,8 @@ pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Res
         ColorType::Rgba => Samples::Rgba,
         ColorType::Indexed => return Err(Stopped::Unsupported("a palette that is not expanded".into())),
     };
-    let mut rows = Rows { converter: Converter::new(samples, &space(reader.info())), samples, depth, high: Vec::new() };
+    let mut rows =
+        Rows { converter: Converter::new(samples, &space(reader.info())), samples, depth, high: Vec::new() };
     let by = limits.reduction(width, height, least_side);
     let n_pixels = u64::from(width) * u64::from(height);
     let is_held = reader.info().interlaced;
@@ -45,13 +46,15 @@ pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Res
 
     let mut canvas = Canvas::new(width, height, by)?;
     let mut problem = None;
-    let ended = if is_held { rows.held(&mut reader, held, &mut canvas) } else { rows.each(&mut reader, &mut canvas) };
+    let ended =
+        if is_held { rows.held(&mut reader, held, &mut canvas) } else { rows.each(&mut reader, &mut canvas) };
     if let Err(stopped) = ended {
         if canvas.rows() == 0 {
             return Err(stopped);
         }
         let percent = 100 * canvas.rows() as u64 / u64::from(height);
-        problem = Some(format!("the PNG is cut short or damaged: {percent} % of it can be read, the rest is grey"));
+        problem =
+            Some(format!("the PNG is cut short or damaged: {percent} % of it can be read, the rest is grey"));
         canvas.fill_up();
     } else {
         // EXIF data may stand behind the pixels. What is damaged there takes nothing from the picture.
@@ -91,7 +94,12 @@ impl Rows {
     }
 
     /// Rows of an interlaced file, which are whole only at its end.
-    fn held(&mut self, reader: &mut Reader<Cursor<&[u8]>>, len: usize, canvas: &mut Canvas) -> Result<(), Stopped> {
+    fn held(
+        &mut self,
+        reader: &mut Reader<Cursor<&[u8]>>,
+        len: usize,
+        canvas: &mut Canvas,
+    ) -> Result<(), Stopped> {
         let mut pixels = with_capacity(len)?;
         pixels.resize(len, 0);
         let line_size = reader.next_frame(&mut pixels)?.line_size;
@@ -130,7 +138,9 @@ mod tests {
     fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let crc = |bytes: &[u8]| {
             !bytes.iter().fold(!0_u32, |crc, byte| {
-                (0..8).fold(crc ^ u32::from(*byte), |crc, _| crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+                (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                    crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+                })
             })
         };
         let named = [name, data].concat();
@@ -151,7 +161,11 @@ mod tests {
         let decoded = scaled(cut, DecodeLimits::default(), u32::MAX);
         let problem = decoded.problem.expect("a part is missing");
         assert!(problem.contains("PNG is cut short") && problem.contains(" % of it"), "{problem}");
-        let last = decoded.pixels.rows().rposition(|mut row| row.any(|pixel| pixel.0 != [128; 3])).expect("some arrived");
+        let last = decoded
+            .pixels
+            .rows()
+            .rposition(|mut row| row.any(|pixel| pixel.0 != [128; 3]))
+            .expect("some arrived");
         assert!((30..80).contains(&last), "{last}");
         assert_eq!(decoded.pixels.as_raw()[..600 * last], image.as_raw()[..600 * last]);
         // Where all of it is wanted it is an error.
@@ -163,7 +177,15 @@ mod tests {
     fn an_interlaced_file_is_read() {
         // Adam7 by hand: seven small pictures, rows without a filter.
         let image = picture(9, 7);
-        let passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)];
+        let passes = [
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ];
         let mut rows = Vec::new();
         for (left, top, dx, dy) in passes {
             for y in (top..7).step_by(dy) {

@@ -31,7 +31,9 @@ const MOST_OF_ONE: f32 = 16.0;
 impl From<TiffError> for Stopped {
     fn from(error: TiffError) -> Self {
         match error {
-            TiffError::UnsupportedError(_) | TiffError::LimitsExceeded => Self::Unsupported(error.to_string()),
+            TiffError::UnsupportedError(_) | TiffError::LimitsExceeded => {
+                Self::Unsupported(error.to_string())
+            }
             _ => Self::Corrupt(error.to_string()),
         }
     }
@@ -63,7 +65,9 @@ enum Kind {
     Cmyk,
     YCbCr,
     /// Whether zero stands for no colour; else 128 does.
-    Lab { is_signed: bool },
+    Lab {
+        is_signed: bool,
+    },
 }
 
 /// Samples of a row, of a chunk or of a row of chunks.
@@ -104,7 +108,9 @@ impl<'a> Page<'a> {
         let bits = color_type.bit_depth();
         let (kind, n_samples) = match (photometric, color_type) {
             (Some(PALETTE), _) => (Kind::Palette(palette(&mut decoder, bits)?), 1),
-            (Some(lab @ (CIE_LAB | ICC_LAB)), _) => (Kind::Lab { is_signed: lab == CIE_LAB }, color_type.num_samples()),
+            (Some(lab @ (CIE_LAB | ICC_LAB)), _) => {
+                (Kind::Lab { is_signed: lab == CIE_LAB }, color_type.num_samples())
+            }
             (_, ColorType::Gray(_)) => (Kind::Gray, 1),
             (_, ColorType::Multiband { num_samples, .. }) => (Kind::Gray, num_samples),
             (_, ColorType::RGB(_) | ColorType::RGBA(_)) => (Kind::Rgb, color_type.num_samples()),
@@ -122,7 +128,9 @@ impl<'a> Page<'a> {
         let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat)?.unwrap_or_default();
         let is_measured = formats.iter().any(|format| *format != 1 && *format != 4);
         if is_measured && !matches!(kind, Kind::Gray | Kind::Rgb) {
-            return Err(Stopped::Unsupported(format!("floats or signed numbers in TIFF of the kind {color_type:?}")));
+            return Err(Stopped::Unsupported(format!(
+                "floats or signed numbers in TIFF of the kind {color_type:?}"
+            )));
         }
         let is_planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(PLANAR);
         let is_palette = matches!(kind, Kind::Palette(_));
@@ -149,7 +157,8 @@ impl<'a> Page<'a> {
     fn needed_bytes(&self, by: u32) -> u64 {
         let (width, height) = (u64::from(self.size.0), u64::from(self.size.1));
         let bytes = u64::from(self.bits.div_ceil(8)) * self.n_samples as u64;
-        let of_a_row = width * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
+        let of_a_row =
+            width * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
         let (chunk_width, chunk_height) = self.chunk();
         let of_a_chunk = u64::from(chunk_width) * u64::from(chunk_height) * bytes;
         of_a_row * u64::from(chunk_height) + of_a_chunk + 6 * width * height / u64::from(by * by)
@@ -207,7 +216,13 @@ impl<'a> Page<'a> {
                 let columns = chunk_width.min(width - left) as usize;
                 for plane in 0..if self.is_planar { self.n_samples } else { 1 } {
                     let idx = (plane as u32 * down + chunk_y) * across + chunk_x;
-                    let place = Place { left: left as usize, columns, row_len, n_samples: self.n_samples, plane: self.is_planar.then_some(plane) };
+                    let place = Place {
+                        left: left as usize,
+                        columns,
+                        row_len,
+                        n_samples: self.n_samples,
+                        plane: self.is_planar.then_some(plane),
+                    };
                     match self.read_chunk(idx, columns)? {
                         Values::Bytes(values) if !is_floats => place.fill(&mut bytes, &values),
                         Values::Floats(values) if is_floats => place.fill(&mut floats, &values),
@@ -325,9 +340,14 @@ impl Row {
     fn push_floats(&mut self, values: &[f32], (black, white): (f32, f32), canvas: &mut Canvas) {
         let n = self.converter.samples().len();
         let of_one = |value: f32| ((value - black) / (white - black)).clamp(0.0, 1.0);
-        let mut picked: Vec<f32> =
-            values.chunks_exact(self.n_samples).flat_map(|pixel| &pixel[..n]).map(|value| of_one(*value)).collect();
-        if let Some(floats) = &mut self.floats && self.converter.samples() == Samples::Rgb {
+        let mut picked: Vec<f32> = values
+            .chunks_exact(self.n_samples)
+            .flat_map(|pixel| &pixel[..n])
+            .map(|value| of_one(*value))
+            .collect();
+        if let Some(floats) = &mut self.floats
+            && self.converter.samples() == Samples::Rgb
+        {
             floats.convert(&mut picked);
         }
         self.picked.clear();
@@ -379,7 +399,8 @@ impl<'a> Patched<'a> {
                 _ => return None,
             };
             let is_short = entry.kind == 3;
-            let bytes = if file.is_little_endian() { stands_in.to_le_bytes() } else { stands_in.to_be_bytes() };
+            let bytes =
+                if file.is_little_endian() { stands_in.to_le_bytes() } else { stands_in.to_be_bytes() };
             is_short.then_some((entry.at as u64, bytes))
         });
         (Self { bytes: Cursor::new(bytes), patch }, patch.and(found).map(|(.., photometric)| photometric))
@@ -391,7 +412,9 @@ impl Read for Patched<'_> {
         let from = self.bytes.position();
         let n = self.bytes.read(buf)?;
         if let Some((at, patch)) = self.patch {
-            for (place, value) in (at..).zip(patch).filter(|(place, _)| (from..from + n as u64).contains(place)) {
+            for (place, value) in
+                (at..).zip(patch).filter(|(place, _)| (from..from + n as u64).contains(place))
+            {
                 buf[(place - from) as usize] = value;
             }
         }
@@ -556,10 +579,16 @@ mod tests {
             (0..256).flat_map(|at| pixel(left + at % 16, top + at / 16)).collect()
         };
         let tiles = vec![tile(0, 0), tile(16, 0), tile(0, 16), tile(16, 16)];
-        let file = File { chunks: tiles.clone(), ..rgb(&image) }.with(322, LONG, &[16]).with(323, LONG, &[16]);
+        let file =
+            File { chunks: tiles.clone(), ..rgb(&image) }.with(322, LONG, &[16]).with(323, LONG, &[16]);
         assert_eq!(decoded(&file.bytes()), image);
-        let of_tiles = scaled(&file.bytes(), DecodeLimits { max_pixels: 150, ..DecodeLimits::default() }, u32::MAX);
-        let whole = scaled(&rgb(&image).bytes(), DecodeLimits { max_pixels: 150, ..DecodeLimits::default() }, u32::MAX);
+        let of_tiles =
+            scaled(&file.bytes(), DecodeLimits { max_pixels: 150, ..DecodeLimits::default() }, u32::MAX);
+        let whole = scaled(
+            &rgb(&image).bytes(),
+            DecodeLimits { max_pixels: 150, ..DecodeLimits::default() },
+            u32::MAX,
+        );
         assert_eq!((of_tiles.pixels.dimensions(), of_tiles.pixels), ((11, 10), whole.pixels));
         // Each sample in a plane of its own.
         let plane = |pixels: &[u8], c: usize| pixels.iter().skip(c).step_by(3).copied().collect::<Vec<u8>>();
@@ -584,7 +613,8 @@ mod tests {
     fn palettes_are_looked_up() {
         // Of colour i: 250 - i, 3 i and i.
         let map = |n: u64, unit: u64| -> Vec<u64> {
-            let of = |colour: fn(u64) -> u64| (0..n).map(move |i| unit * (colour(i) & 255)).collect::<Vec<_>>();
+            let of =
+                |colour: fn(u64) -> u64| (0..n).map(move |i| unit * (colour(i) & 255)).collect::<Vec<_>>();
             [of(|i| 250 - i), of(|i| 3 * i), of(|i| i)].concat()
         };
         let colour = |i: u8| [250 - i, 3 * i, i];
@@ -629,8 +659,11 @@ mod tests {
     #[test]
     fn floats_are_parts_of_one_or_count_to_255_or_are_measured() {
         let image = picture(7, 5);
-        let file = |values: Vec<f32>| File::new((7, 5), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).bytes();
-        let of = |unit: f32| image.as_raw().iter().map(move |value| f32::from(*value) * unit).collect::<Vec<_>>();
+        let file = |values: Vec<f32>| {
+            File::new((7, 5), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).bytes()
+        };
+        let of =
+            |unit: f32| image.as_raw().iter().map(move |value| f32::from(*value) * unit).collect::<Vec<_>>();
         assert_eq!(decoded(&file(of(1.0 / 255.0))), image);
         assert_eq!(decoded(&file(of(1.0))), image);
         // A highlight and a little below zero change nothing of the rest; what is not a number is black.
@@ -658,7 +691,8 @@ mod tests {
         let icc: Vec<u64> = linear.encode().expect("it can be written").into_iter().map(u64::from).collect();
         // 0.0010 and 0.0025 would both be 0 of 255.
         let values = [0.0010, 0.0025, 0.2140, 1.0].map(|value| [value; 3]).concat();
-        let file = File::new((4, 1), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).with(34675, 7, &icc);
+        let file =
+            File::new((4, 1), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).with(34675, 7, &icc);
         let found = decoded(&file.bytes());
         let wanted = [3_u8, 8, 127, 255].map(|gray| [gray; 3]).concat();
         let apart = found.as_raw().iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
@@ -679,12 +713,15 @@ mod tests {
     #[test]
     fn alpha_is_told_from_other_samples() {
         let pixels = |colour: [u8; 3], alpha: u8| [colour.as_slice(), &[alpha]].concat();
-        let file = |pixel: Vec<u8>, extra: u64| File::new((1, 1), 2, &[8; 4], pixel).with(338, SHORT, &[extra]).bytes();
+        let file = |pixel: Vec<u8>, extra: u64| {
+            File::new((1, 1), 2, &[8; 4], pixel).with(338, SHORT, &[extra]).bytes()
+        };
         // Half of a red: multiplied by its alpha, not multiplied, and a sample that is no alpha.
         assert_eq!(decoded(&file(pixels([100, 0, 0], 128), 1)).as_raw(), &[227, 127, 127]);
         assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 2)).as_raw(), &[227, 127, 127]);
         assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 0)).as_raw(), &[200, 0, 0]);
-        let gray = |extra: u64| File::new((1, 1), 1, &[8; 2], vec![100, 0]).with(338, SHORT, &[extra]).bytes();
+        let gray =
+            |extra: u64| File::new((1, 1), 1, &[8; 2], vec![100, 0]).with(338, SHORT, &[extra]).bytes();
         assert_eq!(decoded(&gray(2)).as_raw(), &[255; 3]);
         assert_eq!(decoded(&gray(0)).as_raw(), &[100; 3]);
     }
@@ -693,7 +730,10 @@ mod tests {
     fn luma_and_chroma_become_rgb() {
         // As `Image.frombytes("YCbCr", size, pixels).convert("RGB")`.
         let file = File::new((3, 1), 6, &[8; 3], vec![100, 128, 128, 76, 85, 255, 29, 255, 107]);
-        assert_eq!(decoded(&file.with(530, SHORT, &[1, 1]).bytes()).as_raw(), &[100, 100, 100, 254, 0, 0, 0, 0, 254]);
+        assert_eq!(
+            decoded(&file.with(530, SHORT, &[1, 1]).bytes()).as_raw(),
+            &[100, 100, 100, 254, 0, 0, 0, 0, 254]
+        );
     }
 
     #[test]
@@ -704,7 +744,11 @@ mod tests {
             image.as_raw().iter().step_by(3).flat_map(of).collect()
         };
         for len in [2, 4, 8] {
-            assert_eq!(decoded(&File::new((3, 2), 1, &[8 * len as u64], wide(len)).bytes()), image, "{len} bytes");
+            assert_eq!(
+                decoded(&File::new((3, 2), 1, &[8 * len as u64], wide(len)).bytes()),
+                image,
+                "{len} bytes"
+            );
         }
     }
 

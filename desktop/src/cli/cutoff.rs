@@ -1,6 +1,6 @@
 //! `mmgem search --calibrate`: which cosine separates right hits from wrong ones.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mmgem_core::data::source::Samples;
 use mmgem_core::data::webdataset::PhotoRecord;
 use mmgem_core::image::decode_whole;

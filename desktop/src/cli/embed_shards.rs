@@ -212,7 +212,10 @@ fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> 
     bar.finish_and_clear();
     let n_passed_over = index.len() - table.len() + index.duplicates.len();
     if n_passed_over > 0 {
-        note(context.quiet, format!("{n_passed_over} samples were passed over\n  file: {}", index.path().display()));
+        note(
+            context.quiet,
+            format!("{n_passed_over} samples were passed over\n  file: {}", index.path().display()),
+        );
     }
     Ok((table, n_passed_over))
 }
@@ -277,12 +280,11 @@ mod tests {
     fn files_are_named_after_their_shards_and_never_twice() {
         let of =
             |shards: &[&str]| jobs(&shards.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("o"));
-        let names: Vec<PathBuf> =
-            of(&["a/s-0.tar", "b/s-1.x.tar", "s-2.tar.gz", "s-3.tgz"])
-                .expect("four names")
-                .into_iter()
-                .map(|(_, file)| file)
-                .collect();
+        let names: Vec<PathBuf> = of(&["a/s-0.tar", "b/s-1.x.tar", "s-2.tar.gz", "s-3.tgz"])
+            .expect("four names")
+            .into_iter()
+            .map(|(_, file)| file)
+            .collect();
         let wanted = ["o/s-0.parquet", "o/s-1.x.parquet", "o/s-2.parquet", "o/s-3.parquet"].map(Path::new);
         assert_eq!(names, wanted);
         let error = of(&["a/s.tar", "b/s.tar"]).expect_err("one name").to_string();

@@ -361,7 +361,8 @@ impl ClassSet {
 /// CLIP_benchmark's templates beside the shards, with `{c}` for the class.
 fn benchmark_templates(samples: &Samples) -> Result<Option<(PathBuf, Vec<String>)>, BenchmarkError> {
     let Some(path) = samples.beside("zeroshot_classification_templates.txt") else { return Ok(None) };
-    let lines: Vec<String> = lines_of(&path, TEMPLATES)?.iter().map(|line| line.replace("{c}", "{}")).collect();
+    let lines: Vec<String> =
+        lines_of(&path, TEMPLATES)?.iter().map(|line| line.replace("{c}", "{}")).collect();
     let is_usable = !lines.is_empty() && lines.iter().all(|line| line.contains("{}"));
     Ok(is_usable.then_some((path, lines)))
 }
