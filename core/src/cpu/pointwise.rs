@@ -1,5 +1,7 @@
 //! Products of pixels with a matrix, which take bias, residual and ReLU6 along.
 
+use std::ops::Range;
+
 use super::lanes::{Kernel, Lanes, run};
 use super::rows::Out;
 
@@ -74,6 +76,20 @@ pub struct Product<'a> {
 }
 
 impl Product<'_> {
+    /// Some rows and columns of a product whose output is dense, and where they are in it.
+    pub fn part(self, rows: Range<usize>, columns: Range<usize>) -> (Self, usize) {
+        let offset = rows.start * self.place.pixel + columns.start;
+        let part = Self {
+            x: Source { values: &self.x.values[rows.start * self.x.stride..], ..self.x },
+            n_rows: rows.len(),
+            weight: &self.weight[columns.start..],
+            bias: &self.bias[columns],
+            residual: self.residual.map(|residual| &residual[offset..]),
+            ..self
+        };
+        (part, offset)
+    }
+
     /// # Safety
     /// `out` must have room for `n_rows` rows of this place, which nobody else reads or writes meanwhile.
     pub unsafe fn write(self, out: Out) {
