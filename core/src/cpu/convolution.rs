@@ -400,8 +400,10 @@ unsafe fn write_in_parts(product: Product, n_tasks: usize, out: Out) {
     let (n_rows, n_columns) = (product.n_rows, product.bias.len());
     let (n, unit) = if n_rows > FEW_ROWS { (n_rows, 8) } else { (n_columns, 16) };
     let each = n.div_ceil(n_tasks.max(1)).next_multiple_of(unit);
-    rows::for_each_of(n.div_ceil(each), |task| {
-        let range = task * each..((task + 1) * each).min(n);
+    // Columns that do not fill a vector of any processor stay with those before: narrow vectors round differently.
+    let n_tasks = n.saturating_sub(unit).div_ceil(each).max(1);
+    rows::for_each_of(n_tasks, |task| {
+        let range = task * each..if task + 1 == n_tasks { n } else { (task + 1) * each };
         let (part, offset) = match n_rows > FEW_ROWS {
             true => product.part(range, 0..n_columns),
             false => product.part(0..n_rows, range),
