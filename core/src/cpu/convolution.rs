@@ -45,7 +45,10 @@ pub struct Axis {
 
 impl Axis {
     pub fn same(n_in: usize, kernel: usize, stride: usize) -> Self {
-        assert!(kernel >= stride && stride > 0, "a kernel of {kernel} that moves by {stride} leaves out pixels");
+        assert!(
+            kernel >= stride && stride > 0,
+            "a kernel of {kernel} that moves by {stride} leaves out pixels"
+        );
         let [before, _] = same_padding(n_in, kernel, stride);
         Self { n_in, n_out: n_in.div_ceil(stride), before, kernel, stride }
     }

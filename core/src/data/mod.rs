@@ -9,4 +9,4 @@ pub mod source;
 pub mod stream;
 pub mod visual_genome;
 pub mod webdataset;
-mod zip;
+pub(crate) mod zip;

@@ -42,11 +42,7 @@ pub(crate) fn linear<const D: usize>(
 }
 
 /// `relu6(x @ weight + bias)`, as [`linear`].
-pub(crate) fn linear_relu6<const D: usize>(
-    x: Tensor<D>,
-    weight: Tensor<2>,
-    bias: Tensor<1>,
-) -> Tensor<D> {
+pub(crate) fn linear_relu6<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
     product(x, weight, Some(bias), None, true)
 }
 
