@@ -1,5 +1,5 @@
-//! Memory that a training step takes against what `mmgem train --plan` says. Alone in its program, because it counts
-//! every allocation.
+//! Memory that a training step takes against what `mmgem train --plan` says, and memory that an import takes. Alone in
+//! its program, because it counts every allocation.
 
 #[path = "train/lab.rs"]
 #[allow(dead_code, reason = "the training tests use the rest")]
@@ -9,17 +9,27 @@ mod lab;
 mod tiny;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use lab::Lab;
-use mmgem_core::config::MmGemConfig;
+use mmgem_core::checkpoint::Dtype;
+use mmgem_core::checkpoint::import::{ImportOptions, import};
+use mmgem_core::checkpoint::towers::{TowerConfigs, TowerOptions};
+use mmgem_core::config::{CaptionOrder, MmGemConfig, VisionTokens};
+use mmgem_core::files::{Published, VISION_WEIGHTS, write_import};
+use mmgem_core::image::ResizeMode;
 use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
 use mmgem_core::train::collective::Single;
 use mmgem_core::train::{
     Batches, ComputeDtype, Totals, Trainee, freeze, gradient, plan, record_as_other_devices,
 };
+use safetensors::Dtype as SafeDtype;
+use safetensors::tensor::TensorView;
+use serde_json::json;
 
 /// Bytes in use, and the most there were since the counter was set back.
 static NOW: AtomicUsize = AtomicUsize::new(0);
@@ -42,6 +52,9 @@ unsafe impl GlobalAlloc for Counting {
         unsafe { System.dealloc(place, layout) }
     }
 }
+
+/// Held while something is measured.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -85,6 +98,7 @@ const PACKED: f64 = 5e5;
 
 #[test]
 fn a_step_takes_the_memory_that_was_planned() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // The plan is for GPUs, whose graph is Burn's.
     record_as_other_devices();
     let lab = Lab::new();
@@ -119,4 +133,98 @@ fn shapes() -> [Shape; 8] {
         Shape(8, 48, 1, 256, 512, 6),
         Shape(16, 48, 2, 64, 128, 8),
     ]
+}
+
+/// Writes a safetensors file of zeros in 16 bits.
+fn write_zeros(path: &Path, shapes: &[(String, Vec<usize>)]) {
+    let bytes = vec![0; 2 * shapes.iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)];
+    let views = shapes.iter().map(|(name, shape)| {
+        let n_bytes = 2 * shape.iter().product::<usize>();
+        (name, TensorView::new(SafeDtype::BF16, shape.clone(), &bytes[..n_bytes]).expect("it fits"))
+    });
+    safetensors::serialize_to_file(views, None, path).expect("a temporary folder can be written");
+}
+
+/// Names and sizes of a Llama and of an OpenCLIP encoder.
+fn checkpoints() -> [Vec<(String, Vec<usize>)>; 2] {
+    let (h, ffn, vocab) = (256, 688, 2000);
+    let mut llama = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![vocab, h]),
+        ("model.norm.weight".to_owned(), vec![h]),
+        ("lm_head.weight".to_owned(), vec![vocab, h]),
+    ];
+    for layer in 0..8 {
+        let place = format!("model.layers.{layer}");
+        for part in ["q_proj", "k_proj", "v_proj", "o_proj"] {
+            llama.push((format!("{place}.self_attn.{part}.weight"), vec![h, h]));
+        }
+        for (part, shape) in [("gate", [ffn, h]), ("up", [ffn, h]), ("down", [h, ffn])] {
+            llama.push((format!("{place}.mlp.{part}_proj.weight"), shape.to_vec()));
+        }
+        for part in ["input", "post_attention"] {
+            llama.push((format!("{place}.{part}_layernorm.weight"), vec![h]));
+        }
+    }
+    let c = 128;
+    let mut clip = vec![
+        ("visual.conv1.weight".to_owned(), vec![c, 3, 8, 8]),
+        ("visual.class_embedding".to_owned(), vec![c]),
+        ("visual.positional_embedding".to_owned(), vec![17, c]),
+    ];
+    for layer in 0..2 {
+        let place = format!("visual.transformer.resblocks.{layer}");
+        clip.push((format!("{place}.attn.in_proj_weight"), vec![3 * c, c]));
+        clip.push((format!("{place}.attn.in_proj_bias"), vec![3 * c]));
+        for (part, rows, columns) in
+            [("attn.out_proj", c, c), ("mlp.c_fc", 4 * c, c), ("mlp.c_proj", c, 4 * c)]
+        {
+            clip.push((format!("{place}.{part}.weight"), vec![rows, columns]));
+            clip.push((format!("{place}.{part}.bias"), vec![rows]));
+        }
+        clip.extend(norm(&format!("{place}.ln_1"), c).into_iter().chain(norm(&format!("{place}.ln_2"), c)));
+    }
+    clip.extend(norm("visual.ln_pre", c).into_iter().chain(norm("visual.ln_post", c)));
+    [clip, llama]
+}
+
+fn norm(name: &str, width: usize) -> [(String, Vec<usize>); 2] {
+    ["weight", "bias"].map(|part| (format!("{name}.{part}"), vec![width]))
+}
+
+// The checkpoints lie on the disk; of the model a tensor at a time is in memory.
+#[test]
+fn an_import_takes_a_part_of_the_memory_of_its_model() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [vision, language] = ["vision.safetensors", "model.safetensors"].map(|name| folder.path().join(name));
+    let [clip, llama] = checkpoints();
+    write_zeros(&vision, &clip);
+    write_zeros(&language, &llama);
+    let config = json!({
+        "model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 8,
+        "num_attention_heads": 4, "vocab_size": 2000, "max_position_embeddings": 256, "eos_token_id": 2
+    });
+    let options = ImportOptions {
+        tower: TowerOptions::default(),
+        resize_mode: ResizeMode::Squash,
+        embed_dim: Some(64),
+        vision_tokens: VisionTokens::Mean,
+        caption_order: CaptionOrder::ImageFirst,
+        seed: 0,
+    };
+    let out = folder.path().join("model");
+    let before = NOW.load(Ordering::Relaxed);
+    MOST.store(before, Ordering::Relaxed);
+    {
+        let [vision, language] = [&vision, &language]
+            .map(|path| Published::open(path, VISION_WEIGHTS).expect("the file is there"));
+        let [vision, language] = [&vision, &language].map(|files| files.shards().expect("whole"));
+        let import = import(vision, &TowerConfigs::default(), language, &config.to_string(), &options);
+        write_import(&import.expect("it can be imported"), b"{}", &out, Dtype::F32).expect("writable");
+    }
+    let measured = (MOST.load(Ordering::Relaxed) - before) as f64;
+    let model = std::fs::metadata(out.join("model.safetensors")).expect("it was written").len() as f64;
+    println!("{measured} bytes for a model of {model}, ratio {:.2}", measured / model);
+    // The pages of the mapped files come on top where they are counted: at most the model once more.
+    assert!(measured < 0.3 * model, "{:.2} of the model", measured / model);
 }

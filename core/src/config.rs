@@ -210,7 +210,7 @@ fn round_channels(channels: f64) -> usize {
     if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
 }
 
-/// Sizes of the image encoder (open_clip's `VisionTransformer`).
+/// Sizes and switches of a vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitConfig {
@@ -228,8 +228,23 @@ pub struct VitConfig {
     pub mlp_ratio: f64,
     /// Activation of the MLP.
     pub hidden_act: HiddenAct,
+    /// Term that keeps LayerNorm from dividing by zero: 1e-5 in OpenCLIP, 1e-6 in DINOv2 and SigLIP.
+    pub layer_norm_eps: f64,
+    /// Whether a learned token stands before the patches.
+    pub class_token: bool,
+    /// Whether there is a norm before the blocks: CLIP.
+    pub ln_pre: bool,
+    /// Whether V is normed after the blocks. Encoders that pool first and norm the pooled vector leave V as it is.
+    pub ln_post: bool,
     /// Width of OpenCLIP's own embedding (`visual.proj`), which MM-GEM does not use.
-    pub proj_dim: usize,
+    pub proj_dim: Option<usize>,
+}
+
+impl VitConfig {
+    /// Learned positions: of the class token, if there is one, and of the patches.
+    pub fn n_positions(&self) -> usize {
+        usize::from(self.class_token) + (self.image_size / self.patch_size).pow(2)
+    }
 }
 
 /// Sizes of the language model (Hugging Face's `LlamaForCausalLM`).
@@ -242,10 +257,13 @@ pub struct LlamaConfig {
     pub intermediate_size: usize,
     /// Number of transformer blocks.
     pub num_hidden_layers: usize,
-    /// Query heads of a block; divides `hidden_size`.
+    /// Query heads of a block.
     pub num_attention_heads: usize,
     /// Key and value heads of a block; divides `num_attention_heads`.
     pub num_key_value_heads: usize,
+    /// Width of a head; `hidden_size / num_attention_heads` if absent.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
     /// Tokens of the vocabulary.
     pub vocab_size: usize,
     /// Longest sequence.
@@ -254,8 +272,47 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary position frequencies.
     pub rope_theta: f64,
+    /// How the frequencies are stretched for longer sequences.
+    #[serde(default)]
+    pub rope_scaling: Option<RopeScaling>,
+    /// Whether the projections of attention have a bias.
+    #[serde(default)]
+    pub attention_bias: bool,
+    /// Whether the projections of the feed-forward network have a bias.
+    #[serde(default)]
+    pub mlp_bias: bool,
     /// Whether the output head is the transposed token embedding.
     pub tie_word_embeddings: bool,
+}
+
+impl LlamaConfig {
+    /// Width of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+}
+
+/// A change of the rotary frequencies, after training on short sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RopeScaling {
+    /// Every frequency divided by `factor` (arXiv:2306.15595).
+    Linear {
+        /// How many times longer sequences become.
+        factor: f64,
+    },
+    /// Llama 3.1's: slow frequencies are divided by `factor`, fast ones stay, those between are blended.
+    #[serde(rename = "llama3")]
+    Llama3 {
+        /// How many times longer sequences become.
+        factor: f64,
+        /// Waves longer than the original length over this are slow.
+        low_freq_factor: f64,
+        /// Waves shorter than the original length over this are fast.
+        high_freq_factor: f64,
+        /// Longest sequence before.
+        original_max_position_embeddings: usize,
+    },
 }
 
 /// Activation of the image encoder's MLP.
@@ -266,6 +323,8 @@ pub enum HiddenAct {
     Gelu,
     /// `x * sigmoid(1.702 x)`: OpenAI's and DFN's checkpoints.
     QuickGelu,
+    /// GELU with `tanh` in the place of the error function: SigLIP's checkpoints.
+    GeluPytorchTanh,
 }
 
 /// What the language model sees of a whole image (`V_in`).
@@ -378,24 +437,21 @@ impl MmGemConfig {
             )
         })?;
         self.vision.check()?;
-        let divides = [
-            ("llm.num_attention_heads", l.num_attention_heads, "llm.hidden_size", l.hidden_size),
-            (
-                "llm.num_key_value_heads",
-                l.num_key_value_heads,
-                "llm.num_attention_heads",
-                l.num_attention_heads,
-            ),
-        ];
-        for (part, part_size, whole, whole_size) in divides {
-            require_divides(part, part_size, whole, whole_size)?;
+        if l.head_dim.is_none() {
+            let (heads, width) = (l.num_attention_heads, l.hidden_size);
+            require_divides("llm.num_attention_heads", heads, "llm.hidden_size", width)?;
         }
-        require((l.hidden_size / l.num_attention_heads).is_multiple_of(2), || {
+        let (kv_heads, heads) = (l.num_key_value_heads, l.num_attention_heads);
+        require_divides("llm.num_key_value_heads", kv_heads, "llm.num_attention_heads", heads)?;
+        require(l.head_dim() > 0 && l.head_dim().is_multiple_of(2), || {
             (
-                format!("the language model's heads are {} wide", l.hidden_size / l.num_attention_heads),
+                format!("the language model's heads are {} wide", l.head_dim()),
                 "rotary positions need an even width".into(),
             )
         })?;
+        if let Some(scaling) = &l.rope_scaling {
+            scaling.check()?;
+        }
         require(self.max_text_len >= 2, || {
             (format!("max_text_len is {}", self.max_text_len), "it must hold a token and [EMB]".into())
         })?;
@@ -418,7 +474,7 @@ impl VisionConfig {
                 let positive = [
                     ("vision.patch_size", v.patch_size),
                     ("vision.num_attention_heads", v.num_attention_heads),
-                    ("vision.proj_dim", v.proj_dim),
+                    ("vision.proj_dim", v.proj_dim.unwrap_or(1)),
                 ];
                 for (name, value) in positive {
                     require(value > 0, || (format!("{name} is 0"), "it must be at least 1".into()))?;
@@ -443,13 +499,46 @@ impl VisionConfig {
     }
 }
 
+impl RopeScaling {
+    fn check(&self) -> Result<(), ConfigError> {
+        let positive = |name: &str, value: f64| {
+            require(value > 0.0 && value.is_finite(), || {
+                (format!("llm.rope_scaling.{name} is {value}"), "it must be above 0".into())
+            })
+        };
+        match *self {
+            Self::Linear { factor } => positive("factor", factor),
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+                positive("factor", factor)?;
+                positive("low_freq_factor", low_freq_factor)?;
+                positive("original_max_position_embeddings", original_max_position_embeddings as f64)?;
+                require(high_freq_factor > low_freq_factor, || {
+                    (
+                        format!("llm.rope_scaling.high_freq_factor is {high_freq_factor}"),
+                        format!("it must be above low_freq_factor, {low_freq_factor}"),
+                    )
+                })
+            }
+        }
+    }
+}
+
 /// Turns a file of version 1, whose only tower was open_clip's ViT, into one of version 2.
 fn upgrade(file: &mut serde_json::Value) {
     if file.get("version").and_then(serde_json::Value::as_u64) != Some(1) {
         return;
     }
     if let Some(vision) = file.get_mut("vision").and_then(serde_json::Value::as_object_mut) {
-        vision.entry("model_type").or_insert_with(|| "vit".into());
+        let open_clips = [
+            ("model_type", "vit".into()),
+            ("layer_norm_eps", 1e-5.into()),
+            ("class_token", true.into()),
+            ("ln_pre", true.into()),
+            ("ln_post", true.into()),
+        ];
+        for (key, value) in open_clips {
+            vision.entry(key).or_insert(value);
+        }
         file["version"] = VERSION.into();
     }
 }

@@ -1,5 +1,10 @@
 //! Model folders on disk: `config.json`, `model.safetensors` (or its shards) and `tokenizer.json`.
 
+mod imported;
+mod pickle;
+mod published;
+mod pytorch;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +17,8 @@ use crate::checkpoint::{
 use crate::config::{ConfigError, MmGemConfig};
 use crate::model::MmGem;
 use crate::tokenizer::{Tokenizer, TokenizerError};
+pub use imported::write_import;
+pub use published::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 
 /// Why a model folder cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +40,16 @@ pub enum FolderError {
         found: String,
         /// Where.
         folder: PathBuf,
+    },
+    /// There are no weights of another program's model, or they cannot be read.
+    #[error("{found}\n  hint: {hint}\n  file: {}", .path.display())]
+    NoWeights {
+        /// What is there.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+        /// Where.
+        path: PathBuf,
     },
     /// `config.json` is not usable.
     #[error("{cause}\n  folder: {}", .folder.display())]
@@ -228,20 +245,34 @@ pub fn create_dir(folder: &Path) -> Result<(), FolderError> {
 /// Writes a file under a temporary name, flushes it to the disk and renames it: whoever looks sees
 /// the old file or the new one, also after a power cut.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    write_atomic_with(path, |temporary| {
+        File::create(temporary).and_then(|mut file| file.write_all(bytes)).map_err(|cause| FolderError::Io {
+            action: "write the file",
+            cause,
+            path: path.into(),
+        })
+    })
+}
+
+/// The same where `write` makes the file under the temporary name that it is given.
+pub(crate) fn write_atomic_with(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), FolderError>,
+) -> Result<(), FolderError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let written = (|| {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+    let keep = || {
+        File::open(&temporary)?.sync_all()?;
         fs::rename(&temporary, path)?;
         sync_dir(path.parent())
-    })();
-    written.map_err(|cause| {
+    };
+    let io = |cause| FolderError::Io { action: "write the file", cause, path: path.into() };
+    let written = write(&temporary).and_then(|()| keep().map_err(io));
+    if written.is_err() {
         let _ = fs::remove_file(&temporary);
-        FolderError::Io { action: "write the file", cause, path: path.into() }
-    })
+    }
+    written
 }
 
 /// Makes a rename in `folder` survive a power cut, where the system can.

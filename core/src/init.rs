@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::checkpoint::names::{module_path, param_id, stable_hash};
+use crate::checkpoint::{Parameter, transpose};
 use crate::config::{MmGemConfig, VisionConfig};
 
 /// Sets every value: weights as open_clip and Llama draw them, h1–h3 as PyTorch's `Linear`,
@@ -25,6 +26,17 @@ pub fn fresh_where<M: Module>(
     is_fresh: &dyn Fn(&str) -> bool,
 ) -> M {
     module.map(&mut Fresh { path: Vec::new(), config, seed, is_fresh })
+}
+
+/// The values of one parameter in the layout of the file.
+pub(crate) fn fresh_values(parameter: &Parameter, config: &MmGemConfig, seed: u64) -> Vec<f32> {
+    let Parameter { path, shape, is_transposed, .. } = parameter;
+    let mut shape = shape.clone();
+    if *is_transposed {
+        shape.reverse();
+    }
+    let values = draw(&init_of(path, &shape, config), &shape, seed ^ stable_hash(path));
+    if *is_transposed { transpose(&values, shape[1]) } else { values }
 }
 
 struct Fresh<'a> {

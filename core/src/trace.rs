@@ -6,7 +6,7 @@ mod file;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 
-use crate::checkpoint::names::{checkpoint_name, is_transposed};
+use crate::checkpoint::names::{checkpoint_name, is_transposed, module_path};
 use crate::config::MmGemConfig;
 use crate::generate::greedy;
 use crate::loss::{Losses, caption_loss, contrastive_logits, contrastive_loss};
@@ -51,8 +51,9 @@ pub struct TraceTensor {
     pub values: Values,
 }
 
-/// Gradients that the reference program writes, by their paths in the module tree.
-const TRACED_GRADIENTS: [&str; 8] = [
+/// Gradients that the reference program writes, by their paths in the module tree; those of convolutional encoders
+/// are written by `tests/parity/make.py`.
+const TRACED_GRADIENTS: [&str; 11] = [
     "h1.weight",
     "h2.weight",
     "h3.weight",
@@ -60,6 +61,9 @@ const TRACED_GRADIENTS: [&str; 8] = [
     "cap_token",
     "logit_scale",
     "visual.conv1",
+    "visual.stem.weight",
+    "visual.mb_blocks.2.dw.weight",
+    "visual.head.weight",
     "llm.layers.0.self_attn.q_proj.weight",
 ];
 
@@ -272,7 +276,7 @@ impl ModuleVisitor for GradientVisitor {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = self.path.join(".");
+        let path = module_path(&self.path);
         if !TRACED_GRADIENTS.contains(&path.as_str()) {
             return;
         }

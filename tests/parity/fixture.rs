@@ -81,6 +81,11 @@ impl Case {
         let wanted: Vec<TraceTensor> = trace.iter().filter_map(|found| of_golden(&found.name)).collect();
         let names = |tensors: &[TraceTensor]| tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         assert_eq!(names(trace), names(&wanted), "{}: a stage that the reference does not have", self.name);
+        let is_of = |gradients: bool, name: &str| name.starts_with("grad.") == gradients;
+        let backward = trace.iter().any(|found| is_of(true, &found.name));
+        for wanted in golden.iter().filter(|wanted| backward && is_of(true, &wanted.name)) {
+            assert!(names(trace).contains(&wanted.name), "{}: {} was not traced", self.name, wanted.name);
+        }
 
         let mut failed = Vec::new();
         for found in compare(trace, &wanted) {

@@ -1,27 +1,29 @@
 //! OpenCLIP's and Hugging Face's own files become the model that the reference made of them.
 
 use std::fs;
-use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use mmgem_core::checkpoint::import::{ImportOptions, OPENAI_MEAN_STD, import};
-use mmgem_core::checkpoint::{CheckpointError, Shards, named_tensors};
+use mmgem_core::checkpoint::import::{Import, ImportOptions, import};
+use mmgem_core::checkpoint::towers::{TowerConfigs, TowerOptions};
+use mmgem_core::checkpoint::{CheckpointError, Dtype as WrittenDtype, Shards, named_tensors};
 use mmgem_core::config::{CaptionOrder, HiddenAct, MmGemConfig, VisionTokens};
-use mmgem_core::files::{as_slices, read_shards};
+use mmgem_core::files::{LANGUAGE_WEIGHTS, ModelFolder, Published, VISION_WEIGHTS, write_import};
+use mmgem_core::image::ResizeMode;
 use mmgem_core::model::MmGem;
 use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::fixture::{Case, RawFile, RawTensor, read, relative};
 
-fn options() -> ImportOptions {
+pub fn options() -> ImportOptions {
     ImportOptions {
-        image_size: None,
-        vision_heads: Some(2),
-        hidden_act: HiddenAct::Gelu,
-        image_mean: OPENAI_MEAN_STD.0,
-        image_std: OPENAI_MEAN_STD.1,
-        embed_dim: 20,
+        tower: TowerOptions {
+            num_attention_heads: Some(2),
+            hidden_act: Some(HiddenAct::Gelu),
+            ..TowerOptions::default()
+        },
+        resize_mode: ResizeMode::Squash,
+        embed_dim: Some(20),
         vision_tokens: VisionTokens::Mean,
         caption_order: CaptionOrder::ImageFirst,
         seed: 0,
@@ -29,31 +31,42 @@ fn options() -> ImportOptions {
 }
 
 /// The two checkpoints, to be changed before they are imported.
-struct Sources {
-    vision: RawFile,
-    language: RawFile,
-    language_config: Value,
+pub struct Sources {
+    pub vision: RawFile,
+    pub configs: TowerConfigs,
+    pub language: RawFile,
+    pub language_config: Value,
 }
 
 impl Sources {
-    fn read() -> Self {
+    pub fn read() -> Self {
         let folder = Case::read("imported").folder.clone();
         Self {
             vision: RawFile::read(&folder.join("open_clip.safetensors")),
+            configs: TowerConfigs::default(),
             language: RawFile::read(&folder.join("llm/model.safetensors")),
             language_config: serde_json::from_slice(&read(&folder.join("llm/config.json"))).expect("JSON"),
         }
     }
 
-    fn import(&self, options: &ImportOptions) -> Result<(MmGemConfig, MmGem), CheckpointError> {
+    /// Does something with the import while the bytes of the files are there.
+    fn with<R>(
+        &self,
+        options: &ImportOptions,
+        act: impl FnOnce(Import) -> Result<R, CheckpointError>,
+    ) -> Result<R, CheckpointError> {
         let (vision, language) = (self.vision.to_bytes(), self.language.to_bytes());
         let vision = Shards::new(&[("open_clip.safetensors", &vision)])?;
         let language = Shards::new(&[("model.safetensors", &language)])?;
-        import(vision, language, &self.language_config.to_string(), options, &Device::flex())
+        act(import(vision, &self.configs, language, &self.language_config.to_string(), options)?)
+    }
+
+    fn import(&self, options: &ImportOptions) -> Result<(MmGemConfig, MmGem), CheckpointError> {
+        self.with(options, |import| Ok((import.config.clone(), import.model(&Device::flex())?)))
     }
 
     /// The message when it cannot be imported.
-    fn refused(&self, options: &ImportOptions) -> String {
+    pub fn refused(&self, options: &ImportOptions) -> String {
         self.import(options).expect_err("this cannot be imported").to_string()
     }
 }
@@ -112,15 +125,58 @@ fn sixteen_bits_are_read_as_they_are_rounded() {
 fn a_checkpoint_in_shards_is_the_same() {
     let sources = Sources::read();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    sources.vision.write_sharded(folder.path(), "open_clip.safetensors");
-    sources.language.write_sharded(folder.path(), "model.safetensors");
-    let files = |name| read_shards(folder.path(), name).expect("the shards are there");
-    let (vision, language) = (files("open_clip.safetensors"), files("model.safetensors"));
-    assert_eq!((vision.len(), language.len()), (2, 2));
-    let shards = |files| Shards::new(&as_slices(files)).expect("the shards are whole");
-    let config = sources.language_config.to_string();
-    let imported = import(shards(&vision), shards(&language), &config, &options(), &Device::flex());
-    check_same(&imported.expect("it can be imported").1, &reference_model());
+    let [vision, language] = ["vision", "language"].map(|name| folder.path().join(name));
+    for (folder, file, name) in [
+        (&vision, &sources.vision, "open_clip_model.safetensors"),
+        (&language, &sources.language, "model.safetensors"),
+    ] {
+        fs::create_dir(folder).expect("writable");
+        file.write_sharded(folder, name);
+    }
+    let index = vision.join("open_clip_model.safetensors.index.json");
+    for vision in [&vision, &index] {
+        let vision = Published::open(vision, VISION_WEIGHTS).expect("the shards are there");
+        let language = Published::open(&language, LANGUAGE_WEIGHTS).expect("the shards are there");
+        let shards = |files: &Published| files.shards().expect("the shards are whole").names().count();
+        assert_eq!((shards(&vision), shards(&language)), (sources.vision.0.len(), sources.language.0.len()));
+        let (vision, language) = (vision.shards().expect("whole"), language.shards().expect("whole"));
+        let config = sources.language_config.to_string();
+        let imported = import(vision, &TowerConfigs::default(), language, &config, &options());
+        let model =
+            imported.and_then(|imported| imported.model(&Device::flex())).expect("it can be imported");
+        check_same(&model, &reference_model());
+    }
+}
+
+// What is written tensor by tensor is what the model in memory would be.
+#[test]
+fn the_written_model_is_the_imported_one() {
+    let sources = Sources::read();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tokenizer = read(&Case::read("imported").folder.join("tokenizer.json"));
+    let written = |import: Import| {
+        write_import(&import, &tokenizer, folder.path(), WrittenDtype::F32).expect("writable");
+        Ok((import.config.clone(), import.model(&Device::flex())?))
+    };
+    let (config, model) = sources.with(&options(), written).expect("it can be imported");
+    let found = ModelFolder::read(folder.path(), &Device::flex()).expect("a model folder");
+    assert_eq!(found.config, config);
+    assert_eq!(named_tensors(&found.model), named_tensors(&model));
+    check_same(&found.model, &reference_model());
+}
+
+#[test]
+fn a_tensor_that_cannot_be_written_leaves_no_model() {
+    let mut sources = Sources::read();
+    let norm = sources.language.0.get_mut("model.norm.weight").expect("it is there");
+    norm.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let message = sources.with(&options(), |import| {
+        Ok(write_import(&import, b"{}", folder.path(), WrittenDtype::F16).expect_err("NaN").to_string())
+    });
+    let message = message.expect("names and sizes are right");
+    assert!(message.contains("llm.model.norm.weight holds a value that is not finite"), "{message}");
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
 }
 
 #[test]
@@ -163,7 +219,8 @@ fn class_features_are_openclips_own_embedding() {
         .visual
         .as_vit()
         .expect("a ViT")
-        .class_features(Tensor::from_data(pixels, &Device::flex()));
+        .class_features(Tensor::from_data(pixels, &Device::flex()))
+        .expect("a class token");
     let wanted = &open_clips_own().0["class_features"];
     assert_eq!(features.dims().to_vec(), wanted.shape);
     let found: Vec<f32> = features.into_data().try_to_vec().expect("f32");
@@ -175,7 +232,8 @@ fn class_features_are_openclips_own_embedding() {
 #[test]
 fn positions_are_interpolated_as_openclip_does() {
     for grid in [3, 4, 7, 14] {
-        let options = ImportOptions { image_size: Some(grid * 8), ..options() };
+        let mut options = options();
+        options.tower.image_size = Some(grid * 8);
         let (config, model) = Sources::read().import(&options).expect("it can be imported");
         assert_eq!(config.vision.image_size(), grid * 8);
         let wanted = &open_clips_own().0[&format!("positions_{grid}")];
@@ -202,15 +260,15 @@ fn check_refused(change: impl Fn(&mut Sources, &mut ImportOptions), parts: &[&st
 
 #[test]
 fn what_does_not_fit_is_refused_with_its_cure() {
-    check_refused(|_, o| o.vision_heads = None, &["24 wide", "64 per head", "--vision-heads"]);
-    check_refused(|_, o| o.image_size = Some(44), &["44", "patches are 8 wide", "hint"]);
-    check_refused(|_, o| o.vision_heads = Some(5), &["vision.num_attention_heads is 5", "24"]);
+    check_refused(|_, o| o.tower.num_attention_heads = None, &["24 wide", "64 per head", "--vision-heads"]);
+    check_refused(|_, o| o.tower.image_size = Some(44), &["44", "patches are 8 wide", "hint"]);
+    check_refused(|_, o| o.tower.num_attention_heads = Some(5), &["vision.num_attention_heads is 5", "24"]);
     let remove_conv = |s: &mut Sources, _: &mut _| drop(s.vision.0.remove("visual.conv1.weight"));
-    check_refused(remove_conv, &["visual.conv1.weight is not in the image checkpoint", "hint"]);
+    check_refused(remove_conv, &["not those of an image encoder", "hint", "OpenCLIP", "timm"]);
     let remove_norm = |s: &mut Sources, _: &mut _| drop(s.vision.0.remove("visual.ln_post.bias"));
     check_refused(remove_norm, &["missing", "visual.ln_post.bias", "hint"]);
     let remove_head = |s: &mut Sources, _: &mut _| drop(s.language.0.remove("lm_head.weight"));
-    check_refused(remove_head, &["missing", "llm.lm_head.weight", "hint"]);
+    check_refused(remove_head, &["no lm_head.weight", "tie_word_embeddings = false", "LlamaForCausalLM"]);
     let extra = |s: &mut Sources, _: &mut _| {
         s.language.0.insert("model.layers.0.self_attn.q_proj.bias".into(), RawTensor::f32(&[1], &[0.0]));
     };
@@ -224,22 +282,33 @@ fn check_language_config(key: &str, value: Value, parts: &[&str]) {
 #[test]
 fn a_language_model_that_is_no_plain_llama_is_refused() {
     check_language_config("model_type", "mistral".into(), &["model_type = \"mistral\"", "\"llama\"", "hint"]);
-    check_language_config("attention_bias", true.into(), &["attention_bias = true", "wanted false"]);
+    check_language_config("attention_bias", "yes".into(), &["attention_bias = \"yes\"", "true or false"]);
     check_language_config("hidden_act", "gelu".into(), &["hidden_act = \"gelu\"", "silu"]);
-    check_language_config("head_dim", 16.into(), &["head_dim = 16", "hidden_size / num_attention_heads"]);
     check_language_config("vocab_size", Value::Null, &["vocab_size = null", "a number"]);
-    let rope = serde_json::json!({ "rope_type": "llama3", "rope_theta": 10000.0 });
-    check_language_config("rope_parameters", rope, &["rope_parameters", "rope_type = default"]);
-    check_language_config("rope_scaling", serde_json::json!({ "factor": 8.0 }), &["rope_scaling", "null"]);
+    check_language_config("rms_norm_eps", "1e-5".into(), &["rms_norm_eps = \"1e-5\"", "a number"]);
+    for kind in ["yarn", "dynamic", "longrope"] {
+        let rope = serde_json::json!({ "rope_type": kind, "rope_theta": 10000.0, "factor": 8.0 });
+        check_language_config("rope_parameters", rope, &["rope_parameters", kind, "llama3"]);
+    }
+    let rope = serde_json::json!({ "rope_type": "llama3", "factor": 8.0 });
+    check_language_config("rope_scaling", rope, &["rope_scaling", "llama3 with their numbers"]);
+    check_language_config("rope_scaling", serde_json::json!({ "factor": 8.0 }), &["rope_scaling", "linear"]);
+    let partial = serde_json::json!({ "rope_type": "default", "partial_rotary_factor": 0.5 });
+    check_language_config("rope_parameters", partial, &["partial_rotary_factor = 1"]);
     check_language_config("intermediate_size", 44.into(), &["[40, 24]", "[44, 24]", "hint"]);
+    // What the config says and the weights have not.
+    check_language_config("head_dim", 16.into(), &["q_proj", "[24, 24]", "[64, 24]", "hint"]);
+    check_language_config("attention_bias", true.into(), &["missing", "self_attn.q_proj.bias", "hint"]);
+    check_language_config("mlp_bias", true.into(), &["missing", "mlp.gate_proj.bias", "hint"]);
+    let no_embedding = |s: &mut Sources, _: &mut _| drop(s.language.0.remove("model.embed_tokens.weight"));
+    check_refused(no_embedding, &["0 tensors named embed_tokens.weight", "LlamaModel"]);
 }
 
 #[test]
 fn an_index_without_its_shard_names_the_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    Sources::read().vision.write_sharded(folder.path(), "v.safetensors");
-    fs::remove_file(folder.path().join("v-00002-of-00002.safetensors")).expect("it was written");
-    let message =
-        read_shards(Path::new(folder.path()), "v.safetensors").expect_err("a shard is gone").to_string();
-    assert!(message.contains("v-00002-of-00002.safetensors") && message.contains("hint"), "{message}");
+    Sources::read().vision.write_sharded(folder.path(), "model.safetensors");
+    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).expect("it was written");
+    let message = Published::open(folder.path(), VISION_WEIGHTS).expect_err("a shard is gone").to_string();
+    assert!(message.contains("model-00002-of-00002.safetensors") && message.contains("hint"), "{message}");
 }

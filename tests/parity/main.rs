@@ -6,6 +6,7 @@
 
 mod fixture;
 mod import;
+mod layouts;
 mod packed;
 mod properties;
 mod refused;
@@ -127,6 +128,41 @@ fn a_model_with_files_of_both_ecosystems_is_the_reference() {
     check("imported");
 }
 
+#[test]
+fn the_language_model_can_see_roi_align_of_the_whole_image() {
+    check("roi_tokens");
+}
+
+#[test]
+fn a_vision_transformer_can_go_without_class_token_and_first_norm() {
+    check("siglip");
+}
+
+#[test]
+fn layer_scale_and_the_bias_of_the_patches_fold() {
+    check("dinov2");
+}
+
+#[test]
+fn a_convolutional_encoder_is_timms() {
+    check("lite_45");
+}
+
+#[test]
+fn a_deeper_convolutional_encoder_is_timms() {
+    check("lite_33");
+}
+
+#[test]
+fn rotary_positions_stretch_as_llama_3_1s() {
+    check("llama3");
+}
+
+#[test]
+fn rotary_positions_stretch_linearly() {
+    check("linear_rope");
+}
+
 /// Runs a case with one switch of its config wrong and wants the golden values to show it at `stage`.
 fn check_mistake(name: &str, key: &str, wrong: serde_json::Value, stage: &str) {
     let case = Case::read(name);
@@ -145,6 +181,12 @@ fn check_mistake(name: &str, key: &str, wrong: serde_json::Value, stage: &str) {
 fn the_tolerance_is_far_below_what_a_mistake_does() {
     check_mistake("quick_gelu", "/vision/hidden_act", "gelu".into(), "image_embed");
     check_mistake("tiny", "/vision/hidden_act", "quick_gelu".into(), "image_embed");
+    check_mistake("siglip", "/vision/hidden_act", "gelu".into(), "image_embed");
+    check_mistake("siglip", "/vision/layer_norm_eps", 1e-6.into(), "image_embed");
+    check_mistake("llama3", "/llm/rope_scaling", serde_json::Value::Null, "text_embed");
+    check_mistake("llama3", "/llm/rope_scaling/factor", 8.0.into(), "text_embed");
+    check_mistake("linear_rope", "/llm/rope_scaling/factor", 2.0.into(), "text_embed");
+    check_mistake("roi_tokens", "/vision_tokens", "grid".into(), "caption_first_logits");
     check_mistake("rope_theta", "/llm/rope_theta", 10_000.0.into(), "text_embed");
     check_mistake("rope_theta", "/llm/rms_norm_eps", 1e-5.into(), "text_embed");
     check_mistake("tiny", "/llm/rms_norm_eps", 1e-6.into(), "text_embed");

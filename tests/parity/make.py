@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Makes this folder's checkpoints, goldens and pictures with the reference program.
 
-    tests/parity/make.py PATH/mmgem_reference.py [CASE ..]
+    tests/parity/make.py PATH/mmgem_reference.py [CASE or LAYOUT ..]
 
 Each case is a folder: case.json (what it is, its inputs, the lines that made it), a model folder of random
 weights (config.json, model.safetensors, tokenizer.json) and golden.safetensors (every stage for the inputs).
+Each layout (layouts.py) is a folder of `layouts`: the files of another library's model, and what that makes of them.
 Running it again writes the same bytes.
 """
-import json, math, os, runpy, shlex, shutil, sys, tempfile
+import argparse, importlib.util, json, math, os, runpy, shlex, shutil, sys, tempfile
 import safetensors.torch
 from PIL import Image, ImageDraw
 
@@ -25,6 +26,9 @@ def small(vision=None, llm=None, **other):
     return {**SMALL, **other, "vision": {**VISION, **(vision or {})}, "llm": {**LLM, **(llm or {})}}
 
 
+# Config version 2.
+VIT = dict(model_type="vit", layer_norm_eps=1e-5, class_token=True, ln_pre=True, ln_post=True)
+BARE = {**VIT, **dict(layer_norm_eps=1e-6, ln_pre=False, num_hidden_layers=2, proj_dim=None)}
 PAIR = dict(images=["square", "wide"], texts=["a dog runs over the green grass", "a red car"],
             boxes=["4,6,40,50", "0,0,64,64"])
 CASES = {
@@ -64,6 +68,29 @@ CASES = {
                           set=small(logit_scale_init=5.0), **PAIR),
     "imported": dict(what="with the files it was assembled from, and open_clip's own results",
                      set=small(vision=dict(num_hidden_layers=2), llm=dict(num_hidden_layers=2)), **PAIR),
+    "roi_tokens": dict(what="config version 2; the language model sees RoIAlign of the whole image", tower="open_clip",
+                       set=small(vision=VIT, vision_tokens="roi", roi_output_size=3), **PAIR),
+    "siglip": dict(what="transformers' SiglipVisionModel: no class token, no norm before the blocks, GELU by tanh",
+                   tower="siglip", set=small(vision={**BARE, **dict(class_token=False, hidden_act="gelu_pytorch_tanh",
+                                                                    layer_norm_eps=1e-3)}), **PAIR),
+    "dinov2": dict(what="transformers' Dinov2Model: LayerScale and the bias of the patches are folded", tower="dinov2",
+                   set=small(vision=BARE, vision_tokens="grid"), **PAIR),
+    "lite_45": dict(what="timm's EfficientNet-Lite at 45 px: sides of 23, 12, 6, 3, 2", tower="lite", sixteen_bits=True,
+                    set=small(vision=dict(model_type="efficientnet_lite", image_size=45, width_coefficient=0.1,
+                                          depth_coefficient=0.5, hidden_size=40)), **PAIR),
+    "lite_33": dict(what="a wider and deeper EfficientNet-Lite at 33 px, odd at every stride; RoI tokens", tower="lite",
+                    sixteen_bits=True,
+                    set=small(vision=dict(model_type="efficientnet_lite", image_size=33, width_coefficient=0.15,
+                                          depth_coefficient=0.7, hidden_size=24),
+                              vision_tokens="roi", roi_output_size=2, resize_mode="crop"), **PAIR),
+    "llama3": dict(what="rotary positions stretched as Llama 3.1's, heads wider than the model, biases everywhere",
+                   tower="open_clip", sharpen=True,
+                   set=small(vision=VIT, llm=dict(num_hidden_layers=2, head_dim=12, attention_bias=True, mlp_bias=True,
+                                                  rope_scaling=dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0,
+                                                                    high_freq_factor=4.0,
+                                                                    original_max_position_embeddings=16))), **PAIR),
+    "linear_rope": dict(what="rotary positions stretched linearly", tower="open_clip", sharpen=True,
+                        set=small(vision=VIT, llm=dict(rope_scaling=dict(rope_type="linear", factor=4.0))), **PAIR),
 }
 
 
@@ -141,10 +168,117 @@ def open_clips_own(program, case, folder, scratch):
     safetensors.torch.save_file(out, f"{folder}/open_clip_golden.safetensors")
 
 
+def extended(program):
+    """The reference with what config version 2 adds: other encoders, RoI tokens, Llama's further switches."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from towers import TOWERS
+    spec = importlib.util.spec_from_file_location("mmgem_reference", program)
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+
+    class Extended(reference.MmGem):
+        def __init__(self, cfg, tower):
+            v, l = cfg["vision"], dict(cfg["llm"])
+            # The parts that are put in below take the place of these.
+            stand_in = dict(image_size=8, patch_size=8, hidden_size=v["hidden_size"], num_hidden_layers=1,
+                            num_attention_heads=1, mlp_ratio=1.0, hidden_act="gelu", proj_dim=8)
+            super().__init__({**cfg, "vision": stand_in, "llm": {k: l[k] for k in LLM}})
+            self.cfg, self.visual = cfg, TOWERS[tower](v)
+            rope = dict(rope_type="default") if l["rope_scaling"] is None else l["rope_scaling"]
+            l = {k: x for k, x in l.items() if k not in ("rope_scaling", "rope_theta") and x is not None}
+            self.llm = LlamaForCausalLM(LlamaConfig(
+                **l, rope_parameters={**rope, "rope_theta": cfg["llm"]["rope_theta"]}))
+
+        def feature_map(self, pixels):
+            return self.visual(pixels)
+
+        def visual_context(self, fmap, stage2=False):
+            if not stage2 and self.cfg["vision_tokens"] == "roi":
+                side = float(self.cfg["vision"]["image_size"])
+                fmap, stage2 = self.roi(fmap, torch.tensor([[i, 0, 0, side, side] for i in range(len(fmap))])), True
+            return super().visual_context(fmap, stage2)
+
+        def named_parameters(self, *args, **options):
+            """The reference's `run` asks for the gradient of an encoder's first layer by open_clip's name."""
+            yield from super().named_parameters(*args, **options)
+            yield "visual.conv1.weight", self.visual.first_weight()
+
+    return reference, Extended
+
+
+def make_extended(program, name, case):
+    """A case whose config is version 2: the model is built here, everything else is the reference's."""
+    import torch
+    reference, Extended = extended(program)
+    folder = f"{HERE}/{name}"
+    torch.manual_seed(1 + list(CASES).index(name))
+    cfg = {**reference.COMMON, **json.loads(json.dumps(case["set"])), "version": 2}
+    cfg["llm"] = {**cfg["llm"], **{k: cfg["llm"].get(k, x) for k, x in dict(
+        head_dim=None, rope_scaling=None, attention_bias=False, mlp_bias=False).items()}}
+    model = Extended(cfg, case["tower"]).eval()
+    with torch.no_grad():
+        for part, p in model.named_parameters():
+            if not part.startswith("visual.") and ("norm" in part or part.endswith("bias")):
+                p.add_(torch.randn_like(p) * 0.05)
+            if case.get("sharpen") and ("q_proj" in part or "k_proj" in part) and part.endswith("weight"):
+                p.mul_(SHARPER)
+            if case.get("sixteen_bits"):
+                p.copy_(p.half().float())
+    tensors = {k: x for k, x in model.state_dict().items() if not (k.startswith("visual.") or "rotary_emb" in k)}
+    tensors |= {f"visual.{k}": x for k, x in model.visual.ours().items()}
+    tensors = {k: (x.half() if case.get("sixteen_bits") else x).contiguous() for k, x in tensors.items()}
+    safetensors.torch.save_file(tensors, f"{folder}/model.safetensors")
+    tok = reference.byte_tokenizer(cfg["llm"]["vocab_size"])
+    tok.save(f"{folder}/tokenizer.json")
+    cfg["bos_token_id"], cfg["eos_token_id"] = tok.token_to_id("<s>"), tok.token_to_id("</s>")
+    with open(f"{folder}/config.json", "w") as f:
+        json.dump(cfg, f, indent=2)
+    reference.load = lambda path: (model, cfg)
+    golden = f"{folder}/golden.safetensors"
+    reference.run(argparse.Namespace(model=folder, image=[f"{HERE}/images/{i}.png" for i in case["images"]],
+                                     text=case["texts"], box=case["boxes"], steps=12, out=golden))
+    if case["tower"] == "lite":
+        out = safetensors.torch.load_file(golden)
+        del out["grad.visual.conv1.weight"]
+        out |= {f"grad.visual.{k}": x.contiguous() for k, x in model.visual.gradients()}
+        safetensors.torch.save_file(out, golden)
+    return [f"tests/parity/make.py PATH/mmgem_reference.py {name}"]
+
+
 def make(program, name, case):
     folder = f"{HERE}/{name}"
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
+    lines = (make_extended if "tower" in case else make_plain)(program, name, case)
+    doc = dict(what=case["what"], made_by=lines, images=case["images"], texts=case["texts"],
+               boxes=[[float(c) for c in b.split(",")] for b in case["boxes"]], steps=12)
+    with open(f"{folder}/case.json", "w") as f:
+        json.dump(doc, f, indent=2, ensure_ascii=False)
+        f.write("\n")
+    readable(folder)
+
+
+def make_layout(name, write, seed):
+    import torch
+    folder = f"{HERE}/layouts/{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    torch.manual_seed(seed)
+    write(folder)
+    readable(os.path.dirname(folder))
+    print(name, sum(os.path.getsize(f"{folder}/{file}") for file in os.listdir(folder)))
+
+
+def readable(folder):
+    """safetensors writes 600."""
+    for path, _, files in os.walk(folder):
+        for file in files:
+            os.chmod(f"{path}/{file}", 0o644)
+
+
+def make_plain(program, name, case):
+    folder = f"{HERE}/{name}"
     with tempfile.TemporaryDirectory() as scratch:
         first = ["make", "--preset", "tiny", "--seed", str(1 + list(CASES).index(name))]
         first += ["--set", json.dumps(case["set"])] if case["set"] else []
@@ -165,14 +299,7 @@ def make(program, name, case):
              shlex.join(["mmgem_reference.py", *relative, "--out", f"tests/parity/{name}/golden.safetensors"])]
     if case.get("sharpen"):
         lines.insert(1, f"make.py: every q_proj and k_proj times {SHARPER}")
-    doc = dict(what=case["what"], made_by=lines, images=case["images"], texts=case["texts"],
-               boxes=[[float(c) for c in b.split(",")] for b in case["boxes"]], steps=12)
-    with open(f"{folder}/case.json", "w") as f:
-        json.dump(doc, f, indent=2, ensure_ascii=False)
-        f.write("\n")
-    for path, _, files in os.walk(folder):
-        for file in files:
-            os.chmod(f"{path}/{file}", 0o644)  # safetensors writes 600
+    return lines
 
 
 if __name__ == "__main__":
@@ -180,5 +307,9 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     let_heads_be_tied()
     draw_images(f"{HERE}/images")
-    for name in sys.argv[2:] or CASES:
-        make(os.path.abspath(sys.argv[1]), name, CASES[name])
+    from layouts import LAYOUTS
+    for name in sys.argv[2:] or [*CASES, *LAYOUTS]:
+        if name in CASES:
+            make(os.path.abspath(sys.argv[1]), name, CASES[name])
+        else:
+            make_layout(name, LAYOUTS[name], list(LAYOUTS).index(name))

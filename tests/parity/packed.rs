@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use burn::tensor::Device;
 use mmgem_core::checkpoint::{
-    CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors, to_shards,
+    CheckpointError, Dtype, Shards, load, load_to_run, named_tensors, to_safetensors, to_shards,
 };
 use mmgem_core::files::{ModelFolder, as_slices, move_model};
 use mmgem_core::model::MmGem;
@@ -55,6 +55,43 @@ fn packed_models_embed_in_the_same_directions() {
             let model = read(&case, &written(&case, dtype, usize::MAX)).expect("it was just written");
             let worst = worst_cosine(&case, model);
             assert!(worst > floor, "{name} {dtype:?}: {worst}");
+        }
+    }
+}
+
+/// Which layers of a convolutional encoder are in few bits, in the file and in memory.
+#[test]
+fn point_wise_convolutions_are_packed() {
+    for name in ["lite_45", "lite_33"] {
+        let case = Case::read(name);
+        for (dtype, packed, floor) in
+            [(Dtype::Q8, safetensors::Dtype::I8, 0.999), (Dtype::Q4, safetensors::Dtype::U8, 0.9)]
+        {
+            let files = written(&case, dtype, usize::MAX);
+            let file = SafeTensors::deserialize(&files[0].1).expect("whole");
+            for (layer, wanted) in [
+                ("stem", safetensors::Dtype::F16),
+                ("blocks.1.expand", packed),
+                ("blocks.1.dw", safetensors::Dtype::F16),
+                ("blocks.1.project", packed),
+                ("head", packed),
+            ] {
+                let found = file.tensor(&format!("visual.{layer}.weight")).expect("a layer").dtype();
+                assert_eq!(found, wanted, "{name} {dtype:?} {layer}");
+            }
+            // Widened when it is read, and packed in memory: products round the activations too.
+            let shards = Shards::new(&[("model.safetensors", &files[0].1)]).expect("whole");
+            let empty = || MmGem::new(&case.open(&Device::flex()).config, &Device::flex());
+            let wide = worst_cosine(&case, load(empty(), &shards).expect("it was just written"));
+            let to_run = load_to_run(empty(), &shards).expect("it was just written");
+            let is_wide = |layer: &str| {
+                let wanted = format!("visual.{layer}.weight");
+                named_tensors(&to_run).iter().any(|(name, ..)| *name == wanted)
+            };
+            assert!(is_wide("blocks.1.dw") && !is_wide("blocks.1.expand") && !is_wide("head"));
+            let to_run = worst_cosine(&case, to_run);
+            println!("{name} {dtype:?}: {wide} wide, {to_run} packed");
+            assert!(wide > floor && to_run > floor, "{name} {dtype:?}: {wide} {to_run}");
         }
     }
 }

@@ -33,7 +33,8 @@ fn patches(case: &Case, folder: &ModelFolder) -> Tensor<3> {
 /// What stands before the captions of the case's images.
 fn prefix(case: &Case, folder: &ModelFolder) -> Tensor<3> {
     let pool = PoolAggregator::new(&folder.config);
-    let v_in = folder.model.visual_context(&pool, patches(case, folder), Stage::One);
+    let tokens = folder.model.whole_tokens(&pool, patches(case, folder));
+    let v_in = folder.model.visual_context(&pool, tokens, Stage::One);
     folder.model.caption_prefix(v_in, Stage::One)
 }
 
@@ -64,7 +65,16 @@ fn cached_decoding_equals_full_decoding(name: &str) {
 
 #[test]
 fn a_cached_sequence_is_the_whole_one() {
-    for name in ["tiny", "grouped_heads", "multi_query", "grid_tokens", "rope_theta"] {
+    for name in [
+        "tiny",
+        "grouped_heads",
+        "multi_query",
+        "grid_tokens",
+        "roi_tokens",
+        "rope_theta",
+        "llama3",
+        "linear_rope",
+    ] {
         cached_decoding_equals_full_decoding(name);
     }
 }

@@ -150,7 +150,27 @@ fn an_unknown_or_missing_config_key() {
 
 #[test]
 fn a_config_that_contradicts_itself_or_the_weights() {
-    check_config(|c| c["version"] = 2.into(), &["version 2", "version 1"]);
+    check_config(|c| c["version"] = 3.into(), &["version 3", "versions 1 and 2"]);
+    // Version 2 says which tower, and all of its switches.
+    check_config(|c| c["version"] = 2.into(), &["missing field `model_type`", "hint"]);
+    let without_switches = |c: &mut Value| {
+        c["version"] = 2.into();
+        c["vision"]["model_type"] = "vit".into();
+    };
+    check_config(without_switches, &["missing field `layer_norm_eps`", "hint"]);
+    let resnet = |c: &mut Value| {
+        c["version"] = 2.into();
+        c["vision"]["model_type"] = "resnet".into();
+    };
+    check_config(resnet, &["`resnet`", "`vit`", "`efficientnet_lite`"]);
+    let scaling = |c: &mut Value| {
+        c["llm"]["rope_scaling"] = serde_json::json!({ "rope_type": "linear", "factor": 0.0 })
+    };
+    check_config(scaling, &["llm.rope_scaling.factor is 0", "above 0"]);
+    let yarn =
+        |c: &mut Value| c["llm"]["rope_scaling"] = serde_json::json!({ "rope_type": "yarn", "factor": 2.0 });
+    check_config(yarn, &["`yarn`", "`linear`", "`llama3`"]);
+    check_config(|c| c["llm"]["head_dim"] = 7.into(), &["heads are 7 wide", "even"]);
     check_config(|c| c["vision"]["patch_size"] = 7.into(), &["vision.patch_size is 7", "divide", "32"]);
     check_config(
         |c| c["vision"]["image_size"] = 48.into(),

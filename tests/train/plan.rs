@@ -30,6 +30,13 @@ fn parameters_are_counted_as_the_model_has_them() {
         sizes(|sizes| sizes.llm.tie_word_embeddings = true),
         sizes(|sizes| {
             let vit = tiny_vit(sizes);
+            (vit.class_token, vit.ln_pre, vit.proj_dim) = (false, false, None);
+            let llm = &mut sizes.llm;
+            (llm.head_dim, llm.attention_bias, llm.mlp_bias) = (Some(6), true, true);
+        }),
+        sizes(|sizes| tiny_vit(sizes).ln_post = false),
+        sizes(|sizes| {
+            let vit = tiny_vit(sizes);
             (vit.num_hidden_layers, vit.mlp_ratio) = (3, 2.5);
             (sizes.llm.num_hidden_layers, sizes.llm.num_key_value_heads) = (2, 1);
         }),
@@ -49,7 +56,7 @@ fn parameters_are_counted_as_the_model_has_them() {
         assert_eq!(stage_2.trained_parameters, model.h4.num_params());
         let not_in_stage_1 = model.h4.num_params()
             + sizes.num_caption_prompts * sizes.llm.hidden_size
-            + sizes.vision.as_vit().map_or(0, |vit| vit.hidden_size * vit.proj_dim);
+            + sizes.vision.as_vit().map_or(0, |vit| vit.hidden_size * vit.proj_dim.unwrap_or(0));
         assert_eq!(planned.trained_parameters, model.num_params() - not_in_stage_1);
     }
 }

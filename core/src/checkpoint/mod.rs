@@ -2,13 +2,16 @@
 
 mod fingerprint;
 pub mod import;
+mod llama;
 pub mod names;
 mod read;
 mod shards;
+mod stored;
 pub mod towers;
 mod write;
 
 pub use fingerprint::{HASH_START, fingerprint, hash_bytes};
+pub(crate) use read::transpose;
 pub use read::{CheckpointError, load, load_to_run};
 pub use shards::Shards;
-pub use write::{Dtype, SHARD_BYTES, named_tensors, to_safetensors, to_shards};
+pub use write::{Dtype, Parameter, SHARD_BYTES, named_tensors, to_safetensors, to_shards};

@@ -1,4 +1,5 @@
-//! The only place that knows the tensor names and layouts of other programs.
+//! Names of tensors: ours, and those of the baselines. The image encoders of other programs are in [`super::towers`],
+//! Llama's names in `llama.rs`.
 
 use burn::module::ParamId;
 
@@ -79,11 +80,6 @@ pub fn stable_hash(text: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Which block of the image encoder a tensor of a checkpoint belongs to.
-pub fn vision_block_of(name: &str) -> Option<usize> {
-    name.strip_prefix("visual.transformer.resblocks.")?.split('.').next()?.parse().ok()
-}
-
 /// Which block of open_clip's text tower a tensor belongs to, under its name after [`open_clip_name`].
 pub fn text_block_of(name: &str) -> Option<usize> {
     name.strip_prefix("text.transformer.resblocks.")?.split('.').next()?.parse().ok()
@@ -102,8 +98,8 @@ pub fn open_clip_name(name: &str) -> Option<String> {
     })
 }
 
-/// Tensors that MM-GEM leaves out of an OpenCLIP checkpoint: its text tower and temperature.
-pub fn is_openclip_text_tower(name: &str) -> bool {
+/// Tensors of an OpenCLIP checkpoint beside its image tower: the text tower and the temperature.
+fn is_openclip_text_tower(name: &str) -> bool {
     let roots = [
         "transformer.",
         "token_embedding.",
@@ -117,11 +113,6 @@ pub fn is_openclip_text_tower(name: &str) -> bool {
         "text_decoder.",
     ];
     roots.iter().any(|root| name.starts_with(root))
-}
-
-/// Tensors of older Llama checkpoints that follow from the config.
-pub fn is_llama_buffer(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq")
 }
 
 #[cfg(test)]

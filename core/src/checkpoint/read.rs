@@ -90,7 +90,7 @@ pub enum CheckpointError {
         /// What is wrong with it.
         cause: PackedError,
     },
-    /// A config that is not the one the tensors imply.
+    /// A checkpoint of another program that cannot be imported.
     #[error("{0}")]
     Import(String),
 }
@@ -230,6 +230,6 @@ impl Loader<'_> {
 
 /// The transposed matrix, made on the host: products then need not gather a transposed weight each
 /// time, and a browser, which cannot wait for its GPU, need not read it back.
-fn transpose(values: &[f32], n_columns: usize) -> Vec<f32> {
+pub(crate) fn transpose(values: &[f32], n_columns: usize) -> Vec<f32> {
     (0..n_columns).flat_map(|column| values.iter().skip(column).step_by(n_columns).copied()).collect()
 }

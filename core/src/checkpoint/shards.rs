@@ -1,29 +1,20 @@
 //! The tensors of one checkpoint, in one file or many, before they are a model.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::tensor::Device;
 use half::f16;
-use safetensors::{Dtype as FileDtype, SafeTensors, tensor::TensorView};
+use safetensors::{Dtype as FileDtype, SafeTensors};
 
 use super::names::{is_linear, part_name, part_of, scale_name};
 use super::read::CheckpointError;
+use super::stored::Stored;
 use crate::quant::{BLOCK, Bits, LAYOUT, Packed, keeps_f16, stays_packed};
 
 /// The tensors of one checkpoint, in one file or many.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Shards<'a> {
     tensors: BTreeMap<String, Stored<'a>>,
-}
-
-/// A tensor in the bytes of its files.
-#[derive(Debug)]
-pub(super) struct Stored<'a> {
-    dtype: FileDtype,
-    shape: Vec<usize>,
-    /// One after the other along the first axis.
-    parts: Vec<&'a [u8]>,
 }
 
 impl<'a> Shards<'a> {
@@ -43,7 +34,7 @@ impl<'a> Shards<'a> {
                     let found = layout.cloned().unwrap_or_else(|| "none".into());
                     return Err(CheckpointError::Layout { name, found, file: (*file).to_owned() });
                 }
-                if tensors.insert(name.clone(), Stored::new(view)).is_some() {
+                if tensors.insert(name.clone(), Stored::new(&name, view)).is_some() {
                     return Err(CheckpointError::Doubled { name, file: (*file).to_owned() });
                 }
             }
@@ -51,28 +42,76 @@ impl<'a> Shards<'a> {
         Ok(Self { tensors: join_parts(tensors)? })
     }
 
+    /// Adds a tensor whose neighbours along each axis lie `strides` elements apart in `bytes`, which hold all of it;
+    /// `file` is for messages.
+    pub fn add_strided(
+        &mut self,
+        name: &str,
+        dtype: FileDtype,
+        shape: &[usize],
+        strides: &[usize],
+        bytes: &'a [u8],
+        file: &str,
+    ) -> Result<(), CheckpointError> {
+        let stored = Stored::strided(name, dtype, shape, strides, bytes);
+        match self.tensors.insert(name.to_owned(), stored) {
+            None => Ok(()),
+            Some(_) => Err(CheckpointError::Doubled { name: name.to_owned(), file: file.to_owned() }),
+        }
+    }
+
+    /// Adds or replaces a tensor.
+    pub(super) fn put(&mut self, name: impl Into<String>, stored: Stored<'a>) {
+        self.tensors.insert(name.into(), stored);
+    }
+
+    /// Takes a tensor out, if it is there.
+    pub(super) fn take(&mut self, name: &str) -> Option<Stored<'a>> {
+        self.tensors.remove(name)
+    }
+
+    /// Takes a tensor out.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub(super) fn require(&mut self, name: &str) -> Result<Stored<'a>, CheckpointError> {
+        self.take(name).ok_or_else(|| CheckpointError::Missing(vec![name.to_owned()]))
+    }
+
+    /// Takes out the tensors for which `is_wanted` holds.
+    pub(crate) fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+        let (wanted, rest) =
+            std::mem::take(&mut self.tensors).into_iter().partition(|(name, _)| is_wanted(name));
+        self.tensors = rest;
+        Self { tensors: wanted }
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Names and sizes, sorted.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape.as_slice()))
+        self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape()))
     }
 
     /// Sizes of one tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|stored| stored.shape.as_slice())
+        self.tensors.get(name).map(Stored::shape)
     }
 
     /// The tensor that is largest in the memory of a device on which the model is to run, and its bytes there.
     pub fn largest(&self, device: &Device) -> Option<(&str, u64)> {
         let (stays_packed, keeps_f16) = (stays_packed(device), keeps_f16(device));
         let size_bytes = |name: &str, stored: &Stored| -> u64 {
-            let in_file: usize = stored.parts.iter().map(|part| part.len()).sum();
-            let n_floats = match bits_of(stored.dtype) {
-                Some(_) if stays_packed => return in_file as u64,
-                Some(bits) => in_file / bits.block_bytes() * BLOCK,
-                None => stored.shape.iter().product(),
+            let n_floats = match stored.dtype().and_then(bits_of) {
+                Some(_) if stays_packed => return stored.n_bytes() as u64,
+                Some(bits) => stored.n_bytes() / bits.block_bytes() * BLOCK,
+                None => stored.shape().iter().product(),
             };
             let is_narrow =
-                keeps_f16 && stored.dtype == FileDtype::F16 && is_linear(name, stored.shape.len());
+                keeps_f16 && stored.dtype() == Some(FileDtype::F16) && is_linear(name, stored.shape().len());
             n_floats as u64 * if is_narrow { 2 } else { 4 }
         };
         let sizes = self.tensors.iter().map(|(name, stored)| (name.as_str(), size_bytes(name, stored)));
@@ -84,16 +123,6 @@ impl<'a> Shards<'a> {
         let tensors =
             self.tensors.into_iter().filter_map(|(name, stored)| Some((rename(&name)?, stored))).collect();
         Self { tensors }
-    }
-
-    /// Point-wise convolutions `[out, in, 1, 1]` as matrices `[out, in]`.
-    pub(super) fn flatten_pointwise(mut self) -> Self {
-        for stored in self.tensors.values_mut() {
-            if let [_, _, 1, 1] = stored.shape[..] {
-                stored.shape.truncate(2);
-            }
-        }
-        self
     }
 
     /// The tensors of both; a name in both is kept from `self`.
@@ -111,12 +140,12 @@ impl<'a> Shards<'a> {
 
     /// Whether a tensor of this name is there, in f16.
     pub(super) fn is_f16(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|stored| stored.dtype == FileDtype::F16)
+        self.tensors.get(name).is_some_and(|stored| stored.dtype() == Some(FileDtype::F16))
     }
 
     /// The bits of a packed matrix; absent where the tensor is wide or not there.
     pub(super) fn bits(&self, name: &str) -> Option<Bits> {
-        self.tensors.get(name).and_then(|stored| bits_of(stored.dtype))
+        self.tensors.get(name).and_then(Stored::dtype).and_then(bits_of)
     }
 
     /// The matrix `[out, in]` of this name, which [`Self::bits`] says is packed.
@@ -131,11 +160,11 @@ impl<'a> Shards<'a> {
         let sized = |name: &str, wanted: &[usize]| {
             let stored =
                 self.tensors.get(name).ok_or_else(|| CheckpointError::Missing(vec![name.to_owned()]))?;
-            match stored.shape == wanted {
+            match stored.shape() == wanted {
                 true => Ok(stored),
                 false => Err(CheckpointError::Shape {
                     name: name.to_owned(),
-                    found: stored.shape.clone(),
+                    found: stored.shape().to_vec(),
                     wanted: wanted.to_vec(),
                 }),
             }
@@ -143,8 +172,8 @@ impl<'a> Shards<'a> {
         let codes = sized(name, &[n_rows, n_blocks, bits.block_bytes()])?.bytes().into_owned();
         let scale_name = scale_name(name);
         let scales = sized(&scale_name, &[n_rows, n_blocks])?;
-        if scales.dtype != FileDtype::F16 {
-            return Err(CheckpointError::Dtype { name: scale_name, found: format!("{:?}", scales.dtype) });
+        if scales.dtype() != Some(FileDtype::F16) {
+            return Err(CheckpointError::Dtype { name: scale_name, found: format!("{:?}", scales.dtype()) });
         }
         let scales = scales.bytes().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
         Packed::new(bits, shape, codes, scales)
@@ -159,41 +188,8 @@ impl<'a> Shards<'a> {
     /// Whether both are there and the same to the bit.
     pub(super) fn same_bytes(&self, a: &str, b: &str) -> bool {
         match (self.tensors.get(a), self.tensors.get(b)) {
-            (Some(a), Some(b)) => a.dtype == b.dtype && a.bytes() == b.bytes(),
+            (Some(a), Some(b)) => a.dtype().is_some() && a.dtype() == b.dtype() && a.bytes() == b.bytes(),
             _ => false,
-        }
-    }
-}
-
-impl<'a> Stored<'a> {
-    fn new(view: TensorView<'a>) -> Self {
-        Self { dtype: view.dtype(), shape: view.shape().to_vec(), parts: vec![view.data()] }
-    }
-
-    fn bytes(&self) -> Cow<'a, [u8]> {
-        match self.parts.as_slice() {
-            [only] => Cow::Borrowed(only),
-            parts => Cow::Owned(parts.concat()),
-        }
-    }
-
-    fn to_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        let bytes = self.bytes();
-        let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-        let values: Vec<f32> = match self.dtype {
-            FileDtype::F32 => {
-                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            FileDtype::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-            FileDtype::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-            other => {
-                return Err(CheckpointError::Dtype { name: name.to_owned(), found: format!("{other:?}") });
-            }
-        };
-        if values.iter().all(|value| value.is_finite()) {
-            Ok(values)
-        } else {
-            Err(CheckpointError::NotFinite { name: name.to_owned() })
         }
     }
 }
@@ -223,15 +219,10 @@ fn join_parts(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stor
             match &mut joined {
                 None => joined = Some(stored),
                 Some(joined) => {
-                    let fits = joined.dtype == stored.dtype
-                        && !joined.shape.is_empty()
-                        && joined.shape.get(1..) == stored.shape.get(1..);
-                    if !fits {
-                        let (found, wanted) = (stored.shape, joined.shape.clone());
+                    if !joined.append(&stored) {
+                        let (found, wanted) = (stored.shape().to_vec(), joined.shape().to_vec());
                         return Err(CheckpointError::Shape { name, found, wanted });
                     }
-                    joined.shape[0] += stored.shape[0];
-                    joined.parts.extend(stored.parts);
                 }
             }
         }

@@ -40,6 +40,26 @@ pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
 /// Name, sizes, values.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
+/// A parameter of a module as a file holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Path in the module tree.
+    pub path: String,
+    /// Name in the file.
+    pub name: String,
+    /// Sizes in the file.
+    pub shape: Vec<usize>,
+    /// Whether the module holds the transposed matrix.
+    pub is_transposed: bool,
+}
+
+/// The parameters of a module; their values are not made.
+pub(crate) fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
+    let mut lister = Lister { path: Vec::new(), found: Vec::new() };
+    module.visit(&mut lister);
+    lister.found
+}
+
 /// The bytes of a safetensors file; `metadata` goes into its header.
 pub fn to_safetensors(
     tensors: &[NamedTensor],
@@ -179,6 +199,31 @@ fn serialize(tensors: &[Encoded], dtype: Dtype, metadata: Option<HashMap<String,
         (one.name.as_str(), view)
     });
     safetensors::serialize(views, metadata).expect("views of whole tensors serialise")
+}
+
+struct Lister {
+    path: Vec<String>,
+    found: Vec<Parameter>,
+}
+
+impl ModuleVisitor for Lister {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = module_path(&self.path);
+        let is_transposed = is_transposed(&path, D);
+        let mut shape = param.lazy_shape().to_vec();
+        if is_transposed {
+            shape.reverse();
+        }
+        self.found.push(Parameter { name: checkpoint_name(&path), path, shape, is_transposed });
+    }
 }
 
 struct Collector {

@@ -10,4 +10,4 @@ pub mod stream;
 mod unpack;
 pub mod visual_genome;
 pub mod webdataset;
-mod zip;
+pub(crate) mod zip;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use flate2::Crc;
@@ -75,6 +76,28 @@ impl ZipArchive {
         &self.path
     }
 
+    /// Names of the files inside, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// Where in the archive the bytes of a file lie that is stored as it is.
+    ///
+    /// # Errors
+    /// When it is not there, or is packed; the text says why.
+    pub fn stored_range(&self, name: &str) -> Result<Range<u64>, String> {
+        let entry =
+            self.entries.get(name).ok_or_else(|| format!("{name} is not in {}", self.path.display()))?;
+        if entry.is_encrypted || entry.method != 0 || entry.packed_bytes != entry.plain_bytes {
+            return Err(format!(
+                "{name} is packed, wanted stored (unpack the archive and zip it with zip -0)"
+            ));
+        }
+        let start = start_of(&mut File::open(&self.path).map_err(|e| e.to_string())?, entry)?;
+        let end = start.checked_add(entry.plain_bytes);
+        end.map(|end| start..end).ok_or_else(|| "the archive is damaged: it points beyond its own end".into())
+    }
+
     /// The bytes of a file inside, held against their checksum.
     ///
     /// # Errors
@@ -85,12 +108,7 @@ impl ZipArchive {
             return Err("it is encrypted".into());
         }
         let mut file = File::open(&self.path).map_err(|e| e.to_string())?;
-        let header = read_at(&mut file, entry.local_offset, LOCAL_BYTES as u64)?;
-        let lengths = (u32_at(&header, 0), u16_at(&header, 26), u16_at(&header, 28));
-        let (Some(LOCAL), Some(name_bytes), Some(extra_bytes)) = lengths else {
-            return Err("the archive is damaged where it begins".into());
-        };
-        let start = entry.local_offset + LOCAL_BYTES as u64 + u64::from(name_bytes) + u64::from(extra_bytes);
+        let start = start_of(&mut file, entry)?;
         file.seek(SeekFrom::Start(start)).map_err(|e| e.to_string())?;
         let packed = file.take(entry.packed_bytes);
         let mut bytes = Vec::new();
@@ -113,6 +131,16 @@ impl ZipArchive {
             false => Err("it is damaged: its checksum differs".into()),
         }
     }
+}
+
+/// Where the bytes of a file begin, behind its own header.
+fn start_of(file: &mut File, entry: &Entry) -> Result<u64, String> {
+    let header = read_at(file, entry.local_offset, LOCAL_BYTES as u64)?;
+    let lengths = (u32_at(&header, 0), u16_at(&header, 26), u16_at(&header, 28));
+    let (Some(LOCAL), Some(name_bytes), Some(extra_bytes)) = lengths else {
+        return Err("the archive is damaged where it begins".into());
+    };
+    Ok(entry.local_offset + LOCAL_BYTES as u64 + u64::from(name_bytes) + u64::from(extra_bytes))
 }
 
 /// Offset and length of the list of files, from the last bytes of the archive.

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, s};
 use super::attention::attend;
 use super::linear::Linear;
 use super::ops::{heads, linear, rms_norm, rotate, silu_times, through, together};
-use crate::config::LlamaConfig;
+use crate::config::{LlamaConfig, RopeScaling};
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
 #[derive(Module, Debug)]
@@ -18,7 +18,11 @@ pub struct Llama {
     /// Absent where the head is the transposed token embedding.
     lm_head: Option<Linear>,
     #[module(skip)]
+    head_dim: usize,
+    #[module(skip)]
     rope_theta: f64,
+    #[module(skip)]
+    rope_scaling: Option<RopeScaling>,
 }
 
 #[derive(Module, Debug)]
@@ -73,33 +77,36 @@ struct Rope {
 impl Llama {
     /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
     pub fn new(config: &LlamaConfig, device: &Device) -> Self {
-        let linear = |d_in, d_out| Linear::new(d_in, d_out, false, device);
+        let linear = |d_in, d_out, has_bias| Linear::new(d_in, d_out, has_bias, device);
         let norm = || RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device);
         let (width, ffn) = (config.hidden_size, config.intermediate_size);
-        let kv_width = width / config.num_attention_heads * config.num_key_value_heads;
+        let q_width = config.head_dim() * config.num_attention_heads;
+        let kv_width = config.head_dim() * config.num_key_value_heads;
         let block = |_| LlamaBlock {
             input_layernorm: norm(),
             self_attn: LlamaAttention {
-                q_proj: linear(width, width),
-                k_proj: linear(width, kv_width),
-                v_proj: linear(width, kv_width),
-                o_proj: linear(width, width),
+                q_proj: linear(width, q_width, config.attention_bias),
+                k_proj: linear(width, kv_width, config.attention_bias),
+                v_proj: linear(width, kv_width, config.attention_bias),
+                o_proj: linear(q_width, width, config.attention_bias),
                 n_heads: config.num_attention_heads,
                 n_kv_heads: config.num_key_value_heads,
             },
             post_attention_layernorm: norm(),
             mlp: LlamaMlp {
-                gate_proj: linear(width, ffn),
-                up_proj: linear(width, ffn),
-                down_proj: linear(ffn, width),
+                gate_proj: linear(width, ffn, config.mlp_bias),
+                up_proj: linear(width, ffn, config.mlp_bias),
+                down_proj: linear(ffn, width, config.mlp_bias),
             },
         };
         Self {
             embed_tokens: EmbeddingConfig::new(config.vocab_size, width).init(device),
             layers: (0..config.num_hidden_layers).map(block).collect(),
             norm: norm(),
-            lm_head: (!config.tie_word_embeddings).then(|| linear(width, config.vocab_size)),
+            lm_head: (!config.tie_word_embeddings).then(|| linear(width, config.vocab_size, false)),
+            head_dim: config.head_dim(),
             rope_theta: config.rope_theta,
+            rope_scaling: config.rope_scaling,
         }
     }
 
@@ -117,7 +124,7 @@ impl Llama {
     /// - returns: `[batch, seq, hidden]`
     pub fn forward_embeds(&self, embeds: Tensor<3>) -> Tensor<3> {
         let [_, seq, _] = embeds.dims();
-        let rope = Rope::new(self.head_dim(), self.rope_theta, seq, &embeds.device());
+        let rope = self.rope(seq, &embeds.device());
         let mut x = embeds;
         for layer in &self.layers {
             let rope = rope.clone();
@@ -169,16 +176,15 @@ impl Llama {
 
     /// An empty cache for `batch` sequences of at most `max_len` tokens.
     pub fn new_cache(&self, batch: usize, max_len: usize, device: &Device) -> KvCache {
-        let head_dim = self.head_dim();
         let layers = self
             .layers
             .iter()
             .map(|layer| {
-                let shape = [batch, layer.self_attn.n_kv_heads, max_len, head_dim];
+                let shape = [batch, layer.self_attn.n_kv_heads, max_len, self.head_dim];
                 LayerCache { keys: Tensor::empty(shape, device), values: Tensor::empty(shape, device) }
             })
             .collect();
-        KvCache { layers, rope: Rope::new(head_dim, self.rope_theta, max_len, device), len: 0 }
+        KvCache { layers, rope: self.rope(max_len, device), len: 0 }
     }
 
     /// Whether the output head is the transposed token embedding.
@@ -203,9 +209,33 @@ impl Llama {
         }
     }
 
-    fn head_dim(&self) -> usize {
-        let [_, width] = self.embed_tokens.weight.val().dims();
-        self.layers.first().map_or(2, |layer| width / layer.self_attn.n_heads)
+    fn rope(&self, seq: usize, device: &Device) -> Rope {
+        Rope::new(&frequencies(self.head_dim, self.rope_theta, self.rope_scaling), seq, device)
+    }
+}
+
+/// Radians by which each pair of a head turns from one position to the next: `theta^(-2 i / head_dim)`, stretched as
+/// the config says.
+fn frequencies(head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> Vec<f64> {
+    let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
+    plain.map(|frequency| scaling.map_or(frequency, |scaling| scaled(frequency, scaling))).collect()
+}
+
+fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
+    match scaling {
+        RopeScaling::Linear { factor } => frequency / factor,
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
+            let n_waves = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
+            // 0 where the wave is slow, 1 where it is fast.
+            let kept = (n_waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
+            let kept = kept.clamp(0.0, 1.0);
+            frequency * (kept + (1.0 - kept) / factor)
+        }
     }
 }
 
@@ -301,14 +331,11 @@ impl LlamaMlp {
 }
 
 impl Rope {
-    fn new(head_dim: usize, theta: f64, seq: usize, device: &Device) -> Self {
-        let half = head_dim / 2;
-        let angles = (0..seq).flat_map(|position| {
-            (0..half).map(move |i| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64))
-        });
+    fn new(frequencies: &[f64], seq: usize, device: &Device) -> Self {
+        let angles = (0..seq).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = angles.clone().map(|angle| f(angle) as f32).collect();
-            Tensor::from_data(TensorData::new(values, [1, 1, seq, half]), device)
+            Tensor::from_data(TensorData::new(values, [1, 1, seq, frequencies.len()]), device)
         };
         Self { cos: table(f64::cos), sin: table(f64::sin) }
     }

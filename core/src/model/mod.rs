@@ -3,6 +3,7 @@
 mod attention;
 mod convolution;
 pub mod efficientnet_lite;
+mod layer_norm;
 mod linear;
 pub mod llama;
 pub mod mmgem;

@@ -1,14 +1,15 @@
 //! The models that MM-GEM is compared with: open_clip's CLIP, and the contrastive part of its CoCa.
 
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Bool, Device, Tensor, TensorData, s};
 
 use super::attention::attend;
+use super::layer_norm::LayerNorm;
 use super::linear::Linear;
 use super::mmgem::{TokenBatch, normalize};
 use super::ops::heads;
-use super::vit::{Vit, VitBlock};
+use super::vit::{Vit, VitBlock, VitBlockConfig};
 use crate::config::{HiddenAct, VitConfig};
 
 /// Sizes of an OpenCLIP checkpoint.
@@ -41,9 +42,14 @@ pub struct ClipTextConfig {
     pub mlp_ratio: f64,
     /// Activation of the MLP.
     pub hidden_act: HiddenAct,
+    /// Term that keeps LayerNorm from dividing by zero.
+    pub layer_norm_eps: f64,
     /// CoCa: a learned token after the text gives the vector; CLIP takes the end token.
     pub embed_cls: bool,
 }
+
+/// Epsilon of the norms of CoCa's pooling.
+const POOLER_EPS: f64 = 1e-5;
 
 /// Both towers. Field names are those of the checkpoint once its text tower is under `text.`.
 #[derive(Module, Debug)]
@@ -95,8 +101,8 @@ impl OpenClip {
         let (hidden_size, embed_dim) = (config.vision.hidden_size, config.embed_dim);
         let mut visual = Vit::new(&config.vision, device);
         if config.attentional_pool.is_some() {
-            visual.ln_post = LayerNormConfig::new(embed_dim).init(device);
-            visual.proj = Param::from_tensor(Tensor::zeros([embed_dim, embed_dim], device));
+            visual.ln_post = Some(LayerNorm::new(embed_dim, config.vision.layer_norm_eps, device));
+            visual.proj = Some(Param::from_tensor(Tensor::zeros([embed_dim, embed_dim], device)));
         }
         let pooler = |(n_heads, n_queries): (usize, usize)| {
             AttentionalPooler::new(embed_dim, hidden_size, n_heads, n_queries, device)
@@ -111,12 +117,14 @@ impl OpenClip {
     /// Unit vectors of images: `[batch, 3, side, side]` → `[batch, embed_dim]`.
     pub fn image_embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let Some(attn_pool) = &self.attn_pool else {
-            return normalize(self.visual.class_features(pixels));
+            return normalize(self.visual.class_features(pixels).expect("every tower of open_clip has them"));
         };
         // Of all queries only the first one's answer is the image's vector.
         let pooled = attn_pool.first(self.visual.all_tokens(pixels)); // [batch, 1, embed_dim]
-        let pooled = self.visual.ln_post.forward(pooled).squeeze_dim::<2>(1);
-        normalize(pooled.matmul(self.visual.proj.val()))
+        let (Some(ln_post), Some(proj)) = (&self.visual.ln_post, &self.visual.proj) else {
+            unreachable!("`new` set both")
+        };
+        normalize(ln_post.forward(pooled).squeeze_dim::<2>(1).matmul(proj.val()))
     }
 
     /// Unit vectors of texts, start and end tokens included: `[batch, embed_dim]`.
@@ -129,8 +137,15 @@ impl ClipText {
     fn new(config: &ClipTextConfig, embed_dim: usize, device: &Device) -> Self {
         let &ClipTextConfig { context_length, vocab_size, hidden_size, .. } = config;
         let block = |_| {
-            let (n_heads, hidden_act) = (config.num_attention_heads, config.hidden_act);
-            VitBlock::new(hidden_size, n_heads, config.mlp_ratio, hidden_act, true, device)
+            let sizes = VitBlockConfig {
+                hidden_size,
+                num_attention_heads: config.num_attention_heads,
+                mlp_ratio: config.mlp_ratio,
+                hidden_act: config.hidden_act,
+                layer_norm_eps: config.layer_norm_eps,
+                is_causal: true,
+            };
+            VitBlock::new(&sizes, device)
         };
         let n_places = context_length + usize::from(config.embed_cls);
         let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, device));
@@ -139,7 +154,7 @@ impl ClipText {
             positional_embedding: zeros([n_places, hidden_size]),
             cls_emb: config.embed_cls.then(|| Param::from_tensor(Tensor::zeros([hidden_size], device))),
             blocks: (0..config.num_hidden_layers).map(block).collect(),
-            ln_final: LayerNormConfig::new(hidden_size).init(device),
+            ln_final: LayerNorm::new(hidden_size, config.layer_norm_eps, device),
             text_projection: zeros([hidden_size, embed_dim]),
             n_heads: config.num_attention_heads,
         }
@@ -213,8 +228,8 @@ impl AttentionalPooler {
         let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, device));
         Self {
             query: zeros([n_queries, d]),
-            ln_q: LayerNormConfig::new(d).init(device),
-            ln_k: LayerNormConfig::new(context_dim).init(device),
+            ln_q: LayerNorm::new(d, POOLER_EPS, device),
+            ln_k: LayerNorm::new(context_dim, POOLER_EPS, device),
             q_proj_weight: zeros([d, d]),
             k_proj_weight: zeros([d, context_dim]),
             v_proj_weight: zeros([d, context_dim]),

@@ -2,7 +2,7 @@
 //!
 //! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
 
-use burn::nn::{LayerNorm, RmsNorm};
+use burn::nn::RmsNorm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
@@ -133,6 +133,14 @@ pub(super) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.clone() * activation::sigmoid(x * 1.702)
 }
 
+/// `x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2`: the approximation that SigLIP was trained with.
+pub(super) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    // (1 + tanh(u)) / 2 is the logistic function of 2 u.
+    const TWICE: f64 = 1.595_769_121_605_730_7;
+    let inner = (x.clone().square() * 0.044715 + 1.0) * x.clone() * TWICE;
+    x * activation::sigmoid(inner)
+}
+
 /// `min(max(x, 0), 6)`
 pub(super) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => relu6(x));
@@ -157,19 +165,17 @@ pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D
     norm.forward(x)
 }
 
-/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, with Burn's and PyTorch's usual epsilon.
-pub(super) fn layer_norm<const D: usize>(norm: &LayerNorm, x: Tensor<D>) -> Tensor<D> {
-    #[cfg(any(feature = "cpu", feature = "gpu"))]
-    if let Some(beta) = &norm.beta {
-        let epsilon = burn::nn::LayerNormConfig::new(1).epsilon;
-        on_cpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
-        on_gpu!([x, beta.val()] => layer_norm(x, norm.gamma.val(), beta.val(), epsilon));
-    }
-    let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
-    if dtype != own {
-        return layer_norm(norm, x.cast(own)).cast(dtype);
-    }
-    norm.forward(x)
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`
+pub(super) fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    gamma: Tensor<1>,
+    beta: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
+    on_cpu!([x, beta] => layer_norm(x, gamma, beta, epsilon));
+    on_gpu!([x, beta] => layer_norm(x, gamma, beta, epsilon));
+    let (dtype, own) = (x.dtype(), gamma.dtype());
+    module::layer_norm(x.cast(own), gamma, Some(beta), epsilon).cast(dtype)
 }
 
 /// Mean over an axis, which keeps its place with length 1.

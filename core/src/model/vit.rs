@@ -1,31 +1,32 @@
 //! The image encoder: open_clip's `VisionTransformer`, up to the patch tokens after `ln_post`.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
 use super::attention::{attend_masked, attend_packed, unpack};
+use super::layer_norm::LayerNorm;
 use super::linear::Linear;
-use super::ops::{gelu, layer_norm, linear, quick_gelu, through, together};
+use super::ops::{gelu, gelu_tanh, linear, quick_gelu, through, together};
 use crate::config::{HiddenAct, VitConfig};
 
-/// Vision transformer with a class token, learned positions and a norm before the blocks.
+/// Vision transformer with learned positions; class token, the norms around the blocks and OpenCLIP's projection
+/// are there if the config says so.
 #[derive(Module, Debug)]
 pub struct Vit {
     /// Patch embedding, a convolution whose stride is its size: `[hidden, 3, patch, patch]`, no bias.
     pub conv1: Param<Tensor<4>>,
     /// Token that is put before the patches: `[hidden]`.
-    pub class_embedding: Param<Tensor<1>>,
-    /// One vector for the class token and one per patch: `[1 + n_patches, hidden]`.
+    pub class_embedding: Option<Param<Tensor<1>>>,
+    /// One vector for the class token and one per patch: `[(1 +) n_patches, hidden]`.
     pub positional_embedding: Param<Tensor<2>>,
     /// Norm before the blocks.
-    pub ln_pre: LayerNorm,
+    pub ln_pre: Option<LayerNorm>,
     /// The transformer.
     pub blocks: Vec<VitBlock>,
     /// Norm after the blocks.
-    pub ln_post: LayerNorm,
+    pub ln_post: Option<LayerNorm>,
     /// OpenCLIP's own projection of the class token, `[hidden, proj_dim]`.
-    pub proj: Param<Tensor<2>>,
+    pub proj: Option<Param<Tensor<2>>>,
 }
 
 /// Pre-norm transformer block.
@@ -59,26 +60,26 @@ impl Vit {
     /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
     pub fn new(config: &VitConfig, device: &Device) -> Self {
         let (width, patch) = (config.hidden_size, config.patch_size);
-        let n_patches = (config.image_size / patch).pow(2);
+        let norm = || LayerNorm::new(width, config.layer_norm_eps, device);
+        let block = |_| {
+            let sizes = VitBlockConfig {
+                hidden_size: width,
+                num_attention_heads: config.num_attention_heads,
+                mlp_ratio: config.mlp_ratio,
+                hidden_act: config.hidden_act,
+                layer_norm_eps: config.layer_norm_eps,
+                is_causal: false,
+            };
+            VitBlock::new(&sizes, device)
+        };
         Self {
             conv1: Param::from_tensor(Tensor::zeros([width, 3, patch, patch], device)),
-            class_embedding: Param::from_tensor(Tensor::zeros([width], device)),
-            positional_embedding: Param::from_tensor(Tensor::zeros([1 + n_patches, width], device)),
-            ln_pre: LayerNormConfig::new(width).init(device),
-            blocks: (0..config.num_hidden_layers)
-                .map(|_| {
-                    VitBlock::new(
-                        width,
-                        config.num_attention_heads,
-                        config.mlp_ratio,
-                        config.hidden_act,
-                        false,
-                        device,
-                    )
-                })
-                .collect(),
-            ln_post: LayerNormConfig::new(width).init(device),
-            proj: Param::from_tensor(Tensor::zeros([width, config.proj_dim], device)),
+            class_embedding: config.class_token.then(|| Param::from_tensor(Tensor::zeros([width], device))),
+            positional_embedding: Param::from_tensor(Tensor::zeros([config.n_positions(), width], device)),
+            ln_pre: config.ln_pre.then(norm),
+            blocks: (0..config.num_hidden_layers).map(block).collect(),
+            ln_post: config.ln_post.then(norm),
+            proj: config.proj_dim.map(|d| Param::from_tensor(Tensor::zeros([width, d], device))),
         }
     }
 
@@ -105,41 +106,60 @@ impl Vit {
         self.patch_tokens(self.embed_patches(pixels, Some(kept)))
     }
 
-    /// What the blocks and `ln_post` make of embedded patches: `[batch, 1 + n, hidden]` → `[batch, n, hidden]`.
+    /// What the blocks and `ln_post` make of embedded patches: `[batch, (1 +) n, hidden]` → `[batch, n, hidden]`.
     pub fn patch_tokens(&self, embedded: Tensor<3>) -> Tensor<3> {
+        let n_before = self.n_prefix_tokens();
         // A block of its own, so that whatever looks at the patches begins at its output.
-        through(&self.ln_post, self.run_blocks(embedded), |norm, x| layer_norm(norm, x.slice(s![.., 1..])))
+        through(&self.ln_post, self.run_blocks(embedded), move |norm, x| {
+            let patches = if n_before == 0 { x } else { x.slice(s![.., n_before..]) };
+            match norm {
+                Some(norm) => norm.forward(patches),
+                None => patches,
+            }
+        })
+    }
+
+    fn n_prefix_tokens(&self) -> usize {
+        usize::from(self.class_embedding.is_some())
     }
 
     /// OpenCLIP's own image embedding, not normalised: `proj` on the class token.
     ///
+    /// `None` if the encoder has no class token or no projection.
+    ///
     /// # Shapes
     /// - pixels: `[batch, 3, side, side]`
     /// - returns: `[batch, proj_dim]`
-    pub fn class_features(&self, pixels: Tensor<4>) -> Tensor<2> {
-        let class = layer_norm(&self.ln_post, self.all_tokens(pixels).slice(s![.., 0..1]));
-        class.squeeze_dim::<2>(1).matmul(self.proj.val())
+    pub fn class_features(&self, pixels: Tensor<4>) -> Option<Tensor<2>> {
+        let (Some(_), Some(norm), Some(proj)) = (&self.class_embedding, &self.ln_post, &self.proj) else {
+            return None;
+        };
+        let class = norm.forward(self.all_tokens(pixels).slice(s![.., 0..1]));
+        Some(class.squeeze_dim::<2>(1).matmul(proj.val()))
     }
 
-    /// Class token and patches after the blocks, before `ln_post`: `[batch, 1 + n_patches, hidden]`.
+    /// All tokens after the blocks, before `ln_post`: `[batch, (1 +) n_patches, hidden]`.
     pub fn all_tokens(&self, pixels: Tensor<4>) -> Tensor<3> {
         self.run_blocks(self.embed_patches(pixels, None))
     }
 
     fn run_blocks(&self, embedded: Tensor<3>) -> Tensor<3> {
-        let mut x = layer_norm(&self.ln_pre, embedded);
+        let mut x = match &self.ln_pre {
+            Some(norm) => norm.forward(embedded),
+            None => embedded,
+        };
         for block in &self.blocks {
             x = through(block, x, VitBlock::forward);
         }
         x
     }
 
-    /// Class token and patches, or those of them that are `kept`, with their positions: `[batch, 1 + n_kept, hidden]`.
+    /// Class token and patches, or those of them that are `kept`, with their positions: `[batch, (1 +) n_kept, hidden]`.
     pub fn embed_patches(&self, pixels: Tensor<4>, kept: Option<&[Vec<u32>]>) -> Tensor<3> {
         let [width, channels, patch, _] = self.conv1.val().dims();
         let [batch, _, height, _] = pixels.dims();
         let (grid, device) = (height / patch, pixels.device());
-        let n_patches = grid * grid;
+        let (n_patches, n_before) = (grid * grid, self.n_prefix_tokens());
 
         // The kernel does not overlap itself, so the convolution is one matrix product.
         let weight = self.conv1.val().reshape([width, channels * patch * patch]).transpose();
@@ -148,11 +168,10 @@ impl Vit {
             .reshape([batch, channels, grid, patch, grid, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch * n_patches, channels * patch * patch]);
-        let class = self.class_embedding.val().reshape([1, 1, width]).expand([batch, 1, width]);
         let positions = self.positional_embedding.val();
         let Some(kept) = kept else {
             let patches = linear(pixels, weight, None).reshape([batch, n_patches, width]);
-            return Tensor::cat(vec![class, patches], 1) + positions.unsqueeze::<3>();
+            return self.behind_class(patches) + positions.unsqueeze::<3>();
         };
         let n_kept = kept.first().map_or(0, Vec::len);
         let rows = |first: &dyn Fn(usize) -> usize| {
@@ -162,9 +181,23 @@ impl Vit {
             Tensor::<1, Int>::from_data(TensorData::new(idx, [batch * n_kept]), &device)
         };
         let pixels = pixels.select(0, rows(&|image| image * n_patches));
-        let patches = linear(pixels, weight, None) + positions.clone().select(0, rows(&|_| 1));
-        let class = class + positions.slice(s![0..1]).unsqueeze::<3>();
-        Tensor::cat(vec![class, patches.reshape([batch, n_kept, width])], 1)
+        let patches = linear(pixels, weight, None) + positions.clone().select(0, rows(&|_| n_before));
+        let patches = patches.reshape([batch, n_kept, width]);
+        let Some(class) = &self.class_embedding else { return patches };
+        let class = class.val().reshape([1, 1, width]) + positions.slice(s![0..1]).unsqueeze::<3>();
+        Tensor::cat(vec![class.expand([batch, 1, width]), patches], 1)
+    }
+
+    /// The patches after the class token, if there is one.
+    fn behind_class(&self, patches: Tensor<3>) -> Tensor<3> {
+        let [batch, _, width] = patches.dims();
+        match &self.class_embedding {
+            Some(class) => {
+                let class = class.val().reshape([1, 1, width]).expand([batch, 1, width]);
+                Tensor::cat(vec![class, patches], 1)
+            }
+            None => patches,
+        }
     }
 }
 
@@ -180,30 +213,36 @@ impl Vit {
     }
 }
 
+/// Sizes of a transformer block.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VitBlockConfig {
+    pub hidden_size: usize,
+    pub num_attention_heads: usize,
+    pub mlp_ratio: f64,
+    pub hidden_act: HiddenAct,
+    pub layer_norm_eps: f64,
+    /// Tokens see those before them only: open_clip's text tower.
+    pub is_causal: bool,
+}
+
 impl VitBlock {
-    /// A block of either tower of open_clip; in its text tower a token sees those before it only (`is_causal`).
-    pub fn new(
-        width: usize,
-        n_heads: usize,
-        mlp_ratio: f64,
-        hidden_act: HiddenAct,
-        is_causal: bool,
-        device: &Device,
-    ) -> Self {
-        let mlp_width = (width as f64 * mlp_ratio) as usize;
+    /// A block of either tower of open_clip.
+    pub(super) fn new(config: &VitBlockConfig, device: &Device) -> Self {
+        let width = config.hidden_size;
+        let mlp_width = (width as f64 * config.mlp_ratio) as usize;
         Self {
-            ln_1: LayerNormConfig::new(width).init(device),
+            ln_1: LayerNorm::new(width, config.layer_norm_eps, device),
             attn: VitAttention {
                 in_proj: Linear::new(width, 3 * width, true, device),
                 out_proj: Linear::new(width, width, true, device),
-                n_heads,
-                is_causal,
+                n_heads: config.num_attention_heads,
+                is_causal: config.is_causal,
             },
-            ln_2: LayerNormConfig::new(width).init(device),
+            ln_2: LayerNorm::new(width, config.layer_norm_eps, device),
             mlp: VitMlp {
                 c_fc: Linear::new(width, mlp_width, true, device),
                 c_proj: Linear::new(mlp_width, width, true, device),
-                hidden_act,
+                hidden_act: config.hidden_act,
             },
         }
     }
@@ -214,8 +253,8 @@ impl VitBlock {
 
     /// The same with keys left out where `mask` (`[batch, heads, seq, seq]`) is true.
     pub fn forward_masked(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
-        let x = self.attn.forward_onto(x.clone(), layer_norm(&self.ln_1, x), mask);
-        self.mlp.forward_onto(x.clone(), layer_norm(&self.ln_2, x))
+        let x = self.attn.forward_onto(x.clone(), self.ln_1.forward(x), mask);
+        self.mlp.forward_onto(x.clone(), self.ln_2.forward(x))
     }
 }
 
@@ -241,6 +280,7 @@ impl VitMlp {
         let x = match self.hidden_act {
             HiddenAct::Gelu => gelu(x),
             HiddenAct::QuickGelu => quick_gelu(x),
+            HiddenAct::GeluPytorchTanh => gelu_tanh(x),
         };
         self.c_proj.forward_onto(residual, x)
     }

@@ -4,9 +4,11 @@ use serde_json::{Map, Value};
 
 use super::OpenClipError;
 use crate::checkpoint::Shards;
-use crate::checkpoint::import::{OPENAI_MEAN_STD, vit_config};
 use crate::checkpoint::names::{checkpoint_name, text_block_of};
-use crate::config::HiddenAct;
+use crate::checkpoint::towers::settings::{OPEN_CLIP_EPS, open_clip_vision};
+use crate::checkpoint::towers::vit::{Unsaid, assemble, usual_heads};
+use crate::checkpoint::towers::{Kind, OPENAI_MEAN_STD};
+use crate::config::{HiddenAct, VitConfig};
 use crate::image::{ImagePreprocess, ResizeMode};
 use crate::model::open_clip::{ClipTextConfig, OpenClipConfig};
 
@@ -25,13 +27,18 @@ const HEAD_WIDTH: u64 = 64;
 /// Keys that are understood, or that do not change what is computed here.
 const MODEL_KEYS: [&str; 6] =
     ["embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "multimodal_cfg", "custom_text"];
-const VISION_KEYS: [&str; 10] = [
+const VISION_KEYS: [&str; 15] = [
     "image_size",
     "layers",
     "width",
     "head_width",
     "patch_size",
     "mlp_ratio",
+    "ls_init_value",
+    "patch_dropout",
+    "no_ln_pre",
+    "act_kwargs",
+    "norm_kwargs",
     "attentional_pool",
     "attn_pooler_heads",
     "attn_pooler_queries",
@@ -49,12 +56,15 @@ const TEXT_KEYS: [&str; 9] = [
     "pad_id",
 ];
 
-/// The sizes of weights under their names after `open_clip_name`; what `config_json` leaves open is open_clip's
-/// default.
+/// The sizes of weights under their names after `open_clip_name`, and the weights as the model takes them; what
+/// `config_json` leaves open is open_clip's default.
 ///
 /// # Errors
 /// When the model has parts that are not built here, or the weights have other sizes.
-pub fn read_config(shards: &Shards, config_json: Option<&str>) -> Result<OpenClipFile, OpenClipError> {
+pub fn read_config<'a>(
+    shards: Shards<'a>,
+    config_json: Option<&str>,
+) -> Result<(OpenClipFile, Shards<'a>), OpenClipError> {
     let root: Value = match config_json {
         Some(text) => {
             serde_json::from_str(text).map_err(|e| OpenClipError::Config(format!("no JSON: {e}")))?
@@ -78,10 +88,6 @@ pub fn read_config(shards: &Shards, config_json: Option<&str>) -> Result<OpenCli
     let is_on =
         |object: &Map<String, Value>, key: &str| object.get(key).is_some_and(|v| v == &Value::Bool(true));
 
-    let vision_heads = match (number(&vision, "width"), number(&vision, "head_width")) {
-        (Some(width), head_width) => Some((width / head_width.unwrap_or(HEAD_WIDTH)) as usize),
-        (None, _) => None,
-    };
     let shape = |path: &str| shards.shape(&checkpoint_name(path));
     let size = |path: &str, axis: usize| {
         shape(path).and_then(|shape| shape.get(axis)).copied().ok_or_else(|| {
@@ -96,28 +102,50 @@ pub fn read_config(shards: &Shards, config_json: Option<&str>) -> Result<OpenCli
     let embed_cls = is_on(&text, "embed_cls") || shape("text.cls_emb").is_some();
     let queries = shape("attn_pool.query").map(|shape| shape[0]);
     let pool_heads = number(&vision, "attn_pooler_heads").unwrap_or(8) as usize;
-    let config = OpenClipConfig {
-        embed_dim: size("text.text_projection", 1)?,
-        vision: vit_config(shards, vision_heads, hidden_act)?,
-        attentional_pool: queries.map(|n_queries| (pool_heads, n_queries)),
-        text: ClipTextConfig {
-            context_length: size("text.positional_embedding", 0)? - usize::from(embed_cls),
-            vocab_size: size("text.token_embedding.weight", 0)?,
-            hidden_size,
-            num_attention_heads: number(&text, "heads").unwrap_or(hidden_size as u64 / HEAD_WIDTH).max(1)
-                as usize,
-            num_hidden_layers: shards
-                .shapes()
-                .filter_map(|(name, _)| text_block_of(name))
-                .max()
-                .map_or(0, |last| last + 1),
-            mlp_ratio: text.get("mlp_ratio").and_then(Value::as_f64).unwrap_or(4.0),
-            hidden_act,
-            embed_cls,
-        },
+    let visual_width = size("visual.conv1", 0)?;
+    let embed_dim = size("text.text_projection", 1)?;
+    let text = ClipTextConfig {
+        context_length: size("text.positional_embedding", 0)? - usize::from(embed_cls),
+        vocab_size: size("text.token_embedding.weight", 0)?,
+        hidden_size,
+        num_attention_heads: number(&text, "heads").unwrap_or(hidden_size as u64 / HEAD_WIDTH).max(1)
+            as usize,
+        num_hidden_layers: shards.names().filter_map(text_block_of).max().map_or(0, |last| last + 1),
+        mlp_ratio: text.get("mlp_ratio").and_then(Value::as_f64).unwrap_or(4.0),
+        hidden_act,
+        layer_norm_eps: OPEN_CLIP_EPS,
+        embed_cls,
     };
-    let preprocess = preprocess(root.get("preprocess_cfg"), config.vision.image_size)?;
-    Ok(OpenClipFile { config, preprocess })
+    let (vision, shards) = image_tower(shards, model, &vision, visual_width)?;
+    let preprocess = preprocess(root.get("preprocess_cfg"), vision.image_size)?;
+    let attentional_pool = queries.map(|n_queries| (pool_heads, n_queries));
+    let config = OpenClipConfig { embed_dim, vision, attentional_pool, text };
+    Ok((OpenClipFile { config, preprocess }, shards))
+}
+
+/// Sizes of the image tower, and the checkpoint with its tensors as the model takes them.
+fn image_tower<'a>(
+    mut shards: Shards<'a>,
+    model: &Map<String, Value>,
+    vision: &Map<String, Value>,
+    width: usize,
+) -> Result<(VitConfig, Shards<'a>), OpenClipError> {
+    let facts = open_clip_vision(model, vision)?;
+    let unsaid = Unsaid {
+        num_attention_heads: match facts.num_attention_heads {
+            Some(heads) => heads,
+            None => usual_heads(width)?,
+        },
+        hidden_act: facts.hidden_act.unwrap_or(HiddenAct::Gelu),
+        layer_norm_eps: facts.layer_norm_eps.unwrap_or(OPEN_CLIP_EPS),
+        norms_after_pooling: false,
+    };
+    let is_visual = |name: &str| name.starts_with("visual.");
+    let mut tower = shards.split_off(is_visual).rename(|name| Some(name["visual.".len()..].to_owned()));
+    let (config, ours) = assemble(Kind::OpenClip, &mut tower, unsaid)?;
+    // CoCa's pooling.
+    let rest = tower.rename(|name| Some(format!("visual.{name}")));
+    Ok((config, shards.join(ours).join(rest)))
 }
 
 /// A key that changes the graph and is not built here must not pass in silence.

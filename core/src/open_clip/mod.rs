@@ -56,8 +56,8 @@ impl OpenClip {
         tokenizer: &str,
         device: &Device,
     ) -> Result<Self, OpenClipError> {
-        let shards = shards.rename(open_clip_name);
-        let OpenClipFile { config, preprocess } = read_config(&shards, config_json)?;
+        let (file, shards) = read_config(shards.rename(open_clip_name), config_json)?;
+        let OpenClipFile { config, preprocess } = file;
         let tokenizer = ClipTokenizer::new(tokenizer, config.text.context_length)?;
         if tokenizer.n_tokens() > config.text.vocab_size {
             return Err(OpenClipError::Tokenizer(format!(

@@ -171,14 +171,16 @@ fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
         VisionConfig::Vit(v) => {
             let mlp = mlp_width(v);
             let block = 4 * c + linear(c, 3 * c) + linear(c, c) + linear(c, mlp) + linear(mlp, c);
-            let n_patches = sizes.grid() * sizes.grid();
-            let ends = 3 * v.patch_size * v.patch_size * c + c + (1 + n_patches) * c + 4 * c;
-            (("visual.conv1", ends + v.num_hidden_layers * block), c * v.proj_dim)
+            let n_norms = usize::from(v.ln_pre) + usize::from(v.ln_post);
+            let class = usize::from(v.class_token) * c;
+            let ends = 3 * v.patch_size * v.patch_size * c + class + v.n_positions() * c + n_norms * 2 * c;
+            (("visual.conv1", ends + v.num_hidden_layers * block), c * v.proj_dim.unwrap_or(0))
         }
         VisionConfig::EfficientNetLite(lite) => (("visual.head.weight", lite_layers(lite).parameters), 0),
     };
     let head = if l.tie_word_embeddings { 0 } else { l.vocab_size * h };
-    let llm = l.vocab_size * h + head + h + l.num_hidden_layers * (llama_matrices(l) + 2 * h);
+    let block = llama_matrices(l) + llama_biases(l) + 2 * h;
+    let llm = l.vocab_size * h + head + h + l.num_hidden_layers * block;
     vec![
         visual,
         ("visual.proj", proj),
@@ -230,9 +232,17 @@ fn mlp_width(v: &VitConfig) -> usize {
 
 /// Weights of a Llama block's matrices.
 fn llama_matrices(l: &LlamaConfig) -> usize {
-    let h = l.hidden_size;
-    let kv = h / l.num_attention_heads * l.num_key_value_heads;
-    2 * h * h + 2 * h * kv + 3 * h * l.intermediate_size
+    let (h, q, kv) =
+        (l.hidden_size, l.head_dim() * l.num_attention_heads, l.head_dim() * l.num_key_value_heads);
+    2 * h * q + 2 * h * kv + 3 * h * l.intermediate_size
+}
+
+/// Biases of the same.
+fn llama_biases(l: &LlamaConfig) -> usize {
+    let (q, kv) = (l.head_dim() * l.num_attention_heads, l.head_dim() * l.num_key_value_heads);
+    let attention = q + 2 * kv + l.hidden_size;
+    let mlp = 2 * l.intermediate_size + l.hidden_size;
+    usize::from(l.attention_bias) * attention + usize::from(l.mlp_bias) * mlp
 }
 
 /// Operations of forward passes for one sample.
@@ -312,7 +322,7 @@ fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
         VisionConfig::EfficientNetLite(lite) => return lite_layers(lite).flops,
     };
     let (c, n_patches) = (v.hidden_size as f64, n_patches as f64);
-    let seq = n_patches + 1.0;
+    let seq = n_patches + f64::from(v.class_token);
     let block = 2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c;
     2.0 * n_patches * 3.0 * (v.patch_size * v.patch_size) as f64 * c + v.num_hidden_layers as f64 * block
 }
@@ -320,7 +330,8 @@ fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
 /// Operations of the language model's forward pass over a sequence, of which some positions are scored.
 fn llama_flops(l: &LlamaConfig, seq: f64, scored: f64) -> f64 {
     let h = l.hidden_size as f64;
-    let block = 2.0 * seq * llama_matrices(l) as f64 + 4.0 * seq * seq * h;
+    let attention = 4.0 * seq * seq * (l.head_dim() * l.num_attention_heads) as f64;
+    let block = 2.0 * seq * llama_matrices(l) as f64 + attention;
     l.num_hidden_layers as f64 * block + 2.0 * scored * h * l.vocab_size as f64
 }
 
@@ -433,7 +444,7 @@ fn vision_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
             return Chain { n_blocks: 1.0, input: pixels, width, mlp: 0.0, attention: 0.0 };
         }
     };
-    let seq = (n_patches + 1) as f64;
+    let seq = (n_patches + usize::from(v.class_token)) as f64;
     Chain {
         n_blocks: v.num_hidden_layers as f64,
         input: seq * v.hidden_size as f64,

@@ -9,11 +9,10 @@ use serde_json::{Value, json};
 use super::config::{ModelSource, Recipe, TrainConfig};
 use super::run::TrainError;
 use super::store::RunState;
-use crate::checkpoint::Shards;
 use crate::checkpoint::towers::load_tower;
 use crate::config::MmGemConfig;
 use crate::data::source::read_lines;
-use crate::files::{FolderError, ModelFolder, read, write_atomic};
+use crate::files::{FolderError, ModelFolder, Published, VISION_WEIGHTS, read, write_atomic};
 use crate::init::{fresh, fresh_where};
 use crate::model::MmGem;
 use crate::tokenizer::{Tokenizer, train_bpe};
@@ -63,10 +62,11 @@ pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Resu
     let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
     let mut model = fresh(MmGem::new(&sizes, device), &sizes, config.seed);
     if let Some(path) = &source.vision {
-        let bytes = read(path)?;
-        let name = path.display().to_string();
-        model = Shards::new(&[(&name, &bytes)])
-            .and_then(|shards| load_tower(model, &sizes.vision, shards))
+        let published = Published::open(path, VISION_WEIGHTS)?;
+        let configs = published.tower_configs()?;
+        model = published
+            .shards()
+            .and_then(|shards| load_tower(model, &sizes, shards, &configs))
             .map_err(|cause| FolderError::Checkpoint { cause, folder: path.clone() })?;
     }
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })

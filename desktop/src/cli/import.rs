@@ -1,14 +1,17 @@
-//! `mmgem import`: an OpenCLIP image encoder and a Hugging Face Llama become a model folder.
+//! `mmgem import`: a published image encoder and a Hugging Face Llama become a model folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
-use burn::tensor::Device;
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use mmgem_core::checkpoint::import::{INCEPTION_MEAN_STD, ImportOptions, OPENAI_MEAN_STD, import};
-use mmgem_core::checkpoint::{Dtype, Shards};
+use mmgem_core::checkpoint::Dtype;
+use mmgem_core::checkpoint::import::{ImportOptions, import};
+use mmgem_core::checkpoint::towers::{
+    IMAGENET_MEAN_STD, INCEPTION_MEAN_STD, MeanStd, OPENAI_MEAN_STD, TowerOptions,
+};
 use mmgem_core::config::{CaptionOrder, HiddenAct, VisionTokens};
-use mmgem_core::files::{self, ModelFolder, as_slices};
+use mmgem_core::files::{self, LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
+use mmgem_core::image::ResizeMode;
 use mmgem_core::tokenizer::Tokenizer;
 use serde_json::json;
 
@@ -19,11 +22,16 @@ use crate::terminal::{note, print, print_json};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem import --vision ViT-B-16/open_clip_model.safetensors --language TinyLlama-1.1B --out start\n  \
-    mmgem import --vision ViT-L-14-336 --language TinyLlama-1.1B --image-size 336 --out start\n  \
-    mmgem import --vision DFN2B-B-16 --quick-gelu --language TinyLlama-1.1B --out start\n\n\
+    mmgem import --vision clip-vit-large-patch14-336 --language TinyLlama-1.1B --out start\n  \
+    mmgem import --vision dinov2-small --image-size 224 --language SmolLM-135M --out start\n  \
+    mmgem import --vision tf_efficientnet_lite2.in1k --vision-tokens roi --language SmolLM-135M --out start\n\n\
+    Known image encoders: OpenCLIP's ViTs; transformers' CLIPModel, CLIPVisionModel, SiglipVisionModel and\n\
+    Dinov2Model; timm's ViTs and tf_efficientnet_lite0 to 4. Weights are safetensors, in one file or several, or\n\
+    PyTorch's .bin, .pt and .pth. open_clip_config.json, config.json and preprocessor_config.json beside them say\n\
+    heads, activation and pixel statistics.\n\n\
     h1-h4 and the tokens of MM-GEM are new and have to be trained: `mmgem train`.")]
 pub struct ImportArgs {
-    /// OpenCLIP checkpoint: a .safetensors file, or the folder that holds it
+    /// Image encoder: a file of weights, an index of several, or the folder that holds them
     #[arg(long, value_name = "F")]
     vision: PathBuf,
     /// Hugging Face folder of a Llama: config.json, model.safetensors, tokenizer.json
@@ -32,19 +40,22 @@ pub struct ImportArgs {
     /// Folder to write
     #[arg(long, value_name = "MODEL")]
     out: PathBuf,
-    /// Side of the input in pixels; the positions are interpolated to it
+    /// Side of the input in pixels; the positions are interpolated to it [default: the encoder's own]
     #[arg(long, value_name = "PX")]
     image_size: Option<usize>,
-    /// Attention heads of the image encoder, where OpenCLIP's rule does not hold
+    /// Attention heads of the image encoder, if no file says them and they are not the usual ones
     #[arg(long, value_name = "N")]
     vision_heads: Option<usize>,
-    /// The image encoder has QuickGELU: OpenAI's and DFN's checkpoints
+    /// The image encoder has QuickGELU, and no file says so: OpenAI's and DFN's checkpoints
     #[arg(long)]
     quick_gelu: bool,
-    /// Pixel statistics that the image encoder was trained with
-    #[arg(long, value_enum, default_value_t = PixelStatistics::Openai)]
-    mean_std: PixelStatistics,
-    /// Width of the joint space; the width of OpenCLIP's own without
+    /// Pixel statistics that the image encoder was trained with, if no file says them
+    #[arg(long, value_enum)]
+    mean_std: Option<PixelStatistics>,
+    /// How a photo becomes square
+    #[arg(long, value_enum, default_value_t = Square::Squash)]
+    resize_mode: Square,
+    /// Width of the joint space [default: the width of CLIP's own, or 512]
     #[arg(long, value_name = "D")]
     embed_dim: Option<usize>,
     /// What the language model sees of a whole photo
@@ -67,6 +78,16 @@ enum PixelStatistics {
     Openai,
     /// Mean and deviation 0.5: LAION-2B's ViT-L/14, SigLIP
     Inception,
+    /// ImageNet's: DINOv2, DeiT
+    Imagenet,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Square {
+    /// Every pixel is kept, the aspect ratio is lost
+    Squash,
+    /// Shortest side to the input's size, then the centre
+    Crop,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -75,6 +96,8 @@ enum Tokens {
     Mean,
     /// One token for each patch
     Grid,
+    /// 7x7 tokens, RoIAlign over the whole photo
+    Roi,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -99,10 +122,11 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
         |path: &Path| if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
     let (vision_folder, language_folder) = (folder_of(&args.vision), folder_of(&args.language));
     spare_inputs("--out", &args.out, [vision_folder.as_path(), language_folder.as_path()])?;
-    let vision = read_vision(&args.vision).context("the image encoder cannot be imported")?;
-    let language = files::read_shards(&args.language, "model.safetensors").context(
-        "the language model cannot be imported\n  hint: wanted a Hugging Face folder with safetensors",
-    )?;
+    let of_vision = "the image encoder cannot be imported";
+    let vision = Published::open(&args.vision, VISION_WEIGHTS).context(of_vision)?;
+    let configs = vision.tower_configs().context(of_vision)?;
+    let language = Published::open(&args.language, LANGUAGE_WEIGHTS)
+        .context("the language model cannot be imported\n  hint: wanted a Hugging Face folder")?;
     let in_language = |name: &str| {
         files::read(&args.language.join(name))
             .with_context(|| format!("the language model's {name} cannot be read"))
@@ -110,73 +134,67 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     let language_config = String::from_utf8_lossy(&in_language("config.json")?).into_owned();
     let tokenizer_json = in_language("tokenizer.json")?;
 
-    let (vision, language) = (as_slices(&vision), as_slices(&language));
-    let vision = Shards::new(&vision)?;
-    let options = options(args, &vision);
-    let (config, model) =
-        import(vision, Shards::new(&language)?, &language_config, &options, &Device::flex())?;
-    let tokenizer = Tokenizer::from_json(&tokenizer_json, &config)?;
+    let (vision, language) = (vision.shards()?, language.shards()?);
+    let imported = import(vision, &configs, language, &language_config, &options(args))?;
+    let config = &imported.config;
+    Tokenizer::from_json(&tokenizer_json, config)?;
 
     let summary = json!({
         "out": args.out,
         "image_encoder": config.vision.to_string(),
         "language_model": format!("Llama {}x{}", config.llm.num_hidden_layers, config.llm.hidden_size),
         "embed_dim": config.embed_dim,
+        "image_mean": config.image_mean,
+        "image_std": config.image_std,
+        "notes": imported.notes,
     });
     let dtype = match args.dtype {
         WeightDtype::F32 => Dtype::F32,
         WeightDtype::F16 => Dtype::F16,
     };
-    ModelFolder { config, model, tokenizer, tokenizer_json }.write(&args.out, dtype)?;
+    files::write_import(&imported, &tokenizer_json, &args.out, dtype)?;
     if globals.json {
         return print_json(&summary);
     }
-    for (key, value) in summary.as_object().expect("made above") {
+    for (key, value) in summary.as_object().expect("made above").iter().filter(|(key, _)| *key != "notes") {
         print(format!("{key:<16}{}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))?;
+    }
+    for words in &imported.notes {
+        note(globals.quiet, words);
     }
     note(globals.quiet, "h1-h4 and the tokens are new: train before use");
     Ok(())
 }
 
-fn options(args: &ImportArgs, vision: &Shards) -> ImportOptions {
-    let (image_mean, image_std) = match args.mean_std {
-        PixelStatistics::Openai => OPENAI_MEAN_STD,
-        PixelStatistics::Inception => INCEPTION_MEAN_STD,
-    };
-    let own_width = vision.shape("visual.proj").and_then(|shape| shape.get(1)).copied();
+fn options(args: &ImportArgs) -> ImportOptions {
+    let mean_std = args.mean_std.map(|statistics| -> MeanStd {
+        match statistics {
+            PixelStatistics::Openai => OPENAI_MEAN_STD,
+            PixelStatistics::Inception => INCEPTION_MEAN_STD,
+            PixelStatistics::Imagenet => IMAGENET_MEAN_STD,
+        }
+    });
     ImportOptions {
-        image_size: args.image_size,
-        vision_heads: args.vision_heads,
-        hidden_act: if args.quick_gelu { HiddenAct::QuickGelu } else { HiddenAct::Gelu },
-        image_mean,
-        image_std,
-        embed_dim: args.embed_dim.or(own_width).unwrap_or(512),
+        tower: TowerOptions {
+            image_size: args.image_size,
+            num_attention_heads: args.vision_heads,
+            hidden_act: args.quick_gelu.then_some(HiddenAct::QuickGelu),
+            mean_std,
+        },
+        resize_mode: match args.resize_mode {
+            Square::Squash => ResizeMode::Squash,
+            Square::Crop => ResizeMode::Crop,
+        },
+        embed_dim: args.embed_dim,
         vision_tokens: match args.vision_tokens {
             Tokens::Mean => VisionTokens::Mean,
             Tokens::Grid => VisionTokens::Grid,
+            Tokens::Roi => VisionTokens::Roi,
         },
         caption_order: match args.caption_order {
             Order::ImageFirst => CaptionOrder::ImageFirst,
             Order::CapFirst => CaptionOrder::CapFirst,
         },
         seed: args.seed,
-    }
-}
-
-/// The files of an OpenCLIP checkpoint: the one that is named, or those of a folder.
-fn read_vision(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    if !path.is_dir() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        return Ok(vec![(name, files::read(path)?)]);
-    }
-    const NAMES: [&str; 2] = ["open_clip_model.safetensors", "model.safetensors"];
-    let there = |name: &&&str| path.join(name).is_file() || path.join(format!("{name}.index.json")).is_file();
-    match NAMES.iter().find(there) {
-        Some(name) => Ok(files::read_shards(path, name)?),
-        None => bail!(
-            "found neither {} nor an index of theirs\n  hint: a PyTorch .bin has to be converted to safetensors first\n  folder: {}",
-            NAMES.join(" nor "),
-            path.display()
-        ),
     }
 }

@@ -1,0 +1,221 @@
+//! Under which names image encoders are published.
+
+use std::collections::BTreeSet;
+
+use super::super::read::CheckpointError;
+use super::super::shards::Shards;
+
+/// Whose names an encoder has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// open_clip's `VisionTransformer`.
+    OpenClip,
+    /// transformers' `CLIPVisionModel`.
+    Clip,
+    /// transformers' `SiglipVisionModel`.
+    Siglip,
+    /// transformers' `Dinov2Model`.
+    Dinov2,
+    /// timm's `VisionTransformer`, and Meta's own files of DINOv2.
+    TimmVit,
+    /// timm's `tf_efficientnet_lite*`.
+    TimmLite,
+    /// An EfficientNet-Lite whose batch norms are folded.
+    FoldedLite,
+}
+
+/// How the encoders of a program are told apart, and what stands around them.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub kind: Kind,
+    /// For people.
+    pub title: &'static str,
+    /// Tensors that every such encoder has, by their names in it.
+    marks: &'static [&'static str],
+    /// Tensors that none has.
+    never: &'static [&'static str],
+    /// Where a larger model keeps the encoder.
+    places: &'static [&'static str],
+    /// Beginnings of the names of the larger model's other parts.
+    neighbours: &'static [&'static str],
+    /// Beginnings of names in the encoder that V does not depend on.
+    left_out: &'static [&'static str],
+}
+
+const LAYOUTS: [Layout; 7] = [
+    Layout {
+        kind: Kind::OpenClip,
+        title: "OpenCLIP (visual.transformer.resblocks.*)",
+        marks: &["conv1.weight", "class_embedding", "transformer.resblocks.0.ln_1.weight"],
+        never: &[],
+        places: &["visual."],
+        neighbours: &[
+            "transformer.",
+            "token_embedding.",
+            "ln_final.",
+            "text_projection",
+            "positional_embedding",
+            "logit_scale",
+            "logit_bias",
+            "attn_mask",
+            "text.",
+            "text_decoder.",
+            // OpenAI's own files.
+            "input_resolution",
+            "context_length",
+            "vocab_size",
+        ],
+        left_out: &[],
+    },
+    Layout {
+        kind: Kind::Clip,
+        title: "transformers' CLIPModel and CLIPVisionModel (vision_model.*)",
+        marks: &["embeddings.patch_embedding.weight", "embeddings.class_embedding"],
+        never: &[],
+        places: &["vision_model."],
+        neighbours: &["text_model.", "text_projection.", "visual_projection.", "logit_scale"],
+        left_out: &["embeddings.position_ids"],
+    },
+    Layout {
+        kind: Kind::Siglip,
+        title: "transformers' SiglipModel and SiglipVisionModel (vision_model.*)",
+        marks: &["embeddings.patch_embedding.weight", "post_layernorm.weight"],
+        never: &["embeddings.class_embedding"],
+        places: &["vision_model."],
+        neighbours: &["text_model.", "logit_scale", "logit_bias"],
+        left_out: &["embeddings.position_ids", "head."],
+    },
+    Layout {
+        kind: Kind::Dinov2,
+        title: "transformers' Dinov2Model (encoder.layer.*)",
+        marks: &["embeddings.patch_embeddings.projection.weight", "encoder.layer.0.norm1.weight"],
+        never: &[],
+        places: &["dinov2."],
+        neighbours: &["classifier."],
+        left_out: &["embeddings.mask_token"],
+    },
+    Layout {
+        kind: Kind::TimmVit,
+        title: "timm's ViTs (blocks.*.attn.qkv)",
+        marks: &["patch_embed.proj.weight", "blocks.0.attn.qkv.weight"],
+        never: &[],
+        places: &["visual.trunk.", "trunk."],
+        neighbours: &["text.", "logit_scale", "logit_bias", "visual.head.", "head."],
+        left_out: &["head.", "fc_norm.", "attn_pool.", "mask_token"],
+    },
+    Layout {
+        kind: Kind::TimmLite,
+        title: "timm's tf_efficientnet_lite* (conv_stem, blocks.*.*.conv_dw)",
+        marks: &["conv_stem.weight", "blocks.0.0.conv_dw.weight", "conv_head.weight"],
+        never: &[],
+        places: &[],
+        neighbours: &[],
+        left_out: &["classifier."],
+    },
+    Layout {
+        kind: Kind::FoldedLite,
+        title: "an EfficientNet-Lite with folded batch norms (stem, blocks.N.{expand,dw,project}, head)",
+        marks: &["stem.weight", "blocks.0.dw.weight", "head.weight"],
+        never: &[],
+        places: &[],
+        neighbours: &[],
+        left_out: &["fc."],
+    },
+];
+
+/// Keys under which a training program keeps its weights beside other tensors.
+const WRAPPERS: [&str; 6] = ["state_dict.", "model_state_dict.", "model.", "module.", "net.", "teacher."];
+
+/// An encoder in a checkpoint.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub layout: &'static Layout,
+    /// What stands before its names in the checkpoint.
+    pub prefix: String,
+    /// Its tensors, by their names in it.
+    pub encoder: Shards<'a>,
+    /// The rest of the model that holds it, by the names there.
+    pub around: Shards<'a>,
+}
+
+/// Finds the one encoder of a checkpoint; what V does not depend on is left out.
+///
+/// # Errors
+/// If there is none or more than one, or if the checkpoint has parts that are not known.
+pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
+    let (layout, prefix) = the_only(&checkpoint)?;
+    let outer = layout.places.iter().find_map(|place| prefix.strip_suffix(place)).unwrap_or(&prefix);
+    let wrapper = WRAPPERS.into_iter().find(|wrapper| prefix.starts_with(wrapper)).unwrap_or_default();
+    let encoder = checkpoint.split_off(|name| name.starts_with(&prefix));
+    let encoder = encoder.rename(|name| {
+        let inner = &name[prefix.len()..];
+        let is_left_out = layout.left_out.iter().any(|start| inner.starts_with(start));
+        // Without a place of its own the encoder stands among its neighbours.
+        let is_neighbour = prefix == outer && layout.neighbours.iter().any(|start| inner.starts_with(start));
+        (!(is_left_out || is_neighbour && layout.kind != Kind::OpenClip)).then(|| inner.to_owned())
+    });
+    let around = checkpoint.rename(|name| name.starts_with(wrapper).then(|| name.to_owned()));
+    let unknown: Vec<&str> = around
+        .names()
+        .filter(|name| match name.strip_prefix(outer) {
+            Some(inner) => !layout.neighbours.iter().any(|start| inner.starts_with(start)),
+            None => true,
+        })
+        .collect();
+    if let Some(first) = unknown.first() {
+        return Err(CheckpointError::Import(format!(
+            "{} tensors beside the image encoder are not known, the first is {first}\n  hint: the encoder has the layout of {}; save it alone",
+            unknown.len(),
+            layout.title
+        )));
+    }
+    let around = around.rename(|name| Some(name[outer.len()..].to_owned()));
+    Ok(Found { layout, prefix, encoder, around })
+}
+
+/// The layout of a checkpoint, and what stands before the names of its encoder.
+fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), CheckpointError> {
+    let mut found: Vec<(&'static Layout, String)> = Vec::new();
+    for layout in &LAYOUTS {
+        let prefixes: BTreeSet<&str> = checkpoint
+            .names()
+            .filter_map(|name| name.strip_suffix(layout.marks[0]))
+            .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+            .collect();
+        let is_there = |prefix: &str, mark: &str| checkpoint.shape(&format!("{prefix}{mark}")).is_some();
+        let is_such = |prefix: &&str| {
+            layout.marks.iter().all(|mark| is_there(prefix, mark))
+                && !layout.never.iter().any(|mark| is_there(prefix, mark))
+        };
+        found.extend(prefixes.into_iter().filter(is_such).map(|prefix| (layout, prefix.to_owned())));
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(unknown(checkpoint)),
+        n => {
+            let places: Vec<String> = found
+                .iter()
+                .map(|(_, prefix)| match prefix.as_str() {
+                    "" => "the file itself".to_owned(),
+                    prefix => format!("{prefix}*"),
+                })
+                .collect();
+            Err(CheckpointError::Import(format!(
+                "the checkpoint has {n} image encoders: {}\n  hint: save the one that is meant alone",
+                places.join(", ")
+            )))
+        }
+    }
+}
+
+fn unknown(checkpoint: &Shards) -> CheckpointError {
+    let names: Vec<&str> = checkpoint.names().take(3).collect();
+    let found = match names.as_slice() {
+        [] => "the checkpoint has no tensors".to_owned(),
+        names => {
+            format!("the names are not those of an image encoder that is known ({}, ..)", names.join(", "))
+        }
+    };
+    let titles: Vec<String> = LAYOUTS.iter().map(|layout| format!("\n    {}", layout.title)).collect();
+    CheckpointError::Import(format!("{found}\n  hint: these layouts are known{}", titles.concat()))
+}

@@ -1,0 +1,513 @@
+//! What the files beside the weights say of an image encoder: `open_clip_config.json`, `config.json`,
+//! `preprocessor_config.json`.
+//!
+//! A key that changes what is computed and is not built here is an error.
+
+use serde_json::{Map, Value};
+
+use super::super::read::CheckpointError;
+use super::layout::Kind;
+use crate::config::HiddenAct;
+use crate::image::ResizeMode;
+
+/// Texts of the files; those that are not there are absent.
+#[derive(Clone, Debug, Default)]
+pub struct TowerConfigs {
+    /// OpenCLIP's `open_clip_config.json`.
+    pub open_clip: Option<String>,
+    /// `config.json` of transformers or timm.
+    pub config: Option<String>,
+    /// transformers' `preprocessor_config.json`.
+    pub preprocessor: Option<String>,
+}
+
+/// What the files say; what they leave open is absent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub num_attention_heads: Option<usize>,
+    pub hidden_act: Option<HiddenAct>,
+    pub layer_norm_eps: Option<f64>,
+    pub norms_after_pooling: bool,
+    /// Sizes that the weights must have: key, value.
+    pub sizes: Vec<(&'static str, usize)>,
+    /// Side of the pictures.
+    pub image_size: Option<usize>,
+    pub mean_std: Option<([f32; 3], [f32; 3])>,
+    pub resize_mode: Option<ResizeMode>,
+    /// What was done otherwise than the files say, and is not a mistake.
+    pub notes: Vec<String>,
+}
+
+/// Epsilons of LayerNorm.
+pub(crate) const OPEN_CLIP_EPS: f64 = 1e-5;
+pub(super) const TIMM_EPS: f64 = 1e-6;
+
+/// The numbers of a JSON object, and the name of its file for messages.
+#[derive(Clone, Copy)]
+struct Keys<'j> {
+    file: &'static str,
+    /// Path to the object in the file, with a dot behind.
+    place: &'static str,
+    object: &'j Map<String, Value>,
+}
+
+impl<'j> Keys<'j> {
+    fn get(&self, key: &str) -> Option<&'j Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong(&self, key: &str, wanted: &str) -> CheckpointError {
+        let Self { file, place, .. } = self;
+        let found = self.object.get(key).unwrap_or(&Value::Null);
+        CheckpointError::Import(format!("{file} has {place}{key} = {found}, wanted {wanted}"))
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_u64().map(|n| Some(n as usize)).ok_or_else(|| self.wrong(key, "a number"))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| self.wrong(key, "a number"))
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(key, "true or false"))
+    }
+
+    fn text(&self, key: &str) -> Option<&'j str> {
+        self.get(key).and_then(Value::as_str)
+    }
+
+    /// A number for each colour.
+    fn colours(&self, key: &str) -> Result<Option<[f32; 3]>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let three = match value {
+            Value::Number(one) => one.as_f64().map(|one| [one as f32; 3]),
+            value => serde_json::from_value(value.clone()).ok(),
+        };
+        three.map(Some).ok_or_else(|| self.wrong(key, "three numbers"))
+    }
+
+    /// A side in pixels: one number, `[side, side]` or `{"height", "width"}`.
+    fn side(&self, key: &str) -> Result<Option<usize>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let sides: Vec<u64> = match value {
+            Value::Array(sides) => sides.iter().filter_map(Value::as_u64).collect(),
+            Value::Object(sides) => {
+                ["height", "width"].iter().filter_map(|key| sides.get(*key)?.as_u64()).collect()
+            }
+            value => value.as_u64().into_iter().flat_map(|side| [side, side]).collect(),
+        };
+        match sides[..] {
+            [height, width] if height == width => Ok(Some(height as usize)),
+            _ => Err(self.wrong(key, "a square")),
+        }
+    }
+
+    fn within(&self, key: &str, place: &'static str) -> Result<Option<Self>, CheckpointError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let object = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
+        Ok(Some(Keys { file: self.file, place, object }))
+    }
+
+    /// A key that changes the graph and is not known must not pass in silence.
+    fn refuse_unknown(&self, known: &[&str]) -> Result<(), CheckpointError> {
+        let is_neutral = |value: &Value| value.is_null() || value == &Value::Bool(false);
+        match self.object.iter().find(|(key, value)| !known.contains(&key.as_str()) && !is_neutral(value)) {
+            None => Ok(()),
+            Some((key, value)) => Err(CheckpointError::Import(format!(
+                "{} has {}{key} = {value}, which is not known here and may change what is computed\n  hint: only plain encoders can be imported",
+                self.file, self.place
+            ))),
+        }
+    }
+}
+
+fn parse(file: &'static str, text: &str) -> Result<Map<String, Value>, CheckpointError> {
+    let malformed = |cause: &str| CheckpointError::Import(format!("{file} is not a JSON object{cause}"));
+    match serde_json::from_str(text) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(malformed("")),
+        Err(cause) => Err(malformed(&format!(": {cause}"))),
+    }
+}
+
+/// What the files say of an encoder of this layout.
+pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<Facts, CheckpointError> {
+    let mut facts = match (kind, &configs.open_clip, &configs.config) {
+        (Kind::OpenClip, Some(text), _) => open_clip(text)?,
+        (Kind::Clip | Kind::Siglip | Kind::Dinov2, _, Some(text)) => hugging_face(kind, text)?,
+        (Kind::Clip | Kind::Siglip | Kind::Dinov2, _, None) => {
+            return Err(CheckpointError::Import(
+                "config.json is not beside the weights, and it says the activation and the number of heads\n  hint: download it into the same folder".into(),
+            ));
+        }
+        (Kind::TimmVit | Kind::TimmLite, _, Some(text)) => timm(kind, text)?,
+        (Kind::TimmVit, Some(text), None) => open_clip_with_timm(text)?,
+        _ => Facts::default(),
+    };
+    if let (Kind::Clip | Kind::Siglip | Kind::Dinov2, Some(text)) = (kind, &configs.preprocessor) {
+        preprocessor(text, &mut facts)?;
+    }
+    if kind == Kind::Dinov2 || facts.image_size.is_none() {
+        return Ok(facts);
+    }
+    let model = facts.sizes.iter().find(|(key, _)| *key == "image_size").map(|(_, size)| *size);
+    match (model, facts.image_size) {
+        (Some(model), Some(pictures)) if model != pictures => Err(CheckpointError::Import(format!(
+            "the pictures are made {pictures} px wide, but the encoder takes {model}\n  hint: are the config files those of the weights?"
+        ))),
+        _ => Ok(facts),
+    }
+}
+
+const OPEN_CLIP_FILE: &str = "open_clip_config.json";
+const MODEL_KEYS: [&str; 9] = [
+    "embed_dim",
+    "vision_cfg",
+    "text_cfg",
+    "quick_gelu",
+    "multimodal_cfg",
+    "custom_text",
+    "init_logit_scale",
+    "init_logit_bias",
+    "nonscalar_logit_scale",
+];
+/// LayerScale and the kind of positions show in the weights; dropout is for training.
+const VISION_KEYS: [&str; 17] = [
+    "image_size",
+    "layers",
+    "width",
+    "head_width",
+    "patch_size",
+    "mlp_ratio",
+    "ls_init_value",
+    "patch_dropout",
+    "no_ln_pre",
+    "pos_embed_type",
+    "pool_type",
+    "final_ln_after_pool",
+    "act_kwargs",
+    "norm_kwargs",
+    "attn_pooler_queries",
+    "attn_pooler_heads",
+    "output_tokens",
+];
+const TIMM_VISION_KEYS: [&str; 9] = [
+    "image_size",
+    "timm_model_name",
+    "timm_model_pretrained",
+    "timm_pool",
+    "timm_proj",
+    "timm_proj_bias",
+    "timm_drop",
+    "timm_drop_path",
+    "patch_dropout",
+];
+
+/// The model's and the preprocessing's part of an `open_clip_config.json`; the first may be all there is.
+fn open_clip_parts(root: &Map<String, Value>) -> Result<(Keys<'_>, Option<Keys<'_>>), CheckpointError> {
+    let root = Keys { file: OPEN_CLIP_FILE, place: "", object: root };
+    let model = root.within("model_cfg", "model_cfg.")?.unwrap_or(root);
+    Ok((model, root.within("preprocess_cfg", "preprocess_cfg.")?))
+}
+
+fn open_clip(text: &str) -> Result<Facts, CheckpointError> {
+    let root = parse(OPEN_CLIP_FILE, text)?;
+    let (model, preprocess) = open_clip_parts(&root)?;
+    model.refuse_unknown(&MODEL_KEYS)?;
+    let vision = model.within("vision_cfg", "vision_cfg.")?;
+    let vision = vision.ok_or_else(|| model.wrong("vision_cfg", "an object"))?;
+    vision.refuse_unknown(&VISION_KEYS)?;
+    let mut facts = open_clip_vision(model.object, vision.object)?;
+    facts.norms_after_pooling = vision.flag("final_ln_after_pool")?.unwrap_or(false);
+    if let Some(preprocess) = preprocess {
+        open_clip_preprocess(preprocess, &mut facts)?;
+    }
+    Ok(facts)
+}
+
+/// What `model_cfg` and its `vision_cfg` say of the blocks.
+pub(crate) fn open_clip_vision(
+    model: &Map<String, Value>,
+    vision: &Map<String, Value>,
+) -> Result<Facts, CheckpointError> {
+    let model = Keys { file: OPEN_CLIP_FILE, place: "model_cfg.", object: model };
+    let vision = Keys { file: OPEN_CLIP_FILE, place: "vision_cfg.", object: vision };
+    let is_quick = model.flag("quick_gelu")?.unwrap_or(false);
+    let act = match vision.within("act_kwargs", "vision_cfg.act_kwargs.")? {
+        Some(act) if !is_quick && !act.object.is_empty() => {
+            act.refuse_unknown(&["approximate"])?;
+            match act.text("approximate") {
+                Some("tanh") => HiddenAct::GeluPytorchTanh,
+                Some("none") => HiddenAct::Gelu,
+                _ => return Err(act.wrong("approximate", "\"tanh\" or \"none\"")),
+            }
+        }
+        Some(act) if !act.object.is_empty() => return Err(vision.wrong("act_kwargs", "none with QuickGELU")),
+        _ if is_quick => HiddenAct::QuickGelu,
+        _ => HiddenAct::Gelu,
+    };
+    let norm = vision.within("norm_kwargs", "vision_cfg.norm_kwargs.")?;
+    let eps = match norm {
+        Some(norm) => {
+            norm.refuse_unknown(&["eps"])?;
+            norm.number("eps")?
+        }
+        None => None,
+    };
+    let width = vision.size("width")?;
+    let head_width = vision.size("head_width")?.unwrap_or(64);
+    if head_width == 0 {
+        return Err(vision.wrong("head_width", "a number above 0"));
+    }
+    let keys = [("width", "hidden_size"), ("layers", "num_hidden_layers"), ("patch_size", "patch_size")];
+    let mut sizes = Vec::new();
+    for (key, ours) in keys {
+        sizes.extend(vision.size(key)?.map(|size| (ours, size)));
+    }
+    sizes.extend(vision.side("image_size")?.map(|side| ("image_size", side)));
+    Ok(Facts {
+        num_attention_heads: width.map(|width| width / head_width),
+        hidden_act: Some(act),
+        layer_norm_eps: Some(eps.unwrap_or(OPEN_CLIP_EPS)),
+        sizes,
+        ..Facts::default()
+    })
+}
+
+fn open_clip_preprocess(keys: Keys, facts: &mut Facts) -> Result<(), CheckpointError> {
+    if let (Some(mean), Some(std)) = (keys.colours("mean")?, keys.colours("std")?) {
+        facts.mean_std = Some((mean, std));
+    }
+    facts.image_size = keys.side("size")?;
+    facts.resize_mode = match keys.text("resize_mode") {
+        None | Some("shortest") => Some(ResizeMode::Crop),
+        Some("squash") => Some(ResizeMode::Squash),
+        Some(_) => return Err(keys.wrong("resize_mode", "\"shortest\" or \"squash\"")),
+    };
+    interpolation(keys, "interpolation", facts);
+    Ok(())
+}
+
+/// Pictures are always resized by bicubic interpolation; another one changes them a little.
+fn interpolation(keys: Keys, key: &str, facts: &mut Facts) {
+    if let Some(other) = keys.text(key).filter(|name| *name != "bicubic") {
+        facts.notes.push(format!("{} resizes pictures {other}; bicubic is used", keys.file));
+    }
+}
+
+/// An encoder of timm in an OpenCLIP model.
+fn open_clip_with_timm(text: &str) -> Result<Facts, CheckpointError> {
+    let root = parse(OPEN_CLIP_FILE, text)?;
+    let (model, preprocess) = open_clip_parts(&root)?;
+    let vision = model.within("vision_cfg", "vision_cfg.")?;
+    let vision = vision.ok_or_else(|| model.wrong("vision_cfg", "an object"))?;
+    vision.refuse_unknown(&TIMM_VISION_KEYS)?;
+    let name = vision.text("timm_model_name");
+    let mut facts = timm_vit(name.ok_or_else(|| vision.wrong("timm_model_name", "a name"))?)?;
+    facts.sizes.extend(vision.side("image_size")?.map(|side| ("image_size", side)));
+    if let Some(preprocess) = preprocess {
+        open_clip_preprocess(preprocess, &mut facts)?;
+    }
+    Ok(facts)
+}
+
+const CONFIG_FILE: &str = "config.json";
+
+fn hugging_face(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
+    let root = parse(CONFIG_FILE, text)?;
+    let root = Keys { file: CONFIG_FILE, place: "", object: &root };
+    let whole = root.within("vision_config", "vision_config.")?;
+    let (types, eps, act): (&[&str], f64, &str) = match kind {
+        Kind::Clip => (&["clip", "clip_vision_model"], 1e-5, "quick_gelu"),
+        Kind::Siglip => (&["siglip", "siglip_vision_model"], 1e-6, "gelu_pytorch_tanh"),
+        _ => (&["dinov2"], 1e-6, "gelu"),
+    };
+    if !root.text("model_type").is_some_and(|found| types.contains(&found)) {
+        return Err(root.wrong("model_type", &types.join(" or ")));
+    }
+    let keys = whole.unwrap_or(root);
+    // Switches that are off in every encoder that is built here.
+    for key in ["use_swiglu_ffn"] {
+        if keys.flag(key)? == Some(true) {
+            return Err(keys.wrong(key, "false"));
+        }
+    }
+    let hidden_act = match keys.text("hidden_act").unwrap_or(act) {
+        "gelu" => HiddenAct::Gelu,
+        "quick_gelu" => HiddenAct::QuickGelu,
+        "gelu_pytorch_tanh" | "gelu_new" => HiddenAct::GeluPytorchTanh,
+        _ => return Err(keys.wrong("hidden_act", "gelu, quick_gelu or gelu_pytorch_tanh")),
+    };
+    // transformers leaves keys out that have their defaults: those of a base model.
+    let size = |key: &'static str, default: usize| Ok((key, keys.size(key)?.unwrap_or(default)));
+    let default_patch_size = match kind {
+        Kind::Clip => 32,
+        Kind::Siglip => 16,
+        _ => 14,
+    };
+    let sizes = vec![
+        size("hidden_size", 768)?,
+        size("num_hidden_layers", 12)?,
+        size("patch_size", default_patch_size)?,
+        ("image_size", keys.side("image_size")?.unwrap_or(224)),
+    ];
+    Ok(Facts {
+        num_attention_heads: Some(keys.size("num_attention_heads")?.unwrap_or(12)),
+        hidden_act: Some(hidden_act),
+        layer_norm_eps: Some(keys.number("layer_norm_eps")?.unwrap_or(eps)),
+        sizes,
+        ..Facts::default()
+    })
+}
+
+/// transformers' image processors.
+fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
+    let root = parse("preprocessor_config.json", text)?;
+    let keys = Keys { file: "preprocessor_config.json", place: "", object: &root };
+    if keys.flag("do_rescale")? == Some(false) {
+        return Err(keys.wrong("do_rescale", "true"));
+    }
+    let factor = keys.number("rescale_factor")?;
+    if factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-4) {
+        return Err(keys.wrong("rescale_factor", "1/255"));
+    }
+    facts.mean_std =
+        match (keys.flag("do_normalize")?, keys.colours("image_mean")?, keys.colours("image_std")?) {
+            (Some(false), ..) => Some(([0.0; 3], [1.0; 3])),
+            (_, Some(mean), Some(std)) => Some((mean, std)),
+            _ => facts.mean_std,
+        };
+    let is_square = keys.get("size").is_some_and(|size| size.get("height").is_some());
+    facts.image_size = match keys.flag("do_center_crop")? {
+        Some(true) => keys.side("crop_size")?,
+        _ if is_square => keys.side("size")?,
+        _ => None,
+    };
+    facts.resize_mode = match (keys.flag("do_center_crop")?, is_square) {
+        (Some(true), _) => Some(ResizeMode::Crop),
+        (_, true) => Some(ResizeMode::Squash),
+        _ => None,
+    };
+    // Pillow's numbers.
+    if let Some(other) = keys.size("resample")?.filter(|number| *number != 3) {
+        facts
+            .notes
+            .push(format!("{} resizes pictures with resample = {other}; bicubic (3) is used", keys.file));
+    }
+    let shortest = keys.get("size").and_then(|size| size.get("shortest_edge")).and_then(Value::as_u64);
+    if let (Some(shortest), Some(side), Some(ResizeMode::Crop)) =
+        (shortest, facts.image_size, facts.resize_mode)
+        && shortest as usize != side
+    {
+        facts.notes.push(format!(
+            "{} makes the shortest side {shortest} px before it cuts {side} out; all of it is kept here",
+            keys.file
+        ));
+    }
+    Ok(())
+}
+
+/// Arguments of a ViT of timm that show in its weights, or that V does not depend on.
+const TIMM_ARGS: [&str; 17] = [
+    "img_size",
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "init_values",
+    "class_token",
+    "no_embed_class",
+    "pre_norm",
+    "fc_norm",
+    "qkv_bias",
+    "global_pool",
+    "num_classes",
+    "dynamic_img_size",
+    "drop_rate",
+    "drop_path_rate",
+];
+
+/// `config.json` of a model on timm's hub.
+fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
+    let root = parse(CONFIG_FILE, text)?;
+    let root = Keys { file: CONFIG_FILE, place: "", object: &root };
+    let name =
+        root.text("architecture").ok_or_else(|| root.wrong("architecture", "timm's name of the model"))?;
+    let mut facts = match kind {
+        Kind::TimmLite if name.starts_with("tf_efficientnet_lite") => Facts::default(),
+        Kind::TimmLite => {
+            return Err(root.wrong(
+                "architecture",
+                "tf_efficientnet_lite0 to 4: others pad otherwise and have another epsilon",
+            ));
+        }
+        _ => timm_vit(name)?,
+    };
+    if let Some(args) = root.within("model_args", "model_args.")? {
+        args.refuse_unknown(&TIMM_ARGS)?;
+        facts.num_attention_heads = args.size("num_heads")?.or(facts.num_attention_heads);
+        facts.sizes.extend(args.side("img_size")?.map(|side| ("image_size", side)));
+    }
+    let Some(pretrained) = root.within("pretrained_cfg", "pretrained_cfg.")? else { return Ok(facts) };
+    if let (Some(mean), Some(std)) = (pretrained.colours("mean")?, pretrained.colours("std")?) {
+        facts.mean_std = Some((mean, std));
+    }
+    facts.image_size = match pretrained.get("input_size").and_then(Value::as_array).map(Vec::as_slice) {
+        None => None,
+        Some([channels, height, width]) if channels == &Value::from(3) && height == width => {
+            height.as_u64().map(|side| side as usize)
+        }
+        Some(_) => return Err(pretrained.wrong("input_size", "[3, side, side]")),
+    };
+    facts.resize_mode = match pretrained.text("crop_mode") {
+        Some("squash") => Some(ResizeMode::Squash),
+        _ => Some(ResizeMode::Crop),
+    };
+    interpolation(pretrained, "interpolation", &mut facts);
+    Ok(facts)
+}
+
+/// What timm's name of a ViT says of it.
+fn timm_vit(name: &str) -> Result<Facts, CheckpointError> {
+    let name = name.split('.').next().unwrap_or_default();
+    let is_plain =
+        ["vit_", "deit_", "deit3_", "flexivit_", "test_vit"].iter().any(|start| name.starts_with(start));
+    // Norms after the layers, which have the names of norms before them.
+    if !is_plain || name.contains("_rpn_") {
+        return Err(CheckpointError::Import(format!(
+            "{name} is not one of timm's plain ViTs\n  hint: vit_*, deit_*, deit3_* and flexivit_* are known"
+        )));
+    }
+    let tanh = [
+        "vit_base_patch32_siglip_",
+        "vit_large_patch16_siglip_512",
+        "vit_so400m_patch16_siglip_",
+        "vit_giantopt_",
+    ];
+    let without_gap = name.replace("_gap", "");
+    let hidden_act = if name.contains("quickgelu") {
+        HiddenAct::QuickGelu
+    } else if tanh.iter().any(|start| without_gap.starts_with(start)) {
+        HiddenAct::GeluPytorchTanh
+    } else {
+        HiddenAct::Gelu
+    };
+    let num_attention_heads = match name {
+        "vit_base_patch16_gap_224" => Some(16),
+        _ if name.starts_with("test_vit3") || name.starts_with("test_vit4") => Some(3),
+        _ if name.starts_with("test_vit") => Some(2),
+        _ => None,
+    };
+    Ok(Facts {
+        num_attention_heads,
+        hidden_act: Some(hidden_act),
+        layer_norm_eps: Some(if name.contains("clip") { OPEN_CLIP_EPS } else { TIMM_EPS }),
+        ..Facts::default()
+    })
+}

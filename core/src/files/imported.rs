@@ -1,0 +1,101 @@
+//! Writes an imported model tensor by tensor, so that it is never whole in memory.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+
+use half::f16;
+use safetensors::{Dtype as FileDtype, View, serialize_to_file};
+
+use super::{FolderError, create_dir, remove_weights, write_atomic, write_atomic_with};
+use crate::checkpoint::import::Import;
+use crate::checkpoint::{CheckpointError, Dtype, Parameter};
+
+/// Writes the three files of a model folder; each is whole or not there at all.
+///
+/// `dtype` is [`Dtype::F32`] or [`Dtype::F16`].
+///
+/// # Errors
+/// If a tensor cannot be read, or a file cannot be written.
+pub fn write_import(
+    import: &Import,
+    tokenizer_json: &[u8],
+    folder: &Path,
+    dtype: Dtype,
+) -> Result<(), FolderError> {
+    create_dir(folder)?;
+    remove_weights(folder, |name| name == WEIGHTS)?;
+    let dtype = match dtype {
+        Dtype::F32 => FileDtype::F32,
+        Dtype::F16 | Dtype::Q8 | Dtype::Q4 => FileDtype::F16,
+    };
+    let path = folder.join(WEIGHTS);
+    write_atomic_with(&path, |temporary| {
+        let failed = RefCell::new(None);
+        let views = import
+            .parameters()
+            .into_iter()
+            .map(|parameter| (parameter.name.clone(), Pending { import, parameter, dtype, failed: &failed }));
+        let written = serialize_to_file(views, None, temporary);
+        if let Some(cause) = failed.take() {
+            return Err(FolderError::Checkpoint { cause, folder: folder.to_owned() });
+        }
+        let io = |cause: safetensors::SafeTensorError| FolderError::Io {
+            action: "write the file",
+            cause: match cause {
+                safetensors::SafeTensorError::IoError(cause) => cause,
+                other => io::Error::other(other.to_string()),
+            },
+            path: path.clone(),
+        };
+        written.map_err(io)
+    })?;
+    write_atomic(&folder.join("tokenizer.json"), tokenizer_json)?;
+    // Last, because it is what makes the folder a model.
+    write_atomic(&folder.join("config.json"), import.config.to_json().as_bytes())
+}
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// A tensor that is made when it is written, and not kept.
+struct Pending<'i> {
+    import: &'i Import<'i>,
+    parameter: Parameter,
+    dtype: FileDtype,
+    /// The first error, which the writer has no place for.
+    failed: &'i RefCell<Option<CheckpointError>>,
+}
+
+impl View for Pending<'_> {
+    fn dtype(&self) -> FileDtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.parameter.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = match self.failed.borrow().is_none().then(|| self.import.values(&self.parameter)) {
+            Some(Ok(values)) => values,
+            Some(Err(error)) => {
+                self.failed.replace(Some(error));
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let mut bytes = Vec::with_capacity(self.data_len());
+        for value in values {
+            match self.dtype {
+                FileDtype::F32 => bytes.extend(value.to_le_bytes()),
+                _ => bytes.extend(f16::from_f32(value).to_le_bytes()),
+            }
+        }
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.parameter.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}

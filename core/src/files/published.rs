@@ -1,0 +1,159 @@
+//! Models of other programs on disk: their weights, as safetensors or as PyTorch saves them, and the files beside them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use super::pytorch::{self, Placed};
+use super::{FolderError, names_in, read};
+use crate::checkpoint::towers::TowerConfigs;
+use crate::checkpoint::{CheckpointError, Shards};
+
+/// Names of an image encoder's weights in a folder, the first that is there.
+pub const VISION_WEIGHTS: &[&str] =
+    &["open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"];
+/// The same of a language model's.
+pub const LANGUAGE_WEIGHTS: &[&str] = &["model.safetensors", "pytorch_model.bin"];
+/// Ends of names of files that hold weights.
+const ENDINGS: [&str; 4] = [".safetensors", ".bin", ".pt", ".pth"];
+
+/// A model of another program: its weights stay on disk until they are asked for.
+#[derive(Debug)]
+pub struct Published {
+    folder: PathBuf,
+    files: Vec<WeightsFile>,
+}
+
+#[derive(Debug)]
+struct WeightsFile {
+    name: String,
+    bytes: Mmap,
+    /// Where its tensors lie, if it is one of PyTorch's.
+    pytorch: Option<Vec<Placed>>,
+}
+
+impl Published {
+    /// Opens a file of weights, an index of several, or a folder that holds one of `names`.
+    ///
+    /// A pickle of PyTorch's is read and nothing of it is run.
+    ///
+    /// # Errors
+    /// If there are no weights, or a file cannot be read.
+    pub fn open(path: &Path, names: &[&str]) -> Result<Self, FolderError> {
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let files = match path.is_dir() {
+            true => files_of_folder(path, names)?,
+            false if path.to_string_lossy().ends_with(INDEX) => indexed(path)?,
+            false => vec![path.to_owned()],
+        };
+        let files = files.iter().map(|file| WeightsFile::open(file)).collect::<Result<_, _>>()?;
+        Ok(Self { files, folder: folder.to_owned() })
+    }
+
+    /// The tensors.
+    ///
+    /// # Errors
+    /// If a file is damaged or two hold the same tensor.
+    pub fn shards(&self) -> Result<Shards<'_>, CheckpointError> {
+        let safetensors = self.files.iter().filter(|file| file.pytorch.is_none());
+        let safetensors: Vec<(&str, &[u8])> =
+            safetensors.map(|file| (file.name.as_str(), file.bytes.as_ref())).collect();
+        let mut shards = Shards::new(&safetensors)?;
+        for file in &self.files {
+            for placed in file.pytorch.iter().flatten() {
+                let Placed { name, dtype, shape, strides, bytes } = placed;
+                shards.add_strided(name, *dtype, shape, strides, &file.bytes[bytes.clone()], &file.name)?;
+            }
+        }
+        Ok(shards)
+    }
+
+    /// A text file beside the weights, if it is there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn text(&self, name: &str) -> Result<Option<String>, FolderError> {
+        let path = self.folder.join(name);
+        match path.is_file() {
+            true => Ok(Some(String::from_utf8_lossy(&read(&path)?).into_owned())),
+            false => Ok(None),
+        }
+    }
+
+    /// The files that say how an image encoder computes.
+    ///
+    /// # Errors
+    /// If one is there but cannot be read.
+    pub fn tower_configs(&self) -> Result<TowerConfigs, FolderError> {
+        Ok(TowerConfigs {
+            open_clip: self.text("open_clip_config.json")?,
+            config: self.text("config.json")?,
+            preprocessor: self.text("preprocessor_config.json")?,
+        })
+    }
+}
+
+impl WeightsFile {
+    fn open(path: &Path) -> Result<Self, FolderError> {
+        let io = |cause| FolderError::Io { action: "read the file", cause, path: path.to_owned() };
+        let wrong = |found, hint| FolderError::NoWeights { found, hint, path: path.to_owned() };
+        let file = File::open(path).map_err(io)?;
+        // SAFETY: the file is only read. A program that cuts it off meanwhile ends this one, as the system does it.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(io)?;
+        if bytes.starts_with(b"version https://git-lfs") {
+            let found = "this is a pointer of Git LFS".to_owned();
+            return Err(wrong(found, "run `git lfs pull` in the repository that was cloned"));
+        }
+        let pytorch = pytorch::is_pytorch(&bytes).then(|| pytorch::tensors(path, &bytes)).transpose();
+        let pytorch = pytorch.map_err(|cause| {
+            let hint = "save the weights alone with torch.save(model.state_dict(), ..), or as safetensors";
+            wrong(format!("PyTorch's file cannot be read: {cause}"), hint)
+        })?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { name, bytes, pytorch })
+    }
+}
+
+const INDEX: &str = ".index.json";
+
+fn files_of_folder(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, FolderError> {
+    for name in names {
+        if folder.join(name).is_file() {
+            return Ok(vec![folder.join(name)]);
+        }
+        let index = folder.join(format!("{name}{INDEX}"));
+        if index.is_file() {
+            return indexed(&index);
+        }
+    }
+    let mut others = names_in(folder)?;
+    others.retain(|name| ENDINGS.iter().any(|ending| name.ends_with(ending)));
+    match others.as_slice() {
+        [only] => Ok(vec![folder.join(only)]),
+        others => Err(FolderError::NoWeights {
+            found: match others {
+                [] => format!("found neither {} nor an index of theirs", names.join(" nor ")),
+                others => format!("the folder has several files of weights ({})", others.join(", ")),
+            },
+            hint: "name the file itself",
+            path: folder.to_owned(),
+        }),
+    }
+}
+
+/// The files that an index lists.
+fn indexed(index: &Path) -> Result<Vec<PathBuf>, FolderError> {
+    let wrong = |found: String| {
+        let hint = "wanted the weight_map that transformers writes";
+        FolderError::NoWeights { found, hint, path: index.to_owned() }
+    };
+    let json: serde_json::Value =
+        serde_json::from_slice(&read(index)?).map_err(|e| wrong(format!("the index is not JSON ({e})")))?;
+    let map = json.get("weight_map").and_then(|map| map.as_object());
+    let map = map.ok_or_else(|| wrong("the index has no weight_map".into()))?;
+    let mut names: Vec<&str> = map.values().filter_map(|file| file.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names.into_iter().map(|name| index.with_file_name(name)).collect())
+}
