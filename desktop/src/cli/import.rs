@@ -1,6 +1,6 @@
 //! `mmgem import`: a published image encoder and a Hugging Face Llama become a model folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
