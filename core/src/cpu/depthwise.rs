@@ -1,5 +1,7 @@
 //! Convolutions of each channel by itself.
 
+#![expect(clippy::needless_range_loop, reason = "several arrays of one constant length go side by side")]
+
 use super::lanes::{Kernel, Lanes, run};
 use super::pointwise::Place;
 use super::rows::Out;

@@ -1,5 +1,7 @@
 //! Products of pixels with a matrix, which take bias, residual and ReLU6 along.
 
+#![expect(clippy::needless_range_loop, reason = "several arrays of one constant length go side by side")]
+
 use std::ops::Range;
 
 use super::lanes::{Kernel, Lanes, run};

@@ -8,6 +8,7 @@ use crate::config::VisionConfig;
 
 /// One of the towers; `vision.model_type` in `config.json` says which.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has one tower")]
 pub enum VisionTower {
     /// A vision transformer.
     Vit(Vit),
