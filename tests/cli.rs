@@ -10,8 +10,16 @@ mod failing_gpu;
 mod help;
 #[path = "cli/library.rs"]
 mod library;
+#[path = "cli/names.rs"]
+mod names;
+#[path = "cli/odd_files.rs"]
+mod odd_files;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/parity.rs"]
 mod parity;
+#[path = "cli/queries.rs"]
+mod queries;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/results.rs"]
@@ -263,7 +271,11 @@ fn one_bad_photo_among_many_is_passed_over_unless_strict() {
     let output = desk.run("caption 0.png bad.png 1.png --max-tokens 2 --json");
     assert!(output.status.success());
     let captions: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(captions.as_array().expect("captions").len(), 2);
+    assert_eq!(captions.as_array().expect("captions").len(), 3);
+    let told = |at: usize| (&captions[at]["path"], captions[at]["caption"].is_string());
+    let (first, bad, last) = (json!("0.png"), json!("bad.png"), json!("1.png"));
+    assert_eq!([told(0), told(1), told(2)], [(&first, true), (&bad, false), (&last, true)]);
+    assert!(captions[1]["problem"].as_str().is_some_and(|why| why.contains("wanted JPEG")), "{captions}");
     let stderr = text(&output.stderr);
     assert!(stderr.contains("passed over bad.png") && stderr.contains("1 of 3"), "{stderr}");
     desk.fails("caption 0.png bad.png 1.png --max-tokens 2 --strict", 1, &["bad.png"]);

@@ -274,6 +274,9 @@ fn a_text_that_was_looked_for_before_is_not_read_again() {
 fn a_cutoff_is_told_from_captioned_photos() {
     let desk = Desk::new();
     assert!(desk.run("scenes --out drawn --n 8 --seed 5").status.success());
+    assert_eq!(desk.json("search --calibrate drawn/*.tar --library typo.sqlite")["photos"], json!(8));
+    assert!(!desk.path("typo.sqlite").exists(), "nothing is made of a name that was mistyped");
+    assert!(desk.run("index . --library l.sqlite").status.success());
     let told = desk.json("search --calibrate drawn/*.tar --library l.sqlite");
     assert_eq!((&told["photos"], &told["texts"]), (&json!(8), &json!(40)));
     let scores: Vec<f64> = told["cutoffs"]
@@ -283,7 +286,6 @@ fn a_cutoff_is_told_from_captioned_photos() {
         .map(|cutoff| cutoff["min_score"].as_f64().expect("a cosine"))
         .collect();
     assert!(scores.len() == 5 && scores.is_sorted(), "{told}");
-    assert!(desk.path("l.sqlite").is_file(), "remembered for the window");
     desk.fails("search", 2, &["QUERY"]);
 }
 
@@ -295,7 +297,8 @@ fn what_one_library_exports_another_imports_without_encoding() {
     assert_eq!((&imported["encoded"], &imported["recognised"]), (&json!(0), &json!(3)));
     assert_eq!(exported(&desk, "a.sqlite"), exported(&desk, "b.sqlite"));
     desk.fails("index . --library c.sqlite --import 0.png", 1, &["the index cannot be used", "0.png"]);
-    desk.fails("index --library c.sqlite", 2, &["nothing to do"]);
+    desk.fails("index --library d.sqlite", 2, &["no folder is known yet"]);
+    assert!(!desk.path("d.sqlite").exists());
 }
 
 #[test]

@@ -286,7 +286,8 @@ mod tests {
         let mut library = Library::open(&file, 1, 2).expect("usable");
         library.remember("dog", &[0.6, 0.8]).expect("writable");
         drop(library);
-        let before = (fs::read(&file).expect("readable"), beside(&file));
+        let bytes = || fs::read(&file).expect("readable");
+        let (before, names) = (bytes(), beside(&file));
         let mut library = Library::for_reading(&file, 1, 2).expect("readable");
         assert!(library.is_read_only());
         assert_eq!(library.known("dog").expect("readable"), Some(vec![0.6, 0.8]));
@@ -296,7 +297,8 @@ mod tests {
         let other = Library::for_reading(&file, 9, 2).expect("readable");
         assert_eq!(other.shelf().expect("readable").len(), 0);
         drop((library, other));
-        assert_eq!((fs::read(&file).expect("readable"), beside(&file)), before);
+        let first = bytes().iter().zip(&before).position(|(a, b)| a != b);
+        assert_eq!((first, bytes().len(), beside(&file)), (None, before.len(), names));
     }
 
     #[test]

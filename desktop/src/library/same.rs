@@ -83,13 +83,14 @@ impl Difference {
         };
         let (a, b) = (Planes::of(smaller), Planes::of(larger));
         let light: Vec<i32> = a.light.iter().zip(&b.light).map(|(a, b)| a - b).collect();
+        let both: Vec<i32> = a.light.iter().zip(&b.light).map(|(a, b)| (a + b) / 2).collect();
         let minus = |a: &[i32], b: &[i32]| -> Vec<i32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
         let hue = |a: &[i32], b: &[i32]| largest_mean(&minus(a, b), width, height, 8);
         Some(Self {
             spot: largest_mean(&light, width, height, 2),
             area: largest_mean(&light, width, height, 16),
             hue: hue(&a.blue, &b.blue).max(hue(&a.red, &b.red)),
-            noise: noise_of_edges(&a.light, &light, width as usize),
+            noise: noise_of_edges(&both, &light, width as usize),
             side,
         })
     }

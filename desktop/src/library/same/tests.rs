@@ -139,7 +139,8 @@ fn of(a: &Rgb, b: &Rgb) -> Difference {
 #[track_caller]
 fn check(what: &str, a: &Rgb, b: &Rgb, is_same: bool) {
     let difference = of(a, b);
-    eprintln!("{what:45} {difference:?}");
+    let Difference { spot, area, hue, noise, side } = difference;
+    eprintln!("{what:60} spot {spot:6.1} area {area:5.1} hue {hue:5.1} noise {noise:5.1} side {side}");
     assert_eq!(difference.is_stored_again(), is_same, "{what}: {difference:?}");
     assert_eq!(of(b, a), difference, "{what}: from either side");
 }
