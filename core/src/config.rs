@@ -372,6 +372,10 @@ impl MmGemConfig {
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let mut file: serde_json::Value = serde_json::from_str(text)?;
         upgrade(&mut file);
+        // Before the keys, which are those of the version.
+        if let (Some(format), Some(version)) = (file["format"].as_str(), file["version"].as_u64()) {
+            check_version(format, version)?;
+        }
         let config: Self = serde_json::from_value(file)?;
         config.check()?;
         Ok(config)
@@ -430,12 +434,7 @@ impl MmGemConfig {
         for (name, value) in positive {
             require(value > 0, || (format!("{name} is 0"), "it must be at least 1".into()))?;
         }
-        require(self.format == "mm-gem" && self.version == VERSION, || {
-            (
-                format!("the format is {:?} version {}", self.format, self.version),
-                format!("this program reads \"mm-gem\" versions 1 and {VERSION}"),
-            )
-        })?;
+        check_version(&self.format, self.version.into())?;
         self.vision.check()?;
         if l.head_dim.is_none() {
             let (heads, width) = (l.num_attention_heads, l.hidden_size);
@@ -541,6 +540,15 @@ fn upgrade(file: &mut serde_json::Value) {
         }
         file["version"] = VERSION.into();
     }
+}
+
+fn check_version(format: &str, version: u64) -> Result<(), ConfigError> {
+    require(format == "mm-gem" && version == u64::from(VERSION), || {
+        (
+            format!("the format is {format:?} version {version}"),
+            format!("this program reads \"mm-gem\" versions 1 and {VERSION}"),
+        )
+    })
 }
 
 fn require_divides(part: &str, part_size: usize, whole: &str, whole_size: usize) -> Result<(), ConfigError> {

@@ -63,14 +63,18 @@ fn import_shards(
 /// V of an imported encoder is its library's. Returns the config and what was noted.
 #[track_caller]
 fn check(name: &str, mean_std: MeanStd) -> (MmGemConfig, Vec<String>) {
-    let (config, model, notes) =
-        import_vision(&folder(name), &options()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    check_with(name, mean_std, &options())
+}
+
+#[track_caller]
+fn check_with(name: &str, mean_std: MeanStd, options: &ImportOptions) -> (MmGemConfig, Vec<String>) {
+    let imported = import_vision(&folder(name), options);
+    let (config, model, notes) = imported.unwrap_or_else(|e| panic!("{name}: {e}"));
     let golden = golden(name);
     let (pixels, wanted) = (&golden.0["pixels"], &golden.0["v"]);
     let side = config.vision.image_size();
     assert_eq!(pixels.shape, [1, 3, side, side], "{name}");
-    let found = v(&model, pixels, side);
-    let difference = relative(&found, &wanted.floats());
+    let difference = relative(&v(&model, pixels, side), &wanted.floats());
     println!("flex {name} v {difference:.1e}");
     assert!(difference < TOLERANCE, "{name}: {difference:e}");
     assert_eq!((config.image_mean, config.image_std), mean_std, "{name}");
@@ -106,7 +110,10 @@ fn open_clips_encoder_may_norm_after_pooling() {
 
 #[test]
 fn an_encoder_of_timm_in_open_clips_files_is_read() {
-    let (config, notes) = check("open_clip_trunk", INCEPTION_MEAN_STD);
+    // Such encoders are 1152 wide and have 16 heads, which their name says.
+    let tower = TowerOptions { num_attention_heads: Some(2), ..TowerOptions::default() };
+    let options = ImportOptions { tower, ..options() };
+    let (config, notes) = check_with("open_clip_trunk", INCEPTION_MEAN_STD, &options);
     let vit = vit(&config);
     assert_eq!((vit.hidden_act, vit.class_token, vit.ln_post), (HiddenAct::GeluPytorchTanh, false, true));
     assert!(notes.is_empty(), "{notes:?}");
@@ -289,7 +296,8 @@ fn a_config_of_transformers_that_does_not_fit_is_refused() {
     check("clip_vision", "/model_type", "chinese_clip".into(), &["model_type = \"chinese_clip\"", "clip"]);
     check("clip_vision", "/hidden_act", "relu".into(), &["hidden_act = \"relu\"", "quick_gelu"]);
     check("clip_vision", "/hidden_size", 768.into(), &["hidden_size is 16 in the weights but 768"]);
-    check("clip_vision", "/image_size", 64.into(), &["image_size is 32 in the weights but 64"]);
+    check("clip_vision", "/image_size", 64.into(), &["32 px wide", "takes 64"]);
+    check("clip_vision_with_projection", "/image_size", 64.into(), &["image_size is 32 in the weights but 64"]);
     check("clip_vision", "/num_attention_heads", 3.into(), &["num_attention_heads is 3", "16"]);
     check("dinov2_model", "/use_swiglu_ffn", true.into(), &["use_swiglu_ffn = true", "wanted false"]);
     check(

@@ -23,7 +23,9 @@ SHARPER = 12
 
 
 def small(vision=None, llm=None, **other):
-    return {**SMALL, **other, "vision": {**VISION, **(vision or {})}, "llm": {**LLM, **(llm or {})}}
+    is_lite = (vision or {}).get("model_type") == "efficientnet_lite"
+    vision = vision if is_lite else {**VISION, **(vision or {})}
+    return {**SMALL, **other, "vision": vision, "llm": {**LLM, **(llm or {})}}
 
 
 # Config version 2.

@@ -77,14 +77,12 @@ impl View for Pending<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = match self.failed.borrow().is_none().then(|| self.import.values(&self.parameter)) {
-            Some(Ok(values)) => values,
-            Some(Err(error)) => {
-                self.failed.replace(Some(error));
-                Vec::new()
-            }
-            None => Vec::new(),
-        };
+        let has_failed = self.failed.borrow().is_some();
+        let values = if has_failed { Ok(Vec::new()) } else { self.import.values(&self.parameter) };
+        let values = values.unwrap_or_else(|error| {
+            self.failed.replace(Some(error));
+            Vec::new()
+        });
         let mut bytes = Vec::with_capacity(self.data_len());
         for value in values {
             match self.dtype {

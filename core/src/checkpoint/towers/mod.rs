@@ -117,7 +117,7 @@ impl<'a> Tower<'a> {
                 (VisionConfig::Vit(vit), shards)
             }
         };
-        refuse_rest(&encoder, layout.title)?;
+        refuse_rest(&encoder, &prefix, layout.title)?;
         check_sizes(&config, &facts.sizes)?;
         let image_size = options.image_size.or(facts.image_size).unwrap_or(config.image_size());
         let grid = config.grid();
@@ -228,12 +228,12 @@ fn transposed<'a>(matrix: Stored<'a>, n_columns: usize) -> Stored<'a> {
     Stored::made(vec![matrix], vec![n_columns, n_rows], move |of| transpose(&of[0], n_columns))
 }
 
-fn refuse_rest(encoder: &Shards, title: &str) -> Result<(), CheckpointError> {
+fn refuse_rest(encoder: &Shards, prefix: &str, title: &str) -> Result<(), CheckpointError> {
     let rest: Vec<&str> = encoder.names().collect();
     match rest.first() {
         None => Ok(()),
         Some(first) => Err(CheckpointError::Import(format!(
-            "{} tensors of the image encoder have no place here, the first is {first}\n  hint: the layout is that of {title}, but the encoder is not a plain one",
+            "{} tensors of the image encoder have no place here, the first is {prefix}{first}\n  hint: the layout is that of {title}, but the encoder is not a plain one",
             rest.len()
         ))),
     }
