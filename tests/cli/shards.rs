@@ -150,7 +150,7 @@ fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
     );
     assert!(desk.path("vectors/a-0.parquet").exists() && desk.path("vectors/a-1.parquet").exists());
     assert!(!desk.path("vectors/a-2.parquet").exists());
-    desk.fails("embed --shards a-*.tar --out other --strict", 1, &["the file is empty", "a-2.tar"]);
+    desk.fails("embed --shards a-2.tar --out other --strict", 1, &["the file is empty", "a-2.tar"]);
     // A shard without a photo is as bad.
     let mut shard = ShardWriter::create(desk.path("a-2.tar")).expect("writable");
     shard
