@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_png_tells_when_it_was_made_or_changed() {
-        let created = b"Creation Time\02021-05-06T12:00:05".to_vec();
+        let created = b"Creation Time\x002021-05-06T12:00:05".to_vec();
         let changed = vec![0x07, 0xe5, 5, 7, 12, 0, 5];
         let made = Some(("2021-05-06T12:00:05", DateFrom::Png));
         check(&png(&[(b"tIME", changed.clone()), (b"tEXt", created)]), made);

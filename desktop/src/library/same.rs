@@ -9,6 +9,7 @@
 //! a change in a copy that is too small to show it; and two photos of a series between which nothing moved.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -372,9 +373,8 @@ impl Pictures {
     /// Largest difference between the cells of two thumbnails; `None` if one is missing.
     fn cells_apart(&mut self, library: &Library, a: Kin, b: Kin) -> Result<Option<i32>> {
         for kin in [a, b] {
-            if !self.cells.contains_key(&kin.content) {
-                let cells = library.thumbnail(kin.content).ok().and_then(|jpeg| cells(&jpeg));
-                self.cells.insert(kin.content, cells);
+            if let Entry::Vacant(entry) = self.cells.entry(kin.content) {
+                entry.insert(library.thumbnail(kin.content).ok().and_then(|jpeg| cells(&jpeg)));
             }
         }
         let (Some(a), Some(b)) = (&self.cells[&a.content], &self.cells[&b.content]) else { return Ok(None) };
