@@ -36,46 +36,7 @@ pub(super) fn conv_same_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, 
     if gpu::is_here(&x) && gpu::is_here(&weight) {
         return gpu::convolve_relu6(x, weight, bias, stride, [top, left]);
     }
-    if x.is_tracked() || weight.is_tracked() {
-        return by_shifts(x, weight, bias, stride, [top, left]);
-    }
     by_burn(x, weight, bias, stride, (left, right, top, bottom))
-}
-
-/// The same as a sum over the kernel's places of shifted images: what has a gradient is made of sums and products, since
-/// the gradient that Burn 0.22 gives of a convolution's weight is wrong on GPUs where the stride leaves pixels over.
-fn by_shifts(
-    x: Tensor<4>,
-    weight: Tensor<4>,
-    bias: Tensor<1>,
-    stride: usize,
-    [top, left]: [usize; 2],
-) -> Tensor<4> {
-    let [batch, height, width, channels] = x.dims();
-    let [out, in_per_group, kernel, _] = weight.dims();
-    let [out_height, out_width] = [height, width].map(|size| size.div_ceil(stride));
-    // Rows and columns of each of the `stride²` images of which the padded one is made.
-    let [rows, columns] = [out_height, out_width].map(|size| size + (kernel - 1) / stride);
-    let bottom = (rows * stride).saturating_sub(height + top);
-    let right = (columns * stride).saturating_sub(width + left);
-    let x = x.permute([0, 3, 1, 2]).pad((left, right, top, bottom), 0.0).permute([0, 2, 3, 1]);
-    let x = x.narrow(1, 0, rows * stride).narrow(2, 0, columns * stride);
-    let x = x.reshape([batch, rows, stride, columns, stride, channels]);
-    let mut sum = bias.reshape([1, 1, 1, out]);
-    for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
-        let part = x.clone().narrow(2, dy % stride, 1).narrow(4, dx % stride, 1);
-        let part = part.reshape([batch, rows, columns, channels]);
-        let part = part.narrow(1, dy / stride, out_height).narrow(2, dx / stride, out_width);
-        let at = weight.clone().narrow(2, dy, 1).narrow(3, dx, 1).reshape([out, in_per_group]);
-        let product = if in_per_group == 1 && out == channels {
-            part * at.reshape([1, 1, 1, out])
-        } else {
-            let pixels = part.reshape([batch * out_height * out_width, channels]);
-            pixels.matmul(at.transpose()).reshape([batch, out_height, out_width, out])
-        };
-        sum = product + sum;
-    }
-    sum.clamp(0.0, 6.0)
 }
 
 fn by_burn(
@@ -255,26 +216,6 @@ mod tests {
             block.x = numbers([batch, height, width, wide], 1, 2.0, &Device::flex());
             block.has_skip = false;
             close(block.run(), block.run_by_burn(), 1e-5, &format!("{shape:?}, not expanded"));
-        }
-    }
-
-    #[test]
-    fn a_sum_of_shifted_images_is_the_convolution() {
-        let device = Device::flex();
-        for (height, width, kernel, stride) in
-            [(9, 9, 3, 1), (8, 7, 3, 2), (9, 10, 5, 2), (5, 6, 5, 1), (2, 1, 3, 2)]
-        {
-            for (channels, out, in_per_group) in [(3, 4, 3), (6, 6, 1)] {
-                let x = numbers([2, height, width, channels], 1, 2.0, &device);
-                let weight = numbers([out, in_per_group, kernel, kernel], 2, 1.0, &device);
-                let bias = numbers([out], 3, 1.0, &device);
-                let [top, bottom] = same_padding(height, kernel, stride);
-                let [left, right] = same_padding(width, kernel, stride);
-                let wanted =
-                    by_burn(x.clone(), weight.clone(), bias.clone(), stride, (left, right, top, bottom));
-                let found = by_shifts(x, weight, bias, stride, [top, left]);
-                close(found, wanted, 1e-5, &format!("{height} x {width}, {kernel}, {stride}, {out}"));
-            }
         }
     }
 
