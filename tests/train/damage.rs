@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use mmgem_core::checkpoint::Dtype;
 use mmgem_core::data::webdataset::Sample;
 use mmgem_core::train::TrainConfig;
 
