@@ -297,7 +297,12 @@ fn a_config_of_transformers_that_does_not_fit_is_refused() {
     check("clip_vision", "/hidden_act", "relu".into(), &["hidden_act = \"relu\"", "quick_gelu"]);
     check("clip_vision", "/hidden_size", 768.into(), &["hidden_size is 16 in the weights but 768"]);
     check("clip_vision", "/image_size", 64.into(), &["32 px wide", "takes 64"]);
-    check("clip_vision_with_projection", "/image_size", 64.into(), &["image_size is 32 in the weights but 64"]);
+    check(
+        "clip_vision_with_projection",
+        "/image_size",
+        64.into(),
+        &["image_size is 32 in the weights but 64"],
+    );
     check("clip_vision", "/num_attention_heads", 3.into(), &["num_attention_heads is 3", "16"]);
     check("dinov2_model", "/use_swiglu_ffn", true.into(), &["use_swiglu_ffn = true", "wanted false"]);
     check(
