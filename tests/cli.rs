@@ -10,8 +10,16 @@ mod failing_gpu;
 mod help;
 #[path = "cli/library.rs"]
 mod library;
+#[path = "cli/names.rs"]
+mod names;
+#[path = "cli/odd_files.rs"]
+mod odd_files;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/parity.rs"]
 mod parity;
+#[path = "cli/queries.rs"]
+mod queries;
 #[path = "cli/refused.rs"]
 mod refused;
 #[path = "cli/results.rs"]
@@ -188,14 +196,33 @@ fn photos_that_are_no_photos_are_refused_with_a_reason() {
     let desk = Desk::new();
     desk.write("empty.jpg", b"");
     desk.write("text.jpg", b"this is no photo");
-    let whole = fs::read(desk.path("0.png")).expect("it was written");
-    desk.write("cut.png", &whole[..whole.len() / 2]);
     desk.write("bomb.png", &png_header(60_000, 60_000));
     desk.fails("caption missing.png", 1, &["error:", "missing.png"]);
     desk.fails("caption empty.jpg", 1, &["empty", "0 bytes"]);
     desk.fails("caption text.jpg", 1, &["wanted JPEG"]);
-    desk.fails("caption cut.png", 1, &["damaged or cut short"]);
     desk.fails("caption bomb.png", 1, &["60000x60000", "at most"]);
+}
+
+#[test]
+fn a_photo_that_is_cut_short_is_used_as_far_as_it_arrived_and_named() {
+    let desk = Desk::new();
+    let png = fs::read(desk.path("0.png")).expect("it was written");
+    let image = image::open(desk.path("0.png")).expect("a photo").into_rgb8();
+    let jpeg = mmgem_core::image::to_jpeg(&image, 90);
+    desk.write("cut.png", &png[..png.len() / 2]);
+    desk.write("cut.jpg", &jpeg[..jpeg.len() / 2]);
+    for (name, format) in [("cut.png", "PNG"), ("cut.jpg", "JPEG")] {
+        let output = desk.run(&format!("embed {name} --json -q"));
+        let stderr = text(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        assert!(
+            stderr.contains(&format!("{name}: the {format} is cut short")) && stderr.contains('%'),
+            "{stderr}"
+        );
+    }
+    // Next to nothing shows nothing.
+    desk.write("start.png", &png[..60]);
+    desk.fails("embed start.png", 1, &["the PNG data cannot be decoded", "start.png"]);
 }
 
 /// A PNG that announces its size and begins its pixels.
@@ -244,7 +271,11 @@ fn one_bad_photo_among_many_is_passed_over_unless_strict() {
     let output = desk.run("caption 0.png bad.png 1.png --max-tokens 2 --json");
     assert!(output.status.success());
     let captions: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(captions.as_array().expect("captions").len(), 2);
+    assert_eq!(captions.as_array().expect("captions").len(), 3);
+    let told = |at: usize| (&captions[at]["path"], captions[at]["caption"].is_string());
+    let (first, bad, last) = (json!("0.png"), json!("bad.png"), json!("1.png"));
+    assert_eq!([told(0), told(1), told(2)], [(&first, true), (&bad, false), (&last, true)]);
+    assert!(captions[1]["problem"].as_str().is_some_and(|why| why.contains("wanted JPEG")), "{captions}");
     let stderr = text(&output.stderr);
     assert!(stderr.contains("passed over bad.png") && stderr.contains("1 of 3"), "{stderr}");
     desk.fails("caption 0.png bad.png 1.png --max-tokens 2 --strict", 1, &["bad.png"]);

@@ -9,6 +9,7 @@ Writes WebDataset shards into the second folder, with Python's standard library 
     flickr-val.tar         its 1,000 validation photos, as they are
     coco-train-N.tar       photos of everyday things with the boxes that a detector found
     coco-clicks.tar        a tenth of them, kept aside: clicks and names of things are scored on these
+    coco-things.tar        the same with things alone: no people, and at least 4 % of the photo
     coco-captions.tar      those with captions by people, kept aside: captions of a kind never trained on
     objects-train-N.tar    photos of one object with its name
     objects-held-out.tar   20 photos of each of 100 classes, kept aside
@@ -25,7 +26,7 @@ CLASSES, PER_CLASS = 100, 20
 
 
 def samples(shards):
-    """(key, image name, image bytes, record) of each sample of some shards, in their order."""
+    """(key, image bytes, record) of each sample of some shards, in their order; keys are unique among them."""
     for shard in sorted(shards):
         image = None
         with tarfile.open(shard) as tar:
@@ -33,7 +34,7 @@ def samples(shards):
                 key, _, kind = member.name.partition(".")
                 data = tar.extractfile(member).read()
                 if kind == "json":
-                    yield key, f"{key}.jpg", image, json.loads(data)
+                    yield f"{shard.stem[-3:]}{key}", image, json.loads(data)
                 else:
                     image = data
 
@@ -41,6 +42,12 @@ def samples(shards):
 def number(key):
     """A number that follows from a sample's key."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)
+
+
+def is_thing(region, record):
+    """Whether somebody would click on it to read what it is."""
+    x0, y0, x1, y1 = region["box"]
+    return region["label"] != "person" and (x1 - x0) * (y1 - y0) >= 0.04 * record["width"] * record["height"]
 
 
 class Writer:
@@ -72,18 +79,23 @@ def main():
         name = shard.name.replace("flickr8k-entities", "flickr").replace("val-000", "val")
         (target / name).write_bytes(shard.read_bytes())
 
-    names = ["coco-train", "coco-clicks", "coco-captions", "objects-train", "objects-held-out"]
+    names = ["coco-train", "coco-clicks", "coco-things", "coco-captions", "objects-train", "objects-held-out"]
     out = {name: Writer(target, name) for name in names}
-    for key, _, image, record in samples((source / "coco-photos").glob("*.tar")):
-        part = "captions" if record.get("captions") else "clicks" if number(key) % 10 == 0 else "train"
+    for key, image, record in samples((source / "coco-photos").glob("*.tar")):
+        if not record["regions"] and not record.get("captions"):
+            continue
+        part = "captions" if record.get("captions") else "clicks" if number(key[3:]) % 10 == 0 else "train"
         out[f"coco-{part}"].add(key, image, record)
+        things = [region for region in record["regions"] if is_thing(region, record)]
+        if part == "clicks" and things:
+            out["coco-things"].add(key, image, record | {"regions": things})
 
     objects = list(samples((source / "objects").glob("*.tar")))
-    photos_of = collections.Counter(record["class"] for _, _, _, record in objects if record["class"])
+    photos_of = collections.Counter(record["class"] for _, _, record in objects if record["class"])
     # Caltech-101 only: ImageNet gave a photo or two of each of its classes.
     kept_classes = {name for name, _ in photos_of.most_common(CLASSES)}
     kept = collections.Counter()
-    for key, _, image, record in sorted(objects, key=lambda sample: number(sample[0])):
+    for key, image, record in sorted(objects, key=lambda sample: number(sample[0])):
         name = record["class"]
         # Never more than half of a class.
         if name in kept_classes and kept[name] < min(PER_CLASS, photos_of[name] // 2):

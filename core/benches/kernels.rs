@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use mmgem_core::model::Linear;
+use mmgem_core::config::EfficientNetLiteConfig;
+use mmgem_core::model::{EfficientNetLite, Linear};
 use mmgem_core::quant::{Bits, Kernel, Packed};
 use mmgem_core::readback::read_floats;
 use pollster::block_on;
@@ -72,6 +73,39 @@ fn on_gpu(bencher: Bencher, weights: DType, rows: usize) {
         Some(gpu) if gpu.supports_dtype(weights) => linear(bencher, gpu, weights, rows),
         _ => println!("SKIPPED: no adapter, or none that knows {weights:?}"),
     }
+}
+
+/// EfficientNet-Lite2 at 260 pixels: multiplications a second, images at once.
+#[divan::bench(args = [1, 8])]
+fn tower_cpu(bencher: Bencher, batch: usize) {
+    tower(bencher, &Device::flex(), batch);
+}
+
+#[divan::bench]
+fn tower_gpu(bencher: Bencher) {
+    match Device::wgpu_options().init() {
+        Ok(gpu) => tower(bencher, &gpu, 1),
+        Err(_) => println!("SKIPPED: no adapter"),
+    }
+}
+
+fn tower(bencher: Bencher, device: &Device, batch: usize) {
+    const MULTIPLICATIONS: usize = 860_000_000;
+    let config = EfficientNetLiteConfig {
+        image_size: 260,
+        width_coefficient: 1.1,
+        depth_coefficient: 1.2,
+        hidden_size: 1280,
+    };
+    let network = EfficientNetLite::new(&config, device);
+    let values = numbers(batch * 3 * 260 * 260);
+    let pixels = Tensor::<4>::from_data(TensorData::new(values, [batch, 3, 260, 260]), device);
+    let run = || {
+        let v = network.forward(pixels.clone()).slice([0..1, 0..1, 0..1]);
+        block_on(read_floats(v)).expect("the device works")
+    };
+    run();
+    bencher.counter(ItemsCount::new(batch * MULTIPLICATIONS)).bench_local(run);
 }
 
 fn linear(bencher: Bencher, device: &Device, weights: DType, rows: usize) {

@@ -5,6 +5,7 @@ mod pickle;
 mod published;
 mod pytorch;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -259,9 +260,7 @@ pub(crate) fn write_atomic_with(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), FolderError>,
 ) -> Result<(), FolderError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = path.with_file_name(temporary_name(path));
     let keep = || {
         File::open(&temporary)?.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -275,10 +274,40 @@ pub(crate) fn write_atomic_with(
     written
 }
 
+/// A name beside a file that tells whose it is, and is no longer than a disk allows.
+fn temporary_name(path: &Path) -> OsString {
+    /// Bytes in a name on nearly every disk.
+    const LONGEST: usize = 255;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    let ending = format!(".{}.tmp", std::process::id());
+    if name.len() + ending.len() > LONGEST {
+        let short: String = name.to_string_lossy().chars().take(40).collect();
+        name = short.into();
+    }
+    name.push(ending);
+    name
+}
+
 /// Makes a rename in `folder` survive a power cut, where the system can.
 pub fn sync_dir(folder: Option<&Path>) -> io::Result<()> {
     match folder {
         Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_have_the_longest_name_there_is() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["a".to_owned(), format!("{}.json", "x".repeat(250)), format!("{}x", "é".repeat(127))] {
+            let path = folder.path().join(&name);
+            write_atomic(&path, b"whole").expect(&name);
+            assert_eq!(fs::read(&path).expect("it was written"), b"whole");
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 3, "no temporary file is left");
     }
 }

@@ -1,29 +1,44 @@
 //! Bytes in, pixels out: decoding, resizing and standardising images, and what happens to boxes meanwhile.
 //!
-//! Everything here is bit for bit what `reference/mmgem_reference.py` does with Pillow, so that the same
-//! photo gives the same tensor in training, evaluation and every app. No file system.
+//! An ordinary photo gives bit for bit the tensor that `reference/mmgem_reference.py` gives with Pillow, in
+//! training, evaluation and every app; [`decode()`] lists what is shown otherwise than there. No file system.
 
+mod canvas;
+mod colour;
 mod decode;
+mod exif;
 mod frame;
+#[cfg(any(feature = "heic", feature = "avif"))]
+mod heif;
+mod jpeg;
+mod other;
+mod png;
 mod resize;
+mod tiff;
 
 use serde::{Deserialize, Serialize};
 
-pub use decode::{DecodeLimits, Decoded, decode, decode_scaled, embedded_jpeg};
+pub use decode::{DecodeLimits, Decoded, decode, decode_scaled, decode_whole, embedded_jpeg};
 pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, random_resized_crop_params};
 pub use image::RgbImage as Rgb;
 pub use resize::resize;
+
+/// The formats that are read, in words.
+pub const FORMATS: &str = match (cfg!(feature = "heic"), cfg!(feature = "avif")) {
+    (false, false) => "JPEG, PNG, WebP, GIF, BMP or TIFF",
+    (true, false) => "JPEG, PNG, WebP, GIF, BMP, TIFF or HEIC",
+    (false, true) => "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF",
+    (true, true) => "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF",
+};
 
 /// Why bytes are not an image that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// No bytes at all.
-    #[error("the image is empty (0 bytes); wanted a JPEG, PNG, WebP, GIF, BMP or TIFF file")]
+    #[error("the image is empty (0 bytes); wanted {FORMATS}")]
     Empty,
     /// The first bytes belong to no format that is built in.
-    #[error(
-        "the image starts with {start:02x?}, which is {what}; wanted JPEG, PNG, WebP, GIF, BMP or TIFF: convert it first"
-    )]
+    #[error("the image starts with {start:02x?}, which is {what}; wanted {FORMATS}: convert it first")]
     Format {
         /// The first bytes.
         start: Vec<u8>,
@@ -39,6 +54,27 @@ pub enum ImageError {
         height: u32,
         /// The limit in force.
         max_pixels: u64,
+    },
+    /// The image is so large, or stored in such a way, that decoding would need too much memory.
+    #[error(
+        "the image is {width}x{height}, which needs {} MB to be decoded; at most {} are allowed: shrink it, or save it in strips or tiles",
+        bytes / 1_000_000, max_bytes / 1_000_000
+    )]
+    NeedsMemory {
+        /// Columns announced.
+        width: u32,
+        /// Rows announced.
+        height: u32,
+        /// Bytes it would need.
+        bytes: u64,
+        /// The limit in force.
+        max_bytes: u64,
+    },
+    /// The system has no memory left.
+    #[error("there is no memory for the image ({} MB); close other programs, or shrink it", bytes / 1_000_000)]
+    NoMemory {
+        /// Bytes that were asked for.
+        bytes: u64,
     },
     /// Width or height is zero.
     #[error("the image is {width}x{height} pixels; wanted at least 1x1")]

@@ -7,7 +7,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::checkpoint::{self, CheckpointError, Shards};
 use crate::config::{ConfigError, MmGemConfig};
 use crate::generate::{Decoding, Generated, Greedy, generate};
-use crate::image::{BoxMap, BoxPx, ImageError, Preprocessed, Rgb, check_box, decode, preprocess};
+use crate::image::{
+    BoxMap, BoxPx, Decoded, ImageError, Preprocessed, Rgb, check_box, decode_scaled, preprocess,
+};
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
@@ -148,9 +150,16 @@ impl Session {
         &self.device
     }
 
-    /// Decodes a photo and runs the image encoder on it.
+    /// Decodes a photo and runs the image encoder on it; of one that is cut short on what there is.
     pub fn encode_image(&self, bytes: &[u8]) -> Result<EncodedImage, SessionError> {
-        Ok(self.encode_rgb(&decode(bytes, Default::default())?))
+        Ok(self.encode_decoded(&decode_scaled(bytes, Default::default(), u32::MAX)?))
+    }
+
+    /// Runs the image encoder on a decoded photo; boxes are in pixels of the whole photo, whatever it was made
+    /// smaller to.
+    pub fn encode_decoded(&self, photo: &Decoded) -> EncodedImage {
+        let mut encoded = self.encode_batch(&[photo.preprocess(&self.config.preprocess())]);
+        encoded.pop().expect("one photo in, one out")
     }
 
     /// Runs the image encoder on decoded pixels.

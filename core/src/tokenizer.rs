@@ -1,5 +1,7 @@
 //! Text to token ids and back, by the model folder's `tokenizer.json`.
 
+use std::ops::Range;
+
 use tokenizers::{NormalizerWrapper, Tokenizer as HfTokenizer};
 
 use crate::config::MmGemConfig;
@@ -74,6 +76,19 @@ impl Tokenizer {
         Ok(ids[..ids.len().min(self.max_text_len - 1)].to_vec())
     }
 
+    /// What becomes of a text: how much of it is read, and which words nothing is known of.
+    pub fn reading(&self, text: &str) -> Result<Reading, TokenizerError> {
+        let encoding = self.inner.encode_char_offsets(text, false).map_err(|cause| failed(text, cause))?;
+        let n_tokens = encoding.get_ids().len();
+        let spans: Vec<Range<usize>> =
+            encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok(Reading {
+            n_tokens,
+            n_read: n_tokens.min(self.max_text_len - 1),
+            strange: strange_words(text, &spans),
+        })
+    }
+
     /// Text of the ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         let text = self.inner.decode(ids, true).map_err(|cause| failed(&format!("{ids:?}"), cause))?;
@@ -85,6 +100,53 @@ impl Tokenizer {
     pub fn max_text_len(&self) -> usize {
         self.max_text_len
     }
+}
+
+/// What becomes of a text on its way to ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Tokens of the whole text.
+    pub n_tokens: usize,
+    /// Tokens that [`Tokenizer::encode`] keeps.
+    pub n_read: usize,
+    /// Words that the tokenizer takes apart to single letters or bytes: it never met their letters together.
+    pub strange: Vec<String>,
+}
+
+/// Words of which more than half the letters take several tokens each, as those of a script that was never met do, and
+/// words of four letters or more of which three quarters are tokens by themselves.
+///
+/// `spans` are the tokens, in characters of the text; the bytes of one character have the same span.
+fn strange_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
+    let letters: Vec<char> = text.chars().collect();
+    let mut n_tokens = vec![0; letters.len()];
+    let mut is_alone = vec![false; letters.len()];
+    for span in spans {
+        // A space in front belongs to the token, not to the word.
+        let within = span.clone().filter(|at| letters.get(*at).is_some_and(|c| !c.is_whitespace()));
+        let within: Vec<usize> = within.collect();
+        for at in &within {
+            n_tokens[*at] += 1;
+            is_alone[*at] = within.len() == 1;
+        }
+    }
+    let mut strange = Vec::new();
+    let mut start = 0;
+    for word in letters.split(|c| c.is_whitespace()) {
+        let places = start..start + word.len();
+        start = places.end + 1;
+        // Punctuation says nothing.
+        let spoken: Vec<usize> =
+            places.filter(|at| letters[*at].is_alphabetic() || !letters[*at].is_ascii()).collect();
+        let n_of_bytes = spoken.iter().filter(|at| n_tokens[**at] != 1).count();
+        let n_alone = spoken.iter().filter(|at| is_alone[**at]).count();
+        let is_strange =
+            2 * n_of_bytes > spoken.len() || (spoken.len() >= 4 && 4 * n_alone >= 3 * spoken.len());
+        if is_strange {
+            strange.push(word.iter().collect());
+        }
+    }
+    strange
 }
 
 fn failed(text: &str, cause: tokenizers::Error) -> TokenizerError {
@@ -168,4 +230,37 @@ pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, Tokenize
     );
     tokenizer.train(&mut trainer, lines.iter().map(String::as_str)).map_err(broken)?;
     tokenizer.to_string(true).map_err(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, tokens: &[&str], wanted: &[&str]) {
+        let mut at = 0;
+        let spans: Vec<Range<usize>> = tokens
+            .iter()
+            .map(|token| {
+                // `=` is one more byte of the character before.
+                let start = if *token == "=" { at - 1 } else { at };
+                at = if *token == "=" { at } else { at + token.chars().count() };
+                start..at
+            })
+            .collect();
+        assert_eq!(at, text.chars().count(), "the tokens are the text");
+        assert_eq!(strange_words(text, &spans), wanted);
+    }
+
+    #[test]
+    fn words_in_single_letters_or_bytes_are_strange() {
+        check("a red boat", &["a", " red", " bo", "at"], &[]);
+        check("a xqzv, go", &["a", " x", "q", "z", "v", ",", " go"], &["xqzv,"]);
+        check("a quokka", &["a", " qu", "o", "kk", "a"], &[]);
+        check("dog 狗", &["dog", " ", "狗", "=", "="], &["狗"]);
+        check("café", &["ca", "f", "é", "="], &[]);
+        check("собака", &["с", "=", "о", "=", "б", "=", "а", "=", "к", "=", "а", "="], &["собака"]);
+        check("x - 10:30 !", &["x", " ", "-", " ", "1", "0", ":", "3", "0", " ", "!"], &[]);
+        check("", &[], &[]);
+    }
 }

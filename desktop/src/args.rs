@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Arg, Args as ClapArgs, CommandFactory, Parser, Subcommand};
 
 use crate::cli;
 use crate::context::Context;
@@ -98,6 +99,80 @@ pub enum Command {
 #[error("{0}")]
 pub struct WrongArguments(pub String);
 
+impl Args {
+    /// Reads the command line, or ends the program with what is wrong with it.
+    pub fn of_program() -> Self {
+        Self::parse_from(with_signed_words(std::env::args_os().collect()))
+    }
+}
+
+/// The command line with the words that a search takes away, as `-cat`, behind a `--`: else they would be switches. They
+/// mean the same wherever they stand.
+fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
+    let command = Args::command();
+    let search = command.find_subcommand("search").expect("there is such a command");
+    let takes_one_value = |name: &str| {
+        let arg =
+            search.get_arguments().chain(command.get_arguments()).find(|arg| arg.get_long() == Some(name));
+        let most = |arg: &Arg| arg.get_num_args().map_or(1, |n| n.max_values());
+        arg.is_some_and(|arg| arg.get_action().takes_values() && most(arg) == 1)
+    };
+    let (mut kept, mut signed) = (Vec::new(), Vec::new());
+    let mut is_search = false;
+    let mut arguments = arguments.into_iter();
+    kept.extend(arguments.next());
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_str().unwrap_or_default().to_owned();
+        let is_option = text.starts_with('-') && text.len() > 1;
+        if !is_search {
+            is_search = text == "search";
+            if !is_search && !is_option {
+                // Another command.
+                kept.push(argument);
+                break;
+            }
+        } else if is_option && !text.starts_with("--") && !is_switches(&text) {
+            signed.push(argument);
+            continue;
+        }
+        if text == "--" {
+            signed.extend(arguments.by_ref());
+            break;
+        }
+        kept.push(argument);
+        let has_value = text == "-k" || text.strip_prefix("--").is_some_and(takes_one_value);
+        if has_value {
+            kept.extend(arguments.next());
+        }
+    }
+    kept.extend(arguments);
+    if !signed.is_empty() {
+        kept.push("--".into());
+        kept.extend(signed);
+    }
+    kept
+}
+
+/// Whether a word is one or more of the short switches of a search, as `-q`, `-qk5`.
+fn is_switches(word: &str) -> bool {
+    let rest = word[1..].trim_start_matches(['q', 'h', 'V']);
+    rest.is_empty() || rest.strip_prefix('k').is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A text on the command line with something in it.
+pub fn not_empty(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("the text is empty; wanted a few words, as in \"the dog\"".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// A cosine on the command line.
+pub fn cosine(text: &str) -> Result<f32, String> {
+    let wanted = || format!("{text:?} is no cosine; wanted a number from -1 to 1");
+    text.parse().ok().filter(|cosine| (-1.0..=1.0).contains(cosine)).ok_or_else(wanted)
+}
+
 impl Globals {
     /// Opens the device and the model and says both aloud.
     pub fn open(&self) -> Result<Context> {
@@ -125,13 +200,43 @@ impl Globals {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn words_that_a_search_takes_away_are_no_switches() {
+        let check = |line: &str, wanted: &str| {
+            let arguments = line.split(' ').map(OsString::from).collect();
+            let found: Vec<String> =
+                with_signed_words(arguments).into_iter().map(|a| a.into_string().expect("text")).collect();
+            assert_eq!(found.join(" "), wanted);
+        };
+        check("mmgem search red -cat boat -k 5", "mmgem search red boat -k 5 -- -cat");
+        check("mmgem --device cpu search -cat", "mmgem --device cpu search -- -cat");
+        check("mmgem search - cat --min-score -0.5 -q", "mmgem search - cat --min-score -0.5 -q");
+        check("mmgem search a --box -5,0,9,9 -qk5 -queen", "mmgem search a --box -5,0,9,9 -qk5 -- -queen");
+        check("mmgem search --photos a b -5 -- -x", "mmgem search --photos a b -- -5 -x");
+        check("mmgem search dog --sort=date -h", "mmgem search dog --sort=date -h");
+        check("mmgem caption -x.jpg search -y", "mmgem caption -x.jpg search -y");
+        check("mmgem", "mmgem");
+        let Command::Search(_) = Args::parse_from(["mmgem", "search", "--", "-cat"]).command else {
+            panic!("it is a search");
+        };
+    }
+
+    #[test]
+    fn empty_texts_and_numbers_out_of_range_are_refused() {
+        assert_eq!((not_empty("a dog").as_deref(), cosine("-0.25")), (Ok("a dog"), Ok(-0.25)));
+        for text in ["", " \t"] {
+            assert!(not_empty(text).is_err(), "{text:?}");
+        }
+        for text in ["5", "-1.01", "nan", "inf", "a"] {
+            assert!(cosine(text).expect_err(text).contains("from -1 to 1"), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use glob::{MatchOptions, Pattern, PatternError};
 
+use crate::names::composed;
+
 /// Lines of one source; the last that fits a path decides.
 #[derive(Clone, Debug, Default)]
 pub struct Excludes {
@@ -38,7 +40,7 @@ impl Excludes {
         let rule = |line: &str| {
             let (includes, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
             let (only_folders, line) = line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
-            let pattern = Pattern::new(line.strip_prefix('/').unwrap_or(line))?;
+            let pattern = Pattern::new(&composed(line.strip_prefix('/').unwrap_or(line)))?;
             Ok(Rule { pattern, by_name: !line.contains('/'), only_folders, includes })
         };
         Ok(Self { rules: lines.map(rule).collect::<Result<_, _>>()? })
@@ -48,11 +50,16 @@ impl Excludes {
     pub fn leaves_out(&self, below: &Path, is_folder: bool) -> Option<bool> {
         let fits = |rule: &&Rule| {
             let path = if rule.by_name { Path::new(below.file_name().unwrap_or_default()) } else { below };
-            (is_folder || !rule.only_folders)
-                && rule.pattern.matches_with(&path.to_string_lossy().replace('\\', "/"), OPTIONS)
+            (is_folder || !rule.only_folders) && rule.pattern.matches_with(&composed(&slashed(path)), OPTIONS)
         };
         self.rules.iter().rev().find(fits).map(|rule| !rule.includes)
     }
+}
+
+/// A path with the separators of patterns. Elsewhere than on Windows a backslash is a letter of a name.
+fn slashed(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() }
 }
 
 #[cfg(test)]
@@ -82,6 +89,12 @@ mod tests {
         check(&["raw/**"], "raw/b/a.jpg", Some(true));
         check(&["/top.jpg"], "top.jpg", Some(true));
         check(&["/top.jpg"], "a/top.jpg", None);
+    }
+
+    #[test]
+    fn accents_may_be_composed_another_way_than_on_the_disk() {
+        check(&["caf\u{e9}/"], "cafe\u{301}/", Some(true));
+        check(&["cafe\u{301}/*.jpg"], "caf\u{e9}/a.jpg", Some(true));
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod excludes;
 mod library;
 mod loss_of_copy;
 mod model;
+mod names;
+mod outputs;
 mod photos;
 mod probe;
 mod query;
@@ -25,18 +27,18 @@ mod terminal;
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
-use clap::Parser;
 
 use args::{Args, Command, WrongArguments};
 use device::DeviceChoice;
 use device_failure::{caught, is_the_devices};
+use names::printable;
 use terminal::note;
 
 fn main() -> ExitCode {
     allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
     device_failure::watch();
-    let args = Args::parse();
+    let args = Args::of_program();
     start_log(args.globals.quiet);
     let may_move = may_move(&args);
     match caught(|| run(args)).or_else(|error| on_the_cpu_instead(error, may_move)) {
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", report(&error));
+            eprint!("{}", printable(&report(&error)));
             ExitCode::from(if error.is::<WrongArguments>() { 2 } else { 1 })
         }
     }
@@ -63,7 +65,7 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Import(args) => cli::import::run(&args, &globals),
         Command::Index(args) => cli::index::run(&args, &globals.open()?),
         Command::Info(args) => cli::info::run(&args, &globals),
-        Command::Localize(args) => cli::localize::run(&args, &globals.open()?),
+        Command::Localize(args) => cli::localize::run(&args, &globals),
         Command::Parity(args) => cli::parity::run(&args, &globals),
         Command::Scenes(args) => cli::scenes::run(&args, &globals),
         Command::Score(args) => cli::score::run(&args, &globals),
@@ -85,7 +87,7 @@ fn on_the_cpu_instead(error: Error, may_move: bool) -> Result<()> {
     if !may_move || terminal::has_printed() || !is_the_devices(&error) {
         return Err(error);
     }
-    let mut args = Args::parse();
+    let mut args = Args::of_program();
     note(args.globals.quiet, format!("{}once more on the CPU", report(&error)));
     args.globals.device = DeviceChoice::Cpu;
     run(args)
@@ -123,6 +125,7 @@ fn report(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use mmgem_core::readback::DeviceFailed;
     use mmgem_core::session::SessionError;
 

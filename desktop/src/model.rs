@@ -31,6 +31,13 @@ pub struct ModelFiles {
     pub weights: Vec<(String, Cow<'static, [u8]>)>,
 }
 
+/// Paths of a model's files: what a command reads of it, and must not write over.
+pub fn model_files(folder: Option<&Path>) -> Vec<PathBuf> {
+    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok());
+    let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter(|path| path.is_file()).collect()
+}
+
 impl ModelFiles {
     /// Reads the files of `folder`, or takes the embedded ones.
     pub fn read(folder: Option<&Path>) -> Result<Self> {

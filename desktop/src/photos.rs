@@ -1,18 +1,23 @@
 //! Photos on disk: finding, reading and encoding them.
 
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, FileType};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use mmgem_core::files;
-use mmgem_core::image::{DecodeLimits, Decoded, ImagePreprocess, Preprocessed, Rgb, decode_scaled};
-use mmgem_core::image::{embedded_jpeg, preprocess};
+use mmgem_core::image::{
+    DecodeLimits, Decoded, ImagePreprocess, Preprocessed, Rgb, decode_scaled, embedded_jpeg,
+};
 use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
 use crate::context::Context;
 use crate::excludes::Excludes;
-use crate::library::Facts;
+use crate::library::{Facts, FolderSidecars, is_sidecar};
+use crate::names::shown;
 use crate::terminal::{PassedOver, note, progress_bar};
 
 /// Photos that go through the image encoder at once.
@@ -36,46 +41,137 @@ fn ends_like(path: &Path, extensions: &[&str]) -> bool {
     extension.is_some_and(|ext| extensions.contains(&ext.as_str()))
 }
 
-/// Folders of systems and programs, whose pictures nobody took.
-const SYSTEM_FOLDERS: [&str; 6] =
-    ["$RECYCLE.BIN", "System Volume Information", "lost+found", "@eaDir", "node_modules", "__MACOSX"];
+/// Folders of systems and programs, whose pictures nobody took, and bins. In small letters.
+const SYSTEM_FOLDERS: [&str; 14] = [
+    "$recycle.bin",
+    "recycler",
+    "#recycle",
+    "@recycle",
+    "#snapshot",
+    "@recently-snapshot",
+    "@eadir",
+    "@synoresource",
+    "@tmp",
+    "system volume information",
+    "lost+found",
+    "found.000",
+    "node_modules",
+    "__macosx",
+];
+/// Folders that are one thing to a photo program, by their endings: of them only [`ORIGINALS`] are photos that
+/// somebody took, the rest are copies, faces and previews.
+const PACKAGES: [&str; 6] =
+    ["photoslibrary", "photolibrary", "aplibrary", "migratedphotolibrary", "lrdata", "lrcat-data"];
+/// See [`PACKAGES`].
+const ORIGINALS: [&str; 2] = ["originals", "masters"];
 /// A file of this name excludes what stands in it, as `.gitignore` does.
 const IGNORE_FILE: &str = ".mmgemignore";
+/// Android's sign that nothing in a folder is for galleries.
+const NO_MEDIA: &str = ".nomedia";
+
+/// A folder to look through, or a file to take as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    pub path: PathBuf,
+    /// What to leave out, as lines of a `.gitignore`.
+    pub exclude: Vec<String>,
+    /// Take what is left out by default: hidden files, bins, folders of systems and programs.
+    pub hidden: bool,
+}
+
+impl From<PathBuf> for Root {
+    fn from(path: PathBuf) -> Self {
+        Self { path, exclude: Vec::new(), hidden: false }
+    }
+}
 
 /// Photos below some folders.
 #[derive(Clone, Debug, Default)]
 pub struct FoundPhotos {
     /// The folders, as the system calls them.
-    pub roots: Vec<PathBuf>,
+    pub roots: Vec<Root>,
     /// Sorted; with the folders as above.
     pub photos: Vec<PathBuf>,
+    /// Files of other programs beside photos, by photo.
+    sidecars: HashMap<PathBuf, Vec<PathBuf>>,
     /// Every folder could be listed.
     pub complete: bool,
     /// Folders that could not be listed, and ignore files that could not be read, with the reason.
     pub passed_over: Vec<(PathBuf, String)>,
+    pub left_out: LeftOut,
+}
+
+impl FoundPhotos {
+    /// Files of other programs beside a photo.
+    pub fn sidecars_of(&self, photo: &Path) -> &[PathBuf] {
+        self.sidecars.get(photo).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a path is in one of the folders.
+    pub fn covers(&self, path: &Path) -> bool {
+        self.roots.iter().any(|root| path.starts_with(&root.path))
+    }
+}
+
+/// What is left out although nobody asked for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Names of folders of systems and programs, bins and insides of photo libraries.
+    pub folders: BTreeSet<String>,
+    /// Folders with a file `.nomedia`.
+    pub n_no_media: usize,
+    /// Files that look like photos and whose names begin with a dot.
+    pub n_hidden: usize,
+}
+
+impl LeftOut {
+    /// As a person is told; nothing where nothing is left out.
+    pub fn in_words(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if !self.folders.is_empty() {
+            let names: Vec<&str> = self.folders.iter().map(String::as_str).collect();
+            parts.push(format!("folders called {}", names.join(", ")));
+        }
+        match self.n_no_media {
+            0 => {}
+            1 => parts.push("1 folder with a file .nomedia".into()),
+            n => parts.push(format!("{n} folders with a file .nomedia")),
+        }
+        match self.n_hidden {
+            0 => {}
+            1 => parts.push("1 hidden photo".into()),
+            n => parts.push(format!("{n} hidden photos")),
+        }
+        (!parts.is_empty())
+            .then(|| format!("left out: {}; `mmgem index DIR --hidden` takes them", parts.join("; ")))
+    }
 }
 
 /// The photos in folders and below them, sorted by path; a file that is named is taken as it is.
 ///
-/// Hidden files and folders, those of systems and programs, linked folders (they may lead back up), and
-/// what `exclude` (as lines of a `.gitignore`) or a file `.mmgemignore` says are left out.
+/// Linked folders (they may lead back up), what the roots exclude and what a file `.mmgemignore` says are left out, and
+/// unless a root says otherwise also hidden files and folders, bins, folders of systems and programs, those with a file
+/// `.nomedia`, and the insides of photo libraries but for their originals.
 ///
 /// # Errors
 /// When a path is not there or a pattern is none.
-pub fn walk(roots: &[PathBuf], exclude: &[String], quiet: bool) -> Result<FoundPhotos> {
-    let exclude = Excludes::new(exclude.iter().map(String::as_str))
-        .context("--exclude wants patterns, as `*.png` or `drafts/`")?;
-    let mut walk = Walk { found: FoundPhotos { complete: true, ..FoundPhotos::default() }, quiet };
+pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
+    let mut walk =
+        Walk { found: FoundPhotos { complete: true, ..FoundPhotos::default() }, hidden: false, quiet };
     for root in roots {
-        let root = root
+        let exclude = Excludes::new(root.exclude.iter().map(String::as_str))
+            .context("--exclude wants patterns, as `*.png` or `drafts/`")?;
+        let path = root
+            .path
             .canonicalize()
-            .with_context(|| format!("cannot list the folder\n  folder: {}", root.display()))?;
-        if root.is_file() {
-            walk.found.photos.push(root.clone());
+            .with_context(|| format!("cannot list the folder\n  folder: {}", shown(&root.path)))?;
+        walk.hidden = root.hidden;
+        if path.is_file() {
+            walk.found.photos.push(path.clone());
         } else {
-            walk.folder(&root, &[(root.clone(), exclude.clone())]);
+            walk.folder(&path, &[(path.clone(), exclude)], true);
         }
-        walk.found.roots.push(root);
+        walk.found.roots.push(Root { path, ..root.clone() });
     }
     walk.found.photos.sort();
     walk.found.photos.dedup();
@@ -84,43 +180,108 @@ pub fn walk(roots: &[PathBuf], exclude: &[String], quiet: bool) -> Result<FoundP
 
 struct Walk {
     found: FoundPhotos,
+    /// Of the root that is walked.
+    hidden: bool,
     quiet: bool,
 }
 
 impl Walk {
     /// `excludes` are those of the folders above, each with its folder; the innermost come last.
-    fn folder(&mut self, folder: &Path, excludes: &[(PathBuf, Excludes)]) {
+    fn folder(&mut self, folder: &Path, excludes: &[(PathBuf, Excludes)], is_root: bool) {
+        let entries = match self.entries(folder) {
+            Ok(entries) => entries,
+            Err(error) => return self.passed_over(folder, &error),
+        };
+        // Whoever names a folder wants it.
+        if !is_root && !self.hidden && entries.iter().any(|(name, _)| name == NO_MEDIA) {
+            self.found.left_out.n_no_media += 1;
+            return;
+        }
         let mut excludes = excludes.to_vec();
         match read_excludes(folder) {
             Ok(Some(own)) => excludes.push((folder.to_owned(), own)),
             Ok(None) => {}
             Err(error) => self.passed_over(&folder.join(IGNORE_FILE), &error),
         }
-        let entries = match fs::read_dir(folder) {
-            Ok(entries) => entries,
-            Err(error) => return self.passed_over(folder, &error.into()),
-        };
-        for entry in entries {
-            let entry = entry.and_then(|entry| Ok((entry.path(), entry.file_name(), entry.file_type()?)));
-            let (path, name, kind) = match entry {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.passed_over(folder, &error.into());
-                    continue;
-                }
-            };
-            let nobodys = SYSTEM_FOLDERS.iter().any(|system| name == *system);
+        let is_package = !self.hidden && ends_like(folder, &PACKAGES);
+        let (mut photos, mut sidecars) = (Vec::new(), FolderSidecars::default());
+        for (name, kind) in entries {
+            let path = folder.join(&name);
             let left_out = |(root, excludes): &(PathBuf, Excludes)| {
                 excludes.leaves_out(path.strip_prefix(root).ok()?, kind.is_dir())
             };
-            let hidden = name.as_encoded_bytes().first() == Some(&b'.');
-            if hidden || nobodys || excludes.iter().rev().find_map(left_out) == Some(true) {
+            if excludes.iter().rev().find_map(left_out) == Some(true)
+                || self.leaves_out(&name, kind, is_package)
+            {
                 continue;
             }
             if kind.is_dir() {
-                self.folder(&path, &excludes);
-            } else if looks_like_a_photo(&path) && path.is_file() {
-                self.found.photos.push(path);
+                self.folder(&path, &excludes, false);
+            } else if is_sidecar(&name) {
+                sidecars.add(name);
+            } else if looks_like_a_photo(&path) && self.is_file(&path, kind) {
+                photos.push(path);
+            }
+        }
+        for photo in photos {
+            let beside = sidecars.of(&photo);
+            if !beside.is_empty() {
+                self.found.sidecars.insert(photo.clone(), beside);
+            }
+            self.found.photos.push(photo);
+        }
+    }
+
+    /// What is in a folder. What of it cannot be told is passed over.
+    fn entries(&mut self, folder: &Path) -> Result<Vec<(OsString, FileType)>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            match entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?))) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => self.passed_over(folder, &error.into()),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Whether nobody took what this is, by its name and where it stands.
+    fn leaves_out(&mut self, name: &OsStr, kind: FileType, is_package: bool) -> bool {
+        let bytes = name.as_encoded_bytes();
+        // What a Mac leaves on other disks beside each file.
+        if bytes.starts_with(b"._") {
+            return true;
+        }
+        if self.hidden {
+            return false;
+        }
+        if bytes.starts_with(b".") {
+            let is_photo = !kind.is_dir() && looks_like_a_photo(Path::new(name));
+            self.found.left_out.n_hidden += usize::from(is_photo);
+            return true;
+        }
+        let lower = name.to_string_lossy().to_lowercase();
+        let is_theirs =
+            SYSTEM_FOLDERS.contains(&lower.as_str()) || (is_package && !ORIGINALS.contains(&lower.as_str()));
+        if kind.is_dir() && is_theirs {
+            self.found.left_out.folders.insert(shown(Path::new(name)));
+        }
+        // Files in a package are its databases.
+        is_package && !kind.is_dir() || kind.is_dir() && is_theirs
+    }
+
+    /// Whether an entry is a file. Of a link only the system knows, and where it says nothing for now, photos that were
+    /// found before must not be forgotten.
+    fn is_file(&mut self, path: &Path, kind: FileType) -> bool {
+        if !kind.is_symlink() {
+            return kind.is_file();
+        }
+        match fs::metadata(path) {
+            Ok(metadata) => metadata.is_file(),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.passed_over(path, &error.into());
+                }
+                false
             }
         }
     }
@@ -128,7 +289,7 @@ impl Walk {
     fn passed_over(&mut self, path: &Path, error: &anyhow::Error) {
         self.found.complete = false;
         self.found.passed_over.push((path.to_owned(), error.to_string()));
-        note(self.quiet, format!("passed over {}: {error}", path.display()));
+        note(self.quiet, format!("passed over {}: {error}", shown(path)));
     }
 }
 
@@ -146,25 +307,40 @@ fn read_excludes(folder: &Path) -> Result<Option<Excludes>> {
 /// # Errors
 /// When there is none.
 pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
-    let found = walk(roots, &[], quiet)?;
+    let roots: Vec<Root> = roots.iter().cloned().map(Root::from).collect();
+    let found = walk(&roots, quiet)?;
+    if let Some(left_out) = found.left_out.in_words() {
+        note(quiet, left_out);
+    }
     anyhow::ensure!(
         !found.photos.is_empty(),
-        "found no photo (wanted .{})\n  folder: {}",
+        "found no photo (wanted .{}, or a camera's raw .{})\n  folder: {}",
         EXTENSIONS.join(", ."),
-        roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ")
+        RAW_EXTENSIONS.join(", ."),
+        roots.iter().map(|root| shown(&root.path)).collect::<Vec<_>>().join(", ")
     );
     Ok(found)
 }
 
-/// Reads and decodes a photo.
+/// Reads and decodes a photo. One of more than 200 megapixels comes out smaller: see [`read_decoded`].
 pub fn read_photo(path: &Path) -> Result<Rgb> {
+    Ok(read_decoded(path)?.pixels)
+}
+
+/// Reads and decodes a photo, and names on stderr one of which a part is missing.
+pub fn read_decoded(path: &Path) -> Result<Decoded> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, u32::MAX)
-        .with_context(|| format!("the photo cannot be used\n  file: {}", path.display()))?;
-    Ok(decoded.pixels)
+        .with_context(|| format!("the photo cannot be used\n  file: {}", shown(path)))?;
+    if let Some(problem) = &decoded.problem {
+        note(false, format!("{}: {problem}", shown(path)));
+    }
+    Ok(decoded)
 }
 
 /// Decodes a photo, as small as `least_side` allows ([`decode_scaled`]); of a raw one its preview.
+///
+/// Of one that is cut short or damaged it takes what there is, and says so in [`Decoded::problem`].
 pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decoded> {
     let limits = DecodeLimits::default();
     if !ends_like(path, &RAW_EXTENSIONS) {
@@ -181,7 +357,7 @@ pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decode
 }
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
-    Ok(preprocess(&read_photo(path)?, config))
+    Ok(read_decoded(path)?.preprocess(config))
 }
 
 /// Unit vector of a whole photo.
@@ -190,7 +366,7 @@ pub fn whole_embed(context: &Context, encoded: &EncodedImage) -> Result<Vec<f32>
 }
 
 /// Reads photos in parallel, encodes them in batches and hands them over one by one, in order; a bad
-/// one is passed over.
+/// one is passed over, and told with the reason.
 ///
 /// # Errors
 /// When no photo can be used, or with `--strict` one cannot.
@@ -198,10 +374,12 @@ pub fn for_each_encoded(
     context: &Context,
     paths: &[PathBuf],
     take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<(PathBuf, String)>> {
     let mut passed_over = PassedOver::new(paths.len(), context.strict);
     encode_each(context, paths, &mut passed_over, take)?;
-    passed_over.finish(context.quiet)
+    let failed = passed_over.failed().to_vec();
+    passed_over.finish(context.quiet)?;
+    Ok(failed)
 }
 
 /// [`for_each_encoded`] where the photos are some of those that `passed_over` counts.
@@ -267,14 +445,81 @@ mod tests {
         }
         let found = |exclude: &[&str]| {
             let exclude: Vec<String> = exclude.iter().map(ToString::to_string).collect();
-            walk(&[root.to_owned()], &exclude, true).expect("it is there")
+            walk(&[Root { exclude, ..Root::from(root.to_owned()) }], true).expect("it is there")
         };
         let all = ["a.jpg", "h.gif", "raw/f.jpg", "raw/keep/g.jpg", "sub dir/é/e.PNG"];
         assert_eq!(names(&found(&[]), root), all);
         assert_eq!(names(&found(&["raw/", "*.gif"]), root), ["a.jpg", "sub dir/é/e.PNG"]);
         fs::write(root.join(IGNORE_FILE), "raw/*\n!raw/keep\n").expect("writable");
         assert_eq!(names(&found(&[]), root), ["a.jpg", "h.gif", "raw/keep/g.jpg", "sub dir/é/e.PNG"]);
-        assert!(walk(&[root.join("missing")], &[], true).is_err());
+        assert!(walk(&[Root::from(root.join("missing"))], true).is_err());
+    }
+
+    #[test]
+    fn what_nobody_took_is_left_out_and_counted() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path();
+        let write = |path: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("below")).expect("writable");
+            fs::write(path, b"").expect("writable");
+        };
+        let taken = [
+            "a.jpg",
+            "Photos.photoslibrary/originals/0/b.heic",
+            "old.aplibrary/Masters/c.jpg",
+            "recycle/d.jpg",
+        ];
+        let left_out = [
+            ".nomedia",
+            "@eaDir/SYNOPHOTO_THUMB_M.jpg",
+            "#RECYCLE/e.jpg",
+            "sub/@Recycle/f.jpg",
+            "messenger/.nomedia",
+            "messenger/deep/g.jpg",
+            ".trashed-1700000000-h.jpg",
+            ".hidden/i.jpg",
+            "Photos.photoslibrary/resources/derivatives/j.jpg",
+            "Photos.photoslibrary/k.jpg",
+            "Previews.lrdata/l.jpg",
+            "._a.jpg",
+        ];
+        taken.iter().chain(&left_out).for_each(|path| write(path));
+        let mut found = walk(&[Root::from(root.to_owned())], true).expect("it is there");
+        assert_eq!(
+            names(&found, root),
+            [
+                "Photos.photoslibrary/originals/0/b.heic",
+                "a.jpg",
+                "old.aplibrary/Masters/c.jpg",
+                "recycle/d.jpg"
+            ]
+        );
+        let folders: Vec<&str> = found.left_out.folders.iter().map(String::as_str).collect();
+        assert_eq!(folders, ["#RECYCLE", "@Recycle", "@eaDir", "resources"]);
+        assert_eq!((found.left_out.n_no_media, found.left_out.n_hidden), (1, 1));
+        let words = found.left_out.in_words().expect("something is left out");
+        assert!(
+            words.contains("1 folder with a file .nomedia; 1 hidden photo") && words.contains("--hidden"),
+            "{words}"
+        );
+        found = walk(&[Root { hidden: true, ..Root::from(root.to_owned()) }], true).expect("it is there");
+        assert_eq!(found.photos.len(), taken.len() + left_out.len() - 3, "{:?}", found.photos);
+        assert_eq!(found.left_out.in_words(), None);
+    }
+
+    #[test]
+    fn files_beside_photos_are_found_with_them() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["a.jpg", "a.jpg.xmp", "a.jpg.supplemental-metadata.json", "b.jpg", "c.xmp"] {
+            fs::write(folder.path().join(name), b"").expect("writable");
+        }
+        let found = walk(&[Root::from(folder.path().to_owned())], true).expect("it is there");
+        let n_beside: Vec<usize> = found.photos.iter().map(|photo| found.sidecars_of(photo).len()).collect();
+        assert_eq!(
+            (names(&found, folder.path()), n_beside),
+            (vec!["a.jpg".to_owned(), "b.jpg".to_owned()], vec![2, 0])
+        );
     }
 
     #[test]
@@ -285,7 +530,7 @@ mod tests {
         std::os::unix::fs::symlink(folder.path(), folder.path().join("up")).expect("links work");
         std::os::unix::fs::symlink(folder.path().join("a.jpg"), folder.path().join("b.jpg")).expect("links");
         std::os::unix::fs::symlink("nowhere", folder.path().join("c.jpg")).expect("links work");
-        let found = walk(&[folder.path().to_owned()], &[], true).expect("it is there");
+        let found = walk(&[Root::from(folder.path().to_owned())], true).expect("it is there");
         assert_eq!(names(&found, folder.path()), ["a.jpg", "b.jpg"]);
     }
 

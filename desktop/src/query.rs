@@ -1,22 +1,27 @@
 //! What a person types to find photos: texts and photos, added and taken away, and filters.
 //!
-//! `beach - people after:2024`, `2:dog + ball.jpg`, `"a - b" camera:canon`.
+//! `beach - people after:2024`, `beach -people`, `2:dog + ball.jpg`, `"a - b" camera:canon`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 use mmgem_core::image::BoxPx;
 use mmgem_core::session::{Part, Session};
+use mmgem_core::tokenizer::{Reading, Tokenizer, TokenizerError};
 use pollster::block_on;
 
 use crate::args::WrongArguments;
-use crate::library::{KnownTexts, Photo};
-use crate::photos::{looks_like_a_photo, read_photo};
+use crate::library::{KnownTexts, Photo, days_of_date};
+use crate::names::{folded, given, path_of_uri, shown};
+use crate::photos::{looks_like_a_photo, read_decoded};
 
 /// Radius of `near:` where none is given, in kilometres.
 const NEAR_KM: f64 = 10.0;
 const EARTH_RADIUS_KM: f64 = 6371.0;
+/// All filters, for those who know another program's.
+const FILTERS: &str = "after: before: near: path: camera: type:";
 
 /// A query in parts.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,50 +55,100 @@ pub enum Filter {
     Before(i64),
     /// Taken at most so many kilometres from a place.
     Near([f64; 2], f64),
-    /// With this in its path, in small letters.
+    /// With this in its path, [`folded`].
     Path(String),
-    /// By a camera with this in its name, in small letters.
+    /// By a camera with this in its name, [`folded`].
     Camera(String),
     /// Of this format, or with this extension, in small letters.
     Type(String),
+    /// Not this.
+    Not(Box<Filter>),
 }
 
 impl FromStr for Query {
     type Err = WrongArguments;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let query = Self::read(text)?;
-        if query.terms.is_empty() {
-            let message =
-                "the query looks for nothing; wanted a text or a photo, as in `a red boat after:2024`";
-            return Err(WrongArguments(message.into()));
-        }
-        Ok(query)
+        Self::read(text)?.not_empty()
     }
 }
 
 impl Query {
-    /// Reads a query that may look for nothing: then its filters say all.
+    /// Reads a query that may ask for nothing: then every photo is a hit.
     ///
     /// # Errors
     /// When a filter is none, or a photo is not there.
     pub fn read(text: &str) -> Result<Self, WrongArguments> {
+        Self::of_words(words_of(text))
+    }
+
+    /// Reads the arguments of a command: a query in one, or a word in each, so that quotes are needed only where the
+    /// shell or the query would take something apart. An argument that is the path of a photo is that photo, whatever
+    /// its name has in it.
+    ///
+    /// # Errors
+    /// When nothing is asked, a filter is none, or a photo is not there.
+    pub fn of_arguments(arguments: &[OsString]) -> Result<Self, WrongArguments> {
+        let mut words = Vec::new();
+        for argument in arguments {
+            let path = given(PathBuf::from(argument));
+            // A word may be a file by chance: `boat` of `red boat`.
+            let is_meant = arguments.len() == 1 || looks_like_a_photo(&path) || path.components().count() > 1;
+            match argument.to_str() {
+                _ if is_meant && path.is_file() => words.push(Word::Photo(path)),
+                Some(text) => words.extend(words_of(text)),
+                None => return Err(no_such_photo(&path)),
+            }
+        }
+        Self::of_words(words)?.not_empty()
+    }
+
+    fn not_empty(self) -> Result<Self, WrongArguments> {
+        if self.terms.is_empty() && self.filters.is_empty() {
+            let message = "the query looks for nothing; wanted a text, a photo or a filter, as in `a red boat after:2024`";
+            return Err(WrongArguments(message.into()));
+        }
+        Ok(self)
+    }
+
+    fn of_words(words: Vec<Word>) -> Result<Self, WrongArguments> {
         let mut query = Self::default();
-        let (mut sign, mut words): (f32, Vec<String>) = (1.0, Vec::new());
-        for Word { text, quoted } in words_of(text) {
-            match text.as_str() {
-                "+" | "-" if !quoted => {
-                    query.take_term(sign, &mut words)?;
-                    sign = if text == "+" { 1.0 } else { -1.0 };
+        let (mut sign, mut text): (f32, Vec<String>) = (1.0, Vec::new());
+        for word in words {
+            match word {
+                Word::Sign(next) => {
+                    query.take_term(sign, &mut text)?;
+                    sign = next;
                 }
-                _ => match filter_of(&text).filter(|_| !quoted) {
+                Word::Signed(sign, word) => query.take_word(sign, *word)?,
+                Word::Photo(path) => {
+                    query.take_term(sign, &mut text)?;
+                    query.terms.push(Term { weight: sign, what: What::Photo(path) });
+                }
+                Word::Quoted(word) => text.push(word),
+                Word::Plain(word) => match filter_of(&word) {
                     Some(filter) => query.filters.push(filter?),
-                    None => words.push(text),
+                    None => text.push(word),
                 },
             }
         }
-        query.take_term(sign, &mut words)?;
+        query.take_term(sign, &mut text)?;
         Ok(query)
+    }
+
+    /// A word with its sign: what is around it is not touched.
+    fn take_word(&mut self, sign: f32, word: Word) -> Result<(), WrongArguments> {
+        match word {
+            Word::Plain(word) => match filter_of(&word) {
+                Some(filter) if sign < 0.0 => self.filters.push(Filter::Not(filter?.into())),
+                Some(filter) => self.filters.push(filter?),
+                None => self.take_term(sign, &mut vec![word])?,
+            },
+            Word::Quoted(word) => self.take_term(sign, &mut vec![word])?,
+            Word::Photo(path) => self.terms.push(Term { weight: sign, what: What::Photo(path) }),
+            Word::Sign(_) | Word::Signed(..) => unreachable!("a sign has a plain or a quoted word"),
+        }
+        Ok(())
     }
 
     /// The unit vector of the query: the weighted sum of its terms'. With a box, of that region of the photo
@@ -113,14 +168,17 @@ impl Query {
             let embed = match what {
                 What::Text(text) => embed_text(text, session, texts)?,
                 What::Photo(path) => {
-                    let encoded = session.encode_rgb(&read_photo(path)?);
+                    let encoded = session.encode_decoded(&read_decoded(path)?);
                     block_on(session.embed_image(&encoded, &part))
-                        .with_context(|| format!("the query cannot be used\n  file: {}", path.display()))?
+                        .with_context(|| format!("the query cannot be used\n  file: {}", shown(path)))?
                 }
             };
             sum.iter_mut().zip(embed).for_each(|(sum, x)| *sum += weight * x);
         }
         let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
+        if !norm.is_finite() {
+            return Err(WrongArguments("a weight of the query is too large".into()).into());
+        }
         if norm <= 1e-6 {
             return Err(WrongArguments("the terms of the query cancel each other".into()).into());
         }
@@ -148,25 +206,77 @@ impl Query {
             // Nothing stands before the first sign; between two signs something must.
             return Ok(());
         }
-        let weighted = text.split_once(':').and_then(|(weight, rest)| Some((weight.parse().ok()?, rest)));
-        let (weight, what): (f32, &str) = weighted.unwrap_or((1.0, &text));
-        let path = Path::new(what);
-        if path.is_file() {
-            self.terms.push(Term { weight: sign * weight, what: What::Photo(path.into()) });
-        } else if looks_like_a_photo(path) {
-            return Err(WrongArguments(format!(
-                "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {what}"
-            )));
+        let weighted = text.split_once(':').and_then(|(weight, rest)| Some((weight_of(weight)?, rest)));
+        let (weight, what) = weighted.unwrap_or((1.0, &text));
+        let path = given(PathBuf::from(what));
+        let what = if path.is_file() {
+            What::Photo(path)
+        } else if looks_like_a_photo(&path) || path_of_uri(what).is_some() {
+            return Err(no_such_photo(&path));
         } else {
-            self.terms.push(Term { weight: sign * weight, what: What::Text(what.to_owned()) });
-        }
+            What::Text(what.to_owned())
+        };
+        self.terms.push(Term { weight: sign * weight, what });
         Ok(())
     }
 
-    /// Whether a photo has all that the filters ask for.
-    pub fn keeps(&self, photo: &Photo) -> bool {
-        self.filters.iter().all(|filter| filter.keeps(photo))
+    /// What a person should know of the texts before trusting the hits: what of them the model cannot read.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn doubts(&self, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
+        let mut doubts = Vec::new();
+        for term in &self.terms {
+            if let What::Text(text) = &term.what {
+                doubts.extend(doubts_of(text, tokenizer)?);
+            }
+        }
+        Ok(doubts)
     }
+
+    /// Whether a file of a photo has all that the filters ask for.
+    pub fn keeps(&self, photo: &Photo, path: &Path) -> bool {
+        self.filters.iter().all(|filter| filter.keeps(photo, path))
+    }
+}
+
+/// What a person should know of a text before trusting what a model makes of it.
+///
+/// Two things are seen: words in a script, or of letters, that the tokenizer never met together, of which the model cannot
+/// know anything; and a text longer than the model reads. A word that is made of known parts passes, whether the model
+/// ever met it or not: `Hundeschule` is read as `H und es ch ule`.
+///
+/// # Errors
+/// When the tokenizer fails.
+pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
+    let Reading { n_tokens, n_read, strange } = tokenizer.reading(text)?;
+    let mut doubts = Vec::new();
+    if !strange.is_empty() {
+        let words: Vec<String> = strange.iter().take(5).map(|word| format!("{word:?}")).collect();
+        let more = if strange.len() > 5 { ", .." } else { "" };
+        doubts.push(format!(
+            "the model does not know {}{more}: what it finds for that means little",
+            words.join(", ")
+        ));
+    }
+    if n_read < n_tokens {
+        doubts.push(format!(
+            "the text has {n_tokens} tokens and the model reads {n_read}: its end counts for nothing"
+        ));
+    }
+    Ok(doubts)
+}
+
+fn no_such_photo(path: &Path) -> WrongArguments {
+    WrongArguments(format!(
+        "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
+        shown(path)
+    ))
+}
+
+/// A weight, as `2` or `0.5`; `nan` and `inf` are words.
+fn weight_of(text: &str) -> Option<f32> {
+    text.parse().ok().filter(|weight: &f32| weight.is_finite() && !text.contains(char::is_alphabetic))
 }
 
 /// The unit vector of a text that may have been looked for before.
@@ -183,31 +293,34 @@ pub fn embed_text(text: &str, session: &Session, texts: &mut dyn KnownTexts) -> 
 }
 
 impl Filter {
-    fn keeps(&self, photo: &Photo) -> bool {
+    fn keeps(&self, photo: &Photo, path: &Path) -> bool {
         match self {
-            Self::After(secs) => photo.taken_secs >= *secs,
-            Self::Before(secs) => photo.taken_secs < *secs,
+            Self::After(secs) => photo.taken.secs >= *secs,
+            Self::Before(secs) => photo.taken.secs < *secs,
             Self::Near(place, km) => photo.place.is_some_and(|there| distance_km(*place, there) <= *km),
-            Self::Path(part) => {
-                photo.paths.iter().any(|path| path.to_string_lossy().to_lowercase().contains(part))
-            }
-            Self::Camera(part) => {
-                photo.camera.as_ref().is_some_and(|camera| camera.to_lowercase().contains(part))
-            }
+            Self::Path(part) => folded(&path.to_string_lossy()).contains(part),
+            Self::Camera(part) => photo.camera.as_ref().is_some_and(|camera| folded(camera).contains(part)),
             Self::Type(format) => {
                 // Which camera wrote a raw photo only its extension tells.
-                let ends_so =
-                    |path: &PathBuf| path.extension().is_some_and(|end| end.eq_ignore_ascii_case(format));
-                photo.format.to_lowercase() == *format || photo.paths.iter().any(ends_so)
+                photo.format.to_lowercase() == *format
+                    || path.extension().is_some_and(|end| end.eq_ignore_ascii_case(format))
             }
+            Self::Not(filter) => !filter.keeps(photo, path),
         }
     }
 }
 
-struct Word {
-    text: String,
-    /// It was in quotes, so that it is no sign and no filter.
-    quoted: bool,
+/// A piece of a query.
+#[derive(Debug, PartialEq)]
+enum Word {
+    Plain(String),
+    /// In quotes, so that it is no sign and no filter.
+    Quoted(String),
+    /// `+` or `-` by itself: for all up to the next.
+    Sign(f32),
+    /// `-cat`, `-"a cat"`: for this word.
+    Signed(f32, Box<Word>),
+    Photo(PathBuf),
 }
 
 /// Words at spaces; what is in double quotes is one word, or after a colon the rest of one, as in `path:"a b"`.
@@ -216,51 +329,103 @@ fn words_of(text: &str) -> Vec<Word> {
     let mut before = "";
     for (i, part) in text.split('"').enumerate() {
         if i % 2 == 0 {
-            words.extend(part.split_whitespace().map(|text| Word { text: text.to_owned(), quoted: false }));
-        } else if let Some(key) = words.last_mut().filter(|_| before.ends_with(':')) {
-            key.text.push_str(part);
-        } else {
-            words.push(Word { text: part.to_owned(), quoted: true });
+            words.extend(part.split_whitespace().map(plain_word));
+            before = part;
+            continue;
+        }
+        let quoted = Word::Quoted(part.to_owned());
+        match words.last_mut() {
+            // The quote follows without a space.
+            Some(Word::Plain(key)) if before.ends_with(':') => key.push_str(part),
+            Some(Word::Signed(_, word)) if before.ends_with(':') => match word.as_mut() {
+                Word::Plain(key) => key.push_str(part),
+                _ => words.push(quoted),
+            },
+            Some(Word::Sign(sign)) if before.ends_with(['+', '-']) => {
+                let signed = Word::Signed(*sign, quoted.into());
+                *words.last_mut().expect("matched above") = signed;
+            }
+            _ => words.push(quoted),
         }
         before = part;
     }
     words
 }
 
-/// The filter that a word is, if it begins like one.
+fn plain_word(text: &str) -> Word {
+    let sign = match text.as_bytes()[0] {
+        b'+' => 1.0,
+        b'-' => -1.0,
+        _ => return Word::Plain(text.to_owned()),
+    };
+    let rest = &text[1..];
+    if rest.is_empty() {
+        return Word::Sign(sign);
+    }
+    // `-5` is a number, `-2:cat` is not.
+    let is_word = rest.chars().next().is_some_and(char::is_alphabetic);
+    let is_weighted = rest.split_once(':').is_some_and(|(weight, _)| weight_of(weight).is_some());
+    if is_word || is_weighted {
+        Word::Signed(sign, Word::Plain(rest.to_owned()).into())
+    } else {
+        Word::Plain(text.to_owned())
+    }
+}
+
+/// The filter that a word is, if it begins like one; an error if it begins like one that there is not.
 fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
     let (key, value) = word.split_once(':')?;
-    let lower = value.to_lowercase();
+    // `C:` is a disk, `2:` a weight, `10:30` a time; a colon at the end of a word ends a clause.
+    let is_name = key.chars().count() > 1 && key.chars().all(|c| c.is_alphabetic() || c == '_');
+    if !is_name || path_of_uri(word).is_some() {
+        return None;
+    }
     let wrong = |wanted: &str| WrongArguments(format!("{word:?} is no filter; wanted {wanted}"));
     let date = |value| date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"));
+    let text = |value: &str| match value {
+        "" => Err(wrong(&format!("something after it without a space, as in {key}:holiday"))),
+        value => Ok(folded(value)),
+    };
     Some(match key {
         "after" => date(value).map(Filter::After),
         "before" => date(value).map(Filter::Before),
         "near" => near(value)
             .ok_or_else(|| wrong("degrees and kilometres, as in near:48.2,16.4 or near:48.2,16.4,25")),
+        "path" => text(value).map(Filter::Path),
+        "camera" => text(value).map(Filter::Camera),
+        "type" => text(value).map(|lower| {
+            Filter::Type(match lower.as_str() {
+                "jpg" => "jpeg".into(),
+                "tif" => "tiff".into(),
+                "heif" => "heic".into(),
+                _ => lower,
+            })
+        }),
         _ if value.is_empty() => return None,
-        "path" => Ok(Filter::Path(lower)),
-        "camera" => Ok(Filter::Camera(lower)),
-        "type" => Ok(Filter::Type(match lower.as_str() {
-            "jpg" => "jpeg".into(),
-            "tif" => "tiff".into(),
-            "heif" => "heic".into(),
-            _ => lower,
-        })),
-        _ => return None,
+        _ => Err(unknown_filter(word, key)),
     })
 }
 
-/// The first second of a year, a month or a day.
+fn unknown_filter(word: &str, key: &str) -> WrongArguments {
+    let lower = format!("{}:", key.to_lowercase());
+    let meant = match FILTERS.split(' ').find(|known| **known == lower) {
+        Some(known) => format!("; write it as {known}"),
+        None => String::new(),
+    };
+    WrongArguments(format!(
+        "there is no filter {key}:{meant}; the filters are {FILTERS}\n  hint: a text with a colon in it stands in quotes: '\"{word}\"'"
+    ))
+}
+
+/// The first second of a year, a month or a day; `None` for a day that no calendar has.
 fn date_secs(text: &str) -> Option<i64> {
-    let mut parts = text.split('-').map(|part| part.parse::<i64>().ok());
+    let number =
+        |part: &str| part.parse::<i64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let mut parts = text.split('-').map(number);
     let year = parts.next()??;
     let (month, day) = (parts.next().unwrap_or(Some(1))?, parts.next().unwrap_or(Some(1))?);
-    let sensible = parts.next().is_none()
-        && (1..=9999).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day);
-    sensible.then(|| 86_400 * crate::library::days_since_1970(year, month, day))
+    let sensible = parts.next().is_none() && (1..=9999).contains(&year);
+    days_of_date(year, month, day).filter(|_| sensible).map(|days| 86_400 * days)
 }
 
 fn near(text: &str) -> Option<Filter> {
@@ -293,6 +458,11 @@ mod tests {
     fn check(query: &str, terms: &[Term], filters: &[Filter]) {
         let found: Query = query.parse().expect(query);
         assert_eq!((found.terms.as_slice(), found.filters.as_slice()), (terms, filters), "{query}");
+        // The shell may take a query apart at its spaces.
+        if !query.contains('"') {
+            let arguments: Vec<OsString> = query.split_whitespace().map(OsString::from).collect();
+            assert_eq!(Query::of_arguments(&arguments).expect(query), found, "{query}");
+        }
     }
 
     #[test]
@@ -306,11 +476,30 @@ mod tests {
         );
         check("\"a - b\" c", &[text(1.0, "a - b c")], &[]);
         check("at 10:30 today", &[text(1.0, "at 10:30 today")], &[]);
-        check("2:\"a - b\" -cat", &[text(2.0, "a - b -cat")], &[]);
+        check("note: a C:\\dog", &[text(1.0, "note: a C:\\dog")], &[]);
+        check("nan:", &[text(1.0, "nan:")], &[]);
     }
 
     #[test]
-    fn filters_stand_anywhere() {
+    fn a_sign_at_a_word_is_for_that_word() {
+        check("beach -people", &[text(-1.0, "people"), text(1.0, "beach")], &[]);
+        check("red -cat boat", &[text(-1.0, "cat"), text(1.0, "red boat")], &[]);
+        check("-cat", &[text(-1.0, "cat")], &[]);
+        check("+cat -0.5:dog", &[text(1.0, "cat"), text(-0.5, "dog")], &[]);
+        check("2:\"a - b\" -cat", &[text(-1.0, "cat"), text(2.0, "a - b")], &[]);
+        check("sea -\"a red boat\"", &[text(-1.0, "a red boat"), text(1.0, "sea")], &[]);
+        check("at -5 degrees", &[text(1.0, "at -5 degrees")], &[]);
+        check("a well-known - -- place", &[text(1.0, "a well-known"), text(-1.0, "-- place")], &[]);
+        let not = |filter: Filter| Filter::Not(filter.into());
+        check(
+            "sea -path:old -camera:\"EOS R5\"",
+            &[text(1.0, "sea")],
+            &[not(Filter::Path("old".into())), not(Filter::Camera("eos r5".into()))],
+        );
+    }
+
+    #[test]
+    fn filters_stand_anywhere_and_alone() {
         check(
             "boat after:1970-01-02 on a lake type:JPG",
             &[text(1.0, "boat on a lake")],
@@ -329,18 +518,30 @@ mod tests {
             &[text(1.0, "x y z")],
             &[Filter::Path("my pictures".into()), Filter::Camera("eos r5".into())],
         );
+        check("after:1970-01-02 path:x", &[], &[Filter::After(86_400), Filter::Path("x".into())]);
     }
 
     #[test]
     fn what_is_no_query_says_so() {
         for (query, says) in [
             ("", "looks for nothing"),
-            ("after:2024", "looks for nothing"),
+            ("-", "looks for nothing"),
             ("x after:soon", "wanted a date"),
+            ("x after:", "wanted a date"),
             ("x before:2024-13", "wanted a date"),
+            ("x after:2024-02-31", "wanted a date"),
+            ("x after:2023-02-29", "wanted a date"),
+            ("x before:+2024", "wanted a date"),
             ("x near:vienna", "wanted degrees"),
             ("x near:91,0", "wanted degrees"),
+            ("x path: y", "without a space"),
+            ("date:2024", "no filter date:; the filters are after:"),
+            ("x foo:bar", "in quotes: '\"foo:bar\"'"),
+            ("x After:2024", "write it as after:"),
+            ("x -größe:5", "no filter größe:"),
+            ("nan:dog", "no filter nan:"),
             ("missing.jpg", "no such photo"),
+            ("file:///missing.jpg", "no such photo"),
         ] {
             let error = query.parse::<Query>().expect_err(query).to_string();
             assert!(error.contains(says), "{query}: {error}");
@@ -348,19 +549,59 @@ mod tests {
     }
 
     #[test]
-    fn a_type_is_a_format_or_an_extension() {
+    fn a_photo_may_have_any_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let photo = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, b"").expect("writable");
+            path
+        };
+        let of = |paths: &[&OsString]| {
+            let arguments: Vec<OsString> = paths.iter().map(|path| (*path).clone()).collect();
+            Query::of_arguments(&arguments).expect("photos that are there").terms
+        };
+        let term = |weight, path: &Path| Term { weight, what: What::Photo(path.into()) };
+        for name in [
+            "a  b.jpg",
+            "a - b.jpg",
+            "path:x.jpg",
+            "\"q\".jpg",
+            "-x.jpg",
+            "a\tb\n.jpg",
+            "no ending",
+            "2:c.jpg",
+        ] {
+            let path = photo(name);
+            assert_eq!(of(&[&path.clone().into_os_string()]), [term(1.0, &path)], "{name}");
+        }
+        let (a, minus, b) = (photo("a.jpg"), OsString::from("-"), photo("b b.jpg"));
+        let both = of(&[&a.clone().into(), &minus, &b.clone().into()]);
+        assert_eq!(both, [term(1.0, &a), term(-1.0, &b)]);
+        let uri = OsString::from(crate::names::file_uri(&b));
+        assert_eq!(of(&[&uri]), [term(1.0, &b)]);
+        let typed = Query::read(&format!("-2:\"{}\"", b.display())).expect("quoted").terms;
+        assert_eq!(typed, [term(-2.0, &b)]);
+    }
+
+    #[test]
+    fn a_type_is_a_format_or_an_extension_and_a_path_has_any_accents() {
         let of = |format: &str, path: &str| {
             let mut photo = Photo::example(1, path.into(), 0);
             photo.format = format.into();
             photo
         };
         let (raw, misnamed) = (of("RAW", "a.NEF"), of("PNG", "b.jpg"));
+        let keeps =
+            |query: &str, photo: &Photo| Query::read(query).expect("a filter").keeps(photo, &photo.paths[0]);
         let kept = |kind: &str| {
-            let query = Query::read(&format!("type:{kind}")).expect("a filter");
-            (query.keeps(&raw), query.keeps(&misnamed))
+            let query = format!("type:{kind}");
+            (keeps(&query, &raw), keeps(&query, &misnamed))
         };
         assert_eq!((kept("raw"), kept("nef"), kept("cr2")), ((true, false), (true, false), (false, false)));
         assert_eq!((kept("png"), kept("jpg")), ((false, true), (false, false)));
+        let of_mac = of("JPEG", "/cafe\u{301}/A.jpg");
+        assert!(keeps("path:caf\u{e9}/a", &of_mac) && keeps("path:CAFE\u{301}", &of_mac));
+        assert!(!keeps("path:cafe/", &of_mac) && keeps("-path:cafe/", &of_mac));
     }
 
     #[test]

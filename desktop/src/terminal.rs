@@ -2,14 +2,16 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mmgem_core::image::BoxPx;
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, json};
+
+use crate::names::{printable, put_path, shown};
 
 static HAS_PRINTED: AtomicBool = AtomicBool::new(false);
 
@@ -40,6 +42,14 @@ pub fn json_floats(values: &[f32]) -> Value {
     values.iter().copied().map(json_f32).collect()
 }
 
+/// A file that could not be used, as JSON.
+pub fn json_problem((path, why): &(PathBuf, String)) -> Value {
+    let mut entry = json!({});
+    put_path(&mut entry, path);
+    entry["problem"] = why.as_str().into();
+    entry
+}
+
 /// A box as JSON; `null` is the whole photo.
 pub fn json_box(box_px: Option<BoxPx>) -> Value {
     box_px.map_or(Value::Null, |box_px| json_floats(&box_px))
@@ -59,7 +69,7 @@ pub fn one_line(text: &str) -> String {
 /// Says something to the person, unless `-q`.
 pub fn note(quiet: bool, line: impl Display) {
     if !quiet {
-        eprintln!("{line}");
+        eprintln!("{}", printable(&line.to_string()));
     }
 }
 
@@ -78,13 +88,14 @@ pub fn progress_bar(len: usize, unit: &str, quiet: bool) -> ProgressBar {
 pub struct PassedOver {
     strict: bool,
     n_given: usize,
-    n_failed: usize,
+    /// With the reason.
+    failed: Vec<(PathBuf, String)>,
 }
 
 impl PassedOver {
     /// For `n_given` files; a single file, or `--strict`, makes the first problem an error.
     pub fn new(n_given: usize, strict: bool) -> Self {
-        Self { strict: strict || n_given == 1, n_given, n_failed: 0 }
+        Self { strict: strict || n_given == 1, n_given, failed: Vec::new() }
     }
 
     /// The result, or `None` with the file named on stderr.
@@ -99,25 +110,32 @@ impl PassedOver {
             Err(error) if self.strict => return Err(error),
             Err(error) => error,
         };
-        self.n_failed += 1;
-        let line = format!("passed over {}: {}", path.display(), root_on_one_line(&error));
+        let why = root_on_one_line(&error);
+        let line = printable(&format!("passed over {}: {why}", shown(path)));
         match bar {
             Some(bar) if !bar.is_hidden() => bar.println(line),
             _ => eprintln!("{line}"),
         }
+        self.failed.push((path.to_owned(), why));
         Ok(None)
+    }
+
+    /// What was passed over so far, with the reasons.
+    pub fn failed(&self) -> &[(PathBuf, String)] {
+        &self.failed
     }
 
     /// Counts what was passed over; an error when nothing is left.
     pub fn finish(self, quiet: bool) -> Result<()> {
-        if self.n_failed > 0 && self.n_failed == self.n_given {
+        let n_failed = self.failed.len();
+        if n_failed > 0 && n_failed == self.n_given {
             anyhow::bail!(
                 "none of the {} files could be used; their problems are listed above",
                 self.n_given
             );
         }
-        if self.n_failed > 0 {
-            note(quiet, format!("{} of {} files were passed over", self.n_failed, self.n_given));
+        if n_failed > 0 {
+            note(quiet, format!("{n_failed} of {} files were passed over", self.n_given));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use mmgem_core::data::webdataset::{Sample, ShardWriter};
 use mmgem_core::scenes::scene;
 use serde_json::{Value, json};
 
@@ -80,6 +81,72 @@ fn retrieval_is_written_in_every_form_and_compared() {
     assert!(desk.run("eval retrieval --data drawn/*.tar --limit 4 --save few.json").status.success());
     desk.fails("eval compare a.json few.json", 1, &["compare runs on the same data"]);
     desk.fails("eval compare a.json a.csv", 1, &["wanted a file that `mmgem eval .. --save FILE` wrote"]);
+}
+
+/// A shard of scenes, each with one more part.
+fn shard(desk: &Desk, name: &str, samples: &[(&str, &str)]) {
+    let mut writer = ShardWriter::create(desk.path(name)).expect("the folder is writable");
+    for (index, (ext, text)) in samples.iter().enumerate() {
+        photo(desk, index as u64, "next.png");
+        let pixels = fs::read(desk.path("next.png")).expect("just written");
+        let parts = vec![("input.png".to_owned(), pixels), ((*ext).to_owned(), text.as_bytes().to_vec())];
+        writer.write(&Sample { key: format!("{index:04}"), parts }).expect("a valid sample");
+    }
+    writer.finish().expect("the folder is writable");
+}
+
+#[test]
+fn captions_are_read_as_other_programs_write_them() {
+    let desk = Desk::new();
+    let lines = "a cat\na black cat\n a cat on a mat\n";
+    // CLIP_benchmark, img2dataset, LAION, and a list.
+    let samples = [
+        ("txt", lines),
+        ("json", r#"{"caption": "a dog", "url": "x"}"#),
+        ("json", r#"{"TEXT": "a boat", "URL": "x"}"#),
+        ("json", r#"{"captions": "two boats"}"#),
+        ("outputs.txt", "a house"),
+        ("json", r#"{"captions": ["a tree", "a green tree"]}"#),
+    ];
+    shard(&desk, "s-0.tar", &samples);
+    desk.write("s-1.tar", b"");
+    let output = desk.run("eval retrieval --data s-*.tar --json");
+    let scores: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&scores["n_images"], &scores["n_texts"]), (&json!(6), &json!(9)), "{scores}");
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("the file is empty") && stderr.contains("s-1.tar"), "{stderr}");
+    desk.fails("eval retrieval --data s-*.tar --strict", 1, &["(--strict)", "s-1.tar"]);
+    desk.fails("eval retrieval --data s-1.tar", 1, &["found no whole sample (the file is empty)"]);
+    // A long text is one text, however many lines it has.
+    shard(&desk, "long.tar", &[("txt", lines), ("txt", "a dog\nin a house")]);
+    let long = desk.json("eval long-text --data long.tar --text-len 30");
+    assert_eq!((&long["n_images"], &long["n_texts"]), (&json!(2), &json!(2)), "{long}");
+    // The rule that a sample breaks is told with its key.
+    shard(&desk, "bad.tar", &[("json", r#"{"captions": 7}"#)]);
+    desk.fails(
+        "eval retrieval --data bad.tar",
+        1,
+        &["none of the photos can be used", "sample 0000", "\"captions\" is 7"],
+    );
+}
+
+#[test]
+fn the_templates_of_clip_benchmark_are_taken_where_they_lie() {
+    let desk = Desk::new();
+    dir(&desk, "wds/test");
+    shard(&desk, "wds/test/0.tar", &[("cls", "0"), ("cls", "1"), ("cls", "1\n")]);
+    desk.write("wds/classnames.txt", b"cat\nboat\n");
+    let plain = desk.json("eval zero-shot --data wds/test/*.tar --save plain.json");
+    assert_eq!((&plain["n_classes"], &plain["n_photos"]), (&json!(2), &json!(3)), "{plain}");
+    desk.write("wds/zeroshot_classification_templates.txt", b"an image of a {c}\n");
+    let output = desk.run("eval zero-shot --data wds/test/*.tar --json");
+    assert!(
+        text(&output.stderr).contains("zeroshot_classification_templates.txt"),
+        "{}",
+        text(&output.stderr)
+    );
+    let with = serde_json::from_slice::<Value>(&output.stdout).expect("JSON");
+    assert_eq!(with["n_photos"], json!(3));
 }
 
 #[test]

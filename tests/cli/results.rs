@@ -98,7 +98,11 @@ fn hits_of_a_search() {
     let desk = Desk::new();
     let hits = desk.json("search dog --photos . -k 2");
     assert_eq!(hits.as_array().map(Vec::len), Some(2));
-    check_keys(&hits[0], &["path", "score", "box"]);
+    let facts = ["date", "date_from", "size", "size_bytes", "format", "camera", "place"];
+    check_keys(&hits[0], &[["path", "score", "box"].as_slice(), &facts].concat());
+    assert_eq!(hits[0]["date_from"], json!("file"));
+    let size = image::open(desk.path("0.png")).expect("a PNG").into_rgb8().dimensions();
+    assert_eq!(hits[0]["size"], json!([size.0, size.1]));
     let region = desk.json("search 0.png --box 10,10,90,90 --photos .");
     assert_eq!(region.as_array().map(Vec::len), Some(3));
     let lines = text(&desk.run("search dog --photos . -k 1 -q").stdout);

@@ -128,3 +128,61 @@ print(json.dumps({'types': [str(f.type) for f in m], 'id': t['id'].to_pylist(), 
     );
     assert_eq!(read["notes"], json!(["mmgem.model", "mmgem.shard_bytes"]));
 }
+
+#[test]
+fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
+    let desk = desk();
+    desk.write("a-2.tar", b"");
+    let output = desk.run("embed --shards a-*.tar --out vectors --json");
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains(
+            "1 of 3 shards could not be used; the first: found no whole sample (the file is empty)"
+        ),
+        "{stderr}"
+    );
+    let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    assert_eq!((&told["shards"], &told["vectors"]), (&json!(2), &json!(4)), "{told}");
+    assert!(
+        told["shards_failed"][0]["shard"].as_str().is_some_and(|shard| shard.ends_with("a-2.tar")),
+        "{told}"
+    );
+    assert!(desk.path("vectors/a-0.parquet").exists() && desk.path("vectors/a-1.parquet").exists());
+    assert!(!desk.path("vectors/a-2.parquet").exists());
+    desk.fails("embed --shards a-2.tar --out other --strict", 1, &["the file is empty", "a-2.tar"]);
+    // A shard without a photo is as bad.
+    let mut shard = ShardWriter::create(desk.path("a-2.tar")).expect("writable");
+    shard
+        .write(&Sample { key: "x".into(), parts: vec![("txt".into(), b"a dog".to_vec())] })
+        .expect("writable");
+    shard.finish().expect("writable");
+    desk.fails("embed --shards a-*.tar --out vectors", 1, &["none of its 1 samples has a photo", "a-2.tar"]);
+}
+
+#[test]
+fn compressed_shards_and_photos_of_phones_are_embedded_as_they_are() {
+    use std::io::Write;
+    let desk = desk();
+    let bytes = fs::read(desk.path("a-0.tar")).expect("it was written");
+    let mut gzip = flate2::write::GzEncoder::new(
+        fs::File::create(desk.path("b-0.tar.gz")).expect("writable"),
+        flate2::Compression::fast(),
+    );
+    gzip.write_all(&bytes).expect("writable");
+    gzip.finish().expect("writable");
+    let heic = include_bytes!("../../core/src/image/gradient.heic");
+    let mut shard = ShardWriter::create(desk.path("c-0.tar")).expect("writable");
+    shard
+        .write(&Sample { key: "phone".into(), parts: vec![("heic".into(), heic.to_vec())] })
+        .expect("writable");
+    shard.finish().expect("writable");
+    assert!(
+        desk.run("embed --shards a-0.tar --shards b-0.tar.gz --shards c-0.tar --out vectors -q")
+            .status
+            .success()
+    );
+    let numbers = |name: &str, n| floats(&fs::read(desk.path(name)).expect("it was written"), n);
+    assert_eq!(numbers("vectors/b-0.parquet", 72), numbers("vectors/a-0.parquet", 72));
+    assert_eq!(numbers("vectors/c-0.parquet", 24).len(), 24);
+}

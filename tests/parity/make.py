@@ -79,7 +79,9 @@ CASES = {
                    set=small(vision=BARE, vision_tokens="grid"), **PAIR),
     "lite_45": dict(what="timm's EfficientNet-Lite at 45 px: sides of 23, 12, 6, 3, 2", tower="lite", sixteen_bits=True,
                     set=small(vision=dict(model_type="efficientnet_lite", image_size=45, width_coefficient=0.1,
-                                          depth_coefficient=0.5, hidden_size=40)), **PAIR),
+                                          depth_coefficient=0.5, hidden_size=40)),
+                    # A gate of ReLU6 lies within rounding here, so that gradients are no test: lite_33 has them.
+                    **{**PAIR, "texts": PAIR["texts"][:1]}),
     "lite_33": dict(what="a wider and deeper EfficientNet-Lite at 33 px, odd at every stride; RoI tokens", tower="lite",
                     sixteen_bits=True,
                     set=small(vision=dict(model_type="efficientnet_lite", image_size=33, width_coefficient=0.15,
@@ -242,8 +244,8 @@ def make_extended(program, name, case):
                                      text=case["texts"], box=case["boxes"], steps=12, out=golden))
     if case["tower"] == "lite":
         out = safetensors.torch.load_file(golden)
-        del out["grad.visual.conv1.weight"]
-        out |= {f"grad.visual.{k}": x.contiguous() for k, x in model.visual.gradients()}
+        if out.pop("grad.visual.conv1.weight", None) is not None:
+            out |= {f"grad.visual.{k}": x.contiguous() for k, x in model.visual.gradients()}
         safetensors.torch.save_file(out, golden)
     return [f"tests/parity/make.py PATH/mmgem_reference.py {name}"]
 

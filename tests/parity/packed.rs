@@ -63,10 +63,11 @@ fn packed_models_embed_in_the_same_directions() {
 #[test]
 fn point_wise_convolutions_are_packed() {
     // Rounding of random weights grows from block to block: the same rounding in PyTorch gives 0.9977 and 0.9700 in 8 bits.
-    for (name, floors) in [("lite_45", [0.99, 0.9]), ("lite_33", [0.95, 0.5])] {
+    for (name, floors) in [("lite_45", [0.99, 0.9]), ("lite_33", [0.95, 0.9])] {
         let case = Case::read(name);
-        let kinds = [(Dtype::Q8, safetensors::Dtype::I8), (Dtype::Q4, safetensors::Dtype::U8)];
-        for ((dtype, packed), floor) in kinds.into_iter().zip(floors) {
+        for (dtype, floor) in [Dtype::Q8, Dtype::Q4].into_iter().zip(floors) {
+            // Convolutions have 8 bits in both.
+            let packed = safetensors::Dtype::I8;
             let files = written(&case, dtype, usize::MAX);
             let file = SafeTensors::deserialize(&files[0].1).expect("whole");
             for (layer, wanted) in [
@@ -88,7 +89,8 @@ fn point_wise_convolutions_are_packed() {
                 let wanted = format!("visual.{layer}.weight");
                 named_tensors(&to_run).iter().any(|(name, ..)| *name == wanted)
             };
-            assert!(is_wide("blocks.1.dw") && !is_wide("blocks.1.expand") && !is_wide("head"));
+            // The CPU reads packed convolutions back in f32.
+            assert!(is_wide("blocks.1.dw") && is_wide("blocks.1.expand"));
             let to_run = worst_cosine(&case, to_run);
             println!("{name} {dtype:?}: {wide} wide, {to_run} packed");
             assert!(wide > floor && to_run > floor, "{name} {dtype:?}: {wide} {to_run}");

@@ -5,6 +5,8 @@ import statistics
 import sys
 import time
 
+import tower
+
 TEXT_LEN = 12
 WORKS = ("image", "text", "prefill", "caption", "region", "train")
 
@@ -13,6 +15,7 @@ def arguments(doc, others={}):
     ap = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--config", required=True)
     ap.add_argument("--reference", help="mmgem_reference.py, for the peers that run or export its modules")
+    ap.add_argument("--tower", default=tower.DEFAULT, help="an EfficientNet-Lite's files, without .json and .safetensors")
     ap.add_argument("--only", default=",".join(WORKS[:-1]))
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--repeat", type=int, default=5)
@@ -55,7 +58,15 @@ def reference_model(args):
     spec = importlib.util.spec_from_file_location("reference", args.reference)
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
-    return reference.MmGem(args.cfg).eval()
+    if not tower.is_tower(args.cfg):
+        return reference.MmGem(args.cfg).eval()
+    # The reference knows ViTs: a small one stands where the tower comes.
+    small = dict(image_size=32, patch_size=32, hidden_size=args.cfg["vision"]["hidden_size"], num_hidden_layers=1,
+                 num_attention_heads=1, mlp_ratio=0.1, hidden_act="gelu", proj_dim=1)
+    model = reference.MmGem({**args.cfg, "vision": small}).eval()
+    model.cfg, model.visual = args.cfg, tower.torch_tower(args.tower)
+    object.__setattr__(model, "feature_map", lambda x: model.visual(x))
+    return model
 
 
 def pixels(cfg, n):

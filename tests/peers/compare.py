@@ -25,7 +25,8 @@ def command(peer, args):
         return [os.path.join(HERE, "candle/target/release/candle-bench"), *common, *(["--gguf", args.gguf] if args.gguf else [])]
     if peer == "llama_cpp":
         return [sys.executable, f"{HERE}/llama_cpp_bench.py", *common, *(["--gguf", args.gguf] if args.gguf else [])]
-    return [sys.executable, f"{HERE}/{peer}_bench.py", "--reference", args.reference, *common]
+    tower = ["--tower", args.tower] if args.tower else []
+    return [sys.executable, f"{HERE}/{peer}_bench.py", "--reference", args.reference, *tower, *common]
 
 
 def rates_of(name, line, env):
@@ -44,6 +45,7 @@ ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDe
 ap.add_argument("--mmgem", required=True)
 ap.add_argument("--reference", required=True)
 ap.add_argument("--config", required=True)
+ap.add_argument("--tower", help="files of an EfficientNet-Lite for the peers: towers/NAME, without the ending")
 ap.add_argument("--model", help="a model folder for mmgem instead of random weights of the config: quantised ones")
 ap.add_argument("--gguf", help="quantised Llama of the same sizes for candle and llama_cpp: random_gguf.py makes one")
 ap.add_argument("--peers", default=",".join(PEERS))

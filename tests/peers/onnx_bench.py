@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The work of `mmgem bench` in ONNX Runtime, on graphs that PyTorch exports from the reference's modules.
+"""The work of `mmgem bench` in ONNX Runtime, on graphs that PyTorch exports from the reference's modules; a convolutional
+tower's is written node by node (tower.py).
 
     onnx_bench.py --reference mmgem_reference.py --config CONFIG.json [--threads 2]
     onnx_bench.py --reference mmgem_reference.py --config CONFIG.json --export DIR
@@ -11,6 +12,7 @@ import os
 import tempfile
 
 import common
+import tower
 from common import TEXT_LEN, median_secs, pixels, texts
 
 args = common.arguments(__doc__, {"--export": "write the graphs into this folder"})
@@ -63,6 +65,13 @@ def export(folder, name, module, inputs, names, dynamic=None, external_data=True
     return path
 
 
+def export_image(folder, n, **how):
+    if not tower.is_tower(cfg):
+        return export(folder, f"image_{n}", Image(), (pixels(cfg, n),), ["x"], **how)
+    h1 = [x.detach().numpy() for x in (model.h1.weight, model.h1.bias)]
+    return tower.onnx_graph(args.tower, n, h1, os.path.join(folder, f"image_{n}.onnx"))
+
+
 def session(path):
     options = ort.SessionOptions()
     options.intra_op_num_threads = args.threads
@@ -112,7 +121,7 @@ class Decoder:
 if args.export:
     os.makedirs(args.export, exist_ok=True)
     with torch.no_grad():
-        export(args.export, "image_1", Image(), (pixels(cfg, 1),), ["x"], external_data=False)
+        export_image(args.export, 1, external_data=False)
         Decoder.export(args.export, external_data=False)
     raise SystemExit(0)
 
@@ -120,7 +129,7 @@ with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
     if "image" in args.only:
         for n in (1, 8):
             x = pixels(cfg, n)
-            image = session(export(folder, f"image_{n}", Image(), (x,), ["x"]))
+            image = session(export_image(folder, n))
             feed = {"x": x.numpy()}
             rate(f"images_per_sec_batch_{n}", n, lambda: image.run(None, feed))
             del image

@@ -2,11 +2,10 @@
 
 use std::fs;
 
-use mmgem_core::checkpoint::Dtype;
 use mmgem_core::data::webdataset::Sample;
 use mmgem_core::train::TrainConfig;
 
-use crate::lab::{Lab, checkpoints, failure, finish, metrics, model_bytes, run_until};
+use crate::lab::{Lab, checkpoints, failure, finish, metrics, run_until};
 use crate::tiny;
 
 /// A sample of the collection with the bytes of one part changed.
@@ -139,20 +138,48 @@ fn held_out_photos_that_are_missing_are_missed_at_the_start() {
     assert!(!lab.path("run").exists());
 }
 
-#[test]
-fn a_step_without_a_finite_loss_changes_nothing_and_is_counted() {
-    let lab = Lab::new();
-    // Finite, as a checkpoint must be, but its products are not.
-    let mut model = tiny::model();
-    model.model.h1.weight =
-        model.model.h1.weight.map(|weight| weight.map(|weight| weight.ones_like() * 1e38));
-    model.write(&lab.path("start"), Dtype::F32).expect("writable");
-    let before = fs::read(lab.path("start/model.safetensors")).expect("just written");
+/// A shard with all photos before all records, as `find | tar` may write it.
+fn apart(samples: &[Sample]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for ext in ["png", "json"] {
+        for sample in samples {
+            let bytes = sample.get(ext).expect("the sample has this part");
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            builder.append_data(&mut header, format!("{}.{ext}", sample.key), bytes).expect("to memory");
+        }
+    }
+    builder.into_inner().expect("to memory")
+}
 
-    let config = lab.config("run", &["model={ from = 'LAB/start' }", "optim.steps=3"]);
-    finish(&config, false);
-    assert!(model_bytes(&config) == before);
-    assert_eq!(counts(&config, "bad_steps"), [1, 2, 3]);
+#[test]
+fn parts_that_stand_apart_are_told_as_the_cause() {
+    let lab = Lab::new();
+    fs::write(lab.path("scenes.tar"), apart(&[tiny::sample(1), tiny::sample(2), tiny::sample(3)]))
+        .expect("writable");
+    check_refused(&lab, &["optim.steps=2"], &["no sample could be used", "the first: scene", "side by side"]);
+    // What is whole is learned from, and the rest is told.
+    tiny::write_shard(&lab.path("scenes-1.tar"), &[tiny::sample(4), tiny::sample(5)]);
+    let config = lab.config("other", &["optim.steps=2", "optim.batch_size=8"]);
+    let notes = finish(&config, false).notes;
+    let warning = notes.iter().find(|note| note.contains("scenes.tar")).expect("a warning");
+    assert!(warning.contains("the parts of 3 samples") && warning.contains("--sort=name"), "{warning}");
+    assert_eq!(counts(&config, "skipped_samples"), [6, 12]);
+}
+
+#[test]
+fn a_bad_shard_costs_itself_and_all_bad_shards_are_an_error() {
+    let lab = Lab::new();
+    fs::write(lab.path("scenes-1.tar"), "").expect("writable");
+    let config = lab.config("run", &["optim.steps=2"]);
+    let notes = finish(&config, false).notes;
+    assert!(
+        notes.iter().any(|note| note.contains("the file is empty") && note.contains("scenes-1.tar")),
+        "{notes:?}"
+    );
+    fs::write(lab.path("scenes.tar"), "hello").expect("writable");
+    let error = failure(&lab.config("other", &["optim.steps=2"]), false);
+    assert!(error.starts_with("none of the 2 shards can be used"), "{error}");
 }
 
 #[test]

@@ -80,9 +80,9 @@ impl Bench {
                             part.phrase_shares(&self.device),
                             model.clamped_logit_scale().detach(),
                         );
-                        let v_in = model.visual_context(&pool, roi.clone(), Stage::One);
+                        let v_in = model.visual_context(&pool, roi.clone(), Stage::Two);
                         let hidden =
-                            model.caption_hidden(model.caption_prefix(v_in, Stage::One), &phrase_tokens);
+                            model.caption_hidden(model.caption_prefix(v_in, Stage::Two), &phrase_tokens);
                         let phrase_loss = caption_loss(&model.llm, hidden, &phrases, self.sizes.eos_token_id);
                         let pairs = match grounding.contrast {
                             false => contrast(image_embed, text_embed(), &texts),
@@ -198,7 +198,8 @@ fn stage_1_with_regions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
 #[test]
 fn pairs_with_the_same_text_are_not_held_against_each_other() {
     // Phrases such as "a tree" come several times in a batch.
-    let set = ["ignore_same_texts=true", "grounding={ weight = 0.7, contrast = true }", "optim.batch_size=8"];
+    let set =
+        ["ignore_same_texts=true", "grounding={ weight = 0.7, contrast = true }", "optim.batch_size=24"];
     let bench = Bench::new(&set);
     let phrases = bench.batch.split(1)[0].phrases();
     assert!(

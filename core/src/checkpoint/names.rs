@@ -42,6 +42,11 @@ pub fn is_linear(name: &str, rank: usize) -> bool {
     rank == 2 && name.ends_with("weight") && name != TOKEN_EMBEDDING
 }
 
+/// Whether it is the matrix of a point-wise convolution, whose few inputs bear fewer steps less well than long sums do.
+pub fn is_pointwise(name: &str) -> bool {
+    name.starts_with("visual.blocks.") || name == "visual.head.weight"
+}
+
 /// Name of the scales of a packed matrix.
 pub fn scale_name(name: &str) -> String {
     format!("{name}.scale")
@@ -136,6 +141,18 @@ mod tests {
         check("llm.layers.3.mlp.down_proj.weight", "llm.model.layers.3.mlp.down_proj.weight");
         check("llm.norm.gamma", "llm.model.norm.weight");
         check("llm.lm_head.weight", "llm.lm_head.weight");
+    }
+
+    #[test]
+    fn layers_of_a_vit_are_not_pointwise_convolutions() {
+        for path in
+            ["visual.mb_blocks.3.expand.weight", "visual.mb_blocks.0.project.weight", "visual.head.weight"]
+        {
+            assert!(is_pointwise(&checkpoint_name(path)), "{path}");
+        }
+        for path in ["visual.blocks.3.attn.out_proj.weight", "h1.weight", "llm.layers.0.mlp.up_proj.weight"] {
+            assert!(!is_pointwise(&checkpoint_name(path)), "{path}");
+        }
     }
 
     #[test]

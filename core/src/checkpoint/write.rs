@@ -8,7 +8,9 @@ use half::f16;
 use safetensors::{Dtype as FileDtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
-use super::names::{checkpoint_name, is_linear, is_transposed, module_path, part_name, scale_name};
+use super::names::{
+    checkpoint_name, is_linear, is_pointwise, is_transposed, module_path, part_name, scale_name,
+};
 use crate::quant::{Bits, LAYOUT, Packed};
 use crate::readback::floats_now;
 
@@ -21,7 +23,7 @@ pub enum Dtype {
     F16,
     /// Linear layers in 8 bits ([`crate::quant`]), the others as [`Self::F16`].
     Q8,
-    /// Linear layers in 4 bits, the others as [`Self::F16`].
+    /// Linear layers in 4 bits, point-wise convolutions in 8, the others as [`Self::F16`].
     Q4,
 }
 
@@ -143,8 +145,8 @@ impl Encoded {
 /// One tensor, or the numbers and the scales of a packed one.
 fn encode((name, shape, values): &NamedTensor, dtype: Dtype) -> Vec<Encoded> {
     let bits = match dtype {
-        Dtype::Q8 => Some(Bits::Eight),
-        Dtype::Q4 => Some(Bits::Four),
+        Dtype::Q4 if !is_pointwise(name) => Some(Bits::Four),
+        Dtype::Q8 | Dtype::Q4 => Some(Bits::Eight),
         Dtype::F32 | Dtype::F16 => None,
     };
     match (bits, shape.as_slice()) {

@@ -9,7 +9,7 @@ use super::rows::{self, Out};
 use crate::model::same_padding;
 
 /// Numbers of a part of a wide activation: what stays in a core's own cache beside weights.
-const NUMBERS_PER_PART: usize = 64 * 1024;
+const NUMBERS_PER_PART: usize = 72 * 1024;
 /// Channels of a part: whole tiles of products for vectors of any width.
 pub(super) const CHANNELS_PER_PART: usize = 48;
 
@@ -30,6 +30,18 @@ pub(super) fn with_buffer(
     }
     work(&mut values[..n]);
     buffer.set(values);
+}
+
+/// `n` numbers that `write` writes, without clearing them first.
+///
+/// # Safety
+/// `write` must write all of them.
+unsafe fn written(n: usize, write: impl FnOnce(Out)) -> Vec<f32> {
+    let mut values = Vec::with_capacity(n);
+    write(Out(values.as_mut_ptr()));
+    // SAFETY: the caller's.
+    unsafe { values.set_len(n) };
+    values
 }
 
 /// How an axis of an image is seen by a kernel: TensorFlow's SAME padding.
@@ -113,29 +125,27 @@ pub fn block(x: &[f32], [batch, height, width, channels]: Sizes, block: &Block) 
     assert!(depthwise.weight.len() == wide * depthwise.kernel * depthwise.kernel);
     assert!(!block.is_residual || (sizes == [batch, height, width, channels] && project.is_some()));
 
-    let mut out = vec![0.0; sizes.iter().product()];
-    if out.is_empty() {
-        return (out, sizes);
+    if sizes.contains(&0) {
+        return (Vec::new(), sizes);
     }
     let work = Work { block, channels, wide, lines, columns, out_channels };
-    let target = Out(out.as_mut_ptr());
     let (image, out_image) = (height * width * channels, lines.n_out * columns.n_out * out_channels);
-    let bands = work.bands();
-    let n_bands = lines.n_out.div_ceil(bands);
-    let run = |task: usize, is_shared: bool| {
-        let (nth, band) = (task / n_bands, task % n_bands);
-        let band = band * bands..((band + 1) * bands).min(lines.n_out);
-        // SAFETY: each task writes its own lines of its own image.
-        unsafe {
-            work.band(&x[nth * image..(nth + 1) * image], band, target.from(nth * out_image), is_shared)
-        };
-    };
+    let (each, is_shared) = work.lines_at_once(batch);
+    let n_bands = lines.n_out.div_ceil(each);
     let n_tasks = batch * n_bands;
-    if n_tasks < 2 * rayon::current_num_threads() && !rows::is_alone() {
-        (0..n_tasks).for_each(|task| run(task, true));
-    } else {
-        rows::for_each_of(n_tasks, |task| run(task, false));
-    }
+    let run = |task: usize, out: Out| {
+        let (nth, band) = (task / n_bands, task % n_bands);
+        let band = band * each..((band + 1) * each).min(lines.n_out);
+        // SAFETY: each task writes its own lines of its own image.
+        unsafe { work.band(&x[nth * image..(nth + 1) * image], band, out.from(nth * out_image), is_shared) };
+    };
+    // SAFETY: the bands of all images are all of the output.
+    let out = unsafe {
+        written(batch * out_image, |out| match is_shared {
+            true => (0..n_tasks).for_each(|task| run(task, out)),
+            false => rows::for_each_of(n_tasks, |task| run(task, out)),
+        })
+    };
     (out, sizes)
 }
 
@@ -151,15 +161,27 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Lines of the output that are computed at once.
-    fn bands(&self) -> usize {
+    /// Lines of the output that are computed at once, and whether cores share the work on them: they do where images
+    /// and their parts are fewer than cores, since the lines at the border of a band are expanded for both sides.
+    fn lines_at_once(&self, batch: usize) -> (usize, bool) {
         let part = self.wide.min(CHANNELS_PER_PART);
         let line = self.columns.seen(self.columns.n_out) * part;
         let n_lines = (NUMBERS_PER_PART / line).saturating_sub(self.lines.kernel) / self.lines.stride + 1;
         let mixed = self.columns.n_out * self.wide;
-        let n_lines = n_lines.min(4 * NUMBERS_PER_PART / mixed).max(1);
+        let n_lines = n_lines.min(6 * NUMBERS_PER_PART / mixed).max(1);
         let n_bands = self.lines.n_out.div_ceil(n_lines);
-        self.lines.n_out.div_ceil(n_bands)
+        let n_threads = n_threads();
+        if n_threads > 1 && batch * n_bands < 2 * n_threads && 2 * self.n_parts() >= n_threads {
+            return (self.lines.n_out.div_ceil(n_bands), true);
+        }
+        // As many for each core, where it is a few.
+        let n_tasks = (batch * n_bands).next_multiple_of(n_threads);
+        let n_bands = if n_tasks < 8 * n_threads { n_tasks.div_ceil(batch) } else { n_bands };
+        (self.lines.n_out.div_ceil(n_bands), false)
+    }
+
+    fn n_parts(&self) -> usize {
+        self.wide.div_ceil(CHANNELS_PER_PART)
     }
 
     /// Computes some lines of an image.
@@ -171,7 +193,7 @@ impl Work<'_> {
         let first = band.start * columns.n_out;
         let n_pixels = band.len() * columns.n_out;
         let out = out.from(first * out_channels);
-        let n_parts = wide.div_ceil(CHANNELS_PER_PART);
+        let n_parts = self.n_parts();
         let parts = |mixed: Out| {
             let part = |part: usize| {
                 let start = part * CHANNELS_PER_PART;
@@ -184,27 +206,18 @@ impl Work<'_> {
         let Some(project) = block.project else { return parts(out) };
         with_buffer(&MIXED, n_pixels * wide, |mixed| {
             parts(Out(mixed.as_mut_ptr()));
-            let mixed = &*mixed;
-            let product = |pixels: std::ops::Range<usize>| {
-                let at = pixels.start * out_channels;
-                let product = Product {
-                    x: Source::rows(&mixed[pixels.start * wide..], wide),
-                    n_rows: pixels.len(),
-                    weight: project.weight,
-                    weight_stride: out_channels,
-                    bias: project.bias,
-                    residual: block.is_residual.then(|| &x[first * out_channels + at..]),
-                    is_clamped: false,
-                    place: Place::dense(out_channels),
-                };
-                // SAFETY: each product has pixels of its own.
-                unsafe { product.write(out.from(at)) };
+            let product = Product {
+                x: Source::rows(mixed, wide),
+                n_rows: n_pixels,
+                weight: project.weight,
+                weight_stride: out_channels,
+                bias: project.bias,
+                residual: block.is_residual.then(|| &x[first * out_channels..]),
+                is_clamped: false,
+                place: Place::dense(out_channels),
             };
-            let n_tasks = if is_shared { rayon::current_num_threads() } else { 1 };
-            let each = n_pixels.div_ceil(n_tasks).next_multiple_of(8);
-            rows::for_each_of(n_pixels.div_ceil(each), |task| {
-                product(task * each..((task + 1) * each).min(n_pixels));
-            });
+            // SAFETY: the caller's.
+            unsafe { write_in_parts(product, if is_shared { n_threads() } else { 1 }, out) };
         });
     }
 
@@ -241,9 +254,12 @@ impl Work<'_> {
                     unsafe { product.write(Out(buffer.as_mut_ptr()).from(to)) };
                 }
                 None => {
-                    for (nth, pixel) in x.chunks_exact(channels).enumerate() {
-                        let to = to + nth / columns.n_in * line + nth % columns.n_in * n;
-                        buffer[to..to + n].copy_from_slice(&pixel[part.clone()]);
+                    for (y, pixels) in x.chunks_exact(columns.n_in * channels).enumerate() {
+                        let to = &mut buffer[to + y * line..][..columns.n_in * n];
+                        match n == channels {
+                            true => to.copy_from_slice(pixels),
+                            false => copy_part(pixels, channels, part.start, n, to),
+                        }
                     }
                 }
             }
@@ -262,6 +278,13 @@ impl Work<'_> {
             // SAFETY: the caller's.
             unsafe { taps.write(mixed.from(part.start)) };
         });
+    }
+}
+
+/// Copies `n` channels of each pixel from the `first` on.
+fn copy_part(pixels: &[f32], channels: usize, first: usize, n: usize, to: &mut [f32]) {
+    for (pixel, to) in pixels.chunks_exact(channels).zip(to.chunks_exact_mut(n)) {
+        to.copy_from_slice(&pixel[first..first + n]);
     }
 }
 
@@ -301,13 +324,11 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
     let out_channels = bias.len();
     let sizes = [batch, lines.n_out, columns.n_out, out_channels];
     assert!(weight.len() == kernel * kernel * channels * out_channels);
-    let mut out = vec![0.0; sizes.iter().product()];
-    if out.is_empty() {
-        return (out, sizes);
+    if sizes.contains(&0) {
+        return (Vec::new(), sizes);
     }
-    let target = Out(out.as_mut_ptr());
     let padded = columns.seen(columns.n_out) * channels;
-    let line = |task: usize| {
+    let line = |task: usize, out: Out| {
         let (nth, line) = (task / lines.n_out, task % lines.n_out);
         let (above, inside) = lines.split(line, 1);
         with_buffer(&WIDE, kernel * padded, |seen| {
@@ -337,10 +358,13 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
                 place: Place::dense(out_channels),
             };
             // SAFETY: each task writes a line of its own.
-            unsafe { product.write(target.from(task * columns.n_out * out_channels)) };
+            unsafe { product.write(out.from(task * columns.n_out * out_channels)) };
         });
     };
-    rows::for_each_of(batch * lines.n_out, line);
+    let n_lines = batch * lines.n_out;
+    // SAFETY: the lines of all images are all of the output.
+    let out =
+        unsafe { written(sizes.iter().product(), |out| rows::for_each_of(n_lines, |task| line(task, out))) };
     (out, sizes)
 }
 
@@ -351,31 +375,47 @@ pub fn pointwise(x: &[f32], Pointwise { weight, bias }: Pointwise, is_clamped: b
     let channels = weight.len() / n_out;
     let n_pixels = x.len() / channels;
     assert!(x.len() == n_pixels * channels && weight.len() == channels * n_out);
-    let mut out = vec![0.0; n_pixels * n_out];
-    let target = Out(out.as_mut_ptr());
-    // Few pixels are shared out by columns, so that each core reads weights of its own.
-    let n_threads = if rows::is_alone() { 1 } else { rayon::current_num_threads() };
-    let n_bands = n_pixels.div_ceil(PIXELS_PER_TASK);
-    let n_sides = if n_bands >= n_threads { 1 } else { n_threads };
-    let pixels = n_pixels.div_ceil(n_bands.max(1));
-    let columns = n_out.div_ceil(n_sides).next_multiple_of(CHANNELS_PER_PART);
-    let n_sides = n_out.div_ceil(columns);
-    rows::for_each_of(n_bands * n_sides, |task| {
-        let (first, column) = (task / n_sides * pixels, task % n_sides * columns);
-        let product = Product {
-            x: Source::rows(&x[first * channels..], channels),
-            n_rows: pixels.min(n_pixels - first),
-            weight: &weight[column..],
-            weight_stride: n_out,
-            bias: &bias[column..(column + columns).min(n_out)],
-            residual: None,
-            is_clamped,
-            place: Place::dense(n_out),
+    let product = Product {
+        x: Source::rows(x, channels),
+        n_rows: n_pixels,
+        weight,
+        weight_stride: n_out,
+        bias,
+        residual: None,
+        is_clamped,
+        place: Place::dense(n_out),
+    };
+    let n_tasks = n_threads().max(n_pixels / PIXELS_PER_TASK);
+    // SAFETY: a product writes all of its output, which nobody else knows yet.
+    unsafe { written(n_pixels * n_out, |out| write_in_parts(product, n_tasks, out)) }
+}
+
+/// Runs a product whose output is dense in about as many tasks. Few rows are shared out by columns, so that each core
+/// reads weights of its own.
+///
+/// # Safety
+/// As of [`Product::write`].
+unsafe fn write_in_parts(product: Product, n_tasks: usize, out: Out) {
+    const FEW_ROWS: usize = 128;
+    let (n_rows, n_columns) = (product.n_rows, product.bias.len());
+    let (n, unit) = if n_rows > FEW_ROWS { (n_rows, 8) } else { (n_columns, 16) };
+    let each = n.div_ceil(n_tasks.max(1)).next_multiple_of(unit);
+    // Columns that do not fill a vector of any processor stay with those before: narrow vectors round differently.
+    let n_tasks = n.saturating_sub(unit).div_ceil(each).max(1);
+    rows::for_each_of(n_tasks, |task| {
+        let range = task * each..if task + 1 == n_tasks { n } else { (task + 1) * each };
+        let (part, offset) = match n_rows > FEW_ROWS {
+            true => product.part(range, 0..n_columns),
+            false => product.part(0..n_rows, range),
         };
-        // SAFETY: each task has pixels and columns of its own.
-        unsafe { product.write(target.from(first * n_out + column)) };
+        // SAFETY: each task has rows or columns of its own.
+        unsafe { part.write(out.from(offset)) };
     });
-    out
+}
+
+/// Cores that share work of this thread.
+fn n_threads() -> usize {
+    if rows::is_alone() { 1 } else { rayon::current_num_threads() }
 }
 
 #[cfg(test)]
@@ -537,6 +577,42 @@ mod tests {
                 y.iter_mut().for_each(|y| *y = relu6(*y));
                 assert_eq!(found.1, wanted);
                 check(&found.0, &y, &format!("{sizes:?}, kernel {kernel} by {stride}"));
+            }
+        }
+    }
+
+    #[test]
+    fn neither_cores_nor_batch_mates_change_a_number() {
+        for ([height, width, channels], kernel, stride, out) in
+            [([33, 33, 8], 5, 1, 8), ([9, 9, 40], 3, 1, 100), ([70, 65, 24], 3, 2, 16)]
+        {
+            let (batch, wide) = (3, 6 * channels);
+            let x = numbers(batch * height * width * channels, 1);
+            let (w1, b1) = (numbers(channels * wide, 2), numbers(wide, 3));
+            let (w2, b2) = (numbers(kernel * kernel * wide, 4), numbers(wide, 5));
+            let (w3, b3) = (numbers(wide * out, 6), numbers(out, 7));
+            let parts = Block {
+                expand: Some(Pointwise { weight: &w1, bias: &b1 }),
+                depthwise: Taps { weight: &w2, bias: &b2, kernel, stride },
+                project: Some(Pointwise { weight: &w3, bias: &b3 }),
+                is_residual: stride == 1 && out == channels,
+            };
+            let on = |n_cores: usize, x: &[f32], batch: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(n_cores).build();
+                let pool = pool.expect("threads can be started");
+                pool.install(|| {
+                    let (y, sizes) = block(x, [batch, height, width, channels], &parts);
+                    let head = pointwise(&y, Pointwise { weight: &w3[..out * wide], bias: &b1 }, true);
+                    (y, sizes, head)
+                })
+            };
+            let (together, _, _) = on(1, &x, batch);
+            for (x, wanted) in x.chunks(x.len() / batch).zip(together.chunks(together.len() / batch)) {
+                let (_, _, head) = on(1, x, 1);
+                for n_cores in [1, 2, 3, 16] {
+                    let found = on(n_cores, x, 1);
+                    assert!(found.0 == wanted && found.2 == head, "{height}×{width}, {n_cores} cores");
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Convolutions of each channel by itself.
 
+#![expect(clippy::needless_range_loop, reason = "several arrays of one constant length go side by side")]
+
 use super::lanes::{Kernel, Lanes, run};
 use super::pointwise::Place;
 use super::rows::Out;
@@ -53,7 +55,10 @@ impl Kernel for Write<'_> {
     fn run<V: Lanes>(self) {
         // SAFETY: `Depthwise::write` checked the sizes.
         unsafe {
+            // As many pixels at once as accumulators and what they see fit the registers.
             match (self.taps.kernel, self.taps.stride) {
+                (3, 1) if V::N == 16 => self.channels::<V, 3, 1, 8, 10>(),
+                (5, 1) if V::N == 16 => self.channels::<V, 5, 1, 8, 12>(),
                 (3, 1) => self.channels::<V, 3, 1, 4, 6>(),
                 (3, 2) => self.channels::<V, 3, 2, 3, 7>(),
                 (5, 1) => self.channels::<V, 5, 1, 4, 8>(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Autodiff, BackendTypes, Flex, TensorMetadata};
 use burn::tensor::{Shape, Tensor};
@@ -50,7 +50,12 @@ impl<const N: usize> Backward<Flex, N> for Node {
 
 /// Adds an operation to the graph.
 fn record<const N: usize>(inputs: [&Recorded; N], output: FlexTensor, go_back: GoBack<N>) -> Recorded {
-    match Node.prepare::<NoCheckpointing>(inputs.map(|input| input.node())).compute_bound().stateful() {
+    record_at(inputs.map(|input| input.node()), output, go_back)
+}
+
+/// The same where the values of the inputs were taken already.
+fn record_at<const N: usize>(nodes: [NodeGuard; N], output: FlexTensor, go_back: GoBack<N>) -> Recorded {
+    match Node.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(State(go_back), output),
         OpsKind::UnTracked(prep) => prep.finish(output),
     }
@@ -94,9 +99,20 @@ pub(crate) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     elementwise_op(x, elementwise::quick_gelu, gradient::quick_gelu)
 }
 
-/// `min(max(x, 0), 6)`
+/// `min(max(x, 0), 6)`, in place if nobody else holds `x`: the output tells where it was clamped.
 pub(crate) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    elementwise_op(x, elementwise::relu6, gradient::relu6)
+    let (x, node) = recorded(x).into_parts();
+    let output = images::relu6_of(x);
+    let saved = output.clone();
+    let go_back = move |grad, _: [bool; 1]| {
+        let output: &[f32] = saved.storage();
+        [Some(in_place(grad, |grad| {
+            rows::for_each(grad, 1, 1, |first, grad| {
+                gradient::relu6(&output[first..first + grad.len()], grad);
+            });
+        }))]
+    };
+    tensor(record_at([node], output, Arc::new(go_back)))
 }
 
 /// `gate * sigmoid(gate) * up`

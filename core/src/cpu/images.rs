@@ -40,7 +40,11 @@ pub(super) fn depthwise_relu6_of(x: &FlexTensor, weights: &ByChannel) -> FlexTen
 
 /// `min(max(x, 0), 6)`
 pub(crate) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    wrap(in_place(primitive(x), |x| rows::for_each(x, 1, 1, |_, x| elementwise::relu6(x))))
+    wrap(relu6_of(primitive(x)))
+}
+
+pub(super) fn relu6_of(x: FlexTensor) -> FlexTensor {
+    in_place(x, |x| rows::for_each(x, 1, 1, |_, x| elementwise::relu6(x)))
 }
 
 /// `relu6(x @ weight + bias)`

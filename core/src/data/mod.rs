@@ -7,6 +7,7 @@ pub mod parquet;
 pub mod patterns;
 pub mod source;
 pub mod stream;
+mod unpack;
 pub mod visual_genome;
 pub mod webdataset;
 pub(crate) mod zip;

@@ -40,6 +40,14 @@ pub enum SourceError {
     /// A shard.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// Not one of several shards can be used.
+    #[error("none of the {n} shards can be used; the first: {first}")]
+    NoShard {
+        /// Shards that fit the patterns.
+        n: usize,
+        /// The first and why.
+        first: ShardError,
+    },
     /// A text file.
     #[error("cannot read the text: {cause}\n  file: {}", .path.display())]
     Text {
@@ -56,20 +64,40 @@ pub struct Samples {
     shards: Vec<ShardIndex>,
     /// Shard and index in it.
     places: Vec<(u32, u32)>,
+    /// Why shards could not be used.
+    failed: Vec<String>,
 }
 
 impl Samples {
     /// Opens the shards that fit the patterns, in the order of the patterns and the names, and takes
-    /// at most `limit_per_shard` samples of each.
+    /// at most `limit_per_shard` samples of each. A shard that cannot be used is left out and told by
+    /// [`Self::warnings`].
+    ///
+    /// # Errors
+    /// When a pattern fits no file, or no shard can be used.
     pub fn open(patterns: &[String], limit_per_shard: Option<usize>) -> Result<Self, SourceError> {
         let mut samples = Self::default();
-        for path in expand(patterns)? {
-            let shard = ShardIndex::open(path)?;
+        let paths = expand(patterns)?;
+        let n_paths = paths.len();
+        let mut first = None;
+        for path in paths {
+            let shard = match ShardIndex::open(path) {
+                Ok(shard) => shard,
+                Err(error) => {
+                    samples.failed.push(error.to_string());
+                    first.get_or_insert(error);
+                    continue;
+                }
+            };
             let n = shard.len().min(limit_per_shard.unwrap_or(usize::MAX));
             samples.places.extend((0..n as u32).map(|idx| (samples.shards.len() as u32, idx)));
             samples.shards.push(shard);
         }
-        Ok(samples)
+        match first {
+            Some(first) if samples.shards.is_empty() && n_paths == 1 => Err(first.into()),
+            Some(first) if samples.shards.is_empty() => Err(SourceError::NoShard { n: n_paths, first }),
+            _ => Ok(samples),
+        }
     }
 
     /// Number of samples.
@@ -110,11 +138,9 @@ impl Samples {
             .find(|path| path.is_file())
     }
 
-    /// What is said of shards that were cut short.
+    /// What is said of shards that could not be used, were cut short, or have odd members.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
-        self.shards.iter().filter_map(|shard| {
-            Some(format!("{}\n  file: {}", shard.truncated.as_ref()?, shard.path().display()))
-        })
+        self.failed.iter().cloned().chain(self.shards.iter().flat_map(ShardIndex::warnings))
     }
 }
 
@@ -129,4 +155,37 @@ pub fn read_lines(path: &Path) -> Result<Vec<String>, SourceError> {
         std::io::BufReader::new(file).read_to_string(&mut text).map_err(failed)?;
     }
     Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::webdataset::ShardWriter;
+
+    #[test]
+    fn a_bad_shard_costs_itself_and_is_told() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a.tar", "c.tar"] {
+            let mut writer = ShardWriter::create(path(name)).expect("writable");
+            let parts = vec![("txt".to_owned(), b"a dog".to_vec())];
+            writer.write(&Sample { key: name.replace('.', "-"), parts }).expect("a valid sample");
+            writer.finish().expect("writable");
+        }
+        std::fs::write(path("b.tar"), "").expect("writable");
+        std::fs::write(path("d.tar"), "no tar at all").expect("writable");
+        let open = |pattern: &str| Samples::open(&[path(pattern).display().to_string()], None);
+        let samples = open("*.tar").expect("two shards are left");
+        assert_eq!((samples.len(), samples.read(1).expect("a sample").key), (2, "c-tar".to_owned()));
+        let warnings: Vec<String> = samples.warnings().collect();
+        assert!(
+            warnings.len() == 2 && warnings[0].contains("empty") && warnings[0].contains("b.tar"),
+            "{warnings:?}"
+        );
+
+        let error = open("{b,d}.tar").expect_err("none is left").to_string();
+        assert!(error.starts_with("none of the 2 shards") && error.contains("b.tar"), "{error}");
+        let error = open("b.tar").expect_err("the only one").to_string();
+        assert!(error.starts_with("found no whole sample (the file is empty)"), "{error}");
+    }
 }

@@ -16,6 +16,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::unpack::Unpacked;
 use super::webdataset::{Sample, split_name};
 
 /// Samples that a command is read ahead.
@@ -225,7 +226,11 @@ fn send_samples(
     skip: usize,
     sender: &SyncSender<Result<Sample, String>>,
 ) -> Option<Result<(), String>> {
-    let mut archive = tar::Archive::new(output);
+    let unpacked = match Unpacked::new(output) {
+        Ok(unpacked) => unpacked,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let mut archive = tar::Archive::new(unpacked);
     let entries = match archive.entries() {
         Ok(entries) => entries,
         Err(error) => return Some(Err(error.to_string())),
@@ -256,7 +261,12 @@ fn send_samples(
             Err(error) => return Some(Err(format!("it is cut short ({error})"))),
             Ok(None) => {}
             Ok(Some((key, ext, bytes))) => match &mut held {
-                Some(sample) if sample.key == key => sample.parts.push((ext, bytes)),
+                // Of two parts of one name the first counts, as in a file.
+                Some(sample) if sample.key == key => {
+                    if sample.get(&ext).is_none() {
+                        sample.parts.push((ext, bytes));
+                    }
+                }
                 _ => {
                     if !finish(held.replace(Sample { key, parts: vec![(ext, bytes)] })) {
                         return None;

@@ -1,20 +1,32 @@
 //! WebDataset shards: tar files whose consecutive members with one key make a sample (`00000.jpg`,
-//! `00000.json`).
+//! `00000.json`). They may be compressed (`.tar.gz`, `.tar.zst`).
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
+use super::unpack::{Unpacked, UnpackedFile};
 use crate::image::BoxPx;
 
 /// Size of a tar block; headers and data begin at multiples of it.
 const BLOCK: u64 = 512;
 
 /// Extensions under which a sample's photo is looked for.
-const IMAGE_EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+const IMAGE_EXTENSIONS: [&str; 12] =
+    ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif"];
+/// Extensions under which its captions are looked for, one a line.
+const TEXT_EXTENSIONS: [&str; 4] = ["txt", "text", "caption", "captions"];
+/// Keys of a `.json` under which captions are looked for, the first that is there: ours and COCO's, img2dataset's,
+/// LAION's.
+const CAPTION_KEYS: [&str; 4] = ["captions", "caption", "TEXT", "text"];
+/// What stands before the extension of the part that is meant, where a sample has several (`input.jpg` and
+/// `target.jpg`).
+const MAIN_NAMES: [&str; 4] = ["image", "img", "input", "photo"];
 
 /// Why a shard or a sample cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +36,14 @@ pub enum ShardError {
     Io {
         /// What was tried.
         action: &'static str,
+        /// The shard.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The shard is compressed and cannot be unpacked.
+    #[error("cannot unpack the shard into {}: {source}; unpack it yourself and give the .tar\n  file: {}", std::env::temp_dir().display(), path.display())]
+    Unpack {
         /// The shard.
         path: PathBuf,
         /// The system's answer.
@@ -72,7 +92,7 @@ pub enum ShardError {
     RepeatedKey(String),
     /// Captions that cannot be understood.
     #[error(
-        "sample {key}: {reason}; wanted .json with \"captions\" or \"class\" (and \"regions\" with \"box\" and \"phrases\"), or .txt"
+        "sample {key}: {reason}; wanted, side by side in the shard, a photo and a .json with \"captions\" or \"class\" (and \"regions\" with \"box\" and \"phrases\") or a .txt with a caption a line"
     )]
     Record {
         /// The sample's key.
@@ -98,14 +118,55 @@ impl Sample {
     }
 
     /// The photo's bytes, under whichever image extension comes first.
-    pub fn image(&self) -> Option<&[u8]> {
+    ///
+    /// # Errors
+    /// When there is none, or several of which none is the main one.
+    pub fn image(&self) -> Result<&[u8], ShardError> {
         self.image_part().map(|(_, bytes)| bytes)
     }
 
     /// [`Self::image`] with its extension.
-    pub fn image_part(&self) -> Option<(&str, &[u8])> {
-        let part = self.parts.iter().find(|part| IMAGE_EXTENSIONS.contains(&part.0.as_str()))?;
-        Some((&part.0, &part.1))
+    ///
+    /// # Errors
+    /// As [`Self::image`].
+    pub fn image_part(&self) -> Result<(&str, &[u8]), ShardError> {
+        let part = self.part_of("photos", &IMAGE_EXTENSIONS)?;
+        part.ok_or_else(|| self.error(format!("there is no image among its parts {:?}", self.extensions())))
+    }
+
+    /// The part with one of the extensions: `jpg` before `input.jpg`.
+    ///
+    /// WebDataset ends the key at the first dot of a member's file name. So `dog.1.jpg` and `dog.2.jpg` are parts of
+    /// one sample, and which of them is meant nobody can tell.
+    fn part_of(&self, what: &str, extensions: &[&str]) -> Result<Option<(&str, &[u8])>, ShardError> {
+        let parts = || self.parts.iter().map(|(ext, bytes)| (ext.as_str(), bytes.as_slice()));
+        if let Some(part) = parts().find(|(ext, _)| extensions.contains(ext)) {
+            return Ok(Some(part));
+        }
+        let dotted: Vec<_> = parts()
+            .filter_map(|part| {
+                let (name, ext) = part.0.rsplit_once('.')?;
+                extensions.contains(&ext).then_some((name, part))
+            })
+            .collect();
+        let mut main = dotted.iter().filter(|(name, _)| MAIN_NAMES.contains(name));
+        match (dotted.as_slice(), main.next(), main.next()) {
+            ([], ..) => Ok(None),
+            ([(_, part)], ..) | (_, Some((_, part)), None) => Ok(Some(*part)),
+            ([(_, first), (_, second), ..], ..) => Err(self.error(format!(
+                "it has several {what}, {:?} and {:?}, because WebDataset ends the key at the first dot of the file's name: give \
+                 every sample a name without a dot",
+                first.0, second.0
+            ))),
+        }
+    }
+
+    fn extensions(&self) -> Vec<&str> {
+        self.parts.iter().map(|part| part.0.as_str()).collect()
+    }
+
+    fn error(&self, reason: String) -> ShardError {
+        ShardError::Record { key: self.key.clone(), reason }
     }
 }
 
@@ -125,13 +186,28 @@ struct SamplePlace {
 
 /// The samples of a shard, found by reading its headers once; any of them can be read at any time, from any
 /// thread.
+///
+/// A compressed shard is unpacked into the system's folder for temporary files as long as it is open.
 #[derive(Debug, Clone)]
 pub struct ShardIndex {
     path: PathBuf,
+    unpacked: Option<UnpackedFile>,
     samples: Vec<SamplePlace>,
     /// Why the shard ends early, when it does: the samples before the cut are whole, the one it hits is left
     /// out.
     pub truncated: Option<String>,
+    /// Members that are left out because their sample has a part of that extension already, as WebDataset leaves them
+    /// out where it goes on after errors.
+    pub duplicates: Vec<String>,
+    /// Keys whose parts stand apart, of which WebDataset makes several samples.
+    pub split_keys: Vec<String>,
+}
+
+/// What reading the headers of a shard finds.
+#[derive(Default)]
+struct Found {
+    samples: Vec<SamplePlace>,
+    duplicates: Vec<String>,
 }
 
 impl ShardIndex {
@@ -140,26 +216,70 @@ impl ShardIndex {
     /// A shard that was cut short gives the samples before the cut and says so in `truncated`.
     ///
     /// # Errors
-    /// When the file cannot be read, holds no whole sample, or has two parts of one name.
+    /// When the file cannot be read or unpacked, or holds no whole sample.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ShardError> {
         let path = path.into();
         let io = |source| ShardError::Io { action: "open", path: path.clone(), source };
+        let not_a_shard = |reason: String| ShardError::NotAShard { reason, path: path.clone() };
         let file = File::open(&path).map_err(io)?;
         let len_bytes = file.metadata().map_err(io)?.len();
-
-        let mut samples = Vec::new();
-        let mut truncated = scan(BufReader::new(file), len_bytes, &path, &mut samples)?;
+        if len_bytes == 0 {
+            return Err(not_a_shard("the file is empty".into()));
+        }
+        let unpacked = Unpacked::new(&file).map_err(|error| match error.kind() {
+            io::ErrorKind::Other => not_a_shard(error.to_string()),
+            _ => io(error),
+        })?;
+        let (unpacked, cut) = match unpacked.is_packed() {
+            true => {
+                let unpack = |source| ShardError::Unpack { path: path.clone(), source };
+                let (unpacked, cut) = UnpackedFile::new(unpacked).map_err(unpack)?;
+                (Some(unpacked), cut)
+            }
+            false => (None, None),
+        };
+        let mut found = Found::default();
+        let scanned = match &unpacked {
+            Some(unpacked) => {
+                let (reader, len_bytes) = unpacked.reader().map_err(io)?;
+                scan(BufReader::new(reader), len_bytes, &mut found)
+            }
+            None => {
+                (&file).seek(SeekFrom::Start(0)).map_err(io)?;
+                scan(BufReader::new(&file), len_bytes, &mut found)
+            }
+        };
+        let mut truncated = match (scanned, cut) {
+            (Some(reason), Some(cut)) => Some(format!("{reason} ({cut})")),
+            (reason, cut) => reason.or(cut),
+        };
+        let Found { mut samples, duplicates } = found;
         if let Some(reason) = &mut truncated {
             // The cut may have taken parts of the last sample seen.
             let lost = samples.pop().map(|sample: SamplePlace| sample.key);
             if samples.is_empty() {
-                return Err(ShardError::NotAShard { reason: reason.clone(), path });
+                return Err(not_a_shard(reason.clone()));
             }
             if let Some(key) = lost {
                 *reason = format!("{reason}; sample {key} is left out");
             }
         }
-        Ok(Self { path, samples, truncated })
+        let split_keys = split_keys(&samples);
+        Ok(Self { path, unpacked, samples, truncated, duplicates, split_keys })
+    }
+
+    /// What is odd about the shard, in words for people: where it ends early, and members that make no sample.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        let duplicates = self.duplicates.first().map(|first| {
+            let n = self.duplicates.len();
+            format!("{n} members have the key and extension of the one before and are left out, the first: {first}; give every sample its own key")
+        });
+        let split = self.split_keys.first().map(|first| {
+            let n = self.split_keys.len();
+            format!("the parts of {n} samples do not stand side by side, the first: {first}; WebDataset reads each as a sample of its own: write the shard sorted, as with tar --sort=name")
+        });
+        let warnings = [self.truncated.clone(), duplicates, split].into_iter().flatten();
+        warnings.map(|warning| format!("{warning}\n  file: {}", self.path.display()))
     }
 
     /// Number of whole samples.
@@ -195,14 +315,25 @@ impl ShardIndex {
             path: self.path.clone(),
         })?;
         let io = |source| ShardError::Io { action: "read", path: self.path.clone(), source };
-        let mut file = File::open(&self.path).map_err(io)?;
-        let parts = place.parts.iter().map(|part| {
-            let mut bytes = vec![0; part.len_bytes];
-            file.seek(SeekFrom::Start(part.offset))?;
-            file.read_exact(&mut bytes)?;
-            Ok((part.ext.clone(), bytes))
-        });
-        let parts = parts.collect::<io::Result<_>>().map_err(io)?;
+        let mut parts = Vec::with_capacity(place.parts.len());
+        match &self.unpacked {
+            Some(unpacked) => {
+                for part in &place.parts {
+                    let mut bytes = vec![0; part.len_bytes];
+                    unpacked.read_exact_at(part.offset, &mut bytes).map_err(io)?;
+                    parts.push((part.ext.clone(), bytes));
+                }
+            }
+            None => {
+                let mut file = File::open(&self.path).map_err(io)?;
+                for part in &place.parts {
+                    let mut bytes = vec![0; part.len_bytes];
+                    file.seek(SeekFrom::Start(part.offset)).map_err(io)?;
+                    file.read_exact(&mut bytes).map_err(io)?;
+                    parts.push((part.ext.clone(), bytes));
+                }
+            }
+        }
         Ok(Sample { key: place.key.clone(), parts })
     }
 
@@ -213,64 +344,77 @@ impl ShardIndex {
 }
 
 /// Collects the places of all samples; returns what cut the shard short, if anything did.
-fn scan(
-    file: BufReader<File>,
-    len_bytes: u64,
-    path: &Path,
-    samples: &mut Vec<SamplePlace>,
-) -> Result<Option<String>, ShardError> {
+fn scan(file: impl Read + Seek, len_bytes: u64, found: &mut Found) -> Option<String> {
     let mut end_bytes = 0;
     let mut archive = tar::Archive::new(file);
     let entries = match archive.entries_with_seek() {
         Ok(entries) => entries,
-        Err(error) => return Ok(Some(error.to_string())),
+        Err(error) => return Some(error.to_string()),
     };
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
-            Err(error) => return Ok(Some(format!("after byte {end_bytes}: {error}"))),
+            Err(error) => return Some(format!("after byte {end_bytes}: {error}")),
         };
         let (offset, size) = (entry.raw_file_position(), entry.size());
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let part = if entry.header().entry_type().is_file() { split_name(&name) } else { None };
-        if let Some((key, ext)) = part {
-            add_part(samples, &key, PartPlace { ext, offset, len_bytes: size as usize }, path)?;
-        }
         end_bytes = offset.saturating_add(size);
         if end_bytes > len_bytes {
-            return Ok(Some(format!("{name} ends at byte {end_bytes} but the file at {len_bytes}")));
+            if let Some((key, ext)) = split_name(&name) {
+                // So that the sample it belongs to is the one that the cut hits.
+                found.add(&name, &key, PartPlace { ext, offset, len_bytes: 0 });
+            }
+            return Some(format!("{name} ends at byte {end_bytes} but the file at {len_bytes}"));
+        }
+        let part = if entry.header().entry_type().is_file() { split_name(&name) } else { None };
+        if let Some((key, ext)) = part {
+            found.add(&name, &key, PartPlace { ext, offset, len_bytes: size as usize });
         }
     }
     // A whole tar ends with empty blocks.
-    if end_bytes.next_multiple_of(BLOCK) >= len_bytes {
-        return Ok(Some(format!("no end-of-archive mark after byte {end_bytes}")));
-    }
-    Ok(None)
+    let has_end = end_bytes.next_multiple_of(BLOCK) < len_bytes;
+    (!has_end).then(|| format!("no end-of-archive mark after byte {end_bytes}"))
 }
 
-fn add_part(
-    samples: &mut Vec<SamplePlace>,
-    key: &str,
-    part: PartPlace,
-    path: &Path,
-) -> Result<(), ShardError> {
-    match samples.last_mut() {
-        Some(sample) if sample.key == key => {
-            if sample.parts.iter().any(|other| other.ext == part.ext) {
-                let (key, path) = (key.to_owned(), path.to_owned());
-                return Err(ShardError::Duplicate { key, ext: part.ext, path });
+impl Found {
+    fn add(&mut self, name: &str, key: &str, part: PartPlace) {
+        match self.samples.last_mut() {
+            Some(sample) if sample.key == key => {
+                if sample.parts.iter().any(|other| other.ext == part.ext) {
+                    self.duplicates.push(name.to_owned());
+                } else {
+                    sample.parts.push(part);
+                }
             }
-            sample.parts.push(part);
+            _ => self.samples.push(SamplePlace { key: key.to_owned(), parts: vec![part] }),
         }
-        _ => samples.push(SamplePlace { key: key.to_owned(), parts: vec![part] }),
     }
-    Ok(())
+}
+
+/// Keys that come again with other extensions only: the rest of a sample, and not another one of the same name.
+fn split_keys(samples: &[SamplePlace]) -> Vec<String> {
+    let mut counts: HashMap<&str, usize> = HashMap::with_capacity(samples.len());
+    samples.iter().for_each(|sample| *counts.entry(&sample.key).or_default() += 1);
+    let mut met: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let mut split = Vec::new();
+    for sample in samples.iter().filter(|sample| counts[sample.key.as_str()] > 1) {
+        let before = met.entry(&sample.key).or_default();
+        let extensions = || sample.parts.iter().map(|part| part.ext.as_str());
+        if !before.is_empty() && !extensions().any(|ext| before.contains(ext)) {
+            split.push(sample.key.clone());
+        }
+        before.extend(extensions());
+    }
+    split
 }
 
 /// Key and extension of a member, as WebDataset splits them: at the first dot of the last part of the path.
-/// Hidden files and files without extension belong to no sample.
+/// Hidden files, files without extension and folders of metadata (`__info__/`) belong to no sample.
 pub(super) fn split_name(name: &str) -> Option<(String, String)> {
     let name = name.strip_prefix("./").unwrap_or(name);
+    if name.split_once('/').is_some_and(|(first, _)| first.starts_with("__") && first.ends_with("__")) {
+        return None;
+    }
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = base + name[base..].find('.')?;
     let ext = name[dot + 1..].to_lowercase();
@@ -395,9 +539,12 @@ fn one_box() -> u32 {
 /// What a sample says about its photo.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct PhotoRecord {
-    /// Sentences about the whole photo; may be empty when the photo has a class.
-    #[serde(default)]
+    /// Sentences about the whole photo; may be empty when the photo has a class or regions.
+    #[serde(skip)]
     pub captions: Vec<String>,
+    /// Whether the captions are the lines of a text.
+    #[serde(skip)]
+    pub captions_are_lines: bool,
     /// Regions with phrases.
     #[serde(default)]
     pub regions: Vec<RegionRecord>,
@@ -417,32 +564,67 @@ struct HasClass {
 }
 
 impl PhotoRecord {
-    /// The record of a sample: its `.json` (unknown keys are passed over), its `.txt` as the caption if that
-    /// has none.
+    /// The record of a sample: its `.json` (unknown keys are ignored), and if that has no captions its `.txt`, a
+    /// caption a line, as CLIP_benchmark writes and reads them.
+    ///
+    /// The captions of a `.json` are a list or one text, under the first of `captions`, `caption`, `TEXT` and `text`.
     ///
     /// # Errors
     /// When the JSON is not as wanted, or nothing says what the photo shows.
     pub fn from_sample(sample: &Sample) -> Result<Self, ShardError> {
-        let error = |reason| ShardError::Record { key: sample.key.clone(), reason };
-        let mut record = match sample.get("json") {
-            Some(json) => serde_json::from_slice::<Self>(json)
-                .map_err(|cause| error(format!("the .json cannot be read: {cause}")))?,
+        let json = sample.part_of("records", &["json"])?;
+        let mut record = match json {
+            Some((_, json)) => Self::from_json(json)
+                .map_err(|cause| sample.error(format!("the .json cannot be read: {cause}")))?,
             None => Self::default(),
         };
         if record.captions.is_empty()
-            && let Some(text) = sample.get("txt")
+            && let Some((ext, text)) = sample.part_of("texts", &TEXT_EXTENSIONS)?
         {
             let text = std::str::from_utf8(text)
-                .map_err(|cause| error(format!("the .txt is not UTF-8: {cause}")))?;
-            record.captions.push(text.trim().to_owned());
+                .map_err(|cause| sample.error(format!("the .{ext} is not UTF-8: {cause}")))?;
+            let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+            record.captions = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+            record.captions_are_lines = true;
         }
         let has_class = |json| serde_json::from_slice::<HasClass>(json).is_ok();
-        if record.captions.is_empty() && !sample.get("json").is_some_and(has_class) {
-            let found: Vec<_> = sample.parts.iter().map(|part| part.0.as_str()).collect();
-            return Err(error(format!("no caption and no class in its parts {found:?}")));
+        let names_region = record.regions.iter().any(|region| !region.phrases.is_empty());
+        if record.captions.is_empty() && !names_region && !json.is_some_and(|(_, json)| has_class(json)) {
+            let found = sample.extensions();
+            return Err(sample.error(format!("no caption, class or region phrase in its parts {found:?}")));
         }
         Ok(record)
     }
+
+    /// # Errors
+    /// When it is no JSON, or a value has another type than wanted; the text says which.
+    fn from_json(json: &[u8]) -> Result<Self, String> {
+        let json: Value = serde_json::from_slice(json).map_err(|cause| cause.to_string())?;
+        if !json.is_object() {
+            // A list of captions, or one.
+            return Ok(Self { captions: captions_of("the record", &json)?, ..Self::default() });
+        }
+        let key = CAPTION_KEYS.into_iter().find(|key| json.get(key).is_some_and(|value| !value.is_null()));
+        let captions = key.map_or(Ok(Vec::new()), |key| captions_of(key, &json[key]))?;
+        let record: Self = serde_json::from_value(json).map_err(|cause| cause.to_string())?;
+        Ok(Self { captions, ..record })
+    }
+}
+
+/// One caption, or a list of them.
+fn captions_of(key: &str, value: &Value) -> Result<Vec<String>, String> {
+    let texts = match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(list) => {
+            let texts: Option<Vec<String>> =
+                list.iter().map(|text| text.as_str().map(str::to_owned)).collect();
+            texts.ok_or_else(|| {
+                format!("{key:?} has something else than texts; wanted a text or a list of texts")
+            })?
+        }
+        other => return Err(format!("{key:?} is {other}; wanted a text or a list of texts")),
+    };
+    Ok(texts.into_iter().filter(|text| !text.trim().is_empty()).collect())
 }
 
 #[cfg(test)]
@@ -527,6 +709,123 @@ mod tests {
         std::fs::write(&path, "hello, world ".repeat(100)).expect("writable");
         let text = ShardIndex::open(&path).expect_err("no tar").to_string();
         assert!(text.contains("found no whole sample"), "{text}");
+        std::fs::write(&path, "").expect("writable");
+        let empty = ShardIndex::open(&path).expect_err("nothing").to_string();
+        assert!(empty.contains("the file is empty"), "{empty}");
+        std::fs::write(&path, b"BZh91AY&SY........").expect("writable");
+        let packed = ShardIndex::open(&path).expect_err("bzip2").to_string();
+        assert!(packed.contains("bunzip2") && packed.contains("s.tar"), "{packed}");
+    }
+
+    /// A shard of these members in this order, as `tar` writes them.
+    fn tar_of(members: &[(&str, &str)]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, text) in members {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            builder.append_data(&mut header, name, text.as_bytes()).expect("to memory");
+        }
+        builder.into_inner().expect("to memory")
+    }
+
+    fn opened(bytes: &[u8]) -> (ShardIndex, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("s.tar");
+        std::fs::write(&path, bytes).expect("writable");
+        (ShardIndex::open(path).expect("a shard"), folder)
+    }
+
+    #[test]
+    fn a_compressed_shard_is_read_as_it_is() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("s.tar");
+        write(&path, &three_samples());
+        let bytes = std::fs::read(&path).expect("just written");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&bytes).expect("to memory");
+        let gzip = gzip.finish().expect("to memory");
+        let zstd = ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest);
+        for packed in [&gzip, &zstd] {
+            let (shard, _folder) = opened(packed);
+            assert_eq!((shard.len(), shard.truncated.as_deref()), (3, None));
+            assert_eq!(shard.read(2).expect("third"), three_samples()[2]);
+            let both = [&shard, &shard.clone()].map(|shard| shard.samples().collect::<Result<Vec<_>, _>>());
+            both.into_iter().for_each(|samples| assert_eq!(samples.expect("all"), three_samples()));
+        }
+        // Cut short, it gives the samples before the cut.
+        let noise = |n: u32| {
+            (0..2000_u32).map(|i| char::from(33 + (i.wrapping_mul(n) >> 7) as u8 % 90)).collect::<String>()
+        };
+        let bytes =
+            tar_of(&[("a.txt", &noise(0x9e37_79b9)), ("b.txt", &noise(0x85eb_ca6b)), ("c.txt", "end")]);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&bytes).expect("to memory");
+        let gzip = gzip.finish().expect("to memory");
+        let (shard, _folder) = opened(&gzip[..gzip.len() * 7 / 10]);
+        assert_eq!((shard.len(), shard.key(0)), (1, Some("a")));
+        assert!(
+            shard.truncated.as_ref().is_some_and(|why| why.contains("sample b is left out")),
+            "{shard:?}"
+        );
+    }
+
+    #[test]
+    fn of_two_parts_of_one_name_the_first_counts_and_the_other_is_told() {
+        let members = [
+            ("a.jpg", "1"),
+            ("a.txt", "one"),
+            ("a.jpg", "2"),
+            ("a.txt", "two"),
+            ("b.jpg", "3"),
+            ("b.txt", "b"),
+        ];
+        let (shard, _folder) = opened(&tar_of(&members));
+        let samples: Vec<Sample> = shard.samples().map(|sample| sample.expect("whole")).collect();
+        assert_eq!(
+            samples,
+            [sample("a", &[("jpg", "1"), ("txt", "one")]), sample("b", &[("jpg", "3"), ("txt", "b")])]
+        );
+        assert_eq!(shard.duplicates, ["a.jpg", "a.txt"]);
+        let warnings: Vec<String> = shard.warnings().collect();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("2 members") && warnings[0].contains("s.tar"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn parts_that_stand_apart_are_samples_of_their_own_and_told() {
+        let (shard, _folder) =
+            opened(&tar_of(&[("a.jpg", "1"), ("b.jpg", "2"), ("a.txt", "a"), ("b.txt", "b")]));
+        assert_eq!((shard.len(), &shard.split_keys[..]), (4, &["a".to_owned(), "b".to_owned()][..]));
+        let warnings: Vec<String> = shard.warnings().collect();
+        assert!(warnings[0].contains("2 samples") && warnings[0].contains("--sort=name"), "{warnings:?}");
+        // Another whole sample of the same name is none.
+        let again =
+            [("a.jpg", "1"), ("a.txt", "a"), ("b.jpg", "2"), ("b.txt", "b"), ("a.jpg", "3"), ("a.txt", "c")];
+        let (shard, _folder) = opened(&tar_of(&again));
+        assert_eq!((shard.len(), shard.warnings().count()), (3, 0));
+    }
+
+    // What webdataset 1.0.2 finds in the same shards:
+    // wds.WebDataset(path, shardshuffle=False, handler=wds.warn_and_continue); of each sample `len(s["txt"].splitlines())`
+    #[test]
+    fn samples_and_texts_are_counted_as_by_webdataset() {
+        let check = |members: &[(&str, &str)], keys: &[&str], n_texts: usize| {
+            let (shard, _folder) = opened(&tar_of(members));
+            let found: Vec<&str> = (0..shard.len()).filter_map(|idx| shard.key(idx)).collect();
+            assert_eq!(found, keys);
+            let captions =
+                shard.samples().filter_map(|sample| PhotoRecord::from_sample(&sample.expect("whole")).ok());
+            assert_eq!(captions.map(|record| record.captions.len()).sum::<usize>(), n_texts);
+        };
+        check(&[("a.jpg", ""), ("a.txt", "1\n2\n3\n"), ("b.txt", "1"), ("b.JPG", "")], &["a", "b"], 4);
+        check(&[("a.jpg", ""), ("b.jpg", ""), ("a.txt", "1"), ("b.txt", "2")], &["a", "b", "a", "b"], 2);
+        check(&[("a.jpg", ""), ("a.txt", "1"), ("a.txt", "2\n3")], &["a"], 1);
+        check(&[("x.1.jpg", ""), ("x.1.txt", "1"), ("x.2.jpg", ""), ("x.2.txt", "2")], &["x"], 0);
+        check(&[("v1.0/a.txt", "1"), ("v1.0/a.jpg", ""), ("v1.1/a.txt", "2")], &["v1.0/a", "v1.1/a"], 2);
+        check(&[("__info__/a.txt", "1"), ("README", "1"), ("a.txt", "2")], &["a"], 1);
     }
 
     #[test]
@@ -546,8 +845,9 @@ mod tests {
         let split = |name| split_name(name).unwrap_or_default();
         assert_eq!(split("00000.jpg"), ("00000".into(), "jpg".into()));
         assert_eq!(split("./v1.0/7.seg.PNG"), ("v1.0/7".into(), "seg.png".into()));
-        assert_eq!(split_name("a/._7.jpg"), None);
-        assert_eq!(split_name("README"), None);
+        for other in ["a/._7.jpg", "README", "__info__/0.json"] {
+            assert_eq!(split_name(other), None, "{other}");
+        }
     }
 
     fn record(json: &str) -> Result<PhotoRecord, ShardError> {
@@ -569,7 +869,12 @@ mod tests {
     fn captions_may_be_absent_when_there_is_a_class() {
         assert_eq!(record(r#"{"class": "cup"}"#).expect("a record").class, Some("cup".into()));
         assert_eq!(record(r#"{"class": null}"#).expect("a record").class, None);
-        assert!(record("{}").expect_err("nothing said").to_string().contains("no caption and no class"));
+        assert!(record("{}").expect_err("nothing said").to_string().contains("no caption, class or region"));
+        let regions = |phrases: &str| {
+            record(&format!(r#"{{"regions": [{{"box": [0, 0, 1, 1], "phrases": {phrases}}}]}}"#))
+        };
+        assert_eq!(regions(r#"["a cup"]"#).expect("a named region").captions, Vec::<String>::new());
+        assert!(regions("[]").is_err());
         assert!(record("{").expect_err("no JSON").to_string().contains("sample 7"));
     }
 
@@ -577,7 +882,84 @@ mod tests {
     fn a_text_part_is_the_caption() {
         let sample = sample("7", &[("jpg", ""), ("txt", "a dog\n")]);
         assert_eq!(PhotoRecord::from_sample(&sample).expect("a record").captions, ["a dog"]);
-        assert_eq!(sample.image(), Some(&[][..]));
+        assert!(sample.image().expect("a photo").is_empty());
+    }
+
+    fn captions(parts: &[(&str, &str)]) -> Result<Vec<String>, String> {
+        let record = PhotoRecord::from_sample(&sample("7", parts)).map_err(|error| error.to_string())?;
+        Ok(record.captions)
+    }
+
+    #[test]
+    fn a_text_has_a_caption_a_line() {
+        let of_text = |text| captions(&[("jpg", ""), ("txt", text)]).expect("captions");
+        assert_eq!(of_text("a dog\r\n\n  two dogs \nthree"), ["a dog", "two dogs", "three"]);
+        assert_eq!(of_text("\u{feff}a dog"), ["a dog"]);
+        for text in ["", " \n\n"] {
+            assert!(captions(&[("txt", text)]).expect_err("nothing said").contains("no caption"));
+        }
+    }
+
+    #[test]
+    fn captions_of_a_record_are_a_list_or_a_text_under_any_of_their_names() {
+        for (json, wanted) in [
+            (r#"{"captions": ["a", "b"]}"#, vec!["a", "b"]),
+            (r#"{"captions": "a"}"#, vec!["a"]),
+            (r#"{"caption": "a", "url": "x", "key": "7", "sha256": null}"#, vec!["a"]),
+            (r#"{"caption": ["a", "b"]}"#, vec!["a", "b"]),
+            (r#"{"TEXT": "a", "URL": "x"}"#, vec!["a"]),
+            (r#"{"text": "a"}"#, vec!["a"]),
+            (r#"{"captions": null, "caption": "a"}"#, vec!["a"]),
+            (r#"{"captions": ["a"], "caption": "b", "TEXT": "c"}"#, vec!["a"]),
+            (r#"["a", "b"]"#, vec!["a", "b"]),
+        ] {
+            assert_eq!(captions(&[("json", json)]).expect(json), wanted, "{json}");
+            // The .txt counts only where the record has none.
+            assert_eq!(captions(&[("json", json), ("txt", "other")]).expect(json), wanted, "{json}");
+        }
+        assert_eq!(
+            captions(&[("json", r#"{"caption": null}"#), ("txt", "a\nb")]).expect("a text"),
+            ["a", "b"]
+        );
+        for (json, wanted) in
+            [(r#"{"captions": 7}"#, "\"captions\" is 7"), (r#"{"TEXT": ["a", 7]}"#, "list of texts")]
+        {
+            let error = captions(&[("json", json)]).expect_err("no texts");
+            assert!(error.contains(wanted) && error.contains("sample 7"), "{error}");
+        }
+    }
+
+    #[test]
+    fn parts_may_have_names_before_their_extensions() {
+        let nested = sample("7", &[("input.jpg", "pixels"), ("outputs.txt", "a dog")]);
+        assert_eq!(nested.image_part().expect("a photo"), ("input.jpg", &b"pixels"[..]));
+        assert_eq!(PhotoRecord::from_sample(&nested).expect("a record").captions, ["a dog"]);
+        // The plain extension comes first, and then what is called the image.
+        let masked = sample("7", &[("mask.png", "mask"), ("jpg", "pixels")]);
+        assert_eq!(masked.image_part().expect("a photo").0, "jpg");
+        let edited = sample("7", &[("target.jpg", "after"), ("input.jpg", "before")]);
+        assert_eq!(edited.image_part().expect("a photo").0, "input.jpg");
+        for ext in ["heic", "heif", "avif", "jfif", "webp"] {
+            assert_eq!(sample("7", &[("json", ""), (ext, "")]).image_part().expect("a photo").0, ext);
+        }
+    }
+
+    #[test]
+    fn keys_with_dots_are_told_with_the_rule() {
+        // dog.1.jpg, dog.1.json, dog.2.jpg, dog.2.json
+        let dogs = sample("dog", &[("1.jpg", ""), ("1.json", "{}"), ("2.jpg", ""), ("2.json", "{}")]);
+        for error in [
+            dogs.image().expect_err("two").to_string(),
+            PhotoRecord::from_sample(&dogs).expect_err("two").to_string(),
+        ] {
+            assert!(
+                error.contains("sample dog") && error.contains("first dot") && error.contains("1.j"),
+                "{error}"
+            );
+        }
+        let nothing = sample("7", &[("json", "{}"), ("mp3", "")]).image().expect_err("no photo").to_string();
+        assert!(nothing.contains("sample 7") && nothing.contains(r#"["json", "mp3"]"#), "{nothing}");
+        assert!(nothing.contains("side by side"), "{nothing}");
     }
 
     #[test]
@@ -600,7 +982,7 @@ mod tests {
             for sample in shard.samples() {
                 let sample = sample.expect("a whole sample");
                 PhotoRecord::from_sample(&sample).expect("a record");
-                assert!(sample.image().is_some());
+                sample.image().expect("a photo");
             }
         }
     }

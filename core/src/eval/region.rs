@@ -32,9 +32,34 @@ impl Pointing {
     }
 }
 
+/// Whether a caption has all words of a phrase; articles, case and punctuation do not count.
+pub fn names(caption: &str, phrase: &str) -> bool {
+    const ARTICLES: [&str; 3] = ["a", "an", "the"];
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        words.map(str::to_lowercase).filter(|word| !ARTICLES.contains(&word.as_str())).collect()
+    };
+    let (caption, phrase) = (words(caption), words(phrase));
+    !phrase.is_empty() && phrase.iter().all(|word| caption.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caption_names_a_thing_by_all_of_its_words() {
+        for (caption, phrase, wanted) in [
+            ("A white cup on a table.", "a cup", true),
+            ("A cupboard.", "a cup", false),
+            ("A dining room with a table.", "a dining table", true),
+            ("A table.", "a dining table", false),
+            ("A thing.", "the", false),
+            ("", "a cup", false),
+        ] {
+            assert_eq!(names(caption, phrase), wanted, "{caption:?} {phrase:?}");
+        }
+    }
 
     #[test]
     fn boxes_that_share_a_third_of_their_union_have_iou_one_third() {

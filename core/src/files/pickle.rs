@@ -54,8 +54,8 @@ pub(super) struct Machine {
     root: Place,
 }
 
-/// Most tensors of a checkpoint; dictionaries that refer to each other could make more of them than memory holds.
-const MOST_TENSORS: usize = 1 << 20;
+/// Most values of a checkpoint; a few dictionaries that hold each other could make more of them than can be visited.
+const MOST_VALUES: usize = 1 << 20;
 /// Dictionaries in dictionaries.
 const DEEPEST: usize = 64;
 
@@ -76,7 +76,9 @@ impl Machine {
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>, String> {
         let mut found = Vec::new();
         let mut open = vec![(String::new(), self.root, 0)];
+        let mut n_seen = 0;
         while let Some((name, place, depth)) = open.pop() {
+            n_seen += 1;
             match &self.values[place] {
                 Value::Tensor(tensor) => found.push((name, tensor.clone())),
                 Value::Dict(entries) if depth < DEEPEST => {
@@ -98,7 +100,7 @@ impl Machine {
                 }
                 _ => {}
             }
-            if found.len() + open.len() > MOST_TENSORS {
+            if n_seen + open.len() > MOST_VALUES {
                 return Err("it has too many tensors".into());
             }
         }

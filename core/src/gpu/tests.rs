@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::model::same_padding;
 use crate::quant::{Bits, Packed};
 use crate::{cpu, gpu};
 
@@ -92,6 +93,49 @@ fn a_product_is_burns_for_odd_shapes_both_layouts_and_matrices_in_f16() {
             check(gpu::linear(x.clone(), weight.clone(), None, None), product.clone(), &what);
             let all = gpu::linear(x.clone(), weight, Some(bias.clone()), Some(residual.clone()));
             check(all, wanted.clone(), &format!("{what}, added to"));
+        }
+    }
+}
+
+#[test]
+fn a_product_with_relu6_is_the_cpus() {
+    let Some(gpu) = device() else { return };
+    for [rows, d_in, d_out] in [[1, 7, 3], [4, 16, 64], [67, 37, 130]] {
+        let [x, host_x] = numbers([1, 1, rows, d_in], gpu).map(|x| x * 0.1);
+        let ([weight, host_weight], [bias, host_bias]) = (numbers([d_in, d_out], gpu), numbers([d_out], gpu));
+        let found = gpu::linear_relu6(x, weight, bias);
+        check(found, cpu::linear_relu6(host_x, host_weight, host_bias), &format!("{rows}x{d_in}x{d_out}"));
+    }
+}
+
+#[test]
+fn convolutions_are_the_cpus_for_odd_sizes_and_either_order() {
+    let Some(gpu) = device() else { return };
+    for (shape, kernel, stride, out) in [
+        ([1, 1, 1, 1], 3, 1, 1),
+        ([2, 7, 5, 8], 3, 1, 8),
+        ([1, 9, 12, 5], 3, 2, 5),
+        ([1, 9, 13, 17], 5, 1, 17),
+        ([2, 12, 9, 6], 5, 2, 6),
+        ([2, 20, 13, 3], 3, 2, 32),
+    ] {
+        let what = format!("{shape:?}, kernel {kernel} by {stride}, {out}");
+        let [x, host_x] = numbers(shape, gpu).map(|x| x * 0.5);
+        let [bias, host_bias] = numbers([out], gpu);
+        let padding = [shape[1], shape[2]].map(|n| same_padding(n, kernel, stride)[0]);
+        let [weight, host_weight] = match out == shape[3] {
+            true => numbers([out, 1, kernel, kernel], gpu),
+            false => numbers([out, shape[3], kernel, kernel], gpu),
+        };
+        let wanted = match out == shape[3] {
+            true => cpu::depthwise_relu6(host_x, host_weight, host_bias, stride),
+            false => cpu::stem_relu6(host_x, host_weight, host_bias, stride),
+        };
+        // As the pixels of a photo come: channels first.
+        let turned = x.clone().permute([0, 3, 1, 2]).mul_scalar(1.0).permute([0, 2, 3, 1]);
+        for (x, order) in [(x, "channels last"), (turned, "channels first")] {
+            let found = gpu::convolve_relu6(x, weight.clone(), bias.clone(), stride, padding);
+            check(found, wanted.clone(), &format!("{what}, {order}"));
         }
     }
 }

@@ -1,36 +1,80 @@
-//! Image files to pixels, the same pixels that Pillow gives.
+//! Image files to pixels, the same pixels that Pillow gives and as people see them.
 
-use std::io::Cursor;
 use std::panic::catch_unwind;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
-use libjpeg_turbo_rs::{JpegError, ScalingFactor};
+use image::{DynamicImage, ImageFormat, RgbImage};
 
-use super::ImageError;
+use super::{ImageError, ImagePreprocess, Preprocessed, preprocess};
 
 /// What a stranger's file may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Most pixels, checked against the header before anything is decoded.
+    /// Most pixels of the result. A larger image comes out smaller: by 2, 4, 8, ...
     pub max_pixels: u64,
+    /// Most pixels that a header may announce, checked before anything is decoded.
+    pub max_announced: u64,
+    /// Most bytes that decoding may hold at once. Of images that need more than an eighth of it, only one is read
+    /// at a time.
+    pub max_bytes: u64,
 }
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_pixels: 200_000_000 }
+        Self { max_pixels: 200_000_000, max_announced: 1 << 31, max_bytes: 3 << 30 }
     }
 }
 
+/// Held while a large image is read.
+static ALONE: Mutex<()> = Mutex::new(());
+
 impl DecodeLimits {
-    fn check(&self, width: u32, height: u32) -> Result<(), ImageError> {
+    /// Refuses images without pixels, and those that announce too many.
+    pub(super) fn check(&self, width: u32, height: u32) -> Result<(), ImageError> {
         if width == 0 || height == 0 {
             return Err(ImageError::ZeroSize { width, height });
         }
-        if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(ImageError::TooLarge { width, height, max_pixels: self.max_pixels });
+        if u64::from(width) * u64::from(height) > self.max_announced {
+            return Err(self.too_large(width, height));
         }
         Ok(())
+    }
+
+    pub(super) fn too_large(&self, width: u32, height: u32) -> ImageError {
+        ImageError::TooLarge { width, height, max_pixels: self.max_announced }
+    }
+
+    /// By how much an image is to be made smaller: a power of 2, up to 8 as long as neither side falls below
+    /// `least_side`, and more if the limits ask for it.
+    pub(super) fn reduction(&self, width: u32, height: u32, least_side: u32) -> u32 {
+        let wanted = [8, 4, 2].into_iter().find(|by| width.min(height) / by >= least_side).unwrap_or(1);
+        let n_pixels = |by: u32| u64::from(width.div_ceil(by)) * u64::from(height.div_ceil(by));
+        let mut by = wanted;
+        while n_pixels(by) > self.max_pixels && by < 1 << 16 {
+            by *= 2;
+        }
+        by
+    }
+
+    /// Refuses what needs too many bytes.
+    pub(super) fn check_bytes(&self, (width, height): (u32, u32), bytes: u64) -> Result<(), ImageError> {
+        if bytes > self.max_bytes {
+            return Err(ImageError::NeedsMemory { width, height, bytes, max_bytes: self.max_bytes });
+        }
+        Ok(())
+    }
+
+    /// Waits until an image that needs so many bytes may be read, and refuses what needs too many. The image may
+    /// be read while the result is held.
+    pub(super) fn admit(
+        &self,
+        size: (u32, u32),
+        bytes: u64,
+    ) -> Result<Option<MutexGuard<'static, ()>>, ImageError> {
+        self.check_bytes(size, bytes)?;
+        let is_large = bytes > self.max_bytes / 8;
+        Ok(is_large.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -45,42 +89,68 @@ pub struct Decoded {
     pub height: u32,
     /// The format's name.
     pub format: &'static str,
+    /// Why a part of the picture is missing, in words for people: the file is cut short or damaged. What is
+    /// missing is grey.
+    pub problem: Option<String>,
 }
 
-/// An image file as the pixels that a person sees: EXIF orientation applied, RGB, 8 bits.
+/// An image file as the pixels that a person sees: EXIF orientation applied, sRGB, 8 bits, on white.
 ///
-/// As Pillow's `ImageOps.exif_transpose(image).convert("RGB")`: alpha is dropped, not blended; gray is
-/// replicated; palettes are looked up; an animation gives its first frame. Of 16-bit samples the high byte is
-/// taken (Pillow clips 16-bit gray instead, which leaves nearly all of it white).
+/// As Pillow's `ImageOps.exif_transpose(image).convert("RGB")`, but for what would not be seen so:
+///
+/// - colours with a profile are converted to sRGB, as Pillow's `ImageCms` does;
+/// - what is transparent is composed onto white, or onto grey where most of the ink is white;
+/// - of 16-bit samples the high byte is taken (Pillow clips 16-bit gray, which leaves nearly all of it white).
+///
+/// Gray is replicated; palettes are looked up; an animation gives its first frame, a TIFF its first page.
 ///
 /// # Errors
 /// For empty, unknown, damaged and truncated data and for images over the limits. A decoder that panics is an
 /// error too (not on wasm32, where a panic ends the program).
 pub fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<RgbImage, ImageError> {
-    Ok(decode_scaled(bytes, limits, u32::MAX)?.pixels)
+    // Boxes are in pixels of the whole image, so its size must not change without a word.
+    let max_announced = limits.max_announced.min(limits.max_pixels);
+    Ok(decode_whole(bytes, DecodeLimits { max_announced, ..limits })?.pixels)
 }
 
-/// [`decode`], where a JPEG may come out smaller: a half, a quarter or an eighth of its size, as long as
-/// neither side falls below `least_side`.
+/// [`decode`], where an image of more than `max_pixels` comes out smaller and says what it was.
+///
+/// # Errors
+/// As [`decode`], but for large images.
+pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, ImageError> {
+    let decoded = decode_scaled(bytes, limits, u32::MAX)?;
+    match decoded.problem {
+        Some(reason) => Err(ImageError::Corrupt { format: decoded.format, reason }),
+        None => Ok(decoded),
+    }
+}
+
+/// [`decode`], where a large image may come out smaller: a half, a quarter or an eighth of its size, as long as
+/// neither side falls below `least_side`. Of a JPEG or PNG that is cut short or damaged it shows what there is, and
+/// says so in [`Decoded::problem`].
 ///
 /// libjpeg's scaled transform reads a large photo several times as fast, and a resize to half of
 /// `least_side` or less hides the difference: see [`super::Preprocessed::of_original`].
 ///
 /// # Errors
-/// As [`decode`].
+/// As [`decode_whole`], but for what is damaged in part.
 pub fn decode_scaled(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Decoded, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
     let (format, name) = known_format(bytes)?;
-    let decoded = catch_unwind(|| match format {
+    let drawn = catch_unwind(|| match format {
         #[cfg(feature = "heic")]
-        Format::Heic => decode_heic(bytes, limits),
-        Format::Known(ImageFormat::Jpeg) => decode_jpeg(bytes, limits, least_side),
-        Format::Known(format) => decode_other(bytes, format, limits),
+        Format::Heic => super::heif::decode(bytes, limits, least_side),
+        Format::Known(ImageFormat::Jpeg) => super::jpeg::decode(bytes, limits, least_side),
+        Format::Known(ImageFormat::Png) => super::png::decode(bytes, limits, least_side),
+        Format::Known(ImageFormat::Tiff) => super::tiff::decode(bytes, limits, least_side),
+        Format::Known(format) => super::other::decode(bytes, format, limits, least_side),
     });
-    let stopped = match decoded {
-        Ok(Ok((pixels, width, height))) => return Ok(Decoded { pixels, width, height, format: name }),
+    let stopped = match drawn {
+        Ok(Ok(Drawn { pixels, size: (width, height), orientation, problem })) => {
+            return Ok(Decoded { pixels, width, height, format: name, problem }.oriented(orientation));
+        }
         Ok(Err(stopped)) => stopped,
         Err(_panic) => Stopped::Corrupt("the decoder panicked".into()),
     };
@@ -101,9 +171,24 @@ enum Format {
 impl Decoded {
     /// The image turned as EXIF's orientation (1 to 8) asks; another number turns nothing.
     pub fn turned(self, exif_orientation: u8) -> Self {
-        let orientation = Orientation::from_exif(exif_orientation).unwrap_or(Orientation::NoTransforms);
-        let (pixels, width, height) = oriented(self.pixels, (self.width, self.height), orientation);
-        Self { pixels, width, height, format: self.format }
+        self.oriented(Orientation::from_exif(exif_orientation).unwrap_or(Orientation::NoTransforms))
+    }
+
+    fn oriented(self, orientation: Orientation) -> Self {
+        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        if orientation == Orientation::NoTransforms {
+            return self;
+        }
+        let mut image = DynamicImage::ImageRgb8(self.pixels);
+        image.apply_orientation(orientation);
+        let lies = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
+        let (width, height) = if lies { (self.height, self.width) } else { (self.width, self.height) };
+        Self { pixels: image.into_rgb8(), width, height, ..self }
+    }
+
+    /// The image as evaluation and apps show it to the model; boxes are in pixels of the whole image.
+    pub fn preprocess(&self, config: &ImagePreprocess) -> Preprocessed {
+        preprocess(&self.pixels, config).of_original(self.width, self.height)
     }
 }
 
@@ -128,7 +213,11 @@ pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
 
 /// The format by the first bytes, with the name people use.
 fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
-    let guess = image::guess_format(bytes);
+    let guess = match bytes.get(..4) {
+        // BigTIFF.
+        Some(b"II\x2b\0" | b"MM\0\x2b") => Ok(ImageFormat::Tiff),
+        _ => image::guess_format(bytes),
+    };
     let name = match guess {
         Ok(ImageFormat::Jpeg) => "JPEG",
         Ok(ImageFormat::Png) => "PNG",
@@ -158,8 +247,19 @@ fn is_heic(bytes: &[u8]) -> bool {
     bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..12).is_some_and(|brand| brands.contains(&brand))
 }
 
+/// What a decoder of one format gives: nothing is turned yet.
+pub(super) struct Drawn {
+    pub pixels: RgbImage,
+    /// Size of the whole image.
+    pub size: (u32, u32),
+    /// The turn that is still to be made.
+    pub orientation: Orientation,
+    /// See [`Decoded::problem`].
+    pub problem: Option<String>,
+}
+
 /// What stops a decoder: our own refusal, or a reason of its own.
-enum Stopped {
+pub(super) enum Stopped {
     Refused(ImageError),
     Corrupt(String),
     Unsupported(String),
@@ -171,122 +271,15 @@ impl From<ImageError> for Stopped {
     }
 }
 
-impl From<image::ImageError> for Stopped {
-    fn from(error: image::ImageError) -> Self {
-        let reason = error.to_string();
-        match error {
-            image::ImageError::Unsupported(_) => Self::Unsupported(reason),
-            _ => Self::Corrupt(reason),
-        }
-    }
-}
-
-impl From<JpegError> for Stopped {
-    fn from(error: JpegError) -> Self {
-        match error {
-            JpegError::Unsupported(reason) => Self::Unsupported(reason),
-            _ => Self::Corrupt(error.to_string()),
-        }
-    }
-}
-
-/// JPEG as libjpeg-turbo decodes it for Pillow; the `image` crate's own decoder is off by up to 8 in a pixel.
-fn decode_jpeg(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Seen, Stopped> {
-    let mut decoder = libjpeg_turbo_rs::Decoder::new(bytes)?;
-    let size = (u32::from(decoder.header().width), u32::from(decoder.header().height));
-    limits.check(size.0, size.1)?;
-    let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
-    decoder.set_output_format(libjpeg_turbo_rs::PixelFormat::Rgb);
-    let smallest = [8, 4, 2].into_iter().find(|by| size.0.min(size.1) / by >= least_side);
-    if let Some(by) = smallest {
-        decoder.set_scale(ScalingFactor::try_new(1, by)?);
-    }
-    let (width, height) = (decoder.output_width() as u32, decoder.output_height() as u32);
-    let pixels = decoder.decode_image()?.into_vec();
-    let image = RgbImage::from_raw(width, height, pixels)
-        .ok_or_else(|| Stopped::Corrupt("fewer pixels than announced".into()))?;
-    Ok(oriented(image, size, orientation.unwrap_or(Orientation::NoTransforms)))
-}
-
-/// The container's own turns are applied; EXIF's orientation repeats them and is left alone.
-#[cfg(feature = "heic")]
-fn decode_heic(bytes: &[u8], limits: DecodeLimits) -> Result<Seen, Stopped> {
-    use heic_decoder::HeifError;
-    let stopped = |error: HeifError| match error {
-        HeifError::Unsupported(_) | HeifError::LimitExceeded(_) => Stopped::Unsupported(error.to_string()),
-        _ => Stopped::Corrupt(error.to_string()),
-    };
-    let info = heic_decoder::probe(bytes).map_err(stopped)?;
-    let side = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
-    limits.check(side(info.width), side(info.height))?;
-    let rgb = heic_decoder::decode(bytes).and_then(|image| image.to_rgb8()).map_err(stopped)?;
-    let (width, height) = (side(rgb.width), side(rgb.height));
-    let image = RgbImage::from_raw(width, height, rgb.data)
-        .ok_or_else(|| Stopped::Corrupt("fewer pixels than announced".into()))?;
-    Ok((image, width, height))
-}
-
-/// The sizes that a file of the HEIF family announces (its boxes `ispe`); AVIF's decoder looks at none of them
-/// before it decodes.
-#[cfg(feature = "avif")]
-fn check_announced(bytes: &[u8], limits: DecodeLimits) -> Result<(), ImageError> {
-    for (at, _) in bytes.windows(4).enumerate().filter(|(_, name)| **name == *b"ispe") {
-        // After the name: four bytes of version and flags, then width and height.
-        let side = |from: usize| Some(u32::from_be_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
-        if let (Some(width), Some(height)) = (side(at + 8), side(at + 12)) {
-            limits.check(width, height)?;
-        }
-    }
-    Ok(())
-}
-
-fn decode_other(bytes: &[u8], format: ImageFormat, limits: DecodeLimits) -> Result<Seen, Stopped> {
-    #[cfg(feature = "avif")]
-    if format == ImageFormat::Avif {
-        check_announced(bytes, limits)?;
-    }
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    // Pixels are counted below; 16 bytes a pixel is the widest sample format there is.
-    let mut image_limits = image::Limits::no_limits();
-    image_limits.max_alloc = Some(limits.max_pixels.saturating_mul(16).max(1 << 20));
-    reader.limits(image_limits);
-    let mut decoder = reader.into_decoder()?;
-    let (width, height) = decoder.dimensions();
-    limits.check(width, height)?;
-    let orientation = decoder.orientation()?;
-    let image = rgb_from_any(DynamicImage::from_decoder(decoder)?);
-    Ok(oriented(image, (width, height), orientation))
-}
-
-/// Pixels, and the size of the whole image, as a person sees both.
-type Seen = (RgbImage, u32, u32);
-
-fn oriented(image: RgbImage, (width, height): (u32, u32), orientation: Orientation) -> Seen {
-    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-    let mut image = DynamicImage::ImageRgb8(image);
-    image.apply_orientation(orientation);
-    let lies = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
-    let (width, height) = if lies { (height, width) } else { (width, height) };
-    (image.into_rgb8(), width, height)
-}
-
-/// Alpha dropped, gray replicated, the high byte of 16-bit samples.
-fn rgb_from_any(image: DynamicImage) -> RgbImage {
-    match image {
-        DynamicImage::ImageLuma16(_)
-        | DynamicImage::ImageLumaA16(_)
-        | DynamicImage::ImageRgb16(_)
-        | DynamicImage::ImageRgba16(_) => {
-            let wide = image.into_rgb16();
-            let high_bytes = wide.as_raw().iter().map(|sample| (sample >> 8) as u8).collect();
-            RgbImage::from_raw(wide.width(), wide.height(), high_bytes).expect("the same size")
-        }
-        _ => image.into_rgb8(),
-    }
+/// The high bytes of 16-bit samples, of which `first` says whether they come first (0) or second (1).
+pub(super) fn high_bytes(samples: &[u8], first: usize, high: &mut Vec<u8>) {
+    high.clear();
+    high.extend(samples.as_chunks::<2>().0.iter().map(|sample| sample[first]));
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::io::Cursor;
     use std::path::PathBuf;
 
     use image::codecs::png::PngEncoder;
@@ -296,29 +289,46 @@ mod tests {
     use super::*;
     use crate::image::resize::tests::{fnv_1a, picture};
 
-    fn decoded(bytes: &[u8]) -> RgbImage {
+    pub fn decoded(bytes: &[u8]) -> RgbImage {
         decode(bytes, DecodeLimits::default()).expect("a whole image")
     }
 
-    fn refused(bytes: &[u8]) -> String {
+    pub fn refused(bytes: &[u8]) -> String {
         decode(bytes, DecodeLimits::default()).expect_err("not an image").to_string()
     }
 
-    fn png(width: u32, height: u32, color: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
+    pub fn scaled(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Decoded {
+        decode_scaled(bytes, limits, least_side).expect("an image")
+    }
+
+    pub fn png(width: u32, height: u32, color: ExtendedColorType, samples: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         PngEncoder::new(&mut bytes).write_image(samples, width, height, color).expect("encodes");
         bytes
     }
 
-    fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    pub fn encoded(image: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
         image.into().write_to(&mut bytes, format).expect("encodes");
         bytes.into_inner()
     }
 
-    fn jpeg(width: u32, height: u32, subsampling: Subsampling) -> Vec<u8> {
+    pub fn jpeg(width: u32, height: u32, subsampling: Subsampling) -> Vec<u8> {
         let (pixels, [w, h]) = (picture(width, height), [width, height].map(|v| v as usize));
         compress(&pixels, w, h, PixelFormat::Rgb, 75, subsampling).expect("encodes")
+    }
+
+    /// EXIF data with one entry: tag 0x0112, type SHORT, one value.
+    pub fn exif_of(orientation: u8) -> Vec<u8> {
+        [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], &[0; 6]].concat()
+    }
+
+    /// Means of all values are no further apart than `most`.
+    pub fn check_close(found: &RgbImage, wanted: &RgbImage, most: f64) {
+        assert_eq!(found.dimensions(), wanted.dimensions());
+        let apart = found.as_raw().iter().zip(wanted.as_raw()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        let mean = apart.sum::<f64>() / found.as_raw().len() as f64;
+        assert!(mean <= most, "{mean} apart");
     }
 
     // Expected hashes, with Pillow 13.0 (libjpeg-turbo 3.2), `im` and `fnv` as in resize.rs:
@@ -356,13 +366,30 @@ mod tests {
     }
 
     #[test]
-    fn alpha_is_dropped_and_not_blended() {
-        let rgba = image::RgbaImage::from_fn(3, 2, |x, y| Rgba([x as u8, y as u8, 200, x as u8]));
-        let expected = RgbImage::from_fn(3, 2, |x, y| Rgb([x as u8, y as u8, 200]));
-        assert_eq!(decoded(&encoded(rgba.clone(), ImageFormat::Png)), expected);
-        assert_eq!(decoded(&encoded(rgba, ImageFormat::WebP)), expected);
-        let gray = image::GrayAlphaImage::from_pixel(2, 2, LumaA([77, 0]));
-        assert_eq!(decoded(&encoded(gray, ImageFormat::Png)).get_pixel(1, 1), &Rgb([77; 3]));
+    fn transparent_pixels_lie_on_white() {
+        let ink = |x: u32, y: u32| [x as u8, 40 * y as u8, 200];
+        let rgba = image::RgbaImage::from_fn(6, 2, |x, y| {
+            let [r, g, b] = ink(x, y);
+            Rgba([r, g, b, [255, 0, 128, 1, 254, 0][x as usize]])
+        });
+        // As `Image.new("RGB", size, "white").paste(image, mask=image.getchannel("A"))`.
+        let blended = |value: u8, alpha: u8| {
+            let [value, alpha] = [value, alpha].map(f64::from);
+            ((value * alpha + 255.0 * (255.0 - alpha)) / 255.0).round() as u8
+        };
+        let expected = RgbImage::from_fn(6, 2, |x, y| {
+            let alpha = rgba.get_pixel(x, y).0[3];
+            Rgb(ink(x, y).map(|value| blended(value, alpha)))
+        });
+        for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Tiff] {
+            let found = decoded(&encoded(rgba.clone(), format));
+            let apart = found.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b));
+            assert!(apart.max() <= Some(1), "{format:?}: {found:?}");
+        }
+        let gray = image::GrayAlphaImage::from_fn(2, 1, |x, _| LumaA([77, 255 * x as u8]));
+        assert_eq!(decoded(&encoded(gray, ImageFormat::Png)).as_raw(), &[255, 255, 255, 77, 77, 77]);
+        let hole = image::RgbaImage::from_fn(2, 1, |x, _| Rgba([10, 20, 30, 255 * x as u8]));
+        assert_eq!(decoded(&encoded(hole, ImageFormat::Gif)).as_raw(), &[255, 255, 255, 10, 20, 30]);
     }
 
     #[test]
@@ -380,17 +407,20 @@ mod tests {
         assert_eq!(rgb.get_pixel(0, 0), &Rgb([0x12, 0xab, 0x00]));
         let gray = decoded(&png(3, 1, ExtendedColorType::L16, &samples));
         assert_eq!(gray.as_raw(), &[0x12, 0x12, 0x12, 0xab, 0xab, 0xab, 0, 0, 0]);
+        let wide =
+            image::ImageBuffer::<Rgb<u16>, _>::from_raw(1, 1, vec![0x12ff, 0xab80, 0]).expect("a pixel");
+        assert_eq!(decoded(&encoded(wide, ImageFormat::Tiff)).as_raw(), &[0x12, 0xab, 0]);
     }
 
     #[test]
     fn exif_orientation_is_applied() {
-        // Big-endian TIFF with one entry: tag 0x0112, type SHORT, one value, 6 (turn right to see it upright).
-        let exif = *b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        // Turn right to see it upright.
+        let exif = exif_of(6);
         let image = picture(5, 3);
         let upright = image::imageops::rotate90(&image);
         let mut bytes = Vec::new();
         let mut encoder = PngEncoder::new(&mut bytes);
-        encoder.set_exif_metadata(exif.to_vec()).expect("PNG has EXIF");
+        encoder.set_exif_metadata(exif.clone()).expect("PNG has EXIF");
         encoder.write_image(&image, 5, 3, ExtendedColorType::Rgb8).expect("encodes");
         assert_eq!(decoded(&bytes), upright);
 
@@ -404,38 +434,81 @@ mod tests {
     }
 
     #[test]
-    fn a_large_jpeg_may_come_out_smaller_and_knows_its_size() {
+    fn a_large_image_may_come_out_smaller_and_knows_its_size() {
         let slope =
             RgbImage::from_fn(400, 300, |x, y| Rgb([(x / 2) as u8, (y / 2) as u8, ((x + y) / 3) as u8]));
-        let bytes = compress(&slope, 400, 300, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
-        let size = |least_side| {
-            let decoded = decode_scaled(&bytes, DecodeLimits::default(), least_side).expect("a whole image");
-            assert_eq!((decoded.width, decoded.height, decoded.format), (400, 300, "JPEG"));
-            decoded.pixels.dimensions()
-        };
-        assert_eq!([301, 300, 151].map(size), [(400, 300); 3]);
-        assert_eq!([150, 75, 37, 1].map(size), [(200, 150), (100, 75), (50, 38), (50, 38)]);
-        // Each pixel is about the mean of those it stands for.
-        let half = decode_scaled(&bytes, DecodeLimits::default(), 150).expect("a whole image").pixels;
-        let wanted = crate::image::resize(&decoded(&bytes), 200, 150);
-        let apart = half.as_raw().iter().zip(wanted.as_raw()).map(|(a, b)| u64::from(a.abs_diff(*b)));
-        assert!(apart.sum::<u64>() < 2 * half.as_raw().len() as u64);
+        let jpeg = compress(&slope, 400, 300, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
+        let others = [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Bmp];
+        let others = others.map(|format| encoded(slope.clone(), format));
+        for bytes in [&[jpeg][..], &others].concat() {
+            let size = |least_side| {
+                let decoded = scaled(&bytes, DecodeLimits::default(), least_side);
+                assert_eq!((decoded.width, decoded.height, decoded.problem), (400, 300, None));
+                decoded.pixels.dimensions()
+            };
+            assert_eq!([301, 300, 151].map(size), [(400, 300); 3]);
+            assert_eq!([150, 75, 37, 1].map(size), [(200, 150), (100, 75), (50, 38), (50, 38)]);
+            // Each pixel is about the mean of those it stands for.
+            let half = scaled(&bytes, DecodeLimits::default(), 150).pixels;
+            check_close(&half, &crate::image::resize(&decoded(&bytes), 200, 150), 2.0);
+        }
     }
 
     #[test]
     fn a_scaled_photo_that_lies_on_its_side_is_turned_with_its_size() {
-        let exif = *b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
-        let turned = Encoder::new(&picture(80, 48), 80, 48, PixelFormat::Rgb).exif_data(&exif).encode();
-        let decoded = decode_scaled(&turned.expect("encodes"), DecodeLimits::default(), 24).expect("whole");
+        let turned = Encoder::new(&picture(80, 48), 80, 48, PixelFormat::Rgb).exif_data(&exif_of(6)).encode();
+        let decoded = scaled(&turned.expect("encodes"), DecodeLimits::default(), 24);
         assert_eq!((decoded.width, decoded.height, decoded.pixels.dimensions()), (48, 80, (24, 40)));
+    }
+
+    #[test]
+    fn what_is_larger_than_the_limits_comes_out_smaller() {
+        let image = picture(90, 60);
+        let jpeg = compress(&image, 90, 60, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
+        let formats =
+            [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif];
+        for bytes in [jpeg].into_iter().chain(formats.map(|format| encoded(image.clone(), format))) {
+            let size = |max_pixels| {
+                let limits = DecodeLimits { max_pixels, ..DecodeLimits::default() };
+                let decoded = scaled(&bytes, limits, u32::MAX);
+                assert_eq!((decoded.width, decoded.height), (90, 60));
+                decoded.pixels.dimensions()
+            };
+            assert_eq!([5400, 5399, 1349, 200].map(size), [(90, 60), (45, 30), (23, 15), (12, 8)]);
+            let limits = DecodeLimits { max_pixels: 5399, ..DecodeLimits::default() };
+            assert_eq!(decode_whole(&bytes, limits).expect("whole").pixels.dimensions(), (45, 30));
+            let error = decode(&bytes, limits).expect_err("boxes would be elsewhere").to_string();
+            assert!(error.contains("90x60, 5400 pixels; at most 5399"), "{error}");
+            // Boxes are in pixels of the whole image all the same.
+            let config = ImagePreprocess {
+                image_size: 30,
+                resize_mode: crate::image::ResizeMode::Squash,
+                image_mean: [0.0; 3],
+                image_std: [1.0; 3],
+            };
+            let input = scaled(&bytes, limits, u32::MAX).preprocess(&config);
+            assert_eq!(input.map.input_from_image([0.0, 0.0, 90.0, 60.0]), [0.0, 0.0, 30.0, 30.0]);
+        }
     }
 
     #[test]
     fn what_is_no_image_is_named() {
         assert!(refused(b"").contains("empty (0 bytes)"));
         assert!(refused(b"hello, world").contains("no known image format"));
-        #[cfg(not(feature = "avif"))]
-        assert!(refused(AVIF).contains("AVIF") && refused(AVIF).contains("--features avif"));
+        assert!(refused(b"hello, world").contains(crate::image::FORMATS));
+    }
+
+    #[test]
+    #[cfg(not(feature = "heic"))]
+    fn a_photo_of_a_phone_is_named() {
+        assert!(refused(include_bytes!("gradient.heic")).contains("HEIC"));
+    }
+
+    #[test]
+    #[cfg(not(feature = "avif"))]
+    fn an_avif_is_named_with_the_cure() {
+        let message = refused(include_bytes!("gradient.avif"));
+        assert!(message.contains("AVIF") && message.contains("--features avif"), "{message}");
     }
 
     #[test]
@@ -446,7 +519,7 @@ mod tests {
         let found = decoded(embedded_jpeg(&raw).expect("there are two"));
         assert_eq!(found, decoded(&large));
         assert_eq!(embedded_jpeg(&junk), None);
-        let turned = decode_scaled(&small, DecodeLimits::default(), u32::MAX).expect("whole").turned(6);
+        let turned = scaled(&small, DecodeLimits::default(), u32::MAX).turned(6);
         assert_eq!((turned.width, turned.height, turned.pixels.dimensions()), (30, 40, (30, 40)));
     }
 
@@ -459,48 +532,6 @@ mod tests {
         let raw = [b"II*\0".as_slice(), &preview, &sensor].concat();
         assert_eq!(decoded(embedded_jpeg(&raw).expect("the preview")), decoded(&preview));
         assert_eq!(embedded_jpeg(&sensor), None);
-    }
-
-    /// `[4 x, 5 y, 128]` by pillow-heif 1.8 at quality 90.
-    const HEIC: &[u8] = include_bytes!("gradient.heic");
-
-    /// The same by Pillow 13.0 at quality 90, without subsampling.
-    const AVIF: &[u8] = include_bytes!("gradient.avif");
-
-    #[cfg(any(feature = "heic", feature = "avif"))]
-    fn check_gradient(bytes: &[u8]) {
-        let image = decoded(bytes);
-        assert_eq!(image.dimensions(), (64, 48));
-        let apart = image.enumerate_pixels().flat_map(|(x, y, pixel)| {
-            let wanted = [4 * x as u8, 5 * y as u8, 128];
-            pixel.0.into_iter().zip(wanted).map(|(found, wanted)| u32::from(found.abs_diff(wanted)))
-        });
-        // Of the HEIC one pillow-heif's own pixels are 1.4 off in the mean.
-        assert!(apart.sum::<u32>() < 2 * 3 * 64 * 48);
-        for kept in (0..bytes.len()).step_by(9) {
-            refused(&bytes[..kept]);
-        }
-    }
-
-    #[test]
-    #[cfg(feature = "heic")]
-    fn a_photo_of_a_phone_is_read() {
-        check_gradient(HEIC);
-    }
-
-    #[test]
-    #[cfg(feature = "avif")]
-    fn an_avif_is_read_unless_it_announces_too_much() {
-        check_gradient(AVIF);
-        let limits = DecodeLimits { max_pixels: 64 * 48 - 1 };
-        let message = decode(AVIF, limits).expect_err("too large").to_string();
-        assert!(message.contains("64x48"), "{message}");
-    }
-
-    #[test]
-    #[cfg(not(feature = "heic"))]
-    fn a_photo_of_a_phone_is_named() {
-        assert!(refused(HEIC).contains("HEIC"));
     }
 
     #[test]
@@ -521,20 +552,27 @@ mod tests {
             for at in (0..bytes.len()).step_by(7) {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= 0x55;
-                let small = DecodeLimits { max_pixels: 1 << 16 };
-                let _may_still_be_an_image = decode(&damaged, small);
+                let small =
+                    DecodeLimits { max_pixels: 1 << 16, max_announced: 1 << 16, ..DecodeLimits::default() };
+                let _may_still_be_an_image = decode_scaled(&damaged, small, u32::MAX);
             }
         }
     }
 
     #[test]
-    fn the_pixel_limit_is_checked_before_decoding() {
-        let limits = DecodeLimits { max_pixels: 1199 };
+    fn the_limits_are_checked_before_decoding() {
+        let limits = DecodeLimits { max_announced: 1199, ..DecodeLimits::default() };
+        let memory = DecodeLimits { max_bytes: 3000, ..DecodeLimits::default() };
         for bytes in [jpeg(40, 30, Subsampling::S420), encoded(picture(40, 30), ImageFormat::Png)] {
             // Cut short: only the header can have been read.
             let header = &bytes[..bytes.len() * 3 / 4];
             let message = decode(header, limits).expect_err("too large").to_string();
             assert!(message.contains("40x30, 1200 pixels; at most 1199"), "{message}");
+            let error = decode(header, memory).expect_err("too much memory");
+            assert!(
+                matches!(error, ImageError::NeedsMemory { width: 40, height: 30, max_bytes: 3000, .. }),
+                "{error}"
+            );
         }
     }
 }

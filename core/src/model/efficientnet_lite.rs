@@ -77,17 +77,6 @@ impl EfficientNetLite {
         let pixels = pixels.cast(self.stem.weight.val().dtype()).permute([0, 2, 3, 1]); // channels last
         self.stem.forward(pixels)
     }
-
-    /// Calls `act` with every linear layer and its path from here.
-    pub(super) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
-        for (idx, block) in self.mb_blocks.iter_mut().enumerate() {
-            if let Some(expand) = &mut block.expand {
-                act(format!("mb_blocks.{idx}.expand"), expand);
-            }
-            act(format!("mb_blocks.{idx}.project"), &mut block.project);
-        }
-        act("head".into(), &mut self.head);
-    }
 }
 
 impl Conv {

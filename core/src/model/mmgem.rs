@@ -96,7 +96,7 @@ impl MmGem {
         }
     }
 
-    /// Calls `act` with every linear layer and its path in the module tree.
+    /// Calls `act` with every linear layer that may stay packed, and its path in the module tree.
     pub(crate) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
         self.visual.for_each_linear(&mut |path, linear| act(format!("visual.{path}"), linear));
         self.llm.for_each_linear(&mut |path, linear| act(format!("llm.{path}"), linear));

@@ -108,6 +108,9 @@ pub struct ModelSource {
     /// A `config.json`; the values are drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
+    /// Start the prompts `[CAP_1..n]` from those in `from`, and not from its `[CAP]`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_prompts: bool,
     /// Weights of the image encoder of a fresh model: a file that `mmgem import --vision` reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<PathBuf>,
@@ -341,7 +344,9 @@ pub enum OptimizerKind {
 pub struct GroundingConfig {
     /// Weight of [`crate::loss::grounding_loss`].
     pub weight: f32,
-    /// Weight of the caption loss of phrases after their regions' RoIAlign tokens and `[CAP]`.
+    /// Weight of the caption loss of phrases after their regions' RoIAlign tokens and `[CAP_1..n]`, which then
+    /// learn beside `[CAP]`: a whole photo and a box of all of it look the same, and only the prompts tell whether
+    /// a sentence or a name is wanted.
     #[serde(default)]
     pub caption_weight: f32,
     /// Whether regions and their phrases are contrasted too, among the photos and their captions.
@@ -544,6 +549,17 @@ impl TrainConfig {
 }
 
 impl TrainConfig {
+    /// Whether the run trains the prompts `[CAP_1..n]`.
+    pub fn trains_prompts(&self) -> bool {
+        let describes_regions =
+            self.grounding.as_ref().is_some_and(|grounding| grounding.caption_weight > 0.0);
+        match self.recipe {
+            Recipe::Warmup | Recipe::Stage2Retrieval => false,
+            Recipe::Stage1 => describes_regions,
+            Recipe::Stage2Caption => true,
+        }
+    }
+
     /// Patches are dropped where nothing asks for a place in the photo.
     fn check_patch_dropout(&self) -> Result<(), TrainConfigError> {
         let share = self.data.patch_dropout;

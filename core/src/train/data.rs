@@ -665,6 +665,7 @@ fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::webdataset::Sample;
     use safetensors::tensor::TensorView;
 
     fn record(captions: &[&str], phrase: &str) -> PhotoRecord {
@@ -672,7 +673,8 @@ mod tests {
             "captions": captions,
             "regions": [{ "box": [0, 0, 4, 4], "phrases": [phrase], "n_boxes": 1 }],
         });
-        serde_json::from_value(json).expect("a record")
+        let parts = vec![("json".into(), json.to_string().into_bytes())];
+        PhotoRecord::from_sample(&Sample { key: "7".into(), parts }).expect("a record")
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct OptimizerGroups {
 pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
     match config.recipe {
         Recipe::Warmup | Recipe::Stage1 => {
-            let of_stage_2 = path.starts_with("h4.") || path == "cap_prompts";
+            let of_stage_2 = path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
             let frozen = config.freeze_llm && path.starts_with("llm.")
                 || config.freeze_vision && path.starts_with("visual.");
             !(of_stage_2 || frozen || path == "visual.proj")

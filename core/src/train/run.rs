@@ -80,6 +80,11 @@ pub enum TrainError {
         "{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps and go on with --resume; the newest checkpoint is from before"
     )]
     Diverged(usize),
+    /// Not one step of the run had a finite loss.
+    #[error(
+        "nothing was learned: not one of {0} steps had a loss and a gradient that are finite\n  hint: lower the learning rates, train in f32 (optim.compute_dtype), and see that the weights it begins with are finite (mmgem info)"
+    )]
+    NeverFinite(usize),
     /// No sample of a whole epoch, or of many steps in a row, could be used.
     #[error("no sample could be used in {steps} step{} in a row; the first: {why}", if *.steps == 1 { "" } else { "s" })]
     NothingUsable {
@@ -398,9 +403,9 @@ impl<'a> Run<'a> {
         if self.bad_in_a_row > self.config.optim.max_bad_steps {
             return Err(TrainError::Diverged(self.bad_in_a_row));
         }
-        self.check_usable(&batch)?;
-
         let last = self.state.step == steps;
+        self.check_usable(&batch, last)?;
+
         if self.config.eval.as_ref().is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every)) {
             let evaluated = self.evaluate(report);
             together(self.group, evaluated)?;
@@ -486,14 +491,20 @@ impl<'a> Run<'a> {
         Ok(Done { record, loss, updated: true })
     }
 
-    /// A batch without a usable sample is passed over, but not a whole epoch of them.
-    fn check_usable(&self, batch: &Batch) -> Result<(), TrainError> {
+    /// A batch without a usable sample is passed over, but not a whole epoch or a whole run of them, and not a run in
+    /// which nothing was learned.
+    fn check_usable(&self, batch: &Batch, is_last: bool) -> Result<(), TrainError> {
+        let RunState { step, empty_steps, bad_steps, .. } = self.state;
         let empty = self.empty_in_a_row;
-        if empty > 0
-            && (self.epoch.is_some_and(|epoch| empty >= epoch) || empty > self.config.optim.max_bad_steps)
-        {
+        let is_too_long =
+            self.epoch.is_some_and(|epoch| empty >= epoch) || empty > self.config.optim.max_bad_steps;
+        let has_learned = empty_steps + bad_steps < step;
+        if empty > 0 && (is_too_long || (is_last && !has_learned)) {
             let why = batch.skipped.first().cloned().unwrap_or_else(|| "there is no data".into());
             return Err(TrainError::NothingUsable { steps: empty, why });
+        }
+        if is_last && !has_learned {
+            return Err(TrainError::NeverFinite(step));
         }
         Ok(())
     }

@@ -171,7 +171,7 @@ impl Sources {
 
 fn from_sample(mut sample: Sample) -> Result<Raw, String> {
     let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
-    let image = sample.image().ok_or("there is no image among its parts")?.to_vec();
+    let image = sample.image().map_err(|e| e.to_string())?.to_vec();
     let teacher = sample.parts.iter_mut().find(|part| part.0 == "teacher.safetensors");
     let teacher = teacher.map(|part| std::mem::take(&mut part.1));
     Ok(Raw { record, image, teacher, regions_only: false })

@@ -40,9 +40,11 @@ pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Resu
             Recipe::Stage1 => {
                 fresh_where(start.model, &start.config, config.seed, &|path| path.starts_with("h4."))
             }
-            Recipe::Stage2Caption => prompts_from_cap_token(start.model),
             _ => start.model,
         };
+        if config.trains_prompts() && !source.keep_prompts {
+            start.model = prompts_from_cap_token(start.model);
+        }
         return Ok(start);
     }
     let path = source.config.as_ref().expect("the config was checked");
@@ -70,7 +72,7 @@ pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Resu
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
 }
 
-/// Stage 2 starts where stage 1 ended: every `[CAP_i]` is `[CAP]`, and their places tell them apart.
+/// Prompts start where stage 1 ended: every `[CAP_i]` is `[CAP]`, and their places tell them apart.
 fn prompts_from_cap_token(mut model: MmGem) -> MmGem {
     let [n, width] = model.cap_prompts.val().dims();
     let prompts = model.cap_token.val().inner().reshape([1, width]).repeat_dim(0, n);

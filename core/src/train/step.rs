@@ -225,7 +225,7 @@ impl Trainee {
                         if grounding.caption_weight > 0.0 {
                             let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
                             let phrases = part.phrases();
-                            let mut mean = self.caption_mean("loss_phrase", roi, Stage::One, &phrases, sizes);
+                            let mut mean = self.caption_mean("loss_phrase", roi, Stage::Two, &phrases, sizes);
                             mean.weight = grounding.caption_weight;
                             forward.means.push(mean);
                         }

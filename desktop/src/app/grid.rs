@@ -1,5 +1,7 @@
 //! The grid of hits: only the cells that are seen are laid out and drawn.
 
+use std::path::Path;
+
 use eframe::egui;
 use egui::{
     Align2, Color32, CornerRadius, FontId, Margin, Pos2, Rect, Role, ScrollArea, Sense, Stroke, StrokeKind,
@@ -8,9 +10,11 @@ use egui::{
 use mmgem_core::image::BoxPx;
 
 use super::geometry::{Fit, Grid, LINE};
+use super::state::{More, Shown};
 use super::thumbnails::Lack;
 use super::window::{Pictures, Window};
-use crate::library::{Photo, Ranked};
+use crate::library::{Photo, Ranked, date_in_words};
+use crate::names::{as_text, shown};
 
 /// What was done with a cell.
 enum Deed {
@@ -20,6 +24,8 @@ enum Deed {
     OpenOutside(usize),
     Reveal(usize),
     CopyPath(usize),
+    /// Show every file with the same picture, or one for all again.
+    Unfold(usize),
 }
 
 /// Draws the grid and does what is done in it.
@@ -76,7 +82,7 @@ fn scroll_to(window: &mut Window, grid: &Grid) -> Option<f64> {
 fn lacks(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<Lack> {
     let Pictures { thumbnails, boxes, .. } = &window.pictures;
     let lack = |at| {
-        let content = window.state.shown(at)?.0.content;
+        let content = window.state.shown(at)?.hit.content;
         let (image, best_box) =
             (!thumbnails.has(content), window.state.hits.scored && !boxes.1.contains_key(&content));
         let is_read = || window.cells.iter().any(|cell| cell.content == content);
@@ -88,9 +94,11 @@ fn lacks(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<Lack> {
 fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed> {
     let selected = window.state.selected == Some(at);
     let scored = window.state.hits.scored;
-    let (hit, photo) = window.state.shown(at)?;
-    let name = photo.paths[0].file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let response = ui.interact(rect, ui.scope_id().with(("cell", hit.content)), Sense::CLICK);
+    let cell = window.state.shown(at)?;
+    let Shown { hit, photo, path, more } = cell;
+    let name = shown(Path::new(path.file_name().unwrap_or_default()));
+    let id = ui.scope_id().with(("cell", hit.content, path));
+    let response = ui.interact(rect, id, Sense::CLICK);
     response.widget_info(|| WidgetInfo::selected(Role::Button, true, selected, &name));
 
     let visuals = ui.visuals();
@@ -107,7 +115,7 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
             frame(ui, &fit, best);
         }
     }
-    line(ui, hit, &name, scored, rect);
+    let wants_more = line(ui, hit, &name, more, scored, rect, id);
     if selected || response.hovered() {
         let color =
             if selected { ui.visuals().selection.stroke.color } else { ui.visuals().weak_text_color() };
@@ -115,20 +123,22 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
         ui.painter().rect_stroke(picture, corners, stroke, StrokeKind::Outside);
     }
     let mut deed = None;
-    if response.double_clicked() {
+    if wants_more {
+        deed = Some(Deed::Unfold(at));
+    } else if response.double_clicked() {
         deed = Some(Deed::Open(at));
     } else if response.clicked() {
         deed = Some(Deed::Select(at));
     }
-    response.context_menu(|ui| deed = menu(ui, at).or(deed.take()));
+    response.context_menu(|ui| deed = menu(ui, at, more).or(deed.take()));
     if response.hovered() {
-        response.on_hover_ui_at_pointer(|ui| facts(ui, hit, photo, scored));
+        response.on_hover_ui_at_pointer(|ui| facts(ui, cell, scored));
     }
     deed
 }
 
-/// The name below a picture, and the score.
-fn line(ui: &Ui, hit: &Ranked, name: &str, scored: bool, rect: Rect) {
+/// The name below a picture, the score, and how many more files have the same picture; whether those were clicked.
+fn line(ui: &Ui, hit: &Ranked, name: &str, more: More, scored: bool, rect: Rect, id: egui::Id) -> bool {
     let (font, color) = (FontId::proportional(12.0), ui.visuals().weak_text_color());
     let y = rect.max.y - LINE / 2.0;
     let mut right = rect.max.x;
@@ -138,36 +148,90 @@ fn line(ui: &Ui, hit: &Ranked, name: &str, scored: bool, rect: Rect) {
             ui.painter().text(Pos2::new(right, y), Align2::RIGHT_CENTER, score, font.clone(), color);
         right = painted.min.x - 6.0;
     }
-    if !hit.similar.is_empty() {
-        let more = format!("+{}", hit.similar.len());
-        let painted = ui.painter().text(Pos2::new(right, y), Align2::RIGHT_CENTER, more, font.clone(), color);
-        right = painted.min.x - 6.0;
+    let mut clicked = false;
+    let (label, says) = match more {
+        More::Nothing => (String::new(), String::new()),
+        More::Folded(n) => (format!("+{n}"), format!("{n} more with this picture (G)")),
+        More::Unfolded => ("−".into(), "one for all with this picture (G)".into()),
+    };
+    if !label.is_empty() {
+        let galley = ui.painter().layout_no_wrap(label, font.clone(), ui.visuals().hyperlink_color);
+        let place = Pos2::new(right - galley.size().x, y - galley.size().y / 2.0);
+        let target = Rect::from_min_size(place, galley.size()).expand2(Vec2::new(6.0, 4.0));
+        let response = ui.interact(target, id.with("more"), Sense::CLICK);
+        response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &says));
+        let rim = Stroke::new(1.0, ui.visuals().hyperlink_color);
+        if response.hovered() {
+            ui.painter().rect_stroke(target, CornerRadius::same(3), rim, StrokeKind::Inside);
+        }
+        ui.painter().galley(place, galley, ui.visuals().hyperlink_color);
+        clicked = response.on_hover_text(says).clicked();
+        right = target.min.x - 2.0;
     }
-    let mut job = egui::text::LayoutJob::simple_singleline(name.to_owned(), font, ui.visuals().text_color());
+    let mut job = name_job(name, font, ui.visuals().text_color());
     job.wrap = egui::text::TextWrapping::truncate_at_width((right - rect.min.x).max(8.0));
     let galley = ui.painter().layout_job(job);
     let place = Pos2::new(rect.min.x, y - galley.size().y / 2.0);
     ui.painter().galley(place, galley, ui.visuals().text_color());
+    clicked
 }
 
-fn facts(ui: &mut Ui, hit: &Ranked, photo: &Photo, scored: bool) {
+/// A name on one line. A run from right to left is a section of its own, because a section is shaped in one direction:
+/// else `.jpg` behind a Hebrew name is written backwards.
+pub fn name_job(name: &str, font: FontId, color: Color32) -> egui::text::LayoutJob {
+    let mut job = egui::text::LayoutJob { break_on_newline: false, ..Default::default() };
+    for run in directions(name) {
+        job.append(run, 0.0, egui::TextFormat::simple(font.clone(), color));
+    }
+    job
+}
+
+/// Pieces of a text that are read in one direction. What has no direction of its own, as digits and dots, belongs to the
+/// text around it, which is read from left to right.
+fn directions(text: &str) -> Vec<&str> {
+    // Hebrew, Arabic, Syriac, Thaana, N'Ko and their forms for presentation.
+    let is_leftward =
+        |c: char| matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}');
+    let mut pieces = Vec::new();
+    let (mut start, mut leftward) = (0, false);
+    for (at, c) in text.char_indices() {
+        if is_leftward(c) != leftward {
+            if at > start {
+                pieces.push(&text[start..at]);
+            }
+            (start, leftward) = (at, !leftward);
+        }
+    }
+    if start < text.len() {
+        pieces.push(&text[start..]);
+    }
+    pieces
+}
+
+fn facts(ui: &mut Ui, cell: Shown, scored: bool) {
+    let Shown { hit, photo, path, .. } = cell;
     ui.set_max_width(420.0);
-    ui.label(photo.paths[0].to_string_lossy());
-    let [width, height] = photo.size_px;
-    let date = date_in_words(photo.taken_secs);
-    ui.weak(format!("{date}, {width} × {height}, {}", photo.format));
+    ui.label(shown(path));
+    ui.weak(facts_in_words(photo));
     if let Some(camera) = &photo.camera {
         ui.weak(camera);
     }
     if scored {
         ui.weak(format!("score {:.4}", hit.score));
     }
-    for same in photo.paths[1..].iter().chain(&hit.similar).take(6) {
-        ui.weak(format!("same: {}", same.display()));
+    for same in photo.paths.iter().filter(|other| *other != path).take(6) {
+        ui.weak(format!("same: {}", shown(same)));
     }
 }
 
-fn menu(ui: &mut Ui, at: usize) -> Option<Deed> {
+/// Date, size and format of a photo.
+pub fn facts_in_words(photo: &Photo) -> String {
+    let [width, height] = photo.size_px;
+    let from = photo.taken.from.in_words().map(|from| format!(" ({from})")).unwrap_or_default();
+    format!("{}{from}, {width} × {height}, {}", date_in_words(photo.taken.secs), photo.format)
+}
+
+fn menu(ui: &mut Ui, at: usize, more: More) -> Option<Deed> {
     let entries = [
         ("Look at it", Deed::Open(at)),
         ("Find similar photos", Deed::Similar(at)),
@@ -175,8 +239,13 @@ fn menu(ui: &mut Ui, at: usize) -> Option<Deed> {
         ("Show in folder", Deed::Reveal(at)),
         ("Copy path", Deed::CopyPath(at)),
     ];
+    let unfold = match more {
+        More::Nothing => None,
+        More::Folded(n) => Some((format!("Show {n} more with this picture"), Deed::Unfold(at))),
+        More::Unfolded => Some(("Show one for all with this picture".to_owned(), Deed::Unfold(at))),
+    };
     let mut deed = None;
-    for (label, done) in entries {
+    for (label, done) in entries.map(|(label, done)| (label.to_owned(), done)).into_iter().chain(unfold) {
         if ui.button(label).clicked() {
             deed = Some(done);
             ui.close();
@@ -191,11 +260,13 @@ fn act(window: &mut Window, ui: &Ui, deed: Deed) {
     | Deed::Similar(at)
     | Deed::OpenOutside(at)
     | Deed::Reveal(at)
-    | Deed::CopyPath(at)) = deed;
+    | Deed::CopyPath(at)
+    | Deed::Unfold(at)) = deed;
     window.state.selected = Some(at);
     match deed {
         Deed::Select(_) => {}
         Deed::Open(_) => window.state.open(at),
+        Deed::Unfold(_) => window.state.unfold(at),
         Deed::OpenOutside(_) => window.open_outside(),
         Deed::Reveal(_) => window.reveal(),
         Deed::Similar(_) => {
@@ -206,7 +277,7 @@ fn act(window: &mut Window, ui: &Ui, deed: Deed) {
         }
         Deed::CopyPath(_) => {
             if let Some(path) = window.state.current_path() {
-                ui.ctx().copy_text(path.to_string_lossy().into_owned());
+                ui.ctx().copy_text(as_text(path));
             }
         }
     }
@@ -226,31 +297,17 @@ pub fn frame(ui: &Ui, fit: &Fit, box_px: BoxPx) {
     ui.painter().rect_stroke(rect, corners, Stroke::new(2.0, Color32::WHITE), StrokeKind::Middle);
 }
 
-/// A day as `2024-05-17`, by the clock that the seconds are of.
-pub fn date_in_words(secs: i64) -> String {
-    // Hinnant, `civil_from_days`.
-    let days = secs.div_euclid(86_400) + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::library::days_since_1970;
 
     #[test]
-    fn days_are_told_as_they_are_counted() {
-        for (year, month, day) in [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (2026, 11, 25)]
-        {
-            let secs = days_since_1970(year, month, day) * 86_400 + 86_399;
-            assert_eq!(date_in_words(secs), format!("{year:04}-{month:02}-{day:02}"));
-        }
+    fn a_name_is_taken_apart_where_its_direction_changes() {
+        let check = |text: &str, wanted: &[&str]| assert_eq!(directions(text), wanted);
+        check("photo 1.jpg", &["photo 1.jpg"]);
+        check("עברית.jpg", &["עברית", ".jpg"]);
+        check("a עב 1 גד.jpg", &["a ", "עב", " 1 ", "גד", ".jpg"]);
+        check("日本語.jpg", &["日本語.jpg"]);
+        check("", &[]);
     }
 }

@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::messages::{Ask, IndexNews, News, Post};
 use crate::context::Context;
 use crate::device_failure::is_the_devices;
-use crate::library::{Library, Summary, Watcher};
+use crate::library::{Filling, Library, Summary, Watcher};
 use crate::photos::walk;
 
 /// What the window says to the thread that indexes.
@@ -98,17 +98,18 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
         let why = "this folder is not there; is its drive connected? Its photos stay in the library";
         reporter.tell(IndexNews::Problem(folder, why.into()));
     }
-    let found = walk(&there, &[], true)?;
+    let dim = job.context.session.config().embed_dim;
+    let mut library = Library::open(&job.library, job.context.fingerprint, dim)?;
+    // What `mmgem index` was told to leave out is left out here too.
+    let roots = there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>>>()?;
+    let found = walk(&roots, true)?;
+    if let Some(left_out) = found.left_out.in_words() {
+        reporter.tell(IndexNews::LeftOut(left_out));
+    }
     for (path, why) in &found.passed_over {
         reporter.tell(IndexNews::Problem(path.clone(), why.clone()));
     }
-    let dim = job.context.session.config().embed_dim;
-    Library::open(&job.library, job.context.fingerprint, dim)?.update_watched(
-        &found,
-        None,
-        &job.context,
-        reporter,
-    )
+    library.update_watched(&found, Filling::of(&job.context), reporter)
 }
 
 struct Reporter {

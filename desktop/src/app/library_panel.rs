@@ -9,6 +9,7 @@ use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
 use super::window::Window;
+use crate::names::shown;
 
 /// Width of what stands in the middle of an empty window, in points.
 const WELCOME_WIDTH: f32 = 520.0;
@@ -88,11 +89,11 @@ fn folders(window: &mut Window, ui: &mut Ui) {
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 let forget =
                     ui.small_button("×").on_hover_text("Look for changes here no more; its photos stay");
-                if forget.accessible_name(format!("Forget {}", folder.display())).clicked() {
+                if forget.accessible_name(format!("Forget {}", shown(folder))).clicked() {
                     gone = Some(at);
                 }
                 ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
-                    ui.add(Label::new(folder.to_string_lossy()).truncate());
+                    ui.add(Label::new(shown(folder)).truncate());
                     // Asking the file system here could hold up the window.
                     if window.state.indexing.problems.iter().any(|(missing, _)| missing == folder) {
                         ui.colored_label(ui.visuals().warn_fg_color, "missing");
@@ -119,6 +120,9 @@ fn folders(window: &mut Window, ui: &mut Ui) {
         }
     });
     ui.weak("or drop a folder on the window");
+    if let Some(left_out) = &window.state.indexing.left_out {
+        ui.weak(left_out);
+    }
     ui.add_space(4.0);
     progress(&mut window.state, ui);
 }
@@ -199,8 +203,8 @@ fn problems(state: &State, ui: &mut Ui) {
         let height = 2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
         ScrollArea::vertical().max_height(240.0).show_rows(ui, height, all.len(), |ui, rows| {
             for (path, why) in &all[rows] {
-                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                ui.add(Label::new(name).truncate()).on_hover_text(path.to_string_lossy());
+                let name = shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
+                ui.add(Label::new(name).truncate()).on_hover_text(shown(path));
                 ui.add(Label::new(RichText::new(why).weak()).truncate()).on_hover_text(why);
             }
         });
@@ -235,7 +239,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
         };
         match state.current_path() {
             Some(path) if state.look.is_none() => {
-                ui.add(Label::new(RichText::new(path.to_string_lossy()).weak()).truncate());
+                ui.add(Label::new(RichText::new(shown(path)).weak()).truncate());
             }
             _ if state.n_shown() > 0 || state.look.is_some() => _ = ui.weak(keys),
             _ => _ = ui.weak("Nothing leaves this machine"),

@@ -88,6 +88,8 @@ pub enum News {
         hits: Vec<Ranked>,
         /// What they were compared with; nothing where every photo is a hit.
         query: Option<Arc<Query>>,
+        /// What a person should know before trusting them.
+        doubts: Vec<String>,
     },
     /// A search that cannot be made, and why.
     NoHits {
@@ -165,6 +167,8 @@ pub enum IndexNews {
     Begun(usize),
     /// So many more are done.
     Done(usize),
+    /// What is left out although nobody asked for that.
+    LeftOut(String),
     /// A file or folder cannot be read.
     Problem(PathBuf, String),
     /// It is over.

@@ -47,6 +47,11 @@ pub use settings::Theme;
 use state::{Start, State};
 use window::Window;
 
+/// Folders that the window looks for changes in, of a library.
+pub fn folders_of(library: &std::path::Path) -> Vec<PathBuf> {
+    Settings::of(library).folders
+}
+
 /// Opens the window and returns when it is closed.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! A photo, large: drag a box and its caption is written; look for a text in it; find others like it.
 
+use std::path::Path;
+
 use eframe::egui;
 use egui::{
     Button, CentralPanel, Color32, CornerRadius, CursorIcon, Frame, Margin, Panel, PointerButton, Pos2, Rect,
@@ -8,10 +10,11 @@ use egui::{
 use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo};
 
 use super::geometry::{Fit, Zoom};
-use super::grid::{date_in_words, frame, rect_of};
+use super::grid::{facts_in_words, frame, name_job, rect_of};
 use super::search_bar::group;
 use super::state::{Look, Writing};
 use super::window::{PhotoZoom, Window, phrase_id, texture};
+use crate::names::{as_text, shown};
 
 /// A photo is enlarged at most so many times.
 const MOST_ENLARGED: f32 = 6.0;
@@ -190,19 +193,22 @@ fn side(window: &mut Window, ui: &mut Ui) {
 
 fn about(window: &mut Window, ui: &mut Ui) {
     let Some(look) = &window.state.look else { return };
-    let name = look.path.file_name().unwrap_or_default().to_string_lossy();
-    ui.label(RichText::new(name).strong().size(17.0));
-    let folder = look.path.parent().unwrap_or(&look.path).to_string_lossy();
+    let name = shown(Path::new(look.path.file_name().unwrap_or_default()));
+    let font = egui::FontId::proportional(17.0);
+    ui.label(name_job(&name, font, ui.visuals().strong_text_color()));
+    let folder = shown(look.path.parent().unwrap_or(&look.path));
     ui.add(egui::Label::new(RichText::new(folder).weak()).truncate());
     let photo = window.state.catalogue().and_then(|catalogue| catalogue.photos.get(&look.content));
     if let Some(photo) = photo {
-        let [width, height] = photo.size_px;
-        ui.weak(format!("{}, {width} × {height}, {}", date_in_words(photo.taken_secs), photo.format));
+        ui.weak(facts_in_words(photo));
         if let Some(camera) = &photo.camera {
             ui.weak(camera);
         }
         if let Some([latitude, longitude]) = photo.place {
             ui.weak(format!("{latitude:.4}, {longitude:.4}"));
+        }
+        for copy in photo.paths.iter().filter(|path| **path != look.path) {
+            ui.add(egui::Label::new(RichText::new(format!("same: {}", shown(copy))).weak()).truncate());
         }
     }
     ui.horizontal_wrapped(|ui| {
@@ -215,7 +221,7 @@ fn about(window: &mut Window, ui: &mut Ui) {
         if ui.button("Copy path").on_hover_text("Ctrl+C").clicked()
             && let Some(path) = window.state.current_path()
         {
-            ui.ctx().copy_text(path.to_string_lossy().into_owned());
+            ui.ctx().copy_text(as_text(path));
             window.state.notice = Some("The path is copied".into());
         }
     });
@@ -255,7 +261,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
     });
     let foreign = window.state.look.as_ref().and_then(|look| look.foreign.clone());
     if let Some((path, _)) = foreign {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = shown(Path::new(path.file_name().unwrap_or_default()));
         ui.colored_label(ui.visuals().warn_fg_color, format!("{name} is there, from another program."));
         ui.horizontal_wrapped(|ui| {
             if ui.button("Replace it, keep it as .bak").clicked() {

@@ -1,11 +1,14 @@
 //! Above the grid: the query, filters, order and cut-off.
 
+use std::path::Path;
+
 use eframe::egui;
-use egui::{Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, Ui};
+use egui::{Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui};
 
 use super::state::Sort;
 use super::window::{Window, search_id};
 use crate::library::Cutoff;
+use crate::names::shown;
 
 /// Width of the fields for dates, in points.
 const DATE_WIDTH: f32 = 122.0;
@@ -23,11 +26,13 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
     ui.add_space(2.0);
     ui.horizontal_wrapped(|ui| {
         ui.spacing_mut().slider_width = 96.0;
+        // In a narrow window what does not fit goes to the next row, instead of a letter below the other.
+        ui.style_mut().wrap_mode = Some(TextWrapMode::Extend);
         filters(window, ui);
         order(window, ui);
     });
-    if let Some(complaint) = &window.state.complaint {
-        ui.colored_label(ui.visuals().warn_fg_color, complaint);
+    for says in window.state.complaint.iter().chain(&window.state.doubts) {
+        ui.colored_label(ui.visuals().warn_fg_color, says);
     }
     ui.add_space(4.0);
 }
@@ -41,7 +46,7 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
     let hint = match &state.form.like {
         Some((path, box_px)) => {
             let what = if box_px.is_some() { "a region of " } else { "" };
-            format!("like {what}{}", path.file_name().unwrap_or_default().to_string_lossy())
+            format!("like {what}{}", shown(Path::new(path.file_name().unwrap_or_default())))
         }
         None => "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned(),
     };
@@ -93,8 +98,7 @@ fn filters(window: &mut Window, ui: &mut Ui) {
 
 fn folder_choice(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
-    let name =
-        |path: &std::path::Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let name = |path: &Path| shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
     let chosen = state.form.folder.as_deref().map_or_else(|| "all folders".into(), name);
     let mut choice = None;
     let combo = ComboBox::from_id_salt("folder").width(150.0).selected_text(chosen).show_ui(ui, |ui| {
@@ -111,7 +115,7 @@ fn folder_choice(window: &mut Window, ui: &mut Ui) {
             ui.set_min_width(320.0);
             for folder in &folders[rows] {
                 let is_chosen = state.form.folder.as_ref() == Some(folder);
-                let label = Button::selectable(is_chosen, folder.to_string_lossy()).truncate();
+                let label = Button::selectable(is_chosen, shown(folder)).truncate();
                 if ui.add(label).clicked() {
                     choice = Some(Some(folder.clone()));
                     ui.close();
@@ -129,10 +133,11 @@ fn folder_choice(window: &mut Window, ui: &mut Ui) {
 fn order(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     let mut sort = state.sort;
-    ui.add_enabled_ui(state.hits.scored, |ui| {
-        ui.selectable_value(&mut sort, Sort::Relevance, "by relevance");
-        ui.selectable_value(&mut sort, Sort::Date, "by date");
-    });
+    for (order, label) in [(Sort::Relevance, "by relevance"), (Sort::Date, "by date")] {
+        if ui.add_enabled(state.hits.scored, Button::selectable(sort == order, label)).clicked() {
+            sort = order;
+        }
+    }
     if sort != state.sort {
         state.set_sort(sort);
         window.scroll.to = Some(0.0);
@@ -155,10 +160,10 @@ fn order(window: &mut Window, ui: &mut Ui) {
     ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false)).labelled_by(label.id);
     let state = &window.state;
     let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
-    let n_shown = state.n_shown();
-    let count = match n_shown == n_photos {
+    let n_hits = state.n_hits();
+    let count = match n_hits == n_photos {
         true => format!("{n_photos} photos"),
-        false => format!("{n_shown} of {n_photos} photos"),
+        false => format!("{n_hits} of {n_photos} photos"),
     };
     ui.add(egui::Label::new(egui::RichText::new(count).strong()).extend());
     if state.searching {

@@ -6,6 +6,8 @@ use anyhow::Result;
 use mmgem_core::files::{read, write_atomic};
 use serde::{Deserialize, Serialize};
 
+use crate::names::{as_text, given};
+
 /// Dark or light.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -34,18 +36,22 @@ impl Settings {
     /// was indexed depends on them.
     pub fn of(library: &Path) -> Self {
         let bytes = read(&file_of(library)).ok();
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        let kept: Self = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        kept.with_paths(given)
     }
 
-    /// Writes them. A folder whose name is no text is left out: JSON cannot hold it.
+    /// Writes them. A folder whose name is not UTF-8 is written as its URI: JSON cannot hold it.
     ///
     /// # Errors
     /// When the library's folder cannot be written.
     pub fn write(&self, library: &Path) -> Result<()> {
-        let mut kept = self.clone();
-        kept.folders.retain(|folder| folder.to_str().is_some());
-        kept.model = kept.model.filter(|model| model.to_str().is_some());
+        let kept = self.clone().with_paths(|path| as_text(&path).into());
         Ok(write_atomic(&file_of(library), &serde_json::to_vec_pretty(&kept)?)?)
+    }
+
+    fn with_paths(self, change: impl Fn(PathBuf) -> PathBuf) -> Self {
+        let folders = self.folders.into_iter().map(&change).collect();
+        Self { folders, model: self.model.map(change), theme: self.theme }
     }
 
     /// Adds a folder unless it, or one above it, is there already; folders below it go.
@@ -76,6 +82,18 @@ mod tests {
         assert_eq!(Settings::of(&library), settings);
         std::fs::write(folder.path().join("library.window.json"), "{").expect("writable");
         assert_eq!(Settings::of(&library), Settings::default());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn folders_of_any_name_are_kept() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let library = folder.path().join("library.sqlite");
+        let latin = Path::new(std::ffi::OsStr::from_bytes(b"/caf\xe9")).to_owned();
+        let settings = Settings { folders: vec![latin.clone()], model: Some(latin), ..Settings::default() };
+        settings.write(&library).expect("writable");
+        assert_eq!(Settings::of(&library), settings);
     }
 
     #[test]

@@ -55,7 +55,7 @@ fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     anyhow::ensure!(
         fs::symlink_metadata(&kept).is_err(),
         "an older sidecar is kept already; move it away first\n  file: {}",
-        kept.display()
+        crate::names::shown(&kept)
     );
     Ok(write_atomic(&kept, bytes)?)
 }

@@ -1,6 +1,7 @@
 //! What the window shows and what it has asked for, without any drawing: it takes what a person does and
 //! what the threads tell, and asks the threads.
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -15,6 +16,7 @@ use super::settings::{Settings, Theme};
 use super::sidecar::Written;
 use super::thumbnails::{Source, Wants};
 use crate::library::{Cutoff, Photo, Ranked};
+use crate::names::{as_text, shown};
 use crate::terminal::json_box;
 
 /// Seconds without a key after which a search is made.
@@ -57,14 +59,48 @@ pub struct Form {
 pub struct Hits {
     /// All of them, the best first.
     all: Vec<Ranked>,
-    /// Those that pass the cut-off, in the chosen order: places in `all`.
-    shown: Vec<u32>,
+    /// Files of those that pass the cut-off, in the chosen order.
+    shown: Vec<Place>,
+    /// Photos that pass the cut-off.
+    n_kept: usize,
+    /// Groups of which every file is shown.
+    unfolded: HashSet<i64>,
     /// What they were compared with; without it they have no scores.
     query: Option<Arc<Query>>,
     /// Tells this query from the one before.
     pub number: u64,
     /// They have scores.
     pub scored: bool,
+}
+
+/// A cell of the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    /// In [`Hits::all`].
+    hit: u32,
+    /// Which of the photo's files.
+    path: u32,
+    more: More,
+}
+
+/// Other files with the same picture as a cell's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// There are none, or another cell says it.
+    Nothing,
+    /// So many are behind this cell.
+    Folded(u32),
+    /// They are the cells that follow, when hits are in the order of their scores.
+    Unfolded,
+}
+
+/// What a cell shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a> {
+    pub hit: &'a Ranked,
+    pub photo: &'a Photo,
+    pub path: &'a Path,
+    pub more: More,
 }
 
 /// A photo that is looked at.
@@ -119,6 +155,8 @@ pub struct Indexing {
     pub pace: Pace,
     /// Files and folders that could not be read in this run.
     pub problems: Vec<(PathBuf, String)>,
+    /// What is left out although nobody asked for that.
+    pub left_out: Option<String>,
 }
 
 /// Everything the window knows.
@@ -144,6 +182,8 @@ pub struct State {
     pub hits: Hits,
     /// Why the last search could not be made.
     pub complaint: Option<String>,
+    /// What a person should know before trusting the hits.
+    pub doubts: Vec<String>,
     /// When the search is to be made.
     due_secs: Option<f64>,
     /// An answer is waited for.
@@ -199,6 +239,7 @@ impl State {
             cutoff: -1.0,
             hits: Hits::default(),
             complaint: None,
+            doubts: Vec::new(),
             due_secs: None,
             searching: false,
             search_number: 0,
@@ -297,12 +338,21 @@ impl State {
 
     pub fn set_cutoff(&mut self, cutoff: f32) {
         self.cutoff = cutoff;
-        self.arrange(self.selected_content());
+        self.arrange(self.selected_file());
     }
 
     pub fn set_sort(&mut self, sort: Sort) {
         self.sort = sort;
-        self.arrange(self.selected_content());
+        self.arrange(self.selected_file());
+    }
+
+    /// Shows every file with the picture of a cell, or one for all again.
+    pub fn unfold(&mut self, at: usize) {
+        let Some(group) = self.shown(at).map(|shown| shown.photo.group()) else { return };
+        if !self.hits.unfolded.remove(&group) {
+            self.hits.unfolded.insert(group);
+        }
+        self.arrange(self.selected_file());
     }
 
     /// Least and greatest score, for the cut-off.
@@ -311,53 +361,96 @@ impl State {
         self.hits.scored.then_some((worst.score, best.score))
     }
 
-    /// Number of hits that are shown.
+    /// Number of cells.
     pub fn n_shown(&self) -> usize {
         self.hits.shown.len()
     }
 
-    /// A hit by its place among those that are shown, with what is known of the photo.
-    pub fn shown(&self, at: usize) -> Option<(&Ranked, &Photo)> {
-        let hit = &self.hits.all[*self.hits.shown.get(at)? as usize];
-        Some((hit, self.catalogue()?.photos.get(&hit.content)?))
+    /// Number of photos that are hits, also of those behind a cell of the same picture.
+    pub fn n_hits(&self) -> usize {
+        self.hits.n_kept
     }
 
-    /// The photo that is selected, by its content.
-    fn selected_content(&self) -> Option<i64> {
-        self.shown(self.selected?).map(|(hit, _)| hit.content)
+    /// What a cell shows.
+    pub fn shown(&self, at: usize) -> Option<Shown<'_>> {
+        let Place { hit, path, more } = *self.hits.shown.get(at)?;
+        let hit = &self.hits.all[hit as usize];
+        let photo = self.catalogue()?.photos.get(&hit.content)?;
+        let path = photo.paths.get(path as usize).unwrap_or(&photo.paths[0]);
+        Some(Shown { hit, photo, path, more })
     }
 
-    /// Applies cut-off and order, and puts the selection on its photo.
-    fn arrange(&mut self, selected: Option<i64>) {
-        let looked_at = self.look.as_ref().map(|look| look.content);
+    /// The file that is selected, and its photo.
+    fn selected_file(&self) -> Option<(i64, PathBuf)> {
+        self.shown(self.selected?).map(|shown| (shown.hit.content, shown.path.to_owned()))
+    }
+
+    /// Applies cut-off and order, folds groups, and puts the selection on its file.
+    fn arrange(&mut self, selected: Option<(i64, PathBuf)>) {
+        let looked_at = self.look.as_ref().map(|look| (look.content, look.path.clone()));
         let (scored, cutoff) = (self.hits.scored, self.cutoff);
         let all = &self.hits.all;
         let n_kept = if scored { all.partition_point(|hit| hit.score >= cutoff) } else { all.len() };
-        let mut shown: Vec<u32> = (0..n_kept as u32).collect();
+        let mut kept: Vec<u32> = (0..n_kept as u32).collect();
         if let (Sort::Date, Some(catalogue)) = (self.sort, self.catalogue()) {
-            let taken = |place: &u32| {
-                let photo = catalogue.photos.get(&all[*place as usize].content);
-                std::cmp::Reverse(photo.map_or(i64::MIN, |photo| photo.taken_secs))
+            let taken = |hit: &u32| {
+                let photo = catalogue.photos.get(&all[*hit as usize].content);
+                std::cmp::Reverse(photo.map_or(i64::MIN, |photo| photo.taken.secs))
             };
-            shown.sort_by_cached_key(taken);
+            kept.sort_by_cached_key(taken);
         }
-        self.hits.shown = shown;
-        let place_of = |content: i64| {
-            self.hits.shown.iter().position(|place| self.hits.all[*place as usize].content == content)
+        self.hits.shown = self.folded(&kept);
+        self.hits.n_kept = n_kept;
+        let place_of = |(content, path): (i64, PathBuf)| {
+            let is_photo = |at: &usize| self.hits.all[self.hits.shown[*at].hit as usize].content == content;
+            let is_file = |at: &usize| self.shown(*at).is_some_and(|shown| shown.path == path);
+            let mut places = (0..self.n_shown()).filter(is_photo);
+            let first = places.clone().next();
+            places.find(is_file).or(first)
         };
-        self.selected = selected.and_then(place_of);
-        let at = looked_at.and_then(place_of);
+        let (selected, at) = (selected.and_then(place_of), looked_at.and_then(place_of));
+        self.selected = selected;
         if let (Some(look), Some(at)) = (&mut self.look, at) {
             look.at = at;
         }
+    }
+
+    /// The cells of hits: one for each group of files with the same picture, or one for each file of it.
+    fn folded(&self, kept: &[u32]) -> Vec<Place> {
+        let mut shown: Vec<Place> = Vec::with_capacity(kept.len());
+        let mut groups: HashMap<i64, usize> = HashMap::new();
+        for hit in kept.iter().copied() {
+            let content = self.hits.all[hit as usize].content;
+            let photo = self.catalogue().and_then(|catalogue| catalogue.photos.get(&content));
+            let (group, n_files) =
+                photo.map_or((-1 - content, 1), |photo| (photo.group(), photo.paths.len() as u32));
+            let first = *groups.entry(group).or_insert(shown.len());
+            let is_first = first == shown.len();
+            if self.hits.unfolded.contains(&group) {
+                shown.extend((0..n_files).map(|path| Place { hit, path, more: More::Nothing }));
+                shown[first].more = More::Unfolded;
+                continue;
+            }
+            let n_more = match shown.get(first) {
+                Some(Place { more: More::Folded(n), .. }) => n + n_files,
+                _ => n_files - u32::from(is_first),
+            };
+            if is_first {
+                shown.push(Place { hit, path: 0, more: More::Nothing });
+            }
+            if n_more > 0 {
+                shown[first].more = More::Folded(n_more);
+            }
+        }
+        shown
     }
 
     // What a person does with a photo.
 
     /// Looks at a hit.
     pub fn open(&mut self, at: usize) {
-        let Some((hit, photo)) = self.shown(at) else { return };
-        let (content, path, size_px) = (hit.content, photo.paths[0].clone(), photo.size_px);
+        let Some(Shown { hit, photo, path, .. }) = self.shown(at) else { return };
+        let (content, path, size_px) = (hit.content, path.to_owned(), photo.size_px);
         let number = self.next_number();
         self.selected = Some(at);
         self.ask(Ask::Look { number, path: path.clone() });
@@ -447,7 +540,7 @@ impl State {
     pub fn current_path(&self) -> Option<&Path> {
         match &self.look {
             Some(look) => Some(&look.path),
-            None => self.shown(self.selected?).map(|(_, photo)| photo.paths[0].as_path()),
+            None => self.shown(self.selected?).map(|shown| shown.path),
         }
     }
 
@@ -471,8 +564,8 @@ impl State {
                 self.index();
             }
             Given::File if dropped => self.search_like(path, None),
-            Given::File => self.notice = Some(format!("This is no folder: {}", path.display())),
-            Given::Nothing => self.notice = Some(format!("There is no such folder: {}", path.display())),
+            Given::File => self.notice = Some(format!("This is no folder: {}", shown(&path))),
+            Given::Nothing => self.notice = Some(format!("There is no such folder: {}", shown(&path))),
         }
     }
 
@@ -538,12 +631,14 @@ impl State {
                     self.search();
                 }
             }
-            News::Hits { number, hits, query } if number == self.search_number => {
+            News::Hits { number, hits, query, doubts } if number == self.search_number => {
                 self.found(number, hits, query);
+                self.doubts = doubts;
             }
             News::NoHits { number, why } if number == self.search_number => {
                 self.searching = false;
                 self.events.tell("no_hits", &[("why", why.as_str().into())]);
+                self.doubts.clear();
                 self.complaint = Some(why);
             }
             News::Hits { .. } | News::NoHits { .. } | News::Cell(_) => {}
@@ -579,14 +674,16 @@ impl State {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (new, old) => new.is_none() && old.is_none(),
         };
-        let selected = if is_same { self.selected_content() } else { None };
+        let selected = if is_same { self.selected_file() } else { None };
+        let unfolded = if is_same { std::mem::take(&mut self.hits.unfolded) } else { HashSet::new() };
         let number = if is_same { self.hits.number } else { number };
         self.wants.compare(number, query.clone());
-        self.hits = Hits { all: hits, shown: Vec::new(), scored: query.is_some(), query, number };
+        let scored = query.is_some();
+        self.hits = Hits { all: hits, unfolded, scored, query, number, ..Hits::default() };
         self.arrange(selected);
         let first: Vec<String> = (0..self.n_shown().min(5))
             .filter_map(|at| self.shown(at))
-            .map(|(_, photo)| photo.paths[0].to_string_lossy().into_owned())
+            .map(|shown| as_text(shown.path))
             .collect();
         self.events.tell(
             "hits",
@@ -609,6 +706,7 @@ impl State {
                     indexing.pace.pause();
                 }
             }
+            IndexNews::LeftOut(what) => indexing.left_out = Some(what),
             IndexNews::Problem(path, why) => indexing.problems.push((path, why)),
             IndexNews::Ended(result) => {
                 indexing.running = false;
@@ -625,7 +723,7 @@ impl State {
 
     fn wrote(&mut self, photo: PathBuf, caption: String, result: Result<Written, String>) {
         match result {
-            Ok(Written::Done(path)) => self.notice = Some(format!("Wrote {}", path.display())),
+            Ok(Written::Done(path)) => self.notice = Some(format!("Wrote {}", shown(&path))),
             Ok(Written::Foreign(path)) => {
                 if let Some(look) = self.look.as_mut().filter(|look| look.path == photo) {
                     look.foreign = Some((path, caption));
@@ -639,7 +737,7 @@ impl State {
         let Some(look) = &mut self.look else { return };
         match news {
             News::Looked { number, pixels, size_px } if number == look.number => {
-                self.events.tell("photo", &[("path", look.path.to_string_lossy().into())]);
+                self.events.tell("photo", &[("path", as_text(&look.path).into())]);
                 (look.pixels, look.size_px) = (Some(pixels), size_px);
             }
             News::Caption { number, box_px, text, done } if number == look.number => {
@@ -682,6 +780,7 @@ fn summary_in_words(summary: crate::library::Summary) -> String {
     let counts = [
         (summary.encoded, "new"),
         (summary.recognised, "copied or moved"),
+        (summary.unchanged, "read again"),
         (summary.forgotten, "gone"),
         (summary.unreadable, "unreadable"),
     ];

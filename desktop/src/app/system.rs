@@ -53,7 +53,7 @@ fn select_in_folder(path: &Path) -> bool {
         "--dest=org.freedesktop.FileManager1",
         "/org/freedesktop/FileManager1",
         "org.freedesktop.FileManager1.ShowItems",
-        &format!("array:string:{}", file_url(path)),
+        &format!("array:string:{}", crate::names::file_uri(path)),
         "string:",
     ]))
 }
@@ -63,23 +63,4 @@ fn runs(command: &mut Command) -> bool {
     use std::process::Stdio;
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
-}
-
-/// A `file:` URL; a comma would end an entry of dbus-send's list, so it is escaped too.
-#[cfg(not(any(windows, target_os = "macos")))]
-fn file_url(path: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
-    let part = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
-    format!("file://{}", path.as_os_str().as_bytes().iter().map(part).collect::<String>())
-}
-
-#[cfg(all(test, not(any(windows, target_os = "macos"))))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_url_holds_any_path() {
-        assert_eq!(file_url(Path::new("/a b/ü,1.jpg")), "file:///a%20b/%C3%BC%2C1.jpg");
-    }
 }

@@ -55,7 +55,7 @@ fn ready(n_photos: i64) -> News {
 }
 
 fn ranked(content: i64, score: f32) -> Ranked {
-    Ranked { content, score, similar: Vec::new() }
+    Ranked { content, score }
 }
 
 impl Desk {
@@ -89,7 +89,7 @@ impl Desk {
         let Search { number, sought, .. } = desk.search();
         assert_eq!(sought, Sought::Text(String::new()), "a library that opens is shown");
         let hits = (0..n_photos).rev().map(|content| ranked(content, 0.0)).collect();
-        desk.tell(News::Hits { number, hits, query: None });
+        desk.tell(News::Hits { number, hits, query: None, doubts: Vec::new() });
         desk
     }
 
@@ -142,7 +142,7 @@ impl Desk {
         let search = self.search();
         assert_eq!(search.sought, Sought::Text(text.into()));
         let query = Some(Arc::new(Query::new(&[1.0])));
-        self.tell(News::Hits { number: search.number, hits, query });
+        self.tell(News::Hits { number: search.number, hits, query, doubts: Vec::new() });
     }
 
     /// Names of the cells, in reading order.
@@ -279,6 +279,45 @@ fn hits_appear_in_order_after_a_query_is_typed() {
 }
 
 #[test]
+fn a_group_of_files_is_one_cell_with_a_count_that_opens() {
+    let mut desk = Desk::new();
+    let News::Ready(ready) = ready(4) else { unreachable!("made above") };
+    let mut catalogue = Arc::into_inner(catalogue(4)).expect("not shared");
+    // 0 and 2 are one picture; of 0 there is a copy.
+    for (content, photo) in &mut catalogue.photos {
+        photo.family = Some(if [0, 2].contains(content) { 1 } else { 10 + content });
+    }
+    catalogue.photos.get_mut(&0).expect("made above").paths.push("/photos/photo 0 copy.jpg".into());
+    desk.tell(News::Ready(Ready { catalogue: Arc::new(catalogue), ..ready }));
+    desk.asks();
+    desk.state().search();
+    let number = desk.search().number;
+    let hits = vec![ranked(2, 0.5), ranked(3, 0.4), ranked(0, 0.3), ranked(1, 0.2)];
+    let query = Some(Arc::new(Query::new(&[1.0])));
+    desk.tell(News::Hits { number, hits, query, doubts: vec!["the model does not know \"xq\"".into()] });
+    assert_eq!(desk.cells(), ["photo 2.jpg", "photo 3.jpg", "photo 1.jpg"]);
+    desk.harness.get_by_label("4 photos");
+    desk.harness.get_by_label("the model does not know \"xq\"");
+
+    desk.state().selected = Some(1);
+    desk.harness.get_by_label_contains("2 more with this picture").click();
+    desk.harness.run_steps(2);
+    let unfolded = ["photo 2.jpg", "photo 3.jpg", "photo 0.jpg", "photo 0 copy.jpg", "photo 1.jpg"];
+    assert_eq!(desk.cells(), unfolded);
+    assert_eq!(desk.state().selected, Some(0), "the cell whose count was opened");
+    desk.state().selected = Some(3);
+    desk.state().set_cutoff(0.25);
+    assert_eq!(desk.state().selected, Some(3), "on its file");
+    desk.press(Key::Enter);
+    let asks = desk.asks();
+    let copy = PathBuf::from("/photos/photo 0 copy.jpg");
+    assert!(matches!(asks.as_slice(), [Ask::Look { path, .. }] if *path == copy), "{asks:?}");
+    desk.press(Key::Escape);
+    desk.press(Key::G);
+    assert_eq!(desk.cells(), ["photo 2.jpg", "photo 3.jpg"]);
+}
+
+#[test]
 fn a_search_waits_until_nothing_more_is_typed_and_old_answers_are_dropped() {
     let mut desk = Desk::with_photos(5);
     desk.state().form.text = "do".into();
@@ -292,8 +331,18 @@ fn a_search_waits_until_nothing_more_is_typed_and_old_answers_are_dropped() {
     desk.state().search();
     let new = desk.search();
     let query = || Some(Arc::new(Query::new(&[1.0])));
-    desk.tell(News::Hits { number: new.number, hits: vec![ranked(1, 0.5)], query: query() });
-    desk.tell(News::Hits { number: old.number, hits: vec![ranked(2, 0.5)], query: query() });
+    desk.tell(News::Hits {
+        number: new.number,
+        hits: vec![ranked(1, 0.5)],
+        query: query(),
+        doubts: Vec::new(),
+    });
+    desk.tell(News::Hits {
+        number: old.number,
+        hits: vec![ranked(2, 0.5)],
+        query: query(),
+        doubts: Vec::new(),
+    });
     assert_eq!(desk.cells(), ["photo 1.jpg"]);
     desk.state().search();
     let number = desk.search().number;
@@ -497,6 +546,21 @@ fn a_caption_is_written_beside_the_photo_only_on_request() {
     desk.harness.get_by_label("Replace it, keep it as .bak").click();
     desk.harness.run_steps(2);
     assert_eq!(desk.asks(), [ask(true)]);
+}
+
+#[test]
+fn in_a_narrow_window_photos_are_seen() {
+    let mut desk = Desk::with_photos(40);
+    desk.type_query("dog", (0..40).map(|content| ranked(content, 0.5 - content as f32 / 100.0)).collect());
+    desk.harness.set_size(egui::vec2(560.0, 500.0));
+    desk.harness.run_steps(4);
+    for label in ["by relevance", "by date"] {
+        let rect = desk.harness.get_by_label(label).rect();
+        assert!(rect.width() > rect.height(), "{label} on one line: {rect}");
+    }
+    let top = desk.harness.get_by_label("photo 0.jpg").rect().min.y;
+    assert!(top < 180.0, "the grid begins at {top}");
+    assert!(desk.cells().len() >= 4, "{:?}", desk.cells());
 }
 
 #[test]

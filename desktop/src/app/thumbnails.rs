@@ -114,7 +114,7 @@ pub fn start(wants: Arc<Wants>, post: Post) {
         let mut open: Option<(Source, Library)> = None;
         while let Some((source, lack, number, query)) = wants.next() {
             if open.as_ref().is_none_or(|(of, _)| *of != source) {
-                open = Library::open(&source.library, source.fingerprint, source.dim)
+                open = Library::open_to_search(&source.library, source.fingerprint, source.dim)
                     .ok()
                     .map(|library| (source, library));
             }

@@ -20,6 +20,7 @@ use super::settings::Theme;
 use super::state::{Model, State};
 use super::system;
 use super::thumbnails::Lru;
+use crate::names::as_text;
 
 /// Thumbnails that are kept as textures: 256 × 192 pixels each take 0.2 MB.
 const TEXTURES: usize = 800;
@@ -92,8 +93,7 @@ pub struct Pictures {
 
 impl Window {
     pub fn new(state: State, news: Receiver<News>) -> Self {
-        let model_text =
-            state.model_folder.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        let model_text = state.model_folder.as_deref().map_or_else(String::new, as_text);
         Self {
             state,
             news,
@@ -216,7 +216,7 @@ impl Window {
         }
         let copies = ctx.input(|input| input.events.iter().any(|event| matches!(event, egui::Event::Copy)));
         if copies && let Some(path) = self.state.current_path() {
-            ctx.copy_text(path.to_string_lossy().into_owned());
+            ctx.copy_text(as_text(path));
             self.state.notice = Some("The path is copied".into());
         }
         // Whatever has the focus uses arrows and Enter itself.
@@ -273,9 +273,11 @@ impl Window {
             } else if pressed(Key::R) {
                 self.reveal();
             } else if pressed(Key::S)
-                && let Some((_, photo)) = self.state.shown(at)
+                && let Some(path) = self.state.shown(at).map(|shown| shown.path.to_owned())
             {
-                self.state.search_like(photo.paths[0].clone(), None);
+                self.state.search_like(path, None);
+            } else if pressed(Key::G) {
+                self.state.unfold(at);
             }
         }
     }

@@ -27,6 +27,7 @@ use crate::device::DeviceChoice;
 use crate::device_failure::is_the_devices;
 use crate::draw::overlay_heat;
 use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
+use crate::names::shown;
 use crate::photos::decode_photo;
 use crate::query::{Query, Term, What, embed_text};
 
@@ -280,7 +281,11 @@ impl Worker {
 
     fn try_open(&self) -> Result<Opened> {
         let context = self.globals.open()?;
-        let library = Library::open(&self.file, context.fingerprint, context.session.config().embed_dim)?;
+        let dim = context.session.config().embed_dim;
+        let library = match self.file.is_file() {
+            true => Library::open_to_search(&self.file, context.fingerprint, dim)?,
+            false => Library::open(&self.file, context.fingerprint, dim)?,
+        };
         let catalogue = Arc::new(read_catalogue(&library)?);
         let cutoffs = library.cutoffs()?;
         let warm_up = (!context.is_cpu).then(WarmUp::default);
@@ -337,12 +342,10 @@ impl Worker {
             }
         };
         let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
-        let Opened { library, catalogue, .. } = self.opened()?;
-        let in_folder = |photo: &Photo| match &search.folder {
-            Some(folder) => photo.paths.iter().any(|path| path.starts_with(folder)),
-            None => true,
-        };
-        let keep = |photo: &Photo| in_folder(photo) && query.keeps(photo);
+        let Opened { context, library, catalogue, .. } = self.opened()?;
+        let doubts = query.doubts(context.session.tokenizer())?;
+        let in_folder = |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
+        let keep = |photo: &Photo| photo.paths.iter().any(|path| in_folder(path) && query.keeps(photo, path));
         let hits = match &vector {
             Some(vector) => {
                 let by_region = search.by_region || box_px.is_some();
@@ -350,7 +353,7 @@ impl Worker {
             }
             None => everything(catalogue, keep),
         };
-        self.post.send(News::Hits { number: search.number, hits, query: vector });
+        self.post.send(News::Hits { number: search.number, hits, query: vector, doubts });
         Ok(())
     }
 
@@ -453,8 +456,8 @@ fn read_catalogue(library: &Library) -> Result<Catalogue> {
 /// All photos, the latest first.
 fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranked> {
     let mut photos: Vec<&Photo> = catalogue.photos.values().filter(|photo| keep(photo)).collect();
-    photos.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken_secs, photo.content)));
-    let ranked = |photo: &Photo| Ranked { content: photo.content, score: 0.0, similar: Vec::new() };
+    photos.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken.secs, photo.content)));
+    let ranked = |photo: &Photo| Ranked { content: photo.content, score: 0.0 };
     photos.into_iter().map(ranked).collect()
 }
 
@@ -462,7 +465,7 @@ fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranke
 fn look_at(path: &Path, config: &ImagePreprocess) -> Result<(LookedAt, [u32; 2])> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, LEAST_SIDE)
-        .with_context(|| format!("the photo cannot be shown\n  file: {}", path.display()))?;
+        .with_context(|| format!("the photo cannot be shown\n  file: {}", shown(path)))?;
     let (width, height) = (decoded.width, decoded.height);
     let pixels = fitted(decoded.pixels);
     let input = preprocess(&pixels, config);

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::args::WrongArguments;
 use crate::boxes::BoxArg;
 use crate::context::Context;
+use crate::names::{json_path, path_parser, put_path, shown};
 use crate::photos::{for_each_encoded, read_photo};
 use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json};
 
@@ -23,13 +24,13 @@ use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json}
     mmgem caption *.jpg --json > captions.json")]
 pub struct CaptionArgs {
     /// Photos
-    #[arg(required = true, value_name = "IMAGE")]
+    #[arg(required = true, value_name = "IMAGE", value_parser = path_parser())]
     images: Vec<PathBuf>,
     /// Describe this region of every photo instead of the whole: pixels as a person sees them
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     boxes: Vec<BoxArg>,
     /// Describe what is white in this picture, which is as large as the photo
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "PNG", value_parser = path_parser())]
     mask: Option<PathBuf>,
     /// Beginnings kept while searching; 1 takes the most probable word each time
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -52,19 +53,25 @@ pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
     }
     let decoding = checked_decoding(args, context)?;
     let parts = parts(args)?;
-    let mut captions = Vec::new();
-    for_each_encoded(context, &args.images, |path, encoded| {
+    let mut captions: Vec<(PathBuf, Value)> = Vec::new();
+    let failed = for_each_encoded(context, &args.images, |path, encoded| {
         for part in &parts {
             let caption = caption(context, path, encoded, part, decoding)?;
             if context.json {
-                captions.push(entry(path, part, &caption));
+                captions.push((path.to_owned(), entry(path, part, &caption)));
             } else {
-                print(format!("{}\t{}\t{}", path.display(), part.label, one_line(&caption.text)))?;
+                print(format!("{}\t{}\t{}", shown(path), part.label, one_line(&caption.text)))?;
             }
         }
         Ok(())
     })?;
-    if context.json { print_json(&Value::Array(captions)) } else { Ok(()) }
+    if !context.json {
+        return Ok(());
+    }
+    captions.extend(failed.into_iter().map(|(path, why)| (path.clone(), passed_over(&path, &why))));
+    // In the order of the photos; what was passed over stands where its captions would.
+    captions.sort_by_key(|(path, _)| args.images.iter().position(|image| image == path));
+    print_json(&captions.into_iter().map(|(_, entry)| entry).collect())
 }
 
 /// The prefix and the caption must fit the language model's positions.
@@ -100,7 +107,7 @@ fn parts(args: &CaptionArgs) -> Result<Vec<NamedPart>> {
         .collect();
     if let Some(path) = &args.mask {
         let part = read_mask(path).context("the mask cannot be used")?;
-        parts.push(NamedPart { part, label: format!("mask {}", path.display()), json: json!(path) });
+        parts.push(NamedPart { part, label: format!("mask {}", shown(path)), json: json_path(path) });
     }
     if parts.is_empty() {
         parts.push(NamedPart { part: Part::Whole, label: box_text(None), json: Value::Null });
@@ -116,11 +123,21 @@ fn caption(
     decoding: Decoding,
 ) -> Result<Caption> {
     pollster::block_on(context.session.caption(encoded, &part.part, decoding))
-        .with_context(|| format!("cannot caption\n  file: {}", path.display()))
+        .with_context(|| format!("cannot caption\n  file: {}", shown(path)))
+}
+
+fn passed_over(path: &Path, why: &str) -> Value {
+    let mut entry = json!({});
+    put_path(&mut entry, path);
+    entry["caption"] = Value::Null;
+    entry["problem"] = why.into();
+    entry
 }
 
 fn entry(path: &Path, part: &NamedPart, caption: &Caption) -> Value {
-    let mut entry = json!({ "path": path, "box": Value::Null });
+    let mut entry = json!({});
+    put_path(&mut entry, path);
+    entry["box"] = Value::Null;
     let key = if matches!(part.part, Part::Mask { .. }) { "mask" } else { "box" };
     entry[key] = part.json.clone();
     entry["caption"] = caption.text.as_str().into();

@@ -1,9 +1,9 @@
 //! `mmgem search --calibrate`: which cosine separates right hits from wrong ones.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use mmgem_core::data::source::Samples;
 use mmgem_core::data::webdataset::PhotoRecord;
-use mmgem_core::image::{decode, preprocess};
+use mmgem_core::image::decode_whole;
 use mmgem_core::index::{Query, Vectors};
 use pollster::block_on;
 use serde_json::{Value, json};
@@ -69,9 +69,8 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
         for idx in start..(start + BATCH).min(samples.len()) {
             let read = || -> Result<_> {
                 let sample = samples.read(idx)?;
-                let bytes = sample.image().context("there is no image among its parts")?;
-                let photo = decode(bytes, Default::default())?;
-                Ok((PhotoRecord::from_sample(&sample)?, preprocess(&photo, &session.config().preprocess())))
+                let photo = decode_whole(sample.image()?, Default::default())?;
+                Ok((PhotoRecord::from_sample(&sample)?, photo.preprocess(&session.config().preprocess())))
             };
             if let Some((record, input)) = passed_over.take(samples.name(idx).as_ref(), read(), Some(&bar))? {
                 records.push(record);

@@ -1,7 +1,7 @@
 //! `mmgem embed`: photos, regions and texts as unit vectors of one space.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Args};
@@ -10,12 +10,16 @@ use mmgem_core::files::write_atomic;
 use mmgem_core::image::BoxPx;
 use serde_json::{Value, json};
 
-use crate::args::Globals;
+use crate::args::{Globals, not_empty};
 use crate::boxes::BoxArg;
 use crate::cli::embed_shards;
 use crate::context::Context;
+use crate::model::model_files;
+use crate::names::{json_path, path_parser, put_path, shown};
+use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::{for_each_encoded, whole_embed};
-use crate::terminal::{box_text, json_box, json_floats, note, print, print_json};
+use crate::query::doubts_of;
+use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print, print_json};
 
 #[derive(Debug, Args)]
 #[command(
@@ -29,10 +33,10 @@ use crate::terminal::{box_text, json_box, json_floats, note, print, print_json};
 )]
 pub struct EmbedArgs {
     /// Photos
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", value_parser = path_parser())]
     images: Vec<PathBuf>,
     /// A text; can be given many times
-    #[arg(long = "text", value_name = "T")]
+    #[arg(long = "text", value_name = "T", value_parser = not_empty)]
     texts: Vec<String>,
     /// A region of every photo, in pixels as a person sees them; can be given many times
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "images", allow_hyphen_values = true)]
@@ -51,17 +55,26 @@ struct Embeds {
     images: Vec<(PathBuf, Vec<f32>)>,
     texts: Vec<(String, Vec<f32>)>,
     regions: Vec<(PathBuf, BoxPx, Vec<f32>)>,
+    /// What a person should know of the texts, each with its place among them.
+    doubts: Vec<Vec<String>>,
+    /// Photos that could not be used, with the reason.
+    passed_over: Vec<(PathBuf, String)>,
 }
 
 pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
     if let (false, Some(out)) = (args.shards.is_empty(), &args.out) {
         return embed_shards::run(&args.shards, out, globals);
     }
+    if let Some(out) = &args.out {
+        check_ending("--out", out, &["safetensors"], "--json prints JSON, and --shards writes Parquet")?;
+        let model = model_files(globals.model.as_deref());
+        spare_inputs("--out", out, args.images.iter().chain(&model).map(PathBuf::as_path))?;
+    }
     let context = &globals.open()?;
     let embeds = embed(args, context)?;
     if let Some(out) = &args.out {
         write_atomic(out, &embeds.to_safetensors()?)?;
-        note(context.quiet, format!("wrote {}", out.display()));
+        note(context.quiet, format!("wrote {}", shown(out)));
     }
     if context.json {
         return print_json(&embeds.to_json());
@@ -73,18 +86,21 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
     let mut embeds = Embeds::default();
     for text in &args.texts {
         embeds.texts.push((text.clone(), pollster::block_on(context.session.embed_text(text))?));
+        let doubts = doubts_of(text, context.session.tokenizer())?;
+        doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
+        embeds.doubts.push(doubts);
     }
     let boxes: Vec<BoxPx> = args.boxes.iter().map(|BoxArg(box_px)| *box_px).collect();
     if args.images.is_empty() {
         return Ok(embeds);
     }
-    for_each_encoded(context, &args.images, |path, encoded| {
+    embeds.passed_over = for_each_encoded(context, &args.images, |path, encoded| {
         embeds.images.push((path.into(), whole_embed(context, encoded)?));
         if boxes.is_empty() {
             return Ok(());
         }
         let regions = pollster::block_on(context.session.embed_boxes(encoded, &boxes))
-            .with_context(|| format!("cannot embed a region\n  file: {}", path.display()))?;
+            .with_context(|| format!("cannot embed a region\n  file: {}", shown(path)))?;
         let regions = boxes.iter().zip(regions.chunks(context.session.config().embed_dim));
         embeds.regions.extend(regions.map(|(box_px, embed)| (path.into(), *box_px, embed.to_vec())));
         Ok(())
@@ -94,30 +110,50 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
 
 impl Embeds {
     fn to_json(&self) -> Value {
-        let images =
-            self.images.iter().map(|(path, embed)| json!({ "path": path, "embed": json_floats(embed) }));
-        let texts =
-            self.texts.iter().map(|(text, embed)| json!({ "text": text, "embed": json_floats(embed) }));
-        let regions = self.regions.iter().map(|(path, box_px, embed)| {
-            json!({ "path": path, "box": json_box(Some(*box_px)), "embed": json_floats(embed) })
+        let of = |path: &Path| {
+            let mut entry = json!({});
+            put_path(&mut entry, path);
+            entry
+        };
+        let images = self.images.iter().map(|(path, embed)| {
+            let mut entry = of(path);
+            entry["embed"] = json_floats(embed);
+            entry
         });
-        json!({
+        let texts = self.texts.iter().zip(&self.doubts).map(|((text, embed), doubts)| {
+            let mut entry = json!({ "text": text, "embed": json_floats(embed) });
+            if !doubts.is_empty() {
+                entry["warnings"] = json!(doubts);
+            }
+            entry
+        });
+        let regions = self.regions.iter().map(|(path, box_px, embed)| {
+            let mut entry = of(path);
+            entry["box"] = json_box(Some(*box_px));
+            entry["embed"] = json_floats(embed);
+            entry
+        });
+        let mut document = json!({
             "images": images.collect::<Value>(),
             "texts": texts.collect::<Value>(),
             "regions": regions.collect::<Value>(),
-        })
+        });
+        if !self.passed_over.is_empty() {
+            document["passed_over"] = self.passed_over.iter().map(json_problem).collect();
+        }
+        document
     }
 
     fn print(&self) -> Result<()> {
         let numbers = |embed: &[f32]| embed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         for (path, embed) in &self.images {
-            print(format!("image\t{}\t{}", path.display(), numbers(embed)))?;
+            print(format!("image\t{}\t{}", shown(path), numbers(embed)))?;
         }
         for (text, embed) in &self.texts {
             print(format!("text\t{}\t{}", text.escape_debug(), numbers(embed)))?;
         }
         for (path, box_px, embed) in &self.regions {
-            print(format!("region\t{} {}\t{}", path.display(), box_text(Some(*box_px)), numbers(embed)))?;
+            print(format!("region\t{} {}\t{}", shown(path), box_text(Some(*box_px)), numbers(embed)))?;
         }
         Ok(())
     }
@@ -134,10 +170,13 @@ impl Embeds {
         ];
         let tensors: Vec<_> =
             tensors.into_iter().filter(|(_, shape, _): &(_, Vec<usize>, _)| shape[0] > 0).collect();
-        let images: Vec<_> = self.images.iter().map(|(path, _)| path).collect();
+        let images: Vec<_> = self.images.iter().map(|(path, _)| json_path(path)).collect();
         let texts: Vec<_> = self.texts.iter().map(|(text, _)| text).collect();
-        let regions: Vec<_> =
-            self.regions.iter().map(|(path, box_px, _)| json!({ "path": path, "box": box_px })).collect();
+        let regions: Vec<_> = self
+            .regions
+            .iter()
+            .map(|(path, box_px, _)| json!({ "path": json_path(path), "box": box_px }))
+            .collect();
         let metadata = HashMap::from([
             ("images".to_owned(), serde_json::to_string(&images)?),
             ("texts".to_owned(), serde_json::to_string(&texts)?),

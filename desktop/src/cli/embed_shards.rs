@@ -14,7 +14,7 @@ use mmgem_core::data::parquet::{VectorTable, footer, has_note};
 use mmgem_core::data::patterns::expand;
 use mmgem_core::data::webdataset::{Sample, ShardIndex};
 use mmgem_core::files;
-use mmgem_core::image::{ImagePreprocess, Preprocessed, decode, preprocess};
+use mmgem_core::image::{ImagePreprocess, Preprocessed, decode_whole};
 use mmgem_core::train::collective::Launch;
 use rayon::prelude::*;
 use serde_json::json;
@@ -22,26 +22,30 @@ use serde_json::json;
 use crate::args::Globals;
 use crate::context::Context;
 use crate::photos::whole_embed;
-use crate::terminal::{PassedOver, note, print, print_json, progress_bar};
+use crate::terminal::{PassedOver, note, print, print_json, progress_bar, root_on_one_line};
 
 /// Photos that go through the image encoder at once.
 const BATCH: usize = 16;
 
 /// What was done, over all shards of this rank.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Done {
     shards: usize,
     /// Shards whose files were there.
     there: usize,
     photos: usize,
-    /// Samples without a photo that can be read.
+    /// Samples without a photo that can be read, and members that belong to none.
     passed_over: usize,
+    /// Shards of which nothing could be used, and why.
+    failed: Vec<(PathBuf, String)>,
 }
 
-/// Writes `OUT/SHARD.parquet` for the shards that are this rank's.
+/// Writes `OUT/SHARD.parquet` for the shards that are this rank's. A shard that cannot be used is named, and the others
+/// are embedded.
 ///
 /// # Errors
-/// When a shard cannot be read, a file cannot be written, or one is there that another model made.
+/// When a file cannot be written, or one is there that another model made; after all others, when a shard could not be
+/// used.
 pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
     let launch = Launch::from_env()?;
     let device = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
@@ -61,14 +65,41 @@ pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
             done.there += 1;
             continue;
         }
-        let (table, n_passed_over) = embed(shard, context)?;
+        let (table, n_passed_over) = match ShardIndex::open(shard) {
+            Ok(index) => embed(&index, context)?,
+            Err(error) if context.strict => return Err(error.into()),
+            Err(error) => {
+                done.fail(shard, root_on_one_line(&error.into()));
+                continue;
+            }
+        };
+        done.passed_over += n_passed_over;
+        if table.is_empty() && n_passed_over > 0 {
+            done.fail(shard, format!("none of its {n_passed_over} samples has a photo that can be used"));
+            continue;
+        }
         files::write_atomic(file, &table.to_parquet())?;
         done.shards += 1;
         done.photos += table.len();
-        done.passed_over += n_passed_over;
         note(context.quiet, format!("wrote {}: {} vectors", file.display(), table.len()));
     }
-    report(done, out, context)
+    report(&done, out, context)?;
+    match done.failed.first() {
+        None => Ok(()),
+        Some((shard, why)) => bail!(
+            "{} of {} shards could not be used; the first: {why}\n  file: {}",
+            done.failed.len(),
+            done.failed.len() + done.shards + done.there,
+            shard.display()
+        ),
+    }
+}
+
+impl Done {
+    fn fail(&mut self, shard: &Path, why: String) {
+        note(false, format!("passed over {}: {why}", shard.display()));
+        self.failed.push((shard.to_owned(), why));
+    }
 }
 
 /// Every shard with the file of its vectors.
@@ -90,9 +121,10 @@ fn jobs(shards: &[PathBuf], out: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(jobs)
 }
 
-/// The name of a shard without its last extension.
+/// The name of a shard without its last extension, and without `.tar` before that.
 fn name_of(shard: &Path) -> String {
-    shard.file_stem().unwrap_or(shard.as_os_str()).to_string_lossy().into_owned()
+    let stem = shard.file_stem().unwrap_or(shard.as_os_str()).to_string_lossy();
+    stem.strip_suffix(".tar").unwrap_or(&stem).to_owned()
 }
 
 fn share<T>(jobs: &[T], rank: usize, size: usize) -> impl Iterator<Item = &T> {
@@ -138,21 +170,19 @@ struct Read {
 }
 
 /// The vectors of a shard, and how many samples have none.
-fn embed(shard: &Path, context: &Context) -> Result<(VectorTable, usize)> {
-    let index = ShardIndex::open(shard)?;
-    if let Some(reason) = &index.truncated {
-        note(context.quiet, format!("the shard is cut short: {reason}\n  file: {}", shard.display()));
-    }
+fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> {
+    index.warnings().for_each(|warning| note(false, warning));
     let config = context.session.config().preprocess();
     let bar = progress_bar(index.len(), "photos", context.quiet);
-    let mut passed_over = PassedOver::new(index.len(), context.strict);
+    // A single bad photo ends nothing: there may be more shards.
+    let mut passed_over = PassedOver::new(index.len().max(2), context.strict);
     let mut table = VectorTable::new(context.session.config().embed_dim);
-    table.notes = notes(shard, context)?;
+    table.notes = notes(index.path(), context)?;
     thread::scope(|scope| {
         // The next batch is read while this one is encoded, and no more: memory does not grow. When this ends
         // early the receiver is dropped, which ends the reader.
         let (sender, receiver) = sync_channel::<Vec<Read>>(1);
-        let (index, config) = (&index, &config);
+        let config = &config;
         scope.spawn(move || {
             let places: Vec<usize> = (0..index.len()).collect();
             for batch in places.chunks(BATCH) {
@@ -180,49 +210,53 @@ fn embed(shard: &Path, context: &Context) -> Result<(VectorTable, usize)> {
         anyhow::Ok(())
     })?;
     bar.finish_and_clear();
-    passed_over.finish(context.quiet)?;
-    let n_passed_over = index.len() - table.len();
+    let n_passed_over = index.len() - table.len() + index.duplicates.len();
+    if n_passed_over > 0 {
+        note(
+            context.quiet,
+            format!("{n_passed_over} samples were passed over\n  file: {}", index.path().display()),
+        );
+    }
     Ok((table, n_passed_over))
 }
 
 fn read(index: &ShardIndex, place: usize, config: &ImagePreprocess) -> Read {
     let key = index.key(place).unwrap_or("?");
     let id = format!("{}/{key}", name_of(index.path()));
-    let member = |sample: &Sample| {
-        let ext = sample.image_part().map_or("", |(ext, _)| ext);
-        format!("{}/{key}.{ext}", index.path().display())
-    };
     let nameless = || format!("{}/{key}", index.path().display());
-    match index.read(place) {
-        Err(error) => Read { id, path: nameless(), input: Err(error.into()) },
-        Ok(sample) => match sample.image() {
-            None => Read {
-                id,
-                path: nameless(),
-                input: Err(anyhow::anyhow!("there is no image among its parts")),
-            },
-            Some(bytes) => {
-                let input = decode(bytes, Default::default()).map(|photo| preprocess(&photo, config));
-                Read { id, path: member(&sample), input: input.map_err(Into::into) }
-            }
-        },
+    let read = || -> Result<(String, Preprocessed)> {
+        let sample: Sample = index.read(place)?;
+        let (ext, bytes) = sample.image_part()?;
+        let photo = decode_whole(bytes, Default::default())?;
+        Ok((format!("{}.{ext}", nameless()), photo.preprocess(config)))
+    };
+    match read() {
+        Ok((path, input)) => Read { id, path, input: Ok(input) },
+        Err(error) => Read { id, path: nameless(), input: Err(error) },
     }
 }
 
-fn report(done: Done, out: &Path, context: &Context) -> Result<()> {
-    let Done { shards, there, photos, passed_over } = done;
+fn report(done: &Done, out: &Path, context: &Context) -> Result<()> {
+    let Done { shards, there, photos, passed_over, failed } = done;
     if context.json {
+        let failed: Vec<_> = failed
+            .iter()
+            .map(|(shard, why)| json!({ "shard": shard.to_string_lossy(), "problem": why }))
+            .collect();
         return print_json(&json!({
             "out": out.to_string_lossy(),
             "shards": shards,
             "shards_there": there,
             "vectors": photos,
             "passed_over": passed_over,
+            "shards_failed": failed,
         }));
     }
     print(format!(
-        "{}: {photos} vectors of {shards} shards, {there} shards were there, {passed_over} samples passed over",
-        out.display()
+        "{}: {photos} vectors of {shards} shards, {there} shards were there, {} could not be used, {passed_over} samples \
+         passed over",
+        out.display(),
+        failed.len()
     ))
 }
 
@@ -246,9 +280,13 @@ mod tests {
     fn files_are_named_after_their_shards_and_never_twice() {
         let of =
             |shards: &[&str]| jobs(&shards.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("o"));
-        let names: Vec<PathBuf> =
-            of(&["a/s-0.tar", "b/s-1.x.tar"]).expect("two names").into_iter().map(|(_, file)| file).collect();
-        assert_eq!(names, [Path::new("o/s-0.parquet"), Path::new("o/s-1.x.parquet")]);
+        let names: Vec<PathBuf> = of(&["a/s-0.tar", "b/s-1.x.tar", "s-2.tar.gz", "s-3.tgz"])
+            .expect("four names")
+            .into_iter()
+            .map(|(_, file)| file)
+            .collect();
+        let wanted = ["o/s-0.parquet", "o/s-1.x.parquet", "o/s-2.parquet", "o/s-3.parquet"].map(Path::new);
+        assert_eq!(names, wanted);
         let error = of(&["a/s.tar", "b/s.tar"]).expect_err("one name").to_string();
         assert!(error.contains("a/s.tar and b/s.tar"), "{error}");
     }

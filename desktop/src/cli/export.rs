@@ -9,9 +9,11 @@ use mmgem_core::files::{ModelFolder, create_dir, move_model, read, write_atomic}
 use mmgem_core::session::Session;
 use serde_json::{Map, Value, json};
 
-use crate::args::{Globals, WrongArguments};
+use crate::args::{Globals, WrongArguments, cosine};
 use crate::loss_of_copy::{Agreement, Cosines, Scores, cosines};
 use crate::model::ModelFiles;
+use crate::names::{json_path, shown};
+use crate::outputs::Target;
 use crate::probe;
 use crate::terminal::{json_f32, note, print, print_json};
 
@@ -39,7 +41,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
     /// Smallest cosine between a vector of the model and of the copy that is good enough
-    #[arg(long, value_name = "COSINE", default_value_t = 0.99)]
+    #[arg(long, value_name = "COSINE", default_value_t = 0.99, value_parser = cosine)]
     floor: f32,
 }
 
@@ -68,7 +70,7 @@ impl From<ExportDtype> for Dtype {
 
 pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let source = ModelFiles::read(args.folder.as_deref().or(globals.model.as_deref()))?;
-    if source.folder.as_ref().is_some_and(|folder| same_folder(folder, &args.out)) {
+    if source.folder.as_ref().is_some_and(|folder| Target::of(&args.out).is_some_and(|out| out.is(folder))) {
         return Err(WrongArguments("--out is the model itself; choose another folder".into()).into());
     }
     let opened = globals.open_device()?;
@@ -90,7 +92,7 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let (from, to, n_files) = (size_bytes(&source), size_bytes(&written), written.weights.len());
     if globals.json {
         let mut document = json!({
-            "out": args.out,
+            "out": json_path(&args.out),
             "bytes_before": from,
             "bytes_after": to,
             "n_files": n_files,
@@ -101,7 +103,7 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     print(format!("weights   {:.1} MiB -> {:.1} MiB in {n_files} files", mib(from), mib(to)))?;
     lost.lines().into_iter().try_for_each(print)?;
-    note(globals.quiet, format!("wrote {}", args.out.display()));
+    note(globals.quiet, format!("wrote {}", shown(&args.out)));
     Ok(())
 }
 
@@ -243,8 +245,4 @@ fn copy_history(source: &ModelFiles, out: &Path) -> Result<()> {
         write_atomic(&out.join("training.json"), &read(&history)?)?;
     }
     Ok(())
-}
-
-fn same_folder(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

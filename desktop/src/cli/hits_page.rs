@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::demo::markup::{escape, rect};
 use crate::library::{Found, Library};
+use crate::names::shown;
 
 const STYLE: &str = "
 :root { color-scheme: light dark }
@@ -30,14 +31,14 @@ pub fn hits_page(query: &str, found: &[Found], whys: &[Option<String>], library:
         let [width, height] = hit.photo.size_px;
         let thumbnail = BASE64_STANDARD.encode(library.thumbnail(hit.photo.content)?);
         let place = hit.box_px.map_or(String::new(), |box_px| rect("found", box_px));
-        let path = escape(&hit.photo.paths[0].to_string_lossy());
+        let path = escape(&shown(&hit.path));
+        let score = hit.score.map_or(String::new(), |score| format!("{score:.4} "));
         let why = why.as_deref().map_or(String::new(), |why| format!("{}<br>", escape(why)));
         writeln!(
             page,
             "<figure><svg viewBox=\"0 0 {width} {height}\"><image width=\"{width}\" height=\"{height}\" \
              href=\"data:image/jpeg;base64,{thumbnail}\"/>{place}</svg>\
-             <figcaption>{why}{:.4} <small>{path}</small></figcaption></figure>",
-            hit.score
+             <figcaption>{why}{score}<small>{path}</small></figcaption></figure>"
         )?;
     }
     page.push_str("</main></html>\n");

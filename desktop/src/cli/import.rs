@@ -1,6 +1,6 @@
 //! `mmgem import`: a published image encoder and a Hugging Face Llama become a model folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -16,6 +16,7 @@ use mmgem_core::tokenizer::Tokenizer;
 use serde_json::json;
 
 use crate::args::Globals;
+use crate::outputs::spare_inputs;
 use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, Args)]
@@ -116,6 +117,11 @@ enum WeightDtype {
 }
 
 pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
+    // The folder gets config.json, model.safetensors and tokenizer.json, as those that are read have.
+    let folder_of =
+        |path: &Path| if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
+    let (vision_folder, language_folder) = (folder_of(&args.vision), folder_of(&args.language));
+    spare_inputs("--out", &args.out, [vision_folder.as_path(), language_folder.as_path()])?;
     let of_vision = "the image encoder cannot be imported";
     let vision = Published::open(&args.vision, VISION_WEIGHTS).context(of_vision)?;
     let configs = vision.tower_configs().context(of_vision)?;

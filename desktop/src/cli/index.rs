@@ -9,34 +9,44 @@ use serde_json::{Value, json};
 
 use crate::args::WrongArguments;
 use crate::context::Context;
-use crate::library::{Changes, Donor, Library, Summary, default_library};
-use crate::photos::walk;
+use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
+use crate::names::{json_path, path_parser, printable, shown};
+use crate::outputs::{Target, check_ending, spare_inputs};
+use crate::photos::{FoundPhotos, Root, walk};
 #[cfg(feature = "ann")]
 use crate::terminal::progress_bar;
-use crate::terminal::{note, print, print_json};
+use crate::terminal::{json_problem, note, print, print_json};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem index ~/Pictures\n  \
     mmgem index holidays family --library photos.sqlite --exclude drafts/ --exclude '*.png'\n  \
+    mmgem index                                 (goes on with the folders of before)\n  \
     mmgem index ~/Pictures --watch\n  \
     mmgem index --export photos.safetensors     (for the web page)\n  \
     mmgem index ~/Pictures --import photos.safetensors\n  \
     mmgem index --problems\n\n\
     Run it again after photos were added, changed or moved: only new content is encoded. It can be ended\n\
-    at any moment, however that is, and goes on where it was.")]
+    at any moment, however that is, and goes on where it was. A file is read again when its size, its date,\n\
+    its permissions or a sidecar changed; --rescan reads all.")]
 pub struct IndexArgs {
-    /// Folders with photos, searched to the bottom
-    #[arg(value_name = "DIR")]
+    /// Folders with photos, searched to the bottom [default: those of before, with what was excluded from them]
+    #[arg(value_name = "DIR", value_parser = path_parser())]
     dirs: Vec<PathBuf>,
-    /// The library; in the platform's data folder without
+    /// The library [default: in the platform's data folder]
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
     /// Leave out what this line of a .gitignore would; a file .mmgemignore in a folder does the same
-    #[arg(long, value_name = "PATTERN")]
+    #[arg(long, value_name = "PATTERN", requires = "dirs")]
     exclude: Vec<String>,
-    /// Follow changes below the folders until Ctrl-C
+    /// Take hidden files, bins, folders of systems and programs, and those with a file .nomedia too
     #[arg(long, requires = "dirs")]
+    hidden: bool,
+    /// Read every file again, also those whose size and dates are as before
+    #[arg(long)]
+    rescan: bool,
+    /// Follow changes below the folders until Ctrl-C
+    #[arg(long)]
     watch: bool,
     /// Write the vectors of the whole library to this file, which the web page reads
     #[arg(long, value_name = "FILE", conflicts_with = "watch")]
@@ -65,39 +75,104 @@ impl IndexArgs {
             let bar = progress_bar(library.counts()?.photos, "photos", context.quiet);
             let n = library.update_nearby(&nearby, |n| bar.inc(n as u64))?;
             bar.finish_and_clear();
-            note(context.quiet, format!("{n} photos are in {}", nearby.display()));
+            note(context.quiet, format!("{n} photos are in {}", shown(&nearby)));
         }
         Ok(())
     }
 
-    /// Whether something is asked for that needs no folder.
-    fn asks_of_library(&self) -> bool {
+    /// Whether the library is to be written without folders.
+    fn changes_library(&self) -> bool {
         #[cfg(feature = "ann")]
         if self.approximate {
             return true;
         }
-        self.problems || self.compact || self.export.is_some()
+        self.compact
+    }
+
+    /// Whether something is asked for that needs no folder.
+    fn asks_of_library(&self) -> bool {
+        self.problems || self.export.is_some() || self.changes_library()
+    }
+
+    /// The folders that are named, or those of before that are there.
+    fn roots(&self, file: &Path, context: &Context) -> Result<Vec<Root>> {
+        if !self.dirs.is_empty() {
+            let root = |path: &PathBuf| Root {
+                path: path.clone(),
+                exclude: self.exclude.clone(),
+                hidden: self.hidden,
+            };
+            return Ok(self.dirs.iter().map(root).collect());
+        }
+        let known =
+            if file.is_file() { known_folders(&open_to_search(file, context)?, file)? } else { Vec::new() };
+        if known.is_empty() {
+            let message = "no folder is known yet: name some, as in `mmgem index ~/Pictures`";
+            return Err(WrongArguments(message.into()).into());
+        }
+        let (there, missing): (Vec<Root>, Vec<Root>) = known.into_iter().partition(|root| root.path.is_dir());
+        for root in &missing {
+            let why = "is not there; is its drive connected? Its photos stay in the library";
+            note(context.quiet, format!("passed over: {} {why}", shown(&root.path)));
+        }
+        anyhow::ensure!(!there.is_empty(), "none of the {} folders of before is there", missing.len());
+        Ok(there)
     }
 }
 
-pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
-    if args.dirs.is_empty() && !args.asks_of_library() {
-        let message = "nothing to do: give folders, or --export, --problems or --compact";
-        return Err(WrongArguments(message.into()).into());
+/// Folders that the library was filled from, in the shell or in the window.
+fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
+    let mut known = library.folders()?;
+    #[cfg(feature = "app")]
+    for folder in crate::app::folders_of(file) {
+        if !known.iter().any(|root| folder.starts_with(&root.path)) {
+            known.push(Root::from(folder));
+        }
     }
+    #[cfg(not(feature = "app"))]
+    let _ = file;
+    Ok(known)
+}
+
+fn open_to_search(file: &Path, context: &Context) -> Result<Library> {
+    Library::open_to_search(file, context.fingerprint, context.session.config().embed_dim)
+}
+
+pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let file = args.library.clone().map_or_else(default_library, Ok)?;
-    let mut library = Library::open(&file, context.fingerprint, context.session.config().embed_dim)?;
+    let only_asks = args.dirs.is_empty() && args.asks_of_library() && !args.watch && !args.rescan;
+    // Before the library is made: where no folder is there, nothing is.
+    let roots = if only_asks { Vec::new() } else { args.roots(&file, context)? };
+    let found = if only_asks { None } else { Some(walk(&roots, context.quiet)?) };
     let donor = args.import.as_deref().map(|file| Donor::read(file, context.fingerprint)).transpose()?;
-    let update = |library: &mut Library| -> Result<Summary> {
-        let found = walk(&args.dirs, &args.exclude, context.quiet)?;
+    let mut library = match only_asks && !args.changes_library() {
+        true => open_to_search(&file, context)?,
+        false if only_asks && !file.is_file() => return open_to_search(&file, context).map(drop),
+        false => Library::open(&file, context.fingerprint, context.session.config().embed_dim)?,
+    };
+    if let Some(out) = &args.export {
+        spare_library(out, args, &file, &library)?;
+    }
+    let filling = Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(context) };
+    let update = |library: &mut Library, found: &FoundPhotos, filling| -> Result<Summary> {
         if found.photos.is_empty() {
             note(context.quiet, "no photo is there");
         }
-        library.update(&found, donor.as_ref(), context)
+        library.update(found, filling)
     };
     // Before the first run, so that nothing that happens meanwhile is missed.
-    let changes = args.watch.then(|| Changes::below(&args.dirs)).transpose()?;
-    let summary = if args.dirs.is_empty() { Summary::default() } else { update(&mut library)? };
+    let folders: Vec<PathBuf> = roots.iter().map(|root| root.path.clone()).collect();
+    let changes = args.watch.then(|| Changes::below(&folders)).transpose()?;
+    let summary = match &found {
+        Some(found) => {
+            library.remember_folders(&found.roots)?;
+            if let Some(left_out) = found.left_out.in_words() {
+                note(context.quiet, left_out);
+            }
+            update(&mut library, found, filling)?
+        }
+        None => Summary::default(),
+    };
     if args.compact {
         library.compact()?;
     }
@@ -105,7 +180,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     args.update_nearby(&file, &mut library, context)?;
     if let Some(out) = &args.export {
         write_atomic(out, &library.to_index()?.to_bytes())?;
-        note(context.quiet, format!("wrote {}", out.display()));
+        note(context.quiet, format!("wrote {}", shown(out)));
     }
     if args.problems {
         return list_problems(&library, context);
@@ -113,8 +188,10 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     report(&file, &library, summary, context)?;
     let Some(changes) = changes else { return Ok(()) };
     note(context.quiet, "watching; Ctrl-C ends it");
+    let filling = Filling { rescan: false, ..filling };
     changes.follow(|| {
-        match update(&mut library) {
+        let updated = walk(&roots, context.quiet).and_then(|found| update(&mut library, &found, filling));
+        match updated {
             Ok(summary) if summary == Summary::default() => Ok(()),
             Ok(summary) => report(&file, &library, summary, context),
             Err(error) if context.strict => Err(error),
@@ -127,24 +204,39 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     })
 }
 
+/// Refuses to write an export over the library, its photos, or what is imported.
+fn spare_library(out: &Path, args: &IndexArgs, file: &Path, library: &Library) -> Result<()> {
+    check_ending("--export", out, &["safetensors"], "another format is not written")?;
+    spare_inputs("--export", out, args.import.iter().map(PathBuf::as_path).chain([file]))?;
+    // Only what is there can be one of thousands of photos.
+    if Target::of(out).is_some() {
+        let photos = library.paths()?;
+        spare_inputs("--export", out, photos.iter().map(PathBuf::as_path))?;
+    }
+    Ok(())
+}
+
 fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -> Result<()> {
     let counts = library.counts()?;
-    let Summary { encoded, recognised, forgotten, unreadable } = summary;
+    let Summary { encoded, recognised, unchanged, forgotten, unreadable } = summary;
     if context.json {
         return print_json(&json!({
-            "library": file.to_string_lossy(),
+            "library": json_path(file),
             "photos": counts.photos,
             "encoded": encoded,
             "recognised": recognised,
+            "unchanged": unchanged,
             "forgotten": forgotten,
             "unreadable": unreadable,
             "problems": counts.problems,
         }));
     }
+    let read_again =
+        if unchanged > 0 { format!(", {unchanged} read again and unchanged") } else { String::new() };
     print(format!(
-        "{}: {} photos; now {encoded} encoded, {recognised} recognised as copies or moved, {forgotten} forgotten, \
-         {unreadable} unreadable",
-        file.display(),
+        "{}: {} photos; now {encoded} encoded, {recognised} recognised as copies or moved{read_again}, {forgotten} \
+         forgotten, {unreadable} unreadable",
+        shown(file),
         counts.photos
     ))?;
     if counts.problems > 0 {
@@ -156,8 +248,9 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
 fn list_problems(library: &Library, context: &Context) -> Result<()> {
     let problems = library.problems()?;
     if context.json {
-        let entry = |(path, problem): &(PathBuf, String)| json!({ "path": path.to_string_lossy(), "problem": problem });
-        return print_json(&problems.iter().map(entry).collect::<Value>());
+        return print_json(&problems.iter().map(json_problem).collect::<Value>());
     }
-    problems.iter().try_for_each(|(path, problem)| print(format!("{}\t{problem}", path.display())))
+    let line =
+        |(path, problem): &(PathBuf, String)| print(format!("{}\t{}", shown(path), printable(problem)));
+    problems.iter().try_for_each(line)
 }

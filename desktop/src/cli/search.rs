@@ -1,5 +1,6 @@
 //! `mmgem search`: photos by texts, photos, regions of photos, and what is known of them.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,43 +15,53 @@ use mmgem_core::session::Part;
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use crate::args::{Globals, WrongArguments};
+use crate::args::{Globals, WrongArguments, cosine};
 use crate::boxes::BoxArg;
 use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
 use crate::context::{CAPTION_TOKENS, Context};
-use crate::library::{Found, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library};
-use crate::photos::{find_photos, read_photo};
+use crate::library::{
+    Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
+    second_in_words,
+};
+use crate::model::model_files;
+use crate::names::{json_path, path_parser, put_path, shown};
+use crate::outputs::{Target, check_ending, spare_inputs};
+use crate::photos::{FoundPhotos, find_photos, read_decoded};
 use crate::query::{Query, Term, What};
-use crate::terminal::{box_text, json_box, json_f32, note, one_line, print, print_json, root_on_one_line};
+use crate::terminal::{
+    box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    mmgem search \"a red boat\" --photos ~/Pictures\n  \
-    mmgem search \"beach - people after:2024-06 near:43.3,5.4,50\" --why\n  \
-    mmgem search \"2:sunset + boat.jpg path:holidays camera:canon type:jpeg\" -k 20 --page 2\n  \
+    mmgem search a red boat --photos ~/Pictures\n  \
+    mmgem search beach -people after:2024-06 near:43.3,5.4,50 --why\n  \
+    mmgem search '2:sunset + boat.jpg path:\"my holidays\" camera:canon type:jpeg' -k 20 --page 2\n  \
+    mmgem search after:2024-05 before:2024-06 -path:drafts    (the photos of a month, the latest first)\n  \
     mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
     mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n  \
     mmgem search --calibrate 'val-*.tar'     (what to give as --min-score)\n\n\
-    A query adds (+) and takes away (-) texts and photos, with spaces around the sign; N: before one is its\n\
-    weight. Words in double quotes are taken as they are. Filters: after: before: (a year, month or day)\n\
-    near:LAT,LON[,KM] path: camera: type:, with quotes where there are spaces: path:\"my photos\"\n\
-    A hit is: score, path, the box of the photo that fits best.")]
+    A query adds and takes away texts and photos: after `+` or `-` with spaces around it comes all up to the next, and\n\
+    `-cat` takes away that one word. N: before a text is its weight. What is in double quotes is taken as it is.\n\
+    Filters: after: before: (a year, month or day) near:LAT,LON[,KM] path: camera: type: with quotes where there are\n\
+    spaces: path:\"my photos\"; a `-` in front turns one round. Filters alone list photos, the latest first.\n\
+    A hit is: score, path, the box of the photo that fits best. Every file that is one is listed, copies too.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
-    #[arg(value_name = "QUERY", allow_hyphen_values = true, required_unless_present = "calibrate")]
-    query: Option<String>,
+    #[arg(value_name = "QUERY", required_unless_present = "calibrate")]
+    query: Vec<OsString>,
     /// Search for this region of the query photo, among the regions of the others
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     box_px: Option<BoxArg>,
     /// Score a photo by its best region instead of the whole: small things in large photos
     #[arg(long)]
     regions: bool,
-    /// Search the photos of these folders; the whole library without
-    #[arg(long, value_name = "DIR", num_args = 1..)]
+    /// Search the photos of these folders [default: the whole library]
+    #[arg(long, value_name = "DIR", num_args = 1.., value_parser = path_parser())]
     photos: Vec<PathBuf>,
-    /// Keep the embeddings in this file; without --photos in the platform's data folder
+    /// Keep the embeddings in this file [default: without --photos in the platform's data folder]
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
     /// Number of hits
@@ -60,8 +71,11 @@ pub struct SearchArgs {
     #[arg(long, value_name = "P", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     page: usize,
     /// Leave out hits with a smaller cosine; --calibrate tells which, every model has its own
-    #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true)]
+    #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true, value_parser = cosine)]
     min_score: f32,
+    /// List a picture once, however often it is stored: in other formats, sizes and qualities
+    #[arg(long)]
+    group: bool,
     /// Instead of searching, tell what --min-score does, from the captioned photos of these shards; the library
     /// remembers it for the window, if it is there
     #[arg(long, value_name = "SHARDS", num_args = 1.., conflicts_with = "query")]
@@ -113,70 +127,142 @@ enum Sort {
 }
 
 pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
-    let Some(text) = &args.query else { return calibrate(args, globals) };
-    let query = read_query(text, args.box_px)?;
+    if args.query.is_empty() {
+        return calibrate(args, globals);
+    }
+    let query = read_query(args)?;
     let among = if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
     let file = match (&args.library, &among) {
         (Some(file), _) => Some(file.clone()),
         (None, None) => Some(default_library()?),
         (None, Some(_)) => None,
     };
-    if let (Some(file), None) = (&file, &among) {
-        anyhow::ensure!(
-            file.is_file(),
-            "the photo library is not there\n  hint: fill it with `mmgem index DIR`, or name folders with --photos\n  file: {}",
-            file.display()
-        );
-    }
+    check_page(args, &query, among.as_ref(), file.as_deref(), globals)?;
     let start = Instant::now();
     let context = globals.open()?;
-    let dim = context.session.config().embed_dim;
-    let mut library = match &file {
-        Some(file) => Library::open(file, context.fingerprint, dim)?,
-        None => Library::in_memory(context.fingerprint, dim)?,
-    };
-    if let Some(photos) = &among {
-        library.update(photos, None, &context)?;
+    let mut library = open_library(file.as_deref(), among.as_ref(), &context)?;
+    spare_photos(args, &library)?;
+    if args.group && among.is_none() {
+        relate(&mut library, &context)?;
     }
-    let roots = among.map(|among| among.roots);
-    let asks = !query.filters.is_empty() || roots.is_some();
+    let asks = !query.filters.is_empty() || among.is_some();
     let source = Source::of(&library, file.as_deref(), asks, args)?;
     let open = millis(start);
     let start = Instant::now();
+    let doubts = query.doubts(context.session.tokenizer())?;
+    doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
     let known = query.is_known(&library)?;
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
-    let embed = query.embed(box_px, &context.session, &mut library)?;
+    let embed = match query.terms.is_empty() {
+        true => None,
+        false => Some(query.embed(box_px, &context.session, &mut library)?),
+    };
     let encode = millis(start);
     let wanted = Wanted {
         skip: (args.page - 1).saturating_mul(args.k),
         k: args.k,
         min_score: args.min_score,
         by_region: args.regions || args.box_px.is_some(),
+        group: args.group,
     };
-    let is_among = |path: &PathBuf| roots.iter().flatten().any(|root| path.starts_with(root));
-    let keep = |photo: &Photo| query.keeps(photo) && (roots.is_none() || photo.paths.iter().any(is_among));
+    let is_among = |path: &Path| among.as_ref().is_none_or(|among| among.covers(path));
+    let keep = |photo: &Photo, path: &Path| is_among(path) && query.keeps(photo, path);
     let start = Instant::now();
-    let mut found =
-        source.search(&library, &embed, &wanted, asks.then_some(&keep as &dyn Fn(&Photo) -> bool))?;
+    let mut found = source.search(&library, embed.as_deref(), &wanted, asks.then_some(&keep as &Keep))?;
     let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
-        found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken_secs));
+        found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken.secs));
     }
     if found.is_empty() {
         note(context.quiet, "no photo is a hit");
     }
     let whys = found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });
     let whys = whys.collect::<Result<Vec<_>>>()?;
-    report(&found, &whys, args, timing, &context)?;
+    report(&found, &whys, &doubts, args, timing, &context)?;
     if let Some(out) = &args.html {
-        write_atomic(out, hits_page(text, &found, &whys, &library)?.as_bytes())?;
-        note(context.quiet, format!("wrote {}", out.display()));
+        write_atomic(out, hits_page(&title(args), &found, &whys, &library)?.as_bytes())?;
+        note(context.quiet, format!("wrote {}", shown(out)));
     }
     match found.first().filter(|_| args.open) {
-        Some(hit) => open::that_detached(as_programs_take_it(&hit.photo.paths[0]))
-            .with_context(|| format!("cannot open the photo\n  file: {}", hit.photo.paths[0].display())),
+        Some(hit) => open::that_detached(as_programs_take_it(&hit.path))
+            .with_context(|| format!("cannot open the photo\n  file: {}", shown(&hit.path))),
         None => Ok(()),
     }
+}
+
+/// Refuses a page that would be written over what the search reads, as far as that is known before anything is opened.
+fn check_page(
+    args: &SearchArgs,
+    query: &Query,
+    among: Option<&FoundPhotos>,
+    library: Option<&Path>,
+    globals: &Globals,
+) -> Result<()> {
+    let Some(out) = &args.html else { return Ok(()) };
+    check_ending("--html", out, &["html", "htm"], "open that in a browser")?;
+    let of_query = query.terms.iter().filter_map(|term| match &term.what {
+        What::Photo(path) => Some(path.as_path()),
+        What::Text(_) => None,
+    });
+    let photos = among.into_iter().flat_map(|among| &among.photos).map(PathBuf::as_path);
+    let model = model_files(globals.model.as_deref());
+    let inputs = of_query.chain(photos).chain(library).chain(model.iter().map(PathBuf::as_path));
+    Ok(spare_inputs("--html", out, inputs)?)
+}
+
+/// Refuses a page that would be written over a photo of the library.
+fn spare_photos(args: &SearchArgs, library: &Library) -> Result<()> {
+    match &args.html {
+        Some(out) if Target::of(out).is_some() => {
+            let photos = library.paths()?;
+            Ok(spare_inputs("--html", out, photos.iter().map(PathBuf::as_path))?)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The library that is searched, with the photos of folders in it.
+fn open_library(file: Option<&Path>, among: Option<&FoundPhotos>, context: &Context) -> Result<Library> {
+    let dim = context.session.config().embed_dim;
+    let Some(among) = among else {
+        return Library::open_to_search(
+            file.expect("without folders there is one"),
+            context.fingerprint,
+            dim,
+        );
+    };
+    let mut library = match file {
+        None => Library::in_memory(context.fingerprint, dim)?,
+        Some(file) if !file.exists() => Library::open(file, context.fingerprint, dim)?,
+        Some(file) => Library::open_to_search(file, context.fingerprint, dim)?,
+    };
+    if library.is_read_only() {
+        note(context.quiet, "the library cannot be written: what is new in the folders is not searched");
+        return Ok(library);
+    }
+    library.update(among, Filling::of(context))?;
+    Ok(library)
+}
+
+/// Compares photos that were not when they were indexed, as in a library of an earlier program.
+fn relate(library: &mut Library, context: &Context) -> Result<()> {
+    if library.is_read_only() {
+        let n = library.n_unrelated()?;
+        if n > 0 {
+            let says = format!(
+                "{n} photos were not compared yet and are listed by themselves; `mmgem index` compares them"
+            );
+            note(context.quiet, says);
+        }
+        return Ok(());
+    }
+    let bar = progress_bar(library.n_unrelated()?, "photos compared", context.quiet);
+    library.relate(&mut |n| {
+        bar.inc(n as u64);
+        std::ops::ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    Ok(())
 }
 
 /// The vectors that a search compares.
@@ -202,22 +288,28 @@ impl Source {
         read_shelf(library).map(Self::Every)
     }
 
+    /// Without a vector filters alone say which photos are hits.
     fn search(
         self,
         library: &Library,
-        embed: &[f32],
+        embed: Option<&[f32]>,
         wanted: &Wanted,
-        keep: Option<&dyn Fn(&Photo) -> bool>,
+        keep: Option<&Keep>,
     ) -> Result<Vec<Found>> {
         let shelf = match self {
             Self::Every(shelf) => shelf,
             #[cfg(feature = "ann")]
-            Self::Near(nearby) => match library.search_near(&nearby, embed, wanted)? {
-                Some(found) => return Ok(found),
-                None => read_shelf(library)?,
-            },
+            Self::Near(nearby) => {
+                match library.search_near(&nearby, embed.expect("it is not filtered"), wanted)? {
+                    Some(found) => return Ok(found),
+                    None => read_shelf(library)?,
+                }
+            }
         };
-        library.search(&shelf, &index::Query::new(embed), wanted, keep)
+        match embed {
+            Some(embed) => library.search(&shelf, &index::Query::new(embed), wanted, keep),
+            None => library.filtered(&shelf, wanted, keep.unwrap_or(&|_, _| true)),
+        }
     }
 }
 
@@ -239,24 +331,38 @@ fn millis(since: Instant) -> f64 {
     1e3 * since.elapsed().as_secs_f64()
 }
 
-/// Tells cut-offs, and leaves them in the library: the one that is named, or the usual one where it is there.
+/// Tells cut-offs, and leaves them in the library: the one that is named, or the usual one, where it is there.
 fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let context = globals.open()?;
     let cutoffs = cutoff::run(&args.calibrate, &context)?;
-    let usual = || default_library().ok().filter(|file| file.is_file());
-    if let Some(file) = args.library.clone().or_else(usual) {
-        Library::open(&file, context.fingerprint, context.session.config().embed_dim)?
-            .set_cutoffs(&cutoffs)?;
-        note(context.quiet, format!("the window offers them over {}", file.display()));
+    let Some(file) = args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
+    else {
+        return Ok(());
+    };
+    let mut library =
+        Library::open_to_search(&file, context.fingerprint, context.session.config().embed_dim)?;
+    if library.is_read_only() {
+        note(
+            context.quiet,
+            format!("the library cannot be written and does not remember it: {}", shown(&file)),
+        );
+        return Ok(());
     }
+    library.set_cutoffs(&cutoffs)?;
+    note(context.quiet, format!("the window offers them over {}", shown(&file)));
     Ok(())
 }
 
-fn read_query(text: &str, box_px: Option<BoxArg>) -> Result<Query> {
-    let query: Query = text.parse()?;
+/// The query as it was typed, for a title.
+fn title(args: &SearchArgs) -> String {
+    args.query.iter().map(|word| shown(Path::new(word))).collect::<Vec<_>>().join(" ")
+}
+
+fn read_query(args: &SearchArgs) -> Result<Query> {
+    let query = Query::of_arguments(&args.query)?;
     let one_photo = matches!(query.terms.as_slice(), [Term { what: What::Photo(_), .. }]);
-    if box_px.is_some() && !one_photo {
-        let message = format!("--box goes with a photo alone; {text:?} is none");
+    if args.box_px.is_some() && !one_photo {
+        let message = format!("--box goes with a photo alone; {:?} is none", title(args));
         return Err(WrongArguments(message).into());
     }
     Ok(query)
@@ -265,28 +371,33 @@ fn read_query(text: &str, box_px: Option<BoxArg>) -> Result<Query> {
 fn report(
     found: &[Found],
     whys: &[Option<String>],
+    doubts: &[String],
     args: &SearchArgs,
     timing: Timing,
     context: &Context,
 ) -> Result<()> {
     let mut entries = Vec::new();
     for (hit, why) in found.iter().zip(whys) {
-        let path = &hit.photo.paths[0];
         if args.null {
-            print_null(path)?;
+            print_null(&hit.path)?;
         } else if context.json {
-            entries.push(entry(hit, path, why));
+            entries.push(entry(hit, why, doubts));
         } else {
             let why = why.as_ref().map(|text| format!("\t{}", one_line(text))).unwrap_or_default();
-            print(format!("{:.4}\t{}\t{}{why}", hit.score, path.display(), box_text(hit.box_px)))?;
-            let others = hit.photo.paths[1..].iter().chain(&hit.similar);
-            others.take(4).for_each(|path| note(context.quiet, format!("        same: {}", path.display())));
+            let score = hit.score.map_or("-".into(), |score| format!("{score:.4}"));
+            print(format!("{score}\t{}\t{}{why}", shown(&hit.path), box_text(hit.box_px)))?;
+            if args.group {
+                hit.same
+                    .iter()
+                    .for_each(|path| note(context.quiet, format!("        same: {}", shown(path))));
+            }
         }
     }
     let Timing { open, encode, known, scan } = timing;
     match (context.json, args.timing) {
         (true, true) => print_json(&json!({
             "hits": entries,
+            "warnings": doubts,
             "timing": {
                 "open_ms": json_f32(open as f32),
                 "encode_ms": json_f32(encode as f32),
@@ -309,7 +420,7 @@ fn report(
 fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
     match why(hit, context) {
         Err(error) if !context.strict => {
-            eprintln!("not described: {}: {}", hit.photo.paths[0].display(), root_on_one_line(&error));
+            note(false, format!("not described: {}: {}", shown(&hit.path), root_on_one_line(&error)));
             Ok(None)
         }
         why => why.map(Some),
@@ -318,25 +429,35 @@ fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
 
 /// What is in the box of a hit.
 fn why(hit: &Found, context: &Context) -> Result<String> {
-    let encoded = context.session.encode_rgb(&read_photo(&hit.photo.paths[0])?);
+    let encoded = context.session.encode_decoded(&read_decoded(&hit.path)?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
     let decoding = Decoding { max_tokens: CAPTION_TOKENS, ..Decoding::default() };
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
 }
 
-fn entry(hit: &Found, path: &Path, why: &Option<String>) -> Value {
+fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
+    let Photo { format, size_bytes, size_px, taken, camera, place, .. } = &hit.photo;
     let mut entry = json!({
-        "path": path.to_string_lossy(),
-        "score": json_f32(hit.score),
+        "path": null,
+        "score": hit.score.map(json_f32),
         "box": json_box(hit.box_px),
+        "date": second_in_words(taken.secs),
+        "date_from": taken.from.as_str(),
+        "size": size_px,
+        "size_bytes": size_bytes,
+        "format": format,
+        "camera": camera,
+        "place": place,
     });
-    let others: Vec<_> =
-        hit.photo.paths[1..].iter().chain(&hit.similar).map(|path| path.to_string_lossy()).collect();
-    if !others.is_empty() {
-        entry["same"] = json!(others);
+    put_path(&mut entry, &hit.path);
+    if !hit.same.is_empty() {
+        entry["same"] = hit.same.iter().map(|path| json_path(path)).collect();
     }
     if let Some(why) = why {
         entry["caption"] = why.as_str().into();
+    }
+    if !doubts.is_empty() {
+        entry["warnings"] = json!(doubts);
     }
     entry
 }

@@ -12,9 +12,11 @@ use mmgem_core::trace::{
 };
 use serde_json::{Value, json};
 
-use crate::args::Globals;
+use crate::args::{Globals, not_empty};
 use crate::boxes::BoxArg;
-use crate::model::ModelFiles;
+use crate::model::{ModelFiles, model_files};
+use crate::names::path_parser;
+use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::read_photo;
 use crate::terminal::{note, print, print_json};
 
@@ -26,10 +28,10 @@ use crate::terminal::{note, print, print_json};
     text i, and losses and gradients are traced too.")]
 pub struct TraceArgs {
     /// A photo; can be given many times
-    #[arg(long = "image", value_name = "IMAGE", required = true)]
+    #[arg(long = "image", value_name = "IMAGE", required = true, value_parser = path_parser())]
     images: Vec<PathBuf>,
     /// A text; can be given many times
-    #[arg(long = "text", value_name = "T", required = true)]
+    #[arg(long = "text", value_name = "T", required = true, value_parser = not_empty)]
     texts: Vec<String>,
     /// A region of the first photo, not clipped; can be given many times
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
@@ -49,6 +51,10 @@ pub struct TraceArgs {
 }
 
 pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
+    check_ending("--out", &args.out, &["safetensors"], "another format is not written")?;
+    let model = model_files(globals.model.as_deref());
+    let inputs = args.images.iter().chain(&args.compare).chain(&model);
+    spare_inputs("--out", &args.out, inputs.map(PathBuf::as_path))?;
     let model_files = ModelFiles::read(globals.model.as_deref())?;
     let input = trace_input(args, &model_files)?;
     let config = model_files.config()?;

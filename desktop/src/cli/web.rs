@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use httparse::Status;
 use serde_json::json;
 
 use crate::args::Globals;
+use crate::library::default_library;
+use crate::names::{json_path, shown};
 use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, Args)]
@@ -21,9 +23,10 @@ use crate::terminal::{note, print, print_json};
     mmgem web\n  \
     mmgem web --port 8080 --no-open\n  \
     mmgem web --dir ~/mmgem-page\n\n\
-    `cargo web` builds the page. It is served to this machine only (127.0.0.1), until Ctrl-C.")]
+    `cargo web` in a checkout builds the page; a program that is installed finds it in its data folder, as mmgem/web.\n    \
+    It is served to this machine only (127.0.0.1), until Ctrl-C.")]
 pub struct WebArgs {
-    /// Folder of the built page; web/dist of the checkout without
+    /// Folder of the built page [default: web/dist of the checkout, or where it is copied to]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Port; 0 takes a free one
@@ -44,11 +47,11 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     })?;
     let url = format!("http://{}/", listener.local_addr().context("the server has no address")?);
     if globals.json {
-        print_json(&json!({ "url": url, "dir": dir }))?;
+        print_json(&json!({ "url": url, "dir": json_path(&dir) }))?;
     } else {
         print(&url)?;
     }
-    note(globals.quiet, format!("serving {} to this machine; Ctrl-C ends it", dir.display()));
+    note(globals.quiet, format!("serving {} to this machine; Ctrl-C ends it", shown(&dir)));
     if !args.no_open && open::that_detached(&url).is_err() {
         note(globals.quiet, "no browser could be started: open the address in one");
     }
@@ -96,23 +99,44 @@ fn hang_up(connection: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The folder given, or the checkout's that this program was built in, or the one below the current folder.
+/// The folder given, or the first that has a page of: the checkout's that this program was built in, the one below the
+/// current folder, those beside an installed program, and the person's own.
 fn find_page(given: Option<&Path>) -> Result<PathBuf> {
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/dist");
     let candidates = match given {
         Some(dir) => vec![dir.to_owned()],
-        None => vec![built_in, PathBuf::from("web/dist")],
+        None => places_of_page(std::env::current_exe().ok().as_deref(), personal_page().as_deref()),
     };
     let found = candidates.iter().find(|dir| dir.join("index.html").is_file());
-    let wanted = &candidates[candidates.len() - 1];
-    ensure!(
-        found.is_some(),
-        "the page is not built: there is no index.html\n  hint: run `cargo web` in the checkout, or name the folder \
-         of a built page with --dir\n  folder: {}",
-        wanted.display()
-    );
-    let found = found.expect("checked above");
-    found.canonicalize().with_context(|| format!("cannot read the folder\n  folder: {}", found.display()))
+    let Some(found) = found else { bail!(no_page(given, personal_page().as_deref())) };
+    found.canonicalize().with_context(|| format!("cannot read the folder\n  folder: {}", shown(found)))
+}
+
+/// Where the page of a person who installed the program may lie.
+fn personal_page() -> Option<PathBuf> {
+    Some(default_library().ok()?.parent()?.join("web"))
+}
+
+fn places_of_page(program: Option<&Path>, personal: Option<&Path>) -> Vec<PathBuf> {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../web/dist");
+    let mut places = vec![built_in, PathBuf::from("web/dist")];
+    if let Some(folder) = program.and_then(Path::parent) {
+        places.push(folder.join("mmgem-web"));
+        places.push(folder.join("../share/mmgem/web"));
+    }
+    places.extend(personal.map(Path::to_owned));
+    places
+}
+
+fn no_page(given: Option<&Path>, personal: Option<&Path>) -> String {
+    let place = given.or(personal).map_or_else(|| "web/dist".into(), shown);
+    let cure = match (given, personal) {
+        (None, Some(personal)) => format!("copy web/dist to {}", shown(personal)),
+        _ => "name its web/dist with --dir".into(),
+    };
+    format!(
+        "the page is not built: there is no index.html\n  hint: `cargo web` in a checkout of this program builds it; then \
+         {cure}\n  folder: {place}"
+    )
 }
 
 /// What counts of a request.
@@ -406,6 +430,26 @@ mod tests {
     fn a_page_that_is_not_built_says_how() {
         let empty = tempfile::tempdir().expect("a temporary folder");
         let error = find_page(Some(empty.path())).expect_err("empty").to_string();
-        assert!(error.contains("cargo web"), "{error}");
+        assert!(error.contains("cargo web") && error.contains("--dir"), "{error}");
+        let error = no_page(None, Some(Path::new("/data/mmgem/web")));
+        assert!(error.contains("cargo web") && error.contains("copy web/dist to /data/mmgem/web"), "{error}");
+    }
+
+    #[test]
+    fn an_installed_program_finds_its_page() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let program = folder.path().join("bin/mmgem");
+        let personal = folder.path().join("data/web");
+        for place in ["bin/mmgem-web", "share/mmgem/web", "data/web"] {
+            let place = folder.path().join(place);
+            fs::create_dir_all(&place).expect("writable");
+            fs::write(place.join("index.html"), "the page").expect("writable");
+            let found = places_of_page(Some(&program), Some(&personal));
+            let found =
+                found.iter().skip(2).find(|dir| dir.join("index.html").is_file()).expect("it is there");
+            assert_eq!(found.canonicalize().expect("there"), place.canonicalize().expect("there"));
+            fs::remove_dir_all(&place).expect("writable");
+            fs::create_dir_all(folder.path().join("bin")).expect("writable");
+        }
     }
 }

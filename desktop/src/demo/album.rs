@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use mmgem_core::image::{Rgb, preprocess};
+use mmgem_core::image::{Rgb, decode, preprocess};
 use mmgem_core::scenes::{Scene, scene};
 use mmgem_core::session::{EncodedImage, Part};
 use pollster::block_on;
 use rayon::prelude::*;
 
 use crate::context::Context;
+use crate::names::shown;
 use crate::photos::{find_photos, for_each_encoded, read_photo};
 use crate::terminal::progress_bar;
 
@@ -20,10 +21,43 @@ const HELD_OUT_SEED: u64 = 7_000_003;
 /// Scenes that go through the image encoder at once.
 const BATCH: usize = 8;
 
-/// A picture and, if it was drawn, what is on it.
+/// A photo that the program carries, with a text that is true of it alone (terms: `assets/demo/README.md`).
+#[derive(Debug)]
+pub(super) struct DemoPhoto {
+    name: &'static str,
+    bytes: &'static [u8],
+    /// What is on it.
+    pub text: &'static str,
+}
+
+macro_rules! demo_photos {
+    ($($name:literal: $text:literal,)*) => {
+        &[$(DemoPhoto {
+            name: $name,
+            bytes: include_bytes!(concat!("../../../assets/demo/", $name)),
+            text: $text,
+        }),*]
+    };
+}
+
+const DEMO_PHOTOS: &[DemoPhoto] = demo_photos! {
+    "coffee.jpg": "a cup of coffee on a table",
+    "cat.jpg": "a close up of a cat",
+    "astronaut.jpg": "a woman in an orange suit",
+    "rocket.jpg": "a rocket at night",
+    "raccoon.jpg": "a furry animal in green leaves",
+    "photographer.jpg": "a man with a camera on a tripod",
+    "officer.jpg": "an old woman in a uniform and glasses",
+    "stairs.jpg": "a person on the stairs of a building",
+    "galaxies.jpg": "many stars in the dark sky",
+    "grass.jpg": "grass",
+};
+
+/// A picture and, if the program knows, what is on it.
 #[derive(Debug)]
 pub(super) enum Source {
     File(PathBuf),
+    Demo(&'static DemoPhoto),
     Scene(usize, Scene),
 }
 
@@ -44,6 +78,7 @@ impl Source {
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::Demo(photo) => photo.name.to_owned(),
             Self::Scene(idx, _) => format!("scene {}", idx + 1),
         }
     }
@@ -51,22 +86,32 @@ impl Source {
     /// Where the picture is, as far as it is anywhere.
     pub fn path(&self) -> String {
         match self {
-            Self::File(path) => path.display().to_string(),
-            Self::Scene(..) => self.name(),
+            Self::File(path) => shown(path),
+            Self::Demo(_) | Self::Scene(..) => self.name(),
         }
     }
 
     /// What was drawn, where that is known.
     pub fn scene(&self) -> Option<&Scene> {
         match self {
-            Self::File(_) => None,
+            Self::File(_) | Self::Demo(_) => None,
             Self::Scene(_, scene) => Some(scene),
+        }
+    }
+
+    /// A text that is true of the picture and hardly of another one; `None` for files.
+    pub fn own_text(&self) -> Option<&str> {
+        match self {
+            Self::File(_) => None,
+            Self::Demo(photo) => Some(photo.text),
+            Self::Scene(_, scene) => Some(&scene.captions[0]),
         }
     }
 
     pub fn pixels(&self) -> Result<Rgb> {
         match self {
             Self::File(path) => read_photo(path),
+            Self::Demo(photo) => Ok(decode(photo.bytes, Default::default())?),
             Self::Scene(_, scene) => Ok(Rgb::from_raw(scene.width, scene.height, scene.rgb.clone())
                 .expect("a scene has three bytes for each pixel")),
         }
@@ -74,17 +119,18 @@ impl Source {
 }
 
 impl Album {
-    /// Draws scenes that no training has seen, and encodes them.
-    pub fn drawn(seed: u64, n: usize, context: &Context) -> Result<Self> {
+    /// Encodes the photos that the program carries, and after them scenes that it draws and no training has seen.
+    pub fn demo(seed: u64, n: usize, context: &Context) -> Result<Self> {
+        let photos = DEMO_PHOTOS.iter().take(n).map(Source::Demo);
         let draw = |idx| Source::Scene(idx, scene(HELD_OUT_SEED.wrapping_add(seed), idx as u64));
-        let scenes: Vec<Source> = (0..n).into_par_iter().map(draw).collect();
+        let scenes: Vec<Source> = (0..n - photos.len()).into_par_iter().map(draw).collect();
         let config = context.session.config().preprocess();
-        let bar = progress_bar(n, "drawings", context.quiet);
+        let bar = progress_bar(n, "pictures", context.quiet);
         let mut album = Self::default();
         let start = Instant::now();
-        let mut scenes = scenes.into_iter().peekable();
-        while scenes.peek().is_some() {
-            let batch: Vec<Source> = scenes.by_ref().take(BATCH).collect();
+        let mut sources = photos.chain(scenes).peekable();
+        while sources.peek().is_some() {
+            let batch: Vec<Source> = sources.by_ref().take(BATCH).collect();
             let inputs: Result<Vec<_>> =
                 batch.par_iter().map(|source| Ok(preprocess(&source.pixels()?, &config))).collect();
             for (source, image) in batch.into_iter().zip(&context.session.encode_batch(&inputs?)) {
@@ -96,18 +142,25 @@ impl Album {
         Ok(album)
     }
 
+    /// The files that were read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().filter_map(|source| match source {
+            Source::File(path) => Some(path.as_path()),
+            Source::Demo(_) | Source::Scene(..) => None,
+        })
+    }
+
     /// Reads and encodes the photos in a folder and below it.
     pub fn of_folder(folder: &Path, context: &Context) -> Result<Self> {
-        let cure = "there is nothing to show\n  hint: give a folder with photos; `mmgem demo` alone draws its own pictures";
+        let cure = "there is nothing to show\n  hint: give a folder with photos; `mmgem demo` alone brings its own pictures";
         let paths = find_photos(&[folder.to_owned()], context.quiet).context(cure)?.photos;
         let mut album = Self::default();
         let start = Instant::now();
         for_each_encoded(context, &paths, |path, image| {
             album.add(Source::File(path.to_owned()), image, start, context)
         })?;
-        let read: HashSet<String> = album.sources.iter().map(Source::path).collect();
-        album.passed_over =
-            paths.into_iter().filter(|path| !read.contains(&path.display().to_string())).collect();
+        let read: HashSet<PathBuf> = album.files().map(Path::to_owned).collect();
+        album.passed_over = paths.into_iter().filter(|path| !read.contains(path)).collect();
         Ok(album)
     }
 
@@ -158,6 +211,16 @@ mod tests {
         assert_eq!(Album { done, ..Album::default() }.images_per_sec(), 2.0);
         let done = vec![Duration::from_secs(2)];
         assert_eq!(Album { done, ..Album::default() }.images_per_sec(), 0.5);
+    }
+
+    #[test]
+    fn the_photos_of_the_demo_can_be_read_and_their_terms_are_there() {
+        let terms = include_str!("../../../assets/demo/README.md");
+        for photo in DEMO_PHOTOS {
+            let (width, height) = Source::Demo(photo).pixels().expect(photo.name).dimensions();
+            assert_eq!(width.min(height), 256, "{}", photo.name);
+            assert!(terms.contains(&format!("| `{}` |", photo.name)), "{}", photo.name);
+        }
     }
 
     #[test]

@@ -17,11 +17,16 @@ use mmgem_core::files::write_atomic;
 use serde_json::{Value, json};
 
 use self::album::Album;
-use self::report::{Captioned, Report};
+use self::report::Report;
 use self::tour::Tour;
+use crate::args::not_empty;
 use crate::context::Context;
+use crate::names::{json_path, shown};
+use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
 
+/// Queries of the demo for its own pictures.
+const OWN_QUERIES: usize = 6;
 /// Queries for photos of which nothing is known.
 const ANY_QUERIES: [&str; 5] = ["a dog", "people", "a car on the street", "the sea", "a red flower"];
 /// Pictures that are described.
@@ -33,15 +38,15 @@ const DESCRIBED: usize = 8;
     mmgem demo\n  \
     mmgem demo ~/Pictures --query \"my red bike\" --query \"snow\" --out bike.html")]
 pub struct DemoArgs {
-    /// Folder of photos; without one, the program draws its own pictures
+    /// Folder of photos [default: ten photos and some scenes that the program carries]
     dir: Option<PathBuf>,
     /// Page to write
     #[arg(long, default_value = "report.html", value_name = "FILE")]
     out: PathBuf,
     /// Text to search for; give it again for more
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     query: Vec<String>,
-    /// Pictures to draw, or at most to show of the photos
+    /// Most pictures to show
     #[arg(long, default_value_t = 24, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     photos: usize,
     /// Other drawings
@@ -58,12 +63,14 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     ensure!(
         folder.is_none_or(|folder| folder.is_dir()),
         "there is no folder for the page\n  hint: make it, or give another --out\n  file: {}",
-        args.out.display()
+        shown(&args.out)
     );
+    check_ending("--out", &args.out, &["html", "htm"], "open that in a browser")?;
     let album = match &args.dir {
         Some(dir) => Album::of_folder(dir, context)?,
-        None => Album::drawn(args.seed, args.photos, context)?,
+        None => Album::demo(args.seed, args.photos, context)?,
     };
+    spare_inputs("--out", &args.out, album.files())?;
     let rate = two_digits(album.images_per_sec());
     note(context.quiet, format!("encoded {} pictures, {rate} a second", album.sources.len()));
     let report = take(&args, &album, context)?;
@@ -87,43 +94,40 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
         .map(|text| tour.search(text).with_context(|| format!("cannot search for {text:?}")))
         .collect::<Result<Vec<_>>>()?;
 
-    let described = spaced(album.sources.len(), DESCRIBED.min(args.photos));
+    // The photos come before the drawings.
+    let described = match args.dir {
+        Some(_) => spaced(album.sources.len(), DESCRIBED.min(args.photos)),
+        None => (0..DESCRIBED.min(album.sources.len())).collect(),
+    };
     note(context.quiet, format!("describing {} pictures", described.len()));
     let captioned = described.into_iter().map(|source| tour.describe(source)).collect::<Result<Vec<_>>>()?;
 
     let n_found = tour.captions_that_find_their_picture()?;
-    let is_drawn = n_found.is_some();
+    let is_own = n_found.is_some();
     Ok(Report {
-        album: album_name(album.sources.len(), is_drawn),
+        album: album_name(album.sources.len(), is_own),
         facts: facts(context, album, &tour),
-        measured: n_found
-            .map(|n_found| measured(n_found, album.sources.len(), &captioned))
-            .unwrap_or_default(),
+        measured: n_found.map(|n_found| measured(n_found, album.sources.len())).unwrap_or_default(),
         pictures: tour.pictures,
         gallery,
         queries,
         captioned,
-        passed_over: album.passed_over.iter().map(|path| path.display().to_string()).collect(),
+        passed_over: album.passed_over.iter().map(|path| shown(path)).collect(),
         command: command_line(std::env::args()),
     })
 }
 
-/// What the person asks; else phrases and captions of some of the drawings, so that the right answer is
-/// known; else what is often on photos.
+/// The user's queries; else texts of some of the demo's pictures, so that the right answer is known; else
+/// things that are often on photos.
 fn queries(args: &DemoArgs, album: &Album) -> Vec<String> {
     if !args.query.is_empty() {
         return args.query.clone();
     }
-    let mut texts = Vec::new();
-    for (turn, source) in spaced(album.sources.len(), ANY_QUERIES.len()).into_iter().enumerate() {
-        let Some(scene) = album.sources[source].scene() else {
-            return ANY_QUERIES.map(str::to_owned).to_vec();
-        };
-        let phrases = scene.regions.iter().flat_map(|region| &region.phrases);
-        let phrase = phrases.filter(|_| turn % 2 == 0).max_by_key(|phrase| phrase.len());
-        texts.push(phrase.unwrap_or(&scene.captions[0]).clone());
+    let own: Option<Vec<&str>> = album.sources.iter().map(|source| source.own_text()).collect();
+    match own {
+        None => ANY_QUERIES.map(str::to_owned).to_vec(),
+        Some(texts) => texts.into_iter().take(OWN_QUERIES).map(str::to_owned).collect(),
     }
-    texts
 }
 
 /// Up to `n` of `0..len`, evenly spaced.
@@ -132,10 +136,10 @@ fn spaced(len: usize, n: usize) -> Vec<usize> {
     (0..n).map(|i| i * len / n).collect()
 }
 
-fn album_name(n: usize, is_drawn: bool) -> String {
-    match (is_drawn, n) {
-        (true, 1) => "1 drawn picture".into(),
-        (true, _) => format!("{n} drawn pictures"),
+fn album_name(n: usize, is_own: bool) -> String {
+    match (is_own, n) {
+        (true, 1) => "1 picture of the demo".into(),
+        (true, _) => format!("{n} pictures of the demo"),
         (false, 1) => "1 photo".into(),
         (false, _) => format!("{n} photos"),
     }
@@ -155,19 +159,11 @@ fn facts(context: &Context, album: &Album, tour: &Tour) -> Vec<(String, String)>
     ]
 }
 
-fn measured(n_found: usize, n: usize, captioned: &[Captioned]) -> Vec<String> {
-    let regions = || captioned.iter().flat_map(|card| &card.regions);
-    let n_right = regions().filter(|(_, said)| said.is_right).count();
-    vec![
-        format!(
-            "Measured on these drawings, which training has not seen: {n_found} of {n} captions find their own picture \
+fn measured(n_found: usize, n: usize) -> Vec<String> {
+    vec![format!(
+        "Measured on these pictures, which training has not seen: {n_found} of {n} texts find their own picture \
              first; by chance it would be 1 of {n}."
-        ),
-        format!(
-            "Of {} boxes, {n_right} are named as in the drawing's own notes, word for word.",
-            regions().count()
-        ),
-    ]
+    )]
 }
 
 fn median_ms(times: &[Duration]) -> f64 {
@@ -208,7 +204,7 @@ fn tell(args: &DemoArgs, report: &Report, quiet: bool) -> Result<()> {
         }
         report.measured.iter().try_for_each(print)?;
     }
-    print(format!("report: {}", args.out.display()))
+    print(format!("report: {}", shown(&args.out)))
 }
 
 fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {
@@ -229,7 +225,7 @@ fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {
         })
     });
     json!({
-        "report": args.out,
+        "report": json_path(&args.out),
         "images": album.sources.len(),
         "queries": queries.collect::<Vec<_>>(),
         "captions": captions.collect::<Vec<_>>(),

@@ -13,7 +13,7 @@ use mmgem_core::scenes::Scene;
 use mmgem_core::session::{Caption, EncodedImage, Part, candidate_boxes};
 use pollster::block_on;
 
-use super::album::Album;
+use super::album::{Album, Source};
 use super::picture::{heat_map, picture_uri, thumbnail};
 use super::report::{Captioned, Heat, Hit, Picture, Query, Said};
 use crate::context::Context;
@@ -84,8 +84,7 @@ impl<'a> Tour<'a> {
         let ranked = self.album.rank(&text_embed);
         self.search_times.push(start.elapsed());
 
-        let is_right =
-            |source: usize| self.album.sources[source].scene().map(|scene| is_true_of(text, scene));
+        let is_right = |source: usize| is_true_of(text, &self.album.sources[source]);
         let right: Vec<bool> = ranked.iter().map(|(source, _)| is_right(*source) == Some(true)).collect();
         let first_right = right.iter().position(|is_right| *is_right);
         let n_right = right.iter().filter(|is_right| **is_right).count();
@@ -124,7 +123,8 @@ impl<'a> Tour<'a> {
         let Opened { image, .. } = self.open(source)?;
         let album = self.album;
         let scene = album.sources[source].scene();
-        let truths: &[String] = scene.map_or(&[], |scene| &scene.captions);
+        let own_text = album.sources[source].own_text().map(str::to_owned);
+        let truths: &[String] = scene.map_or(own_text.as_slice(), |scene| &scene.captions);
         let whole = self.caption(&image, &Part::Whole, truths)?;
         let places = match scene {
             Some(scene) => drawn_places(scene),
@@ -139,11 +139,10 @@ impl<'a> Tour<'a> {
         Ok(Captioned { picture, whole, regions })
     }
 
-    /// How many of the drawings' first captions find their own drawing before all others; `None` for photos.
+    /// How many of the pictures' own texts find their picture before all others; `None` for somebody's photos.
     pub fn captions_that_find_their_picture(&self) -> Result<Option<usize>> {
-        let scenes: Option<Vec<&Scene>> = self.album.sources.iter().map(|source| source.scene()).collect();
-        let Some(scenes) = scenes else { return Ok(None) };
-        let captions: Vec<&str> = scenes.iter().map(|scene| scene.captions[0].as_str()).collect();
+        let captions: Option<Vec<&str>> = self.album.sources.iter().map(|source| source.own_text()).collect();
+        let Some(captions) = captions else { return Ok(None) };
         let text_embeds = block_on(self.context.session.embed_texts(&captions))?;
         let embed_dim = self.context.session.config().embed_dim;
         let own: Vec<usize> = (0..captions.len()).collect();
@@ -216,10 +215,11 @@ fn best_apart(boxes: &[BoxPx], scores: &[f32], n: usize) -> Vec<usize> {
     chosen
 }
 
-/// Whether a text is one of those that were written of the scene or of a thing in it.
-fn is_true_of(text: &str, scene: &Scene) -> bool {
+/// Whether a text is one of those that were written of the picture or of a thing in it; `None` if nothing was.
+fn is_true_of(text: &str, source: &Source) -> Option<bool> {
+    let Some(scene) = source.scene() else { return source.own_text().map(|own| own == text) };
     let phrases = scene.regions.iter().flat_map(|region| &region.phrases);
-    scene.captions.iter().chain(phrases).any(|truth| truth == text)
+    Some(scene.captions.iter().chain(phrases).any(|truth| truth == text))
 }
 
 /// Where the thing is that a text tells of, if it is just one.
@@ -273,9 +273,11 @@ mod tests {
 
     #[test]
     fn captions_and_phrases_are_true_of_their_scene() {
+        let source = Source::Scene(0, scene());
         for (text, wanted) in [("caption 4", true), ("a dog on the left", true), ("a cat", false)] {
-            assert_eq!(is_true_of(text, &scene()), wanted, "{text}");
+            assert_eq!(is_true_of(text, &source), Some(wanted), "{text}");
         }
+        assert_eq!(is_true_of("a cat", &Source::File("cat.jpg".into())), None);
     }
 
     #[test]

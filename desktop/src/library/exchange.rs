@@ -1,7 +1,6 @@
 //! The file that the desktop and the browser exchange, from and to a library.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -10,13 +9,14 @@ use mmgem_core::index::{Index, IndexedPhoto, Vectors};
 
 use super::fill::Stamp;
 use super::{Library, PhotoVectors, codes_from_bytes, paths};
+use crate::names::{composed, shown};
 
 /// Vectors that were made elsewhere by the same model.
 #[derive(Debug)]
 pub struct Donor {
     index: Index,
     /// A file's name, its size and its date in milliseconds tell the same photo in another place.
-    rows: HashMap<(OsString, i64, i64), usize>,
+    rows: HashMap<(String, i64, i64), usize>,
 }
 
 impl Donor {
@@ -25,13 +25,13 @@ impl Donor {
     /// # Errors
     /// When it is none, or one of another model.
     pub fn read(file: &Path, fingerprint: u64) -> Result<Self> {
-        let complaint = || format!("the index cannot be used\n  file: {}", file.display());
+        let complaint = || format!("the index cannot be used\n  file: {}", shown(file));
         let index = Index::from_bytes(&files::read(file)?).with_context(complaint)?;
         index.check_model(fingerprint).with_context(complaint)?;
         let rows = index.photos.iter().enumerate().filter_map(|(row, photo)| {
             // A browser on Windows may have written either separator.
             let name = photo.path.rsplit(['/', '\\']).next()?;
-            Some(((name.into(), i64::try_from(photo.size_bytes).ok()?, photo.modified_ms), row))
+            Some(((composed(name), i64::try_from(photo.size_bytes).ok()?, photo.modified_ms), row))
         });
         Ok(Self { rows: rows.collect(), index })
     }
@@ -39,7 +39,9 @@ impl Donor {
     /// Vectors of a file, if they were made elsewhere.
     pub fn vectors(&self, path: &Path, stamp: Stamp) -> Option<PhotoVectors> {
         let modified_ms = stamp.modified_ns.div_euclid(1_000_000);
-        let row = *self.rows.get(&(path.file_name()?.to_owned(), stamp.size_bytes, modified_ms))?;
+        // A Mac and a PC compose accents differently; what is not UTF-8 is written as U+FFFD by both.
+        let name = composed(&path.file_name()?.to_string_lossy());
+        let row = *self.rows.get(&(name, stamp.size_bytes, modified_ms))?;
         let regions = self.index.regions_of(row);
         Some(PhotoVectors {
             image: self.index.images.rows(row..row + 1),

@@ -1,7 +1,7 @@
 //! Filling a library: what is new is read, resized and encoded at the same time, a batch at once.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, Metadata};
 use std::ops::ControlFlow;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,9 @@ use mmgem_core::session::{EncodedImage, Part};
 use pollster::block_on;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Donor, Facts, Library, PhotoVectors, bytes_of_codes, bytes_of_floats, paths};
+use super::dates::Dated;
+use super::sidecars::{self, Beside};
+use super::{Donor, FACTS, Facts, Library, PhotoVectors, READERS, bytes_of_codes, bytes_of_floats, paths};
 use crate::context::Context;
 use crate::photos::{FoundPhotos, decode_photo};
 use crate::terminal::{PassedOver, progress_bar};
@@ -38,10 +40,29 @@ pub struct Summary {
     pub encoded: usize,
     /// New files whose vectors were there: copies, moved or renamed ones, or those of an imported index.
     pub recognised: usize,
+    /// Files that were read again and hold the same photo as before.
+    pub unchanged: usize,
     /// Files that are gone and were forgotten.
     pub forgotten: usize,
-    /// New files that could not be read.
+    /// Files that could not be read.
     pub unreadable: usize,
+}
+
+/// What fills a library, besides the photos.
+#[derive(Clone, Copy)]
+pub struct Filling<'a> {
+    pub context: &'a Context,
+    /// Vectors that were made elsewhere.
+    pub donor: Option<&'a Donor>,
+    /// Reads every file again, also those that seem to be as they were.
+    pub rescan: bool,
+}
+
+impl<'a> Filling<'a> {
+    /// With nothing from elsewhere, and only what is new.
+    pub fn of(context: &'a Context) -> Self {
+        Self { context, donor: None, rescan: false }
+    }
 }
 
 /// Somebody who waits for [`Library::update_watched`].
@@ -99,23 +120,64 @@ pub struct Stamp {
     pub size_bytes: i64,
     /// Nanoseconds since 1970.
     pub modified_ns: i64,
+    /// When anything about it changed, its permissions and its name included; nothing where the system does not tell.
+    pub changed_ns: Option<i64>,
+    /// When the files beside it changed last.
+    pub sidecar_ns: Option<i64>,
+}
+
+/// A file as the library knows it.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    stamp: Stamp,
+    /// The [`READERS`] that could not read it, 0 if it could not be opened; nothing where it could be read.
+    refused_by: Option<i64>,
+    /// More can be found out about it than when it was read.
+    lacks_facts: bool,
+}
+
+impl Known {
+    /// Whether the file must be read again, which has this stamp now.
+    fn is_stale(&self, now: Stamp) -> bool {
+        let Stamp { size_bytes, modified_ns, changed_ns, sidecar_ns } = self.stamp;
+        let same = (size_bytes, modified_ns, sidecar_ns) == (now.size_bytes, now.modified_ns, now.sidecar_ns);
+        let changed = changed_ns.is_some() && changed_ns != now.changed_ns;
+        let may_be_read = self.refused_by.is_some_and(|readers| readers != READERS);
+        !same || changed || may_be_read || self.lacks_facts
+    }
 }
 
 /// A new or changed file after a reader has had it.
 struct Arrived {
     path: PathBuf,
-    stamp: Stamp,
-    content: Result<Content>,
+    /// Nothing where the system does not tell.
+    stamp: Option<Stamp>,
+    beside: Beside,
+    content: Result<Content, Refusal>,
+}
+
+/// Why a file has no content.
+struct Refusal {
+    error: anyhow::Error,
+    /// The system did not hand out its bytes; they may be fine.
+    is_unopened: bool,
 }
 
 struct Content {
     hash: [u8; 32],
+    facts: Facts,
     /// Nothing where the library has all of this content already.
     fresh: Option<Fresh>,
 }
 
+/// A file that goes into the library.
+struct Filed<'a> {
+    path: &'a Path,
+    stamp: Option<Stamp>,
+    beside: Beside,
+}
+
 struct Fresh {
-    facts: Facts,
     format: &'static str,
     width: u32,
     height: u32,
@@ -130,14 +192,9 @@ impl Library {
     /// # Errors
     /// When the library cannot be written, when no file of several can be used, or with `--strict` one
     /// cannot; what was done until then stays.
-    pub fn update(
-        &mut self,
-        found: &FoundPhotos,
-        donor: Option<&Donor>,
-        context: &Context,
-    ) -> Result<Summary> {
-        let mut terminal = OnTerminal::new(found.photos.len(), context);
-        let summary = self.update_watched(found, donor, context, &mut terminal)?;
+    pub fn update(&mut self, found: &FoundPhotos, filling: Filling) -> Result<Summary> {
+        let mut terminal = OnTerminal::new(found.photos.len(), filling.context);
+        let summary = self.update_watched(found, filling, &mut terminal)?;
         terminal.finish()?;
         Ok(summary)
     }
@@ -150,23 +207,31 @@ impl Library {
     pub fn update_watched(
         &mut self,
         found: &FoundPhotos,
-        donor: Option<&Donor>,
-        context: &Context,
+        filling: Filling,
         watcher: &mut dyn Watcher,
     ) -> Result<Summary> {
         let mut summary = Summary { forgotten: self.forget_missing(found)?, ..Summary::default() };
-        let current = self.current_files()?;
-        let is_stale = |path: &&PathBuf| {
-            let known = current.get(path.as_path());
-            known.is_none() || known.copied() != Stamp::of(path).ok()
-        };
-        let stale: Vec<PathBuf> = found.photos.iter().filter(is_stale).cloned().collect();
+        let known = self.known_files()?;
+        let mut stale = Vec::new();
+        let mut as_before = Vec::new();
+        for path in &found.photos {
+            let now = Stamp::of(path, found.sidecars_of(path)).ok();
+            match (known.get(path.as_path()), now) {
+                (Some(known), Some(now)) if !filling.rescan && !known.is_stale(now) => {
+                    if known.stamp.changed_ns.is_none() && now.changed_ns.is_some() {
+                        as_before.push((path.as_path(), now));
+                    }
+                }
+                _ => stale.push(path.clone()),
+            }
+        }
+        self.learn_changes(&as_before)?;
         let whole = self.whole_contents()?;
-        let config = context.session.config().preprocess();
+        let config = filling.context.session.config().preprocess();
         watcher.begin(stale.len());
 
         let next = AtomicUsize::new(0);
-        thread::scope(|scope| {
+        let went_on = thread::scope(|scope| -> Result<bool> {
             // Bounded: readers wait while the encoder is busy, so memory does not grow. Dropped at the end,
             // which ends the readers.
             let (sender, receiver) = sync_channel(BATCH);
@@ -174,7 +239,7 @@ impl Library {
                 let (sender, stale, next, whole, config) = (sender.clone(), &stale, &next, &whole, &config);
                 scope.spawn(move || {
                     while let Some(path) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if sender.send(arrive(path, whole, config)).is_err() {
+                        if sender.send(arrive(path, found.sidecars_of(path), whole, config)).is_err() {
                             break;
                         }
                     }
@@ -185,78 +250,109 @@ impl Library {
                 let batch: Vec<Arrived> = receiver.iter().take(BATCH).collect();
                 let n_files = batch.len();
                 if n_files == 0 {
-                    return Ok(summary);
+                    return Ok(true);
                 }
-                self.store(batch, donor, context, &mut summary, watcher)?;
+                self.store(batch, filling, &mut summary, watcher)?;
                 if watcher.advance(n_files).is_break() {
-                    return Ok(summary);
+                    return Ok(false);
                 }
             }
-        })
+        })?;
+        if went_on {
+            self.relate(&mut |_| watcher.advance(0))?;
+        }
+        Ok(summary)
     }
 
     /// Encodes what needs it and writes a batch in one transaction.
     fn store(
         &mut self,
         batch: Vec<Arrived>,
-        donor: Option<&Donor>,
-        context: &Context,
+        filling: Filling,
         summary: &mut Summary,
         watcher: &mut dyn Watcher,
     ) -> Result<()> {
+        let Filling { context, donor, .. } = filling;
         let (mut known, mut new, mut bad) = (Vec::new(), Vec::new(), Vec::new());
         let mut in_batch = HashSet::new();
-        for Arrived { path, stamp, content } in batch {
+        for Arrived { path, stamp, beside, content } in batch {
             match content {
-                Err(error) => bad.push((path, stamp, error)),
-                Ok(Content { hash, fresh: Some(fresh) })
+                Err(refusal) => bad.push((path, stamp, beside, refusal)),
+                Ok(Content { hash, facts, fresh: Some(fresh) })
                     if in_batch.insert(hash) && !self.has_vectors(&hash)? =>
                 {
-                    new.push((path, stamp, hash, fresh));
+                    new.push((path, stamp, beside, hash, facts, fresh));
                 }
-                Ok(Content { hash, .. }) => known.push((path, stamp, hash)),
+                Ok(Content { hash, facts, .. }) => known.push((path, stamp, beside, hash, facts)),
             }
         }
         let mut vectors: Vec<Option<PhotoVectors>> =
-            new.iter().map(|(path, stamp, ..)| donor?.vectors(path, *stamp)).collect();
+            new.iter().map(|(path, stamp, ..)| donor?.vectors(path, (*stamp)?)).collect();
         let to_encode: Vec<usize> = (0..new.len()).filter(|i| vectors[*i].is_none()).collect();
-        let inputs: Vec<Preprocessed> = to_encode.iter().map(|i| new[*i].3.input.clone()).collect();
+        let inputs: Vec<Preprocessed> = to_encode.iter().map(|i| new[*i].5.input.clone()).collect();
         if !inputs.is_empty() {
             for (i, encoded) in to_encode.iter().zip(&context.session.encode_batch(&inputs)) {
                 vectors[*i] = Some(embed(context, encoded)?);
             }
         }
         summary.encoded += to_encode.len();
-        summary.recognised += known.len() + new.len() - to_encode.len();
+        summary.recognised += new.len() - to_encode.len();
         summary.unreadable += bad.len();
 
         let transaction = self.db.transaction()?;
-        for ((path, stamp, hash, fresh), vectors) in new.iter().zip(vectors) {
-            let content = content_row(&transaction, hash, fresh)?;
+        for ((path, stamp, beside, hash, facts, fresh), vectors) in new.iter().zip(vectors) {
+            let content = content_row(&transaction, hash, facts, fresh)?;
             vector_rows(&transaction, self.model, content, &vectors.expect("encoded or given above"))?;
-            file_row(&transaction, path, *stamp, Ok(hash))?;
+            file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
         }
-        for (path, stamp, hash) in &known {
-            file_row(&transaction, path, *stamp, Ok(hash))?;
+        for (path, stamp, beside, hash, facts) in &known {
+            facts_row(&transaction, hash, facts)?;
+            let was_there = file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
+            *if was_there { &mut summary.unchanged } else { &mut summary.recognised } += 1;
         }
-        for (path, stamp, error) in &bad {
-            file_row(&transaction, path, *stamp, Err(&crate::terminal::root_on_one_line(error)))?;
+        for (path, stamp, beside, refusal) in &bad {
+            file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Err(refusal))?;
         }
         transaction.commit()?;
-        bad.into_iter().try_for_each(|(path, _, error)| watcher.refuse(&path, error))
+        bad.into_iter().try_for_each(|(path, _, _, refusal)| watcher.refuse(&path, refusal.error))
     }
 
     /// Files whose rows say all there is to say, as long as the files are still the same.
-    fn current_files(&self) -> Result<HashMap<PathBuf, Stamp>> {
-        let sql = "SELECT path, size_bytes, modified_ns FROM file WHERE problem IS NOT NULL
-            OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
+    fn known_files(&self) -> Result<HashMap<PathBuf, Known>> {
+        let sql = "SELECT path, size_bytes, modified_ns, changed_ns, sidecar_ns,
+                problem IS NOT NULL, readers, content.id IS NOT NULL AND content.taken_secs IS NULL
+                AND coalesce(content.facts, 0) < ?2
+            FROM file LEFT JOIN content ON content.id = file.content
+            WHERE problem IS NOT NULL OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
         let mut rows = self.db.prepare(sql)?;
-        let rows = rows.query_map([self.model], |row| {
+        let rows = rows.query_map([self.model, FACTS], |row| {
             let path: Vec<u8> = row.get(0)?;
-            let stamp = Stamp { size_bytes: row.get(1)?, modified_ns: row.get(2)? };
-            Ok((paths::from_bytes(&path), stamp))
+            let stamp = Stamp {
+                size_bytes: row.get(1)?,
+                modified_ns: row.get(2)?,
+                changed_ns: row.get(3)?,
+                sidecar_ns: row.get(4)?,
+            };
+            let refused = row.get::<_, bool>(5)?;
+            let readers: Option<i64> = row.get(6)?;
+            let refused_by = refused.then(|| readers.unwrap_or(0));
+            Ok((paths::from_bytes(&path), Known { stamp, refused_by, lacks_facts: row.get(7)? }))
         });
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Learns when files changed that an earlier program read, and that have the size and the date of then.
+    fn learn_changes(&mut self, files: &[(&Path, Stamp)]) -> Result<()> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.db.transaction()?;
+        for (path, stamp) in files {
+            transaction
+                .prepare_cached("UPDATE file SET changed_ns = ?2 WHERE path = ?1")?
+                .execute(params![paths::to_bytes(path), stamp.changed_ns])?;
+        }
+        Ok(transaction.commit()?)
     }
 
     /// Whether a content has vectors of this model: a copy may have come with an earlier batch.
@@ -278,7 +374,7 @@ impl Library {
     fn forget_missing(&mut self, found: &FoundPhotos) -> Result<usize> {
         let there: HashSet<&Path> = found.photos.iter().map(PathBuf::as_path).collect();
         self.forget(|path| {
-            let searched = found.roots.iter().any(|root| path.starts_with(root));
+            let searched = found.covers(path);
             // A folder that could not be listed says nothing about what is in it.
             let missing = || found.complete || matches!(path.try_exists(), Ok(false));
             searched && !there.contains(path) && missing()
@@ -307,39 +403,57 @@ impl Library {
 }
 
 impl Stamp {
-    pub fn of(path: &Path) -> Result<Self> {
+    pub fn of(path: &Path, sidecars: &[PathBuf]) -> Result<Self> {
         let metadata = fs::metadata(path)?;
         let modified = metadata.modified()?;
         let modified_ns = match modified.duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
             Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
         };
-        Ok(Self { size_bytes: i64::try_from(metadata.len())?, modified_ns })
+        Ok(Self {
+            size_bytes: i64::try_from(metadata.len())?,
+            modified_ns,
+            changed_ns: changed_ns(&metadata),
+            sidecar_ns: sidecars::changed_ns(sidecars),
+        })
     }
 }
 
+#[cfg(unix)]
+fn changed_ns(metadata: &Metadata) -> Option<i64> {
+    use std::os::unix::fs::MetadataExt;
+    metadata.ctime().checked_mul(1_000_000_000)?.checked_add(metadata.ctime_nsec())
+}
+
+/// Windows keeps it, but Rust's library does not tell it.
+#[cfg(not(unix))]
+fn changed_ns(_metadata: &Metadata) -> Option<i64> {
+    None
+}
+
 /// What a reader does with a file: nothing that needs the model or the library.
-fn arrive(path: &Path, whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> Arrived {
+fn arrive(path: &Path, sidecars: &[PathBuf], whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> Arrived {
+    let unopened = |error| Refusal { error, is_unopened: true };
     // Before the bytes: a file that changes meanwhile is read again next time.
-    let stamp = Stamp::of(path);
-    let content = stamp.as_ref().map_err(|error| anyhow::anyhow!("{error}")).and_then(|_| {
-        let bytes = files::read(path)?;
+    let stamp = Stamp::of(path, sidecars);
+    let bytes = match &stamp {
+        Ok(_) => files::read(path).map_err(|error| unopened(error.into())),
+        Err(error) => Err(unopened(anyhow::anyhow!("{error}"))),
+    };
+    let content = bytes.and_then(|bytes| {
         let hash = *blake3::hash(&bytes).as_bytes();
+        let facts = Facts::of(&bytes);
         if whole.contains(&hash) {
-            return Ok(Content { hash, fresh: None });
+            return Ok(Content { hash, facts, fresh: None });
         }
         // Strangers' files: whatever panics has read nothing.
         let fresh = catch_unwind(|| fresh(path, &bytes, config)).unwrap_or_else(|_| {
             Err(anyhow::anyhow!("reading it ended in a panic; the file is damaged, or this program is wrong"))
         });
-        let fresh = Some(fresh?);
-        Ok(Content { hash, fresh })
+        let fresh = fresh.map_err(|error| Refusal { error, is_unopened: false })?;
+        Ok(Content { hash, facts, fresh: Some(fresh) })
     });
-    Arrived {
-        path: path.to_owned(),
-        stamp: stamp.unwrap_or(Stamp { size_bytes: 0, modified_ns: 0 }),
-        content,
-    }
+    Arrived { path: path.to_owned(), stamp: stamp.ok(), beside: Beside::of(path, sidecars), content }
 }
 
 fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
@@ -347,7 +461,6 @@ fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
     let decoded = decode_photo(path, bytes, (OVERSAMPLING * side).max(THUMBNAIL))?;
     let (width, height) = (decoded.width, decoded.height);
     Ok(Fresh {
-        facts: Facts::of(bytes),
         format: decoded.format,
         width,
         height,
@@ -388,31 +501,33 @@ pub fn embed(context: &Context, encoded: &EncodedImage) -> Result<PhotoVectors> 
     Ok(PhotoVectors { image, boxes, regions })
 }
 
-fn content_row(transaction: &Transaction, hash: &[u8; 32], fresh: &Fresh) -> Result<i64> {
-    let Fresh { facts, format, width, height, .. } = fresh;
-    let [latitude, longitude] = facts.place.map_or([None; 2], |place| place.map(Some));
+/// A new content, or one that is read in another way than before.
+fn content_row(transaction: &Transaction, hash: &[u8; 32], facts: &Facts, fresh: &Fresh) -> Result<i64> {
+    let Fresh { format, width, height, look, .. } = fresh;
     transaction
         .prepare_cached(
-            "INSERT OR IGNORE INTO content
-            (hash, format, width, height, taken_secs, camera, latitude, longitude, look)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO content (hash, format, width, height, look) VALUES (?1, ?2, ?3, ?4, ?5)
+            ON CONFLICT (hash) DO UPDATE SET format = excluded.format, width = excluded.width,
+            height = excluded.height, look = excluded.look, family = NULL",
         )?
-        .execute(params![
-            hash,
-            format,
-            width,
-            height,
-            facts.taken_secs,
-            facts.camera,
-            latitude,
-            longitude,
-            fresh.look.cast_signed()
-        ])?;
+        .execute(params![hash, format, width, height, look.cast_signed()])?;
+    facts_row(transaction, hash, facts)?;
     let content = content_of(transaction, hash)?.context("the content was just written")?;
     transaction
         .prepare_cached("INSERT OR REPLACE INTO thumbnail (content, jpeg) VALUES (?1, ?2)")?
         .execute(params![content, fresh.thumbnail])?;
     Ok(content)
+}
+
+/// What a content says of itself, if this program finds out more than the one that wrote it.
+fn facts_row(transaction: &Transaction, hash: &[u8; 32], facts: &Facts) -> Result<()> {
+    let [latitude, longitude] = facts.place.map_or([None; 2], |place| place.map(Some));
+    let (secs, from) = facts.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
+    let sql = "UPDATE content SET taken_secs = ?3, date_from = ?4, camera = ?5, latitude = ?6, longitude = ?7, facts = ?2
+        WHERE hash = ?1 AND coalesce(facts, 0) < ?2";
+    let row = params![hash, FACTS, secs, from, facts.camera, latitude, longitude];
+    transaction.prepare_cached(sql)?.execute(row)?;
+    Ok(())
 }
 
 fn content_of(transaction: &Transaction, hash: &[u8; 32]) -> Result<Option<i64>> {
@@ -451,31 +566,49 @@ pub(super) fn vector_rows(
     Ok(())
 }
 
-/// A file with its content, or with what is wrong with it.
-fn file_row(
-    transaction: &Transaction,
-    path: &Path,
-    stamp: Stamp,
-    content: Result<&[u8; 32], &str>,
-) -> Result<()> {
+/// A file with its content, or with what is wrong with it; whether it had this content before.
+///
+/// A photo that the system does not hand out for now stays a hit: its content is as it was when it was read last.
+fn file_row(transaction: &Transaction, file: Filed, content: Result<&[u8; 32], &Refusal>) -> Result<bool> {
+    let Filed { path, stamp, beside } = file;
+    let path = paths::to_bytes(path);
+    let mut before = transaction.prepare_cached("SELECT content FROM file WHERE path = ?1")?;
+    let before: Option<i64> = before.query_row([&path], |row| row.get(0)).optional()?.flatten();
     let content_id = match content {
         Ok(hash) => Some(content_of(transaction, hash)?.context("a file's content comes before it")?),
-        Err(_) => None,
+        Err(refusal) => before.filter(|_| refusal.is_unopened),
     };
+    let problem = content.err().map(|refusal| crate::terminal::root_on_one_line(&refusal.error));
+    let is_unopened = content.is_err_and(|refusal| refusal.is_unopened);
+    let [latitude, longitude] = beside.place.map_or([None; 2], |place| place.map(Some));
+    let (taken_secs, date_from) = beside.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
     transaction
         .prepare_cached(
-            "INSERT INTO file (path, size_bytes, modified_ns, content, problem) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO file (path, size_bytes, modified_ns, changed_ns, sidecar_ns, content, problem, readers,
+                taken_secs, date_from, latitude, longitude)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
             ON CONFLICT (path) DO UPDATE SET size_bytes = excluded.size_bytes,
-            modified_ns = excluded.modified_ns, content = excluded.content, problem = excluded.problem",
+            modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns, sidecar_ns = excluded.sidecar_ns,
+            content = excluded.content, problem = excluded.problem, readers = excluded.readers,
+            taken_secs = excluded.taken_secs, date_from = excluded.date_from, latitude = excluded.latitude,
+            longitude = excluded.longitude",
         )?
         .execute(params![
-            paths::to_bytes(path),
-            stamp.size_bytes,
-            stamp.modified_ns,
+            path,
+            stamp.map_or(0, |stamp| stamp.size_bytes),
+            stamp.map_or(0, |stamp| stamp.modified_ns),
+            stamp.and_then(|stamp| stamp.changed_ns),
+            stamp.and_then(|stamp| stamp.sidecar_ns),
             content_id,
-            content.err()
+            problem,
+            // Whatever kept a file shut may be gone the next time.
+            (!is_unopened).then_some(READERS),
+            taken_secs,
+            date_from,
+            latitude,
+            longitude
         ])?;
-    Ok(())
+    Ok(content.is_ok() && before.is_some() && before == content_id)
 }
 
 #[cfg(test)]

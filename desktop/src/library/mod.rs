@@ -6,38 +6,47 @@
 //! ends, however that is.
 
 mod cutoffs;
+mod dates;
 mod exchange;
 mod facts;
 mod fill;
+mod folders;
 #[cfg(feature = "ann")]
 mod nearby;
+mod open;
 mod paths;
+mod same;
 mod search;
+mod sidecars;
 mod texts;
 mod watch;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use mmgem_core::files;
 use mmgem_core::image::BoxPx;
 use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use cutoffs::Cutoff;
+pub use dates::{date_in_words, days_of_date, second_in_words};
 pub use exchange::Donor;
-pub use facts::{Facts, days_since_1970};
-pub use fill::{Summary, Watcher};
+pub use facts::Facts;
+pub use fill::{Filling, Summary, Watcher};
 #[cfg(feature = "ann")]
 pub use nearby::gathered_vectors;
 pub use paths::as_programs_take_it;
-pub use search::{Found, Photo, Ranked, Shelf, Wanted};
+pub use search::{Found, Keep, Photo, Ranked, Shelf, Wanted};
+pub use sidecars::{FolderSidecars, is_sidecar};
 pub use texts::{KnownTexts, TextsInMemory};
 pub use watch::Changes;
 
 /// Raised whenever the same photo and model give other vectors: decoding, scaling, choice of boxes.
-const PREPROCESSING: i64 = 1;
+const PREPROCESSING: i64 = 2;
+/// Raised whenever more formats can be read: files that could not be are tried again.
+const READERS: i64 = 2;
+/// Raised whenever [`Facts`] finds more: files without a date of their own are read again.
+const FACTS: i64 = 1;
 /// What `PRAGMA user_version` says of a library with the tables below.
 const SCHEMA_VERSION: i64 = 1;
 /// What `PRAGMA application_id` says of every library: "MMGL".
@@ -90,28 +99,58 @@ CREATE TABLE region_vectors (
 );
 ";
 
-/// What can be measured again; libraries of earlier programs lack it, and those programs pass over it.
-const CACHES: &str = "
-CREATE TABLE IF NOT EXISTS text_vector (
-    model INTEGER NOT NULL REFERENCES model,
-    hash BLOB NOT NULL,             -- BLAKE3 of the text
-    embed BLOB NOT NULL,            -- little-endian f32
-    PRIMARY KEY (model, hash)
-);
-CREATE TABLE IF NOT EXISTS cutoff (
-    model INTEGER NOT NULL REFERENCES model,
-    kept REAL NOT NULL,
-    min_score REAL NOT NULL,
-    passed REAL NOT NULL,
-    PRIMARY KEY (model, kept)
-);
-CREATE TABLE IF NOT EXISTS nearby (
-    model INTEGER PRIMARY KEY REFERENCES model,
-    last_content INTEGER NOT NULL,  -- photos up to it are in the approximate index
-    n INTEGER NOT NULL,
-    n_bytes INTEGER NOT NULL        -- of its file
-);
-";
+/// Columns that libraries of earlier programs lack, and those programs do not miss: table, name, type.
+const COLUMNS: [(&str, &str, &str); 10] = [
+    // The same number: the same picture stored again. NULL: not compared yet.
+    ("content", "family", "INTEGER"),
+    // Where `taken_secs` was found.
+    ("content", "date_from", "TEXT"),
+    // `FACTS` of the program that read them.
+    ("content", "facts", "INTEGER"),
+    // When anything about the file changed, where the system tells: permissions and the name as well.
+    ("file", "changed_ns", "INTEGER"),
+    // When the files beside it changed last.
+    ("file", "sidecar_ns", "INTEGER"),
+    // `READERS` of the program that tried it.
+    ("file", "readers", "INTEGER"),
+    // What its name and the files beside it say.
+    ("file", "taken_secs", "INTEGER"),
+    ("file", "date_from", "TEXT"),
+    ("file", "latitude", "REAL"),
+    ("file", "longitude", "REAL"),
+];
+
+/// Tables that libraries of earlier programs lack, and those programs do not miss: name, columns.
+const TABLES: [(&str, &str); 4] = [
+    (
+        "text_vector",
+        "model INTEGER NOT NULL REFERENCES model,
+        hash BLOB NOT NULL,             -- BLAKE3 of the text
+        embed BLOB NOT NULL,            -- little-endian f32
+        PRIMARY KEY (model, hash)",
+    ),
+    (
+        "cutoff",
+        "model INTEGER NOT NULL REFERENCES model,
+        kept REAL NOT NULL,
+        min_score REAL NOT NULL,
+        passed REAL NOT NULL,
+        PRIMARY KEY (model, kept)",
+    ),
+    (
+        "nearby",
+        "model INTEGER PRIMARY KEY REFERENCES model,
+        last_content INTEGER NOT NULL,  -- photos up to it are in the approximate index
+        n INTEGER NOT NULL,
+        n_bytes INTEGER NOT NULL        -- of its file",
+    ),
+    (
+        "folder",
+        "path BLOB PRIMARY KEY,         -- as in `file`
+        exclude TEXT NOT NULL,          -- a JSON list of patterns
+        hidden INTEGER NOT NULL         -- what is left out by default is taken",
+    ),
+];
 
 /// An open library, seen by one model.
 #[derive(Debug)]
@@ -121,6 +160,8 @@ pub struct Library {
     model: i64,
     fingerprint: u64,
     dim: usize,
+    /// What keeps it from being written; nothing where it can be.
+    read_only: Option<open::ReadOnly>,
 }
 
 /// Vectors of a photo and of its regions.
@@ -144,42 +185,6 @@ pub struct Counts {
 }
 
 impl Library {
-    /// Opens a library, or makes it, for a model with vectors of `dim` numbers.
-    ///
-    /// # Errors
-    /// When the file is something else, of a newer version, or cannot be written.
-    pub fn open(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
-        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            files::create_dir(folder)?;
-        }
-        let complaint = || {
-            format!(
-                "the photo library cannot be used\n  hint: name another with --library; if this was one, delete it to begin again\n  file: {}",
-                file.display()
-            )
-        };
-        Connection::open(file)
-            .map_err(Into::into)
-            .and_then(|db| Self::of_connection(db, fingerprint, dim))
-            .with_context(complaint)
-    }
-
-    /// A library that is gone when the program ends.
-    pub fn in_memory(fingerprint: u64, dim: usize) -> Result<Self> {
-        Self::of_connection(Connection::open_in_memory()?, fingerprint, dim)
-    }
-
-    fn of_connection(mut db: Connection, fingerprint: u64, dim: usize) -> Result<Self> {
-        // Another process may be writing; a batch takes it well under a second.
-        db.busy_timeout(Duration::from_secs(30))?;
-        db.pragma_update(None, "journal_mode", "WAL")?;
-        db.pragma_update(None, "synchronous", "NORMAL")?;
-        db.pragma_update(None, "foreign_keys", true)?;
-        make_tables(&mut db)?;
-        let model = model_row(&db, fingerprint, dim)?;
-        Ok(Self { db, model, fingerprint, dim })
-    }
-
     /// How much there is.
     pub fn counts(&self) -> Result<Counts> {
         let count = |sql: &str, model: &[&dyn rusqlite::ToSql]| -> Result<usize> {
@@ -196,6 +201,13 @@ impl Library {
         let mut rows =
             self.db.prepare("SELECT path, problem FROM file WHERE problem IS NOT NULL ORDER BY path")?;
         let rows = rows.query_map([], |row| Ok((paths::from_bytes(&row.get::<_, Vec<u8>>(0)?), row.get(1)?)));
+        Ok(rows?.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// All files that are known, whether they can be read or not.
+    pub fn paths(&self) -> Result<Vec<PathBuf>> {
+        let mut rows = self.db.prepare("SELECT path FROM file")?;
+        let rows = rows.query_map([], |row| Ok(paths::from_bytes(&row.get::<_, Vec<u8>>(0)?)));
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -235,34 +247,6 @@ impl Library {
         transaction.commit()?;
         Ok(self.db.execute_batch("VACUUM")?)
     }
-}
-
-fn make_tables(db: &mut Connection) -> Result<()> {
-    // Two programs may meet here: the second waits, and finds the tables made.
-    let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let pragma = |name| transaction.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    let n_tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
-    if n_tables == 0 {
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-    } else {
-        anyhow::ensure!(application == APPLICATION_ID, "it is a database of another program");
-        anyhow::ensure!(
-            version == SCHEMA_VERSION,
-            "it is of version {version}; this program reads version {SCHEMA_VERSION}"
-        );
-    }
-    transaction.execute_batch(CACHES)?;
-    Ok(transaction.commit()?)
-}
-
-fn model_row(db: &Connection, fingerprint: u64, dim: usize) -> Result<i64> {
-    let key = params![fingerprint.cast_signed(), PREPROCESSING, i64::try_from(dim)?];
-    db.execute("INSERT OR IGNORE INTO model (fingerprint, preprocessing, dim) VALUES (?1, ?2, ?3)", key)?;
-    let sql = "SELECT id FROM model WHERE fingerprint = ?1 AND preprocessing = ?2";
-    Ok(db.query_row(sql, params![fingerprint.cast_signed(), PREPROCESSING], |row| row.get(0))?)
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

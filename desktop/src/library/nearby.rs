@@ -85,7 +85,7 @@ impl Library {
     /// that it did not propose might be hits too.
     pub fn search_near(&self, file: &Path, vector: &[f32], wanted: &Wanted) -> Result<Option<Vec<Found>>> {
         let n_wanted = wanted.skip.saturating_add(wanted.k);
-        // More than asked for, because near-duplicates take no place of their own.
+        // More than asked for, because members of a group take no place of their own.
         let n =
             if wanted.by_region { REGION_CANDIDATES } else { n_wanted.saturating_mul(4).saturating_add(256) };
         let Some(shelf) = self.shelf_near(file, vector, n)? else { return Ok(None) };
@@ -218,7 +218,7 @@ fn as_text(file: &Path) -> Result<&str> {
 
 fn complaint(file: &Path) -> String {
     format!(
-        "the approximate index cannot be used\n  hint: delete it, or make it again with `mmgem index --approximate`\n  file: {}",
+        "the approximate index cannot be used\n  hint: make it again with `mmgem index --approximate`, or search with --exact\n  file: {}",
         file.display()
     )
 }
@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn wanted(k: usize) -> Wanted {
-        Wanted { skip: 0, k, min_score: -1.0, by_region: false }
+        Wanted { skip: 0, k, min_score: -1.0, by_region: false, group: false }
     }
 
     impl Desk {

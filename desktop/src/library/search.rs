@@ -1,7 +1,7 @@
 //! Searching a library: every vector is looked at, the hits are told with all that is known of them.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use mmgem_core::image::BoxPx;
@@ -9,19 +9,13 @@ use mmgem_core::index::{Hit, Query, Vectors, best};
 use rayon::prelude::*;
 use rusqlite::params;
 
+use super::dates::{DateFrom, Dated};
 use super::{Library, paths};
 
-/// Photos whose regions are looked at when regions count: those that fit best as a whole.
+/// Photos whose regions are looked at when regions count, and few hits are wanted: those that fit best as a whole.
 pub(super) const REGION_CANDIDATES: usize = 3000;
 /// Vectors that a thread scans before it asks for more.
 const SCAN: usize = 4096;
-/// Photos whose [`Photo::look`] differs in no more bits, and whose vectors are as near as
-/// [`SAME_COSINE`], show the same thing.
-const SAME_BITS: u32 = 4;
-/// See [`SAME_BITS`].
-const SAME_COSINE: f32 = 0.97;
-/// Hits of a whole ranking among which near-duplicates are looked for.
-const GATHERED: usize = 1000;
 
 /// The vectors of whole photos, in memory.
 #[derive(Clone, Debug)]
@@ -40,15 +34,25 @@ pub struct Photo {
     pub paths: Vec<PathBuf>,
     /// The format's name, as "JPEG".
     pub format: String,
+    /// Size of the file.
+    pub size_bytes: u64,
     /// Width and height as a person sees it, in pixels.
     pub size_px: [u32; 2],
-    /// The camera's clock; where it is not known, the file's date.
-    pub taken_secs: i64,
+    /// When it was taken, as well as that is known.
+    pub taken: Dated,
     /// Maker and model.
     pub camera: Option<String>,
     /// Latitude and longitude, in degrees.
     pub place: Option<[f64; 2]>,
-    look: u64,
+    /// The same number: the same picture stored again. Nothing until they are compared.
+    pub family: Option<i64>,
+}
+
+impl Photo {
+    /// A number that it shares with the same picture stored again, and with nothing else.
+    pub fn group(&self) -> i64 {
+        self.family.unwrap_or(-1 - self.content)
+    }
 }
 
 #[cfg(test)]
@@ -59,38 +63,43 @@ impl Photo {
             content,
             paths: vec![path],
             format: "JPEG".into(),
+            size_bytes: 20_000,
             size_px: [400, 300],
-            taken_secs,
+            taken: Dated { secs: taken_secs, from: DateFrom::Exif },
             camera: None,
             place: None,
-            look: 0,
+            family: None,
         }
     }
 }
 
-/// A hit with its best box.
+/// Which files of photos count.
+pub type Keep<'a> = dyn Fn(&Photo, &Path) -> bool + 'a;
+
+/// A file that is a hit, with its best box.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// The photo.
+    /// The file.
+    pub path: PathBuf,
+    /// The photo that is in it.
     pub photo: Photo,
-    /// Cosine with the query: of the whole photo, or of its best region if regions are searched.
-    pub score: f32,
+    /// Cosine with the query: of the whole photo, or of its best region if regions are searched. Nothing where filters
+    /// alone were asked.
+    pub score: Option<f32>,
     /// The region that fits best, in pixels of the photo as a person sees it.
     pub box_px: Option<BoxPx>,
-    /// Files of photos that show the same and would have been hits too.
-    pub similar: Vec<PathBuf>,
-    row: usize,
+    /// Other files with the same picture: in a list of all hits those with the same bytes, which are hits themselves; in
+    /// a list of groups all of its group.
+    pub same: Vec<PathBuf>,
 }
 
 /// A photo's place in the order of all.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranked {
     /// Row of `content`.
     pub content: i64,
-    /// As in [`Found`].
+    /// As in [`Found`]; 0 where filters alone were asked.
     pub score: f32,
-    /// Files of photos that show the same.
-    pub similar: Vec<PathBuf>,
 }
 
 impl Library {
@@ -122,8 +131,9 @@ impl Library {
     fn read_photos(&self, only: Option<i64>) -> Result<HashMap<i64, Photo>> {
         let which = if only.is_some() { "content = ?1" } else { "TRUE" };
         let sql = format!(
-            "SELECT content, path, format, taken_secs, modified_ns, camera, latitude, longitude, look,
-            width, height FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
+            "SELECT content, path, format, content.taken_secs, content.date_from, file.taken_secs, file.date_from,
+            modified_ns, camera, content.latitude, content.longitude, file.latitude, file.longitude, width, height,
+            size_bytes, family FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
         );
         let mut rows = self.db.prepare_cached(&sql)?;
         let mut rows = rows.query(rusqlite::params_from_iter(only))?;
@@ -131,32 +141,49 @@ impl Library {
         while let Some(row) = rows.next()? {
             let path = paths::from_bytes(row.get_ref(1)?.as_blob()?);
             let content = row.get(0)?;
+            let dated = |secs: usize, from: usize, unsaid| -> Result<Option<Dated>> {
+                let name: Option<String> = row.get(from)?;
+                let from = name.as_deref().and_then(DateFrom::of_str).unwrap_or(unsaid);
+                Ok(row.get::<_, Option<i64>>(secs)?.map(|secs| Dated { secs, from }))
+            };
+            let place = |latitude: usize, longitude: usize| -> Result<Option<[f64; 2]>> {
+                let (latitude, longitude): (Option<f64>, Option<f64>) =
+                    (row.get(latitude)?, row.get(longitude)?);
+                Ok(latitude.zip(longitude).map(|(latitude, longitude)| [latitude, longitude]))
+            };
+            let modified: i64 = row.get(7)?;
+            let of_file = Dated { secs: modified.div_euclid(1_000_000_000), from: DateFrom::File };
+            // Earlier programs wrote no source, and knew EXIF only.
+            let dates = [dated(3, 4, DateFrom::Exif)?, dated(5, 6, DateFrom::Name)?, Some(of_file)];
+            let taken = dates.into_iter().flatten().min_by_key(|taken| taken.from).unwrap_or(of_file);
             if let Some(photo) = photos.get_mut(&content) {
+                // Of copies the best source counts, and of equals the earliest: copying makes a file's date later.
+                let order = |taken: &Dated| (taken.from, taken.secs);
+                photo.taken = std::cmp::min_by_key(photo.taken, taken, order);
+                photo.place = photo.place.or(place(11, 12)?);
                 photo.paths.push(path);
                 continue;
             }
-            let taken: Option<i64> = row.get(3)?;
-            let modified: i64 = row.get(4)?;
-            let place: (Option<f64>, Option<f64>) = (row.get(6)?, row.get(7)?);
             let photo = Photo {
                 content,
                 paths: vec![path],
                 format: row.get(2)?,
-                size_px: [row.get(9)?, row.get(10)?],
-                taken_secs: taken.unwrap_or_else(|| modified.div_euclid(1_000_000_000)),
-                camera: row.get(5)?,
-                place: place.0.zip(place.1).map(|(latitude, longitude)| [latitude, longitude]),
-                look: row.get::<_, i64>(8)?.cast_unsigned(),
+                size_bytes: row.get::<_, i64>(15)?.cast_unsigned(),
+                size_px: [row.get(13)?, row.get(14)?],
+                taken,
+                camera: row.get(8)?,
+                place: place(9, 10)?.or(place(11, 12)?),
+                family: row.get(16)?,
             };
             photos.insert(content, photo);
         }
         Ok(photos)
     }
 
-    /// Scores photos by their best region, of those whose whole fits well.
-    fn by_region(&self, shelf: &Shelf, query: &Query, wholes: Vec<Hit>) -> Result<Vec<Hit>> {
+    /// Scores photos by their best region, of those `n` whose whole fits best.
+    fn by_region(&self, shelf: &Shelf, query: &Query, wholes: Vec<Hit>, n: usize) -> Result<Vec<Hit>> {
         let mut hits = Vec::new();
-        for Hit { row, score } in best(wholes, REGION_CANDIDATES) {
+        for Hit { row, score } in best(wholes, n) {
             let regions = self.regions(shelf.contents[row])?;
             let of_region = regions.and_then(|(_, vectors)| vectors.nearest(query, 1).pop());
             hits.push(Hit { row, score: of_region.map_or(score, |hit| hit.score) });
@@ -165,50 +192,123 @@ impl Library {
         Ok(hits)
     }
 
-    /// The hits `skip..skip + k`, best first, near-duplicates gathered under the best of them.
+    /// The hits `skip..skip + k`, best first: each file that is one, or each group of files with one picture.
     ///
-    /// `keep` says which photos count; without it no photo is asked. Hits below `min_score` are left out.
+    /// `keep` says which files count; without it no photo is asked. Hits below `min_score` are left out.
     pub fn search(
         &self,
         shelf: &Shelf,
         query: &Query,
         wanted: &Wanted,
-        keep: Option<&dyn Fn(&Photo) -> bool>,
+        keep: Option<&Keep>,
     ) -> Result<Vec<Found>> {
-        let n_wanted = wanted.skip.saturating_add(wanted.k);
         let kept = match keep {
             Some(keep) => {
                 let photos = self.photos()?;
-                let is_kept = |content: &i64| photos.get(content).is_some_and(keep);
+                let is_kept = |content: &i64| {
+                    photos.get(content).is_some_and(|photo| !kept_paths(photo, Some(keep)).is_empty())
+                };
                 Some(shelf.contents.iter().map(is_kept).collect::<Vec<bool>>())
             }
             None => None,
         };
         let mut scores = shelf.scores(query);
+        scores.retain(|hit| hit.score >= wanted.min_score || wanted.by_region);
         if let Some(kept) = kept {
             scores.retain(|hit| kept[hit.row]);
         }
-        let found = if wanted.by_region {
-            let ranked = self.by_region(shelf, query, scores)?;
-            gather(shelf, &ranked, wanted.min_score, n_wanted, |content| self.photo(content))?
-        } else {
-            // More than asked for, because near-duplicates take no place of their own.
-            let mut n = n_wanted.saturating_mul(2).saturating_add(64);
-            loop {
-                let ranked = best(scores.iter().copied(), n);
-                let found =
-                    gather(shelf, &ranked, wanted.min_score, n_wanted, |content| self.photo(content))?;
-                if found.len() >= n_wanted || ranked.len() < n {
-                    break found;
+        let n_wanted = wanted.skip.saturating_add(wanted.k);
+        let mut n = if wanted.by_region { REGION_CANDIDATES.max(n_wanted) } else { n_wanted };
+        loop {
+            let ranked = if wanted.by_region {
+                self.by_region(shelf, query, scores.clone(), n)?
+            } else {
+                best(scores.iter().copied(), n)
+            };
+            let is_all = ranked.len() >= scores.len();
+            let ranked = ranked.into_iter().filter(|hit| hit.score >= wanted.min_score);
+            let ranked = ranked.map(|hit| (shelf.contents[hit.row], Some(hit.score)));
+            let mut found = self.list(ranked, wanted, keep, |content| self.photo(content))?;
+            if found.len() >= n_wanted || is_all {
+                found.drain(..wanted.skip.min(found.len()));
+                if wanted.group {
+                    self.gather(&mut found, keep)?;
                 }
-                n = n.saturating_mul(8);
+                for hit in &mut found {
+                    hit.box_px = self.best_box(hit.photo.content, query)?;
+                }
+                return Ok(found);
             }
-        };
-        let mut found: Vec<Found> = found.into_iter().skip(wanted.skip).collect();
-        for hit in &mut found {
-            hit.box_px = self.best_box(hit.photo.content, query)?;
+            // Groups took some places, or photos with a better region may come.
+            n = n.saturating_mul(8);
+        }
+    }
+
+    /// The photos that filters alone find, the latest first.
+    ///
+    /// # Errors
+    /// When the library cannot be read.
+    pub fn filtered(&self, shelf: &Shelf, wanted: &Wanted, keep: &Keep) -> Result<Vec<Found>> {
+        let photos = self.photos()?;
+        let mut latest: Vec<&Photo> = photos.values().filter(|photo| shelf.has(photo.content)).collect();
+        latest.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken.secs, photo.content)));
+        let ranked = latest.into_iter().map(|photo| (photo.content, None));
+        let mut found = self.list(ranked, wanted, Some(keep), |content| Ok(photos.get(&content).cloned()))?;
+        found.drain(..wanted.skip.min(found.len()));
+        if wanted.group {
+            self.gather(&mut found, Some(keep))?;
         }
         Ok(found)
+    }
+
+    /// The first files of ranked photos, or with groups the first file of each; `photo` tells what is known of one.
+    fn list(
+        &self,
+        ranked: impl Iterator<Item = (i64, Option<f32>)>,
+        wanted: &Wanted,
+        keep: Option<&Keep>,
+        photo: impl Fn(i64) -> Result<Option<Photo>>,
+    ) -> Result<Vec<Found>> {
+        let n_wanted = wanted.skip.saturating_add(wanted.k);
+        let mut found: Vec<Found> = Vec::new();
+        let mut families = HashSet::new();
+        for (content, score) in ranked {
+            let Some(photo) = photo(content)? else { continue };
+            let is_told = |photo: &Photo| photo.family.is_some_and(|family| families.contains(&family));
+            if wanted.group && is_told(&photo) {
+                continue;
+            }
+            families.extend(photo.family);
+            for path in kept_paths(&photo, keep) {
+                if found.len() == n_wanted {
+                    return Ok(found);
+                }
+                let same = photo.paths.iter().filter(|other| **other != path).cloned().collect();
+                found.push(Found { path, photo: photo.clone(), score, box_px: None, same });
+                if wanted.group {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts all files of its group under each hit.
+    fn gather(&self, found: &mut [Found], keep: Option<&Keep>) -> Result<()> {
+        let mut groups: HashMap<i64, Vec<PathBuf>> = HashMap::new();
+        let photos = self.photos()?;
+        let mut members: Vec<&Photo> = photos.values().filter(|photo| photo.family.is_some()).collect();
+        members.sort_unstable_by_key(|photo| photo.content);
+        for photo in members {
+            groups.entry(photo.family.expect("filtered")).or_default().extend(kept_paths(photo, keep));
+        }
+        for hit in found {
+            let own = || kept_paths(&hit.photo, keep);
+            let mut group = hit.photo.family.and_then(|family| groups.remove(&family)).unwrap_or_else(own);
+            group.retain(|path| *path != hit.path);
+            hit.same = group;
+        }
+        Ok(())
     }
 
     /// The region of a photo that fits best, in pixels of the photo, by its row in `content`; `None` where
@@ -219,8 +319,8 @@ impl Library {
     }
 
     /// All photos in order of their scores, without boxes: for those who scroll through them, with what
-    /// [`Self::photos`] knows. Near-duplicates among the first [`GATHERED`] are gathered under the best of
-    /// them; by region only the photos are ranked whose whole fits well.
+    /// [`Self::photos`] knows. By region the photos come first whose whole fits well, by the score of their best region;
+    /// the others follow with no better one.
     pub fn rank(
         &self,
         shelf: &Shelf,
@@ -231,25 +331,17 @@ impl Library {
     ) -> Result<Vec<Ranked>> {
         let mut hits = shelf.scores(query);
         hits.retain(|hit| photos.get(&shelf.contents[hit.row]).is_some_and(&keep));
+        hits.par_sort_unstable_by(|a, b| b.cmp(a));
         if by_region {
-            hits = self.by_region(shelf, query, hits)?;
-        } else {
-            hits.par_sort_unstable_by(|a, b| b.cmp(a));
+            let rest = hits.split_off(hits.len().min(REGION_CANDIDATES));
+            hits = self.by_region(shelf, query, hits, REGION_CANDIDATES)?;
+            let least = hits.last().map_or(f32::MAX, |hit| hit.score);
+            hits.extend(rest.into_iter().map(|hit| Hit { score: hit.score.min(least), ..hit }));
         }
-        let rest = hits.split_off(hits.len().min(GATHERED));
-        let photo = |content| Ok(photos.get(&content).cloned());
-        let first = gather(shelf, &hits, f32::MIN, usize::MAX, photo)?;
-        let first = first.into_iter().map(|found| Ranked {
-            content: found.photo.content,
-            score: found.score,
-            similar: found.similar,
-        });
-        let rest = rest.into_iter().map(|hit| Ranked {
-            content: shelf.contents[hit.row],
-            score: hit.score,
-            similar: Vec::new(),
-        });
-        Ok(first.chain(rest).collect())
+        Ok(hits
+            .into_iter()
+            .map(|hit| Ranked { content: shelf.contents[hit.row], score: hit.score })
+            .collect())
     }
 
     /// How many photos another model has vectors of, to say so where this one has none.
@@ -260,27 +352,9 @@ impl Library {
     }
 }
 
-/// The first `n_wanted` of ranked hits that show something of their own; `photo` tells what is known of one.
-fn gather(
-    shelf: &Shelf,
-    ranked: &[Hit],
-    min_score: f32,
-    n_wanted: usize,
-    photo: impl Fn(i64) -> Result<Option<Photo>>,
-) -> Result<Vec<Found>> {
-    let mut found: Vec<Found> = Vec::new();
-    for hit in ranked.iter().take_while(|hit| hit.score >= min_score) {
-        let Some(photo) = photo(shelf.contents[hit.row])? else { continue };
-        let same = |other: &&mut Found| shelf.shows_the_same(other, &photo, hit.row);
-        if let Some(first) = found.iter_mut().find(same) {
-            first.similar.extend(photo.paths);
-        } else if found.len() == n_wanted {
-            break;
-        } else {
-            found.push(Found { photo, score: hit.score, box_px: None, similar: Vec::new(), row: hit.row });
-        }
-    }
-    Ok(found)
+/// The files of a photo that count.
+fn kept_paths(photo: &Photo, keep: Option<&Keep>) -> Vec<PathBuf> {
+    photo.paths.iter().filter(|path| keep.is_none_or(|keep| keep(photo, path))).cloned().collect()
 }
 
 /// Which hits are wanted.
@@ -294,6 +368,8 @@ pub struct Wanted {
     pub min_score: f32,
     /// Score by the best region instead of the whole photo.
     pub by_region: bool,
+    /// One hit for each picture, however often it is stored.
+    pub group: bool,
 }
 
 impl Shelf {
@@ -316,10 +392,5 @@ impl Shelf {
     pub fn scores(&self, query: &Query) -> Vec<Hit> {
         let scan = |row| Hit { row, score: self.vectors.score(query, row) };
         (0..self.len()).into_par_iter().with_min_len(SCAN).map(scan).collect()
-    }
-
-    fn shows_the_same(&self, found: &Found, photo: &Photo, row: usize) -> bool {
-        (found.photo.look ^ photo.look).count_ones() <= SAME_BITS
-            && self.vectors.score(&Query::new(&self.vectors.vector(found.row)), row) >= SAME_COSINE
     }
 }

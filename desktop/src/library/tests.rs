@@ -1,10 +1,12 @@
 //! A library over real files, with the embedded model.
 
+use std::collections::HashSet;
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use mmgem_core::image::Rgb;
+use mmgem_core::image::{Rgb, to_jpeg};
 use mmgem_core::index::{Index, Query};
 use mmgem_core::scenes::scene;
 use tempfile::TempDir;
@@ -14,7 +16,7 @@ use crate::context::Context;
 use crate::device::{DeviceChoice, open_device};
 use crate::draw::png_bytes;
 use crate::model::ModelFiles;
-use crate::photos::walk;
+use crate::photos::{Root, walk};
 
 /// A folder with drawn photos, and a library beside it.
 struct Desk {
@@ -65,18 +67,18 @@ impl Desk {
     }
 
     fn update(&self, library: &mut Library) -> Summary {
-        let found = walk(&[self.path("")], &[], true).expect("the folder is there");
-        library.update(&found, None, &self.context).expect("some photo can be read")
+        let found = walk(&[Root::from(self.path(""))], true).expect("the folder is there");
+        library.update(&found, Filling::of(&self.context)).expect("some photo can be read")
     }
 
-    /// Names and copies of the hits.
+    /// Names of the hits, each with the number of files that have its picture.
     fn search(&self, library: &Library, query: &Rgb, wanted: Wanted) -> Vec<(String, usize)> {
         let encoded = self.context.session.encode_rgb(query);
         let vectors = fill::embed(&self.context, &encoded).expect("encodes");
         let query = Query::new(&vectors.image.vector(0));
         let found = library.search(&library.shelf().expect("readable"), &query, &wanted, None);
         let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
-        let hit = |hit: Found| (name(&hit.photo.paths[0]), hit.photo.paths.len() + hit.similar.len());
+        let hit = |hit: Found| (name(&hit.path), 1 + hit.same.len());
         found.expect("readable").into_iter().map(hit).collect()
     }
 }
@@ -85,10 +87,10 @@ fn png(photo: &Rgb) -> Vec<u8> {
     png_bytes(photo).expect("encodes")
 }
 
-const FIRST: Wanted = Wanted { skip: 0, k: 1, min_score: -1.0, by_region: false };
+const FIRST: Wanted = Wanted { skip: 0, k: 1, min_score: -1.0, by_region: false, group: false };
 
 fn done(encoded: usize, recognised: usize, forgotten: usize, unreadable: usize) -> Summary {
-    Summary { encoded, recognised, forgotten, unreadable }
+    Summary { encoded, recognised, unchanged: 0, forgotten, unreadable }
 }
 
 #[test]
@@ -102,7 +104,7 @@ fn only_new_content_is_encoded() {
     fs::copy(desk.path("1.png"), desk.path("copy.png")).expect("writable");
     let touched = fs::File::options().write(true).open(desk.path("2.png")).expect("it is there");
     touched.set_modified(SystemTime::now() + Duration::from_secs(9)).expect("writable");
-    assert_eq!(desk.update(&mut library), done(0, 3, 1, 0));
+    assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 2, 1, 0) });
     assert_eq!(library.counts().expect("readable"), Counts { photos: 4, problems: 0 });
 
     desk.write("2.png", &png(&drawn(7)));
@@ -175,25 +177,211 @@ fn files_that_cannot_be_read_are_told_once_and_listed() {
     assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 1 });
 }
 
+/// A JPEG with the pixels turned, and an EXIF that turns them back.
+fn turned(photo: &Rgb) -> Vec<u8> {
+    let jpeg = to_jpeg(&image::imageops::rotate270(photo), 92);
+    let exif = b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    [&jpeg[..2], exif, &jpeg[2..]].concat()
+}
+
 #[test]
-fn copies_and_near_duplicates_are_one_hit() {
+fn every_file_is_a_hit_and_a_picture_that_is_stored_again_is_one_only_if_that_is_asked() {
     let desk = Desk::new(6);
-    fs::copy(desk.path("3.png"), desk.path("3 copy.png")).expect("writable");
     let photo = drawn(3);
-    let smaller = mmgem_core::image::resize(&photo, photo.width() / 2, photo.height() / 2);
+    fs::copy(desk.path("3.png"), desk.path("3 copy.png")).expect("writable");
+    let smaller = mmgem_core::image::resize(&photo, photo.width() * 2 / 3, photo.height() * 2 / 3);
     desk.write("3 small.png", &png(&smaller));
+    desk.write("3 poor.jpg", &to_jpeg(&photo, 30));
+    desk.write("3 turned.jpg", &turned(&photo));
+    // As a picture that differs in one place only.
+    let mut dotted = photo.clone();
+    for (x, y) in (0..36).map(|i| (100 + i % 6, 80 + i / 6)) {
+        dotted.get_pixel_mut(x, y).0 = dotted.get_pixel(x, y).0.map(|level| level ^ 0x80);
+    }
+    desk.write("3 dotted.png", &png(&dotted));
     let mut library = desk.library();
-    assert_eq!(desk.update(&mut library), done(7, 1, 0, 0));
-    let hits = desk.search(&library, &photo, FIRST);
-    assert_eq!(hits[0].1, 3, "{hits:?}");
-    let all = desk.search(&library, &photo, Wanted { k: 99, ..FIRST });
-    assert_eq!((all.len(), all.iter().map(|hit| hit.1).sum::<usize>()), (6, 8), "{all:?}");
-    let paged: Vec<_> = (0..3)
+    assert_eq!(desk.update(&mut library), done(10, 1, 0, 0));
+    assert_eq!(library.n_unrelated().expect("readable"), 0);
+
+    let all = Wanted { k: 99, ..FIRST };
+    let hits = desk.search(&library, &photo, all);
+    assert_eq!(hits.len(), 11, "{hits:?}");
+    let paged: Vec<_> = (0..6)
         .flat_map(|page| desk.search(&library, &photo, Wanted { skip: 2 * page, k: 2, ..FIRST }))
         .collect();
-    assert_eq!(paged, all);
-    let near = desk.search(&library, &photo, Wanted { k: 99, min_score: 0.999, ..FIRST });
-    assert!(!near.is_empty() && near.len() < all.len(), "{near:?}");
+    assert_eq!(paged, hits);
+
+    let groups = desk.search(&library, &photo, Wanted { group: true, ..all });
+    let sizes: Vec<usize> = groups.iter().map(|hit| hit.1).filter(|n| *n > 1).collect();
+    assert_eq!((groups.len(), sizes), (7, vec![5]), "{groups:?}");
+    assert!(groups.iter().any(|hit| *hit == ("3 dotted.png".into(), 1)));
+    let paged: Vec<_> = (0..7)
+        .flat_map(|skip| desk.search(&library, &photo, Wanted { skip, k: 1, group: true, ..FIRST }))
+        .collect();
+    assert_eq!(paged, groups);
+    let near = desk.search(&library, &photo, Wanted { min_score: 0.999, ..all });
+    assert!(!near.is_empty() && near.len() < hits.len(), "{near:?}");
+}
+
+#[test]
+fn families_stay_as_they_are_and_are_found_in_an_earlier_programs_library() {
+    let desk = Desk::new(3);
+    desk.write("1 poor.jpg", &to_jpeg(&drawn(1), 40));
+    let mut library = desk.library();
+    desk.update(&mut library);
+    let families = |library: &Library| {
+        let photos = library.photos().expect("readable");
+        let mut families: Vec<_> =
+            photos.values().map(|photo| (photo.paths[0].clone(), photo.family)).collect();
+        families.sort();
+        families
+    };
+    let before = families(&library);
+    assert_eq!(before.iter().map(|(_, family)| *family).collect::<HashSet<_>>().len(), 3, "{before:?}");
+    desk.write("1 poorer.jpg", &to_jpeg(&drawn(1), 30));
+    assert_eq!(desk.update(&mut library), done(1, 0, 0, 0));
+    let after = families(&library);
+    assert!(before.iter().all(|known| after.contains(known)), "{before:?} {after:?}");
+    let of_one = |families: &[(PathBuf, Option<i64>)]| {
+        families.iter().find(|(path, _)| path.ends_with("1.png")).expect("it is there").1
+    };
+    assert_eq!(after.iter().filter(|(_, family)| *family == of_one(&before)).count(), 3, "{after:?}");
+
+    library.db.execute_batch("UPDATE content SET family = NULL").expect("writable");
+    assert_eq!(library.n_unrelated().expect("readable"), 5);
+    // A photo that cannot be read now is compared the next time.
+    fs::rename(desk.path("1.png"), desk.path("away")).expect("writable");
+    fs::rename(desk.path("1 poor.jpg"), desk.path("away too")).expect("writable");
+    let relate =
+        |library: &mut Library| library.relate(&mut |_| ControlFlow::Continue(())).expect("readable");
+    assert!(relate(&mut library) < 5);
+    fs::rename(desk.path("away"), desk.path("1.png")).expect("writable");
+    fs::rename(desk.path("away too"), desk.path("1 poor.jpg")).expect("writable");
+    relate(&mut library);
+    assert_eq!(library.n_unrelated().expect("readable"), 0);
+    let sizes = |families: Vec<(PathBuf, Option<i64>)>| {
+        let mut sizes = std::collections::HashMap::new();
+        families.into_iter().for_each(|(_, family)| *sizes.entry(family).or_insert(0) += 1);
+        let mut sizes: Vec<i32> = sizes.into_values().collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!(sizes(families(&library)), [1, 1, 3]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_is_read_again_when_anything_about_it_changed() {
+    let desk = Desk::new(2);
+    let mut library = desk.library();
+    desk.update(&mut library);
+    let file = desk.path("0.png");
+    let modified = fs::metadata(&file).expect("it is there").modified().expect("told");
+    let put_back = || {
+        let opened = fs::File::options().write(true).open(&file).expect("it is there");
+        opened.set_modified(modified).expect("writable");
+    };
+    // Other bytes, as many as before, under the old date.
+    let bytes = fs::read(&file).expect("readable");
+    let other = png(&drawn(9));
+    let end = vec![0; bytes.len().saturating_sub(other.len())];
+    let cut = bytes.len().min(other.len());
+    fs::write(&file, [&other[..cut], &end].concat()).expect("writable");
+    put_back();
+    let changed = desk.update(&mut library);
+    assert_eq!(changed.encoded + changed.unreadable, 1, "{changed:?}");
+    fs::write(&file, &bytes).expect("writable");
+    put_back();
+    desk.update(&mut library);
+    assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
+    let mut permissions = fs::metadata(&file).expect("it is there").permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&file, permissions).expect("writable");
+    assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
+    let rescan = Filling { rescan: true, ..Filling::of(&desk.context) };
+    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
+    assert_eq!(
+        library.update(&found, rescan).expect("readable"),
+        Summary { unchanged: 2, ..done(0, 0, 0, 0) }
+    );
+    assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
+}
+
+#[test]
+fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
+    let desk = Desk::new(2);
+    let mut library = desk.library();
+    desk.update(&mut library);
+    // A folder in its place cannot be opened as a file, by nobody.
+    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
+    let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
+    fs::rename(&file, &away).expect("writable");
+    fs::create_dir(&file).expect("writable");
+    let update =
+        |library: &mut Library| library.update(&found, Filling::of(&desk.context)).expect("readable");
+    for _ in 0..2 {
+        assert_eq!(update(&mut library), done(0, 0, 0, 1));
+        assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 1 });
+        assert_eq!(desk.search(&library, &drawn(0), Wanted { k: 9, ..FIRST }).len(), 2);
+    }
+    fs::remove_dir(&file).expect("writable");
+    fs::rename(&away, &file).expect("writable");
+    assert_eq!(update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 0 });
+}
+
+#[test]
+fn a_program_that_reads_more_tries_again_what_an_earlier_one_could_not_read() {
+    let desk = Desk::new(1);
+    desk.write("text.jpg", b"no photo");
+    let mut library = desk.library();
+    assert_eq!(desk.update(&mut library), done(1, 0, 0, 1));
+    assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
+    library.db.execute_batch("UPDATE file SET readers = readers - 1").expect("writable");
+    assert_eq!(desk.update(&mut library), done(0, 0, 0, 1));
+}
+
+#[test]
+fn dates_come_from_the_best_source_and_say_which() {
+    let desk = Desk::new(0);
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let write = |name: &str, bytes: &[u8]| {
+        desk.write(name, bytes);
+        let file = fs::File::options().write(true).open(desk.path(name)).expect("it is there");
+        file.set_modified(old).expect("writable");
+    };
+    write("plain.png", &png(&drawn(0)));
+    write("IMG-20130809-WA0001.png", &png(&drawn(1)));
+    write("IMG-20130810-WA0001.png", &png(&drawn(2)));
+    write("IMG-20130810-WA0001.png.json", br#"{"photoTakenTime": {"timestamp": "1620302405"}}"#);
+    let mut library = desk.library();
+    assert_eq!(desk.update(&mut library), done(3, 0, 0, 0));
+    let dates = |library: &Library| {
+        let photos = library.photos().expect("readable");
+        let told =
+            |photo: &Photo| format!("{} {}", second_in_words(photo.taken.secs), photo.taken.from.as_str());
+        let mut told: Vec<String> = photos.values().map(told).collect();
+        told.sort();
+        told
+    };
+    let (of_name, of_file) = ("2013-08-09T00:00:00 name", "2023-11-14T22:13:20 file");
+    assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
+
+    // A sidecar that comes later is seen, and one that goes.
+    write("plain.png.xmp", b"<x:xmpmeta><a xmp:CreateDate='2019-01-02T03:04:05'/></x:xmpmeta>");
+    assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
+    assert_eq!(dates(&library), [of_name, "2019-01-02T03:04:05 sidecar", "2021-05-06T12:00:05 takeout"]);
+    fs::remove_file(desk.path("plain.png.xmp")).expect("writable");
+    desk.update(&mut library);
+    assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
+
+    // What an earlier program wrote of a photo without a date is found out again.
+    library
+        .db
+        .execute_batch("UPDATE content SET facts = NULL; UPDATE file SET taken_secs = NULL")
+        .expect("writable");
+    assert_eq!(desk.update(&mut library), Summary { unchanged: 3, ..done(0, 0, 0, 0) });
+    assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
 }
 
 #[test]
@@ -207,9 +395,9 @@ fn a_region_is_found_in_the_photo_that_has_it() {
     let wanted = Wanted { by_region: true, ..FIRST };
     let shelf = library.shelf().expect("readable");
     let found = library.search(&shelf, &query, &wanted, None).expect("readable");
-    assert!(found[0].photo.paths[0].ends_with("2.png"));
+    assert!(found[0].path.ends_with("2.png"));
     assert_eq!(found[0].box_px, Some(vectors.boxes[6]));
-    assert!(found[0].score > 0.999);
+    assert!(found[0].score.is_some_and(|score| score > 0.999));
 }
 
 #[test]
@@ -227,9 +415,10 @@ fn what_is_exported_saves_the_encoding_elsewhere() {
     let donor = Donor::read(&file, desk.context.fingerprint).expect("of this model");
     assert!(Donor::read(&file, 5).is_err());
     desk.write("new.png", &png(&drawn(9)));
-    let found = walk(&[desk.path("")], &[], true).expect("the folder is there");
+    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
     let mut elsewhere = Library::in_memory(desk.context.fingerprint, index.images.dim()).expect("usable");
-    let summary = elsewhere.update(&found, Some(&donor), &desk.context).expect("readable");
+    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.context) };
+    let summary = elsewhere.update(&found, filling).expect("readable");
     assert_eq!(summary, done(1, 3, 0, 0));
     let mut again = elsewhere.to_index().expect("readable");
     assert_eq!(again.photos.len(), 4);
@@ -258,20 +447,6 @@ fn a_path_in_any_encoding_is_kept() {
 }
 
 #[test]
-fn a_library_of_an_earlier_program_gains_what_it_lacks() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("l.sqlite");
-    drop(Library::open(&file, 1, 8).expect("usable"));
-    let earlier = "DROP TABLE text_vector; DROP TABLE cutoff;";
-    Connection::open(&file).and_then(|db| db.execute_batch(earlier)).expect("writable");
-    let library = Library::open(&file, 1, 8).expect("usable");
-    assert_eq!(
-        (library.known("dog").expect("readable"), library.cutoffs().expect("readable")),
-        (None, vec![])
-    );
-}
-
-#[test]
 fn another_programs_file_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let text = folder.path().join("text.sqlite");
@@ -281,5 +456,6 @@ fn another_programs_file_is_refused() {
     for file in [text, theirs] {
         let error = format!("{:#}", Library::open(&file, 1, 8).expect_err("foreign"));
         assert!(error.contains("the photo library cannot be used") && error.contains("--library"), "{error}");
+        assert!(!error.contains("delete"), "{error}");
     }
 }

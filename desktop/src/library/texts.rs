@@ -40,6 +40,9 @@ impl KnownTexts for Library {
     }
 
     fn remember(&mut self, text: &str, embed: &[f32]) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let transaction = self.db.transaction()?;
         transaction.execute(
             "INSERT OR REPLACE INTO text_vector (model, hash, embed) VALUES (?1, ?2, ?3)",

@@ -42,7 +42,7 @@ impl Changes {
         for root in self.roots.iter().filter(|root| root.exists()) {
             let _ = self.watcher.unwatch(root);
             self.watcher.watch(root, RecursiveMode::Recursive).with_context(|| {
-                format!("the folder cannot be watched\n  hint: on Linux, is fs.inotify.max_user_watches large enough?\n  folder: {}", root.display())
+                format!("the folder cannot be watched\n  hint: on Linux, is fs.inotify.max_user_watches large enough?\n  folder: {}", crate::names::shown(root))
             })?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::data::source::Samples;
 use crate::data::webdataset::Sample;
 use crate::data::zip::ZipArchive;
-use crate::image::{Rgb, decode};
+use crate::image::{Decoded, Rgb, decode_whole};
 
 pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
 
@@ -119,7 +119,7 @@ impl Place {
 #[derive(Clone, Debug)]
 pub struct ClassPhoto {
     /// The pixels.
-    pub pixels: Rgb,
+    pub decoded: Decoded,
     /// Numbers of its classes.
     pub labels: Vec<usize>,
     /// Tells this photo and its classes from any others.
@@ -265,21 +265,28 @@ impl ClassSet {
             wanted: SHARDS.into(),
             path: data.first().map(PathBuf::from).unwrap_or_default(),
         };
+        let (mut notes, templates) = (samples.warnings().collect::<Vec<_>>(), benchmark_templates(&samples)?);
+        let opened = |names: Vec<String>, samples| {
+            let plain = Self::plain("WebDataset shards".into(), names, Photos::Shards(samples));
+            notes.extend(templates.as_ref().map(|(path, _)| format!("templates of {}", path.display())));
+            let templates = templates.map_or(plain.templates, |(_, templates)| templates);
+            Self { notes, templates, ..plain }
+        };
         if let Some(path) = samples.beside("classnames.txt") {
             let names = lines_of(&path, SHARDS)?;
-            return Ok(Self::plain("WebDataset shards".into(), names, Photos::Shards(samples)));
+            return Ok(opened(names, samples));
         }
         let mut names = BTreeSet::new();
         for idx in 0..samples.len() {
-            let sample = samples.read(idx).map_err(|e| layout(e.to_string()))?;
-            names.extend(class_of(&sample));
+            // What cannot be read is skipped again, and named, with the photos.
+            names.extend(samples.read(idx).ok().as_ref().and_then(class_of));
         }
         if names.len() < 2 {
             let found =
                 format!("found {} classes in {} samples and no classnames.txt", names.len(), samples.len());
             return Err(layout(found));
         }
-        Ok(Self::plain("WebDataset shards".into(), names.into_iter().collect(), Photos::Shards(samples)))
+        Ok(opened(names.into_iter().collect(), samples))
     }
 
     fn plain(name: String, names: Vec<String>, photos: Photos) -> Self {
@@ -328,7 +335,7 @@ impl ClassSet {
             }
             Photos::Shards(samples) => {
                 let sample = samples.read(idx).map_err(|e| e.to_string())?;
-                let bytes = sample.image().ok_or("there is no image among its parts")?.to_vec();
+                let bytes = sample.image().map_err(|e| e.to_string())?.to_vec();
                 (bytes, vec![self.label_of(&sample)?])
             }
             Photos::Cifar { bytes, n_label_bytes, .. } => return Ok(cifar_photo(bytes, *n_label_bytes, idx)),
@@ -336,8 +343,8 @@ impl ClassSet {
         if let Some(label) = labels.iter().find(|label| **label >= self.classes.len()) {
             return Err(format!("it has class {label}, but there are {} classes", self.classes.len()));
         }
-        let pixels = decode(&bytes, Default::default()).map_err(|e| e.to_string())?;
-        Ok(ClassPhoto { pixels, hash: hash_of(&labels, &bytes), labels })
+        let decoded = decode_whole(&bytes, Default::default()).map_err(|e| e.to_string())?;
+        Ok(ClassPhoto { decoded, hash: hash_of(&labels, &bytes), labels })
     }
 
     fn label_of(&self, sample: &Sample) -> Result<usize, String> {
@@ -349,6 +356,15 @@ impl ClassSet {
         let found = self.classes.iter().position(|names| names.all()[0] == class);
         found.ok_or_else(|| format!("its class {class:?} is not in classnames.txt"))
     }
+}
+
+/// CLIP_benchmark's templates beside the shards, with `{c}` for the class.
+fn benchmark_templates(samples: &Samples) -> Result<Option<(PathBuf, Vec<String>)>, BenchmarkError> {
+    let Some(path) = samples.beside("zeroshot_classification_templates.txt") else { return Ok(None) };
+    let lines: Vec<String> =
+        lines_of(&path, TEMPLATES)?.iter().map(|line| line.replace("{c}", "{}")).collect();
+    let is_usable = !lines.is_empty() && lines.iter().all(|line| line.contains("{}"));
+    Ok(is_usable.then_some((path, lines)))
 }
 
 fn class_of(sample: &Sample) -> Option<String> {
@@ -374,7 +390,9 @@ fn cifar_photo(bytes: &[u8], n_label_bytes: usize, idx: usize) -> ClassPhoto {
         let place = (y * CIFAR_SIDE + x) as usize;
         image::Rgb([planes[place], planes[area + place], planes[2 * area + place]])
     });
-    ClassPhoto { pixels, hash: hash_of(&labels, record), labels }
+    let (width, height) = pixels.dimensions();
+    let decoded = Decoded { pixels, width, height, format: "CIFAR", problem: None };
+    ClassPhoto { decoded, hash: hash_of(&labels, record), labels }
 }
 
 pub(super) fn lines_of(path: &Path, wanted: &str) -> Result<Vec<String>, BenchmarkError> {

@@ -22,7 +22,7 @@ use serde_json::Value;
 use super::source::{Samples, SourceError};
 use super::webdataset::PhotoRecord;
 use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::image::{BoxPx, ImagePreprocess, Preprocessed, Rgb, decode, preprocess};
+use crate::image::{BoxPx, Decoded, ImagePreprocess, Preprocessed, decode_whole};
 
 pub use long_text::LongText;
 
@@ -113,6 +113,8 @@ pub struct Benchmark {
     /// What could not be used so far, and why.
     pub skipped: Vec<String>,
     photos: Photos,
+    /// See [`Benchmark::with_long_texts`].
+    joins_lines: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -127,7 +129,7 @@ pub struct ReadPhoto {
     /// What the benchmark says about it.
     pub photo: BenchmarkPhoto,
     /// Its pixels.
-    pub pixels: Rgb,
+    pub decoded: Decoded,
     /// Tells these bytes and annotations from any others.
     pub hash: u64,
 }
@@ -180,6 +182,7 @@ impl Benchmark {
             every_phrase: false,
             skipped: samples.warnings().collect(),
             photos: Photos::Shards(samples),
+            joins_lines: false,
         })
     }
 
@@ -285,7 +288,12 @@ impl Benchmark {
                 format!("{layout}\n  hint: name the photos' folder with --images DIR"),
             ));
         }
-        Ok(Self { name, every_phrase: false, skipped, photos: Photos::Files(photos) })
+        Ok(Self { name, every_phrase: false, skipped, photos: Photos::Files(photos), joins_lines: false })
+    }
+
+    /// The same where each photo has one long text: the lines of a sample's `.txt` are one, and not a caption each.
+    pub fn with_long_texts(self) -> Self {
+        Self { joins_lines: true, ..self }
     }
 
     /// Photos.
@@ -333,8 +341,11 @@ impl Benchmark {
         let (photo, bytes) = match &self.photos {
             Photos::Shards(samples) => {
                 let sample = samples.read(idx).map_err(|e| e.to_string())?;
-                let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
-                let bytes = sample.image().ok_or("there is no image among its parts")?.to_vec();
+                let mut record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
+                if self.joins_lines && record.captions_are_lines {
+                    record.captions = vec![record.captions.join(" ")];
+                }
+                let bytes = sample.image().map_err(|e| e.to_string())?.to_vec();
                 (photo_of_record(sample.key.clone(), record), bytes)
             }
             Photos::Files(files) => {
@@ -342,11 +353,11 @@ impl Benchmark {
                 (photo.clone(), fs::read(path).map_err(|e| e.to_string())?)
             }
         };
-        let pixels = decode(&bytes, Default::default()).map_err(|e| e.to_string())?;
+        let decoded = decode_whole(&bytes, Default::default()).map_err(|e| e.to_string())?;
         let annotations = serde_json::to_vec(&photo).expect("plain data serialises");
         let hash = hash_bytes(hash_bytes(HASH_START, &annotations), &bytes);
         let photo = BenchmarkPhoto { idx, ..photo };
-        Ok(ReadPhoto { photo, pixels, hash })
+        Ok(ReadPhoto { photo, decoded, hash })
     }
 }
 
@@ -369,8 +380,8 @@ impl<'a> Batches<'a> {
         }
         self.next = end;
         let read = |idx: usize| {
-            let ReadPhoto { photo, pixels, hash } = self.benchmark.read(idx)?;
-            Ok::<_, String>((photo, preprocess(&pixels, &self.config), hash))
+            let ReadPhoto { photo, decoded, hash } = self.benchmark.read(idx)?;
+            Ok::<_, String>((photo, decoded.preprocess(&self.config), hash))
         };
         let mut usable = Vec::with_capacity(batch.len());
         for (idx, result) in batch.clone().zip(on_all_cores(batch, read)) {

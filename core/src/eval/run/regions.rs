@@ -10,7 +10,7 @@ use crate::eval::bootstrap::{Measure, Measures};
 use crate::eval::caption::{BleuCounts, CaptionReport, score};
 use crate::eval::dense::{Detection, Matched, TrueBoxes};
 use crate::eval::ranking::{Ties, dot};
-use crate::eval::region::Pointing;
+use crate::eval::region::{Pointing, names};
 use crate::eval::retrieval::recall_at;
 use crate::generate::Decoding;
 use crate::image::{BoxPx, Preprocessed};
@@ -58,6 +58,8 @@ pub struct RegionEval {
     pub pointing_accuracy: f64,
     /// The same for the photo's centre.
     pub pointing_accuracy_of_center: f64,
+    /// Share of boxes whose caption names the thing: it has all words of one of the box's phrases ([`names`]).
+    pub named: f64,
     /// CIDEr of the captions of the boxes against their phrases.
     pub region_cider: f64,
     /// BLEU-4 of the same.
@@ -231,6 +233,7 @@ impl Collected {
             in_photo_chance_at_1: mean(&self.chance_in_photo),
             pointing_accuracy: mean(&self.is_hit),
             pointing_accuracy_of_center: mean(&self.is_center_hit),
+            named: mean(&self.named()),
             region_cider: report.scores.cider,
             region_bleu_4: report.scores.bleu_4,
             region_rouge_l: report.scores.rouge_l,
@@ -238,6 +241,12 @@ impl Collected {
         let measures = self.measures(ranks.as_deref(), &report);
         let dense = (self.dense, self.n_true);
         Ok(RegionRun { scores, measures, cases: self.cases, dense, photos: self.photos, seen })
+    }
+
+    /// 1 for each box whose caption names the thing.
+    fn named(&self) -> Vec<f64> {
+        let is_named = |case: &RegionCase| case.phrases.iter().any(|phrase| names(&case.caption, phrase));
+        self.cases.iter().map(|case| f64::from(is_named(case))).collect()
     }
 
     fn measures(&self, ranks: Option<&[Option<usize>]>, report: &CaptionReport) -> Measures {
@@ -259,6 +268,7 @@ impl Collected {
             measures.add_mean_of_parts(name, &self.phrase_photo, values.iter().copied());
         }
         let region_photo: Vec<usize> = self.cases.iter().map(|case| case.photo_idx).collect();
+        measures.add_mean_of_parts("named", &region_photo, self.named());
         measures.add_mean_of_parts("region_cider", &region_photo, report.cider.iter().copied());
         measures.add_mean_of_parts("region_rouge_l", &region_photo, report.rouge_l.iter().copied());
         let mut counts = vec![BleuCounts::default(); self.photos.len()];

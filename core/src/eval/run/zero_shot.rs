@@ -12,7 +12,7 @@ use crate::eval::classification::{
     best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class, prompt, roc_auc,
 };
 use crate::eval::ranking::dot;
-use crate::image::{ImagePreprocess, Preprocessed, preprocess};
+use crate::image::{ImagePreprocess, Preprocessed};
 
 /// Photos that are read at once.
 const BATCH: usize = 32;
@@ -107,7 +107,7 @@ fn read(set: &ClassSet, idx: usize, config: &ImagePreprocess) -> Result<(ClassPh
     if photo.labels.is_empty() {
         return Err("it has no class".into());
     }
-    let input = preprocess(&photo.pixels, config);
+    let input = photo.decoded.preprocess(config);
     Ok((photo, input))
 }
 

@@ -6,7 +6,7 @@ use mmgem_core::data::benchmark::{Benchmark, BenchmarkPhoto};
 use mmgem_core::data::gallery::Gallery;
 use mmgem_core::eval::ranking::dot;
 use mmgem_core::eval::run::{CaptionRun, ClassRun, RegionRun, RetrievalRun};
-use mmgem_core::image::{Rgb, preprocess};
+use mmgem_core::image::{Decoded, preprocess};
 use mmgem_core::model::Stage;
 use mmgem_core::session::Session;
 use pollster::block_on;
@@ -188,7 +188,7 @@ pub(super) fn of_classes(runs: &[ClassRun], sets: &[ClassSet]) -> Result<Page> {
             let prediction = &run.predictions[*idx];
             let photo = set.read(prediction.photo_idx).map_err(anyhow::Error::msg)?;
             Ok(Case {
-                pictures: vec![shown(&set.name_of(prediction.photo_idx), &photo.pixels)?],
+                pictures: vec![shown(&set.name_of(prediction.photo_idx), &photo.decoded)?],
                 lines: vec![
                     ("is", name(prediction.label)),
                     ("taken for", name(prediction.found)),
@@ -214,27 +214,27 @@ fn extremes(values: &[f64]) -> (Vec<usize>, Vec<usize>) {
     (best, worst)
 }
 
-fn pixels(benchmark: &Benchmark, photo: &BenchmarkPhoto) -> Result<Rgb> {
+fn pixels(benchmark: &Benchmark, photo: &BenchmarkPhoto) -> Result<Decoded> {
     let read = benchmark.read(photo.idx).map_err(anyhow::Error::msg);
-    Ok(read.with_context(|| format!("the photo {} has changed since it was scored", photo.id))?.pixels)
+    Ok(read.with_context(|| format!("the photo {} has changed since it was scored", photo.id))?.decoded)
 }
 
-fn shown(label: &str, photo: &Rgb) -> Result<Shown> {
-    let uri = picture_uri(&thumbnail(photo))?;
-    Ok(Shown { label: label.into(), uri, size: photo.dimensions(), boxes: Vec::new(), point: None })
+fn shown(label: &str, photo: &Decoded) -> Result<Shown> {
+    let uri = picture_uri(&thumbnail(&photo.pixels))?;
+    Ok(Shown { label: label.into(), uri, size: (photo.width, photo.height), boxes: Vec::new(), point: None })
 }
 
 /// What a text lights up on a photo, and the box that fits it best.
-fn heat(photo: &Rgb, text: &str, stage: Stage, session: &Session) -> Result<Shown> {
-    let image = session.encode_rgb(photo);
+fn heat(photo: &Decoded, text: &str, stage: Stage, session: &Session) -> Result<Shown> {
+    let image = session.encode_decoded(photo);
     let found =
         block_on(async { session.localize_in(stage, &image, &session.embed_text(text).await?).await })?;
-    let map = preprocess(photo, &session.config().preprocess()).map;
-    let picture = heat_map(photo, &found, &map, session.config().vision.image_size());
+    let map = preprocess(&photo.pixels, &session.config().preprocess()).map;
+    let picture = heat_map(&photo.pixels, &found, &map, session.config().vision.image_size());
     Ok(Shown {
         label: "where the model sees it (yellow: best box; red: best patch)".into(),
         uri: picture_uri(&picture)?,
-        size: photo.dimensions(),
+        size: (photo.width, photo.height),
         boxes: vec![("found", found.box_px)],
         point: Some(found.point_px),
     })

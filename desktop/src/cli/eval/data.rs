@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use mmgem_core::data::benchmark::{Benchmark, BenchmarkFiles, LongText, Seen};
+use mmgem_core::data::patterns::expand;
 
 use crate::context::Context;
 use crate::terminal::{note, progress_bar};
@@ -27,7 +28,17 @@ pub(super) struct Data {
     limit: Option<usize>,
 }
 
+/// Files and folders that patterns name; what names nothing is told when it is read.
+pub(super) fn named(patterns: &[String]) -> Vec<PathBuf> {
+    patterns.iter().flat_map(|pattern| expand(std::slice::from_ref(pattern)).unwrap_or_default()).collect()
+}
+
 impl Data {
+    /// Files and folders that are read.
+    pub(super) fn inputs(&self) -> Vec<PathBuf> {
+        named(&self.data).into_iter().chain(self.images.iter().cloned()).collect()
+    }
+
     pub(super) fn open(&self, long_text: LongText) -> Result<Benchmark> {
         let mut benchmark = Benchmark::open(&BenchmarkFiles {
             data: self.data.clone(),

@@ -29,7 +29,7 @@ use pollster::block_on;
 use serde_json::{Map, Value, json};
 
 use self::baseline::BaselineArgs;
-use self::data::{Data, Progress, note_skipped};
+use self::data::{Data, Progress, named, note_skipped};
 use self::record::{Outputs, Record};
 use self::report::Page;
 use super::scorers::Scorers;
@@ -236,6 +236,7 @@ enum LongTextArg {
 
 /// Computes, prints and writes the scores.
 pub fn run(args: &EvalArgs, globals: &Globals) -> Result<()> {
+    args.what.spare_inputs(globals)?;
     match &args.what {
         What::Retrieval(args) => run_retrieval(args, &open(globals, None)?),
         What::ZeroShot(args) => run_zero_shot(args, &open(globals, None)?),
@@ -243,6 +244,28 @@ pub fn run(args: &EvalArgs, globals: &Globals) -> Result<()> {
         What::Region(args) => run_region(args, &open(globals, None)?),
         What::LongText(args) => run_long_text(args, &open(globals, Some(args.text_len))?),
         What::Compare(args) => compare::run(args, globals),
+    }
+}
+
+impl What {
+    /// Refuses to write over what is read, before anything is opened.
+    fn spare_inputs(&self, globals: &Globals) -> Result<()> {
+        match self {
+            Self::Retrieval(args) => args.outputs.spare(None, &args.data.inputs(), globals),
+            Self::ZeroShot(args) => {
+                let files = [&args.elevater, &args.classes, &args.templates].into_iter().flatten().cloned();
+                let inputs: Vec<PathBuf> = named(&args.data).into_iter().chain(files).collect();
+                args.outputs.spare(None, &inputs, globals)
+            }
+            Self::Caption(args) => args.outputs.spare(args.out.as_ref(), &args.data.inputs(), globals),
+            Self::Region(args) => {
+                let inputs: Vec<PathBuf> =
+                    args.data.inputs().into_iter().chain(args.proposals.clone()).collect();
+                args.outputs.spare(args.out.as_ref(), &inputs, globals)
+            }
+            Self::LongText(args) => args.outputs.spare(None, &args.data.inputs(), globals),
+            Self::Compare(_) => Ok(()),
+        }
     }
 }
 
@@ -299,7 +322,7 @@ fn run_long_text(args: &LongTextArgs, context: &Context) -> Result<()> {
         "every photo against the long text of all photos, both ways; at most {} tokens; a tie counts against",
         args.text_len
     );
-    let benchmark = args.data.open(long_text)?;
+    let benchmark = args.data.open(long_text)?.with_long_texts();
     let ranking = Ranking { benchmark, options, task: "long-text", protocol };
     ranking.run(&args.outputs, &args.baseline, context)
 }

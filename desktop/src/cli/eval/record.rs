@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::report::Page;
+use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
+use crate::model::model_files;
+use crate::names::shown;
+use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{print, print_json};
 
 /// Seed of the draws of intervals.
@@ -44,6 +48,39 @@ impl Outputs {
                 path.display()
             );
             ensure!(!path.is_dir(), "a folder is in the way of the file\n  file: {}", path.display());
+        }
+        Ok(())
+    }
+
+    /// Refuses files that would be written over what the evaluation reads, `inputs` and the model, and endings of other
+    /// formats. `out` is the file of `--out`.
+    pub fn spare(&self, out: Option<&PathBuf>, inputs: &[PathBuf], globals: &Globals) -> Result<()> {
+        let files = [
+            ("--save", &self.save, ["json", "json"], "--csv writes a table"),
+            ("--csv", &self.csv, ["csv", "txt"], "--save writes JSON"),
+            ("--report", &self.report, ["html", "htm"], "open that in a browser"),
+            ("--out", &out.cloned(), ["json", "json"], "another format is not written"),
+        ];
+        let model = model_files(globals.model.as_deref());
+        for (option, file, endings, cure) in files {
+            let Some(file) = file else { continue };
+            check_ending(option, file, &endings, cure)?;
+            spare_inputs(option, file, inputs.iter().chain(&model).map(PathBuf::as_path))?;
+            // Of a folder any file may be read.
+            let found = file.canonicalize().ok();
+            let holds = |folder: &&PathBuf| {
+                folder.is_dir()
+                    && found.as_ref().is_some_and(|file| {
+                        folder.canonicalize().is_ok_and(|folder| file.starts_with(folder))
+                    })
+            };
+            if let Some(folder) = inputs.iter().find(holds) {
+                let message = format!(
+                    "{option} would write over a file in {}, which this command reads; choose another file",
+                    shown(folder)
+                );
+                return Err(WrongArguments(message).into());
+            }
         }
         Ok(())
     }

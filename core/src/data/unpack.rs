@@ -1,0 +1,267 @@
+//! Compressed shards (`.tar.gz`, `.tar.zst`): told by their first bytes, whatever they are called.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read, Seek, SeekFrom, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flate2::bufread::MultiGzDecoder;
+use ruzstd::decoding::errors::FrameDecoderError::ReadFrameHeaderError;
+use ruzstd::decoding::errors::ReadFrameHeaderError::SkipFrame;
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// Bytes by which a compression is told.
+const N_BYTES: usize = 6;
+/// First bytes of zstd's frames, and of those that hold no data (the lowest half-byte is any).
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const ZSTD_SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
+
+impl Compression {
+    /// # Errors
+    /// When the bytes are of a compression that is not read; the text says what to do.
+    fn of(start: &[u8]) -> Result<Self, String> {
+        let other = match start {
+            [0x1f, 0x8b, ..] => return Ok(Self::Gzip),
+            [a, b, c, d, ..] if [*a, *b, *c, *d] == ZSTD => return Ok(Self::Zstd),
+            [0x50..=0x5f, b, c, d, ..] if [*b, *c, *d] == ZSTD_SKIPPED => return Ok(Self::Zstd),
+            [b'B', b'Z', b'h', ..] => "bzip2 (bunzip2)",
+            [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz (unxz)",
+            [0x04, 0x22, 0x4d, 0x18, ..] => "lz4 (unlz4)",
+            [b'P', b'K', 3, 4, ..] => "a zip archive (unzip)",
+            _ => return Ok(Self::None),
+        };
+        Err(format!("it is compressed with {other}; wanted a .tar, .tar.gz or .tar.zst: unpack it first"))
+    }
+}
+
+/// A reader whose first bytes were looked at.
+type Whole<R> = Chain<Cursor<Vec<u8>>, R>;
+
+/// The bytes of a reader, unpacked.
+pub(super) enum Unpacked<R: Read> {
+    Plain(Whole<R>),
+    Gzip(Box<MultiGzDecoder<BufReader<Whole<R>>>>),
+    Zstd(Box<Zstd<BufReader<Whole<R>>>>),
+}
+
+impl<R: Read> Unpacked<R> {
+    /// Looks at the first bytes.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are of a compression that is not read.
+    pub fn new(mut reader: R) -> io::Result<Self> {
+        let mut start = Vec::new();
+        reader.by_ref().take(N_BYTES as u64).read_to_end(&mut start)?;
+        let compression = Compression::of(&start).map_err(io::Error::other)?;
+        let reader = Cursor::new(start).chain(reader);
+        Ok(match compression {
+            Compression::None => Self::Plain(reader),
+            Compression::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(BufReader::new(reader)))),
+            Compression::Zstd => {
+                let reader = BufReader::new(reader);
+                Self::Zstd(Box::new(Zstd { reader, frame: FrameDecoder::new(), is_within: false }))
+            }
+        })
+    }
+
+    /// Whether the bytes are not what the file has.
+    pub fn is_packed(&self) -> bool {
+        !matches!(self, Self::Plain(_))
+    }
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(reader) => reader.read(buf),
+            Self::Gzip(reader) => reader.read(buf),
+            Self::Zstd(reader) => reader.read(buf),
+        }
+    }
+}
+
+/// All frames of a zstd file, one after the other, as `zstd -d` reads them.
+pub(super) struct Zstd<R: Read> {
+    reader: R,
+    frame: FrameDecoder,
+    is_within: bool,
+}
+
+impl<R: BufRead> Zstd<R> {
+    /// Begins the next frame with data; false at the end.
+    fn begin(&mut self) -> io::Result<bool> {
+        while !self.reader.fill_buf()?.is_empty() {
+            match self.frame.reset(&mut self.reader) {
+                Ok(()) => return Ok(true),
+                Err(ReadFrameHeaderError(SkipFrame { length, .. })) => {
+                    io::copy(&mut self.reader.by_ref().take(length.into()), &mut io::sink())?;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if !self.is_within && !self.begin()? {
+                return Ok(0);
+            }
+            self.is_within = true;
+            while self.frame.can_collect() < buf.len() && !self.frame.is_finished() {
+                let wanted = BlockDecodingStrategy::UptoBytes(buf.len() - self.frame.can_collect());
+                self.frame.decode_blocks(&mut self.reader, wanted).map_err(io::Error::other)?;
+            }
+            let n = self.frame.read(buf)?;
+            if n > 0 || buf.is_empty() {
+                return Ok(n);
+            }
+            self.is_within = false;
+        }
+    }
+}
+
+/// A shard that was unpacked into a file without a name, which the system deletes when nobody has it open any more.
+#[derive(Debug, Clone)]
+pub(super) struct UnpackedFile(Arc<Mutex<File>>);
+
+impl UnpackedFile {
+    /// Unpacks a shard; with why it ends early, if it does.
+    ///
+    /// # Errors
+    /// When the folder for temporary files cannot be written.
+    pub fn new(mut unpacked: impl Read) -> io::Result<(Self, Option<String>)> {
+        let mut file = tempfile::tempfile()?;
+        let mut buf = vec![0; 1 << 16];
+        let ended = loop {
+            match unpacked.read(&mut buf) {
+                Ok(0) => break None,
+                Ok(n) => file.write_all(&buf[..n])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        Ok((Self(Arc::new(Mutex::new(file))), ended))
+    }
+
+    /// Bytes from a place on, as many as fit; one reader at a time.
+    pub fn read_exact_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset))?;
+        file.read_exact(bytes)
+    }
+}
+
+/// Reads the file from its front; other readers do not change where it is.
+#[derive(Debug)]
+pub(super) struct UnpackedReader {
+    file: UnpackedFile,
+    at: u64,
+}
+
+impl UnpackedFile {
+    /// A reader of its own, and how many bytes there are.
+    pub fn reader(&self) -> io::Result<(UnpackedReader, u64)> {
+        let len_bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).metadata()?.len();
+        Ok((UnpackedReader { file: self.clone(), at: 0 }, len_bytes))
+    }
+}
+
+impl Read for UnpackedReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut file = self.file.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.at))?;
+        let n = file.read(buf)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for UnpackedReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let mut file = self.file.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(self.at))?;
+        self.at = file.seek(to)?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unpacked(bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Unpacked::new(bytes)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("to memory");
+        encoder.finish().expect("to memory")
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+    }
+
+    #[test]
+    fn every_compression_is_told_by_its_bytes_and_undone() {
+        let bytes: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        for packed in [bytes.clone(), gzip(&bytes), zstd(&bytes)] {
+            assert_eq!(unpacked(&packed).expect("whole"), bytes);
+        }
+        for short in [&b""[..], b"a", b"abcdefgh"] {
+            assert_eq!(unpacked(short).expect("as it is"), short);
+        }
+    }
+
+    #[test]
+    fn parts_that_stand_one_after_the_other_are_one() {
+        let both = b"first second".as_slice();
+        assert_eq!(unpacked(&[gzip(b"first "), gzip(b"second")].concat()).expect("whole"), both);
+        // Between zstd's frames there may be some without data.
+        let no_data = [&[0x52, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
+        let frames = [no_data.clone(), zstd(b"first "), no_data, zstd(b""), zstd(b"second")].concat();
+        assert_eq!(unpacked(&frames).expect("whole"), both);
+    }
+
+    #[test]
+    fn other_compressions_are_named_with_the_cure() {
+        for (start, name) in
+            [(&b"BZh9...."[..], "bunzip2"), (b"\xfd7zXZ\0..", "unxz"), (b"PK\x03\x04...", "unzip")]
+        {
+            let error = unpacked(start).expect_err("not read").to_string();
+            assert!(error.contains(name) && error.contains(".tar.zst"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_gives_what_came_before() {
+        let bytes: Vec<u8> =
+            (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        for packed in [gzip(&bytes), zstd(&bytes)] {
+            let cut = &packed[..packed.len() / 2];
+            let (file, ended) = UnpackedFile::new(Unpacked::new(cut).expect("a start")).expect("writable");
+            assert!(ended.is_some());
+            let (mut reader, len_bytes) = file.reader().expect("readable");
+            let mut found = Vec::new();
+            reader.read_to_end(&mut found).expect("readable");
+            assert_eq!(found.len() as u64, len_bytes);
+            assert!(len_bytes > 100_000 && found == bytes[..found.len()], "{len_bytes}");
+            let mut some = [0; 5];
+            file.read_exact_at(1000, &mut some).expect("readable");
+            assert_eq!(some, bytes[1000..1005]);
+        }
+    }
+}

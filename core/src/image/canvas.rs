@@ -1,0 +1,271 @@
+//! Rows of a file's pixels in, the picture that a person sees out: smaller where that is asked, and on paper
+//! where it is transparent.
+
+use image::RgbImage;
+
+use super::ImageError;
+use super::decode::Stopped;
+
+/// What stands behind transparent pixels, unless the ink itself is white.
+const WHITE: u8 = 255;
+/// What stands behind white ink.
+const GREY: u8 = 128;
+/// All three channels of white ink are at least this.
+const LEAST_WHITE: u8 = 224;
+/// White ink gets a grey background only if at least 1 / 8 of the picture is transparent: a screenshot of a
+/// white window with round corners stays on white.
+const LEAST_TRANSPARENT: u64 = 8;
+
+/// A picture while its rows arrive from the top to the bottom.
+///
+/// Keeps means of squares of `by` × `by` pixels, so that the whole of a large image never stands in memory.
+/// Colours are kept premultiplied by alpha, because the background is known only after the last row.
+#[derive(Debug)]
+pub(super) struct Canvas {
+    /// Columns of the image, before it is made smaller.
+    width: usize,
+    /// Rows of the image, before it is made smaller.
+    height: usize,
+    by: usize,
+    /// Rows that have arrived.
+    rows: usize,
+    /// `[rows of the result, columns, 3]`, premultiplied.
+    pixels: Vec<u8>,
+    /// `[rows of the result, columns]`; absent while every pixel is opaque.
+    alpha: Option<Vec<u8>>,
+    /// Sums of the squares of the current row: `[columns, 4]`.
+    sums: Vec<u32>,
+    ink: Ink,
+}
+
+/// What the visible pixels look like, weighted by their alpha.
+#[derive(Debug, Default)]
+struct Ink {
+    sum: u64,
+    white: u64,
+    /// `255 - alpha`, added up.
+    transparent: u64,
+}
+
+/// How many columns or rows remain of `len` where squares of `by` become one pixel.
+pub(super) fn reduced(len: u32, by: u32) -> u32 {
+    len.div_ceil(by)
+}
+
+impl Canvas {
+    /// A canvas for an image of `width` × `height`, of which squares of `by` × `by` pixels become one pixel.
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub fn new(width: u32, height: u32, by: u32) -> Result<Self, ImageError> {
+        let (columns, rows) = (reduced(width, by) as usize, reduced(height, by) as usize);
+        let pixels = with_capacity(3 * columns * rows)?;
+        let sums = if by > 1 { vec![0; 4 * columns] } else { Vec::new() };
+        let (width, height, by) = (width as usize, height as usize, by as usize);
+        Ok(Self { width, height, by, rows: 0, pixels, alpha: None, sums, ink: Ink::default() })
+    }
+
+    /// The next row, three bytes a pixel.
+    ///
+    /// # Panics
+    /// When the row has another width, or there are more rows than announced.
+    pub fn push_rgb(&mut self, row: &[u8]) {
+        assert!(row.len() == 3 * self.width && self.rows < self.height, "a row of the image");
+        if self.by == 1 {
+            self.pixels.extend_from_slice(row);
+            if let Some(alpha) = &mut self.alpha {
+                alpha.resize(alpha.len() + self.width, 255);
+            }
+        } else {
+            for (sums, square) in self.sums.chunks_exact_mut(4).zip(row.chunks(3 * self.by)) {
+                for pixel in square.chunks_exact(3) {
+                    (0..3).for_each(|c| sums[c] += u32::from(pixel[c]));
+                }
+                sums[3] += 255 * (square.len() / 3) as u32;
+            }
+        }
+        self.row_done();
+    }
+
+    /// The next row, four bytes a pixel; the colours are those of the ink, without its alpha.
+    ///
+    /// # Panics
+    /// When the row has another width, or there are more rows than announced.
+    pub fn push_rgba(&mut self, row: &[u8]) {
+        assert!(row.len() == 4 * self.width && self.rows < self.height, "a row of the image");
+        self.ink.see(row);
+        if self.by == 1 {
+            let is_opaque = row.chunks_exact(4).all(|pixel| pixel[3] == 255);
+            if !(is_opaque && self.alpha.is_none()) {
+                let n_before = self.pixels.len() / 3;
+                let alpha = self.alpha.get_or_insert_with(|| vec![255; n_before]);
+                alpha.extend(row.chunks_exact(4).map(|pixel| pixel[3]));
+            }
+            let pixels = row.as_chunks::<4>().0.iter();
+            self.pixels.extend(pixels.flat_map(|&[r, g, b, a]| [r, g, b].map(|c| times(c, a))));
+        } else {
+            for (sums, square) in self.sums.chunks_exact_mut(4).zip(row.chunks(4 * self.by)) {
+                for &[r, g, b, a] in square.as_chunks::<4>().0 {
+                    [r, g, b].iter().zip(&mut *sums).for_each(|(c, sum)| *sum += u32::from(times(*c, a)));
+                    sums[3] += u32::from(a);
+                }
+            }
+        }
+        self.row_done();
+    }
+
+    /// Takes rows of grey for those that never came.
+    pub fn fill_up(&mut self) {
+        let row = vec![GREY; 3 * self.width];
+        while self.rows < self.height {
+            self.push_rgb(&row);
+        }
+    }
+
+    /// Rows that have arrived.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn row_done(&mut self) {
+        self.rows += 1;
+        if self.by == 1 || !(self.rows.is_multiple_of(self.by) || self.rows == self.height) {
+            return;
+        }
+        let n_rows = (self.rows - 1) % self.by + 1;
+        let n_before = self.pixels.len() / 3;
+        for (column, sums) in self.sums.chunks_exact_mut(4).enumerate() {
+            let n_columns = self.by.min(self.width - column * self.by);
+            let n = (n_rows * n_columns) as u32;
+            let mean = |sum: u32| ((sum + n / 2) / n) as u8;
+            self.pixels.extend([mean(sums[0]), mean(sums[1]), mean(sums[2])]);
+            let alpha = mean(sums[3]);
+            if alpha < 255 || self.alpha.is_some() {
+                self.alpha.get_or_insert_with(|| vec![255; n_before + column]).push(alpha);
+            }
+            sums.fill(0);
+        }
+    }
+
+    /// The picture on its paper.
+    ///
+    /// # Errors
+    /// When rows are missing.
+    pub fn finish(self) -> Result<RgbImage, Stopped> {
+        if self.rows < self.height {
+            return Err(Stopped::Corrupt("fewer pixels than announced".into()));
+        }
+        let mut pixels = self.pixels;
+        if let Some(alpha) = &self.alpha {
+            let paper = self.ink.paper();
+            for (pixel, &alpha) in pixels.chunks_exact_mut(3).zip(alpha) {
+                // Both products are rounded, so the sum may be 256.
+                pixel.iter_mut().for_each(|c| *c = c.saturating_add(times(paper, 255 - alpha)));
+            }
+        }
+        let size = |len: usize| len.div_ceil(self.by) as u32;
+        let image = RgbImage::from_raw(size(self.width), size(self.height), pixels);
+        Ok(image.expect("every row has its pixels"))
+    }
+}
+
+impl Ink {
+    fn see(&mut self, row: &[u8]) {
+        for &[r, g, b, a] in row.as_chunks::<4>().0 {
+            self.sum += u64::from(a);
+            self.white += if r.min(g).min(b) >= LEAST_WHITE { u64::from(a) } else { 0 };
+            self.transparent += u64::from(255 - a);
+        }
+    }
+
+    /// White, as viewers and printers do; grey where most of the ink is white and would not be seen.
+    fn paper(&self) -> u8 {
+        let is_white = 2 * self.white > self.sum;
+        let is_cut_out = LEAST_TRANSPARENT * self.transparent >= self.sum + self.transparent;
+        if is_white && is_cut_out { GREY } else { WHITE }
+    }
+}
+
+/// `a * b / 255`, rounded.
+fn times(a: u8, b: u8) -> u8 {
+    let product = u32::from(a) * u32::from(b) + 128;
+    ((product + (product >> 8)) >> 8) as u8
+}
+
+/// An empty vector with room for `len` bytes.
+///
+/// # Errors
+/// When the memory cannot be had; a file's header decides `len`, which must not end the program.
+pub(super) fn with_capacity(len: usize) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| ImageError::NoMemory { bytes: len as u64 })?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(width: u32, height: u32, by: u32, pixel: impl Fn(u32, u32) -> [u8; 4]) -> RgbImage {
+        let mut canvas = Canvas::new(width, height, by).expect("little memory");
+        for y in 0..height {
+            canvas.push_rgba(&(0..width).flat_map(|x| pixel(x, y)).collect::<Vec<u8>>());
+        }
+        canvas.finish().unwrap_or_else(|_| panic!("every row is there"))
+    }
+
+    #[test]
+    fn squares_become_their_means_at_the_edges_too() {
+        let image = drawn(5, 3, 2, |x, y| [(10 * x) as u8, (10 * y) as u8, 7, 255]);
+        assert_eq!(image.dimensions(), (3, 2));
+        let wanted = [[5, 5, 7], [25, 5, 7], [40, 5, 7], [5, 20, 7], [25, 20, 7], [40, 20, 7]];
+        assert_eq!(image.as_raw(), &wanted.concat());
+    }
+
+    #[test]
+    fn rows_with_and_without_alpha_may_follow_each_other() {
+        for by in [1, 2] {
+            let mut canvas = Canvas::new(2, 2 * by, by).expect("little memory");
+            (0..by).for_each(|_| canvas.push_rgb(&[10; 6]));
+            (0..by).for_each(|_| canvas.push_rgba(&[0, 0, 0, 0, 0, 0, 0, 0]));
+            let image = canvas.finish().unwrap_or_else(|_| panic!("every row is there"));
+            let row = 3 * (2 / by) as usize;
+            assert_eq!(image.as_raw()[..row], vec![10; row]);
+            assert_eq!(image.as_raw()[row..], vec![255; row]);
+        }
+    }
+
+    #[test]
+    fn transparent_pixels_weigh_nothing_in_a_mean() {
+        // Half of the square is black ink, half of it is nothing, whatever its colour.
+        let image = drawn(2, 2, 2, |x, _| if x == 0 { [0, 0, 0, 255] } else { [0, 255, 0, 0] });
+        assert_eq!(image.as_raw(), &[127; 3]);
+    }
+
+    // `ink` where `is_ink`, else nothing.
+    fn paper(ink: [u8; 3], is_ink: impl Fn(u32) -> bool) -> [u8; 3] {
+        let [r, g, b] = ink;
+        let image = drawn(32, 32, 1, |x, y| if is_ink(32 * y + x) { [r, g, b, 255] } else { [0; 4] });
+        let at = (0..1024).find(|place| !is_ink(*place)).expect("a hole");
+        image.get_pixel(at % 32, at / 32).0
+    }
+
+    #[test]
+    fn white_ink_is_seen_on_grey() {
+        let third = |place: u32| place.is_multiple_of(3);
+        assert_eq!(paper([255; 3], third), [128; 3]);
+        assert_eq!(paper([230, 240, 250], third), [128; 3]);
+        assert_eq!(paper([0; 3], third), [255; 3]);
+        assert_eq!(paper([255, 255, 0], third), [255; 3]);
+    }
+
+    #[test]
+    fn a_white_page_with_round_corners_stays_on_white() {
+        assert_eq!(paper([255; 3], |place| place > 40), [255; 3]);
+    }
+
+    #[test]
+    fn nothing_at_all_is_white() {
+        assert_eq!(drawn(3, 1, 1, |_, _| [0; 4]).as_raw(), &[255; 9]);
+    }
+}

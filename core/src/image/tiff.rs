@@ -1,0 +1,767 @@
+//! TIFF as scanners, cameras and laboratories write it: strips or tiles, whole numbers or floats, palettes, inks
+//! and CIELab. Of several pages the first.
+
+use std::io::{Cursor, Read, Seek, SeekFrom};
+
+use image::metadata::Orientation;
+use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::tags::Tag;
+use tiff::{ColorType, TiffError};
+
+use super::canvas::Canvas;
+use super::colour::{Converter, FloatConverter, Samples, Space, rgb_from_lab, rgb_from_ycbcr, unmultiplied};
+use super::decode::{DecodeLimits, Drawn, Stopped};
+use super::exif::{Directories, PHOTOMETRIC};
+
+const BLACK_IS_ZERO: u16 = 1;
+const RGB: u16 = 2;
+const PALETTE: u64 = 3;
+const CIE_LAB: u64 = 8;
+const ICC_LAB: u64 = 9;
+
+/// Values of `ExtraSamples`: an alpha by which the colours are multiplied, and one by which they are not.
+const ASSOCIATED_ALPHA: u16 = 1;
+const UNASSOCIATED_ALPHA: u16 = 2;
+/// `PlanarConfiguration` of samples that stand in planes of their own.
+const PLANAR: u16 = 2;
+
+/// Floats up to this are parts of 1, with highlights; beyond, they count to 255 or are measurements.
+const MOST_OF_ONE: f32 = 16.0;
+
+impl From<TiffError> for Stopped {
+    fn from(error: TiffError) -> Self {
+        match error {
+            TiffError::UnsupportedError(_) | TiffError::LimitsExceeded => {
+                Self::Unsupported(error.to_string())
+            }
+            _ => Self::Corrupt(error.to_string()),
+        }
+    }
+}
+
+/// Decodes the first page.
+pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Drawn, Stopped> {
+    let mut page = Page::open(bytes, limits)?;
+    let size @ (width, height) = page.size;
+    limits.check(width, height)?;
+    let by = limits.reduction(width, height, least_side);
+    let _alone = limits.admit(size, page.needed_bytes(by))?;
+    let range = if page.is_measured { Some(page.range()?) } else { None };
+    let mut canvas = Canvas::new(width, height, by)?;
+    let mut row = Row::new(&mut page);
+    page.for_each_row(|values| match values {
+        Values::Bytes(values) => row.push(values, &mut canvas),
+        Values::Floats(values) => row.push_floats(values, range.unwrap_or((0.0, 1.0)), &mut canvas),
+    })?;
+    Ok(Drawn { pixels: canvas.finish()?, size, orientation: page.orientation(), problem: None })
+}
+
+/// What the samples of a pixel mean.
+#[derive(Debug)]
+enum Kind {
+    Gray,
+    Palette(Vec<[u8; 3]>),
+    Rgb,
+    Cmyk,
+    YCbCr,
+    /// Whether zero stands for no colour; else 128 does.
+    Lab {
+        is_signed: bool,
+    },
+}
+
+/// Samples of a row, of a chunk or of a row of chunks.
+enum Values<T, U> {
+    Bytes(T),
+    Floats(U),
+}
+
+/// The first page of a file.
+struct Page<'a> {
+    decoder: Decoder<Patched<'a>>,
+    size: (u32, u32),
+    /// Taken by [`Row`].
+    kind: Option<Kind>,
+    is_palette: bool,
+    /// Bits of a sample.
+    bits: u8,
+    /// Samples of a pixel that are read.
+    n_samples: usize,
+    /// Whether the samples stand in planes of their own.
+    is_planar: bool,
+    /// `ExtraSamples` of the sample behind the colours, where that is alpha.
+    alpha: Option<u16>,
+    /// Whether the values are floats or signed, of which only looking at all of them tells the range.
+    is_measured: bool,
+}
+
+impl<'a> Page<'a> {
+    fn open(bytes: &'a [u8], limits: DecodeLimits) -> Result<Self, Stopped> {
+        let max_bytes = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
+        let mut tiff_limits = Limits::default();
+        tiff_limits.decoding_buffer_size = max_bytes;
+        tiff_limits.intermediate_buffer_size = max_bytes;
+        let (reader, photometric) = Patched::new(bytes);
+        let mut decoder = Decoder::new(reader)?.with_limits(tiff_limits);
+        let size = decoder.dimensions()?;
+        let color_type = decoder.colortype()?;
+        let bits = color_type.bit_depth();
+        let (kind, n_samples) = match (photometric, color_type) {
+            (Some(PALETTE), _) => (Kind::Palette(palette(&mut decoder, bits)?), 1),
+            (Some(lab @ (CIE_LAB | ICC_LAB)), _) => {
+                (Kind::Lab { is_signed: lab == CIE_LAB }, color_type.num_samples())
+            }
+            (_, ColorType::Gray(_)) => (Kind::Gray, 1),
+            (_, ColorType::Multiband { num_samples, .. }) => (Kind::Gray, num_samples),
+            (_, ColorType::RGB(_) | ColorType::RGBA(_)) => (Kind::Rgb, color_type.num_samples()),
+            (_, ColorType::CMYK(_) | ColorType::CMYKA(_)) => (Kind::Cmyk, color_type.num_samples()),
+            (_, ColorType::YCbCr(_)) => (Kind::YCbCr, 3),
+            (_, other) => return Err(Stopped::Unsupported(format!("TIFF pixels of the kind {other:?}"))),
+        };
+        let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples)?.unwrap_or_default();
+        let alpha = match (&kind, n_samples, extra.first()) {
+            (Kind::Rgb, 4.., None) => Some(UNASSOCIATED_ALPHA),
+            (Kind::Rgb, 4.., Some(&alpha)) | (Kind::Gray, 2.., Some(&alpha)) => Some(alpha),
+            _ => None,
+        };
+        let alpha = alpha.filter(|alpha| [ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA].contains(alpha));
+        let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat)?.unwrap_or_default();
+        let is_measured = formats.iter().any(|format| *format != 1 && *format != 4);
+        if is_measured && !matches!(kind, Kind::Gray | Kind::Rgb) {
+            return Err(Stopped::Unsupported(format!(
+                "floats or signed numbers in TIFF of the kind {color_type:?}"
+            )));
+        }
+        let is_planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(PLANAR);
+        let is_palette = matches!(kind, Kind::Palette(_));
+        let (kind, n_samples) = (Some(kind), usize::from(n_samples));
+        Ok(Self { decoder, size, kind, is_palette, bits, n_samples, is_planar, alpha, is_measured })
+    }
+
+    fn orientation(&mut self) -> Orientation {
+        let number = self.decoder.find_tag_unsigned::<u8>(Tag::Orientation).ok().flatten();
+        number.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
+    }
+
+    fn space(&mut self) -> Space {
+        Space::of_icc(self.decoder.get_tag_u8_vec(Tag::IccProfile).ok())
+    }
+
+    /// Columns and rows of a strip or tile, none of them beyond the image.
+    fn chunk(&self) -> (u32, u32) {
+        let (width, height) = self.decoder.chunk_dimensions();
+        (width.clamp(1, self.size.0), height.clamp(1, self.size.1))
+    }
+
+    /// A row of strips or tiles, the chunk that is read, and the result; twice that, because turning makes another.
+    fn needed_bytes(&self, by: u32) -> u64 {
+        let (width, height) = (u64::from(self.size.0), u64::from(self.size.1));
+        let bytes = u64::from(self.bits.div_ceil(8)) * self.n_samples as u64;
+        let of_a_row =
+            width * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
+        let (chunk_width, chunk_height) = self.chunk();
+        let of_a_chunk = u64::from(chunk_width) * u64::from(chunk_height) * bytes;
+        of_a_row * u64::from(chunk_height) + of_a_chunk + 6 * width * height / u64::from(by * by)
+    }
+
+    /// The samples of a strip or tile.
+    fn read_chunk(&mut self, idx: u32, columns: usize) -> Result<Values<Vec<u8>, Vec<f32>>, Stopped> {
+        use DecodingResult::{F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
+        let samples = if self.is_planar { 1 } else { self.n_samples };
+        let floats = |values: Vec<f32>| Ok(Values::Floats(values));
+        match self.decoder.read_chunk(idx)? {
+            U8(values) if self.bits < 8 => Ok(Values::Bytes(self.unpacked(&values, columns * samples))),
+            U8(values) => Ok(Values::Bytes(values)),
+            _ if self.is_palette => Err(Stopped::Unsupported(format!("a palette of {} bits", self.bits))),
+            U16(values) => Ok(Values::Bytes(values.into_iter().map(|value| (value >> 8) as u8).collect())),
+            U32(values) => Ok(Values::Bytes(values.into_iter().map(|value| (value >> 24) as u8).collect())),
+            U64(values) => Ok(Values::Bytes(values.into_iter().map(|value| (value >> 56) as u8).collect())),
+            F16(values) => floats(values.into_iter().map(f32::from).collect()),
+            F32(values) => floats(values),
+            F64(values) => floats(values.into_iter().map(|value| value as f32).collect()),
+            I8(values) => floats(values.into_iter().map(f32::from).collect()),
+            I16(values) => floats(values.into_iter().map(f32::from).collect()),
+            I32(values) => floats(values.into_iter().map(|value| value as f32).collect()),
+            I64(values) => floats(values.into_iter().map(|value| value as f32).collect()),
+        }
+    }
+
+    /// Samples of 1, 2 or 4 bits, of rows that end with whole bytes; grey ones spread to 0..=255.
+    fn unpacked(&self, packed: &[u8], row_len: usize) -> Vec<u8> {
+        let bits = usize::from(self.bits);
+        let most = (1_u16 << bits) - 1;
+        let spread = if self.is_palette { 1 } else { 255 / most };
+        let sample = |row: &[u8], at: usize| {
+            let shift = 8 - bits - at * bits % 8;
+            ((u16::from(row[at * bits / 8]) >> shift & most) * spread) as u8
+        };
+        let rows = packed.chunks_exact((row_len * bits).div_ceil(8).max(1));
+        rows.flat_map(|row| (0..row_len).map(move |at| sample(row, at))).collect()
+    }
+
+    /// Hands over the rows from the top to the bottom, the samples of a pixel side by side.
+    fn for_each_row(&mut self, mut take: impl FnMut(Values<&[u8], &[f32]>)) -> Result<(), Stopped> {
+        let (width, height) = self.size;
+        let (chunk_width, chunk_height) = self.chunk();
+        let (across, down) = (width.div_ceil(chunk_width), height.div_ceil(chunk_height));
+        let row_len = width as usize * self.n_samples;
+        let (mut bytes, mut floats): (Vec<u8>, Vec<f32>) = (Vec::new(), Vec::new());
+        for chunk_y in 0..down {
+            let n_rows = chunk_height.min(height - chunk_y * chunk_height) as usize;
+            let is_floats = self.is_measured;
+            bytes.resize(if is_floats { 0 } else { n_rows * row_len }, 0);
+            floats.resize(if is_floats { n_rows * row_len } else { 0 }, 0.0);
+            for chunk_x in 0..across {
+                let left = chunk_x * chunk_width;
+                let columns = chunk_width.min(width - left) as usize;
+                for plane in 0..if self.is_planar { self.n_samples } else { 1 } {
+                    let idx = (plane as u32 * down + chunk_y) * across + chunk_x;
+                    let place = Place {
+                        left: left as usize,
+                        columns,
+                        row_len,
+                        n_samples: self.n_samples,
+                        plane: self.is_planar.then_some(plane),
+                    };
+                    match self.read_chunk(idx, columns)? {
+                        Values::Bytes(values) if !is_floats => place.fill(&mut bytes, &values),
+                        Values::Floats(values) if is_floats => place.fill(&mut floats, &values),
+                        _ => return Err(Stopped::Unsupported("samples of several formats".into())),
+                    }
+                }
+            }
+            bytes.chunks_exact(row_len).for_each(|row| take(Values::Bytes(row)));
+            floats.chunks_exact(row_len).for_each(|row| take(Values::Floats(row)));
+        }
+        Ok(())
+    }
+
+    /// What is black and what is white of floats and signed numbers.
+    ///
+    /// Of floats 0 and 1, or 0 and 255 where they go far beyond 1; of measurements their least and most.
+    fn range(&mut self) -> Result<(f32, f32), Stopped> {
+        let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
+        self.for_each_row(|values| {
+            if let Values::Floats(values) = values {
+                for value in values.iter().filter(|value| value.is_finite()) {
+                    (least, most) = (least.min(*value), most.max(*value));
+                }
+            }
+        })?;
+        // Wide gamuts and sharpening leave a little below zero.
+        let has_none_below = least >= -0.1 * most;
+        Ok(match () {
+            () if has_none_below && most <= MOST_OF_ONE => (0.0, 1.0),
+            () if has_none_below && most <= 255.0 => (0.0, 255.0),
+            () if least < most => (least, most),
+            () => (0.0, 1.0),
+        })
+    }
+}
+
+/// Where the samples of a chunk belong in its row of chunks.
+struct Place {
+    /// Columns before the chunk.
+    left: usize,
+    columns: usize,
+    row_len: usize,
+    n_samples: usize,
+    /// Which sample of each pixel they are; all, where there are no planes.
+    plane: Option<usize>,
+}
+
+impl Place {
+    fn fill<T: Copy>(&self, rows: &mut [T], values: &[T]) {
+        let len = self.columns * if self.plane.is_some() { 1 } else { self.n_samples };
+        for (row, values) in rows.chunks_exact_mut(self.row_len).zip(values.chunks_exact(len)) {
+            let row = &mut row[self.left * self.n_samples..][..self.columns * self.n_samples];
+            match self.plane {
+                None => row.copy_from_slice(values),
+                Some(plane) => {
+                    let places = row.iter_mut().skip(plane).step_by(self.n_samples);
+                    places.zip(values).for_each(|(place, value)| *place = *value);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a page on their way to a canvas.
+struct Row {
+    kind: Kind,
+    n_samples: usize,
+    alpha: Option<u16>,
+    converter: Converter,
+    floats: Option<FloatConverter>,
+    /// The samples that are looked at.
+    picked: Vec<u8>,
+}
+
+impl Row {
+    /// Takes what it needs to know of a page.
+    fn new(page: &mut Page) -> Self {
+        let space = page.space();
+        let kind = page.kind.take().expect("taken only here");
+        let samples = match (&kind, page.alpha) {
+            (Kind::Gray, None) => Samples::Gray,
+            (Kind::Gray, Some(_)) => Samples::GrayAlpha,
+            (Kind::Cmyk, _) => Samples::Cmyk,
+            (Kind::Rgb, Some(_)) => Samples::Rgba,
+            _ => Samples::Rgb,
+        };
+        // A profile of CIELab has nothing to say about what is CIELab already.
+        let space = if matches!(kind, Kind::Lab { .. }) { Space::Srgb } else { space };
+        let floats = if page.is_measured { FloatConverter::new(&space) } else { None };
+        let converter = Converter::new(samples, if floats.is_some() { &Space::Srgb } else { &space });
+        Self { kind, n_samples: page.n_samples, alpha: page.alpha, converter, floats, picked: Vec::new() }
+    }
+
+    fn push(&mut self, values: &[u8], canvas: &mut Canvas) {
+        let pixels = values.chunks_exact(self.n_samples);
+        self.picked.clear();
+        match &self.kind {
+            Kind::Palette(colours) => self.picked.extend(
+                values.iter().flat_map(|idx| colours.get(usize::from(*idx)).copied().unwrap_or_default()),
+            ),
+            Kind::YCbCr => self.picked.extend(pixels.flat_map(|p| rgb_from_ycbcr([p[0], p[1], p[2]]))),
+            Kind::Lab { is_signed } => {
+                let zero = if *is_signed { 0 } else { 128 };
+                let signed = |value: u8| value.wrapping_sub(zero) as i8;
+                self.picked.extend(pixels.flat_map(|p| rgb_from_lab(p[0], signed(p[1]), signed(p[2]))));
+            }
+            Kind::Gray | Kind::Rgb | Kind::Cmyk => {
+                let n = self.converter.samples().len();
+                self.picked.extend(pixels.flat_map(|pixel| &pixel[..n]));
+            }
+        }
+        self.convert(canvas);
+    }
+
+    fn push_floats(&mut self, values: &[f32], (black, white): (f32, f32), canvas: &mut Canvas) {
+        let n = self.converter.samples().len();
+        let of_one = |value: f32| ((value - black) / (white - black)).clamp(0.0, 1.0);
+        let mut picked: Vec<f32> = values
+            .chunks_exact(self.n_samples)
+            .flat_map(|pixel| &pixel[..n])
+            .map(|value| of_one(*value))
+            .collect();
+        if let Some(floats) = &mut self.floats
+            && self.converter.samples() == Samples::Rgb
+        {
+            floats.convert(&mut picked);
+        }
+        self.picked.clear();
+        // `as` makes zero of what is not a number.
+        self.picked.extend(picked.iter().map(|value| (255.0 * value).round() as u8));
+        self.convert(canvas);
+    }
+
+    fn convert(&mut self, canvas: &mut Canvas) {
+        let row = self.converter.convert(&self.picked);
+        match self.alpha {
+            None => canvas.push_rgb(row),
+            Some(ASSOCIATED_ALPHA) => canvas.push_rgba(&unmultiplied(row)),
+            Some(_) => canvas.push_rgba(row),
+        }
+    }
+}
+
+/// The colours of a palette, of 16 bits each: all reds, all greens, all blues.
+fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, Stopped> {
+    let map = decoder.get_tag_u16_vec(Tag::ColorMap)?;
+    let n = 1_usize << bits.min(16);
+    if map.len() < 3 * n {
+        return Err(Stopped::Corrupt(format!("a palette of {} values for {n} colours", map.len())));
+    }
+    // Some old programs wrote values of 8 bits.
+    let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };
+    Ok((0..n).map(|idx| [0, n, 2 * n].map(|from| (map[from + idx] >> shift) as u8)).collect())
+}
+
+/// A TIFF file whose `PhotometricInterpretation` is one that the decoder knows, so that it hands over the samples
+/// of palettes and of CIELab as they are.
+struct Patched<'a> {
+    bytes: Cursor<&'a [u8]>,
+    patch: Option<(u64, [u8; 2])>,
+}
+
+impl<'a> Patched<'a> {
+    /// The file, and what its `PhotometricInterpretation` is in truth.
+    fn new(bytes: &'a [u8]) -> (Self, Option<u64>) {
+        let found = Directories::open(bytes).and_then(|file| {
+            let entry = file.entry(PHOTOMETRIC)?;
+            Some((file, entry, file.value(entry)?))
+        });
+        let patch = found.and_then(|(file, entry, photometric)| {
+            let stands_in = match photometric {
+                PALETTE => BLACK_IS_ZERO,
+                CIE_LAB | ICC_LAB => RGB,
+                _ => return None,
+            };
+            let is_short = entry.kind == 3;
+            let bytes =
+                if file.is_little_endian() { stands_in.to_le_bytes() } else { stands_in.to_be_bytes() };
+            is_short.then_some((entry.at as u64, bytes))
+        });
+        (Self { bytes: Cursor::new(bytes), patch }, patch.and(found).map(|(.., photometric)| photometric))
+    }
+}
+
+impl Read for Patched<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let from = self.bytes.position();
+        let n = self.bytes.read(buf)?;
+        if let Some((at, patch)) = self.patch {
+            for (place, value) in
+                (at..).zip(patch).filter(|(place, _)| (from..from + n as u64).contains(place))
+            {
+                buf[(place - from) as usize] = value;
+            }
+        }
+        Ok(n)
+    }
+}
+
+impl Seek for Patched<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.bytes.seek(to)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+    use crate::image::colour::tests::{INKS, OF_INKS, of_inks};
+    use crate::image::decode::tests::{check_close, decoded, refused, scaled};
+    use crate::image::resize::tests::picture;
+
+    /// A file as programs write it, from the entries of its first directory and the bytes of its strips or tiles.
+    #[derive(Clone)]
+    struct File {
+        big: bool,
+        little_endian: bool,
+        /// Tag, type and values.
+        entries: Vec<(u16, u16, Vec<u64>)>,
+        chunks: Vec<Vec<u8>>,
+        /// A second page of one black pixel.
+        second: bool,
+    }
+
+    const SHORT: u16 = 3;
+    const LONG: u16 = 4;
+
+    impl File {
+        /// One strip of `[rows, columns, samples]`.
+        fn new(size: (u32, u32), photometric: u64, bits: &[u64], pixels: Vec<u8>) -> Self {
+            let entries = vec![
+                (256, LONG, vec![size.0.into()]),
+                (257, LONG, vec![size.1.into()]),
+                (258, SHORT, bits.to_vec()),
+                (259, SHORT, vec![1]),
+                (262, SHORT, vec![photometric]),
+                (277, SHORT, vec![bits.len() as u64]),
+                (278, LONG, vec![size.1.into()]),
+            ];
+            Self { big: false, little_endian: true, entries, chunks: vec![pixels], second: false }
+        }
+
+        fn with(mut self, tag: u16, kind: u16, values: &[u64]) -> Self {
+            self.entries.retain(|entry| entry.0 != tag);
+            self.entries.push((tag, kind, values.to_vec()));
+            self
+        }
+
+        fn number(&self, value: u64, len: usize) -> Vec<u8> {
+            match self.little_endian {
+                true => value.to_le_bytes()[..len].to_vec(),
+                false => value.to_be_bytes()[8 - len..].to_vec(),
+            }
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            let offset_len = if self.big { 8 } else { 4 };
+            let mut bytes = if self.little_endian { b"II".to_vec() } else { b"MM".to_vec() };
+            bytes.extend(self.number(if self.big { 43 } else { 42 }, 2));
+            if self.big {
+                bytes.extend([self.number(8, 2), self.number(0, 2)].concat());
+            }
+            let first = bytes.len();
+            bytes.extend(vec![0; offset_len]);
+            let mut offsets = Vec::new();
+            for chunk in &self.chunks {
+                offsets.push(bytes.len() as u64);
+                bytes.extend(chunk);
+            }
+            let counts = self.chunks.iter().map(|chunk| chunk.len() as u64).collect();
+            let is_tiled = self.entries.iter().any(|entry| entry.0 == 322);
+            let kind = if self.big { 16 } else { LONG };
+            let mut entries = self.entries.clone();
+            entries.push((if is_tiled { 324 } else { 273 }, kind, offsets));
+            entries.push((if is_tiled { 325 } else { 279 }, kind, counts));
+            let directory = self.directory(&mut bytes, entries);
+            bytes.splice(first..first + offset_len, self.number(directory as u64, offset_len));
+            if self.second {
+                let next = bytes.len() - offset_len;
+                let page = File { second: false, ..File::new((1, 1), 1, &[8], vec![0]) };
+                let at = bytes.len() as u64;
+                bytes.push(0);
+                let entries = [page.entries, vec![(273, kind, vec![at]), (279, kind, vec![1])]].concat();
+                let directory = self.directory(&mut bytes, entries);
+                bytes.splice(next..next + offset_len, self.number(directory as u64, offset_len));
+            }
+            bytes
+        }
+
+        /// Appends a directory and returns where it begins; it ends with the offset of the next.
+        fn directory(&self, bytes: &mut Vec<u8>, mut entries: Vec<(u16, u16, Vec<u64>)>) -> usize {
+            let (offset_len, count_len) = if self.big { (8, 8) } else { (4, 2) };
+            entries.sort();
+            let mut table = self.number(entries.len() as u64, count_len);
+            for (tag, kind, values) in entries {
+                let len = match kind {
+                    1 | 7 => 1,
+                    SHORT => 2,
+                    16 => 8,
+                    _ => 4,
+                };
+                let mut value: Vec<u8> = values.iter().flat_map(|value| self.number(*value, len)).collect();
+                if value.len() > offset_len {
+                    let at = bytes.len() as u64;
+                    bytes.extend(&value);
+                    value = self.number(at, offset_len);
+                }
+                value.resize(offset_len, 0);
+                table.extend([self.number(tag.into(), 2), self.number(kind.into(), 2)].concat());
+                table.extend(self.number(values.len() as u64, offset_len));
+                table.extend(value);
+            }
+            let start = bytes.len();
+            bytes.extend(table);
+            bytes.extend(vec![0; offset_len]);
+            start
+        }
+    }
+
+    fn rgb(image: &RgbImage) -> File {
+        File::new(image.dimensions(), 2, &[8; 3], image.as_raw().clone())
+    }
+
+    fn floats(values: impl IntoIterator<Item = f32>) -> Vec<u8> {
+        values.into_iter().flat_map(f32::to_le_bytes).collect()
+    }
+
+    fn gray(image: &RgbImage) -> RgbImage {
+        RgbImage::from_fn(image.width(), image.height(), |x, y| image::Rgb([image.get_pixel(x, y).0[0]; 3]))
+    }
+
+    #[test]
+    fn every_kind_of_file_and_byte_order_is_read() {
+        let image = picture(5, 4);
+        for (big, little_endian) in [(false, true), (false, false), (true, true), (true, false)] {
+            let file = File { big, little_endian, ..rgb(&image) };
+            assert_eq!(decoded(&file.bytes()), image, "big {big}, little-endian {little_endian}");
+            let turned = file.with(274, SHORT, &[6]).bytes();
+            assert_eq!(decoded(&turned), image::imageops::rotate90(&image));
+        }
+    }
+
+    #[test]
+    fn strips_and_tiles_are_put_together() {
+        let image = picture(21, 19);
+        let strips = image.as_raw().chunks(21 * 3 * 4).map(<[u8]>::to_vec).collect();
+        let file = File { chunks: strips, ..rgb(&image) }.with(278, LONG, &[4]);
+        assert_eq!(decoded(&file.bytes()), image);
+        // Tiles reach over the edges.
+        let tile = |left: u32, top: u32| -> Vec<u8> {
+            let pixel = |x: u32, y: u32| if x < 21 && y < 19 { image.get_pixel(x, y).0 } else { [99; 3] };
+            (0..256).flat_map(|at| pixel(left + at % 16, top + at / 16)).collect()
+        };
+        let tiles = vec![tile(0, 0), tile(16, 0), tile(0, 16), tile(16, 16)];
+        let file =
+            File { chunks: tiles.clone(), ..rgb(&image) }.with(322, LONG, &[16]).with(323, LONG, &[16]);
+        assert_eq!(decoded(&file.bytes()), image);
+        let of_tiles =
+            scaled(&file.bytes(), DecodeLimits { max_pixels: 150, ..DecodeLimits::default() }, u32::MAX);
+        let whole = scaled(
+            &rgb(&image).bytes(),
+            DecodeLimits { max_pixels: 150, ..DecodeLimits::default() },
+            u32::MAX,
+        );
+        assert_eq!((of_tiles.pixels.dimensions(), of_tiles.pixels), ((11, 10), whole.pixels));
+        // Each sample in a plane of its own.
+        let plane = |pixels: &[u8], c: usize| pixels.iter().skip(c).step_by(3).copied().collect::<Vec<u8>>();
+        let planes = (0..3).map(|c| plane(image.as_raw(), c)).collect();
+        let file = File { chunks: planes, ..rgb(&image) }.with(284, SHORT, &[2]);
+        assert_eq!(decoded(&file.bytes()), image);
+        let planes = (0..3).flat_map(|c| tiles.iter().map(move |tile| plane(tile, c))).collect();
+        let file = File { chunks: planes, ..rgb(&image) }.with(284, SHORT, &[2]);
+        assert_eq!(decoded(&file.with(322, LONG, &[16]).with(323, LONG, &[16]).bytes()), image);
+    }
+
+    #[test]
+    fn the_first_of_several_pages_is_shown() {
+        let image = picture(5, 4);
+        let file = File { second: true, ..rgb(&image) };
+        let bytes = file.bytes();
+        assert!(Decoder::new(Cursor::new(&bytes)).expect("a TIFF").more_images());
+        assert_eq!(decoded(&bytes), image);
+    }
+
+    #[test]
+    fn palettes_are_looked_up() {
+        // Of colour i: 250 - i, 3 i and i.
+        let map = |n: u64, unit: u64| -> Vec<u64> {
+            let of =
+                |colour: fn(u64) -> u64| (0..n).map(move |i| unit * (colour(i) & 255)).collect::<Vec<_>>();
+            [of(|i| 250 - i), of(|i| 3 * i), of(|i| i)].concat()
+        };
+        let colour = |i: u8| [250 - i, 3 * i, i];
+        let wanted: Vec<u8> = [0, 1, 77, 15, 2, 3].into_iter().flat_map(colour).collect();
+        let file = File::new((3, 2), 3, &[8], vec![0, 1, 77, 15, 2, 3]);
+        assert_eq!(decoded(&file.clone().with(320, SHORT, &map(256, 257)).bytes()).as_raw(), &wanted);
+        // Values of 8 bits, as some old programs wrote.
+        assert_eq!(decoded(&file.clone().with(320, SHORT, &map(256, 1)).bytes()).as_raw(), &wanted);
+        // Sixteen colours, two a byte; rows end with whole bytes.
+        let file = File::new((3, 2), 3, &[4], vec![0x01, 0x70, 0xf2, 0x30]).with(320, SHORT, &map(16, 257));
+        let wanted: Vec<u8> = [0, 1, 7, 15, 2, 3].into_iter().flat_map(colour).collect();
+        assert_eq!(decoded(&file.bytes()).as_raw(), &wanted);
+        let short = File::new((1, 1), 3, &[8], vec![0]).with(320, SHORT, &map(16, 257)).bytes();
+        assert!(refused(&short).contains("48 values for 256 colours"), "{}", refused(&short));
+    }
+
+    #[test]
+    fn few_bits_are_spread() {
+        let file = File::new((3, 1), 1, &[1], vec![0b0100_0000]);
+        assert_eq!(decoded(&file.bytes()).as_raw()[..], [0, 0, 0, 255, 255, 255, 0, 0, 0]);
+        let white_is_zero = File::new((3, 1), 0, &[1], vec![0b0100_0000]);
+        assert_eq!(decoded(&white_is_zero.bytes()).as_raw()[..], [255, 255, 255, 0, 0, 0, 255, 255, 255]);
+        let file = File::new((2, 1), 1, &[4], vec![0x3c]);
+        assert_eq!(decoded(&file.bytes()).as_raw()[..], [51, 51, 51, 204, 204, 204]);
+    }
+
+    #[test]
+    fn cielab_becomes_srgb() {
+        // As in colour.rs; a and b are signed, or 128 stands for zero.
+        let wanted = [[0; 3], [255; 3], [0, 131, 34], [201, 198, 74]].concat();
+        let of_cie = [[0, 0, 0], [255, 0, 0], [120, 206, 40], [200, 246, 60]];
+        let of_icc = of_cie.map(|[l, a, b]| [l, a ^ 128, b ^ 128]);
+        for (photometric, pixels) in [(8, of_cie), (9, of_icc)] {
+            let file = File::new((4, 1), photometric, &[8; 3], pixels.concat());
+            assert_eq!(decoded(&file.bytes()).as_raw(), &wanted, "{photometric}");
+            let wide = pixels.concat().iter().flat_map(|value| [0, *value]).collect();
+            let file = File::new((4, 1), photometric, &[16; 3], wide);
+            assert_eq!(decoded(&file.bytes()).as_raw(), &wanted, "{photometric} of 16 bits");
+        }
+    }
+
+    #[test]
+    fn floats_are_parts_of_one_or_count_to_255_or_are_measured() {
+        let image = picture(7, 5);
+        let file = |values: Vec<f32>| {
+            File::new((7, 5), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).bytes()
+        };
+        let of =
+            |unit: f32| image.as_raw().iter().map(move |value| f32::from(*value) * unit).collect::<Vec<_>>();
+        assert_eq!(decoded(&file(of(1.0 / 255.0))), image);
+        assert_eq!(decoded(&file(of(1.0))), image);
+        // A highlight and a little below zero change nothing of the rest; what is not a number is black.
+        let mut odd = of(1.0 / 255.0);
+        (odd[0], odd[1], odd[2]) = (4.0, -0.05, f32::NAN);
+        let found = decoded(&file(odd));
+        assert_eq!((&found.as_raw()[..3], &found.as_raw()[3..]), (&[255, 0, 0][..], &image.as_raw()[3..]));
+
+        // Heights above the sea: the least is black and the most white.
+        let heights = [-100.0, 0.0, 100.0, 300.0];
+        let wanted = [0, 64, 128, 255].map(|gray| [gray; 3]).concat();
+        let file = File::new((4, 1), 1, &[32], floats(heights)).with(339, SHORT, &[3]);
+        assert_eq!(decoded(&file.bytes()).as_raw(), &wanted);
+        let signed = heights.into_iter().flat_map(|height| (height as i16).to_le_bytes()).collect();
+        let file = File::new((4, 1), 1, &[16], signed).with(339, SHORT, &[2]);
+        assert_eq!(decoded(&file.bytes()).as_raw(), &wanted);
+    }
+
+    #[test]
+    fn linear_floats_keep_their_shadows() {
+        let mut linear = moxcms::ColorProfile::new_srgb();
+        let line = moxcms::ToneReprCurve::Lut(Vec::new());
+        linear.cicp = None;
+        [linear.red_trc, linear.green_trc, linear.blue_trc] = [(); 3].map(|()| Some(line.clone()));
+        let icc: Vec<u64> = linear.encode().expect("it can be written").into_iter().map(u64::from).collect();
+        // 0.0010 and 0.0025 would both be 0 of 255.
+        let values = [0.0010, 0.0025, 0.2140, 1.0].map(|value| [value; 3]).concat();
+        let file =
+            File::new((4, 1), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).with(34675, 7, &icc);
+        let found = decoded(&file.bytes());
+        let wanted = [3_u8, 8, 127, 255].map(|gray| [gray; 3]).concat();
+        let apart = found.as_raw().iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(apart <= Some(1), "{found:?}");
+    }
+
+    #[test]
+    fn inks_become_srgb_with_and_without_a_profile() {
+        let file = File::new((9, 1), 5, &[8; 4], INKS.concat());
+        let plain: Vec<u8> = INKS.into_iter().flat_map(crate::image::colour::rgb_from_cmyk).collect();
+        assert_eq!(decoded(&file.bytes()).as_raw(), &plain);
+        let icc: Vec<u64> = of_inks(0x0240_0000).into_iter().map(u64::from).collect();
+        let found = decoded(&file.with(34675, 7, &icc).bytes());
+        let wanted = RgbImage::from_raw(9, 1, OF_INKS.concat()).expect("nine pixels");
+        check_close(&found, &wanted, 1.0);
+    }
+
+    #[test]
+    fn alpha_is_told_from_other_samples() {
+        let pixels = |colour: [u8; 3], alpha: u8| [colour.as_slice(), &[alpha]].concat();
+        let file = |pixel: Vec<u8>, extra: u64| {
+            File::new((1, 1), 2, &[8; 4], pixel).with(338, SHORT, &[extra]).bytes()
+        };
+        // Half of a red: multiplied by its alpha, not multiplied, and a sample that is no alpha.
+        assert_eq!(decoded(&file(pixels([100, 0, 0], 128), 1)).as_raw(), &[227, 127, 127]);
+        assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 2)).as_raw(), &[227, 127, 127]);
+        assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 0)).as_raw(), &[200, 0, 0]);
+        let gray =
+            |extra: u64| File::new((1, 1), 1, &[8; 2], vec![100, 0]).with(338, SHORT, &[extra]).bytes();
+        assert_eq!(decoded(&gray(2)).as_raw(), &[255; 3]);
+        assert_eq!(decoded(&gray(0)).as_raw(), &[100; 3]);
+    }
+
+    #[test]
+    fn luma_and_chroma_become_rgb() {
+        // As `Image.frombytes("YCbCr", size, pixels).convert("RGB")`.
+        let file = File::new((3, 1), 6, &[8; 3], vec![100, 128, 128, 76, 85, 255, 29, 255, 107]);
+        assert_eq!(
+            decoded(&file.with(530, SHORT, &[1, 1]).bytes()).as_raw(),
+            &[100, 100, 100, 254, 0, 0, 0, 0, 254]
+        );
+    }
+
+    #[test]
+    fn wide_samples_give_their_high_bytes() {
+        let image = gray(&picture(3, 2));
+        let wide = |len: usize| -> Vec<u8> {
+            let of = |value: &u8| [vec![7; len - 1], vec![*value]].concat();
+            image.as_raw().iter().step_by(3).flat_map(of).collect()
+        };
+        for len in [2, 4, 8] {
+            assert_eq!(
+                decoded(&File::new((3, 2), 1, &[8 * len as u64], wide(len)).bytes()),
+                image,
+                "{len} bytes"
+            );
+        }
+    }
+
+    #[test]
+    fn memory_is_that_of_a_strip_and_the_result() {
+        // 4,000 x 4,000 pixels of nothing, in one strip or in rows that all are the same bytes.
+        let limits = DecodeLimits { max_bytes: 4_000_000, max_pixels: 100_000, ..DecodeLimits::default() };
+        let strip = File::new((4000, 4000), 1, &[8], vec![]);
+        let error = crate::image::decode_whole(&strip.bytes(), limits).expect_err("16 MB").to_string();
+        assert!(error.contains("4000x4000, which needs") && error.contains("strips or tiles"), "{error}");
+        let rows = File { chunks: vec![vec![200; 4000]; 4000], ..strip }.with(278, LONG, &[1]);
+        let decoded = scaled(&rows.bytes(), limits, u32::MAX);
+        assert_eq!((decoded.width, decoded.pixels.dimensions()), (4000, (250, 250)));
+        assert!(decoded.pixels.as_raw().iter().all(|value| *value == 200));
+    }
+}

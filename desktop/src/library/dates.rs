@@ -1,0 +1,406 @@
+//! When a photo was taken: dates as metadata and people's file names write them, and where one was found.
+
+use std::path::Path;
+
+/// Where the date of a photo was found, the most reliable first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DateFrom {
+    /// EXIF of the photo.
+    Exif,
+    /// XMP in the photo.
+    Xmp,
+    /// An XMP file beside the photo.
+    Sidecar,
+    /// IPTC of the photo.
+    Iptc,
+    /// A PNG's "Creation Time".
+    Png,
+    /// The GPS clock in EXIF, in UTC.
+    Gps,
+    /// The JSON file of a Google Takeout beside the photo, in UTC.
+    Takeout,
+    /// The name of the file.
+    Name,
+    /// When a PNG says that it was changed last.
+    PngModified,
+    /// When the file was changed last.
+    File,
+}
+
+impl DateFrom {
+    const ALL: [Self; 10] = [
+        Self::Exif,
+        Self::Xmp,
+        Self::Sidecar,
+        Self::Iptc,
+        Self::Png,
+        Self::Gps,
+        Self::Takeout,
+        Self::Name,
+        Self::PngModified,
+        Self::File,
+    ];
+
+    /// As the library and JSON write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exif => "exif",
+            Self::Xmp => "xmp",
+            Self::Sidecar => "sidecar",
+            Self::Iptc => "iptc",
+            Self::Png => "png",
+            Self::Gps => "gps",
+            Self::Takeout => "takeout",
+            Self::Name => "name",
+            Self::PngModified => "png_modified",
+            Self::File => "file",
+        }
+    }
+
+    /// The other way round.
+    pub fn of_str(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|from| from.as_str() == text)
+    }
+
+    /// Why a person may doubt the date; nothing where the camera itself wrote it.
+    pub fn in_words(self) -> Option<&'static str> {
+        match self {
+            Self::Exif | Self::Xmp | Self::Iptc | Self::Png => None,
+            Self::Sidecar => Some("from its sidecar"),
+            Self::Gps => Some("by GPS, in UTC"),
+            Self::Takeout => Some("from Google Takeout, in UTC"),
+            Self::Name => Some("from its name"),
+            Self::PngModified => Some("when it was changed"),
+            Self::File => Some("the file's"),
+        }
+    }
+}
+
+/// A date and where it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// By the clock that wrote it, in seconds since 1970 there.
+    pub secs: i64,
+    pub from: DateFrom,
+}
+
+/// Days of the Gregorian calendar from 1970-01-01 (Hinnant, `days_from_civil`).
+pub fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let year_of_era = year - era * 400;
+    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// Days since 1970 of a date; `None` if the calendar has no such day, as 31 February.
+pub fn days_of_date(year: i64, month: i64, day: i64) -> Option<i64> {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let n_days = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 if is_leap => 29,
+        2 => 28,
+        _ => return None,
+    };
+    (1..=n_days).contains(&day).then(|| days_since_1970(year, month, day))
+}
+
+/// A day as `2024-05-17`, by the clock that the seconds are of.
+pub fn date_in_words(secs: i64) -> String {
+    // Hinnant, `civil_from_days`.
+    let days = secs.div_euclid(86_400) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// A second as `2024-05-17T12:00:05`, by the clock that the seconds are of.
+pub fn second_in_words(secs: i64) -> String {
+    let of_day = secs.rem_euclid(86_400);
+    let (hours, minutes) = (of_day / 3600, of_day / 60 % 60);
+    format!("{}T{hours:02}:{minutes:02}:{:02}", date_in_words(secs), of_day % 60)
+}
+
+/// Reads what is left of a text, from the front.
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    /// A number of just so many digits.
+    fn number(&mut self, n_digits: usize) -> Option<i64> {
+        let digits = self.rest.get(..n_digits).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+        let number = digits.iter().fold(0, |number, digit| 10 * number + i64::from(digit - b'0'));
+        self.rest = &self.rest[n_digits..];
+        Some(number)
+    }
+
+    /// One of these bytes.
+    fn one_of(&mut self, bytes: &[u8]) -> Option<u8> {
+        let (first, rest) = self.rest.split_first().filter(|(first, _)| bytes.contains(first))?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn word(&mut self, word: &[u8]) -> Option<()> {
+        let (start, rest) = self.rest.split_at_checked(word.len())?;
+        start.eq_ignore_ascii_case(word).then(|| self.rest = rest)
+    }
+
+    /// What `read` reads, or nothing is read.
+    fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let before = self.rest;
+        let found = read(self);
+        if found.is_none() {
+            self.rest = before;
+        }
+        found
+    }
+
+    fn ends_number(&self) -> bool {
+        !self.rest.first().is_some_and(u8::is_ascii_digit)
+    }
+}
+
+fn secs_of_day([hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
+    // 60 is a leap second.
+    let is_time = hours < 24 && minutes < 60 && seconds <= 60;
+    is_time.then_some(hours * 3600 + minutes * 60 + seconds.min(59))
+}
+
+/// A date as metadata write it: EXIF's `2021:05:06 12:00:05`, ISO's `2021-05-06T12:00:05+02:00`, IPTC's `20210506`,
+/// a year or a month alone, or the `Thu, 06 May 2021 12:00:05 GMT` of mails. Seconds since 1970 by that clock: a zone is
+/// read over. `None` for what is no day of the calendar, as the `0000:00:00` of cameras whose clock was never set.
+pub fn date_of_metadata(text: &str) -> Option<i64> {
+    let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
+    let mut reader = Reader { rest: text.as_bytes() };
+    let Some(year) = reader.number(4).filter(|year| *year > 1800) else { return date_of_mail(text) };
+    let separator = reader.one_of(b":-/.");
+    let with_separator =
+        |reader: &mut Reader| separator.is_none_or(|separator| reader.one_of(&[separator]).is_some());
+    let month = reader.number(2);
+    let day = month
+        .and_then(|_| reader.attempt(|reader| if with_separator(reader) { reader.number(2) } else { None }));
+    if !reader.ends_number() {
+        return None;
+    }
+    let days = days_of_date(year, month.unwrap_or(1), day.unwrap_or(1))?;
+    let time = reader.attempt(|reader| {
+        reader.one_of(b" T_")?;
+        let hours = reader.number(2)?;
+        reader.one_of(b":.")?;
+        let minutes = reader.number(2)?;
+        let seconds = reader.attempt(|reader| reader.one_of(b":.").and_then(|_| reader.number(2)));
+        secs_of_day([hours, minutes, seconds.unwrap_or(0)])
+    });
+    Some(days * 86_400 + time.unwrap_or(0))
+}
+
+/// `Thu, 06 May 2021 12:00:05 GMT`, with or without the day of the week.
+fn date_of_mail(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+    let text = text.split_once(',').map_or(text, |(_, rest)| rest);
+    let mut words = text.split_whitespace();
+    let day: i64 = words.next()?.parse().ok()?;
+    let name = words.next()?.to_lowercase();
+    let month = MONTHS.iter().position(|month| name.starts_with(month))? as i64 + 1;
+    let year: i64 = words.next()?.parse().ok().filter(|year| (1801..=9999).contains(year))?;
+    let time = words.next().and_then(|time| {
+        let parts: Option<Vec<i64>> =
+            time.split(':').map(|part| part.parse().ok().filter(|n| *n >= 0)).collect();
+        match parts?.as_slice() {
+            [hours, minutes] => secs_of_day([*hours, *minutes, 0]),
+            [hours, minutes, seconds] => secs_of_day([*hours, *minutes, *seconds]),
+            _ => None,
+        }
+    });
+    Some(days_of_date(year, month, day)? * 86_400 + time.unwrap_or(0))
+}
+
+/// The date in the name of a file, as phones, messengers and screenshots write it: `IMG-20210506-WA0001`,
+/// `PXL_20210506_120005123`, `Screenshot_2021-05-06-12-00-05`, `WhatsApp Image 2021-05-06 at 12.00.05`,
+/// `FB_IMG_1620302405000`. Seconds since 1970 by that clock; midnight where the name has a day only.
+///
+/// Eight digits are a date if the calendar has it, between 1900 and 2099; one of 1,400 numbers does.
+pub fn date_of_name(path: &Path) -> Option<i64> {
+    let stem = path.file_stem()?.to_string_lossy();
+    let bytes = stem.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let starts = (0..bytes.len()).filter(|at| is_digit(*at) && (*at == 0 || !is_digit(at - 1)));
+    starts.into_iter().find_map(|at| {
+        let n_digits = (at..).take_while(|at| is_digit(*at)).count();
+        match n_digits {
+            4 | 8 | 14 | 17 => day_and_time(Reader { rest: &bytes[at..] }),
+            13 => epoch_ms(&stem[..at], &bytes[at..at + 13]),
+            _ => None,
+        }
+    })
+}
+
+/// Milliseconds since 1970, after what some apps put before them.
+fn epoch_ms(before: &str, digits: &[u8]) -> Option<i64> {
+    let is_theirs =
+        ["fb_img_", "mmexport", "received_"].iter().any(|app| before.to_lowercase().ends_with(app));
+    let secs = Reader { rest: digits }.number(13)? / 1000;
+    // From 2004 to 2099.
+    (is_theirs && (1_072_915_200..4_102_444_800).contains(&secs)).then_some(secs)
+}
+
+fn day_and_time(mut reader: Reader) -> Option<i64> {
+    let year = reader.number(4).filter(|year| (1900..2100).contains(year))?;
+    let separator = reader.one_of(b"-_. ");
+    let month = reader.number(2)?;
+    if let Some(separator) = separator {
+        reader.one_of(&[separator])?;
+    }
+    let day = reader.number(2)?;
+    // With separators a number ends with the day; without, only the time may go on.
+    if separator.is_some() && !reader.ends_number() {
+        return None;
+    }
+    let days = days_of_date(year, month, day)?;
+    Some(days * 86_400 + reader.attempt(time_of_name).unwrap_or(0))
+}
+
+/// `_120005`, `-12-00-05`, ` at 12.00.05`, ` at 1.00.05 PM`.
+fn time_of_name(reader: &mut Reader) -> Option<i64> {
+    if reader.attempt(|reader| reader.word(b" at ")).is_none() {
+        _ = reader.one_of(b"-_ T.");
+    }
+    let mut parts = [0; 3];
+    for (at, part) in parts.iter_mut().enumerate() {
+        if at > 0 {
+            _ = reader.one_of(b"-_.:");
+        }
+        // `1.00.05 PM` has one digit.
+        let two = reader.attempt(|reader| reader.number(2));
+        *part = match (at, two) {
+            (_, Some(number)) => number,
+            (0, None) => reader.number(1)?,
+            _ => return None,
+        };
+    }
+    // macOS puts a narrow space before PM.
+    _ = reader.attempt(|reader| reader.word("\u{202f}".as_bytes())).or_else(|| reader.word(b" "));
+    if parts[0] < 12 && reader.word(b"pm").is_some() {
+        parts[0] += 12;
+    } else if parts[0] == 12 && reader.word(b"am").is_some() {
+        parts[0] = 0;
+    }
+    secs_of_day(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        let dates = [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (1900, 3, 1)];
+        let days = dates.map(|(year, month, day)| days_of_date(year, month, day));
+        assert_eq!(days, [0, -1, 11_016, 19_783, -25_508].map(Some));
+        for (year, month, day) in
+            [(2023, 2, 29), (1900, 2, 29), (2024, 2, 30), (2024, 4, 31), (2024, 13, 1), (2024, 1, 0)]
+        {
+            assert_eq!(days_of_date(year, month, day), None, "{year}-{month}-{day}");
+        }
+    }
+
+    #[test]
+    fn days_are_told_as_they_are_counted() {
+        for (year, month, day) in [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (2026, 11, 25)]
+        {
+            let secs = days_since_1970(year, month, day) * 86_400 + 86_399;
+            assert_eq!(second_in_words(secs), format!("{year:04}-{month:02}-{day:02}T23:59:59"));
+        }
+    }
+
+    #[track_caller]
+    fn check(read: impl Fn(&str) -> Option<i64>, text: &str, wanted: Option<&str>) {
+        assert_eq!(read(text).map(second_in_words).as_deref(), wanted, "{text:?}");
+    }
+
+    #[test]
+    fn dates_of_metadata_are_read_however_they_are_written() {
+        let is = |text, wanted| check(date_of_metadata, text, Some(wanted));
+        is("2021:05:06 12:00:05", "2021-05-06T12:00:05");
+        is("2021:05:06 12:00:05\0", "2021-05-06T12:00:05");
+        is("2021-05-06T12:00:05", "2021-05-06T12:00:05");
+        is("2021-05-06T12:00:05.123+02:00", "2021-05-06T12:00:05");
+        is("2021-05-06T12:00Z", "2021-05-06T12:00:00");
+        is("2021-05-06 12:00:60", "2021-05-06T12:00:59");
+        is("2021/05/06", "2021-05-06T00:00:00");
+        is("20210506", "2021-05-06T00:00:00");
+        is("2021-05", "2021-05-01T00:00:00");
+        is("1943", "1943-01-01T00:00:00");
+        is("2021:05:06 25:00:00", "2021-05-06T00:00:00");
+        is("Thu, 06 May 2021 12:00:05 GMT", "2021-05-06T12:00:05");
+        is("6 May 2021", "2021-05-06T00:00:00");
+        for text in [
+            "0000:00:00 00:00:00",
+            "    :  :     :  :  ",
+            "2021:02:31 12:00:05",
+            "2021:13:06",
+            "",
+            "soon",
+            "202105061",
+        ] {
+            check(date_of_metadata, text, None);
+        }
+    }
+
+    #[test]
+    fn dates_in_names_are_read() {
+        let read = |name: &str| date_of_name(Path::new(name));
+        let is = |name, wanted| check(read, name, Some(wanted));
+        is("IMG-20130809-WA0001.jpg", "2013-08-09T00:00:00");
+        is("PXL_20180304_050607000.jpg", "2018-03-04T05:06:07");
+        is("20210506_120005.jpg", "2021-05-06T12:00:05");
+        is("IMG_20210506_120005_1.heic", "2021-05-06T12:00:05");
+        is("IMG20210506120005.jpg", "2021-05-06T12:00:05");
+        is("MVIMG_20210506_120005.MP.jpg", "2021-05-06T12:00:05");
+        is("Screenshot_2021-05-06-12-00-05-123_com.app.png", "2021-05-06T12:00:05");
+        is("Screenshot 2021-05-06 at 1.00.05\u{202f}PM.png", "2021-05-06T13:00:05");
+        is("Screen Shot 2021-05-06 at 12.00.05 AM.png", "2021-05-06T00:00:05");
+        is("WhatsApp Image 2021-05-06 at 12.00.05.jpeg", "2021-05-06T12:00:05");
+        is("photo_2021-05-06_12-00-05 (2).jpg", "2021-05-06T12:00:05");
+        is("signal-2021-05-06-120005.jpg", "2021-05-06T12:00:05");
+        is("2021-05-06 12.00.05.jpg", "2021-05-06T12:00:05");
+        is("1952_07_14 wedding.tif", "1952-07-14T00:00:00");
+        is("FB_IMG_1620302405000.jpg", "2021-05-06T12:00:05");
+        is("mmexport1620302405000.jpg", "2021-05-06T12:00:05");
+        is("12345 20210506.jpg", "2021-05-06T00:00:00");
+        for name in [
+            "IMG_0001.jpg",
+            "DSC01234.jpg",
+            "20210231_120005.jpg",
+            "99999999.jpg",
+            "20481536.jpg",
+            "1620302405000.jpg",
+            "1920x1080.jpg",
+            "a 2021.jpg",
+            "2021-05.jpg",
+            "123420210506.jpg",
+            "2021-05-061.jpg",
+            "20210506/IMG_0001.jpg",
+            "",
+        ] {
+            check(read, name, None);
+        }
+    }
+
+    #[test]
+    fn sources_are_kept_under_their_names() {
+        for from in DateFrom::ALL {
+            assert_eq!(DateFrom::of_str(from.as_str()), Some(from));
+        }
+        assert!(DateFrom::ALL.is_sorted() && DateFrom::of_str("else").is_none());
+    }
+}

@@ -1,0 +1,367 @@
+//! Opening a library: to fill it, or to search one that perhaps cannot be written.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Error, Result};
+use mmgem_core::files;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
+
+use super::{APPLICATION_ID, COLUMNS, Library, PREPROCESSING, SCHEMA, SCHEMA_VERSION, TABLES};
+use crate::names::{file_uri, shown};
+use crate::photos::looks_like_a_photo;
+
+/// Why nothing is written to an open library.
+#[derive(Debug)]
+pub struct ReadOnly {
+    /// A copy that is read instead, because the last batch of a program that was killed can only be taken over by writing.
+    _copy: Option<Copy>,
+}
+
+impl Library {
+    /// Opens a library to fill it, or makes it, for a model with vectors of `dim` numbers.
+    ///
+    /// # Errors
+    /// When the file is something else, of a newer version, or cannot be written.
+    pub fn open(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
+        check_name(file)?;
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            files::create_dir(folder)?;
+        }
+        Self::of_file(file, fingerprint, dim).with_context(|| complaint(file))
+    }
+
+    /// Opens a library that is there to search it, although it perhaps cannot be written: on a disk for reading, in a
+    /// backup, of another person.
+    ///
+    /// # Errors
+    /// When nothing is there, or it is no library that this program reads.
+    pub fn open_to_search(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
+        anyhow::ensure!(
+            file.is_file(),
+            "the photo library is not there\n  hint: is the path right? `mmgem index DIR` fills a library; --photos DIR searches folders without one\n  file: {}",
+            shown(file)
+        );
+        match Self::of_file(file, fingerprint, dim) {
+            Err(error) if is_unwritable(&error) => Self::for_reading(file, fingerprint, dim),
+            opened => opened,
+        }
+        .with_context(|| complaint(file))
+    }
+
+    /// A library that is gone when the program ends.
+    pub fn in_memory(fingerprint: u64, dim: usize) -> Result<Self> {
+        Self::of_connection(Connection::open_in_memory()?, fingerprint, dim)
+    }
+
+    /// Whether it can only be read.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only.is_some()
+    }
+
+    fn of_file(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
+        Self::of_connection(Connection::open(file)?, fingerprint, dim)
+    }
+
+    fn of_connection(mut db: Connection, fingerprint: u64, dim: usize) -> Result<Self> {
+        // Another process may be writing; a batch takes it well under a second.
+        db.busy_timeout(Duration::from_secs(30))?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "NORMAL")?;
+        db.pragma_update(None, "foreign_keys", true)?;
+        make_tables(&mut db)?;
+        let key = params![fingerprint.cast_signed(), PREPROCESSING, i64::try_from(dim)?];
+        db.execute("INSERT OR IGNORE INTO model (fingerprint, preprocessing, dim) VALUES (?1, ?2, ?3)", key)?;
+        let model = model_row(&db, fingerprint)?.context("the model was just written")?;
+        Ok(Self { db, model, fingerprint, dim, read_only: None })
+    }
+
+    /// Reads a library without writing to it or beside it.
+    pub(super) fn for_reading(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
+        let (db, copy) = connect_for_reading(file)?;
+        check_version(&db)?;
+        complete_in_memory(&db)?;
+        // No row: this model has no photos in it.
+        let model = model_row(&db, fingerprint)?.unwrap_or(i64::MIN);
+        Ok(Self { db, model, fingerprint, dim, read_only: Some(ReadOnly { _copy: copy }) })
+    }
+}
+
+/// Refuses names that SQLite would take and a person did not mean.
+fn check_name(file: &Path) -> Result<()> {
+    anyhow::ensure!(
+        !file.as_os_str().is_empty(),
+        "the photo library has no name\n  hint: give --library FILE"
+    );
+    anyhow::ensure!(
+        !looks_like_a_photo(file),
+        "the photo library cannot be a photo\n  hint: name another file with --library\n  file: {}",
+        shown(file)
+    );
+    Ok(())
+}
+
+fn complaint(file: &Path) -> String {
+    format!(
+        "the photo library cannot be used\n  hint: is the path right, and may this user write there? --library FILE names another\n  file: {}",
+        shown(file)
+    )
+}
+
+/// Whether a library is fine but cannot be written.
+fn is_unwritable(error: &Error) -> bool {
+    let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    use ErrorCode::{CannotOpen, DatabaseBusy, PermissionDenied, ReadOnly as IsReadOnly};
+    matches!(code, Some(IsReadOnly | CannotOpen | PermissionDenied | DatabaseBusy))
+}
+
+fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let reads = |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
+    let log = with_ending(file, "-wal");
+    let log_bytes = fs::metadata(&log).map(|metadata| metadata.len()).ok();
+    // While another program has it open there is a log, which is read with what that program keeps beside it.
+    if log_bytes.is_some()
+        && let Ok(db) = Connection::open_with_flags(file, flags)
+        && reads(&db).is_ok()
+    {
+        return Ok((db, None));
+    }
+    if log_bytes.unwrap_or(0) == 0 {
+        // All is in the one file. Opened plainly, SQLite would leave files beside it.
+        let uri = format!("{}?immutable=1", file_uri(file));
+        let db = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
+        reads(&db)?;
+        return Ok((db, None));
+    }
+    let copy = Copy::of(file, &log)?;
+    let db = Connection::open(&copy.file)?;
+    reads(&db)?;
+    Ok((db, Some(copy)))
+}
+
+fn with_ending(file: &Path, ending: &str) -> PathBuf {
+    let mut name: OsString = file.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// A copy in the folder for temporary files, gone when it is dropped.
+#[derive(Debug)]
+struct Copy {
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+impl Copy {
+    fn of(file: &Path, log: &Path) -> Result<Self> {
+        static COPIES: AtomicUsize = AtomicUsize::new(0);
+        let number = COPIES.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("mmgem-library-{}-{number}", std::process::id()));
+        let copy = Self { file: folder.join("library.sqlite"), folder };
+        let made = fs::create_dir(&copy.folder)
+            .and_then(|()| fs::copy(file, &copy.file))
+            .and_then(|_| fs::copy(log, with_ending(&copy.file, "-wal")));
+        made.context(
+            "the end of the library is in its log, which can only be read in a copy, and none can be made",
+        )?;
+        for copied in [copy.file.clone(), with_ending(&copy.file, "-wal")] {
+            let mut permissions = fs::metadata(&copied)?.permissions();
+            #[expect(
+                clippy::permissions_set_readonly_false,
+                reason = "our own copy, in a folder of our own"
+            )]
+            permissions.set_readonly(false);
+            fs::set_permissions(&copied, permissions)?;
+        }
+        Ok(copy)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // The system clears that folder anyway.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn make_tables(db: &mut Connection) -> Result<()> {
+    // Two programs may meet here: the second waits, and finds the tables made.
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let n_tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    if n_tables == 0 {
+        transaction.execute_batch(SCHEMA)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    } else {
+        check_version(&transaction)?;
+    }
+    for (name, columns) in TABLES {
+        transaction.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({columns}\n)"))?;
+    }
+    for (table, column, kind) in missing_columns(&transaction)? {
+        transaction.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn check_version(db: &Connection) -> Result<()> {
+    let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    anyhow::ensure!(application == APPLICATION_ID, "it is a database of another program");
+    anyhow::ensure!(
+        version == SCHEMA_VERSION,
+        "it is of version {version}; this program reads version {SCHEMA_VERSION}"
+    );
+    Ok(())
+}
+
+fn missing_columns(db: &Connection) -> Result<Vec<(&'static str, &'static str, &'static str)>> {
+    let mut there = db.prepare("SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2")?;
+    let mut missing = Vec::new();
+    for (table, column, kind) in COLUMNS {
+        if !there.exists([table, column])? {
+            missing.push((table, column, kind));
+        }
+    }
+    Ok(missing)
+}
+
+/// Stands in for what a library of an earlier program lacks, in memory: such a table is empty, such a column unknown.
+fn complete_in_memory(db: &Connection) -> Result<()> {
+    db.pragma_update(None, "temp_store", "MEMORY")?;
+    db.pragma_update(None, "foreign_keys", false)?;
+    let mut there = db.prepare("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1")?;
+    for (name, columns) in TABLES {
+        if !there.exists([name])? {
+            db.execute_batch(&format!("CREATE TEMP TABLE {name} ({columns}\n)"))?;
+        }
+    }
+    let missing = missing_columns(db)?;
+    for table in ["content", "file"] {
+        let unknown: Vec<String> = missing
+            .iter()
+            .filter(|(of, ..)| *of == table)
+            .map(|(_, column, _)| format!(", NULL AS {column}"))
+            .collect();
+        if !unknown.is_empty() {
+            db.execute_batch(&format!(
+                "CREATE TEMP VIEW {table} AS SELECT *{} FROM main.{table}",
+                unknown.concat()
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn model_row(db: &Connection, fingerprint: u64) -> Result<Option<i64>> {
+    let sql = "SELECT id FROM model WHERE fingerprint = ?1 AND preprocessing = ?2";
+    let key = params![fingerprint.cast_signed(), PREPROCESSING];
+    Ok(db.query_row(sql, key, |row| row.get(0)).optional()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cutoff, KnownTexts};
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("l?%# é.sqlite");
+        (folder, file)
+    }
+
+    /// What stands beside a library, by name.
+    fn beside(file: &Path) -> Vec<OsString> {
+        let entries = fs::read_dir(file.parent().expect("a folder")).expect("readable");
+        let mut names: Vec<OsString> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_library_is_read_without_writing_to_it() {
+        let (_folder, file) = folder();
+        let mut library = Library::open(&file, 1, 2).expect("usable");
+        library.remember("dog", &[0.6, 0.8]).expect("writable");
+        drop(library);
+        let bytes = || fs::read(&file).expect("readable");
+        let (before, names) = (bytes(), beside(&file));
+        let mut library = Library::for_reading(&file, 1, 2).expect("readable");
+        assert!(library.is_read_only());
+        assert_eq!(library.known("dog").expect("readable"), Some(vec![0.6, 0.8]));
+        library.remember("cat", &[1.0, 0.0]).expect("nothing is asked of the file");
+        assert_eq!(library.known("cat").expect("readable"), None);
+        assert!(library.set_cutoffs(&[]).is_err());
+        let other = Library::for_reading(&file, 9, 2).expect("readable");
+        assert_eq!(other.shelf().expect("readable").len(), 0);
+        drop((library, other));
+        let first = bytes().iter().zip(&before).position(|(a, b)| a != b);
+        assert_eq!((first, bytes().len(), beside(&file)), (None, before.len(), names));
+    }
+
+    #[test]
+    fn an_earlier_programs_library_is_read_without_its_tables_and_columns() {
+        let (_folder, file) = folder();
+        let db = Connection::open(&file).expect("writable");
+        db.execute_batch(SCHEMA).expect("the first version");
+        db.pragma_update(None, "application_id", APPLICATION_ID).expect("taken");
+        db.pragma_update(None, "user_version", SCHEMA_VERSION).expect("taken");
+        let photo = format!(
+            "INSERT INTO model VALUES (1, 1, {PREPROCESSING}, 2);
+            INSERT INTO content VALUES (7, x'00', 'JPEG', 4, 3, 5, NULL, NULL, NULL, 0);
+            INSERT INTO file VALUES (1, x'2f61', 9, 9, 7, NULL);
+            INSERT INTO image_vector VALUES (1, 7, 1.0, x'0101');"
+        );
+        db.execute_batch(&photo).expect("writable");
+        drop(db);
+        let seen = |library: &Library| {
+            let photos = library.photos().expect("readable");
+            (
+                library.shelf().expect("readable").len(),
+                photos[&7].taken.secs,
+                library.known("dog").expect("readable"),
+            )
+        };
+        let library = Library::for_reading(&file, 1, 2).expect("readable");
+        assert_eq!(seen(&library), (1, 5, None));
+        assert_eq!(library.cutoffs().expect("readable"), vec![]);
+        drop(library);
+        let mut library = Library::open(&file, 1, 2).expect("it gains what it lacks");
+        assert_eq!(seen(&library), (1, 5, None));
+        let cutoff = Cutoff { kept: 0.9, min_score: 0.1, passed: 0.2 };
+        library.set_cutoffs(&[cutoff]).expect("writable");
+        drop(library);
+        assert_eq!(Library::open(&file, 1, 2).expect("usable").cutoffs().expect("readable"), [cutoff]);
+    }
+
+    #[test]
+    fn what_a_killed_program_left_in_the_log_is_read_too() {
+        let (_folder, file) = folder();
+        let mut library = Library::open(&file, 1, 2).expect("usable");
+        library.remember("dog", &[0.6, 0.8]).expect("writable");
+        let log = with_ending(&file, "-wal");
+        assert!(fs::metadata(&log).is_ok_and(|log| log.len() > 0), "the library is still open");
+        let copy = Copy::of(&file, &log).expect("there is a folder for temporary files");
+        let of_copy = Library::open(&copy.file, 1, 2).expect("usable");
+        assert_eq!(of_copy.known("dog").expect("readable"), Some(vec![0.6, 0.8]));
+        let place = copy.folder.clone();
+        drop((of_copy, copy));
+        assert!(!place.exists());
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_is_not_made_by_searching() {
+        let (_folder, file) = folder();
+        let error = Library::open_to_search(&file, 1, 2).expect_err("nothing is there").to_string();
+        assert!(error.contains("not there") && error.contains("mmgem index"), "{error}");
+        assert!(!file.exists());
+        for name in ["", "a.jpg"] {
+            let error = format!("{:#}", Library::open(Path::new(name), 1, 2).expect_err(name));
+            assert!(error.contains("--library"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Names of files: as people read them, as JSON carries them, and as a person gives them back.
+//!
+//! A file system takes nearly any bytes as a name. A person must be able to read each on one line, and a
+//! program must be able to name each exactly.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use clap::builder::{PathBufValueParser, TypedValueParser};
+use serde_json::Value;
+use unicode_normalization_alignments::UnicodeNormalization;
+
+/// A path on one line, without anything that moves a cursor, colours a terminal or turns the order of letters.
+///
+/// Control characters are written as `\n`, `\t` and `\u{1b}`, bytes outside UTF-8 as `\xe9`. A backslash stays as it
+/// is, so the text is for people; `--null` and `--json` are exact.
+pub fn shown(path: &Path) -> String {
+    let mut line = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        push_printable(&mut line, chunk.valid());
+        chunk.invalid().iter().for_each(|byte| _ = write!(line, "\\x{byte:02x}"));
+    }
+    line
+}
+
+/// A text of one line or several in which nothing but a line feed acts on a terminal.
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for (at, line) in text.split('\n').enumerate() {
+        if at > 0 {
+            clean.push('\n');
+        }
+        push_printable(&mut clean, line);
+    }
+    clean
+}
+
+fn push_printable(line: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '\n' => line.push_str("\\n"),
+            '\r' => line.push_str("\\r"),
+            '\t' => line.push_str("\\t"),
+            c if acts(c) => _ = write!(line, "\\u{{{:x}}}", u32::from(c)),
+            c => line.push(c),
+        }
+    }
+}
+
+/// Whether a character acts instead of being seen: controls, line separators, and marks that turn the direction of
+/// what follows them, by which `gpj.exe` is read as `exe.jpg`.
+fn acts(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether a path is exactly what JSON would carry of it.
+fn is_text(path: &Path) -> bool {
+    path.to_str().is_some()
+}
+
+/// A path as exact text: itself, or its `file:` URI where it is not UTF-8. The program takes both.
+pub fn as_text(path: &Path) -> String {
+    path.to_str().map_or_else(|| file_uri(path), str::to_owned)
+}
+
+/// [`as_text`] for JSON.
+pub fn json_path(path: &Path) -> Value {
+    as_text(path).into()
+}
+
+/// Puts `"path"` into a JSON object, and `"uri"` beside it where the path is not UTF-8: then `"path"` only resembles it.
+pub fn put_path(entry: &mut Value, path: &Path) {
+    entry["path"] = path.to_string_lossy().into();
+    if !is_text(path) {
+        entry["uri"] = file_uri(path).into();
+    }
+}
+
+/// The `file:` URI of a path: every byte but plain letters is escaped, so any name can be written and read back.
+///
+/// Commas are escaped too: `dbus-send` would end an entry of a list there.
+pub fn file_uri(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut uri = String::from("file://");
+    let bytes = absolute.as_os_str().as_encoded_bytes();
+    if cfg!(windows) {
+        uri.push('/');
+    }
+    for byte in bytes {
+        match byte {
+            b'\\' if cfg!(windows) => uri.push('/'),
+            b':' if cfg!(windows) => uri.push(':'),
+            byte if byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte) => uri.push(char::from(*byte)),
+            byte => _ = write!(uri, "%{byte:02X}"),
+        }
+    }
+    uri
+}
+
+/// The path of a `file:` URI; `None` if the text is not one of this machine.
+pub fn path_of_uri(text: &str) -> Option<PathBuf> {
+    let rest = text.strip_prefix("file:")?;
+    let rest = match rest.strip_prefix("//") {
+        Some(with_host) => with_host.strip_prefix("localhost/").or(with_host.strip_prefix('/'))?,
+        None => rest.strip_prefix('/')?,
+    };
+    let mut bytes = if cfg!(windows) { Vec::new() } else { vec![b'/'] };
+    let mut escaped = rest.bytes();
+    while let Some(byte) = escaped.next() {
+        if byte == b'%' {
+            let digits = [escaped.next()?, escaped.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    path_of_bytes(bytes)
+}
+
+#[cfg(unix)]
+fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    (!bytes.contains(&0)).then(|| std::ffi::OsString::from_vec(bytes).into())
+}
+
+#[cfg(not(unix))]
+fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
+    Some(String::from_utf8(bytes).ok()?.into())
+}
+
+/// How a command takes the path of something that is there: as the file system has it, as a `file:` URI that `--json`
+/// told, or with accents composed another way than on the disk.
+pub fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().map(given)
+}
+
+/// See [`path_parser`].
+pub fn given(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(path_of_uri) {
+        Some(of_uri) if !path.exists() => of_uri,
+        _ => as_on_disk(&path),
+    }
+}
+
+/// The path as the disk has it, where it differs in how accents are composed: a keyboard writes `é` as one letter, a
+/// Mac wrote it as two. The path itself if it is there, or if nothing or more than one file is meant.
+fn as_on_disk(path: &Path) -> PathBuf {
+    // Most paths are there, and ASCII has one form only.
+    if path.as_os_str().is_ascii() || fs::symlink_metadata(path).is_ok() {
+        return path.to_owned();
+    }
+    let mut found = PathBuf::new();
+    for component in path.components() {
+        let next = found.join(component);
+        let Component::Normal(name) = component else {
+            found = next;
+            continue;
+        };
+        if fs::symlink_metadata(&next).is_ok() {
+            found = next;
+            continue;
+        }
+        let folder = if found.as_os_str().is_empty() { Path::new(".") } else { &found };
+        let Ok(entries) = fs::read_dir(folder) else { return path.to_owned() };
+        let Some(wanted) = name.to_str().map(composed) else { return path.to_owned() };
+        let is_meant = |name: &OsStr| name.to_str().is_some_and(|name| composed(name) == wanted);
+        let mut meant = entries.flatten().map(|entry| entry.file_name()).filter(|name| is_meant(name));
+        match (meant.next(), meant.next()) {
+            (Some(name), None) => found.push(name),
+            _ => return path.to_owned(),
+        }
+    }
+    found
+}
+
+/// Text with accents composed (NFC), so that equal names are equal texts.
+pub fn composed(text: &str) -> String {
+    text.nfc().map(|(c, _)| c).collect()
+}
+
+/// Text for comparing what a person types with a name: composed, in small letters, wide and narrow forms alike
+/// (NFKC).
+pub fn folded(text: &str) -> String {
+    text.nfkc().map(|(c, _)| c).collect::<String>().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_shown_on_one_line_and_moves_no_cursor() {
+        let check = |name: &str, wanted: &str| assert_eq!(shown(Path::new(name)), wanted);
+        check("a b/ü 写真.jpg", "a b/ü 写真.jpg");
+        check("a\tb\nc\r\u{1b}[31m", "a\\tb\\nc\\r\\u{1b}[31m");
+        check("\u{9b}31m", "\\u{9b}31m");
+        check("photo\u{202e}gpj.exe", "photo\\u{202e}gpj.exe");
+        check("עברית.jpg", "עברית.jpg");
+        check(r"C:\a\n.jpg", r"C:\a\n.jpg");
+        assert_eq!(printable("a\n  b\u{1b}[2J\r"), "a\n  b\\u{1b}[2J\\r");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn any_name_goes_into_json_and_back() {
+        use std::os::unix::ffi::OsStrExt;
+        for name in
+            [b"/a/caf\xe9 \n.jpg".as_slice(), b"/%41/\xff\xfe,+&?#.jpg", "/é/\u{202e}😀.jpg".as_bytes()]
+        {
+            let path = Path::new(OsStr::from_bytes(name));
+            let uri = file_uri(path);
+            assert!(uri.is_ascii() && !uri.contains(','), "{uri}");
+            assert_eq!(path_of_uri(&uri).as_deref(), Some(path), "{uri}");
+            let told = json_path(path);
+            assert_eq!(given(told.as_str().expect("a text").into()), path, "{told}");
+        }
+        assert_eq!(shown(Path::new(OsStr::from_bytes(b"caf\xe9.jpg"))), "caf\\xe9.jpg");
+        let mut entry = serde_json::json!({});
+        put_path(&mut entry, Path::new("/é.jpg"));
+        assert_eq!(entry, serde_json::json!({ "path": "/é.jpg" }));
+        put_path(&mut entry, Path::new(OsStr::from_bytes(b"/\xe9.jpg")));
+        assert_eq!(entry, serde_json::json!({ "path": "/\u{fffd}.jpg", "uri": "file:///%E9.jpg" }));
+    }
+
+    #[test]
+    fn only_uris_of_this_machine_are_paths() {
+        for text in ["file:///a%2", "file:///a%zz", "file:a.jpg", "http://a/b.jpg", "file://other/a.jpg", "a"]
+        {
+            assert_eq!(path_of_uri(text), None, "{text}");
+        }
+        if cfg!(unix) {
+            for text in ["file:///a%20b", "file://localhost/a%20b", "file:/a%20b"] {
+                assert_eq!(path_of_uri(text).as_deref(), Some(Path::new("/a b")), "{text}");
+            }
+            assert_eq!(path_of_uri("file:///a%00b"), None);
+        }
+    }
+
+    #[test]
+    fn accents_may_be_composed_another_way() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (typed, on_disk) = ("caf\u{e9}/\u{fc}.jpg", "cafe\u{301}/u\u{308}.jpg");
+        fs::create_dir(folder.path().join("cafe\u{301}")).expect("writable");
+        fs::write(folder.path().join(on_disk), b"").expect("writable");
+        let there = given(folder.path().join(typed));
+        assert!(there.is_file(), "{}", shown(&there));
+        let missing = folder.path().join("caf\u{e9}/\u{f6}.jpg");
+        assert_eq!(given(missing.clone()), missing);
+        assert_eq!((composed(on_disk).as_str(), folded("CAFE\u{301} ＡＢ")), (typed, "caf\u{e9} ab".into()));
+    }
+}
