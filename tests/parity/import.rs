@@ -155,7 +155,7 @@ fn the_written_model_is_the_imported_one() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let tokenizer = read(&Case::read("imported").folder.join("tokenizer.json"));
     let written = |import: Import| {
-        write_import(&import, &tokenizer, folder.path(), WrittenDtype::F32).expect("writable");
+        write_import(&import, &[], &tokenizer, folder.path(), WrittenDtype::F32).expect("writable");
         Ok((import.config.clone(), import.model(&Device::flex())?))
     };
     let (config, model) = sources.with(&options(), written).expect("it can be imported");
@@ -172,7 +172,7 @@ fn a_tensor_that_cannot_be_written_leaves_no_model() {
     norm.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let message = sources.with(&options(), |import| {
-        Ok(write_import(&import, b"{}", folder.path(), WrittenDtype::F16).expect_err("NaN").to_string())
+        Ok(write_import(&import, &[], b"{}", folder.path(), WrittenDtype::F16).expect_err("NaN").to_string())
     });
     let message = message.expect("names and sizes are right");
     assert!(message.contains("llm.model.norm.weight holds a value that is not finite"), "{message}");

@@ -62,11 +62,12 @@ fn packed_models_embed_in_the_same_directions() {
 /// Which layers of a convolutional encoder are in few bits, in the file and in memory.
 #[test]
 fn point_wise_convolutions_are_packed() {
-    for name in ["lite_45", "lite_33"] {
+    // Rounding of random weights grows from block to block: the same rounding in PyTorch gives 0.9977 and 0.9700 in 8 bits.
+    for (name, floors) in [("lite_45", [0.99, 0.9]), ("lite_33", [0.95, 0.9])] {
         let case = Case::read(name);
-        for (dtype, packed, floor) in
-            [(Dtype::Q8, safetensors::Dtype::I8, 0.999), (Dtype::Q4, safetensors::Dtype::U8, 0.9)]
-        {
+        for (dtype, floor) in [Dtype::Q8, Dtype::Q4].into_iter().zip(floors) {
+            // Convolutions have 8 bits in both.
+            let packed = safetensors::Dtype::I8;
             let files = written(&case, dtype, usize::MAX);
             let file = SafeTensors::deserialize(&files[0].1).expect("whole");
             for (layer, wanted) in [

@@ -8,18 +8,20 @@ use std::path::Path;
 use half::f16;
 use safetensors::{Dtype as FileDtype, View, serialize_to_file};
 
-use super::{FolderError, create_dir, remove_weights, write_atomic, write_atomic_with};
+use super::{FolderError, Published, create_dir, remove_weights, write_atomic, write_atomic_with};
 use crate::checkpoint::import::Import;
 use crate::checkpoint::{CheckpointError, Dtype, Parameter};
 
 /// Writes the three files of a model folder; each is whole or not there at all.
 ///
-/// `dtype` is [`Dtype::F32`] or [`Dtype::F16`].
+/// `dtype` is [`Dtype::F32`] or [`Dtype::F16`]. `sources` are the files that the import reads: what is written of them
+/// leaves memory.
 ///
 /// # Errors
 /// If a tensor cannot be read, or a file cannot be written.
 pub fn write_import(
     import: &Import,
+    sources: &[&Published],
     tokenizer_json: &[u8],
     folder: &Path,
     dtype: Dtype,
@@ -33,10 +35,9 @@ pub fn write_import(
     let path = folder.join(WEIGHTS);
     write_atomic_with(&path, |temporary| {
         let failed = RefCell::new(None);
-        let views = import
-            .parameters()
-            .into_iter()
-            .map(|parameter| (parameter.name.clone(), Pending { import, parameter, dtype, failed: &failed }));
+        let views = import.parameters().into_iter().map(|parameter| {
+            (parameter.name.clone(), Pending { import, sources, parameter, dtype, failed: &failed })
+        });
         let written = serialize_to_file(views, None, temporary);
         if let Some(cause) = failed.take() {
             return Err(FolderError::Checkpoint { cause, folder: folder.to_owned() });
@@ -61,6 +62,7 @@ const WEIGHTS: &str = "model.safetensors";
 /// A tensor that is made when it is written, and not kept.
 struct Pending<'i> {
     import: &'i Import<'i>,
+    sources: &'i [&'i Published],
     parameter: Parameter,
     dtype: FileDtype,
     /// The first error, which the writer has no place for.
@@ -83,6 +85,7 @@ impl View for Pending<'_> {
             self.failed.replace(Some(error));
             Vec::new()
         });
+        self.sources.iter().for_each(|source| source.release());
         let mut bytes = Vec::with_capacity(self.data_len());
         for value in values {
             match self.dtype {

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use super::pytorch::{self, Placed};
 use super::{FolderError, names_in, read};
@@ -67,6 +69,17 @@ impl Published {
             }
         }
         Ok(shards)
+    }
+
+    /// Gives the pages of the weights back to the system, which reads them again if they are asked for.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        for file in &self.files {
+            // SAFETY: nobody writes to the mapping, so its pages are those of the file when they are read again.
+            let released = unsafe { file.bytes.unchecked_advise(UncheckedAdvice::DontNeed) };
+            // The pages stay in memory if the system does not take them; they are its own to drop.
+            drop(released);
+        }
     }
 
     /// A text file beside the weights, if it is there.

@@ -134,8 +134,7 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     let language_config = String::from_utf8_lossy(&in_language("config.json")?).into_owned();
     let tokenizer_json = in_language("tokenizer.json")?;
 
-    let (vision, language) = (vision.shards()?, language.shards()?);
-    let imported = import(vision, &configs, language, &language_config, &options(args))?;
+    let imported = import(vision.shards()?, &configs, language.shards()?, &language_config, &options(args))?;
     let config = &imported.config;
     Tokenizer::from_json(&tokenizer_json, config)?;
 
@@ -152,7 +151,7 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
         WeightDtype::F32 => Dtype::F32,
         WeightDtype::F16 => Dtype::F16,
     };
-    files::write_import(&imported, &tokenizer_json, &args.out, dtype)?;
+    files::write_import(&imported, &[&vision, &language], &tokenizer_json, &args.out, dtype)?;
     if globals.json {
         return print_json(&summary);
     }
