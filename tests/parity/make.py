@@ -80,7 +80,7 @@ CASES = {
     "lite_45": dict(what="timm's EfficientNet-Lite at 45 px: sides of 23, 12, 6, 3, 2", tower="lite", sixteen_bits=True,
                     set=small(vision=dict(model_type="efficientnet_lite", image_size=45, width_coefficient=0.1,
                                           depth_coefficient=0.5, hidden_size=40)),
-                    # A gate of ReLU6 lies within rounding here, so that gradients are no test: lite_33 has them.
+                    # Gradients depend on the order of summation here (a gate of ReLU6 within rounding, presumably): lite_33 has them.
                     **{**PAIR, "texts": PAIR["texts"][:1]}),
     "lite_33": dict(what="a wider and deeper EfficientNet-Lite at 33 px, odd at every stride; RoI tokens", tower="lite",
                     sixteen_bits=True,

@@ -2,7 +2,6 @@
 
 use std::fs;
 
-use mmgem_core::checkpoint::Dtype;
 use mmgem_core::data::webdataset::Sample;
 use mmgem_core::train::TrainConfig;
 
@@ -137,35 +136,6 @@ fn held_out_photos_that_are_missing_are_missed_at_the_start() {
     let eval = "eval={ shards = ['LAB/none-*.tar'], every = 5 }";
     check_refused(&lab, &[eval], &["no file fits", "none-*.tar"]);
     assert!(!lab.path("run").exists());
-}
-
-#[test]
-fn a_run_in_which_nothing_is_learned_is_no_success() {
-    let lab = Lab::new();
-    // Finite, as a checkpoint must be, but its products are not.
-    let mut model = tiny::model();
-    model.model.h1.weight =
-        model.model.h1.weight.map(|weight| weight.map(|weight| weight.ones_like() * 1e38));
-    model.write(&lab.path("start"), Dtype::F32).expect("writable");
-    let from = "model={ from = 'LAB/start' }";
-    // Fewer steps than may be bad in a row.
-    check_refused(
-        &lab,
-        &[from, "optim.steps=3"],
-        &["nothing was learned", "one of 3 steps", "lower the learning rates"],
-    );
-    let config = lab.config("run", &[from, "optim.steps=3"]);
-    assert_eq!(counts(&config, "bad_steps"), [1, 2, 3]);
-    assert_eq!((checkpoints(&config), config.out.join("model").exists()), (vec![], false));
-}
-
-#[test]
-fn a_run_shorter_than_an_epoch_without_a_usable_sample_is_no_success() {
-    let samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
-    let lab = Lab::with(&samples);
-    let set = ["optim.batch_size=1", "optim.steps=2"];
-    check_refused(&lab, &set, &["no sample could be used in 2 steps in a row", "the first: scene"]);
-    assert!(!lab.path("run/model").exists());
 }
 
 /// A shard with all photos before all records, as `find | tar` may write it.

@@ -198,7 +198,8 @@ fn stage_1_with_regions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
 #[test]
 fn pairs_with_the_same_text_are_not_held_against_each_other() {
     // Phrases such as "a tree" come several times in a batch.
-    let set = ["ignore_same_texts=true", "grounding={ weight = 0.7, contrast = true }", "optim.batch_size=8"];
+    let set =
+        ["ignore_same_texts=true", "grounding={ weight = 0.7, contrast = true }", "optim.batch_size=24"];
     let bench = Bench::new(&set);
     let phrases = bench.batch.split(1)[0].phrases();
     assert!(
