@@ -16,15 +16,18 @@ import tower
 from common import TEXT_LEN, median_secs, pixels, texts
 
 args = common.arguments(__doc__, {"--export": "write the graphs into this folder"})
+cfg, rates = args.cfg, {}
 try:
     import numpy as np
     import onnxruntime as ort
-    import onnxscript  # noqa: F401, the exporter needs it
     import torch
+    if tower.is_tower(cfg) and args.only == ["image"]:
+        import onnx  # noqa: F401, which writes the tower's graph
+    else:
+        import onnxscript  # noqa: F401, which the exporter needs
     model = common.reference_model(args)
 except ImportError as missing:
     common.absent(f"{missing.name} is not installed")
-cfg, rates = args.cfg, {}
 llm = cfg["llm"]
 head_dim = llm["hidden_size"] // llm["num_attention_heads"]
 

@@ -161,23 +161,27 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Lines of the output that are computed at once, and whether cores share the work on them: they do where images
-    /// and their parts are fewer than cores, since the lines at the border of a band are expanded for both sides.
+    /// Lines of the output that are computed at once, and whether cores share the work on them.
+    ///
+    /// They do for a single small image: the lines at the border of a band are expanded for both sides, which costs
+    /// more there than to fetch what another core has computed.
     fn lines_at_once(&self, batch: usize) -> (usize, bool) {
-        let part = self.wide.min(CHANNELS_PER_PART);
-        let line = self.columns.seen(self.columns.n_out) * part;
-        let n_lines = (NUMBERS_PER_PART / line).saturating_sub(self.lines.kernel) / self.lines.stride + 1;
-        let mixed = self.columns.n_out * self.wide;
-        let n_lines = n_lines.min(6 * NUMBERS_PER_PART / mixed).max(1);
-        let n_bands = self.lines.n_out.div_ceil(n_lines);
+        let Self { lines, columns, wide, .. } = *self;
+        let line = columns.seen(columns.n_out) * wide.min(CHANNELS_PER_PART);
+        let n_lines = (NUMBERS_PER_PART / line).saturating_sub(lines.kernel) / lines.stride + 1;
+        let n_lines = n_lines.min(6 * NUMBERS_PER_PART / (columns.n_out * wide)).max(1);
+        let n_bands = lines.n_out.div_ceil(n_lines);
         let n_threads = n_threads();
-        if n_threads > 1 && batch * n_bands < 2 * n_threads && 2 * self.n_parts() >= n_threads {
-            return (self.lines.n_out.div_ceil(n_bands), true);
+        if batch * n_bands >= 8 * n_threads {
+            return (lines.n_out.div_ceil(n_bands), false);
         }
-        // As many for each core, where it is a few.
-        let n_tasks = (batch * n_bands).next_multiple_of(n_threads);
-        let n_bands = if n_tasks < 8 * n_threads { n_tasks.div_ceil(batch) } else { n_bands };
-        (self.lines.n_out.div_ceil(n_bands), false)
+        // As many for each core.
+        let even = (batch * n_bands).next_multiple_of(n_threads).div_ceil(batch);
+        let again = (even - n_bands) * (lines.kernel - lines.stride);
+        if 4 * again > lines.n_in && 2 * self.n_parts() >= n_threads {
+            return (lines.n_out.div_ceil(n_bands), true);
+        }
+        (lines.n_out.div_ceil(even), false)
     }
 
     fn n_parts(&self) -> usize {

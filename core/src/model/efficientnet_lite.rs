@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::Linear;
 use super::convolution::{InvertedResidual, conv_same_relu6, inverted_residual};
+use super::ops::together;
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
 
 /// The network without its classifier.
@@ -65,6 +66,13 @@ impl EfficientNetLite {
     /// - pixels: `[batch, 3, side, side]`, standardised
     /// - returns: `[batch, grid², hidden]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
+        match pixels.dims() {
+            [1, ..] => together(&pixels.device(), || self.last_map(pixels)),
+            _ => self.last_map(pixels),
+        }
+    }
+
+    fn last_map(&self, pixels: Tensor<4>) -> Tensor<3> {
         let x = self.forward_stem(pixels);
         let x = self.mb_blocks.iter().fold(x, |x, block| block.forward(x)); // [batch, grid, grid, channels]
         let x = self.head.forward_relu6(x);
