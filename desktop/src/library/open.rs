@@ -119,19 +119,21 @@ fn is_unwritable(error: &Error) -> bool {
 }
 
 fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
-    let plain = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let reads = |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
-    // Where the files that SQLite keeps beside it can be made or are there, it follows another program that writes.
-    if let Ok(db) = Connection::open_with_flags(file, plain)
+    let log = with_ending(file, "-wal");
+    let log_bytes = fs::metadata(&log).map(|metadata| metadata.len()).ok();
+    // While another program has it open there is a log, which is read with what that program keeps beside it.
+    if log_bytes.is_some()
+        && let Ok(db) = Connection::open_with_flags(file, flags)
         && reads(&db).is_ok()
     {
         return Ok((db, None));
     }
-    let log = with_ending(file, "-wal");
-    if fs::metadata(&log).map_or(0, |metadata| metadata.len()) == 0 {
-        // All is in the one file.
+    if log_bytes.unwrap_or(0) == 0 {
+        // All is in the one file. Opened plainly, SQLite would leave files beside it.
         let uri = format!("{}?immutable=1", file_uri(file));
-        let db = Connection::open_with_flags(uri, plain | OpenFlags::SQLITE_OPEN_URI)?;
+        let db = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
         reads(&db)?;
         return Ok((db, None));
     }

@@ -189,10 +189,8 @@ fn every_file_is_a_hit_and_a_picture_that_is_stored_again_is_one_only_if_that_is
     let desk = Desk::new(6);
     let photo = drawn(3);
     fs::copy(desk.path("3.png"), desk.path("3 copy.png")).expect("writable");
-    desk.write(
-        "3 small.png",
-        &png(&mmgem_core::image::resize(&photo, photo.width() / 2, photo.height() / 2)),
-    );
+    let smaller = mmgem_core::image::resize(&photo, photo.width() * 2 / 3, photo.height() * 2 / 3);
+    desk.write("3 small.png", &png(&smaller));
     desk.write("3 poor.jpg", &to_jpeg(&photo, 30));
     desk.write("3 turned.jpg", &turned(&photo));
     // As a picture that differs in one place only.
