@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn scores_count_things_and_intervals_draw_photos() {
         let truth = [0.0, 0.0, 10.0, 10.0];
-        let case = |photo_idx, proposed: &[BoxPx], fits_off_center, fixed_box_fits| ClickCase {
+        let case = |photo_idx: usize, proposed: &[BoxPx], fits_off_center, fixed_box_fits| ClickCase {
             image_id: photo_idx.to_string(),
             box_px: truth,
             phrases: vec!["a cat".into()],
