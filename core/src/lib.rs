@@ -20,6 +20,7 @@ pub mod init;
 pub mod loss;
 pub mod model;
 pub mod open_clip;
+pub mod propose;
 pub mod quant;
 pub mod readback;
 #[cfg(feature = "scenes")]

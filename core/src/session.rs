@@ -13,6 +13,7 @@ use crate::image::{
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
 use crate::model::{MmGem, PoolAggregator, Stage};
+use crate::propose::propose;
 use crate::quant::stays_packed;
 use crate::readback::{DeviceFailed, read_floats};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -405,25 +406,23 @@ impl Session {
         image.map.image_from_input([0.0, 0.0, side, side])
     }
 
-    /// The box around what is at a point of the photo: the patches that resemble the one there more than
-    /// half way from their mean, as far as they hang together.
+    /// Proposes boxes around what is at a point of the photo: the best one, then the next larger things, then
+    /// smaller ones ([`crate::propose`]).
     ///
     /// `point_px` is `[x, y]` in pixels of the photo.
-    pub async fn box_at(&self, image: &EncodedImage, point_px: [f32; 2]) -> Result<BoxPx, SessionError> {
-        let (grid, patch_px) = (self.config.grid(), self.config.patch_px());
-        let at = image
-            .map
-            .input_from_image_point(point_px)
-            .map(|x| ((x / patch_px).max(0.0) as usize).min(grid - 1));
-        let patch = at[1] * grid + at[0];
-
-        let embeds = read_floats(self.model.patch_embed(image.patches.clone(), Stage::Two)).await?;
-        let embeds: Vec<&[f32]> = embeds.chunks(self.config.embed_dim).collect();
-        let cosine = |other: &&[f32]| other.iter().zip(embeds[patch]).map(|(a, b)| a * b).sum();
-        let similarity: Vec<f32> = embeds.iter().map(cosine).collect();
-
-        let box_input = patches_alike(&similarity, grid, patch).map(|edge| edge as f32 * patch_px);
-        Ok(check_box(image.map.image_from_input(box_input), image.width, image.height)?)
+    pub async fn boxes_at(
+        &self,
+        image: &EncodedImage,
+        point_px: [f32; 2],
+    ) -> Result<Vec<BoxPx>, SessionError> {
+        let patches = read_floats(image.patches.clone()).await?;
+        let side = self.config.vision.image_size() as f32;
+        let point = image.map.input_from_image_point(point_px).map(|at| at / side);
+        propose(&patches, self.config.grid(), point)
+            .into_iter()
+            .map(|found| image.map.image_from_input(found.map(|edge| edge * side)))
+            .map(|box_px| Ok(check_box(box_px, image.width, image.height)?))
+            .collect()
     }
 
     /// Cosine of a text with each patch, row by row.
@@ -527,58 +526,6 @@ pub fn candidate_boxes(width: f32, height: f32) -> Vec<BoxPx> {
     boxes
 }
 
-/// The box `[x0, y0, x1, y1]`, in patches, around the patches that hang together with `patch` and are more
-/// like it than half way from the mean; one patch around `patch` always belongs to it.
-fn patches_alike(similarity: &[f32], grid: usize, patch: usize) -> [usize; 4] {
-    let mean = similarity.iter().sum::<f32>() / similarity.len() as f32;
-    let enough = (mean + similarity[patch]) / 2.0;
-    let (x, y) = (patch % grid, patch / grid);
-    let mut found = [x.saturating_sub(1), y.saturating_sub(1), (x + 2).min(grid), (y + 2).min(grid)];
-    let mut seen = vec![false; similarity.len()];
-    let mut next = vec![patch];
-    while let Some(patch) = next.pop() {
-        if std::mem::replace(&mut seen[patch], true) || similarity[patch] < enough {
-            continue;
-        }
-        let (x, y) = (patch % grid, patch / grid);
-        found = [found[0].min(x), found[1].min(y), found[2].max(x + 1), found[3].max(y + 1)];
-        let neighbours = [
-            (x > 0).then(|| patch - 1),
-            (x + 1 < grid).then_some(patch + 1),
-            (y > 0).then(|| patch - grid),
-            (y + 1 < grid).then_some(patch + grid),
-        ];
-        next.extend(neighbours.into_iter().flatten());
-    }
-    found
-}
-
 fn argmax(values: &[f32]) -> usize {
     values.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_box_holds_the_patches_that_are_alike_and_hang_together() {
-        #[rustfmt::skip]
-        let similarity = [
-            0.9, 0.0, 0.0, 0.0, 0.9,
-            0.0, 0.0, 1.0, 0.9, 0.0,
-            0.0, 0.0, 0.0, 0.9, 0.0,
-            0.0, 0.0, 0.0, 0.9, 0.0,
-            0.9, 0.0, 0.0, 0.0, 0.0,
-        ];
-        assert_eq!(patches_alike(&similarity, 5, 7), [1, 0, 4, 4], "not the ones in the corners");
-    }
-
-    #[test]
-    fn a_patch_like_no_other_gets_its_neighbours() {
-        let mut similarity = [0.0; 16];
-        similarity[0] = 1.0;
-        assert_eq!(patches_alike(&similarity, 4, 0), [0, 0, 2, 2]);
-        assert_eq!(patches_alike(&[1.0], 1, 0), [0, 0, 1, 1]);
-    }
 }

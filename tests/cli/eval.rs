@@ -321,6 +321,33 @@ fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
 }
 
 #[test]
+fn things_are_clicked_and_scored_beside_a_fixed_box() {
+    let desk = desk();
+    let scores = desk.json("eval region --data drawn/*.tar --click --out boxes.json");
+    check_signed(&scores, "region", 6);
+    for key in
+        ["click_accuracy", "click_mean_iou", "click_accuracy_off_center", "click_accuracy_of_fixed_box"]
+    {
+        let interval = scores["intervals"][key].as_array().expect("an interval");
+        let value = number(&scores, key);
+        assert!(
+            interval[0].as_f64() <= Some(value) && Some(value) <= interval[1].as_f64(),
+            "{key} in {scores}"
+        );
+    }
+    assert!(number(&scores, "click_accuracy_in_first_3") >= number(&scores, "click_accuracy"), "{scores}");
+
+    let boxes: Value =
+        serde_json::from_slice(&fs::read(desk.path("boxes.json")).expect("written")).expect("JSON");
+    let boxes = boxes.as_array().expect("a list");
+    assert_eq!(boxes.len() as f64, number(&scores, "n_clicks"));
+    let fit = |thing: &&Value| number(thing, "iou") >= 0.5;
+    let share = boxes.iter().filter(fit).count() as f64 / boxes.len() as f64;
+    assert!((share - number(&scores, "click_accuracy")).abs() < 1e-9, "{share} in {scores}");
+    assert!(boxes.iter().all(|thing| thing["proposed"].as_array().is_some_and(|boxes| boxes.len() > 1)));
+}
+
+#[test]
 fn regions_of_all_layouts_are_asked_for_in_both_stages() {
     let desk = desk();
     desk.write("proposals.json", br#"{"00000000": [[1, 1, 60, 60, 0.9]]}"#);
@@ -594,6 +621,7 @@ fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
     let proposals = ["wanted {\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}", "proposals.json"];
     desk.fails("eval region --data drawn/*.tar --proposals proposals.json", 1, &proposals);
     desk.fails("eval caption --data drawn/*.tar --beam 0", 2, &["at least 1"]);
+    desk.fails("eval region --data drawn/*.tar --click --stage 1", 2, &["--click", "--stage"]);
     desk.fails(
         "eval caption --data drawn/*.tar --meteor --python nowhere",
         1,

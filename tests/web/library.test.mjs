@@ -119,7 +119,7 @@ describe("the library in a browser", { skip: skip || false }, () => {
     assert.equal(found.next, 256);
   });
 
-  it("finds a text in a photo, and a box around a point", async () => {
+  it("finds a text in a photo, and boxes around a point", async () => {
     const { file, regions } = scenes.scenes[0];
     const phrase = regions[0].phrases[0];
     const out = `${scenes.folder}/heat.png`;
@@ -127,14 +127,33 @@ describe("the library in a browser", { skip: skip || false }, () => {
     const found = await page.evaluate(async ([text, phrase]) => {
       const photo = await window.model.openPhoto(window.blob(text));
       const place = await window.model.localize(photo, phrase);
-      const around = await window.model.boxAt(photo, 40, 50);
+      const around = await window.model.boxesAt(photo, 40, 50);
       return { ...place, similarity: [...place.similarity], around, size: [photo.width, photo.height] };
     }, [base64(file), phrase]);
     found.box.forEach((edge, i) => assert.ok(Math.abs(edge - native.box[i]) < 0.01, `${found.box}`));
     close(found.similarity, native.similarity);
-    const [x0, y0, x1, y1] = found.around;
-    assert.ok(x0 <= 40 && 40 <= x1 && y0 <= 50 && 50 <= y1, `${found.around} is around the point`);
-    assert.ok(x0 >= 0 && y0 >= 0 && x1 <= found.size[0] && y1 <= found.size[1]);
+    for (const [x0, y0, x1, y1] of found.around) {
+      assert.ok(x0 <= 40 && 40 <= x1 && y0 <= 50 && 50 <= y1, `${found.around} are around the point`);
+      assert.ok(x0 >= 0 && y0 >= 0 && x1 <= found.size[0] && y1 <= found.size[1]);
+    }
+    const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
+    assert.ok(found.around.length > 1 && area(found.around[1]) > area(found.around[0]), "then the next larger one");
+  });
+
+  it("proposes boxes while a caption is being written", async () => {
+    const order = await page.evaluate(async (text) => {
+      const photo = await window.model.openPhoto(window.blob(text));
+      const order = [];
+      const stream = window.model.captionRegion(photo);
+      let boxes;
+      for await (const piece of stream) {
+        if (piece) boxes ??= window.model.boxesAt(photo, 40, 50).then(() => order.push("boxes"));
+      }
+      order.push("caption");
+      await boxes;
+      return order;
+    }, base64(scenes.scenes[0].file));
+    assert.deepEqual(order, ["boxes", "caption"]);
   });
 
   it("says what is wrong with a file that is no photo, and goes on", async () => {

@@ -79,10 +79,54 @@ describe("the page", { skip: skip || false }, () => {
     assert.equal(await page.locator(".region").count(), 0);
   });
 
-  it("makes a box of a click and shows where a phrase is", async () => {
+  const rect = (selector) => page.locator(selector).evaluate(({ style }) =>
+    [style.left, style.top, style.width, style.height].map((share) => Number.parseFloat(share)));
+  const area = ([, , width, height]) => width * height;
+
+  it("previews the box that a click gives, and offers the next one at the same place", async () => {
     const frame = await page.locator("#boxes").boundingBox();
-    await page.mouse.click(frame.x + frame.width / 2, frame.y + frame.height / 2);
+    const at = [frame.x + frame.width * 0.4, frame.y + frame.height * 0.6];
+    await page.mouse.move(...at);
+    await page.waitForSelector(".preview:not([hidden])");
+    const preview = await rect(".preview");
+    await page.mouse.click(...at);
     await settled(page, ".region .caption");
+    const first = await rect(".boxes .box");
+    assert.deepEqual(first, preview);
+    assert.equal(await page.locator(".preview:not([hidden])").count(), 0, "it is there now");
+
+    await page.mouse.click(...at);
+    await page.waitForFunction((width) => document.querySelector(".boxes .box").style.width !== width, `${first[2]}%`);
+    assert.ok(area(await rect(".boxes .box")) > 1.5 * area(first), "the next larger one");
+    await settled(page, ".region .caption");
+    await page.mouse.wheel(0, -100);
+    await page.waitForFunction((width) => document.querySelector(".boxes .box").style.width === width, `${first[2]}%`);
+    assert.equal(await page.locator(".region").count(), 1);
+    await page.locator(".region button[aria-label^='Remove']").click();
+  });
+
+  it("makes a box of a click inside another box, which a drag moves", async () => {
+    const frame = await page.locator("#boxes").boundingBox();
+    const at = (x, y) => [frame.x + x * frame.width, frame.y + y * frame.height];
+    const drag = async (from, to) => {
+      await page.mouse.move(...from);
+      await page.mouse.down();
+      await page.mouse.move(...to, { steps: 3 });
+      await page.mouse.up();
+    };
+    await drag(at(0.02, 0.02), at(0.9, 0.9));
+    const dragged = await rect(".boxes .box");
+    await page.mouse.click(...at(0.2, 0.25));
+    await page.waitForFunction(() => document.querySelectorAll(".region").length === 2);
+    await page.locator(".region button[aria-label^='Remove']").last().click();
+    await drag(at(0.5, 0.5), at(0.55, 0.55));
+    const moved = await rect(".boxes .box");
+    assert.ok(moved[0] > dragged[0] && moved[1] > dragged[1], `${dragged} moved to ${moved}`);
+    await page.locator(".region button[aria-label^='Remove']").click();
+    assert.equal(await page.locator(".region").count(), 0);
+  });
+
+  it("shows where a phrase is", async () => {
     const { regions, file } = scenes.scenes[0];
     await page.locator("#phrase").fill(regions[0].phrases[0]);
     await page.keyboard.press("Enter");

@@ -146,8 +146,11 @@ export interface Model {
   ): CaptionStream;
   /** Finds a text (or a vector) in a photo. */
   localize(photo: Photo, query: string | Float32Array, options?: RequestOptions): Promise<Place>;
-  /** The box around what is at a point, in pixels of the photo. */
-  boxAt(photo: Photo, x: number, y: number, options?: RequestOptions): Promise<Box>;
+  /**
+   * Proposes boxes around what is at a point, all in pixels of the photo: the best one, then the next larger things,
+   * then smaller ones. Does not wait for a caption that is being written.
+   */
+  boxesAt(photo: Photo, x: number, y: number, options?: RequestOptions): Promise<Box[]>;
   /** Photos of the library that fit a text, a vector or a photo, best first. */
   searchPhotos(query: string | Float32Array | Photo, options?: SearchOptions): Promise<PhotoHit[]>;
   /** Photos of the library with a region like this one, best first. */

@@ -124,9 +124,9 @@ class Model {
     return this.#about(photo, "localize", { embed }, how);
   }
 
-  /** @type {Api.Model["boxAt"]} */
-  boxAt(photo, x, y, how = {}) {
-    return this.#about(photo, "boxAt", { x, y }, how);
+  /** @type {Api.Model["boxesAt"]} */
+  boxesAt(photo, x, y, how = {}) {
+    return this.#about(photo, "boxesAt", { x, y }, how);
   }
 
   /** @type {Api.Model["searchPhotos"]} */

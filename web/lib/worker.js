@@ -61,16 +61,29 @@ async function work() {
     current = job;
     // Messages come in between jobs: a cancelled one is never begun, an urgent one goes first.
     await breathe();
-    try {
-      job.abort.signal.throwIfAborted();
-      const { result, transfer } = await ops[job.op](job.args, job);
-      scope.postMessage({ id: job.id, result }, transfer ?? []);
-    } catch (error) {
-      if (isFatal(error)) die(String(error));
-      else if (!dead) scope.postMessage({ id: job.id, error: plain(error) });
-    }
+    await answer(job);
   }
   current = null;
+}
+
+/** @param {Job} job */
+async function answer(job) {
+  try {
+    job.abort.signal.throwIfAborted();
+    const { result, transfer } = await ops[job.op](job.args, job);
+    scope.postMessage({ id: job.id, result }, transfer ?? []);
+  } catch (error) {
+    if (isFatal(error)) die(String(error));
+    else if (!dead) scope.postMessage({ id: job.id, error: plain(error) });
+  }
+}
+
+/** Answers the requests that a person feels under the pointer, between the tokens of a caption. */
+async function answerQuick() {
+  const isQuick = (/** @type {Job} */ job) => job.op === "boxesAt";
+  for (let at = queue.findIndex(isQuick); at >= 0 && !dead; at = queue.findIndex(isQuick)) {
+    await answer(queue.splice(at, 1)[0]);
+  }
 }
 
 /** The oldest request that somebody waits for, else the oldest. */
@@ -206,6 +219,7 @@ const ops = {
         caption.free();
         scope.postMessage({ id: job.id, event: last });
         await breathe();
+        await answerQuick();
         job.abort.signal.throwIfAborted();
       }
     } finally {
@@ -223,8 +237,10 @@ const ops = {
     return { result, transfer: [similarity.buffer] };
   },
 
-  async boxAt({ key, x, y }) {
-    return { result: [...(await model.boxAt(photos.get(key), x, y))] };
+  async boxesAt({ key, x, y }) {
+    const edges = await model.boxesAt(photos.get(key), x, y);
+    const boxes = Array.from({ length: edges.length / 4 }, (_, n) => [...edges.subarray(4 * n, 4 * n + 4)]);
+    return { result: boxes };
   },
 
   async memory() {

@@ -11,6 +11,8 @@ import { Stage } from "./stage.js";
  * @typedef {import("./lib/mmgem.js").Caption} Caption
  * @typedef {{ id: number, box: [number, number, number, number], name: string, caption: Caption | null,
  *   text: string, writing: AbortController | null, hue: number }} Region
+ * @typedef {[number, number, number, number]} Box
+ * @typedef {{ id: number, boxes: Box[], shown: number }} Click
  */
 
 const SAMPLES = 4;
@@ -33,6 +35,11 @@ export class Describe extends EventTarget {
   #regions = [];
   /** @type {number | null} */
   #selected = null;
+  /** The boxes that the last click gave, and the region that shows one of them. @type {Click | null} */
+  #click = null;
+  /** Where a preview is wanted. @type {[number, number] | null} */
+  #hovered = null;
+  #previewing = false;
   #lastId = 0;
   /** Ends whatever is still asked about the photo before. */
   #about = new AbortController();
@@ -100,6 +107,8 @@ export class Describe extends EventTarget {
     for (const region of this.#regions) region.writing?.abort();
     this.#regions = [];
     this.#selected = null;
+    this.#setClick(null, null);
+    this.#hoverAt(null);
     this.#stage.width = 0;
     this.#enable(false);
     this.#clearPlace();
@@ -190,6 +199,7 @@ export class Describe extends EventTarget {
     if (at < 0) return;
     const [region] = this.#regions.splice(at, 1);
     region.writing?.abort();
+    if (this.#click?.id === id) this.#setClick(null, null);
     announce(`${this.#label(region)} removed`);
     const next = this.#regions[Math.min(at, this.#regions.length - 1)];
     this.#selected = next?.id ?? null;
@@ -214,7 +224,9 @@ export class Describe extends EventTarget {
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ act) =>
       this.#stage.addEventListener(type, (event) => act(/** @type {CustomEvent} */ (event).detail));
     on("draw", (box) => this.#add(box));
-    on("click-at", (point) => this.#addAt(point));
+    on("click-at", (point) => this.#clickAt(point));
+    on("step", (by) => this.#step(by));
+    on("hover-at", (point) => this.#hoverAt(point));
     on("change", ({ id, box }) => {
       const region = this.#regions.find((region) => region.id === id);
       if (region) region.box = box;
@@ -224,6 +236,7 @@ export class Describe extends EventTarget {
       const region = this.#regions.find((region) => region.id === id);
       if (!region) return;
       region.box = box;
+      if (this.#click?.id === id) this.#setClick(null, null);
       this.#captionOne(region);
     });
     on("select", (id) => {
@@ -233,17 +246,71 @@ export class Describe extends EventTarget {
     on("remove", (id) => this.#remove(id));
   }
 
-  /** A click: the box around what is there. @param {[number, number]} point */
-  async #addAt([x, y]) {
-    const { model } = this.#loader;
-    if (!model || !this.#photo) return;
+  /** Shows the best box around what is there; one that is there already is selected. @param {[number, number]} point */
+  async #clickAt(point) {
     const { signal } = this.#about;
     try {
-      const box = await model.boxAt(this.#photo, x, y, { signal });
-      this.#add(/** @type {[number, number, number, number]} */ ([...box]));
+      const boxes = await this.#boxesAt(point);
+      if (!boxes || signal.aborted) return;
+      const known = this.#regions.find((region) => isSame(region.box, boxes[0]));
+      const { id } = known ?? this.#add(boxes[0]);
+      this.#selected = id;
+      this.#setClick(point, { id, boxes, shown: 0 });
+      this.#draw();
     } catch (error) {
       this.#problem(error, "", signal);
     }
+  }
+
+  /** The next box of the same place, or the one before. @param {number} by */
+  #step(by) {
+    const click = this.#click;
+    const region = this.#regions.find((region) => region.id === click?.id);
+    if (!click || !region) return;
+    click.shown = this.#after(by);
+    region.box = click.boxes[click.shown];
+    this.#selected = region.id;
+    this.#captionOne(region);
+  }
+
+  /** Number of the box so many steps after the one that is shown; the first follows the last. @param {number} by */
+  #after(by) {
+    const { shown, boxes } = /** @type {Click} */ (this.#click);
+    return (shown + by + boxes.length) % boxes.length;
+  }
+
+  /** @param {[number, number] | null} point @param {Click | null} click */
+  #setClick(point, click) {
+    this.#stage.clicked = point;
+    this.#click = click;
+  }
+
+  /** Previews what a click would give; of many places only the latest is asked for. @param {[number, number] | null} point */
+  async #hoverAt(point) {
+    this.#hovered = point;
+    if (!point) this.#stage.preview(null);
+    if (this.#previewing) return;
+    this.#previewing = true;
+    try {
+      for (let at = null; this.#hovered && this.#hovered !== at; ) {
+        at = this.#hovered;
+        const boxes = await this.#boxesAt(at);
+        const box = this.#stage.isClicked(at) && this.#click ? this.#click.boxes[this.#after(1)] : boxes?.[0];
+        if (this.#hovered) this.#stage.preview(box ?? null);
+      }
+    } catch {
+      this.#stage.preview(null); // a click says why
+    } finally {
+      this.#previewing = false;
+    }
+  }
+
+  /** @param {[number, number]} point @returns {Promise<Box[] | null>} */
+  async #boxesAt([x, y]) {
+    const { model } = this.#loader;
+    if (!model || !this.#photo) return null;
+    const boxes = await model.boxesAt(this.#photo, x, y, { signal: this.#about.signal });
+    return /** @type {Box[]} */ (boxes);
   }
 
   #wireList() {
@@ -414,6 +481,12 @@ export class Describe extends EventTarget {
       if (file) this.open(file);
     };
   }
+}
+
+/** Whether people see one box in two. @param {Box} a @param {Box} b */
+function isSame(a, b) {
+  const near = (/** @type {number} */ i) => Math.abs(a[i] - b[i]) < 0.05 * Math.max(b[2] - b[0], b[3] - b[1]);
+  return [0, 1, 2, 3].every(near);
 }
 
 /**

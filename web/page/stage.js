@@ -8,17 +8,26 @@ import { $, make } from "./dom.js";
 const CLICK_PX = 6;
 const LEAST = 8;
 
+/** The wheel turns this far for a step. */
+const STEP_PX = 60;
+
 /**
- * Events: `draw` (detail: box), `click-at` (detail: [x, y]), `change` (detail: { id, box }, while it moves),
- * `changed` (the same, when it is let go), `select` (detail: id), `remove` (detail: id).
+ * Events: `draw` (detail: box), `click-at` (detail: [x, y]), `step` (detail: 1 or -1, at the place of the last click),
+ * `hover-at` (detail: [x, y], or null off the photo), `change` (detail: { id, box }, while it moves), `changed` (the
+ * same, when it is let go), `select` (detail: id), `remove` (detail: id).
  */
 export class Stage extends EventTarget {
   width = 0;
   height = 0;
   #frame = $("frame");
   #layer = $("boxes");
+  /** Where the last click was, while another one there is a `step`. @type {[number, number] | null} */
+  clicked = null;
   /** @type {HTMLElement | null} */
   #place = null;
+  /** The box that a click would give. */
+  #preview = make("div", { class: "preview", hidden: true });
+  #turned = 0;
   /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
   #drag = null;
   /** @type {Map<number, { element: any, box: Box }>} */
@@ -31,6 +40,9 @@ export class Stage extends EventTarget {
     this.#layer.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.#move(event));
     this.#layer.addEventListener("pointerup", () => this.#up(true));
     this.#layer.addEventListener("pointercancel", () => this.#up(false));
+    this.#layer.addEventListener("pointerleave", () => this.#emit("hover-at", null));
+    this.#layer.addEventListener("wheel", (/** @type {WheelEvent} */ event) => this.#wheel(event), { passive: false });
+    this.#layer.append(this.#preview);
     this.#layer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event));
   }
 
@@ -101,6 +113,19 @@ export class Stage extends EventTarget {
     this.#put(this.#place, /** @type {Box} */ (found.box));
   }
 
+  /** Shows what a click would give, or nothing. @param {Box | null} box */
+  preview(box) {
+    this.#preview.hidden = !box;
+    if (box) this.#put(this.#preview, box);
+  }
+
+  /** Whether a click there would be a `step`. @param {[number, number]} point */
+  isClicked(point) {
+    if (!this.clicked) return false;
+    const scale = this.#layer.clientWidth / this.width;
+    return Math.hypot(point[0] - this.clicked[0], point[1] - this.clicked[1]) * scale < CLICK_PX;
+  }
+
   /** @param {number} id */
   focus(id) {
     this.#shown.get(id)?.element.focus({ preventScroll: true });
@@ -116,7 +141,7 @@ export class Stage extends EventTarget {
     element.classList.toggle("high", y0 < this.height * 0.06);
   }
 
-  /** @param {PointerEvent} event @returns {[number, number]} */
+  /** @param {MouseEvent} event @returns {[number, number]} */
   #point(event) {
     const { left, top, width, height } = this.#layer.getBoundingClientRect();
     const clamp = (/** @type {number} */ x) => Math.min(Math.max(x, 0), 1);
@@ -127,6 +152,7 @@ export class Stage extends EventTarget {
   #down(event) {
     if (event.button !== 0 || this.#drag) return;
     event.preventDefault();
+    this.#emit("hover-at", null);
     const target = /** @type {HTMLElement} */ (event.target);
     const from = this.#point(event);
     const id = Number(target.closest?.("[data-id]")?.getAttribute("data-id") ?? 0);
@@ -146,7 +172,7 @@ export class Stage extends EventTarget {
   /** @param {PointerEvent} event */
   #move(event) {
     const drag = this.#drag;
-    if (!drag) return;
+    if (!drag) return this.#hover(event);
     const at = this.#point(event);
     const scale = this.#layer.clientWidth / this.width;
     const [dx, dy] = [at[0] - drag.from[0], at[1] - drag.from[1]];
@@ -164,14 +190,37 @@ export class Stage extends EventTarget {
     this.#drag = null;
     if (!drag) return;
     const box = drag.element.current;
-    if (!drag.id) {
-      drag.element.remove();
-      if (!finish) return;
-      if (!drag.moved) this.#emit("click-at", drag.from);
-      else this.#emit("draw", box);
-    } else if (drag.moved) {
+    if (!drag.id) drag.element.remove();
+    if (!drag.moved) {
+      const onHandle = drag.id && drag.edge !== "all";
+      if (finish && !onHandle) this.#click(drag.from);
+    } else if (drag.id) {
       this.#emit("changed", { id: drag.id, box: finish ? box : drag.box });
+    } else if (finish) {
+      this.#emit("draw", box);
     }
+  }
+
+  /** @param {[number, number]} point */
+  #click(point) {
+    if (this.isClicked(point)) this.#emit("step", 1);
+    else this.#emit("click-at", point);
+  }
+
+  /** @param {PointerEvent} event */
+  #hover(event) {
+    const onHandle = /** @type {HTMLElement} */ (event.target).dataset?.edge;
+    if (event.pointerType === "mouse") this.#emit("hover-at", onHandle ? null : this.#point(event));
+  }
+
+  /** Over the place of the last click it offers the next box; elsewhere it scrolls. @param {WheelEvent} event */
+  #wheel(event) {
+    if (!this.isClicked(this.#point(event))) return;
+    event.preventDefault();
+    this.#turned += event.deltaY;
+    if (Math.abs(this.#turned) < STEP_PX) return;
+    this.#emit("step", Math.sign(this.#turned));
+    this.#turned = 0;
   }
 
   /** @param {Box} box @param {string} edge @param {number} dx @param {number} dy @returns {Box} */

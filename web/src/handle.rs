@@ -173,10 +173,11 @@ impl Model {
         })
     }
 
-    /// The box around what is at a point of the photo.
-    #[wasm_bindgen(js_name = boxAt)]
-    pub async fn box_at(&self, image: &Image, x: f32, y: f32) -> Result<Vec<f32>, JsError> {
-        Ok(self.session.box_at(&image.encoded, [x, y]).await.map_err(to_js)?.into())
+    /// Proposes boxes around what is at a point of the photo, four numbers each: the best one, then the next larger
+    /// things, then smaller ones.
+    #[wasm_bindgen(js_name = boxesAt)]
+    pub async fn boxes_at(&self, image: &Image, x: f32, y: f32) -> Result<Vec<f32>, JsError> {
+        Ok(self.session.boxes_at(&image.encoded, [x, y]).await.map_err(to_js)?.concat())
     }
 }
 

@@ -126,6 +126,18 @@ impl Fit {
         [at(0), at(1), at(2), at(3)]
     }
 
+    /// A point of the screen in pixels of the photo, in whole ones; nothing beside it.
+    pub fn point_px(&self, at: [f32; 2]) -> Option<[f32; 2]> {
+        let share = [0, 1].map(|i| (at[i] - self.left_top[i]) / self.size[i].max(1e-6));
+        let is_on = share.iter().all(|share| (0.0..=1.0).contains(share));
+        is_on.then(|| [0, 1].map(|i| (share[i] * self.size_px[i]).round()))
+    }
+
+    /// Pixels of the photo in so many points of the screen.
+    pub fn px(&self, points: f32) -> f32 {
+        points * self.size_px[0] / self.size[0].max(1e-6)
+    }
+
     /// What was dragged from one point of the screen to another, in whole pixels of the photo and inside it;
     /// nothing where that is too little to mean anything.
     pub fn dragged(&self, from: [f32; 2], to: [f32; 2]) -> Option<BoxPx> {
@@ -260,6 +272,8 @@ mod tests {
         assert_eq!(fit.dragged([x1, y0], [x0, y1]), Some(box_px), "from any corner");
         assert_eq!(fit.dragged([0.0, 0.0], [999.0, 150.0]), Some([0.0, 0.0, 400.0, 100.0]));
         assert_eq!(fit.dragged([120.0, 120.0], [123.0, 180.0]), None);
+        assert_eq!(fit.point_px([x1, y0]), Some([box_px[2], box_px[1]]));
+        assert_eq!((fit.point_px([99.0, 120.0]), fit.px(6.0)), (None, 12.0));
         assert_eq!(fit.dragged([0.0, 0.0], [90.0, 90.0]), None, "beside the photo");
         assert_eq!(Fit::new([10, 10], [0.0, 0.0, 500.0, 500.0], 4.0).size, [40.0, 40.0]);
     }

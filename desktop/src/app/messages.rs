@@ -27,6 +27,11 @@ pub enum Ask {
         number: u64,
         box_px: Option<BoxPx>,
     },
+    /// Propose boxes around a point of it, in its pixels.
+    Boxes {
+        number: u64,
+        point_px: [f32; 2],
+    },
     /// Find the place of a text in it.
     Locate {
         number: u64,
@@ -107,6 +112,12 @@ pub enum News {
         box_px: Option<BoxPx>,
         text: String,
         done: bool,
+    },
+    /// The boxes around a point: the best one, then the next larger things, then smaller ones.
+    Boxes {
+        number: u64,
+        point_px: [f32; 2],
+        boxes: Vec<BoxPx>,
     },
     Located {
         number: u64,

@@ -2,6 +2,7 @@
 //!
 //! - `messages.rs`: what the window and its threads tell each other
 //! - `state.rs`: what is shown and what was asked for; no drawing
+//! - `clicks.rs`: the boxes that clicks on a photo give
 //! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
 //! - `warm_up.rs`: what makes the first answers of a GPU quick
 //! - `renderer.rs`: what draws it, wgpu or OpenGL
@@ -9,6 +10,7 @@
 //!
 //! The window never waits: the model, the library and the photos are read by the threads only.
 
+mod clicks;
 mod events;
 mod geometry;
 mod grid;

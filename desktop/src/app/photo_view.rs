@@ -1,4 +1,4 @@
-//! A photo, large: drag a box and its caption is written; look for a text in it; find others like it.
+//! A photo, large: click a thing or drag a box and its caption is written; look for a text in it; find others like it.
 
 use std::path::Path;
 
@@ -18,6 +18,10 @@ use crate::names::{as_text, shown};
 
 /// A photo is enlarged at most so many times.
 const MOST_ENLARGED: f32 = 6.0;
+/// So near to the last click, in points, another one offers the next box.
+const CLICK_REACH: f32 = 6.0;
+/// Points of the wheel for the next box.
+const STEP_POINTS: f32 = 40.0;
 /// A point of the wheel makes it larger by this share; a notch is some 50 points.
 const WHEEL_SPEED: f32 = 1.0 / 200.0;
 
@@ -35,11 +39,18 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     upload(window, ui);
     let area = ui.available_rect_before_wrap();
     let response = ui.interact(area, ui.scope_id().with("canvas"), Sense::DRAG | Sense::CLICK);
-    response.widget_info(|| WidgetInfo::labeled(Role::Image, true, "Photo: drag a box to have it described"));
+    response.widget_info(|| {
+        WidgetInfo::labeled(Role::Image, true, "Photo: click a thing or drag a box to have it described")
+    });
+    let was_zoomed = window.zoom.zoom != Zoom::default();
     let Some(fit) = zoom(window, ui, &response, area.shrink(14.0)) else { return };
     draw_photo(window, ui, &fit);
+    hover(window, &response, &fit);
 
     let Some(look) = &window.state.look else { return };
+    if let Some(box_px) = look.clicks.preview(fit.px(CLICK_REACH)).filter(|_| window.drag_from.is_none()) {
+        preview(ui, &fit, box_px);
+    }
     if let Some(located) = look.located.as_ref().filter(|_| look.heat_on) {
         frame(ui, &fit, located.box_px);
         tag(ui, &fit, located.box_px, &located.text, area);
@@ -64,10 +75,31 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
         if let Some(box_px) = dragged {
             window.state.drag(box_px);
         }
-    } else if response.clicked() && !response.double_clicked() {
-        window.state.drop_box();
+    } else if response.clicked() && !(response.double_clicked() && was_zoomed) {
+        match pointer.and_then(|at| fit.point_px(at)) {
+            Some(point) => window.state.click(point, fit.px(CLICK_REACH)),
+            None => window.state.drop_box(),
+        }
     }
     response.on_hover_cursor(CursorIcon::Crosshair);
+}
+
+/// Asks what a click would give, and goes on to the next box where the wheel turns over the place of the last click.
+fn hover(window: &mut Window, response: &Response, fit: &Fit) {
+    let point = response.hover_pos().and_then(|at| fit.point_px([at.x, at.y]));
+    window.state.hover(point);
+    if window.turned.abs() >= STEP_POINTS {
+        window.state.step(if window.turned < 0.0 { 1 } else { -1 });
+        window.turned = 0.0;
+    }
+}
+
+/// The box that a click would give.
+fn preview(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx) {
+    let [x0, y0, x1, y1] = fit.on_screen(box_px);
+    let rect = Rect::from_min_max(Pos2::new(x0, y0), Pos2::new(x1, y1));
+    let stroke = Stroke::new(1.5, Color32::from_white_alpha(150));
+    ui.painter().rect_stroke(rect, CornerRadius::same(2), stroke, StrokeKind::Middle);
 }
 
 /// Where the photo is, after wheel, pinch and keys have zoomed, a double click has shown all of it again, and a
@@ -81,13 +113,19 @@ fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option
         window.zoom = PhotoZoom { of: look.number, ..PhotoZoom::default() };
     }
     let by_keys = std::mem::replace(&mut window.zoom.next, 1.0);
+    let seen = window.zoom.zoom.seen(&whole, room);
+    let is_step = response
+        .hover_pos()
+        .and_then(|at| seen.point_px([at.x, at.y]))
+        .is_some_and(|point| look.clicks.is_step(point, seen.px(CLICK_REACH)));
     let zoom = &mut window.zoom.zoom;
     if by_keys != 1.0 {
         *zoom = zoom.enlarged(by_keys, middle, &whole, room);
     }
     if let Some(at) = response.hover_pos() {
-        let factor =
-            ui.input(|input| input.zoom_delta() * (input.smooth_scroll_delta().y * WHEEL_SPEED).exp());
+        let (by_pinch, scrolled) = ui.input(|input| (input.zoom_delta(), input.smooth_scroll_delta().y));
+        let factor = if is_step { by_pinch } else { by_pinch * (scrolled * WHEEL_SPEED).exp() };
+        window.turned = if is_step { window.turned + scrolled } else { 0.0 };
         if factor != 1.0 {
             *zoom = zoom.enlarged(factor, [at.x, at.y], &whole, room);
         }
@@ -280,7 +318,7 @@ fn region(window: &mut Window, ui: &mut Ui) {
     ui.strong("A region");
     let dragged = window.state.look.as_ref().and_then(|look| look.dragged.clone());
     let Some((box_px, writing)) = dragged else {
-        ui.weak("Drag a box on the photo, and what is in it is described.");
+        ui.weak("Click a thing on the photo, and again for the next larger one; or draw a box.");
         return;
     };
     ui.label(said(&writing));

@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
+use super::clicks::{Clicks, PointPx};
 use super::events::Events;
 use super::indexing::{Control, Pace};
 use super::messages::{Ask, Catalogue, Given, IndexNews, News, Ready, Search, Sought};
@@ -116,8 +117,10 @@ pub struct Look {
     pub pixels: Option<Arc<Rgb>>,
     /// What is written of the whole photo.
     pub caption: Option<Writing>,
-    /// The box that was dragged, and what is written of it.
+    /// The box that was dragged or clicked, and what is written of it.
     pub dragged: Option<(BoxPx, Writing)>,
+    /// The boxes that clicks give.
+    pub clicks: Clicks,
     /// What is looked for in the photo.
     pub phrase: String,
     /// A place is asked for and not yet told.
@@ -463,6 +466,7 @@ impl State {
             pixels: None,
             caption: None,
             dragged: None,
+            clicks: Clicks::default(),
             phrase: self.look.take().map(|look| look.phrase).unwrap_or_default(),
             locating: false,
             located: None,
@@ -488,6 +492,47 @@ impl State {
 
     /// A box was dragged: what is in it?
     pub fn drag(&mut self, box_px: BoxPx) {
+        if let Some(look) = &mut self.look {
+            look.clicks.forget();
+        }
+        self.describe(box_px);
+    }
+
+    /// The pointer is over this point, or beside the photo.
+    pub fn hover(&mut self, point: Option<PointPx>) {
+        let Some(look) = &mut self.look else { return };
+        look.clicks.hover(point);
+        self.ask_for_boxes();
+    }
+
+    /// A thing was clicked: which box is around it, and what is in that?
+    pub fn click(&mut self, point: PointPx, reach_px: f32) {
+        let Some(look) = &mut self.look else { return };
+        if look.clicks.is_step(point, reach_px) {
+            return self.step(1);
+        }
+        match look.clicks.click(point) {
+            Some(box_px) => self.describe(box_px),
+            None => self.ask_for_boxes(),
+        }
+    }
+
+    /// The next box at the place of the last click, or the one before.
+    pub fn step(&mut self, by: isize) {
+        if let Some(box_px) = self.look.as_mut().and_then(|look| look.clicks.step(by)) {
+            self.describe(box_px);
+        }
+    }
+
+    fn ask_for_boxes(&mut self) {
+        let Some(look) = &mut self.look else { return };
+        let number = look.number;
+        if let Some(point_px) = look.clicks.question() {
+            self.ask(Ask::Boxes { number, point_px });
+        }
+    }
+
+    fn describe(&mut self, box_px: BoxPx) {
         let Some(look) = &mut self.look else { return };
         look.dragged = Some((box_px, Writing::default()));
         look.problem = None;
@@ -498,6 +543,7 @@ impl State {
     pub fn drop_box(&mut self) {
         if let Some(look) = &mut self.look {
             look.dragged = None;
+            look.clicks.forget();
         }
     }
 
@@ -645,6 +691,7 @@ impl State {
             News::Given { path, what, dropped } => self.given(path, what, dropped),
             News::Index(news) => self.indexed(news, now_secs),
             News::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
+            News::Boxes { number, point_px, boxes } => self.proposed(number, point_px, boxes),
             News::Looked { .. } | News::Caption { .. } | News::Located { .. } | News::Failed { .. } => {
                 self.looked(news);
             }
@@ -733,6 +780,14 @@ impl State {
         }
     }
 
+    fn proposed(&mut self, number: u64, point: PointPx, boxes: Vec<BoxPx>) {
+        let Some(look) = self.look.as_mut().filter(|look| look.number == number) else { return };
+        if let Some(box_px) = look.clicks.tell(point, boxes) {
+            self.describe(box_px);
+        }
+        self.ask_for_boxes();
+    }
+
     fn looked(&mut self, news: News) {
         let Some(look) = &mut self.look else { return };
         match news {
@@ -760,6 +815,7 @@ impl State {
             }
             News::Failed { number, why } if number == look.number => {
                 look.locating = false;
+                look.clicks.fail();
                 // What waits for a caption waits in vain.
                 look.caption.take_if(|writing| !writing.done);
                 look.dragged.take_if(|(_, writing)| !writing.done);

@@ -10,7 +10,7 @@ use eframe::egui;
 use egui::{Key, Modifiers, Pos2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
-use mmgem_core::image::Rgb;
+use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::{Query, Vectors};
 
 use super::events::Events;
@@ -98,8 +98,34 @@ impl Desk {
         self.harness.run_steps(2);
     }
 
+    /// What was asked, without the boxes that every move of the pointer asks for.
     fn asks(&self) -> Vec<Ask> {
-        self.asked.try_iter().collect()
+        self.asked.try_iter().filter(|ask| !matches!(ask, Ask::Boxes { .. })).collect()
+    }
+
+    /// The one place whose boxes were asked for, and nothing else.
+    #[track_caller]
+    fn boxes_asked(&self) -> (u64, [f32; 2]) {
+        let asks: Vec<Ask> = self.asked.try_iter().collect();
+        let [Ask::Boxes { number, point_px }] = asks.as_slice() else { panic!("{asks:?}") };
+        (*number, *point_px)
+    }
+
+    /// The one box whose caption was asked for.
+    #[track_caller]
+    fn described(&self) -> BoxPx {
+        let asks = self.asks();
+        let [Ask::Caption { box_px: Some(box_px), .. }] = asks.as_slice() else { panic!("{asks:?}") };
+        *box_px
+    }
+
+    fn click_at(&mut self, pos: Pos2) {
+        let button = |pressed| {
+            let (button, modifiers) = (egui::PointerButton::Primary, Modifiers::NONE);
+            egui::Event::PointerButton { pos, button, pressed, modifiers }
+        };
+        self.harness.input_mut().events.extend([true, false].map(button));
+        self.harness.run_steps(2);
     }
 
     /// Answers what is asked about paths, as the thread does; what else is asked.
@@ -474,6 +500,52 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
     desk.harness.run_steps(2);
     assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: Some(*box_px) });
     assert!(desk.state().look.is_none());
+}
+
+#[test]
+fn a_click_gives_the_box_that_was_previewed_and_then_the_next_one() {
+    let mut desk = Desk::looking();
+    let center = desk.harness.get_by_label_contains("drag a box").rect().center();
+    let (small, large) = ([150.0, 100.0, 250.0, 200.0], [0.0, 0.0, 400.0, 300.0]);
+    desk.harness.hover_at(center);
+    desk.harness.run_steps(2);
+    let (number, point_px) = desk.boxes_asked();
+    assert!((point_px[0] - 200.0).abs() <= 1.0 && (point_px[1] - 150.0).abs() <= 1.0, "{point_px:?}");
+    desk.tell(News::Boxes { number, point_px, boxes: vec![small, large] });
+    let preview = |desk: &mut Desk| desk.state().look.as_ref().expect("looking").clicks.preview(1.0);
+    assert_eq!((preview(&mut desk), desk.asks()), (Some(small), vec![]), "nothing is described yet");
+
+    desk.click_at(center);
+    assert_eq!(desk.described(), small, "at once");
+    assert_eq!(preview(&mut desk), Some(large));
+    desk.click_at(center);
+    assert_eq!(desk.described(), large);
+    let unit = egui::MouseWheelUnit::Point;
+    let (delta, phase, modifiers) = (egui::vec2(0.0, 60.0), egui::TouchPhase::Move, Modifiers::NONE);
+    let source = egui::MouseWheelSource::Wheel;
+    desk.harness.event(egui::Event::MouseWheel { unit, delta, phase, source, modifiers });
+    desk.harness.run_steps(20);
+    assert_eq!(desk.described(), small, "the wheel goes back");
+
+    let elsewhere = center + egui::vec2(30.0, 10.0);
+    desk.harness.hover_at(elsewhere);
+    desk.click_at(elsewhere);
+    let (number, point_px) = desk.boxes_asked();
+    assert_eq!(desk.state().look.as_ref().expect("looking").dragged.as_ref().expect("a box").0, small);
+    desk.tell(News::Boxes { number, point_px, boxes: vec![large] });
+    assert_eq!(desk.described(), large, "inside another box too");
+}
+
+#[test]
+fn a_click_beside_the_photo_drops_the_box() {
+    let mut desk = Desk::looking();
+    let canvas = desk.harness.get_by_label_contains("drag a box").rect();
+    desk.drag(canvas.center(), canvas.center() + egui::vec2(80.0, 60.0));
+    desk.described();
+    desk.harness.hover_at(canvas.left_top() + egui::vec2(3.0, 3.0));
+    desk.click_at(canvas.left_top() + egui::vec2(3.0, 3.0));
+    assert!(desk.state().look.as_ref().expect("looking").dragged.is_none());
+    assert_eq!(desk.asked.try_iter().collect::<Vec<_>>(), [], "no box is asked for there");
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Window {
     /// Where a drag on the photo began, in points of the screen.
     pub drag_from: Option<[f32; 2]>,
     pub zoom: PhotoZoom,
+    /// How far the wheel has turned over a clicked place since the last step, in points.
+    pub turned: f32,
     /// What had the focus at the end of the last frame: Escape takes it away before we see the key.
     focused: Option<egui::Id>,
     theme: Option<Theme>,
@@ -111,6 +113,7 @@ impl Window {
             scroll: Scroll::default(),
             drag_from: None,
             zoom: PhotoZoom::default(),
+            turned: 0.0,
             focused: None,
             theme: None,
         }

@@ -114,9 +114,10 @@ impl Worker {
     fn run(mut self) {
         while let Some(ask) = self.next() {
             let number = match &ask {
-                Ask::Look { number, .. } | Ask::Caption { number, .. } | Ask::Locate { number, .. } => {
-                    *number
-                }
+                Ask::Look { number, .. }
+                | Ask::Caption { number, .. }
+                | Ask::Boxes { number, .. }
+                | Ask::Locate { number, .. } => *number,
                 Ask::Search(search) => search.number,
                 _ => 0,
             };
@@ -145,7 +146,7 @@ impl Worker {
             if let Some(ask) = self.waiting.pop_front() {
                 let replaced = match &ask {
                     Ask::Search(_) => self.waiting.iter().any(|ask| matches!(ask, Ask::Search(_))),
-                    Ask::Look { .. } | Ask::Caption { .. } | Ask::Locate { .. } => {
+                    Ask::Look { .. } | Ask::Caption { .. } | Ask::Boxes { .. } | Ask::Locate { .. } => {
                         self.waiting.iter().any(|ask| matches!(ask, Ask::Look { .. }))
                     }
                     _ => false,
@@ -198,6 +199,7 @@ impl Worker {
             Ask::Search(search) => self.search(search)?,
             Ask::Look { number, path } => self.look(number, &path)?,
             Ask::Caption { number, box_px } => self.caption(number, box_px)?,
+            Ask::Boxes { number, point_px } => self.boxes(number, point_px)?,
             Ask::Locate { number, text } => self.locate(number, text)?,
             Ask::Sidecar { photo, caption, replace } => {
                 let result = write_sidecar(&photo, &caption, replace).map_err(|error| in_words(&error));
@@ -403,9 +405,27 @@ impl Worker {
             if self.waiting.iter().any(|ask| makes_pointless(ask, box_px)) {
                 return Ok(());
             }
+            self.answer_clicks()?;
             self.post.send(News::Caption { number, box_px, text: last.clone(), done: false });
         }
         self.post.send(News::Caption { number, box_px, text: last, done: true });
+        Ok(())
+    }
+
+    /// A person feels boxes under the pointer: they do not wait for the end of a caption.
+    fn answer_clicks(&mut self) -> Result<()> {
+        while let Some(at) = self.waiting.iter().position(|ask| matches!(ask, Ask::Boxes { .. })) {
+            if let Some(Ask::Boxes { number, point_px }) = self.waiting.remove(at) {
+                self.boxes(number, point_px)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn boxes(&mut self, number: u64, point_px: [f32; 2]) -> Result<()> {
+        let encoded = self.encoded()?;
+        let boxes = block_on(self.opened()?.context.session.boxes_at(&encoded, point_px))?;
+        self.post.send(News::Boxes { number, point_px, boxes });
         Ok(())
     }
 

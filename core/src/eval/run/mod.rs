@@ -2,6 +2,7 @@
 
 mod answers;
 mod captions;
+mod clicks;
 mod encoder;
 mod regions;
 mod retrieval;
@@ -16,6 +17,7 @@ use crate::session::SessionError;
 
 pub use answers::Proposals;
 pub use captions::{CaptionRun, captions, unscored_captions};
+pub use clicks::{ClickCase, ClickEval, ClickRun, clicks};
 pub use encoder::Encoder;
 pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};

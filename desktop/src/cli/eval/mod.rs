@@ -19,8 +19,8 @@ use mmgem_core::eval::bootstrap::Measures;
 use mmgem_core::eval::dense::dense_scores;
 use mmgem_core::eval::ranking::Ties;
 use mmgem_core::eval::run::{
-    ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, regions,
-    retrieval, unscored_captions, zero_shot,
+    ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, clicks,
+    regions, retrieval, unscored_captions, zero_shot,
 };
 use mmgem_core::files::{read, write_atomic};
 use mmgem_core::generate::Decoding;
@@ -47,6 +47,7 @@ use crate::terminal::note;
     mmgem eval caption --data nocaps_val_4500_captions.json --images nocaps/ --beam 5 --out captions.json\n  \
     mmgem eval region --data flickr30k_entities/ --images flickr30k-images/\n  \
     mmgem eval region --data refcocog/ --images train2014/ --stage both --meteor --report r.html\n  \
+    mmgem eval region --data coco-clicks.tar --click\n  \
     mmgem eval long-text --data docci/ --text-len 200\n  \
     mmgem eval compare before.json after.json\n\n\
     --data is WebDataset shards, or a benchmark as its authors publish it; `mmgem eval COMMAND --help` says what each \
@@ -191,7 +192,11 @@ struct RegionArgs {
     /// Boxes to describe for dense captioning instead of the true ones: {"PHOTO ID": [[x0,y0,x1,y1,score], ..]}
     #[arg(long, value_name = "FILE")]
     proposals: Option<PathBuf>,
-    /// Write what was said of each box
+    /// Click on each thing instead: no person, one box that covers 4 % of its photo or more. Scores the box that the
+    /// model proposes
+    #[arg(long, conflicts_with_all = ["stage", "proposals"])]
+    click: bool,
+    /// Write what was said of each box, or with --click the proposed boxes
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -241,6 +246,7 @@ pub fn run(args: &EvalArgs, globals: &Globals) -> Result<()> {
         What::Retrieval(args) => run_retrieval(args, &open(globals, None)?),
         What::ZeroShot(args) => run_zero_shot(args, &open(globals, None)?),
         What::Caption(args) => run_caption(args, &open(globals, None)?),
+        What::Region(args) if args.click => run_clicks(args, &open(globals, None)?),
         What::Region(args) => run_region(args, &open(globals, None)?),
         What::LongText(args) => run_long_text(args, &open(globals, Some(args.text_len))?),
         What::Compare(args) => compare::run(args, globals),
@@ -579,6 +585,26 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
         record.measures.measures.extend(measures.map(|(name, m)| (format!("{prefix}{name}"), m)));
     }
     record.publish(&args.outputs, &page, context)
+}
+
+fn run_clicks(args: &RegionArgs, context: &Context) -> Result<()> {
+    args.outputs.check(args.out.as_ref())?;
+    let benchmark = args.data.open(LongText::default())?;
+    let mut progress = Progress::new(context.quiet);
+    let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
+    let run = block_on(clicks(&context.session, &benchmark, tick))?;
+    progress.finish();
+    note_skipped(&run.seen, context)?;
+    if let Some(path) = &args.out {
+        write_atomic(path, &serde_json::to_vec_pretty(&run.cases)?)?;
+    }
+    let protocol = "a click on the centre of each thing (one box, 4 % of its photo or more, no person): the first proposed \
+        box has IoU >= 0.5 with the thing's; off_center: clicks at 30 % and 70 % of the thing's sides; fixed_box: a \
+        box of 75 % x 70 % of the photo around the click instead";
+    let mut record = Record::new("region", &benchmark.name, protocol.into(), &run.seen, context);
+    record.add_scores(&run.scores)?;
+    record.measures = run.measures;
+    record.publish(&args.outputs, &Page::default(), context)
 }
 
 /// The scores of a stage, with those of other programs and of dense captioning.
