@@ -14,7 +14,9 @@ fn main() {
     println!("cargo::rustc-env=MMGEM_COMMIT={commit}");
     println!("cargo::rerun-if-changed=build.rs");
     // Grows with every commit and checkout.
-    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+    if let Some(log) =
+        git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists())
+    {
         println!("cargo::rerun-if-changed={log}");
     }
 }

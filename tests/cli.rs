@@ -56,7 +56,9 @@ fn mmgem() -> &'static Path {
         let test = std::env::current_exe().expect("a test has a path");
         let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "-p", "mmgem"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        build
+            .args(["build", "--quiet", "--locked", "-p", "mmgem"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             build.arg("--release");
         }
@@ -84,8 +86,8 @@ impl Desk {
             .expect("the folder is writable");
         for index in 0..3 {
             let scene = scene(5, index);
-            let photo =
-                image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
+            let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb)
+                .expect("rows of pixels");
             photo.save(desk.path(&format!("{index}.png"))).expect("the folder is writable");
         }
         desk
@@ -165,7 +167,9 @@ fn norm(embed: &Value) -> f64 {
 fn every_result_is_one_json_document_with_the_keys_of_the_design() {
     let desk = Desk::new();
     let embed = desk.json("embed 0.png --text dog --box 10,10,90,90");
-    for embed in [&embed["images"][0]["embed"], &embed["texts"][0]["embed"], &embed["regions"][0]["embed"]] {
+    for embed in
+        [&embed["images"][0]["embed"], &embed["texts"][0]["embed"], &embed["regions"][0]["embed"]]
+    {
         assert!((norm(embed) - 1.0).abs() < 1e-5);
     }
     assert_eq!(embed["regions"][0]["box"], json!([10.0, 10.0, 90.0, 90.0]));
@@ -175,7 +179,10 @@ fn every_result_is_one_json_document_with_the_keys_of_the_design() {
         (&captions[0]["path"], &captions[0]["box"]),
         (&json!("0.png"), &json!([10.0, 10.0, 90.0, 90.0]))
     );
-    assert!(captions[0]["caption"].is_string() && captions[0]["log_prob"].as_f64().expect("a number") < 0.0);
+    assert!(
+        captions[0]["caption"].is_string()
+            && captions[0]["log_prob"].as_f64().expect("a number") < 0.0
+    );
 
     let hits = desk.json("search dog --photos . -k 2");
     assert_eq!(hits.as_array().expect("hits").len(), 2);
@@ -229,7 +236,8 @@ fn a_photo_that_is_cut_short_is_used_as_far_as_it_arrived_and_named() {
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
     let header = [size.as_slice(), &[8, 2, 0, 0, 0]].concat();
-    [b"\x89PNG\r\n\x1a\n".to_vec(), png_chunk(b"IHDR", &header), png_chunk(b"IDAT", &[0x78, 1])].concat()
+    [b"\x89PNG\r\n\x1a\n".to_vec(), png_chunk(b"IHDR", &header), png_chunk(b"IDAT", &[0x78, 1])]
+        .concat()
 }
 
 fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
@@ -275,7 +283,10 @@ fn one_bad_photo_among_many_is_passed_over_unless_strict() {
     let told = |at: usize| (&captions[at]["path"], captions[at]["caption"].is_string());
     let (first, bad, last) = (json!("0.png"), json!("bad.png"), json!("1.png"));
     assert_eq!([told(0), told(1), told(2)], [(&first, true), (&bad, false), (&last, true)]);
-    assert!(captions[1]["problem"].as_str().is_some_and(|why| why.contains("wanted JPEG")), "{captions}");
+    assert!(
+        captions[1]["problem"].as_str().is_some_and(|why| why.contains("wanted JPEG")),
+        "{captions}"
+    );
     let stderr = text(&output.stderr);
     assert!(stderr.contains("passed over bad.png") && stderr.contains("1 of 3"), "{stderr}");
     desk.fails("caption 0.png bad.png 1.png --max-tokens 2 --strict", 1, &["bad.png"]);
@@ -303,13 +314,18 @@ fn scenes_are_drawn_scored_and_traced() {
     assert!(desk.run("scenes --out drawn --n 6 --seed 5").status.success());
     let scores = desk.json("eval retrieval --data drawn/*.tar");
     assert_eq!((&scores["n_images"], &scores["n_texts"]), (&json!(6), &json!(30)));
-    assert!(scores["text_to_image_recall_at_10"].as_f64().expect("a recall") > 0.99, "6 photos, 10 places");
+    assert!(
+        scores["text_to_image_recall_at_10"].as_f64().expect("a recall") > 0.99,
+        "6 photos, 10 places"
+    );
     let regions = desk.json("eval region --data drawn/*.tar");
     assert!(regions["pointing_accuracy"].is_number() && regions["region_cider"].is_number());
 
-    let inputs = "trace --image 0.png --image 1.png --text dog --text house --box 5,5,80,80 --steps 3";
+    let inputs =
+        "trace --image 0.png --image 1.png --text dog --text house --box 5,5,80,80 --steps 3";
     assert!(desk.run(&format!("{inputs} --out a.safetensors")).status.success());
-    let same = desk.run(&format!("{inputs} --out b.safetensors --compare a.safetensors --tolerance 1e-9"));
+    let same =
+        desk.run(&format!("{inputs} --out b.safetensors --compare a.safetensors --tolerance 1e-9"));
     assert!(same.status.success(), "{}", text(&same.stderr));
     let other = inputs.replace("0.png", "2.png");
     desk.fails(&format!("{other} --out c.safetensors --compare a.safetensors"), 1, &["error:"]);
@@ -335,7 +351,8 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
     let killed = run("killed");
     let mut kills = 0;
     for after in [1, 20, 55] {
-        let mut child = desk.command(&killed).stderr(Stdio::null()).spawn().expect("the program starts");
+        let mut child =
+            desk.command(&killed).stderr(Stdio::null()).spawn().expect("the program starts");
         let metrics = desk.path("killed/metrics.jsonl");
         let deadline = Instant::now() + Duration::from_secs(60);
         // Killed in mid-step, wherever that is, once it has done some more steps.

@@ -16,7 +16,15 @@ fn dependencies_of_core(features: &str, depth: usize) -> BTreeSet<String> {
     let depth = depth.to_string();
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "--package", "mmgem-core", "--edges", "normal"])
-        .args(["--prefix", "none", "--no-default-features", "--features", features, "--depth", &depth])
+        .args([
+            "--prefix",
+            "none",
+            "--no-default-features",
+            "--features",
+            features,
+            "--depth",
+            &depth,
+        ])
         .current_dir(workspace())
         .output()
         .expect("cargo can be started");
@@ -94,8 +102,11 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|ext| ext == "rs") {
-                let name =
-                    path.strip_prefix(&root).expect("it is below").to_string_lossy().replace('\\', "/");
+                let name = path
+                    .strip_prefix(&root)
+                    .expect("it is below")
+                    .to_string_lossy()
+                    .replace('\\', "/");
                 let text = fs::read_to_string(&path).expect("a source is text");
                 let text = text.split("mod tests {").next().expect("a first part").to_owned();
                 files.push((name, text));
@@ -141,7 +152,8 @@ fn only_names_towers_and_llama_know_foreign_tensor_names() {
 
 #[test]
 fn the_graph_never_reads_a_tensor_back() {
-    let words = ["into_data", "into_scalar", "to_data", "try_to_vec", "read_floats", "read_choices"];
+    let words =
+        ["into_data", "into_scalar", "to_data", "try_to_vec", "read_floats", "read_choices"];
     check_only_in(&words, "model", |_| false);
     check_only_in(&words, "", |file| file != "loss.rs");
 }

@@ -76,17 +76,21 @@ fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     let tokenizer = tiny::model().tokenizer;
     let batch = Batches::open(&config, &sizes, &tokenizer, 0, 1).expect("a shard").batch(0);
     // Texts are padded to the longest.
-    config.hardware.text_tokens = batch.samples.iter().map(|s| s.text.len()).max().expect("some") as f64;
+    config.hardware.text_tokens =
+        batch.samples.iter().map(|s| s.text.len()).max().expect("some") as f64;
     let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
     let trainee = freeze(Trainee::new(model, &sizes, &config, &device), &config);
     let totals = Totals::new(&batch, &config, &Single).expect("one rank");
-    let step = || gradient(&trainee, &batch, &totals, &sizes, &config, &device, &Single).expect("one rank");
+    let step = || {
+        gradient(&trainee, &batch, &totals, &sizes, &config, &device, &Single).expect("one rank")
+    };
     drop(step());
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);
     drop(step());
     let planned = plan(&config, &sizes, 1, None);
-    let cast = if config.optim.compute_dtype == ComputeDtype::Bf16 { 2 * planned.parameters } else { 0 };
+    let cast =
+        if config.optim.compute_dtype == ComputeDtype::Bf16 { 2 * planned.parameters } else { 0 };
     let gradients = 4 * planned.trained_parameters;
     let measured = (MOST.load(Ordering::Relaxed) - before - cast - gradients) as f64;
     (measured, 8.0 * planned.activation_bytes_per_sample)
@@ -137,7 +141,8 @@ fn shapes() -> [Shape; 8] {
 
 /// Writes a safetensors file of zeros in 16 bits.
 fn write_zeros(path: &Path, shapes: &[(String, Vec<usize>)]) {
-    let bytes = vec![0; 2 * shapes.iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)];
+    let bytes =
+        vec![0; 2 * shapes.iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)];
     let views = shapes.iter().map(|(name, shape)| {
         let n_bytes = 2 * shape.iter().product::<usize>();
         (name, TensorView::new(SafeDtype::BF16, shape.clone(), &bytes[..n_bytes]).expect("it fits"))
@@ -181,7 +186,9 @@ fn checkpoints() -> [Vec<(String, Vec<usize>)>; 2] {
             clip.push((format!("{place}.{part}.weight"), vec![rows, columns]));
             clip.push((format!("{place}.{part}.bias"), vec![rows]));
         }
-        clip.extend(norm(&format!("{place}.ln_1"), c).into_iter().chain(norm(&format!("{place}.ln_2"), c)));
+        clip.extend(
+            norm(&format!("{place}.ln_1"), c).into_iter().chain(norm(&format!("{place}.ln_2"), c)),
+        );
     }
     clip.extend(norm("visual.ln_pre", c).into_iter().chain(norm("visual.ln_post", c)));
     [clip, llama]
@@ -196,7 +203,8 @@ fn norm(name: &str, width: usize) -> [(String, Vec<usize>); 2] {
 fn an_import_takes_a_part_of_the_memory_of_its_model() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let [vision, language] = ["vision.safetensors", "model.safetensors"].map(|name| folder.path().join(name));
+    let [vision, language] =
+        ["vision.safetensors", "model.safetensors"].map(|name| folder.path().join(name));
     let [clip, llama] = checkpoints();
     write_zeros(&vision, &clip);
     write_zeros(&language, &llama);
@@ -224,7 +232,8 @@ fn an_import_takes_a_part_of_the_memory_of_its_model() {
         write_import(&import, &[&vision, &language], b"{}", &out, Dtype::F32).expect("writable");
     }
     let measured = (MOST.load(Ordering::Relaxed) - before) as f64;
-    let model = std::fs::metadata(out.join("model.safetensors")).expect("it was written").len() as f64;
+    let model =
+        std::fs::metadata(out.join("model.safetensors")).expect("it was written").len() as f64;
     println!("{measured} bytes for a model of {model}, ratio {:.2}", measured / model);
     // Pages of the mapped files come on top, those of a tensor at a time.
     assert!(measured < 0.3 * model, "{:.2} of the model", measured / model);

@@ -46,7 +46,10 @@ pub fn scenes() -> &'static [Scene] {
 
 /// A line for every caption of the collection.
 pub fn captions() -> String {
-    scenes().iter().flat_map(|scene| &scene.captions).fold(String::new(), |all, line| all + line + "\n")
+    scenes()
+        .iter()
+        .flat_map(|scene| &scene.captions)
+        .fold(String::new(), |all, line| all + line + "\n")
 }
 
 /// A scene as the bytes of a photo.
@@ -58,7 +61,9 @@ pub fn png(scene: &Scene) -> Vec<u8> {
 pub fn png_of(rgb: &[u8], width: u32, height: u32) -> Vec<u8> {
     let mut png = Vec::new();
     let encoder = PngEncoder::new(&mut png);
-    encoder.write_image(rgb, width, height, ExtendedColorType::Rgb8).expect("as many bytes as pixels");
+    encoder
+        .write_image(rgb, width, height, ExtendedColorType::Rgb8)
+        .expect("as many bytes as pixels");
     png
 }
 
@@ -74,7 +79,9 @@ pub fn sample(index: usize) -> Sample {
 /// Writes samples as a shard.
 pub fn write_shard(path: &Path, samples: &[Sample]) {
     let mut writer = ShardWriter::create(path).expect("a temporary folder can be written");
-    samples.iter().for_each(|sample| writer.write(sample).expect("every sample has a key of its own"));
+    samples
+        .iter()
+        .for_each(|sample| writer.write(sample).expect("every sample has a key of its own"));
     writer.finish().expect("there is room for a small shard");
 }
 

@@ -113,7 +113,8 @@ mod tests {
     #[test]
     #[cfg(feature = "cuda")]
     fn a_gpu_that_is_not_there_is_an_error_and_no_panic() {
-        let error = super::device(Some(1000)).expect_err("no machine has a thousand GPUs").to_string();
+        let error =
+            super::device(Some(1000)).expect_err("no machine has a thousand GPUs").to_string();
         assert!(error.contains("wanted") && error.contains("hint: "), "{error}");
     }
 

@@ -15,7 +15,9 @@ use cudarc::driver::sys::{CUresult, cuStreamQuery};
 use cudarc::driver::{CudaContext, CudaStream};
 use cudarc::nccl::result::{NcclError, NcclStatus};
 use cudarc::nccl::{result as nccl, sys};
-use mmgem_core::train::collective::{Collective, CollectiveError, Watchdog, first_failure, from_rank_0};
+use mmgem_core::train::collective::{
+    Collective, CollectiveError, Watchdog, first_failure, from_rank_0,
+};
 
 const FLOAT: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat32;
 
@@ -60,7 +62,8 @@ impl<'a> Nccl<'a> {
         let mut comm = MaybeUninit::uninit();
         // SAFETY: the GPU's context is current on this thread, and `comm` is only read after success.
         let comm = watchdog.guard("ncclCommInitRank", || unsafe {
-            nccl::comm_init_rank(comm.as_mut_ptr(), size as i32, id, rank as i32).map(|_| comm.assume_init())
+            nccl::comm_init_rank(comm.as_mut_ptr(), size as i32, id, rank as i32)
+                .map(|_| comm.assume_init())
         });
         let comm = comm.map_err(|e| refused("ncclCommInitRank", e.0))?;
         Ok(Self { control, comm, stream, watchdog })
@@ -111,7 +114,8 @@ fn prepare(is_first: bool, ordinal: usize) -> Result<(Arc<CudaStream>, Vec<u8>),
     }
     let opening = |e| failed("opening the GPU for NCCL", format!("{e:?}"));
     // The one that Burn computes in: CUDA has a primary context per GPU.
-    let stream = CudaContext::new(ordinal).and_then(|context| context.new_stream()).map_err(opening)?;
+    let stream =
+        CudaContext::new(ordinal).and_then(|context| context.new_stream()).map_err(opening)?;
     let id = if is_first {
         let id = nccl::get_uniqueid().map_err(|e| refused("ncclGetUniqueId", e.0))?;
         id.internal.iter().map(|byte| *byte as u8).collect()
@@ -128,14 +132,19 @@ fn failed(what: &'static str, cause: String) -> CollectiveError {
 /// An error in NCCL's words: the kind, and what it noted last on this rank.
 fn refused(what: &'static str, error: sys::ncclResult_t) -> CollectiveError {
     // SAFETY: both are strings that live as long as the library; the communicator is not looked at.
-    let texts = unsafe { [sys::ncclGetErrorString(error), sys::ncclGetLastError(std::ptr::null_mut())] };
+    let texts =
+        unsafe { [sys::ncclGetErrorString(error), sys::ncclGetLastError(std::ptr::null_mut())] };
     let texts = texts.into_iter().filter(|text| !text.is_null());
     // SAFETY: not null, and ended by a zero.
-    let texts = texts.map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned());
+    let texts =
+        texts.map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned());
     let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
     failed(
         what,
-        format!("{}\n  hint: with NCCL_DEBUG=INFO in the environment NCCL says more", texts.join(": ")),
+        format!(
+            "{}\n  hint: with NCCL_DEBUG=INFO in the environment NCCL says more",
+            texts.join(": ")
+        ),
     )
 }
 
@@ -216,7 +225,8 @@ fn with_pointer<R>(
         return Err(broken(format!("it holds {:?}, wanted F32", tensor.dtype())));
     }
     let [n] = tensor.dims();
-    let fused = tensor.clone().try_into_primitive::<Cube>().map_err(|e| broken(format!("{e:?}")))?;
+    let fused =
+        tensor.clone().try_into_primitive::<Cube>().map_err(|e| broken(format!("{e:?}")))?;
     let client = fused.client.clone();
     // Shares its buffer with `tensor`.
     let cube = client.resolve_tensor_float::<CubeBackend>(fused);
@@ -230,7 +240,11 @@ fn with_pointer<R>(
     block_on(cube.client.sync_buffers([&cube.handle])).map_err(|e| broken(format!("{e:?}")))?;
     let place = resource.resource();
     if (place.size as usize) < n * size_of::<f32>() {
-        return Err(broken(format!("it has {} bytes, wanted {}", place.size, n * size_of::<f32>())));
+        return Err(broken(format!(
+            "it has {} bytes, wanted {}",
+            place.size,
+            n * size_of::<f32>()
+        )));
     }
     act(place.ptr as *mut c_void)
 }
@@ -247,7 +261,11 @@ mod tests {
             eprintln!("SKIPPED: NCCL is installed");
             return;
         }
-        let error = Nccl::join(&Single, 0, Duration::from_secs(5)).err().expect("no NCCL").to_string();
-        assert!(error.contains("found no libnccl.so") && error.contains("hint: install libnccl2"), "{error}");
+        let error =
+            Nccl::join(&Single, 0, Duration::from_secs(5)).err().expect("no NCCL").to_string();
+        assert!(
+            error.contains("found no libnccl.so") && error.contains("hint: install libnccl2"),
+            "{error}"
+        );
     }
 }

@@ -19,7 +19,8 @@ const INTERFACES: [(wgpu::Backend, WgpuBackend); 3] = [
 /// The adapters that this build can reach, in the order of their ordinals; they are looked for once.
 pub fn adapters() -> Result<Vec<AdapterReport>, WgpuError> {
     static ADAPTERS: OnceLock<Vec<AdapterReport>> = OnceLock::new();
-    let find = || INTERFACES.into_iter().flat_map(|(interface, _)| adapters_of(interface)).collect();
+    let find =
+        || INTERFACES.into_iter().flat_map(|(interface, _)| adapters_of(interface)).collect();
     Ok(ADAPTERS.get_or_init(find).clone())
 }
 
@@ -70,18 +71,17 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
     };
     // Burn opens each adapter once in a program's life.
     static OPENED: OnceLock<Mutex<HashMap<usize, Device>>> = OnceLock::new();
-    let mut opened = OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut opened =
+        OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(device) = opened.get(&ordinal) {
         return Ok(device.clone());
     }
     let (interface, kind) = selector(&adapters, ordinal)
         .ok_or_else(|| WgpuError::NotSelectable { ordinal, name: adapter.name.clone() })?;
     // Asked here, because a tensor on a device that cannot be opened panics.
-    let device = Device::wgpu_options()
-        .graphics_api(interface)
-        .device_kind(kind)
-        .init()
-        .map_err(|error| WgpuError::Refused { name: adapter.name.clone(), cause: error.to_string() })?;
+    let device = Device::wgpu_options().graphics_api(interface).device_kind(kind).init().map_err(
+        |error| WgpuError::Refused { name: adapter.name.clone(), cause: error.to_string() },
+    )?;
     opened.insert(ordinal, device.clone());
     Ok(device)
 }
@@ -89,8 +89,9 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
 /// Burn's selector of an adapter: its interface, its kind, and its place among those of both.
 fn selector(adapters: &[AdapterReport], ordinal: usize) -> Option<(WgpuBackend, DeviceKind)> {
     let wanted = &adapters[ordinal];
-    let alike =
-        |other: &&AdapterReport| other.backend == wanted.backend && other.adapter_type == wanted.adapter_type;
+    let alike = |other: &&AdapterReport| {
+        other.backend == wanted.backend && other.adapter_type == wanted.adapter_type
+    };
     let place = adapters[..ordinal].iter().filter(alike).count();
     let kind = match wanted.adapter_type {
         AdapterType::DiscreteGpu => DeviceKind::DiscreteGpu(place),

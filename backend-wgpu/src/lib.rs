@@ -184,7 +184,10 @@ mod tests {
 
     #[test]
     fn a_discrete_gpu_is_better_than_an_integrated_one() {
-        check(&[AdapterType::IntegratedGpu, AdapterType::Software, AdapterType::DiscreteGpu], Some(2));
+        check(
+            &[AdapterType::IntegratedGpu, AdapterType::Software, AdapterType::DiscreteGpu],
+            Some(2),
+        );
         check(&[AdapterType::Software, AdapterType::IntegratedGpu], Some(1));
     }
 

@@ -31,7 +31,8 @@ pub fn count<R>(work: impl FnOnce() -> R) -> Result<(R, Traffic), WgpuError> {
     let result = work();
     drop(observation);
     log::set_max_level(LevelFilter::Off);
-    let [dispatches, submissions, read_backs] = std::array::from_fn(|i| CALLS.read()[i] - before[i]);
+    let [dispatches, submissions, read_backs] =
+        std::array::from_fn(|i| CALLS.read()[i] - before[i]);
 
     let kernels = launches.0.lock().unwrap_or_else(PoisonError::into_inner);
     let name = |(name, n): (&&str, &u64)| (type_name_format(name, TypeNameFormatLevel::Short), *n);
@@ -50,8 +51,11 @@ struct Calls {
     read_backs: AtomicU64,
 }
 
-static CALLS: Calls =
-    Calls { dispatches: AtomicU64::new(0), submissions: AtomicU64::new(0), read_backs: AtomicU64::new(0) };
+static CALLS: Calls = Calls {
+    dispatches: AtomicU64::new(0),
+    submissions: AtomicU64::new(0),
+    read_backs: AtomicU64::new(0),
+};
 
 impl Calls {
     fn read(&self) -> [u64; 3] {

@@ -43,7 +43,9 @@ fn packed_one_row(bencher: Bencher, bits: u32) {
 #[divan::bench(args = Kernel::available().into_iter().flat_map(|kernel| [(kernel, 8), (kernel, 4)]))]
 fn packed_prompt(bencher: Bencher, (kernel, bits): (Kernel, u32)) {
     let (packed, x) = (packed(bits), numbers(PROMPT * WIDTH));
-    bencher.counter(ItemsCount::new(PROMPT * WIDTH * FFN)).bench(|| packed.multiply_with(kernel, &x));
+    bencher
+        .counter(ItemsCount::new(PROMPT * WIDTH * FFN))
+        .bench(|| packed.multiply_with(kernel, &x));
 }
 
 #[divan::bench]
@@ -117,8 +119,10 @@ fn linear(bencher: Bencher, device: &Device, weights: DType, rows: usize) {
     layer.weight = layer.weight.map(|weight| weight.map(|_| tensor([WIDTH, FFN]).cast(weights)));
     let x = tensor([rows, WIDTH]);
     // One number is read back, or a GPU would still be at it.
-    let run =
-        || block_on(read_floats(layer.forward(x.clone()).slice([0..1, 0..1]))).expect("the device works");
+    let run = || {
+        block_on(read_floats(layer.forward(x.clone()).slice([0..1, 0..1])))
+            .expect("the device works")
+    };
     run();
     match rows {
         1 => bencher.counter(BytesCount::new(WIDTH * FFN * weights.size())).bench_local(run),

@@ -114,7 +114,11 @@ impl fmt::Display for VisionConfig {
             Self::Vit(v) => write!(
                 f,
                 "ViT, {} layers x {}, {} heads, patches of {} px at {} px",
-                v.num_hidden_layers, v.hidden_size, v.num_attention_heads, v.patch_size, v.image_size
+                v.num_hidden_layers,
+                v.hidden_size,
+                v.num_attention_heads,
+                v.patch_size,
+                v.image_size
             ),
             Self::EfficientNetLite(lite) => write!(
                 f,
@@ -178,7 +182,9 @@ impl EfficientNetLiteConfig {
     pub fn blocks(&self) -> Vec<MbConvConfig> {
         let mut in_channels = Self::STEM_CHANNELS;
         let mut blocks = Vec::new();
-        for (stage, (n_blocks, kernel_size, stride, expansion, channels)) in STAGES.into_iter().enumerate() {
+        for (stage, (n_blocks, kernel_size, stride, expansion, channels)) in
+            STAGES.into_iter().enumerate()
+        {
             let is_end = stage == 0 || stage + 1 == STAGES.len();
             let depth = if is_end { 1.0 } else { self.depth_coefficient };
             let out_channels = round_channels(channels as f64 * self.width_coefficient);
@@ -452,7 +458,10 @@ impl MmGemConfig {
             scaling.check()?;
         }
         require(self.max_text_len >= 2, || {
-            (format!("max_text_len is {}", self.max_text_len), "it must hold a token and [EMB]".into())
+            (
+                format!("max_text_len is {}", self.max_text_len),
+                "it must hold a token and [EMB]".into(),
+            )
         })?;
         require((self.eos_token_id as usize) < l.vocab_size, || {
             (
@@ -476,9 +485,16 @@ impl VisionConfig {
                     ("vision.proj_dim", v.proj_dim.unwrap_or(1)),
                 ];
                 for (name, value) in positive {
-                    require(value > 0, || (format!("{name} is 0"), "it must be at least 1".into()))?;
+                    require(value > 0, || {
+                        (format!("{name} is 0"), "it must be at least 1".into())
+                    })?;
                 }
-                require_divides("vision.patch_size", v.patch_size, "vision.image_size", v.image_size)?;
+                require_divides(
+                    "vision.patch_size",
+                    v.patch_size,
+                    "vision.image_size",
+                    v.image_size,
+                )?;
                 let (heads, width) = (v.num_attention_heads, v.hidden_size);
                 require_divides("vision.num_attention_heads", heads, "vision.hidden_size", width)
             }
@@ -507,10 +523,18 @@ impl RopeScaling {
         };
         match *self {
             Self::Linear { factor } => positive("factor", factor),
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => {
                 positive("factor", factor)?;
                 positive("low_freq_factor", low_freq_factor)?;
-                positive("original_max_position_embeddings", original_max_position_embeddings as f64)?;
+                positive(
+                    "original_max_position_embeddings",
+                    original_max_position_embeddings as f64,
+                )?;
                 require(high_freq_factor > low_freq_factor, || {
                     (
                         format!("llm.rope_scaling.high_freq_factor is {high_freq_factor}"),
@@ -551,7 +575,12 @@ fn check_version(format: &str, version: u64) -> Result<(), ConfigError> {
     })
 }
 
-fn require_divides(part: &str, part_size: usize, whole: &str, whole_size: usize) -> Result<(), ConfigError> {
+fn require_divides(
+    part: &str,
+    part_size: usize,
+    whole: &str,
+    whole_size: usize,
+) -> Result<(), ConfigError> {
     require(whole_size.is_multiple_of(part_size), || {
         (format!("{part} is {part_size}"), format!("it must divide {whole}, {whole_size}"))
     })

@@ -141,7 +141,11 @@ impl ModelFolder {
         self.write_with(folder, to_shards(&named_tensors(&self.model), dtype, SHARD_BYTES))
     }
 
-    fn write_with(&self, folder: &Path, weights: Vec<(String, Vec<u8>)>) -> Result<(), FolderError> {
+    fn write_with(
+        &self,
+        folder: &Path,
+        weights: Vec<(String, Vec<u8>)>,
+    ) -> Result<(), FolderError> {
         create_dir(folder)?;
         remove_weights(folder, |name| weights.iter().any(|(new, _)| new == name))?;
         for (name, bytes) in &weights {
@@ -180,12 +184,17 @@ pub fn move_model(from: &Path, to: &Path) -> Result<(), FolderError> {
 /// Removes the weights of another model, of which some might be taken for this one's.
 fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), FolderError> {
     let is_weights = |name: &str| {
-        let is_shard = name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
+        let is_shard =
+            name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
         is_shard || name == "model.safetensors" || name == "model.safetensors.index.json"
     };
     for name in names_in(folder)?.iter().filter(|name| is_weights(name) && !is_kept(name)) {
         let path = folder.join(name);
-        fs::remove_file(&path).map_err(|cause| FolderError::Io { action: "remove the file", cause, path })?;
+        fs::remove_file(&path).map_err(|cause| FolderError::Io {
+            action: "remove the file",
+            cause,
+            path,
+        })?;
     }
     Ok(())
 }
@@ -200,7 +209,11 @@ pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
         names.sort_unstable();
         Ok(names)
     };
-    list().map_err(|cause| FolderError::Io { action: "list the folder", cause, path: folder.into() })
+    list().map_err(|cause| FolderError::Io {
+        action: "list the folder",
+        cause,
+        path: folder.into(),
+    })
 }
 
 /// The safetensors of a folder: one file, or those that `NAME.index.json` lists.
@@ -231,7 +244,11 @@ pub fn as_slices(files: &[(String, Vec<u8>)]) -> Vec<(&str, &[u8])> {
 
 /// Reads a file.
 pub fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
-    fs::read(path).map_err(|cause| FolderError::Io { action: "read the file", cause, path: path.into() })
+    fs::read(path).map_err(|cause| FolderError::Io {
+        action: "read the file",
+        cause,
+        path: path.into(),
+    })
 }
 
 /// Makes a folder and those above it.
@@ -247,11 +264,9 @@ pub fn create_dir(folder: &Path) -> Result<(), FolderError> {
 /// the old file or the new one, also after a power cut.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     write_atomic_with(path, |temporary| {
-        File::create(temporary).and_then(|mut file| file.write_all(bytes)).map_err(|cause| FolderError::Io {
-            action: "write the file",
-            cause,
-            path: path.into(),
-        })
+        File::create(temporary)
+            .and_then(|mut file| file.write_all(bytes))
+            .map_err(|cause| FolderError::Io { action: "write the file", cause, path: path.into() })
     })
 }
 
@@ -291,7 +306,9 @@ fn temporary_name(path: &Path) -> OsString {
 /// Makes a rename in `folder` survive a power cut, where the system can.
 pub fn sync_dir(folder: Option<&Path>) -> io::Result<()> {
     match folder {
-        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => {
+            File::open(folder)?.sync_all()
+        }
         _ => Ok(()),
     }
 }
@@ -303,11 +320,17 @@ mod tests {
     #[test]
     fn a_file_may_have_the_longest_name_there_is() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        for name in ["a".to_owned(), format!("{}.json", "x".repeat(250)), format!("{}x", "é".repeat(127))] {
+        for name in
+            ["a".to_owned(), format!("{}.json", "x".repeat(250)), format!("{}x", "é".repeat(127))]
+        {
             let path = folder.path().join(&name);
             write_atomic(&path, b"whole").expect(&name);
             assert_eq!(fs::read(&path).expect("it was written"), b"whole");
         }
-        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 3, "no temporary file is left");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("readable").count(),
+            3,
+            "no temporary file is left"
+        );
     }
 }

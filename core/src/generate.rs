@@ -48,8 +48,10 @@ pub async fn generate(
     let [batch, _, _] = prefix.dims();
     let mut captions = Vec::with_capacity(batch);
     for row in 0..batch {
-        captions
-            .push(beam_search(llm, prefix.clone().slice(s![row..row + 1]), eos_token_id, decoding).await?);
+        captions.push(
+            beam_search(llm, prefix.clone().slice(s![row..row + 1]), eos_token_id, decoding)
+                .await?,
+        );
     }
     Ok(captions)
 }
@@ -88,7 +90,12 @@ impl Greedy {
     ///
     /// # Shapes
     /// - prefix: `[batch, n_prefix, hidden]`
-    pub fn new(llm: &Llama, prefix: Tensor<3>, eos_token_id: Option<u32>, max_tokens: usize) -> Self {
+    pub fn new(
+        llm: &Llama,
+        prefix: Tensor<3>,
+        eos_token_id: Option<u32>,
+        max_tokens: usize,
+    ) -> Self {
         let [batch, n_prefix, _] = prefix.dims();
         Self {
             cache: llm.new_cache(batch, n_prefix + max_tokens, &prefix.device()),
@@ -116,7 +123,8 @@ impl Greedy {
         let mut unread = Vec::with_capacity(n_tokens);
         for _ in 0..n_tokens {
             let choices = together(&self.embeds.device(), || {
-                let (best, choices) = most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
+                let (best, choices) =
+                    most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
                 self.embeds = llm.embed(best); // [batch, 1, hidden]
                 choices
             });
@@ -146,7 +154,8 @@ impl Greedy {
     /// the others. Elsewhere than on the CPU another shape may mean other kernels, which costs more.
     fn leave_out_finished(&mut self) {
         let device = self.embeds.device();
-        let live: Vec<usize> = (0..self.rows.len()).filter(|row| !self.done[self.rows[*row]]).collect();
+        let live: Vec<usize> =
+            (0..self.rows.len()).filter(|row| !self.done[self.rows[*row]]).collect();
         if live.is_empty() || live.len() * 4 > self.rows.len() * 3 || !is_on_cpu(&device) {
             return;
         }
@@ -226,10 +235,15 @@ async fn beam_search(
         }
         let last: Vec<u32> =
             live.iter().map(|h| *h.ids.last().expect("a live hypothesis has a token")).collect();
-        cache = cache.select(int_row(&rows.iter().map(|row| *row as u32).collect::<Vec<_>>(), beam, &device));
+        cache = cache.select(int_row(
+            &rows.iter().map(|row| *row as u32).collect::<Vec<_>>(),
+            beam,
+            &device,
+        ));
         embeds = llm.embed(int_row(&last, beam, &device).unsqueeze_dim(1));
     }
-    let best = best_of(&finished, length_penalty).or_else(|| best_of(&live, length_penalty)).cloned();
+    let best =
+        best_of(&finished, length_penalty).or_else(|| best_of(&live, length_penalty)).cloned();
     Ok(best.unwrap_or(Generated { ids: Vec::new(), log_prob: 0.0 }))
 }
 
@@ -243,7 +257,9 @@ fn for_length(generated: &Generated, length_penalty: f32) -> f32 {
 }
 
 fn best_of(captions: &[Generated], length_penalty: f32) -> Option<&Generated> {
-    captions.iter().max_by(|a, b| for_length(a, length_penalty).total_cmp(&for_length(b, length_penalty)))
+    captions
+        .iter()
+        .max_by(|a, b| for_length(a, length_penalty).total_cmp(&for_length(b, length_penalty)))
 }
 
 /// Indices of the `k` largest scores, largest first; equal scores by index.

@@ -38,7 +38,9 @@ pub enum ImageError {
     #[error("the image is empty (0 bytes); wanted {FORMATS}")]
     Empty,
     /// The first bytes belong to no format that is built in.
-    #[error("the image starts with {start:02x?}, which is {what}; wanted {FORMATS}: convert it first")]
+    #[error(
+        "the image starts with {start:02x?}, which is {what}; wanted {FORMATS}: convert it first"
+    )]
     Format {
         /// The first bytes.
         start: Vec<u8>,
@@ -85,7 +87,9 @@ pub enum ImageError {
         height: u32,
     },
     /// The decoder gave up.
-    #[error("the {format} data cannot be decoded: {reason}; the file is damaged or cut short, get it again")]
+    #[error(
+        "the {format} data cannot be decoded: {reason}; the file is damaged or cut short, get it again"
+    )]
     Corrupt {
         /// Format by the first bytes.
         format: &'static str,
@@ -93,7 +97,9 @@ pub enum ImageError {
         reason: String,
     },
     /// The file is of a known format but uses a part of it that the decoder lacks.
-    #[error("the {format} data uses something that cannot be read here: {reason}; convert it to PNG or JPEG")]
+    #[error(
+        "the {format} data uses something that cannot be read here: {reason}; convert it to PNG or JPEG"
+    )]
     Unsupported {
         /// Format by the first bytes.
         format: &'static str,
@@ -194,7 +200,12 @@ pub fn preprocess(image: &Rgb, config: &ImagePreprocess) -> Preprocessed {
 ///
 /// # Panics
 /// When the crop does not lie in the image or the input has no pixels.
-pub fn preprocess_crop(image: &Rgb, config: &ImagePreprocess, crop: PixelRect, flip: bool) -> Preprocessed {
+pub fn preprocess_crop(
+    image: &Rgb,
+    config: &ImagePreprocess,
+    crop: PixelRect,
+    flip: bool,
+) -> Preprocessed {
     let side = config.side();
     let input = resize::resize_window(image, crop, (side, side), PixelRect::whole(side, side));
     let (scale_x, scale_y) = (ratio(side, crop.width), ratio(side, crop.height));
@@ -216,9 +227,11 @@ impl ImagePreprocess {
         let mut pixels = Vec::with_capacity(3 * n_pixels);
         for channel in 0..3 {
             let (mean, std) = (self.image_mean[channel], self.image_std[channel]);
-            let table: [f32; 256] = std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+            let table: [f32; 256] =
+                std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
             for row in input.as_raw().chunks_exact(3 * self.image_size) {
-                let values = row.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]);
+                let values =
+                    row.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]);
                 if flip {
                     pixels.extend(values.rev());
                 } else {
@@ -232,7 +245,8 @@ impl ImagePreprocess {
 
 /// Size with the shortest side at `side`, the other truncated as Python's `int` does.
 fn shortest_side_to(side: u32, width: u32, height: u32) -> (u32, u32) {
-    let scaled = |long: u32, short: u32| (f64::from(side) * f64::from(long) / f64::from(short)) as u32;
+    let scaled =
+        |long: u32, short: u32| (f64::from(side) * f64::from(long) / f64::from(short)) as u32;
     if width <= height { (side, scaled(height, width)) } else { (scaled(width, height), side) }
 }
 
@@ -247,7 +261,12 @@ mod tests {
     use super::*;
 
     fn config(image_size: usize, resize_mode: ResizeMode) -> ImagePreprocess {
-        ImagePreprocess { image_size, resize_mode, image_mean: [0.5, 0.25, 0.0], image_std: [0.5, 0.25, 1.0] }
+        ImagePreprocess {
+            image_size,
+            resize_mode,
+            image_mean: [0.5, 0.25, 0.0],
+            image_std: [0.5, 0.25, 1.0],
+        }
     }
 
     #[test]

@@ -22,13 +22,17 @@ pub enum IndexError {
     #[error("not a whole index: {0}\n  hint: was the download or copy cut short?")]
     Malformed(String),
     /// A safetensors file of something else.
-    #[error("the format is {found:?}, wanted {FORMAT:?}\n  hint: `mmgem index --export FILE` writes one")]
+    #[error(
+        "the format is {found:?}, wanted {FORMAT:?}\n  hint: `mmgem index --export FILE` writes one"
+    )]
     Format {
         /// What its header says.
         found: String,
     },
     /// Parts that do not fit each other.
-    #[error("the index contradicts itself: {0}\n  hint: write it again with the program that made it")]
+    #[error(
+        "the index contradicts itself: {0}\n  hint: write it again with the program that made it"
+    )]
     Contradiction(String),
     /// Vectors of another model mean something else.
     #[error(
@@ -97,7 +101,13 @@ impl Index {
     ///
     /// # Panics
     /// When there is not one vector for each box.
-    pub fn push_vectors(&mut self, photo: IndexedPhoto, image: &Vectors, boxes: &[BoxPx], regions: &Vectors) {
+    pub fn push_vectors(
+        &mut self,
+        photo: IndexedPhoto,
+        image: &Vectors,
+        boxes: &[BoxPx],
+        regions: &Vectors,
+    ) {
         assert_eq!((image.len(), regions.len()), (1, boxes.len()), "a vector for each box");
         self.region_rows.push(self.regions.len()..self.regions.len() + regions.len());
         self.photos.push(photo);
@@ -144,7 +154,8 @@ impl Index {
         let owners = self.region_rows.iter().enumerate().flat_map(owner);
         let (image_embed, image_scale) = self.images.to_le_bytes();
         let (region_embed, region_scale) = self.regions.to_le_bytes();
-        let region_box: Vec<u8> = self.boxes.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
+        let region_box: Vec<u8> =
+            self.boxes.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
         let region_photo: Vec<u8> = owners.flat_map(i32::to_le_bytes).collect();
         let (n, m, dim) = (self.images.len(), self.regions.len(), self.images.dim);
         let (n_boxes, n_owners) = (self.boxes.len(), region_photo.len() / size_of::<i32>());
@@ -167,7 +178,8 @@ impl Index {
     /// # Errors
     /// When the bytes are no index, or its parts do not fit each other.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
-        let malformed = |cause: safetensors::SafeTensorError| IndexError::Malformed(cause.to_string());
+        let malformed =
+            |cause: safetensors::SafeTensorError| IndexError::Malformed(cause.to_string());
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(malformed)?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let value = |key: &str| metadata.get(key).map_or("", String::as_str);
@@ -181,10 +193,14 @@ impl Index {
 
         let file = SafeTensors::deserialize(bytes).map_err(malformed)?;
         let read = |name: &str, dtype, rank| tensor(&file, name, dtype, rank);
-        let images =
-            Vectors::from_views(&read("image_embed", Dtype::I8, 2)?, &read("image_scale", Dtype::F32, 1)?)?;
-        let regions =
-            Vectors::from_views(&read("region_embed", Dtype::I8, 2)?, &read("region_scale", Dtype::F32, 1)?)?;
+        let images = Vectors::from_views(
+            &read("image_embed", Dtype::I8, 2)?,
+            &read("image_scale", Dtype::F32, 1)?,
+        )?;
+        let regions = Vectors::from_views(
+            &read("region_embed", Dtype::I8, 2)?,
+            &read("region_scale", Dtype::F32, 1)?,
+        )?;
         let boxes = read("region_box", Dtype::F32, 2)?;
         let owners = read("region_photo", Dtype::I32, 1)?;
         let fits = images.len() == photos.len()
@@ -201,9 +217,11 @@ impl Index {
                 owners.shape()
             )));
         }
-        let owners = owners.data().chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let owners =
+            owners.data().chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let region_rows = rows_of_owners(&owners.collect::<Vec<_>>(), photos.len())?;
-        let boxes = floats(boxes.data()).chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect();
+        let boxes =
+            floats(boxes.data()).chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]).collect();
         Ok(Self { model, photos, images, regions, boxes, region_rows })
     }
 }
@@ -215,8 +233,9 @@ fn tensor<'a>(
     dtype: Dtype,
     rank: usize,
 ) -> Result<TensorView<'a>, IndexError> {
-    let view =
-        file.tensor(name).map_err(|_| IndexError::Contradiction(format!("it has no tensor {name}")))?;
+    let view = file
+        .tensor(name)
+        .map_err(|_| IndexError::Contradiction(format!("it has no tensor {name}")))?;
     if view.dtype() != dtype || view.shape().len() != rank {
         let found = format!("{name} is {:?} {:?}, wanted {dtype:?}", view.dtype(), view.shape());
         return Err(IndexError::Contradiction(found));
@@ -261,7 +280,8 @@ impl Vectors {
     /// When there are not `dim` codes for each scale.
     pub fn from_parts(dim: usize, codes: Vec<i8>, scales: Vec<f32>) -> Result<Self, IndexError> {
         if codes.len() != dim * scales.len() {
-            let found = format!("{} numbers and {} scales of vectors of {dim}", codes.len(), scales.len());
+            let found =
+                format!("{} numbers and {} scales of vectors of {dim}", codes.len(), scales.len());
             return Err(IndexError::Contradiction(found));
         }
         Ok(Self { dim, codes, scales })
@@ -269,7 +289,11 @@ impl Vectors {
 
     fn from_views(codes: &TensorView, scales: &TensorView) -> Result<Self, IndexError> {
         let dim = codes.shape()[1];
-        Self::from_parts(dim, codes.data().iter().map(|code| *code as i8).collect(), floats(scales.data()))
+        Self::from_parts(
+            dim,
+            codes.data().iter().map(|code| *code as i8).collect(),
+            floats(scales.data()),
+        )
     }
 
     fn to_le_bytes(&self) -> (Vec<u8>, Vec<u8>) {
@@ -357,7 +381,12 @@ impl Vectors {
     ///
     /// # Panics
     /// When the query has another length.
-    pub fn nearest_in(&self, query: &Query, rows: impl IntoIterator<Item = usize>, k: usize) -> Vec<Hit> {
+    pub fn nearest_in(
+        &self,
+        query: &Query,
+        rows: impl IntoIterator<Item = usize>,
+        k: usize,
+    ) -> Vec<Hit> {
         assert_eq!(query.codes.len(), self.dim, "vectors of one length");
         best(rows.into_iter().map(|row| Hit { row, score: self.score(query, row) }), k)
     }
@@ -381,7 +410,8 @@ pub fn region_boxes(width: f32, height: f32, dim: usize) -> Vec<BoxPx> {
             break;
         }
         let start = |step: usize| (1.0 - share) * step as f32 / (n - 1) as f32;
-        let at = |x: f32, y: f32| [x * width, y * height, (x + share) * width, (y + share) * height];
+        let at =
+            |x: f32, y: f32| [x * width, y * height, (x + share) * width, (y + share) * height];
         boxes.extend((0..n * n).map(|i| at(start(i % n), start(i / n))));
     }
     boxes
@@ -439,7 +469,8 @@ impl Query {
         let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
         // |sum| <= |query codes| * |vector codes|, so no partial sum leaves an i32.
         let longest = i32::MAX as f32 / (128.0 * (vector.len() as f32).sqrt());
-        let to_code = if most > 0.0 { (f32::from(i16::MAX) / most).min(0.99 * longest / norm) } else { 0.0 };
+        let to_code =
+            if most > 0.0 { (f32::from(i16::MAX) / most).min(0.99 * longest / norm) } else { 0.0 };
         let codes = vector.iter().map(|x| (x * to_code).round() as i16).collect();
         Self { codes, scale: if to_code > 0.0 { 1.0 / to_code } else { 0.0 } }
     }
@@ -492,8 +523,9 @@ mod tests {
     #[test]
     fn the_score_is_the_cosine_up_to_the_rounding_of_a_byte() {
         let unit = |seed: usize| {
-            let values: Vec<f32> =
-                (0..512).map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0).collect();
+            let values: Vec<f32> = (0..512)
+                .map(|i| ((i * 7919 + seed * 104_729) % 1009) as f32 / 504.5 - 1.0)
+                .collect();
             let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
             values.into_iter().map(|x| x / norm).collect::<Vec<f32>>()
         };
@@ -541,7 +573,10 @@ mod tests {
             assert!(n * (dim + 20) + dim + 4 <= 16 << 10 || n == 0);
         }
         let boxes = region_boxes(600.0, 300.0, 512);
-        assert_eq!((boxes[0], boxes[4 + 4]), ([0.0, 0.0, 400.0, 200.0], [150.0, 75.0, 450.0, 225.0]));
+        assert_eq!(
+            (boxes[0], boxes[4 + 4]),
+            ([0.0, 0.0, 400.0, 200.0], [150.0, 75.0, 450.0, 225.0])
+        );
         let last = boxes[28];
         assert!((last[2] - 600.0).abs() < 1e-3 && (last[3] - 300.0).abs() < 1e-3, "{last:?}");
     }
@@ -569,7 +604,10 @@ mod tests {
         let bytes = index().to_bytes();
         let (_, header) = SafeTensors::read_metadata(&bytes).expect("safetensors");
         let metadata = header.metadata().clone().expect("a header");
-        assert_eq!((metadata["format"].as_str(), metadata["model"].as_str()), (FORMAT, "00000000deadbeef"));
+        assert_eq!(
+            (metadata["format"].as_str(), metadata["model"].as_str()),
+            (FORMAT, "00000000deadbeef")
+        );
         let file = SafeTensors::deserialize(&bytes).expect("whole");
         let laid_out = [
             ("image_embed", Dtype::I8, vec![3, 2]),
@@ -583,7 +621,10 @@ mod tests {
             let view = file.tensor(name).expect(name);
             assert_eq!((view.dtype(), view.shape()), (dtype, shape.as_slice()), "{name}");
         }
-        assert_eq!(file.tensor("region_photo").expect("there").data(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(
+            file.tensor("region_photo").expect("there").data(),
+            [0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0]
+        );
     }
 
     #[test]
@@ -593,7 +634,8 @@ mod tests {
             let error = Index::from_bytes(&bytes[..kept]).expect_err("cut");
             assert!(matches!(error, IndexError::Malformed(_)), "{kept}: {error}");
         }
-        let foreign = safetensors::serialize(Vec::<(&str, TensorView)>::new(), None).expect("empty");
+        let foreign =
+            safetensors::serialize(Vec::<(&str, TensorView)>::new(), None).expect("empty");
         assert!(matches!(Index::from_bytes(&foreign), Err(IndexError::Format { .. })));
     }
 
@@ -620,6 +662,9 @@ mod tests {
     fn another_models_vectors_are_refused() {
         assert!(index().check_model(0xdead_beef).is_ok());
         let error = index().check_model(1).expect_err("another model").to_string();
-        assert!(error.contains("00000000deadbeef") && error.contains("0000000000000001"), "{error}");
+        assert!(
+            error.contains("00000000deadbeef") && error.contains("0000000000000001"),
+            "{error}"
+        );
     }
 }

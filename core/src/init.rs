@@ -70,7 +70,8 @@ impl ModuleMapper for Fresh<'_> {
             return param;
         }
         let shape: [usize; D] = param.lazy_shape().dims();
-        let values = draw(&init_of(&path, &shape, self.config), &shape, self.seed ^ stable_hash(&path));
+        let values =
+            draw(&init_of(&path, &shape, self.config), &shape, self.seed ^ stable_hash(&path));
         let device = param.lazy_device();
         let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
         Param::initialized(param_id(&path), tensor).set_require_grad(true)
@@ -103,7 +104,9 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
         _ if path.starts_with("visual.") && (ends("out_proj.weight") || ends("c_proj.weight")) => {
             Init::Normal(vit_width.powf(-0.5) / vit_depth)
         }
-        _ if path.starts_with("visual.") && ends("c_fc.weight") => Init::Normal((2.0 * vit_width).powf(-0.5)),
+        _ if path.starts_with("visual.") && ends("c_fc.weight") => {
+            Init::Normal((2.0 * vit_width).powf(-0.5))
+        }
         _ if path.starts_with("visual.") => Init::Normal(vit_width.powf(-0.5)),
         _ if ends("o_proj.weight") || ends("down_proj.weight") => Init::Normal(0.02 / llm_depth),
         _ => Init::Normal(0.02),
@@ -123,7 +126,9 @@ fn draw(init: &Init, shape: &[usize], seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     match *init {
         Init::Constant(value) => vec![value; n],
-        Init::Identity => (0..n).map(|i| if i / shape[1] == i % shape[1] { 1.0 } else { 0.0 }).collect(),
+        Init::Identity => {
+            (0..n).map(|i| if i / shape[1] == i % shape[1] { 1.0 } else { 0.0 }).collect()
+        }
         Init::Uniform(bound) => (0..n).map(|_| rng.random_range(-bound..bound) as f32).collect(),
         Init::Normal(std) => (0..n).map(|_| (std * standard_normal(&mut rng)) as f32).collect(),
     }

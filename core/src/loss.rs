@@ -58,16 +58,26 @@ pub fn sigmoid_loss(logits: Tensor<2>, logit_bias: Tensor<1>) -> Tensor<1> {
 /// - hidden: `[batch, seq + 1, hidden]` from [`crate::model::MmGem::caption_hidden`]
 /// - texts: the ids of the texts and their lengths
 /// - returns: `[1]`
-pub fn caption_loss(llm: &Llama, hidden: Tensor<3>, texts: &[Vec<u32>], eos_token_id: u32) -> Tensor<1> {
+pub fn caption_loss(
+    llm: &Llama,
+    hidden: Tensor<3>,
+    texts: &[Vec<u32>],
+    eos_token_id: u32,
+) -> Tensor<1> {
     let [batch, positions, width] = hidden.dims();
     let device = hidden.device();
     let rows: Vec<i32> = texts
         .iter()
         .enumerate()
-        .flat_map(|(text_idx, text)| (0..=text.len()).map(move |at| (text_idx * positions + at) as i32))
+        .flat_map(|(text_idx, text)| {
+            (0..=text.len()).map(move |at| (text_idx * positions + at) as i32)
+        })
         .collect();
-    let targets: Vec<usize> =
-        texts.iter().flat_map(|text| text.iter().chain([&eos_token_id])).map(|id| *id as usize).collect();
+    let targets: Vec<usize> = texts
+        .iter()
+        .flat_map(|text| text.iter().chain([&eos_token_id]))
+        .map(|id| *id as usize)
+        .collect();
     let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &device);
     // Only what is scored goes through the head, the widest product of the model.
     let scored = hidden.reshape([batch * positions, width]).select(0, rows);

@@ -89,7 +89,10 @@ fn affinity(patches: &[f32], grid: usize, point: [f32; 2]) -> Vec<f32> {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
     let norm = |a: &[f32]| dot(a, a).sqrt().max(1e-6);
     let clicked_norm = norm(&clicked);
-    patches.chunks_exact(hidden).map(|patch| dot(patch, &clicked) / (norm(patch) * clicked_norm)).collect()
+    patches
+        .chunks_exact(hidden)
+        .map(|patch| dot(patch, &clicked) / (norm(patch) * clicked_norm))
+        .collect()
 }
 
 /// Every pair of spans along the two axes, row by row.
@@ -106,10 +109,11 @@ fn candidates(alike: &[f32], grid: usize, [x, y]: [f32; 2]) -> Vec<Candidate> {
             by_column.iter_mut().zip(line).for_each(|(sum, alike)| *sum += covered * alike);
         }
         for column in &columns {
-            let inside: f32 = by_column.iter().zip(&column.covered).map(|(sum, covered)| sum * covered).sum();
+            let inside: f32 =
+                by_column.iter().zip(&column.covered).map(|(sum, covered)| sum * covered).sum();
             let n_inside = row.n_patches() * column.n_patches();
-            let offset =
-                ((x - column.center()) / column.len()).powi(2) + ((y - row.center()) / row.len()).powi(2);
+            let offset = ((x - column.center()) / column.len()).powi(2)
+                + ((y - row.center()) / row.len()).powi(2);
             candidates.push(Candidate {
                 box_share: [column.start, row.start, column.end, row.end],
                 features: [
@@ -184,7 +188,8 @@ mod tests {
             low < center && center < high
         };
         let patch = |idx: usize| {
-            let is_thing = is_in(idx % grid, thing[0], thing[2]) && is_in(idx / grid, thing[1], thing[3]);
+            let is_thing =
+                is_in(idx % grid, thing[0], thing[2]) && is_in(idx / grid, thing[1], thing[3]);
             if is_thing { [2.0, 0.1, 0.0] } else { [0.2, 1.0, 1.0] }
         };
         (0..grid * grid).flat_map(patch).collect()
@@ -252,7 +257,8 @@ mod tests {
 
     #[test]
     fn features_are_those_that_the_weights_were_fitted_on() {
-        let golden: Golden = serde_json::from_str(include_str!("propose/golden.json")).expect("as written");
+        let golden: Golden =
+            serde_json::from_str(include_str!("propose/golden.json")).expect("as written");
         for GoldenClick { point, n_candidates, candidates: wanted } in golden.clicks {
             let alike = affinity(&golden.patches, golden.grid, point);
             let found = candidates(&alike, golden.grid, point);
@@ -261,7 +267,10 @@ mod tests {
                 let pairs = found[idx].box_share.iter().chain(&found[idx].features);
                 for (found, wanted) in pairs.zip(box_share.iter().chain(&features)) {
                     // The order of f32 sums differs.
-                    assert!((found - wanted).abs() < 1e-4, "candidate {idx} at {point:?}: {found} {wanted}");
+                    assert!(
+                        (found - wanted).abs() < 1e-4,
+                        "candidate {idx} at {point:?}: {found} {wanted}"
+                    );
                 }
             }
         }

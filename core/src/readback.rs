@@ -38,14 +38,22 @@ impl DeviceFailed {
         let lower = words.to_lowercase();
         let says = |any: &[&str]| any.iter().any(|part| lower.contains(part));
         // A device that is lost for want of memory says both.
-        if says(&["out of memory", "out of device memory", "not enough memory", "no staging buffer"]) {
+        if says(&[
+            "out of memory",
+            "out of device memory",
+            "not enough memory",
+            "no staging buffer",
+        ]) {
             Self::OutOfMemory
         } else if says(&["device is lost", "device lost", "device was lost", "is poisoned"]) {
             Self::Stopped("the GPU was lost, as when its driver starts anew".into())
         } else if says(&["can't allocate buffer of size", "buffer_binding_size` limit"]) {
             Self::Stopped("what is computed needs a larger tensor than the GPU allows".into())
         } else {
-            let lines = words.lines().map(str::trim).filter(|line| !line.is_empty() && *line != "Caused by:");
+            let lines = words
+                .lines()
+                .map(str::trim)
+                .filter(|line| !line.is_empty() && *line != "Caused by:");
             Self::Stopped(lines.collect::<Vec<_>>().join(": "))
         }
     }
@@ -130,12 +138,18 @@ mod tests {
     #[test]
     fn what_a_device_says_becomes_one_line_and_a_hint() {
         check("wgpu error: Out of Memory", "ran out of memory");
-        check("The device is poisoned\nCaused by:\n  Unknown: Not enough memory left.", "ran out of memory");
+        check(
+            "The device is poisoned\nCaused by:\n  Unknown: Not enough memory left.",
+            "ran out of memory",
+        );
         check(
             "An IO error happened\nCaused by:\n  can't allocate buffer of size: 81920\n",
             "a larger tensor",
         );
-        check("The device is poisoned\nCaused by:\n  Unknown: Device is lost\nBacktrace:\n", "was lost");
+        check(
+            "The device is poisoned\nCaused by:\n  Unknown: Device is lost\nBacktrace:\n",
+            "was lost",
+        );
         check(
             "wgpu error: Validation Error\n\nCaused by:\n  a bug\n\n",
             "wgpu error: Validation Error: a bug\n",

@@ -172,7 +172,8 @@ impl Session {
     /// Runs the image encoder on several photos at once.
     pub fn encode_batch(&self, photos: &[Preprocessed]) -> Vec<EncodedImage> {
         let side = self.config.vision.image_size();
-        let pixels: Vec<f32> = photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
+        let pixels: Vec<f32> =
+            photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
         let pixels = TensorData::new(pixels, [photos.len(), 3, side, side]);
         let patches = self.model.visual.forward(Tensor::from_data(pixels, &self.device));
         let one = |(idx, photo): (usize, &Preprocessed)| EncodedImage {
@@ -192,12 +193,17 @@ impl Session {
 
     /// Unit vectors of texts, one after the other, as one batch.
     pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, SessionError> {
-        let ids = texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
+        let ids =
+            texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
         Ok(read_floats(self.model.text_embed(&TokenBatch::new(&ids, &self.device))).await?)
     }
 
     /// Unit vector of a whole photo (equation 5) or of a region (equation 7).
-    pub async fn embed_image(&self, image: &EncodedImage, part: &Part) -> Result<Vec<f32>, SessionError> {
+    pub async fn embed_image(
+        &self,
+        image: &EncodedImage,
+        part: &Part,
+    ) -> Result<Vec<f32>, SessionError> {
         let embed = match part {
             Part::Whole => self.model.image_embed(&self.pool, image.patches.clone()),
             _ => self.region_embed(image, &[self.region(image, part)?]),
@@ -312,7 +318,8 @@ impl Session {
         parts: &[Part],
         decoding: Decoding,
     ) -> Result<Vec<Caption>, SessionError> {
-        let regions = parts.iter().map(|part| self.region(image, part)).collect::<Result<Vec<_>, _>>()?;
+        let regions =
+            parts.iter().map(|part| self.region(image, part)).collect::<Result<Vec<_>, _>>()?;
         self.decode(self.pool_regions(image, &regions), stage, decoding).await
     }
 
@@ -343,8 +350,9 @@ impl Session {
     ) -> Result<Vec<Caption>, SessionError> {
         let prefix = self.prefix(tokens, stage);
         let decoded = generate(&self.model.llm, prefix, self.config.eos_token_id, decoding).await?;
-        let caption =
-            |Generated { ids, log_prob }| Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob });
+        let caption = |Generated { ids, log_prob }| {
+            Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob })
+        };
         decoded.into_iter().map(caption).collect()
     }
 
@@ -440,12 +448,14 @@ impl Session {
     fn best_point(&self, image: &EncodedImage, similarity: &[f32]) -> [f32; 2] {
         let (grid, patch_px) = (self.config.grid(), self.config.patch_px());
         let patch = argmax(similarity);
-        let center = [((patch % grid) as f32 + 0.5) * patch_px, ((patch / grid) as f32 + 0.5) * patch_px];
+        let center =
+            [((patch % grid) as f32 + 0.5) * patch_px, ((patch / grid) as f32 + 0.5) * patch_px];
         image.map.image_from_input_point(center)
     }
 
     fn pool_regions(&self, image: &EncodedImage, regions: &[Region]) -> Tensor<3> {
-        let regions: Vec<(usize, Region)> = regions.iter().map(|region| (0, region.clone())).collect();
+        let regions: Vec<(usize, Region)> =
+            regions.iter().map(|region| (0, region.clone())).collect();
         self.pool.roi_align(image.patches.clone(), &regions)
     }
 
@@ -477,7 +487,11 @@ impl Session {
         let side = self.config.vision.image_size();
         let width = image.width as usize;
         let lit = || {
-            values.iter().enumerate().filter(|(_, value)| **value >= 128).map(|(i, _)| (i % width, i / width))
+            values
+                .iter()
+                .enumerate()
+                .filter(|(_, value)| **value >= 128)
+                .map(|(i, _)| (i % width, i / width))
         };
         let (Some(x0), Some(y0)) = (lit().map(|p| p.0).min(), lit().map(|p| p.1).min()) else {
             return Err(SessionError::Mask("is black everywhere".into()));
@@ -488,8 +502,13 @@ impl Session {
             .map(|i| {
                 let center = [(i % side) as f32 + 0.5, (i / side) as f32 + 0.5];
                 let [x, y] = image.map.image_from_input_point(center);
-                let inside = x >= 0.0 && y >= 0.0 && x < image.width as f32 && y < image.height as f32;
-                if inside { f32::from(values[y as usize * width + x as usize]) / 255.0 } else { 0.0 }
+                let inside =
+                    x >= 0.0 && y >= 0.0 && x < image.width as f32 && y < image.height as f32;
+                if inside {
+                    f32::from(values[y as usize * width + x as usize]) / 255.0
+                } else {
+                    0.0
+                }
             })
             .collect();
         Ok(Region { box_input: image.map.input_from_image(box_px), mask: Some(mask) })

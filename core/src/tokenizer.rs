@@ -46,7 +46,8 @@ pub enum TokenizerError {
 impl Tokenizer {
     /// Reads a `tokenizer.json` and checks that it fits the model.
     pub fn from_json(json: &[u8], config: &MmGemConfig) -> Result<Self, TokenizerError> {
-        let inner = HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Malformed(e.to_string()))?;
+        let inner =
+            HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Malformed(e.to_string()))?;
         let (found, wanted) = (inner.get_vocab_size(true), config.llm.vocab_size);
         // A model's table may be padded beyond the vocabulary, never the other way round.
         if found > wanted {
@@ -58,8 +59,9 @@ impl Tokenizer {
         // Whatever its size, the tokenizer that the model learned with ends its captions with a special token.
         let end = config.eos_token_id;
         if !inner.get_added_tokens_decoder().contains_key(&end) {
-            let found =
-                inner.id_to_token(end).map_or("nothing".into(), |token| format!("the ordinary {token:?}"));
+            let found = inner
+                .id_to_token(end)
+                .map_or("nothing".into(), |token| format!("the ordinary {token:?}"));
             return Err(TokenizerError::OtherVocabulary {
                 found: format!("{found} as token {end}"),
                 wanted: "a special token that ends a caption there (eos_token_id)".into(),
@@ -78,7 +80,8 @@ impl Tokenizer {
 
     /// What becomes of a text: how much of it is read, and which words nothing is known of.
     pub fn reading(&self, text: &str) -> Result<Reading, TokenizerError> {
-        let encoding = self.inner.encode_char_offsets(text, false).map_err(|cause| failed(text, cause))?;
+        let encoding =
+            self.inner.encode_char_offsets(text, false).map_err(|cause| failed(text, cause))?;
         let n_tokens = encoding.get_ids().len();
         let spans: Vec<Range<usize>> =
             encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
@@ -91,7 +94,8 @@ impl Tokenizer {
 
     /// Text of the ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        let text = self.inner.decode(ids, true).map_err(|cause| failed(&format!("{ids:?}"), cause))?;
+        let text =
+            self.inner.decode(ids, true).map_err(|cause| failed(&format!("{ids:?}"), cause))?;
         let text = text.trim();
         Ok(if self.lowercases { sentence_case(text) } else { text.to_owned() })
     }
@@ -188,7 +192,8 @@ pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 #[cfg(feature = "train")]
 pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
     use tokenizers::{
-        AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+        AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+        TokenizerImpl,
         models::{
             TrainerWrapper,
             bpe::{BPE, BpeTrainer},
@@ -213,7 +218,9 @@ pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, Tokenize
     let byte_level = ByteLevel::new(true, true, true);
     let mut normalizers = vec![NormalizerWrapper::Lowercase(Lowercase)];
     for mark in [".", ",", "!", "?", ";", ":"] {
-        normalizers.push(NormalizerWrapper::Replace(Replace::new(format!(" {mark}"), mark).map_err(broken)?));
+        normalizers.push(NormalizerWrapper::Replace(
+            Replace::new(format!(" {mark}"), mark).map_err(broken)?,
+        ));
     }
     tokenizer
         .with_normalizer(Some(NormalizerWrapper::Sequence(Sequence::new(normalizers))))
@@ -224,7 +231,9 @@ pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, Tokenize
         BpeTrainer::builder()
             .vocab_size(vocab_size)
             .show_progress(false)
-            .special_tokens(SPECIAL_TOKENS.iter().map(|token| AddedToken::from(*token, true)).collect())
+            .special_tokens(
+                SPECIAL_TOKENS.iter().map(|token| AddedToken::from(*token, true)).collect(),
+            )
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .build(),
     );

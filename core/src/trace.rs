@@ -85,11 +85,13 @@ pub async fn trace_forward(
     let text_embed = model.text_embed(&texts);
     let v_in = model.visual_context(&pool, model.whole_tokens(&pool, patches.clone()), Stage::One);
     let prefix = model.caption_prefix(v_in.clone(), Stage::One);
-    let similarity =
-        model.patch_embed(patches.clone(), Stage::Two).matmul(text_embed.clone().transpose().unsqueeze());
+    let similarity = model
+        .patch_embed(patches.clone(), Stage::Two)
+        .matmul(text_embed.clone().transpose().unsqueeze());
 
     out.floats("pixels", pixels).await?;
-    out.floats("feature_map", patches.clone().swap_dims(1, 2).reshape([batch, width, grid, grid])).await?;
+    out.floats("feature_map", patches.clone().swap_dims(1, 2).reshape([batch, width, grid, grid]))
+        .await?;
     out.floats("image_embed", model.image_embed(&pool, patches.clone())).await?;
     out.floats("v_in", v_in).await?;
     out.text_ids(input);
@@ -141,7 +143,12 @@ pub async fn trace_backward(
 }
 
 /// Both losses of stage 1 on a batch (equations 2 and 3).
-pub fn stage_1_losses(model: &MmGem, config: &MmGemConfig, pixels: Tensor<4>, texts: &[Vec<u32>]) -> Losses {
+pub fn stage_1_losses(
+    model: &MmGem,
+    config: &MmGemConfig,
+    pixels: Tensor<4>,
+    texts: &[Vec<u32>],
+) -> Losses {
     let pool = PoolAggregator::new(config);
     let batch = TokenBatch::new(texts, &pixels.device());
     let patches = model.visual.forward(pixels);
@@ -172,7 +179,10 @@ pub struct Difference {
 
 /// Compares a trace with a reference, stage by stage in the order of the reference.
 pub fn compare(found: &[TraceTensor], wanted: &[TraceTensor]) -> Vec<Difference> {
-    wanted.iter().map(|wanted| difference(found.iter().find(|f| f.name == wanted.name), wanted)).collect()
+    wanted
+        .iter()
+        .map(|wanted| difference(found.iter().find(|f| f.name == wanted.name), wanted))
+        .collect()
 }
 
 fn difference(found: Option<&TraceTensor>, wanted: &TraceTensor) -> Difference {
@@ -205,9 +215,14 @@ fn difference(found: Option<&TraceTensor>, wanted: &TraceTensor) -> Difference {
     Difference { name: wanted.name.clone(), relative, problem: None }
 }
 
-fn pixel_batch(input: &TraceInput, config: &MmGemConfig, device: &burn::tensor::Device) -> Tensor<4> {
+fn pixel_batch(
+    input: &TraceInput,
+    config: &MmGemConfig,
+    device: &burn::tensor::Device,
+) -> Tensor<4> {
     let side = config.vision.image_size();
-    let data = burn::tensor::TensorData::new(input.pixels.concat(), [input.pixels.len(), 3, side, side]);
+    let data =
+        burn::tensor::TensorData::new(input.pixels.concat(), [input.pixels.len(), 3, side, side]);
     Tensor::from_data(data, device)
 }
 
@@ -228,7 +243,11 @@ impl Recorder {
         self.tensors.push(TraceTensor { name: name.to_owned(), shape: shape.to_vec(), values });
     }
 
-    async fn floats<const D: usize>(&mut self, name: &str, tensor: Tensor<D>) -> Result<(), DeviceFailed> {
+    async fn floats<const D: usize>(
+        &mut self,
+        name: &str,
+        tensor: Tensor<D>,
+    ) -> Result<(), DeviceFailed> {
         let shape = tensor.dims();
         let values = read_floats(tensor).await?;
         self.push(name, &shape, Values::Floats(values));
@@ -237,10 +256,9 @@ impl Recorder {
 
     fn text_ids(&mut self, input: &TraceInput) {
         let seq = input.texts.iter().map(Vec::len).max().unwrap_or(0);
-        let padded = input
-            .texts
-            .iter()
-            .flat_map(|text| text.iter().map(|id| i64::from(*id)).chain(std::iter::repeat(0)).take(seq));
+        let padded = input.texts.iter().flat_map(|text| {
+            text.iter().map(|id| i64::from(*id)).chain(std::iter::repeat(0)).take(seq)
+        });
         self.push("text_ids", &[input.texts.len(), seq], Values::Ints(padded.collect()));
         let lens = input.texts.iter().map(|text| text.len() as i64).collect();
         self.push("text_lens", &[input.texts.len()], Values::Ints(lens));
@@ -254,7 +272,10 @@ impl Recorder {
         steps: usize,
     ) -> Result<(), DeviceFailed> {
         let captions = greedy(&model.llm, prefix, None, steps).await?;
-        let ids = captions.iter().flat_map(|caption| caption.ids.iter().map(|id| i64::from(*id))).collect();
+        let ids = captions
+            .iter()
+            .flat_map(|caption| caption.ids.iter().map(|id| i64::from(*id)))
+            .collect();
         self.push(name, &[captions.len(), steps], Values::Ints(ids));
         Ok(())
     }
@@ -285,7 +306,11 @@ impl ModuleVisitor for GradientVisitor {
         let gradient = if is_transposed(&path, D) { gradient.swap_dims(0, 1) } else { gradient };
         let shape = gradient.dims().to_vec();
         let values = floats_now(gradient);
-        self.found.push(TraceTensor { name: format!("grad.{name}"), shape, values: Values::Floats(values) });
+        self.found.push(TraceTensor {
+            name: format!("grad.{name}"),
+            shape,
+            values: Values::Floats(values),
+        });
     }
 }
 
@@ -294,7 +319,11 @@ mod tests {
     use super::*;
 
     fn floats(name: &str, values: &[f32]) -> TraceTensor {
-        TraceTensor { name: name.into(), shape: vec![values.len()], values: Values::Floats(values.to_vec()) }
+        TraceTensor {
+            name: name.into(),
+            shape: vec![values.len()],
+            values: Values::Floats(values.to_vec()),
+        }
     }
 
     #[test]
@@ -306,6 +335,9 @@ mod tests {
     #[test]
     fn a_stage_that_was_not_traced_or_is_nan_never_passes() {
         assert_eq!(compare(&[], &[floats("x", &[1.0])])[0].relative, f64::INFINITY);
-        assert_eq!(compare(&[floats("x", &[f32::NAN])], &[floats("x", &[1.0])])[0].relative, f64::INFINITY);
+        assert_eq!(
+            compare(&[floats("x", &[f32::NAN])], &[floats("x", &[1.0])])[0].relative,
+            f64::INFINITY
+        );
     }
 }

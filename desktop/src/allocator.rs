@@ -8,9 +8,11 @@
 /// Elsewhere nothing is changed.
 pub fn keep_freed_buffers() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (option, value) in
-        [(libc::M_MMAP_THRESHOLD, i32::MAX), (libc::M_TRIM_THRESHOLD, i32::MAX), (libc::M_TOP_PAD, 256 << 20)]
-    {
+    for (option, value) in [
+        (libc::M_MMAP_THRESHOLD, i32::MAX),
+        (libc::M_TRIM_THRESHOLD, i32::MAX),
+        (libc::M_TOP_PAD, 256 << 20),
+    ] {
         // SAFETY: called first thing in `main`, before any other thread is there; a value that the
         // library does not take leaves its default.
         unsafe { libc::mallopt(option, value) };

@@ -35,7 +35,13 @@ pub struct Args {
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Globals {
     /// Where to compute: auto, cpu, wgpu[:N] or cuda[:N] (`mmgem devices` lists them)
-    #[arg(long, global = true, value_name = "DEVICE", default_value_t, help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        default_value_t,
+        help_heading = "Everywhere"
+    )]
     pub device: DeviceChoice,
     /// Folder of the model; the embedded one without
     #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
@@ -112,8 +118,10 @@ fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
     let command = Args::command();
     let search = command.find_subcommand("search").expect("there is such a command");
     let takes_one_value = |name: &str| {
-        let arg =
-            search.get_arguments().chain(command.get_arguments()).find(|arg| arg.get_long() == Some(name));
+        let arg = search
+            .get_arguments()
+            .chain(command.get_arguments())
+            .find(|arg| arg.get_long() == Some(name));
         let most = |arg: &Arg| arg.get_num_args().map_or(1, |n| n.max_values());
         arg.is_some_and(|arg| arg.get_action().takes_values() && most(arg) == 1)
     };
@@ -156,7 +164,8 @@ fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
 /// Whether a word is one or more of the short switches of a search, as `-q`, `-qk5`.
 fn is_switches(word: &str) -> bool {
     let rest = word[1..].trim_start_matches(['q', 'h', 'V']);
-    rest.is_empty() || rest.strip_prefix('k').is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+    rest.is_empty()
+        || rest.strip_prefix('k').is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// A text on the command line with something in it.
@@ -211,14 +220,19 @@ mod tests {
     fn words_that_a_search_takes_away_are_no_switches() {
         let check = |line: &str, wanted: &str| {
             let arguments = line.split(' ').map(OsString::from).collect();
-            let found: Vec<String> =
-                with_signed_words(arguments).into_iter().map(|a| a.into_string().expect("text")).collect();
+            let found: Vec<String> = with_signed_words(arguments)
+                .into_iter()
+                .map(|a| a.into_string().expect("text"))
+                .collect();
             assert_eq!(found.join(" "), wanted);
         };
         check("mmgem search red -cat boat -k 5", "mmgem search red boat -k 5 -- -cat");
         check("mmgem --device cpu search -cat", "mmgem --device cpu search -- -cat");
         check("mmgem search - cat --min-score -0.5 -q", "mmgem search - cat --min-score -0.5 -q");
-        check("mmgem search a --box -5,0,9,9 -qk5 -queen", "mmgem search a --box -5,0,9,9 -qk5 -- -queen");
+        check(
+            "mmgem search a --box -5,0,9,9 -qk5 -queen",
+            "mmgem search a --box -5,0,9,9 -qk5 -- -queen",
+        );
         check("mmgem search --photos a b -5 -- -x", "mmgem search --photos a b -- -5 -x");
         check("mmgem search dog --sort=date -h", "mmgem search dog --sort=date -h");
         check("mmgem caption -x.jpg search -y", "mmgem caption -x.jpg search -y");
@@ -241,7 +255,9 @@ mod tests {
 
     #[test]
     fn every_command_has_examples() {
-        for command in Args::command().get_subcommands().filter(|command| command.get_name() != "devices") {
+        for command in
+            Args::command().get_subcommands().filter(|command| command.get_name() != "devices")
+        {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("mmgem "), "{}", command.get_name());
         }

@@ -73,7 +73,9 @@ pub fn open_device(choice: DeviceChoice) -> Result<OpenedDevice, DeviceError> {
             let no_gpu = match mmgem_backend_wgpu::adapters() {
                 Ok(adapters) => {
                     if let Some(ordinal) = best_gpu(&adapters) {
-                        gpus.push(Box::new(move || wgpu(Some(ordinal), "the best GPU that is there".into())));
+                        gpus.push(Box::new(move || {
+                            wgpu(Some(ordinal), "the best GPU that is there".into())
+                        }));
                     }
                     no_gpu_reason(&adapters)
                 }
@@ -126,8 +128,12 @@ fn wgpu(ordinal: Option<usize>, reason: String) -> Result<OpenedDevice, DeviceEr
     let ordinal = ordinal.or_else(|| best_gpu(&adapters)).unwrap_or(0);
     let device = mmgem_backend_wgpu::device(Some(ordinal))?;
     let adapter = &adapters[ordinal];
-    let name =
-        format!("wgpu:{ordinal} ({}, {}, {})", adapter.name, adapter.backend, adapter.adapter_type.as_str());
+    let name = format!(
+        "wgpu:{ordinal} ({}, {}, {})",
+        adapter.name,
+        adapter.backend,
+        adapter.adapter_type.as_str()
+    );
     let largest = adapter.max_storage_buffer_binding_size_bytes.min(adapter.max_buffer_size_bytes);
     Ok(OpenedDevice { device, name, reason, is_cpu: false, largest_tensor_bytes: Some(largest) })
 }
@@ -166,7 +172,8 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wanted = || format!("{text:?} is no device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
+        let wanted =
+            || format!("{text:?} is no device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
         let (kind, ordinal) = match text.split_once(':') {
             Some((kind, ordinal)) => (kind, Some(ordinal.parse().map_err(|_| wanted())?)),
             None => (text, None),
@@ -217,15 +224,23 @@ mod tests {
     #[test]
     fn a_gpu_that_cannot_be_opened_leaves_the_cpu_and_says_why() {
         let refused = || -> OpenGpu {
-            Box::new(|| Err(WgpuError::Refused { name: "a card".into(), cause: "it is busy".into() }.into()))
+            Box::new(|| {
+                Err(WgpuError::Refused { name: "a card".into(), cause: "it is busy".into() }.into())
+            })
         };
         let opened = first_that_opens(vec![refused()], "no GPU is there".into());
         assert!(opened.is_cpu);
         assert_eq!(opened.reason, "a card cannot be opened: it is busy");
 
         let works: OpenGpu = Box::new(|| Ok(cpu("stands for the next GPU".into())));
-        assert_eq!(first_that_opens(vec![refused(), works], String::new()).reason, "stands for the next GPU");
-        assert_eq!(first_that_opens(Vec::new(), "no GPU is there".into()).reason, "no GPU is there");
+        assert_eq!(
+            first_that_opens(vec![refused(), works], String::new()).reason,
+            "stands for the next GPU"
+        );
+        assert_eq!(
+            first_that_opens(Vec::new(), "no GPU is there".into()).reason,
+            "no GPU is there"
+        );
     }
 
     #[test]

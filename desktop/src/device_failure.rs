@@ -3,7 +3,9 @@
 //! wgpu and CubeCL compute on threads of their own. What fails there panics there: some results never come, and of
 //! others only zeros. So a panic of theirs is taken for what it is, and whoever waits for a result gets it as an error.
 
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook};
+use std::panic::{
+    AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook,
+};
 use std::path::{Component, Path};
 
 use anyhow::{Error, Result};
@@ -46,12 +48,14 @@ fn is_below(file: &Path, crates: &[&str]) -> bool {
 
 /// Runs `work`, in which a failure of the device may unwind, and makes it an error.
 pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| match panic.downcast::<DeviceFailed>() {
-        Ok(failed) => Err((*failed).into()),
-        Err(panic) => match noticed() {
-            Some(failed) => Err(failed.into()),
-            None => resume_unwind(panic),
-        },
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        match panic.downcast::<DeviceFailed>() {
+            Ok(failed) => Err((*failed).into()),
+            Err(panic) => match noticed() {
+                Some(failed) => Err(failed.into()),
+                None => resume_unwind(panic),
+            },
+        }
     })
 }
 

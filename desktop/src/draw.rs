@@ -21,7 +21,9 @@ pub fn heat_color(value: f32) -> [u8; 3] {
     let place = value.clamp(0.0, 1.0) * (HEAT.len() - 1) as f32;
     let from = (place as usize).min(HEAT.len() - 2);
     let share = place - from as f32;
-    std::array::from_fn(|i| (HEAT[from][i] + (HEAT[from + 1][i] - HEAT[from][i]) * share).round() as u8)
+    std::array::from_fn(|i| {
+        (HEAT[from][i] + (HEAT[from + 1][i] - HEAT[from][i]) * share).round() as u8
+    })
 }
 
 /// Lays a heat map over a photo.
@@ -29,16 +31,19 @@ pub fn heat_color(value: f32) -> [u8; 3] {
 /// `heat` holds `grid` × `grid` values of the model's input, row by row, `image_size` pixels wide;
 /// `map` leads there. The least and the greatest value get the ends of the colours.
 pub fn overlay_heat(photo: &mut Rgb, heat: &[f32], grid: usize, image_size: usize, map: &BoxMap) {
-    let (low, high) = heat.iter().fold((f32::MAX, f32::MIN), |(low, high), x| (low.min(*x), high.max(*x)));
+    let (low, high) =
+        heat.iter().fold((f32::MAX, f32::MIN), |(low, high), x| (low.min(*x), high.max(*x)));
     let range = (high - low).max(1e-12);
     let patches_per_px = grid as f32 / image_size as f32;
     for (x, y, pixel) in photo.enumerate_pixels_mut() {
         let [input_x, input_y] = map.input_from_image_point([x as f32 + 0.5, y as f32 + 0.5]);
-        let value = bilinear(heat, grid, input_x * patches_per_px - 0.5, input_y * patches_per_px - 0.5);
+        let value =
+            bilinear(heat, grid, input_x * patches_per_px - 0.5, input_y * patches_per_px - 0.5);
         let warmth = (value - low) / range;
         let (color, share) = (heat_color(warmth), MOST_HEAT * warmth.sqrt());
         for (channel, heat) in pixel.0.iter_mut().zip(color) {
-            *channel = (f32::from(*channel) * (1.0 - share) + f32::from(heat) * share).round() as u8;
+            *channel =
+                (f32::from(*channel) * (1.0 - share) + f32::from(heat) * share).round() as u8;
         }
     }
 }
@@ -77,7 +82,12 @@ pub fn draw_box(photo: &mut Rgb, box_px: BoxPx) {
 pub fn png_bytes(photo: &Rgb) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let (width, height) = photo.dimensions();
-    PngEncoder::new(&mut bytes).write_image(photo.as_raw(), width, height, ExtendedColorType::Rgb8)?;
+    PngEncoder::new(&mut bytes).write_image(
+        photo.as_raw(),
+        width,
+        height,
+        ExtendedColorType::Rgb8,
+    )?;
     Ok(bytes)
 }
 

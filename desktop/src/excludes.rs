@@ -35,11 +35,15 @@ impl Excludes {
     /// # Errors
     /// When a line is no pattern.
     pub fn new<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self, PatternError> {
-        let lines =
-            lines.into_iter().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = lines
+            .into_iter()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let rule = |line: &str| {
-            let (includes, line) = line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
-            let (only_folders, line) = line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
+            let (includes, line) =
+                line.strip_prefix('!').map_or((false, line), |rest| (true, rest));
+            let (only_folders, line) =
+                line.strip_suffix('/').map_or((false, line), |rest| (true, rest));
             let pattern = Pattern::new(&composed(line.strip_prefix('/').unwrap_or(line)))?;
             Ok(Rule { pattern, by_name: !line.contains('/'), only_folders, includes })
         };
@@ -49,8 +53,10 @@ impl Excludes {
     /// Whether a path below the folder of the lines is left out; `None` where no line says anything.
     pub fn leaves_out(&self, below: &Path, is_folder: bool) -> Option<bool> {
         let fits = |rule: &&Rule| {
-            let path = if rule.by_name { Path::new(below.file_name().unwrap_or_default()) } else { below };
-            (is_folder || !rule.only_folders) && rule.pattern.matches_with(&composed(&slashed(path)), OPTIONS)
+            let path =
+                if rule.by_name { Path::new(below.file_name().unwrap_or_default()) } else { below };
+            (is_folder || !rule.only_folders)
+                && rule.pattern.matches_with(&composed(&slashed(path)), OPTIONS)
         };
         self.rules.iter().rev().find(fits).map(|rule| !rule.includes)
     }

@@ -94,19 +94,30 @@ pub fn cosines(before: &Answers, after: &Answers) -> [(&'static str, Cosines); 3
 
 impl Scores {
     /// Scores a model on shards.
-    pub fn measure(session: &Session, shards: &[String], limit: Option<usize>, quiet: bool) -> Result<Self> {
-        let mut held_out = Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
+    pub fn measure(
+        session: &Session,
+        shards: &[String],
+        limit: Option<usize>,
+        quiet: bool,
+    ) -> Result<Self> {
+        let mut held_out =
+            Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
         held_out.truncate(limit.unwrap_or(usize::MAX));
         let bar = progress_bar(held_out.len(), "photos encoded", quiet);
         let tick = &mut |_: &'static str, n: usize, _| bar.set_position(n as u64);
-        let options =
-            RetrievalOptions { ties: Ties::Against, captions_per_photo: None, memory_bytes: usize::MAX };
+        let options = RetrievalOptions {
+            ties: Ties::Against,
+            captions_per_photo: None,
+            memory_bytes: usize::MAX,
+        };
         let ranked =
-            pollster::block_on(retrieval(&Encoder::MmGem(session), &held_out, options, tick))?.scores;
+            pollster::block_on(retrieval(&Encoder::MmGem(session), &held_out, options, tick))?
+                .scores;
         bar.finish_and_clear();
         let bar = progress_bar(held_out.len(), "captions", quiet);
         let tick = &mut |_: &'static str, n: usize, _| bar.set_position(n as u64);
-        let captioned = pollster::block_on(captions(session, &held_out, Decoding::default(), tick))?;
+        let captioned =
+            pollster::block_on(captions(session, &held_out, Decoding::default(), tick))?;
         bar.finish_and_clear();
         Ok(Self {
             text_to_image_recall_at_1: ranked.text_to_image_recall_at_1,
@@ -140,8 +151,12 @@ mod tests {
     fn the_worst_cosine_is_kept_and_nan_is_the_worst() {
         let (a, b) = (vec![1.0, 0.0], vec![0.6, 0.8]);
         let found = Cosines::of(&[a.clone(), a.clone()], &[a.clone(), b.clone()]);
-        assert!((found.worst - 0.6).abs() < 1e-6 && (found.mean - 0.8).abs() < 1e-6 && found.n == 2);
+        assert!(
+            (found.worst - 0.6).abs() < 1e-6 && (found.mean - 0.8).abs() < 1e-6 && found.n == 2
+        );
         let broken = vec![f32::NAN, 0.0];
-        assert!(Cosines::of(&[a.clone(), a.clone(), a.clone()], &[a.clone(), broken, b]).worst.is_nan());
+        assert!(
+            Cosines::of(&[a.clone(), a.clone(), a.clone()], &[a.clone(), broken, b]).worst.is_nan()
+        );
     }
 }

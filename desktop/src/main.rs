@@ -102,12 +102,18 @@ fn start_log(quiet: bool) {
             "warn,winit=error,mmgem=info,mmgem_core=info"
         })
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
 }
 
 fn is_broken_pipe(error: &Error) -> bool {
     let pipe = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
     };
     error.chain().any(pipe)
 }
@@ -148,7 +154,9 @@ mod tests {
 
     #[test]
     fn every_cause_is_told_once() {
-        let error = anyhow::anyhow!("no such file").context("cannot read: no such file").context("no photo");
+        let error = anyhow::anyhow!("no such file")
+            .context("cannot read: no such file")
+            .context("no photo");
         assert_eq!(report(&error), "error: no photo\n  caused by: cannot read: no such file\n");
     }
 }

@@ -59,7 +59,8 @@ impl ModelFiles {
     }
 
     fn of_folder(folder: &Path) -> Result<Self, files::FolderError> {
-        let not_a_model = |found: String| files::FolderError::NotAModel { found, folder: folder.into() };
+        let not_a_model =
+            |found: String| files::FolderError::NotAModel { found, folder: folder.into() };
         if !folder.is_dir() {
             let found = if folder.exists() { "this is a file" } else { "there is no such folder" };
             return Err(not_a_model(found.into()));
@@ -73,7 +74,8 @@ impl ModelFiles {
         Ok(Self {
             name: folder.display().to_string(),
             folder: Some(folder.into()),
-            config_json: String::from_utf8_lossy(&files::read(&folder.join("config.json"))?).into_owned(),
+            config_json: String::from_utf8_lossy(&files::read(&folder.join("config.json"))?)
+                .into_owned(),
             tokenizer_json: files::read(&folder.join("tokenizer.json"))?.into(),
             weights: weights.into_iter().map(|(name, bytes)| (name, bytes.into())).collect(),
         })
@@ -101,7 +103,8 @@ impl ModelFiles {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        Tokenizer::from_json(&self.tokenizer_json, &self.config()?).with_context(|| self.complaint())
+        Tokenizer::from_json(&self.tokenizer_json, &self.config()?)
+            .with_context(|| self.complaint())
     }
 
     /// The weights in full, on a device: to train, and to write in another format.
@@ -123,7 +126,8 @@ impl ModelFiles {
             return Err(failed).with_context(|| self.complaint());
         }
         let model = MmGem::new(&self.config()?, &opened.device);
-        let load = if stays_packed(&opened.device) { checkpoint::load_to_run } else { checkpoint::load };
+        let load =
+            if stays_packed(&opened.device) { checkpoint::load_to_run } else { checkpoint::load };
         let model = load(model, &shards).with_context(|| self.complaint())?;
         // Whether all of it is there is known once something was read back.
         pollster::block_on(read_floats(Tensor::<1>::from_floats([0.0], &opened.device)))

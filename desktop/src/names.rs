@@ -92,7 +92,9 @@ pub fn file_uri(path: &Path) -> String {
         match byte {
             b'\\' if cfg!(windows) => uri.push('/'),
             b':' if cfg!(windows) => uri.push(':'),
-            byte if byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte) => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte) => {
+                uri.push(char::from(*byte))
+            }
             byte => _ = write!(uri, "%{byte:02X}"),
         }
     }
@@ -166,7 +168,8 @@ fn as_on_disk(path: &Path) -> PathBuf {
         let Ok(entries) = fs::read_dir(folder) else { return path.to_owned() };
         let Some(wanted) = name.to_str().map(composed) else { return path.to_owned() };
         let is_meant = |name: &OsStr| name.to_str().is_some_and(|name| composed(name) == wanted);
-        let mut meant = entries.flatten().map(|entry| entry.file_name()).filter(|name| is_meant(name));
+        let mut meant =
+            entries.flatten().map(|entry| entry.file_name()).filter(|name| is_meant(name));
         match (meant.next(), meant.next()) {
             (Some(name), None) => found.push(name),
             _ => return path.to_owned(),
@@ -206,9 +209,11 @@ mod tests {
     #[cfg(unix)]
     fn any_name_goes_into_json_and_back() {
         use std::os::unix::ffi::OsStrExt;
-        for name in
-            [b"/a/caf\xe9 \n.jpg".as_slice(), b"/%41/\xff\xfe,+&?#.jpg", "/é/\u{202e}😀.jpg".as_bytes()]
-        {
+        for name in [
+            b"/a/caf\xe9 \n.jpg".as_slice(),
+            b"/%41/\xff\xfe,+&?#.jpg",
+            "/é/\u{202e}😀.jpg".as_bytes(),
+        ] {
             let path = Path::new(OsStr::from_bytes(name));
             let uri = file_uri(path);
             assert!(uri.is_ascii() && !uri.contains(','), "{uri}");
@@ -226,8 +231,14 @@ mod tests {
 
     #[test]
     fn only_uris_of_this_machine_are_paths() {
-        for text in ["file:///a%2", "file:///a%zz", "file:a.jpg", "http://a/b.jpg", "file://other/a.jpg", "a"]
-        {
+        for text in [
+            "file:///a%2",
+            "file:///a%zz",
+            "file:a.jpg",
+            "http://a/b.jpg",
+            "file://other/a.jpg",
+            "a",
+        ] {
             assert_eq!(path_of_uri(text), None, "{text}");
         }
         if cfg!(unix) {
@@ -248,6 +259,9 @@ mod tests {
         assert!(there.is_file(), "{}", shown(&there));
         let missing = folder.path().join("caf\u{e9}/\u{f6}.jpg");
         assert_eq!(given(missing.clone()), missing);
-        assert_eq!((composed(on_disk).as_str(), folded("CAFE\u{301} ＡＢ")), (typed, "caf\u{e9} ab".into()));
+        assert_eq!(
+            (composed(on_disk).as_str(), folded("CAFE\u{301} ＡＢ")),
+            (typed, "caf\u{e9} ab".into())
+        );
     }
 }

@@ -97,7 +97,12 @@ pub fn spare_inputs<'a>(
 ///
 /// # Errors
 /// When the ending promises something else.
-pub fn check_ending(option: &str, out: &Path, written: &[&str], cure: &str) -> Result<(), WrongArguments> {
+pub fn check_ending(
+    option: &str,
+    out: &Path,
+    written: &[&str],
+    cure: &str,
+) -> Result<(), WrongArguments> {
     let Some(ending) = out.extension().map(|ending| ending.to_string_lossy().to_lowercase()) else {
         return Ok(());
     };
@@ -176,7 +181,8 @@ mod tests {
 
     #[test]
     fn an_ending_that_promises_another_format_is_refused() {
-        let check = |name: &str| check_ending("--out", Path::new(name), &["safetensors"], "use --json");
+        let check =
+            |name: &str| check_ending("--out", Path::new(name), &["safetensors"], "use --json");
         for name in ["v.safetensors", "v.SAFETENSORS", "v", "v.index", "v.2024-05", "a.b/v"] {
             check(name).expect(name);
         }

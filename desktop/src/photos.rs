@@ -28,8 +28,10 @@ const EXTENSIONS: [&str; 12] =
     ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif", "avif", "heic", "heif"];
 
 /// Extensions of cameras' raw photos, whose preview is read.
-const RAW_EXTENSIONS: [&str; 15] =
-    ["dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "raf", "rw2", "orf", "pef", "srw", "3fr", "erf", "kdc"];
+const RAW_EXTENSIONS: [&str; 15] = [
+    "dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "raf", "rw2", "orf", "pef", "srw", "3fr",
+    "erf", "kdc",
+];
 
 /// Whether the name ends as a photo's does.
 pub fn looks_like_a_photo(path: &Path) -> bool {
@@ -142,8 +144,9 @@ impl LeftOut {
             1 => parts.push("1 hidden photo".into()),
             n => parts.push(format!("{n} hidden photos")),
         }
-        (!parts.is_empty())
-            .then(|| format!("left out: {}; `mmgem index DIR --hidden` takes them", parts.join("; ")))
+        (!parts.is_empty()).then(|| {
+            format!("left out: {}; `mmgem index DIR --hidden` takes them", parts.join("; "))
+        })
     }
 }
 
@@ -156,8 +159,11 @@ impl LeftOut {
 /// # Errors
 /// When a path is not there or a pattern is none.
 pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
-    let mut walk =
-        Walk { found: FoundPhotos { complete: true, ..FoundPhotos::default() }, hidden: false, quiet };
+    let mut walk = Walk {
+        found: FoundPhotos { complete: true, ..FoundPhotos::default() },
+        hidden: false,
+        quiet,
+    };
     for root in roots {
         let exclude = Excludes::new(root.exclude.iter().map(String::as_str))
             .context("--exclude wants patterns, as `*.png` or `drafts/`")?;
@@ -260,8 +266,8 @@ impl Walk {
             return true;
         }
         let lower = name.to_string_lossy().to_lowercase();
-        let is_theirs =
-            SYSTEM_FOLDERS.contains(&lower.as_str()) || (is_package && !ORIGINALS.contains(&lower.as_str()));
+        let is_theirs = SYSTEM_FOLDERS.contains(&lower.as_str())
+            || (is_package && !ORIGINALS.contains(&lower.as_str()));
         if kind.is_dir() && is_theirs {
             self.found.left_out.folders.insert(shown(Path::new(name)));
         }
@@ -451,7 +457,10 @@ mod tests {
         assert_eq!(names(&found(&[]), root), all);
         assert_eq!(names(&found(&["raw/", "*.gif"]), root), ["a.jpg", "sub dir/é/e.PNG"]);
         fs::write(root.join(IGNORE_FILE), "raw/*\n!raw/keep\n").expect("writable");
-        assert_eq!(names(&found(&[]), root), ["a.jpg", "h.gif", "raw/keep/g.jpg", "sub dir/é/e.PNG"]);
+        assert_eq!(
+            names(&found(&[]), root),
+            ["a.jpg", "h.gif", "raw/keep/g.jpg", "sub dir/é/e.PNG"]
+        );
         assert!(walk(&[Root::from(root.join("missing"))], true).is_err());
     }
 
@@ -500,10 +509,12 @@ mod tests {
         assert_eq!((found.left_out.n_no_media, found.left_out.n_hidden), (1, 1));
         let words = found.left_out.in_words().expect("something is left out");
         assert!(
-            words.contains("1 folder with a file .nomedia; 1 hidden photo") && words.contains("--hidden"),
+            words.contains("1 folder with a file .nomedia; 1 hidden photo")
+                && words.contains("--hidden"),
             "{words}"
         );
-        found = walk(&[Root { hidden: true, ..Root::from(root.to_owned()) }], true).expect("it is there");
+        found = walk(&[Root { hidden: true, ..Root::from(root.to_owned()) }], true)
+            .expect("it is there");
         assert_eq!(found.photos.len(), taken.len() + left_out.len() - 3, "{:?}", found.photos);
         assert_eq!(found.left_out.in_words(), None);
     }
@@ -515,7 +526,8 @@ mod tests {
             fs::write(folder.path().join(name), b"").expect("writable");
         }
         let found = walk(&[Root::from(folder.path().to_owned())], true).expect("it is there");
-        let n_beside: Vec<usize> = found.photos.iter().map(|photo| found.sidecars_of(photo).len()).collect();
+        let n_beside: Vec<usize> =
+            found.photos.iter().map(|photo| found.sidecars_of(photo).len()).collect();
         assert_eq!(
             (names(&found, folder.path()), n_beside),
             (vec!["a.jpg".to_owned(), "b.jpg".to_owned()], vec![2, 0])
@@ -528,7 +540,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("a.jpg"), b"").expect("writable");
         std::os::unix::fs::symlink(folder.path(), folder.path().join("up")).expect("links work");
-        std::os::unix::fs::symlink(folder.path().join("a.jpg"), folder.path().join("b.jpg")).expect("links");
+        std::os::unix::fs::symlink(folder.path().join("a.jpg"), folder.path().join("b.jpg"))
+            .expect("links");
         std::os::unix::fs::symlink("nowhere", folder.path().join("c.jpg")).expect("links work");
         let found = walk(&[Root::from(folder.path().to_owned())], true).expect("it is there");
         assert_eq!(names(&found, folder.path()), ["a.jpg", "b.jpg"]);
@@ -542,7 +555,8 @@ mod tests {
         let raw = [container.as_slice(), &preview].concat();
         let decoded = decode_photo(Path::new("a.NEF"), &raw, u32::MAX).expect("it has a preview");
         assert_eq!((decoded.width, decoded.height, decoded.format), (30, 40, "RAW"));
-        let error = decode_photo(Path::new("a.dng"), &container, 1).expect_err("it has none").to_string();
+        let error =
+            decode_photo(Path::new("a.dng"), &container, 1).expect_err("it has none").to_string();
         assert!(error.contains("no preview"), "{error}");
     }
 

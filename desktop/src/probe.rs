@@ -59,7 +59,9 @@ pub fn answers(session: &Session) -> Result<Answers> {
 
 /// Cosine of two vectors.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let dot = |a: &[f32], b: &[f32]| {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+    };
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
 }
 

@@ -93,7 +93,8 @@ impl Query {
         for argument in arguments {
             let path = given(PathBuf::from(argument));
             // A word may be a file by chance: `boat` of `red boat`.
-            let is_meant = arguments.len() == 1 || looks_like_a_photo(&path) || path.components().count() > 1;
+            let is_meant =
+                arguments.len() == 1 || looks_like_a_photo(&path) || path.components().count() > 1;
             match argument.to_str() {
                 _ if is_meant && path.is_file() => words.push(Word::Photo(path)),
                 Some(text) => words.extend(words_of(text)),
@@ -169,8 +170,9 @@ impl Query {
                 What::Text(text) => embed_text(text, session, texts)?,
                 What::Photo(path) => {
                     let encoded = session.encode_decoded(&read_decoded(path)?);
-                    block_on(session.embed_image(&encoded, &part))
-                        .with_context(|| format!("the query cannot be used\n  file: {}", shown(path)))?
+                    block_on(session.embed_image(&encoded, &part)).with_context(|| {
+                        format!("the query cannot be used\n  file: {}", shown(path))
+                    })?
                 }
             };
             sum.iter_mut().zip(embed).for_each(|(sum, x)| *sum += weight * x);
@@ -206,7 +208,8 @@ impl Query {
             // Nothing stands before the first sign; between two signs something must.
             return Ok(());
         }
-        let weighted = text.split_once(':').and_then(|(weight, rest)| Some((weight_of(weight)?, rest)));
+        let weighted =
+            text.split_once(':').and_then(|(weight, rest)| Some((weight_of(weight)?, rest)));
         let (weight, what) = weighted.unwrap_or((1.0, &text));
         let path = given(PathBuf::from(what));
         let what = if path.is_file() {
@@ -276,7 +279,9 @@ fn no_such_photo(path: &Path) -> WrongArguments {
 
 /// A weight, as `2` or `0.5`; `nan` and `inf` are words.
 fn weight_of(text: &str) -> Option<f32> {
-    text.parse().ok().filter(|weight: &f32| weight.is_finite() && !text.contains(char::is_alphabetic))
+    text.parse()
+        .ok()
+        .filter(|weight: &f32| weight.is_finite() && !text.contains(char::is_alphabetic))
 }
 
 /// The unit vector of a text that may have been looked for before.
@@ -297,9 +302,13 @@ impl Filter {
         match self {
             Self::After(secs) => photo.taken.secs >= *secs,
             Self::Before(secs) => photo.taken.secs < *secs,
-            Self::Near(place, km) => photo.place.is_some_and(|there| distance_km(*place, there) <= *km),
+            Self::Near(place, km) => {
+                photo.place.is_some_and(|there| distance_km(*place, there) <= *km)
+            }
             Self::Path(part) => folded(&path.to_string_lossy()).contains(part),
-            Self::Camera(part) => photo.camera.as_ref().is_some_and(|camera| folded(camera).contains(part)),
+            Self::Camera(part) => {
+                photo.camera.as_ref().is_some_and(|camera| folded(camera).contains(part))
+            }
             Self::Type(format) => {
                 // Which camera wrote a raw photo only its extension tells.
                 photo.format.to_lowercase() == *format
@@ -381,7 +390,9 @@ fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
         return None;
     }
     let wrong = |wanted: &str| WrongArguments(format!("{word:?} is no filter; wanted {wanted}"));
-    let date = |value| date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"));
+    let date = |value| {
+        date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"))
+    };
     let text = |value: &str| match value {
         "" => Err(wrong(&format!("something after it without a space, as in {key}:holiday"))),
         value => Ok(folded(value)),
@@ -389,8 +400,9 @@ fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
     Some(match key {
         "after" => date(value).map(Filter::After),
         "before" => date(value).map(Filter::Before),
-        "near" => near(value)
-            .ok_or_else(|| wrong("degrees and kilometres, as in near:48.2,16.4 or near:48.2,16.4,25")),
+        "near" => near(value).ok_or_else(|| {
+            wrong("degrees and kilometres, as in near:48.2,16.4 or near:48.2,16.4,25")
+        }),
         "path" => text(value).map(Filter::Path),
         "camera" => text(value).map(Filter::Camera),
         "type" => text(value).map(|lower| {
@@ -419,8 +431,9 @@ fn unknown_filter(word: &str, key: &str) -> WrongArguments {
 
 /// The first second of a year, a month or a day; `None` for a day that no calendar has.
 fn date_secs(text: &str) -> Option<i64> {
-    let number =
-        |part: &str| part.parse::<i64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let number = |part: &str| {
+        part.parse::<i64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()))
+    };
     let mut parts = text.split('-').map(number);
     let year = parts.next()??;
     let (month, day) = (parts.next().unwrap_or(Some(1))?, parts.next().unwrap_or(Some(1))?);
@@ -436,7 +449,8 @@ fn near(text: &str) -> Option<Filter> {
         [latitude, longitude, km] => ([*latitude, *longitude], *km),
         _ => return None,
     };
-    (place[0].abs() <= 90.0 && place[1].abs() <= 180.0 && km >= 0.0).then_some(Filter::Near(place, km))
+    (place[0].abs() <= 90.0 && place[1].abs() <= 180.0 && km >= 0.0)
+        .then_some(Filter::Near(place, km))
 }
 
 /// Along a great circle (haversine).
@@ -591,13 +605,17 @@ mod tests {
             photo
         };
         let (raw, misnamed) = (of("RAW", "a.NEF"), of("PNG", "b.jpg"));
-        let keeps =
-            |query: &str, photo: &Photo| Query::read(query).expect("a filter").keeps(photo, &photo.paths[0]);
+        let keeps = |query: &str, photo: &Photo| {
+            Query::read(query).expect("a filter").keeps(photo, &photo.paths[0])
+        };
         let kept = |kind: &str| {
             let query = format!("type:{kind}");
             (keeps(&query, &raw), keeps(&query, &misnamed))
         };
-        assert_eq!((kept("raw"), kept("nef"), kept("cr2")), ((true, false), (true, false), (false, false)));
+        assert_eq!(
+            (kept("raw"), kept("nef"), kept("cr2")),
+            ((true, false), (true, false), (false, false))
+        );
         assert_eq!((kept("png"), kept("jpg")), ((false, true), (false, false)));
         let of_mac = of("JPEG", "/cafe\u{301}/A.jpg");
         assert!(keeps("path:caf\u{e9}/a", &of_mac) && keeps("path:CAFE\u{301}", &of_mac));

@@ -58,7 +58,10 @@ pub fn json_box(box_px: Option<BoxPx>) -> Value {
 /// A box as it is written on the command line; the whole photo is `whole`.
 pub fn box_text(box_px: Option<BoxPx>) -> String {
     let number = |x: &f32| format!("{}", (x * 10.0).round() / 10.0);
-    box_px.map_or_else(|| "whole".into(), |box_px| box_px.iter().map(number).collect::<Vec<_>>().join(","))
+    box_px.map_or_else(
+        || "whole".into(),
+        |box_px| box_px.iter().map(number).collect::<Vec<_>>().join(","),
+    )
 }
 
 /// A text on one line and without what could move a terminal's cursor.

@@ -24,9 +24,12 @@ fn dir(desk: &Desk, name: &str) {
 
 fn photo(desk: &Desk, index: u64, name: &str) {
     let scene = scene(5, index);
-    let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
+    let photo =
+        image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
     // PNG whatever the name says: the bytes decide.
-    photo.save_with_format(desk.path(name), image::ImageFormat::Png).expect("the folder is writable");
+    photo
+        .save_with_format(desk.path(name), image::ImageFormat::Png)
+        .expect("the folder is writable");
 }
 
 #[track_caller]
@@ -36,7 +39,11 @@ fn number(document: &Value, key: &str) -> f64 {
 
 #[track_caller]
 fn check_signed(document: &Value, task: &str, n_photos: usize) {
-    assert_eq!((&document["task"], &document["n_photos"]), (&json!(task), &json!(n_photos)), "{document}");
+    assert_eq!(
+        (&document["task"], &document["n_photos"]),
+        (&json!(task), &json!(n_photos)),
+        "{document}"
+    );
     for key in ["model_hash", "data_hash"] {
         assert_eq!(document[key].as_str().map(str::len), Some(16), "{key} in {document}");
     }
@@ -59,28 +66,42 @@ fn retrieval_is_written_in_every_form_and_compared() {
     assert!(interval[0].as_f64() <= Some(mean) && Some(mean) <= interval[1].as_f64(), "{scores}");
 
     let csv = fs::read_to_string(desk.path("a.csv")).expect("it was written");
-    assert!(
-        csv.starts_with("task,benchmark,model,model_hash,data_hash,program,n_photos,score,value,low,high\n")
-    );
+    assert!(csv.starts_with(
+        "task,benchmark,model,model_hash,data_hash,program,n_photos,score,value,low,high\n"
+    ));
     assert!(csv.contains(",text_to_image_recall_at_5,") && csv.lines().count() > 8, "{csv}");
     let html = fs::read_to_string(desk.path("a.html")).expect("it was written");
-    for wanted in
-        ["<polyline class=\"curve\"", "data:image/", "Texts whose photo ranks last", "text_to_image_recall"]
-    {
+    for wanted in [
+        "<polyline class=\"curve\"",
+        "data:image/",
+        "Texts whose photo ranks last",
+        "text_to_image_recall",
+    ] {
         assert!(html.contains(wanted), "{wanted}");
     }
 
     let same = desk.json("eval compare a.json a.json");
     assert_eq!(number(&same["scores"]["mean_recall"], "difference"), 0.0);
-    assert!(desk.run("eval retrieval --data drawn/*.tar --captions 1 --save b.json").status.success());
+    assert!(
+        desk.run("eval retrieval --data drawn/*.tar --captions 1 --save b.json").status.success()
+    );
     let other = desk.json("eval compare a.json b.json --draws 50");
     let found = &other["scores"]["text_to_image_recall_at_1"];
-    assert!((number(found, "b") - number(found, "a") - number(found, "difference")).abs() < 1e-12, "{other}");
+    assert!(
+        (number(found, "b") - number(found, "a") - number(found, "difference")).abs() < 1e-12,
+        "{other}"
+    );
     assert!(number(found, "low") <= number(found, "high"));
 
-    assert!(desk.run("eval retrieval --data drawn/*.tar --limit 4 --save few.json").status.success());
+    assert!(
+        desk.run("eval retrieval --data drawn/*.tar --limit 4 --save few.json").status.success()
+    );
     desk.fails("eval compare a.json few.json", 1, &["compare runs on the same data"]);
-    desk.fails("eval compare a.json a.csv", 1, &["wanted a file that `mmgem eval .. --save FILE` wrote"]);
+    desk.fails(
+        "eval compare a.json a.csv",
+        1,
+        &["wanted a file that `mmgem eval .. --save FILE` wrote"],
+    );
 }
 
 /// A shard of scenes, each with one more part.
@@ -89,7 +110,8 @@ fn shard(desk: &Desk, name: &str, samples: &[(&str, &str)]) {
     for (index, (ext, text)) in samples.iter().enumerate() {
         photo(desk, index as u64, "next.png");
         let pixels = fs::read(desk.path("next.png")).expect("just written");
-        let parts = vec![("input.png".to_owned(), pixels), ((*ext).to_owned(), text.as_bytes().to_vec())];
+        let parts =
+            vec![("input.png".to_owned(), pixels), ((*ext).to_owned(), text.as_bytes().to_vec())];
         writer.write(&Sample { key: format!("{index:04}"), parts }).expect("a valid sample");
     }
     writer.finish().expect("the folder is writable");
@@ -217,15 +239,19 @@ fn elevaters_sets_that_are_there_are_averaged_and_the_others_named() {
     assert_eq!((&both["n_sets"], &both["n_photos"]), (&json!(2), &json!(7)), "{both}");
     let mean = (number(&both["sets"][0], "score") + number(&both["sets"][1], "score")) / 2.0;
     assert!((number(&both, "mean_over_sets") - mean).abs() < 1e-12, "{both}");
-    for score in ["mean_over_sets", "patch-camelyon.top1", "voc-2007-classification.map_11_points"] {
-        let interval = both["intervals"][score].as_array().unwrap_or_else(|| panic!("{score}: {both}"));
+    for score in ["mean_over_sets", "patch-camelyon.top1", "voc-2007-classification.map_11_points"]
+    {
+        let interval =
+            both["intervals"][score].as_array().unwrap_or_else(|| panic!("{score}: {both}"));
         assert!(interval[0].as_f64() <= interval[1].as_f64(), "{both}");
     }
     let same = desk.json("eval compare both.json both.json --draws 20");
     assert_eq!(number(&same["scores"]["mean_over_sets"], "difference"), 0.0);
     fs::remove_file(desk.path(&format!("{folder}/test.zip"))).expect("it was there");
-    let wanted =
-        ["its photos are in test.zip, which is neither there nor unpacked", "unzip test.zip -d test"];
+    let wanted = [
+        "its photos are in test.zip, which is neither there nor unpacked",
+        "unzip test.zip -d test",
+    ];
     desk.fails("eval zero-shot --elevater icinw", 1, &wanted);
 }
 
@@ -250,14 +276,24 @@ fn zip_of_photos(desk: &Desk) -> Vec<u8> {
         let offset = archive.len() as u32;
         archive.extend([b"PK\x03\x04".as_slice(), &common, name.as_bytes(), &bytes].concat());
         list.extend(
-            [b"PK\x01\x02\x14\0".as_slice(), &common, &[0; 10], &offset.to_le_bytes(), name.as_bytes()]
-                .concat(),
+            [
+                b"PK\x01\x02\x14\0".as_slice(),
+                &common,
+                &[0; 10],
+                &offset.to_le_bytes(),
+                name.as_bytes(),
+            ]
+            .concat(),
         );
     }
     let (start, length) = (archive.len() as u32, list.len() as u32);
-    let end =
-        [b"PK\x05\x06\0\0\0\0\x03\0\x03\0".as_slice(), &length.to_le_bytes(), &start.to_le_bytes(), &[0, 0]]
-            .concat();
+    let end = [
+        b"PK\x05\x06\0\0\0\0\x03\0\x03\0".as_slice(),
+        &length.to_le_bytes(),
+        &start.to_le_bytes(),
+        &[0, 0],
+    ]
+    .concat();
     [archive, list, end].concat()
 }
 
@@ -276,9 +312,13 @@ fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
                 "sentences": sentences(i) })
         })
         .collect();
-    desk.write("dataset_coco.json", json!({ "dataset": "coco", "images": images }).to_string().as_bytes());
-    let greedy =
-        desk.json("eval caption --data dataset_coco.json --max-tokens 6 --out out.json --report c.html");
+    desk.write(
+        "dataset_coco.json",
+        json!({ "dataset": "coco", "images": images }).to_string().as_bytes(),
+    );
+    let greedy = desk.json(
+        "eval caption --data dataset_coco.json --max-tokens 6 --out out.json --report c.html",
+    );
     check_signed(&greedy, "caption", 3);
     assert_eq!(greedy["benchmark"], json!("COCO, Karpathy's split test"));
     assert!(
@@ -290,15 +330,28 @@ fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
         serde_json::from_slice(&fs::read(desk.path("out.json")).expect("written")).expect("JSON");
     assert_eq!(out[0]["image_id"], json!(100), "{out}");
     assert!(fs::read_to_string(desk.path("c.html")).expect("written").contains("people wrote"));
-    let beam = desk.json("eval caption --data dataset_coco.json --max-tokens 6 --beam 2 --length-penalty 0");
-    assert!(beam["protocol"].as_str().is_some_and(|words| words.ends_with("beam 2, length penalty 0")));
+    let beam = desk
+        .json("eval caption --data dataset_coco.json --max-tokens 6 --beam 2 --length-penalty 0");
+    assert!(
+        beam["protocol"].as_str().is_some_and(|words| words.ends_with("beam 2, length penalty 0"))
+    );
     assert_eq!(desk.json("eval retrieval --data dataset_coco.json")["n_images"], json!(3));
 
-    let unknown = json!({ "images": [{ "id": 7, "file_name": "0.png" }, { "id": 8, "file_name": "1.png" }] });
+    let unknown =
+        json!({ "images": [{ "id": 7, "file_name": "0.png" }, { "id": 8, "file_name": "1.png" }] });
     desk.write("image_info_test2014.json", unknown.to_string().as_bytes());
-    desk.fails("eval caption --data image_info_test2014.json", 1, &["nothing to score", "--out FILE"]);
-    let unscored = desk.json("eval caption --data image_info_test2014.json --max-tokens 4 --out test.json");
-    assert_eq!((&unscored["n_images"], &unscored["cider"]), (&json!(2), &Value::Null), "{unscored}");
+    desk.fails(
+        "eval caption --data image_info_test2014.json",
+        1,
+        &["nothing to score", "--out FILE"],
+    );
+    let unscored =
+        desk.json("eval caption --data image_info_test2014.json --max-tokens 4 --out test.json");
+    assert_eq!(
+        (&unscored["n_images"], &unscored["cider"]),
+        (&json!(2), &Value::Null),
+        "{unscored}"
+    );
     let out: Value =
         serde_json::from_slice(&fs::read(desk.path("test.json")).expect("written")).expect("JSON");
     assert_eq!(out[1]["image_id"], json!(8), "{out}");
@@ -309,9 +362,13 @@ fn karpathys_and_nocaps_captions_are_scored_and_written_for_the_servers() {
             json!({ "id": i, "file_name": format!("{i}.png"), "domain": domain })
         })
         .collect();
-    let annotations: Vec<Value> =
-        (0..3u64).map(|i| json!({ "image_id": i, "caption": scene(5, i).captions[0].clone() })).collect();
-    desk.write("nocaps.json", json!({ "images": images, "annotations": annotations }).to_string().as_bytes());
+    let annotations: Vec<Value> = (0..3u64)
+        .map(|i| json!({ "image_id": i, "caption": scene(5, i).captions[0].clone() }))
+        .collect();
+    desk.write(
+        "nocaps.json",
+        json!({ "images": images, "annotations": annotations }).to_string().as_bytes(),
+    );
     let nocaps = desk.json("eval caption --data nocaps.json --max-tokens 4");
     assert_eq!(nocaps["benchmark"], json!("NoCaps"));
     assert!(
@@ -325,9 +382,12 @@ fn things_are_clicked_and_scored_beside_a_fixed_box() {
     let desk = desk();
     let scores = desk.json("eval region --data drawn/*.tar --click --out boxes.json");
     check_signed(&scores, "region", 6);
-    for key in
-        ["click_accuracy", "click_mean_iou", "click_accuracy_off_center", "click_accuracy_of_fixed_box"]
-    {
+    for key in [
+        "click_accuracy",
+        "click_mean_iou",
+        "click_accuracy_off_center",
+        "click_accuracy_of_fixed_box",
+    ] {
         let interval = scores["intervals"][key].as_array().expect("an interval");
         let value = number(&scores, key);
         assert!(
@@ -335,7 +395,10 @@ fn things_are_clicked_and_scored_beside_a_fixed_box() {
             "{key} in {scores}"
         );
     }
-    assert!(number(&scores, "click_accuracy_in_first_3") >= number(&scores, "click_accuracy"), "{scores}");
+    assert!(
+        number(&scores, "click_accuracy_in_first_3") >= number(&scores, "click_accuracy"),
+        "{scores}"
+    );
 
     let boxes: Value =
         serde_json::from_slice(&fs::read(desk.path("boxes.json")).expect("written")).expect("JSON");
@@ -344,7 +407,9 @@ fn things_are_clicked_and_scored_beside_a_fixed_box() {
     let fit = |thing: &&Value| number(thing, "iou") >= 0.5;
     let share = boxes.iter().filter(fit).count() as f64 / boxes.len() as f64;
     assert!((share - number(&scores, "click_accuracy")).abs() < 1e-9, "{share} in {scores}");
-    assert!(boxes.iter().all(|thing| thing["proposed"].as_array().is_some_and(|boxes| boxes.len() > 1)));
+    assert!(
+        boxes.iter().all(|thing| thing["proposed"].as_array().is_some_and(|boxes| boxes.len() > 1))
+    );
 }
 
 #[test]
@@ -356,15 +421,20 @@ fn regions_of_all_layouts_are_asked_for_in_both_stages() {
          --report r.html",
     );
     check_signed(&shards, "region", 3);
-    for key in ["region_text_to_region_recall_at_1", "pointing_accuracy", "region_cider", "detection_map"] {
+    for key in
+        ["region_text_to_region_recall_at_1", "pointing_accuracy", "region_cider", "detection_map"]
+    {
         assert!((0.0..=10.0).contains(&number(&shards, key)), "{key}");
         number(&shards, &format!("stage_1_{key}"));
     }
     let html = fs::read_to_string(desk.path("r.html")).expect("written");
     assert!(html.contains("<rect class=\"true\"") && html.contains("<circle"), "boxes and points");
-    for wanted in
-        ["<b>stage 1</b>", "<b>stage 2</b>", "where stage 1 sees the first phrase", "<th>stage 1</th>"]
-    {
+    for wanted in [
+        "<b>stage 1</b>",
+        "<b>stage 2</b>",
+        "where stage 1 sees the first phrase",
+        "<th>stage 1</th>",
+    ] {
         assert!(html.contains(wanted), "{wanted}");
     }
     let said: Value =
@@ -413,7 +483,8 @@ fn refcocog(desk: &Desk) {
     for index in [0, 1] {
         photo(desk, index, &format!("train2014/COCO_train2014_00000000000{index}.jpg"));
     }
-    let image = |id: u32| json!({ "id": id, "file_name": format!("COCO_train2014_00000000000{id}.jpg") });
+    let image =
+        |id: u32| json!({ "id": id, "file_name": format!("COCO_train2014_00000000000{id}.jpg") });
     let instance = |id: u32, x: u32| json!({ "id": id, "bbox": [x, 2, 30, 40] });
     let instances = json!({ "images": [image(0), image(1)],
         "annotations": [instance(10, 1), instance(11, 40), instance(12, 5)] });
@@ -430,10 +501,14 @@ const REFS: &str = r#"[
 
 #[track_caller]
 fn check_refcocog(desk: &Desk, data: &str) {
-    let line = format!("eval region --data {data} --images train2014 --max-tokens 4 --out said.json");
+    let line =
+        format!("eval region --data {data} --images train2014 --max-tokens 4 --out said.json");
     let scores = desk.json(&line);
     assert_eq!((&scores["n_regions"], &scores["n_phrases"]), (&json!(3), &json!(5)), "{scores}");
-    assert!(scores["benchmark"].as_str().is_some_and(|name| name.starts_with("RefCOCOg")), "{scores}");
+    assert!(
+        scores["benchmark"].as_str().is_some_and(|name| name.starts_with("RefCOCOg")),
+        "{scores}"
+    );
     let said: Value =
         serde_json::from_slice(&fs::read(desk.path("said.json")).expect("written")).expect("JSON");
     assert_eq!(said[0]["phrases"], json!(["a red thing", "the left one", "it"]), "{said}");
@@ -471,7 +546,8 @@ fn refcocog_is_read_in_the_forms_that_people_have() {
         let file = format!("COCO_train2014_00000000000{}.jpg", entry["image_id"]);
         for sentence in entry["sentences"].as_array().expect("a list") {
             let id = images.len();
-            let text = if sentence["sent"].is_null() { &sentence["raw"] } else { &sentence["sent"] };
+            let text =
+                if sentence["sent"].is_null() { &sentence["raw"] } else { &sentence["sent"] };
             images.push(
                 json!({ "id": id, "file_name": file, "caption": text, "original_id": entry["image_id"] }),
             );
@@ -488,7 +564,11 @@ fn refcocog_is_read_in_the_forms_that_people_have() {
     desk.write("refcocog.jsonl", lines.as_bytes());
     check_refcocog(&desk, "refcocog.jsonl");
     desk.write("refcocog.jsonl", b"{\"bbox\": [1, 2, 3, 4], \"file_name\": \"a.jpg\"}\n");
-    desk.fails("eval region --data refcocog.jsonl", 1, &["line 1 has no captions, answer or sentences"]);
+    desk.fails(
+        "eval region --data refcocog.jsonl",
+        1,
+        &["line 1 has no captions, answer or sentences"],
+    );
 }
 
 /// The line that the error gives is run as it stands.
@@ -498,7 +578,8 @@ fn a_pickle_is_converted_by_the_line_that_its_error_gives() {
     refcocog(&desk);
     desk.write("refs.json", REFS.as_bytes());
     let dump = "import json, pickle; pickle.dump(json.load(open('refs.json')), open('refcocog/refs(umd).p', 'wb'), 2)";
-    let python = |code: &[&str]| Command::new("python3").args(code).current_dir(desk.path("")).status();
+    let python =
+        |code: &[&str]| Command::new("python3").args(code).current_dir(desk.path("")).status();
     if !python(&["-c", dump]).is_ok_and(|status| status.success()) {
         println!("SKIPPED: there is no python3 to write a pickle");
         return;
@@ -507,8 +588,10 @@ fn a_pickle_is_converted_by_the_line_that_its_error_gives() {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("refs(umd).p is a Python pickle"), "{stderr}");
-    let line =
-        stderr.lines().find_map(|line| line.trim().strip_prefix("python3 -c ")).expect("the line to be run");
+    let line = stderr
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("python3 -c "))
+        .expect("the line to be run");
     let run = Command::new("python3")
         .args(["-c", line.trim_matches('"')])
         .current_dir(desk.path("refcocog"))
@@ -527,8 +610,9 @@ fn meteor_is_pycocoevalcaps_own() {
     desk.write("refs.json", golden["references"].to_string().as_bytes());
     desk.write("cands.json", golden["candidates"].to_string().as_bytes());
     let python = std::env::var("MMGEM_PYCOCOEVALCAP").unwrap_or_else(|_| "python3".into());
-    let line =
-        format!("score --references refs.json --candidates cands.json --meteor --python {python} --json");
+    let line = format!(
+        "score --references refs.json --candidates cands.json --meteor --python {python} --json"
+    );
     let output = desk.run(&line);
     if !output.status.success() {
         let stderr = text(&output.stderr);
@@ -541,8 +625,9 @@ fn meteor_is_pycocoevalcaps_own() {
     let scores: Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
     let (found, wanted) = (number(&scores, "meteor"), number(&golden, "meteor"));
     assert!((found - wanted).abs() < 1e-12, "{found}, want {wanted}");
-    let regions = desk
-        .json(&format!("eval region --data drawn/*.tar --limit 1 --max-tokens 4 --meteor --python {python}"));
+    let regions = desk.json(&format!(
+        "eval region --data drawn/*.tar --limit 1 --max-tokens 4 --meteor --python {python}"
+    ));
     assert!((0.0..=1.0).contains(&number(&regions, "region_meteor")), "{regions}");
     number(&regions, "dense_captioning_map");
 }
@@ -555,7 +640,8 @@ fn long_texts_are_read_in_full() {
         .map(|i| {
             photo(&desk, i, &format!("docci/images/{i}.jpg"));
             let text = scene(5, i).captions.join(" ");
-            json!({ "image_file": format!("{i}.jpg"), "split": "test", "description": text }).to_string()
+            json!({ "image_file": format!("{i}.jpg"), "split": "test", "description": text })
+                .to_string()
         })
         .collect();
     desk.write("docci/docci_descriptions.jsonlines", lines.join("\n").as_bytes());
@@ -579,17 +665,27 @@ fn long_texts_are_read_in_full() {
 fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
     let desk = desk();
     desk.write("other.json", br#"{"a": 1}"#);
-    let known = ["the JSON is of no benchmark that is known", "wanted: Karpathy's", "path: other.json"];
+    let known =
+        ["the JSON is of no benchmark that is known", "wanted: Karpathy's", "path: other.json"];
     desk.fails("eval retrieval --data other.json", 1, &known);
     desk.write("broken.json", b"{\"images\": [");
-    desk.fails("eval retrieval --data broken.json", 1, &["the JSON is not as it should be", "broken.json"]);
-    let images =
-        json!({ "images": [{ "filename": "x.jpg", "split": "test", "sentences": [{ "raw": "a" }] }] });
+    desk.fails(
+        "eval retrieval --data broken.json",
+        1,
+        &["the JSON is not as it should be", "broken.json"],
+    );
+    let images = json!({ "images": [{ "filename": "x.jpg", "split": "test", "sentences": [{ "raw": "a" }] }] });
     desk.write("dataset.json", images.to_string().as_bytes());
-    desk.fails("eval caption --data dataset.json", 1, &["none of the 1 photos", "x.jpg", "--images DIR"]);
+    desk.fails(
+        "eval caption --data dataset.json",
+        1,
+        &["none of the 1 photos", "x.jpg", "--images DIR"],
+    );
     let splits = ["there is no photo in split \"val\", but in test", "path: dataset.json"];
     desk.fails("eval caption --data dataset.json --split val", 1, &splits);
-    for line in ["retrieval --save no/a.json", "caption --out no/a.json", "region --report no/a.html"] {
+    for line in
+        ["retrieval --save no/a.json", "caption --out no/a.json", "region --report no/a.html"]
+    {
         let early = ["there is no folder to write the file to", "file: no/a."];
         desk.fails(&format!("eval {line} --data drawn/*.tar"), 1, &early);
     }
@@ -635,16 +731,22 @@ fn a_checkpoint_of_open_clip_stands_beside_the_model_under_the_same_protocol() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("eval");
     dir(&desk, "clip");
     for name in ["open_clip_model.safetensors", "open_clip_config.json"] {
-        fs::copy(golden.join("clip").join(name), desk.path(&format!("clip/{name}"))).expect("goldens");
+        fs::copy(golden.join("clip").join(name), desk.path(&format!("clip/{name}")))
+            .expect("goldens");
     }
     desk.fails(
         "eval retrieval --data drawn/*.tar --baseline-open-clip clip",
         1,
-        &["there is no tokenizer in the folder", "wanted: open_clip_model.safetensors", "folder: clip"],
+        &[
+            "there is no tokenizer in the folder",
+            "wanted: open_clip_model.safetensors",
+            "folder: clip",
+        ],
     );
     let vocabulary = desk.path("clip/bpe_simple_vocab_16e6.txt.gz");
     fs::copy(golden.join("bpe_small.txt.gz"), vocabulary).expect("goldens");
-    let scores = desk.json("eval retrieval --data drawn/*.tar --baseline-open-clip clip --csv both.csv");
+    let scores =
+        desk.json("eval retrieval --data drawn/*.tar --baseline-open-clip clip --csv both.csv");
     let baseline = &scores["baseline"];
     assert_eq!((&baseline["model"], &baseline["n_texts"]), (&json!("clip"), &scores["n_texts"]));
     assert_ne!(baseline["model_hash"], scores["model_hash"]);
@@ -687,7 +789,9 @@ fn scores_are_lines_for_people() {
         "{stdout}"
     );
     assert!(
-        stdout.lines().any(|line| line.starts_with("text_to_image_recall_at_1") && line.ends_with(']')),
+        stdout
+            .lines()
+            .any(|line| line.starts_with("text_to_image_recall_at_1") && line.ends_with(']')),
         "{stdout}"
     );
 }

@@ -32,7 +32,9 @@ impl FailingGpu {
         let desk = Desk::new();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("cli/failing_gpu.c");
         let mut compiler = Command::new("cc");
-        compiler.args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"]).arg(desk.path("failing_gpu.so"));
+        compiler
+            .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
+            .arg(desk.path("failing_gpu.so"));
         let Ok(status) = compiler.arg(source).args(["-ldl", "-lpthread"]).status() else {
             skipped("there is no C compiler `cc`");
             return None;
@@ -69,8 +71,11 @@ impl FailingGpu {
             command.env(format!("FAILING_GPU_{name}"), value);
         }
         // Results are short: no pipe is full before the program ends.
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
         let start = Instant::now();
         while child.try_wait().expect("a child can be asked").is_none() {
             if start.elapsed() > PATIENCE {
@@ -92,7 +97,10 @@ impl FailingGpu {
         for word in words.iter().chain(&["error: ", "hint: ", "--device cpu"]) {
             assert!(stderr.contains(word), "{line}, {failure}: {word:?} is not in {stderr}");
         }
-        assert!(!stderr.contains("panicked") && !stderr.contains("Caused by"), "{line}, {failure}: {stderr}");
+        assert!(
+            !stderr.contains("panicked") && !stderr.contains("Caused by"),
+            "{line}, {failure}: {stderr}"
+        );
         assert!(output.stdout.is_empty(), "{line}, {failure}: {}", text(&output.stdout));
     }
 
@@ -140,13 +148,18 @@ fn a_gpu_whose_memory_is_full_is_told_from_one_that_is_lost() {
     // Room for wgpu's own buffers, and not for the model.
     gpu.stops("caption 0.png --device wgpu", "MEMORY=5000000", &[full, "--dtype q4"]);
     gpu.is_replaced("caption 0.png", "MEMORY=5000000");
-    gpu.stops("caption 0.png --device wgpu", "MEMORY=0", &["cannot be opened", "Not enough memory"]);
+    gpu.stops(
+        "caption 0.png --device wgpu",
+        "MEMORY=0",
+        &["cannot be opened", "Not enough memory"],
+    );
 }
 
 #[test]
 fn a_model_whose_tensors_the_gpu_does_not_take_is_refused_before_it_is_loaded() {
     let Some(gpu) = FailingGpu::new() else { return };
-    let words = ["llm.model.embed_tokens.weight takes 40960 bytes", "at most 40000", "folder: model"];
+    let words =
+        ["llm.model.embed_tokens.weight takes 40960 bytes", "at most 40000", "folder: model"];
     gpu.stops("caption 0.png --device wgpu", "BINDING=40000", &words);
     gpu.is_replaced("caption 0.png", "BINDING=40000");
 }
@@ -172,7 +185,9 @@ fn a_training_whose_gpu_fails_stops_and_can_be_gone_on_with() {
     let toml = "recipe = \"stage1\"\nout = \"run\"\nmodel = { from = \"model\" }\ndata = { shards = [\"drawn/*.tar\"] }\n\
                 optim = { batch_size = 2, steps = 3, lr_heads = 1e-3, lr_towers = 1e-3 }\ncheckpoint = { every = 1, keep = 1 }\n";
     gpu.desk.write("run.toml", toml.as_bytes());
-    for (device, failure) in [("wgpu", "SUBMITS=0"), ("auto", "WAITS=5"), ("auto", "MEMORY=5000000")] {
+    for (device, failure) in
+        [("wgpu", "SUBMITS=0"), ("auto", "WAITS=5"), ("auto", "MEMORY=5000000")]
+    {
         let words = ["the training has stopped", "--resume", "the device stopped working"];
         gpu.stops(&format!("train run.toml --resume --device {device}"), failure, &words);
     }

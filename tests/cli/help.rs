@@ -9,7 +9,8 @@ fn commands() -> Vec<String> {
     let output = Command::new(mmgem()).arg("--help").output().expect("the program starts");
     assert!(output.status.success() && output.stderr.is_empty());
     let help = text(&output.stdout);
-    let list = help.split("Commands:\n").nth(1).expect("a list").split("\n\n").next().expect("its end");
+    let list =
+        help.split("Commands:\n").nth(1).expect("a list").split("\n\n").next().expect("its end");
     let name = |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned);
     list.lines().filter_map(name).filter(|name| !name.is_empty() && name != "help").collect()
 }
@@ -21,13 +22,17 @@ fn the_help_of_every_command_has_examples() {
         assert!(commands.iter().any(|name| name == known), "{known} is not in {commands:?}");
     }
     for name in commands {
-        let output = Command::new(mmgem()).args([name.as_str(), "--help"]).output().expect("it starts");
+        let output =
+            Command::new(mmgem()).args([name.as_str(), "--help"]).output().expect("it starts");
         let help = text(&output.stdout);
         assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{name}");
         assert!(help.contains(&format!("Usage: mmgem {name}")), "{name}: {help}");
         // `mmgem devices` is its own example.
         let examples = help.split("\nExamples:\n").nth(1).unwrap_or_default();
-        assert!(name == "devices" || examples.contains(&format!("  mmgem {name}")), "{name}: {help}");
+        assert!(
+            name == "devices" || examples.contains(&format!("  mmgem {name}")),
+            "{name}: {help}"
+        );
     }
 }
 
@@ -48,7 +53,10 @@ fn arguments_that_make_no_sense_end_with_2_before_anything_is_opened() {
         ("score --references a.json", "--candidates"),
         ("trace --image 0.png --out t.safetensors", "--text"),
         ("train", "CONFIG"),
-        ("caption 0.png --model model --device gpu", "wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N"),
+        (
+            "caption 0.png --model model --device gpu",
+            "wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N",
+        ),
     ] {
         let output = Command::new(mmgem())
             .current_dir(desk.folder.path())
@@ -56,7 +64,11 @@ fn arguments_that_make_no_sense_end_with_2_before_anything_is_opened() {
             .output()
             .expect("the program starts");
         let stderr = text(&output.stderr);
-        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(2), ""), "{line}: {stderr}");
+        assert_eq!(
+            (output.status.code(), text(&output.stdout).as_str()),
+            (Some(2), ""),
+            "{line}: {stderr}"
+        );
         assert!(stderr.contains(says), "{line}: {says:?} is not in {stderr}");
     }
 }
@@ -70,7 +82,11 @@ fn a_page_that_is_not_built_is_not_served() {
 fn arguments_that_only_the_command_can_judge_end_with_2_as_well() {
     let desk = Desk::new();
     desk.fails("caption 0.png 1.png --mask 2.png", 2, &["--mask goes with one photo"]);
-    desk.fails("caption 0.png --max-tokens 5000", 2, &["--max-tokens is 5000; the model has room for 126"]);
+    desk.fails(
+        "caption 0.png --max-tokens 5000",
+        2,
+        &["--max-tokens is 5000; the model has room for 126"],
+    );
     desk.fails("search dog --box 1,1,9,9 --photos .", 2, &["--box goes with a photo"]);
     desk.fails("export --dtype f16 --out model", 2, &["--out is the model itself"]);
 }

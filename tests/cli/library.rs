@@ -30,7 +30,8 @@ fn photo(index: u64, extension: &str) -> Vec<u8> {
         return [HEIC, b"\0\0\0\x10free", &index.to_be_bytes()].concat();
     }
     let scene = scene(5, index);
-    let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
+    let photo =
+        image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
     match extension {
         "jpg" => to_jpeg(&photo, 85),
         "nef" => [b"II*\0\x08\0\0\0\0\0\0\0\0\0".as_slice(), &to_jpeg(&photo, 85)].concat(),
@@ -58,8 +59,10 @@ fn odd_name(index: usize, extension: &str) -> PathBuf {
 #[cfg(target_os = "linux")]
 fn not_utf8(index: usize, extension: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
-    OsString::from_vec([b"copies/caf\xe9 \n".as_slice(), format!("{index}.{extension}").as_bytes()].concat())
-        .into()
+    OsString::from_vec(
+        [b"copies/caf\xe9 \n".as_slice(), format!("{index}.{extension}").as_bytes()].concat(),
+    )
+    .into()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -70,7 +73,8 @@ fn not_utf8(index: usize, extension: &str) -> PathBuf {
 /// File names and bytes, and how many of them are photos: copies under odd names, damaged ones, texts that
 /// pretend, and formats that are not read are among them. 250, or so many times more as `MMGEM_KILL_TIMES` says.
 fn files() -> (Vec<(PathBuf, Vec<u8>)>, usize) {
-    let times = std::env::var("MMGEM_KILL_TIMES").map_or(1, |times| times.parse().expect("a number"));
+    let times =
+        std::env::var("MMGEM_KILL_TIMES").map_or(1, |times| times.parse().expect("a number"));
     let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
     for index in 0..195 * times {
         let extension = EXTENSIONS[index % EXTENSIONS.len()];
@@ -79,17 +83,24 @@ fn files() -> (Vec<(PathBuf, Vec<u8>)>, usize) {
     }
     for index in 0..25 * times {
         let (path, bytes) = files[index * 7].clone();
-        let extension = path.extension().expect("every file has one").to_string_lossy().into_owned();
+        let extension =
+            path.extension().expect("every file has one").to_string_lossy().into_owned();
         files.push((odd_name(index, &extension), bytes));
     }
     let good = files.len();
     for index in 0..20 * times {
         let (path, bytes) = &files[index * 5];
         let cut = bytes[..bytes.len() / 3].to_vec();
-        files.push((format!("damaged/{}", path.file_name().expect("a name").to_string_lossy()).into(), cut));
+        files.push((
+            format!("damaged/{}", path.file_name().expect("a name").to_string_lossy()).into(),
+            cut,
+        ));
     }
     for index in 0..5 * times {
-        files.push((format!("damaged/{index} text.jpg").into(), format!("no photo {index}").into_bytes()));
+        files.push((
+            format!("damaged/{index} text.jpg").into(),
+            format!("no photo {index}").into_bytes(),
+        ));
         let raw = [b"II*\0".as_slice(), &index.to_le_bytes()].concat();
         files.push((format!("damaged/{index} without a preview.dng").into(), raw));
     }
@@ -114,7 +125,8 @@ fn run_timed(desk: &Desk, line: &str) -> (f64, u64) {
     let mut most_kb: u64 = 0;
     let status = loop {
         let told = fs::read_to_string(&told).unwrap_or_default();
-        let line = told.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        let line =
+            told.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
         most_kb = line.map_or(most_kb, |kb| kb.parse().expect("a number"));
         if let Some(status) = child.try_wait().expect("a child can be asked") {
             break status;
@@ -142,9 +154,14 @@ fn twenty_kills_lose_no_photo_and_double_none() {
     let (all, memory) = run_timed(&desk, "index photos --library whole.sqlite -q");
     let (nothing, _) = run_timed(&desk, "index photos --library whole.sqlite -q");
     // Of some damaged files what arrived is shown, so they are photos too.
-    let n_good =
-        desk.json("index photos --library whole.sqlite")["photos"].as_u64().expect("a number") as usize;
-    assert!((n_whole..=n_whole + 20 * files.len() / 250).contains(&n_good), "{n_good} of {}", files.len());
+    let n_good = desk.json("index photos --library whole.sqlite")["photos"]
+        .as_u64()
+        .expect("a number") as usize;
+    assert!(
+        (n_whole..=n_whole + 20 * files.len() / 250).contains(&n_good),
+        "{n_good} of {}",
+        files.len()
+    );
     // So long that the killed runs together do about all of the work.
     let most_ms = 1e3 * (nothing + 2.0 * (all - nothing).max(0.0) / KILLS as f64);
     let (mut kills, mut within, mut known, mut delay) = (0, 0, 0, 7u64);
@@ -186,7 +203,11 @@ fn twenty_kills_lose_no_photo_and_double_none() {
     );
 
     let end = desk.json("index photos --library killed.sqlite");
-    assert_eq!((&end["photos"], &end["problems"]), (&json!(n_good), &json!(files.len() - n_good)), "{end}");
+    assert_eq!(
+        (&end["photos"], &end["problems"]),
+        (&json!(n_good), &json!(files.len() - n_good)),
+        "{end}"
+    );
     let again = desk.json("index photos --library killed.sqlite");
     assert_eq!(
         (&again["encoded"], &again["recognised"], &again["forgotten"]),
@@ -206,7 +227,10 @@ fn twenty_kills_lose_no_photo_and_double_none() {
         let finds_itself = paths.any(|path| path.as_str().expect("a path").ends_with(end));
         assert!(finds_itself, "{name}: {hits}");
     }
-    assert_eq!(desk.json("search dog --library killed.sqlite -k 5").as_array().map(Vec::len), Some(5));
+    assert_eq!(
+        desk.json("search dog --library killed.sqlite -k 5").as_array().map(Vec::len),
+        Some(5)
+    );
 }
 
 #[test]
@@ -250,7 +274,10 @@ fn queries_add_take_away_and_filter() {
     assert!(page.contains("data:image/jpeg;base64,") && !page.contains("src=\"http"));
     fs::rename(desk.path("1.png"), desk.path("moved.png")).expect("writable");
     let (code, stdout, stderr) = search("dog", &["--why", "-k", "3"]);
-    assert!(code == Some(0) && stderr.contains("not described") && stderr.contains("1.png"), "{stderr}");
+    assert!(
+        code == Some(0) && stderr.contains("not described") && stderr.contains("1.png"),
+        "{stderr}"
+    );
     assert_eq!(text(&stdout).lines().count(), 3);
     let (code, _, stderr) = search("dog after:soon", &[]);
     assert!(code == Some(2) && stderr.contains("wanted a date"), "{stderr}");
@@ -278,7 +305,10 @@ fn a_text_that_was_looked_for_before_is_not_read_again() {
 fn a_cutoff_is_told_from_captioned_photos() {
     let desk = Desk::new();
     assert!(desk.run("scenes --out drawn --n 8 --seed 5").status.success());
-    assert_eq!(desk.json("search --calibrate drawn/*.tar --library typo.sqlite")["photos"], json!(8));
+    assert_eq!(
+        desk.json("search --calibrate drawn/*.tar --library typo.sqlite")["photos"],
+        json!(8)
+    );
     assert!(!desk.path("typo.sqlite").exists(), "nothing is made of a name that was mistyped");
     assert!(desk.run("index . --library l.sqlite").status.success());
     let told = desk.json("search --calibrate drawn/*.tar --library l.sqlite");
@@ -300,7 +330,11 @@ fn what_one_library_exports_another_imports_without_encoding() {
     let imported = desk.json("index . --library b.sqlite --import a.index");
     assert_eq!((&imported["encoded"], &imported["recognised"]), (&json!(0), &json!(3)));
     assert_eq!(exported(&desk, "a.sqlite"), exported(&desk, "b.sqlite"));
-    desk.fails("index . --library c.sqlite --import 0.png", 1, &["the index cannot be used", "0.png"]);
+    desk.fails(
+        "index . --library c.sqlite --import 0.png",
+        1,
+        &["the index cannot be used", "0.png"],
+    );
     desk.fails("index --library d.sqlite", 2, &["no folder is known yet"]);
     assert!(!desk.path("d.sqlite").exists());
 }

@@ -59,12 +59,20 @@ fn a_name_that_is_not_utf8_leads_back_to_its_file() {
     }
     let path = desk.path("photos").join(name);
     let file = path.as_os_str();
-    let caption = json_of(&desk, &["caption".as_ref(), file, "--max-tokens".as_ref(), "2".as_ref()]);
+    let caption =
+        json_of(&desk, &["caption".as_ref(), file, "--max-tokens".as_ref(), "2".as_ref()]);
     let embed = json_of(&desk, &["embed".as_ref(), file, "--box".as_ref(), "0,0,40,40".as_ref()]);
     let out = desk.path("o.png");
     let found = json_of(
         &desk,
-        &["localize".as_ref(), file, "--text".as_ref(), "dog".as_ref(), "--out".as_ref(), out.as_ref()],
+        &[
+            "localize".as_ref(),
+            file,
+            "--text".as_ref(),
+            "dog".as_ref(),
+            "--out".as_ref(),
+            out.as_ref(),
+        ],
     );
     assert!(desk.run("index photos --library l.sqlite -q").status.success());
     let hits = desk.json("search dog --library l.sqlite");
@@ -73,22 +81,34 @@ fn a_name_that_is_not_utf8_leads_back_to_its_file() {
         assert!(entry["path"].as_str().is_some_and(|path| path.contains('\u{fffd}')), "{entry}");
         let again = json_of(&desk, &["embed".as_ref(), uri.as_ref()]);
         assert_eq!(again["images"][0]["embed"], embed["images"][0]["embed"], "{uri}");
-        let by_uri =
-            json_of(&desk, &["search".as_ref(), uri.as_ref(), "--library".as_ref(), "l.sqlite".as_ref()]);
+        let by_uri = json_of(
+            &desk,
+            &["search".as_ref(), uri.as_ref(), "--library".as_ref(), "l.sqlite".as_ref()],
+        );
         assert!(by_uri[0]["score"].as_f64().is_some_and(|score| score > 0.999), "{by_uri}");
     }
-    let by_path =
-        run(&desk, &["search".as_ref(), file, "--library".as_ref(), "l.sqlite".as_ref(), "-q".as_ref()]);
-    assert!(by_path.status.success() && text(&by_path.stdout).contains("caf\\xe9 \\u{1}.png"), "{by_path:?}");
+    let by_path = run(
+        &desk,
+        &["search".as_ref(), file, "--library".as_ref(), "l.sqlite".as_ref(), "-q".as_ref()],
+    );
+    assert!(
+        by_path.status.success() && text(&by_path.stdout).contains("caf\\xe9 \\u{1}.png"),
+        "{by_path:?}"
+    );
     let vectors = run(&desk, &["embed".as_ref(), file, "--out".as_ref(), "v.safetensors".as_ref()]);
     assert!(vectors.status.success(), "{}", text(&vectors.stderr));
 
     fs::write(&path, b"no photo").expect("writable");
     assert!(desk.run("index photos --library p.sqlite").status.code().is_some());
     let problems = desk.json("index --problems --library p.sqlite");
-    assert!(problems[0]["uri"].as_str().is_some_and(|uri| uri.ends_with("caf%E9%20%01.png")), "{problems}");
-    let both =
-        json_of(&desk, &["caption".as_ref(), file, "1.png".as_ref(), "--max-tokens".as_ref(), "2".as_ref()]);
+    assert!(
+        problems[0]["uri"].as_str().is_some_and(|uri| uri.ends_with("caf%E9%20%01.png")),
+        "{problems}"
+    );
+    let both = json_of(
+        &desk,
+        &["caption".as_ref(), file, "1.png".as_ref(), "--max-tokens".as_ref(), "2".as_ref()],
+    );
     assert!(both[0]["problem"].is_string() && both[0]["uri"].is_string(), "{both}");
 }
 
@@ -135,12 +155,20 @@ fn whatever_is_found_can_be_named_back() {
     }
     let hits = desk.json("search dog --library l.sqlite -k 99");
     for (path, hit) in found.iter().zip(hits.as_array().expect("hits")) {
-        let exact =
-            json_of(&desk, &["search".as_ref(), path.as_os_str(), "--library".as_ref(), "l.sqlite".as_ref()]);
-        assert!(exact[0]["score"].as_f64().is_some_and(|score| score > 0.999), "{}: {exact}", path.display());
+        let exact = json_of(
+            &desk,
+            &["search".as_ref(), path.as_os_str(), "--library".as_ref(), "l.sqlite".as_ref()],
+        );
+        assert!(
+            exact[0]["score"].as_f64().is_some_and(|score| score > 0.999),
+            "{}: {exact}",
+            path.display()
+        );
         let told = hit["uri"].as_str().or(hit["path"].as_str()).expect("a path");
-        let caption =
-            json_of(&desk, &["caption".as_ref(), told.as_ref(), "--max-tokens".as_ref(), "1".as_ref()]);
+        let caption = json_of(
+            &desk,
+            &["caption".as_ref(), told.as_ref(), "--max-tokens".as_ref(), "1".as_ref()],
+        );
         assert!(caption[0]["caption"].is_string(), "{told}: {caption}");
     }
     assert_eq!(desk.json("index photos --library l.sqlite")["encoded"], json!(0));
@@ -156,18 +184,30 @@ fn accents_that_a_keyboard_composes_find_those_that_a_mac_took_apart() {
     put(&desk, "0.png", "cafe\u{301}/a.png".as_ref());
     put(&desk, "1.png", "cafe/b.png".as_ref());
     assert!(desk.run("index photos --library l.sqlite -q").status.success());
-    for (query, n) in
-        [("dog path:caf\u{e9}", 1), ("path:CAFE\u{301}/", 1), ("path:cafe", 1), ("-path:caf\u{e9}", 1)]
-    {
+    for (query, n) in [
+        ("dog path:caf\u{e9}", 1),
+        ("path:CAFE\u{301}/", 1),
+        ("path:cafe", 1),
+        ("-path:caf\u{e9}", 1),
+    ] {
         let output = run(
             &desk,
-            &["search".as_ref(), query.as_ref(), "--library".as_ref(), "l.sqlite".as_ref(), "-q".as_ref()],
+            &[
+                "search".as_ref(),
+                query.as_ref(),
+                "--library".as_ref(),
+                "l.sqlite".as_ref(),
+                "-q".as_ref(),
+            ],
         );
         assert_eq!(text(&output.stdout).lines().count(), n, "{query}: {}", text(&output.stderr));
     }
     assert!(desk.run("caption photos/caf\u{e9}/a.png --max-tokens 1 -q").status.success());
     assert!(desk.run("search dog --photos photos/caf\u{e9} -q").status.success());
-    assert_eq!(desk.json("index photos --exclude caf\u{e9}/ --library m.sqlite")["photos"], json!(1));
+    assert_eq!(
+        desk.json("index photos --exclude caf\u{e9}/ --library m.sqlite")["photos"],
+        json!(1)
+    );
 }
 
 /// What runs a program as a person who may not read everything; nothing where that cannot be had.
@@ -179,10 +219,11 @@ fn as_other(desk: &Desk) -> Option<Vec<OsString>> {
         return Some(Vec::new());
     }
     // Root reads everything, so somebody else does it.
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("ours");
+    let open =
+        |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("ours");
     open(desk.folder.path());
-    let setpriv =
-        ["setpriv", "--reuid=65534", "--clear-groups", "env", "HOME=/nonexistent"].map(OsString::from);
+    let setpriv = ["setpriv", "--reuid=65534", "--clear-groups", "env", "HOME=/nonexistent"]
+        .map(OsString::from);
     let can = Command::new("setpriv").args(&setpriv[1..3]).arg(mmgem()).arg("--version").output();
     if can.is_ok_and(|output| output.status.success()) {
         return Some(setpriv.into());
@@ -229,11 +270,16 @@ fn a_library_that_cannot_be_written_is_searched() {
         let output = run_as(&desk, &other, line);
         assert_eq!(output.status.code(), Some(0), "{line}: {}", text(&output.stderr));
         assert_eq!(text(&output.stdout).lines().count(), 3, "{line}");
-        assert!(!text(&output.stderr).contains("cannot be kept"), "{line}: {}", text(&output.stderr));
+        assert!(
+            !text(&output.stderr).contains("cannot be kept"),
+            "{line}: {}",
+            text(&output.stderr)
+        );
     }
     let problems = run_as(&desk, &other, "index --problems --library d/l.sqlite --json -q");
     assert_eq!((problems.status.code(), text(&problems.stdout).trim()), (Some(0), "[]"));
-    let exported = run_as(&desk, &other, "index --export /dev/null/v.safetensors --library d/l.sqlite");
+    let exported =
+        run_as(&desk, &other, "index --export /dev/null/v.safetensors --library d/l.sqlite");
     assert!(
         !text(&exported.stderr).contains("the photo library cannot be used"),
         "{}",
@@ -242,9 +288,16 @@ fn a_library_that_cannot_be_written_is_searched() {
     let filled = run_as(&desk, &other, "index . --library d/l.sqlite");
     let stderr = text(&filled.stderr);
     assert_eq!(filled.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("may this user write there?") && !stderr.contains("delete"), "{stderr}");
+    assert!(
+        stderr.contains("may this user write there?") && !stderr.contains("delete"),
+        "{stderr}"
+    );
     assert!(fs::read(&file).expect("readable") == before);
-    assert_eq!(fs::read_dir(desk.path("d")).expect("readable").count(), 1, "nothing is written beside it");
+    assert_eq!(
+        fs::read_dir(desk.path("d")).expect("readable").count(),
+        1,
+        "nothing is written beside it"
+    );
     set_mode(&desk.path("d"), 0o755);
 }
 
@@ -257,7 +310,8 @@ fn what_cannot_be_opened_is_told_and_read_when_it_can() {
         fs::create_dir(desk.path(folder)).expect("writable");
         set_mode(&desk.path(folder), 0o777);
     }
-    for (from, to) in [("0.png", "lib/a.png"), ("1.png", "lib/b.png"), ("2.png", "lib/shut/c.png")] {
+    for (from, to) in [("0.png", "lib/a.png"), ("1.png", "lib/b.png"), ("2.png", "lib/shut/c.png")]
+    {
         fs::copy(desk.path(from), desk.path(to)).expect("writable");
     }
     let index = || {

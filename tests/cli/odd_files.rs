@@ -27,7 +27,8 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -65,7 +66,9 @@ fn photo(index: u64, dice: &mut Dice) -> (Vec<u8>, &'static str) {
         7 => (encoded(&all, ImageFormat::Png), "png"),
         8 => (encoded(&image::DynamicImage::ImageLuma8(all.to_luma8()), ImageFormat::Png), "png"),
         9 => (encoded(&image::DynamicImage::ImageRgb16(all.to_rgb16()), ImageFormat::Png), "png"),
-        10 => (encoded(&image::DynamicImage::ImageRgba8(all.to_rgba8()), ImageFormat::WebP), "webp"),
+        10 => {
+            (encoded(&image::DynamicImage::ImageRgba8(all.to_rgba8()), ImageFormat::WebP), "webp")
+        }
         11 => (encoded(&all, ImageFormat::Gif), "gif"),
         12 => (encoded(&all, ImageFormat::Bmp), "bmp"),
         13 => (encoded(&all, ImageFormat::Tiff), "tif"),
@@ -111,7 +114,9 @@ fn place(index: u64, ending: &str, dice: &mut Dice) -> PathBuf {
         7 => format!("{index} e\u{301} (1)").into(),
         8 => format!("{index} after:2024 path:x - \"q\"").into(),
         9 if cfg!(unix) => format!("{index} line\nfeed\ttab\x1b[31m").into(),
-        10 if cfg!(target_os = "linux") => [b"caf\xe9 ".as_slice(), index.to_string().as_bytes()].concat(),
+        10 if cfg!(target_os = "linux") => {
+            [b"caf\xe9 ".as_slice(), index.to_string().as_bytes()].concat()
+        }
         11 => format!("{index}\u{202e}gpj").into(),
         _ => format!("DSC{index:05}").into(),
     };
@@ -143,10 +148,11 @@ fn draw(n: u64) -> Vec<Odd> {
             13..=15 if !files.is_empty() => {
                 let of = &files[dice.roll(files.len() as u64) as usize];
                 let ending = of.path.extension().and_then(OsStr::to_str).unwrap_or("jpg");
-                let ending = ["jpg", "jpeg", "JPG", "png", "webp", "gif", "bmp", "tif", "heic", "nef"]
-                    .into_iter()
-                    .find(|known| *known == ending)
-                    .unwrap_or("jpg");
+                let ending =
+                    ["jpg", "jpeg", "JPG", "png", "webp", "gif", "bmp", "tif", "heic", "nef"]
+                        .into_iter()
+                        .find(|known| *known == ending)
+                        .unwrap_or("jpg");
                 (of.bytes.clone(), ending, of.is_photo)
             }
             // A picture that may be there in another quality.
@@ -181,14 +187,17 @@ fn null_paths(stdout: &[u8]) -> Vec<PathBuf> {
 
 /// The path that a JSON entry leads to.
 fn exact(entry: &Value) -> PathBuf {
-    let Some(uri) = entry["uri"].as_str() else { return entry["path"].as_str().expect("a path").into() };
+    let Some(uri) = entry["uri"].as_str() else {
+        return entry["path"].as_str().expect("a path").into();
+    };
     let mut bytes = Vec::new();
     let mut rest = uri.strip_prefix("file://").expect("a file's").bytes();
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
             b'%' => {
                 let digits = [rest.next().expect("two digits"), rest.next().expect("two digits")];
-                u8::from_str_radix(std::str::from_utf8(&digits).expect("ASCII"), 16).expect("hexadecimal")
+                u8::from_str_radix(std::str::from_utf8(&digits).expect("ASCII"), 16)
+                    .expect("hexadecimal")
             }
             byte => byte,
         });
@@ -210,14 +219,22 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
         fs::write(folder.join(name), &files[0].bytes).expect("writable");
     }
     let of = |is_photo: bool| -> BTreeSet<PathBuf> {
-        files.iter().filter(|file| file.is_photo == is_photo).map(|file| folder.join(&file.path)).collect()
+        files
+            .iter()
+            .filter(|file| file.is_photo == is_photo)
+            .map(|file| folder.join(&file.path))
+            .collect()
     };
     let (photos, others) = (of(true), of(false));
 
     let start = Instant::now();
     let told = desk.json("index photos --library l.sqlite");
     let secs = start.elapsed().as_secs_f64();
-    assert_eq!((&told["photos"], &told["problems"]), (&json!(photos.len()), &json!(others.len())), "{told}");
+    assert_eq!(
+        (&told["photos"], &told["problems"]),
+        (&json!(photos.len()), &json!(others.len())),
+        "{told}"
+    );
     let start = Instant::now();
     let again = desk.json("index --library l.sqlite");
     eprintln!(
@@ -232,7 +249,9 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
 
     // Each file that is a photo is a hit, once, by its exact name; the others are told with the reason.
     let listed = |line: &str| {
-        null_paths(&desk.run(&format!("search {line} --library l.sqlite -k 99999 --null -q")).stdout)
+        null_paths(
+            &desk.run(&format!("search {line} --library l.sqlite -k 99999 --null -q")).stdout,
+        )
     };
     for line in ["dog", "-path:nowhere", "dog --regions"] {
         let found = listed(line);
@@ -263,9 +282,16 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
     assert!(in_groups.iter().cloned().collect::<BTreeSet<_>>() == photos);
     // Copies are in one group; how many pictures there are at least, their bytes say.
     let mut by_bytes: BTreeMap<&[u8], usize> = BTreeMap::new();
-    files.iter().filter(|file| file.is_photo).for_each(|file| *by_bytes.entry(&file.bytes).or_default() += 1);
+    files
+        .iter()
+        .filter(|file| file.is_photo)
+        .for_each(|file| *by_bytes.entry(&file.bytes).or_default() += 1);
     let n_groups = groups.as_array().map_or(0, Vec::len);
-    assert!(n_groups <= by_bytes.len() && n_groups > by_bytes.len() / 2, "{n_groups} of {}", by_bytes.len());
+    assert!(
+        n_groups <= by_bytes.len() && n_groups > by_bytes.len() / 2,
+        "{n_groups} of {}",
+        by_bytes.len()
+    );
 
     // Photos that are moved are known again, and those that go are not hits any more.
     let moved = folder.parent().expect("the desk").join("moved");

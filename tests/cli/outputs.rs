@@ -78,9 +78,11 @@ fn links_and_photos_of_the_library_are_spared_too() {
     fs::create_dir(desk.path("photos")).expect("writable");
     fs::rename(desk.path("2.png"), desk.path("photos/2.png")).expect("writable");
     assert!(desk.run("index photos --library l.sqlite").status.success());
-    fs::hard_link(desk.path("photos/2.png"), desk.path("hard.html")).expect("the disk has hard links");
+    fs::hard_link(desk.path("photos/2.png"), desk.path("hard.html"))
+        .expect("the disk has hard links");
     fs::hard_link(desk.path("0.png"), desk.path("hard.png")).expect("the disk has hard links");
-    fs::hard_link(desk.path("photos/2.png"), desk.path("hard.safetensors")).expect("the disk has hard links");
+    fs::hard_link(desk.path("photos/2.png"), desk.path("hard.safetensors"))
+        .expect("the disk has hard links");
     check(&desk, "search dog --library l.sqlite --html hard.html", "would write over");
     check(&desk, "index --library l.sqlite --export hard.safetensors", "would write over");
     check(&desk, "localize 0.png --text dog --out hard.png", "would write over");
@@ -116,7 +118,10 @@ fn an_ending_is_kept_to_or_refused() {
     assert!(fs::read(desk.path("o.JPG")).expect("it was written").starts_with(&[0xff, 0xd8]));
     assert!(desk.run("localize 0.png --text dog --out o.png -q").status.success());
     assert!(fs::read(desk.path("o.png")).expect("it was written").starts_with(b"\x89PNG"));
-    assert!(desk.run("embed 0.png --out vectors -q").status.success(), "no ending promises nothing");
+    assert!(
+        desk.run("embed 0.png --out vectors -q").status.success(),
+        "no ending promises nothing"
+    );
 }
 
 #[test]
@@ -135,15 +140,19 @@ fn a_library_that_is_mistyped_is_not_made() {
     desk.fails("index --library typo.sqlite", 2, &["no folder is known yet"]);
     desk.fails("index missing --library typo.sqlite", 1, &["cannot list the folder", "missing"]);
     desk.fails("index . --library 0.png", 1, &["cannot be a photo"]);
-    let names =
-        |files: Vec<(String, Vec<u8>)>| -> Vec<String> { files.into_iter().map(|(name, _)| name).collect() };
+    let names = |files: Vec<(String, Vec<u8>)>| -> Vec<String> {
+        files.into_iter().map(|(name, _)| name).collect()
+    };
     assert_eq!(names(snapshot(desk.folder.path())), names(before));
 }
 
 #[test]
 fn an_error_of_a_library_never_advises_to_delete_it() {
     let desk = Desk::new();
-    desk.write("text.sqlite", "no database, but long enough to be looked at twice".repeat(9).as_bytes());
+    desk.write(
+        "text.sqlite",
+        "no database, but long enough to be looked at twice".repeat(9).as_bytes(),
+    );
     for line in ["index . --library text.sqlite", "search dog --library text.sqlite"] {
         let output = desk.run(line);
         let stderr = text(&output.stderr);

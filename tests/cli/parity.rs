@@ -36,8 +36,9 @@ fn every_golden_value_is_held_against_every_kind_of_weights() {
     let columns = table["columns"].as_array().expect("a list");
     let weights: Vec<&Value> = columns.iter().map(|column| &column["weights"]).collect();
     assert_eq!(weights, ["f32", "f16", "q8", "q4"]);
-    let of =
-        |column: usize, name: &str| stage(&columns[column], name)["relative"].as_f64().expect("a number");
+    let of = |column: usize, name: &str| {
+        stage(&columns[column], name)["relative"].as_f64().expect("a number")
+    };
     assert!(of(0, "image_embed") <= 1e-5 && of(0, "grad.h1.weight") <= 1e-4);
     // Fewer bits, larger differences: the columns are not one model four times.
     let errors: Vec<f64> = (0..4).map(|column| of(column, "text_embed")).collect();
@@ -63,11 +64,15 @@ fn a_gpu_gives_every_golden_value_and_errs_with_narrow_weights_as_the_cpu_does()
     assert_eq!(on_gpu["cases"], on_cpu["cases"]);
     for (column, weights) in ["f32", "f16", "q8", "q4"].into_iter().enumerate().skip(1) {
         for name in ["image_embed", "text_embed", "region_embed", "caption_first_logits"] {
-            let [cpu, gpu] = [&on_cpu, &on_gpu]
-                .map(|table| stage(&table["columns"][column], name)["relative"].as_f64().expect("a number"));
+            let [cpu, gpu] = [&on_cpu, &on_gpu].map(|table| {
+                stage(&table["columns"][column], name)["relative"].as_f64().expect("a number")
+            });
             // The same weights err alike; only the CPU rounds activations where the weights are packed.
             let allowed = if weights == "f16" { 1e-5 } else { cpu };
-            assert!((gpu - cpu).abs() <= allowed, "{weights} {name}: {gpu:.1e}, on the CPU {cpu:.1e}");
+            assert!(
+                (gpu - cpu).abs() <= allowed,
+                "{weights} {name}: {gpu:.1e}, on the CPU {cpu:.1e}"
+            );
         }
     }
 }
@@ -85,7 +90,10 @@ fn a_value_that_is_not_the_references_is_named() {
     let output = desk.run("parity cases --device cpu --weights f32 -q");
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("f32: text_embed of tiny: ") && !stderr.contains("feature_map"), "{stderr}");
+    assert!(
+        stderr.contains("f32: text_embed of tiny: ") && !stderr.contains("feature_map"),
+        "{stderr}"
+    );
     assert!(stdout.starts_with("| 1 case(s) against the reference | cpu ("), "{stdout}");
 }
 

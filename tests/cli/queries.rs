@@ -57,12 +57,16 @@ fn filters_alone_list_photos_the_latest_first() {
     let search = |line: &str| desk.json(&format!("search {line} --library l.sqlite"));
     let all = search("type:png");
     assert_eq!(names(&all), ["plain.png", "PXL_20180304_050607000.png", "IMG-20130809-WA0001.png"]);
-    let told =
-        |hit: usize| (all[hit]["date"].clone(), all[hit]["date_from"].clone(), all[hit]["score"].clone());
+    let told = |hit: usize| {
+        (all[hit]["date"].clone(), all[hit]["date_from"].clone(), all[hit]["score"].clone())
+    };
     assert_eq!(told(0), (json!("2023-11-14T22:13:20"), json!("file"), Value::Null));
     assert_eq!(told(1), (json!("2018-03-04T05:06:07"), json!("name"), Value::Null));
     assert_eq!(names(&search("after:2013-08-09 before:2013-08-10")), ["IMG-20130809-WA0001.png"]);
-    assert_eq!(names(&search("dog after:2018-03-04 before:2018-03-05")), ["PXL_20180304_050607000.png"]);
+    assert_eq!(
+        names(&search("dog after:2018-03-04 before:2018-03-05")),
+        ["PXL_20180304_050607000.png"]
+    );
     assert_eq!(names(&search("type:png -path:plain -k 1 --page 2")), ["IMG-20130809-WA0001.png"]);
     assert_eq!(names(&search("before:2001")), [""; 0]);
     let line = text(&desk.run("search path:plain --library l.sqlite -q").stdout);
@@ -78,7 +82,10 @@ fn a_filter_that_there_is_not_is_told_with_those_that_there_are() {
     let desk = Desk::new();
     assert!(desk.run("index . --library l.sqlite -q").status.success());
     for (query, says) in [
-        ("dog date:2024", "no filter date:; the filters are after: before: near: path: camera: type:"),
+        (
+            "dog date:2024",
+            "no filter date:; the filters are after: before: near: path: camera: type:",
+        ),
         ("foo:bar", "no filter foo:"),
         ("dog After:2024", "write it as after:"),
         ("dog after:2024-02-31", "wanted a date"),
@@ -101,9 +108,14 @@ fn numbers_and_texts_that_mean_nothing_are_refused() {
     }
     for line in ["localize 0.png --out o.png", "embed", "trace --image 0.png --out t.safetensors"] {
         for empty in ["", "  "] {
-            let output = desk.command(line).args(["--text", empty]).output().expect("the program starts");
+            let output =
+                desk.command(line).args(["--text", empty]).output().expect("the program starts");
             assert_eq!(output.status.code(), Some(2), "{line}: {}", text(&output.stderr));
-            assert!(text(&output.stderr).contains("the text is empty"), "{line}: {}", text(&output.stderr));
+            assert!(
+                text(&output.stderr).contains("the text is empty"),
+                "{line}: {}",
+                text(&output.stderr)
+            );
         }
     }
 }
@@ -120,7 +132,10 @@ fn words_that_the_model_never_met_get_hits_and_a_warning() {
     );
     assert_eq!(text(&output.stdout).lines().count(), 3);
     let hits = desk.json("search 狗 --library l.sqlite");
-    assert!(hits[0]["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(says)), "{hits}");
+    assert!(
+        hits[0]["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(says)),
+        "{hits}"
+    );
     let timed = desk.json("search 狗 --library l.sqlite --timing");
     assert_eq!(timed["warnings"], hits[0]["warnings"]);
     assert!(!text(&desk.run("search 狗 --library l.sqlite -q").stderr).contains("warning"));
@@ -128,11 +143,20 @@ fn words_that_the_model_never_met_get_hits_and_a_warning() {
     // The toy model reads 23 tokens.
     let long = "dog ".repeat(100);
     let output = desk.run(&format!("search {long} --library l.sqlite"));
-    assert!(text(&output.stderr).contains("the model reads 23: its end counts for nothing"), "{output:?}");
-    let output =
-        desk.command("localize 0.png --out o.png --json").args(["--text", "狗"]).output().expect("it starts");
+    assert!(
+        text(&output.stderr).contains("the model reads 23: its end counts for nothing"),
+        "{output:?}"
+    );
+    let output = desk
+        .command("localize 0.png --out o.png --json")
+        .args(["--text", "狗"])
+        .output()
+        .expect("it starts");
     let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert!(found["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(says)), "{found}");
+    assert!(
+        found["warnings"][0].as_str().is_some_and(|warning| warning.starts_with(says)),
+        "{found}"
+    );
     let embeds = desk.json("embed --text 狗 --text dog");
     assert!(
         embeds["texts"][0]["warnings"].is_array() && embeds["texts"][1].get("warnings").is_none(),
@@ -147,7 +171,10 @@ fn every_copy_is_a_hit_and_a_group_is_one_only_if_that_is_asked() {
     for (from, to) in [("0.png", "a.png"), ("0.png", "copy.png"), ("1.png", "b.png")] {
         fs::copy(desk.path(from), desk.path(&format!("photos/{to}"))).expect("writable");
     }
-    image::open(desk.path("0.png")).expect("a PNG").save(desk.path("photos/a.bmp")).expect("writable");
+    image::open(desk.path("0.png"))
+        .expect("a PNG")
+        .save(desk.path("photos/a.bmp"))
+        .expect("writable");
     let count = |line: &str| {
         let output = desk.run(&format!("search dog {line} --null -q"));
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -168,13 +195,17 @@ fn every_copy_is_a_hit_and_a_group_is_one_only_if_that_is_asked() {
     // Of copies the one is listed that a filter wants.
     assert_eq!(names(&desk.json("search dog path:copy --library l.sqlite")), ["copy.png"]);
     assert_eq!(names(&desk.json("search dog path:copy --library l.sqlite --group")), ["copy.png"]);
-    assert_eq!(names(&desk.json("search dog -path:copy -path:a.bmp --library l.sqlite --group")).len(), 2);
+    assert_eq!(
+        names(&desk.json("search dog -path:copy -path:a.bmp --library l.sqlite --group")).len(),
+        2
+    );
 }
 
 #[test]
 fn index_goes_on_with_the_folders_of_before() {
     let desk = Desk::new();
-    for (photo, place) in [("0.png", "a/0.png"), ("1.png", "a/drafts/1.png"), ("2.png", "b/2.png")] {
+    for (photo, place) in [("0.png", "a/0.png"), ("1.png", "a/drafts/1.png"), ("2.png", "b/2.png")]
+    {
         fs::create_dir_all(desk.path(place).parent().expect("below")).expect("writable");
         fs::copy(desk.path(photo), desk.path(place)).expect("writable");
     }
@@ -182,7 +213,11 @@ fn index_goes_on_with_the_folders_of_before() {
     assert_eq!(desk.json("index b --library l.sqlite")["photos"], json!(2));
     fs::copy(desk.path("1.png"), desk.path("a/new.png")).expect("writable");
     let told = desk.json("index --library l.sqlite");
-    assert_eq!((&told["photos"], &told["encoded"]), (&json!(3), &json!(1)), "drafts stay out: {told}");
+    assert_eq!(
+        (&told["photos"], &told["encoded"]),
+        (&json!(3), &json!(1)),
+        "drafts stay out: {told}"
+    );
     fs::rename(desk.path("b"), desk.path("away")).expect("writable");
     let output = desk.run("index --library l.sqlite --json");
     let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -195,15 +230,21 @@ fn index_goes_on_with_the_folders_of_before() {
 #[test]
 fn what_is_left_out_is_said_once() {
     let desk = Desk::new();
-    for place in
-        ["p/a.png", "p/@eaDir/b.png", "p/x/#recycle/c.png", "p/.trashed-1-d.png", "p/m/.nomedia", "p/m/e.png"]
-    {
+    for place in [
+        "p/a.png",
+        "p/@eaDir/b.png",
+        "p/x/#recycle/c.png",
+        "p/.trashed-1-d.png",
+        "p/m/.nomedia",
+        "p/m/e.png",
+    ] {
         fs::create_dir_all(desk.path(place).parent().expect("below")).expect("writable");
         fs::copy(desk.path("0.png"), desk.path(place)).expect("writable");
     }
     let output = desk.run("index p --library l.sqlite");
     let stderr = text(&output.stderr);
-    let wanted = "left out: folders called #recycle, @eaDir; 1 folder with a file .nomedia; 1 hidden photo";
+    let wanted =
+        "left out: folders called #recycle, @eaDir; 1 folder with a file .nomedia; 1 hidden photo";
     assert_eq!(stderr.matches("left out").count(), 1, "{stderr}");
     assert!(stderr.contains(wanted) && stderr.contains("--hidden"), "{stderr}");
     assert_eq!(desk.json("index p --library l.sqlite")["photos"], json!(1));

@@ -34,7 +34,10 @@ fn change_weights(desk: &Desk, change: impl FnOnce(&mut Tensors)) {
     let views = tensors.iter().map(|(name, (shape, bytes))| {
         (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as places"))
     });
-    desk.write("model/model.safetensors", &safetensors::serialize(views, None).expect("views of tensors"));
+    desk.write(
+        "model/model.safetensors",
+        &safetensors::serialize(views, None).expect("views of tensors"),
+    );
 }
 
 const DOUBT: &str = "  hint: does config.json belong to these weights?\n";
@@ -51,7 +54,9 @@ fn a_missing_tensor() {
 #[test]
 fn a_tensor_too_many() {
     let desk = Desk::new();
-    change_weights(&desk, |tensors| drop(tensors.insert("h5.weight".into(), (vec![1], vec![0; 4]))));
+    change_weights(&desk, |tensors| {
+        drop(tensors.insert("h5.weight".into(), (vec![1], vec![0; 4])))
+    });
     let wanted = "error: the model cannot be opened\n  folder: model\n  \
         caused by: 1 tensors are not used, the first is h5.weight\n";
     check(&desk, "embed --text dog", &format!("{wanted}{DOUBT}"));
@@ -80,9 +85,12 @@ fn a_tokenizer_of_another_vocabulary() {
         (output.status.code(), stderr.lines().next()),
         (Some(1), Some("error: the model cannot be opened"))
     );
-    for part in
-        ["  folder: model\n", "tokenizer.json has 400 tokens", "wants 320 (llm.vocab_size)", "another model?"]
-    {
+    for part in [
+        "  folder: model\n",
+        "tokenizer.json has 400 tokens",
+        "wants 320 (llm.vocab_size)",
+        "another model?",
+    ] {
         assert!(stderr.contains(part), "{part:?} is not in {stderr}");
     }
 }
@@ -93,8 +101,11 @@ fn a_config_with_an_unknown_key() {
     let mut config: Value = toy_config();
     config["vision_token"] = "grid".into();
     desk.write("model/config.json", config.to_string().as_bytes());
-    let parts =
-        ["error: the model cannot be opened\n  folder: model\n", "unknown field `vision_token`", "hint"];
+    let parts = [
+        "error: the model cannot be opened\n  folder: model\n",
+        "unknown field `vision_token`",
+        "hint",
+    ];
     desk.fails("info model", 1, &parts);
     desk.fails("caption 0.png", 1, &parts);
 }
@@ -103,9 +114,11 @@ fn a_config_with_an_unknown_key() {
 fn a_folder_without_a_model() {
     let desk = Desk::new();
     let wanted = "wanted config.json, model.safetensors and tokenizer.json";
-    for (folder, found) in
-        [("nowhere", "there is no such folder"), ("0.png", "this is a file"), (".", "config.json is missing")]
-    {
+    for (folder, found) in [
+        ("nowhere", "there is no such folder"),
+        ("0.png", "this is a file"),
+        (".", "config.json is missing"),
+    ] {
         check(
             &desk,
             &format!("caption 0.png --model {folder}"),
@@ -122,7 +135,8 @@ fn a_photo_that_is_not_there() {
     let desk = Desk::new();
     let wanted = "error: cannot read the file: No such file or directory (os error 2)\n  \
         hint: is the path right?\n  file: missing.png\n";
-    for command in ["caption missing.png", "embed missing.png", "localize missing.png --text dog --out o.png"]
+    for command in
+        ["caption missing.png", "embed missing.png", "localize missing.png --text dog --out o.png"]
     {
         check(&desk, command, wanted);
     }
@@ -147,7 +161,10 @@ fn captions_that_cannot_be_scored() {
     let desk = Desk::new();
     desk.write("refs.json", br#"{"7": ["a dog on the grass", "the dog runs"]}"#);
     desk.write("other.json", br#"[{"image_id": 8, "caption": "a cat"}]"#);
-    desk.write("twice.json", br#"[{"image_id": 7, "caption": "a"}, {"image_id": "7", "caption": "b"}]"#);
+    desk.write(
+        "twice.json",
+        br#"[{"image_id": 7, "caption": "a"}, {"image_id": "7", "caption": "b"}]"#,
+    );
     desk.write("none.json", b"[]");
     desk.write("text.json", b"a dog");
     for (file, says) in [
@@ -157,6 +174,10 @@ fn captions_that_cannot_be_scored() {
         ("text.json", "  file: text.json"),
         ("missing.json", "is the path right?"),
     ] {
-        desk.fails(&format!("score --references refs.json --candidates {file}"), 1, &["error: ", says]);
+        desk.fails(
+            &format!("score --references refs.json --candidates {file}"),
+            1,
+            &["error: ", says],
+        );
     }
 }

@@ -11,14 +11,16 @@ use super::{Desk, norm, text};
 
 #[track_caller]
 fn check_keys(object: &Value, keys: &[&str]) {
-    let found: Vec<&str> = object.as_object().expect("an object").keys().map(String::as_str).collect();
+    let found: Vec<&str> =
+        object.as_object().expect("an object").keys().map(String::as_str).collect();
     assert_eq!(found, keys);
 }
 
 #[test]
 fn embeddings_of_photos_texts_and_regions() {
     let desk = Desk::new();
-    let embeds = desk.json("embed 0.png 1.png --text dog --text house --box 10,10,90,90 --box 0,0,40,60");
+    let embeds =
+        desk.json("embed 0.png 1.png --text dog --text house --box 10,10,90,90 --box 0,0,40,60");
     check_keys(&embeds, &["images", "texts", "regions"]);
     check_keys(&embeds["images"][1], &["path", "embed"]);
     check_keys(&embeds["texts"][1], &["text", "embed"]);
@@ -115,7 +117,9 @@ fn a_library_is_filled_once_and_searched_often() {
     desk.fails("search dog --library photos.sqlite", 1, &["mmgem index DIR", "photos.sqlite"]);
     desk.write("bad.png", b"no photo");
     let output = desk.run("index . --library photos.sqlite");
-    assert!(output.status.success() && text(&output.stderr).contains("1 of 4 files were passed over"));
+    assert!(
+        output.status.success() && text(&output.stderr).contains("1 of 4 files were passed over")
+    );
     let again = desk.json("index . --library photos.sqlite");
     assert_eq!((&again["photos"], &again["encoded"]), (&json!(3), &json!(0)));
     let hits = desk.json("search 1.png --library photos.sqlite -k 1");
@@ -150,7 +154,16 @@ fn a_packed_copy_is_smaller_and_says_what_it_lost() {
     let copied = desk.json("export --dtype q8 --out eight --data drawn/*.tar --limit 4");
     check_keys(
         &copied,
-        &["out", "bytes_before", "bytes_after", "n_files", "cosine_worst", "cosine", "captions", "data"],
+        &[
+            "out",
+            "bytes_before",
+            "bytes_after",
+            "n_files",
+            "cosine_worst",
+            "cosine",
+            "captions",
+            "data",
+        ],
     );
     check_keys(&copied["cosine"], &["image", "text", "region"]);
     assert!(copied["cosine_worst"].as_f64().expect("a cosine") > 0.99, "{copied}");
@@ -161,11 +174,13 @@ fn a_packed_copy_is_smaller_and_says_what_it_lost() {
     assert!(bytes("eight/model.safetensors") * 2 < bytes("model/model.safetensors"), "{copied}");
 
     // It answers as the model does, and is a model like any other.
-    let embed =
-        |model: &str| desk.json(&format!("embed --text dog --model {model}"))["texts"][0]["embed"].clone();
+    let embed = |model: &str| {
+        desk.json(&format!("embed --text dog --model {model}"))["texts"][0]["embed"].clone()
+    };
     let (a, b) = (embed("model"), embed("eight"));
     let number = |x: &Value| x.as_f64().expect("a number");
-    let numbers = |v: &Value| -> Vec<f64> { v.as_array().expect("a vector").iter().map(number).collect() };
+    let numbers =
+        |v: &Value| -> Vec<f64> { v.as_array().expect("a vector").iter().map(number).collect() };
     let cosine: f64 = numbers(&a).iter().zip(numbers(&b)).map(|(a, b)| a * b).sum();
     assert!(cosine > 0.99 && a != b, "{cosine}");
     assert_eq!(desk.json("export eight --dtype f16 --out wide")["cosine"]["image"]["n"], json!(8));
@@ -183,15 +198,20 @@ fn a_copy_that_lost_too_much_is_not_kept() {
     fs::create_dir(desk.path("mine")).expect("the folder is writable");
     desk.write("mine/notes.txt", b"mine");
     desk.fails("export --dtype q4 --out mine --floor 0.9999999", 1, &["cosine"]);
-    let names: Vec<_> =
-        fs::read_dir(desk.path("mine")).expect("a folder").map(|e| e.expect("one").file_name()).collect();
+    let names: Vec<_> = fs::read_dir(desk.path("mine"))
+        .expect("a folder")
+        .map(|e| e.expect("one").file_name())
+        .collect();
     assert_eq!(names, ["notes.txt"]);
 }
 
 #[test]
 fn scores_of_captions() {
     let desk = Desk::new();
-    desk.write("refs.json", br#"{"7": ["a dog on the grass", "the dog runs"], "8": ["two red cars"]}"#);
+    desk.write(
+        "refs.json",
+        br#"{"7": ["a dog on the grass", "the dog runs"], "8": ["two red cars"]}"#,
+    );
     desk.write(
         "same.json",
         br#"[{"image_id": 7, "caption": "A dog on the grass."}, {"image_id": 8, "caption": "two red cars"}]"#,
@@ -205,17 +225,24 @@ fn scores_of_captions() {
 
 #[test]
 fn coco_captions_are_scored_as_pycocoevalcap_does() {
-    let shared = std::env::var_os("MMGEM_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
+    let shared = std::env::var_os("MMGEM_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
+        PathBuf::from,
+    );
     let folder = shared.join("data/caption-scores");
     let gold = fs::read(folder.join("coco_val2017_loo_gold.json"));
-    let unpacked = Command::new("gzip").arg("-dc").arg(folder.join("coco-captions_val2017.json.gz")).output();
-    let (Ok(gold), Some(unpacked)) = (gold, unpacked.ok().filter(|output| output.status.success())) else {
-        eprintln!("SKIPPED: no data/caption-scores (set MMGEM_SHARED to the shared folder) or no gzip");
+    let unpacked =
+        Command::new("gzip").arg("-dc").arg(folder.join("coco-captions_val2017.json.gz")).output();
+    let (Ok(gold), Some(unpacked)) = (gold, unpacked.ok().filter(|output| output.status.success()))
+    else {
+        eprintln!(
+            "SKIPPED: no data/caption-scores (set MMGEM_SHARED to the shared folder) or no gzip"
+        );
         return;
     };
     // Caption 0 of each image, by annotation id, against captions 1..=4.
-    let file: Value = serde_json::from_slice(&unpacked.stdout).expect("COCO's annotations are JSON");
+    let file: Value =
+        serde_json::from_slice(&unpacked.stdout).expect("COCO's annotations are JSON");
     let mut images: BTreeMap<u64, BTreeMap<u64, &str>> = BTreeMap::new();
     for annotation in file["annotations"].as_array().expect("a list") {
         let id = |key: &str| annotation[key].as_u64().expect("an id");
@@ -236,7 +263,8 @@ fn coco_captions_are_scored_as_pycocoevalcap_does() {
     for (ours, theirs) in
         [("bleu_1", "Bleu_1"), ("bleu_4", "Bleu_4"), ("rouge_l", "ROUGE_L"), ("cider", "CIDEr")]
     {
-        let (found, wanted) = (scores[ours].as_f64().expect(ours), gold[theirs].as_f64().expect(theirs));
+        let (found, wanted) =
+            (scores[ours].as_f64().expect(ours), gold[theirs].as_f64().expect(theirs));
         assert!((found - wanted).abs() < 1e-6, "{ours} is {found}, want {wanted}");
     }
 }

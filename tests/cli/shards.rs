@@ -11,7 +11,8 @@ use super::{Desk, text};
 /// A desk with two shards: the three photos with a sample that has none, and the last photo alone.
 fn desk() -> Desk {
     let desk = Desk::new();
-    let photo = |index: usize| fs::read(desk.path(&format!("{index}.png"))).expect("it was written");
+    let photo =
+        |index: usize| fs::read(desk.path(&format!("{index}.png"))).expect("it was written");
     let write = |name: &str, samples: Vec<(String, Vec<u8>)>| {
         let mut shard = ShardWriter::create(desk.path(name)).expect("writable");
         for (key, bytes) in samples {
@@ -32,7 +33,10 @@ fn floats(file: &[u8], n_floats: usize) -> Vec<f32> {
     let end = file.len() - 8;
     let footer = u32::from_le_bytes(file[end..end + 4].try_into().expect("four bytes")) as usize;
     let numbers = &file[end - footer - 4 * n_floats..end - footer];
-    numbers.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
+    numbers
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes")))
+        .collect()
 }
 
 #[test]
@@ -52,7 +56,8 @@ fn the_vectors_are_those_of_the_photos() {
         .flat_map(|image| image["embed"].as_array().expect("a vector"))
         .map(|x| x.as_f64().expect("a number"))
         .collect();
-    let found = floats(&fs::read(desk.path("vectors/a-0.parquet")).expect("it was written"), wanted.len());
+    let found =
+        floats(&fs::read(desk.path("vectors/a-0.parquet")).expect("it was written"), wanted.len());
     // Batch mates change the order of sums.
     assert!(found.iter().zip(&wanted).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
 }
@@ -70,7 +75,10 @@ fn ranks_share_out_the_shards_and_what_is_there_is_not_made_again() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         serde_json::from_slice(&output.stdout).expect("one JSON document")
     };
-    assert_eq!((&rank("1")["vectors"], desk.path("ranks/a-0.parquet").exists()), (&json!(1), false));
+    assert_eq!(
+        (&rank("1")["vectors"], desk.path("ranks/a-0.parquet").exists()),
+        (&json!(1), false)
+    );
     assert_eq!(rank("0")["vectors"], json!(3));
     let read = |name: &str| fs::read(desk.path(name)).expect("it was written");
     for name in ["a-0.parquet", "a-1.parquet"] {
@@ -101,7 +109,10 @@ v = t['vector'].to_pylist()
 print(json.dumps({'types': [str(f.type) for f in m], 'id': t['id'].to_pylist(), 'path': t['path'].to_pylist(),
     'lengths': [len(x) for x in v], 'norms': [sum(y * y for y in x) for x in v],
     'notes': sorted(k.decode() for k in m.metadata)}))";
-    if !Command::new("python3").args(["-c", "import pyarrow"]).output().is_ok_and(|out| out.status.success())
+    if !Command::new("python3")
+        .args(["-c", "import pyarrow"])
+        .output()
+        .is_ok_and(|out| out.status.success())
     {
         eprintln!("SKIPPED: python3 has no pyarrow (pip install pyarrow)");
         return;
@@ -157,7 +168,11 @@ fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
         .write(&Sample { key: "x".into(), parts: vec![("txt".into(), b"a dog".to_vec())] })
         .expect("writable");
     shard.finish().expect("writable");
-    desk.fails("embed --shards a-*.tar --out vectors", 1, &["none of its 1 samples has a photo", "a-2.tar"]);
+    desk.fails(
+        "embed --shards a-*.tar --out vectors",
+        1,
+        &["none of its 1 samples has a photo", "a-2.tar"],
+    );
 }
 
 #[test]

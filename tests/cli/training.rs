@@ -25,13 +25,18 @@ fn an_interrupt_or_a_term_saves_a_checkpoint_and_is_no_failure() {
     use std::time::{Duration, Instant};
 
     let desk = desk(200_000);
-    let steps =
-        || std::fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count());
+    let steps = || {
+        std::fs::read_to_string(desk.path("run/metrics.jsonl"))
+            .map_or(0, |text| text.lines().count())
+    };
     for (signal, resume) in [("-INT", ""), ("-TERM", "--resume")] {
         let before = steps();
         let mut command = desk.command(&format!("train run.toml {resume} --json"));
-        let child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
         let deadline = Instant::now() + Duration::from_secs(60);
         while steps() < before + 3 {
             assert!(Instant::now() < deadline, "the run makes no steps");
@@ -42,10 +47,14 @@ fn an_interrupt_or_a_term_saves_a_checkpoint_and_is_no_failure() {
         let output = child.wait_with_output().expect("the program ends");
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{signal}: {stderr}");
-        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+        let summary: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("one JSON document");
         let step = summary["step"].as_u64().expect("a step");
         assert_eq!(summary, json!({ "step": step, "finished": false, "model": null }));
-        assert!(stderr.contains(&format!("stopped after step {step} with a checkpoint")), "{stderr}");
+        assert!(
+            stderr.contains(&format!("stopped after step {step} with a checkpoint")),
+            "{stderr}"
+        );
         assert!(desk.path(&format!("run/checkpoints/step-{step:08}/state.json")).is_file());
         assert_eq!(stderr.contains("going on after step"), !resume.is_empty(), "{stderr}");
     }
@@ -60,12 +69,18 @@ fn a_usr1_saves_a_checkpoint_at_the_next_step_and_the_run_goes_on() {
     let desk = desk(200_000);
     let mut command =
         desk.command("train run.toml --json --set checkpoint.every=200000 --set checkpoint.keep=9");
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-    let steps =
-        || std::fs::read_to_string(desk.path("run/metrics.jsonl")).map_or(0, |text| text.lines().count());
+    let child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let steps = || {
+        std::fs::read_to_string(desk.path("run/metrics.jsonl"))
+            .map_or(0, |text| text.lines().count())
+    };
     let saved = || -> Vec<usize> {
-        let entries = std::fs::read_dir(desk.path("run/checkpoints")).into_iter().flatten().flatten();
-        entries.filter_map(|e| e.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect()
+        let entries =
+            std::fs::read_dir(desk.path("run/checkpoints")).into_iter().flatten().flatten();
+        entries
+            .filter_map(|e| e.file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+            .collect()
     };
     let wait_until = |what: &str, is_so: &dyn Fn() -> bool| {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -91,7 +106,8 @@ fn a_usr1_saves_a_checkpoint_at_the_next_step_and_the_run_goes_on() {
     signal("-TERM");
     let output = child.wait_with_output().expect("the program ends");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let last = serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")["step"].as_u64();
+    let last =
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON")["step"].as_u64();
     let (last, mut all) = (last.expect("a step") as usize, saved());
     all.sort_unstable();
     assert_eq!(all, [first, last]);
@@ -123,7 +139,11 @@ fn a_run_that_is_described_wrongly_says_where() {
     desk.fails("train run.toml --set optim.batch_size=1", 1, &["batch_size must be at least 2"]);
     desk.fails("train run.toml --set steps", 1, &["--set \"steps\" is not of the form key=value"]);
     desk.fails("train run.toml --set recipe=stage3", 1, &["unknown variant `stage3`"]);
-    desk.fails("train run.toml --set data.shards=['none*.tar']", 1, &["no file fits \"none*.tar\"", "hint"]);
+    desk.fails(
+        "train run.toml --set data.shards=['none*.tar']",
+        1,
+        &["no file fits \"none*.tar\"", "hint"],
+    );
     assert!(!desk.path("run/checkpoints").exists());
 }
 
@@ -131,10 +151,14 @@ fn a_run_that_is_described_wrongly_says_where() {
 fn several_ranks_without_mpi_on_a_cpu_are_refused_before_anything_is_written() {
     let desk = desk(3);
     let mut command = desk.command("train run.toml --device cpu");
-    let launcher = [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "localhost")];
+    let launcher =
+        [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("MASTER_ADDR", "localhost")];
     let output = command.envs(launcher).output().expect("the program starts");
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("rank 1 of 2 by torchrun") && stderr.contains("--features mpi"), "{stderr}");
+    assert!(
+        stderr.contains("rank 1 of 2 by torchrun") && stderr.contains("--features mpi"),
+        "{stderr}"
+    );
     assert!(!desk.path("run").exists());
 }

@@ -43,7 +43,9 @@ impl Drop for Screen {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.server.0.id().to_string()).status();
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.server.0.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < deadline {
+        while self.server.0.try_wait().is_ok_and(|ended| ended.is_none())
+            && Instant::now() < deadline
+        {
             thread::sleep(Duration::from_millis(20));
         }
     }
@@ -52,8 +54,13 @@ impl Drop for Screen {
 impl Screen {
     /// Nothing where the system lacks what it takes.
     fn open() -> Option<Self> {
-        for (tool, argument) in [("Xvfb", "-help"), ("xdotool", "version"), ("import", "-version")] {
-            let start = Command::new(tool).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        for (tool, argument) in [("Xvfb", "-help"), ("xdotool", "version"), ("import", "-version")]
+        {
+            let start = Command::new(tool)
+                .arg(argument)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status();
             if start.is_err() {
                 eprintln!(
                     "SKIPPED: the window is not tested: there is no {tool} (apt: xvfb, xdotool, imagemagick)"
@@ -65,12 +72,26 @@ impl Screen {
         let only_one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut server = Command::new("Xvfb");
         // Without `-noreset` it starts anew when its last client goes, and refuses whoever comes meanwhile.
-        server.args(["-displayfd", "1", "-screen", "0", "1180x780x24", "-nolisten", "tcp", "-noreset"]);
-        let mut server = server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("Xvfb starts");
+        server.args([
+            "-displayfd",
+            "1",
+            "-screen",
+            "0",
+            "1180x780x24",
+            "-nolisten",
+            "tcp",
+            "-noreset",
+        ]);
+        let mut server =
+            server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("Xvfb starts");
         let mut number = String::new();
         let stdout = server.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut number).expect("Xvfb tells its display");
-        Some(Self { server: Running(server), display: format!(":{}", number.trim()), _only_one: only_one })
+        Some(Self {
+            server: Running(server),
+            display: format!(":{}", number.trim()),
+            _only_one: only_one,
+        })
     }
 
     fn on_it<'a>(&self, command: &'a mut Command) -> &'a mut Command {
@@ -105,7 +126,14 @@ struct Window {
 impl Window {
     fn open(screen: &Screen, folder: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(mmgem());
-        command.current_dir(folder).args(["app", "--json", "--device", "cpu", "--library", "l.sqlite"]);
+        command.current_dir(folder).args([
+            "app",
+            "--json",
+            "--device",
+            "cpu",
+            "--library",
+            "l.sqlite",
+        ]);
         command.args(arguments).stdout(Stdio::piped());
         let mut process = screen.on_it(&mut command).spawn().expect("the program starts");
         let lines = BufReader::new(process.stdout.take().expect("piped")).lines();
@@ -144,7 +172,8 @@ fn write_photos(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     fs::create_dir(folder).expect("writable");
     let write = |index| {
         let scene = scene(5, index);
-        let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
+        let photo = image::RgbImage::from_raw(scene.width, scene.height, scene.rgb)
+            .expect("rows of pixels");
         let path = folder.join(format!("scene {index:02}.png"));
         photo.save(&path).expect("writable");
         (path.clone(), fs::read(path).expect("just written"))
@@ -155,15 +184,19 @@ fn write_photos(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// What the same program says in a terminal.
 fn in_terminal(folder: &Path, arguments: &[&str]) -> Value {
     let mut command = Command::new(mmgem());
-    let output =
-        command.current_dir(folder).args(arguments).args(["--json", "-q", "--device", "cpu"]).output();
+    let output = command
+        .current_dir(folder)
+        .args(arguments)
+        .args(["--json", "-q", "--device", "cpu"])
+        .output();
     let output = output.expect("the program starts");
     assert!(output.status.success(), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("one JSON document")
 }
 
 fn lightness(picture: &image::RgbImage) -> f64 {
-    picture.as_raw().iter().map(|value| f64::from(*value)).sum::<f64>() / picture.as_raw().len() as f64
+    picture.as_raw().iter().map(|value| f64::from(*value)).sum::<f64>()
+        / picture.as_raw().len() as f64
 }
 
 fn n_colors(picture: &image::RgbImage) -> usize {
@@ -177,7 +210,8 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     let photos = write_photos(&folder.path().join("photos"));
 
     let mut window = Window::open(&screen, folder.path(), &["photos", "--theme", "dark"]);
-    let adapters = in_terminal(folder.path(), &["devices"])["wgpu"].as_array().cloned().unwrap_or_default();
+    let adapters =
+        in_terminal(folder.path(), &["devices"])["wgpu"].as_array().cloned().unwrap_or_default();
     let has_gpu = adapters.iter().any(|adapter| adapter["device_type"] != "software");
     window.wait("opened", |event| (event["renderer"] == "gl") != has_gpu);
     window.wait("indexed", |event| event["encoded"] == N_PHOTOS && event["problems"] == 0);
@@ -189,8 +223,10 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     screen.input(&["key", "slash"]);
     screen.input(&["type", "--delay", "40", "a red circle"]);
     let hits = window.wait("hits", |event| event["query"] == "a red circle");
-    let wanted = in_terminal(folder.path(), &["search", "a red circle", "--library", "l.sqlite", "-k", "5"]);
-    let wanted: Vec<&Value> = wanted.as_array().expect("hits").iter().map(|hit| &hit["path"]).collect();
+    let wanted =
+        in_terminal(folder.path(), &["search", "a red circle", "--library", "l.sqlite", "-k", "5"]);
+    let wanted: Vec<&Value> =
+        wanted.as_array().expect("hits").iter().map(|hit| &hit["path"]).collect();
     assert_eq!(hits["first"].as_array().expect("paths").iter().collect::<Vec<_>>(), wanted);
     thread::sleep(Duration::from_secs(3));
     let picture = screen.screenshot("search-dark", folder.path());
@@ -227,8 +263,10 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     screen.input(&["type", "--delay", "40", "a red circle"]);
     screen.input(&["key", "Return"]);
     let located = window.wait("located", |event| event["text"] == "a red circle");
-    let wanted =
-        in_terminal(folder.path(), &["localize", &photo, "--text", "a red circle", "--out", "heat.png"]);
+    let wanted = in_terminal(
+        folder.path(),
+        &["localize", &photo, "--text", "a red circle", "--out", "heat.png"],
+    );
     assert_eq!(located["box"], wanted["box"]);
     thread::sleep(Duration::from_secs(3));
     screen.screenshot("photo-dark", folder.path());
@@ -236,9 +274,12 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
 
     let renderer = if adapters.is_empty() { "gl" } else { "wgpu" };
     if adapters.is_empty() {
-        eprintln!("SKIPPED: the window is not drawn by wgpu: there is no adapter (apt: mesa-vulkan-drivers)");
+        eprintln!(
+            "SKIPPED: the window is not drawn by wgpu: there is no adapter (apt: mesa-vulkan-drivers)"
+        );
     }
-    let mut window = Window::open(&screen, folder.path(), &["--theme", "light", "--renderer", renderer]);
+    let mut window =
+        Window::open(&screen, folder.path(), &["--theme", "light", "--renderer", renderer]);
     window.wait("opened", |event| (event["renderer"] == "gl") == adapters.is_empty());
     screen.input(&["mousemove", "590", "770"]);
     window.wait("indexed", |event| event["encoded"] == 0);
@@ -267,7 +308,9 @@ fn without_opengl_the_window_says_so() {
     command.current_dir(folder.path()).args(["app", "--library", "l.sqlite"]);
     // Drivers and vendors that are not there.
     screen.on_it(&mut command).env("LIBGL_DRIVERS_PATH", "/nowhere");
-    command.env("__GLX_VENDOR_LIBRARY_NAME", "mesa").env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nowhere");
+    command
+        .env("__GLX_VENDOR_LIBRARY_NAME", "mesa")
+        .env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nowhere");
     let output = command.output().expect("the program starts");
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -289,5 +332,8 @@ fn without_a_desktop_the_window_says_so() {
     let output = command.output().expect("the program starts");
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("mmgem app needs a desktop") && stderr.contains("mmgem search"), "{stderr}");
+    assert!(
+        stderr.contains("mmgem app needs a desktop") && stderr.contains("mmgem search"),
+        "{stderr}"
+    );
 }

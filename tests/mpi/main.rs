@@ -27,12 +27,17 @@ fn mmgem() -> Option<&'static Path> {
 
 fn build() -> Option<PathBuf> {
     let is_there = |program: &str| {
-        let asked =
-            Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let asked = Command::new(program)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
         asked.is_ok_and(|status| status.success())
     };
     if !is_there("mpicc") || !is_there("mpirun") {
-        eprintln!("SKIPPED: no Open MPI; install libopenmpi-dev openmpi-bin clang libclang-dev pkg-config");
+        eprintln!(
+            "SKIPPED: no Open MPI; install libopenmpi-dev openmpi-bin clang libclang-dev pkg-config"
+        );
         return None;
     }
     let test = std::env::current_exe().expect("a test has a path");
@@ -70,8 +75,18 @@ fn desk() -> Lab {
 fn command(program: &Path, lab: &Lab, n_ranks: usize, out: &str, set: &[&str]) -> Command {
     let n = n_ranks.to_string();
     let mut command = Command::new("mpirun");
-    command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", &n]).arg(program);
-    command.args(["train", "run.toml", "--device", "cpu", "--resume", "--set", &format!("out={out}")]);
+    command
+        .args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", &n])
+        .arg(program);
+    command.args([
+        "train",
+        "run.toml",
+        "--device",
+        "cpu",
+        "--resume",
+        "--set",
+        &format!("out={out}"),
+    ]);
     for change in set {
         command.args(["--set", change]);
     }
@@ -148,7 +163,8 @@ fn ranks_of(lab: &Lab) -> Vec<(u32, usize)> {
         }
         let environment = fs::read(entry.path().join("environ")).ok()?;
         let mut variables = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy);
-        let found = variables.find_map(|v| v.strip_prefix("OMPI_COMM_WORLD_RANK=")?.parse().ok())?;
+        let found =
+            variables.find_map(|v| v.strip_prefix("OMPI_COMM_WORLD_RANK=")?.parse().ok())?;
         Some((id, found))
     };
     processes.filter_map(rank).collect()
@@ -197,7 +213,8 @@ fn a_signal_to_one_rank_saves_the_same_step_on_all() {
     let long = ["optim.steps=20000", "checkpoint.every=20000", "checkpoint.keep=9"];
     let mut child = command(program, &lab, 2, "run", &long).spawn().expect("mpirun starts");
     wait_for_steps(&lab, "run", &mut child, 3);
-    let second = ranks_of(&lab).into_iter().find(|(_, rank)| *rank == 1).expect("rank 1 is alive").0;
+    let second =
+        ranks_of(&lab).into_iter().find(|(_, rank)| *rank == 1).expect("rank 1 is alive").0;
     let checkpoints =
         || fs::read_dir(lab.path("run/checkpoints")).map_or(0, |entries| entries.flatten().count());
     // Saves and goes on.

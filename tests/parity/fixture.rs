@@ -14,7 +14,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// What the reference and ours read and do alike to the last bit.
-const EXACT: [&str; 6] = ["pixels", "boxes", "text_ids", "text_lens", "caption_ids", "region_caption_ids"];
+const EXACT: [&str; 6] =
+    ["pixels", "boxes", "text_ids", "text_lens", "caption_ids", "region_caption_ids"];
 
 /// One folder of `tests/parity`; what cannot be read of it fails the test.
 pub struct Case(trace::Case);
@@ -60,13 +61,15 @@ impl Case {
 
     pub fn forward(&self, model: &ModelFolder) -> Vec<TraceTensor> {
         let input = self.input(model);
-        pollster::block_on(trace_forward(&model.model, &model.config, &input)).expect("the device works")
+        pollster::block_on(trace_forward(&model.model, &model.config, &input))
+            .expect("the device works")
     }
 
     /// Losses and gradients; the model must be on an autodiff device.
     pub fn backward(&self, model: &ModelFolder) -> Vec<TraceTensor> {
         let input = self.input(model);
-        pollster::block_on(trace_backward(&model.model, &model.config, &input)).expect("the device works")
+        pollster::block_on(trace_backward(&model.model, &model.config, &input))
+            .expect("the device works")
     }
 
     /// What the reference computed.
@@ -78,13 +81,25 @@ impl Case {
     pub fn compare(&self, trace: &[TraceTensor], tolerance: f64, device: &str) {
         let golden = self.golden();
         let of_golden = |name: &str| golden.iter().find(|wanted| wanted.name == name).cloned();
-        let wanted: Vec<TraceTensor> = trace.iter().filter_map(|found| of_golden(&found.name)).collect();
-        let names = |tensors: &[TraceTensor]| tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(trace), names(&wanted), "{}: a stage that the reference does not have", self.name);
+        let wanted: Vec<TraceTensor> =
+            trace.iter().filter_map(|found| of_golden(&found.name)).collect();
+        let names =
+            |tensors: &[TraceTensor]| tensors.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        assert_eq!(
+            names(trace),
+            names(&wanted),
+            "{}: a stage that the reference does not have",
+            self.name
+        );
         let is_of = |gradients: bool, name: &str| name.starts_with("grad.") == gradients;
         let backward = trace.iter().any(|found| is_of(true, &found.name));
         for wanted in golden.iter().filter(|wanted| backward && is_of(true, &wanted.name)) {
-            assert!(names(trace).contains(&wanted.name), "{}: {} was not traced", self.name, wanted.name);
+            assert!(
+                names(trace).contains(&wanted.name),
+                "{}: {} was not traced",
+                self.name,
+                wanted.name
+            );
         }
 
         let mut failed = Vec::new();
@@ -102,7 +117,8 @@ impl Case {
     pub fn copy(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().expect("a temporary folder");
         for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-            fs::copy(self.folder.join(file), copy.path().join(file)).expect("a fixture can be copied");
+            fs::copy(self.folder.join(file), copy.path().join(file))
+                .expect("a fixture can be copied");
         }
         copy
     }
@@ -195,7 +211,8 @@ impl RawFile {
             weight_map.insert(tensor_name.clone(), file(i % 2).into());
         }
         for (i, shard) in shards.iter().enumerate() {
-            fs::write(folder.join(file(i)), shard.to_bytes()).expect("a temporary folder can be written");
+            fs::write(folder.join(file(i)), shard.to_bytes())
+                .expect("a temporary folder can be written");
         }
         let index = serde_json::json!({ "metadata": {}, "weight_map": weight_map });
         fs::write(folder.join(format!("{name}.index.json")), index.to_string()).expect("the same");

@@ -45,7 +45,8 @@ impl Sources {
             vision: RawFile::read(&folder.join("open_clip.safetensors")),
             configs: TowerConfigs::default(),
             language: RawFile::read(&folder.join("llm/model.safetensors")),
-            language_config: serde_json::from_slice(&read(&folder.join("llm/config.json"))).expect("JSON"),
+            language_config: serde_json::from_slice(&read(&folder.join("llm/config.json")))
+                .expect("JSON"),
         }
     }
 
@@ -115,7 +116,10 @@ fn sixteen_bits_are_read_as_they_are_rounded() {
                 Dtype::BF16 => half::bf16::from_f32(*v).to_f32(),
                 _ => half::f16::from_f32(*v).to_f32(),
             };
-            *tensor = RawTensor::f32(&tensor.shape, &tensor.floats().iter().map(round).collect::<Vec<_>>());
+            *tensor = RawTensor::f32(
+                &tensor.shape,
+                &tensor.floats().iter().map(round).collect::<Vec<_>>(),
+            );
         }
         check_same(&model, &wanted);
     }
@@ -137,13 +141,19 @@ fn a_checkpoint_in_shards_is_the_same() {
     for vision in [&vision, &index] {
         let vision = Published::open(vision, VISION_WEIGHTS).expect("the shards are there");
         let language = Published::open(&language, LANGUAGE_WEIGHTS).expect("the shards are there");
-        let shards = |files: &Published| files.shards().expect("the shards are whole").names().count();
-        assert_eq!((shards(&vision), shards(&language)), (sources.vision.0.len(), sources.language.0.len()));
-        let (vision, language) = (vision.shards().expect("whole"), language.shards().expect("whole"));
+        let shards =
+            |files: &Published| files.shards().expect("the shards are whole").names().count();
+        assert_eq!(
+            (shards(&vision), shards(&language)),
+            (sources.vision.0.len(), sources.language.0.len())
+        );
+        let (vision, language) =
+            (vision.shards().expect("whole"), language.shards().expect("whole"));
         let config = sources.language_config.to_string();
         let imported = import(vision, &TowerConfigs::default(), language, &config, &options());
-        let model =
-            imported.and_then(|imported| imported.model(&Device::flex())).expect("it can be imported");
+        let model = imported
+            .and_then(|imported| imported.model(&Device::flex()))
+            .expect("it can be imported");
         check_same(&model, &reference_model());
     }
 }
@@ -172,10 +182,15 @@ fn a_tensor_that_cannot_be_written_leaves_no_model() {
     norm.bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
     let folder = tempfile::tempdir().expect("a temporary folder");
     let message = sources.with(&options(), |import| {
-        Ok(write_import(&import, &[], b"{}", folder.path(), WrittenDtype::F16).expect_err("NaN").to_string())
+        Ok(write_import(&import, &[], b"{}", folder.path(), WrittenDtype::F16)
+            .expect_err("NaN")
+            .to_string())
     });
     let message = message.expect("names and sizes are right");
-    assert!(message.contains("llm.model.norm.weight holds a value that is not finite"), "{message}");
+    assert!(
+        message.contains("llm.model.norm.weight holds a value that is not finite"),
+        "{message}"
+    );
     assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
 }
 
@@ -183,7 +198,9 @@ fn a_tensor_that_cannot_be_written_leaves_no_model() {
 fn the_text_tower_of_openclip_and_old_buffers_are_left_out() {
     let mut sources = Sources::read();
     let one = RawTensor::f32(&[1], &[4.6]);
-    for name in ["logit_scale", "text_projection", "ln_final.weight", "transformer.resblocks.0.ln_1.weight"] {
+    for name in
+        ["logit_scale", "text_projection", "ln_final.weight", "transformer.resblocks.0.ln_1.weight"]
+    {
         sources.vision.0.insert(name.into(), one.clone());
     }
     sources.language.0.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), one);
@@ -260,17 +277,28 @@ fn check_refused(change: impl Fn(&mut Sources, &mut ImportOptions), parts: &[&st
 
 #[test]
 fn what_does_not_fit_is_refused_with_its_cure() {
-    check_refused(|_, o| o.tower.num_attention_heads = None, &["24 wide", "64 per head", "--vision-heads"]);
+    check_refused(
+        |_, o| o.tower.num_attention_heads = None,
+        &["24 wide", "64 per head", "--vision-heads"],
+    );
     check_refused(|_, o| o.tower.image_size = Some(44), &["44", "patches are 8 wide", "hint"]);
-    check_refused(|_, o| o.tower.num_attention_heads = Some(5), &["vision.num_attention_heads is 5", "24"]);
+    check_refused(
+        |_, o| o.tower.num_attention_heads = Some(5),
+        &["vision.num_attention_heads is 5", "24"],
+    );
     let remove_conv = |s: &mut Sources, _: &mut _| drop(s.vision.0.remove("visual.conv1.weight"));
     check_refused(remove_conv, &["not those of an image encoder", "hint", "OpenCLIP", "timm"]);
     let remove_norm = |s: &mut Sources, _: &mut _| drop(s.vision.0.remove("visual.ln_post.bias"));
     check_refused(remove_norm, &["missing", "visual.ln_post.bias", "hint"]);
     let remove_head = |s: &mut Sources, _: &mut _| drop(s.language.0.remove("lm_head.weight"));
-    check_refused(remove_head, &["no lm_head.weight", "tie_word_embeddings = false", "LlamaForCausalLM"]);
+    check_refused(
+        remove_head,
+        &["no lm_head.weight", "tie_word_embeddings = false", "LlamaForCausalLM"],
+    );
     let extra = |s: &mut Sources, _: &mut _| {
-        s.language.0.insert("model.layers.0.self_attn.q_proj.bias".into(), RawTensor::f32(&[1], &[0.0]));
+        s.language
+            .0
+            .insert("model.layers.0.self_attn.q_proj.bias".into(), RawTensor::f32(&[1], &[0.0]));
     };
     check_refused(extra, &["not used", "q_proj.bias", "hint"]);
 }
@@ -281,8 +309,16 @@ fn check_language_config(key: &str, value: Value, parts: &[&str]) {
 
 #[test]
 fn a_language_model_that_is_no_plain_llama_is_refused() {
-    check_language_config("model_type", "mistral".into(), &["model_type = \"mistral\"", "\"llama\"", "hint"]);
-    check_language_config("attention_bias", "yes".into(), &["attention_bias = \"yes\"", "true or false"]);
+    check_language_config(
+        "model_type",
+        "mistral".into(),
+        &["model_type = \"mistral\"", "\"llama\"", "hint"],
+    );
+    check_language_config(
+        "attention_bias",
+        "yes".into(),
+        &["attention_bias = \"yes\"", "true or false"],
+    );
     check_language_config("hidden_act", "gelu".into(), &["hidden_act = \"gelu\"", "silu"]);
     check_language_config("vocab_size", Value::Null, &["vocab_size = null", "a number"]);
     check_language_config("rms_norm_eps", "1e-5".into(), &["rms_norm_eps = \"1e-5\"", "a number"]);
@@ -292,15 +328,24 @@ fn a_language_model_that_is_no_plain_llama_is_refused() {
     }
     let rope = serde_json::json!({ "rope_type": "llama3", "factor": 8.0 });
     check_language_config("rope_scaling", rope, &["rope_scaling", "llama3 with their numbers"]);
-    check_language_config("rope_scaling", serde_json::json!({ "factor": 8.0 }), &["rope_scaling", "linear"]);
+    check_language_config(
+        "rope_scaling",
+        serde_json::json!({ "factor": 8.0 }),
+        &["rope_scaling", "linear"],
+    );
     let partial = serde_json::json!({ "rope_type": "default", "partial_rotary_factor": 0.5 });
     check_language_config("rope_parameters", partial, &["partial_rotary_factor = 1"]);
     check_language_config("intermediate_size", 44.into(), &["[40, 24]", "[44, 24]", "hint"]);
     // What the config says and the weights have not.
     check_language_config("head_dim", 16.into(), &["q_proj", "[24, 24]", "[64, 24]", "hint"]);
-    check_language_config("attention_bias", true.into(), &["missing", "self_attn.q_proj.bias", "hint"]);
+    check_language_config(
+        "attention_bias",
+        true.into(),
+        &["missing", "self_attn.q_proj.bias", "hint"],
+    );
     check_language_config("mlp_bias", true.into(), &["missing", "mlp.gate_proj.bias", "hint"]);
-    let no_embedding = |s: &mut Sources, _: &mut _| drop(s.language.0.remove("model.embed_tokens.weight"));
+    let no_embedding =
+        |s: &mut Sources, _: &mut _| drop(s.language.0.remove("model.embed_tokens.weight"));
     check_refused(no_embedding, &["0 tensors named embed_tokens.weight", "LlamaModel"]);
 }
 
@@ -308,7 +353,12 @@ fn a_language_model_that_is_no_plain_llama_is_refused() {
 fn an_index_without_its_shard_names_the_file() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     Sources::read().vision.write_sharded(folder.path(), "model.safetensors");
-    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).expect("it was written");
-    let message = Published::open(folder.path(), VISION_WEIGHTS).expect_err("a shard is gone").to_string();
-    assert!(message.contains("model-00002-of-00002.safetensors") && message.contains("hint"), "{message}");
+    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors"))
+        .expect("it was written");
+    let message =
+        Published::open(folder.path(), VISION_WEIGHTS).expect_err("a shard is gone").to_string();
+    assert!(
+        message.contains("model-00002-of-00002.safetensors") && message.contains("hint"),
+        "{message}"
+    );
 }

@@ -56,7 +56,8 @@ fn import_shards(
     let sources = Sources::read();
     let language = sources.language.to_bytes();
     let language = Shards::new(&[("model.safetensors", &language)])?;
-    let imported = import(vision, configs, language, &sources.language_config.to_string(), options)?;
+    let imported =
+        import(vision, configs, language, &sources.language_config.to_string(), options)?;
     Ok((imported.config.clone(), imported.model(&Device::flex())?, imported.notes.clone()))
 }
 
@@ -67,7 +68,11 @@ fn check(name: &str, mean_std: MeanStd) -> (MmGemConfig, Vec<String>) {
 }
 
 #[track_caller]
-fn check_with(name: &str, mean_std: MeanStd, options: &ImportOptions) -> (MmGemConfig, Vec<String>) {
+fn check_with(
+    name: &str,
+    mean_std: MeanStd,
+    options: &ImportOptions,
+) -> (MmGemConfig, Vec<String>) {
     let imported = import_vision(&folder(name), options);
     let (config, model, notes) = imported.unwrap_or_else(|e| panic!("{name}: {e}"));
     let golden = golden(name);
@@ -115,7 +120,10 @@ fn an_encoder_of_timm_in_open_clips_files_is_read() {
     let options = ImportOptions { tower, ..options() };
     let (config, notes) = check_with("open_clip_trunk", INCEPTION_MEAN_STD, &options);
     let vit = vit(&config);
-    assert_eq!((vit.hidden_act, vit.class_token, vit.ln_post), (HiddenAct::GeluPytorchTanh, false, true));
+    assert_eq!(
+        (vit.hidden_act, vit.class_token, vit.ln_post),
+        (HiddenAct::GeluPytorchTanh, false, true)
+    );
     assert!(notes.is_empty(), "{notes:?}");
 }
 
@@ -128,7 +136,8 @@ fn a_clip_model_with_its_text_tower_is_read() {
     // Only that photos are squashed here.
     assert!(matches!(notes.as_slice(), [one] if one.contains("--resize-mode")), "{notes:?}");
     let crop = ImportOptions { resize_mode: ResizeMode::Crop, ..options() };
-    let (config, _, notes) = import_vision(&folder("clip_model"), &crop).expect("it can be imported");
+    let (config, _, notes) =
+        import_vision(&folder("clip_model"), &crop).expect("it can be imported");
     assert_eq!(config.resize_mode, ResizeMode::Crop);
     assert!(notes.is_empty(), "{notes:?}");
 }
@@ -174,7 +183,10 @@ fn a_vit_of_timm_is_read_from_a_training_checkpoint() {
 fn a_clip_of_timm_is_read() {
     let (config, _) = check("timm_clip", INCEPTION_MEAN_STD);
     let vit = vit(&config);
-    assert_eq!((vit.ln_pre, vit.hidden_act, vit.layer_norm_eps), (true, HiddenAct::QuickGelu, 1e-5));
+    assert_eq!(
+        (vit.ln_pre, vit.hidden_act, vit.layer_norm_eps),
+        (true, HiddenAct::QuickGelu, 1e-5)
+    );
 }
 
 #[test]
@@ -194,8 +206,10 @@ fn batch_norms_of_timms_efficientnet_lite_are_folded() {
 #[test]
 fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
     let theirs = RawFile::read(&parity_folder().join("lite_45/model.safetensors"));
-    let names = theirs.0.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("visual.")?, tensor)));
-    let mut tower = RawFile(names.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect());
+    let names =
+        theirs.0.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("visual.")?, tensor)));
+    let mut tower =
+        RawFile(names.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect());
     // As convolutions, and with the classifier.
     for tensor in tower.0.values_mut().filter(|tensor| tensor.shape.len() == 2) {
         tensor.shape.extend([1, 1]);
@@ -216,7 +230,8 @@ fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
     let first = RawTensor::f32(&[1, 3, 45, 45], &pixels.floats()[..3 * 45 * 45]);
     // From [channels, cells] to [cells, channels].
     let map = map.floats();
-    let wanted: Vec<f32> = (0..4).flat_map(|cell| map[..160].iter().skip(cell).step_by(4).copied()).collect();
+    let wanted: Vec<f32> =
+        (0..4).flat_map(|cell| map[..160].iter().skip(cell).step_by(4).copied()).collect();
     let difference = relative(&v(&model, &first, 45), &wanted);
     assert!(difference < TOLERANCE, "{difference:e}");
 }
@@ -226,8 +241,9 @@ fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
 fn check_refused(name: &str, change: impl Fn(&Path), parts: &[&str]) {
     let copy = copy(name);
     change(copy.path());
-    let message =
-        import_vision(copy.path(), &options()).map(|(config, ..)| config).expect_err("it is spoilt");
+    let message = import_vision(copy.path(), &options())
+        .map(|(config, ..)| config)
+        .expect_err("it is spoilt");
     for part in parts {
         assert!(message.contains(part), "{name}: {message:?} does not say {part:?}");
     }
@@ -259,29 +275,50 @@ const PREPROCESSOR: &str = "preprocessor_config.json";
 
 #[test]
 fn a_switch_of_open_clip_that_is_not_built_is_refused() {
-    let check =
-        |key, value, parts: &[&str]| check_refused("open_clip_quick_gelu", set(OPEN_CLIP, key, value), parts);
+    let check = |key, value, parts: &[&str]| {
+        check_refused("open_clip_quick_gelu", set(OPEN_CLIP, key, value), parts)
+    };
     for key in ["attentional_pool", "qk_norm", "scale_heads", "something_new"] {
         let pointer: &'static str = format!("/model_cfg/vision_cfg/{key}").leak();
         check(pointer, true.into(), &[OPEN_CLIP, &format!("vision_cfg.{key} = true"), "hint"]);
     }
-    check("/model_cfg/vision_cfg/timm_model_name", "vit_x".into(), &["timm_model_name = \"vit_x\""]);
+    check(
+        "/model_cfg/vision_cfg/timm_model_name",
+        "vit_x".into(),
+        &["timm_model_name = \"vit_x\""],
+    );
     check(
         "/model_cfg/vision_cfg/norm_kwargs",
         serde_json::json!({ "bias": true }),
         &["norm_kwargs.bias = true"],
     );
-    check("/model_cfg/vision_cfg/act_kwargs", serde_json::json!({ "a": 1 }), &["act_kwargs", "QuickGELU"]);
+    check(
+        "/model_cfg/vision_cfg/act_kwargs",
+        serde_json::json!({ "a": 1 }),
+        &["act_kwargs", "QuickGELU"],
+    );
     check("/model_cfg/vision_cfg/head_width", 0.into(), &["head_width = 0"]);
-    check("/model_cfg/vision_cfg/width", 32.into(), &["hidden_size is 16 in the weights but 32", "hint"]);
-    check("/model_cfg/vision_cfg/layers", 3.into(), &["num_hidden_layers is 2 in the weights but 3"]);
+    check(
+        "/model_cfg/vision_cfg/width",
+        32.into(),
+        &["hidden_size is 16 in the weights but 32", "hint"],
+    );
+    check(
+        "/model_cfg/vision_cfg/layers",
+        3.into(),
+        &["num_hidden_layers is 2 in the weights but 3"],
+    );
     check("/preprocess_cfg/size", 64.into(), &["64 px wide", "takes 32"]);
     check(
         "/preprocess_cfg/size",
         serde_json::json!([32, 64]),
         &["preprocess_cfg.size = [32,64]", "a square"],
     );
-    check("/preprocess_cfg/resize_mode", "longest".into(), &["resize_mode = \"longest\"", "shortest"]);
+    check(
+        "/preprocess_cfg/resize_mode",
+        "longest".into(),
+        &["resize_mode = \"longest\"", "shortest"],
+    );
     check(
         "/preprocess_cfg/mean",
         serde_json::json!([0.5]),
@@ -292,8 +329,15 @@ fn a_switch_of_open_clip_that_is_not_built_is_refused() {
 
 #[test]
 fn a_config_of_transformers_that_does_not_fit_is_refused() {
-    let check = |name, key, value, parts: &[&str]| check_refused(name, set("config.json", key, value), parts);
-    check("clip_vision", "/model_type", "chinese_clip".into(), &["model_type = \"chinese_clip\"", "clip"]);
+    let check = |name, key, value, parts: &[&str]| {
+        check_refused(name, set("config.json", key, value), parts)
+    };
+    check(
+        "clip_vision",
+        "/model_type",
+        "chinese_clip".into(),
+        &["model_type = \"chinese_clip\"", "clip"],
+    );
     check("clip_vision", "/hidden_act", "relu".into(), &["hidden_act = \"relu\"", "quick_gelu"]);
     check("clip_vision", "/hidden_size", 768.into(), &["hidden_size is 16 in the weights but 768"]);
     check("clip_vision", "/image_size", 64.into(), &["32 px wide", "takes 64"]);
@@ -304,7 +348,12 @@ fn a_config_of_transformers_that_does_not_fit_is_refused() {
         &["image_size is 32 in the weights but 64"],
     );
     check("clip_vision", "/num_attention_heads", 3.into(), &["num_attention_heads is 3", "16"]);
-    check("dinov2_model", "/use_swiglu_ffn", true.into(), &["use_swiglu_ffn = true", "wanted false"]);
+    check(
+        "dinov2_model",
+        "/use_swiglu_ffn",
+        true.into(),
+        &["use_swiglu_ffn = true", "wanted false"],
+    );
     check(
         "dinov2_model",
         "/model_type",
@@ -312,14 +361,23 @@ fn a_config_of_transformers_that_does_not_fit_is_refused() {
         &["dinov2_with_registers", "dinov2"],
     );
     let gone = |folder: &Path| fs::remove_file(folder.join("config.json")).expect("it is there");
-    check_refused("clip_vision", gone, &["config.json is not beside the weights", "activation", "hint"]);
+    check_refused(
+        "clip_vision",
+        gone,
+        &["config.json is not beside the weights", "activation", "hint"],
+    );
     let no_json = |folder: &Path| fs::write(folder.join("config.json"), "{").expect("writable");
     check_refused("clip_vision", no_json, &["config.json is not a JSON object"]);
-    let check =
-        |key, value, parts: &[&str]| check_refused("clip_vision", set(PREPROCESSOR, key, value), parts);
+    let check = |key, value, parts: &[&str]| {
+        check_refused("clip_vision", set(PREPROCESSOR, key, value), parts)
+    };
     check("/do_rescale", false.into(), &[PREPROCESSOR, "do_rescale = false"]);
     check("/rescale_factor", 0.0078.into(), &["rescale_factor = 0.0078", "1/255"]);
-    check("/crop_size", serde_json::json!({ "height": 32, "width": 48 }), &["crop_size", "a square"]);
+    check(
+        "/crop_size",
+        serde_json::json!({ "height": 32, "width": 48 }),
+        &["crop_size", "a square"],
+    );
     check("/crop_size", 48.into(), &["48 px wide", "takes 32"]);
 }
 
@@ -340,7 +398,8 @@ fn an_architecture_of_timm_that_computes_otherwise_is_refused() {
 fn check_tensors(name: &str, change: impl Fn(&mut RawFile), parts: &[&str]) {
     let spoil = |folder: &Path| {
         let path = fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file").path());
-        let path = path.into_iter().find(|path| path.extension().is_some_and(|end| end == "safetensors"));
+        let path =
+            path.into_iter().find(|path| path.extension().is_some_and(|end| end == "safetensors"));
         let path = path.expect("a layout in one file");
         let mut file = RawFile::read(&path);
         change(&mut file);
@@ -359,7 +418,9 @@ fn rename(from: &'static str, to: &'static str) -> impl Fn(&mut RawFile) {
 #[test]
 fn parts_of_an_encoder_that_are_not_built_are_refused() {
     let extra = |name: &'static str| {
-        move |file: &mut RawFile| drop(file.0.insert(name.into(), RawTensor::f32(&[16], &[0.0; 16])))
+        move |file: &mut RawFile| {
+            drop(file.0.insert(name.into(), RawTensor::f32(&[16], &[0.0; 16])))
+        }
     };
     for (layout, name) in [
         ("open_clip_quick_gelu", "visual.attn_pool.query"),
@@ -391,8 +452,13 @@ fn parts_of_an_encoder_that_are_not_built_are_refused() {
 
 #[test]
 fn an_unknown_layout_lists_the_known_ones() {
-    let parts =
-        ["not those of an image encoder", "embeddings.class_embedding", "OpenCLIP", "Dinov2Model", "timm"];
+    let parts = [
+        "not those of an image encoder",
+        "embeddings.class_embedding",
+        "OpenCLIP",
+        "Dinov2Model",
+        "timm",
+    ];
     check_tensors("clip_vision", rename("embeddings.patch_embedding.weight", "patches"), &parts);
 }
 
@@ -410,8 +476,9 @@ fn two_encoders_in_one_file_are_refused() {
 fn what_the_options_say_must_not_contradict_the_files() {
     let refuse = |name: &str, tower: TowerOptions, parts: &[&str]| {
         let options = ImportOptions { tower, ..options() };
-        let message =
-            import_vision(&folder(name), &options).map(|(config, ..)| config).expect_err("a contradiction");
+        let message = import_vision(&folder(name), &options)
+            .map(|(config, ..)| config)
+            .expect_err("a contradiction");
         for part in parts {
             assert!(message.contains(part), "{message:?} does not say {part:?}");
         }
@@ -431,10 +498,12 @@ fn without_config_files_what_is_assumed_is_said() {
     fs::remove_file(copy.path().join(OPEN_CLIP)).expect("it is there");
     let heads = TowerOptions { num_attention_heads: Some(4), ..TowerOptions::default() };
     let (config, _, notes) =
-        import_vision(copy.path(), &ImportOptions { tower: heads, ..options() }).expect("it can be imported");
+        import_vision(copy.path(), &ImportOptions { tower: heads, ..options() })
+            .expect("it can be imported");
     assert_eq!(vit(&config).hidden_act, HiddenAct::Gelu);
     let said = notes.join("; ");
-    for part in ["no open_clip_config.json", "4 heads", "Gelu are assumed", "OpenAI's are assumed"] {
+    for part in ["no open_clip_config.json", "4 heads", "Gelu are assumed", "OpenAI's are assumed"]
+    {
         assert!(said.contains(part), "{said:?} does not say {part:?}");
     }
 }
@@ -464,7 +533,10 @@ fn files_that_hold_no_weights_are_told() {
         &file("pytorch_model.bin", b"PK\x03\x04 and no more"),
         &["PyTorch's file cannot be read", "zip archive"],
     );
-    check(&file("model.safetensors", b"<!DOCTYPE html>"), &["not a whole safetensors file", "cut short"]);
+    check(
+        &file("model.safetensors", b"<!DOCTYPE html>"),
+        &["not a whole safetensors file", "cut short"],
+    );
     check(
         &|folder| {
             file("a.safetensors", b"")(folder);
@@ -472,12 +544,16 @@ fn files_that_hold_no_weights_are_told() {
         },
         &["several files of weights (a.safetensors, b.pt)", "hint"],
     );
-    for (name, parts) in
-        [("timm_plain/checkpoint.pth", "zip archive"), ("siglip_vision/pytorch_model.bin", "reaches beyond")]
-    {
+    for (name, parts) in [
+        ("timm_plain/checkpoint.pth", "zip archive"),
+        ("siglip_vision/pytorch_model.bin", "reaches beyond"),
+    ] {
         let bytes = fs::read(folder(name)).expect("a layout");
         let cut = bytes[..bytes.len() - 100].to_vec();
-        check(&|folder| fs::write(folder.join("x.pt"), &cut).expect("writable"), &["cannot be read", parts]);
+        check(
+            &|folder| fs::write(folder.join("x.pt"), &cut).expect("writable"),
+            &["cannot be read", parts],
+        );
     }
 }
 
@@ -498,7 +574,8 @@ fn check_llama(name: &str) -> MmGemConfig {
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, n]), &Device::flex());
     let hidden = llm.forward_embeds(llm.embed(ids));
     let [_, _, width] = hidden.dims();
-    let logits: Vec<f32> = llm.logits(hidden.reshape([n, width])).into_data().try_to_vec().expect("f32");
+    let logits: Vec<f32> =
+        llm.logits(hidden.reshape([n, width])).into_data().try_to_vec().expect("f32");
     let difference = relative(&logits, &golden.0["logits"].floats());
     println!("flex {name} logits {difference:.1e}");
     assert!(difference < TOLERANCE, "{name}: {difference:e}");
@@ -508,7 +585,10 @@ fn check_llama(name: &str) -> MmGemConfig {
 #[test]
 fn llama_3_with_biases_and_wide_heads_is_read() {
     let config = check_llama("llama_3");
-    assert_eq!((config.llm.head_dim, config.llm.attention_bias, config.llm.mlp_bias), (Some(6), true, true));
+    assert_eq!(
+        (config.llm.head_dim, config.llm.attention_bias, config.llm.mlp_bias),
+        (Some(6), true, true)
+    );
 }
 
 #[test]

@@ -169,7 +169,13 @@ fn check_mistake(name: &str, key: &str, wrong: serde_json::Value, stage: &str) {
 }
 
 /// The same where the stage must be off by a multiple of the tolerance.
-fn check_mistake_above(multiple: f64, name: &str, key: &str, wrong: serde_json::Value, stage: &str) {
+fn check_mistake_above(
+    multiple: f64,
+    name: &str,
+    key: &str,
+    wrong: serde_json::Value,
+    stage: &str,
+) {
     let case = Case::read(name);
     let copy = case.copy();
     fixture::change_config(copy.path(), |config| {
@@ -205,6 +211,9 @@ fn the_tolerance_is_far_below_what_a_mistake_does() {
 fn no_case_is_left_out() {
     let source = include_str!("main.rs");
     for name in fixture::case_names() {
-        assert!(source.contains(&format!("check({name:?})")), "{name} has golden values but no test");
+        assert!(
+            source.contains(&format!("check({name:?})")),
+            "{name} has golden values but no test"
+        );
     }
 }

@@ -35,7 +35,8 @@ fn worst_cosine(case: &Case, model: MmGem) -> f32 {
     let golden = case.golden();
     let mut worst = 1f32;
     for found in case.forward(&folder).iter().filter(|stage| stage.name.ends_with("_embed")) {
-        let wanted = golden.iter().find(|stage| stage.name == found.name).expect("a stage of the reference");
+        let wanted =
+            golden.iter().find(|stage| stage.name == found.name).expect("a stage of the reference");
         let (Values::Floats(a), Values::Floats(b)) = (&found.values, &wanted.values) else {
             panic!("embeddings are floats")
         };
@@ -52,7 +53,8 @@ fn packed_models_embed_in_the_same_directions() {
     for name in ["tiny", "crop_16_9", "uneven_texts", "embed_dim_56", "mlp_ratio", "tied"] {
         let case = Case::read(name);
         for (dtype, floor) in [(Dtype::Q8, 0.9995), (Dtype::Q4, 0.97)] {
-            let model = read(&case, &written(&case, dtype, usize::MAX)).expect("it was just written");
+            let model =
+                read(&case, &written(&case, dtype, usize::MAX)).expect("it was just written");
             let worst = worst_cosine(&case, model);
             assert!(worst > floor, "{name} {dtype:?}: {worst}");
         }
@@ -77,7 +79,8 @@ fn point_wise_convolutions_are_packed() {
                 ("blocks.1.project", packed),
                 ("head", packed),
             ] {
-                let found = file.tensor(&format!("visual.{layer}.weight")).expect("a layer").dtype();
+                let found =
+                    file.tensor(&format!("visual.{layer}.weight")).expect("a layer").dtype();
                 assert_eq!(found, wanted, "{name} {dtype:?} {layer}");
             }
             // Widened when it is read, and packed in memory: products round the activations too.
@@ -136,7 +139,8 @@ fn a_copy_that_is_moved_leaves_no_weights_of_another_behind() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (old, draft) = (case.open(&Device::flex()), folder.path().join("draft"));
     old.write(folder.path(), Dtype::F32).expect("writable");
-    std::fs::write(folder.path().join("model-00001-of-00002.safetensors"), b"old").expect("writable");
+    std::fs::write(folder.path().join("model-00001-of-00002.safetensors"), b"old")
+        .expect("writable");
     std::fs::write(folder.path().join("README.md"), b"mine").expect("writable");
     old.write_shards(&draft, Dtype::Q8).expect("writable");
     move_model(&draft, folder.path()).expect("one disk");
@@ -184,20 +188,26 @@ fn another_layout_is_refused() {
     let path = folder.path().join("model.safetensors");
     std::fs::write(&path, bytes).expect("writable");
     let message = refusal(&case, &RawFile::read(&path), "mmgem-packed-2");
-    for part in ["layout mmgem-packed-2", "wanted layout mmgem-packed-1", "hint", "model.safetensors"] {
+    for part in
+        ["layout mmgem-packed-2", "wanted layout mmgem-packed-1", "hint", "model.safetensors"]
+    {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
 }
 
 #[test]
 fn a_packed_matrix_without_its_scales_is_refused() {
-    check_refused(|file| drop(file.0.remove("h1.weight.scale")), &["missing", "h1.weight.scale", "hint"]);
+    check_refused(
+        |file| drop(file.0.remove("h1.weight.scale")),
+        &["missing", "h1.weight.scale", "hint"],
+    );
 }
 
 #[test]
 fn scales_without_a_packed_matrix_are_refused() {
-    let widen =
-        |file: &mut RawFile| drop(file.0.insert("h1.weight".into(), RawTensor::f32(&[40, 48], &[0.5; 1920])));
+    let widen = |file: &mut RawFile| {
+        drop(file.0.insert("h1.weight".into(), RawTensor::f32(&[40, 48], &[0.5; 1920])))
+    };
     check_refused(widen, &["not used", "h1.weight.scale", "hint"]);
 }
 
@@ -219,7 +229,8 @@ fn damaged_blocks_are_refused() {
         tensor(file, "h1.weight.scale").bytes[..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
     };
     check_refused(nan, &["h1.weight is damaged", "not finite", "hint"]);
-    let beyond = |file: &mut RawFile| *tensor(file, "h1.weight").bytes.last_mut().expect("bytes") = 0;
+    let beyond =
+        |file: &mut RawFile| *tensor(file, "h1.weight").bytes.last_mut().expect("bytes") = 0;
     check_refused(beyond, &["h1.weight is damaged", "is not zero beyond them", "hint"]);
 }
 

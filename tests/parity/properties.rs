@@ -44,8 +44,10 @@ fn cached_decoding_equals_full_decoding(name: &str) {
     let llm = &folder.model.llm;
     let prefix = prefix(&case, &folder);
     let [batch, n_prefix, width] = prefix.dims();
-    let ids =
-        Tensor::<2, Int>::from_data(TensorData::new(vec![7i32; batch * 9], [batch, 9]), &Device::flex());
+    let ids = Tensor::<2, Int>::from_data(
+        TensorData::new(vec![7i32; batch * 9], [batch, 9]),
+        &Device::flex(),
+    );
     let sequence = Tensor::cat(vec![prefix.clone(), llm.embed(ids)], 1);
 
     let full = llm.forward_embeds(sequence.clone());
@@ -83,8 +85,9 @@ fn a_cached_sequence_is_the_whole_one() {
 fn padding_and_batch_mates_change_no_text() {
     let case = Case::read("uneven_texts");
     let folder = case.open(&Device::flex());
-    let embed =
-        |texts: &[Vec<u32>]| values(folder.model.text_embed(&TokenBatch::new(texts, &Device::flex())));
+    let embed = |texts: &[Vec<u32>]| {
+        values(folder.model.text_embed(&TokenBatch::new(texts, &Device::flex())))
+    };
     let texts = case.token_ids(&folder);
     let together = embed(&texts);
     for (text, row) in texts.iter().zip(together.chunks(folder.config.embed_dim)) {
@@ -100,7 +103,8 @@ fn batch_mates_change_no_image() {
     let images = case.images(&folder);
     let session = session(folder);
     let embed = |photos: &[_]| {
-        let one = |image: &_| block_on(session.embed_image(image, &Part::Whole)).expect("the CPU works");
+        let one =
+            |image: &_| block_on(session.embed_image(image, &Part::Whole)).expect("the CPU works");
         session.encode_batch(photos).iter().map(one).collect::<Vec<_>>()
     };
     for (image, together) in images.iter().zip(embed(&images)) {
@@ -120,7 +124,11 @@ fn whole_region(
     roi_sampling_ratio: usize,
 ) -> Tensor<3> {
     let side = folder.config.vision.image_size() as f32;
-    let pool = PoolAggregator { roi_output_size, roi_sampling_ratio, ..PoolAggregator::new(&folder.config) };
+    let pool = PoolAggregator {
+        roi_output_size,
+        roi_sampling_ratio,
+        ..PoolAggregator::new(&folder.config)
+    };
     let whole = |image| (image, Region { box_input: [0.0, 0.0, side, side], mask: None });
     pool.roi_align(patches(case, folder), &(0..case.n_images()).map(whole).collect::<Vec<_>>())
 }
@@ -158,7 +166,8 @@ fn the_whole_image_with_a_sample_per_patch_embeds_as_the_image() {
     let constant = |data| Tensor::from_data(data, &Device::flex());
     folder.model.h4.weight =
         Some(burn::module::Param::from_tensor(constant(TensorData::new(identity, [d, d]))));
-    folder.model.h4.bias = Some(burn::module::Param::from_tensor(Tensor::zeros([d], &Device::flex())));
+    folder.model.h4.bias =
+        Some(burn::module::Param::from_tensor(Tensor::zeros([d], &Device::flex())));
 
     let pool = PoolAggregator::new(&folder.config);
     let image = values(folder.model.image_embed(&pool, patches(&case, &folder)));
@@ -174,7 +183,9 @@ fn a_mask_of_a_whole_box_is_the_box() {
     let session = session(Case::read("tiny").open(&Device::flex()));
     let photo = Rgb::from_fn(64, 64, |x, y| [(4 * x) as u8, (4 * y) as u8, (x * y) as u8].into());
     let image = session.encode_rgb(&photo);
-    let embed = |part: &Part| block_on(session.embed_image(&image, part)).expect("the part is in the photo");
+    let embed = |part: &Part| {
+        block_on(session.embed_image(&image, part)).expect("the part is in the photo")
+    };
     let inside = |i: usize| (8..40).contains(&(i % 64)) && (16..48).contains(&(i / 64));
     let mask = (0..64 * 64).map(|i| if inside(i) { 255 } else { 0 }).collect();
     let by_mask = embed(&Part::Mask { width: 64, height: 64, values: mask });
@@ -188,7 +199,8 @@ fn captions(name: &str, beam: usize) -> Vec<Generated> {
     let folder = case.open(&Device::flex());
     let decoding = Decoding { max_tokens: 12, beam, ..Decoding::default() };
     let eos = folder.config.eos_token_id;
-    block_on(generate(&folder.model.llm, prefix(&case, &folder), eos, decoding)).expect("the CPU works")
+    block_on(generate(&folder.model.llm, prefix(&case, &folder), eos, decoding))
+        .expect("the CPU works")
 }
 
 #[test]
@@ -197,8 +209,8 @@ fn a_beam_of_one_is_greedy() {
         let case = Case::read(&name);
         let folder = case.open(&Device::flex());
         let eos = Some(folder.config.eos_token_id);
-        let wanted =
-            block_on(greedy(&folder.model.llm, prefix(&case, &folder), eos, 12)).expect("the CPU works");
+        let wanted = block_on(greedy(&folder.model.llm, prefix(&case, &folder), eos, 12))
+            .expect("the CPU works");
         assert_eq!(captions(&name, 1), wanted, "{name}");
     }
 }
@@ -219,11 +231,15 @@ fn a_caption_that_ends_early_changes_no_other() {
         // Whatever the first caption says in the middle is taken for the end.
         let eos = Some(endless[0].ids[6]);
         let together = decode(prefix.clone(), eos);
-        n_uneven += usize::from(together.iter().any(|caption| caption.ids.len() != together[0].ids.len()));
+        n_uneven +=
+            usize::from(together.iter().any(|caption| caption.ids.len() != together[0].ids.len()));
         for (row, caption) in together.iter().enumerate() {
             let alone = decode(prefix.clone().slice(s![row..row + 1]), eos).remove(0);
             assert_eq!(caption.ids, alone.ids, "{name}, row {row} of {batch}");
-            assert!((caption.log_prob - alone.log_prob).abs() < 1e-4, "{name}: {caption:?} {alone:?}");
+            assert!(
+                (caption.log_prob - alone.log_prob).abs() < 1e-4,
+                "{name}: {caption:?} {alone:?}"
+            );
         }
     }
     assert!(n_uneven > 0, "no case has captions of different length");
@@ -260,8 +276,10 @@ fn the_log_probability_of_a_beam_is_the_models() {
             let texts = TokenBatch::new(std::slice::from_ref(&caption.ids), &Device::flex());
             let hidden = folder.model.caption_hidden(prefix, &texts);
             let [_, positions, width] = hidden.dims();
-            let log_probs =
-                burn::tensor::activation::log_softmax(llm.logits(hidden.reshape([positions, width])), 1);
+            let log_probs = burn::tensor::activation::log_softmax(
+                llm.logits(hidden.reshape([positions, width])),
+                1,
+            );
             let log_probs = values(log_probs);
             let at = |(position, id): (usize, &u32)| {
                 log_probs[position * folder.config.llm.vocab_size + *id as usize]
@@ -269,7 +287,10 @@ fn the_log_probability_of_a_beam_is_the_models() {
             // A caption cut at its limit has no end.
             let ended = (caption.ids.len() < 12).then_some(eos);
             let wanted: f32 = caption.ids.iter().chain(ended.iter()).enumerate().map(at).sum();
-            assert!((caption.log_prob - wanted).abs() < 1e-3, "{name}: {caption:?}, wanted {wanted}");
+            assert!(
+                (caption.log_prob - wanted).abs() < 1e-3,
+                "{name}: {caption:?}, wanted {wanted}"
+            );
         }
     }
 }
@@ -284,8 +305,9 @@ fn a_folder_that_was_written_holds_the_same_bits() {
             .map(|folder| RawFile::read(&folder.join("model.safetensors")));
         assert_eq!(wanted.0.keys().collect::<Vec<_>>(), found.0.keys().collect::<Vec<_>>());
         assert!(wanted == found, "{name}: names are the same, bits are not");
-        let [wanted, found] = [case.folder.as_path(), written.path()]
-            .map(|folder| ModelFolder::read(folder, &Device::flex()).expect("a model folder").config);
+        let [wanted, found] = [case.folder.as_path(), written.path()].map(|folder| {
+            ModelFolder::read(folder, &Device::flex()).expect("a model folder").config
+        });
         assert_eq!(wanted, found);
     }
 }
@@ -297,13 +319,17 @@ fn a_folder_in_f16_embeds_in_the_same_directions() {
         let written = tempfile::tempdir().expect("a temporary folder");
         case.open(&Device::flex()).write(written.path(), Dtype::F16).expect("it can be written");
         let f16 = ModelFolder::read(written.path(), &Device::flex()).expect("it can be read");
-        let bytes = |folder: &std::path::Path| crate::fixture::read(&folder.join("model.safetensors")).len();
+        let bytes = |folder: &std::path::Path| {
+            crate::fixture::read(&folder.join("model.safetensors")).len()
+        };
         assert!(bytes(written.path()) * 2 < bytes(&case.folder) * 11 / 10);
 
         let golden = case.golden();
         for found in case.forward(&f16).iter().filter(|stage| stage.name.ends_with("_embed")) {
-            let wanted =
-                golden.iter().find(|stage| stage.name == found.name).expect("a stage of the reference");
+            let wanted = golden
+                .iter()
+                .find(|stage| stage.name == found.name)
+                .expect("a stage of the reference");
             let (Values::Floats(a), Values::Floats(b)) = (&found.values, &wanted.values) else {
                 panic!("embeddings are floats")
             };
@@ -319,8 +345,10 @@ fn a_folder_in_f16_embeds_in_the_same_directions() {
 fn every_parameter_has_its_name_in_the_file() {
     for name in case_names() {
         let case = Case::read(&name);
-        let mut found: Vec<String> =
-            named_tensors(&case.open(&Device::flex()).model).into_iter().map(|(name, ..)| name).collect();
+        let mut found: Vec<String> = named_tensors(&case.open(&Device::flex()).model)
+            .into_iter()
+            .map(|(name, ..)| name)
+            .collect();
         found.sort();
         let wanted: Vec<String> =
             RawFile::read(&case.folder.join("model.safetensors")).0.into_keys().collect();

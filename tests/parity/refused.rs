@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::fixture::{Case, RawFile, RawTensor, change_config};
 
 fn check(folder: &Path, parts: &[&str]) {
-    let message = ModelFolder::read(folder, &Device::flex()).expect_err("this folder is spoilt").to_string();
+    let message =
+        ModelFolder::read(folder, &Device::flex()).expect_err("this folder is spoilt").to_string();
     for part in parts {
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
@@ -44,21 +45,27 @@ fn a_missing_tensor() {
 
 #[test]
 fn a_tensor_that_nobody_asked_for() {
-    let extra = |file: &mut RawFile| drop(file.0.insert("h5.weight".into(), RawTensor::f32(&[1], &[1.0])));
+    let extra =
+        |file: &mut RawFile| drop(file.0.insert("h5.weight".into(), RawTensor::f32(&[1], &[1.0])));
     check_weights(extra, &["not used", "h5.weight", "hint"]);
 }
 
 #[test]
 fn a_tensor_of_another_shape() {
-    let narrow =
-        |file: &mut RawFile| drop(file.0.insert("h1.weight".into(), RawTensor::f32(&[20, 2], &[0.5; 40])));
-    check_weights(narrow, &["h1.weight is [20, 2] in the checkpoint but the model wants [20, 24]", "hint"]);
+    let narrow = |file: &mut RawFile| {
+        drop(file.0.insert("h1.weight".into(), RawTensor::f32(&[20, 2], &[0.5; 40])))
+    };
+    check_weights(
+        narrow,
+        &["h1.weight is [20, 2] in the checkpoint but the model wants [20, 24]", "hint"],
+    );
 }
 
 // As many values, in Burn's order instead of PyTorch's.
 #[test]
 fn a_transposed_tensor() {
-    let transpose = |file: &mut RawFile| file.0.get_mut("h1.weight").expect("it is there").shape.reverse();
+    let transpose =
+        |file: &mut RawFile| file.0.get_mut("h1.weight").expect("it is there").shape.reverse();
     check_weights(transpose, &["h1.weight is [24, 20]", "wants [20, 24]"]);
 }
 
@@ -126,15 +133,19 @@ fn a_tokenizer_of_another_vocabulary() {
     let other = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
         "pre_tokenizer":null,"post_processor":null,"decoder":null,
         "model":{"type":"WordLevel","vocab":{"a":0,"b":1,"c":2},"unk_token":"a"}}"#;
-    fs::write(copy.path().join("tokenizer.json"), other).expect("a temporary folder can be written");
+    fs::write(copy.path().join("tokenizer.json"), other)
+        .expect("a temporary folder can be written");
     check(
         copy.path(),
         &["tokenizer.json has the ordinary \"c\" as token 2", "special token", "another model"],
     );
     let larger = fs::read_to_string(copy.path().join("tokenizer.json")).expect("it was written");
     let words: String = (3..400).map(|id| format!(",\"w{id}\":{id}")).collect();
-    fs::write(copy.path().join("tokenizer.json"), larger.replace(",\"c\":2", &format!(",\"c\":2{words}")))
-        .expect("a temporary folder can be written");
+    fs::write(
+        copy.path().join("tokenizer.json"),
+        larger.replace(",\"c\":2", &format!(",\"c\":2{words}")),
+    )
+    .expect("a temporary folder can be written");
     check(copy.path(), &["tokenizer.json has 400 tokens", "wants 320", "another model"]);
     fs::write(copy.path().join("tokenizer.json"), "{}").expect("a temporary folder can be written");
     check(copy.path(), &["tokenizer.json cannot be read", "hint"]);
@@ -167,11 +178,15 @@ fn a_config_that_contradicts_itself_or_the_weights() {
         c["llm"]["rope_scaling"] = serde_json::json!({ "rope_type": "linear", "factor": 0.0 })
     };
     check_config(scaling, &["llm.rope_scaling.factor is 0", "above 0"]);
-    let yarn =
-        |c: &mut Value| c["llm"]["rope_scaling"] = serde_json::json!({ "rope_type": "yarn", "factor": 2.0 });
+    let yarn = |c: &mut Value| {
+        c["llm"]["rope_scaling"] = serde_json::json!({ "rope_type": "yarn", "factor": 2.0 })
+    };
     check_config(yarn, &["`yarn`", "`linear`", "`llama3`"]);
     check_config(|c| c["llm"]["head_dim"] = 7.into(), &["heads are 7 wide", "even"]);
-    check_config(|c| c["vision"]["patch_size"] = 7.into(), &["vision.patch_size is 7", "divide", "32"]);
+    check_config(
+        |c| c["vision"]["patch_size"] = 7.into(),
+        &["vision.patch_size is 7", "divide", "32"],
+    );
     check_config(
         |c| c["vision"]["image_size"] = 48.into(),
         &["positional_embedding", "[17, 24]", "[37, 24]"],

@@ -40,7 +40,8 @@ fn check_same(a: &TrainConfig, b: &TrainConfig) {
     assert_eq!((a.len(), a.len()), (b.len(), 6));
     for (a, b) in a.iter().zip(&b) {
         for loss in ["loss_emb", "loss_gen", "loss_grounding", "loss_phrase"] {
-            let [a, b] = [a, b].map(|line| line[loss].as_f64().unwrap_or_else(|| panic!("no {loss}")));
+            let [a, b] =
+                [a, b].map(|line| line[loss].as_f64().unwrap_or_else(|| panic!("no {loss}")));
             assert!((a - b).abs() < 2e-3 * b.abs(), "{loss}: {a} and {b}");
         }
     }
@@ -49,8 +50,8 @@ fn check_same(a: &TrainConfig, b: &TrainConfig) {
 #[test]
 fn a_run_with_the_cache_is_the_run_without_it() {
     let lab = Lab::new();
-    let [plain, cached, again] =
-        [("plain", false), ("cached", true), ("again", true)].map(|(out, on)| config(&lab, out, on));
+    let [plain, cached, again] = [("plain", false), ("cached", true), ("again", true)]
+        .map(|(out, on)| config(&lab, out, on));
     finish(&plain, false);
     finish(&cached, false);
     check_same(&cached, &plain);

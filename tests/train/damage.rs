@@ -11,7 +11,8 @@ use crate::tiny;
 /// A sample of the collection with the bytes of one part changed.
 fn damaged(index: usize, ext: &str, damage: impl Fn(&mut Vec<u8>)) -> Sample {
     let mut sample = tiny::sample(index);
-    let part = sample.parts.iter_mut().find(|part| part.0 == ext).expect("the sample has this part");
+    let part =
+        sample.parts.iter_mut().find(|part| part.0 == ext).expect("the sample has this part");
     damage(&mut part.1);
     sample
 }
@@ -21,7 +22,10 @@ fn unusable() -> [(Sample, &'static str); 4] {
     let mut without_photo = tiny::sample(3);
     without_photo.parts.remove(0);
     [
-        (damaged(0, "png", |bytes| bytes.truncate(bytes.len() / 2)), "the PNG data cannot be decoded"),
+        (
+            damaged(0, "png", |bytes| bytes.truncate(bytes.len() / 2)),
+            "the PNG data cannot be decoded",
+        ),
         (damaged(1, "png", Vec::clear), "the image is empty (0 bytes)"),
         (damaged(2, "json", |bytes| bytes.truncate(20)), "the .json cannot be read"),
         (without_photo, "there is no image among its parts"),
@@ -39,9 +43,15 @@ fn what_cannot_be_used_is_named_counted_and_passed_over() {
     let notes = finish(&config, false).notes;
 
     for (sample, why) in unusable() {
-        let named =
-            |note: &&String| note.starts_with(&format!("skipped: {} in ", sample.key)) && note.contains(why);
-        assert_eq!(notes.iter().filter(named).count(), 3, "{} for {why:?} in {notes:?}", sample.key);
+        let named = |note: &&String| {
+            note.starts_with(&format!("skipped: {} in ", sample.key)) && note.contains(why)
+        };
+        assert_eq!(
+            notes.iter().filter(named).count(),
+            3,
+            "{} for {why:?} in {notes:?}",
+            sample.key
+        );
     }
     assert_eq!(notes.iter().filter(|note| note.starts_with("skipped: ")).count(), 12, "{notes:?}");
     assert_eq!(counts(&config, "skipped_samples"), [4, 8, 12]);
@@ -56,7 +66,8 @@ fn a_photo_of_one_pixel_has_no_regions_but_can_be_used() {
     let one_pixel = damaged(4, "png", |bytes| *bytes = tiny::png_of(&[200, 30, 30], 1, 1));
     let lab = Lab::with(&[one_pixel, tiny::sample(5)]);
     let from = "model={ from = 'LAB/start' }";
-    let config = lab.config("run", &["recipe=stage2_caption", from, "optim.batch_size=2", "optim.steps=2"]);
+    let config =
+        lab.config("run", &["recipe=stage2_caption", from, "optim.batch_size=2", "optim.steps=2"]);
     finish(&config, false);
     assert_eq!(counts(&config, "skipped_samples"), [0, 0]);
 }
@@ -65,7 +76,12 @@ fn a_photo_of_one_pixel_has_no_regions_but_can_be_used() {
 fn a_sample_alone_in_its_batch_teaches_nothing_by_contrast_but_harms_nothing() {
     let lab = Lab::with(&[unusable()[0].0.clone(), tiny::sample(5)]);
     // The lines of text keep both workers busy, one of them without a photo.
-    let set = ["optim.batch_size=2", "optim.steps=2", "optim.workers=2", "data.text=['LAB/captions.txt']"];
+    let set = [
+        "optim.batch_size=2",
+        "optim.steps=2",
+        "optim.workers=2",
+        "data.text=['LAB/captions.txt']",
+    ];
     let config = lab.config("run", &set);
     finish(&config, false);
     assert_eq!(counts(&config, "skipped_samples"), [1, 2]);
@@ -85,8 +101,10 @@ fn a_shard_that_was_cut_short_ends_there_with_a_warning() {
     let notes = finish(&config, false).notes;
     let warning = notes.iter().find(|note| note.contains("scenes-cut.tar")).expect("a warning");
     assert!(warning.contains(" is left out\n  file: "), "{warning}");
-    let photos: Vec<usize> =
-        notes.iter().filter_map(|note| note.strip_suffix(" photos an epoch")?.parse().ok()).collect();
+    let photos: Vec<usize> = notes
+        .iter()
+        .filter_map(|note| note.strip_suffix(" photos an epoch")?.parse().ok())
+        .collect();
     assert!(photos.len() == 1 && (9..16).contains(&photos[0]), "{notes:?}");
     assert_eq!(counts(&config, "skipped_samples"), [0; 4]);
 }
@@ -111,21 +129,34 @@ fn data_of_which_nothing_can_be_used_is_an_error() {
     check_refused(&lab, &[], &["found no whole sample", "get the shard again", "scenes.tar"]);
     tiny::write_shard(&lab.path("scenes.tar"), &[]);
     check_refused(&lab, &[], &["no sample could be used in 1 step in a row", "there is no data"]);
-    check_refused(&lab, &["data.shards=['LAB/none-*.tar']"], &["no file fits", "none-*.tar", "hint"]);
+    check_refused(
+        &lab,
+        &["data.shards=['LAB/none-*.tar']"],
+        &["no file fits", "none-*.tar", "hint"],
+    );
 }
 
 #[test]
 fn a_batch_without_a_usable_sample_is_passed_over_and_counted() {
     let broken = |index| damaged(index, "png", Vec::clear);
-    let lab =
-        Lab::with(&[broken(0), broken(1), broken(2), tiny::sample(3), tiny::sample(4), tiny::sample(5)]);
+    let lab = Lab::with(&[
+        broken(0),
+        broken(1),
+        broken(2),
+        tiny::sample(3),
+        tiny::sample(4),
+        tiny::sample(5),
+    ]);
     // Three steps an epoch; with this seed some have none of the whole samples, none have only broken ones twice.
     let config = lab.config("run", &["optim.batch_size=2", "optim.steps=12", "checkpoint.every=1"]);
     finish(&config, false);
     let lines = metrics(&config);
     let empty = lines.iter().filter(|line| line.get("loss").is_none()).count();
     assert!(empty > 0 && empty < 12, "{empty} of 12 steps");
-    assert_eq!(lines.iter().filter_map(|line| line["empty_steps"].as_u64()).max(), Some(empty as u64));
+    assert_eq!(
+        lines.iter().filter_map(|line| line["empty_steps"].as_u64()).max(),
+        Some(empty as u64)
+    );
     assert_eq!(lines.last().map(|line| &line["skipped_samples"]), Some(&12.into()));
     assert_eq!(checkpoints(&config).last(), Some(&12));
 }
@@ -146,7 +177,9 @@ fn apart(samples: &[Sample]) -> Vec<u8> {
             let bytes = sample.get(ext).expect("the sample has this part");
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
-            builder.append_data(&mut header, format!("{}.{ext}", sample.key), bytes).expect("to memory");
+            builder
+                .append_data(&mut header, format!("{}.{ext}", sample.key), bytes)
+                .expect("to memory");
         }
     }
     builder.into_inner().expect("to memory")
@@ -157,13 +190,20 @@ fn parts_that_stand_apart_are_told_as_the_cause() {
     let lab = Lab::new();
     fs::write(lab.path("scenes.tar"), apart(&[tiny::sample(1), tiny::sample(2), tiny::sample(3)]))
         .expect("writable");
-    check_refused(&lab, &["optim.steps=2"], &["no sample could be used", "the first: scene", "side by side"]);
+    check_refused(
+        &lab,
+        &["optim.steps=2"],
+        &["no sample could be used", "the first: scene", "side by side"],
+    );
     // What is whole is learned from, and the rest is told.
     tiny::write_shard(&lab.path("scenes-1.tar"), &[tiny::sample(4), tiny::sample(5)]);
     let config = lab.config("other", &["optim.steps=2", "optim.batch_size=8"]);
     let notes = finish(&config, false).notes;
     let warning = notes.iter().find(|note| note.contains("scenes.tar")).expect("a warning");
-    assert!(warning.contains("the parts of 3 samples") && warning.contains("--sort=name"), "{warning}");
+    assert!(
+        warning.contains("the parts of 3 samples") && warning.contains("--sort=name"),
+        "{warning}"
+    );
     assert_eq!(counts(&config, "skipped_samples"), [6, 12]);
 }
 
@@ -174,7 +214,9 @@ fn a_bad_shard_costs_itself_and_all_bad_shards_are_an_error() {
     let config = lab.config("run", &["optim.steps=2"]);
     let notes = finish(&config, false).notes;
     assert!(
-        notes.iter().any(|note| note.contains("the file is empty") && note.contains("scenes-1.tar")),
+        notes
+            .iter()
+            .any(|note| note.contains("the file is empty") && note.contains("scenes-1.tar")),
         "{notes:?}"
     );
     fs::write(lab.path("scenes.tar"), "hello").expect("writable");
@@ -186,7 +228,12 @@ fn a_bad_shard_costs_itself_and_all_bad_shards_are_an_error() {
 fn too_many_losses_in_a_row_that_are_not_finite_stop_the_run() {
     let lab = Lab::new();
     // The first step is fine, and throws the weights so far away that no other is.
-    let set = ["optim.lr_heads=1e30", "optim.lr_towers=1e30", "optim.warmup_steps=0", "checkpoint.every=1"];
+    let set = [
+        "optim.lr_heads=1e30",
+        "optim.lr_towers=1e30",
+        "optim.warmup_steps=0",
+        "checkpoint.every=1",
+    ];
     let mut all = vec!["optim.steps=50", "optim.max_bad_steps=4"];
     all.extend(set);
     let config = lab.config("run", &all);
@@ -212,7 +259,9 @@ fn checkpoints_from_before_the_loss_went_wrong_are_kept() {
     let spoilt = config.out.join("checkpoints/step-00000003/trainee.safetensors");
     let mut bytes = fs::read(&spoilt).expect("a checkpoint");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-    bytes[8 + header..].chunks_exact_mut(4).for_each(|value| value.copy_from_slice(&1e37f32.to_le_bytes()));
+    bytes[8 + header..]
+        .chunks_exact_mut(4)
+        .for_each(|value| value.copy_from_slice(&1e37f32.to_le_bytes()));
     fs::write(&spoilt, bytes).expect("writable");
     assert!(failure(&config, true).contains("3 steps in a row"));
     assert_eq!(checkpoints(&config), [2, 3]);

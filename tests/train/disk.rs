@@ -18,7 +18,10 @@ impl SmallDisk {
     }
 
     fn resize(&self, size_bytes: u64) {
-        assert!(Self::ask("mount", size_bytes, "remount,size", &self.0), "a mounted disk can be resized");
+        assert!(
+            Self::ask("mount", size_bytes, "remount,size", &self.0),
+            "a mounted disk can be resized"
+        );
     }
 
     fn ask(program: &str, size_bytes: u64, option: &str, folder: &Path) -> bool {
@@ -38,7 +41,8 @@ impl Drop for SmallDisk {
 
 /// Bytes of all files of a folder.
 fn size_of(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("listed").path());
+    let entries =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("listed").path());
     entries.map(|path| if path.is_dir() { size_of(&path) } else { size_of_file(&path) }).sum()
 }
 
@@ -49,7 +53,8 @@ fn size_of_file(path: &Path) -> u64 {
 
 /// Names of the files that are still being written.
 fn temporary(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("listed").path());
+    let entries =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("listed").path());
     let found = entries.flat_map(|path| {
         let is_temporary = path.extension().is_some_and(|ext| ext == "tmp");
         if is_temporary || !path.is_dir() {
@@ -75,7 +80,9 @@ fn a_full_disk_costs_nothing_but_the_newest_steps() {
     };
     let config = lab.config_at(&disk.0.join("run"), &[]);
     let error = failure(&config, false);
-    for part in ["cannot write the file", "space", "hint: free some space", "checkpoints/step-00000004.tmp"] {
+    for part in
+        ["cannot write the file", "space", "hint: free some space", "checkpoints/step-00000004.tmp"]
+    {
         assert!(error.contains(part), "{error:?} does not say {part:?}");
     }
     assert_eq!(checkpoints(&config), [2]);

@@ -3,13 +3,15 @@
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::files::ModelFolder;
-use mmgem_core::loss::{caption_loss, contrastive_logits, contrastive_loss, grounding_loss, sigmoid_loss};
+use mmgem_core::loss::{
+    caption_loss, contrastive_logits, contrastive_loss, grounding_loss, sigmoid_loss,
+};
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::train::collective::Single;
 use mmgem_core::train::{
-    Batch, BatchPart, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee, collect_gradients, freeze,
-    gradient,
+    Batch, BatchPart, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee,
+    collect_gradients, freeze, gradient,
 };
 
 use crate::lab::Lab;
@@ -31,7 +33,8 @@ impl Bench {
         let config = lab.config("run", &all);
         let device = Device::flex().autodiff();
         let start = ModelFolder::read(&lab.path("start"), &device).expect("the lab has a model");
-        let mut batches = Batches::open(&config, &start.config, &start.tokenizer, 0, 1).expect("a shard");
+        let mut batches =
+            Batches::open(&config, &start.config, &start.tokenizer, 0, 1).expect("a shard");
         let trainee = freeze(Trainee::new(start.model, &start.config, &config, &device), &config);
         Self { batch: batches.batch(0), trainee, sizes: start.config, config, device }
     }
@@ -72,7 +75,8 @@ impl Bench {
                         let phrase_embed = model.text_embed(&phrase_tokens);
                         let regions = part.phrase_regions();
                         let roi = pool.roi_align(patches.clone(), &regions);
-                        let grounded: Vec<i32> = regions.iter().map(|(photo, _)| *photo as i32).collect();
+                        let grounded: Vec<i32> =
+                            regions.iter().map(|(photo, _)| *photo as i32).collect();
                         let grounded = Tensor::<1, Int>::from_ints(&grounded[..], &self.device);
                         let heat = grounding_loss(
                             model.patch_embed(patches.select(0, grounded), Stage::Two),
@@ -81,9 +85,10 @@ impl Bench {
                             model.clamped_logit_scale().detach(),
                         );
                         let v_in = model.visual_context(&pool, roi.clone(), Stage::Two);
-                        let hidden =
-                            model.caption_hidden(model.caption_prefix(v_in, Stage::Two), &phrase_tokens);
-                        let phrase_loss = caption_loss(&model.llm, hidden, &phrases, self.sizes.eos_token_id);
+                        let hidden = model
+                            .caption_hidden(model.caption_prefix(v_in, Stage::Two), &phrase_tokens);
+                        let phrase_loss =
+                            caption_loss(&model.llm, hidden, &phrases, self.sizes.eos_token_id);
                         let pairs = match grounding.contrast {
                             false => contrast(image_embed, text_embed(), &texts),
                             true => contrast(
@@ -92,7 +97,10 @@ impl Bench {
                                 &[texts.clone(), phrases].concat(),
                             ),
                         };
-                        pairs + gen_loss + heat * grounding.weight + phrase_loss * grounding.caption_weight
+                        pairs
+                            + gen_loss
+                            + heat * grounding.weight
+                            + phrase_loss * grounding.caption_weight
                     }
                 }
             }
@@ -115,7 +123,8 @@ impl Bench {
         let n = texts.len();
         let is_left_out = |at: usize| at / n != at % n && texts[at / n] == texts[at % n];
         let left_out: Vec<bool> = (0..n * n).map(is_left_out).collect();
-        let left_out = Tensor::<2, Bool>::from_data(TensorData::new(left_out, [n, n]), &self.device);
+        let left_out =
+            Tensor::<2, Bool>::from_data(TensorData::new(left_out, [n, n]), &self.device);
         logits.mask_fill(left_out, f32::NEG_INFINITY)
     }
 
@@ -133,13 +142,27 @@ impl Bench {
         visual.patch_tokens(Tensor::cat(kept.iter().enumerate().map(photo).collect(), 0))
     }
 
-    fn cut_up(&self, workers: usize, micro_batch: Option<usize>, recompute: bool) -> (f64, GradientMap) {
+    fn cut_up(
+        &self,
+        workers: usize,
+        micro_batch: Option<usize>,
+        recompute: bool,
+    ) -> (f64, GradientMap) {
         let mut config = self.config.clone();
         (config.optim.workers, config.optim.micro_batch) = (workers, micro_batch);
         config.optim.recompute = recompute;
-        let totals = Totals::new(&self.batch, &self.config, &Single).expect("one rank is of one mind");
-        let step = gradient(&self.trainee, &self.batch, &totals, &self.sizes, &config, &self.device, &Single)
-            .expect("one rank cannot get lost");
+        let totals =
+            Totals::new(&self.batch, &self.config, &Single).expect("one rank is of one mind");
+        let step = gradient(
+            &self.trainee,
+            &self.batch,
+            &totals,
+            &self.sizes,
+            &config,
+            &self.device,
+            &Single,
+        )
+        .expect("one rank cannot get lost");
         (step.total, step.gradients)
     }
 }
@@ -178,8 +201,14 @@ fn check(set: &[&str]) {
             let (plain, found) = (floats(plain), floats(&found[path]));
             let difference = largest(plain.iter().zip(&found).map(|(a, b)| a - b));
             let own = largest(plain.into_iter());
-            assert!(difference <= 1e-5 * whole, "{what}: {path} differs by {difference} of {whole}");
-            assert!(own < 1e-4 * whole || difference <= 1e-4 * own, "{what}: {path}: {difference} of {own}");
+            assert!(
+                difference <= 1e-5 * whole,
+                "{what}: {path} differs by {difference} of {whole}"
+            );
+            assert!(
+                own < 1e-4 * whole || difference <= 1e-4 * own,
+                "{what}: {path}: {difference} of {own}"
+            );
         }
     }
 }
@@ -198,8 +227,11 @@ fn stage_1_with_regions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
 #[test]
 fn pairs_with_the_same_text_are_not_held_against_each_other() {
     // Phrases such as "a tree" come several times in a batch.
-    let set =
-        ["ignore_same_texts=true", "grounding={ weight = 0.7, contrast = true }", "optim.batch_size=24"];
+    let set = [
+        "ignore_same_texts=true",
+        "grounding={ weight = 0.7, contrast = true }",
+        "optim.batch_size=24",
+    ];
     let bench = Bench::new(&set);
     let phrases = bench.batch.split(1)[0].phrases();
     assert!(
@@ -288,8 +320,8 @@ mod open_clip_siglip {
         0.8219184,
     ];
     pub const BY_TEXT: [f32; 12] = [
-        0.8153606, 0.5122452, -0.7787493, 0.6081342, -1.1345637, 0.46432763, 0.28103444, 0.48672718,
-        0.25449833, -1.2229385, 0.45071876, -1.2187699,
+        0.8153606, 0.5122452, -0.7787493, 0.6081342, -1.1345637, 0.46432763, 0.28103444,
+        0.48672718, 0.25449833, -1.2229385, 0.45071876, -1.2187699,
     ];
 }
 

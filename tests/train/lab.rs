@@ -84,8 +84,10 @@ impl Lab {
 /// A scene with a teacher's map.
 fn taught(index: usize) -> Sample {
     let mut sample = tiny::sample(index);
-    let map: Vec<u8> = (0..TEACHER.iter().product::<usize>()).map(|i| (i * 37 + index * 11) as u8).collect();
-    let view = TensorView::new(FileDtype::U8, TEACHER.to_vec(), &map).expect("as many bytes as places");
+    let map: Vec<u8> =
+        (0..TEACHER.iter().product::<usize>()).map(|i| (i * 37 + index * 11) as u8).collect();
+    let view =
+        TensorView::new(FileDtype::U8, TEACHER.to_vec(), &map).expect("as many bytes as places");
     let file = safetensors::serialize([("feature_map", view)], None).expect("one tensor");
     sample.parts.push(("teacher.safetensors".into(), file));
     sample
@@ -110,11 +112,21 @@ pub fn run_as(
 ) -> Result<Outcome, TrainError> {
     let (signals, mut notes) = (Signals::default(), Vec::new());
     let summary =
-        train(config, &Device::flex(), COMMIT, resume, &signals, group, |progress| match progress {
-            Progress::Note(note) => notes.push(note),
-            Progress::Step { step, .. } if step >= last => signals.stop.store(true, Ordering::Relaxed),
-            _ => {}
-        })?;
+        train(
+            config,
+            &Device::flex(),
+            COMMIT,
+            resume,
+            &signals,
+            group,
+            |progress| match progress {
+                Progress::Note(note) => notes.push(note),
+                Progress::Step { step, .. } if step >= last => {
+                    signals.stop.store(true, Ordering::Relaxed)
+                }
+                _ => {}
+            },
+        )?;
     Ok(Outcome { summary, notes })
 }
 
@@ -129,7 +141,10 @@ pub fn finish(config: &TrainConfig, resume: bool) -> Outcome {
 pub fn crash_in(config: &TrainConfig, resume: bool, at: usize) {
     let crashed = catch_unwind(AssertUnwindSafe(|| {
         train(config, &Device::flex(), COMMIT, resume, &Signals::default(), &Single, |progress| {
-            assert!(!matches!(progress, Progress::Step { step, .. } if step == at), "the wanted crash");
+            assert!(
+                !matches!(progress, Progress::Step { step, .. } if step == at),
+                "the wanted crash"
+            );
         })
     }));
     assert!(crashed.is_err(), "step {at} comes before the end");
@@ -168,8 +183,10 @@ pub fn timeless_metrics(config: &TrainConfig) -> Vec<Value> {
 /// Steps of the checkpoints, oldest first; whatever else lies among them is a failure.
 pub fn checkpoints(config: &TrainConfig) -> Vec<usize> {
     let entries = fs::read_dir(config.out.join("checkpoints")).expect("a run has checkpoints");
-    let names = entries.map(|entry| entry.expect("listed").file_name().into_string().expect("ASCII"));
-    let step = |name: String| name.strip_prefix("step-").expect("a step").parse().expect("a number");
+    let names =
+        entries.map(|entry| entry.expect("listed").file_name().into_string().expect("ASCII"));
+    let step =
+        |name: String| name.strip_prefix("step-").expect("a step").parse().expect("a number");
     let mut steps: Vec<usize> = names.map(step).collect();
     steps.sort_unstable();
     steps
@@ -208,14 +225,20 @@ pub fn check_same(one: &Path, many: &Path) {
         for key in KEYS {
             let value = |line: &Value| line[key].as_f64().unwrap_or(0.0);
             let difference = (value(one) - value(many)).abs();
-            assert!(difference <= 1e-5 * value(one).abs(), "{key}: {} and {}", value(one), value(many));
+            assert!(
+                difference <= 1e-5 * value(one).abs(),
+                "{key}: {} and {}",
+                value(one),
+                value(many)
+            );
         }
         assert_eq!(one["skipped_samples"], many["skipped_samples"]);
     }
     let after = weights(&many.join("model"));
     for (name, one) in weights(&one.join("model")) {
         let third = one.len() / 3;
-        let is_key = |idx: usize| name.ends_with("in_proj_bias") && (third..2 * third).contains(&idx);
+        let is_key =
+            |idx: usize| name.ends_with("in_proj_bias") && (third..2 * third).contains(&idx);
         let pairs = one.iter().zip(&after[&name]).enumerate().filter(|(idx, _)| !is_key(*idx));
         let (difference, whole) = pairs.fold((0.0, 0.0), |(difference, whole), (_, (a, b))| {
             (difference + f64::from(a - b).powi(2), whole + f64::from(*a).powi(2))

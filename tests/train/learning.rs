@@ -57,7 +57,8 @@ fn stage_1_forgets_the_h4_of_an_earlier_stage_2() {
     let lab = Lab::new();
     let from = |folder: &str| format!("model={{ from = 'LAB/{folder}' }}");
     let h4 = |config: &TrainConfig| weights(&config.out.join("model"))["h4.weight"].clone();
-    let regions = lab.config("regions", &["recipe=stage2_retrieval", &from("start"), "optim.steps=2"]);
+    let regions =
+        lab.config("regions", &["recipe=stage2_retrieval", &from("start"), "optim.steps=2"]);
     finish(&regions, false);
     let fresh = weights(&lab.path("start"))["h4.weight"].clone();
     assert_ne!(h4(&regions), fresh);
@@ -114,12 +115,17 @@ fn a_warm_up_with_a_teacher_trains_the_image_encoder() {
 /// Steps one after the other on the same eight scenes lower the loss to a share of what it was.
 fn check_learns(set: &[&str], share: f64) {
     let lab = Lab::new();
-    let mut all =
-        vec!["optim.batch_size=8", "optim.steps=30", "checkpoint.every=30", "data.crop_scale=[1, 1]"];
+    let mut all = vec![
+        "optim.batch_size=8",
+        "optim.steps=30",
+        "checkpoint.every=30",
+        "data.crop_scale=[1, 1]",
+    ];
     all.extend(set);
     let config = lab.config("run", &all);
     finish(&config, false);
-    let losses: Vec<f64> = metrics(&config).iter().filter_map(|line| line["loss"].as_f64()).collect();
+    let losses: Vec<f64> =
+        metrics(&config).iter().filter_map(|line| line["loss"].as_f64()).collect();
     assert_eq!(losses.len(), 30);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let (first, last) = (mean(&losses[..3]), mean(&losses[27..]));
@@ -135,7 +141,8 @@ fn thirty_steps_of_stage_1_lower_the_loss() {
 #[test]
 fn thirty_steps_with_places_make_the_heat_maps_better() {
     let lab = Lab::new();
-    let rates = ["optim.lr_heads=0.03", "optim.lr_towers=0.03", "optim.steps=30", "optim.batch_size=8"];
+    let rates =
+        ["optim.lr_heads=0.03", "optim.lr_towers=0.03", "optim.steps=30", "optim.batch_size=8"];
     let mut set = rates.to_vec();
     set.extend(["grounding={ weight = 1.0 }", "data.crop_scale=[1, 1]"]);
     let config = lab.config("run", &set);
@@ -201,13 +208,19 @@ fn check_workers(workers: usize, set: &[&str]) {
         for key in KEYS {
             let value = |line: &serde_json::Value| line[key].as_f64().unwrap_or(0.0);
             let difference = (value(one) - value(many)).abs();
-            assert!(difference <= 1e-4 * value(one).abs(), "{key}: {} and {}", value(one), value(many));
+            assert!(
+                difference <= 1e-4 * value(one).abs(),
+                "{key}: {} and {}",
+                value(one),
+                value(many)
+            );
         }
     }
     let after = weights(&many.out.join("model"));
     for (name, one) in weights(&one.out.join("model")) {
-        let norm =
-            |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        let norm = |values: &mut dyn Iterator<Item = f32>| {
+            values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+        };
         let difference = norm(&mut one.iter().zip(&after[&name]).map(|(a, b)| a - b));
         let whole = norm(&mut one.iter().copied());
         assert!(difference <= 1e-4 * whole, "{name} differs by {difference} of {whole}");
@@ -249,7 +262,8 @@ fn a_flat_heat_map_costs_the_log_of_its_patches_and_a_sharp_one_nothing() {
         let patches = Tensor::from_data([[[first_patch, 0.0], [0.0, 1.0], [0.0, 1.0]]], &device);
         let text = Tensor::from_data([[1.0, 0.0]], &device);
         let shares = Tensor::from_data([[1.0, 0.0, 0.0]], &device);
-        grounding_loss(patches, text, shares, Tensor::from_data([logit_scale], &device)).into_scalar()
+        grounding_loss(patches, text, shares, Tensor::from_data([logit_scale], &device))
+            .into_scalar()
     };
     assert!((loss(0.0, 0.0) - 3f32.ln()).abs() < 1e-6);
     // A heat of 2 against two of 0.

@@ -85,7 +85,8 @@ fn operations_are_six_a_parameter_and_token_where_the_matrices_are_large() {
 /// The plan of one of the paper's runs with a preset of ours, on 64 ranks.
 fn paper_plan(recipe: &str, preset: &str, set: &[&str]) -> Plan {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
-    let toml = fs::read_to_string(assets.join(format!("recipes/paper/{recipe}.toml"))).expect("a recipe");
+    let toml =
+        fs::read_to_string(assets.join(format!("recipes/paper/{recipe}.toml"))).expect("a recipe");
     let set: Vec<String> = set.iter().map(|change| change.to_string()).collect();
     let config = TrainConfig::from_toml(&toml, &set).expect("it is right");
     let sizes = assets.join(format!("presets/{preset}_tinyllama.json"));
@@ -103,7 +104,11 @@ fn the_presets_are_as_large_as_their_towers_are_known_to_be() {
     ] {
         // h1, h2, h3, h4; 64 prompts, two tokens and the temperature.
         let heads = (width + 1) * d + (2048 + 1) * d + (d + 1) * 2048 + (d + 1) * d + 66 * 2048 + 1;
-        assert_eq!(paper_plan("stage1", preset, &[]).parameters, visual + LLAMA + heads, "{preset}");
+        assert_eq!(
+            paper_plan("stage1", preset, &[]).parameters,
+            visual + LLAMA + heads,
+            "{preset}"
+        );
     }
 }
 
@@ -115,7 +120,9 @@ fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
         + 2.0 * 256.0 * 3.0 * 196.0 * 1024.0;
     let llama = |seq: f64| 22.0 * (2.0 * seq * 44_040_192.0 + 4.0 * seq * seq * 2048.0);
     let head = 2.0 * 17.0 * 2048.0 * 32_000.0;
-    let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-6, "{found} and {wanted}");
+    let near = |found: f64, wanted: f64| {
+        assert!((found / wanted - 1.0).abs() < 1e-6, "{found} and {wanted}")
+    };
     let stage_1 = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);
 
     let cut = stage_1(&[]);
@@ -124,7 +131,10 @@ fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
     near(cut.flops_per_sample, useful);
     // Cached gradients embed a batch of several micro-batches once more.
     near(cut.computed_flops_per_sample, useful + vision + embed);
-    near(cut.step_secs.expect("a peak is told"), 1280.0 * (useful + vision + embed) / (0.4 * 989e12));
+    near(
+        cut.step_secs.expect("a peak is told"),
+        1280.0 * (useful + vision + embed) / (0.4 * 989e12),
+    );
     let whole = stage_1(&["optim.micro_batch=1280", "optim.recompute=true"]);
     near(whole.flops_per_sample, useful);
     near(whole.computed_flops_per_sample, useful + vision + embed + caption);
@@ -160,8 +170,10 @@ fn a_run_that_has_begun_is_planned_by_its_own_rate() {
     let lab = Lab::new();
     let config = lab.config("run", &["optim.steps=3"]);
     finish(&config, false);
-    let mut rates: Vec<f64> =
-        metrics(&config).iter().map(|line| line["flops_per_sec"].as_f64().expect("a rate")).collect();
+    let mut rates: Vec<f64> = metrics(&config)
+        .iter()
+        .map(|line| line["flops_per_sec"].as_f64().expect("a rate"))
+        .collect();
     rates.sort_by(f64::total_cmp);
     let planned = plan_run(&config, 2, None).expect("the sizes are there");
     let (rate, source) = planned.flops_per_sec.expect("it was measured");

@@ -38,8 +38,16 @@ fn check_bf16(set: &[&str]) {
         let off = (a - b).abs() / a.abs();
         worst = if off > worst.0 { (off, step) } else { worst };
     }
-    println!("{set:?}: {:.3} to {:.3}, at most {:.4} apart (step {})", exact[0], exact[49], worst.0, worst.1);
-    assert!(worst.0 <= 0.01, "{:.4} apart in step {}: {exact:?} and {coarse_losses:?}", worst.0, worst.1);
+    println!(
+        "{set:?}: {:.3} to {:.3}, at most {:.4} apart (step {})",
+        exact[0], exact[49], worst.0, worst.1
+    );
+    assert!(
+        worst.0 <= 0.01,
+        "{:.4} apart in step {}: {exact:?} and {coarse_losses:?}",
+        worst.0,
+        worst.1
+    );
     let falls = |losses: &[f64]| losses[0] - losses[49];
     let (a, b) = (falls(&exact), falls(&coarse_losses));
     assert!(a > 0.0 && (a - b).abs() <= 0.1 * a, "falls by {a} in f32, by {b} in bf16");

@@ -24,13 +24,16 @@ fn on_ranks_at<T: Send>(
     act: impl Fn(&Tcp) -> T + Sync,
 ) -> Vec<T> {
     // A port that was free a moment ago.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
     let (master, act) = (format!("{host}:{port}"), &act);
     thread::scope(|scope| {
         let ranks: Vec<_> = (0..n_ranks)
             .map(|rank| {
                 let master = &master;
-                scope.spawn(move || act(&Tcp::connect(rank, n_ranks, master, timeout).expect("they meet")))
+                scope.spawn(move || {
+                    act(&Tcp::connect(rank, n_ranks, master, timeout).expect("they meet"))
+                })
             })
             .collect();
         ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
@@ -72,8 +75,9 @@ fn ranks_meet_at_a_name_and_at_an_address_of_another_kind() {
             eprintln!("SKIPPED: no IPv6 here");
             continue;
         }
-        let met =
-            on_ranks_at(host, 2, PATIENCE, |group| group.exchange(&[group.rank() as u8]).expect("both"));
+        let met = on_ranks_at(host, 2, PATIENCE, |group| {
+            group.exchange(&[group.rank() as u8]).expect("both")
+        });
         assert_eq!(met, [[vec![0], vec![1]], [vec![0], vec![1]]], "{host}");
     }
 }
@@ -87,7 +91,8 @@ fn gradients_are_summed_in_buckets() {
         let full = |(idx, n): (usize, &usize)| {
             (format!("p{idx}"), Tensor::<1>::full([*n], value * (idx + 1) as f32, &Device::flex()))
         };
-        let sum = reduce_gradients(group, sizes.iter().enumerate().map(full).collect()).expect("a sum");
+        let sum =
+            reduce_gradients(group, sizes.iter().enumerate().map(full).collect()).expect("a sum");
         sum.into_values()
             .map(|g| (g.dims()[0], g.clone().min().into_scalar(), g.max().into_scalar()))
             .collect::<Vec<(usize, f32, f32)>>()
@@ -117,9 +122,11 @@ fn check_ranks(set: &[&str]) {
     };
     let one = config("one", &[]);
     finish(&one, false);
-    for (out, n_ranks, more) in
-        [("two", 2, &["optim.micro_batch=2"][..]), ("four", 4, &[]), ("three", 3, &["optim.workers=2"])]
-    {
+    for (out, n_ranks, more) in [
+        ("two", 2, &["optim.micro_batch=2"][..]),
+        ("four", 4, &[]),
+        ("three", 3, &["optim.workers=2"]),
+    ] {
         let many = config(out, more);
         run_ranks(&many, n_ranks, false, usize::MAX);
         check_same(&one.out, &many.out);
@@ -143,7 +150,11 @@ fn ranks_that_drop_patches_compute_what_one_process_does() {
 
 #[test]
 fn ranks_of_stage_2_for_captions_compute_what_one_process_does() {
-    check_ranks(&["recipe=stage2_caption", "model={ from = 'LAB/start' }", "data.whole_image_share=0.3"]);
+    check_ranks(&[
+        "recipe=stage2_caption",
+        "model={ from = 'LAB/start' }",
+        "data.whole_image_share=0.3",
+    ]);
 }
 
 #[test]
@@ -154,12 +165,17 @@ fn ranks_of_stage_2_for_retrieval_compute_what_one_process_does() {
 #[test]
 fn a_run_goes_on_with_another_number_of_ranks() {
     let lab = Lab::new();
-    let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", "checkpoint.every=6"];
+    let set =
+        ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", "checkpoint.every=6"];
     let [one, many] = ["one", "many"].map(|out| lab.config(out, &set));
     finish(&one, false);
     // Rank 0 alone is told to stop.
     let stopped = run_ranks(&many, 2, false, 2);
-    assert!(stopped.iter().all(|outcome| (outcome.summary.step, outcome.summary.finished) == (2, false)));
+    assert!(
+        stopped
+            .iter()
+            .all(|outcome| (outcome.summary.step, outcome.summary.finished) == (2, false))
+    );
     assert_eq!(checkpoints(&many), [2]);
     run_ranks(&many, 3, true, 4);
     assert_eq!(checkpoints(&many), [2, 4]);
@@ -173,8 +189,12 @@ fn a_rank_that_fails_at_the_start_ends_all_with_its_reason() {
     let whole = lab.config("run", &[]);
     let errors = on_ranks(3, PATIENCE, |group| {
         // As on a machine where the data is not mounted.
-        let set: &[&str] = if group.rank() == 1 { &["data.shards=['LAB/unmounted/*.tar']"] } else { &[] };
-        run_as(&lab.config("run", set), false, usize::MAX, group).err().expect("it cannot run").to_string()
+        let set: &[&str] =
+            if group.rank() == 1 { &["data.shards=['LAB/unmounted/*.tar']"] } else { &[] };
+        run_as(&lab.config("run", set), false, usize::MAX, group)
+            .err()
+            .expect("it cannot run")
+            .to_string()
     });
     assert!(errors[1].contains("no file fits"), "{errors:?}");
     for error in [&errors[0], &errors[2]] {

@@ -15,11 +15,15 @@ fn a_run_says_what_it_was() {
     let lab = Lab::new();
     let config = lab.config("run", &["optim.steps=2"]);
     let outcome = finish(&config, false);
-    let text =
-        |name: &str| fs::read_to_string(config.out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let text = |name: &str| {
+        fs::read_to_string(config.out.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    };
 
     let toml = text("train.toml");
-    assert!(toml.starts_with(&format!("# commit {COMMIT}\n")) && toml.contains("seed = 11"), "{toml}");
+    assert!(
+        toml.starts_with(&format!("# commit {COMMIT}\n")) && toml.contains("seed = 11"),
+        "{toml}"
+    );
     let svg = text("loss.svg");
     assert!(svg.starts_with("<svg") && svg.contains("loss_emb") && svg.contains("loss_gen"));
 
@@ -61,8 +65,12 @@ fn a_line_of_metrics_has_the_losses_and_what_drives_them() {
         assert!((0.0..=1.0).contains(&value("data_wait_share")), "{line}");
         assert!((value("tau") - 0.07).abs() < 0.01, "{line}");
     }
-    let rate = |key: &str| lines.iter().map(|line| line[key].as_f64().expect("a rate")).collect::<Vec<_>>();
-    assert!((rate("lr_heads")[0] - 5e-3).abs() < 1e-9 && (rate("lr_towers")[1] - 1e-2).abs() < 1e-9);
+    let rate = |key: &str| {
+        lines.iter().map(|line| line[key].as_f64().expect("a rate")).collect::<Vec<_>>()
+    };
+    assert!(
+        (rate("lr_heads")[0] - 5e-3).abs() < 1e-9 && (rate("lr_towers")[1] - 1e-2).abs() < 1e-9
+    );
 }
 
 #[test]
@@ -75,7 +83,10 @@ fn held_out_photos_are_looked_at_once_however_often_the_run_breaks_off() {
     finish(&config, true);
     let lines = metrics(&config);
     let evals: Vec<&Value> = lines.iter().filter(|line| line.get("eval").is_some()).collect();
-    assert_eq!(evals.iter().filter_map(|line| line["step"].as_u64()).collect::<Vec<_>>(), [2, 4, 6]);
+    assert_eq!(
+        evals.iter().filter_map(|line| line["step"].as_u64()).collect::<Vec<_>>(),
+        [2, 4, 6]
+    );
     for scores in evals.iter().map(|line| &line["eval"]) {
         let recall = scores["text_to_image_recall_at_5"].as_f64();
         assert_eq!(recall.map(|share| share > 0.999), Some(true), "4 photos, 5 places: {scores}");
@@ -95,7 +106,8 @@ fn every_recipe_that_is_shipped_can_be_read() {
                 folders.push(path.display().to_string());
             } else if path.extension().is_some_and(|ext| ext == "toml") {
                 let text = fs::read_to_string(&path).expect("a text");
-                TrainConfig::from_toml(&text, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                TrainConfig::from_toml(&text, &[])
+                    .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
                 n += 1;
             }
         }
@@ -126,15 +138,21 @@ for event in EventFileLoader(sys.argv[1]).Load():
     let found: Vec<(String, u64, f64)> =
         text.lines().map(|line| serde_json::from_str(line).expect("three values")).collect();
     for line in metrics(&config) {
-        let (prefix, numbers) = line.get("eval").map_or(("train/", &line), |scores| ("eval/", scores));
+        let (prefix, numbers) =
+            line.get("eval").map_or(("train/", &line), |scores| ("eval/", scores));
         for (name, value) in numbers.as_object().expect("an object") {
-            let (Some(value), false) = (value.as_f64(), matches!(name.as_str(), "step" | "unix_time")) else {
+            let (Some(value), false) =
+                (value.as_f64(), matches!(name.as_str(), "step" | "unix_time"))
+            else {
                 continue;
             };
             let tag = format!("{prefix}{name}");
             let step = line["step"].as_u64();
-            let at: Vec<f32> =
-                found.iter().filter(|f| f.0 == tag && Some(f.1) == step).map(|f| f.2 as f32).collect();
+            let at: Vec<f32> = found
+                .iter()
+                .filter(|f| f.0 == tag && Some(f.1) == step)
+                .map(|f| f.2 as f32)
+                .collect();
             assert_eq!(at, [value as f32], "{tag} at {step:?}");
         }
     }

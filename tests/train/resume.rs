@@ -11,7 +11,8 @@ fn check(set: &[&str]) {
     let lab = Lab::new();
     let [whole, stopped, crashed] = ["whole", "stopped", "crashed"].map(|out| lab.config(out, set));
     finish(&whole, false);
-    let steps: Vec<u64> = timeless_metrics(&whole).iter().filter_map(|line| line["step"].as_u64()).collect();
+    let steps: Vec<u64> =
+        timeless_metrics(&whole).iter().filter_map(|line| line["step"].as_u64()).collect();
     assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
 
     // Asked to stop between two checkpoints.
@@ -32,7 +33,12 @@ fn check(set: &[&str]) {
     assert_eq!(finish(&crashed, true).notes[0], "going on after step 4");
 
     for interrupted in [&stopped, &crashed] {
-        assert_eq!(timeless_metrics(interrupted), timeless_metrics(&whole), "{}", interrupted.out.display());
+        assert_eq!(
+            timeless_metrics(interrupted),
+            timeless_metrics(&whole),
+            "{}",
+            interrupted.out.display()
+        );
         assert!(model_bytes(interrupted) == model_bytes(&whole), "{}", interrupted.out.display());
         assert_eq!(checkpoints(interrupted), [4, 6]);
         assert!(moment_bytes(&whole, 6).len() > 1000);
@@ -136,7 +142,10 @@ fn a_run_does_not_go_on_with_another_config() {
         ("freeze_llm=true", "freeze_llm was false, is true"),
     ] {
         let error = failure(&lab.config("run", &["optim.steps=2", change]), true);
-        assert!(error.contains("started with another config") && error.contains(says), "{change}: {error}");
+        assert!(
+            error.contains("started with another config") && error.contains(says),
+            "{change}: {error}"
+        );
         assert!(error.contains("choose another `out`"), "{error}");
     }
 }
@@ -147,7 +156,10 @@ fn a_run_may_be_made_longer_and_cared_for_otherwise() {
     finish(&lab.config("run", &["optim.steps=2"]), false);
     let longer = lab.config("run", &["optim.steps=5", "optim.workers=2", "checkpoint.every=1"]);
     let outcome = finish(&longer, true);
-    assert_eq!((outcome.summary.step, outcome.notes.contains(&"going on after step 2".into())), (5, true));
+    assert_eq!(
+        (outcome.summary.step, outcome.notes.contains(&"going on after step 2".into())),
+        (5, true)
+    );
     assert_eq!(checkpoints(&longer), [4, 5]);
 }
 
@@ -155,7 +167,8 @@ fn a_run_may_be_made_longer_and_cared_for_otherwise() {
 fn a_run_that_diverged_may_go_on_more_slowly() {
     let lab = Lab::new();
     finish(&lab.config("run", &["optim.steps=2"]), false);
-    let set = ["optim.steps=4", "optim.lr_heads=5e-3", "optim.lr_towers=1e-3", "optim.warmup_steps=3"];
+    let set =
+        ["optim.steps=4", "optim.lr_heads=5e-3", "optim.lr_towers=1e-3", "optim.warmup_steps=3"];
     let slower = lab.config("run", &set);
     let notes = finish(&slower, true).notes;
     for change in ["optim.lr_heads was 0.01, is 0.005", "optim.warmup_steps was 2, is 3"] {

@@ -12,8 +12,10 @@ use crate::lab::{Lab, failure, finish, metrics};
 use crate::tiny;
 
 /// Words that the tiny tokenizer tells apart, one for each sample.
-const WORDS: [&str; 12] =
-    ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
+const WORDS: [&str; 12] = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+];
 
 /// Twelve samples in the shards `part-0.tar` to `part-3.tar`, each with a caption of its own.
 fn lab() -> Lab {
@@ -74,7 +76,8 @@ fn check_sequence(set: &[&str], epoch: usize, mut wanted: Vec<&str>) {
     for step in 0..2 * epoch {
         let (whole, ..) = seen(&config, step..step + 1, 0, 1);
         for n_ranks in [2, 3] {
-            let shares = (0..n_ranks).flat_map(|rank| seen(&config, step..step + 1, rank, n_ranks).0);
+            let shares =
+                (0..n_ranks).flat_map(|rank| seen(&config, step..step + 1, rank, n_ranks).0);
             assert_eq!(shares.collect::<Vec<_>>(), whole, "step {step} on {n_ranks} ranks");
         }
     }
@@ -82,7 +85,11 @@ fn check_sequence(set: &[&str], epoch: usize, mut wanted: Vec<&str>) {
 
 #[test]
 fn files_are_listed_by_braces_and_globs() {
-    check_sequence(&["data.shards=['LAB/part-{0..1}.tar', 'LAB/part-[23].tar']"], 3, WORDS.to_vec());
+    check_sequence(
+        &["data.shards=['LAB/part-{0..1}.tar', 'LAB/part-[23].tar']"],
+        3,
+        WORDS.to_vec(),
+    );
 }
 
 #[test]
@@ -92,8 +99,11 @@ fn files_may_be_cut_into_lanes() {
 
 #[test]
 fn commands_give_every_sample_once_an_epoch() {
-    let set =
-        ["data.shards=['pipe:cat LAB/part-{0..3}.tar']", "data.samples_per_shard=3", "data.shuffle_buffer=2"];
+    let set = [
+        "data.shards=['pipe:cat LAB/part-{0..3}.tar']",
+        "data.samples_per_shard=3",
+        "data.shuffle_buffer=2",
+    ];
     check_sequence(&set, 3, WORDS.to_vec());
     let lanes = [set[0], set[1], "data.lanes=2", "data.shuffle_buffer=6"];
     check_sequence(&lanes, 3, WORDS.to_vec());
@@ -102,8 +112,11 @@ fn commands_give_every_sample_once_an_epoch() {
 #[test]
 fn a_shard_that_is_shorter_than_said_is_named_once_and_counted() {
     let lab = lab();
-    let set =
-        ["data.shards=['pipe:cat LAB/part-{0..3}.tar']", "data.samples_per_shard=5", "optim.batch_size=10"];
+    let set = [
+        "data.shards=['pipe:cat LAB/part-{0..3}.tar']",
+        "data.samples_per_shard=5",
+        "optim.batch_size=10",
+    ];
     let (names, skipped, said) = seen(&lab.config("run", &set), 0..2, 0, 1);
     assert_eq!((names.len(), skipped, said.len()), (12, 8, 4), "{said:?}");
     assert!(
@@ -115,14 +128,20 @@ fn a_shard_that_is_shorter_than_said_is_named_once_and_counted() {
 #[test]
 fn a_shard_that_is_longer_than_said_is_named_once_and_its_rest_never_seen() {
     let lab = lab();
-    let set =
-        ["data.shards=['pipe:cat LAB/part-{0..3}.tar']", "data.samples_per_shard=2", "optim.batch_size=8"];
+    let set = [
+        "data.shards=['pipe:cat LAB/part-{0..3}.tar']",
+        "data.samples_per_shard=2",
+        "optim.batch_size=8",
+    ];
     let (names, skipped, said) = seen(&lab.config("run", &set), 0..3, 0, 1);
     let heads: Vec<&str> =
         WORDS.iter().enumerate().filter(|(idx, _)| idx % 3 < 2).map(|(_, word)| *word).collect();
     // Three epochs of the first two of each shard.
     assert_eq!((names.len(), skipped), (24, 0));
-    assert!(heads.iter().all(|word| names.iter().filter(|name| name == word).count() == 3), "{names:?}");
+    assert!(
+        heads.iter().all(|word| names.iter().filter(|name| name == word).count() == 3),
+        "{names:?}"
+    );
     let [why] = &said[..] else { panic!("said once: {said:?}") };
     assert!(
         why.contains("part-") && why.contains("more samples than `samples_per_shard`, which is 2"),
@@ -144,7 +163,8 @@ fn a_command_that_fails_or_is_cut_short_ends_its_shard_and_not_the_run() {
         "pipe:cat LAB/part-3.tar; exit 3".into(),
     ];
     let shards = format!("data.shards={commands:?}");
-    let set = [shards.as_str(), "data.samples_per_shard=3", "optim.steps=6", "data.shuffle_buffer=4"];
+    let set =
+        [shards.as_str(), "data.samples_per_shard=3", "optim.steps=6", "data.shuffle_buffer=4"];
     let config = lab.config("run", &set);
     let notes = finish(&config, false).notes;
     for why in ["cut short", "the command failed (exit status: 1)"] {

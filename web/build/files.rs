@@ -26,11 +26,18 @@ pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 /// Every file below a folder: its name with slashes, and the SHA-256 of its bytes; sorted by name.
 pub fn file_list(folder: &Path) -> Result<Vec<(String, String)>> {
     let mut list = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
         let path = entry?.path();
-        let name = path.file_name().expect("a listed file has a name").to_string_lossy().into_owned();
+        let name =
+            path.file_name().expect("a listed file has a name").to_string_lossy().into_owned();
         if path.is_dir() {
-            list.extend(file_list(&path)?.into_iter().map(|(below, hash)| (format!("{name}/{below}"), hash)));
+            list.extend(
+                file_list(&path)?
+                    .into_iter()
+                    .map(|(below, hash)| (format!("{name}/{below}"), hash)),
+            );
         } else {
             list.push((name, hex_digest(&fs::read(&path)?)));
         }
@@ -43,7 +50,8 @@ pub fn file_list(folder: &Path) -> Result<Vec<(String, String)>> {
 pub fn model_manifest(model: &Path, to: &Path) -> Result<()> {
     let is_weights = |name: &str| name.starts_with("model") && name.contains(".safetensors");
     let mut names = vec!["config.json".to_owned(), "tokenizer.json".to_owned()];
-    let entries = fs::read_dir(model).with_context(|| format!("cannot list {}", model.display()))?;
+    let entries =
+        fs::read_dir(model).with_context(|| format!("cannot list {}", model.display()))?;
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if is_weights(&name) && !name.ends_with(".index.json") {

@@ -37,7 +37,8 @@ struct Order {
 }
 
 fn main() -> ExitCode {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("web is a member of the workspace");
+    let workspace =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("web is a member of the workspace");
     let Some(order) = read_arguments(env::args().skip(1), workspace) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -92,7 +93,8 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
 
 /// Compiles the handle for a backend and returns the path of the raw module.
 fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let status = Command::new(env!("CARGO"))
         .args(["build", "--release", "--locked", "-p", "mmgem-web", "--lib", "--target", WASM])
         .args(["--no-default-features", "--features", backend])
@@ -101,7 +103,10 @@ fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
         .current_dir(workspace)
         .status()
         .context("cargo cannot be started")?;
-    ensure!(status.success(), "the wasm module cannot be compiled\n  hint: rustup target add {WASM}");
+    ensure!(
+        status.success(),
+        "the wasm module cannot be compiled\n  hint: rustup target add {WASM}"
+    );
     Ok(target.join(WASM).join("release/mmgem_web.wasm"))
 }
 
@@ -112,7 +117,11 @@ fn check_wasm_opt() -> Result<()> {
     let asked = asked.with_context(|| format!("wasm-opt cannot be started\n  {hint}"))?;
     let said = String::from_utf8_lossy(&asked.stdout);
     let version = said.split_whitespace().find_map(|word| word.parse::<u32>().ok()).unwrap_or(0);
-    ensure!(version >= WASM_OPT, "this is {:?}, wanted version {WASM_OPT} or newer\n  {hint}", said.trim());
+    ensure!(
+        version >= WASM_OPT,
+        "this is {:?}, wanted version {WASM_OPT} or newer\n  {hint}",
+        said.trim()
+    );
     Ok(())
 }
 
@@ -120,7 +129,11 @@ fn check_wasm_opt() -> Result<()> {
 fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
     let mut bindgen = Bindgen::new();
     // A panic says its file and line anyway.
-    bindgen.input_path(wasm).typescript(true).remove_name_section(true).remove_producers_section(true);
+    bindgen
+        .input_path(wasm)
+        .typescript(true)
+        .remove_name_section(true)
+        .remove_producers_section(true);
     bindgen.web(true)?.generate(out)?;
     if !optimize {
         return Ok(());
@@ -141,12 +154,17 @@ fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
 /// page keeps itself when it has checked it.
 fn finish_service_worker(dist: &Path) -> Result<()> {
     let path = dist.join("sw.js");
-    let code = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let kept = |name: &str| !name.starts_with("model/") && name != "sw.js" && !name.ends_with(".d.ts");
+    let code =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let kept =
+        |name: &str| !name.starts_with("model/") && name != "sw.js" && !name.ends_with(".d.ts");
     let list: Vec<_> = file_list(dist)?.into_iter().filter(|(name, _)| kept(name)).collect();
     let version = files::hex_digest(format!("{list:?}{code}").as_bytes());
     let names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
-    let head =
-        format!("const VERSION = {:?};\nconst FILES = {};\n", &version[..16], serde_json::json!(names));
+    let head = format!(
+        "const VERSION = {:?};\nconst FILES = {};\n",
+        &version[..16],
+        serde_json::json!(names)
+    );
     fs::write(&path, head + &code).with_context(|| format!("cannot write {}", path.display()))
 }

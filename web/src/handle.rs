@@ -92,8 +92,10 @@ impl Model {
         let ModelFiles { config_json, tokenizer_json, shards } = &files;
         let shards: Vec<(&str, &[u8])> =
             shards.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-        let fingerprint = fingerprint(config_json, tokenizer_json, shards.iter().map(|(_, bytes)| *bytes));
-        let session = Session::open(config_json, &shards, tokenizer_json, &device).map_err(to_js)?;
+        let fingerprint =
+            fingerprint(config_json, tokenizer_json, shards.iter().map(|(_, bytes)| *bytes));
+        let session =
+            Session::open(config_json, &shards, tokenizer_json, &device).map_err(to_js)?;
         Ok(Self { session, fingerprint })
     }
 
@@ -119,9 +121,11 @@ impl Model {
     #[wasm_bindgen(js_name = encodePixels)]
     pub fn encode_pixels(&self, rgba: &[u8], width: u32, height: u32) -> Result<Image, JsError> {
         let rgb = rgba.chunks_exact(4).flat_map(|pixel| &pixel[..3]).copied().collect();
-        let wrong_size = || JsError::new(&format!("{} bytes are not {width}×{height} pixels", rgba.len()));
-        let photo =
-            Rgb::from_raw(width, height, rgb).filter(|_| width * height > 0).ok_or_else(wrong_size)?;
+        let wrong_size =
+            || JsError::new(&format!("{} bytes are not {width}×{height} pixels", rgba.len()));
+        let photo = Rgb::from_raw(width, height, rgb)
+            .filter(|_| width * height > 0)
+            .ok_or_else(wrong_size)?;
         Ok(Image { encoded: self.session.encode_rgb(&photo) })
     }
 
@@ -133,7 +137,11 @@ impl Model {
 
     /// Unit vector of a photo, or of the region `[x0, y0, x1, y1]` of it.
     #[wasm_bindgen(js_name = embedImage)]
-    pub async fn embed_image(&self, image: &Image, region: Option<Vec<f32>>) -> Result<Vec<f32>, JsError> {
+    pub async fn embed_image(
+        &self,
+        image: &Image,
+        region: Option<Vec<f32>>,
+    ) -> Result<Vec<f32>, JsError> {
         self.session.embed_image(&image.encoded, &part(region)?).await.map_err(to_js)
     }
 
@@ -145,13 +153,19 @@ impl Model {
         region: Option<Vec<f32>>,
         max_tokens: usize,
     ) -> Result<Writing, JsError> {
-        let stream = self.session.start_caption(&image.encoded, &part(region)?, max_tokens).map_err(to_js)?;
+        let stream = self
+            .session
+            .start_caption(&image.encoded, &part(region)?, max_tokens)
+            .map_err(to_js)?;
         Ok(Writing { stream })
     }
 
     /// Writes the next token: the caption so far, or nothing when it was finished before.
     #[wasm_bindgen(js_name = continueCaption)]
-    pub async fn continue_caption(&self, writing: &mut Writing) -> Result<Option<Caption>, JsError> {
+    pub async fn continue_caption(
+        &self,
+        writing: &mut Writing,
+    ) -> Result<Option<Caption>, JsError> {
         let caption = self.session.continue_caption(&mut writing.stream).await.map_err(to_js)?;
         Ok(caption.map(|caption| Caption { text: caption.text, log_prob: caption.log_prob }))
     }
@@ -160,7 +174,10 @@ impl Model {
     pub async fn localize(&self, image: &Image, embed: Vec<f32>) -> Result<Place, JsError> {
         let wanted = self.embed_dim();
         if embed.len() != wanted {
-            return Err(JsError::new(&format!("the vector has {} numbers, wanted {wanted}", embed.len())));
+            return Err(JsError::new(&format!(
+                "the vector has {} numbers, wanted {wanted}",
+                embed.len()
+            )));
         }
         let found = self.session.localize(&image.encoded, &embed).await.map_err(to_js)?;
         Ok(Place {
@@ -212,7 +229,8 @@ fn part(region: Option<Vec<f32>>) -> Result<Part, JsError> {
     match region.try_into() {
         Ok(box_px) => Ok(Part::Box(box_px)),
         Err(found) => {
-            let message = format!("a region has {} numbers, wanted [x0, y0, x1, y1] in pixels", found.len());
+            let message =
+                format!("a region has {} numbers, wanted [x0, y0, x1, y1] in pixels", found.len());
             Err(JsError::new(&message))
         }
     }

@@ -35,7 +35,12 @@ impl Model {
         let regions = self.session.embed_boxes(&image.encoded, &boxes).await.map_err(to_js)?;
         let (size_bytes, modified_ms) = (size_bytes as u64, modified_ms as i64);
         let mut index = Index::new(self.fingerprint, whole.len());
-        index.push(IndexedPhoto { path, size_bytes, modified_ms, width, height }, &whole, &boxes, &regions);
+        index.push(
+            IndexedPhoto { path, size_bytes, modified_ms, width, height },
+            &whole,
+            &boxes,
+            &regions,
+        );
         Ok(index.to_bytes())
     }
 }
@@ -52,7 +57,8 @@ impl Library {
     pub fn add(&mut self, file: &[u8]) -> Result<(), JsError> {
         let added = self.read(file)?;
         let again = added.photos.iter().map(|photo| &photo.path);
-        let again: HashSet<String> = again.filter(|path| self.paths.contains(*path)).cloned().collect();
+        let again: HashSet<String> =
+            again.filter(|path| self.paths.contains(*path)).cloned().collect();
         if !again.is_empty() {
             self.keep(|photo| !again.contains(&photo.path));
         }

@@ -125,7 +125,8 @@ impl Import<'_> {
     /// Whether every tensor of the towers has its place and its sizes.
     fn check(&self) -> Result<(), CheckpointError> {
         let parameters = self.parameters();
-        let mut used: BTreeSet<String> = parameters.iter().map(|parameter| parameter.name.clone()).collect();
+        let mut used: BTreeSet<String> =
+            parameters.iter().map(|parameter| parameter.name.clone()).collect();
         if self.towers.same_bytes(OUTPUT_HEAD, TOKEN_EMBEDDING) {
             used.insert(OUTPUT_HEAD.to_owned());
         }
@@ -137,9 +138,15 @@ impl Import<'_> {
         for Parameter { name, shape, .. } in parameters {
             match self.towers.shape(&name) {
                 Some(found) if found != shape => {
-                    return Err(CheckpointError::Shape { found: found.to_vec(), name, wanted: shape });
+                    return Err(CheckpointError::Shape {
+                        found: found.to_vec(),
+                        name,
+                        wanted: shape,
+                    });
                 }
-                None if name.starts_with("visual.") || name.starts_with("llm.") => missing.push(name),
+                None if name.starts_with("visual.") || name.starts_with("llm.") => {
+                    missing.push(name)
+                }
                 _ => {}
             }
         }

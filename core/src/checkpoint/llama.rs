@@ -34,7 +34,8 @@ pub(super) fn llama<'a>(
 /// `LlamaForCausalLM`'s names (`model.*`, `lm_head.weight`) or those of the base model, `LlamaModel`, behind any prefix.
 fn rename(checkpoint: Shards) -> Result<Shards, CheckpointError> {
     const MARK: &str = "embed_tokens.weight";
-    let prefixes: Vec<&str> = checkpoint.names().filter_map(|name| name.strip_suffix(MARK)).collect();
+    let prefixes: Vec<&str> =
+        checkpoint.names().filter_map(|name| name.strip_suffix(MARK)).collect();
     let [base] = prefixes[..] else {
         return Err(CheckpointError::Import(format!(
             "the language model has {} tensors named embed_tokens.weight, wanted 1\n  hint: the names of transformers' LlamaForCausalLM or LlamaModel are known",
@@ -49,8 +50,9 @@ fn rename(checkpoint: Shards) -> Result<Shards, CheckpointError> {
         if name.ends_with(".rotary_emb.inv_freq") {
             return None;
         }
-        let inner =
-            name.strip_prefix(&base).filter(|inner| of_base.iter().any(|start| inner.starts_with(start)));
+        let inner = name
+            .strip_prefix(&base)
+            .filter(|inner| of_base.iter().any(|start| inner.starts_with(start)));
         Some(match inner {
             Some(inner) => format!("llm.model.{inner}"),
             None if name == head => "llm.lm_head.weight".to_owned(),
@@ -75,7 +77,10 @@ impl Keys {
     }
 
     fn size(&self, key: &str) -> Result<usize, CheckpointError> {
-        self.get(key).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| self.wants(key, "a number"))
+        self.get(key)
+            .and_then(Value::as_u64)
+            .map(|n| n as usize)
+            .ok_or_else(|| self.wants(key, "a number"))
     }
 
     fn flag(&self, key: &str) -> Result<bool, CheckpointError> {
@@ -102,8 +107,9 @@ impl Keys {
 }
 
 fn read_config(json: &str) -> Result<LlamaFile, CheckpointError> {
-    let root: Value = serde_json::from_str(json)
-        .map_err(|e| CheckpointError::Import(format!("the language model's config.json is not JSON: {e}")))?;
+    let root: Value = serde_json::from_str(json).map_err(|e| {
+        CheckpointError::Import(format!("the language model's config.json is not JSON: {e}"))
+    })?;
     let keys = Keys(root);
     if keys.get("model_type").and_then(Value::as_str) != Some("llama") {
         return Err(keys.wants("model_type", "\"llama\""));
@@ -118,7 +124,9 @@ fn read_config(json: &str) -> Result<LlamaFile, CheckpointError> {
     let num_attention_heads = keys.size("num_attention_heads")?;
     let head_dim = match keys.get("head_dim") {
         None => None,
-        Some(_) => Some(keys.size("head_dim")?).filter(|dim| dim * num_attention_heads != hidden_size),
+        Some(_) => {
+            Some(keys.size("head_dim")?).filter(|dim| dim * num_attention_heads != hidden_size)
+        }
     };
     let config = LlamaConfig {
         hidden_size,
@@ -142,7 +150,8 @@ fn read_config(json: &str) -> Result<LlamaFile, CheckpointError> {
         mlp_bias: keys.flag("mlp_bias")?,
         tie_word_embeddings: keys.flag("tie_word_embeddings")?,
     };
-    let eos_token_id = keys.token("eos_token_id").ok_or_else(|| keys.wants("eos_token_id", "a token id"))?;
+    let eos_token_id =
+        keys.token("eos_token_id").ok_or_else(|| keys.wants("eos_token_id", "a token id"))?;
     Ok(LlamaFile { config, bos_token_id: keys.token("bos_token_id"), eos_token_id })
 }
 

@@ -7,7 +7,8 @@ use burn::module::ParamId;
 /// paths inside a larger module; so is the variant of an enum, so that a tower has them inside
 /// [`crate::model::VisionTower`].
 pub fn module_path(modules: &[String]) -> String {
-    let inner = if modules.first().is_some_and(|first| first == "model") { &modules[1..] } else { modules };
+    let inner =
+        if modules.first().is_some_and(|first| first == "model") { &modules[1..] } else { modules };
     let is_variant = |name: &&String| name.starts_with(|first: char| first.is_ascii_uppercase());
     inner.iter().filter(|name| !is_variant(name)).cloned().collect::<Vec<_>>().join(".")
 }
@@ -19,8 +20,12 @@ pub fn checkpoint_name(path: &str) -> String {
         "visual.conv1" => "visual.conv1.weight".to_owned(),
         "llm.embed_tokens.weight" | "llm.norm.gamma" => path.replacen("llm.", "llm.model.", 1),
         "text.token_embedding.weight" => path.to_owned(),
-        _ if path.starts_with("attn_pool.ln_") || path == "attn_pool.query" => format!("visual.{path}"),
-        _ if path.starts_with("attn_pool.") => path.replacen("attn_pool.", "visual.attn_pool.attn.", 1),
+        _ if path.starts_with("attn_pool.ln_") || path == "attn_pool.query" => {
+            format!("visual.{path}")
+        }
+        _ if path.starts_with("attn_pool.") => {
+            path.replacen("attn_pool.", "visual.attn_pool.attn.", 1)
+        }
         _ => path
             .replacen("text.blocks.", "text.transformer.resblocks.", 1)
             .replacen("visual.blocks.", "visual.transformer.resblocks.", 1)
@@ -76,8 +81,9 @@ pub fn param_id(path: &str) -> ParamId {
 
 /// FNV-1a: a hash that stays the same across platforms and versions.
 pub fn stable_hash(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Which block of open_clip's text tower a tensor belongs to, under its name after [`open_clip_name`].
@@ -128,9 +134,18 @@ mod tests {
         check("visual.conv1", "visual.conv1.weight");
         check("visual.class_embedding", "visual.class_embedding");
         check("visual.ln_pre.gamma", "visual.ln_pre.weight");
-        check("visual.blocks.11.attn.in_proj.weight", "visual.transformer.resblocks.11.attn.in_proj_weight");
-        check("visual.blocks.0.attn.in_proj.bias", "visual.transformer.resblocks.0.attn.in_proj_bias");
-        check("visual.blocks.0.attn.out_proj.bias", "visual.transformer.resblocks.0.attn.out_proj.bias");
+        check(
+            "visual.blocks.11.attn.in_proj.weight",
+            "visual.transformer.resblocks.11.attn.in_proj_weight",
+        );
+        check(
+            "visual.blocks.0.attn.in_proj.bias",
+            "visual.transformer.resblocks.0.attn.in_proj_bias",
+        );
+        check(
+            "visual.blocks.0.attn.out_proj.bias",
+            "visual.transformer.resblocks.0.attn.out_proj.bias",
+        );
         check("visual.blocks.0.mlp.c_fc.weight", "visual.transformer.resblocks.0.mlp.c_fc.weight");
     }
 
@@ -145,12 +160,16 @@ mod tests {
 
     #[test]
     fn layers_of_a_vit_are_not_pointwise_convolutions() {
-        for path in
-            ["visual.mb_blocks.3.expand.weight", "visual.mb_blocks.0.project.weight", "visual.head.weight"]
-        {
+        for path in [
+            "visual.mb_blocks.3.expand.weight",
+            "visual.mb_blocks.0.project.weight",
+            "visual.head.weight",
+        ] {
             assert!(is_pointwise(&checkpoint_name(path)), "{path}");
         }
-        for path in ["visual.blocks.3.attn.out_proj.weight", "h1.weight", "llm.layers.0.mlp.up_proj.weight"] {
+        for path in
+            ["visual.blocks.3.attn.out_proj.weight", "h1.weight", "llm.layers.0.mlp.up_proj.weight"]
+        {
             assert!(!is_pointwise(&checkpoint_name(path)), "{path}");
         }
     }

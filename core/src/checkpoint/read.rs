@@ -139,7 +139,8 @@ fn load_rest<M: Module>(
     used: BTreeSet<String>,
     to_run: bool,
 ) -> Result<(M, Vec<String>), CheckpointError> {
-    let mut loader = Loader { path: Vec::new(), shards, to_run, used, missing: Vec::new(), error: None };
+    let mut loader =
+        Loader { path: Vec::new(), shards, to_run, used, missing: Vec::new(), error: None };
     let model = model.map(&mut loader);
     if let Some(error) = loader.error {
         return Err(error);
@@ -190,12 +191,14 @@ impl ModuleMapper for Loader<'_> {
             Ok(values) => {
                 let values = if transposed { transpose(&values, wanted[1]) } else { values };
                 let (shape, device) = (param.lazy_shape(), param.lazy_device());
-                let tensor = if self.to_run && transposed && self.shards.is_f16(&name) && keeps_f16(&device) {
-                    let values: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
-                    Tensor::from_data(TensorData::new(values, shape), (&device, DType::F16))
-                } else {
-                    Tensor::from_data(TensorData::new(values, shape), &device)
-                };
+                let tensor =
+                    if self.to_run && transposed && self.shards.is_f16(&name) && keeps_f16(&device)
+                    {
+                        let values: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
+                        Tensor::from_data(TensorData::new(values, shape), (&device, DType::F16))
+                    } else {
+                        Tensor::from_data(TensorData::new(values, shape), &device)
+                    };
                 Param::initialized(param_id(&path), tensor).set_require_grad(true)
             }
             Err(error) => {
@@ -208,9 +211,16 @@ impl ModuleMapper for Loader<'_> {
 
 impl Loader<'_> {
     /// The values of a tensor that is there, in its layout in the file, packed or not.
-    fn values(&mut self, name: &str, wanted: &[usize], is_linear: bool) -> Result<Vec<f32>, CheckpointError> {
+    fn values(
+        &mut self,
+        name: &str,
+        wanted: &[usize],
+        is_linear: bool,
+    ) -> Result<Vec<f32>, CheckpointError> {
         self.used.insert(name.to_owned());
-        if let (Some(bits), &[n_rows, n_columns], true) = (self.shards.bits(name), wanted, is_linear) {
+        if let (Some(bits), &[n_rows, n_columns], true) =
+            (self.shards.bits(name), wanted, is_linear)
+        {
             self.used.insert(scale_name(name));
             return Ok(self.shards.packed(name, [n_rows, n_columns], bits)?.widen());
         }
@@ -231,5 +241,7 @@ impl Loader<'_> {
 /// The transposed matrix, made on the host: products then need not gather a transposed weight each
 /// time, and a browser, which cannot wait for its GPU, need not read it back.
 pub(crate) fn transpose(values: &[f32], n_columns: usize) -> Vec<f32> {
-    (0..n_columns).flat_map(|column| values.iter().skip(column).step_by(n_columns).copied()).collect()
+    (0..n_columns)
+        .flat_map(|column| values.iter().skip(column).step_by(n_columns).copied())
+        .collect()
 }

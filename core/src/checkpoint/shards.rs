@@ -56,7 +56,9 @@ impl<'a> Shards<'a> {
         let stored = Stored::strided(name, dtype, shape, strides, bytes);
         match self.tensors.insert(name.to_owned(), stored) {
             None => Ok(()),
-            Some(_) => Err(CheckpointError::Doubled { name: name.to_owned(), file: file.to_owned() }),
+            Some(_) => {
+                Err(CheckpointError::Doubled { name: name.to_owned(), file: file.to_owned() })
+            }
         }
     }
 
@@ -110,18 +112,23 @@ impl<'a> Shards<'a> {
                 Some(bits) => stored.n_bytes() / bits.block_bytes() * BLOCK,
                 None => stored.shape().iter().product(),
             };
-            let is_narrow =
-                keeps_f16 && stored.dtype() == Some(FileDtype::F16) && is_linear(name, stored.shape().len());
+            let is_narrow = keeps_f16
+                && stored.dtype() == Some(FileDtype::F16)
+                && is_linear(name, stored.shape().len());
             n_floats as u64 * if is_narrow { 2 } else { 4 }
         };
-        let sizes = self.tensors.iter().map(|(name, stored)| (name.as_str(), size_bytes(name, stored)));
+        let sizes =
+            self.tensors.iter().map(|(name, stored)| (name.as_str(), size_bytes(name, stored)));
         sizes.max_by_key(|(_, size_bytes)| *size_bytes)
     }
 
     /// Keeps the tensors for which `rename` gives a name.
     pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
-        let tensors =
-            self.tensors.into_iter().filter_map(|(name, stored)| Some((rename(&name)?, stored))).collect();
+        let tensors = self
+            .tensors
+            .into_iter()
+            .filter_map(|(name, stored)| Some((rename(&name)?, stored)))
+            .collect();
         Self { tensors }
     }
 
@@ -158,8 +165,10 @@ impl<'a> Shards<'a> {
         let [n_rows, n_columns] = shape;
         let n_blocks = n_columns.div_ceil(BLOCK);
         let sized = |name: &str, wanted: &[usize]| {
-            let stored =
-                self.tensors.get(name).ok_or_else(|| CheckpointError::Missing(vec![name.to_owned()]))?;
+            let stored = self
+                .tensors
+                .get(name)
+                .ok_or_else(|| CheckpointError::Missing(vec![name.to_owned()]))?;
             match stored.shape() == wanted {
                 true => Ok(stored),
                 false => Err(CheckpointError::Shape {
@@ -173,9 +182,13 @@ impl<'a> Shards<'a> {
         let scale_name = scale_name(name);
         let scales = sized(&scale_name, &[n_rows, n_blocks])?;
         if scales.dtype() != Some(FileDtype::F16) {
-            return Err(CheckpointError::Dtype { name: scale_name, found: format!("{:?}", scales.dtype()) });
+            return Err(CheckpointError::Dtype {
+                name: scale_name,
+                found: format!("{:?}", scales.dtype()),
+            });
         }
-        let scales = scales.bytes().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
+        let scales =
+            scales.bytes().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]])).collect();
         Packed::new(bits, shape, codes, scales)
             .map_err(|cause| CheckpointError::Packed { name: name.to_owned(), cause })
     }
@@ -188,7 +201,9 @@ impl<'a> Shards<'a> {
     /// Whether both are there and the same to the bit.
     pub(super) fn same_bytes(&self, a: &str, b: &str) -> bool {
         match (self.tensors.get(a), self.tensors.get(b)) {
-            (Some(a), Some(b)) => a.dtype().is_some() && a.dtype() == b.dtype() && a.bytes() == b.bytes(),
+            (Some(a), Some(b)) => {
+                a.dtype().is_some() && a.dtype() == b.dtype() && a.bytes() == b.bytes()
+            }
             _ => false,
         }
     }
@@ -203,7 +218,9 @@ fn bits_of(dtype: FileDtype) -> Option<Bits> {
 }
 
 /// Puts the parts of cut tensors together again.
-fn join_parts(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>, CheckpointError> {
+fn join_parts(
+    tensors: BTreeMap<String, Stored>,
+) -> Result<BTreeMap<String, Stored>, CheckpointError> {
     let (mut cut, mut whole): (BTreeMap<_, _>, BTreeMap<_, _>) =
         tensors.into_iter().partition(|(name, _)| part_of(name).is_some());
     let bases: BTreeSet<(String, usize)> = cut
@@ -215,7 +232,8 @@ fn join_parts(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stor
         let mut joined: Option<Stored> = None;
         for part in 1..=n_parts {
             let name = part_name(&base, part, n_parts);
-            let stored = cut.remove(&name).ok_or_else(|| CheckpointError::Missing(vec![name.clone()]))?;
+            let stored =
+                cut.remove(&name).ok_or_else(|| CheckpointError::Missing(vec![name.clone()]))?;
             match &mut joined {
                 None => joined = Some(stored),
                 Some(joined) => {

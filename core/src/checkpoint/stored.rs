@@ -50,7 +50,13 @@ impl<'a> Stored<'a> {
     /// A tensor whose neighbours along each axis lie `strides` elements apart in `bytes`.
     ///
     /// The bytes must hold all of it.
-    pub fn strided(name: &str, dtype: Dtype, shape: &[usize], strides: &[usize], bytes: &'a [u8]) -> Self {
+    pub fn strided(
+        name: &str,
+        dtype: Dtype,
+        shape: &[usize],
+        strides: &[usize],
+        bytes: &'a [u8],
+    ) -> Self {
         let n_bytes = |n_elements: usize| n_elements * dtype.bitsize() / 8;
         let n_elements: usize = shape.iter().product();
         let mut along = n_elements;
@@ -72,7 +78,8 @@ impl<'a> Stored<'a> {
         Self::made(vec![storage], shape.to_vec(), move |of| {
             let mut places = vec![0];
             for (size, stride) in sizes.iter().zip(&strides) {
-                places = places.iter().flat_map(|at| (0..*size).map(move |i| at + i * stride)).collect();
+                places =
+                    places.iter().flat_map(|at| (0..*size).map(move |i| at + i * stride)).collect();
             }
             places.into_iter().map(|at| of[0][at]).collect()
         })
@@ -150,9 +157,8 @@ impl<'a> Stored<'a> {
             match tensor.shape.split_first() {
                 Some((n, found)) if found == rest => n_rows += n,
                 _ => {
-                    return Err(
-                        tensor.misshapen(&[&tensor.shape[..1.min(tensor.shape.len())], &rest].concat())
-                    );
+                    return Err(tensor
+                        .misshapen(&[&tensor.shape[..1.min(tensor.shape.len())], &rest].concat()));
                 }
             }
         }
@@ -164,9 +170,10 @@ impl<'a> Stored<'a> {
     pub fn append(&mut self, next: &Self) -> bool {
         let fits = !self.shape.is_empty() && self.shape.get(1..) == next.shape.get(1..);
         match (&mut self.source, &next.source) {
-            (Source::Bytes { dtype, parts }, Source::Bytes { dtype: next_dtype, parts: next_parts })
-                if fits && dtype == next_dtype =>
-            {
+            (
+                Source::Bytes { dtype, parts },
+                Source::Bytes { dtype: next_dtype, parts: next_parts },
+            ) if fits && dtype == next_dtype => {
                 parts.extend(next_parts);
                 self.shape[0] += next.shape[0];
                 true
@@ -198,7 +205,8 @@ impl<'a> Stored<'a> {
     pub fn to_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let values = match &self.source {
             Source::Made { of, make } => {
-                let values = of.iter().map(|one| one.to_f32(&one.name)).collect::<Result<Vec<_>, _>>()?;
+                let values =
+                    of.iter().map(|one| one.to_f32(&one.name)).collect::<Result<Vec<_>, _>>()?;
                 make(&values)
             }
             Source::Bytes { dtype, .. } => decode(*dtype, &self.bytes()).ok_or_else(|| {
@@ -216,7 +224,9 @@ impl<'a> Stored<'a> {
 fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
     Some(match dtype {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F32 => {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+        }
         Dtype::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
         Dtype::BF16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
         _ => return None,

@@ -72,10 +72,16 @@ pub fn to_safetensors(
 
 /// Names and bytes of the files of a model: `model.safetensors`, or, where that would be larger than
 /// `limit_bytes`, several and their index.
-pub fn to_shards(tensors: &[NamedTensor], dtype: Dtype, limit_bytes: usize) -> Vec<(String, Vec<u8>)> {
+pub fn to_shards(
+    tensors: &[NamedTensor],
+    dtype: Dtype,
+    limit_bytes: usize,
+) -> Vec<(String, Vec<u8>)> {
     let mut shards: Vec<Vec<Encoded>> = Vec::new();
     let mut room = 0;
-    for part in tensors.iter().flat_map(|tensor| encode(tensor, dtype)).flat_map(|one| one.cut(limit_bytes)) {
+    for part in
+        tensors.iter().flat_map(|tensor| encode(tensor, dtype)).flat_map(|one| one.cut(limit_bytes))
+    {
         if part.file_bytes() > room {
             shards.push(Vec::new());
             room = limit_bytes.saturating_sub(HEADER_BYTES);
@@ -87,8 +93,11 @@ pub fn to_shards(tensors: &[NamedTensor], dtype: Dtype, limit_bytes: usize) -> V
         return vec![("model.safetensors".into(), serialize(only, dtype, None))];
     }
     let file = |idx: usize| format!("model-{:05}-of-{:05}.safetensors", idx + 1, shards.len());
-    let mut files: Vec<(String, Vec<u8>)> =
-        shards.iter().enumerate().map(|(idx, shard)| (file(idx), serialize(shard, dtype, None))).collect();
+    let mut files: Vec<(String, Vec<u8>)> = shards
+        .iter()
+        .enumerate()
+        .map(|(idx, shard)| (file(idx), serialize(shard, dtype, None)))
+        .collect();
     let weight_map: Map<String, Value> = shards
         .iter()
         .enumerate()
@@ -173,7 +182,9 @@ fn encode((name, shape, values): &NamedTensor, dtype: Dtype) -> Vec<Encoded> {
         }
         _ => {
             let (file_dtype, bytes) = match dtype {
-                Dtype::F32 => (FileDtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+                Dtype::F32 => {
+                    (FileDtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+                }
                 Dtype::F16 | Dtype::Q8 | Dtype::Q4 => (
                     FileDtype::F16,
                     values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
@@ -184,7 +195,11 @@ fn encode((name, shape, values): &NamedTensor, dtype: Dtype) -> Vec<Encoded> {
     }
 }
 
-fn serialize(tensors: &[Encoded], dtype: Dtype, metadata: Option<HashMap<String, String>>) -> Vec<u8> {
+fn serialize(
+    tensors: &[Encoded],
+    dtype: Dtype,
+    metadata: Option<HashMap<String, String>>,
+) -> Vec<u8> {
     let metadata = match dtype {
         Dtype::F32 | Dtype::F16 => metadata,
         Dtype::Q8 | Dtype::Q4 => {

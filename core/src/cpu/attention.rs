@@ -45,7 +45,8 @@ pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
 
     let attend_head = |scores: &mut Vec<f32>, task: usize| {
         let (b, head) = (task / n_heads, task % n_heads);
-        let (q_head, k_head, v_head) = (q.head(b, head), k.head(b, head / group), v.head(b, head / group));
+        let (q_head, k_head, v_head) =
+            (q.head(b, head), k.head(b, head / group), v.head(b, head / group));
         scores.resize(seq_q * seq_k, 0.0);
         weights_of_head(
             (q_head, q.strides[2]),
@@ -86,7 +87,10 @@ fn weights_of_head(
     is_causal: bool,
     weights: &mut [f32],
 ) {
-    assert!(q.len() >= (seq_q - 1) * q_stride + head_dim && k.len() >= (seq_k - 1) * k_stride + head_dim);
+    assert!(
+        q.len() >= (seq_q - 1) * q_stride + head_dim
+            && k.len() >= (seq_k - 1) * k_stride + head_dim
+    );
     assert!(weights.len() == seq_q * seq_k);
     // SAFETY: the sizes were just checked.
     unsafe {
@@ -183,7 +187,13 @@ unsafe fn write_gradients(
         for (nth, head) in (kv_head * group..(kv_head + 1) * group).enumerate() {
             let q_head = q.head(b, head);
             let sizes = [seq_q, seq_k, head_dim];
-            weights_of_head((q_head, q.strides[2]), (k_head, k.strides[2]), sizes, is_causal, weights);
+            weights_of_head(
+                (q_head, q.strides[2]),
+                (k_head, k.strides[2]),
+                sizes,
+                is_causal,
+                weights,
+            );
             let grad_head = &grad[b * seq_q * width + head * head_dim..];
             let (weights, slopes, is_added) = (&weights[..], &mut slopes[..], nth > 0);
             // SAFETY: `head` took slices that hold seq rows of head_dim, the buffers hold seq_q × seq_k, the
@@ -204,7 +214,8 @@ unsafe fn write_gradients(
                     (v_head.as_ptr(), 1, v.strides[2]),
                 );
             }
-            for (weights, slopes) in weights.chunks_exact(seq_k).zip(slopes.chunks_exact_mut(seq_k)) {
+            for (weights, slopes) in weights.chunks_exact(seq_k).zip(slopes.chunks_exact_mut(seq_k))
+            {
                 gradient::softmax(weights, scale, slopes);
             }
             // SAFETY: the same.
@@ -227,7 +238,8 @@ unsafe fn write_gradients(
         }
     };
     let n_tasks = batch * n_kv_heads;
-    if n_tasks * group * seq_q * seq_k * head_dim * 5 < MULTIPLICATIONS_PER_TASK || rows::is_alone() {
+    if n_tasks * group * seq_q * seq_k * head_dim * 5 < MULTIPLICATIONS_PER_TASK || rows::is_alone()
+    {
         let mut buffers = (Vec::new(), Vec::new());
         (0..n_tasks).for_each(|task| go_back(&mut buffers, task));
     } else {
@@ -299,7 +311,8 @@ mod tests {
             numbers(k_shape.iter().product(), 2),
             numbers(k_shape.iter().product(), 3),
         );
-        let found = attend(&heads(&q, q_shape), &heads(&k, k_shape), &heads(&v, k_shape), is_causal);
+        let found =
+            attend(&heads(&q, q_shape), &heads(&k, k_shape), &heads(&v, k_shape), is_causal);
         for (place, found) in found.iter().enumerate() {
             let (d, h) = (place % head_dim, place / head_dim % n_heads);
             let (i, b) = (place / head_dim / n_heads % seq_q, place / head_dim / n_heads / seq_q);
@@ -307,17 +320,25 @@ mod tests {
             let key = |j: usize, d: usize| ((b * seq_k + j) * n_kv_heads + kv) * head_dim + d;
             let query = |d: usize| f64::from(q[((b * seq_q + i) * n_heads + h) * head_dim + d]);
             let seen = if is_causal { seq_k - seq_q + i + 1 } else { seq_k };
-            let dot = |j: usize| (0..head_dim).map(|d| query(d) * f64::from(k[key(j, d)])).sum::<f64>();
-            let weights: Vec<f64> = (0..seen).map(|j| (dot(j) / (head_dim as f64).sqrt()).exp()).collect();
+            let dot =
+                |j: usize| (0..head_dim).map(|d| query(d) * f64::from(k[key(j, d)])).sum::<f64>();
+            let weights: Vec<f64> =
+                (0..seen).map(|j| (dot(j) / (head_dim as f64).sqrt()).exp()).collect();
             let sum: f64 = weights.iter().sum();
             let wanted = (0..seen).map(|j| weights[j] / sum * f64::from(v[key(j, d)])).sum::<f64>();
-            assert!((f64::from(*found) - wanted).abs() < 1e-5, "{q_shape:?}: {found}, wanted {wanted}");
+            assert!(
+                (f64::from(*found) - wanted).abs() < 1e-5,
+                "{q_shape:?}: {found}, wanted {wanted}"
+            );
         }
     }
 
     /// Compares gradients with differences of `Σ weight · attend(q, k, v)`.
     #[cfg(feature = "train")]
-    fn check_gradients([batch, n_heads, n_kv_heads]: [usize; 3], [seq_q, seq_k, head_dim]: [usize; 3]) {
+    fn check_gradients(
+        [batch, n_heads, n_kv_heads]: [usize; 3],
+        [seq_q, seq_k, head_dim]: [usize; 3],
+    ) {
         let kv_shape = [batch, n_kv_heads, seq_k, head_dim];
         let shapes = [[batch, n_heads, seq_q, head_dim], kv_shape, kv_shape];
         let mut inputs = [0, 1, 2].map(|i: usize| numbers(shapes[i].iter().product(), i + 1));
@@ -340,7 +361,10 @@ mod tests {
                     let wanted = (at_step(0.01) - at_step(-0.01)) / 0.02;
                     inputs[input][at] = here;
                     let off = (f64::from(found[input][at]) - wanted).abs();
-                    assert!(off < 5e-3 * wanted.abs().max(1.0), "{input} at {at}: {off} off {wanted}");
+                    assert!(
+                        off < 5e-3 * wanted.abs().max(1.0),
+                        "{input} at {at}: {off} off {wanted}"
+                    );
                 }
             }
         }
@@ -371,8 +395,10 @@ mod tests {
         let apart = gradients(&q, &k, &v, false, &grad);
         let together = packed_gradient(&q, &k, &v, false, &grad);
         for (row, together) in together.chunks(3 * width).enumerate() {
-            let wanted: Vec<f32> =
-                apart.iter().flat_map(|part| part[row * width..(row + 1) * width].to_vec()).collect();
+            let wanted: Vec<f32> = apart
+                .iter()
+                .flat_map(|part| part[row * width..(row + 1) * width].to_vec())
+                .collect();
             assert_eq!(together, wanted);
         }
     }

@@ -114,14 +114,21 @@ pub struct Block<'a> {
 pub type Sizes = [usize; 4];
 
 /// Runs a block on `[batch, height, width, channels]`.
-pub fn block(x: &[f32], [batch, height, width, channels]: Sizes, block: &Block) -> (Vec<f32>, Sizes) {
+pub fn block(
+    x: &[f32],
+    [batch, height, width, channels]: Sizes,
+    block: &Block,
+) -> (Vec<f32>, Sizes) {
     let Block { depthwise, project, .. } = *block;
     let lines = Axis::same(height, depthwise.kernel, depthwise.stride);
     let columns = Axis::same(width, depthwise.kernel, depthwise.stride);
     let wide = depthwise.bias.len();
     let out_channels = project.map_or(wide, |project| project.bias.len());
     let sizes = [batch, lines.n_out, columns.n_out, out_channels];
-    assert!(x.len() == batch * height * width * channels && (block.expand.is_some() || channels == wide));
+    assert!(
+        x.len() == batch * height * width * channels
+            && (block.expand.is_some() || channels == wide)
+    );
     assert!(depthwise.weight.len() == wide * depthwise.kernel * depthwise.kernel);
     assert!(!block.is_residual || (sizes == [batch, height, width, channels] && project.is_some()));
 
@@ -129,7 +136,8 @@ pub fn block(x: &[f32], [batch, height, width, channels]: Sizes, block: &Block) 
         return (Vec::new(), sizes);
     }
     let work = Work { block, channels, wide, lines, columns, out_channels };
-    let (image, out_image) = (height * width * channels, lines.n_out * columns.n_out * out_channels);
+    let (image, out_image) =
+        (height * width * channels, lines.n_out * columns.n_out * out_channels);
     let (each, is_shared) = work.lines_at_once(batch);
     let n_bands = lines.n_out.div_ceil(each);
     let n_tasks = batch * n_bands;
@@ -137,7 +145,14 @@ pub fn block(x: &[f32], [batch, height, width, channels]: Sizes, block: &Block) 
         let (nth, band) = (task / n_bands, task % n_bands);
         let band = band * each..((band + 1) * each).min(lines.n_out);
         // SAFETY: each task writes its own lines of its own image.
-        unsafe { work.band(&x[nth * image..(nth + 1) * image], band, out.from(nth * out_image), is_shared) };
+        unsafe {
+            work.band(
+                &x[nth * image..(nth + 1) * image],
+                band,
+                out.from(nth * out_image),
+                is_shared,
+            )
+        };
     };
     // SAFETY: the bands of all images are all of the output.
     let out = unsafe {
@@ -229,7 +244,13 @@ impl Work<'_> {
     ///
     /// # Safety
     /// `mixed` has room for all channels of the band, and nobody else writes these.
-    unsafe fn part(&self, x: &[f32], band: std::ops::Range<usize>, part: std::ops::Range<usize>, mixed: Out) {
+    unsafe fn part(
+        &self,
+        x: &[f32],
+        band: std::ops::Range<usize>,
+        part: std::ops::Range<usize>,
+        mixed: Out,
+    ) {
         let Self { block, channels, wide, lines, columns, .. } = *self;
         let Taps { weight, bias, kernel, stride } = block.depthwise;
         let n = part.len();
@@ -238,8 +259,15 @@ impl Work<'_> {
         let (above, inside) = lines.split(band.start, band.len());
         with_buffer(&WIDE, seen * padded * n, |buffer| {
             let line = padded * n;
-            clear_border(buffer, line, above..above + inside.len(), columns.before * n, columns.n_in * n);
-            let x = &x[inside.start * columns.n_in * channels..inside.end * columns.n_in * channels];
+            clear_border(
+                buffer,
+                line,
+                above..above + inside.len(),
+                columns.before * n,
+                columns.n_in * n,
+            );
+            let x =
+                &x[inside.start * columns.n_in * channels..inside.end * columns.n_in * channels];
             let place = Place { width: columns.n_in, pixel: n, line };
             let to = above * line + columns.before * n;
             match block.expand {
@@ -338,7 +366,8 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
         with_buffer(&WIDE, kernel * padded, |seen| {
             seen.fill(0.0);
             for (to, y) in inside.enumerate() {
-                let to = &mut seen[(above + to) * padded + columns.before * channels..][..width * channels];
+                let to = &mut seen[(above + to) * padded + columns.before * channels..]
+                    [..width * channels];
                 for channel in 0..channels {
                     let from = &x[nth * strides[0] + y * strides[1] + channel * strides[3]..];
                     let pixels = to[channel..].iter_mut().step_by(channels);
@@ -367,8 +396,9 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
     };
     let n_lines = batch * lines.n_out;
     // SAFETY: the lines of all images are all of the output.
-    let out =
-        unsafe { written(sizes.iter().product(), |out| rows::for_each_of(n_lines, |task| line(task, out))) };
+    let out = unsafe {
+        written(sizes.iter().product(), |out| rows::for_each_of(n_lines, |task| line(task, out)))
+    };
     (out, sizes)
 }
 
@@ -446,8 +476,8 @@ mod tests {
         let before = |n: usize| ((n_out(n) - 1) * stride + kernel).saturating_sub(n) / 2;
         let sizes = [batch, n_out(height), n_out(width), bias.len()];
         let mut out = Vec::new();
-        for (b, y, x_out) in
-            (0..batch).flat_map(|b| (0..sizes[1]).flat_map(move |y| (0..sizes[2]).map(move |x| (b, y, x))))
+        for (b, y, x_out) in (0..batch)
+            .flat_map(|b| (0..sizes[1]).flat_map(move |y| (0..sizes[2]).map(move |x| (b, y, x))))
         {
             for (o, bias) in bias.iter().enumerate() {
                 let mut sum = f64::from(*bias);
@@ -522,7 +552,8 @@ mod tests {
         let dense = |w: &[f32], n: usize, m: usize, o: usize| -> Vec<(usize, f64)> {
             (0..n).map(|i| (i, f64::from(w[i * m + o]))).collect()
         };
-        let (mut y, _) = convolve(&x64, sizes, (1, 1), &b1, |_, _, o| dense(&w1, channels, wide, o));
+        let (mut y, _) =
+            convolve(&x64, sizes, (1, 1), &b1, |_, _, o| dense(&w1, channels, wide, o));
         y.iter_mut().for_each(|y| *y = relu6(*y));
         let (mut y, middle) =
             convolve(&y, [batch, height, width, wide], (kernel, stride), &b2, |dy, dx, o| {
@@ -545,8 +576,11 @@ mod tests {
             let x64: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
             let (weight, bias) = (numbers(kernel * kernel * wide, 4), numbers(wide, 5));
             let depthwise = Taps { weight: &weight, bias: &bias, kernel, stride };
-            let found =
-                block(&x, sizes, &Block { expand: None, depthwise, project: None, is_residual: false });
+            let found = block(
+                &x,
+                sizes,
+                &Block { expand: None, depthwise, project: None, is_residual: false },
+            );
             let (mut y, wanted) = convolve(&x64, sizes, (kernel, stride), &bias, |dy, dx, o| {
                 vec![(o, f64::from(weight[(dy * kernel + dx) * wide + o]))]
             });
@@ -573,11 +607,15 @@ mod tests {
                     first[(at / (height * width * n) * n + channel) * height * width + pixel] = *x;
                 }
                 let strides = [height * width * n, width, 1, height * width];
-                assert!(stem(&first, (sizes, strides), &spec) == found, "channels first, {batch} images");
-                let (mut y, wanted) = convolve(&x64, sizes, (kernel, stride), &bias, |dy, dx, o| {
-                    let row = (dy * kernel + dx) * n;
-                    (0..n).map(|i| (i, f64::from(weight[(row + i) * out + o]))).collect()
-                });
+                assert!(
+                    stem(&first, (sizes, strides), &spec) == found,
+                    "channels first, {batch} images"
+                );
+                let (mut y, wanted) =
+                    convolve(&x64, sizes, (kernel, stride), &bias, |dy, dx, o| {
+                        let row = (dy * kernel + dx) * n;
+                        (0..n).map(|i| (i, f64::from(weight[(row + i) * out + o]))).collect()
+                    });
                 y.iter_mut().for_each(|y| *y = relu6(*y));
                 assert_eq!(found.1, wanted);
                 check(&found.0, &y, &format!("{sizes:?}, kernel {kernel} by {stride}"));
@@ -606,16 +644,22 @@ mod tests {
                 let pool = pool.expect("threads can be started");
                 pool.install(|| {
                     let (y, sizes) = block(x, [batch, height, width, channels], &parts);
-                    let head = pointwise(&y, Pointwise { weight: &w3[..out * wide], bias: &b1 }, true);
+                    let head =
+                        pointwise(&y, Pointwise { weight: &w3[..out * wide], bias: &b1 }, true);
                     (y, sizes, head)
                 })
             };
             let (together, _, _) = on(1, &x, batch);
-            for (x, wanted) in x.chunks(x.len() / batch).zip(together.chunks(together.len() / batch)) {
+            for (x, wanted) in
+                x.chunks(x.len() / batch).zip(together.chunks(together.len() / batch))
+            {
                 let (_, _, head) = on(1, x, 1);
                 for n_cores in [1, 2, 3, 16] {
                     let found = on(n_cores, x, 1);
-                    assert!(found.0 == wanted && found.2 == head, "{height}×{width}, {n_cores} cores");
+                    assert!(
+                        found.0 == wanted && found.2 == head,
+                        "{height}×{width}, {n_cores} cores"
+                    );
                 }
             }
         }

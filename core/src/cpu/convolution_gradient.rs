@@ -1,6 +1,8 @@
 //! What goes back through a convolution by channels and its ReLU6.
 
-use super::convolution::{Axis, CHANNELS_PER_PART, MIXED, Sizes, Taps, WIDE, clear_border, with_buffer};
+use super::convolution::{
+    Axis, CHANNELS_PER_PART, MIXED, Sizes, Taps, WIDE, clear_border, with_buffer,
+};
 use super::depthwise::{Depthwise, TapGradients};
 use super::gradient::{add_rows, relu6};
 use super::pointwise::Place;
@@ -24,7 +26,9 @@ pub fn depthwise_relu6(
     let Taps { weight, kernel, stride, .. } = *taps;
     let lines = Axis::same(height, kernel, stride);
     let columns = Axis::same(width, kernel, stride);
-    assert!(x.len() == batch * height * width * channels && weight.len() == kernel * kernel * channels);
+    assert!(
+        x.len() == batch * height * width * channels && weight.len() == kernel * kernel * channels
+    );
     assert!(out.len() == batch * lines.n_out * columns.n_out * channels && grad.len() == out.len());
 
     let lengths = [x.len(), weight.len(), channels];
@@ -54,7 +58,11 @@ struct Work<'a> {
 impl Work<'_> {
     /// # Safety
     /// The targets have room for all channels, and nobody else writes these.
-    unsafe fn part(&self, part: std::ops::Range<usize>, [to_x, to_weight, to_bias]: [Option<Out>; 3]) {
+    unsafe fn part(
+        &self,
+        part: std::ops::Range<usize>,
+        [to_x, to_weight, to_bias]: [Option<Out>; 3],
+    ) {
         let Self { taps, lines, columns, channels, batch, .. } = *self;
         let n = part.len();
         let taps_len = taps.kernel * taps.kernel;
@@ -110,8 +118,10 @@ impl Work<'_> {
         with_buffer(&WIDE, lines.seen(lines.n_out) * line, |buffer| {
             let inside = lines.before..lines.before + lines.n_in;
             clear_border(buffer, line, inside, columns.before * n, columns.n_in * n);
-            for (nth, pixel) in x.chunks_exact(channels).take(lines.n_in * columns.n_in).enumerate() {
-                let (y, x) = (lines.before + nth / columns.n_in, columns.before + nth % columns.n_in);
+            for (nth, pixel) in x.chunks_exact(channels).take(lines.n_in * columns.n_in).enumerate()
+            {
+                let (y, x) =
+                    (lines.before + nth / columns.n_in, columns.before + nth % columns.n_in);
                 buffer[y * line + x * n..][..n].copy_from_slice(&pixel[part.clone()]);
             }
             let gradients = TapGradients {
@@ -159,7 +169,11 @@ impl Work<'_> {
                 stride: 1,
                 is_clamped: false,
                 n_lines: lines.n_in,
-                place: Place { width: columns.n_in, pixel: channels, line: columns.n_in * channels },
+                place: Place {
+                    width: columns.n_in,
+                    pixel: channels,
+                    line: columns.n_in * channels,
+                },
             };
             // SAFETY: the caller's.
             unsafe { back.write(to) };
@@ -189,7 +203,8 @@ mod tests {
         let [batch, height, width, channels] = sizes;
         let x = numbers(sizes.iter().product(), 1);
         // Some sums are clamped on each side.
-        let weight: Vec<f32> = numbers(kernel * kernel * channels, 2).iter().map(|w| w * 4.0).collect();
+        let weight: Vec<f32> =
+            numbers(kernel * kernel * channels, 2).iter().map(|w| w * 4.0).collect();
         let bias: Vec<f32> = numbers(channels, 3).iter().map(|b| b * 4.0 + 2.0).collect();
         let taps = Taps { weight: &weight, bias: &bias, kernel, stride };
         let forward = Block { expand: None, depthwise: taps, project: None, is_residual: false };
@@ -209,8 +224,10 @@ mod tests {
             let slope = f64::from(grad[at]);
             wanted[2][c] += slope;
             for (dy, dx) in (0..kernel).flat_map(|dy| (0..kernel).map(move |dx| (dy, dx))) {
-                let (y, x_in) =
-                    ((y_out * stride + dy).wrapping_sub(top), (x_out * stride + dx).wrapping_sub(left));
+                let (y, x_in) = (
+                    (y_out * stride + dy).wrapping_sub(top),
+                    (x_out * stride + dx).wrapping_sub(left),
+                );
                 if y < height && x_in < width {
                     let from = ((b * height + y) * width + x_in) * channels + c;
                     let tap = (dy * kernel + dx) * channels + c;

@@ -1,6 +1,9 @@
 //! Convolutions of each channel by itself.
 
-#![expect(clippy::needless_range_loop, reason = "several arrays of one constant length go side by side")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "several arrays of one constant length go side by side"
+)]
 
 use super::lanes::{Kernel, Lanes, run};
 use super::pointwise::Place;
@@ -30,7 +33,9 @@ impl Depthwise<'_> {
     /// # Safety
     /// `out` must have room for `n_lines` lines of this place, which nobody else reads or writes meanwhile.
     pub unsafe fn write(self, out: Out) {
-        let Self { x, x_place, weight, weight_stride, bias, kernel, stride, n_lines, place, .. } = self;
+        let Self {
+            x, x_place, weight, weight_stride, bias, kernel, stride, n_lines, place, ..
+        } = self;
         if n_lines == 0 || place.width == 0 || bias.is_empty() {
             return;
         }
@@ -75,7 +80,9 @@ impl Write<'_> {
     /// # Safety
     /// The sizes are right.
     #[inline(always)]
-    unsafe fn channels<V: Lanes, const K: usize, const S: usize, const P: usize, const W: usize>(&self) {
+    unsafe fn channels<V: Lanes, const K: usize, const S: usize, const P: usize, const W: usize>(
+        &self,
+    ) {
         let Depthwise { bias, n_lines, place, .. } = self.taps;
         let n_vectors = bias.len().div_ceil(V::N);
         for vector in 0..n_vectors {
@@ -108,7 +115,8 @@ impl Write<'_> {
         channel: usize,
     ) {
         const { assert!(W == (P - 1) * S + K) };
-        let Depthwise { x, x_place, weight, weight_stride, bias, place, is_clamped, .. } = self.taps;
+        let Depthwise { x, x_place, weight, weight_stride, bias, place, is_clamped, .. } =
+            self.taps;
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [V::load(bias.as_ptr().add(channel)); P];
@@ -140,8 +148,18 @@ impl Write<'_> {
     /// The sizes are right.
     #[inline(always)]
     unsafe fn any_channels<V: Lanes>(&self) {
-        let Depthwise { x, x_place, weight, weight_stride, bias, kernel, stride, n_lines, place, is_clamped } =
-            self.taps;
+        let Depthwise {
+            x,
+            x_place,
+            weight,
+            weight_stride,
+            bias,
+            kernel,
+            stride,
+            n_lines,
+            place,
+            is_clamped,
+        } = self.taps;
         for vector in 0..bias.len().div_ceil(V::N) {
             let channel = (vector * V::N).min(bias.len() - V::N);
             for (line, pixel) in
@@ -152,10 +170,12 @@ impl Write<'_> {
                     let mut sum = V::load(bias.as_ptr().add(channel));
                     for dy in 0..kernel {
                         for dx in 0..kernel {
-                            let at =
-                                (line * stride + dy) * x_place.line + (pixel * stride + dx) * x_place.pixel;
-                            let tap = weight.as_ptr().add((dy * kernel + dx) * weight_stride + channel);
-                            sum = sum.plus_product(V::load(x.as_ptr().add(at + channel)), V::load(tap));
+                            let at = (line * stride + dy) * x_place.line
+                                + (pixel * stride + dx) * x_place.pixel;
+                            let tap =
+                                weight.as_ptr().add((dy * kernel + dx) * weight_stride + channel);
+                            sum = sum
+                                .plus_product(V::load(x.as_ptr().add(at + channel)), V::load(tap));
                         }
                     }
                     let sum = if is_clamped { sum.relu6() } else { sum };
@@ -250,13 +270,15 @@ impl AddTapGradients<'_> {
     /// As of `channels`; the taps are there.
     #[inline(always)]
     unsafe fn taps_of<V: Lanes, const K: usize>(&self, dy: usize, dx: usize, channel: usize) {
-        let TapGradients { x, x_place, grad, grad_place, n_lines, kernel, stride, channels } = self.taps;
+        let TapGradients { x, x_place, grad, grad_place, n_lines, kernel, stride, channels } =
+            self.taps;
         // SAFETY: the caller's.
         unsafe {
             let mut sums = [V::splat(0.0); K];
             for line in 0..n_lines {
-                let mut seen =
-                    x.as_ptr().add((line * stride + dy) * x_place.line + dx * x_place.pixel + channel);
+                let mut seen = x
+                    .as_ptr()
+                    .add((line * stride + dy) * x_place.line + dx * x_place.pixel + channel);
                 let mut slope = grad.as_ptr().add(line * grad_place.line + channel);
                 for _ in 0..grad_place.width {
                     let by = V::load(slope);

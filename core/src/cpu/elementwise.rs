@@ -200,7 +200,11 @@ mod tests {
                 x[row * width..(row + 1) * width].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>()
             };
             let scale = |row: usize| 1.0 / (square(row) / width as f64 + 1e-5).sqrt();
-            check(&out, |i| f64::from(x[i]) * scale(i / width) * f64::from(gamma[i % width]), "rms_norm");
+            check(
+                &out,
+                |i| f64::from(x[i]) * scale(i / width) * f64::from(gamma[i % width]),
+                "rms_norm",
+            );
         }
     }
 
@@ -215,7 +219,8 @@ mod tests {
             let mean = |i: usize| row(i).sum::<f64>() / width as f64;
             let var = |i: usize| row(i).map(|x| (x - mean(i)).powi(2)).sum::<f64>() / width as f64;
             let normal = |i: usize| (f64::from(x[i]) - mean(i)) / (var(i) + 1e-5).sqrt();
-            let wanted = |i: usize| normal(i) * f64::from(gamma[i % width]) + f64::from(beta[i % width]);
+            let wanted =
+                |i: usize| normal(i) * f64::from(gamma[i % width]) + f64::from(beta[i % width]);
             check(&out, wanted, "layer_norm");
         }
     }

@@ -176,7 +176,11 @@ mod tests {
             less[i] -= 1e-5;
             let wanted = (value(&more) - value(&less)) / 2e-5;
             let off = (f64::from(found[i]) - wanted).abs();
-            assert!(off < 1e-4 * wanted.abs().max(1.0), "{what} at {i}: {}, wanted {wanted}", found[i]);
+            assert!(
+                off < 1e-4 * wanted.abs().max(1.0),
+                "{what} at {i}: {}, wanted {wanted}",
+                found[i]
+            );
         }
     }
 
@@ -191,12 +195,24 @@ mod tests {
 
             let mut grad = narrow(&weight);
             quick_gelu(&narrow(&x), &mut grad);
-            check(&grad, &x, &weight, |x| x.iter().map(|x| x * sigmoid(1.702 * x)).collect(), "quick_gelu");
+            check(
+                &grad,
+                &x,
+                &weight,
+                |x| x.iter().map(|x| x * sigmoid(1.702 * x)).collect(),
+                "quick_gelu",
+            );
 
             let wide: Vec<f64> = x.iter().map(|x| x * 8.0 + 1e-3).collect();
             let mut grad = narrow(&weight);
             relu6(&narrow(&wide), &mut grad);
-            check(&grad, &wide, &weight, |x| x.iter().map(|x| x.clamp(0.0, 6.0)).collect(), "relu6");
+            check(
+                &grad,
+                &wide,
+                &weight,
+                |x| x.iter().map(|x| x.clamp(0.0, 6.0)).collect(),
+                "relu6",
+            );
 
             let (mut up_grad, mut gate_grad) = (narrow(&weight), vec![0.0; n]);
             silu_times(&narrow(&x), &narrow(&up), &mut up_grad, &mut gate_grad);
@@ -209,7 +225,8 @@ mod tests {
             // Phi by Simpson's rule from 0.
             let phi = |x: f64| {
                 let density = |t: f64| (-t * t / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
-                let at = |i: usize| density(x * i as f64 / 200.0) * if i % 2 == 1 { 4.0 } else { 2.0 };
+                let at =
+                    |i: usize| density(x * i as f64 / 200.0) * if i % 2 == 1 { 4.0 } else { 2.0 };
                 0.5 + (density(0.0) + density(x) + (1..200).map(at).sum::<f64>()) * x / 600.0
             };
             let mut grad = narrow(&weight);
@@ -243,7 +260,10 @@ mod tests {
                     let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
                     let scale = (var + 1e-1).sqrt();
                     let affine = gamma.iter().zip(beta);
-                    x.iter().zip(affine).map(|(x, (g, b))| (x - mean) / scale * g + b).collect::<Vec<f64>>()
+                    x.iter()
+                        .zip(affine)
+                        .map(|(x, (g, b))| (x - mean) / scale * g + b)
+                        .collect::<Vec<f64>>()
                 };
                 x.chunks(width).flat_map(row).collect()
             };

@@ -13,12 +13,15 @@ use burn::tensor::{Shape, Tensor};
 
 use super::images::{self, ByChannel};
 use super::tensors::{Matrix, contiguous, heads, in_place, linear_of, strided, with_whole_rows};
-use super::{attention, convolution_gradient, elementwise, gradient, linear as product, rows, tensors};
+use super::{
+    attention, convolution_gradient, elementwise, gradient, linear as product, rows, tensors,
+};
 
 type Recorded = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
 
 /// What goes back through an operation: from its output's gradient to those of its inputs that want one.
-type GoBack<const N: usize> = Arc<dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync>;
+type GoBack<const N: usize> =
+    Arc<dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync>;
 
 /// An operation with `N` inputs.
 #[derive(Debug)]
@@ -49,12 +52,20 @@ impl<const N: usize> Backward<Flex, N> for Node {
 }
 
 /// Adds an operation to the graph.
-fn record<const N: usize>(inputs: [&Recorded; N], output: FlexTensor, go_back: GoBack<N>) -> Recorded {
+fn record<const N: usize>(
+    inputs: [&Recorded; N],
+    output: FlexTensor,
+    go_back: GoBack<N>,
+) -> Recorded {
     record_at(inputs.map(|input| input.node()), output, go_back)
 }
 
 /// The same where the values of the inputs were taken already.
-fn record_at<const N: usize>(nodes: [NodeGuard; N], output: FlexTensor, go_back: GoBack<N>) -> Recorded {
+fn record_at<const N: usize>(
+    nodes: [NodeGuard; N],
+    output: FlexTensor,
+    go_back: GoBack<N>,
+) -> Recorded {
     match Node.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(prep) => prep.finish(State(go_back), output),
         OpsKind::UnTracked(prep) => prep.finish(output),
@@ -77,7 +88,8 @@ fn elementwise_op<const D: usize>(
 ) -> Tensor<D> {
     let x = recorded(x);
     let saved = x.primitive().to_contiguous();
-    let output = in_place(saved.clone(), |x| rows::for_each(x, 1, tensors::EXP_STEPS, |_, x| forward(x)));
+    let output =
+        in_place(saved.clone(), |x| rows::for_each(x, 1, tensors::EXP_STEPS, |_, x| forward(x)));
     let go_back = move |grad, _: [bool; 1]| {
         let x: &[f32] = saved.storage();
         [Some(in_place(grad, |grad| {
@@ -146,11 +158,17 @@ impl Both<'_> {
     fn for_each(self, work: impl Fn(usize, &mut [f32], &mut [f32]) + Sync + Send) {
         use rayon::prelude::*;
         const PART: usize = 16 * 1024;
-        let parts = |(part, (left, right)): (usize, (&mut [f32], &mut [f32]))| work(part * PART, left, right);
+        let parts = |(part, (left, right)): (usize, (&mut [f32], &mut [f32]))| {
+            work(part * PART, left, right)
+        };
         if rows::is_alone() {
             self.left.chunks_mut(PART).zip(self.right.chunks_mut(PART)).enumerate().for_each(parts);
         } else {
-            self.left.par_chunks_mut(PART).zip(self.right.par_chunks_mut(PART)).enumerate().for_each(parts);
+            self.left
+                .par_chunks_mut(PART)
+                .zip(self.right.par_chunks_mut(PART))
+                .enumerate()
+                .for_each(parts);
         }
     }
 }
@@ -164,10 +182,11 @@ pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: 
         let (x, gamma): (&[f32], &[f32]) = (saved_x.storage(), saved_gamma.storage());
         let width = gamma.len();
         let mut grad = grad.to_contiguous();
-        let gamma_grad = gradient::for_each_part(grad.storage_mut(), width, width, |first, grad, sum| {
-            let x = &x[first * width..first * width + grad.len()];
-            gradient::rms_norm(x, gamma, epsilon as f32, grad, sum);
-        });
+        let gamma_grad =
+            gradient::for_each_part(grad.storage_mut(), width, width, |first, grad, sum| {
+                let x = &x[first * width..first * width + grad.len()];
+                gradient::rms_norm(x, gamma, epsilon as f32, grad, sum);
+            });
         [Some(grad), Some(contiguous(gamma_grad, Shape::from([width])))]
     };
     tensor(record([&x, &gamma], output, Arc::new(go_back)))
@@ -181,16 +200,18 @@ pub(crate) fn layer_norm<const D: usize>(
     epsilon: f64,
 ) -> Tensor<D> {
     let (x, gamma, beta) = (recorded(x), recorded(gamma), recorded(beta));
-    let [saved_x, saved_gamma, saved_beta] = [&x, &gamma, &beta].map(|x| x.primitive().to_contiguous());
+    let [saved_x, saved_gamma, saved_beta] =
+        [&x, &gamma, &beta].map(|x| x.primitive().to_contiguous());
     let output = tensors::layer_norm_of(&saved_x, &saved_gamma, &saved_beta, epsilon);
     let go_back = move |grad: FlexTensor, _: [bool; 3]| {
         let (x, gamma): (&[f32], &[f32]) = (saved_x.storage(), saved_gamma.storage());
         let width = gamma.len();
         let mut grad = grad.to_contiguous();
-        let mut affine = gradient::for_each_part(grad.storage_mut(), width, 2 * width, |first, grad, sum| {
-            let x = &x[first * width..first * width + grad.len()];
-            gradient::layer_norm(x, gamma, epsilon as f32, grad, sum);
-        });
+        let mut affine =
+            gradient::for_each_part(grad.storage_mut(), width, 2 * width, |first, grad, sum| {
+                let x = &x[first * width..first * width + grad.len()];
+                gradient::layer_norm(x, gamma, epsilon as f32, grad, sum);
+            });
         let beta_grad = affine.split_off(width);
         let vector = |values| Some(contiguous(values, Shape::from([width])));
         [Some(grad), vector(affine), vector(beta_grad)]
@@ -199,7 +220,11 @@ pub(crate) fn layer_norm<const D: usize>(
 }
 
 /// `x @ weight + bias`
-pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+pub(crate) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
     let (x, weight, bias) = (recorded(x), recorded(weight), bias.map(recorded));
     let saved_x = x.primitive().to_contiguous();
     let saved_weight = weight.primitive().clone();
@@ -215,7 +240,8 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
         let weight_grad = is_weight.then(|| {
             let (x, grad): (&[f32], &[f32]) = (saved_x.storage(), grad.storage());
             let values = product::weight_gradient(x, grad, d_in, d_out, is_transposed);
-            let strides = if is_transposed { vec![1, d_in as isize] } else { vec![d_out as isize, 1] };
+            let strides =
+                if is_transposed { vec![1, d_in as isize] } else { vec![d_out as isize, 1] };
             strided(values, Shape::from([d_in, d_out]), strides)
         });
         [x_grad, weight_grad]
@@ -236,7 +262,12 @@ pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
 }
 
 /// `relu6(conv(x) + bias)` of each channel by itself; `weight` is `[channels, 1, kernel, kernel]`.
-pub(crate) fn depthwise_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
+pub(crate) fn depthwise_relu6(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
     let (x, weight, bias) = (recorded(x), recorded(weight), recorded(bias));
     let [saved_x, by_channel, bias_values] =
         [x.primitive(), weight.primitive(), bias.primitive()].map(|x| x.to_contiguous());
@@ -247,10 +278,12 @@ pub(crate) fn depthwise_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, 
     let go_back = move |grad: FlexTensor, wanted: [bool; 3]| {
         let (taps, sizes) = (by_channel.taps(), images::sizes(&saved_x));
         let (x, output, grad) = (saved_x.storage(), saved_output.storage(), grad.to_contiguous());
-        let grads = convolution_gradient::depthwise_relu6(x, sizes, &taps, output, grad.storage(), wanted);
+        let grads =
+            convolution_gradient::depthwise_relu6(x, sizes, &taps, output, grad.storage(), wanted);
         let [x_grad, weight_grad, bias_grad] = grads;
         let channels = sizes[3];
-        let by_channel = |values: Vec<f32>| images::transposed(&values, values.len() / channels, channels);
+        let by_channel =
+            |values: Vec<f32>| images::transposed(&values, values.len() / channels, channels);
         [
             x_grad.map(|values| contiguous(values, saved_x.shape())),
             weight_grad.map(|values| contiguous(by_channel(values), weight_shape.clone())),
@@ -272,7 +305,8 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
         let mut grads = attention::gradients(&q, &k, &v, is_causal, grad.storage()).into_iter();
         shapes.map(|shape| {
             let (n_heads, seq, head_dim) = (shape[1], shape[2], shape[3]);
-            let strides = [seq * n_heads * head_dim, head_dim, n_heads * head_dim, 1].map(|n| n as isize);
+            let strides =
+                [seq * n_heads * head_dim, head_dim, n_heads * head_dim, 1].map(|n| n as isize);
             Some(strided(grads.next().expect("three of them"), shape, strides.to_vec()))
         })
     };
@@ -311,7 +345,8 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1>
     let logits = recorded(logits);
     let saved = logits.primitive().to_contiguous();
     let [n, classes] = [saved.shape()[0], saved.shape()[1]];
-    let (values, log_sums) = (saved.storage::<f32>(), elementwise::log_sums(saved.storage(), classes));
+    let (values, log_sums) =
+        (saved.storage::<f32>(), elementwise::log_sums(saved.storage(), classes));
     let losses = targets
         .iter()
         .enumerate()

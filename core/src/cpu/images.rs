@@ -10,7 +10,12 @@ use super::{elementwise, rows};
 /// `relu6(conv(x) + bias)` over all channels, with TensorFlow's SAME padding.
 ///
 /// `weight` is `[out, in, kernel, kernel]`.
-pub(crate) fn stem_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
+pub(crate) fn stem_relu6(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
     let [out, channels, kernel, _] = weight.dims();
     let weight = transposed(whole(weight).storage(), out, channels * kernel * kernel);
     // From `[in, kernel, kernel, out]` to `[kernel, kernel, in, out]`.
@@ -20,7 +25,8 @@ pub(crate) fn stem_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, strid
         taps[(tap * channels + channel) * out..][..out].copy_from_slice(values);
     }
     let (x, bias) = (primitive(x), whole(bias));
-    let x = if x.layout().strides().iter().all(|stride| *stride > 0) { x } else { x.to_contiguous() };
+    let x =
+        if x.layout().strides().iter().all(|stride| *stride > 0) { x } else { x.to_contiguous() };
     let strides = [0, 1, 2, 3].map(|axis| x.layout().strides()[axis] as usize);
     let stem = Stem { weight: &taps, bias: bias.storage(), kernel, stride };
     wrap(of(convolution::stem(from_first(&x), (sizes(&x), strides), &stem)))
@@ -29,12 +35,18 @@ pub(crate) fn stem_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, strid
 /// `relu6(conv(x) + bias)` of each channel by itself, with TensorFlow's SAME padding.
 ///
 /// `weight` is `[channels, 1, kernel, kernel]`.
-pub(crate) fn depthwise_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
+pub(crate) fn depthwise_relu6(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
     wrap(depthwise_relu6_of(&whole(x), &ByChannel::new(whole(weight), whole(bias), stride)))
 }
 
 pub(super) fn depthwise_relu6_of(x: &FlexTensor, weights: &ByChannel) -> FlexTensor {
-    let block = Block { expand: None, depthwise: weights.taps(), project: None, is_residual: false };
+    let block =
+        Block { expand: None, depthwise: weights.taps(), project: None, is_residual: false };
     of(convolution::block(x.storage(), sizes(x), &block))
 }
 
@@ -48,7 +60,11 @@ pub(super) fn relu6_of(x: FlexTensor) -> FlexTensor {
 }
 
 /// `relu6(x @ weight + bias)`
-pub(crate) fn linear_relu6<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
+pub(crate) fn linear_relu6<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
     let mut shape = x.dims();
     shape[D - 1] = bias.dims()[0];
     let (x, layer) = (whole(x), Layer::new((weight, bias)));
@@ -78,7 +94,8 @@ impl BlockParts {
     /// Whether one of them wants a gradient.
     #[cfg(feature = "train")]
     pub(crate) fn are_tracked(&self) -> bool {
-        let is_layer = |(weight, bias): &(Tensor<2>, Tensor<1>)| weight.is_tracked() || bias.is_tracked();
+        let is_layer =
+            |(weight, bias): &(Tensor<2>, Tensor<1>)| weight.is_tracked() || bias.is_tracked();
         let (weight, bias, _) = &self.depthwise;
         self.expand.as_ref().is_some_and(is_layer)
             || is_layer(&self.project)
@@ -153,7 +170,12 @@ impl ByChannel {
     /// Of tensors row by row; `weight` is `[channels, 1, kernel, kernel]`.
     pub(super) fn new(weight: FlexTensor, bias: FlexTensor, stride: usize) -> Self {
         let [channels, _, kernel, _] = sizes(&weight);
-        Self { weight: transposed(weight.storage(), channels, kernel * kernel), bias, kernel, stride }
+        Self {
+            weight: transposed(weight.storage(), channels, kernel * kernel),
+            bias,
+            kernel,
+            stride,
+        }
     }
 
     pub(super) fn taps(&self) -> Taps<'_> {

@@ -38,7 +38,9 @@ pub fn linear(x: &[f32], weight: &Weight, bias: Option<&[f32]>) -> Vec<f32> {
 fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
     let Weight { values, d_in, d_out, is_transposed } = *weight;
     let n_rows = x.len() / d_in;
-    assert!(values.len() >= d_in * d_out && out.len() == n_rows * d_out && x.len() == n_rows * d_in);
+    assert!(
+        values.len() >= d_in * d_out && out.len() == n_rows * d_out && x.len() == n_rows * d_in
+    );
     let strides = if is_transposed { (d_in as isize, 1) } else { (1, d_out as isize) };
     // SAFETY: the sizes were just checked, and `out` is borrowed alone.
     unsafe {
@@ -68,7 +70,13 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
 
 /// The gradient of a weight: the sum over the rows of `x[n]` times `grad[n]`, in the weight's order.
 #[cfg(feature = "train")]
-pub fn weight_gradient(x: &[f32], grad: &[f32], d_in: usize, d_out: usize, is_transposed: bool) -> Vec<f32> {
+pub fn weight_gradient(
+    x: &[f32],
+    grad: &[f32],
+    d_in: usize,
+    d_out: usize,
+    is_transposed: bool,
+) -> Vec<f32> {
     let n_rows = x.len() / d_in;
     assert!(x.len() == n_rows * d_in && grad.len() == n_rows * d_out);
     let mut out = vec![0.0; d_in * d_out];
@@ -179,16 +187,26 @@ mod tests {
     }
 
     fn check(n_rows: usize, d_in: usize, d_out: usize, is_transposed: bool, has_bias: bool) {
-        let (x, values, bias) =
-            (numbers(n_rows * d_in, 1), numbers(d_in * d_out, 2), has_bias.then(|| numbers(d_out, 3)));
-        let at = |i: usize, o: usize| values[if is_transposed { o * d_in + i } else { i * d_out + o }];
-        let found = linear(&x, &Weight { values: &values, d_in, d_out, is_transposed }, bias.as_deref());
+        let (x, values, bias) = (
+            numbers(n_rows * d_in, 1),
+            numbers(d_in * d_out, 2),
+            has_bias.then(|| numbers(d_out, 3)),
+        );
+        let at =
+            |i: usize, o: usize| values[if is_transposed { o * d_in + i } else { i * d_out + o }];
+        let found =
+            linear(&x, &Weight { values: &values, d_in, d_out, is_transposed }, bias.as_deref());
         for (row, found) in found.chunks(d_out).enumerate() {
             for (o, found) in found.iter().enumerate() {
-                let products = (0..d_in).map(|i| f64::from(x[row * d_in + i]) * f64::from(at(i, o)));
-                let wanted = products.sum::<f64>() + bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
+                let products =
+                    (0..d_in).map(|i| f64::from(x[row * d_in + i]) * f64::from(at(i, o)));
+                let wanted =
+                    products.sum::<f64>() + bias.as_ref().map_or(0.0, |bias| f64::from(bias[o]));
                 let off = (f64::from(*found) - wanted).abs();
-                assert!(off < 2e-6 * d_in as f64, "{n_rows}×{d_in}×{d_out}: {found}, wanted {wanted}");
+                assert!(
+                    off < 2e-6 * d_in as f64,
+                    "{n_rows}×{d_in}×{d_out}: {found}, wanted {wanted}"
+                );
             }
         }
     }
@@ -201,12 +219,19 @@ mod tests {
             for is_transposed in [false, true] {
                 let found = weight_gradient(&x, &grad, d_in, d_out, is_transposed);
                 for (at, found) in found.iter().enumerate() {
-                    let (i, o) =
-                        if is_transposed { (at % d_in, at / d_in) } else { (at / d_out, at % d_out) };
-                    let product =
-                        |row: usize| f64::from(x[row * d_in + i]) * f64::from(grad[row * d_out + o]);
+                    let (i, o) = if is_transposed {
+                        (at % d_in, at / d_in)
+                    } else {
+                        (at / d_out, at % d_out)
+                    };
+                    let product = |row: usize| {
+                        f64::from(x[row * d_in + i]) * f64::from(grad[row * d_out + o])
+                    };
                     let wanted: f64 = (0..n).map(product).sum();
-                    assert!((f64::from(*found) - wanted).abs() < 1e-5 * n as f64, "{n}×{d_in}×{d_out}");
+                    assert!(
+                        (f64::from(*found) - wanted).abs() < 1e-5 * n as f64,
+                        "{n}×{d_in}×{d_out}"
+                    );
                 }
             }
         }

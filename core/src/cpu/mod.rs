@@ -22,7 +22,9 @@ mod rows;
 mod tensors;
 mod vector;
 
-pub(crate) use images::{BlockParts, depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6};
+pub(crate) use images::{
+    BlockParts, depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6,
+};
 pub(crate) use rows::in_pool;
 #[cfg(feature = "files")]
 pub(crate) use rows::stay_on_this_thread;
@@ -31,6 +33,6 @@ pub(crate) use tensors::is_recorded;
 #[cfg(feature = "train")]
 pub use tensors::record_as_other_devices;
 pub(crate) use tensors::{
-    attend, attend_packed, gelu, is_cpu, is_here, layer_norm, linear, most_probable, quick_gelu, rms_norm,
-    rotate, silu_times,
+    attend, attend_packed, gelu, is_cpu, is_here, layer_norm, linear, most_probable, quick_gelu,
+    rms_norm, rotate, silu_times,
 };

@@ -1,6 +1,9 @@
 //! Products of pixels with a matrix, which take bias, residual and ReLU6 along.
 
-#![expect(clippy::needless_range_loop, reason = "several arrays of one constant length go side by side")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "several arrays of one constant length go side by side"
+)]
 
 use std::ops::Range;
 
@@ -180,8 +183,13 @@ impl Write<'_> {
     /// # Safety
     /// There are `R` rows from `row` on, and the columns are those of whole vectors.
     #[inline(always)]
-    unsafe fn tile<V: Lanes, const R: usize, const C: usize>(&self, row: usize, columns: [usize; C]) {
-        let Product { x, weight, weight_stride, bias, residual, is_clamped, place, .. } = self.product;
+    unsafe fn tile<V: Lanes, const R: usize, const C: usize>(
+        &self,
+        row: usize,
+        columns: [usize; C],
+    ) {
+        let Product { x, weight, weight_stride, bias, residual, is_clamped, place, .. } =
+            self.product;
         // SAFETY: the caller's, and `Product::write` checked the sizes.
         unsafe {
             let mut sums = [[V::splat(0.0); C]; R];

@@ -78,7 +78,8 @@ pub fn for_each(
     work: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) {
     let n_rows = matrix.len() / width;
-    let n_tasks = (matrix.len() * steps / STEPS_PER_TASK).clamp(1, rayon::current_num_threads() * 2);
+    let n_tasks =
+        (matrix.len() * steps / STEPS_PER_TASK).clamp(1, rayon::current_num_threads() * 2);
     if n_tasks == 1 || is_alone() {
         return work(0, matrix);
     }

@@ -49,7 +49,9 @@ pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `x * sigmoid(1.702 x)`
 pub(crate) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    wrap(in_place(primitive(x), |x| rows::for_each(x, 1, EXP_STEPS, |_, x| elementwise::quick_gelu(x))))
+    wrap(in_place(primitive(x), |x| {
+        rows::for_each(x, 1, EXP_STEPS, |_, x| elementwise::quick_gelu(x))
+    }))
 }
 
 /// `gate * sigmoid(gate) * up`
@@ -97,11 +99,18 @@ pub(super) fn layer_norm_of(
     beta: &FlexTensor,
     epsilon: f64,
 ) -> FlexTensor {
-    let (values, gamma, beta): (&[f32], &[f32], &[f32]) = (x.storage(), gamma.storage(), beta.storage());
+    let (values, gamma, beta): (&[f32], &[f32], &[f32]) =
+        (x.storage(), gamma.storage(), beta.storage());
     let mut out = vec![0.0; values.len()];
     rows::for_each(&mut out, gamma.len(), 4, |first, out| {
         let start = first * gamma.len();
-        elementwise::layer_norm(&values[start..start + out.len()], gamma, beta, epsilon as f32, out);
+        elementwise::layer_norm(
+            &values[start..start + out.len()],
+            gamma,
+            beta,
+            epsilon as f32,
+            out,
+        );
     });
     contiguous(out, x.layout().shape().clone())
 }
@@ -112,18 +121,28 @@ pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     let [batch, vocab_size] = logits.dims();
     let logits = whole(logits);
     let logits: &[f32] = logits.storage();
-    let best: Vec<(usize, f32)> = logits.chunks_exact(vocab_size).map(elementwise::most_probable).collect();
+    let best: Vec<(usize, f32)> =
+        logits.chunks_exact(vocab_size).map(elementwise::most_probable).collect();
     let ids: Vec<i64> = best.iter().map(|(id, _)| *id as i64).collect();
-    let choices: Vec<f32> = best.iter().flat_map(|(id, log_prob)| [*id as f32, *log_prob]).collect();
+    let choices: Vec<f32> =
+        best.iter().flat_map(|(id, log_prob)| [*id as f32, *log_prob]).collect();
     (Tensor::from_data(TensorData::new(ids, [batch, 1]), &device), tensor(choices, [batch, 2]))
 }
 
 /// `x @ weight + bias`
-pub(crate) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+pub(crate) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
     wrap(linear_of(&whole(x), primitive(weight), bias.map(whole).as_ref()))
 }
 
-pub(super) fn linear_of(x: &FlexTensor, weight: FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
+pub(super) fn linear_of(
+    x: &FlexTensor,
+    weight: FlexTensor,
+    bias: Option<&FlexTensor>,
+) -> FlexTensor {
     let mut shape = x.layout().shape().to_vec();
     let weight = Matrix::new(weight);
     *shape.last_mut().expect("rows have a width") = weight.d_out;
@@ -157,7 +176,12 @@ impl Matrix {
     #[cfg(feature = "train")]
     pub(super) fn transposed(&self) -> Weight<'_> {
         let Self { d_in, d_out, is_transposed, .. } = *self;
-        Weight { values: from_first(&self.tensor), d_in: d_out, d_out: d_in, is_transposed: !is_transposed }
+        Weight {
+            values: from_first(&self.tensor),
+            d_in: d_out,
+            d_out: d_in,
+            is_transposed: !is_transposed,
+        }
     }
 }
 
@@ -183,7 +207,10 @@ pub(super) fn attend_packed_of(qkv: &FlexTensor, n_heads: usize, is_causal: bool
 
 fn attended(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> FlexTensor {
     let [batch, n_heads, seq_q, head_dim] = q.shape;
-    contiguous(attention::attend(q, k, v, is_causal), Shape::from([batch, seq_q, n_heads * head_dim]))
+    contiguous(
+        attention::attend(q, k, v, is_causal),
+        Shape::from([batch, seq_q, n_heads * head_dim]),
+    )
 }
 
 /// Queries, keys and values that lie side by side.
@@ -215,7 +242,12 @@ pub(super) fn split_heads(x: Tensor<3>, head_dim: usize) -> Tensor<4> {
     x.reshape([batch, seq, width / head_dim, head_dim]).swap_dims(1, 2)
 }
 
-pub(super) fn rotate_of(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, head_dim: usize) -> FlexTensor {
+pub(super) fn rotate_of(
+    x: FlexTensor,
+    cos: &FlexTensor,
+    sin: &FlexTensor,
+    head_dim: usize,
+) -> FlexTensor {
     let [seq, width] = [1, 2].map(|axis| x.layout().shape()[axis]);
     let half = head_dim / 2;
     let (cos, sin): (&[f32], &[f32]) = (cos.storage(), sin.storage());

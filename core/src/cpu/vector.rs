@@ -50,9 +50,14 @@ pub fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let square = x * x;
     let mut p = -2.726_142_3e-10;
-    for coefficient in
-        [2.770_681_4e-8, -2.101_024e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_6e-3, -1.609_603_3e-2]
-    {
+    for coefficient in [
+        2.770_681_4e-8,
+        -2.101_024e-6,
+        -5.692_506_4e-5,
+        -7.349_906_3e-4,
+        -2.954_6e-3,
+        -1.609_603_3e-2,
+    ] {
         p = p * square + coefficient;
     }
     let mut q = -1.456_607_2e-5;
@@ -72,7 +77,13 @@ pub fn sigmoid(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    fn check(from: f32, to: f32, found: fn(f32) -> f32, wanted: fn(f64) -> f64, relative_to: fn(f64) -> f64) {
+    fn check(
+        from: f32,
+        to: f32,
+        found: fn(f32) -> f32,
+        wanted: fn(f64) -> f64,
+        relative_to: fn(f64) -> f64,
+    ) {
         let n = 20_000;
         for i in 0..=n {
             let x = from + (to - from) * i as f32 / n as f32;

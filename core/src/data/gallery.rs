@@ -164,8 +164,10 @@ pub fn ranks(
         while let Some(&start) = starts.get(next.fetch_add(1, Ordering::Relaxed)) {
             let image_block = images.read(start..(start + IMAGE_BLOCK).min(images.len()))?;
             for text_start in (0..texts.len()).step_by(TEXT_BLOCK) {
-                let text_block = texts.read(text_start..(text_start + TEXT_BLOCK).min(texts.len()))?;
-                let (image_block, text_block) = ((start, &*image_block), (text_start, &*text_block));
+                let text_block =
+                    texts.read(text_start..(text_start + TEXT_BLOCK).min(texts.len()))?;
+                let (image_block, text_block) =
+                    ((start, &*image_block), (text_start, &*text_block));
                 ahead.count_block(&right, image_block, text_block, images.embed_dim);
             }
         }
@@ -196,7 +198,9 @@ fn see_right_scores(
         let first = own.iter().copied().min().expect("a chunk is not empty");
         let last = own.iter().copied().max().expect("a chunk is not empty");
         let image_block = images.read(first..last + 1)?;
-        for (i, (&image_idx, text_embed)) in own.iter().zip(text_block.chunks_exact(embed_dim)).enumerate() {
+        for (i, (&image_idx, text_embed)) in
+            own.iter().zip(text_block.chunks_exact(embed_dim)).enumerate()
+        {
             let image_embed = &image_block[(image_idx - first) * embed_dim..][..embed_dim];
             right.see(start + i, dot(image_embed, text_embed));
         }
@@ -224,7 +228,8 @@ mod tests {
         let (n_images, n_texts, dim) = (300, 1100, 5);
         let (images, texts) = (noise(n_images * dim, 1), noise(n_texts * dim, 2));
         let own: Vec<usize> = (0..n_texts).map(|text| text * n_images / n_texts).collect();
-        let wanted = ranks_from_embeds(&images, &texts, dim, &own, Ties::Against).expect("they fit");
+        let wanted =
+            ranks_from_embeds(&images, &texts, dim, &own, Ties::Against).expect("they fit");
         for memory_bytes in [0, 1000, usize::MAX] {
             let [images, texts] = [&images, &texts].map(|rows| gallery(rows, dim, memory_bytes));
             assert_eq!(images.scratch.is_some(), memory_bytes < 6000, "{memory_bytes}");
@@ -236,7 +241,8 @@ mod tests {
     #[test]
     fn a_scratch_file_vanishes_with_its_gallery() {
         let gallery = gallery(&noise(40, 3), 2, 16);
-        let path = gallery.scratch.as_ref().expect("40 numbers do not fit in 16 bytes").path.clone();
+        let path =
+            gallery.scratch.as_ref().expect("40 numbers do not fit in 16 bytes").path.clone();
         assert!(path.exists());
         drop(gallery);
         assert!(!path.exists());

@@ -86,7 +86,8 @@ impl VectorTable {
         let groups: Vec<Struct> =
             groups.iter().map(|(n_rows, columns)| row_group(*n_rows, columns)).collect();
         file.structs(4, &groups);
-        let notes: Vec<Struct> = self.notes.iter().map(|(key, value)| key_value(key, value)).collect();
+        let notes: Vec<Struct> =
+            self.notes.iter().map(|(key, value)| key_value(key, value)).collect();
         file.structs(5, &notes);
         file.string(6, CREATED_BY);
         file.end()
@@ -452,7 +453,10 @@ mod tests {
             let (offset, len_bytes) = (chunk.get(9).number(), chunk.get(7).number());
             let mut reader = Reader(&file[offset..offset + len_bytes]);
             let header = reader.value(12);
-            assert_eq!((header.get(3).number(), header.get(2).number()), (reader.0.len(), reader.0.len()));
+            assert_eq!(
+                (header.get(3).number(), header.get(2).number()),
+                (reader.0.len(), reader.0.len())
+            );
             assert_eq!(header.get(5).get(1), chunk.get(5));
             reader.0.to_vec()
         };
@@ -465,13 +469,17 @@ mod tests {
         let file = table.to_parquet();
         let footer = read_footer(&file);
         assert_eq!((footer.get(3).number(), footer.get(4).list().len()), (3, 1));
-        let names: Vec<&Value> = footer.get(2).list().iter().map(|element| element.get(4)).collect();
-        let wanted =
-            ["schema", "id", "path", "vector", "list", "element"].map(|name| Value::Text(name.into()));
+        let names: Vec<&Value> =
+            footer.get(2).list().iter().map(|element| element.get(4)).collect();
+        let wanted = ["schema", "id", "path", "vector", "list", "element"]
+            .map(|name| Value::Text(name.into()));
         assert_eq!(names, wanted.iter().collect::<Vec<_>>());
         assert_eq!(
             pages(&file, &footer, 0),
-            [3, 0, 0, 0, b's', b'/', b'0', 3, 0, 0, 0, b's', b'/', b'1', 3, 0, 0, 0, b's', b'/', b'2']
+            [
+                3, 0, 0, 0, b's', b'/', b'0', 3, 0, 0, 0, b's', b'/', b'1', 3, 0, 0, 0, b's', b'/',
+                b'2'
+            ]
         );
         let numbers = pages(&file, &footer, 2);
         // A list begins, three more values; three times. Then: twelve values are there.
@@ -491,7 +499,10 @@ mod tests {
             read_footer(&many).get(4).list().iter().map(|group| group.get(3).number()).collect();
         assert_eq!(groups, [GROUP_ROWS, 2]);
         let none = table(0, 4).to_parquet();
-        assert_eq!((read_footer(&none).get(3).number(), read_footer(&none).get(4).list().len()), (0, 0));
+        assert_eq!(
+            (read_footer(&none).get(3).number(), read_footer(&none).get(4).list().len()),
+            (0, 0)
+        );
     }
 
     #[test]

@@ -23,8 +23,10 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, SourceError> {
     let mut files = Vec::new();
     for pattern in patterns {
         for pattern in braces(pattern) {
-            let found = glob::glob(&pattern)
-                .map_err(|e| SourceError::Pattern { pattern: pattern.clone(), cause: e.to_string() })?;
+            let found = glob::glob(&pattern).map_err(|e| SourceError::Pattern {
+                pattern: pattern.clone(),
+                cause: e.to_string(),
+            })?;
             let before = files.len();
             files.extend(found.filter_map(Result::ok));
             if files.len() == before {
@@ -51,7 +53,9 @@ pub fn commands(patterns: &[String]) -> Result<Option<Vec<String>>, SourceError>
         Some(_) if commands.is_empty() => Ok(None),
         Some(file) => Err(SourceError::Pattern {
             pattern: file.clone(),
-            cause: "commands and files cannot be one source; give them as two entries of [[data.mix]]".into(),
+            cause:
+                "commands and files cannot be one source; give them as two entries of [[data.mix]]"
+                    .into(),
         }),
     }
 }
@@ -65,8 +69,9 @@ pub fn braces(pattern: &str) -> Vec<String> {
         return braces(tail).into_iter().map(|tail| format!("{head}{tail}")).collect();
     };
     let tails = braces(tail);
-    let each =
-        choices.iter().flat_map(|choice| tails.iter().map(move |tail| format!("{head}{choice}{tail}")));
+    let each = choices
+        .iter()
+        .flat_map(|choice| tails.iter().map(move |tail| format!("{head}{choice}{tail}")));
     each.collect()
 }
 
@@ -111,8 +116,9 @@ mod tests {
 
     #[test]
     fn commands_and_files_are_told_apart() {
-        let found =
-            |patterns: &[&str]| commands(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+        let found = |patterns: &[&str]| {
+            commands(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
+        };
         let wanted = vec!["cat a0".to_owned(), "cat a1".to_owned()];
         assert_eq!(found(&["pipe: cat a{0..1}"]).unwrap(), Some(wanted));
         assert_eq!(found(&["a.tar"]).unwrap(), None);

@@ -11,7 +11,9 @@ use super::webdataset::{Sample, ShardError, ShardIndex};
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A pattern fits no file.
-    #[error("no file fits {0:?}\n  hint: the pattern is taken from the folder in which the program runs")]
+    #[error(
+        "no file fits {0:?}\n  hint: the pattern is taken from the folder in which the program runs"
+    )]
     NoFile(String),
     /// A pattern that cannot be read as one.
     #[error("{pattern:?} is not a file pattern: {cause}")]
@@ -95,7 +97,9 @@ impl Samples {
         }
         match first {
             Some(first) if samples.shards.is_empty() && n_paths == 1 => Err(first.into()),
-            Some(first) if samples.shards.is_empty() => Err(SourceError::NoShard { n: n_paths, first }),
+            Some(first) if samples.shards.is_empty() => {
+                Err(SourceError::NoShard { n: n_paths, first })
+            }
             _ => Ok(samples),
         }
     }
@@ -176,7 +180,10 @@ mod tests {
         std::fs::write(path("d.tar"), "no tar at all").expect("writable");
         let open = |pattern: &str| Samples::open(&[path(pattern).display().to_string()], None);
         let samples = open("*.tar").expect("two shards are left");
-        assert_eq!((samples.len(), samples.read(1).expect("a sample").key), (2, "c-tar".to_owned()));
+        assert_eq!(
+            (samples.len(), samples.read(1).expect("a sample").key),
+            (2, "c-tar".to_owned())
+        );
         let warnings: Vec<String> = samples.warnings().collect();
         assert!(
             warnings.len() == 2 && warnings[0].contains("empty") && warnings[0].contains("b.tar"),

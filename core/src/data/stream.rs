@@ -107,7 +107,8 @@ impl Lane {
             let mut order: Vec<usize> = (0..block.len()).collect();
             order.shuffle(&mut self.streams.rng(1, self.lane, start));
             let mut slots: Vec<Option<_>> = block.map(|at| Some(self.next(at))).collect();
-            let shuffled = order.into_iter().map(|from| slots[from].take().expect("each once")).collect();
+            let shuffled =
+                order.into_iter().map(|from| slots[from].take().expect("each once")).collect();
             self.block = Some((start, shuffled));
         }
         let (start, block) = self.block.as_ref().expect("just read");
@@ -118,7 +119,8 @@ impl Lane {
     fn next(&mut self, at: usize) -> Result<Sample, Missing> {
         let per_shard = self.streams.samples_per_shard;
         let (shard, idx) = (at / per_shard, at % per_shard);
-        let is_open = self.open.as_ref().is_some_and(|(open, taken, _)| (*open, *taken) == (shard, idx));
+        let is_open =
+            self.open.as_ref().is_some_and(|(open, taken, _)| (*open, *taken) == (shard, idx));
         if !is_open {
             // Read ahead, the samples before this one are passed over.
             let command = self.streams.command(self.lane, shard).to_owned();
@@ -170,7 +172,10 @@ impl Reader {
                     Ok(Err(why)) => break why,
                     Err(RecvTimeoutError::Disconnected) => break "it ended".to_owned(),
                     Err(RecvTimeoutError::Timeout) => {
-                        tracing::warn!("nothing has come for {SILENT_SECS} s from pipe:{}", self.command);
+                        tracing::warn!(
+                            "nothing has come for {SILENT_SECS} s from pipe:{}",
+                            self.command
+                        );
                     }
                 }
             },
@@ -189,7 +194,11 @@ impl Reader {
 
 /// Runs a command and sends the samples of its output, then why there are no more.
 fn run(command: &str, skip: usize, sender: &SyncSender<Result<Sample, String>>) {
-    let child = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn();
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
@@ -213,7 +222,9 @@ fn why_ended(child: &mut Child, end: Result<(), String>) -> String {
         let _ = child.kill();
     }
     match (child.wait(), end) {
-        (Ok(status), Ok(())) if status.success() => "the shard has no more samples than that".into(),
+        (Ok(status), Ok(())) if status.success() => {
+            "the shard has no more samples than that".into()
+        }
         (Ok(status), Ok(())) => format!("the command failed ({status})"),
         (_, Err(why)) => why,
         (Err(error), _) => error.to_string(),

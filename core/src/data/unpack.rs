@@ -37,7 +37,9 @@ impl Compression {
             [b'P', b'K', 3, 4, ..] => "a zip archive (unzip)",
             _ => return Ok(Self::None),
         };
-        Err(format!("it is compressed with {other}; wanted a .tar, .tar.gz or .tar.zst: unpack it first"))
+        Err(format!(
+            "it is compressed with {other}; wanted a .tar, .tar.gz or .tar.zst: unpack it first"
+        ))
     }
 }
 
@@ -232,7 +234,8 @@ mod tests {
         assert_eq!(unpacked(&[gzip(b"first "), gzip(b"second")].concat()).expect("whole"), both);
         // Between zstd's frames there may be some without data.
         let no_data = [&[0x52, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
-        let frames = [no_data.clone(), zstd(b"first "), no_data, zstd(b""), zstd(b"second")].concat();
+        let frames =
+            [no_data.clone(), zstd(b"first "), no_data, zstd(b""), zstd(b"second")].concat();
         assert_eq!(unpacked(&frames).expect("whole"), both);
     }
 
@@ -252,7 +255,8 @@ mod tests {
             (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         for packed in [gzip(&bytes), zstd(&bytes)] {
             let cut = &packed[..packed.len() / 2];
-            let (file, ended) = UnpackedFile::new(Unpacked::new(cut).expect("a start")).expect("writable");
+            let (file, ended) =
+                UnpackedFile::new(Unpacked::new(cut).expect("a start")).expect("writable");
             assert!(ended.is_some());
             let (mut reader, len_bytes) = file.reader().expect("readable");
             let mut found = Vec::new();

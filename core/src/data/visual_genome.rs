@@ -42,7 +42,8 @@ struct FileRegion {
 impl FileEntry {
     /// Boxes and phrases as they stand in the file.
     pub(super) fn into_regions(self) -> impl Iterator<Item = ([f32; 4], Box<str>)> {
-        let region = |r: FileRegion| ([r.x, r.y, r.x + r.width, r.y + r.height], r.phrase.trim().into());
+        let region =
+            |r: FileRegion| ([r.x, r.y, r.x + r.width, r.y + r.height], r.phrase.trim().into());
         self.regions.into_iter().map(region)
     }
 }
@@ -55,7 +56,8 @@ impl VisualGenome {
     pub fn open(descriptions: &Path, folders: &[PathBuf]) -> Result<Self, SourceError> {
         let failed = |cause| SourceError::Text { cause, path: descriptions.to_owned() };
         let file = BufReader::new(File::open(descriptions).map_err(failed)?);
-        let entries: Vec<FileEntry> = serde_json::from_reader(file).map_err(|e| failed(e.into()))?;
+        let entries: Vec<FileEntry> =
+            serde_json::from_reader(file).map_err(|e| failed(e.into()))?;
         let files = numbered_files(folders)?;
         let with_photo = |entry: FileEntry| {
             let path = files.get(&entry.id)?.clone();
@@ -141,7 +143,8 @@ mod tests {
         }
         fs::write(path("VG_100K_2/7.jpg"), "pixels").expect("writable");
         let folders = [path("VG_100K"), path("VG_100K_2")];
-        let photos = VisualGenome::open(&path("regions.json"), &folders).expect("one photo is there");
+        let photos =
+            VisualGenome::open(&path("regions.json"), &folders).expect("one photo is there");
         assert_eq!(photos.len(), 1);
         let (record, bytes) = photos.read(0).expect("a photo");
         assert_eq!(bytes, b"pixels");
@@ -149,8 +152,9 @@ mod tests {
         assert_eq!(record.regions[0].box_px, [4.0, 5.0, 14.0, 25.0]);
         assert_eq!(record.regions[0].phrases, ["a red kite", "kite in the air"]);
 
-        let error =
-            VisualGenome::open(&path("regions.json"), &folders[..1]).expect_err("no photo").to_string();
+        let error = VisualGenome::open(&path("regions.json"), &folders[..1])
+            .expect_err("no photo")
+            .to_string();
         assert!(error.contains("VG_100K") && error.contains("hint"), "{error}");
     }
 }

@@ -131,14 +131,20 @@ impl Sample {
     /// As [`Self::image`].
     pub fn image_part(&self) -> Result<(&str, &[u8]), ShardError> {
         let part = self.part_of("photos", &IMAGE_EXTENSIONS)?;
-        part.ok_or_else(|| self.error(format!("there is no image among its parts {:?}", self.extensions())))
+        part.ok_or_else(|| {
+            self.error(format!("there is no image among its parts {:?}", self.extensions()))
+        })
     }
 
     /// The part with one of the extensions: `jpg` before `input.jpg`.
     ///
     /// WebDataset ends the key at the first dot of a member's file name. So `dog.1.jpg` and `dog.2.jpg` are parts of
     /// one sample, and which of them is meant nobody can tell.
-    fn part_of(&self, what: &str, extensions: &[&str]) -> Result<Option<(&str, &[u8])>, ShardError> {
+    fn part_of(
+        &self,
+        what: &str,
+        extensions: &[&str],
+    ) -> Result<Option<(&str, &[u8])>, ShardError> {
         let parts = || self.parts.iter().map(|(ext, bytes)| (ext.as_str(), bytes.as_slice()));
         if let Some(part) = parts().find(|(ext, _)| extensions.contains(ext)) {
             return Ok(Some(part));
@@ -412,7 +418,10 @@ fn split_keys(samples: &[SamplePlace]) -> Vec<String> {
 /// Hidden files, files without extension and folders of metadata (`__info__/`) belong to no sample.
 pub(super) fn split_name(name: &str) -> Option<(String, String)> {
     let name = name.strip_prefix("./").unwrap_or(name);
-    if name.split_once('/').is_some_and(|(first, _)| first.starts_with("__") && first.ends_with("__")) {
+    if name
+        .split_once('/')
+        .is_some_and(|(first, _)| first.starts_with("__") && first.ends_with("__"))
+    {
         return None;
     }
     let base = name.rfind('/').map_or(0, |slash| slash + 1);
@@ -477,10 +486,8 @@ impl ShardWriter {
             header.set_mtime(0);
             header.set_size(bytes.len() as u64);
             let name = format!("{}.{ext}", sample.key);
-            builder.append_data(&mut header, name, bytes.as_slice()).map_err(|source| ShardError::Io {
-                action: "write",
-                path: self.path.clone(),
-                source,
+            builder.append_data(&mut header, name, bytes.as_slice()).map_err(|source| {
+                ShardError::Io { action: "write", path: self.path.clone(), source }
             })?;
         }
         self.last_key = Some(sample.key.clone());
@@ -589,9 +596,14 @@ impl PhotoRecord {
         }
         let has_class = |json| serde_json::from_slice::<HasClass>(json).is_ok();
         let names_region = record.regions.iter().any(|region| !region.phrases.is_empty());
-        if record.captions.is_empty() && !names_region && !json.is_some_and(|(_, json)| has_class(json)) {
+        if record.captions.is_empty()
+            && !names_region
+            && !json.is_some_and(|(_, json)| has_class(json))
+        {
             let found = sample.extensions();
-            return Err(sample.error(format!("no caption, class or region phrase in its parts {found:?}")));
+            return Err(
+                sample.error(format!("no caption, class or region phrase in its parts {found:?}"))
+            );
         }
         Ok(record)
     }
@@ -604,7 +616,9 @@ impl PhotoRecord {
             // A list of captions, or one.
             return Ok(Self { captions: captions_of("the record", &json)?, ..Self::default() });
         }
-        let key = CAPTION_KEYS.into_iter().find(|key| json.get(key).is_some_and(|value| !value.is_null()));
+        let key = CAPTION_KEYS
+            .into_iter()
+            .find(|key| json.get(key).is_some_and(|value| !value.is_null()));
         let captions = key.map_or(Ok(Vec::new()), |key| captions_of(key, &json[key]))?;
         let record: Self = serde_json::from_value(json).map_err(|cause| cause.to_string())?;
         Ok(Self { captions, ..record })
@@ -639,7 +653,10 @@ mod tests {
     fn three_samples() -> Vec<Sample> {
         vec![
             sample("00000", &[("jpg", "pixels"), ("json", "{}")]),
-            sample("a/00001", &[("jpg", &"x".repeat(1000)), ("json", "{\"a\":1}"), ("seg.png", "")]),
+            sample(
+                "a/00001",
+                &[("jpg", &"x".repeat(1000)), ("json", "{\"a\":1}"), ("seg.png", "")],
+            ),
             sample("00002", &[("jpg", "more"), ("json", "")]),
         ]
     }
@@ -705,7 +722,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("s.tar");
         let missing = ShardIndex::open(&path).expect_err("missing").to_string();
-        assert!(missing.contains("cannot open the shard") && missing.contains("s.tar"), "{missing}");
+        assert!(
+            missing.contains("cannot open the shard") && missing.contains("s.tar"),
+            "{missing}"
+        );
         std::fs::write(&path, "hello, world ".repeat(100)).expect("writable");
         let text = ShardIndex::open(&path).expect_err("no tar").to_string();
         assert!(text.contains("found no whole sample"), "{text}");
@@ -745,20 +765,29 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&bytes).expect("to memory");
         let gzip = gzip.finish().expect("to memory");
-        let zstd = ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest);
+        let zstd = ruzstd::encoding::compress_to_vec(
+            &bytes[..],
+            ruzstd::encoding::CompressionLevel::Fastest,
+        );
         for packed in [&gzip, &zstd] {
             let (shard, _folder) = opened(packed);
             assert_eq!((shard.len(), shard.truncated.as_deref()), (3, None));
             assert_eq!(shard.read(2).expect("third"), three_samples()[2]);
-            let both = [&shard, &shard.clone()].map(|shard| shard.samples().collect::<Result<Vec<_>, _>>());
+            let both = [&shard, &shard.clone()]
+                .map(|shard| shard.samples().collect::<Result<Vec<_>, _>>());
             both.into_iter().for_each(|samples| assert_eq!(samples.expect("all"), three_samples()));
         }
         // Cut short, it gives the samples before the cut.
         let noise = |n: u32| {
-            (0..2000_u32).map(|i| char::from(33 + (i.wrapping_mul(n) >> 7) as u8 % 90)).collect::<String>()
+            (0..2000_u32)
+                .map(|i| char::from(33 + (i.wrapping_mul(n) >> 7) as u8 % 90))
+                .collect::<String>()
         };
-        let bytes =
-            tar_of(&[("a.txt", &noise(0x9e37_79b9)), ("b.txt", &noise(0x85eb_ca6b)), ("c.txt", "end")]);
+        let bytes = tar_of(&[
+            ("a.txt", &noise(0x9e37_79b9)),
+            ("b.txt", &noise(0x85eb_ca6b)),
+            ("c.txt", "end"),
+        ]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&bytes).expect("to memory");
         let gzip = gzip.finish().expect("to memory");
@@ -784,12 +813,17 @@ mod tests {
         let samples: Vec<Sample> = shard.samples().map(|sample| sample.expect("whole")).collect();
         assert_eq!(
             samples,
-            [sample("a", &[("jpg", "1"), ("txt", "one")]), sample("b", &[("jpg", "3"), ("txt", "b")])]
+            [
+                sample("a", &[("jpg", "1"), ("txt", "one")]),
+                sample("b", &[("jpg", "3"), ("txt", "b")])
+            ]
         );
         assert_eq!(shard.duplicates, ["a.jpg", "a.txt"]);
         let warnings: Vec<String> = shard.warnings().collect();
         assert!(
-            warnings.len() == 1 && warnings[0].contains("2 members") && warnings[0].contains("s.tar"),
+            warnings.len() == 1
+                && warnings[0].contains("2 members")
+                && warnings[0].contains("s.tar"),
             "{warnings:?}"
         );
     }
@@ -798,12 +832,24 @@ mod tests {
     fn parts_that_stand_apart_are_samples_of_their_own_and_told() {
         let (shard, _folder) =
             opened(&tar_of(&[("a.jpg", "1"), ("b.jpg", "2"), ("a.txt", "a"), ("b.txt", "b")]));
-        assert_eq!((shard.len(), &shard.split_keys[..]), (4, &["a".to_owned(), "b".to_owned()][..]));
+        assert_eq!(
+            (shard.len(), &shard.split_keys[..]),
+            (4, &["a".to_owned(), "b".to_owned()][..])
+        );
         let warnings: Vec<String> = shard.warnings().collect();
-        assert!(warnings[0].contains("2 samples") && warnings[0].contains("--sort=name"), "{warnings:?}");
+        assert!(
+            warnings[0].contains("2 samples") && warnings[0].contains("--sort=name"),
+            "{warnings:?}"
+        );
         // Another whole sample of the same name is none.
-        let again =
-            [("a.jpg", "1"), ("a.txt", "a"), ("b.jpg", "2"), ("b.txt", "b"), ("a.jpg", "3"), ("a.txt", "c")];
+        let again = [
+            ("a.jpg", "1"),
+            ("a.txt", "a"),
+            ("b.jpg", "2"),
+            ("b.txt", "b"),
+            ("a.jpg", "3"),
+            ("a.txt", "c"),
+        ];
         let (shard, _folder) = opened(&tar_of(&again));
         assert_eq!((shard.len(), shard.warnings().count()), (3, 0));
     }
@@ -816,15 +862,28 @@ mod tests {
             let (shard, _folder) = opened(&tar_of(members));
             let found: Vec<&str> = (0..shard.len()).filter_map(|idx| shard.key(idx)).collect();
             assert_eq!(found, keys);
-            let captions =
-                shard.samples().filter_map(|sample| PhotoRecord::from_sample(&sample.expect("whole")).ok());
+            let captions = shard
+                .samples()
+                .filter_map(|sample| PhotoRecord::from_sample(&sample.expect("whole")).ok());
             assert_eq!(captions.map(|record| record.captions.len()).sum::<usize>(), n_texts);
         };
-        check(&[("a.jpg", ""), ("a.txt", "1\n2\n3\n"), ("b.txt", "1"), ("b.JPG", "")], &["a", "b"], 4);
-        check(&[("a.jpg", ""), ("b.jpg", ""), ("a.txt", "1"), ("b.txt", "2")], &["a", "b", "a", "b"], 2);
+        check(
+            &[("a.jpg", ""), ("a.txt", "1\n2\n3\n"), ("b.txt", "1"), ("b.JPG", "")],
+            &["a", "b"],
+            4,
+        );
+        check(
+            &[("a.jpg", ""), ("b.jpg", ""), ("a.txt", "1"), ("b.txt", "2")],
+            &["a", "b", "a", "b"],
+            2,
+        );
         check(&[("a.jpg", ""), ("a.txt", "1"), ("a.txt", "2\n3")], &["a"], 1);
         check(&[("x.1.jpg", ""), ("x.1.txt", "1"), ("x.2.jpg", ""), ("x.2.txt", "2")], &["x"], 0);
-        check(&[("v1.0/a.txt", "1"), ("v1.0/a.jpg", ""), ("v1.1/a.txt", "2")], &["v1.0/a", "v1.1/a"], 2);
+        check(
+            &[("v1.0/a.txt", "1"), ("v1.0/a.jpg", ""), ("v1.1/a.txt", "2")],
+            &["v1.0/a", "v1.1/a"],
+            2,
+        );
         check(&[("__info__/a.txt", "1"), ("README", "1"), ("a.txt", "2")], &["a"], 1);
     }
 
@@ -860,7 +919,10 @@ mod tests {
             "regions": [{"box": [1, 2.5, 3, 4], "phrases": ["A dog"], "type": "animals", "n_boxes": 2},
                         {"box": [0, 0, 1, 1], "phrases": []}]}"#;
         let record = record(json).expect("a record");
-        assert_eq!((record.captions, record.width, record.height), (vec!["A dog .".into()], Some(9), None));
+        assert_eq!(
+            (record.captions, record.width, record.height),
+            (vec!["A dog .".into()], Some(9), None)
+        );
         assert_eq!(record.regions[0].box_px, [1.0, 2.5, 3.0, 4.0]);
         assert_eq!(record.regions.iter().map(|region| region.n_boxes).collect::<Vec<_>>(), [2, 1]);
     }
@@ -869,7 +931,12 @@ mod tests {
     fn captions_may_be_absent_when_there_is_a_class() {
         assert_eq!(record(r#"{"class": "cup"}"#).expect("a record").class, Some("cup".into()));
         assert_eq!(record(r#"{"class": null}"#).expect("a record").class, None);
-        assert!(record("{}").expect_err("nothing said").to_string().contains("no caption, class or region"));
+        assert!(
+            record("{}")
+                .expect_err("nothing said")
+                .to_string()
+                .contains("no caption, class or region")
+        );
         let regions = |phrases: &str| {
             record(&format!(r#"{{"regions": [{{"box": [0, 0, 1, 1], "phrases": {phrases}}}]}}"#))
         };
@@ -886,7 +953,8 @@ mod tests {
     }
 
     fn captions(parts: &[(&str, &str)]) -> Result<Vec<String>, String> {
-        let record = PhotoRecord::from_sample(&sample("7", parts)).map_err(|error| error.to_string())?;
+        let record =
+            PhotoRecord::from_sample(&sample("7", parts)).map_err(|error| error.to_string())?;
         Ok(record.captions)
     }
 
@@ -915,15 +983,20 @@ mod tests {
         ] {
             assert_eq!(captions(&[("json", json)]).expect(json), wanted, "{json}");
             // The .txt counts only where the record has none.
-            assert_eq!(captions(&[("json", json), ("txt", "other")]).expect(json), wanted, "{json}");
+            assert_eq!(
+                captions(&[("json", json), ("txt", "other")]).expect(json),
+                wanted,
+                "{json}"
+            );
         }
         assert_eq!(
             captions(&[("json", r#"{"caption": null}"#), ("txt", "a\nb")]).expect("a text"),
             ["a", "b"]
         );
-        for (json, wanted) in
-            [(r#"{"captions": 7}"#, "\"captions\" is 7"), (r#"{"TEXT": ["a", 7]}"#, "list of texts")]
-        {
+        for (json, wanted) in [
+            (r#"{"captions": 7}"#, "\"captions\" is 7"),
+            (r#"{"TEXT": ["a", 7]}"#, "list of texts"),
+        ] {
             let error = captions(&[("json", json)]).expect_err("no texts");
             assert!(error.contains(wanted) && error.contains("sample 7"), "{error}");
         }
@@ -940,25 +1013,35 @@ mod tests {
         let edited = sample("7", &[("target.jpg", "after"), ("input.jpg", "before")]);
         assert_eq!(edited.image_part().expect("a photo").0, "input.jpg");
         for ext in ["heic", "heif", "avif", "jfif", "webp"] {
-            assert_eq!(sample("7", &[("json", ""), (ext, "")]).image_part().expect("a photo").0, ext);
+            assert_eq!(
+                sample("7", &[("json", ""), (ext, "")]).image_part().expect("a photo").0,
+                ext
+            );
         }
     }
 
     #[test]
     fn keys_with_dots_are_told_with_the_rule() {
         // dog.1.jpg, dog.1.json, dog.2.jpg, dog.2.json
-        let dogs = sample("dog", &[("1.jpg", ""), ("1.json", "{}"), ("2.jpg", ""), ("2.json", "{}")]);
+        let dogs =
+            sample("dog", &[("1.jpg", ""), ("1.json", "{}"), ("2.jpg", ""), ("2.json", "{}")]);
         for error in [
             dogs.image().expect_err("two").to_string(),
             PhotoRecord::from_sample(&dogs).expect_err("two").to_string(),
         ] {
             assert!(
-                error.contains("sample dog") && error.contains("first dot") && error.contains("1.j"),
+                error.contains("sample dog")
+                    && error.contains("first dot")
+                    && error.contains("1.j"),
                 "{error}"
             );
         }
-        let nothing = sample("7", &[("json", "{}"), ("mp3", "")]).image().expect_err("no photo").to_string();
-        assert!(nothing.contains("sample 7") && nothing.contains(r#"["json", "mp3"]"#), "{nothing}");
+        let nothing =
+            sample("7", &[("json", "{}"), ("mp3", "")]).image().expect_err("no photo").to_string();
+        assert!(
+            nothing.contains("sample 7") && nothing.contains(r#"["json", "mp3"]"#),
+            "{nothing}"
+        );
         assert!(nothing.contains("side by side"), "{nothing}");
     }
 

@@ -52,7 +52,8 @@ impl ZipArchive {
     /// # Errors
     /// When the file cannot be read or is no whole zip archive; the text says why.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let damaged = || "it is no whole zip archive (the list at its end cannot be read)".to_owned();
+        let damaged =
+            || "it is no whole zip archive (the list at its end cannot be read)".to_owned();
         let mut file = File::open(path).map_err(|e| e.to_string())?;
         let n_bytes = file.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
         let tail_bytes = n_bytes.min(LONGEST_END_BYTES + LOCATOR_BYTES as u64);
@@ -86,8 +87,10 @@ impl ZipArchive {
     /// # Errors
     /// When it is not there, or is packed; the text says why.
     pub fn stored_range(&self, name: &str) -> Result<Range<u64>, String> {
-        let entry =
-            self.entries.get(name).ok_or_else(|| format!("{name} is not in {}", self.path.display()))?;
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| format!("{name} is not in {}", self.path.display()))?;
         if entry.is_encrypted || entry.method != 0 || entry.packed_bytes != entry.plain_bytes {
             return Err(format!(
                 "{name} is packed, wanted stored (unpack the archive and zip it with zip -0)"
@@ -95,7 +98,8 @@ impl ZipArchive {
         }
         let start = start_of(&mut File::open(&self.path).map_err(|e| e.to_string())?, entry)?;
         let end = start.checked_add(entry.plain_bytes);
-        end.map(|end| start..end).ok_or_else(|| "the archive is damaged: it points beyond its own end".into())
+        end.map(|end| start..end)
+            .ok_or_else(|| "the archive is damaged: it points beyond its own end".into())
     }
 
     /// The bytes of a file inside, held against their checksum.
@@ -103,7 +107,10 @@ impl ZipArchive {
     /// # Errors
     /// When it is not there, is packed otherwise than stored or deflated, or is damaged; the text says why.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, String> {
-        let entry = self.entries.get(name).ok_or_else(|| format!("it is not in {}", self.path.display()))?;
+        let entry = self
+            .entries
+            .get(name)
+            .ok_or_else(|| format!("it is not in {}", self.path.display()))?;
         if entry.is_encrypted {
             return Err("it is encrypted".into());
         }
@@ -151,7 +158,8 @@ fn place_of_list(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
         let comment = u16_at(tail, at + 20).map(usize::from);
         u32_at(tail, *at) == Some(END) && comment == Some(tail.len() - at - END_BYTES)
     })?;
-    let locator = end.checked_sub(LOCATOR_BYTES).filter(|at| u32_at(tail, *at) == Some(END_64_LOCATOR));
+    let locator =
+        end.checked_sub(LOCATOR_BYTES).filter(|at| u32_at(tail, *at) == Some(END_64_LOCATOR));
     match locator {
         None => Some((u64::from(u32_at(tail, end + 16)?), u64::from(u32_at(tail, end + 12)?))),
         Some(at) => {
@@ -249,7 +257,11 @@ mod tests {
         let path = folder.path().join("x.zip");
         let whole = std::fs::read(golden("files.zip")).expect("goldens");
         std::fs::write(&path, &whole[..whole.len() - 60]).expect("writable");
-        assert!(ZipArchive::open(&path).expect_err("its end is missing").contains("no whole zip archive"));
+        assert!(
+            ZipArchive::open(&path)
+                .expect_err("its end is missing")
+                .contains("no whole zip archive")
+        );
         let mut bytes = whole;
         let at = bytes.windows(6).position(|part| part == b"stored").expect("a file as it is");
         bytes[at] = b'S';
@@ -262,7 +274,8 @@ mod tests {
     fn altered(name: &str, mark: u32, at: usize, number: &[u8]) -> Vec<u8> {
         let mut bytes = std::fs::read(golden(name)).expect("goldens");
         let mark = mark.to_le_bytes();
-        let start = bytes.windows(4).rposition(|part| part == mark).expect("the archive has such a record");
+        let start =
+            bytes.windows(4).rposition(|part| part == mark).expect("the archive has such a record");
         bytes[start + at..start + at + number.len()].copy_from_slice(number);
         bytes
     }
@@ -282,7 +295,10 @@ mod tests {
     fn a_list_beyond_the_end_is_no_archive() {
         let far = 0xfff0_0000_u32.to_le_bytes();
         for at in [12, 16] {
-            assert!(error_of(&altered("files.zip", END, at, &far)).contains("no whole zip archive"), "{at}");
+            assert!(
+                error_of(&altered("files.zip", END, at, &far)).contains("no whole zip archive"),
+                "{at}"
+            );
         }
         for number in [u64::MAX, 1 << 62, 1 << 40] {
             let of = |mark, at| error_of(&altered("files_64.zip", mark, at, &number.to_le_bytes()));
@@ -307,6 +323,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.zip");
         std::fs::write(&path, packed).expect("writable");
-        assert!(ZipArchive::open(&path).and_then(|archive| archive.read("in/b \u{e9}.txt")).is_ok());
+        assert!(
+            ZipArchive::open(&path).and_then(|archive| archive.read("in/b \u{e9}.txt")).is_ok()
+        );
     }
 }

@@ -131,7 +131,10 @@ impl Measures {
     }
 
     /// The measures of several sets as `SET.NAME`, and the plain mean of those that each set is reported by.
-    pub fn of_sets<'a>(sets: impl IntoIterator<Item = (&'a str, &'a str, &'a Self)>, mean: &str) -> Self {
+    pub fn of_sets<'a>(
+        sets: impl IntoIterator<Item = (&'a str, &'a str, &'a Self)>,
+        mean: &str,
+    ) -> Self {
         let (mut all, mut reported) = (Self::default(), Vec::new());
         for (set, (name, metric, measures)) in sets.into_iter().enumerate() {
             all.ids.extend(measures.ids.iter().map(|id| format!("{name}: {id}")));
@@ -154,14 +157,17 @@ impl Measures {
             let score = match measure {
                 Measure::OfSet { set, measure } => {
                     let places = self.places_of(*set);
-                    let own: Vec<usize> = draw[places.clone()].iter().map(|i| i - places.start).collect();
+                    let own: Vec<usize> =
+                        draw[places.clone()].iter().map(|i| i - places.start).collect();
                     measure.on(&own)
                 }
                 Measure::Mean { of } => {
                     let place = |name: &String| self.names().position(|found| found == name);
                     let of: Vec<f64> = of
                         .iter()
-                        .map(|name| place(name).and_then(|i| scores.get(i).copied()).unwrap_or(f64::NAN))
+                        .map(|name| {
+                            place(name).and_then(|i| scores.get(i).copied()).unwrap_or(f64::NAN)
+                        })
                         .collect();
                     of.iter().sum::<f64>() / of.len() as f64
                 }
@@ -219,7 +225,8 @@ impl Measures {
             let draw = self.draw(&mut rng);
             drawn.iter_mut().zip(self.scores(&draw)).for_each(|(scores, score)| scores.push(score));
         }
-        let interval = |(name, scores): (&str, Vec<f64>)| Some((name.to_owned(), interval_of(scores)?));
+        let interval =
+            |(name, scores): (&str, Vec<f64>)| Some((name.to_owned(), interval_of(scores)?));
         self.names().zip(drawn).filter_map(interval).collect()
     }
 
@@ -250,7 +257,10 @@ impl Measures {
         for _ in 0..n_draws {
             let draw = self.draw(&mut rng);
             let (a, b) = (self.scores(&draw), other.scores(&draw));
-            drawn.iter_mut().zip(&shared).for_each(|(differences, &(i, j))| differences.push(b[j] - a[i]));
+            drawn
+                .iter_mut()
+                .zip(&shared)
+                .for_each(|(differences, &(i, j))| differences.push(b[j] - a[i]));
         }
         let difference = |(&(i, j), differences): (&(usize, usize), Vec<f64>)| {
             let interval = interval_of(differences)?;
@@ -278,7 +288,8 @@ impl Measure {
                 seen.clone().map(|(hits, n)| hits / n).sum::<f64>() / seen.count() as f64
             }
             Self::RocAuc { score, positive } => {
-                let drawn: Vec<(f64, bool)> = draw.iter().map(|&i| (score[i], positive[i])).collect();
+                let drawn: Vec<(f64, bool)> =
+                    draw.iter().map(|&i| (score[i], positive[i])).collect();
                 roc_auc(&drawn)
             }
             Self::Map11Points { n_classes, scores, labels } => {
@@ -326,8 +337,10 @@ mod tests {
     use super::*;
 
     fn run(values: &[f64]) -> Measures {
-        let mut measures =
-            Measures { ids: (0..values.len()).map(|i| i.to_string()).collect(), ..Default::default() };
+        let mut measures = Measures {
+            ids: (0..values.len()).map(|i| i.to_string()).collect(),
+            ..Default::default()
+        };
         measures.add_mean("hits", values.iter().copied());
         measures
     }
@@ -375,21 +388,28 @@ mod tests {
         assert_eq!(all.names().collect::<Vec<_>>(), ["a.hits", "b.hits", "mean"]);
         assert_eq!((all.whole("b.hits"), all.whole("mean")), (Some(1.0), Some(0.75)));
         let intervals = all.intervals(N_DRAWS, 0);
-        let of = |name: &str| intervals.iter().find(|(found, _)| found == name).expect("it is there").1;
+        let of =
+            |name: &str| intervals.iter().find(|(found, _)| found == name).expect("it is there").1;
         assert_eq!(of("b.hits"), Interval { low: 1.0, high: 1.0 });
         // The first set is as it is alone: its photos are drawn first. Half its deviation is the mean's.
         assert!((of("mean").low - (of("a.hits").low + 1.0) / 2.0).abs() < 1e-12);
         // 0.5 ± 1.96 sqrt(0.5 · 0.5 / 100)
-        assert!((of("a.hits").low - 0.402).abs() < 0.02 && (of("a.hits").high - 0.598).abs() < 0.02);
+        assert!(
+            (of("a.hits").low - 0.402).abs() < 0.02 && (of("a.hits").high - 0.598).abs() < 0.02
+        );
         let (_, found) = all.compare(&all, 10, 0).expect("the same photos").remove(2);
         assert_eq!((found.difference, found.interval.high), (0.0, 0.0));
     }
 
     #[test]
     fn average_precision_is_computed_again_on_a_draw() {
-        let mut measures = Measures { ids: vec!["a".into(), "b".into(), "c".into()], ..Default::default() };
-        let (scores, labels) = (vec![0.9, 0.1, 0.8, 0.2, 0.3, 0.7], vec![vec![0], vec![0], vec![1]]);
-        measures.measures.push(("map".into(), Measure::Map11Points { n_classes: 2, scores, labels }));
+        let mut measures =
+            Measures { ids: vec!["a".into(), "b".into(), "c".into()], ..Default::default() };
+        let (scores, labels) =
+            (vec![0.9, 0.1, 0.8, 0.2, 0.3, 0.7], vec![vec![0], vec![0], vec![1]]);
+        measures
+            .measures
+            .push(("map".into(), Measure::Map11Points { n_classes: 2, scores, labels }));
         assert_eq!(measures.whole("map"), Some(1.0));
         // Class 1 is not drawn; class 0 keeps its perfect ranking.
         assert_eq!(measures.score("map", &[0, 1, 1]), Some(1.0));
@@ -398,7 +418,8 @@ mod tests {
 
     #[test]
     fn runs_of_other_photos_cannot_be_compared() {
-        let error = run(&[1.0]).compare(&run(&[1.0, 0.0]), 10, 0).expect_err("one has another photo");
+        let error =
+            run(&[1.0]).compare(&run(&[1.0, 0.0]), 10, 0).expect_err("one has another photo");
         assert!(error.to_string().contains("photo 1 is none in the first run"), "{error}");
     }
 }

@@ -76,7 +76,10 @@ where
 ///
 /// # Errors
 /// As [`score`].
-pub fn score_tokenized<C, R>(candidates: &[C], references: &[Vec<R>]) -> Result<CaptionReport, CaptionError>
+pub fn score_tokenized<C, R>(
+    candidates: &[C],
+    references: &[Vec<R>],
+) -> Result<CaptionReport, CaptionError>
 where
     C: AsRef<str>,
     R: AsRef<str>,
@@ -101,14 +104,23 @@ where
         .collect();
     let [bleu_1, bleu_2, bleu_3, bleu_4] = bleu_of(&bleu);
     let cider = cider(&candidates, &references);
-    let scores =
-        CaptionScores { bleu_1, bleu_2, bleu_3, bleu_4, rouge_l: mean(&rouge_l), cider: mean(&cider) };
+    let scores = CaptionScores {
+        bleu_1,
+        bleu_2,
+        bleu_3,
+        bleu_4,
+        rouge_l: mean(&rouge_l),
+        cider: mean(&cider),
+    };
     Ok(CaptionReport { scores, rouge_l, cider, bleu })
 }
 
 fn check_counts<R>(n_candidates: usize, references: &[Vec<R>]) -> Result<(), CaptionError> {
     if n_candidates != references.len() {
-        return Err(CaptionError::CountMismatch { candidates: n_candidates, references: references.len() });
+        return Err(CaptionError::CountMismatch {
+            candidates: n_candidates,
+            references: references.len(),
+        });
     }
     if n_candidates == 0 {
         return Err(CaptionError::NoCandidates);

@@ -78,7 +78,11 @@ pub fn average_precision_11(scored: &[(f64, bool)]) -> f64 {
             .fold(0.0, f64::max)
     };
     // numpy's linspace(1, 0, 11).
-    (0..=10).map(|i| if i == 10 { 0.0 } else { 1.0 + f64::from(i) * -0.1 }).map(best_from).sum::<f64>() / 11.0
+    (0..=10)
+        .map(|i| if i == 10 { 0.0 } else { 1.0 + f64::from(i) * -0.1 })
+        .map(best_from)
+        .sum::<f64>()
+        / 11.0
 }
 
 /// [`average_precision_11`] averaged over the classes that have photos.
@@ -138,6 +142,9 @@ mod tests {
     #[test]
     fn the_first_of_equal_classes_is_taken() {
         assert_eq!(best_class(&[0.1, 0.7, 0.7]), 1);
-        assert_eq!(prompt("a photo of {}, a type of food.", "pho"), "a photo of pho, a type of food.");
+        assert_eq!(
+            prompt("a photo of {}, a type of food.", "pho"),
+            "a photo of pho, a type of food."
+        );
     }
 }

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 /// What keeps caption files from being read or paired.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CocoError {
-    #[error("found no candidate caption, want one for each image: check that the file is not empty")]
+    #[error(
+        "found no candidate caption, want one for each image: check that the file is not empty"
+    )]
     NoCandidates,
     #[error(
         "found a candidate for image {0} but no reference captions for it: add its references or remove the candidate"
@@ -104,9 +106,11 @@ pub fn parse_references(json: &[u8]) -> Result<Vec<ImageReferences>, CocoError> 
         form: r#"{"annotations": [{"image_id": 7, "id": 1, "caption": ".."}]} or {"7": ["..", ".."]}"#,
         found: error.to_string(),
     };
-    let mut file: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).map_err(wrong)?;
-    let is_object =
-        |value: &serde_json::Value| value.as_array().is_some_and(|v| v.iter().all(|a| a.is_object()));
+    let mut file: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(json).map_err(wrong)?;
+    let is_object = |value: &serde_json::Value| {
+        value.as_array().is_some_and(|v| v.iter().all(|a| a.is_object()))
+    };
     let Some(annotations) = file.get_mut("annotations").filter(|v| is_object(v)) else {
         return file
             .into_iter()
@@ -116,12 +120,16 @@ pub fn parse_references(json: &[u8]) -> Result<Vec<ImageReferences>, CocoError> 
             })
             .collect();
     };
-    let mut annotations: Vec<Annotation> = serde_json::from_value(annotations.take()).map_err(wrong)?;
+    let mut annotations: Vec<Annotation> =
+        serde_json::from_value(annotations.take()).map_err(wrong)?;
     let mut images: Vec<ImageReferences> = Vec::new();
     let mut positions: HashMap<ImageId, usize> = HashMap::new();
     for annotation in &annotations {
         positions.entry(annotation.image_id.clone()).or_insert_with(|| {
-            images.push(ImageReferences { image_id: annotation.image_id.clone(), captions: Vec::new() });
+            images.push(ImageReferences {
+                image_id: annotation.image_id.clone(),
+                captions: Vec::new(),
+            });
             images.len() - 1
         });
     }
@@ -154,7 +162,8 @@ pub fn pair(
         }
         by_image.insert(candidate.image_id, candidate.caption);
     }
-    let n_missing = references.iter().filter(|image| !by_image.contains_key(&image.image_id)).count();
+    let n_missing =
+        references.iter().filter(|image| !by_image.contains_key(&image.image_id)).count();
     let mut paired = PairedCaptions::default();
     for image in references {
         let Some(candidate) = by_image.remove(&image.image_id) else {
@@ -201,8 +210,10 @@ mod tests {
     #[test]
     fn files_that_do_not_pair_are_errors() {
         let id = |name: &str| ImageId(name.to_owned());
-        let candidate = |name: &str| CandidateCaption { image_id: id(name), caption: "an owl".to_owned() };
-        let image = |name: &str| ImageReferences { image_id: id(name), captions: vec!["an owl".into()] };
+        let candidate =
+            |name: &str| CandidateCaption { image_id: id(name), caption: "an owl".to_owned() };
+        let image =
+            |name: &str| ImageReferences { image_id: id(name), captions: vec!["an owl".into()] };
         let check = |candidates: &[&str], references: &[&str], wanted| {
             let candidates = candidates.iter().map(|name| candidate(name)).collect();
             let references = references.iter().map(|name| image(name)).collect();

@@ -62,16 +62,19 @@ impl TrueBoxes {
         let mut left: Vec<bool> = vec![true; boxes.len()];
         let mut merged = Self::default();
         let group_of = |i: usize, left: &[bool]| -> Vec<usize> {
-            let near = |&j: &usize| left[i] && left[j] && overlap(boxes[i], boxes[j]) >= MERGE_OVERLAP;
+            let near =
+                |&j: &usize| left[i] && left[j] && overlap(boxes[i], boxes[j]) >= MERGE_OVERLAP;
             (0..boxes.len()).filter(near).collect()
         };
         loop {
             let groups = (0..boxes.len()).map(|i| group_of(i, &left));
             // The first of equally large groups.
-            let largest = groups.reduce(|best, group| if group.len() > best.len() { group } else { best });
+            let largest =
+                groups.reduce(|best, group| if group.len() > best.len() { group } else { best });
             let Some(group) = largest.filter(|group| !group.is_empty()) else { return merged };
-            let mean =
-                |corner: usize| group.iter().map(|&i| boxes[i][corner]).sum::<f64>() / group.len() as f64;
+            let mean = |corner: usize| {
+                group.iter().map(|&i| boxes[i][corner]).sum::<f64>() / group.len() as f64
+            };
             merged.boxes.push([0, 1, 2, 3].map(mean));
             merged.captions.push(group.iter().map(|&i| captions[i].clone()).collect());
             group.iter().for_each(|&i| left[i] = false);
@@ -95,7 +98,8 @@ impl TrueBoxes {
         let mut used = vec![false; self.len()];
         let matched = |idx: usize| {
             let Detection { box_px, score, caption } = &detections[idx];
-            let overlaps = self.boxes.iter().map(|truth| overlap(box_px.map(f64::from), *truth)).enumerate();
+            let overlaps =
+                self.boxes.iter().map(|truth| overlap(box_px.map(f64::from), *truth)).enumerate();
             let best = overlaps.reduce(|best, next| if next.1 > best.1 { next } else { best });
             let best = best.filter(|(_, overlap)| *overlap > 0.0);
             Matched {
@@ -126,7 +130,9 @@ pub fn dense_scores(matched: &[Matched], meteors: Option<&[f64]>, n_true: usize)
         precision(min_overlap, &|idx| meteors[idx] > min_meteor)
     };
     let grid = |meteors: &[f64]| {
-        let row = |min_overlap: &f64| MIN_METEORS.map(|min_meteor| cell(meteors, *min_overlap, min_meteor));
+        let row = |min_overlap: &f64| {
+            MIN_METEORS.map(|min_meteor| cell(meteors, *min_overlap, min_meteor))
+        };
         mean(MIN_OVERLAPS.iter().flat_map(row).collect())
     };
     DenseScores {
@@ -189,8 +195,11 @@ mod tests {
 
     #[test]
     fn a_box_is_found_once() {
-        let matched =
-            truth(&[A, B]).assign(&[said(A, 0.1), said(A, 0.9), said([400.0, 0.0, 450.0, 9.0], 0.5)]);
+        let matched = truth(&[A, B]).assign(&[
+            said(A, 0.1),
+            said(A, 0.9),
+            said([400.0, 0.0, 450.0, 9.0], 0.5),
+        ]);
         assert_eq!(matched.iter().map(|m| m.is_first).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!(matched.iter().map(|m| m.overlap).collect::<Vec<_>>(), [1.0, 0.0, 1.0]);
         assert!(matched[1].references.is_empty());

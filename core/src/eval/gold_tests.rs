@@ -20,13 +20,18 @@ struct Tokenized {
 const TOLERANCE: f64 = 1e-9;
 
 fn shared_file(name: &str) -> Option<Vec<u8>> {
-    let shared = std::env::var_os("MMGEM_SHARED")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
+    let shared = std::env::var_os("MMGEM_SHARED").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
+        PathBuf::from,
+    );
     let path = shared.join("data/caption-scores").join(name);
     match fs::read(&path) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            eprintln!("SKIPPED: {}: {error}; set MMGEM_SHARED to the shared folder", path.display());
+            eprintln!(
+                "SKIPPED: {}: {error}; set MMGEM_SHARED to the shared folder",
+                path.display()
+            );
             None
         }
     }
@@ -39,7 +44,8 @@ fn captions() -> Option<(Vec<String>, Vec<Vec<String>>)> {
     flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut json).unwrap();
     let mut images = coco::parse_references(&json).unwrap();
     images.sort_by_key(|image| image.image_id.0.parse::<u64>().unwrap());
-    let split = |image: coco::ImageReferences| (image.captions[0].clone(), image.captions[1..5].to_vec());
+    let split =
+        |image: coco::ImageReferences| (image.captions[0].clone(), image.captions[1..5].to_vec());
     Some(images.into_iter().map(split).unzip())
 }
 
@@ -76,7 +82,8 @@ fn coco_captions_have_the_reference_scores() {
     let gold: serde_json::Value = serde_json::from_slice(&gold).unwrap();
     let wanted = |key: &str| gold[key].as_f64().unwrap();
     let start = std::time::Instant::now();
-    let CaptionReport { scores, rouge_l, cider, .. } = caption::score(&candidates, &references).unwrap();
+    let CaptionReport { scores, rouge_l, cider, .. } =
+        caption::score(&candidates, &references).unwrap();
     eprintln!("scored {} images in {:?}", candidates.len(), start.elapsed());
     close("bleu_1", scores.bleu_1, wanted("Bleu_1"));
     close("bleu_2", scores.bleu_2, wanted("Bleu_2"));

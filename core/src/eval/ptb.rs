@@ -8,23 +8,26 @@
 
 /// Tokens that do not count as words. Brackets do count: the reference compares upper-case names with
 /// lower-cased tokens, so `-lrb-` stays in.
-const PUNCTUATION: [&str; 13] = ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
+const PUNCTUATION: [&str; 13] =
+    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
 
 /// Abbreviations that keep their full stop whatever follows.
 const ABBREVIATIONS: &[&str] = &[
     // people
-    "adm", "asst", "atty", "attys", "brig", "capt", "cmdr", "col", "comdr", "cpl", "det", "dr", "drs", "ens",
-    "esq", "gen", "gov", "govs", "hon", "insp", "jr", "lieut", "lt", "maj", "messrs", "mlle", "mme", "mr",
-    "mrs", "ms", "msgr", "pfc", "ph", "ph.d", "pres", "prof", "profs", "pvt", "rep", "reps", "rev", "sen",
-    "sens", "sfc", "sgt", "spc", "sr", "supt", "supts", "treas", "alex", "jos", "wm", // firms
-    "assn", "assoc", "bancorp", "bhd", "bros", "cie", "co", "corp", "cos", "dept", "elec", "inc", "ind",
-    "intl", "invt", "ltd", "mfg", "mtg", "natl", "plc", "ppte", "pptes", "ppty", "pptys", "pte", "ptes",
-    "pty", "ptys", "sys", "univ", // places
-    "ala", "ariz", "ave", "bldg", "blvd", "calif", "colo", "conn", "ct", "dak", "fla", "ft", "ga", "kan",
-    "kans", "ky", "md", "mich", "minn", "mo", "mont", "mt", "neb", "nev", "okla", "penn", "rd", "rt", "sq",
-    "st", "ste", "tenn", "va", "vt", "wis", "wisc", "wyo", // days and months
-    "apr", "aug", "dec", "feb", "fri", "jan", "jul", "jun", "mar", "mon", "nov", "oct", "sep", "sept", "thu",
-    "thurs", "tue", "tues", "wed", // writing
+    "adm", "asst", "atty", "attys", "brig", "capt", "cmdr", "col", "comdr", "cpl", "det", "dr",
+    "drs", "ens", "esq", "gen", "gov", "govs", "hon", "insp", "jr", "lieut", "lt", "maj", "messrs",
+    "mlle", "mme", "mr", "mrs", "ms", "msgr", "pfc", "ph", "ph.d", "pres", "prof", "profs", "pvt",
+    "rep", "reps", "rev", "sen", "sens", "sfc", "sgt", "spc", "sr", "supt", "supts", "treas",
+    "alex", "jos", "wm", // firms
+    "assn", "assoc", "bancorp", "bhd", "bros", "cie", "co", "corp", "cos", "dept", "elec", "inc",
+    "ind", "intl", "invt", "ltd", "mfg", "mtg", "natl", "plc", "ppte", "pptes", "ppty", "pptys",
+    "pte", "ptes", "pty", "ptys", "sys", "univ", // places
+    "ala", "ariz", "ave", "bldg", "blvd", "calif", "colo", "conn", "ct", "dak", "fla", "ft", "ga",
+    "kan", "kans", "ky", "md", "mich", "minn", "mo", "mont", "mt", "neb", "nev", "okla", "penn",
+    "rd", "rt", "sq", "st", "ste", "tenn", "va", "vt", "wis", "wisc",
+    "wyo", // days and months
+    "apr", "aug", "dec", "feb", "fri", "jan", "jul", "jun", "mar", "mon", "nov", "oct", "sep",
+    "sept", "thu", "thurs", "tue", "tues", "wed", // writing
     "adj", "adv", "al", "cf", "est", "etc", "ext", "seq", "tel", "vs",
 ];
 
@@ -33,7 +36,8 @@ const CAPITALISED_ABBREVIATIONS: &[&str] =
     &["ark", "az", "del", "ill", "la", "mass", "miss", "ore", "pa", "tex", "wash"];
 
 /// Abbreviations that keep the full stop only before a number.
-const NUMBERING_ABBREVIATIONS: &[&str] = &["art", "ca", "fig", "figs", "no", "nos", "op", "pp", "prop"];
+const NUMBERING_ABBREVIATIONS: &[&str] =
+    &["art", "ca", "fig", "figs", "no", "nos", "op", "pp", "prop"];
 
 /// Capitalised words that open a sentence, so that `X.` before them is the end of one and not an initial.
 const SENTENCE_OPENERS: &[&str] = &[
@@ -212,7 +216,9 @@ impl Scanner<'_> {
     /// Whether the text at `at` reads `lower`, in any case; any apostrophe stands for `'`.
     fn reads(&self, at: usize, lower: &str) -> bool {
         lower.chars().enumerate().all(|(i, want)| {
-            self.is(at + i, |c| c.to_ascii_lowercase() == want || (want == '\'' && is_apostrophe(c)))
+            self.is(at + i, |c| {
+                c.to_ascii_lowercase() == want || (want == '\'' && is_apostrophe(c))
+            })
         })
     }
 
@@ -233,7 +239,8 @@ impl Scanner<'_> {
 
     /// `n't`, `'s`, `'ll`.
     fn contraction(&self, at: usize) -> Option<Match> {
-        let fits = |suffix: &&&str| self.reads(at, suffix) && !self.is(at + suffix.len(), is_letter);
+        let fits =
+            |suffix: &&&str| self.reads(at, suffix) && !self.is(at + suffix.len(), is_letter);
         if fits(&&"n't") {
             return Some(Match::token(3));
         }
@@ -305,7 +312,8 @@ impl Scanner<'_> {
         let word = self.lower(at, letters);
         let always = (letters == 1 && word.is_ascii())
             || ABBREVIATIONS.contains(&word.as_str())
-            || (self.is(at, char::is_uppercase) && CAPITALISED_ABBREVIATIONS.contains(&word.as_str()));
+            || (self.is(at, char::is_uppercase)
+                && CAPITALISED_ABBREVIATIONS.contains(&word.as_str()));
         if always {
             return Some(Match::token(len));
         }
@@ -335,7 +343,9 @@ impl Scanner<'_> {
             return None;
         }
         let mut len = self.run(at, is_letter_or_digit);
-        while self.is(at + len, |c| matches!(c, '.' | '!' | '?')) && self.is(at + len + 1, is_letter) {
+        while self.is(at + len, |c| matches!(c, '.' | '!' | '?'))
+            && self.is(at + len + 1, is_letter)
+        {
             len += 1 + self.run(at + len + 1, is_letter_or_digit);
         }
         Some(Match::token(len))
@@ -344,8 +354,8 @@ impl Scanner<'_> {
     /// A word whose full stop cannot end the sentence, as a comma, colon or semicolon follows: `approx., `.
     fn stopped_word(&self, at: usize) -> Option<Match> {
         let len = self.hyphenated(at)?.len.max(self.word(at).map_or(0, |word| word.len));
-        let inside =
-            self.get(at + len) == Some('.') && self.is(at + len + 1, |c| matches!(c, ',' | ':' | ';'));
+        let inside = self.get(at + len) == Some('.')
+            && self.is(at + len + 1, |c| matches!(c, ',' | ':' | ';'));
         inside.then_some(Match { seen: len + 2, len: len + 1, cut: None })
     }
 
@@ -371,8 +381,8 @@ impl Scanner<'_> {
         if joins {
             return Some(Match::token(letters + 1 + rest));
         }
-        let elided =
-            matches!(first, 'd' | 'D' | 'j' | 'J' | 'l' | 'L') || (matches!(first, 'y' | 'Y') && rest > 0);
+        let elided = matches!(first, 'd' | 'D' | 'j' | 'J' | 'l' | 'L')
+            || (matches!(first, 'y' | 'Y') && rest > 0);
         (letters == 1 && elided).then_some(Match::token(2))
     }
 
@@ -470,7 +480,8 @@ impl Scanner<'_> {
         let digits = |at| Some(self.run(at, is_digit)).filter(|n| (1..=4).contains(n));
         let simple = |at| {
             let above = digits(at)?;
-            let below = (self.get(at + above)? == '/').then(|| self.run(at + above + 1, is_digit))?;
+            let below =
+                (self.get(at + above)? == '/').then(|| self.run(at + above + 1, is_digit))?;
             (below > 0).then_some(above + 1 + below.min(4))
         };
         let whole = digits(at)?;
@@ -496,13 +507,14 @@ impl Scanner<'_> {
     fn phone_number(&self, at: usize) -> Option<Match> {
         let digits = |at, n| self.run(at, is_digit) == n;
         let gap = |at| self.is(at, |c| matches!(c, ' ' | '-' | '\u{a0}'));
-        let area = if self.get(at) == Some('(') && digits(at + 1, 3) && self.get(at + 4) == Some(')') {
-            5 + usize::from(gap(at + 5))
-        } else if digits(at, 3) && gap(at + 3) {
-            4
-        } else {
-            return None;
-        };
+        let area =
+            if self.get(at) == Some('(') && digits(at + 1, 3) && self.get(at + 4) == Some(')') {
+                5 + usize::from(gap(at + 5))
+            } else if digits(at, 3) && gap(at + 3) {
+                4
+            } else {
+                return None;
+            };
         let local = digits(at + area, 3) && gap(at + area + 3) && digits(at + area + 4, 4);
         local.then_some(Match::token(area + 8))
     }
@@ -537,7 +549,8 @@ impl Scanner<'_> {
         }
         let user = self.run(at, |c| name(c) || host(c));
         if self.get(at + user) == Some('@') {
-            let domain = self.without_end(at + user + 1, self.run(at + user + 1, host), &['.', '-']);
+            let domain =
+                self.without_end(at + user + 1, self.run(at + user + 1, host), &['.', '-']);
             return (domain > 0).then_some(Match::token(user + 1 + domain));
         }
         if let Some(web_page) = self.web_page(at) {
@@ -759,7 +772,10 @@ mod tests {
 
     #[test]
     fn abbreviations_and_acronyms_keep_their_full_stops() {
-        check("Mr. Oak of Elm St. at 7 a.m. in the U.S.", "mr. oak of elm st. at 7 a.m. in the u.s.");
+        check(
+            "Mr. Oak of Elm St. at 7 a.m. in the U.S.",
+            "mr. oak of elm st. at 7 a.m. in the u.s.",
+        );
         check("no. 5 is no. good", "no. 5 is no good");
         check("In Mass. a mass. of", "in mass. a mass of");
     }

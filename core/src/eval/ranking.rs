@@ -36,13 +36,22 @@ impl<'a> RightScores<'a> {
     ///
     /// # Errors
     /// When there is nothing to rank or an image that there is not is named.
-    pub fn new(n_images: usize, text_image_idx: &'a [usize], ties: Ties) -> Result<Self, RetrievalError> {
+    pub fn new(
+        n_images: usize,
+        text_image_idx: &'a [usize],
+        ties: Ties,
+    ) -> Result<Self, RetrievalError> {
         let n_texts = text_image_idx.len();
         if n_images == 0 || n_texts == 0 {
             return Err(RetrievalError::Empty { n_images, n_texts });
         }
         check_targets(text_image_idx, n_images)?;
-        Ok(Self { text_image_idx, ties, of_text: vec![None; n_texts], of_image: vec![None; n_images] })
+        Ok(Self {
+            text_image_idx,
+            ties,
+            of_text: vec![None; n_texts],
+            of_image: vec![None; n_images],
+        })
     }
 
     /// Takes the score of a text with its own image. Texts come in their order.
@@ -70,7 +79,9 @@ impl<'a> RightScores<'a> {
         match self.ties {
             _ if wrong.score.is_nan() => true,
             Ties::Against => wrong.score >= right.score,
-            Ties::ByIndex => wrong.score > right.score || wrong.score == right.score && wrong.idx < right.idx,
+            Ties::ByIndex => {
+                wrong.score > right.score || wrong.score == right.score && wrong.idx < right.idx
+            }
         }
     }
 }
@@ -100,8 +111,10 @@ impl Ahead {
             let text = Placed { score, idx: text_idx };
             let image = Placed { score, idx: image_idx };
             let of_text = right.of_text[text_idx].map(|score| Placed { score, idx: own_image });
-            self.of_image[image_idx] += u32::from(of_image.is_some_and(|own| right.is_ahead(text, own)));
-            self.of_text[text_idx] += u32::from(of_text.is_some_and(|own| right.is_ahead(image, own)));
+            self.of_image[image_idx] +=
+                u32::from(of_image.is_some_and(|own| right.is_ahead(text, own)));
+            self.of_text[text_idx] +=
+                u32::from(of_text.is_some_and(|own| right.is_ahead(image, own)));
         }
     }
 
@@ -116,14 +129,17 @@ impl Ahead {
         let mut row = Vec::with_capacity(text_embeds.len() / embed_dim);
         for (image_idx, image_embed) in (first_image..).zip(image_embeds.chunks_exact(embed_dim)) {
             row.clear();
-            row.extend(text_embeds.chunks_exact(embed_dim).map(|text_embed| dot(image_embed, text_embed)));
+            row.extend(
+                text_embeds.chunks_exact(embed_dim).map(|text_embed| dot(image_embed, text_embed)),
+            );
             self.count(right, image_idx, first_text, &row);
         }
     }
 
     /// The counts of both parts.
     pub fn add(&mut self, other: &Self) {
-        let add = |sum: &mut [u32], more: &[u32]| sum.iter_mut().zip(more).for_each(|(a, b)| *a += b);
+        let add =
+            |sum: &mut [u32], more: &[u32]| sum.iter_mut().zip(more).for_each(|(a, b)| *a += b);
         add(&mut self.of_image, &other.of_image);
         add(&mut self.of_text, &other.of_text);
     }
@@ -193,7 +209,8 @@ mod tests {
 
     #[test]
     fn equal_scores_rank_by_their_place_where_that_is_asked_for() {
-        let ranks = ranks_from_embeds(&[1.0; 3], &[1.0; 3], 1, &[0, 1, 2], Ties::ByIndex).expect("they fit");
+        let ranks = ranks_from_embeds(&[1.0; 3], &[1.0; 3], 1, &[0, 1, 2], Ties::ByIndex)
+            .expect("they fit");
         assert_eq!(ranks.image_to_text, [Some(1), Some(2), Some(3)]);
         assert_eq!(ranks.text_to_image, [Some(1), Some(2), Some(3)]);
     }

@@ -41,14 +41,19 @@ fn check_open_clip(case: &str, ranks: &RetrievalRanks, wanted: &Value) {
             ranks.iter().map(|rank| rank.expect("every score is a number")).collect();
         sorted.sort_unstable();
         let mean = sorted.iter().sum::<usize>() as f64 / sorted.len() as f64;
-        close(&format!("{case}: {direction}_mean_rank"), mean, &wanted[format!("{direction}_mean_rank")]);
+        close(
+            &format!("{case}: {direction}_mean_rank"),
+            mean,
+            &wanted[format!("{direction}_mean_rank")],
+        );
         for k in [1, 5, 10] {
             let key = format!("{direction}_R@{k}");
             close(&format!("{case}: {key}"), recall_at(ranks, k), &wanted[&key]);
         }
         // Its median is rounded down.
         let (middle, n) = (sorted.len() / 2, sorted.len());
-        let median = if n % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2 };
+        let median =
+            if n % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2 };
         let key = format!("{direction}_median_rank");
         close(&format!("{case}: {key}"), median as f64, &wanted[&key]);
     }
@@ -118,14 +123,16 @@ fn classification_is_scored_as_elevater_does() {
     close("top1", hits as f64 / labels.len() as f64, &golden["top1"]);
     close("mean_per_class", mean_per_class(&labels, &predicted), &golden["mean_per_class"]);
 
-    let probabilities: Vec<f64> = cosines.chunks_exact(n_classes).flat_map(class_probabilities).collect();
+    let probabilities: Vec<f64> =
+        cosines.chunks_exact(n_classes).flat_map(class_probabilities).collect();
     let several: Vec<Vec<usize>> = list(&golden["several"]);
     let found = mean_average_precision_11(&probabilities, n_classes, &several);
     close("map_11_points", found, &golden["map_11_points"]);
 
     let scores: Vec<f64> = list(&golden["scores"]);
     let positive: Vec<u8> = list(&golden["positive"]);
-    let scored: Vec<(f64, bool)> = scores.into_iter().zip(positive.iter().map(|p| *p == 1)).collect();
+    let scored: Vec<(f64, bool)> =
+        scores.into_iter().zip(positive.iter().map(|p| *p == 1)).collect();
     close("roc_auc", roc_auc(&scored), &golden["roc_auc"]);
 }
 
@@ -135,7 +142,8 @@ fn dense_captions_are_scored_as_densecap_does() {
     let golden = golden("dense.json");
     let (mut matched, mut n_true) = (Vec::new(), 0);
     for photo in golden["photos"].as_array().expect("photos") {
-        let (truth, found): (Vec<[f32; 4]>, Vec<[f32; 4]>) = (list(&photo["truth"]), list(&photo["found"]));
+        let (truth, found): (Vec<[f32; 4]>, Vec<[f32; 4]>) =
+            (list(&photo["truth"]), list(&photo["found"]));
         let captions: Vec<String> = (0..truth.len()).map(|i| format!("thing {i}")).collect();
         let truth = TrueBoxes::new(&truth, &captions);
         n_true += truth.len();

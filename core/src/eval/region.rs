@@ -78,7 +78,8 @@ mod tests {
     fn a_point_in_any_of_the_boxes_is_a_hit() {
         let boxes = vec![[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]];
         let phrase = |x, y| Pointing { point: [x, y], boxes: boxes.clone() };
-        let phrases = [phrase(10.0, 3.0), phrase(55.0, 51.0), phrase(20.0, 20.0), phrase(f32::NAN, 1.0)];
+        let phrases =
+            [phrase(10.0, 3.0), phrase(55.0, 51.0), phrase(20.0, 20.0), phrase(f32::NAN, 1.0)];
         assert_eq!(phrases.map(|phrase| phrase.is_hit()), [true, true, false, false]);
     }
 }

@@ -40,7 +40,9 @@ pub enum RetrievalError {
     EmbedLength { what: &'static str, found: usize, embed_dim: usize },
     #[error("entry {entry_idx} names target {found} of {n_targets}: count targets from 0")]
     TargetOutOfRange { entry_idx: usize, found: usize, n_targets: usize },
-    #[error("found {found} right targets for {n_queries} queries, want one each: add the missing ones")]
+    #[error(
+        "found {found} right targets for {n_queries} queries, want one each: add the missing ones"
+    )]
     TargetCount { found: usize, n_queries: usize },
 }
 
@@ -60,7 +62,8 @@ pub struct RetrievalRanks {
 impl RetrievalRanks {
     pub fn scores(&self) -> RetrievalScores {
         let [image_to_text, text_to_image] = [&self.image_to_text, &self.text_to_image];
-        let recalls = [image_to_text, text_to_image].map(|ranks| [1, 5, 10].map(|k| recall_at(ranks, k)));
+        let recalls =
+            [image_to_text, text_to_image].map(|ranks| [1, 5, 10].map(|k| recall_at(ranks, k)));
         RetrievalScores {
             image_to_text_recall_at_1: recalls[0][0],
             image_to_text_recall_at_5: recalls[0][1],
@@ -102,7 +105,10 @@ pub fn median_rank(ranks: &[Option<usize>], n_targets: usize) -> f64 {
 ///
 /// # Errors
 /// When there is nothing to rank or the sizes contradict each other.
-pub fn ranks_from_scores(scores: &[f32], text_image_idx: &[usize]) -> Result<RetrievalRanks, RetrievalError> {
+pub fn ranks_from_scores(
+    scores: &[f32],
+    text_image_idx: &[usize],
+) -> Result<RetrievalRanks, RetrievalError> {
     let n_texts = text_image_idx.len();
     let n_images = scores.len().checked_div(n_texts).unwrap_or(0);
     if n_images * n_texts != scores.len() {
@@ -142,7 +148,10 @@ pub fn ranks_from_embeds(
     let n_images = n_rows("image embeddings", image_embeds, embed_dim)?;
     let n_texts = n_rows("text embeddings", text_embeds, embed_dim)?;
     if n_texts != text_image_idx.len() {
-        return Err(RetrievalError::TargetCount { found: text_image_idx.len(), n_queries: n_texts });
+        return Err(RetrievalError::TargetCount {
+            found: text_image_idx.len(),
+            n_queries: n_texts,
+        });
     }
     let mut right = RightScores::new(n_images, text_image_idx, ties)?;
     for (text_idx, &image_idx) in text_image_idx.iter().enumerate() {
@@ -154,16 +163,25 @@ pub fn ranks_from_embeds(
     Ok(ahead.ranks(&right))
 }
 
-pub(super) fn check_targets(right_target_idx: &[usize], n_targets: usize) -> Result<(), RetrievalError> {
+pub(super) fn check_targets(
+    right_target_idx: &[usize],
+    n_targets: usize,
+) -> Result<(), RetrievalError> {
     match right_target_idx.iter().position(|&target_idx| target_idx >= n_targets) {
         None => Ok(()),
-        Some(entry_idx) => {
-            Err(RetrievalError::TargetOutOfRange { entry_idx, found: right_target_idx[entry_idx], n_targets })
-        }
+        Some(entry_idx) => Err(RetrievalError::TargetOutOfRange {
+            entry_idx,
+            found: right_target_idx[entry_idx],
+            n_targets,
+        }),
     }
 }
 
-pub(crate) fn n_rows(what: &'static str, embeds: &[f32], embed_dim: usize) -> Result<usize, RetrievalError> {
+pub(crate) fn n_rows(
+    what: &'static str,
+    embeds: &[f32],
+    embed_dim: usize,
+) -> Result<usize, RetrievalError> {
     if embed_dim == 0 || !embeds.len().is_multiple_of(embed_dim) {
         return Err(RetrievalError::EmbedLength { what, found: embeds.len(), embed_dim });
     }
@@ -235,7 +253,13 @@ mod tests {
             .flat_map(|image| text_embeds.chunks(embed_dim).map(move |text| dot(image, text)))
             .collect();
         let wanted = ranks_from_scores(&scores, &text_image_idx).unwrap();
-        let found = ranks_from_embeds(&image_embeds, &text_embeds, embed_dim, &text_image_idx, Ties::Against);
+        let found = ranks_from_embeds(
+            &image_embeds,
+            &text_embeds,
+            embed_dim,
+            &text_image_idx,
+            Ties::Against,
+        );
         assert_eq!(found.unwrap(), wanted);
     }
 

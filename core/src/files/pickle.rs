@@ -65,8 +65,13 @@ impl Machine {
     /// # Errors
     /// If the pickle ends early or has an instruction that no checkpoint has; the text says what.
     pub fn run(bytes: &[u8]) -> Result<(Self, usize), String> {
-        let mut machine =
-            Self { values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), root: 0 };
+        let mut machine = Self {
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            root: 0,
+        };
         let mut input = Input { bytes, at: 0 };
         while machine.step(&mut input)? {}
         Ok((machine, input.at))
@@ -89,7 +94,8 @@ impl Machine {
                             _ => continue,
                         };
                         // Where a module that was saved whole keeps what `state_dict()` returns.
-                        let is_shelf = ["_modules", "_parameters", "_buffers"].contains(&key.as_str());
+                        let is_shelf =
+                            ["_modules", "_parameters", "_buffers"].contains(&key.as_str());
                         let inner = match (is_shelf, name.is_empty()) {
                             (true, _) => name.clone(),
                             (false, true) => key,
@@ -168,7 +174,9 @@ impl Machine {
             0x93 => {
                 let [module, name] = self.pop_array()?;
                 let global = match (&self.values[module], &self.values[name]) {
-                    (Value::Text(module), Value::Text(name)) => Value::Global(format!("{module}.{name}")),
+                    (Value::Text(module), Value::Text(name)) => {
+                        Value::Global(format!("{module}.{name}"))
+                    }
                     _ => Value::Other,
                 };
                 self.push(global);
@@ -227,7 +235,11 @@ impl Machine {
                     own.extend(entries);
                 }
             }
-            other => return Err(format!("its pickle has the instruction {other:#04x}, which is not known")),
+            other => {
+                return Err(format!(
+                    "its pickle has the instruction {other:#04x}, which is not known"
+                ));
+            }
         }
         Ok(true)
     }
@@ -279,7 +291,8 @@ impl Machine {
 
     fn since_mark(&mut self) -> Result<Vec<Place>, String> {
         let mark = self.marks.pop().filter(|mark| *mark <= self.stack.len());
-        mark.map(|mark| self.stack.split_off(mark)).ok_or_else(|| "its pickle has a mark too few".into())
+        mark.map(|mark| self.stack.split_off(mark))
+            .ok_or_else(|| "its pickle has a mark too few".into())
     }
 
     fn gather_from_mark(&mut self) -> Result<(), String> {
@@ -333,7 +346,8 @@ impl Machine {
     /// `("storage", torch.FloatStorage, key, device, number of elements, ..)`
     fn storage(&self, id: Place) -> Option<Storage> {
         let &[_, kind, key, _, n_elements, ..] = self.items(id)? else { return None };
-        let (Value::Global(kind), Value::Text(key)) = (&self.values[kind], &self.values[key]) else {
+        let (Value::Global(kind), Value::Text(key)) = (&self.values[kind], &self.values[key])
+        else {
             return None;
         };
         let n_elements = usize::try_from(self.int_at(n_elements)?).ok()?;
@@ -342,7 +356,8 @@ impl Machine {
 
     /// What a call gives, if it is one that checkpoints have.
     fn call(&self, function: Place, arguments: Place) -> Value {
-        let (Value::Global(function), Some(arguments)) = (&self.values[function], self.items(arguments))
+        let (Value::Global(function), Some(arguments)) =
+            (&self.values[function], self.items(arguments))
         else {
             return Value::Other;
         };
@@ -352,7 +367,9 @@ impl Machine {
             (
                 "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor",
                 [storage, offset, shape, strides, ..],
-            ) => self.tensor([*storage, *offset, *shape, *strides]).map_or(Value::Other, Value::Tensor),
+            ) => self
+                .tensor([*storage, *offset, *shape, *strides])
+                .map_or(Value::Other, Value::Tensor),
             _ => Value::Other,
         }
     }
@@ -361,7 +378,12 @@ impl Machine {
         let Value::Storage(storage) = &self.values[storage] else { return None };
         let offset = usize::try_from(self.int_at(offset)?).ok()?;
         let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
-        (shape.len() == strides.len()).then(|| Tensor { storage: storage.clone(), offset, shape, strides })
+        (shape.len() == strides.len()).then(|| Tensor {
+            storage: storage.clone(),
+            offset,
+            shape,
+            strides,
+        })
     }
 }
 
@@ -412,7 +434,8 @@ impl<'a> Input<'a> {
     fn uint(&mut self, n_bytes: usize) -> Result<usize, String> {
         let mut wide = [0; 8];
         wide[..n_bytes].copy_from_slice(self.take(n_bytes)?);
-        usize::try_from(u64::from_le_bytes(wide)).map_err(|_| "its pickle has a length beyond memory".into())
+        usize::try_from(u64::from_le_bytes(wide))
+            .map_err(|_| "its pickle has a length beyond memory".into())
     }
 
     fn line(&mut self) -> Result<String, String> {
@@ -474,9 +497,15 @@ mod tests {
         for end in 0..whole.len() {
             assert!(run(&whole[..end]).is_err(), "{end}");
         }
-        for bytes in
-            [&b"."[..], b"\x80\x02u.", b"\x80\x02t.", b"h\x07.", b"\xff.", b"X\xff\xff\xff\xffa.", b"(0."]
-        {
+        for bytes in [
+            &b"."[..],
+            b"\x80\x02u.",
+            b"\x80\x02t.",
+            b"h\x07.",
+            b"\xff.",
+            b"X\xff\xff\xff\xffa.",
+            b"(0.",
+        ] {
             assert!(run(bytes).is_err(), "{bytes:?}");
         }
     }

@@ -13,8 +13,12 @@ use crate::checkpoint::towers::TowerConfigs;
 use crate::checkpoint::{CheckpointError, Shards};
 
 /// Names of an image encoder's weights in a folder, the first that is there.
-pub const VISION_WEIGHTS: &[&str] =
-    &["open_clip_model.safetensors", "model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin"];
+pub const VISION_WEIGHTS: &[&str] = &[
+    "open_clip_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+];
 /// The same of a language model's.
 pub const LANGUAGE_WEIGHTS: &[&str] = &["model.safetensors", "pytorch_model.bin"];
 /// Ends of names of files that hold weights.
@@ -65,7 +69,14 @@ impl Published {
         for file in &self.files {
             for placed in file.pytorch.iter().flatten() {
                 let Placed { name, dtype, shape, strides, bytes } = placed;
-                shards.add_strided(name, *dtype, shape, strides, &file.bytes[bytes.clone()], &file.name)?;
+                shards.add_strided(
+                    name,
+                    *dtype,
+                    shape,
+                    strides,
+                    &file.bytes[bytes.clone()],
+                    &file.name,
+                )?;
             }
         }
         Ok(shards)
@@ -118,9 +129,11 @@ impl WeightsFile {
             let found = "this is a pointer of Git LFS".to_owned();
             return Err(wrong(found, "run `git lfs pull` in the repository that was cloned"));
         }
-        let pytorch = pytorch::is_pytorch(&bytes).then(|| pytorch::tensors(path, &bytes)).transpose();
+        let pytorch =
+            pytorch::is_pytorch(&bytes).then(|| pytorch::tensors(path, &bytes)).transpose();
         let pytorch = pytorch.map_err(|cause| {
-            let hint = "save the weights alone with torch.save(model.state_dict(), ..), or as safetensors";
+            let hint =
+                "save the weights alone with torch.save(model.state_dict(), ..), or as safetensors";
             wrong(format!("PyTorch's file cannot be read: {cause}"), hint)
         })?;
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -147,7 +160,9 @@ fn files_of_folder(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Folder
         others => Err(FolderError::NoWeights {
             found: match others {
                 [] => format!("found neither {} nor an index of theirs", names.join(" nor ")),
-                others => format!("the folder has several files of weights ({})", others.join(", ")),
+                others => {
+                    format!("the folder has several files of weights ({})", others.join(", "))
+                }
             },
             hint: "name the file itself",
             path: folder.to_owned(),
@@ -161,8 +176,8 @@ fn indexed(index: &Path) -> Result<Vec<PathBuf>, FolderError> {
         let hint = "wanted the weight_map that transformers writes";
         FolderError::NoWeights { found, hint, path: index.to_owned() }
     };
-    let json: serde_json::Value =
-        serde_json::from_slice(&read(index)?).map_err(|e| wrong(format!("the index is not JSON ({e})")))?;
+    let json: serde_json::Value = serde_json::from_slice(&read(index)?)
+        .map_err(|e| wrong(format!("the index is not JSON ({e})")))?;
     let map = json.get("weight_map").and_then(|map| map.as_object());
     let map = map.ok_or_else(|| wrong("the index has no weight_map".into()))?;
     let mut names: Vec<&str> = map.values().filter_map(|file| file.as_str()).collect();

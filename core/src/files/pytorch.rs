@@ -37,7 +37,8 @@ pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
 /// # Errors
 /// If the file is damaged or not a checkpoint; the text says what.
 pub(super) fn tensors(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>, String> {
-    let placed = if bytes.starts_with(STREAM) { of_stream(bytes)? } else { of_archive(path, bytes)? };
+    let placed =
+        if bytes.starts_with(STREAM) { of_stream(bytes)? } else { of_archive(path, bytes)? };
     match placed.is_empty() {
         true => Err("it holds no tensors".into()),
         false => Ok(placed),
@@ -79,22 +80,28 @@ fn of_stream(bytes: &[u8]) -> Result<Vec<Placed>, String> {
     next()?;
     let tensors = next()?.tensors()?;
     let keys = next()?.texts().ok_or("the keys of its storages cannot be read")?;
-    let dtypes: HashMap<&str, Dtype> =
-        tensors.iter().map(|(_, tensor)| (tensor.storage.key.as_str(), tensor.storage.dtype)).collect();
+    let dtypes: HashMap<&str, Dtype> = tensors
+        .iter()
+        .map(|(_, tensor)| (tensor.storage.key.as_str(), tensor.storage.dtype))
+        .collect();
     let mut storages = HashMap::new();
     for key in &keys {
-        let length = bytes.get(at..at + 8).and_then(|length| length.try_into().ok()).map(u64::from_le_bytes);
+        let length =
+            bytes.get(at..at + 8).and_then(|length| length.try_into().ok()).map(u64::from_le_bytes);
         let n_elements = length.and_then(|n| usize::try_from(n).ok()).ok_or("it ends too early")?;
         // A storage that no tensor looks at cannot be stepped over, because nothing says how wide its numbers are.
-        let dtype = dtypes.get(key.as_str()).ok_or("it holds more than tensors of plain numbers")?;
+        let dtype =
+            dtypes.get(key.as_str()).ok_or("it holds more than tensors of plain numbers")?;
         let start = at + 8;
-        let end =
-            n_bytes(n_elements, *dtype).and_then(|n| start.checked_add(n)).ok_or("it ends too early")?;
+        let end = n_bytes(n_elements, *dtype)
+            .and_then(|n| start.checked_add(n))
+            .ok_or("it ends too early")?;
         storages.insert(key.clone(), start..end);
         at = end;
     }
     let place = |(name, tensor): (String, Tensor)| {
-        let storage = storages.get(&tensor.storage.key).ok_or_else(|| format!("{name} has no storage"))?;
+        let storage =
+            storages.get(&tensor.storage.key).ok_or_else(|| format!("{name} has no storage"))?;
         place(name, tensor, storage.clone(), bytes.len())
     };
     tensors.into_iter().map(place).collect()
@@ -105,7 +112,12 @@ fn n_bytes(n_elements: usize, dtype: Dtype) -> Option<usize> {
 }
 
 /// The tensor in its storage, which must lie in the file and hold all of it.
-fn place(name: String, tensor: Tensor, storage: Range<usize>, file_bytes: usize) -> Result<Placed, String> {
+fn place(
+    name: String,
+    tensor: Tensor,
+    storage: Range<usize>,
+    file_bytes: usize,
+) -> Result<Placed, String> {
     let Tensor { storage: kind, offset, shape, strides } = tensor;
     let last = shape.iter().zip(&strides).try_fold(offset, |last, (size, stride)| {
         last.checked_add(size.saturating_sub(1).checked_mul(*stride)?)
@@ -113,13 +125,15 @@ fn place(name: String, tensor: Tensor, storage: Range<usize>, file_bytes: usize)
     let is_empty = shape.contains(&0);
     let end = last.and_then(|last| n_bytes(last + usize::from(!is_empty), kind.dtype));
     let declared = n_bytes(kind.n_elements, kind.dtype);
-    let fits = end
-        .is_some_and(|end| declared.is_some_and(|declared| end <= declared && declared <= storage.len()))
-        && storage.end <= file_bytes;
+    let fits = end.is_some_and(|end| {
+        declared.is_some_and(|declared| end <= declared && declared <= storage.len())
+    }) && storage.end <= file_bytes;
     // Sizes whose product is beyond memory pass the test above with strides of zero.
     let n_elements = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
     if !fits || n_elements.is_none_or(|n| n > file_bytes) {
-        return Err(format!("{name} reaches beyond its storage; was the download or copy cut short?"));
+        return Err(format!(
+            "{name} reaches beyond its storage; was the download or copy cut short?"
+        ));
     }
     let start = storage.start + n_bytes(offset, kind.dtype).expect("less than the end");
     Ok(Placed { name, dtype: kind.dtype, shape, strides, bytes: start..storage.end })

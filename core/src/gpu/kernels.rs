@@ -411,7 +411,8 @@ pub(super) fn packed_product<F: Float>(
                     }
                 } else {
                     if column < width {
-                        part += signed_half_byte::<F>(word, comptime!(2 * i)) * x[row * width + column];
+                        part +=
+                            signed_half_byte::<F>(word, comptime!(2 * i)) * x[row * width + column];
                     }
                     if column + 16 < width {
                         let number = signed_half_byte::<F>(word, comptime!(2 * i + 1));
@@ -457,7 +458,8 @@ pub(super) fn unpack<F: Float>(
                 }
             } else {
                 if column < width {
-                    out[row * width + column] = signed_half_byte::<F>(word, comptime!(2 * i)) * scale;
+                    out[row * width + column] =
+                        signed_half_byte::<F>(word, comptime!(2 * i)) * scale;
                 }
                 if column + 16 < width {
                     let number = signed_half_byte::<F>(word, comptime!(2 * i + 1));

@@ -16,6 +16,6 @@ pub(crate) use convolution::convolve_relu6;
 pub(crate) use packed::OnGpu;
 pub(crate) use product::{can_multiply, linear, linear_relu6};
 pub(crate) use tensors::{
-    attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu, rms_norm,
-    rotate, silu_times, takes, unit_rows,
+    attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu,
+    rms_norm, rotate, silu_times, takes, unit_rows,
 };

@@ -34,7 +34,8 @@ impl fmt::Debug for OnGpu {
 impl OnGpu {
     /// Copies a matrix to a device that [`super::takes`] kernels.
     pub fn new(packed: &Packed, device: &Device) -> Self {
-        let words: Vec<i32> = packed.codes().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+        let words: Vec<i32> =
+            packed.codes().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
         let scales: Vec<f32> = packed.scales().iter().map(|scale| scale.to_f32()).collect();
         let (n_words, n_scales) = (words.len(), scales.len());
         Self {

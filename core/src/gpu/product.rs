@@ -42,7 +42,11 @@ pub(crate) fn linear<const D: usize>(
 }
 
 /// `relu6(x @ weight + bias)`, as [`linear`].
-pub(crate) fn linear_relu6<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
+pub(crate) fn linear_relu6<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
     product(x, weight, Some(bias), None, true)
 }
 
@@ -112,9 +116,11 @@ struct Product {
 impl Product {
     fn launch<W: Float + CubeElement>(&self) {
         // A kernel names all its buffers, also those that it does not look into.
-        let part = |part: &Option<CubeTensor>| part.as_ref().unwrap_or(&self.x).clone().into_buffer_arg();
+        let part =
+            |part: &Option<CubeTensor>| part.as_ref().unwrap_or(&self.x).clone().into_buffer_arg();
         let (bias, residual) = (part(&self.bias), part(&self.residual));
-        let (x, weight) = (self.x.clone().into_buffer_arg(), self.weight.tensor.clone().into_buffer_arg());
+        let (x, weight) =
+            (self.x.clone().into_buffer_arg(), self.weight.tensor.clone().into_buffer_arg());
         let out = self.out.clone().into_buffer_arg();
         let units = CubeDim::new_2d(LANES as u32, BANDS as u32);
         let is_transposed = self.weight.is_transposed;
@@ -126,7 +132,11 @@ impl Product {
                 let along = n_cubes.clamp(1, MAX_CUBES);
                 row_product::launch_unchecked::<f32, W>(
                     &self.out.client,
-                    CubeCount::Static(along as u32, n_cubes.div_ceil(along) as u32, self.rows as u32),
+                    CubeCount::Static(
+                        along as u32,
+                        n_cubes.div_ceil(along) as u32,
+                        self.rows as u32,
+                    ),
                     units,
                     x,
                     weight,
@@ -141,7 +151,8 @@ impl Product {
                     self.is_clamped,
                 );
             } else {
-                let [across, down] = [self.d_out.div_ceil(TILE_COLUMNS), self.rows.div_ceil(TILE_ROWS)];
+                let [across, down] =
+                    [self.d_out.div_ceil(TILE_COLUMNS), self.rows.div_ceil(TILE_ROWS)];
                 tile_product::launch_unchecked::<f32, W>(
                     &self.out.client,
                     CubeCount::Static(across as u32, down as u32, 1),

@@ -225,7 +225,10 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
     let [batch, n_heads, seq_q, head_dim] = q.shape;
     let [_, n_kv_heads, seq_k, _] = k.shape;
     assert_eq!((k.shape, q.at, n_heads % n_kv_heads), (v.shape, 0, 0));
-    assert!(can_attend(head_dim) && seq_k >= seq_q, "asked with `can_attend`; a query has a key of its own");
+    assert!(
+        can_attend(head_dim) && seq_k >= seq_q,
+        "asked with `can_attend`; a query has a key of its own"
+    );
     let out = empty(&q.tensor, Shape::from([batch, seq_q, n_heads * head_dim]), DType::F32);
     let n_units = head_dim.next_power_of_two().clamp(ROW_UNITS, SCORE_UNITS);
     let n_queries = if seq_q == 1 { 1 } else { ATTEND_QUERIES };

@@ -22,7 +22,8 @@ fn device() -> Option<&'static Device> {
 fn numbers<const D: usize>(shape: [usize; D], gpu: &Device) -> [Tensor<D>; 2] {
     let n: usize = shape.iter().product();
     let values: Vec<f32> = (0..n).map(|i| ((i * 7919 + n) % 2003) as f32 / 250.0 - 4.0).collect();
-    [gpu, &Device::flex()].map(|device| Tensor::from_data(TensorData::new(values.clone(), shape), device))
+    [gpu, &Device::flex()]
+        .map(|device| Tensor::from_data(TensorData::new(values.clone(), shape), device))
 }
 
 fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
@@ -56,7 +57,11 @@ fn norms_and_activations_are_the_cpus() {
             &format!("layer_norm {what}"),
         );
         check(gpu::gelu(x.clone()), cpu::gelu(host_x.clone()), &format!("gelu {what}"));
-        check(gpu::quick_gelu(x.clone()), cpu::quick_gelu(host_x.clone()), &format!("quick_gelu {what}"));
+        check(
+            gpu::quick_gelu(x.clone()),
+            cpu::quick_gelu(host_x.clone()),
+            &format!("quick_gelu {what}"),
+        );
         check(
             gpu::silu_times(x.clone(), up.clone()),
             cpu::silu_times(host_x.clone(), host_up.clone()),
@@ -69,7 +74,9 @@ fn norms_and_activations_are_the_cpus() {
 fn a_product_is_burns_for_odd_shapes_both_layouts_and_matrices_in_f16() {
     let Some(gpu) = device() else { return };
     // One row and a few, which read the matrix for themselves; whole tiles, and parts of them.
-    for [rows, d_in, d_out] in [[1, 1, 1], [1, 70, 33], [4, 16, 64], [5, 3, 2], [64, 32, 64], [67, 37, 130]] {
+    for [rows, d_in, d_out] in
+        [[1, 1, 1], [1, 70, 33], [4, 16, 64], [5, 3, 2], [64, 32, 64], [67, 37, 130]]
+    {
         let what = format!("{rows}x{d_in}x{d_out}");
         let [x, host_x] = numbers([1, rows, d_in], gpu).map(|x| x * 0.1);
         let [bias, host_bias] = numbers([d_out], gpu);
@@ -102,9 +109,14 @@ fn a_product_with_relu6_is_the_cpus() {
     let Some(gpu) = device() else { return };
     for [rows, d_in, d_out] in [[1, 7, 3], [4, 16, 64], [67, 37, 130]] {
         let [x, host_x] = numbers([1, 1, rows, d_in], gpu).map(|x| x * 0.1);
-        let ([weight, host_weight], [bias, host_bias]) = (numbers([d_in, d_out], gpu), numbers([d_out], gpu));
+        let ([weight, host_weight], [bias, host_bias]) =
+            (numbers([d_in, d_out], gpu), numbers([d_out], gpu));
         let found = gpu::linear_relu6(x, weight, bias);
-        check(found, cpu::linear_relu6(host_x, host_weight, host_bias), &format!("{rows}x{d_in}x{d_out}"));
+        check(
+            found,
+            cpu::linear_relu6(host_x, host_weight, host_bias),
+            &format!("{rows}x{d_in}x{d_out}"),
+        );
     }
 }
 
@@ -146,7 +158,10 @@ fn a_row_has_length_1_and_a_row_of_zeros_stays_zero() {
     let x = Tensor::<2>::from_floats([[3.0, 0.0, -4.0], [0.0, 0.0, 0.0], [1e-20, 0.0, 0.0]], gpu);
     let found = values(gpu::unit_rows(x, 1e-12));
     let wanted = [0.6, 0.0, -0.8, 0.0, 0.0, 0.0, 1e-8, 0.0, 0.0];
-    assert!(found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6), "{found:?}");
+    assert!(
+        found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -181,7 +196,8 @@ fn attention_is_the_cpus_for_odd_lengths_groups_and_views() {
         // Keys as a cache has them: the first rows of a longer buffer. Values as a projection leaves them.
         let [k, host_k] =
             numbers([batch, n_kv_heads, seq_k + 3, head_dim], gpu).map(|k| k.narrow(2, 0, seq_k));
-        let [v, host_v] = numbers([batch, seq_k, n_kv_heads, head_dim], gpu).map(|v| v.swap_dims(1, 2));
+        let [v, host_v] =
+            numbers([batch, seq_k, n_kv_heads, head_dim], gpu).map(|v| v.swap_dims(1, 2));
         let found = gpu::attend(q * 0.2, k, v, is_causal);
         check(found, cpu::attend(host_q * 0.2, host_k, host_v, is_causal), &what);
     }
@@ -216,8 +232,10 @@ fn a_packed_product_is_that_of_the_widened_matrix() {
         let [x, host_x] = numbers([1, n_rows, width], gpu);
         for bits in [Bits::Eight, Bits::Four] {
             let packed = Packed::pack(&weights, width, bits);
-            let wide =
-                Tensor::<2>::from_data(TensorData::new(packed.widen(), [n_out, width]), &Device::flex());
+            let wide = Tensor::<2>::from_data(
+                TensorData::new(packed.widen(), [n_out, width]),
+                &Device::flex(),
+            );
             let found = gpu::OnGpu::new(&packed, gpu).multiply(x.clone());
             let wanted = host_x.clone().matmul(wide.transpose().unsqueeze());
             let wanted_values = values(wanted.clone());

@@ -106,7 +106,10 @@ impl Canvas {
         } else {
             for (sums, square) in self.sums.chunks_exact_mut(4).zip(row.chunks(4 * self.by)) {
                 for &[r, g, b, a] in square.as_chunks::<4>().0 {
-                    [r, g, b].iter().zip(&mut *sums).for_each(|(c, sum)| *sum += u32::from(times(*c, a)));
+                    [r, g, b]
+                        .iter()
+                        .zip(&mut *sums)
+                        .for_each(|(c, sum)| *sum += u32::from(times(*c, a)));
                     sums[3] += u32::from(a);
                 }
             }
@@ -245,7 +248,8 @@ mod tests {
     // `ink` where `is_ink`, else nothing.
     fn paper(ink: [u8; 3], is_ink: impl Fn(u32) -> bool) -> [u8; 3] {
         let [r, g, b] = ink;
-        let image = drawn(32, 32, 1, |x, y| if is_ink(32 * y + x) { [r, g, b, 255] } else { [0; 4] });
+        let image =
+            drawn(32, 32, 1, |x, y| if is_ink(32 * y + x) { [r, g, b, 255] } else { [0; 4] });
         let at = (0..1024).find(|place| !is_ink(*place)).expect("a hole");
         image.get_pixel(at % 32, at / 32).0
     }

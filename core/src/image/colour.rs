@@ -78,7 +78,8 @@ impl Space {
             Self::AdobeRgb => ColorProfile::new_adobe_rgb(),
             Self::Icc(icc) => ColorProfile::new_from_slice(icc).ok()?,
             Self::Cicp { primaries, transfer } => {
-                let transfer = if VIDEO_TRANSFERS.contains(transfer) { SRGB_TRANSFER } else { *transfer };
+                let transfer =
+                    if VIDEO_TRANSFERS.contains(transfer) { SRGB_TRANSFER } else { *transfer };
                 ColorProfile::new_from_cicp(CicpProfile {
                     color_primaries: CicpColorPrimaries::try_from(*primaries).ok()?,
                     transfer_characteristics: TransferCharacteristics::try_from(transfer).ok()?,
@@ -112,7 +113,15 @@ impl Converter {
         let takes_gray = found.as_ref().is_some_and(|found| found.takes_gray);
         let darken = found.as_ref().and_then(|found| found.darken.clone());
         let transform = found.map(|found| found.transform);
-        Self { samples, transform, takes_gray, darken, gray: Vec::new(), rgb: Vec::new(), row: Vec::new() }
+        Self {
+            samples,
+            transform,
+            takes_gray,
+            darken,
+            gray: Vec::new(),
+            rgb: Vec::new(),
+            row: Vec::new(),
+        }
     }
 
     /// What the bytes of a pixel of the file are.
@@ -140,7 +149,8 @@ impl Converter {
             (Samples::Cmyk, Some(transform)) => apply(&**transform, row, &mut self.row, 3 * n),
             (Samples::Cmyk, None) => {
                 self.row.clear();
-                self.row.extend(row.as_chunks::<4>().0.iter().flat_map(|cmyk| rgb_from_cmyk(*cmyk)));
+                self.row
+                    .extend(row.as_chunks::<4>().0.iter().flat_map(|cmyk| rgb_from_cmyk(*cmyk)));
             }
             (Samples::Gray, _) => {
                 gray_to_rgb(&self.transform, self.takes_gray, row, &mut self.rgb, &mut self.row);
@@ -149,7 +159,13 @@ impl Converter {
                 self.gray.clear();
                 self.gray.extend(row.as_chunks::<2>().0.iter().map(|[gray, _]| gray));
                 let mut replicated = std::mem::take(&mut self.row);
-                gray_to_rgb(&self.transform, self.takes_gray, &self.gray, &mut replicated, &mut self.rgb);
+                gray_to_rgb(
+                    &self.transform,
+                    self.takes_gray,
+                    &self.gray,
+                    &mut replicated,
+                    &mut self.rgb,
+                );
                 self.row = replicated;
                 self.row.clear();
                 let pixels = self.rgb.as_chunks::<3>().0.iter().zip(row.as_chunks::<2>().0);
@@ -194,9 +210,13 @@ fn apply(transform: &Transform8BitExecutor, from: &[u8], to: &mut Vec<u8>, len: 
 
 /// RGBA whose colours are those of the ink, from RGBA whose colours are multiplied by their alpha.
 pub(super) fn unmultiplied(row: &[u8]) -> Cow<'_, [u8]> {
-    let ink = |value: u8, alpha: u8| (u32::from(value) * 255 / u32::from(alpha).max(1)).min(255) as u8;
+    let ink =
+        |value: u8, alpha: u8| (u32::from(value) * 255 / u32::from(alpha).max(1)).min(255) as u8;
     let pixels = row.as_chunks::<4>().0.iter();
-    pixels.flat_map(|&[r, g, b, a]| [ink(r, a), ink(g, a), ink(b, a), a]).collect::<Vec<u8>>().into()
+    pixels
+        .flat_map(|&[r, g, b, a]| [ink(r, a), ink(g, a), ink(b, a), a])
+        .collect::<Vec<u8>>()
+        .into()
 }
 
 /// As Pillow converts inks of which nothing is known.
@@ -211,7 +231,8 @@ pub(super) fn rgb_from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
 /// JFIF's luma and chroma of 0..=255 to RGB.
 pub(super) fn rgb_from_ycbcr([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0);
-    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round() as u8)
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
+        .map(|value| value.round() as u8)
 }
 
 /// CIELab of 8 bits under D50, L of 0..=255 for 0..=100, to sRGB.
@@ -227,7 +248,8 @@ pub(super) fn rgb_from_lab(l: u8, a: i8, b: i8) -> [u8; 3] {
     const EPSILON: f32 = 6.0 / 29.0;
     let fy = (f32::from(l) / 255.0 * 100.0 + 16.0) / 116.0;
     let f = [fy + f32::from(a) / 500.0, fy, fy - f32::from(b) / 200.0];
-    let linear = |f: f32| if f > EPSILON { f * f * f } else { 3.0 * EPSILON * EPSILON * (f - 4.0 / 29.0) };
+    let linear =
+        |f: f32| if f > EPSILON { f * f * f } else { 3.0 * EPSILON * EPSILON * (f - 4.0 / 29.0) };
     let xyz: [f32; 3] = std::array::from_fn(|i| WHITE[i] * linear(f[i]));
     TO_SRGB.map(|row| {
         let linear = row.iter().zip(xyz).map(|(weight, value)| weight * value).sum::<f32>();
@@ -244,9 +266,11 @@ pub(super) struct FloatConverter {
 impl FloatConverter {
     /// `None` where nothing is to be converted, or the profile is not of RGB.
     pub fn new(space: &Space) -> Option<Self> {
-        let profile = space.profile().filter(|profile| profile.color_space == DataColorSpace::Rgb)?;
+        let profile =
+            space.profile().filter(|profile| profile.color_space == DataColorSpace::Rgb)?;
         let (srgb, options) = (ColorProfile::new_srgb(), TransformOptions::default());
-        let transform = profile.create_transform_f32(Layout::Rgb, &srgb, Layout::Rgb, options).ok()?;
+        let transform =
+            profile.create_transform_f32(Layout::Rgb, &srgb, Layout::Rgb, options).ok()?;
         Some(Self { transform, row: Vec::new() })
     }
 
@@ -313,7 +337,8 @@ fn build(samples: Samples, space: &Space) -> Option<Found> {
         _ => return None,
     };
     let srgb = ColorProfile::new_srgb();
-    let transform = profile.create_transform_8bit(from, &srgb, to, TransformOptions::default()).ok()?;
+    let transform =
+        profile.create_transform_8bit(from, &srgb, to, TransformOptions::default()).ok()?;
     if is_srgb(&*transform, from) {
         return None;
     }
@@ -325,7 +350,11 @@ fn build(samples: Samples, space: &Space) -> Option<Found> {
 ///
 /// Paper's black is not a screen's. Little CMS, and so Pillow and most viewers, stretches it to black (black point
 /// compensation, ISO 18619); a profile of version 4 has the same black point for all papers.
-fn black_point(profile: &ColorProfile, transform: &Transform8BitExecutor, samples: Samples) -> Option<f32> {
+fn black_point(
+    profile: &ColorProfile,
+    transform: &Transform8BitExecutor,
+    samples: Samples,
+) -> Option<f32> {
     const OF_VERSION_4: f32 = 0.003_473_1;
     let (darkest, len): (&[u8], usize) = match samples {
         Samples::Cmyk => (&[255; 4], 3),
@@ -339,7 +368,11 @@ fn black_point(profile: &ColorProfile, transform: &Transform8BitExecutor, sample
     let linear = |channel: usize| linear_from_srgb(f32::from(rgb[channel]) / 255.0);
     let luminance = 0.2126 * linear(0) + 0.7152 * linear(1) + 0.0722 * linear(2);
     let is_table = samples == Samples::Cmyk || luminance > 0.0;
-    let black = if is_table && profile.version() >= ProfileVersion::V4_0 { OF_VERSION_4 } else { luminance };
+    let black = if is_table && profile.version() >= ProfileVersion::V4_0 {
+        OF_VERSION_4
+    } else {
+        luminance
+    };
     (black > 0.0 && black < 0.5).then_some(black)
 }
 
@@ -447,9 +480,11 @@ pub(super) mod tests {
 
     #[test]
     fn srgb_is_left_as_it_is() {
-        for space in
-            [Space::Srgb, Space::Icc(icc(&ColorProfile::new_srgb())), Space::Icc(b"no profile".to_vec())]
-        {
+        for space in [
+            Space::Srgb,
+            Space::Icc(icc(&ColorProfile::new_srgb())),
+            Space::Icc(b"no profile".to_vec()),
+        ] {
             for samples in [Samples::Gray, Samples::Rgb, Samples::Rgba, Samples::Cmyk] {
                 assert!(!Converter::new(samples, &space).converts(), "{samples:?} {space:?}");
             }
@@ -488,7 +523,8 @@ pub(super) mod tests {
         check_near(&convert(12, 13), &OF_P3, 1);
         // Television's transfer function stands for sRGB's; what is unknown or of high dynamic range changes nothing.
         check_near(&convert(12, 1), &OF_P3, 1);
-        for (primaries, transfer) in [(1, 13), (1, 1), (2, 2), (9, 16), (9, 18), (0, 0), (255, 255)] {
+        for (primaries, transfer) in [(1, 13), (1, 1), (2, 2), (9, 16), (9, 18), (0, 0), (255, 255)]
+        {
             assert_eq!(convert(primaries, transfer), COLOURS.concat(), "{primaries} {transfer}");
         }
     }
@@ -505,14 +541,21 @@ pub(super) mod tests {
             lab.map(|value| value.clamp(0, 255) as u8)
         });
         let ramp: Vec<u8> = (0..=255).collect();
-        let unit = [1_i32, 0, 0, 0, 1, 0, 0, 0, 1].map(|value| (value << 16).to_be_bytes()).concat();
+        let unit =
+            [1_i32, 0, 0, 0, 1, 0, 0, 0, 1].map(|value| (value << 16).to_be_bytes()).concat();
         let nodes: Vec<u8> = nodes.collect();
-        let table =
-            [b"mft1\0\0\0\0\x04\x03\x09\0".as_slice(), &unit, &ramp.repeat(4), &nodes, &ramp.repeat(3)]
-                .concat();
+        let table = [
+            b"mft1\0\0\0\0\x04\x03\x09\0".as_slice(),
+            &unit,
+            &ramp.repeat(4),
+            &nodes,
+            &ramp.repeat(3),
+        ]
+        .concat();
         let start = 128 + 4 + 12;
         let mut profile = vec![0; 128];
-        let mut put = |at: usize, bytes: &[u8]| profile[at..at + bytes.len()].copy_from_slice(bytes);
+        let mut put =
+            |at: usize, bytes: &[u8]| profile[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &((start + table.len()) as u32).to_be_bytes());
         put(8, &version.to_be_bytes());
         put(12, b"prtrCMYKLab ");
@@ -564,7 +607,8 @@ pub(super) mod tests {
     fn cielab_is_as_in_pillow() {
         // With ImageCms.createProfile("LAB", 5000).
         let colours = [(0, 0, 0), (255, 0, 0), (128, 0, 0), (120, -50, 40), (200, -10, 60)];
-        let found: Vec<u8> = colours.iter().flat_map(|(l, a, b)| rgb_from_lab(*l, *a, *b)).collect();
+        let found: Vec<u8> =
+            colours.iter().flat_map(|(l, a, b)| rgb_from_lab(*l, *a, *b)).collect();
         let wanted = [[1, 0, 1], [254, 255, 254], [119; 3], [1, 131, 34], [201, 198, 74]];
         check_near(&found, &wanted, 1);
     }
@@ -595,7 +639,8 @@ pub(super) mod tests {
         encoder.write_image(&image, width, height, ExtendedColorType::Rgb8).expect("encodes");
         check_file(&webp, &OF_P3, 1);
         let jpeg = |image: &RgbImage, exif: Option<&[u8]>, icc: Option<&[u8]>| {
-            let encoder = Encoder::new(image, width as usize, height as usize, PixelFormat::Rgb).quality(100);
+            let encoder =
+                Encoder::new(image, width as usize, height as usize, PixelFormat::Rgb).quality(100);
             let encoder = match (exif, icc) {
                 (_, Some(icc)) => encoder.icc_profile(icc),
                 (Some(exif), None) => encoder.exif_data(exif),
@@ -618,16 +663,24 @@ pub(super) mod tests {
             [&(entries.len() as u16).to_be_bytes()[..], &entries.concat(), &[0; 4]].concat()
         };
         let first = directory(&[entry(0x8769, 4, 26_u32.to_be_bytes())]);
-        let exif = directory(&[entry(0xa001, 3, [0xff, 0xff, 0, 0]), entry(0xa005, 4, 56_u32.to_be_bytes())]);
-        [b"MM\0\x2a\0\0\0\x08".as_slice(), &first, &exif, &directory(&[entry(1, 2, index)])].concat()
+        let exif = directory(&[
+            entry(0xa001, 3, [0xff, 0xff, 0, 0]),
+            entry(0xa005, 4, 56_u32.to_be_bytes()),
+        ]);
+        [b"MM\0\x2a\0\0\0\x08".as_slice(), &first, &exif, &directory(&[entry(1, 2, index)])]
+            .concat()
     }
 
     #[test]
     fn a_profile_that_does_not_fit_is_passed_over() {
         let inks = Space::Icc(of_inks(0x0240_0000));
         let gray = Space::Icc(icc(&ColorProfile::new_gray_with_gamma(1.8)));
-        for space in [inks, gray, Space::Icc(icc(&ColorProfile::new_display_p3())[..200].to_vec())] {
-            assert_eq!(Converter::new(Samples::Rgb, &space).convert(&COLOURS.concat()), COLOURS.concat());
+        for space in [inks, gray, Space::Icc(icc(&ColorProfile::new_display_p3())[..200].to_vec())]
+        {
+            assert_eq!(
+                Converter::new(Samples::Rgb, &space).convert(&COLOURS.concat()),
+                COLOURS.concat()
+            );
         }
     }
 }

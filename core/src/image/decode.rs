@@ -48,7 +48,8 @@ impl DecodeLimits {
     /// By how much an image is to be made smaller: a power of 2, up to 8 as long as neither side falls below
     /// `least_side`, and more if the limits ask for it.
     pub(super) fn reduction(&self, width: u32, height: u32, least_side: u32) -> u32 {
-        let wanted = [8, 4, 2].into_iter().find(|by| width.min(height) / by >= least_side).unwrap_or(1);
+        let wanted =
+            [8, 4, 2].into_iter().find(|by| width.min(height) / by >= least_side).unwrap_or(1);
         let n_pixels = |by: u32| u64::from(width.div_ceil(by)) * u64::from(height.div_ceil(by));
         let mut by = wanted;
         while n_pixels(by) > self.max_pixels && by < 1 << 16 {
@@ -58,9 +59,18 @@ impl DecodeLimits {
     }
 
     /// Refuses what needs too many bytes.
-    pub(super) fn check_bytes(&self, (width, height): (u32, u32), bytes: u64) -> Result<(), ImageError> {
+    pub(super) fn check_bytes(
+        &self,
+        (width, height): (u32, u32),
+        bytes: u64,
+    ) -> Result<(), ImageError> {
         if bytes > self.max_bytes {
-            return Err(ImageError::NeedsMemory { width, height, bytes, max_bytes: self.max_bytes });
+            return Err(ImageError::NeedsMemory {
+                width,
+                height,
+                bytes,
+                max_bytes: self.max_bytes,
+            });
         }
         Ok(())
     }
@@ -134,7 +144,11 @@ pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, Image
 ///
 /// # Errors
 /// As [`decode_whole`], but for what is damaged in part.
-pub fn decode_scaled(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Decoded, ImageError> {
+pub fn decode_scaled(
+    bytes: &[u8],
+    limits: DecodeLimits,
+    least_side: u32,
+) -> Result<Decoded, ImageError> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
     }
@@ -149,7 +163,9 @@ pub fn decode_scaled(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Res
     });
     let stopped = match drawn {
         Ok(Ok(Drawn { pixels, size: (width, height), orientation, problem })) => {
-            return Ok(Decoded { pixels, width, height, format: name, problem }.oriented(orientation));
+            return Ok(
+                Decoded { pixels, width, height, format: name, problem }.oriented(orientation)
+            );
         }
         Ok(Err(stopped)) => stopped,
         Err(_panic) => Stopped::Corrupt("the decoder panicked".into()),
@@ -182,7 +198,8 @@ impl Decoded {
         let mut image = DynamicImage::ImageRgb8(self.pixels);
         image.apply_orientation(orientation);
         let lies = matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH);
-        let (width, height) = if lies { (self.height, self.width) } else { (self.width, self.height) };
+        let (width, height) =
+            if lies { (self.height, self.width) } else { (self.width, self.height) };
         Self { pixels: image.into_rgb8(), width, height, ..self }
     }
 
@@ -232,7 +249,9 @@ fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
         _ => {
             let unknown = if is_heic(bytes) { "HEIC" } else { "no known image format" };
             let what = match guess {
-                Ok(ImageFormat::Avif) => "AVIF (mmgem reads it when it is built with --features avif)".into(),
+                Ok(ImageFormat::Avif) => {
+                    "AVIF (mmgem reads it when it is built with --features avif)".into()
+                }
                 guess => guess.map_or(unknown.into(), |format| format!("{format:?}")),
             };
             return Err(ImageError::Format { start: bytes[..bytes.len().min(8)].to_vec(), what });
@@ -243,8 +262,10 @@ fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
 
 /// Whether the file's brand is that of Apple's phones and the like.
 fn is_heic(bytes: &[u8]) -> bool {
-    let brands: [&[u8]; 8] = [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"];
-    bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..12).is_some_and(|brand| brands.contains(&brand))
+    let brands: [&[u8]; 8] =
+        [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"];
+    bytes.get(4..8) == Some(b"ftyp")
+        && bytes.get(8..12).is_some_and(|brand| brands.contains(&brand))
 }
 
 /// What a decoder of one format gives: nothing is turned yet.
@@ -320,13 +341,15 @@ pub(super) mod tests {
 
     /// EXIF data with one entry: tag 0x0112, type SHORT, one value.
     pub fn exif_of(orientation: u8) -> Vec<u8> {
-        [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], &[0; 6]].concat()
+        [b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".as_slice(), &[orientation], &[0; 6]]
+            .concat()
     }
 
     /// Means of all values are no further apart than `most`.
     pub fn check_close(found: &RgbImage, wanted: &RgbImage, most: f64) {
         assert_eq!(found.dimensions(), wanted.dimensions());
-        let apart = found.as_raw().iter().zip(wanted.as_raw()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        let apart =
+            found.as_raw().iter().zip(wanted.as_raw()).map(|(a, b)| f64::from(a.abs_diff(*b)));
         let mean = apart.sum::<f64>() / found.as_raw().len() as f64;
         assert!(mean <= most, "{mean} apart");
     }
@@ -387,9 +410,15 @@ pub(super) mod tests {
             assert!(apart.max() <= Some(1), "{format:?}: {found:?}");
         }
         let gray = image::GrayAlphaImage::from_fn(2, 1, |x, _| LumaA([77, 255 * x as u8]));
-        assert_eq!(decoded(&encoded(gray, ImageFormat::Png)).as_raw(), &[255, 255, 255, 77, 77, 77]);
+        assert_eq!(
+            decoded(&encoded(gray, ImageFormat::Png)).as_raw(),
+            &[255, 255, 255, 77, 77, 77]
+        );
         let hole = image::RgbaImage::from_fn(2, 1, |x, _| Rgba([10, 20, 30, 255 * x as u8]));
-        assert_eq!(decoded(&encoded(hole, ImageFormat::Gif)).as_raw(), &[255, 255, 255, 10, 20, 30]);
+        assert_eq!(
+            decoded(&encoded(hole, ImageFormat::Gif)).as_raw(),
+            &[255, 255, 255, 10, 20, 30]
+        );
     }
 
     #[test]
@@ -407,8 +436,8 @@ pub(super) mod tests {
         assert_eq!(rgb.get_pixel(0, 0), &Rgb([0x12, 0xab, 0x00]));
         let gray = decoded(&png(3, 1, ExtendedColorType::L16, &samples));
         assert_eq!(gray.as_raw(), &[0x12, 0x12, 0x12, 0xab, 0xab, 0xab, 0, 0, 0]);
-        let wide =
-            image::ImageBuffer::<Rgb<u16>, _>::from_raw(1, 1, vec![0x12ff, 0xab80, 0]).expect("a pixel");
+        let wide = image::ImageBuffer::<Rgb<u16>, _>::from_raw(1, 1, vec![0x12ff, 0xab80, 0])
+            .expect("a pixel");
         assert_eq!(decoded(&encoded(wide, ImageFormat::Tiff)).as_raw(), &[0x12, 0xab, 0]);
     }
 
@@ -435,9 +464,11 @@ pub(super) mod tests {
 
     #[test]
     fn a_large_image_may_come_out_smaller_and_knows_its_size() {
-        let slope =
-            RgbImage::from_fn(400, 300, |x, y| Rgb([(x / 2) as u8, (y / 2) as u8, ((x + y) / 3) as u8]));
-        let jpeg = compress(&slope, 400, 300, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
+        let slope = RgbImage::from_fn(400, 300, |x, y| {
+            Rgb([(x / 2) as u8, (y / 2) as u8, ((x + y) / 3) as u8])
+        });
+        let jpeg =
+            compress(&slope, 400, 300, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
         let others = [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Bmp];
         let others = others.map(|format| encoded(slope.clone(), format));
         for bytes in [&[jpeg][..], &others].concat() {
@@ -456,18 +487,30 @@ pub(super) mod tests {
 
     #[test]
     fn a_scaled_photo_that_lies_on_its_side_is_turned_with_its_size() {
-        let turned = Encoder::new(&picture(80, 48), 80, 48, PixelFormat::Rgb).exif_data(&exif_of(6)).encode();
+        let turned = Encoder::new(&picture(80, 48), 80, 48, PixelFormat::Rgb)
+            .exif_data(&exif_of(6))
+            .encode();
         let decoded = scaled(&turned.expect("encodes"), DecodeLimits::default(), 24);
-        assert_eq!((decoded.width, decoded.height, decoded.pixels.dimensions()), (48, 80, (24, 40)));
+        assert_eq!(
+            (decoded.width, decoded.height, decoded.pixels.dimensions()),
+            (48, 80, (24, 40))
+        );
     }
 
     #[test]
     fn what_is_larger_than_the_limits_comes_out_smaller() {
         let image = picture(90, 60);
-        let jpeg = compress(&image, 90, 60, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
-        let formats =
-            [ImageFormat::Png, ImageFormat::Tiff, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif];
-        for bytes in [jpeg].into_iter().chain(formats.map(|format| encoded(image.clone(), format))) {
+        let jpeg =
+            compress(&image, 90, 60, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
+        let formats = [
+            ImageFormat::Png,
+            ImageFormat::Tiff,
+            ImageFormat::WebP,
+            ImageFormat::Bmp,
+            ImageFormat::Gif,
+        ];
+        for bytes in [jpeg].into_iter().chain(formats.map(|format| encoded(image.clone(), format)))
+        {
             let size = |max_pixels| {
                 let limits = DecodeLimits { max_pixels, ..DecodeLimits::default() };
                 let decoded = scaled(&bytes, limits, u32::MAX);
@@ -526,7 +569,8 @@ pub(super) mod tests {
     #[test]
     fn the_sensors_values_are_no_preview() {
         let preview = jpeg(40, 30, Subsampling::S420);
-        let sensor = libjpeg_turbo_rs::compress_lossless(&[7; 100 * 90], 100, 90, PixelFormat::Grayscale);
+        let sensor =
+            libjpeg_turbo_rs::compress_lossless(&[7; 100 * 90], 100, 90, PixelFormat::Grayscale);
         let sensor = sensor.expect("encodes");
         assert!(libjpeg_turbo_rs::Decoder::new(&sensor).expect("a JPEG").header().is_lossless);
         let raw = [b"II*\0".as_slice(), &preview, &sensor].concat();
@@ -552,8 +596,11 @@ pub(super) mod tests {
             for at in (0..bytes.len()).step_by(7) {
                 let mut damaged = bytes.clone();
                 damaged[at] ^= 0x55;
-                let small =
-                    DecodeLimits { max_pixels: 1 << 16, max_announced: 1 << 16, ..DecodeLimits::default() };
+                let small = DecodeLimits {
+                    max_pixels: 1 << 16,
+                    max_announced: 1 << 16,
+                    ..DecodeLimits::default()
+                };
                 let _may_still_be_an_image = decode_scaled(&damaged, small, u32::MAX);
             }
         }
@@ -570,7 +617,10 @@ pub(super) mod tests {
             assert!(message.contains("40x30, 1200 pixels; at most 1199"), "{message}");
             let error = decode(header, memory).expect_err("too much memory");
             assert!(
-                matches!(error, ImageError::NeedsMemory { width: 40, height: 30, max_bytes: 3000, .. }),
+                matches!(
+                    error,
+                    ImageError::NeedsMemory { width: 40, height: 30, max_bytes: 3000, .. }
+                ),
                 "{error}"
             );
         }

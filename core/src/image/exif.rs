@@ -64,7 +64,11 @@ impl<'a> Directories<'a> {
     fn number(&self, at: usize, len: usize) -> Option<u64> {
         let bytes = self.bytes.get(at..at.checked_add(len)?)?;
         let fold = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
-        Some(if self.little_endian { bytes.iter().rev().fold(0, fold) } else { bytes.iter().fold(0, fold) })
+        Some(if self.little_endian {
+            bytes.iter().rev().fold(0, fold)
+        } else {
+            bytes.iter().fold(0, fold)
+        })
     }
 
     /// Where the first directory begins.

@@ -14,7 +14,9 @@ pub enum BoxError {
     #[error("box {0:?} has a coordinate that is not a number; give x0,y0,x1,y1 in pixels")]
     NotFinite(BoxPx),
     /// A far edge lies before its near edge.
-    #[error("box {0:?} ends before it starts; wanted x0,y0,x1,y1 with x0 < x1 and y0 < y1: swap the corners")]
+    #[error(
+        "box {0:?} ends before it starts; wanted x0,y0,x1,y1 with x0 < x1 and y0 < y1: swap the corners"
+    )]
     Inverted(BoxPx),
     /// Width or height is zero.
     #[error(
@@ -136,7 +138,8 @@ impl PixelRect {
 
     /// Whether the rectangle has pixels and all of them are in an image of `width` × `height`.
     pub fn lies_in(&self, width: u32, height: u32) -> bool {
-        let inside = |start: u32, len: u32, size: u32| len > 0 && len <= size && start <= size - len;
+        let inside =
+            |start: u32, len: u32, size: u32| len > 0 && len <= size && start <= size - len;
         inside(self.x, self.width, width) && inside(self.y, self.height, height)
     }
 }

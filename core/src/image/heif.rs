@@ -71,7 +71,8 @@ pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
 
 /// The numbers of an item's properties, in their order, from a box `ipma`.
 fn properties_of(ipma: &[u8], item: usize) -> Option<Vec<usize>> {
-    let (id_len, idx_len) = (if ipma.first()? == &0 { 2 } else { 4 }, 1 + usize::from(ipma.get(3)? & 1));
+    let (id_len, idx_len) =
+        (if ipma.first()? == &0 { 2 } else { 4 }, 1 + usize::from(ipma.get(3)? & 1));
     let mut at = 8;
     for _ in 0..number(ipma, 4, 4)? {
         let id = number(ipma, at, id_len)?;
@@ -80,7 +81,9 @@ fn properties_of(ipma: &[u8], item: usize) -> Option<Vec<usize>> {
         if id == item {
             // The highest bit says that a reader must know the property.
             let mask = (1 << (8 * idx_len - 1)) - 1;
-            return (0..count).map(|n| Some(number(ipma, at + n * idx_len, idx_len)? & mask)).collect();
+            return (0..count)
+                .map(|n| Some(number(ipma, at + n * idx_len, idx_len)? & mask))
+                .collect();
         }
         at += count * idx_len;
     }
@@ -146,7 +149,9 @@ mod heic {
         let mut image = heic_decoder::decode(bytes)?;
         centre_chroma(&mut image);
         if (image.width, image.height) != (info.width, info.height) {
-            return Err(Stopped::Corrupt("the picture is not of the size that is announced".into()));
+            return Err(Stopped::Corrupt(
+                "the picture is not of the size that is announced".into(),
+            ));
         }
         let orientation = match turn(bytes) {
             Some(_) => Orientation::NoTransforms,
@@ -298,11 +303,15 @@ mod tests {
 
     /// A container whose item 2 has the properties, after another property and another item.
     fn container(properties: &[Vec<u8>]) -> Vec<u8> {
-        let ipco = named(b"ipco", &[vec![named(b"ispe", &[0; 12])], properties.to_vec()].concat().concat());
+        let ipco = named(
+            b"ipco",
+            &[vec![named(b"ispe", &[0; 12])], properties.to_vec()].concat().concat(),
+        );
         // Item 1 has property 1; item 2 has that and all others, which a reader must know (128).
         let of_main: Vec<u8> = (0..properties.len() as u8).map(|idx| 128 | (2 + idx)).collect();
         let ipma =
-            [&[0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 1, 1, 0, 2, 1 + of_main.len() as u8, 1][..], &of_main].concat();
+            [&[0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 1, 1, 0, 2, 1 + of_main.len() as u8, 1][..], &of_main]
+                .concat();
         let iprp = named(b"iprp", &[ipco, named(b"ipma", &ipma)].concat());
         let pitm = named(b"pitm", &[0, 0, 0, 0, 0, 2]);
         [named(b"ftyp", b"avif"), named(b"meta", &[&[0; 4][..], &pitm, &iprp].concat())].concat()

@@ -3,7 +3,8 @@
 use image::RgbImage;
 use image::metadata::Orientation;
 use libjpeg_turbo_rs::{
-    ColorSpace, DecodeLimits as JpegLimits, DecodeWarning, Decoder, JpegError, PixelFormat, ScalingFactor,
+    ColorSpace, DecodeLimits as JpegLimits, DecodeWarning, Decoder, JpegError, PixelFormat,
+    ScalingFactor,
 };
 
 use super::canvas::Canvas;
@@ -28,7 +29,11 @@ impl From<JpegError> for Stopped {
 /// Decodes a JPEG, smaller by 2, 4 or 8 where `least_side` or the limits ask for it.
 ///
 /// What is damaged or cut short is decoded once more with what is missing in grey, as libjpeg does.
-pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Drawn, Stopped> {
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: DecodeLimits,
+    least_side: u32,
+) -> Result<Drawn, Stopped> {
     let ended;
     let mut decoder = match Decoder::new(bytes) {
         Ok(decoder) => decoder,
@@ -39,7 +44,8 @@ pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Res
         }
         Err(error) => return Err(error.into()),
     };
-    let size @ (width, height) = (u32::from(decoder.header().width), u32::from(decoder.header().height));
+    let size @ (width, height) =
+        (u32::from(decoder.header().width), u32::from(decoder.header().height));
     limits.check(width, height)?;
     let by = limits.reduction(width, height, least_side);
     let scale = ScalingFactor::try_new(1, by).map_err(|_| limits.too_large(width, height))?;
@@ -100,8 +106,10 @@ fn said_of_colours(decoder: &Decoder) -> Result<(Orientation, Space), Stopped> {
 fn needed_bytes(decoder: &Decoder, by: u32, format: PixelFormat) -> u64 {
     let frame = decoder.header();
     let pixels = u64::from(frame.width) * u64::from(frame.height);
-    let sampling =
-        frame.components.iter().map(|c| u64::from(c.horizontal_sampling) * u64::from(c.vertical_sampling));
+    let sampling = frame
+        .components
+        .iter()
+        .map(|c| u64::from(c.horizontal_sampling) * u64::from(c.vertical_sampling));
     let of_largest = sampling.clone().max().unwrap_or(1).max(1);
     let n_samples = pixels * sampling.sum::<u64>() / of_largest;
     let coefficients = if decoder.has_multiple_scans() { 2 * n_samples } else { 0 };
@@ -135,16 +143,20 @@ fn problem(warnings: &[DecodeWarning], has_scans: bool) -> Option<String> {
         match warning {
             DecodeWarning::UnsupportedRecovered { .. } => return None,
             DecodeWarning::TruncatedData { .. } if has_scans => {
-                return Some("the JPEG is cut short: what did not arrive is blurred or grey".into());
+                return Some(
+                    "the JPEG is cut short: what did not arrive is blurred or grey".into(),
+                );
             }
             DecodeWarning::TruncatedData { decoded_mcus, total_mcus } => {
                 let arrived = *decoded_mcus as f64 / (*total_mcus).max(1) as f64;
                 let percent = (100.0 * arrived).floor();
-                return (arrived >= LEAST_ARRIVED)
-                    .then(|| format!("the JPEG is cut short: {percent} % of it arrived, the rest is grey"));
+                return (arrived >= LEAST_ARRIVED).then(|| {
+                    format!("the JPEG is cut short: {percent} % of it arrived, the rest is grey")
+                });
             }
             DecodeWarning::HuffmanError { .. } => {
-                first_damage.get_or_insert("the JPEG is damaged: parts of the picture are grey or wrong");
+                first_damage
+                    .get_or_insert("the JPEG is damaged: parts of the picture are grey or wrong");
             }
             _ => {}
         }
@@ -163,7 +175,9 @@ mod tests {
 
     /// Something to see everywhere, without noise.
     fn slope() -> RgbImage {
-        RgbImage::from_fn(320, 240, |x, y| image::Rgb([(x * 3 / 4) as u8, y as u8, ((x ^ y) & 0xe0) as u8]))
+        RgbImage::from_fn(320, 240, |x, y| {
+            image::Rgb([(x * 3 / 4) as u8, y as u8, ((x ^ y) & 0xe0) as u8])
+        })
     }
 
     fn shown(bytes: &[u8]) -> (RgbImage, Option<String>) {
@@ -177,28 +191,37 @@ mod tests {
 
     #[test]
     fn the_part_that_arrived_is_shown_and_the_file_is_named() {
-        let whole = compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
+        let whole =
+            compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
         let image = decoded(&whole);
         let (half, problem) = shown(&whole[..whole.len() / 2]);
         let problem = problem.expect("a half is missing");
-        assert!(problem.contains("JPEG is cut short") && problem.contains(" % of it arrived"), "{problem}");
+        assert!(
+            problem.contains("JPEG is cut short") && problem.contains(" % of it arrived"),
+            "{problem}"
+        );
         assert_eq!(half.dimensions(), image.dimensions());
         assert_eq!(rows(&half, 0..80), rows(&image, 0..80));
         assert!(rows(&half, 200..240).as_raw().iter().all(|value| value.abs_diff(128) <= 1));
         // The last two bytes are only the end's mark.
         assert_eq!(shown(&whole[..whole.len() - 2]), (image, None));
         // Where all of it is wanted it is an error, and where next to nothing arrived.
-        let error =
-            crate::image::decode(&whole[..whole.len() / 2], DecodeLimits::default()).expect_err("cut");
+        let error = crate::image::decode(&whole[..whole.len() / 2], DecodeLimits::default())
+            .expect_err("cut");
         assert!(matches!(error, ImageError::Corrupt { format: "JPEG", .. }), "{error}");
-        let start = whole.windows(2).position(|marker| marker == [0xff, 0xda]).expect("a scan") + 40;
-        assert!(crate::image::decode_scaled(&whole[..start], DecodeLimits::default(), u32::MAX).is_err());
+        let start =
+            whole.windows(2).position(|marker| marker == [0xff, 0xda]).expect("a scan") + 40;
+        assert!(
+            crate::image::decode_scaled(&whole[..start], DecodeLimits::default(), u32::MAX)
+                .is_err()
+        );
     }
 
     #[test]
     fn a_half_of_many_scans_is_a_blurred_picture() {
-        let whole = compress_progressive(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420)
-            .expect("encodes");
+        let whole =
+            compress_progressive(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420)
+                .expect("encodes");
         let (half, problem) = shown(&whole[..whole.len() / 2]);
         assert!(problem.expect("a half is missing").contains("blurred"));
         check_close(&half, &decoded(&whole), 12.0);
@@ -206,7 +229,8 @@ mod tests {
 
     #[test]
     fn what_is_damaged_in_the_middle_is_shown_and_named() {
-        let whole = compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
+        let whole =
+            compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
         let mut damaged = whole.clone();
         let at = whole.len() * 3 / 4;
         damaged[at..at + 40].iter_mut().for_each(|byte| *byte = 0xfe);
@@ -217,9 +241,13 @@ mod tests {
 
     #[test]
     fn a_half_may_come_out_smaller() {
-        let whole = compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
+        let whole =
+            compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
         let half = scaled(&whole[..whole.len() * 2 / 3], DecodeLimits::default(), 100);
-        assert_eq!((half.width, half.pixels.dimensions(), half.problem.is_some()), (320, (160, 120), true));
+        assert_eq!(
+            (half.width, half.pixels.dimensions(), half.problem.is_some()),
+            (320, (160, 120), true)
+        );
     }
 
     #[test]
@@ -231,7 +259,8 @@ mod tests {
             .map(|ink| 255 - ink)
             .collect();
         let icc = of_inks(0x0240_0000);
-        let encoder = Encoder::new(&pixels, 9 * 16, 16, PixelFormat::Cmyk).quality(100).icc_profile(&icc);
+        let encoder =
+            Encoder::new(&pixels, 9 * 16, 16, PixelFormat::Cmyk).quality(100).icc_profile(&icc);
         let found = decoded(&encoder.subsampling(Subsampling::S444).encode().expect("encodes"));
         let wanted = RgbImage::from_fn(9 * 16, 16, |x, _| image::Rgb(OF_INKS[x as usize / 16]));
         check_close(&found, &wanted, 2.0);
@@ -239,9 +268,12 @@ mod tests {
 
     #[test]
     fn grey_with_a_profile_becomes_srgb() {
-        let icc = moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().expect("it can be written");
-        let bytes =
-            Encoder::new(&[64; 256], 16, 16, PixelFormat::Grayscale).quality(100).icc_profile(&icc).encode();
+        let icc =
+            moxcms::ColorProfile::new_gray_with_gamma(1.8).encode().expect("it can be written");
+        let bytes = Encoder::new(&[64; 256], 16, 16, PixelFormat::Grayscale)
+            .quality(100)
+            .icc_profile(&icc)
+            .encode();
         // As in colour.rs.
         assert_eq!(decoded(&bytes.expect("encodes")).get_pixel(8, 8).0, [81; 3]);
     }
@@ -249,8 +281,9 @@ mod tests {
     /// The header of a JPEG of that size, of which only the first row of blocks arrived.
     fn announcing(width: u16, height: u16) -> Vec<u8> {
         let flat = vec![90; usize::from(width) * 16];
-        let mut bytes = compress(&flat, width.into(), 16, PixelFormat::Grayscale, 50, Subsampling::S444)
-            .expect("encodes");
+        let mut bytes =
+            compress(&flat, width.into(), 16, PixelFormat::Grayscale, 50, Subsampling::S444)
+                .expect("encodes");
         let frame = bytes.windows(2).position(|marker| marker == [0xff, 0xc0]).expect("a frame");
         bytes.splice(frame + 5..frame + 7, height.to_be_bytes());
         bytes

@@ -52,13 +52,16 @@ pub(super) fn decode(
     };
     let by = limits.reduction(width, height, least_side);
     let n_pixels = u64::from(width) * u64::from(height);
-    let needed = decoder.total_bytes() + BYTES_A_PIXEL * n_pixels + 6 * n_pixels / u64::from(by * by);
+    let needed =
+        decoder.total_bytes() + BYTES_A_PIXEL * n_pixels + 6 * n_pixels / u64::from(by * by);
     let _alone = limits.admit(size, needed)?;
 
     let orientation = match format {
         // AVIF's decoder knows nothing of turns.
         #[cfg(feature = "avif")]
-        ImageFormat::Avif => super::heif::turn(bytes).unwrap_or(image::metadata::Orientation::NoTransforms),
+        ImageFormat::Avif => {
+            super::heif::turn(bytes).unwrap_or(image::metadata::Orientation::NoTransforms)
+        }
         _ => decoder.orientation()?,
     };
     let space = Space::of_icc(decoder.icc_profile()?);
@@ -103,7 +106,8 @@ pub(super) fn decode(
 fn check_announced(bytes: &[u8], limits: DecodeLimits) -> Result<(), super::ImageError> {
     for (at, _) in bytes.windows(4).enumerate().filter(|(_, name)| **name == *b"ispe") {
         // After the name: four bytes of version and flags, then width and height.
-        let side = |from: usize| Some(u32::from_be_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
+        let side =
+            |from: usize| Some(u32::from_be_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
         if let (Some(width), Some(height)) = (side(at + 8), side(at + 12)) {
             limits.check(width, height)?;
         }

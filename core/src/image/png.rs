@@ -20,7 +20,11 @@ impl From<DecodingError> for Stopped {
 }
 
 /// Decodes a PNG; of one that is cut short or damaged the rows before that, the others in grey.
-pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Drawn, Stopped> {
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: DecodeLimits,
+    least_side: u32,
+) -> Result<Drawn, Stopped> {
     let max_bytes = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: max_bytes });
     let info = decoder.read_header_info()?;
@@ -34,27 +38,38 @@ pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Res
         ColorType::GrayscaleAlpha => Samples::GrayAlpha,
         ColorType::Rgb => Samples::Rgb,
         ColorType::Rgba => Samples::Rgba,
-        ColorType::Indexed => return Err(Stopped::Unsupported("a palette that is not expanded".into())),
+        ColorType::Indexed => {
+            return Err(Stopped::Unsupported("a palette that is not expanded".into()));
+        }
     };
-    let mut rows =
-        Rows { converter: Converter::new(samples, &space(reader.info())), samples, depth, high: Vec::new() };
+    let mut rows = Rows {
+        converter: Converter::new(samples, &space(reader.info())),
+        samples,
+        depth,
+        high: Vec::new(),
+    };
     let by = limits.reduction(width, height, least_side);
     let n_pixels = u64::from(width) * u64::from(height);
     let is_held = reader.info().interlaced;
     let held = if is_held { reader.output_buffer_size().unwrap_or(usize::MAX) } else { 0 };
-    let _alone = limits.admit(size, (held as u64).saturating_add(6 * n_pixels / u64::from(by * by)))?;
+    let _alone =
+        limits.admit(size, (held as u64).saturating_add(6 * n_pixels / u64::from(by * by)))?;
 
     let mut canvas = Canvas::new(width, height, by)?;
     let mut problem = None;
-    let ended =
-        if is_held { rows.held(&mut reader, held, &mut canvas) } else { rows.each(&mut reader, &mut canvas) };
+    let ended = if is_held {
+        rows.held(&mut reader, held, &mut canvas)
+    } else {
+        rows.each(&mut reader, &mut canvas)
+    };
     if let Err(stopped) = ended {
         if canvas.rows() == 0 {
             return Err(stopped);
         }
         let percent = 100 * canvas.rows() as u64 / u64::from(height);
-        problem =
-            Some(format!("the PNG is cut short or damaged: {percent} % of it can be read, the rest is grey"));
+        problem = Some(format!(
+            "the PNG is cut short or damaged: {percent} % of it can be read, the rest is grey"
+        ));
         canvas.fill_up();
     } else {
         // EXIF data may stand behind the pixels. What is damaged there takes nothing from the picture.
@@ -86,7 +101,11 @@ struct Rows {
 
 impl Rows {
     /// Rows as they come.
-    fn each(&mut self, reader: &mut Reader<Cursor<&[u8]>>, canvas: &mut Canvas) -> Result<(), Stopped> {
+    fn each(
+        &mut self,
+        reader: &mut Reader<Cursor<&[u8]>>,
+        canvas: &mut Canvas,
+    ) -> Result<(), Stopped> {
         while let Some(row) = reader.next_row()? {
             self.push(row.data(), canvas);
         }
@@ -169,7 +188,8 @@ mod tests {
         assert!((30..80).contains(&last), "{last}");
         assert_eq!(decoded.pixels.as_raw()[..600 * last], image.as_raw()[..600 * last]);
         // Where all of it is wanted it is an error.
-        let error = crate::image::decode(cut, DecodeLimits::default()).expect_err("a part is missing");
+        let error =
+            crate::image::decode(cut, DecodeLimits::default()).expect_err("a part is missing");
         assert!(matches!(error, ImageError::Corrupt { format: "PNG", .. }), "{error}");
     }
 
@@ -218,7 +238,8 @@ mod tests {
         ]
         .concat();
         assert_eq!(decoded(&file), image);
-        let half = scaled(&file, DecodeLimits { max_pixels: 40, ..DecodeLimits::default() }, u32::MAX);
+        let half =
+            scaled(&file, DecodeLimits { max_pixels: 40, ..DecodeLimits::default() }, u32::MAX);
         assert_eq!((half.width, half.height, half.pixels.dimensions()), (9, 7, (5, 4)));
     }
 
@@ -229,7 +250,11 @@ mod tests {
             let mut encoder = Encoder::new(&mut bytes, width, 1);
             encoder.set_color(color_type);
             encoder.set_depth(depth);
-            encoder.set_pixel_dims(Some(PixelDimensions { xppu: 1, yppu: 1, unit: Unit::Unspecified }));
+            encoder.set_pixel_dims(Some(PixelDimensions {
+                xppu: 1,
+                yppu: 1,
+                unit: Unit::Unspecified,
+            }));
             if let Some(palette) = palette {
                 encoder.set_palette(palette.to_vec());
             }
@@ -238,9 +263,17 @@ mod tests {
             bytes
         };
         let palette = [10, 20, 30, 40, 50, 60, 70, 80, 90];
-        let bytes = write(ColorType::Indexed, BitDepth::Two, Some(&palette), &[255, 0], &[0b0001_1000], 3);
+        let bytes =
+            write(ColorType::Indexed, BitDepth::Two, Some(&palette), &[255, 0], &[0b0001_1000], 3);
         assert_eq!(decoded(&bytes).as_raw(), &[10, 20, 30, 255, 255, 255, 70, 80, 90]);
-        let bytes = write(ColorType::Rgb, BitDepth::Eight, None, &[0, 1, 0, 2, 0, 3], &[1, 2, 3, 4, 5, 6], 2);
+        let bytes = write(
+            ColorType::Rgb,
+            BitDepth::Eight,
+            None,
+            &[0, 1, 0, 2, 0, 3],
+            &[1, 2, 3, 4, 5, 6],
+            2,
+        );
         assert_eq!(decoded(&bytes).as_raw(), &[255, 255, 255, 4, 5, 6]);
         let bytes = write(ColorType::Grayscale, BitDepth::Eight, None, &[0, 9], &[9, 8], 2);
         assert_eq!(decoded(&bytes).as_raw(), &[255, 255, 255, 8, 8, 8]);

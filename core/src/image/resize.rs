@@ -86,7 +86,9 @@ impl Taps {
             let first = ((center - support + 0.5) as i64).max(0);
             let end = ((center + support + 0.5) as i64).min(i64::from(in_len));
             weights.clear();
-            weights.extend((first..end).map(|x| bicubic((x as f64 - center + 0.5) * (1.0 / filter_scale))));
+            weights.extend(
+                (first..end).map(|x| bicubic((x as f64 - center + 0.5) * (1.0 / filter_scale))),
+            );
             let sum: f64 = weights.iter().sum();
             taps.first.push(first as usize);
             taps.weights.extend(weights.iter().map(|weight| fixed_point(weight / sum)));
@@ -186,7 +188,9 @@ pub(super) mod tests {
     /// A picture with every frequency and full contrast, from a formula that Python can repeat.
     pub fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
-            image::Rgb([0, 1, 2].map(|c| ((x * 37 + y * 91 + c * 57) ^ ((x * y) >> 3) ^ (x * x)) as u8))
+            image::Rgb(
+                [0, 1, 2].map(|c| ((x * 37 + y * 91 + c * 57) ^ ((x * y) >> 3) ^ (x * x)) as u8),
+            )
         })
     }
 

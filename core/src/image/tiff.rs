@@ -9,7 +9,9 @@ use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
 use super::canvas::Canvas;
-use super::colour::{Converter, FloatConverter, Samples, Space, rgb_from_lab, rgb_from_ycbcr, unmultiplied};
+use super::colour::{
+    Converter, FloatConverter, Samples, Space, rgb_from_lab, rgb_from_ycbcr, unmultiplied,
+};
 use super::decode::{DecodeLimits, Drawn, Stopped};
 use super::exif::{Directories, PHOTOMETRIC};
 
@@ -40,7 +42,11 @@ impl From<TiffError> for Stopped {
 }
 
 /// Decodes the first page.
-pub(super) fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Drawn, Stopped> {
+pub(super) fn decode(
+    bytes: &[u8],
+    limits: DecodeLimits,
+    least_side: u32,
+) -> Result<Drawn, Stopped> {
     let mut page = Page::open(bytes, limits)?;
     let size @ (width, height) = page.size;
     limits.check(width, height)?;
@@ -116,7 +122,9 @@ impl<'a> Page<'a> {
             (_, ColorType::RGB(_) | ColorType::RGBA(_)) => (Kind::Rgb, color_type.num_samples()),
             (_, ColorType::CMYK(_) | ColorType::CMYKA(_)) => (Kind::Cmyk, color_type.num_samples()),
             (_, ColorType::YCbCr(_)) => (Kind::YCbCr, 3),
-            (_, other) => return Err(Stopped::Unsupported(format!("TIFF pixels of the kind {other:?}"))),
+            (_, other) => {
+                return Err(Stopped::Unsupported(format!("TIFF pixels of the kind {other:?}")));
+            }
         };
         let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples)?.unwrap_or_default();
         let alpha = match (&kind, n_samples, extra.first()) {
@@ -157,25 +165,39 @@ impl<'a> Page<'a> {
     fn needed_bytes(&self, by: u32) -> u64 {
         let (width, height) = (u64::from(self.size.0), u64::from(self.size.1));
         let bytes = u64::from(self.bits.div_ceil(8)) * self.n_samples as u64;
-        let of_a_row =
-            width * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
+        let of_a_row = width
+            * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
         let (chunk_width, chunk_height) = self.chunk();
         let of_a_chunk = u64::from(chunk_width) * u64::from(chunk_height) * bytes;
         of_a_row * u64::from(chunk_height) + of_a_chunk + 6 * width * height / u64::from(by * by)
     }
 
     /// The samples of a strip or tile.
-    fn read_chunk(&mut self, idx: u32, columns: usize) -> Result<Values<Vec<u8>, Vec<f32>>, Stopped> {
+    fn read_chunk(
+        &mut self,
+        idx: u32,
+        columns: usize,
+    ) -> Result<Values<Vec<u8>, Vec<f32>>, Stopped> {
         use DecodingResult::{F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
         let samples = if self.is_planar { 1 } else { self.n_samples };
         let floats = |values: Vec<f32>| Ok(Values::Floats(values));
         match self.decoder.read_chunk(idx)? {
-            U8(values) if self.bits < 8 => Ok(Values::Bytes(self.unpacked(&values, columns * samples))),
+            U8(values) if self.bits < 8 => {
+                Ok(Values::Bytes(self.unpacked(&values, columns * samples)))
+            }
             U8(values) => Ok(Values::Bytes(values)),
-            _ if self.is_palette => Err(Stopped::Unsupported(format!("a palette of {} bits", self.bits))),
-            U16(values) => Ok(Values::Bytes(values.into_iter().map(|value| (value >> 8) as u8).collect())),
-            U32(values) => Ok(Values::Bytes(values.into_iter().map(|value| (value >> 24) as u8).collect())),
-            U64(values) => Ok(Values::Bytes(values.into_iter().map(|value| (value >> 56) as u8).collect())),
+            _ if self.is_palette => {
+                Err(Stopped::Unsupported(format!("a palette of {} bits", self.bits)))
+            }
+            U16(values) => {
+                Ok(Values::Bytes(values.into_iter().map(|value| (value >> 8) as u8).collect()))
+            }
+            U32(values) => {
+                Ok(Values::Bytes(values.into_iter().map(|value| (value >> 24) as u8).collect()))
+            }
+            U64(values) => {
+                Ok(Values::Bytes(values.into_iter().map(|value| (value >> 56) as u8).collect()))
+            }
             F16(values) => floats(values.into_iter().map(f32::from).collect()),
             F32(values) => floats(values),
             F64(values) => floats(values.into_iter().map(|value| value as f32).collect()),
@@ -312,8 +334,16 @@ impl Row {
         // A profile of CIELab has nothing to say about what is CIELab already.
         let space = if matches!(kind, Kind::Lab { .. }) { Space::Srgb } else { space };
         let floats = if page.is_measured { FloatConverter::new(&space) } else { None };
-        let converter = Converter::new(samples, if floats.is_some() { &Space::Srgb } else { &space });
-        Self { kind, n_samples: page.n_samples, alpha: page.alpha, converter, floats, picked: Vec::new() }
+        let converter =
+            Converter::new(samples, if floats.is_some() { &Space::Srgb } else { &space });
+        Self {
+            kind,
+            n_samples: page.n_samples,
+            alpha: page.alpha,
+            converter,
+            floats,
+            picked: Vec::new(),
+        }
     }
 
     fn push(&mut self, values: &[u8], canvas: &mut Canvas) {
@@ -321,13 +351,18 @@ impl Row {
         self.picked.clear();
         match &self.kind {
             Kind::Palette(colours) => self.picked.extend(
-                values.iter().flat_map(|idx| colours.get(usize::from(*idx)).copied().unwrap_or_default()),
+                values
+                    .iter()
+                    .flat_map(|idx| colours.get(usize::from(*idx)).copied().unwrap_or_default()),
             ),
-            Kind::YCbCr => self.picked.extend(pixels.flat_map(|p| rgb_from_ycbcr([p[0], p[1], p[2]]))),
+            Kind::YCbCr => {
+                self.picked.extend(pixels.flat_map(|p| rgb_from_ycbcr([p[0], p[1], p[2]])))
+            }
             Kind::Lab { is_signed } => {
                 let zero = if *is_signed { 0 } else { 128 };
                 let signed = |value: u8| value.wrapping_sub(zero) as i8;
-                self.picked.extend(pixels.flat_map(|p| rgb_from_lab(p[0], signed(p[1]), signed(p[2]))));
+                self.picked
+                    .extend(pixels.flat_map(|p| rgb_from_lab(p[0], signed(p[1]), signed(p[2]))));
             }
             Kind::Gray | Kind::Rgb | Kind::Cmyk => {
                 let n = self.converter.samples().len();
@@ -399,11 +434,17 @@ impl<'a> Patched<'a> {
                 _ => return None,
             };
             let is_short = entry.kind == 3;
-            let bytes =
-                if file.is_little_endian() { stands_in.to_le_bytes() } else { stands_in.to_be_bytes() };
+            let bytes = if file.is_little_endian() {
+                stands_in.to_le_bytes()
+            } else {
+                stands_in.to_be_bytes()
+            };
             is_short.then_some((entry.at as u64, bytes))
         });
-        (Self { bytes: Cursor::new(bytes), patch }, patch.and(found).map(|(.., photometric)| photometric))
+        (
+            Self { bytes: Cursor::new(bytes), patch },
+            patch.and(found).map(|(.., photometric)| photometric),
+        )
     }
 }
 
@@ -507,7 +548,8 @@ mod tests {
                 let page = File { second: false, ..File::new((1, 1), 1, &[8], vec![0]) };
                 let at = bytes.len() as u64;
                 bytes.push(0);
-                let entries = [page.entries, vec![(273, kind, vec![at]), (279, kind, vec![1])]].concat();
+                let entries =
+                    [page.entries, vec![(273, kind, vec![at]), (279, kind, vec![1])]].concat();
                 let directory = self.directory(&mut bytes, entries);
                 bytes.splice(next..next + offset_len, self.number(directory as u64, offset_len));
             }
@@ -526,7 +568,8 @@ mod tests {
                     16 => 8,
                     _ => 4,
                 };
-                let mut value: Vec<u8> = values.iter().flat_map(|value| self.number(*value, len)).collect();
+                let mut value: Vec<u8> =
+                    values.iter().flat_map(|value| self.number(*value, len)).collect();
                 if value.len() > offset_len {
                     let at = bytes.len() as u64;
                     bytes.extend(&value);
@@ -553,7 +596,9 @@ mod tests {
     }
 
     fn gray(image: &RgbImage) -> RgbImage {
-        RgbImage::from_fn(image.width(), image.height(), |x, y| image::Rgb([image.get_pixel(x, y).0[0]; 3]))
+        RgbImage::from_fn(image.width(), image.height(), |x, y| {
+            image::Rgb([image.get_pixel(x, y).0[0]; 3])
+        })
     }
 
     #[test]
@@ -575,15 +620,22 @@ mod tests {
         assert_eq!(decoded(&file.bytes()), image);
         // Tiles reach over the edges.
         let tile = |left: u32, top: u32| -> Vec<u8> {
-            let pixel = |x: u32, y: u32| if x < 21 && y < 19 { image.get_pixel(x, y).0 } else { [99; 3] };
+            let pixel =
+                |x: u32, y: u32| if x < 21 && y < 19 { image.get_pixel(x, y).0 } else { [99; 3] };
             (0..256).flat_map(|at| pixel(left + at % 16, top + at / 16)).collect()
         };
         let tiles = vec![tile(0, 0), tile(16, 0), tile(0, 16), tile(16, 16)];
-        let file =
-            File { chunks: tiles.clone(), ..rgb(&image) }.with(322, LONG, &[16]).with(323, LONG, &[16]);
+        let file = File { chunks: tiles.clone(), ..rgb(&image) }.with(322, LONG, &[16]).with(
+            323,
+            LONG,
+            &[16],
+        );
         assert_eq!(decoded(&file.bytes()), image);
-        let of_tiles =
-            scaled(&file.bytes(), DecodeLimits { max_pixels: 150, ..DecodeLimits::default() }, u32::MAX);
+        let of_tiles = scaled(
+            &file.bytes(),
+            DecodeLimits { max_pixels: 150, ..DecodeLimits::default() },
+            u32::MAX,
+        );
         let whole = scaled(
             &rgb(&image).bytes(),
             DecodeLimits { max_pixels: 150, ..DecodeLimits::default() },
@@ -591,7 +643,9 @@ mod tests {
         );
         assert_eq!((of_tiles.pixels.dimensions(), of_tiles.pixels), ((11, 10), whole.pixels));
         // Each sample in a plane of its own.
-        let plane = |pixels: &[u8], c: usize| pixels.iter().skip(c).step_by(3).copied().collect::<Vec<u8>>();
+        let plane = |pixels: &[u8], c: usize| {
+            pixels.iter().skip(c).step_by(3).copied().collect::<Vec<u8>>()
+        };
         let planes = (0..3).map(|c| plane(image.as_raw(), c)).collect();
         let file = File { chunks: planes, ..rgb(&image) }.with(284, SHORT, &[2]);
         assert_eq!(decoded(&file.bytes()), image);
@@ -613,18 +667,26 @@ mod tests {
     fn palettes_are_looked_up() {
         // Of colour i: 250 - i, 3 i and i.
         let map = |n: u64, unit: u64| -> Vec<u64> {
-            let of =
-                |colour: fn(u64) -> u64| (0..n).map(move |i| unit * (colour(i) & 255)).collect::<Vec<_>>();
+            let of = |colour: fn(u64) -> u64| {
+                (0..n).map(move |i| unit * (colour(i) & 255)).collect::<Vec<_>>()
+            };
             [of(|i| 250 - i), of(|i| 3 * i), of(|i| i)].concat()
         };
         let colour = |i: u8| [250 - i, 3 * i, i];
         let wanted: Vec<u8> = [0, 1, 77, 15, 2, 3].into_iter().flat_map(colour).collect();
         let file = File::new((3, 2), 3, &[8], vec![0, 1, 77, 15, 2, 3]);
-        assert_eq!(decoded(&file.clone().with(320, SHORT, &map(256, 257)).bytes()).as_raw(), &wanted);
+        assert_eq!(
+            decoded(&file.clone().with(320, SHORT, &map(256, 257)).bytes()).as_raw(),
+            &wanted
+        );
         // Values of 8 bits, as some old programs wrote.
         assert_eq!(decoded(&file.clone().with(320, SHORT, &map(256, 1)).bytes()).as_raw(), &wanted);
         // Sixteen colours, two a byte; rows end with whole bytes.
-        let file = File::new((3, 2), 3, &[4], vec![0x01, 0x70, 0xf2, 0x30]).with(320, SHORT, &map(16, 257));
+        let file = File::new((3, 2), 3, &[4], vec![0x01, 0x70, 0xf2, 0x30]).with(
+            320,
+            SHORT,
+            &map(16, 257),
+        );
         let wanted: Vec<u8> = [0, 1, 7, 15, 2, 3].into_iter().flat_map(colour).collect();
         assert_eq!(decoded(&file.bytes()).as_raw(), &wanted);
         let short = File::new((1, 1), 3, &[8], vec![0]).with(320, SHORT, &map(16, 257)).bytes();
@@ -636,7 +698,10 @@ mod tests {
         let file = File::new((3, 1), 1, &[1], vec![0b0100_0000]);
         assert_eq!(decoded(&file.bytes()).as_raw()[..], [0, 0, 0, 255, 255, 255, 0, 0, 0]);
         let white_is_zero = File::new((3, 1), 0, &[1], vec![0b0100_0000]);
-        assert_eq!(decoded(&white_is_zero.bytes()).as_raw()[..], [255, 255, 255, 0, 0, 0, 255, 255, 255]);
+        assert_eq!(
+            decoded(&white_is_zero.bytes()).as_raw()[..],
+            [255, 255, 255, 0, 0, 0, 255, 255, 255]
+        );
         let file = File::new((2, 1), 1, &[4], vec![0x3c]);
         assert_eq!(decoded(&file.bytes()).as_raw()[..], [51, 51, 51, 204, 204, 204]);
     }
@@ -662,15 +727,19 @@ mod tests {
         let file = |values: Vec<f32>| {
             File::new((7, 5), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).bytes()
         };
-        let of =
-            |unit: f32| image.as_raw().iter().map(move |value| f32::from(*value) * unit).collect::<Vec<_>>();
+        let of = |unit: f32| {
+            image.as_raw().iter().map(move |value| f32::from(*value) * unit).collect::<Vec<_>>()
+        };
         assert_eq!(decoded(&file(of(1.0 / 255.0))), image);
         assert_eq!(decoded(&file(of(1.0))), image);
         // A highlight and a little below zero change nothing of the rest; what is not a number is black.
         let mut odd = of(1.0 / 255.0);
         (odd[0], odd[1], odd[2]) = (4.0, -0.05, f32::NAN);
         let found = decoded(&file(odd));
-        assert_eq!((&found.as_raw()[..3], &found.as_raw()[3..]), (&[255, 0, 0][..], &image.as_raw()[3..]));
+        assert_eq!(
+            (&found.as_raw()[..3], &found.as_raw()[3..]),
+            (&[255, 0, 0][..], &image.as_raw()[3..])
+        );
 
         // Heights above the sea: the least is black and the most white.
         let heights = [-100.0, 0.0, 100.0, 300.0];
@@ -688,11 +757,13 @@ mod tests {
         let line = moxcms::ToneReprCurve::Lut(Vec::new());
         linear.cicp = None;
         [linear.red_trc, linear.green_trc, linear.blue_trc] = [(); 3].map(|()| Some(line.clone()));
-        let icc: Vec<u64> = linear.encode().expect("it can be written").into_iter().map(u64::from).collect();
+        let icc: Vec<u64> =
+            linear.encode().expect("it can be written").into_iter().map(u64::from).collect();
         // 0.0010 and 0.0025 would both be 0 of 255.
         let values = [0.0010, 0.0025, 0.2140, 1.0].map(|value| [value; 3]).concat();
-        let file =
-            File::new((4, 1), 2, &[32; 3], floats(values)).with(339, SHORT, &[3; 3]).with(34675, 7, &icc);
+        let file = File::new((4, 1), 2, &[32; 3], floats(values))
+            .with(339, SHORT, &[3; 3])
+            .with(34675, 7, &icc);
         let found = decoded(&file.bytes());
         let wanted = [3_u8, 8, 127, 255].map(|gray| [gray; 3]).concat();
         let apart = found.as_raw().iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
@@ -702,7 +773,8 @@ mod tests {
     #[test]
     fn inks_become_srgb_with_and_without_a_profile() {
         let file = File::new((9, 1), 5, &[8; 4], INKS.concat());
-        let plain: Vec<u8> = INKS.into_iter().flat_map(crate::image::colour::rgb_from_cmyk).collect();
+        let plain: Vec<u8> =
+            INKS.into_iter().flat_map(crate::image::colour::rgb_from_cmyk).collect();
         assert_eq!(decoded(&file.bytes()).as_raw(), &plain);
         let icc: Vec<u64> = of_inks(0x0240_0000).into_iter().map(u64::from).collect();
         let found = decoded(&file.with(34675, 7, &icc).bytes());
@@ -720,8 +792,9 @@ mod tests {
         assert_eq!(decoded(&file(pixels([100, 0, 0], 128), 1)).as_raw(), &[227, 127, 127]);
         assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 2)).as_raw(), &[227, 127, 127]);
         assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 0)).as_raw(), &[200, 0, 0]);
-        let gray =
-            |extra: u64| File::new((1, 1), 1, &[8; 2], vec![100, 0]).with(338, SHORT, &[extra]).bytes();
+        let gray = |extra: u64| {
+            File::new((1, 1), 1, &[8; 2], vec![100, 0]).with(338, SHORT, &[extra]).bytes()
+        };
         assert_eq!(decoded(&gray(2)).as_raw(), &[255; 3]);
         assert_eq!(decoded(&gray(0)).as_raw(), &[100; 3]);
     }
@@ -755,10 +828,15 @@ mod tests {
     #[test]
     fn memory_is_that_of_a_strip_and_the_result() {
         // 4,000 x 4,000 pixels of nothing, in one strip or in rows that all are the same bytes.
-        let limits = DecodeLimits { max_bytes: 4_000_000, max_pixels: 100_000, ..DecodeLimits::default() };
+        let limits =
+            DecodeLimits { max_bytes: 4_000_000, max_pixels: 100_000, ..DecodeLimits::default() };
         let strip = File::new((4000, 4000), 1, &[8], vec![]);
-        let error = crate::image::decode_whole(&strip.bytes(), limits).expect_err("16 MB").to_string();
-        assert!(error.contains("4000x4000, which needs") && error.contains("strips or tiles"), "{error}");
+        let error =
+            crate::image::decode_whole(&strip.bytes(), limits).expect_err("16 MB").to_string();
+        assert!(
+            error.contains("4000x4000, which needs") && error.contains("strips or tiles"),
+            "{error}"
+        );
         let rows = File { chunks: vec![vec![200; 4000]; 4000], ..strip }.with(278, LONG, &[1]);
         let decoded = scaled(&rows.bytes(), limits, u32::MAX);
         assert_eq!((decoded.width, decoded.pixels.dimensions()), (4000, (250, 250)));

@@ -28,7 +28,8 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
     let [_, n_kv_heads, seq_k, _] = k.dims();
     let group = n_heads / n_kv_heads;
     let side_by_side = |x: Tensor<4>| x.swap_dims(1, 2).reshape([batch, seq_q, n_heads * head_dim]);
-    let options = AttentionModuleOptions { is_causal: is_causal && seq_q > 1, ..Default::default() };
+    let options =
+        AttentionModuleOptions { is_causal: is_causal && seq_q > 1, ..Default::default() };
     if group == 1 {
         return side_by_side(attention(q, k, v, None, None, options));
     }

@@ -16,12 +16,22 @@ use crate::gpu;
 /// - x: `[batch, height, width, in]`
 /// - weight: `[out, in, k, k]`, or `[in, 1, k, k]`
 /// - returns: `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
-pub(super) fn conv_same_relu6(x: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, stride: usize) -> Tensor<4> {
+pub(super) fn conv_same_relu6(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Tensor<1>,
+    stride: usize,
+) -> Tensor<4> {
     let [_, height, width, _] = x.dims();
     let [_, in_per_group, kernel, _] = weight.dims();
     #[cfg(all(feature = "cpu", feature = "train"))]
     if cpu::is_recorded(&x) && !(x.is_tracked() || weight.is_tracked() || bias.is_tracked()) {
-        return Tensor::from_inner(conv_same_relu6(x.inner(), weight.inner(), bias.inner(), stride));
+        return Tensor::from_inner(conv_same_relu6(
+            x.inner(),
+            weight.inner(),
+            bias.inner(),
+            stride,
+        ));
     }
     if in_per_group == 1 {
         on_cpu!([x, weight, bias] => depthwise_relu6(x, weight, bias, stride));
@@ -120,7 +130,12 @@ mod tests {
     use crate::quant::{Bits, Packed};
 
     /// In turn below 0, inside, and above 6 once they are summed up.
-    fn numbers<const D: usize>(shape: [usize; D], seed: usize, scale: f32, device: &Device) -> Tensor<D> {
+    fn numbers<const D: usize>(
+        shape: [usize; D],
+        seed: usize,
+        scale: f32,
+        device: &Device,
+    ) -> Tensor<D> {
         let n: usize = shape.iter().product();
         let value = |i: usize| (((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.5 - 1.0) * scale;
         Tensor::from_data(TensorData::new((0..n).map(value).collect(), shape), device)
@@ -151,13 +166,19 @@ mod tests {
 
     impl Block {
         fn new(
-            ([batch, height, width, channels], kernel, stride, out): ([usize; 4], usize, usize, usize),
+            ([batch, height, width, channels], kernel, stride, out): (
+                [usize; 4],
+                usize,
+                usize,
+                usize,
+            ),
             device: &Device,
         ) -> Self {
             let layer = |d_in: usize, d_out: usize, seed: usize| {
                 let mut layer = Linear::new(d_in, d_out, true, device);
                 layer.weight = Some(Param::from_tensor(numbers([d_in, d_out], seed, 0.8, device)));
-                layer.bias = Some(Param::from_tensor(numbers([d_out], seed + 1, 1.0, device) + 1.0));
+                layer.bias =
+                    Some(Param::from_tensor(numbers([d_out], seed + 1, 1.0, device) + 1.0));
                 layer
             };
             let wide = 6 * channels;
@@ -222,7 +243,8 @@ mod tests {
     #[test]
     fn a_stem_is_burns_convolution_of_the_same_pixels() {
         let device = Device::flex();
-        let (weight, bias) = (numbers([8, 3, 3, 3], 1, 1.0, &device), numbers([8], 2, 1.0, &device));
+        let (weight, bias) =
+            (numbers([8, 3, 3, 3], 1, 1.0, &device), numbers([8], 2, 1.0, &device));
         let pixels = numbers([2, 3, 21, 26], 3, 2.0, &device).permute([0, 2, 3, 1]);
         let found = conv_same_relu6(pixels.clone(), weight.clone(), bias.clone(), 2);
         close(found, by_burn(pixels, weight, bias, 2, (0, 1, 1, 1)), 1e-5, "a stem");
@@ -244,20 +266,26 @@ mod tests {
                 let slopes = numbers(y.dims(), 9, 1.0, &device);
                 let grads = (y * slopes).sum().backward();
                 let of = |x: &Tensor<4>| x.grad(&grads).expect("it takes part");
-                let expand = block.expand.as_ref().and_then(|expand| expand.weight.as_ref()).expect("plain");
+                let expand =
+                    block.expand.as_ref().and_then(|expand| expand.weight.as_ref()).expect("plain");
                 let project = block.project.weight.as_ref().expect("plain");
                 (
                     [of(&block.x), of(&block.depthwise.0)],
                     block.depthwise.1.grad(&grads).expect("it takes part"),
-                    [expand, project].map(|weight| weight.val().grad(&grads).expect("it takes part")),
+                    [expand, project]
+                        .map(|weight| weight.val().grad(&grads).expect("it takes part")),
                 )
             };
             let (found, wanted) = (gradients(Block::run), gradients(Block::run_by_burn));
-            for ((found, wanted), name) in found.0.into_iter().zip(wanted.0).zip(["input", "depthwise"]) {
+            for ((found, wanted), name) in
+                found.0.into_iter().zip(wanted.0).zip(["input", "depthwise"])
+            {
                 close(found, wanted, 2e-5, &format!("{name} of {shape:?}"));
             }
             close(found.1, wanted.1, 2e-5, &format!("bias of {shape:?}"));
-            for ((found, wanted), name) in found.2.into_iter().zip(wanted.2).zip(["expand", "project"]) {
+            for ((found, wanted), name) in
+                found.2.into_iter().zip(wanted.2).zip(["expand", "project"])
+            {
                 close(found, wanted, 2e-5, &format!("{name} of {shape:?}"));
             }
         }

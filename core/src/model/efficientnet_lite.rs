@@ -104,7 +104,8 @@ impl Conv {
 
 impl MbConv {
     fn new(config: &MbConvConfig, device: &Device) -> Self {
-        let &MbConvConfig { kernel_size, stride, in_channels, expanded_channels, out_channels } = config;
+        let &MbConvConfig { kernel_size, stride, in_channels, expanded_channels, out_channels } =
+            config;
         let expands = expanded_channels != in_channels;
         Self {
             expand: expands.then(|| Linear::new(in_channels, expanded_channels, true, device)),

@@ -113,7 +113,9 @@ impl Linear {
     /// `residual + forward(x)`
     pub fn forward_onto<const D: usize>(&self, residual: Tensor<D>, x: Tensor<D>) -> Tensor<D> {
         match &self.weight {
-            Some(weight) => linear_onto(residual, x, weight.val(), self.bias.as_ref().map(Param::val)),
+            Some(weight) => {
+                linear_onto(residual, x, weight.val(), self.bias.as_ref().map(Param::val))
+            }
             None => residual + self.forward(x),
         }
     }

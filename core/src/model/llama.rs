@@ -78,7 +78,9 @@ impl Llama {
     /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
     pub fn new(config: &LlamaConfig, device: &Device) -> Self {
         let linear = |d_in, d_out, has_bias| Linear::new(d_in, d_out, has_bias, device);
-        let norm = || RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device);
+        let norm = || {
+            RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device)
+        };
         let (width, ffn) = (config.hidden_size, config.intermediate_size);
         let q_width = config.head_dim() * config.num_attention_heads;
         let kv_width = config.head_dim() * config.num_key_value_heads;
@@ -153,7 +155,12 @@ impl Llama {
     }
 
     /// The last `n_wanted` positions.
-    fn forward_cached_tail(&self, embeds: Tensor<3>, cache: &mut KvCache, n_wanted: usize) -> Tensor<3> {
+    fn forward_cached_tail(
+        &self,
+        embeds: Tensor<3>,
+        cache: &mut KvCache,
+        n_wanted: usize,
+    ) -> Tensor<3> {
         let [_, seq, _] = embeds.dims();
         assert!(cache.len == 0 || seq == 1, "a cached sequence grows by one token at a time");
         let rope = cache.rope.slice(cache.len, seq);
@@ -181,7 +188,10 @@ impl Llama {
             .iter()
             .map(|layer| {
                 let shape = [batch, layer.self_attn.n_kv_heads, max_len, self.head_dim];
-                LayerCache { keys: Tensor::empty(shape, device), values: Tensor::empty(shape, device) }
+                LayerCache {
+                    keys: Tensor::empty(shape, device),
+                    values: Tensor::empty(shape, device),
+                }
             })
             .collect();
         KvCache { layers, rope: self.rope(max_len, device), len: 0 }
@@ -230,7 +240,8 @@ fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
             high_freq_factor,
             original_max_position_embeddings,
         } => {
-            let n_waves = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
+            let n_waves =
+                original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
             // 0 where the wave is slow, 1 where it is fast.
             let kept = (n_waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
             let kept = kept.clamp(0.0, 1.0);
@@ -266,7 +277,12 @@ impl KvCache {
 
 impl LayerCache {
     /// Writes keys and values at `start` and returns all up to there.
-    fn append(&mut self, keys: Tensor<4>, values: Tensor<4>, start: usize) -> (Tensor<4>, Tensor<4>) {
+    fn append(
+        &mut self,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+        start: usize,
+    ) -> (Tensor<4>, Tensor<4>) {
         let [_, _, seq, _] = keys.dims();
         let end = start + seq;
         let put = |buffer: &mut Tensor<4>, new: Tensor<4>| {
@@ -295,7 +311,8 @@ impl LlamaBlock {
         n_out: usize,
     ) -> Tensor<3> {
         let residual = tail(x.clone(), n_out);
-        let x = self.self_attn.forward_onto(residual, rms_norm(&self.input_layernorm, x), rope, cache);
+        let x =
+            self.self_attn.forward_onto(residual, rms_norm(&self.input_layernorm, x), rope, cache);
         self.mlp.forward_onto(x.clone(), rms_norm(&self.post_attention_layernorm, x))
     }
 }
@@ -332,7 +349,8 @@ impl LlamaMlp {
 
 impl Rope {
     fn new(frequencies: &[f64], seq: usize, device: &Device) -> Self {
-        let angles = (0..seq).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+        let angles =
+            (0..seq).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f32> = angles.clone().map(|angle| f(angle) as f32).collect();
             Tensor::from_data(TensorData::new(values, [1, 1, seq, frequencies.len()]), device)

@@ -164,7 +164,12 @@ impl MmGem {
     /// # Shapes
     /// - tokens: [`Self::whole_tokens`], or a RoI map `[n_regions, bins, hidden]`
     /// - returns: `[batch, 1, llm_hidden]`, or a token for each of `tokens`
-    pub fn visual_context(&self, pool: &PoolAggregator, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
+    pub fn visual_context(
+        &self,
+        pool: &PoolAggregator,
+        tokens: Tensor<3>,
+        stage: Stage,
+    ) -> Tensor<3> {
         match (stage, self.vision_tokens) {
             (Stage::One, VisionTokens::Mean) => {
                 self.h3.forward(self.image_features(pool, tokens)).unsqueeze_dim(1)
@@ -197,8 +202,8 @@ impl MmGem {
             .cast(embeds.dtype());
         let tail = Tensor::<3>::zeros([batch, 1, width], &device).cast(embeds.dtype());
         let emb_token = self.emb_token.val().reshape([1, 1, width]);
-        let embeds =
-            Tensor::cat(vec![embeds, tail], 1) * (-at_emb.clone() + 1.0) + emb_token * at_emb.clone();
+        let embeds = Tensor::cat(vec![embeds, tail], 1) * (-at_emb.clone() + 1.0)
+            + emb_token * at_emb.clone();
 
         let hidden = self.llm.forward_embeds(embeds); // [batch, seq + 1, hidden]
         let at_last = at_emb.swap_dims(1, 2).matmul(hidden); // [batch, 1, hidden]

@@ -117,7 +117,9 @@ impl OpenClip {
     /// Unit vectors of images: `[batch, 3, side, side]` → `[batch, embed_dim]`.
     pub fn image_embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let Some(attn_pool) = &self.attn_pool else {
-            return normalize(self.visual.class_features(pixels).expect("every tower of open_clip has them"));
+            return normalize(
+                self.visual.class_features(pixels).expect("every tower of open_clip has them"),
+            );
         };
         // Of all queries only the first one's answer is the image's vector.
         let pooled = attn_pool.first(self.visual.all_tokens(pixels)); // [batch, 1, embed_dim]
@@ -152,7 +154,9 @@ impl ClipText {
         Self {
             token_embedding: EmbeddingConfig::new(vocab_size, hidden_size).init(device),
             positional_embedding: zeros([n_places, hidden_size]),
-            cls_emb: config.embed_cls.then(|| Param::from_tensor(Tensor::zeros([hidden_size], device))),
+            cls_emb: config
+                .embed_cls
+                .then(|| Param::from_tensor(Tensor::zeros([hidden_size], device))),
             blocks: (0..config.num_hidden_layers).map(block).collect(),
             ln_final: LayerNorm::new(hidden_size, config.layer_norm_eps, device),
             text_projection: zeros([hidden_size, embed_dim]),
@@ -210,8 +214,12 @@ impl ClipText {
             keys[seq] = len < context_length;
         }
         let mask = TensorData::new(hidden_keys, [batch, 1, 1, seq + 1]);
-        let mask =
-            Tensor::<4, Bool>::from_data(mask, &device).expand([batch, self.n_heads, seq + 1, seq + 1]);
+        let mask = Tensor::<4, Bool>::from_data(mask, &device).expand([
+            batch,
+            self.n_heads,
+            seq + 1,
+            seq + 1,
+        ]);
         for block in &self.blocks {
             x = block.forward_masked(x, Some(mask.clone()));
         }
@@ -224,7 +232,13 @@ impl ClipText {
 }
 
 impl AttentionalPooler {
-    fn new(d: usize, context_dim: usize, n_heads: usize, n_queries: usize, device: &Device) -> Self {
+    fn new(
+        d: usize,
+        context_dim: usize,
+        n_heads: usize,
+        n_queries: usize,
+        device: &Device,
+    ) -> Self {
         let zeros = |shape: [usize; 2]| Param::from_tensor(Tensor::zeros(shape, device));
         Self {
             query: zeros([n_queries, d]),

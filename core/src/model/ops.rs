@@ -54,12 +54,20 @@ pub(super) use super::recompute::through;
 
 /// Runs a block of a tower.
 #[cfg(not(feature = "train"))]
-pub(super) fn through<M>(block: &M, x: Tensor<3>, forward: impl Fn(&M, Tensor<3>) -> Tensor<3>) -> Tensor<3> {
+pub(super) fn through<M>(
+    block: &M,
+    x: Tensor<3>,
+    forward: impl Fn(&M, Tensor<3>) -> Tensor<3>,
+) -> Tensor<3> {
     forward(block, x)
 }
 
 /// `x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`.
-pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+pub(super) fn linear<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
     on_cpu!([x, weight] => linear(x, weight, bias));
     #[cfg(feature = "gpu")]
     if gpu::can_multiply(&x, &weight) {
@@ -69,7 +77,11 @@ pub(super) fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Opti
 }
 
 /// `relu6(x @ weight + bias)`, as [`linear`].
-pub(super) fn linear_relu6<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>) -> Tensor<D> {
+pub(super) fn linear_relu6<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Tensor<1>,
+) -> Tensor<D> {
     #[cfg(feature = "cpu")]
     if cpu::is_here(&x) && cpu::is_here(&weight) {
         return cpu::linear_relu6(x, weight, bias);
@@ -212,7 +224,10 @@ pub(super) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usiz
     let [cos, sin] = [cos, sin].map(|table| table.cast(x.dtype()));
     let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
     Tensor::cat(
-        vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin],
+        vec![
+            first.clone() * cos.clone() - second.clone() * sin.clone(),
+            second * cos + first * sin,
+        ],
         3,
     )
 }

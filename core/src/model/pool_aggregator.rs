@@ -63,8 +63,8 @@ impl PoolAggregator {
         let matrix = TensorData::new(weights, [regions.len(), bins, n_patches]);
         let image_idx: Vec<i32> = regions.iter().map(|(image, _)| *image as i32).collect();
         // One region per image in their order is the common case, and needs no copy.
-        let in_order =
-            batch == regions.len() && image_idx.iter().enumerate().all(|(i, image)| i as i32 == *image);
+        let in_order = batch == regions.len()
+            && image_idx.iter().enumerate().all(|(i, image)| i as i32 == *image);
         let patches = if in_order {
             patches
         } else {
@@ -91,7 +91,8 @@ impl PoolAggregator {
     pub fn roi_mean(&self, patches: Tensor<3>, regions: &[Region]) -> Tensor<2> {
         let device = patches.device();
         let [_, n_patches, _] = patches.dims();
-        let weights: Vec<f32> = regions.iter().flat_map(|region| self.mean_weights(region)).collect();
+        let weights: Vec<f32> =
+            regions.iter().flat_map(|region| self.mean_weights(region)).collect();
         let matrix = TensorData::new(weights, [regions.len(), n_patches]);
         Tensor::<2>::from_data(matrix, &device).cast(patches.dtype()).matmul(patches.squeeze_dim(0))
     }
@@ -117,7 +118,8 @@ impl PoolAggregator {
         let mut matrix = Vec::with_capacity(self.roi_output_size.pow(2) * self.grid.pow(2));
         for (bin_y, row) in rows.iter().enumerate() {
             for (bin_x, column) in columns.iter().enumerate() {
-                let share = shares.as_ref().map_or(1.0, |s| s[bin_y * self.roi_output_size + bin_x]);
+                let share =
+                    shares.as_ref().map_or(1.0, |s| s[bin_y * self.roi_output_size + bin_x]);
                 matrix.extend(row.iter().flat_map(|y| column.iter().map(move |x| share * y * x)));
             }
         }
@@ -137,7 +139,9 @@ impl PoolAggregator {
             .map(|bin_idx| {
                 let mut weights = vec![0.0; self.grid];
                 for sample in 0..n_samples {
-                    let at = start + bin_idx as f32 * bin + (sample as f32 + 0.5) * bin / n_samples as f32;
+                    let at = start
+                        + bin_idx as f32 * bin
+                        + (sample as f32 + 0.5) * bin / n_samples as f32;
                     // A sample further than one patch outside counts as zero, a nearer one as the border.
                     if at < -1.0 || at > self.grid as f32 {
                         continue;
@@ -162,7 +166,10 @@ impl PoolAggregator {
         let share = |row: &[(usize, f32)], column: &[(usize, f32)]| -> f32 {
             row.iter()
                 .map(|(y, oy)| {
-                    column.iter().map(|(x, ox)| oy * ox * mask[y * self.image_size + x]).sum::<f32>()
+                    column
+                        .iter()
+                        .map(|(x, ox)| oy * ox * mask[y * self.image_size + x])
+                        .sum::<f32>()
                 })
                 .sum()
         };
@@ -182,7 +189,8 @@ impl PoolAggregator {
         let bin = (end_px - start_px) / self.roi_output_size as f32;
         (0..self.roi_output_size)
             .map(|bin_idx| {
-                let (from, to) = (start_px + bin_idx as f32 * bin, start_px + (bin_idx + 1) as f32 * bin);
+                let (from, to) =
+                    (start_px + bin_idx as f32 * bin, start_px + (bin_idx + 1) as f32 * bin);
                 (from.max(0.0) as usize..(to.ceil().max(0.0) as usize).min(self.image_size))
                     .map(|pixel| {
                         let overlap = to.min(pixel as f32 + 1.0) - from.max(pixel as f32);
@@ -233,7 +241,10 @@ mod tests {
     fn a_mask_of_the_whole_box_is_the_box() {
         let box_input = [4.0, 4.0, 20.0, 28.0];
         let masked = Region { box_input, mask: Some(vec![1.0; 32 * 32]) };
-        close(&POOL.pooling_matrix(&masked), &POOL.pooling_matrix(&Region { box_input, mask: None }));
+        close(
+            &POOL.pooling_matrix(&masked),
+            &POOL.pooling_matrix(&Region { box_input, mask: None }),
+        );
     }
 
     #[test]

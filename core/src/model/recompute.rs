@@ -90,7 +90,10 @@ impl Tape {
             while self.0.last().is_some_and(|segment| segment.gradient.is_none()) {
                 self.0.pop();
             }
-            let Some(Segment { input, gradient: Some(gradient), run, output }) = self.0.pop() else { return };
+            let Some(Segment { input, gradient: Some(gradient), run, output }) = self.0.pop()
+            else {
+                return;
+            };
             drop(output);
             gradients = (run(input) * Tensor::from_inner(gradient)).sum().backward();
         }

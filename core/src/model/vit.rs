@@ -74,8 +74,13 @@ impl Vit {
         };
         Self {
             conv1: Param::from_tensor(Tensor::zeros([width, 3, patch, patch], device)),
-            class_embedding: config.class_token.then(|| Param::from_tensor(Tensor::zeros([width], device))),
-            positional_embedding: Param::from_tensor(Tensor::zeros([config.n_positions(), width], device)),
+            class_embedding: config
+                .class_token
+                .then(|| Param::from_tensor(Tensor::zeros([width], device))),
+            positional_embedding: Param::from_tensor(Tensor::zeros(
+                [config.n_positions(), width],
+                device,
+            )),
             ln_pre: config.ln_pre.then(norm),
             blocks: (0..config.num_hidden_layers).map(block).collect(),
             ln_post: config.ln_post.then(norm),
@@ -131,7 +136,8 @@ impl Vit {
     /// - pixels: `[batch, 3, side, side]`
     /// - returns: `[batch, proj_dim]`
     pub fn class_features(&self, pixels: Tensor<4>) -> Option<Tensor<2>> {
-        let (Some(_), Some(norm), Some(proj)) = (&self.class_embedding, &self.ln_post, &self.proj) else {
+        let (Some(_), Some(norm), Some(proj)) = (&self.class_embedding, &self.ln_post, &self.proj)
+        else {
             return None;
         };
         let class = norm.forward(self.all_tokens(pixels).slice(s![.., 0..1]));
@@ -176,12 +182,14 @@ impl Vit {
         let n_kept = kept.first().map_or(0, Vec::len);
         let rows = |first: &dyn Fn(usize) -> usize| {
             let all = kept.iter().enumerate();
-            let idx = all.flat_map(|(image, kept)| kept.iter().map(move |at| (image, *at as usize)));
+            let idx =
+                all.flat_map(|(image, kept)| kept.iter().map(move |at| (image, *at as usize)));
             let idx: Vec<i32> = idx.map(|(image, at)| (first(image) + at) as i32).collect();
             Tensor::<1, Int>::from_data(TensorData::new(idx, [batch * n_kept]), &device)
         };
         let pixels = pixels.select(0, rows(&|image| image * n_patches));
-        let patches = linear(pixels, weight, None) + positions.clone().select(0, rows(&|_| n_before));
+        let patches =
+            linear(pixels, weight, None) + positions.clone().select(0, rows(&|_| n_before));
         let patches = patches.reshape([batch, n_kept, width]);
         let Some(class) = &self.class_embedding else { return patches };
         let class = class.val().reshape([1, 1, width]) + positions.slice(s![0..1]).unsqueeze::<3>();
@@ -260,7 +268,12 @@ impl VitBlock {
 
 impl VitAttention {
     /// What attention finds for `x`, added to `residual`.
-    fn forward_onto(&self, residual: Tensor<3>, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
+    fn forward_onto(
+        &self,
+        residual: Tensor<3>,
+        x: Tensor<3>,
+        mask: Option<Tensor<4, Bool>>,
+    ) -> Tensor<3> {
         let qkv = self.in_proj.forward(x);
         let found = match mask {
             None => attend_packed(qkv, self.n_heads, self.is_causal),

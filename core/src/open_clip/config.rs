@@ -66,13 +66,13 @@ pub fn read_config<'a>(
     config_json: Option<&str>,
 ) -> Result<(OpenClipFile, Shards<'a>), OpenClipError> {
     let root: Value = match config_json {
-        Some(text) => {
-            serde_json::from_str(text).map_err(|e| OpenClipError::Config(format!("no JSON: {e}")))?
-        }
+        Some(text) => serde_json::from_str(text)
+            .map_err(|e| OpenClipError::Config(format!("no JSON: {e}")))?,
         None => Value::Null,
     };
     let empty = Map::new();
-    let object = |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
+    let object =
+        |value: Option<&Value>| value.and_then(Value::as_object).cloned().unwrap_or_default();
     let model = root.get("model_cfg").and_then(Value::as_object).unwrap_or(&empty);
     let (vision, text) = (object(model.get("vision_cfg")), object(model.get("text_cfg")));
     for (part, found, known) in [
@@ -85,8 +85,9 @@ pub fn read_config<'a>(
     let quick = model.get("quick_gelu").and_then(Value::as_bool).unwrap_or(false);
     let hidden_act = if quick { HiddenAct::QuickGelu } else { HiddenAct::Gelu };
     let number = |object: &Map<String, Value>, key: &str| object.get(key).and_then(Value::as_u64);
-    let is_on =
-        |object: &Map<String, Value>, key: &str| object.get(key).is_some_and(|v| v == &Value::Bool(true));
+    let is_on = |object: &Map<String, Value>, key: &str| {
+        object.get(key).is_some_and(|v| v == &Value::Bool(true))
+    };
 
     let shape = |path: &str| shards.shape(&checkpoint_name(path));
     let size = |path: &str, axis: usize| {
@@ -108,9 +109,14 @@ pub fn read_config<'a>(
         context_length: size("text.positional_embedding", 0)? - usize::from(embed_cls),
         vocab_size: size("text.token_embedding.weight", 0)?,
         hidden_size,
-        num_attention_heads: number(&text, "heads").unwrap_or(hidden_size as u64 / HEAD_WIDTH).max(1)
-            as usize,
-        num_hidden_layers: shards.names().filter_map(text_block_of).max().map_or(0, |last| last + 1),
+        num_attention_heads: number(&text, "heads")
+            .unwrap_or(hidden_size as u64 / HEAD_WIDTH)
+            .max(1) as usize,
+        num_hidden_layers: shards
+            .names()
+            .filter_map(text_block_of)
+            .max()
+            .map_or(0, |last| last + 1),
         mlp_ratio: text.get("mlp_ratio").and_then(Value::as_f64).unwrap_or(4.0),
         hidden_act,
         layer_norm_eps: OPEN_CLIP_EPS,
@@ -141,7 +147,8 @@ fn image_tower<'a>(
         norms_after_pooling: false,
     };
     let is_visual = |name: &str| name.starts_with("visual.");
-    let mut tower = shards.split_off(is_visual).rename(|name| Some(name["visual.".len()..].to_owned()));
+    let mut tower =
+        shards.split_off(is_visual).rename(|name| Some(name["visual.".len()..].to_owned()));
     let (config, ours) = assemble(Kind::OpenClip, &mut tower, unsaid)?;
     // CoCa's pooling.
     let rest = tower.rename(|name| Some(format!("visual.{name}")));
@@ -149,7 +156,11 @@ fn image_tower<'a>(
 }
 
 /// A key that changes the graph and is not built here must not pass in silence.
-fn refuse_unknown(part: &str, found: &Map<String, Value>, known: &[&str]) -> Result<(), OpenClipError> {
+fn refuse_unknown(
+    part: &str,
+    found: &Map<String, Value>,
+    known: &[&str],
+) -> Result<(), OpenClipError> {
     let is_neutral = |value: &Value| value.is_null() || value == &Value::Bool(false);
     match found.iter().find(|(key, value)| !known.contains(&key.as_str()) && !is_neutral(value)) {
         None => Ok(()),
@@ -180,6 +191,7 @@ fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreproces
     if let Some(other) = text("interpolation").filter(|name| *name != "bicubic") {
         return Err(OpenClipError::Config(format!("interpolation is {other:?}, wanted bicubic")));
     }
-    let (image_mean, image_std) = (three("mean", OPENAI_MEAN_STD.0), three("std", OPENAI_MEAN_STD.1));
+    let (image_mean, image_std) =
+        (three("mean", OPENAI_MEAN_STD.0), three("std", OPENAI_MEAN_STD.1));
     Ok(ImagePreprocess { image_size, resize_mode, image_mean, image_std })
 }

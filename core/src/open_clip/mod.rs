@@ -67,7 +67,13 @@ impl OpenClip {
             )));
         }
         let towers = load(Towers::new(&config, device), &shards)?;
-        Ok(Self { towers, tokenizer, preprocess, embed_dim: config.embed_dim, device: device.clone() })
+        Ok(Self {
+            towers,
+            tokenizer,
+            preprocess,
+            embed_dim: config.embed_dim,
+            device: device.clone(),
+        })
     }
 
     /// How a photo becomes the model's input.
@@ -91,7 +97,8 @@ impl OpenClip {
     /// When the device fails.
     pub async fn embed_photos(&self, photos: &[Preprocessed]) -> Result<Vec<f32>, OpenClipError> {
         let side = self.preprocess.image_size;
-        let pixels: Vec<f32> = photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
+        let pixels: Vec<f32> =
+            photos.iter().flat_map(|photo| photo.pixels.iter().copied()).collect();
         let pixels = TensorData::new(pixels, [photos.len(), 3, side, side]);
         Ok(read_floats(self.towers.image_embed(Tensor::from_data(pixels, &self.device))).await?)
     }
@@ -101,7 +108,8 @@ impl OpenClip {
     /// # Errors
     /// When a text cannot be encoded or the device fails.
     pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, OpenClipError> {
-        let ids = texts.iter().map(|text| self.tokenizer.tokens(text)).collect::<Result<Vec<_>, _>>()?;
+        let ids =
+            texts.iter().map(|text| self.tokenizer.tokens(text)).collect::<Result<Vec<_>, _>>()?;
         Ok(read_floats(self.towers.text_embed(&TokenBatch::new(&ids, &self.device))).await?)
     }
 }

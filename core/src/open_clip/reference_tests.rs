@@ -39,7 +39,8 @@ fn open(name: &str) -> OpenClip {
     let weights = read(&format!("{name}/open_clip_model.safetensors"));
     let config = String::from_utf8(read(&format!("{name}/open_clip_config.json"))).expect("UTF-8");
     let shards = Shards::new(&[("open_clip_model.safetensors", &weights)]).expect("safetensors");
-    OpenClip::open(shards, Some(&config), &merges(), &Device::flex()).expect("a checkpoint of open_clip")
+    OpenClip::open(shards, Some(&config), &merges(), &Device::flex())
+        .expect("a checkpoint of open_clip")
 }
 
 fn list<T: serde::de::DeserializeOwned>(value: &Value) -> Vec<T> {
@@ -85,7 +86,8 @@ fn check_model(name: &str) {
     let templates: Vec<String> = list(&golden["templates"]);
     let mut found = Vec::new();
     for class in list::<String>(&golden["classes"]) {
-        let prompts: Vec<String> = templates.iter().map(|template| prompt(template, &class)).collect();
+        let prompts: Vec<String> =
+            templates.iter().map(|template| prompt(template, &class)).collect();
         let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
         let embeds = block_on(model.embed_texts(&prompts)).expect("the CPU works");
         found.extend(class_embed(&embeds, model.embed_dim()));
@@ -109,7 +111,7 @@ fn a_tokenizer_of_another_model_is_refused() {
     let shards = Shards::new(&[("open_clip_model.safetensors", &weights)]).expect("safetensors");
     let other = merges().lines().chain(["z q", "q z"]).collect::<Vec<_>>().join("\n");
     let config = String::from_utf8(read("clip/open_clip_config.json")).expect("UTF-8");
-    let error =
-        OpenClip::open(shards, Some(&config), &other, &Device::flex()).expect_err("two tokens too many");
+    let error = OpenClip::open(shards, Some(&config), &other, &Device::flex())
+        .expect_err("two tokens too many");
     assert!(error.to_string().contains("is it another model's?"), "{error}");
 }

@@ -30,8 +30,8 @@ impl ClipTokenizer {
             true => text.to_owned(),
             false => json_of_merges(text)?,
         };
-        let inner =
-            Tokenizer::from_bytes(json.as_bytes()).map_err(|e| OpenClipError::Tokenizer(e.to_string()))?;
+        let inner = Tokenizer::from_bytes(json.as_bytes())
+            .map_err(|e| OpenClipError::Tokenizer(e.to_string()))?;
         let special = |names: [&str; 2]| {
             names.into_iter().find_map(|name| inner.token_to_id(name)).ok_or_else(|| {
                 OpenClipError::Tokenizer(format!(
@@ -81,11 +81,16 @@ impl ClipTokenizer {
 
 /// A `tokenizer.json` with OpenAI's order of tokens: bytes, bytes that end a word, merges, start and end.
 fn json_of_merges(text: &str) -> Result<String, OpenClipError> {
-    let merges: Vec<(&str, &str)> =
-        text.lines().skip(1).take(MOST_MERGES).filter_map(|line| line.trim().split_once(' ')).collect();
+    let merges: Vec<(&str, &str)> = text
+        .lines()
+        .skip(1)
+        .take(MOST_MERGES)
+        .filter_map(|line| line.trim().split_once(' '))
+        .collect();
     if merges.is_empty() {
         return Err(OpenClipError::Tokenizer(
-            "found no merges; wanted bpe_simple_vocab_16e6.txt, merges.txt or tokenizer.json".into(),
+            "found no merges; wanted bpe_simple_vocab_16e6.txt, merges.txt or tokenizer.json"
+                .into(),
         ));
     }
     let bytes: Vec<String> = byte_chars().map(String::from).collect();
@@ -93,7 +98,8 @@ fn json_of_merges(text: &str) -> Result<String, OpenClipError> {
     let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
     let specials = ["<start_of_text>", "<end_of_text>"];
     let tokens = bytes.iter().cloned().chain(ends).chain(merged).chain(specials.map(String::from));
-    let vocab: Map<String, Value> = tokens.zip(0u32..).map(|(token, id)| (token, id.into())).collect();
+    let vocab: Map<String, Value> =
+        tokens.zip(0u32..).map(|(token, id)| (token, id.into())).collect();
     let added = specials.map(|content| {
         json!({
             "id": vocab[content], "content": content, "single_word": false, "lstrip": false, "rstrip": false,
@@ -195,7 +201,10 @@ mod tests {
 
     #[test]
     fn texts_are_cleaned() {
-        assert_eq!(clean("  A &amp;amp; B\n&#39;it\u{2019}s&#x27; & more;"), "a & b 'it's' & more;");
+        assert_eq!(
+            clean("  A &amp;amp; B\n&#39;it\u{2019}s&#x27; & more;"),
+            "a & b 'it's' & more;"
+        );
     }
 
     #[test]

@@ -35,7 +35,9 @@ impl Rows {
             let first = row * n_blocks;
             let numbers = rows.numbers[first * BLOCK..].chunks_exact_mut(BLOCK);
             let scales = rows.scales[first..].iter_mut().zip(&mut rows.offsets[first..]);
-            for ((values, numbers), (scale, offset)) in values.chunks(BLOCK).zip(numbers).zip(scales) {
+            for ((values, numbers), (scale, offset)) in
+                values.chunks(BLOCK).zip(numbers).zip(scales)
+            {
                 *scale = round_block(values, numbers);
                 let sum: i32 = numbers.iter().map(|number| i32::from(*number)).sum();
                 *offset = -8.0 * *scale * sum as f32;
@@ -76,8 +78,9 @@ pub(super) struct Row<'a> {
 fn round_block(values: &[f32], numbers: &mut [i8]) -> f32 {
     /// Added and taken away again, it leaves a small float rounded to the nearest whole number.
     const ROUNDING: f32 = 12_582_912.0;
-    let largest =
-        values.iter().fold(0.0, |max: f32, value| if value.abs() > max { value.abs() } else { max });
+    let largest = values
+        .iter()
+        .fold(0.0, |max: f32, value| if value.abs() > max { value.abs() } else { max });
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     for (number, value) in numbers.iter_mut().zip(values) {
         *number = (value * inverse + ROUNDING - ROUNDING) as i8;

@@ -8,7 +8,9 @@ use super::{BLOCK, Bits};
 
 /// Whether this processor has what the kernel needs.
 pub(super) fn is_there() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
 }
 
 /// Makes `tile` of a kernel: what processor features it has, and what is in scope as `start` and `dot`, which together
@@ -73,7 +75,10 @@ macro_rules! tiles {
                         }
                         // SAFETY: eight floats are there.
                         unsafe {
-                            _mm256_storeu_ps(scales[r][n].as_mut_ptr(), _mm256_mul_ps(weight_scales, scale))
+                            _mm256_storeu_ps(
+                                scales[r][n].as_mut_ptr(),
+                                _mm256_mul_ps(weight_scales, scale),
+                            )
                         };
                     }
                 }
@@ -82,8 +87,9 @@ macro_rules! tiles {
                         ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
                     for r in 0..R {
                         // SAFETY: the row has `n_blocks` blocks.
-                        numbers[r] =
-                            unsafe { load::<FOUR>(weights[r].codes.as_ptr().add((first + b) * block_bytes)) };
+                        numbers[r] = unsafe {
+                            load::<FOUR>(weights[r].codes.as_ptr().add((first + b) * block_bytes))
+                        };
                         starts[r] = start::<FOUR>(numbers[r]);
                     }
                     for n in 0..N {
@@ -95,7 +101,8 @@ macro_rules! tiles {
                         };
                         for r in 0..R {
                             let dot = _mm256_cvtepi32_ps(dot::<FOUR>(starts[r], numbers[r], x));
-                            sums[r][n] = _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[r][n][b]), sums[r][n]);
+                            sums[r][n] =
+                                _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[r][n][b]), sums[r][n]);
                         }
                     }
                 }
@@ -148,9 +155,15 @@ unsafe fn row_of_8(weights: WeightRow, x: Row) -> f32 {
                 if b.is_multiple_of(2) {
                     _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
                 }
-                (load::<false>(codes), _mm256_loadu_si256(x.numbers.as_ptr().add((first + b) * BLOCK).cast()))
+                (
+                    load::<false>(codes),
+                    _mm256_loadu_si256(x.numbers.as_ptr().add((first + b) * BLOCK).cast()),
+                )
             };
-            (_mm256_cvtepi32_ps(dot::<false>(_mm256_setzero_si256(), numbers, x)), _mm256_set1_ps(scales[b]))
+            (
+                _mm256_cvtepi32_ps(dot::<false>(_mm256_setzero_si256(), numbers, x)),
+                _mm256_set1_ps(scales[b]),
+            )
         };
         if n_here == LANES {
             for b in (0..LANES).step_by(2) {
@@ -180,7 +193,10 @@ unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
         let of_weights = eight_scales(&weights.scales[first..first + n_here]);
         // SAFETY: rows of activations are padded to whole lanes.
         let (of_x, offsets) = unsafe {
-            (_mm256_loadu_ps(x.scales.as_ptr().add(first)), _mm256_loadu_ps(x.offsets.as_ptr().add(first)))
+            (
+                _mm256_loadu_ps(x.scales.as_ptr().add(first)),
+                _mm256_loadu_ps(x.offsets.as_ptr().add(first)),
+            )
         };
         let scales = _mm256_mul_ps(of_weights, of_x);
         // The numbers are taken as 0..=15; this is −8 of each. The lanes are summed in the end.

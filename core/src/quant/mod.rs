@@ -132,7 +132,11 @@ impl Packed {
             return Err(PackedError::NotFinite);
         }
         let packed = Self { bits, n_rows, n_columns, codes, scales };
-        if packed.is_padded_with_zeros() { Ok(packed) } else { Err(PackedError::Padding(n_columns)) }
+        if packed.is_padded_with_zeros() {
+            Ok(packed)
+        } else {
+            Err(PackedError::Padding(n_columns))
+        }
     }
 
     /// The bits of each weight.
@@ -168,7 +172,8 @@ impl Packed {
             for block in row * self.blocks_per_row()..(row + 1) * self.blocks_per_row() {
                 let scale = self.scales[block].to_f32();
                 let numbers = self.numbers(block);
-                values.extend(numbers.iter().take(end - values.len()).map(|n| f32::from(*n) * scale));
+                values
+                    .extend(numbers.iter().take(end - values.len()).map(|n| f32::from(*n) * scale));
             }
         }
         values
@@ -187,7 +192,8 @@ impl Packed {
     fn is_padded_with_zeros(&self) -> bool {
         let (n_blocks, rest) = (self.blocks_per_row(), self.n_columns % BLOCK);
         let last_of = |row: usize| self.numbers((row + 1) * n_blocks - 1);
-        rest == 0 || (0..self.n_rows).all(|row| last_of(row)[rest..].iter().all(|number| *number == 0))
+        rest == 0
+            || (0..self.n_rows).all(|row| last_of(row)[rest..].iter().all(|number| *number == 0))
     }
 }
 

@@ -24,7 +24,9 @@ impl Packed {
                 };
                 scales.push(scale);
                 match bits {
-                    Bits::Eight => codes.extend(rounded(&block, scale, -127.0, 127.0).map(|n| n as i8 as u8)),
+                    Bits::Eight => {
+                        codes.extend(rounded(&block, scale, -127.0, 127.0).map(|n| n as i8 as u8))
+                    }
                     Bits::Four => {
                         let steps = rounded(&block, scale, -8.0, 7.0).map(|n| (n + 8.0) as u8);
                         codes.extend((0..BLOCK / 2).map(|i| steps[i] | steps[BLOCK / 2 + i] << 4));
@@ -40,7 +42,8 @@ impl Packed {
 /// scale of the numbers that the range gives.
 fn best_scale_of_4_bits(block: &[f32; BLOCK]) -> f16 {
     /// How many steps the largest value is from zero; negative where it takes the side with the eighth step.
-    const STEPS: [f32; 14] = [-9.5, -9.0, -8.6, -8.3, -8.0, -7.7, -7.4, -7.0, -6.6, -6.2, 7.6, 7.2, 6.8, 6.4];
+    const STEPS: [f32; 14] =
+        [-9.5, -9.0, -8.6, -8.3, -8.0, -7.7, -7.4, -7.0, -6.6, -6.2, 7.6, 7.2, 6.8, 6.4];
     let largest = largest(block);
     let error = |scale: f16| -> f32 {
         let numbers = rounded(block, scale, -8.0, 7.0);
@@ -50,8 +53,10 @@ fn best_scale_of_4_bits(block: &[f32; BLOCK]) -> f16 {
     let mut best = (error(plain), plain);
     for steps in STEPS {
         let numbers = rounded(block, f16::from_f32(largest / steps), -8.0, 7.0);
-        let (dot, norm) =
-            numbers.iter().zip(block).fold((0.0, 0.0), |(dot, norm), (n, x)| (dot + n * x, norm + n * n));
+        let (dot, norm) = numbers
+            .iter()
+            .zip(block)
+            .fold((0.0, 0.0), |(dot, norm), (n, x)| (dot + n * x, norm + n * n));
         if norm == 0.0 {
             continue;
         }
@@ -114,7 +119,8 @@ mod tests {
     fn whole_steps_come_back_exactly() {
         let values: Vec<f32> = (0..64).map(|i| (i % 16) as f32 * 0.25 - 2.0).collect();
         assert_eq!(Packed::pack(&values, 64, Bits::Four).widen(), values);
-        let values: Vec<f32> = (0..32).map(|i| if i == 5 { 63.5 } else { (i - 16) as f32 * 0.5 }).collect();
+        let values: Vec<f32> =
+            (0..32).map(|i| if i == 5 { 63.5 } else { (i - 16) as f32 * 0.5 }).collect();
         assert_eq!(Packed::pack(&values, 32, Bits::Eight).widen(), values);
     }
 
@@ -128,8 +134,10 @@ mod tests {
             let block: [f32; BLOCK] = std::array::from_fn(|i| weights(64 + seed)[seed + i].powi(3));
             let naive = f16::from_f32(largest(&block) / -8.0);
             let naive = rounded(&block, naive, -8.0, 7.0).map(|n| n * naive.to_f32());
-            let (naive, best) =
-                (squared(&naive, &block), squared(&Packed::pack(&block, BLOCK, Bits::Four).widen(), &block));
+            let (naive, best) = (
+                squared(&naive, &block),
+                squared(&Packed::pack(&block, BLOCK, Bits::Four).widen(), &block),
+            );
             assert!(best <= naive, "{best} > {naive}");
             better += usize::from(best < 0.95 * naive);
         }
@@ -146,7 +154,8 @@ mod tests {
     #[test]
     fn what_no_packed_matrix_can_be_is_refused() {
         let packed = Packed::pack(&weights(33), 33, Bits::Four);
-        let make = |codes: Vec<u8>, scales: Vec<f16>| Packed::new(Bits::Four, [1, 33], codes, scales);
+        let make =
+            |codes: Vec<u8>, scales: Vec<f16>| Packed::new(Bits::Four, [1, 33], codes, scales);
         let mut infinite = packed.scales.clone();
         infinite[1] = f16::INFINITY;
         assert_eq!(make(packed.codes.clone(), infinite), Err(PackedError::NotFinite));
@@ -154,7 +163,10 @@ mod tests {
         beyond[17] = 0;
         assert_eq!(make(beyond, packed.scales.clone()), Err(PackedError::Padding(33)));
         let short = packed.codes[1..].to_vec();
-        assert_eq!(make(short, packed.scales.clone()), Err(PackedError::Length { found: 31, wanted: 32 }));
+        assert_eq!(
+            make(short, packed.scales.clone()),
+            Err(PackedError::Length { found: 31, wanted: 32 })
+        );
         let huge = Packed::pack(&[3e38; 32], 32, Bits::Four);
         assert!(huge.scales[0].is_infinite());
     }

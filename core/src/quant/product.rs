@@ -152,13 +152,20 @@ impl Packed {
     }
 
     /// `out[weights, activations]`
-    fn products(&self, kernel: Kernel, weights: &[WeightRow], activations: &[Row], out: &mut [f32]) {
+    fn products(
+        &self,
+        kernel: Kernel,
+        weights: &[WeightRow],
+        activations: &[Row],
+        out: &mut [f32],
+    ) {
         if let [x] = activations {
             return kernel.vector(self.bits, weights, *x, out);
         }
         let n = activations.len();
         let row_bytes = activations.first().map_or(1, |row| row.numbers.len());
-        let near = (NEAR_BYTES / row_bytes).next_multiple_of(TILE_ACTIVATIONS).max(TILE_ACTIVATIONS);
+        let near =
+            (NEAR_BYTES / row_bytes).next_multiple_of(TILE_ACTIVATIONS).max(TILE_ACTIVATIONS);
         for (part, activations) in activations.chunks(near).enumerate() {
             for (pair, weights) in weights.chunks(TILE_WEIGHTS).enumerate() {
                 for (group, activations) in activations.chunks(TILE_ACTIVATIONS).enumerate() {
@@ -226,15 +233,19 @@ mod tests {
     /// The product of the widened matrix, in f64.
     fn wide_product(packed: &Packed, x: &[f32]) -> Vec<f32> {
         let (weights, [_, n_columns]) = (packed.widen(), packed.shape());
-        let dot =
-            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
         x.chunks(n_columns)
             .flat_map(|x| weights.chunks(n_columns).map(|w| dot(w, x) as f32).collect::<Vec<_>>())
             .collect()
     }
 
     fn largest(values: impl Iterator<Item = f32>) -> f32 {
-        values.fold(0.0, |max: f32, value| if value.is_nan() { f32::INFINITY } else { max.max(value.abs()) })
+        values.fold(
+            0.0,
+            |max: f32, value| if value.is_nan() { f32::INFINITY } else { max.max(value.abs()) },
+        )
     }
 
     #[track_caller]

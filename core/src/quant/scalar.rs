@@ -16,7 +16,8 @@ pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Ti
 }
 
 fn dot(bits: Bits, weights: &WeightRow, activations: &Row) -> f32 {
-    let blocks = weights.codes.chunks_exact(bits.block_bytes()).zip(activations.numbers.chunks_exact(BLOCK));
+    let blocks =
+        weights.codes.chunks_exact(bits.block_bytes()).zip(activations.numbers.chunks_exact(BLOCK));
     let scales = weights.scales.iter().zip(activations.scales);
     blocks
         .zip(scales)
@@ -31,7 +32,11 @@ fn dot(bits: Bits, weights: &WeightRow, activations: &Row) -> f32 {
 }
 
 fn dot_8(codes: &[u8], numbers: &[i8]) -> i32 {
-    codes.iter().zip(numbers).map(|(code, number)| i32::from(*code as i8) * i32::from(*number)).sum()
+    codes
+        .iter()
+        .zip(numbers)
+        .map(|(code, number)| i32::from(*code as i8) * i32::from(*number))
+        .sum()
 }
 
 fn dot_4(codes: &[u8], numbers: &[i8]) -> i32 {
@@ -39,7 +44,8 @@ fn dot_4(codes: &[u8], numbers: &[i8]) -> i32 {
     let pairs = codes.iter().zip(low.iter().zip(high));
     pairs
         .map(|(code, (low, high))| {
-            (i32::from(code & 15) - 8) * i32::from(*low) + (i32::from(code >> 4) - 8) * i32::from(*high)
+            (i32::from(code & 15) - 8) * i32::from(*low)
+                + (i32::from(code >> 4) - 8) * i32::from(*high)
         })
         .sum()
 }

@@ -22,7 +22,8 @@ pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Ti
 
 fn dot<const FOUR: bool>(weights: &WeightRow, activations: &Row) -> f32 {
     let block_bytes = if FOUR { BLOCK / 2 } else { BLOCK };
-    let blocks = weights.codes.chunks_exact(block_bytes).zip(activations.numbers.chunks_exact(BLOCK));
+    let blocks =
+        weights.codes.chunks_exact(block_bytes).zip(activations.numbers.chunks_exact(BLOCK));
     let scales = weights.scales.iter().zip(activations.scales);
     let mut sum = f32x4_splat(0.0);
     for ((codes, numbers), (weight_scale, activation_scale)) in blocks.zip(scales) {
@@ -33,7 +34,10 @@ fn dot<const FOUR: bool>(weights: &WeightRow, activations: &Row) -> f32 {
             let [low, high] = if FOUR {
                 let bytes = v128_load(codes);
                 let eight = i8x16_splat(8);
-                [i8x16_sub(v128_and(bytes, u8x16_splat(15)), eight), i8x16_sub(u8x16_shr(bytes, 4), eight)]
+                [
+                    i8x16_sub(v128_and(bytes, u8x16_splat(15)), eight),
+                    i8x16_sub(u8x16_shr(bytes, 4), eight),
+                ]
             } else {
                 [v128_load(codes), v128_load(codes.add(1))]
             };

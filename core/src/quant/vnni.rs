@@ -9,7 +9,9 @@ use super::{BLOCK, Bits};
 
 /// Whether this processor has what the kernel needs.
 pub(super) fn is_there() -> bool {
-    super::avx2::is_there() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
+    super::avx2::is_there()
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("avx512vl")
 }
 
 tiles!("avx2,fma,f16c,avx512vnni,avx512vl");
@@ -22,7 +24,9 @@ fn start<const FOUR: bool>(weights: __m256i) -> __m256i {
     let zero = _mm256_setzero_si256();
     match FOUR {
         true => zero,
-        false => _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, _mm256_set1_epi8(i8::MIN), weights)),
+        false => {
+            _mm256_sub_epi32(zero, _mm256_dpbusd_epi32(zero, _mm256_set1_epi8(i8::MIN), weights))
+        }
     }
 }
 
@@ -32,6 +36,8 @@ fn start<const FOUR: bool>(weights: __m256i) -> __m256i {
 fn dot<const FOUR: bool>(start: __m256i, weights: __m256i, x: __m256i) -> __m256i {
     match FOUR {
         true => _mm256_dpbusd_epi32(start, weights, x),
-        false => _mm256_dpbusd_epi32(start, _mm256_xor_si256(x, _mm256_set1_epi8(i8::MIN)), weights),
+        false => {
+            _mm256_dpbusd_epi32(start, _mm256_xor_si256(x, _mm256_set1_epi8(i8::MIN)), weights)
+        }
     }
 }

@@ -28,7 +28,17 @@ pub(super) fn dog(b: &mut Brush, look: &Look) {
     if look.pose == Pose::Sit {
         b.line(&curve(&[(-0.4, 0.1), (-0.6, 0.08), (-0.68, 0.3)]), 0.08, p.dark(0.1));
         b.line(&curve(&[(0.16, 0.55), (0.2, 0.05)]), 0.13, p.dark(0.25));
-        b.solid(&blob(&[(-0.52, 0.0), (-0.5, 0.42), (-0.1, 0.86), (0.24, 0.8), (0.26, 0.4), (0.1, 0.0)]), p);
+        b.solid(
+            &blob(&[
+                (-0.52, 0.0),
+                (-0.5, 0.42),
+                (-0.1, 0.86),
+                (0.24, 0.8),
+                (0.26, 0.4),
+                (0.1, 0.0),
+            ]),
+            p,
+        );
         b.line(&curve(&[(0.06, 0.5), (0.1, 0.05)]), 0.13, p);
         b.fill(&ovals(&[(0.16, 0.05, 0.12, 0.05), (-0.18, 0.05, 0.24, 0.06)]), p.dark(0.12));
     } else {
@@ -51,7 +61,12 @@ pub(super) fn dog(b: &mut Brush, look: &Look) {
     }
     b.solid(&oval(0.5 + hx, 0.84 + hy, 0.19, 0.16), p);
     b.solid(
-        &blob(&[(0.5 + hx, 0.9 + hy), (0.86 + hx, 0.88 + hy), (0.86 + hx, 0.7 + hy), (0.5 + hx, 0.68 + hy)]),
+        &blob(&[
+            (0.5 + hx, 0.9 + hy),
+            (0.86 + hx, 0.88 + hy),
+            (0.86 + hx, 0.7 + hy),
+            (0.5 + hx, 0.68 + hy),
+        ]),
         p.light(0.1),
     );
     b.fill(&oval(0.77 + hx, 0.83 + hy, 0.05, 0.04), DARK);
@@ -74,7 +89,17 @@ pub(super) fn dog(b: &mut Brush, look: &Look) {
 pub(super) fn cat(b: &mut Brush, look: &Look) {
     let p = look.paint;
     b.line(&curve(&[(0.2, 0.08), (0.52, 0.02), (0.5, 0.36), (0.4, 0.48)]), 0.1, p.dark(0.15));
-    b.solid(&blob(&[(-0.14, 0.78), (-0.4, 0.3), (-0.36, -0.04), (0.36, -0.04), (0.4, 0.3), (0.14, 0.78)]), p);
+    b.solid(
+        &blob(&[
+            (-0.14, 0.78),
+            (-0.4, 0.3),
+            (-0.36, -0.04),
+            (0.36, -0.04),
+            (0.4, 0.3),
+            (0.14, 0.78),
+        ]),
+        p,
+    );
     b.fill(&oval(0.0, 0.36, 0.13, 0.2), p.light(0.3));
     for x in [-0.12, 0.12] {
         b.line(&curve(&[(x * 0.8, 0.3), (x, 0.06)]), 0.13, p.light(0.06));
@@ -107,8 +132,9 @@ pub(super) fn duck(b: &mut Brush, look: &Look) {
         b.line(&curve(&[(-0.05, 0.2), (-0.03, 0.02)]), 0.05, BEAK);
         b.line(&curve(&[(0.1, 0.2), (0.12, 0.02)]), 0.05, BEAK);
     }
-    let at =
-        |points: &[(f32, f32)]| -> Vec<(f32, f32)> { points.iter().map(|&(x, y)| (x, y + base)).collect() };
+    let at = |points: &[(f32, f32)]| -> Vec<(f32, f32)> {
+        points.iter().map(|&(x, y)| (x, y + base)).collect()
+    };
     b.solid(
         &blob(&at(&[
             (-0.78, 0.7),

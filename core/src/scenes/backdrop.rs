@@ -34,11 +34,19 @@ pub(super) fn draw(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
 }
 
 /// A line of hills or peaks from edge to edge, filled down to the bottom.
-fn ridge(p: Page, base: f32, swing: f32, bumps: usize, sharp: bool, dice: &mut Dice) -> tiny_skia::Path {
+fn ridge(
+    p: Page,
+    base: f32,
+    swing: f32,
+    bumps: usize,
+    sharp: bool,
+    dice: &mut Dice,
+) -> tiny_skia::Path {
     let mut points = vec![(-40.0, p.h + 40.0), (-40.0, base)];
     for i in 0..=bumps * 2 {
         let x = p.w * (i as f32 + dice.range(-0.25, 0.25)) / (bumps * 2) as f32;
-        let lift = if i % 2 == 1 { swing * dice.range(0.65, 1.0) } else { swing * dice.range(0.0, 0.25) };
+        let lift =
+            if i % 2 == 1 { swing * dice.range(0.65, 1.0) } else { swing * dice.range(0.0, 0.25) };
         points.push((x, base - lift));
     }
     points.extend([(p.w + 40.0, base), (p.w + 40.0, p.h + 40.0)]);
@@ -62,7 +70,11 @@ fn beach(b: &mut Brush, p: Page, dice: &mut Dice) {
     for i in 0..5 {
         let y = p.horizon + (shore - p.horizon) * (0.15 + 0.18 * i as f32);
         let x = dice.range(0.0, p.w * 0.7);
-        b.line(&curve(&[(x, y), (x + p.w * 0.1, y - 2.0), (x + p.w * 0.22, y)]), 1.4, Rgb(190, 224, 236));
+        b.line(
+            &curve(&[(x, y), (x + p.w * 0.1, y - 2.0), (x + p.w * 0.22, y)]),
+            1.4,
+            Rgb(190, 224, 236),
+        );
     }
     let bend = dice.range(-10.0, 10.0);
     let line = |d: f32| {
@@ -103,7 +115,11 @@ fn park(b: &mut Brush, p: Page, dice: &mut Dice) {
 
 fn meadow(b: &mut Brush, p: Page, dice: &mut Dice) {
     b.shade(&ridge(p, p.horizon, p.h * 0.14, 2, false, dice), Rgb(112, 158, 128), Rgb(96, 150, 96));
-    b.shade(&ridge(p, p.horizon + 8.0, p.h * 0.07, 3, false, dice), Rgb(140, 188, 84), Rgb(98, 160, 62));
+    b.shade(
+        &ridge(p, p.horizon + 8.0, p.h * 0.07, 3, false, dice),
+        Rgb(140, 188, 84),
+        Rgb(98, 160, 62),
+    );
     tufts(b, p, p.horizon + 22.0, Rgb(86, 146, 52), 60, dice);
     for rgb in [Rgb(250, 240, 150), Rgb(250, 250, 250)] {
         tufts(b, p, p.horizon + 30.0, rgb, 10, dice);
@@ -137,13 +153,21 @@ fn peaks(b: &mut Brush, p: Page, height: f32, dice: &mut Dice) {
 
 fn mountains(b: &mut Brush, p: Page, dice: &mut Dice) {
     peaks(b, p, p.horizon * 0.72, dice);
-    b.shade(&ridge(p, p.horizon + 6.0, p.h * 0.05, 2, false, dice), Rgb(250, 252, 255), Rgb(218, 228, 242));
+    b.shade(
+        &ridge(p, p.horizon + 6.0, p.h * 0.05, 2, false, dice),
+        Rgb(250, 252, 255),
+        Rgb(218, 228, 242),
+    );
     tufts(b, p, p.horizon + 20.0, Rgb(206, 218, 236), 40, dice);
 }
 
 fn desert(b: &mut Brush, p: Page, dice: &mut Dice) {
     b.shade(&ridge(p, p.horizon, p.h * 0.15, 2, true, dice), Rgb(190, 110, 74), Rgb(170, 96, 66));
-    b.shade(&ridge(p, p.horizon + 10.0, p.h * 0.06, 2, false, dice), Rgb(234, 184, 112), Rgb(214, 158, 88));
+    b.shade(
+        &ridge(p, p.horizon + 10.0, p.h * 0.06, 2, false, dice),
+        Rgb(234, 184, 112),
+        Rgb(214, 158, 88),
+    );
     b.shade(
         &ridge(p, p.horizon + p.h * 0.2, p.h * 0.05, 2, false, dice),
         Rgb(240, 196, 124),

@@ -1,8 +1,8 @@
 //! Shapes, and a brush that knows the bounds of what it painted.
 
 use tiny_skia::{
-    Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Paint, Path, PathBuilder, Pixmap,
-    Point, RadialGradient, Rect, Shader, SpreadMode, Stroke, Transform,
+    Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Paint, Path, PathBuilder,
+    Pixmap, Point, RadialGradient, Rect, Shader, SpreadMode, Stroke, Transform,
 };
 
 use super::palette::Rgb;
@@ -56,8 +56,10 @@ impl<'a> Brush<'a> {
         } else {
             (bounds.top(), bounds.bottom())
         };
-        let stops =
-            vec![GradientStop::new(0.0, self.lit(above, 1.0)), GradientStop::new(1.0, self.lit(below, 1.0))];
+        let stops = vec![
+            GradientStop::new(0.0, self.lit(above, 1.0)),
+            GradientStop::new(1.0, self.lit(below, 1.0)),
+        ];
         let gradient = LinearGradient::new(
             Point::from_xy(0.0, start),
             Point::from_xy(0.0, end),
@@ -78,8 +80,12 @@ impl<'a> Brush<'a> {
         self.grow(path, width * 0.5);
         let mut paint = Paint::default();
         paint.set_color(self.lit(rgb, 1.0));
-        let stroke =
-            Stroke { width, line_cap: LineCap::Round, line_join: LineJoin::Round, ..Stroke::default() };
+        let stroke = Stroke {
+            width,
+            line_cap: LineCap::Round,
+            line_join: LineJoin::Round,
+            ..Stroke::default()
+        };
         self.pixmap.stroke_path(path, &paint, &stroke, self.frame, None);
     }
 
@@ -97,11 +103,24 @@ impl<'a> Brush<'a> {
             GradientStop::new(0.0, opaque(rgb, [1.0; 3], alpha)),
             GradientStop::new(1.0, opaque(rgb, [1.0; 3], 0.0)),
         ];
-        let shader =
-            RadialGradient::new(centre, 0.0, centre, radius, stops, SpreadMode::Pad, Transform::identity());
+        let shader = RadialGradient::new(
+            centre,
+            0.0,
+            centre,
+            radius,
+            stops,
+            SpreadMode::Pad,
+            Transform::identity(),
+        );
         if let Some(shader) = shader {
             let paint = Paint { shader, ..Paint::default() };
-            self.pixmap.fill_path(&oval(x, y, radius, radius), &paint, FillRule::Winding, self.frame, None);
+            self.pixmap.fill_path(
+                &oval(x, y, radius, radius),
+                &paint,
+                FillRule::Winding,
+                self.frame,
+                None,
+            );
         }
     }
 

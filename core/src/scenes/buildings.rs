@@ -26,7 +26,8 @@ pub(super) fn house(b: &mut Brush, look: &Look) {
         } else {
             b.shade(&pane, WINDOW.light(0.3), WINDOW.dark(0.1));
         }
-        let bars = rects(&[(x - 0.008, 0.215, x + 0.008, 0.425), (x - 0.09, 0.312, x + 0.09, 0.328)]);
+        let bars =
+            rects(&[(x - 0.008, 0.215, x + 0.008, 0.425), (x - 0.09, 0.312, x + 0.09, 0.328)]);
         b.fill(&bars, Rgb(246, 246, 242));
     }
     if look.snowy {
@@ -48,16 +49,25 @@ pub(super) fn lighthouse(b: &mut Brush, look: &Look) {
     let half = |y: f32| 0.15 - y * 0.075;
     for band in 0..5 {
         let (low, high) = (0.15 * band as f32, 0.15 * (band + 1) as f32);
-        let part = poly(&[(-half(low), low), (half(low), low), (half(high), high), (-half(high), high)]);
+        let part =
+            poly(&[(-half(low), low), (half(low), low), (half(high), high), (-half(high), high)]);
         b.fill(&part, if band % 2 == 0 { look.paint } else { white });
-        let shadow =
-            poly(&[(half(low) * 0.3, low), (half(low), low), (half(high), high), (half(high) * 0.3, high)]);
+        let shadow = poly(&[
+            (half(low) * 0.3, low),
+            (half(low), low),
+            (half(high), high),
+            (half(high) * 0.3, high),
+        ]);
         b.veil(&shadow, Rgb(0, 0, 20), 0.16);
     }
     b.fill(&rect(-0.15, 0.75, 0.15, 0.78), Rgb(60, 60, 66));
     b.fill_lit(&rect(-0.07, 0.78, 0.07, 0.89), LIT);
     b.fill(
-        &rects(&[(-0.075, 0.78, -0.05, 0.89), (-0.01, 0.78, 0.01, 0.89), (0.05, 0.78, 0.075, 0.89)]),
+        &rects(&[
+            (-0.075, 0.78, -0.05, 0.89),
+            (-0.01, 0.78, 0.01, 0.89),
+            (0.05, 0.78, 0.075, 0.89),
+        ]),
         Rgb(60, 60, 66),
     );
     b.solid(&poly(&[(-0.1, 0.89), (0.0, 1.0), (0.1, 0.89)]), look.paint);

@@ -103,7 +103,12 @@ fn described(plan: &Plan, g: &Group, plural: bool, full: bool) -> String {
             return joined(&[word, &scarf]);
         }
         Kind::Vase => {
-            return joined(&[g.size, if plural { "vases of" } else { "vase of" }, g.colour.name, "flowers"]);
+            return joined(&[
+                g.size,
+                if plural { "vases of" } else { "vase of" },
+                g.colour.name,
+                "flowers",
+            ]);
         }
         Kind::Apples => return joined(&["bowl of", g.colour.name, "apples"]),
         _ => [g.size, g.colour.name, word],

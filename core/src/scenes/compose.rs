@@ -68,14 +68,21 @@ fn couple(place: Place, weather: Weather, cast: &Cast, dice: &mut Dice) -> (Grou
     if many && link != Link::InFront && link != Link::Under && dice.chance(0.32) {
         subject.count = if dice.chance(0.7) { 2 } else { 3 };
     }
-    if matches!(object_kind, Kind::Flower | Kind::Duck | Kind::Balloon | Kind::Pine) && dice.chance(0.5) {
+    if matches!(object_kind, Kind::Flower | Kind::Duck | Kind::Balloon | Kind::Pine)
+        && dice.chance(0.5)
+    {
         object.count = 2 + dice.below(2);
     }
     (subject, object, link)
 }
 
 /// What only some can do: ride, hold, play, fly a kite.
-fn deed(subject: &mut Group, place: Place, weather: Weather, dice: &mut Dice) -> Option<(Group, Link)> {
+fn deed(
+    subject: &mut Group,
+    place: Place,
+    weather: Weather,
+    dice: &mut Dice,
+) -> Option<(Group, Link)> {
     let person = subject.kind.is_person();
     let at_lake = place == Place::Lake;
     let roll = dice.range(0.0, 1.0);
@@ -102,7 +109,11 @@ fn deed(subject: &mut Group, place: Place, weather: Weather, dice: &mut Dice) ->
         } else {
             (Kind::Balloon, Link::Holding, Pose::Wave)
         }
-    } else if roll < 0.38 && place.is_open() && weather != Weather::Rain && weather != Weather::Night {
+    } else if roll < 0.38
+        && place.is_open()
+        && weather != Weather::Rain
+        && weather != Weather::Night
+    {
         (Kind::Kite, Link::Flying, Pose::Wave)
     } else if roll < 0.5 && !at_lake {
         (Kind::Ball, Link::Playing, dice.pick(&[Pose::Run, Pose::Jump]))
@@ -122,17 +133,23 @@ fn deed(subject: &mut Group, place: Place, weather: Weather, dice: &mut Dice) ->
 fn relation(subject: &mut Group, object: &Group, small: bool, dice: &mut Dice) -> Link {
     let sits = matches!(subject.kind, Kind::Cat | Kind::Dog | Kind::Teddy | Kind::Guitar)
         || subject.kind.is_person();
-    let seat = matches!(object.kind, Kind::Sofa | Kind::Armchair | Kind::Bed | Kind::Chair | Kind::Bench);
+    let seat =
+        matches!(object.kind, Kind::Sofa | Kind::Armchair | Kind::Bed | Kind::Chair | Kind::Bench);
     if small {
         return Link::On;
     }
-    if sits && seat && dice.chance(0.65) && !(subject.kind == Kind::Dog && object.kind == Kind::Chair) {
+    if sits
+        && seat
+        && dice.chance(0.65)
+        && !(subject.kind == Kind::Dog && object.kind == Kind::Chair)
+    {
         if !matches!(subject.kind, Kind::Teddy | Kind::Guitar) {
             subject.pose = Pose::Sit;
         }
         return Link::On;
     }
-    let wide = matches!(object.kind, Kind::House | Kind::Tent | Kind::Bus | Kind::Truck | Kind::Sofa);
+    let wide =
+        matches!(object.kind, Kind::House | Kind::Tent | Kind::Bus | Kind::Truck | Kind::Sofa);
     let outsized = object.kind.facts().width * object.kind.facts().height * object.scale
         > 1.8 * subject.kind.facts().width * subject.kind.facts().height * subject.scale;
     let slim = subject.kind.facts().width * subject.kind.facts().height < 0.8;
@@ -147,7 +164,13 @@ fn relation(subject: &mut Group, object: &Group, small: bool, dice: &mut Dice) -
     if dice.chance(0.5) { Link::LeftOf } else { Link::RightOf }
 }
 
-fn third(place: Place, cast: &Cast, link: Link, groups: &[Group], dice: &mut Dice) -> Option<(Group, Spot)> {
+fn third(
+    place: Place,
+    cast: &Cast,
+    link: Link,
+    groups: &[Group],
+    dice: &mut Dice,
+) -> Option<(Group, Spot)> {
     let fresh = |kind: Kind| groups.iter().all(|g| g.kind != kind);
     let roll = dice.range(0.0, 1.0);
     let (kind, spot) = if roll < 0.35 && !cast.high.is_empty() {
@@ -187,8 +210,12 @@ fn group(kind: Kind, dice: &mut Dice) -> Group {
 
 fn pose(kind: Kind, place: Place, dice: &mut Dice) -> Pose {
     match kind {
-        Kind::Man | Kind::Woman => dice.pick(&[Pose::Stand, Pose::Walk, Pose::Walk, Pose::Run, Pose::Wave]),
-        Kind::Boy | Kind::Girl => dice.pick(&[Pose::Stand, Pose::Walk, Pose::Run, Pose::Jump, Pose::Wave]),
+        Kind::Man | Kind::Woman => {
+            dice.pick(&[Pose::Stand, Pose::Walk, Pose::Walk, Pose::Run, Pose::Wave])
+        }
+        Kind::Boy | Kind::Girl => {
+            dice.pick(&[Pose::Stand, Pose::Walk, Pose::Run, Pose::Jump, Pose::Wave])
+        }
         Kind::Dog if place.is_indoor() => dice.pick(&[Pose::Stand, Pose::Sit]),
         Kind::Dog => dice.pick(&[Pose::Stand, Pose::Sit, Pose::Run, Pose::Run]),
         Kind::Horse => dice.pick(&[Pose::Stand, Pose::Run]),

@@ -112,7 +112,11 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
         Link::On => {
             let foot = object.drafts[0].foot;
             let top = plan.groups[1].kind.top().unwrap_or(0.5) * tall(plan, 1);
-            let lift = if subject.kind.is_person() { top - person::SEAT * tall(plan, 0) } else { top - 0.03 };
+            let lift = if subject.kind.is_person() {
+                top - person::SEAT * tall(plan, 0)
+            } else {
+                top - 0.03
+            };
             let room = (o_wide * 0.76 - s_wide * subject.count as f32).max(0.0) * 0.5;
             let start = dice.range(-room, room);
             for i in 0..subject.count {
@@ -123,7 +127,8 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
             vec![object]
         }
         Link::Riding => {
-            let (lift, dx) = if plan.groups[1].kind == Kind::Bicycle { (0.1, -0.1) } else { (0.25, -0.04) };
+            let (lift, dx) =
+                if plan.groups[1].kind == Kind::Bicycle { (0.1, -0.1) } else { (0.25, -0.04) };
             let foot = object.drafts[0].foot.max(0.86);
             object.drafts[0].foot = foot;
             object.drafts.push(at(0, dx * facing, lift, foot, 1.0));
@@ -138,7 +143,8 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
                 let fan = i as f32 - (count as f32 - 1.0) * 0.5;
                 let balloon = plan.groups[1].kind == Kind::Balloon;
                 draft.dx = hx * size * facing + if balloon { fan * 0.27 } else { 0.0 };
-                draft.lift = hy * size + if balloon && count > 1 { 0.14 - 0.06 * fan * fan } else { 0.0 };
+                draft.lift =
+                    hy * size + if balloon && count > 1 { 0.14 - 0.06 * fan * fan } else { 0.0 };
                 draft.foot = foot;
                 draft.nearer = -1.0;
             }
@@ -203,7 +209,14 @@ fn headroom(plan: &Plan, columns: &[Column]) -> f32 {
 }
 
 /// The object of `draft` in a column around `middle`, at `unit` pixels for a grown-up in front.
-fn placed(plan: &Plan, draft: &Draft, middle: f32, unit: f32, flips: [bool; 3], dice: &mut Dice) -> Item {
+fn placed(
+    plan: &Plan,
+    draft: &Draft,
+    middle: f32,
+    unit: f32,
+    flips: [bool; 3],
+    dice: &mut Dice,
+) -> Item {
     let foot = draft.foot * plan.height as f32;
     let scale = unit * perspective(plan, foot);
     let at = [middle + draft.dx * scale, foot - draft.lift * scale];
@@ -225,7 +238,14 @@ fn placed(plan: &Plan, draft: &Draft, middle: f32, unit: f32, flips: [bool; 3], 
     item
 }
 
-pub(super) fn item(plan: &Plan, group: usize, at: [f32; 2], size: f32, flip: bool, dice: &mut Dice) -> Item {
+pub(super) fn item(
+    plan: &Plan,
+    group: usize,
+    at: [f32; 2],
+    size: f32,
+    flip: bool,
+    dice: &mut Dice,
+) -> Item {
     let g = &plan.groups[group];
     let trousers = [BLUE, BLACK, GREY, BROWN];
     let trim = match g.kind {

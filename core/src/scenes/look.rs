@@ -3,7 +3,9 @@
 use super::brush::Brush;
 use super::kind::{Kind, Pose};
 use super::palette::Rgb;
-use super::{animals, buildings, furniture, household, livestock, outdoors, person, plants, vehicles};
+use super::{
+    animals, buildings, furniture, household, livestock, outdoors, person, plants, vehicles,
+};
 
 #[derive(Clone, Debug)]
 pub(super) struct Look {

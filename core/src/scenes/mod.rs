@@ -84,7 +84,8 @@ fn regions(plan: &Plan, bounds: &[Option<[f32; 4]>]) -> Vec<SceneRegion> {
         let Some(full) = bounds[i] else { continue };
         let box_px = clipped(full, plan);
         let [x0, y0, x1, y1] = box_px;
-        if x1 - x0 < MIN_SIDE_PX || y1 - y0 < MIN_SIDE_PX || visible(plan, bounds, i) < MIN_VISIBLE {
+        if x1 - x0 < MIN_SIDE_PX || y1 - y0 < MIN_SIDE_PX || visible(plan, bounds, i) < MIN_VISIBLE
+        {
             continue;
         }
         let across = match plan.groups[item.group].count {

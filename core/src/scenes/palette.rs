@@ -33,7 +33,11 @@ impl Colour {
     pub(super) fn shade(self, dice: &mut Dice) -> Rgb {
         let mut vary = |v: u8| (f32::from(v) + dice.range(-10.0, 10.0)).clamp(0.0, 255.0) as u8;
         let rgb = Rgb(vary(self.rgb.0), vary(self.rgb.1), vary(self.rgb.2));
-        if dice.chance(0.5) { rgb.light(dice.range(0.0, 0.1)) } else { rgb.dark(dice.range(0.0, 0.12)) }
+        if dice.chance(0.5) {
+            rgb.light(dice.range(0.0, 0.1))
+        } else {
+            rgb.dark(dice.range(0.0, 0.12))
+        }
     }
 }
 
@@ -62,7 +66,8 @@ const STEEL: Colour = colour("", 66, 72, 82);
 const FLAME: Colour = colour("", 250, 140, 30);
 const BEAR: Colour = colour("brown", 150, 98, 54);
 
-pub(super) const CLOTHES: &[Colour] = &[RED, BLUE, GREEN, YELLOW, ORANGE, PURPLE, PINK, WHITE, BLACK];
+pub(super) const CLOTHES: &[Colour] =
+    &[RED, BLUE, GREEN, YELLOW, ORANGE, PURPLE, PINK, WHITE, BLACK];
 pub(super) const BRIGHT: &[Colour] = &[RED, BLUE, GREEN, YELLOW, ORANGE, PURPLE, PINK];
 pub(super) const CARS: &[Colour] = &[RED, BLUE, GREEN, YELLOW, WHITE, BLACK, ORANGE];
 pub(super) const BIG_VEHICLES: &[Colour] = &[RED, BLUE, GREEN, YELLOW, WHITE, ORANGE];
@@ -106,4 +111,5 @@ pub(super) const WALLS: &[Colour] = &[
 ];
 pub(super) const SKINS: &[Rgb] =
     &[Rgb(246, 208, 176), Rgb(232, 184, 146), Rgb(196, 138, 98), Rgb(134, 86, 58)];
-pub(super) const HAIRS: &[Rgb] = &[Rgb(48, 34, 26), Rgb(92, 58, 32), Rgb(214, 172, 92), Rgb(164, 84, 40)];
+pub(super) const HAIRS: &[Rgb] =
+    &[Rgb(48, 34, 26), Rgb(92, 58, 32), Rgb(214, 172, 92), Rgb(164, 84, 40)];

@@ -41,7 +41,9 @@ fn body(kind: Kind, pose: Pose) -> Body {
     let (legs, arms) = match pose {
         Pose::Stand | Pose::Float => ([straight(-1.0), straight(1.0)], [down(-1.0), down(1.0)]),
         Pose::Wave => ([straight(-1.0), straight(1.0)], [down(-1.0), up(1.0)]),
-        Pose::Hold => ([straight(-1.0), straight(1.0)], [down(-1.0), [(0.2, sy - 0.15), (0.27, sy - 0.04)]]),
+        Pose::Hold => {
+            ([straight(-1.0), straight(1.0)], [down(-1.0), [(0.2, sy - 0.15), (0.27, sy - 0.04)]])
+        }
         Pose::Walk => (
             [[(-0.05, hy * 0.5), (-0.19, 0.05)], [(0.11, hy * 0.52), (0.15, 0.03)]],
             [[(-0.17, sy - 0.15), (-0.2, sy - 0.3)], [(0.13, sy - 0.18), (0.22, sy - 0.28)]],

@@ -22,14 +22,21 @@ pub(super) fn tree(b: &mut Brush, look: &Look) {
     ];
     b.fill(&ovals(&lobes), p.dark(0.28));
     let wobble = (look.grain % 7) as f32 * 0.006;
-    let lit: Vec<_> =
-        lobes.iter().map(|&(x, y, rx, ry)| (x - 0.02, y + 0.03 - wobble, rx * 0.86, ry * 0.82)).collect();
+    let lit: Vec<_> = lobes
+        .iter()
+        .map(|&(x, y, rx, ry)| (x - 0.02, y + 0.03 - wobble, rx * 0.86, ry * 0.82))
+        .collect();
     b.fill(&ovals(&lit), p);
-    let top: Vec<_> =
-        lobes.iter().map(|&(x, y, rx, ry)| (x - 0.045 + wobble, y + 0.055, rx * 0.5, ry * 0.44)).collect();
+    let top: Vec<_> = lobes
+        .iter()
+        .map(|&(x, y, rx, ry)| (x - 0.045 + wobble, y + 0.055, rx * 0.5, ry * 0.44))
+        .collect();
     b.fill(&ovals(&top), p.light(0.2));
     if look.snowy {
-        b.fill(&ovals(&[(-0.1, 0.93, 0.14, 0.05), (0.12, 0.86, 0.12, 0.04), (-0.25, 0.82, 0.1, 0.04)]), SNOW);
+        b.fill(
+            &ovals(&[(-0.1, 0.93, 0.14, 0.05), (0.12, 0.86, 0.12, 0.04), (-0.25, 0.82, 0.1, 0.04)]),
+            SNOW,
+        );
     }
 }
 
@@ -129,7 +136,10 @@ pub(super) fn blossom(b: &mut Brush, x: f32, y: f32, r: f32, paint: Rgb) {
     let shapes: Vec<_> =
         petals.iter().map(|&(px, py)| (x + px * r, y + py * r, r * 0.36, r * 0.36)).collect();
     b.solid(&ovals(&shapes), paint);
-    let heart =
-        if paint.0 > 225 && paint.1 > 180 && paint.2 < 120 { Rgb(150, 84, 24) } else { Rgb(250, 204, 50) };
+    let heart = if paint.0 > 225 && paint.1 > 180 && paint.2 < 120 {
+        Rgb(150, 84, 24)
+    } else {
+        Rgb(250, 204, 50)
+    };
     b.fill(&oval(x, y, r * 0.32, r * 0.32), heart);
 }

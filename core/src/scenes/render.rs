@@ -47,7 +47,8 @@ fn ground(b: &mut Brush, plan: &Plan, item: &Item) {
         let [x0, y0] = item.at;
         let kite = item.look.kind == super::kind::Kind::Kite;
         let y0 = if kite { y0 - item.size * 0.6 } else { y0 };
-        let sag = if kite { (x + 6.0, (y0 + y) * 0.5 + 8.0) } else { ((x0 + x) * 0.5, (y0 + y) * 0.5) };
+        let sag =
+            if kite { (x + 6.0, (y0 + y) * 0.5 + 8.0) } else { ((x0 + x) * 0.5, (y0 + y) * 0.5) };
         b.line(&curve(&[(x0, y0), sag, (x, y)]), 1.0, Rgb(120, 116, 116));
     }
     if item.look.kind == super::kind::Kind::Campfire {
@@ -109,7 +110,8 @@ fn grain(plan: &Plan, pixmap: &Pixmap) -> Vec<u8> {
     let (width, height) = (plan.width as usize, plan.height as usize);
     let columns = width / CELL + 2;
     let mut dice = Dice::new(u64::from(plan.grain), 1);
-    let lattice: Vec<i32> = (0..columns * (height / CELL + 2)).map(|_| dice.below(15) as i32 - 7).collect();
+    let lattice: Vec<i32> =
+        (0..columns * (height / CELL + 2)).map(|_| dice.below(15) as i32 - 7).collect();
     let mut noise = plan.grain | 1;
     let mut rgb = Vec::with_capacity(width * height * 3);
     for (y, row) in pixmap.data().chunks_exact(width * 4).enumerate() {
@@ -123,7 +125,9 @@ fn grain(plan: &Plan, pixmap: &Pixmap) -> Vec<u8> {
             let blotch = (above * (side - fy) + below * fy) / (side * side);
             noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let speck = (noise >> 28) as i32 % 9 - 4;
-            rgb.extend(pixel[..3].iter().map(|&v| (i32::from(v) + blotch + speck).clamp(0, 255) as u8));
+            rgb.extend(
+                pixel[..3].iter().map(|&v| (i32::from(v) + blotch + speck).clamp(0, 255) as u8),
+            );
         }
     }
     rgb

@@ -37,7 +37,12 @@ fn boards(b: &mut Brush, p: Page, rug: bool, dice: &mut Dice) {
         );
     }
     if rug {
-        let rgb = dice.pick(&[Rgb(196, 180, 160), Rgb(150, 90, 90), Rgb(96, 116, 150), Rgb(120, 140, 110)]);
+        let rgb = dice.pick(&[
+            Rgb(196, 180, 160),
+            Rgb(150, 90, 90),
+            Rgb(96, 116, 150),
+            Rgb(120, 140, 110),
+        ]);
         let y = p.horizon + (p.h - p.horizon) * 0.62;
         let ry = (p.h - p.horizon) * 0.3;
         b.fill(&oval(p.w * 0.5, y, p.w * 0.42, ry), rgb);
@@ -83,7 +88,12 @@ fn kitchen(b: &mut Brush, p: Page, wall: Rgb, dice: &mut Dice) {
                     (p.w * (0.5 + c as f32 * spread), y)
                 };
                 b.fill(
-                    &poly(&[at(column, y0), at(column + 1, y0), at(column + 1, y1), at(column, y1)]),
+                    &poly(&[
+                        at(column, y0),
+                        at(column + 1, y0),
+                        at(column + 1, y1),
+                        at(column, y1),
+                    ]),
                     dark,
                 );
             }
@@ -103,7 +113,10 @@ fn playroom(b: &mut Brush, p: Page, wall: Rgb, dice: &mut Dice) {
             4.0,
         ));
     }
-    b.fill(&ovals(&dots), if wall.0 > 225 && wall.2 > 215 { wall.dark(0.14) } else { wall.light(0.5) });
+    b.fill(
+        &ovals(&dots),
+        if wall.0 > 225 && wall.2 > 215 { wall.dark(0.14) } else { wall.light(0.5) },
+    );
     let mats = [Rgb(236, 120, 110), Rgb(112, 178, 224), Rgb(250, 214, 110), Rgb(136, 200, 130)];
     let shift = dice.below(4);
     b.fill(&rect(0.0, p.horizon, p.w, p.h), mats[0]);

@@ -55,7 +55,8 @@ pub(super) const PLACES: &[Place] = &[
 ];
 
 const DRY: &[Weather] = &[Weather::Sunny, Weather::Cloudy, Weather::Sunset, Weather::Night];
-const ANY: &[Weather] = &[Weather::Sunny, Weather::Cloudy, Weather::Sunset, Weather::Night, Weather::Rain];
+const ANY: &[Weather] =
+    &[Weather::Sunny, Weather::Cloudy, Weather::Sunset, Weather::Night, Weather::Rain];
 const WINTRY: &[Weather] = &[Weather::Sunny, Weather::Cloudy, Weather::Sunset, Weather::Snow];
 const SKY: &[Kind] = &[Birds, Airplane, HotAirBalloon];
 const WALL: &[Kind] = &[Clock, Picture, Window];
@@ -74,9 +75,13 @@ impl Place {
     /// The noun, then ways to say that something is there.
     pub(super) fn words(self) -> (&'static str, [&'static str; 3]) {
         match self {
-            Place::Beach => ("beach", ["on the beach", "on a sandy beach", "on the beach by the sea"]),
+            Place::Beach => {
+                ("beach", ["on the beach", "on a sandy beach", "on the beach by the sea"])
+            }
             Place::Park => ("park", ["in the park", "in a green park", "on the grass in a park"]),
-            Place::Meadow => ("field", ["in a field", "in a grassy field", "in a green field with hills"]),
+            Place::Meadow => {
+                ("field", ["in a field", "in a grassy field", "in a green field with hills"])
+            }
             Place::Mountains => (
                 "landscape of snowy mountains",
                 ["in the snow", "in the snowy mountains", "in the snow near the mountains"],
@@ -84,9 +89,13 @@ impl Place {
             Place::Street => {
                 ("city street", ["on the street", "on a city street", "on a street in the city"])
             }
-            Place::Desert => ("desert", ["in the desert", "in a sandy desert", "on the sand in the desert"]),
+            Place::Desert => {
+                ("desert", ["in the desert", "in a sandy desert", "on the sand in the desert"])
+            }
             Place::Lake => ("lake", ["at the lake", "by a lake", "at a lake with mountains"]),
-            Place::Forest => ("forest", ["in the forest", "in a pine forest", "in a forest clearing"]),
+            Place::Forest => {
+                ("forest", ["in the forest", "in a pine forest", "in a forest clearing"])
+            }
             Place::LivingRoom => {
                 ("living room", ["in a living room", "in the living room", "inside a living room"])
             }
@@ -99,7 +108,13 @@ impl Place {
     }
 
     pub(super) fn cast(self) -> Cast {
-        let cast = |subjects, objects, far, high, weathers| Cast { subjects, objects, far, high, weathers };
+        let cast = |subjects, objects, far, high, weathers| Cast {
+            subjects,
+            objects,
+            far,
+            high,
+            weathers,
+        };
         match self {
             Place::Beach => cast(
                 &[Man, Woman, Boy, Girl, Dog, Dog, Horse],
@@ -211,7 +226,9 @@ impl Weather {
             Weather::Sunset => (["at sunset", "under an orange sky"], ["", "at sunset"]),
             Weather::Night => (["at night", "under the stars"], ["", "at night"]),
             Weather::Rain => (["in the rain", "on a rainy day"], ["rainy", ""]),
-            Weather::Snow => (["while it is snowing", "on a snowy day"], ["", "while it is snowing"]),
+            Weather::Snow => {
+                (["while it is snowing", "on a snowy day"], ["", "while it is snowing"])
+            }
         }
     }
 }

@@ -7,8 +7,13 @@ use super::palette::Rgb;
 use super::stage::Weather;
 
 pub(super) fn draw(b: &mut Brush, weather: Weather, p: Page, dice: &mut Dice) {
-    let walls =
-        [Rgb(176, 108, 84), Rgb(150, 156, 168), Rgb(206, 186, 150), Rgb(122, 136, 160), Rgb(186, 150, 130)];
+    let walls = [
+        Rgb(176, 108, 84),
+        Rgb(150, 156, 168),
+        Rgb(206, 186, 150),
+        Rgb(122, 136, 160),
+        Rgb(186, 150, 130),
+    ];
     let mut x = -10.0;
     while x < p.w {
         let wide = p.w * dice.range(0.16, 0.26);

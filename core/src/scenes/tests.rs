@@ -49,7 +49,10 @@ fn captions_are_short_sentences() {
             let words = caption.split(' ').count();
             assert!((5..=40).contains(&words), "scene {index}: {caption}");
             assert!(caption.ends_with('.') && !caption.contains("  "), "scene {index}: {caption}");
-            assert!(caption.starts_with(|c: char| c.is_ascii_uppercase()), "scene {index}: {caption}");
+            assert!(
+                caption.starts_with(|c: char| c.is_ascii_uppercase()),
+                "scene {index}: {caption}"
+            );
         }
     }
 }

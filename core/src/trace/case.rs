@@ -74,12 +74,13 @@ impl Case {
     /// When it is not there or malformed.
     pub fn read(folder: &Path) -> Result<Self, CaseError> {
         let path = folder.join("case.json");
-        let file = serde_json::from_slice(&files::read(&path)?).and_then(|file: CaseFile| {
-            match file.images.is_empty() || file.texts.is_empty() {
-                true => Err(serde::de::Error::custom("no image or no text")),
-                false => Ok(file),
-            }
-        });
+        let file =
+            serde_json::from_slice(&files::read(&path)?).and_then(|file: CaseFile| {
+                match file.images.is_empty() || file.texts.is_empty() {
+                    true => Err(serde::de::Error::custom("no image or no text")),
+                    false => Ok(file),
+                }
+            });
         let file = file.map_err(|cause| CaseError::Malformed { cause, path })?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { name, folder: folder.into(), file })
@@ -142,7 +143,11 @@ impl Case {
     ///
     /// # Errors
     /// When a picture or text is not usable.
-    pub fn input(&self, config: &MmGemConfig, tokenizer: &Tokenizer) -> Result<TraceInput, CaseError> {
+    pub fn input(
+        &self,
+        config: &MmGemConfig,
+        tokenizer: &Tokenizer,
+    ) -> Result<TraceInput, CaseError> {
         let images = self.images(config)?;
         let mapped = |box_px: &BoxPx| images[0].map.input_from_image(*box_px);
         Ok(TraceInput {

@@ -11,7 +11,9 @@ pub enum TraceFileError {
     #[error("this is no safetensors file ({0})\n  hint: `mmgem_reference.py run` writes one")]
     Malformed(#[from] SafeTensorError),
     /// Numbers of a type that traces do not have.
-    #[error("{name} holds {found:?}, wanted f32 or i64\n  hint: `mmgem_reference.py run` writes them so")]
+    #[error(
+        "{name} holds {found:?}, wanted f32 or i64\n  hint: `mmgem_reference.py run` writes them so"
+    )]
     Dtype {
         /// Which tensor.
         name: String,
@@ -24,11 +26,16 @@ pub enum TraceFileError {
 pub fn to_safetensors(trace: &[TraceTensor]) -> Vec<u8> {
     let encode = |values: &Values| -> (Dtype, Vec<u8>) {
         match values {
-            Values::Floats(values) => (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
-            Values::Ints(values) => (Dtype::I64, values.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            Values::Floats(values) => {
+                (Dtype::F32, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+            }
+            Values::Ints(values) => {
+                (Dtype::I64, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+            }
         }
     };
-    let encoded: Vec<(Dtype, Vec<u8>)> = trace.iter().map(|tensor| encode(&tensor.values)).collect();
+    let encoded: Vec<(Dtype, Vec<u8>)> =
+        trace.iter().map(|tensor| encode(&tensor.values)).collect();
     let views = trace.iter().zip(&encoded).map(|(tensor, (dtype, bytes))| {
         let view = TensorView::new(*dtype, tensor.shape.clone(), bytes);
         (tensor.name.as_str(), view.expect("a traced tensor has as many values as its shape says"))

@@ -61,7 +61,11 @@ pub struct PatchCache {
 
 impl PatchCache {
     /// Opens the cache of a tower in `folder`, in which each tower has a folder of its own.
-    pub fn open(folder: &Path, tower: VisionTower, sizes: &MmGemConfig) -> Result<Self, FolderError> {
+    pub fn open(
+        folder: &Path,
+        tower: VisionTower,
+        sizes: &MmGemConfig,
+    ) -> Result<Self, FolderError> {
         let folder = folder.join(format!("{:016x}", tower_hash(&tower, sizes)));
         create_dir(&folder)?;
         let n_values = sizes.grid().pow(2) * sizes.vision.hidden_size();
@@ -159,13 +163,19 @@ impl PatchCache {
     }
 
     fn parse(&self, key: ViewKey, bytes: &[u8]) -> Option<CachedView> {
-        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let word =
+            |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
         let checksum = u64::from_le_bytes(bytes[16..24].try_into().expect("eight bytes"));
         if bytes[..16] != key.to_bytes() || checksum != hash_bytes(HASH_START, &bytes[24..]) {
             return None;
         }
         let float = |at: usize| f32::from_bits(word(at));
-        let map = BoxMap { scale_x: float(32), scale_y: float(36), offset_x: float(40), offset_y: float(44) };
+        let map = BoxMap {
+            scale_x: float(32),
+            scale_y: float(36),
+            offset_x: float(40),
+            offset_y: float(44),
+        };
         let photo = Preprocessed { pixels: Vec::new(), map, width: word(24), height: word(28) };
         let values = bytes[HEADER_BYTES..].chunks_exact(2);
         let patches = values.map(|value| f16::from_le_bytes([value[0], value[1]])).collect();
@@ -178,19 +188,24 @@ impl PatchCache {
         let mut done = Vec::with_capacity(views.len());
         for batch in views.chunks(BATCH) {
             let side = self.image_size;
-            let pixels: Vec<f32> = batch.iter().flat_map(|(_, photo)| photo.pixels.iter().copied()).collect();
+            let pixels: Vec<f32> =
+                batch.iter().flat_map(|(_, photo)| photo.pixels.iter().copied()).collect();
             let pixels = TensorData::new(pixels, [batch.len(), 3, side, side]);
             let patches = floats_now(self.tower.forward(Tensor::from_data(pixels, &self.device)));
-            let records =
-                batch.iter().zip(patches.chunks_exact(self.n_values)).map(|((key, photo), values)| {
+            let records = batch.iter().zip(patches.chunks_exact(self.n_values)).map(
+                |((key, photo), values)| {
                     let mut patches = vec![f16::ZERO; values.len()];
                     patches.convert_from_f32_slice(values);
                     let photo = Preprocessed { pixels: Vec::new(), ..photo.clone() };
                     (*key, CachedView { photo, patches })
-                });
+                },
+            );
             let records: Vec<(ViewKey, CachedView)> = records.collect();
             if let Err(why) = self.append(&records) {
-                tracing::warn!("the patch tokens of {} photos could not be kept: {why}", records.len());
+                tracing::warn!(
+                    "the patch tokens of {} photos could not be kept: {why}",
+                    records.len()
+                );
             }
             done.extend(records.into_iter().map(|(_, view)| view));
         }
@@ -206,7 +221,9 @@ impl PatchCache {
             body.extend(view.photo.width.to_le_bytes());
             body.extend(view.photo.height.to_le_bytes());
             let BoxMap { scale_x, scale_y, offset_x, offset_y } = view.photo.map;
-            [scale_x, scale_y, offset_x, offset_y].iter().for_each(|v| body.extend(v.to_le_bytes()));
+            [scale_x, scale_y, offset_x, offset_y]
+                .iter()
+                .for_each(|v| body.extend(v.to_le_bytes()));
             view.patches.iter().for_each(|v| body.extend(v.to_le_bytes()));
             bytes.extend(key.to_bytes());
             bytes.extend(hash_bytes(HASH_START, &body).to_le_bytes());
@@ -239,7 +256,8 @@ impl ViewKey {
 
 /// Tells a tower, its weights and the way to prepare photos from all others.
 fn tower_hash(tower: &VisionTower, sizes: &MmGemConfig) -> u64 {
-    let config = serde_json::to_vec(&(&sizes.vision, sizes.preprocess())).expect("plain structs are JSON");
+    let config =
+        serde_json::to_vec(&(&sizes.vision, sizes.preprocess())).expect("plain structs are JSON");
     named_tensors(tower).iter().fold(hash_bytes(HASH_START, &config), |hash, (_, _, values)| {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         hash_bytes(hash, &bytes)

@@ -206,7 +206,12 @@ impl DataConfig {
     pub fn sources(&self) -> Vec<MixConfig> {
         if self.mix.is_empty() && !self.shards.is_empty() {
             let (shards, samples_per_shard) = (self.shards.clone(), self.samples_per_shard);
-            return vec![MixConfig { weight: 1.0, shards, samples_per_shard, ..MixConfig::default() }];
+            return vec![MixConfig {
+                weight: 1.0,
+                shards,
+                samples_per_shard,
+                ..MixConfig::default()
+            }];
         }
         self.mix.clone()
     }
@@ -454,7 +459,9 @@ impl TrainConfig {
         let fail = |text: &str| Err(TrainConfigError::Inconsistent(text.into()));
         let optim = &self.optim;
         if self.model.vision.is_some() && self.model.config.is_none() {
-            return fail("[model] `vision` gives a fresh model its encoder: it wants `config`, not `from`");
+            return fail(
+                "[model] `vision` gives a fresh model its encoder: it wants `config`, not `from`",
+            );
         }
         if self.model.from.is_some() == self.model.config.is_some() {
             return fail(
@@ -476,7 +483,9 @@ impl TrainConfig {
             return fail("[cluster] timeout_secs must be at least 1");
         }
         if optim.batch_size < 2 && matches!(self.recipe, Recipe::Stage1 | Recipe::Stage2Retrieval) {
-            return fail("[optim] batch_size must be at least 2: a contrastive loss compares samples");
+            return fail(
+                "[optim] batch_size must be at least 2: a contrastive loss compares samples",
+            );
         }
         if !(optim.lr_heads.is_finite() && optim.lr_towers.is_finite() && optim.clip_norm > 0.0) {
             return fail("[optim] the learning rates must be finite and clip_norm above 0");
@@ -510,7 +519,9 @@ impl TrainConfig {
         }
         let grounds = self.recipe == Recipe::Stage1 && self.objective != Objective::CapOnly;
         if self.grounding.is_some() && !grounds {
-            return fail("[grounding] wants recipe = \"stage1\" with an objective that embeds text");
+            return fail(
+                "[grounding] wants recipe = \"stage1\" with an objective that embeds text",
+            );
         }
         if self.contrastive_loss == ContrastiveLoss::Siglip && !super::plan::contrasts(self) {
             return fail(
@@ -635,10 +646,13 @@ mod tests {
 
     #[test]
     fn the_encoder_is_frozen_only_where_it_would_learn_from_text() {
-        let config =
-            |change: &str| TrainConfig::from_toml(RUN, &["freeze_vision=true".into(), change.into()]);
+        let config = |change: &str| {
+            TrainConfig::from_toml(RUN, &["freeze_vision=true".into(), change.into()])
+        };
         assert!(config("seed=1").is_ok());
-        for change in ["recipe=stage2_caption", "distill={ weight = 1.0, grid = 2, hidden_size = 6 }"] {
+        for change in
+            ["recipe=stage2_caption", "distill={ weight = 1.0, grid = 2, hidden_size = 6 }"]
+        {
             let error = config(change).expect_err(change).to_string();
             assert!(error.contains("freeze_vision wants"), "{error}");
         }
@@ -656,9 +670,11 @@ mod tests {
             assert!(config(set).is_ok(), "{set:?}");
         }
         assert!(config(&["recipe=stage2_caption", whole]).is_ok());
-        for set in
-            [&["freeze_vision=true"][..], &[whole], &["freeze_vision=true", whole, "data.patch_dropout=0.5"]]
-        {
+        for set in [
+            &["freeze_vision=true"][..],
+            &[whole],
+            &["freeze_vision=true", whole, "data.patch_dropout=0.5"],
+        ] {
             let error = config(set).expect_err("nothing to keep").to_string();
             assert!(error.contains("[data] cache"), "{set:?}: {error}");
         }
@@ -666,7 +682,9 @@ mod tests {
 
     #[test]
     fn as_many_patches_are_kept_as_open_clip_keeps() {
-        for (share, n_patches, kept) in [(0.5, 196, 98), (0.75, 49, 12), (0.99, 49, 1), (0.1, 256, 230)] {
+        for (share, n_patches, kept) in
+            [(0.5, 196, 98), (0.75, 49, 12), (0.99, 49, 1), (0.1, 256, 230)]
+        {
             let data = DataConfig { patch_dropout: share, ..DataConfig::default() };
             assert_eq!(data.n_kept_patches(n_patches), kept);
         }
@@ -677,7 +695,8 @@ mod tests {
         let half = "data.patch_dropout=0.5";
         let distill = "distill={ weight = 1.0, grid = 2, hidden_size = 6 }";
         for others in [&[][..], &[distill], &[distill, "recipe=warmup", "data.text=['a.txt']"]] {
-            let set: Vec<String> = [half].iter().chain(others).map(|change| change.to_string()).collect();
+            let set: Vec<String> =
+                [half].iter().chain(others).map(|change| change.to_string()).collect();
             assert!(TrainConfig::from_toml(RUN, &set).is_ok(), "{set:?}");
         }
         for (others, says) in [
@@ -688,7 +707,8 @@ mod tests {
             (&["data.patch_dropout=-0.5"], "wanted a share from 0 to below 1"),
             (&["data.patch_dropout=nan"], "wanted a share from 0 to below 1"),
         ] {
-            let set: Vec<String> = [half].iter().chain(others).map(|change| change.to_string()).collect();
+            let set: Vec<String> =
+                [half].iter().chain(others).map(|change| change.to_string()).collect();
             let error = TrainConfig::from_toml(RUN, &set).expect_err(says).to_string();
             assert!(error.contains("patch_dropout") && error.contains(says), "{error}");
         }

@@ -61,7 +61,8 @@ pub fn contrast(
     let scale: Tensor<2> = log_scale.exp().unsqueeze();
     match bias {
         None => {
-            let same = keys.map(|keys| SameTexts::new(keys, rows, &visual.device(), group)).transpose()?;
+            let same =
+                keys.map(|keys| SameTexts::new(keys, rows, &visual.device(), group)).transpose()?;
             softmax_contrast(visual, text, scale, same.as_ref(), rows, group)
         }
         Some(bias) => sigmoid_contrast(visual, text, scale, bias.unsqueeze(), rows, group),
@@ -117,7 +118,8 @@ fn logits_of(
     same: Option<&SameTexts>,
     range: std::ops::Range<usize>,
 ) -> Tensor<2> {
-    let logits = own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
+    let logits =
+        own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
     match same {
         Some(same) => same.mask(logits, range),
         None => logits,
@@ -144,7 +146,8 @@ fn softmax_contrast(
     let side = |own, partner, all, own_lse, all_lse| {
         side_gradient(own, partner, all, [own_lse, all_lse], &scale, same, n)
     };
-    let (visual_gradient, visual_mean) = side(&visual, &text, &all_text, &lse_visual, &all_lse_text);
+    let (visual_gradient, visual_mean) =
+        side(&visual, &text, &all_text, &lse_visual, &all_lse_text);
     let (text_gradient, text_mean) = side(&text, &visual, &all_visual, &lse_text, &all_lse_visual);
 
     let pairs = (visual * text).sum() * scale.squeeze_dim::<1>(1) * 2.0;
@@ -185,7 +188,11 @@ fn means<const N: usize>(sums: [Tensor<1>; N], n: usize) -> [f64; N] {
 }
 
 /// The rows of all ranks, in order of rank.
-fn gather_rows(own: Tensor<2>, rows: &[usize], group: &dyn Collective) -> Result<Tensor<2>, CollectiveError> {
+fn gather_rows(
+    own: Tensor<2>,
+    rows: &[usize],
+    group: &dyn Collective,
+) -> Result<Tensor<2>, CollectiveError> {
     if group.size() == 1 {
         return Ok(own);
     }
@@ -213,7 +220,12 @@ fn blocks(n: usize, columns: usize) -> impl Iterator<Item = std::ops::Range<usiz
 }
 
 /// `lse_j S_ij` of each own row, `[rows, 1]`.
-fn log_sum_exp(own: &Tensor<2>, all: &Tensor<2>, scale: &Tensor<2>, same: Option<&SameTexts>) -> Tensor<2> {
+fn log_sum_exp(
+    own: &Tensor<2>,
+    all: &Tensor<2>,
+    scale: &Tensor<2>,
+    same: Option<&SameTexts>,
+) -> Tensor<2> {
     let ([n, _], [columns, _]) = (own.dims(), all.dims());
     if n == 0 {
         return Tensor::zeros([0, 1], &own.device());
@@ -247,7 +259,8 @@ fn side_gradient(
         let of_row = (logits.clone() - own_lse.clone().slice(s![range.clone()])).exp();
         let of_column = (logits.clone() - all_lse.clone().transpose()).exp();
         mean = mean + (of_row.clone() * logits).sum();
-        let pulled = (of_row + of_column).matmul(all.clone()) - partner.clone().slice(s![range]) * 2.0;
+        let pulled =
+            (of_row + of_column).matmul(all.clone()) - partner.clone().slice(s![range]) * 2.0;
         gradients.push(pulled * scale.clone() / n_pairs as f64);
     }
     (Tensor::cat(gradients, 0), mean)
@@ -274,7 +287,11 @@ fn sigmoid_side(
             own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
         let logits = similarities.clone() + bias.clone();
         let probs = sigmoid(logits.clone());
-        let found = [-log_sigmoid(-logits).sum(), (probs.clone() * similarities).sum(), probs.clone().sum()];
+        let found = [
+            -log_sigmoid(-logits).sum(),
+            (probs.clone() * similarities).sum(),
+            probs.clone().sum(),
+        ];
         let [loss, by_scale, by_bias] = sums;
         let [found_loss, found_scale, found_bias] = found;
         sums = [loss + found_loss, by_scale + found_scale, by_bias + found_bias];

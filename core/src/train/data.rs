@@ -174,11 +174,14 @@ impl Batches {
         let positions = cut(self.rank)..cut(self.rank + 1);
         let mut batch = Batch::default();
         if !self.sources.is_empty() {
-            let picks: Vec<(usize, Pick)> = positions.clone().map(|at| (at, self.pick(at))).collect();
+            let picks: Vec<(usize, Pick)> =
+                positions.clone().map(|at| (at, self.pick(at))).collect();
             let prepared: Vec<Result<Prepared, String>> = picks
                 .par_iter()
                 .map(|(at, pick)| {
-                    let rng = ChaCha8Rng::seed_from_u64(self.config.seed.wrapping_add((*at as u64) << 20));
+                    let rng = ChaCha8Rng::seed_from_u64(
+                        self.config.seed.wrapping_add((*at as u64) << 20),
+                    );
                     self.sources.read(pick).and_then(|raw| self.prepare(raw, rng))
                 })
                 .collect();
@@ -210,19 +213,26 @@ impl Batches {
     /// What stands at a position of the endless sequence of batches: a batch is its lanes one after the other.
     fn pick(&mut self, position: usize) -> Pick {
         let (batch_size, lanes) = (self.config.optim.batch_size, self.config.data.lanes);
-        let (step, in_batch, of_lane) = (position / batch_size, position % batch_size, batch_size / lanes);
+        let (step, in_batch, of_lane) =
+            (position / batch_size, position % batch_size, batch_size / lanes);
         self.sources.pick(in_batch / of_lane, step * of_lane + in_batch % of_lane)
     }
 
     /// Gives the samples that the cache does not know their patch tokens, and the cache them.
-    fn with_patches(&self, mut prepared: Vec<Result<Prepared, String>>) -> Vec<Result<Prepared, String>> {
+    fn with_patches(
+        &self,
+        mut prepared: Vec<Result<Prepared, String>>,
+    ) -> Vec<Result<Prepared, String>> {
         let Some(cache) = &self.cache else { return prepared };
         let missing = |sample: &&mut Prepared| sample.patches.is_none();
-        let mut missing: Vec<&mut Prepared> = prepared.iter_mut().flatten().filter(missing).collect();
+        let mut missing: Vec<&mut Prepared> =
+            prepared.iter_mut().flatten().filter(missing).collect();
         let views = missing.iter_mut().map(|sample| {
             let key = sample.view.expect("a cache wants views that come again");
-            let photo =
-                Preprocessed { pixels: std::mem::take(&mut sample.photo.pixels), ..sample.photo.clone() };
+            let photo = Preprocessed {
+                pixels: std::mem::take(&mut sample.photo.pixels),
+                ..sample.photo.clone()
+            };
             (key, photo)
         });
         let computed = cache.compute(views.collect());
@@ -268,7 +278,8 @@ impl Batches {
             return Ok(View { photo, crop: None, mirror, key: Some(key), patches: Some(patches) });
         }
         let photo = decode()?;
-        let crop_seed = photo_hash ^ self.crop_hash() ^ crop_idx.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let crop_seed =
+            photo_hash ^ self.crop_hash() ^ crop_idx.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let crop = crop_of(&photo, &mut ChaCha8Rng::seed_from_u64(crop_seed));
         let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
         Ok(View { photo: pixels, crop: Some(crop), mirror, key: Some(key), patches: None })
@@ -289,7 +300,12 @@ impl Batches {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
                 // A run that imitates a teacher has no cache, so the photo was decoded.
                 let crop = crop.expect("decoded");
-                let bins = teacher_bins(self.model.grid(), distill.grid, crop, [pixels.width, pixels.height]);
+                let bins = teacher_bins(
+                    self.model.grid(),
+                    distill.grid,
+                    crop,
+                    [pixels.width, pixels.height],
+                );
                 let pooling = rows_of_patches(&bins, self.model.grid(), kept.as_deref(), mirror);
                 Some(TeacherMap { pooling, map })
             }
@@ -326,13 +342,18 @@ impl Batches {
     }
 
     /// Token ids of a text to write, and of the same text to embed where that differs.
-    fn encode(&self, text: &str, rng: &mut ChaCha8Rng) -> Result<(Vec<u32>, Option<Vec<u32>>), String> {
+    fn encode(
+        &self,
+        text: &str,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(Vec<u32>, Option<Vec<u32>>), String> {
         let ids = |text: &str| self.tokenizer.encode(text).map_err(|e| e.to_string());
         if !self.config.data.sentences {
             return Ok((ids(text)?, None));
         }
         let phrase = text.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
-        let sentence = if phrase.ends_with(['!', '?']) { phrase.to_owned() } else { format!("{phrase}.") };
+        let sentence =
+            if phrase.ends_with(['!', '?']) { phrase.to_owned() } else { format!("{phrase}.") };
         // People search with and without a full stop.
         Ok((ids(&sentence)?, if rng.random() { Some(ids(phrase)?) } else { None }))
     }
@@ -443,7 +464,8 @@ impl Batch {
         let cut = |len: usize, part: usize| len * part / n;
         (0..n)
             .map(|part| BatchPart {
-                samples: &self.samples[cut(self.samples.len(), part)..cut(self.samples.len(), part + 1)],
+                samples: &self.samples
+                    [cut(self.samples.len(), part)..cut(self.samples.len(), part + 1)],
                 lines: &self.lines[cut(self.lines.len(), part)..cut(self.lines.len(), part + 1)],
             })
             .filter(|part| !part.samples.is_empty() || !part.lines.is_empty())
@@ -480,8 +502,12 @@ impl<'a> BatchPart<'a> {
     /// The photos on a device, `[n, 3, side, side]`.
     pub fn pixels(&self, config: &MmGemConfig, device: &Device) -> Tensor<4> {
         let side = config.vision.image_size();
-        let pixels = self.samples.iter().flat_map(|sample| sample.photo.pixels.iter().copied()).collect();
-        Tensor::from_data(TensorData::new::<f32, _>(pixels, [self.samples.len(), 3, side, side]), device)
+        let pixels =
+            self.samples.iter().flat_map(|sample| sample.photo.pixels.iter().copied()).collect();
+        Tensor::from_data(
+            TensorData::new::<f32, _>(pixels, [self.samples.len(), 3, side, side]),
+            device,
+        )
     }
 
     /// The patches of each photo that the encoder sees; none where it sees all of them.
@@ -496,7 +522,10 @@ impl<'a> BatchPart<'a> {
 
     /// Token ids of the photos' texts as they are embedded.
     pub fn queries(&self) -> Vec<Vec<u32>> {
-        self.samples.iter().map(|sample| sample.query.as_ref().unwrap_or(&sample.text).clone()).collect()
+        self.samples
+            .iter()
+            .map(|sample| sample.query.as_ref().unwrap_or(&sample.text).clone())
+            .collect()
     }
 
     /// Which photos have a text that describes them.
@@ -541,7 +570,8 @@ impl<'a> BatchPart<'a> {
 
     /// How each of those phrases spreads over the patches, `[n, n_patches]`.
     pub fn phrase_shares(&self, device: &Device) -> Tensor<2> {
-        let shares: Vec<f32> = self.grounded().flat_map(|(_, g)| g.shares.iter().copied()).collect();
+        let shares: Vec<f32> =
+            self.grounded().flat_map(|(_, g)| g.shares.iter().copied()).collect();
         let n = self.grounded().count();
         let shape = [n, shares.len() / n.max(1)];
         Tensor::from_data(TensorData::new(shares, shape), device)
@@ -557,11 +587,17 @@ impl<'a> BatchPart<'a> {
         let teachers: Vec<&TeacherMap> =
             self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
         let (n, n_cells) = (teachers.len(), distill.grid * distill.grid);
-        let pooling: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.pooling.iter().copied()).collect();
-        let maps: Vec<f32> = teachers.iter().flat_map(|teacher| teacher.map.iter().copied()).collect();
+        let pooling: Vec<f32> =
+            teachers.iter().flat_map(|teacher| teacher.pooling.iter().copied()).collect();
+        let maps: Vec<f32> =
+            teachers.iter().flat_map(|teacher| teacher.map.iter().copied()).collect();
         let n_kept = pooling.len() / (n * n_cells);
-        let pooling = Tensor::<3>::from_data(TensorData::new(pooling, [n, n_kept, n_cells]), device);
-        pooling.matmul(Tensor::from_data(TensorData::new(maps, [n, n_cells, distill.hidden_size]), device))
+        let pooling =
+            Tensor::<3>::from_data(TensorData::new(pooling, [n, n_kept, n_cells]), device);
+        pooling.matmul(Tensor::from_data(
+            TensorData::new(maps, [n, n_cells, distill.hidden_size]),
+            device,
+        ))
     }
 }
 
@@ -586,7 +622,8 @@ const MAX_THINGS: usize = 3;
 
 /// The largest things on a photo that nobody described: "a cup, a fork and a cake."
 fn list_of_things(record: &PhotoRecord) -> String {
-    let mut regions: Vec<_> = record.regions.iter().filter(|region| !region.phrases.is_empty()).collect();
+    let mut regions: Vec<_> =
+        record.regions.iter().filter(|region| !region.phrases.is_empty()).collect();
     let area = |[x0, y0, x1, y1]: [f32; 4]| (x1 - x0) * (y1 - y0);
     regions.sort_by(|a, b| area(b.box_px).total_cmp(&area(a.box_px)));
     let mut things: Vec<&str> = Vec::new();
@@ -620,9 +657,15 @@ fn speaks_of_sides(record: &PhotoRecord) -> bool {
 
 /// How a teacher's map of the whole photo is pooled at the student's patches of the crop,
 /// `[student * student, grid * grid]`, where both are as wide as high.
-fn teacher_bins(student: usize, grid: usize, crop: PixelRect, [width, height]: [u32; 2]) -> Vec<f32> {
+fn teacher_bins(
+    student: usize,
+    grid: usize,
+    crop: PixelRect,
+    [width, height]: [u32; 2],
+) -> Vec<f32> {
     // The map's own frame: one pixel a patch.
-    let pool = PoolAggregator { grid, image_size: grid, roi_output_size: student, roi_sampling_ratio: 2 };
+    let pool =
+        PoolAggregator { grid, image_size: grid, roi_output_size: student, roi_sampling_ratio: 2 };
     let (sx, sy) = (grid as f32 / width as f32, grid as f32 / height as f32);
     let box_input = [
         crop.x as f32 * sx,
@@ -653,8 +696,12 @@ fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>
     let map = file.tensor("feature_map").map_err(|e| format!("teacher.safetensors: {e}"))?;
     let wanted = [grid, grid, hidden_size];
     match map.dtype() {
-        Dtype::U8 if map.shape() == wanted => Ok(map.data().iter().map(|v| f32::from(*v)).collect()),
-        Dtype::I8 if map.shape() == wanted => Ok(map.data().iter().map(|v| f32::from(*v as i8)).collect()),
+        Dtype::U8 if map.shape() == wanted => {
+            Ok(map.data().iter().map(|v| f32::from(*v)).collect())
+        }
+        Dtype::I8 if map.shape() == wanted => {
+            Ok(map.data().iter().map(|v| f32::from(*v as i8)).collect())
+        }
         dtype => Err(format!(
             "the teacher's map is {:?} of {dtype:?}, wanted {wanted:?} of U8 or I8 ([distill] grid and hidden_size)",
             map.shape(),
@@ -688,11 +735,13 @@ mod tests {
     fn each_patch_is_taught_by_the_part_of_the_photo_that_it_shows() {
         // A map whose cells say their column; a student of 4 by 4 patches sees the middle of the photo.
         let (student, grid, size) = (4, 8, [64, 32]);
-        let bins = teacher_bins(student, grid, PixelRect { x: 16, y: 0, width: 32, height: 32 }, size);
+        let bins =
+            teacher_bins(student, grid, PixelRect { x: 16, y: 0, width: 32, height: 32 }, size);
         let seen = |kept: Option<&[u32]>, mirror| -> Vec<f32> {
             let rows = rows_of_patches(&bins, student, kept, mirror);
-            let column =
-                |row: &[f32]| row.iter().enumerate().map(|(cell, share)| share * (cell % grid) as f32).sum();
+            let column = |row: &[f32]| {
+                row.iter().enumerate().map(|(cell, share)| share * (cell % grid) as f32).sum()
+            };
             rows.chunks(grid * grid).map(column).collect()
         };
         assert_eq!(seen(None, false), [2.0, 3.0, 4.0, 5.0].repeat(4));
@@ -704,7 +753,8 @@ mod tests {
     #[test]
     fn a_map_is_read_with_and_without_signs_and_nothing_else() {
         let file = |dtype, shape: [usize; 3], bytes: &[u8]| {
-            let view = TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes as places");
+            let view =
+                TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes as places");
             safetensors::serialize([("feature_map", view)], None).expect("one tensor")
         };
         let bytes = [0, 1, 127, 128, 255, 7, 8, 9];
@@ -712,9 +762,11 @@ mod tests {
         assert_eq!(plain, [0.0, 1.0, 127.0, 128.0, 255.0, 7.0, 8.0, 9.0]);
         let centred = teacher_map(&file(Dtype::I8, [2, 2, 2], &bytes), 2, 2).expect("a map");
         assert_eq!(centred, [0.0, 1.0, 127.0, -128.0, -1.0, 7.0, 8.0, 9.0]);
-        let wrong = teacher_map(&file(Dtype::I8, [2, 2, 2], &bytes), 2, 3).expect_err("another width");
+        let wrong =
+            teacher_map(&file(Dtype::I8, [2, 2, 2], &bytes), 2, 3).expect_err("another width");
         assert!(wrong.contains("[2, 2, 2]") && wrong.contains("[2, 2, 3]"), "{wrong}");
-        let wrong = teacher_map(&file(Dtype::F16, [2, 2, 1], &bytes), 2, 1).expect_err("another type");
+        let wrong =
+            teacher_map(&file(Dtype::F16, [2, 2, 1], &bytes), 2, 1).expect_err("another type");
         assert!(wrong.contains("F16"), "{wrong}");
     }
 }

@@ -38,17 +38,14 @@ impl Metrics {
             Err(_) => String::new(),
         };
         write_atomic(&path, kept.as_bytes())?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(|cause| FolderError::Io {
-            action: "append to the file",
-            cause,
-            path: path.clone(),
+        let file = OpenOptions::new().append(true).open(&path).map_err(|cause| {
+            FolderError::Io { action: "append to the file", cause, path: path.clone() }
         })?;
-        let kept: Vec<Value> = kept.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let kept: Vec<Value> =
+            kept.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let events_path = out.join(EVENTS);
-        let events = EventFile::create(&events_path, kept.iter()).map_err(|cause| FolderError::Io {
-            action: "write the file",
-            cause,
-            path: events_path,
+        let events = EventFile::create(&events_path, kept.iter()).map_err(|cause| {
+            FolderError::Io { action: "write the file", cause, path: events_path }
         })?;
         Ok(Self { file, path, events })
     }
@@ -68,7 +65,10 @@ impl Metrics {
         self.io(|file| file.sync_data())
     }
 
-    fn io(&mut self, act: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<(), FolderError> {
+    fn io(
+        &mut self,
+        act: impl FnOnce(&mut File) -> std::io::Result<()>,
+    ) -> Result<(), FolderError> {
         act(&mut self.file).map_err(|cause| FolderError::Io {
             action: "append to the file",
             cause,
@@ -80,7 +80,10 @@ impl Metrics {
     pub fn plot(&self, config: &TrainConfig) -> Result<(), FolderError> {
         let records = read_records(&config.out);
         let curve = |name: &str| -> Vec<(f64, f64)> {
-            records.iter().filter_map(|r| Some((r["step"].as_f64()?, r.get(name)?.as_f64()?))).collect()
+            records
+                .iter()
+                .filter_map(|r| Some((r["step"].as_f64()?, r.get(name)?.as_f64()?)))
+                .collect()
         };
         let curves: Vec<_> = LOSSES
             .iter()

@@ -27,7 +27,8 @@ pub struct OptimizerGroups {
 pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
     match config.recipe {
         Recipe::Warmup | Recipe::Stage1 => {
-            let of_stage_2 = path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
+            let of_stage_2 =
+                path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
             let frozen = config.freeze_llm && path.starts_with("llm.")
                 || config.freeze_vision && path.starts_with("visual.");
             !(of_stage_2 || frozen || path == "visual.proj")
@@ -82,7 +83,13 @@ impl OptimizerGroups {
         step: usize,
         optim: &OptimConfig,
     ) -> M {
-        module.map(&mut Update { path: Vec::new(), groups: self, gradients: &mut gradients, step, optim })
+        module.map(&mut Update {
+            path: Vec::new(),
+            groups: self,
+            gradients: &mut gradients,
+            step,
+            optim,
+        })
     }
 
     /// Moments as named values, for a checkpoint.
@@ -111,7 +118,8 @@ impl OptimizerGroups {
         for (path, ..) in paths.found {
             let name = checkpoint_name(&path);
             let part = |kind: &str| values(&format!("{kind}.{name}"));
-            let (Some(first), Some(second), Some(time)) = (part("moment_1"), part("moment_2"), part("time"))
+            let (Some(first), Some(second), Some(time)) =
+                (part("moment_1"), part("moment_2"), part("time"))
             else {
                 continue;
             };
@@ -119,8 +127,11 @@ impl OptimizerGroups {
                 let n = values.len();
                 Tensor::<1>::from_data(TensorData::new(values, [n]), device)
             };
-            let state =
-                LambState { time: time[0] as usize, moment_1: tensor(first), moment_2: tensor(second) };
+            let state = LambState {
+                time: time[0] as usize,
+                moment_1: tensor(first),
+                moment_2: tensor(second),
+            };
             self.state.insert(path, state);
         }
     }
@@ -130,7 +141,11 @@ impl OptimizerGroups {
 pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
     let mut paths = Paths::default();
     module.visit(&mut paths);
-    paths.found.into_iter().filter_map(|(path, n, is_trained)| is_trained.then_some((path, n))).collect()
+    paths
+        .found
+        .into_iter()
+        .filter_map(|(path, n, is_trained)| is_trained.then_some((path, n)))
+        .collect()
 }
 
 #[derive(Default)]
@@ -282,8 +297,10 @@ mod tests {
     use burn::nn::{Linear, LinearConfig};
 
     fn optim() -> OptimConfig {
-        toml::from_str("batch_size = 2\nsteps = 110\nwarmup_steps = 10\nlr_heads = 1.0\nlr_towers = 0.1")
-            .unwrap()
+        toml::from_str(
+            "batch_size = 2\nsteps = 110\nwarmup_steps = 10\nlr_heads = 1.0\nlr_towers = 0.1",
+        )
+        .unwrap()
     }
 
     #[test]

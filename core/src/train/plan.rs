@@ -66,10 +66,16 @@ pub struct Plan {
 ///
 /// # Errors
 /// When the sizes of its model cannot be read.
-pub fn plan_run(config: &TrainConfig, ranks: usize, sizes: Option<&Path>) -> Result<Plan, TrainError> {
+pub fn plan_run(
+    config: &TrainConfig,
+    ranks: usize,
+    sizes: Option<&Path>,
+) -> Result<Plan, TrainError> {
     let sizes = read_sizes(config, sizes)?;
-    let mut rates: Vec<f64> =
-        read_records(&config.out).iter().filter_map(|record| record["flops_per_sec"].as_f64()).collect();
+    let mut rates: Vec<f64> = read_records(&config.out)
+        .iter()
+        .filter_map(|record| record["flops_per_sec"].as_f64())
+        .collect();
     rates.sort_by(f64::total_cmp);
     Ok(plan(config, &sizes, ranks, rates.get(rates.len() / 2).copied()))
 }
@@ -116,7 +122,8 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         }
         (None, Some(peak)) => {
             let share = hardware.expected_share;
-            let source = format!("assumed: {:.0} % of {peak} TFLOP/s, nothing measured yet", 100.0 * share);
+            let source =
+                format!("assumed: {:.0} % of {peak} TFLOP/s, nothing measured yet", 100.0 * share);
             (Some((peak * 1e12 * share, source)), computed_flops_per_sample)
         }
         (None, None) => (None, flops_per_sample),
@@ -134,7 +141,9 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         static_bytes,
         activation_bytes_per_sample: activation_bytes,
         embedding_bytes,
-        total_bytes: static_bytes + embedding_bytes + passes * micro_batch as f64 * activation_bytes,
+        total_bytes: static_bytes
+            + embedding_bytes
+            + passes * micro_batch as f64 * activation_bytes,
         memory_bytes,
         largest_micro_batch: largest.map(|n| n.min(per_worker)).filter(|n| *n > 0),
         flops_per_sample,
@@ -149,7 +158,8 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
 
 /// What a rank sends when gradients are summed and embeddings gathered in a ring, as NCCL does it.
 fn sent_bytes(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, trained: usize) -> f64 {
-    let embeddings = if contrasts(config) { 2 * config.optim.batch_size * sizes.embed_dim } else { 0 };
+    let embeddings =
+        if contrasts(config) { 2 * config.optim.batch_size * sizes.embed_dim } else { 0 };
     F32.input * (2 * trained + embeddings) as f64 * (ranks - 1) as f64 / ranks as f64
 }
 
@@ -173,10 +183,13 @@ fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
             let block = 4 * c + linear(c, 3 * c) + linear(c, c) + linear(c, mlp) + linear(mlp, c);
             let n_norms = usize::from(v.ln_pre) + usize::from(v.ln_post);
             let class = usize::from(v.class_token) * c;
-            let ends = 3 * v.patch_size * v.patch_size * c + class + v.n_positions() * c + n_norms * 2 * c;
+            let ends =
+                3 * v.patch_size * v.patch_size * c + class + v.n_positions() * c + n_norms * 2 * c;
             (("visual.conv1", ends + v.num_hidden_layers * block), c * v.proj_dim.unwrap_or(0))
         }
-        VisionConfig::EfficientNetLite(lite) => (("visual.head.weight", lite_layers(lite).parameters), 0),
+        VisionConfig::EfficientNetLite(lite) => {
+            (("visual.head.weight", lite_layers(lite).parameters), 0)
+        }
     };
     let head = if l.tie_word_embeddings { 0 } else { l.vocab_size * h };
     let block = llama_matrices(l) + llama_biases(l) + 2 * h;
@@ -259,12 +272,14 @@ struct Passes {
 fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes {
     let n_patches = n_seen_patches(sizes, config);
     let embed = llama_flops(&sizes.llm, text_tokens + 1.0, 0.0);
-    let caption = |prefix: usize| llama_flops(&sizes.llm, prefix as f64 + text_tokens, text_tokens + 1.0);
+    let caption =
+        |prefix: usize| llama_flops(&sizes.llm, prefix as f64 + text_tokens, text_tokens + 1.0);
     let whole = sizes.n_whole_tokens(n_patches) + 1;
     let when = |is_done: bool, flops: f64| if is_done { flops } else { 0.0 };
     Passes {
         vision: when(
-            (config.recipe != Recipe::Warmup || config.distill.is_some()) && config.data.cache.is_none(),
+            (config.recipe != Recipe::Warmup || config.distill.is_some())
+                && config.data.cache.is_none(),
             vision_flops(sizes, n_patches),
         ),
         embed: when(contrasts(config), embed),
@@ -273,8 +288,10 @@ fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes
             Recipe::Warmup => when(!config.data.text.is_empty(), caption(1)),
             Recipe::Stage1 => when(config.objective != Objective::ClipOnly, caption(whole)),
             Recipe::Stage2Caption => {
-                let region = sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts;
-                let rehearsed = when(config.data.rehearse_stage_1, config.data.whole_image_share.into());
+                let region =
+                    sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts;
+                let rehearsed =
+                    when(config.data.rehearse_stage_1, config.data.whole_image_share.into());
                 caption(region) + rehearsed * caption(whole)
             }
             Recipe::Stage2Retrieval => 0.0,
@@ -297,7 +314,12 @@ pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: 
 
 /// Operations of a sample that are done a second time: its embeddings where several micro-batches are contrasted, and the
 /// blocks that were not kept.
-fn repeated_flops(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64, is_cut: bool) -> f64 {
+fn repeated_flops(
+    sizes: &MmGemConfig,
+    config: &TrainConfig,
+    text_tokens: f64,
+    is_cut: bool,
+) -> f64 {
     let Passes { vision, embed, phrase, caption } = passes(sizes, config, text_tokens);
     let embedded = if is_cut && contrasts(config) { vision + embed } else { 0.0 };
     let again = match config.recipe {
@@ -324,7 +346,8 @@ fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
     let (c, n_patches) = (v.hidden_size as f64, n_patches as f64);
     let seq = n_patches + f64::from(v.class_token);
     let block = 2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c;
-    2.0 * n_patches * 3.0 * (v.patch_size * v.patch_size) as f64 * c + v.num_hidden_layers as f64 * block
+    2.0 * n_patches * 3.0 * (v.patch_size * v.patch_size) as f64 * c
+        + v.num_hidden_layers as f64 * block
 }
 
 /// Operations of the language model's forward pass over a sequence, of which some positions are scored.
@@ -344,7 +367,8 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let region = (sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts) as f64;
     let pixels = 3.0 * sizes.vision.image_size().pow(2) as f64;
     let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
-    let (vision, caption) = (vision_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
+    let (vision, caption) =
+        (vision_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
     // Towers that learn or that a gradient goes through; what is scored; the frozen tower, which holds a block in passing.
     let (towers, head, passing) = match config.recipe {
         Recipe::Warmup => (vec![vision, caption(1.0)], head, None),

@@ -11,7 +11,8 @@ pub fn loss_plot(title: &str, curves: &[(String, Vec<(f64, f64)>)]) -> Result<St
         RGBColor(148, 103, 189),
         RGBColor(140, 86, 75),
     ];
-    let points = || curves.iter().flat_map(|(_, points)| points.iter()).filter(|(_, y)| y.is_finite());
+    let points =
+        || curves.iter().flat_map(|(_, points)| points.iter()).filter(|(_, y)| y.is_finite());
     let last_step = points().map(|(x, _)| *x).fold(1.0, f64::max);
     let highest = points().map(|(_, y)| *y).fold(0.0, f64::max);
     let mut svg = String::new();
@@ -30,9 +31,15 @@ pub fn loss_plot(title: &str, curves: &[(String, Vec<(f64, f64)>)]) -> Result<St
             chart
                 .draw_series(LineSeries::new(smooth, color.stroke_width(2)))?
                 .label(name.as_str())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+                .legend(move |(x, y)| {
+                    PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2))
+                });
         }
-        chart.configure_series_labels().border_style(BLACK).background_style(WHITE.mix(0.8)).draw()?;
+        chart
+            .configure_series_labels()
+            .border_style(BLACK)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
         area.present()?;
         Ok(())
     })()

@@ -11,7 +11,9 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 
 use super::cache::PatchCache;
-use super::collective::{Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0};
+use super::collective::{
+    Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0,
+};
 use super::config::{Recipe, TrainConfig};
 use super::data::{Batch, Batches};
 use super::metrics::Metrics;
@@ -171,8 +173,10 @@ pub fn train(
     // A folder seen over a network may look older from one machine than from another: rank 0 decides.
     let newest = store.steps().last().map_or(String::new(), usize::to_string);
     let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
-    let mut run =
-        together(group, Run::begin(config, device, commit, resume, newest, store, group, &mut report))?;
+    let mut run = together(
+        group,
+        Run::begin(config, device, commit, resume, newest, store, group, &mut report),
+    )?;
     run.check_same_start()?;
 
     let (sender, receiver) = sync_channel(AHEAD);
@@ -189,7 +193,11 @@ pub fn train(
 }
 
 /// Makes batches until the run is over or nobody listens any more.
-fn feed(mut batches: Batches, steps: std::ops::Range<usize>, sender: &std::sync::mpsc::SyncSender<Batch>) {
+fn feed(
+    mut batches: Batches,
+    steps: std::ops::Range<usize>,
+    sender: &std::sync::mpsc::SyncSender<Batch>,
+) {
     for step in steps {
         if sender.send(batches.batch(step)).is_err() {
             return;
@@ -198,19 +206,29 @@ fn feed(mut batches: Batches, steps: std::ops::Range<usize>, sender: &std::sync:
 }
 
 /// The next batch; none once the run is asked to stop.
-fn wait_for_batch(receiver: &Receiver<Batch>, signals: &Signals, step: usize, rank: usize) -> Option<Batch> {
+fn wait_for_batch(
+    receiver: &Receiver<Batch>,
+    signals: &Signals,
+    step: usize,
+    rank: usize,
+) -> Option<Batch> {
     let started = Instant::now();
     let mut told = 0;
     while !signals.stop.load(Ordering::Relaxed) {
         match receiver.recv_timeout(Duration::from_millis(100)) {
             Ok(batch) => return Some(batch),
-            Err(RecvTimeoutError::Disconnected) => panic!("the feeding thread ended before the last step"),
+            Err(RecvTimeoutError::Disconnected) => {
+                panic!("the feeding thread ended before the last step")
+            }
             Err(RecvTimeoutError::Timeout) => {}
         }
         let waited = started.elapsed().as_secs();
         if waited / STARVING_SECS > told {
             told = waited / STARVING_SECS;
-            tracing::warn!("rank {rank} has waited {waited} s for the samples of step {}", step + 1);
+            tracing::warn!(
+                "rank {rank} has waited {waited} s for the samples of step {}",
+                step + 1
+            );
         }
     }
     None
@@ -304,7 +322,8 @@ impl<'a> Run<'a> {
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
         let mut state = RunState::default();
         if let Some(step) = newest {
-            (trainee, state) = store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
+            (trainee, state) =
+                store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
         }
         let cache = match &config.data.cache {
             Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),
@@ -313,10 +332,12 @@ impl<'a> Run<'a> {
         if let Some(cache) = cache.as_ref().filter(|_| is_writer) {
             report(Progress::Note(format!("the cache knows {} views of photos", cache.len())));
         }
-        let batches =
-            Batches::open(config, &sizes, &tokenizer, group.rank(), group.size())?.with_cache(cache);
+        let batches = Batches::open(config, &sizes, &tokenizer, group.rank(), group.size())?
+            .with_cache(cache);
         if is_writer {
-            newest.iter().for_each(|step| report(Progress::Note(format!("going on after step {step}"))));
+            newest
+                .iter()
+                .for_each(|step| report(Progress::Note(format!("going on after step {step}"))));
             batches.warnings().into_iter().for_each(|warning| report(Progress::Note(warning)));
             report(Progress::Note(batches.describe()));
         }
@@ -350,7 +371,8 @@ impl<'a> Run<'a> {
     fn check_same_start(&self) -> Result<(), TrainError> {
         let own = [self.state.step as f64, checksum(self.trainee())];
         let ranks = exchange_numbers(self.group, &own)?;
-        let bits = |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+        let bits =
+            |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
         match ranks.iter().position(|numbers| bits(numbers) != bits(&ranks[0])) {
             Some(rank) => Err(TrainError::Collective(CollectiveError::Disagree(format!(
                 "rank {rank} begins with other weights than rank 0: is {} the same folder on both?",
@@ -397,7 +419,13 @@ impl<'a> Run<'a> {
             record["bad_steps"] = json!(self.state.bad_steps);
             record["unix_time"] = json!(unix_time());
             metrics.write(record)?;
-            report(Progress::Step { step: step + 1, steps, loss: done.loss, samples_per_sec, flops_per_sec });
+            report(Progress::Step {
+                step: step + 1,
+                steps,
+                loss: done.loss,
+                samples_per_sec,
+                flops_per_sec,
+            });
         }
         self.judge_waiting(seconds, &council, report);
         if self.bad_in_a_row > self.config.optim.max_bad_steps {
@@ -406,7 +434,12 @@ impl<'a> Run<'a> {
         let last = self.state.step == steps;
         self.check_usable(&batch, last)?;
 
-        if self.config.eval.as_ref().is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every)) {
+        if self
+            .config
+            .eval
+            .as_ref()
+            .is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every))
+        {
             let evaluated = self.evaluate(report);
             together(self.group, evaluated)?;
         }
@@ -419,8 +452,14 @@ impl<'a> Run<'a> {
     }
 
     /// Tells all ranks what this one has, and hears what they have.
-    fn consult(&self, batch: Option<&Batch>, signals: &Signals, waited: f64) -> Result<Council, TrainError> {
-        let mut own = batch.map_or([0.0; COUNTS], |batch| Totals::count(batch, self.config)).to_vec();
+    fn consult(
+        &self,
+        batch: Option<&Batch>,
+        signals: &Signals,
+        waited: f64,
+    ) -> Result<Council, TrainError> {
+        let mut own =
+            batch.map_or([0.0; COUNTS], |batch| Totals::count(batch, self.config)).to_vec();
         let flag = |is_set: bool| f64::from(u8::from(is_set));
         own.extend([
             batch.map_or(0, |batch| batch.n_skipped) as f64,
@@ -439,7 +478,8 @@ impl<'a> Run<'a> {
             ))));
         }
         let waited: Vec<f64> = column(1).collect();
-        let slowest = (0..waited.len()).max_by(|a, b| waited[*a].total_cmp(&waited[*b])).unwrap_or(0);
+        let slowest =
+            (0..waited.len()).max_by(|a, b| waited[*a].total_cmp(&waited[*b])).unwrap_or(0);
         Ok(Council {
             totals: Totals::add_up(&ranks),
             skipped: column(0).sum::<f64>() as usize,
@@ -460,8 +500,15 @@ impl<'a> Run<'a> {
             return Ok(Done { record, loss: f64::NAN, updated: false });
         }
         self.empty_in_a_row = 0;
-        let StepGradient { losses, total: loss, gradients } =
-            gradient(self.trainee(), batch, &council.totals, &self.sizes, config, &self.device, self.group)?;
+        let StepGradient { losses, total: loss, gradients } = gradient(
+            self.trainee(),
+            batch,
+            &council.totals,
+            &self.sizes,
+            config,
+            &self.device,
+            self.group,
+        )?;
         self.norm = global_norm(&gradients);
         let log_scale = floats_now(self.trainee().model.clamped_logit_scale().inner())[0];
         let mut record = json!({
@@ -496,8 +543,8 @@ impl<'a> Run<'a> {
     fn check_usable(&self, batch: &Batch, is_last: bool) -> Result<(), TrainError> {
         let RunState { step, empty_steps, bad_steps, .. } = self.state;
         let empty = self.empty_in_a_row;
-        let is_too_long =
-            self.epoch.is_some_and(|epoch| empty >= epoch) || empty > self.config.optim.max_bad_steps;
+        let is_too_long = self.epoch.is_some_and(|epoch| empty >= epoch)
+            || empty > self.config.optim.max_bad_steps;
         let has_learned = empty_steps + bad_steps < step;
         if empty > 0 && (is_too_long || (is_last && !has_learned)) {
             let why = batch.skipped.first().cloned().unwrap_or_else(|| "there is no data".into());
@@ -510,7 +557,12 @@ impl<'a> Run<'a> {
     }
 
     /// Says so when the device waits too much for its data.
-    fn judge_waiting(&mut self, seconds: f64, council: &Council, report: &mut impl FnMut(Progress)) {
+    fn judge_waiting(
+        &mut self,
+        seconds: f64,
+        council: &Council,
+        report: &mut impl FnMut(Progress),
+    ) {
         self.window.push((seconds, council.waited, council.slowest));
         if self.window.len() < WAIT_WINDOW {
             return;
@@ -543,12 +595,15 @@ impl<'a> Run<'a> {
     /// Scores on held-out photos, on rank 0.
     fn evaluate(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
         let model = self.trainee().model.valid();
-        let (Some(metrics), Some(eval)) = (&mut self.metrics, &self.config.eval) else { return Ok(()) };
+        let (Some(metrics), Some(eval)) = (&mut self.metrics, &self.config.eval) else {
+            return Ok(());
+        };
         let device = self.device.clone().inner();
         let session = Session::new(self.sizes.clone(), model, self.tokenizer.clone(), &device);
         let mut scores = evaluate(&session, self.config.recipe, &eval.shards, eval.limit)?;
         scores["step"] = json!(self.state.step);
-        metrics.write(&json!({ "eval": scores, "step": self.state.step, "unix_time": unix_time() }))?;
+        metrics
+            .write(&json!({ "eval": scores, "step": self.state.step, "unix_time": unix_time() }))?;
         report(Progress::Eval(scores));
         Ok(())
     }
@@ -591,8 +646,14 @@ fn unix_time() -> f64 {
 }
 
 /// The scores that a recipe is after, on held-out photos.
-fn evaluate(session: &Session, recipe: Recipe, shards: &[String], limit: usize) -> Result<Value, EvalError> {
-    let mut held_out = Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
+fn evaluate(
+    session: &Session,
+    recipe: Recipe,
+    shards: &[String],
+    limit: usize,
+) -> Result<Value, EvalError> {
+    let mut held_out =
+        Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
     held_out.truncate(limit);
     let tick = &mut |_: &'static str, _, _| {};
     let decoding = Decoding::default();

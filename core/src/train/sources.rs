@@ -61,13 +61,17 @@ impl Sources {
     /// Opens the sources of a run's config.
     pub fn open(config: &TrainConfig) -> Result<Self, SourceError> {
         let sources = config.data.sources();
-        let list =
-            sources.iter().map(|mix| Source::open(mix, config)).collect::<Result<Vec<_>, SourceError>>()?;
+        let list = sources
+            .iter()
+            .map(|mix| Source::open(mix, config))
+            .collect::<Result<Vec<_>, SourceError>>()?;
         let weights: Vec<f64> = sources.iter().map(|mix| mix.weight).collect();
         let mixture = match weights.is_empty() {
             true => None,
             false => Some(Mixture::new(&weights, config.seed).ok_or_else(|| {
-                SourceError::Mixture(format!("mix: of the weights {weights:?} one is below a thousandth"))
+                SourceError::Mixture(format!(
+                    "mix: of the weights {weights:?} one is below a thousandth"
+                ))
             })?),
         };
         if list.len() > 1
@@ -85,7 +89,8 @@ impl Sources {
 
     /// Samples of an epoch of the source that ends last; none where shards cannot be counted.
     pub fn epoch(&self) -> Option<usize> {
-        let of = |(source, share): (&Source, f64)| Some((source.len()? as f64 / share).ceil() as usize);
+        let of =
+            |(source, share): (&Source, f64)| Some((source.len()? as f64 / share).ceil() as usize);
         let shares = (0..self.list.len()).map(|source| self.share(source));
         self.list.iter().zip(shares).map(of).try_fold(0, |most, epoch| Some(most.max(epoch?)))
     }
@@ -133,7 +138,9 @@ impl Sources {
     /// What is to be said of commands that write more than they count as, once a lane.
     pub fn take_warnings(&mut self) -> Vec<String> {
         let of = |source: &mut Source| match source {
-            Source::Streams { lanes, .. } => lanes.iter_mut().filter_map(Lane::take_warning).collect(),
+            Source::Streams { lanes, .. } => {
+                lanes.iter_mut().filter_map(Lane::take_warning).collect()
+            }
             _ => Vec::new(),
         };
         self.list.iter_mut().flat_map(of).collect()
@@ -156,7 +163,9 @@ impl Sources {
     pub fn read(&self, pick: &Pick) -> Result<Raw, String> {
         match pick {
             Pick::At { source, idx } => match &self.list[*source] {
-                Source::Shards { samples, .. } => from_sample(samples.read(*idx).map_err(|e| e.to_string())?),
+                Source::Shards { samples, .. } => {
+                    from_sample(samples.read(*idx).map_err(|e| e.to_string())?)
+                }
                 Source::Genome { photos, .. } => {
                     let (record, image) = photos.read(*idx).map_err(|e| e.to_string())?;
                     Ok(Raw { record, image, teacher: None, regions_only: true })
@@ -188,11 +197,12 @@ impl Source {
             let samples = Samples::open(&mix.shards, data.limit_per_shard)?;
             return Ok(Self::Shards { samples, order });
         };
-        let samples_per_shard = mix.samples_per_shard.or(data.samples_per_shard).ok_or_else(|| {
-            SourceError::Mixture(
-                "shards from commands want `samples_per_shard`: they cannot be counted".into(),
-            )
-        })?;
+        let samples_per_shard =
+            mix.samples_per_shard.or(data.samples_per_shard).ok_or_else(|| {
+                SourceError::Mixture(
+                    "shards from commands want `samples_per_shard`: they cannot be counted".into(),
+                )
+            })?;
         if commands.len() < data.lanes {
             return Err(SourceError::Mixture(format!(
                 "{} commands for {} lanes; wanted at least one for each",
@@ -225,7 +235,11 @@ impl Source {
             Self::Shards { samples, .. } => format!("{} photos", samples.len()),
             Self::Genome { photos, .. } => format!("{} photos of Visual Genome", photos.len()),
             Self::Streams { streams, .. } => {
-                format!("{} commands of {} photos", streams.commands.len(), streams.samples_per_shard)
+                format!(
+                    "{} commands of {} photos",
+                    streams.commands.len(),
+                    streams.samples_per_shard
+                )
             }
         }
     }

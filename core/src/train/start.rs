@@ -18,11 +18,16 @@ use crate::model::MmGem;
 use crate::tokenizer::{Tokenizer, train_bpe};
 
 /// The model a run starts from; a run that goes on takes sizes and tokenizer from its own records.
-pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Result<ModelFolder, TrainError> {
+pub fn start_model(
+    config: &TrainConfig,
+    resumed: bool,
+    device: &Device,
+) -> Result<ModelFolder, TrainError> {
     let source: &ModelSource = &config.model;
     if resumed {
-        let sizes =
-            MmGemConfig::from_json(&String::from_utf8_lossy(&read(&config.out.join("config.json"))?))?;
+        let sizes = MmGemConfig::from_json(&String::from_utf8_lossy(&read(
+            &config.out.join("config.json"),
+        )?))?;
         let tokenizer_json = read(&config.out.join("tokenizer.json"))?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
         // The values follow from the checkpoint.
@@ -37,9 +42,9 @@ pub fn start_model(config: &TrainConfig, resumed: bool, device: &Device) -> Resu
         let mut start = ModelFolder::read(folder, device)?;
         start.model = match config.recipe {
             // Stage 2's h4 belongs to the h1 that it was trained on.
-            Recipe::Stage1 => {
-                fresh_where(start.model, &start.config, config.seed, &|path| path.starts_with("h4."))
-            }
+            Recipe::Stage1 => fresh_where(start.model, &start.config, config.seed, &|path| {
+                path.starts_with("h4.")
+            }),
             _ => start.model,
         };
         if config.trains_prompts() && !source.keep_prompts {
@@ -129,10 +134,17 @@ struct Change {
 impl Change {
     fn is_allowed(&self) -> bool {
         const CARE: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE: [&str; 5] =
-            ["optim.steps", "optim.workers", "optim.micro_batch", "optim.recompute", "optim.max_bad_steps"];
+        const FREE: [&str; 5] = [
+            "optim.steps",
+            "optim.workers",
+            "optim.micro_batch",
+            "optim.recompute",
+            "optim.max_bad_steps",
+        ];
         let float = |value: &Option<toml::Value>| {
-            value.as_ref().and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)))
+            value
+                .as_ref()
+                .and_then(|value| value.as_float().or(value.as_integer().map(|n| n as f64)))
         };
         let (old, new) = (float(&self.old), float(&self.new));
         let key = self.key.as_str();
@@ -148,14 +160,20 @@ impl Change {
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text =
-            |value: &Option<toml::Value>| value.as_ref().map_or("absent".into(), toml::Value::to_string);
+        let text = |value: &Option<toml::Value>| {
+            value.as_ref().map_or("absent".into(), toml::Value::to_string)
+        };
         write!(f, "{} was {}, is {}", self.key, text(&self.old), text(&self.new))
     }
 }
 
 /// The innermost keys whose values differ, as `table.key`.
-fn differences(key: &str, old: Option<&toml::Value>, new: Option<&toml::Value>, found: &mut Vec<Change>) {
+fn differences(
+    key: &str,
+    old: Option<&toml::Value>,
+    new: Option<&toml::Value>,
+    found: &mut Vec<Change>,
+) {
     if let (Some(toml::Value::Table(old)), Some(toml::Value::Table(new))) = (old, new) {
         let added = new.keys().filter(|name| !old.contains_key(*name));
         for name in old.keys().chain(added) {
@@ -174,10 +192,13 @@ pub fn history(
     state: &RunState,
     first: usize,
 ) -> Result<String, FolderError> {
-    let mut runs: Vec<Value> = match config.model.from.as_ref().map(|from| from.join("training.json")) {
-        Some(path) if path.is_file() => serde_json::from_slice(&read(&path)?).unwrap_or_default(),
-        _ => Vec::new(),
-    };
+    let mut runs: Vec<Value> =
+        match config.model.from.as_ref().map(|from| from.join("training.json")) {
+            Some(path) if path.is_file() => {
+                serde_json::from_slice(&read(&path)?).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
     runs.push(json!({
         "recipe": config.recipe,
         "config": config,

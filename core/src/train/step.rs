@@ -97,7 +97,8 @@ impl Pairs {
 
     /// One after the other.
     fn join(pairs: &[Self]) -> Option<Self> {
-        let side = |of: fn(&Self) -> &Tensor<2>| Tensor::cat(pairs.iter().map(of).cloned().collect(), 0);
+        let side =
+            |of: fn(&Self) -> &Tensor<2>| Tensor::cat(pairs.iter().map(of).cloned().collect(), 0);
         (!pairs.is_empty()).then(|| Self {
             visual: side(|pair| &pair.visual),
             text: side(|pair| &pair.text),
@@ -122,7 +123,8 @@ impl Trainee {
     /// The modules of a run around a model.
     pub fn new(model: MmGem, sizes: &MmGemConfig, config: &TrainConfig, device: &Device) -> Self {
         let head = config.distill.as_ref().map(|distill| {
-            let head = LinearConfig::new(sizes.vision.hidden_size(), distill.hidden_size).init(device);
+            let head =
+                LinearConfig::new(sizes.vision.hidden_size(), distill.hidden_size).init(device);
             crate::init::fresh(head, sizes, config.seed)
         });
         let bias = || Param::from_tensor(Tensor::from_floats([LOGIT_BIAS_INIT], device));
@@ -165,8 +167,11 @@ impl Trainee {
         let queries = part.queries();
         let text = self.model.text_embed(&TokenBatch::new(&queries, device));
         let photos = Pairs { visual, text, keys: text_keys(&queries) };
-        let contrasts_regions = config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
-        let (Some(phrase_embed), true) = (phrase_embed, contrasts_regions) else { return Some(photos) };
+        let contrasts_regions =
+            config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
+        let (Some(phrase_embed), true) = (phrase_embed, contrasts_regions) else {
+            return Some(photos);
+        };
         let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
         let regions = Pairs {
             visual: self.model.image_embed(&pool, roi),
@@ -177,7 +182,12 @@ impl Trainee {
     }
 
     /// Embeddings of the phrases whose places are known, where the run learns from them.
-    fn phrase_embed(&self, part: BatchPart, config: &TrainConfig, device: &Device) -> Option<Tensor<2>> {
+    fn phrase_embed(
+        &self,
+        part: BatchPart,
+        config: &TrainConfig,
+        device: &Device,
+    ) -> Option<Tensor<2>> {
         config.grounding.as_ref()?;
         let queries = part.phrase_queries();
         (!queries.is_empty()).then(|| self.model.text_embed(&TokenBatch::new(&queries, device)))
@@ -212,20 +222,32 @@ impl Trainee {
             let patches = self.patches(part, sizes, device);
             let texts = part.texts();
             let phrase_embed = self.phrase_embed(part, config, device);
-            forward.pairs = self.embed(part, &patches, phrase_embed.as_ref(), sizes, config, device);
+            forward.pairs =
+                self.embed(part, &patches, phrase_embed.as_ref(), sizes, config, device);
             match config.recipe {
                 Recipe::Warmup | Recipe::Stage2Retrieval => {}
                 Recipe::Stage1 => {
-                    if let (Some(grounding), Some(phrase_embed)) = (&config.grounding, phrase_embed) {
+                    if let (Some(grounding), Some(phrase_embed)) = (&config.grounding, phrase_embed)
+                    {
                         let grounded = part.with_phrase();
-                        let value =
-                            self.grounding_mean(part, rows(patches.clone(), &grounded), phrase_embed, device);
+                        let value = self.grounding_mean(
+                            part,
+                            rows(patches.clone(), &grounded),
+                            phrase_embed,
+                            device,
+                        );
                         let (count, weight) = (grounded.len(), grounding.weight);
-                        forward.means.push(MeanLoss { name: "loss_grounding", value, count, weight });
+                        forward.means.push(MeanLoss {
+                            name: "loss_grounding",
+                            value,
+                            count,
+                            weight,
+                        });
                         if grounding.caption_weight > 0.0 {
                             let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
                             let phrases = part.phrases();
-                            let mut mean = self.caption_mean("loss_phrase", roi, Stage::Two, &phrases, sizes);
+                            let mut mean =
+                                self.caption_mean("loss_phrase", roi, Stage::Two, &phrases, sizes);
                             mean.weight = grounding.caption_weight;
                             forward.means.push(mean);
                         }
@@ -234,16 +256,30 @@ impl Trainee {
                     if config.objective != Objective::ClipOnly && !captioned.is_empty() {
                         let texts: Vec<Vec<u32>> =
                             captioned.iter().map(|photo| texts[*photo].clone()).collect();
-                        let tokens = self.model.whole_tokens(&pool, rows(patches.clone(), &captioned));
-                        forward.means.push(self.caption_mean("loss_gen", tokens, Stage::One, &texts, sizes));
+                        let tokens =
+                            self.model.whole_tokens(&pool, rows(patches.clone(), &captioned));
+                        forward.means.push(self.caption_mean(
+                            "loss_gen",
+                            tokens,
+                            Stage::One,
+                            &texts,
+                            sizes,
+                        ));
                     }
                 }
                 Recipe::Stage2Caption => {
                     let roi = pool.roi_align(patches.clone(), &part.regions());
-                    forward.means.push(self.caption_mean("loss_gen", roi, Stage::Two, &texts, sizes));
+                    forward.means.push(self.caption_mean(
+                        "loss_gen",
+                        roi,
+                        Stage::Two,
+                        &texts,
+                        sizes,
+                    ));
                     let whole = part.whole();
                     if config.data.rehearse_stage_1 && !whole.is_empty() {
-                        let texts: Vec<Vec<u32>> = whole.iter().map(|photo| texts[*photo].clone()).collect();
+                        let texts: Vec<Vec<u32>> =
+                            whole.iter().map(|photo| texts[*photo].clone()).collect();
                         let tokens = self.model.whole_tokens(&pool, rows(patches.clone(), &whole));
                         forward.means.push(self.caption_mean(
                             "loss_rehearsal",
@@ -263,9 +299,15 @@ impl Trainee {
                 let found = head.forward(rows(patches, &taught));
                 let count = taught.len();
                 if distill.mean_weight > 0.0 {
-                    let value = cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
+                    let value =
+                        cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
                     let weight = distill.mean_weight;
-                    forward.means.push(MeanLoss { name: "loss_distill_mean", value, count, weight });
+                    forward.means.push(MeanLoss {
+                        name: "loss_distill_mean",
+                        value,
+                        count,
+                        weight,
+                    });
                 }
                 let (value, weight) = (cosine_distance(found, wanted), distill.weight);
                 forward.means.push(MeanLoss { name: "loss_distill", value, count, weight });
@@ -358,7 +400,8 @@ pub fn gradient(
             let (to_meeting, pairs) = channel();
             let (to_part, from_meeting) = channel();
             // Leaves of its own keep the graph of each thread apart.
-            let mut leaves = OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
+            let mut leaves =
+                OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
             let trainee = trainee.clone().map(&mut leaves);
             let run = move || {
                 #[cfg(feature = "cpu")]
@@ -417,17 +460,23 @@ pub const COUNTS: usize = 9;
 
 impl Totals {
     /// Counts the batches of all ranks.
-    pub fn new(batch: &Batch, config: &TrainConfig, group: &dyn Collective) -> Result<Self, CollectiveError> {
+    pub fn new(
+        batch: &Batch,
+        config: &TrainConfig,
+        group: &dyn Collective,
+    ) -> Result<Self, CollectiveError> {
         Ok(Self::add_up(&exchange_numbers(group, &Self::count(batch, config))?))
     }
 
     /// The numbers of one rank's batch.
     pub fn count(batch: &Batch, config: &TrainConfig) -> [f64; COUNTS] {
         let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
-        let tokens =
-            |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize { texts.map(|ids| ids.len() + 1).sum() };
+        let tokens = |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize {
+            texts.map(|ids| ids.len() + 1).sum()
+        };
         let phrases = whole.phrases();
-        let contrasts_regions = config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
+        let contrasts_regions =
+            config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
         [
             batch.samples.len(),
             batch.lines.len(),
@@ -508,9 +557,12 @@ impl Worker<'_> {
             return self.backward(forward, gradient);
         }
         let (plain, plain_device) = (trainee.valid(), device.clone().inner());
-        let pairs: Vec<Option<Pairs>> =
-            micros.iter().map(|micro| plain.embed_only(*micro, sizes, config, &plain_device)).collect();
-        let n_pairs: Vec<usize> = pairs.iter().map(|pairs| pairs.as_ref().map_or(0, Pairs::len)).collect();
+        let pairs: Vec<Option<Pairs>> = micros
+            .iter()
+            .map(|micro| plain.embed_only(*micro, sizes, config, &plain_device))
+            .collect();
+        let n_pairs: Vec<usize> =
+            pairs.iter().map(|pairs| pairs.as_ref().map_or(0, Pairs::len)).collect();
         let pairs: Vec<Pairs> = pairs.into_iter().flatten().collect();
         to_meeting.send(Pairs::join(&pairs)).expect("the meeting outlives the workers");
         let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
@@ -520,7 +572,8 @@ impl Worker<'_> {
             let range = start..start + n;
             start += n;
             let gradient = gradient.as_ref().filter(|_| n > 0);
-            let gradient = gradient.map(|pair| pair.clone().map(|side| side.slice(s![range.clone()])));
+            let gradient =
+                gradient.map(|pair| pair.clone().map(|side| side.slice(s![range.clone()])));
             let forward = self.forward(micro);
             done.add(self.backward(forward, gradient));
         }
@@ -580,13 +633,17 @@ fn meet(
     // A part that holds lines of text alone has none.
     let present: Vec<Pairs> = pairs.iter().flatten().cloned().collect();
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
-    let Pairs { visual, text, keys } =
-        Pairs::join(&present).unwrap_or_else(|| Pairs { visual: none(), text: none(), keys: Vec::new() });
+    let Pairs { visual, text, keys } = Pairs::join(&present).unwrap_or_else(|| Pairs {
+        visual: none(),
+        text: none(),
+        keys: Vec::new(),
+    });
     let keys = config.ignore_same_texts.then_some(&keys[..]);
     let log_scale = trainee.model.clamped_logit_scale();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
-    let met = contrast(visual, text, log_scale.clone().inner(), plain_bias, keys, &totals.rows, group)?;
+    let met =
+        contrast(visual, text, log_scale.clone().inner(), plain_bias, keys, &totals.rows, group)?;
     step.losses.push(("loss_emb", met.loss));
     step.total += met.loss;
     let mut back = |value: Tensor<1>, gradient: f64| {
@@ -603,7 +660,10 @@ fn meet(
         let n = pairs.len();
         let range = start..start + n;
         start += n;
-        [met.visual_gradient.clone().slice(s![range.clone()]), met.text_gradient.clone().slice(s![range])]
+        [
+            met.visual_gradient.clone().slice(s![range.clone()]),
+            met.text_gradient.clone().slice(s![range]),
+        ]
     };
     Ok(pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect())
 }
@@ -633,7 +693,11 @@ fn add_up(sums: &mut GradientMap, gradients: GradientMap) {
 
 impl StepGradient {
     /// Adds up what each rank found.
-    fn over_all_ranks(mut self, trainee: &Trainee, group: &dyn Collective) -> Result<Self, CollectiveError> {
+    fn over_all_ranks(
+        mut self,
+        trainee: &Trainee,
+        group: &dyn Collective,
+    ) -> Result<Self, CollectiveError> {
         if group.size() == 1 {
             return Ok(self);
         }
@@ -642,9 +706,14 @@ impl StepGradient {
         let mut own = vec![self.total];
         for name in LOSSES {
             let found = self.losses.iter().find(|(known, _)| *known == name);
-            own.extend([f64::from(u8::from(found.is_some())), found.map_or(0.0, |(_, value)| *value)]);
+            own.extend([
+                f64::from(u8::from(found.is_some())),
+                found.map_or(0.0, |(_, value)| *value),
+            ]);
         }
-        own.extend(shapes.keys().map(|path| f64::from(u8::from(self.gradients.contains_key(path)))));
+        own.extend(
+            shapes.keys().map(|path| f64::from(u8::from(self.gradients.contains_key(path)))),
+        );
         let ranks = exchange_numbers(group, &own)?;
         let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
 
@@ -680,11 +749,13 @@ impl ModuleMapper for OwnLeaves {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let trained = param.is_require_grad();
-        let is_exact =
-            |name: &String| matches!(name.as_str(), "gamma" | "beta" | "logit_scale" | "logit_bias");
+        let is_exact = |name: &String| {
+            matches!(name.as_str(), "gamma" | "beta" | "logit_scale" | "logit_bias")
+        };
         let (id, tensor, mapper) = param.consume();
         let values = tensor.inner();
-        let values = if self.path.last().is_some_and(is_exact) { values } else { values.cast(self.dtype) };
+        let values =
+            if self.path.last().is_some_and(is_exact) { values } else { values.cast(self.dtype) };
         let tensor = Tensor::from_inner(values);
         Param::from_mapped_value(id, if trained { tensor.require_grad() } else { tensor }, mapper)
     }

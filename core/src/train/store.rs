@@ -62,7 +62,11 @@ impl Store {
             write_atomic(&temporary.join("optimizer.safetensors"), &moments)?;
             let state = serde_json::to_vec_pretty(state).expect("a plain struct serialises");
             write_atomic(&temporary.join("state.json"), &state)?;
-            let io = |cause| FolderError::Io { action: "finish the checkpoint", cause, path: whole.clone() };
+            let io = |cause| FolderError::Io {
+                action: "finish the checkpoint",
+                cause,
+                path: whole.clone(),
+            };
             fs::rename(&temporary, &whole).map_err(io)?;
             sync_dir(Some(&self.folder)).map_err(io)
         })();

@@ -28,7 +28,9 @@ impl EventFile {
 
     /// Appends every number of a line.
     pub fn write(&mut self, line: &Value) -> io::Result<()> {
-        let (Some(line), Some(step)) = (line.as_object(), line["step"].as_u64()) else { return Ok(()) };
+        let (Some(line), Some(step)) = (line.as_object(), line["step"].as_u64()) else {
+            return Ok(());
+        };
         let summary = match line.get("eval").and_then(Value::as_object) {
             Some(scores) => summary("eval/", scores),
             None => summary("train/", line),
@@ -57,7 +59,9 @@ impl EventFile {
 fn summary(prefix: &str, numbers: &Map<String, Value>) -> Vec<u8> {
     let mut summary = Vec::new();
     for (name, value) in numbers {
-        let Some(number) = value.as_f64().filter(|_| !matches!(name.as_str(), "step" | "unix_time")) else {
+        let Some(number) =
+            value.as_f64().filter(|_| !matches!(name.as_str(), "step" | "unix_time"))
+        else {
             continue;
         };
         let mut entry = Vec::new();
@@ -91,7 +95,9 @@ fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
 /// CRC-32C, rotated and shifted as the record format wants it.
 fn masked_crc(bytes: &[u8]) -> u32 {
     let crc = !bytes.iter().fold(!0u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg())
+        })
     });
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }

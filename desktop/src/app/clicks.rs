@@ -84,7 +84,8 @@ impl Clicks {
     }
 
     fn show(&mut self) -> Option<BoxPx> {
-        let (point, boxes) = self.told.as_ref().filter(|(point, _)| self.waiting == Some(*point))?;
+        let (point, boxes) =
+            self.told.as_ref().filter(|(point, _)| self.waiting == Some(*point))?;
         self.clicked = Some((*point, boxes.clone(), 0));
         self.waiting = None;
         Some(boxes[0])

@@ -76,7 +76,9 @@ impl Grid {
             Step::Right => (from + 1).min(last),
             Step::Up => from.checked_sub(self.n_columns).unwrap_or(from),
             // From the last row but one to the last cell, where nothing is straight below.
-            Step::Down if from / self.n_columns + 1 < self.n_rows() => (from + self.n_columns).min(last),
+            Step::Down if from / self.n_columns + 1 < self.n_rows() => {
+                (from + self.n_columns).min(last)
+            }
             Step::Down => from,
             Step::PageUp => from.saturating_sub(page).max(from % self.n_columns).min(last),
             Step::PageDown => (from + page).min(last),
@@ -122,7 +124,8 @@ impl Fit {
 
     /// A box of the photo on the screen: `[x0, y0, x1, y1]` in points.
     pub fn on_screen(&self, box_px: BoxPx) -> [f32; 4] {
-        let at = |i: usize| self.left_top[i % 2] + box_px[i] / self.size_px[i % 2] * self.size[i % 2];
+        let at =
+            |i: usize| self.left_top[i % 2] + box_px[i] / self.size_px[i % 2] * self.size[i % 2];
         [at(0), at(1), at(2), at(3)]
     }
 
@@ -192,7 +195,8 @@ impl Zoom {
 
     /// Pulled by some points of the screen.
     pub fn pulled(&self, by: [f32; 2], whole: &Fit, room: [f32; 4]) -> Self {
-        let middle = [0, 1].map(|i| self.middle[i] - by[i] / (whole.size[i] * self.times).max(1e-6));
+        let middle =
+            [0, 1].map(|i| self.middle[i] - by[i] / (whole.size[i] * self.times).max(1e-6));
         Self { middle, ..*self }.inside(whole, room)
     }
 
@@ -246,8 +250,9 @@ mod tests {
     #[test]
     fn steps_stay_in_the_grid() {
         let grid = Grid::new(20, 1000.0, 150.0);
-        let check =
-            |from, step, to| assert_eq!(grid.step(from, step, 2.0 * grid.row_height()), to, "{step:?}");
+        let check = |from, step, to| {
+            assert_eq!(grid.step(from, step, 2.0 * grid.row_height()), to, "{step:?}")
+        };
         check(0, Step::Left, 0);
         check(19, Step::Right, 19);
         check(3, Step::Up, 3);
@@ -289,9 +294,15 @@ mod tests {
         let seen = zoom.seen(&whole, room);
         assert_eq!((seen.size, seen.left_top[0] <= 100.0), ([800.0, 400.0], true));
         let corner = seen.on_screen(box_px);
-        assert!((corner[2] - pointer[0]).abs() < 1e-3 && (corner[3] - pointer[1]).abs() < 1e-3, "{corner:?}");
+        assert!(
+            (corner[2] - pointer[0]).abs() < 1e-3 && (corner[3] - pointer[1]).abs() < 1e-3,
+            "{corner:?}"
+        );
         assert_eq!(zoom.enlarged(0.01, pointer, &whole, room), Zoom::default(), "all of it again");
-        assert_eq!(zoom.enlarged(999.0, pointer, &whole, room).seen(&whole, room).size, [3200.0, 1600.0]);
+        assert_eq!(
+            zoom.enlarged(999.0, pointer, &whole, room).seen(&whole, room).size,
+            [3200.0, 1600.0]
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use eframe::egui;
 use egui::{
-    Align2, Color32, CornerRadius, FontId, Margin, Pos2, Rect, Role, ScrollArea, Sense, Stroke, StrokeKind,
-    Ui, Vec2, WidgetInfo,
+    Align2, Color32, CornerRadius, FontId, Margin, Pos2, Rect, Role, ScrollArea, Sense, Stroke,
+    StrokeKind, Ui, Vec2, WidgetInfo,
 };
 use mmgem_core::image::BoxPx;
 
@@ -39,7 +39,8 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
     let outer = ui.available_rect_before_wrap();
     let bar = ui.spacing().scroll.allocated_width();
     let grid = Grid::new(n_cells, outer.width() - bar, window.cell_side);
-    let mut area = ScrollArea::vertical().auto_shrink(false).content_margin(Margin::ZERO).id_salt("grid");
+    let mut area =
+        ScrollArea::vertical().auto_shrink(false).content_margin(Margin::ZERO).id_salt("grid");
     if let Some(top) = scroll_to(window, &grid) {
         area = area.vertical_scroll_offset(top as f32);
     }
@@ -52,8 +53,10 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
         let visible = grid.visible(top, f64::from(viewport.height()));
         for at in visible.clone() {
             let [x, y] = grid.place(at, top);
-            let rect =
-                Rect::from_min_size(outer.min + Vec2::new(x, y), Vec2::new(grid.side, grid.side + LINE));
+            let rect = Rect::from_min_size(
+                outer.min + Vec2::new(x, y),
+                Vec2::new(grid.side, grid.side + LINE),
+            );
             deed = cell(window, ui, at, rect).or(deed.take());
         }
         // And those of the page below, where one scrolls next.
@@ -117,8 +120,11 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
     }
     let wants_more = line(ui, hit, &name, more, scored, rect, id);
     if selected || response.hovered() {
-        let color =
-            if selected { ui.visuals().selection.stroke.color } else { ui.visuals().weak_text_color() };
+        let color = if selected {
+            ui.visuals().selection.stroke.color
+        } else {
+            ui.visuals().weak_text_color()
+        };
         let stroke = Stroke::new(if selected { 3.0 } else { 1.0 }, color);
         ui.painter().rect_stroke(picture, corners, stroke, StrokeKind::Outside);
     }
@@ -138,14 +144,27 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
 }
 
 /// The name below a picture, the score, and how many more files have the same picture; whether those were clicked.
-fn line(ui: &Ui, hit: &Ranked, name: &str, more: More, scored: bool, rect: Rect, id: egui::Id) -> bool {
+fn line(
+    ui: &Ui,
+    hit: &Ranked,
+    name: &str,
+    more: More,
+    scored: bool,
+    rect: Rect,
+    id: egui::Id,
+) -> bool {
     let (font, color) = (FontId::proportional(12.0), ui.visuals().weak_text_color());
     let y = rect.max.y - LINE / 2.0;
     let mut right = rect.max.x;
     if scored {
         let score = format!("{:.2}", hit.score);
-        let painted =
-            ui.painter().text(Pos2::new(right, y), Align2::RIGHT_CENTER, score, font.clone(), color);
+        let painted = ui.painter().text(
+            Pos2::new(right, y),
+            Align2::RIGHT_CENTER,
+            score,
+            font.clone(),
+            color,
+        );
         right = painted.min.x - 6.0;
     }
     let mut clicked = false;
@@ -190,8 +209,7 @@ pub fn name_job(name: &str, font: FontId, color: Color32) -> egui::text::LayoutJ
 /// text around it, which is read from left to right.
 fn directions(text: &str) -> Vec<&str> {
     // Hebrew, Arabic, Syriac, Thaana, N'Ko and their forms for presentation.
-    let is_leftward =
-        |c: char| matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}');
+    let is_leftward = |c: char| matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}');
     let mut pieces = Vec::new();
     let (mut start, mut leftward) = (0, false);
     for (at, c) in text.char_indices() {
@@ -245,7 +263,9 @@ fn menu(ui: &mut Ui, at: usize, more: More) -> Option<Deed> {
         More::Unfolded => Some(("Show one for all with this picture".to_owned(), Deed::Unfold(at))),
     };
     let mut deed = None;
-    for (label, done) in entries.map(|(label, done)| (label.to_owned(), done)).into_iter().chain(unfold) {
+    for (label, done) in
+        entries.map(|(label, done)| (label.to_owned(), done)).into_iter().chain(unfold)
+    {
         if ui.button(label).clicked() {
             deed = Some(done);
             ui.close();

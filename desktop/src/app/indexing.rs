@@ -95,13 +95,15 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
     let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
         job.folders.iter().cloned().partition(|folder| folder.is_dir());
     for folder in missing {
-        let why = "this folder is not there; is its drive connected? Its photos stay in the library";
+        let why =
+            "this folder is not there; is its drive connected? Its photos stay in the library";
         reporter.tell(IndexNews::Problem(folder, why.into()));
     }
     let dim = job.context.session.config().embed_dim;
     let mut library = Library::open(&job.library, job.context.fingerprint, dim)?;
     // What `mmgem index` was told to leave out is left out here too.
-    let roots = there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>>>()?;
+    let roots =
+        there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>>>()?;
     let found = walk(&roots, true)?;
     if let Some(left_out) = found.left_out.in_words() {
         reporter.tell(IndexNews::LeftOut(left_out));

@@ -87,8 +87,9 @@ fn folders(window: &mut Window, ui: &mut Ui) {
     for (at, folder) in window.state.settings.folders.iter().enumerate() {
         ui.horizontal(|ui| {
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
-                let forget =
-                    ui.small_button("×").on_hover_text("Look for changes here no more; its photos stay");
+                let forget = ui
+                    .small_button("×")
+                    .on_hover_text("Look for changes here no more; its photos stay");
                 if forget.accessible_name(format!("Forget {}", shown(folder))).clicked() {
                     gone = Some(at);
                 }
@@ -107,13 +108,18 @@ fn folders(window: &mut Window, ui: &mut Ui) {
     }
     ui.horizontal(|ui| {
         let width = ui.available_width() - 110.0;
-        let field =
-            TextEdit::singleline(&mut window.folder_text).hint_text("path of a folder").desired_width(width);
+        let field = TextEdit::singleline(&mut window.folder_text)
+            .hint_text("path of a folder")
+            .desired_width(width);
         let response = ui.add(field).accessible_name("Folder to add");
-        let entered = response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
+        let entered =
+            response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
         let typed = !window.folder_text.trim().is_empty();
         let open = window.state.catalogue().is_some();
-        if (ui.add_enabled(typed && open, Button::new("Add folder")).clicked() || entered) && typed && open {
+        if (ui.add_enabled(typed && open, Button::new("Add folder")).clicked() || entered)
+            && typed
+            && open
+        {
             let folder = from_home(window.folder_text.trim());
             window.folder_text.clear();
             window.state.add_folder(folder);
@@ -164,9 +170,11 @@ fn model(window: &mut Window, ui: &mut Ui) {
     ui.horizontal(|ui| {
         let width = ui.available_width() - 110.0;
         let hint = "folder of a model; empty: the embedded one";
-        let field = TextEdit::singleline(&mut window.model_text).hint_text(hint).desired_width(width);
+        let field =
+            TextEdit::singleline(&mut window.model_text).hint_text(hint).desired_width(width);
         let response = ui.add(field).accessible_name("Folder of the model");
-        let entered = response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
+        let entered =
+            response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
         if ui.button("Open model").clicked() || entered {
             let text = window.model_text.trim();
             let folder = (!text.is_empty()).then(|| from_home(text));
@@ -200,7 +208,8 @@ fn problems(state: &State, ui: &mut Ui) {
     }
     ui.collapsing(format!("{n_problems} could not be read"), |ui| {
         let all: Vec<&(PathBuf, String)> = new().chain(known).collect();
-        let height = 2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
+        let height =
+            2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
         ScrollArea::vertical().max_height(240.0).show_rows(ui, height, all.len(), |ui, rows| {
             for (path, why) in &all[rows] {
                 let name = shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
@@ -252,7 +261,9 @@ fn from_home(text: &str) -> PathBuf {
     let home = std::env::home_dir();
     match (text.strip_prefix('~'), home) {
         (Some(""), Some(home)) => home,
-        (Some(rest), Some(home)) if rest.starts_with(['/', '\\']) => home.join(Path::new(&rest[1..])),
+        (Some(rest), Some(home)) if rest.starts_with(['/', '\\']) => {
+            home.join(Path::new(&rest[1..]))
+        }
         _ => PathBuf::from(text),
     }
 }

@@ -121,7 +121,9 @@ fn cannot_open(attempts: &[eframe::Error]) -> anyhow::Error {
                 ("a desktop (X11 or Wayland on Linux)", error.to_string())
             }
             // What was tried fills ten lines and helps nobody.
-            eframe::Error::NoGlutinConfigs(_, cause) => ("OpenGL", format!("there is none ({cause})")),
+            eframe::Error::NoGlutinConfigs(_, cause) => {
+                ("OpenGL", format!("there is none ({cause})"))
+            }
             #[cfg(feature = "wgpu")]
             eframe::Error::Wgpu(cause) => ("a GPU", renderer::why(cause)),
             _ => ("OpenGL", error.to_string()),

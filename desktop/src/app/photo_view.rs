@@ -4,8 +4,8 @@ use std::path::Path;
 
 use eframe::egui;
 use egui::{
-    Button, CentralPanel, Color32, CornerRadius, CursorIcon, Frame, Margin, Panel, PointerButton, Pos2, Rect,
-    Response, RichText,
+    Button, CentralPanel, Color32, CornerRadius, CursorIcon, Frame, Margin, Panel, PointerButton,
+    Pos2, Rect, Response, RichText,
 };
 use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo};
 
@@ -40,7 +40,11 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     let area = ui.available_rect_before_wrap();
     let response = ui.interact(area, ui.scope_id().with("canvas"), Sense::DRAG | Sense::CLICK);
     response.widget_info(|| {
-        WidgetInfo::labeled(Role::Image, true, "Photo: click a thing or drag a box to have it described")
+        WidgetInfo::labeled(
+            Role::Image,
+            true,
+            "Photo: click a thing or drag a box to have it described",
+        )
     });
     let was_zoomed = window.zoom.zoom != Zoom::default();
     let Some(fit) = zoom(window, ui, &response, area.shrink(14.0)) else { return };
@@ -48,7 +52,9 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     hover(window, &response, &fit);
 
     let Some(look) = &window.state.look else { return };
-    if let Some(box_px) = look.clicks.preview(fit.px(CLICK_REACH)).filter(|_| window.drag_from.is_none()) {
+    if let Some(box_px) =
+        look.clicks.preview(fit.px(CLICK_REACH)).filter(|_| window.drag_from.is_none())
+    {
         preview(ui, &fit, box_px);
     }
     if let Some(located) = look.located.as_ref().filter(|_| look.heat_on) {
@@ -123,7 +129,8 @@ fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option
         *zoom = zoom.enlarged(by_keys, middle, &whole, room);
     }
     if let Some(at) = response.hover_pos() {
-        let (by_pinch, scrolled) = ui.input(|input| (input.zoom_delta(), input.smooth_scroll_delta().y));
+        let (by_pinch, scrolled) =
+            ui.input(|input| (input.zoom_delta(), input.smooth_scroll_delta().y));
         let factor = if is_step { by_pinch } else { by_pinch * (scrolled * WHEEL_SPEED).exp() };
         window.turned = if is_step { window.turned + scrolled } else { 0.0 };
         if factor != 1.0 {
@@ -207,7 +214,11 @@ fn side(window: &mut Window, ui: &mut Ui) {
         if ui.add_enabled(at > 0, Button::new("Previous")).on_hover_text("left arrow").clicked() {
             window.state.turn(false);
         }
-        if ui.add_enabled(at + 1 < n_shown, Button::new("Next")).on_hover_text("right arrow").clicked() {
+        if ui
+            .add_enabled(at + 1 < n_shown, Button::new("Next"))
+            .on_hover_text("right arrow")
+            .clicked()
+        {
             window.state.turn(true);
         }
         ui.weak(format!("{} / {n_shown}", at + 1));
@@ -246,7 +257,9 @@ fn about(window: &mut Window, ui: &mut Ui) {
             ui.weak(format!("{latitude:.4}, {longitude:.4}"));
         }
         for copy in photo.paths.iter().filter(|path| **path != look.path) {
-            ui.add(egui::Label::new(RichText::new(format!("same: {}", shown(copy))).weak()).truncate());
+            ui.add(
+                egui::Label::new(RichText::new(format!("same: {}", shown(copy))).weak()).truncate(),
+            );
         }
     }
     ui.horizontal_wrapped(|ui| {
@@ -290,7 +303,9 @@ fn whole(window: &mut Window, ui: &mut Ui) {
         if caption.is_some_and(|writing| writing.done) {
             let save = ui.button("Save as XMP sidecar");
             if save
-                .on_hover_text("Writes the description to a file beside the photo, which photo programs read")
+                .on_hover_text(
+                    "Writes the description to a file beside the photo, which photo programs read",
+                )
                 .clicked()
             {
                 window.state.write_sidecar(false);
@@ -300,7 +315,10 @@ fn whole(window: &mut Window, ui: &mut Ui) {
     let foreign = window.state.look.as_ref().and_then(|look| look.foreign.clone());
     if let Some((path, _)) = foreign {
         let name = shown(Path::new(path.file_name().unwrap_or_default()));
-        ui.colored_label(ui.visuals().warn_fg_color, format!("{name} is there, from another program."));
+        ui.colored_label(
+            ui.visuals().warn_fg_color,
+            format!("{name} is there, from another program."),
+        );
         ui.horizontal_wrapped(|ui| {
             if ui.button("Replace it, keep it as .bak").clicked() {
                 window.state.write_sidecar(true);

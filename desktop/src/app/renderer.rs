@@ -46,7 +46,8 @@ pub fn tell(creation: &eframe::CreationContext, events: Events) {
         let facts = [("renderer", info.backend.to_str().into()), ("adapter", info.name.into())];
         return events.tell("opened", &facts);
     }
-    events.tell("opened", &[("renderer", if creation.gl.is_some() { "gl" } else { "none" }.into())]);
+    events
+        .tell("opened", &[("renderer", if creation.gl.is_some() { "gl" } else { "none" }.into())]);
 }
 
 #[cfg(feature = "wgpu")]
@@ -95,7 +96,11 @@ mod gpu {
 
     fn describe(adapters: &[Adapter]) -> String {
         let names: Vec<String> = adapters.iter().map(|adapter| adapter.get_info().name).collect();
-        if names.is_empty() { NO_DRIVER.to_owned() } else { format!("there is only {}", names.join(", ")) }
+        if names.is_empty() {
+            NO_DRIVER.to_owned()
+        } else {
+            format!("there is only {}", names.join(", "))
+        }
     }
 
     /// Ends the program with a clear error when the GPU that draws is lost: egui panics then, and again while that

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use eframe::egui;
-use egui::{Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui};
+use egui::{
+    Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui,
+};
 
 use super::state::Sort;
 use super::window::{Window, search_id};
@@ -48,7 +50,9 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
             let what = if box_px.is_some() { "a region of " } else { "" };
             format!("like {what}{}", shown(Path::new(path.file_name().unwrap_or_default())))
         }
-        None => "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned(),
+        None => {
+            "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned()
+        }
     };
     let field = TextEdit::singleline(&mut state.form.text)
         .id(search_id())
@@ -63,7 +67,11 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
         state.form_changed(now_secs);
     }
     let empty = state.form.text.is_empty() && state.form.like.is_none();
-    if ui.add_enabled(!empty, Button::new("×").frame(false)).on_hover_text("Clear the search").clicked() {
+    if ui
+        .add_enabled(!empty, Button::new("×").frame(false))
+        .on_hover_text("Clear the search")
+        .clicked()
+    {
         state.form.text.clear();
         state.form.like = None;
         state.search();
@@ -81,7 +89,9 @@ fn filters(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     let mut changed = false;
     for (name, text) in [("after", &mut state.form.after), ("before", &mut state.form.before)] {
-        let field = TextEdit::singleline(text).hint_text(format!("{name} 2024-05")).desired_width(DATE_WIDTH);
+        let field = TextEdit::singleline(text)
+            .hint_text(format!("{name} 2024-05"))
+            .desired_width(DATE_WIDTH);
         changed |= ui.add(field).accessible_name(name).changed();
     }
     if changed {
@@ -101,28 +111,35 @@ fn folder_choice(window: &mut Window, ui: &mut Ui) {
     let name = |path: &Path| shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
     let chosen = state.form.folder.as_deref().map_or_else(|| "all folders".into(), name);
     let mut choice = None;
-    let combo = ComboBox::from_id_salt("folder").width(150.0).selected_text(chosen).show_ui(ui, |ui| {
-        let folders: &[_] = match &state.model {
-            super::state::Model::Open(ready) => &ready.catalogue.folders,
-            _ => &[],
-        };
-        if ui.selectable_label(state.form.folder.is_none(), "all folders").clicked() {
-            choice = Some(None);
-        }
-        // There may be thousands.
-        let height = ui.text_style_height(&egui::TextStyle::Button) + 2.0 * ui.spacing().button_padding.y;
-        ScrollArea::vertical().max_height(280.0).show_rows(ui, height, folders.len(), |ui, rows| {
-            ui.set_min_width(320.0);
-            for folder in &folders[rows] {
-                let is_chosen = state.form.folder.as_ref() == Some(folder);
-                let label = Button::selectable(is_chosen, shown(folder)).truncate();
-                if ui.add(label).clicked() {
-                    choice = Some(Some(folder.clone()));
-                    ui.close();
-                }
+    let combo =
+        ComboBox::from_id_salt("folder").width(150.0).selected_text(chosen).show_ui(ui, |ui| {
+            let folders: &[_] = match &state.model {
+                super::state::Model::Open(ready) => &ready.catalogue.folders,
+                _ => &[],
+            };
+            if ui.selectable_label(state.form.folder.is_none(), "all folders").clicked() {
+                choice = Some(None);
             }
+            // There may be thousands.
+            let height = ui.text_style_height(&egui::TextStyle::Button)
+                + 2.0 * ui.spacing().button_padding.y;
+            ScrollArea::vertical().max_height(280.0).show_rows(
+                ui,
+                height,
+                folders.len(),
+                |ui, rows| {
+                    ui.set_min_width(320.0);
+                    for folder in &folders[rows] {
+                        let is_chosen = state.form.folder.as_ref() == Some(folder);
+                        let label = Button::selectable(is_chosen, shown(folder)).truncate();
+                        if ui.add(label).clicked() {
+                            choice = Some(Some(folder.clone()));
+                            ui.close();
+                        }
+                    }
+                },
+            );
         });
-    });
     combo.response.accessible_name("Folder");
     if let Some(folder) = choice {
         state.form.folder = folder;
@@ -145,7 +162,8 @@ fn order(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     if let Some((least, most)) = state.score_range() {
         let mut cutoff = state.cutoff.clamp(least, most);
-        let value = if state.cutoff <= least { "all".into() } else { format!("from {:.2}", state.cutoff) };
+        let value =
+            if state.cutoff <= least { "all".into() } else { format!("from {:.2}", state.cutoff) };
         let label = ui.label("score:").on_hover_text("Hits with a lower score are left out");
         let slider = Slider::new(&mut cutoff, least..=most).show_value(false);
         let slider = ui.add(slider).labelled_by(label.id);
@@ -157,7 +175,8 @@ fn order(window: &mut Window, ui: &mut Ui) {
         measured_cutoffs(window, ui);
     }
     let label = ui.label("size:");
-    ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false)).labelled_by(label.id);
+    ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false))
+        .labelled_by(label.id);
     let state = &window.state;
     let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
     let n_hits = state.n_hits();
@@ -178,18 +197,21 @@ fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
         return;
     }
     let mut chosen = None;
-    let combo = ComboBox::from_id_salt("cutoff").width(70.0).selected_text("measured").show_ui(ui, |ui| {
-        if ui.selectable_label(state.cutoff == -1.0, "all").clicked() {
-            chosen = Some(-1.0);
-        }
-        for Cutoff { kept, min_score, passed } in state.cutoffs() {
-            let (kept, passed) = (100.0 * kept, 100.0 * passed);
-            let says = format!("from {min_score:.2}: {kept:.0} % of what fits, {passed:.1} % of the rest");
-            if ui.selectable_label(state.cutoff == *min_score, says).clicked() {
-                chosen = Some(*min_score);
+    let combo =
+        ComboBox::from_id_salt("cutoff").width(70.0).selected_text("measured").show_ui(ui, |ui| {
+            if ui.selectable_label(state.cutoff == -1.0, "all").clicked() {
+                chosen = Some(-1.0);
             }
-        }
-    });
+            for Cutoff { kept, min_score, passed } in state.cutoffs() {
+                let (kept, passed) = (100.0 * kept, 100.0 * passed);
+                let says = format!(
+                    "from {min_score:.2}: {kept:.0} % of what fits, {passed:.1} % of the rest"
+                );
+                if ui.selectable_label(state.cutoff == *min_score, says).clicked() {
+                    chosen = Some(*min_score);
+                }
+            }
+        });
     combo.response.accessible_name("Measured cut-offs");
     if let Some(cutoff) = chosen {
         state.set_cutoff(cutoff);
@@ -199,7 +221,8 @@ fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
 /// A quiet box around what belongs together.
 pub fn group(ui: &mut Ui, add: impl FnOnce(&mut Ui)) {
     let visuals = ui.visuals();
-    let frame = Frame::new().fill(visuals.faint_bg_color).corner_radius(6).inner_margin(Margin::same(10));
+    let frame =
+        Frame::new().fill(visuals.faint_bg_color).corner_radius(6).inner_margin(Margin::same(10));
     frame.show(ui, |ui| {
         ui.set_width(ui.available_width());
         add(ui);

@@ -36,7 +36,8 @@ impl Settings {
     /// was indexed depends on them.
     pub fn of(library: &Path) -> Self {
         let bytes = read(&file_of(library)).ok();
-        let kept: Self = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let kept: Self =
+            bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         kept.with_paths(given)
     }
 
@@ -91,7 +92,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let library = folder.path().join("library.sqlite");
         let latin = Path::new(std::ffi::OsStr::from_bytes(b"/caf\xe9")).to_owned();
-        let settings = Settings { folders: vec![latin.clone()], model: Some(latin), ..Settings::default() };
+        let settings =
+            Settings { folders: vec![latin.clone()], model: Some(latin), ..Settings::default() };
         settings.write(&library).expect("writable");
         assert_eq!(Settings::of(&library), settings);
     }

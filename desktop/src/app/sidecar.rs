@@ -108,13 +108,20 @@ mod tests {
         let (folder, photo) = photo();
         let path = folder.path().join("a photo.JPG.xmp");
         for caption in ["cats & <dogs>\n", "a boat"] {
-            assert_eq!(write_sidecar(&photo, caption, false).expect("writable"), Written::Done(path.clone()));
+            assert_eq!(
+                write_sidecar(&photo, caption, false).expect("writable"),
+                Written::Done(path.clone())
+            );
         }
         let text = fs::read_to_string(&path).expect("written");
         assert!(text.contains(">a boat</rdf:li>") && text.contains("dc:description"), "{text}");
         assert!(packet("cats & <dogs>\n").contains(">cats &amp; &lt;dogs&gt; </rdf:li>"));
         assert_eq!(fs::read(&photo).expect("there"), b"untouched");
-        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 2, "no temporary file is left");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("there").count(),
+            2,
+            "no temporary file is left"
+        );
     }
 
     #[test]
@@ -123,9 +130,15 @@ mod tests {
         let path = sidecar_of(&photo);
         let changed = packet("mine").replace("</rdf:Alt>", "</rdf:Alt><xmp:Rating>5</xmp:Rating>");
         fs::write(&path, &changed).expect("writable");
-        assert_eq!(write_sidecar(&photo, "new", false).expect("readable"), Written::Foreign(path.clone()));
+        assert_eq!(
+            write_sidecar(&photo, "new", false).expect("readable"),
+            Written::Foreign(path.clone())
+        );
         assert_eq!(fs::read_to_string(&path).expect("there"), changed);
-        assert_eq!(write_sidecar(&photo, "new", true).expect("writable"), Written::Done(path.clone()));
+        assert_eq!(
+            write_sidecar(&photo, "new", true).expect("writable"),
+            Written::Done(path.clone())
+        );
         let kept = path.with_file_name("a photo.JPG.xmp.bak");
         assert_eq!(fs::read_to_string(&kept).expect("kept"), changed);
         fs::write(&path, "<x:xmpmeta/>").expect("writable");
@@ -136,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_cannot_be_written_is_an_error() {
-        let error = write_sidecar(Path::new("/no/such/folder/a.jpg"), "a", false).expect_err("not there");
+        let error =
+            write_sidecar(Path::new("/no/such/folder/a.jpg"), "a", false).expect_err("not there");
         assert!(format!("{error:#}").contains("/no/such/folder"), "{error:#}");
     }
 }

@@ -393,7 +393,8 @@ impl State {
         let looked_at = self.look.as_ref().map(|look| (look.content, look.path.clone()));
         let (scored, cutoff) = (self.hits.scored, self.cutoff);
         let all = &self.hits.all;
-        let n_kept = if scored { all.partition_point(|hit| hit.score >= cutoff) } else { all.len() };
+        let n_kept =
+            if scored { all.partition_point(|hit| hit.score >= cutoff) } else { all.len() };
         let mut kept: Vec<u32> = (0..n_kept as u32).collect();
         if let (Sort::Date, Some(catalogue)) = (self.sort, self.catalogue()) {
             let taken = |hit: &u32| {
@@ -405,7 +406,8 @@ impl State {
         self.hits.shown = self.folded(&kept);
         self.hits.n_kept = n_kept;
         let place_of = |(content, path): (i64, PathBuf)| {
-            let is_photo = |at: &usize| self.hits.all[self.hits.shown[*at].hit as usize].content == content;
+            let is_photo =
+                |at: &usize| self.hits.all[self.hits.shown[*at].hit as usize].content == content;
             let is_file = |at: &usize| self.shown(*at).is_some_and(|shown| shown.path == path);
             let mut places = (0..self.n_shown()).filter(is_photo);
             let first = places.clone().next();
@@ -611,7 +613,9 @@ impl State {
             }
             Given::File if dropped => self.search_like(path, None),
             Given::File => self.notice = Some(format!("This is no folder: {}", shown(&path))),
-            Given::Nothing => self.notice = Some(format!("There is no such folder: {}", shown(&path))),
+            Given::Nothing => {
+                self.notice = Some(format!("There is no such folder: {}", shown(&path)))
+            }
         }
     }
 
@@ -692,18 +696,28 @@ impl State {
             News::Index(news) => self.indexed(news, now_secs),
             News::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
             News::Boxes { number, point_px, boxes } => self.proposed(number, point_px, boxes),
-            News::Looked { .. } | News::Caption { .. } | News::Located { .. } | News::Failed { .. } => {
+            News::Looked { .. }
+            | News::Caption { .. }
+            | News::Located { .. }
+            | News::Failed { .. } => {
                 self.looked(news);
             }
         }
     }
 
     fn opened(&mut self, ready: Ready) {
-        let source = Source { library: self.library.clone(), fingerprint: ready.fingerprint, dim: ready.dim };
+        let source = Source {
+            library: self.library.clone(),
+            fingerprint: ready.fingerprint,
+            dim: ready.dim,
+        };
         self.wants.open(source);
         self.events.tell(
             "ready",
-            &[("model", ready.model_name.as_str().into()), ("photos", ready.catalogue.photos.len().into())],
+            &[
+                ("model", ready.model_name.as_str().into()),
+                ("photos", ready.catalogue.photos.len().into()),
+            ],
         );
         self.model = Model::Open(ready);
         if self.model_chosen {
@@ -722,7 +736,8 @@ impl State {
             (new, old) => new.is_none() && old.is_none(),
         };
         let selected = if is_same { self.selected_file() } else { None };
-        let unfolded = if is_same { std::mem::take(&mut self.hits.unfolded) } else { HashSet::new() };
+        let unfolded =
+            if is_same { std::mem::take(&mut self.hits.unfolded) } else { HashSet::new() };
         let number = if is_same { self.hits.number } else { number };
         self.wants.compare(number, query.clone());
         let scored = query.is_some();
@@ -763,7 +778,10 @@ impl State {
                     Err(why) => format!("Indexing ended: {why}"),
                 });
                 let encoded = result.as_ref().map_or(0, |summary| summary.encoded);
-                self.events.tell("indexed", &[("encoded", encoded.into()), ("problems", n_problems.into())]);
+                self.events.tell(
+                    "indexed",
+                    &[("encoded", encoded.into()), ("problems", n_problems.into())],
+                );
             }
         }
     }
@@ -802,14 +820,19 @@ impl State {
                     _ => return,
                 };
                 if done {
-                    self.events.tell("caption", &[("box", json_box(box_px)), ("text", text.as_str().into())]);
+                    self.events.tell(
+                        "caption",
+                        &[("box", json_box(box_px)), ("text", text.as_str().into())],
+                    );
                 }
                 *writing = Writing { text, done };
             }
             News::Located { number, text, heat, box_px, score } if number == look.number => {
                 look.locating = false;
-                self.events
-                    .tell("located", &[("text", text.as_str().into()), ("box", json_box(Some(box_px)))]);
+                self.events.tell(
+                    "located",
+                    &[("text", text.as_str().into()), ("box", json_box(Some(box_px)))],
+                );
                 let number = look.located.as_ref().map_or(0, |located| located.number) + 1;
                 look.located = Some(Located { text, box_px, score, heat, number });
             }
@@ -842,5 +865,9 @@ fn summary_in_words(summary: crate::library::Summary) -> String {
     ];
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    if told.is_empty() { "The library is up to date".into() } else { format!("Photos: {}", told.join(", ")) }
+    if told.is_empty() {
+        "The library is up to date".into()
+    } else {
+        format!("Photos: {}", told.join(", "))
+    }
 }

@@ -1,7 +1,9 @@
 //! How the window looks, dark and light.
 
 use eframe::egui;
-use egui::{Color32, Context, CornerRadius, FontFamily, FontId, Stroke, Style, TextStyle, Theme, Visuals};
+use egui::{
+    Color32, Context, CornerRadius, FontFamily, FontId, Stroke, Style, TextStyle, Theme, Visuals,
+};
 
 /// Sets both themes; which one is shown is chosen elsewhere.
 pub fn set(ctx: &Context) {

@@ -115,7 +115,9 @@ impl Desk {
     #[track_caller]
     fn described(&self) -> BoxPx {
         let asks = self.asks();
-        let [Ask::Caption { box_px: Some(box_px), .. }] = asks.as_slice() else { panic!("{asks:?}") };
+        let [Ask::Caption { box_px: Some(box_px), .. }] = asks.as_slice() else {
+            panic!("{asks:?}")
+        };
         *box_px
     }
 
@@ -176,7 +178,8 @@ impl Desk {
         let cells = self.harness.get_all_by_role(egui::Role::Button);
         let mut cells: Vec<(i64, i64, String)> = cells
             .filter_map(|node| {
-                let name = node.accesskit_node().label().filter(|name| name.starts_with("photo "))?;
+                let name =
+                    node.accesskit_node().label().filter(|name| name.starts_with("photo "))?;
                 Some((node.rect().min.y as i64, node.rect().min.x as i64, name))
             })
             .collect();
@@ -193,7 +196,11 @@ impl Desk {
         let asks = desk.asks();
         let [Ask::Look { number, path: looked_at }] = asks.as_slice() else { panic!("{asks:?}") };
         assert_eq!(*looked_at, path(3));
-        desk.tell(News::Looked { number: *number, pixels: Arc::new(Rgb::new(40, 30)), size_px: [400, 300] });
+        desk.tell(News::Looked {
+            number: *number,
+            pixels: Arc::new(Rgb::new(40, 30)),
+            size_px: [400, 300],
+        });
         desk
     }
 
@@ -320,7 +327,12 @@ fn a_group_of_files_is_one_cell_with_a_count_that_opens() {
     let number = desk.search().number;
     let hits = vec![ranked(2, 0.5), ranked(3, 0.4), ranked(0, 0.3), ranked(1, 0.2)];
     let query = Some(Arc::new(Query::new(&[1.0])));
-    desk.tell(News::Hits { number, hits, query, doubts: vec!["the model does not know \"xq\"".into()] });
+    desk.tell(News::Hits {
+        number,
+        hits,
+        query,
+        doubts: vec!["the model does not know \"xq\"".into()],
+    });
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 3.jpg", "photo 1.jpg"]);
     desk.harness.get_by_label("4 photos");
     desk.harness.get_by_label("the model does not know \"xq\"");
@@ -412,29 +424,42 @@ fn a_cell_is_selected_by_a_click_opened_by_two_and_has_a_menu() {
     };
     desk.harness.input_mut().events.extend([true, false, true, false].map(button));
     desk.harness.run_steps(2);
-    assert!(matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(1)));
+    assert!(
+        matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(1))
+    );
 }
 
 #[test]
 fn keys_move_open_and_go_back() {
     let mut desk = Desk::with_photos(40);
-    for (key, selected) in
-        [(Key::ArrowRight, 0), (Key::ArrowRight, 1), (Key::End, 39), (Key::Home, 0), (Key::ArrowDown, 6)]
-    {
+    for (key, selected) in [
+        (Key::ArrowRight, 0),
+        (Key::ArrowRight, 1),
+        (Key::End, 39),
+        (Key::Home, 0),
+        (Key::ArrowDown, 6),
+    ] {
         desk.press(key);
         assert_eq!(desk.state().selected, Some(selected), "{key:?}");
     }
     desk.press(Key::Enter);
-    assert!(matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(33)));
+    assert!(
+        matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(33))
+    );
     desk.press(Key::ArrowRight);
-    assert!(matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(32)));
+    assert!(
+        matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(32))
+    );
     desk.press(Key::Escape);
     assert!(desk.state().look.is_none());
     assert_eq!(desk.state().selected, Some(7), "on the photo that was looked at last");
     desk.harness.event(egui::Event::Copy);
     desk.harness.run_steps(1);
     let copied = &desk.harness.output().platform_output.commands;
-    assert!(copied.contains(&egui::OutputCommand::CopyText(path(32).to_string_lossy().into())), "{copied:?}");
+    assert!(
+        copied.contains(&egui::OutputCommand::CopyText(path(32).to_string_lossy().into())),
+        "{copied:?}"
+    );
     desk.press(Key::Slash);
     assert!(desk.harness.get_by_label("Search").is_focused());
     desk.press(Key::Escape);
@@ -453,7 +478,12 @@ fn what_is_typed_right_after_a_slash_is_not_lost() {
     };
     // All in one frame, as when frames are slow.
     desk.state().selected = Some(0);
-    let events = [key(Key::Slash), egui::Event::Text("/".into()), key(Key::S), egui::Event::Text("s".into())];
+    let events = [
+        key(Key::Slash),
+        egui::Event::Text("/".into()),
+        key(Key::S),
+        egui::Event::Text("s".into()),
+    ];
     desk.harness.input_mut().events.extend(events);
     desk.harness.run_steps(4);
     assert_eq!(desk.state().form.text, "s");
@@ -477,11 +507,21 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
     let canvas = desk.harness.get_by_label_contains("drag a box").rect();
     desk.drag(canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
     let asks = desk.asks();
-    let [Ask::Caption { number, box_px: Some(box_px) }] = asks.as_slice() else { panic!("{asks:?}") };
+    let [Ask::Caption { number, box_px: Some(box_px) }] = asks.as_slice() else {
+        panic!("{asks:?}")
+    };
     let [x0, y0, x1, y1] = *box_px;
-    assert!((x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0, "in the middle: {box_px:?}");
+    assert!(
+        (x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0,
+        "in the middle: {box_px:?}"
+    );
     assert!(x1 - x0 > y1 - y0 && x0 > 0.0);
-    desk.tell(News::Caption { number: *number, box_px: Some(*box_px), text: "a red".into(), done: false });
+    desk.tell(News::Caption {
+        number: *number,
+        box_px: Some(*box_px),
+        text: "a red".into(),
+        done: false,
+    });
     desk.harness.get_by_label("a red");
     desk.tell(News::Caption {
         number: *number,
@@ -510,10 +550,18 @@ fn a_click_gives_the_box_that_was_previewed_and_then_the_next_one() {
     desk.harness.hover_at(center);
     desk.harness.run_steps(2);
     let (number, point_px) = desk.boxes_asked();
-    assert!((point_px[0] - 200.0).abs() <= 1.0 && (point_px[1] - 150.0).abs() <= 1.0, "{point_px:?}");
+    assert!(
+        (point_px[0] - 200.0).abs() <= 1.0 && (point_px[1] - 150.0).abs() <= 1.0,
+        "{point_px:?}"
+    );
     desk.tell(News::Boxes { number, point_px, boxes: vec![small, large] });
-    let preview = |desk: &mut Desk| desk.state().look.as_ref().expect("looking").clicks.preview(1.0);
-    assert_eq!((preview(&mut desk), desk.asks()), (Some(small), vec![]), "nothing is described yet");
+    let preview =
+        |desk: &mut Desk| desk.state().look.as_ref().expect("looking").clicks.preview(1.0);
+    assert_eq!(
+        (preview(&mut desk), desk.asks()),
+        (Some(small), vec![]),
+        "nothing is described yet"
+    );
 
     desk.click_at(center);
     assert_eq!(desk.described(), small, "at once");
@@ -521,7 +569,8 @@ fn a_click_gives_the_box_that_was_previewed_and_then_the_next_one() {
     desk.click_at(center);
     assert_eq!(desk.described(), large);
     let unit = egui::MouseWheelUnit::Point;
-    let (delta, phase, modifiers) = (egui::vec2(0.0, 60.0), egui::TouchPhase::Move, Modifiers::NONE);
+    let (delta, phase, modifiers) =
+        (egui::vec2(0.0, 60.0), egui::TouchPhase::Move, Modifiers::NONE);
     let source = egui::MouseWheelSource::Wheel;
     desk.harness.event(egui::Event::MouseWheel { unit, delta, phase, source, modifiers });
     desk.harness.run_steps(20);
@@ -531,7 +580,10 @@ fn a_click_gives_the_box_that_was_previewed_and_then_the_next_one() {
     desk.harness.hover_at(elsewhere);
     desk.click_at(elsewhere);
     let (number, point_px) = desk.boxes_asked();
-    assert_eq!(desk.state().look.as_ref().expect("looking").dragged.as_ref().expect("a box").0, small);
+    assert_eq!(
+        desk.state().look.as_ref().expect("looking").dragged.as_ref().expect("a box").0,
+        small
+    );
     desk.tell(News::Boxes { number, point_px, boxes: vec![large] });
     assert_eq!(desk.described(), large, "inside another box too");
 }
@@ -552,7 +604,8 @@ fn a_click_beside_the_photo_drops_the_box() {
 fn a_photo_is_zoomed_into_where_the_pointer_is_and_seen_whole_after_a_double_click() {
     let mut desk = Desk::looking();
     let canvas = desk.harness.get_by_label_contains("drag a box").rect();
-    let (a, b) = (canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
+    let (a, b) =
+        (canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
     let dragged = |desk: &mut Desk| {
         desk.drag(a, b);
         let asks = desk.asks();
@@ -623,7 +676,10 @@ fn a_caption_is_written_beside_the_photo_only_on_request() {
 #[test]
 fn in_a_narrow_window_photos_are_seen() {
     let mut desk = Desk::with_photos(40);
-    desk.type_query("dog", (0..40).map(|content| ranked(content, 0.5 - content as f32 / 100.0)).collect());
+    desk.type_query(
+        "dog",
+        (0..40).map(|content| ranked(content, 0.5 - content as f32 / 100.0)).collect(),
+    );
     desk.harness.set_size(egui::vec2(560.0, 500.0));
     desk.harness.run_steps(4);
     for label in ["by relevance", "by date"] {
@@ -703,7 +759,9 @@ fn of_100000_photos_only_the_visible_are_laid_out_and_a_frame_is_short() {
     assert_ne!(first, "photo 99999.jpg", "it scrolled");
     frames_ms.sort_by(f64::total_cmp);
     let (median, slow) = (frames_ms[150], frames_ms[297]);
-    eprintln!("100,000 photos: {n_cells} cells, a frame {median:.2} ms, 1 % take more than {slow:.2} ms");
+    eprintln!(
+        "100,000 photos: {n_cells} cells, a frame {median:.2} ms, 1 % take more than {slow:.2} ms"
+    );
     // A busy machine may take many times as long; laying out 100,000 cells would take seconds.
     assert!(median < 100.0, "{median} ms");
 }

@@ -130,7 +130,8 @@ pub fn start(wants: Arc<Wants>, post: Post) {
 
 /// A photo that is gone meanwhile gives a grey pixel: its cell goes with the next search.
 fn read_cell(library: &Library, lack: Lack, number: u64, query: Option<&Query>) -> Cell {
-    let thumbnail = || -> Result<Rgb> { Ok(decode(&library.thumbnail(lack.content)?, Default::default())?) };
+    let thumbnail =
+        || -> Result<Rgb> { Ok(decode(&library.thumbnail(lack.content)?, Default::default())?) };
     let grey = || Rgb::from_pixel(1, 1, image::Rgb([128; 3]));
     let best_box = lack.best_box.then(|| {
         let best = query.and_then(|query| library.best_box(lack.content, query).ok().flatten());

@@ -24,7 +24,8 @@ impl WarmUp {
     pub fn ask_one(&mut self, session: &Session) -> Result<bool, SessionError> {
         let image = |kept: &mut Option<EncodedImage>| {
             let grey = || Rgb::from_raw(SIDE, SIDE, vec![128; 3 * (SIDE * SIDE) as usize]);
-            kept.get_or_insert_with(|| session.encode_rgb(&grey().expect("three bytes a pixel"))).clone()
+            kept.get_or_insert_with(|| session.encode_rgb(&grey().expect("three bytes a pixel")))
+                .clone()
         };
         match self.n_asked {
             0 => self.text = block_on(session.embed_text("a photo"))?,
@@ -51,8 +52,9 @@ mod tests {
     #[test]
     fn everything_is_asked_once() {
         let cpu = open_device(DeviceChoice::Cpu).expect("the CPU is there");
-        let session =
-            ModelFiles::read(None).and_then(|files| files.open(&cpu)).expect("the embedded model opens");
+        let session = ModelFiles::read(None)
+            .and_then(|files| files.open(&cpu))
+            .expect("the embedded model opens");
         let mut warm_up = WarmUp::default();
         while warm_up.ask_one(&session).expect("the CPU computes") {}
         assert_eq!((warm_up.n_asked, warm_up.text.len()), (5, session.config().embed_dim));

@@ -6,7 +6,8 @@ use std::sync::mpsc::Receiver;
 
 use eframe::egui;
 use egui::{
-    CentralPanel, Color32, ColorImage, Frame, Key, Modifiers, Panel, TextureHandle, TextureOptions, Ui,
+    CentralPanel, Color32, ColorImage, Frame, Key, Modifiers, Panel, TextureHandle, TextureOptions,
+    Ui,
 };
 use mmgem_core::image::{BoxPx, Rgb};
 
@@ -144,7 +145,8 @@ impl Window {
 
     fn panels(&mut self, ui: &mut Ui) {
         let looks = self.state.look.is_some();
-        let has_photos = self.state.catalogue().is_some_and(|catalogue| !catalogue.photos.is_empty());
+        let has_photos =
+            self.state.catalogue().is_some_and(|catalogue| !catalogue.photos.is_empty());
         let open = matches!(self.state.model, Model::Open(_));
         Panel::bottom("bottom").show(ui, |ui| bottom_line(self, ui));
         if open && has_photos && !looks {
@@ -200,8 +202,9 @@ impl Window {
 
     /// Folders that are dropped on the window are indexed; others like a photo are looked for.
     fn dropped(&mut self, ctx: &egui::Context) {
-        let dropped: Vec<PathBuf> =
-            ctx.input(|input| input.raw.dropped_files.iter().map(|file| file.path().to_owned()).collect());
+        let dropped: Vec<PathBuf> = ctx.input(|input| {
+            input.raw.dropped_files.iter().map(|file| file.path().to_owned()).collect()
+        });
         dropped.into_iter().for_each(|path| self.state.drop_path(path));
     }
 
@@ -217,7 +220,8 @@ impl Window {
         if ctx.text_edit_focused() {
             return;
         }
-        let copies = ctx.input(|input| input.events.iter().any(|event| matches!(event, egui::Event::Copy)));
+        let copies =
+            ctx.input(|input| input.events.iter().any(|event| matches!(event, egui::Event::Copy)));
         if copies && let Some(path) = self.state.current_path() {
             ctx.copy_text(as_text(path));
             self.state.notice = Some("The path is copied".into());
@@ -250,7 +254,9 @@ impl Window {
 
     fn grid_keys(&mut self, ctx: &egui::Context) {
         let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
-        if pressed(Key::Slash) || ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::F)) {
+        if pressed(Key::Slash)
+            || ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::F))
+        {
             return type_into(ctx, search_id(), "/");
         }
         const STEPS: [(Key, Step); 8] = [
@@ -291,8 +297,11 @@ impl Window {
         if n_cells == 0 {
             return;
         }
-        let grid =
-            super::geometry::Grid { n_cells, n_columns: self.scroll.n_columns.max(1), side: self.cell_side };
+        let grid = super::geometry::Grid {
+            n_cells,
+            n_columns: self.scroll.n_columns.max(1),
+            side: self.cell_side,
+        };
         let to = match self.state.selected {
             Some(from) => grid.step(from, step, self.scroll.height),
             None if step == Step::Last => n_cells - 1,

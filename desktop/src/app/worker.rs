@@ -66,7 +66,10 @@ pub fn start(
         catalogue_due: None,
         catalogue_took: Duration::ZERO,
     };
-    thread::Builder::new().name("model".into()).spawn(move || worker.run()).expect("a thread can be started");
+    thread::Builder::new()
+        .name("model".into())
+        .spawn(move || worker.run())
+        .expect("a thread can be started");
 }
 
 struct Worker {
@@ -126,8 +129,9 @@ impl Worker {
             let done = catch_unwind(AssertUnwindSafe(|| {
                 self.answer(ask.clone()).or_else(|error| self.answer_on_the_cpu(error, ask))
             }));
-            let done =
-                done.unwrap_or_else(|_| Err(anyhow::anyhow!("this program failed; stderr has the details")));
+            let done = done.unwrap_or_else(|_| {
+                Err(anyhow::anyhow!("this program failed; stderr has the details"))
+            });
             if let Err(error) = done {
                 let why = in_words(&error);
                 self.post.send(if is_search {
@@ -146,7 +150,10 @@ impl Worker {
             if let Some(ask) = self.waiting.pop_front() {
                 let replaced = match &ask {
                     Ask::Search(_) => self.waiting.iter().any(|ask| matches!(ask, Ask::Search(_))),
-                    Ask::Look { .. } | Ask::Caption { .. } | Ask::Boxes { .. } | Ask::Locate { .. } => {
+                    Ask::Look { .. }
+                    | Ask::Caption { .. }
+                    | Ask::Boxes { .. }
+                    | Ask::Locate { .. } => {
                         self.waiting.iter().any(|ask| matches!(ask, Ask::Look { .. }))
                     }
                     _ => false,
@@ -202,7 +209,8 @@ impl Worker {
             Ask::Boxes { number, point_px } => self.boxes(number, point_px)?,
             Ask::Locate { number, text } => self.locate(number, text)?,
             Ask::Sidecar { photo, caption, replace } => {
-                let result = write_sidecar(&photo, &caption, replace).map_err(|error| in_words(&error));
+                let result =
+                    write_sidecar(&photo, &caption, replace).map_err(|error| in_words(&error));
                 self.post.send(News::Sidecar { photo, caption, result });
             }
             Ask::Given { path, dropped } => self.post.send(given(&path, dropped)),
@@ -238,7 +246,8 @@ impl Worker {
         self.texts = TextsInMemory::default();
         self.globals.model = folder;
         let opened = self.try_open();
-        let opened = opened.or_else(|error| if self.moves(&error) { self.try_open() } else { Err(error) });
+        let opened =
+            opened.or_else(|error| if self.moves(&error) { self.try_open() } else { Err(error) });
         match opened {
             Ok(opened) => {
                 let context = &opened.context;
@@ -346,8 +355,11 @@ impl Worker {
         let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
         let Opened { context, library, catalogue, .. } = self.opened()?;
         let doubts = query.doubts(context.session.tokenizer())?;
-        let in_folder = |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
-        let keep = |photo: &Photo| photo.paths.iter().any(|path| in_folder(path) && query.keeps(photo, path));
+        let in_folder =
+            |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
+        let keep = |photo: &Photo| {
+            photo.paths.iter().any(|path| in_folder(path) && query.keeps(photo, path))
+        };
         let hits = match &vector {
             Some(vector) => {
                 let by_region = search.by_region || box_px.is_some();
@@ -439,7 +451,13 @@ impl Worker {
         let mut heat = Rgb::clone(&photo.pixels);
         let side = session.config().vision.image_size();
         overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);
-        self.post.send(News::Located { number, text, heat, box_px: found.box_px, score: found.score });
+        self.post.send(News::Located {
+            number,
+            text,
+            heat,
+            box_px: found.box_px,
+            score: found.score,
+        });
         Ok(())
     }
 }
@@ -500,7 +518,8 @@ fn fitted(photo: Rgb) -> Rgb {
     if longer <= MOST_SIDE {
         return photo;
     }
-    let scaled = |side: u32| (u64::from(side) * u64::from(MOST_SIDE) / u64::from(longer)).max(1) as u32;
+    let scaled =
+        |side: u32| (u64::from(side) * u64::from(MOST_SIDE) / u64::from(longer)).max(1) as u32;
     resize(&photo, scaled(width), scaled(height))
 }
 
@@ -549,15 +568,21 @@ mod tests {
             let folder = tempfile::tempdir().expect("a temporary folder");
             for index in 0..4 {
                 let scene = scene(11, index);
-                let photo = Rgb::from_raw(scene.width, scene.height, scene.rgb).expect("three bytes a pixel");
+                let photo = Rgb::from_raw(scene.width, scene.height, scene.rgb)
+                    .expect("three bytes a pixel");
                 let bytes = png_bytes(&photo).expect("encodes");
                 fs::write(folder.path().join(format!("{index}.png")), bytes).expect("writable");
             }
             fs::write(folder.path().join("bad.jpg"), b"no photo").expect("writable");
             let (asks, asked) = channel();
             let (news, told) = channel();
-            let globals =
-                Globals { device: DeviceChoice::Cpu, model: None, json: false, quiet: true, strict: false };
+            let globals = Globals {
+                device: DeviceChoice::Cpu,
+                model: None,
+                json: false,
+                quiet: true,
+                strict: false,
+            };
             let library = folder.path().join("library.sqlite");
             let post = Post::new(news, || {});
             start(globals, library, asked, asks.clone(), post, Arc::default());
@@ -607,7 +632,8 @@ mod tests {
             }
         };
         assert_eq!((summary.encoded, summary.unreadable), (4, 1));
-        let names: Vec<_> = problems.iter().map(|(path, _)| path.file_name().expect("a name")).collect();
+        let names: Vec<_> =
+            problems.iter().map(|(path, _)| path.file_name().expect("a name")).collect();
         assert_eq!(names, ["missing", "bad.jpg"], "{problems:?}");
         let catalogue = desk.wait(|news| match news {
             News::Catalogue(catalogue) if catalogue.photos.len() == 4 => Some(catalogue),

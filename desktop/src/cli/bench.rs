@@ -86,7 +86,10 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
         Some(Part::Counts(args)) => return counts::run(args, globals),
         None => {}
     }
-    ensure!(args.repeat > 0 && args.tokens > 0 && args.train_batch > 0, "there is nothing to measure");
+    ensure!(
+        args.repeat > 0 && args.tokens > 0 && args.train_batch > 0,
+        "there is nothing to measure"
+    );
     let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
     // First, while this program still holds little memory.
     let cold_start = (is_wanted(Work::ColdStart) && args.config.is_none())
@@ -168,7 +171,11 @@ impl Measured {
         if let Some(path) = config {
             let text = String::from_utf8_lossy(&mmgem_core::files::read(path)?).into_owned();
             let name = format!("{} with random weights", path.display());
-            return Ok(Self { name, config: MmGemConfig::from_json(&text)?, files: Weights::Random });
+            return Ok(Self {
+                name,
+                config: MmGemConfig::from_json(&text)?,
+                files: Weights::Random,
+            });
         }
         let files = ModelFiles::read(globals.model.as_deref())?;
         Ok(Self { name: files.name.clone(), config: files.config()?, files: Weights::Files(files) })
@@ -197,7 +204,15 @@ impl Weights {
 fn cold_start_secs(repeat: usize, globals: &Globals) -> Result<f64> {
     let program = std::env::current_exe().context("this program does not know where it is")?;
     let mut command = Command::new(program);
-    command.args(["embed", "--text", "a dog", "--json", "-q", "--device", &globals.device.to_string()]);
+    command.args([
+        "embed",
+        "--text",
+        "a dog",
+        "--json",
+        "-q",
+        "--device",
+        &globals.device.to_string(),
+    ]);
     if let Some(folder) = &globals.model {
         command.arg("--model").arg(folder);
     }

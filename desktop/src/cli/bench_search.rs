@@ -44,12 +44,15 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
         return nearby::run(args, context);
     }
     let text = "a brown dog runs through the snow with a stick";
-    let text_ms = 1e3 * median_secs(args.repeat, || drop(block_on(context.session.embed_text(text))));
+    let text_ms =
+        1e3 * median_secs(args.repeat, || drop(block_on(context.session.embed_text(text))));
     let known_ms = known_ms(text, args, context)?;
     let dim = args.dim.unwrap_or(context.session.config().embed_dim);
-    let scans: Vec<(usize, f64)> = args.photos.iter().map(|n| (*n, scan_ms(*n, dim, args))).collect();
+    let scans: Vec<(usize, f64)> =
+        args.photos.iter().map(|n| (*n, scan_ms(*n, dim, args))).collect();
     if context.json {
-        let scans = scans.iter().map(|(n, ms)| json!({ "photos": n, "scan_ms": json_f32(*ms as f32) }));
+        let scans =
+            scans.iter().map(|(n, ms)| json!({ "photos": n, "scan_ms": json_f32(*ms as f32) }));
         return print_json(&json!({
             "device": context.device_name,
             "dim": dim,
@@ -61,7 +64,10 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
     print(format!("text encoding {text_ms:9.2} ms   ({})", context.device_name))?;
     print(format!("known text    {known_ms:9.2} ms   looked for before, from the library"))?;
     scans.iter().try_for_each(|(n, ms)| {
-        print(format!("scan          {ms:9.2} ms   {n} photos of {dim} numbers, the best {}", args.k))
+        print(format!(
+            "scan          {ms:9.2} ms   {n} photos of {dim} numbers, the best {}",
+            args.k
+        ))
     })
 }
 
@@ -69,7 +75,8 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
 fn known_ms(text: &str, args: &BenchSearchArgs, context: &Context) -> Result<f64> {
     let folder = scratch_folder();
     let file = folder.join("library.sqlite");
-    let mut library = Library::open(&file, context.fingerprint, context.session.config().embed_dim)?;
+    let mut library =
+        Library::open(&file, context.fingerprint, context.session.config().embed_dim)?;
     embed_text(text, &context.session, &mut library)?;
     let secs = median_secs(args.repeat, || drop(embed_text(text, &context.session, &mut library)));
     drop(library);
@@ -93,7 +100,8 @@ fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
     let codes: Vec<i8> = (0..n * dim).map(|_| code()).collect();
     let query: Vec<f32> = (0..dim).map(|_| f32::from(code()) / 127.0).collect();
     let scale = 1.0 / (64.0 * (dim as f32).sqrt());
-    let vectors = Vectors::from_parts(dim, codes, vec![scale; n]).expect("as many codes as announced");
+    let vectors =
+        Vectors::from_parts(dim, codes, vec![scale; n]).expect("as many codes as announced");
     let (shelf, query) = (Shelf::of_vectors(vectors), Query::new(&query));
     1e3 * median_secs(args.repeat, || drop(best(shelf.scores(&query), args.k)))
 }
@@ -133,7 +141,12 @@ mod nearby {
         })
     }
 
-    fn measure(n: usize, dim: usize, args: &BenchSearchArgs, file: &std::path::Path) -> Result<Value> {
+    fn measure(
+        n: usize,
+        dim: usize,
+        args: &BenchSearchArgs,
+        file: &std::path::Path,
+    ) -> Result<Value> {
         let vectors = gathered_vectors(n, dim, 1);
         let open = || Library::open(file, 1, dim);
         let mut library = open()?;
@@ -146,12 +159,13 @@ mod nearby {
         let wanted = Wanted { skip: 0, k: args.k, min_score: -1.0, by_region: false };
         let queries = gathered_vectors(args.repeat * 100, dim, 1);
         let (mut exact_ms, mut near_ms, mut n_best, mut n_found) = (Vec::new(), Vec::new(), 0, 0);
-        let timed = |times: &mut Vec<f64>, search: &dyn Fn() -> Result<Vec<Found>>| -> Result<Vec<i64>> {
-            let start = Instant::now();
-            let found = search()?;
-            times.push(1e3 * start.elapsed().as_secs_f64());
-            Ok(found.iter().map(|hit| hit.photo.content).collect())
-        };
+        let timed =
+            |times: &mut Vec<f64>, search: &dyn Fn() -> Result<Vec<Found>>| -> Result<Vec<i64>> {
+                let start = Instant::now();
+                let found = search()?;
+                times.push(1e3 * start.elapsed().as_secs_f64());
+                Ok(found.iter().map(|hit| hit.photo.content).collect())
+            };
         for row in 0..args.repeat {
             let query = queries.vector(row);
             let every = timed(&mut exact_ms, &|| {

@@ -49,7 +49,10 @@ struct NamedPart {
 
 pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
     if args.mask.is_some() && args.images.len() > 1 {
-        return Err(WrongArguments("--mask goes with one photo; caption the others without it".into()).into());
+        return Err(WrongArguments(
+            "--mask goes with one photo; caption the others without it".into(),
+        )
+        .into());
     }
     let decoding = checked_decoding(args, context)?;
     let parts = parts(args)?;
@@ -107,7 +110,11 @@ fn parts(args: &CaptionArgs) -> Result<Vec<NamedPart>> {
         .collect();
     if let Some(path) = &args.mask {
         let part = read_mask(path).context("the mask cannot be used")?;
-        parts.push(NamedPart { part, label: format!("mask {}", shown(path)), json: json_path(path) });
+        parts.push(NamedPart {
+            part,
+            label: format!("mask {}", shown(path)),
+            json: json_path(path),
+        });
     }
     if parts.is_empty() {
         parts.push(NamedPart { part: Part::Whole, label: box_text(None), json: Value::Null });
@@ -147,6 +154,7 @@ fn entry(path: &Path, part: &NamedPart, caption: &Caption) -> Value {
 
 fn read_mask(path: &Path) -> Result<Part> {
     let mask = read_photo(path)?;
-    let values = mask.pixels().map(|pixel| pixel.0.into_iter().max().expect("three channels")).collect();
+    let values =
+        mask.pixels().map(|pixel| pixel.0.into_iter().max().expect("three channels")).collect();
     Ok(Part::Mask { width: mask.width(), height: mask.height(), values })
 }

@@ -28,7 +28,10 @@ pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
             if photo == *owner { &mut right } else { &mut wrong }.push(images.score(text, photo));
         }
     }
-    anyhow::ensure!(!right.is_empty() && !wrong.is_empty(), "wanted at least two photos, with captions");
+    anyhow::ensure!(
+        !right.is_empty() && !wrong.is_empty(),
+        "wanted at least two photos, with captions"
+    );
     let cutoffs = cutoffs(right, &wrong);
     if context.json {
         let entry = |cutoff: &Cutoff| {
@@ -70,9 +73,14 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
             let read = || -> Result<_> {
                 let sample = samples.read(idx)?;
                 let photo = decode_whole(sample.image()?, Default::default())?;
-                Ok((PhotoRecord::from_sample(&sample)?, photo.preprocess(&session.config().preprocess())))
+                Ok((
+                    PhotoRecord::from_sample(&sample)?,
+                    photo.preprocess(&session.config().preprocess()),
+                ))
             };
-            if let Some((record, input)) = passed_over.take(samples.name(idx).as_ref(), read(), Some(&bar))? {
+            if let Some((record, input)) =
+                passed_over.take(samples.name(idx).as_ref(), read(), Some(&bar))?
+            {
                 records.push(record);
                 inputs.push(input);
             }

@@ -15,7 +15,8 @@ pub fn run(globals: &Globals) -> Result<()> {
     let best = open_device(DeviceChoice::Auto)?;
 
     if globals.json {
-        let wgpu = adapters.as_ref().map_or_else(missing, |list| list.iter().map(json_adapter).collect());
+        let wgpu =
+            adapters.as_ref().map_or_else(missing, |list| list.iter().map(json_adapter).collect());
         return print_json(&json!({
             "auto": { "device": best.name, "reason": best.reason },
             "cpu": { "threads": n_threads, "features": cpu_features() },

@@ -39,7 +39,12 @@ pub struct EmbedArgs {
     #[arg(long = "text", value_name = "T", value_parser = not_empty)]
     texts: Vec<String>,
     /// A region of every photo, in pixels as a person sees them; can be given many times
-    #[arg(long = "box", value_name = "X0,Y0,X1,Y1", requires = "images", allow_hyphen_values = true)]
+    #[arg(
+        long = "box",
+        value_name = "X0,Y0,X1,Y1",
+        requires = "images",
+        allow_hyphen_values = true
+    )]
     boxes: Vec<BoxArg>,
     /// The photos of these WebDataset shards, into SHARD.parquet in the folder --out; what is there is not made again
     #[arg(long, value_name = "SHARDS", num_args = 1.., requires = "out", conflicts_with_all = ["images", "texts"])]
@@ -66,7 +71,12 @@ pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
         return embed_shards::run(&args.shards, out, globals);
     }
     if let Some(out) = &args.out {
-        check_ending("--out", out, &["safetensors"], "--json prints JSON, and --shards writes Parquet")?;
+        check_ending(
+            "--out",
+            out,
+            &["safetensors"],
+            "--json prints JSON, and --shards writes Parquet",
+        )?;
         let model = model_files(globals.model.as_deref());
         spare_inputs("--out", out, args.images.iter().chain(&model).map(PathBuf::as_path))?;
     }
@@ -102,7 +112,9 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
         let regions = pollster::block_on(context.session.embed_boxes(encoded, &boxes))
             .with_context(|| format!("cannot embed a region\n  file: {}", shown(path)))?;
         let regions = boxes.iter().zip(regions.chunks(context.session.config().embed_dim));
-        embeds.regions.extend(regions.map(|(box_px, embed)| (path.into(), *box_px, embed.to_vec())));
+        embeds
+            .regions
+            .extend(regions.map(|(box_px, embed)| (path.into(), *box_px, embed.to_vec())));
         Ok(())
     })?;
     Ok(embeds)
@@ -145,7 +157,8 @@ impl Embeds {
     }
 
     fn print(&self) -> Result<()> {
-        let numbers = |embed: &[f32]| embed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let numbers =
+            |embed: &[f32]| embed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         for (path, embed) in &self.images {
             print(format!("image\t{}\t{}", shown(path), numbers(embed)))?;
         }
@@ -153,7 +166,12 @@ impl Embeds {
             print(format!("text\t{}\t{}", text.escape_debug(), numbers(embed)))?;
         }
         for (path, box_px, embed) in &self.regions {
-            print(format!("region\t{} {}\t{}", shown(path), box_text(Some(*box_px)), numbers(embed)))?;
+            print(format!(
+                "region\t{} {}\t{}",
+                shown(path),
+                box_text(Some(*box_px)),
+                numbers(embed)
+            ))?;
         }
         Ok(())
     }

@@ -48,7 +48,8 @@ struct Done {
 /// used.
 pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
     let launch = Launch::from_env()?;
-    let device = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
+    let device =
+        launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
     let context = &Globals { device, ..globals.clone() }.open()?;
     let (rank, size) = launch.as_ref().map_or((0, 1), |launch| (launch.rank, launch.size));
     let jobs = jobs(&expand(shards)?, out)?;
@@ -75,7 +76,10 @@ pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
         };
         done.passed_over += n_passed_over;
         if table.is_empty() && n_passed_over > 0 {
-            done.fail(shard, format!("none of its {n_passed_over} samples has a photo that can be used"));
+            done.fail(
+                shard,
+                format!("none of its {n_passed_over} samples has a photo that can be used"),
+            );
             continue;
         }
         files::write_atomic(file, &table.to_parquet())?;
@@ -151,7 +155,8 @@ fn is_there(shard: &Path, file: &Path, context: &Context) -> Result<bool> {
         .and_then(|mut file| footer(&mut file))
         .with_context(|| format!("cannot read the vectors\n  file: {}", file.display()))?;
     let notes = notes(shard, context)?;
-    let is_of_shard = |footer: Vec<u8>| notes.iter().all(|(key, value)| has_note(&footer, key, value));
+    let is_of_shard =
+        |footer: Vec<u8>| notes.iter().all(|(key, value)| has_note(&footer, key, value));
     anyhow::ensure!(
         footer.is_some_and(is_of_shard),
         "the file is there, but not with the vectors of this shard by this model\n  hint: give another --out, or delete \
@@ -186,7 +191,10 @@ fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> 
         scope.spawn(move || {
             let places: Vec<usize> = (0..index.len()).collect();
             for batch in places.chunks(BATCH) {
-                if sender.send(batch.par_iter().map(|place| read(index, *place, config)).collect()).is_err() {
+                if sender
+                    .send(batch.par_iter().map(|place| read(index, *place, config)).collect())
+                    .is_err()
+                {
                     break;
                 }
             }
@@ -203,7 +211,9 @@ fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> 
             if inputs.is_empty() {
                 continue;
             }
-            for ((id, path), encoded) in names.into_iter().zip(&context.session.encode_batch(&inputs)) {
+            for ((id, path), encoded) in
+                names.into_iter().zip(&context.session.encode_batch(&inputs))
+            {
                 table.push(id, path, &whole_embed(context, encoded)?);
             }
         }
@@ -278,14 +288,16 @@ mod tests {
 
     #[test]
     fn files_are_named_after_their_shards_and_never_twice() {
-        let of =
-            |shards: &[&str]| jobs(&shards.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("o"));
+        let of = |shards: &[&str]| {
+            jobs(&shards.iter().map(PathBuf::from).collect::<Vec<_>>(), Path::new("o"))
+        };
         let names: Vec<PathBuf> = of(&["a/s-0.tar", "b/s-1.x.tar", "s-2.tar.gz", "s-3.tgz"])
             .expect("four names")
             .into_iter()
             .map(|(_, file)| file)
             .collect();
-        let wanted = ["o/s-0.parquet", "o/s-1.x.parquet", "o/s-2.parquet", "o/s-3.parquet"].map(Path::new);
+        let wanted =
+            ["o/s-0.parquet", "o/s-1.x.parquet", "o/s-2.parquet", "o/s-3.parquet"].map(Path::new);
         assert_eq!(names, wanted);
         let error = of(&["a/s.tar", "b/s.tar"]).expect_err("one name").to_string();
         assert!(error.contains("a/s.tar and b/s.tar"), "{error}");

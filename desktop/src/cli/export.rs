@@ -70,14 +70,21 @@ impl From<ExportDtype> for Dtype {
 
 pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let source = ModelFiles::read(args.folder.as_deref().or(globals.model.as_deref()))?;
-    if source.folder.as_ref().is_some_and(|folder| Target::of(&args.out).is_some_and(|out| out.is(folder))) {
-        return Err(WrongArguments("--out is the model itself; choose another folder".into()).into());
+    if source
+        .folder
+        .as_ref()
+        .is_some_and(|folder| Target::of(&args.out).is_some_and(|out| out.is(folder)))
+    {
+        return Err(
+            WrongArguments("--out is the model itself; choose another folder".into()).into()
+        );
     }
     let opened = globals.open_device()?;
     let (config, tokenizer) = (source.config()?, source.tokenizer()?);
     let model = source.load(&opened.device)?;
     let original = Session::new(config.clone(), model.clone(), tokenizer.clone(), &opened.device);
-    let copy = ModelFolder { config, model, tokenizer, tokenizer_json: source.tokenizer_json.to_vec() };
+    let copy =
+        ModelFolder { config, model, tokenizer, tokenizer_json: source.tokenizer_json.to_vec() };
 
     // Written and tried beside its place, and moved there only when it is good.
     let draft = Draft::begin(&args.out)?;
@@ -88,7 +95,8 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     lost.check(args.floor)?;
     draft.publish()?;
 
-    let size_bytes = |files: &ModelFiles| files.weights.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+    let size_bytes =
+        |files: &ModelFiles| files.weights.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
     let (from, to, n_files) = (size_bytes(&source), size_bytes(&written), written.weights.len());
     if globals.json {
         let mut document = json!({
@@ -181,9 +189,13 @@ impl Lost {
     }
 
     fn to_json(&self) -> Map<String, Value> {
-        let worst = self.cosines.iter().map(|(_, cosines)| cosines.worst).fold(f32::INFINITY, f32::min);
-        let kinds: Map<String, Value> =
-            self.cosines.iter().map(|(kind, cosines)| ((*kind).to_owned(), cosines.to_json())).collect();
+        let worst =
+            self.cosines.iter().map(|(_, cosines)| cosines.worst).fold(f32::INFINITY, f32::min);
+        let kinds: Map<String, Value> = self
+            .cosines
+            .iter()
+            .map(|(kind, cosines)| ((*kind).to_owned(), cosines.to_json()))
+            .collect();
         let mut keys = Map::new();
         keys.insert("cosine_worst".into(), json_f32(worst));
         keys.insert("cosine".into(), kinds.into());

@@ -21,7 +21,12 @@ rect { fill: none; stroke: #fff; stroke-width: 3; vector-effect: non-scaling-str
 small { opacity: .7 }";
 
 /// The page: thumbnails with the best box over each, the score, the path, and why.
-pub fn hits_page(query: &str, found: &[Found], whys: &[Option<String>], library: &Library) -> Result<String> {
+pub fn hits_page(
+    query: &str,
+    found: &[Found],
+    whys: &[Option<String>],
+    library: &Library,
+) -> Result<String> {
     let title = escape(query);
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}\n</style>\n\

@@ -118,8 +118,9 @@ enum WeightDtype {
 
 pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     // The folder gets config.json, model.safetensors and tokenizer.json, as those that are read have.
-    let folder_of =
-        |path: &Path| if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() };
+    let folder_of = |path: &Path| {
+        if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() }
+    };
     let (vision_folder, language_folder) = (folder_of(&args.vision), folder_of(&args.language));
     spare_inputs("--out", &args.out, [vision_folder.as_path(), language_folder.as_path()])?;
     let of_vision = "the image encoder cannot be imported";
@@ -134,7 +135,8 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     let language_config = String::from_utf8_lossy(&in_language("config.json")?).into_owned();
     let tokenizer_json = in_language("tokenizer.json")?;
 
-    let imported = import(vision.shards()?, &configs, language.shards()?, &language_config, &options(args))?;
+    let imported =
+        import(vision.shards()?, &configs, language.shards()?, &language_config, &options(args))?;
     let config = &imported.config;
     Tokenizer::from_json(&tokenizer_json, config)?;
 
@@ -155,8 +157,13 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     if globals.json {
         return print_json(&summary);
     }
-    for (key, value) in summary.as_object().expect("made above").iter().filter(|(key, _)| *key != "notes") {
-        print(format!("{key:<16}{}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)))?;
+    for (key, value) in
+        summary.as_object().expect("made above").iter().filter(|(key, _)| *key != "notes")
+    {
+        print(format!(
+            "{key:<16}{}",
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        ))?;
     }
     for words in &imported.notes {
         note(globals.quiet, words);

@@ -104,18 +104,26 @@ impl IndexArgs {
             };
             return Ok(self.dirs.iter().map(root).collect());
         }
-        let known =
-            if file.is_file() { known_folders(&open_to_search(file, context)?, file)? } else { Vec::new() };
+        let known = if file.is_file() {
+            known_folders(&open_to_search(file, context)?, file)?
+        } else {
+            Vec::new()
+        };
         if known.is_empty() {
             let message = "no folder is known yet: name some, as in `mmgem index ~/Pictures`";
             return Err(WrongArguments(message.into()).into());
         }
-        let (there, missing): (Vec<Root>, Vec<Root>) = known.into_iter().partition(|root| root.path.is_dir());
+        let (there, missing): (Vec<Root>, Vec<Root>) =
+            known.into_iter().partition(|root| root.path.is_dir());
         for root in &missing {
             let why = "is not there; is its drive connected? Its photos stay in the library";
             note(context.quiet, format!("passed over: {} {why}", shown(&root.path)));
         }
-        anyhow::ensure!(!there.is_empty(), "none of the {} folders of before is there", missing.len());
+        anyhow::ensure!(
+            !there.is_empty(),
+            "none of the {} folders of before is there",
+            missing.len()
+        );
         Ok(there)
     }
 }
@@ -144,7 +152,8 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     // Before the library is made: where no folder is there, nothing is.
     let roots = if only_asks { Vec::new() } else { args.roots(&file, context)? };
     let found = if only_asks { None } else { Some(walk(&roots, context.quiet)?) };
-    let donor = args.import.as_deref().map(|file| Donor::read(file, context.fingerprint)).transpose()?;
+    let donor =
+        args.import.as_deref().map(|file| Donor::read(file, context.fingerprint)).transpose()?;
     let mut library = match only_asks && !args.changes_library() {
         true => open_to_search(&file, context)?,
         false if only_asks && !file.is_file() => return open_to_search(&file, context).map(drop),
@@ -190,7 +199,8 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     note(context.quiet, "watching; Ctrl-C ends it");
     let filling = Filling { rescan: false, ..filling };
     changes.follow(|| {
-        let updated = walk(&roots, context.quiet).and_then(|found| update(&mut library, &found, filling));
+        let updated =
+            walk(&roots, context.quiet).and_then(|found| update(&mut library, &found, filling));
         match updated {
             Ok(summary) if summary == Summary::default() => Ok(()),
             Ok(summary) => report(&file, &library, summary, context),
@@ -231,8 +241,11 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
             "problems": counts.problems,
         }));
     }
-    let read_again =
-        if unchanged > 0 { format!(", {unchanged} read again and unchanged") } else { String::new() };
+    let read_again = if unchanged > 0 {
+        format!(", {unchanged} read again and unchanged")
+    } else {
+        String::new()
+    };
     print(format!(
         "{}: {} photos; now {encoded} encoded, {recognised} recognised as copies or moved{read_again}, {forgotten} \
          forgotten, {unreadable} unreadable",
@@ -250,7 +263,8 @@ fn list_problems(library: &Library, context: &Context) -> Result<()> {
     if context.json {
         return print_json(&problems.iter().map(json_problem).collect::<Value>());
     }
-    let line =
-        |(path, problem): &(PathBuf, String)| print(format!("{}\t{}", shown(path), printable(problem)));
+    let line = |(path, problem): &(PathBuf, String)| {
+        print(format!("{}\t{}", shown(path), printable(problem)))
+    };
     problems.iter().try_for_each(line)
 }

@@ -61,7 +61,11 @@ pub fn run(args: &InfoArgs, globals: &Globals) -> Result<()> {
     print("self-check      passed: a drawn scene and its caption gave the same unit vectors twice")
 }
 
-fn print_text(files: &ModelFiles, parameters: &Map<String, Value>, dtypes: &[String]) -> Result<()> {
+fn print_text(
+    files: &ModelFiles,
+    parameters: &Map<String, Value>,
+    dtypes: &[String],
+) -> Result<()> {
     let config = files.config()?;
     let (vision, llm) = (&config.vision, &config.llm);
     print(format!("model           {}", files.name))?;
@@ -78,9 +82,9 @@ fn print_text(files: &ModelFiles, parameters: &Map<String, Value>, dtypes: &[Str
         "joint space     {} wide, texts of up to {} tokens",
         config.embed_dim, config.max_text_len
     ))?;
-    let counts = parameters
-        .iter()
-        .map(|(part, n)| format!("{} {}", grouped(n.as_u64().unwrap_or(0)), part.replace('_', " ")));
+    let counts = parameters.iter().map(|(part, n)| {
+        format!("{} {}", grouped(n.as_u64().unwrap_or(0)), part.replace('_', " "))
+    });
     print(format!("parameters      {}", counts.collect::<Vec<_>>().join(", ")))?;
     print(format!("weights         {}, {}", dtypes.join(" and "), weights_text(files)))
 }

@@ -53,9 +53,16 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
         session.localize(&encoded, &text_embed).await
     })?;
 
-    overlay_heat(&mut photo, &found.similarity, found.grid, session.config().vision.image_size(), &map);
+    overlay_heat(
+        &mut photo,
+        &found.similarity,
+        found.grid,
+        session.config().vision.image_size(),
+        &map,
+    );
     draw_box(&mut photo, found.box_px);
-    let ends_in = |ending| args.out.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
+    let ends_in =
+        |ending| args.out.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
     let is_jpeg = ends_in("jpg") || ends_in("jpeg");
     let too_long = photo.width().max(photo.height()) > u32::from(u16::MAX);
     ensure!(!is_jpeg || !too_long, "a JPEG has at most 65535 pixels a side; let --out end in .png");
@@ -80,7 +87,11 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
         return print_json(&document);
     }
     let [x, y] = found.point_px;
-    print(format!("{}\tscore {:.4}\tpoint {x:.0},{y:.0}", box_text(Some(found.box_px)), found.score))?;
+    print(format!(
+        "{}\tscore {:.4}\tpoint {x:.0},{y:.0}",
+        box_text(Some(found.box_px)),
+        found.score
+    ))?;
     note(context.quiet, format!("wrote {}", shown(&args.out)));
     Ok(())
 }

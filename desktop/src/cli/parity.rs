@@ -6,7 +6,9 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use mmgem_backend_wgpu::AdapterType;
 use mmgem_core::checkpoint::{Dtype, named_tensors, to_shards};
-use mmgem_core::trace::{Case, Difference, TraceTensor, Values, compare, trace_backward, trace_forward};
+use mmgem_core::trace::{
+    Case, Difference, TraceTensor, Values, compare, trace_backward, trace_forward,
+};
 use serde_json::{Value, json};
 
 use crate::args::Globals;
@@ -98,14 +100,16 @@ enum Figure {
 pub fn run(args: &ParityArgs, globals: &Globals) -> Result<()> {
     let cases = cases(args)?;
     let devices = devices(globals.device)?;
-    let bar = progress_bar(devices.len() * args.weights.len() * cases.len(), "cases", globals.quiet);
+    let bar =
+        progress_bar(devices.len() * args.weights.len() * cases.len(), "cases", globals.quiet);
     let mut columns = Vec::new();
     for opened in &devices {
         note(globals.quiet, format!("device: {}: {}", opened.name, opened.reason));
         for &weights in &args.weights {
             let tolerance = if opened.is_cpu { CPU_TOLERANCE } else { GPU_TOLERANCE };
             let tolerance = (weights == Weights::F32).then_some(tolerance);
-            let mut column = Column { device: opened.name.clone(), weights, tolerance, stages: Vec::new() };
+            let mut column =
+                Column { device: opened.name.clone(), weights, tolerance, stages: Vec::new() };
             for case in &cases {
                 column.add(case, opened)?;
                 bar.inc(1);
@@ -179,7 +183,8 @@ impl Column {
             let wanted = wanted.ok_or_else(|| {
                 anyhow::anyhow!("{}: golden.safetensors has no stage {:?}", case.name, found.name)
             })?;
-            let difference = compare(std::slice::from_ref(found), std::slice::from_ref(wanted)).remove(0);
+            let difference =
+                compare(std::slice::from_ref(found), std::slice::from_ref(wanted)).remove(0);
             if !INPUTS.contains(&found.name.as_str()) {
                 self.keep(&case.name, difference, wanted);
             }
@@ -195,7 +200,12 @@ impl Column {
                 Figure::Tokens { same: ids.len() - differing, all: ids.len() }
             }
         };
-        let new = Stage { name: wanted.name.clone(), figure, case: case.into(), problem: difference.problem };
+        let new = Stage {
+            name: wanted.name.clone(),
+            figure,
+            case: case.into(),
+            problem: difference.problem,
+        };
         match self.stages.iter_mut().find(|stage| stage.name == new.name) {
             None => self.stages.push(new),
             Some(stage) => stage.merge(new),
@@ -234,7 +244,9 @@ impl Stage {
                     self.problem = new.problem;
                 }
             }
-            (Figure::Relative(worst), Figure::Relative(relative)) if relative > *worst => *self = new,
+            (Figure::Relative(worst), Figure::Relative(relative)) if relative > *worst => {
+                *self = new
+            }
             _ => {}
         }
     }
@@ -259,7 +271,9 @@ impl Figure {
     fn to_json(self) -> Value {
         match self {
             // JSON has no infinity.
-            Self::Relative(relative) => json!({ "relative": relative.is_finite().then_some(relative) }),
+            Self::Relative(relative) => {
+                json!({ "relative": relative.is_finite().then_some(relative) })
+            }
             Self::Tokens { same, all } => json!({ "tokens_same": same, "tokens": all }),
         }
     }
@@ -270,7 +284,8 @@ fn print_table(columns: &[Column], cases: &[Case]) -> Result<()> {
         Some(longest) => longest.stages.iter().map(|stage| &stage.name).collect(),
         None => Vec::new(),
     };
-    let heads: Vec<String> = columns.iter().map(|c| format!("{} {}", c.device, c.weights.name())).collect();
+    let heads: Vec<String> =
+        columns.iter().map(|c| format!("{} {}", c.device, c.weights.name())).collect();
     print(format!("| {} case(s) against the reference | {} |", cases.len(), heads.join(" | ")))?;
     print(format!("|---|{}", "---:|".repeat(columns.len())))?;
     for name in names {
@@ -278,7 +293,10 @@ fn print_table(columns: &[Column], cases: &[Case]) -> Result<()> {
             let stage = column.stages.iter().find(|stage| stage.name == *name);
             stage.map_or(String::new(), |stage| stage.figure.text())
         };
-        print(format!("| {name} | {} |", columns.iter().map(cell).collect::<Vec<_>>().join(" | ")))?;
+        print(format!(
+            "| {name} | {} |",
+            columns.iter().map(cell).collect::<Vec<_>>().join(" | ")
+        ))?;
     }
     Ok(())
 }

@@ -64,7 +64,12 @@ pub fn run(args: &ScenesArgs, globals: &Globals) -> Result<()> {
 }
 
 /// Draws and writes the scenes of one shard; returns the number of their regions.
-fn write_shard(path: &Path, seed: u64, scenes: std::ops::Range<u64>, bar: &ProgressBar) -> Result<usize> {
+fn write_shard(
+    path: &Path,
+    seed: u64,
+    scenes: std::ops::Range<u64>,
+    bar: &ProgressBar,
+) -> Result<usize> {
     let mut writer = ShardWriter::create(path)?;
     let mut n_regions = 0;
     for first in scenes.clone().step_by(CHUNK as usize) {
@@ -93,7 +98,10 @@ fn sample(index: u64, scene: &Scene) -> Result<Sample> {
         .write_image(&scene.rgb, scene.width, scene.height, ExtendedColorType::Rgb8)
         .context("a scene cannot be written as PNG")?;
     let json = serde_json::to_vec(&record(scene))?;
-    Ok(Sample { key: format!("{index:06}"), parts: vec![("png".into(), png), ("json".into(), json)] })
+    Ok(Sample {
+        key: format!("{index:06}"),
+        parts: vec![("png".into(), png), ("json".into(), json)],
+    })
 }
 
 /// What is said about a scene, as `core::data` reads it.

@@ -34,10 +34,10 @@ pub struct ScoreArgs {
 pub fn run(args: &ScoreArgs, globals: &Globals) -> Result<()> {
     args.scorers.check()?;
     let context = |path: &Path| format!("the captions cannot be used\n  file: {}", path.display());
-    let references =
-        coco::parse_references(&read_plain(&args.references)?).with_context(|| context(&args.references))?;
-    let candidates =
-        coco::parse_candidates(&read_plain(&args.candidates)?).with_context(|| context(&args.candidates))?;
+    let references = coco::parse_references(&read_plain(&args.references)?)
+        .with_context(|| context(&args.references))?;
+    let candidates = coco::parse_candidates(&read_plain(&args.candidates)?)
+        .with_context(|| context(&args.candidates))?;
     let paired = coco::pair(candidates, references)?;
     let scores = caption::score(&paired.candidates, &paired.references)?.scores;
     let mut document = serde_json::to_value(scores)?;

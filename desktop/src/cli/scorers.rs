@@ -56,7 +56,9 @@ impl Scorers {
         candidates: &[C],
         references: &[Vec<String>],
     ) -> Result<Vec<(&'static str, Scored)>> {
-        self.wanted().map(|scorer| Ok((scorer, self.run(scorer, candidates, references)?))).collect()
+        self.wanted()
+            .map(|scorer| Ok((scorer, self.run(scorer, candidates, references)?)))
+            .collect()
     }
 
     /// METEOR of what was said of boxes, if asked for; 0 where no true box overlaps.
@@ -72,7 +74,8 @@ impl Scorers {
             false => self.run("meteor", &candidates, &references)?.each,
         }
         .into_iter();
-        let of = |m: &Matched| if m.references.is_empty() { 0.0 } else { each.next().unwrap_or(0.0) };
+        let of =
+            |m: &Matched| if m.references.is_empty() { 0.0 } else { each.next().unwrap_or(0.0) };
         Ok(Some(matched.iter().map(of).collect()))
     }
 
@@ -92,8 +95,10 @@ impl Scorers {
         // All in one go: the start of the next caption decides over a full stop at the end of this one.
         let flat: Vec<&str> = references.iter().flatten().map(String::as_str).collect();
         let mut lines = tokenize_lines(&flat).into_iter();
-        let references: Vec<Vec<String>> =
-            references.iter().map(|of_image| lines.by_ref().take(of_image.len()).collect()).collect();
+        let references: Vec<Vec<String>> = references
+            .iter()
+            .map(|of_image| lines.by_ref().take(of_image.len()).collect())
+            .collect();
         let input = json!({
             "scorer": scorer, "candidates": tokenize_lines(candidates), "references": references,
         });
@@ -124,7 +129,8 @@ impl Scorers {
         let output = child.wait_with_output()?;
         let _ = writer.join();
         let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        let last =
+            said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
         ensure!(output.status.success(), "{python}: {last}");
         Ok(output.stdout)
     }

@@ -131,7 +131,8 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         return calibrate(args, globals);
     }
     let query = read_query(args)?;
-    let among = if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
+    let among =
+        if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
     let file = match (&args.library, &among) {
         (Some(file), _) => Some(file.clone()),
         (None, None) => Some(default_library()?),
@@ -168,7 +169,8 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let is_among = |path: &Path| among.as_ref().is_none_or(|among| among.covers(path));
     let keep = |photo: &Photo, path: &Path| is_among(path) && query.keeps(photo, path);
     let start = Instant::now();
-    let mut found = source.search(&library, embed.as_deref(), &wanted, asks.then_some(&keep as &Keep))?;
+    let mut found =
+        source.search(&library, embed.as_deref(), &wanted, asks.then_some(&keep as &Keep))?;
     let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
         found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken.secs));
@@ -176,7 +178,8 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     if found.is_empty() {
         note(context.quiet, "no photo is a hit");
     }
-    let whys = found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });
+    let whys =
+        found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });
     let whys = whys.collect::<Result<Vec<_>>>()?;
     report(&found, &whys, &doubts, args, timing, &context)?;
     if let Some(out) = &args.html {
@@ -222,7 +225,11 @@ fn spare_photos(args: &SearchArgs, library: &Library) -> Result<()> {
 }
 
 /// The library that is searched, with the photos of folders in it.
-fn open_library(file: Option<&Path>, among: Option<&FoundPhotos>, context: &Context) -> Result<Library> {
+fn open_library(
+    file: Option<&Path>,
+    among: Option<&FoundPhotos>,
+    context: &Context,
+) -> Result<Library> {
     let dim = context.session.config().embed_dim;
     let Some(among) = among else {
         return Library::open_to_search(
@@ -237,7 +244,10 @@ fn open_library(file: Option<&Path>, among: Option<&FoundPhotos>, context: &Cont
         Some(file) => Library::open_to_search(file, context.fingerprint, dim)?,
     };
     if library.is_read_only() {
-        note(context.quiet, "the library cannot be written: what is new in the folders is not searched");
+        note(
+            context.quiet,
+            "the library cannot be written: what is new in the folders is not searched",
+        );
         return Ok(library);
     }
     library.update(among, Filling::of(context))?;
@@ -276,7 +286,12 @@ enum Source {
 
 impl Source {
     #[cfg_attr(not(feature = "ann"), allow(unused_variables))]
-    fn of(library: &Library, file: Option<&Path>, is_filtered: bool, args: &SearchArgs) -> Result<Self> {
+    fn of(
+        library: &Library,
+        file: Option<&Path>,
+        is_filtered: bool,
+        args: &SearchArgs,
+    ) -> Result<Self> {
         // A filter may keep few photos, and those far from the query.
         #[cfg(feature = "ann")]
         if let (Some(file), false) = (file, is_filtered || args.exact) {
@@ -335,7 +350,8 @@ fn millis(since: Instant) -> f64 {
 fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let context = globals.open()?;
     let cutoffs = cutoff::run(&args.calibrate, &context)?;
-    let Some(file) = args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
+    let Some(file) =
+        args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
     else {
         return Ok(());
     };
@@ -420,7 +436,10 @@ fn report(
 fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
     match why(hit, context) {
         Err(error) if !context.strict => {
-            note(false, format!("not described: {}: {}", shown(&hit.path), root_on_one_line(&error)));
+            note(
+                false,
+                format!("not described: {}: {}", shown(&hit.path), root_on_one_line(&error)),
+            );
             Ok(None)
         }
         why => why.map(Some),

@@ -77,9 +77,14 @@ pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
             report(&compare(&trace, &wanted), args.tolerance, globals)
         }
         None if globals.json => print_json(
-            &trace.iter().map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape })).collect(),
+            &trace
+                .iter()
+                .map(|tensor| json!({ "name": tensor.name, "shape": tensor.shape }))
+                .collect(),
         ),
-        None => trace.iter().try_for_each(|tensor| print(format!("{:<50} {:?}", tensor.name, tensor.shape))),
+        None => trace
+            .iter()
+            .try_for_each(|tensor| print(format!("{:<50} {:?}", tensor.name, tensor.shape))),
     }
 }
 
@@ -92,7 +97,8 @@ fn trace_input(args: &TraceArgs, model_files: &ModelFiles) -> Result<TraceInput>
         maps.push(input.map);
     }
     let texts = args.texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<_, _>>()?;
-    let boxes_input = args.boxes.iter().map(|BoxArg(box_px)| maps[0].input_from_image(*box_px)).collect();
+    let boxes_input =
+        args.boxes.iter().map(|BoxArg(box_px)| maps[0].input_from_image(*box_px)).collect();
     Ok(TraceInput { pixels, texts, boxes_input, steps: args.steps })
 }
 
@@ -110,12 +116,19 @@ fn report(differences: &[Difference], tolerance: f64, globals: &Globals) -> Resu
         for difference in differences {
             let verdict = if passes(&difference) { "" } else { "  <-- past the tolerance" };
             let problem = difference.problem.as_deref().unwrap_or_default();
-            print(format!("{:<50} {:>10.3e} {problem}{verdict}", difference.name, difference.relative))?;
+            print(format!(
+                "{:<50} {:>10.3e} {problem}{verdict}",
+                difference.name, difference.relative
+            ))?;
         }
     }
     let n_failed = differences.iter().filter(|difference| !passes(difference)).count();
     ensure!(!differences.is_empty(), "the reference holds no tensors");
-    ensure!(n_failed == 0, "{n_failed} of {} stages differ by more than {tolerance:e}", differences.len());
+    ensure!(
+        n_failed == 0,
+        "{n_failed} of {} stages differ by more than {tolerance:e}",
+        differences.len()
+    );
     Ok(())
 }
 

@@ -70,7 +70,8 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
         };
     }
     listen()?;
-    let choice = launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
+    let choice =
+        launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
     let group = join(launch.as_ref(), &config, choice, globals.quiet)?;
     // Here, because the other ranks shall hear of a device that fails.
     let done = caught(|| run_on(&config, choice, group.as_collective(), args.resume, globals));
@@ -107,9 +108,16 @@ enum Group {
 }
 
 /// Joins the processes that the launcher started, and says how.
-fn join(launch: Option<&Launch>, config: &TrainConfig, choice: DeviceChoice, quiet: bool) -> Result<Group> {
+fn join(
+    launch: Option<&Launch>,
+    config: &TrainConfig,
+    choice: DeviceChoice,
+    quiet: bool,
+) -> Result<Group> {
     let timeout = Duration::from_secs(config.cluster.timeout_secs);
-    let Some(launch) = launch.filter(|launch| launch.size > 1) else { return Ok(Group::Single(Single)) };
+    let Some(launch) = launch.filter(|launch| launch.size > 1) else {
+        return Ok(Group::Single(Single));
+    };
     #[cfg(feature = "mpi")]
     if launch.launcher != "torchrun"
         && let Some(mpi) = mmgem_core::train::collective::Mpi::connect(timeout)
@@ -178,11 +186,16 @@ fn run_on(
         return Ok(());
     }
     if !summary.finished {
-        note(quiet, format!("stopped after step {} with a checkpoint; go on with --resume", summary.step));
+        note(
+            quiet,
+            format!("stopped after step {} with a checkpoint; go on with --resume", summary.step),
+        );
     }
     let model = summary.model.as_ref().map(|folder| folder.display().to_string());
     if globals.json {
-        return print_json(&json!({ "step": summary.step, "finished": summary.finished, "model": model }));
+        return print_json(
+            &json!({ "step": summary.step, "finished": summary.finished, "model": model }),
+        );
     }
     model.map_or(Ok(()), print)
 }
@@ -193,7 +206,8 @@ fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
         Progress::Note(line) => say(line),
         Progress::Eval(scores) => say(format!("held out: {scores}")),
         Progress::Step { step, steps, loss, samples_per_sec, flops_per_sec } => {
-            let rate = format!("{samples_per_sec:.1} samples/s  {} FLOP/s", with_prefix(flops_per_sec));
+            let rate =
+                format!("{samples_per_sec:.1} samples/s  {} FLOP/s", with_prefix(flops_per_sec));
             bar.set_position(step as u64);
             bar.set_message(format!("loss {loss:.3}  {rate}"));
             // Where there is no bar, a log still tells that the run is alive.
@@ -235,8 +249,13 @@ fn plan_text(plan: &Plan) -> String {
     if let Some(memory) = plan.memory_bytes {
         let fits = if plan.total_bytes <= memory { "fits" } else { "DOES NOT FIT" };
         lines.push(match plan.largest_micro_batch {
-            Some(n) => format!("            {fits} into {}; optim.micro_batch may be up to {n}", gb(memory)),
-            None => format!("            {fits} into {}, not even one sample at a time", gb(memory)),
+            Some(n) => format!(
+                "            {fits} into {}; optim.micro_batch may be up to {n}",
+                gb(memory)
+            ),
+            None => {
+                format!("            {fits} into {}, not even one sample at a time", gb(memory))
+            }
         });
     }
     let (useful, computed) = (plan.flops_per_sample, plan.computed_flops_per_sample);
@@ -255,8 +274,9 @@ fn plan_text(plan: &Plan) -> String {
     }
     if plan.ranks > 1 {
         let sent = gb(plan.sent_bytes);
-        lines
-            .push(format!("network     {sent} sent by each rank in a step; an assumed time leaves this out"));
+        lines.push(format!(
+            "network     {sent} sent by each rank in a step; an assumed time leaves this out"
+        ));
     }
     lines.join("\n")
 }
@@ -275,7 +295,9 @@ fn commit() -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     match git(&["rev-parse", "HEAD"]) {
-        Some(hash) if git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty()) => {
+        Some(hash)
+            if git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty()) =>
+        {
             hash + "+changes"
         }
         Some(hash) => hash,

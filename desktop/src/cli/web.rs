@@ -108,7 +108,9 @@ fn find_page(given: Option<&Path>) -> Result<PathBuf> {
     };
     let found = candidates.iter().find(|dir| dir.join("index.html").is_file());
     let Some(found) = found else { bail!(no_page(given, personal_page().as_deref())) };
-    found.canonicalize().with_context(|| format!("cannot read the folder\n  folder: {}", shown(found)))
+    found
+        .canonicalize()
+        .with_context(|| format!("cannot read the folder\n  folder: {}", shown(found)))
 }
 
 /// Where the page of a person who installed the program may lie.
@@ -188,7 +190,8 @@ fn answer(request: Option<&Request>, dir: &Path) -> Answer {
         return Answer::refusal("403 Forbidden", "this page is for this machine only\n");
     }
     let answer = file_of(dir, &request.url).and_then(|path| Answer::file(&path).ok());
-    let answer = answer.unwrap_or_else(|| Answer::refusal("404 Not Found", "there is no such file\n"));
+    let answer =
+        answer.unwrap_or_else(|| Answer::refusal("404 Not Found", "there is no such file\n"));
     Answer { head_only: request.method == "HEAD", ..answer }
 }
 
@@ -365,12 +368,26 @@ mod tests {
         for (request, status, body) in [
             (format!("GET / HTTP/1.1\r\n{host}\r\n"), "200 OK", "the page"),
             (format!("HEAD / HTTP/1.1\r\n{host}\r\n"), "200 OK", ""),
-            (format!("GET /none HTTP/1.1\r\n{host}\r\n"), "404 Not Found", "there is no such file\n"),
-            (format!("POST / HTTP/1.1\r\n{host}\r\nbody"), "405 Method Not Allowed", "only GET and HEAD\n"),
-            ("GET / HTTP/1.1\r\n\r\n".into(), "403 Forbidden", "this page is for this machine only\n"),
+            (
+                format!("GET /none HTTP/1.1\r\n{host}\r\n"),
+                "404 Not Found",
+                "there is no such file\n",
+            ),
+            (
+                format!("POST / HTTP/1.1\r\n{host}\r\nbody"),
+                "405 Method Not Allowed",
+                "only GET and HEAD\n",
+            ),
+            (
+                "GET / HTTP/1.1\r\n\r\n".into(),
+                "403 Forbidden",
+                "this page is for this machine only\n",
+            ),
         ] {
             let mut answer = String::new();
-            send(address, &request).read_to_string(&mut answer).expect("the server answers in time");
+            send(address, &request)
+                .read_to_string(&mut answer)
+                .expect("the server answers in time");
             let (head, rest) = answer.split_once("\r\n\r\n").expect("a head ends in an empty line");
             assert!(head.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head}");
             assert!(head.contains("\r\nCross-Origin-Embedder-Policy: require-corp\r\n"), "{head}");
@@ -406,9 +423,14 @@ mod tests {
         assert_eq!(file("/"), Some(dir.join("index.html")));
         assert_eq!(file("/?model=other"), Some(dir.join("index.html")));
         assert_eq!(file("/lib/a.wasm"), Some(dir.join("lib/a.wasm")));
-        for url in
-            ["/../secret", "/lib/../../secret", "/%2e%2e/secret", "//etc/passwd", "/..\\secret", "/nothing"]
-        {
+        for url in [
+            "/../secret",
+            "/lib/../../secret",
+            "/%2e%2e/secret",
+            "//etc/passwd",
+            "/..\\secret",
+            "/nothing",
+        ] {
             assert_eq!(file(url), None, "{url}");
         }
     }
@@ -432,7 +454,10 @@ mod tests {
         let error = find_page(Some(empty.path())).expect_err("empty").to_string();
         assert!(error.contains("cargo web") && error.contains("--dir"), "{error}");
         let error = no_page(None, Some(Path::new("/data/mmgem/web")));
-        assert!(error.contains("cargo web") && error.contains("copy web/dist to /data/mmgem/web"), "{error}");
+        assert!(
+            error.contains("cargo web") && error.contains("copy web/dist to /data/mmgem/web"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -445,8 +470,11 @@ mod tests {
             fs::create_dir_all(&place).expect("writable");
             fs::write(place.join("index.html"), "the page").expect("writable");
             let found = places_of_page(Some(&program), Some(&personal));
-            let found =
-                found.iter().skip(2).find(|dir| dir.join("index.html").is_file()).expect("it is there");
+            let found = found
+                .iter()
+                .skip(2)
+                .find(|dir| dir.join("index.html").is_file())
+                .expect("it is there");
             assert_eq!(found.canonicalize().expect("there"), place.canonicalize().expect("there"));
             fs::remove_dir_all(&place).expect("writable");
             fs::create_dir_all(folder.path().join("bin")).expect("writable");

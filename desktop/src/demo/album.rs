@@ -77,7 +77,9 @@ impl Source {
     /// The file's name, or which of the scenes it is.
     pub fn name(&self) -> String {
         match self {
-            Self::File(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+            Self::File(path) => {
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
             Self::Demo(photo) => photo.name.to_owned(),
             Self::Scene(idx, _) => format!("scene {}", idx + 1),
         }
@@ -112,8 +114,10 @@ impl Source {
         match self {
             Self::File(path) => read_photo(path),
             Self::Demo(photo) => Ok(decode(photo.bytes, Default::default())?),
-            Self::Scene(_, scene) => Ok(Rgb::from_raw(scene.width, scene.height, scene.rgb.clone())
-                .expect("a scene has three bytes for each pixel")),
+            Self::Scene(_, scene) => {
+                Ok(Rgb::from_raw(scene.width, scene.height, scene.rgb.clone())
+                    .expect("a scene has three bytes for each pixel"))
+            }
         }
     }
 }
@@ -164,7 +168,13 @@ impl Album {
         Ok(album)
     }
 
-    fn add(&mut self, source: Source, image: &EncodedImage, start: Instant, context: &Context) -> Result<()> {
+    fn add(
+        &mut self,
+        source: Source,
+        image: &EncodedImage,
+        start: Instant,
+        context: &Context,
+    ) -> Result<()> {
         self.embeds.extend(block_on(context.session.embed_image(image, &Part::Whole))?);
         self.sources.push(source);
         self.done.push(start.elapsed());

@@ -53,19 +53,28 @@ mod tests {
 
     #[test]
     fn what_could_be_markup_is_text() {
-        assert_eq!(escape(r#"<a href="x">'&'</a>"#), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;");
+        assert_eq!(
+            escape(r#"<a href="x">'&'</a>"#),
+            "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;"
+        );
         assert_eq!(escape("a\u{0}b"), "a\u{fffd}b");
     }
 
     #[test]
     fn a_box_is_drawn_by_its_corner_and_size() {
         let svg = rect("found", [10.0, 20.0, 40.0, 25.5]);
-        assert_eq!(svg, "<rect class=\"found\" x=\"10.0\" y=\"20.0\" width=\"30.0\" height=\"5.5\"/>");
+        assert_eq!(
+            svg,
+            "<rect class=\"found\" x=\"10.0\" y=\"20.0\" width=\"30.0\" height=\"5.5\"/>"
+        );
     }
 
     #[test]
     fn a_negative_number_has_a_real_minus_sign() {
-        assert_eq!([signed(-0.25, 2), signed(0.25, 1), signed(-0.004, 2)], ["−0.25", "0.2", "0.00"]);
+        assert_eq!(
+            [signed(-0.25, 2), signed(0.25, 1), signed(-0.004, 2)],
+            ["−0.25", "0.2", "0.00"]
+        );
     }
 
     #[test]

@@ -28,7 +28,8 @@ use crate::terminal::{json_box, json_f32, note, print, print_json};
 /// Queries of the demo for its own pictures.
 const OWN_QUERIES: usize = 6;
 /// Queries for photos of which nothing is known.
-const ANY_QUERIES: [&str; 5] = ["a dog", "people", "a car on the street", "the sea", "a red flower"];
+const ANY_QUERIES: [&str; 5] =
+    ["a dog", "people", "a car on the street", "the sea", "a red flower"];
 /// Pictures that are described.
 const DESCRIBED: usize = 8;
 
@@ -85,7 +86,8 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
 fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
     let mut tour = Tour::new(context, album);
     let gallery = spaced(album.sources.len(), args.photos);
-    let gallery = gallery.into_iter().map(|source| tour.show(source)).collect::<Result<Vec<_>>>()?;
+    let gallery =
+        gallery.into_iter().map(|source| tour.show(source)).collect::<Result<Vec<_>>>()?;
 
     let texts = queries(args, album);
     note(context.quiet, format!("searching for {} texts", texts.len()));
@@ -100,7 +102,8 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
         None => (0..DESCRIBED.min(album.sources.len())).collect(),
     };
     note(context.quiet, format!("describing {} pictures", described.len()));
-    let captioned = described.into_iter().map(|source| tour.describe(source)).collect::<Result<Vec<_>>>()?;
+    let captioned =
+        described.into_iter().map(|source| tour.describe(source)).collect::<Result<Vec<_>>>()?;
 
     let n_found = tour.captions_that_find_their_picture()?;
     let is_own = n_found.is_some();
@@ -151,7 +154,10 @@ fn facts(context: &Context, album: &Album, tour: &Tour) -> Vec<(String, String)>
     vec![
         fact("Model", context.model_name.clone()),
         fact("Image encoder", config.vision.to_string()),
-        fact("Language model", format!("{} × {}", config.llm.num_hidden_layers, config.llm.hidden_size)),
+        fact(
+            "Language model",
+            format!("{} × {}", config.llm.num_hidden_layers, config.llm.hidden_size),
+        ),
         fact("Device", context.device_name.clone()),
         fact("Pictures encoded", format!("{} per second", two_digits(album.images_per_sec()))),
         fact("One search", format!("{} ms", two_digits(median_ms(&tour.search_times)))),
@@ -245,8 +251,12 @@ mod tests {
 
     #[test]
     fn the_command_can_be_given_again() {
-        let args = ["/bin/mmgem", "demo", "my photos", "--query", "it's", "-q", ""].map(str::to_owned);
-        assert_eq!(command_line(args.into_iter()), r"mmgem demo 'my photos' --query 'it'\''s' -q ''");
+        let args =
+            ["/bin/mmgem", "demo", "my photos", "--query", "it's", "-q", ""].map(str::to_owned);
+        assert_eq!(
+            command_line(args.into_iter()),
+            r"mmgem demo 'my photos' --query 'it'\''s' -q ''"
+        );
     }
 
     #[test]

@@ -52,10 +52,13 @@ pub(super) fn heat_gradient() -> String {
 pub fn picture_uri(picture: &Rgb) -> Result<String> {
     let cannot = "cannot encode a picture of the page";
     let mut png = Vec::new();
-    let encoder = PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::Adaptive);
+    let encoder =
+        PngEncoder::new_with_quality(&mut png, CompressionType::Default, FilterType::Adaptive);
     picture.write_with_encoder(encoder).context(cannot)?;
     let mut webp = Vec::new();
-    picture.write_with_encoder(WebPEncoder::new_lossless(Cursor::new(&mut webp))).context(cannot)?;
+    picture
+        .write_with_encoder(WebPEncoder::new_lossless(Cursor::new(&mut webp)))
+        .context(cannot)?;
     let (kind, bytes) = if webp.len() < png.len() { ("webp", webp) } else { ("png", png) };
     Ok(format!("data:image/{kind};base64,{}", STANDARD.encode(bytes)))
 }

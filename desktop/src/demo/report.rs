@@ -128,9 +128,14 @@ impl Report {
 
     /// The pictures themselves, drawn nowhere yet.
     fn write_pictures(&self, page: &mut String) -> std::fmt::Result {
-        page.push_str("<svg class=\"store\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>\n");
+        page.push_str(
+            "<svg class=\"store\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>\n",
+        );
         for (idx, Picture { width, height, uri, .. }) in self.pictures.iter().enumerate() {
-            writeln!(page, "<image id=\"p{idx}\" width=\"{width}\" height=\"{height}\" href=\"{uri}\"/>")?;
+            writeln!(
+                page,
+                "<image id=\"p{idx}\" width=\"{width}\" height=\"{height}\" href=\"{uri}\"/>"
+            )?;
         }
         page.push_str("</defs></svg>\n");
         Ok(())
@@ -196,7 +201,12 @@ impl Report {
     fn write_query(&self, page: &mut String, query: &Query) -> std::fmt::Result {
         write!(page, "<article class=\"query\"><h3><q>{}</q></h3>", escape(&query.text))?;
         if let Some((rank, n_right)) = query.right {
-            write!(page, "<p class=\"verdict {}\">{}</p>", mark_class(rank == 1), verdict(rank, n_right))?;
+            write!(
+                page,
+                "<p class=\"verdict {}\">{}</p>",
+                mark_class(rank == 1),
+                verdict(rank, n_right)
+            )?;
         }
         page.push_str("\n<div class=\"hits\">\n");
         let Some((first, rest)) = query.hits.split_first() else {
@@ -213,13 +223,22 @@ impl Report {
         Ok(())
     }
 
-    fn write_hit(&self, page: &mut String, query: &Query, hit: &Hit, rank: usize) -> std::fmt::Result {
+    fn write_hit(
+        &self,
+        page: &mut String,
+        query: &Query,
+        hit: &Hit,
+        rank: usize,
+    ) -> std::fmt::Result {
         let name = &self.pictures[hit.picture].name;
-        let alt = format!("Hit {rank} for “{}”: {name}, with the box where it fits best", query.text);
+        let alt =
+            format!("Hit {rank} for “{}”: {name}, with the box where it fits best", query.text);
         let true_box = hit.true_box_px.map(|box_px| rect("true-box", box_px)).unwrap_or_default();
         let boxes = format!("{true_box}{}{}", rect("case", hit.box_px), rect("found", hit.box_px));
         let mark = match hit.is_right {
-            Some(true) => " <span class=\"mark good\" title=\"the text is true of this picture\">✓</span>",
+            Some(true) => {
+                " <span class=\"mark good\" title=\"the text is true of this picture\">✓</span>"
+            }
             _ => "",
         };
         writeln!(
@@ -275,9 +294,10 @@ impl Report {
             card.regions.len(),
             card.whole.text
         );
-        let boxes = card.regions.iter().enumerate().fold(String::new(), |boxes, (idx, (box_px, _))| {
-            boxes + &self.numbered_box(card.picture, idx, *box_px)
-        });
+        let boxes =
+            card.regions.iter().enumerate().fold(String::new(), |boxes, (idx, (box_px, _))| {
+                boxes + &self.numbered_box(card.picture, idx, *box_px)
+            });
         write!(
             page,
             "<article class=\"card\"><figure>{}</figure><div>",
@@ -285,7 +305,13 @@ impl Report {
         )?;
         write!(page, "<div class=\"whole\">{}</div><ol>", said(&card.whole))?;
         for (idx, (_, region)) in card.regions.iter().enumerate() {
-            write!(page, "<li><span class=\"badge c{}\">{}</span>{}</li>", idx % 4, idx + 1, said(region))?;
+            write!(
+                page,
+                "<li><span class=\"badge c{}\">{}</span>{}</li>",
+                idx % 4,
+                idx + 1,
+                said(region)
+            )?;
         }
         writeln!(page, "</ol><p class=\"name\">{}</p></div></article>", escape(name))
     }
@@ -323,8 +349,10 @@ impl Report {
     fn numbered_box(&self, picture: usize, idx: usize, box_px: BoxPx) -> String {
         let Picture { width, height, .. } = &self.pictures[picture];
         let side = *width.min(height) as f32 * 0.085;
-        let [x, y] =
-            [box_px[0].clamp(0.0, *width as f32 - side), box_px[1].clamp(0.0, *height as f32 - side)];
+        let [x, y] = [
+            box_px[0].clamp(0.0, *width as f32 - side),
+            box_px[1].clamp(0.0, *height as f32 - side),
+        ];
         format!(
             "{}{}<rect class=\"tag c{}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{side:.1}\" height=\"{side:.1}\"/><text \
              x=\"{:.1}\" y=\"{:.1}\" font-size=\"{:.1}\">{}</text>",
@@ -340,7 +368,8 @@ impl Report {
 
     /// Width over height of the tiles: the pictures' middle one, within what a row can take.
     fn shape(&self) -> f32 {
-        let mut shapes: Vec<f32> = self.pictures.iter().map(|p| p.width as f32 / p.height as f32).collect();
+        let mut shapes: Vec<f32> =
+            self.pictures.iter().map(|p| p.width as f32 / p.height as f32).collect();
         shapes.sort_by(f32::total_cmp);
         shapes.get(shapes.len() / 2).map_or(1.0, |shape| shape.clamp(0.8, 1.6))
     }
@@ -349,9 +378,13 @@ impl Report {
 fn said(said: &Said) -> String {
     let percent = said.certainty * 100.0;
     let text = if said.text.is_empty() { "<i>nothing</i>".to_owned() } else { escape(&said.text) };
-    let mark =
-        if said.is_right { " <span class=\"mark good\" title=\"word for word\">✓</span>" } else { "" };
-    let truth = said.truth.as_ref().map(|truth| format!("<p class=\"truth\">drawn: {}</p>", escape(truth)));
+    let mark = if said.is_right {
+        " <span class=\"mark good\" title=\"word for word\">✓</span>"
+    } else {
+        ""
+    };
+    let truth =
+        said.truth.as_ref().map(|truth| format!("<p class=\"truth\">drawn: {}</p>", escape(truth)));
     format!(
         "<div class=\"said\"><p>{text}{mark}</p><p class=\"sure\"><span class=\"meter\"><i style=\"width:{percent:.0}%\"></i>\
          </span>{percent:.0} % sure</p>{}</div>",
@@ -390,8 +423,13 @@ mod tests {
             uri: "data:image/png;base64,AAAA".into(),
         };
         let box_px = [10.0, 10.0, 60.0, 50.0];
-        let hit =
-            |picture| Hit { picture, score: 0.25, box_px, is_right: Some(picture == 0), true_box_px: None };
+        let hit = |picture| Hit {
+            picture,
+            score: 0.25,
+            box_px,
+            is_right: Some(picture == 0),
+            true_box_px: None,
+        };
         let heat = Heat {
             uri: "data:image/png;base64,BBBB".into(),
             point_px: [70.0, 30.0],
@@ -404,7 +442,12 @@ mod tests {
             pictures: vec![picture(name), picture("other")],
             gallery: vec![0, 1],
             measured: Vec::new(),
-            queries: vec![Query { text: name.into(), hits: vec![hit(0), hit(1)], heat, right: Some((1, 1)) }],
+            queries: vec![Query {
+                text: name.into(),
+                hits: vec![hit(0), hit(1)],
+                heat,
+                right: Some((1, 1)),
+            }],
             captioned: vec![Captioned {
                 picture: 0,
                 whole: said_text(name),

@@ -85,7 +85,8 @@ impl<'a> Tour<'a> {
         self.search_times.push(start.elapsed());
 
         let is_right = |source: usize| is_true_of(text, &self.album.sources[source]);
-        let right: Vec<bool> = ranked.iter().map(|(source, _)| is_right(*source) == Some(true)).collect();
+        let right: Vec<bool> =
+            ranked.iter().map(|(source, _)| is_right(*source) == Some(true)).collect();
         let first_right = right.iter().position(|is_right| *is_right);
         let n_right = right.iter().filter(|is_right| **is_right).count();
 
@@ -106,7 +107,9 @@ impl<'a> Tour<'a> {
                 score,
                 box_px: found.box_px,
                 is_right: first_right.and(is_right(source)),
-                true_box_px: self.album.sources[source].scene().and_then(|scene| place_in(text, scene)),
+                true_box_px: self.album.sources[source]
+                    .scene()
+                    .and_then(|scene| place_in(text, scene)),
             });
         }
         Ok(Query {
@@ -128,9 +131,11 @@ impl<'a> Tour<'a> {
         let whole = self.caption(&image, &Part::Whole, truths)?;
         let places = match scene {
             Some(scene) => drawn_places(scene),
-            None => {
-                self.told_places(&image, &whole.text)?.into_iter().map(|box_px| (box_px, &[][..])).collect()
-            }
+            None => self
+                .told_places(&image, &whole.text)?
+                .into_iter()
+                .map(|box_px| (box_px, &[][..]))
+                .collect(),
         };
         let mut regions = Vec::new();
         for (box_px, truths) in places {
@@ -141,12 +146,14 @@ impl<'a> Tour<'a> {
 
     /// How many of the pictures' own texts find their picture before all others; `None` for somebody's photos.
     pub fn captions_that_find_their_picture(&self) -> Result<Option<usize>> {
-        let captions: Option<Vec<&str>> = self.album.sources.iter().map(|source| source.own_text()).collect();
+        let captions: Option<Vec<&str>> =
+            self.album.sources.iter().map(|source| source.own_text()).collect();
         let Some(captions) = captions else { return Ok(None) };
         let text_embeds = block_on(self.context.session.embed_texts(&captions))?;
         let embed_dim = self.context.session.config().embed_dim;
         let own: Vec<usize> = (0..captions.len()).collect();
-        let ranks = ranks_from_embeds(self.album.embeds(), &text_embeds, embed_dim, &own, Ties::Against)?;
+        let ranks =
+            ranks_from_embeds(self.album.embeds(), &text_embeds, embed_dim, &own, Ties::Against)?;
         Ok(Some(ranks.text_to_image.iter().filter(|rank| **rank == Some(1)).count()))
     }
 
@@ -155,7 +162,8 @@ impl<'a> Tour<'a> {
             return Ok(opened.clone());
         }
         let session = &self.context.session;
-        let input = preprocess(&self.album.sources[source].pixels()?, &session.config().preprocess());
+        let input =
+            preprocess(&self.album.sources[source].pixels()?, &session.config().preprocess());
         let map = input.map;
         let image = session.encode_batch(&[input]).pop().expect("one picture in, one out");
         Ok(self.opened.entry(source).or_insert(Opened { image, map }).clone())
@@ -164,10 +172,12 @@ impl<'a> Tour<'a> {
     fn caption(&mut self, image: &EncodedImage, part: &Part, truths: &[String]) -> Result<Said> {
         let decoding = Decoding::default();
         let start = Instant::now();
-        let Caption { text, log_prob } = block_on(self.context.session.caption(image, part, decoding))?;
+        let Caption { text, log_prob } =
+            block_on(self.context.session.caption(image, part, decoding))?;
         self.caption_times.push(start.elapsed());
         // The end counts, unless there was no room for it.
-        let n_tokens = (self.context.session.tokenizer().encode(&text)?.len() + 1).min(decoding.max_tokens);
+        let n_tokens =
+            (self.context.session.tokenizer().encode(&text)?.len() + 1).min(decoding.max_tokens);
         Ok(Said {
             certainty: (log_prob / n_tokens as f32).exp().min(1.0),
             log_prob,
@@ -208,7 +218,9 @@ fn best_apart(boxes: &[BoxPx], scores: &[f32], n: usize) -> Vec<usize> {
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     let mut chosen: Vec<usize> = Vec::new();
     for idx in order {
-        if chosen.len() < n && chosen.iter().all(|other| iou(boxes[*other], boxes[idx]) <= MOST_OVERLAP) {
+        if chosen.len() < n
+            && chosen.iter().all(|other| iou(boxes[*other], boxes[idx]) <= MOST_OVERLAP)
+        {
             chosen.push(idx);
         }
     }
@@ -224,7 +236,8 @@ fn is_true_of(text: &str, source: &Source) -> Option<bool> {
 
 /// Where the thing is that a text tells of, if it is just one.
 fn place_in(text: &str, scene: &Scene) -> Option<BoxPx> {
-    let mut places = scene.regions.iter().filter(|region| region.phrases.iter().any(|phrase| phrase == text));
+    let mut places =
+        scene.regions.iter().filter(|region| region.phrases.iter().any(|phrase| phrase == text));
     let place = places.next()?;
     places.next().is_none().then_some(place.box_px)
 }
@@ -234,7 +247,9 @@ fn area([x0, y0, x1, y1]: BoxPx) -> f32 {
 }
 
 fn span(values: &[f32]) -> (f32, f32) {
-    values.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
+    values
+        .iter()
+        .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
 }
 
 #[cfg(test)]
@@ -245,8 +260,12 @@ mod tests {
 
     #[test]
     fn boxes_apart_come_with_the_best_first() {
-        let boxes =
-            [[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0], [0.0, 20.0, 9.0, 29.0]];
+        let boxes = [
+            [0.0, 0.0, 10.0, 10.0],
+            [1.0, 0.0, 11.0, 10.0],
+            [20.0, 0.0, 30.0, 10.0],
+            [0.0, 20.0, 9.0, 29.0],
+        ];
         assert_eq!(best_apart(&boxes, &[0.1, 0.5, 0.9, 0.2], 3), [2, 1, 3]);
         assert_eq!(best_apart(&boxes, &[0.6, 0.5, 0.9, 0.2], 2), [2, 0]);
     }

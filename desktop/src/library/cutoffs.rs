@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn the_last_calibration_of_each_model_is_kept() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let open = |model| Library::open(&folder.path().join("l.sqlite"), model, 1).expect("usable");
+        let open =
+            |model| Library::open(&folder.path().join("l.sqlite"), model, 1).expect("usable");
         let cutoff = |kept, min_score| Cutoff { kept, min_score, passed: 0.25 };
         open(1).set_cutoffs(&[cutoff(0.9, 0.1)]).expect("writable");
         let last = [cutoff(0.95, 0.2), cutoff(0.5, 0.4)];

@@ -111,7 +111,8 @@ pub fn date_in_words(secs: i64) -> String {
     // Hinnant, `civil_from_days`.
     let days = secs.div_euclid(86_400) + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
@@ -135,7 +136,8 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// A number of just so many digits.
     fn number(&mut self, n_digits: usize) -> Option<i64> {
-        let digits = self.rest.get(..n_digits).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
+        let digits =
+            self.rest.get(..n_digits).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
         let number = digits.iter().fold(0, |number, digit| 10 * number + i64::from(digit - b'0'));
         self.rest = &self.rest[n_digits..];
         Some(number)
@@ -180,13 +182,17 @@ fn secs_of_day([hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
 pub fn date_of_metadata(text: &str) -> Option<i64> {
     let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
     let mut reader = Reader { rest: text.as_bytes() };
-    let Some(year) = reader.number(4).filter(|year| *year > 1800) else { return date_of_mail(text) };
+    let Some(year) = reader.number(4).filter(|year| *year > 1800) else {
+        return date_of_mail(text);
+    };
     let separator = reader.one_of(b":-/.");
-    let with_separator =
-        |reader: &mut Reader| separator.is_none_or(|separator| reader.one_of(&[separator]).is_some());
+    let with_separator = |reader: &mut Reader| {
+        separator.is_none_or(|separator| reader.one_of(&[separator]).is_some())
+    };
     let month = reader.number(2);
-    let day = month
-        .and_then(|_| reader.attempt(|reader| if with_separator(reader) { reader.number(2) } else { None }));
+    let day = month.and_then(|_| {
+        reader.attempt(|reader| if with_separator(reader) { reader.number(2) } else { None })
+    });
     if !reader.ends_number() {
         return None;
     }
@@ -306,16 +312,22 @@ mod tests {
         let dates = [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (1900, 3, 1)];
         let days = dates.map(|(year, month, day)| days_of_date(year, month, day));
         assert_eq!(days, [0, -1, 11_016, 19_783, -25_508].map(Some));
-        for (year, month, day) in
-            [(2023, 2, 29), (1900, 2, 29), (2024, 2, 30), (2024, 4, 31), (2024, 13, 1), (2024, 1, 0)]
-        {
+        for (year, month, day) in [
+            (2023, 2, 29),
+            (1900, 2, 29),
+            (2024, 2, 30),
+            (2024, 4, 31),
+            (2024, 13, 1),
+            (2024, 1, 0),
+        ] {
             assert_eq!(days_of_date(year, month, day), None, "{year}-{month}-{day}");
         }
     }
 
     #[test]
     fn days_are_told_as_they_are_counted() {
-        for (year, month, day) in [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (2026, 11, 25)]
+        for (year, month, day) in
+            [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (2026, 11, 25)]
         {
             let secs = days_since_1970(year, month, day) * 86_400 + 86_399;
             assert_eq!(second_in_words(secs), format!("{year:04}-{month:02}-{day:02}T23:59:59"));

@@ -69,7 +69,8 @@ impl Library {
                 width: row.get(3)?,
                 height: row.get(4)?,
             };
-            let image = Vectors::from_parts(self.dim, codes_from_bytes(row.get(7)?), vec![row.get(6)?])?;
+            let image =
+                Vectors::from_parts(self.dim, codes_from_bytes(row.get(7)?), vec![row.get(6)?])?;
             let (boxes, regions) =
                 self.regions(row.get(5)?)?.unwrap_or_else(|| (Vec::new(), Vectors::new(self.dim)));
             index.push_vectors(photo, &image, &boxes, &regions);

@@ -105,7 +105,8 @@ fn place(exif: &Exif) -> Option<[f64; 2]> {
 
 /// A place on the globe. A camera without a fix often writes zeros.
 pub fn real_place(latitude: f64, longitude: f64) -> Option<[f64; 2]> {
-    let real = latitude.abs() <= 90.0 && longitude.abs() <= 180.0 && (latitude, longitude) != (0.0, 0.0);
+    let real =
+        latitude.abs() <= 90.0 && longitude.abs() <= 180.0 && (latitude, longitude) != (0.0, 0.0);
     real.then_some([latitude, longitude])
 }
 
@@ -118,7 +119,12 @@ fn xmp_packet(bytes: &[u8]) -> Option<&[u8]> {
 
 /// When XMP says that the photo was taken.
 pub fn xmp_secs(xmp: &str) -> Option<i64> {
-    let keys = ["exif:DateTimeOriginal", "exif:DateTimeDigitized", "photoshop:DateCreated", "xmp:CreateDate"];
+    let keys = [
+        "exif:DateTimeOriginal",
+        "exif:DateTimeDigitized",
+        "photoshop:DateCreated",
+        "xmp:CreateDate",
+    ];
     keys.into_iter().find_map(|key| date_of_metadata(xmp_value(xmp, key)?))
 }
 
@@ -133,7 +139,8 @@ pub fn xmp_place(xmp: &str) -> Option<[f64; 2]> {
         };
         let parts: Option<Vec<f64>> =
             text[..text.len() - 1].split(',').map(|part| part.trim().parse().ok()).collect();
-        let sum = parts?.iter().zip([1.0, 60.0, 3600.0]).map(|(part, unit)| part / unit).sum::<f64>();
+        let sum =
+            parts?.iter().zip([1.0, 60.0, 3600.0]).map(|(part, unit)| part / unit).sum::<f64>();
         Some(sign * sum)
     };
     real_place(degrees("exif:GPSLatitude", 'N', 'S')?, degrees("exif:GPSLongitude", 'E', 'W')?)
@@ -164,11 +171,12 @@ fn iptc_secs(bytes: &[u8]) -> Option<i64> {
         // The time stands near it.
         let near = bytes.get(at..(at + 4096).min(bytes.len()))?;
         let time = memmem::find(near, b"\x1c\x02\x3c\x00\x0b").and_then(|offset| {
-            let time =
-                text(at + offset + 5, 6).filter(|time| time.bytes().all(|byte| byte.is_ascii_digit()))?;
+            let time = text(at + offset + 5, 6)
+                .filter(|time| time.bytes().all(|byte| byte.is_ascii_digit()))?;
             let part = |i: usize| time[i..i + 2].parse::<i64>().ok();
             let (hours, minutes, seconds) = (part(0)?, part(2)?, part(4)?);
-            (hours < 24 && minutes < 60 && seconds < 60).then_some(hours * 3600 + minutes * 60 + seconds)
+            (hours < 24 && minutes < 60 && seconds < 60)
+                .then_some(hours * 3600 + minutes * 60 + seconds)
         });
         Some(days + time.unwrap_or(0))
     })
@@ -241,7 +249,8 @@ fn png_text(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
 
 fn png_time(data: &[u8]) -> Option<i64> {
     let [high, low, month, day, hours, minutes, seconds] = data.try_into().ok()?;
-    let days = days_of_date(i64::from(u16::from_be_bytes([high, low])), i64::from(month), i64::from(day))?;
+    let days =
+        days_of_date(i64::from(u16::from_be_bytes([high, low])), i64::from(month), i64::from(day))?;
     let is_time = hours < 24 && minutes < 60 && seconds <= 60;
     let secs = i64::from(hours) * 3600 + i64::from(minutes) * 60 + i64::from(seconds);
     Some(days * 86_400 + if is_time { secs } else { 0 })
@@ -293,7 +302,10 @@ mod tests {
     #[test]
     fn date_camera_and_place_are_read() {
         let facts = Facts::of(&exif_bytes());
-        assert_eq!(facts.taken, Some(Dated { secs: 19_783 * 86_400 + 12 * 3600 + 5, from: DateFrom::Exif }));
+        assert_eq!(
+            facts.taken,
+            Some(Dated { secs: 19_783 * 86_400 + 12 * 3600 + 5, from: DateFrom::Exif })
+        );
         assert_eq!(facts.camera.as_deref(), Some("Canon EOS 5D"));
         assert_eq!(facts.place, Some([48.2, -16.5]));
     }
@@ -333,16 +345,21 @@ mod tests {
             )),
             wanted,
         );
-        check(&jpeg(&xmp("xmp:ModifyDate='2022-01-01' xmp:CreateDate = '2021-05-06T12:00:05'/>")), wanted);
+        check(
+            &jpeg(&xmp("xmp:ModifyDate='2022-01-01' xmp:CreateDate = '2021-05-06T12:00:05'/>")),
+            wanted,
+        );
         check(&jpeg(&xmp("xmp:ModifyDate='2022-01-01'/>")), None);
         let place = "exif:GPSLatitude='48,12.0N' exif:GPSLongitude='16,30,0W'/>";
         assert_eq!(Facts::of(&jpeg(&xmp(place))).place, Some([48.2, -16.5]));
     }
 
     fn iptc(date: &str, time: &str) -> Vec<u8> {
-        let set =
-            |number: u8, text: &str| [&[0x1c, 2, number, 0, text.len() as u8], text.as_bytes()].concat();
-        [b"Photoshop 3.0\08BIM\x04\x04\0\0\0\0\0\x20".to_vec(), set(55, date), set(60, time)].concat()
+        let set = |number: u8, text: &str| {
+            [&[0x1c, 2, number, 0, text.len() as u8], text.as_bytes()].concat()
+        };
+        [b"Photoshop 3.0\08BIM\x04\x04\0\0\0\0\0\x20".to_vec(), set(55, date), set(60, time)]
+            .concat()
     }
 
     #[test]
@@ -374,10 +391,12 @@ mod tests {
         let made = Some(("2021-05-06T12:00:05", DateFrom::Png));
         check(&png(&[(b"tIME", changed.clone()), (b"tEXt", created)]), made);
         check(&png(&[(b"tIME", changed)]), Some(("2021-05-07T12:00:05", DateFrom::PngModified)));
-        let zipped = [b"Creation Time\0\0".to_vec(), packed(b"Thu, 06 May 2021 12:00:05 +0200")].concat();
+        let zipped =
+            [b"Creation Time\0\0".to_vec(), packed(b"Thu, 06 May 2021 12:00:05 +0200")].concat();
         check(&png(&[(b"zTXt", zipped)]), made);
         let property = xmp("exif:DateTimeOriginal='2021-05-06T12:00:05'/>");
-        let head = |is_packed: u8| [b"XML:com.adobe.xmp\0".as_slice(), &[is_packed, 0, 0, 0]].concat();
+        let head =
+            |is_packed: u8| [b"XML:com.adobe.xmp\0".as_slice(), &[is_packed, 0, 0, 0]].concat();
         let of_xmp = Some(("2021-05-06T12:00:05", DateFrom::Xmp));
         check(&png(&[(b"iTXt", [head(0), property.clone()].concat())]), of_xmp);
         check(&png(&[(b"iTXt", [head(1), packed(&property)].concat())]), of_xmp);

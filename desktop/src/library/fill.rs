@@ -21,7 +21,9 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::dates::Dated;
 use super::sidecars::{self, Beside};
-use super::{Donor, FACTS, Facts, Library, PhotoVectors, READERS, bytes_of_codes, bytes_of_floats, paths};
+use super::{
+    Donor, FACTS, Facts, Library, PhotoVectors, READERS, bytes_of_codes, bytes_of_floats, paths,
+};
 use crate::context::Context;
 use crate::photos::{FoundPhotos, decode_photo};
 use crate::terminal::{PassedOver, progress_bar};
@@ -140,7 +142,8 @@ impl Known {
     /// Whether the file must be read again, which has this stamp now.
     fn is_stale(&self, now: Stamp) -> bool {
         let Stamp { size_bytes, modified_ns, changed_ns, sidecar_ns } = self.stamp;
-        let same = (size_bytes, modified_ns, sidecar_ns) == (now.size_bytes, now.modified_ns, now.sidecar_ns);
+        let same = (size_bytes, modified_ns, sidecar_ns)
+            == (now.size_bytes, now.modified_ns, now.sidecar_ns);
         let changed = changed_ns.is_some() && changed_ns != now.changed_ns;
         let may_be_read = self.refused_by.is_some_and(|readers| readers != READERS);
         !same || changed || may_be_read || self.lacks_facts
@@ -236,10 +239,14 @@ impl Library {
             // which ends the readers.
             let (sender, receiver) = sync_channel(BATCH);
             for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-                let (sender, stale, next, whole, config) = (sender.clone(), &stale, &next, &whole, &config);
+                let (sender, stale, next, whole, config) =
+                    (sender.clone(), &stale, &next, &whole, &config);
                 scope.spawn(move || {
                     while let Some(path) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if sender.send(arrive(path, found.sidecars_of(path), whole, config)).is_err() {
+                        if sender
+                            .send(arrive(path, found.sidecars_of(path), whole, config))
+                            .is_err()
+                        {
                             break;
                         }
                     }
@@ -302,12 +309,18 @@ impl Library {
         let transaction = self.db.transaction()?;
         for ((path, stamp, beside, hash, facts, fresh), vectors) in new.iter().zip(vectors) {
             let content = content_row(&transaction, hash, facts, fresh)?;
-            vector_rows(&transaction, self.model, content, &vectors.expect("encoded or given above"))?;
+            vector_rows(
+                &transaction,
+                self.model,
+                content,
+                &vectors.expect("encoded or given above"),
+            )?;
             file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
         }
         for (path, stamp, beside, hash, facts) in &known {
             facts_row(&transaction, hash, facts)?;
-            let was_there = file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
+            let was_there =
+                file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
             *if was_there { &mut summary.unchanged } else { &mut summary.recognised } += 1;
         }
         for (path, stamp, beside, refusal) in &bad {
@@ -432,7 +445,12 @@ fn changed_ns(_metadata: &Metadata) -> Option<i64> {
 }
 
 /// What a reader does with a file: nothing that needs the model or the library.
-fn arrive(path: &Path, sidecars: &[PathBuf], whole: &HashSet<[u8; 32]>, config: &ImagePreprocess) -> Arrived {
+fn arrive(
+    path: &Path,
+    sidecars: &[PathBuf],
+    whole: &HashSet<[u8; 32]>,
+    config: &ImagePreprocess,
+) -> Arrived {
     let unopened = |error| Refusal { error, is_unopened: true };
     // Before the bytes: a file that changes meanwhile is read again next time.
     let stamp = Stamp::of(path, sidecars);
@@ -448,12 +466,19 @@ fn arrive(path: &Path, sidecars: &[PathBuf], whole: &HashSet<[u8; 32]>, config: 
         }
         // Strangers' files: whatever panics has read nothing.
         let fresh = catch_unwind(|| fresh(path, &bytes, config)).unwrap_or_else(|_| {
-            Err(anyhow::anyhow!("reading it ended in a panic; the file is damaged, or this program is wrong"))
+            Err(anyhow::anyhow!(
+                "reading it ended in a panic; the file is damaged, or this program is wrong"
+            ))
         });
         let fresh = fresh.map_err(|error| Refusal { error, is_unopened: false })?;
         Ok(Content { hash, facts, fresh: Some(fresh) })
     });
-    Arrived { path: path.to_owned(), stamp: stamp.ok(), beside: Beside::of(path, sidecars), content }
+    Arrived {
+        path: path.to_owned(),
+        stamp: stamp.ok(),
+        beside: Beside::of(path, sidecars),
+        content,
+    }
 }
 
 fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
@@ -477,14 +502,16 @@ fn thumbnail(photo: &Rgb) -> Rgb {
     if longer <= THUMBNAIL {
         return photo.clone();
     }
-    let scaled = |side: u32| (u64::from(side) * u64::from(THUMBNAIL) / u64::from(longer)).max(1) as u32;
+    let scaled =
+        |side: u32| (u64::from(side) * u64::from(THUMBNAIL) / u64::from(longer)).max(1) as u32;
     resize(photo, scaled(width), scaled(height))
 }
 
 /// 64 bits that copies at another size or quality share but for a few: where it gets lighter to the right.
 fn look(photo: &Rgb) -> u64 {
     let small = resize(photo, 9, 8);
-    let light = |x: u32, y: u32| small.get_pixel(x, y).0.iter().map(|value| u32::from(*value)).sum::<u32>();
+    let light =
+        |x: u32, y: u32| small.get_pixel(x, y).0.iter().map(|value| u32::from(*value)).sum::<u32>();
     (0..64).fold(0, |bits, i| bits << 1 | u64::from(light(i % 8, i / 8) < light(i % 8 + 1, i / 8)))
 }
 
@@ -496,13 +523,20 @@ pub fn embed(context: &Context, encoded: &EncodedImage) -> Result<PhotoVectors> 
     image.push(&block_on(session.embed_image(encoded, &Part::Whole))?);
     let boxes = region_boxes(encoded.width as f32, encoded.height as f32, dim);
     if !boxes.is_empty() {
-        block_on(session.embed_boxes(encoded, &boxes))?.chunks(dim).for_each(|region| regions.push(region));
+        block_on(session.embed_boxes(encoded, &boxes))?
+            .chunks(dim)
+            .for_each(|region| regions.push(region));
     }
     Ok(PhotoVectors { image, boxes, regions })
 }
 
 /// A new content, or one that is read in another way than before.
-fn content_row(transaction: &Transaction, hash: &[u8; 32], facts: &Facts, fresh: &Fresh) -> Result<i64> {
+fn content_row(
+    transaction: &Transaction,
+    hash: &[u8; 32],
+    facts: &Facts,
+    fresh: &Fresh,
+) -> Result<i64> {
     let Fresh { format, width, height, look, .. } = fresh;
     transaction
         .prepare_cached(
@@ -569,19 +603,26 @@ pub(super) fn vector_rows(
 /// A file with its content, or with what is wrong with it; whether it had this content before.
 ///
 /// A photo that the system does not hand out for now stays a hit: its content is as it was when it was read last.
-fn file_row(transaction: &Transaction, file: Filed, content: Result<&[u8; 32], &Refusal>) -> Result<bool> {
+fn file_row(
+    transaction: &Transaction,
+    file: Filed,
+    content: Result<&[u8; 32], &Refusal>,
+) -> Result<bool> {
     let Filed { path, stamp, beside } = file;
     let path = paths::to_bytes(path);
     let mut before = transaction.prepare_cached("SELECT content FROM file WHERE path = ?1")?;
     let before: Option<i64> = before.query_row([&path], |row| row.get(0)).optional()?.flatten();
     let content_id = match content {
-        Ok(hash) => Some(content_of(transaction, hash)?.context("a file's content comes before it")?),
+        Ok(hash) => {
+            Some(content_of(transaction, hash)?.context("a file's content comes before it")?)
+        }
         Err(refusal) => before.filter(|_| refusal.is_unopened),
     };
     let problem = content.err().map(|refusal| crate::terminal::root_on_one_line(&refusal.error));
     let is_unopened = content.is_err_and(|refusal| refusal.is_unopened);
     let [latitude, longitude] = beside.place.map_or([None; 2], |place| place.map(Some));
-    let (taken_secs, date_from) = beside.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
+    let (taken_secs, date_from) =
+        beside.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
     transaction
         .prepare_cached(
             "INSERT INTO file (path, size_bytes, modified_ns, changed_ns, sidecar_ns, content, problem, readers,

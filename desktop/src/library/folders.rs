@@ -18,16 +18,26 @@ impl Library {
         let known = self.folders()?;
         let transaction = self.db.transaction()?;
         for root in roots.iter().filter(|root| root.path.is_dir()) {
-            if known.iter().any(|known| root.path != known.path && root.path.starts_with(&known.path)) {
+            if known
+                .iter()
+                .any(|known| root.path != known.path && root.path.starts_with(&known.path))
+            {
                 continue;
             }
             let inner = known.iter().filter(|known| known.path.starts_with(&root.path));
             for inner in inner {
-                transaction.execute("DELETE FROM folder WHERE path = ?1", [paths::to_bytes(&inner.path)])?;
+                transaction.execute(
+                    "DELETE FROM folder WHERE path = ?1",
+                    [paths::to_bytes(&inner.path)],
+                )?;
             }
             transaction.execute(
                 "INSERT OR REPLACE INTO folder (path, exclude, hidden) VALUES (?1, ?2, ?3)",
-                params![paths::to_bytes(&root.path), serde_json::to_string(&root.exclude)?, root.hidden],
+                params![
+                    paths::to_bytes(&root.path),
+                    serde_json::to_string(&root.exclude)?,
+                    root.hidden
+                ],
             )?;
         }
         Ok(transaction.commit()?)

@@ -198,9 +198,11 @@ impl Library {
 
     /// Files that could not be read, and why.
     pub fn problems(&self) -> Result<Vec<(PathBuf, String)>> {
-        let mut rows =
-            self.db.prepare("SELECT path, problem FROM file WHERE problem IS NOT NULL ORDER BY path")?;
-        let rows = rows.query_map([], |row| Ok((paths::from_bytes(&row.get::<_, Vec<u8>>(0)?), row.get(1)?)));
+        let mut rows = self
+            .db
+            .prepare("SELECT path, problem FROM file WHERE problem IS NOT NULL ORDER BY path")?;
+        let rows = rows
+            .query_map([], |row| Ok((paths::from_bytes(&row.get::<_, Vec<u8>>(0)?), row.get(1)?)));
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -217,7 +219,9 @@ impl Library {
             "SELECT boxes, scales, codes FROM region_vectors WHERE model = ?1 AND content = ?2",
         )?;
         let blobs = row
-            .query_row(params![self.model, content], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(params![self.model, content], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .optional()?;
         let Some((boxes, scales, codes)) = blobs else { return Ok(None) };
         let (boxes, scales): (Vec<u8>, Vec<u8>) = (boxes, scales);
@@ -267,7 +271,8 @@ fn bytes_of_codes(codes: &[i8]) -> Vec<u8> {
 
 /// The library that is used when none is named: in the platform's folder for a program's data.
 pub fn default_library() -> Result<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let data = if cfg!(windows) {
         folder("LOCALAPPDATA")
     } else if cfg!(target_os = "macos") {
@@ -275,8 +280,8 @@ pub fn default_library() -> Result<PathBuf> {
     } else {
         folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")))
     };
-    let data =
-        data.context("this system names no folder for a program's data\n  hint: give --library FILE")?;
+    let data = data
+        .context("this system names no folder for a program's data\n  hint: give --library FILE")?;
     Ok(data.join("mmgem").join("library.sqlite"))
 }
 

@@ -58,8 +58,12 @@ impl Library {
             let new = self.vectors_after(last_content, BATCH)?;
             let Some((last, ..)) = new.last() else { break };
             last_content = *last;
-            index.reserve_capacity_and_threads(index.size() + new.len(), rayon::current_num_threads())?;
-            new.par_iter().try_for_each(|(content, codes)| index.add(content.cast_unsigned(), codes))?;
+            index.reserve_capacity_and_threads(
+                index.size() + new.len(),
+                rayon::current_num_threads(),
+            )?;
+            new.par_iter()
+                .try_for_each(|(content, codes)| index.add(content.cast_unsigned(), codes))?;
             advance(new.len());
         }
         let n = index.size();
@@ -83,16 +87,25 @@ impl Library {
 
     /// The hits of [`Library::search`], found by the graph; nothing where there is none that can be used, or where photos
     /// that it did not propose might be hits too.
-    pub fn search_near(&self, file: &Path, vector: &[f32], wanted: &Wanted) -> Result<Option<Vec<Found>>> {
+    pub fn search_near(
+        &self,
+        file: &Path,
+        vector: &[f32],
+        wanted: &Wanted,
+    ) -> Result<Option<Vec<Found>>> {
         let n_wanted = wanted.skip.saturating_add(wanted.k);
         // More than asked for, because members of a group take no place of their own.
-        let n =
-            if wanted.by_region { REGION_CANDIDATES } else { n_wanted.saturating_mul(4).saturating_add(256) };
+        let n = if wanted.by_region {
+            REGION_CANDIDATES
+        } else {
+            n_wanted.saturating_mul(4).saturating_add(256)
+        };
         let Some(shelf) = self.shelf_near(file, vector, n)? else { return Ok(None) };
         let query = Query::new(vector);
         let found = self.search(&shelf, &query, wanted, None)?;
-        let is_cut =
-            || !wanted.by_region && shelf.scores(&query).iter().any(|hit| hit.score < wanted.min_score);
+        let is_cut = || {
+            !wanted.by_region && shelf.scores(&query).iter().any(|hit| hit.score < wanted.min_score)
+        };
         Ok((found.len() == wanted.k || is_cut()).then_some(found))
     }
 
@@ -179,7 +192,8 @@ impl Library {
                 )?
                 .execute(params![path.as_bytes(), content])?;
             let image = vectors.rows(row..row + 1);
-            let vectors = PhotoVectors { image, boxes: Vec::new(), regions: Vectors::new(self.dim) };
+            let vectors =
+                PhotoVectors { image, boxes: Vec::new(), regions: Vectors::new(self.dim) };
             vector_rows(&transaction, self.model, content, &vectors)?;
         }
         Ok(transaction.commit()?)
@@ -296,10 +310,12 @@ mod tests {
         let (mut n_same, mut n) = (0, 0);
         for row in 0..100 {
             let query = queries.vector(row);
-            let (near, exact) = (desk.near(&query, 10).expect("there is a graph"), desk.exact(&query, 10));
+            let (near, exact) =
+                (desk.near(&query, 10).expect("there is a graph"), desk.exact(&query, 10));
             let near: Vec<_> = near.iter().map(|hit| (hit.photo.content, hit.score)).collect();
             n += exact.len();
-            n_same += exact.iter().filter(|hit| near.contains(&(hit.photo.content, hit.score))).count();
+            n_same +=
+                exact.iter().filter(|hit| near.contains(&(hit.photo.content, hit.score))).count();
         }
         assert!(n_same * 100 >= n * 98, "{n_same} of {n}");
     }
@@ -338,18 +354,25 @@ mod tests {
         let vectors = gathered_vectors(300, DIM, 1);
         let query = vectors.vector(3);
         let mut desk = desk(&vectors);
-        let update = |desk: &mut Desk| desk.library.update_nearby(&desk.graph, |_| ()).expect("writable");
+        let update =
+            |desk: &mut Desk| desk.library.update_nearby(&desk.graph, |_| ()).expect("writable");
         update(&mut desk);
         assert!(desk.near(&query, 5).is_some());
         // Another vector for a photo that it has.
-        let again =
-            PhotoVectors { image: vectors.rows(9..10), boxes: Vec::new(), regions: Vectors::new(DIM) };
+        let again = PhotoVectors {
+            image: vectors.rows(9..10),
+            boxes: Vec::new(),
+            regions: Vectors::new(DIM),
+        };
         let transaction = desk.library.db.transaction().expect("begins");
         vector_rows(&transaction, desk.library.model, 4, &again).expect("writable");
         transaction.commit().expect("writable");
         assert!(desk.near(&query, 5).is_none());
         update(&mut desk);
-        assert_eq!(contents(&desk.near(&query, 5).expect("made again")), contents(&desk.exact(&query, 5)));
+        assert_eq!(
+            contents(&desk.near(&query, 5).expect("made again")),
+            contents(&desk.exact(&query, 5))
+        );
         // Its file cut short, and deleted.
         let bytes = fs::read(&desk.graph).expect("written");
         fs::write(&desk.graph, &bytes[..bytes.len() / 2]).expect("writable");
@@ -367,7 +390,8 @@ mod tests {
         desk.library.update_nearby(&desk.graph, |_| ()).expect("writable");
         assert!(desk.near(&vectors.vector(0), 301).is_none());
         let strict = Wanted { min_score: 0.9, ..wanted(50) };
-        let found = desk.library.search_near(&desk.graph, &vectors.vector(0), &strict).expect("readable");
+        let found =
+            desk.library.search_near(&desk.graph, &vectors.vector(0), &strict).expect("readable");
         assert_eq!(found.expect("all that are so near").len(), 1);
     }
 }

@@ -74,7 +74,10 @@ impl Library {
         db.pragma_update(None, "foreign_keys", true)?;
         make_tables(&mut db)?;
         let key = params![fingerprint.cast_signed(), PREPROCESSING, i64::try_from(dim)?];
-        db.execute("INSERT OR IGNORE INTO model (fingerprint, preprocessing, dim) VALUES (?1, ?2, ?3)", key)?;
+        db.execute(
+            "INSERT OR IGNORE INTO model (fingerprint, preprocessing, dim) VALUES (?1, ?2, ?3)",
+            key,
+        )?;
         let model = model_row(&db, fingerprint)?.context("the model was just written")?;
         Ok(Self { db, model, fingerprint, dim, read_only: None })
     }
@@ -120,7 +123,8 @@ fn is_unwritable(error: &Error) -> bool {
 
 fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let reads = |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
+    let reads =
+        |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
     let log = with_ending(file, "-wal");
     let log_bytes = fs::metadata(&log).map(|metadata| metadata.len()).ok();
     // While another program has it open there is a log, which is read with what that program keeps beside it.
@@ -160,7 +164,8 @@ impl Copy {
     fn of(file: &Path, log: &Path) -> Result<Self> {
         static COPIES: AtomicUsize = AtomicUsize::new(0);
         let number = COPIES.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("mmgem-library-{}-{number}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("mmgem-library-{}-{number}", std::process::id()));
         let copy = Self { file: folder.join("library.sqlite"), folder };
         let made = fs::create_dir(&copy.folder)
             .and_then(|()| fs::copy(file, &copy.file))
@@ -191,7 +196,8 @@ impl Drop for Copy {
 fn make_tables(db: &mut Connection) -> Result<()> {
     // Two programs may meet here: the second waits, and finds the tables made.
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let n_tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    let n_tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     if n_tables == 0 {
         transaction.execute_batch(SCHEMA)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -277,7 +283,8 @@ mod tests {
     /// What stands beside a library, by name.
     fn beside(file: &Path) -> Vec<OsString> {
         let entries = fs::read_dir(file.parent().expect("a folder")).expect("readable");
-        let mut names: Vec<OsString> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        let mut names: Vec<OsString> =
+            entries.map(|entry| entry.expect("an entry").file_name()).collect();
         names.sort();
         names
     }
@@ -335,7 +342,10 @@ mod tests {
         let cutoff = Cutoff { kept: 0.9, min_score: 0.1, passed: 0.2 };
         library.set_cutoffs(&[cutoff]).expect("writable");
         drop(library);
-        assert_eq!(Library::open(&file, 1, 2).expect("usable").cutoffs().expect("readable"), [cutoff]);
+        assert_eq!(
+            Library::open(&file, 1, 2).expect("usable").cutoffs().expect("readable"),
+            [cutoff]
+        );
     }
 
     #[test]

@@ -50,8 +50,9 @@ mod tests {
 
     #[test]
     fn windows_programs_get_paths_as_people_write_them() {
-        let check =
-            |path, wanted: Option<&str>| assert_eq!(without_verbatim(path).as_deref(), wanted, "{path}");
+        let check = |path, wanted: Option<&str>| {
+            assert_eq!(without_verbatim(path).as_deref(), wanted, "{path}")
+        };
         check(r"\\?\C:\a b\c.jpg", Some(r"C:\a b\c.jpg"));
         check(r"\\?\UNC\host\share\c.jpg", Some(r"\\host\share\c.jpg"));
         check(r"\\?\Volume{7}\c.jpg", None);

@@ -90,7 +90,8 @@ impl Difference {
         let (a, b) = (Planes::of(smaller), Planes::of(larger));
         let light: Vec<i32> = a.light.iter().zip(&b.light).map(|(a, b)| a - b).collect();
         let both: Vec<i32> = a.light.iter().zip(&b.light).map(|(a, b)| (a + b) / 2).collect();
-        let minus = |a: &[i32], b: &[i32]| -> Vec<i32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
+        let minus =
+            |a: &[i32], b: &[i32]| -> Vec<i32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
         let hue = |a: &[i32], b: &[i32]| largest_mean(&minus(a, b), width, height, 8);
         Some(Self {
             spot: largest_mean(&light, width, height, 2),
@@ -127,8 +128,11 @@ struct Planes {
 impl Planes {
     fn of(picture: &Rgb) -> Self {
         let n = (picture.width() * picture.height()) as usize;
-        let mut planes =
-            Self { light: Vec::with_capacity(n), blue: Vec::with_capacity(n), red: Vec::with_capacity(n) };
+        let mut planes = Self {
+            light: Vec::with_capacity(n),
+            blue: Vec::with_capacity(n),
+            red: Vec::with_capacity(n),
+        };
         for pixel in picture.pixels() {
             let [r, g, b] = pixel.0.map(i32::from);
             let light = (299 * r + 587 * g + 114 * b + 500) / 1000;
@@ -158,7 +162,8 @@ fn largest_mean(values: &[i32], width: u32, height: u32, k: usize) -> f32 {
             most = most.max(sum.abs());
         }
         if top + down < height {
-            let (gone, come) = (&values[top * width..][..width], &values[(top + down) * width..][..width]);
+            let (gone, come) =
+                (&values[top * width..][..width], &values[(top + down) * width..][..width]);
             for ((sum, come), gone) in columns.iter_mut().zip(come).zip(gone) {
                 *sum += come - gone;
             }
@@ -182,8 +187,11 @@ fn noise_of_edges(light: &[i32], difference: &[i32], width: usize) -> f32 {
             n_edges += 1;
         }
     }
-    let mean =
-        if n_edges > 50 { of_edges as f64 / n_edges as f64 } else { of_all as f64 / light.len() as f64 };
+    let mean = if n_edges > 50 {
+        of_edges as f64 / n_edges as f64
+    } else {
+        of_all as f64 / light.len() as f64
+    };
     mean.sqrt() as f32
 }
 
@@ -194,7 +202,8 @@ fn fitted(photo: Rgb) -> Rgb {
     if longer <= SIDE {
         return photo;
     }
-    let scaled = |side: u32| (f64::from(side) * f64::from(SIDE) / f64::from(longer)).round().max(1.0) as u32;
+    let scaled =
+        |side: u32| (f64::from(side) * f64::from(SIDE) / f64::from(longer)).round().max(1.0) as u32;
     resize(&photo, scaled(width), scaled(height))
 }
 
@@ -304,9 +313,13 @@ impl Library {
         }
         let mut ranked = Vec::new();
         for family in near.into_keys() {
-            let mut members: Vec<Kin> = families.members[&family].iter().map(|at| kin[*at]).collect();
+            let mut members: Vec<Kin> =
+                families.members[&family].iter().map(|at| kin[*at]).collect();
             members.sort_by_key(|member| {
-                (std::cmp::Reverse(u64::from(member.size_px.0) * u64::from(member.size_px.1)), member.content)
+                (
+                    std::cmp::Reverse(u64::from(member.size_px.0) * u64::from(member.size_px.1)),
+                    member.content,
+                )
             });
             members.truncate(MEMBERS);
             let Some(apart) = pictures.cells_apart(self, new, members[0])? else { continue };
@@ -357,7 +370,8 @@ impl Families {
         let of_part = |(part, by_part): (u64, &'_ HashMap<u64, Vec<usize>>)| {
             by_part.get(&part).cloned().unwrap_or_default()
         };
-        let near: Vec<usize> = parts(look).into_iter().zip(&self.by_part).flat_map(of_part).collect();
+        let near: Vec<usize> =
+            parts(look).into_iter().zip(&self.by_part).flat_map(of_part).collect();
         near.into_iter()
     }
 }
@@ -381,14 +395,22 @@ impl Pictures {
                 entry.insert(library.thumbnail(kin.content).ok().and_then(|jpeg| cells(&jpeg)));
             }
         }
-        let (Some(a), Some(b)) = (&self.cells[&a.content], &self.cells[&b.content]) else { return Ok(None) };
+        let (Some(a), Some(b)) = (&self.cells[&a.content], &self.cells[&b.content]) else {
+            return Ok(None);
+        };
         Ok(a.iter().zip(b).map(|(a, b)| (a - b).abs()).max())
     }
 
     /// Whether a photo is the same as each of some members; `None` where a file cannot be read.
-    fn same_as_all(&mut self, library: &Library, new: Kin, members: &[Kin]) -> Result<Option<bool>> {
+    fn same_as_all(
+        &mut self,
+        library: &Library,
+        new: Kin,
+        members: &[Kin],
+    ) -> Result<Option<bool>> {
         for member in members {
-            let (Some(a), Some(b)) = (self.picture(library, new)?, self.picture(library, *member)?) else {
+            let (Some(a), Some(b)) = (self.picture(library, new)?, self.picture(library, *member)?)
+            else {
                 return Ok(None);
             };
             if !Difference::of(&a, &b).is_some_and(|difference| difference.is_stored_again()) {
@@ -404,7 +426,8 @@ impl Pictures {
             let kept = self.kept.remove(at);
             self.kept.push(kept);
         } else {
-            let Some(picture) = library.paths_of(kin.content)?.iter().find_map(|path| read(path)) else {
+            let Some(picture) = library.paths_of(kin.content)?.iter().find_map(|path| read(path))
+            else {
                 return Ok(None);
             };
             if self.kept.len() >= KEPT {
@@ -431,7 +454,8 @@ fn cells(jpeg: &[u8]) -> Option<Vec<i32>> {
 
 impl Library {
     fn paths_of(&self, content: i64) -> Result<Vec<PathBuf>> {
-        let mut rows = self.db.prepare_cached("SELECT path FROM file WHERE content = ?1 ORDER BY id")?;
+        let mut rows =
+            self.db.prepare_cached("SELECT path FROM file WHERE content = ?1 ORDER BY id")?;
         let rows = rows.query_map([content], |row| row.get::<_, Vec<u8>>(0))?;
         Ok(rows.map(|bytes| Ok(paths::from_bytes(&bytes?))).collect::<rusqlite::Result<_>>()?)
     }

@@ -155,7 +155,8 @@ impl Library {
             let of_file = Dated { secs: modified.div_euclid(1_000_000_000), from: DateFrom::File };
             // Earlier programs wrote no source, and knew EXIF only.
             let dates = [dated(3, 4, DateFrom::Exif)?, dated(5, 6, DateFrom::Name)?, Some(of_file)];
-            let taken = dates.into_iter().flatten().min_by_key(|taken| taken.from).unwrap_or(of_file);
+            let taken =
+                dates.into_iter().flatten().min_by_key(|taken| taken.from).unwrap_or(of_file);
             if let Some(photo) = photos.get_mut(&content) {
                 // Of copies the best source counts, and of equals the earliest: copying makes a file's date later.
                 let order = |taken: &Dated| (taken.from, taken.secs);
@@ -181,7 +182,13 @@ impl Library {
     }
 
     /// Scores photos by their best region, of those `n` whose whole fits best.
-    fn by_region(&self, shelf: &Shelf, query: &Query, wholes: Vec<Hit>, n: usize) -> Result<Vec<Hit>> {
+    fn by_region(
+        &self,
+        shelf: &Shelf,
+        query: &Query,
+        wholes: Vec<Hit>,
+        n: usize,
+    ) -> Result<Vec<Hit>> {
         let mut hits = Vec::new();
         for Hit { row, score } in best(wholes, n) {
             let regions = self.regions(shelf.contents[row])?;
@@ -206,7 +213,9 @@ impl Library {
             Some(keep) => {
                 let photos = self.photos()?;
                 let is_kept = |content: &i64| {
-                    photos.get(content).is_some_and(|photo| !kept_paths(photo, Some(keep)).is_empty())
+                    photos
+                        .get(content)
+                        .is_some_and(|photo| !kept_paths(photo, Some(keep)).is_empty())
                 };
                 Some(shelf.contents.iter().map(is_kept).collect::<Vec<bool>>())
             }
@@ -250,10 +259,12 @@ impl Library {
     /// When the library cannot be read.
     pub fn filtered(&self, shelf: &Shelf, wanted: &Wanted, keep: &Keep) -> Result<Vec<Found>> {
         let photos = self.photos()?;
-        let mut latest: Vec<&Photo> = photos.values().filter(|photo| shelf.has(photo.content)).collect();
+        let mut latest: Vec<&Photo> =
+            photos.values().filter(|photo| shelf.has(photo.content)).collect();
         latest.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken.secs, photo.content)));
         let ranked = latest.into_iter().map(|photo| (photo.content, None));
-        let mut found = self.list(ranked, wanted, Some(keep), |content| Ok(photos.get(&content).cloned()))?;
+        let mut found =
+            self.list(ranked, wanted, Some(keep), |content| Ok(photos.get(&content).cloned()))?;
         found.drain(..wanted.skip.min(found.len()));
         if wanted.group {
             self.gather(&mut found, Some(keep))?;
@@ -274,7 +285,8 @@ impl Library {
         let mut families = HashSet::new();
         for (content, score) in ranked {
             let Some(photo) = photo(content)? else { continue };
-            let is_told = |photo: &Photo| photo.family.is_some_and(|family| families.contains(&family));
+            let is_told =
+                |photo: &Photo| photo.family.is_some_and(|family| families.contains(&family));
             if wanted.group && is_told(&photo) {
                 continue;
             }
@@ -297,14 +309,19 @@ impl Library {
     fn gather(&self, found: &mut [Found], keep: Option<&Keep>) -> Result<()> {
         let mut groups: HashMap<i64, Vec<PathBuf>> = HashMap::new();
         let photos = self.photos()?;
-        let mut members: Vec<&Photo> = photos.values().filter(|photo| photo.family.is_some()).collect();
+        let mut members: Vec<&Photo> =
+            photos.values().filter(|photo| photo.family.is_some()).collect();
         members.sort_unstable_by_key(|photo| photo.content);
         for photo in members {
-            groups.entry(photo.family.expect("filtered")).or_default().extend(kept_paths(photo, keep));
+            groups
+                .entry(photo.family.expect("filtered"))
+                .or_default()
+                .extend(kept_paths(photo, keep));
         }
         for hit in found {
             let own = || kept_paths(&hit.photo, keep);
-            let mut group = hit.photo.family.and_then(|family| groups.remove(&family)).unwrap_or_else(own);
+            let mut group =
+                hit.photo.family.and_then(|family| groups.remove(&family)).unwrap_or_else(own);
             group.retain(|path| *path != hit.path);
             hit.same = group;
         }

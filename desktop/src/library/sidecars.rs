@@ -56,9 +56,9 @@ fn of_takeout(json: &[u8]) -> Beside {
     let Ok(json) = serde_json::from_slice::<Value>(json) else { return Beside::default() };
     let stamp = &json["photoTakenTime"]["timestamp"];
     let secs = stamp.as_i64().or_else(|| stamp.as_str()?.trim().parse().ok());
-    let place = ["geoData", "geoDataExif"]
-        .into_iter()
-        .find_map(|key| real_place(json[key]["latitude"].as_f64()?, json[key]["longitude"].as_f64()?));
+    let place = ["geoData", "geoDataExif"].into_iter().find_map(|key| {
+        real_place(json[key]["latitude"].as_f64()?, json[key]["longitude"].as_f64()?)
+    });
     Beside { taken: secs.map(|secs| Dated { secs, from: DateFrom::Takeout }), place }
 }
 
@@ -78,7 +78,8 @@ pub fn is_sidecar(name: &OsStr) -> bool {
 
 fn ends_with(name: &OsStr, ending: &str) -> bool {
     let name = name.as_encoded_bytes();
-    name.len() > ending.len() && name[name.len() - ending.len()..].eq_ignore_ascii_case(ending.as_bytes())
+    name.len() > ending.len()
+        && name[name.len() - ending.len()..].eq_ignore_ascii_case(ending.as_bytes())
 }
 
 /// The sidecars of a folder, by their names in small letters.
@@ -121,8 +122,8 @@ fn takeout_names(name: &str, stem: &str) -> Vec<String> {
     let ending = &name[stem.len()..];
     // `a(1).jpg`: the number stands behind the photo's ending.
     let numbered = stem.strip_suffix(')').and_then(|stem| stem.rsplit_once('('));
-    let numbered =
-        numbered.filter(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
+    let numbered = numbered
+        .filter(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));
     let mut titles = vec![(name.to_owned(), String::new())];
     if let Some((title, number)) = numbered {
         titles.push((format!("{title}{ending}"), format!("({number})")));
@@ -152,15 +153,24 @@ mod tests {
         let mut folder = FolderSidecars::default();
         files.iter().for_each(|name| folder.add((*name).into()));
         let found = folder.of(&Path::new("/a").join(photo));
-        found.iter().map(|path| path.file_name().expect("a name").to_string_lossy().into_owned()).collect()
+        found
+            .iter()
+            .map(|path| path.file_name().expect("a name").to_string_lossy().into_owned())
+            .collect()
     }
 
     #[test]
     fn sidecars_are_found_by_the_photos_name() {
-        assert_eq!(of("a.JPG", &["a.JPG.xmp", "a.XMP", "b.xmp", "a.jpg.txt"]), ["a.JPG.xmp", "a.XMP"]);
-        for json in
-            ["a.jpg.json", "a.jpg.supplemental-metadata.json", "a.jpg.supplemental-meta.json", "a.jpg.s.json"]
-        {
+        assert_eq!(
+            of("a.JPG", &["a.JPG.xmp", "a.XMP", "b.xmp", "a.jpg.txt"]),
+            ["a.JPG.xmp", "a.XMP"]
+        );
+        for json in [
+            "a.jpg.json",
+            "a.jpg.supplemental-metadata.json",
+            "a.jpg.supplemental-meta.json",
+            "a.jpg.s.json",
+        ] {
             assert_eq!(of("a.jpg", &[json, "ab.jpg.json"]), [json]);
         }
         assert_eq!(of("a(2).jpg", &["a.jpg.json", "a.jpg(2).json"]), ["a.jpg(2).json"]);
@@ -188,7 +198,10 @@ mod tests {
             fs::write(&path, text).expect("writable");
             path
         };
-        let xmp = write("a.xmp", "<x:xmpmeta><a exif:DateTimeOriginal='2021-05-06T12:00:05'/></x:xmpmeta>");
+        let xmp = write(
+            "a.xmp",
+            "<x:xmpmeta><a exif:DateTimeOriginal='2021-05-06T12:00:05'/></x:xmpmeta>",
+        );
         let takeout = write(
             "a.jpg.json",
             r#"{"photoTakenTime": {"timestamp": "1620302406"}, "geoData": {"latitude": 48.5, "longitude": -16.25}}"#,
@@ -203,8 +216,14 @@ mod tests {
             (second_in_words(taken.secs), taken.from, found.place)
         };
         let place = Some([48.5, -16.25]);
-        assert_eq!(told(&[&takeout, &xmp]), ("2021-05-06T12:00:05".into(), DateFrom::Sidecar, place));
-        assert_eq!(told(&[&takeout, &other]), ("2021-05-06T12:00:06".into(), DateFrom::Takeout, place));
+        assert_eq!(
+            told(&[&takeout, &xmp]),
+            ("2021-05-06T12:00:05".into(), DateFrom::Sidecar, place)
+        );
+        assert_eq!(
+            told(&[&takeout, &other]),
+            ("2021-05-06T12:00:06".into(), DateFrom::Takeout, place)
+        );
         assert_eq!(told(&[&broken, &other]), ("2013-08-09T00:00:00".into(), DateFrom::Name, None));
         assert_eq!(Beside::of(Path::new("a.jpg"), &[]), Beside::default());
         assert!(changed_ns(&[xmp]).is_some_and(|ns| ns > 0) && changed_ns(&[]).is_none());

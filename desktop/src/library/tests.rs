@@ -141,7 +141,10 @@ fn photos_of_a_folder_that_is_gone_are_dropped_by_compacting() {
     fs::remove_dir_all(&folder).expect("writable");
     library.compact().expect("writable");
     assert_eq!(library.counts().expect("readable"), Counts { photos: 1, problems: 0 });
-    assert_eq!((library.photos().expect("readable").len(), desk.update(&mut library)), (1, done(0, 0, 0, 0)));
+    assert_eq!(
+        (library.photos().expect("readable").len(), desk.update(&mut library)),
+        (1, done(0, 0, 0, 0))
+    );
 }
 
 #[test]
@@ -180,7 +183,8 @@ fn files_that_cannot_be_read_are_told_once_and_listed() {
 /// A JPEG with the pixels turned, and an EXIF that turns them back.
 fn turned(photo: &Rgb) -> Vec<u8> {
     let jpeg = to_jpeg(&image::imageops::rotate270(photo), 92);
-    let exif = b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let exif =
+        b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     [&jpeg[..2], exif, &jpeg[2..]].concat()
 }
 
@@ -237,7 +241,11 @@ fn families_stay_as_they_are_and_are_found_in_an_earlier_programs_library() {
         families
     };
     let before = families(&library);
-    assert_eq!(before.iter().map(|(_, family)| *family).collect::<HashSet<_>>().len(), 3, "{before:?}");
+    assert_eq!(
+        before.iter().map(|(_, family)| *family).collect::<HashSet<_>>().len(),
+        3,
+        "{before:?}"
+    );
     desk.write("1 poorer.jpg", &to_jpeg(&drawn(1), 30));
     assert_eq!(desk.update(&mut library), done(1, 0, 0, 0));
     let after = families(&library);
@@ -245,15 +253,20 @@ fn families_stay_as_they_are_and_are_found_in_an_earlier_programs_library() {
     let of_one = |families: &[(PathBuf, Option<i64>)]| {
         families.iter().find(|(path, _)| path.ends_with("1.png")).expect("it is there").1
     };
-    assert_eq!(after.iter().filter(|(_, family)| *family == of_one(&before)).count(), 3, "{after:?}");
+    assert_eq!(
+        after.iter().filter(|(_, family)| *family == of_one(&before)).count(),
+        3,
+        "{after:?}"
+    );
 
     library.db.execute_batch("UPDATE content SET family = NULL").expect("writable");
     assert_eq!(library.n_unrelated().expect("readable"), 5);
     // A photo that cannot be read now is compared the next time.
     fs::rename(desk.path("1.png"), desk.path("away")).expect("writable");
     fs::rename(desk.path("1 poor.jpg"), desk.path("away too")).expect("writable");
-    let relate =
-        |library: &mut Library| library.relate(&mut |_| ControlFlow::Continue(())).expect("readable");
+    let relate = |library: &mut Library| {
+        library.relate(&mut |_| ControlFlow::Continue(())).expect("readable")
+    };
     assert!(relate(&mut library) < 5);
     fs::rename(desk.path("away"), desk.path("1.png")).expect("writable");
     fs::rename(desk.path("away too"), desk.path("1 poor.jpg")).expect("writable");
@@ -317,8 +330,9 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
     fs::rename(&file, &away).expect("writable");
     fs::create_dir(&file).expect("writable");
-    let update =
-        |library: &mut Library| library.update(&found, Filling::of(&desk.context)).expect("readable");
+    let update = |library: &mut Library| {
+        library.update(&found, Filling::of(&desk.context)).expect("readable")
+    };
     for _ in 0..2 {
         assert_eq!(update(&mut library), done(0, 0, 0, 1));
         assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 1 });
@@ -358,8 +372,9 @@ fn dates_come_from_the_best_source_and_say_which() {
     assert_eq!(desk.update(&mut library), done(3, 0, 0, 0));
     let dates = |library: &Library| {
         let photos = library.photos().expect("readable");
-        let told =
-            |photo: &Photo| format!("{} {}", second_in_words(photo.taken.secs), photo.taken.from.as_str());
+        let told = |photo: &Photo| {
+            format!("{} {}", second_in_words(photo.taken.secs), photo.taken.from.as_str())
+        };
         let mut told: Vec<String> = photos.values().map(told).collect();
         told.sort();
         told
@@ -370,7 +385,10 @@ fn dates_come_from_the_best_source_and_say_which() {
     // A sidecar that comes later is seen, and one that goes.
     write("plain.png.xmp", b"<x:xmpmeta><a xmp:CreateDate='2019-01-02T03:04:05'/></x:xmpmeta>");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
-    assert_eq!(dates(&library), [of_name, "2019-01-02T03:04:05 sidecar", "2021-05-06T12:00:05 takeout"]);
+    assert_eq!(
+        dates(&library),
+        [of_name, "2019-01-02T03:04:05 sidecar", "2021-05-06T12:00:05 takeout"]
+    );
     fs::remove_file(desk.path("plain.png.xmp")).expect("writable");
     desk.update(&mut library);
     assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
@@ -416,7 +434,8 @@ fn what_is_exported_saves_the_encoding_elsewhere() {
     assert!(Donor::read(&file, 5).is_err());
     desk.write("new.png", &png(&drawn(9)));
     let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
-    let mut elsewhere = Library::in_memory(desk.context.fingerprint, index.images.dim()).expect("usable");
+    let mut elsewhere =
+        Library::in_memory(desk.context.fingerprint, index.images.dim()).expect("usable");
     let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.context) };
     let summary = elsewhere.update(&found, filling).expect("readable");
     assert_eq!(summary, done(1, 3, 0, 0));
@@ -450,12 +469,18 @@ fn a_path_in_any_encoding_is_kept() {
 fn another_programs_file_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let text = folder.path().join("text.sqlite");
-    fs::write(&text, "no database, but long enough to be looked at twice".repeat(9)).expect("writable");
+    fs::write(&text, "no database, but long enough to be looked at twice".repeat(9))
+        .expect("writable");
     let theirs = folder.path().join("theirs.sqlite");
-    Connection::open(&theirs).and_then(|db| db.execute_batch("CREATE TABLE t (x)")).expect("writable");
+    Connection::open(&theirs)
+        .and_then(|db| db.execute_batch("CREATE TABLE t (x)"))
+        .expect("writable");
     for file in [text, theirs] {
         let error = format!("{:#}", Library::open(&file, 1, 8).expect_err("foreign"));
-        assert!(error.contains("the photo library cannot be used") && error.contains("--library"), "{error}");
+        assert!(
+            error.contains("the photo library cannot be used") && error.contains("--library"),
+            "{error}"
+        );
         assert!(!error.contains("delete"), "{error}");
     }
 }

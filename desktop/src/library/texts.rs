@@ -48,7 +48,8 @@ impl KnownTexts for Library {
             "INSERT OR REPLACE INTO text_vector (model, hash, embed) VALUES (?1, ?2, ?3)",
             params![self.model, blake3::hash(text.as_bytes()).as_bytes(), bytes_of_floats(embed)],
         )?;
-        let oldest = "DELETE FROM text_vector WHERE rowid <= (SELECT max(rowid) FROM text_vector) - ?1";
+        let oldest =
+            "DELETE FROM text_vector WHERE rowid <= (SELECT max(rowid) FROM text_vector) - ?1";
         transaction.execute(oldest, [KEPT])?;
         Ok(transaction.commit()?)
     }
@@ -79,13 +80,17 @@ mod tests {
     #[test]
     fn a_text_is_known_to_the_model_that_read_it() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let open = |model| Library::open(&folder.path().join("l.sqlite"), model, 2).expect("usable");
+        let open =
+            |model| Library::open(&folder.path().join("l.sqlite"), model, 2).expect("usable");
         let known = |model, text| open(model).known(text).expect("readable");
         assert_eq!(known(1, "dog"), None);
         open(1).remember("dog", &[0.6, 0.8]).expect("writable");
         open(1).remember("cat", &[1.0, 0.0]).expect("writable");
         open(1).remember("cat", &[0.0, 1.0]).expect("writable");
-        assert_eq!((known(1, "dog"), known(1, "cat")), (Some(vec![0.6, 0.8]), Some(vec![0.0, 1.0])));
+        assert_eq!(
+            (known(1, "dog"), known(1, "cat")),
+            (Some(vec![0.6, 0.8]), Some(vec![0.0, 1.0]))
+        );
         assert_eq!((known(2, "dog"), known(1, "Dog")), (None, None));
         open(1).compact().expect("writable");
         assert_eq!(known(1, "dog"), None);
@@ -99,8 +104,12 @@ mod tests {
         for text in 0..n_texts {
             library.remember(&text.to_string(), &[text as f32]).expect("writable");
         }
-        let known = |text: i64| library.known(&text.to_string()).expect("readable").map(|embed| embed[0]);
-        assert_eq!([0, 2, 3, n_texts - 1].map(known), [None, None, Some(3.0), Some((n_texts - 1) as f32)]);
+        let known =
+            |text: i64| library.known(&text.to_string()).expect("readable").map(|embed| embed[0]);
+        assert_eq!(
+            [0, 2, 3, n_texts - 1].map(known),
+            [None, None, Some(3.0), Some((n_texts - 1) as f32)]
+        );
 
         let mut memory = TextsInMemory::default();
         for text in 0..3 * KEPT_IN_MEMORY {

@@ -55,7 +55,8 @@ impl Changes {
     pub fn follow(mut self, mut update: impl FnMut() -> Result<()>) -> Result<()> {
         let mut lost = false;
         loop {
-            let told = if lost { self.told.recv_timeout(ASK).is_ok() } else { self.told.recv().is_ok() };
+            let told =
+                if lost { self.told.recv_timeout(ASK).is_ok() } else { self.told.recv().is_ok() };
             while self.told.recv_timeout(QUIET).is_ok() {}
             let there = self.roots.iter().all(|root| root.exists());
             if lost && there {

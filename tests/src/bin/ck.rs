@@ -11,11 +11,31 @@ const STEPS: [(&str, &[&str]); 5] = [
     ("formatted", &["fmt", "--all", "--check"]),
     (
         "clippy, native",
-        &["clippy", "--release", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        &[
+            "clippy",
+            "--release",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
     ),
     (
         "clippy, wasm32",
-        &["clippy", "--release", "--locked", "-p", "mmgem-web", "--target", WASM, "--", "-D", "warnings"],
+        &[
+            "clippy",
+            "--release",
+            "--locked",
+            "-p",
+            "mmgem-web",
+            "--target",
+            WASM,
+            "--",
+            "-D",
+            "warnings",
+        ],
     ),
     (
         "core alone, without features",
@@ -28,14 +48,18 @@ const WASM: &str = "wasm32-unknown-unknown";
 fn main() -> ExitCode {
     for (what, args) in STEPS {
         if args.contains(&WASM) && !has_wasm() {
-            eprintln!("SKIPPED: {what}: the target is not installed\n  hint: rustup target add {WASM}");
+            eprintln!(
+                "SKIPPED: {what}: the target is not installed\n  hint: rustup target add {WASM}"
+            );
             continue;
         }
         eprintln!("== {what}: cargo {}", args.join(" "));
         let start = Instant::now();
         let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         match Command::new(env!("CARGO")).args(args).current_dir(workspace).status() {
-            Ok(status) if status.success() => eprintln!("   {:.1} s", start.elapsed().as_secs_f64()),
+            Ok(status) if status.success() => {
+                eprintln!("   {:.1} s", start.elapsed().as_secs_f64())
+            }
             Ok(_) => {
                 eprintln!("error: {what} failed\n  hint: run `cargo {}`", args.join(" "));
                 return ExitCode::FAILURE;

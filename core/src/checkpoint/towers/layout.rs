@@ -124,7 +124,8 @@ const LAYOUTS: [Layout; 7] = [
 ];
 
 /// Keys under which a training program keeps its weights beside other tensors.
-const WRAPPERS: [&str; 6] = ["state_dict.", "model_state_dict.", "model.", "module.", "net.", "teacher."];
+const WRAPPERS: [&str; 6] =
+    ["state_dict.", "model_state_dict.", "model.", "module.", "net.", "teacher."];
 
 /// An encoder in a checkpoint.
 #[derive(Debug)]
@@ -144,14 +145,17 @@ pub(super) struct Found<'a> {
 /// If there is none or more than one, or if the checkpoint has parts that are not known.
 pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
     let (layout, prefix) = the_only(&checkpoint)?;
-    let outer = layout.places.iter().find_map(|place| prefix.strip_suffix(place)).unwrap_or(&prefix);
-    let wrapper = WRAPPERS.into_iter().find(|wrapper| prefix.starts_with(wrapper)).unwrap_or_default();
+    let outer =
+        layout.places.iter().find_map(|place| prefix.strip_suffix(place)).unwrap_or(&prefix);
+    let wrapper =
+        WRAPPERS.into_iter().find(|wrapper| prefix.starts_with(wrapper)).unwrap_or_default();
     let encoder = checkpoint.split_off(|name| name.starts_with(&prefix));
     let encoder = encoder.rename(|name| {
         let inner = &name[prefix.len()..];
         let is_left_out = layout.left_out.iter().any(|start| inner.starts_with(start));
         // Without a place of its own the encoder stands among its neighbours.
-        let is_neighbour = prefix == outer && layout.neighbours.iter().any(|start| inner.starts_with(start));
+        let is_neighbour =
+            prefix == outer && layout.neighbours.iter().any(|start| inner.starts_with(start));
         (!(is_left_out || is_neighbour && layout.kind != Kind::OpenClip)).then(|| inner.to_owned())
     });
     let around = checkpoint.rename(|name| name.starts_with(wrapper).then(|| name.to_owned()));
@@ -182,12 +186,14 @@ fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), Checkpoint
             .filter_map(|name| name.strip_suffix(layout.marks[0]))
             .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
             .collect();
-        let is_there = |prefix: &str, mark: &str| checkpoint.shape(&format!("{prefix}{mark}")).is_some();
+        let is_there =
+            |prefix: &str, mark: &str| checkpoint.shape(&format!("{prefix}{mark}")).is_some();
         let is_such = |prefix: &&str| {
             layout.marks.iter().all(|mark| is_there(prefix, mark))
                 && !layout.never.iter().any(|mark| is_there(prefix, mark))
         };
-        found.extend(prefixes.into_iter().filter(is_such).map(|prefix| (layout, prefix.to_owned())));
+        found
+            .extend(prefixes.into_iter().filter(is_such).map(|prefix| (layout, prefix.to_owned())));
     }
     match found.len() {
         1 => Ok(found.remove(0)),
@@ -213,9 +219,13 @@ fn unknown(checkpoint: &Shards) -> CheckpointError {
     let found = match names.as_slice() {
         [] => "the checkpoint has no tensors".to_owned(),
         names => {
-            format!("the names are not those of an image encoder that is known ({}, ..)", names.join(", "))
+            format!(
+                "the names are not those of an image encoder that is known ({}, ..)",
+                names.join(", ")
+            )
         }
     };
-    let titles: Vec<String> = LAYOUTS.iter().map(|layout| format!("\n    {}", layout.title)).collect();
+    let titles: Vec<String> =
+        LAYOUTS.iter().map(|layout| format!("\n    {}", layout.title)).collect();
     CheckpointError::Import(format!("{found}\n  hint: these layouts are known{}", titles.concat()))
 }

@@ -44,7 +44,11 @@ pub(super) fn timm<'a>(
         // Layers of an inverted residual block, and of the first block, which does not expand.
         let has_expansion = encoder.shape(&format!("{block}conv_pwl.weight")).is_some();
         let layers: &[_] = match has_expansion {
-            true => &[("conv_pw", "bn1", "expand"), ("conv_dw", "bn2", "dw"), ("conv_pwl", "bn3", "project")],
+            true => &[
+                ("conv_pw", "bn1", "expand"),
+                ("conv_dw", "bn2", "dw"),
+                ("conv_pwl", "bn3", "project"),
+            ],
             false => &[("conv_dw", "bn1", "dw"), ("conv_pw", "bn2", "project")],
         };
         for (convolution, norm, layer) in layers {
@@ -62,7 +66,8 @@ fn blocks(encoder: &Shards) -> Vec<String> {
         let mut parts = name.strip_prefix("blocks.")?.split('.');
         Some((parts.next()?.parse::<usize>().ok()?, parts.next()?.parse::<usize>().ok()?))
     };
-    let places: std::collections::BTreeSet<(usize, usize)> = encoder.names().filter_map(place).collect();
+    let places: std::collections::BTreeSet<(usize, usize)> =
+        encoder.names().filter_map(place).collect();
     places.into_iter().map(|(stage, block)| format!("blocks.{stage}.{block}.")).collect()
 }
 
@@ -77,13 +82,19 @@ fn fold<'a>(
 ) -> Result<(), CheckpointError> {
     let weight = encoder.require(&format!("{convolution}.weight"))?;
     let [n_outputs, ..] = weight.dims::<4>()?;
-    let mut statistic = |part: &str| encoder.require(&format!("{norm}.{part}"))?.expect_shape(&[n_outputs]);
-    let [gamma, beta, mean, var] =
-        [statistic("weight")?, statistic("bias")?, statistic("running_mean")?, statistic("running_var")?];
+    let mut statistic =
+        |part: &str| encoder.require(&format!("{norm}.{part}"))?.expect_shape(&[n_outputs]);
+    let [gamma, beta, mean, var] = [
+        statistic("weight")?,
+        statistic("bias")?,
+        statistic("running_mean")?,
+        statistic("running_var")?,
+    ];
     encoder.take(&format!("{norm}.num_batches_tracked"));
     let factors = |gamma: &[f32], var: &[f32]| -> Vec<f64> {
-        let factor =
-            |(gamma, var): (&f32, &f32)| f64::from(*gamma) / (f64::from(*var) + BATCH_NORM_EPS).sqrt();
+        let factor = |(gamma, var): (&f32, &f32)| {
+            f64::from(*gamma) / (f64::from(*var) + BATCH_NORM_EPS).sqrt()
+        };
         gamma.iter().zip(var).map(factor).collect()
     };
     let shape = weight.shape().to_vec();
@@ -91,11 +102,14 @@ fn fold<'a>(
         let factors = factors(&of[1], &of[2]);
         let width = of[0].len() / factors.len();
         let rows = of[0].chunks_exact(width).zip(&factors);
-        rows.flat_map(|(row, factor)| row.iter().map(move |w| (f64::from(*w) * factor) as f32)).collect()
+        rows.flat_map(|(row, factor)| row.iter().map(move |w| (f64::from(*w) * factor) as f32))
+            .collect()
     });
     let bias = Stored::made(vec![beta, mean, gamma, var], vec![n_outputs], move |of| {
         let shifts = of[0].iter().zip(&of[1]).zip(factors(&of[2], &of[3]));
-        shifts.map(|((beta, mean), factor)| (f64::from(*beta) - f64::from(*mean) * factor) as f32).collect()
+        shifts
+            .map(|((beta, mean), factor)| (f64::from(*beta) - f64::from(*mean) * factor) as f32)
+            .collect()
     });
     put(ours, &format!("{layer}.weight"), folded)?;
     put(ours, &format!("{layer}.bias"), bias)
@@ -104,7 +118,9 @@ fn fold<'a>(
 /// Point-wise convolutions `[out, in, 1, 1]` are matrices `[out, in]` here.
 fn put<'a>(ours: &mut Shards<'a>, name: &str, stored: Stored<'a>) -> Result<(), CheckpointError> {
     let stored = match *stored.shape() {
-        [n_outputs, n_inputs, 1, 1] if !name.contains(".dw.") => stored.reshape(vec![n_outputs, n_inputs])?,
+        [n_outputs, n_inputs, 1, 1] if !name.contains(".dw.") => {
+            stored.reshape(vec![n_outputs, n_inputs])?
+        }
         _ => stored,
     };
     ours.put(format!("visual.{name}"), stored);
@@ -117,16 +133,25 @@ fn sizes(ours: &Shards) -> Result<EfficientNetLiteConfig, CheckpointError> {
     let found: Vec<Option<MbConvConfig>> = (0..)
         .take_while(|idx| !shape(format!("blocks.{idx}.dw.weight")).is_empty())
         .map(|idx| {
-            let &[expanded_channels, _, kernel_size, _] = shape(format!("blocks.{idx}.dw.weight")) else {
+            let &[expanded_channels, _, kernel_size, _] = shape(format!("blocks.{idx}.dw.weight"))
+            else {
                 return None;
             };
-            let &[out_channels, _] = shape(format!("blocks.{idx}.project.weight")) else { return None };
+            let &[out_channels, _] = shape(format!("blocks.{idx}.project.weight")) else {
+                return None;
+            };
             let in_channels = match shape(format!("blocks.{idx}.expand.weight")) {
                 &[_, in_channels] => in_channels,
                 _ => expanded_channels,
             };
             // The shapes do not show it.
-            Some(MbConvConfig { kernel_size, stride: 0, in_channels, expanded_channels, out_channels })
+            Some(MbConvConfig {
+                kernel_size,
+                stride: 0,
+                in_channels,
+                expanded_channels,
+                out_channels,
+            })
         })
         .collect();
     let hidden_size = shape("head.weight".into()).first().copied().unwrap_or(0);
@@ -141,10 +166,12 @@ fn sizes(ours: &Shards) -> Result<EfficientNetLiteConfig, CheckpointError> {
     let published = VARIANTS.into_iter();
     // Other networks of the family, in steps of a twentieth; they take the pictures of the nearest published one.
     let others = (1..=60).flat_map(|width| (1..=60).map(move |depth| (width, depth)));
-    let others = others.map(|(width, depth)| (f64::from(width) / 20.0, f64::from(depth) / 20.0, 224));
-    let configs = published.chain(others).map(|(width_coefficient, depth_coefficient, image_size)| {
-        EfficientNetLiteConfig { image_size, width_coefficient, depth_coefficient, hidden_size }
-    });
+    let others =
+        others.map(|(width, depth)| (f64::from(width) / 20.0, f64::from(depth) / 20.0, 224));
+    let configs =
+        published.chain(others).map(|(width_coefficient, depth_coefficient, image_size)| {
+            EfficientNetLiteConfig { image_size, width_coefficient, depth_coefficient, hidden_size }
+        });
     configs.into_iter().find(fits).ok_or_else(|| {
         let channels: Vec<String> = found
             .iter()

@@ -70,25 +70,29 @@ impl<'a> Tower<'a> {
     ) -> Result<Self, CheckpointError> {
         let layout::Found { layout, prefix, mut encoder, mut around } = layout::find(checkpoint)?;
         let in_checkpoint = |error| match error {
-            CheckpointError::Missing(names) => {
-                CheckpointError::Missing(names.iter().map(|name| format!("{prefix}{name}")).collect())
-            }
+            CheckpointError::Missing(names) => CheckpointError::Missing(
+                names.iter().map(|name| format!("{prefix}{name}")).collect(),
+            ),
             other => other,
         };
         let kind = layout.kind;
         let facts = settings::read(kind, configs)?;
         let mut notes = facts.notes.clone();
-        let mean_std =
-            agreed(facts.mean_std, options.mean_std, "the mean and deviation of pixels", same_pixels)?
-                .unwrap_or_else(|| {
-                    let (assumed, words) = usual_pixels(kind);
-                    if kind != Kind::FoldedLite {
-                        notes.push(format!(
-                            "no file says the mean and deviation of pixels: {words} are assumed"
-                        ));
-                    }
-                    assumed
-                });
+        let mean_std = agreed(
+            facts.mean_std,
+            options.mean_std,
+            "the mean and deviation of pixels",
+            same_pixels,
+        )?
+        .unwrap_or_else(|| {
+            let (assumed, words) = usual_pixels(kind);
+            if kind != Kind::FoldedLite {
+                notes.push(format!(
+                    "no file says the mean and deviation of pixels: {words} are assumed"
+                ));
+            }
+            assumed
+        });
         let (mut config, mut shards) = match kind {
             Kind::TimmLite | Kind::FoldedLite => {
                 let (mut lite, shards) = match kind {
@@ -97,8 +101,10 @@ impl<'a> Tower<'a> {
                 }
                 .map_err(in_checkpoint)?;
                 if kind == Kind::TimmLite && configs.config.is_none() {
-                    notes
-                        .push("no config.json says the architecture: tf_efficientnet_lite is assumed".into());
+                    notes.push(
+                        "no config.json says the architecture: tf_efficientnet_lite is assumed"
+                            .into(),
+                    );
                 }
                 lite.image_size = facts.image_size.unwrap_or(lite.image_size);
                 (VisionConfig::EfficientNetLite(lite), shards)
@@ -124,7 +130,9 @@ impl<'a> Tower<'a> {
         set_image_size(&mut config, &mut shards, kind, image_size)?;
         if config.as_vit().is_some() && config.grid() != grid {
             let new = config.grid();
-            notes.push(format!("the positions of {grid}x{grid} patches are interpolated to {new}x{new}"));
+            notes.push(format!(
+                "the positions of {grid}x{grid} patches are interpolated to {new}x{new}"
+            ));
         }
         Ok(Self { config, mean_std, resize_mode: facts.resize_mode, notes, shards })
     }
@@ -156,7 +164,8 @@ pub fn load_tower(
         )));
     }
     let (model, missing) = load_present(model, &tower.shards)?;
-    let missing: Vec<String> = missing.into_iter().filter(|name| name.starts_with("visual.")).collect();
+    let missing: Vec<String> =
+        missing.into_iter().filter(|name| name.starts_with("visual.")).collect();
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
@@ -168,8 +177,12 @@ fn unsaid(
     options: &TowerOptions,
     notes: &mut Vec<String>,
 ) -> Result<Unsaid, CheckpointError> {
-    let heads =
-        agreed(facts.num_attention_heads, options.num_attention_heads, "the number of heads", |a, b| a == b)?;
+    let heads = agreed(
+        facts.num_attention_heads,
+        options.num_attention_heads,
+        "the number of heads",
+        |a, b| a == b,
+    )?;
     let act = agreed(facts.hidden_act, options.hidden_act, "the activation", |a, b| a == b)?;
     let hidden_size = vit::hidden_size(kind, encoder).unwrap_or(0);
     let num_attention_heads = match heads {
@@ -201,9 +214,11 @@ fn agreed<T: std::fmt::Debug>(
     is_same: impl Fn(&T, &T) -> bool,
 ) -> Result<Option<T>, CheckpointError> {
     match (in_files, asked_for) {
-        (Some(found), Some(wanted)) if !is_same(&found, &wanted) => Err(CheckpointError::Import(format!(
-            "{what} is {found:?} in the files beside the weights, but {wanted:?} is asked for\n  hint: follow the files, or correct them"
-        ))),
+        (Some(found), Some(wanted)) if !is_same(&found, &wanted) => {
+            Err(CheckpointError::Import(format!(
+                "{what} is {found:?} in the files beside the weights, but {wanted:?} is asked for\n  hint: follow the files, or correct them"
+            )))
+        }
         (found, wanted) => Ok(found.or(wanted)),
     }
 }
@@ -239,7 +254,10 @@ fn refuse_rest(encoder: &Shards, prefix: &str, title: &str) -> Result<(), Checkp
     }
 }
 
-fn check_sizes(config: &VisionConfig, wanted: &[(&'static str, usize)]) -> Result<(), CheckpointError> {
+fn check_sizes(
+    config: &VisionConfig,
+    wanted: &[(&'static str, usize)],
+) -> Result<(), CheckpointError> {
     let found = serde_json::to_value(config).expect("plain values serialise");
     for (key, wanted) in wanted {
         let found = found.get(key).and_then(serde_json::Value::as_u64);

@@ -25,7 +25,10 @@ pub(super) fn resample(
             for (y, wy) in row_weights {
                 for (x, wx) in column_weights {
                     let patch = &grid[(y * from + x) * width..][..width];
-                    vector.iter_mut().zip(patch).for_each(|(sum, value)| *sum += wy * wx * f64::from(*value));
+                    vector
+                        .iter_mut()
+                        .zip(patch)
+                        .for_each(|(sum, value)| *sum += wy * wx * f64::from(*value));
                 }
             }
             resized.extend(vector.iter().map(|value| *value as f32));
@@ -109,7 +112,10 @@ mod tests {
         for resampling in BOTH {
             let mut of_each = [0.0; 2];
             weights(2, 3, resampling)[1].iter().for_each(|(at, weight)| of_each[*at] += weight);
-            assert!(of_each.iter().all(|weight| (weight - 0.5).abs() < 1e-12), "{resampling:?} {of_each:?}");
+            assert!(
+                of_each.iter().all(|weight| (weight - 0.5).abs() < 1e-12),
+                "{resampling:?} {of_each:?}"
+            );
         }
     }
 }

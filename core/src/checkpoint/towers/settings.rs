@@ -116,7 +116,11 @@ impl<'j> Keys<'j> {
     /// A key that changes the graph and is not known must not pass in silence.
     fn refuse_unknown(&self, known: &[&str]) -> Result<(), CheckpointError> {
         let is_neutral = |value: &Value| value.is_null() || value == &Value::Bool(false);
-        match self.object.iter().find(|(key, value)| !known.contains(&key.as_str()) && !is_neutral(value)) {
+        match self
+            .object
+            .iter()
+            .find(|(key, value)| !known.contains(&key.as_str()) && !is_neutral(value))
+        {
             None => Ok(()),
             Some((key, value)) => Err(CheckpointError::Import(format!(
                 "{} has {}{key} = {value}, which is not known here and may change what is computed\n  hint: only plain encoders can be imported",
@@ -127,7 +131,8 @@ impl<'j> Keys<'j> {
 }
 
 fn parse(file: &'static str, text: &str) -> Result<Map<String, Value>, CheckpointError> {
-    let malformed = |cause: &str| CheckpointError::Import(format!("{file} is not a JSON object{cause}"));
+    let malformed =
+        |cause: &str| CheckpointError::Import(format!("{file} is not a JSON object{cause}"));
     match serde_json::from_str(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(malformed("")),
@@ -157,9 +162,11 @@ pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<Facts, Checkpoi
     }
     let model = facts.sizes.iter().find(|(key, _)| *key == "image_size").map(|(_, size)| *size);
     match (model, facts.image_size) {
-        (Some(model), Some(pictures)) if model != pictures => Err(CheckpointError::Import(format!(
-            "the pictures are made {pictures} px wide, but the encoder takes {model}\n  hint: are the config files those of the weights?"
-        ))),
+        (Some(model), Some(pictures)) if model != pictures => {
+            Err(CheckpointError::Import(format!(
+                "the pictures are made {pictures} px wide, but the encoder takes {model}\n  hint: are the config files those of the weights?"
+            )))
+        }
         _ => Ok(facts),
     }
 }
@@ -209,7 +216,9 @@ const TIMM_VISION_KEYS: [&str; 9] = [
 ];
 
 /// The model's and the preprocessing's part of an `open_clip_config.json`; the first may be all there is.
-fn open_clip_parts(root: &Map<String, Value>) -> Result<(Keys<'_>, Option<Keys<'_>>), CheckpointError> {
+fn open_clip_parts(
+    root: &Map<String, Value>,
+) -> Result<(Keys<'_>, Option<Keys<'_>>), CheckpointError> {
     let root = Keys { file: OPEN_CLIP_FILE, place: "", object: root };
     let model = root.within("model_cfg", "model_cfg.")?.unwrap_or(root);
     Ok((model, root.within("preprocess_cfg", "preprocess_cfg.")?))
@@ -247,7 +256,9 @@ pub(crate) fn open_clip_vision(
                 _ => return Err(act.wrong("approximate", "\"tanh\" or \"none\"")),
             }
         }
-        Some(act) if !act.object.is_empty() => return Err(vision.wrong("act_kwargs", "none with QuickGELU")),
+        Some(act) if !act.object.is_empty() => {
+            return Err(vision.wrong("act_kwargs", "none with QuickGELU"));
+        }
         _ if is_quick => HiddenAct::QuickGelu,
         _ => HiddenAct::Gelu,
     };
@@ -264,7 +275,8 @@ pub(crate) fn open_clip_vision(
     if head_width == 0 {
         return Err(vision.wrong("head_width", "a number above 0"));
     }
-    let keys = [("width", "hidden_size"), ("layers", "num_hidden_layers"), ("patch_size", "patch_size")];
+    let keys =
+        [("width", "hidden_size"), ("layers", "num_hidden_layers"), ("patch_size", "patch_size")];
     let mut sizes = Vec::new();
     for (key, ours) in keys {
         sizes.extend(vision.size(key)?.map(|size| (ours, size)));
@@ -377,7 +389,8 @@ fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
         return Err(keys.wrong("rescale_factor", "1/255"));
     }
     facts.mean_std =
-        match (keys.flag("do_normalize")?, keys.colours("image_mean")?, keys.colours("image_std")?) {
+        match (keys.flag("do_normalize")?, keys.colours("image_mean")?, keys.colours("image_std")?)
+        {
             (Some(false), ..) => Some(([0.0; 3], [1.0; 3])),
             (_, Some(mean), Some(std)) => Some((mean, std)),
             _ => facts.mean_std,
@@ -395,11 +408,13 @@ fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
     };
     // Pillow's numbers.
     if let Some(other) = keys.size("resample")?.filter(|number| *number != 3) {
-        facts
-            .notes
-            .push(format!("{} resizes pictures with resample = {other}; bicubic (3) is used", keys.file));
+        facts.notes.push(format!(
+            "{} resizes pictures with resample = {other}; bicubic (3) is used",
+            keys.file
+        ));
     }
-    let shortest = keys.get("size").and_then(|size| size.get("shortest_edge")).and_then(Value::as_u64);
+    let shortest =
+        keys.get("size").and_then(|size| size.get("shortest_edge")).and_then(Value::as_u64);
     if let (Some(shortest), Some(side), Some(ResizeMode::Crop)) =
         (shortest, facts.image_size, facts.resize_mode)
         && shortest as usize != side
@@ -437,8 +452,9 @@ const TIMM_ARGS: [&str; 17] = [
 fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
     let root = parse(CONFIG_FILE, text)?;
     let root = Keys { file: CONFIG_FILE, place: "", object: &root };
-    let name =
-        root.text("architecture").ok_or_else(|| root.wrong("architecture", "timm's name of the model"))?;
+    let name = root
+        .text("architecture")
+        .ok_or_else(|| root.wrong("architecture", "timm's name of the model"))?;
     let mut facts = match kind {
         Kind::TimmLite if name.starts_with("tf_efficientnet_lite") => Facts::default(),
         Kind::TimmLite => {
@@ -454,17 +470,20 @@ fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
         facts.num_attention_heads = args.size("num_heads")?.or(facts.num_attention_heads);
         facts.sizes.extend(args.side("img_size")?.map(|side| ("image_size", side)));
     }
-    let Some(pretrained) = root.within("pretrained_cfg", "pretrained_cfg.")? else { return Ok(facts) };
+    let Some(pretrained) = root.within("pretrained_cfg", "pretrained_cfg.")? else {
+        return Ok(facts);
+    };
     if let (Some(mean), Some(std)) = (pretrained.colours("mean")?, pretrained.colours("std")?) {
         facts.mean_std = Some((mean, std));
     }
-    facts.image_size = match pretrained.get("input_size").and_then(Value::as_array).map(Vec::as_slice) {
-        None => None,
-        Some([channels, height, width]) if channels == &Value::from(3) && height == width => {
-            height.as_u64().map(|side| side as usize)
-        }
-        Some(_) => return Err(pretrained.wrong("input_size", "[3, side, side]")),
-    };
+    facts.image_size =
+        match pretrained.get("input_size").and_then(Value::as_array).map(Vec::as_slice) {
+            None => None,
+            Some([channels, height, width]) if channels == &Value::from(3) && height == width => {
+                height.as_u64().map(|side| side as usize)
+            }
+            Some(_) => return Err(pretrained.wrong("input_size", "[3, side, side]")),
+        };
     facts.resize_mode = match pretrained.text("crop_mode") {
         Some("squash") => Some(ResizeMode::Squash),
         _ => Some(ResizeMode::Crop),
@@ -476,8 +495,9 @@ fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
 /// What timm's name of a ViT says of it.
 fn timm_vit(name: &str) -> Result<Facts, CheckpointError> {
     let name = name.split('.').next().unwrap_or_default();
-    let is_plain =
-        ["vit_", "deit_", "deit3_", "flexivit_", "test_vit"].iter().any(|start| name.starts_with(start));
+    let is_plain = ["vit_", "deit_", "deit3_", "flexivit_", "test_vit"]
+        .iter()
+        .any(|start| name.starts_with(start));
     // Norms after the layers, which have the names of norms before them.
     if !is_plain || name.contains("_rpn_") {
         return Err(CheckpointError::Import(format!(

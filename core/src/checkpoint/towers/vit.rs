@@ -79,7 +79,11 @@ const DINOV2: Names = Names {
     ln_post: "layernorm",
     blocks: "encoder.layer.",
     ln_1: "norm1",
-    qkv: Qkv::Apart(["attention.attention.query", "attention.attention.key", "attention.attention.value"]),
+    qkv: Qkv::Apart([
+        "attention.attention.query",
+        "attention.attention.key",
+        "attention.attention.value",
+    ]),
     out: "attention.output.dense",
     scale_1: "layer_scale1.lambda1",
     ln_2: "norm2",
@@ -152,8 +156,9 @@ pub(crate) fn assemble<'a>(
 ) -> Result<(VitConfig, Shards<'a>), CheckpointError> {
     let names = names(kind);
     let mut ours = Shards::default();
-    let mut put =
-        |path: &str, stored: Stored<'a>| ours.put(checkpoint_name(&format!("visual.{path}")), stored);
+    let mut put = |path: &str, stored: Stored<'a>| {
+        ours.put(checkpoint_name(&format!("visual.{path}")), stored)
+    };
 
     let patches = encoder.require(&format!("{}.weight", names.patches))?;
     let [hidden_size, n_channels, patch_size, height] = patches.dims()?;
@@ -163,9 +168,11 @@ pub(crate) fn assemble<'a>(
         )));
     }
     put("conv1", patches);
-    let class = encoder.take(names.class).map(|class| class.reshape(vec![hidden_size])).transpose()?;
+    let class =
+        encoder.take(names.class).map(|class| class.reshape(vec![hidden_size])).transpose()?;
     let patch_bias = encoder.take(&format!("{}.bias", names.patches));
-    let (positions, grid) = positions(encoder.require(names.positions)?, class.is_some(), hidden_size)?;
+    let (positions, grid) =
+        positions(encoder.require(names.positions)?, class.is_some(), hidden_size)?;
     let (class_token, n_before) = (class.is_some(), usize::from(class.is_some()));
     if let Some(class) = class {
         put("class_embedding", class);
@@ -186,8 +193,12 @@ pub(crate) fn assemble<'a>(
     let num_hidden_layers = n_blocks(encoder, names.blocks);
     let mut mlp_width = 0;
     for idx in 0..num_hidden_layers {
-        let block =
-            Block { encoder: &mut *encoder, names, prefix: format!("{}{idx}.", names.blocks), hidden_size };
+        let block = Block {
+            encoder: &mut *encoder,
+            names,
+            prefix: format!("{}{idx}.", names.blocks),
+            hidden_size,
+        };
         for (path, stored) in block.tensors()? {
             if path == "mlp.c_fc.bias" {
                 mlp_width = stored.shape()[0];
@@ -223,7 +234,12 @@ pub(crate) fn assemble<'a>(
 }
 
 /// Positions for another number of patches, as the library of this layout makes them.
-pub(super) fn resize_positions(ours: &mut Shards, config: &mut VitConfig, kind: Kind, image_size: usize) {
+pub(super) fn resize_positions(
+    ours: &mut Shards,
+    config: &mut VitConfig,
+    kind: Kind,
+    image_size: usize,
+) {
     let name = checkpoint_name("visual.positional_embedding");
     let Some(positions) = ours.take(&name) else { return };
     let (from, to) = (config.image_size / config.patch_size, image_size / config.patch_size);
@@ -370,7 +386,9 @@ impl<'a> Block<'_, 'a> {
             Qkv::Apart(layers) => {
                 let (mut weights, mut biases) = (Vec::new(), Vec::new());
                 for layer in layers {
-                    weights.push(self.require(&format!("{layer}.weight"))?.expect_shape(&[width, width])?);
+                    weights.push(
+                        self.require(&format!("{layer}.weight"))?.expect_shape(&[width, width])?,
+                    );
                     biases.push(bias_of(self.take(&format!("{layer}.bias")), width)?);
                 }
                 Ok([Stored::rows(weights)?, Stored::rows(biases)?])

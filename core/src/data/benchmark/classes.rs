@@ -164,10 +164,15 @@ impl ClassSet {
         let (n_lines, n_classes) = (lines.len(), self.classes.len());
         if n_lines != n_classes {
             let found = format!("{n_lines} names for {n_classes} classes");
-            return Err(BenchmarkError::Layout { found, wanted: CLASSES.into(), path: path.into() });
+            return Err(BenchmarkError::Layout {
+                found,
+                wanted: CLASSES.into(),
+                path: path.into(),
+            });
         }
-        let names =
-            |line: &String| ClassNames::Several(line.split('|').map(|name| name.trim().into()).collect());
+        let names = |line: &String| {
+            ClassNames::Several(line.split('|').map(|name| name.trim().into()).collect())
+        };
         self.classes = lines.iter().map(names).collect();
         Ok(())
     }
@@ -178,8 +183,11 @@ impl ClassSet {
     /// When there is none, or one has no place for the class.
     pub fn read_templates(&mut self, path: &Path) -> Result<(), BenchmarkError> {
         let lines = lines_of(path, TEMPLATES)?;
-        let layout =
-            |found: String| BenchmarkError::Layout { found, wanted: TEMPLATES.into(), path: path.into() };
+        let layout = |found: String| BenchmarkError::Layout {
+            found,
+            wanted: TEMPLATES.into(),
+            path: path.into(),
+        };
         if let Some(line) = lines.iter().find(|line| !line.contains("{}")) {
             return Err(layout(format!("{line:?} has no {{}}")));
         }
@@ -202,15 +210,21 @@ impl ClassSet {
     }
 
     fn of_folders(folder: &Path) -> Result<Self, BenchmarkError> {
-        let layout =
-            |found: String| BenchmarkError::Layout { found, wanted: FOLDERS.into(), path: folder.into() };
+        let layout = |found: String| BenchmarkError::Layout {
+            found,
+            wanted: FOLDERS.into(),
+            path: folder.into(),
+        };
         let list = |folder: &Path| -> Result<Vec<PathBuf>, BenchmarkError> {
-            let entries = fs::read_dir(folder).map_err(|e| layout(format!("cannot list the folder: {e}")))?;
-            let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            let entries =
+                fs::read_dir(folder).map_err(|e| layout(format!("cannot list the folder: {e}")))?;
+            let mut paths: Vec<PathBuf> =
+                entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
             paths.sort();
             Ok(paths)
         };
-        let folders: Vec<PathBuf> = list(folder)?.into_iter().filter(|path| path.is_dir()).collect();
+        let folders: Vec<PathBuf> =
+            list(folder)?.into_iter().filter(|path| path.is_dir()).collect();
         let names: Vec<String> = folders
             .iter()
             .map(|path| path.file_name().unwrap_or_default().to_string_lossy().replace('_', " "))
@@ -221,7 +235,11 @@ impl ClassSet {
             places.extend(files.map(|path| (Place::File(path), vec![class])));
         }
         if names.len() < 2 || places.is_empty() {
-            return Err(layout(format!("found {} photos in {} folders", places.len(), names.len())));
+            return Err(layout(format!(
+                "found {} photos in {} folders",
+                places.len(),
+                names.len()
+            )));
         }
         let name = format!("folders of {}", folder.display());
         Ok(Self::plain(name, names, Photos::Files(places)))
@@ -233,8 +251,11 @@ impl ClassSet {
             _ => ("cifar-100", "test.bin", "fine_label_names.txt"),
         };
         let path = folder.join(file);
-        let layout =
-            |found: String| BenchmarkError::Layout { found, wanted: CIFAR.into(), path: path.clone() };
+        let layout = |found: String| BenchmarkError::Layout {
+            found,
+            wanted: CIFAR.into(),
+            path: path.clone(),
+        };
         let bytes = fs::read(&path).map_err(|e| layout(format!("the file cannot be read: {e}")))?;
         let record = n_label_bytes + 3 * CIFAR_SIDE.pow(2) as usize;
         if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
@@ -265,10 +286,13 @@ impl ClassSet {
             wanted: SHARDS.into(),
             path: data.first().map(PathBuf::from).unwrap_or_default(),
         };
-        let (mut notes, templates) = (samples.warnings().collect::<Vec<_>>(), benchmark_templates(&samples)?);
+        let (mut notes, templates) =
+            (samples.warnings().collect::<Vec<_>>(), benchmark_templates(&samples)?);
         let opened = |names: Vec<String>, samples| {
             let plain = Self::plain("WebDataset shards".into(), names, Photos::Shards(samples));
-            notes.extend(templates.as_ref().map(|(path, _)| format!("templates of {}", path.display())));
+            notes.extend(
+                templates.as_ref().map(|(path, _)| format!("templates of {}", path.display())),
+            );
             let templates = templates.map_or(plain.templates, |(_, templates)| templates);
             Self { notes, templates, ..plain }
         };
@@ -282,8 +306,11 @@ impl ClassSet {
             names.extend(samples.read(idx).ok().as_ref().and_then(class_of));
         }
         if names.len() < 2 {
-            let found =
-                format!("found {} classes in {} samples and no classnames.txt", names.len(), samples.len());
+            let found = format!(
+                "found {} classes in {} samples and no classnames.txt",
+                names.len(),
+                samples.len()
+            );
             return Err(layout(found));
         }
         Ok(opened(names.into_iter().collect(), samples))
@@ -338,10 +365,15 @@ impl ClassSet {
                 let bytes = sample.image().map_err(|e| e.to_string())?.to_vec();
                 (bytes, vec![self.label_of(&sample)?])
             }
-            Photos::Cifar { bytes, n_label_bytes, .. } => return Ok(cifar_photo(bytes, *n_label_bytes, idx)),
+            Photos::Cifar { bytes, n_label_bytes, .. } => {
+                return Ok(cifar_photo(bytes, *n_label_bytes, idx));
+            }
         };
         if let Some(label) = labels.iter().find(|label| **label >= self.classes.len()) {
-            return Err(format!("it has class {label}, but there are {} classes", self.classes.len()));
+            return Err(format!(
+                "it has class {label}, but there are {} classes",
+                self.classes.len()
+            ));
         }
         let decoded = decode_whole(&bytes, Default::default()).map_err(|e| e.to_string())?;
         Ok(ClassPhoto { decoded, hash: hash_of(&labels, &bytes), labels })
@@ -350,7 +382,10 @@ impl ClassSet {
     fn label_of(&self, sample: &Sample) -> Result<usize, String> {
         if let Some(number) = sample.get("cls") {
             let text = String::from_utf8_lossy(number);
-            return text.trim().parse().map_err(|_| format!("its .cls is {text:?}, wanted a number"));
+            return text
+                .trim()
+                .parse()
+                .map_err(|_| format!("its .cls is {text:?}, wanted a number"));
         }
         let class = class_of(sample).ok_or("it has neither a .cls nor a class in its .json")?;
         let found = self.classes.iter().position(|names| names.all()[0] == class);
@@ -359,8 +394,12 @@ impl ClassSet {
 }
 
 /// CLIP_benchmark's templates beside the shards, with `{c}` for the class.
-fn benchmark_templates(samples: &Samples) -> Result<Option<(PathBuf, Vec<String>)>, BenchmarkError> {
-    let Some(path) = samples.beside("zeroshot_classification_templates.txt") else { return Ok(None) };
+fn benchmark_templates(
+    samples: &Samples,
+) -> Result<Option<(PathBuf, Vec<String>)>, BenchmarkError> {
+    let Some(path) = samples.beside("zeroshot_classification_templates.txt") else {
+        return Ok(None);
+    };
     let lines: Vec<String> =
         lines_of(&path, TEMPLATES)?.iter().map(|line| line.replace("{c}", "{}")).collect();
     let is_usable = !lines.is_empty() && lines.iter().all(|line| line.contains("{}"));

@@ -6,7 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, Listed, folder_of, from_json, roots};
+use super::{
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, Listed, folder_of, from_json, roots,
+};
 
 const KARPATHY: &str = "dataset_coco.json or dataset_flickr30k.json of Karpathy's caption_datasets: {\"dataset\", \
     \"images\": [{\"filename\", \"filepath\" (COCO: train2014 or val2014), \"split\", \"sentences\": [{\"raw\"}]}]}, \
@@ -57,7 +59,8 @@ pub(super) fn open_karpathy(
     let of_split = file.images.into_iter().filter(|image| image.split == split);
     let listed: Listed = of_split
         .map(|image| {
-            let stem = image.filename.rsplit_once('.').map_or(image.filename.as_str(), |(stem, _)| stem);
+            let stem =
+                image.filename.rsplit_once('.').map_or(image.filename.as_str(), |(stem, _)| stem);
             let photo = BenchmarkPhoto {
                 id: image.cocoid.map_or_else(|| stem.to_owned(), |id| id.to_string()),
                 captions: image.sentences.into_iter().map(|sentence| sentence.raw).collect(),
@@ -125,5 +128,11 @@ pub(super) fn open_captions(
         .collect();
     let name = if is_nocaps { "NoCaps" } else { "COCO captions" };
     let usual = ["images", "val2014", "val2017", "train2014", "test2014", "validation", "test"];
-    Benchmark::of_files(name.into(), listed, &roots(files, &folder_of(path), &usual), CAPTIONS, path)
+    Benchmark::of_files(
+        name.into(),
+        listed,
+        &roots(files, &folder_of(path), &usual),
+        CAPTIONS,
+        path,
+    )
 }

@@ -71,7 +71,11 @@ type Indexed = Vec<(String, Vec<usize>)>;
 
 fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError> {
     let index = folder.join(&set.index);
-    let layout = |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: index.clone() };
+    let layout = |found: String| BenchmarkError::Layout {
+        found,
+        wanted: WANTED.into(),
+        path: index.clone(),
+    };
     let (indexed, labels) = match set.index.ends_with(".json") {
         true => read_coco_index(&index)?,
         false => (read_lines_index(&index)?, labels_of(folder)?),
@@ -96,7 +100,9 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
     }
     let in_order = in_order_of(&labels, &set.classes);
     if let Some(classes) = in_order.filter(|classes| *classes != set.classes) {
-        opened.notes.push(format!("{}: class names put in the order of the set's own labels", set.name));
+        opened
+            .notes
+            .push(format!("{}: class names put in the order of the set's own labels", set.name));
         opened.classes = classes;
     }
     opened.with_prompts_of(folder)
@@ -136,7 +142,9 @@ impl Archives<'_> {
         }
         let path = self.folder.join(archive);
         let opened = match path.is_file() {
-            true => Some(Arc::new(ZipArchive::open(&path).map_err(|why| format!("{archive}: {why}"))?)),
+            true => {
+                Some(Arc::new(ZipArchive::open(&path).map_err(|why| format!("{archive}: {why}"))?))
+            }
             false => None,
         };
         self.opened.insert(archive.into(), opened.clone());
@@ -148,8 +156,10 @@ impl Archives<'_> {
 fn read_lines_index(path: &Path) -> Result<Indexed, BenchmarkError> {
     let entry = |line: &str| {
         let (file, labels) = line.trim().rsplit_once(char::is_whitespace)?;
-        let labels =
-            labels.split(',').map(|label| label.trim().parse().ok()).collect::<Option<Vec<usize>>>()?;
+        let labels = labels
+            .split(',')
+            .map(|label| label.trim().parse().ok())
+            .collect::<Option<Vec<usize>>>()?;
         Some((file.trim().to_owned(), labels))
     };
     let text = read_text(path, WANTED)?;
@@ -201,14 +211,19 @@ struct CocoCategory {
 fn read_coco_index(path: &Path) -> Result<(Indexed, Vec<String>), BenchmarkError> {
     let CocoIndex { images, annotations, mut categories } = read_json(path, WANTED)?;
     categories.sort_by_key(|category| category.id);
-    let class_of: HashMap<i64, usize> = categories.iter().enumerate().map(|(i, c)| (c.id, i)).collect();
+    let class_of: HashMap<i64, usize> =
+        categories.iter().enumerate().map(|(i, c)| (c.id, i)).collect();
     let mut labels: HashMap<i64, Vec<usize>> = HashMap::new();
     for annotation in annotations {
-        let class = class_of.get(&annotation.category_id).ok_or_else(|| BenchmarkError::Layout {
-            found: format!("an annotation of category {}, which is not listed", annotation.category_id),
-            wanted: WANTED.into(),
-            path: PathBuf::from(path),
-        })?;
+        let class =
+            class_of.get(&annotation.category_id).ok_or_else(|| BenchmarkError::Layout {
+                found: format!(
+                    "an annotation of category {}, which is not listed",
+                    annotation.category_id
+                ),
+                wanted: WANTED.into(),
+                path: PathBuf::from(path),
+            })?;
         labels.entry(annotation.image_id).or_default().push(*class);
     }
     let indexed = images.into_iter().filter_map(|image| {
@@ -227,7 +242,10 @@ pub(super) fn in_order_of(labels: &[String], classes: &[ClassNames]) -> Option<V
         text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
     };
     let of_label = |label: &String| {
-        classes.iter().find(|class| class.all().iter().any(|name| plain(name) == plain(label))).cloned()
+        classes
+            .iter()
+            .find(|class| class.all().iter().any(|name| plain(name) == plain(label)))
+            .cloned()
     };
     let ordered: Vec<ClassNames> = labels.iter().map(of_label).collect::<Option<_>>()?;
     let is_permutation = classes.iter().all(|class| ordered.contains(class));
@@ -287,9 +305,11 @@ mod tests {
 
     #[test]
     fn names_follow_the_labels_of_the_set_where_they_are_the_same_words() {
-        let names = |names: &[&str]| names.iter().map(|n| ClassNames::One((*n).into())).collect::<Vec<_>>();
+        let names =
+            |names: &[&str]| names.iter().map(|n| ClassNames::One((*n).into())).collect::<Vec<_>>();
         let labels = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let found = in_order_of(&labels(&["Polka_dotted", "banded"]), &names(&["banded", "polka-dotted"]));
+        let found =
+            in_order_of(&labels(&["Polka_dotted", "banded"]), &names(&["banded", "polka-dotted"]));
         assert_eq!(found, Some(names(&["polka-dotted", "banded"])));
         assert_eq!(in_order_of(&labels(&["zero", "banded"]), &names(&["banded", "striped"])), None);
     }
@@ -300,8 +320,16 @@ mod tests {
         let path = folder.path().join("test.txt");
         std::fs::write(&path, "test.zip@a b.jpg 3,5\ntest.zip@c.jpg 0\n").expect("writable");
         let found = read_lines_index(&path).expect("well-formed");
-        assert_eq!(found, [("test.zip@a b.jpg".into(), vec![3, 5]), ("test.zip@c.jpg".into(), vec![0])]);
+        assert_eq!(
+            found,
+            [("test.zip@a b.jpg".into(), vec![3, 5]), ("test.zip@c.jpg".into(), vec![0])]
+        );
         std::fs::write(&path, "test.zip@a.jpg three\n").expect("writable");
-        assert!(read_lines_index(&path).expect_err("no number").to_string().contains("wanted: FILE LABEL"));
+        assert!(
+            read_lines_index(&path)
+                .expect_err("no number")
+                .to_string()
+                .contains("wanted: FILE LABEL")
+        );
     }
 }

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, Listed, folder_of, malformed, parse_json,
-    read_json, read_text, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, Listed, folder_of, malformed,
+    parse_json, read_json, read_text, roots,
 };
 
 const DCI: &str = "DCI's folder: annotations/*.json {\"image\", \"short_caption\", \"extra_caption\"}, photos/, and \
@@ -40,9 +40,10 @@ struct Annotation {
 /// All photos of DCI's folder (7,805 in the original), or those of a split.
 pub(super) fn open_dci(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
     let annotations = folder.join("annotations");
-    let layout = |found: String| BenchmarkError::Layout { found, wanted: DCI.into(), path: folder.into() };
-    let entries =
-        std::fs::read_dir(&annotations).map_err(|e| layout(format!("cannot list annotations/: {e}")))?;
+    let layout =
+        |found: String| BenchmarkError::Layout { found, wanted: DCI.into(), path: folder.into() };
+    let entries = std::fs::read_dir(&annotations)
+        .map_err(|e| layout(format!("cannot list annotations/: {e}")))?;
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| name.ends_with(".json"))
@@ -52,7 +53,8 @@ pub(super) fn open_dci(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmar
         let splits = folder.join("splits.json");
         let all: serde_json::Map<String, Value> = read_json(&splits, DCI)?;
         let of_split = all.get(split).and_then(Value::as_array);
-        let of_split = of_split.ok_or_else(|| layout(format!("splits.json has no list {split:?}")))?;
+        let of_split =
+            of_split.ok_or_else(|| layout(format!("splits.json has no list {split:?}")))?;
         let chosen: Vec<&str> = of_split.iter().filter_map(Value::as_str).collect();
         let stem = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
         names.retain(|name| chosen.iter().any(|chosen| stem(chosen) == stem(name)));
@@ -68,7 +70,8 @@ pub(super) fn open_dci(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmar
         };
         listed.push((photo, vec![annotation.image]));
     }
-    let split = files.split.as_deref().map_or("all photos".into(), |split| format!("split {split}"));
+    let split =
+        files.split.as_deref().map_or("all photos".into(), |split| format!("split {split}"));
     let name = format!("DCI, {split}, text: {}", files.long_text.words());
     Benchmark::of_files(name, listed, &roots(files, folder, &["photos"]), DCI, folder)
 }
@@ -80,7 +83,12 @@ impl Annotation {
             LongText::Extra => self.extra_caption.clone(),
             LongText::Short => self.short_caption.clone(),
         };
-        lines.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(". ")
+        lines
+            .split('\n')
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join(". ")
     }
 }
 

@@ -84,7 +84,8 @@ pub struct BenchmarkRegion {
 impl BenchmarkRegion {
     /// A region of one or more boxes; `None` without any.
     pub fn new(boxes: Vec<BoxPx>, phrases: Vec<String>) -> Option<Self> {
-        let around = |a: BoxPx, b: BoxPx| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])];
+        let around =
+            |a: BoxPx, b: BoxPx| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])];
         let box_px = boxes.iter().copied().reduce(around)?;
         Some(Self { box_px, boxes, phrases })
     }
@@ -240,7 +241,11 @@ impl Benchmark {
         }
         if path.join("region_descriptions.json").is_file() {
             let json_path = path.join("region_descriptions.json");
-            return visual_genome::open(read_json(&json_path, visual_genome::WANTED)?, &json_path, files);
+            return visual_genome::open(
+                read_json(&json_path, visual_genome::WANTED)?,
+                &json_path,
+                files,
+            );
         }
         if path.join("instances.json").is_file() {
             return referring::open_refer(path, files);
@@ -263,8 +268,11 @@ impl Benchmark {
         layout: &str,
         data: &Path,
     ) -> Result<Self, BenchmarkError> {
-        let error =
-            |found: String, wanted: String| BenchmarkError::Layout { found, wanted, path: data.into() };
+        let error = |found: String, wanted: String| BenchmarkError::Layout {
+            found,
+            wanted,
+            path: data.into(),
+        };
         let Some((_, first)) = listed.first() else {
             return Err(error(format!("there is no photo in {name}"), layout.into()));
         };
@@ -288,7 +296,13 @@ impl Benchmark {
                 format!("{layout}\n  hint: name the photos' folder with --images DIR"),
             ));
         }
-        Ok(Self { name, every_phrase: false, skipped, photos: Photos::Files(photos), joins_lines: false })
+        Ok(Self {
+            name,
+            every_phrase: false,
+            skipped,
+            photos: Photos::Files(photos),
+            joins_lines: false,
+        })
     }
 
     /// The same where each photo has one long text: the lines of a sample's `.txt` are one, and not a caption each.
@@ -391,7 +405,9 @@ impl<'a> Batches<'a> {
                     self.seen.n_photos += 1;
                     usable.push((photo, input));
                 }
-                Err(why) => self.seen.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why)),
+                Err(why) => {
+                    self.seen.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why))
+                }
             }
         }
         Some(usable)
@@ -446,7 +462,9 @@ fn roots(files: &BenchmarkFiles, beside: &Path, usual: &[&str]) -> Vec<PathBuf> 
     if !files.images.is_empty() {
         return files.images.clone();
     }
-    std::iter::once(beside.to_path_buf()).chain(usual.iter().map(|name| beside.join(name))).collect()
+    std::iter::once(beside.to_path_buf())
+        .chain(usual.iter().map(|name| beside.join(name)))
+        .collect()
 }
 
 /// Names of which any will do, each once.
@@ -460,7 +478,9 @@ fn either(names: &[String]) -> String {
 fn open_shards(patterns: &[String], wanted: &str) -> Result<Samples, BenchmarkError> {
     Samples::open(patterns, None).map_err(|e| match e {
         SourceError::NoFile(pattern) => BenchmarkError::Layout {
-            found: format!("no file fits {pattern:?}, taken from the folder in which the program runs"),
+            found: format!(
+                "no file fits {pattern:?}, taken from the folder in which the program runs"
+            ),
             wanted: wanted.into(),
             path: pattern.into(),
         },
@@ -487,11 +507,19 @@ fn read_json<T: DeserializeOwned>(path: &Path, wanted: &str) -> Result<T, Benchm
     parse_json(&read_text(path, wanted)?, path, wanted)
 }
 
-fn parse_json<T: DeserializeOwned>(text: &str, path: &Path, wanted: &str) -> Result<T, BenchmarkError> {
+fn parse_json<T: DeserializeOwned>(
+    text: &str,
+    path: &Path,
+    wanted: &str,
+) -> Result<T, BenchmarkError> {
     serde_json::from_str(text).map_err(|e| malformed(e, path, wanted))
 }
 
-fn from_json<T: DeserializeOwned>(json: Value, path: &Path, wanted: &str) -> Result<T, BenchmarkError> {
+fn from_json<T: DeserializeOwned>(
+    json: Value,
+    path: &Path,
+    wanted: &str,
+) -> Result<T, BenchmarkError> {
     serde_json::from_value(json).map_err(|e| malformed(e, path, wanted))
 }
 

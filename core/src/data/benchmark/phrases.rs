@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, read_text, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, read_text,
+    roots,
 };
 use crate::image::BoxPx;
 
@@ -13,7 +14,10 @@ const ENTITIES: &str = "Flickr30k Entities' folder: Sentences/ID.txt with [/EN#1
     flickr30k-images/ID.jpg or below --images DIR";
 
 /// The photos of a split (test: 1,000) with every phrase that has a box.
-pub(super) fn open_entities(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
+pub(super) fn open_entities(
+    folder: &Path,
+    files: &BenchmarkFiles,
+) -> Result<Benchmark, BenchmarkError> {
     let split = files.split.as_deref().unwrap_or("test");
     let ids = read_text(&folder.join(format!("{split}.txt")), ENTITIES)?;
     let mut listed: Listed = Vec::new();
@@ -24,7 +28,10 @@ pub(super) fn open_entities(folder: &Path, files: &BenchmarkFiles) -> Result<Ben
     }
     let roots = roots(files, folder, &["flickr30k-images", "flickr30k_images", "images"]);
     let name = format!("Flickr30k Entities, split {split}");
-    Ok(Benchmark { every_phrase: true, ..Benchmark::of_files(name, listed, &roots, ENTITIES, folder)? })
+    Ok(Benchmark {
+        every_phrase: true,
+        ..Benchmark::of_files(name, listed, &roots, ENTITIES, folder)?
+    })
 }
 
 /// Phrases of one thing (a chain of mentions) share its region; those without a box are left out.
@@ -91,7 +98,8 @@ mod tests {
 
     #[test]
     fn marks_become_plain_sentences_and_phrases() {
-        let (caption, marks) = split_marks("[/EN#12/people/other Two guys] near [/EN#0/notvisual it] .");
+        let (caption, marks) =
+            split_marks("[/EN#12/people/other Two guys] near [/EN#0/notvisual it] .");
         assert_eq!(caption, "Two guys near it .");
         assert_eq!(marks, [("12".to_owned(), "Two guys".to_owned())]);
     }
@@ -101,8 +109,7 @@ mod tests {
         let xml = "<object><name>1</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>20</ymax></bndbox>\
             </object><object><name>1</name><name>2</name><bndbox><xmin>5</xmin><ymin>1</ymin><xmax>30</xmax>\
             <ymax>9</ymax></bndbox></object><object><name>3</name><scene>1</scene></object>";
-        let sentences =
-            "[/EN#1/people Men] in [/EN#3/scene a park]\n[/EN#1/people They] hold [/EN#2/other a bat]";
+        let sentences = "[/EN#1/people Men] in [/EN#3/scene a park]\n[/EN#1/people They] hold [/EN#2/other a bat]";
         let photo = entities_photo("7", sentences, xml);
         assert_eq!(photo.captions, ["Men in a park", "They hold a bat"]);
         let [men, bat] = photo.regions.as_slice() else { panic!("{:?}", photo.regions) };

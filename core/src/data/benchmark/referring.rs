@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of, from_json,
-    parse_json, read_json, read_text, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of,
+    from_json, parse_json, read_json, read_text, roots,
 };
 use crate::checkpoint::{HASH_START, hash_bytes};
 use crate::image::BoxPx;
@@ -49,7 +49,14 @@ struct ReferredBox {
 }
 
 impl Referred {
-    fn add(&mut self, file: &str, id: String, object: u64, box_px: BoxPx, expressions: Vec<String>) {
+    fn add(
+        &mut self,
+        file: &str,
+        id: String,
+        object: u64,
+        box_px: BoxPx,
+        expressions: Vec<String>,
+    ) {
         let new = ReferredPhoto { id, boxes: Vec::new() };
         let photo = self.photos.entry(file.to_owned()).or_insert(new);
         match photo.boxes.iter_mut().find(|known| known.object == object) {
@@ -58,9 +65,15 @@ impl Referred {
         }
     }
 
-    fn open(self, name: String, path: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
-        let region =
-            |referred: ReferredBox| BenchmarkRegion::new(vec![referred.box_px], referred.expressions);
+    fn open(
+        self,
+        name: String,
+        path: &Path,
+        files: &BenchmarkFiles,
+    ) -> Result<Benchmark, BenchmarkError> {
+        let region = |referred: ReferredBox| {
+            BenchmarkRegion::new(vec![referred.box_px], referred.expressions)
+        };
         let photo = |(file, ReferredPhoto { id, boxes }): (String, ReferredPhoto)| {
             let described = boxes.into_iter().filter(|referred| !referred.expressions.is_empty());
             let regions = described.filter_map(region).collect();
@@ -70,7 +83,10 @@ impl Referred {
         // refer keeps COCO's photos beside its folders.
         let usual = ["images", "train2014", "../images/mscoco/images/train2014"];
         let roots = roots(files, &folder_of(path), &usual);
-        Ok(Benchmark { every_phrase: true, ..Benchmark::of_files(name, listed, &roots, WANTED, path)? })
+        Ok(Benchmark {
+            every_phrase: true,
+            ..Benchmark::of_files(name, listed, &roots, WANTED, path)?
+        })
     }
 }
 
@@ -150,7 +166,10 @@ struct Instance {
 }
 
 /// refer's folder: `instances.json` has the boxes, `refs(umd).json` what was said of them.
-pub(super) fn open_refer(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
+pub(super) fn open_refer(
+    folder: &Path,
+    files: &BenchmarkFiles,
+) -> Result<Benchmark, BenchmarkError> {
     let found = |ext: &str| {
         let paths = REFS.map(|name| folder.join(format!("{name}.{ext}")));
         paths.into_iter().find(|path| path.is_file())
@@ -162,8 +181,9 @@ pub(super) fn open_refer(folder: &Path, files: &BenchmarkFiles) -> Result<Benchm
         }
         (None, Some(pickle)) => Err(pickled(&pickle)),
         (None, None) => Err(BenchmarkError::Layout {
-            found: "there are boxes (instances.json), but no refs(umd).json with what was said of them"
-                .into(),
+            found:
+                "there are boxes (instances.json), but no refs(umd).json with what was said of them"
+                    .into(),
             wanted: WANTED.into(),
             path: folder.into(),
         }),
@@ -191,9 +211,11 @@ pub(super) fn open_refs(
     files: &BenchmarkFiles,
 ) -> Result<Benchmark, BenchmarkError> {
     let references: Vec<Reference> = from_json(json, path, WANTED)?;
-    let layout = |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: path.into() };
+    let layout =
+        |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: path.into() };
     let split = files.split.as_deref().unwrap_or(USUAL_SPLIT);
-    let mut splits: Vec<&str> = references.iter().map(|reference| reference.split.as_str()).collect();
+    let mut splits: Vec<&str> =
+        references.iter().map(|reference| reference.split.as_str()).collect();
     splits.sort_unstable();
     splits.dedup();
     if !splits.contains(&split) {
@@ -202,19 +224,30 @@ pub(super) fn open_refs(
     let instances: Instances = read_json(&folder_of(path).join("instances.json"), WANTED)?;
     let names: HashMap<u64, String> =
         instances.images.into_iter().map(|image| (image.id, image.file_name)).collect();
-    let boxes: HashMap<u64, [f32; 4]> =
-        instances.annotations.into_iter().map(|annotation| (annotation.id, annotation.bbox)).collect();
+    let boxes: HashMap<u64, [f32; 4]> = instances
+        .annotations
+        .into_iter()
+        .map(|annotation| (annotation.id, annotation.bbox))
+        .collect();
     let name = format!("{} {}, split {split}", set_of(path), by_of(path));
     let mut referred = Referred::default();
     for reference in references.into_iter().filter(|reference| reference.split == split) {
-        let (Some(file), Some(bbox)) = (names.get(&reference.image_id), boxes.get(&reference.ann_id)) else {
+        let (Some(file), Some(bbox)) =
+            (names.get(&reference.image_id), boxes.get(&reference.ann_id))
+        else {
             return Err(layout(format!(
                 "the image {} or the box {} is not in instances.json",
                 reference.image_id, reference.ann_id
             )));
         };
         let expressions = reference.sentences.into_iter().filter_map(Sentence::text).collect();
-        referred.add(file, reference.image_id.to_string(), reference.ann_id, edges(*bbox), expressions);
+        referred.add(
+            file,
+            reference.image_id.to_string(),
+            reference.ann_id,
+            edges(*bbox),
+            expressions,
+        );
     }
     referred.open(name, path, files)
 }
@@ -254,13 +287,18 @@ pub(super) fn open_mdetr(
     if let Some(split) = &files.split {
         return Err(BenchmarkError::Layout {
             found: format!("--split {split} is asked for, but this file is one split by itself"),
-            wanted: format!("no --split, and the file of the split, as in finetune_refcocog_{split}.json"),
+            wanted: format!(
+                "no --split, and the file of the split, as in finetune_refcocog_{split}.json"
+            ),
             path: path.into(),
         });
     }
     let file: Mdetr = from_json(json, path, WANTED)?;
-    let boxes: HashMap<u64, [f32; 4]> =
-        file.annotations.into_iter().map(|annotation| (annotation.image_id, annotation.bbox)).collect();
+    let boxes: HashMap<u64, [f32; 4]> = file
+        .annotations
+        .into_iter()
+        .map(|annotation| (annotation.image_id, annotation.bbox))
+        .collect();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let mut referred = Referred::default();
     for image in file.images {
@@ -283,7 +321,8 @@ pub(super) fn is_line(json: &Value) -> bool {
 
 /// Lines as Hugging Face's `datasets` writes them.
 pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
-    let layout = |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: path.into() };
+    let layout =
+        |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: path.into() };
     let split = files.split.as_deref().unwrap_or(USUAL_SPLIT);
     let text = read_text(path, WANTED)?;
     let (mut referred, mut has_splits) = (Referred::default(), false);
@@ -304,8 +343,10 @@ pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmar
         if expressions.is_empty() {
             return Err(layout(format!("line {n} has no captions, answer or sentences")));
         }
-        let id =
-            json.get("image_id").and_then(Value::as_u64).map_or_else(|| file.to_owned(), |id| id.to_string());
+        let id = json
+            .get("image_id")
+            .and_then(Value::as_u64)
+            .map_or_else(|| file.to_owned(), |id| id.to_string());
         let object = json.get("ann_id").and_then(Value::as_u64).unwrap_or_else(|| object_of(bbox));
         referred.add(file, id, object, edges(bbox), expressions);
     }
@@ -328,16 +369,20 @@ fn box_of(json: &Value) -> Option<[f32; 4]> {
 
 /// What was said of a box: refer's sentences, else a list of texts, else one text.
 fn expressions_of(json: &Value) -> Vec<String> {
-    let sentences =
-        json.get("sentences").and_then(|list| serde_json::from_value::<Vec<Sentence>>(list.clone()).ok());
-    let from_sentences: Vec<String> = sentences.into_iter().flatten().filter_map(Sentence::text).collect();
+    let sentences = json
+        .get("sentences")
+        .and_then(|list| serde_json::from_value::<Vec<Sentence>>(list.clone()).ok());
+    let from_sentences: Vec<String> =
+        sentences.into_iter().flatten().filter_map(Sentence::text).collect();
     if !from_sentences.is_empty() {
         return from_sentences;
     }
     let texts = ["captions", "answer", "caption"].iter().find_map(|key| json.get(*key));
     match texts {
         Some(Value::String(text)) => vec![text.clone()],
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(Value::Array(list)) => {
+            list.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -356,7 +401,9 @@ mod tests {
     #[test]
     fn a_photo_is_found_under_all_of_its_names() {
         let names = names_of("COCO_train2014_000000380440_491042.jpg");
-        for wanted in ["COCO_train2014_000000380440.jpg", "train2017/000000380440.jpg", "000000380440.jpg"] {
+        for wanted in
+            ["COCO_train2014_000000380440.jpg", "train2017/000000380440.jpg", "000000380440.jpg"]
+        {
             assert!(names.iter().any(|name| name == wanted), "{wanted} in {names:?}");
         }
         assert_eq!(names_of("a/b.jpg"), ["a/b.jpg", "b.jpg"]);

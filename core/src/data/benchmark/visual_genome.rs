@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of, from_json,
-    read_json, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of,
+    from_json, read_json, roots,
 };
 use crate::data::visual_genome::FileEntry;
 
@@ -15,7 +15,11 @@ pub(super) const WANTED: &str = "Visual Genome's region_descriptions.json [{\"id
     \"y\", \"width\", \"height\"}]}], photos as VG_100K/ID.jpg and VG_100K_2/ID.jpg beside it or below --images DIR; \
     with --split also densecap_splits.json {\"train\": [ids], \"val\", \"test\"}";
 
-pub(super) fn open(json: Value, path: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
+pub(super) fn open(
+    json: Value,
+    path: &Path,
+    files: &BenchmarkFiles,
+) -> Result<Benchmark, BenchmarkError> {
     let images: Vec<FileEntry> = from_json(json, path, WANTED)?;
     let folder = folder_of(path);
     let splits = folder.join("densecap_splits.json");
@@ -28,9 +32,11 @@ pub(super) fn open(json: Value, path: &Path, files: &BenchmarkFiles) -> Result<B
         }
         None => None,
     };
-    let in_split = |image: &FileEntry| chosen.as_ref().is_none_or(|chosen| chosen.contains(&image.id));
+    let in_split =
+        |image: &FileEntry| chosen.as_ref().is_none_or(|chosen| chosen.contains(&image.id));
     let listed: Listed = images.into_iter().filter(in_split).map(listed).collect();
-    let name = format!("Visual Genome regions, {}", split.map_or("all".into(), |s| format!("split {s}")));
+    let name =
+        format!("Visual Genome regions, {}", split.map_or("all".into(), |s| format!("split {s}")));
     let roots = roots(files, &folder, &["VG_100K", "VG_100K_2"]);
     Benchmark::of_files(name, listed, &roots, WANTED, path)
 }
@@ -38,8 +44,8 @@ pub(super) fn open(json: Value, path: &Path, files: &BenchmarkFiles) -> Result<B
 fn listed(entry: FileEntry) -> (BenchmarkPhoto, Vec<String>) {
     let (id, file) = (entry.id.to_string(), format!("{}.jpg", entry.id));
     let described = entry.into_regions().filter(|(_, phrase)| !phrase.is_empty());
-    let regions =
-        described.filter_map(|(box_px, phrase)| BenchmarkRegion::new(vec![box_px], vec![phrase.into()]));
+    let regions = described
+        .filter_map(|(box_px, phrase)| BenchmarkRegion::new(vec![box_px], vec![phrase.into()]));
     let photo = BenchmarkPhoto { id, regions: regions.collect(), ..Default::default() };
     (photo, vec![format!("VG_100K/{file}"), format!("VG_100K_2/{file}"), file])
 }

@@ -80,7 +80,10 @@ impl Questions<'_> {
             let (photos, inputs) = parts[part];
             pollster::block_on(self.ask_at_once(photos, inputs))
         });
-        answers.into_iter().collect::<Result<Vec<_>, _>>().map(|parts| parts.into_iter().flatten().collect())
+        answers
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()
+            .map(|parts| parts.into_iter().flatten().collect())
     }
 
     /// Cores that can compute; one of a GPU.
@@ -120,11 +123,14 @@ impl Questions<'_> {
         image: &EncodedImage,
         regions: Vec<BenchmarkRegion>,
     ) -> Result<PhotoAnswers, EvalError> {
-        let asked = |region: &BenchmarkRegion| if self.every_phrase { region.phrases.len() } else { 1 };
+        let asked =
+            |region: &BenchmarkRegion| if self.every_phrase { region.phrases.len() } else { 1 };
         let phrases: Vec<(usize, &str)> = regions
             .iter()
             .enumerate()
-            .flat_map(|(idx, region)| region.phrases[..asked(region)].iter().map(move |p| (idx, p.as_str())))
+            .flat_map(|(idx, region)| {
+                region.phrases[..asked(region)].iter().map(move |p| (idx, p.as_str()))
+            })
             .collect();
         let (phrase_region, texts): (Vec<usize>, Vec<&str>) = phrases.into_iter().unzip();
         let phrase_embeds = Encoder::MmGem(self.session).embed_texts(&texts).await?;
@@ -148,7 +154,9 @@ impl Questions<'_> {
         let own: Vec<(usize, BoxPx)> = answers
             .iter()
             .enumerate()
-            .flat_map(|(photo, answer)| answer.boxes().into_iter().map(move |box_px| (photo, box_px)))
+            .flat_map(|(photo, answer)| {
+                answer.boxes().into_iter().map(move |box_px| (photo, box_px))
+            })
             .collect();
         let said = self.caption_boxes(stage, images, &own).await?;
         let mut found = self.say_of_proposals(stage, images, answers).await?;
@@ -210,8 +218,11 @@ impl Questions<'_> {
     ) -> Result<Vec<(String, f64)>, EvalError> {
         let mut captions = Vec::with_capacity(boxes.len());
         for boxes in boxes.chunks(CAPTION_BATCH) {
-            for caption in self.session.caption_boxes_in(stage, images, boxes, self.decoding).await? {
-                let ids = self.session.tokenizer().encode(&caption.text).map_err(SessionError::from)?;
+            for caption in
+                self.session.caption_boxes_in(stage, images, boxes, self.decoding).await?
+            {
+                let ids =
+                    self.session.tokenizer().encode(&caption.text).map_err(SessionError::from)?;
                 let mean = f64::from(caption.log_prob) / (ids.len() + 1) as f64;
                 captions.push((caption.text, mean));
             }
@@ -229,7 +240,8 @@ impl PhotoAnswers {
 
 /// Regions with a phrase and a box that lies on the photo.
 fn usable_regions(photo: &BenchmarkPhoto, image: &EncodedImage) -> Vec<BenchmarkRegion> {
-    let fits = |region: &&BenchmarkRegion| !region.phrases.is_empty() && is_on(image, region.box_px);
+    let fits =
+        |region: &&BenchmarkRegion| !region.phrases.is_empty() && is_on(image, region.box_px);
     photo.regions.iter().filter(fits).cloned().collect()
 }
 

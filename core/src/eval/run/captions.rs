@@ -40,7 +40,8 @@ pub async fn captions(
     tick: Tick<'_>,
 ) -> Result<CaptionRun, EvalError> {
     let has_captions = |photo: &BenchmarkPhoto| !photo.captions.is_empty();
-    let (photos, candidates, seen) = write(session, benchmark, decoding, has_captions, tick).await?;
+    let (photos, candidates, seen) =
+        write(session, benchmark, decoding, has_captions, tick).await?;
     if candidates.is_empty() {
         return Err(nothing("photo with captions", &seen));
     }
@@ -50,7 +51,16 @@ pub async fn captions(
     let ids = photos.iter().map(|photo| photo.id.clone()).collect();
     let domains = scores_of_domains(&domains, &candidates, &references)?;
     let measures = measures(ids, &report);
-    Ok(CaptionRun { scores: report.scores, domains, measures, report, photos, candidates, references, seen })
+    Ok(CaptionRun {
+        scores: report.scores,
+        domains,
+        measures,
+        report,
+        photos,
+        candidates,
+        references,
+        seen,
+    })
 }
 
 /// Captions all photos, for a server that alone knows what people wrote: the name and the caption of each.
@@ -86,7 +96,11 @@ async fn write(
         if !inputs.is_empty() {
             let images = session.encode_batch(&inputs);
             candidates.extend(
-                session.caption_images(&images, decoding).await?.into_iter().map(|caption| caption.text),
+                session
+                    .caption_images(&images, decoding)
+                    .await?
+                    .into_iter()
+                    .map(|caption| caption.text),
             );
         }
         captioned.extend(photos);
@@ -98,7 +112,9 @@ async fn write(
 fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {
     let mut measures = Measures { ids, ..Default::default() };
     for n in 1..=4 {
-        measures.measures.push((format!("bleu_{n}"), Measure::Bleu { n, counts: report.bleu.clone() }));
+        measures
+            .measures
+            .push((format!("bleu_{n}"), Measure::Bleu { n, counts: report.bleu.clone() }));
     }
     measures.add_mean("rouge_l", report.rouge_l.iter().copied());
     measures.add_mean("cider", report.cider.iter().copied());

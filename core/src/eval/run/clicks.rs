@@ -79,7 +79,11 @@ pub struct ClickCase {
 ///
 /// # Errors
 /// When there is no such thing, or the model fails.
-pub async fn clicks(session: &Session, benchmark: &Benchmark, tick: Tick<'_>) -> Result<ClickRun, EvalError> {
+pub async fn clicks(
+    session: &Session,
+    benchmark: &Benchmark,
+    tick: Tick<'_>,
+) -> Result<ClickRun, EvalError> {
     let (mut cases, mut ids) = (Vec::new(), Vec::new());
     let mut batches = Batches::new(benchmark, session.config().preprocess());
     while let Some(batch) = batches.next_batch() {
@@ -101,7 +105,10 @@ pub async fn clicks(session: &Session, benchmark: &Benchmark, tick: Tick<'_>) ->
     }
     let seen = batches.finish();
     if cases.is_empty() {
-        return Err(nothing("thing to click on: one box that covers 4 % of its photo, and no person", &seen));
+        return Err(nothing(
+            "thing to click on: one box that covers 4 % of its photo, and no person",
+            &seen,
+        ));
     }
     let (scores, measures) = scored(&cases, ids);
     Ok(ClickRun { scores, measures, cases, seen })
@@ -154,8 +161,10 @@ fn fixed_box(point: [f32; 2], size: [u32; 2]) -> BoxPx {
 
 fn scored(cases: &[ClickCase], ids: Vec<String>) -> (ClickEval, Measures) {
     let of = |value: fn(&ClickCase) -> f64| cases.iter().map(value).collect::<Vec<f64>>();
-    let fits = |boxes: &[BoxPx], truth| f64::from(boxes.iter().any(|found| iou(*found, truth) >= FIT));
-    let in_first = |case: &ClickCase| fits(&case.proposed[..case.proposed.len().min(FIRST)], case.box_px);
+    let fits =
+        |boxes: &[BoxPx], truth| f64::from(boxes.iter().any(|found| iou(*found, truth) >= FIT));
+    let in_first =
+        |case: &ClickCase| fits(&case.proposed[..case.proposed.len().min(FIRST)], case.box_px);
     let values = [
         ("click_accuracy", of(|case| f64::from(case.iou >= FIT))),
         ("click_mean_iou", of(|case| f64::from(case.iou))),
@@ -192,7 +201,11 @@ mod tests {
     #[test]
     fn things_are_clicked_but_no_persons_crowds_or_small_ones() {
         let check = |boxes: &[BoxPx], phrase: &str, wanted: bool| {
-            assert_eq!(is_clicked(&region(boxes.to_vec(), phrase), [100, 50]), wanted, "{boxes:?} {phrase}");
+            assert_eq!(
+                is_clicked(&region(boxes.to_vec(), phrase), [100, 50]),
+                wanted,
+                "{boxes:?} {phrase}"
+            );
         };
         check(&[[0.0, 0.0, 20.0, 10.0]], "a cat", true);
         check(&[[0.0, 0.0, 19.0, 10.0]], "a cat", false);
@@ -210,16 +223,17 @@ mod tests {
     #[test]
     fn scores_count_things_and_intervals_draw_photos() {
         let truth = [0.0, 0.0, 10.0, 10.0];
-        let case = |photo_idx: usize, proposed: &[BoxPx], fits_off_center, fixed_box_fits| ClickCase {
-            image_id: photo_idx.to_string(),
-            box_px: truth,
-            phrases: vec!["a cat".into()],
-            proposed: proposed.to_vec(),
-            iou: iou(proposed[0], truth),
-            photo_idx,
-            fits_off_center,
-            fixed_box_fits,
-        };
+        let case =
+            |photo_idx: usize, proposed: &[BoxPx], fits_off_center, fixed_box_fits| ClickCase {
+                image_id: photo_idx.to_string(),
+                box_px: truth,
+                phrases: vec!["a cat".into()],
+                proposed: proposed.to_vec(),
+                iou: iou(proposed[0], truth),
+                photo_idx,
+                fits_off_center,
+                fixed_box_fits,
+            };
         let far = [50.0, 50.0, 60.0, 60.0];
         let cases = [
             case(0, &[[0.0, 0.0, 10.0, 5.0]], 0.5, true),

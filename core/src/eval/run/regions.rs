@@ -118,7 +118,8 @@ pub async fn regions(
     decoding: Decoding,
     tick: Tick<'_>,
 ) -> Result<Vec<RegionRun>, EvalError> {
-    let questions = Questions { session, stages, every_phrase: benchmark.every_phrase, proposals, decoding };
+    let questions =
+        Questions { session, stages, every_phrase: benchmark.every_phrase, proposals, decoding };
     let mut collected: Vec<Collected> =
         stages.iter().map(|_| Collected::new(session.config().embed_dim)).collect();
     let mut batches = Batches::new(benchmark, session.config().preprocess());
@@ -158,7 +159,9 @@ impl Collected {
         let (photo_idx, first_region) = (self.photos.len(), self.cases.len());
         let mut first_points: Vec<Option<([f32; 2], bool)>> = vec![None; answers.regions.len()];
         let embeds = answers.phrase_embeds.chunks_exact(self.regions.embed_dim());
-        for ((&own, embed), &point) in answers.phrase_region.iter().zip(embeds).zip(&of_stage.points) {
+        for ((&own, embed), &point) in
+            answers.phrase_region.iter().zip(embeds).zip(&of_stage.points)
+        {
             let is_hit = self.see_phrase(embed, own, point, answers, of_stage);
             first_points[own].get_or_insert((point, is_hit));
             self.phrase_region_idx.push(first_region + own);
@@ -169,7 +172,8 @@ impl Collected {
         let cases = answers.regions.iter().zip(&of_stage.captions).zip(first_points);
         self.cases.extend(cases.map(|((region, caption), point)| {
             let (point, is_hit) = point.expect("usable regions have a phrase");
-            let (box_px, phrases, caption) = (region.box_px, region.phrases.clone(), caption.clone());
+            let (box_px, phrases, caption) =
+                (region.box_px, region.phrases.clone(), caption.clone());
             RegionCase { photo_idx, box_px, phrases, caption, cider: 0.0, point, is_hit }
         }));
         self.see_dense(&answers.regions, &of_stage.found);
@@ -186,10 +190,14 @@ impl Collected {
         answers: &PhotoAnswers,
         of_stage: &StageAnswers,
     ) -> bool {
-        let scores: Vec<f32> =
-            of_stage.region_embeds.chunks_exact(embed.len()).map(|region| dot(embed, region)).collect();
-        let n_ahead =
-            (0..scores.len()).filter(|other| *other != own && scores[*other] >= scores[own]).count();
+        let scores: Vec<f32> = of_stage
+            .region_embeds
+            .chunks_exact(embed.len())
+            .map(|region| dot(embed, region))
+            .collect();
+        let n_ahead = (0..scores.len())
+            .filter(|other| *other != own && scores[*other] >= scores[own])
+            .count();
         self.is_first_in_photo.push(f64::from(n_ahead == 0 && !scores[own].is_nan()));
         self.chance_in_photo.push(1.0 / scores.len() as f64);
         let boxes = &answers.regions[own].boxes;
@@ -201,7 +209,8 @@ impl Collected {
 
     fn see_dense(&mut self, regions: &[BenchmarkRegion], found: &[Detection]) {
         let boxes: Vec<BoxPx> = regions.iter().map(|region| region.box_px).collect();
-        let captions: Vec<String> = regions.iter().map(|region| region.phrases[0].clone()).collect();
+        let captions: Vec<String> =
+            regions.iter().map(|region| region.phrases[0].clone()).collect();
         let truth = TrueBoxes::new(&boxes, &captions);
         self.n_true += truth.len();
         self.dense.extend(truth.assign(found));
@@ -212,12 +221,14 @@ impl Collected {
             return Err(nothing("region that one box and a phrase describe", &seen));
         }
         let captions: Vec<&str> = self.cases.iter().map(|case| case.caption.as_str()).collect();
-        let references: Vec<Vec<String>> = self.cases.iter().map(|case| case.phrases.clone()).collect();
+        let references: Vec<Vec<String>> =
+            self.cases.iter().map(|case| case.phrases.clone()).collect();
         let report = score(&captions, &references)?;
         self.cases.iter_mut().zip(&report.cider).for_each(|(case, cider)| case.cider = *cider);
         let ranks = match self.cases.len() {
             ..=MOST_RANKED => Some(
-                ranks(&self.regions, &self.phrases, &self.phrase_region_idx, Ties::Against)?.text_to_image,
+                ranks(&self.regions, &self.phrases, &self.phrase_region_idx, Ties::Against)?
+                    .text_to_image,
             ),
             _ => None,
         };
@@ -245,7 +256,8 @@ impl Collected {
 
     /// 1 for each box whose caption names the thing.
     fn named(&self) -> Vec<f64> {
-        let is_named = |case: &RegionCase| case.phrases.iter().any(|phrase| names(&case.caption, phrase));
+        let is_named =
+            |case: &RegionCase| case.phrases.iter().any(|phrase| names(&case.caption, phrase));
         self.cases.iter().map(|case| f64::from(is_named(case))).collect()
     }
 
@@ -272,7 +284,10 @@ impl Collected {
         measures.add_mean_of_parts("region_cider", &region_photo, report.cider.iter().copied());
         measures.add_mean_of_parts("region_rouge_l", &region_photo, report.rouge_l.iter().copied());
         let mut counts = vec![BleuCounts::default(); self.photos.len()];
-        region_photo.iter().zip(&report.bleu).for_each(|(&photo, of_region)| counts[photo].add(of_region));
+        region_photo
+            .iter()
+            .zip(&report.bleu)
+            .for_each(|(&photo, of_region)| counts[photo].add(of_region));
         measures.measures.push(("region_bleu_4".into(), Measure::Bleu { n: 4, counts }));
         measures
     }

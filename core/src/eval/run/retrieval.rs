@@ -57,7 +57,8 @@ pub async fn retrieval(
     let (mut photos, mut text_image_idx) = (Vec::new(), Vec::new());
     let mut batches = Batches::new(benchmark, encoder.preprocess());
     while let Some(batch) = batches.next_batch() {
-        let (mut records, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) = batch.into_iter().unzip();
+        let (mut records, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) =
+            batch.into_iter().unzip();
         images.push(&encoder.embed_photos(&inputs).await?).map_err(GalleryError::from)?;
         for (idx, record) in (photos.len()..).zip(&mut records) {
             record.captions.truncate(options.captions_per_photo.unwrap_or(usize::MAX));
@@ -82,12 +83,21 @@ pub async fn retrieval(
     Ok(RetrievalRun { scores, measures, ranks, photos, text_image_idx, images, texts, seen })
 }
 
-fn measures(photos: &[BenchmarkPhoto], ranks: &RetrievalRanks, text_image_idx: &[usize]) -> Measures {
-    let mut measures =
-        Measures { ids: photos.iter().map(|photo| photo.id.clone()).collect(), ..Default::default() };
+fn measures(
+    photos: &[BenchmarkPhoto],
+    ranks: &RetrievalRanks,
+    text_image_idx: &[usize],
+) -> Measures {
+    let mut measures = Measures {
+        ids: photos.iter().map(|photo| photo.id.clone()).collect(),
+        ..Default::default()
+    };
     let hit = |k: usize| move |rank: &Option<usize>| f64::from(rank.is_some_and(|rank| rank <= k));
     for k in [1, 5, 10] {
-        measures.add_mean(&format!("image_to_text_recall_at_{k}"), ranks.image_to_text.iter().map(hit(k)));
+        measures.add_mean(
+            &format!("image_to_text_recall_at_{k}"),
+            ranks.image_to_text.iter().map(hit(k)),
+        );
     }
     for k in [1, 5, 10] {
         let hits = ranks.text_to_image.iter().map(hit(k));

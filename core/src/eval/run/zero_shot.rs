@@ -9,7 +9,8 @@ use crate::data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
 use crate::data::benchmark::{Seen, on_all_cores};
 use crate::eval::bootstrap::{Measure, Measures};
 use crate::eval::classification::{
-    best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class, prompt, roc_auc,
+    best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class,
+    prompt, roc_auc,
 };
 use crate::eval::ranking::dot;
 use crate::image::{ImagePreprocess, Preprocessed};
@@ -91,7 +92,8 @@ pub async fn zero_shot(
             }
         }
         for photo_embed in encoder.embed_photos(&inputs).await?.chunks_exact(embed_dim) {
-            cosines.extend(class_embeds.chunks_exact(embed_dim).map(|class| dot(photo_embed, class)));
+            cosines
+                .extend(class_embeds.chunks_exact(embed_dim).map(|class| dot(photo_embed, class)));
         }
         tick("photos", batch.end, n);
     }
@@ -102,7 +104,11 @@ pub async fn zero_shot(
     Ok(scored(set, &places, &labels, &cosines, seen))
 }
 
-fn read(set: &ClassSet, idx: usize, config: &ImagePreprocess) -> Result<(ClassPhoto, Preprocessed), String> {
+fn read(
+    set: &ClassSet,
+    idx: usize,
+    config: &ImagePreprocess,
+) -> Result<(ClassPhoto, Preprocessed), String> {
     let photo = set.read(idx)?;
     if photo.labels.is_empty() {
         return Err("it has no class".into());
@@ -124,7 +130,13 @@ async fn class_embeds(encoder: &Encoder<'_>, set: &ClassSet) -> Result<Vec<f32>,
     Ok(embeds)
 }
 
-fn scored(set: &ClassSet, places: &[usize], labels: &[Vec<usize>], cosines: &[f32], seen: Seen) -> ClassRun {
+fn scored(
+    set: &ClassSet,
+    places: &[usize],
+    labels: &[Vec<usize>],
+    cosines: &[f32],
+    seen: Seen,
+) -> ClassRun {
     let n_classes = set.classes.len();
     let rows = || cosines.chunks_exact(n_classes);
     let predicted: Vec<usize> = rows().map(best_class).collect();
@@ -149,13 +161,15 @@ fn scored(set: &ClassSet, places: &[usize], labels: &[Vec<usize>], cosines: &[f3
         ClassMetric::RocAuc => {
             let score: Vec<f64> = rows().map(|row| class_probabilities(row)[1]).collect();
             let positive: Vec<bool> = first.iter().map(|label| *label == 1).collect();
-            let scored: Vec<(f64, bool)> = score.iter().copied().zip(positive.iter().copied()).collect();
+            let scored: Vec<(f64, bool)> =
+                score.iter().copied().zip(positive.iter().copied()).collect();
             measures.measures.push(("roc_auc".into(), Measure::RocAuc { score, positive }));
             ("roc_auc", roc_auc(&scored), 0.5)
         }
         ClassMetric::Map11Points => {
             let scores: Vec<f64> = rows().flat_map(class_probabilities).collect();
-            let share = labels.iter().map(Vec::len).sum::<usize>() as f64 / (labels.len() * n_classes) as f64;
+            let share = labels.iter().map(Vec::len).sum::<usize>() as f64
+                / (labels.len() * n_classes) as f64;
             let score = mean_average_precision_11(&scores, n_classes, labels);
             let measure = Measure::Map11Points { n_classes, scores, labels: labels.to_vec() };
             measures.measures.push(("map_11_points".into(), measure));

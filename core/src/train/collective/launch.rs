@@ -58,16 +58,21 @@ impl Launch {
     }
 
     /// The same from any source of variables.
-    pub fn discover(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, LaunchError> {
+    pub fn discover(
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, LaunchError> {
         for (launcher, rank, size, local) in LAUNCHERS {
-            let (Some(rank_text), Some(size_text)) = (variable(rank), variable(size)) else { continue };
+            let (Some(rank_text), Some(size_text)) = (variable(rank), variable(size)) else {
+                continue;
+            };
             let local_text = variable(local).unwrap_or_else(|| "0".into());
             let wrong = || LaunchError::Wrong {
                 found: format!("{rank}={rank_text:?} {size}={size_text:?} {local}={local_text:?}"),
                 launcher,
             };
             let number = |text: &str| text.trim().parse::<usize>().map_err(|_| wrong());
-            let (rank, size, local_rank) = (number(&rank_text)?, number(&size_text)?, number(&local_text)?);
+            let (rank, size, local_rank) =
+                (number(&rank_text)?, number(&size_text)?, number(&local_text)?);
             if rank >= size {
                 return Err(wrong());
             }
@@ -85,7 +90,9 @@ impl Launch {
     pub fn master(&self) -> Result<&str, LaunchError> {
         let variable =
             LAUNCHERS.iter().find(|known| known.0 == self.launcher).map_or("RANK", |known| known.1);
-        self.master.as_deref().ok_or_else(|| LaunchError::NoWay { launch: self.to_string(), variable })
+        self.master
+            .as_deref()
+            .ok_or_else(|| LaunchError::NoWay { launch: self.to_string(), variable })
     }
 }
 
@@ -123,8 +130,16 @@ mod tests {
 
     #[test]
     fn each_launcher_is_known_by_its_variables() {
-        check(&[("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")], "rank 3 of 8 by torchrun", 1);
-        check(&[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")], "rank 0 of 2 by Open MPI", 0);
+        check(
+            &[("RANK", "3"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")],
+            "rank 3 of 8 by torchrun",
+            1,
+        );
+        check(
+            &[("OMPI_COMM_WORLD_RANK", "0"), ("OMPI_COMM_WORLD_SIZE", "2")],
+            "rank 0 of 2 by Open MPI",
+            0,
+        );
         check(&[("PMI_RANK", "1"), ("PMI_SIZE", "2")], "rank 1 of 2 by MPICH", 0);
         check(
             &[("SLURM_PROCID", "5"), ("SLURM_NTASKS", "64"), ("SLURM_LOCALID", "5")],
@@ -136,7 +151,8 @@ mod tests {
 
     #[test]
     fn an_inner_launcher_goes_before_the_batch_system() {
-        let both = [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("RANK", "2"), ("WORLD_SIZE", "4")];
+        let both =
+            [("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1"), ("RANK", "2"), ("WORLD_SIZE", "4")];
         check(&both, "rank 2 of 4 by torchrun", 0);
     }
 
@@ -144,7 +160,8 @@ mod tests {
     fn torchruns_own_port_is_left_to_it() {
         let at = |port, agent| {
             let launcher = [("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "node1")];
-            let all = [&launcher[..], &[("MASTER_PORT", port), ("TORCHELASTIC_USE_AGENT_STORE", agent)]];
+            let all =
+                [&launcher[..], &[("MASTER_PORT", port), ("TORCHELASTIC_USE_AGENT_STORE", agent)]];
             discover(&all.concat()).unwrap().expect("torchrun").master.expect("an address")
         };
         assert_eq!(at("29500", "True"), "node1:29501");
@@ -155,16 +172,22 @@ mod tests {
     #[test]
     fn a_rank_past_the_last_is_refused() {
         for (rank, size) in [("4", "4"), ("x", "4"), ("0", "0"), ("-1", "2")] {
-            let error = discover(&[("RANK", rank), ("WORLD_SIZE", size)]).expect_err("no rank").to_string();
-            assert!(error.contains(&format!("RANK={rank:?}")) && error.contains("torchrun"), "{error}");
+            let error =
+                discover(&[("RANK", rank), ("WORLD_SIZE", size)]).expect_err("no rank").to_string();
+            assert!(
+                error.contains(&format!("RANK={rank:?}")) && error.contains("torchrun"),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn ranks_that_cannot_reach_each_other_are_told_how() {
-        let launch = discover(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]).unwrap().expect("SLURM");
+        let launch =
+            discover(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]).unwrap().expect("SLURM");
         let error = launch.master().expect_err("no address").to_string();
-        for part in ["rank 0 of 4 by SLURM", "MASTER_ADDR", "--features mpi", "unset SLURM_PROCID"] {
+        for part in ["rank 0 of 4 by SLURM", "MASTER_ADDR", "--features mpi", "unset SLURM_PROCID"]
+        {
             assert!(error.contains(part), "{error}");
         }
         let address = [("RANK", "0"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "node1")];

@@ -67,7 +67,9 @@ pub enum CollectiveError {
         what: &'static str,
     },
     /// A rank is gone.
-    #[error("{who} is gone ({cause})\n  hint: its own output says why; start the run again with --resume")]
+    #[error(
+        "{who} is gone ({cause})\n  hint: its own output says why; start the run again with --resume"
+    )]
     Lost {
         /// Which.
         who: String,
@@ -118,11 +120,15 @@ impl Collective for Single {
 }
 
 /// The numbers of every rank, in order of rank; equally many on each.
-pub fn exchange_numbers(group: &dyn Collective, own: &[f64]) -> Result<Vec<Vec<f64>>, CollectiveError> {
+pub fn exchange_numbers(
+    group: &dyn Collective,
+    own: &[f64],
+) -> Result<Vec<Vec<f64>>, CollectiveError> {
     let bytes: Vec<u8> = own.iter().flat_map(|value| value.to_le_bytes()).collect();
     let all = group.exchange(&bytes)?;
     let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
-    let all: Vec<Vec<f64>> = all.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect();
+    let all: Vec<Vec<f64>> =
+        all.iter().map(|bytes| bytes.chunks_exact(8).map(number).collect()).collect();
     match all.iter().position(|numbers| numbers.len() != own.len()) {
         Some(rank) => Err(CollectiveError::Disagree(format!(
             "rank {rank} sent {} numbers, rank {} {}",
@@ -207,7 +213,10 @@ mod tests {
     #[test]
     fn a_failure_of_one_is_known_to_all() {
         assert_eq!(first_failure(&Single, None).unwrap(), None);
-        assert_eq!(first_failure(&Single, Some("no disk".into())).unwrap(), Some((0, "no disk".into())));
+        assert_eq!(
+            first_failure(&Single, Some("no disk".into())).unwrap(),
+            Some((0, "no disk".into()))
+        );
     }
 
     #[test]

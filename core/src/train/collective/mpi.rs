@@ -50,7 +50,8 @@ impl Collective for Mpi {
 
     fn exchange(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
         let mut lens = vec![0u64; self.size()];
-        self.watchdog.guard("exchange", || self.world.all_gather_into(&(own.len() as u64), &mut lens[..]));
+        self.watchdog
+            .guard("exchange", || self.world.all_gather_into(&(own.len() as u64), &mut lens[..]));
         let total: u64 = lens.iter().sum();
         let total = i32::try_from(total).map_err(|_| CollectiveError::Failed {
             what: "exchange",
@@ -70,7 +71,8 @@ impl Collective for Mpi {
         let own = if own.is_empty() { &NOTHING[..0] } else { own };
         let mut all = vec![0u8; (total as usize).max(1)];
         let mut partition = PartitionMut::new(&mut all[..], &counts[..], &starts[..]);
-        self.watchdog.guard("exchange", || self.world.all_gather_varcount_into(own, &mut partition));
+        self.watchdog
+            .guard("exchange", || self.world.all_gather_varcount_into(own, &mut partition));
         let range = |(start, count): (&i32, &i32)| *start as usize..(*start + *count) as usize;
         Ok(starts.iter().zip(&counts).map(range).map(|range| all[range].to_vec()).collect())
     }
@@ -96,8 +98,9 @@ impl Collective for Mpi {
         let mut buffer = vec![0f32; n.min(CHUNK) * size];
         for (chunk_idx, own) in own.chunks(CHUNK).enumerate() {
             let buffer = &mut buffer[..own.len() * size];
-            self.watchdog
-                .guard("the gathering of the embeddings", || self.world.all_gather_into(own, buffer));
+            self.watchdog.guard("the gathering of the embeddings", || {
+                self.world.all_gather_into(own, buffer)
+            });
             for (rank, part) in buffer.chunks_exact(own.len()).enumerate() {
                 let start = rank * n + chunk_idx * CHUNK;
                 all[start..start + own.len()].copy_from_slice(part);

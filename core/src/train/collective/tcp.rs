@@ -48,7 +48,8 @@ impl Tcp {
             vec![call(rank, size, master, timeout)?]
         };
         // The others wait longer, so that rank 0 can say who is missing.
-        let patience = if rank == 0 { timeout } else { timeout + timeout / 4 + Duration::from_secs(2) };
+        let patience =
+            if rank == 0 { timeout } else { timeout + timeout / 4 + Duration::from_secs(2) };
         for peer in &peers {
             let set = || {
                 peer.set_nodelay(true)?;
@@ -161,7 +162,8 @@ impl Collective for Tcp {
             }
             sum.iter_mut().zip(floats(bytes)).for_each(|(sum, value)| *sum += value);
         }
-        let sum: Vec<f32> = floats(&self.spread(to_bytes(&sum), "the sum of the gradients")?).collect();
+        let sum: Vec<f32> =
+            floats(&self.spread(to_bytes(&sum), "the sum of the gradients")?).collect();
         let found = sum.len();
         if found != n {
             return Err(unequal(0, found, n));
@@ -176,7 +178,9 @@ impl Collective for Tcp {
         let device = values.device();
         let own = to_host(values);
         let all = self.exchange(&to_bytes(&own))?;
-        if let Some((idx, bytes)) = all.iter().enumerate().find(|(_, bytes)| bytes.len() != 4 * own.len()) {
+        if let Some((idx, bytes)) =
+            all.iter().enumerate().find(|(_, bytes)| bytes.len() != 4 * own.len())
+        {
             return Err(unequal(idx, bytes.len() / 4, own.len()));
         }
         let all: Vec<f32> = all.iter().flat_map(|bytes| floats(bytes)).collect();
@@ -202,7 +206,8 @@ fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>
         TcpListener::bind(format!("127.0.0.1:{port}"))
     } else {
         // Of IPv6 and IPv4 alike, where the machine has both.
-        TcpListener::bind(format!("[::]:{port}")).or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
+        TcpListener::bind(format!("[::]:{port}"))
+            .or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
     };
     let listener = listener.map_err(|e| CollectiveError::Failed {
         what,
@@ -247,13 +252,20 @@ fn greet(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let mut hello = [0; 24];
     stream.read_exact(&mut hello).ok()?;
-    let number = |at: usize| u64::from_le_bytes(hello[at..at + 8].try_into().expect("eight bytes")) as usize;
+    let number =
+        |at: usize| u64::from_le_bytes(hello[at..at + 8].try_into().expect("eight bytes")) as usize;
     let (rank, theirs) = (number(8), number(16));
-    (hello.starts_with(HELLO) && theirs == size && (1..size).contains(&rank)).then_some((rank, stream))
+    (hello.starts_with(HELLO) && theirs == size && (1..size).contains(&rank))
+        .then_some((rank, stream))
 }
 
 /// Calls rank 0 until it answers.
-fn call(rank: usize, size: usize, master: &str, timeout: Duration) -> Result<TcpStream, CollectiveError> {
+fn call(
+    rank: usize,
+    size: usize,
+    master: &str,
+    timeout: Duration,
+) -> Result<TcpStream, CollectiveError> {
     let end = Instant::now() + timeout;
     loop {
         let connected = master.to_socket_addrs().and_then(|addresses| {
@@ -319,7 +331,10 @@ fn failed(what: &'static str, cause: &std::io::Error) -> CollectiveError {
 }
 
 fn told(text: &[u8]) -> CollectiveError {
-    CollectiveError::Lost { who: "another rank".into(), cause: String::from_utf8_lossy(text).into_owned() }
+    CollectiveError::Lost {
+        who: "another rank".into(),
+        cause: String::from_utf8_lossy(text).into_owned(),
+    }
 }
 
 fn unequal(rank: usize, found: usize, wanted: usize) -> CollectiveError {

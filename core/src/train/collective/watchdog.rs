@@ -60,16 +60,20 @@ fn watch(shared: &(Mutex<Watch>, Condvar), rank: usize, timeout: Duration) {
     let (watch, changed) = shared;
     let mut state = watch.lock().expect("whoever holds it does not panic");
     while !state.is_over {
-        let left = state.call.map(|(what, end)| (what, end.saturating_duration_since(Instant::now())));
+        let left =
+            state.call.map(|(what, end)| (what, end.saturating_duration_since(Instant::now())));
         state = match left {
             None => changed.wait(state).expect("whoever holds it does not panic"),
             Some((what, left)) if left.is_zero() => {
                 let missing = "the other ranks".to_owned();
-                let error = CollectiveError::TimedOut { rank, missing, secs: timeout.as_secs(), what };
+                let error =
+                    CollectiveError::TimedOut { rank, missing, secs: timeout.as_secs(), what };
                 tracing::error!("{error}");
                 std::process::exit(1);
             }
-            Some((_, left)) => changed.wait_timeout(state, left).expect("whoever holds it does not panic").0,
+            Some((_, left)) => {
+                changed.wait_timeout(state, left).expect("whoever holds it does not panic").0
+            }
         };
     }
 }

@@ -55,7 +55,8 @@ impl Counts {
     /// What this has more than `less`, shared out among `parts`.
     pub fn beyond(&self, less: &Self, parts: f64) -> Self {
         let before = |name: &String| less.kernels.get(name).copied().unwrap_or(0.0);
-        let kernels = self.kernels.iter().map(|(name, n)| (name.clone(), (n - before(name)) / parts));
+        let kernels =
+            self.kernels.iter().map(|(name, n)| (name.clone(), (n - before(name)) / parts));
         Self {
             dispatches: (self.dispatches - less.dispatches) / parts,
             submissions: (self.submissions - less.submissions) / parts,
@@ -66,7 +67,8 @@ impl Counts {
 
     fn to_json(&self) -> Value {
         let number = |n: f64| json_f32(n as f32);
-        let kernels: Map<String, Value> = self.kernels.iter().map(|(k, n)| (k.clone(), number(*n))).collect();
+        let kernels: Map<String, Value> =
+            self.kernels.iter().map(|(k, n)| (k.clone(), number(*n))).collect();
         json!({
             "dispatches": number(self.dispatches),
             "submissions": number(self.submissions),
@@ -96,7 +98,10 @@ pub fn run(args: &CountsArgs, globals: &Globals) -> Result<()> {
     print(format!("device: {}\nmodel: {name}", opened.name))?;
     print(format!("{:12} {:>10} {:>11} {:>10}", "", "dispatches", "submissions", "read-backs"))?;
     for (work, n) in counts {
-        print(format!("{work:12} {:10.2} {:11.2} {:10.2}", n.dispatches, n.submissions, n.read_backs))?;
+        print(format!(
+            "{work:12} {:10.2} {:11.2} {:10.2}",
+            n.dispatches, n.submissions, n.read_backs
+        ))?;
         if args.kernels {
             n.kernels.iter().try_for_each(|(kernel, n)| print(format!("  {n:10.2} {kernel}")))?;
         }
@@ -116,7 +121,8 @@ mod tests {
             read_backs: 2.0,
             kernels: kernels.iter().map(|(name, n)| ((*name).into(), *n)).collect(),
         };
-        let (long, short) = (counts(50.0, &[("a", 30.0), ("b", 20.0)]), counts(10.0, &[("b", 20.0)]));
+        let (long, short) =
+            (counts(50.0, &[("a", 30.0), ("b", 20.0)]), counts(10.0, &[("b", 20.0)]));
         let token = long.beyond(&short, 8.0);
         assert_eq!((token.dispatches, token.submissions, token.read_backs), (5.0, 0.0, 0.0));
         assert_eq!(token.kernels, BTreeMap::from([("a".into(), 3.75)]));

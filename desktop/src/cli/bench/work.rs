@@ -139,8 +139,10 @@ impl<'a> Bench<'a> {
     fn region_prefix(&self, patches: &Tensor<3>, n_done: usize) -> Tensor<3> {
         let side = self.config.vision.image_size() as f32;
         let shift = (n_done % 8) as f32 / 16.0;
-        let region =
-            Region { box_input: [shift, shift, shift + 0.5, shift + 0.5].map(|x| x * side), mask: None };
+        let region = Region {
+            box_input: [shift, shift, shift + 0.5, shift + 0.5].map(|x| x * side),
+            mask: None,
+        };
         let roi = self.pool.roi_align(patches.clone(), &[(0, region)]);
         let v_in = self.model.visual_context(&self.pool, roi, Stage::Two);
         self.model.caption_prefix(v_in, Stage::Two)
@@ -148,13 +150,16 @@ impl<'a> Bench<'a> {
 
     fn pixels(&self, batch: usize) -> Tensor<4> {
         let side = self.config.vision.image_size();
-        let values: Vec<f32> =
-            (0..batch * 3 * side * side).map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0).collect();
+        let values: Vec<f32> = (0..batch * 3 * side * side)
+            .map(|i| ((i * 7919) % 1000) as f32 / 500.0 - 1.0)
+            .collect();
         Tensor::from_data(TensorData::new(values, [batch, 3, side, side]), &self.device)
     }
 
     fn texts(&self, n: usize) -> Vec<Vec<u32>> {
-        let id = |text: usize, at: usize| ((text * 131 + at * 17 + 3) % self.config.llm.vocab_size) as u32;
+        let id = |text: usize, at: usize| {
+            ((text * 131 + at * 17 + 3) % self.config.llm.vocab_size) as u32
+        };
         (0..n).map(|text| (0..TEXT_LEN).map(|at| id(text, at)).collect()).collect()
     }
 }

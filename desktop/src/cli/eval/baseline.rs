@@ -51,8 +51,12 @@ impl Baseline {
         let weights = read_shards(folder, "open_clip_model.safetensors")?;
         let config = folder.join("open_clip_config.json");
         let config = config.is_file().then(|| read_text(&config)).transpose()?;
-        let names =
-            ["bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt", "merges.txt", "tokenizer.json"];
+        let names = [
+            "bpe_simple_vocab_16e6.txt.gz",
+            "bpe_simple_vocab_16e6.txt",
+            "merges.txt",
+            "tokenizer.json",
+        ];
         let tokenizer = names.map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
         let tokenizer = tokenizer.context("there is no tokenizer in the folder")?;
         let tokenizer = match tokenizer.extension().is_some_and(|ext| ext == "json") {
@@ -60,10 +64,12 @@ impl Baseline {
             false => read_lines(&tokenizer)?.join("\n"),
         };
         let parts = weights.iter().map(|(_, bytes)| bytes.as_slice());
-        let parts = parts.chain([config.as_deref().unwrap_or_default().as_bytes(), tokenizer.as_bytes()]);
+        let parts =
+            parts.chain([config.as_deref().unwrap_or_default().as_bytes(), tokenizer.as_bytes()]);
         let hash = parts.fold(HASH_START, hash_bytes);
         let shards = Shards::new(&as_slices(&weights))?;
-        let model = OpenClip::open(shards, config.as_deref(), &tokenizer, context.session.device())?;
+        let model =
+            OpenClip::open(shards, config.as_deref(), &tokenizer, context.session.device())?;
         Ok(Self { model, name: folder.display().to_string(), hash })
     }
 

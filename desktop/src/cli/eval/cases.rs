@@ -22,11 +22,16 @@ const MOST_COMPARED: usize = 200;
 const BLOCK: usize = 1024;
 
 /// Curves both ways, the surest hits, and the texts whose photo ranks last beside the photo that ranks first.
-pub(super) fn of_retrieval(run: &RetrievalRun, benchmark: &Benchmark, session: &Session) -> Result<Page> {
+pub(super) fn of_retrieval(
+    run: &RetrievalRun,
+    benchmark: &Benchmark,
+    session: &Session,
+) -> Result<Page> {
     let rank = |text: &usize| run.ranks.text_to_image[*text].unwrap_or(usize::MAX);
     let mut texts: Vec<usize> = (0..run.text_image_idx.len()).collect();
     texts.sort_by_key(rank);
-    let worst: Vec<usize> = texts.iter().rev().filter(|text| rank(text) > 1).take(N_CASES).copied().collect();
+    let worst: Vec<usize> =
+        texts.iter().rev().filter(|text| rank(text) > 1).take(N_CASES).copied().collect();
     let mut best: Vec<(usize, f32)> = Vec::new();
     for &text in texts.iter().take_while(|text| rank(text) == 1).take(MOST_COMPARED) {
         let (own, other) = own_and_best_other(run, text)?;
@@ -57,8 +62,9 @@ fn collect<T>(items: &[T], case: impl Fn(&T) -> Result<Case>) -> Result<Vec<Case
 /// Score of a text with its own photo, and the most similar other photo.
 fn own_and_best_other(run: &RetrievalRun, text: usize) -> Result<(f32, Option<(usize, f32)>)> {
     let own_idx = run.text_image_idx[text];
-    let row =
-        |gallery: &Gallery, idx: usize| -> Result<Vec<f32>> { Ok(gallery.read(idx..idx + 1)?.into_owned()) };
+    let row = |gallery: &Gallery, idx: usize| -> Result<Vec<f32>> {
+        Ok(gallery.read(idx..idx + 1)?.into_owned())
+    };
     let embed = row(&run.texts, text)?;
     let own = dot(&row(&run.images, own_idx)?, &embed);
     let mut best: Option<(usize, f32)> = None;
@@ -74,18 +80,28 @@ fn own_and_best_other(run: &RetrievalRun, text: usize) -> Result<(f32, Option<(u
     Ok((own, best))
 }
 
-fn retrieval_case(run: &RetrievalRun, text: usize, benchmark: &Benchmark, session: &Session) -> Result<Case> {
+fn retrieval_case(
+    run: &RetrievalRun,
+    text: usize,
+    benchmark: &Benchmark,
+    session: &Session,
+) -> Result<Case> {
     let own = run.text_image_idx[text];
     let first_of_photo = run.text_image_idx.partition_point(|photo| *photo < own);
     let caption = run.photos[own].captions[text - first_of_photo].clone();
     let rank = run.ranks.text_to_image[text];
     let photo = pixels(benchmark, &run.photos[own])?;
-    let mut pictures = vec![shown("its photo", &photo)?, heat(&photo, &caption, Stage::Two, session)?];
+    let mut pictures =
+        vec![shown("its photo", &photo)?, heat(&photo, &caption, Stage::Two, session)?];
     if let (Some(other), true) = (own_and_best_other(run, text)?.1, rank != Some(1)) {
         pictures.push(shown("found first", &pixels(benchmark, &run.photos[other.0])?)?);
     }
-    let of = format!("{} of {}", rank.map_or("none".into(), |rank| rank.to_string()), run.photos.len());
-    Ok(Case { pictures, lines: vec![("text", caption), ("rank", of), ("photo", run.photos[own].id.clone())] })
+    let of =
+        format!("{} of {}", rank.map_or("none".into(), |rank| rank.to_string()), run.photos.len());
+    Ok(Case {
+        pictures,
+        lines: vec![("text", caption), ("rank", of), ("photo", run.photos[own].id.clone())],
+    })
 }
 
 /// Captions with the highest and the lowest CIDEr.
@@ -122,7 +138,8 @@ pub(super) fn of_regions(
 ) -> Result<Page> {
     let Some((first, lead)) = runs.first() else { return Ok(Page::default()) };
     let case = |idx: &usize| region_case(runs, *idx, benchmark, session);
-    let cider_of = |run: &RegionRun| -> Vec<f64> { run.cases.iter().map(|case| case.cider).collect() };
+    let cider_of =
+        |run: &RegionRun| -> Vec<f64> { run.cases.iter().map(|case| case.cider).collect() };
     let cider = cider_of(lead);
     let by = if runs.len() > 1 { format!(" in {}", words(*first)) } else { String::new() };
     let (best, worst) = extremes(&cider);
@@ -133,8 +150,9 @@ pub(super) fn of_regions(
     for (stage, other) in &runs[1..] {
         let gain: Vec<f64> = cider.iter().zip(cider_of(other)).map(|(a, b)| a - b).collect();
         let (better, worse) = extremes(&gain);
-        let heading =
-            |what: &str| format!("Regions that {} describes {what} than {}", words(*first), words(*stage));
+        let heading = |what: &str| {
+            format!("Regions that {} describes {what} than {}", words(*first), words(*stage))
+        };
         let differing = |idx: Vec<usize>, sign: f64| -> Vec<usize> {
             idx.into_iter().filter(|idx| gain[*idx] * sign > 0.0).collect()
         };
@@ -216,19 +234,28 @@ fn extremes(values: &[f64]) -> (Vec<usize>, Vec<usize>) {
 
 fn pixels(benchmark: &Benchmark, photo: &BenchmarkPhoto) -> Result<Decoded> {
     let read = benchmark.read(photo.idx).map_err(anyhow::Error::msg);
-    Ok(read.with_context(|| format!("the photo {} has changed since it was scored", photo.id))?.decoded)
+    Ok(read
+        .with_context(|| format!("the photo {} has changed since it was scored", photo.id))?
+        .decoded)
 }
 
 fn shown(label: &str, photo: &Decoded) -> Result<Shown> {
     let uri = picture_uri(&thumbnail(&photo.pixels))?;
-    Ok(Shown { label: label.into(), uri, size: (photo.width, photo.height), boxes: Vec::new(), point: None })
+    Ok(Shown {
+        label: label.into(),
+        uri,
+        size: (photo.width, photo.height),
+        boxes: Vec::new(),
+        point: None,
+    })
 }
 
 /// What a text lights up on a photo, and the box that fits it best.
 fn heat(photo: &Decoded, text: &str, stage: Stage, session: &Session) -> Result<Shown> {
     let image = session.encode_decoded(photo);
-    let found =
-        block_on(async { session.localize_in(stage, &image, &session.embed_text(text).await?).await })?;
+    let found = block_on(async {
+        session.localize_in(stage, &image, &session.embed_text(text).await?).await
+    })?;
     let map = preprocess(&photo.pixels, &session.config().preprocess()).map;
     let picture = heat_map(&photo.pixels, &found, &map, session.config().vision.image_size());
     Ok(Shown {

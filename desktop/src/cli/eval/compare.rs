@@ -54,7 +54,10 @@ pub(super) fn run(args: &CompareArgs, globals: &Globals) -> Result<()> {
         }));
     }
     print(format!("a: {} ({})\nb: {} ({})", a.model, a.model_hash, b.model, b.model_hash))?;
-    print(format!("{:38} {:>9} {:>9} {:>9}   95 % of {} draws", "", "a", "b", "b - a", args.draws))?;
+    print(format!(
+        "{:38} {:>9} {:>9} {:>9}   95 % of {} draws",
+        "", "a", "b", "b - a", args.draws
+    ))?;
     for (name, found) in &differences {
         let (low, high) = (found.interval.low, found.interval.high);
         let mark = if low > 0.0 || high < 0.0 { " *" } else { "" };

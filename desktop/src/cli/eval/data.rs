@@ -30,7 +30,10 @@ pub(super) struct Data {
 
 /// Files and folders that patterns name; what names nothing is told when it is read.
 pub(super) fn named(patterns: &[String]) -> Vec<PathBuf> {
-    patterns.iter().flat_map(|pattern| expand(std::slice::from_ref(pattern)).unwrap_or_default()).collect()
+    patterns
+        .iter()
+        .flat_map(|pattern| expand(std::slice::from_ref(pattern)).unwrap_or_default())
+        .collect()
 }
 
 impl Data {

@@ -19,8 +19,8 @@ use mmgem_core::eval::bootstrap::Measures;
 use mmgem_core::eval::dense::dense_scores;
 use mmgem_core::eval::ranking::Ties;
 use mmgem_core::eval::run::{
-    ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions, clicks,
-    regions, retrieval, unscored_captions, zero_shot,
+    ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions,
+    clicks, regions, retrieval, unscored_captions, zero_shot,
 };
 use mmgem_core::files::{read, write_atomic};
 use mmgem_core::generate::Decoding;
@@ -259,11 +259,14 @@ impl What {
         match self {
             Self::Retrieval(args) => args.outputs.spare(None, &args.data.inputs(), globals),
             Self::ZeroShot(args) => {
-                let files = [&args.elevater, &args.classes, &args.templates].into_iter().flatten().cloned();
+                let files =
+                    [&args.elevater, &args.classes, &args.templates].into_iter().flatten().cloned();
                 let inputs: Vec<PathBuf> = named(&args.data).into_iter().chain(files).collect();
                 args.outputs.spare(None, &inputs, globals)
             }
-            Self::Caption(args) => args.outputs.spare(args.out.as_ref(), &args.data.inputs(), globals),
+            Self::Caption(args) => {
+                args.outputs.spare(args.out.as_ref(), &args.data.inputs(), globals)
+            }
             Self::Region(args) => {
                 let inputs: Vec<PathBuf> =
                     args.data.inputs().into_iter().chain(args.proposals.clone()).collect();
@@ -304,9 +307,13 @@ fn run_retrieval(args: &RetrievalArgs, context: &Context) -> Result<()> {
         TiesArg::Against => (Ties::Against, "a tie counts against"),
         TiesArg::Index => (Ties::ByIndex, "of equals the first in the data wins"),
     };
-    let options =
-        RetrievalOptions { ties, captions_per_photo: args.captions, memory_bytes: CAPTION_MEMORY_BYTES };
-    let of_each = args.captions.map_or("every caption".into(), |n| format!("the first {n} captions"));
+    let options = RetrievalOptions {
+        ties,
+        captions_per_photo: args.captions,
+        memory_bytes: CAPTION_MEMORY_BYTES,
+    };
+    let of_each =
+        args.captions.map_or("every caption".into(), |n| format!("the first {n} captions"));
     let protocol = format!("every photo against {of_each} of all photos, both ways; {said}");
     let benchmark = args.data.open(LongText::default())?;
     let ranking = Ranking { benchmark, options, task: "retrieval", protocol };
@@ -405,8 +412,8 @@ fn class_runs(
     let run = |set: &ClassSet| {
         let mut progress = Progress::new(context.quiet);
         let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
-        let run =
-            block_on(zero_shot(encoder, set, limit, tick)).with_context(|| format!("in {}", set.name))?;
+        let run = block_on(zero_shot(encoder, set, limit, tick))
+            .with_context(|| format!("in {}", set.name))?;
         progress.finish();
         Ok(run)
     };
@@ -524,7 +531,8 @@ fn run_unscored(
     )?;
     let mut progress = Progress::new(context.quiet);
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
-    let (captions, seen) = block_on(unscored_captions(&context.session, benchmark, decoding, tick))?;
+    let (captions, seen) =
+        block_on(unscored_captions(&context.session, benchmark, decoding, tick))?;
     progress.finish();
     note_skipped(&seen, context)?;
     write_for_server(path, captions.iter().map(|(id, caption)| (id, caption)))?;
@@ -534,7 +542,10 @@ fn run_unscored(
     record.publish(&args.outputs, &Page::default(), context)
 }
 
-fn write_for_server<'a>(path: &Path, captions: impl Iterator<Item = (&'a String, &'a String)>) -> Result<()> {
+fn write_for_server<'a>(
+    path: &Path,
+    captions: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Result<()> {
     let results: Vec<Value> = captions.map(server_entry).collect();
     Ok(write_atomic(path, &serde_json::to_vec_pretty(&results)?)?)
 }
@@ -564,7 +575,14 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
     );
     let mut progress = Progress::new(context.quiet);
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
-    let runs = block_on(regions(&context.session, &benchmark, stages, proposals.as_ref(), decoding, tick))?;
+    let runs = block_on(regions(
+        &context.session,
+        &benchmark,
+        stages,
+        proposals.as_ref(),
+        decoding,
+        tick,
+    ))?;
     progress.finish();
     let runs: Vec<(Stage, RegionRun)> = stages.iter().copied().zip(runs).collect();
     let (_, lead) = &runs[0];
@@ -580,7 +598,9 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
     record.measures.ids.clone_from(&lead.measures.ids);
     for ((_, run), prefix) in runs.iter().zip(["", STAGE_1]) {
         let (scores, measures) = region_scores(run, &args.scorers, proposals.is_some())?;
-        record.scores.extend(scores.into_iter().map(|(name, score)| (format!("{prefix}{name}"), score)));
+        record
+            .scores
+            .extend(scores.into_iter().map(|(name, score)| (format!("{prefix}{name}"), score)));
         let measures = measures.measures.into_iter();
         record.measures.measures.extend(measures.map(|(name, m)| (format!("{prefix}{name}"), m)));
     }
@@ -662,8 +682,10 @@ fn read_proposals(path: &Path) -> Result<Proposals> {
             path.display()
         )
     };
-    let boxes: HashMap<String, Vec<[f64; 5]>> = serde_json::from_slice(&read(path)?).with_context(wanted)?;
-    let split = |[x0, y0, x1, y1, score]: [f64; 5]| ([x0, y0, x1, y1].map(|corner| corner as f32), score);
+    let boxes: HashMap<String, Vec<[f64; 5]>> =
+        serde_json::from_slice(&read(path)?).with_context(wanted)?;
+    let split =
+        |[x0, y0, x1, y1, score]: [f64; 5]| ([x0, y0, x1, y1].map(|corner| corner as f32), score);
     Ok(boxes.into_iter().map(|(id, boxes)| (id, boxes.into_iter().map(split).collect())).collect())
 }
 
@@ -673,7 +695,8 @@ mod tests {
 
     #[test]
     fn ids_that_are_numbers_are_numbers_for_the_server() {
-        let entry = |id: &str| server_entry((&id.to_owned(), &"a dog".to_owned()))["image_id"].clone();
+        let entry =
+            |id: &str| server_entry((&id.to_owned(), &"a dog".to_owned()))["image_id"].clone();
         assert_eq!(
             [entry("391895"), entry("00012"), entry("a.jpg")],
             [json!(391895), json!("00012"), json!("a.jpg")]

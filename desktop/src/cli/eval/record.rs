@@ -47,14 +47,23 @@ impl Outputs {
                 "there is no folder to write the file to\n  hint: make it first\n  file: {}",
                 path.display()
             );
-            ensure!(!path.is_dir(), "a folder is in the way of the file\n  file: {}", path.display());
+            ensure!(
+                !path.is_dir(),
+                "a folder is in the way of the file\n  file: {}",
+                path.display()
+            );
         }
         Ok(())
     }
 
     /// Refuses files that would be written over what the evaluation reads, `inputs` and the model, and endings of other
     /// formats. `out` is the file of `--out`.
-    pub fn spare(&self, out: Option<&PathBuf>, inputs: &[PathBuf], globals: &Globals) -> Result<()> {
+    pub fn spare(
+        &self,
+        out: Option<&PathBuf>,
+        inputs: &[PathBuf],
+        globals: &Globals,
+    ) -> Result<()> {
         let files = [
             ("--save", &self.save, ["json", "json"], "--csv writes a table"),
             ("--csv", &self.csv, ["csv", "txt"], "--save writes JSON"),
@@ -122,17 +131,29 @@ fn is_empty(measures: &Measures) -> bool {
 }
 
 impl Record {
-    pub fn new(task: &str, benchmark: &str, protocol: String, seen: &Seen, context: &Context) -> Self {
+    pub fn new(
+        task: &str,
+        benchmark: &str,
+        protocol: String,
+        seen: &Seen,
+        context: &Context,
+    ) -> Self {
         Self::of_many(task, benchmark, protocol, &[seen], context)
     }
 
     /// Of several sets together.
-    pub fn of_many(task: &str, benchmark: &str, protocol: String, seen: &[&Seen], context: &Context) -> Self {
+    pub fn of_many(
+        task: &str,
+        benchmark: &str,
+        protocol: String,
+        seen: &[&Seen],
+        context: &Context,
+    ) -> Self {
         let data_hash = match seen {
             [one] => one.data_hash,
-            many => {
-                many.iter().fold(HASH_START, |hash, seen| hash_bytes(hash, &seen.data_hash.to_le_bytes()))
-            }
+            many => many
+                .iter()
+                .fold(HASH_START, |hash, seen| hash_bytes(hash, &seen.data_hash.to_le_bytes())),
         };
         Self {
             task: task.into(),
@@ -156,10 +177,13 @@ impl Record {
         scores.insert("model".into(), json!(other.model));
         scores.insert("model_hash".into(), json!(other.model_hash));
         let differences = other.measures.compare(&self.measures, N_DRAWS, SEED)?;
-        let minus: Map<String, Value> =
-            differences.iter().map(|(name, found)| (name.clone(), json!(found.difference))).collect();
+        let minus: Map<String, Value> = differences
+            .iter()
+            .map(|(name, found)| (name.clone(), json!(found.difference)))
+            .collect();
         let own = other.measures.intervals(N_DRAWS, SEED);
-        self.beside.extend(own.into_iter().map(|(name, interval)| (format!("baseline.{name}"), interval)));
+        self.beside
+            .extend(own.into_iter().map(|(name, interval)| (format!("baseline.{name}"), interval)));
         let of_differences = differences.into_iter().map(|(name, found)| (name, found.interval));
         self.beside.extend(of_differences.map(|(name, i)| (format!("minus_baseline.{name}"), i)));
         self.scores.insert("baseline".into(), scores.into());
@@ -178,8 +202,12 @@ impl Record {
 
     /// Reads a saved file.
     pub fn read(path: &Path) -> Result<Self> {
-        let wanted =
-            || format!("wanted a file that `mmgem eval .. --save FILE` wrote\n  file: {}", path.display());
+        let wanted = || {
+            format!(
+                "wanted a file that `mmgem eval .. --save FILE` wrote\n  file: {}",
+                path.display()
+            )
+        };
         serde_json::from_slice(&read(path)?).with_context(wanted)
     }
 
@@ -204,7 +232,8 @@ impl Record {
 
     /// The record without its parts, and with intervals.
     fn document(&self, intervals: &[(String, Interval)]) -> Result<Value> {
-        let mut document = serde_json::to_value(Self { measures: Measures::default(), ..self.clone() })?;
+        let mut document =
+            serde_json::to_value(Self { measures: Measures::default(), ..self.clone() })?;
         let intervals: Map<String, Value> =
             intervals.iter().map(|(name, i)| (name.clone(), json!([i.low, i.high]))).collect();
         document["intervals"] = intervals.into();
@@ -238,8 +267,10 @@ impl Record {
         let n_photos = format!("{} ({} passed over)", self.n_photos, self.n_skipped);
         let mut table = vec![["n_photos".to_owned(), n_photos, String::new()]];
         for (name, value) in self.rows() {
-            let interval = intervals.iter().find(|(found, _)| *found == name).map(|(_, interval)| interval);
-            let interval = interval.map_or(String::new(), |i| format!("[{:.4}, {:.4}]", i.low, i.high));
+            let interval =
+                intervals.iter().find(|(found, _)| *found == name).map(|(_, interval)| interval);
+            let interval =
+                interval.map_or(String::new(), |i| format!("[{:.4}, {:.4}]", i.low, i.high));
             let value = match value.as_f64().filter(|_| !value.is_u64()) {
                 Some(number) => format!("{number:.4}"),
                 None => plain(&value),
@@ -257,7 +288,9 @@ impl Record {
                 // What was not measured.
                 Value::Null => (),
                 Value::Object(inner) => {
-                    rows.extend(inner.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())));
+                    rows.extend(
+                        inner.iter().map(|(key, value)| (format!("{name}.{key}"), value.clone())),
+                    );
                 }
                 Value::Array(sets) if sets.iter().all(Value::is_object) && !sets.is_empty() => {
                     for set in sets {
@@ -272,10 +305,17 @@ impl Record {
     }
 
     fn csv(&self, intervals: &[(String, Interval)]) -> String {
-        let mut table =
-            String::from("task,benchmark,model,model_hash,data_hash,program,n_photos,score,value,low,high\n");
-        let facts =
-            [&self.task, &self.benchmark, &self.model, &self.model_hash, &self.data_hash, &self.program];
+        let mut table = String::from(
+            "task,benchmark,model,model_hash,data_hash,program,n_photos,score,value,low,high\n",
+        );
+        let facts = [
+            &self.task,
+            &self.benchmark,
+            &self.model,
+            &self.model_hash,
+            &self.data_hash,
+            &self.program,
+        ];
         let facts = facts.map(|fact| quoted(fact)).join(",");
         for (name, value) in self.rows() {
             let (low, high) = match intervals.iter().find(|(found, _)| *found == name) {

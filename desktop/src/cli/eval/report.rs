@@ -53,7 +53,11 @@ impl Page {
     /// The page: facts and the table of scores come first.
     pub fn html(&self, facts: &[(&'static str, &str)], table: &[[String; 3]]) -> String {
         let fact = |(name, fact): &(&str, &str)| {
-            format!("<div class=\"{name}\"><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(fact))
+            format!(
+                "<div class=\"{name}\"><dt>{}</dt><dd>{}</dd></div>",
+                escape(name),
+                escape(fact)
+            )
         };
         let facts: String = facts.iter().map(fact).collect();
         let scores = scores(table);
@@ -76,7 +80,8 @@ impl Page {
 fn scores(table: &[[String; 3]]) -> String {
     let has = |prefix: &str| table.iter().any(|[name, ..]| name.starts_with(prefix));
     let first = if has(STAGE_1) { "stage 2" } else { "value" };
-    let others = [(STAGE_1, "stage 1"), ("baseline.", "baseline"), ("minus_baseline.", "difference")];
+    let others =
+        [(STAGE_1, "stage 1"), ("baseline.", "baseline"), ("minus_baseline.", "difference")];
     let others: Vec<(&str, &str)> = others.into_iter().filter(|(prefix, _)| has(prefix)).collect();
     let partner = |name: &str| {
         let own = others.iter().find_map(|(prefix, _)| name.strip_prefix(prefix));
@@ -84,8 +89,11 @@ fn scores(table: &[[String; 3]]) -> String {
     };
     let cells = |row: Option<&[String; 3]>| {
         let cell = |text: &str| format!("<td class=\"n\">{}</td>", escape(text));
-        row.map_or_else(|| [cell(""), cell("")], |[_, value, interval]| [cell(value), cell(interval)])
-            .concat()
+        row.map_or_else(
+            || [cell(""), cell("")],
+            |[_, value, interval]| [cell(value), cell(interval)],
+        )
+        .concat()
     };
     let row = |row: &[String; 3]| {
         let [name, ..] = row;
@@ -93,7 +101,12 @@ fn scores(table: &[[String; 3]]) -> String {
             let of_other = format!("{prefix}{name}");
             cells(table.iter().find(|[name, ..]| *name == of_other))
         });
-        format!("<tr><td>{}</td>{}{}</tr>", escape(name), cells(Some(row)), beside.collect::<String>())
+        format!(
+            "<tr><td>{}</td>{}{}</tr>",
+            escape(name),
+            cells(Some(row)),
+            beside.collect::<String>()
+        )
     };
     let headings = std::iter::once(first).chain(others.iter().map(|(_, heading)| *heading));
     let headings: String = headings
@@ -114,7 +127,9 @@ fn section((heading, cases): &(String, Vec<Case>)) -> String {
 impl Case {
     fn html(&self) -> String {
         let pictures: String = self.pictures.iter().map(Shown::html).collect();
-        let line = |(name, line): &(&str, String)| format!("<p><b>{}</b> {}</p>", escape(name), escape(line));
+        let line = |(name, line): &(&str, String)| {
+            format!("<p><b>{}</b> {}</p>", escape(name), escape(line))
+        };
         let lines: String = self.lines.iter().map(line).collect();
         format!("<article><div class=\"pictures\">{pictures}</div>{lines}</article>")
     }
@@ -187,7 +202,8 @@ impl Curve {
 /// About 200 ranks, close together at the front.
 fn ks(n_targets: usize) -> Vec<usize> {
     let last = n_targets.max(1) as f64;
-    let mut ks: Vec<usize> = (0..=200).map(|i| last.powf(f64::from(i) / 200.0).round() as usize).collect();
+    let mut ks: Vec<usize> =
+        (0..=200).map(|i| last.powf(f64::from(i) / 200.0).round() as usize).collect();
     ks.dedup();
     ks
 }
@@ -210,9 +226,14 @@ mod tests {
         let page = Page { curves: vec![curve], cases: vec![("Worst".into(), vec![case])] };
         let row = ["top1".to_owned(), "0.5000".into(), "[0.4, 0.6]".into()];
         let html = page.html(&[("model", "<m>")], &[row]);
-        for wanted in
-            ["a &lt;photo&gt;", "dogs &amp; &lt;b&gt;", "&lt;m&gt;", "0.5000", "[0.4, 0.6]", "<circle"]
-        {
+        for wanted in [
+            "a &lt;photo&gt;",
+            "dogs &amp; &lt;b&gt;",
+            "&lt;m&gt;",
+            "0.5000",
+            "[0.4, 0.6]",
+            "<circle",
+        ] {
             assert!(html.contains(wanted), "{wanted}");
         }
         assert!(html.contains("class=\"true\" x=\"1.0\" y=\"2.0\" width=\"10.0\" height=\"10.0\""));
@@ -221,8 +242,11 @@ mod tests {
     #[test]
     fn scores_of_both_stages_stand_in_one_row() {
         let row = |name: &str, value: &str| [name.to_owned(), value.to_owned(), String::new()];
-        let html =
-            scores(&[row("region_cider", "0.2"), row("n_photos", "5"), row("stage_1_region_cider", "0.1")]);
+        let html = scores(&[
+            row("region_cider", "0.2"),
+            row("n_photos", "5"),
+            row("stage_1_region_cider", "0.1"),
+        ]);
         let cells = |value: &str| format!("<td class=\"n\">{value}</td><td class=\"n\"></td>");
         assert!(
             html.contains(&format!("<td>region_cider</td>{}{}</tr>", cells("0.2"), cells("0.1"))),

@@ -84,7 +84,9 @@ fn photographed(page: &Rgb, seed: u32) -> Rgb {
         let noise = (state >> 24) as f32 / 16.0 - 8.0;
         let light = 0.6 + 0.25 * y as f32 / height as f32 + 0.1 * x as f32 / width as f32;
         image::Rgb(
-            page.get_pixel(x, y).0.map(|level| (f32::from(level) * light + noise).clamp(0.0, 255.0) as u8),
+            page.get_pixel(x, y)
+                .0
+                .map(|level| (f32::from(level) * light + noise).clamp(0.0, 255.0) as u8),
         )
     })
 }
@@ -95,12 +97,17 @@ fn pendulum(angle: f32, contrast: u8) -> Rgb {
     let (x1, y1) = (x0 + 180.0 * angle.sin(), y0 - 180.0 * angle.cos());
     Rgb::from_fn(400, 400, |x, y| {
         let (x, y) = (x as f32, y as f32);
-        let along = (((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / 180.0f32.powi(2)).clamp(0.0, 1.0);
+        let along =
+            (((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / 180.0f32.powi(2)).clamp(0.0, 1.0);
         let off = (x - x0 - along * (x1 - x0)).hypot(y - y0 - along * (y1 - y0));
         let is_rod = off < 3.0 || (x - x1).hypot(y - y1) < 12.0;
         let is_triangle = y > 40.0 && y < 360.0 && (x - 200.0).abs() < (y - 40.0) * 0.31;
         let ground = if is_triangle { [150, 80, 40] } else { [184, 190, 180] };
-        image::Rgb(if is_rod { ground.map(|level: u8| level.saturating_sub(contrast)) } else { ground })
+        image::Rgb(if is_rod {
+            ground.map(|level: u8| level.saturating_sub(contrast))
+        } else {
+            ground
+        })
     })
 }
 
@@ -119,7 +126,8 @@ fn half(photo: &Rgb) -> Rgb {
 
 /// A picture as it may be stored again.
 fn stored_again(photo: &Rgb) -> Vec<(&'static str, Rgb)> {
-    let lanczos = imageops::resize(photo, photo.width() / 2, photo.height() / 2, FilterType::Lanczos3);
+    let lanczos =
+        imageops::resize(photo, photo.width() / 2, photo.height() / 2, FilterType::Lanczos3);
     let odd = resize(photo, photo.width() * 2 / 3, photo.height() * 2 / 3);
     // Of a small copy hard compression leaves too little to be sure.
     let poorest = if photo.width().max(photo.height()) < 512 { 60 } else { 30 };
@@ -144,7 +152,9 @@ fn of(a: &Rgb, b: &Rgb) -> Difference {
 fn check(what: &str, a: &Rgb, b: &Rgb, is_same: bool) {
     let difference = of(a, b);
     let Difference { spot, area, hue, noise, side } = difference;
-    eprintln!("{what:60} spot {spot:6.1} area {area:5.1} hue {hue:5.1} noise {noise:5.1} side {side}");
+    eprintln!(
+        "{what:60} spot {spot:6.1} area {area:5.1} hue {hue:5.1} noise {noise:5.1} side {side}"
+    );
     assert_eq!(difference.is_stored_again(), is_same, "{what}: {difference:?}");
     assert_eq!(of(b, a), difference, "{what}: from either side");
 }
@@ -223,7 +233,8 @@ fn an_edited_photo_is_another() {
         false,
     );
     check("mirrored", &photo, &imageops::flip_horizontal(&photo), false);
-    let cropped = imageops::crop_imm(&photo, 0, 0, photo.width(), photo.height() * 9 / 10).to_image();
+    let cropped =
+        imageops::crop_imm(&photo, 0, 0, photo.width(), photo.height() * 9 / 10).to_image();
     assert_eq!(Difference::of(&photo, &cropped), None);
     // Too small to tell.
     let tiny = resize(&photo, photo.width() / 4, photo.height() / 4);
