@@ -41,11 +41,11 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::files::ModelFolder;
 use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
-use mmgem_core::scenes::scene;
 use mmgem_core::tokenizer::{Tokenizer, train_bpe};
+use mmgem_data::files::ModelFolder;
+use mmgem_scenes::scene;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

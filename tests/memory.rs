@@ -15,16 +15,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::Device;
 use lab::Lab;
+use mmgem_collective::Single;
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::checkpoint::import::{ImportOptions, import};
 use mmgem_core::checkpoint::towers::{TowerConfigs, TowerOptions};
 use mmgem_core::config::{CaptionOrder, MmGemConfig, VisionTokens};
-use mmgem_core::files::{Published, VISION_WEIGHTS, write_import};
 use mmgem_core::image::ResizeMode;
 use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
-use mmgem_core::train::collective::Single;
-use mmgem_core::train::{
+use mmgem_data::files::{Published, VISION_WEIGHTS, write_import};
+use mmgem_train::{
     Batches, ComputeDtype, Totals, Trainee, freeze, gradient, plan, record_as_other_devices,
 };
 use safetensors::Dtype as SafeDtype;

@@ -7,12 +7,12 @@ use burn::tensor::Device;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::data::webdataset::{Sample, ShardWriter};
-use mmgem_core::files::ModelFolder;
 use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
-use mmgem_core::scenes::{Scene, scene};
 use mmgem_core::tokenizer::{Tokenizer, train_bpe};
+use mmgem_data::files::ModelFolder;
+use mmgem_data::webdataset::{Sample, ShardWriter};
+use mmgem_scenes::{Scene, scene};
 use serde_json::json;
 
 /// As `tiny` of `mmgem_reference.py`, but with one layer of each tower, fewer prompts and room for a

@@ -15,9 +15,7 @@ use cudarc::driver::sys::{CUresult, cuStreamQuery};
 use cudarc::driver::{CudaContext, CudaStream};
 use cudarc::nccl::result::{NcclError, NcclStatus};
 use cudarc::nccl::{result as nccl, sys};
-use mmgem_core::train::collective::{
-    Collective, CollectiveError, Watchdog, first_failure, from_rank_0,
-};
+use mmgem_collective::{Collective, CollectiveError, Watchdog, first_failure, from_rank_0};
 
 const FLOAT: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat32;
 
@@ -252,7 +250,7 @@ fn with_pointer<R>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mmgem_core::train::collective::Single;
+    use mmgem_collective::Single;
 
     #[test]
     fn without_nccl_it_says_what_to_install() {

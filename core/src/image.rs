@@ -19,7 +19,7 @@ mod tiff;
 use serde::{Deserialize, Serialize};
 
 pub use decode::{DecodeLimits, Decoded, decode, decode_scaled, decode_whole, embedded_jpeg};
-pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, random_resized_crop_params};
+pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, iou, random_resized_crop_params};
 pub use image::RgbImage as Rgb;
 pub use resize::resize;
 

@@ -179,7 +179,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::eval::region::iou;
+    use crate::image::iou;
 
     /// A map of two kinds of patches: a thing, and what is around it.
     fn scene(grid: usize, thing: BoxShare) -> Vec<f32> {

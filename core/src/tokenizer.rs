@@ -189,7 +189,7 @@ pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 ///
 /// A small vocabulary is not spent on capitals and on the spaces that tokenised captions have before their
 /// punctuation: the tokenizer's normalizer takes both away, and [`Tokenizer::decode`] writes sentences again.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
     use tokenizers::{
         AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,

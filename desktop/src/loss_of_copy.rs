@@ -1,12 +1,12 @@
 //! What a copy of a model has lost: cosines, captions and scores, before and after.
 
 use anyhow::Result;
-use mmgem_core::data::benchmark::{Benchmark, BenchmarkFiles};
-use mmgem_core::eval::ranking::Ties;
-use mmgem_core::eval::run::{Encoder, RetrievalOptions, captions, retrieval};
 use mmgem_core::generate::Decoding;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
+use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
+use mmgem_eval::ranking::Ties;
+use mmgem_eval::run::{Encoder, RetrievalOptions, captions, retrieval};
 use serde_json::{Value, json};
 
 use crate::probe::{Answers, cosine};

@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 use burn::tensor::{Device, Tensor};
 use mmgem_core::checkpoint::{self, Shards};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::files;
 use mmgem_core::model::MmGem;
 use mmgem_core::quant::stays_packed;
 use mmgem_core::readback::{DeviceFailed, read_floats};
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
+use mmgem_data::files;
 
 use crate::device::OpenedDevice;
 

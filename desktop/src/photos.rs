@@ -7,11 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mmgem_core::files;
 use mmgem_core::image::{
     DecodeLimits, Decoded, ImagePreprocess, Preprocessed, Rgb, decode_scaled, embedded_jpeg,
 };
 use mmgem_core::session::{EncodedImage, Part};
+use mmgem_data::files;
 use rayon::prelude::*;
 
 use crate::context::Context;

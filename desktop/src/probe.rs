@@ -3,8 +3,8 @@
 use anyhow::Result;
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::{BoxPx, Rgb};
-use mmgem_core::scenes::{Scene, scene};
 use mmgem_core::session::{Part, Session};
+use mmgem_scenes::{Scene, scene};
 
 /// Scenes of the probe.
 const N_SCENES: u64 = 8;

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use mmgem_core::data::webdataset::{Sample, ShardWriter};
-use mmgem_core::scenes::scene;
+use mmgem_data::webdataset::{Sample, ShardWriter};
+use mmgem_scenes::scene;
 use serde_json::{Value, json};
 
 use super::{Desk, text};

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use image::ImageFormat;
 use mmgem_core::image::to_jpeg;
-use mmgem_core::scenes::scene;
+use mmgem_scenes::scene;
 use serde_json::{Value, json};
 
 use super::{Desk, text};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use mmgem_core::scenes::scene;
 use mmgem_core::tokenizer::train_bpe;
+use mmgem_scenes::scene;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use mmgem_core::data::webdataset::{Sample, ShardWriter};
+use mmgem_data::webdataset::{Sample, ShardWriter};
 use serde_json::{Value, json};
 
 use super::{Desk, text};

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mmgem_core::scenes::scene;
+use mmgem_scenes::scene;
 use serde_json::Value;
 use tempfile::TempDir;
 

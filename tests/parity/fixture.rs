@@ -6,9 +6,9 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use mmgem_core::files::ModelFolder;
 use mmgem_core::image::Preprocessed;
-use mmgem_core::trace::{self, TraceInput, TraceTensor, compare, trace_backward, trace_forward};
+use mmgem_data::files::ModelFolder;
+use mmgem_train::trace::{self, TraceInput, TraceTensor, compare, trace_backward, trace_forward};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;

@@ -7,9 +7,9 @@ use mmgem_core::checkpoint::import::{Import, ImportOptions, import};
 use mmgem_core::checkpoint::towers::{TowerConfigs, TowerOptions};
 use mmgem_core::checkpoint::{CheckpointError, Dtype as WrittenDtype, Shards, named_tensors};
 use mmgem_core::config::{CaptionOrder, HiddenAct, MmGemConfig, VisionTokens};
-use mmgem_core::files::{LANGUAGE_WEIGHTS, ModelFolder, Published, VISION_WEIGHTS, write_import};
 use mmgem_core::image::ResizeMode;
 use mmgem_core::model::MmGem;
+use mmgem_data::files::{LANGUAGE_WEIGHTS, ModelFolder, Published, VISION_WEIGHTS, write_import};
 use safetensors::Dtype;
 use serde_json::Value;
 

@@ -14,9 +14,9 @@ use mmgem_core::checkpoint::towers::{
 };
 use mmgem_core::checkpoint::{CheckpointError, Shards};
 use mmgem_core::config::{HiddenAct, MmGemConfig, VisionConfig, VitConfig};
-use mmgem_core::files::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 use mmgem_core::image::ResizeMode;
 use mmgem_core::model::MmGem;
+use mmgem_data::files::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 
 use crate::fixture::{RawFile, RawTensor, parity_folder, relative};
 use crate::import::{Sources, options as old_options};

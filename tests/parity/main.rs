@@ -13,8 +13,8 @@ mod refused;
 
 use burn::tensor::Device;
 use fixture::Case;
-use mmgem_core::files::ModelFolder;
-use mmgem_core::trace::compare;
+use mmgem_data::files::ModelFolder;
+use mmgem_train::trace::compare;
 
 /// Both sides sum the same f32 products in different orders, which is off by some 1e-6 of the largest
 /// value; ten times that leaves room for other processors. The least of the mistakes that we tried

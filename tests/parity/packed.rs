@@ -6,10 +6,10 @@ use burn::tensor::Device;
 use mmgem_core::checkpoint::{
     CheckpointError, Dtype, Shards, load, load_to_run, named_tensors, to_safetensors, to_shards,
 };
-use mmgem_core::files::{ModelFolder, as_slices, move_model};
 use mmgem_core::model::MmGem;
 use mmgem_core::quant::LAYOUT;
-use mmgem_core::trace::Values;
+use mmgem_data::files::{ModelFolder, as_slices, move_model};
+use mmgem_train::trace::Values;
 use safetensors::SafeTensors;
 
 use crate::fixture::{Case, RawFile, RawTensor, relative};

@@ -2,7 +2,6 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 use mmgem_core::checkpoint::{Dtype, named_tensors};
-use mmgem_core::files::ModelFolder;
 use mmgem_core::generate::{Decoding, Generated, generate, greedy};
 use mmgem_core::image::Rgb;
 use mmgem_core::model::mmgem::TokenBatch;
@@ -10,7 +9,8 @@ use mmgem_core::model::pool_aggregator::Region;
 use mmgem_core::model::{PoolAggregator, Stage};
 use mmgem_core::readback::read_floats;
 use mmgem_core::session::{Part, Session};
-use mmgem_core::trace::Values;
+use mmgem_data::files::ModelFolder;
+use mmgem_train::trace::Values;
 use pollster::block_on;
 
 use crate::fixture::{Case, RawFile, case_names, relative};

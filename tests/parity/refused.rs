@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use mmgem_core::files::ModelFolder;
+use mmgem_data::files::ModelFolder;
 use safetensors::Dtype;
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
-use mmgem_core::train::TrainConfig;
+use mmgem_train::TrainConfig;
 
 use crate::lab::{Lab, crash_in, finish, metrics, weights};
 

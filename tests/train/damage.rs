@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use mmgem_core::data::webdataset::Sample;
-use mmgem_core::train::TrainConfig;
+use mmgem_data::webdataset::Sample;
+use mmgem_train::TrainConfig;
 
 use crate::lab::{Lab, checkpoints, failure, finish, metrics, run_until};
 use crate::tiny;

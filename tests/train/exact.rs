@@ -1,15 +1,15 @@
 //! The gradient of a batch is that of the plain loss, however the batch is cut up.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
+use mmgem_collective::Single;
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::files::ModelFolder;
 use mmgem_core::loss::{
     caption_loss, contrastive_logits, contrastive_loss, grounding_loss, sigmoid_loss,
 };
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
-use mmgem_core::train::collective::Single;
-use mmgem_core::train::{
+use mmgem_data::files::ModelFolder;
+use mmgem_train::{
     Batch, BatchPart, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee,
     collect_gradients, freeze, gradient,
 };

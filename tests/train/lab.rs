@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use burn::tensor::Device;
+use mmgem_collective::{Collective, Single};
 use mmgem_core::checkpoint::Dtype;
-use mmgem_core::data::webdataset::Sample;
-use mmgem_core::train::collective::{Collective, Single};
-use mmgem_core::train::{Progress, Signals, TrainConfig, TrainError, TrainSummary, train};
+use mmgem_data::webdataset::Sample;
+use mmgem_train::{Progress, Signals, TrainConfig, TrainError, TrainSummary, train};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use serde_json::Value;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_core::loss::grounding_loss;
-use mmgem_core::train::TrainConfig;
+use mmgem_train::TrainConfig;
 
 use crate::lab::{Lab, finish, metrics, weights};
 

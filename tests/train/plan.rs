@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use mmgem_core::config::{EfficientNetLiteConfig, MmGemConfig, VisionConfig, VitConfig};
 use mmgem_core::model::MmGem;
-use mmgem_core::train::{Plan, TrainConfig, plan, plan_run};
+use mmgem_train::{Plan, TrainConfig, plan, plan_run};
 
 use crate::lab::{Lab, finish, metrics};
 use crate::tiny;

@@ -1,8 +1,8 @@
 //! Training in bf16 with f32 weights follows training in f32; recomputed blocks change nothing.
 
 use burn::tensor::DType;
-use mmgem_core::train::collective::Single;
-use mmgem_core::train::{Signals, TrainConfig, train};
+use mmgem_collective::Single;
+use mmgem_train::{Signals, TrainConfig, train};
 
 use crate::lab::{COMMIT, Lab, check_same, finish, metrics, weights};
 

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
-use mmgem_core::train::TrainConfig;
-use mmgem_core::train::collective::{Collective, CollectiveError, Single, Tcp, reduce_gradients};
+use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
+use mmgem_train::{TrainConfig, reduce_gradients};
 
 use crate::lab::{Lab, Outcome, check_same, checkpoints, finish, run_as};
 

@@ -4,8 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use burn::tensor::Device;
-use mmgem_core::files::ModelFolder;
-use mmgem_core::train::TrainConfig;
+use mmgem_data::files::ModelFolder;
+use mmgem_train::TrainConfig;
 use serde_json::Value;
 
 use crate::lab::{COMMIT, Lab, crash_in, finish, metrics};

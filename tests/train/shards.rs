@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 
-use mmgem_core::data::webdataset::Sample;
-use mmgem_core::train::{Batches, TrainConfig};
+use mmgem_data::webdataset::Sample;
+use mmgem_train::{Batches, TrainConfig};
 use serde_json::json;
 
 use crate::lab::{Lab, failure, finish, metrics};

@@ -11,13 +11,13 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-
-use crate::checkpoint::{
+use mmgem_core::checkpoint::{
     self, CheckpointError, Dtype, SHARD_BYTES, Shards, named_tensors, to_safetensors, to_shards,
 };
-use crate::config::{ConfigError, MmGemConfig};
-use crate::model::MmGem;
-use crate::tokenizer::{Tokenizer, TokenizerError};
+use mmgem_core::config::{ConfigError, MmGemConfig};
+use mmgem_core::model::MmGem;
+use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
+
 pub use imported::write_import;
 pub use published::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 
@@ -200,7 +200,7 @@ fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), F
 }
 
 /// Names of the entries of a folder, sorted; those that are no text cannot be ours.
-pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
+pub fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
     let list = || -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder)? {

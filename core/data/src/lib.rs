@@ -1,7 +1,7 @@
 //! Training and evaluation data on disk.
 
 pub mod benchmark;
-pub mod gallery;
+pub mod files;
 pub mod mixture;
 pub mod parquet;
 pub mod patterns;
@@ -10,4 +10,4 @@ pub mod stream;
 mod unpack;
 pub mod visual_genome;
 pub mod webdataset;
-pub(crate) mod zip;
+mod zip;

@@ -164,7 +164,7 @@ pub fn read_lines(path: &Path) -> Result<Vec<String>, SourceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::webdataset::ShardWriter;
+    use crate::webdataset::ShardWriter;
 
     #[test]
     fn a_bad_shard_costs_itself_and_is_told() {

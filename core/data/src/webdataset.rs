@@ -6,12 +6,12 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use mmgem_core::image::BoxPx;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::unpack::{Unpacked, UnpackedFile};
-use crate::image::BoxPx;
 
 /// Size of a tar block; headers and data begin at multiples of it.
 const BLOCK: u64 = 512;
@@ -529,7 +529,7 @@ impl Drop for ShardWriter {
 /// A region of a photo and the phrases that name it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct RegionRecord {
-    /// In pixels of the sample's image. Not checked here: see [`crate::image::check_box`].
+    /// In pixels of the sample's image. Not checked here: see [`mmgem_core::image::check_box`].
     #[serde(rename = "box")]
     pub box_px: BoxPx,
     /// What people called it.
@@ -1048,7 +1048,7 @@ mod tests {
     #[test]
     fn the_shared_shards_are_read_whole() {
         let shared = std::env::var_os("MMGEM_SHARED").map_or_else(
-            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")),
             PathBuf::from,
         );
         for (name, n_samples) in [

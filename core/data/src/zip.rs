@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     fn golden(name: &str) -> PathBuf {
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/eval").join(name)
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/eval").join(name)
     }
 
     /// Python's zipfile wrote them (`tests/eval/make.py`): stored and deflated, in a folder, with a comment at the end.

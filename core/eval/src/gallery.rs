@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::eval::ranking::{Ahead, RightScores, Ties, dot};
-use crate::eval::retrieval::{RetrievalError, RetrievalRanks};
+use crate::ranking::{Ahead, RightScores, Ties, dot};
+use crate::retrieval::{RetrievalError, RetrievalRanks};
 
 /// Images of a block of scores.
 const IMAGE_BLOCK: usize = 256;
@@ -211,7 +211,7 @@ fn see_right_scores(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::retrieval::ranks_from_embeds;
+    use crate::retrieval::ranks_from_embeds;
 
     fn noise(n: usize, seed: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 1009.0 - 0.5).collect()

@@ -21,7 +21,7 @@ const TOLERANCE: f64 = 1e-9;
 
 fn shared_file(name: &str) -> Option<Vec<u8>> {
     let shared = std::env::var_os("MMGEM_SHARED").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
         PathBuf::from,
     );
     let path = shared.join("data/caption-scores").join(name);

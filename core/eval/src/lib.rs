@@ -5,13 +5,14 @@ pub mod caption;
 pub mod classification;
 pub mod coco;
 pub mod dense;
+pub mod gallery;
 #[cfg(test)]
 mod gold_tests;
+pub mod open_clip;
 pub mod ptb;
 pub mod ranking;
 #[cfg(test)]
 mod reference_tests;
 pub mod region;
 pub mod retrieval;
-#[cfg(feature = "files")]
 pub mod run;

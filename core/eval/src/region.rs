@@ -2,18 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Intersection over union of two boxes, in 0..=1; 0 when either is empty or not a number.
-///
-/// Boxes are `[x0, y0, x1, y1]` in one frame, whichever it is.
-pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
-    let area = |[x0, y0, x1, y1]: [f32; 4]| {
-        if x1 > x0 && y1 > y0 { (x1 - x0) * (y1 - y0) } else { 0.0 }
-    };
-    let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
-    let union = area(a) + area(b) - common;
-    if area(a) > 0.0 && area(b) > 0.0 { common / union } else { 0.0 }
-}
-
 /// Where the heat map of a phrase is hottest, and the boxes that the phrase names: the pointing game (Zhang et al. 2016,
 /// arXiv:1608.00507).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,19 +47,6 @@ mod tests {
         ] {
             assert_eq!(names(caption, phrase), wanted, "{caption:?} {phrase:?}");
         }
-    }
-
-    #[test]
-    fn boxes_that_share_a_third_of_their_union_have_iou_one_third() {
-        assert_eq!(iou([0.0, 0.0, 2.0, 1.0], [1.0, 0.0, 3.0, 1.0]), 1.0 / 3.0);
-    }
-
-    #[test]
-    fn boxes_apart_or_empty_have_iou_zero() {
-        assert_eq!(iou([0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0]), 0.0);
-        assert_eq!(iou([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]), 0.0);
-        assert_eq!(iou([3.0, 3.0, 1.0, 1.0], [0.0, 0.0, 4.0, 4.0]), 0.0);
-        assert_eq!(iou([f32::NAN, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]), 0.0);
     }
 
     #[test]

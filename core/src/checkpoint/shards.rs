@@ -81,7 +81,7 @@ impl<'a> Shards<'a> {
     }
 
     /// Takes out the tensors for which `is_wanted` holds.
-    pub(crate) fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+    pub fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
         let (wanted, rest) =
             std::mem::take(&mut self.tensors).into_iter().partition(|(name, _)| is_wanted(name));
         self.tensors = rest;

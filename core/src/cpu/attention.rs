@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::softmax;
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 use super::gradient;
 use super::rows::{self, Out};
 
@@ -111,7 +111,7 @@ fn weights_of_head(
 }
 
 /// Where the gradient of queries, keys or values goes.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 #[derive(Clone, Copy)]
 struct Target {
     out: Out,
@@ -119,7 +119,7 @@ struct Target {
     strides: [usize; 3],
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 impl Target {
     fn head(self, batch: usize, head: usize) -> (*mut f32, usize) {
         (self.out.at(batch * self.strides[0] + head * self.strides[1]), self.strides[2])
@@ -128,7 +128,7 @@ impl Target {
 
 /// Gradients of the queries, keys and values of [`attend`], each `[batch, seq, heads, head_dim]`, from
 /// that of its output.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> [Vec<f32>; 3] {
     let mut grads = [q, k, v].map(|x| vec![0.0; x.shape.iter().product()]);
     let target = |grad: &mut Vec<f32>, [_, n_heads, seq, head_dim]: [usize; 4]| {
@@ -143,7 +143,7 @@ pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32])
 }
 
 /// The same where as many queries as keys lie side by side: `[batch, seq, 3 * heads * head_dim]`.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> Vec<f32> {
     let [batch, n_heads, seq, head_dim] = q.shape;
     assert!(k.shape == q.shape && v.shape == q.shape);
@@ -163,7 +163,7 @@ pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &
 ///
 /// # Safety
 /// The targets must have room for the shapes of queries, keys and values, and be written by no one else.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 unsafe fn write_gradients(
     [q, k, v]: [&Heads; 3],
     is_causal: bool,
@@ -334,7 +334,7 @@ mod tests {
     }
 
     /// Compares gradients with differences of `Σ weight · attend(q, k, v)`.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     fn check_gradients(
         [batch, n_heads, n_kv_heads]: [usize; 3],
         [seq_q, seq_k, head_dim]: [usize; 3],
@@ -370,7 +370,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     #[test]
     fn gradients_of_attention_are_its_slopes() {
         check_gradients([1, 1, 1], [1, 1, 2]);
@@ -379,7 +379,7 @@ mod tests {
         check_gradients([1, 2, 1], [2, 5, 3]);
     }
 
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     #[test]
     fn a_packed_gradient_is_the_three_side_by_side() {
         let (batch, n, seq, head_dim) = (2, 3, 5, 4);

@@ -187,7 +187,7 @@ impl Write<'_> {
 }
 
 /// The gradient of a convolution's weight: what each tap has seen times the gradient of its pixel.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 #[derive(Clone, Copy)]
 pub struct TapGradients<'a> {
     /// The image with its border.
@@ -202,7 +202,7 @@ pub struct TapGradients<'a> {
     pub channels: usize,
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 impl TapGradients<'_> {
     /// Adds to `sums`, `[kernel * kernel, channels]`.
     pub fn add_to(self, sums: &mut [f32]) {
@@ -220,14 +220,14 @@ impl TapGradients<'_> {
     }
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 struct AddTapGradients<'a> {
     taps: TapGradients<'a>,
     /// Borrowed alone.
     sums: Out,
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 impl Kernel for AddTapGradients<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
@@ -246,7 +246,7 @@ impl Kernel for AddTapGradients<'_> {
     }
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 impl AddTapGradients<'_> {
     /// # Safety
     /// The sizes are right, and there is a whole vector of channels.

@@ -92,7 +92,7 @@ impl BlockParts {
     }
 
     /// Whether one of them wants a gradient.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     pub(crate) fn are_tracked(&self) -> bool {
         let is_layer =
             |(weight, bias): &(Tensor<2>, Tensor<1>)| weight.is_tracked() || bias.is_tracked();
@@ -104,7 +104,7 @@ impl BlockParts {
     }
 
     /// Out of a gradient's graph.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     pub(crate) fn inner(self) -> Self {
         let layer = |(weight, bias): (Tensor<2>, Tensor<1>)| (weight.inner(), bias.inner());
         let (weight, bias, stride) = self.depthwise;

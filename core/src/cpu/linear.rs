@@ -69,7 +69,7 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
 }
 
 /// The gradient of a weight: the sum over the rows of `x[n]` times `grad[n]`, in the weight's order.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn weight_gradient(
     x: &[f32],
     grad: &[f32],
@@ -211,7 +211,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     #[test]
     fn the_gradient_of_a_weight_is_a_sum_over_rows() {
         for (n, d_in, d_out) in [(1, 1, 1), (5, 3, 7), (67, 33, 70)] {

@@ -6,13 +6,13 @@
 
 mod attention;
 mod convolution;
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 mod convolution_gradient;
 mod depthwise;
 mod elementwise;
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 mod gradient;
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(crate) mod graph;
 mod images;
 mod lanes;
@@ -26,13 +26,13 @@ pub(crate) use images::{
     BlockParts, depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6,
 };
 pub(crate) use rows::in_pool;
-#[cfg(feature = "files")]
-pub(crate) use rows::stay_on_this_thread;
-#[cfg(feature = "train")]
+pub use rows::stay_on_this_thread;
+pub use tensors::is_cpu;
+#[cfg(feature = "autodiff")]
 pub(crate) use tensors::is_recorded;
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub use tensors::record_as_other_devices;
 pub(crate) use tensors::{
-    attend, attend_packed, gelu, is_cpu, is_here, layer_norm, linear, most_probable, quick_gelu,
-    rms_norm, rotate, silu_times,
+    attend, attend_packed, gelu, is_here, layer_norm, linear, most_probable, quick_gelu, rms_norm,
+    rotate, silu_times,
 };

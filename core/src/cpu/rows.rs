@@ -9,7 +9,6 @@ thread_local! {
 }
 
 /// From now on the work of this thread stays on it: for one of as many threads as there are cores.
-#[cfg(feature = "files")]
 pub fn stay_on_this_thread() {
     IS_ALONE.set(true);
 }

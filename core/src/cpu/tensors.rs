@@ -1,6 +1,6 @@
 //! From tensors on the CPU to slices and back.
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::flex::{FlexTensor, Layout};
@@ -19,17 +19,17 @@ pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_cpu(&x.device())
 }
 
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 static BURNS_OPERATIONS_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// From now on graphs on the CPU are made of Burn's operations, as on every other device: to compare with them.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn record_as_other_devices() {
     BURNS_OPERATIONS_ONLY.store(true, Ordering::Relaxed);
 }
 
 /// Whether a tensor is on the CPU, in f32, and in a gradient's graph.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     let is_recorded = matches!(device.as_dispatch(), DispatchDevice::Autodiff(_));
@@ -38,7 +38,7 @@ pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 /// Whether a device is the CPU, where reading a result back costs nothing; not where it records a graph.
-pub(crate) fn is_cpu(device: &Device) -> bool {
+pub fn is_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
@@ -173,7 +173,7 @@ impl Matrix {
     }
 
     /// What takes gradients of outputs to those of inputs.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     pub(super) fn transposed(&self) -> Weight<'_> {
         let Self { d_in, d_out, is_transposed, .. } = *self;
         Weight {
@@ -313,7 +313,7 @@ pub(super) fn contiguous(values: Vec<f32>, shape: Shape) -> FlexTensor {
 }
 
 /// Values in another order as a tensor.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(super) fn strided(values: Vec<f32>, shape: Shape, strides: Vec<isize>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::new(shape, strides, 0), DType::F32)
 }

@@ -24,7 +24,7 @@ pub(super) fn conv_same_relu6(
 ) -> Tensor<4> {
     let [_, height, width, _] = x.dims();
     let [_, in_per_group, kernel, _] = weight.dims();
-    #[cfg(all(feature = "cpu", feature = "train"))]
+    #[cfg(all(feature = "cpu", feature = "autodiff"))]
     if cpu::is_recorded(&x) && !(x.is_tracked() || weight.is_tracked() || bias.is_tracked()) {
         return Tensor::from_inner(conv_same_relu6(
             x.inner(),
@@ -114,14 +114,14 @@ fn on_cpu_at_once(x: &Tensor<4>, block: &InvertedResidual) -> Option<Tensor<4>> 
     if cpu::is_here(x) && parts.are_here() {
         return Some(cpu::inverted_residual(x.clone(), parts));
     }
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     if cpu::is_recorded(x) && !(x.is_tracked() || parts.are_tracked()) {
         return Some(Tensor::from_inner(cpu::inverted_residual(x.clone().inner(), parts.inner())));
     }
     None
 }
 
-#[cfg(all(test, feature = "cpu", feature = "train"))]
+#[cfg(all(test, feature = "cpu", feature = "autodiff"))]
 mod tests {
     use burn::module::{Module, Param};
     use burn::tensor::{Device, TensorData};

@@ -10,8 +10,8 @@ pub mod mmgem;
 pub mod open_clip;
 pub(crate) mod ops;
 pub mod pool_aggregator;
-#[cfg(feature = "train")]
-pub(crate) mod recompute;
+#[cfg(feature = "autodiff")]
+pub mod recompute;
 pub mod vision;
 pub mod vit;
 

@@ -17,7 +17,7 @@ macro_rules! on_cpu {
         if $(cpu::is_here(&$x))&&+ {
             return cpu::$op($($arg),*);
         }
-        #[cfg(all(feature = "cpu", feature = "train"))]
+        #[cfg(all(feature = "cpu", feature = "autodiff"))]
         if $(cpu::is_recorded(&$x))&&+ {
             return cpu::graph::$op($($arg),*);
         }
@@ -49,11 +49,11 @@ pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send
 }
 
 /// Runs a block of a tower. Without training no more than that; with it see [`super::recompute`].
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(super) use super::recompute::through;
 
 /// Runs a block of a tower.
-#[cfg(not(feature = "train"))]
+#[cfg(not(feature = "autodiff"))]
 pub(super) fn through<M>(
     block: &M,
     x: Tensor<3>,
@@ -199,7 +199,7 @@ pub(super) fn mean_dim<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
 /// Mean of `-log softmax(logits)[target]` over the rows, in f32: `[n, classes]` → `[1]`.
 pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1> {
     let logits = logits.cast(DType::F32);
-    #[cfg(all(feature = "cpu", feature = "train"))]
+    #[cfg(all(feature = "cpu", feature = "autodiff"))]
     if cpu::is_recorded(&logits) {
         return cpu::graph::cross_entropy(logits, targets);
     }

@@ -28,10 +28,10 @@ struct Segment {
 
 /// The blocks of a forward pass, in the order in which they were run.
 #[derive(Default)]
-pub(crate) struct Tape(Vec<Segment>);
+pub struct Tape(Vec<Segment>);
 
 /// Runs a forward pass whose blocks keep only their inputs.
-pub(crate) fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
+pub fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
     TAPE.set(Some(Vec::new()));
     let result = act();
     (result, Tape(TAPE.take().unwrap_or_default()))
@@ -74,7 +74,7 @@ impl Tape {
     /// Goes back from a loss through all that was recorded; `take` gets the gradients of one piece after the other.
     ///
     /// A later block goes first, so all that comes back to an earlier one is there before its turn.
-    pub(crate) fn backward(mut self, loss: &Tensor<1>, mut take: impl FnMut(&mut Gradients)) {
+    pub fn backward(mut self, loss: &Tensor<1>, mut take: impl FnMut(&mut Gradients)) {
         let mut gradients = loss.backward();
         loop {
             take(&mut gradients);

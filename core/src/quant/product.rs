@@ -195,12 +195,12 @@ fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]
     if out.len() <= share {
         return work(0, out);
     }
-    #[cfg(feature = "threads")]
+    #[cfg(feature = "cpu")]
     {
         use rayon::prelude::*;
         out.par_chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
     }
-    #[cfg(not(feature = "threads"))]
+    #[cfg(not(feature = "cpu"))]
     out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
 }
 

@@ -16,13 +16,12 @@ use std::sync::{Mutex, RwLock};
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-
-use crate::checkpoint::{HASH_START, hash_bytes, named_tensors};
-use crate::config::MmGemConfig;
-use crate::files::{FolderError, create_dir};
-use crate::image::{BoxMap, Preprocessed};
-use crate::model::VisionTower;
-use crate::readback::floats_now;
+use mmgem_core::checkpoint::{HASH_START, hash_bytes, named_tensors};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::image::{BoxMap, Preprocessed};
+use mmgem_core::model::VisionTower;
+use mmgem_core::readback::floats_now;
+use mmgem_data::files::{FolderError, create_dir};
 
 /// Photos that the tower sees at once.
 const BATCH: usize = 8;

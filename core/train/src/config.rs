@@ -347,7 +347,7 @@ pub enum OptimizerKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroundingConfig {
-    /// Weight of [`crate::loss::grounding_loss`].
+    /// Weight of [`mmgem_core::loss::grounding_loss`].
     pub weight: f32,
     /// Weight of the caption loss of phrases after their regions' RoIAlign tokens and `[CAP_1..n]`, which then
     /// learn beside `[CAP]`: a whole photo and a box of all of it look the same, and only the prompts tell whether

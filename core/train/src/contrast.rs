@@ -1,12 +1,12 @@
 //! Equation 2 and its gradient over the embeddings of all ranks, a block of rows at a time.
 //!
 //! With `S = exp(logit_scale) <u_i, v_j>` over `n` pairs, `L = 1/n [Σ_i (lse_j S_ij - S_ii) + Σ_j (lse_i S_ij - S_jj)]`
-//! (twice open_clip's loss, see [`crate::loss::contrastive_loss`]). A rank has some rows `u` and the
+//! (twice open_clip's loss, see [`mmgem_core::loss::contrastive_loss`]). A rank has some rows `u` and the
 //! same columns `v`; it needs all others' embeddings and, for the gradient, their log-sum-exps:
 //!
 //! `dL/du_i = exp(logit_scale)/n [Σ_j (exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)) v_j - 2 v_i]`
 //!
-//! and the same for `v`. SigLIP's loss ([`crate::loss::sigmoid_loss`]) needs no more than the others' embeddings: with
+//! and the same for `v`. SigLIP's loss ([`mmgem_core::loss::sigmoid_loss`]) needs no more than the others' embeddings: with
 //! `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is `L = 1/n [Σ_ij log(1 + exp(S_ij)) - Σ_i S_ii]`, and
 //!
 //! `dL/du_i = exp(logit_scale)/n [Σ_j sigmoid(S_ij) v_j - v_i]`
@@ -18,9 +18,8 @@ use burn::tensor::{
     activation::{log_sigmoid, sigmoid},
     s,
 };
-
-use super::collective::{Collective, CollectiveError};
-use crate::readback::floats_now;
+use mmgem_collective::{Collective, CollectiveError};
+use mmgem_core::readback::floats_now;
 
 /// Similarities that are held at a time.
 const BLOCK: usize = 1 << 24;

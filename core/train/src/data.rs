@@ -3,6 +3,14 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::image::{self, BoxMap, PixelRect, Preprocessed};
+use mmgem_core::model::PoolAggregator;
+use mmgem_core::model::pool_aggregator::Region;
+use mmgem_core::tokenizer::Tokenizer;
+use mmgem_data::source::{SourceError, read_lines};
+use mmgem_data::webdataset::PhotoRecord;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -11,14 +19,6 @@ use safetensors::{Dtype, SafeTensors};
 use super::cache::{CachedView, PatchCache, ViewKey};
 use super::config::{DistillConfig, Recipe, TrainConfig};
 use super::sources::{Order, Pick, Raw, Sources};
-use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::config::MmGemConfig;
-use crate::data::source::{SourceError, read_lines};
-use crate::data::webdataset::PhotoRecord;
-use crate::image::{self, BoxMap, PixelRect, Preprocessed};
-use crate::model::PoolAggregator;
-use crate::model::pool_aggregator::Region;
-use crate::tokenizer::Tokenizer;
 
 /// Least share of a region's area that a crop must leave for its phrase to be used.
 const VISIBLE_SHARE: f32 = 0.5;
@@ -712,7 +712,7 @@ fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::webdataset::Sample;
+    use mmgem_data::webdataset::Sample;
     use safetensors::tensor::TensorView;
 
     fn record(captions: &[&str], phrase: &str) -> PhotoRecord {

@@ -1,7 +1,6 @@
 //! The recipes: what is read from a TOML file, what one step does, and what survives a kill.
 
 mod cache;
-pub mod collective;
 mod config;
 mod contrast;
 mod data;
@@ -9,21 +8,23 @@ mod metrics;
 mod optimizer;
 mod plan;
 mod plot;
+mod reduce;
 mod run;
 mod sources;
 mod start;
 mod step;
 mod store;
 mod tensorboard;
+pub mod trace;
 
-#[cfg(feature = "cpu")]
-pub use crate::cpu::record_as_other_devices;
 pub use cache::PatchCache;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };
 pub use data::{Batch, BatchPart, Batches};
+pub use mmgem_core::cpu::record_as_other_devices;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{Plan, plan, plan_run};
+pub use reduce::reduce_gradients;
 pub use run::{Progress, Signals, TrainError, TrainSummary, train};
 pub use step::{StepGradient, Totals, Trainee, gradient};

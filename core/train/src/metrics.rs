@@ -4,13 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use mmgem_data::files::{FolderError, write_atomic};
 use serde_json::Value;
 
 use super::config::TrainConfig;
 use super::plot::loss_plot;
 use super::step::LOSSES;
 use super::tensorboard::EventFile;
-use crate::files::{FolderError, write_atomic};
 
 /// A JSON document a step.
 const LINES: &str = "metrics.jsonl";

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+use mmgem_core::checkpoint::names::{checkpoint_name, module_path};
+use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
-use crate::checkpoint::names::{checkpoint_name, module_path};
-use crate::readback::floats_now;
 
 /// The gradient of every parameter that learns, flat, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;

@@ -6,6 +6,9 @@
 
 use std::path::Path;
 
+use mmgem_core::config::{
+    EfficientNetLiteConfig, LlamaConfig, MmGemConfig, VisionConfig, VitConfig,
+};
 use serde::Serialize;
 
 use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
@@ -13,7 +16,6 @@ use super::metrics::read_records;
 use super::optimizer::is_trained;
 use super::run::TrainError;
 use super::start::read_sizes;
-use crate::config::{EfficientNetLiteConfig, LlamaConfig, MmGemConfig, VisionConfig, VitConfig};
 
 /// What a run will need, for one rank where not said otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,12 +8,23 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use burn::module::Module;
 use burn::tensor::Device;
+use mmgem_collective::{Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0};
+use mmgem_core::checkpoint::Dtype;
+use mmgem_core::config::{ConfigError, MmGemConfig};
+use mmgem_core::generate::Decoding;
+use mmgem_core::model::Stage;
+use mmgem_core::readback::floats_now;
+use mmgem_core::session::Session;
+use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
+use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
+use mmgem_data::files::{FolderError, ModelFolder, create_dir, write_atomic};
+use mmgem_data::patterns::expand;
+use mmgem_data::source::SourceError;
+use mmgem_eval::ranking::Ties;
+use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 
 use super::cache::PatchCache;
-use super::collective::{
-    Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0,
-};
 use super::config::{Recipe, TrainConfig};
 use super::data::{Batch, Batches};
 use super::metrics::Metrics;
@@ -22,19 +33,6 @@ use super::plan::flops_per_sample;
 use super::start::{check_same_run, history, start_model, write_records};
 use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
-use crate::checkpoint::Dtype;
-use crate::config::{ConfigError, MmGemConfig};
-use crate::data::benchmark::{Benchmark, BenchmarkFiles};
-use crate::data::patterns::expand;
-use crate::data::source::SourceError;
-use crate::eval::ranking::Ties;
-use crate::eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
-use crate::files::{FolderError, ModelFolder, create_dir, write_atomic};
-use crate::generate::Decoding;
-use crate::model::Stage;
-use crate::readback::floats_now;
-use crate::session::Session;
-use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Batches that are made ready ahead of the device.
 const AHEAD: usize = 3;

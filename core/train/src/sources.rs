@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use mmgem_data::mixture::Mixture;
+use mmgem_data::patterns::commands;
+use mmgem_data::source::{Samples, SourceError};
+use mmgem_data::stream::{Lane, Missing, Streams};
+use mmgem_data::visual_genome::VisualGenome;
+use mmgem_data::webdataset::{PhotoRecord, Sample};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::{MixConfig, TrainConfig};
-use crate::data::mixture::Mixture;
-use crate::data::patterns::commands;
-use crate::data::source::{Samples, SourceError};
-use crate::data::stream::{Lane, Missing, Streams};
-use crate::data::visual_genome::VisualGenome;
-use crate::data::webdataset::{PhotoRecord, Sample};
 
 /// All sources of a run. Which sample stands at a place follows from the seed alone.
 pub struct Sources {

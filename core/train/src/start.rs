@@ -4,18 +4,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use mmgem_core::checkpoint::towers::load_tower;
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::init::{fresh, fresh_where};
+use mmgem_core::model::MmGem;
+use mmgem_core::tokenizer::{Tokenizer, train_bpe};
+use mmgem_data::files::{FolderError, ModelFolder, Published, VISION_WEIGHTS, read, write_atomic};
+use mmgem_data::source::read_lines;
 use serde_json::{Value, json};
 
 use super::config::{ModelSource, Recipe, TrainConfig};
 use super::run::TrainError;
 use super::store::RunState;
-use crate::checkpoint::towers::load_tower;
-use crate::config::MmGemConfig;
-use crate::data::source::read_lines;
-use crate::files::{FolderError, ModelFolder, Published, VISION_WEIGHTS, read, write_atomic};
-use crate::init::{fresh, fresh_where};
-use crate::model::MmGem;
-use crate::tokenizer::{Tokenizer, train_bpe};
 
 /// The model a run starts from; a run that goes on takes sizes and tokenizer from its own records.
 pub fn start_model(

@@ -13,20 +13,21 @@ use std::thread;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData, s};
+use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::loss::{caption_loss, grounding_loss};
+use mmgem_core::model::mmgem::{TokenBatch, normalize};
+use mmgem_core::model::recompute::{self, Tape};
+use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::readback::floats_now;
 
-use super::collective::{Collective, CollectiveError, exchange_numbers, reduce_gradients};
 use super::config::{ContrastiveLoss, Objective, Recipe, TrainConfig};
 use super::contrast::contrast;
 use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
 use super::plan::contrasts;
-use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::config::MmGemConfig;
-use crate::loss::{caption_loss, grounding_loss};
-use crate::model::mmgem::{TokenBatch, normalize};
-use crate::model::recompute::{self, Tape};
-use crate::model::{MmGem, PoolAggregator, Stage};
-use crate::readback::floats_now;
+use super::reduce::reduce_gradients;
 
 /// What a run trains: the model, and what it leaves behind at the end.
 #[derive(Module, Debug)]
@@ -125,7 +126,7 @@ impl Trainee {
         let head = config.distill.as_ref().map(|distill| {
             let head =
                 LinearConfig::new(sizes.vision.hidden_size(), distill.hidden_size).init(device);
-            crate::init::fresh(head, sizes, config.seed)
+            mmgem_core::init::fresh(head, sizes, config.seed)
         });
         let bias = || Param::from_tensor(Tensor::from_floats([LOGIT_BIAS_INIT], device));
         let logit_bias = (config.contrastive_loss == ContrastiveLoss::Siglip).then(bias);
@@ -404,9 +405,8 @@ pub fn gradient(
                 OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
             let trainee = trainee.clone().map(&mut leaves);
             let run = move || {
-                #[cfg(feature = "cpu")]
                 if config.optim.workers >= rayon::current_num_threads() {
-                    crate::cpu::stay_on_this_thread();
+                    mmgem_core::cpu::stay_on_this_thread();
                 }
                 let worker = Worker { trainee: &trainee, sizes, config, device, totals };
                 worker.work_on(part, &to_meeting, &from_meeting)

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use mmgem_core::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors};
+use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::OptimizerGroups;
 use super::step::Trainee;
-use crate::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors};
-use crate::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 
 /// What a run must know to go on, beside weights and moments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,15 +5,14 @@ mod file;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-
-use crate::checkpoint::names::{checkpoint_name, is_transposed, module_path};
-use crate::config::MmGemConfig;
-use crate::generate::greedy;
-use crate::loss::{Losses, caption_loss, contrastive_logits, contrastive_loss};
-use crate::model::mmgem::TokenBatch;
-use crate::model::pool_aggregator::Region;
-use crate::model::{MmGem, PoolAggregator, Stage};
-use crate::readback::{DeviceFailed, floats_now, read_floats};
+use mmgem_core::checkpoint::names::{checkpoint_name, is_transposed, module_path};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::generate::greedy;
+use mmgem_core::loss::{Losses, caption_loss, contrastive_logits, contrastive_loss};
+use mmgem_core::model::mmgem::TokenBatch;
+use mmgem_core::model::pool_aggregator::Region;
+use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::readback::{DeviceFailed, floats_now, read_floats};
 
 pub use case::{Case, CaseError};
 pub use file::{TraceFileError, from_safetensors, to_safetensors};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mmgem_core::files::{read, write_atomic};
+use mmgem_data::files::{read, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::names::{as_text, given};

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mmgem_core::files::{FolderError, read, write_atomic};
+use mmgem_data::files::{FolderError, read, write_atomic};
 
 /// What became of a request to write a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]

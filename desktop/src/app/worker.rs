@@ -10,10 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result};
-use mmgem_core::files;
 use mmgem_core::image::{BoxMap, BoxPx, ImagePreprocess, Preprocessed, Rgb, preprocess, resize};
 use mmgem_core::index;
 use mmgem_core::session::{EncodedImage, Part};
+use mmgem_data::files;
 use pollster::block_on;
 
 use super::indexing::{self, Control};
@@ -540,7 +540,7 @@ mod tests {
     use std::fs;
     use std::sync::mpsc::channel;
 
-    use mmgem_core::scenes::scene;
+    use mmgem_scenes::scene;
 
     use super::super::messages::IndexNews;
     use super::*;

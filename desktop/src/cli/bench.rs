@@ -169,7 +169,7 @@ impl Measured {
     /// One of the sizes in the file `config`, or the one that `--model` says.
     fn new(config: Option<&Path>, globals: &Globals) -> Result<Self> {
         if let Some(path) = config {
-            let text = String::from_utf8_lossy(&mmgem_core::files::read(path)?).into_owned();
+            let text = String::from_utf8_lossy(&mmgem_data::files::read(path)?).into_owned();
             let name = format!("{} with random weights", path.display());
             return Ok(Self {
                 name,

@@ -1,10 +1,10 @@
 //! `mmgem search --calibrate`: which cosine separates right hits from wrong ones.
 
 use anyhow::Result;
-use mmgem_core::data::source::Samples;
-use mmgem_core::data::webdataset::PhotoRecord;
 use mmgem_core::image::decode_whole;
 use mmgem_core::index::{Query, Vectors};
+use mmgem_data::source::Samples;
+use mmgem_data::webdataset::PhotoRecord;
 use pollster::block_on;
 use serde_json::{Value, json};
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::{ArgGroup, Args};
 use mmgem_core::checkpoint::{Dtype, to_safetensors};
-use mmgem_core::files::write_atomic;
 use mmgem_core::image::BoxPx;
+use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use crate::args::{Globals, not_empty};

@@ -10,12 +10,12 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
-use mmgem_core::data::parquet::{VectorTable, footer, has_note};
-use mmgem_core::data::patterns::expand;
-use mmgem_core::data::webdataset::{Sample, ShardIndex};
-use mmgem_core::files;
+use mmgem_collective::Launch;
 use mmgem_core::image::{ImagePreprocess, Preprocessed, decode_whole};
-use mmgem_core::train::collective::Launch;
+use mmgem_data::files;
+use mmgem_data::parquet::{VectorTable, footer, has_note};
+use mmgem_data::patterns::expand;
+use mmgem_data::webdataset::{Sample, ShardIndex};
 use rayon::prelude::*;
 use serde_json::json;
 

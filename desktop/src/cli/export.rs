@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use mmgem_core::checkpoint::Dtype;
-use mmgem_core::files::{ModelFolder, create_dir, move_model, read, write_atomic};
 use mmgem_core::session::Session;
+use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Globals, WrongArguments, cosine};

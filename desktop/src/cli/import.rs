@@ -10,9 +10,9 @@ use mmgem_core::checkpoint::towers::{
     IMAGENET_MEAN_STD, INCEPTION_MEAN_STD, MeanStd, OPENAI_MEAN_STD, TowerOptions,
 };
 use mmgem_core::config::{CaptionOrder, HiddenAct, VisionTokens};
-use mmgem_core::files::{self, LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 use mmgem_core::image::ResizeMode;
 use mmgem_core::tokenizer::Tokenizer;
+use mmgem_data::files::{self, LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 use serde_json::json;
 
 use crate::args::Globals;

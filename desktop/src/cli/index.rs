@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use mmgem_core::files::write_atomic;
+use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use crate::args::WrongArguments;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use mmgem_core::files::read;
 use mmgem_core::session::{Part, Session};
+use mmgem_data::files::read;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 

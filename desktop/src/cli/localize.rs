@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use mmgem_core::files::write_atomic;
 use mmgem_core::image::{preprocess, to_jpeg};
+use mmgem_data::files::write_atomic;
 use serde_json::json;
 
 use crate::args::{Globals, not_empty};

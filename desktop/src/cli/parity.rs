@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use mmgem_backend_wgpu::AdapterType;
 use mmgem_core::checkpoint::{Dtype, named_tensors, to_shards};
-use mmgem_core::trace::{
+use mmgem_train::trace::{
     Case, Difference, TraceTensor, Values, compare, trace_backward, trace_forward,
 };
 use serde_json::{Value, json};

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use indicatif::ProgressBar;
-use mmgem_core::data::webdataset::{Sample, ShardWriter};
-use mmgem_core::files::create_dir;
-use mmgem_core::scenes::{Scene, scene};
+use mmgem_data::files::create_dir;
+use mmgem_data::webdataset::{Sample, ShardWriter};
+use mmgem_scenes::{Scene, scene};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -119,8 +119,8 @@ fn record(scene: &Scene) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use mmgem_core::data::webdataset::PhotoRecord;
     use mmgem_core::image::decode;
+    use mmgem_data::webdataset::PhotoRecord;
 
     use super::*;
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use flate2::read::GzDecoder;
-use mmgem_core::eval::{caption, coco};
-use mmgem_core::files;
+use mmgem_data::files;
+use mmgem_eval::{caption, coco};
 
 use super::scorers::Scorers;
 use crate::args::Globals;

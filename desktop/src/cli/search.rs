@@ -8,10 +8,10 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use mmgem_core::files::write_atomic;
 use mmgem_core::generate::Decoding;
 use mmgem_core::index;
 use mmgem_core::session::Part;
+use mmgem_data::files::write_atomic;
 use pollster::block_on;
 use serde_json::{Value, json};
 

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use mmgem_core::files::{self, write_atomic};
 use mmgem_core::image::preprocess;
-use mmgem_core::trace::{
+use mmgem_data::files::{self, write_atomic};
+use mmgem_train::trace::{
     Difference, TraceInput, TraceTensor, compare, from_safetensors, to_safetensors, trace_backward,
     trace_forward,
 };

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
-use mmgem_core::train::collective::{Collective, Launch, Single, Tcp};
-use mmgem_core::train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
+use mmgem_collective::{Collective, Launch, Single, Tcp};
+use mmgem_train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
 use serde_json::json;
 
 use crate::args::Globals;
@@ -104,7 +104,7 @@ enum Group {
     Single(Single),
     Tcp(Tcp),
     #[cfg(feature = "mpi")]
-    Mpi(mmgem_core::train::collective::Mpi),
+    Mpi(mmgem_collective::Mpi),
 }
 
 /// Joins the processes that the launcher started, and says how.
@@ -120,7 +120,7 @@ fn join(
     };
     #[cfg(feature = "mpi")]
     if launch.launcher != "torchrun"
-        && let Some(mpi) = mmgem_core::train::collective::Mpi::connect(timeout)
+        && let Some(mpi) = mmgem_collective::Mpi::connect(timeout)
         && mpi.size() == launch.size
     {
         note(quiet, format!("{launch}, through MPI"));

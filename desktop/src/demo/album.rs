@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mmgem_core::image::{Rgb, decode, preprocess};
-use mmgem_core::scenes::{Scene, scene};
 use mmgem_core::session::{EncodedImage, Part};
+use mmgem_scenes::{Scene, scene};
 use pollster::block_on;
 use rayon::prelude::*;
 

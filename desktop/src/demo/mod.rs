@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::builder::RangedU64ValueParser;
-use mmgem_core::files::write_atomic;
+use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use self::album::Album;

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use mmgem_core::eval::ranking::Ties;
-use mmgem_core::eval::region::iou;
-use mmgem_core::eval::retrieval::ranks_from_embeds;
 use mmgem_core::generate::Decoding;
+use mmgem_core::image::iou;
 use mmgem_core::image::{BoxMap, BoxPx, preprocess};
-use mmgem_core::scenes::Scene;
 use mmgem_core::session::{Caption, EncodedImage, Part, candidate_boxes};
+use mmgem_eval::ranking::Ties;
+use mmgem_eval::retrieval::ranks_from_embeds;
+use mmgem_scenes::Scene;
 use pollster::block_on;
 
 use super::album::{Album, Source};
@@ -254,7 +254,7 @@ fn span(values: &[f32]) -> (f32, f32) {
 
 #[cfg(test)]
 mod tests {
-    use mmgem_core::scenes::SceneRegion;
+    use mmgem_scenes::SceneRegion;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mmgem_core::files;
 use mmgem_core::index::{Index, IndexedPhoto, Vectors};
+use mmgem_data::files;
 
 use super::fill::Stamp;
 use super::{Library, PhotoVectors, codes_from_bytes, paths};

@@ -12,10 +12,10 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context as _, Result};
 use indicatif::ProgressBar;
-use mmgem_core::files;
 use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, preprocess, resize, to_jpeg};
 use mmgem_core::index::{Vectors, region_boxes};
 use mmgem_core::session::{EncodedImage, Part};
+use mmgem_data::files;
 use pollster::block_on;
 use rusqlite::{OptionalExtension, Transaction, params};
 

@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use mmgem_core::files;
 use mmgem_core::index::{Query, Vectors};
+use mmgem_data::files;
 use rayon::prelude::*;
 use rusqlite::{OptionalExtension, params};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result};
-use mmgem_core::files;
+use mmgem_data::files;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::{APPLICATION_ID, COLUMNS, Library, PREPROCESSING, SCHEMA, SCHEMA_VERSION, TABLES};

@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use mmgem_core::files;
 use mmgem_core::image::{Rgb, decode, resize};
+use mmgem_data::files;
 use rusqlite::params;
 
 use super::{Library, paths};

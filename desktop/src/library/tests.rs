@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use mmgem_core::image::{Rgb, to_jpeg};
 use mmgem_core::index::{Index, Query};
-use mmgem_core::scenes::scene;
+use mmgem_scenes::scene;
 use tempfile::TempDir;
 
 use super::*;

@@ -5,17 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_core::image::{Decoded, Rgb, decode_whole};
 use serde::Deserialize;
+
+pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
 
 use super::elevater::in_order_of;
 use super::{BenchmarkError, open_shards, read_text};
-use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::data::source::Samples;
-use crate::data::webdataset::Sample;
-use crate::data::zip::ZipArchive;
-use crate::image::{Decoded, Rgb, decode_whole};
-
-pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
+use crate::source::Samples;
+use crate::webdataset::Sample;
+use crate::zip::ZipArchive;
 
 const FOLDERS: &str = "a folder with one folder of photos for each class (optional beside them: classes.txt, the names for \
     the prompts in the alphabetical order of the folders, and templates.txt), CIFAR's binary version (test_batch.bin or test.bin), or \

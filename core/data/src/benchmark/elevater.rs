@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::classes::{ClassMetric, ClassNames, ClassSet, Place, lines_of};
 use super::{BenchmarkError, read_json, read_text};
-use crate::data::zip::ZipArchive;
+use crate::zip::ZipArchive;
 
 const WANTED: &str = "ELEVATER's folders as its vision-datasets tool leaves them: classification/NAME_DATE/ (or \
     NAME_DATE/), as in classification/dtd_20211007/, with the index test.txt or test_meta.json, labels.txt and the \

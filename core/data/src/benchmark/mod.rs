@@ -15,16 +15,16 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_core::image::{BoxPx, Decoded, ImagePreprocess, Preprocessed, decode_whole};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub use long_text::LongText;
+
 use super::source::{Samples, SourceError};
 use super::webdataset::PhotoRecord;
-use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::image::{BoxPx, Decoded, ImagePreprocess, Preprocessed, decode_whole};
-
-pub use long_text::LongText;
 
 /// The annotation files that are known.
 const ANNOTATIONS: &str = "Karpathy's dataset_coco.json or dataset_flickr30k.json {\"images\": [{\"filename\", \"split\", \

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use mmgem_core::image::BoxPx;
+
 use super::{
     Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, read_text,
     roots,
 };
-use crate::image::BoxPx;
 
 const ENTITIES: &str = "Flickr30k Entities' folder: Sentences/ID.txt with [/EN#1/people a man] marks, \
     Annotations/ID.xml with <object>s, test.txt (or another split) with an ID a line, photos as \

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_core::image::BoxPx;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,8 +15,6 @@ use super::{
     Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of,
     from_json, parse_json, read_json, read_text, roots,
 };
-use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::image::BoxPx;
 
 pub(super) const WANTED: &str = "RefCOCOg (or RefCOCO, RefCOCO+) as one of:\n    \
     - refer's folder refcocog/ with instances.json and refs(umd).json, which is refs(umd).p converted (below)\n    \

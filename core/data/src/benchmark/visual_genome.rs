@@ -9,7 +9,7 @@ use super::{
     Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of,
     from_json, read_json, roots,
 };
-use crate::data::visual_genome::FileEntry;
+use crate::visual_genome::FileEntry;
 
 pub(super) const WANTED: &str = "Visual Genome's region_descriptions.json [{\"id\", \"regions\": [{\"phrase\", \"x\", \
     \"y\", \"width\", \"height\"}]}], photos as VG_100K/ID.jpg and VG_100K_2/ID.jpg beside it or below --images DIR; \

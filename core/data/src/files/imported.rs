@@ -6,11 +6,11 @@ use std::io;
 use std::path::Path;
 
 use half::f16;
+use mmgem_core::checkpoint::import::Import;
+use mmgem_core::checkpoint::{CheckpointError, Dtype, Parameter};
 use safetensors::{Dtype as FileDtype, View, serialize_to_file};
 
 use super::{FolderError, Published, create_dir, remove_weights, write_atomic, write_atomic_with};
-use crate::checkpoint::import::Import;
-use crate::checkpoint::{CheckpointError, Dtype, Parameter};
 
 /// Writes the three files of a model folder; each is whole or not there at all.
 ///

@@ -9,8 +9,8 @@ use memmap2::UncheckedAdvice;
 
 use super::pytorch::{self, Placed};
 use super::{FolderError, names_in, read};
-use crate::checkpoint::towers::TowerConfigs;
-use crate::checkpoint::{CheckpointError, Shards};
+use mmgem_core::checkpoint::towers::TowerConfigs;
+use mmgem_core::checkpoint::{CheckpointError, Shards};
 
 /// Names of an image encoder's weights in a folder, the first that is there.
 pub const VISION_WEIGHTS: &[&str] = &[

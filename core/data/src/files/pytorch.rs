@@ -9,7 +9,7 @@ use std::path::Path;
 use safetensors::Dtype;
 
 use super::pickle::{Machine, Tensor};
-use crate::data::zip::ZipArchive;
+use crate::zip::ZipArchive;
 
 /// A tensor in a file.
 #[derive(Clone, Debug)]

@@ -1,16 +1,16 @@
 //! Sizes of a checkpoint: from `open_clip_config.json`, or from the weights.
 
+use mmgem_core::checkpoint::Shards;
+use mmgem_core::checkpoint::names::{checkpoint_name, text_block_of};
+use mmgem_core::checkpoint::towers::settings::{OPEN_CLIP_EPS, open_clip_vision};
+use mmgem_core::checkpoint::towers::vit::{Unsaid, assemble, usual_heads};
+use mmgem_core::checkpoint::towers::{Kind, OPENAI_MEAN_STD};
+use mmgem_core::config::{HiddenAct, VitConfig};
+use mmgem_core::image::{ImagePreprocess, ResizeMode};
+use mmgem_core::model::open_clip::{ClipTextConfig, OpenClipConfig};
 use serde_json::{Map, Value};
 
 use super::OpenClipError;
-use crate::checkpoint::Shards;
-use crate::checkpoint::names::{checkpoint_name, text_block_of};
-use crate::checkpoint::towers::settings::{OPEN_CLIP_EPS, open_clip_vision};
-use crate::checkpoint::towers::vit::{Unsaid, assemble, usual_heads};
-use crate::checkpoint::towers::{Kind, OPENAI_MEAN_STD};
-use crate::config::{HiddenAct, VitConfig};
-use crate::image::{ImagePreprocess, ResizeMode};
-use crate::model::open_clip::{ClipTextConfig, OpenClipConfig};
 
 /// What `open_clip_config.json` says.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,17 +1,16 @@
 //! An OpenCLIP checkpoint that is evaluated beside MM-GEM: both towers, its tokenizer and preprocessing.
 
 mod config;
-#[cfg(all(test, feature = "cpu", feature = "train"))]
+#[cfg(test)]
 mod reference_tests;
 mod tokenizer;
 
 use burn::tensor::{Device, Tensor, TensorData};
-
-use crate::checkpoint::{CheckpointError, Shards, load, names::open_clip_name};
-use crate::image::{ImagePreprocess, Preprocessed};
-use crate::model::mmgem::TokenBatch;
-use crate::model::open_clip::OpenClip as Towers;
-use crate::readback::{DeviceFailed, read_floats};
+use mmgem_core::checkpoint::{CheckpointError, Shards, load, names::open_clip_name};
+use mmgem_core::image::{ImagePreprocess, Preprocessed};
+use mmgem_core::model::mmgem::TokenBatch;
+use mmgem_core::model::open_clip::OpenClip as Towers;
+use mmgem_core::readback::{DeviceFailed, read_floats};
 
 pub use config::{OpenClipFile, read_config};
 pub use tokenizer::ClipTokenizer;

@@ -5,19 +5,19 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use mmgem_core::checkpoint::Shards;
+use mmgem_core::readback::read_floats;
 use pollster::block_on;
 use serde_json::Value;
 
 use super::OpenClip;
-use crate::checkpoint::Shards;
-use crate::eval::classification::{class_embed, prompt};
-use crate::readback::read_floats;
+use crate::classification::{class_embed, prompt};
 
 /// Single precision after two blocks whose weights are far larger than trained ones.
 const TOLERANCE: f32 = 2e-5;
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/eval").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/eval").join(name)
 }
 
 fn read(name: &str) -> Vec<u8> {

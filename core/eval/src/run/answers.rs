@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
+use mmgem_core::generate::Decoding;
+use mmgem_core::image::{BoxPx, Preprocessed, check_box};
+use mmgem_core::model::Stage;
+use mmgem_core::session::{EncodedImage, Session, SessionError};
+use mmgem_data::benchmark::{BenchmarkPhoto, BenchmarkRegion, on_all_cores};
+
 use super::EvalError;
 use super::encoder::Encoder;
-use crate::data::benchmark::{BenchmarkPhoto, BenchmarkRegion, on_all_cores};
-use crate::eval::dense::Detection;
-use crate::generate::Decoding;
-use crate::image::{BoxPx, Preprocessed, check_box};
-use crate::model::Stage;
-use crate::session::{EncodedImage, Session, SessionError};
+use crate::dense::Detection;
 
 /// Boxes that are described at once. More of them would read more keys and values a token than caches hold.
 const CAPTION_BATCH: usize = 32;
@@ -73,9 +74,8 @@ impl Questions<'_> {
         }
         let parts: Vec<_> = photos.chunks(share).zip(inputs.chunks(share)).collect();
         let answers = on_all_cores(0..parts.len(), |part| {
-            #[cfg(feature = "cpu")]
             if parts.len() == n_cores {
-                crate::cpu::stay_on_this_thread();
+                mmgem_core::cpu::stay_on_this_thread();
             }
             let (photos, inputs) = parts[part];
             pollster::block_on(self.ask_at_once(photos, inputs))
@@ -88,9 +88,8 @@ impl Questions<'_> {
 
     /// Cores that can compute; one of a GPU.
     fn cores(&self) -> usize {
-        #[cfg(feature = "cpu")]
-        if crate::cpu::is_cpu(self.session.device()) {
-            return crate::data::benchmark::n_cores();
+        if mmgem_core::cpu::is_cpu(self.session.device()) {
+            return mmgem_data::benchmark::n_cores();
         }
         1
     }

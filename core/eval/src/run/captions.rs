@@ -1,12 +1,13 @@
 //! Captions of whole photos against people's.
 
+use mmgem_core::generate::Decoding;
+use mmgem_core::image::Preprocessed;
+use mmgem_core::session::Session;
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
+
 use super::{EvalError, Tick, nothing};
-use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
-use crate::eval::bootstrap::{Measure, Measures};
-use crate::eval::caption::{CaptionReport, CaptionScores, score};
-use crate::generate::Decoding;
-use crate::image::Preprocessed;
-use crate::session::Session;
+use crate::bootstrap::{Measure, Measures};
+use crate::caption::{CaptionReport, CaptionScores, score};
 
 /// What came out.
 #[derive(Debug)]

@@ -1,13 +1,13 @@
 //! Clicks on things: how well the box that a click gives fits the thing.
 
+use mmgem_core::image::iou;
+use mmgem_core::image::{BoxPx, Preprocessed, check_box};
+use mmgem_core::session::{EncodedImage, Session};
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
 use serde::Serialize;
 
 use super::{EvalError, Tick, nothing};
-use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
-use crate::eval::bootstrap::Measures;
-use crate::eval::region::iou;
-use crate::image::{BoxPx, Preprocessed, check_box};
-use crate::session::{EncodedImage, Session};
+use crate::bootstrap::Measures;
 
 /// A thing covers at least this share of its photo.
 pub const LEAST_SHARE: f32 = 0.04;

@@ -1,9 +1,10 @@
 //! What turns photos and texts into vectors: an MM-GEM model, or one it is compared with.
 
+use mmgem_core::image::{ImagePreprocess, Preprocessed};
+use mmgem_core::session::{Part, Session};
+
 use super::{EvalError, TEXT_BATCH};
-use crate::image::{ImagePreprocess, Preprocessed};
 use crate::open_clip::OpenClip;
-use crate::session::{Part, Session};
 
 /// A model with an image side and a text side.
 #[derive(Clone, Copy, Debug)]

@@ -8,12 +8,8 @@ mod regions;
 mod retrieval;
 mod zero_shot;
 
-use super::caption::CaptionError;
-use super::retrieval::RetrievalError;
-use crate::data::benchmark::{BenchmarkError, Seen};
-use crate::data::gallery::GalleryError;
-use crate::open_clip::OpenClipError;
-use crate::session::SessionError;
+use mmgem_core::session::SessionError;
+use mmgem_data::benchmark::{BenchmarkError, Seen};
 
 pub use answers::Proposals;
 pub use captions::{CaptionRun, captions, unscored_captions};
@@ -22,6 +18,11 @@ pub use encoder::Encoder;
 pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
 pub use zero_shot::{ClassRun, Prediction, zero_shot};
+
+use super::caption::CaptionError;
+use super::retrieval::RetrievalError;
+use crate::gallery::GalleryError;
+use crate::open_clip::OpenClipError;
 
 /// Texts that go through the model at once.
 const TEXT_BATCH: usize = 128;

@@ -1,21 +1,21 @@
 //! Phrases and boxes: as vectors, as points, and as captions.
 
+use mmgem_core::generate::Decoding;
+use mmgem_core::image::{BoxPx, Preprocessed};
+use mmgem_core::model::Stage;
+use mmgem_core::session::Session;
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
 use serde::Serialize;
 
 use super::answers::{PhotoAnswers, Proposals, Questions, StageAnswers};
 use super::{EvalError, Tick, nothing};
-use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
-use crate::data::gallery::{Gallery, GalleryError, ranks};
-use crate::eval::bootstrap::{Measure, Measures};
-use crate::eval::caption::{BleuCounts, CaptionReport, score};
-use crate::eval::dense::{Detection, Matched, TrueBoxes};
-use crate::eval::ranking::{Ties, dot};
-use crate::eval::region::{Pointing, names};
-use crate::eval::retrieval::recall_at;
-use crate::generate::Decoding;
-use crate::image::{BoxPx, Preprocessed};
-use crate::model::Stage;
-use crate::session::Session;
+use crate::bootstrap::{Measure, Measures};
+use crate::caption::{BleuCounts, CaptionReport, score};
+use crate::dense::{Detection, Matched, TrueBoxes};
+use crate::gallery::{Gallery, GalleryError, ranks};
+use crate::ranking::{Ties, dot};
+use crate::region::{Pointing, names};
+use crate::retrieval::recall_at;
 
 /// More regions than this are not ranked against each other.
 const MOST_RANKED: usize = 50_000;

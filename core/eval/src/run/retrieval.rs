@@ -1,13 +1,14 @@
 //! Every photo against every caption, both ways.
 
+use mmgem_core::image::Preprocessed;
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
+
 use super::encoder::Encoder;
 use super::{EvalError, Tick, nothing};
-use crate::data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
-use crate::data::gallery::{Gallery, GalleryError, ranks};
-use crate::eval::bootstrap::{Measure, Measures};
-use crate::eval::ranking::Ties;
-use crate::eval::retrieval::{RetrievalRanks, RetrievalScores};
-use crate::image::Preprocessed;
+use crate::bootstrap::{Measure, Measures};
+use crate::gallery::{Gallery, GalleryError, ranks};
+use crate::ranking::Ties;
+use crate::retrieval::{RetrievalRanks, RetrievalScores};
 
 /// How photos and captions are ranked.
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,19 @@
 //! Photos against the vectors of class names.
 
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_core::image::{ImagePreprocess, Preprocessed};
+use mmgem_data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
+use mmgem_data::benchmark::{Seen, on_all_cores};
 use serde::Serialize;
 
 use super::encoder::Encoder;
 use super::{EvalError, Tick, nothing};
-use crate::checkpoint::{HASH_START, hash_bytes};
-use crate::data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
-use crate::data::benchmark::{Seen, on_all_cores};
-use crate::eval::bootstrap::{Measure, Measures};
-use crate::eval::classification::{
+use crate::bootstrap::{Measure, Measures};
+use crate::classification::{
     best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class,
     prompt, roc_auc,
 };
-use crate::eval::ranking::dot;
-use crate::image::{ImagePreprocess, Preprocessed};
+use crate::ranking::dot;
 
 /// Photos that are read at once.
 const BATCH: usize = 32;

@@ -7,7 +7,7 @@ use super::super::shards::Shards;
 
 /// Whose names an encoder has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// open_clip's `VisionTransformer`.
     OpenClip,
     /// transformers' `CLIPVisionModel`.

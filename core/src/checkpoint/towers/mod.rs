@@ -3,8 +3,8 @@
 mod layout;
 mod lite;
 mod positions;
-pub(crate) mod settings;
-pub(crate) mod vit;
+pub mod settings;
+pub mod vit;
 
 use super::read::{CheckpointError, load_present, transpose};
 use super::shards::Shards;
@@ -12,7 +12,7 @@ use super::stored::Stored;
 use crate::config::{HiddenAct, MmGemConfig, VisionConfig};
 use crate::image::ResizeMode;
 use crate::model::MmGem;
-pub(crate) use layout::Kind;
+pub use layout::Kind;
 pub use settings::TowerConfigs;
 use vit::Unsaid;
 

@@ -23,7 +23,7 @@ pub struct TowerConfigs {
 
 /// What the files say; what they leave open is absent.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
+pub struct Facts {
     pub num_attention_heads: Option<usize>,
     pub hidden_act: Option<HiddenAct>,
     pub layer_norm_eps: Option<f64>,
@@ -39,7 +39,7 @@ pub(crate) struct Facts {
 }
 
 /// Epsilons of LayerNorm.
-pub(crate) const OPEN_CLIP_EPS: f64 = 1e-5;
+pub const OPEN_CLIP_EPS: f64 = 1e-5;
 pub(super) const TIMM_EPS: f64 = 1e-6;
 
 /// The numbers of a JSON object, and the name of its file for messages.
@@ -240,7 +240,7 @@ fn open_clip(text: &str) -> Result<Facts, CheckpointError> {
 }
 
 /// What `model_cfg` and its `vision_cfg` say of the blocks.
-pub(crate) fn open_clip_vision(
+pub fn open_clip_vision(
     model: &Map<String, Value>,
     vision: &Map<String, Value>,
 ) -> Result<Facts, CheckpointError> {

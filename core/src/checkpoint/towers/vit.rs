@@ -111,7 +111,7 @@ const TIMM: Names = Names {
 
 /// What the weights of a vision transformer do not say.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unsaid {
+pub struct Unsaid {
     pub num_attention_heads: usize,
     pub hidden_act: HiddenAct,
     pub layer_norm_eps: f64,
@@ -120,7 +120,7 @@ pub(crate) struct Unsaid {
 }
 
 /// Heads where nothing says otherwise: 16 in the large published encoders, else heads of 64.
-pub(crate) fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> {
+pub fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> {
     match hidden_size {
         1152 | 1280 | 1408 | 1536 | 1664 => Ok(16),
         width if width.is_multiple_of(64) => Ok(width / 64),
@@ -131,7 +131,7 @@ pub(crate) fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> 
 }
 
 /// Width of the encoder, from its tensors.
-pub(crate) fn hidden_size(kind: Kind, encoder: &Shards) -> Option<usize> {
+pub fn hidden_size(kind: Kind, encoder: &Shards) -> Option<usize> {
     encoder.shape(&format!("{}.weight", names(kind).patches))?.first().copied()
 }
 
@@ -149,7 +149,7 @@ fn names(kind: Kind) -> &'static Names {
 ///
 /// # Errors
 /// If one is missing or has sizes that do not fit.
-pub(crate) fn assemble<'a>(
+pub fn assemble<'a>(
     kind: Kind,
     encoder: &mut Shards<'a>,
     unsaid: Unsaid,

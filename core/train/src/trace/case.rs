@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::image::{BoxPx, DecodeLimits, ImageError, Preprocessed, decode, preprocess};
+use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
+use mmgem_data::files::{self, FolderError};
 use serde::Deserialize;
 
 use super::{TraceFileError, TraceInput, TraceTensor, from_safetensors};
-use crate::config::MmGemConfig;
-use crate::files::{self, FolderError};
-use crate::image::{BoxPx, DecodeLimits, ImageError, Preprocessed, decode, preprocess};
-use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a case cannot be used.
 #[derive(Debug, thiserror::Error)]

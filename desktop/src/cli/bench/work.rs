@@ -8,7 +8,7 @@ use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::pool_aggregator::Region;
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::readback::read_floats;
-use mmgem_core::trace::stage_1_losses;
+use mmgem_train::trace::stage_1_losses;
 
 use super::counts::Counts;
 use super::median_secs;

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use clap::Args as ClapArgs;
 use mmgem_core::checkpoint::Shards;
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
-use mmgem_core::data::source::read_lines;
-use mmgem_core::files::{as_slices, read, read_shards};
-use mmgem_core::open_clip::OpenClip;
+use mmgem_data::files::{as_slices, read, read_shards};
+use mmgem_data::source::read_lines;
+use mmgem_eval::open_clip::OpenClip;
 
 use super::record::Record;
 use crate::context::Context;

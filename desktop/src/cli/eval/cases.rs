@@ -1,14 +1,14 @@
 //! The best and the worst cases of an evaluation, with their pictures.
 
 use anyhow::{Context as _, Result};
-use mmgem_core::data::benchmark::classes::ClassSet;
-use mmgem_core::data::benchmark::{Benchmark, BenchmarkPhoto};
-use mmgem_core::data::gallery::Gallery;
-use mmgem_core::eval::ranking::dot;
-use mmgem_core::eval::run::{CaptionRun, ClassRun, RegionRun, RetrievalRun};
 use mmgem_core::image::{Decoded, preprocess};
 use mmgem_core::model::Stage;
 use mmgem_core::session::Session;
+use mmgem_data::benchmark::classes::ClassSet;
+use mmgem_data::benchmark::{Benchmark, BenchmarkPhoto};
+use mmgem_eval::gallery::Gallery;
+use mmgem_eval::ranking::dot;
+use mmgem_eval::run::{CaptionRun, ClassRun, RegionRun, RetrievalRun};
 use pollster::block_on;
 
 use super::report::{Case, Curve, Page, Shown};

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
-use mmgem_core::data::benchmark::{Benchmark, BenchmarkFiles, LongText, Seen};
-use mmgem_core::data::patterns::expand;
+use mmgem_data::benchmark::{Benchmark, BenchmarkFiles, LongText, Seen};
+use mmgem_data::patterns::expand;
 
 use crate::context::Context;
 use crate::terminal::{note, progress_bar};

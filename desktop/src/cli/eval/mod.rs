@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
-use mmgem_core::data::benchmark::Benchmark;
-use mmgem_core::data::benchmark::LongText;
-use mmgem_core::data::benchmark::classes::{ClassSet, open_elevater};
-use mmgem_core::eval::bootstrap::Measures;
-use mmgem_core::eval::dense::dense_scores;
-use mmgem_core::eval::ranking::Ties;
-use mmgem_core::eval::run::{
+use mmgem_core::generate::Decoding;
+use mmgem_core::model::Stage;
+use mmgem_data::benchmark::Benchmark;
+use mmgem_data::benchmark::LongText;
+use mmgem_data::benchmark::classes::{ClassSet, open_elevater};
+use mmgem_data::files::{read, write_atomic};
+use mmgem_eval::bootstrap::Measures;
+use mmgem_eval::dense::dense_scores;
+use mmgem_eval::ranking::Ties;
+use mmgem_eval::run::{
     ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions,
     clicks, regions, retrieval, unscored_captions, zero_shot,
 };
-use mmgem_core::files::{read, write_atomic};
-use mmgem_core::generate::Decoding;
-use mmgem_core::model::Stage;
 use pollster::block_on;
 use serde_json::{Map, Value, json};
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
-use mmgem_core::data::benchmark::Seen;
-use mmgem_core::eval::bootstrap::{Interval, Measures, N_DRAWS};
-use mmgem_core::files::{read, write_atomic};
+use mmgem_data::benchmark::Seen;
+use mmgem_data::files::{read, write_atomic};
+use mmgem_eval::bootstrap::{Interval, Measures, N_DRAWS};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

@@ -1,7 +1,7 @@
 //! `--report`: an evaluation as a page to look at, in one file.
 
-use mmgem_core::eval::retrieval::recall_at;
 use mmgem_core::image::BoxPx;
+use mmgem_eval::retrieval::recall_at;
 
 use super::STAGE_1;
 use crate::demo::markup::{escape, rect};

@@ -2,7 +2,7 @@
 
 use image::imageops::{self, FilterType};
 use mmgem_core::image::{Rgb, decode, resize, to_jpeg};
-use mmgem_core::scenes::scene;
+use mmgem_scenes::scene;
 
 use super::*;
 
