@@ -1,30 +1,25 @@
 //! What must not be where: the Invariants of `ARCHITECTURE.md`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests is a member of the workspace")
 }
 
-/// Names of the packages that `mmgem-core` links with these features, at most `depth` steps away.
+/// Names of the packages that a package links with these features, at most `depth` steps away.
 ///
-/// With `-p` features are resolved for this package alone, not for the whole workspace.
-fn dependencies_of_core(features: &str, depth: usize) -> BTreeSet<String> {
+/// With `-p`, cargo resolves features for this package alone, not for the whole workspace.
+fn dependencies(package: &str, features: &str, depth: usize) -> BTreeSet<String> {
     let depth = depth.to_string();
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--locked", "--package", "mmgem-core", "--edges", "normal"])
-        .args([
-            "--prefix",
-            "none",
-            "--no-default-features",
-            "--features",
-            features,
-            "--depth",
-            &depth,
-        ])
+        .args(["tree", "--offline", "--locked", "--package", package, "--edges", "normal"])
+        .args(["--prefix", "none", "--no-default-features", "--features", features])
+        .args(["--depth", &depth])
         .current_dir(workspace())
         .output()
         .expect("cargo can be started");
@@ -33,11 +28,52 @@ fn dependencies_of_core(features: &str, depth: usize) -> BTreeSet<String> {
     names.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
-fn check_absent(features: &str, depth: usize, unwanted: &[&str]) {
-    let found = dependencies_of_core(features, depth);
-    assert!(found.contains("burn"), "the tree was read: {found:?}");
+#[track_caller]
+fn check_absent(package: &str, features: &str, depth: usize, unwanted: &[&str]) {
+    let found = dependencies(package, features, depth);
+    assert!(found.contains(package), "the tree was read: {found:?}");
     let unwanted: Vec<_> = unwanted.iter().filter(|name| found.contains(**name)).collect();
-    assert!(unwanted.is_empty(), "mmgem-core with features {features:?} depends on {unwanted:?}");
+    assert!(unwanted.is_empty(), "{package} with features {features:?} depends on {unwanted:?}");
+}
+
+/// The arrows of ARCHITECTURE.md: its lines `package -> packages` below "Dependencies".
+fn arrows_of_the_map() -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(workspace().join("ARCHITECTURE.md")).expect("it is there");
+    let arrow = |line: &str| {
+        let (package, targets) = line.split_once(" ->")?;
+        let is_ours = package.trim().starts_with("mmgem");
+        let targets = targets.split_whitespace().filter(|name| name.starts_with("mmgem"));
+        is_ours.then(|| (package.trim().to_owned(), targets.map(str::to_owned).collect()))
+    };
+    text.lines().filter_map(arrow).collect()
+}
+
+/// The arrows of the workspace: each package's own dependencies, optional ones included.
+fn arrows_of_the_workspace() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--no-deps", "--format-version", "1"])
+        .current_dir(workspace())
+        .output()
+        .expect("cargo can be started");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+    let packages = metadata["packages"].as_array().expect("a list");
+    let name = |value: &Value| value["name"].as_str().expect("a name").to_owned();
+    let arrows = packages.iter().map(|package| {
+        let dependencies = package["dependencies"].as_array().expect("a list").iter();
+        let is_built_in = |dependency: &&Value| dependency["kind"].is_null();
+        let ours = dependencies.filter(is_built_in).map(name);
+        (name(package), ours.filter(|name| name.starts_with("mmgem")).collect())
+    });
+    arrows.collect()
+}
+
+#[test]
+fn the_arrows_are_those_of_the_map() {
+    let mut found = arrows_of_the_workspace();
+    // The tests may see all.
+    found.remove("mmgem-tests");
+    assert_eq!(found, arrows_of_the_map(), "the left is what the manifests say");
 }
 
 const BACKENDS: [&str; 17] = [
@@ -72,23 +108,41 @@ const SHELLS: [&str; 10] = [
     "tracing-subscriber",
 ];
 
+/// What the native program and the page build core with, `cpu` and `gpu` aside.
+const OPTIONS: &str = "autodiff,heic";
+
 #[test]
 fn core_knows_no_backend() {
-    check_absent("", 99, &BACKENDS);
-    check_absent("train,scenes,files", 99, &BACKENDS);
+    check_absent("mmgem-core", "", 99, &BACKENDS);
+    check_absent("mmgem-core", OPTIONS, 99, &BACKENDS);
 }
 
 #[test]
-fn core_knows_no_window_and_no_command_line() {
-    check_absent("", 99, &SHELLS);
-    check_absent("train,scenes,files", 99, &SHELLS);
+fn the_cpu_brings_one_backend_and_the_gpu_no_vendors() {
+    let others = |own: &[&str]| -> Vec<&str> {
+        BACKENDS.into_iter().filter(|name| !own.contains(name)).collect()
+    };
+    check_absent("mmgem-core", "cpu,autodiff,heic", 99, &others(&["burn-flex"]));
+    let vendors = ["burn-cuda", "burn-rocm", "burn-cpu", "burn-flex", "cubecl-cuda", "cubecl-hip"];
+    check_absent("mmgem-core", "gpu,autodiff,heic", 99, &vendors);
+}
+
+#[test]
+fn no_library_knows_a_window_or_a_command_line() {
+    check_absent("mmgem-core", "", 99, &SHELLS);
+    check_absent("mmgem-core", "cpu,gpu,autodiff,heic", 99, &SHELLS);
+    for package in ["mmgem-collective", "mmgem-data", "mmgem-eval", "mmgem-scenes", "mmgem-train"] {
+        check_absent(package, "", 99, &SHELLS);
+    }
 }
 
 // One step away, because Burn itself brings a `toml`.
 #[test]
-fn core_without_features_neither_packs_nor_plots_nor_draws() {
-    check_absent("", 1, &["tar", "plotters", "toml", "flate2", "tiny-skia"]);
-    check_absent("", 99, &["tar", "plotters", "tiny-skia", "burn-autodiff", "burn-optim"]);
+fn core_neither_packs_nor_plots_nor_draws() {
+    let unwanted =
+        ["tar", "plotters", "toml", "flate2", "tiny-skia", "glob", "memmap2", "tempfile"];
+    check_absent("mmgem-core", "cpu,gpu,autodiff,heic", 1, &unwanted);
+    check_absent("mmgem-core", "", 99, &["tar", "plotters", "burn-autodiff", "burn-optim"]);
 }
 
 /// Files of a folder below `core/src`, as paths from there, with their text up to the unit tests.
@@ -159,21 +213,21 @@ fn the_graph_never_reads_a_tensor_back() {
 }
 
 #[test]
-fn only_files_data_and_train_touch_disk_threads_and_clock() {
+fn core_touches_no_disk_thread_and_clock() {
     let words = [
         "std::fs",
         "fs::",
-        "std::thread",
+        "thread::spawn",
+        "thread::scope",
+        "thread::Builder",
+        "thread::sleep",
         "std::time::Instant",
         "SystemTime",
         "std::env",
         "std::process",
-        "rayon::",
     ];
-    let native = |file: &str| {
-        // quant/product.rs and cpu/: behind the features `threads` and `cpu`.
-        ["files.rs", "quant/product.rs"].contains(&file)
-            || ["data/", "files/", "train/", "cpu/"].iter().any(|folder| file.starts_with(folder))
-    };
-    check_only_in(&words, "", |file| native(file) || is_test(file));
+    check_only_in(&words, "", is_test);
+    // The kernels of the CPU share their work among rayon's threads.
+    let is_kernel = |file: &str| file.starts_with("cpu/") || file == "quant/product.rs";
+    check_only_in(&["rayon::"], "", is_kernel);
 }
