@@ -2,8 +2,7 @@
 //! multiplications per second.
 //!
 //! Run `cargo bench --workspace --bench kernels [-- PART-OF-A-NAME]`. `mmgem bench` measures a
-//! whole
-//! model.
+//! whole model.
 
 use std::sync::OnceLock;
 

@@ -152,8 +152,7 @@ impl Greedy {
     }
 
     /// Drops finished rows once they make up a quarter of the batch; fewer do not pay for copying
-    /// the
-    /// rest.
+    /// the rest.
     ///
     /// Only on the CPU: on a GPU another shape may compile other kernels, which costs more.
     fn leave_out_finished(&mut self) {

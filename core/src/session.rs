@@ -117,8 +117,7 @@ impl Session {
     /// Opens a model from the bytes of its files.
     ///
     /// `shards` are file names (for messages) with their bytes. Packed layers stay packed if the
-    /// device
-    /// supports it.
+    /// device supports it.
     pub fn open(
         config_json: &str,
         shards: &[(&str, &[u8])],
@@ -372,8 +371,7 @@ impl Session {
     }
 
     /// Finds the place of a text in a photo: the patch similarities of the paper's figure 3, and
-    /// the
-    /// best of [`candidate_boxes`].
+    /// the best of [`candidate_boxes`].
     ///
     /// `text_embed` is a unit vector from [`Self::embed_text`].
     pub async fn localize(
@@ -425,8 +423,7 @@ impl Session {
     }
 
     /// Proposes boxes around the object at a point of the photo: the best one first, then larger
-    /// ones,
-    /// then smaller ones ([`crate::propose`]).
+    /// ones, then smaller ones ([`crate::propose`]).
     ///
     /// `point_px` is `[x, y]` in pixels of the photo.
     pub async fn boxes_at(

@@ -34,8 +34,7 @@ impl<'a> Heads<'a> {
 /// `softmax(q k^T / sqrt(head_dim)) v` with concatenated heads: `[batch, seq_q, heads * head_dim]`.
 ///
 /// Each head of `k` and `v` serves `heads / kv_heads` neighbouring heads of `q`. With `is_causal`,
-/// a
-/// query sees the keys up to its own position, counted from the end.
+/// a query sees the keys up to its own position, counted from the end.
 pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
     let [batch, n_heads, seq_q, head_dim] = q.shape;
     let [_, n_kv_heads, seq_k, _] = k.shape;
@@ -201,8 +200,8 @@ unsafe fn write_gradients(
             let grad_head = &grad[b * seq_q * width + head * head_dim..];
             let (weights, slopes, is_added) = (&weights[..], &mut slopes[..], nth > 0);
             // SAFETY: `head` checked slices of seq rows of head_dim, and the buffers hold seq_q ×
-            // seq_k.
-            // The rows of `grad` are `width` apart. Only this task writes its heads of the targets.
+            // seq_k. The rows of `grad` are `width` apart. Only this task writes its heads of the
+            // targets.
             unsafe {
                 product(
                     [seq_k, head_dim, seq_q],

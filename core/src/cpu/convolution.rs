@@ -74,8 +74,7 @@ impl Axis {
     }
 
     /// The positions that `n` outputs from `first` on read: the number of leading padding
-    /// positions, and
-    /// the range of input positions.
+    /// positions, and the range of input positions.
     fn split(&self, first: usize, n: usize) -> (usize, std::ops::Range<usize>) {
         let start = first * self.stride;
         let end = (start + self.seen(n)).saturating_sub(self.before).min(self.n_in);
@@ -185,8 +184,7 @@ impl Work<'_> {
     /// Output lines per band, and whether cores share the work within a band.
     ///
     /// Cores share a band for a single small image. More bands would expand the lines at their
-    /// borders
-    /// twice, which costs more there than to fetch data that another core computed.
+    /// borders twice, which costs more there than to fetch data that another core computed.
     fn lines_at_once(&self, batch: usize) -> (usize, bool) {
         let Self { lines, columns, wide, .. } = *self;
         let line = columns.seen(columns.n_out) * wide.min(CHANNELS_PER_PART);
@@ -444,8 +442,7 @@ unsafe fn write_in_parts(product: Product, n_tasks: usize, out: Out) {
     let (n, unit) = if n_rows > FEW_ROWS { (n_rows, 8) } else { (n_columns, 16) };
     let each = n.div_ceil(n_tasks.max(1)).next_multiple_of(unit);
     // Columns that fill less than any processor's vector stay with the previous ones, because
-    // narrow
-    // vectors round differently.
+    // narrow vectors round differently.
     let n_tasks = n.saturating_sub(unit).div_ceil(each).max(1);
     rows::for_each_of(n_tasks, |task| {
         let range = task * each..if task + 1 == n_tasks { n } else { (task + 1) * each };

@@ -132,8 +132,7 @@ mod x86 {
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
                     // SAFETY: guaranteed by the caller. The type is only used on processors with
-                    // the
-                    // instructions.
+                    // the instructions.
                     Self(unsafe { $load(from) })
                 }
 

@@ -2,8 +2,7 @@
 //! passes or on one core.
 //!
 //! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are f32
-//! on
-//! the CPU, and `graph` if a gradient is needed. Burn's ops and these kernels differ only by
+//! on the CPU, and `graph` if a gradient is needed. Burn's ops and these kernels differ only by
 //! rounding.
 
 mod attention;

@@ -105,8 +105,7 @@ impl Vit {
     }
 
     /// V of some patches of each image. They attend only to the class token and to each other
-    /// (FLIP,
-    /// arXiv:2212.00794).
+    /// (FLIP, arXiv:2212.00794).
     ///
     /// # Shapes
     /// - pixels: `[batch, 3, side, side]`, standardised

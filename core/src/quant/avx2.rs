@@ -74,8 +74,7 @@ macro_rules! tiles {
                         };
                         if FOUR {
                             // The kernel reads the weights as 0..=15; this subtracts the 8 of each.
-                            // The lanes are
-                            // summed at the end.
+                            // The lanes are summed at the end.
                             sums[r][n] = _mm256_fmadd_ps(weight_scales, offset, sums[r][n]);
                         }
                         // SAFETY: the array has eight floats.

@@ -190,8 +190,7 @@ impl Packed {
 }
 
 /// Calls `work` with the offset and the values of each share of `out`, on all cores with the
-/// feature
-/// `threads`.
+/// feature `threads`.
 fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() <= share {
         return work(0, out);
