@@ -22,8 +22,10 @@ use mmgem_core::train::collective::{
 
 const FLOAT: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat32;
 
-/// Pause between two polls of a waiting rank: short compared to the transfer of a bucket, and long
-/// enough to leave the cores to the threads that decode photos.
+/// Pause between two polls of a waiting rank.
+///
+/// It is short compared to the transfer of a bucket. It leaves the cores to the threads that decode
+/// photos.
 const PAUSE: Duration = Duration::from_micros(20);
 
 /// Ranks that set up through another group and then send tensors from GPU to GPU.

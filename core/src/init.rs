@@ -115,8 +115,9 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
     }
 }
 
-/// Number of inputs of one output, in a linear layer `[in, out]` or a convolution `[out, in /
-/// groups, k, k]`.
+/// Number of inputs of one output.
+///
+/// `shape` is `[in, out]` of a linear layer, or `[out, in / groups, k, k]` of a convolution.
 fn fan_in(shape: &[usize]) -> f64 {
     match shape {
         [n_inputs, _] => *n_inputs as f64,

@@ -1,9 +1,9 @@
 //! Boxes around a clicked point, proposed from the model's own patch tokens.
 //!
 //! The affinity of a patch is the cosine of its token with the token at the click. Candidate boxes
-//! of several sizes, shapes and positions around the click are ranked by `inside − 4 outside −
-//! 3.9 offset² − 0.024 ln(area)² − 0.068 ln(width / height)`. Boxes and points are shares of the
-//! model's input, in 0..=1.
+//! have several sizes, shapes and positions around the click. They are ranked by
+//! `inside − 4 outside − 3.9 offset² − 0.024 ln(area)² − 0.068 ln(width / height)`.
+//! Boxes and points are shares of the model's input, in 0..=1.
 
 /// `[x0, y0, x1, y1]` in shares of the model's input.
 pub type BoxShare = [f32; 4];
@@ -60,8 +60,9 @@ fn is_next_smaller(next: BoxShare, last: BoxShare) -> bool {
 /// A box that may surround the clicked object.
 struct Candidate {
     box_share: BoxShare,
-    /// Mean affinity inside, mean affinity outside, squared offset of the click from the centre in
-    /// sides of the box, `ln(area)²`, `ln(width / height)`.
+    /// `inside` and `outside` (mean affinities), `offset²`, `ln(area)²`, `ln(width / height)`.
+    ///
+    /// The offset is the distance of the click from the box's centre, in sides of the box.
     features: [f32; 5],
 }
 

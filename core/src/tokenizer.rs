@@ -123,9 +123,8 @@ pub struct Reading {
 
 /// Words that the tokenizer hardly knows.
 ///
-/// Either more than half of a word's letters take several tokens each, as in a script that the
-/// tokenizer never saw. Or the word has at least four letters, and three quarters of them are
-/// tokens by themselves.
+/// Either more than half of a word's letters take several tokens each, as in an unknown script.
+/// Or the word has at least four letters, and three quarters of them are tokens by themselves.
 ///
 /// `spans` are the tokens' ranges in characters. The bytes of one character share a span.
 fn strange_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {

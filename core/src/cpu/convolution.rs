@@ -1,8 +1,8 @@
 //! Convolutions of channels-last images, `[batch, height, width, channels]`, with TensorFlow's SAME
 //! padding: a stem, and blocks that never write their widest activations to memory.
 //!
-//! A block takes a band of lines and some channels at a time through expansion and depth-wise
-//! convolution, then projects the band.
+//! A block runs expansion and depth-wise convolution for a band of lines, some channels at a time.
+//! Then it projects the band.
 
 use std::cell::Cell;
 
@@ -184,7 +184,7 @@ impl Work<'_> {
     /// Output lines per band, and whether cores share the work within a band.
     ///
     /// Cores share a band for a single small image. More bands would expand the lines at their
-    /// borders twice, which costs more there than to fetch data that another core computed.
+    /// borders twice, which costs more there than a transfer between cores.
     fn lines_at_once(&self, batch: usize) -> (usize, bool) {
         let Self { lines, columns, wide, .. } = *self;
         let line = columns.seen(columns.n_out) * wide.min(CHANNELS_PER_PART);

@@ -132,7 +132,7 @@ impl Kernel for Write<'_> {
         // SAFETY: `Product::write` checked the sizes; every vector is within its row.
         unsafe {
             // As many sums as registers, except those for the weights and a pixel. A browser has
-            // sixteen registers too, yet it is a third faster with 4 x 3 sums than with 6 x 2.
+            // sixteen registers too, but 4 x 3 sums are a third faster there than 6 x 2.
             while V::N != 8 && n_vectors - vector >= 3 {
                 let columns = [at(vector), at(vector + 1), at(vector + 2)];
                 match V::N {
@@ -182,8 +182,7 @@ impl Write<'_> {
     }
 
     /// # Safety
-    /// At least `R` rows must exist from `row` on, and the columns must be the starts of whole
-    /// vectors.
+    /// At least `R` rows must exist from `row` on. The columns must be the starts of whole vectors.
     #[inline(always)]
     unsafe fn tile<V: Lanes, const R: usize, const C: usize>(
         &self,

@@ -228,8 +228,9 @@ pub(super) fn parts(qkv: &FlexTensor, n_heads: usize) -> [Heads<'_>; 3] {
     })
 }
 
-/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head of `[batch, seq, heads *
-/// head_dim]`.
+/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head.
+///
+/// `x` is `[batch, seq, heads * head_dim]`.
 ///
 /// `cos` and `sin` hold `[seq, head_dim / 2]` values.
 ///

@@ -8,11 +8,13 @@ use super::tensors::{Each, empty, whole, wrap};
 /// Adjacent pixels per unit, which reads their shared inputs once.
 const PIXELS: usize = 4;
 
-/// `relu6(conv(x) + bias)`: `[batch, height, width, in]` → `[batch, ⌈height / stride⌉,
-/// ⌈width / stride⌉, out]`.
+/// `relu6(conv(x) + bias)`.
 ///
-/// `weight` is `[out, in, kernel, kernel]`, or `[in, 1, kernel, kernel]` for a depth-wise
-/// convolution. `padding` is the padding above and left of the image.
+/// # Shapes
+/// - x: `[batch, height, width, in]`
+/// - weight: `[out, in, kernel, kernel]`, or `[in, 1, kernel, kernel]` for a depth-wise convolution
+/// - padding: above and left of the image
+/// - returns: `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
 pub(crate) fn convolve_relu6(
     x: Tensor<4>,
     weight: Tensor<4>,

@@ -187,8 +187,8 @@ pub(super) fn rotate<F: Float>(
 /// `softmax(q k^T scale) v`: one cube for `N` neighbouring queries of each head.
 ///
 /// The cube reads `units` keys at a time and keeps a running maximum, sum and result. It rescales
-/// them when a larger score comes, so it never writes a matrix of scores (online softmax, Milakov
-/// and Gimelshein, arXiv:1805.02867).
+/// them when a larger score comes, so it never writes a matrix of scores. This is the online
+/// softmax of Milakov and Gimelshein (arXiv:1805.02867).
 ///
 /// # Shapes
 /// - q, k, v: `[batch, heads, rows, head_dim]`, given by the strides of the first three axes; rows

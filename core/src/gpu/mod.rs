@@ -1,7 +1,7 @@
 //! Our GPU kernels. Each does in one dispatch what Burn does in several.
 //!
-//! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are on a
-//! GPU, f32 (a product's weights may be f16) and without autodiff. Burn's ops and these kernels
+//! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are f32,
+//! on a GPU, and without autodiff; a product's weights may be f16. Burn's ops and these kernels
 //! differ only by rounding. The kernels are written in CubeCL, so they run on all of Burn's GPU
 //! interfaces: Vulkan, Metal, DX12, WebGPU.
 

@@ -14,8 +14,8 @@ use super::kernels;
 
 /// Burn's representation of a float tensor on a GPU.
 ///
-/// With Burn's fusion compiled in, as for CUDA, it is a place in a queue of ops from which Burn
-/// builds kernels itself.
+/// With Burn's fusion compiled in, as for CUDA, it is a place in a queue of ops. Burn builds
+/// kernels from the queue itself.
 type Held = <Cube as BackendTypes>::FloatTensorPrimitive;
 type HeldInts = <Cube as BackendTypes>::IntTensorPrimitive;
 
@@ -172,8 +172,9 @@ pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
     wrap(out)
 }
 
-/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head of `[batch, seq, heads *
-/// head_dim]`.
+/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head.
+///
+/// `x` is `[batch, seq, heads * head_dim]`.
 ///
 /// `cos` and `sin` hold `[seq, head_dim / 2]` values.
 ///

@@ -99,8 +99,9 @@ impl Conv {
         }
     }
 
-    /// Convolution and ReLU6: `[batch, height, width, in]` → `[batch, ⌈height / stride⌉, ⌈width /
-    /// stride⌉, out]`.
+    /// Convolution and ReLU6.
+    ///
+    /// `[batch, height, width, in]` → `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         conv_same_relu6(x, self.weight.val(), self.bias.val(), self.stride)
     }

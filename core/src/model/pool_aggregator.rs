@@ -165,7 +165,7 @@ impl PoolAggregator {
 
     /// Share of each bin that the mask covers, scaled to a mean of 1.
     ///
-    /// So the mean over the bins is the mean over the mask, and a mask that covers the whole box
+    /// So the mean over the bins is the mean over the mask. A mask that covers the whole box
     /// changes nothing.
     fn bin_shares(&self, mask: &[f32], box_input: [f32; 4]) -> Vec<f32> {
         let [x0, y0, x1, y1] = box_input;

@@ -3,7 +3,7 @@
 //! Burn 0.22 has two strategies of its own, both for single ops. One keeps all results; the other
 //! recomputes cheap elementwise results but keeps those of products and attention. To recompute a
 //! whole block, this module cuts the graph: a block's output is a leaf. Once the gradient of that
-//! leaf is known, the block runs again with a graph and has its own backward pass.
+//! leaf is known, the block runs again with a graph. Then its backward pass runs by itself.
 
 use std::cell::RefCell;
 

@@ -57,9 +57,9 @@ impl VisionTower {
 
     /// Calls `act` with every linear layer that may stay packed and its path from here.
     ///
-    /// Point-wise convolutions never stay packed. Each weight serves hundreds of pixels, so a
-    /// product from packed weights took ten times as long as the whole block with plain weights. It
-    /// also rounded the activations.
+    /// Point-wise convolutions never stay packed, because each weight serves hundreds of pixels. A
+    /// product from packed weights took ten times as long as the whole block with plain weights,
+    /// and it also rounded the activations.
     pub(super) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
         match self {
             Self::Vit(vit) => vit.for_each_linear(act),

@@ -115,8 +115,9 @@ impl Vit {
         self.patch_tokens(self.embed_patches(pixels, Some(kept)))
     }
 
-    /// Runs the blocks and `ln_post` on embedded patches: `[batch, (1 +) n, hidden]` → `[batch, n,
-    /// hidden]`.
+    /// Runs the blocks and `ln_post` on embedded patches.
+    ///
+    /// `[batch, (1 +) n, hidden]` → `[batch, n, hidden]`
     pub fn patch_tokens(&self, embedded: Tensor<3>) -> Tensor<3> {
         let n_before = self.n_prefix_tokens();
         // Checkpointed as a block of its own, so that all users of the patches start at its output.

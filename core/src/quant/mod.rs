@@ -2,8 +2,8 @@
 //!
 //! A matrix `[out, in]` is split into blocks of [`BLOCK`] adjacent weights of a row. Each block has
 //! one f16 scale, and an integer for each weight: `weight = scale * number`. There is no offset.
-//! The scale of a 4-bit block may be negative, so that the side with the larger values gets eight
-//! steps instead of seven.
+//! The scale of a 4-bit block may be negative. So the side with the larger values gets eight steps
+//! instead of seven.
 //!
 //! | in `model.safetensors` | 8 bits (`q8`) | 4 bits (`q4`) |
 //! |---|---|---|

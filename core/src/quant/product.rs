@@ -117,8 +117,8 @@ impl Kernel {
     }
 }
 
-/// Weights per task: enough to make a hand-over to another core worthwhile, and few enough to stay
-/// in its cache while all activations are multiplied.
+/// Weights per task: enough to make a hand-over to another core worthwhile, and few enough for its
+/// cache.
 const SHARE_WEIGHTS: usize = 1 << 17;
 /// Bytes of activations that stay in the first-level cache while the task's weights stream by.
 const NEAR_BYTES: usize = 20 << 10;
