@@ -24,6 +24,6 @@ fn a_sum_that_is_read_is_one_dispatch_and_one_read_back() {
         "{traffic:?}"
     );
     assert!(traffic.submissions >= 1, "{traffic:?}");
-    let (sum, nothing) = mmgem_backend_wgpu::count(|| 7.0).expect("the same");
+    let (sum, nothing) = mmgem_backend_wgpu::count(|| 7.0).expect("no other logger is set");
     assert_eq!((sum, nothing), (7.0, Default::default()));
 }

@@ -113,7 +113,7 @@ impl Index {
         boxes: &[BoxPx],
         regions: &Vectors,
     ) {
-        assert_eq!((image.len(), regions.len()), (1, boxes.len()), "a vector for each box");
+        assert_eq!((image.len(), regions.len()), (1, boxes.len()), "one vector per box");
         self.region_rows.push(self.regions.len()..self.regions.len() + regions.len());
         self.photos.push(photo);
         self.images.extend(image);
@@ -165,7 +165,7 @@ impl Index {
         let (n, m, dim) = (self.images.len(), self.regions.len(), self.images.dim);
         let (n_boxes, n_owners) = (self.boxes.len(), region_photo.len() / size_of::<i32>());
         let view = |dtype, shape: &[usize], bytes| {
-            TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes as places")
+            TensorView::new(dtype, shape.to_vec(), bytes).expect("the bytes fill the shape")
         };
         let tensors = [
             ("image_embed", view(Dtype::I8, &[n, dim], &image_embed)),
@@ -175,7 +175,7 @@ impl Index {
             ("region_photo", view(Dtype::I32, &[n_owners], &region_photo)),
             ("region_scale", view(Dtype::F32, &[m], &region_scale)),
         ];
-        safetensors::serialize(tensors, Some(metadata)).expect("views of whole tensors serialise")
+        safetensors::serialize(tensors, Some(metadata)).expect("complete tensors serialise")
     }
 
     /// Reads an exchange file.
@@ -311,7 +311,7 @@ impl Vectors {
     /// # Panics
     /// If the vector does not have [`Self::dim`] numbers.
     pub fn push(&mut self, vector: &[f32]) {
-        assert_eq!(vector.len(), self.dim, "vectors of one length");
+        assert_eq!(vector.len(), self.dim, "vectors have equal length");
         let most = vector.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let to_code = if most > 0.0 { 127.0 / most } else { 0.0 };
         let start = self.codes.len();
@@ -327,7 +327,7 @@ impl Vectors {
     /// # Panics
     /// If its vectors have another length.
     pub fn extend(&mut self, others: &Self) {
-        assert_eq!(others.dim, self.dim, "vectors of one length");
+        assert_eq!(others.dim, self.dim, "vectors have equal length");
         self.codes.extend_from_slice(&others.codes);
         self.scales.extend_from_slice(&others.scales);
     }
@@ -392,7 +392,7 @@ impl Vectors {
         rows: impl IntoIterator<Item = usize>,
         k: usize,
     ) -> Vec<Hit> {
-        assert_eq!(query.codes.len(), self.dim, "vectors of one length");
+        assert_eq!(query.codes.len(), self.dim, "vectors have equal length");
         best(rows.into_iter().map(|row| Hit { row, score: self.score(query, row) }), k)
     }
 

@@ -120,7 +120,7 @@ pub fn floats_now<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 fn to_floats(data: TensorData) -> Vec<f32> {
     if data.dtype() == DType::F32 {
-        return data.try_into_vec().expect("its dtype was asked");
+        return data.try_into_vec().expect("the data type was checked");
     }
     data.iter::<f32>().collect()
 }

@@ -74,7 +74,7 @@ fn record_at<const N: usize>(
 }
 
 fn recorded<const D: usize>(x: Tensor<D>) -> Recorded {
-    x.try_into_primitive::<Autodiff<Flex>>().expect("asked with `is_recorded`")
+    x.try_into_primitive::<Autodiff<Flex>>().expect("the caller checked `is_recorded`")
 }
 
 fn tensor<const D: usize>(x: Recorded) -> Tensor<D> {
@@ -309,7 +309,7 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
             let (n_heads, seq, head_dim) = (shape[1], shape[2], shape[3]);
             let strides =
                 [seq * n_heads * head_dim, head_dim, n_heads * head_dim, 1].map(|n| n as isize);
-            Some(strided(grads.next().expect("three of them"), shape, strides.to_vec()))
+            Some(strided(grads.next().expect("one gradient per input"), shape, strides.to_vec()))
         })
     };
     tensor(record(inputs.each_ref(), output, Arc::new(go_back)))

@@ -300,7 +300,7 @@ pub(super) fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTens
 }
 
 pub(super) fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
-    x.try_into_primitive::<Flex>().expect("asked with `is_here`")
+    x.try_into_primitive::<Flex>().expect("the caller checked `is_here`")
 }
 
 pub(super) fn wrap<const D: usize>(x: FlexTensor) -> Tensor<D> {

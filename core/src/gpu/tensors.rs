@@ -232,7 +232,7 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
     assert_eq!((k.shape, q.at, n_heads % n_kv_heads), (v.shape, 0, 0));
     assert!(
         can_attend(head_dim) && seq_k >= seq_q,
-        "asked with `can_attend`; a query has a key of its own"
+        "the caller checked `can_attend`; every query has its own key"
     );
     let out = empty(&q.tensor, Shape::from([batch, seq_q, n_heads * head_dim]), DType::F32);
     let n_units = head_dim.next_power_of_two().clamp(ROW_UNITS, SCORE_UNITS);
@@ -382,11 +382,11 @@ pub(super) fn whole<const D: usize>(x: Tensor<D>) -> CubeTensor {
 
 /// The primitive of an integer tensor, in its memory order.
 pub(super) fn held_ints<const D: usize>(x: Tensor<D, Int>) -> CubeTensor {
-    into(x.try_into_primitive::<Cube>().expect("asked with `takes`"))
+    into(x.try_into_primitive::<Cube>().expect("the caller checked `takes`"))
 }
 
 pub(super) fn held<const D: usize>(x: Tensor<D>) -> CubeTensor {
-    into(x.try_into_primitive::<Cube>().expect("asked with `is_here`"))
+    into(x.try_into_primitive::<Cube>().expect("the caller checked `is_here`"))
 }
 
 pub(super) fn wrap<const D: usize>(x: CubeTensor) -> Tensor<D> {
@@ -397,5 +397,5 @@ pub(super) fn wrap<const D: usize>(x: CubeTensor) -> Tensor<D> {
 fn into<From: 'static, To: 'static>(value: From) -> To {
     let mut value = Some(value);
     let value: &mut dyn Any = &mut value;
-    value.downcast_mut::<Option<To>>().and_then(Option::take).expect("asked with `is_here`")
+    value.downcast_mut::<Option<To>>().and_then(Option::take).expect("the caller checked `is_here`")
 }

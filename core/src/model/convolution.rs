@@ -269,15 +269,15 @@ mod tests {
                 let y = run(&block);
                 let slopes = numbers(y.dims(), 9, 1.0, &device);
                 let grads = (y * slopes).sum().backward();
-                let of = |x: &Tensor<4>| x.grad(&grads).expect("it takes part");
+                let of = |x: &Tensor<4>| x.grad(&grads).expect("the loss depends on it");
                 let expand =
                     block.expand.as_ref().and_then(|expand| expand.weight.as_ref()).expect("plain");
                 let project = block.project.weight.as_ref().expect("plain");
                 (
                     [of(&block.x), of(&block.depthwise.0)],
-                    block.depthwise.1.grad(&grads).expect("it takes part"),
+                    block.depthwise.1.grad(&grads).expect("the loss depends on it"),
                     [expand, project]
-                        .map(|weight| weight.val().grad(&grads).expect("it takes part")),
+                        .map(|weight| weight.val().grad(&grads).expect("the loss depends on it")),
                 )
             };
             let (found, wanted) = (gradients(Block::run), gradients(Block::run_by_burn));

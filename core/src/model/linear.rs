@@ -82,7 +82,7 @@ impl Linear {
                 let [d_input, d_output] = weight.lazy_shape().dims();
                 [d_output, d_input]
             }
-            (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+            (None, None) => unreachable!("a layer has either a plain or a packed matrix"),
         }
     }
 
@@ -98,7 +98,7 @@ impl Linear {
                 }
             }
             (None, Some(weight)) => linear(x, weight.val(), bias),
-            (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+            (None, None) => unreachable!("a layer has either a plain or a packed matrix"),
         }
     }
 

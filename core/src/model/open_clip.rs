@@ -118,13 +118,13 @@ impl OpenClip {
     pub fn image_embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let Some(attn_pool) = &self.attn_pool else {
             return normalize(
-                self.visual.class_features(pixels).expect("every tower of open_clip has them"),
+                self.visual.class_features(pixels).expect("a CLIP tower has both"),
             );
         };
         // CoCa uses only the output of the first query as the image embedding.
         let pooled = attn_pool.first(self.visual.all_tokens(pixels)); // [batch, 1, embed_dim]
         let (Some(ln_post), Some(proj)) = (&self.visual.ln_post, &self.visual.proj) else {
-            unreachable!("`new` set both")
+            unreachable!("`new` sets both for CoCa")
         };
         normalize(ln_post.forward(pooled).squeeze_dim::<2>(1).matmul(proj.val()))
     }

@@ -52,7 +52,7 @@ pub(super) fn through<M: Module + 'static>(
     let block = block.clone();
     let run = Box::new(move |x| forward(&block, x));
     let segment = Segment { input: x, output: output.clone(), gradient: None, run };
-    TAPE.with_borrow_mut(|tape| tape.as_mut().expect("just seen").push(segment));
+    TAPE.with_borrow_mut(|tape| tape.as_mut().expect("the thread is recording").push(segment));
     output
 }
 

@@ -87,7 +87,7 @@ impl Kernel {
 
     /// The fastest kernel that this processor supports.
     pub fn best() -> Self {
-        *Self::available().last().expect("the scalar one is always there")
+        *Self::available().last().expect("the scalar kernel is always available")
     }
 
     /// Computes up to [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products.
@@ -137,7 +137,7 @@ impl Packed {
 
     /// [`Self::multiply`] with a given kernel.
     pub fn multiply_with(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
-        assert!(x.len().is_multiple_of(self.n_columns), "activations are as wide as the matrix");
+        assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
         let x = Rows::round(x, self.n_columns);
         let n = x.len();
         let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
