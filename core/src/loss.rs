@@ -1,5 +1,4 @@
-//! The losses of the paper: contrastive (equation 2), caption (equation 3) and their sum (equation
-//! 4).
+//! The paper's losses: contrastive (equation 2), caption (equation 3) and their sum (equation 4).
 
 use burn::tensor::{
     Int, Tensor, TensorData,
@@ -44,8 +43,8 @@ pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
 ///
 /// Each pair is scored by itself. Most pairs do not match, so the bias must start low.
 ///
-/// `-1/n sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 if `i = j`, else
-/// -1
+/// `-1/n sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 if `i = j` and -1
+/// otherwise
 ///
 /// # Shapes
 /// - logits: `[n, n]`, from [`contrastive_logits`]

@@ -155,8 +155,8 @@ impl Session {
         &self.device
     }
 
-    /// Decodes a photo and runs the image encoder on it. Of a truncated file it uses the decodable
-    /// part.
+    /// Decodes a photo and runs the image encoder on it. A truncated file is used as far as it
+    /// decodes.
     pub fn encode_image(&self, bytes: &[u8]) -> Result<EncodedImage, SessionError> {
         Ok(self.encode_decoded(&decode_scaled(bytes, Default::default(), u32::MAX)?))
     }
@@ -317,7 +317,9 @@ impl Session {
         self.caption_regions_in(Stage::Two, image, parts, decoding).await
     }
 
-    /// [`Self::caption_regions`] for one stage: stage 1 uses the mean of the part and one prompt.
+    /// [`Self::caption_regions`] for one stage.
+    ///
+    /// Stage 1 uses `[CAP]`, and the mean of the part if the config's `vision_tokens` is `mean`.
     pub async fn caption_regions_in(
         &self,
         stage: Stage,

@@ -117,9 +117,7 @@ impl OpenClip {
     /// Unit vectors of images: `[batch, 3, side, side]` → `[batch, embed_dim]`.
     pub fn image_embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let Some(attn_pool) = &self.attn_pool else {
-            return normalize(
-                self.visual.class_features(pixels).expect("a CLIP tower has both"),
-            );
+            return normalize(self.visual.class_features(pixels).expect("a CLIP tower has both"));
         };
         // CoCa uses only the output of the first query as the image embedding.
         let pooled = attn_pool.first(self.visual.all_tokens(pixels)); // [batch, 1, embed_dim]
