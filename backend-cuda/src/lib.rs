@@ -1,6 +1,6 @@
 //! Opens an NVIDIA GPU through CUDA.
 //!
-//! Without the feature `cuda` the same functions are there and say that it is not built in.
+//! Without the feature `cuda`, the same functions return [`CudaError::NotBuiltIn`] or `None`.
 
 #[cfg(feature = "cuda")]
 mod nccl;
@@ -10,48 +10,56 @@ use burn::tensor::Device;
 #[cfg(feature = "cuda")]
 pub use nccl::Nccl;
 
-/// Why there is no CUDA device.
+/// A CUDA device that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
-    /// Compiled without it.
+    /// Compiled without CUDA.
     #[error(
-        "this build has no CUDA; wanted an NVIDIA GPU through it\n  hint: build with --features cuda, or use --device cpu"
+        "this build has no CUDA; wanted an NVIDIA GPU through it\n  \
+         hint: build with --features cuda, or use --device cpu"
     )]
     NotBuiltIn,
-    /// The driver's library is not there.
+    /// The driver's library is missing.
     #[error(
-        "found no libcuda.so, wanted NVIDIA's driver\n  hint: install the driver until `nvidia-smi` lists the GPU (a container is given it with --gpus all); otherwise use --device wgpu or cpu"
+        "found no libcuda.so, wanted NVIDIA's driver\n  \
+         hint: install the driver so that `nvidia-smi` lists the GPU (start a container with \
+         --gpus all), or use --device wgpu or cpu"
     )]
     NoDriver,
-    /// The driver does not start, as without a GPU.
+    /// The driver fails to start, for example without a GPU.
     #[error(
-        "NVIDIA's driver says {0:?}, wanted a GPU\n  hint: does `nvidia-smi` list it? CUDA_VISIBLE_DEVICES may hide it; otherwise use --device wgpu or cpu"
+        "NVIDIA's driver reports {0:?}, wanted a GPU\n  \
+         hint: check that `nvidia-smi` lists it and that CUDA_VISIBLE_DEVICES does not hide it, or \
+         use --device wgpu or cpu"
     )]
     Driver(String),
-    /// The driver knows of no GPU.
+    /// The driver lists no GPU.
     #[error(
-        "found no NVIDIA GPU, wanted one\n  hint: does `nvidia-smi` list it? CUDA_VISIBLE_DEVICES may hide it; otherwise use --device wgpu or cpu"
+        "found no NVIDIA GPU, wanted one\n  \
+         hint: check that `nvidia-smi` lists it and that CUDA_VISIBLE_DEVICES does not hide it, or \
+         use --device wgpu or cpu"
     )]
     NoGpu,
     /// The ordinal is past the last GPU.
     #[error(
-        "found {n_gpus} NVIDIA GPUs, wanted number {ordinal}\n  hint: `mmgem devices` lists them, counted from 0"
+        "found {n_gpus} NVIDIA GPUs, wanted number {ordinal}\n  \
+         hint: `mmgem devices` lists them, counted from 0"
     )]
     NoSuchGpu {
-        /// The number asked for.
+        /// The requested ordinal.
         ordinal: usize,
-        /// GPUs there.
+        /// Number of GPUs.
         n_gpus: usize,
     },
 }
 
-/// Number of NVIDIA GPUs that the driver offers.
+/// Number of NVIDIA GPUs that the driver lists.
 ///
 /// # Errors
-/// When CUDA is not built in, or its driver is not there or does not start.
+/// If CUDA is not built in, or its driver is missing or fails to start.
 #[cfg(feature = "cuda")]
 pub fn gpu_count() -> Result<usize, CudaError> {
-    // Whatever else asks the driver panics where it is not installed.
+    // Check first, because other driver calls panic if the library is missing.
     // SAFETY: only looks for the library.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err(CudaError::NoDriver);
@@ -64,10 +72,10 @@ pub fn gpu_count() -> Result<usize, CudaError> {
     count.map(|n| n as usize).map_err(|error| CudaError::Driver(words(error)))
 }
 
-/// Opens a GPU by its number, the first without one.
+/// Opens a GPU by its ordinal [default: 0].
 ///
 /// # Errors
-/// When there is no such GPU, or no driver.
+/// If the GPU or the driver is missing.
 #[cfg(feature = "cuda")]
 pub fn device(ordinal: Option<usize>) -> Result<Device, CudaError> {
     let ordinal = ordinal.unwrap_or(0);
@@ -84,25 +92,25 @@ pub fn name(device: &Device) -> Option<String> {
     device.identity().map(|identity| identity.name)
 }
 
-/// Number of NVIDIA GPUs that the driver offers.
+/// Number of NVIDIA GPUs that the driver lists.
 ///
 /// # Errors
-/// Always: CUDA is not built in.
+/// Always, because CUDA is not built in.
 #[cfg(not(feature = "cuda"))]
 pub fn gpu_count() -> Result<usize, CudaError> {
     Err(CudaError::NotBuiltIn)
 }
 
-/// Opens a GPU by its number, the first without one.
+/// Opens a GPU by its ordinal.
 ///
 /// # Errors
-/// When there is no such GPU.
+/// Always, because CUDA is not built in.
 #[cfg(not(feature = "cuda"))]
 pub fn device(_ordinal: Option<usize>) -> Result<Device, CudaError> {
     Err(CudaError::NotBuiltIn)
 }
 
-/// Name of an opened GPU.
+/// Name of an opened GPU. Always `None`, because CUDA is not built in.
 #[cfg(not(feature = "cuda"))]
 pub fn name(_device: &Device) -> Option<String> {
     None

@@ -1,4 +1,5 @@
-//! Gradients and embeddings between GPUs, through NCCL on Burn's own buffers; one process per GPU.
+//! Transfers gradients and embeddings between GPUs through NCCL, on Burn's own buffers, with one
+//! process per GPU.
 
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
@@ -19,11 +20,13 @@ use mmgem_collective::{Collective, CollectiveError, Watchdog, first_failure, fro
 
 const FLOAT: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat32;
 
-/// How long a waiting rank sleeps before it looks again: short beside a bucket's journey, long enough to leave the cores to
-/// the threads that decode photos.
+/// Pause between two polls of a waiting rank.
+///
+/// It is short compared to the transfer of a bucket. It leaves the cores to the threads that decode
+/// photos.
 const PAUSE: Duration = Duration::from_micros(20);
 
-/// Ranks that meet through another group and then send their tensors from GPU to GPU.
+/// Ranks that set up through another group and then send tensors from GPU to GPU.
 pub struct Nccl<'a> {
     control: &'a dyn Collective,
     comm: sys::ncclComm_t,
@@ -32,23 +35,24 @@ pub struct Nccl<'a> {
 }
 
 impl<'a> Nccl<'a> {
-    /// Joins the ranks of `control`, each with the GPU of the given number.
+    /// Joins the ranks of `control`, each with its GPU `ordinal`.
     ///
     /// # Errors
-    /// When NCCL is not installed or cannot reach the other GPUs; what one rank lacks is told to all.
+    /// If NCCL is not installed or cannot reach the other GPUs. If one rank fails, all return an
+    /// error.
     pub fn join(
         control: &'a dyn Collective,
         ordinal: usize,
         timeout: Duration,
     ) -> Result<Self, CollectiveError> {
         let (rank, size) = (control.rank(), control.size());
-        // Before any of them waits inside NCCL for one that cannot come.
+        // Exchange failures before any rank waits inside NCCL for one that cannot join.
         let own = prepare(rank == 0, ordinal);
         let failure = first_failure(control, own.as_ref().err().map(ToString::to_string))?;
         let (stream, own_id) = match (own, failure) {
             (Err(error), _) => return Err(error),
             (Ok(_), Some((rank, why))) => {
-                return Err(failed("starting NCCL", format!("rank {rank} says: {why}")));
+                return Err(failed("starting NCCL", format!("rank {rank} reports: {why}")));
             }
             (Ok(own), None) => own,
         };
@@ -58,7 +62,8 @@ impl<'a> Nccl<'a> {
 
         let watchdog = Watchdog::new(rank, timeout);
         let mut comm = MaybeUninit::uninit();
-        // SAFETY: the GPU's context is current on this thread, and `comm` is only read after success.
+        // SAFETY: the GPU's context is current on this thread, and `comm` is read only after
+        // success.
         let comm = watchdog.guard("ncclCommInitRank", || unsafe {
             nccl::comm_init_rank(comm.as_mut_ptr(), size as i32, id, rank as i32)
                 .map(|_| comm.assume_init())
@@ -67,7 +72,7 @@ impl<'a> Nccl<'a> {
         Ok(Self { control, comm, stream, watchdog })
     }
 
-    /// One call on this rank's stream, waited for.
+    /// Runs one call on this rank's stream and waits for it.
     fn run(
         &self,
         what: &'static str,
@@ -80,8 +85,10 @@ impl<'a> Nccl<'a> {
         })
     }
 
-    /// Waits until the stream has done its work. A rank that is lost meanwhile is an error at once and not only when the
-    /// time is up.
+    /// Waits until the stream is idle.
+    ///
+    /// Polls NCCL's asynchronous errors, so a lost rank fails at once and not only after the
+    /// timeout.
     fn wait(&self, what: &'static str) -> Result<(), CollectiveError> {
         loop {
             // SAFETY: the stream lives as long as `self`.
@@ -91,7 +98,7 @@ impl<'a> Nccl<'a> {
                 error => return Err(failed(what, format!("{error:?}"))),
             }
             let mut state = sys::ncclResult_t::ncclSuccess;
-            // SAFETY: made by `join`, and `state` outlives the call.
+            // SAFETY: `join` made the communicator, and `state` outlives the call.
             let asked = unsafe { sys::ncclCommGetAsyncError(self.comm, &mut state) };
             for found in [asked, state] {
                 found.result().map_err(|e| refused(what, e.0))?;
@@ -101,17 +108,21 @@ impl<'a> Nccl<'a> {
     }
 }
 
-/// What a rank needs before it can meet the others: NCCL, a stream on its GPU, and of rank 0 the id of the meeting.
+/// Checks and opens what a rank needs for joining: NCCL, a stream on its GPU, and on rank 0 NCCL's
+/// unique id.
 fn prepare(is_first: bool, ordinal: usize) -> Result<(Arc<CudaStream>, Vec<u8>), CollectiveError> {
     // SAFETY: only looks for the library.
     if !unsafe { sys::is_culib_present() } {
         return Err(failed(
             "loading NCCL",
-            "found no libnccl.so, wanted it to carry gradients between GPUs\n  hint: install libnccl2 and put its folder in LD_LIBRARY_PATH; where only libnccl.so.2 is there (as pip installs it), link libnccl.so to it".into(),
+            "found no libnccl.so, wanted NCCL for transfers between GPUs\n  \
+             hint: install libnccl2 and put its folder in LD_LIBRARY_PATH; if only libnccl.so.2 \
+             exists (as with pip), link libnccl.so to it"
+                .into(),
         ));
     }
     let opening = |e| failed("opening the GPU for NCCL", format!("{e:?}"));
-    // The one that Burn computes in: CUDA has a primary context per GPU.
+    // Burn computes in the same context: CUDA has one primary context per GPU.
     let stream =
         CudaContext::new(ordinal).and_then(|context| context.new_stream()).map_err(opening)?;
     let id = if is_first {
@@ -127,30 +138,27 @@ fn failed(what: &'static str, cause: String) -> CollectiveError {
     CollectiveError::Failed { what, cause }
 }
 
-/// An error in NCCL's words: the kind, and what it noted last on this rank.
+/// An error with NCCL's messages: its kind, and the last message on this rank.
 fn refused(what: &'static str, error: sys::ncclResult_t) -> CollectiveError {
-    // SAFETY: both are strings that live as long as the library; the communicator is not looked at.
+    // SAFETY: both strings live as long as the library. NCCL does not use the null communicator.
     let texts =
         unsafe { [sys::ncclGetErrorString(error), sys::ncclGetLastError(std::ptr::null_mut())] };
     let texts = texts.into_iter().filter(|text| !text.is_null());
-    // SAFETY: not null, and ended by a zero.
+    // SAFETY: not null, and terminated by a zero.
     let texts =
         texts.map(|text| unsafe { CStr::from_ptr(text) }.to_string_lossy().trim().to_owned());
     let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
     failed(
         what,
-        format!(
-            "{}\n  hint: with NCCL_DEBUG=INFO in the environment NCCL says more",
-            texts.join(": ")
-        ),
+        format!("{}\n  hint: set NCCL_DEBUG=INFO in the environment for details", texts.join(": ")),
     )
 }
 
 impl Drop for Nccl<'_> {
     fn drop(&mut self) {
-        // An abort, because others may be gone. Nothing is lost by it: every call was waited for, and a run ends with an
-        // exchange through `control`, which a rank reaches only after its last call.
-        // SAFETY: made by `join` and used nowhere else.
+        // Abort, because other ranks may be gone. No data is lost: every call was waited for, and a
+        // run ends with an exchange through `control`, which follows the rank's last call.
+        // SAFETY: `join` made the communicator, and no other code uses it.
         let _ = unsafe { nccl::comm_abort(self.comm) };
     }
 }
@@ -170,11 +178,11 @@ impl Collective for Nccl<'_> {
 
     fn all_reduce_sum(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
         let [n] = values.dims();
-        // A buffer of its own, which nobody else reads while it changes.
+        // A copy in its own buffer, which no other tensor shares while it changes.
         let sum = values * 1.0;
         with_pointer(&sum, |at| {
             let op = sys::ncclRedOp_t::ncclSum;
-            // SAFETY: `at` is the start of `n` floats on this rank's GPU.
+            // SAFETY: `at` points to `n` floats on this rank's GPU.
             self.run("the sum of the gradients", |stream| unsafe {
                 nccl::all_reduce(at.cast_const(), at, n, FLOAT, op, self.comm, stream)
             })
@@ -185,10 +193,10 @@ impl Collective for Nccl<'_> {
     fn all_gather(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
         let [n] = values.dims();
         let all = Tensor::<1>::zeros([n * self.size()], &values.device());
-        // A copy lies in one piece, whatever the values were cut out of.
+        // A copy is contiguous even if `values` is a view.
         with_pointer(&(values * 1.0), |from| {
             with_pointer(&all, |to| {
-                // SAFETY: `from` has `n` floats and `to` as many for every rank.
+                // SAFETY: `from` has `n` floats, and `to` has `n` for every rank.
                 self.run("the gathering of the embeddings", |stream| unsafe {
                     nccl::all_gather(from.cast_const(), to, n, FLOAT, self.comm, stream)
                 })
@@ -210,9 +218,9 @@ impl Collective for Nccl<'_> {
     }
 }
 
-/// Runs the queued work that makes a tensor of f32, waits for it, and lends its place in the GPU's memory.
+/// Runs the queued work that computes an f32 tensor, waits for it, and lends out its GPU address.
 ///
-/// Whoever `act`s must have done with the place when it returns.
+/// `act` must have finished with the buffer when it returns.
 fn with_pointer<R>(
     tensor: &Tensor<1>,
     act: impl FnOnce(*mut c_void) -> Result<R, CollectiveError>,
@@ -220,26 +228,26 @@ fn with_pointer<R>(
     type Server = <CudaRuntime as Runtime>::Server;
     let broken = |cause: String| failed("reaching a GPU buffer", cause);
     if tensor.dtype() != DType::F32 {
-        return Err(broken(format!("it holds {:?}, wanted F32", tensor.dtype())));
+        return Err(broken(format!("the tensor is {:?}, wanted F32", tensor.dtype())));
     }
     let [n] = tensor.dims();
     let fused =
         tensor.clone().try_into_primitive::<Cube>().map_err(|e| broken(format!("{e:?}")))?;
     let client = fused.client.clone();
-    // Shares its buffer with `tensor`.
+    // This primitive shares its buffer with `tensor`.
     let cube = client.resolve_tensor_float::<CubeBackend>(fused);
     if !cube.is_contiguous() {
-        return Err(broken("it does not lie in one piece".into()));
+        return Err(broken("the tensor is not contiguous".into()));
     }
-    // In this order: asking for the place makes this thread's stream wait for the one that fills it, and the host
-    // then waits for this thread's.
+    // The order matters. `get_resource` makes this thread's stream wait for the stream that fills
+    // the buffer; then the host waits for this thread's stream.
     let resource = cube.client.get_resource::<Server>(cube.handle.clone());
     let resource = resource.map_err(|e| broken(format!("{e:?}")))?;
     block_on(cube.client.sync_buffers([&cube.handle])).map_err(|e| broken(format!("{e:?}")))?;
     let place = resource.resource();
     if (place.size as usize) < n * size_of::<f32>() {
         return Err(broken(format!(
-            "it has {} bytes, wanted {}",
+            "the buffer has {} bytes, wanted {}",
             place.size,
             n * size_of::<f32>()
         )));

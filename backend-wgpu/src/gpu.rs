@@ -1,4 +1,4 @@
-//! The adapters, and how Burn is told to take one of them.
+//! Lists the adapters and opens one of them through Burn.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -8,15 +8,17 @@ use burn::tensor::{Device, DeviceKind};
 
 use crate::{AdapterReport, AdapterType, WgpuError, best_gpu};
 
-/// Interfaces that are asked, best first. OpenGL is left out: what computes
-/// well has one of these, and only looking for it makes some drivers print.
+/// Supported interfaces, best first.
+///
+/// OpenGL is left out. Any fast GPU has one of these, and probing for OpenGL makes some drivers
+/// print messages.
 const INTERFACES: [(wgpu::Backend, WgpuBackend); 3] = [
     (wgpu::Backend::Metal, WgpuBackend::Metal),
     (wgpu::Backend::Vulkan, WgpuBackend::Vulkan),
     (wgpu::Backend::Dx12, WgpuBackend::Dx12),
 ];
 
-/// The adapters that this build can reach, in the order of their ordinals; they are looked for once.
+/// The adapters that this build supports, by ordinal. They are enumerated once.
 pub fn adapters() -> Result<Vec<AdapterReport>, WgpuError> {
     static ADAPTERS: OnceLock<Vec<AdapterReport>> = OnceLock::new();
     let find =
@@ -52,10 +54,10 @@ fn report(adapter: &wgpu::Adapter) -> AdapterReport {
     }
 }
 
-/// Opens an adapter by its place in [`adapters`]; without one the best GPU, else the first adapter.
+/// Opens an adapter by its ordinal [default: the best GPU, else the first adapter].
 ///
 /// # Errors
-/// When there is no such adapter or its driver refuses.
+/// If the adapter does not exist or its driver fails to open it.
 pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
     let adapters = adapters()?;
     let ordinal = match ordinal {
@@ -69,7 +71,7 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
             n_adapters => WgpuError::NoSuchAdapter { ordinal, n_adapters },
         });
     };
-    // Burn opens each adapter once in a program's life.
+    // Burn can open each adapter only once per process.
     static OPENED: OnceLock<Mutex<HashMap<usize, Device>>> = OnceLock::new();
     let mut opened =
         OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +80,7 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
     }
     let (interface, kind) = selector(&adapters, ordinal)
         .ok_or_else(|| WgpuError::NotSelectable { ordinal, name: adapter.name.clone() })?;
-    // Asked here, because a tensor on a device that cannot be opened panics.
+    // Open it explicitly: creating a tensor on a device that cannot be opened panics.
     let device = Device::wgpu_options().graphics_api(interface).device_kind(kind).init().map_err(
         |error| WgpuError::Refused { name: adapter.name.clone(), cause: error.to_string() },
     )?;
@@ -86,7 +88,8 @@ pub fn device(ordinal: Option<usize>) -> Result<Device, WgpuError> {
     Ok(device)
 }
 
-/// Burn's selector of an adapter: its interface, its kind, and its place among those of both.
+/// Burn's selector of an adapter: its interface, and its kind with its index among adapters of the
+/// same interface and kind.
 fn selector(adapters: &[AdapterReport], ordinal: usize) -> Option<(WgpuBackend, DeviceKind)> {
     let wanted = &adapters[ordinal];
     let alike = |other: &&AdapterReport| {

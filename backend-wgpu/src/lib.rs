@@ -1,6 +1,6 @@
 //! Opens a GPU through wgpu: Vulkan, Metal or DX12.
 //!
-//! Without the feature `wgpu` the same functions are there and say that it is not built in.
+//! Without the feature `wgpu`, the same functions return [`WgpuError::NotBuiltIn`].
 
 use std::collections::BTreeMap;
 
@@ -16,23 +16,23 @@ pub use gpu::{adapters, device};
 #[cfg(feature = "wgpu")]
 pub use traffic::count;
 
-/// What kind of part an adapter is.
+/// Kind of hardware behind an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterType {
     /// A card with its own memory.
     DiscreteGpu,
     /// A GPU that shares the computer's memory.
     IntegratedGpu,
-    /// A GPU that a virtual machine lends.
+    /// A GPU of a virtual machine.
     VirtualGpu,
-    /// A program that does a GPU's work on the CPU (lavapipe, SwiftShader): right, but slow.
+    /// A software adapter that computes on the CPU (lavapipe, SwiftShader): correct but slow.
     Software,
-    /// The driver does not say.
+    /// Not reported by the driver.
     Unknown,
 }
 
 impl AdapterType {
-    /// The words for a person.
+    /// Name for display.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DiscreteGpu => "discrete GPU",
@@ -44,14 +44,14 @@ impl AdapterType {
     }
 }
 
-/// An adapter; its place in [`adapters`] is its ordinal.
+/// An adapter; its index in [`adapters`] is its ordinal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdapterReport {
-    /// Name of the part.
+    /// Name of the hardware.
     pub name: String,
     /// Graphics interface: `vulkan`, `metal` or `dx12`.
     pub backend: String,
-    /// Kind of part.
+    /// Kind of hardware.
     pub adapter_type: AdapterType,
     /// Driver and its version.
     pub driver: String,
@@ -59,102 +59,110 @@ pub struct AdapterReport {
     pub shader_f16: bool,
     /// Whether shaders can use subgroups.
     pub subgroups: bool,
-    /// Largest buffer.
+    /// Maximum size of a buffer.
     pub max_buffer_size_bytes: u64,
-    /// Largest part of a buffer that a shader can see: the largest tensor.
+    /// Maximum size of a buffer binding, which limits the size of a tensor.
     pub max_storage_buffer_binding_size_bytes: u64,
 }
 
-/// What was asked of wgpu by the whole program.
+/// Work that the whole program submitted to wgpu.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Compute dispatches: each is one run of one kernel.
+    /// Compute dispatches, each one run of a kernel.
     pub dispatches: u64,
     /// Submissions to the queue.
     pub submissions: u64,
-    /// Buffers that were mapped to be read: each waits for the GPU.
+    /// Buffers mapped for reading. Each read waits for the GPU.
     pub read_backs: u64,
-    /// Runs of each kernel, by its name.
+    /// Number of runs by kernel name.
     pub kernels: BTreeMap<String, u64>,
 }
 
-/// Why there is no wgpu device.
+/// A wgpu device that cannot be opened or measured.
 #[derive(Debug, thiserror::Error)]
 pub enum WgpuError {
-    /// Compiled without it.
+    /// Compiled without wgpu.
     #[error(
-        "this build has no wgpu; wanted a GPU through it\n  hint: build with --features wgpu, or use --device cpu"
+        "this build has no wgpu; wanted a GPU through it\n  \
+         hint: build with --features wgpu, or use --device cpu"
     )]
     NotBuiltIn,
-    /// Somebody else has the program's log.
+    /// The program already has a logger.
     #[error(
-        "wgpu's work is counted by its log, and another logger is there already\n  hint: count in a program without one"
+        "cannot count wgpu's work: it needs the log, but the program already has a logger\n  \
+         hint: count in a program without a logger"
     )]
     NotCountable,
-    /// No adapter at all.
+    /// No adapter was found.
     #[error(
-        "found no Vulkan, Metal or DX12 adapter; wanted one\n  hint: install the GPU's driver (on Linux its Vulkan part), or use --device cpu"
+        "found no Vulkan, Metal or DX12 adapter; wanted one\n  \
+         hint: install the GPU's driver (on Linux with Vulkan), or use --device cpu"
     )]
     NoAdapter,
     /// The ordinal is past the last adapter.
     #[error(
-        "found {n_adapters} wgpu adapters, wanted number {ordinal}\n  hint: `mmgem devices` lists them, counted from 0"
+        "found {n_adapters} wgpu adapters, wanted number {ordinal}\n  \
+         hint: `mmgem devices` lists them, counted from 0"
     )]
     NoSuchAdapter {
-        /// The number asked for.
+        /// The requested ordinal.
         ordinal: usize,
-        /// Adapters there.
+        /// Number of adapters.
         n_adapters: usize,
     },
-    /// Burn selects adapters by kind, and has no word for a second software one.
+    /// Burn selects adapters by kind. It cannot select a second software adapter or an unknown
+    /// kind.
     #[error(
-        "adapter {ordinal} ({name}) is of a kind that cannot be selected\n  hint: use another of `mmgem devices`, or --device cpu"
+        "adapter {ordinal} ({name}) is of a kind that Burn cannot select\n  \
+         hint: use another adapter of `mmgem devices`, or --device cpu"
     )]
     NotSelectable {
-        /// Its number.
+        /// Ordinal of the adapter.
         ordinal: usize,
-        /// Its name.
+        /// Name of the adapter.
         name: String,
     },
-    /// The adapter is there but cannot be used.
+    /// The adapter exists but cannot be opened.
     #[error(
-        "{name} cannot be opened: {cause}\n  hint: is another program holding it? Update its driver, or use --device cpu"
+        "{name} cannot be opened: {cause}\n  \
+         hint: close other programs that use it, update its driver, or use --device cpu"
     )]
     Refused {
         /// Name of the adapter.
         name: String,
-        /// The driver's words.
+        /// Error message of the driver.
         cause: String,
     },
 }
 
-/// The ordinal of the best adapter that is really a GPU: discrete, else integrated, else virtual.
+/// The ordinal of the best adapter that is not software: discrete, else integrated, else virtual.
 pub fn best_gpu(adapters: &[AdapterReport]) -> Option<usize> {
     [AdapterType::DiscreteGpu, AdapterType::IntegratedGpu, AdapterType::VirtualGpu]
         .into_iter()
         .find_map(|wanted| adapters.iter().position(|adapter| adapter.adapter_type == wanted))
 }
 
-/// The adapters that this build can reach, in the order of their ordinals.
+/// The adapters that this build supports, by ordinal.
 #[cfg(not(feature = "wgpu"))]
 pub fn adapters() -> Result<Vec<AdapterReport>, WgpuError> {
     Err(WgpuError::NotBuiltIn)
 }
 
-/// Opens an adapter by its place in [`adapters`]; without one the best GPU, else the first adapter.
+/// Opens an adapter by its ordinal [default: the best GPU, else the first adapter].
 ///
 /// # Errors
-/// When there is no such adapter or its driver refuses.
+/// If the adapter does not exist or its driver fails to open it.
 #[cfg(not(feature = "wgpu"))]
 pub fn device(_ordinal: Option<usize>) -> Result<Device, WgpuError> {
     Err(WgpuError::NotBuiltIn)
 }
 
-/// Runs `work` and counts what the program asks of wgpu meanwhile. What is to be counted must be over when `work`
-/// returns, so it ends by reading a result back.
+/// Runs `work` and counts the program's wgpu work meanwhile.
+///
+/// `work` must end by reading a result back, so that its work is complete when it returns.
 ///
 /// # Errors
-/// When it cannot be counted.
+/// If another logger is set, or wgpu is not built in.
 #[cfg(not(feature = "wgpu"))]
 pub fn count<R>(_work: impl FnOnce() -> R) -> Result<(R, Traffic), WgpuError> {
     Err(WgpuError::NotBuiltIn)

@@ -1,4 +1,4 @@
-//! Counts what the program asks of wgpu, by wgpu's own log and CubeCL's.
+//! Counts the program's wgpu work by reading the logs of wgpu and CubeCL.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,17 +10,18 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::{Traffic, WgpuError};
 
-/// Runs `work` and counts what the program asks of wgpu meanwhile. What is to be counted must be over when `work`
-/// returns, so it ends by reading a result back.
+/// Runs `work` and counts the program's wgpu work meanwhile.
+///
+/// `work` must end by reading a result back, so that its work is complete when it returns.
 ///
 /// # Errors
-/// When somebody else has the program's log.
+/// If the program already has another logger.
 pub fn count<R>(work: impl FnOnce() -> R) -> Result<(R, Traffic), WgpuError> {
     static IS_OURS: OnceLock<bool> = OnceLock::new();
     if !*IS_OURS.get_or_init(|| log::set_logger(&CALLS).is_ok()) {
         return Err(WgpuError::NotCountable);
     }
-    // There is one log, so two counts at once would see each other's work.
+    // There is one log, so two counts at once would include each other's work.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
 
@@ -43,7 +44,7 @@ pub fn count<R>(work: impl FnOnce() -> R) -> Result<(R, Traffic), WgpuError> {
     Ok((result, Traffic { dispatches, submissions, read_backs, kernels: by_name }))
 }
 
-/// Calls that wgpu noted in its log.
+/// Calls recorded in wgpu's log.
 #[derive(Debug)]
 struct Calls {
     dispatches: AtomicU64,
@@ -62,7 +63,7 @@ impl Calls {
         [&self.dispatches, &self.submissions, &self.read_backs].map(|n| n.load(Ordering::SeqCst))
     }
 
-    /// Which of the counts a line of wgpu's log adds to.
+    /// The counter for a line of wgpu's log, if any.
     fn of(&self, line: &str) -> Option<&AtomicU64> {
         if line.starts_with("ComputePass::dispatch") {
             Some(&self.dispatches)
@@ -93,7 +94,7 @@ impl Log for Calls {
     fn flush(&self) {}
 }
 
-/// Runs of each kernel, by its whole name.
+/// Number of runs by full kernel name.
 #[derive(Default)]
 struct Launches(Mutex<BTreeMap<&'static str, u64>>);
 

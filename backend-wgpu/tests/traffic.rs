@@ -1,4 +1,5 @@
-//! The counts of a piece of work whose kernels are known. Alone in its process: all of a program's work is counted.
+//! Counts work with known kernels. It is the only test of its process, because all of a process's
+//! work is counted.
 
 #![cfg(feature = "wgpu")]
 
@@ -11,11 +12,11 @@ fn a_sum_that_is_read_is_one_dispatch_and_one_read_back() {
         return;
     };
     let x = Tensor::<1>::from_floats([1.0, 2.5], &device);
-    // The values are looked at: `into_data` alone puts the read off.
+    // Iterate over the values, because `into_data` alone defers the read.
     let work = || (x.clone() + x.clone()).into_data().iter::<f32>().sum::<f32>();
     assert_eq!(work(), 7.0);
     let (sum, traffic) =
-        mmgem_backend_wgpu::count(work).expect("nobody else has this program's log");
+        mmgem_backend_wgpu::count(work).expect("no other logger is set in this process");
     let launched: u64 = traffic.kernels.values().sum();
     assert_eq!(
         (sum, traffic.dispatches, launched, traffic.read_backs),
@@ -23,6 +24,6 @@ fn a_sum_that_is_read_is_one_dispatch_and_one_read_back() {
         "{traffic:?}"
     );
     assert!(traffic.submissions >= 1, "{traffic:?}");
-    let (sum, nothing) = mmgem_backend_wgpu::count(|| 7.0).expect("the same");
+    let (sum, nothing) = mmgem_backend_wgpu::count(|| 7.0).expect("no other logger is set");
     assert_eq!((sum, nothing), (7.0, Default::default()));
 }

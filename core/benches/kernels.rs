@@ -1,6 +1,8 @@
-//! The kernels by themselves, at TinyLlama's and ViT-L/14's widths: bytes of weights or multiplications a second.
+//! Benchmarks single kernels at the widths of TinyLlama and ViT-L/14, in bytes of weights or
+//! multiplications per second.
 //!
-//! `cargo bench --workspace --bench kernels [-- PART-OF-A-NAME]`; what a model does as a whole, `mmgem bench` measures.
+//! Run `cargo bench --workspace --bench kernels [-- PART-OF-A-NAME]`. `mmgem bench` measures a
+//! whole model.
 
 use std::sync::OnceLock;
 
@@ -15,7 +17,7 @@ use pollster::block_on;
 
 const WIDTH: usize = 2048;
 const FFN: usize = 5632;
-/// Tokens of a region's prompt, as many as with 49 and 64 of them.
+/// Tokens of a region's prompt: 49 of the region and 64 prompts.
 const PROMPT: usize = 113;
 
 fn main() {
@@ -39,7 +41,7 @@ fn packed_one_row(bencher: Bencher, bits: u32) {
     bencher.counter(BytesCount::new(bytes)).bench(|| packed.multiply_with(Kernel::best(), &x));
 }
 
-/// A prompt: bound by arithmetic, so the kernels stand beside each other.
+/// A prompt: bound by arithmetic, so all kernels are compared.
 #[divan::bench(args = Kernel::available().into_iter().flat_map(|kernel| [(kernel, 8), (kernel, 4)]))]
 fn packed_prompt(bencher: Bencher, (kernel, bits): (Kernel, u32)) {
     let (packed, x) = (packed(bits), numbers(PROMPT * WIDTH));
@@ -68,7 +70,7 @@ fn linear_prompt_gpu(bencher: Bencher, weights: DType) {
     on_gpu(bencher, weights, PROMPT);
 }
 
-/// Measures where there is a GPU, or a program that plays one, whose shaders know the type.
+/// Runs the benchmark if a GPU or a software adapter exists whose shaders support the type.
 fn on_gpu(bencher: Bencher, weights: DType, rows: usize) {
     static GPU: OnceLock<Option<Device>> = OnceLock::new();
     match GPU.get_or_init(|| Device::wgpu_options().init().ok()) {
@@ -77,7 +79,7 @@ fn on_gpu(bencher: Bencher, weights: DType, rows: usize) {
     }
 }
 
-/// EfficientNet-Lite2 at 260 pixels: multiplications a second, images at once.
+/// EfficientNet-Lite2 at 260 pixels, in multiplications per second, for batches of `batch` images.
 #[divan::bench(args = [1, 8])]
 fn tower_cpu(bencher: Bencher, batch: usize) {
     tower(bencher, &Device::flex(), batch);
@@ -118,7 +120,7 @@ fn linear(bencher: Bencher, device: &Device, weights: DType, rows: usize) {
     let mut layer = Linear::new(WIDTH, FFN, false, device);
     layer.weight = layer.weight.map(|weight| weight.map(|_| tensor([WIDTH, FFN]).cast(weights)));
     let x = tensor([rows, WIDTH]);
-    // One number is read back, or a GPU would still be at it.
+    // Read one number back, or the GPU would still be running.
     let run = || {
         block_on(read_floats(layer.forward(x.clone()).slice([0..1, 0..1])))
             .expect("the device works")

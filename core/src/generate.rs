@@ -1,4 +1,4 @@
-//! Decoding: from a caption's prefix to token ids. It knows ids, not text.
+//! Decoding of captions: from a prefix to token ids. This module knows ids, not text.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
 
@@ -6,14 +6,15 @@ use crate::model::ops::{most_probable, together};
 use crate::model::{KvCache, Llama};
 use crate::readback::{DeviceFailed, is_on_cpu, read_floats};
 
-/// How a caption is decoded.
+/// Settings of a caption's decoding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Decoding {
-    /// Most tokens of a caption.
+    /// Maximum number of tokens of a caption.
     pub max_tokens: usize,
-    /// Hypotheses kept at each step; 1 is greedy.
+    /// Number of hypotheses per step; 1 is greedy.
     pub beam: usize,
-    /// A beam's hypotheses are compared by log probability over length to this power: 1 is the mean, 0 the sum.
+    /// Beam search compares hypotheses by log probability divided by length to this power: 1 gives
+    /// the mean, 0 the sum.
     pub length_penalty: f32,
 }
 
@@ -26,9 +27,9 @@ impl Default for Decoding {
 /// A decoded caption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// Token ids, without the one that ends the caption.
+    /// Token ids, without the end token.
     pub ids: Vec<u32>,
-    /// Sum of the natural log probabilities of the tokens and the end.
+    /// Sum of the natural log probabilities of the tokens and of the end token.
     pub log_prob: f32,
 }
 
@@ -71,13 +72,13 @@ pub async fn greedy(
     Ok(decoder.captions)
 }
 
-/// Greedy decoding one token at a time: whoever asks can show each token, and stop after any.
+/// Greedy decoding, one token at a time. The caller can show each token and stop after any.
 #[derive(Debug)]
 pub struct Greedy {
     cache: KvCache,
-    /// What the language model reads next.
+    /// The next input of the language model.
     embeds: Tensor<3>,
-    /// The caption that each row goes on with; finished ones lose their rows.
+    /// The caption index of each row in the cache. Finished captions lose their rows.
     rows: Vec<usize>,
     eos_token_id: Option<u32>,
     tokens_left: usize,
@@ -86,7 +87,7 @@ pub struct Greedy {
 }
 
 impl Greedy {
-    /// Begins a caption for each row of `prefix`; nothing is computed yet.
+    /// Starts a caption for each row of `prefix`, without computing anything yet.
     ///
     /// # Shapes
     /// - prefix: `[batch, n_prefix, hidden]`
@@ -108,12 +109,12 @@ impl Greedy {
         }
     }
 
-    /// Decodes the next token of every row; false when there was none left to decode.
+    /// Decodes the next token of every row. Returns `false` if all captions were already finished.
     pub async fn step(&mut self, llm: &Llama) -> Result<bool, DeviceFailed> {
         self.advance(llm, 1).await
     }
 
-    /// The same for at most `n_tokens` tokens, which are read back at once.
+    /// [`Self::step`] for up to `n_tokens` tokens, which are read back at once.
     async fn advance(&mut self, llm: &Llama, n_tokens: usize) -> Result<bool, DeviceFailed> {
         let n_tokens = n_tokens.min(self.tokens_left);
         if n_tokens == 0 || self.done.iter().all(|done| *done) {
@@ -130,7 +131,7 @@ impl Greedy {
             });
             unread.push(choices);
         }
-        // One read, however many tokens: [tokens * rows, 2].
+        // One read for all tokens: [tokens * rows, 2].
         let choices = read_floats(Tensor::cat(unread, 0)).await?;
         for step in choices.chunks_exact(2 * self.rows.len()) {
             for (&idx, choice) in self.rows.iter().zip(step.chunks_exact(2)) {
@@ -150,8 +151,10 @@ impl Greedy {
         Ok(true)
     }
 
-    /// Goes on without the rows of finished captions once they are a quarter: less than that does not pay for copying
-    /// the others. Elsewhere than on the CPU another shape may mean other kernels, which costs more.
+    /// Drops finished rows once they make up a quarter of the batch; fewer do not pay for copying
+    /// the rest.
+    ///
+    /// Only on the CPU: on a GPU another shape may compile other kernels, which costs more.
     fn leave_out_finished(&mut self) {
         let device = self.embeds.device();
         let live: Vec<usize> =
@@ -166,20 +169,24 @@ impl Greedy {
         self.rows = live.into_iter().map(|row| self.rows[row]).collect();
     }
 
-    /// The captions as far as they go.
+    /// The captions as far as they are decoded.
     pub fn captions(&self) -> &[Generated] {
         &self.captions
     }
 }
 
-/// Steps between two looks at the result. Where looking means waiting for a GPU, some steps past the end
-/// cost less than that; on the CPU every step is looked at.
+/// Steps between two reads of the result.
+///
+/// On a GPU, a few steps past the end cost less than waiting for each token. On the CPU every step
+/// is read.
 fn tokens_per_read(device: &Device) -> usize {
     if cfg!(feature = "cpu") && !is_on_cpu(device) { 8 } else { 1 }
 }
 
-/// Keeps the `beam` best beginnings and returns the finished one with the best log probability for its
-/// length, so that short captions have no advantage.
+/// Beam search: keeps the `beam` best prefixes at each step.
+///
+/// Returns the finished hypothesis with the best log probability for its length, so that short
+/// captions have no advantage.
 async fn beam_search(
     llm: &Llama,
     prefix: Tensor<3>,
@@ -247,7 +254,7 @@ async fn beam_search(
     Ok(best.unwrap_or(Generated { ids: Vec::new(), log_prob: 0.0 }))
 }
 
-/// Scores of the token after `embeds`: `[batch, vocab]`.
+/// Logits of the token after `embeds`: `[batch, vocab]`.
 fn next_logits(llm: &Llama, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
     llm.logits(llm.last_cached(embeds, cache))
 }
@@ -275,7 +282,7 @@ fn top_k(scores: &[f32], k: usize) -> Vec<usize> {
     order
 }
 
-/// A row of ints on the device, its last one repeated up to `len`.
+/// A row of ints on the device, padded to `len` with its last value.
 fn int_row(values: &[u32], len: usize, device: &Device) -> Tensor<1, Int> {
     let last = *values.last().expect("a beam has at least one hypothesis");
     let values: Vec<i32> =

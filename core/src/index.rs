@@ -1,7 +1,8 @@
-//! The photo index that the desktop and the browser exchange, and the exact search over its vectors.
+//! The photo index that desktop and browser exchange, with exact search over its vectors.
 //!
-//! A unit vector is kept as one byte a number and one scale: a quarter of the memory, and the scan of a
-//! large library is as fast as the memory can be read. Plain slices in, hits out.
+//! A unit vector is stored as one byte per number and one scale. It needs a quarter of the memory,
+//! and a scan of a large library is limited only by memory bandwidth. The API takes plain slices
+//! and returns hits.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap};
@@ -12,83 +13,87 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::BoxPx;
 
-/// What `format` says in the header of an exchange file.
+/// Value of `format` in the header of an exchange file.
 pub const FORMAT: &str = "mmgem-index-1";
 
-/// Why bytes are no index, or not one that can be used.
+/// Bytes that are not a usable index.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// Not safetensors, or cut short.
-    #[error("not a whole index: {0}\n  hint: was the download or copy cut short?")]
+    /// Not a safetensors file, or truncated.
+    #[error(
+        "the index is damaged or incomplete: {0}\n  \
+         hint: copy or download it again"
+    )]
     Malformed(String),
-    /// A safetensors file of something else.
+    /// A safetensors file with other contents.
     #[error(
         "the format is {found:?}, wanted {FORMAT:?}\n  hint: `mmgem index --export FILE` writes one"
     )]
     Format {
-        /// What its header says.
+        /// The format in its header.
         found: String,
     },
     /// Parts that do not fit each other.
     #[error(
-        "the index contradicts itself: {0}\n  hint: write it again with the program that made it"
+        "the index contradicts itself: {0}\n  hint: export it again with the program that wrote it"
     )]
     Contradiction(String),
-    /// Vectors of another model mean something else.
+    /// Vectors of another model, which are not comparable.
     #[error(
-        "the index was made by model {found:016x}, but this is model {wanted:016x}\n  hint: open the model that made it, or index the photos again"
+        "the index was made by model {found:016x}, but this is model {wanted:016x}\n  \
+         hint: open the model that made it, or index the photos again"
     )]
     OtherModel {
-        /// Fingerprint in the index.
+        /// Model fingerprint in the index.
         found: u64,
-        /// Fingerprint of the model in use.
+        /// Fingerprint of the open model.
         wanted: u64,
     },
 }
 
-/// Photos with their vectors, and their regions with theirs.
+/// Photos and their regions, with vectors.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Index {
     /// Fingerprint of the model that made the vectors.
     pub model: u64,
-    /// The photos; row `i` of `images` is the vector of photo `i`.
+    /// The photos. Row `i` of `images` is the vector of photo `i`.
     pub photos: Vec<IndexedPhoto>,
     /// Vectors of the whole photos.
     pub images: Vectors,
-    /// Vectors of the regions, those of a photo together and in the order of the photos.
+    /// Vectors of the regions, grouped by photo in the order of the photos.
     pub regions: Vectors,
-    /// The box of each region, in pixels of its photo as a person sees it.
+    /// The box of each region, in pixels of its upright photo.
     pub boxes: Vec<BoxPx>,
     /// Rows of `regions` that belong to each photo.
     region_rows: Vec<Range<usize>>,
 }
 
-/// A photo as the index knows it. Field names are those of the file's header.
+/// A photo in the index. Field names follow the file's header.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexedPhoto {
-    /// As the writer of the index names it. Its last part, the size and the date tell the same photo
+    /// Path as the index's writer has it. File name, size and date identify the same photo
     /// elsewhere.
     pub path: String,
     /// Size of the file.
     pub size_bytes: u64,
-    /// Date of the file, in milliseconds since 1970.
+    /// Modification time of the file, in milliseconds since 1970.
     pub modified_ms: i64,
-    /// Width as a person sees it, in pixels.
+    /// Width of the upright photo, in pixels.
     pub width: u32,
-    /// Height as a person sees it, in pixels.
+    /// Height of the upright photo, in pixels.
     pub height: u32,
 }
 
 impl Index {
-    /// An empty index of a model with vectors of `dim` numbers.
+    /// An empty index for a model whose vectors have `dim` numbers.
     pub fn new(model: u64, dim: usize) -> Self {
         Self { model, images: Vectors::new(dim), regions: Vectors::new(dim), ..Self::default() }
     }
 
-    /// Adds a photo with the unit vectors of itself and of its regions, one after the other.
+    /// Adds a photo with its unit vector and the concatenated unit vectors of its regions.
     ///
     /// # Panics
-    /// When there is not one vector for each box.
+    /// If the number of region vectors differs from the number of boxes.
     pub fn push(&mut self, photo: IndexedPhoto, image: &[f32], boxes: &[BoxPx], regions: &[f32]) {
         let mut vectors = Vectors::new(self.images.dim);
         regions.chunks(self.images.dim).for_each(|region| vectors.push(region));
@@ -97,10 +102,10 @@ impl Index {
         self.push_vectors(photo, &whole, boxes, &vectors);
     }
 
-    /// [`Self::push`] of vectors that are quantised already; `image` has one row.
+    /// [`Self::push`] for vectors that are already quantised; `image` has one row.
     ///
     /// # Panics
-    /// When there is not one vector for each box.
+    /// If the number of region vectors differs from the number of boxes.
     pub fn push_vectors(
         &mut self,
         photo: IndexedPhoto,
@@ -108,7 +113,7 @@ impl Index {
         boxes: &[BoxPx],
         regions: &Vectors,
     ) {
-        assert_eq!((image.len(), regions.len()), (1, boxes.len()), "a vector for each box");
+        assert_eq!((image.len(), regions.len()), (1, boxes.len()), "one vector per box");
         self.region_rows.push(self.regions.len()..self.regions.len() + regions.len());
         self.photos.push(photo);
         self.images.extend(image);
@@ -116,25 +121,25 @@ impl Index {
         self.regions.extend(regions);
     }
 
-    /// Rows of [`Self::regions`] and [`Self::boxes`] that belong to a photo.
+    /// Rows of [`Self::regions`] and of the boxes that belong to a photo.
     pub fn regions_of(&self, photo: usize) -> Range<usize> {
         self.region_rows[photo].clone()
     }
 
-    /// Photo of a row of [`Self::regions`].
+    /// The photo of a row of [`Self::regions`].
     pub fn photo_of(&self, region: usize) -> usize {
         self.region_rows.partition_point(|rows| rows.end <= region)
     }
 
-    /// The region of a photo that fits best; `None` where the index has none of it.
+    /// The best region of a photo; `None` if the index has no region of it.
     pub fn best_region(&self, query: &Query, photo: usize) -> Option<Hit> {
         self.regions.nearest_in(query, self.regions_of(photo), 1).pop()
     }
 
-    /// Whether the vectors are those of `model`.
+    /// Checks that `model` made the vectors.
     ///
     /// # Errors
-    /// When they are not.
+    /// If another model made them.
     pub fn check_model(&self, model: u64) -> Result<(), IndexError> {
         if self.model == model {
             return Ok(());
@@ -142,7 +147,7 @@ impl Index {
         Err(IndexError::OtherModel { found: self.model, wanted: model })
     }
 
-    /// The exchange file.
+    /// Serialises the exchange file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let photos = serde_json::to_string(&self.photos).expect("plain data is JSON");
         let metadata = HashMap::from([
@@ -160,7 +165,7 @@ impl Index {
         let (n, m, dim) = (self.images.len(), self.regions.len(), self.images.dim);
         let (n_boxes, n_owners) = (self.boxes.len(), region_photo.len() / size_of::<i32>());
         let view = |dtype, shape: &[usize], bytes| {
-            TensorView::new(dtype, shape.to_vec(), bytes).expect("as many bytes as places")
+            TensorView::new(dtype, shape.to_vec(), bytes).expect("the bytes fill the shape")
         };
         let tensors = [
             ("image_embed", view(Dtype::I8, &[n, dim], &image_embed)),
@@ -170,13 +175,13 @@ impl Index {
             ("region_photo", view(Dtype::I32, &[n_owners], &region_photo)),
             ("region_scale", view(Dtype::F32, &[m], &region_scale)),
         ];
-        safetensors::serialize(tensors, Some(metadata)).expect("views of whole tensors serialise")
+        safetensors::serialize(tensors, Some(metadata)).expect("complete tensors serialise")
     }
 
     /// Reads an exchange file.
     ///
     /// # Errors
-    /// When the bytes are no index, or its parts do not fit each other.
+    /// If the bytes are not an index, or its parts do not fit each other.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
         let malformed =
             |cause: safetensors::SafeTensorError| IndexError::Malformed(cause.to_string());
@@ -226,7 +231,7 @@ impl Index {
     }
 }
 
-/// A tensor that must be there, in this format and with this many axes.
+/// Looks up a required tensor and checks its data type and number of axes.
 fn tensor<'a>(
     file: &SafeTensors<'a>,
     name: &str,
@@ -257,10 +262,10 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-/// Unit vectors, one byte a number and one scale a vector.
+/// Unit vectors with one byte per number and one scale per vector.
 ///
-/// `x ≈ scale * code` with `|code| <= 127`; the scale is the one with the least square error, which
-/// keeps the length of the vector to the second order.
+/// `x ≈ scale * code` with `|code| <= 127`. The scale minimises the squared error, which preserves
+/// the length of the vector to second order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vectors {
     dim: usize,
@@ -269,15 +274,15 @@ pub struct Vectors {
 }
 
 impl Vectors {
-    /// No vectors of `dim` numbers.
+    /// An empty collection of vectors with `dim` numbers each.
     pub fn new(dim: usize) -> Self {
         Self { dim, codes: Vec::new(), scales: Vec::new() }
     }
 
-    /// Takes codes and scales as [`Self::codes`] and [`Self::scales`] gave them.
+    /// Takes codes and scales as returned by [`Self::codes`] and [`Self::scales`].
     ///
     /// # Errors
-    /// When there are not `dim` codes for each scale.
+    /// If there are not `dim` codes for each scale.
     pub fn from_parts(dim: usize, codes: Vec<i8>, scales: Vec<f32>) -> Result<Self, IndexError> {
         if codes.len() != dim * scales.len() {
             let found =
@@ -304,9 +309,9 @@ impl Vectors {
     /// Quantises a vector and adds it.
     ///
     /// # Panics
-    /// When it has another length.
+    /// If the vector does not have [`Self::dim`] numbers.
     pub fn push(&mut self, vector: &[f32]) {
-        assert_eq!(vector.len(), self.dim, "vectors of one length");
+        assert_eq!(vector.len(), self.dim, "vectors have equal length");
         let most = vector.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let to_code = if most > 0.0 { 127.0 / most } else { 0.0 };
         let start = self.codes.len();
@@ -317,20 +322,20 @@ impl Vectors {
         self.scales.push(if square > 0.0 { along / square } else { 0.0 });
     }
 
-    /// Adds the vectors of another collection.
+    /// Adds all vectors of another collection.
     ///
     /// # Panics
-    /// When they have another length.
+    /// If its vectors have another length.
     pub fn extend(&mut self, others: &Self) {
-        assert_eq!(others.dim, self.dim, "vectors of one length");
+        assert_eq!(others.dim, self.dim, "vectors have equal length");
         self.codes.extend_from_slice(&others.codes);
         self.scales.extend_from_slice(&others.scales);
     }
 
-    /// Some of the vectors.
+    /// Copies a range of the vectors.
     ///
     /// # Panics
-    /// When there are not as many.
+    /// If the range exceeds the collection.
     pub fn rows(&self, rows: Range<usize>) -> Self {
         let codes = self.codes[rows.start * self.dim..rows.end * self.dim].to_vec();
         Self { dim: self.dim, codes, scales: self.scales[rows].to_vec() }
@@ -341,17 +346,17 @@ impl Vectors {
         self.scales.len()
     }
 
-    /// Whether there are none.
+    /// Whether the collection is empty.
     pub fn is_empty(&self) -> bool {
         self.scales.is_empty()
     }
 
-    /// Numbers in a vector.
+    /// Length of each vector.
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// All codes, vector after vector.
+    /// All codes, concatenated.
     pub fn codes(&self) -> &[i8] {
         &self.codes
     }
@@ -361,7 +366,7 @@ impl Vectors {
         &self.scales
     }
 
-    /// A vector as floats, up to what its quantisation lost.
+    /// A vector as floats, with the quantisation error.
     pub fn vector(&self, row: usize) -> Vec<f32> {
         let scale = self.scales[row];
         self.codes_of(row).iter().map(|code| f32::from(*code) * scale).collect()
@@ -372,22 +377,22 @@ impl Vectors {
         dot(self.codes_of(row), &query.codes) as f32 * self.scales[row] * query.scale
     }
 
-    /// The `k` vectors nearest to the query, best first; of equals the first.
+    /// The `k` vectors nearest to the query, best first; equal scores by row.
     pub fn nearest(&self, query: &Query, k: usize) -> Vec<Hit> {
         self.nearest_in(query, 0..self.len(), k)
     }
 
-    /// [`Self::nearest`] among some rows.
+    /// [`Self::nearest`] among the given rows.
     ///
     /// # Panics
-    /// When the query has another length.
+    /// If the query has another length.
     pub fn nearest_in(
         &self,
         query: &Query,
         rows: impl IntoIterator<Item = usize>,
         k: usize,
     ) -> Vec<Hit> {
-        assert_eq!(query.codes.len(), self.dim, "vectors of one length");
+        assert_eq!(query.codes.len(), self.dim, "vectors have equal length");
         best(rows.into_iter().map(|row| Hit { row, score: self.score(query, row) }), k)
     }
 
@@ -396,11 +401,13 @@ impl Vectors {
     }
 }
 
-/// Most bytes that the vectors and boxes of one photo may take.
+/// Maximum size in bytes of the vectors and boxes of one photo.
 const MOST_BYTES: usize = 16 << 10;
 
-/// Boxes of a photo that an index has vectors of: squares of its shape at two thirds, a half and a third
-/// of its sides, with half overlaps; the smaller ones only where `dim` numbers each leave room in 16 KiB.
+/// The boxes of a photo for which an index has vectors.
+///
+/// They have the photo's shape at two thirds, a half and a third of its sides, with half overlaps.
+/// The smaller ones are dropped if vectors of `dim` numbers would exceed 16 KiB.
 pub fn region_boxes(width: f32, height: f32, dim: usize) -> Vec<BoxPx> {
     const LEVELS: [(f32, usize); 3] = [(2.0 / 3.0, 2), (1.0 / 2.0, 3), (1.0 / 3.0, 4)];
     let mut boxes: Vec<BoxPx> = Vec::new();
@@ -420,7 +427,7 @@ pub fn region_boxes(width: f32, height: f32, dim: usize) -> Vec<BoxPx> {
 /// A row and its cosine with the query.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hit {
-    /// Row of the vectors that were searched.
+    /// Row of the searched vectors.
     pub row: usize,
     /// Cosine with the query.
     pub score: f32,
@@ -434,14 +441,14 @@ impl PartialOrd for Hit {
     }
 }
 
-/// The greater hit is the better one; of equal scores that with the smaller row.
+/// The greater hit is the better one; of equal scores, the one with the smaller row.
 impl Ord for Hit {
     fn cmp(&self, other: &Self) -> Ordering {
         self.score.total_cmp(&other.score).then_with(|| other.row.cmp(&self.row))
     }
 }
 
-/// The `k` best of some hits, best first.
+/// The `k` best hits, best first.
 pub fn best(hits: impl IntoIterator<Item = Hit>, k: usize) -> Vec<Hit> {
     let mut kept: BinaryHeap<Reverse<Hit>> = BinaryHeap::new();
     for hit in hits {
@@ -455,7 +462,8 @@ pub fn best(hits: impl IntoIterator<Item = Hit>, k: usize) -> Vec<Hit> {
     kept.into_sorted_vec().into_iter().map(|hit| hit.0).collect()
 }
 
-/// A unit vector that is looked for, as 16-bit integers: its own rounding is lost in that of the vectors.
+/// A query vector as 16-bit integers, whose rounding error is negligible beside that of the
+/// vectors.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
     codes: Vec<i16>,
@@ -463,11 +471,11 @@ pub struct Query {
 }
 
 impl Query {
-    /// Quantises a vector.
+    /// Quantises a query vector.
     pub fn new(vector: &[f32]) -> Self {
         let most = vector.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-        // |sum| <= |query codes| * |vector codes|, so no partial sum leaves an i32.
+        // |sum| <= |query codes| * |vector codes|, so no partial sum overflows an i32.
         let longest = i32::MAX as f32 / (128.0 * (vector.len() as f32).sqrt());
         let to_code =
             if most > 0.0 { (f32::from(i16::MAX) / most).min(0.99 * longest / norm) } else { 0.0 };
@@ -476,7 +484,7 @@ impl Query {
     }
 }
 
-/// The compiler makes wide multiply-adds of this on every target.
+/// A plain loop, which the compiler turns into wide multiply-adds on every target.
 fn dot(vector: &[i8], query: &[i16]) -> i32 {
     vector.iter().zip(query).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
 }
@@ -639,7 +647,7 @@ mod tests {
         assert!(matches!(Index::from_bytes(&foreign), Err(IndexError::Format { .. })));
     }
 
-    /// An index with one more photo in its header than vectors, and so on.
+    /// Changes the index such that its parts no longer fit, and expects an error.
     fn check_contradiction(change: impl FnOnce(&mut Index)) {
         let mut index = index();
         change(&mut index);

@@ -1,7 +1,7 @@
-//! Values of a model that starts from nothing.
+//! Initial values of a fresh model.
 //!
-//! They are drawn on the host from the seed and the parameter's name, so that they are the same on
-//! every device, whatever else the model has.
+//! They are drawn on the host from the seed and the parameter's name. So they are the same on every
+//! device and do not depend on the other parameters.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -12,13 +12,15 @@ use crate::checkpoint::names::{module_path, param_id, stable_hash};
 use crate::checkpoint::{Parameter, transpose};
 use crate::config::{MmGemConfig, VisionConfig};
 
-/// Sets every value: weights as open_clip and Llama draw them, h1–h3 as PyTorch's `Linear`,
-/// h4 the identity, norms 1, biases 0, tokens as the rest of the language model.
+/// Initialises every parameter.
+///
+/// Weights follow open_clip and Llama; h1–h3 follow PyTorch's `Linear`. h4 is the identity, norms
+/// are 1 and biases 0. The special tokens follow the rest of the language model.
 pub fn fresh<M: Module>(module: M, config: &MmGemConfig, seed: u64) -> M {
     fresh_where(module, config, seed, &|_| true)
 }
 
-/// The same for the parameters at some paths only; the others stay as they are.
+/// [`fresh`] only for parameters whose path satisfies `is_fresh`; the others stay unchanged.
 pub fn fresh_where<M: Module>(
     module: M,
     config: &MmGemConfig,
@@ -28,7 +30,7 @@ pub fn fresh_where<M: Module>(
     module.map(&mut Fresh { path: Vec::new(), config, seed, is_fresh })
 }
 
-/// The values of one parameter in the layout of the file.
+/// Initial values of one parameter, in the layout of the file.
 pub(crate) fn fresh_values(parameter: &Parameter, config: &MmGemConfig, seed: u64) -> Vec<f32> {
     let Parameter { path, shape, is_transposed, .. } = parameter;
     let mut shape = shape.clone();
@@ -46,7 +48,7 @@ struct Fresh<'a> {
     is_fresh: &'a dyn Fn(&str) -> bool,
 }
 
-/// How the values of one parameter are drawn.
+/// Distribution of one parameter's values.
 #[derive(Debug, PartialEq)]
 enum Init {
     Constant(f32),
@@ -79,7 +81,7 @@ impl ModuleMapper for Fresh<'_> {
 }
 
 fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
-    // Residual branches are drawn smaller the deeper the model, so that its sum does not grow.
+    // Residual branches get a smaller scale in deeper models, so that their sum does not grow.
     let (vit_width, vit_depth, patch_size) = match &config.vision {
         VisionConfig::Vit(v) => {
             (v.hidden_size as f64, (2.0 * v.num_hidden_layers as f64).sqrt(), v.patch_size)
@@ -95,7 +97,7 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
         _ if ends(".gamma") => Init::Constant(1.0),
         _ if ends(".beta") || ends(".bias") => Init::Constant(0.0),
         "visual.conv1" => Init::Normal((3.0 * (patch_size as f64).powi(2)).powf(-0.5)),
-        // Convolutions before ReLU6 (He, arXiv:1502.01852); the projections have no activation behind them.
+        // He initialisation (arXiv:1502.01852) before ReLU6; no activation follows the projections.
         "visual.stem.weight" | "visual.head.weight" => Init::Normal((2.0 / fan_in(shape)).sqrt()),
         _ if path.starts_with("visual.mb_blocks.") => {
             let gain: f64 = if ends("project.weight") { 1.0 } else { 2.0 };
@@ -113,7 +115,9 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
     }
 }
 
-/// Inputs of one output: of a linear layer `[in, out]` or a convolution `[out, in / groups, k, k]`.
+/// Number of inputs of one output.
+///
+/// `shape` is `[in, out]` of a linear layer, or `[out, in / groups, k, k]` of a convolution.
 fn fan_in(shape: &[usize]) -> f64 {
     match shape {
         [n_inputs, _] => *n_inputs as f64,
@@ -134,7 +138,7 @@ fn draw(init: &Init, shape: &[usize], seed: u64) -> Vec<f32> {
     }
 }
 
-/// Box–Muller, one of the pair.
+/// A standard normal value by Box–Muller; the second one of the pair is discarded.
 fn standard_normal(rng: &mut ChaCha8Rng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()

@@ -1,4 +1,5 @@
-//! MM-GEM (arXiv:2405.19333): one vision encoder and one language model that search and describe images.
+//! MM-GEM (arXiv:2405.19333): one vision encoder and one language model that search and describe
+//! images.
 //!
 //! Start reading at [`model::mmgem`]; [`session`] is what an application sees.
 

@@ -1,4 +1,4 @@
-//! The losses of the paper: contrastive (equation 2), caption (equation 3) and their sum (equation 4).
+//! The paper's losses: contrastive (equation 2), caption (equation 3) and their sum (equation 4).
 
 use burn::tensor::{
     Int, Tensor, TensorData,
@@ -25,8 +25,9 @@ pub fn contrastive_logits(
     image_embed.matmul(text_embed.transpose()) * logit_scale.exp().unsqueeze()
 }
 
-/// InfoNCE in both directions, summed: `L_Emb = L_v2t + L_t2v` (equation 2), where image `i` goes
-/// with text `i`. It is twice open_clip's `ClipLoss`, which halves the sum.
+/// InfoNCE in both directions, summed: `L_Emb = L_v2t + L_t2v` (equation 2).
+///
+/// Image `i` matches text `i`. The loss is twice open_clip's `ClipLoss`, which halves the sum.
 ///
 /// # Shapes
 /// - logits: `[n, n]`
@@ -37,10 +38,13 @@ pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
     cross_entropy(logits.clone(), diagonal.clone()) + cross_entropy(logits.transpose(), diagonal)
 }
 
-/// SigLIP's sigmoid loss (arXiv:2303.15343), open_clip's `SigLipLoss`: each pair is judged by itself, so it wants a
-/// bias that starts low, because most pairs do not match. Not in the paper.
+/// SigLIP's sigmoid loss (arXiv:2303.15343), open_clip's `SigLipLoss`. The MM-GEM paper does not
+/// use it.
 ///
-/// `-1/n sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 for `i = j` and -1 elsewhere
+/// Each pair is scored by itself. Most pairs do not match, so the bias must start low.
+///
+/// `-1/n sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 if `i = j` and -1
+/// otherwise
 ///
 /// # Shapes
 /// - logits: `[n, n]`, from [`contrastive_logits`]
@@ -52,7 +56,9 @@ pub fn sigmoid_loss(logits: Tensor<2>, logit_bias: Tensor<1>) -> Tensor<1> {
     -log_sigmoid((logits + logit_bias.unsqueeze()) * signs).sum() / n as f64
 }
 
-/// `L_Gen` (equation 3): next-token cross-entropy, mean over the text tokens and `</s>` of all texts.
+/// `L_Gen` (equation 3): next-token cross-entropy.
+///
+/// It is the mean over the text tokens and `</s>` of all texts.
 ///
 /// # Shapes
 /// - hidden: `[batch, seq + 1, hidden]` from [`crate::model::MmGem::caption_hidden`]
@@ -79,21 +85,24 @@ pub fn caption_loss(
         .map(|id| *id as usize)
         .collect();
     let rows = Tensor::<1, Int>::from_data(TensorData::new(rows.clone(), [rows.len()]), &device);
-    // Only what is scored goes through the head, the widest product of the model.
+    // Select the scored positions first: the head is the widest product of the model.
     let scored = hidden.reshape([batch * positions, width]).select(0, rows);
     cross_entropy(llm.logits(scored), targets)
 }
 
-/// Where in a photo a phrase is: cross-entropy between the patches that its box covers and the softmax
-/// of the phrase's heat map. Not in the paper, whose encoder comes with pretrained towers; an encoder
-/// that starts from nothing does not learn from whole photos alone which patch holds what.
+/// Grounding of a phrase in a photo: cross-entropy between the patches under its box and the
+/// softmax of the phrase's heat map.
 ///
-/// `-sum_p shares[n, p] * log softmax_p(exp(logit_scale) * <patch_embed[n, p], text_embed[n]>)`, mean over n
+/// The paper does not use it; its towers are pretrained. An encoder that trains from scratch does
+/// not learn from whole photos alone which patch shows what.
+///
+/// `-sum_p shares[n, p] * log softmax_p(exp(logit_scale) * <patch_embed[n, p], text_embed[n]>)`,
+/// mean over n
 ///
 /// # Shapes
 /// - patch_embed: `[n, n_patches, embed_dim]`, rows of unit length
 /// - text_embed:  `[n, embed_dim]`, rows of unit length
-/// - shares:      `[n, n_patches]`, how the box spreads over the patches; rows sum to 1
+/// - shares:      `[n, n_patches]`, share of the box in each patch; rows sum to 1
 /// - logit_scale: `[1]`, natural log of the inverse temperature
 /// - returns:     `[1]`
 pub fn grounding_loss(
@@ -102,12 +111,13 @@ pub fn grounding_loss(
     shares: Tensor<2>,
     logit_scale: Tensor<1>,
 ) -> Tensor<1> {
-    let heat = patch_embed.matmul(text_embed.unsqueeze_dim(2)).squeeze_dim::<2>(2); // [n, n_patches]
+    // [n, n_patches]
+    let heat = patch_embed.matmul(text_embed.unsqueeze_dim(2)).squeeze_dim::<2>(2);
     let heat = heat * logit_scale.exp().unsqueeze();
     -(log_softmax(heat, 1) * shares).sum_dim(1).mean()
 }
 
-/// The three losses of a batch where image `i` goes with text `i`.
+/// The losses of a batch in which image `i` matches text `i`.
 #[derive(Clone, Debug)]
 pub struct Losses {
     /// `L_Emb`, `[1]`.

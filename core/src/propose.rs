@@ -1,26 +1,29 @@
-//! Boxes around a clicked point, proposed from the model's own patch map.
+//! Boxes around a clicked point, proposed from the model's own patch tokens.
 //!
-//! A patch belongs to the clicked thing as far as its token resembles the one at the click. Boxes of several sizes,
-//! shapes and places around the click are ranked by `inside − 4 outside − 3.9 offset² − 0.024 ln(area)² − 0.068
-//! ln(width / height)`. Boxes and points are shares of the model's input, in 0..=1.
+//! The affinity of a patch is the cosine of its token with the token at the click. Candidate boxes
+//! have several sizes, shapes and positions around the click. They are ranked by
+//! `inside − 4 outside − 3.9 offset² − 0.024 ln(area)² − 0.068 ln(width / height)`.
+//! Boxes and points are shares of the model's input, in 0..=1.
 
 /// `[x0, y0, x1, y1]` in shares of the model's input.
 pub type BoxShare = [f32; 4];
 
-/// Sides of the boxes.
+/// Side lengths of the candidate boxes.
 const SIZES: [f32; 9] = [0.11, 0.15, 0.2, 0.27, 0.36, 0.48, 0.64, 0.82, 1.0];
-/// Distances from the click to the centres of the boxes, in sides.
+/// Distances from the click to the centres of the boxes, in sides of the box.
 const OFFSETS: [f32; 5] = [-0.3, -0.15, 0.0, 0.15, 0.3];
-/// As if this share of patches more, like the photo's mean, lay outside: a box of the whole photo has an outside too.
+/// Extra share of patches, with the photo's mean affinity, that count as outside. So a box of the
+/// whole photo has an outside too.
 const MORE_OUTSIDE: f32 = 0.03;
-/// Weights of [`Candidate::features`], fitted on photos of `coco-train` by `assets/recipes/fit_clicks.py`.
+/// Weights of [`Candidate::features`], fitted on photos of `coco-train` by
+/// `assets/recipes/fit_clicks.py`.
 const WEIGHTS: [f32; 5] = [1.0, -4.0, -3.9, -0.024, -0.068];
-/// The next larger box has at least so many times the area ...
+/// The next larger box has at least this many times the area.
 const GROWTH: f32 = 2.0;
-/// ... and holds this share of the box before.
+/// The next larger box contains at least this share of the previous box.
 const HELD: f32 = 0.9;
 
-/// Proposes boxes for a clicked point: the best one, then the next larger things, then the smaller ones.
+/// Proposes boxes for a clicked point: the best one, then larger ones, then smaller ones.
 ///
 /// # Shapes
 /// - patches: V of one photo, `[grid², hidden]` row by row
@@ -54,11 +57,12 @@ fn is_next_smaller(next: BoxShare, last: BoxShare) -> bool {
     is_next_larger(last, next)
 }
 
-/// A box that may be around the clicked thing.
+/// A box that may surround the clicked object.
 struct Candidate {
     box_share: BoxShare,
-    /// Mean affinity inside, mean affinity outside, squared offset of the click from the centre in sides of the box,
-    /// `ln(area)²`, `ln(width / height)`.
+    /// `inside` and `outside` (mean affinities), `offset²`, `ln(area)²`, `ln(width / height)`.
+    ///
+    /// The offset is the distance of the click from the box's centre, in sides of the box.
     features: [f32; 5],
 }
 
@@ -68,7 +72,7 @@ impl Candidate {
     }
 }
 
-/// Cosine of each patch with the map at a point, interpolated between the four patches around it.
+/// Cosine of each patch with the token at a point, interpolated between the four nearest patches.
 fn affinity(patches: &[f32], grid: usize, point: [f32; 2]) -> Vec<f32> {
     let hidden = patches.len() / grid.pow(2);
     let patch = |x: usize, y: usize| &patches[(y * grid + x) * hidden..][..hidden];
@@ -95,7 +99,7 @@ fn affinity(patches: &[f32], grid: usize, point: [f32; 2]) -> Vec<f32> {
         .collect()
 }
 
-/// Every pair of spans along the two axes, row by row.
+/// Every pair of a row span and a column span, row by row.
 fn candidates(alike: &[f32], grid: usize, [x, y]: [f32; 2]) -> Vec<Candidate> {
     let total: f32 = alike.iter().sum();
     let n_patches = alike.len() as f32;
@@ -129,11 +133,11 @@ fn candidates(alike: &[f32], grid: usize, [x, y]: [f32; 2]) -> Vec<Candidate> {
     candidates
 }
 
-/// An interval of one axis.
+/// An interval on one axis.
 struct Span {
     start: f32,
     end: f32,
-    /// Share of each patch along the axis that it covers.
+    /// Covered share of each patch along the axis.
     covered: Vec<f32>,
 }
 
@@ -181,7 +185,7 @@ mod tests {
     use super::*;
     use crate::image::iou;
 
-    /// A map of two kinds of patches: a thing, and what is around it.
+    /// A map with two kinds of patches: an object and its surroundings.
     fn scene(grid: usize, thing: BoxShare) -> Vec<f32> {
         let is_in = |at: usize, low: f32, high: f32| {
             let center = (at as f32 + 0.5) / grid as f32;
@@ -239,7 +243,7 @@ mod tests {
         assert!(!propose(&[0.0; 8], 2, [0.5, 0.5]).is_empty(), "no direction");
     }
 
-    /// What `assets/recipes/fit_clicks.py --golden` wrote.
+    /// The output of `assets/recipes/fit_clicks.py --golden`.
     #[derive(Deserialize)]
     struct Golden {
         grid: usize,
@@ -251,7 +255,7 @@ mod tests {
     struct GoldenClick {
         point: [f32; 2],
         n_candidates: usize,
-        /// Number of a candidate, its box, and its features.
+        /// Index of a candidate, its box, and its features.
         candidates: Vec<(usize, BoxShare, [f32; 5])>,
     }
 

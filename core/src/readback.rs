@@ -1,4 +1,4 @@
-//! Reading results back from a device, which is where one that failed is noticed.
+//! Reads results back from a device. Failures of the device are detected here.
 
 use std::future::Future as _;
 use std::pin::pin;
@@ -12,32 +12,37 @@ use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
 pub enum DeviceFailed {
     /// Its memory is full.
     #[error(
-        "the device stopped working: the GPU ran out of memory\n  hint: a model that `mmgem export --dtype q4` wrote and smaller batches need less; or try again with --device cpu"
+        "the device stopped working: the GPU ran out of memory\n  \
+         hint: use smaller batches, a model exported with `mmgem export --dtype q4`, \
+         or --device cpu"
     )]
     OutOfMemory,
     /// A tensor of the model is larger than the device allows.
     #[error(
-        "{name} takes {size_bytes} bytes in the GPU's memory, where a tensor has at most {limit_bytes}\n  hint: in a model that `mmgem export --dtype q4` wrote the matrices of linear layers take less; or try again with --device cpu"
+        "{name} takes {size_bytes} bytes of GPU memory, but this GPU allows at most \
+         {limit_bytes} per tensor\n  \
+         hint: use a model exported with `mmgem export --dtype q4`, whose linear layers are \
+         smaller, or --device cpu"
     )]
     TooLarge {
         /// Name in the checkpoint.
         name: String,
-        /// What it takes there.
+        /// Its size on the device.
         size_bytes: u64,
-        /// What a tensor may take.
+        /// The device's limit for one tensor.
         limit_bytes: u64,
     },
-    /// Anything else, in words.
+    /// Any other failure, as a message.
     #[error("the device stopped working: {0}\n  hint: try again with --device cpu")]
     Stopped(String),
 }
 
 impl DeviceFailed {
-    /// From the words of a driver and of what is above it, which may fill a page.
+    /// Classifies the error message of a driver and the layers above it, which may be long.
     pub fn new(words: &str) -> Self {
         let lower = words.to_lowercase();
         let says = |any: &[&str]| any.iter().any(|part| lower.contains(part));
-        // A device that is lost for want of memory says both.
+        // A device that is lost because it ran out of memory reports both.
         if says(&[
             "out of memory",
             "out of device memory",
@@ -46,9 +51,9 @@ impl DeviceFailed {
         ]) {
             Self::OutOfMemory
         } else if says(&["device is lost", "device lost", "device was lost", "is poisoned"]) {
-            Self::Stopped("the GPU was lost, as when its driver starts anew".into())
+            Self::Stopped("the GPU was lost, for example because its driver restarted".into())
         } else if says(&["can't allocate buffer of size", "buffer_binding_size` limit"]) {
-            Self::Stopped("what is computed needs a larger tensor than the GPU allows".into())
+            Self::Stopped("a computation needs a larger tensor than the GPU allows".into())
         } else {
             let lines = words
                 .lines()
@@ -59,7 +64,7 @@ impl DeviceFailed {
     }
 }
 
-/// A failure that no call returned, and who waits for results meanwhile.
+/// A failure that no call returned, and the tasks that wait for results meanwhile.
 struct Notices {
     failure: Option<DeviceFailed>,
     waiting: Vec<Waker>,
@@ -67,15 +72,17 @@ struct Notices {
 
 static NOTICES: Mutex<Notices> = Mutex::new(Notices { failure: None, waiting: Vec::new() });
 
-/// Tells of a failure that no call returns, as that of a driver's own thread: whoever waits for a result of a
-/// device other than the CPU, or will, gets it. The first one counts.
+/// Reports a failure that no call returns, for example one on a driver's own thread.
+///
+/// All current and later reads from a device other than the CPU return it. Only the first reported
+/// failure counts.
 pub fn notice(failure: DeviceFailed) {
     let mut notices = NOTICES.lock().unwrap_or_else(PoisonError::into_inner);
     notices.failure.get_or_insert(failure);
     notices.waiting.drain(..).for_each(Waker::wake);
 }
 
-/// The failure that was told.
+/// The failure reported by [`notice`], if any.
 pub fn noticed() -> Option<DeviceFailed> {
     NOTICES.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
 }
@@ -83,11 +90,11 @@ pub fn noticed() -> Option<DeviceFailed> {
 /// Values of a float tensor, row by row.
 pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceFailed> {
     let is_watched = !is_on_cpu(&tensor.device());
-    // `into_data` would put off the read until the values are looked at, where a failure is a panic.
+    // `into_data` would defer the read until the values are used, where a failure is a panic.
     let mut read = pin!(Transaction::default().register(tensor).execute_async());
     let mut data = std::future::poll_fn(|context| {
         let polled = read.as_mut().poll(context);
-        // After the read: what a failing device returns as if nothing had happened is zeros.
+        // Check after the read: a failing device may return zeros as if nothing had happened.
         let mut notices = NOTICES.lock().unwrap_or_else(PoisonError::into_inner);
         notices.waiting.retain(|waker| !waker.will_wake(context.waker()));
         if let (true, Some(failure)) = (is_watched, &notices.failure) {
@@ -102,8 +109,10 @@ pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, 
     Ok(to_floats(data.pop().expect("one tensor was registered")))
 }
 
-/// The same where nothing returns an error: a failure unwinds and carries the [`DeviceFailed`]. Whoever starts
-/// the work catches it.
+/// [`read_floats`] for code that cannot return an error: a failure unwinds with the
+/// [`DeviceFailed`] as its payload.
+///
+/// The caller that started the work must catch it.
 pub fn floats_now<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     pollster::block_on(read_floats(tensor))
         .unwrap_or_else(|failed| std::panic::resume_unwind(Box::new(failed)))
@@ -111,7 +120,7 @@ pub fn floats_now<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 fn to_floats(data: TensorData) -> Vec<f32> {
     if data.dtype() == DType::F32 {
-        return data.try_into_vec().expect("its dtype was asked");
+        return data.try_into_vec().expect("the data type was checked");
     }
     data.iter::<f32>().collect()
 }

@@ -1,6 +1,8 @@
-//! What an application can do with a model, in plain data: bytes, strings, boxes, scores.
+//! The actions that an application can take with a model, in plain data: bytes, strings, boxes,
+//! scores.
 //!
-//! Every method is `async` because a browser cannot wait for its GPU; native programs block on them.
+//! Every method that reads a result from the device is `async`, because a browser cannot block on
+//! its GPU. Native programs block on it.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -18,7 +20,7 @@ use crate::quant::stays_packed;
 use crate::readback::{DeviceFailed, read_floats};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
-/// A model that is ready to be asked.
+/// An opened model, ready for requests.
 #[derive(Debug)]
 pub struct Session {
     config: MmGemConfig,
@@ -28,75 +30,75 @@ pub struct Session {
     device: Device,
 }
 
-/// Whatever can go wrong in a session.
+/// Any failure of a session.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// `config.json`.
+    /// `config.json` is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `model.safetensors`.
+    /// `model.safetensors` is invalid.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// `tokenizer.json`, or a text.
+    /// `tokenizer.json` is invalid, or a text cannot be encoded or decoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// A photo, or a box on it.
+    /// A photo, or a box on it, is invalid.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The device.
+    /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceFailed),
     /// A mask that does not fit its photo.
-    #[error("the mask {0}\n  hint: a mask has the size of its photo, white where the region is")]
+    #[error("the mask {0}\n  hint: use a mask of the photo's size that is white on the region")]
     Mask(String),
 }
 
-/// A photo after the image encoder: each further region costs only its pooling and decoding.
+/// A photo after the image encoder. Each further region costs only its pooling and decoding.
 #[derive(Clone, Debug)]
 pub struct EncodedImage {
     /// `[1, n_patches, hidden]`
     patches: Tensor<3>,
     map: BoxMap,
-    /// Width of the photo as a person sees it, in pixels.
+    /// Width of the upright photo, in pixels.
     pub width: u32,
-    /// Height of the photo as a person sees it, in pixels.
+    /// Height of the upright photo, in pixels.
     pub height: u32,
 }
 
-/// A part of a photo.
+/// The whole photo, or a region of it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Part {
     /// The whole photo.
     Whole,
     /// A box, `[x0, y0, x1, y1]` in pixels of the photo.
     Box(BoxPx),
-    /// White where the region is; of the photo's size.
+    /// A mask of the photo's size, white on the region.
     Mask {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// 0..=255 for each pixel, row by row.
+        /// One value of 0..=255 per pixel, row by row.
         values: Vec<u8>,
     },
 }
 
-/// A caption and how sure the model is of it.
+/// A caption with its log probability.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caption {
     /// The text.
     pub text: String,
-    /// Sum of the natural log probabilities of its tokens and its end.
+    /// Sum of the natural log probabilities of its tokens and of the end token.
     pub log_prob: f32,
 }
 
-/// A caption while it is written, greedily: see [`Session::start_caption`].
+/// A greedy caption that is decoded token by token: see [`Session::start_caption`].
 #[derive(Debug)]
 pub struct CaptionStream {
     decoder: Greedy,
 }
 
-/// Where in a photo a text is.
+/// The place of a text in a photo.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Localization {
     /// Cosine of the text with each patch, row by row.
@@ -112,8 +114,10 @@ pub struct Localization {
 }
 
 impl Session {
-    /// Opens a model from the bytes of its files; `shards` are names (for messages) and bytes. Packed layers stay
-    /// packed where they can.
+    /// Opens a model from the bytes of its files.
+    ///
+    /// `shards` are file names (for messages) with their bytes. Packed layers stay packed if the
+    /// device supports it.
     pub fn open(
         config_json: &str,
         shards: &[(&str, &[u8])],
@@ -130,7 +134,7 @@ impl Session {
         Ok(Self::new(config, model, tokenizer, device))
     }
 
-    /// Takes a model that is in memory already.
+    /// Wraps a model that is already in memory.
     pub fn new(config: MmGemConfig, model: MmGem, tokenizer: Tokenizer, device: &Device) -> Self {
         let pool = PoolAggregator::new(&config);
         Self { config, model, tokenizer, pool, device: device.clone() }
@@ -146,18 +150,20 @@ impl Session {
         &self.tokenizer
     }
 
-    /// Where the model is.
+    /// The device of the model.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Decodes a photo and runs the image encoder on it; of one that is cut short on what there is.
+    /// Decodes a photo and runs the image encoder on it. A truncated file is used as far as it
+    /// decodes.
     pub fn encode_image(&self, bytes: &[u8]) -> Result<EncodedImage, SessionError> {
         Ok(self.encode_decoded(&decode_scaled(bytes, Default::default(), u32::MAX)?))
     }
 
-    /// Runs the image encoder on a decoded photo; boxes are in pixels of the whole photo, whatever it was made
-    /// smaller to.
+    /// Runs the image encoder on a decoded photo.
+    ///
+    /// Boxes on the result are in pixels of the original photo, even if it was decoded smaller.
     pub fn encode_decoded(&self, photo: &Decoded) -> EncodedImage {
         let mut encoded = self.encode_batch(&[photo.preprocess(&self.config.preprocess())]);
         encoded.pop().expect("one photo in, one out")
@@ -191,7 +197,7 @@ impl Session {
         Ok(read_floats(self.model.text_embed(&TokenBatch::new(&[ids], &self.device))).await?)
     }
 
-    /// Unit vectors of texts, one after the other, as one batch.
+    /// Unit vectors of texts, concatenated; runs them as one batch.
     pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, SessionError> {
         let ids =
             texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
@@ -211,7 +217,7 @@ impl Session {
         Ok(read_floats(embed).await?)
     }
 
-    /// Unit vectors of boxes, one after the other, from one encoded photo.
+    /// Unit vectors of boxes on one encoded photo, concatenated.
     pub async fn embed_boxes(
         &self,
         image: &EncodedImage,
@@ -220,7 +226,7 @@ impl Session {
         self.embed_boxes_in(Stage::Two, image, boxes_px).await
     }
 
-    /// The same as a stage sees them: stage 1 has no region head h4.
+    /// [`Self::embed_boxes`] for one stage: stage 1 has no region head h4.
     pub async fn embed_boxes_in(
         &self,
         stage: Stage,
@@ -242,7 +248,7 @@ impl Session {
         self.model.region_mean_embed(self.pool.roi_mean(image.patches.clone(), regions))
     }
 
-    /// Writes what is on a photo or in a part of it.
+    /// Captions a photo or a part of it.
     pub async fn caption(
         &self,
         image: &EncodedImage,
@@ -256,8 +262,9 @@ impl Session {
         Ok(captions.into_iter().next().expect("one part, one caption"))
     }
 
-    /// Begins a greedy caption that [`Self::continue_caption`] writes token by token; at most `max_tokens`
-    /// and what the language model has room for.
+    /// Starts a greedy caption that [`Self::continue_caption`] decodes token by token.
+    ///
+    /// It ends after `max_tokens`, or earlier at the language model's maximum position.
     pub fn start_caption(
         &self,
         image: &EncodedImage,
@@ -276,7 +283,7 @@ impl Session {
         Ok(CaptionStream { decoder: Greedy::new(&self.model.llm, prefix, eos, max_tokens) })
     }
 
-    /// Writes the next token and returns the caption so far, or `None` when it was finished before.
+    /// Decodes the next token and returns the caption so far. `None` if it was already finished.
     pub async fn continue_caption(
         &self,
         stream: &mut CaptionStream,
@@ -310,7 +317,9 @@ impl Session {
         self.caption_regions_in(Stage::Two, image, parts, decoding).await
     }
 
-    /// The same as a stage writes them: stage 1 has the mean of the part and one prompt.
+    /// [`Self::caption_regions`] for one stage.
+    ///
+    /// Stage 1 uses `[CAP]`, and the mean of the part if the config's `vision_tokens` is `mean`.
     pub async fn caption_regions_in(
         &self,
         stage: Stage,
@@ -323,7 +332,8 @@ impl Session {
         self.decode(self.pool_regions(image, &regions), stage, decoding).await
     }
 
-    /// Captions of boxes on several photos, each with the place of its photo, decoded as one batch.
+    /// Captions of boxes on several photos, decoded as one batch. Each box has the index of its
+    /// photo.
     pub async fn caption_boxes_in(
         &self,
         stage: Stage,
@@ -356,16 +366,16 @@ impl Session {
         decoded.into_iter().map(caption).collect()
     }
 
-    /// What the language model reads before it writes.
+    /// The embeddings that the language model reads before the caption.
     fn prefix(&self, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
         let v_in = self.model.visual_context(&self.pool, tokens, stage);
         self.model.caption_prefix(v_in, stage)
     }
 
-    /// Finds the place of a text in a photo: the patch similarities of the paper's figure 3, and the
-    /// best of [`candidate_boxes`].
+    /// Finds the place of a text in a photo: the patch similarities of the paper's figure 3, and
+    /// the best of [`candidate_boxes`].
     ///
-    /// `text_embed` is a unit vector of [`Self::embed_text`].
+    /// `text_embed` is a unit vector from [`Self::embed_text`].
     pub async fn localize(
         &self,
         image: &EncodedImage,
@@ -374,7 +384,7 @@ impl Session {
         self.localize_in(Stage::Two, image, text_embed).await
     }
 
-    /// [`Self::localize`] as a stage sees the photo: stage 1 has no region head.
+    /// [`Self::localize`] for one stage: stage 1 has no region head.
     pub async fn localize_in(
         &self,
         stage: Stage,
@@ -397,7 +407,7 @@ impl Session {
         })
     }
 
-    /// Centre of the patch that is most similar to a text as a stage sees it, in pixels of the photo.
+    /// Centre of the patch that is most similar to a text, in pixels of the photo, for one stage.
     pub async fn point_in(
         &self,
         stage: Stage,
@@ -408,14 +418,14 @@ impl Session {
         Ok(self.best_point(image, &similarity))
     }
 
-    /// The part of a photo that the model sees, in pixels of the photo: where the patches lie.
+    /// The part of a photo that the model sees and that the patches cover, in pixels of the photo.
     pub fn seen_px(&self, image: &EncodedImage) -> BoxPx {
         let side = self.config.vision.image_size() as f32;
         image.map.image_from_input([0.0, 0.0, side, side])
     }
 
-    /// Proposes boxes around what is at a point of the photo: the best one, then the next larger things, then
-    /// smaller ones ([`crate::propose`]).
+    /// Proposes boxes around the object at a point of the photo: the best one first, then larger
+    /// ones, then smaller ones ([`crate::propose`]).
     ///
     /// `point_px` is `[x, y]` in pixels of the photo.
     pub async fn boxes_at(
@@ -482,7 +492,8 @@ impl Session {
         }
     }
 
-    /// Samples the mask at the centres of the input's pixels; its box is the one around all white.
+    /// Samples the mask at the pixel centres of the model's input. Its box surrounds all white
+    /// pixels.
     fn mask_region(&self, image: &EncodedImage, values: &[u8]) -> Result<Region, SessionError> {
         let side = self.config.vision.image_size();
         let width = image.width as usize;
@@ -515,8 +526,9 @@ impl Session {
     }
 }
 
-/// Boxes at several sizes and shapes that cover a photo, with half overlaps: where
-/// [`Session::localize`] and a photo search look.
+/// Boxes of several sizes and shapes that cover a photo with half overlaps.
+///
+/// [`Session::localize`] and the photo search score each of them.
 pub fn candidate_boxes(width: f32, height: f32) -> Vec<BoxPx> {
     const SHAPES: [(f32, f32); 9] = [
         (1.0, 1.0),

@@ -1,4 +1,4 @@
-//! Text to token ids and back, by the model folder's `tokenizer.json`.
+//! Converts text to token ids and back, with the model folder's `tokenizer.json`.
 
 use std::ops::Range;
 
@@ -11,26 +11,29 @@ use crate::config::MmGemConfig;
 pub struct Tokenizer {
     inner: HfTokenizer,
     max_text_len: usize,
-    /// Whether texts lose their capitals on the way in; captions then get one at the start of each sentence.
+    /// Whether texts are lowercased. Decoded captions then get a capital at the start of each
+    /// sentence.
     lowercases: bool,
 }
 
-/// Why a tokenizer cannot be used.
+/// A tokenizer that cannot be read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// Not a `tokenizer.json`.
     #[error(
-        "tokenizer.json cannot be read: {0}\n  hint: a SentencePiece `tokenizer.model` has to be converted; Hugging Face's `tokenizers` does it"
+        "tokenizer.json cannot be read: {0}\n  \
+         hint: convert a SentencePiece `tokenizer.model` with Hugging Face's `tokenizers`"
     )]
     Malformed(String),
     /// The tokenizer belongs to another model.
     #[error(
-        "tokenizer.json has {found}, but the model wants {wanted}\n  hint: was it copied from another model?"
+        "tokenizer.json has {found}, but the model wants {wanted}\n  \
+         hint: was it copied from another model?"
     )]
     OtherVocabulary {
-        /// What the tokenizer has.
+        /// The tokenizer's property.
         found: String,
-        /// What config.json says.
+        /// The property that config.json requires.
         wanted: String,
     },
     /// The text could not be encoded or decoded.
@@ -38,7 +41,7 @@ pub enum TokenizerError {
     Text {
         /// The text, or the ids.
         text: String,
-        /// The library's words.
+        /// The error message of the `tokenizers` library.
         cause: String,
     },
 }
@@ -49,14 +52,14 @@ impl Tokenizer {
         let inner =
             HfTokenizer::from_bytes(json).map_err(|e| TokenizerError::Malformed(e.to_string()))?;
         let (found, wanted) = (inner.get_vocab_size(true), config.llm.vocab_size);
-        // A model's table may be padded beyond the vocabulary, never the other way round.
+        // A model may pad its table beyond the vocabulary, but never below it.
         if found > wanted {
             return Err(TokenizerError::OtherVocabulary {
                 found: format!("{found} tokens"),
                 wanted: format!("{wanted} (llm.vocab_size)"),
             });
         }
-        // Whatever its size, the tokenizer that the model learned with ends its captions with a special token.
+        // The tokenizer that the model was trained with ends captions with a special token.
         let end = config.eos_token_id;
         if !inner.get_added_tokens_decoder().contains_key(&end) {
             let found = inner
@@ -71,14 +74,14 @@ impl Tokenizer {
         Ok(Self { inner, max_text_len: config.max_text_len, lowercases })
     }
 
-    /// Ids of a text without special tokens, cut so that one special token still fits.
+    /// Ids of a text without special tokens, truncated so that one special token still fits.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, false).map_err(|cause| failed(text, cause))?;
         let ids = encoding.get_ids();
         Ok(ids[..ids.len().min(self.max_text_len - 1)].to_vec())
     }
 
-    /// What becomes of a text: how much of it is read, and which words nothing is known of.
+    /// Reports how much of a text is read, and which of its words the tokenizer does not know.
     pub fn reading(&self, text: &str) -> Result<Reading, TokenizerError> {
         let encoding =
             self.inner.encode_char_offsets(text, false).map_err(|cause| failed(text, cause))?;
@@ -92,7 +95,7 @@ impl Tokenizer {
         })
     }
 
-    /// Text of the ids, special tokens left out.
+    /// Text of the ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         let text =
             self.inner.decode(ids, true).map_err(|cause| failed(&format!("{ids:?}"), cause))?;
@@ -100,33 +103,36 @@ impl Tokenizer {
         Ok(if self.lowercases { sentence_case(text) } else { text.to_owned() })
     }
 
-    /// Most tokens of a text, its special token included.
+    /// Maximum number of tokens of a text, including its special token.
     pub fn max_text_len(&self) -> usize {
         self.max_text_len
     }
 }
 
-/// What becomes of a text on its way to ids.
+/// The result of [`Tokenizer::reading`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Tokens of the whole text.
     pub n_tokens: usize,
     /// Tokens that [`Tokenizer::encode`] keeps.
     pub n_read: usize,
-    /// Words that the tokenizer takes apart to single letters or bytes: it never met their letters together.
+    /// Words that the tokenizer splits into single letters or bytes, because it learned no longer
+    /// piece.
     pub strange: Vec<String>,
 }
 
-/// Words of which more than half the letters take several tokens each, as those of a script that was never met do, and
-/// words of four letters or more of which three quarters are tokens by themselves.
+/// Words that the tokenizer hardly knows.
 ///
-/// `spans` are the tokens, in characters of the text; the bytes of one character have the same span.
+/// Either more than half of a word's letters take several tokens each, as in an unknown script.
+/// Or the word has at least four letters, and three quarters of them are tokens by themselves.
+///
+/// `spans` are the tokens' ranges in characters. The bytes of one character share a span.
 fn strange_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
     let letters: Vec<char> = text.chars().collect();
     let mut n_tokens = vec![0; letters.len()];
     let mut is_alone = vec![false; letters.len()];
     for span in spans {
-        // A space in front belongs to the token, not to the word.
+        // A leading space belongs to the token, not to the word.
         let within = span.clone().filter(|at| letters.get(*at).is_some_and(|c| !c.is_whitespace()));
         let within: Vec<usize> = within.collect();
         for at in &within {
@@ -139,7 +145,7 @@ fn strange_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
     for word in letters.split(|c| c.is_whitespace()) {
         let places = start..start + word.len();
         start = places.end + 1;
-        // Punctuation says nothing.
+        // Ignore punctuation.
         let spoken: Vec<usize> =
             places.filter(|at| letters[*at].is_alphabetic() || !letters[*at].is_ascii()).collect();
         let n_of_bytes = spoken.iter().filter(|at| n_tokens[**at] != 1).count();
@@ -165,7 +171,7 @@ fn lowercases(normalizer: &NormalizerWrapper) -> bool {
     }
 }
 
-/// A capital at the start of each sentence.
+/// Capitalises the first letter of each sentence.
 fn sentence_case(text: &str) -> String {
     let mut starts = true;
     let mut out = String::with_capacity(text.len());
@@ -175,21 +181,22 @@ fn sentence_case(text: &str) -> String {
             starts = false;
         } else {
             out.push(letter);
-            // "3.5" does not end a sentence.
+            // The dot in "3.5" does not end a sentence.
             starts |= matches!(letter, '.' | '!' | '?') && text[at + 1..].starts_with(' ');
         }
     }
     out
 }
 
-/// Special tokens of a tokenizer made by [`train_bpe`]; their ids are 0, 1 and 2.
+/// Special tokens of a tokenizer from [`train_bpe`]; their ids are 0, 1 and 2.
 pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 
 /// Trains a byte-level BPE on lines of text and returns its `tokenizer.json`.
 ///
-/// A small vocabulary is not spent on capitals and on the spaces that tokenised captions have before their
-/// punctuation: the tokenizer's normalizer takes both away, and [`Tokenizer::decode`] writes sentences again.
-#[cfg(feature = "autodiff")]
+/// A small vocabulary must not waste tokens on capitals, or on the space that tokenised captions
+/// have before punctuation. The tokenizer's normalizer removes both; [`Tokenizer::decode`] writes
+/// sentences again.
+#[cfg(feature = "train")]
 pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
     use tokenizers::{
         AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,
@@ -214,7 +221,7 @@ pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, Tokenize
 
     let broken = |cause: tokenizers::Error| TokenizerError::Malformed(cause.to_string());
     let mut tokenizer: Parts = TokenizerImpl::new(ModelWrapper::BPE(BPE::default()));
-    // A word is the same token at the start of a text as within it.
+    // A word is the same token at the start of a text as inside it.
     let byte_level = ByteLevel::new(true, true, true);
     let mut normalizers = vec![NormalizerWrapper::Lowercase(Lowercase)];
     for mark in [".", ",", "!", "?", ";", ":"] {
@@ -251,7 +258,7 @@ mod tests {
         let spans: Vec<Range<usize>> = tokens
             .iter()
             .map(|token| {
-                // `=` is one more byte of the character before.
+                // `=` is one more byte of the preceding character.
                 let start = if *token == "=" { at - 1 } else { at };
                 at = if *token == "=" { at } else { at + token.chars().count() };
                 start..at

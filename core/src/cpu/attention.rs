@@ -1,4 +1,4 @@
-//! Scaled dot-product attention, one head after the other, on views.
+//! Scaled dot-product attention on views, head by head.
 
 use rayon::prelude::*;
 
@@ -7,22 +7,23 @@ use super::elementwise::softmax;
 use super::gradient;
 use super::rows::{self, Out};
 
-/// Multiplications that pay for more than one core.
+/// Multiplications that make more than one core worthwhile.
 const MULTIPLICATIONS_PER_TASK: usize = 128 * 1024;
 
-/// Queries, keys or values: `[batch, heads, seq, head_dim]` somewhere in a buffer. The elements of a
-/// head's vector are neighbours.
+/// A view of queries, keys or values in a buffer: `[batch, heads, seq, head_dim]`.
+///
+/// The elements of a head's vector are adjacent.
 pub struct Heads<'a> {
-    /// From the first element on.
+    /// The buffer from the view's first element on.
     pub values: &'a [f32],
     /// `[batch, heads, seq, head_dim]`
     pub shape: [usize; 4],
-    /// Distances of neighbours along batch, heads and seq.
+    /// Strides along batch, heads and seq.
     pub strides: [usize; 3],
 }
 
 impl<'a> Heads<'a> {
-    /// A view that stays inside its buffer.
+    /// The buffer of one head, checked against the buffer's bounds.
     fn head(&self, batch: usize, head: usize) -> &'a [f32] {
         let [_, _, seq, head_dim] = self.shape;
         let start = batch * self.strides[0] + head * self.strides[1];
@@ -30,10 +31,10 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// `softmax(q k^T / sqrt(head_dim)) v`, the heads side by side: `[batch, seq_q, heads * head_dim]`.
+/// `softmax(q k^T / sqrt(head_dim)) v` with concatenated heads: `[batch, seq_q, heads * head_dim]`.
 ///
-/// Each head of `k` and `v` serves `heads / kv_heads` neighbouring ones of `q`. With `is_causal` a query
-/// sees the keys up to its own place, counted from the end.
+/// Each head of `k` and `v` serves `heads / kv_heads` neighbouring heads of `q`. With `is_causal`,
+/// a query sees the keys up to its own position, counted from the end.
 pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
     let [batch, n_heads, seq_q, head_dim] = q.shape;
     let [_, n_kv_heads, seq_k, _] = k.shape;
@@ -55,7 +56,7 @@ pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
             is_causal,
             scores,
         );
-        // SAFETY: this head's columns of this batch's rows, which no other task writes.
+        // SAFETY: only this task writes this head's columns in the rows of this batch element.
         unsafe {
             product(
                 [seq_q, head_dim, seq_k],
@@ -77,9 +78,9 @@ pub fn attend(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
     out
 }
 
-/// `softmax(q k^T / sqrt(head_dim))` of one head, `[seq_q, seq_k]`; keys that a query does not see weigh 0.
+/// `softmax(q k^T / sqrt(head_dim))` of one head, `[seq_q, seq_k]`. Masked keys get weight 0.
 ///
-/// `q` and `k` come with the distance of their rows.
+/// `q` and `k` come with their row strides.
 fn weights_of_head(
     (q, q_stride): (&[f32], usize),
     (k, k_stride): (&[f32], usize),
@@ -110,12 +111,12 @@ fn weights_of_head(
     }
 }
 
-/// Where the gradient of queries, keys or values goes.
-#[cfg(feature = "autodiff")]
+/// Destination of the gradient of queries, keys or values.
+#[cfg(feature = "train")]
 #[derive(Clone, Copy)]
 struct Target {
     out: Out,
-    /// Distances of neighbours along batch, heads and seq.
+    /// Strides along batch, heads and seq.
     strides: [usize; 3],
 }
 
@@ -126,9 +127,10 @@ impl Target {
     }
 }
 
-/// Gradients of the queries, keys and values of [`attend`], each `[batch, seq, heads, head_dim]`, from
-/// that of its output.
-#[cfg(feature = "autodiff")]
+/// Gradients of the queries, keys and values of [`attend`], each `[batch, seq, heads, head_dim]`.
+///
+/// `grad` is the gradient of its output.
+#[cfg(feature = "train")]
 pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> [Vec<f32>; 3] {
     let mut grads = [q, k, v].map(|x| vec![0.0; x.shape.iter().product()]);
     let target = |grad: &mut Vec<f32>, [_, n_heads, seq, head_dim]: [usize; 4]| {
@@ -137,13 +139,13 @@ pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32])
     };
     let [q_grad, k_grad, v_grad] = &mut grads;
     let targets = [target(q_grad, q.shape), target(k_grad, k.shape), target(v_grad, v.shape)];
-    // SAFETY: buffers of these shapes, each borrowed alone.
+    // SAFETY: the buffers have these shapes, and each is borrowed exclusively.
     unsafe { write_gradients([q, k, v], is_causal, grad, targets) };
     grads
 }
 
-/// The same where as many queries as keys lie side by side: `[batch, seq, 3 * heads * head_dim]`.
-#[cfg(feature = "autodiff")]
+/// [`gradients`] for packed inputs with equal shapes, as one `[batch, seq, 3 * heads * head_dim]`.
+#[cfg(feature = "train")]
 pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> Vec<f32> {
     let [batch, n_heads, seq, head_dim] = q.shape;
     assert!(k.shape == q.shape && v.shape == q.shape);
@@ -154,16 +156,17 @@ pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &
         out: Out(out.at(part * width)),
         strides: [seq * 3 * width, head_dim, 3 * width],
     });
-    // SAFETY: three apart from each other in one buffer of this shape, which is borrowed alone.
+    // SAFETY: three disjoint parts of one buffer of this shape, which is borrowed exclusively.
     unsafe { write_gradients([q, k, v], is_causal, grad, targets) };
     packed
 }
 
-/// The weights are computed again, which is cheaper than to keep them.
+/// Computes the attention weights again, which is cheaper than to store them.
 ///
 /// # Safety
-/// The targets must have room for the shapes of queries, keys and values, and be written by no one else.
-#[cfg(feature = "autodiff")]
+/// The targets must have room for the shapes of queries, keys and values. No other code may write
+/// them meanwhile.
+#[cfg(feature = "train")]
 unsafe fn write_gradients(
     [q, k, v]: [&Heads; 3],
     is_causal: bool,
@@ -178,7 +181,7 @@ unsafe fn write_gradients(
     assert!(grad.len() == batch * seq_q * width);
     let scale = 1.0 / (head_dim as f32).sqrt();
 
-    // Neighbouring heads share keys and values, so one task takes them all.
+    // Neighbouring heads share keys and values, so one task handles the whole group.
     let go_back = |(weights, slopes): &mut (Vec<f32>, Vec<f32>), task: usize| {
         let (b, kv_head) = (task / n_kv_heads, task % n_kv_heads);
         let (k_head, v_head) = (k.head(b, kv_head), v.head(b, kv_head));
@@ -196,8 +199,9 @@ unsafe fn write_gradients(
             );
             let grad_head = &grad[b * seq_q * width + head * head_dim..];
             let (weights, slopes, is_added) = (&weights[..], &mut slopes[..], nth > 0);
-            // SAFETY: `head` took slices that hold seq rows of head_dim, the buffers hold seq_q × seq_k, the
-            // rows of `grad` are `width` apart, and this task alone writes to its heads of the targets.
+            // SAFETY: `head` checked slices of seq rows of head_dim, and the buffers hold seq_q ×
+            // seq_k. The rows of `grad` are `width` apart. Only this task writes its heads of the
+            // targets.
             unsafe {
                 product(
                     [seq_k, head_dim, seq_q],
@@ -218,7 +222,7 @@ unsafe fn write_gradients(
             {
                 gradient::softmax(weights, scale, slopes);
             }
-            // SAFETY: the same.
+            // SAFETY: as above.
             unsafe {
                 product(
                     [seq_q, head_dim, seq_k],
@@ -247,11 +251,13 @@ unsafe fn write_gradients(
     }
 }
 
-/// `out = a @ b` for sizes `[n, m, depth]`, or `out += a @ b`. Rows of `out` lie so far apart; `a` and `b`
-/// have a distance of their rows and one of their columns.
+/// `out = a @ b` for sizes `[n, m, depth]`, or `out += a @ b`.
+///
+/// `out` has a row stride; `a` and `b` have a row stride and a column stride.
 ///
 /// # Safety
-/// Each pointer must reach as many elements as the sizes say, and `out` be written by no one else.
+/// Each pointer must be valid for the elements that the sizes imply. No other code may write `out`
+/// meanwhile.
 unsafe fn product(
     [n, m, depth]: [usize; 3],
     is_added: bool,
@@ -259,7 +265,7 @@ unsafe fn product(
     (a, a_row_stride, a_column_stride): (*const f32, usize, usize),
     (b, b_row_stride, b_column_stride): (*const f32, usize, usize),
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         gemm::gemm(
             n,
@@ -293,7 +299,7 @@ mod tests {
         (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 500.0 - 2.0).collect()
     }
 
-    /// `[batch, seq, heads, head_dim]` in memory, seen as heads.
+    /// A view as heads of `[batch, seq, heads, head_dim]` in memory.
     fn heads(values: &[f32], [batch, n, seq, head_dim]: [usize; 4]) -> Heads<'_> {
         let strides = [seq * n * head_dim, head_dim, n * head_dim];
         Heads { values, shape: [batch, n, seq, head_dim], strides }
@@ -333,8 +339,8 @@ mod tests {
         }
     }
 
-    /// Compares gradients with differences of `Σ weight · attend(q, k, v)`.
-    #[cfg(feature = "autodiff")]
+    /// Compares gradients with finite differences of `Σ weight · attend(q, k, v)`.
+    #[cfg(feature = "train")]
     fn check_gradients(
         [batch, n_heads, n_kv_heads]: [usize; 3],
         [seq_q, seq_k, head_dim]: [usize; 3],

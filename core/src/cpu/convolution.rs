@@ -1,5 +1,8 @@
-//! Convolutions of images whose channels lie last, `[batch, height, width, channels]`, with TensorFlow's
-//! SAME padding: a stem, and blocks that never write their widest activations to memory.
+//! Convolutions of channels-last images, `[batch, height, width, channels]`, with TensorFlow's SAME
+//! padding: a stem, and blocks that never write their widest activations to memory.
+//!
+//! A block runs expansion and depth-wise convolution for a band of lines, some channels at a time.
+//! Then it projects the band.
 
 use std::cell::Cell;
 
@@ -8,9 +11,9 @@ use super::pointwise::{Place, Product, Source};
 use super::rows::{self, Out};
 use crate::model::same_padding;
 
-/// Numbers of a part of a wide activation: what stays in a core's own cache beside weights.
+/// Floats in a part of a wide activation, so that it fits a core's own cache beside the weights.
 const NUMBERS_PER_PART: usize = 72 * 1024;
-/// Channels of a part: whole tiles of products for vectors of any width.
+/// Channels of a part: whole tiles of products for every vector width.
 pub(super) const CHANNELS_PER_PART: usize = 48;
 
 thread_local! {
@@ -18,7 +21,7 @@ thread_local! {
     pub(super) static MIXED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// Works on a buffer of this thread, which is not cleared in between.
+/// Runs `work` on a buffer of this thread. The buffer keeps its old contents between calls.
 pub(super) fn with_buffer(
     buffer: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
     n: usize,
@@ -32,24 +35,24 @@ pub(super) fn with_buffer(
     buffer.set(values);
 }
 
-/// `n` numbers that `write` writes, without clearing them first.
+/// A vector of `n` floats that `write` fills, without clearing them first.
 ///
 /// # Safety
-/// `write` must write all of them.
+/// `write` must write all `n` elements.
 unsafe fn written(n: usize, write: impl FnOnce(Out)) -> Vec<f32> {
     let mut values = Vec::with_capacity(n);
     write(Out(values.as_mut_ptr()));
-    // SAFETY: the caller's.
+    // SAFETY: the caller guarantees that all elements are written.
     unsafe { values.set_len(n) };
     values
 }
 
-/// How an axis of an image is seen by a kernel: TensorFlow's SAME padding.
+/// One axis of a convolution with TensorFlow's SAME padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Axis {
     pub n_in: usize,
     pub n_out: usize,
-    /// Places of the padding before the first; the rest of it is behind the last.
+    /// Padding before the first element; the rest of the padding follows the last.
     pub before: usize,
     pub kernel: usize,
     pub stride: usize,
@@ -65,12 +68,13 @@ impl Axis {
         Self { n_in, n_out: n_in.div_ceil(stride), before, kernel, stride }
     }
 
-    /// Places that `n` neighbouring outputs see, padding included.
+    /// Number of positions that `n` neighbouring outputs read, padding included.
     pub fn seen(&self, n: usize) -> usize {
         (n - 1) * self.stride + self.kernel
     }
 
-    /// Of the places that outputs from `first` on see: those that are padding, and those that are not.
+    /// The positions that `n` outputs from `first` on read: the number of leading padding
+    /// positions, and the range of input positions.
     fn split(&self, first: usize, n: usize) -> (usize, std::ops::Range<usize>) {
         let start = first * self.stride;
         let end = (start + self.seen(n)).saturating_sub(self.before).min(self.n_in);
@@ -79,7 +83,7 @@ impl Axis {
     }
 }
 
-/// A convolution of single pixels: `x @ weight + bias`.
+/// A point-wise convolution: `x @ weight + bias`.
 #[derive(Clone, Copy)]
 pub struct Pointwise<'a> {
     /// `[in, out]`
@@ -88,7 +92,7 @@ pub struct Pointwise<'a> {
     pub bias: &'a [f32],
 }
 
-/// A convolution of each channel by itself.
+/// A depth-wise convolution.
 #[derive(Clone, Copy)]
 pub struct Taps<'a> {
     /// `[kernel * kernel, channels]`
@@ -99,9 +103,10 @@ pub struct Taps<'a> {
     pub stride: usize,
 }
 
-/// A block of an EfficientNet-Lite: `project(relu6(depthwise(relu6(expand(x)))))`, and `x` added if wanted.
+/// A block of an EfficientNet-Lite: `project(relu6(depthwise(relu6(expand(x)))))`, plus `x` if
+/// `is_residual`.
 ///
-/// Without `expand` and `project` it is the convolution by channels alone, with its ReLU6.
+/// Without `expand` and `project` it is only the depth-wise convolution with its ReLU6.
 #[derive(Clone, Copy)]
 pub struct Block<'a> {
     pub expand: Option<Pointwise<'a>>,
@@ -110,7 +115,7 @@ pub struct Block<'a> {
     pub is_residual: bool,
 }
 
-/// Sizes of a batch of images.
+/// Sizes of a batch of images: `[batch, height, width, channels]`.
 pub type Sizes = [usize; 4];
 
 /// Runs a block on `[batch, height, width, channels]`.
@@ -154,7 +159,7 @@ pub fn block(
             )
         };
     };
-    // SAFETY: the bands of all images are all of the output.
+    // SAFETY: the bands of all images cover the whole output.
     let out = unsafe {
         written(batch * out_image, |out| match is_shared {
             true => (0..n_tasks).for_each(|task| run(task, out)),
@@ -168,7 +173,7 @@ pub fn block(
 struct Work<'a> {
     block: &'a Block<'a>,
     channels: usize,
-    /// Channels between the pointwise convolutions.
+    /// Channels between the point-wise convolutions.
     wide: usize,
     lines: Axis,
     columns: Axis,
@@ -176,10 +181,10 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Lines of the output that are computed at once, and whether cores share the work on them.
+    /// Output lines per band, and whether cores share the work within a band.
     ///
-    /// They do for a single small image: the lines at the border of a band are expanded for both sides, which costs
-    /// more there than to fetch what another core has computed.
+    /// Cores share a band for a single small image. More bands would expand the lines at their
+    /// borders twice, which costs more there than a transfer between cores.
     fn lines_at_once(&self, batch: usize) -> (usize, bool) {
         let Self { lines, columns, wide, .. } = *self;
         let line = columns.seen(columns.n_out) * wide.min(CHANNELS_PER_PART);
@@ -190,7 +195,7 @@ impl Work<'_> {
         if batch * n_bands >= 8 * n_threads {
             return (lines.n_out.div_ceil(n_bands), false);
         }
-        // As many for each core.
+        // Round up, so that every core gets the same number of bands.
         let even = (batch * n_bands).next_multiple_of(n_threads).div_ceil(batch);
         let again = (even - n_bands) * (lines.kernel - lines.stride);
         if 4 * again > lines.n_in && 2 * self.n_parts() >= n_threads {
@@ -203,10 +208,10 @@ impl Work<'_> {
         self.wide.div_ceil(CHANNELS_PER_PART)
     }
 
-    /// Computes some lines of an image.
+    /// Computes a band of lines of an image.
     ///
     /// # Safety
-    /// `out` has room for an image, and nobody else writes these lines.
+    /// `out` must have room for an image. No other task may write these lines.
     unsafe fn band(&self, x: &[f32], band: std::ops::Range<usize>, out: Out, is_shared: bool) {
         let Self { block, wide, columns, out_channels, .. } = *self;
         let first = band.start * columns.n_out;
@@ -217,7 +222,7 @@ impl Work<'_> {
             let part = |part: usize| {
                 let start = part * CHANNELS_PER_PART;
                 let part = start..(start + CHANNELS_PER_PART).min(wide);
-                // SAFETY: each part has channels of its own.
+                // SAFETY: each part writes its own channels.
                 unsafe { self.part(x, band.clone(), part, mixed) };
             };
             if is_shared { rows::for_each_of(n_parts, part) } else { (0..n_parts).for_each(part) }
@@ -235,15 +240,15 @@ impl Work<'_> {
                 is_clamped: false,
                 place: Place::dense(out_channels),
             };
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { write_in_parts(product, if is_shared { n_threads() } else { 1 }, out) };
         });
     }
 
-    /// Computes some channels between the pointwise convolutions.
+    /// Computes some of the channels between the point-wise convolutions.
     ///
     /// # Safety
-    /// `mixed` has room for all channels of the band, and nobody else writes these.
+    /// `mixed` must have room for all channels of the band. No other task may write these channels.
     unsafe fn part(
         &self,
         x: &[f32],
@@ -282,7 +287,7 @@ impl Work<'_> {
                         is_clamped: true,
                         place,
                     };
-                    // SAFETY: the buffer has room for every line, border included.
+                    // SAFETY: the buffer has room for every line, including the border.
                     unsafe { product.write(Out(buffer.as_mut_ptr()).from(to)) };
                 }
                 None => {
@@ -307,20 +312,21 @@ impl Work<'_> {
                 n_lines: band.len(),
                 place: Place { width: columns.n_out, pixel: wide, line: columns.n_out * wide },
             };
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { taps.write(mixed.from(part.start)) };
         });
     }
 }
 
-/// Copies `n` channels of each pixel from the `first` on.
+/// Copies `n` channels of each pixel, from channel `first` on.
 fn copy_part(pixels: &[f32], channels: usize, first: usize, n: usize, to: &mut [f32]) {
     for (pixel, to) in pixels.chunks_exact(channels).zip(to.chunks_exact_mut(n)) {
         to.copy_from_slice(&pixel[first..first + n]);
     }
 }
 
-/// Clears what surrounds an image: lines outside of `inside`, and of those within all but `width` numbers behind `left`.
+/// Clears the border of an image in a buffer: the lines outside of `inside`, and in the other lines
+/// all but the `width` floats after `left`.
 pub(super) fn clear_border(
     buffer: &mut [f32],
     line: usize,
@@ -336,10 +342,10 @@ pub(super) fn clear_border(
     }
 }
 
-/// A convolution over all channels with its ReLU6: `relu6(conv(x) + bias)`.
+/// A dense convolution with its ReLU6: `relu6(conv(x) + bias)`.
 #[derive(Clone, Copy)]
 pub struct Stem<'a> {
-    /// `[kernel * kernel * in, out]`: the input channels of a tap are neighbours.
+    /// `[kernel * kernel * in, out]`: the input channels of a tap are adjacent.
     pub weight: &'a [f32],
     /// `[out]`
     pub bias: &'a [f32],
@@ -347,7 +353,7 @@ pub struct Stem<'a> {
     pub stride: usize,
 }
 
-/// Runs a stem on `[batch, height, width, channels]`, which may lie in any order: the strides say where.
+/// Runs a stem on `[batch, height, width, channels]` in any memory order, given by the strides.
 pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (Vec<f32>, Sizes) {
     let [batch, height, width, channels] = sizes;
     let Stem { weight, bias, kernel, stride } = *stem;
@@ -390,19 +396,19 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
                 is_clamped: true,
                 place: Place::dense(out_channels),
             };
-            // SAFETY: each task writes a line of its own.
+            // SAFETY: each task writes its own line.
             unsafe { product.write(out.from(task * columns.n_out * out_channels)) };
         });
     };
     let n_lines = batch * lines.n_out;
-    // SAFETY: the lines of all images are all of the output.
+    // SAFETY: the lines of all images cover the whole output.
     let out = unsafe {
         written(sizes.iter().product(), |out| rows::for_each_of(n_lines, |task| line(task, out)))
     };
     (out, sizes)
 }
 
-/// Runs a convolution of single pixels, with a ReLU6 if wanted: `[n, in]` → `[n, out]`.
+/// Runs a point-wise convolution, with a ReLU6 if `is_clamped`: `[n, in]` → `[n, out]`.
 pub fn pointwise(x: &[f32], Pointwise { weight, bias }: Pointwise, is_clamped: bool) -> Vec<f32> {
     const PIXELS_PER_TASK: usize = 128;
     let n_out = bias.len();
@@ -420,21 +426,23 @@ pub fn pointwise(x: &[f32], Pointwise { weight, bias }: Pointwise, is_clamped: b
         place: Place::dense(n_out),
     };
     let n_tasks = n_threads().max(n_pixels / PIXELS_PER_TASK);
-    // SAFETY: a product writes all of its output, which nobody else knows yet.
+    // SAFETY: a product writes its whole output, and no other code has access to it yet.
     unsafe { written(n_pixels * n_out, |out| write_in_parts(product, n_tasks, out)) }
 }
 
-/// Runs a product whose output is dense in about as many tasks. Few rows are shared out by columns, so that each core
-/// reads weights of its own.
+/// Runs a product with dense output in about `n_tasks` tasks.
+///
+/// Few rows are split by columns, so that each core reads its own weights.
 ///
 /// # Safety
-/// As of [`Product::write`].
+/// As for [`Product::write`].
 unsafe fn write_in_parts(product: Product, n_tasks: usize, out: Out) {
     const FEW_ROWS: usize = 128;
     let (n_rows, n_columns) = (product.n_rows, product.bias.len());
     let (n, unit) = if n_rows > FEW_ROWS { (n_rows, 8) } else { (n_columns, 16) };
     let each = n.div_ceil(n_tasks.max(1)).next_multiple_of(unit);
-    // Columns that do not fill a vector of any processor stay with those before: narrow vectors round differently.
+    // Columns that fill less than any processor's vector stay with the previous ones, because
+    // narrow vectors round differently.
     let n_tasks = n.saturating_sub(unit).div_ceil(each).max(1);
     rows::for_each_of(n_tasks, |task| {
         let range = task * each..if task + 1 == n_tasks { n } else { (task + 1) * each };
@@ -442,12 +450,12 @@ unsafe fn write_in_parts(product: Product, n_tasks: usize, out: Out) {
             true => product.part(range, 0..n_columns),
             false => product.part(0..n_rows, range),
         };
-        // SAFETY: each task has rows or columns of its own.
+        // SAFETY: each task has its own rows or columns.
         unsafe { part.write(out.from(offset)) };
     });
 }
 
-/// Cores that share work of this thread.
+/// Number of cores that share the work of this thread.
 fn n_threads() -> usize {
     if rows::is_alone() { 1 } else { rayon::current_num_threads() }
 }
@@ -464,7 +472,9 @@ mod tests {
         x.clamp(0.0, 6.0)
     }
 
-    /// `weight(dy, dx, in, out)`; no padding is written down anywhere: pixels outside are left out.
+    /// A plain convolution that skips pixels outside of the image instead of padding it.
+    ///
+    /// `taps(dy, dx, out)` returns input channels with weights.
     fn convolve(
         x: &[f64],
         [batch, height, width, channels]: Sizes,
@@ -506,7 +516,8 @@ mod tests {
         }
     }
 
-    /// Odd and even sides, sides below the kernel's, and channels beside the widths of vectors.
+    /// Odd and even sides, sides smaller than the kernel, and channels that are not vector
+    /// multiples.
     const SHAPES: [(Sizes, usize, usize); 11] = [
         ([1, 1, 1, 1], 3, 1),
         ([1, 2, 3, 3], 5, 1),

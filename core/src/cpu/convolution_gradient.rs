@@ -1,4 +1,4 @@
-//! What goes back through a convolution by channels and its ReLU6.
+//! The backward function of a depth-wise convolution with ReLU6.
 
 use super::convolution::{
     Axis, CHANNELS_PER_PART, MIXED, Sizes, Taps, WIDE, clear_border, with_buffer,
@@ -8,12 +8,13 @@ use super::gradient::{add_rows, relu6};
 use super::pointwise::Place;
 use super::rows::{self, Out};
 
-/// Gradients of the input, `[batch, height, width, channels]`, the weight, `[kernel * kernel, channels]`, and
-/// the bias; those that are wanted.
+/// Gradients of the input, `[batch, height, width, channels]`, of the weight,
+/// `[kernel * kernel, channels]`, and of the bias. `None` for those that are not needed.
 pub type Gradients = [Option<Vec<f32>>; 3];
 
-/// Of [`super::convolution::block`] where it is a convolution by channels alone, from its input, its output and
-/// the output's gradient.
+/// Gradients of [`super::convolution::block`] without `expand` and `project`.
+///
+/// Takes its input `x`, its output `out` and the output's gradient `grad`.
 pub fn depthwise_relu6(
     x: &[f32],
     sizes: Sizes,
@@ -37,7 +38,7 @@ pub fn depthwise_relu6(
     let work = Work { x, taps, out, grad, lines, columns, channels, batch };
     rows::for_each_of(channels.div_ceil(CHANNELS_PER_PART), |part| {
         let start = part * CHANNELS_PER_PART;
-        // SAFETY: each task writes channels of its own, in buffers of these lengths.
+        // SAFETY: each task writes its own channels, in buffers of these lengths.
         unsafe { work.part(start..(start + CHANNELS_PER_PART).min(channels), targets) };
     });
     grads
@@ -57,7 +58,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// # Safety
-    /// The targets have room for all channels, and nobody else writes these.
+    /// The targets must have room for all channels. No other task may write these channels.
     unsafe fn part(
         &self,
         part: std::ops::Range<usize>,
@@ -78,14 +79,14 @@ impl Work<'_> {
             }
             if let Some(to_x) = to_x {
                 let to_x = to_x.from(image * lines.n_in * columns.n_in * channels + part.start);
-                // SAFETY: the caller's.
+                // SAFETY: guaranteed by the caller.
                 unsafe { self.write_x_gradient(part.clone(), &slopes, to_x) };
             }
         }
         let copy = |sums: &[f32], to: Out| {
             for (row, sums) in sums.chunks_exact(n).enumerate() {
                 for (i, sum) in sums.iter().enumerate() {
-                    // SAFETY: the caller's.
+                    // SAFETY: guaranteed by the caller.
                     unsafe { *to.at(row * channels + part.start + i) = *sum };
                 }
             }
@@ -94,7 +95,7 @@ impl Work<'_> {
         to_bias.into_iter().for_each(|to| copy(&bias_sums, to));
     }
 
-    /// The gradient of the sums before the clamp, pixel by pixel.
+    /// The gradient before the ReLU6, pixel by pixel.
     fn slopes(&self, image: usize, part: std::ops::Range<usize>, slopes: &mut [f32]) {
         let first = image * self.lines.n_out * self.columns.n_out;
         for (nth, slopes) in slopes.chunks_exact_mut(part.len()).enumerate() {
@@ -138,10 +139,10 @@ impl Work<'_> {
         });
     }
 
-    /// A convolution of the slopes, `stride - 1` zeros between them, with the kernel turned around.
+    /// Convolves the slopes, spread by `stride - 1` zeros between them, with the flipped kernel.
     ///
     /// # Safety
-    /// `to` has room for an image, and nobody else writes these channels.
+    /// `to` must have room for an image. No other task may write these channels.
     unsafe fn write_x_gradient(&self, part: std::ops::Range<usize>, slopes: &[f32], to: Out) {
         let Self { taps, lines, columns, channels, .. } = *self;
         let Taps { weight, kernel, stride, .. } = *taps;
@@ -175,7 +176,7 @@ impl Work<'_> {
                     line: columns.n_in * channels,
                 },
             };
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { back.write(to) };
         });
     }
@@ -198,11 +199,11 @@ mod tests {
         }
     }
 
-    /// Every product of the forward pass gives its share to both factors.
+    /// Compares with plain loops that add each product's share to the gradients of both factors.
     fn check_sizes(sizes: Sizes, kernel: usize, stride: usize) {
         let [batch, height, width, channels] = sizes;
         let x = numbers(sizes.iter().product(), 1);
-        // Some sums are clamped on each side.
+        // Scaled such that some sums are clamped on each side.
         let weight: Vec<f32> =
             numbers(kernel * kernel * channels, 2).iter().map(|w| w * 4.0).collect();
         let bias: Vec<f32> = numbers(channels, 3).iter().map(|b| b * 4.0 + 2.0).collect();

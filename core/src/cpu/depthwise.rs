@@ -1,4 +1,4 @@
-//! Convolutions of each channel by itself.
+//! Depth-wise convolutions.
 
 #![expect(
     clippy::needless_range_loop,
@@ -9,29 +9,30 @@ use super::lanes::{Kernel, Lanes, run};
 use super::pointwise::Place;
 use super::rows::Out;
 
-/// `relu6(sum of taps + bias)` of a padded image, channels last; the clamp if it is wanted.
+/// `sum of taps + bias` of a padded channels-last image, with a ReLU6 if `is_clamped`.
 #[derive(Clone, Copy)]
 pub struct Depthwise<'a> {
-    /// The image with its border: lines of pixels of these channels.
+    /// The image with its border: lines of pixels with these channels.
     pub x: &'a [f32],
     pub x_place: Place,
     /// `[kernel * kernel, ..]`, from the first channel on.
     pub weight: &'a [f32],
-    /// Distance of the weight's rows.
+    /// Row stride of the weight.
     pub weight_stride: usize,
-    /// As many as channels.
+    /// One value per channel.
     pub bias: &'a [f32],
     pub kernel: usize,
     pub stride: usize,
     pub is_clamped: bool,
-    /// Of the output.
+    /// Lines of the output.
     pub n_lines: usize,
     pub place: Place,
 }
 
 impl Depthwise<'_> {
     /// # Safety
-    /// `out` must have room for `n_lines` lines of this place, which nobody else reads or writes meanwhile.
+    /// `out` must have room for `n_lines` lines of `place`. No other code may read or write them
+    /// meanwhile.
     pub unsafe fn write(self, out: Out) {
         let Self {
             x, x_place, weight, weight_stride, bias, kernel, stride, n_lines, place, ..
@@ -60,7 +61,7 @@ impl Kernel for Write<'_> {
     fn run<V: Lanes>(self) {
         // SAFETY: `Depthwise::write` checked the sizes.
         unsafe {
-            // As many pixels at once as accumulators and what they see fit the registers.
+            // As many pixels at once as registers can hold, with their accumulators and inputs.
             match (self.taps.kernel, self.taps.stride) {
                 (3, 1) if V::N == 16 => self.channels::<V, 3, 1, 8, 10>(),
                 (5, 1) if V::N == 16 => self.channels::<V, 5, 1, 8, 12>(),
@@ -75,10 +76,11 @@ impl Kernel for Write<'_> {
 }
 
 impl Write<'_> {
-    /// For kernels of side `K` that move by `S`, `P` pixels at once, which see `W` pixels of a line.
+    /// Runs kernels of side `K` and stride `S` on `P` pixels at once, which read `W` pixels of a
+    /// line.
     ///
     /// # Safety
-    /// The sizes are right.
+    /// The sizes must have been checked.
     #[inline(always)]
     unsafe fn channels<V: Lanes, const K: usize, const S: usize, const P: usize, const W: usize>(
         &self,
@@ -86,11 +88,11 @@ impl Write<'_> {
         let Depthwise { bias, n_lines, place, .. } = self.taps;
         let n_vectors = bias.len().div_ceil(V::N);
         for vector in 0..n_vectors {
-            // The last vector goes back into the one before.
+            // The last vector overlaps the previous one.
             let channel = (vector * V::N).min(bias.len() - V::N);
             for line in 0..n_lines {
                 let mut pixel = 0;
-                // SAFETY: lines, pixels and channels are within the image's.
+                // SAFETY: lines, pixels and channels are within the image.
                 unsafe {
                     while place.width - pixel >= P {
                         self.pixels::<V, K, S, P, W>(line, pixel, channel);
@@ -106,7 +108,7 @@ impl Write<'_> {
     }
 
     /// # Safety
-    /// There are `P` pixels from `pixel` on.
+    /// At least `P` pixels must exist from `pixel` on.
     #[inline(always)]
     unsafe fn pixels<V: Lanes, const K: usize, const S: usize, const P: usize, const W: usize>(
         &self,
@@ -117,7 +119,7 @@ impl Write<'_> {
         const { assert!(W == (P - 1) * S + K) };
         let Depthwise { x, x_place, weight, weight_stride, bias, place, is_clamped, .. } =
             self.taps;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut sums = [V::load(bias.as_ptr().add(channel)); P];
             for dy in 0..K {
@@ -142,10 +144,10 @@ impl Write<'_> {
         }
     }
 
-    /// For kernels of other sizes.
+    /// Runs kernels of other sizes.
     ///
     /// # Safety
-    /// The sizes are right.
+    /// The sizes must have been checked.
     #[inline(always)]
     unsafe fn any_channels<V: Lanes>(&self) {
         let Depthwise {
@@ -165,7 +167,7 @@ impl Write<'_> {
             for (line, pixel) in
                 (0..n_lines).flat_map(|line| (0..place.width).map(move |pixel| (line, pixel)))
             {
-                // SAFETY: lines, pixels and channels are within the image's.
+                // SAFETY: lines, pixels and channels are within the image.
                 unsafe {
                     let mut sum = V::load(bias.as_ptr().add(channel));
                     for dy in 0..kernel {
@@ -186,14 +188,14 @@ impl Write<'_> {
     }
 }
 
-/// The gradient of a convolution's weight: what each tap has seen times the gradient of its pixel.
-#[cfg(feature = "autodiff")]
+/// The gradient of the weight: sums over each tap's inputs times the gradients of their outputs.
+#[cfg(feature = "train")]
 #[derive(Clone, Copy)]
 pub struct TapGradients<'a> {
     /// The image with its border.
     pub x: &'a [f32],
     pub x_place: Place,
-    /// Of the sums: lines of pixels of the same channels.
+    /// Gradient of the sums: lines of pixels with the same channels.
     pub grad: &'a [f32],
     pub grad_place: Place,
     pub n_lines: usize,
@@ -204,7 +206,7 @@ pub struct TapGradients<'a> {
 
 #[cfg(feature = "autodiff")]
 impl TapGradients<'_> {
-    /// Adds to `sums`, `[kernel * kernel, channels]`.
+    /// Adds the gradient to `sums`, `[kernel * kernel, channels]`.
     pub fn add_to(self, sums: &mut [f32]) {
         let Self { x, x_place, grad, grad_place, n_lines, kernel, stride, channels } = self;
         if n_lines == 0 || grad_place.width == 0 || channels == 0 {
@@ -223,7 +225,7 @@ impl TapGradients<'_> {
 #[cfg(feature = "autodiff")]
 struct AddTapGradients<'a> {
     taps: TapGradients<'a>,
-    /// Borrowed alone.
+    /// Borrowed exclusively.
     sums: Out,
 }
 
@@ -238,7 +240,7 @@ impl Kernel for AddTapGradients<'_> {
             for vector in 0..n_whole {
                 self.channels::<V>(vector * V::N);
             }
-            // Sums must not be added to twice, so here no vector goes back.
+            // Vectors must not overlap here, because no sum may be added twice.
             for channel in n_whole * V::N..n {
                 self.channels::<[f32; 1]>(channel);
             }
@@ -249,11 +251,12 @@ impl Kernel for AddTapGradients<'_> {
 #[cfg(feature = "autodiff")]
 impl AddTapGradients<'_> {
     /// # Safety
-    /// The sizes are right, and there is a whole vector of channels.
+    /// The sizes must have been checked, and a whole vector of channels must exist from `channel`
+    /// on.
     #[inline(always)]
     unsafe fn channels<V: Lanes>(&self, channel: usize) {
         for dy in 0..self.taps.kernel {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 match self.taps.kernel {
                     3 => self.taps_of::<V, 3>(dy, 0, channel),
@@ -264,15 +267,15 @@ impl AddTapGradients<'_> {
         }
     }
 
-    /// Of `K` neighbouring taps.
+    /// Adds the gradient of `K` neighbouring taps.
     ///
     /// # Safety
-    /// As of `channels`; the taps are there.
+    /// As for `channels`. The taps must exist.
     #[inline(always)]
     unsafe fn taps_of<V: Lanes, const K: usize>(&self, dy: usize, dx: usize, channel: usize) {
         let TapGradients { x, x_place, grad, grad_place, n_lines, kernel, stride, channels } =
             self.taps;
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let mut sums = [V::splat(0.0); K];
             for line in 0..n_lines {

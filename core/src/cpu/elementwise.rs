@@ -1,10 +1,10 @@
-//! Activations and norms over slices.
+//! Activations, norms and softmax on slices.
 
 #[cfg(feature = "autodiff")]
 use super::rows;
 use super::vector::{erf, exp, sigmoid, vectorized};
 
-/// Place of the largest score, the first of equal ones, and the log of its softmax.
+/// Index of the largest score (the first of equal ones) and the log of its softmax.
 pub fn most_probable(scores: &[f32]) -> (usize, f32) {
     let mut best = 0;
     for (i, score) in scores.iter().enumerate() {
@@ -17,7 +17,7 @@ pub fn most_probable(scores: &[f32]) -> (usize, f32) {
     (best, -sum.ln())
 }
 
-/// Three sums over a row of `n` places at once, in many lanes.
+/// Three sums over `n` positions of a row at once, in several lanes.
 #[inline(always)]
 pub fn row_of(n: usize, term: impl Fn(usize) -> [f32; 3]) -> [f32; 3] {
     const LANES: usize = 16;
@@ -40,8 +40,8 @@ pub fn row_of(n: usize, term: impl Fn(usize) -> [f32; 3]) -> [f32; 3] {
     sums
 }
 
-/// The log of the sum of each row's exponentials.
-#[cfg(feature = "autodiff")]
+/// The log of the sum of exponentials of each row.
+#[cfg(feature = "train")]
 pub fn log_sums(x: &[f32], width: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len() / width];
     rows::for_each(&mut out, 1, width * 8, |first, out| {
@@ -82,7 +82,7 @@ vectorized! {
         }
     }
 
-    /// `x / sqrt(mean(x^2) + epsilon) * gamma` for each row of `gamma`'s width.
+    /// `x / sqrt(mean(x^2) + epsilon) * gamma` for each row as wide as `gamma`.
     pub fn rms_norm(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
         let width = gamma.len();
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
@@ -94,7 +94,7 @@ vectorized! {
         }
     }
 
-    /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta` for each row of `gamma`'s width.
+    /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta` for each row as wide as `gamma`.
     pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
         let width = gamma.len();
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
@@ -145,7 +145,7 @@ vectorized! {
         *sum = sums.iter().sum::<f32>() + rest.iter().map(|x| exp(x - largest)).sum::<f32>();
     }
 
-    /// Turns the pairs `(first[i], second[i])` by the angles of these cosines and sines.
+    /// Rotates the pairs `(first[i], second[i])` by the angles with these cosines and sines.
     pub fn rotate(first: &mut [f32], second: &mut [f32], cos: &[f32], sin: &[f32]) {
         for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
             (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
@@ -161,7 +161,7 @@ mod tests {
         (0..n).map(|i| ((i * 7919) % 2003) as f32 / 250.0 - 4.0).collect()
     }
 
-    /// Odd lengths, so that whole vectors and their rests are both there.
+    /// Lengths with and without a remainder after whole vectors.
     const LENGTHS: [usize; 6] = [1, 3, 16, 17, 50, 333];
 
     fn check(found: &[f32], wanted: impl Fn(usize) -> f64, what: &str) {

@@ -1,6 +1,6 @@
-//! What goes back through the operations of the graph: gradients over slices.
+//! Backward functions of the ops, on slices.
 //!
-//! `grad` is always the gradient of an operation's output.
+//! `grad` is always the gradient of an op's output.
 
 use rayon::prelude::*;
 
@@ -8,10 +8,10 @@ use super::elementwise::row_of;
 use super::rows;
 use super::vector::{erf, exp, sigmoid, vectorized};
 
-/// Rows whose sums one task adds up. A constant, so that the sums do not depend on the number of cores.
+/// Rows that one task sums. It is constant, so that the sums do not depend on the number of cores.
 const ROWS_PER_SUM: usize = 256;
 
-/// Sum of the rows of `[n, width]`, the gradient of a bias.
+/// Sum of the rows of `[n, width]`: the gradient of a bias.
 pub fn sum_rows(grad: &[f32], width: usize) -> Vec<f32> {
     let parts = grad.chunks(ROWS_PER_SUM * width).map(|rows| {
         let mut sum = vec![0.0; width];
@@ -21,8 +21,9 @@ pub fn sum_rows(grad: &[f32], width: usize) -> Vec<f32> {
     add_up(parts, width)
 }
 
-/// Calls `work(first_row, rows, sum)` on parts of `grad`; returns the total of what they add to `sum`,
-/// `[n_sums]`.
+/// Calls `work(first_row, rows, sum)` on parts of `grad`, each with its own `sum`, `[n_sums]`.
+///
+/// Returns the total of all sums.
 pub fn for_each_part(
     grad: &mut [f32],
     width: usize,
@@ -60,7 +61,7 @@ vectorized! {
         }
     }
 
-    /// Of `x * Phi(x)`; `grad` becomes the gradient of `x`.
+    /// Backward function of `x * Phi(x)`: replaces `grad` by the gradient of `x`.
     pub fn gelu(x: &[f32], grad: &mut [f32]) {
         // 1 / sqrt(2 pi)
         const DENSITY_AT_0: f32 = 0.398_942_3;
@@ -70,7 +71,7 @@ vectorized! {
         }
     }
 
-    /// Of `x * sigmoid(1.702 x)`; `grad` becomes the gradient of `x`.
+    /// Backward function of `x * sigmoid(1.702 x)`: replaces `grad` by the gradient of `x`.
     pub fn quick_gelu(x: &[f32], grad: &mut [f32]) {
         for (grad, x) in grad.iter_mut().zip(x) {
             let s = sigmoid(1.702 * x);
@@ -78,14 +79,16 @@ vectorized! {
         }
     }
 
-    /// Of `min(max(x, 0), 6)`, for which its output will do as well; `grad` becomes the gradient of `x`.
+    /// Backward function of `min(max(x, 0), 6)`: replaces `grad` by the gradient of `x`.
+    ///
+    /// `x` may also be the output.
     pub fn relu6(x: &[f32], grad: &mut [f32]) {
         for (grad, x) in grad.iter_mut().zip(x) {
             *grad = if *x > 0.0 && *x < 6.0 { *grad } else { 0.0 };
         }
     }
 
-    /// Of `gate * sigmoid(gate) * up`; `grad` becomes the gradient of `up`.
+    /// Backward function of `gate * sigmoid(gate) * up`: replaces `grad` by the gradient of `up`.
     pub fn silu_times(gate: &[f32], up: &[f32], grad: &mut [f32], gate_grad: &mut [f32]) {
         for (((gate, up), grad), gate_grad) in gate.iter().zip(up).zip(grad).zip(gate_grad) {
             let s = sigmoid(*gate);
@@ -94,8 +97,9 @@ vectorized! {
         }
     }
 
-    /// Of `x / sqrt(mean(x^2) + epsilon) * gamma`; `grad` becomes the gradient of `x`, and that of `gamma`
-    /// is added to `gamma_grad`.
+    /// Backward function of `x / sqrt(mean(x^2) + epsilon) * gamma`.
+    ///
+    /// Replaces `grad` by the gradient of `x` and adds that of `gamma` to `gamma_grad`.
     pub fn rms_norm(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32], gamma_grad: &mut [f32]) {
         let width = gamma.len();
         for (x, grad) in x.chunks_exact(width).zip(grad.chunks_exact_mut(width)) {
@@ -109,8 +113,10 @@ vectorized! {
         }
     }
 
-    /// Of `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`; `grad` becomes the gradient of `x`, and
-    /// those of `gamma` and `beta`, one after the other, are added to `affine_grad`.
+    /// Backward function of `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`.
+    ///
+    /// Replaces `grad` by the gradient of `x`. Adds the gradients of `gamma` and `beta`,
+    /// concatenated, to `affine_grad`.
     pub fn layer_norm(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32], affine_grad: &mut [f32]) {
         let width = gamma.len();
         let (gamma_grad, beta_grad) = affine_grad.split_at_mut(width);
@@ -132,7 +138,8 @@ vectorized! {
         }
     }
 
-    /// Of a softmax of `scale * x` whose outputs are `probs`; `grad` becomes the gradient of `x`.
+    /// Backward function of a softmax of `scale * x` with outputs `probs`: replaces `grad` by the
+    /// gradient of `x`.
     pub fn softmax(probs: &[f32], scale: f32, grad: &mut [f32]) {
         let [dot, _, _] = row_of(probs.len(), |i| [probs[i] * grad[i], 0.0, 0.0]);
         for (grad, prob) in grad.iter_mut().zip(probs) {
@@ -147,7 +154,7 @@ vectorized! {
         }
     }
 
-    /// The whole of `x` times `factor`.
+    /// Multiplies `x` by `factor`.
     pub fn scale(x: &mut [f32], factor: f32) {
         for x in x {
             *x *= factor;
@@ -167,7 +174,7 @@ mod tests {
         x.iter().map(|x| *x as f32).collect()
     }
 
-    /// Compares a gradient with differences of `Σ weight · f(x)` in 64 bits.
+    /// Compares a gradient with finite differences of `Σ weight · f(x)` in f64.
     fn check(found: &[f32], x: &[f64], weight: &[f64], f: impl Fn(&[f64]) -> Vec<f64>, what: &str) {
         let value = |x: &[f64]| f(x).iter().zip(weight).map(|(y, w)| y * w).sum::<f64>();
         for i in 0..x.len() {
@@ -184,7 +191,7 @@ mod tests {
         }
     }
 
-    /// Odd lengths, so that whole vectors and their rests are both there.
+    /// Lengths with and without a remainder after whole vectors.
     const WIDTHS: [usize; 5] = [1, 3, 16, 17, 50];
 
     #[test]

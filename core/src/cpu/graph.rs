@@ -1,4 +1,4 @@
-//! The same kernels where a gradient is wanted: nodes of Burn's graph that go back in one pass too.
+//! The CPU kernels as nodes of Burn's autodiff graph, each with one backward function.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,11 +19,12 @@ use super::{
 
 type Recorded = <Autodiff<Flex> as BackendTypes>::FloatTensorPrimitive;
 
-/// What goes back through an operation: from its output's gradient to those of its inputs that want one.
+/// The backward function of an op: maps its output's gradient to the needed gradients of its
+/// inputs.
 type GoBack<const N: usize> =
     Arc<dyn Fn(FlexTensor, [bool; N]) -> [Option<FlexTensor>; N] + Send + Sync>;
 
-/// An operation with `N` inputs.
+/// An op with `N` inputs.
 #[derive(Debug)]
 struct Node;
 
@@ -51,7 +52,7 @@ impl<const N: usize> Backward<Flex, N> for Node {
     }
 }
 
-/// Adds an operation to the graph.
+/// Adds an op to the graph.
 fn record<const N: usize>(
     inputs: [&Recorded; N],
     output: FlexTensor,
@@ -60,7 +61,7 @@ fn record<const N: usize>(
     record_at(inputs.map(|input| input.node()), output, go_back)
 }
 
-/// The same where the values of the inputs were taken already.
+/// [`record`] for inputs whose values were already taken from them.
 fn record_at<const N: usize>(
     nodes: [NodeGuard; N],
     output: FlexTensor,
@@ -73,14 +74,14 @@ fn record_at<const N: usize>(
 }
 
 fn recorded<const D: usize>(x: Tensor<D>) -> Recorded {
-    x.try_into_primitive::<Autodiff<Flex>>().expect("asked with `is_recorded`")
+    x.try_into_primitive::<Autodiff<Flex>>().expect("the caller checked `is_recorded`")
 }
 
 fn tensor<const D: usize>(x: Recorded) -> Tensor<D> {
     Tensor::from_primitive::<Autodiff<Flex>>(x)
 }
 
-/// An operation on each element of its input.
+/// An elementwise op.
 fn elementwise_op<const D: usize>(
     x: Tensor<D>,
     forward: fn(&mut [f32]),
@@ -111,7 +112,8 @@ pub(crate) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     elementwise_op(x, elementwise::quick_gelu, gradient::quick_gelu)
 }
 
-/// `min(max(x, 0), 6)`, in place if nobody else holds `x`: the output tells where it was clamped.
+/// `min(max(x, 0), 6)`, in place if no other tensor shares the buffer of `x`. The backward function
+/// needs only the output.
 pub(crate) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let (x, node) = recorded(x).into_parts();
     let output = images::relu6_of(x);
@@ -148,7 +150,7 @@ pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
     tensor(record([&gate, &up], output, Arc::new(go_back)))
 }
 
-/// Two slices of one length that are written together.
+/// Two slices of equal length that are written together.
 struct Both<'a> {
     left: &'a mut [f32],
     right: &'a mut [f32],
@@ -261,7 +263,7 @@ pub(crate) fn linear<const D: usize>(
     tensor(record([&x, &weight, &bias], output, Arc::new(with_bias)))
 }
 
-/// `relu6(conv(x) + bias)` of each channel by itself; `weight` is `[channels, 1, kernel, kernel]`.
+/// Depth-wise `relu6(conv(x) + bias)`; `weight` is `[channels, 1, kernel, kernel]`.
 pub(crate) fn depthwise_relu6(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -293,7 +295,7 @@ pub(crate) fn depthwise_relu6(
     tensor(record([&x, &weight, &bias], output, Arc::new(go_back)))
 }
 
-/// Attention: `[batch, seq_q, heads * head_dim]` from `[batch, heads, seq, head_dim]`.
+/// Attention: `[batch, heads, seq, head_dim]` → `[batch, seq_q, heads * head_dim]`.
 pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
     let inputs = [q, k, v].map(recorded);
     let saved = inputs.each_ref().map(|x| with_whole_rows(x.primitive().clone()));
@@ -307,13 +309,13 @@ pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
             let (n_heads, seq, head_dim) = (shape[1], shape[2], shape[3]);
             let strides =
                 [seq * n_heads * head_dim, head_dim, n_heads * head_dim, 1].map(|n| n as isize);
-            Some(strided(grads.next().expect("three of them"), shape, strides.to_vec()))
+            Some(strided(grads.next().expect("one gradient per input"), shape, strides.to_vec()))
         })
     };
     tensor(record(inputs.each_ref(), output, Arc::new(go_back)))
 }
 
-/// Attention among the rows of `[batch, seq, 3 * heads * head_dim]`: queries, keys, values.
+/// Attention on packed queries, keys and values: rows of `[batch, seq, 3 * heads * head_dim]`.
 pub(crate) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
     let qkv = recorded(qkv);
     let saved = qkv.primitive().to_contiguous();
@@ -327,7 +329,7 @@ pub(crate) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> 
     tensor(record([&qkv], output, Arc::new(go_back)))
 }
 
-/// Turns the pairs of every head; `cos` and `sin` are constants.
+/// Rotates the pairs of every head; `cos` and `sin` are constants.
 pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {
     let head_dim = x.dims()[2] / n_heads;
     let x = recorded(x);

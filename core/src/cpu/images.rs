@@ -1,4 +1,6 @@
-//! Convolutions from tensors on the CPU to slices and back. Images are `[batch, height, width, channels]`.
+//! Calls the convolution kernels, which work on slices, with tensors on the CPU.
+//!
+//! Images are `[batch, height, width, channels]`.
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
@@ -7,7 +9,7 @@ use super::convolution::{self, Block, Pointwise, Sizes, Stem, Taps};
 use super::tensors::{contiguous, from_first, in_place, is_here, primitive, whole, wrap};
 use super::{elementwise, rows};
 
-/// `relu6(conv(x) + bias)` over all channels, with TensorFlow's SAME padding.
+/// Dense `relu6(conv(x) + bias)`, with TensorFlow's SAME padding.
 ///
 /// `weight` is `[out, in, kernel, kernel]`.
 pub(crate) fn stem_relu6(
@@ -32,7 +34,7 @@ pub(crate) fn stem_relu6(
     wrap(of(convolution::stem(from_first(&x), (sizes(&x), strides), &stem)))
 }
 
-/// `relu6(conv(x) + bias)` of each channel by itself, with TensorFlow's SAME padding.
+/// Depth-wise `relu6(conv(x) + bias)`, with TensorFlow's SAME padding.
 ///
 /// `weight` is `[channels, 1, kernel, kernel]`.
 pub(crate) fn depthwise_relu6(
@@ -74,14 +76,14 @@ pub(crate) fn linear_relu6<const D: usize>(
 /// The tensors of a block. Layers come with their biases.
 pub(crate) struct BlockParts {
     pub expand: Option<(Tensor<2>, Tensor<1>)>,
-    /// `[channels, 1, kernel, kernel]`, bias and stride.
+    /// Weight `[channels, 1, kernel, kernel]`, bias and stride.
     pub depthwise: (Tensor<4>, Tensor<1>, usize),
     pub project: (Tensor<2>, Tensor<1>),
     pub is_residual: bool,
 }
 
 impl BlockParts {
-    /// Whether all tensors are on the CPU, in f32, and outside a gradient's graph.
+    /// Whether all tensors are on the CPU, f32, and without autodiff.
     pub(crate) fn are_here(&self) -> bool {
         let is_layer = |(weight, bias): &(Tensor<2>, Tensor<1>)| is_here(weight) && is_here(bias);
         let (weight, bias, _) = &self.depthwise;
@@ -91,8 +93,8 @@ impl BlockParts {
             && is_here(bias)
     }
 
-    /// Whether one of them wants a gradient.
-    #[cfg(feature = "autodiff")]
+    /// Whether one of the tensors needs a gradient.
+    #[cfg(feature = "train")]
     pub(crate) fn are_tracked(&self) -> bool {
         let is_layer =
             |(weight, bias): &(Tensor<2>, Tensor<1>)| weight.is_tracked() || bias.is_tracked();
@@ -103,8 +105,8 @@ impl BlockParts {
             || bias.is_tracked()
     }
 
-    /// Out of a gradient's graph.
-    #[cfg(feature = "autodiff")]
+    /// The same tensors without autodiff.
+    #[cfg(feature = "train")]
     pub(crate) fn inner(self) -> Self {
         let layer = |(weight, bias): (Tensor<2>, Tensor<1>)| (weight.inner(), bias.inner());
         let (weight, bias, stride) = self.depthwise;
@@ -117,7 +119,7 @@ impl BlockParts {
     }
 }
 
-/// A whole block: see [`Block`].
+/// Runs a whole block: see [`Block`].
 pub(crate) fn inverted_residual(x: Tensor<4>, parts: BlockParts) -> Tensor<4> {
     let x = whole(x);
     let expand = parts.expand.map(Layer::new);
@@ -141,7 +143,7 @@ fn of((values, sizes): (Vec<f32>, Sizes)) -> FlexTensor {
     contiguous(values, Shape::from(sizes))
 }
 
-/// A pointwise convolution as tensors.
+/// The tensors of a point-wise convolution.
 struct Layer {
     weight: FlexTensor,
     bias: FlexTensor,
@@ -157,7 +159,7 @@ impl Layer {
     }
 }
 
-/// A convolution by channels, its weight as the kernels read it.
+/// A depth-wise convolution, with its weight in the kernels' layout.
 pub(super) struct ByChannel {
     /// `[kernel * kernel, channels]`
     weight: Vec<f32>,
@@ -167,7 +169,7 @@ pub(super) struct ByChannel {
 }
 
 impl ByChannel {
-    /// Of tensors row by row; `weight` is `[channels, 1, kernel, kernel]`.
+    /// Takes contiguous tensors; `weight` is `[channels, 1, kernel, kernel]`.
     pub(super) fn new(weight: FlexTensor, bias: FlexTensor, stride: usize) -> Self {
         let [channels, _, kernel, _] = sizes(&weight);
         Self {

@@ -1,8 +1,8 @@
-//! Vectors of floats, so that one kernel is written for every width of the processor's vectors.
+//! Vectors of floats, so that each kernel is written once for all vector widths.
 
-/// Some floats that the processor works on at once.
+/// Floats that the processor handles in one instruction.
 ///
-/// Every method is inlined into a function that [`run`] compiles for the instructions of the type.
+/// Every method is inlined into a function that [`run`] compiles for the type's instructions.
 pub trait Lanes: Copy {
     /// Number of floats.
     const N: usize;
@@ -26,13 +26,14 @@ pub trait Lanes: Copy {
     fn relu6(self) -> Self;
 }
 
-/// Work that is written for any [`Lanes`].
+/// A kernel for any [`Lanes`].
 pub trait Kernel {
-    /// Implementations are `#[inline(always)]` and so is what they call, or vectors go through memory.
+    /// Implementations and the functions that they call must be `#[inline(always)]`. Else vectors
+    /// go through memory.
     fn run<V: Lanes>(self);
 }
 
-/// Runs a kernel on the widest vectors that the processor has, but on none of more than `n` floats.
+/// Runs a kernel on the processor's widest vectors that have at most `n` floats.
 pub fn run(n: usize, kernel: impl Kernel) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -45,11 +46,11 @@ pub fn run(n: usize, kernel: impl Kernel) {
             kernel.run::<x86::Eight>();
         }
         if n >= 16 && is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor was just asked.
+            // SAFETY: the processor has the instructions, as just checked.
             return unsafe { sixteen(kernel) };
         }
         if n >= 8 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: the processor was just asked.
+            // SAFETY: the processor has the instructions, as just checked.
             return unsafe { eight(kernel) };
         }
     }
@@ -62,19 +63,19 @@ pub fn run(n: usize, kernel: impl Kernel) {
     kernel.run::<[f32; 4]>();
 }
 
-/// Plain loops, which compilers turn into vector instructions where there are any.
+/// Plain loops, which compilers turn into vector instructions if available.
 impl<const N: usize> Lanes for [f32; N] {
     const N: usize = N;
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { from.cast::<Self>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: guaranteed by the caller.
         unsafe { to.cast::<Self>().write_unaligned(self) }
     }
 
@@ -119,7 +120,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Sixteen(__m512);
 
-    /// For processors with AVX2 and products that add.
+    /// For processors with AVX2 and FMA.
     #[derive(Clone, Copy)]
     pub struct Eight(__m256);
 
@@ -130,7 +131,8 @@ mod x86 {
 
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
-                    // SAFETY: the caller's; the type is only used where the processor has the instructions.
+                    // SAFETY: guaranteed by the caller. The type is only used on processors with
+                    // the instructions.
                     Self(unsafe { $load(from) })
                 }
 
@@ -142,7 +144,7 @@ mod x86 {
 
                 #[inline(always)]
                 fn splat(x: f32) -> Self {
-                    // SAFETY: the type is only used where the processor has the instructions.
+                    // SAFETY: the type is only used on processors with the instructions.
                     Self(unsafe { $splat(x) })
                 }
 
@@ -160,7 +162,7 @@ mod x86 {
 
                 #[inline(always)]
                 fn relu6(self) -> Self {
-                    // Where one operand is NaN these instructions return the second.
+                    // If one operand is NaN, these instructions return the second one.
                     // SAFETY: as above.
                     Self(unsafe { $min($splat(6.0), $max($splat(0.0), self.0)) })
                 }
@@ -207,13 +209,13 @@ mod simd128 {
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             Self(unsafe { v128_load(from.cast()) })
         }
 
         #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
-            // SAFETY: the caller's.
+            // SAFETY: guaranteed by the caller.
             unsafe { v128_store(to.cast(), self.0) }
         }
 
@@ -234,7 +236,7 @@ mod simd128 {
 
         #[inline(always)]
         fn relu6(self) -> Self {
-            // These keep the first operand where one is NaN.
+            // If one operand is NaN, these return the first one.
             Self(f32x4_pmin(f32x4_pmax(self.0, f32x4_splat(0.0)), f32x4_splat(6.0)))
         }
     }

@@ -5,18 +5,18 @@ use rayon::prelude::*;
 use super::rows;
 use super::vector::vectorized;
 
-/// Multiplications that pay for more than one core.
+/// Multiplications that make more than one core worthwhile.
 const MULTIPLICATIONS_PER_TASK: usize = 128 * 1024;
 
-/// A weight `[d_in, d_out]`, in either order of its elements.
+/// A weight `[d_in, d_out]`, stored by rows or by columns.
 pub struct Weight<'a> {
-    /// From its first element on.
+    /// The buffer from the weight's first element on.
     pub values: &'a [f32],
-    /// Sizes.
+    /// Number of inputs.
     pub d_in: usize,
-    /// Sizes.
+    /// Number of outputs.
     pub d_out: usize,
-    /// Whether the elements of a column, not those of a row, are neighbours.
+    /// Whether the elements of a column are adjacent, instead of those of a row.
     pub is_transposed: bool,
 }
 
@@ -42,7 +42,7 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
         values.len() >= d_in * d_out && out.len() == n_rows * d_out && x.len() == n_rows * d_in
     );
     let strides = if is_transposed { (d_in as isize, 1) } else { (1, d_out as isize) };
-    // SAFETY: the sizes were just checked, and `out` is borrowed alone.
+    // SAFETY: the sizes were just checked, and `out` is borrowed exclusively.
     unsafe {
         gemm::gemm(
             n_rows,
@@ -68,8 +68,8 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
     }
 }
 
-/// The gradient of a weight: the sum over the rows of `x[n]` times `grad[n]`, in the weight's order.
-#[cfg(feature = "autodiff")]
+/// The gradient of a weight, in the weight's order: the sum over rows of `x[n]` times `grad[n]`.
+#[cfg(feature = "train")]
 pub fn weight_gradient(
     x: &[f32],
     grad: &[f32],
@@ -84,7 +84,7 @@ pub fn weight_gradient(
         false => ((x, d_in), (grad, d_out)),
         true => ((grad, d_out), (x, d_in)),
     };
-    // SAFETY: the sizes were just checked, and `out` is borrowed alone.
+    // SAFETY: the sizes were just checked, and `out` is borrowed exclusively.
     unsafe {
         gemm::gemm(
             height,
@@ -111,7 +111,8 @@ pub fn weight_gradient(
     out
 }
 
-/// A product with one row is bound by reading the weight: each core reads its own part, front to back.
+/// A product with one row is bound by reading the weight, so each core reads its own contiguous
+/// part.
 fn add_vector_times_rows(x: &[f32], weight: &[f32], out: &mut [f32]) {
     let n_tasks = (weight.len() / MULTIPLICATIONS_PER_TASK).clamp(1, rayon::current_num_threads());
     if n_tasks == 1 {

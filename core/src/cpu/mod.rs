@@ -1,8 +1,9 @@
-//! Kernels for the CPU: what Burn's CPU backend does in several passes or on one core, in one pass on
-//! all of them.
+//! Our CPU kernels. Each does in one pass on all cores what Burn's CPU backend does in several
+//! passes or on one core.
 //!
-//! `model::ops` says what each means, in Burn's operations; it comes here where the tensors are on the
-//! CPU, to `graph` where a gradient is wanted. Which of the two runs changes a result by rounding only.
+//! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are f32
+//! on the CPU, and `graph` if a gradient is needed. Burn's ops and these kernels differ only by
+//! rounding.
 
 mod attention;
 mod convolution;

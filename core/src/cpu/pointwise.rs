@@ -1,4 +1,4 @@
-//! Products of pixels with a matrix, which take bias, residual and ReLU6 along.
+//! Products of pixels with a matrix, fused with bias, residual and ReLU6.
 
 #![expect(
     clippy::needless_range_loop,
@@ -10,21 +10,21 @@ use std::ops::Range;
 use super::lanes::{Kernel, Lanes, run};
 use super::rows::Out;
 
-/// Rows of numbers somewhere in a buffer; each row may be in several parts of one length.
+/// Rows of floats in a buffer. Each row may consist of several parts of equal length.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    /// From the first row on.
+    /// The buffer from the first row on.
     pub values: &'a [f32],
-    /// Distance of neighbouring rows.
+    /// Distance of adjacent rows.
     pub stride: usize,
     pub n_parts: usize,
     pub part_len: usize,
-    /// Distance of a row's neighbouring parts.
+    /// Distance of adjacent parts of a row.
     pub part_stride: usize,
 }
 
 impl<'a> Source<'a> {
-    /// Rows of `width` numbers, one after the other.
+    /// Contiguous rows of `width` floats.
     pub fn rows(values: &'a [f32], width: usize) -> Self {
         Self { values, stride: width, n_parts: 1, part_len: width, part_stride: width }
     }
@@ -33,24 +33,24 @@ impl<'a> Source<'a> {
         self.n_parts * self.part_len
     }
 
-    /// Numbers from the first of the first row to the last of the last.
+    /// Number of floats from the start of the first row to the end of the last.
     fn reach(&self, n_rows: usize) -> usize {
         (n_rows - 1) * self.stride + (self.n_parts - 1) * self.part_stride + self.part_len
     }
 }
 
-/// Where the pixels of an image are: in lines of `width`.
+/// Layout of an image's pixels in memory, in lines of `width`.
 #[derive(Clone, Copy)]
 pub struct Place {
     pub width: usize,
-    /// Distance of neighbouring pixels.
+    /// Distance of adjacent pixels.
     pub pixel: usize,
-    /// Distance of neighbouring lines.
+    /// Distance of adjacent lines.
     pub line: usize,
 }
 
 impl Place {
-    /// Pixels one after the other.
+    /// Contiguous pixels.
     pub fn dense(pixel: usize) -> Self {
         Self { width: usize::MAX, pixel, line: 0 }
     }
@@ -61,27 +61,27 @@ impl Place {
     }
 }
 
-/// `relu6(x @ weight + bias) + residual`, the clamp and the residual each if it is wanted.
+/// `relu6(x @ weight + bias) + residual`; the clamp and the residual are optional.
 ///
-/// Each element is summed up in the same order, however the work is split.
+/// The order of each element's sum does not depend on how the work is split.
 #[derive(Clone, Copy)]
 pub struct Product<'a> {
     pub x: Source<'a>,
     pub n_rows: usize,
     /// `[depth, ..]`, from the first column on.
     pub weight: &'a [f32],
-    /// Distance of the weight's rows.
+    /// Row stride of the weight.
     pub weight_stride: usize,
-    /// As many as columns.
+    /// One value per column.
     pub bias: &'a [f32],
-    /// Placed as the output.
+    /// In the output's layout.
     pub residual: Option<&'a [f32]>,
     pub is_clamped: bool,
     pub place: Place,
 }
 
 impl Product<'_> {
-    /// Some rows and columns of a product whose output is dense, and where they are in it.
+    /// Some rows and columns of a product with dense output, and their offset in the output.
     pub fn part(self, rows: Range<usize>, columns: Range<usize>) -> (Self, usize) {
         let offset = rows.start * self.place.pixel + columns.start;
         let part = Self {
@@ -96,7 +96,8 @@ impl Product<'_> {
     }
 
     /// # Safety
-    /// `out` must have room for `n_rows` rows of this place, which nobody else reads or writes meanwhile.
+    /// `out` must have room for `n_rows` rows of `place`. No other code may read or write them
+    /// meanwhile.
     pub unsafe fn write(self, out: Out) {
         let Self { x, n_rows, weight, weight_stride, bias, residual, place, .. } = self;
         let n_columns = bias.len();
@@ -113,7 +114,7 @@ impl Product<'_> {
     }
 }
 
-/// A product whose sizes were checked.
+/// A product with checked sizes.
 struct Write<'a> {
     product: Product<'a>,
     out: Out,
@@ -124,14 +125,14 @@ impl Kernel for Write<'_> {
     fn run<V: Lanes>(self) {
         let n = self.product.bias.len();
         let n_vectors = n.div_ceil(V::N);
-        // The last vector goes back into the one before: its columns are computed twice, and no memory is
-        // touched behind a row.
+        // The last vector overlaps the previous one: some columns are computed twice, but no memory
+        // after a row is touched.
         let at = |vector: usize| (vector * V::N).min(n - V::N);
         let mut vector = 0;
         // SAFETY: `Product::write` checked the sizes; every vector is within its row.
         unsafe {
-            // As many sums as there are registers, but for those of the weights and of a pixel. A browser has sixteen
-            // too, and yet it is a third quicker with 4 x 3 of them than with 6 x 2.
+            // As many sums as registers, except those for the weights and a pixel. A browser has
+            // sixteen registers too, but 4 x 3 sums are a third faster there than 6 x 2.
             while V::N != 8 && n_vectors - vector >= 3 {
                 let columns = [at(vector), at(vector + 1), at(vector + 2)];
                 match V::N {
@@ -158,12 +159,12 @@ impl Kernel for Write<'_> {
 
 impl Write<'_> {
     /// # Safety
-    /// The columns are those of whole vectors.
+    /// The columns must be the starts of whole vectors.
     #[inline(always)]
     unsafe fn columns<V: Lanes, const R: usize, const C: usize>(&self, columns: [usize; C]) {
         let n_rows = self.product.n_rows;
         let mut row = 0;
-        // SAFETY: rows and columns are within the product's.
+        // SAFETY: rows and columns are within the product.
         unsafe {
             while n_rows - row >= R {
                 self.tile::<V, R, C>(row, columns);
@@ -181,7 +182,7 @@ impl Write<'_> {
     }
 
     /// # Safety
-    /// There are `R` rows from `row` on, and the columns are those of whole vectors.
+    /// At least `R` rows must exist from `row` on. The columns must be the starts of whole vectors.
     #[inline(always)]
     unsafe fn tile<V: Lanes, const R: usize, const C: usize>(
         &self,
@@ -190,7 +191,7 @@ impl Write<'_> {
     ) {
         let Product { x, weight, weight_stride, bias, residual, is_clamped, place, .. } =
             self.product;
-        // SAFETY: the caller's, and `Product::write` checked the sizes.
+        // SAFETY: guaranteed by the caller, and `Product::write` checked the sizes.
         unsafe {
             let mut sums = [[V::splat(0.0); C]; R];
             for c in 0..C {
@@ -216,7 +217,7 @@ impl Write<'_> {
                     weights = weights.add(weight_stride);
                 }
             }
-            // Loops as small as these are unrolled, or the sums would lie in memory all along.
+            // Only loops as small as these are unrolled. Larger ones would keep the sums in memory.
             if is_clamped {
                 for r in 0..R {
                     for c in 0..C {

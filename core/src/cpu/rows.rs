@@ -1,4 +1,4 @@
-//! Work over the rows of a matrix, on as many cores as it is worth.
+//! Distributes work on the rows of a matrix over as many cores as pay off.
 
 use std::cell::Cell;
 
@@ -8,18 +8,21 @@ thread_local! {
     static IS_ALONE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on the work of this thread stays on it: for one of as many threads as there are cores.
+/// Keeps all later work of this thread on it, for callers that run one thread per core.
+#[cfg(feature = "files")]
 pub fn stay_on_this_thread() {
     IS_ALONE.set(true);
 }
 
-/// Whether this thread shares no work with others.
+/// Whether this thread must not share work with others.
 pub fn is_alone() -> bool {
     IS_ALONE.get()
 }
 
-/// Runs work on one of the threads that share it. From outside, each product is handed over and waited for, which takes
-/// longer than many a product does.
+/// Runs `work` inside rayon's pool.
+///
+/// From outside the pool, each product waits for a hand-over, which takes longer than many
+/// products.
 pub fn in_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     if is_alone() { work() } else { rayon::scope(|_| work()) }
 }
@@ -33,13 +36,13 @@ pub fn for_each_of(n: usize, work: impl Fn(usize) + Sync + Send) {
     }
 }
 
-/// Where a task writes; tasks write apart.
+/// Output pointer of parallel tasks, which write disjoint elements.
 #[derive(Clone, Copy)]
 pub struct Out(pub *mut f32);
 
-// SAFETY: whoever makes one sees to it that no two tasks write the same element.
+// SAFETY: the code that creates one ensures that no two tasks write the same element.
 unsafe impl Send for Out {}
-// SAFETY: the same.
+// SAFETY: as above.
 unsafe impl Sync for Out {}
 
 impl Out {
@@ -54,7 +57,7 @@ impl Out {
     }
 }
 
-/// Cores for a product of so many multiplications.
+/// Parallelism for a product with this many multiplications.
 pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
     const PAY_FOR_ANOTHER_CORE: usize = 128 * 1024;
     if multiplications < PAY_FOR_ANOTHER_CORE || is_alone() {
@@ -64,12 +67,12 @@ pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
     }
 }
 
-/// Elementary steps that pay for waking another core.
+/// Elementary steps that make waking another core worthwhile.
 const STEPS_PER_TASK: usize = 32 * 1024;
 
-/// Calls `work(first_row, rows)` on parts of `matrix` that together are all of it.
+/// Calls `work(first_row, rows)` on consecutive parts that cover `matrix`.
 ///
-/// `steps` is what one element costs, in multiplications or so.
+/// `steps` is the approximate cost of one element, in multiplications.
 pub fn for_each(
     matrix: &mut [f32],
     width: usize,

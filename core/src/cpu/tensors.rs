@@ -1,4 +1,4 @@
-//! From tensors on the CPU to slices and back.
+//! Calls the CPU kernels, which work on slices, with tensors.
 
 #[cfg(feature = "autodiff")]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use super::attention::{self, Heads};
 use super::linear::Weight;
 use super::{elementwise, linear as product, rows};
 
-/// What an exponential costs, in multiplications.
+/// Cost of an exponential, in multiplications.
 pub(super) const EXP_STEPS: usize = 16;
 
-/// Whether a tensor is on the CPU, in f32, and outside a gradient's graph.
+/// Whether a tensor is on the CPU, f32, and without autodiff.
 pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && is_cpu(&x.device())
 }
@@ -22,14 +22,15 @@ pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
 #[cfg(feature = "autodiff")]
 static BURNS_OPERATIONS_ONLY: AtomicBool = AtomicBool::new(false);
 
-/// From now on graphs on the CPU are made of Burn's operations, as on every other device: to compare with them.
-#[cfg(feature = "autodiff")]
+/// Makes all later CPU graphs use Burn's operations, as on other devices. For comparisons with our
+/// kernels.
+#[cfg(feature = "train")]
 pub fn record_as_other_devices() {
     BURNS_OPERATIONS_ONLY.store(true, Ordering::Relaxed);
 }
 
-/// Whether a tensor is on the CPU, in f32, and in a gradient's graph.
-#[cfg(feature = "autodiff")]
+/// Whether a tensor is on the CPU, f32, and on an autodiff device.
+#[cfg(feature = "train")]
 pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     let is_recorded = matches!(device.as_dispatch(), DispatchDevice::Autodiff(_));
@@ -37,8 +38,8 @@ pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && may_be_ours && is_cpu(&device.inner())
 }
 
-/// Whether a device is the CPU, where reading a result back costs nothing; not where it records a graph.
-pub fn is_cpu(device: &Device) -> bool {
+/// Whether a device is the CPU without autodiff. There, reading a result back costs nothing.
+pub(crate) fn is_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
@@ -115,7 +116,8 @@ pub(super) fn layer_norm_of(
     contiguous(out, x.layout().shape().clone())
 }
 
-/// The largest of each row's scores: its place, `[batch, 1]`, and place and log of the softmax as numbers, `[batch, 2]`.
+/// The best token of each row of scores: its index, `[batch, 1]`, and its index and log probability
+/// as floats, `[batch, 2]`.
 pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     let device = logits.device();
     let [batch, vocab_size] = logits.dims();
@@ -150,12 +152,12 @@ pub(super) fn linear_of(
     contiguous(out, Shape::from(shape))
 }
 
-/// A weight `[d_in, d_out]` whose elements can be read in one order or the other.
+/// A weight `[d_in, d_out]`, stored by rows or by columns.
 pub(super) struct Matrix {
     tensor: FlexTensor,
     pub d_in: usize,
     pub d_out: usize,
-    /// Whether the elements of a column, not those of a row, are neighbours.
+    /// Whether the elements of a column are adjacent, instead of those of a row.
     pub is_transposed: bool,
 }
 
@@ -172,8 +174,8 @@ impl Matrix {
         Weight { values: from_first(&self.tensor), d_in, d_out, is_transposed }
     }
 
-    /// What takes gradients of outputs to those of inputs.
-    #[cfg(feature = "autodiff")]
+    /// The transpose, which maps gradients of outputs to gradients of inputs.
+    #[cfg(feature = "train")]
     pub(super) fn transposed(&self) -> Weight<'_> {
         let Self { d_in, d_out, is_transposed, .. } = *self;
         Weight {
@@ -185,7 +187,7 @@ impl Matrix {
     }
 }
 
-/// Attention over views: `[batch, seq_q, heads * head_dim]` from `[batch, heads, seq, head_dim]`.
+/// Attention on views: `[batch, heads, seq, head_dim]` → `[batch, seq_q, heads * head_dim]`.
 pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
     wrap(attend_of(&[q, k, v].map(|x| with_whole_rows(primitive(x))), is_causal))
 }
@@ -195,7 +197,7 @@ pub(super) fn attend_of(inputs: &[FlexTensor; 3], is_causal: bool) -> FlexTensor
     attended(&q, &k, &v, is_causal)
 }
 
-/// Attention among the rows of `[batch, seq, 3 * heads * head_dim]`, which are queries, keys and values.
+/// Attention on packed queries, keys and values: rows of `[batch, seq, 3 * heads * head_dim]`.
 pub(crate) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
     wrap(attend_packed_of(&whole(qkv), n_heads, is_causal))
 }
@@ -213,7 +215,7 @@ fn attended(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> FlexTensor {
     )
 }
 
-/// Queries, keys and values that lie side by side.
+/// Views of the queries, keys and values of a packed tensor.
 pub(super) fn parts(qkv: &FlexTensor, n_heads: usize) -> [Heads<'_>; 3] {
     let [batch, seq, three_widths] = [0, 1, 2].map(|axis| qkv.layout().shape()[axis]);
     let width = three_widths / 3;
@@ -226,7 +228,9 @@ pub(super) fn parts(qkv: &FlexTensor, n_heads: usize) -> [Heads<'_>; 3] {
     })
 }
 
-/// Turns the pairs `(x[i], x[i + head_dim / 2])` of every head of `[batch, seq, heads * head_dim]`.
+/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head.
+///
+/// `x` is `[batch, seq, heads * head_dim]`.
 ///
 /// `cos` and `sin` hold `[seq, head_dim / 2]` values.
 ///
@@ -273,7 +277,7 @@ pub(super) fn heads(x: &FlexTensor) -> Heads<'_> {
     }
 }
 
-/// A view whose rows can be read as slices; a copy where they cannot.
+/// A view whose last axis is contiguous; copies the tensor if it is not.
 pub(super) fn with_whole_rows(x: FlexTensor) -> FlexTensor {
     let strides = x.layout().strides();
     if strides[3] == 1 && strides.iter().all(|stride| *stride >= 0) { x } else { x.to_contiguous() }
@@ -283,12 +287,12 @@ pub(super) fn from_first(x: &FlexTensor) -> &[f32] {
     &x.storage::<f32>()[x.layout().start_offset()..]
 }
 
-/// The tensor alone in its buffer, row by row.
+/// The tensor in contiguous memory, row by row.
 pub(super) fn whole<const D: usize>(x: Tensor<D>) -> FlexTensor {
     primitive(x).to_contiguous()
 }
 
-/// Works on the values where they are; on a copy if someone else holds them too.
+/// Runs `work` on the values in place, or on a copy if their buffer is shared.
 pub(super) fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTensor {
     let mut x = x.to_contiguous();
     work(x.storage_mut());
@@ -296,7 +300,7 @@ pub(super) fn in_place(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTens
 }
 
 pub(super) fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
-    x.try_into_primitive::<Flex>().expect("asked with `is_here`")
+    x.try_into_primitive::<Flex>().expect("the caller checked `is_here`")
 }
 
 pub(super) fn wrap<const D: usize>(x: FlexTensor) -> Tensor<D> {
@@ -307,13 +311,13 @@ pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Ten
     wrap(contiguous(values, Shape::from(shape)))
 }
 
-/// Values row by row as a tensor.
+/// A tensor from values in row-major order.
 pub(super) fn contiguous(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
-/// Values in another order as a tensor.
-#[cfg(feature = "autodiff")]
+/// A tensor from values with the given strides.
+#[cfg(feature = "train")]
 pub(super) fn strided(values: Vec<f32>, shape: Shape, strides: Vec<isize>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::new(shape, strides, 0), DType::F32)
 }

@@ -1,6 +1,6 @@
 //! Elementary functions without branches or calls, which compilers turn into vector instructions.
 
-/// Compiles functions for the widest vectors that the processor may have, and picks when called.
+/// Compiles functions also for AVX2 and FMA, and selects that version at run time if available.
 macro_rules! vectorized {
     ($($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
@@ -15,7 +15,7 @@ macro_rules! vectorized {
                     body($($arg),*)
                 }
                 if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                    // SAFETY: the processor was just asked.
+                    // SAFETY: the processor has AVX2 and FMA, as just checked.
                     return unsafe { with_avx2($($arg),*) };
                 }
             }
@@ -25,16 +25,16 @@ macro_rules! vectorized {
 }
 pub(super) use vectorized;
 
-/// `1.5 * 2^23`: adding it rounds to a whole number, which is then in the lowest bits.
+/// `1.5 * 2^23`: adding it rounds to an integer, which is then in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// `e^x`, off by 1e-7 of its value; below -87 and above 88 that of the bound. NaN stays NaN.
+/// `e^x` with a relative error of 1e-7. Clamps `x` to -87..=88; NaN stays NaN.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
-    // ln 2 in two parts, so that the rest is exact (Cephes' expf).
+    // ln 2 in two parts, so that the remainder is exact (Cephes' expf).
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
     for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
@@ -44,7 +44,7 @@ pub fn exp(x: f32) -> f32 {
     (p * (r * r) + r + 1.0) * f32::from_bits(two_to_n)
 }
 
-/// The error function, off by 5e-7 at most (the rational function of Eigen's `erf`).
+/// The error function with an error of at most 5e-7 (the rational function of Eigen's `erf`).
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);

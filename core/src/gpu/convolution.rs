@@ -1,17 +1,20 @@
-//! Convolutions of images whose channels lie last, with TensorFlow's SAME padding, bias and ReLU6.
+//! Convolutions of channels-last images, with TensorFlow's SAME padding, bias and ReLU6.
 
 use burn::tensor::{DType, Shape, Tensor};
 use cubecl::prelude::*;
 
 use super::tensors::{Each, empty, whole, wrap};
 
-/// Neighbouring pixels of a unit, which reads what their kernels have in common once.
+/// Adjacent pixels per unit, which reads their shared inputs once.
 const PIXELS: usize = 4;
 
-/// `relu6(conv(x) + bias)`: `[batch, height, width, in]` → `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`.
+/// `relu6(conv(x) + bias)`.
 ///
-/// `weight` is `[out, in, kernel, kernel]`, or `[in, 1, kernel, kernel]` for each channel by itself; `padding` is above
-/// and left of the image.
+/// # Shapes
+/// - x: `[batch, height, width, in]`
+/// - weight: `[out, in, kernel, kernel]`, or `[in, 1, kernel, kernel]` for a depth-wise convolution
+/// - padding: above and left of the image
+/// - returns: `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
 pub(crate) fn convolve_relu6(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -27,8 +30,8 @@ pub(crate) fn convolve_relu6(
     let (x, weight, bias) = (whole(x), whole(weight), whole(bias));
     let out = empty(&x, Shape::from([batch, out_height, out_width, out_channels]), DType::F32);
     let each = Each::new(&x.client, batch * out_height * out_width.div_ceil(PIXELS) * out_channels);
-    // SAFETY: a unit past the last of the `n` does nothing, pixels outside of the image are not read, and those past the
-    // end of a line are not written.
+    // SAFETY: a unit past the last of the `n` does nothing. Pixels outside of the image are not
+    // read, and pixels past the end of a line are not written.
     unsafe {
         convolve::launch_unchecked::<f32>(
             &out.client,
@@ -55,7 +58,8 @@ pub(crate) fn convolve_relu6(
     wrap(out)
 }
 
-/// A unit for each channel of [`PIXELS`] neighbouring pixels of the result; channels lie beside each other.
+/// One unit per channel of [`PIXELS`] adjacent output pixels. Adjacent units have adjacent
+/// channels.
 #[cube(launch_unchecked)]
 fn convolve<F: Float>(
     x: &[F],
@@ -92,7 +96,7 @@ fn convolve<F: Float>(
             sums[p] = bias[channel];
         }
         for dy in 0..kernel {
-            // From the padding on.
+            // Counted from the start of the padding.
             let y = line % out_height * stride + dy;
             if y >= top && y < top + height {
                 let row = (batch * height + y - top) * width;

@@ -1,12 +1,14 @@
-//! The kernels. A cube is a group of units that share memory and can wait for each other (WebGPU's workgroup); sizes
-//! that are the same at every call are compiled in.
+//! The kernels.
+//!
+//! A cube is a group of units that share memory and can synchronise (WebGPU's workgroup). Sizes
+//! that are the same at every call are compile-time constants.
 
 use cubecl::prelude::*;
 
-/// Lower than any score, yet finite: WGSL has no infinity.
+/// A finite value below any score, because WGSL has no infinity.
 const LOWEST: f32 = -1.0e30;
 
-/// The sum of what each unit of the cube gives, `units` of them, a power of two.
+/// Sum of `value` over the cube's units; their number `units` must be a power of two.
 #[cube]
 fn sum_of_cube<F: Float>(value: F, #[comptime] units: usize) -> F {
     let mut parts = Shared::<[F]>::new_slice(units);
@@ -25,7 +27,7 @@ fn sum_of_cube<F: Float>(value: F, #[comptime] units: usize) -> F {
     parts[0]
 }
 
-/// `x / sqrt(mean(x^2) + epsilon) * gamma`: a cube for each row.
+/// `x / sqrt(mean(x^2) + epsilon) * gamma`, one cube per row.
 #[cube(launch_unchecked)]
 pub(super) fn rms_norm<F: Float>(
     x: &[F],
@@ -55,7 +57,7 @@ pub(super) fn rms_norm<F: Float>(
     }
 }
 
-/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`: a cube for each row.
+/// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, one cube per row.
 #[cube(launch_unchecked)]
 pub(super) fn layer_norm<F: Float>(
     x: &[F],
@@ -93,7 +95,7 @@ pub(super) fn layer_norm<F: Float>(
     }
 }
 
-/// `x / max(|x|, smallest)`: a cube for each row.
+/// `x / max(|x|, smallest)`, one cube per row.
 #[cube(launch_unchecked)]
 pub(super) fn unit_rows<F: Float>(
     x: &[F],
@@ -149,9 +151,11 @@ pub(super) fn silu_times<F: Float>(gate: &[F], up: &[F], out: &mut [F], n: usize
     }
 }
 
-/// Turns the pairs `(x[i], x[i + half])` of every head by the angles of its position: a unit for each pair.
+/// Rotates the pairs `(x[i], x[i + half])` of every head by the angles of its position, one unit
+/// per pair.
 ///
-/// `[batch, seq, heads * 2 * half]` → `[batch, heads, seq, 2 * half]`; `cos` and `sin` are `[seq, half]`.
+/// `[batch, seq, heads * 2 * half]` → `[batch, heads, seq, 2 * half]`; `cos` and `sin` are
+/// `[seq, half]`.
 #[cube(launch_unchecked)]
 pub(super) fn rotate<F: Float>(
     x: &[F],
@@ -180,12 +184,17 @@ pub(super) fn rotate<F: Float>(
     }
 }
 
-/// `softmax(q k^T scale) v`: a cube for each N neighbouring queries of each head, over `units` keys at a time. The largest
-/// score, the sum and the result so far are carried along and scaled down when a larger score comes, so no matrix of
-/// scores is written (Milakov and Gimelshein, arXiv:1805.02867).
+/// `softmax(q k^T scale) v`: one cube for `N` neighbouring queries of each head.
 ///
-/// Each of q, k and v is `[batch, heads, rows, head_dim]` by the strides of its first three axes, with whole rows that
-/// begin at `*_at`. The cubes are `[seq_q / N, heads, batch]`; `out` is `[batch, seq_q, heads * head_dim]`.
+/// The cube reads `units` keys at a time and keeps a running maximum, sum and result. It rescales
+/// them when a larger score comes, so it never writes a matrix of scores. This is the online
+/// softmax of Milakov and Gimelshein (arXiv:1805.02867).
+///
+/// # Shapes
+/// - q, k, v: `[batch, heads, rows, head_dim]`, given by the strides of the first three axes; rows
+///   are contiguous, and those of k and v begin at `k_at` and `v_at`
+/// - cubes: `[seq_q / N, heads, batch]`
+/// - out: `[batch, seq_q, heads * head_dim]`
 #[cube(launch_unchecked)]
 pub(super) fn attend<F: Float, N: Size>(
     q: &[F],
@@ -218,7 +227,7 @@ pub(super) fn attend<F: Float, N: Size>(
     let n_heads = CUBE_COUNT_Y as usize;
     let unit = UNIT_POS as usize;
 
-    // In everything that is a vector from here on, the queries lie beside each other.
+    // From here on, the elements of each vector belong to the N queries.
     let mut queries = Shared::<[Vector<F, N>]>::new_slice(head_dim);
     let mut scores = Shared::<[Vector<F, N>]>::new_slice(units);
     let mut weights = Shared::<[Vector<F, N>]>::new_slice(units);
@@ -235,7 +244,7 @@ pub(super) fn attend<F: Float, N: Size>(
     }
     sync_cube();
 
-    // A query stands as far from the end as its own key, so the last one sees most.
+    // Causal positions count from the end, so the last query of the cube sees the most keys.
     let mut n_keys = seq_k;
     if comptime!(is_causal) {
         n_keys = min(seq_k, seq_k - seq_q + first_row + n_queries);
@@ -272,7 +281,7 @@ pub(super) fn attend<F: Float, N: Size>(
         scores[unit] = score;
         sync_cube();
 
-        // Every query has a key among the first, so what is masked is far below its largest score.
+        // Every query sees a key of the first block, so masked scores are far below its maximum.
         let mut now = largest;
         for i in 0..n {
             now = max(now, scores[i]);
@@ -305,9 +314,10 @@ pub(super) fn attend<F: Float, N: Size>(
     }
 }
 
-/// Place and log probability of each row's largest score, the first of equal ones: a cube for each row.
+/// Index and log probability of each row's largest score (the first of equal ones), one cube per
+/// row.
 ///
-/// `choices` gets both as numbers: `[rows, 2]`.
+/// `choices` receives both as floats: `[rows, 2]`.
 #[cube(launch_unchecked)]
 pub(super) fn most_probable<F: Float>(
     logits: &[F],
@@ -364,21 +374,23 @@ pub(super) fn most_probable<F: Float>(
     }
 }
 
-/// A byte of a packed word as the whole number that it is.
+/// A byte of a packed word as a signed integer.
 #[cube]
 fn signed_byte<F: Float>(word: u32, #[comptime] byte: u32) -> F {
     let number = (word >> comptime!(8 * byte)) & 255;
     F::cast_from(number) - F::cast_from(number >> 7) * F::new(256.0)
 }
 
-/// Four bits of a packed word as the whole number that they are.
+/// Four bits of a packed word as a signed integer.
 #[cube]
 fn signed_half_byte<F: Float>(word: u32, #[comptime] half_byte: u32) -> F {
     F::cast_from((word >> comptime!(4 * half_byte)) & 15) - F::new(8.0)
 }
 
-/// `x Wᵀ` for a packed W: a cube for each output of each row. `crate::quant` has the layout; here its bytes come four to
-/// a word, so that a block of 32 weights is `bits` words. The cubes are `[outputs, .., rows]`.
+/// `x Wᵀ` for a packed W, one cube per output of each row. The cubes are `[outputs, .., rows]`.
+///
+/// `crate::quant` documents the layout. Here a word holds four of its bytes, so a block of 32
+/// weights is `bits` words.
 #[cube(launch_unchecked)]
 pub(super) fn packed_product<F: Float>(
     x: &[F],
@@ -430,7 +442,7 @@ pub(super) fn packed_product<F: Float>(
     }
 }
 
-/// A packed matrix in full, `[out, in]`: a unit for each word.
+/// Widens a packed matrix to `[out, in]`, one unit per word.
 #[cube(launch_unchecked)]
 pub(super) fn unpack<F: Float>(
     codes: &[u32],

@@ -1,8 +1,9 @@
-//! Kernels for GPUs: what Burn does there in several dispatches, in one.
+//! Our GPU kernels. Each does in one dispatch what Burn does in several.
 //!
-//! `model::ops` says what each means, in Burn's operations; it comes here where the tensors are on a GPU, in f32 (a
-//! product's weights may be f16) and outside a gradient's graph. Which of the two runs changes a result by rounding only. Written in CubeCL, so they run
-//! wherever Burn does: Vulkan, Metal, DX12, WebGPU.
+//! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are f32,
+//! on a GPU, and without autodiff; a product's weights may be f16. Burn's ops and these kernels
+//! differ only by rounding. The kernels are written in CubeCL, so they run on all of Burn's GPU
+//! interfaces: Vulkan, Metal, DX12, WebGPU.
 
 mod convolution;
 mod kernels;

@@ -1,4 +1,4 @@
-//! Matrices that stay packed in a GPU's memory.
+//! Matrices that stay packed in GPU memory.
 
 use std::fmt;
 
@@ -10,16 +10,17 @@ use super::product::linear;
 use super::tensors::{Each, MAX_CUBES, ROW_UNITS, empty, held_ints, units, whole, wrap};
 use crate::quant::{BLOCK, Packed};
 
-/// Rows of activations up to which each is multiplied by the packed weights; for more of them the matrix is written out
-/// in full, once, and forgotten after the product.
+/// Largest number of activation rows that are multiplied with the packed weights directly.
+///
+/// For more rows the matrix is widened once and dropped after the product.
 const FEW_ROWS: usize = 8;
 
 /// A [`Packed`] matrix on a GPU.
 #[derive(Clone)]
 pub struct OnGpu {
-    /// Four bytes of its numbers to a word.
+    /// The codes, four bytes per word.
     codes: Tensor<1, Int>,
-    /// One for each block, in f32.
+    /// One f32 scale per block.
     scales: Tensor<1>,
     bits: usize,
     shape: [usize; 2],
@@ -32,7 +33,7 @@ impl fmt::Debug for OnGpu {
 }
 
 impl OnGpu {
-    /// Copies a matrix to a device that [`super::takes`] kernels.
+    /// Copies a matrix to a device for which [`super::takes`] holds.
     pub fn new(packed: &Packed, device: &Device) -> Self {
         let words: Vec<i32> =
             packed.codes().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
@@ -46,7 +47,7 @@ impl OnGpu {
         }
     }
 
-    /// Outputs and inputs.
+    /// Numbers of outputs and inputs, in this order.
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
@@ -71,7 +72,7 @@ impl OnGpu {
         let out = empty(&x, Shape::from([n_rows, n_out]), DType::F32);
         let along = n_out.clamp(1, MAX_CUBES);
         let cubes = CubeCount::Static(along as u32, n_out.div_ceil(along) as u32, n_rows as u32);
-        // SAFETY: codes and scales are those of a matrix of this shape, and `x` is as wide as it.
+        // SAFETY: codes and scales are those of a matrix of this shape, and `x` has its width.
         unsafe {
             kernels::packed_product::launch_unchecked::<f32>(
                 &out.client,
@@ -91,14 +92,15 @@ impl OnGpu {
         wrap(out)
     }
 
-    /// The matrix in full, `[out, in]`.
+    /// The widened matrix, `[out, in]`.
     fn widen(&self) -> Tensor<2> {
         let [n_out, width] = self.shape;
         let scales = whole(self.scales.clone());
         let out = empty(&scales, Shape::from([n_out, width]), DType::F32);
         let [n_words] = self.codes.dims();
         let each = Each::new(&out.client, n_words);
-        // SAFETY: a unit past the last word does nothing, and each word has places of its own in the matrix.
+        // SAFETY: a unit past the last word does nothing, and each word has its own elements in the
+        // matrix.
         unsafe {
             kernels::unpack::launch_unchecked::<f32>(
                 &out.client,

@@ -1,7 +1,8 @@
 //! Products with a weight matrix in f32 or f16; activations and sums are f32.
 //!
-//! Burn's own want both sides in one type and add a bias in a pass of its own. On SwiftShader they took up to eight times as
-//! long (on lavapipe between half and twice): they are meant to be tuned, which needs Burn's `autotune`.
+//! Burn's own products need both operands in one type and add a bias in an extra pass. They took up
+//! to eight times as long on SwiftShader, and between half and twice as long on lavapipe. They are
+//! meant to be tuned, which needs Burn's `autotune`.
 
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;
@@ -11,27 +12,29 @@ use half::f16;
 
 use super::tensors::{MAX_CUBES, empty, held, is_here, takes, whole, wrap};
 
-/// Rows of activations up to which each reads the matrix for itself.
+/// Largest number of activation rows that each read the matrix separately.
 const FEW_ROWS: usize = 4;
 
-/// Units of a cube along the columns of the result, and along its rows or along the sum.
+/// Units of a cube: `LANES` along the columns of the result, `BANDS` along its rows or the sum.
 const LANES: usize = 16;
 const BANDS: usize = 8;
-/// Numbers that are read from shared memory at once, which are also the columns of a unit.
+/// Floats per read from shared memory; also the columns of a unit.
 const FOUR: usize = 4;
 /// Rows of a unit.
 const ROWS: usize = 8;
 const TILE_ROWS: usize = BANDS * ROWS;
 const TILE_COLUMNS: usize = LANES * FOUR;
-/// Terms of the sum that a cube has in shared memory.
+/// Terms of the sum that a cube holds in shared memory.
 const DEPTH: usize = 16;
 
-/// Whether these are multiplied here.
+/// Whether [`linear`] supports these tensors.
 pub(crate) fn can_multiply<const D: usize>(x: &Tensor<D>, weight: &Tensor<2>) -> bool {
     is_here(x) && takes(&weight.device()) && matches!(weight.dtype(), DType::F32 | DType::F16)
 }
 
-/// `residual + x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`, for which a transposed view will do.
+/// `residual + x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`.
+///
+/// `weight` may be a transposed view.
 pub(crate) fn linear<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
@@ -41,7 +44,7 @@ pub(crate) fn linear<const D: usize>(
     product(x, weight, bias, residual, false)
 }
 
-/// `relu6(x @ weight + bias)`, as [`linear`].
+/// `relu6(x @ weight + bias)`, with the shapes of [`linear`].
 pub(crate) fn linear_relu6<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
@@ -82,7 +85,7 @@ fn product<const D: usize>(
     wrap(product.out)
 }
 
-/// A matrix with whole rows, or with whole columns.
+/// A matrix with contiguous rows, or with contiguous columns.
 struct Weight {
     tensor: CubeTensor,
     is_transposed: bool,
@@ -108,14 +111,14 @@ struct Product {
     weight: Weight,
     bias: Option<CubeTensor>,
     residual: Option<CubeTensor>,
-    /// To what ReLU6 leaves, before the residual is added.
+    /// Whether ReLU6 is applied before the residual is added.
     is_clamped: bool,
     out: CubeTensor,
 }
 
 impl Product {
     fn launch<W: Float + CubeElement>(&self) {
-        // A kernel names all its buffers, also those that it does not look into.
+        // A kernel needs an argument for every buffer, even for unused ones.
         let part =
             |part: &Option<CubeTensor>| part.as_ref().unwrap_or(&self.x).clone().into_buffer_arg();
         let (bias, residual) = (part(&self.bias), part(&self.residual));
@@ -125,7 +128,8 @@ impl Product {
         let units = CubeDim::new_2d(LANES as u32, BANDS as u32);
         let is_transposed = self.weight.is_transposed;
         let (has_bias, has_residual) = (self.bias.is_some(), self.residual.is_some());
-        // SAFETY: a unit past the last row or column reads and writes nothing, and the sizes are those of the tensors.
+        // SAFETY: a unit past the last row or column reads and writes nothing, and the sizes match
+        // the tensors.
         unsafe {
             if self.rows <= FEW_ROWS {
                 let n_cubes = self.d_out.div_ceil(if is_transposed { BANDS } else { LANES });
@@ -175,8 +179,10 @@ impl Product {
     }
 }
 
-/// A cube for each tile of the result, and a unit for 8 x 4 numbers of it. The cube takes both sides into shared memory 16
-/// terms at a time; what the units of a row read there is one place, and what those beside each other read lies beside.
+/// A product of many rows: one cube per tile of the result, one unit per 8 x 4 elements of it.
+///
+/// The cube loads 16 terms of both operands at a time into shared memory. Units of one row read the
+/// same activations there, and adjacent units read adjacent weights.
 #[cube(launch_unchecked)]
 fn tile_product<F: Float, W: Float>(
     x: &[F],
@@ -197,7 +203,7 @@ fn tile_product<F: Float, W: Float>(
     let unit = UNIT_POS as usize;
     let first_row = CUBE_POS_Y as usize * TILE_ROWS;
     let first_column = CUBE_POS_X as usize * TILE_COLUMNS;
-    // Four terms of a row, and four columns of a term.
+    // Elements: four terms of a row, and four columns of a term.
     let mut x_tile = Shared::<[Vector<F, Const<FOUR>>]>::new_slice(TILE_ROWS * DEPTH / FOUR);
     let mut weight_tile = Shared::<[Vector<F, Const<FOUR>>]>::new_slice(DEPTH * LANES);
     let mut sums = Array::<Vector<F, Const<FOUR>>>::new(ROWS);
@@ -289,8 +295,10 @@ fn tile_product<F: Float, W: Float>(
     }
 }
 
-/// The same for few rows, each by cubes of its own: units beside each other read what lies beside in the matrix, and add up
-/// a part of the sum, which the first of them puts together. The cubes are `[columns, .., rows]`.
+/// A product of few rows, with separate cubes for each row. The cubes are `[columns, .., rows]`.
+///
+/// Adjacent units read adjacent weights. Each unit computes a partial sum, and the first unit of
+/// each column adds them up.
 #[cube(launch_unchecked)]
 fn row_product<F: Float, W: Float>(
     x: &[F],
@@ -330,7 +338,7 @@ fn row_product<F: Float, W: Float>(
     sums[UNIT_POS as usize] = sum;
     sync_cube();
     if part == 0 && column < d_out {
-        // Units count along the lanes first.
+        // Units are numbered along the lanes first.
         let to_next = comptime!(if is_transposed { 1 } else { LANES });
         let mut value = F::new(0.0);
         for i in 0..n_parts {

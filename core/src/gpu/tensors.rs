@@ -1,4 +1,4 @@
-//! From tensors on a GPU to launches of the kernels and back.
+//! Launches the GPU kernels on tensors.
 
 use std::any::{Any, TypeId};
 
@@ -12,32 +12,34 @@ use cubecl::{calculate_cube_count_elemwise, client::Client};
 
 use super::kernels;
 
-/// How Burn holds a tensor of floats on a GPU. Where its fusion is compiled in, as with CUDA, that is a place in a
-/// queue of operations, which it makes kernels of itself.
+/// Burn's representation of a float tensor on a GPU.
+///
+/// With Burn's fusion compiled in, as for CUDA, it is a place in a queue of ops. Burn builds
+/// kernels from the queue itself.
 type Held = <Cube as BackendTypes>::FloatTensorPrimitive;
 type HeldInts = <Cube as BackendTypes>::IntTensorPrimitive;
 
 /// Units that share a row of a norm.
 pub(super) const ROW_UNITS: usize = 64;
-/// Units that share a row of scores over a vocabulary; every device has this many.
+/// Units that share a row of scores over a vocabulary; every device supports this many.
 const SCORE_UNITS: usize = 256;
-/// Queries for which a cube reads the keys once.
+/// Queries per cube, which reads the keys once for all of them.
 const ATTEND_QUERIES: usize = 4;
-/// Cubes along one axis; every device has this many.
+/// Maximum number of cubes along one axis; every device supports this many.
 pub(super) const MAX_CUBES: usize = 32_768;
 
-/// Whether a tensor is on a GPU that Burn reaches without fusion, in f32, and outside a gradient's graph.
+/// Whether a tensor is f32, without autodiff, on a GPU that Burn uses without fusion.
 pub(crate) fn is_here<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && takes(&x.device())
 }
 
-/// Whether a device is a GPU that Burn reaches without fusion; not where it records a graph.
+/// Whether a device is a GPU that Burn uses without fusion, and without autodiff.
 pub(crate) fn takes(device: &Device) -> bool {
     let is_plain = TypeId::of::<Held>() == TypeId::of::<CubeTensor>();
     is_plain && matches!(device.as_dispatch(), DispatchDevice::Cube(_))
 }
 
-/// Whether heads of this width fit a cube of the kernel for attention.
+/// Whether a head of this width fits into a cube of the attention kernel.
 pub(crate) fn can_attend(head_dim: usize) -> bool {
     head_dim <= SCORE_UNITS
 }
@@ -46,7 +48,8 @@ pub(crate) fn can_attend(head_dim: usize) -> bool {
 pub(crate) fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let (x, gamma) = (rows_of(x), whole(gamma));
     let out = x.like();
-    // SAFETY: a cube reads and writes the one row that is its own, and there are as many rows as told.
+    // SAFETY: each cube reads and writes only its own row, and `rows` is the tensor's number of
+    // rows.
     unsafe {
         kernels::rms_norm::launch_unchecked::<f32>(
             &x.tensor.client,
@@ -92,7 +95,7 @@ pub(crate) fn layer_norm<const D: usize>(
     wrap(out)
 }
 
-/// Rows of unit length; those shorter than `smallest` are divided by it.
+/// Scales rows to unit length; rows shorter than `smallest` are divided by it.
 pub(crate) fn unit_rows<const D: usize>(x: Tensor<D>, smallest: f32) -> Tensor<D> {
     let x = rows_of(x);
     let out = x.like();
@@ -154,7 +157,7 @@ pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
     assert_eq!(gate.dims(), up.dims());
     let (gate, up) = (whole(gate), whole(up));
     let (out, each) = (like(&gate), Each::of(&gate));
-    // SAFETY: as in `gelu`; `up` has as many values.
+    // SAFETY: as in `gelu`; `up` has the same number of values.
     unsafe {
         kernels::silu_times::launch_unchecked::<f32>(
             &out.client,
@@ -169,7 +172,9 @@ pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tens
     wrap(out)
 }
 
-/// Turns the pairs `(x[i], x[i + head_dim / 2])` of every head of `[batch, seq, heads * head_dim]`.
+/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head.
+///
+/// `x` is `[batch, seq, heads * head_dim]`.
 ///
 /// `cos` and `sin` hold `[seq, head_dim / 2]` values.
 ///
@@ -182,7 +187,7 @@ pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usiz
     let (x, cos, sin) = (whole(x), whole(cos), whole(sin));
     let out = empty(&x, Shape::from([batch, n_heads, seq, half * 2]), DType::F32);
     let each = Each::new(&x.client, batch * seq * width / 2);
-    // SAFETY: a unit past the last of the `n` pairs does nothing; the shapes are those asserted above.
+    // SAFETY: a unit past the last of the `n` pairs does nothing; the shapes were asserted above.
     unsafe {
         kernels::rotate::launch_unchecked::<f32>(
             &out.client,
@@ -201,13 +206,13 @@ pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usiz
     wrap(out)
 }
 
-/// Attention over views: `[batch, seq_q, heads * head_dim]` from `[batch, heads, seq, head_dim]`.
+/// Attention on views: `[batch, heads, seq, head_dim]` → `[batch, seq_q, heads * head_dim]`.
 pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
     let [q, k, v] = [q, k, v].map(Heads::of);
     attended(q, k, v, is_causal)
 }
 
-/// Attention among the rows of `[batch, seq, 3 * heads * head_dim]`, which are queries, keys and values.
+/// Attention on packed queries, keys and values: rows of `[batch, seq, 3 * heads * head_dim]`.
 pub(crate) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
     let [batch, seq, three_widths] = qkv.dims();
     let (qkv, width) = (whole(qkv), three_widths / 3);
@@ -227,13 +232,14 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
     assert_eq!((k.shape, q.at, n_heads % n_kv_heads), (v.shape, 0, 0));
     assert!(
         can_attend(head_dim) && seq_k >= seq_q,
-        "asked with `can_attend`; a query has a key of its own"
+        "the caller checked `can_attend`; every query has its own key"
     );
     let out = empty(&q.tensor, Shape::from([batch, seq_q, n_heads * head_dim]), DType::F32);
     let n_units = head_dim.next_power_of_two().clamp(ROW_UNITS, SCORE_UNITS);
     let n_queries = if seq_q == 1 { 1 } else { ATTEND_QUERIES };
     let cubes = CubeCount::Static(seq_q.div_ceil(n_queries) as u32, n_heads as u32, batch as u32);
-    // SAFETY: cubes, strides and starts are those of the tensors, and no unit reads past `head_dim`, `seq_q` or `seq_k`.
+    // SAFETY: cubes, strides and offsets match the tensors, and no unit reads past `head_dim`,
+    // `seq_q` or `seq_k`.
     unsafe {
         kernels::attend::launch_unchecked::<f32>(
             &out.client,
@@ -267,13 +273,14 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
     wrap(out)
 }
 
-/// The largest of each row's scores: its place, `[batch, 1]`, and place and log probability as numbers, `[batch, 2]`.
+/// The best token of each row of scores: its index, `[batch, 1]`, and its index and log probability
+/// as floats, `[batch, 2]`.
 pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     let [batch, n_scores] = logits.dims();
     let logits = whole(logits);
     let ids = empty(&logits, Shape::from([batch, 1]), DType::I32);
     let choices = empty(&logits, Shape::from([batch, 2]), DType::F32);
-    // SAFETY: a cube reads the one row of scores that is its own and writes its place in both results.
+    // SAFETY: each cube reads its own row of scores and writes that row's place in both results.
     unsafe {
         kernels::most_probable::launch_unchecked::<f32>(
             &choices.client,
@@ -289,13 +296,13 @@ pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     (Tensor::from_primitive::<Cube>(into::<CubeTensor, HeldInts>(ids)), wrap(choices))
 }
 
-/// `[batch, heads, rows, head_dim]` in a buffer, with whole rows.
+/// A view `[batch, heads, rows, head_dim]` of a buffer, with contiguous rows.
 struct Heads {
     tensor: CubeTensor,
-    /// Where the first row begins.
+    /// Offset of the first row.
     at: usize,
     shape: [usize; 4],
-    /// Of the first three axes.
+    /// Strides of the first three axes.
     strides: [usize; 3],
 }
 
@@ -309,7 +316,7 @@ impl Heads {
     }
 }
 
-/// A tensor row by row in a buffer, and how many rows of which width.
+/// A contiguous tensor, seen as rows of equal width.
 struct Rows {
     tensor: CubeTensor,
     rows: usize,
@@ -337,7 +344,7 @@ impl Rows {
     }
 }
 
-/// A unit for each of `n` things.
+/// Launch sizes for one unit per element.
 pub(super) struct Each {
     pub n: usize,
     pub cubes: CubeCount,
@@ -363,32 +370,32 @@ fn like(x: &CubeTensor) -> CubeTensor {
     empty(x, x.meta.shape().clone(), x.dtype)
 }
 
-/// A tensor beside `x`, row by row, whose values are not set.
+/// A contiguous tensor on the device of `x`, with uninitialised values.
 pub(super) fn empty(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
 }
 
-/// The tensor row by row, from the first value of its buffer on.
+/// The tensor in contiguous memory, row by row.
 pub(super) fn whole<const D: usize>(x: Tensor<D>) -> CubeTensor {
     into_contiguous(held(x))
 }
 
-/// Whole numbers as they lie in their buffer.
+/// The primitive of an integer tensor, in its memory order.
 pub(super) fn held_ints<const D: usize>(x: Tensor<D, Int>) -> CubeTensor {
-    into(x.try_into_primitive::<Cube>().expect("asked with `takes`"))
+    into(x.try_into_primitive::<Cube>().expect("the caller checked `takes`"))
 }
 
 pub(super) fn held<const D: usize>(x: Tensor<D>) -> CubeTensor {
-    into(x.try_into_primitive::<Cube>().expect("asked with `is_here`"))
+    into(x.try_into_primitive::<Cube>().expect("the caller checked `is_here`"))
 }
 
 pub(super) fn wrap<const D: usize>(x: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(into::<CubeTensor, Held>(x))
 }
 
-/// The same value where both are one type, as `is_here` has seen.
+/// Returns the same value if both types are equal, which `is_here` has checked.
 fn into<From: 'static, To: 'static>(value: From) -> To {
     let mut value = Some(value);
     let value: &mut dyn Any = &mut value;
-    value.downcast_mut::<Option<To>>().and_then(Option::take).expect("asked with `is_here`")
+    value.downcast_mut::<Option<To>>().and_then(Option::take).expect("the caller checked `is_here`")
 }

@@ -1,4 +1,5 @@
-//! The kernels beside the CPU's, which are held against their formulas, and beside plain loops, over odd shapes.
+//! Compares the GPU kernels, on odd shapes, with the CPU's (which are tested against formulas) and
+//! with plain loops.
 
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use crate::model::same_padding;
 use crate::quant::{Bits, Packed};
 use crate::{cpu, gpu};
 
-/// A GPU, or a program that plays one; none on a machine without.
+/// A GPU or a software adapter; `None` on a machine without one.
 fn device() -> Option<&'static Device> {
     static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
     let device = DEVICE.get_or_init(|| Device::wgpu_options().init().ok()).as_ref();
@@ -18,7 +19,7 @@ fn device() -> Option<&'static Device> {
     device
 }
 
-/// The same numbers on both devices.
+/// The same values on both devices.
 fn numbers<const D: usize>(shape: [usize; D], gpu: &Device) -> [Tensor<D>; 2] {
     let n: usize = shape.iter().product();
     let values: Vec<f32> = (0..n).map(|i| ((i * 7919 + n) % 2003) as f32 / 250.0 - 4.0).collect();
@@ -73,7 +74,7 @@ fn norms_and_activations_are_the_cpus() {
 #[test]
 fn a_product_is_burns_for_odd_shapes_both_layouts_and_matrices_in_f16() {
     let Some(gpu) = device() else { return };
-    // One row and a few, which read the matrix for themselves; whole tiles, and parts of them.
+    // One row and few rows, which read the matrix separately; whole tiles and partial ones.
     for [rows, d_in, d_out] in
         [[1, 1, 1], [1, 70, 33], [4, 16, 64], [5, 3, 2], [64, 32, 64], [67, 37, 130]]
     {
@@ -81,7 +82,7 @@ fn a_product_is_burns_for_odd_shapes_both_layouts_and_matrices_in_f16() {
         let [x, host_x] = numbers([1, rows, d_in], gpu).map(|x| x * 0.1);
         let [bias, host_bias] = numbers([d_out], gpu);
         let [residual, host_residual] = numbers([1, rows, d_out], gpu);
-        // Quarters, which f16 holds as they are.
+        // Quarters, which f16 represents exactly.
         let [weight, host_weight] = numbers([d_in, d_out], gpu).map(|w| (w * 4.0).round() / 4.0);
         let columns = Tensor::<2>::from_data(host_weight.clone().transpose().into_data(), gpu);
         let product = host_x.matmul(host_weight.unsqueeze());
@@ -143,7 +144,7 @@ fn convolutions_are_the_cpus_for_odd_sizes_and_either_order() {
             true => cpu::depthwise_relu6(host_x, host_weight, host_bias, stride),
             false => cpu::stem_relu6(host_x, host_weight, host_bias, stride),
         };
-        // As the pixels of a photo come: channels first.
+        // In the memory order of a photo's pixels: channels first.
         let turned = x.clone().permute([0, 3, 1, 2]).mul_scalar(1.0).permute([0, 2, 3, 1]);
         for (x, order) in [(x, "channels last"), (turned, "channels first")] {
             let found = gpu::convolve_relu6(x, weight.clone(), bias.clone(), stride, padding);
@@ -182,7 +183,7 @@ fn pairs_are_turned_as_on_the_cpu() {
 #[test]
 fn attention_is_the_cpus_for_odd_lengths_groups_and_views() {
     let Some(gpu) = device() else { return };
-    // More keys than a cube has units, and as many, and one more; a head wider than those.
+    // More keys than a cube has units, as many, and one more; and a head wider than that.
     for (shape, n_kv_heads, seq_k, is_causal) in [
         ([1, 1, 1, 2], 1, 1, true),
         ([2, 4, 3, 10], 2, 131, true),
@@ -193,7 +194,8 @@ fn attention_is_the_cpus_for_odd_lengths_groups_and_views() {
         let what = format!("attend {shape:?} {n_kv_heads} {seq_k} {is_causal}");
         let [batch, _, _, head_dim] = shape;
         let [q, host_q] = numbers(shape, gpu);
-        // Keys as a cache has them: the first rows of a longer buffer. Values as a projection leaves them.
+        // Keys as in a cache: the first rows of a longer buffer. Values as a projection leaves
+        // them.
         let [k, host_k] =
             numbers([batch, n_kv_heads, seq_k + 3, head_dim], gpu).map(|k| k.narrow(2, 0, seq_k));
         let [v, host_v] =
@@ -225,7 +227,7 @@ fn the_choice_is_the_first_of_the_largest_scores() {
 #[test]
 fn a_packed_product_is_that_of_the_widened_matrix() {
     let Some(gpu) = device() else { return };
-    // Few rows, which meet the packed numbers, and many, for which the matrix is written out.
+    // Few rows, which use the packed weights, and many rows, for which the matrix is widened.
     for (n_rows, n_out, width) in [(1, 1, 1), (3, 5, 33), (1, 7, 256), (11, 5, 100)] {
         let weights: Vec<f32> =
             (0..n_out * width).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.0 - 1.0).collect();

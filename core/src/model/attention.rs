@@ -1,4 +1,4 @@
-//! The one place that calls Burn's scaled dot-product attention.
+//! Scaled dot-product attention: our kernels where they apply, else Burn's.
 
 use burn::tensor::{Bool, Tensor, module::attention, ops::AttentionModuleOptions};
 
@@ -10,9 +10,9 @@ use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::gpu;
 
-/// `softmax(q k^T / sqrt(head_dim)) v` for every head, the heads side by side.
+/// `softmax(q k^T / sqrt(head_dim)) v` for every head, with the heads concatenated.
 ///
-/// Each key and value head serves `heads / kv_heads` neighbouring query heads.
+/// Grouped queries: each key and value head serves `heads / kv_heads` neighbouring query heads.
 ///
 /// # Shapes
 /// - q: `[batch, heads, seq_q, head_dim]`
@@ -34,7 +34,8 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
         return side_by_side(attention(q, k, v, None, None, options));
     }
     if seq_q == 1 {
-        // One query sees all keys: its group stands in for the query axis, nothing is repeated.
+        // One query sees all keys: its group takes the place of the query axis, without repeated
+        // keys.
         let q = q.reshape([batch, n_kv_heads, group, head_dim]);
         return attention(q, k, v, None, None, options).reshape([batch, 1, n_heads * head_dim]);
     }
@@ -46,8 +47,8 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
     side_by_side(attention(q, repeat(k), repeat(v), None, None, options))
 }
 
-/// The same among the rows of `[batch, seq, 3 * heads * head_dim]`: all heads of the queries, then those of the
-/// keys, then those of the values.
+/// [`attend`] on the rows of `[batch, seq, 3 * heads * head_dim]`: all heads of the queries first,
+/// then the keys, then the values.
 pub(super) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
     on_cpu!([qkv] => attend_packed(qkv, n_heads, is_causal));
     #[cfg(feature = "gpu")]
@@ -58,14 +59,15 @@ pub(super) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> 
     attend(q, k, v, is_causal)
 }
 
-/// Queries, keys and values, each `[batch, heads, seq, head_dim]`.
+/// Splits a packed tensor into queries, keys and values, each `[batch, heads, seq, head_dim]`.
 pub(super) fn unpack(qkv: Tensor<3>, n_heads: usize) -> [Tensor<4>; 3] {
     let qkv = heads(qkv, 3 * n_heads);
     [0, 1, 2].map(|part| qkv.clone().narrow(1, part * n_heads, n_heads))
 }
 
-/// The same as Burn does it, with keys left out where `mask` (`[batch, heads, seq_q, seq_k]`) is true; every query
-/// head has a key head of its own.
+/// [`attend`] by Burn, with keys masked where `mask` (`[batch, heads, seq_q, seq_k]`) is true.
+///
+/// Every query head has its own key head.
 pub(super) fn attend_masked(
     q: Tensor<4>,
     k: Tensor<4>,

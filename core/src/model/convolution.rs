@@ -1,4 +1,4 @@
-//! Convolutions of images whose channels lie last, in Burn's terms; on the CPU and on GPUs a kernel of ours does each at once.
+//! Convolutions of channels-last images: our fused kernels on the CPU and on GPUs, else Burn's ops.
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};
@@ -10,7 +10,9 @@ use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::gpu;
 
-/// Convolution with TensorFlow's SAME padding, then ReLU6; depth-wise if the weight has one input channel.
+/// Convolution with TensorFlow's SAME padding, then ReLU6.
+///
+/// It is depth-wise if the weight has one input channel.
 ///
 /// # Shapes
 /// - x: `[batch, height, width, in]`
@@ -62,7 +64,9 @@ fn by_burn(
     module::conv2d(x, weight, Some(bias), options).clamp(0.0, 6.0).permute([0, 2, 3, 1])
 }
 
-/// Zeros before and after an axis with which a convolution returns `⌈size / stride⌉` values; the odd one goes after.
+/// Zeros before and after an axis so that a convolution returns `⌈size / stride⌉` values.
+///
+/// If their number is odd, the extra zero goes after the axis.
 pub(crate) fn same_padding(size: usize, kernel: usize, stride: usize) -> [usize; 2] {
     let needed = ((size.div_ceil(stride) - 1) * stride + kernel).saturating_sub(size);
     [needed / 2, needed - needed / 2]
@@ -79,7 +83,7 @@ pub(super) struct InvertedResidual<'a> {
 
 /// `project(conv_same_relu6(relu6(expand(x))))`, with `x` added if the block has a skip connection.
 ///
-/// On the CPU without a gradient the expanded activations never leave a core's cache.
+/// On the CPU without a gradient, the expanded activations never leave a core's cache.
 pub(super) fn inverted_residual(x: Tensor<4>, block: InvertedResidual) -> Tensor<4> {
     #[cfg(feature = "cpu")]
     if let Some(y) = on_cpu_at_once(&x, &block) {
@@ -97,7 +101,7 @@ pub(super) fn inverted_residual(x: Tensor<4>, block: InvertedResidual) -> Tensor
     }
 }
 
-/// `None` if a tensor is elsewhere, in another type, packed or tracked.
+/// The fused CPU kernel. `None` if a tensor is on another device, not f32, packed or tracked.
 #[cfg(feature = "cpu")]
 fn on_cpu_at_once(x: &Tensor<4>, block: &InvertedResidual) -> Option<Tensor<4>> {
     let plain = |layer: &Linear| Some((layer.weight.as_ref()?.val(), layer.bias.as_ref()?.val()));
@@ -129,7 +133,7 @@ mod tests {
     use super::*;
     use crate::quant::{Bits, Packed};
 
-    /// In turn below 0, inside, and above 6 once they are summed up.
+    /// Values such that the sums fall below 0, between 0 and 6, and above 6.
     fn numbers<const D: usize>(
         shape: [usize; D],
         seed: usize,
@@ -230,7 +234,7 @@ mod tests {
         for shape in SHAPES {
             let mut block = Block::new(shape, &Device::flex());
             close(block.run(), block.run_by_burn(), 1e-5, &format!("{shape:?}"));
-            // The first block of a tower expands nothing.
+            // The first block of a tower has no expansion.
             block.expand = None;
             let wide = block.depthwise.1.dims()[0];
             let [batch, height, width, _] = block.x.dims();
@@ -265,15 +269,15 @@ mod tests {
                 let y = run(&block);
                 let slopes = numbers(y.dims(), 9, 1.0, &device);
                 let grads = (y * slopes).sum().backward();
-                let of = |x: &Tensor<4>| x.grad(&grads).expect("it takes part");
+                let of = |x: &Tensor<4>| x.grad(&grads).expect("the loss depends on it");
                 let expand =
                     block.expand.as_ref().and_then(|expand| expand.weight.as_ref()).expect("plain");
                 let project = block.project.weight.as_ref().expect("plain");
                 (
                     [of(&block.x), of(&block.depthwise.0)],
-                    block.depthwise.1.grad(&grads).expect("it takes part"),
+                    block.depthwise.1.grad(&grads).expect("the loss depends on it"),
                     [expand, project]
-                        .map(|weight| weight.val().grad(&grads).expect("it takes part")),
+                        .map(|weight| weight.val().grad(&grads).expect("the loss depends on it")),
                 )
             };
             let (found, wanted) = (gradients(Block::run), gradients(Block::run_by_burn));

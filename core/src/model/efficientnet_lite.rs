@@ -1,9 +1,10 @@
-//! EfficientNet-Lite (timm's `tf_efficientnet_lite*`): the convolutional image encoder, up to its last map.
+//! EfficientNet-Lite (timm's `tf_efficientnet_lite*`): the convolutional image encoder, up to its
+//! last feature map.
 //!
-//! Inverted residual blocks (MobileNetV2, arXiv:1801.04381) without squeeze-and-excite, ReLU6 as the only
-//! activation, TensorFlow's SAME padding. Batch norms are folded into the convolutions at import.
-//! Activations are channels-last, `[batch, height, width, channels]`, so that a point-wise convolution is a
-//! [`Linear`] layer.
+//! It consists of inverted residual blocks (MobileNetV2, arXiv:1801.04381) without
+//! squeeze-and-excite. ReLU6 is the only activation; padding is TensorFlow's SAME. Batch norms are
+//! folded into the convolutions at import. Activations are channels-last,
+//! `[batch, height, width, channels]`, so that a point-wise convolution is a [`Linear`] layer.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -20,11 +21,11 @@ pub struct EfficientNetLite {
     pub stem: Conv,
     /// Inverted residual blocks.
     pub mb_blocks: Vec<MbConv>,
-    /// Point-wise convolution to the width of V.
+    /// Point-wise convolution to `hidden_size`, the width of V.
     pub head: Linear,
 }
 
-/// A convolution with a kernel wider than one pixel: dense (the stem) or depth-wise.
+/// A convolution with a kernel larger than one pixel: dense (the stem) or depth-wise.
 #[derive(Module, Debug)]
 pub struct Conv {
     /// `[out, in / groups, kernel, kernel]`, PyTorch's layout.
@@ -38,18 +39,18 @@ pub struct Conv {
 /// Inverted residual block: expand, filter each channel, project.
 #[derive(Module, Debug)]
 pub struct MbConv {
-    /// Point-wise, to several times the channels; the first block has none.
+    /// Point-wise expansion to several times the channels; `None` in the first block.
     pub expand: Option<Linear>,
-    /// Depth-wise.
+    /// Depth-wise convolution.
     pub dw: Conv,
-    /// Point-wise, without activation.
+    /// Point-wise projection, without activation.
     pub project: Linear,
     #[module(skip)]
     has_skip: bool,
 }
 
 impl EfficientNetLite {
-    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the modules. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(config: &EfficientNetLiteConfig, device: &Device) -> Self {
         let blocks = config.blocks();
         let last = blocks.last().expect("every variant has seven stages").out_channels;
@@ -60,7 +61,7 @@ impl EfficientNetLite {
         }
     }
 
-    /// V, the last map row by row.
+    /// V, the last feature map, row by row.
     ///
     /// # Shapes
     /// - pixels: `[batch, 3, side, side]`, standardised
@@ -74,7 +75,8 @@ impl EfficientNetLite {
 
     fn last_map(&self, pixels: Tensor<4>) -> Tensor<3> {
         let x = self.forward_stem(pixels);
-        let x = self.mb_blocks.iter().fold(x, |x, block| block.forward(x)); // [batch, grid, grid, channels]
+        let x = self.mb_blocks.iter().fold(x, |x, block| block.forward(x));
+        // x: [batch, grid, grid, channels]
         let x = self.head.forward_relu6(x);
         let [batch, height, width, channels] = x.dims();
         x.reshape([batch, height * width, channels])
@@ -82,7 +84,8 @@ impl EfficientNetLite {
 
     /// `[batch, 3, side, side]` → `[batch, side / 2, side / 2, 32]`
     pub fn forward_stem(&self, pixels: Tensor<4>) -> Tensor<4> {
-        let pixels = pixels.cast(self.stem.weight.val().dtype()).permute([0, 2, 3, 1]); // channels last
+        // Channels last.
+        let pixels = pixels.cast(self.stem.weight.val().dtype()).permute([0, 2, 3, 1]);
         self.stem.forward(pixels)
     }
 }
@@ -96,7 +99,9 @@ impl Conv {
         }
     }
 
-    /// With ReLU6: `[batch, height, width, in]` → `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`.
+    /// Convolution and ReLU6.
+    ///
+    /// `[batch, height, width, in]` → `[batch, ⌈height / stride⌉, ⌈width / stride⌉, out]`
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         conv_same_relu6(x, self.weight.val(), self.bias.val(), self.stride)
     }

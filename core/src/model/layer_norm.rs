@@ -17,7 +17,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Builds the module; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the module. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(width: usize, epsilon: f64, device: &Device) -> Self {
         Self {
             gamma: Param::from_tensor(Tensor::ones([width], device)),

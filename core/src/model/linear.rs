@@ -1,4 +1,4 @@
-//! A linear layer whose matrix is a parameter, or stays packed in memory.
+//! A linear layer whose matrix is either a parameter or packed in memory.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ use crate::quant::{Packed, on_host};
 /// `x W + b`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// W, `[in, out]`; absent where the matrix is packed.
+    /// W, `[in, out]`; `None` if the matrix is packed.
     pub weight: Option<Param<Tensor<2>>>,
     /// b, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
-    /// Wᵀ in few bits: to run, not to train.
+    /// Wᵀ in 8 or 4 bits, for inference only.
     #[module(skip)]
     packed: Option<Stored>,
 }
 
-/// Where a packed matrix is kept.
+/// A packed matrix in the memory of the host or of a GPU.
 #[derive(Clone, Debug)]
 enum Stored {
     OnHost(Arc<Packed>),
@@ -59,22 +59,22 @@ impl Stored {
 }
 
 impl Linear {
-    /// Builds the module; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the module. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(d_input: usize, d_output: usize, has_bias: bool, device: &Device) -> Self {
         let inner = LinearConfig::new(d_input, d_output).with_bias(has_bias).init(device);
         Self { weight: Some(inner.weight), bias: inner.bias, packed: None }
     }
 
-    /// Lets `packed` stand in for the matrix.
+    /// Replaces the matrix by `packed`.
     ///
-    /// Only on a device where matrices stay packed (`quant::stays_packed`), and not to train.
+    /// Valid only for inference, on a device where matrices stay packed (`quant::stays_packed`).
     pub(crate) fn set_packed(&mut self, packed: Packed) {
         if let Some(weight) = self.weight.take() {
             self.packed = Some(Stored::new(packed, &weight.lazy_device()));
         }
     }
 
-    /// Outputs and inputs.
+    /// Numbers of outputs and inputs, in this order.
     pub(crate) fn shape(&self) -> [usize; 2] {
         match (&self.packed, &self.weight) {
             (Some(packed), _) => packed.shape(),
@@ -82,7 +82,7 @@ impl Linear {
                 let [d_input, d_output] = weight.lazy_shape().dims();
                 [d_output, d_input]
             }
-            (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+            (None, None) => unreachable!("a layer has either a plain or a packed matrix"),
         }
     }
 
@@ -98,7 +98,7 @@ impl Linear {
                 }
             }
             (None, Some(weight)) => linear(x, weight.val(), bias),
-            (None, None) => unreachable!("a layer has its matrix in one form or the other"),
+            (None, None) => unreachable!("a layer has either a plain or a packed matrix"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The language model: Hugging Face's `LlamaForCausalLM`, entered by embeddings.
+//! The language model: Hugging Face's `LlamaForCausalLM`, with embeddings as its input.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
@@ -9,13 +9,13 @@ use super::linear::Linear;
 use super::ops::{heads, linear, rms_norm, rotate, silu_times, through, together};
 use crate::config::{LlamaConfig, RopeScaling};
 
-/// Decoder-only transformer with RMSNorm, rotary positions, grouped queries and SwiGLU.
+/// Decoder-only transformer with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 #[derive(Module, Debug)]
 pub struct Llama {
     embed_tokens: Embedding,
     layers: Vec<LlamaBlock>,
     norm: RmsNorm,
-    /// Absent where the head is the transposed token embedding.
+    /// `None` if the head is the transposed token embedding.
     lm_head: Option<Linear>,
     #[module(skip)]
     head_dim: usize,
@@ -52,7 +52,7 @@ struct LlamaMlp {
     down_proj: Linear,
 }
 
-/// Keys and values of the tokens seen so far, in buffers made once for the longest sequence.
+/// Keys and values of the tokens so far. The buffers are allocated once for the longest sequence.
 #[derive(Debug, Clone)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
@@ -75,7 +75,7 @@ struct Rope {
 }
 
 impl Llama {
-    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the modules. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(config: &LlamaConfig, device: &Device) -> Self {
         let linear = |d_in, d_out, has_bias| Linear::new(d_in, d_out, has_bias, device);
         let norm = || {
@@ -112,14 +112,15 @@ impl Llama {
         }
     }
 
-    /// Vectors of the tokens: `[batch, seq]` → `[batch, seq, hidden]`.
+    /// Embeddings of the tokens: `[batch, seq]` → `[batch, seq, hidden]`.
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         self.embed_tokens.forward(ids)
     }
 
     /// Hidden states of a sequence given as embeddings, after the final norm.
     ///
-    /// Every position sees itself and those before it, so padding on the right changes nothing.
+    /// Each position attends to itself and to earlier ones, so padding on the right changes
+    /// nothing.
     ///
     /// # Shapes
     /// - embeds: `[batch, seq, hidden]`
@@ -138,7 +139,7 @@ impl Llama {
         rms_norm(&self.norm, x)
     }
 
-    /// The same with the tokens before `embeds` in `cache`, which takes up the new ones.
+    /// [`Self::forward_embeds`] for tokens that follow those in `cache`; adds them to the cache.
     ///
     /// `embeds` is either the start of the sequence or one token.
     pub fn forward_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
@@ -146,15 +147,16 @@ impl Llama {
         together(&embeds.device(), || self.forward_cached_tail(embeds, cache, seq))
     }
 
-    /// The last position of [`Self::forward_cached`], which is all that the next token follows from: the last layer
-    /// reads keys and values of every position and asks for this one alone.
+    /// The last position of [`Self::forward_cached`], which alone determines the next token.
+    ///
+    /// The last layer reads keys and values of every position but computes only the last query.
     ///
     /// Returns `[batch, hidden]`.
     pub fn last_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
         together(&embeds.device(), || self.forward_cached_tail(embeds, cache, 1)).squeeze_dim(1)
     }
 
-    /// The last `n_wanted` positions.
+    /// The last `n_wanted` positions of [`Self::forward_cached`].
     fn forward_cached_tail(
         &self,
         embeds: Tensor<3>,
@@ -173,7 +175,7 @@ impl Llama {
         rms_norm(&self.norm, tail(x, n_wanted))
     }
 
-    /// Scores of the next token: `[n, hidden]` → `[n, vocab]`.
+    /// Logits of the next token: `[n, hidden]` → `[n, vocab]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
@@ -224,8 +226,8 @@ impl Llama {
     }
 }
 
-/// Radians by which each pair of a head turns from one position to the next: `theta^(-2 i / head_dim)`, stretched as
-/// the config says.
+/// Angle in radians by which each pair of a head turns per position: `theta^(-2 i / head_dim)`,
+/// scaled as the config says.
 fn frequencies(head_dim: usize, theta: f64, scaling: Option<RopeScaling>) -> Vec<f64> {
     let plain = (0..head_dim / 2).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64));
     plain.map(|frequency| scaling.map_or(frequency, |scaling| scaled(frequency, scaling))).collect()
@@ -242,7 +244,7 @@ fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
         } => {
             let n_waves =
                 original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;
-            // 0 where the wave is slow, 1 where it is fast.
+            // 0 for slow waves, 1 for fast ones.
             let kept = (n_waves - low_freq_factor) / (high_freq_factor - low_freq_factor);
             let kept = kept.clamp(0.0, 1.0);
             frequency * (kept + (1.0 - kept) / factor)
@@ -256,12 +258,12 @@ impl KvCache {
         self.len
     }
 
-    /// Whether nothing was decoded yet.
+    /// Whether the cache holds no tokens.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The cache in which row `i` continues what row `rows[i]` holds now: beam search's move.
+    /// Reorders the cache for beam search: new row `i` is the old row `rows[i]`.
     pub fn select(self, rows: Tensor<1, Int>) -> Self {
         let layers = self
             .layers
@@ -276,7 +278,7 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Writes keys and values at `start` and returns all up to there.
+    /// Writes keys and values at `start` and returns all of them up to the new end.
     fn append(
         &mut self,
         keys: Tensor<4>,
@@ -295,14 +297,14 @@ impl LayerCache {
     }
 }
 
-/// The last `n` positions.
+/// The last `n` positions of a sequence.
 fn tail(x: Tensor<3>, n: usize) -> Tensor<3> {
     let [_, seq, _] = x.dims();
     if n == seq { x } else { x.slice(s![.., seq - n..seq]) }
 }
 
 impl LlamaBlock {
-    /// The last `n_out` positions of `x`, which see those before them.
+    /// The block's output at the last `n_out` positions of `x`; attention reads all of `x`.
     fn forward(
         &self,
         x: Tensor<3>,
@@ -318,7 +320,7 @@ impl LlamaBlock {
 }
 
 impl LlamaAttention {
-    /// What the last positions of `x` find, added to `residual`, which has as many.
+    /// Adds the attention of the last positions of `x` to `residual`, which sets their number.
     fn forward_onto(
         &self,
         residual: Tensor<3>,
@@ -340,7 +342,7 @@ impl LlamaAttention {
 }
 
 impl LlamaMlp {
-    /// The MLP's result for `x`, added to `residual`.
+    /// Adds the MLP of `x` to `residual`.
     fn forward_onto(&self, residual: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
         let x = silu_times(self.gate_proj.forward(x.clone()), self.up_proj.forward(x));
         self.down_proj.forward_onto(residual, x)
@@ -363,7 +365,7 @@ impl Rope {
         Self { cos: part(&self.cos), sin: part(&self.sin) }
     }
 
-    /// The same outside a gradient's graph where `x` is.
+    /// The tables on the device of `x`: without autodiff if `x` has none.
     fn beside(&self, x: &Tensor<3>) -> Self {
         if x.device().is_autodiff() {
             return self.clone();

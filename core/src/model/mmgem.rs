@@ -1,4 +1,4 @@
-//! MM-GEM (arXiv:2405.19333): one encoder for images, one language model that embeds and captions.
+//! MM-GEM (arXiv:2405.19333): one image encoder, and one language model that embeds and captions.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
@@ -14,13 +14,13 @@ pub struct MmGem {
     pub visual: VisionTower,
     /// The language model.
     pub llm: Llama,
-    /// V → V_Emb.
+    /// Maps pooled V to V_Emb.
     pub h1: Linear,
-    /// Last hidden state at `[EMB]` → W_Emb.
+    /// Maps the last hidden state at `[EMB]` to W_Emb.
     pub h2: Linear,
-    /// V_Emb → V_in.
+    /// Maps V_Emb to V_in.
     pub h3: Linear,
-    /// V_Emb → V_Emb of a region; the identity before stage 2.
+    /// The region head: maps V_Emb to V_Emb of a region. The identity before stage 2.
     pub h4: Linear,
     /// `[EMB]`, `[hidden]`.
     pub emb_token: Param<Tensor<1>>,
@@ -38,26 +38,26 @@ pub struct MmGem {
     logit_scale_max: f64,
 }
 
-/// Which of the two prefixes a caption starts from.
+/// The stage of the paper that decides the prefix of a caption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The whole image and `[CAP]`.
+    /// V_in of the whole image, with `[CAP]`.
     One,
-    /// A region's r×r tokens and `[CAP_1..n]`.
+    /// V_in of a region's r×r tokens, with `[CAP_1..n]`.
     Two,
 }
 
-/// Texts as one padded tensor; the lengths stay on the host.
+/// Texts as one padded tensor; their lengths stay on the host.
 #[derive(Clone, Debug)]
 pub struct TokenBatch {
     /// `[batch, seq]`, padded with 0 on the right.
     pub ids: Tensor<2, Int>,
-    /// Tokens of each text.
+    /// Number of tokens of each text.
     pub lens: Vec<usize>,
 }
 
 impl TokenBatch {
-    /// Pads the texts to the longest of them.
+    /// Pads all texts to the length of the longest one.
     pub fn new(texts: &[Vec<u32>], device: &Device) -> Self {
         let seq = texts.iter().map(Vec::len).max().unwrap_or(0).max(1);
         let ids: Vec<i32> = texts
@@ -72,7 +72,7 @@ impl TokenBatch {
 }
 
 impl MmGem {
-    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the modules. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(config: &MmGemConfig, device: &Device) -> Self {
         let (c, l, d) = (config.vision.hidden_size(), &config.llm, config.embed_dim);
         let vector = |n: usize| Param::from_tensor(Tensor::zeros([n], device));
@@ -96,7 +96,7 @@ impl MmGem {
         }
     }
 
-    /// Calls `act` with every linear layer that may stay packed, and its path in the module tree.
+    /// Calls `act` with every linear layer that may stay packed and its path in the module tree.
     pub(crate) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
         self.visual.for_each_linear(&mut |path, linear| act(format!("visual.{path}"), linear));
         self.llm.for_each_linear(&mut |path, linear| act(format!("llm.{path}"), linear));
@@ -116,12 +116,12 @@ impl MmGem {
         self.h1.forward(pool.mean_pool(patches))
     }
 
-    /// V_Emb of whole images, rows of unit length.
+    /// V_Emb of whole images, as rows of unit length.
     pub fn image_embed(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<2> {
         normalize(self.image_features(pool, patches))
     }
 
-    /// V_Emb of regions, `h4(h1(RoIAlign(V, R)))` averaged over the bins (equation 7), unit length.
+    /// V_Emb of regions: `h4(h1(RoIAlign(V, R)))` averaged over the bins (equation 7), unit length.
     ///
     /// # Shapes
     /// - roi: `[n_regions, bins, hidden]`
@@ -130,12 +130,12 @@ impl MmGem {
         self.region_mean_embed(mean_dim(roi, 1).squeeze_dim(1))
     }
 
-    /// [`Self::region_embed`] of regions whose bins are averaged already, `[n_regions, hidden]`.
+    /// [`Self::region_embed`] of regions whose bins are already averaged, `[n_regions, hidden]`.
     pub fn region_mean_embed(&self, pooled: Tensor<2>) -> Tensor<2> {
         normalize(self.h4.forward(self.h1.forward(pooled)))
     }
 
-    /// V_Emb of every patch (the paper's figure 3), with the region head in stage 2, unit length.
+    /// V_Emb of every patch (the paper's figure 3), unit length; stage 2 adds the region head.
     ///
     /// # Shapes
     /// - patches: `[batch, n_patches, hidden]`
@@ -148,7 +148,7 @@ impl MmGem {
         })
     }
 
-    /// The tokens of whole images from which [`Self::visual_context`] makes V_in in stage 1: the patches, or
+    /// The tokens of whole images that stage 1 passes to [`Self::visual_context`]: the patches, or
     /// RoIAlign over the whole image.
     ///
     /// `[batch, n_patches, hidden]` → `[batch, n_tokens, hidden]`
@@ -159,11 +159,11 @@ impl MmGem {
         }
     }
 
-    /// V_in: what the language model sees of whole images, or of regions in stage 2.
+    /// V_in, the visual input of the language model: of whole images, or of regions in stage 2.
     ///
     /// # Shapes
     /// - tokens: [`Self::whole_tokens`], or a RoI map `[n_regions, bins, hidden]`
-    /// - returns: `[batch, 1, llm_hidden]`, or a token for each of `tokens`
+    /// - returns: `[batch, 1, llm_hidden]`, or one token for each of `tokens`
     pub fn visual_context(
         &self,
         pool: &PoolAggregator,
@@ -193,7 +193,7 @@ impl MmGem {
         let [batch, seq, width] = embeds.dims();
         let device = embeds.device();
 
-        // 1 where a text's [EMB] stands, right after its last token.
+        // 1 at the place of each text's [EMB], right after its last token.
         let mut at_emb = vec![0f32; batch * (seq + 1)];
         for (row, len) in texts.lens.iter().enumerate() {
             at_emb[row * (seq + 1) + len] = 1.0;
@@ -210,7 +210,8 @@ impl MmGem {
         normalize(self.h2.forward(at_last.squeeze_dim::<2>(1)))
     }
 
-    /// What stands before a caption: V_in and `[CAP]`, or V_in and `[CAP_1..n]`.
+    /// The prefix of a caption: V_in and `[CAP]`, or V_in and `[CAP_1..n]`, in the configured
+    /// order.
     ///
     /// Returns `[batch, k + prompts, llm_hidden]`.
     pub fn caption_prefix(&self, v_in: Tensor<3>, stage: Stage) -> Tensor<3> {
@@ -230,7 +231,7 @@ impl MmGem {
         )
     }
 
-    /// Hidden states that predict each token of the texts and the token after the last.
+    /// Hidden states that predict each token of the texts and the token after the last one.
     ///
     /// # Shapes
     /// - prefix: `[batch, n_prefix, hidden]`
@@ -242,13 +243,13 @@ impl MmGem {
         self.llm.forward_embeds(embeds).slice(s![.., n_prefix - 1..])
     }
 
-    /// The log of the inverse temperature, kept at τ ≥ 0.01.
+    /// The log of the inverse temperature, clamped to `logit_scale_max` (τ ≥ 0.01 in the presets).
     pub fn clamped_logit_scale(&self) -> Tensor<1> {
         self.logit_scale.val().clamp_max(self.logit_scale_max)
     }
 }
 
-/// Rows of unit length, in f32; a row of zeros stays zero.
+/// Scales rows to unit length, in f32; a row of zeros stays zero.
 pub fn normalize<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     unit_rows(x)
 }

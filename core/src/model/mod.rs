@@ -1,4 +1,5 @@
-//! The graph of MM-GEM, one file an idea; nothing here reads a tensor back to the host.
+//! The graph of MM-GEM, one idea per file. Nothing here reads a tensor back to the host, except
+//! layers that stay packed on the CPU.
 
 mod attention;
 mod convolution;

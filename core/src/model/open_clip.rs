@@ -1,4 +1,4 @@
-//! The models that MM-GEM is compared with: open_clip's CLIP, and the contrastive part of its CoCa.
+//! The baselines of MM-GEM: open_clip's CLIP and the contrastive part of its CoCa.
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig};
@@ -19,7 +19,7 @@ pub struct OpenClipConfig {
     pub embed_dim: usize,
     /// The image tower.
     pub vision: VitConfig,
-    /// Heads of CoCa's attentional pooling and its number of queries; CLIP has none.
+    /// CoCa's attentional pooling: its number of heads and of queries. `None` for CLIP.
     pub attentional_pool: Option<(usize, usize)>,
     /// The text tower.
     pub text: ClipTextConfig,
@@ -28,35 +28,35 @@ pub struct OpenClipConfig {
 /// Sizes of the text tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipTextConfig {
-    /// Most tokens, those of start and end included.
+    /// Maximum number of tokens, including start and end.
     pub context_length: usize,
-    /// Tokens.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
-    /// Width.
+    /// Model width.
     pub hidden_size: usize,
     /// Heads of a block.
     pub num_attention_heads: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Width of the MLP over `hidden_size`.
+    /// Width of the MLP, as a multiple of `hidden_size`.
     pub mlp_ratio: f64,
     /// Activation of the MLP.
     pub hidden_act: HiddenAct,
     /// Term that keeps LayerNorm from dividing by zero.
     pub layer_norm_eps: f64,
-    /// CoCa: a learned token after the text gives the vector; CLIP takes the end token.
+    /// CoCa embeds a text by a learned token after it. CLIP uses the end token.
     pub embed_cls: bool,
 }
 
-/// Epsilon of the norms of CoCa's pooling.
+/// Epsilon of the norms in CoCa's pooling.
 const POOLER_EPS: f64 = 1e-5;
 
-/// Both towers. Field names are those of the checkpoint once its text tower is under `text.`.
+/// Both towers. Field names follow the checkpoint, with its text tower moved under `text.`.
 #[derive(Module, Debug)]
 pub struct OpenClip {
-    /// The image tower; CoCa's `ln_post` and `proj` come after the pooling.
+    /// The image tower. In CoCa, `ln_post` and `proj` run after the pooling.
     pub visual: Vit,
-    /// CoCa's pooling.
+    /// CoCa's pooling; `None` for CLIP.
     pub attn_pool: Option<AttentionalPooler>,
     /// The text tower.
     pub text: ClipText,
@@ -66,7 +66,7 @@ pub struct OpenClip {
 #[derive(Module, Debug)]
 pub struct ClipText {
     token_embedding: Embedding,
-    /// A vector for each place, and for CoCa's token: `[context_length (+ 1), hidden]`.
+    /// One vector per position, and one for CoCa's token: `[context_length (+ 1), hidden]`.
     positional_embedding: Param<Tensor<2>>,
     /// CoCa's token, `[hidden]`.
     cls_emb: Option<Param<Tensor<1>>>,
@@ -78,14 +78,14 @@ pub struct ClipText {
     n_heads: usize,
 }
 
-/// open_clip's `AttentionalPooler`: learned queries look at all tokens.
+/// open_clip's `AttentionalPooler`: learned queries attend to all tokens.
 #[derive(Module, Debug)]
 pub struct AttentionalPooler {
     /// `[n_queries, d]`
     query: Param<Tensor<2>>,
     ln_q: LayerNorm,
     ln_k: LayerNorm,
-    /// PyTorch's layout, `[out, in]`, as everything of this attention but `out_proj`.
+    /// `[out, in]`, PyTorch's layout, like the other weights here except `out_proj`.
     q_proj_weight: Param<Tensor<2>>,
     k_proj_weight: Param<Tensor<2>>,
     v_proj_weight: Param<Tensor<2>>,
@@ -96,7 +96,7 @@ pub struct AttentionalPooler {
 }
 
 impl OpenClip {
-    /// Builds the modules; the values are set by a checkpoint.
+    /// Builds the modules. A checkpoint sets the values.
     pub fn new(config: &OpenClipConfig, device: &Device) -> Self {
         let (hidden_size, embed_dim) = (config.vision.hidden_size, config.embed_dim);
         let mut visual = Vit::new(&config.vision, device);
@@ -117,19 +117,17 @@ impl OpenClip {
     /// Unit vectors of images: `[batch, 3, side, side]` → `[batch, embed_dim]`.
     pub fn image_embed(&self, pixels: Tensor<4>) -> Tensor<2> {
         let Some(attn_pool) = &self.attn_pool else {
-            return normalize(
-                self.visual.class_features(pixels).expect("every tower of open_clip has them"),
-            );
+            return normalize(self.visual.class_features(pixels).expect("a CLIP tower has both"));
         };
-        // Of all queries only the first one's answer is the image's vector.
+        // CoCa uses only the output of the first query as the image embedding.
         let pooled = attn_pool.first(self.visual.all_tokens(pixels)); // [batch, 1, embed_dim]
         let (Some(ln_post), Some(proj)) = (&self.visual.ln_post, &self.visual.proj) else {
-            unreachable!("`new` set both")
+            unreachable!("`new` sets both for CoCa")
         };
         normalize(ln_post.forward(pooled).squeeze_dim::<2>(1).matmul(proj.val()))
     }
 
-    /// Unit vectors of texts, start and end tokens included: `[batch, embed_dim]`.
+    /// Unit vectors of texts, whose ids include the start and end tokens: `[batch, embed_dim]`.
     pub fn text_embed(&self, texts: &TokenBatch) -> Tensor<2> {
         normalize(self.text.features(texts))
     }
@@ -172,7 +170,7 @@ impl ClipText {
         self.ln_final.forward(pooled).matmul(self.text_projection.val())
     }
 
-    /// CLIP: the state at the last token of each text. What follows it is masked by causality.
+    /// CLIP: the state at the last token of each text. Causality masks all that follows.
     fn at_end(&self, texts: &TokenBatch) -> Tensor<2> {
         let embeds = self.token_embedding.forward(texts.ids.clone());
         let [batch, seq, width] = embeds.dims();
@@ -188,16 +186,16 @@ impl ClipText {
         at_end.matmul(x).reshape([batch, width])
     }
 
-    /// CoCa: the state of the learned token at the last place.
+    /// CoCa: the state of the learned token at the last position.
     ///
-    /// The published weights were trained with a mask that is one place off: with padding in a text, its learned
-    /// token sees the first padding token and not itself.
+    /// The published weights were trained with a mask that is off by one position. In a text with
+    /// padding, the learned token sees the first padding token and does not see itself.
     fn at_cls(&self, texts: &TokenBatch, cls_emb: Tensor<1>) -> Tensor<2> {
         let [n_places, width] = self.positional_embedding.val().dims();
         let context_length = n_places - 1;
         let [batch, given] = texts.ids.dims();
         let device = texts.ids.device();
-        // One padding token at most is ever seen.
+        // The learned token sees at most one padding token.
         let seq = (given + 1).min(context_length);
         let ids = match given < seq {
             true => Tensor::cat(vec![texts.ids.clone(), Tensor::zeros([batch, 1], &device)], 1),
@@ -205,7 +203,8 @@ impl ClipText {
         };
         let embeds = self.token_embedding.forward(ids) + self.places(0, seq);
         let cls = cls_emb.reshape([1, 1, width]) + self.places(context_length, n_places);
-        let mut x = Tensor::cat(vec![embeds, cls.expand([batch, 1, width])], 1); // [batch, seq + 1, width]
+        // [batch, seq + 1, width]
+        let mut x = Tensor::cat(vec![embeds, cls.expand([batch, 1, width])], 1);
 
         let mut hidden_keys = vec![false; batch * (seq + 1)];
         for (row, &len) in texts.lens.iter().enumerate() {
@@ -253,7 +252,7 @@ impl AttentionalPooler {
         }
     }
 
-    /// What the first query sees: `[batch, seq, context_dim]` → `[batch, 1, d]`.
+    /// The output of the first query: `[batch, seq, context_dim]` → `[batch, 1, d]`.
     fn first(&self, tokens: Tensor<3>) -> Tensor<3> {
         let [batch, _, _] = tokens.dims();
         let [_, d] = self.query.val().dims();

@@ -1,6 +1,7 @@
-//! The operations of the graph, in Burn's terms; on the CPU and on GPUs a kernel of ours does each at once.
+//! The ops of the graph: one of our kernels on the CPU and on GPUs where it applies, else Burn's
+//! ops.
 //!
-//! Where the weights are bf16, norms, means and losses are taken in f32 all the same.
+//! Norms, means and losses are computed in f32 even if the weights are bf16.
 
 use burn::nn::RmsNorm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
@@ -10,7 +11,7 @@ use crate::cpu;
 #[cfg(feature = "gpu")]
 use crate::gpu;
 
-/// Returns what our kernel for the CPU computes where all these tensors are there.
+/// Returns the result of our CPU kernel if all these tensors are f32 on the CPU.
 macro_rules! on_cpu {
     ([$($x:expr),+] => $op:ident($($arg:expr),*)) => {
         #[cfg(feature = "cpu")]
@@ -25,7 +26,7 @@ macro_rules! on_cpu {
 }
 pub(super) use on_cpu;
 
-/// The same with our kernel for GPUs.
+/// Returns the result of our GPU kernel if all these tensors are on a GPU that it supports.
 macro_rules! on_gpu {
     ([$($x:expr),+] => $op:ident($($arg:expr),*)) => {
         #[cfg(feature = "gpu")]
@@ -37,8 +38,10 @@ macro_rules! on_gpu {
 #[cfg(feature = "gpu")]
 pub(super) use on_gpu;
 
-/// Runs what asks a device for many small operations one after the other: on the CPU all of them within the pool of threads
-/// that share each. Not for batches, which would keep what somebody waits for from going between.
+/// On the CPU, runs `work` inside rayon's pool, so that consecutive small ops avoid a hand-over
+/// each.
+///
+/// Do not use it for batches: a batch would keep the pool from urgent requests.
 pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "cpu")]
     if cpu::is_cpu(device) {
@@ -48,8 +51,8 @@ pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send
     work()
 }
 
-/// Runs a block of a tower. Without training no more than that; with it see [`super::recompute`].
-#[cfg(feature = "autodiff")]
+/// Runs a block of a tower, with gradient checkpointing if enabled: see [`super::recompute`].
+#[cfg(feature = "train")]
 pub(super) use super::recompute::through;
 
 /// Runs a block of a tower.
@@ -76,7 +79,7 @@ pub(super) fn linear<const D: usize>(
     module::linear(x, weight, bias)
 }
 
-/// `relu6(x @ weight + bias)`, as [`linear`].
+/// `relu6(x @ weight + bias)`, with the shapes of [`linear`].
 pub(super) fn linear_relu6<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
@@ -93,7 +96,7 @@ pub(super) fn linear_relu6<const D: usize>(
     relu6(linear(x, weight, Some(bias)))
 }
 
-/// `residual + x @ weight + bias`, as [`linear`].
+/// `residual + x @ weight + bias`, with the shapes of [`linear`].
 pub(super) fn linear_onto<const D: usize>(
     residual: Tensor<D>,
     x: Tensor<D>,
@@ -107,8 +110,10 @@ pub(super) fn linear_onto<const D: usize>(
     residual + linear(x, weight, bias)
 }
 
-/// The largest of each row's scores: its place, `[batch, 1]`, and for the host place and log of the softmax as numbers,
-/// `[batch, 2]` (a vocabulary is far below the 2^24 that f32 counts to).
+/// The best token of each row of scores.
+///
+/// Returns its index on the device, `[batch, 1]`, and `[batch, 2]` for the host: the index and the
+/// log of its softmax. The index is exact in f32, because a vocabulary is far below 2^24.
 pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     #[cfg(feature = "cpu")]
     if cpu::is_here(&logits) {
@@ -122,7 +127,7 @@ pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     (best.clone(), Tensor::cat(vec![best.float().cast(DType::F32), log_prob], 1))
 }
 
-/// Rows of unit length, in f32; a row of zeros stays zero.
+/// Scales rows to unit length, in f32; a row of zeros stays zero.
 pub(super) fn unit_rows<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     const SMALLEST: f32 = 1e-12;
     on_gpu!([x] => unit_rows(x, SMALLEST));
@@ -131,7 +136,7 @@ pub(super) fn unit_rows<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x / norm
 }
 
-/// `x * Phi(x)`, exact.
+/// `x * Phi(x)`: the exact GELU.
 pub(super) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => gelu(x));
     on_gpu!([x] => gelu(x));
@@ -145,7 +150,7 @@ pub(super) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.clone() * activation::sigmoid(x * 1.702)
 }
 
-/// `x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2`: the approximation that SigLIP was trained with.
+/// `x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2`: SigLIP's approximation of GELU.
 pub(super) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     // (1 + tanh(u)) / 2 is the logistic function of 2 u.
     const TWICE: f64 = 1.595_769_121_605_730_7;
@@ -190,7 +195,7 @@ pub(super) fn layer_norm<const D: usize>(
     module::layer_norm(x.cast(own), gamma, Some(beta), epsilon).cast(dtype)
 }
 
-/// Mean over an axis, which keeps its place with length 1.
+/// Mean over an axis, which stays as an axis of length 1.
 pub(super) fn mean_dim<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
     let dtype = x.dtype();
     x.cast(DType::F32).mean_dim(dim).cast(dtype)
@@ -209,8 +214,9 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1>
     -activation::log_softmax(logits, 1).gather(1, targets).mean()
 }
 
-/// Turns the pairs `(x[i], x[i + head_dim / 2])` of every head by the angles of its position: Hugging
-/// Face's order, not the paper's interleaved one.
+/// Rotates the pairs `(x[i], x[i + head_dim / 2])` of every head by the angles of its position.
+///
+/// This is Hugging Face's order of the pairs, not the interleaved one of the RoPE paper.
 ///
 /// # Shapes
 /// - x: `[batch, seq, heads * head_dim]`

@@ -1,15 +1,15 @@
-//! PoolAggregator: one pooling matrix (bins × patches) times the patch tokens.
+//! PoolAggregator: multiplies a pooling matrix (bins × patches) with the patch tokens.
 //!
-//! MeanPool is a matrix of one row of `1/n_patches`; RoIAlign's rows are bilinear weights; a mask
-//! multiplies them. The matrix is built on the host from the boxes, so every backend pools by one
-//! matrix product and the gradient comes for free.
+//! MeanPool is one row of `1/n_patches`. The rows of RoIAlign are bilinear weights; a mask scales
+//! them. The host builds the matrix from the boxes. So every backend pools by one matrix product,
+//! and autodiff provides the gradient.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::ops::mean_dim;
 use crate::config::MmGemConfig;
 
-/// A part of the model's input: a box, and a mask where the part is not the whole box.
+/// A part of the model's input: a box, and a mask if the part is not the whole box.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Region {
     /// `[x0, y0, x1, y1]` in pixels of the model's input.
@@ -18,7 +18,7 @@ pub struct Region {
     pub mask: Option<Vec<f32>>,
 }
 
-/// How patch tokens are gathered into regions; sizes only, no weights.
+/// Pools patch tokens into regions. It holds only sizes, not weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolAggregator {
     /// Patches per side.
@@ -32,7 +32,7 @@ pub struct PoolAggregator {
 }
 
 impl PoolAggregator {
-    /// The pooling of a model of these sizes.
+    /// The pooling for a model with these sizes.
     pub fn new(config: &MmGemConfig) -> Self {
         Self {
             grid: config.grid(),
@@ -62,7 +62,7 @@ impl PoolAggregator {
         let weights: Vec<f32> = weights;
         let matrix = TensorData::new(weights, [regions.len(), bins, n_patches]);
         let image_idx: Vec<i32> = regions.iter().map(|(image, _)| *image as i32).collect();
-        // One region per image in their order is the common case, and needs no copy.
+        // One region per image in the order of the images is the common case and needs no copy.
         let in_order = batch == regions.len()
             && image_idx.iter().enumerate().all(|(i, image)| i as i32 == *image);
         let patches = if in_order {
@@ -74,7 +74,8 @@ impl PoolAggregator {
         Tensor::<3>::from_data(matrix, &device).cast(patches.dtype()).matmul(patches)
     }
 
-    /// [`Self::roi_align`] with each image whole: `[batch, n_patches, hidden]` → `[batch, bins, hidden]`.
+    /// [`Self::roi_align`] with one region per image that covers the whole image:
+    /// `[batch, n_patches, hidden]` → `[batch, bins, hidden]`.
     pub fn roi_whole(&self, patches: Tensor<3>) -> Tensor<3> {
         let [batch, ..] = patches.dims();
         let side = self.image_size as f32;
@@ -82,8 +83,10 @@ impl PoolAggregator {
         self.roi_align(patches, &(0..batch).map(|image| (image, whole.clone())).collect::<Vec<_>>())
     }
 
-    /// Mean over the bins of [`Self::roi_align`], of regions of one image: the bins' weights are averaged
-    /// instead of their features, which is the same by linearity and `bins` times less work.
+    /// Mean over the bins of [`Self::roi_align`], for regions of one image.
+    ///
+    /// Averages the weights of the bins instead of their features. By linearity the result is the
+    /// same, with `bins` times less work.
     ///
     /// # Shapes
     /// - patches: `[1, n_patches, hidden]`
@@ -97,7 +100,7 @@ impl PoolAggregator {
         Tensor::<2>::from_data(matrix, &device).cast(patches.dtype()).matmul(patches.squeeze_dim(0))
     }
 
-    /// Mean of the rows of [`Self::pooling_matrix`], `[n_patches]`.
+    /// Mean over the rows of [`Self::pooling_matrix`], `[n_patches]`.
     fn mean_weights(&self, region: &Region) -> Vec<f32> {
         let matrix = self.pooling_matrix(region);
         let n_patches = self.grid.pow(2);
@@ -109,7 +112,7 @@ impl PoolAggregator {
         mean
     }
 
-    /// Weights of a region, `[bins, n_patches]` row by row.
+    /// Pooling weights of a region, `[bins, n_patches]` row by row.
     pub fn pooling_matrix(&self, region: &Region) -> Vec<f32> {
         let [x0, y0, x1, y1] = region.box_input;
         let (columns, rows) = (self.axis_weights(x0, x1), self.axis_weights(y0, y1));
@@ -126,8 +129,9 @@ impl PoolAggregator {
         matrix
     }
 
-    /// Bilinear weights of the bins along one axis: they are the product of the two axes' weights,
-    /// because the samples of a bin form a grid.
+    /// Bilinear weights of the bins along one axis.
+    ///
+    /// The samples of a bin form a grid, so its weights are the product of both axes' weights.
     fn axis_weights(&self, start_px: f32, end_px: f32) -> Vec<Vec<f32>> {
         let scale = self.grid as f32 / self.image_size as f32;
         let start = start_px * scale - 0.5;
@@ -142,7 +146,8 @@ impl PoolAggregator {
                     let at = start
                         + bin_idx as f32 * bin
                         + (sample as f32 + 0.5) * bin / n_samples as f32;
-                    // A sample further than one patch outside counts as zero, a nearer one as the border.
+                    // A sample more than one patch outside counts as zero. A nearer one counts as
+                    // the border.
                     if at < -1.0 || at > self.grid as f32 {
                         continue;
                     }
@@ -158,8 +163,10 @@ impl PoolAggregator {
             .collect()
     }
 
-    /// Share of each bin that the mask covers, scaled to a mean of 1, so that the mean over the bins
-    /// is the mean over the mask and a mask of the whole box is the box.
+    /// Share of each bin that the mask covers, scaled to a mean of 1.
+    ///
+    /// So the mean over the bins is the mean over the mask. A mask that covers the whole box
+    /// changes nothing.
     fn bin_shares(&self, mask: &[f32], box_input: [f32; 4]) -> Vec<f32> {
         let [x0, y0, x1, y1] = box_input;
         let (columns, rows) = (self.axis_overlaps(x0, x1), self.axis_overlaps(y0, y1));
@@ -184,7 +191,8 @@ impl PoolAggregator {
         shares.iter().map(|share| share / mean).collect()
     }
 
-    /// For each bin along one axis, the input pixels under it and how much of the bin each fills.
+    /// The input pixels under each bin along one axis, each with the share of the bin that it
+    /// fills.
     fn axis_overlaps(&self, start_px: f32, end_px: f32) -> Vec<Vec<(usize, f32)>> {
         let bin = (end_px - start_px) / self.roi_output_size as f32;
         (0..self.roi_output_size)

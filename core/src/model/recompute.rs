@@ -1,9 +1,9 @@
-//! Blocks that keep only their input for the way back and compute the rest again (gradient checkpointing,
-//! arXiv:1604.06174).
+//! Gradient checkpointing (arXiv:1604.06174): keeps only block inputs and recomputes the rest.
 //!
-//! Burn 0.22 has two strategies of its own, for single operations: all is kept, or cheap elementwise results are computed
-//! again while those of products and attention stay. For a whole block the graph is cut here: a block's output is a leaf.
-//! Once the gradient of that leaf is known, the block is run again with a graph, and goes back by itself.
+//! Burn 0.22 has two strategies of its own, both for single ops. One keeps all results; the other
+//! recomputes cheap elementwise results but keeps those of products and attention. To recompute a
+//! whole block, this module cuts the graph: a block's output is a leaf. Once the gradient of that
+//! leaf is known, the block runs again with a graph. Then its backward pass runs by itself.
 
 use std::cell::RefCell;
 
@@ -11,33 +11,33 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
 thread_local! {
-    /// What the blocks of this thread leave behind, while someone asks for it.
+    /// The blocks that this thread has run since [`record`] began; `None` outside of it.
     static TAPE: RefCell<Option<Vec<Segment>>> = const { RefCell::new(None) };
 }
 
-/// A block that was run without a graph.
+/// A block that ran without a graph.
 struct Segment {
     input: Tensor<3>,
-    /// A leaf of the graph that goes on from here.
+    /// A leaf of the graph that continues from here.
     output: Tensor<3>,
-    /// What has come back to it so far.
+    /// Sum of the gradients that have reached the output so far.
     gradient: Option<Tensor<3>>,
-    /// Runs the block again.
+    /// Runs the block again, with a graph.
     run: Box<dyn FnOnce(Tensor<3>) -> Tensor<3>>,
 }
 
-/// The blocks of a forward pass, in the order in which they were run.
+/// The blocks of a forward pass, in order of execution.
 #[derive(Default)]
 pub struct Tape(Vec<Segment>);
 
-/// Runs a forward pass whose blocks keep only their inputs.
-pub fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
+/// Runs a forward pass that keeps only the inputs of its blocks.
+pub(crate) fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
     TAPE.set(Some(Vec::new()));
     let result = act();
     (result, Tape(TAPE.take().unwrap_or_default()))
 }
 
-/// Runs a block: as it is, or where a pass is being recorded and a gradient wanted, without its graph.
+/// Runs a block. During [`record`], and if a gradient is needed, runs it without a graph.
 pub(super) fn through<M: Module + 'static>(
     block: &M,
     x: Tensor<3>,
@@ -52,7 +52,7 @@ pub(super) fn through<M: Module + 'static>(
     let block = block.clone();
     let run = Box::new(move |x| forward(&block, x));
     let segment = Segment { input: x, output: output.clone(), gradient: None, run };
-    TAPE.with_borrow_mut(|tape| tape.as_mut().expect("just seen").push(segment));
+    TAPE.with_borrow_mut(|tape| tape.as_mut().expect("the thread is recording").push(segment));
     output
 }
 
@@ -71,10 +71,11 @@ impl ModuleVisitor for Learns {
 }
 
 impl Tape {
-    /// Goes back from a loss through all that was recorded; `take` gets the gradients of one piece after the other.
+    /// Runs the backward pass of a loss through all recorded blocks.
     ///
-    /// A later block goes first, so all that comes back to an earlier one is there before its turn.
-    pub fn backward(mut self, loss: &Tensor<1>, mut take: impl FnMut(&mut Gradients)) {
+    /// `take` receives the gradients of one segment after the other. Later blocks go first, so an
+    /// earlier one has its complete gradient by its turn.
+    pub(crate) fn backward(mut self, loss: &Tensor<1>, mut take: impl FnMut(&mut Gradients)) {
         let mut gradients = loss.backward();
         loop {
             take(&mut gradients);
@@ -86,7 +87,7 @@ impl Tape {
                     });
                 }
             }
-            // What the loss does not depend on is not gone through.
+            // Skip blocks that the loss does not depend on.
             while self.0.last().is_some_and(|segment| segment.gradient.is_none()) {
                 self.0.pop();
             }

@@ -1,4 +1,4 @@
-//! The image encoder as the rest of the graph sees it: pixels in, V on a square grid out.
+//! The image encoder, of either kind: pixels in, V on a square grid out.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use super::{EfficientNetLite, Linear, Vit};
 use crate::config::VisionConfig;
 
-/// One of the towers; `vision.model_type` in `config.json` says which.
+/// One of the towers; `vision.model_type` in `config.json` selects it.
 #[derive(Module, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a model has one tower")]
 pub enum VisionTower {
@@ -17,7 +17,7 @@ pub enum VisionTower {
 }
 
 impl VisionTower {
-    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the modules. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(config: &VisionConfig, device: &Device) -> Self {
         match config {
             VisionConfig::Vit(vit) => Self::Vit(Vit::new(vit, device)),
@@ -39,7 +39,7 @@ impl VisionTower {
         }
     }
 
-    /// The transformer, if the tower is one.
+    /// The tower as a vision transformer, or `None` if it is another kind.
     pub fn as_vit(&self) -> Option<&Vit> {
         match self {
             Self::Vit(vit) => Some(vit),
@@ -47,7 +47,7 @@ impl VisionTower {
         }
     }
 
-    /// The transformer, if the tower is one.
+    /// The tower as a mutable vision transformer, or `None` if it is another kind.
     pub fn as_vit_mut(&mut self) -> Option<&mut Vit> {
         match self {
             Self::Vit(vit) => Some(vit),
@@ -55,10 +55,11 @@ impl VisionTower {
         }
     }
 
-    /// Calls `act` with every linear layer that may stay packed, and its path from here.
+    /// Calls `act` with every linear layer that may stay packed and its path from here.
     ///
-    /// Point-wise convolutions do not: each weight serves hundreds of pixels, so a product from packed weights took ten
-    /// times as long as the whole block does with plain ones, and rounded the activations too.
+    /// Point-wise convolutions never stay packed, because each weight serves hundreds of pixels. A
+    /// product from packed weights took ten times as long as the whole block with plain weights,
+    /// and it also rounded the activations.
     pub(super) fn for_each_linear(&mut self, act: &mut dyn FnMut(String, &mut Linear)) {
         match self {
             Self::Vit(vit) => vit.for_each_linear(act),

@@ -9,13 +9,16 @@ use super::linear::Linear;
 use super::ops::{gelu, gelu_tanh, linear, quick_gelu, through, together};
 use crate::config::{HiddenAct, VitConfig};
 
-/// Vision transformer with learned positions; class token, the norms around the blocks and OpenCLIP's projection
-/// are there if the config says so.
+/// Vision transformer with learned positions.
+///
+/// The config decides whether it has a class token, norms around the blocks, and OpenCLIP's
+/// projection.
 #[derive(Module, Debug)]
 pub struct Vit {
-    /// Patch embedding, a convolution whose stride is its size: `[hidden, 3, patch, patch]`, no bias.
+    /// Patch embedding, a convolution with stride equal to its size, without bias:
+    /// `[hidden, 3, patch, patch]`.
     pub conv1: Param<Tensor<4>>,
-    /// Token that is put before the patches: `[hidden]`.
+    /// Token before the patches: `[hidden]`.
     pub class_embedding: Option<Param<Tensor<1>>>,
     /// One vector for the class token and one per patch: `[(1 +) n_patches, hidden]`.
     pub positional_embedding: Param<Tensor<2>>,
@@ -57,7 +60,7 @@ struct VitMlp {
 }
 
 impl Vit {
-    /// Builds the modules; the values are set by a checkpoint or by [`crate::init::fresh`].
+    /// Builds the modules. A checkpoint or [`crate::init::fresh`] sets the values.
     pub fn new(config: &VitConfig, device: &Device) -> Self {
         let (width, patch) = (config.hidden_size, config.patch_size);
         let norm = || LayerNorm::new(width, config.layer_norm_eps, device);
@@ -88,7 +91,7 @@ impl Vit {
         }
     }
 
-    /// Patch tokens V after `ln_post`, class token left out.
+    /// Patch tokens V after `ln_post`, without the class token.
     ///
     /// # Shapes
     /// - pixels: `[batch, 3, side, side]`, standardised
@@ -101,20 +104,23 @@ impl Vit {
         }
     }
 
-    /// V of some patches of each image, which see the class token and each other alone (FLIP, arXiv:2212.00794).
+    /// V of some patches of each image. They attend only to the class token and to each other
+    /// (FLIP, arXiv:2212.00794).
     ///
     /// # Shapes
     /// - pixels: `[batch, 3, side, side]`, standardised
-    /// - kept: which patches of each image, equally many
+    /// - kept: the patches of each image to use, the same number for each
     /// - returns: `[batch, n_kept, hidden]`, in the order of `kept`
     pub fn forward_kept(&self, pixels: Tensor<4>, kept: &[Vec<u32>]) -> Tensor<3> {
         self.patch_tokens(self.embed_patches(pixels, Some(kept)))
     }
 
-    /// What the blocks and `ln_post` make of embedded patches: `[batch, (1 +) n, hidden]` → `[batch, n, hidden]`.
+    /// Runs the blocks and `ln_post` on embedded patches.
+    ///
+    /// `[batch, (1 +) n, hidden]` → `[batch, n, hidden]`
     pub fn patch_tokens(&self, embedded: Tensor<3>) -> Tensor<3> {
         let n_before = self.n_prefix_tokens();
-        // A block of its own, so that whatever looks at the patches begins at its output.
+        // Checkpointed as a block of its own, so that all users of the patches start at its output.
         through(&self.ln_post, self.run_blocks(embedded), move |norm, x| {
             let patches = if n_before == 0 { x } else { x.slice(s![.., n_before..]) };
             match norm {
@@ -160,14 +166,16 @@ impl Vit {
         x
     }
 
-    /// Class token and patches, or those of them that are `kept`, with their positions: `[batch, (1 +) n_kept, hidden]`.
+    /// Class token and patches with their positions: `[batch, (1 +) n_kept, hidden]`.
+    ///
+    /// `kept` limits the patches to those of each image that it lists.
     pub fn embed_patches(&self, pixels: Tensor<4>, kept: Option<&[Vec<u32>]>) -> Tensor<3> {
         let [width, channels, patch, _] = self.conv1.val().dims();
         let [batch, _, height, _] = pixels.dims();
         let (grid, device) = (height / patch, pixels.device());
         let (n_patches, n_before) = (grid * grid, self.n_prefix_tokens());
 
-        // The kernel does not overlap itself, so the convolution is one matrix product.
+        // The stride equals the kernel's size, so the convolution is one matrix product.
         let weight = self.conv1.val().reshape([width, channels * patch * patch]).transpose();
         let pixels = pixels
             .cast(weight.dtype())
@@ -196,7 +204,7 @@ impl Vit {
         Tensor::cat(vec![class.expand([batch, 1, width]), patches], 1)
     }
 
-    /// The patches after the class token, if there is one.
+    /// Puts the class token, if the encoder has one, before the patches.
     fn behind_class(&self, patches: Tensor<3>) -> Tensor<3> {
         let [batch, _, width] = patches.dims();
         match &self.class_embedding {
@@ -229,12 +237,12 @@ pub(super) struct VitBlockConfig {
     pub mlp_ratio: f64,
     pub hidden_act: HiddenAct,
     pub layer_norm_eps: f64,
-    /// Tokens see those before them only: open_clip's text tower.
+    /// Whether tokens attend only to earlier ones, as in open_clip's text tower.
     pub is_causal: bool,
 }
 
 impl VitBlock {
-    /// A block of either tower of open_clip.
+    /// A block of open_clip's image or text tower.
     pub(super) fn new(config: &VitBlockConfig, device: &Device) -> Self {
         let width = config.hidden_size;
         let mlp_width = (width as f64 * config.mlp_ratio) as usize;
@@ -259,7 +267,7 @@ impl VitBlock {
         self.forward_masked(x, None)
     }
 
-    /// The same with keys left out where `mask` (`[batch, heads, seq, seq]`) is true.
+    /// [`Self::forward`] with keys masked where `mask` (`[batch, heads, seq, seq]`) is true.
     pub fn forward_masked(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         let x = self.attn.forward_onto(x.clone(), self.ln_1.forward(x), mask);
         self.mlp.forward_onto(x.clone(), self.ln_2.forward(x))
@@ -267,7 +275,7 @@ impl VitBlock {
 }
 
 impl VitAttention {
-    /// What attention finds for `x`, added to `residual`.
+    /// Adds the attention of `x` to `residual`.
     fn forward_onto(
         &self,
         residual: Tensor<3>,
@@ -287,7 +295,7 @@ impl VitAttention {
 }
 
 impl VitMlp {
-    /// The MLP's result for `x`, added to `residual`.
+    /// Adds the MLP of `x` to `residual`.
     fn forward_onto(&self, residual: Tensor<3>, x: Tensor<3>) -> Tensor<3> {
         let x = self.c_fc.forward(x);
         let x = match self.hidden_act {

@@ -1,26 +1,26 @@
-//! Activations in 8 bits, in blocks like those of the weights they meet.
+//! Activations in 8 bits, in blocks of the same size as the weights'.
 
 use super::BLOCK;
 
-/// Blocks whose scales a kernel takes at once; rows are padded to it.
+/// Blocks whose scales a kernel loads at once; rows are padded to a multiple of it.
 pub(super) const LANES: usize = 8;
 
-/// Rows of activations: `value = scale * number`, a scale for each block of each row.
+/// Rows of activations: `value = scale * number`, with one scale per block of each row.
 #[derive(Debug)]
 pub(super) struct Rows {
     n_rows: usize,
-    /// Blocks of a row, a multiple of [`LANES`]; those beyond the row are zero.
+    /// Blocks per row, a multiple of [`LANES`]; those past the end of the row are zero.
     n_blocks: usize,
     /// `[rows, blocks, 32]`, −127..=127
     numbers: Vec<i8>,
     /// `[rows, blocks]`
     scales: Vec<f32>,
-    /// −8 times the sum of each block: what is to be added where a kernel takes a 4-bit weight as 0..=15.
+    /// −8 times the sum of each block. It corrects a kernel that reads a 4-bit weight as 0..=15.
     offsets: Vec<f32>,
 }
 
 impl Rows {
-    /// Rounds rows of `n_columns` values.
+    /// Quantises rows of `n_columns` values.
     pub fn round(values: &[f32], n_columns: usize) -> Self {
         let n_rows = values.len() / n_columns;
         let n_blocks = n_columns.div_ceil(BLOCK).next_multiple_of(LANES);
@@ -46,7 +46,7 @@ impl Rows {
         rows
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.n_rows
     }
@@ -74,9 +74,9 @@ pub(super) struct Row<'a> {
     pub offsets: &'a [f32],
 }
 
-/// Rounds at most 32 values and returns their scale.
+/// Quantises up to 32 values and returns their scale.
 fn round_block(values: &[f32], numbers: &mut [i8]) -> f32 {
-    /// Added and taken away again, it leaves a small float rounded to the nearest whole number.
+    /// Adding and subtracting it rounds a small float to the nearest integer.
     const ROUNDING: f32 = 12_582_912.0;
     let largest = values
         .iter()
@@ -85,7 +85,7 @@ fn round_block(values: &[f32], numbers: &mut [i8]) -> f32 {
     for (number, value) in numbers.iter_mut().zip(values) {
         *number = (value * inverse + ROUNDING - ROUNDING) as i8;
     }
-    // NaN and infinity must come out as such: a product that hides them would be a silent error.
+    // Preserve NaN and infinity: a product that hides them would be a silent error.
     let is_finite = values.iter().all(|value| value.is_finite());
     if is_finite { largest / 127.0 } else { f32::NAN }
 }

@@ -1,4 +1,5 @@
-//! The products with 256-bit integers: 32 numbers of a block at a time, 8 blocks' scales at a time.
+//! The products with 256-bit integers: the 32 integers of a block at a time, and the scales of 8
+//! blocks at a time.
 
 use std::arch::x86_64::*;
 
@@ -6,18 +7,20 @@ use super::activations::{LANES, Row};
 use super::product::{TILE_ACTIVATIONS, TILE_WEIGHTS, Tile, WeightRow, check_rows, into_tile};
 use super::{BLOCK, Bits};
 
-/// Whether this processor has what the kernel needs.
+/// Whether this processor supports the kernel.
 pub(super) fn is_there() -> bool {
     is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
 }
 
-/// Makes `tile` of a kernel: what processor features it has, and what is in scope as `start` and `dot`, which together
-/// give eight sums of four products each of a block of weights and one of activations.
+/// Defines `tile` for a kernel with the given processor features.
+///
+/// `start` and `dot` must be in scope. Together they compute eight sums of four products each from
+/// a block of weights and a block of activations.
 macro_rules! tiles {
     ($features:literal) => {
-        /// See [`super::product::Kernel`]; only where [`is_there`].
+        /// See [`super::product::Kernel`]. Call it only if [`is_there`].
         pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
             check_rows(bits, weights, activations);
             // SAFETY: the processor has the features, and the sizes were checked.
@@ -31,7 +34,7 @@ macro_rules! tiles {
 
         #[target_feature(enable = $features)]
         unsafe fn tile_of<const FOUR: bool>(weights: &[WeightRow], activations: &[Row]) -> Tile {
-            // SAFETY: as of the caller.
+            // SAFETY: guaranteed by the caller.
             unsafe {
                 match (weights, activations) {
                     (&[w], &[a]) => into_tile(dots::<FOUR, 1, 1>([w], [a])),
@@ -70,10 +73,11 @@ macro_rules! tiles {
                             )
                         };
                         if FOUR {
-                            // The numbers are taken as 0..=15; this is −8 of each. The lanes are summed in the end.
+                            // The kernel reads the weights as 0..=15; this subtracts the 8 of each.
+                            // The lanes are summed at the end.
                             sums[r][n] = _mm256_fmadd_ps(weight_scales, offset, sums[r][n]);
                         }
-                        // SAFETY: eight floats are there.
+                        // SAFETY: the array has eight floats.
                         unsafe {
                             _mm256_storeu_ps(
                                 scales[r][n].as_mut_ptr(),
@@ -115,9 +119,11 @@ pub(super) use tiles;
 
 tiles!("avx2,fma,f16c");
 
-/// Products of one row of activations: see [`super::product::Kernel`]; only where [`is_there`].
+/// Products with one row of activations: see [`super::product::Kernel`]. Call it only if
+/// [`is_there`].
 ///
-/// This goes at the speed of memory, which the processor reads ahead where one row of weights follows the other.
+/// It runs at the speed of memory. The processor prefetches the weights, because consecutive rows
+/// are adjacent.
 pub(super) fn vector(bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
     check_rows(bits, weights, &[x]);
     for (row, out) in weights.iter().zip(out) {
@@ -131,18 +137,18 @@ pub(super) fn vector(bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32])
     }
 }
 
-/// Bytes that are asked for before they are needed, which memory takes a while to bring.
+/// Prefetch distance in bytes, to hide the latency of memory.
 const AHEAD: usize = 2048;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn row_of_8(weights: WeightRow, x: Row) -> f32 {
     let n_blocks = weights.scales.len();
-    // An addition waits for the one before it, so there are two sums.
+    // Two sums, because each addition waits for the previous one.
     let mut sums = (_mm256_setzero_ps(), _mm256_setzero_ps());
     for first in (0..n_blocks).step_by(LANES) {
         let n_here = LANES.min(n_blocks - first);
         let mut scales = [0f32; LANES];
-        // SAFETY: rows of activations are padded to whole lanes; eight floats are there.
+        // SAFETY: rows of activations are padded to whole lanes, and the array has eight floats.
         unsafe {
             let of_x = _mm256_loadu_ps(x.scales.as_ptr().add(first));
             let both = _mm256_mul_ps(eight_scales(&weights.scales[first..first + n_here]), of_x);
@@ -182,7 +188,8 @@ unsafe fn row_of_8(weights: WeightRow, x: Row) -> f32 {
     horizontal_sum(_mm256_add_ps(sums.0, sums.1))
 }
 
-/// Two blocks at a time: 32 bytes are the first halves of both in the low bits and the second halves in the high ones.
+/// Handles two blocks at a time: 32 bytes hold the first halves of both in the low bits and the
+/// second halves in the high bits.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
     let n_blocks = weights.scales.len();
@@ -199,7 +206,8 @@ unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
             )
         };
         let scales = _mm256_mul_ps(of_weights, of_x);
-        // The numbers are taken as 0..=15; this is −8 of each. The lanes are summed in the end.
+        // The kernel reads the weights as 0..=15; this subtracts the 8 of each. The lanes are
+        // summed at the end.
         sums.0 = _mm256_fmadd_ps(of_weights, offsets, sums.0);
         let codes = weights.codes.as_ptr().wrapping_add(first * (BLOCK / 2));
         let numbers = x.numbers.as_ptr().wrapping_add(first * BLOCK);
@@ -254,7 +262,7 @@ unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
     horizontal_sum(_mm256_add_ps(sums.0, sums.1))
 }
 
-/// At most eight scales, the others zero.
+/// Loads up to eight scales; the rest are zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn eight_scales(scales: &[half::f16]) -> __m256 {
@@ -268,11 +276,11 @@ pub(super) fn eight_scales(scales: &[half::f16]) -> __m256 {
             bits.as_ptr().cast()
         }
     };
-    // SAFETY: eight halves are there.
+    // SAFETY: eight f16 values are readable in both cases.
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bits) })
 }
 
-/// The numbers of a block: −127..=127, or 0..=15.
+/// The integers of a block: −127..=127, or 0..=15.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn load<const FOUR: bool>(codes: *const u8) -> __m256i {
@@ -286,7 +294,7 @@ pub(super) unsafe fn load<const FOUR: bool>(codes: *const u8) -> __m256i {
     _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
-/// Nothing is added to the products of a block.
+/// Initial value of a block's sums: zero.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn start<const FOUR: bool>(_weights: __m256i) -> __m256i {
@@ -297,7 +305,8 @@ fn start<const FOUR: bool>(_weights: __m256i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dot<const FOUR: bool>(_start: __m256i, weights: __m256i, x: __m256i) -> __m256i {
-    // The product of unsigned and signed bytes; two of them fit 16 bits: 2 · 127 · 127 < 2^15.
+    // The instruction multiplies unsigned with signed bytes. Two products fit 16 bits: 2 · 127 ·
+    // 127 < 2^15.
     let pairs = if FOUR {
         _mm256_maddubs_epi16(weights, x)
     } else {

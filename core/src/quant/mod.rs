@@ -1,20 +1,26 @@
-//! Matrices of linear layers in 8 or 4 bits a weight, and how they lie in a file.
+//! Matrices of linear layers with 8 or 4 bits per weight, and their layout in a file.
 //!
-//! A matrix `[out, in]` is cut into blocks of [`BLOCK`] neighbours of a row. Each block has one scale, an f16, and a
-//! whole number for each weight: `weight = scale * number`. There is no offset: the scale of a 4-bit block may
-//! be negative, so that the larger side of the block gets the eighth step.
+//! A matrix `[out, in]` is split into blocks of [`BLOCK`] adjacent weights of a row. Each block has
+//! one f16 scale, and an integer for each weight: `weight = scale * number`. There is no offset.
+//! The scale of a 4-bit block may be negative. So the side with the larger values gets eight steps
+//! instead of seven.
 //!
 //! | in `model.safetensors` | 8 bits (`q8`) | 4 bits (`q4`) |
 //! |---|---|---|
-//! | `NAME` | I8 `[out, blocks, 32]`, −127..=127 | U8 `[out, blocks, 16]`: weight `i` of a block is the low half of byte `i`, weight `16 + i` the high half, each stored as 0..=15 for −8..=7 |
+//! | `NAME` | I8 `[out, blocks, 32]`, −127..=127 | U8 `[out, blocks, 16]`, two weights per byte |
 //! | `NAME.scale` | F16 `[out, blocks]` | the same |
-//! | bits a weight | 8.5 | 4.5 |
+//! | bits per weight | 8.5 | 4.5 |
 //!
-//! `blocks` is `in / 32` rounded up; what the last block has beyond the row is zero. All other tensors (embeddings,
-//! positions, norms, biases, tokens) are F16 under their own names. The header says `layout` = [`LAYOUT`].
-//! A file holds at most 32 MiB, so that a web page can fetch and keep it; then there are several, with Hugging Face's
-//! `model.safetensors.index.json`. A tensor that is larger than that alone is cut along its first axis into
-//! `NAME.part-00001-of-0000N`.
+//! In 4 bits, weight `i` of a block is the low half of byte `i`, and weight `16 + i` the high half.
+//! A half byte 0..=15 stands for −8..=7.
+//!
+//! `blocks` is `in / 32` rounded up. The last block is padded with zeros past the end of the row.
+//! All other tensors (embeddings, positions, norms, biases, tokens) are F16 under their own names.
+//! The header has `layout` = [`LAYOUT`].
+//!
+//! A file has at most 32 MiB, so that a web page can fetch and cache it. Larger models use several
+//! files with Hugging Face's `model.safetensors.index.json`. A single tensor above that size is
+//! split along its first axis into `NAME.part-00001-of-0000N`.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -33,12 +39,14 @@ use half::f16;
 
 pub use product::Kernel;
 
-/// Weights that share a scale.
+/// Number of weights that share a scale.
 pub const BLOCK: usize = 32;
-/// What the header of a file with packed matrices says under `layout`.
+/// Value of `layout` in the header of a file with packed matrices.
 pub const LAYOUT: &str = "mmgem-packed-1";
 
-/// Whether matrices stay packed in this device's memory, to run a model: on the CPU, and on GPUs that take our kernels.
+/// Whether matrices stay packed in this device's memory for inference.
+///
+/// True on the CPU and on GPUs that our kernels support.
 pub fn stays_packed(device: &Device) -> bool {
     #[cfg(feature = "cpu")]
     if crate::cpu::is_cpu(device) {
@@ -52,8 +60,9 @@ pub fn stays_packed(device: &Device) -> bool {
     false
 }
 
-/// Whether matrices in f16 stay so in this device's memory, to run a model: on GPUs whose shaders know f16 (`SHADER_F16`)
-/// and that take our kernels.
+/// Whether f16 matrices stay f16 in this device's memory for inference.
+///
+/// True on GPUs that our kernels support and whose shaders have f16 (`SHADER_F16`).
 pub(crate) fn keeps_f16(device: &Device) -> bool {
     #[cfg(feature = "gpu")]
     if crate::gpu::takes(device) {
@@ -63,17 +72,17 @@ pub(crate) fn keeps_f16(device: &Device) -> bool {
     false
 }
 
-/// Bits of a packed weight.
+/// Bits per packed weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bits {
-    /// −127..=127.
+    /// Integers in −127..=127.
     Eight,
-    /// −8..=7.
+    /// Integers in −8..=7.
     Four,
 }
 
 impl Bits {
-    /// Bytes of the numbers of one block.
+    /// Size in bytes of the integers of one block.
     pub fn block_bytes(self) -> usize {
         match self {
             Self::Eight => BLOCK,
@@ -82,7 +91,7 @@ impl Bits {
     }
 }
 
-/// A matrix `[out, in]` in blocks; rows are those of PyTorch's `Linear`.
+/// A packed matrix `[out, in]`, with the rows of PyTorch's `Linear`.
 #[derive(Clone, PartialEq)]
 pub struct Packed {
     bits: Bits,
@@ -94,27 +103,27 @@ pub struct Packed {
     scales: Vec<f16>,
 }
 
-/// Why bytes are no packed matrix.
+/// Bytes that are not a packed matrix.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PackedError {
     /// A scale is NaN or infinite.
     #[error("a scale is not finite")]
     NotFinite,
-    /// There are numbers beyond the end of a row.
+    /// The padding past the end of a row is not zero.
     #[error("the last block of a row of {0} weights is not zero beyond them")]
     Padding(usize),
-    /// More or fewer bytes than the sizes say.
+    /// The number of bytes does not match the sizes.
     #[error("there are {found} bytes, wanted {wanted}")]
     Length {
-        /// Bytes given.
+        /// Number of bytes in the data.
         found: usize,
-        /// Bytes that follow from the sizes.
+        /// Number of bytes that the sizes imply.
         wanted: usize,
     },
 }
 
 impl Packed {
-    /// Takes what a file holds.
+    /// Builds a matrix from the codes and scales of a file.
     pub fn new(
         bits: Bits,
         [n_rows, n_columns]: [usize; 2],
@@ -139,22 +148,22 @@ impl Packed {
         }
     }
 
-    /// The bits of each weight.
+    /// Bits per weight.
     pub fn bits(&self) -> Bits {
         self.bits
     }
 
-    /// Outputs and inputs of the layer.
+    /// Numbers of outputs and inputs of the layer, in this order.
     pub fn shape(&self) -> [usize; 2] {
         [self.n_rows, self.n_columns]
     }
 
-    /// Blocks of a row.
+    /// Number of blocks per row.
     pub fn blocks_per_row(&self) -> usize {
         self.n_columns.div_ceil(BLOCK)
     }
 
-    /// The numbers, `[out, blocks, bytes of a block]`.
+    /// The integers, `[out, blocks, bytes of a block]`.
     pub fn codes(&self) -> &[u8] {
         &self.codes
     }
@@ -164,7 +173,7 @@ impl Packed {
         &self.scales
     }
 
-    /// The matrix in full, `[out, in]`.
+    /// The matrix in f32, `[out, in]`.
     pub fn widen(&self) -> Vec<f32> {
         let mut values = Vec::with_capacity(self.n_rows * self.n_columns);
         for row in 0..self.n_rows {
@@ -179,7 +188,7 @@ impl Packed {
         values
     }
 
-    /// The whole numbers of a block.
+    /// The integers of a block.
     fn numbers(&self, block: usize) -> [i8; BLOCK] {
         let bytes = &self.codes[block * self.bits.block_bytes()..][..self.bits.block_bytes()];
         std::array::from_fn(|i| match self.bits {

@@ -1,5 +1,5 @@
-//! Packed products on a device whose memory is the host's: Burn's CPU backend hands its values over and
-//! takes them back without copying.
+//! Packed products on a device that shares the host's memory: Burn's CPU backend passes its values
+//! in and out without a copy.
 
 use burn::tensor::{Tensor, TensorData};
 

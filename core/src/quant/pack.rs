@@ -1,13 +1,13 @@
-//! From floats to blocks, with the scale that loses least.
+//! Packs floats into blocks, with the scale of the smallest error.
 
 use half::f16;
 
 use super::{BLOCK, Bits, Packed};
 
 impl Packed {
-    /// Packs a matrix `[out, in]` given row by row.
+    /// Packs a matrix `[out, in]` in row-major order.
     ///
-    /// Values too large for an f16 scale give an infinite scale, which no reader takes.
+    /// Values too large for an f16 scale give an infinite scale, which every reader rejects.
     pub fn pack(values: &[f32], n_columns: usize, bits: Bits) -> Self {
         assert!(n_columns > 0 && values.len().is_multiple_of(n_columns), "a matrix has whole rows");
         let n_rows = values.len() / n_columns;
@@ -38,10 +38,12 @@ impl Packed {
     }
 }
 
-/// The scale with the smallest squared error: for some ranges around the largest value, the least-squares
-/// scale of the numbers that the range gives.
+/// The scale with the smallest squared error.
+///
+/// Tries several ranges around the largest value. Each range gives integers; their least-squares
+/// scale is a candidate.
 fn best_scale_of_4_bits(block: &[f32; BLOCK]) -> f16 {
-    /// How many steps the largest value is from zero; negative where it takes the side with the eighth step.
+    /// Steps from zero to the largest value; negative if it is on the side with eight steps.
     const STEPS: [f32; 14] =
         [-9.5, -9.0, -8.6, -8.3, -8.0, -7.7, -7.4, -7.0, -6.6, -6.2, 7.6, 7.2, 6.8, 6.4];
     let largest = largest(block);
@@ -69,12 +71,12 @@ fn best_scale_of_4_bits(block: &[f32; BLOCK]) -> f16 {
     best.1
 }
 
-/// The value that is farthest from zero.
+/// The value with the largest magnitude.
 fn largest(block: &[f32; BLOCK]) -> f32 {
     block.iter().fold(0.0, |max: f32, x| if x.abs() > max.abs() { *x } else { max })
 }
 
-/// Each value in steps of the scale, as whole numbers; zeros where the scale is zero.
+/// Each value in steps of the scale, rounded to integers; zeros if the scale is zero.
 fn rounded(block: &[f32; BLOCK], scale: f16, min: f32, max: f32) -> [f32; BLOCK] {
     let scale = scale.to_f32();
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
     use crate::quant::PackedError;
 
-    /// Values that look like weights: no two alike, both signs.
+    /// Distinct values of both signs, like weights.
     fn weights(n: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919 + 13) % 1009) as f32 / 504.0 - 1.0).collect()
     }

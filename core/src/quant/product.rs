@@ -1,4 +1,4 @@
-//! Activations times a packed matrix, without widening it.
+//! Multiplies activations with a packed matrix without widening it.
 
 use half::f16;
 
@@ -23,14 +23,14 @@ pub(super) struct WeightRow<'a> {
     pub scales: &'a [f16],
 }
 
-/// Rows of weights that a kernel takes at once.
+/// Weight rows per kernel call.
 pub(super) const TILE_WEIGHTS: usize = 2;
-/// Rows of activations that a kernel takes at once.
+/// Activation rows per kernel call.
 pub(super) const TILE_ACTIVATIONS: usize = 4;
-/// Products of each row of weights with each row of activations.
+/// Products of each weight row with each activation row.
 pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
 
-/// Sees that the rows fit each other, for kernels that read without looking.
+/// Checks that the rows fit each other, for kernels that read without bounds checks.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row]) {
     let n_blocks = weights.first().map_or(0, |row| row.scales.len());
@@ -44,7 +44,7 @@ pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row])
     }
 }
 
-/// Fewer products as a tile.
+/// Puts a smaller block of products into a tile.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn into_tile<const R: usize, const N: usize>(products: [[f32; N]; R]) -> Tile {
     let mut tile = Tile::default();
@@ -54,15 +54,15 @@ pub(super) fn into_tile<const R: usize, const N: usize>(products: [[f32; N]; R])
     tile
 }
 
-/// What computes the products.
+/// An implementation of the products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {
-    /// Plain loops: the reference of the others, and what other processors get.
+    /// Plain loops: the reference for the others, and the fallback on other processors.
     Scalar,
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// The same with AVX-512's products of bytes.
+    /// As `Avx2`, with the byte products of AVX-512 VNNI.
     #[cfg(target_arch = "x86_64")]
     Vnni,
     /// WebAssembly's 128-bit SIMD.
@@ -71,7 +71,7 @@ pub enum Kernel {
 }
 
 impl Kernel {
-    /// All that this processor has, the fastest last.
+    /// All kernels that this processor supports, the fastest last.
     pub fn available() -> Vec<Self> {
         let kernels = [
             Some(Self::Scalar),
@@ -85,12 +85,12 @@ impl Kernel {
         kernels.into_iter().flatten().collect()
     }
 
-    /// The fastest that this processor has.
+    /// The fastest kernel that this processor supports.
     pub fn best() -> Self {
-        *Self::available().last().expect("the scalar one is always there")
+        *Self::available().last().expect("the scalar kernel is always available")
     }
 
-    /// At most [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products.
+    /// Computes up to [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products.
     fn tile(self, bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
         match self {
             Self::Scalar => scalar::tile(bits, weights, activations),
@@ -103,11 +103,11 @@ impl Kernel {
         }
     }
 
-    /// The products of rows of weights with one row of activations.
+    /// Computes the products of weight rows with one activation row.
     fn vector(self, bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if self != Self::Scalar {
-            // One row waits for memory, not for arithmetic.
+            // One row is bound by memory, not by arithmetic, so AVX2 suffices.
             return avx2::vector(bits, weights, x, out);
         }
         for (weights, out) in weights.chunks(TILE_WEIGHTS).zip(out.chunks_mut(TILE_WEIGHTS)) {
@@ -117,16 +117,16 @@ impl Kernel {
     }
 }
 
-/// Weights of a share of the work: enough that handing it to another core pays, and that it stays in
-/// the core's cache while all activations meet it.
+/// Weights per task: enough to make a hand-over to another core worthwhile, and few enough for its
+/// cache.
 const SHARE_WEIGHTS: usize = 1 << 17;
-/// Bytes of activations that stay in the nearest cache while the share's weights pass by.
+/// Bytes of activations that stay in the first-level cache while the task's weights stream by.
 const NEAR_BYTES: usize = 20 << 10;
 
 impl Packed {
-    /// `x Wᵀ` for rows `x` of as many values as the matrix has columns.
+    /// `x Wᵀ`, for rows of `x` as long as the matrix has columns.
     ///
-    /// The activations are rounded to 8 bits in blocks of 32 (as llama.cpp's `Q8_0`).
+    /// Rounds the activations to 8 bits in blocks of 32, like llama.cpp's `Q8_0`.
     ///
     /// # Shapes
     /// - x: `[n, in]`
@@ -135,9 +135,9 @@ impl Packed {
         self.multiply_with(Kernel::best(), x)
     }
 
-    /// The same with a kernel of choice.
+    /// [`Self::multiply`] with a given kernel.
     pub fn multiply_with(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
-        assert!(x.len().is_multiple_of(self.n_columns), "activations are as wide as the matrix");
+        assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
         let x = Rows::round(x, self.n_columns);
         let n = x.len();
         let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
@@ -151,7 +151,7 @@ impl Packed {
         if n == 1 { out } else { transpose(&out, n) }
     }
 
-    /// `out[weights, activations]`
+    /// Computes `out[weights, activations]`.
     fn products(
         &self,
         kernel: Kernel,
@@ -189,8 +189,8 @@ impl Packed {
     }
 }
 
-/// Gives `work` the place and the values of each share of `out`, on several cores where the program was
-/// built for threads.
+/// Calls `work` with the offset and the values of each share of `out`, on all cores with the
+/// feature `threads`.
 fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
     if out.len() <= share {
         return work(0, out);
@@ -206,7 +206,7 @@ fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]
 
 /// `[out, n]` → `[n, out]`
 fn transpose(values: &[f32], n: usize) -> Vec<f32> {
-    /// Side of a square that stays in the nearest cache.
+    /// Side of a square that fits the first-level cache.
     const SIDE: usize = 32;
     let n_out = values.len() / n;
     let mut transposed = vec![0.0; values.len()];
@@ -225,12 +225,12 @@ mod tests {
     use super::*;
     use crate::quant::BLOCK;
 
-    /// No two alike, both signs.
+    /// Distinct values of both signs.
     fn values(n: usize, seed: usize) -> Vec<f32> {
         (0..n).map(|i| (((i + seed) * 7919 + 13) % 1009) as f32 / 504.0 - 1.0).collect()
     }
 
-    /// The product of the widened matrix, in f64.
+    /// The product with the widened matrix, in f64.
     fn wide_product(packed: &Packed, x: &[f32]) -> Vec<f32> {
         let (weights, [_, n_columns]) = (packed.widen(), packed.shape());
         let dot = |a: &[f32], b: &[f32]| {
@@ -255,7 +255,7 @@ mod tests {
         let reference = packed.multiply_with(Kernel::Scalar, &x);
         let wide = wide_product(&packed, &x);
         assert_eq!(reference.len(), n * n_rows);
-        // 8 bits of each activation are within half of 1/127 of the block's largest, here 1.
+        // 8-bit rounding is off by at most half of 1/127 of the block's largest activation, here 1.
         let bound = 0.5 / 127.0 * (n_columns as f32).sqrt() * 3.0 + 1e-4;
         let off = largest(reference.iter().zip(&wide).map(|(a, b)| a - b));
         assert!(
@@ -265,7 +265,7 @@ mod tests {
         for kernel in Kernel::available() {
             let found = packed.multiply_with(kernel, &x);
             let scale = largest(reference.iter().copied()).max(1e-6);
-            // The whole numbers are the same: only the order of the sum of floats differs.
+            // The integer sums are equal; only the order of the float sums differs.
             let off = largest(found.iter().zip(&reference).map(|(a, b)| a - b)) / scale;
             assert!(off < 2e-6, "{kernel:?} {bits:?} {n}x{n_rows}x{n_columns}: {off}");
         }
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn whole_numbers_give_the_exact_product() {
-        // 127 in every block makes the steps of the activations 1, and −8 those of the weights.
+        // 127 in every block gives the activations a step of 1, and −8 gives the weights one.
         let weights: Vec<f32> = (0..3 * 64).map(|i| (i % 16) as f32 - 8.0).collect();
         let x: Vec<f32> =
             (0..2 * 64).map(|i| if i % 32 == 0 { 127.0 } else { (i % 7) as f32 - 3.0 }).collect();

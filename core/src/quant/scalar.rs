@@ -1,4 +1,4 @@
-//! The products in plain loops: what every other kernel is held against.
+//! The products in plain loops, the reference for every other kernel.
 
 use super::activations::Row;
 use super::product::{Tile, WeightRow};

@@ -1,4 +1,4 @@
-//! The products with WebAssembly's 128-bit integers, which a browser has or refuses the module.
+//! The products with WebAssembly's 128-bit integers. A browser without them rejects the module.
 
 use std::arch::wasm32::*;
 
@@ -54,7 +54,8 @@ fn dot<const FOUR: bool>(weights: &WeightRow, activations: &Row) -> f32 {
 
 /// Four sums of four products each.
 fn dot_16(a: v128, b: v128) -> v128 {
-    // Two products fit 16 bits: 2 · 127 · 127 < 2^15, but their pairs are widened before they are added.
+    // Two products fit 16 bits: 2 · 127 · 127 < 2^15. Their pairs are widened before they are
+    // added.
     let low = i32x4_extadd_pairwise_i16x8(i16x8_extmul_low_i8x16(a, b));
     i32x4_add(low, i32x4_extadd_pairwise_i16x8(i16x8_extmul_high_i8x16(a, b)))
 }

@@ -1,4 +1,5 @@
-//! The tiles with AVX-512's products of bytes, in 256 bits: one instruction where [`super::avx2`] takes three or four.
+//! The tiles with the byte products of AVX-512 VNNI, in 256 bits. One instruction replaces three or
+//! four of [`super::avx2`].
 
 use std::arch::x86_64::*;
 
@@ -7,7 +8,7 @@ use super::avx2::{eight_scales, horizontal_sum, load, tiles};
 use super::product::{TILE_ACTIVATIONS, TILE_WEIGHTS, Tile, WeightRow, check_rows, into_tile};
 use super::{BLOCK, Bits};
 
-/// Whether this processor has what the kernel needs.
+/// Whether this processor supports the kernel.
 pub(super) fn is_there() -> bool {
     super::avx2::is_there()
         && is_x86_feature_detected!("avx512vnni")
@@ -16,8 +17,10 @@ pub(super) fn is_there() -> bool {
 
 tiles!("avx2,fma,f16c,avx512vnni,avx512vl");
 
-/// The products are of unsigned with signed bytes. Where the weights are signed, 128 is added to the activations, and this
-/// takes it off again.
+/// Initial value of a block's sums.
+///
+/// The instruction multiplies unsigned with signed bytes. If the weights are signed, [`dot`] adds
+/// 128 to the activations, and this subtracts it again.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512vnni,avx512vl")]
 fn start<const FOUR: bool>(weights: __m256i) -> __m256i {
