@@ -59,8 +59,8 @@ fn a_run_with_the_cache_is_the_run_without_it() {
     // A second run reads all of it, and ends with the very same weights.
     let bytes = cache_bytes(&lab);
     let notes = finish(&again, false).notes;
-    assert!(notes.iter().any(|note| note.starts_with("the cache knows")), "{notes:?}");
-    assert!(!notes.contains(&"the cache knows 0 views of photos".to_owned()), "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("the cache has")), "{notes:?}");
+    assert!(!notes.contains(&"the cache has 0 views of photos".to_owned()), "{notes:?}");
     assert_eq!(cache_bytes(&lab), bytes);
     assert_eq!(weights(&again.out.join("model")), weights(&cached.out.join("model")));
 }
@@ -94,6 +94,6 @@ fn other_weights_of_the_encoder_have_a_cache_of_their_own() {
     let mut other = TrainConfig { data: config(&lab, "x", true).data, ..other };
     other.freeze_vision = true;
     let notes = finish(&other, false).notes;
-    assert!(notes.contains(&"the cache knows 0 views of photos".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"the cache has 0 views of photos".to_owned()), "{notes:?}");
     assert_eq!(fs::read_dir(lab.path("cache")).expect("a folder").count(), 2);
 }
