@@ -129,9 +129,9 @@ pub struct ModelSource {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// WebDataset shards: files, or commands that write a shard to their output (`pipe:aws s3 cp
-    /// s3://bucket/{000..123}.tar -`). `*` stands for any characters; `{000..123}` and `{a,b}`
-    /// expand to each item.
+    /// WebDataset shards: files, or commands that write a shard to their output
+    /// (`pipe:aws s3 cp s3://bucket/{000..123}.tar -`). `*` stands for any characters; `{000..123}`
+    /// and `{a,b}` expand to each item.
     pub shards: Vec<String>,
     /// Lines of text for the language model (`warmup`).
     pub text: Vec<PathBuf>,

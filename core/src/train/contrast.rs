@@ -6,12 +6,12 @@
 //! and the same rows of `v`. It needs all other embeddings and, for the gradient, their
 //! log-sum-exps:
 //!
-//! `dL/du_i = exp(logit_scale)/n [Σ_j (exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)) v_j - 2
-//! v_i]`
+//! `dL/du_i = exp(logit_scale)/n [Σ_j p_ij v_j - 2 v_i]` with
+//! `p_ij = exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)`
 //!
 //! and the same for `v`. SigLIP's loss ([`crate::loss::sigmoid_loss`]) needs only the other
-//! embeddings. With `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is `L = 1/n [Σ_ij log(1 +
-//! exp(S_ij)) - Σ_i S_ii]`, and
+//! embeddings. With `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is
+//! `L = 1/n [Σ_ij log(1 + exp(S_ij)) - Σ_i S_ii]`, and
 //!
 //! `dL/du_i = exp(logit_scale)/n [Σ_j sigmoid(S_ij) v_j - v_i]`
 //!
