@@ -135,8 +135,8 @@ impl fmt::Display for VisionConfig {
 /// Sizes of an EfficientNet-Lite (timm's `tf_efficientnet_lite0..4`; EfficientNet,
 /// arXiv:1905.11946).
 ///
-/// Lite0 to Lite4 have widths 1.0, 1.0, 1.1, 1.2, 1.4, depths 1.0, 1.1, 1.2, 1.4, 1.8, and 224,
-/// 240, 260, 280, 300 pixels.
+/// Lite0 to Lite4 have widths 1.0, 1.0, 1.1, 1.2, 1.4 and depths 1.0, 1.1, 1.2, 1.4, 1.8. Their
+/// inputs are 224, 240, 260, 280 and 300 pixels wide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EfficientNetLiteConfig {

@@ -176,9 +176,10 @@ fn largest(values: impl Iterator<Item = f32>) -> f32 {
     values.map(f32::abs).fold(0.0, f32::max)
 }
 
-/// Checks every gradient against the plain one: within 1e-5 of the largest value of the whole
-/// gradient, and within 1e-4 of the largest value of its own tensor (unless that is rounding
-/// error).
+/// Checks every gradient against the plain one.
+///
+/// The tolerance is 1e-5 of the largest value of the whole gradient. It is also 1e-4 of the largest
+/// value of its own tensor, unless that is rounding error.
 fn check(set: &[&str]) {
     let bench = Bench::new(set);
     let (loss, plain) = bench.plain();

@@ -116,8 +116,8 @@ fn the_presets_are_as_large_as_their_towers_are_known_to_be() {
 /// Calculated by hand, for ViT-L/14 and TinyLlama.
 ///
 /// The encoder has 24 blocks of 12 · 1024² weights over 257 tokens. The language model has 22
-/// blocks of 2 · 2048² + 2 · 2048 · 256 + 3 · 2048 · 5632 weights over a text. Each weight and
-/// token takes two operations, plus attention.
+/// blocks over a text, with `2 · 2048² + 2 · 2048 · 256 + 3 · 2048 · 5632` weights each. Each
+/// weight and token takes two operations, plus attention.
 #[test]
 fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
     let vision = 24.0 * (2.0 * 257.0 * 12.0 * 1024f64.powi(2) + 4.0 * 257f64.powi(2) * 1024.0)

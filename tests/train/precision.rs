@@ -25,8 +25,8 @@ fn fifty(lab: &Lab, set: &[&str], names: [&str; 2], ways: [&[&str]; 2]) -> [Trai
 /// Checks that each bf16 loss is within a hundredth of the f32 loss, and that the total decrease
 /// agrees within a tenth.
 ///
-/// With eight scenes, LAMB turns rounding errors into steps (it divides gradients by their own
-/// size), so the runs do not agree more closely.
+/// The runs do not agree more closely: with eight scenes, LAMB turns rounding errors into steps,
+/// because it divides gradients by their own size.
 fn check_bf16(set: &[&str]) {
     let lab = Lab::new();
     let ways: [&[&str]; 2] = [&[], &["optim.compute_dtype=bf16"]];

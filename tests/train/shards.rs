@@ -56,8 +56,8 @@ fn seen(
     (names, skipped, said)
 }
 
-/// Checks that an epoch has every sample once, that the next has another order, and that a run can
-/// start at any step.
+/// Checks that an epoch has every sample once and that the next has another order. Also checks that
+/// a run can start at any step, on any number of ranks.
 fn check_sequence(set: &[&str], epoch: usize, mut wanted: Vec<&str>) {
     let lab = lab();
     let config = lab.config("run", set);

@@ -98,8 +98,8 @@ pub fn tokenize(caption: &str) -> String {
 
 /// Words of each caption, as from [`tokenize`] for captions in one file in this order.
 ///
-/// The reference tokenizes a whole set at once. The start of the next caption can decide whether a
-/// one-letter word at the end of this one keeps its full stop (`.. seen on Avenue D.`).
+/// The reference tokenizes a whole set at once. A one-letter word at the end of a caption may keep
+/// its full stop or not, depending on the start of the next caption (`.. seen on Avenue D.`).
 pub fn tokenize_lines<S: AsRef<str>>(captions: &[S]) -> Vec<String> {
     let mut text = Vec::new();
     for caption in captions {

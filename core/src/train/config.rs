@@ -178,8 +178,8 @@ pub struct DataConfig {
     /// Number of sequences that the data is split into, each with shards of its own; must divide
     /// the batch size.
     ///
-    /// If this is a multiple of the most ranks that the run will have, a rank starts commands for
-    /// its own shards only. The number of ranks may change during a run; this may not.
+    /// A multiple of the largest number of ranks lets each rank start commands for its own shards
+    /// only. The number of ranks may change during a run; this may not.
     #[serde(default = "one")]
     pub lanes: usize,
     /// Several weighted sources, instead of `shards`.
@@ -250,9 +250,9 @@ pub struct OptimConfig {
     /// same up to rounding. Use the number of cores on a CPU, and 1 on a GPU.
     #[serde(default = "one")]
     pub workers: usize,
-    /// Most samples of one forward and backward pass. The gradient is always that of the whole
-    /// batch, and only the embeddings' memory grows with the batch. A batch of several
-    /// micro-batches costs an additional forward pass to embed it. [default: the whole batch]
+    /// Most samples of one forward and backward pass [default: a worker's whole part]. The gradient
+    /// is always that of the whole batch, and only the embeddings' memory grows with the batch. A
+    /// worker with several micro-batches needs an additional forward pass to embed its part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
     /// Precision of towers and heads. Weights, moments, sums over samples, norms and losses are
@@ -365,8 +365,8 @@ pub struct GroundingConfig {
     /// Weight of the caption loss of phrases, after their regions' RoIAlign tokens and
     /// `[CAP_1..n]`.
     ///
-    /// The prompts then learn beside `[CAP]`. A whole photo and a box of all of it look the same,
-    /// so only the prompts tell the model whether to write a sentence or a name.
+    /// The prompts then learn beside `[CAP]`. A whole photo and a box of all of it look the same.
+    /// Only the prompts tell the model whether to write a sentence or a name.
     #[serde(default)]
     pub caption_weight: f32,
     /// Whether regions and their phrases join the contrastive loss, among the photos and their

@@ -413,12 +413,12 @@ struct Bytes {
     width: f64,
     mlp: f64,
     attention: f64,
-    /// Factor for a recomputed block during its backward pass, relative to f32.
+    /// Factor on these bytes during the backward pass of a recomputed block; 1 for f32.
     back: f64,
 }
 
 const F32: Bytes = Bytes { input: 4.0, width: 4.0, mlp: 4.0, attention: 4.0, back: 1.0 };
-/// More than 2 bytes, because norms and softmax keep theirs in f32.
+/// Norms and softmax keep their activations in f32.
 const BF16: Bytes = Bytes { input: 2.0, width: 2.63, mlp: 1.31, attention: 3.05, back: 1.79 };
 
 impl Bytes {

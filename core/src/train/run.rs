@@ -42,9 +42,10 @@ const AHEAD: usize = 3;
 /// Seconds without a batch after which a rank logs a warning.
 const STARVING_SECS: u64 = 30;
 
-/// Number of steps over which the share of time spent waiting for data is judged, and the share
-/// above which the user is warned.
+/// Number of steps after which the share of time spent waiting for data is checked.
 const WAIT_WINDOW: usize = 100;
+
+/// Share of time spent waiting above which the user is warned.
 const WAIT_SHARE: f64 = 0.2;
 
 /// Errors that end a run.

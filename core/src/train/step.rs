@@ -1,9 +1,9 @@
-//! What one step computes: the gradient of each recipe's loss.
+//! Computes a training step: the gradient of each recipe's loss.
 //!
 //! The samples of a step are divided among ranks (processes), then among each rank's workers
-//! (threads), then into micro-batches. The contrastive loss compares samples across all of these.
-//! So each part embeds its own samples, and the loss and its gradient with respect to the
-//! embeddings are computed over all parts at once. Each part then runs its backward pass from
+//! (threads), then into micro-batches. The contrastive loss compares samples across all of these
+//! parts. So each part embeds its own samples. The loss and its gradient with respect to the
+//! embeddings are then computed over all parts at once. Each part runs its backward pass from
 //! `Σ <embed, gradient>`. This is exactly the gradient of the whole batch (GradCache,
 //! arXiv:2101.06983). A worker with a single micro-batch runs only one forward pass, which serves
 //! both.

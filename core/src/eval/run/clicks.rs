@@ -79,7 +79,7 @@ pub struct ClickCase {
 /// Clicks on each object of each photo that is large enough and not a person.
 ///
 /// # Errors
-/// If there is no such object, or the model fails.
+/// If no such object is found, or the model fails.
 pub async fn clicks(
     session: &Session,
     benchmark: &Benchmark,

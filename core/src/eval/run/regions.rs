@@ -111,7 +111,7 @@ struct Collected {
 /// true boxes.
 ///
 /// # Errors
-/// If there is no region, or the model fails.
+/// If no region is found, or the model fails.
 pub async fn regions(
     session: &Session,
     benchmark: &Benchmark,

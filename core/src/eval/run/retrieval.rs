@@ -45,7 +45,7 @@ pub struct RetrievalRun {
 /// Embeds photos and captions, and ranks each among the others.
 ///
 /// # Errors
-/// If there is no photo or caption, or the model fails.
+/// If no photo or no caption is found, or the model fails.
 pub async fn retrieval(
     encoder: &Encoder<'_>,
     benchmark: &Benchmark,
