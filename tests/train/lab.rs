@@ -35,7 +35,8 @@ const RUN: &str = "
     checkpoint = { every = 2, keep = 2 }
 ";
 
-/// A temporary folder with `config.json`, `captions.txt`, `scenes.tar` and a fresh model in `start`.
+/// A temporary folder with `config.json`, `captions.txt`, `scenes.tar` and a fresh model in
+/// `start`.
 pub struct Lab {
     folder: TempDir,
 }
