@@ -1,4 +1,4 @@
-//! What a model is: the sizes and switches that `config.json` holds, under Hugging Face's field names.
+//! The model's config: the sizes and switches of `config.json`, under Hugging Face's field names.
 
 use std::fmt;
 
@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::{ImagePreprocess, ResizeMode};
 
-/// The whole of a model folder's `config.json`.
+/// The content of a model folder's `config.json`.
 ///
-/// Every key must be there and no other may be: a typo in a switch would otherwise train
-/// another model than the one that was meant.
+/// Every key is required, and unknown keys are errors. Otherwise a typo in a switch would silently
+/// train another model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MmGemConfig {
     /// Always `mm-gem`.
     pub format: String,
-    /// Version of the format, [`VERSION`]; version 1 is read too.
+    /// Version of the format, [`VERSION`]; version 1 is also supported.
     pub version: u32,
-    /// How a photo becomes the square input.
+    /// How a photo is resized to the square input.
     pub resize_mode: ResizeMode,
-    /// Mean of each colour channel of the pixels scaled to 0..1.
+    /// Mean of each colour channel, for pixels scaled to 0..1.
     pub image_mean: [f32; 3],
-    /// Standard deviation of each colour channel of the pixels scaled to 0..1.
+    /// Standard deviation of each colour channel, for pixels scaled to 0..1.
     pub image_std: [f32; 3],
-    /// What the language model sees of a whole image.
+    /// How the language model sees a whole image.
     pub vision_tokens: VisionTokens,
-    /// Where `[CAP]` stands in a caption's prefix.
+    /// Position of `[CAP]` in a caption's prefix.
     pub caption_order: CaptionOrder,
     /// Number of soft prompts `[CAP_1..n]` that replace `[CAP]` in stage 2.
     pub num_caption_prompts: usize,
@@ -33,17 +33,17 @@ pub struct MmGemConfig {
     pub roi_output_size: usize,
     /// Bilinear samples per bin and axis of RoIAlign.
     pub roi_sampling_ratio: usize,
-    /// Most tokens of a text, its special token included.
+    /// Most tokens of a text, including its special token.
     pub max_text_len: usize,
     /// Natural log of the inverse temperature before training.
     pub logit_scale_init: f64,
     /// Upper bound of the log of the inverse temperature.
     pub logit_scale_max: f64,
-    /// The image encoder: which tower, and its sizes.
+    /// Kind and sizes of the image encoder.
     pub vision: VisionConfig,
     /// Sizes of the language model.
     pub llm: LlamaConfig,
-    /// Width of the space in which images and texts are compared.
+    /// Width of the joint space of images and texts.
     pub embed_dim: usize,
     /// Token that starts a document, if the tokenizer has one.
     pub bos_token_id: Option<u32>,
@@ -51,10 +51,11 @@ pub struct MmGemConfig {
     pub eos_token_id: u32,
 }
 
-/// Version of the format that is written: `vision.model_type` says which tower.
+/// Version of the format that this program writes; since version 2, `vision.model_type` names the
+/// tower.
 pub const VERSION: u32 = 2;
 
-/// The image encoder; `model_type` in the file says which.
+/// The image encoder; `model_type` in the file selects the variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "model_type", rename_all = "snake_case")]
 pub enum VisionConfig {
@@ -90,7 +91,7 @@ impl VisionConfig {
         }
     }
 
-    /// The transformer's sizes, if the tower is one.
+    /// The transformer's sizes, if the tower is a vision transformer.
     pub fn as_vit(&self) -> Option<&VitConfig> {
         match self {
             Self::Vit(vit) => Some(vit),
@@ -98,7 +99,7 @@ impl VisionConfig {
         }
     }
 
-    /// The transformer's sizes, if the tower is one.
+    /// The transformer's sizes to change, if the tower is a vision transformer.
     pub fn as_vit_mut(&mut self) -> Option<&mut VitConfig> {
         match self {
             Self::Vit(vit) => Some(vit),
@@ -107,7 +108,7 @@ impl VisionConfig {
     }
 }
 
-/// The tower in words, for people.
+/// A short description of the tower for the user.
 impl fmt::Display for VisionConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -131,20 +132,21 @@ impl fmt::Display for VisionConfig {
     }
 }
 
-/// Sizes of an EfficientNet-Lite (timm's `tf_efficientnet_lite0..4`; EfficientNet, arXiv:1905.11946).
+/// Sizes of an EfficientNet-Lite (timm's `tf_efficientnet_lite0..4`; EfficientNet,
+/// arXiv:1905.11946).
 ///
-/// Lite0 to Lite4 are widths 1.0, 1.0, 1.1, 1.2, 1.4 and depths 1.0, 1.1, 1.2, 1.4, 1.8 at 224, 240, 260, 280
-/// and 300 pixels.
+/// Lite0 to Lite4 have widths 1.0, 1.0, 1.1, 1.2, 1.4 and depths 1.0, 1.1, 1.2, 1.4, 1.8. Their
+/// inputs are 224, 240, 260, 280 and 300 pixels wide.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EfficientNetLiteConfig {
     /// Side of the square input image, in pixels.
     pub image_size: usize,
-    /// Factor of the blocks' channels.
+    /// Factor for the blocks' channels.
     pub width_coefficient: f64,
-    /// Factor of the number of blocks in each stage but the first and the last.
+    /// Factor for the number of blocks in each stage except the first and the last.
     pub depth_coefficient: f64,
-    /// Channels of the last map, which is V: 1280 in the published models.
+    /// Channels of the last map, V: 1280 in the published models.
     pub hidden_size: usize,
 }
 
@@ -153,7 +155,7 @@ pub struct EfficientNetLiteConfig {
 pub struct MbConvConfig {
     /// Side of the depth-wise kernel.
     pub kernel_size: usize,
-    /// Step of the depth-wise kernel.
+    /// Stride of the depth-wise kernel.
     pub stride: usize,
     /// Channels of the input.
     pub in_channels: usize,
@@ -175,7 +177,7 @@ const STAGES: [(usize, usize, usize, usize, usize); 7] = [
 ];
 
 impl EfficientNetLiteConfig {
-    /// Channels of the stem, which do not scale.
+    /// Channels of the stem, which are not scaled.
     pub const STEM_CHANNELS: usize = 32;
 
     /// The blocks, first to last.
@@ -204,13 +206,13 @@ impl EfficientNetLiteConfig {
         blocks
     }
 
-    /// Cells per side of the last map: the sides are halved five times, rounded up.
+    /// Cells per side of the last map: the input side halved five times, rounded up.
     pub fn grid(&self) -> usize {
         (0..5).fold(self.image_size, |side, _| side.div_ceil(2))
     }
 }
 
-/// The nearest multiple of 8 that is not more than a tenth below.
+/// The nearest multiple of 8, but at most a tenth below `channels`.
 fn round_channels(channels: f64) -> usize {
     let rounded = (((channels + 4.0) as usize) / 8 * 8).max(8);
     if (rounded as f64) < 0.9 * channels { rounded + 8 } else { rounded }
@@ -230,24 +232,26 @@ pub struct VitConfig {
     pub num_hidden_layers: usize,
     /// Attention heads of a block; divides `hidden_size`.
     pub num_attention_heads: usize,
-    /// Width of the MLP over `hidden_size`.
+    /// Width of the MLP relative to `hidden_size`.
     pub mlp_ratio: f64,
     /// Activation of the MLP.
     pub hidden_act: HiddenAct,
-    /// Term that keeps LayerNorm from dividing by zero: 1e-5 in OpenCLIP, 1e-6 in DINOv2 and SigLIP.
+    /// Term that keeps LayerNorm from dividing by zero: 1e-5 in OpenCLIP, 1e-6 in DINOv2 and
+    /// SigLIP.
     pub layer_norm_eps: f64,
-    /// Whether a learned token stands before the patches.
+    /// Whether a learned token precedes the patches.
     pub class_token: bool,
-    /// Whether there is a norm before the blocks: CLIP.
+    /// Whether there is a norm before the blocks, as in CLIP.
     pub ln_pre: bool,
-    /// Whether V is normed after the blocks. Encoders that pool first and norm the pooled vector leave V as it is.
+    /// Whether V is normed after the blocks. False for encoders that pool first and norm the pooled
+    /// vector.
     pub ln_post: bool,
     /// Width of OpenCLIP's own embedding (`visual.proj`), which MM-GEM does not use.
     pub proj_dim: Option<usize>,
 }
 
 impl VitConfig {
-    /// Learned positions: of the class token, if there is one, and of the patches.
+    /// Number of learned positions: of the class token, if any, and of the patches.
     pub fn n_positions(&self) -> usize {
         usize::from(self.class_token) + (self.image_size / self.patch_size).pow(2)
     }
@@ -270,7 +274,7 @@ pub struct LlamaConfig {
     /// Width of a head; `hidden_size / num_attention_heads` if absent.
     #[serde(default)]
     pub head_dim: Option<usize>,
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
     /// Longest sequence.
     pub max_position_embeddings: usize,
@@ -278,7 +282,7 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f64,
     /// Base of the rotary position frequencies.
     pub rope_theta: f64,
-    /// How the frequencies are stretched for longer sequences.
+    /// How the rotary frequencies are scaled for longer sequences.
     #[serde(default)]
     pub rope_scaling: Option<RopeScaling>,
     /// Whether the projections of attention have a bias.
@@ -298,25 +302,25 @@ impl LlamaConfig {
     }
 }
 
-/// A change of the rotary frequencies, after training on short sequences.
+/// Scaling of the rotary frequencies, after training on short sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum RopeScaling {
-    /// Every frequency divided by `factor` (arXiv:2306.15595).
+    /// Divides every frequency by `factor` (arXiv:2306.15595).
     Linear {
-        /// How many times longer sequences become.
+        /// Ratio of the new to the old sequence length.
         factor: f64,
     },
-    /// Llama 3.1's: slow frequencies are divided by `factor`, fast ones stay, those between are blended.
+    /// As in Llama 3.1: divides slow frequencies by `factor`, keeps fast ones, and blends between.
     #[serde(rename = "llama3")]
     Llama3 {
-        /// How many times longer sequences become.
+        /// Ratio of the new to the old sequence length.
         factor: f64,
-        /// Waves longer than the original length over this are slow.
+        /// Frequencies are slow if their wave is longer than the original length divided by this.
         low_freq_factor: f64,
-        /// Waves shorter than the original length over this are fast.
+        /// Frequencies are fast if their wave is shorter than the original length divided by this.
         high_freq_factor: f64,
-        /// Longest sequence before.
+        /// Longest sequence of the original model.
         original_max_position_embeddings: usize,
     },
 }
@@ -327,13 +331,13 @@ pub enum RopeScaling {
 pub enum HiddenAct {
     /// `x * Phi(x)`, exact.
     Gelu,
-    /// `x * sigmoid(1.702 x)`: OpenAI's and DFN's checkpoints.
+    /// `x * sigmoid(1.702 x)`, in OpenAI's and DFN's checkpoints.
     QuickGelu,
-    /// GELU with `tanh` in the place of the error function: SigLIP's checkpoints.
+    /// GELU with `tanh` instead of the error function, in SigLIP's checkpoints.
     GeluPytorchTanh,
 }
 
-/// What the language model sees of a whole image (`V_in`).
+/// How the language model sees a whole image (`V_in`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VisionTokens {
@@ -341,7 +345,7 @@ pub enum VisionTokens {
     Mean,
     /// One token per patch, `h3(h1(V_ij))`.
     Grid,
-    /// r×r tokens, RoIAlign over the whole image: what stage 2 sees of it.
+    /// r×r tokens, RoIAlign over the whole image, as in stage 2.
     Roi,
 }
 
@@ -355,10 +359,10 @@ pub enum CaptionOrder {
     CapFirst,
 }
 
-/// Why a `config.json` cannot be used.
+/// Errors of a `config.json`.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not JSON, or a key is missing, unknown or of another type.
+    /// The file is not JSON, or a key is missing, unknown or of another type.
     #[error(
         "config.json does not describe an MM-GEM model: {0}\n  hint: compare its keys with those of the embedded model, `mmgem info --config`"
     )]
@@ -366,9 +370,9 @@ pub enum ConfigError {
     /// The values contradict each other.
     #[error("config.json: {found}, but {wanted}")]
     Inconsistent {
-        /// What the file says.
+        /// The value in the file.
         found: String,
-        /// What would be right.
+        /// The condition that it breaks.
         wanted: String,
     },
 }
@@ -378,7 +382,7 @@ impl MmGemConfig {
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let mut file: serde_json::Value = serde_json::from_str(text)?;
         upgrade(&mut file);
-        // Before the keys, which are those of the version.
+        // Checked first, because the allowed keys depend on the version.
         if let (Some(format), Some(version)) = (file["format"].as_str(), file["version"].as_u64()) {
             check_version(format, version)?;
         }
@@ -387,7 +391,7 @@ impl MmGemConfig {
         Ok(config)
     }
 
-    /// The text of a `config.json`, two spaces of indent, keys in the order of the reference.
+    /// The text of a `config.json`: two spaces of indent, keys in the reference's order.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("a plain struct serialises")
     }
@@ -397,12 +401,14 @@ impl MmGemConfig {
         self.vision.grid()
     }
 
-    /// Side of a patch in pixels of the model's input; a fraction where a convolution rounds its map up.
+    /// Side of a patch in pixels of the model's input; a fraction if a convolution rounds its map
+    /// up.
     pub fn patch_px(&self) -> f32 {
         self.vision.image_size() as f32 / self.vision.grid() as f32
     }
 
-    /// Tokens that the language model sees of a whole image in stage 1, of which `n_patches` patches are shown.
+    /// Tokens of a whole image for the language model in stage 1, if the encoder sees `n_patches`
+    /// patches.
     pub fn n_whole_tokens(&self, n_patches: usize) -> usize {
         match self.vision_tokens {
             VisionTokens::Mean => 1,
@@ -411,7 +417,7 @@ impl MmGemConfig {
         }
     }
 
-    /// How a photo becomes the model's input.
+    /// The preprocessing from a photo to the model's input.
     pub fn preprocess(&self) -> ImagePreprocess {
         ImagePreprocess {
             image_size: self.vision.image_size(),
@@ -546,7 +552,7 @@ impl RopeScaling {
     }
 }
 
-/// Turns a file of version 1, whose only tower was open_clip's ViT, into one of version 2.
+/// Upgrades a file of version 1, whose only tower was open_clip's ViT, to version 2.
 fn upgrade(file: &mut serde_json::Value) {
     if file.get("version").and_then(serde_json::Value::as_u64) != Some(1) {
         return;

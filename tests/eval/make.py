@@ -1,12 +1,16 @@
-"""Writes the golden numbers of this folder: what the reference implementations print on shared inputs.
+"""Writes the golden numbers of this folder: the reference implementations' results on shared inputs.
 
     pip install torch torchvision open_clip_torch clip-benchmark scikit-learn vision-evaluation safetensors pycocoevalcap
     python tests/eval/make.py --densecap EVALUATOR.py
 
-References: open_clip_train's `get_clip_metrics`, clip_benchmark's `recall_at_k`, vision_evaluation and scikit-learn
-(which ELEVATER calls), densecap-pytorch's `DenseCapEvaluator` (model/evaluator.py of soloist97/densecap-pytorch, a port
-of DenseCap's eval_utils.lua; its METEOR call is replaced by given numbers), pycocoevalcap's METEOR (Java), Python's zipfile, open_clip's CLIP, CoCa, tokenizer and
-zero-shot classifier on random weights.
+References:
+- open_clip_train's `get_clip_metrics` and clip_benchmark's `recall_at_k`
+- vision_evaluation and scikit-learn (which ELEVATER calls)
+- densecap-pytorch's `DenseCapEvaluator`: model/evaluator.py of soloist97/densecap-pytorch, a port of
+  DenseCap's eval_utils.lua. Given numbers replace its METEOR call.
+- pycocoevalcap's METEOR (Java)
+- Python's zipfile
+- open_clip's CLIP, CoCa, tokenizer and zero-shot classifier on random weights
 """
 
 import argparse
@@ -32,13 +36,13 @@ def retrieval():
 
     rng = np.random.default_rng(7)
     cases = []
-    # Few different integers: most scores are shared by several pairs.
+    # Few distinct integers, so that most scores occur in several pairs.
     for name, n, dim, low, high in [("ties", 60, 3, -1, 2), ("rough", 80, 4, -3, 4), ("random", 64, 8, -999, 1000)]:
         images, texts = (rng.integers(low, high, (n, dim)) for _ in range(2))
         as_floats = [torch.tensor(x, dtype=torch.float32) for x in (images, texts)]
         case = {"name": name, "dim": dim, "images": images.ravel().tolist(), "texts": texts.ravel().tolist()}
-        # open_clip's argsort is not stable: what it does with equal scores depends on the CPU. `stable` is the same
-        # metric with a stable sort.
+        # open_clip's argsort is not stable, so the order of equal scores depends on the CPU.
+        # `stable` is the same metric with a stable sort.
         unstable = torch.argsort
         for key, argsort in [("metrics", unstable), ("stable", lambda x, **k: unstable(x, stable=True, **k))]:
             torch.argsort = argsort
@@ -46,7 +50,7 @@ def retrieval():
             case[key] = {name: float(value) for name, value in metrics.items()}
         torch.argsort = unstable
         cases.append(case)
-    # Several captions a photo, no two scores alike.
+    # Several captions per photo, and no equal scores.
     n, per_image, dim = 30, 3, 8
     while True:
         images, texts = rng.integers(-999, 1000, (n, dim)), rng.integers(-999, 1000, (n * per_image, dim))
@@ -83,7 +87,7 @@ def classification():
         targets[row, classes] = 1
     average = ve.MeanAveragePrecisionNPointsEvaluator(11)
     average.add_predictions(probabilities, targets)
-    # Two decimals: many equal scores.
+    # Two decimals give many equal scores.
     scores, positive = np.round(rng.uniform(0, 1, n), 2), rng.integers(0, 2, n)
     write("classification.json", {
         "n_classes": n_classes, "cosines": cosines.ravel().tolist(), "labels": labels.tolist(),
@@ -98,7 +102,8 @@ def dense(evaluator_path):
     spec = importlib.util.spec_from_file_location("evaluator", evaluator_path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    # Scores of two decimals repeat, and torch's sort is not stable: what equal ones do would depend on the CPU.
+    # Two-decimal scores repeat. torch's sort is not stable, so the order of equal scores would
+    # depend on the CPU.
     unstable = torch.sort
     module.torch.sort = lambda x, dim, descending: unstable(x, dim=dim, descending=descending, stable=True)
     rng = np.random.default_rng(9)
@@ -113,7 +118,8 @@ def dense(evaluator_path):
         found = np.concatenate([truth[:9] + rng.integers(-25, 26, (9, 4)), boxes(4)])
         scores = np.round(rng.uniform(-3, 0, len(found)), 2)
         captions = [f"thing {i}" for i in range(len(truth))]
-        # Its boxes are edges; DenseCap counts pixels, so its last pixel's edge is one further.
+        # The evaluator's boxes are edges. DenseCap counts pixels, so the edge is one past the last
+        # pixel.
         edges = lambda b: torch.tensor(b + np.array([0, 0, 1, 1]))
         evaluator.add_result(torch.tensor(scores), edges(found), [str(i) for i in range(len(found))], edges(truth),
                              captions)
@@ -129,14 +135,14 @@ CAPTIONS = [
     ("A man riding a wave on top of a surfboard.", ["A surfer rides a large wave.", "The man is surfing in the ocean!"]),
     ("Two dogs (brown and white) run across the grass", ["Two dogs are running on grass.", "dogs running", "Brown dogs play"]),
     ("a red bus at platform b", ["A double-decker bus, red, drives down the street.", "It's a bus at Platform B."]),
-    # Whether the full stop above belongs to the B depends on how the next caption begins.
+    # The next caption's start decides whether the full stop above belongs to the B.
     ("nothing in common", ["A herd of zebras grazes near tall trees."]),
     ("A woman's hand holds 2 slices of pizza", ["A woman is holding two pizza slices in her hand."]),
 ]
 
 
 def meteor():
-    """METEOR by pycocoevalcap's own tokeniser and scorer."""
+    """METEOR from pycocoevalcap's own tokenizer and scorer."""
     from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -152,7 +158,7 @@ def meteor():
 
 
 def archives():
-    """Zip archives as ELEVATER's are made; the second has the fields of 64 bits that large ones need."""
+    """Zip archives like ELEVATER's; the second has the 64-bit fields of large archives."""
     for name, limit in [("files.zip", zipfile.ZIP64_LIMIT), ("files_64.zip", 3)]:
         zipfile.ZIP64_LIMIT = limit
         with zipfile.ZipFile(HERE / name, "w") as archive:
@@ -194,7 +200,7 @@ def open_clip_models():
             config["multimodal_cfg"] = decoder
         model.eval()
         for parameter in model.parameters():
-            # Larger than fresh weights, so that every layer tells.
+            # Larger than fresh weights, so that every layer affects the result.
             torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim > 1 else 0.2)
         folder = HERE / name
         folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Makes two small sets out of drawn scenes, so that long texts and classes can be evaluated without a download.
+"""Makes two small benchmarks from drawn scenes, to evaluate long texts and classes without a download.
 
     mmgem scenes --out scenes --n 200 --seed 9
     pip install pillow
@@ -6,8 +6,8 @@
     mmgem eval long-text --data OUT/docci --text-len 200
     mmgem eval zero-shot --data OUT/kinds
 
-OUT/docci is laid out as DOCCI: a scene's description is all that was written of it, one sentence after the other.
-OUT/kinds has a folder for each kind of thing, with what lies in the boxes of that kind.
+OUT/docci has DOCCI's layout. A scene's description is all of its captions, joined.
+OUT/kinds has a folder for each kind of object, with crops of the boxes of that kind.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from PIL import Image
 
 
 def samples(folder):
-    """Key, picture and record of each scene."""
+    """Yields the key, picture and record of each scene."""
     for shard in sorted(pathlib.Path(folder).glob("*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:

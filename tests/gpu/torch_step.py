@@ -4,7 +4,8 @@
     torch_step.py --config CONFIG.json --batch 64 [--compile] [--recompute] [--steps 40] [--device cuda|cpu]
 
 Prints one JSON line: samples_per_sec (median of the later steps), secs of each step. Needs torch, open_clip_torch,
-transformers. The optimiser is torch's fused AdamW, which does less than LAMB; photos are there already, decoded.
+transformers. The optimizer is torch's fused AdamW, which does less work than LAMB. The photos are random tensors on
+the device, so that nothing is decoded.
 """
 import argparse
 import json
@@ -31,7 +32,7 @@ v, l, d = cfg["vision"], cfg["llm"], cfg["embed_dim"]
 
 
 class Step(nn.Module):
-    """MM-GEM's stage 1: both losses of a batch whose texts are equally long."""
+    """MM-GEM's stage 1: both losses of a batch; all texts have the same length."""
 
     def __init__(self):
         super().__init__()
@@ -72,7 +73,7 @@ with torch.device(args.device):
 if args.recompute:
     model.visual.set_grad_checkpointing()
     model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-# `proj` of the encoder has no part in the loss.
+# The loss does not depend on the encoder's `proj`.
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 run = torch.compile(model) if args.compile else model
 wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None

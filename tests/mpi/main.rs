@@ -1,6 +1,8 @@
-//! The program under `mpirun`: ranks compute what one process does, save together and survive a kill.
+//! The program under `mpirun`: ranks compute the same as one process, save together and survive a
+//! kill.
 //!
-//! Skips aloud where there is no Open MPI (`libopenmpi-dev openmpi-bin clang libclang-dev pkg-config`).
+//! Skips with a message if Open MPI is missing
+//! (`libopenmpi-dev openmpi-bin clang libclang-dev pkg-config`).
 
 #[path = "../train/lab.rs"]
 #[allow(dead_code, reason = "the training tests use the rest")]
@@ -19,7 +21,7 @@ use std::time::{Duration, Instant};
 use lab::{Lab, check_same};
 use serde_json::Value;
 
-/// The program with the feature `mpi`, built once; none where it cannot be.
+/// The program with the feature `mpi`, built once; `None` if it cannot be built.
 fn mmgem() -> Option<&'static Path> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     PROGRAM.get_or_init(build).as_deref()
@@ -42,7 +44,7 @@ fn build() -> Option<PathBuf> {
     }
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
-    // With the default features too, so that Burn is the one that is built already.
+    // Keeps the default features, so that the existing build of Burn is reused.
     let build = |features: &[&str]| {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--locked", "-p", "mmgem"]).args(features);
@@ -56,12 +58,12 @@ fn build() -> Option<PathBuf> {
     build(&["--features", "mpi"]);
     let program = profile.join("mmgem-mpi");
     fs::copy(profile.join("mmgem"), &program).expect("it was just built");
-    // What lies at its usual place is the program that everyone expects there.
+    // Rebuilds the normal program at its usual path, where other tests expect it.
     build(&[]);
     Some(program)
 }
 
-/// A lab with `run.toml`: 20 steps of the tiny model, a checkpoint at every fifth.
+/// A lab with `run.toml`: 20 steps of the tiny model, a checkpoint every five steps.
 fn desk() -> Lab {
     let lab = Lab::new();
     let run = "recipe = 'stage1'\nout = 'run'\nseed = 11\n[model]\nfrom = 'start'\n[data]\nshards = ['scenes.tar']\n\
@@ -71,7 +73,7 @@ fn desk() -> Lab {
     lab
 }
 
-/// The command that starts a run on some ranks, with `key=value` changes.
+/// The command that starts a run on `n_ranks` ranks, with `key=value` changes.
 fn command(program: &Path, lab: &Lab, n_ranks: usize, out: &str, set: &[&str]) -> Command {
     let n = n_ranks.to_string();
     let mut command = Command::new("mpirun");
@@ -90,7 +92,7 @@ fn command(program: &Path, lab: &Lab, n_ranks: usize, out: &str, set: &[&str]) -
     for change in set {
         command.args(["--set", change]);
     }
-    // As many threads as ranks would be in each other's way.
+    // One thread per rank, because more would compete for the cores.
     command.env("RAYON_NUM_THREADS", "1").current_dir(lab.path(""));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -115,13 +117,13 @@ fn lines(lab: &Lab, out: &str) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Losses and weights of twenty steps within 1e-5.
+/// Checks losses and weights of twenty steps within 1e-5.
 fn check_twenty(lab: &Lab, one: &str, many: &str) {
     assert_eq!(lines(lab, one).len(), 20);
     check_same(&lab.path(one), &lab.path(many));
 }
 
-/// Twenty steps on 2 and 4 ranks against one.
+/// Compares twenty steps on 2 and 4 ranks with one rank.
 fn check_ranks(set: &[&str]) {
     let Some(program) = mmgem() else { return };
     let lab = desk();
@@ -152,7 +154,7 @@ fn ranks_of_stage_2_for_retrieval_compute_what_one_process_does() {
     check_ranks(&["recipe=stage2_retrieval"]);
 }
 
-/// Processes of the program in this run, each with its rank.
+/// Process ids and ranks of the run in this lab.
 fn ranks_of(lab: &Lab) -> Vec<(u32, usize)> {
     let folder = fs::canonicalize(lab.path("")).expect("it is there");
     let processes = fs::read_dir("/proc").expect("Linux").flatten();
@@ -175,7 +177,7 @@ fn kill(signal: &str, id: u32) {
     assert!(killed.expect("there is a kill").success());
 }
 
-/// Waits until the run has made so many steps.
+/// Waits until the run has done `n` steps.
 fn wait_for_steps(lab: &Lab, out: &str, child: &mut Child, n: usize) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while lines(lab, out).len() < n {
@@ -217,7 +219,7 @@ fn a_signal_to_one_rank_saves_the_same_step_on_all() {
         ranks_of(&lab).into_iter().find(|(_, rank)| *rank == 1).expect("rank 1 is alive").0;
     let checkpoints =
         || fs::read_dir(lab.path("run/checkpoints")).map_or(0, |entries| entries.flatten().count());
-    // Saves and goes on.
+    // Saves and continues.
     kill("-USR1", second);
     let deadline = Instant::now() + Duration::from_secs(60);
     while checkpoints() == 0 {
@@ -226,7 +228,7 @@ fn a_signal_to_one_rank_saves_the_same_step_on_all() {
     }
     let before = lines(&lab, "run").len();
     wait_for_steps(&lab, "run", &mut child, before + 3);
-    // Saves and ends.
+    // Saves and stops.
     kill("-TERM", second);
     let output = child.wait_with_output().expect("mpirun ends");
     let said = stderr(&output);

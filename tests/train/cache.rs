@@ -1,4 +1,4 @@
-//! The cache of a frozen encoder's patch tokens changes what a run costs, not what it learns.
+//! The cache of a frozen encoder's patch tokens makes a run cheaper, with the same result.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -16,7 +16,7 @@ const FROZEN: [&str; 5] = [
     "grounding={ weight = 1.0, caption_weight = 1.0, contrast = true }",
 ];
 
-/// The run with a cache, or without.
+/// The run with or without a cache.
 fn config(lab: &Lab, out: &str, has_cache: bool) -> TrainConfig {
     let cache = if has_cache { "data.cache=LAB/cache" } else { "seed=11" };
     lab.config(out, &[&FROZEN[..], &[cache]].concat())
@@ -34,7 +34,7 @@ fn cache_bytes(lab: &Lab) -> u64 {
     cache_files(lab).iter().map(|path| fs::metadata(path).expect("a file").len()).sum()
 }
 
-/// Every loss within f16's rounding of the other run's.
+/// Checks that every loss is within f16 rounding of the other run's.
 fn check_same(a: &TrainConfig, b: &TrainConfig) {
     let (a, b) = (metrics(a), metrics(b));
     assert_eq!((a.len(), a.len()), (b.len(), 6));
@@ -56,11 +56,11 @@ fn a_run_with_the_cache_is_the_run_without_it() {
     finish(&cached, false);
     check_same(&cached, &plain);
 
-    // A second run reads all of it, and ends with the very same weights.
+    // A second run reads everything from the cache, and ends with exactly the same weights.
     let bytes = cache_bytes(&lab);
     let notes = finish(&again, false).notes;
-    assert!(notes.iter().any(|note| note.starts_with("the cache knows")), "{notes:?}");
-    assert!(!notes.contains(&"the cache knows 0 views of photos".to_owned()), "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("the cache has")), "{notes:?}");
+    assert!(!notes.contains(&"the cache has 0 views of photos".to_owned()), "{notes:?}");
     assert_eq!(cache_bytes(&lab), bytes);
     assert_eq!(weights(&again.out.join("model")), weights(&cached.out.join("model")));
 }
@@ -72,7 +72,7 @@ fn a_kill_and_damage_cost_the_cache_no_more_than_what_they_hit() {
     crash_in(&crashed, false, 4);
     let path = cache_files(&lab).remove(0);
     let mut file = OpenOptions::new().write(true).open(&path).expect("a file of the cache");
-    // A byte within the first record, and a last record that is cut short.
+    // Damages a byte of the first record, and truncates the last record.
     file.seek(SeekFrom::Start(200)).and_then(|_| file.write_all(&[0xff])).expect("writable");
     let length = fs::metadata(&path).expect("a file").len();
     file.set_len(length - 100).expect("writable");
@@ -94,6 +94,6 @@ fn other_weights_of_the_encoder_have_a_cache_of_their_own() {
     let mut other = TrainConfig { data: config(&lab, "x", true).data, ..other };
     other.freeze_vision = true;
     let notes = finish(&other, false).notes;
-    assert!(notes.contains(&"the cache knows 0 views of photos".to_owned()), "{notes:?}");
+    assert!(notes.contains(&"the cache has 0 views of photos".to_owned()), "{notes:?}");
     assert_eq!(fs::read_dir(lab.path("cache")).expect("a folder").count(), 2);
 }

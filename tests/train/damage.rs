@@ -1,4 +1,4 @@
-//! Damaged data and losses that are not finite: what is passed over, and what stops a run.
+//! Damaged data and losses that are not finite: what a run skips, and what ends it.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use mmgem_train::TrainConfig;
 use crate::lab::{Lab, checkpoints, failure, finish, metrics, run_until};
 use crate::tiny;
 
-/// A sample of the collection with the bytes of one part changed.
+/// A scene's sample with changed bytes in one part.
 fn damaged(index: usize, ext: &str, damage: impl Fn(&mut Vec<u8>)) -> Sample {
     let mut sample = tiny::sample(index);
     let part =
@@ -17,7 +17,7 @@ fn damaged(index: usize, ext: &str, damage: impl Fn(&mut Vec<u8>)) -> Sample {
     sample
 }
 
-/// Four samples that cannot be used, each for a reason of its own.
+/// Four unusable samples, each for a different reason.
 fn unusable() -> [(Sample, &'static str); 4] {
     let mut without_photo = tiny::sample(3);
     without_photo.parts.remove(0);
@@ -75,7 +75,7 @@ fn a_photo_of_one_pixel_has_no_regions_but_can_be_used() {
 #[test]
 fn a_sample_alone_in_its_batch_teaches_nothing_by_contrast_but_harms_nothing() {
     let lab = Lab::with(&[unusable()[0].0.clone(), tiny::sample(5)]);
-    // The lines of text keep both workers busy, one of them without a photo.
+    // The lines of text keep both workers busy; one of them has no photo.
     let set = [
         "optim.batch_size=2",
         "optim.steps=2",
@@ -147,7 +147,8 @@ fn a_batch_without_a_usable_sample_is_passed_over_and_counted() {
         tiny::sample(4),
         tiny::sample(5),
     ]);
-    // Three steps an epoch; with this seed some have none of the whole samples, none have only broken ones twice.
+    // An epoch has three steps. With this seed, some steps have no whole sample. No step has only
+    // broken samples twice.
     let config = lab.config("run", &["optim.batch_size=2", "optim.steps=12", "checkpoint.every=1"]);
     finish(&config, false);
     let lines = metrics(&config);
@@ -195,7 +196,7 @@ fn parts_that_stand_apart_are_told_as_the_cause() {
         &["optim.steps=2"],
         &["no sample could be used", "the first: scene", "side by side"],
     );
-    // What is whole is learned from, and the rest is told.
+    // The run learns from whole samples and reports the rest.
     tiny::write_shard(&lab.path("scenes-1.tar"), &[tiny::sample(4), tiny::sample(5)]);
     let config = lab.config("other", &["optim.steps=2", "optim.batch_size=8"]);
     let notes = finish(&config, false).notes;
@@ -227,7 +228,7 @@ fn a_bad_shard_costs_itself_and_all_bad_shards_are_an_error() {
 #[test]
 fn too_many_losses_in_a_row_that_are_not_finite_stop_the_run() {
     let lab = Lab::new();
-    // The first step is fine, and throws the weights so far away that no other is.
+    // The first step works, and moves the weights so far that all later losses are not finite.
     let set = [
         "optim.lr_heads=1e30",
         "optim.lr_towers=1e30",
@@ -243,7 +244,7 @@ fn too_many_losses_in_a_row_that_are_not_finite_stop_the_run() {
     }
     let bad = counts(&config, "bad_steps");
     assert_eq!(bad.last(), Some(&5), "{bad:?}");
-    // As the error says, nothing of the bad steps was kept.
+    // As the error says, no checkpoint is from a bad step.
     let good = bad.iter().filter(|n| **n == 0).count();
     assert!(good >= 1 && checkpoints(&config).iter().all(|step| *step <= good), "{bad:?}");
 }
@@ -255,7 +256,7 @@ fn checkpoints_from_before_the_loss_went_wrong_are_kept() {
     let config = lab.config("run", &set);
     run_until(&config, false, 3).expect("three steps are fine");
     assert_eq!(checkpoints(&config), [2, 3]);
-    // The newest is spoilt, as by a step that went too far.
+    // Overwrites the newest checkpoint with huge weights, as after a step that went too far.
     let spoilt = config.out.join("checkpoints/step-00000003/trainee.safetensors");
     let mut bytes = fs::read(&spoilt).expect("a checkpoint");
     let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
@@ -266,7 +267,7 @@ fn checkpoints_from_before_the_loss_went_wrong_are_kept() {
     assert!(failure(&config, true).contains("3 steps in a row"));
     assert_eq!(checkpoints(&config), [2, 3]);
 
-    // Without it the run goes on from the one before.
+    // Without that checkpoint, the run resumes from the one before.
     fs::remove_dir_all(spoilt.parent().expect("its folder")).expect("writable");
     assert_eq!(finish(&config, true).notes[0], "going on after step 2");
     assert_eq!(counts(&config, "bad_steps"), [0; 9]);

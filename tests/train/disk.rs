@@ -1,4 +1,4 @@
-//! A disk that is full: what was there stays, and the run goes on when there is room.
+//! A full disk leaves existing files intact, and the run can be resumed once there is space.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::process::Command;
 
 use crate::lab::{Lab, checkpoints, failure, finish, model_bytes};
 
-/// A small file system in memory, for the life of this value.
+/// A small file system in memory, unmounted on drop.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// None where this user or system cannot mount one.
+    /// Returns `None` if this user or system cannot mount one.
     fn mount(folder: PathBuf, size_bytes: u64) -> Option<Self> {
         fs::create_dir(&folder).expect("writable");
         let is_done = Self::ask("mount", size_bytes, "size", &folder);
@@ -39,7 +39,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Bytes of all files of a folder.
+/// Bytes of all files in a folder.
 fn size_of(folder: &Path) -> u64 {
     let entries =
         fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("listed").path());
@@ -47,11 +47,11 @@ fn size_of(folder: &Path) -> u64 {
 }
 
 fn size_of_file(path: &Path) -> u64 {
-    // A file takes whole pages.
+    // A file occupies whole pages.
     fs::metadata(path).expect("a file").len().next_multiple_of(4096)
 }
 
-/// Names of the files that are still being written.
+/// Temporary files of unfinished writes.
 fn temporary(folder: &Path) -> Vec<PathBuf> {
     let entries =
         fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("listed").path());
@@ -73,7 +73,7 @@ fn a_full_disk_costs_nothing_but_the_newest_steps() {
     finish(&whole, false);
     let checkpoint = size_of(&whole.out.join("checkpoints/step-00000006"));
 
-    // One checkpoint fits, the second does not.
+    // There is space for one checkpoint but not for two.
     let Some(disk) = SmallDisk::mount(lab.path("small"), checkpoint + checkpoint / 2) else {
         eprintln!("SKIPPED: a small disk cannot be mounted here; run the test as root on Linux");
         return;
@@ -87,7 +87,7 @@ fn a_full_disk_costs_nothing_but_the_newest_steps() {
     }
     assert_eq!(checkpoints(&config), [2]);
     assert!(temporary(&config.out).is_empty());
-    // Still full, it fails in the same way and still harms nothing.
+    // While the disk is full, the run fails in the same way and still damages nothing.
     assert!(failure(&config, true).contains("hint: free some space"));
     assert_eq!(checkpoints(&config), [2]);
 

@@ -1,4 +1,4 @@
-//! The gradient of a batch is that of the plain loss, however the batch is cut up.
+//! The gradient of a batch is that of the plain loss, for any split of the batch.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 use mmgem_collective::Single;
@@ -16,7 +16,7 @@ use mmgem_train::{
 
 use crate::lab::Lab;
 
-/// A batch of seven and a model that trains on it.
+/// A batch of seven and a model to train on it.
 struct Bench {
     config: TrainConfig,
     sizes: MmGemConfig,
@@ -39,7 +39,7 @@ impl Bench {
         Self { batch: batches.batch(0), trainee, sizes: start.config, config, device }
     }
 
-    /// The loss as the paper writes it, over the whole batch at once.
+    /// The loss as in the paper, over the whole batch at once.
     fn plain(&self) -> (f64, GradientMap) {
         let part = self.batch.split(1)[0];
         let (model, pool) = (&self.trainee.model, PoolAggregator::new(&self.sizes));
@@ -118,7 +118,7 @@ impl Bench {
         (value, collect_gradients(&self.trainee, &mut loss.backward()))
     }
 
-    /// Logits without the pairs of different rows with the same text.
+    /// Logits without the pairs of different rows that have the same text.
     fn without_same(&self, logits: Tensor<2>, texts: &[Vec<u32>]) -> Tensor<2> {
         let n = texts.len();
         let is_left_out = |at: usize| at / n != at % n && texts[at / n] == texts[at % n];
@@ -128,7 +128,8 @@ impl Bench {
         logits.mask_fill(left_out, f32::NEG_INFINITY)
     }
 
-    /// Patch tokens; where some are dropped, after the positions, photo by photo and patch by patch.
+    /// Patch tokens. With patch dropout, selects the kept patches after the position embedding,
+    /// photo by photo.
     fn patches(&self, part: BatchPart) -> Tensor<3> {
         let visual = self.trainee.model.visual.as_vit().expect("the lab's tower");
         let pixels = part.pixels(&self.sizes, &self.device);
@@ -152,7 +153,7 @@ impl Bench {
         (config.optim.workers, config.optim.micro_batch) = (workers, micro_batch);
         config.optim.recompute = recompute;
         let totals =
-            Totals::new(&self.batch, &self.config, &Single).expect("one rank is of one mind");
+            Totals::new(&self.batch, &self.config, &Single).expect("one rank is always in sync");
         let step = gradient(
             &self.trainee,
             &self.batch,
@@ -175,8 +176,10 @@ fn largest(values: impl Iterator<Item = f32>) -> f32 {
     values.map(f32::abs).fold(0.0, f32::max)
 }
 
-/// Every gradient within 1e-5 of the plain one, relative to the largest value of the whole gradient, and within
-/// 1e-4 relative to that of its own tensor (where that is not rounding error itself).
+/// Checks every gradient against the plain one.
+///
+/// The tolerance is 1e-5 of the largest value of the whole gradient. It is also 1e-4 of the largest
+/// value of its own tensor, unless that is rounding error.
 fn check(set: &[&str]) {
     let bench = Bench::new(set);
     let (loss, plain) = bench.plain();
@@ -226,7 +229,7 @@ fn stage_1_with_regions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
 
 #[test]
 fn pairs_with_the_same_text_are_not_held_against_each_other() {
-    // Phrases such as "a tree" come several times in a batch.
+    // Phrases such as "a tree" occur several times in a batch.
     let set = [
         "ignore_same_texts=true",
         "grounding={ weight = 0.7, contrast = true }",
@@ -266,7 +269,7 @@ fn every_photo_loses_as_many_patches_but_others() {
     assert!(different.len() > 5, "{first:?}");
     assert_eq!(kept(&[]), first);
     assert_ne!(kept(&["seed=12"]), first);
-    // What else is drawn for a photo stays.
+    // Patch dropout does not change the other random choices for a photo.
     let pixels = |set: &[&str]| {
         let bench = Bench::new(set);
         bench.batch.split(1)[0].pixels(&bench.sizes, &Device::flex()).into_data()
@@ -290,7 +293,8 @@ fn siglip_in_micro_batches_has_the_gradient_of_the_whole_batch() {
     check(&["recipe=stage2_retrieval", "contrastive_loss=siglip"]);
 }
 
-/// `open_clip.loss.SigLipLoss()(VISUAL, TEXT, exp(1.2), -2.0)` of open_clip_torch 3.3.0 in float64, and its gradients.
+/// `open_clip.loss.SigLipLoss()(VISUAL, TEXT, exp(1.2), -2.0)` of open_clip_torch 3.3.0 in float64,
+/// and its gradients.
 mod open_clip_siglip {
     pub const VISUAL: [[f32; 4]; 3] = [
         [-0.6882472, 0.0, 0.6882472, -0.22941573],

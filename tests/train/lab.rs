@@ -1,4 +1,4 @@
-//! A folder with scenes and a tiny model, and runs in it.
+//! A folder with scenes and a tiny model, and helpers to run training in it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,13 +18,13 @@ use tempfile::TempDir;
 
 use crate::tiny;
 
-/// What `train` is told to write as the program's source.
+/// The program's source version for the run's records.
 pub const COMMIT: &str = "0123abc";
 
 /// Sides and width of the teacher's maps.
 const TEACHER: [usize; 3] = [2, 2, 6];
 
-/// Runs of six steps; a checkpoint at every second.
+/// A run of six steps, with a checkpoint every two steps.
 const RUN: &str = "
     recipe = 'stage1'
     out = 'OUT'
@@ -35,24 +35,25 @@ const RUN: &str = "
     checkpoint = { every = 2, keep = 2 }
 ";
 
-/// A temporary folder with `config.json`, `captions.txt`, `scenes.tar` and a fresh model in `start`.
+/// A temporary folder with `config.json`, `captions.txt`, `scenes.tar` and a fresh model in
+/// `start`.
 pub struct Lab {
     folder: TempDir,
 }
 
-/// A finished run and all it said.
+/// A finished run and its notes.
 pub struct Outcome {
     pub summary: TrainSummary,
     pub notes: Vec<String>,
 }
 
 impl Lab {
-    /// With the scenes of the collection, each with a teacher's map.
+    /// A lab with all scenes, each with a teacher's map.
     pub fn new() -> Self {
         Self::with(&(0..tiny::N_SCENES as usize).map(taught).collect::<Vec<_>>())
     }
 
-    /// With other samples.
+    /// A lab with other samples.
     pub fn with(samples: &[Sample]) -> Self {
         let lab = Self { folder: tempfile::tempdir().expect("a temporary folder") };
         fs::write(lab.path("config.json"), tiny::CONFIG).expect("writable");
@@ -67,12 +68,12 @@ impl Lab {
         self.folder.path().join(name)
     }
 
-    /// The run of [`RUN`] with some values changed; in these `LAB` stands for this folder.
+    /// The run of [`RUN`] with some changed values; `LAB` in them stands for this folder.
     pub fn config(&self, out: &str, set: &[&str]) -> TrainConfig {
         self.config_at(&self.path(out), set)
     }
 
-    /// The same with a folder elsewhere.
+    /// The same with another output folder.
     pub fn config_at(&self, out: &Path, set: &[&str]) -> TrainConfig {
         let here = |text: &str| text.replace("LAB", &self.folder.path().display().to_string());
         let set: Vec<String> = set.iter().map(|change| here(change)).collect();
@@ -98,7 +99,7 @@ pub fn run(config: &TrainConfig, resume: bool) -> Result<Outcome, TrainError> {
     run_until(config, resume, usize::MAX)
 }
 
-/// Asks the run to stop after a step.
+/// Runs until step `last`, then asks the run to stop.
 pub fn run_until(config: &TrainConfig, resume: bool, last: usize) -> Result<Outcome, TrainError> {
     run_as(config, resume, last, &Single)
 }
@@ -130,14 +131,14 @@ pub fn run_as(
     Ok(Outcome { summary, notes })
 }
 
-/// Runs to the end, which it must reach.
+/// Runs to the end, and panics on failure.
 pub fn finish(config: &TrainConfig, resume: bool) -> Outcome {
     let outcome = run(config, resume).unwrap_or_else(|error| panic!("{error}"));
     assert!(outcome.summary.finished);
     outcome
 }
 
-/// Breaks off within a step, without any goodbye.
+/// Crashes in a step, without any cleanup.
 pub fn crash_in(config: &TrainConfig, resume: bool, at: usize) {
     let crashed = catch_unwind(AssertUnwindSafe(|| {
         train(config, &Device::flex(), COMMIT, resume, &Signals::default(), &Single, |progress| {
@@ -150,7 +151,7 @@ pub fn crash_in(config: &TrainConfig, resume: bool, at: usize) {
     assert!(crashed.is_err(), "step {at} comes before the end");
 }
 
-/// Why a run does not come to its end.
+/// The error of a run that must fail.
 pub fn failure(config: &TrainConfig, resume: bool) -> String {
     match run(config, resume) {
         Ok(outcome) => panic!("this run cannot succeed: {:?}", outcome.summary),
@@ -168,10 +169,10 @@ fn metrics_of(out: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect()
 }
 
-/// What a clock measured.
+/// Metrics that depend on the clock.
 const CLOCKED: [&str; 4] = ["samples_per_sec", "data_wait_share", "flops_per_sec", "unix_time"];
 
-/// The same without what a clock measured.
+/// The lines of `metrics.jsonl` without the metrics that depend on the clock.
 pub fn timeless_metrics(config: &TrainConfig) -> Vec<Value> {
     let mut lines = metrics(config);
     for line in lines.iter_mut().filter_map(Value::as_object_mut) {
@@ -180,7 +181,7 @@ pub fn timeless_metrics(config: &TrainConfig) -> Vec<Value> {
     lines
 }
 
-/// Steps of the checkpoints, oldest first; whatever else lies among them is a failure.
+/// Steps of the checkpoints, oldest first. Panics on any other file among them.
 pub fn checkpoints(config: &TrainConfig) -> Vec<usize> {
     let entries = fs::read_dir(config.out.join("checkpoints")).expect("a run has checkpoints");
     let names =
@@ -213,10 +214,10 @@ pub fn weights(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     tensors.into_iter().map(|(name, view)| (name, floats(&view))).collect()
 }
 
-/// Losses and weights of a run within 1e-5 of those of another.
+/// Checks that losses and weights of two runs agree within 1e-5.
 ///
-/// The key third of `in_proj_bias` is left out: softmax does not feel it, so its gradient is rounding alone, and
-/// LAMB divides that by its own size.
+/// Leaves out the key third of `in_proj_bias`: it does not change the softmax, so its gradient is
+/// only rounding error, which LAMB divides by its own size.
 pub fn check_same(one: &Path, many: &Path) {
     const KEYS: [&str; 6] = ["loss", "loss_emb", "loss_gen", "loss_rehearsal", "grad_norm", "tau"];
     let (first, second) = (metrics_of(one), metrics_of(many));

@@ -1,4 +1,4 @@
-//! What a run learns, and what it leaves alone.
+//! Which weights a run changes, and which it leaves alone.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use mmgem_train::TrainConfig;
 
 use crate::lab::{Lab, finish, metrics, weights};
 
-/// Names of the tensors that a run of two steps changed, and of those it left bit for bit.
+/// Names of the tensors that a run of two steps changed, and of those it left bit-identical.
 fn moved_and_kept(set: &[&str]) -> (BTreeSet<String>, BTreeSet<String>) {
     let lab = Lab::new();
     let mut all = vec!["model={ from = 'LAB/start' }", "optim.steps=2"];
@@ -27,7 +27,7 @@ fn moved_and_kept(set: &[&str]) -> (BTreeSet<String>, BTreeSet<String>) {
     )
 }
 
-/// The tensors that begin so and no others are left alone.
+/// Checks that a run changes all tensors except those with these prefixes.
 fn check_kept(set: &[&str], wanted: &[&str]) {
     let (moved, kept) = moved_and_kept(set);
     let is_wanted = |name: &String| wanted.iter().any(|start| name.starts_with(start));
@@ -37,7 +37,7 @@ fn check_kept(set: &[&str], wanted: &[&str]) {
     assert!(idle.is_empty(), "not moved: {idle:?}");
 }
 
-/// The tensors that begin so and no others move.
+/// Checks that a run changes exactly the tensors with these prefixes.
 fn check_moved(set: &[&str], wanted: &[&str]) {
     let (moved, kept) = moved_and_kept(set);
     let is_wanted = |name: &String| wanted.iter().any(|start| name.starts_with(start));
@@ -112,7 +112,7 @@ fn a_warm_up_with_a_teacher_trains_the_image_encoder() {
     assert!(kept.contains("visual.proj") && kept.contains("h1.weight"), "{kept:?}");
 }
 
-/// Steps one after the other on the same eight scenes lower the loss to a share of what it was.
+/// Checks that 30 steps on the same eight scenes lower the loss below `share` of its first value.
 fn check_learns(set: &[&str], share: f64) {
     let lab = Lab::new();
     let mut all = vec![
@@ -174,7 +174,7 @@ fn thirty_steps_of_warm_up_lower_the_loss() {
     check_learns(&set, 0.9);
 }
 
-/// What a line of metrics tells of the gradient.
+/// Metrics that depend on the gradient.
 const KEYS: [&str; 10] = [
     "loss",
     "loss_emb",
@@ -188,10 +188,10 @@ const KEYS: [&str; 10] = [
     "tau",
 ];
 
-/// Three steps computed in one part and in several differ by rounding only.
+/// Checks that three steps in one part and in several parts differ only by rounding.
 ///
-/// The tolerance is the largest difference of a tensor over its norm: sums over parts are taken in
-/// another order, and LAMB divides by the root of a square, which enlarges what is next to nothing.
+/// The tolerance is the largest difference of a tensor over its norm. Sums over parts have another
+/// order, and LAMB divides by the root of a square, which magnifies tiny values.
 fn check_workers(workers: usize, set: &[&str]) {
     let lab = Lab::new();
     let config = |workers: usize| -> TrainConfig {

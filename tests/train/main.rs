@@ -1,4 +1,4 @@
-//! Training runs of a tiny model: what learns, what survives a kill, and what damaged data does.
+//! Training runs of a tiny model: which weights learn, resuming, and damaged data.
 
 mod cache;
 mod damage;

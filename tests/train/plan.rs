@@ -1,4 +1,4 @@
-//! The plan of a run against what it is when it runs.
+//! Compares the plan of a run with the run itself.
 
 use std::fs;
 use std::path::Path;
@@ -73,7 +73,7 @@ fn operations_are_six_a_parameter_and_token_where_the_matrices_are_large() {
     let planned = plan(&lab.config("run", &["objective=clip_only"]), &sizes, 1, None);
     let visual = (4 * 12 * 512 * 512) as f64;
     let llm = (4 * (2 * 1024 * 1024 + 2 * 1024 * 512 + 3 * 1024 * 2048)) as f64;
-    // 17 tokens of an image, 16 and [EMB] of a text.
+    // 17 tokens for an image; 16 and [EMB] for a text.
     let wanted = 6.0 * 17.0 * (visual + llm);
     assert!(
         (planned.flops_per_sample / wanted - 1.0).abs() < 0.03,
@@ -82,7 +82,7 @@ fn operations_are_six_a_parameter_and_token_where_the_matrices_are_large() {
     );
 }
 
-/// The plan of one of the paper's runs with a preset of ours, on 64 ranks.
+/// The plan of one of the paper's runs with one of our presets, on 64 ranks.
 fn paper_plan(recipe: &str, preset: &str, set: &[&str]) -> Plan {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../assets");
     let toml =
@@ -95,7 +95,8 @@ fn paper_plan(recipe: &str, preset: &str, set: &[&str]) -> Plan {
 
 #[test]
 fn the_presets_are_as_large_as_their_towers_are_known_to_be() {
-    // open_clip's visual towers with their projection, and TinyLlama-1.1B.
+    // The sizes are those of open_clip's visual towers with their projection, and of
+    // TinyLlama-1.1B.
     const LLAMA: usize = 1_100_048_384;
     for (preset, visual, width, d) in [
         ("vit_b_16", 86_192_640, 768, 512),
@@ -112,8 +113,11 @@ fn the_presets_are_as_large_as_their_towers_are_known_to_be() {
     }
 }
 
-/// By hand, for ViT-L/14 and TinyLlama: 24 blocks of 12 · 1024² weights over 257 tokens, 22 blocks of 2 · 2048² +
-/// 2 · 2048 · 256 + 3 · 2048 · 5632 weights over a text; two operations a weight and token, and attention.
+/// Calculated by hand, for ViT-L/14 and TinyLlama.
+///
+/// The encoder has 24 blocks of 12 · 1024² weights over 257 tokens. The language model has 22
+/// blocks over a text, with `2 · 2048² + 2 · 2048 · 256 + 3 · 2048 · 5632` weights each. Each
+/// weight and token takes two operations, plus attention.
 #[test]
 fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
     let vision = 24.0 * (2.0 * 257.0 * 12.0 * 1024f64.powi(2) + 4.0 * 257f64.powi(2) * 1024.0)
@@ -129,16 +133,16 @@ fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
     let (embed, caption) = (llama(17.0), llama(18.0) + head);
     let useful = 3.0 * (vision + embed + caption);
     near(cut.flops_per_sample, useful);
-    // Cached gradients embed a batch of several micro-batches once more.
+    // With several micro-batches, GradCache embeds the batch a second time.
     near(cut.computed_flops_per_sample, useful + vision + embed);
     near(
-        cut.step_secs.expect("a peak is told"),
+        cut.step_secs.expect("a peak is given"),
         1280.0 * (useful + vision + embed) / (0.4 * 989e12),
     );
     let whole = stage_1(&["optim.micro_batch=1280", "optim.recompute=true"]);
     near(whole.flops_per_sample, useful);
     near(whole.computed_flops_per_sample, useful + vision + embed + caption);
-    // A ring: each rank sends 63/64 of the gradients twice, and of the gathered embeddings once.
+    // In a ring, each rank sends 63/64 of the gradients twice, and of the gathered embeddings once.
     let trained = cut.trained_parameters as f64;
     near(cut.sent_bytes, 4.0 * 63.0 / 64.0 * (2.0 * trained + 2.0 * 81_920.0 * 768.0));
 
@@ -153,12 +157,12 @@ fn patches_that_are_dropped_are_not_paid_for() {
     let lab = Lab::new();
     let sizes = sizes(|_| {});
     let of = |sizes: &MmGemConfig, set: &[&str]| plan(&lab.config("run", set), sizes, 1, None);
-    // A quarter of 4 × 4 patches are as many as a photo of half the side has.
+    // A quarter of 4 × 4 patches is as many as a photo of half the side has.
     let mut smaller = sizes.clone();
     tiny_vit(&mut smaller).image_size = 16;
     let (quarter, small) = (of(&sizes, &["data.patch_dropout=0.75"]), of(&smaller, &[]));
     assert_eq!(quarter.flops_per_sample, small.flops_per_sample);
-    // The pixels of the whole photo are there all the same.
+    // The pixels of the whole photo still count.
     let pixels = 4.0 * 3.0 * (32.0 * 32.0 - 16.0 * 16.0);
     let difference = quarter.activation_bytes_per_sample - small.activation_bytes_per_sample;
     assert!((difference - pixels).abs() < 1.0, "{difference} and {pixels}");
@@ -194,5 +198,5 @@ fn what_is_not_known_is_not_planned() {
     let set = ["hardware={ peak_tflops = 100, memory_gb = 0.00001 }"];
     let small = plan(&lab.config("run", &set), &sizes, 4, None);
     assert_eq!(small.largest_micro_batch, None);
-    assert!(small.flops_per_sec.expect("a peak was told").1.starts_with("assumed"));
+    assert!(small.flops_per_sec.expect("a peak was given").1.starts_with("assumed"));
 }

@@ -1,4 +1,4 @@
-//! Training in bf16 with f32 weights follows training in f32; recomputed blocks change nothing.
+//! Training in bf16 with f32 weights follows training in f32, and recomputation changes nothing.
 
 use burn::tensor::DType;
 use mmgem_collective::Single;
@@ -6,7 +6,7 @@ use mmgem_train::{Signals, TrainConfig, train};
 
 use crate::lab::{COMMIT, Lab, check_same, finish, metrics, weights};
 
-/// Fifty steps of one recipe, set up in two ways.
+/// Fifty steps of one recipe, in two variants.
 fn fifty(lab: &Lab, set: &[&str], names: [&str; 2], ways: [&[&str]; 2]) -> [TrainConfig; 2] {
     let common = [
         "optim.batch_size=8",
@@ -22,8 +22,11 @@ fn fifty(lab: &Lab, set: &[&str], names: [&str; 2], ways: [&[&str]; 2]) -> [Trai
     configs
 }
 
-/// In bf16 each loss stays within a hundredth of that in f32, and the loss falls as far within a tenth. On eight scenes
-/// LAMB makes steps of roundings (it divides gradients by their own size), so the two do not stay nearer than that.
+/// Checks that each bf16 loss is within a hundredth of the f32 loss, and that the total decrease
+/// agrees within a tenth.
+///
+/// The runs do not agree more closely: with eight scenes, LAMB turns rounding errors into steps,
+/// because it divides gradients by their own size.
 fn check_bf16(set: &[&str]) {
     let lab = Lab::new();
     let ways: [&[&str]; 2] = [&[], &["optim.compute_dtype=bf16"]];
@@ -53,7 +56,7 @@ fn check_bf16(set: &[&str]) {
     assert!(a > 0.0 && (a - b).abs() <= 0.1 * a, "falls by {a} in f32, by {b} in bf16");
     assert_ne!(exact, coarse_losses);
 
-    // The masters are f32: updates far below what bf16 can tell apart are not lost.
+    // The master weights are f32: they keep updates far below bf16's resolution.
     let is_fine = |values: &Vec<f32>| values.iter().any(|x| x.to_bits() & 0xffff != 0);
     let after = weights(&coarse.out.join("model"));
     assert!(is_fine(&after["h3.weight"]) || is_fine(&after["h4.weight"]));

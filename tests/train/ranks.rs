@@ -1,4 +1,4 @@
-//! Several ranks compute what one process does; they stop together, and say why when they cannot.
+//! Several ranks compute the same as one process, stop together, and report why they fail.
 
 use std::net::TcpListener;
 use std::thread;
@@ -12,7 +12,7 @@ use crate::lab::{Lab, Outcome, check_same, checkpoints, finish, run_as};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs the same on as many threads as ranks, which meet through sockets.
+/// Runs `act` on `n_ranks` threads, one per rank, connected through sockets.
 fn on_ranks<T: Send>(n_ranks: usize, timeout: Duration, act: impl Fn(&Tcp) -> T + Sync) -> Vec<T> {
     on_ranks_at("127.0.0.1", n_ranks, timeout, act)
 }
@@ -68,7 +68,7 @@ fn what_the_ranks_have_comes_together_in_order() {
 
 #[test]
 fn ranks_meet_at_a_name_and_at_an_address_of_another_kind() {
-    // A name may stand for an address of IPv6 first, where a rank 0 of IPv4 does not listen.
+    // A host name may resolve to IPv6 first, where a rank 0 on IPv4 does not listen.
     let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
     for host in ["localhost", "0.0.0.0", "[::1]"] {
         if host == "[::1]" && !has_ipv6 {
@@ -84,7 +84,7 @@ fn ranks_meet_at_a_name_and_at_an_address_of_another_kind() {
 
 #[test]
 fn gradients_are_summed_in_buckets() {
-    // More than one bucket holds, in pieces that do not fit its end.
+    // The gradients need more than one bucket, and one does not fit the first bucket's end.
     let sizes = [3usize, 9 << 20, 9 << 20, 5];
     let found = on_ranks(2, PATIENCE, |group| {
         let value = group.rank() as f32 + 1.0;
@@ -105,7 +105,8 @@ fn gradients_are_summed_in_buckets() {
     assert_eq!(found, [wanted.clone(), wanted]);
 }
 
-/// Twenty steps of two and of four ranks, with and without micro-batches, against one process.
+/// Compares twenty steps on two, three and four ranks, with micro-batches and workers, with one
+/// process.
 fn check_ranks(set: &[&str]) {
     let lab = Lab::new();
     let config = |out: &str, more: &[&str]| {
@@ -169,7 +170,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", "checkpoint.every=6"];
     let [one, many] = ["one", "many"].map(|out| lab.config(out, &set));
     finish(&one, false);
-    // Rank 0 alone is told to stop.
+    // Only rank 0 is asked to stop.
     let stopped = run_ranks(&many, 2, false, 2);
     assert!(
         stopped
@@ -188,7 +189,7 @@ fn a_rank_that_fails_at_the_start_ends_all_with_its_reason() {
     let lab = Lab::new();
     let whole = lab.config("run", &[]);
     let errors = on_ranks(3, PATIENCE, |group| {
-        // As on a machine where the data is not mounted.
+        // Simulates a machine on which the data is not mounted.
         let set: &[&str] =
             if group.rank() == 1 { &["data.shards=['LAB/unmounted/*.tar']"] } else { &[] };
         run_as(&lab.config("run", set), false, usize::MAX, group)

@@ -1,4 +1,4 @@
-//! What a run leaves behind beside its weights.
+//! Files that a run writes beside its weights.
 
 use std::fs;
 use std::process::Command;

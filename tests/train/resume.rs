@@ -1,4 +1,4 @@
-//! A run that was interrupted ends where it would have ended anyway, to the last bit.
+//! An interrupted run ends with the same bits as an uninterrupted one.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn check(set: &[&str]) {
     let note = &finish(&stopped, true).notes[0];
     assert_eq!(note, "going on after step 3");
 
-    // Broken off one step after a checkpoint, within a line and within the next checkpoint.
+    // Crashes one step after a checkpoint, with a partial line and a partial checkpoint.
     crash_in(&crashed, false, 5);
     let path = crashed.out.join("metrics.jsonl");
     let torn = fs::read_to_string(&path).expect("a run writes metrics") + "{\"step\": 6, \"lo";

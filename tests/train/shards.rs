@@ -1,4 +1,4 @@
-//! Which samples a run sees: from files, commands and mixtures, in mid-epoch and on any number of ranks.
+//! Order of samples: from files, commands and mixtures, from mid-epoch and on any number of ranks.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,13 +11,13 @@ use serde_json::json;
 use crate::lab::{Lab, failure, finish, metrics};
 use crate::tiny;
 
-/// Words that the tiny tokenizer tells apart, one for each sample.
+/// Words that the tiny tokenizer distinguishes, one for each sample.
 const WORDS: [&str; 12] = [
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
     "twelve",
 ];
 
-/// Twelve samples in the shards `part-0.tar` to `part-3.tar`, each with a caption of its own.
+/// Twelve samples in the shards `part-0.tar` to `part-3.tar`, each with its own caption.
 fn lab() -> Lab {
     let lab = Lab::new();
     for shard in 0..4 {
@@ -34,7 +34,7 @@ fn sample(idx: usize) -> Sample {
     sample
 }
 
-/// Names of the samples of some steps on one rank, in order, and how many were skipped and said.
+/// Names of the samples of some steps on one rank, in order; the number skipped; the messages.
 fn seen(
     config: &TrainConfig,
     steps: Range<usize>,
@@ -56,7 +56,8 @@ fn seen(
     (names, skipped, said)
 }
 
-/// An epoch has every sample once, in another order than the next, and any step can be the first.
+/// Checks that an epoch has every sample once and that the next has another order. Also checks that
+/// a run can start at any step, on any number of ranks.
 fn check_sequence(set: &[&str], epoch: usize, mut wanted: Vec<&str>) {
     let lab = lab();
     let config = lab.config("run", set);
@@ -136,7 +137,7 @@ fn a_shard_that_is_longer_than_said_is_named_once_and_its_rest_never_seen() {
     let (names, skipped, said) = seen(&lab.config("run", &set), 0..3, 0, 1);
     let heads: Vec<&str> =
         WORDS.iter().enumerate().filter(|(idx, _)| idx % 3 < 2).map(|(_, word)| *word).collect();
-    // Three epochs of the first two of each shard.
+    // Three epochs of the first two samples of each shard.
     assert_eq!((names.len(), skipped), (24, 0));
     assert!(
         heads.iter().all(|word| names.iter().filter(|name| name == word).count() == 3),
@@ -147,7 +148,7 @@ fn a_shard_that_is_longer_than_said_is_named_once_and_its_rest_never_seen() {
         why.contains("part-") && why.contains("more samples than `samples_per_shard`, which is 2"),
         "{why}"
     );
-    // One that fits is not complained of.
+    // A shard of the right size gives no message.
     let (_, _, said) = seen(&lab.config("run", &[set[0], "data.samples_per_shard=3"]), 0..6, 0, 1);
     assert!(said.is_empty(), "{said:?}");
 }
@@ -171,7 +172,8 @@ fn a_command_that_fails_or_is_cut_short_ends_its_shard_and_not_the_run() {
         assert!(notes.iter().any(|note| note.contains(why)), "{why:?} is not in {notes:?}");
     }
     let last = metrics(&config).pop().expect("six lines");
-    // Two epochs; three samples are lost with the missing file and at least one with the cut.
+    // Two epochs; three samples are lost with the missing file and at least one with the truncated
+    // one.
     let skipped = last["skipped_samples"].as_u64().expect("a count");
     assert!((8..=12).contains(&skipped) && skipped.is_multiple_of(2), "{skipped}");
 }
@@ -188,7 +190,7 @@ fn sources_are_mixed_by_their_weights() {
         *counts.entry(name.as_str()).or_default() += 1;
         counts
     });
-    // Within a source every sample comes once before any comes again.
+    // Within a source, every sample occurs once before any repeats.
     assert!(each.values().all(|n| [27, 28, 250].contains(n)), "{each:?}");
 }
 

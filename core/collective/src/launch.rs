@@ -1,46 +1,46 @@
-//! Which rank this process is, as its launcher says it in the environment.
+//! Finds this process's rank in the environment variables of its launcher.
 
 use std::fmt;
 
-/// What the launcher said.
+/// This process's place in the run, as the launcher describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// Number of this process.
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
-    /// Number of this process on its machine: its GPU.
+    /// Number of this process on its machine; selects its GPU.
     pub local_rank: usize,
     /// Name of the launcher.
     pub launcher: &'static str,
-    /// Where rank 0 listens, `host:port`, if the launcher or the user said it.
+    /// Address of rank 0, `host:port`, if the launcher or the user set it.
     pub master: Option<String>,
 }
 
-/// What is wrong with the launcher's words.
+/// Errors in the launcher's variables.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// A variable that is not a number, or a rank past the last.
+    /// A variable is not a number, or the rank is not below the number of ranks.
     #[error("{found}, wanted a rank below the number of ranks (set by {launcher})")]
     Wrong {
-        /// What the environment says.
+        /// The variables and their values.
         found: String,
-        /// Whose variables they are.
+        /// The launcher that set them.
         launcher: &'static str,
     },
-    /// Nothing to talk through.
+    /// There is neither an address of rank 0 nor MPI.
     #[error(
-        "{launch}, but nothing to reach the other ranks by\n  hint: set MASTER_ADDR (and MASTER_PORT) to rank 0's machine, or use a build with --features mpi under mpirun; for a run of one process unset {variable}"
+        "{launch}, but no way to reach the other ranks\n  hint: set MASTER_ADDR (and MASTER_PORT) to rank 0's machine, or use a build with --features mpi under mpirun; for a run of one process unset {variable}"
     )]
     NoWay {
-        /// What was found.
+        /// The rank and launcher that were found.
         launch: String,
         /// The variable to unset.
         variable: &'static str,
     },
 }
 
-/// Variables of a launcher: its name, rank, size, rank on the machine.
+/// Variables of each launcher: its name, rank, size, rank on the machine.
 const LAUNCHERS: [(&str, &str, &str, &str); 4] = [
     ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
@@ -48,16 +48,16 @@ const LAUNCHERS: [(&str, &str, &str, &str); 4] = [
     ("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 ];
 
-/// The port of rank 0 where MASTER_ADDR comes without one, as torchrun's.
+/// The port of rank 0 if MASTER_PORT is not set; the same default as torchrun's.
 const PORT: &str = "29500";
 
 impl Launch {
-    /// Reads the process's environment; none where no launcher has left its variables.
+    /// Reads the process's environment. Returns `None` if no launcher has set its variables.
     pub fn from_env() -> Result<Option<Self>, LaunchError> {
         Self::discover(|name| std::env::var(name).ok())
     }
 
-    /// The same from any source of variables.
+    /// Like [`Self::from_env`], with any source of variables.
     pub fn discover(
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, LaunchError> {
@@ -83,10 +83,10 @@ impl Launch {
         Ok(None)
     }
 
-    /// Where rank 0 listens.
+    /// Address of rank 0.
     ///
     /// # Errors
-    /// When nobody said it.
+    /// If neither the launcher nor the user set it.
     pub fn master(&self) -> Result<&str, LaunchError> {
         let variable =
             LAUNCHERS.iter().find(|known| known.0 == self.launcher).map_or("RANK", |known| known.1);
@@ -96,13 +96,13 @@ impl Launch {
     }
 }
 
-/// Where rank 0 can listen: MASTER_PORT, or beside it where torchrun itself listens there.
+/// The port for rank 0: MASTER_PORT, or the next one if torchrun itself listens there.
 fn meeting_port(variable: &impl Fn(&str) -> Option<String>) -> String {
     let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.into());
     let is_taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
     match port.trim().parse::<u16>() {
         Ok(number) if is_taken => number.checked_add(1).unwrap_or(number - 1).to_string(),
-        // What is no number is told when rank 0 listens.
+        // An invalid number is reported when rank 0 listens.
         _ => port,
     }
 }

@@ -1,7 +1,7 @@
-//! How the processes of one run talk to each other.
+//! Communication between the processes of one run.
 //!
 //! A rank is a process with its own share of every batch. All ranks make the same calls in the same
-//! order; whatever only one of them knows is told to all before anyone acts on it.
+//! order. A fact that only one rank knows is first exchanged, and then all ranks act on it.
 
 mod launch;
 #[cfg(feature = "mpi")]
@@ -18,10 +18,13 @@ pub use mpi::Mpi;
 pub use tcp::Tcp;
 pub use watchdog::Watchdog;
 
-/// The processes of a run, seen from one of them.
+use super::optimizer::GradientMap;
+use crate::readback::floats_now;
+
+/// The processes of a run, as seen from one of them.
 ///
-/// Tensors are plain ones (without a graph) of f32 on this rank's device; `exchange` carries the few bytes
-/// that the host decides by.
+/// Tensors are f32 on this rank's device, without a graph. `exchange` carries the few bytes that
+/// the host's decisions depend on.
 pub trait Collective {
     /// Number of this process, from 0; rank 0 writes the run's files.
     fn rank(&self) -> usize;
@@ -29,60 +32,60 @@ pub trait Collective {
     /// Number of processes.
     fn size(&self) -> usize;
 
-    /// The bytes of every rank, in order of rank; they need not be equally many.
+    /// The bytes of every rank, in order of rank; lengths may differ.
     fn exchange(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError>;
 
-    /// Sum over the ranks, the same to the last bit on each.
+    /// Sum over the ranks, bit-identical on each.
     fn all_reduce_sum(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError>;
 
-    /// The values of every rank one after the other; equally many on each.
+    /// The values of all ranks, concatenated in order of rank; the length must be the same on each.
     fn all_gather(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError>;
 
-    /// The values of one rank.
+    /// The values of rank `root`.
     fn broadcast(&self, values: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError>;
 
-    /// Waits until every rank is here.
+    /// Waits for every rank.
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.exchange(&[]).map(drop)
     }
 }
 
-/// Why the ranks cannot go on together.
+/// Errors after which the ranks cannot continue together.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectiveError {
-    /// A rank did not come in time.
+    /// A rank did not answer in time.
     #[error(
-        "rank {rank} has waited {secs} s for {missing} in {what}\n  hint: is that process alive, and its data within reach? Raise `cluster.timeout_secs` if it is only slow"
+        "rank {rank} has waited {secs} s for {missing} in {what}\n  hint: is that process alive, and can it reach its data? Raise `cluster.timeout_secs` if it is only slow"
     )]
     TimedOut {
-        /// Who waits.
+        /// The waiting rank.
         rank: usize,
-        /// For whom.
+        /// The missing ranks.
         missing: String,
-        /// For how long.
+        /// Seconds waited.
         secs: u64,
-        /// In which call.
+        /// The call.
         what: &'static str,
     },
-    /// A rank is gone.
+    /// A rank has exited or its connection is closed.
     #[error(
-        "{who} is gone ({cause})\n  hint: its own output says why; start the run again with --resume"
+        "{who} is gone ({cause})\n  hint: see its own output for the reason; restart the run with --resume"
     )]
     Lost {
-        /// Which.
+        /// The lost rank.
         who: String,
-        /// How that was noticed.
+        /// How the loss was detected.
         cause: String,
     },
-    /// The ranks are not in step.
+    /// The ranks are out of sync.
     #[error("{0}\n  hint: do all ranks run the same program with the same config?")]
     Disagree(String),
-    /// The library below said no.
+    /// The library underneath reported an error.
     #[error("{what} failed: {cause}")]
     Failed {
-        /// Which call.
+        /// The call.
         what: &'static str,
-        /// The library's words.
+        /// The library's message.
         cause: String,
     },
 }
@@ -117,7 +120,7 @@ impl Collective for Single {
     }
 }
 
-/// The numbers of every rank, in order of rank; equally many on each.
+/// The numbers of every rank, in order of rank; each rank must send as many.
 pub fn exchange_numbers(
     group: &dyn Collective,
     own: &[f64],
@@ -138,12 +141,12 @@ pub fn exchange_numbers(
     }
 }
 
-/// What rank 0 says.
+/// The bytes of rank 0, on every rank.
 pub fn from_rank_0(group: &dyn Collective, own: &[u8]) -> Result<Vec<u8>, CollectiveError> {
     Ok(group.exchange(if group.rank() == 0 { own } else { &[] })?.swap_remove(0))
 }
 
-/// The first rank that failed and why, told to all; none where every rank is well.
+/// The first rank that failed and its error, the same on all ranks; `None` if none failed.
 pub fn first_failure(
     group: &dyn Collective,
     own: Option<String>,
@@ -153,7 +156,53 @@ pub fn first_failure(
     Ok(failed.map(|(rank, text)| (rank, String::from_utf8_lossy(text).into_owned())))
 }
 
-/// Floats of a tensor on the host.
+/// Values per all-reduce. Small gradients are combined, because each call waits for the network.
+const BUCKET: usize = 16 << 20;
+
+/// Sums the gradients of all ranks, a bucket at a time. Every rank must have the same paths.
+pub fn reduce_gradients(
+    group: &dyn Collective,
+    gradients: GradientMap,
+) -> Result<GradientMap, CollectiveError> {
+    if group.size() == 1 {
+        return Ok(gradients);
+    }
+    let mut reduced = GradientMap::new();
+    let mut bucket: Vec<(String, Tensor<1>)> = Vec::new();
+    let mut held = 0;
+    for (path, gradient) in gradients {
+        let [n] = gradient.dims();
+        if held > 0 && held + n > BUCKET {
+            reduce_bucket(group, std::mem::take(&mut bucket), &mut reduced)?;
+            held = 0;
+        }
+        held += n;
+        bucket.push((path, gradient));
+    }
+    reduce_bucket(group, bucket, &mut reduced)?;
+    Ok(reduced)
+}
+
+fn reduce_bucket(
+    group: &dyn Collective,
+    bucket: Vec<(String, Tensor<1>)>,
+    reduced: &mut GradientMap,
+) -> Result<(), CollectiveError> {
+    if bucket.is_empty() {
+        return Ok(());
+    }
+    let (paths, parts): (Vec<String>, Vec<Tensor<1>>) = bucket.into_iter().unzip();
+    let lens: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
+    let sum = group.all_reduce_sum(Tensor::cat(parts, 0))?;
+    let mut start = 0;
+    for (path, n) in paths.into_iter().zip(lens) {
+        reduced.insert(path, sum.clone().narrow(0, start, n));
+        start += n;
+    }
+    Ok(())
+}
+
+/// Copies a tensor's floats to the host.
 fn to_host(values: Tensor<1>) -> Vec<f32> {
     floats_now(values)
 }

@@ -1,4 +1,4 @@
-//! Ranks that talk through MPI (feature `mpi`).
+//! Communication through MPI (feature `mpi`).
 
 use std::time::Duration;
 
@@ -12,28 +12,28 @@ use mpi::traits::{Communicator, CommunicatorCollectives, Root};
 
 use super::{Collective, CollectiveError, Watchdog, to_host};
 
-/// Values of one call: MPI counts in 32 bits, and a larger message wants a larger buffer of its own.
+/// Values per call: MPI counts in 32 bits, and larger messages need larger buffers.
 const CHUNK: usize = 16 << 20;
 
 /// All processes that `mpirun` started.
 pub struct Mpi {
     world: SimpleCommunicator,
     watchdog: Watchdog,
-    /// Ends MPI when the run ends.
+    /// Finalizes MPI when dropped.
     _universe: Universe,
 }
 
 impl Mpi {
-    /// Joins the others; none where MPI cannot be started, or was before.
+    /// Connects to the other ranks. Returns `None` if MPI cannot be started or was started before.
     pub fn connect(timeout: Duration) -> Option<Self> {
-        // Only the thread of the run's loop calls.
+        // Only the training loop's thread makes calls.
         let (universe, _) = mpi::initialize_with_threading(Threading::Funneled)?;
         let world = universe.world();
         let watchdog = Watchdog::new(world.rank() as usize, timeout);
         Some(Self { world, watchdog, _universe: universe })
     }
 
-    /// Ends all ranks at once, after an error that the others do not know of.
+    /// Aborts all ranks, after an error that the others do not know of.
     pub fn abort(&self) -> ! {
         self.world.abort(1)
     }
@@ -66,7 +66,8 @@ impl Collective for Mpi {
                 Some(at)
             })
             .collect();
-        // An empty vector's pointer is 1, which Open MPI takes for MPI_IN_PLACE: nothing is to have a place too.
+        // An empty vector's pointer is 1, which Open MPI takes for MPI_IN_PLACE, so empty input
+        // needs a real address.
         static NOTHING: [u8; 1] = [0];
         let own = if own.is_empty() { &NOTHING[..0] } else { own };
         let mut all = vec![0u8; (total as usize).max(1)];

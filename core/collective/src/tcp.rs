@@ -1,7 +1,7 @@
-//! Ranks that talk over plain sockets, all through rank 0.
+//! Communication over plain sockets, all through rank 0.
 //!
-//! It brings NCCL's ranks together where there is no MPI and carries the few bytes that their hosts decide by.
-//! The program trains through nothing else of this: gradients go through NCCL or MPI.
+//! Without MPI, it connects NCCL's ranks and carries the few bytes that the hosts' decisions depend
+//! on. The program does not send gradients through it: these go through NCCL or MPI.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -16,24 +16,24 @@ use super::{Collective, CollectiveError, to_host};
 /// First bytes of every connection.
 const HELLO: &[u8; 8] = b"mm-gem-1";
 
-/// Kinds of a message.
+/// Kinds of message.
 const DATA: u8 = 0;
 const FAILURE: u8 = 1;
 
-/// All ranks through rank 0.
+/// All ranks, connected through rank 0.
 pub struct Tcp {
     rank: usize,
     size: usize,
     timeout: Duration,
-    /// On rank 0 the others in order; elsewhere rank 0 alone.
+    /// On rank 0, the other ranks in order; on the others, rank 0 alone.
     peers: Mutex<Vec<TcpStream>>,
 }
 
 impl Tcp {
-    /// Meets the other ranks at `master` (`host:port`), where rank 0 listens.
+    /// Connects to the other ranks at `master` (`host:port`), where rank 0 listens.
     ///
     /// # Errors
-    /// When they do not come in time or are of another run.
+    /// If a rank is not there in time. Rank 0 ignores connections of other runs.
     pub fn connect(
         rank: usize,
         size: usize,
@@ -47,7 +47,7 @@ impl Tcp {
         } else {
             vec![call(rank, size, master, timeout)?]
         };
-        // The others wait longer, so that rank 0 can say who is missing.
+        // The others wait longer than rank 0, so that rank 0 can report the missing rank.
         let patience =
             if rank == 0 { timeout } else { timeout + timeout / 4 + Duration::from_secs(2) };
         for peer in &peers {
@@ -61,13 +61,13 @@ impl Tcp {
         Ok(Self { rank, size, timeout: patience, peers: Mutex::new(peers) })
     }
 
-    /// Sends to rank 0; on rank 0 the messages of all, its own first.
+    /// Sends `own` to rank 0. On rank 0, returns the messages of all ranks, its own first.
     fn collect(&self, own: &[u8], what: &'static str) -> Result<Vec<Vec<u8>>, CollectiveError> {
         let mut peers = self.peers.lock().expect("one call at a time");
         if self.rank > 0 {
             return match send(&mut peers[0], DATA, own) {
                 Ok(()) => Ok(Vec::new()),
-                // It may have said why before it went.
+                // Rank 0 may have sent the reason before it closed the connection.
                 Err(cause) => Err(match receive(&mut peers[0]) {
                     Ok((FAILURE, text)) => told(&text),
                     _ => self.lost(0, &cause, what),
@@ -81,7 +81,7 @@ impl Tcp {
                 Ok((_, text)) => return Err(told(&text)),
                 Err(cause) => {
                     let error = self.lost(idx + 1, &cause, what);
-                    // So that each says the same and not that rank 0 is gone.
+                    // Sends the reason to all ranks, so that they do not report rank 0 as lost.
                     let text = error.to_string();
                     for peer in peers.iter_mut() {
                         let _ = send(peer, FAILURE, text.as_bytes());
@@ -93,7 +93,7 @@ impl Tcp {
         Ok(all)
     }
 
-    /// On rank 0 sends to all; elsewhere receives.
+    /// On rank 0, sends `bytes` to all; on the others, receives them.
     fn spread(&self, bytes: Vec<u8>, what: &'static str) -> Result<Vec<u8>, CollectiveError> {
         let mut peers = self.peers.lock().expect("one call at a time");
         if self.rank > 0 {
@@ -197,15 +197,16 @@ impl Collective for Tcp {
     }
 }
 
-/// Waits for the other ranks.
+/// Waits for the other ranks to connect.
 fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>, CollectiveError> {
     let what = "listening for the other ranks";
-    // The launcher names this machine; where it listens is its own business, except on itself.
+    // The launcher names this machine in its own way, so rank 0 listens on all interfaces, unless
+    // the name is localhost.
     let (host, port) = master.rsplit_once(':').unwrap_or((master, ""));
     let listener = if matches!(host, "localhost" | "127.0.0.1") {
         TcpListener::bind(format!("127.0.0.1:{port}"))
     } else {
-        // Of IPv6 and IPv4 alike, where the machine has both.
+        // Covers IPv6 and IPv4, if the machine has both.
         TcpListener::bind(format!("[::]:{port}"))
             .or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
     };
@@ -246,7 +247,7 @@ fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>
     Ok(peers.into_iter().flatten().collect())
 }
 
-/// The rank of who called, if it belongs to this run.
+/// The rank of a new connection, if it belongs to this run.
 fn greet(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -259,7 +260,7 @@ fn greet(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
         .then_some((rank, stream))
 }
 
-/// Calls rank 0 until it answers.
+/// Connects to rank 0, and retries until the time-out.
 fn call(
     rank: usize,
     size: usize,
@@ -288,7 +289,8 @@ fn call(
     }
 }
 
-/// The first of the addresses that takes a connection: a name may stand for one of IPv6 too, where nobody listens.
+/// Connects to the first address that accepts. A host name may also have an IPv6 address on which
+/// rank 0 does not listen.
 fn connect(addresses: impl Iterator<Item = SocketAddr>) -> std::io::Result<TcpStream> {
     let mut failed = ErrorKind::NotFound.into();
     for address in addresses {
@@ -311,7 +313,8 @@ fn receive(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     stream.read_exact(&mut head)?;
     let len = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
     let mut bytes = Vec::new();
-    // Grows as it comes: a length that is no length must not take all memory.
+    // The buffer grows with the received data, so that an invalid length does not allocate all
+    // memory.
     if stream.take(len).read_to_end(&mut bytes)? < len as usize {
         return Err(ErrorKind::UnexpectedEof.into());
     }

@@ -1,4 +1,4 @@
-//! Ends a process whose call into a library never comes back.
+//! Ends the process if a library call hangs.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::CollectiveError;
 
-/// Watches calls that cannot be given a time-out of their own; when one takes too long the process says why
-/// and exits, upon which the launcher ends the other ranks.
+/// Watches calls that have no time-out of their own.
+///
+/// If a call takes too long, the process logs an error and exits. The launcher then ends the other
+/// ranks.
 pub struct Watchdog {
     shared: Arc<(Mutex<Watch>, Condvar)>,
     rank: usize,
@@ -21,7 +23,7 @@ struct Watch {
 }
 
 impl Watchdog {
-    /// Starts to watch.
+    /// Starts the watchdog thread.
     pub fn new(rank: usize, timeout: Duration) -> Self {
         let shared = Arc::new((Mutex::new(Watch::default()), Condvar::new()));
         let (watched, limit) = (shared.clone(), timeout);
@@ -29,12 +31,12 @@ impl Watchdog {
         Self { shared, rank, timeout }
     }
 
-    /// Which rank is watched.
+    /// The rank of this process.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// Runs one call under watch.
+    /// Runs one call under the time-out.
     pub fn guard<T>(&self, what: &'static str, call: impl FnOnce() -> T) -> T {
         self.set(Some((what, Instant::now() + self.timeout)));
         let done = call();
@@ -44,26 +46,26 @@ impl Watchdog {
 
     fn set(&self, call: Option<(&'static str, Instant)>) {
         let (watch, changed) = &*self.shared;
-        watch.lock().expect("the watch never panics").call = call;
+        watch.lock().expect("the watchdog thread never panics").call = call;
         changed.notify_one();
     }
 }
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.shared.0.lock().expect("the watch never panics").is_over = true;
+        self.shared.0.lock().expect("the watchdog thread never panics").is_over = true;
         self.shared.1.notify_one();
     }
 }
 
 fn watch(shared: &(Mutex<Watch>, Condvar), rank: usize, timeout: Duration) {
     let (watch, changed) = shared;
-    let mut state = watch.lock().expect("whoever holds it does not panic");
+    let mut state = watch.lock().expect("no thread panics while it holds the lock");
     while !state.is_over {
         let left =
             state.call.map(|(what, end)| (what, end.saturating_duration_since(Instant::now())));
         state = match left {
-            None => changed.wait(state).expect("whoever holds it does not panic"),
+            None => changed.wait(state).expect("no thread panics while it holds the lock"),
             Some((what, left)) if left.is_zero() => {
                 let missing = "the other ranks".to_owned();
                 let error =
@@ -72,7 +74,10 @@ fn watch(shared: &(Mutex<Watch>, Condvar), rank: usize, timeout: Duration) {
                 std::process::exit(1);
             }
             Some((_, left)) => {
-                changed.wait_timeout(state, left).expect("whoever holds it does not panic").0
+                changed
+                    .wait_timeout(state, left)
+                    .expect("no thread panics while it holds the lock")
+                    .0
             }
         };
     }

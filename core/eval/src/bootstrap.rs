@@ -1,8 +1,7 @@
-//! How far a score would move on other photos: bootstrap intervals, and the difference of two runs on the same
-//! photos.
+//! Bootstrap intervals of scores, and of the difference of two runs on the same photos.
 //!
-//! A draw takes as many photos as there are, with replacement; all that belongs to a photo (its captions, its
-//! regions) is drawn with it. Of several sets each is drawn by itself.
+//! A draw takes as many photos as there are, with replacement. A photo's captions and regions are
+//! drawn with it. With several sets, each set is drawn separately.
 
 use std::ops::Range;
 
@@ -13,38 +12,39 @@ use serde::{Deserialize, Serialize};
 use super::caption::{BleuCounts, bleu_of};
 use super::classification::{mean_average_precision_11, roc_auc};
 
-/// Draws of an interval.
+/// Number of draws for an interval.
 pub const N_DRAWS: usize = 1000;
 
-/// What a score is made of, photo by photo, so that it can be computed again on any draw of the photos.
+/// The parts of a score, photo by photo, so that the score can be recomputed on any draw of the
+/// photos.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Measure {
     /// Sum of `sum` over sum of `count`: any mean over photos, captions or regions.
     Ratio {
-        /// What each photo adds.
+        /// Each photo's contribution to the numerator.
         sum: Vec<f64>,
-        /// Out of how much.
+        /// Each photo's contribution to the denominator.
         count: Vec<f64>,
     },
     /// Mean over classes of the ratio within each.
     MeanPerClass {
         /// Class of each photo.
         class: Vec<usize>,
-        /// 1 for a hit.
+        /// 1 for a hit, otherwise 0.
         hit: Vec<f64>,
     },
     /// Area under the ROC curve.
     RocAuc {
         /// Score of each photo.
         score: Vec<f64>,
-        /// Whether it should be high.
+        /// Whether the photo is a positive.
         positive: Vec<bool>,
     },
     /// Average precision at 11 recalls, averaged over classes.
     #[serde(rename = "map_11_points")]
     Map11Points {
-        /// Classes.
+        /// Number of classes.
         n_classes: usize,
         /// Row-major `[photos, n_classes]`.
         scores: Vec<f64>,
@@ -58,64 +58,65 @@ pub enum Measure {
         /// Counts of each photo.
         counts: Vec<BleuCounts>,
     },
-    /// A measure of the photos of one of several sets.
+    /// A measure over the photos of one of several sets.
     OfSet {
         /// Number of the set.
         set: usize,
-        /// Over its own photos.
+        /// The measure over the set's own photos.
         measure: Box<Measure>,
     },
     /// Mean of other measures of the same run.
     Mean {
-        /// Their names; they stand before this one.
+        /// Their names; these measures come before this one.
         of: Vec<String>,
     },
 }
 
-/// The measures of a run by the names of their scores, all over the same photos.
+/// The measures of a run under the names of their scores, all over the same photos.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measures {
     /// Names of the photos.
     pub ids: Vec<String>,
-    /// How many photos belong to each of several sets, which lie one after the other; empty for a single set.
+    /// Number of photos in each of several sets, which follow one another; empty for a single set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sets: Vec<usize>,
     /// Name and measure.
     pub measures: Vec<(String, Measure)>,
 }
 
-/// 95 % of the draws lie between the two.
+/// The interval that contains 95 % of the draws.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// 2.5 % of the draws are below.
     pub low: f64,
-    /// 2.5 % are above.
+    /// 2.5 % of the draws are above.
     pub high: f64,
 }
 
 /// The same score of two runs on the same photos.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Difference {
-    /// Of the first run.
+    /// Score of the first run.
     pub a: f64,
-    /// Of the second.
+    /// Score of the second run.
     pub b: f64,
     /// `b − a`.
     pub difference: f64,
-    /// Interval of the difference, photos drawn alike for both.
+    /// Interval of the difference, with the same draws for both runs.
     #[serde(flatten)]
     pub interval: Interval,
 }
 
 impl Measures {
-    /// A mean where each photo has one value.
+    /// Adds a mean with one value per photo.
     pub fn add_mean(&mut self, name: &str, values: impl IntoIterator<Item = f64>) {
         let sum: Vec<f64> = values.into_iter().collect();
         let count = vec![1.0; sum.len()];
         self.measures.push((name.into(), Measure::Ratio { sum, count }));
     }
 
-    /// A mean over things of which a photo may have any number; `photo_of` names the photo of each.
+    /// Adds a mean over parts, of which a photo may have any number; `photo_of` is the photo of
+    /// each part.
     pub fn add_mean_of_parts(
         &mut self,
         name: &str,
@@ -130,7 +131,8 @@ impl Measures {
         self.measures.push((name.into(), Measure::Ratio { sum, count }));
     }
 
-    /// The measures of several sets as `SET.NAME`, and the plain mean of those that each set is reported by.
+    /// Combines the measures of several sets as `SET.NAME`, and adds the plain mean of each set's
+    /// main score. An item is a set's name, the name of its main score, and its measures.
     pub fn of_sets<'a>(
         sets: impl IntoIterator<Item = (&'a str, &'a str, &'a Self)>,
         mean: &str,
@@ -178,19 +180,19 @@ impl Measures {
         scores
     }
 
-    /// The score of a name on a draw of photos; `None` when there is no such name.
+    /// The score `name` on a draw of photos; `None` if the name is unknown.
     pub fn score(&self, name: &str, draw: &[usize]) -> Option<f64> {
         let place = self.names().position(|found| found == name)?;
         Some(self.scores(draw)[place])
     }
 
-    /// Where the photos of a set lie.
+    /// The positions of a set's photos.
     fn places_of(&self, set: usize) -> Range<usize> {
         let start = self.sets[..set].iter().sum();
         start..start + self.sets[set]
     }
 
-    /// As many photos of each set as it has, with replacement.
+    /// Draws as many photos from each set as it has, with replacement.
     fn draw(&self, rng: &mut ChaCha8Rng) -> Vec<usize> {
         let single = [self.ids.len()];
         let sizes = if self.sets.is_empty() { &single[..] } else { &self.sets };
@@ -207,7 +209,7 @@ impl Measures {
         self.scores(&(0..self.ids.len()).collect::<Vec<_>>())
     }
 
-    /// The score on all photos.
+    /// The score `name` on all photos; `None` if the name is unknown.
     pub fn whole(&self, name: &str) -> Option<f64> {
         self.score(name, &(0..self.ids.len()).collect::<Vec<_>>())
     }
@@ -217,7 +219,7 @@ impl Measures {
         self.measures.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The interval of each score, by its name.
+    /// The interval of each score, by name.
     pub fn intervals(&self, n_draws: usize, seed: u64) -> Vec<(String, Interval)> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut drawn = vec![Vec::with_capacity(n_draws); self.measures.len()];
@@ -230,10 +232,10 @@ impl Measures {
         self.names().zip(drawn).filter_map(interval).collect()
     }
 
-    /// The scores that both runs have, photo for photo.
+    /// Compares the scores that both runs have.
     ///
     /// # Errors
-    /// When the runs are not of the same photos.
+    /// If the runs are not on the same photos.
     pub fn compare(
         &self,
         other: &Self,
@@ -272,7 +274,8 @@ impl Measures {
 }
 
 impl Measure {
-    /// The score on a draw of photos. NaN for a mean of others, which only [`Measures::scores`] knows.
+    /// The score on a draw of photos. NaN for `OfSet` and `Mean`, which [`Measures::scores`]
+    /// computes.
     fn on(&self, draw: &[usize]) -> f64 {
         let over_draw = |values: &[f64]| draw.iter().map(|&i| values[i]).sum::<f64>();
         match self {
@@ -304,22 +307,22 @@ impl Measure {
     }
 }
 
-/// Two runs that are not of the same photos.
+/// The error for two runs on different photos.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "photo {idx} is {a} in the first run and {b} in the second\n  hint: compare runs on the same data and --limit"
 )]
 pub struct ComparisonError {
-    /// The first place that differs.
+    /// The first position that differs.
     pub idx: usize,
-    /// Photo there in the first run.
+    /// The photo there in the first run.
     pub a: String,
-    /// And in the second.
+    /// The photo there in the second run.
     pub b: String,
 }
 
-/// Percentiles 2.5 and 97.5 with linear interpolation, as numpy takes them; NaN draws (a class that was not
-/// drawn) are left out.
+/// Percentiles 2.5 and 97.5 with linear interpolation, as in numpy. Leaves out NaN draws (in which
+/// a class is missing).
 fn interval_of(mut scores: Vec<f64>) -> Option<Interval> {
     scores.retain(|score| score.is_finite());
     scores.sort_by(f64::total_cmp);
@@ -391,7 +394,8 @@ mod tests {
         let of =
             |name: &str| intervals.iter().find(|(found, _)| found == name).expect("it is there").1;
         assert_eq!(of("b.hits"), Interval { low: 1.0, high: 1.0 });
-        // The first set is as it is alone: its photos are drawn first. Half its deviation is the mean's.
+        // The first set's interval is the same as alone, because its photos are drawn first. The
+        // mean's deviation is half of it.
         assert!((of("mean").low - (of("a.hits").low + 1.0) / 2.0).abs() < 1e-12);
         // 0.5 ± 1.96 sqrt(0.5 · 0.5 / 100)
         assert!(

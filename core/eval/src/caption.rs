@@ -1,4 +1,4 @@
-//! BLEU, ROUGE-L and CIDEr of captions, as COCO's evaluation code (pycocoevalcap 1.2) computes them.
+//! BLEU, ROUGE-L and CIDEr of captions, as in COCO's evaluation code (pycocoevalcap 1.2).
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ const BLEU_SMALL: f64 = 1e-9;
 const ROUGE_BETA: f64 = 1.2;
 const CIDER_SIGMA: f64 = 6.0;
 
-/// Scores of a set of captions; BLEU and ROUGE-L lie in 0..=1, CIDEr in 0..=10.
+/// Scores of a set of captions; BLEU and ROUGE-L are in 0..=1, CIDEr in 0..=10.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptionScores {
     pub bleu_1: f64,
@@ -23,19 +23,19 @@ pub struct CaptionScores {
     pub cider: f64,
 }
 
-/// [`CaptionScores`] with the part that each image has in the means.
+/// [`CaptionScores`] with the contribution of each image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptionReport {
     pub scores: CaptionScores,
-    /// ROUGE-L of each image, in the order given.
+    /// ROUGE-L of each image, in input order.
     pub rouge_l: Vec<f64>,
-    /// CIDEr of each image, in the order given.
+    /// CIDEr of each image, in input order.
     pub cider: Vec<f64>,
-    /// What each image adds to BLEU, in the order given.
+    /// Contribution of each image to BLEU, in input order.
     pub bleu: Vec<BleuCounts>,
 }
 
-/// What keeps captions from being scored.
+/// Errors of caption scoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaptionError {
     #[error("found no candidate caption, want at least one: check that the file is not empty")]
@@ -52,13 +52,15 @@ pub enum CaptionError {
 
 /// Scores one candidate caption for each image against the reference captions of that image.
 ///
-/// Captions are plain sentences; they are cut into words by [`ptb`]. BLEU: Papineni et al. 2002, corpus level, closest
-/// reference length. ROUGE-L: Lin 2004, `beta = 1.2`, mean over images. CIDEr: arXiv:1411.5726, the `D` variant with
-/// `n = 1..=4` and `sigma = 6`; document frequencies come from `references`, so with one image all weights and
-/// the score are 0. A candidate without words scores 0.
+/// Captions are plain sentences, which [`ptb`] splits into words. A candidate without words scores
+/// 0.
+/// - BLEU: Papineni et al. 2002, corpus level, closest reference length.
+/// - ROUGE-L: Lin 2004, `beta = 1.2`, mean over images.
+/// - CIDEr: arXiv:1411.5726, the `D` variant with `n = 1..=4` and `sigma = 6`. Document frequencies
+///   come from `references`, so with one image all weights and the score are 0.
 ///
 /// # Errors
-/// When there is nothing to score, the counts differ, or an image has no references.
+/// If there is nothing to score, the counts differ, or an image has no references.
 pub fn score<C, R>(candidates: &[C], references: &[Vec<R>]) -> Result<CaptionReport, CaptionError>
 where
     C: AsRef<str>,
@@ -75,7 +77,7 @@ where
 /// [`score`] for captions that are already words joined by single spaces.
 ///
 /// # Errors
-/// As [`score`].
+/// Same as [`score`].
 pub fn score_tokenized<C, R>(
     candidates: &[C],
     references: &[Vec<R>],
@@ -135,17 +137,17 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Up to [`MAX_N`] word numbers, counted from 1; 0 fills the places of a shorter n-gram.
+/// Up to [`MAX_N`] word numbers, counted from 1; 0 fills the rest of a shorter n-gram.
 type Ngram = [u32; MAX_N];
 
 /// The n-grams of one sentence.
 struct Ngrams {
     n_words: usize,
-    /// Each n-gram and how often it occurs, in order of first occurrence, shorter ones first.
+    /// Each n-gram and its count, in order of first occurrence, shorter ones first.
     counts: Vec<(Ngram, usize)>,
 }
 
-/// Order of an n-gram less one: its place in arrays over `n`.
+/// Order of an n-gram minus one: its index in arrays over `n`.
 fn order(ngram: &Ngram) -> usize {
     ngram.iter().take_while(|&&word| word != 0).count() - 1
 }
@@ -183,10 +185,10 @@ impl Vocabulary {
     }
 }
 
-/// What one image adds to BLEU.
+/// Contribution of one image to BLEU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BleuCounts {
-    /// n-grams of the candidate that a reference has, clipped, for `n = 1..=4`.
+    /// n-grams of the candidate that a reference also has, clipped, for `n = 1..=4`.
     pub correct: [usize; MAX_N],
     /// n-grams of the candidate.
     pub guessed: [usize; MAX_N],
@@ -197,7 +199,7 @@ pub struct BleuCounts {
 }
 
 impl BleuCounts {
-    /// Adds what another image adds.
+    /// Adds the counts of another image.
     pub fn add(&mut self, other: &Self) {
         for n in 0..MAX_N {
             self.correct[n] += other.correct[n];
@@ -227,9 +229,10 @@ fn bleu_counts(candidate: &Ngrams, references: &[Ngrams]) -> BleuCounts {
     BleuCounts { correct, guessed, candidate_len: candidate.n_words, reference_len }
 }
 
-/// BLEU-1 to BLEU-4 of the images together.
+/// BLEU-1 to BLEU-4 over all images.
 ///
-/// `BLEU_n = exp(min(0, 1 - r/c)) * (prod_k p_k)^(1/n)`, with the reference's constants against division by zero.
+/// `BLEU_n = exp(min(0, 1 - r/c)) * (prod_k p_k)^(1/n)`, with the reference's constants against
+/// division by zero.
 pub fn bleu_of<'a>(images: impl IntoIterator<Item = &'a BleuCounts>) -> [f64; MAX_N] {
     let mut sum = BleuCounts::default();
     images.into_iter().for_each(|image| sum.add(image));
@@ -242,12 +245,13 @@ pub fn bleu_of<'a>(images: impl IntoIterator<Item = &'a BleuCounts>) -> [f64; MA
     })
 }
 
-/// `(1 + beta^2) P R / (R + beta^2 P)` from the longest common subsequence, best `P` and best `R` over references.
+/// `(1 + beta^2) P R / (R + beta^2 P)` from the longest common subsequence, with the best `P` and
+/// best `R` over references.
 fn rouge_l<R: AsRef<str>>(candidate: &str, references: &[R]) -> f64 {
     if candidate.is_empty() {
         return 0.0;
     }
-    // Split at ' ' alone, as the reference does: the space inside `3 1/4` does not break here.
+    // Splits at ' ' only, as the reference does: the no-break space inside `3 1/4` does not split.
     let candidate: Vec<&str> = candidate.split(' ').collect();
     let (mut precision, mut recall) = (0.0_f64, 0.0_f64);
     for reference in references {
@@ -280,7 +284,7 @@ fn common_subsequence_len(a: &[&str], b: &[&str]) -> usize {
 struct Weights {
     weights: HashMap<Ngram, f64>,
     norm: [f64; MAX_N],
-    /// What the reference calls length: its number of word pairs.
+    /// Number of word pairs, which the reference calls length.
     n_pairs: usize,
 }
 
@@ -297,8 +301,8 @@ impl Weights {
     }
 }
 
-/// CIDEr-D of each image: clipped cosine of tf-idf vectors with a Gaussian penalty on the difference in length,
-/// mean over `n` and references, times 10.
+/// CIDEr-D of each image: clipped cosine of tf-idf vectors with a Gaussian penalty on the length
+/// difference, averaged over `n` and references, times 10.
 fn cider(candidates: &[Ngrams], references: &[Vec<Ngrams>]) -> Vec<f64> {
     let mut n_images_with: HashMap<Ngram, usize> = HashMap::new();
     for of_image in references {

@@ -1,11 +1,12 @@
-//! Zero-shot classification: prompts to class vectors, and the metrics of ELEVATER.
+//! Zero-shot classification: class vectors from prompts, and ELEVATER's metrics.
 
 /// Fills a template with a class name.
 pub fn prompt(template: &str, class: &str) -> String {
     template.replace("{}", class)
 }
 
-/// One vector for a class from the unit vectors of its prompts, as OpenAI does it: their mean, at unit length.
+/// One vector for a class from the unit vectors of its prompts, as in OpenAI's code: their mean, at
+/// unit length.
 ///
 /// # Shapes
 /// - prompt_embeds: row-major `[n_prompts, embed_dim]`, rows of unit length
@@ -21,13 +22,14 @@ pub fn class_embed(prompt_embeds: &[f32], embed_dim: usize) -> Vec<f32> {
     mean
 }
 
-/// Index of the largest score, the first of equals.
+/// Index of the largest score; the first one in a tie.
 pub fn best_class(scores: &[f32]) -> usize {
     let better = |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
     (0..scores.len()).reduce(better).unwrap_or(0)
 }
 
-/// Share of each class's photos that were classified right, averaged over the classes that have photos.
+/// Share of each class's photos that were classified correctly, averaged over the classes that have
+/// photos.
 pub fn mean_per_class(labels: &[usize], predicted: &[usize]) -> f64 {
     let n_classes = labels.iter().max().map_or(0, |last| last + 1);
     let mut of_class = vec![(0usize, 0usize); n_classes];
@@ -39,8 +41,8 @@ pub fn mean_per_class(labels: &[usize], predicted: &[usize]) -> f64 {
     seen.clone().map(|(hits, n)| *hits as f64 / *n as f64).sum::<f64>() / seen.count().max(1) as f64
 }
 
-/// Probability that a positive scores above a negative, a tie counting half: the area under the ROC curve. NaN
-/// when one of them is missing.
+/// Area under the ROC curve: the probability that a positive scores above a negative; a tie counts
+/// half. NaN without positives or without negatives.
 pub fn roc_auc(scored: &[(f64, bool)]) -> f64 {
     let mut sorted = scored.to_vec();
     sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -56,19 +58,21 @@ pub fn roc_auc(scored: &[(f64, bool)]) -> f64 {
     area / (n_positive * n_negative)
 }
 
-/// Average precision at the recalls 0, 0.1, .., 1 (VOC 2007): at each the best precision at that recall or beyond.
+/// Average precision at the recalls 0, 0.1, .., 1 (VOC 2007): the best precision at each recall or
+/// above.
 pub fn average_precision_11(scored: &[(f64, bool)]) -> f64 {
     let mut sorted = scored.to_vec();
     sorted.sort_by(|a, b| b.0.total_cmp(&a.0));
     let n_positive = sorted.iter().filter(|(_, positive)| *positive).count() as f64;
-    // Recall and precision of each threshold, the strictest first.
+    // Recall and precision at each threshold, the strictest first.
     let (mut hits, mut n, mut curve) = (0.0, 0.0, Vec::new());
     for equal in sorted.chunk_by(|a, b| a.0 == b.0) {
         hits += equal.iter().filter(|(_, positive)| *positive).count() as f64;
         n += equal.len() as f64;
         curve.push((hits / n_positive, hits / n));
     }
-    // The empty set of predictions has recall 0 and precision 1, as scikit-learn ends its curve.
+    // The empty set of predictions has recall 0 and precision 1, as at the end of scikit-learn's
+    // curve.
     curve.insert(0, (0.0, 1.0));
     let best_from = |recall: f64| {
         curve
@@ -77,7 +81,7 @@ pub fn average_precision_11(scored: &[(f64, bool)]) -> f64 {
             .map(|(_, precision)| *precision)
             .fold(0.0, f64::max)
     };
-    // numpy's linspace(1, 0, 11).
+    // The values of numpy's linspace(1, 0, 11).
     (0..=10)
         .map(|i| if i == 10 { 0.0 } else { 1.0 + f64::from(i) * -0.1 })
         .map(best_from)
@@ -101,7 +105,7 @@ pub fn mean_average_precision_11(scores: &[f64], n_classes: usize, labels: &[Vec
     precisions.iter().sum::<f64>() / precisions.len().max(1) as f64
 }
 
-/// `softmax(100 · cosine)` over the classes, as ELEVATER scores.
+/// `softmax(100 · cosine)` over the classes, as in ELEVATER.
 pub fn class_probabilities(cosines: &[f32]) -> Vec<f64> {
     let logits: Vec<f64> = cosines.iter().map(|cosine| 100.0 * f64::from(*cosine)).collect();
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn a_perfect_ranking_has_full_average_precision() {
         assert_eq!(average_precision_11(&[(0.9, true), (0.8, true), (0.1, false)]), 1.0);
-        // Precision is 1/2 wherever the one positive is found; at recall 0 the empty set counts.
+        // Precision is 1/2 at all recalls above 0; at recall 0 the empty set counts.
         let late = average_precision_11(&[(0.9, false), (0.8, true)]);
         assert!((late - (10.0 * 0.5 + 1.0) / 11.0).abs() < 1e-12, "{late}");
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What keeps caption files from being read or paired.
+/// Errors of reading or pairing caption files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CocoError {
     #[error(
@@ -77,7 +77,7 @@ pub struct PairedCaptions {
 /// Reads a COCO results file: `[{"image_id": 7, "caption": ".."}, ..]`.
 ///
 /// # Errors
-/// When the bytes are not JSON of this form.
+/// If the bytes are not JSON of this form.
 pub fn parse_candidates(json: &[u8]) -> Result<Vec<CandidateCaption>, CocoError> {
     serde_json::from_slice(json).map_err(|error| CocoError::Json {
         what: "candidates",
@@ -86,13 +86,13 @@ pub fn parse_candidates(json: &[u8]) -> Result<Vec<CandidateCaption>, CocoError>
     })
 }
 
-/// Reads reference captions: COCO annotations (`{"annotations": [{"image_id", "id", "caption"}, ..]}`) or
-/// `{"7": ["..", ".."], ..}`.
+/// Reads reference captions: COCO annotations
+/// (`{"annotations": [{"image_id", "id", "caption"}, ..]}`) or `{"7": ["..", ".."], ..}`.
 ///
-/// Images come in the order of their first mention; the captions of an image are sorted by annotation id.
+/// Images are in order of first mention; an image's captions are sorted by annotation id.
 ///
 /// # Errors
-/// When the bytes are not JSON of one of these forms.
+/// If the bytes are not JSON of one of these forms.
 pub fn parse_references(json: &[u8]) -> Result<Vec<ImageReferences>, CocoError> {
     #[derive(Deserialize)]
     struct Annotation {
@@ -140,10 +140,11 @@ pub fn parse_references(json: &[u8]) -> Result<Vec<ImageReferences>, CocoError> 
     Ok(images)
 }
 
-/// Brings candidates and references together, in the order of `references`.
+/// Pairs candidates with references, in the order of `references`.
 ///
 /// # Errors
-/// When an image has two candidates, a candidate without references, or references without a candidate.
+/// If an image has two candidates, a candidate without references, or references without a
+/// candidate.
 pub fn pair(
     candidates: Vec<CandidateCaption>,
     references: Vec<ImageReferences>,

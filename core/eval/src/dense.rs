@@ -1,47 +1,48 @@
-//! Dense captioning: mean average precision over a grid of overlaps and METEOR scores (DenseCap, arXiv:1511.07571).
+//! Dense captioning: mean average precision over a grid of minimum overlaps and METEOR scores
+//! (DenseCap, arXiv:1511.07571).
 
-/// Least overlaps of the grid.
+/// Minimum overlaps of the grid.
 pub const MIN_OVERLAPS: [f64; 5] = [0.3, 0.4, 0.5, 0.6, 0.7];
-/// METEOR scores of the grid; a caption must score more.
+/// METEOR scores of the grid; a caption must score above the value.
 pub const MIN_METEORS: [f64; 6] = [0.0, 0.05, 0.1, 0.15, 0.2, 0.25];
-/// Overlap from which two true boxes are one.
+/// Overlap at which two true boxes are merged.
 const MERGE_OVERLAP: f64 = 0.7;
 /// DenseCap counts pixels: a box from 3 to 5 is 3 wide.
 const PIXEL: f64 = 1.0;
-/// Recalls at which precision is read: 0, 0.01, .., 0.99. (The reference means to include 1, but its loop
-/// adds up to a little more than that and stops.)
+/// Number of recalls at which precision is read: 0, 0.01, .., 0.99. The reference intends to
+/// include 1, but rounding in its loop exceeds 1 and ends it early.
 const N_RECALLS: usize = 100;
 
-/// A box that was found, and what was said of it.
+/// A box that the model found, with its caption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Detection {
-    /// In pixels.
+    /// The box, in pixels.
     pub box_px: [f32; 4],
-    /// How sure the model is.
+    /// The model's confidence.
     pub score: f64,
     /// The caption.
     pub caption: String,
 }
 
-/// The true boxes of a photo, merged where they are the same.
+/// The true boxes of a photo, with near-identical ones merged.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrueBoxes {
     boxes: Vec<[f64; 4]>,
     captions: Vec<Vec<String>>,
 }
 
-/// A detection beside the true box it overlaps most.
+/// A detection with the true box that it overlaps most.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matched {
-    /// How sure the model was.
+    /// The model's confidence.
     pub score: f64,
-    /// Overlap with that box.
+    /// Overlap with that true box.
     pub overlap: f64,
-    /// Whether no surer detection had that box.
+    /// Whether no more confident detection was assigned to that box.
     pub is_first: bool,
-    /// What the model said.
+    /// The model's caption.
     pub caption: String,
-    /// What people said of that box; empty when nothing overlaps.
+    /// The reference captions of that box; empty if no box overlaps.
     pub references: Vec<String>,
 }
 
@@ -50,13 +51,13 @@ pub struct Matched {
 pub struct DenseScores {
     /// Mean over the whole grid; `None` without METEOR scores.
     pub dense_captioning_map: Option<f64>,
-    /// Mean over the overlaps alone, whatever the captions say.
+    /// Mean over the minimum overlaps, regardless of captions.
     pub detection_map: f64,
 }
 
 impl TrueBoxes {
-    /// Merges boxes of one photo that overlap by 0.7 or more: the largest group first, its mean box with all its
-    /// captions.
+    /// Merges boxes of one photo that overlap by 0.7 or more. Takes the largest group first, and
+    /// replaces it by its mean box with all its captions.
     pub fn new(boxes: &[[f32; 4]], captions: &[String]) -> Self {
         let boxes: Vec<[f64; 4]> = boxes.iter().map(|b| b.map(f64::from)).collect();
         let mut left: Vec<bool> = vec![true; boxes.len()];
@@ -68,7 +69,7 @@ impl TrueBoxes {
         };
         loop {
             let groups = (0..boxes.len()).map(|i| group_of(i, &left));
-            // The first of equally large groups.
+            // The first group in a tie.
             let largest =
                 groups.reduce(|best, group| if group.len() > best.len() { group } else { best });
             let Some(group) = largest.filter(|group| !group.is_empty()) else { return merged };
@@ -81,17 +82,17 @@ impl TrueBoxes {
         }
     }
 
-    /// Boxes after merging.
+    /// Number of boxes after merging.
     pub fn len(&self) -> usize {
         self.boxes.len()
     }
 
-    /// Whether there is no box.
+    /// Whether the photo has no true box.
     pub fn is_empty(&self) -> bool {
         self.boxes.is_empty()
     }
 
-    /// Assigns each detection, the surest first, to the true box it overlaps most.
+    /// Assigns each detection, the most confident first, to the true box that it overlaps most.
     pub fn assign(&self, detections: &[Detection]) -> Vec<Matched> {
         let mut order: Vec<usize> = (0..detections.len()).collect();
         order.sort_by(|a, b| detections[*b].score.total_cmp(&detections[*a].score));
@@ -114,7 +115,8 @@ impl TrueBoxes {
     }
 }
 
-/// The scores of all photos together; `meteors` belong to `matched`, and `n_true` counts merged boxes.
+/// The scores over all photos. `meteors` has a score for each of `matched`; `n_true` counts merged
+/// boxes.
 pub fn dense_scores(matched: &[Matched], meteors: Option<&[f64]>, n_true: usize) -> DenseScores {
     let mut order: Vec<usize> = (0..matched.len()).collect();
     order.sort_by(|a, b| matched[*b].score.total_cmp(&matched[*a].score));
@@ -141,7 +143,7 @@ pub fn dense_scores(matched: &[Matched], meteors: Option<&[f64]>, n_true: usize)
     }
 }
 
-/// Mean over recalls of the best precision at that recall or beyond.
+/// Mean over recalls of the best precision at that recall or above.
 fn average_precision(is_right: impl Iterator<Item = bool>, n_true: usize) -> f64 {
     let mut hits = 0;
     let mut curve: Vec<(f64, f64)> = is_right
@@ -151,7 +153,7 @@ fn average_precision(is_right: impl Iterator<Item = bool>, n_true: usize) -> f64
             (hits as f64 / n_true as f64, hits as f64 / (idx + 1) as f64)
         })
         .collect();
-    // From the end on: the best precision from here.
+    // Backwards, the best precision from each point on.
     let mut best = 0.0_f64;
     for (_, precision) in curve.iter_mut().rev() {
         best = best.max(*precision);
@@ -209,9 +211,9 @@ mod tests {
     fn half_of_the_boxes_found_is_half_of_the_precision() {
         let matched = truth(&[A, B]).assign(&[said(A, 0.9)]);
         let scores = dense_scores(&matched, Some(&[0.12]), 2);
-        // Recalls 0 to 0.5.
+        // Full precision at recalls 0 to 0.5.
         assert!((scores.detection_map - 0.51).abs() < 1e-12, "{scores:?}");
-        // The caption is good enough for three of six thresholds.
+        // The caption passes three of six thresholds.
         assert!((scores.dense_captioning_map.expect("METEOR was given") - 0.255).abs() < 1e-12);
         assert_eq!(dense_scores(&matched, None, 2).dense_captioning_map, None);
     }

@@ -1,4 +1,5 @@
-//! Agreement with pycocoevalcap 1.2 on COCO's validation captions (`caption-scores` of the shared data).
+//! Agreement with pycocoevalcap 1.2 on COCO's validation captions (`caption-scores` of the shared
+//! data).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,7 @@ struct Tokenized {
     res: BTreeMap<u64, Vec<String>>,
 }
 
-/// Every number is a sum of at most 25,000 terms in double precision; only their order differs.
+/// Every number is a sum of at most 25,000 terms in double precision; only the order differs.
 const TOLERANCE: f64 = 1e-9;
 
 fn shared_file(name: &str) -> Option<Vec<u8>> {

@@ -1,4 +1,5 @@
-//! Scores of captions, retrieval, classification and localisation: plain slices in, numbers out.
+//! Metrics for captions, retrieval, classification and localization. They take plain slices and
+//! return numbers.
 
 pub mod bootstrap;
 pub mod caption;

@@ -1,17 +1,18 @@
-//! Penn Treebank words of a caption, cut as the caption metrics' reference implementation cuts them.
+//! Penn Treebank words of a caption, split as in the caption metrics' reference implementation.
 //!
-//! pycocoevalcap 1.2 runs Stanford CoreNLP 3.4.1's `PTBTokenizer -preserveLines -lowerCase` and then drops
-//! punctuation. This is an independent scanner for the same language, written from that program's observable output.
-//! It works as such lexers do: of all rules that fit at a position, the longest wins, and text that a rule only looks
-//! ahead at counts towards its length; on a tie, the rule listed first in `Scanner::longest`.
-//! Web addresses, emoticons and markup are followed only as far as captions hold them (no tags with attributes).
+//! pycocoevalcap 1.2 runs Stanford CoreNLP 3.4.1's `PTBTokenizer -preserveLines -lowerCase` and
+//! then drops punctuation. This is an independent scanner for the same language, written from that
+//! program's observable output. It works like such lexers: of all rules that match at a position,
+//! the longest match wins. Look-ahead text counts towards a rule's length. In a tie, the rule
+//! listed first in `Scanner::longest` wins. Web addresses, emoticons and markup are supported as
+//! far as they occur in captions (no tags with attributes).
 
-/// Tokens that do not count as words. Brackets do count: the reference compares upper-case names with
+/// Tokens that are not words. Brackets are words: the reference compares upper-case names with
 /// lower-cased tokens, so `-lrb-` stays in.
 const PUNCTUATION: [&str; 13] =
     ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"];
 
-/// Abbreviations that keep their full stop whatever follows.
+/// Abbreviations that keep their full stop in any context.
 const ABBREVIATIONS: &[&str] = &[
     // people
     "adm", "asst", "atty", "attys", "brig", "capt", "cmdr", "col", "comdr", "cpl", "det", "dr",
@@ -31,7 +32,7 @@ const ABBREVIATIONS: &[&str] = &[
     "adj", "adv", "al", "cf", "est", "etc", "ext", "seq", "tel", "vs",
 ];
 
-/// Place abbreviations that are also words: they keep the full stop only when capitalised.
+/// Place abbreviations that are also words: they keep the full stop only if capitalized.
 const CAPITALISED_ABBREVIATIONS: &[&str] =
     &["ark", "az", "del", "ill", "la", "mass", "miss", "ore", "pa", "tex", "wash"];
 
@@ -39,7 +40,8 @@ const CAPITALISED_ABBREVIATIONS: &[&str] =
 const NUMBERING_ABBREVIATIONS: &[&str] =
     &["art", "ca", "fig", "figs", "no", "nos", "op", "pp", "prop"];
 
-/// Capitalised words that open a sentence, so that `X.` before them is the end of one and not an initial.
+/// Capitalized words that start a sentence, so that `X.` before them ends a sentence and is not an
+/// initial.
 const SENTENCE_OPENERS: &[&str] = &[
     "a",
     "about",
@@ -94,10 +96,10 @@ pub fn tokenize(caption: &str) -> String {
     tokenize_lines(&[caption]).pop().expect("one line in, one line out")
 }
 
-/// Words of each caption, as [`tokenize`] gives them, when the captions stand in one file in this order.
+/// Words of each caption, as from [`tokenize`] for captions in one file in this order.
 ///
-/// The reference tokenises a whole set at once, and the start of the next caption can decide whether a
-/// one-letter word at the end of this one keeps its full stop (`.. seen on Avenue D.`).
+/// The reference tokenizes a whole set at once. A one-letter word at the end of a caption may keep
+/// its full stop or not, depending on the start of the next caption (`.. seen on Avenue D.`).
 pub fn tokenize_lines<S: AsRef<str>>(captions: &[S]) -> Vec<String> {
     let mut text = Vec::new();
     for caption in captions {
@@ -108,14 +110,14 @@ pub fn tokenize_lines<S: AsRef<str>>(captions: &[S]) -> Vec<String> {
     Scanner { text: &text }.lines()
 }
 
-/// A rule that fits: how much of the text it explains and how much of that it turns into tokens.
+/// A rule's match: the text that it covers, and the part that becomes tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Match {
-    /// Characters seen, with those only looked ahead at.
+    /// Characters covered, including look-ahead.
     seen: usize,
     /// Characters that become the token.
     len: usize,
-    /// Where the token is cut in two.
+    /// Position at which the token is split in two.
     cut: Option<usize>,
 }
 
@@ -213,7 +215,7 @@ impl Scanner<'_> {
         self.text[at.min(self.text.len())..].iter().take_while(|&&c| class(c)).count()
     }
 
-    /// Whether the text at `at` reads `lower`, in any case; any apostrophe stands for `'`.
+    /// Whether the text at `at` equals `lower`, ignoring case; `'` matches any apostrophe.
     fn reads(&self, at: usize, lower: &str) -> bool {
         lower.chars().enumerate().all(|(i, want)| {
             self.is(at + i, |c| {
@@ -226,7 +228,7 @@ impl Scanner<'_> {
         self.text[at..at + len].iter().flat_map(|c| c.to_lowercase()).collect()
     }
 
-    /// `do` of `don't`, `dog` of `dog's`: letters with a contraction behind them.
+    /// `do` of `don't`, `dog` of `dog's`: letters before a contraction.
     fn contraction_stem(&self, at: usize) -> Option<Match> {
         let letters = self.run(at, is_letter);
         let negated = (1..letters).find(|&i| i + 1 == letters && self.reads(at + i, "n't"));
@@ -328,7 +330,7 @@ impl Scanner<'_> {
         Some(Match::token(len + usize::from(self.get(at + len) == Some('.'))))
     }
 
-    /// Length of `U.S` at `at`, without a last full stop.
+    /// Length of `U.S` at `at`, without the last full stop.
     fn dotted_letters(&self, at: usize) -> Option<usize> {
         let mut len = usize::from(self.is(at, is_letter));
         while len > 0 && self.get(at + len) == Some('.') && self.is(at + len + 1, is_letter) {
@@ -351,7 +353,8 @@ impl Scanner<'_> {
         Some(Match::token(len))
     }
 
-    /// A word whose full stop cannot end the sentence, as a comma, colon or semicolon follows: `approx., `.
+    /// A word whose full stop cannot end the sentence, because a comma, colon or semicolon follows:
+    /// `approx., `.
     fn stopped_word(&self, at: usize) -> Option<Match> {
         let len = self.hyphenated(at)?.len.max(self.word(at).map_or(0, |word| word.len));
         let inside = self.get(at + len) == Some('.')
@@ -359,7 +362,7 @@ impl Scanner<'_> {
         inside.then_some(Match { seen: len + 2, len: len + 1, cut: None })
     }
 
-    /// Words with an apostrophe inside (`o'clock`, `ma'am`, `Hawai'i`) or at their end (`d'`, `ol'`).
+    /// Words with an apostrophe inside (`o'clock`, `ma'am`, `Hawai'i`) or at the end (`d'`, `ol'`).
     fn apostrophe_word(&self, at: usize) -> Option<Match> {
         for word in ["dunkin'", "somethin'", "ol'", "e'er", "li'l"] {
             if self.reads(at, word) {
@@ -409,7 +412,8 @@ impl Scanner<'_> {
         (len > 0).then_some(len)
     }
 
-    /// `U.S.-made`, `lamp,side-table`: as [`Self::hyphenated`], with full stops and commas before the hyphen.
+    /// `U.S.-made`, `lamp,side-table`: like [`Self::hyphenated`], with full stops and commas before
+    /// the hyphen.
     fn hyphenated_ascii(&self, at: usize) -> Option<Match> {
         if !self.is(at, |c| c.is_ascii_alphanumeric()) {
             return None;
@@ -475,7 +479,7 @@ impl Scanner<'_> {
         (n_parts > 1).then_some(Match::token(len))
     }
 
-    /// `1/2`, and `3 1/4` as one token whose inner space does not break.
+    /// `1/2`, and `3 1/4` as one token with a no-break space inside.
     fn fraction(&self, at: usize) -> Option<Match> {
         let digits = |at| Some(self.run(at, is_digit)).filter(|n| (1..=4).contains(n));
         let simple = |at| {
@@ -580,7 +584,7 @@ impl Scanner<'_> {
         fits.then_some(Match::token(domain + 1 + path))
     }
 
-    /// `len` less the characters of `ends` at the end of the text that it spans.
+    /// `len` without the trailing characters that are in `ends`.
     fn without_end(&self, at: usize, len: usize, ends: &[char]) -> usize {
         let kept = self.text[at..at + len].iter().rposition(|c| !ends.contains(c));
         kept.map_or(0, |last| last + 1)
@@ -613,7 +617,7 @@ impl Scanner<'_> {
         closed.then_some(Match::token(len))
     }
 
-    /// Signs that make one token when repeated.
+    /// Symbols that form one token when repeated.
     fn repeated_symbol(&self, at: usize) -> Option<Match> {
         let first = self.get(at)?;
         let len = match first {
@@ -626,7 +630,7 @@ impl Scanner<'_> {
         (len > 1).then_some(Match::token(len))
     }
 
-    /// `&amp;` and its kin, with what they stand for.
+    /// `&amp;` and similar entities, with the characters that they stand for.
     fn entity(&self, at: usize) -> Option<(usize, &'static str)> {
         const ENTITIES: [(&str, &str); 5] =
             [("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"), ("&quot;", "''"), ("&apos;", "'")];
@@ -651,7 +655,7 @@ fn push_word(line: &mut String, word: &str) {
     line.push_str(word);
 }
 
-/// The token as the treebank spells it: lower case, brackets by name, inner spaces that do not break.
+/// The treebank's spelling of a token: lower case, brackets by name, no-break spaces inside.
 fn spelling(token: &[char]) -> String {
     let contraction = token.len() <= 3 && token.contains(&'\u{2019}') && {
         let straight: String = token
@@ -673,7 +677,7 @@ fn spelling(token: &[char]) -> String {
     word.replace("&amp;", "&")
 }
 
-/// A sign that stands alone, as the treebank writes it in ASCII.
+/// The treebank's ASCII form of a single symbol.
 fn symbol(c: char) -> String {
     let word = match c {
         '(' => "-lrb-",
@@ -711,7 +715,7 @@ fn is_letter_or_digit(c: char) -> bool {
     is_letter(c) || is_digit(c)
 }
 
-/// Characters that the reference drops: joiners, emoji and all else beyond the basic plane.
+/// Characters that the reference drops: joiners, emoji and all others beyond the basic plane.
 fn is_invisible(c: char) -> bool {
     c > '\u{ffff}' || matches!(c, '\u{200b}'..='\u{200f}' | '\u{fe0f}' | '\u{feff}')
 }

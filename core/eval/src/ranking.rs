@@ -1,41 +1,41 @@
-//! Counting what stands before right answers, a block of scores at a time.
+//! Counts the wrong answers ranked above right ones, a block of scores at a time.
 
 use super::retrieval::{RetrievalError, RetrievalRanks, check_targets};
 
-/// What a wrong answer with the same score as a right one does.
+/// The rank of a wrong answer with the same score as a right one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ties {
-    /// It stands before: a model that gives everything the same score recalls nothing by luck.
+    /// Above: a model that gives everything the same score gets no recall by luck.
     #[default]
     Against,
-    /// It stands before when it comes earlier in the data: open_clip's `get_clip_metrics` with a stable sort. (Its own
-    /// sort is not stable: there equal scores rank as the CPU has it.)
+    /// Above if it comes earlier in the data, as in open_clip's `get_clip_metrics` with a stable
+    /// sort. open_clip's own sort is not stable, so its order of equal scores depends on the CPU.
     ByIndex,
 }
 
-/// A score and where in the data it stands.
+/// A score and its position in the data.
 #[derive(Clone, Copy, Debug)]
 struct Placed {
     score: f32,
     idx: usize,
 }
 
-/// Scores of the right pairs, which everything else is compared with.
+/// Scores of the right pairs, with which all others are compared.
 #[derive(Clone, Debug)]
 pub struct RightScores<'a> {
     text_image_idx: &'a [usize],
     ties: Ties,
-    /// Score of each text with its own image; `None` when it is no number.
+    /// Score of each text with its own image; `None` if it is NaN.
     of_text: Vec<Option<f32>>,
-    /// Best of each image's own texts, the first of equals.
+    /// Best score of each image's own texts; the first one in a tie.
     of_image: Vec<Option<Placed>>,
 }
 
 impl<'a> RightScores<'a> {
-    /// For texts that belong to the images `text_image_idx`.
+    /// Starts without scores, for texts that belong to the images `text_image_idx`.
     ///
     /// # Errors
-    /// When there is nothing to rank or an image that there is not is named.
+    /// If there is nothing to rank, or an index is out of range.
     pub fn new(
         n_images: usize,
         text_image_idx: &'a [usize],
@@ -54,7 +54,7 @@ impl<'a> RightScores<'a> {
         })
     }
 
-    /// Takes the score of a text with its own image. Texts come in their order.
+    /// Adds the score of a text with its own image. Callers add texts in order.
     pub fn see(&mut self, text_idx: usize, score: f32) {
         if score.is_nan() {
             return;
@@ -66,7 +66,7 @@ impl<'a> RightScores<'a> {
         }
     }
 
-    /// Takes the right ones of a row of scores of one image with all texts.
+    /// Adds the right pairs from a row of scores of one image with all texts.
     pub(super) fn find(&mut self, image_idx: usize, row: &[f32]) {
         for (text_idx, &score) in row.iter().enumerate() {
             if self.text_image_idx[text_idx] == image_idx {
@@ -86,8 +86,8 @@ impl<'a> RightScores<'a> {
     }
 }
 
-/// How many wrong answers stand before each right one, so far. Parts of the scores can be counted apart and
-/// added.
+/// Number of wrong answers counted so far above each right one. Parts of the scores can be counted
+/// separately and added.
 #[derive(Clone, Debug)]
 pub struct Ahead {
     of_image: Vec<u32>,
@@ -95,7 +95,7 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Nothing counted yet.
+    /// Starts with zero counts.
     pub fn none(right: &RightScores) -> Self {
         Self { of_image: vec![0; right.of_image.len()], of_text: vec![0; right.of_text.len()] }
     }
@@ -118,7 +118,8 @@ impl Ahead {
         }
     }
 
-    /// Counts images with texts, both given by the index of their first row and their rows.
+    /// Counts a block of images with a block of texts; each block is the index of its first row and
+    /// its rows.
     pub fn count_block(
         &mut self,
         right: &RightScores,
@@ -136,7 +137,7 @@ impl Ahead {
         }
     }
 
-    /// The counts of both parts.
+    /// Adds the counts of another part.
     pub fn add(&mut self, other: &Self) {
         let add =
             |sum: &mut [u32], more: &[u32]| sum.iter_mut().zip(more).for_each(|(a, b)| *a += b);
@@ -144,7 +145,7 @@ impl Ahead {
         add(&mut self.of_text, &other.of_text);
     }
 
-    /// The ranks, when all scores have been counted.
+    /// The ranks, once all scores are counted.
     pub fn ranks(&self, right: &RightScores) -> RetrievalRanks {
         let rank = |is_there: bool, n_ahead: &u32| is_there.then_some(*n_ahead as usize + 1);
         let images = right.of_image.iter().zip(&self.of_image);
@@ -156,7 +157,8 @@ impl Ahead {
     }
 }
 
-/// Inner product, summed in eight lanes so that it vectorises; every caller gets the same bits for the same rows.
+/// Inner product, summed in eight lanes so that the compiler can vectorize it. Equal rows give the
+/// same bits in every caller.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -174,7 +176,7 @@ mod tests {
     use super::super::retrieval::ranks_from_embeds;
     use super::*;
 
-    /// Vectors with few different values, so that many scores are equal.
+    /// Vectors with few distinct values, so that many scores are equal.
     fn coarse(n: usize, dim: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         (0..n * dim)

@@ -1,5 +1,5 @@
-//! Agreement with the numbers that reference implementations print on shared inputs; `tests/eval/make.py` has the
-//! calls.
+//! Agreement with the numbers that reference implementations print on shared inputs;
+//! `tests/eval/make.py` has the calls.
 
 use std::fs;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ fn close(name: &str, found: f64, wanted: &Value) {
     assert!((found - wanted).abs() < TOLERANCE, "{name} is {found}, want {wanted}");
 }
 
-/// Ranks under open_clip's names.
+/// Compares ranks with metrics under open_clip's names.
 fn check_open_clip(case: &str, ranks: &RetrievalRanks, wanted: &Value) {
     for (direction, ranks) in
         [("image_to_text", &ranks.image_to_text), ("text_to_image", &ranks.text_to_image)]
@@ -50,7 +50,7 @@ fn check_open_clip(case: &str, ranks: &RetrievalRanks, wanted: &Value) {
             let key = format!("{direction}_R@{k}");
             close(&format!("{case}: {key}"), recall_at(ranks, k), &wanted[&key]);
         }
-        // Its median is rounded down.
+        // open_clip's median is rounded down.
         let (middle, n) = (sorted.len() / 2, sorted.len());
         let median =
             if n % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2 };
@@ -59,8 +59,8 @@ fn check_open_clip(case: &str, ranks: &RetrievalRanks, wanted: &Value) {
     }
 }
 
-/// Of equal scores the first in the data wins: open_clip's metric with a stable sort, whatever the CPU. Where no
-/// scores are equal that is its metric as it is.
+/// In a tie, the first in the data wins: open_clip's metric with a stable sort, the same on every
+/// CPU. Without ties this is open_clip's metric itself.
 #[test]
 fn retrieval_with_one_caption_is_open_clips_metric_ties_included() {
     let golden = golden("retrieval.json");
@@ -110,12 +110,12 @@ fn retrieval_with_several_captions_is_clip_benchmarks_recall() {
     }
 }
 
-/// vision-evaluation (which ELEVATER calls) and scikit-learn.
+/// The references are vision-evaluation (which ELEVATER calls) and scikit-learn.
 #[test]
 fn classification_is_scored_as_elevater_does() {
     let golden = golden("classification.json");
     let n_classes = golden["n_classes"].as_u64().expect("a number") as usize;
-    // The reference computes in double precision; the cosines of a model are single.
+    // The reference computes in double precision; a model's cosines are single.
     let cosines: Vec<f32> = list(&golden["cosines"]);
     let labels: Vec<usize> = list(&golden["labels"]);
     let predicted: Vec<usize> = cosines.chunks_exact(n_classes).map(best_class).collect();
@@ -136,7 +136,7 @@ fn classification_is_scored_as_elevater_does() {
     close("roc_auc", roc_auc(&scored), &golden["roc_auc"]);
 }
 
-/// densecap-pytorch's port of DenseCap's evaluation, with given METEOR scores.
+/// The reference is densecap-pytorch's port of DenseCap's evaluation, with given METEOR scores.
 #[test]
 fn dense_captions_are_scored_as_densecap_does() {
     let golden = golden("dense.json");
@@ -157,7 +157,7 @@ fn dense_captions_are_scored_as_densecap_does() {
     }
     let meteors: Vec<f64> = list(&golden["meteors"]);
     let found = dense_scores(&matched, Some(&meteors), n_true);
-    // The reference adds in single precision.
+    // The reference sums in single precision.
     for (name, found, wanted) in [
         ("detection_map", found.detection_map, &golden["detection_map"]),
         ("map", found.dense_captioning_map.expect("METEOR was given"), &golden["map"]),

@@ -1,26 +1,38 @@
-//! Boxes and pointing.
+//! Boxes and the pointing game.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the heat map of a phrase is hottest, and the boxes that the phrase names: the pointing game (Zhang et al. 2016,
+/// Intersection over union of two boxes, in 0..=1; 0 if either is empty or has a NaN.
+///
+/// Boxes are `[x0, y0, x1, y1]`, both in the same frame.
+pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
+    let area = |[x0, y0, x1, y1]: [f32; 4]| {
+        if x1 > x0 && y1 > y0 { (x1 - x0) * (y1 - y0) } else { 0.0 }
+    };
+    let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
+    let union = area(a) + area(b) - common;
+    if area(a) > 0.0 && area(b) > 0.0 { common / union } else { 0.0 }
+}
+
+/// The maximum of a phrase's heat map and the phrase's boxes: the pointing game (Zhang et al. 2016,
 /// arXiv:1608.00507).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pointing {
     /// `[x, y]` of the maximum, in the frame of the boxes.
     pub point: [f32; 2],
-    /// `[x0, y0, x1, y1]`; a point in any of them is a hit.
+    /// The boxes `[x0, y0, x1, y1]`; a point in any of them is a hit.
     pub boxes: Vec<[f32; 4]>,
 }
 
 impl Pointing {
-    /// Whether the point lies in one of the boxes, edges included.
+    /// Whether the point is in one of the boxes, edges included.
     pub fn is_hit(&self) -> bool {
         let [x, y] = self.point;
         self.boxes.iter().any(|&[x0, y0, x1, y1]| x0 <= x && x <= x1 && y0 <= y && y <= y1)
     }
 }
 
-/// Whether a caption has all words of a phrase; articles, case and punctuation do not count.
+/// Whether a caption has all words of a phrase, ignoring articles, case and punctuation.
 pub fn names(caption: &str, phrase: &str) -> bool {
     const ARTICLES: [&str; 3] = ["a", "an", "the"];
     let words = |text: &str| -> Vec<String> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ranking::{Ahead, RightScores, Ties, dot};
 
-/// How well images find their texts and texts their images, under the names the benchmarks use; recalls in 0..=1.
+/// Retrieval scores in both directions, under the benchmarks' names; recalls are in 0..=1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalScores {
     pub image_to_text_recall_at_1: f64,
@@ -23,7 +23,7 @@ pub struct RetrievalScores {
     pub n_texts: usize,
 }
 
-/// What keeps scores or embeddings from being ranked.
+/// Errors of ranking scores or embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RetrievalError {
     #[error(
@@ -48,9 +48,9 @@ pub enum RetrievalError {
 
 /// Ranks of the right answers in both directions, counted from 1; `None` is a miss at every `k`.
 ///
-/// The rank of a right answer is one more than the number of wrong answers before it; [`Ties`] says which of equals
-/// stand before. Other right answers never stand in the way. A right answer whose score is NaN is a miss; a wrong one
-/// whose score is NaN counts as ahead. An image without texts is a miss.
+/// The rank of a right answer is one more than the number of wrong answers above it; [`Ties`]
+/// decides for equal scores. Other right answers do not count. A right answer with a NaN score is a
+/// miss; a wrong one with a NaN score counts as above. An image without texts is a miss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetrievalRanks {
     /// Rank of the best text of each image.
@@ -80,13 +80,14 @@ impl RetrievalRanks {
     }
 }
 
-/// Part of the queries whose right answer is among the first `k`, in 0..=1; 0 without queries.
+/// Share of the queries whose right answer is among the first `k`, in 0..=1; 0 without queries.
 pub fn recall_at(ranks: &[Option<usize>], k: usize) -> f64 {
     let hits = ranks.iter().flatten().filter(|&&rank| rank <= k).count();
     hits as f64 / ranks.len().max(1) as f64
 }
 
-/// Median rank over queries, the mean of the middle two for an even number; a miss ranks behind all `n_targets`.
+/// Median rank over queries, the mean of the middle two for an even number. A miss ranks after all
+/// `n_targets`.
 pub fn median_rank(ranks: &[Option<usize>], n_targets: usize) -> f64 {
     let mut ranks: Vec<usize> = ranks.iter().map(|rank| rank.unwrap_or(n_targets + 1)).collect();
     ranks.sort_unstable();
@@ -104,7 +105,7 @@ pub fn median_rank(ranks: &[Option<usize>], n_targets: usize) -> f64 {
 /// - text_image_idx: `[n_texts]`, the image that each text belongs to
 ///
 /// # Errors
-/// When there is nothing to rank or the sizes contradict each other.
+/// If there is nothing to rank, or the sizes do not match.
 pub fn ranks_from_scores(
     scores: &[f32],
     text_image_idx: &[usize],
@@ -129,7 +130,8 @@ pub fn ranks_from_scores(
     Ok(ahead.ranks(&right))
 }
 
-/// Ranks from embeddings, a row of scores at a time: memory grows with `n_images + n_texts`, not with their product.
+/// Ranks from embeddings, a row of scores at a time: memory grows with `n_images + n_texts`, not
+/// with their product.
 ///
 /// # Shapes
 /// - image_embeds: row-major `[n_images, embed_dim]`, rows of unit length
@@ -137,7 +139,7 @@ pub fn ranks_from_scores(
 /// - text_image_idx: `[n_texts]`, the image that each text belongs to
 ///
 /// # Errors
-/// As [`ranks_from_scores`].
+/// Same as [`ranks_from_scores`].
 pub fn ranks_from_embeds(
     image_embeds: &[f32],
     text_embeds: &[f32],

@@ -1,11 +1,11 @@
-//! Patch tokens of a frozen encoder, kept on disk between steps and runs.
+//! An on-disk cache of a frozen encoder's patch tokens, shared between steps and runs.
 //!
-//! A frozen tower gives the same V for the same view of the same photo, so a run computes each once. The
-//! folder may be deleted at any time, and several processes may share it: each appends to a file of its own
-//! and reads all of them.
+//! A frozen tower gives the same V for the same view of a photo, so a run computes each view once.
+//! The user may delete the folder at any time. Several processes may share it: each appends to its
+//! own file and reads all files.
 //!
-//! A file is a sequence of records of one size: key, checksum, size of the photo, box map, V in f16. A
-//! record that a kill cut short, or that does not fit its checksum, counts as missing.
+//! A file is a sequence of records of one size: key, checksum, size of the photo, box map, V in
+//! f16. A truncated record (from a killed process) or one with a wrong checksum counts as missing.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -23,21 +23,22 @@ use mmgem_core::model::VisionTower;
 use mmgem_core::readback::floats_now;
 use mmgem_data::files::{FolderError, create_dir};
 
-/// Photos that the tower sees at once.
+/// Photos per forward pass of the tower.
 const BATCH: usize = 8;
 /// Key, checksum, width, height and box map.
 const HEADER_BYTES: usize = 16 + 8 + 8 + 16;
 
-/// A view of a photo: the hash of the photo's bytes, and which crop of it, mirrored or not.
+/// A view of a photo: a crop of it, mirrored or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ViewKey {
     /// Hash of the photo's bytes.
     pub photo: u64,
-    /// Number of the crop and whether it is mirrored.
+    /// Number of the crop and whether it is mirrored. For random crops, a hash of these with the
+    /// crop settings and the seed.
     pub view: u64,
 }
 
-/// What the cache knows of a view.
+/// A cached view.
 #[derive(Clone, Debug)]
 pub struct CachedView {
     /// The model's input without its pixels.
@@ -53,13 +54,13 @@ pub struct PatchCache {
     image_size: usize,
     n_values: usize,
     files: Vec<File>,
-    /// The last of `files`, which this process appends to, and its length in records.
+    /// Length in records of this process's own file, the last of `files`.
     own: Mutex<u64>,
     places: RwLock<HashMap<ViewKey, (usize, u64)>>,
 }
 
 impl PatchCache {
-    /// Opens the cache of a tower in `folder`, in which each tower has a folder of its own.
+    /// Opens the cache of a tower in `folder`; each tower has its own subfolder.
     pub fn open(
         folder: &Path,
         tower: VisionTower,
@@ -90,7 +91,7 @@ impl PatchCache {
         HEADER_BYTES + 2 * self.n_values
     }
 
-    /// Reads the keys of all files, and takes the first file that no other process has for its own.
+    /// Reads the keys of all files, and locks the first file that is not in use by another process.
     fn read_folder(&mut self, folder: &Path) -> Result<(), (io::Error, PathBuf)> {
         let mut own = None;
         for idx in 0.. {
@@ -142,17 +143,17 @@ impl PatchCache {
         Ok(())
     }
 
-    /// Views that are known.
+    /// Number of cached views.
     pub fn len(&self) -> usize {
         self.places.read().expect("no thread panics with it").len()
     }
 
-    /// Whether no view is known.
+    /// Whether the cache is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A view, unless it is missing or damaged.
+    /// The cached view; `None` if it is missing or damaged.
     pub fn get(&self, key: ViewKey) -> Option<CachedView> {
         let (file, record) = *self.places.read().expect("no thread panics with it").get(&key)?;
         let start = record * self.record_bytes() as u64;
@@ -181,8 +182,8 @@ impl PatchCache {
         Some(CachedView { photo, patches })
     }
 
-    /// Runs the tower on views and keeps what it gives. Views that cannot be written (a full disk) are
-    /// computed again the next time.
+    /// Runs the tower on views and caches the results. Views that cannot be written (full disk) are
+    /// computed again next time.
     pub fn compute(&self, views: Vec<(ViewKey, Preprocessed)>) -> Vec<CachedView> {
         let mut done = Vec::with_capacity(views.len());
         for batch in views.chunks(BATCH) {
@@ -202,7 +203,7 @@ impl PatchCache {
             let records: Vec<(ViewKey, CachedView)> = records.collect();
             if let Err(why) = self.append(&records) {
                 tracing::warn!(
-                    "the patch tokens of {} photos could not be kept: {why}",
+                    "the patch tokens of {} photos could not be cached: {why}",
                     records.len()
                 );
             }
@@ -253,7 +254,7 @@ impl ViewKey {
     }
 }
 
-/// Tells a tower, its weights and the way to prepare photos from all others.
+/// Hash of a tower, its weights and the image preprocessing.
 fn tower_hash(tower: &VisionTower, sizes: &MmGemConfig) -> u64 {
     let config =
         serde_json::to_vec(&(&sizes.vision, sizes.preprocess())).expect("plain structs are JSON");

@@ -1,48 +1,49 @@
-//! A training run as a TOML file.
+//! The config of a training run, as a TOML file.
 
 use std::path::PathBuf;
 
 use burn::tensor::DType;
 use serde::{Deserialize, Serialize};
 
-/// Everything that decides what a run computes; saved beside the weights.
+/// All settings that decide what a run computes; saved beside the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Which recipe.
+    /// The recipe.
     pub recipe: Recipe,
-    /// Folder of the run: checkpoints, `metrics.jsonl`, `loss.svg` and at the end `model/`.
+    /// Folder of the run: checkpoints, `metrics.jsonl`, `loss.svg` and, at the end, `model/`.
     pub out: PathBuf,
-    /// Seed of the fresh values, the order of the samples and their augmentation.
+    /// Seed of the initial values, the order of the samples and their augmentation.
     #[serde(default)]
     pub seed: u64,
-    /// Which losses stage 1 adds up.
+    /// The losses that stage 1 adds up.
     #[serde(default)]
     pub objective: Objective,
-    /// How embeddings are compared with each other.
+    /// The contrastive loss.
     #[serde(default)]
     pub contrastive_loss: ContrastiveLoss,
-    /// Leave pairs out of the contrastive loss whose texts are the same: "a man" is no negative of another man.
-    /// InfoNCE only.
+    /// Leave pairs with the same text out of the contrastive loss: "a man" is not a negative of
+    /// another man. InfoNCE only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ignore_same_texts: bool,
-    /// Keep the language model's weights as they are; the tokens, h1–h3 and the encoder learn.
+    /// Freeze the language model; the tokens, h1–h3 and the encoder learn.
     #[serde(default)]
     pub freeze_llm: bool,
-    /// Keep the image encoder's weights as they are, in stage 1: text learns to follow photos (LiT, arXiv:2111.07991), and a
-    /// step costs a third. Few captions teach an encoder more about themselves than about photos.
+    /// Freeze the image encoder in stage 1. Text learns to match photos (LiT, arXiv:2111.07991),
+    /// and a step costs a third. With few captions, an encoder learns more about them than about
+    /// photos.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub freeze_vision: bool,
-    /// Where the weights come from.
+    /// The source of the initial weights.
     pub model: ModelSource,
-    /// What is learned from.
+    /// The training data.
     pub data: DataConfig,
     /// Steps and learning rates.
     pub optim: OptimConfig,
-    /// Imitation of a teacher's feature maps, on the samples that have a `teacher.safetensors` member.
+    /// Distillation from a teacher's feature maps, on samples with a `teacher.safetensors` member.
     #[serde(default)]
     pub distill: Option<DistillConfig>,
-    /// Stage 1 also learns where in a photo its phrases are, on the samples that have regions.
+    /// Stage 1 also learns where its phrases are in a photo, on samples that have regions.
     #[serde(default)]
     pub grounding: Option<GroundingConfig>,
     /// Checkpoints.
@@ -51,25 +52,26 @@ pub struct TrainConfig {
     /// Evaluation in the loop.
     #[serde(default)]
     pub eval: Option<EvalConfig>,
-    /// Several processes.
+    /// Settings for several processes.
     #[serde(default)]
     pub cluster: ClusterConfig,
-    /// What the run is measured against and planned for.
+    /// The hardware that the run is measured against and planned for.
     #[serde(default)]
     pub hardware: HardwareConfig,
 }
 
-/// The recipes of the paper, and one that stands in for pretrained towers.
+/// The paper's recipes, and a warm-up that replaces pretrained towers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipe {
-    /// The encoder imitates a teacher, the language model reads text: for those without pretrained towers.
+    /// The encoder imitates a teacher and the language model reads text. Replaces pretrained
+    /// towers.
     Warmup,
-    /// Contrastive and caption loss on whole images; everything learns.
+    /// Contrastive and caption loss on whole images; all weights learn.
     Stage1,
     /// Captions of regions; h3 and `[CAP_i]` learn.
     Stage2Caption,
-    /// Region and text find each other; h4 learns.
+    /// Contrastive loss between regions and texts; h4 learns.
     Stage2Retrieval,
 }
 
@@ -86,92 +88,101 @@ pub enum Objective {
     CapOnly,
 }
 
-/// Losses over all pairs of a batch.
+/// Contrastive losses, over all pairs of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ContrastiveLoss {
     /// The paper's: each image among all texts and each text among all images (equation 2).
     #[default]
     InfoNce,
-    /// SigLIP's: each pair by itself, with a bias that the run learns and leaves behind. That paper starts at
-    /// `logit_scale_init` = ln 10.
+    /// SigLIP's: each pair by itself, with a learned bias that the finished model does not keep.
+    /// The SigLIP paper starts at `logit_scale_init` = ln 10.
     Siglip,
 }
 
-/// Where a run's weights come from: `from` a folder, or `config` with `tokenizer_text` or `tokenizer`.
+/// The source of a run's weights: `from` a folder, or `config` with `tokenizer_text` or
+/// `tokenizer`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
     /// A model folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-    /// A `config.json`; the values are drawn.
+    /// A `config.json`; the weights are initialized at random.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
-    /// Start the prompts `[CAP_1..n]` from those in `from`, and not from its `[CAP]`.
+    /// Start the prompts `[CAP_1..n]` from the prompts of `from` instead of its `[CAP]`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_prompts: bool,
-    /// Weights of the image encoder of a fresh model: a file that `mmgem import --vision` reads.
+    /// Weights for a fresh model's image encoder: a file that `mmgem import --vision` reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<PathBuf>,
     /// A `tokenizer.json` for a fresh model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
-    /// Text files (`.txt` or `.txt.gz`) on which a fresh model's tokenizer is trained.
+    /// Text files (`.txt` or `.txt.gz`) to train a fresh model's tokenizer on.
     #[serde(default)]
     pub tokenizer_text: Vec<PathBuf>,
 }
 
-/// What is learned from.
+/// The training data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// WebDataset shards: files (`*` stands for any characters, `{000..123}` and `{a,b}` for what they list), or
-    /// commands that write a shard to their output (`pipe:aws s3 cp s3://bucket/{000..123}.tar -`).
+    /// WebDataset shards: files, or commands that write a shard to their output
+    /// (`pipe:aws s3 cp s3://bucket/{000..123}.tar -`). `*` stands for any characters; `{000..123}`
+    /// and `{a,b}` expand to each item.
     pub shards: Vec<String>,
     /// Lines of text for the language model (`warmup`).
     pub text: Vec<PathBuf>,
-    /// Area of a random crop over the photo's, as OpenCLIP augments; 1, 1 leaves it whole.
+    /// Area of a random crop relative to the photo's, as in OpenCLIP's augmentation; `[1, 1]` keeps
+    /// the photo whole.
     #[serde(default = "openclip_crop")]
     pub crop_scale: [f32; 2],
-    /// Random crops of each photo that the run draws once and shows again and again; 0 draws a new one each time.
+    /// Random crops of each photo, drawn once and reused; 0 draws a new one each time.
     pub crops: usize,
-    /// Folder of patch tokens that a frozen encoder has given: each view of a photo is encoded once, also over
-    /// several runs. Wants an encoder that does not learn, and whole photos or `crops`.
+    /// Folder that caches a frozen encoder's patch tokens. Each view of a photo is encoded once,
+    /// also across runs. Needs a frozen encoder, and whole photos or `crops`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Ends captions with a full stop, and embeds half of the texts without one, as people type.
+    /// End captions with a full stop, and embed half of the texts without one, as people type.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub sentences: bool,
-    /// Shows half of the photos mirrored, but none of whose captions or phrases any speaks of left or right.
+    /// Mirror half of the photos, except those with a caption or phrase that mentions left or
+    /// right.
     pub mirror: bool,
-    /// Share of a photo's patches that warm-up and stage 1 leave out, others of each photo at each step: the encoder sees the
-    /// class token and the rest, and embedding, caption and what a teacher shows come from these alone (FLIP, arXiv:2212.00794). As many are
-    /// left of every photo; what is dropped follows from seed and step. Nothing is ever dropped but in training; go on for a
-    /// while with 0 (`model.from`), as FLIP does, to get used to whole photos.
+    /// Share of a photo's patches that warm-up and stage 1 drop (FLIP, arXiv:2212.00794).
+    ///
+    /// The encoder sees the class token and the other patches. Embedding, caption and teacher loss
+    /// use only these. The drop depends on seed, step and photo, and leaves the same number for
+    /// every photo. Only training drops patches. To adapt to whole photos, continue for a while
+    /// with 0 (`model.from`), as FLIP does.
     pub patch_dropout: f64,
     /// Share of the stage 2 samples that are the whole photo instead of a region.
     pub whole_image_share: f32,
-    /// Whether stage 2 captioning goes on training stage 1's captions on its whole photos: h3 serves both,
-    /// and without this it forgets them.
+    /// Whether stage 2 captioning also trains stage 1's captions, on its whole photos. h3 serves
+    /// both, and without this it forgets stage 1.
     #[serde(default = "yes")]
     pub rehearse_stage_1: bool,
     /// Read at most this many samples of each shard.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_per_shard: Option<usize>,
-    /// Samples that a shard from a command counts as, because it cannot be counted ahead. Those beyond are never
-    /// seen (the first such shard is named); a shard that has fewer leaves places empty.
+    /// Samples counted per shard from a command, which cannot be counted in advance. Further
+    /// samples are never used (the first such shard is reported); a smaller shard leaves empty
+    /// places.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples_per_shard: Option<usize>,
-    /// Samples within which the order of shards from commands is shuffled.
+    /// Size of the shuffle buffer for shards from commands, in samples.
     #[serde(default = "thousand")]
     pub shuffle_buffer: usize,
-    /// Sequences into which the data is cut, each of shards of its own; divides the batch. A multiple of the
-    /// most ranks that the run will ever have lets each rank start commands for its own shards only. The number of
-    /// ranks may change in a run, this may not.
+    /// Number of sequences that the data is split into, each with shards of its own; must divide
+    /// the batch size.
+    ///
+    /// A multiple of the largest number of ranks lets each rank start commands for its own shards
+    /// only. The number of ranks may change during a run; this may not.
     #[serde(default = "one")]
     pub lanes: usize,
-    /// Several sources with their weights, in the place of `shards`.
+    /// Several weighted sources, instead of `shards`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub mix: Vec<MixConfig>,
 }
@@ -180,12 +191,12 @@ pub struct DataConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixConfig {
-    /// Its share of the samples, over the sum of all weights; in steps of a thousandth.
+    /// Its share of the samples, relative to the sum of all weights, in steps of a thousandth.
     pub weight: f64,
-    /// As `shards` of `[data]`.
+    /// Like `shards` of `[data]`.
     #[serde(default)]
     pub shards: Vec<String>,
-    /// As `samples_per_shard` of `[data]`.
+    /// Like `samples_per_shard` of `[data]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples_per_shard: Option<usize>,
     /// Visual Genome's `region_descriptions.json`, for stage 2.
@@ -197,12 +208,12 @@ pub struct MixConfig {
 }
 
 impl DataConfig {
-    /// Patches of a photo that are left by `patch_dropout`, as open_clip counts them.
+    /// Patches of a photo that `patch_dropout` keeps, rounded as open_clip does.
     pub fn n_kept_patches(&self, n_patches: usize) -> usize {
         ((n_patches as f64 * (1.0 - self.patch_dropout)) as usize).max(1)
     }
 
-    /// The sources, of which a single one is `shards`.
+    /// All sources; `shards` counts as a single one.
     pub fn sources(&self) -> Vec<MixConfig> {
         if self.mix.is_empty() && !self.shards.is_empty() {
             let (shards, samples_per_shard) = (self.shards.clone(), self.samples_per_shard);
@@ -233,25 +244,26 @@ fn openclip_crop() -> [f32; 2] {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimConfig {
-    /// Samples of a step, of all ranks together.
+    /// Samples of a step, over all ranks.
     pub batch_size: usize,
-    /// Parts into which a step's samples on a rank are split, each computed by a thread of its own: the same
-    /// gradient up to rounding. As many as cores on a CPU, 1 on a GPU.
+    /// Worker threads of a rank, each of which computes a part of its samples. The gradient is the
+    /// same up to rounding. Use the number of cores on a CPU, and 1 on a GPU.
     #[serde(default = "one")]
     pub workers: usize,
-    /// Most samples of one forward and backward pass. The gradient is that of the whole batch, whatever the
-    /// size: what grows with the batch is only its embeddings. A batch that takes several is embedded once
-    /// more, ahead; without a size, or where the batch fits, it is not.
+    /// Most samples of one forward and backward pass [default: a worker's whole part]. The gradient
+    /// is always that of the whole batch, and only the embeddings' memory grows with the batch. A
+    /// worker with several micro-batches needs an additional forward pass to embed its part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
-    /// What towers and heads compute in; weights, moments, sums over samples, norms and losses are f32 in any case.
+    /// Precision of towers and heads. Weights, moments, sums over samples, norms and losses are
+    /// always f32.
     #[serde(default)]
     pub compute_dtype: ComputeDtype,
-    /// Whether of a transformer block only the input is kept for the way back, and the rest computed again: the
-    /// same gradient for less memory and a third more work.
+    /// Gradient checkpointing: keep only the inputs of transformer blocks and recompute the rest.
+    /// The gradient is the same, for less memory and a third more work.
     #[serde(default)]
     pub recompute: bool,
-    /// Which optimiser.
+    /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerKind,
     /// Steps of the run.
@@ -263,19 +275,19 @@ pub struct OptimConfig {
     pub lr_heads: f64,
     /// Learning rate of the image encoder and the language model.
     pub lr_towers: f64,
-    /// Share of the learning rate that is left at the last step of the cosine.
+    /// Share of the learning rate left at the last step of the cosine schedule.
     #[serde(default)]
     pub lr_floor: f64,
-    /// Weight decay; norms, biases, tokens and the temperature have none.
+    /// Weight decay; not applied to norms, biases, tokens and the temperature.
     #[serde(default = "paper_weight_decay")]
     pub weight_decay: f32,
-    /// Largest norm of the whole gradient.
+    /// Largest norm of the whole gradient; a larger gradient is scaled down to it.
     #[serde(default = "unit_norm")]
     pub clip_norm: f64,
-    /// The second decay rate.
+    /// Adam's second decay rate.
     #[serde(default = "lamb_beta_2")]
     pub beta_2: f32,
-    /// Steps in a row that may be skipped for a loss or gradient that is not finite.
+    /// Consecutive steps that may be skipped because of a loss or gradient that is not finite.
     #[serde(default = "ten")]
     pub max_bad_steps: usize,
 }
@@ -296,19 +308,19 @@ fn ten() -> usize {
     10
 }
 
-/// What towers and heads compute in.
+/// Precision of towers and heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ComputeDtype {
-    /// As the weights are.
+    /// The same as the weights.
     #[default]
     F32,
-    /// In half of the memory, and on the matrix units of data-center GPUs; slow on a CPU.
+    /// Half of the memory, and supported by the matrix units of data-center GPUs; slow on a CPU.
     Bf16,
 }
 
 impl ComputeDtype {
-    /// Burn's name of it.
+    /// The same type in Burn.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -317,13 +329,13 @@ impl ComputeDtype {
     }
 }
 
-/// Imitation of a teacher.
+/// Distillation from a teacher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DistillConfig {
     /// Weight of the mean cosine distance to the teacher's map.
     pub weight: f32,
-    /// Weight, beside it, of the cosine distance between the means of both maps.
+    /// Weight of an additional cosine distance between the means of both maps.
     #[serde(default)]
     pub mean_weight: f32,
     /// Patches per side of the teacher's map.
@@ -332,29 +344,33 @@ pub struct DistillConfig {
     pub hidden_size: usize,
 }
 
-/// Optimisers.
+/// Optimizers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
-    /// The paper's, for large batches: a matrix moves by a share of its own norm.
+    /// The paper's, for large batches: each matrix moves by a share of its own norm.
     #[default]
     Lamb,
-    /// LAMB without that trust ratio; learning rates are about a fifth of LAMB's. Better for small batches (EXPERIMENTS.md).
+    /// LAMB without the trust ratio; learning rates are about a fifth of LAMB's. Better for small
+    /// batches (EXPERIMENTS.md).
     AdamW,
 }
 
-/// Learning where in a photo a phrase is: for encoders that do not come with pretrained towers.
+/// Learning where a phrase is in a photo, for encoders without pretrained towers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroundingConfig {
     /// Weight of [`mmgem_core::loss::grounding_loss`].
     pub weight: f32,
-    /// Weight of the caption loss of phrases after their regions' RoIAlign tokens and `[CAP_1..n]`, which then
-    /// learn beside `[CAP]`: a whole photo and a box of all of it look the same, and only the prompts tell whether
-    /// a sentence or a name is wanted.
+    /// Weight of the caption loss of phrases, after their regions' RoIAlign tokens and
+    /// `[CAP_1..n]`.
+    ///
+    /// The prompts then learn beside `[CAP]`. A whole photo and a box of all of it look the same.
+    /// Only the prompts tell the model whether to write a sentence or a name.
     #[serde(default)]
     pub caption_weight: f32,
-    /// Whether regions and their phrases are contrasted too, among the photos and their captions.
+    /// Whether regions and their phrases join the contrastive loss, among the photos and their
+    /// captions.
     #[serde(default)]
     pub contrast: bool,
 }
@@ -365,7 +381,7 @@ pub struct GroundingConfig {
 pub struct CheckpointConfig {
     /// Steps between two checkpoints.
     pub every: usize,
-    /// Newest checkpoints that are kept.
+    /// Number of checkpoints to keep, newest first.
     pub keep: usize,
 }
 
@@ -375,14 +391,14 @@ impl Default for CheckpointConfig {
     }
 }
 
-/// What a run is measured against and planned for; decides nothing that is computed.
+/// The hardware that a run is measured against and planned for; does not change what is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HardwareConfig {
-    /// Peak rate of one rank's device in the precision that is used, in 10^12 operations a second.
+    /// Peak rate of one rank's device at the precision used, in 10^12 operations per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_tflops: Option<f64>,
-    /// Share of the peak that the plan goes by until something is measured.
+    /// Share of the peak that the plan assumes until a rate is measured.
     pub expected_share: f64,
     /// Memory of one rank's device, in 10^9 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -397,12 +413,12 @@ impl Default for HardwareConfig {
     }
 }
 
-/// Several processes.
+/// Settings for several processes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterConfig {
-    /// Seconds that a rank waits for the others before the run ends with a reason. Rank 0 evaluates and saves
-    /// while the others wait.
+    /// Seconds that a rank waits for the others before the run ends with an error. The others also
+    /// wait while rank 0 evaluates and saves.
     pub timeout_secs: u64,
 }
 
@@ -420,7 +436,7 @@ pub struct EvalConfig {
     pub shards: Vec<String>,
     /// Steps between two evaluations.
     pub every: usize,
-    /// Photos that are looked at.
+    /// Number of photos to evaluate on.
     #[serde(default = "hundred")]
     pub limit: usize,
 }
@@ -429,13 +445,13 @@ fn hundred() -> usize {
     100
 }
 
-/// Why a run's TOML file cannot be used.
+/// Errors of a run's TOML file.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainConfigError {
-    /// Not TOML, or a key is missing, unknown or of another type.
+    /// The file is not TOML, or a key is missing, unknown or of another type.
     #[error("{0}")]
     Malformed(#[from] toml::de::Error),
-    /// An override that is not `key=value`.
+    /// An override is not `key=value`.
     #[error("--set {0:?} is not of the form key=value\n  hint: for example --set optim.steps=100")]
     Override(String),
     /// The values contradict each other.
@@ -444,7 +460,7 @@ pub enum TrainConfigError {
 }
 
 impl TrainConfig {
-    /// Reads a TOML file; `overrides` are `key.inner=value` with TOML values.
+    /// Reads a TOML file. `overrides` are `key.inner=value` with TOML values.
     pub fn from_toml(text: &str, overrides: &[String]) -> Result<Self, TrainConfigError> {
         let mut root: toml::Table = toml::from_str(text)?;
         for change in overrides {
@@ -495,7 +511,7 @@ impl TrainConfig {
         }
         if self.freeze_vision && (self.recipe != Recipe::Stage1 || self.distill.is_some()) {
             return fail(
-                "freeze_vision wants recipe = \"stage1\" without [distill]: a frozen encoder imitates nobody, and stage 2 keeps it anyway",
+                "freeze_vision wants recipe = \"stage1\" without [distill]: a frozen encoder cannot imitate a teacher, and stage 2 freezes it anyway",
             );
         }
         let data = &self.data;
@@ -540,7 +556,7 @@ impl TrainConfig {
             let comes_again = self.data.crop_scale[0] >= 1.0 || self.data.crops > 0;
             if !(is_frozen && comes_again && self.data.patch_dropout == 0.0) {
                 return fail(
-                    "[data] cache keeps what an encoder that does not learn gives of the same views: it wants freeze_vision or stage 2, crop_scale = [1.0, 1.0] or crops above 0, and no patch_dropout",
+                    "[data] cache stores a frozen encoder's patch tokens of repeated views: it wants freeze_vision or stage 2, crop_scale = [1.0, 1.0] or crops above 0, and no patch_dropout",
                 );
             }
         }
@@ -571,7 +587,7 @@ impl TrainConfig {
         }
     }
 
-    /// Patches are dropped where nothing asks for a place in the photo.
+    /// Checks that patches are dropped only if no loss depends on a position in the photo.
     fn check_patch_dropout(&self) -> Result<(), TrainConfigError> {
         let share = self.data.patch_dropout;
         if share == 0.0 {
@@ -599,7 +615,7 @@ impl TrainConfig {
 fn set(root: &mut toml::Table, change: &str) -> Result<(), TrainConfigError> {
     let wrong = || TrainConfigError::Override(change.to_owned());
     let (path, value) = change.split_once('=').ok_or_else(wrong)?;
-    // A bare word is a string, so that paths need no second pair of quotes.
+    // A bare word is a string, so that the user need not quote paths twice.
     let value = toml::from_str::<toml::Table>(&format!("x = {value}"))
         .ok()
         .and_then(|mut table| table.remove("x"))

@@ -1,17 +1,21 @@
 //! Equation 2 and its gradient over the embeddings of all ranks, a block of rows at a time.
 //!
-//! With `S = exp(logit_scale) <u_i, v_j>` over `n` pairs, `L = 1/n [Σ_i (lse_j S_ij - S_ii) + Σ_j (lse_i S_ij - S_jj)]`
-//! (twice open_clip's loss, see [`mmgem_core::loss::contrastive_loss`]). A rank has some rows `u` and the
-//! same columns `v`; it needs all others' embeddings and, for the gradient, their log-sum-exps:
+//! With `S = exp(logit_scale) <u_i, v_j>` over `n` pairs,
+//! `L = 1/n [Σ_i (lse_j S_ij - S_ii) + Σ_j (lse_i S_ij - S_jj)]`
+//! (twice open_clip's loss, see [`crate::loss::contrastive_loss`]). A rank has some of the rows `u`
+//! and the same rows of `v`. It needs all other embeddings and, for the gradient, their
+//! log-sum-exps:
 //!
-//! `dL/du_i = exp(logit_scale)/n [Σ_j (exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)) v_j - 2 v_i]`
+//! `dL/du_i = exp(logit_scale)/n [Σ_j p_ij v_j - 2 v_i]` with
+//! `p_ij = exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)`
 //!
-//! and the same for `v`. SigLIP's loss ([`mmgem_core::loss::sigmoid_loss`]) needs no more than the others' embeddings: with
-//! `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is `L = 1/n [Σ_ij log(1 + exp(S_ij)) - Σ_i S_ii]`, and
+//! and the same for `v`. SigLIP's loss ([`crate::loss::sigmoid_loss`]) needs only the other
+//! embeddings. With `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is
+//! `L = 1/n [Σ_ij log(1 + exp(S_ij)) - Σ_i S_ii]`, and
 //!
 //! `dL/du_i = exp(logit_scale)/n [Σ_j sigmoid(S_ij) v_j - v_i]`
 //!
-//! Nothing larger than a block is ever held beside the embeddings.
+//! Beside the embeddings, nothing larger than a block is in memory.
 
 use burn::tensor::{
     Device, Tensor, TensorData,
@@ -21,33 +25,35 @@ use burn::tensor::{
 use mmgem_collective::{Collective, CollectiveError};
 use mmgem_core::readback::floats_now;
 
-/// Similarities that are held at a time.
+/// Similarities per block.
 const BLOCK: usize = 1 << 24;
 
 /// This rank's share of the loss and the gradients of its own rows.
 pub struct Contrast {
-    /// Its share of the loss; the shares of all ranks add up to it.
+    /// Its share of the loss; the shares of all ranks add up to the loss.
     pub loss: f64,
-    /// Its share of the derivative by the log of the scale.
+    /// Its share of the derivative with respect to the log of the scale.
     pub log_scale_gradient: f64,
-    /// Its share of the derivative by the bias, of a loss that has one.
+    /// Its share of the derivative with respect to the bias, if the loss has one.
     pub bias_gradient: f64,
-    /// Gradient of its images' or regions' embeddings, `[rows, embed_dim]`.
+    /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
     pub visual_gradient: Tensor<2>,
-    /// Gradient of its texts' embeddings, `[rows, embed_dim]`.
+    /// Gradient of its text embeddings, `[rows, embed_dim]`.
     pub text_gradient: Tensor<2>,
 }
 
-/// Takes the place of the logit of a pair that is left out.
+/// Replaces the logit of a pair that is left out.
 const LEFT_OUT: f32 = -1e4;
 
-/// The contrastive loss over all ranks: InfoNCE, or with a bias (`[1]`) SigLIP's.
+/// The contrastive loss over all ranks: InfoNCE, or SigLIP's if `bias` is given.
+///
+/// `keys` has a key for each own text; InfoNCE leaves out pairs of different rows with the same
+/// key. `rows` has the number of rows of each rank, at least one of which is above 0.
 ///
 /// # Shapes
 /// - visual, text: `[rows[rank], embed_dim]`, rows of unit length, without a graph
 /// - log_scale: `[1]`
-/// - keys: of each own text; InfoNCE leaves out pairs of different rows with the same key
-/// - rows: how many each rank has; at least one has some
+/// - bias: `[1]`
 pub fn contrast(
     visual: Tensor<2>,
     text: Tensor<2>,
@@ -68,11 +74,11 @@ pub fn contrast(
     }
 }
 
-/// Which rows of all ranks have the same text.
+/// Finds rows with the same text, over all ranks.
 struct SameTexts {
-    /// Key and number of each own row, `[rows, 1]`.
+    /// Key and row number of each own row, `[rows, 1]`.
     own: [Tensor<2>; 2],
-    /// Of each row of all ranks.
+    /// Key and row number of each row of all ranks.
     all: [Tensor<2>; 2],
 }
 
@@ -97,7 +103,7 @@ impl SameTexts {
         Ok(Self { own, all })
     }
 
-    /// Leaves out the pairs of some own rows with others of the same text.
+    /// Masks pairs of the own rows in `range` with other rows that have the same text.
     fn mask(&self, logits: Tensor<2>, range: std::ops::Range<usize>) -> Tensor<2> {
         let shape = logits.dims();
         let is_same = |of: usize| {
@@ -109,7 +115,7 @@ impl SameTexts {
     }
 }
 
-/// Similarities of some own rows with all, sharpened, without the pairs that are left out.
+/// Scaled similarities of the own rows in `range` with all rows; pairs to leave out are masked.
 fn logits_of(
     own: &Tensor<2>,
     all: &Tensor<2>,
@@ -169,7 +175,7 @@ fn sigmoid_contrast(
     let all_text = gather_rows(text.clone(), rows, group)?;
     let side = |own, partner, all| sigmoid_side(own, partner, all, &scale, &bias, n);
     let (visual_gradient, [loss, by_scale, by_bias]) = side(&visual, &text, &all_text);
-    // The texts' side meets the same pairs again, those of other ranks' images with the own texts.
+    // The loss comes from the images' side alone: the texts' side covers the same pairs again.
     let (text_gradient, _) = side(&text, &visual, &all_visual);
 
     let [own, _] = visual.dims();
@@ -180,7 +186,7 @@ fn sigmoid_contrast(
     Ok(Contrast { loss, log_scale_gradient, bias_gradient, visual_gradient, text_gradient })
 }
 
-/// Sums over the pairs, read from the device at once.
+/// Divides sums over the pairs by `n`, and reads them from the device in one transfer.
 fn means<const N: usize>(sums: [Tensor<1>; N], n: usize) -> [f64; N] {
     let sums = floats_now(Tensor::cat(sums.to_vec(), 0));
     std::array::from_fn(|at| f64::from(sums[at]) / n as f64)
@@ -197,7 +203,7 @@ fn gather_rows(
     }
     let [n, width] = own.dims();
     let most = rows.iter().copied().max().unwrap_or(0);
-    // Collectives want as many from each.
+    // Collectives need the same length from each rank.
     let padded = if n == most {
         own
     } else {
@@ -212,7 +218,7 @@ fn gather_rows(
     Ok(Tensor::cat(filled.map(|(rank, n)| all.clone().narrow(0, rank * most, *n)).collect(), 0))
 }
 
-/// Blocks of `n` rows against `columns` columns.
+/// Splits `n` rows into blocks that have at most [`BLOCK`] similarities with `columns` columns.
 fn blocks(n: usize, columns: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let step = (BLOCK / columns.max(1)).max(1);
     (0..n).step_by(step).map(move |start| start..(start + step).min(n))
@@ -265,8 +271,8 @@ fn side_gradient(
     (Tensor::cat(gradients, 0), mean)
 }
 
-/// Gradient of the own rows, and over them the sums of `log(1 + exp(S_ij))`, of its derivative by the log of the scale,
-/// and of that by the bias.
+/// Gradient of the own rows. Also sums over them: `log(1 + exp(S_ij))`, its derivative with respect
+/// to the log of the scale, and its derivative with respect to the bias.
 fn sigmoid_side(
     own: &Tensor<2>,
     partner: &Tensor<2>,

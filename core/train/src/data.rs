@@ -1,4 +1,5 @@
-//! Batches: which samples a step sees and what is done to them, as a pure function of seed and step.
+//! Builds batches: the samples of a step and their augmentation, as a pure function of seed and
+//! step.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;
@@ -20,20 +21,20 @@ use super::cache::{CachedView, PatchCache, ViewKey};
 use super::config::{DistillConfig, Recipe, TrainConfig};
 use super::sources::{Order, Pick, Raw, Sources};
 
-/// Least share of a region's area that a crop must leave for its phrase to be used.
+/// Smallest visible share of a region's area for its phrase to be used after a crop.
 const VISIBLE_SHARE: f32 = 0.5;
 
-/// One step's samples on the host.
+/// The samples of one step, on the host.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The photos with their texts.
     pub samples: Vec<Prepared>,
     /// Token ids of lines of text (`warmup`).
     pub lines: Vec<Vec<u32>>,
-    /// What could not be used, and why; of a shard that ends early only the first sample is named, of one that is longer
-    /// than it counts only the shard.
+    /// Samples that could not be used, with reasons. For a shard that ends early, only the first
+    /// missing sample is listed; for a shard with too many samples, only the shard.
     pub skipped: Vec<String>,
-    /// How many could not be used.
+    /// Number of samples that could not be used.
     pub n_skipped: usize,
 }
 
@@ -49,64 +50,66 @@ pub struct BatchPart<'a> {
 /// One sample after decoding and augmentation.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The model's input; without pixels where `patches` are there.
+    /// The model's input; without pixels if `patches` is set.
     photo: Preprocessed,
-    /// V of the photo, from the cache (`data.cache`), `n_patches * hidden` values.
+    /// V of the photo, from the cache (`data.cache`): `n_patches * hidden` values.
     patches: Option<Vec<f16>>,
-    /// Of a view that comes again.
+    /// Cache key, if the view is one that is shown again.
     view: Option<ViewKey>,
     /// Token ids of the text.
     pub text: Vec<u32>,
-    /// The text as somebody who searches would type it, where it is not `text` itself (`data.sentences`).
+    /// The text as a user would type it in a search, if that differs from `text`
+    /// (`data.sentences`).
     query: Option<Vec<u32>>,
-    /// Whether the text describes the photo, and is not just a list of things on it.
+    /// Whether the text describes the photo; false if it only lists objects in it.
     pub is_captioned: bool,
-    /// The region that the text names (stage 2).
+    /// The region that the text describes (stage 2).
     pub region: Option<Region>,
-    /// Whether the text is about the whole photo.
+    /// Whether the text describes the whole photo.
     pub is_whole: bool,
-    /// A phrase and where it is (`[grounding]`).
+    /// A phrase and its place (`[grounding]`).
     grounded: Option<Grounded>,
-    /// The teacher's map and how it is pooled at the crop.
+    /// The teacher's map and its pooling matrix for the crop.
     teacher: Option<TeacherMap>,
-    /// The patches that the encoder sees, in order, where it does not see all (`data.patch_dropout`).
+    /// The patches that the encoder sees, in ascending order; `None` if it sees all
+    /// (`data.patch_dropout`).
     kept: Option<Vec<u32>>,
 }
 
 /// A photo as a step shows it to the model.
 struct View {
     photo: Preprocessed,
-    /// Where it was cut out, unless it came from the cache.
+    /// The crop, unless the view came from the cache.
     crop: Option<PixelRect>,
     mirror: bool,
-    /// Of a view that comes again.
+    /// Cache key, if the view is one that is shown again.
     key: Option<ViewKey>,
     patches: Option<Vec<f16>>,
 }
 
-/// A phrase and the part of the photo that it names.
+/// A phrase and the part of the photo that it describes.
 #[derive(Debug)]
 struct Grounded {
     /// Token ids.
     phrase: Vec<u32>,
-    /// As `query` of the photo.
+    /// Like `query` of the photo.
     query: Option<Vec<u32>>,
     /// Its box.
     region: Region,
-    /// How its box spreads over the patches; sums to 1.
+    /// Share of its box on each patch; sums to 1.
     shares: Vec<f32>,
 }
 
 /// A teacher's feature map of a whole photo.
 #[derive(Debug)]
 struct TeacherMap {
-    /// `[patches that the student sees, cells of the map]`
+    /// Pooling matrix, `[patches that the student sees, cells of the map]`.
     pooling: Vec<f32>,
-    /// `[cells, hidden]`, up to a scale.
+    /// The features, `[cells, hidden]`, up to a scale.
     map: Vec<f32>,
 }
 
-/// Where batches come from.
+/// Reads a run's data and builds its batches.
 pub struct Batches {
     sources: Sources,
     lines: Vec<String>,
@@ -120,7 +123,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Opens the run's data for one of `n_ranks` processes, which gets every batch's samples of its own.
+    /// Opens the run's data for process `rank` of `n_ranks`, which gets its own part of each batch.
     pub fn open(
         config: &TrainConfig,
         model: &MmGemConfig,
@@ -145,29 +148,29 @@ impl Batches {
         })
     }
 
-    /// Takes the patch tokens of photos from a cache, and puts what it lacks into it.
+    /// Takes the photos' patch tokens from a cache, and adds missing ones to it.
     pub fn with_cache(self, cache: Option<PatchCache>) -> Self {
         Self { cache, ..self }
     }
 
-    /// How much there is, in words.
+    /// The amount of data, as a sentence.
     pub fn describe(&self) -> String {
         self.sources.describe()
     }
 
-    /// Steps after which every sample has come once, where that is known.
+    /// Steps of an epoch, if the number of samples is known.
     pub fn epoch_steps(&self) -> Option<usize> {
         let samples = self.sources.epoch()?.max(self.lines.len());
         Some(samples.div_ceil(self.config.optim.batch_size))
     }
 
-    /// What is said of shards that were cut short.
+    /// Warnings about truncated shards.
     pub fn warnings(&self) -> Vec<String> {
         self.sources.warnings()
     }
 
-    /// This rank's samples of a step's batch; one that cannot be used is left out and named. Those of all ranks
-    /// together are the same however many ranks there are.
+    /// This rank's samples of a step's batch. Unusable samples are left out and listed in
+    /// `skipped`. The batch over all ranks does not depend on the number of ranks.
     pub fn batch(&mut self, step: usize) -> Batch {
         let batch_size = self.config.optim.batch_size;
         let cut = |rank: usize| step * batch_size + batch_size * rank / self.n_ranks;
@@ -210,7 +213,8 @@ impl Batches {
         batch
     }
 
-    /// What stands at a position of the endless sequence of batches: a batch is its lanes one after the other.
+    /// The sample at a position of the endless sequence of batches; a batch is its lanes one after
+    /// the other.
     fn pick(&mut self, position: usize) -> Pick {
         let (batch_size, lanes) = (self.config.optim.batch_size, self.config.data.lanes);
         let (step, in_batch, of_lane) =
@@ -218,7 +222,8 @@ impl Batches {
         self.sources.pick(in_batch / of_lane, step * of_lane + in_batch % of_lane)
     }
 
-    /// Gives the samples that the cache does not know their patch tokens, and the cache them.
+    /// Computes the patch tokens that the cache lacks, and stores them in the samples and the
+    /// cache.
     fn with_patches(
         &self,
         mut prepared: Vec<Result<Prepared, String>>,
@@ -242,7 +247,7 @@ impl Batches {
         prepared
     }
 
-    /// The photo as the model sees it, from the cache where that knows it, else with its pixels.
+    /// The photo as the model sees it: from the cache if it has the view, otherwise with pixels.
     fn view(&self, raw: &Raw, rng: &mut ChaCha8Rng) -> Result<View, String> {
         let data = &self.config.data;
         let [low, high] = data.crop_scale.map(f64::from);
@@ -265,12 +270,12 @@ impl Batches {
             let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
             return Ok(View { photo: pixels, crop: Some(crop), mirror, key: None, patches: None });
         }
-        // One of a few views, so that it comes again.
+        // From here on, the view is one of a few that are shown again.
         let crop_idx = if is_whole { 0 } else { rng.random_range(0..data.crops as u64) };
         let mirror = data.mirror && rng.random() && !speaks_of_sides(&raw.record);
         let photo_hash = hash_bytes(HASH_START, &raw.image);
         let view = if is_whole { 0 } else { 1 + crop_idx } * 2 + u64::from(mirror);
-        // Crops of another size or another run's seed are other views.
+        // Another crop size or another run's seed makes other views.
         let view = if is_whole { view } else { hash_bytes(self.crop_hash(), &view.to_le_bytes()) };
         let key = ViewKey { photo: photo_hash, view };
         if let Some(known) = self.cache.as_ref().and_then(|cache| cache.get(key)) {
@@ -285,7 +290,7 @@ impl Batches {
         Ok(View { photo: pixels, crop: Some(crop), mirror, key: Some(key), patches: None })
     }
 
-    /// What the crops of a run follow from besides the photo.
+    /// Hash of the settings that decide a run's crops, besides the photo.
     fn crop_hash(&self) -> u64 {
         let [low, high] = self.config.data.crop_scale.map(f32::to_le_bytes);
         let seed = self.config.seed.to_le_bytes();
@@ -298,7 +303,7 @@ impl Batches {
         let teacher = match (&self.config.distill, &raw.teacher) {
             (Some(distill), Some(bytes)) => {
                 let map = teacher_map(bytes, distill.grid, distill.hidden_size)?;
-                // A run that imitates a teacher has no cache, so the photo was decoded.
+                // A run with a teacher has no cache, so the photo was decoded.
                 let crop = crop.expect("decoded");
                 let bins = teacher_bins(
                     self.model.grid(),
@@ -317,7 +322,7 @@ impl Batches {
         } else {
             (caption(&raw, &mut rng)?, None, true)
         };
-        // With [grounding] a class is learned as the name of a region.
+        // With [grounding], a class is learned as the name of a region.
         let names_class = raw.record.class.is_some() && self.config.grounding.is_none();
         let is_captioned = stage_2 || names_class || !raw.record.captions.is_empty();
         let (text, query) = self.encode(&text, &mut rng)?;
@@ -341,7 +346,7 @@ impl Batches {
         })
     }
 
-    /// Token ids of a text to write, and of the same text to embed where that differs.
+    /// Token ids of a text to write, and of the text to embed if that differs.
     fn encode(
         &self,
         text: &str,
@@ -358,22 +363,22 @@ impl Batches {
         Ok((ids(&sentence)?, if rng.random() { Some(ids(phrase)?) } else { None }))
     }
 
-    /// A random choice of as many patches as every photo of the run keeps.
+    /// A random choice of patches; the same number for every photo of the run.
     fn kept(&self, rng: &mut ChaCha8Rng) -> Vec<u32> {
         let n_patches = self.model.grid() * self.model.grid();
         let mut patches: Vec<u32> = (0..n_patches as u32).collect();
         let n_kept = self.config.data.n_kept_patches(n_patches);
-        // The first places of a shuffle.
+        // The first steps of a Fisher-Yates shuffle.
         for at in 0..n_kept {
             patches.swap(at, rng.random_range(at..n_patches));
         }
         patches.truncate(n_kept);
-        // The language model may read them one after the other (`vision_tokens = "grid"`).
+        // The language model may read the patches in order (`vision_tokens = "grid"`).
         patches.sort_unstable();
         patches
     }
 
-    /// One of the phrases with the patches that its box covers; none where no box is to be seen.
+    /// A random phrase with the patches that its box covers; `None` if no box is visible.
     fn grounded(
         &self,
         record: &PhotoRecord,
@@ -416,8 +421,8 @@ impl Batches {
         Ok((phrase, Some(Region { box_input, mask: None }), false))
     }
 
-    /// One phrase of each region that the crop leaves to be seen, with its box in the model's input. A photo of
-    /// which only the class is known is one region.
+    /// One phrase for each region that is visible in the crop, with its box in the model's input. A
+    /// photo with only a class counts as one region.
     fn visible_phrases(
         &self,
         record: &PhotoRecord,
@@ -457,7 +462,7 @@ impl Batch {
         }
     }
 
-    /// At most `n` parts of nearly equal size, in order; none is empty.
+    /// At most `n` parts of nearly equal size, in order. No part is empty.
     pub fn split(&self, n: usize) -> Vec<BatchPart<'_>> {
         let size = self.samples.len().max(self.lines.len());
         let n = n.clamp(1, size.max(1));
@@ -474,7 +479,7 @@ impl Batch {
 }
 
 impl<'a> BatchPart<'a> {
-    /// Parts of at most `size` photos and lines each, in order; the whole where no size is wanted.
+    /// Parts of at most `size` photos and lines each, in order; the whole part if `size` is `None`.
     pub fn micro_batches(self, size: Option<usize>) -> Vec<BatchPart<'a>> {
         let len = self.samples.len().max(self.lines.len());
         let size = size.unwrap_or(len).max(1);
@@ -488,7 +493,8 @@ impl<'a> BatchPart<'a> {
             .collect()
     }
 
-    /// V of the photos on a device, `[n, n_patches, hidden]`, where the cache gave it.
+    /// V of the photos on a device, `[n, n_patches, hidden]`; `None` unless all photos have it from
+    /// the cache.
     pub fn patches(&self, config: &MmGemConfig, device: &Device) -> Option<Tensor<3>> {
         let shape = [self.samples.len(), config.grid().pow(2), config.vision.hidden_size()];
         let mut values = vec![0.0; shape.iter().product()];
@@ -510,17 +516,17 @@ impl<'a> BatchPart<'a> {
         )
     }
 
-    /// The patches of each photo that the encoder sees; none where it sees all of them.
+    /// The patches of each photo that the encoder sees; `None` if it sees all.
     pub fn kept_patches(&self) -> Option<Vec<Vec<u32>>> {
         self.samples.iter().map(|sample| sample.kept.clone()).collect()
     }
 
-    /// Token ids of the photos' texts.
+    /// Token ids of the photos' texts, to write.
     pub fn texts(&self) -> Vec<Vec<u32>> {
         self.samples.iter().map(|sample| sample.text.clone()).collect()
     }
 
-    /// Token ids of the photos' texts as they are embedded.
+    /// Token ids of the photos' texts, to embed.
     pub fn queries(&self) -> Vec<Vec<u32>> {
         self.samples
             .iter()
@@ -528,23 +534,23 @@ impl<'a> BatchPart<'a> {
             .collect()
     }
 
-    /// Which photos have a text that describes them.
+    /// Indices of the photos with a text that describes them.
     pub fn captioned(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].is_captioned).collect()
     }
 
-    /// Which photos are described as a whole.
+    /// Indices of the photos with a text about the whole photo.
     pub fn whole(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].is_whole).collect()
     }
 
-    /// The regions that the texts name, each with the index of its photo.
+    /// The regions that the texts describe, each with the index of its photo.
     pub fn regions(&self) -> Vec<(usize, Region)> {
         let regions = self.samples.iter().enumerate();
         regions.filter_map(|(photo, sample)| Some((photo, sample.region.clone()?))).collect()
     }
 
-    /// Which photos have a phrase with its place.
+    /// Indices of the photos that have a phrase with its place.
     pub fn with_phrase(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].grounded.is_some()).collect()
     }
@@ -553,12 +559,12 @@ impl<'a> BatchPart<'a> {
         self.samples.iter().enumerate().filter_map(|(photo, s)| Some((photo, s.grounded.as_ref()?)))
     }
 
-    /// Token ids of those phrases.
+    /// Token ids of those phrases, to write.
     pub fn phrases(&self) -> Vec<Vec<u32>> {
         self.grounded().map(|(_, grounded)| grounded.phrase.clone()).collect()
     }
 
-    /// Token ids of those phrases as they are embedded.
+    /// Token ids of those phrases, to embed.
     pub fn phrase_queries(&self) -> Vec<Vec<u32>> {
         self.grounded().map(|(_, g)| g.query.as_ref().unwrap_or(&g.phrase).clone()).collect()
     }
@@ -568,7 +574,7 @@ impl<'a> BatchPart<'a> {
         self.grounded().map(|(photo, grounded)| (photo, grounded.region.clone())).collect()
     }
 
-    /// How each of those phrases spreads over the patches, `[n, n_patches]`.
+    /// Share of each of those phrases' boxes on each patch, `[n, n_patches]`.
     pub fn phrase_shares(&self, device: &Device) -> Tensor<2> {
         let shares: Vec<f32> =
             self.grounded().flat_map(|(_, g)| g.shares.iter().copied()).collect();
@@ -577,12 +583,13 @@ impl<'a> BatchPart<'a> {
         Tensor::from_data(TensorData::new(shares, shape), device)
     }
 
-    /// Which photos have a teacher's map.
+    /// Indices of the photos that have a teacher's map.
     pub fn with_teacher(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].teacher.is_some()).collect()
     }
 
-    /// The maps of those photos at the patches that the student sees, `[n, n_kept, hidden]`, up to a scale.
+    /// The maps of those photos at the patches that the student sees, `[n, n_kept, hidden]`, up to
+    /// a scale.
     pub fn teacher_maps(&self, distill: &DistillConfig, device: &Device) -> Tensor<3> {
         let teachers: Vec<&TeacherMap> =
             self.samples.iter().filter_map(|sample| sample.teacher.as_ref()).collect();
@@ -601,10 +608,10 @@ impl<'a> BatchPart<'a> {
     }
 }
 
-/// One of the captions, or a sentence about the class.
+/// One of the captions, or a sentence about the class, or a list of objects.
 fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
     if raw.regions_only {
-        return Err("it has no caption, and no described region is to be seen".into());
+        return Err("it has no caption, and no described region is visible".into());
     }
     let record = &raw.record;
     const TEMPLATES: [&str; 4] = ["a photo of {}.", "a picture of {}.", "this is {}.", "{}."];
@@ -617,10 +624,10 @@ fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
     }
 }
 
-/// Most things that stand for a photo without a caption.
+/// Most objects listed for a photo without a caption.
 const MAX_THINGS: usize = 3;
 
-/// The largest things on a photo that nobody described: "a cup, a fork and a cake."
+/// The largest objects in a photo without a caption: "a cup, a fork and a cake."
 fn list_of_things(record: &PhotoRecord) -> String {
     let mut regions: Vec<_> =
         record.regions.iter().filter(|region| !region.phrases.is_empty()).collect();
@@ -640,13 +647,13 @@ fn list_of_things(record: &PhotoRecord) -> String {
     }
 }
 
-/// "an anchor", "a bass"
+/// Puts an article before a name: "an anchor", "a bass".
 fn with_article(name: &str) -> String {
     let is_vowel = name.starts_with(|c: char| "aeiouAEIOU".contains(c));
     format!("{} {name}", if is_vowel { "an" } else { "a" })
 }
 
-/// Whether a mirrored photo would belie what people say of it.
+/// Whether captions or phrases mention left or right, which mirroring would make wrong.
 fn speaks_of_sides(record: &PhotoRecord) -> bool {
     let phrases = record.regions.iter().flat_map(|region| &region.phrases);
     record.captions.iter().chain(phrases).any(|text| {
@@ -655,15 +662,15 @@ fn speaks_of_sides(record: &PhotoRecord) -> bool {
     })
 }
 
-/// How a teacher's map of the whole photo is pooled at the student's patches of the crop,
-/// `[student * student, grid * grid]`, where both are as wide as high.
+/// Matrix that pools a teacher's map of the whole photo at the student's patches of the crop,
+/// `[student * student, grid * grid]`. Both grids are square.
 fn teacher_bins(
     student: usize,
     grid: usize,
     crop: PixelRect,
     [width, height]: [u32; 2],
 ) -> Vec<f32> {
-    // The map's own frame: one pixel a patch.
+    // The map's own frame: one pixel per patch.
     let pool =
         PoolAggregator { grid, image_size: grid, roi_output_size: student, roi_sampling_ratio: 2 };
     let (sx, sy) = (grid as f32 / width as f32, grid as f32 / height as f32);
@@ -676,8 +683,8 @@ fn teacher_bins(
     pool.pooling_matrix(&Region { box_input, mask: None })
 }
 
-/// The rows of a pooling matrix, a bin each, that belong to the patches the student sees, all of them or those `kept`.
-/// Of a mirrored photo a patch at the left is the bin at the right.
+/// The rows of a pooling matrix for the patches that the student sees: all of them, or those in
+/// `kept`. A row is a bin. In a mirrored photo, a patch on the left takes the bin on the right.
 fn rows_of_patches(bins: &[f32], grid: usize, kept: Option<&[u32]>, mirror: bool) -> Vec<f32> {
     let n_cells = bins.len() / (grid * grid);
     let all: Vec<u32> = (0..(grid * grid) as u32).collect();
@@ -689,8 +696,8 @@ fn rows_of_patches(bins: &[f32], grid: usize, kept: Option<&[u32]>, mirror: bool
     kept.unwrap_or(&all).iter().flat_map(row).copied().collect()
 }
 
-/// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale. U8 as a network with rectified outputs
-/// gives it, I8 where the mean was taken off.
+/// The teacher's map, `[grid * grid, hidden]` row by row, up to a scale. U8 for a network with
+/// rectified outputs, I8 if the mean was subtracted.
 fn teacher_map(bytes: &[u8], grid: usize, hidden_size: usize) -> Result<Vec<f32>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|e| format!("teacher.safetensors: {e}"))?;
     let map = file.tensor("feature_map").map_err(|e| format!("teacher.safetensors: {e}"))?;
@@ -733,7 +740,8 @@ mod tests {
 
     #[test]
     fn each_patch_is_taught_by_the_part_of_the_photo_that_it_shows() {
-        // A map whose cells say their column; a student of 4 by 4 patches sees the middle of the photo.
+        // The map's cells contain their column; a student of 4 by 4 patches sees the middle of the
+        // photo.
         let (student, grid, size) = (4, 8, [64, 32]);
         let bins =
             teacher_bins(student, grid, PixelRect { x: 16, y: 0, width: 32, height: 32 }, size);

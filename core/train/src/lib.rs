@@ -1,4 +1,5 @@
-//! The recipes: what is read from a TOML file, what one step does, and what survives a kill.
+//! Training: the config (TOML), batches, the gradient of a step, the optimizer, checkpoints and the
+//! loop.
 
 mod cache;
 mod config;

@@ -1,4 +1,4 @@
-//! What a run writes of each step.
+//! Writes the metrics of each step.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -12,13 +12,13 @@ use super::plot::loss_plot;
 use super::step::LOSSES;
 use super::tensorboard::EventFile;
 
-/// A JSON document a step.
+/// One JSON document per step.
 const LINES: &str = "metrics.jsonl";
 
-/// The same for TensorBoard, which knows its files by the middle of their names.
+/// The same for TensorBoard, which recognizes its files by the middle of their names.
 const EVENTS: &str = "events.out.tfevents.0.mmgem";
 
-/// `metrics.jsonl` and the plot of its losses.
+/// `metrics.jsonl` and the files drawn from it.
 pub struct Metrics {
     file: File,
     path: PathBuf,
@@ -26,7 +26,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file and drops what steps after `step` had written before the run was cut off.
+    /// Opens the file and removes lines of steps after `step`, which an interrupted run wrote.
     pub fn open(out: &Path, step: usize) -> Result<Self, FolderError> {
         let path = out.join(LINES);
         let kept: String = match File::open(&path) {
@@ -53,14 +53,14 @@ impl Metrics {
     /// Appends a line.
     pub fn write(&mut self, record: &Value) -> Result<(), FolderError> {
         self.io(|file| file.write_all(format!("{record}\n").as_bytes()))?;
-        // What can be drawn again from the lines is no reason to lose a run.
+        // A failure here does not end the run, because the file can be rebuilt from the lines.
         if let Err(why) = self.events.write(record) {
             tracing::debug!("{EVENTS} was not written: {why}");
         }
         Ok(())
     }
 
-    /// Brings what was written to the disk.
+    /// Flushes written lines to the disk.
     pub fn flush(&mut self) -> Result<(), FolderError> {
         self.io(|file| file.sync_data())
     }
@@ -76,7 +76,7 @@ impl Metrics {
         })
     }
 
-    /// Draws `loss.svg` anew from the whole file.
+    /// Redraws `loss.svg` from the whole file.
     pub fn plot(&self, config: &TrainConfig) -> Result<(), FolderError> {
         let records = read_records(&config.out);
         let curve = |name: &str| -> Vec<(f64, f64)> {
@@ -93,7 +93,7 @@ impl Metrics {
         let title = config.out.file_name().unwrap_or_default().to_string_lossy();
         match loss_plot(&title, &curves) {
             Ok(svg) => write_atomic(&config.out.join("loss.svg"), svg.as_bytes()),
-            // A picture is no reason to lose a run.
+            // A failed plot does not end the run.
             Err(why) => {
                 tracing::debug!("loss.svg was not drawn: {why}");
                 Ok(())
@@ -102,7 +102,7 @@ impl Metrics {
     }
 }
 
-/// The lines of a run; none where it has not begun.
+/// The lines of a run; empty if it has not started.
 pub fn read_records(out: &Path) -> Vec<Value> {
     let text = fs::read_to_string(out.join(LINES)).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()

@@ -1,4 +1,5 @@
-//! LAMB or AdamW with the recipe's groups: which parameters learn, how fast, and which decay.
+//! LAMB or AdamW with the recipe's parameter groups: trained or frozen, learning rate, weight
+//! decay.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +11,13 @@ use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
 
-/// The gradient of every parameter that learns, flat, by module path.
+/// The flat gradient of every trained parameter, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;
 
 /// The moments by module path, and the two kinds of update.
 ///
-/// AdamW is LAMB without a trust ratio. Parameters that do not decay take none in either: the norm of a bias that
-/// starts at zero says nothing about how far it should move.
+/// AdamW is LAMB without the trust ratio. Parameters without weight decay have no trust ratio in
+/// either optimizer: the norm of a bias that starts at zero says nothing about its step size.
 pub struct OptimizerGroups {
     decayed: Lamb,
     plain: Lamb,
@@ -34,12 +35,13 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
             !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",
-        // SigLIP's bias does not come with the model.
+        // SigLIP's bias is not part of the model, so it is trained anew.
         Recipe::Stage2Retrieval => path.starts_with("h4.") || path == "logit_bias",
     }
 }
 
-/// Learning rate of the parameter at `path` in step `step` (from 0): a linear rise, then half a cosine.
+/// Learning rate of the parameter at `path` in step `step` (from 0): linear warm-up, then half a
+/// cosine.
 pub fn learning_rate(path: &str, step: usize, optim: &OptimConfig) -> f64 {
     let is_tower = path.starts_with("visual.") || path.starts_with("llm.");
     let peak = if is_tower { optim.lr_towers } else { optim.lr_heads };
@@ -61,7 +63,7 @@ fn decays(path: &str, rank: usize) -> bool {
 }
 
 impl OptimizerGroups {
-    /// An optimiser that has taken no step.
+    /// An optimizer before its first step.
     pub fn new(optim: &OptimConfig) -> Self {
         let lamb = LambConfig::new().with_beta_2(optim.beta_2);
         Self {
@@ -75,7 +77,7 @@ impl OptimizerGroups {
         }
     }
 
-    /// One update of every parameter that has a gradient.
+    /// Updates every parameter that has a gradient.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -106,7 +108,7 @@ impl OptimizerGroups {
         tensors
     }
 
-    /// Takes up the moments that a checkpoint has for the parameters of a module.
+    /// Loads the moments of a module's parameters from a checkpoint.
     pub fn load<M: Module>(
         &mut self,
         module: &M,
@@ -137,7 +139,7 @@ impl OptimizerGroups {
     }
 }
 
-/// Values of each parameter that learns, by module path.
+/// Number of values of each trained parameter, by module path.
 pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
     let mut paths = Paths::default();
     module.visit(&mut paths);
@@ -151,7 +153,7 @@ pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
 #[derive(Default)]
 struct Paths {
     path: Vec<String>,
-    /// Path, number of values and whether it learns.
+    /// Path, number of values and whether it is trained.
     found: Vec<(String, usize, bool)>,
 }
 
@@ -204,7 +206,7 @@ impl ModuleMapper for Update<'_> {
     }
 }
 
-/// Takes the gradients of a module's parameters out of `gradients`, in f32.
+/// Removes the gradients of a module's parameters from `gradients`, and casts them to f32.
 pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> GradientMap {
     let mut collector = Collector { path: Vec::new(), gradients, found: BTreeMap::new() };
     module.visit(&mut collector);
@@ -234,7 +236,7 @@ impl ModuleVisitor for Collector<'_> {
     }
 }
 
-/// Norm of all gradients together; one read from the device.
+/// Norm of all gradients together; reads from the device once.
 pub fn global_norm(gradients: &GradientMap) -> f64 {
     if gradients.is_empty() {
         return 0.0;
@@ -244,7 +246,7 @@ pub fn global_norm(gradients: &GradientMap) -> f64 {
     squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
 }
 
-/// A number that two modules of equal values share, and hardly two of others.
+/// A number that is equal for modules with equal values, and very likely differs otherwise.
 pub fn checksum<M: Module>(module: &M) -> f64 {
     let mut sums = Sums(Vec::new());
     module.visit(&mut sums);
@@ -266,7 +268,7 @@ pub fn scale(gradients: GradientMap, factor: f64) -> GradientMap {
     gradients.into_iter().map(|(path, gradient)| (path, gradient * factor)).collect()
 }
 
-/// Marks what the recipe trains; the rest takes no gradient and costs no graph.
+/// Marks the parameters that the recipe trains; all others get no gradient and no graph.
 pub fn freeze<M: Module>(module: M, config: &TrainConfig) -> M {
     module.map(&mut Freeze { path: Vec::new(), config })
 }
@@ -320,7 +322,8 @@ mod tests {
         assert!((learning_rate("emb_token", 10, &optim()) - 1.0).abs() < 1e-12);
     }
 
-    /// One step of a 1 × 2 matrix of 3 and 4, whose gradient is 0.5 and -2: the first update of Adam is its sign.
+    /// One step of the 1 × 2 matrix (3, 4) with gradient (0.5, -2). Adam's first update is the
+    /// gradient's sign.
     fn moved(optimizer: &str) -> Vec<f32> {
         let mut optim = optim();
         optim.optimizer = toml::Value::String(optimizer.into()).try_into().expect("an optimiser");

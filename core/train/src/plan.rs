@@ -1,8 +1,8 @@
-//! What a run costs before it is started: parameters, memory, floating point operations.
+//! Estimates the cost of a run before it starts: parameters, memory, floating-point operations.
 //!
-//! Counted are the products that the recipe needs (a multiplication and an addition are two operations), as PaLM's
-//! appendix B does; what cached gradients and recomputed blocks compute twice counts once, so that the achieved rate is of
-//! useful work.
+//! Operations are those of the matrix products that the recipe needs, as in PaLM's appendix B; a
+//! multiplication and an addition are two operations. GradCache and recomputation compute some of
+//! them twice. These count once, so that the reported rate is of useful work.
 
 use std::path::Path;
 
@@ -17,57 +17,59 @@ use super::optimizer::is_trained;
 use super::run::TrainError;
 use super::start::read_sizes;
 
-/// What a run will need, for one rank where not said otherwise.
+/// The needs of a run, for one rank unless stated otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// Parameters of the model.
     pub parameters: usize,
-    /// Of these, those that the recipe trains.
+    /// Parameters that the recipe trains.
     pub trained_parameters: usize,
     /// Processes.
     pub ranks: usize,
     /// Steps of the run.
     pub steps: usize,
-    /// Samples of a step, of all ranks together.
+    /// Samples of a step, over all ranks.
     pub batch_size: usize,
     /// Samples of a step on a rank.
     pub samples_per_rank: usize,
-    /// Samples of a pass.
+    /// Samples of one forward and backward pass.
     pub micro_batch: usize,
     /// Weights, gradients and moments.
     pub static_bytes: f64,
-    /// What the backward pass keeps of a sample.
+    /// Bytes that the backward pass keeps per sample.
     pub activation_bytes_per_sample: f64,
     /// Embeddings of the whole batch and a block of their similarities.
     pub embedding_bytes: f64,
-    /// All of it with this micro-batch.
+    /// Sum of all of these with this micro-batch.
     pub total_bytes: f64,
-    /// Memory that is there, if it was told.
+    /// Memory of the device, if the config gives it.
     pub memory_bytes: Option<f64>,
-    /// Largest micro-batch that fits, if memory was told; none where not even one sample does.
+    /// Largest micro-batch that fits. `None` if the memory is not given, or too small for one
+    /// sample.
     pub largest_micro_batch: Option<usize>,
-    /// Useful operations of a sample.
+    /// Useful operations per sample.
     pub flops_per_sample: f64,
-    /// All operations of a sample: also its first embedding where a rank takes several micro-batches, and blocks that are
-    /// computed again.
+    /// All operations per sample. Includes the extra embedding pass for several micro-batches, and
+    /// recomputed blocks.
     pub computed_flops_per_sample: f64,
-    /// What a rank sends in a step, gradients and embeddings, and as much is received; its time is not planned.
+    /// Bytes of gradients and embeddings that a rank sends in a step. It receives as many. Their
+    /// time is not estimated.
     pub sent_bytes: f64,
-    /// Operations of a second that the times below go by, and where that comes from.
+    /// Operations per second that the times below assume, and the source of that number.
     pub flops_per_sec: Option<(f64, String)>,
     /// Seconds of a step.
     pub step_secs: Option<f64>,
     /// Hours of the run.
     pub hours: Option<f64>,
-    /// The same on all ranks together.
+    /// The same, summed over all ranks.
     pub device_hours: Option<f64>,
 }
 
-/// Plans a run from its config alone; where it has begun, by the rate that it has measured. `sizes` is a `config.json` for
-/// a run whose model is not there yet.
+/// Plans a run from its config. If the run has started, uses its measured rate. `sizes` is a
+/// `config.json` for a run whose model does not exist yet.
 ///
 /// # Errors
-/// When the sizes of its model cannot be read.
+/// If the model's sizes cannot be read.
 pub fn plan_run(
     config: &TrainConfig,
     ranks: usize,
@@ -82,7 +84,8 @@ pub fn plan_run(
     Ok(plan(config, &sizes, ranks, rates.get(rates.len() / 2).copied()))
 }
 
-/// Plans a run on some ranks; `rate` is a measured rate of operations of one rank, of an earlier run.
+/// Plans a run on `ranks` ranks. `rate` is one rank's measured operations per second, from an
+/// earlier run.
 pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Option<f64>) -> Plan {
     let (optim, hardware) = (&config.optim, &config.hardware);
     let groups = parameters(sizes);
@@ -94,8 +97,8 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let samples_per_rank = optim.batch_size.div_ceil(ranks);
     let per_worker = samples_per_rank.div_ceil(optim.workers);
     let micro_batch = optim.micro_batch.unwrap_or(per_worker).min(per_worker);
-    // Weights, once more where they are cast; of what is trained two moments, the gradient, and while it is added up or
-    // updated one more.
+    // All weights once, and once more if they are cast. For trained weights: two moments, the
+    // gradient, and a second gradient-sized buffer while it is summed or updated.
     let cast = match optim.compute_dtype {
         ComputeDtype::F32 => 0.0,
         ComputeDtype::Bf16 => BF16.input * optim.workers as f64,
@@ -117,7 +120,7 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let flops_per_sample = flops_per_sample(sizes, config, hardware.text_tokens);
     let repeated = repeated_flops(sizes, config, hardware.text_tokens, micro_batch < per_worker);
     let computed_flops_per_sample = flops_per_sample + repeated;
-    // A measured rate is of useful operations, an assumed one of all that the device computes.
+    // A measured rate counts useful operations; an assumed rate counts all computed operations.
     let (flops_per_sec, timed) = match (rate, hardware.peak_tflops) {
         (Some(rate), _) => {
             (Some((rate, "measured in this run's metrics.jsonl".to_owned())), flops_per_sample)
@@ -158,14 +161,14 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     }
 }
 
-/// What a rank sends when gradients are summed and embeddings gathered in a ring, as NCCL does it.
+/// Bytes that a rank sends to sum gradients and gather embeddings in a ring, as NCCL does.
 fn sent_bytes(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, trained: usize) -> f64 {
     let embeddings =
         if contrasts(config) { 2 * config.optim.batch_size * sizes.embed_dim } else { 0 };
     F32.input * (2 * trained + embeddings) as f64 * (ranks - 1) as f64 / ranks as f64
 }
 
-/// Whether the recipe compares samples with each other.
+/// Whether the recipe has a contrastive loss.
 pub fn contrasts(config: &TrainConfig) -> bool {
     match config.recipe {
         Recipe::Stage1 => config.objective != Objective::CapOnly,
@@ -174,7 +177,8 @@ pub fn contrasts(config: &TrainConfig) -> bool {
     }
 }
 
-/// Parameters in groups that are trained or not as a whole, each by a path in it.
+/// Parameter counts by group. A group is trained or frozen as a whole; the path is that of one
+/// parameter in it.
 fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
     let (l, d) = (&sizes.llm, sizes.embed_dim);
     let linear = |from: usize, to: usize| from * to + to;
@@ -209,13 +213,13 @@ fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
     ]
 }
 
-/// What the layers of an EfficientNet-Lite add up to.
+/// Sums over the layers of an EfficientNet-Lite.
 #[derive(Default)]
 struct LiteLayers {
     parameters: usize,
     /// Multiplications and additions of a forward pass.
     flops: f64,
-    /// Numbers that go into and out of its layers, which a backward pass keeps.
+    /// Activations of its layers, which a backward pass keeps.
     activations: f64,
 }
 
@@ -252,7 +256,7 @@ fn llama_matrices(l: &LlamaConfig) -> usize {
     2 * h * q + 2 * h * kv + 3 * h * l.intermediate_size
 }
 
-/// Biases of the same.
+/// Biases of the same matrices.
 fn llama_biases(l: &LlamaConfig) -> usize {
     let (q, kv) = (l.head_dim() * l.num_attention_heads, l.head_dim() * l.num_key_value_heads);
     let attention = q + 2 * kv + l.hidden_size;
@@ -260,12 +264,12 @@ fn llama_biases(l: &LlamaConfig) -> usize {
     usize::from(l.attention_bias) * attention + usize::from(l.mlp_bias) * mlp
 }
 
-/// Operations of forward passes for one sample.
+/// Operations of the forward passes for one sample.
 struct Passes {
     vision: f64,
-    /// Embeddings that are contrasted.
+    /// Text embeddings for the contrastive loss.
     embed: f64,
-    /// Of phrases with their place.
+    /// Embeddings of phrases for grounding.
     phrase: f64,
     /// Captions and lines of text.
     caption: f64,
@@ -301,10 +305,10 @@ fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes
     }
 }
 
-/// Useful operations of a training step for one sample with a text of so many tokens.
+/// Useful operations of a training step for one sample with a text of `text_tokens` tokens.
 pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> f64 {
     let Passes { vision, embed, phrase, caption } = passes(sizes, config, text_tokens);
-    // A backward pass costs twice the forward one; once where only what is before a module learns.
+    // A backward pass costs twice the forward pass, or once if only modules before it learn.
     let llm = if config.freeze_llm { 2.0 } else { 3.0 };
     match config.recipe {
         Recipe::Stage1 if config.freeze_vision => vision + llm * (embed + phrase + caption),
@@ -314,8 +318,8 @@ pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: 
     }
 }
 
-/// Operations of a sample that are done a second time: its embeddings where several micro-batches are contrasted, and the
-/// blocks that were not kept.
+/// Operations of a sample that are computed a second time: its embeddings if the contrastive loss
+/// spans several micro-batches (`is_cut`), and recomputed blocks.
 fn repeated_flops(
     sizes: &MmGemConfig,
     config: &TrainConfig,
@@ -339,7 +343,7 @@ fn n_seen_patches(sizes: &MmGemConfig, config: &TrainConfig) -> usize {
     config.data.n_kept_patches(sizes.grid() * sizes.grid())
 }
 
-/// Operations of the image encoder's forward pass over some patches.
+/// Operations of the image encoder's forward pass over `n_patches` patches.
 fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
     let v = match &sizes.vision {
         VisionConfig::Vit(v) => v,
@@ -352,7 +356,7 @@ fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
         + v.num_hidden_layers as f64 * block
 }
 
-/// Operations of the language model's forward pass over a sequence, of which some positions are scored.
+/// Operations of the language model's forward pass over a sequence with `scored` scored positions.
 fn llama_flops(l: &LlamaConfig, seq: f64, scored: f64) -> f64 {
     let h = l.hidden_size as f64;
     let attention = 4.0 * seq * seq * (l.head_dim() * l.num_attention_heads) as f64;
@@ -360,7 +364,7 @@ fn llama_flops(l: &LlamaConfig, seq: f64, scored: f64) -> f64 {
     l.num_hidden_layers as f64 * block + 2.0 * scored * h * l.vocab_size as f64
 }
 
-/// Bytes that the backward pass keeps of a sample.
+/// Bytes that the backward pass keeps per sample.
 fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let l = &sizes.llm;
     let tokens = config.hardware.text_tokens;
@@ -371,7 +375,8 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
     let (vision, caption) =
         (vision_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
-    // Towers that learn or that a gradient goes through; what is scored; the frozen tower, which holds a block in passing.
+    // Towers that learn or pass on a gradient; the scored positions; the frozen tower, which holds
+    // one block at a time.
     let (towers, head, passing) = match config.recipe {
         Recipe::Warmup => (vec![vision, caption(1.0)], head, None),
         Recipe::Stage1 => {
@@ -390,7 +395,7 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
         ComputeDtype::Bf16 => BF16,
     };
     let tower_bytes = if config.optim.recompute {
-        // All inputs, and of all blocks one at a time, on its way back.
+        // The inputs of all blocks, and the largest single block during its backward pass.
         let inputs = towers.iter().map(|tower| tower.n_blocks * tower.input).sum::<f64>();
         let largest = towers.iter().map(|tower| tower.block(bytes.again())).fold(0.0, f64::max);
         let passing = passing.map_or(0.0, |tower| tower.block(bytes));
@@ -402,24 +407,24 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     F32.input * pixels + tower_bytes
 }
 
-/// Bytes of a number: of a block's input, and of what the block holds in its width, between the matrices of its MLP and
-/// in attention.
+/// Bytes per number, by kind: a block's input, and its activations in the model width, in the MLP
+/// and in attention.
 #[derive(Clone, Copy)]
 struct Bytes {
     input: f64,
     width: f64,
     mlp: f64,
     attention: f64,
-    /// Times as much while a block that was computed again goes back, beside what f32 takes.
+    /// Factor on these bytes during the backward pass of a recomputed block; 1 for f32.
     back: f64,
 }
 
 const F32: Bytes = Bytes { input: 4.0, width: 4.0, mlp: 4.0, attention: 4.0, back: 1.0 };
-/// Norms and softmax hold theirs in f32.
+/// Norms and softmax keep their activations in f32.
 const BF16: Bytes = Bytes { input: 2.0, width: 2.63, mlp: 1.31, attention: 3.05, back: 1.79 };
 
 impl Bytes {
-    /// Of the one block that goes back, gradients included; attention is done with by then.
+    /// For the one block in its backward pass, gradients included; attention is finished by then.
     fn again(self) -> Self {
         let (linear, attention) = (1.84 * self.back, 0.45 * self.back);
         Self {
@@ -431,13 +436,13 @@ impl Bytes {
     }
 }
 
-/// The blocks of a tower, in numbers of a sample.
+/// The blocks of a tower, in numbers per sample.
 #[derive(Clone, Copy)]
 struct Chain {
     n_blocks: f64,
-    /// What goes into a block.
+    /// Numbers in a block's input.
     input: f64,
-    /// What a block keeps for the way back.
+    /// Activations that a block keeps for the backward pass.
     width: f64,
     mlp: f64,
     attention: f64,
@@ -450,8 +455,9 @@ impl Chain {
     }
 }
 
-// How often an activation of each kind is held at the peak, and above their bytes, all fitted to measured steps on the CPU
-// (`tests/memory.rs` holds them to it). A device whose attention does not keep its weights needs less.
+// How many copies of each kind of activation are held at the peak. These and the bytes above are
+// fitted to measured steps on the CPU, and `tests/memory.rs` checks them. A device whose attention
+// does not store its weights needs less.
 const VIT_WIDTH: f64 = 7.0;
 const VIT_MLP: f64 = 2.0;
 const LLAMA_WIDTH: f64 = 7.5;
@@ -459,12 +465,12 @@ const LLAMA_FFN: f64 = 4.5;
 const ATTENTION: f64 = 4.2;
 const HEAD: f64 = 3.0;
 
-/// The encoder on some patches of an image.
+/// The encoder on `n_patches` patches of an image.
 fn vision_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
     let v = match &sizes.vision {
         VisionConfig::Vit(v) => v,
         VisionConfig::EfficientNetLite(lite) => {
-            // One chain of a single block: convolutions are not computed again on the way back.
+            // A chain of one block, because convolutions are not recomputed.
             let pixels = 3.0 * lite.image_size.pow(2) as f64;
             let width = lite_layers(lite).activations;
             return Chain { n_blocks: 1.0, input: pixels, width, mlp: 0.0, attention: 0.0 };

@@ -1,8 +1,8 @@
-//! The curves of a run as one SVG picture.
+//! Plots the curves of a run as one SVG image.
 
 use plotters::prelude::*;
 
-/// Draws each named curve of `(step, value)` over the steps, smoothed by a running mean.
+/// Plots each named curve of `(step, value)` over the steps, smoothed by a running mean.
 pub fn loss_plot(title: &str, curves: &[(String, Vec<(f64, f64)>)]) -> Result<String, String> {
     const COLORS: [RGBColor; 5] = [
         RGBColor(31, 119, 180),

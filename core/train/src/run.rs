@@ -1,4 +1,4 @@
-//! The loop of a run: batches in, steps, metrics, checkpoints, evaluation.
+//! The training loop: takes batches, runs steps, writes metrics and checkpoints, and evaluates.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,61 +34,63 @@ use super::start::{check_same_run, history, start_model, write_records};
 use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 
-/// Batches that are made ready ahead of the device.
+/// Batches prepared ahead of the device.
 const AHEAD: usize = 3;
 
-/// Seconds without a batch after which a rank says that it waits.
+/// Seconds without a batch after which a rank logs a warning.
 const STARVING_SECS: u64 = 30;
 
-/// Steps over which the share of time that is spent waiting for data is judged, and the share that is too much.
+/// Number of steps after which the share of time spent waiting for data is checked.
 const WAIT_WINDOW: usize = 100;
+
+/// Share of time spent waiting above which the user is warned.
 const WAIT_SHARE: f64 = 0.2;
 
-/// Why a run stops.
+/// Errors that end a run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A file or folder.
+    /// A file or folder cannot be read or written.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The data.
+    /// The data cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The sizes of a fresh model.
+    /// The sizes of a fresh model are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The tokenizer.
+    /// The tokenizer cannot be read, trained or used with this model.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The evaluation in the loop.
+    /// The evaluation in the loop failed.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// There is a run already.
-    #[error("this folder holds a run of {steps} steps\n  hint: go on with --resume, or choose another `out`\n  folder: {}", .folder.display())]
+    /// The output folder already holds a run.
+    #[error("this folder holds a run of {steps} steps\n  hint: continue it with --resume, or choose another `out`\n  folder: {}", .folder.display())]
     OutNotEmpty {
         /// Steps of its newest checkpoint.
         steps: usize,
-        /// Where.
+        /// The output folder.
         folder: PathBuf,
     },
-    /// The run that is to go on had another config.
+    /// The resumed run was started with another config.
     #[error(
         "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up; choose another `out` for a new run"
     )]
     OtherConfig(String),
-    /// Too many steps in a row had no finite loss.
+    /// Too many consecutive steps had a loss or gradient that is not finite.
     #[error(
         "{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps and go on with --resume; the newest checkpoint is from before"
     )]
     Diverged(usize),
-    /// Not one step of the run had a finite loss.
+    /// Every step of the run had a loss or gradient that is not finite.
     #[error(
-        "nothing was learned: not one of {0} steps had a loss and a gradient that are finite\n  hint: lower the learning rates, train in f32 (optim.compute_dtype), and see that the weights it begins with are finite (mmgem info)"
+        "nothing was learned: none of the {0} steps had a finite loss and gradient\n  hint: lower the learning rates, train in f32 (optim.compute_dtype), and check that the initial weights are finite (mmgem info)"
     )]
     NeverFinite(usize),
-    /// No sample of a whole epoch, or of many steps in a row, could be used.
+    /// No sample of a whole epoch, or of many consecutive steps, could be used.
     #[error("no sample could be used in {steps} step{} in a row; the first: {why}", if *.steps == 1 { "" } else { "s" })]
     NothingUsable {
-        /// How many.
+        /// Consecutive steps without a usable sample.
         steps: usize,
         /// The first reason.
         why: String,
@@ -98,32 +100,32 @@ pub enum TrainError {
         "this device does not compute in bf16, which optim.compute_dtype wants\n  hint: NVIDIA GPUs since Ampere (--device cuda) and the CPU do; elsewhere train with optim.compute_dtype=f32"
     )]
     NoBf16,
-    /// The ranks lost each other.
+    /// The ranks lost contact, or are out of sync.
     #[error(transparent)]
     Collective(#[from] CollectiveError),
     /// Another rank failed.
     #[error("rank {rank} failed: {why}")]
     OtherRank {
-        /// Which.
+        /// The rank that failed.
         rank: usize,
-        /// In its words.
+        /// Its error message.
         why: String,
     },
 }
 
-/// What a run is told from outside while it goes on; it listens between two steps.
+/// Signals from the user to a running training; the loop checks them between two steps.
 #[derive(Debug, Default)]
 pub struct Signals {
-    /// Save a checkpoint and end.
+    /// Save a checkpoint and stop.
     pub stop: AtomicBool,
-    /// Save a checkpoint and go on.
+    /// Save a checkpoint and continue.
     pub save: AtomicBool,
 }
 
-/// What a shell shows while a run goes on.
+/// Progress that a shell shows during a run.
 #[derive(Clone, Debug)]
 pub enum Progress {
-    /// Where the weights came from, how much data there is, or something odd about it.
+    /// Where the weights came from, how much data there is, or a warning.
     Note(String),
     /// A step is done.
     Step {
@@ -131,23 +133,23 @@ pub enum Progress {
         step: usize,
         /// Steps of the run.
         steps: usize,
-        /// Weighted sum of the losses; NaN when the step was skipped.
+        /// Weighted sum of the losses; NaN if the step was skipped.
         loss: f64,
-        /// Rate of this step, of all ranks.
+        /// Throughput of this step, over all ranks.
         samples_per_sec: f64,
-        /// Useful operations a second of one rank.
+        /// Useful floating-point operations per second of one rank.
         flops_per_sec: f64,
     },
     /// Scores on held-out photos.
     Eval(Value),
 }
 
-/// How a run ended.
+/// The outcome of a run.
 #[derive(Clone, Debug)]
 pub struct TrainSummary {
     /// Steps done.
     pub step: usize,
-    /// Whether all steps are done; otherwise the run was asked to stop and can go on.
+    /// Whether all steps are done. If not, the user asked the run to stop, and it can be resumed.
     pub finished: bool,
     /// The model folder, if finished.
     pub model: Option<PathBuf>,
@@ -155,9 +157,9 @@ pub struct TrainSummary {
 
 /// Runs a recipe.
 ///
-/// `device` is where to train, without autodiff; `commit` names the program's source in the run's
-/// records. Every process of `group` calls this with the same config; rank 0 writes the files, which all
-/// must be able to read.
+/// `device` is the training device, without autodiff. `commit` names the program's source version
+/// in the run's records. Every process of `group` calls this function with the same config. Rank 0
+/// writes the files, and all ranks must be able to read them.
 pub fn train(
     config: &TrainConfig,
     device: &Device,
@@ -168,7 +170,8 @@ pub fn train(
     mut report: impl FnMut(Progress),
 ) -> Result<TrainSummary, TrainError> {
     let store = Store::new(&config.out, config.checkpoint.keep);
-    // A folder seen over a network may look older from one machine than from another: rank 0 decides.
+    // Over a network file system, the folder may look older to one machine than to another: rank 0
+    // decides.
     let newest = store.steps().last().map_or(String::new(), usize::to_string);
     let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
     let mut run = together(
@@ -180,7 +183,7 @@ pub fn train(
     let (sender, receiver) = sync_channel(AHEAD);
     let steps = run.state.step..config.optim.steps;
     let batches = run.batches.take().expect("just opened");
-    // Not joined: a source that hangs must not keep the run from ending.
+    // The thread is not joined, because a data source that hangs must not keep the run from ending.
     thread::spawn(move || feed(batches, steps, &sender));
     while run.state.step < config.optim.steps {
         if !run.advance(&receiver, signals, &mut report)? {
@@ -190,7 +193,7 @@ pub fn train(
     run.finish(commit)
 }
 
-/// Makes batches until the run is over or nobody listens any more.
+/// Sends one batch per step, until all are sent or the receiver is dropped.
 fn feed(
     mut batches: Batches,
     steps: std::ops::Range<usize>,
@@ -203,7 +206,7 @@ fn feed(
     }
 }
 
-/// The next batch; none once the run is asked to stop.
+/// Waits for the next batch. Returns `None` when the user asks the run to stop.
 fn wait_for_batch(
     receiver: &Receiver<Batch>,
     signals: &Signals,
@@ -232,7 +235,7 @@ fn wait_for_batch(
     None
 }
 
-/// The result of every rank: where one failed, all do.
+/// Makes a failure on one rank a failure on all ranks.
 fn together<T>(group: &dyn Collective, own: Result<T, TrainError>) -> Result<T, TrainError> {
     let failure = first_failure(group, own.as_ref().err().map(ToString::to_string))?;
     match (own, failure) {
@@ -241,7 +244,7 @@ fn together<T>(group: &dyn Collective, own: Result<T, TrainError>) -> Result<T, 
     }
 }
 
-/// A run between two steps.
+/// The state of a run between two steps.
 struct Run<'a> {
     config: &'a TrainConfig,
     group: &'a dyn Collective,
@@ -250,27 +253,27 @@ struct Run<'a> {
     sizes: MmGemConfig,
     tokenizer: Tokenizer,
     tokenizer_json: Vec<u8>,
-    /// Taken while a step changes it.
+    /// `None` while the optimizer updates it.
     trainee: Option<Trainee>,
     optimizer: OptimizerGroups,
     state: RunState,
     /// Steps done when this process started.
     first: usize,
-    /// Taken by the thread that feeds the run.
+    /// `None` once the feeding thread has taken it.
     batches: Option<Batches>,
-    /// Steps of an epoch, where that is known.
+    /// Steps of an epoch, if known.
     epoch: Option<usize>,
-    /// On rank 0.
+    /// Present on rank 0 only.
     metrics: Option<Metrics>,
     bad_in_a_row: usize,
     empty_in_a_row: usize,
-    /// Norm of the newest gradient, by which the ranks see that they are still of one mind.
+    /// Norm of the newest gradient. Ranks compare it bit by bit to check that they are in sync.
     norm: f64,
-    /// Seconds, waiting seconds and the rank that waited most, of the steps since they were last judged.
+    /// Seconds, waiting seconds and the slowest rank, for each step since the last check.
     window: Vec<(f64, f64, usize)>,
 }
 
-/// What the ranks say to each other before a step.
+/// The numbers that the ranks exchange before a step, combined over all ranks.
 struct Council {
     totals: Totals,
     skipped: usize,
@@ -328,7 +331,7 @@ impl<'a> Run<'a> {
             None => None,
         };
         if let Some(cache) = cache.as_ref().filter(|_| is_writer) {
-            report(Progress::Note(format!("the cache knows {} views of photos", cache.len())));
+            report(Progress::Note(format!("the cache has {} views of photos", cache.len())));
         }
         let batches = Batches::open(config, &sizes, &tokenizer, group.rank(), group.size())?
             .with_cache(cache);
@@ -365,7 +368,7 @@ impl<'a> Run<'a> {
         self.trainee.as_ref().expect("there between two steps")
     }
 
-    /// Sees that all ranks begin with the same weights at the same step.
+    /// Checks that all ranks start with the same weights at the same step.
     fn check_same_start(&self) -> Result<(), TrainError> {
         let own = [self.state.step as f64, checksum(self.trainee())];
         let ranks = exchange_numbers(self.group, &own)?;
@@ -373,14 +376,14 @@ impl<'a> Run<'a> {
             |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
         match ranks.iter().position(|numbers| bits(numbers) != bits(&ranks[0])) {
             Some(rank) => Err(TrainError::Collective(CollectiveError::Disagree(format!(
-                "rank {rank} begins with other weights than rank 0: is {} the same folder on both?",
+                "rank {rank} starts with different weights than rank 0: is {} the same folder on both?",
                 self.config.out.display()
             )))),
             None => Ok(()),
         }
     }
 
-    /// One step; false when the run was asked to stop, and has saved a checkpoint.
+    /// Runs one step. Returns false if the run was asked to stop and has saved a checkpoint.
     fn advance(
         &mut self,
         receiver: &Receiver<Batch>,
@@ -441,7 +444,7 @@ impl<'a> Run<'a> {
             let evaluated = self.evaluate(report);
             together(self.group, evaluated)?;
         }
-        // Weights whose loss is not finite must not push out those from before.
+        // Weights that give a loss that is not finite must not replace earlier checkpoints.
         let due = done.updated && self.state.step.is_multiple_of(self.config.checkpoint.every);
         if last || due || council.save {
             self.save()?;
@@ -449,7 +452,10 @@ impl<'a> Run<'a> {
         Ok(true)
     }
 
-    /// Tells all ranks what this one has, and hears what they have.
+    /// Exchanges this rank's numbers with all ranks and combines them.
+    ///
+    /// # Errors
+    /// If another rank's newest gradient has a different norm, or if contact is lost.
     fn consult(
         &self,
         batch: Option<&Batch>,
@@ -470,7 +476,7 @@ impl<'a> Run<'a> {
         let column = |at: usize| ranks.iter().map(move |numbers| numbers[COUNTS + at]);
         if let Some(rank) = column(4).position(|norm| norm.to_bits() != self.norm.to_bits()) {
             return Err(TrainError::Collective(CollectiveError::Disagree(format!(
-                "rank {rank} found another gradient in step {} than rank {}",
+                "rank {rank} computed a different gradient in step {} than rank {}",
                 self.state.step,
                 self.group.rank()
             ))));
@@ -488,7 +494,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Forward, backward, clipping and update; a loss or gradient that is not finite changes nothing.
+    /// Forward, backward, clipping and update. A loss or gradient that is not finite leaves the
+    /// weights unchanged.
     fn step(&mut self, batch: &Batch, council: &Council) -> Result<Done, TrainError> {
         let (config, step) = (self.config, self.state.step);
         if council.totals.n_samples() == 0.0 {
@@ -536,8 +543,8 @@ impl<'a> Run<'a> {
         Ok(Done { record, loss, updated: true })
     }
 
-    /// A batch without a usable sample is passed over, but not a whole epoch or a whole run of them, and not a run in
-    /// which nothing was learned.
+    /// Fails if no sample was usable for a whole epoch or for too many consecutive steps. After the
+    /// last step, also fails if the weights were never updated.
     fn check_usable(&self, batch: &Batch, is_last: bool) -> Result<(), TrainError> {
         let RunState { step, empty_steps, bad_steps, .. } = self.state;
         let empty = self.empty_in_a_row;
@@ -554,7 +561,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Says so when the device waits too much for its data.
+    /// Reports it if the device spends too much of its time waiting for data.
     fn judge_waiting(
         &mut self,
         seconds: f64,
@@ -590,7 +597,7 @@ impl<'a> Run<'a> {
         together(self.group, saved)
     }
 
-    /// Scores on held-out photos, on rank 0.
+    /// Scores the model on held-out photos, on rank 0.
     fn evaluate(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
         let model = self.trainee().model.valid();
         let (Some(metrics), Some(eval)) = (&mut self.metrics, &self.config.eval) else {
@@ -631,7 +638,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a step leaves behind.
+/// The result of a step.
 struct Done {
     record: Value,
     loss: f64,
@@ -643,7 +650,7 @@ fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
-/// The scores that a recipe is after, on held-out photos.
+/// The scores that matter for a recipe, on held-out photos.
 fn evaluate(
     session: &Session,
     recipe: Recipe,

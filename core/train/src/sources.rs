@@ -1,4 +1,4 @@
-//! The sources of a run under one endless numbering.
+//! Numbers the samples of all sources of a run in one endless sequence.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::config::{MixConfig, TrainConfig};
 
-/// All sources of a run. Which sample stands at a place follows from the seed alone.
+/// All sources of a run. The seed alone decides the order of the samples.
 pub struct Sources {
     list: Vec<Source>,
     mixture: Option<Mixture>,
@@ -28,32 +28,32 @@ enum Source {
     Streams { streams: Arc<Streams>, lanes: Vec<Lane> },
 }
 
-/// Orders of the two newest epochs: at their border both are in use.
+/// Sample orders of the two newest epochs; around an epoch's end both are in use.
 #[derive(Default)]
 pub struct Order([Option<(usize, Vec<u32>)>; 2]);
 
-/// What stands at a place, to be read and decoded by any thread.
+/// The sample at a place, ready for any thread to read and decode.
 pub enum Pick {
     /// A sample of a source that can be read in any order.
     At {
-        /// Which source.
+        /// Index of the source.
         source: usize,
-        /// Which of its samples.
+        /// Index of the sample in the source.
         idx: usize,
     },
-    /// What a command has written.
+    /// A sample that a command has written.
     Read(Result<Sample, Missing>),
 }
 
 /// A sample before decoding.
 pub struct Raw {
-    /// What it says about its photo.
+    /// Its captions, class and regions.
     pub record: PhotoRecord,
     /// The photo's bytes.
     pub image: Vec<u8>,
-    /// A teacher's map of it.
+    /// A teacher's map of the photo.
     pub teacher: Option<Vec<u8>>,
-    /// Whether it says nothing about the photo as a whole.
+    /// Whether it has no text about the whole photo.
     pub regions_only: bool,
 }
 
@@ -70,7 +70,7 @@ impl Sources {
             true => None,
             false => Some(Mixture::new(&weights, config.seed).ok_or_else(|| {
                 SourceError::Mixture(format!(
-                    "mix: of the weights {weights:?} one is below a thousandth"
+                    "mix: one of the weights {weights:?} is below a thousandth"
                 ))
             })?),
         };
@@ -82,12 +82,12 @@ impl Sources {
         Ok(Self { list, mixture, lanes: config.data.lanes, seed: config.seed })
     }
 
-    /// Whether there is no sample.
+    /// Whether all sources are empty.
     pub fn is_empty(&self) -> bool {
         self.list.iter().all(|source| source.len() == Some(0))
     }
 
-    /// Samples of an epoch of the source that ends last; none where shards cannot be counted.
+    /// Samples of an epoch of the source that ends last; `None` if shards cannot be counted.
     pub fn epoch(&self) -> Option<usize> {
         let of =
             |(source, share): (&Source, f64)| Some((source.len()? as f64 / share).ceil() as usize);
@@ -99,7 +99,7 @@ impl Sources {
         self.mixture.as_ref().map_or(1.0, |mixture| mixture.share(source))
     }
 
-    /// How much there is, in words.
+    /// The amount of data, as a sentence.
     pub fn describe(&self) -> String {
         match &self.list[..] {
             [] => "0 photos an epoch".into(),
@@ -113,7 +113,7 @@ impl Sources {
         }
     }
 
-    /// What is said of shards that were cut short.
+    /// Warnings about truncated shards.
     pub fn warnings(&self) -> Vec<String> {
         let of = |source: &Source| match source {
             Source::Shards { samples, .. } => samples.warnings().collect(),
@@ -122,7 +122,8 @@ impl Sources {
         self.list.iter().flat_map(of).collect()
     }
 
-    /// What stands at the `at`-th place of a lane. Commands are read here; their places must come in order.
+    /// The `at`-th sample of a lane. Reads commands here; callers must ask for their places in
+    /// order.
     pub fn pick(&mut self, lane: usize, at: usize) -> Pick {
         let mixture = self.mixture.as_ref().expect("there are sources");
         let (source, at) = mixture.at(at);
@@ -135,7 +136,7 @@ impl Sources {
         Pick::At { source, idx: order.at(at * self.lanes + lane, n, seed, 2 * source as u64) }
     }
 
-    /// What is to be said of commands that write more than they count as, once a lane.
+    /// Warnings about commands that write more samples than configured, once per lane.
     pub fn take_warnings(&mut self) -> Vec<String> {
         let of = |source: &mut Source| match source {
             Source::Streams { lanes, .. } => {
@@ -146,7 +147,7 @@ impl Sources {
         self.list.iter_mut().flat_map(of).collect()
     }
 
-    /// Name of what was picked, for messages.
+    /// Name of a picked sample, for messages.
     pub fn name(&self, pick: &Pick) -> String {
         match pick {
             Pick::At { source, idx } => match &self.list[*source] {
@@ -159,7 +160,7 @@ impl Sources {
         }
     }
 
-    /// The sample itself.
+    /// Reads a picked sample.
     pub fn read(&self, pick: &Pick) -> Result<Raw, String> {
         match pick {
             Pick::At { source, idx } => match &self.list[*source] {
@@ -200,7 +201,8 @@ impl Source {
         let samples_per_shard =
             mix.samples_per_shard.or(data.samples_per_shard).ok_or_else(|| {
                 SourceError::Mixture(
-                    "shards from commands want `samples_per_shard`: they cannot be counted".into(),
+                    "shards from commands need `samples_per_shard`, because they cannot be counted"
+                        .into(),
                 )
             })?;
         if commands.len() < data.lanes {
@@ -221,7 +223,7 @@ impl Source {
         Ok(Self::Streams { streams, lanes })
     }
 
-    /// Samples of an epoch, where they can be counted.
+    /// Samples of an epoch, if they can be counted.
     fn len(&self) -> Option<usize> {
         match self {
             Self::Shards { samples, .. } => Some(samples.len()),
@@ -246,8 +248,8 @@ impl Source {
 }
 
 impl Order {
-    /// Which of `n` things stands at a place of the endless, shuffled sequence: every epoch has each once, in an
-    /// order of its own.
+    /// The sample at a place of the endless, shuffled sequence over `n` samples. Each epoch has
+    /// each sample once, in an order of its own.
     pub fn at(&mut self, place: usize, n: usize, seed: u64, kind: u64) -> usize {
         let epoch = place / n;
         let slot = &mut self.0[epoch % 2];

@@ -1,4 +1,5 @@
-//! How a run begins or goes on: its model, its records, and whether it is still the same run.
+//! How a run starts or resumes: its model, its records, and the check that it is still the same
+//! run.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use super::config::{ModelSource, Recipe, TrainConfig};
 use super::run::TrainError;
 use super::store::RunState;
 
-/// The model a run starts from; a run that goes on takes sizes and tokenizer from its own records.
+/// The model that a run starts from. A resumed run takes sizes and tokenizer from its own records.
 pub fn start_model(
     config: &TrainConfig,
     resumed: bool,
@@ -30,7 +31,7 @@ pub fn start_model(
         )?))?;
         let tokenizer_json = read(&config.out.join("tokenizer.json"))?;
         let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
-        // The values follow from the checkpoint.
+        // The checkpoint supplies the weights later.
         return Ok(ModelFolder {
             model: MmGem::new(&sizes, device),
             config: sizes,
@@ -41,7 +42,8 @@ pub fn start_model(
     if let Some(folder) = &source.from {
         let mut start = ModelFolder::read(folder, device)?;
         start.model = match config.recipe {
-            // Stage 2's h4 belongs to the h1 that it was trained on.
+            // Stage 2's h4 belongs to the h1 that it was trained with, so stage 1 draws a fresh
+            // one.
             Recipe::Stage1 => fresh_where(start.model, &start.config, config.seed, &|path| {
                 path.starts_with("h4.")
             }),
@@ -77,7 +79,8 @@ pub fn start_model(
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
 }
 
-/// Prompts start where stage 1 ended: every `[CAP_i]` is `[CAP]`, and their places tell them apart.
+/// Starts each prompt `[CAP_i]` as a copy of stage 1's `[CAP]`; only their positions distinguish
+/// them.
 fn prompts_from_cap_token(mut model: MmGem) -> MmGem {
     let [n, width] = model.cap_prompts.val().dims();
     let prompts = model.cap_token.val().inner().reshape([1, width]).repeat_dim(0, n);
@@ -85,7 +88,7 @@ fn prompts_from_cap_token(mut model: MmGem) -> MmGem {
     model
 }
 
-/// Sizes of the model that a run trains, without its weights; from another file where one is given.
+/// Sizes of the model that a run trains, without its weights. `file` overrides the config's source.
 pub fn read_sizes(config: &TrainConfig, file: Option<&Path>) -> Result<MmGemConfig, TrainError> {
     let path = match (file, &config.model.from, &config.model.config) {
         (Some(path), _, _) => path.to_owned(),
@@ -96,7 +99,7 @@ pub fn read_sizes(config: &TrainConfig, file: Option<&Path>) -> Result<MmGemConf
     Ok(MmGemConfig::from_json(&String::from_utf8_lossy(&read(&path)?))?)
 }
 
-/// What a run was, beside its checkpoints.
+/// Writes the run's records (config, sizes, tokenizer) beside its checkpoints.
 pub fn write_records(
     config: &TrainConfig,
     sizes: &MmGemConfig,
@@ -109,8 +112,11 @@ pub fn write_records(
     write_atomic(&config.out.join("tokenizer.json"), tokenizer_json)
 }
 
-/// A run may only go on with the config it was started with, apart from its length, its care and what a run that
-/// diverged is advised to lower. Returns what changed.
+/// Checks that a resumed run has the config that it was started with, and returns the changes.
+///
+/// Allowed are changes of the run's length, its execution and its surroundings (checkpoints,
+/// evaluation, cluster, hardware). The hints for a diverged run are allowed too: lower learning
+/// rates and clip_norm, longer warm-up.
 pub fn check_same_run(config: &TrainConfig) -> Result<Vec<String>, TrainError> {
     let old = read(&config.out.join("train.toml"))?;
     let old: TrainConfig = toml::from_str(&String::from_utf8_lossy(&old))
@@ -124,7 +130,7 @@ pub fn check_same_run(config: &TrainConfig) -> Result<Vec<String>, TrainError> {
     }
 }
 
-/// A key of the config with another value than before.
+/// A config key whose value changed.
 struct Change {
     key: String,
     old: Option<toml::Value>,
@@ -167,7 +173,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// The innermost keys whose values differ, as `table.key`.
+/// Collects the innermost keys whose values differ, as `table.key`.
 fn differences(
     key: &str,
     old: Option<&toml::Value>,
@@ -185,7 +191,8 @@ fn differences(
     }
 }
 
-/// `training.json`: how the weights beside it were made, and before them those they started from.
+/// The content of `training.json`: one entry for this run, after those of the model that it started
+/// from.
 pub fn history(
     config: &TrainConfig,
     commit: &str,

@@ -1,11 +1,12 @@
-//! What one step computes: the gradient of each recipe's loss.
+//! Computes a training step: the gradient of each recipe's loss.
 //!
-//! The samples of a step are shared out among the ranks (processes), those of a rank among its workers
-//! (threads), those of a worker are taken a micro-batch at a time. The contrastive loss compares samples
-//! across all of these, so each embeds its own, the loss and its gradient with respect to the embeddings
-//! are taken over all of them at once, and each goes back from `Σ <embed, gradient>`: exactly the
-//! gradient of the whole batch (GradCache, arXiv:2101.06983). Where a worker has a single micro-batch
-//! its first forward pass is kept and serves both.
+//! The samples of a step are divided among ranks (processes), then among each rank's workers
+//! (threads), then into micro-batches. The contrastive loss compares samples across all of these
+//! parts. So each part embeds its own samples. The loss and its gradient with respect to the
+//! embeddings are then computed over all parts at once. Each part runs its backward pass from
+//! `Σ <embed, gradient>`. This is exactly the gradient of the whole batch (GradCache,
+//! arXiv:2101.06983). A worker with a single micro-batch runs only one forward pass, which serves
+//! both.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -29,18 +30,18 @@ use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
 use super::plan::contrasts;
 use super::reduce::reduce_gradients;
 
-/// What a run trains: the model, and what it leaves behind at the end.
+/// The modules that a run trains: the model, and heads that the finished model does not keep.
 #[derive(Module, Debug)]
 pub struct Trainee {
     /// The model.
     pub model: MmGem,
-    /// Patch tokens → the teacher's, at the same places.
+    /// Maps patch tokens to the teacher's, at the same positions.
     pub teacher_head: Option<Linear>,
     /// SigLIP's bias, `[1]`.
     pub logit_bias: Option<Param<Tensor<1>>>,
 }
 
-/// Where SigLIP's bias starts: nearly all pairs do not match.
+/// Initial value of SigLIP's bias: nearly all pairs do not match.
 const LOGIT_BIAS_INIT: f32 = -10.0;
 
 /// Names of the losses in `metrics.jsonl`.
@@ -55,39 +56,39 @@ pub const LOSSES: [&str; 8] = [
     "loss_text",
 ];
 
-/// The gradient of a step, and the losses on the way.
+/// The gradient of a step, and its losses.
 #[derive(Debug, Default)]
 pub struct StepGradient {
     /// Each part of the loss under its name in `metrics.jsonl`.
     pub losses: Vec<(&'static str, f64)>,
-    /// Their weighted sum.
+    /// Weighted sum of the losses.
     pub total: f64,
     /// Gradient of the sum.
     pub gradients: GradientMap,
 }
 
-/// A mean over things of which a part of the batch has only some.
+/// A mean loss over one part of the batch; `count` gives the part its weight in the batch's mean.
 struct MeanLoss {
     name: &'static str,
     value: Tensor<1>,
-    /// Tokens or photos that the mean is over.
+    /// Tokens or photos that the mean is taken over.
     count: usize,
     weight: f32,
 }
 
-/// Embeddings that are contrasted with those of all other parts, rows of unit length.
+/// Embeddings that are contrasted with those of all other parts; rows of unit length.
 #[derive(Clone)]
 struct Pairs {
-    /// Of images or regions, `[n, embed_dim]`.
+    /// Embeddings of images or regions, `[n, embed_dim]`.
     visual: Tensor<2>,
-    /// Of their texts, `[n, embed_dim]`.
+    /// Embeddings of their texts, `[n, embed_dim]`.
     text: Tensor<2>,
     /// A hash of each text.
     keys: Vec<u32>,
 }
 
 impl Pairs {
-    /// Without their graph.
+    /// Drops the autodiff graph.
     fn detached(self) -> Self {
         Self { visual: self.visual.inner(), text: self.text.inner(), keys: self.keys }
     }
@@ -96,7 +97,7 @@ impl Pairs {
         self.keys.len()
     }
 
-    /// One after the other.
+    /// Concatenates the rows; `None` without any pairs.
     fn join(pairs: &[Self]) -> Option<Self> {
         let side =
             |of: fn(&Self) -> &Tensor<2>| Tensor::cat(pairs.iter().map(of).cloned().collect(), 0);
@@ -108,20 +109,20 @@ impl Pairs {
     }
 }
 
-/// What a part of the batch computes before the parts meet.
+/// The forward pass of a part of the batch, before the contrastive loss combines all parts.
 struct Forward {
     pairs: Option<Pairs>,
     means: Vec<MeanLoss>,
 }
 
-/// A forward pass, and of a run that recomputes the blocks to go back through.
+/// A forward pass, with the tape for its backward pass if blocks are recomputed.
 type Recorded = (Forward, Option<Tape>);
 
-/// Gradient of the embeddings of a part's images or regions, and of its texts.
+/// Gradients of the embeddings of a part: of its images or regions, and of its texts.
 type PairGradients = Option<[Tensor<2>; 2]>;
 
 impl Trainee {
-    /// The modules of a run around a model.
+    /// The model with the additional modules of a run.
     pub fn new(model: MmGem, sizes: &MmGemConfig, config: &TrainConfig, device: &Device) -> Self {
         let head = config.distill.as_ref().map(|distill| {
             let head =
@@ -133,7 +134,7 @@ impl Trainee {
         Self { model, teacher_head: head, logit_bias }
     }
 
-    /// Patch tokens of the photos, those alone that the run looks at.
+    /// Patch tokens of the photos. With patch dropout, of the kept patches only.
     fn patches(&self, part: BatchPart, sizes: &MmGemConfig, device: &Device) -> Tensor<3> {
         if let Some(patches) = part.patches(sizes, device) {
             return patches;
@@ -145,7 +146,7 @@ impl Trainee {
         }
     }
 
-    /// The embeddings that are contrasted, if the recipe contrasts any.
+    /// The embeddings to contrast, if the recipe has a contrastive loss.
     fn embed(
         &self,
         part: BatchPart,
@@ -182,7 +183,7 @@ impl Trainee {
         Pairs::join(&[photos, regions])
     }
 
-    /// Embeddings of the phrases whose places are known, where the run learns from them.
+    /// Embeddings of the phrases with known places, if the run learns grounding.
     fn phrase_embed(
         &self,
         part: BatchPart,
@@ -315,7 +316,7 @@ impl Trainee {
             }
         }
         if !part.lines.is_empty() {
-            // Text behind `[CAP]` alone.
+            // Text after `[CAP]` alone.
             let prefix = self.model.cap_token.val().reshape([1, 1, sizes.llm.hidden_size]);
             let prefix = prefix.expand([part.lines.len(), 1, sizes.llm.hidden_size]);
             forward.means.push(self.text_mean("loss_text", prefix, part.lines, sizes));
@@ -323,7 +324,8 @@ impl Trainee {
         forward
     }
 
-    /// `patches` are those of the photos that have a phrase with its place.
+    /// Grounding loss over `patches`, the patch tokens of the photos that have a phrase with its
+    /// place.
     fn grounding_mean(
         &self,
         part: BatchPart,
@@ -332,12 +334,12 @@ impl Trainee {
         device: &Device,
     ) -> Tensor<1> {
         let shares = part.phrase_shares(device);
-        // The temperature is the contrastive loss's to set.
+        // Detached, because only the contrastive loss sets the temperature.
         let logit_scale = self.model.clamped_logit_scale().detach();
         grounding_loss(self.model.patch_embed(patches, Stage::Two), text_embed, shares, logit_scale)
     }
 
-    /// Captions of whole images or regions, of which `tokens` are what a stage makes V_in from.
+    /// Caption loss of whole images or regions; the stage's V_in is computed from `tokens`.
     fn caption_mean(
         &self,
         name: &'static str,
@@ -350,7 +352,7 @@ impl Trainee {
         self.text_mean(name, self.model.caption_prefix(v_in, stage), texts, sizes)
     }
 
-    /// Texts behind a prefix.
+    /// Caption loss of texts after a prefix.
     fn text_mean(
         &self,
         name: &'static str,
@@ -365,13 +367,13 @@ impl Trainee {
     }
 }
 
-/// A hash of each text that f32 holds exactly.
+/// A hash of each text, short enough (24 bits) that f32 holds it exactly.
 fn text_keys(texts: &[Vec<u32>]) -> Vec<u32> {
     let bytes = |text: &Vec<u32>| text.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
     texts.iter().map(|text| (hash_bytes(HASH_START, &bytes(text)) >> 40) as u32).collect()
 }
 
-/// Some rows of a batch.
+/// Selects rows of a batch.
 fn rows(patches: Tensor<3>, which: &[usize]) -> Tensor<3> {
     if which.len() == patches.dims()[0] {
         return patches;
@@ -381,10 +383,10 @@ fn rows(patches: Tensor<3>, which: &[usize]) -> Tensor<3> {
     patches.select(0, idx)
 }
 
-/// The gradient of the loss of all ranks' batches, the same on each; `totals` counts them.
+/// The gradient of the loss over all ranks' batches, the same on each rank; `totals` counts them.
 ///
 /// # Errors
-/// When the ranks lose each other.
+/// If the ranks lose contact.
 pub fn gradient(
     trainee: &Trainee,
     batch: &Batch,
@@ -400,7 +402,7 @@ pub fn gradient(
         let work = |part| {
             let (to_meeting, pairs) = channel();
             let (to_part, from_meeting) = channel();
-            // Leaves of its own keep the graph of each thread apart.
+            // Each thread has leaves of its own, so that the graphs stay separate.
             let mut leaves =
                 OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
             let trainee = trainee.clone().map(&mut leaves);
@@ -421,13 +423,13 @@ pub fn gradient(
         } else {
             Ok(pairs.iter().map(|_| None).collect())
         };
-        // Without an answer the workers give up.
+        // Workers stop if they get no answer.
         let (answers, lost) = match met {
             Ok(answers) => (answers, None),
             Err(lost) => (Vec::new(), Some(lost)),
         };
         for ((_, _, to_part), gradient) in workers.iter().zip(answers) {
-            // A worker that is gone has panicked; joining it below says so.
+            // The send fails only if the worker has panicked; joining it below reports the panic.
             let _ = to_part.send(gradient);
         }
         for (worker, _, to_part) in workers {
@@ -440,10 +442,10 @@ pub fn gradient(
     step.over_all_ranks(trainee, group)
 }
 
-/// What the samples and lines of all ranks amount to, over which the means go.
+/// Counts over the samples and lines of all ranks, which the means divide by.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// Pairs of each rank that are contrasted, where the recipe contrasts any.
+    /// Contrasted pairs of each rank, if the recipe has a contrastive loss.
     pub rows: Vec<usize>,
     photos: f64,
     lines: f64,
@@ -455,7 +457,7 @@ pub struct Totals {
     phrase_tokens: f64,
 }
 
-/// Numbers that a batch is counted by.
+/// Length of the array of counts of a batch.
 pub const COUNTS: usize = 9;
 
 impl Totals {
@@ -468,7 +470,7 @@ impl Totals {
         Ok(Self::add_up(&exchange_numbers(group, &Self::count(batch, config))?))
     }
 
-    /// The numbers of one rank's batch.
+    /// The counts of one rank's batch.
     pub fn count(batch: &Batch, config: &TrainConfig) -> [f64; COUNTS] {
         let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
         let tokens = |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize {
@@ -491,7 +493,7 @@ impl Totals {
         .map(|n| n as f64)
     }
 
-    /// The numbers of all ranks, which may be followed by others, added up.
+    /// Adds up the counts of all ranks; each rank's list may have further numbers after them.
     pub fn add_up(ranks: &[Vec<f64>]) -> Self {
         let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
         Self {
@@ -512,7 +514,7 @@ impl Totals {
         (self.text_tokens / self.photos.max(1.0)).max(self.line_tokens / self.lines.max(1.0)) - 1.0
     }
 
-    /// Samples of the step: photos, or lines where there are more of them.
+    /// Samples of the step: photos, or lines if there are more of them.
     pub fn n_samples(&self) -> f64 {
         self.photos.max(self.lines)
     }
@@ -529,7 +531,7 @@ impl Totals {
     }
 }
 
-/// One thread's view of a step.
+/// The inputs of a worker thread for one step.
 struct Worker<'a> {
     trainee: &'a Trainee,
     sizes: &'a MmGemConfig,
@@ -539,7 +541,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// One part of the batch, there and back.
+    /// Computes the forward and backward pass of one part of the batch.
     fn work_on(
         &self,
         part: BatchPart,
@@ -590,7 +592,7 @@ impl Worker<'_> {
         (forward, Some(tape))
     }
 
-    /// From the means and the gradient of the embeddings to that of the weights.
+    /// Runs the backward pass, from the means and the gradients of the embeddings.
     fn backward(&self, (forward, tape): Recorded, pair_gradients: PairGradients) -> StepGradient {
         let Forward { pairs, means } = forward;
         let mut losses = Vec::new();
@@ -619,8 +621,8 @@ impl Worker<'_> {
     }
 }
 
-/// The contrastive loss over the embeddings of all parts of all ranks; returns its gradient for each part of this
-/// rank that has some.
+/// The contrastive loss over the embeddings of all parts of all ranks. Returns the gradient for
+/// each part of this rank that has embeddings.
 fn meet(
     trainee: &Trainee,
     pairs: Vec<Option<Pairs>>,
@@ -630,7 +632,7 @@ fn meet(
     device: &Device,
     group: &dyn Collective,
 ) -> Result<Vec<PairGradients>, CollectiveError> {
-    // A part that holds lines of text alone has none.
+    // A part that holds only lines of text has no pairs.
     let present: Vec<Pairs> = pairs.iter().flatten().cloned().collect();
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
     let Pairs { visual, text, keys } = Pairs::join(&present).unwrap_or_else(|| Pairs {
@@ -692,7 +694,7 @@ fn add_up(sums: &mut GradientMap, gradients: GradientMap) {
 }
 
 impl StepGradient {
-    /// Adds up what each rank found.
+    /// Sums losses and gradients over all ranks.
     fn over_all_ranks(
         mut self,
         trainee: &Trainee,
@@ -701,7 +703,8 @@ impl StepGradient {
         if group.size() == 1 {
             return Ok(self);
         }
-        // Which losses and gradients there are is not the same on a rank without samples.
+        // A rank without samples lacks some losses and gradients, so the ranks first exchange which
+        // ones exist.
         let shapes = trained_shapes(trainee);
         let mut own = vec![self.total];
         for name in LOSSES {
@@ -732,7 +735,8 @@ impl StepGradient {
     }
 }
 
-/// The same values as leaves of another graph, in what the run computes in. Norms and the temperature stay as they are.
+/// Copies the parameters to leaves of another graph, in the run's compute precision. Norms and the
+/// temperature keep theirs.
 struct OwnLeaves {
     path: Vec<String>,
     dtype: DType,

@@ -1,4 +1,4 @@
-//! Checkpoints of a run: whole or not there at all.
+//! Checkpoints of a run, written atomically.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,36 +11,36 @@ use serde::{Deserialize, Serialize};
 use super::optimizer::OptimizerGroups;
 use super::step::Trainee;
 
-/// What a run must know to go on, beside weights and moments.
+/// The state that a resumed run needs, beside weights and moments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunState {
-    /// Steps done; it is the data position too, because a batch follows from its step.
+    /// Steps done. This is also the data position, because a batch follows from its step.
     pub step: usize,
     /// Samples that could not be used so far.
     pub skipped_samples: usize,
-    /// Steps without an update so far, for a loss or gradient that was not finite.
+    /// Steps so far without an update, because the loss or gradient was not finite.
     pub bad_steps: usize,
-    /// Steps so far of which no sample could be used.
+    /// Steps so far without a usable sample.
     #[serde(default)]
     pub empty_steps: usize,
     /// Seconds of training so far.
     pub seconds: f64,
 }
 
-/// Where a run's checkpoints lie.
+/// The folder of a run's checkpoints.
 pub struct Store {
     folder: PathBuf,
     keep: usize,
 }
 
 impl Store {
-    /// Checkpoints below the run's folder; the newest `keep` are kept.
+    /// Uses `checkpoints` in the run's folder, and keeps the newest `keep`.
     pub fn new(out: &Path, keep: usize) -> Self {
         Self { folder: out.join("checkpoints"), keep }
     }
 
-    /// Writes a checkpoint into a folder of a temporary name, then renames it.
+    /// Writes a checkpoint to a temporary folder, then renames it.
     pub fn save(
         &self,
         trainee: &Trainee,
@@ -81,7 +81,7 @@ impl Store {
         Ok(())
     }
 
-    /// Steps of the whole checkpoints, oldest first.
+    /// Steps of the complete checkpoints, oldest first.
     pub fn steps(&self) -> Vec<usize> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut steps: Vec<usize> = entries
@@ -96,7 +96,7 @@ impl Store {
         self.folder.join(format!("step-{step:08}"))
     }
 
-    /// Takes up a checkpoint.
+    /// Loads a checkpoint.
     pub fn load(
         &self,
         step: usize,

@@ -1,5 +1,5 @@
-//! Scalars as TensorBoard reads them: protocol buffers in TensorFlow's record format, both by hand, because what is
-//! written of them is a few fields.
+//! Scalars for TensorBoard: protocol buffers in TensorFlow's record format. Both are written by
+//! hand, because only a few fields are needed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 pub struct EventFile(File);
 
 impl EventFile {
-    /// Writes the file anew with some lines of `metrics.jsonl`.
+    /// Creates the file with existing lines of `metrics.jsonl`.
     pub fn create<'a>(path: &Path, lines: impl Iterator<Item = &'a Value>) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         let mut events = Self(file);
-        // Field 3 of an event: the version of what follows.
+        // Field 3 of an event: the version of the format.
         let mut version = Vec::new();
         put_double(&mut version, 1, 0.0);
         put_bytes(&mut version, 3, b"brain.Event:2");
@@ -43,7 +43,7 @@ impl EventFile {
         self.append(&event)
     }
 
-    /// One record: its length, the checksum of that, the data, the checksum of that.
+    /// Appends one record: length, checksum of the length, data, checksum of the data.
     fn append(&mut self, data: &[u8]) -> io::Result<()> {
         let len = (data.len() as u64).to_le_bytes();
         let mut record = Vec::with_capacity(data.len() + 16);
@@ -92,7 +92,7 @@ fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
     out.extend(bytes);
 }
 
-/// CRC-32C, rotated and shifted as the record format wants it.
+/// CRC-32C, rotated and shifted as the record format requires.
 fn masked_crc(bytes: &[u8]) -> u32 {
     let crc = !bytes.iter().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

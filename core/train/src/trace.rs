@@ -1,4 +1,4 @@
-//! Every stage of the graph for given inputs, under the names that the reference program writes.
+//! Traces every stage of the graph for given inputs, under the reference program's names.
 
 mod case;
 mod file;
@@ -17,10 +17,10 @@ use mmgem_core::readback::{DeviceFailed, floats_now, read_floats};
 pub use case::{Case, CaseError};
 pub use file::{TraceFileError, from_safetensors, to_safetensors};
 
-/// What a trace is made from.
+/// The inputs of a trace.
 #[derive(Clone, Debug)]
 pub struct TraceInput {
-    /// Standardised pixels of each image, `[3, side, side]`.
+    /// Standardized pixels of each image, `[3, side, side]`.
     pub pixels: Vec<Vec<f32>>,
     /// Token ids of each text.
     pub texts: Vec<Vec<u32>>,
@@ -50,8 +50,8 @@ pub struct TraceTensor {
     pub values: Values,
 }
 
-/// Gradients that the reference program writes, by their paths in the module tree; those of convolutional encoders
-/// are written by `tests/parity/make.py`.
+/// Gradients to trace, by their paths in the module tree. The reference program writes them; those
+/// of convolutional encoders come from `tests/parity/make.py`.
 const TRACED_GRADIENTS: [&str; 11] = [
     "h1.weight",
     "h2.weight",
@@ -116,7 +116,7 @@ pub async fn trace_forward(
     Ok(out.tensors)
 }
 
-/// Losses and gradients where image `i` goes with text `i`; the model must be on an autodiff device.
+/// Losses and gradients if image `i` belongs to text `i`. The model must be on an autodiff device.
 pub async fn trace_backward(
     model: &MmGem,
     config: &MmGemConfig,
@@ -169,10 +169,11 @@ pub fn stage_1_losses(
 pub struct Difference {
     /// Name of the stage.
     pub name: String,
-    /// Largest absolute difference over the largest absolute value of the reference; for token ids,
-    /// the share of ids that differ; infinite where the shapes differ or the stage is missing.
+    /// Largest absolute difference divided by the largest absolute value of the reference. For
+    /// token ids, the share of ids that differ. Infinite if the shapes differ or the stage is
+    /// missing.
     pub relative: f64,
-    /// Why it is infinite, if it is.
+    /// The reason if `relative` is infinite because the stages cannot be compared.
     pub problem: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Sizes of a checkpoint: from `open_clip_config.json`, or from the weights.
+//! Reads a checkpoint's sizes from `open_clip_config.json` or from the weights.
 
 use mmgem_core::checkpoint::Shards;
 use mmgem_core::checkpoint::names::{checkpoint_name, text_block_of};
@@ -12,19 +12,19 @@ use serde_json::{Map, Value};
 
 use super::OpenClipError;
 
-/// What `open_clip_config.json` says.
+/// Content of `open_clip_config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenClipFile {
     /// Sizes.
     pub config: OpenClipConfig,
-    /// How a photo becomes the input.
+    /// The preprocessing from a photo to the model's input.
     pub preprocess: ImagePreprocess,
 }
 
-/// Width of a head where nothing says otherwise.
+/// Default width of a head.
 const HEAD_WIDTH: u64 = 64;
 
-/// Keys that are understood, or that do not change what is computed here.
+/// Keys that are supported, or that do not change what is computed here.
 const MODEL_KEYS: [&str; 6] =
     ["embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "multimodal_cfg", "custom_text"];
 const VISION_KEYS: [&str; 15] = [
@@ -56,18 +56,20 @@ const TEXT_KEYS: [&str; 9] = [
     "pad_id",
 ];
 
-/// The sizes of weights under their names after `open_clip_name`, and the weights as the model takes them; what
-/// `config_json` leaves open is open_clip's default.
+/// The sizes of a checkpoint, and its tensors as the model needs them.
+///
+/// `shards` has names after `open_clip_name`. Values missing in `config_json` are open_clip's
+/// defaults.
 ///
 /// # Errors
-/// When the model has parts that are not built here, or the weights have other sizes.
+/// If the model has unsupported parts, or the weights have other sizes.
 pub fn read_config<'a>(
     shards: Shards<'a>,
     config_json: Option<&str>,
 ) -> Result<(OpenClipFile, Shards<'a>), OpenClipError> {
     let root: Value = match config_json {
         Some(text) => serde_json::from_str(text)
-            .map_err(|e| OpenClipError::Config(format!("no JSON: {e}")))?,
+            .map_err(|e| OpenClipError::Config(format!("not JSON: {e}")))?,
         None => Value::Null,
     };
     let empty = Map::new();
@@ -94,7 +96,7 @@ pub fn read_config<'a>(
         shape(path).and_then(|shape| shape.get(axis)).copied().ok_or_else(|| {
             let name = checkpoint_name(path);
             OpenClipError::Config(format!(
-                "{name} is not in the checkpoint\n  hint: wanted are OpenCLIP's CLIP or CoCa with a ViT and its own text \
+                "{name} is not in the checkpoint\n  hint: supported are OpenCLIP's CLIP or CoCa with a ViT and its own text \
                  transformer (no timm, no Hugging Face towers)"
             ))
         })
@@ -129,7 +131,7 @@ pub fn read_config<'a>(
     Ok((OpenClipFile { config, preprocess }, shards))
 }
 
-/// Sizes of the image tower, and the checkpoint with its tensors as the model takes them.
+/// Sizes of the image tower, and the checkpoint with the tower's tensors as the model needs them.
 fn image_tower<'a>(
     mut shards: Shards<'a>,
     model: &Map<String, Value>,
@@ -150,12 +152,12 @@ fn image_tower<'a>(
     let mut tower =
         shards.split_off(is_visual).rename(|name| Some(name["visual.".len()..].to_owned()));
     let (config, ours) = assemble(Kind::OpenClip, &mut tower, unsaid)?;
-    // CoCa's pooling.
+    // The rest belongs to CoCa's pooling.
     let rest = tower.rename(|name| Some(format!("visual.{name}")));
     Ok((config, shards.join(ours).join(rest)))
 }
 
-/// A key that changes the graph and is not built here must not pass in silence.
+/// Refuses a key that may change the graph and is not supported here.
 fn refuse_unknown(
     part: &str,
     found: &Map<String, Value>,
@@ -170,7 +172,8 @@ fn refuse_unknown(
     }
 }
 
-/// open_clip's defaults: OpenAI's statistics, shortest side and centre crop, bicubic.
+/// Reads the preprocessing. Defaults are open_clip's: OpenAI's statistics, shortest side and centre
+/// crop, bicubic.
 fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreprocess, OpenClipError> {
     let text = |key: &str| found.and_then(|found| found.get(key)).and_then(Value::as_str);
     let three = |key: &str, default: [f32; 3]| {

@@ -1,4 +1,4 @@
-//! An OpenCLIP checkpoint that is evaluated beside MM-GEM: both towers, its tokenizer and preprocessing.
+//! An OpenCLIP checkpoint as a baseline for MM-GEM: both towers, its tokenizer and preprocessing.
 
 mod config;
 #[cfg(test)]
@@ -15,7 +15,7 @@ use mmgem_core::readback::{DeviceFailed, read_floats};
 pub use config::{OpenClipFile, read_config};
 pub use tokenizer::ClipTokenizer;
 
-/// A checkpoint, ready to be asked.
+/// An opened checkpoint.
 #[derive(Debug)]
 pub struct OpenClip {
     towers: Towers,
@@ -25,30 +25,32 @@ pub struct OpenClip {
     device: Device,
 }
 
-/// Whatever can go wrong with a checkpoint of OpenCLIP.
+/// Errors of an OpenCLIP checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenClipError {
-    /// The weights.
+    /// The weights cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The configuration.
+    /// The configuration is invalid or unsupported.
     #[error("open_clip_config.json: {0}")]
     Config(String),
-    /// The tokenizer.
+    /// The tokenizer cannot be used.
     #[error("the tokenizer cannot be used: {0}")]
     Tokenizer(String),
-    /// The device.
+    /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceFailed),
 }
 
 impl OpenClip {
-    /// Opens a checkpoint from the bytes of its files; without `config_json` the sizes are read off the weights.
+    /// Opens a checkpoint from the bytes of its files. Without `config_json`, takes the sizes from
+    /// the weights.
     ///
     /// `tokenizer` is the text of Hugging Face's `tokenizer.json`, or of OpenAI's list of merges.
     ///
     /// # Errors
-    /// When the model is none of OpenCLIP's ViTs with its own text tower, or the files do not belong together.
+    /// If the model is not an OpenCLIP ViT with its own text tower, or the files do not belong
+    /// together.
     pub fn open(
         shards: Shards,
         config_json: Option<&str>,
@@ -75,7 +77,7 @@ impl OpenClip {
         })
     }
 
-    /// How a photo becomes the model's input.
+    /// The preprocessing from a photo to the model's input.
     pub fn preprocess(&self) -> &ImagePreprocess {
         &self.preprocess
     }
@@ -90,10 +92,10 @@ impl OpenClip {
         &self.tokenizer
     }
 
-    /// Unit vectors of photos, one after the other.
+    /// Unit vectors of photos, concatenated.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub async fn embed_photos(&self, photos: &[Preprocessed]) -> Result<Vec<f32>, OpenClipError> {
         let side = self.preprocess.image_size;
         let pixels: Vec<f32> =
@@ -102,10 +104,10 @@ impl OpenClip {
         Ok(read_floats(self.towers.image_embed(Tensor::from_data(pixels, &self.device))).await?)
     }
 
-    /// Unit vectors of texts, one after the other.
+    /// Unit vectors of texts, concatenated.
     ///
     /// # Errors
-    /// When a text cannot be encoded or the device fails.
+    /// If a text cannot be encoded, or the device fails.
     pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, OpenClipError> {
         let ids =
             texts.iter().map(|text| self.tokenizer.tokens(text)).collect::<Result<Vec<_>, _>>()?;

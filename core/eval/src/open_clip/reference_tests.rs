@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::OpenClip;
 use crate::classification::{class_embed, prompt};
 
-/// Single precision after two blocks whose weights are far larger than trained ones.
+/// Allows for single precision after two blocks, whose weights are far larger than trained ones.
 const TOLERANCE: f32 = 2e-5;
 
 fn path(name: &str) -> PathBuf {
@@ -62,7 +62,7 @@ fn check_model(name: &str) {
     for (idx, text) in texts.iter().enumerate() {
         let wanted: Vec<u32> = list(&golden["token_ids"][idx]);
         assert_eq!(model.tokenizer().encode(text).expect("a text"), wanted, "{text:?}");
-        // Padded with 0 in the reference.
+        // The reference pads with 0.
         let wanted: Vec<u32> = list(&golden["tokens"][idx]);
         let mut found = model.tokenizer().tokens(text).expect("a text");
         found.resize(wanted.len(), 0);
@@ -71,7 +71,7 @@ fn check_model(name: &str) {
     let refs: Vec<&str> = texts.iter().map(String::as_str).collect();
     let embeds = block_on(model.embed_texts(&refs)).expect("the CPU works");
     check(&format!("{name}: texts"), &embeds, &golden["text_embed"]);
-    // Batch mates change nothing, however long they are.
+    // Batch mates of any length change nothing.
     let alone: Vec<f32> =
         refs.iter().flat_map(|text| block_on(model.embed_texts(&[text])).expect("one")).collect();
     check(&format!("{name}: texts one by one"), &alone, &golden["text_embed"]);

@@ -1,16 +1,16 @@
-//! CLIP's tokenizer: lower case, byte-level BPE with ends of words, start and end tokens.
+//! CLIP's tokenizer: lower case, byte-level BPE with word-end marks, start and end tokens.
 
 use serde_json::{Map, Value, json};
 use tokenizers::Tokenizer;
 
 use super::OpenClipError;
 
-/// What cuts a text into words (OpenAI's `simple_tokenizer.py`).
+/// The pattern that splits a text into words (OpenAI's `simple_tokenizer.py`).
 const WORDS: &str = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-/// Merges of OpenAI's list that its models use.
+/// Number of merges that OpenAI's models use of the list.
 const MOST_MERGES: usize = 49_152 - 256 - 2;
 
-/// Text to token ids, as open_clip's `SimpleTokenizer`.
+/// Converts text to token ids, as open_clip's `SimpleTokenizer` does.
 #[derive(Clone, Debug)]
 pub struct ClipTokenizer {
     inner: Tokenizer,
@@ -20,11 +20,11 @@ pub struct ClipTokenizer {
 }
 
 impl ClipTokenizer {
-    /// From the text of a `tokenizer.json` of Hugging Face, or of OpenAI's `bpe_simple_vocab_16e6.txt` (also
-    /// `merges.txt`: a heading, then a merge a line).
+    /// Reads the text of Hugging Face's `tokenizer.json` or of OpenAI's
+    /// `bpe_simple_vocab_16e6.txt`. Also reads `merges.txt`: a heading, then one merge per line.
     ///
     /// # Errors
-    /// When the text is neither.
+    /// If the text is neither.
     pub fn new(text: &str, context_length: usize) -> Result<Self, OpenClipError> {
         let json = match text.trim_start().starts_with('{') {
             true => text.to_owned(),
@@ -45,20 +45,20 @@ impl ClipTokenizer {
         Ok(Self { inner, context_length, start, end })
     }
 
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub fn n_tokens(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Most tokens of a text, those of start and end included.
+    /// Most tokens of a text, including start and end.
     pub fn context_length(&self) -> usize {
         self.context_length
     }
 
-    /// Ids of a text alone.
+    /// Ids of a text without start and end.
     ///
     /// # Errors
-    /// When the text cannot be encoded.
+    /// If the text cannot be encoded.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, OpenClipError> {
         let encoding = self.inner.encode_fast(clean(text), false);
         let encoding =
@@ -66,10 +66,10 @@ impl ClipTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Ids between start and end, cut to fit.
+    /// Ids of a text between start and end, truncated to the context length.
     ///
     /// # Errors
-    /// As [`Self::encode`].
+    /// Same as [`Self::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>, OpenClipError> {
         let mut ids = vec![self.start];
         ids.extend(self.encode(text)?);
@@ -79,7 +79,8 @@ impl ClipTokenizer {
     }
 }
 
-/// A `tokenizer.json` with OpenAI's order of tokens: bytes, bytes that end a word, merges, start and end.
+/// A `tokenizer.json` with OpenAI's order of tokens: bytes, bytes that end a word, merges, start
+/// and end.
 fn json_of_merges(text: &str) -> Result<String, OpenClipError> {
     let merges: Vec<(&str, &str)> = text
         .lines()
@@ -123,15 +124,15 @@ fn json_of_merges(text: &str) -> Result<String, OpenClipError> {
     Ok(json.to_string())
 }
 
-/// The characters that stand for the 256 bytes, in OpenAI's order: the printable ones first.
+/// The characters that represent the 256 bytes, in OpenAI's order: the printable ones first.
 fn byte_chars() -> impl Iterator<Item = char> {
     let printable = (b'!'..=b'~').chain(0xa1..=0xac).chain(0xae..=0xff).map(char::from);
     let others = (0..68).map(|i| char::from_u32(256 + i).expect("Latin Extended-A"));
     printable.chain(others)
 }
 
-/// open_clip's cleaning: entities of HTML, whitespace, lower case. Of what ftfy repairs only curly quotes and
-/// ligatures are; text in a wrong encoding is not.
+/// open_clip's cleaning: HTML entities, whitespace, lower case. Of ftfy's repairs, only curly
+/// quotes and ligatures are done; text in a wrong encoding is not repaired.
 fn clean(text: &str) -> String {
     let text = straight(text);
     let text = unescape(&unescape(&text));
@@ -155,7 +156,8 @@ fn straight(text: &str) -> String {
     straight
 }
 
-/// The entities that captions have: `&amp;`, `&lt;`, `&gt;`, `&quot;`, `&apos;`, `&nbsp;` and numbers.
+/// Replaces the entities that occur in captions: `&amp;`, `&lt;`, `&gt;`, `&quot;`, `&apos;`,
+/// `&nbsp;` and numbers.
 fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! What a model says of the regions of photos, before anything is scored: vectors, points and captions.
+//! The model's answers for the regions of photos, before scoring: vectors, points and captions.
 
 use std::collections::HashMap;
 
@@ -12,56 +12,57 @@ use super::EvalError;
 use super::encoder::Encoder;
 use crate::dense::Detection;
 
-/// Boxes that are described at once. More of them would read more keys and values a token than caches hold.
+/// Boxes per captioning batch. With more of them, the keys and values read per token exceed the
+/// CPU's caches.
 const CAPTION_BATCH: usize = 32;
 
-/// Boxes from elsewhere and their scores, by photo id.
+/// Boxes from another program and their scores, by photo id.
 pub type Proposals = HashMap<String, Vec<(BoxPx, f64)>>;
 
-/// Who is asked, and how.
+/// The model to ask, and the settings.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Questions<'a> {
     pub session: &'a Session,
     pub stages: &'a [Stage],
-    /// Whether all phrases of a region are looked for, or its first.
+    /// Whether to look for all phrases of a region, or only its first.
     pub every_phrase: bool,
     pub proposals: Option<&'a Proposals>,
     pub decoding: Decoding,
 }
 
-/// A photo with regions, and what the model says of it.
+/// A photo with regions, and the model's answers.
 #[derive(Debug)]
 pub(super) struct PhotoAnswers {
     pub photo: BenchmarkPhoto,
-    /// The middle of the photo, in pixels.
+    /// The center of the photo, in pixels.
     pub center: [f32; 2],
-    /// Regions with a phrase and a box that lies on the photo; at least one.
+    /// Regions with a phrase and a box on the photo; at least one.
     pub regions: Vec<BenchmarkRegion>,
-    /// Vectors of the phrases that are looked for, one after the other.
+    /// Vectors of the phrases to look for, concatenated.
     pub phrase_embeds: Vec<f32>,
-    /// Region of each of them, in order.
+    /// Region of each of these phrases, in order.
     pub phrase_region: Vec<usize>,
-    /// In the order of the stages.
+    /// Answers of each stage, in the order of the stages.
     pub by_stage: Vec<StageAnswers>,
 }
 
-/// The answers that depend on how the model looks at regions.
+/// The answers that depend on the stage.
 #[derive(Debug)]
 pub(super) struct StageAnswers {
-    /// Vectors of the regions, one after the other.
+    /// Vectors of the regions, concatenated.
     pub region_embeds: Vec<f32>,
-    /// Where each phrase points, in pixels.
+    /// The point for each phrase, in pixels.
     pub points: Vec<[f32; 2]>,
-    /// What is said of each region.
+    /// The caption of each region.
     pub captions: Vec<String>,
     /// The boxes that count for dense captioning.
     pub found: Vec<Detection>,
 }
 
 impl Questions<'_> {
-    /// Asks of photos; those without a region that can be used are left out.
+    /// Asks the model about photos; skips photos without a usable region.
     ///
-    /// On the CPU every core asks of photos of its own: many small products gain less from being shared.
+    /// On the CPU each core works on its own photos, because parallel small products gain less.
     pub async fn ask(
         &self,
         photos: &[BenchmarkPhoto],
@@ -86,7 +87,7 @@ impl Questions<'_> {
             .map(|parts| parts.into_iter().flatten().collect())
     }
 
-    /// Cores that can compute; one of a GPU.
+    /// Number of CPU cores to compute with; 1 on a GPU.
     fn cores(&self) -> usize {
         if mmgem_core::cpu::is_cpu(self.session.device()) {
             return mmgem_data::benchmark::n_cores();
@@ -143,7 +144,7 @@ impl Questions<'_> {
         })
     }
 
-    /// Adds what a stage says of each photo.
+    /// Adds a stage's answers for each photo.
     async fn ask_stage(
         &self,
         stage: Stage,
@@ -181,7 +182,8 @@ impl Questions<'_> {
         Ok(())
     }
 
-    /// Captions of the boxes from elsewhere that lie on each photo, as sure as these are.
+    /// Captions for the proposed boxes that are on each photo; the scores are those of the
+    /// proposals.
     async fn say_of_proposals(
         &self,
         stage: Stage,
@@ -231,13 +233,13 @@ impl Questions<'_> {
 }
 
 impl PhotoAnswers {
-    /// The boxes of its regions.
+    /// The boxes of the photo's regions.
     pub fn boxes(&self) -> Vec<BoxPx> {
         self.regions.iter().map(|region| region.box_px).collect()
     }
 }
 
-/// Regions with a phrase and a box that lies on the photo.
+/// Regions with a phrase and a box on the photo.
 fn usable_regions(photo: &BenchmarkPhoto, image: &EncodedImage) -> Vec<BenchmarkRegion> {
     let fits =
         |region: &&BenchmarkRegion| !region.phrases.is_empty() && is_on(image, region.box_px);

@@ -1,4 +1,4 @@
-//! Captions of whole photos against people's.
+//! Scores captions of whole photos against human references.
 
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::Preprocessed;
@@ -9,31 +9,31 @@ use super::{EvalError, Tick, nothing};
 use crate::bootstrap::{Measure, Measures};
 use crate::caption::{CaptionReport, CaptionScores, score};
 
-/// What came out.
+/// The results of a captioning run.
 #[derive(Debug)]
 pub struct CaptionRun {
     /// The scores.
     pub scores: CaptionScores,
-    /// The scores of NoCaps' domains, each against itself alone.
+    /// The scores of NoCaps' domains, each scored separately.
     pub domains: Vec<(String, CaptionScores)>,
-    /// What they are made of.
+    /// The parts of the scores, for bootstrap.
     pub measures: Measures,
-    /// The parts of each photo.
+    /// The scores with each photo's contribution.
     pub report: CaptionReport,
-    /// The photos in their order.
+    /// The photos, in order.
     pub photos: Vec<BenchmarkPhoto>,
-    /// What the model wrote.
+    /// The model's captions.
     pub candidates: Vec<String>,
-    /// What people wrote.
+    /// The reference captions.
     pub references: Vec<Vec<String>>,
-    /// What was read.
+    /// The data that was read.
     pub seen: Seen,
 }
 
-/// Captions the photos that have captions, and scores them.
+/// Captions the photos that have references, and scores the captions.
 ///
 /// # Errors
-/// When there is no such photo, or the model fails.
+/// If no photo has references, or the model fails.
 pub async fn captions(
     session: &Session,
     benchmark: &Benchmark,
@@ -64,10 +64,11 @@ pub async fn captions(
     })
 }
 
-/// Captions all photos, for a server that alone knows what people wrote: the name and the caption of each.
+/// Captions all photos, for a server with hidden references. Returns the name and caption of each
+/// photo.
 ///
 /// # Errors
-/// When no photo can be used, or the model fails.
+/// If no photo can be used, or the model fails.
 pub async fn unscored_captions(
     session: &Session,
     benchmark: &Benchmark,
@@ -81,7 +82,7 @@ pub async fn unscored_captions(
     Ok((photos.into_iter().map(|photo| photo.id).zip(candidates).collect(), seen))
 }
 
-/// The photos that are wanted, in their order, and what the model writes of each.
+/// The wanted photos, in order, and the model's captions.
 async fn write(
     session: &Session,
     benchmark: &Benchmark,
@@ -122,7 +123,7 @@ fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {
     measures
 }
 
-/// Each domain is a corpus of its own, also for the document frequencies of CIDEr.
+/// Scores each domain as a separate corpus, including CIDEr's document frequencies.
 fn scores_of_domains(
     domains: &[Option<String>],
     candidates: &[String],

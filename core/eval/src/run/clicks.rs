@@ -1,4 +1,4 @@
-//! Clicks on things: how well the box that a click gives fits the thing.
+//! Scores clicks on objects: how well the box proposed for a click fits the object.
 
 use mmgem_core::image::iou;
 use mmgem_core::image::{BoxPx, Preprocessed, check_box};
@@ -9,50 +9,51 @@ use serde::Serialize;
 use super::{EvalError, Tick, nothing};
 use crate::bootstrap::Measures;
 
-/// A thing covers at least this share of its photo.
+/// Smallest share of the photo that a clicked object covers.
 pub const LEAST_SHARE: f32 = 0.04;
-/// Regions that a phrase with this word names are not clicked.
+/// Objects whose phrase has this word are not clicked.
 pub const NOT_CLICKED: &str = "person";
-/// A box fits if its IoU with the thing is at least this.
+/// A box fits if its IoU with the object is at least this.
 pub const FIT: f32 = 0.5;
-/// The baseline: a box of these shares of the photo's sides around the click, the best one for `coco-train`.
+/// The baseline: a box of these shares of the photo's sides around the click; the best one for
+/// `coco-train`.
 const FIXED_BOX: [f32; 2] = [0.75, 0.7];
-/// Clicks beside the centre, in shares of the thing's sides.
+/// Off-center clicks, in shares of the object's sides.
 const OFF_CENTER: [[f32; 2]; 4] = [[0.3, 0.3], [0.7, 0.3], [0.3, 0.7], [0.7, 0.7]];
-/// Boxes that count for `click_accuracy_in_first_3`.
+/// Number of boxes that count for `click_accuracy_in_first_3`.
 const FIRST: usize = 3;
 
-/// What came out.
+/// The results of a click run.
 #[derive(Debug)]
 pub struct ClickRun {
     /// The scores.
     pub scores: ClickEval,
-    /// What they are made of.
+    /// The parts of the scores, for bootstrap.
     pub measures: Measures,
-    /// Each clicked thing.
+    /// Each clicked object.
     pub cases: Vec<ClickCase>,
-    /// What was read.
+    /// The data that was read.
     pub seen: Seen,
 }
 
-/// How well boxes fit the things that are clicked.
+/// Scores of the proposed boxes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ClickEval {
-    /// Share of things whose box, clicked at the centre, has IoU 0.5 or more.
+    /// Share of objects whose first box, for a click at the center, has IoU 0.5 or more.
     pub click_accuracy: f64,
     /// Mean IoU of these boxes.
     pub click_mean_iou: f64,
-    /// Share of things that one of the first three boxes fits.
+    /// Share of objects that one of the first three boxes fits.
     pub click_accuracy_in_first_3: f64,
-    /// Share of clicks beside the centre, at 30 % and 70 % of both sides, whose box fits.
+    /// Share of off-center clicks, at 30 % and 70 % of both sides, whose box fits.
     pub click_accuracy_off_center: f64,
     /// `click_accuracy` of a box of fixed size around the click.
     pub click_accuracy_of_fixed_box: f64,
-    /// Things that were clicked.
+    /// Number of clicked objects.
     pub n_clicks: usize,
 }
 
-/// A clicked thing.
+/// A clicked object.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClickCase {
     /// The photo's name in result files.
@@ -60,25 +61,25 @@ pub struct ClickCase {
     /// The true box.
     #[serde(rename = "box")]
     pub box_px: BoxPx,
-    /// What the thing is called.
+    /// The object's phrases.
     pub phrases: Vec<String>,
-    /// The boxes that a click on the centre gives, in their order.
+    /// The boxes proposed for a click on the center, in order.
     pub proposed: Vec<BoxPx>,
-    /// IoU of the first of them.
+    /// IoU of the first proposed box.
     pub iou: f32,
     #[serde(skip)]
     photo_idx: usize,
-    /// Share of the clicks beside the centre whose box fits.
+    /// Share of the off-center clicks whose box fits.
     #[serde(skip)]
     fits_off_center: f64,
     #[serde(skip)]
     fixed_box_fits: bool,
 }
 
-/// Clicks on each thing of each photo that is large enough and no person.
+/// Clicks on each object of each photo that is large enough and not a person.
 ///
 /// # Errors
-/// When there is no such thing, or the model fails.
+/// If no such object is found, or the model fails.
 pub async fn clicks(
     session: &Session,
     benchmark: &Benchmark,
@@ -106,7 +107,7 @@ pub async fn clicks(
     let seen = batches.finish();
     if cases.is_empty() {
         return Err(nothing(
-            "thing to click on: one box that covers 4 % of its photo, and no person",
+            "object to click on: one box that covers 4 % of its photo, and not a person",
             &seen,
         ));
     }
@@ -114,7 +115,7 @@ pub async fn clicks(
     Ok(ClickRun { scores, measures, cases, seen })
 }
 
-/// A box of one thing that is large enough and no person.
+/// Whether the region is a single box that is large enough and not a person.
 fn is_clicked(region: &BenchmarkRegion, size: [u32; 2]) -> bool {
     let [width, height] = size;
     let is_person = |phrase: &String| phrase.split_whitespace().any(|word| word == NOT_CLICKED);

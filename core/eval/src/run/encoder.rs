@@ -1,4 +1,4 @@
-//! What turns photos and texts into vectors: an MM-GEM model, or one it is compared with.
+//! The model that embeds photos and texts: MM-GEM, or a baseline.
 
 use mmgem_core::image::{ImagePreprocess, Preprocessed};
 use mmgem_core::session::{Part, Session};
@@ -6,7 +6,7 @@ use mmgem_core::session::{Part, Session};
 use super::{EvalError, TEXT_BATCH};
 use crate::open_clip::OpenClip;
 
-/// A model with an image side and a text side.
+/// A model that embeds images and texts in a joint space.
 #[derive(Clone, Copy, Debug)]
 pub enum Encoder<'a> {
     /// MM-GEM.
@@ -16,7 +16,7 @@ pub enum Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// How a photo becomes the model's input.
+    /// The preprocessing from a photo to the model's input.
     pub fn preprocess(&self) -> ImagePreprocess {
         match self {
             Self::MmGem(session) => session.config().preprocess(),
@@ -32,10 +32,10 @@ impl Encoder<'_> {
         }
     }
 
-    /// Unit vectors of photos, one after the other.
+    /// Unit vectors of photos, concatenated.
     ///
     /// # Errors
-    /// When the device fails.
+    /// If the device fails.
     pub async fn embed_photos(&self, photos: &[Preprocessed]) -> Result<Vec<f32>, EvalError> {
         if photos.is_empty() {
             return Ok(Vec::new());
@@ -52,10 +52,10 @@ impl Encoder<'_> {
         }
     }
 
-    /// Unit vectors of texts, one after the other.
+    /// Unit vectors of texts, concatenated.
     ///
     /// # Errors
-    /// When a text cannot be encoded or the device fails.
+    /// If a text cannot be encoded, or the device fails.
     pub async fn embed_texts(&self, texts: &[&str]) -> Result<Vec<f32>, EvalError> {
         let mut embeds = Vec::with_capacity(texts.len() * self.embed_dim());
         for batch in texts.chunks(TEXT_BATCH) {

@@ -1,4 +1,5 @@
-//! A model on a benchmark: photos are read in batches, and only what the scores need is kept.
+//! Runs a model on a benchmark: reads photos in batches, and keeps only the data that the scores
+//! need.
 
 mod answers;
 mod captions;
@@ -19,51 +20,46 @@ pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
 pub use zero_shot::{ClassRun, Prediction, zero_shot};
 
-use super::caption::CaptionError;
-use super::retrieval::RetrievalError;
-use crate::gallery::GalleryError;
-use crate::open_clip::OpenClipError;
-
-/// Texts that go through the model at once.
+/// Texts per forward pass.
 const TEXT_BATCH: usize = 128;
 
-/// Why an evaluation cannot be done.
+/// Errors of an evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
-    /// The benchmark.
+    /// The benchmark cannot be read.
     #[error(transparent)]
     Benchmark(#[from] BenchmarkError),
-    /// The model or its device.
+    /// The model or its device failed.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// A model that MM-GEM is compared with.
+    /// The OpenCLIP baseline failed.
     #[error(transparent)]
     OpenClip(#[from] OpenClipError),
-    /// The captions.
+    /// The captions cannot be scored.
     #[error(transparent)]
     Caption(#[from] CaptionError),
-    /// The rankings.
+    /// The embeddings cannot be ranked.
     #[error(transparent)]
     Retrieval(#[from] RetrievalError),
-    /// The galleries.
+    /// The embeddings cannot be stored or ranked.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
-    /// Nothing to evaluate on.
+    /// The data has nothing to evaluate.
     #[error(
-        "the data hold no {0}\n  hint: wanted are a benchmark's files, or WebDataset samples with a photo and a .json of captions and regions"
+        "the data hold no {0}\n  hint: pass a benchmark's files, or WebDataset samples with a photo and a .json of captions and regions"
     )]
     Nothing(&'static str),
-    /// Photos are there, but none can be used.
+    /// The data has photos, but none can be used.
     #[error("none of the photos can be used: {n} were passed over, the first: {first}")]
     Unusable {
-        /// Photos passed over.
+        /// Number of photos skipped.
         n: usize,
-        /// The first and why.
+        /// The first skipped photo and the reason.
         first: String,
     },
 }
 
-/// Why there is nothing to score: no photo could be used, or none has what is asked for.
+/// The error if there is nothing to score: no photo could be used, or none has a `what`.
 fn nothing(what: &'static str, seen: &Seen) -> EvalError {
     match seen.skipped.first() {
         Some(first) if seen.n_photos == 0 => {
@@ -73,5 +69,5 @@ fn nothing(what: &'static str, seen: &Seen) -> EvalError {
     }
 }
 
-/// Told how far a run is: what is counted, how many are done, and of how many.
+/// Progress callback: the unit that is counted, the number done, and the total.
 pub type Tick<'a> = &'a mut dyn FnMut(&'static str, usize, usize);

@@ -1,4 +1,4 @@
-//! Phrases and boxes: as vectors, as points, and as captions.
+//! Scores phrases and boxes: by vectors, by pointing, and by captions.
 
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::{BoxPx, Preprocessed};
@@ -17,73 +17,73 @@ use crate::ranking::{Ties, dot};
 use crate::region::{Pointing, names};
 use crate::retrieval::recall_at;
 
-/// More regions than this are not ranked against each other.
+/// Largest number of regions that are ranked against each other.
 const MOST_RANKED: usize = 50_000;
 
-/// What came out for one stage.
+/// The results for one stage.
 #[derive(Debug)]
 pub struct RegionRun {
     /// The scores.
     pub scores: RegionEval,
-    /// What they are made of.
+    /// The parts of the scores, for bootstrap.
     pub measures: Measures,
-    /// Each region with what was said of it and where its phrase points.
+    /// Each region with its caption and its phrase's point.
     pub cases: Vec<RegionCase>,
-    /// Boxes and captions beside the true ones, and the number of these.
+    /// Detections matched with true boxes, and the number of true boxes.
     pub dense: (Vec<Matched>, usize),
-    /// The photos in their order.
+    /// The photos, in order.
     pub photos: Vec<BenchmarkPhoto>,
-    /// What was read.
+    /// The data that was read.
     pub seen: Seen,
 }
 
-/// How well phrases and boxes find each other, and how well boxes are described.
+/// Scores of phrases and boxes that look for each other, and of the boxes' captions.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RegionEval {
-    /// Phrases against all regions of all photos; absent when there are too many.
+    /// Recall of phrases against all regions of all photos; `None` if there are too many.
     pub region_text_to_region_recall_at_1: Option<f64>,
     /// The same at 5.
     pub region_text_to_region_recall_at_5: Option<f64>,
     /// The same at 10.
     pub region_text_to_region_recall_at_10: Option<f64>,
-    /// Phrases that were asked for.
+    /// Number of phrases.
     pub n_phrases: usize,
-    /// Regions.
+    /// Number of regions.
     pub n_regions: usize,
     /// Share of phrases whose own box ranks first among the boxes of its photo.
     pub in_photo_recall_at_1: f64,
-    /// The same for a guess.
+    /// The same, for a random choice.
     pub in_photo_chance_at_1: f64,
-    /// Share of phrases whose most similar patch lies in one of their boxes.
+    /// Share of phrases whose most similar patch is in one of their boxes.
     pub pointing_accuracy: f64,
-    /// The same for the photo's centre.
+    /// The same, for the photo's center.
     pub pointing_accuracy_of_center: f64,
-    /// Share of boxes whose caption names the thing: it has all words of one of the box's phrases ([`names`]).
+    /// Share of boxes whose caption has all words of one of the box's phrases ([`names`]).
     pub named: f64,
-    /// CIDEr of the captions of the boxes against their phrases.
+    /// CIDEr of the boxes' captions against their phrases.
     pub region_cider: f64,
-    /// BLEU-4 of the same.
+    /// BLEU-4 of the same captions.
     pub region_bleu_4: f64,
-    /// ROUGE-L of the same.
+    /// ROUGE-L of the same captions.
     pub region_rouge_l: f64,
 }
 
 /// One region and the model's answers.
 #[derive(Clone, Debug)]
 pub struct RegionCase {
-    /// Its photo.
+    /// Index of its photo.
     pub photo_idx: usize,
     /// Its box.
     pub box_px: BoxPx,
     /// Its phrases.
     pub phrases: Vec<String>,
-    /// What the model wrote of the box.
+    /// The model's caption of the box.
     pub caption: String,
-    /// CIDEr of that.
+    /// CIDEr of the caption.
     pub cider: f64,
-    /// Where its first phrase points, and whether that is right.
+    /// The point for its first phrase.
     pub point: [f32; 2],
-    /// Whether that is in a box of the phrase.
+    /// Whether that point is in a box of the phrase.
     pub is_hit: bool,
 }
 
@@ -103,13 +103,15 @@ struct Collected {
     n_true: usize,
 }
 
-/// Asks for every region of the photos that have some, as each of the stages sees it; a run for each, in their order.
+/// Scores every region of the photos that have regions, for each of the stages. Returns a run for
+/// each stage, in order.
 ///
-/// Stage 2 looks at a box with the region head h4 and describes it after `[CAP_1..n]`; stage 1 has neither: the
-/// mean of the box, and `[CAP]`. `proposals` are to be captioned instead of the true boxes for dense captioning.
+/// Stage 2 embeds a box with the region head h4 and captions it after `[CAP_1..n]`. Stage 1 has
+/// neither: it uses the mean of the box, and `[CAP]`. For dense captioning, `proposals` replace the
+/// true boxes.
 ///
 /// # Errors
-/// When there is no region, or the model fails.
+/// If no region is found, or the model fails.
 pub async fn regions(
     session: &Session,
     benchmark: &Benchmark,
@@ -181,7 +183,8 @@ impl Collected {
         Ok(())
     }
 
-    /// Ranks the phrase's own region among those of its photo, and its point; returns whether that is right.
+    /// Ranks the phrase's own region among those of its photo, and returns whether its point is a
+    /// hit.
     fn see_phrase(
         &mut self,
         embed: &[f32],
@@ -254,7 +257,7 @@ impl Collected {
         Ok(RegionRun { scores, measures, cases: self.cases, dense, photos: self.photos, seen })
     }
 
-    /// 1 for each box whose caption names the thing.
+    /// 1 for each box whose caption names its object, otherwise 0.
     fn named(&self) -> Vec<f64> {
         let is_named =
             |case: &RegionCase| case.phrases.iter().any(|phrase| names(&case.caption, phrase));

@@ -1,4 +1,4 @@
-//! Every photo against every caption, both ways.
+//! Ranks every photo against every caption, in both directions.
 
 use mmgem_core::image::Preprocessed;
 use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
@@ -10,27 +10,28 @@ use crate::gallery::{Gallery, GalleryError, ranks};
 use crate::ranking::Ties;
 use crate::retrieval::{RetrievalRanks, RetrievalScores};
 
-/// How photos and captions are ranked.
+/// Options of the ranking.
 #[derive(Clone, Copy, Debug)]
 pub struct RetrievalOptions {
-    /// What equal scores do.
+    /// The rule for equal scores.
     pub ties: Ties,
-    /// Captions taken of each photo, the first ones; all when absent.
+    /// Captions to use per photo, the first ones; all if `None`.
     pub captions_per_photo: Option<usize>,
-    /// Embeddings of photos, and of captions, that are kept in memory, in bytes each; more go to a scratch file.
+    /// Memory for the embeddings of photos, and as much again for captions, in bytes; the rest goes
+    /// to a scratch file.
     pub memory_bytes: usize,
 }
 
-/// What came out.
+/// The results of a retrieval run.
 #[derive(Debug)]
 pub struct RetrievalRun {
     /// The scores.
     pub scores: RetrievalScores,
-    /// What they are made of.
+    /// The parts of the scores, for bootstrap.
     pub measures: Measures,
     /// Ranks of the right answers.
     pub ranks: RetrievalRanks,
-    /// The photos in their order.
+    /// The photos, in order.
     pub photos: Vec<BenchmarkPhoto>,
     /// Photo of each caption.
     pub text_image_idx: Vec<usize>,
@@ -38,14 +39,14 @@ pub struct RetrievalRun {
     pub images: Gallery,
     /// Vectors of the captions.
     pub texts: Gallery,
-    /// What was read.
+    /// The data that was read.
     pub seen: Seen,
 }
 
-/// Embeds photos and captions and ranks each among the others.
+/// Embeds photos and captions, and ranks each among the others.
 ///
 /// # Errors
-/// When there is no photo or caption, or the model fails.
+/// If no photo or no caption is found, or the model fails.
 pub async fn retrieval(
     encoder: &Encoder<'_>,
     benchmark: &Benchmark,

@@ -1,4 +1,4 @@
-//! Photos against the vectors of class names.
+//! Classifies photos by the vectors of class names.
 
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::image::{ImagePreprocess, Preprocessed};
@@ -15,56 +15,56 @@ use crate::classification::{
 };
 use crate::ranking::dot;
 
-/// Photos that are read at once.
+/// Photos per batch.
 const BATCH: usize = 32;
 
-/// What came out for one set.
+/// The results for one set.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClassRun {
     /// Name of the set.
     pub set: String,
-    /// The metric it is reported by, under its key.
+    /// Key of the metric that the set is reported by.
     pub metric: &'static str,
     /// Its value.
     pub score: f64,
     /// Share of photos whose best class is one of theirs.
     pub top1: f64,
-    /// The same, averaged over classes; absent where photos have several.
+    /// The same, averaged over classes; `None` if photos have several classes.
     pub mean_per_class: Option<f64>,
-    /// What a guess would get of `score`.
+    /// Expected `score` of a random choice.
     pub chance: f64,
-    /// Classes.
+    /// Number of classes.
     pub n_classes: usize,
-    /// Photos that could be used.
+    /// Number of usable photos.
     pub n_photos: usize,
-    /// What the scores are made of.
+    /// The parts of the scores, for bootstrap.
     #[serde(skip)]
     pub measures: Measures,
-    /// What came out for each photo.
+    /// The result for each photo.
     #[serde(skip)]
     pub predictions: Vec<Prediction>,
-    /// What was read.
+    /// The data that was read.
     #[serde(skip)]
     pub seen: Seen,
 }
 
-/// What came out for a photo.
+/// The result for a photo.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prediction {
-    /// Its place in the set.
+    /// Its index in the set.
     pub photo_idx: usize,
     /// Its class, the first of several.
     pub label: usize,
-    /// The class whose vector is most similar.
+    /// The class with the most similar vector.
     pub found: usize,
-    /// Cosine with its class minus the largest with another one.
+    /// Cosine with its class minus the largest cosine with another class.
     pub lead: f32,
 }
 
 /// Classifies the photos of a set by the prompts of its classes.
 ///
 /// # Errors
-/// When no photo can be used, or the model fails.
+/// If no photo can be used, or the model fails.
 pub async fn zero_shot(
     encoder: &Encoder<'_>,
     set: &ClassSet,

@@ -1,4 +1,4 @@
-//! A folder with a small model, inputs, and what the reference program computed from them.
+//! A test case: a folder with a small model, inputs and the reference program's results.
 
 use std::path::{Path, PathBuf};
 
@@ -10,45 +10,45 @@ use serde::Deserialize;
 
 use super::{TraceFileError, TraceInput, TraceTensor, from_safetensors};
 
-/// Why a case cannot be used.
+/// Errors of a test case.
 #[derive(Debug, thiserror::Error)]
 pub enum CaseError {
-    /// A file of it, or the folder, cannot be read.
+    /// The folder or one of its files cannot be read.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// There is no case.
+    /// The folder holds no case.
     #[error("found no case, wanted folders with a case.json\n  hint: tests/parity of the source tree has them\n  folder: {}", .0.display())]
     None(PathBuf),
-    /// `case.json` is not usable.
+    /// `case.json` is malformed.
     #[error("{cause}; wanted \"images\", \"texts\", \"boxes\" and \"steps\"\n  file: {}", .path.display())]
     Malformed {
-        /// What is wrong with it.
+        /// The parse error.
         cause: serde_json::Error,
-        /// Where.
+        /// The file.
         path: PathBuf,
     },
-    /// A picture of it cannot be decoded.
+    /// A picture cannot be decoded.
     #[error("{cause}\n  file: {}", .path.display())]
     Picture {
-        /// What is wrong with it.
+        /// The decode error.
         cause: ImageError,
-        /// Where.
+        /// The file.
         path: PathBuf,
     },
-    /// A text of it cannot be encoded.
+    /// A text cannot be encoded.
     #[error(transparent)]
     Text(#[from] TokenizerError),
-    /// `golden.safetensors` is not usable.
+    /// `golden.safetensors` is malformed.
     #[error("{cause}\n  file: {}", .path.display())]
     Golden {
-        /// What is wrong with it.
+        /// The parse error.
         cause: TraceFileError,
-        /// Where.
+        /// The file.
         path: PathBuf,
     },
 }
 
-/// What `case.json` says.
+/// Content of `case.json`.
 #[derive(Clone, Debug, Deserialize)]
 struct CaseFile {
     images: Vec<String>,
@@ -57,12 +57,12 @@ struct CaseFile {
     steps: usize,
 }
 
-/// A model folder with `case.json` and `golden.safetensors`; its pictures lie in `../images`.
+/// A model folder with `case.json` and `golden.safetensors`; its pictures are in `../images`.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// Name of the folder.
     pub name: String,
-    /// The folder, which is a model folder too.
+    /// The folder, which is also a model folder.
     pub folder: PathBuf,
     file: CaseFile,
 }
@@ -71,7 +71,7 @@ impl Case {
     /// Reads `case.json` of a folder.
     ///
     /// # Errors
-    /// When it is not there or malformed.
+    /// If it is missing or malformed.
     pub fn read(folder: &Path) -> Result<Self, CaseError> {
         let path = folder.join("case.json");
         let file =
@@ -86,10 +86,10 @@ impl Case {
         Ok(Self { name, folder: folder.into(), file })
     }
 
-    /// Every case in a folder, by name.
+    /// Reads every case in a folder, sorted by name.
     ///
     /// # Errors
-    /// When the folder cannot be listed, holds no case, or one of them cannot be read.
+    /// If the folder cannot be listed, holds no case, or a case cannot be read.
     pub fn read_all(folder: &Path) -> Result<Vec<Self>, CaseError> {
         let mut folders: Vec<PathBuf> =
             files::names_in(folder)?.into_iter().map(|name| folder.join(name)).collect();
@@ -110,15 +110,15 @@ impl Case {
         self.file.images.len()
     }
 
-    /// Whether losses and gradients are among the golden values: picture i goes with text i.
+    /// Whether losses and gradients are among the golden values. Then picture i belongs to text i.
     pub fn has_losses(&self) -> bool {
         self.n_images() == self.texts().len()
     }
 
-    /// The pictures as the model sees them.
+    /// The preprocessed pictures.
     ///
     /// # Errors
-    /// When one cannot be read or decoded.
+    /// If a picture cannot be read or decoded.
     pub fn images(&self, config: &MmGemConfig) -> Result<Vec<Preprocessed>, CaseError> {
         let folder = self.folder.parent().unwrap_or(Path::new(".")).join("images");
         let picture = |name: &String| {
@@ -130,19 +130,19 @@ impl Case {
         self.file.images.iter().map(picture).collect()
     }
 
-    /// The ids of the texts.
+    /// The token ids of the texts.
     ///
     /// # Errors
-    /// When a text cannot be encoded.
+    /// If a text cannot be encoded.
     pub fn token_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, CaseError> {
         self.texts().iter().map(|text| Ok(tokenizer.encode(text)?)).collect()
     }
 
-    /// The inputs from pictures, strings and boxes of the first picture; these are mapped, not clipped, as
-    /// the reference does.
+    /// The trace's inputs: pictures, texts and boxes of the first picture. Boxes are mapped but not
+    /// clipped, as in the reference.
     ///
     /// # Errors
-    /// When a picture or text is not usable.
+    /// If a picture or text is unusable.
     pub fn input(
         &self,
         config: &MmGemConfig,
@@ -158,10 +158,10 @@ impl Case {
         })
     }
 
-    /// What the reference computed.
+    /// The reference's results.
     ///
     /// # Errors
-    /// When the file is missing or damaged.
+    /// If the file is missing or damaged.
     pub fn golden(&self) -> Result<Vec<TraceTensor>, CaseError> {
         let path = self.folder.join("golden.safetensors");
         let bytes = files::read(&path)?;

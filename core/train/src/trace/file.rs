@@ -1,28 +1,28 @@
-//! A trace as a safetensors file, as the reference program writes it.
+//! Traces as safetensors files, in the reference program's format.
 
 use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 
 use super::{TraceTensor, Values};
 
-/// Why a file is no trace.
+/// Errors of a trace file.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceFileError {
-    /// Not a safetensors file, or a damaged one.
-    #[error("this is no safetensors file ({0})\n  hint: `mmgem_reference.py run` writes one")]
+    /// The file is damaged, or not a safetensors file.
+    #[error("this is not a safetensors file ({0})\n  hint: `mmgem_reference.py run` writes one")]
     Malformed(#[from] SafeTensorError),
-    /// Numbers of a type that traces do not have.
+    /// A tensor is neither f32 nor i64.
     #[error(
         "{name} holds {found:?}, wanted f32 or i64\n  hint: `mmgem_reference.py run` writes them so"
     )]
     Dtype {
-        /// Which tensor.
+        /// The tensor.
         name: String,
-        /// What it holds.
+        /// Its type.
         found: Dtype,
     },
 }
 
-/// The bytes of a safetensors file with these tensors: f32 and i64.
+/// Encodes tensors as a safetensors file of f32 and i64.
 pub fn to_safetensors(trace: &[TraceTensor]) -> Vec<u8> {
     let encode = |values: &Values| -> (Dtype, Vec<u8>) {
         match values {
@@ -43,10 +43,10 @@ pub fn to_safetensors(trace: &[TraceTensor]) -> Vec<u8> {
     safetensors::serialize(views, None).expect("whole tensors can be written")
 }
 
-/// The tensors of such a file, in no particular order.
+/// Decodes such a file; the tensors are in no particular order.
 ///
 /// # Errors
-/// When it is no safetensors file, or holds other numbers than f32 and i64.
+/// If it is not a safetensors file, or has types other than f32 and i64.
 pub fn from_safetensors(bytes: &[u8]) -> Result<Vec<TraceTensor>, TraceFileError> {
     let read = |(name, view): (String, TensorView)| {
         let bytes = view.data();
