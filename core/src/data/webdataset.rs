@@ -133,7 +133,9 @@ impl Sample {
     /// As [`Self::image`].
     pub fn image_part(&self) -> Result<(&str, &[u8]), ShardError> {
         let part = self.part_of("photos", &IMAGE_EXTENSIONS)?;
-        part.ok_or_else(|| self.error(format!("no image among its parts {:?}", self.extensions())))
+        part.ok_or_else(|| {
+            self.error(format!("there is no image among its parts {:?}", self.extensions()))
+        })
     }
 
     /// Finds the part with one of the extensions. `jpg` wins over `input.jpg`.
