@@ -84,7 +84,9 @@ fn hint(cause: &io::Error) -> &'static str {
             "\n  hint: free some space and run the same command again; nothing was half-written"
         }
         io::ErrorKind::NotFound => "\n  hint: is the path right?",
-        io::ErrorKind::PermissionDenied => "\n  hint: may this user read and write there?",
+        io::ErrorKind::PermissionDenied => {
+            "\n  hint: check that this user may read and write there"
+        }
         _ => "",
     }
 }
@@ -227,7 +229,7 @@ pub fn read_shards(folder: &Path, name: &str) -> Result<Vec<(String, Vec<u8>)>, 
     let index = folder.join(format!("{name}.index.json"));
     let not_a_model = |found: String| FolderError::NotAModel { found, folder: folder.into() };
     if !index.is_file() {
-        return Err(not_a_model(format!("neither {name} nor {name}.index.json is there")));
+        return Err(not_a_model(format!("found neither {name} nor {name}.index.json")));
     }
     let json: serde_json::Value = serde_json::from_slice(&read(&index)?)
         .map_err(|e| not_a_model(format!("{name}.index.json is not JSON ({e})")))?;

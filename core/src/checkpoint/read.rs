@@ -87,7 +87,7 @@ pub enum CheckpointError {
     Packed {
         /// Name of the tensor.
         name: String,
-        /// What is wrong with it.
+        /// Reason.
         cause: PackedError,
     },
     /// A checkpoint of another program that cannot be imported.

@@ -103,7 +103,7 @@ impl Gallery {
             return Ok(Cow::Borrowed(&self.memory[start..end]));
         }
         let mut values = self.memory[start.min(in_memory)..].to_vec();
-        let scratch = self.scratch.as_ref().expect("rows past the memory are in the file");
+        let scratch = self.scratch.as_ref().expect("rows beyond the memory are in the file");
         let first = start.max(in_memory) - in_memory;
         scratch.read(first..end - in_memory, &mut values)?;
         Ok(Cow::Owned(values))

@@ -41,7 +41,7 @@ impl VectorTable {
     /// # Panics
     /// If the vector does not have `dim` values.
     pub fn push(&mut self, id: String, path: String, vector: &[f32]) {
-        assert_eq!(vector.len(), self.dim, "vectors of one length");
+        assert_eq!(vector.len(), self.dim, "the vector has `dim` values");
         self.ids.push(id);
         self.paths.push(path);
         self.vectors.extend_from_slice(vector);

@@ -94,7 +94,7 @@ pub enum ShardError {
     RepeatedKey(String),
     /// The annotations of a sample are invalid.
     #[error(
-        "sample {key}: {reason}; wanted, side by side in the shard, a photo and a .json with \"captions\" or \"class\" (and \"regions\" with \"box\" and \"phrases\") or a .txt with a caption a line"
+        "sample {key}: {reason}; wanted, side by side in the shard, a photo and a .json with \"captions\" or \"class\" (and \"regions\" with \"box\" and \"phrases\") or a .txt with one caption per line"
     )]
     Record {
         /// The sample's key.
@@ -280,7 +280,7 @@ impl ShardIndex {
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         let duplicates = self.duplicates.first().map(|first| {
             let n = self.duplicates.len();
-            format!("{n} members have the key and extension of the one before and are left out, the first: {first}; give every sample its own key")
+            format!("{n} members repeat the key and extension of an earlier one and are skipped, the first: {first}; give every sample its own key")
         });
         let split = self.split_keys.first().map(|first| {
             let n = self.split_keys.len();
@@ -646,7 +646,7 @@ fn captions_of(key: &str, value: &Value) -> Result<Vec<String>, String> {
             let texts: Option<Vec<String>> =
                 list.iter().map(|text| text.as_str().map(str::to_owned)).collect();
             texts.ok_or_else(|| {
-                format!("{key:?} has something else than texts; wanted a text or a list of texts")
+                format!("{key:?} has values other than texts; wanted a text or a list of texts")
             })?
         }
         other => return Err(format!("{key:?} is {other}; wanted a text or a list of texts")),

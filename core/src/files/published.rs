@@ -130,7 +130,7 @@ impl WeightsFile {
         // system ends this process.
         let bytes = unsafe { Mmap::map(&file) }.map_err(io)?;
         if bytes.starts_with(b"version https://git-lfs") {
-            let found = "this is a pointer of Git LFS".to_owned();
+            let found = "the file is a Git LFS pointer".to_owned();
             return Err(wrong(found, "run `git lfs pull` in the repository that was cloned"));
         }
         let pytorch =
@@ -163,7 +163,7 @@ fn files_of_folder(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Folder
         [only] => Ok(vec![folder.join(only)]),
         others => Err(FolderError::NoWeights {
             found: match others {
-                [] => format!("found neither {} nor an index of theirs", names.join(" nor ")),
+                [] => format!("found neither {} nor an index file", names.join(" nor ")),
                 others => {
                     format!("the folder has several files of weights ({})", others.join(", "))
                 }

@@ -139,6 +139,7 @@ fn place(
             "{name} reaches beyond its storage; was the download or copy cut short?"
         ));
     }
-    let start = storage.start + n_bytes(offset, kind.dtype).expect("less than the end");
+    let start =
+        storage.start + n_bytes(offset, kind.dtype).expect("the offset is less than the end");
     Ok(Placed { name, dtype: kind.dtype, shape, strides, bytes: start..storage.end })
 }

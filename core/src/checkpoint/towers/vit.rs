@@ -284,7 +284,7 @@ fn positions(
             Ok((Stored::rows(vec![Stored::zeros(vec![1, hidden_size]), stored])?, grid))
         }
         _ => Err(CheckpointError::Import(format!(
-            "{} has {n} positions, wanted one for each of a square of patches",
+            "{} has {n} positions, wanted those of a square grid of patches",
             stored.name()
         ))),
     }

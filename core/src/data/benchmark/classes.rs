@@ -18,15 +18,15 @@ use crate::image::{Decoded, Rgb, decode_whole};
 
 pub use super::elevater::{ElevaterSet, open_elevater, prompts_of};
 
-const FOLDERS: &str = "a folder with one folder of photos for each class (optional beside them: classes.txt, the names for \
+const FOLDERS: &str = "a folder with one folder of photos per class (optional beside them: classes.txt, the names for \
     the prompts in the alphabetical order of the folders, and templates.txt), CIFAR's binary version (test_batch.bin or test.bin), or \
     shards named by their files ('DIR/*.tar')";
 const CIFAR: &str = "CIFAR's binary version: test_batch.bin and batches.meta.txt (CIFAR-10), or test.bin and \
     fine_label_names.txt (CIFAR-100)";
 const SHARDS: &str = "shards whose samples have a .json with \"class\", or a .cls with a number and a classnames.txt \
     beside the shards or one folder up";
-const CLASSES: &str = "a name a line, in the order of the classes; synonyms separated by |";
-const TEMPLATES: &str = "a template a line, with {} for the class, as in: a photo of a {}.";
+const CLASSES: &str = "one name per line, in the order of the classes; synonyms separated by |";
+const TEMPLATES: &str = "one template per line, with {} for the class, as in: a photo of a {}.";
 /// Side of CIFAR's pictures, in pixels.
 const CIFAR_SIDE: u32 = 32;
 
@@ -375,7 +375,7 @@ impl ClassSet {
         };
         if let Some(label) = labels.iter().find(|label| **label >= self.classes.len()) {
             return Err(format!(
-                "it has class {label}, but there are {} classes",
+                "class {label} is out of range: the set has {} classes",
                 self.classes.len()
             ));
         }

@@ -15,7 +15,7 @@ use super::classes::{ClassMetric, ClassNames, ClassSet, Place, lines_of};
 use super::{BenchmarkError, read_json, read_text};
 use crate::data::zip::ZipArchive;
 
-const WANTED: &str = "ELEVATER's folders as its vision-datasets tool leaves them: classification/NAME_DATE/ (or \
+const WANTED: &str = "ELEVATER's folders as its vision-datasets tool writes them: classification/NAME_DATE/ (or \
     NAME_DATE/), as in classification/dtd_20211007/, with the index test.txt or test_meta.json, labels.txt and the \
     archive that the index names (test.zip@a.jpg), as it is or unpacked: unzip test.zip -d test";
 
@@ -102,7 +102,7 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
     if let Some(classes) = in_order.filter(|classes| *classes != set.classes) {
         opened
             .notes
-            .push(format!("{}: class names put in the order of the set's own labels", set.name));
+            .push(format!("{}: class names reordered to match the set's own labels", set.name));
         opened.classes = classes;
     }
     opened.with_prompts_of(folder)

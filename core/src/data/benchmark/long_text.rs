@@ -12,7 +12,7 @@ use super::{
 
 const DCI: &str = "DCI's folder: annotations/*.json {\"image\", \"short_caption\", \"extra_caption\"}, photos/, and \
     for --split also splits.json {\"train\": [..], \"valid\", \"test\"}";
-pub(super) const LINES: &str = "a JSON object a line: DOCCI's docci_descriptions.jsonlines {\"image_file\", \"split\", \
+pub(super) const LINES: &str = "one JSON object per line: DOCCI's docci_descriptions.jsonlines {\"image_file\", \"split\", \
     \"description\"} with images/, or IIW's data.jsonl {\"image/key\", \"IIW\"} with the photos KEY.jpg beside it or \
     below --images DIR";
 

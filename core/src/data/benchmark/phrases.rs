@@ -10,7 +10,7 @@ use super::{
 use crate::image::BoxPx;
 
 const ENTITIES: &str = "Flickr30k Entities' folder: Sentences/ID.txt with [/EN#1/people a man] marks, \
-    Annotations/ID.xml with <object>s, test.txt (or another split) with an ID a line, photos as \
+    Annotations/ID.xml with <object>s, test.txt (or another split) with one ID per line, photos as \
     flickr30k-images/ID.jpg or below --images DIR";
 
 /// Opens the photos of a split (test: 1,000) with every phrase that has a box.

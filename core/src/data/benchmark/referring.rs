@@ -19,7 +19,7 @@ use crate::image::BoxPx;
 pub(super) const WANTED: &str = "RefCOCOg (or RefCOCO, RefCOCO+) as one of:\n    \
     - refer's folder refcocog/ with instances.json and refs(umd).json, which is refs(umd).p converted (below)\n    \
     - MDETR's file finetune_refcocog_val.json {\"images\": [{\"file_name\", \"caption\"}], \"annotations\": [{\"image_id\", \"bbox\"}]}\n    \
-    - a JSON object a line, as datasets writes Hugging Face's sets: {\"file_name\" or \"image_path\", \"bbox\": [x, y, width, height] \
+    - one JSON object per line, as datasets writes Hugging Face's sets: {\"file_name\" or \"image_path\", \"bbox\": [x, y, width, height] \
     (or \"raw_anns\"), \"captions\", \"answer\" or \"sentences\"}\n  \
     photos: COCO's train2014, beside it or below --images DIR";
 const REFS: [&str; 5] = ["refs(umd)", "refs(google)", "refs(unc)", "refs(berkeley)", "refs"];
