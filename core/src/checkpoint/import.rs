@@ -22,7 +22,7 @@ pub struct ImportOptions {
     pub tower: TowerOptions,
     /// How a photo becomes square.
     pub resize_mode: ResizeMode,
-    /// Width of the joint space [default: the width of CLIP's own projection, else 512].
+    /// Width of the joint space (default: the width of CLIP's own projection, else 512).
     pub embed_dim: Option<usize>,
     /// Tokens of a whole image that the language model receives.
     pub vision_tokens: VisionTokens,
@@ -62,7 +62,7 @@ pub fn import<'a>(
     let mut notes = tower.notes;
     if let Some(theirs) = tower.resize_mode.filter(|theirs| *theirs != options.resize_mode) {
         notes.push(format!(
-            "the image encoder was trained with resize mode {theirs:?}, this model uses {:?} (--resize-mode)",
+            "the image encoder's own preprocessing has resize mode {theirs:?}, this model has {:?} (--resize-mode)",
             options.resize_mode
         ));
     }

@@ -39,8 +39,9 @@ pub fn checkpoint_name(path: &str) -> String {
     name.replace(".gamma", ".weight").replace(".beta", ".bias")
 }
 
-/// Whether the file stores the transposed matrix: PyTorch's `Linear` is `[out, in]`, Burn's `[in,
-/// out]`.
+/// Whether the file stores the transposed matrix.
+///
+/// PyTorch's `Linear` is `[out, in]`, Burn's is `[in, out]`.
 pub fn is_transposed(path: &str, rank: usize) -> bool {
     let is_table = ["llm.embed_tokens.weight", "text.token_embedding.weight"].contains(&path);
     rank == 2 && path.ends_with(".weight") && !is_table

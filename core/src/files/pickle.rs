@@ -56,8 +56,8 @@ pub(super) struct Machine {
     root: Place,
 }
 
-/// Most values that are visited. A few dictionaries that contain each other many times could
-/// multiply without end.
+/// Most values that are visited. A few dictionaries that contain each other many times could give
+/// more than a program can visit.
 const MOST_VALUES: usize = 1 << 20;
 /// Deepest nesting of dictionaries that is visited.
 const DEEPEST: usize = 64;

@@ -67,7 +67,7 @@ fn of_archive(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>, String> {
 }
 
 /// Reads a stream: magic number, version, system information, the saved object, the keys of the
-/// storages, then for each storage its number of elements and the elements.
+/// storages, then the storages. Each storage is its number of elements and the elements.
 fn of_stream(bytes: &[u8]) -> Result<Vec<Placed>, String> {
     let mut at = STREAM.len();
     let mut next = || -> Result<Machine, String> {

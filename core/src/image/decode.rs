@@ -143,8 +143,9 @@ pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, Image
     }
 }
 
-/// Like [`decode`], but may reduce a large image: to a half, a quarter or an eighth of its size,
-/// while neither side falls below `least_side`.
+/// Like [`decode`], but may reduce a large image to a half, a quarter or an eighth of its size.
+///
+/// Neither side falls below `least_side`, unless the limits require it.
 ///
 /// libjpeg's scaled transform decodes a large photo several times as fast. A resize to half of
 /// `least_side` or less hides the difference: see [`super::Preprocessed::of_original`].
@@ -223,8 +224,8 @@ impl Decoded {
 /// Finds the largest JPEG picture inside a file: the preview that a camera puts into its raw
 /// photos.
 ///
-/// Canon and DNG also store the sensor's values as a JPEG, which is lossless, has more than 8 bits
-/// and is often the largest. This function skips it.
+/// Canon and DNG also store the sensor's values as a JPEG, which is often the largest. It is
+/// lossless and has more than 8 bits, so this function skips it.
 pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
     let starts = bytes.windows(3).enumerate().filter(|(_, window)| *window == [0xff, 0xd8, 0xff]);
     let area = |jpeg: &[u8]| {

@@ -1,5 +1,5 @@
-//! Decodes PNG row by row, so that a large picture is never whole in memory and a truncated one can
-//! be shown.
+//! Decodes PNG row by row, so that a large picture need not be whole in memory and a truncated one
+//! can be shown. Only interlaced files are read whole.
 
 use std::io::Cursor;
 

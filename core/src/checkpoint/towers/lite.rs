@@ -74,8 +74,8 @@ fn blocks(encoder: &Shards) -> Vec<String> {
 
 /// Folds a batch norm into the convolution without bias before it.
 ///
-/// The new weight is `weight * gamma / sqrt(var + eps)`, the new bias `beta - mean * gamma /
-/// sqrt(var + eps)`.
+/// - new weight: `weight * gamma / sqrt(var + eps)`
+/// - new bias: `beta - mean * gamma / sqrt(var + eps)`
 fn fold<'a>(
     encoder: &mut Shards<'a>,
     ours: &mut Shards<'a>,

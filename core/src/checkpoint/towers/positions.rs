@@ -105,8 +105,8 @@ mod tests {
         }
     }
 
-    // In torch.nn.functional.interpolate(torch.eye(2)[None], size=3, mode="bicubic" on [1,1,2,2]
-    // ...), each middle row is the mean of its two neighbours.
+    // Checked with torch.nn.functional.interpolate(torch.eye(2)[None], size=3, mode="bicubic" on
+    // [1,1,2,2] ...): the middle of two positions is their mean.
     #[test]
     fn a_position_between_two_is_their_mean() {
         for resampling in BOTH {

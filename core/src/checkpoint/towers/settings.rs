@@ -184,8 +184,8 @@ const MODEL_KEYS: [&str; 9] = [
     "init_logit_bias",
     "nonscalar_logit_scale",
 ];
-/// Keys that are safe to ignore among them: LayerScale and the kind of positions show in the
-/// weights, and dropout is for training.
+/// Supported keys. Some need no reading: LayerScale and the kind of positions show in the weights,
+/// and dropout is for training.
 const VISION_KEYS: [&str; 17] = [
     "image_size",
     "layers",

@@ -407,7 +407,7 @@ impl<'a> Block<'_, 'a> {
     }
 }
 
-/// The smallest ratio for which `whole * ratio`, rounded down as in the model, is `part`.
+/// A ratio for which `whole * ratio`, rounded down as in the model, is `part`.
 fn ratio(part: usize, whole: usize) -> f64 {
     let ratio = part as f64 / whole as f64;
     if (whole as f64 * ratio) as usize == part { ratio } else { ratio.next_up() }

@@ -98,7 +98,7 @@ pub struct BenchmarkFiles {
     pub data: Vec<String>,
     /// Folders with the photos, if they are not beside the annotations.
     pub images: Vec<PathBuf>,
-    /// Name of the split [default: the benchmark's usual split].
+    /// Name of the split (default: the benchmark's usual split).
     pub split: Option<String>,
     /// The text to use for a photo of DCI.
     pub long_text: LongText,
