@@ -18,7 +18,7 @@ const LEAST_TRANSPARENT: u64 = 8;
 
 /// A picture whose rows arrive from top to bottom.
 ///
-/// Stores means of squares of `by` × `by` pixels, so that a large image need not be whole in memory.
+/// Stores means of squares of `by` × `by` pixels, so a large image need not be whole in memory.
 /// Colours are premultiplied by alpha, because the background is known only after the last row.
 #[derive(Debug)]
 pub(super) struct Canvas {

@@ -40,7 +40,7 @@ pub(super) fn fly_kite(plan: &mut Plan, dice: &mut Dice) {
     }
 }
 
-/// Finds a free place in the sky, on the wall or at the horizon. Returns false without a free place.
+/// Finds a free place in the sky, on the wall or at the horizon. Returns false if all are taken.
 pub(super) fn hang(plan: &mut Plan, group: usize, spot: Spot, dice: &mut Dice) -> bool {
     let (width, height) = (plan.width as f32, plan.height as f32);
     let indoor = plan.place.is_indoor();
