@@ -1,7 +1,8 @@
-//! Bytes in, pixels out: decoding, resizing and standardising images, and what happens to boxes meanwhile.
+//! Decodes, resizes and standardises images, and maps boxes accordingly.
 //!
-//! An ordinary photo gives bit for bit the tensor that `reference/mmgem_reference.py` gives with Pillow, in
-//! training, evaluation and every app; [`decode()`] lists what is shown otherwise than there. No file system.
+//! An ordinary photo gives the same tensor, bit for bit, as `reference/mmgem_reference.py` with
+//! Pillow. This holds in training, evaluation and every app; [`decode()`] lists the exceptions.
+//! Uses no file system.
 
 mod canvas;
 mod colour;
@@ -23,7 +24,7 @@ pub use frame::{BoxError, BoxMap, BoxPx, PixelRect, check_box, iou, random_resiz
 pub use image::RgbImage as Rgb;
 pub use resize::resize;
 
-/// The formats that are read, in words.
+/// Supported formats, for messages.
 pub const FORMATS: &str = match (cfg!(feature = "heic"), cfg!(feature = "avif")) {
     (false, false) => "JPEG, PNG, WebP, GIF, BMP or TIFF",
     (true, false) => "JPEG, PNG, WebP, GIF, BMP, TIFF or HEIC",
@@ -31,82 +32,82 @@ pub const FORMATS: &str = match (cfg!(feature = "heic"), cfg!(feature = "avif"))
     (true, true) => "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF",
 };
 
-/// Why bytes are not an image that can be used.
+/// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// No bytes at all.
+    /// The input has no bytes.
     #[error("the image is empty (0 bytes); wanted {FORMATS}")]
     Empty,
-    /// The first bytes belong to no format that is built in.
+    /// The first bytes match no supported format.
     #[error(
         "the image starts with {start:02x?}, which is {what}; wanted {FORMATS}: convert it first"
     )]
     Format {
         /// The first bytes.
         start: Vec<u8>,
-        /// The format they tell, as far as it is known.
+        /// Name of the format, if known.
         what: String,
     },
-    /// The header announces more pixels than allowed.
+    /// The header states more pixels than allowed.
     #[error("the image is {width}x{height}, {} pixels; at most {max_pixels} are allowed: shrink it", u64::from(*width) * u64::from(*height))]
     TooLarge {
-        /// Columns announced.
+        /// Width in the header.
         width: u32,
-        /// Rows announced.
+        /// Height in the header.
         height: u32,
-        /// The limit in force.
+        /// The current limit.
         max_pixels: u64,
     },
-    /// The image is so large, or stored in such a way, that decoding would need too much memory.
+    /// Decoding would need too much memory, because of the image's size or layout.
     #[error(
         "the image is {width}x{height}, which needs {} MB to be decoded; at most {} are allowed: shrink it, or save it in strips or tiles",
         bytes / 1_000_000, max_bytes / 1_000_000
     )]
     NeedsMemory {
-        /// Columns announced.
+        /// Width in the header.
         width: u32,
-        /// Rows announced.
+        /// Height in the header.
         height: u32,
-        /// Bytes it would need.
+        /// Memory that decoding would need, in bytes.
         bytes: u64,
-        /// The limit in force.
+        /// The current limit.
         max_bytes: u64,
     },
-    /// The system has no memory left.
+    /// The system is out of memory.
     #[error("there is no memory for the image ({} MB); close other programs, or shrink it", bytes / 1_000_000)]
     NoMemory {
-        /// Bytes that were asked for.
+        /// Requested memory, in bytes.
         bytes: u64,
     },
     /// Width or height is zero.
     #[error("the image is {width}x{height} pixels; wanted at least 1x1")]
     ZeroSize {
-        /// Columns.
+        /// Width in pixels.
         width: u32,
-        /// Rows.
+        /// Height in pixels.
         height: u32,
     },
-    /// The decoder gave up.
+    /// The decoder failed.
     #[error(
         "the {format} data cannot be decoded: {reason}; the file is damaged or cut short, get it again"
     )]
     Corrupt {
-        /// Format by the first bytes.
+        /// Format according to the first bytes.
         format: &'static str,
-        /// The decoder's own words.
+        /// Message of the decoder.
         reason: String,
     },
-    /// The file is of a known format but uses a part of it that the decoder lacks.
+    /// The file uses a part of its format that the decoder does not support.
     #[error(
         "the {format} data uses something that cannot be read here: {reason}; convert it to PNG or JPEG"
     )]
     Unsupported {
-        /// Format by the first bytes.
+        /// Format according to the first bytes.
         format: &'static str,
-        /// The decoder's own words.
+        /// Message of the decoder.
         reason: String,
     },
-    /// A box that cannot be used.
+    /// A box is invalid.
     #[error(transparent)]
     Box(#[from] BoxError),
 }
@@ -115,31 +116,32 @@ pub enum ImageError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeMode {
-    /// Every pixel kept, the aspect ratio lost.
+    /// Stretch to a square. Keeps every pixel but not the aspect ratio.
     Squash,
-    /// Shortest side to the input's size, then the centre, as OpenCLIP evaluates.
+    /// Resize the shortest side to the input's size and crop the centre, as OpenCLIP does in
+    /// evaluation.
     Crop,
 }
 
-/// From an image to the model's input. Field names follow the model's `config.json`.
+/// Preprocessing from an image to the model's input. Field names follow the model's `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImagePreprocess {
     /// Side of the square input, in pixels.
     pub image_size: usize,
     /// How an image becomes square.
     pub resize_mode: ResizeMode,
-    /// Subtracted per channel, of values in 0..1.
+    /// Mean of each channel, which is subtracted from values in 0..1.
     pub image_mean: [f32; 3],
-    /// Divided by per channel.
+    /// Divisor of each channel, applied after the mean.
     pub image_std: [f32; 3],
 }
 
-/// The model's input and the way back to the image it came from.
+/// The model's input, and the mapping between it and the original image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessed {
-    /// `[3, image_size, image_size]`, standardised.
+    /// Standardised pixels `[3, image_size, image_size]`.
     pub pixels: Vec<f32>,
-    /// Boxes to this input and back.
+    /// Maps boxes between the image and this input.
     pub map: BoxMap,
     /// Width of the original image (after EXIF), in pixels.
     pub width: u32,
@@ -148,8 +150,9 @@ pub struct Preprocessed {
 }
 
 impl Preprocessed {
-    /// The same input where the image was a smaller copy of one of `width` × `height`
-    /// ([`decode_scaled`]): boxes are in pixels of that one.
+    /// Relates the input to the original if the image was a smaller copy of it ([`decode_scaled`]).
+    ///
+    /// Afterwards boxes are in pixels of the original of `width` × `height`.
     pub fn of_original(self, width: u32, height: u32) -> Self {
         let map = BoxMap {
             scale_x: self.map.scale_x * ratio(self.width, width),
@@ -160,10 +163,10 @@ impl Preprocessed {
     }
 }
 
-/// The bytes of a JPEG file, for thumbnails.
+/// Encodes a JPEG file, for thumbnails.
 ///
 /// # Panics
-/// When the image has no pixels or is wider or higher than a JPEG can be (65,535).
+/// If the image has no pixels, or if a side is longer than a JPEG allows (65,535).
 pub fn to_jpeg(image: &Rgb, quality: u8) -> Vec<u8> {
     use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
     let (width, height) = (image.width() as usize, image.height() as usize);
@@ -171,10 +174,10 @@ pub fn to_jpeg(image: &Rgb, quality: u8) -> Vec<u8> {
         .expect("an image of a JPEG's size")
 }
 
-/// The image as evaluation and apps show it to the model: `preprocess` of the reference.
+/// Preprocesses an image as in evaluation and the apps: `preprocess` of the reference.
 ///
 /// # Panics
-/// When the image or the input has no pixels; [`decode`] gives no such image.
+/// If the image or the input has no pixels. [`decode`] never returns such an image.
 pub fn preprocess(image: &Rgb, config: &ImagePreprocess) -> Preprocessed {
     let (width, height) = image.dimensions();
     let whole = PixelRect::whole(width, height);
@@ -195,11 +198,14 @@ pub fn preprocess(image: &Rgb, config: &ImagePreprocess) -> Preprocessed {
     Preprocessed { pixels: config.standardise(&input, false), map, width, height }
 }
 
-/// A crop of the image, squashed to the input's size and mirrored if `flip`: what training shows to the model
-/// (see [`random_resized_crop_params`]). Boxes outside the crop map to outside the input.
+/// Preprocesses a crop for training: squashes it to the input's size and mirrors it if `flip` is
+/// set.
+///
+/// [`random_resized_crop_params`] chooses the crop. Boxes outside the crop map to outside the
+/// input.
 ///
 /// # Panics
-/// When the crop does not lie in the image or the input has no pixels.
+/// If the crop does not lie within the image, or if the input has no pixels.
 pub fn preprocess_crop(
     image: &Rgb,
     config: &ImagePreprocess,
@@ -221,7 +227,8 @@ impl ImagePreprocess {
         u32::try_from(self.image_size).expect("a checked config has a sensible image_size")
     }
 
-    /// `(value / 255 - mean) / std` in the reference's order of f32 operations, channel by channel.
+    /// Computes `(value / 255 - mean) / std` in the reference's order of f32 operations, channel by
+    /// channel.
     fn standardise(&self, input: &Rgb, flip: bool) -> Vec<f32> {
         let n_pixels = input.as_raw().len() / 3;
         let mut pixels = Vec::with_capacity(3 * n_pixels);
@@ -243,14 +250,14 @@ impl ImagePreprocess {
     }
 }
 
-/// Size with the shortest side at `side`, the other truncated as Python's `int` does.
+/// The size with the shortest side at `side`. The other side is truncated like Python's `int`.
 fn shortest_side_to(side: u32, width: u32, height: u32) -> (u32, u32) {
     let scaled =
         |long: u32, short: u32| (f64::from(side) * f64::from(long) / f64::from(short)) as u32;
     if width <= height { (side, scaled(height, width)) } else { (scaled(width, height), side) }
 }
 
-/// Rounded once, from f64, as the reference does.
+/// Computed in f64 and rounded once, as in the reference.
 fn ratio(to: u32, from: u32) -> f32 {
     (f64::from(to) / f64::from(from)) as f32
 }
@@ -284,7 +291,8 @@ mod tests {
         assert_eq!((input.width, input.height), (64, 16));
     }
 
-    // As `preprocess` of the reference: int() truncates the long side, round() goes to the even margin.
+    // Like `preprocess` of the reference: int() truncates the long side, round() picks the even
+    // margin.
     fn check_crop(size: (u32, u32), map: BoxMap) {
         let input = preprocess(&picture(size.0, size.1), &config(32, ResizeMode::Crop));
         assert_eq!(input.map, map, "{size:?}");

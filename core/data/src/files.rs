@@ -24,56 +24,56 @@ pub use published::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 /// Why a model folder cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// The operating system said no.
+    /// A file operation failed.
     #[error("cannot {action}: {cause}{}\n  file: {}", hint(.cause), .path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// The system's words.
+        /// Error of the system.
         cause: io::Error,
-        /// Where.
+        /// Path of the file or folder.
         path: PathBuf,
     },
-    /// The folder does not hold a model.
+    /// The folder does not contain a model.
     #[error("{found}, wanted config.json, model.safetensors and tokenizer.json\n  folder: {}", .folder.display())]
     NotAModel {
-        /// What is there.
+        /// Problem that was found.
         found: String,
-        /// Where.
+        /// Path of the folder.
         folder: PathBuf,
     },
-    /// There are no weights of another program's model, or they cannot be read.
+    /// The weights of another program's model are missing or cannot be read.
     #[error("{found}\n  hint: {hint}\n  file: {}", .path.display())]
     NoWeights {
-        /// What is there.
+        /// Problem that was found.
         found: String,
-        /// What to do.
+        /// Suggestion for the user.
         hint: &'static str,
-        /// Where.
+        /// Path of the file or folder.
         path: PathBuf,
     },
-    /// `config.json` is not usable.
+    /// `config.json` is invalid.
     #[error("{cause}\n  folder: {}", .folder.display())]
     Config {
-        /// What is wrong with it.
+        /// Reason.
         cause: ConfigError,
-        /// Where.
+        /// Path of the folder.
         folder: PathBuf,
     },
-    /// The weights are not usable.
+    /// The weights are invalid.
     #[error("{cause}\n  folder: {}", .folder.display())]
     Checkpoint {
-        /// What is wrong with it.
+        /// Reason.
         cause: CheckpointError,
-        /// Where.
+        /// Path of the folder.
         folder: PathBuf,
     },
-    /// The tokenizer is not usable.
+    /// The tokenizer is invalid.
     #[error("{cause}\n  folder: {}", .folder.display())]
     Tokenizer {
-        /// What is wrong with it.
+        /// Reason.
         cause: TokenizerError,
-        /// Where.
+        /// Path of the folder.
         folder: PathBuf,
     },
 }
@@ -84,12 +84,14 @@ fn hint(cause: &io::Error) -> &'static str {
             "\n  hint: free some space and run the same command again; nothing was half-written"
         }
         io::ErrorKind::NotFound => "\n  hint: is the path right?",
-        io::ErrorKind::PermissionDenied => "\n  hint: may this user read and write there?",
+        io::ErrorKind::PermissionDenied => {
+            "\n  hint: check that this user may read and write there"
+        }
         _ => "",
     }
 }
 
-/// A model in memory, with the text of its files.
+/// A model in memory, with the contents of its files.
 #[derive(Debug)]
 pub struct ModelFolder {
     /// Sizes and switches.
@@ -130,13 +132,14 @@ impl ModelFolder {
         Ok(Self { config, model, tokenizer, tokenizer_json })
     }
 
-    /// Writes the three files; each is whole or not there at all.
+    /// Writes the three files. Each file is written completely or not at all.
     pub fn write(&self, folder: &Path, dtype: Dtype) -> Result<(), FolderError> {
         let weights = to_safetensors(&named_tensors(&self.model), dtype, None);
         self.write_with(folder, vec![("model.safetensors".into(), weights)])
     }
 
-    /// Writes the same with weights in files that a web page can fetch one by one.
+    /// Like [`Self::write`], but splits the weights into files that a web page can fetch one by
+    /// one.
     pub fn write_shards(&self, folder: &Path, dtype: Dtype) -> Result<(), FolderError> {
         self.write_with(folder, to_shards(&named_tensors(&self.model), dtype, SHARD_BYTES))
     }
@@ -152,14 +155,15 @@ impl ModelFolder {
             write_atomic(&folder.join(name), bytes)?;
         }
         write_atomic(&folder.join("tokenizer.json"), &self.tokenizer_json)?;
-        // Last, because it is what makes the folder a model.
+        // Write this last: the file marks the folder as a model.
         write_atomic(&folder.join("config.json"), self.config.to_json().as_bytes())
     }
 }
 
-/// Moves the files of the model in `from`, which is removed, into `to`; other files there stay.
+/// Moves the model's files from `from` into `to` and removes `from`. Other files in `to` stay.
 ///
-/// Both must be on the same disk. Until all is moved, `to` is no model.
+/// Both must be on the same disk. While the move is incomplete, `to` has no `config.json` and so is
+/// not a model.
 pub fn move_model(from: &Path, to: &Path) -> Result<(), FolderError> {
     let io = |action, path: &Path| {
         let path = path.to_owned();
@@ -170,7 +174,7 @@ pub fn move_model(from: &Path, to: &Path) -> Result<(), FolderError> {
         fs::remove_file(&config).map_err(io("replace the file", &config))?;
     }
     let mut names = names_in(from)?;
-    // Last, because it is what makes the folder a model.
+    // Move this last: the file marks the folder as a model.
     names.sort_by_key(|name| name == "config.json");
     remove_weights(to, |name| names.iter().any(|new| new == name))?;
     for name in &names {
@@ -181,7 +185,7 @@ pub fn move_model(from: &Path, to: &Path) -> Result<(), FolderError> {
     fs::remove_dir(from).map_err(io("remove the folder", from))
 }
 
-/// Removes the weights of another model, of which some might be taken for this one's.
+/// Removes weights of another model, some of which could be mistaken for this model's.
 fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), FolderError> {
     let is_weights = |name: &str| {
         let is_shard =
@@ -199,8 +203,8 @@ fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), F
     Ok(())
 }
 
-/// Names of the entries of a folder, sorted; those that are no text cannot be ours.
-pub fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
+/// Lists the entries of a folder, sorted. Skips names that are not Unicode: they cannot be ours.
+pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
     let list = || -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder)? {
@@ -216,7 +220,7 @@ pub fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
     })
 }
 
-/// The safetensors of a folder: one file, or those that `NAME.index.json` lists.
+/// Reads the safetensors of a folder: one file, or the files listed in `NAME.index.json`.
 pub fn read_shards(folder: &Path, name: &str) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
     let single = folder.join(name);
     if single.is_file() {
@@ -225,7 +229,7 @@ pub fn read_shards(folder: &Path, name: &str) -> Result<Vec<(String, Vec<u8>)>, 
     let index = folder.join(format!("{name}.index.json"));
     let not_a_model = |found: String| FolderError::NotAModel { found, folder: folder.into() };
     if !index.is_file() {
-        return Err(not_a_model(format!("neither {name} nor {name}.index.json is there")));
+        return Err(not_a_model(format!("found neither {name} nor {name}.index.json")));
     }
     let json: serde_json::Value = serde_json::from_slice(&read(&index)?)
         .map_err(|e| not_a_model(format!("{name}.index.json is not JSON ({e})")))?;
@@ -237,7 +241,7 @@ pub fn read_shards(folder: &Path, name: &str) -> Result<Vec<(String, Vec<u8>)>, 
     names.into_iter().map(|file| Ok((file.to_owned(), read(&folder.join(file))?))).collect()
 }
 
-/// Borrows files as [`Shards::new`] wants them.
+/// Borrows files in the form that [`Shards::new`] takes.
 pub fn as_slices(files: &[(String, Vec<u8>)]) -> Vec<(&str, &[u8])> {
     files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect()
 }
@@ -251,7 +255,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
     })
 }
 
-/// Makes a folder and those above it.
+/// Creates a folder and its missing parents.
 pub fn create_dir(folder: &Path) -> Result<(), FolderError> {
     fs::create_dir_all(folder).map_err(|cause| FolderError::Io {
         action: "make the folder",
@@ -260,8 +264,9 @@ pub fn create_dir(folder: &Path) -> Result<(), FolderError> {
     })
 }
 
-/// Writes a file under a temporary name, flushes it to the disk and renames it: whoever looks sees
-/// the old file or the new one, also after a power cut.
+/// Writes a file under a temporary name, flushes it to the disk and renames it.
+///
+/// Readers see either the old file or the new one, even after a power cut.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     write_atomic_with(path, |temporary| {
         File::create(temporary)
@@ -270,7 +275,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     })
 }
 
-/// The same where `write` makes the file under the temporary name that it is given.
+/// Like [`write_atomic`], but `write` creates the file under the given temporary name.
 pub(crate) fn write_atomic_with(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), FolderError>,
@@ -289,9 +294,9 @@ pub(crate) fn write_atomic_with(
     written
 }
 
-/// A name beside a file that tells whose it is, and is no longer than a disk allows.
+/// A temporary name beside a file: it contains the process id and fits the limit of the disk.
 fn temporary_name(path: &Path) -> OsString {
-    /// Bytes in a name on nearly every disk.
+    /// Longest name in bytes on nearly every disk.
     const LONGEST: usize = 255;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     let ending = format!(".{}.tmp", std::process::id());
@@ -303,7 +308,7 @@ fn temporary_name(path: &Path) -> OsString {
     name
 }
 
-/// Makes a rename in `folder` survive a power cut, where the system can.
+/// Makes a rename in `folder` survive a power cut, if the system supports it.
 pub fn sync_dir(folder: Option<&Path>) -> io::Result<()> {
     match folder {
         Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => {

@@ -1,25 +1,25 @@
-//! Which of several sources each place of an endless sequence comes from.
+//! Mixes several sources into one endless sequence.
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-/// Places after which the pattern begins again; a source's share is a multiple of its inverse.
+/// Length of the repeating pattern. Shares are multiples of its inverse.
 const PERIOD: usize = 1000;
 
-/// A pattern in which each source has its share, and the count of each up to every place.
+/// A repeating pattern in which each source has its share of the places.
 #[derive(Clone, Debug)]
 pub struct Mixture {
-    /// Source of each place of the period.
+    /// Source at each place of the pattern.
     pattern: Vec<u16>,
-    /// How many places before it have the same source.
+    /// For each place: the number of earlier places with the same source.
     before: Vec<u32>,
-    /// Places of each source in a period.
+    /// Number of places of each source in the pattern.
     shares: Vec<usize>,
 }
 
 impl Mixture {
-    /// Shares in proportion to the weights; none where one of them has no place at all.
+    /// Builds shares in proportion to the weights. `None` if a source would get no place.
     pub fn new(weights: &[f64], seed: u64) -> Option<Self> {
         if let [_] = weights {
             return Some(Self { pattern: vec![0], before: vec![0], shares: vec![1] });
@@ -27,7 +27,7 @@ impl Mixture {
         let sum: f64 = weights.iter().sum();
         let exact: Vec<f64> = weights.iter().map(|weight| weight / sum * PERIOD as f64).collect();
         let mut shares: Vec<usize> = exact.iter().map(|share| *share as usize).collect();
-        // The places that rounding down left go to the largest remainders.
+        // Rounding down leaves places over. They go to the largest remainders.
         let mut by_remainder: Vec<usize> = (0..weights.len()).collect();
         by_remainder.sort_by(|a, b| exact[*b].fract().total_cmp(&exact[*a].fract()));
         let left = PERIOD - shares.iter().sum::<usize>();
@@ -52,7 +52,7 @@ impl Mixture {
         Some(Self { pattern, before, shares })
     }
 
-    /// The source of a place, and which of that source's own places it is.
+    /// Returns the source of a place, and the index within that source.
     pub fn at(&self, place: usize) -> (usize, usize) {
         let (period, place) = (place / self.pattern.len(), place % self.pattern.len());
         let source = usize::from(self.pattern[place]);

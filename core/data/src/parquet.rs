@@ -1,36 +1,37 @@
-//! Vectors as a Parquet file, which databases import.
+//! Writes vectors as a Parquet file, which databases import.
 //!
-//! Three columns, `id`, `path` and `vector`, plain and uncompressed: floats of unit vectors hardly get smaller.
-//! That is little of the format, so it is written here; the crate `parquet` would bring in some that Burn uses
-//! with other features, and with them a second build of Burn. The format's own description:
-//! <https://github.com/apache/parquet-format>.
+//! The file has three columns, `id`, `path` and `vector`, plain and uncompressed: floats of unit
+//! vectors hardly compress. This needs only a small part of the format
+//! (<https://github.com/apache/parquet-format>), so this module implements it. The crate `parquet`
+//! shares dependencies with Burn but enables other features of them, which would cause a second
+//! build of Burn.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-/// Rows of one row group: readers hold a group in memory.
+/// Number of rows in a row group. Readers hold a whole group in memory.
 const GROUP_ROWS: usize = 8192;
-/// At both ends of a file.
+/// Marks both ends of a file.
 const MAGIC: &[u8; 4] = b"PAR1";
-/// Who wrote it, as the format wants it.
+/// The `created_by` field of the format.
 const CREATED_BY: &str = concat!("mmgem version ", env!("CARGO_PKG_VERSION"));
 
-/// Unit vectors with their names.
+/// Unit vectors with their ids.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VectorTable {
-    /// Numbers in a vector, at least 1.
+    /// Number of values in a vector, at least 1.
     pub dim: usize,
-    /// A name for each row, which no other row should have.
+    /// Unique id of each row.
     pub ids: Vec<String>,
-    /// Where the photo of each row is.
+    /// Path of the photo of each row.
     pub paths: Vec<String>,
     /// `[rows, dim]`, row after row.
     pub vectors: Vec<f32>,
-    /// What else is told of the file, as keys and values in its footer.
+    /// Further key-value pairs for the footer.
     pub notes: Vec<(String, String)>,
 }
 
 impl VectorTable {
-    /// A table without rows, of vectors of `dim` numbers.
+    /// A table without rows, for vectors of `dim` values.
     pub fn new(dim: usize) -> Self {
         Self { dim, ..Self::default() }
     }
@@ -38,9 +39,9 @@ impl VectorTable {
     /// Adds a row.
     ///
     /// # Panics
-    /// When the vector has not `dim` numbers.
+    /// If the vector does not have `dim` values.
     pub fn push(&mut self, id: String, path: String, vector: &[f32]) {
-        assert_eq!(vector.len(), self.dim, "vectors of one length");
+        assert_eq!(vector.len(), self.dim, "the vector has `dim` values");
         self.ids.push(id);
         self.paths.push(path);
         self.vectors.extend_from_slice(vector);
@@ -51,12 +52,12 @@ impl VectorTable {
         self.ids.len()
     }
 
-    /// Whether there is no row.
+    /// Whether the table has no rows.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// The file.
+    /// Encodes the table as a Parquet file.
     pub fn to_parquet(&self) -> Vec<u8> {
         let mut file = MAGIC.to_vec();
         let mut groups = Vec::new();
@@ -77,7 +78,7 @@ impl VectorTable {
         file
     }
 
-    /// `FileMetaData` of the format.
+    /// Encodes `FileMetaData` of the format.
     fn footer(&self, groups: &[(usize, [Chunk; 3])]) -> Vec<u8> {
         let mut file = Struct::default();
         file.i32(1, 1);
@@ -94,10 +95,11 @@ impl VectorTable {
     }
 }
 
-/// The footer of a Parquet file, which is all that is read of it; nothing where the file is no whole one.
+/// Reads only the footer of a Parquet file. Returns `None` if the file is truncated or is not
+/// Parquet.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// If the file cannot be read.
 pub fn footer(file: &mut (impl Read + Seek)) -> io::Result<Option<Vec<u8>>> {
     let len_bytes = file.seek(SeekFrom::End(0))?;
     let Some(end) = len_bytes.checked_sub(2 * MAGIC.len() as u64) else { return Ok(None) };
@@ -113,13 +115,13 @@ pub fn footer(file: &mut (impl Read + Seek)) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(footer))
 }
 
-/// Whether a [`footer`] of [`VectorTable::to_parquet`] has this note.
+/// Whether a [`footer`] written by [`VectorTable::to_parquet`] has this note.
 pub fn has_note(footer: &[u8], key: &str, value: &str) -> bool {
     let wanted = key_value(key, value).end();
     footer.windows(wanted.len()).any(|bytes| bytes == wanted)
 }
 
-// Numbers that the format gives to types, encodings and so on.
+// Numbers of the format's types, encodings and so on.
 const FLOAT: i32 = 4;
 const BYTE_ARRAY: i32 = 6;
 const PLAIN: i32 = 0;
@@ -130,7 +132,7 @@ const REPEATED: i32 = 2;
 const UTF8: i32 = 0;
 const LIST: i32 = 3;
 
-/// Where a column's values of one row group are.
+/// Position of one column's values of a row group.
 struct Chunk {
     kind: i32,
     n_values: usize,
@@ -138,7 +140,7 @@ struct Chunk {
     len_bytes: usize,
 }
 
-/// Appends a column's values of one row group as one page.
+/// Appends one column's values of a row group as a single page.
 fn chunk(file: &mut Vec<u8>, n_values: usize, kind: i32, page: &[u8]) -> Chunk {
     let offset = file.len();
     let mut data = Struct::default();
@@ -148,7 +150,7 @@ fn chunk(file: &mut Vec<u8>, n_values: usize, kind: i32, page: &[u8]) -> Chunk {
     data.i32(4, RLE);
     let mut header = Struct::default();
     let len_bytes = i32::try_from(page.len()).expect("a row group is small");
-    // A data page, as long uncompressed as it is.
+    // Page type 0 is a data page. Its uncompressed and compressed sizes are equal.
     header.i32(1, 0);
     header.i32(2, len_bytes);
     header.i32(3, len_bytes);
@@ -163,7 +165,8 @@ fn strings(texts: &[String]) -> Vec<u8> {
     texts.iter().flat_map(bytes).collect()
 }
 
-/// Values with their levels: where a list begins, and that every place has a value.
+/// Encodes lists with their levels. Repetition levels mark the start of each list; definition
+/// levels say that every value exists.
 fn lists(vectors: &[f32], dim: usize) -> Vec<u8> {
     let mut begins = Vec::new();
     for _ in 0..vectors.len() / dim {
@@ -183,13 +186,13 @@ fn lists(vectors: &[f32], dim: usize) -> Vec<u8> {
     page
 }
 
-/// A run of equal levels of one bit.
+/// Appends a run of equal one-bit levels.
 fn run(bytes: &mut Vec<u8>, len: usize, level: u8) {
     varint(bytes, (len as u64) << 1);
     bytes.push(level);
 }
 
-/// The columns: two texts, and a list of floats in the three levels that the format wants.
+/// Schema of the columns: two strings, and a list of floats in the format's three-level form.
 fn schema() -> [Struct; 6] {
     let element = |name: &str| {
         let mut element = Struct::default();
@@ -254,7 +257,7 @@ fn key_value(key: &str, value: &str) -> Struct {
     pair
 }
 
-/// A struct in Thrift's compact protocol; fields come in the order of their numbers.
+/// A struct in Thrift's compact protocol. Fields must be added in the order of their numbers.
 #[derive(Debug, Clone, Default)]
 struct Struct {
     bytes: Vec<u8>,
@@ -269,7 +272,7 @@ impl Struct {
     const STRUCT: u8 = 12;
 
     fn field(&mut self, number: u8, kind: u8) {
-        // All steps are below 16, which the short form holds.
+        // All steps are below 16, so the short form fits.
         self.bytes.push((number - self.last) << 4 | kind);
         self.last = number;
     }
@@ -358,7 +361,7 @@ mod tests {
         table
     }
 
-    /// A value of Thrift's compact protocol; read without the writer's help.
+    /// A value of Thrift's compact protocol. The test parses it independently of the writer.
     #[derive(Debug, PartialEq)]
     enum Value {
         Number(i64),
@@ -445,7 +448,7 @@ mod tests {
         value
     }
 
-    /// What is in the pages of a column.
+    /// Returns the concatenated pages of a column.
     fn pages(file: &[u8], footer: &Value, column: usize) -> Vec<u8> {
         let groups = footer.get(4).list();
         let page = |group: &Value| {
@@ -482,7 +485,8 @@ mod tests {
             ]
         );
         let numbers = pages(&file, &footer, 2);
-        // A list begins, three more values; three times. Then: twelve values are there.
+        // Levels: a list starts, then three more values, three times. Then twelve values that
+        // exist.
         let levels = [12, 0, 0, 0, 2, 0, 6, 1, 2, 0, 6, 1, 2, 0, 6, 1, 2, 0, 0, 0, 24, 1];
         assert_eq!(numbers[..levels.len()], levels);
         let floats: Vec<f32> = numbers[levels.len()..]

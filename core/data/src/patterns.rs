@@ -1,18 +1,18 @@
-//! Lists of shards as people write them: globs, braces and commands.
+//! Expands patterns for shards: globs, braces and commands.
 
 use std::path::PathBuf;
 
 use super::source::SourceError;
 
-/// Patterns with this prefix are commands whose output is a shard.
+/// Prefix of a pattern that is a command. The command's output is a shard.
 const PIPE: &str = "pipe:";
 
-/// Files that fit the patterns, in the order of the patterns, sorted within each.
+/// Lists the files that match the patterns, in the order of the patterns, sorted within each.
 ///
-/// `*` and `?` stand for characters of a name, `{000..123}` and `{a,b}` for each of what they list.
+/// `*` and `?` match characters of a name. `{000..123}` and `{a,b}` expand to each listed item.
 ///
 /// # Errors
-/// When a pattern fits no file, or is a command.
+/// If a pattern matches no file, or is a command.
 pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, SourceError> {
     if let Some(pipe) = patterns.iter().find(|pattern| pattern.starts_with(PIPE)) {
         return Err(SourceError::Pattern {
@@ -37,10 +37,10 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files)
 }
 
-/// The commands of the patterns, each without its prefix; none where these are files.
+/// Returns the commands without their prefix. `None` if the patterns are files.
 ///
 /// # Errors
-/// When some are commands and some are files.
+/// If some patterns are commands and some are files.
 pub fn commands(patterns: &[String]) -> Result<Option<Vec<String>>, SourceError> {
     let commands: Vec<String> = patterns
         .iter()
@@ -53,18 +53,17 @@ pub fn commands(patterns: &[String]) -> Result<Option<Vec<String>>, SourceError>
         Some(_) if commands.is_empty() => Ok(None),
         Some(file) => Err(SourceError::Pattern {
             pattern: file.clone(),
-            cause:
-                "commands and files cannot be one source; give them as two entries of [[data.mix]]"
-                    .into(),
+            cause: "one source cannot mix commands and files; use two entries of [[data.mix]]"
+                .into(),
         }),
     }
 }
 
-/// What a pattern's braces stand for, as a shell expands them; other braces are left as they are.
+/// Expands a pattern's braces as a shell does. Leaves unknown braces unchanged.
 pub fn braces(pattern: &str) -> Vec<String> {
     let Some((head, inner, tail)) = first_braces(pattern) else { return vec![pattern.to_owned()] };
     let Some(choices) = choices(inner) else {
-        // No list: what follows may still have one.
+        // Not a list, but the tail may have one.
         let head = format!("{head}{{{inner}}}");
         return braces(tail).into_iter().map(|tail| format!("{head}{tail}")).collect();
     };
@@ -81,7 +80,7 @@ fn first_braces(pattern: &str) -> Option<(&str, &str, &str)> {
     Some((head, inner, tail))
 }
 
-/// `a,b` or `000..123`, the numbers as wide as they are written.
+/// Expands `a,b` or `000..123`. Numbers keep their leading zeros.
 fn choices(inner: &str) -> Option<Vec<String>> {
     if let Some((first, last)) = inner.split_once("..") {
         let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());

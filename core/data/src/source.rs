@@ -1,4 +1,4 @@
-//! Samples from many shards, and lines of text.
+//! Reads samples from many shards, and lines of text.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,52 +10,50 @@ use super::webdataset::{Sample, ShardError, ShardIndex};
 /// Why training or evaluation data cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// A pattern fits no file.
-    #[error(
-        "no file fits {0:?}\n  hint: the pattern is taken from the folder in which the program runs"
-    )]
+    /// A pattern matches no file.
+    #[error("no file fits {0:?}\n  hint: the pattern is relative to the working directory")]
     NoFile(String),
-    /// A pattern that cannot be read as one.
+    /// A pattern is invalid.
     #[error("{pattern:?} is not a file pattern: {cause}")]
     Pattern {
-        /// What was given.
+        /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// Reason.
         cause: String,
     },
-    /// Visual Genome's photos are elsewhere.
+    /// Photos of Visual Genome were not found.
     #[error(
-        "none of its photos is among the {found} numbered files of {folders:?}\n  hint: wanted are the folders VG_100K and VG_100K_2, with photos named by their number\n  file: {}",
+        "none of its photos is among the {found} numbered files of {folders:?}\n  hint: give the folders VG_100K and VG_100K_2, with photos named by their number\n  file: {}",
         .path.display()
     )]
     NoPhotos {
-        /// Files whose names are numbers.
+        /// Number of files whose names are numbers.
         found: usize,
-        /// Where was looked.
+        /// Folders that were searched.
         folders: Vec<PathBuf>,
-        /// The descriptions.
+        /// Path of the descriptions.
         path: PathBuf,
     },
-    /// Sources that do not fit together.
+    /// The sources do not fit together.
     #[error("[data] {0}")]
     Mixture(String),
-    /// A shard.
+    /// A shard cannot be read.
     #[error(transparent)]
     Shard(#[from] ShardError),
-    /// Not one of several shards can be used.
+    /// None of several shards can be used.
     #[error("none of the {n} shards can be used; the first: {first}")]
     NoShard {
-        /// Shards that fit the patterns.
+        /// Number of shards that match the patterns.
         n: usize,
-        /// The first and why.
+        /// Error of the first shard.
         first: ShardError,
     },
-    /// A text file.
+    /// A text file cannot be read.
     #[error("cannot read the text: {cause}\n  file: {}", .path.display())]
     Text {
-        /// The system's words.
+        /// Error of the system.
         cause: std::io::Error,
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
     },
 }
@@ -64,19 +62,20 @@ pub enum SourceError {
 #[derive(Debug, Clone, Default)]
 pub struct Samples {
     shards: Vec<ShardIndex>,
-    /// Shard and index in it.
+    /// Shard, and index in the shard, of each sample.
     places: Vec<(u32, u32)>,
-    /// Why shards could not be used.
+    /// Error messages of unusable shards.
     failed: Vec<String>,
 }
 
 impl Samples {
-    /// Opens the shards that fit the patterns, in the order of the patterns and the names, and takes
-    /// at most `limit_per_shard` samples of each. A shard that cannot be used is left out and told by
-    /// [`Self::warnings`].
+    /// Opens the shards that match the patterns, in the order of the patterns and the names.
+    ///
+    /// Uses at most `limit_per_shard` samples of each shard. Skips unusable shards and reports them
+    /// by [`Self::warnings`].
     ///
     /// # Errors
-    /// When a pattern fits no file, or no shard can be used.
+    /// If a pattern matches no file, or no shard can be used.
     pub fn open(patterns: &[String], limit_per_shard: Option<usize>) -> Result<Self, SourceError> {
         let mut samples = Self::default();
         let paths = expand(patterns)?;
@@ -109,12 +108,12 @@ impl Samples {
         self.places.len()
     }
 
-    /// Whether there is no sample.
+    /// Whether there are no samples.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// Keeps the first `limit` samples.
+    /// Drops all but the first `limit` samples.
     pub fn truncate(&mut self, limit: usize) {
         self.places.truncate(limit);
     }
@@ -125,14 +124,14 @@ impl Samples {
         self.shards[shard as usize].read(sample as usize)
     }
 
-    /// Name of one sample for messages: shard and key.
+    /// Name of a sample for messages: key and shard.
     pub fn name(&self, idx: usize) -> String {
         let (shard, sample) = self.places[idx];
         let shard = &self.shards[shard as usize];
         format!("{} in {}", shard.key(sample as usize).unwrap_or("?"), shard.path().display())
     }
 
-    /// A file beside the first shard, or one folder up.
+    /// Finds a file beside the first shard, or one folder up.
     pub fn beside(&self, name: &str) -> Option<PathBuf> {
         let folder = self.shards.first()?.path().parent()?;
         [Some(folder), folder.parent()]
@@ -142,13 +141,13 @@ impl Samples {
             .find(|path| path.is_file())
     }
 
-    /// What is said of shards that could not be used, were cut short, or have odd members.
+    /// Warnings about shards that are unusable or truncated, or have unexpected members.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         self.failed.iter().cloned().chain(self.shards.iter().flat_map(ShardIndex::warnings))
     }
 }
 
-/// The lines of a text file, `.gz` or plain, without the empty ones.
+/// Reads the non-empty lines of a text file, gzipped (`.gz`) or plain.
 pub fn read_lines(path: &Path) -> Result<Vec<String>, SourceError> {
     let failed = |cause| SourceError::Text { cause, path: path.to_owned() };
     let mut text = String::new();

@@ -1,9 +1,15 @@
-//! Shards that come from a command (`pipe:aws s3 cp s3://bucket/00000.tar -`) and can only be read from the front.
+//! Shards from a command (`pipe:aws s3 cp s3://bucket/00000.tar -`), which can be read only from
+//! the front.
 //!
-//! Such a source is cut into lanes, each with shards of its own in an order of its own for every epoch. A lane's
-//! samples are a sequence that follows from the seed alone: each shard counts as `samples_per_shard`, whatever is in
-//! it (of a longer one the rest is left out, of a shorter one places stay empty; both is said), and neighbours change places within blocks of `shuffle_buffer`, never across epochs. So any place of the sequence can be found again
-//! by any process: a run goes on in mid-epoch by starting the commands of that place and passing over what it has seen.
+//! The source is split into lanes. Each lane has its own shards, in a new order in every epoch. The
+//! sequence of a lane's samples depends only on the seed:
+//!
+//! - Each shard counts as `samples_per_shard` samples. Further samples of a longer shard are
+//!   skipped, and a shorter shard leaves gaps. Both are reported.
+//! - Samples are shuffled within blocks of `shuffle_buffer`, never across epochs.
+//!
+//! So any process can find any place of the sequence again. A run resumes in mid-epoch by starting
+//! the commands of that place and skipping the samples that were used before.
 
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
@@ -19,64 +25,64 @@ use rand_chacha::ChaCha8Rng;
 use super::unpack::Unpacked;
 use super::webdataset::{Sample, split_name};
 
-/// Samples that a command is read ahead.
+/// Number of samples that are read ahead of the consumer.
 const AHEAD: usize = 32;
 
-/// Seconds after which a silent command is named.
+/// Seconds without output after which a command is reported.
 const SILENT_SECS: u64 = 30;
 
-/// Seconds within which a command must begin a sample more, to be noticed.
+/// Seconds to wait for one more sample when checking whether a shard is too long.
 const LAST_SECS: u64 = 5;
 
-/// A source of commands.
+/// A source that consists of commands.
 #[derive(Clone, Debug)]
 pub struct Streams {
-    /// Each writes a shard to its output.
+    /// Commands, each of which writes one shard to its standard output.
     pub commands: Vec<String>,
-    /// Samples that a shard counts as.
+    /// Number of samples that each shard counts as.
     pub samples_per_shard: usize,
-    /// Sequences that the source is cut into.
+    /// Number of independent sequences.
     pub lanes: usize,
-    /// Samples within which the order is shuffled.
+    /// Size of the blocks within which samples are shuffled.
     pub shuffle_buffer: usize,
-    /// Decides every order.
+    /// Seed of all shuffles.
     pub seed: u64,
 }
 
-/// One of a source's sequences, read from the front to the back.
+/// One of a source's sequences, read from front to back.
 pub struct Lane {
     streams: Arc<Streams>,
     lane: usize,
-    /// Where the block that is held begins, and its samples in their shuffled order.
+    /// The current block: its start, and its samples in shuffled order.
     block: Option<(usize, Vec<Result<Sample, Missing>>)>,
-    /// The shard that is being read: its number in the lane's sequence and the samples taken of it.
+    /// The open shard: its number in the lane's sequence, and the samples taken from it.
     open: Option<(usize, usize, Reader)>,
-    /// What is to be said of the first shard that is longer than it counts.
+    /// A pending warning about the first shard that is too long.
     too_long: Option<String>,
     has_told: bool,
 }
 
-/// Why there is no sample at a place.
+/// The reason why a place has no sample.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
-    /// What happened to the shard.
+    /// Problem of the shard.
     pub why: String,
-    /// Whether it is the first that the shard lacks; the reason need be told only once.
+    /// Whether it is the shard's first gap. Report the reason only for that one.
     pub is_first: bool,
 }
 
 impl Streams {
-    /// Shards of a lane.
+    /// Number of shards in a lane.
     fn shards(&self, lane: usize) -> usize {
         (self.commands.len() - lane).div_ceil(self.lanes)
     }
 
-    /// Samples of a lane's epoch.
+    /// Number of samples in a lane's epoch.
     fn epoch(&self, lane: usize) -> usize {
         self.shards(lane) * self.samples_per_shard
     }
 
-    /// The command at a place of a lane's sequence of shards.
+    /// The command for a shard of a lane's sequence.
     fn command(&self, lane: usize, shard: usize) -> &str {
         let n = self.shards(lane);
         let (epoch, place) = (shard / n, shard % n);
@@ -92,12 +98,14 @@ impl Streams {
 }
 
 impl Lane {
-    /// A lane of which nothing has been read.
+    /// A lane at its start.
     pub fn new(streams: Arc<Streams>, lane: usize) -> Self {
         Self { streams, lane, block: None, open: None, too_long: None, has_told: false }
     }
 
-    /// The sample at a place of the sequence; places must not go back by more than a block.
+    /// Reads the sample at a place of the sequence.
+    ///
+    /// Call it with growing places. A place before the current block starts its command again.
     pub fn read(&mut self, at: usize) -> Result<Sample, Missing> {
         let (size, epoch) = (self.streams.shuffle_buffer, self.streams.epoch(self.lane));
         let (begin, in_epoch) = (at - at % epoch, at % epoch);
@@ -115,14 +123,14 @@ impl Lane {
         block[at - start].clone()
     }
 
-    /// The sample at a place before the shuffling.
+    /// Reads the sample at a place of the unshuffled sequence.
     fn next(&mut self, at: usize) -> Result<Sample, Missing> {
         let per_shard = self.streams.samples_per_shard;
         let (shard, idx) = (at / per_shard, at % per_shard);
         let is_open =
             self.open.as_ref().is_some_and(|(open, taken, _)| (*open, *taken) == (shard, idx));
         if !is_open {
-            // Read ahead, the samples before this one are passed over.
+            // Not positioned here: start the shard's command, and skip the samples before this one.
             let command = self.streams.command(self.lane, shard).to_owned();
             self.open = Some((shard, idx, Reader::start(command, idx)));
         }
@@ -132,14 +140,14 @@ impl Lane {
         if *taken == per_shard && sample.is_ok() && !self.has_told && reader.has_more() {
             self.has_told = true;
             self.too_long = Some(format!(
-                "pipe:{}: it has more samples than `samples_per_shard`, which is {per_shard}; the rest of such shards is left out",
+                "pipe:{}: the shard has more samples than `samples_per_shard`, which is {per_shard}; the rest of such shards is skipped",
                 reader.command
             ));
         }
         sample
     }
 
-    /// What is to be said of a shard that was too long, once.
+    /// Takes the pending warning about a shard that is too long, if any. It comes only once.
     pub fn take_warning(&mut self) -> Option<String> {
         self.too_long.take()
     }
@@ -148,9 +156,9 @@ impl Lane {
 /// A running command.
 struct Reader {
     command: String,
-    /// Behind a lock only so that sources can be looked at from several threads.
+    /// The lock only makes the type `Sync`, so that several threads can share a source.
     samples: Mutex<Receiver<Result<Sample, String>>>,
-    /// Why it has ended, once it has.
+    /// Reason why the output ended, once it has.
     ended: Option<String>,
 }
 
@@ -163,7 +171,7 @@ impl Reader {
     }
 
     fn next(&mut self) -> Result<Sample, Missing> {
-        let samples = self.samples.get_mut().expect("nobody panics while holding it");
+        let samples = self.samples.get_mut().expect("no thread panics while it holds the lock");
         let why = match &self.ended {
             Some(why) => return Err(Missing { why: why.clone(), is_first: false }),
             None => loop {
@@ -172,27 +180,24 @@ impl Reader {
                     Ok(Err(why)) => break why,
                     Err(RecvTimeoutError::Disconnected) => break "it ended".to_owned(),
                     Err(RecvTimeoutError::Timeout) => {
-                        tracing::warn!(
-                            "nothing has come for {SILENT_SECS} s from pipe:{}",
-                            self.command
-                        );
+                        tracing::warn!("no output for {SILENT_SECS} s from pipe:{}", self.command);
                     }
                 }
             },
         };
-        let why = format!("pipe:{}: {why}; what it lacks is left out", self.command);
+        let why = format!("pipe:{}: {why}; the missing samples are skipped", self.command);
         self.ended = Some(why.clone());
         Err(Missing { why, is_first: true })
     }
 
-    /// Whether another sample would come; of a command that says nothing more, none.
+    /// Whether another sample arrives within a few seconds.
     fn has_more(&mut self) -> bool {
-        let samples = self.samples.get_mut().expect("nobody panics while holding it");
+        let samples = self.samples.get_mut().expect("no thread panics while it holds the lock");
         matches!(samples.recv_timeout(Duration::from_secs(LAST_SECS)), Ok(Ok(_)))
     }
 }
 
-/// Runs a command and sends the samples of its output, then why there are no more.
+/// Runs a command and sends the samples of its output, then the reason why it ended.
 fn run(command: &str, skip: usize, sender: &SyncSender<Result<Sample, String>>) {
     let child = Command::new("sh")
         .args(["-c", command])
@@ -206,9 +211,9 @@ fn run(command: &str, skip: usize, sender: &SyncSender<Result<Sample, String>>) 
             return;
         }
     };
-    let output = child.stdout.take().expect("it was asked for");
+    let output = child.stdout.take().expect("the command was given a pipe");
     let Some(end) = send_samples(output, skip, sender) else {
-        // Nobody wants more.
+        // The receiver is gone.
         let _ = child.kill();
         let _ = child.wait();
         return;
@@ -218,7 +223,7 @@ fn run(command: &str, skip: usize, sender: &SyncSender<Result<Sample, String>>) 
 
 fn why_ended(child: &mut Child, end: Result<(), String>) -> String {
     if end.is_err() {
-        // It may wait for a reader that has given up.
+        // The command may block on a pipe that is not read any more.
         let _ = child.kill();
     }
     match (child.wait(), end) {
@@ -231,7 +236,8 @@ fn why_ended(child: &mut Child, end: Result<(), String>) -> String {
     }
 }
 
-/// Groups the members of a tar; the result says how it ended, none that nobody listens any more.
+/// Groups the members of a tar into samples and sends them. Returns how the tar ended, or `None`
+/// once the receiver is gone.
 fn send_samples(
     output: impl Read,
     skip: usize,
@@ -268,11 +274,11 @@ fn send_samples(
             Ok(part.map(|(key, ext)| (key, ext, bytes)))
         });
         match read {
-            // The cut may have taken parts of the sample that is held.
-            Err(error) => return Some(Err(format!("it is cut short ({error})"))),
+            // The held sample may lack parts because of the truncation.
+            Err(error) => return Some(Err(format!("the output is cut short ({error})"))),
             Ok(None) => {}
             Ok(Some((key, ext, bytes))) => match &mut held {
-                // Of two parts of one name the first counts, as in a file.
+                // If two parts have the same name, the first one counts, as in a file.
                 Some(sample) if sample.key == key => {
                     if sample.get(&ext).is_none() {
                         sample.parts.push((ext, bytes));

@@ -1,4 +1,5 @@
-//! Compressed shards (`.tar.gz`, `.tar.zst`): told by their first bytes, whatever they are called.
+//! Decompresses shards (`.tar.gz`, `.tar.zst`). The first bytes decide the format, not the file's
+//! name.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read, Seek, SeekFrom, Write};
@@ -9,7 +10,7 @@ use ruzstd::decoding::errors::FrameDecoderError::ReadFrameHeaderError;
 use ruzstd::decoding::errors::ReadFrameHeaderError::SkipFrame;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-/// How a file is compressed.
+/// Compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compression {
     None,
@@ -17,15 +18,18 @@ enum Compression {
     Zstd,
 }
 
-/// Bytes by which a compression is told.
+/// Number of bytes that identify a compression.
 const N_BYTES: usize = 6;
-/// First bytes of zstd's frames, and of those that hold no data (the lowest half-byte is any).
+/// First bytes of zstd frames.
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// First bytes of zstd frames without data, after a first byte of 0x50 to 0x5f.
 const ZSTD_SKIPPED: [u8; 3] = [0x2a, 0x4d, 0x18];
 
 impl Compression {
+    /// Identifies a compression by its first bytes.
+    ///
     /// # Errors
-    /// When the bytes are of a compression that is not read; the text says what to do.
+    /// If the compression is not supported. The text states the remedy.
     fn of(start: &[u8]) -> Result<Self, String> {
         let other = match start {
             [0x1f, 0x8b, ..] => return Ok(Self::Gzip),
@@ -38,15 +42,15 @@ impl Compression {
             _ => return Ok(Self::None),
         };
         Err(format!(
-            "it is compressed with {other}; wanted a .tar, .tar.gz or .tar.zst: unpack it first"
+            "the file is compressed with {other}, wanted a .tar, .tar.gz or .tar.zst; unpack it first"
         ))
     }
 }
 
-/// A reader whose first bytes were looked at.
+/// A reader whose first bytes were already read.
 type Whole<R> = Chain<Cursor<Vec<u8>>, R>;
 
-/// The bytes of a reader, unpacked.
+/// A reader that decompresses.
 pub(super) enum Unpacked<R: Read> {
     Plain(Whole<R>),
     Gzip(Box<MultiGzDecoder<BufReader<Whole<R>>>>),
@@ -54,10 +58,10 @@ pub(super) enum Unpacked<R: Read> {
 }
 
 impl<R: Read> Unpacked<R> {
-    /// Looks at the first bytes.
+    /// Chooses the decompression by the first bytes.
     ///
     /// # Errors
-    /// When they cannot be read, or are of a compression that is not read.
+    /// If the first bytes cannot be read, or if the compression is not supported.
     pub fn new(mut reader: R) -> io::Result<Self> {
         let mut start = Vec::new();
         reader.by_ref().take(N_BYTES as u64).read_to_end(&mut start)?;
@@ -73,7 +77,7 @@ impl<R: Read> Unpacked<R> {
         })
     }
 
-    /// Whether the bytes are not what the file has.
+    /// Whether the data is compressed.
     pub fn is_packed(&self) -> bool {
         !matches!(self, Self::Plain(_))
     }
@@ -89,7 +93,7 @@ impl<R: Read> Read for Unpacked<R> {
     }
 }
 
-/// All frames of a zstd file, one after the other, as `zstd -d` reads them.
+/// Reads all frames of a zstd file as one stream, like `zstd -d`.
 pub(super) struct Zstd<R: Read> {
     reader: R,
     frame: FrameDecoder,
@@ -97,7 +101,7 @@ pub(super) struct Zstd<R: Read> {
 }
 
 impl<R: BufRead> Zstd<R> {
-    /// Begins the next frame with data; false at the end.
+    /// Starts the next frame with data. Returns false at the end.
     fn begin(&mut self) -> io::Result<bool> {
         while !self.reader.fill_buf()?.is_empty() {
             match self.frame.reset(&mut self.reader) {
@@ -132,15 +136,16 @@ impl<R: BufRead> Read for Zstd<R> {
     }
 }
 
-/// A shard that was unpacked into a file without a name, which the system deletes when nobody has it open any more.
+/// A shard decompressed into an unnamed temporary file. The system deletes the file when the last
+/// handle closes.
 #[derive(Debug, Clone)]
 pub(super) struct UnpackedFile(Arc<Mutex<File>>);
 
 impl UnpackedFile {
-    /// Unpacks a shard; with why it ends early, if it does.
+    /// Decompresses a shard. Also returns an error message if the shard ends early.
     ///
     /// # Errors
-    /// When the folder for temporary files cannot be written.
+    /// If the temporary file cannot be written.
     pub fn new(mut unpacked: impl Read) -> io::Result<(Self, Option<String>)> {
         let mut file = tempfile::tempfile()?;
         let mut buf = vec![0; 1 << 16];
@@ -155,7 +160,7 @@ impl UnpackedFile {
         Ok((Self(Arc::new(Mutex::new(file))), ended))
     }
 
-    /// Bytes from a place on, as many as fit; one reader at a time.
+    /// Fills `bytes` from `offset` on. One thread reads at a time.
     pub fn read_exact_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(offset))?;
@@ -163,7 +168,7 @@ impl UnpackedFile {
     }
 }
 
-/// Reads the file from its front; other readers do not change where it is.
+/// A reader with its own position in the shared file.
 #[derive(Debug)]
 pub(super) struct UnpackedReader {
     file: UnpackedFile,
@@ -171,7 +176,7 @@ pub(super) struct UnpackedReader {
 }
 
 impl UnpackedFile {
-    /// A reader of its own, and how many bytes there are.
+    /// Creates a reader, and returns the file's size in bytes.
     pub fn reader(&self) -> io::Result<(UnpackedReader, u64)> {
         let len_bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).metadata()?.len();
         Ok((UnpackedReader { file: self.clone(), at: 0 }, len_bytes))
@@ -232,7 +237,7 @@ mod tests {
     fn parts_that_stand_one_after_the_other_are_one() {
         let both = b"first second".as_slice();
         assert_eq!(unpacked(&[gzip(b"first "), gzip(b"second")].concat()).expect("whole"), both);
-        // Between zstd's frames there may be some without data.
+        // zstd files may contain frames without data.
         let no_data = [&[0x52, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"any"].concat();
         let frames =
             [no_data.clone(), zstd(b"first "), no_data, zstd(b""), zstd(b"second")].concat();

@@ -1,4 +1,4 @@
-//! Visual Genome as it is published: `region_descriptions.json` and folders of photos.
+//! Reads Visual Genome in its published form: `region_descriptions.json` and folders of photos.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,20 +10,20 @@ use serde::Deserialize;
 use super::source::SourceError;
 use super::webdataset::{PhotoRecord, RegionRecord};
 
-/// Photos with described regions.
+/// Photos with region descriptions.
 #[derive(Clone, Debug)]
 pub struct VisualGenome {
     photos: Vec<Photo>,
 }
 
-/// One photo; what many share is not kept, because there are five million regions.
+/// One photo. Kept small, because there are five million regions.
 #[derive(Clone, Debug)]
 struct Photo {
     path: PathBuf,
     regions: Vec<([f32; 4], Box<str>)>,
 }
 
-/// A photo in the file of descriptions.
+/// A photo's entry in `region_descriptions.json`.
 #[derive(Deserialize)]
 pub(super) struct FileEntry {
     pub(super) id: u64,
@@ -40,7 +40,7 @@ struct FileRegion {
 }
 
 impl FileEntry {
-    /// Boxes and phrases as they stand in the file.
+    /// Converts to boxes `[x0, y0, x1, y1]` and trimmed phrases.
     pub(super) fn into_regions(self) -> impl Iterator<Item = ([f32; 4], Box<str>)> {
         let region =
             |r: FileRegion| ([r.x, r.y, r.x + r.width, r.y + r.height], r.phrase.trim().into());
@@ -49,10 +49,10 @@ impl FileEntry {
 }
 
 impl VisualGenome {
-    /// Reads the descriptions and finds the photo of each in the folders, by its number.
+    /// Reads the descriptions and finds each photo in the folders by its number.
     ///
     /// # Errors
-    /// When the file is not as published, or none of its photos is there.
+    /// If the file does not have the published form, or if no photo is found.
     pub fn open(descriptions: &Path, folders: &[PathBuf]) -> Result<Self, SourceError> {
         let failed = |cause| SourceError::Text { cause, path: descriptions.to_owned() };
         let file = BufReader::new(File::open(descriptions).map_err(failed)?);
@@ -74,22 +74,22 @@ impl VisualGenome {
         Ok(Self { photos })
     }
 
-    /// Photos that are there.
+    /// Number of photos that were found.
     pub fn len(&self) -> usize {
         self.photos.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no photos.
     pub fn is_empty(&self) -> bool {
         self.photos.is_empty()
     }
 
-    /// Where a photo lies.
+    /// Path of a photo.
     pub fn path(&self, idx: usize) -> &Path {
         &self.photos[idx].path
     }
 
-    /// A photo's regions, those of one box together, and the bytes of the photo.
+    /// Reads a photo's bytes and its regions. Phrases with the same box share a region.
     pub fn read(&self, idx: usize) -> std::io::Result<(PhotoRecord, Vec<u8>)> {
         let photo = &self.photos[idx];
         let mut regions: Vec<RegionRecord> = Vec::new();
@@ -107,7 +107,7 @@ impl VisualGenome {
     }
 }
 
-/// Files whose names are numbers.
+/// Maps numbers to the files that are named by them.
 fn numbered_files(folders: &[PathBuf]) -> Result<BTreeMap<u64, PathBuf>, SourceError> {
     let mut files = BTreeMap::new();
     for folder in folders {

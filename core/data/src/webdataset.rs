@@ -1,5 +1,7 @@
-//! WebDataset shards: tar files whose consecutive members with one key make a sample (`00000.jpg`,
-//! `00000.json`). They may be compressed (`.tar.gz`, `.tar.zst`).
+//! Reads and writes WebDataset shards.
+//!
+//! A shard is a tar file. Consecutive members with the same key form a sample (`00000.jpg`,
+//! `00000.json`). Shards may be compressed (`.tar.gz`, `.tar.zst`).
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -13,71 +15,71 @@ use serde_json::Value;
 
 use super::unpack::{Unpacked, UnpackedFile};
 
-/// Size of a tar block; headers and data begin at multiples of it.
+/// Size of a tar block. Headers and data start at multiples of it.
 const BLOCK: u64 = 512;
 
-/// Extensions under which a sample's photo is looked for.
+/// Extensions of a sample's photo.
 const IMAGE_EXTENSIONS: [&str; 12] =
     ["jpg", "jpeg", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif"];
-/// Extensions under which its captions are looked for, one a line.
+/// Extensions of a text part with one caption per line.
 const TEXT_EXTENSIONS: [&str; 4] = ["txt", "text", "caption", "captions"];
-/// Keys of a `.json` under which captions are looked for, the first that is there: ours and COCO's, img2dataset's,
-/// LAION's.
+/// Keys of captions in a `.json`: ours and COCO's, img2dataset's, LAION's. The first existing key
+/// counts.
 const CAPTION_KEYS: [&str; 4] = ["captions", "caption", "TEXT", "text"];
-/// What stands before the extension of the part that is meant, where a sample has several (`input.jpg` and
+/// Names before the extension that mark the main part, if a sample has several (`input.jpg` and
 /// `target.jpg`).
 const MAIN_NAMES: [&str; 4] = ["image", "img", "input", "photo"];
 
 /// Why a shard or a sample cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot {action} the shard: {source}; check the path and its permissions\n  file: {}", path.display())]
     Io {
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// The shard.
+        /// Path of the shard.
         path: PathBuf,
-        /// The system's answer.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The shard is compressed and cannot be unpacked.
-    #[error("cannot unpack the shard into {}: {source}; unpack it yourself and give the .tar\n  file: {}", std::env::temp_dir().display(), path.display())]
+    /// The shard is compressed and cannot be decompressed.
+    #[error("cannot decompress the shard into {}: {source}; decompress it yourself and give the .tar\n  file: {}", std::env::temp_dir().display(), path.display())]
     Unpack {
-        /// The shard.
+        /// Path of the shard.
         path: PathBuf,
-        /// The system's answer.
+        /// Error of the system.
         source: io::Error,
     },
-    /// Not a single whole sample in the file.
+    /// The file has no complete sample.
     #[error("found no whole sample ({reason}); wanted a tar file as WebDataset writes it: get the shard again\n  file: {}", path.display())]
     NotAShard {
-        /// What stopped the reading.
+        /// Reason why reading stopped.
         reason: String,
-        /// The shard.
+        /// Path of the shard.
         path: PathBuf,
     },
-    /// Two parts of one sample with the same extension.
+    /// Two parts of a sample have the same extension.
     #[error("sample {key} has two .{ext} parts; wanted one of each: give every sample its own key\n  file: {}", path.display())]
     Duplicate {
-        /// The sample.
+        /// Key of the sample.
         key: String,
-        /// The extension met twice.
+        /// The repeated extension.
         ext: String,
-        /// The shard.
+        /// Path of the shard.
         path: PathBuf,
     },
-    /// An index past the last sample.
-    #[error("sample {found} was asked for but the shard has {n_samples}\n  file: {}", path.display())]
+    /// The index is past the last sample.
+    #[error("no sample {found}: the shard has {n_samples}\n  file: {}", path.display())]
     NoSample {
-        /// Index asked for.
+        /// The requested index.
         found: usize,
-        /// Samples in the shard.
+        /// Number of samples in the shard.
         n_samples: usize,
-        /// The shard.
+        /// Path of the shard.
         path: PathBuf,
     },
-    /// A key or extension that a reader would split otherwise.
+    /// A reader would split this key and extension at another dot.
     #[error(
         "part {key:?} + {ext:?} cannot be named in a shard; wanted a key without dots or backslashes in its last part, and a lower-case extension"
     )]
@@ -87,45 +89,45 @@ pub enum ShardError {
         /// The part's extension.
         ext: String,
     },
-    /// Two samples in a row with one key, which a reader would join.
+    /// Two consecutive samples have the same key. A reader would join them.
     #[error("two samples in a row have the key {0}; give each its own")]
     RepeatedKey(String),
-    /// Captions that cannot be understood.
+    /// The annotations of a sample are invalid.
     #[error(
-        "sample {key}: {reason}; wanted, side by side in the shard, a photo and a .json with \"captions\" or \"class\" (and \"regions\" with \"box\" and \"phrases\") or a .txt with a caption a line"
+        "sample {key}: {reason}; wanted, side by side in the shard, a photo and a .json with \"captions\" or \"class\" (and \"regions\" with \"box\" and \"phrases\") or a .txt with one caption per line"
     )]
     Record {
         /// The sample's key.
         key: String,
-        /// What is wrong with it.
+        /// Reason.
         reason: String,
     },
 }
 
-/// Consecutive members of a shard with one key.
+/// A sample: consecutive members of a shard with the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Member name up to the first dot of its last part.
     pub key: String,
-    /// What follows that dot, in lower case, and the bytes.
+    /// For each part: the text after that dot, in lower case, and the bytes.
     pub parts: Vec<(String, Vec<u8>)>,
 }
 
 impl Sample {
-    /// The bytes under an extension.
+    /// Returns the bytes of the part with this extension.
     pub fn get(&self, ext: &str) -> Option<&[u8]> {
         self.parts.iter().find(|part| part.0 == ext).map(|part| part.1.as_slice())
     }
 
-    /// The photo's bytes, under whichever image extension comes first.
+    /// Returns the photo's bytes: the first part with an image extension.
     ///
     /// # Errors
-    /// When there is none, or several of which none is the main one.
+    /// If the sample has no photo, or several without a main one.
     pub fn image(&self) -> Result<&[u8], ShardError> {
         self.image_part().map(|(_, bytes)| bytes)
     }
 
-    /// [`Self::image`] with its extension.
+    /// Like [`Self::image`], with the extension.
     ///
     /// # Errors
     /// As [`Self::image`].
@@ -136,10 +138,10 @@ impl Sample {
         })
     }
 
-    /// The part with one of the extensions: `jpg` before `input.jpg`.
+    /// Finds the part with one of the extensions. `jpg` wins over `input.jpg`.
     ///
-    /// WebDataset ends the key at the first dot of a member's file name. So `dog.1.jpg` and `dog.2.jpg` are parts of
-    /// one sample, and which of them is meant nobody can tell.
+    /// WebDataset ends the key at the first dot of a member's file name. So `dog.1.jpg` and
+    /// `dog.2.jpg` are parts of one sample, and neither is the main part.
     fn part_of(
         &self,
         what: &str,
@@ -176,7 +178,7 @@ impl Sample {
     }
 }
 
-/// Where one part of a sample lies in its shard.
+/// Position of one part in its shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PartPlace {
     ext: String,
@@ -190,26 +192,26 @@ struct SamplePlace {
     parts: Vec<PartPlace>,
 }
 
-/// The samples of a shard, found by reading its headers once; any of them can be read at any time, from any
-/// thread.
+/// An index of a shard's samples, built by reading the headers once.
 ///
-/// A compressed shard is unpacked into the system's folder for temporary files as long as it is open.
+/// Any thread can read any sample at any time. A compressed shard occupies space in the system's
+/// temporary folder while it is open.
 #[derive(Debug, Clone)]
 pub struct ShardIndex {
     path: PathBuf,
     unpacked: Option<UnpackedFile>,
     samples: Vec<SamplePlace>,
-    /// Why the shard ends early, when it does: the samples before the cut are whole, the one it hits is left
-    /// out.
+    /// Reason why the shard is truncated, if it is. Samples before the cut are complete; the sample
+    /// at the cut is skipped.
     pub truncated: Option<String>,
-    /// Members that are left out because their sample has a part of that extension already, as WebDataset leaves them
-    /// out where it goes on after errors.
+    /// Members that are skipped because their sample already has a part with that extension.
+    /// WebDataset skips them too when it continues after errors.
     pub duplicates: Vec<String>,
-    /// Keys whose parts stand apart, of which WebDataset makes several samples.
+    /// Keys whose parts are not consecutive. WebDataset makes several samples of such a key.
     pub split_keys: Vec<String>,
 }
 
-/// What reading the headers of a shard finds.
+/// Results of scanning a shard's headers.
 #[derive(Default)]
 struct Found {
     samples: Vec<SamplePlace>,
@@ -217,12 +219,12 @@ struct Found {
 }
 
 impl ShardIndex {
-    /// Finds the samples of a shard without reading their data.
+    /// Indexes the samples of a shard without reading their data.
     ///
-    /// A shard that was cut short gives the samples before the cut and says so in `truncated`.
+    /// A truncated shard gives the samples before the cut, and sets `truncated`.
     ///
     /// # Errors
-    /// When the file cannot be read or unpacked, or holds no whole sample.
+    /// If the file cannot be read or decompressed, or has no complete sample.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, ShardError> {
         let path = path.into();
         let io = |source| ShardError::Io { action: "open", path: path.clone(), source };
@@ -261,7 +263,7 @@ impl ShardIndex {
         };
         let Found { mut samples, duplicates } = found;
         if let Some(reason) = &mut truncated {
-            // The cut may have taken parts of the last sample seen.
+            // The cut may have removed parts of the last sample.
             let lost = samples.pop().map(|sample: SamplePlace| sample.key);
             if samples.is_empty() {
                 return Err(not_a_shard(reason.clone()));
@@ -274,11 +276,11 @@ impl ShardIndex {
         Ok(Self { path, unpacked, samples, truncated, duplicates, split_keys })
     }
 
-    /// What is odd about the shard, in words for people: where it ends early, and members that make no sample.
+    /// Warnings for the user: truncation, and members that are skipped or not consecutive.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         let duplicates = self.duplicates.first().map(|first| {
             let n = self.duplicates.len();
-            format!("{n} members have the key and extension of the one before and are left out, the first: {first}; give every sample its own key")
+            format!("{n} members repeat the key and extension of an earlier one and are skipped, the first: {first}; give every sample its own key")
         });
         let split = self.split_keys.first().map(|first| {
             let n = self.split_keys.len();
@@ -288,12 +290,12 @@ impl ShardIndex {
         warnings.map(|warning| format!("{warning}\n  file: {}", self.path.display()))
     }
 
-    /// Number of whole samples.
+    /// Number of complete samples.
     pub fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Whether there is no sample (a shard that was closed before anything was written).
+    /// Whether there are no samples, as in a shard that was closed before anything was written.
     pub fn is_empty(&self) -> bool {
         self.samples.is_empty()
     }
@@ -303,17 +305,18 @@ impl ShardIndex {
         &self.path
     }
 
-    /// The key of a sample, if there is one at this index.
+    /// Key of the sample at this index, if it exists.
     pub fn key(&self, sample_idx: usize) -> Option<&str> {
         self.samples.get(sample_idx).map(|sample| sample.key.as_str())
     }
 
     /// Reads one sample.
     ///
-    /// The file is opened anew each time: no lock between threads, no limit on the number of shards.
+    /// Opens the file each time (a compressed shard uses its decompressed copy). So threads share
+    /// no lock, and the number of shards has no limit.
     ///
     /// # Errors
-    /// When there is no such sample or the file changed or vanished.
+    /// If the index is out of range, or if the file has changed or vanished.
     pub fn read(&self, sample_idx: usize) -> Result<Sample, ShardError> {
         let place = self.samples.get(sample_idx).ok_or_else(|| ShardError::NoSample {
             found: sample_idx,
@@ -343,13 +346,13 @@ impl ShardIndex {
         Ok(Sample { key: place.key.clone(), parts })
     }
 
-    /// All samples in order.
+    /// Reads all samples in order.
     pub fn samples(&self) -> impl Iterator<Item = Result<Sample, ShardError>> + '_ {
         (0..self.len()).map(|sample_idx| self.read(sample_idx))
     }
 }
 
-/// Collects the places of all samples; returns what cut the shard short, if anything did.
+/// Collects the positions of all samples. Returns the reason if the shard is truncated.
 fn scan(file: impl Read + Seek, len_bytes: u64, found: &mut Found) -> Option<String> {
     let mut end_bytes = 0;
     let mut archive = tar::Archive::new(file);
@@ -367,7 +370,7 @@ fn scan(file: impl Read + Seek, len_bytes: u64, found: &mut Found) -> Option<Str
         end_bytes = offset.saturating_add(size);
         if end_bytes > len_bytes {
             if let Some((key, ext)) = split_name(&name) {
-                // So that the sample it belongs to is the one that the cut hits.
+                // Register the part, so that the truncated sample is the last one.
                 found.add(&name, &key, PartPlace { ext, offset, len_bytes: 0 });
             }
             return Some(format!("{name} ends at byte {end_bytes} but the file at {len_bytes}"));
@@ -377,7 +380,7 @@ fn scan(file: impl Read + Seek, len_bytes: u64, found: &mut Found) -> Option<Str
             found.add(&name, &key, PartPlace { ext, offset, len_bytes: size as usize });
         }
     }
-    // A whole tar ends with empty blocks.
+    // A complete tar ends with empty blocks.
     let has_end = end_bytes.next_multiple_of(BLOCK) < len_bytes;
     (!has_end).then(|| format!("no end-of-archive mark after byte {end_bytes}"))
 }
@@ -397,7 +400,8 @@ impl Found {
     }
 }
 
-/// Keys that come again with other extensions only: the rest of a sample, and not another one of the same name.
+/// Finds keys that return later with new extensions only. These are parts of the same sample, not
+/// another sample with the same name.
 fn split_keys(samples: &[SamplePlace]) -> Vec<String> {
     let mut counts: HashMap<&str, usize> = HashMap::with_capacity(samples.len());
     samples.iter().for_each(|sample| *counts.entry(&sample.key).or_default() += 1);
@@ -414,8 +418,10 @@ fn split_keys(samples: &[SamplePlace]) -> Vec<String> {
     split
 }
 
-/// Key and extension of a member, as WebDataset splits them: at the first dot of the last part of the path.
-/// Hidden files, files without extension and folders of metadata (`__info__/`) belong to no sample.
+/// Splits a member's name into key and extension as WebDataset does: at the first dot of the last
+/// path component.
+///
+/// Returns `None` for hidden files, files without extension and metadata folders (`__info__/`).
 pub(super) fn split_name(name: &str) -> Option<(String, String)> {
     let name = name.strip_prefix("./").unwrap_or(name);
     if name
@@ -430,21 +436,23 @@ pub(super) fn split_name(name: &str) -> Option<(String, String)> {
     (dot > base && !ext.is_empty()).then(|| (name[..dot].to_owned(), ext))
 }
 
-/// Writes a shard under a temporary name; only [`ShardWriter::finish`] gives it its own, so that no half shard
-/// is ever seen. The same samples make the same bytes.
+/// Writes a shard under a temporary name. [`ShardWriter::finish`] renames it, so that readers never
+/// see a partial shard.
+///
+/// The same samples give the same bytes.
 pub struct ShardWriter {
     path: PathBuf,
     temporary: PathBuf,
-    /// Taken by `finish`.
+    /// `None` after `finish`.
     builder: Option<tar::Builder<BufWriter<File>>>,
     last_key: Option<String>,
 }
 
 impl ShardWriter {
-    /// Begins a shard that will be called `path`.
+    /// Starts a shard that will be named `path`.
     ///
     /// # Errors
-    /// When its folder cannot be written to.
+    /// If its folder cannot be written to.
     pub fn create(path: impl Into<PathBuf>) -> Result<Self, ShardError> {
         let path = path.into();
         let mut temporary = path.clone().into_os_string();
@@ -462,7 +470,7 @@ impl ShardWriter {
     /// Appends a sample.
     ///
     /// # Errors
-    /// When the sample could not be read back as it is, or the disk is full.
+    /// If the sample could not be read back unchanged, or if the disk is full.
     pub fn write(&mut self, sample: &Sample) -> Result<(), ShardError> {
         if self.last_key.as_ref() == Some(&sample.key) {
             return Err(ShardError::RepeatedKey(sample.key.clone()));
@@ -494,10 +502,10 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Writes everything to the disk and gives the shard its name.
+    /// Flushes the shard to the disk and renames it.
     ///
     /// # Errors
-    /// When the disk is full or the name cannot be given.
+    /// If the disk is full, or if the rename fails.
     pub fn finish(mut self) -> Result<PathBuf, ShardError> {
         let builder = self.builder.take().expect("taken only here");
         let to_disk = || {
@@ -509,7 +517,7 @@ impl ShardWriter {
         };
         let finished = to_disk();
         finished.map_err(|source| {
-            // Left behind it would only be in the way; the first error is the one to tell.
+            // Remove the useless temporary file. Report only the first error.
             let _ = std::fs::remove_file(&self.temporary);
             ShardError::Io { action: "finish", path: self.path.clone(), source }
         })?;
@@ -518,7 +526,7 @@ impl ShardWriter {
 }
 
 impl Drop for ShardWriter {
-    /// A shard that was not finished leaves nothing behind.
+    /// Removes the temporary file of an unfinished shard.
     fn drop(&mut self) {
         if self.builder.take().is_some() {
             let _ = std::fs::remove_file(&self.temporary);
@@ -526,15 +534,16 @@ impl Drop for ShardWriter {
     }
 }
 
-/// A region of a photo and the phrases that name it.
+/// A region of a photo and the phrases for it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct RegionRecord {
-    /// In pixels of the sample's image. Not checked here: see [`mmgem_core::image::check_box`].
+    /// Box in pixels of the sample's image. Not validated here: see [`crate::image::check_box`].
     #[serde(rename = "box")]
     pub box_px: BoxPx,
-    /// What people called it.
+    /// Phrases that refer to the region.
     pub phrases: Vec<String>,
-    /// How many boxes the phrase spans; more than 1 means that this box alone is not what it says.
+    /// Number of boxes that the phrase spans. If it is more than 1, the phrase describes more than
+    /// this box.
     #[serde(default = "one_box")]
     pub n_boxes: u32,
 }
@@ -543,27 +552,27 @@ fn one_box() -> u32 {
     1
 }
 
-/// What a sample says about its photo.
+/// The annotations of a photo in a sample.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct PhotoRecord {
-    /// Sentences about the whole photo; may be empty when the photo has a class or regions.
+    /// Captions of the whole photo. May be empty if the photo has a class or regions.
     #[serde(skip)]
     pub captions: Vec<String>,
-    /// Whether the captions are the lines of a text.
+    /// Whether the captions are the lines of a text part.
     #[serde(skip)]
     pub captions_are_lines: bool,
     /// Regions with phrases.
     #[serde(default)]
     pub regions: Vec<RegionRecord>,
-    /// Name of the one thing shown. `null` stands for background clutter, which needs no caption either.
+    /// Name of the only object. `null` means background clutter, which needs no caption either.
     pub class: Option<String>,
-    /// Width the boxes refer to, if told.
+    /// Width of the image that the boxes refer to, if given.
     pub width: Option<u32>,
-    /// Height the boxes refer to, if told.
+    /// Height of the image that the boxes refer to, if given.
     pub height: Option<u32>,
 }
 
-/// Tells a `class` that is null from one that is not there.
+/// Distinguishes a null `class` from a missing one.
 #[derive(Deserialize)]
 struct HasClass {
     #[serde(rename = "class")]
@@ -571,13 +580,15 @@ struct HasClass {
 }
 
 impl PhotoRecord {
-    /// The record of a sample: its `.json` (unknown keys are ignored), and if that has no captions its `.txt`, a
-    /// caption a line, as CLIP_benchmark writes and reads them.
+    /// Reads the annotations of a sample: its `.json`, and its `.txt` if the `.json` has no
+    /// captions.
     ///
-    /// The captions of a `.json` are a list or one text, under the first of `captions`, `caption`, `TEXT` and `text`.
+    /// Unknown keys of the `.json` are ignored. Its captions are a list or one text, under the
+    /// first of `captions`, `caption`, `TEXT` and `text`. A `.txt` has one caption per line, as
+    /// CLIP_benchmark writes and reads it.
     ///
     /// # Errors
-    /// When the JSON is not as wanted, or nothing says what the photo shows.
+    /// If the JSON is invalid, or if the sample has no caption, class or region phrase.
     pub fn from_sample(sample: &Sample) -> Result<Self, ShardError> {
         let json = sample.part_of("records", &["json"])?;
         let mut record = match json {
@@ -608,12 +619,14 @@ impl PhotoRecord {
         Ok(record)
     }
 
+    /// Parses a record.
+    ///
     /// # Errors
-    /// When it is no JSON, or a value has another type than wanted; the text says which.
+    /// If it is not JSON, or if a value has the wrong type. The text states which.
     fn from_json(json: &[u8]) -> Result<Self, String> {
         let json: Value = serde_json::from_slice(json).map_err(|cause| cause.to_string())?;
         if !json.is_object() {
-            // A list of captions, or one.
+            // The JSON is a list of captions, or one caption.
             return Ok(Self { captions: captions_of("the record", &json)?, ..Self::default() });
         }
         let key = CAPTION_KEYS
@@ -625,7 +638,7 @@ impl PhotoRecord {
     }
 }
 
-/// One caption, or a list of them.
+/// Parses one caption, or a list of captions.
 fn captions_of(key: &str, value: &Value) -> Result<Vec<String>, String> {
     let texts = match value {
         Value::String(text) => vec![text.clone()],
@@ -633,7 +646,7 @@ fn captions_of(key: &str, value: &Value) -> Result<Vec<String>, String> {
             let texts: Option<Vec<String>> =
                 list.iter().map(|text| text.as_str().map(str::to_owned)).collect();
             texts.ok_or_else(|| {
-                format!("{key:?} has something else than texts; wanted a text or a list of texts")
+                format!("{key:?} has values other than texts; wanted a text or a list of texts")
             })?
         }
         other => return Err(format!("{key:?} is {other}; wanted a text or a list of texts")),
@@ -737,7 +750,7 @@ mod tests {
         assert!(packed.contains("bunzip2") && packed.contains("s.tar"), "{packed}");
     }
 
-    /// A shard of these members in this order, as `tar` writes them.
+    /// Encodes a shard with these members in this order, as `tar` does.
     fn tar_of(members: &[(&str, &str)]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, text) in members {
@@ -777,7 +790,7 @@ mod tests {
                 .map(|shard| shard.samples().collect::<Result<Vec<_>, _>>());
             both.into_iter().for_each(|samples| assert_eq!(samples.expect("all"), three_samples()));
         }
-        // Cut short, it gives the samples before the cut.
+        // If truncated, it gives the samples before the cut.
         let noise = |n: u32| {
             (0..2000_u32)
                 .map(|i| char::from(33 + (i.wrapping_mul(n) >> 7) as u8 % 90))
@@ -841,7 +854,7 @@ mod tests {
             warnings[0].contains("2 samples") && warnings[0].contains("--sort=name"),
             "{warnings:?}"
         );
-        // Another whole sample of the same name is none.
+        // A complete second sample with the same name is not a split sample.
         let again = [
             ("a.jpg", "1"),
             ("a.txt", "a"),
@@ -854,8 +867,8 @@ mod tests {
         assert_eq!((shard.len(), shard.warnings().count()), (3, 0));
     }
 
-    // What webdataset 1.0.2 finds in the same shards:
-    // wds.WebDataset(path, shardshuffle=False, handler=wds.warn_and_continue); of each sample `len(s["txt"].splitlines())`
+    // Results of webdataset 1.0.2 on the same shards: wds.WebDataset(path, shardshuffle=False,
+    // handler=wds.warn_and_continue), with `len(s["txt"].splitlines())` of each sample.
     #[test]
     fn samples_and_texts_are_counted_as_by_webdataset() {
         let check = |members: &[(&str, &str)], keys: &[&str], n_texts: usize| {
@@ -982,7 +995,7 @@ mod tests {
             (r#"["a", "b"]"#, vec!["a", "b"]),
         ] {
             assert_eq!(captions(&[("json", json)]).expect(json), wanted, "{json}");
-            // The .txt counts only where the record has none.
+            // The .txt counts only if the record has no captions.
             assert_eq!(
                 captions(&[("json", json), ("txt", "other")]).expect(json),
                 wanted,
@@ -1007,7 +1020,7 @@ mod tests {
         let nested = sample("7", &[("input.jpg", "pixels"), ("outputs.txt", "a dog")]);
         assert_eq!(nested.image_part().expect("a photo"), ("input.jpg", &b"pixels"[..]));
         assert_eq!(PhotoRecord::from_sample(&nested).expect("a record").captions, ["a dog"]);
-        // The plain extension comes first, and then what is called the image.
+        // The plain extension wins, then a main name.
         let masked = sample("7", &[("mask.png", "mask"), ("jpg", "pixels")]);
         assert_eq!(masked.image_part().expect("a photo").0, "jpg");
         let edited = sample("7", &[("target.jpg", "after"), ("input.jpg", "before")]);

@@ -1,4 +1,5 @@
-//! Files in a zip archive, one at a time and from several threads: what benchmarks need, and no more.
+//! Reads files from a zip archive, one at a time, from several threads. Supports only what
+//! benchmarks need.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,27 +10,27 @@ use std::path::{Path, PathBuf};
 use flate2::Crc;
 use flate2::read::DeflateDecoder;
 
-/// Marks of the format (APPNOTE.TXT 6.3.10, section 4.3).
+/// Record signatures of the format (APPNOTE.TXT 6.3.10, section 4.3).
 const LOCAL: u32 = 0x0403_4b50;
 const CENTRAL: u32 = 0x0201_4b50;
 const END: u32 = 0x0605_4b50;
 const END_64_LOCATOR: u32 = 0x0706_4b50;
 const END_64: u32 = 0x0606_4b50;
-/// Bytes of the end record without its comment, and with the longest one.
+/// Size of the end record without its comment, and with the longest comment.
 const END_BYTES: usize = 22;
 const LONGEST_END_BYTES: u64 = END_BYTES as u64 + 0xffff;
-/// Bytes of a 64 bit locator, of a central entry and of a local header without what varies.
+/// Sizes of the 64-bit locator, and of the fixed parts of a central entry and of a local header.
 const LOCATOR_BYTES: usize = 20;
 const CENTRAL_BYTES: usize = 46;
 const LOCAL_BYTES: usize = 30;
-/// Kind of the extra field that holds sizes of 64 bits.
+/// Kind of the extra field with 64-bit numbers.
 const EXTRA_64: u16 = 1;
-/// Stands for a number that the extra field holds.
+/// Placeholder for a number that is in the extra field.
 const IN_EXTRA: u64 = 0xffff_ffff;
-/// The first bit of the flags.
+/// Flag bit of an encrypted file.
 const IS_ENCRYPTED: u16 = 1;
 
-/// An archive whose contents are listed.
+/// An archive whose directory has been read.
 #[derive(Debug)]
 pub struct ZipArchive {
     path: PathBuf,
@@ -47,13 +48,13 @@ struct Entry {
 }
 
 impl ZipArchive {
-    /// Reads the list of the files inside.
+    /// Opens an archive and reads its directory.
     ///
     /// # Errors
-    /// When the file cannot be read or is no whole zip archive; the text says why.
+    /// If the file cannot be read or is not a complete zip archive. The text states the reason.
     pub fn open(path: &Path) -> Result<Self, String> {
         let damaged =
-            || "it is no whole zip archive (the list at its end cannot be read)".to_owned();
+            || "it is not a whole zip archive (the list at its end cannot be read)".to_owned();
         let mut file = File::open(path).map_err(|e| e.to_string())?;
         let n_bytes = file.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
         let tail_bytes = n_bytes.min(LONGEST_END_BYTES + LOCATOR_BYTES as u64);
@@ -72,20 +73,20 @@ impl ZipArchive {
         Ok(Self { path: path.into(), entries })
     }
 
-    /// Where the archive is.
+    /// Path of the archive.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names of the files inside, in no order.
+    /// Names of the files inside, in arbitrary order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Where in the archive the bytes of a file lie that is stored as it is.
+    /// Returns the byte range, within the archive, of a file that is stored uncompressed.
     ///
     /// # Errors
-    /// When it is not there, or is packed; the text says why.
+    /// If the file is missing or compressed. The text states the reason.
     pub fn stored_range(&self, name: &str) -> Result<Range<u64>, String> {
         let entry = self
             .entries
@@ -93,7 +94,7 @@ impl ZipArchive {
             .ok_or_else(|| format!("{name} is not in {}", self.path.display()))?;
         if entry.is_encrypted || entry.method != 0 || entry.packed_bytes != entry.plain_bytes {
             return Err(format!(
-                "{name} is packed, wanted stored (unpack the archive and zip it with zip -0)"
+                "{name} is compressed, wanted stored (unpack the archive and zip it with zip -0)"
             ));
         }
         let start = start_of(&mut File::open(&self.path).map_err(|e| e.to_string())?, entry)?;
@@ -102,10 +103,11 @@ impl ZipArchive {
             .ok_or_else(|| "the archive is damaged: it points beyond its own end".into())
     }
 
-    /// The bytes of a file inside, held against their checksum.
+    /// Reads a file from the archive and verifies its checksum.
     ///
     /// # Errors
-    /// When it is not there, is packed otherwise than stored or deflated, or is damaged; the text says why.
+    /// If the file is missing, encrypted or damaged, or has an unsupported compression. The text
+    /// states the reason.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, String> {
         let entry = self
             .entries
@@ -119,14 +121,15 @@ impl ZipArchive {
         file.seek(SeekFrom::Start(start)).map_err(|e| e.to_string())?;
         let packed = file.take(entry.packed_bytes);
         let mut bytes = Vec::new();
-        // One byte more than it should have, so that too long a file is seen and fills no memory.
+        // Read at most one byte too many: this detects a file that is too long, without filling the
+        // memory.
         let most = entry.plain_bytes.saturating_add(1);
         match entry.method {
             0 => packed.take(most).read_to_end(&mut bytes),
             8 => DeflateDecoder::new(packed).take(most).read_to_end(&mut bytes),
             other => {
                 return Err(format!(
-                    "it is packed by method {other}; wanted stored or deflated (unpack the archive with unzip)"
+                    "it is compressed by method {other}, wanted stored or deflated (unpack the archive with unzip)"
                 ));
             }
         }
@@ -140,19 +143,19 @@ impl ZipArchive {
     }
 }
 
-/// Where the bytes of a file begin, behind its own header.
+/// Returns the offset of a file's data, which follows its local header.
 fn start_of(file: &mut File, entry: &Entry) -> Result<u64, String> {
     let header = read_at(file, entry.local_offset, LOCAL_BYTES as u64)?;
     let lengths = (u32_at(&header, 0), u16_at(&header, 26), u16_at(&header, 28));
     let (Some(LOCAL), Some(name_bytes), Some(extra_bytes)) = lengths else {
-        return Err("the archive is damaged where it begins".into());
+        return Err("the archive is damaged: the header of the file is invalid".into());
     };
     Ok(entry.local_offset + LOCAL_BYTES as u64 + u64::from(name_bytes) + u64::from(extra_bytes))
 }
 
-/// Offset and length of the list of files, from the last bytes of the archive.
+/// Returns offset and size of the directory. `tail` is the end of the archive.
 fn place_of_list(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
-    // A comment may follow, so the record is looked for from the end.
+    // A comment may follow the record, so search from the end.
     let last = tail.len().checked_sub(END_BYTES)?;
     let end = (0..=last).rev().find(|at| {
         let comment = u16_at(tail, at + 20).map(usize::from);
@@ -169,14 +172,14 @@ fn place_of_list(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
     }
 }
 
-/// Name and place of a file, and the bytes of its entry in the list.
+/// Parses an entry of the directory: file name, entry, and size of the entry in bytes.
 fn central_entry(list: &[u8]) -> Option<(String, Entry, usize)> {
     let lengths = [28, 30, 32].map(|at| u16_at(list, at).map(usize::from));
     let [Some(name_bytes), Some(extra_bytes), Some(comment_bytes)] = lengths else { return None };
     let name = list.get(CENTRAL_BYTES..CENTRAL_BYTES + name_bytes)?;
     let extra = list.get(CENTRAL_BYTES + name_bytes..CENTRAL_BYTES + name_bytes + extra_bytes)?;
     let n_bytes = CENTRAL_BYTES + name_bytes + extra_bytes + comment_bytes;
-    // Numbers too large for 32 bits stand in the extra field, in this order.
+    // Numbers that do not fit into 32 bits are in the extra field, in this order.
     let mut large = extra_64(extra).chunks_exact(8).map(|bytes| u64_at(bytes, 0));
     let mut number = |at: usize| match u64::from(u32_at(list, at)?) {
         IN_EXTRA => large.next()?,
@@ -194,7 +197,7 @@ fn central_entry(list: &[u8]) -> Option<(String, Entry, usize)> {
     (list.len() >= n_bytes).then(|| (String::from_utf8_lossy(name).into_owned(), entry, n_bytes))
 }
 
-/// The extra field with numbers of 64 bits; empty without.
+/// Returns the extra field with 64-bit numbers; empty if missing.
 fn extra_64(mut extra: &[u8]) -> &[u8] {
     while let (Some(kind), Some(n_bytes)) = (u16_at(extra, 0), u16_at(extra, 2)) {
         let end = 4 + usize::from(n_bytes);
@@ -209,7 +212,7 @@ fn extra_64(mut extra: &[u8]) -> &[u8] {
 
 fn read_at(file: &mut File, offset: u64, n_bytes: u64) -> Result<Vec<u8>, String> {
     let len_bytes = file.metadata().map_err(|e| e.to_string())?.len();
-    // Asked before memory is: a damaged archive may name any length.
+    // Check before allocating: a damaged archive may state any size.
     if offset.checked_add(n_bytes).is_none_or(|end| end > len_bytes) {
         return Err("the archive is damaged: it points beyond its own end".into());
     }
@@ -239,7 +242,8 @@ mod tests {
         PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/eval").join(name)
     }
 
-    /// Python's zipfile wrote them (`tests/eval/make.py`): stored and deflated, in a folder, with a comment at the end.
+    /// Archives from Python's zipfile (`tests/eval/make.py`): a stored file, a deflated file in a
+    /// folder, and a comment at the end.
     #[test]
     fn archives_of_pythons_zipfile_are_read() {
         for name in ["files.zip", "files_64.zip"] {
@@ -260,7 +264,7 @@ mod tests {
         assert!(
             ZipArchive::open(&path)
                 .expect_err("its end is missing")
-                .contains("no whole zip archive")
+                .contains("not a whole zip archive")
         );
         let mut bytes = whole;
         let at = bytes.windows(6).position(|part| part == b"stored").expect("a file as it is");
@@ -270,7 +274,7 @@ mod tests {
         assert!(archive.read("a.txt").expect_err("a byte differs").contains("checksum"));
     }
 
-    /// A golden archive in which the number `at` bytes after the last `mark` is another.
+    /// A golden archive with other bytes at offset `at` after the last `mark`.
     fn altered(name: &str, mark: u32, at: usize, number: &[u8]) -> Vec<u8> {
         let mut bytes = std::fs::read(golden(name)).expect("goldens");
         let mark = mark.to_le_bytes();
@@ -280,7 +284,7 @@ mod tests {
         bytes
     }
 
-    /// The error of opening an archive and reading the files in it.
+    /// The error from opening an archive and reading its files.
     fn error_of(bytes: &[u8]) -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.zip");
@@ -296,21 +300,22 @@ mod tests {
         let far = 0xfff0_0000_u32.to_le_bytes();
         for at in [12, 16] {
             assert!(
-                error_of(&altered("files.zip", END, at, &far)).contains("no whole zip archive"),
+                error_of(&altered("files.zip", END, at, &far)).contains("not a whole zip archive"),
                 "{at}"
             );
         }
         for number in [u64::MAX, 1 << 62, 1 << 40] {
             let of = |mark, at| error_of(&altered("files_64.zip", mark, at, &number.to_le_bytes()));
             for error in [of(END_64, 40), of(END_64, 48), of(END_64_LOCATOR, 8)] {
-                assert!(error.contains("no whole zip archive"), "{number}: {error}");
+                assert!(error.contains("not a whole zip archive"), "{number}: {error}");
             }
         }
     }
 
     #[test]
     fn a_file_beyond_the_end_is_refused_before_it_takes_memory() {
-        // One past the last place where a header has room, and as far as 32 bits reach without the extra field.
+        // One byte past the last offset with room for a header, and the largest 32-bit offset
+        // without an extra field.
         let len = std::fs::metadata(golden("files.zip")).expect("goldens").len() as u32;
         for offset in [len - LOCAL_BYTES as u32 + 1, 0xffff_fffe] {
             let error = error_of(&altered("files.zip", CENTRAL, 42, &offset.to_le_bytes()));
@@ -319,7 +324,7 @@ mod tests {
         let packed = altered("files.zip", CENTRAL, 20, &0xffff_fff0_u32.to_le_bytes());
         let plain = altered("files.zip", CENTRAL, 24, &0xffff_fff0_u32.to_le_bytes());
         assert!(error_of(&plain).contains("damaged"));
-        // Deflated bytes say themselves where they end, so a wrong length of theirs does no harm.
+        // Deflated data marks its own end, so a wrong size is harmless.
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.zip");
         std::fs::write(&path, packed).expect("writable");

@@ -1,5 +1,6 @@
-//! Embeddings of a gallery of any size, and the ranks in it: blocks of scores on all cores, never the whole
-//! matrix.
+//! Embeddings of a gallery of any size, and retrieval ranks in it.
+//!
+//! Computes scores in blocks on all cores and never holds the whole matrix.
 
 use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
@@ -12,26 +13,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::ranking::{Ahead, RightScores, Ties, dot};
 use crate::retrieval::{RetrievalError, RetrievalRanks};
 
-/// Images of a block of scores.
+/// Number of images in a block of scores.
 const IMAGE_BLOCK: usize = 256;
-/// Texts of a block of scores.
+/// Number of texts in a block of scores.
 const TEXT_BLOCK: usize = 1024;
 
 /// Why a gallery cannot be ranked.
 #[derive(Debug, thiserror::Error)]
 pub enum GalleryError {
-    /// The scratch file.
+    /// The scratch file failed.
     #[error(
-        "cannot keep embeddings in a scratch file: {0}\n  hint: is there room in the folder for temporary files (TMPDIR)?"
+        "cannot store embeddings in a scratch file: {0}\n  hint: is the folder for temporary files (TMPDIR) full?"
     )]
     Scratch(#[from] io::Error),
-    /// The sizes.
+    /// The sizes contradict each other.
     #[error(transparent)]
     Ranking(#[from] RetrievalError),
 }
 
-/// Rows of one width, appended one after the other: in memory up to a limit, from then on in a scratch file
-/// that vanishes with the gallery.
+/// A growing table of embeddings.
+///
+/// Stays in memory up to a limit. Later rows go to a scratch file, which is deleted with the
+/// gallery.
 #[derive(Debug)]
 pub struct Gallery {
     embed_dim: usize,
@@ -48,31 +51,31 @@ struct Scratch {
 }
 
 impl Gallery {
-    /// An empty gallery that keeps at most `memory_bytes` in memory.
+    /// An empty gallery that uses at most `memory_bytes` of memory.
     pub fn new(embed_dim: usize, memory_bytes: usize) -> Self {
         let most_in_memory = memory_bytes / size_of::<f32>() / embed_dim * embed_dim;
         Self { embed_dim, n_rows: 0, memory: Vec::new(), most_in_memory, scratch: None }
     }
 
-    /// Rows so far.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.n_rows
     }
 
-    /// Whether there is no row.
+    /// Whether the gallery has no rows.
     pub fn is_empty(&self) -> bool {
         self.n_rows == 0
     }
 
-    /// Width of a row.
+    /// Number of values in a row.
     pub fn embed_dim(&self) -> usize {
         self.embed_dim
     }
 
-    /// Appends whole rows.
+    /// Appends one or more complete rows.
     ///
     /// # Errors
-    /// When the scratch file cannot be written.
+    /// If the scratch file cannot be written.
     pub fn push(&mut self, rows: &[f32]) -> io::Result<()> {
         debug_assert!(rows.len().is_multiple_of(self.embed_dim));
         let room = self.most_in_memory.saturating_sub(self.memory.len());
@@ -89,10 +92,10 @@ impl Gallery {
         Ok(())
     }
 
-    /// The rows of a range.
+    /// Reads a range of rows.
     ///
     /// # Errors
-    /// When the scratch file cannot be read.
+    /// If the scratch file cannot be read.
     pub fn read(&self, rows: Range<usize>) -> io::Result<Cow<'_, [f32]>> {
         let (start, end) = (rows.start * self.embed_dim, rows.end * self.embed_dim);
         let in_memory = self.memory.len();
@@ -100,7 +103,7 @@ impl Gallery {
             return Ok(Cow::Borrowed(&self.memory[start..end]));
         }
         let mut values = self.memory[start.min(in_memory)..].to_vec();
-        let scratch = self.scratch.as_ref().expect("rows past the memory are in the file");
+        let scratch = self.scratch.as_ref().expect("rows beyond the memory are in the file");
         let first = start.max(in_memory) - in_memory;
         scratch.read(first..end - in_memory, &mut values)?;
         Ok(Cow::Owned(values))
@@ -141,10 +144,11 @@ impl Drop for Scratch {
 
 /// Ranks of every image among all texts and of every text among all images.
 ///
-/// `text_image_idx` names the image of each text; texts should come in the order of their images.
+/// `text_image_idx` names the image of each text. Texts should be in the order of their images,
+/// which keeps reads short.
 ///
 /// # Errors
-/// When the sizes contradict each other or the scratch file fails.
+/// If the sizes contradict each other, or if the scratch file fails.
 pub fn ranks(
     images: &Gallery,
     texts: &Gallery,

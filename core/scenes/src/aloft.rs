@@ -1,4 +1,5 @@
-//! What does not stand on the ground near by: in the sky, on a wall, at the horizon, on a string.
+//! Places objects that do not stand on the ground nearby: in the sky, on a wall, at the horizon, on
+//! a string.
 
 use super::dice::Dice;
 use super::kind::Kind;
@@ -6,10 +7,10 @@ use super::layout::{item, tall, wide};
 use super::person;
 use super::plan::{Link, Plan, Spot};
 
-/// How often room is looked for before the object is given up.
+/// Number of attempts to find a free place for an object.
 const ATTEMPTS: usize = 24;
 
-/// The hand of the first item of group 0, in pixels.
+/// Returns the hand of the first item of group 0, in pixels.
 fn hand(plan: &Plan) -> Option<[f32; 2]> {
     let item = plan.items.iter().find(|i| i.group == 0)?;
     let (x, y) = person::hand(item.look.kind, item.look.pose);
@@ -17,7 +18,7 @@ fn hand(plan: &Plan) -> Option<[f32; 2]> {
     Some([item.at[0] + x * item.size, item.at[1] - y * item.size])
 }
 
-/// Balloons are on strings, and nothing held throws a shadow.
+/// Attaches balloons to the hand by strings, and removes the shadows of held objects.
 pub(super) fn tie(plan: &mut Plan) {
     if plan.link != Link::Holding {
         return;
@@ -39,7 +40,7 @@ pub(super) fn fly_kite(plan: &mut Plan, dice: &mut Dice) {
     }
 }
 
-/// Looks for room in the sky, on the wall or at the horizon; false where there is none.
+/// Finds a free place in the sky, on the wall or at the horizon. Returns false if all are taken.
 pub(super) fn hang(plan: &mut Plan, group: usize, spot: Spot, dice: &mut Dice) -> bool {
     let (width, height) = (plan.width as f32, plan.height as f32);
     let indoor = plan.place.is_indoor();

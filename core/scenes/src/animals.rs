@@ -1,4 +1,4 @@
-//! Dogs, cats and birds. All but the cat are seen from the side, facing right.
+//! Draws dogs, cats, ducks and birds. All except the cat are seen from the side, facing right.
 
 use super::brush::{Brush, blob, curve, oval, ovals, poly, rect};
 use super::kind::Pose;
@@ -8,7 +8,7 @@ use super::palette::Rgb;
 pub(super) const DARK: Rgb = Rgb(28, 24, 24);
 const BEAK: Rgb = Rgb(240, 150, 30);
 
-/// Four legs from `top` to the ground; the far pair is darker. `stride` spreads them.
+/// Draws four legs from `top` to the ground. The far pair is darker. `stride` spreads the legs.
 pub(super) fn legs(b: &mut Brush, paint: Rgb, xs: [f32; 2], top: f32, width: f32, stride: f32) {
     for (near, shade) in [(false, 0.35), (true, 0.08)] {
         for (end, x) in [(-1.0, xs[0]), (1.0, xs[1])] {

@@ -1,4 +1,4 @@
-//! Ground and what stands far behind: everything captions call the place.
+//! Draws the ground and the distant background: the place in a caption.
 
 use super::brush::{Brush, blob, curve, ovals, poly, rect};
 use super::dice::Dice;
@@ -33,7 +33,7 @@ pub(super) fn draw(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
     }
 }
 
-/// A line of hills or peaks from edge to edge, filled down to the bottom.
+/// Outline of hills or peaks from edge to edge, filled down to the bottom.
 fn ridge(
     p: Page,
     base: f32,

@@ -1,4 +1,4 @@
-//! Shapes, and a brush that knows the bounds of what it painted.
+//! Shapes, and a brush that tracks the bounds of the painted area.
 
 use tiny_skia::{
     Color, FillRule, GradientStop, LineCap, LineJoin, LinearGradient, Paint, Path, PathBuilder,
@@ -8,7 +8,8 @@ use tiny_skia::{
 use super::palette::Rgb;
 
 /// Paints in the frame of one object: x to the right, y up, foot at the origin, height about 1.
-/// With [`Brush::page`], in pixels of the picture with y down.
+///
+/// With [`Brush::page`] the frame is pixels of the picture, with y down.
 pub(super) struct Brush<'a> {
     pixmap: &'a mut Pixmap,
     frame: Transform,
@@ -21,7 +22,7 @@ impl<'a> Brush<'a> {
         Self { pixmap, frame: Transform::identity(), light, bounds: None }
     }
 
-    /// `at` is the foot in pixels, `size` the pixels of one unit.
+    /// A brush for one object. `at` is the foot in pixels, `size` the number of pixels per unit.
     pub(super) fn object(
         pixmap: &'a mut Pixmap,
         light: [f32; 3],
@@ -38,7 +39,8 @@ impl<'a> Brush<'a> {
         }
     }
 
-    /// `[x0, y0, x1, y1]` pixels around all that was painted, in or out of the picture.
+    /// Bounds `[x0, y0, x1, y1]` in pixels of everything painted, including parts outside the
+    /// picture.
     pub(super) fn bounds(&self) -> Option<[f32; 4]> {
         self.bounds.map(|r| [r.left(), r.top(), r.right(), r.bottom()])
     }
@@ -48,7 +50,7 @@ impl<'a> Brush<'a> {
         self.paint(path, Shader::SolidColor(color));
     }
 
-    /// Fills with one colour above fading to another below (in an object's frame).
+    /// Fills with a vertical gradient from `above` to `below`.
     pub(super) fn shade(&mut self, path: &Path, above: Rgb, below: Rgb) {
         let bounds = path.bounds();
         let (start, end) = if self.frame.sy < 0.0 {
@@ -71,7 +73,7 @@ impl<'a> Brush<'a> {
         self.paint(path, gradient.unwrap_or(flat));
     }
 
-    /// The usual volume: lighter above, darker below.
+    /// Fills with the usual shading: lighter above, darker below.
     pub(super) fn solid(&mut self, path: &Path, rgb: Rgb) {
         self.shade(path, rgb.light(0.14), rgb.dark(0.2));
     }
@@ -89,14 +91,15 @@ impl<'a> Brush<'a> {
         self.pixmap.stroke_path(path, &paint, &stroke, self.frame, None);
     }
 
-    /// A see-through tone such as a shadow; takes no light and does not count for the bounds.
+    /// Paints a translucent tone, such as a shadow. Ignores the light and does not extend the
+    /// bounds.
     pub(super) fn veil(&mut self, path: &Path, rgb: Rgb, alpha: f32) {
         let mut paint = Paint::default();
         paint.set_color(opaque(rgb, [1.0; 3], alpha));
         self.pixmap.fill_path(path, &paint, FillRule::Winding, self.frame, None);
     }
 
-    /// A soft round light; like [`Brush::veil`] no part of the object.
+    /// Paints a soft round light. Like [`Brush::veil`], it does not extend the bounds.
     pub(super) fn glow(&mut self, x: f32, y: f32, radius: f32, rgb: Rgb, alpha: f32) {
         let centre = Point::from_xy(x, y);
         let stops = vec![
@@ -124,7 +127,7 @@ impl<'a> Brush<'a> {
         }
     }
 
-    /// Paints with full light whatever the time of day: flames, lit windows, the moon.
+    /// Fills at full light at any time of day: flames, lit windows, the moon.
     pub(super) fn fill_lit(&mut self, path: &Path, rgb: Rgb) {
         self.paint(path, Shader::SolidColor(opaque(rgb, [1.0; 3], 1.0)));
     }
@@ -188,7 +191,7 @@ pub(super) fn poly(points: &[(f32, f32)]) -> Path {
     finish(builder)
 }
 
-/// A closed smooth outline pulled towards the points (a quadratic B-spline).
+/// A closed smooth outline that the points attract (a quadratic B-spline).
 pub(super) fn blob(points: &[(f32, f32)]) -> Path {
     let n = points.len();
     let middle = |i: usize| {
@@ -206,7 +209,7 @@ pub(super) fn blob(points: &[(f32, f32)]) -> Path {
     finish(builder)
 }
 
-/// An open smooth line from the first point to the last, pulled towards those between.
+/// An open smooth line from the first point to the last. The points between attract it.
 pub(super) fn curve(points: &[(f32, f32)]) -> Path {
     let n = points.len();
     let mut builder = PathBuilder::new();
@@ -228,7 +231,7 @@ pub(super) fn oval(x: f32, y: f32, rx: f32, ry: f32) -> Path {
     ovals(&[(x, y, rx, ry)])
 }
 
-/// Many ovals `(x, y, rx, ry)` as one shape.
+/// A single shape of many ovals `(x, y, rx, ry)`.
 pub(super) fn ovals(each: &[(f32, f32, f32, f32)]) -> Path {
     let mut builder = PathBuilder::new();
     for &(x, y, rx, ry) in each {
@@ -243,7 +246,7 @@ pub(super) fn rect(x0: f32, y0: f32, x1: f32, y1: f32) -> Path {
     poly(&[(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
 }
 
-/// Many rectangles `(x0, y0, x1, y1)` as one shape.
+/// A single shape of many rectangles `(x0, y0, x1, y1)`.
 pub(super) fn rects(each: &[(f32, f32, f32, f32)]) -> Path {
     let mut builder = PathBuilder::new();
     for &(x0, y0, x1, y1) in each {

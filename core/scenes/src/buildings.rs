@@ -1,4 +1,4 @@
-//! Things that stay where they were built.
+//! Draws buildings and street furniture.
 
 use super::brush::{Brush, curve, oval, ovals, poly, rect, rects, round};
 use super::look::Look;

@@ -1,4 +1,4 @@
-//! Says what a plan shows: five captions for the picture, phrases for each object.
+//! Describes a plan in words: five captions for the picture, and phrases for each object.
 
 use super::dice::Dice;
 use super::kind::{Kind, Pose};
@@ -41,7 +41,7 @@ pub(super) fn captions(plan: &Plan, dice: &mut Dice) -> [String; 5] {
     ]
 }
 
-/// The place and all that is there: "A sunny beach with a dog, a ball and two boats."
+/// Lists the place and its contents: "A sunny beach with a dog, a ball and two boats."
 fn inventory(plan: &Plan) -> String {
     let (place, _) = plan.place.words();
     let mut things = Vec::new();
@@ -57,7 +57,7 @@ fn inventory(plan: &Plan) -> String {
     sentence(&["a", frame[0], place, frame[1], "with", &list])
 }
 
-/// Words to one sentence: capital first, one space between, full stop last.
+/// Joins words into a sentence: capital first, single spaces, full stop last.
 fn sentence(parts: &[&str]) -> String {
     let words: Vec<&str> = parts.iter().flat_map(|p| p.split_whitespace()).collect();
     let text = words.join(" ");
@@ -70,7 +70,7 @@ fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-/// Noun with its colours; `full` adds the hat.
+/// Noun with its colours. `full` adds the hat.
 fn noun(plan: &Plan, group: usize, full: bool) -> String {
     let g = &plan.groups[group];
     match g.count {
@@ -120,7 +120,8 @@ fn joined(words: &[&str]) -> String {
     words.iter().filter(|w| !w.is_empty()).copied().collect::<Vec<_>>().join(" ")
 }
 
-/// "is running", "running", "runs"; the participle is empty where there is nothing to say.
+/// Verb forms such as "is running", "running", "runs". The participle is empty if the object does
+/// nothing.
 fn verb(plan: &Plan) -> (String, &'static str, String) {
     let g = &plan.groups[0];
     let many = g.count > 1;
@@ -151,7 +152,7 @@ fn verb(plan: &Plan) -> (String, &'static str, String) {
     (format!("{is} {participle}"), participle, simple)
 }
 
-/// Two ways to say the relation.
+/// Two phrases for the relation.
 fn relation(link: Link, swap: bool) -> [&'static str; 2] {
     let near = if swap { "next to" } else { "beside" };
     match link {
@@ -174,7 +175,7 @@ fn spot_words(spot: Spot) -> &'static str {
     }
 }
 
-/// Time and weather outdoors, the colour of the walls indoors, in two ways.
+/// Two phrases for time and weather outdoors, or for the colour of the walls indoors.
 fn times(plan: &Plan, swap: bool) -> (String, String) {
     if plan.place.is_indoor() {
         let walls = format!("with {} walls", plan.wall.name);
@@ -185,8 +186,9 @@ fn times(plan: &Plan, swap: bool) -> (String, String) {
     (a.to_owned(), b.to_owned())
 }
 
-/// Two to four ways to speak of one object; `x` is where it is among all that is
-/// shown, or among its like: 0 leftmost, 1 rightmost.
+/// Two to four phrases for one object.
+///
+/// `x` is its position among all objects, or within its group: 0 leftmost, 1 rightmost.
 pub(super) fn phrases(plan: &Plan, group: usize, x: f32) -> Vec<String> {
     let g = &plan.groups[group];
     let text = described(plan, g, false, true);

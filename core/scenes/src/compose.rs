@@ -1,4 +1,4 @@
-//! Chooses who is on a picture and how they relate.
+//! Chooses the objects of a picture and their relations.
 
 use super::dice::Dice;
 use super::kind::{Kind, Pose};
@@ -39,7 +39,7 @@ pub(super) fn compose(dice: &mut Dice) -> Plan {
     plan
 }
 
-/// The two main groups and how the first relates to the second.
+/// Chooses the two main groups and their relation.
 fn couple(place: Place, weather: Weather, cast: &Cast, dice: &mut Dice) -> (Group, Group, Link) {
     let kind = dice.pick(cast.subjects);
     let mut subject = group(kind, dice);
@@ -76,7 +76,7 @@ fn couple(place: Place, weather: Weather, cast: &Cast, dice: &mut Dice) -> (Grou
     (subject, object, link)
 }
 
-/// What only some can do: ride, hold, play, fly a kite.
+/// Chooses an action that only some subjects can do: ride, hold, play, fly a kite.
 fn deed(
     subject: &mut Group,
     place: Place,

@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 pub(super) struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// Choices for scene `index` of the collection `seed`; scenes do not depend on each other.
+    /// A generator for scene `index` of the collection `seed`. Scenes do not depend on each other.
     pub(super) fn new(seed: u64, index: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index);

@@ -1,4 +1,4 @@
-//! What stands on the floor of a room.
+//! Draws furniture that stands on the floor of a room.
 
 use super::brush::{Brush, curve, oval, ovals, poly, rect, rects, round};
 use super::look::Look;
@@ -7,7 +7,7 @@ use super::palette::Rgb;
 const DARK: Rgb = Rgb(40, 40, 46);
 const WOOD: Rgb = Rgb(134, 88, 52);
 
-/// `wide` is 1 for a sofa, less for an armchair.
+/// Draws a sofa or armchair. `wide` is 1 for a sofa, less for an armchair.
 pub(super) fn sofa(b: &mut Brush, look: &Look, wide: f32) {
     let p = look.paint;
     let half = 1.04 * wide;

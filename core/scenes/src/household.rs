@@ -1,4 +1,4 @@
-//! What hangs on the wall or stands on a table.
+//! Draws objects that hang on the wall or stand on a table.
 
 use super::brush::{Brush, blob, curve, oval, ovals, poly, rect, rects, round};
 use super::look::Look;

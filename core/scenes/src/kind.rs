@@ -1,4 +1,4 @@
-//! What can be on a picture: words, sizes and colours of each kind of object.
+//! Kinds of objects, with their words, sizes and colours.
 
 use super::palette::{self as colours, Colour};
 
@@ -61,7 +61,7 @@ pub(super) enum Kind {
     Teddy,
 }
 
-/// How a body is held. Things have `Stand`.
+/// Posture of a body. Things have `Stand`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pose {
     Stand,
@@ -78,9 +78,9 @@ pub(super) enum Pose {
 pub(super) struct Facts {
     pub noun: &'static str,
     pub plural: &'static str,
-    /// Height beside a grown-up of 1; small things are drawn larger than life.
+    /// Height relative to an adult of 1. Small things are drawn larger than life.
     pub height: f32,
-    /// Width in heights.
+    /// Width relative to the height.
     pub width: f32,
     pub colours: &'static [Colour],
 }
@@ -174,7 +174,7 @@ impl Kind {
         matches!(self, Kind::Sailboat | Kind::Rowboat)
     }
 
-    /// Height of the surface other things stand or sit on, in own heights.
+    /// Height of the surface that other things stand or sit on, relative to the object's height.
     pub(super) fn top(self) -> Option<f32> {
         match self {
             Kind::Sofa | Kind::Armchair => Some(0.46),
@@ -186,7 +186,7 @@ impl Kind {
         }
     }
 
-    /// Whether captions may call it big or small, and so it is drawn so.
+    /// Whether captions may call it big or small. It is then drawn that way.
     pub(super) fn has_size(self) -> bool {
         matches!(self, Kind::Dog | Kind::Ball | Kind::House | Kind::Tree | Kind::Pine | Kind::Tent)
     }

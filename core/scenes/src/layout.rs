@@ -1,4 +1,4 @@
-//! Puts the groups of a plan in place, in pixels.
+//! Places the groups of a plan, in pixels.
 
 use super::aloft;
 use super::dice::Dice;
@@ -9,19 +9,19 @@ use super::person;
 use super::plan::{Item, Link, Plan, Spot};
 use super::stage::{Place, Weather};
 
-/// An object in a column, in units of a grown-up's height at the column's foot.
+/// An object in a column. Lengths are relative to an adult's height at the column's foot.
 struct Draft {
     group: usize,
-    /// From the middle of the column.
+    /// Offset from the middle of the column.
     dx: f32,
-    /// Above the foot.
+    /// Height above the foot.
     lift: f32,
-    /// Foot in picture heights.
+    /// Position of the foot, in picture heights.
     foot: f32,
     nearer: f32,
 }
 
-/// Objects that are placed together, side by side with the other columns.
+/// Objects that are placed together. Columns are placed side by side.
 #[derive(Default)]
 struct Column {
     width: f32,
@@ -48,7 +48,7 @@ pub(super) fn arrange(plan: &mut Plan, dice: &mut Dice) {
     }
 }
 
-/// Height of the group's kind in units.
+/// Height of a group's objects, relative to an adult.
 pub(super) fn tall(plan: &Plan, group: usize) -> f32 {
     let g = &plan.groups[group];
     g.kind.facts().height * g.scale
@@ -165,7 +165,7 @@ fn couple(plan: &Plan, flips: [bool; 3], dice: &mut Dice) -> Vec<Column> {
     }
 }
 
-/// Size of things at a height of the picture, nearest 1.
+/// Scale of objects at height `y` of the picture; 1 at the front.
 fn perspective(plan: &Plan, y: f32) -> f32 {
     if plan.place.is_indoor() {
         return 1.0;
@@ -196,7 +196,7 @@ fn place_columns(plan: &mut Plan, columns: Vec<Column>, flips: [bool; 3], dice: 
     aloft::tie(plan);
 }
 
-/// The largest unit at which nothing reaches out of the top of the picture.
+/// The largest unit at which no object leaves the top of the picture.
 fn headroom(plan: &Plan, columns: &[Column]) -> f32 {
     let drafts = columns.iter().flat_map(|c| &c.drafts);
     drafts
@@ -208,7 +208,8 @@ fn headroom(plan: &Plan, columns: &[Column]) -> f32 {
         .fold(f32::INFINITY, f32::min)
 }
 
-/// The object of `draft` in a column around `middle`, at `unit` pixels for a grown-up in front.
+/// Places the object of `draft` in a column around `middle`. An adult at the front is `unit` pixels
+/// tall.
 fn placed(
     plan: &Plan,
     draft: &Draft,

@@ -1,9 +1,11 @@
-//! Captioned scenes drawn from a seed: pictures of people, animals and things in twelve places,
-//! with five captions each and a box with phrases for every object.
+//! Draws captioned scenes from a seed.
 //!
-//! A scene is planned first (`compose`), then drawn (`render`) and described (`captions`) from
-//! the same plan, so that what is said is what is shown. Nothing here reads a file or a clock, and
-//! the same seed gives the same bytes on every platform.
+//! A scene shows people, animals and things in one of twelve places. It has five captions, and a
+//! box with phrases for every object.
+//!
+//! A scene is planned first (`compose`), then drawn (`render`) and described (`captions`) from the
+//! same plan, so that captions match the picture. This module reads no file and no clock. The same
+//! seed gives the same bytes on every platform.
 
 mod aloft;
 mod animals;
@@ -36,29 +38,33 @@ mod vehicles;
 use dice::Dice;
 use plan::Plan;
 
-/// A picture with what can be said about it.
+/// A picture with its captions and regions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
+    /// Width in pixels.
     pub width: u32,
+    /// Height in pixels.
     pub height: u32,
-    /// Rows from the top, three bytes a pixel.
+    /// Rows from the top, three bytes per pixel.
     pub rgb: Vec<u8>,
+    /// Captions of the whole picture.
     pub captions: [String; 5],
+    /// Clearly visible objects.
     pub regions: Vec<SceneRegion>,
 }
 
-/// An object of a [`Scene`] that can be seen well.
+/// A clearly visible object of a [`Scene`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct SceneRegion {
     /// `[x0, y0, x1, y1]` pixels of the picture, tight around the object.
     pub box_px: [f32; 4],
-    /// Two to four ways to speak of it, the plainest first.
+    /// Two to four phrases for the object, the simplest first.
     pub phrases: Vec<String>,
-    /// What it is, in a word or two: `dog`, `street lamp`.
+    /// Noun of the object: `dog`, `street lamp`.
     pub kind: &'static str,
 }
 
-/// Scene `index` of the collection `seed`.
+/// Draws scene `index` of the collection `seed`.
 pub fn scene(seed: u64, index: u64) -> Scene {
     let mut dice = Dice::new(seed, index);
     let plan = compose::compose(&mut dice);
@@ -73,9 +79,9 @@ pub fn scene(seed: u64, index: u64) -> Scene {
     }
 }
 
-/// Least side of a region's box, in pixels.
+/// Smallest side of a region's box, in pixels.
 const MIN_SIDE_PX: f32 = 6.0;
-/// Least part of an object that must be in the picture and not covered.
+/// Smallest share of an object that must be inside the picture and not covered.
 const MIN_VISIBLE: f32 = 0.4;
 
 fn regions(plan: &Plan, bounds: &[Option<[f32; 4]>]) -> Vec<SceneRegion> {
@@ -101,7 +107,7 @@ fn regions(plan: &Plan, bounds: &[Option<[f32; 4]>]) -> Vec<SceneRegion> {
     regions
 }
 
-/// How many of the same group are further left.
+/// Number of objects of the same group that are further left.
 fn rank(plan: &Plan, item: usize) -> usize {
     let this = &plan.items[item];
     let same = plan.items.iter().filter(|i| i.group == this.group);
@@ -113,7 +119,7 @@ fn clipped([x0, y0, x1, y1]: [f32; 4], plan: &Plan) -> [f32; 4] {
     [x0.max(0.0), y0.max(0.0), x1.min(w), y1.min(h)]
 }
 
-/// Share of an object's bounds that is in the picture and outside the bounds of nearer objects.
+/// Share of an object's bounds that is inside the picture and outside the bounds of nearer objects.
 fn visible(plan: &Plan, bounds: &[Option<[f32; 4]>], item: usize) -> f32 {
     const GRID: usize = 12;
     let Some([x0, y0, x1, y1]) = bounds[item] else {

@@ -1,4 +1,4 @@
-//! Horses, cows and sheep, seen from the side, facing right.
+//! Draws horses, cows and sheep from the side, facing right.
 
 use super::animals::{DARK, legs};
 use super::brush::{Brush, blob, curve, oval, ovals, poly};

@@ -1,4 +1,4 @@
-//! How one object looks, and which module draws it.
+//! Appearance of an object, and the choice of the module that draws it.
 
 use super::brush::Brush;
 use super::kind::{Kind, Pose};
@@ -11,20 +11,20 @@ use super::{
 pub(super) struct Look {
     pub kind: Kind,
     pub pose: Pose,
-    /// The shade of the colour that captions name.
+    /// A shade of the colour that captions name.
     pub paint: Rgb,
     /// A second colour: trousers, roof.
     pub trim: Rgb,
     pub skin: Rgb,
     pub hair: Rgb,
     pub hat: Option<Rgb>,
-    /// Dressed for the cold.
+    /// Whether a person wears warm clothes.
     pub coat: bool,
-    /// Snow lies on it.
+    /// Whether snow lies on the object.
     pub snowy: bool,
-    /// It is dark: windows and lamps shine.
+    /// Whether it is night: windows and lamps shine.
     pub dark: bool,
-    /// Chooses among small differences that have no name.
+    /// Selects small variations that captions do not mention.
     pub grain: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Small things one finds or takes outdoors.
+//! Draws small outdoor objects.
 
 use super::brush::{Brush, blob, curve, oval, ovals, poly, rect, rects};
 use super::look::Look;
@@ -53,7 +53,7 @@ pub(super) fn snowman(b: &mut Brush, look: &Look) {
     b.fill(&rect(-0.1, 0.875, 0.1, 0.905), look.paint);
 }
 
-/// A dome of five panels, the outer ones darker, from `y` up to `top`.
+/// Draws a dome of five panels in two alternating colours, from `y` up to `top`.
 fn dome(b: &mut Brush, paint: Rgb, other: Rgb, half: f32, y: f32, top: f32) {
     let panel = |k0: f32, k1: f32| {
         let rise = top - y;

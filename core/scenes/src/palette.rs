@@ -6,7 +6,7 @@ use super::dice::Dice;
 pub(super) struct Rgb(pub u8, pub u8, pub u8);
 
 impl Rgb {
-    /// `t = 0` is `self`, `t = 1` is `other`.
+    /// Blends two colours: `t = 0` gives `self`, `t = 1` gives `other`.
     pub(super) fn mix(self, other: Rgb, t: f32) -> Rgb {
         let blend = |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * t + 0.5) as u8;
         Rgb(blend(self.0, other.0), blend(self.1, other.1), blend(self.2, other.2))
@@ -21,7 +21,7 @@ impl Rgb {
     }
 }
 
-/// A colour a caption can name. An empty name is for things whose colour nobody mentions.
+/// A colour that captions can name. The name is empty if captions never mention it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Colour {
     pub name: &'static str,
@@ -29,7 +29,7 @@ pub(super) struct Colour {
 }
 
 impl Colour {
-    /// A shade that still goes by the same name.
+    /// A random shade that still has the same name.
     pub(super) fn shade(self, dice: &mut Dice) -> Rgb {
         let mut vary = |v: u8| (f32::from(v) + dice.range(-10.0, 10.0)).clamp(0.0, 255.0) as u8;
         let rgb = Rgb(vary(self.rgb.0), vary(self.rgb.1), vary(self.rgb.2));

@@ -1,4 +1,4 @@
-//! People, seen from the front or, walking and riding, from the side.
+//! Draws people, seen from the front or, when they walk, run or ride, from the side.
 
 use super::brush::{Brush, blob, curve, oval, ovals, poly};
 use super::kind::{Kind, Pose};
@@ -7,7 +7,7 @@ use super::palette::Rgb;
 
 type Point = (f32, f32);
 
-/// Where the parts of a body are, for one kind of body in one pose.
+/// Positions of the body parts for one kind of body in one pose.
 struct Body {
     head: (f32, f32, f32),
     shoulder: (f32, f32),
@@ -20,12 +20,12 @@ struct Body {
     sideways: bool,
 }
 
-/// The right hand, where an umbrella, a balloon or a kite string is held.
+/// Position of the right hand, which holds an umbrella, a balloon or a kite string.
 pub(super) fn hand(kind: Kind, pose: Pose) -> Point {
     body(kind, pose).arms[1][1]
 }
 
-/// Height of the hip when seated; what one sits on has its surface there.
+/// Height of the hip of a seated person, and so of the seat.
 pub(super) const SEAT: f32 = 0.27;
 
 fn body(kind: Kind, pose: Pose) -> Body {

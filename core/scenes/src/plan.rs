@@ -1,4 +1,4 @@
-//! What is on a picture and how it relates, before anything is drawn or said.
+//! The objects of a picture and their relations, before anything is drawn or described.
 
 use super::kind::{Kind, Pose};
 use super::look::Look;
@@ -11,20 +11,20 @@ pub(super) struct Plan {
     pub height: u32,
     pub place: Place,
     pub weather: Weather,
-    /// Of the room; unused outdoors.
+    /// Colour of the room's walls; unused outdoors.
     pub wall: Colour,
-    /// Where the ground begins, in pixels from the top.
+    /// Upper edge of the ground, in pixels from the top.
     pub horizon: f32,
     pub groups: Vec<Group>,
     pub items: Vec<Item>,
-    /// How group 0 relates to group 1.
+    /// Relation of group 0 to group 1.
     pub link: Link,
-    /// A third group and where it is.
+    /// Position of a third group, if there is one.
     pub extra: Option<Spot>,
     pub grain: u32,
 }
 
-/// Objects of one kind that captions mention together.
+/// Objects of one kind, which captions mention together.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     pub kind: Kind,
@@ -32,26 +32,26 @@ pub(super) struct Group {
     pub pose: Pose,
     pub count: usize,
     pub hat: Option<Colour>,
-    /// What captions call its size, drawn as a factor of `scale`.
+    /// Size word in captions. `scale` draws it.
     pub size: &'static str,
     pub scale: f32,
 }
 
-/// One object on the picture.
+/// One object of the picture.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     pub group: usize,
     pub look: Look,
-    /// The foot, in pixels.
+    /// Position of the foot, in pixels.
     pub at: [f32; 2],
-    /// Pixels of the object's height.
+    /// Height of the object, in pixels.
     pub size: f32,
     pub flip: bool,
-    /// Greater is nearer and drawn later.
+    /// Drawing order: greater is nearer and drawn later.
     pub depth: f32,
-    /// Where a string runs to.
+    /// End of the object's string, in pixels.
     pub tether: Option<[f32; 2]>,
-    /// Half the width of its shadow in pixels, and the height of the ground below it.
+    /// Half the width of the shadow, and the y position of the ground below, both in pixels.
     pub shadow: Option<(f32, f32)>,
 }
 
@@ -78,7 +78,7 @@ pub(super) enum Spot {
 }
 
 impl Item {
-    /// Roughly where it will be drawn: `[x0, y0, x1, y1]` pixels.
+    /// Approximate bounds `[x0, y0, x1, y1]` in pixels.
     pub(super) fn extent(&self) -> [f32; 4] {
         let half = self.look.kind.facts().width * self.size * 0.5;
         let [x, y] = self.at;

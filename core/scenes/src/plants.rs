@@ -1,4 +1,4 @@
-//! Trees, cacti and flowers.
+//! Draws trees, cacti and flowers.
 
 use super::brush::{Brush, blob, curve, oval, ovals, poly, round};
 use super::look::Look;
@@ -121,7 +121,7 @@ pub(super) fn flower(b: &mut Brush, look: &Look) {
     blossom(b, 0.0, 0.74, 0.27, look.paint);
 }
 
-/// Eight petals around a yellow heart, `r` from heart to tip.
+/// Draws eight petals around a heart. `r` is the distance from the centre to a tip.
 pub(super) fn blossom(b: &mut Brush, x: f32, y: f32, r: f32, paint: Rgb) {
     let petals = [
         (0.62, 0.0),

@@ -12,11 +12,12 @@ use super::stage::{Place, Weather};
 
 pub(super) struct Picture {
     pub rgb: Vec<u8>,
-    /// Bounds of each item of the plan, in or out of the picture; `None` for what was left out.
+    /// Bounds of each item of the plan, including parts outside the picture; `None` for the item
+    /// that was left out.
     pub bounds: Vec<Option<[f32; 4]>>,
 }
 
-/// Draws `plan` without item `leave_out` (its shadow stays).
+/// Draws `plan` without item `leave_out`, whose shadow stays.
 pub(super) fn render(plan: &Plan, leave_out: Option<usize>) -> Picture {
     let mut pixmap = Pixmap::new(plan.width, plan.height).expect("pictures have a size");
     let light = plan.weather.light(plan.place.is_indoor());
@@ -41,7 +42,7 @@ pub(super) fn render(plan: &Plan, leave_out: Option<usize>) -> Picture {
     Picture { rgb: grain(plan, &pixmap), bounds }
 }
 
-/// What an object does to the ground: shadow, reflection, firelight; and its string.
+/// Draws an object's effects on the ground (shadow, firelight) and its string.
 fn ground(b: &mut Brush, plan: &Plan, item: &Item) {
     if let Some([x, y]) = item.tether {
         let [x0, y0] = item.at;
@@ -71,7 +72,7 @@ fn ground(b: &mut Brush, plan: &Plan, item: &Item) {
     b.veil(&oval(item.at[0] + lean * half * 0.5, y, half * 0.72, flat * 0.6), tone, strength * 0.6);
 }
 
-/// Rain and snow in front of everything.
+/// Draws rain or snow in front of everything.
 fn falling(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
     let (w, h) = (plan.width as f32, plan.height as f32);
     if plan.place.is_indoor() {
@@ -104,7 +105,7 @@ fn falling(b: &mut Brush, plan: &Plan, dice: &mut Dice) {
     }
 }
 
-/// Soft blotches of light and film grain, as a photo has, so that nothing is flat.
+/// Adds soft blotches of light and film grain, as in a photo, so that no area is uniform.
 fn grain(plan: &Plan, pixmap: &Pixmap) -> Vec<u8> {
     const CELL: usize = 32;
     let (width, height) = (plan.width as usize, plan.height as usize);

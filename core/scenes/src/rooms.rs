@@ -1,4 +1,4 @@
-//! Walls and floors.
+//! Draws walls and floors.
 
 use super::backdrop::Page;
 use super::brush::{Brush, oval, ovals, poly, rect, rects};
@@ -19,7 +19,8 @@ pub(super) fn draw(b: &mut Brush, plan: &Plan, p: Page, dice: &mut Dice) {
     b.veil(&rect(0.0, p.horizon, p.w, p.horizon + 2.0), Rgb(0, 0, 0), 0.3);
 }
 
-/// A wooden floor; a living room has a rug on it, a bedroom curtains of light on the wall.
+/// Draws a wooden floor, with a rug in a living room or dark curtains at the edges of a bedroom's
+/// wall.
 fn boards(b: &mut Brush, p: Page, rug: bool, dice: &mut Dice) {
     let wood = dice.pick(&[Rgb(178, 126, 78), Rgb(150, 100, 62), Rgb(200, 156, 104)]);
     b.shade(&rect(0.0, p.horizon, p.w, p.h), wood.dark(0.1), wood.light(0.08));

@@ -1,4 +1,4 @@
-//! The sky, which tells the time of day and the weather.
+//! Draws the sky, which shows the time of day and the weather.
 
 use super::backdrop::Page;
 use super::brush::{Brush, oval, ovals, rect};

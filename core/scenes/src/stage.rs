@@ -1,4 +1,4 @@
-//! Where a scene plays: places, weather, and who may appear there.
+//! Places, weather, and the objects that may appear in each place.
 
 use super::kind::Kind::{self, *};
 
@@ -28,13 +28,13 @@ pub(super) enum Weather {
     Snow,
 }
 
-/// Who may play in a place.
+/// The objects and weathers that are possible in a place.
 pub(super) struct Cast {
     pub subjects: &'static [Kind],
     pub objects: &'static [Kind],
-    /// Small in the distance, at the horizon.
+    /// Small objects in the distance, at the horizon.
     pub far: &'static [Kind],
-    /// In the sky, or on the wall of a room.
+    /// Objects in the sky, or on the wall of a room.
     pub high: &'static [Kind],
     pub weathers: &'static [Weather],
 }
@@ -67,12 +67,12 @@ impl Place {
         matches!(self, LivingRoom | Kitchen | Bedroom | Playroom)
     }
 
-    /// Wide open, so that one can fly a kite.
+    /// Whether the place is open enough to fly a kite.
     pub(super) fn is_open(self) -> bool {
         matches!(self, Place::Beach | Place::Park | Place::Meadow | Place::Desert)
     }
 
-    /// The noun, then ways to say that something is there.
+    /// The noun, and three phrases for being there.
     pub(super) fn words(self) -> (&'static str, [&'static str; 3]) {
         match self {
             Place::Beach => {
@@ -205,7 +205,7 @@ impl Place {
 }
 
 impl Weather {
-    /// Factor on every colour that daylight falls on.
+    /// Factor on every colour that daylight reaches.
     pub(super) fn light(self, indoor: bool) -> [f32; 3] {
         match self {
             _ if indoor => [1.0, 0.985, 0.95],
@@ -218,7 +218,7 @@ impl Weather {
         }
     }
 
-    /// Ways to say when or in what weather, then words before and after the noun of the place.
+    /// Phrases for the time or the weather, then words before and after the noun of the place.
     pub(super) fn words(self) -> ([&'static str; 2], [&'static str; 2]) {
         match self {
             Weather::Sunny => (["on a sunny day", "under a clear blue sky"], ["sunny", ""]),

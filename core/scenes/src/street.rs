@@ -1,4 +1,4 @@
-//! Buildings, pavement and road.
+//! Draws buildings, pavement and road.
 
 use super::backdrop::Page;
 use super::brush::{Brush, rect, rects};

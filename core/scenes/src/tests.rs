@@ -12,7 +12,7 @@ fn a_scene_is_its_seed_and_index() {
     assert_ne!(scene(3, 5).rgb, scene(4, 5).rgb);
 }
 
-/// A change of the pictures changes what is trained on them: take the new number knowingly.
+/// A change of the pictures also changes the training data. Update the number only on purpose.
 #[test]
 fn pictures_are_the_same_on_every_platform() {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -112,7 +112,7 @@ fn a_box_holds_all_that_its_object_paints() {
     }
 }
 
-/// Lamps light what is around them.
+/// Whether the object also lights its surroundings.
 fn glows(item: &plan::Item) -> bool {
     matches!(item.look.kind, kind::Kind::Lamp | kind::Kind::StreetLamp)
 }

@@ -1,4 +1,4 @@
-//! Things that drive, float and fly, facing right.
+//! Draws things that drive, float and fly, facing right.
 
 use super::brush::{Brush, blob, curve, oval, ovals, poly, rect, rects, round};
 use super::look::Look;
@@ -16,7 +16,7 @@ fn wheels(b: &mut Brush, xs: &[f32], radius: f32) {
     b.fill(&ovals(&ring(radius * 0.18)), TYRE);
 }
 
-/// Glass in daylight, a lit cabin in the dark.
+/// Fills a window: glass in daylight, a lit cabin in the dark.
 fn glass(b: &mut Brush, path: &tiny_skia::Path, look: &Look) {
     if look.dark {
         b.fill_lit(path, Rgb(250, 222, 140));

@@ -1,5 +1,7 @@
-//! What tells the files of one model from any others, the same in every shell: vectors of different models
-//! cannot be compared, so whatever keeps vectors keeps this beside them.
+//! A hash that identifies the files of a model, the same in every shell.
+//!
+//! Vectors of different models cannot be compared. Each store of vectors therefore saves this
+//! fingerprint.
 
 /// Fingerprint of a model's files; `weights` are the bytes of its safetensors files in order.
 pub fn fingerprint<'a>(
@@ -11,10 +13,11 @@ pub fn fingerprint<'a>(
     weights.into_iter().fold(head, hash_bytes)
 }
 
-/// Where a hash begins.
+/// Initial value of a hash chain.
 pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a over words of eight bytes: as quick as the memory, and the same on every platform.
+/// FNV-1a over 8-byte words, seeded with `hash`: limited only by memory speed, and the same on
+/// every platform.
 pub fn hash_bytes(hash: u64, bytes: &[u8]) -> u64 {
     let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
     let words = bytes.chunks(8).map(|chunk| {

@@ -1,4 +1,4 @@
-//! A published image encoder and a Hugging Face Llama become an MM-GEM model.
+//! Builds an MM-GEM model from a published image encoder and a Hugging Face Llama.
 
 use std::collections::BTreeSet;
 
@@ -15,41 +15,41 @@ use crate::image::ResizeMode;
 use crate::init::{fresh_values, fresh_where};
 use crate::model::MmGem;
 
-/// What the checkpoints do not say.
+/// Settings that the checkpoints do not contain.
 #[derive(Clone, Debug)]
 pub struct ImportOptions {
-    /// Of the image encoder.
+    /// Options for the image encoder.
     pub tower: TowerOptions,
     /// How a photo becomes square.
     pub resize_mode: ResizeMode,
-    /// Width of the joint space; that of CLIP's own if absent, else 512.
+    /// Width of the joint space (default: the width of CLIP's own projection, else 512).
     pub embed_dim: Option<usize>,
-    /// What the language model sees of a whole image.
+    /// Tokens of a whole image that the language model receives.
     pub vision_tokens: VisionTokens,
     /// Order of a caption's prefix.
     pub caption_order: CaptionOrder,
-    /// Seed of h1–h4 and the tokens.
+    /// Seed of the fresh parameters: h1–h4 and the tokens.
     pub seed: u64,
 }
 
-/// Width of the joint space of encoders that have none of their own: the paper's B models.
+/// Default width of the joint space, as in the paper's B models.
 const EMBED_DIM: usize = 512;
 
-/// A model whose tensors are still those of the checkpoints.
+/// A planned model whose tensors are still in the checkpoints' files.
 #[derive(Debug)]
 pub struct Import<'a> {
-    /// Its sizes.
+    /// Sizes of the model.
     pub config: MmGemConfig,
-    /// What was assumed, and where the checkpoints' files are not followed to the letter.
+    /// Assumptions, and deviations from the checkpoints' files.
     pub notes: Vec<String>,
     towers: Shards<'a>,
     seed: u64,
 }
 
-/// Finds both towers; nothing is converted yet.
+/// Finds both towers. Converts nothing yet.
 ///
 /// # Errors
-/// If a checkpoint has a layout, a part or a switch that is not known, or its tensors do not fit together.
+/// If a checkpoint has an unknown layout, part or switch, or if its tensors do not fit together.
 pub fn import<'a>(
     vision: Shards<'a>,
     vision_configs: &TowerConfigs,
@@ -62,7 +62,7 @@ pub fn import<'a>(
     let mut notes = tower.notes;
     if let Some(theirs) = tower.resize_mode.filter(|theirs| *theirs != options.resize_mode) {
         notes.push(format!(
-            "the image encoder's own program makes photos square by {theirs:?}, the model by {:?} (--resize-mode)",
+            "the image encoder's own preprocessing has resize mode {theirs:?}, this model has {:?} (--resize-mode)",
             options.resize_mode
         ));
     }
@@ -105,16 +105,16 @@ impl Import<'_> {
         Ok(fresh_where(model, &self.config, self.seed, &is_fresh))
     }
 
-    /// The parameters of the model, none of them in memory.
+    /// Lists the parameters of the model without loading any of them.
     pub fn parameters(&self) -> Vec<Parameter> {
-        // Matrices are made when they are first used, and none is.
+        // The module is lazy: a matrix is allocated at its first use, and none is used here.
         parameters(&MmGem::new(&self.config, &Device::default()))
     }
 
-    /// The values of one parameter in the layout of the file, made for this call.
+    /// Computes the values of one parameter, in the layout of the file.
     ///
     /// # Errors
-    /// If the tensors that it is made of cannot be read.
+    /// If a tensor that it is made of cannot be read.
     pub fn values(&self, parameter: &Parameter) -> Result<Vec<f32>, CheckpointError> {
         match self.towers.values(&parameter.name) {
             Some(values) => values,
@@ -122,7 +122,7 @@ impl Import<'_> {
         }
     }
 
-    /// Whether every tensor of the towers has its place and its sizes.
+    /// Checks that every tensor of the towers is used and has the right sizes.
     fn check(&self) -> Result<(), CheckpointError> {
         let parameters = self.parameters();
         let mut used: BTreeSet<String> =

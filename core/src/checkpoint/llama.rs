@@ -1,4 +1,4 @@
-//! Hugging Face's Llama: its `config.json`, and its tensors under our names.
+//! Reads Hugging Face's Llama: its `config.json`, and its tensors under our names.
 
 use serde_json::Value;
 
@@ -6,16 +6,16 @@ use super::read::CheckpointError;
 use super::shards::Shards;
 use crate::config::{LlamaConfig, RopeScaling};
 
-/// What `config.json` says of a Llama.
+/// Contents of a Llama's `config.json`.
 pub(super) struct LlamaFile {
     pub config: LlamaConfig,
     /// Token that starts a document.
     pub bos_token_id: Option<u32>,
-    /// Token that ends one.
+    /// Token that ends a document.
     pub eos_token_id: u32,
 }
 
-/// Sizes, and the tensors under `llm.`.
+/// Returns the sizes, and the tensors under `llm.`.
 pub(super) fn llama<'a>(
     checkpoint: Shards<'a>,
     config_json: &str,
@@ -25,20 +25,21 @@ pub(super) fn llama<'a>(
     let head = "llm.lm_head.weight";
     if !file.config.tie_word_embeddings && shards.shape(head).is_none() {
         return Err(CheckpointError::Import(
-            "the language model has no lm_head.weight, and its config.json says tie_word_embeddings = false\n  hint: a base model (LlamaModel) cannot write; take the checkpoint of LlamaForCausalLM".into(),
+            "the language model has no lm_head.weight, and its config.json says tie_word_embeddings = false\n  hint: a base model (LlamaModel) cannot generate text; use the checkpoint of LlamaForCausalLM".into(),
         ));
     }
     Ok((file, shards))
 }
 
-/// `LlamaForCausalLM`'s names (`model.*`, `lm_head.weight`) or those of the base model, `LlamaModel`, behind any prefix.
+/// Accepts the names of `LlamaForCausalLM` (`model.*`, `lm_head.weight`) and of the base model
+/// `LlamaModel`, behind any prefix.
 fn rename(checkpoint: Shards) -> Result<Shards, CheckpointError> {
     const MARK: &str = "embed_tokens.weight";
     let prefixes: Vec<&str> =
         checkpoint.names().filter_map(|name| name.strip_suffix(MARK)).collect();
     let [base] = prefixes[..] else {
         return Err(CheckpointError::Import(format!(
-            "the language model has {} tensors named embed_tokens.weight, wanted 1\n  hint: the names of transformers' LlamaForCausalLM or LlamaModel are known",
+            "the language model has {} tensors named embed_tokens.weight, wanted 1\n  hint: only the tensor names of transformers' LlamaForCausalLM and LlamaModel are supported",
             prefixes.len()
         )));
     };
@@ -46,7 +47,7 @@ fn rename(checkpoint: Shards) -> Result<Shards, CheckpointError> {
     let head = format!("{}lm_head.weight", base.strip_suffix("model.").unwrap_or(&base));
     let of_base = ["embed_tokens.", "layers.", "norm."];
     Ok(checkpoint.rename(|name| {
-        // Older files hold what follows from the config.
+        // Older files also store this buffer, which follows from the config.
         if name.ends_with(".rotary_emb.inv_freq") {
             return None;
         }
@@ -61,7 +62,7 @@ fn rename(checkpoint: Shards) -> Result<Shards, CheckpointError> {
     }))
 }
 
-/// The root of a `config.json`, for messages.
+/// The root object of a `config.json`, with getters that report errors.
 struct Keys(Value);
 
 impl Keys {
@@ -117,7 +118,7 @@ fn read_config(json: &str) -> Result<LlamaFile, CheckpointError> {
     if keys.get("hidden_act").is_some_and(|found| found != "silu") {
         return Err(keys.wants("hidden_act", "\"silu\""));
     }
-    // Newer files nest the base of the rotary positions.
+    // Newer files nest `rope_theta` in `rope_parameters`.
     let nested = keys.get("rope_parameters").and_then(Value::as_object);
     let rope_theta = nested.and_then(|rope| rope.get("rope_theta")).and_then(Value::as_f64);
     let hidden_size = keys.size("hidden_size")?;
@@ -155,7 +156,7 @@ fn read_config(json: &str) -> Result<LlamaFile, CheckpointError> {
     Ok(LlamaFile { config, bos_token_id: keys.token("bos_token_id"), eos_token_id })
 }
 
-/// `rope_scaling`, or in newer files `rope_parameters`.
+/// Reads `rope_scaling`, or `rope_parameters` in newer files.
 fn rope_scaling(keys: &Keys) -> Result<Option<RopeScaling>, CheckpointError> {
     let key = if keys.get("rope_scaling").is_some() { "rope_scaling" } else { "rope_parameters" };
     let Some(rope) = keys.get(key) else { return Ok(None) };

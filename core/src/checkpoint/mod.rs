@@ -1,4 +1,4 @@
-//! `model.safetensors`: which tensor is which, reading with every doubt an error, writing.
+//! Reading and writing `model.safetensors`. Reading is strict: any mismatch is an error.
 
 mod fingerprint;
 pub mod import;

@@ -1,11 +1,13 @@
-//! Names of tensors: ours, and those of the baselines. The image encoders of other programs are in [`super::towers`],
-//! Llama's names in `llama.rs`.
+//! Tensor names in our files and in the baselines' files.
+//!
+//! [`super::towers`] has the names of other image encoders, `llama.rs` those of Llama.
 
 use burn::module::ParamId;
 
-/// Path of a parameter in the model's tree. A leading `model` is left out, so that a model has the same
-/// paths inside a larger module; so is the variant of an enum, so that a tower has them inside
-/// [`crate::model::VisionTower`].
+/// Path of a parameter in the module tree.
+///
+/// Omits a leading `model`, so that a model has the same paths inside a larger module. Also omits
+/// the variant of an enum, so that a tower has the same paths inside [`crate::model::VisionTower`].
 pub fn module_path(modules: &[String]) -> String {
     let inner =
         if modules.first().is_some_and(|first| first == "model") { &modules[1..] } else { modules };
@@ -13,8 +15,9 @@ pub fn module_path(modules: &[String]) -> String {
     inner.iter().filter(|name| !is_variant(name)).cloned().collect::<Vec<_>>().join(".")
 }
 
-/// Name in `model.safetensors` of the parameter at this path of the module tree: open_clip's under
-/// `visual.`, Hugging Face's under `llm.`.
+/// Name in `model.safetensors` of the parameter at this path of the module tree.
+///
+/// Follows open_clip under `visual.` and Hugging Face under `llm.`.
 pub fn checkpoint_name(path: &str) -> String {
     let name = match path {
         "visual.conv1" => "visual.conv1.weight".to_owned(),
@@ -36,63 +39,72 @@ pub fn checkpoint_name(path: &str) -> String {
     name.replace(".gamma", ".weight").replace(".beta", ".bias")
 }
 
-/// Whether the file holds the transposed matrix: PyTorch's `Linear` is `[out, in]`, Burn's `[in, out]`.
+/// Whether the file stores the transposed matrix.
+///
+/// PyTorch's `Linear` is `[out, in]`, Burn's is `[in, out]`.
 pub fn is_transposed(path: &str, rank: usize) -> bool {
     let is_table = ["llm.embed_tokens.weight", "text.token_embedding.weight"].contains(&path);
     rank == 2 && path.ends_with(".weight") && !is_table
 }
 
-/// Whether the tensor of this name in the file is the matrix of a linear layer, which may be packed.
+/// Whether the tensor of this name in the file is the matrix of a linear layer. Such matrices may
+/// be packed.
 pub fn is_linear(name: &str, rank: usize) -> bool {
     rank == 2 && name.ends_with("weight") && name != TOKEN_EMBEDDING
 }
 
-/// Whether it is the matrix of a point-wise convolution, whose few inputs bear fewer steps less well than long sums do.
+/// Whether the tensor is the matrix of a point-wise convolution.
+///
+/// Its sums have few terms, so they tolerate coarse quantization less well than long sums.
 pub fn is_pointwise(name: &str) -> bool {
     name.starts_with("visual.blocks.") || name == "visual.head.weight"
 }
 
-/// Name of the scales of a packed matrix.
+/// Name of the tensor with the scales of a packed matrix.
 pub fn scale_name(name: &str) -> String {
     format!("{name}.scale")
 }
 
-/// Name of one of the parts into which a large tensor is cut along its first axis, counted from 1.
+/// Name of one part of a large tensor that is split along its first axis. Parts count from 1.
 pub fn part_name(name: &str, part: usize, n_parts: usize) -> String {
     format!("{name}.part-{part:05}-of-{n_parts:05}")
 }
 
-/// Name, part and number of parts of what [`part_name`] makes.
+/// Parses a name made by [`part_name`]: base name, part, number of parts.
 pub fn part_of(name: &str) -> Option<(&str, usize, usize)> {
     let (base, place) = name.rsplit_once(".part-")?;
     let (part, n_parts) = place.split_once("-of-")?;
     Some((base, part.parse().ok()?, n_parts.parse().ok()?))
 }
 
-/// The token embedding, and the head that a checkpoint with tied weights may hold a second time.
+/// Name of the token embedding.
 pub const TOKEN_EMBEDDING: &str = "llm.model.embed_tokens.weight";
-/// See [`TOKEN_EMBEDDING`].
+/// Name of the output head. A checkpoint with tied weights may repeat [`TOKEN_EMBEDDING`] here.
 pub const OUTPUT_HEAD: &str = "llm.lm_head.weight";
 
-/// Identity of a parameter in optimiser states: the same in every run, because it comes from the path.
+/// Identity of a parameter in optimizer states. It is the same in every run, because it is a hash
+/// of the path.
 pub fn param_id(path: &str) -> ParamId {
     ParamId::from(stable_hash(path))
 }
 
-/// FNV-1a: a hash that stays the same across platforms and versions.
+/// FNV-1a: a hash that is the same across platforms and versions.
 pub fn stable_hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// Which block of open_clip's text tower a tensor belongs to, under its name after [`open_clip_name`].
+/// Index of the block of open_clip's text tower that contains a tensor. Takes a name made by
+/// [`open_clip_name`].
 pub fn text_block_of(name: &str) -> Option<usize> {
     name.strip_prefix("text.transformer.resblocks.")?.split('.').next()?.parse().ok()
 }
 
-/// Name under which a tensor of an OpenCLIP checkpoint is evaluated: the text tower of CLIP under `text.`, as
-/// CoCa's is; `None` for what only training and captioning use.
+/// Name under which a tensor of an OpenCLIP checkpoint is evaluated.
+///
+/// The text tower of CLIP moves under `text.`, as in CoCa. Returns `None` for tensors that only
+/// training and captioning use.
 pub fn open_clip_name(name: &str) -> Option<String> {
     let unused = ["logit_scale", "logit_bias", "text_decoder.", "attn_mask", "text.attn_mask"];
     if unused.iter().any(|root| name.starts_with(root)) {
@@ -104,7 +116,8 @@ pub fn open_clip_name(name: &str) -> Option<String> {
     })
 }
 
-/// Tensors of an OpenCLIP checkpoint beside its image tower: the text tower and the temperature.
+/// Whether a tensor of an OpenCLIP checkpoint is outside its image tower: the text tower or the
+/// temperature.
 fn is_openclip_text_tower(name: &str) -> bool {
     let roots = [
         "transformer.",

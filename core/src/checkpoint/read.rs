@@ -1,4 +1,4 @@
-//! From safetensors bytes to a model; a missing, unused or misshapen tensor is an error.
+//! Builds a model from safetensors bytes. A missing, unused or misshapen tensor is an error.
 
 use std::collections::BTreeSet;
 
@@ -16,17 +16,17 @@ use crate::quant::{LAYOUT, PackedError, keeps_f16};
 /// Why a checkpoint cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The bytes are not safetensors, or end too early.
+    /// The bytes are not safetensors, or the file is truncated.
     #[error(
         "not a whole safetensors file: {cause}\n  hint: was the download or copy cut short?\n  file: {file}"
     )]
     Malformed {
-        /// The library's words.
+        /// Message of the safetensors library.
         cause: String,
         /// Name of the file.
         file: String,
     },
-    /// A tensor has other sizes than the config says.
+    /// The sizes of a tensor do not match the config.
     #[error(
         "{name} is {found:?} in the checkpoint but the model wants {wanted:?}\n  hint: does config.json belong to these weights?"
     )]
@@ -38,13 +38,13 @@ pub enum CheckpointError {
         /// Sizes that follow from the config.
         wanted: Vec<usize>,
     },
-    /// Tensors are not there.
+    /// Tensors that the model needs are missing.
     #[error("{} tensors are missing, the first is {}\n  hint: does config.json belong to these weights?", .0.len(), .0[0])]
     Missing(Vec<String>),
-    /// Tensors are there that the model has no place for.
+    /// The checkpoint has tensors that the model does not use.
     #[error("{} tensors are not used, the first is {}\n  hint: does config.json belong to these weights?", .0.len(), .0[0])]
     Unused(Vec<String>),
-    /// Two shards hold the same tensor.
+    /// Two shards have the same tensor.
     #[error("{name} is in two shards\n  hint: mixed files of two checkpoints?\n  file: {file}")]
     Doubled {
         /// Name of the tensor.
@@ -52,9 +52,9 @@ pub enum CheckpointError {
         /// The second file.
         file: String,
     },
-    /// A number format that this tensor cannot have.
+    /// The number format is not supported for this tensor.
     #[error(
-        "{name} holds {found}, wanted f32, bf16 or f16\n  hint: only matrices of linear layers may be packed; convert the file with `mmgem export`"
+        "{name} holds {found}, wanted f32, bf16 or f16\n  hint: only linear layers may be packed; convert the file with `mmgem export`"
     )]
     Dtype {
         /// Name of the tensor.
@@ -77,17 +77,17 @@ pub enum CheckpointError {
     Layout {
         /// Name of the tensor.
         name: String,
-        /// What the header says under `layout`.
+        /// Value of `layout` in the file's header.
         found: String,
         /// Name of the file.
         file: String,
     },
-    /// A packed matrix that cannot be one.
+    /// A packed matrix is invalid.
     #[error("{name} is damaged: {cause}\n  hint: export the model again")]
     Packed {
         /// Name of the tensor.
         name: String,
-        /// What is wrong with it.
+        /// Reason.
         cause: PackedError,
     },
     /// A checkpoint of another program that cannot be imported.
@@ -95,16 +95,17 @@ pub enum CheckpointError {
     Import(String),
 }
 
-/// Sets every parameter of a model, or of something that holds one, from the shards.
+/// Sets every parameter of a model, or of a module that contains one, from the shards.
 pub fn load<M: Module>(model: M, shards: &Shards) -> Result<M, CheckpointError> {
     let (model, missing) = load_present(model, shards)?;
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
-/// The same, but the matrices of linear layers that are packed in the shards stay so in memory, and those in f16 stay so
-/// on GPUs that know it.
+/// Sets every parameter, and keeps compact weights compact in memory.
 ///
-/// Only for a device where they do ([`crate::quant::stays_packed`]), and not to train.
+/// Packed matrices of linear layers stay packed. Matrices in f16 stay f16 on GPUs that support f16.
+/// Use this only on a device that supports it ([`crate::quant::stays_packed`]), and not for
+/// training.
 pub fn load_to_run(mut model: MmGem, shards: &Shards) -> Result<MmGem, CheckpointError> {
     let mut used = BTreeSet::new();
     let mut problem = None;
@@ -124,7 +125,7 @@ pub fn load_to_run(mut model: MmGem, shards: &Shards) -> Result<MmGem, Checkpoin
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
-/// Sets the parameters of `model` that the shards hold and names the others.
+/// Sets the parameters of `model` that the shards contain, and returns the names of the others.
 pub(super) fn load_present<M: Module>(
     model: M,
     shards: &Shards,
@@ -132,7 +133,7 @@ pub(super) fn load_present<M: Module>(
     load_rest(model, shards, BTreeSet::new(), false)
 }
 
-/// The same where the tensors in `used` have found their place already.
+/// Like [`load_present`], for a model whose tensors in `used` are already set.
 fn load_rest<M: Module>(
     model: M,
     shards: &Shards,
@@ -145,12 +146,12 @@ fn load_rest<M: Module>(
     if let Some(error) = loader.error {
         return Err(error);
     }
-    // A tied head may be written out all the same; it is the embedding, which was asked for.
+    // A checkpoint may store a tied head too. It equals the embedding, which is loaded.
     if shards.same_bytes(OUTPUT_HEAD, TOKEN_EMBEDDING) {
         loader.used.insert(OUTPUT_HEAD.to_owned());
     }
     let unused = shards.names_without(&loader.used);
-    // Names that are neither there nor expected come first: they usually explain the missing ones.
+    // Report unexpected names first: they usually explain the missing ones.
     if !unused.is_empty() {
         return Err(CheckpointError::Unused(unused));
     }
@@ -210,7 +211,7 @@ impl ModuleMapper for Loader<'_> {
 }
 
 impl Loader<'_> {
-    /// The values of a tensor that is there, in its layout in the file, packed or not.
+    /// Values of an existing tensor in the file's layout, unpacked if it is packed.
     fn values(
         &mut self,
         name: &str,
@@ -238,8 +239,10 @@ impl Loader<'_> {
     }
 }
 
-/// The transposed matrix, made on the host: products then need not gather a transposed weight each
-/// time, and a browser, which cannot wait for its GPU, need not read it back.
+/// Transposes a matrix on the host.
+///
+/// Matrix products then need not gather a transposed weight each time. A browser cannot block on
+/// its GPU, so it could not read the matrix back.
 pub(crate) fn transpose(values: &[f32], n_columns: usize) -> Vec<f32> {
     (0..n_columns)
         .flat_map(|column| values.iter().skip(column).step_by(n_columns).copied())

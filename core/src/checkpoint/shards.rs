@@ -1,4 +1,4 @@
-//! The tensors of one checkpoint, in one file or many, before they are a model.
+//! The tensors of one checkpoint, in one file or many, before a model is built.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ pub struct Shards<'a> {
 }
 
 impl<'a> Shards<'a> {
-    /// Reads the headers of the files; `files` are names (for messages) and bytes.
+    /// Reads the headers of the files. `files` are names (for messages) and contents.
     pub fn new(files: &[(&str, &'a [u8])]) -> Result<Self, CheckpointError> {
         let mut tensors = BTreeMap::new();
         for (file, bytes) in files {
@@ -42,8 +42,9 @@ impl<'a> Shards<'a> {
         Ok(Self { tensors: join_parts(tensors)? })
     }
 
-    /// Adds a tensor whose neighbours along each axis lie `strides` elements apart in `bytes`, which hold all of it;
-    /// `file` is for messages.
+    /// Adds a tensor whose neighbours along each axis lie `strides` elements apart in `bytes`.
+    ///
+    /// `bytes` must contain the whole tensor. `file` is for messages.
     pub fn add_strided(
         &mut self,
         name: &str,
@@ -67,12 +68,12 @@ impl<'a> Shards<'a> {
         self.tensors.insert(name.into(), stored);
     }
 
-    /// Takes a tensor out, if it is there.
+    /// Removes and returns a tensor, if it exists.
     pub(super) fn take(&mut self, name: &str) -> Option<Stored<'a>> {
         self.tensors.remove(name)
     }
 
-    /// Takes a tensor out.
+    /// Removes and returns a tensor.
     ///
     /// # Errors
     /// If it is missing.
@@ -80,15 +81,15 @@ impl<'a> Shards<'a> {
         self.take(name).ok_or_else(|| CheckpointError::Missing(vec![name.to_owned()]))
     }
 
-    /// Takes out the tensors for which `is_wanted` holds.
-    pub fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+    /// Removes and returns the tensors for which `is_wanted` returns true.
+    pub(crate) fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
         let (wanted, rest) =
             std::mem::take(&mut self.tensors).into_iter().partition(|(name, _)| is_wanted(name));
         self.tensors = rest;
         Self { tensors: wanted }
     }
 
-    /// The names, sorted.
+    /// Tensor names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -98,12 +99,12 @@ impl<'a> Shards<'a> {
         self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape()))
     }
 
-    /// Sizes of one tensor.
+    /// Sizes of one tensor, if it exists.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(Stored::shape)
     }
 
-    /// The tensor that is largest in the memory of a device on which the model is to run, and its bytes there.
+    /// The tensor that takes the most memory on `device`, and its bytes there, when the model runs.
     pub fn largest(&self, device: &Device) -> Option<(&str, u64)> {
         let (stays_packed, keeps_f16) = (stays_packed(device), keeps_f16(device));
         let size_bytes = |name: &str, stored: &Stored| -> u64 {
@@ -122,7 +123,7 @@ impl<'a> Shards<'a> {
         sizes.max_by_key(|(_, size_bytes)| *size_bytes)
     }
 
-    /// Keeps the tensors for which `rename` gives a name.
+    /// Renames the tensors. Drops those for which `rename` returns `None`.
     pub fn rename(self, rename: impl Fn(&str) -> Option<String>) -> Self {
         let tensors = self
             .tensors
@@ -132,7 +133,7 @@ impl<'a> Shards<'a> {
         Self { tensors }
     }
 
-    /// The tensors of both; a name in both is kept from `self`.
+    /// Merges two checkpoints. On a name clash, the tensor of `self` wins.
     pub fn join(mut self, other: Self) -> Self {
         for (name, stored) in other.tensors {
             self.tensors.entry(name).or_insert(stored);
@@ -140,22 +141,22 @@ impl<'a> Shards<'a> {
         self
     }
 
-    /// Values of one tensor as f32.
+    /// Values of one tensor as f32, if it exists.
     pub fn values(&self, name: &str) -> Option<Result<Vec<f32>, CheckpointError>> {
         self.tensors.get(name).map(|stored| stored.to_f32(name))
     }
 
-    /// Whether a tensor of this name is there, in f16.
+    /// Whether a tensor of this name exists in f16.
     pub(super) fn is_f16(&self, name: &str) -> bool {
         self.tensors.get(name).is_some_and(|stored| stored.dtype() == Some(FileDtype::F16))
     }
 
-    /// The bits of a packed matrix; absent where the tensor is wide or not there.
+    /// Bits of a packed matrix; `None` if the tensor is not packed or does not exist.
     pub(super) fn bits(&self, name: &str) -> Option<Bits> {
         self.tensors.get(name).and_then(Stored::dtype).and_then(bits_of)
     }
 
-    /// The matrix `[out, in]` of this name, which [`Self::bits`] says is packed.
+    /// Reads the packed matrix `[out, in]` of this name, for which [`Self::bits`] returned `bits`.
     pub(super) fn packed(
         &self,
         name: &str,
@@ -198,7 +199,7 @@ impl<'a> Shards<'a> {
         self.tensors.keys().filter(|name| !used.contains(*name)).cloned().collect()
     }
 
-    /// Whether both are there and the same to the bit.
+    /// Whether both tensors exist and have identical bytes.
     pub(super) fn same_bytes(&self, a: &str, b: &str) -> bool {
         match (self.tensors.get(a), self.tensors.get(b)) {
             (Some(a), Some(b)) => {
@@ -217,7 +218,7 @@ fn bits_of(dtype: FileDtype) -> Option<Bits> {
     }
 }
 
-/// Puts the parts of cut tensors together again.
+/// Joins the parts of split tensors.
 fn join_parts(
     tensors: BTreeMap<String, Stored>,
 ) -> Result<BTreeMap<String, Stored>, CheckpointError> {

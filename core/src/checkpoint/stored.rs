@@ -1,4 +1,5 @@
-//! One tensor of a checkpoint before it is one of the model: bytes of a file, or made of other tensors once it is asked for.
+//! One tensor of a checkpoint before it enters a model: bytes of a file, or computed on demand from
+//! other tensors.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +10,7 @@ use safetensors::{Dtype, tensor::TensorView};
 
 use super::read::CheckpointError;
 
-/// Values of a tensor from those of the tensors that it is made of.
+/// Computes the values of a tensor from the values of its source tensors.
 type Make = dyn Fn(&[Vec<f32>]) -> Vec<f32> + Send + Sync;
 
 /// A tensor of a checkpoint.
@@ -23,7 +24,7 @@ pub(super) struct Stored<'a> {
 
 #[derive(Clone)]
 enum Source<'a> {
-    /// One after the other along the first axis.
+    /// Slices of a file, joined along the first axis.
     Bytes {
         dtype: Dtype,
         parts: Vec<&'a [u8]>,
@@ -49,7 +50,7 @@ impl<'a> Stored<'a> {
 
     /// A tensor whose neighbours along each axis lie `strides` elements apart in `bytes`.
     ///
-    /// The bytes must hold all of it.
+    /// `bytes` must contain the whole tensor.
     pub fn strided(
         name: &str,
         dtype: Dtype,
@@ -85,9 +86,10 @@ impl<'a> Stored<'a> {
         })
     }
 
-    /// A tensor that is made of others each time it is asked for.
+    /// A tensor that is computed from others on each request.
     ///
-    /// `make` takes the values of `of`, row by row, and returns as many values as `shape` says.
+    /// `make` takes the values of `of` in row-major order and returns as many values as `shape`
+    /// says.
     pub fn made(
         of: Vec<Self>,
         shape: Vec<usize>,
@@ -97,7 +99,7 @@ impl<'a> Stored<'a> {
         Self { name, shape, source: Source::Made { of, make: Arc::new(make) } }
     }
 
-    /// Zeros.
+    /// A tensor of zeros.
     pub fn zeros(shape: Vec<usize>) -> Self {
         let n = shape.iter().product();
         Self::made(Vec::new(), shape, move |_| vec![0.0; n])
@@ -113,7 +115,7 @@ impl<'a> Stored<'a> {
         &self.shape
     }
 
-    /// Number format in the file; `None` if the tensor is made of others.
+    /// Number format in the file; `None` if the tensor is computed.
     pub fn dtype(&self) -> Option<Dtype> {
         match &self.source {
             Source::Bytes { dtype, .. } => Some(*dtype),
@@ -121,7 +123,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Sizes of a tensor with `N` axes.
+    /// Sizes of a tensor that must have `N` axes.
     pub fn dims<const N: usize>(&self) -> Result<[usize; N], CheckpointError> {
         self.shape.as_slice().try_into().map_err(|_| {
             let Self { name, shape, .. } = self;
@@ -129,7 +131,7 @@ impl<'a> Stored<'a> {
         })
     }
 
-    /// The same values under other sizes.
+    /// The same values with other sizes.
     pub fn reshape(mut self, shape: Vec<usize>) -> Result<Self, CheckpointError> {
         if shape.iter().product::<usize>() != self.shape.iter().product::<usize>() {
             return Err(self.misshapen(&shape));
@@ -138,7 +140,7 @@ impl<'a> Stored<'a> {
         Ok(self)
     }
 
-    /// The tensor if it has this shape.
+    /// Returns the tensor if it has this shape.
     pub fn expect_shape(self, wanted: &[usize]) -> Result<Self, CheckpointError> {
         if self.shape == wanted { Ok(self) } else { Err(self.misshapen(wanted)) }
     }
@@ -148,7 +150,7 @@ impl<'a> Stored<'a> {
         CheckpointError::Shape { name, found, wanted: wanted.to_vec() }
     }
 
-    /// Tensors one after the other along the first axis.
+    /// Concatenates tensors along the first axis.
     pub fn rows(tensors: Vec<Self>) -> Result<Self, CheckpointError> {
         let rest = tensors.first().map(|first| first.shape.get(1..).unwrap_or_default().to_vec());
         let rest = rest.unwrap_or_default();
@@ -166,7 +168,8 @@ impl<'a> Stored<'a> {
         Ok(Self::made(tensors, shape, |parts| parts.concat()))
     }
 
-    /// Appends the next part of a tensor that is cut along its first axis; false if it is not one.
+    /// Appends the next part of a tensor that is split along its first axis. Returns false if the
+    /// part does not fit.
     pub fn append(&mut self, next: &Self) -> bool {
         let fits = !self.shape.is_empty() && self.shape.get(1..) == next.shape.get(1..);
         match (&mut self.source, &next.source) {
@@ -182,7 +185,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Bytes in the file; 0 if the tensor is made of others.
+    /// Bytes in the file; 0 if the tensor is computed.
     pub fn n_bytes(&self) -> usize {
         match &self.source {
             Source::Bytes { parts, .. } => parts.iter().map(|part| part.len()).sum(),
@@ -190,7 +193,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The bytes in the file; empty if the tensor is made of others.
+    /// The bytes in the file; empty if the tensor is computed.
     pub fn bytes(&self) -> Cow<'a, [u8]> {
         match &self.source {
             Source::Bytes { parts, .. } => match parts.as_slice() {
@@ -201,7 +204,7 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// The values, which must be finite; `name` is for messages.
+    /// The values, all of which must be finite. `name` is for messages.
     pub fn to_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let values = match &self.source {
             Source::Made { of, make } => {
@@ -220,7 +223,7 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// `None` if the format is not one of floats of at most 32 bits.
+/// Decodes floats of at most 32 bits. Returns `None` for any other format.
 fn decode(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
     Some(match dtype {

@@ -1,4 +1,4 @@
-//! From a model to safetensors bytes.
+//! Writes a model as safetensors bytes.
 
 use std::collections::HashMap;
 
@@ -27,20 +27,20 @@ pub enum Dtype {
     Q4,
 }
 
-/// Most bytes of a file that is fetched by a web page.
+/// Largest file that a web page should fetch, in bytes.
 pub const SHARD_BYTES: usize = 32 << 20;
 
-/// Every parameter of a module under its name in `model.safetensors`: name, sizes, values.
+/// Every parameter of a module under its name in `model.safetensors`.
 pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
     let mut collector = Collector { path: Vec::new(), tensors: Vec::new() };
     module.visit(&mut collector);
     collector.tensors
 }
 
-/// Name, sizes, values.
+/// A tensor for a file: name, sizes, values.
 pub type NamedTensor = (String, Vec<usize>, Vec<f32>);
 
-/// A parameter of a module as a file holds it.
+/// A parameter of a module, described as in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// Path in the module tree.
@@ -53,14 +53,14 @@ pub struct Parameter {
     pub is_transposed: bool,
 }
 
-/// The parameters of a module; their values are not made.
+/// Lists the parameters of a module without computing their values.
 pub(crate) fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
     let mut lister = Lister { path: Vec::new(), found: Vec::new() };
     module.visit(&mut lister);
     lister.found
 }
 
-/// The bytes of a safetensors file; `metadata` goes into its header.
+/// Writes a safetensors file. `metadata` goes into its header.
 pub fn to_safetensors(
     tensors: &[NamedTensor],
     dtype: Dtype,
@@ -70,8 +70,9 @@ pub fn to_safetensors(
     serialize(&encoded, dtype, metadata)
 }
 
-/// Names and bytes of the files of a model: `model.safetensors`, or, where that would be larger than
-/// `limit_bytes`, several and their index.
+/// Names and contents of a model's files.
+///
+/// One `model.safetensors`, or several files and their index if it would exceed `limit_bytes`.
 pub fn to_shards(
     tensors: &[NamedTensor],
     dtype: Dtype,
@@ -113,12 +114,12 @@ pub fn to_shards(
     files
 }
 
-/// What the header of a file takes besides its tensors' entries, with room to spare.
+/// Upper bound for the size of a file's header without its tensors' entries.
 const HEADER_BYTES: usize = 512;
-/// What a tensor's entry in the header takes besides its name, with room to spare.
+/// Upper bound for the size of a tensor's header entry without its name.
 const ENTRY_BYTES: usize = 160;
 
-/// A tensor as a file holds it.
+/// A tensor encoded for a file.
 struct Encoded {
     name: String,
     dtype: FileDtype,
@@ -131,7 +132,8 @@ impl Encoded {
         self.bytes.len() + self.name.len() + ENTRY_BYTES
     }
 
-    /// Parts along the first axis of which each fits into a file; the tensor itself where it does.
+    /// Splits a tensor along its first axis into parts that fit into a file. Returns it whole if it
+    /// fits.
     fn cut(self, limit_bytes: usize) -> Vec<Self> {
         let n_rows = self.shape.first().copied().unwrap_or(1).max(1);
         let row_bytes = self.bytes.len() / n_rows;
@@ -151,7 +153,7 @@ impl Encoded {
     }
 }
 
-/// One tensor, or the numbers and the scales of a packed one.
+/// Encodes a tensor. A packed matrix becomes two tensors: codes and scales.
 fn encode((name, shape, values): &NamedTensor, dtype: Dtype) -> Vec<Encoded> {
     let bits = match dtype {
         Dtype::Q4 if !is_pointwise(name) => Some(Bits::Four),

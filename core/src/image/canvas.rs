@@ -1,62 +1,62 @@
-//! Rows of a file's pixels in, the picture that a person sees out: smaller where that is asked, and on paper
-//! where it is transparent.
+//! Assembles rows of pixels into the visible picture: optionally reduced, and with a background
+//! behind transparent pixels.
 
 use image::RgbImage;
 
 use super::ImageError;
 use super::decode::Stopped;
 
-/// What stands behind transparent pixels, unless the ink itself is white.
+/// Background of transparent pixels, unless the visible pixels are white.
 const WHITE: u8 = 255;
-/// What stands behind white ink.
+/// Background of white pixels.
 const GREY: u8 = 128;
-/// All three channels of white ink are at least this.
+/// A pixel counts as white if all its channels are at least this.
 const LEAST_WHITE: u8 = 224;
-/// White ink gets a grey background only if at least 1 / 8 of the picture is transparent: a screenshot of a
-/// white window with round corners stays on white.
+/// Images of mostly white pixels get a grey background only if at least 1 / 8 of the picture is
+/// transparent. So a screenshot of a white window with round corners stays on white.
 const LEAST_TRANSPARENT: u64 = 8;
 
-/// A picture while its rows arrive from the top to the bottom.
+/// A picture whose rows arrive from top to bottom.
 ///
-/// Keeps means of squares of `by` × `by` pixels, so that the whole of a large image never stands in memory.
-/// Colours are kept premultiplied by alpha, because the background is known only after the last row.
+/// Stores means of squares of `by` × `by` pixels, so a large image need not be whole in memory.
+/// Colours are premultiplied by alpha, because the background is known only after the last row.
 #[derive(Debug)]
 pub(super) struct Canvas {
-    /// Columns of the image, before it is made smaller.
+    /// Columns of the image before reduction.
     width: usize,
-    /// Rows of the image, before it is made smaller.
+    /// Rows of the image before reduction.
     height: usize,
     by: usize,
-    /// Rows that have arrived.
+    /// Number of rows received.
     rows: usize,
-    /// `[rows of the result, columns, 3]`, premultiplied.
+    /// Premultiplied result, `[rows, columns, 3]`.
     pixels: Vec<u8>,
-    /// `[rows of the result, columns]`; absent while every pixel is opaque.
+    /// Alpha of the result, `[rows, columns]`; `None` while every pixel is opaque.
     alpha: Option<Vec<u8>>,
-    /// Sums of the squares of the current row: `[columns, 4]`.
+    /// Sums over the squares of the current row: `[columns, 4]`.
     sums: Vec<u32>,
     ink: Ink,
 }
 
-/// What the visible pixels look like, weighted by their alpha.
+/// Statistics of the visible pixels, weighted by their alpha.
 #[derive(Debug, Default)]
 struct Ink {
     sum: u64,
     white: u64,
-    /// `255 - alpha`, added up.
+    /// Sum of `255 - alpha`.
     transparent: u64,
 }
 
-/// How many columns or rows remain of `len` where squares of `by` become one pixel.
+/// Length of a side after squares of `by` pixels become one pixel.
 pub(super) fn reduced(len: u32, by: u32) -> u32 {
     len.div_ceil(by)
 }
 
 impl Canvas {
-    /// A canvas for an image of `width` × `height`, of which squares of `by` × `by` pixels become one pixel.
+    /// A canvas for an image of `width` × `height`. Squares of `by` × `by` pixels become one pixel.
     ///
     /// # Errors
-    /// When the memory cannot be had.
+    /// If the memory cannot be allocated.
     pub fn new(width: u32, height: u32, by: u32) -> Result<Self, ImageError> {
         let (columns, rows) = (reduced(width, by) as usize, reduced(height, by) as usize);
         let pixels = with_capacity(3 * columns * rows)?;
@@ -65,10 +65,10 @@ impl Canvas {
         Ok(Self { width, height, by, rows: 0, pixels, alpha: None, sums, ink: Ink::default() })
     }
 
-    /// The next row, three bytes a pixel.
+    /// Adds the next row, three bytes per pixel.
     ///
     /// # Panics
-    /// When the row has another width, or there are more rows than announced.
+    /// If the row has another width, or if there are more rows than `height`.
     pub fn push_rgb(&mut self, row: &[u8]) {
         assert!(row.len() == 3 * self.width && self.rows < self.height, "a row of the image");
         if self.by == 1 {
@@ -87,10 +87,10 @@ impl Canvas {
         self.row_done();
     }
 
-    /// The next row, four bytes a pixel; the colours are those of the ink, without its alpha.
+    /// Adds the next row, four bytes per pixel. The colours are not premultiplied.
     ///
     /// # Panics
-    /// When the row has another width, or there are more rows than announced.
+    /// If the row has another width, or if there are more rows than `height`.
     pub fn push_rgba(&mut self, row: &[u8]) {
         assert!(row.len() == 4 * self.width && self.rows < self.height, "a row of the image");
         self.ink.see(row);
@@ -117,7 +117,7 @@ impl Canvas {
         self.row_done();
     }
 
-    /// Takes rows of grey for those that never came.
+    /// Fills the missing rows with grey.
     pub fn fill_up(&mut self) {
         let row = vec![GREY; 3 * self.width];
         while self.rows < self.height {
@@ -125,7 +125,7 @@ impl Canvas {
         }
     }
 
-    /// Rows that have arrived.
+    /// Number of rows received.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -150,10 +150,10 @@ impl Canvas {
         }
     }
 
-    /// The picture on its paper.
+    /// Returns the picture on its background.
     ///
     /// # Errors
-    /// When rows are missing.
+    /// If rows are missing.
     pub fn finish(self) -> Result<RgbImage, Stopped> {
         if self.rows < self.height {
             return Err(Stopped::Corrupt("fewer pixels than announced".into()));
@@ -181,7 +181,8 @@ impl Ink {
         }
     }
 
-    /// White, as viewers and printers do; grey where most of the ink is white and would not be seen.
+    /// Chooses the background: white as in viewers and printers, grey if mostly white pixels would
+    /// be invisible.
     fn paper(&self) -> u8 {
         let is_white = 2 * self.white > self.sum;
         let is_cut_out = LEAST_TRANSPARENT * self.transparent >= self.sum + self.transparent;
@@ -195,10 +196,11 @@ fn times(a: u8, b: u8) -> u8 {
     ((product + (product >> 8)) >> 8) as u8
 }
 
-/// An empty vector with room for `len` bytes.
+/// Allocates an empty vector with room for `len` bytes.
 ///
 /// # Errors
-/// When the memory cannot be had; a file's header decides `len`, which must not end the program.
+/// If the memory cannot be allocated. A file's header decides `len`, so a failure must not end the
+/// program.
 pub(super) fn with_capacity(len: usize) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| ImageError::NoMemory { bytes: len as u64 })?;
@@ -240,12 +242,12 @@ mod tests {
 
     #[test]
     fn transparent_pixels_weigh_nothing_in_a_mean() {
-        // Half of the square is black ink, half of it is nothing, whatever its colour.
+        // Half of the square is black. The other half is transparent, so its colour does not count.
         let image = drawn(2, 2, 2, |x, _| if x == 0 { [0, 0, 0, 255] } else { [0, 255, 0, 0] });
         assert_eq!(image.as_raw(), &[127; 3]);
     }
 
-    // `ink` where `is_ink`, else nothing.
+    // Draws `ink` where `is_ink` is true, else transparent pixels. Returns the background.
     fn paper(ink: [u8; 3], is_ink: impl Fn(u32) -> bool) -> [u8; 3] {
         let [r, g, b] = ink;
         let image =

@@ -1,4 +1,4 @@
-//! Colours of a file to those of a screen: rows of any samples to rows of sRGB.
+//! Converts the colours of a file to those of a screen: rows of any samples become rows of sRGB.
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,32 +8,34 @@ use moxcms::{
     ProfileVersion, TransferCharacteristics, Transform8BitExecutor, TransformOptions,
 };
 
-/// Transforms that are kept: the photos of a folder have the profiles of a few cameras.
+/// Size of the cache of transforms. The photos of a folder have the profiles of a few cameras.
 const MOST_KEPT: usize = 8;
-/// Colours per axis of the grid by which sRGB is recognised.
+/// Number of colours per axis of the grid that detects sRGB.
 const GRID: u8 = 9;
-/// Programs round the numbers of sRGB differently; a profile within this of it changes nothing.
+/// Programs round the numbers of sRGB differently. A profile that changes no value by more than
+/// this counts as sRGB.
 const LEAST_CHANGE: u8 = 2;
 
-/// H.273's number of sRGB's transfer function.
+/// Number of sRGB's transfer function in H.273.
 const SRGB_TRANSFER: u8 = 13;
-/// H.273's numbers of the transfer function of cameras for television. Encoders of photos write them for what
-/// are values of sRGB, and browsers read them so.
+/// Numbers of television cameras' transfer functions in H.273.
+///
+/// Encoders of photos write them although the values are sRGB. Browsers treat them as sRGB.
 const VIDEO_TRANSFERS: [u8; 4] = [1, 6, 14, 15];
 
-/// What the bytes of a pixel are.
+/// Meaning of the bytes of a pixel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Samples {
     Gray,
     GrayAlpha,
     Rgb,
     Rgba,
-    /// 255 is all of an ink.
+    /// 255 is full ink.
     Cmyk,
 }
 
 impl Samples {
-    /// Bytes of a pixel.
+    /// Number of bytes per pixel.
     pub fn len(self) -> usize {
         match self {
             Self::Gray => 1,
@@ -43,18 +45,18 @@ impl Samples {
         }
     }
 
-    /// Whether the last sample is opacity.
+    /// Whether the last sample is alpha.
     pub fn has_alpha(self) -> bool {
         matches!(self, Self::GrayAlpha | Self::Rgba)
     }
 }
 
-/// What a file says about its colours.
+/// The colour space of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Space {
-    /// Nothing, or that they are those of a screen.
+    /// sRGB, which is also the default.
     Srgb,
-    /// Adobe RGB (1998), which cameras say in EXIF and without a profile.
+    /// Adobe RGB (1998), which cameras declare in EXIF without a profile.
     AdobeRgb,
     /// An ICC profile.
     Icc(Vec<u8>),
@@ -63,14 +65,15 @@ pub(super) enum Space {
 }
 
 impl Space {
-    /// An ICC profile, if there is one.
+    /// The space of an optional ICC profile.
     pub fn of_icc(icc: Option<Vec<u8>>) -> Self {
         icc.filter(|icc| !icc.is_empty()).map_or(Self::Srgb, Self::Icc)
     }
 
-    /// The profile; `None` where nothing is to be converted.
+    /// Returns the profile; `None` if no conversion is needed.
     ///
-    /// High dynamic range (PQ and HLG) is left as it is: it wants a choice of brightness, which no profile makes.
+    /// Does not convert high dynamic range (PQ and HLG): that needs a choice of brightness, which a
+    /// profile does not contain.
     fn profile(&self) -> Option<ColorProfile> {
         use TransferCharacteristics::{Hlg, Smpte2084};
         let profile = match self {
@@ -93,11 +96,11 @@ impl Space {
     }
 }
 
-/// Rows of a file to rows of sRGB.
+/// Converts rows of a file to rows of sRGB.
 pub(super) struct Converter {
     samples: Samples,
     transform: Option<Arc<Transform8BitExecutor>>,
-    /// Whether `transform` takes single grey samples; otherwise they are replicated first.
+    /// Whether `transform` takes single grey samples. Otherwise they are replicated first.
     takes_gray: bool,
     darken: Option<Arc<[u8; 256]>>,
     gray: Vec<u8>,
@@ -106,8 +109,9 @@ pub(super) struct Converter {
 }
 
 impl Converter {
-    /// From samples that are of some colour space. A profile that does not fit the samples or cannot be read
-    /// is passed over, as browsers do.
+    /// A converter for samples in a colour space.
+    ///
+    /// Ignores a profile that is invalid or does not fit the samples, as browsers do.
     pub fn new(samples: Samples, space: &Space) -> Self {
         let found = transform(samples, space);
         let takes_gray = found.as_ref().is_some_and(|found| found.takes_gray);
@@ -124,20 +128,20 @@ impl Converter {
         }
     }
 
-    /// What the bytes of a pixel of the file are.
+    /// Meaning of the bytes of a pixel of the file.
     pub fn samples(&self) -> Samples {
         self.samples
     }
 
-    /// Whether there is a profile that changes colours.
+    /// Whether the converter has a profile that changes colours.
     pub fn converts(&self) -> bool {
         self.transform.is_some()
     }
 
-    /// A row of the file in sRGB: three bytes a pixel, four if the samples have alpha.
+    /// Converts a row of the file to sRGB: three bytes per pixel, four if the samples have alpha.
     ///
     /// # Panics
-    /// When the row is not a whole number of pixels.
+    /// If the row is not a whole number of pixels.
     pub fn convert<'a>(&'a mut self, row: &'a [u8]) -> &'a [u8] {
         assert!(row.len().is_multiple_of(self.samples.len()), "whole pixels");
         let n = row.len() / self.samples.len();
@@ -208,7 +212,7 @@ fn apply(transform: &Transform8BitExecutor, from: &[u8], to: &mut Vec<u8>, len: 
     transform.transform(from, to).expect("as many pixels on both sides");
 }
 
-/// RGBA whose colours are those of the ink, from RGBA whose colours are multiplied by their alpha.
+/// Converts RGBA with premultiplied colours to RGBA without.
 pub(super) fn unmultiplied(row: &[u8]) -> Cow<'_, [u8]> {
     let ink =
         |value: u8, alpha: u8| (u32::from(value) * 255 / u32::from(alpha).max(1)).min(255) as u8;
@@ -219,7 +223,7 @@ pub(super) fn unmultiplied(row: &[u8]) -> Cow<'_, [u8]> {
         .into()
 }
 
-/// As Pillow converts inks of which nothing is known.
+/// Converts CMYK without a profile as Pillow does.
 pub(super) fn rgb_from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     let light = u32::from(255 - k);
     [c, m, y].map(|ink| {
@@ -228,18 +232,18 @@ pub(super) fn rgb_from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// JFIF's luma and chroma of 0..=255 to RGB.
+/// Converts JFIF's luma and chroma, 0..=255, to RGB.
 pub(super) fn rgb_from_ycbcr([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (f32::from(y), f32::from(cb) - 128.0, f32::from(cr) - 128.0);
     [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
         .map(|value| value.round() as u8)
 }
 
-/// CIELab of 8 bits under D50, L of 0..=255 for 0..=100, to sRGB.
+/// Converts 8-bit CIELab under D50 to sRGB. L of 0..=255 means 0..=100.
 pub(super) fn rgb_from_lab(l: u8, a: i8, b: i8) -> [u8; 3] {
     /// XYZ of D50's white.
     const WHITE: [f32; 3] = [0.9642, 1.0, 0.8249];
-    /// XYZ under D50 to linear sRGB, adapted as Bradford does.
+    /// Matrix from XYZ under D50 to linear sRGB, with Bradford adaptation.
     const TO_SRGB: [[f32; 3]; 3] = [
         [3.133_856, -1.616_867, -0.490_615],
         [-0.978_768, 1.916_142, 0.033_454],
@@ -257,14 +261,16 @@ pub(super) fn rgb_from_lab(l: u8, a: i8, b: i8) -> [u8; 3] {
     })
 }
 
-/// Rows of RGB floats in 0..=1 to sRGB. Profiles of floats are often linear, of which 8 bits would lose the shadows.
+/// Converts rows of RGB floats in 0..=1 to sRGB.
+///
+/// Profiles of floats are often linear. 8 bits would lose their shadows.
 pub(super) struct FloatConverter {
     transform: Arc<moxcms::TransformF32Executor>,
     row: Vec<f32>,
 }
 
 impl FloatConverter {
-    /// `None` where nothing is to be converted, or the profile is not of RGB.
+    /// Returns `None` if no conversion is needed, or if the profile is not for RGB.
     pub fn new(space: &Space) -> Option<Self> {
         let profile =
             space.profile().filter(|profile| profile.color_space == DataColorSpace::Rgb)?;
@@ -287,23 +293,23 @@ impl FloatConverter {
 struct Found {
     transform: Arc<Transform8BitExecutor>,
     takes_gray: bool,
-    /// For each value of a channel that with which black becomes black.
+    /// Maps channel values so that the darkest colour becomes black (black point compensation).
     darken: Option<Arc<[u8; 256]>>,
 }
 
-/// A profile that was met, and what came of it.
+/// A cache entry: a colour space and its transform.
 struct Met {
     samples: Samples,
     space: Space,
     found: Option<Found>,
 }
 
-/// The transforms of the newest profiles; the newest come last.
+/// Cache of the latest transforms, the newest last.
 static MET: Mutex<Vec<Met>> = Mutex::new(Vec::new());
 
-/// The transform of a colour space; `None` where it changes nothing or cannot be had.
+/// Returns the transform of a colour space; `None` if it changes nothing or cannot be built.
 ///
-/// To build one takes as long as to decode a small photo, so the newest are kept.
+/// Building one takes as long as decoding a small photo, so the latest are cached.
 fn transform(samples: Samples, space: &Space) -> Option<Found> {
     if *space == Space::Srgb {
         return None;
@@ -313,7 +319,7 @@ fn transform(samples: Samples, space: &Space) -> Option<Found> {
     if let Some(met) = met().iter().find(|met| is_it(met)) {
         return met.found.clone();
     }
-    // Without the lock: a profile of inks takes long, and what does not fit may panic.
+    // Build without the lock: a CMYK profile takes long, and an invalid profile may panic.
     let found = build(samples, space);
     let mut met = met();
     if !met.iter().any(is_it) {
@@ -346,10 +352,11 @@ fn build(samples: Samples, space: &Space) -> Option<Found> {
     Some(Found { transform, takes_gray: from == Layout::Gray, darken })
 }
 
-/// The luminance of a profile's darkest colour; `None` where it is black.
+/// Returns the luminance of a profile's darkest colour; `None` if it is black.
 ///
-/// Paper's black is not a screen's. Little CMS, and so Pillow and most viewers, stretches it to black (black point
-/// compensation, ISO 18619); a profile of version 4 has the same black point for all papers.
+/// The black of paper is lighter than that of a screen. Little CMS, and so Pillow and most viewers,
+/// stretches it to black (black point compensation, ISO 18619). A version 4 profile has the same
+/// black point for all papers.
 fn black_point(
     profile: &ColorProfile,
     transform: &Transform8BitExecutor,
@@ -360,7 +367,7 @@ fn black_point(
         Samples::Cmyk => (&[255; 4], 3),
         Samples::Rgba => (&[0, 0, 0, 255], 4),
         Samples::Rgb => (&[0; 3], 3),
-        // The curve of grey begins at zero.
+        // The curve of grey starts at zero.
         Samples::Gray | Samples::GrayAlpha => return None,
     };
     let mut rgb = vec![0; len];
@@ -376,7 +383,7 @@ fn black_point(
     (black > 0.0 && black < 0.5).then_some(black)
 }
 
-/// What becomes of the values of sRGB when a luminance becomes black and white stays white.
+/// A table of sRGB values that maps the luminance `black` to black and keeps white.
 fn darkened(black: f32) -> [u8; 256] {
     std::array::from_fn(|value| {
         let linear = (linear_from_srgb(value as f32 / 255.0) - black) / (1.0 - black);
@@ -392,7 +399,7 @@ fn srgb_from_linear(value: f32) -> f32 {
     if value <= 0.003_130_8 { 12.92 * value } else { 1.055 * value.powf(1.0 / 2.4) - 0.055 }
 }
 
-/// Whether a transform leaves a grid of colours nearly where they are.
+/// Whether a transform changes a grid of colours by at most [`LEAST_CHANGE`].
 fn is_srgb(transform: &Transform8BitExecutor, from: Layout) -> bool {
     let axis = || (0..GRID).map(|step| (255 * u16::from(step) / u16::from(GRID - 1)) as u8);
     let colours = axis().flat_map(|r| axis().flat_map(move |g| axis().map(move |b| [r, g, b])));
@@ -419,9 +426,11 @@ pub(super) mod tests {
     use super::*;
     use crate::image::decode::tests::decoded;
 
-    // Expected colours of this module, with Pillow 13.0 (Little CMS 2.19), `icc` as the tests draw it:
-    // t = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.createProfile("sRGB"), mode, "RGB")
-    // out = Image.new("RGB", image.size); t.transform.apply(image.getim(), out.getim()); out.get_flattened_data()
+    // Expected colours come from Pillow 13.0 (Little CMS 2.19), with `icc` as the tests build it:
+    // t = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(icc)),
+    //     ImageCms.createProfile("sRGB"), mode, "RGB")
+    // out = Image.new("RGB", image.size); t.transform.apply(image.getim(), out.getim());
+    // out.get_flattened_data()
 
     const COLOURS: [[u8; 3]; 7] = [
         [0, 0, 0],
@@ -500,7 +509,7 @@ pub(super) mod tests {
         let with_alpha: Vec<u8> = gray.iter().flat_map(|gray| [*gray, 9]).collect();
         let wanted = wanted.map(|[r, g, b]| [r, g, b, 9]);
         check_near(Converter::new(Samples::GrayAlpha, &space).convert(&with_alpha), &wanted, 1);
-        // Grey in a file with a profile of RGB is that grey of RGB.
+        // Grey samples with an RGB profile are grey RGB colours.
         let space = Space::Icc(icc(&ColorProfile::new_pro_photo_rgb()));
         check_near(Converter::new(Samples::Gray, &space).convert(&[128]), &[[146; 3]], 1);
     }
@@ -521,7 +530,8 @@ pub(super) mod tests {
             converter.convert(&COLOURS.concat()).to_vec()
         };
         check_near(&convert(12, 13), &OF_P3, 1);
-        // Television's transfer function stands for sRGB's; what is unknown or of high dynamic range changes nothing.
+        // Television's transfer function counts as sRGB's. Unknown functions and high dynamic range
+        // change nothing.
         check_near(&convert(12, 1), &OF_P3, 1);
         for (primaries, transfer) in [(1, 13), (1, 1), (2, 2), (9, 16), (9, 18), (0, 0), (255, 255)]
         {
@@ -529,7 +539,8 @@ pub(super) mod tests {
         }
     }
 
-    /// A profile of inks: a table of 8 bits to CIELab with nine points an axis, black the fastest.
+    /// A CMYK profile: an 8-bit table to CIELab with nine points per axis. Its black index varies
+    /// fastest.
     pub fn of_inks(version: u32) -> Vec<u8> {
         let nodes = (0..9_i64.pow(4)).flat_map(|node| {
             let [c, m, y, k] = [node / 729, node / 81 % 9, node / 9 % 9, node % 9];
@@ -598,7 +609,7 @@ pub(super) mod tests {
         let mut converter = Converter::new(Samples::Cmyk, &Space::Icc(of_inks(0x0430_0000)));
         let of_version_4 = [[255; 3], [23; 3], [0, 164, 232]];
         check_near(converter.convert(&INKS[..3].concat()), &of_version_4, 3);
-        // Without a profile as `Image.convert("RGB")`.
+        // Without a profile: as `Image.convert("RGB")`.
         let mut converter = Converter::new(Samples::Cmyk, &Space::Srgb);
         check_near(converter.convert(&[60, 20, 180, 10]), &[[187, 226, 72]], 0);
     }
@@ -613,7 +624,7 @@ pub(super) mod tests {
         check_near(&found, &wanted, 1);
     }
 
-    /// See [`OF_P3`]; of a JPEG each colour fills blocks of its own.
+    /// Stripes of [`COLOURS`]. In a JPEG each colour fills its own blocks.
     fn stripes() -> RgbImage {
         RgbImage::from_fn(7 * 16, 16, |x, _| image::Rgb(COLOURS[x as usize / 16]))
     }
@@ -653,8 +664,8 @@ pub(super) mod tests {
         check_file(&jpeg(&image, Some(&adobe_rgb_exif(*b"R98\0")), None), &COLOURS, 4);
     }
 
-    /// EXIF data of a camera that is set to Adobe RGB: "uncalibrated", and `index` in the directory of
-    /// interoperability.
+    /// EXIF data of a camera that is set to Adobe RGB: "uncalibrated", and `index` in the
+    /// interoperability directory.
     fn adobe_rgb_exif(index: [u8; 4]) -> Vec<u8> {
         let entry = |tag: u16, kind: u16, value: [u8; 4]| {
             [&tag.to_be_bytes()[..], &kind.to_be_bytes(), &[0, 0, 0, 1], &value].concat()

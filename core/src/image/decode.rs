@@ -1,4 +1,4 @@
-//! Image files to pixels, the same pixels that Pillow gives and as people see them.
+//! Decodes image files to the pixels that Pillow gives and that people see.
 
 use std::panic::catch_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,15 +8,16 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 
 use super::{ImageError, ImagePreprocess, Preprocessed, preprocess};
 
-/// What a stranger's file may cost.
+/// Limits for decoding untrusted files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeLimits {
-    /// Most pixels of the result. A larger image comes out smaller: by 2, 4, 8, ...
+    /// Most pixels of the result. A larger image is reduced by 2, 4, 8, ...
     pub max_pixels: u64,
-    /// Most pixels that a header may announce, checked before anything is decoded.
+    /// Most pixels that a header may state. Checked before decoding.
     pub max_announced: u64,
-    /// Most bytes that decoding may hold at once. Of images that need more than an eighth of it, only one is read
-    /// at a time.
+    /// Most bytes that decoding may hold at once.
+    ///
+    /// Images that need more than an eighth of it are decoded one at a time.
     pub max_bytes: u64,
 }
 
@@ -26,11 +27,11 @@ impl Default for DecodeLimits {
     }
 }
 
-/// Held while a large image is read.
+/// Locked while a large image is decoded.
 static ALONE: Mutex<()> = Mutex::new(());
 
 impl DecodeLimits {
-    /// Refuses images without pixels, and those that announce too many.
+    /// Rejects images without pixels, and images whose header states too many.
     pub(super) fn check(&self, width: u32, height: u32) -> Result<(), ImageError> {
         if width == 0 || height == 0 {
             return Err(ImageError::ZeroSize { width, height });
@@ -45,8 +46,10 @@ impl DecodeLimits {
         ImageError::TooLarge { width, height, max_pixels: self.max_announced }
     }
 
-    /// By how much an image is to be made smaller: a power of 2, up to 8 as long as neither side falls below
-    /// `least_side`, and more if the limits ask for it.
+    /// Chooses the reduction factor, a power of 2.
+    ///
+    /// The factor is up to 8 while neither side falls below `least_side`, and more if the limits
+    /// require it.
     pub(super) fn reduction(&self, width: u32, height: u32, least_side: u32) -> u32 {
         let wanted =
             [8, 4, 2].into_iter().find(|by| width.min(height) / by >= least_side).unwrap_or(1);
@@ -58,7 +61,7 @@ impl DecodeLimits {
         by
     }
 
-    /// Refuses what needs too many bytes.
+    /// Rejects an image that needs too much memory.
     pub(super) fn check_bytes(
         &self,
         (width, height): (u32, u32),
@@ -75,8 +78,9 @@ impl DecodeLimits {
         Ok(())
     }
 
-    /// Waits until an image that needs so many bytes may be read, and refuses what needs too many. The image may
-    /// be read while the result is held.
+    /// Waits until an image that needs `bytes` may be decoded, and rejects it if it needs too much.
+    ///
+    /// The caller may decode the image while it holds the result.
     pub(super) fn admit(
         &self,
         size: (u32, u32),
@@ -88,45 +92,49 @@ impl DecodeLimits {
     }
 }
 
-/// The pixels of an image file, and what they were before they were scaled.
+/// The pixels of an image file, and its size before reduction.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// As a person sees them, possibly fewer than the file has.
+    /// Pixels as a person sees them, possibly reduced.
     pub pixels: RgbImage,
-    /// Width of the whole image as a person sees it, in pixels.
+    /// Width of the unreduced image as a person sees it, in pixels.
     pub width: u32,
-    /// Height of the whole image as a person sees it, in pixels.
+    /// Height of the unreduced image as a person sees it, in pixels.
     pub height: u32,
-    /// The format's name.
+    /// Name of the format.
     pub format: &'static str,
-    /// Why a part of the picture is missing, in words for people: the file is cut short or damaged. What is
-    /// missing is grey.
+    /// Reason why a part of the picture is missing: the file is truncated or damaged. The missing
+    /// part is grey.
     pub problem: Option<String>,
 }
 
-/// An image file as the pixels that a person sees: EXIF orientation applied, sRGB, 8 bits, on white.
+/// Decodes an image file to the pixels that a person sees: EXIF orientation applied, sRGB, 8 bits,
+/// on white.
 ///
-/// As Pillow's `ImageOps.exif_transpose(image).convert("RGB")`, but for what would not be seen so:
+/// The result equals Pillow's `ImageOps.exif_transpose(image).convert("RGB")` with these
+/// exceptions:
 ///
-/// - colours with a profile are converted to sRGB, as Pillow's `ImageCms` does;
-/// - what is transparent is composed onto white, or onto grey where most of the ink is white;
-/// - of 16-bit samples the high byte is taken (Pillow clips 16-bit gray, which leaves nearly all of it white).
+/// - Colours with a profile are converted to sRGB, as Pillow's `ImageCms` does.
+/// - Transparent pixels are composed onto white, or onto grey if most visible pixels are white.
+/// - 16-bit samples give their high byte. (Pillow clips 16-bit gray, which makes nearly all of it
+///   white.)
 ///
-/// Gray is replicated; palettes are looked up; an animation gives its first frame, a TIFF its first page.
+/// Gray is replicated and palettes are resolved. An animation gives its first frame, a TIFF its
+/// first page.
 ///
 /// # Errors
-/// For empty, unknown, damaged and truncated data and for images over the limits. A decoder that panics is an
-/// error too (not on wasm32, where a panic ends the program).
+/// If the data is empty, unknown, damaged or truncated, or if the image exceeds the limits. A
+/// decoder that panics gives an error too, except on wasm32, where a panic ends the program.
 pub fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<RgbImage, ImageError> {
-    // Boxes are in pixels of the whole image, so its size must not change without a word.
+    // Boxes are in pixels of the whole image, so its size must not change silently.
     let max_announced = limits.max_announced.min(limits.max_pixels);
     Ok(decode_whole(bytes, DecodeLimits { max_announced, ..limits })?.pixels)
 }
 
-/// [`decode`], where an image of more than `max_pixels` comes out smaller and says what it was.
+/// Like [`decode`], but reduces an image of more than `max_pixels` and reports its original size.
 ///
 /// # Errors
-/// As [`decode`], but for large images.
+/// Like [`decode`], except that an image above `max_pixels` is not an error.
 pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, ImageError> {
     let decoded = decode_scaled(bytes, limits, u32::MAX)?;
     match decoded.problem {
@@ -135,15 +143,17 @@ pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, Image
     }
 }
 
-/// [`decode`], where a large image may come out smaller: a half, a quarter or an eighth of its size, as long as
-/// neither side falls below `least_side`. Of a JPEG or PNG that is cut short or damaged it shows what there is, and
-/// says so in [`Decoded::problem`].
+/// Like [`decode`], but may reduce a large image to a half, a quarter or an eighth of its size.
 ///
-/// libjpeg's scaled transform reads a large photo several times as fast, and a resize to half of
+/// Neither side falls below `least_side`, unless the limits require it.
+///
+/// libjpeg's scaled transform decodes a large photo several times as fast. A resize to half of
 /// `least_side` or less hides the difference: see [`super::Preprocessed::of_original`].
 ///
+/// A truncated or damaged JPEG or PNG gives its intact part, and sets [`Decoded::problem`].
+///
 /// # Errors
-/// As [`decode_whole`], but for what is damaged in part.
+/// Like [`decode_whole`], except that partial damage is not an error.
 pub fn decode_scaled(
     bytes: &[u8],
     limits: DecodeLimits,
@@ -177,7 +187,7 @@ pub fn decode_scaled(
     })
 }
 
-/// What reads a file.
+/// The decoder of a file.
 enum Format {
     Known(ImageFormat),
     #[cfg(feature = "heic")]
@@ -185,7 +195,8 @@ enum Format {
 }
 
 impl Decoded {
-    /// The image turned as EXIF's orientation (1 to 8) asks; another number turns nothing.
+    /// Rotates or mirrors the image by an EXIF orientation (1 to 8). Any other number changes
+    /// nothing.
     pub fn turned(self, exif_orientation: u8) -> Self {
         self.oriented(Orientation::from_exif(exif_orientation).unwrap_or(Orientation::NoTransforms))
     }
@@ -203,16 +214,18 @@ impl Decoded {
         Self { pixels: image.into_rgb8(), width, height, ..self }
     }
 
-    /// The image as evaluation and apps show it to the model; boxes are in pixels of the whole image.
+    /// Preprocesses the image as in evaluation and the apps. Boxes are in pixels of the whole
+    /// image.
     pub fn preprocess(&self, config: &ImagePreprocess) -> Preprocessed {
         preprocess(&self.pixels, config).of_original(self.width, self.height)
     }
 }
 
-/// The largest JPEG inside a file that shows a picture: the preview that a camera puts into its raw photos.
+/// Finds the largest JPEG picture inside a file: the preview that a camera puts into its raw
+/// photos.
 ///
-/// Canon and DNG keep the sensor's values as a JPEG too, a lossless one of more than 8 bits and often the
-/// largest of all; it is no preview.
+/// Canon and DNG also store the sensor's values as a JPEG, which is often the largest. It is
+/// lossless and has more than 8 bits, so this function skips it.
 pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
     let starts = bytes.windows(3).enumerate().filter(|(_, window)| *window == [0xff, 0xd8, 0xff]);
     let area = |jpeg: &[u8]| {
@@ -228,7 +241,7 @@ pub fn embedded_jpeg(bytes: &[u8]) -> Option<&[u8]> {
     jpegs.max().map(|(_, start)| &bytes[start..])
 }
 
-/// The format by the first bytes, with the name people use.
+/// Returns the format according to the first bytes, and its common name.
 fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
     let guess = match bytes.get(..4) {
         // BigTIFF.
@@ -260,7 +273,7 @@ fn known_format(bytes: &[u8]) -> Result<(Format, &'static str), ImageError> {
     Ok((Format::Known(guess.expect("named above")), name))
 }
 
-/// Whether the file's brand is that of Apple's phones and the like.
+/// Whether the file has a HEIC brand, as from Apple's phones.
 fn is_heic(bytes: &[u8]) -> bool {
     let brands: [&[u8]; 8] =
         [b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"];
@@ -268,18 +281,18 @@ fn is_heic(bytes: &[u8]) -> bool {
         && bytes.get(8..12).is_some_and(|brand| brands.contains(&brand))
 }
 
-/// What a decoder of one format gives: nothing is turned yet.
+/// Output of a format's decoder, not rotated yet.
 pub(super) struct Drawn {
     pub pixels: RgbImage,
     /// Size of the whole image.
     pub size: (u32, u32),
-    /// The turn that is still to be made.
+    /// The orientation that the caller must apply.
     pub orientation: Orientation,
     /// See [`Decoded::problem`].
     pub problem: Option<String>,
 }
 
-/// What stops a decoder: our own refusal, or a reason of its own.
+/// Why a decoder stopped: a limit of ours, or an error of the decoder.
 pub(super) enum Stopped {
     Refused(ImageError),
     Corrupt(String),
@@ -292,7 +305,7 @@ impl From<ImageError> for Stopped {
     }
 }
 
-/// The high bytes of 16-bit samples, of which `first` says whether they come first (0) or second (1).
+/// Takes the high bytes of 16-bit samples. `first` is their offset in a sample: 0 or 1.
 pub(super) fn high_bytes(samples: &[u8], first: usize, high: &mut Vec<u8>) {
     high.clear();
     high.extend(samples.as_chunks::<2>().0.iter().map(|sample| sample[first]));
@@ -345,7 +358,7 @@ pub(super) mod tests {
             .concat()
     }
 
-    /// Means of all values are no further apart than `most`.
+    /// Asserts that the mean difference of all values is at most `most`.
     pub fn check_close(found: &RgbImage, wanted: &RgbImage, most: f64) {
         assert_eq!(found.dimensions(), wanted.dimensions());
         let apart =
@@ -354,7 +367,8 @@ pub(super) mod tests {
         assert!(mean <= most, "{mean} apart");
     }
 
-    // Expected hashes, with Pillow 13.0 (libjpeg-turbo 3.2), `im` and `fnv` as in resize.rs:
+    // Expected hashes come from Pillow 13.0 (libjpeg-turbo 3.2), with `im` and `fnv` as in
+    // resize.rs:
     // im.save(b, "JPEG", quality=75, subsampling=s); fnv(Image.open(b).convert("RGB").tobytes())
     fn check_jpeg(size: (u32, u32), subsampling: Subsampling, pillow: u64) {
         let image = decoded(&jpeg(size.0, size.1, subsampling));
@@ -443,7 +457,7 @@ pub(super) mod tests {
 
     #[test]
     fn exif_orientation_is_applied() {
-        // Turn right to see it upright.
+        // The image must be rotated clockwise.
         let exif = exif_of(6);
         let image = picture(5, 3);
         let upright = image::imageops::rotate90(&image);
@@ -479,7 +493,7 @@ pub(super) mod tests {
             };
             assert_eq!([301, 300, 151].map(size), [(400, 300); 3]);
             assert_eq!([150, 75, 37, 1].map(size), [(200, 150), (100, 75), (50, 38), (50, 38)]);
-            // Each pixel is about the mean of those it stands for.
+            // Each pixel is about the mean of the pixels that it replaces.
             let half = scaled(&bytes, DecodeLimits::default(), 150).pixels;
             check_close(&half, &crate::image::resize(&decoded(&bytes), 200, 150), 2.0);
         }
@@ -522,7 +536,7 @@ pub(super) mod tests {
             assert_eq!(decode_whole(&bytes, limits).expect("whole").pixels.dimensions(), (45, 30));
             let error = decode(&bytes, limits).expect_err("boxes would be elsewhere").to_string();
             assert!(error.contains("90x60, 5400 pixels; at most 5399"), "{error}");
-            // Boxes are in pixels of the whole image all the same.
+            // Boxes are still in pixels of the whole image.
             let config = ImagePreprocess {
                 image_size: 30,
                 resize_mode: crate::image::ResizeMode::Squash,
@@ -611,7 +625,7 @@ pub(super) mod tests {
         let limits = DecodeLimits { max_announced: 1199, ..DecodeLimits::default() };
         let memory = DecodeLimits { max_bytes: 3000, ..DecodeLimits::default() };
         for bytes in [jpeg(40, 30, Subsampling::S420), encoded(picture(40, 30), ImageFormat::Png)] {
-            // Cut short: only the header can have been read.
+            // Truncated: only the header can have been read.
             let header = &bytes[..bytes.len() * 3 / 4];
             let message = decode(header, limits).expect_err("too large").to_string();
             assert!(message.contains("40x30, 1200 pixels; at most 1199"), "{message}");

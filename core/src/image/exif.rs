@@ -1,8 +1,9 @@
-//! The few entries of TIFF directories that change how a picture looks, in EXIF data and in TIFF files.
+//! Reads the entries of TIFF directories that change how a picture looks, from EXIF data and TIFF
+//! files.
 
 use image::metadata::Orientation;
 
-/// The turn that EXIF data ask for; none where they say nothing.
+/// The orientation in EXIF data, if any.
 pub(super) fn orientation(exif: Option<&[u8]>) -> Orientation {
     let number = exif.and_then(Directories::open).and_then(|exif| exif.orientation());
     number.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms)
@@ -14,9 +15,9 @@ const EXIF_DIRECTORY: u16 = 0x8769;
 const INTEROPERABILITY_DIRECTORY: u16 = 0xa005;
 const COLOUR_SPACE: u16 = 0xa001;
 const INTEROPERABILITY_INDEX: u16 = 0x0001;
-/// `COLOUR_SPACE` of anything but sRGB.
+/// `COLOUR_SPACE` of anything except sRGB.
 const UNCALIBRATED: u64 = 0xffff;
-/// `COLOUR_SPACE` of Adobe RGB as some cameras write it.
+/// `COLOUR_SPACE` of Adobe RGB, as some cameras write it.
 const ADOBE_RGB: u64 = 2;
 /// `INTEROPERABILITY_INDEX` of Adobe RGB (DCF 2.0's optional colour space).
 const OPTIONAL_COLOUR_SPACE: &[u8; 3] = b"R03";
@@ -26,21 +27,21 @@ const OPTIONAL_COLOUR_SPACE: &[u8; 3] = b"R03";
 pub(super) struct Directories<'a> {
     bytes: &'a [u8],
     little_endian: bool,
-    /// BigTIFF: offsets and counts of 64 bits.
+    /// BigTIFF: offsets and counts have 64 bits.
     big: bool,
 }
 
 /// An entry of a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The number of its type: 1 bytes, 2 text, 3 short, 4 long, 16 long of 64 bits.
+    /// Number of its type: 1 byte, 2 text, 3 short, 4 long, 16 64-bit long.
     pub kind: u16,
-    /// Where its value, or the offset of it, stands in the file.
+    /// Position in the file of its value, or of the value's offset.
     pub at: usize,
 }
 
 impl<'a> Directories<'a> {
-    /// `None` if the bytes do not begin as a TIFF file does.
+    /// Returns `None` if the bytes do not start like a TIFF file.
     pub fn open(bytes: &'a [u8]) -> Option<Self> {
         let little_endian = match bytes.get(..2)? {
             b"II" => true,
@@ -55,12 +56,12 @@ impl<'a> Directories<'a> {
         }
     }
 
-    /// Whether numbers begin with their lowest byte.
+    /// Whether numbers start with their lowest byte.
     pub fn is_little_endian(&self) -> bool {
         self.little_endian
     }
 
-    /// An unsigned number of a few bytes.
+    /// Reads an unsigned number of `len` bytes.
     fn number(&self, at: usize, len: usize) -> Option<u64> {
         let bytes = self.bytes.get(at..at.checked_add(len)?)?;
         let fold = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
@@ -71,13 +72,13 @@ impl<'a> Directories<'a> {
         })
     }
 
-    /// Where the first directory begins.
+    /// Offset of the first directory.
     fn first(&self) -> Option<usize> {
         let offset = if self.big { self.number(8, 8) } else { self.number(4, 4) };
         usize::try_from(offset?).ok()
     }
 
-    /// An entry of the directory that begins at an offset.
+    /// Finds an entry of the directory at an offset.
     fn entry_at(&self, directory: usize, tag: u16) -> Option<Entry> {
         let (count_len, entry_len, value_at) = if self.big { (8, 20, 12) } else { (2, 12, 8) };
         let count = self.number(directory, count_len)?;
@@ -92,12 +93,12 @@ impl<'a> Directories<'a> {
         None
     }
 
-    /// An entry of the first directory.
+    /// Finds an entry of the first directory.
     pub fn entry(&self, tag: u16) -> Option<Entry> {
         self.entry_at(self.first()?, tag)
     }
 
-    /// The first value of an entry that holds unsigned numbers, or the offset it holds.
+    /// First value of an entry with unsigned numbers, or the offset that it contains.
     pub fn value(&self, entry: Entry) -> Option<u64> {
         let len = match entry.kind {
             1 => 1,
@@ -114,7 +115,7 @@ impl<'a> Directories<'a> {
         (1..=8).contains(&value).then_some(value as u8)
     }
 
-    /// Whether a camera says that the colours are of Adobe RGB; most of them add no profile.
+    /// Whether the camera declares Adobe RGB. Most such cameras add no profile.
     pub fn is_adobe_rgb(&self) -> bool {
         self.adobe_rgb() == Some(true)
     }

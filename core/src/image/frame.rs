@@ -1,10 +1,11 @@
-//! Frames: pixels of the original image and of the model's input, and the one map between them.
+//! Coordinate frames: pixels of the original image, pixels of the model's input, and the map
+//! between them.
 
 use rand::Rng;
 
 use super::ImageError;
 
-/// A box `[x0, y0, x1, y1]` in pixels; the frame is told by the variable's name or the docs.
+/// A box `[x0, y0, x1, y1]` in pixels. The variable's name or the docs state the frame.
 pub type BoxPx = [f32; 4];
 
 /// Why a box cannot be used.
@@ -23,12 +24,12 @@ pub enum BoxError {
         "box {0:?} has no area; wanted x0,y0,x1,y1 with x0 < x1 and y0 < y1 (corners, not width and height)"
     )]
     Empty(BoxPx),
-    /// Nothing of the box lies in the image.
+    /// The box does not overlap the image.
     #[error(
         "box {found:?} lies outside the image of {width}x{height} pixels; give x0,y0,x1,y1 in pixels of the image as seen (after EXIF rotation)"
     )]
     Outside {
-        /// The box as given.
+        /// The given box.
         found: BoxPx,
         /// Width of the image, in pixels.
         width: u32,
@@ -37,12 +38,12 @@ pub enum BoxError {
     },
 }
 
-/// The part of a box that lies in an image of `width` × `height` pixels.
+/// Returns the part of a box that lies in an image of `width` × `height` pixels.
 ///
-/// A box that reaches over the edge is clipped to it, as annotations often do by a pixel.
+/// Clips a box that crosses the edge: annotations often do by a pixel.
 ///
 /// # Errors
-/// When the box is not finite, inverted, empty or completely outside.
+/// If the box is not finite, inverted, empty or completely outside.
 pub fn check_box(box_px: BoxPx, width: u32, height: u32) -> Result<BoxPx, ImageError> {
     let [x0, y0, x1, y1] = box_px;
     if !box_px.iter().all(|v| v.is_finite()) {
@@ -63,22 +64,22 @@ pub fn check_box(box_px: BoxPx, width: u32, height: u32) -> Result<BoxPx, ImageE
 
 /// Maps boxes between the original image (after EXIF) and the model's input, both in pixels.
 ///
-/// `input = image * scale - offset`, per axis. A flipped picture has a negative scale; boxes come out
-/// with `x0 < x1` all the same. Nothing is clipped: see [`check_box`].
+/// `input = image * scale - offset`, per axis. A flipped picture has a negative scale, but boxes
+/// still come out with `x0 < x1`. Does not clip: see [`check_box`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BoxMap {
     /// Input pixels per image pixel, along the width.
     pub scale_x: f32,
     /// Input pixels per image pixel, along the height.
     pub scale_y: f32,
-    /// Scaled pixels cut off at the left.
+    /// Pixels cut off at the left, after scaling.
     pub offset_x: f32,
-    /// Scaled pixels cut off at the top.
+    /// Pixels cut off at the top, after scaling.
     pub offset_y: f32,
 }
 
 impl BoxMap {
-    /// A box of the original image in the frame of the model's input.
+    /// Maps a box of the original image to the model's input.
     pub fn input_from_image(&self, box_px: BoxPx) -> BoxPx {
         let [x0, y0, x1, y1] = box_px;
         let ([x0, y0], [x1, y1]) =
@@ -86,7 +87,7 @@ impl BoxMap {
         ordered([x0, y0, x1, y1])
     }
 
-    /// A box of the model's input in the frame of the original image.
+    /// Maps a box of the model's input to the original image.
     pub fn image_from_input(&self, box_input: BoxPx) -> BoxPx {
         let [x0, y0, x1, y1] = box_input;
         let ([x0, y0], [x1, y1]) =
@@ -94,25 +95,25 @@ impl BoxMap {
         ordered([x0, y0, x1, y1])
     }
 
-    /// A point `[x, y]` of the original image in the frame of the model's input.
+    /// Maps a point `[x, y]` of the original image to the model's input.
     pub fn input_from_image_point(&self, [x, y]: [f32; 2]) -> [f32; 2] {
         [x * self.scale_x - self.offset_x, y * self.scale_y - self.offset_y]
     }
 
-    /// A point `[x, y]` of the model's input in the frame of the original image.
+    /// Maps a point `[x, y]` of the model's input to the original image.
     pub fn image_from_input_point(&self, [x, y]: [f32; 2]) -> [f32; 2] {
         [(x + self.offset_x) / self.scale_x, (y + self.offset_y) / self.scale_y]
     }
 
-    /// The map when the model's input, `image_size` pixels wide, is mirrored left to right.
+    /// The map for a model input, `image_size` pixels wide, that is mirrored left to right.
     ///
-    /// `image_size - (image * scale - offset)`, written as a map again.
+    /// This is `image_size - (image * scale - offset)` in the form of a map.
     pub fn flipped(self, image_size: usize) -> Self {
         Self { scale_x: -self.scale_x, offset_x: -(self.offset_x + image_size as f32), ..self }
     }
 }
 
-/// A mirrored box has its left and right edges swapped.
+/// Swaps the left and right edges of a mirrored box.
 fn ordered([x0, y0, x1, y1]: BoxPx) -> BoxPx {
     [x0.min(x1), y0, x0.max(x1), y1]
 }
@@ -131,12 +132,12 @@ pub struct PixelRect {
 }
 
 impl PixelRect {
-    /// All of an image.
+    /// The whole of an image.
     pub fn whole(width: u32, height: u32) -> Self {
         Self { x: 0, y: 0, width, height }
     }
 
-    /// Whether the rectangle has pixels and all of them are in an image of `width` × `height`.
+    /// Whether the rectangle has pixels and lies within an image of `width` × `height`.
     pub fn lies_in(&self, width: u32, height: u32) -> bool {
         let inside =
             |start: u32, len: u32, size: u32| len > 0 && len <= size && start <= size - len;
@@ -144,14 +145,15 @@ impl PixelRect {
     }
 }
 
-/// A crop for training, as torchvision's `RandomResizedCrop.get_params` draws it
-/// (OpenCLIP: `scale` (0.9, 1.0), `ratio` (3/4, 4/3)).
+/// Draws a crop for training as torchvision's `RandomResizedCrop.get_params` does (OpenCLIP:
+/// `scale` (0.9, 1.0), `ratio` (3/4, 4/3)).
 ///
-/// `scale` is the share of the area and `ratio` width over height, drawn evenly in its logarithm. After
-/// ten draws that do not fit, the largest centred crop with an allowed ratio.
+/// `scale` is the share of the area. `ratio` is width over height, drawn uniformly in its
+/// logarithm. After ten draws that do not fit, returns the largest centred crop with an allowed
+/// ratio.
 ///
 /// # Panics
-/// When a range is reversed or the image has no pixels.
+/// If a range is reversed, or if the image has no pixels.
 pub fn random_resized_crop_params(
     width: u32,
     height: u32,

@@ -1,17 +1,17 @@
-//! HEIC, and what HEIC and AVIF files say in their container.
+//! Decodes HEIC, and reads the container of HEIC and AVIF files.
 
 use image::metadata::Orientation;
 
 #[cfg(feature = "heic")]
 pub(super) use heic::decode;
 
-/// A box of the ISO base media file format: its name and what is in it.
+/// A box of the ISO base media file format: its name and its contents.
 struct Boxed<'a> {
     name: &'a [u8],
     body: &'a [u8],
 }
 
-/// The boxes in some bytes, up to the first that is cut short.
+/// Iterates over the boxes in some bytes, up to the first truncated one.
 fn boxes(mut bytes: &[u8]) -> impl Iterator<Item = Boxed<'_>> {
     std::iter::from_fn(move || {
         let len = number(bytes, 0, 4)?;
@@ -37,9 +37,10 @@ fn number(bytes: &[u8], at: usize, len: usize) -> Option<usize> {
     usize::try_from(number).ok()
 }
 
-/// The turn that the container asks for (`irot`, `imir`) of its main picture; `None` where it says nothing.
+/// Returns the orientation that the container (`irot`, `imir`) asks for its main picture. `None` if
+/// it states none.
 pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
-    // After its name a full box has four bytes of version and flags.
+    // A full box has four bytes of version and flags after its name.
     let meta = find(bytes, b"meta")?.get(4..)?;
     let main = find(meta, b"pitm")?;
     let main = if main.first()? == &0 { number(main, 4, 2)? } else { number(main, 4, 4)? };
@@ -53,7 +54,7 @@ pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
         let Some(property) = idx.checked_sub(1).and_then(|idx| all.get(idx)) else { continue };
         let value = property.body.first().copied().unwrap_or(0);
         let asked = match property.name {
-            // Turns to the left.
+            // The numbers count quarter turns to the left.
             b"irot" => match value & 3 {
                 0 => Orientation::NoTransforms,
                 1 => Orientation::Rotate270,
@@ -69,7 +70,7 @@ pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
     turn
 }
 
-/// The numbers of an item's properties, in their order, from a box `ipma`.
+/// Reads the property indices of an item, in order, from an `ipma` box.
 fn properties_of(ipma: &[u8], item: usize) -> Option<Vec<usize>> {
     let (id_len, idx_len) =
         (if ipma.first()? == &0 { 2 } else { 4 }, 1 + usize::from(ipma.get(3)? & 1));
@@ -79,7 +80,7 @@ fn properties_of(ipma: &[u8], item: usize) -> Option<Vec<usize>> {
         let count = number(ipma, at + id_len, 1)?;
         at += id_len + 1;
         if id == item {
-            // The highest bit says that a reader must know the property.
+            // The highest bit marks a property that readers must support.
             let mask = (1 << (8 * idx_len - 1)) - 1;
             return (0..count)
                 .map(|n| Some(number(ipma, at + n * idx_len, idx_len)? & mask))
@@ -90,9 +91,9 @@ fn properties_of(ipma: &[u8], item: usize) -> Option<Vec<usize>> {
     None
 }
 
-/// One turn after another.
+/// Combines two orientations.
 fn after(first: Orientation, second: Orientation) -> Orientation {
-    // Each turn is what becomes of a picture with four different corners.
+    // An orientation is identified by its effect on a picture with four different corners.
     let corners = |turns: &[Orientation]| {
         let mut image = image::DynamicImage::ImageLuma8(
             image::GrayImage::from_raw(2, 2, vec![0, 1, 2, 3]).expect("four pixels"),
@@ -118,7 +119,8 @@ mod heic {
     use crate::image::decode::{DecodeLimits, Drawn, Stopped};
     use crate::image::exif;
 
-    /// Bytes a pixel: four for each of 1.5 samples, of the tiles and of the picture made of them, and RGB.
+    /// Bytes per pixel: four for each of 1.5 samples, for the tiles and for the assembled picture,
+    /// plus RGB.
     const BYTES_A_PIXEL: u64 = 15;
 
     impl From<HeifError> for Stopped {
@@ -132,19 +134,22 @@ mod heic {
         }
     }
 
-    /// Decodes a HEIC.
+    /// Decodes a HEIC file.
     ///
-    /// The container's own turns (`irot`, `imir`) are applied, and EXIF's orientation is left alone where there are
-    /// any: iPhones write both, and both say the same. Where the container says nothing, EXIF's is applied. The
-    /// standard (ISO/IEC 23008-12, A.2.1) would leave it, and libheif does. But phones that write no `irot`
-    /// (some of Samsung's) mean it, and their own galleries, Android's, and Google Photos turn the picture; so
-    /// people know it upright.
+    /// Applies the container's transforms (`irot`, `imir`) and then ignores EXIF's orientation:
+    /// iPhones write both, with the same meaning. Applies EXIF's orientation if the container has
+    /// no transforms.
+    ///
+    /// The standard (ISO/IEC 23008-12, A.2.1) would ignore EXIF even then, and libheif does. But
+    /// some phones (such as some of Samsung's) write no `irot` and rely on EXIF. Their own
+    /// galleries, Android's and Google Photos rotate the picture, so people know it upright.
     pub fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Drawn, Stopped> {
         let info = heic_decoder::probe(bytes)?;
         let side = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let size @ (width, height) = (side(info.width), side(info.height));
         limits.check(width, height)?;
-        // Not alone: the decoder waits for threads that may begin to read another photo.
+        // Do not take the lock for large images: the decoder waits for threads that may start to
+        // read another photo.
         limits.check_bytes(size, BYTES_A_PIXEL * u64::from(width) * u64::from(height))?;
         let mut image = heic_decoder::decode(bytes)?;
         centre_chroma(&mut image);
@@ -178,12 +183,14 @@ mod heic {
         Ok(Drawn { pixels: canvas.finish()?, size, orientation, problem: None })
     }
 
-    /// Puts samples of chroma into the middle of the pixels that they stand for, as libheif does and encoders mean it.
-    /// The standard's rule for files that say nothing (at the left edge) shifts colours by half a pixel.
+    /// Moves chroma samples to the centre of their pixels, as libheif does and encoders intend.
+    ///
+    /// The standard's rule for files without a location (the left edge) shifts colours by half a
+    /// pixel.
     fn centre_chroma(image: &mut DecodedImage) {
         let sampling = &mut image.chroma_sampling;
-        // Only this place is in the middle of one axis and at the edge of the other; a turn may have put that edge to
-        // any side.
+        // Only this location is in the centre of one axis and at the edge of the other. A rotation
+        // may have moved that edge to any side.
         let is_at_left = (sampling.origin_x.fract() == 0.0) != (sampling.origin_y.fract() == 0.0);
         if (sampling.sub_x, sampling.sub_y) == (2, 2) && is_at_left {
             for origin in [&mut sampling.origin_x, &mut sampling.origin_y] {
@@ -196,7 +203,8 @@ mod heic {
         }
     }
 
-    /// The profile wins over the numbers, which then only say how luma and chroma become RGB.
+    /// Returns the colour space. A profile wins over the H.273 numbers, which then only define the
+    /// conversion from luma and chroma to RGB.
     fn space(image: &DecodedImage) -> Space {
         match (Space::of_icc(image.metadata.icc_profile.clone()), image.metadata.color_info) {
             (Space::Srgb, Some(info)) => {
@@ -231,7 +239,7 @@ mod tests {
         assert!(message.contains("64x48"), "{message}");
     }
 
-    /// The gradient by pillow-heif 1.8 at quality 90.
+    /// The gradient, written by pillow-heif 1.8 at quality 90.
     #[cfg(feature = "heic")]
     const HEIC: &[u8] = include_bytes!("gradient.heic");
 
@@ -244,25 +252,26 @@ mod tests {
     #[test]
     #[cfg(feature = "avif")]
     fn an_avif_is_read_unless_it_announces_too_much() {
-        // The same by Pillow 13.0 at quality 90, without subsampling.
+        // The gradient, written by Pillow 13.0 at quality 90 without subsampling.
         check_gradient(include_bytes!("gradient.avif"), 2.0);
     }
 
-    /// The gradient by pillow-heif 1.8 at quality 60 with EXIF's orientation 6, and its box `irot` renamed.
+    /// The gradient, written by pillow-heif 1.8 at quality 60 with EXIF's orientation 6. Its `irot`
+    /// box is renamed.
     #[cfg(feature = "heic")]
     const TURNED: &[u8] = include_bytes!("turned.heic");
 
     #[test]
     #[cfg(feature = "heic")]
     fn exif_turns_a_photo_whose_container_says_nothing() {
-        // With chroma at the edge of its pixels it would be 1.17.
+        // With chroma at the edge of its pixels the difference would be 1.17.
         check_close(&decoded(TURNED), &image::imageops::rotate90(&gradient()), 0.9);
-        // Where the container turns it, EXIF's orientation is the same turn and not one more.
+        // If the container rotates the picture, EXIF's orientation does not rotate it again.
         let at = TURNED.windows(4).position(|name| name == b"xrot").expect("renamed");
         let mut by_container = TURNED.to_vec();
         by_container[at..at + 4].copy_from_slice(b"irot");
         assert_eq!(decoded(&by_container), decoded(TURNED));
-        // The container's turn wins, also one by nothing.
+        // The container's transform wins, even if it is the identity.
         by_container[at + 4] = 0;
         check_close(&decoded(&by_container), &gradient(), 3.0);
     }
@@ -270,7 +279,7 @@ mod tests {
     #[test]
     #[cfg(feature = "heic")]
     fn transparent_pixels_lie_on_white() {
-        // The gradient by pillow-heif 1.8 at quality 60 with an alpha of 4 x.
+        // The gradient, written by pillow-heif 1.8 at quality 60 with an alpha of 4 x.
         let found = decoded(include_bytes!("transparent.heic"));
         let wanted = RgbImage::from_fn(64, 48, |x, y| {
             let over = |value: u32| (value * 4 * x + 255 * (255 - 4 * x)) / 255;
@@ -307,7 +316,7 @@ mod tests {
             b"ipco",
             &[vec![named(b"ispe", &[0; 12])], properties.to_vec()].concat().concat(),
         );
-        // Item 1 has property 1; item 2 has that and all others, which a reader must know (128).
+        // Item 1 has property 1. Item 2 has that one and all others, marked as essential (128).
         let of_main: Vec<u8> = (0..properties.len() as u8).map(|idx| 128 | (2 + idx)).collect();
         let ipma =
             [&[0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 1, 1, 0, 2, 1 + of_main.len() as u8, 1][..], &of_main]
@@ -333,10 +342,10 @@ mod tests {
         assert_eq!(of(&[irot(1)]), Some(vec![1, 3, 0, 2]));
         assert_eq!(of(&[irot(2)]), Some(vec![3, 2, 1, 0]));
         assert_eq!(of(&[irot(3)]), Some(vec![2, 0, 3, 1]));
-        // Top and bottom change places, or left and right.
+        // Top and bottom swap, or left and right.
         assert_eq!(of(&[imir(0)]), Some(vec![2, 3, 0, 1]));
         assert_eq!(of(&[imir(1)]), Some(vec![1, 0, 3, 2]));
-        // One after the other: left and right of what was turned.
+        // Both in order: the mirror swaps left and right of the rotated picture.
         assert_eq!(of(&[irot(1), imir(1)]), Some(vec![3, 1, 2, 0]));
         let whole = container(&[irot(1)]);
         for kept in 0..whole.len() {

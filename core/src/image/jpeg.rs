@@ -1,4 +1,5 @@
-//! JPEG as libjpeg-turbo decodes it for Pillow; the `image` crate's own decoder is off by up to 8 in a pixel.
+//! Decodes JPEG as libjpeg-turbo does for Pillow. The `image` crate's own decoder differs by up to
+//! 8 in a pixel.
 
 use image::RgbImage;
 use image::metadata::Orientation;
@@ -12,9 +13,9 @@ use super::colour::{Converter, Samples, Space};
 use super::decode::{DecodeLimits, Drawn, Stopped};
 use super::exif::{self, Directories};
 
-/// The marker of the end.
+/// The end-of-image marker.
 const END: [u8; 2] = [0xff, 0xd9];
-/// A JPEG of which less than this share has arrived shows nothing that could be found again.
+/// Smallest usable part of a truncated JPEG. With less, nothing in the picture is recognizable.
 const LEAST_ARRIVED: f64 = 1.0 / 16.0;
 
 impl From<JpegError> for Stopped {
@@ -26,9 +27,10 @@ impl From<JpegError> for Stopped {
     }
 }
 
-/// Decodes a JPEG, smaller by 2, 4 or 8 where `least_side` or the limits ask for it.
+/// Decodes a JPEG, reduced by 2, 4 or 8 if `least_side` or the limits allow or require it.
 ///
-/// What is damaged or cut short is decoded once more with what is missing in grey, as libjpeg does.
+/// A damaged or truncated file is decoded a second time, with the missing part in grey, as libjpeg
+/// does.
 pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
@@ -37,7 +39,7 @@ pub(super) fn decode(
     let ended;
     let mut decoder = match Decoder::new(bytes) {
         Ok(decoder) => decoder,
-        // Where a marker should stand there is nothing more: as libjpeg, take it for the end.
+        // The file ends where a marker should be. Append an end marker, as libjpeg does.
         Err(JpegError::UnexpectedEof) => {
             ended = [bytes, &END].concat();
             Decoder::new(&ended)?
@@ -76,7 +78,7 @@ pub(super) fn decode(
         let mut inks = Vec::new();
         for row in pixels.chunks_exact(row_len).take(rows as usize) {
             if format == PixelFormat::Cmyk {
-                // Adobe's programs write inks upside down, and all others follow.
+                // Adobe's programs store inks inverted, and all other programs follow.
                 inks.clear();
                 inks.extend(row.iter().map(|ink| 255 - ink));
             }
@@ -90,7 +92,7 @@ pub(super) fn decode(
     Ok(Drawn { pixels, size, orientation, problem })
 }
 
-/// How the picture is turned, and what its colours are.
+/// Returns the orientation and the colour space.
 fn said_of_colours(decoder: &Decoder) -> Result<(Orientation, Space), Stopped> {
     let is_adobe_rgb =
         || decoder.exif_data().and_then(Directories::open).is_some_and(|exif| exif.is_adobe_rgb());
@@ -101,8 +103,10 @@ fn said_of_colours(decoder: &Decoder) -> Result<(Orientation, Space), Stopped> {
     Ok((exif::orientation(decoder.exif_data()), space))
 }
 
-/// What decoding holds at once: the planes and the picture, both `by` times smaller; where the file has several
-/// scans also every coefficient, two bytes each.
+/// Returns the memory that decoding needs at once.
+///
+/// This is the planes and the picture, both reduced by `by`. A file with several scans also needs
+/// every coefficient, two bytes each.
 fn needed_bytes(decoder: &Decoder, by: u32, format: PixelFormat) -> u64 {
     let frame = decoder.header();
     let pixels = u64::from(frame.width) * u64::from(frame.height);
@@ -114,11 +118,11 @@ fn needed_bytes(decoder: &Decoder, by: u32, format: PixelFormat) -> u64 {
     let n_samples = pixels * sampling.sum::<u64>() / of_largest;
     let coefficients = if decoder.has_multiple_scans() { 2 * n_samples } else { 0 };
     let by = u64::from(by);
-    // Twice the picture, because turning or converting it makes another.
+    // Count the picture twice, because rotating or converting it makes a copy.
     coefficients + (n_samples + 2 * pixels * format.bytes_per_pixel() as u64) / (by * by)
 }
 
-/// The samples, and what is wrong with them.
+/// Returns the samples, and a description of any damage.
 fn pixels(decoder: &mut Decoder) -> Result<(Vec<u8>, Option<String>), Stopped> {
     use JpegError::{AllocationFailed, LimitExceeded, Unsupported};
     let strict = match decoder.decode_image() {
@@ -136,7 +140,7 @@ fn pixels(decoder: &mut Decoder) -> Result<(Vec<u8>, Option<String>), Stopped> {
     }
 }
 
-/// What is wrong in words; `None` where too little is left to be shown.
+/// Describes the damage. `None` if too little is left to show.
 fn problem(warnings: &[DecodeWarning], has_scans: bool) -> Option<String> {
     let mut first_damage = None;
     for warning in warnings {
@@ -173,7 +177,7 @@ mod tests {
     use crate::image::colour::tests::{INKS, OF_INKS, of_inks};
     use crate::image::decode::tests::{check_close, decoded, scaled};
 
-    /// Something to see everywhere, without noise.
+    /// A picture with structure everywhere and without noise.
     fn slope() -> RgbImage {
         RgbImage::from_fn(320, 240, |x, y| {
             image::Rgb([(x * 3 / 4) as u8, y as u8, ((x ^ y) & 0xe0) as u8])
@@ -203,9 +207,9 @@ mod tests {
         assert_eq!(half.dimensions(), image.dimensions());
         assert_eq!(rows(&half, 0..80), rows(&image, 0..80));
         assert!(rows(&half, 200..240).as_raw().iter().all(|value| value.abs_diff(128) <= 1));
-        // The last two bytes are only the end's mark.
+        // The last two bytes are only the end marker.
         assert_eq!(shown(&whole[..whole.len() - 2]), (image, None));
-        // Where all of it is wanted it is an error, and where next to nothing arrived.
+        // `decode` gives an error, and so does `decode_scaled` if almost nothing arrived.
         let error = crate::image::decode(&whole[..whole.len() / 2], DecodeLimits::default())
             .expect_err("cut");
         assert!(matches!(error, ImageError::Corrupt { format: "JPEG", .. }), "{error}");
@@ -252,7 +256,7 @@ mod tests {
 
     #[test]
     fn inks_with_a_profile_become_srgb() {
-        // Adobe's programs write inks upside down.
+        // Adobe's programs store inks inverted.
         let pixels: Vec<u8> = (0..16)
             .flat_map(|_| INKS.iter().flat_map(|inks| [*inks; 16]))
             .flatten()
@@ -278,7 +282,7 @@ mod tests {
         assert_eq!(decoded(&bytes.expect("encodes")).get_pixel(8, 8).0, [81; 3]);
     }
 
-    /// The header of a JPEG of that size, of which only the first row of blocks arrived.
+    /// A JPEG whose header states this size, but which has only the first row of blocks.
     fn announcing(width: u16, height: u16) -> Vec<u8> {
         let flat = vec![90; usize::from(width) * 16];
         let mut bytes =
@@ -300,7 +304,7 @@ mod tests {
             .expect_err("4.3 gigapixels")
             .to_string();
         assert!(error.contains("65500x65500, 4290250000 pixels"), "{error}");
-        // An eighth is the least that libjpeg makes.
+        // An eighth is the smallest size that libjpeg makes.
         let limits = DecodeLimits { max_pixels: 40_000, ..DecodeLimits::default() };
         assert!(matches!(
             crate::image::decode_whole(&bytes, limits),

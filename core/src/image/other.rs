@@ -1,4 +1,4 @@
-//! The formats that the `image` crate reads for us: WebP, GIF, BMP and AVIF.
+//! Decodes the formats that the `image` crate reads: WebP, GIF, BMP and AVIF.
 
 use std::io::Cursor;
 
@@ -8,7 +8,7 @@ use super::canvas::{Canvas, with_capacity};
 use super::colour::{Converter, Samples, Space};
 use super::decode::{DecodeLimits, Drawn, Stopped, high_bytes};
 
-/// What decoders need besides the picture, in bytes a pixel.
+/// Memory of the decoders besides the picture, in bytes per pixel.
 const BYTES_A_PIXEL: u64 = 4;
 
 impl From<image::ImageError> for Stopped {
@@ -21,7 +21,7 @@ impl From<image::ImageError> for Stopped {
     }
 }
 
-/// Decodes a picture; of an animation its first frame.
+/// Decodes a picture, or the first frame of an animation.
 pub(super) fn decode(
     bytes: &[u8],
     format: ImageFormat,
@@ -57,7 +57,7 @@ pub(super) fn decode(
     let _alone = limits.admit(size, needed)?;
 
     let orientation = match format {
-        // AVIF's decoder knows nothing of turns.
+        // AVIF's decoder does not read orientations.
         #[cfg(feature = "avif")]
         ImageFormat::Avif => {
             super::heif::turn(bytes).unwrap_or(image::metadata::Orientation::NoTransforms)
@@ -87,7 +87,7 @@ pub(super) fn decode(
         };
         let row = converter.convert(row);
         if is_forgotten {
-            // Many programs write zeros where BMP has alpha, and mean none.
+            // Many programs write zeros in BMP's alpha channel and mean opaque.
             opaque.clear();
             opaque.extend(row.as_chunks::<4>().0.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]));
             canvas.push_rgb(&opaque);
@@ -100,8 +100,9 @@ pub(super) fn decode(
     Ok(Drawn { pixels: canvas.finish()?, size, orientation, problem: None })
 }
 
-/// The sizes that a file of the HEIF family announces (its boxes `ispe`); AVIF's decoder looks at none of them
-/// before it decodes.
+/// Checks the sizes that a file of the HEIF family states in its `ispe` boxes.
+///
+/// AVIF's decoder does not check them before it decodes.
 #[cfg(feature = "avif")]
 fn check_announced(bytes: &[u8], limits: DecodeLimits) -> Result<(), super::ImageError> {
     for (at, _) in bytes.windows(4).enumerate().filter(|(_, name)| **name == *b"ispe") {

@@ -1,4 +1,5 @@
-//! PNG, row by row: neither a large picture nor one that is cut short needs to be whole.
+//! Decodes PNG row by row, so that a large picture need not be whole in memory and a truncated one
+//! can be shown. Only interlaced files are read whole.
 
 use std::io::Cursor;
 
@@ -19,7 +20,7 @@ impl From<DecodingError> for Stopped {
     }
 }
 
-/// Decodes a PNG; of one that is cut short or damaged the rows before that, the others in grey.
+/// Decodes a PNG. In a truncated or damaged file, the rows after the damage are grey.
 pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
@@ -72,7 +73,7 @@ pub(super) fn decode(
         ));
         canvas.fill_up();
     } else {
-        // EXIF data may stand behind the pixels. What is damaged there takes nothing from the picture.
+        // EXIF data may follow the pixels. Damage there does not affect the picture.
         let _ = reader.finish();
     }
     let orientation = exif::orientation(reader.info().exif_metadata.as_deref());
@@ -80,7 +81,7 @@ pub(super) fn decode(
     Ok(Drawn { pixels, size, orientation, problem })
 }
 
-/// What the file says of its colours, in the order of the standard (PNG, third edition, 4.3).
+/// Returns the colour space, with the precedence of the standard (PNG, third edition, 4.3).
 fn space(info: &Info) -> Space {
     match (&info.coding_independent_code_points, &info.icc_profile) {
         (Some(points), _) => {
@@ -91,7 +92,7 @@ fn space(info: &Info) -> Space {
     }
 }
 
-/// Rows of the file on their way to a canvas.
+/// Converts rows of the file and adds them to a canvas.
 struct Rows {
     converter: Converter,
     samples: Samples,
@@ -100,7 +101,7 @@ struct Rows {
 }
 
 impl Rows {
-    /// Rows as they come.
+    /// Reads the rows one by one.
     fn each(
         &mut self,
         reader: &mut Reader<Cursor<&[u8]>>,
@@ -112,7 +113,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Rows of an interlaced file, which are whole only at its end.
+    /// Reads an interlaced file, whose rows are complete only at its end.
     fn held(
         &mut self,
         reader: &mut Reader<Cursor<&[u8]>>,
@@ -129,7 +130,7 @@ impl Rows {
     fn push(&mut self, row: &[u8], canvas: &mut Canvas) {
         let row = match self.depth {
             BitDepth::Sixteen => {
-                // The higher byte comes first.
+                // The high byte comes first.
                 high_bytes(row, 0, &mut self.high);
                 &self.high
             }
@@ -153,7 +154,7 @@ mod tests {
         encoded(image.clone(), image::ImageFormat::Png)
     }
 
-    /// A chunk as it stands in a file.
+    /// A chunk as stored in a file.
     fn chunk(name: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let crc = |bytes: &[u8]| {
             !bytes.iter().fold(!0_u32, |crc, byte| {
@@ -166,7 +167,7 @@ mod tests {
         [&(data.len() as u32).to_be_bytes()[..], &named, &crc(&named).to_be_bytes()].concat()
     }
 
-    /// The file with a chunk before its first one of a name.
+    /// Inserts a chunk before the first chunk named `before`.
     fn with_chunk(png: &[u8], before: &[u8; 4], chunk: &[u8]) -> Vec<u8> {
         let at = png.windows(4).position(|window| window == before).expect("there is one") - 4;
         [&png[..at], chunk, &png[at..]].concat()
@@ -187,7 +188,7 @@ mod tests {
             .expect("some arrived");
         assert!((30..80).contains(&last), "{last}");
         assert_eq!(decoded.pixels.as_raw()[..600 * last], image.as_raw()[..600 * last]);
-        // Where all of it is wanted it is an error.
+        // `decode` gives an error for a truncated file.
         let error =
             crate::image::decode(cut, DecodeLimits::default()).expect_err("a part is missing");
         assert!(matches!(error, ImageError::Corrupt { format: "PNG", .. }), "{error}");
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_interlaced_file_is_read() {
-        // Adam7 by hand: seven small pictures, rows without a filter.
+        // Adam7 written by hand: seven small pictures, with unfiltered rows.
         let image = picture(9, 7);
         let passes = [
             (0, 0, 8, 8),

@@ -1,8 +1,9 @@
-//! Bicubic resize with antialias, bit for bit as Pillow 13's `Image.resize(size, Image.BICUBIC)`.
+//! Bicubic resize with antialiasing, bit for bit as Pillow 13 with
+//! `Image.resize(size, Image.BICUBIC)`.
 //!
-//! Two passes with 8-bit pixels between them and fixed-point coefficients (`libImaging/Resample.c`). The
-//! resize crates round differently or take the passes in the other order, which a model that is compared with
-//! its reference to 1e-4 can see.
+//! Two passes with 8-bit pixels between them and fixed-point coefficients
+//! (`libImaging/Resample.c`). The resize crates round differently or run the passes in the other
+//! order. That is visible in a comparison of a model with its reference at 1e-4.
 
 use std::ops::Range;
 
@@ -10,25 +11,26 @@ use image::RgbImage;
 
 use super::frame::PixelRect;
 
-/// Fraction bits of a coefficient: 32 less 8 for the pixel and 2 for sign and overshoot.
+/// Fraction bits of a coefficient: 32 minus 8 for the pixel and 2 for sign and overshoot.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 
 /// Half the width of the bicubic kernel, in output pixels (input pixels when enlarging).
 const BICUBIC_SUPPORT: f64 = 2.0;
 
-/// The whole image at another size, as `image.resize((width, height), Image.BICUBIC)`.
+/// Resizes the whole image, as `image.resize((width, height), Image.BICUBIC)`.
 ///
 /// # Panics
-/// When either image has no pixels.
+/// If either image has no pixels.
 pub fn resize(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let whole = PixelRect::whole(image.width(), image.height());
     resize_window(image, whole, (width, height), PixelRect::whole(width, height))
 }
 
-/// `image.crop(source).resize(size, Image.BICUBIC).crop(window)`, computing only the pixels of `window`.
+/// Computes `image.crop(source).resize(size, Image.BICUBIC).crop(window)`, but only the pixels of
+/// `window`.
 ///
 /// # Panics
-/// When `source` does not lie in the image or `window` not in `size`.
+/// If `source` does not lie within the image, or `window` within `size`.
 pub(super) fn resize_window(
     image: &RgbImage,
     source: PixelRect,
@@ -54,26 +56,27 @@ pub(super) fn resize_window(
     RgbImage::from_raw(window.width, window.height, pixels).expect("one pixel per tap")
 }
 
-/// Pillow 13's order of the passes (its pull request 9549); before, columns always came first.
+/// Whether rows are resized first: Pillow 13's order of the passes (its pull request 9549). Before,
+/// columns always came first.
 fn rows_first(source: PixelRect, size: (u32, u32)) -> bool {
     let lost_columns = i64::from(source.width) - i64::from(size.0);
     let lost_rows = i64::from(source.height) - i64::from(size.1);
     lost_rows > 0 && lost_rows > 2 * lost_columns
 }
 
-/// For each output pixel of one axis, the input pixels it is made of and their weights.
+/// For each output pixel of one axis: the input pixels that contribute, and their weights.
 struct Taps {
     /// First input pixel of each output pixel.
     first: Vec<usize>,
-    /// Where the weights of each output pixel start in `weights`; one more entry than pixels.
+    /// Start of each output pixel's weights in `weights`, with one extra entry at the end.
     start: Vec<usize>,
-    /// Fixed point with `PRECISION_BITS` of fraction.
+    /// Fixed-point weights with `PRECISION_BITS` of fraction.
     weights: Vec<i32>,
 }
 
 impl Taps {
-    /// Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc` for output pixels
-    /// `window_start..window_start + window_len` of `out_len`.
+    /// Computes the taps of output pixels `window_start..window_start + window_len` of `out_len`,
+    /// like Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`.
     fn new(in_len: u32, out_len: u32, window_start: u32, window_len: u32) -> Self {
         let scale = f64::from(in_len) / f64::from(out_len);
         let filter_scale = scale.max(1.0);
@@ -82,7 +85,7 @@ impl Taps {
         let mut weights = Vec::new();
         for out_idx in window_start..window_start + window_len {
             let center = (f64::from(out_idx) + 0.5) * scale;
-            // Truncated towards zero, as C's cast does.
+            // Truncated towards zero, like C's cast.
             let first = ((center - support + 0.5) as i64).max(0);
             let end = ((center + support + 0.5) as i64).min(i64::from(in_len));
             weights.clear();
@@ -107,13 +110,13 @@ impl Taps {
         self.first.len()
     }
 
-    /// The input pixels that any output pixel needs.
+    /// Range of input pixels that the output pixels need.
     fn span(&self) -> Range<usize> {
         let (first, weights) = self.of(self.len() - 1);
         self.first[0]..first + weights.len()
     }
 
-    /// The same taps when the input begins at pixel `start`.
+    /// Adapts the taps to an input that starts at pixel `start`.
     fn from(mut self, start: usize) -> Self {
         self.first.iter_mut().for_each(|first| *first -= start);
         self
@@ -144,7 +147,8 @@ fn pixel_from_sum(sum: i32) -> u8 {
 
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// The first `n_rows` rows of `pixels`, `stride` bytes apart, each squeezed or stretched to the taps' length.
+/// Resizes the first `n_rows` rows of `pixels`, which are `stride` bytes apart, to the length of
+/// the taps.
 fn resize_columns(pixels: &[u8], stride: usize, n_rows: usize, columns: &Taps) -> Vec<u8> {
     let mut out = Vec::with_capacity(n_rows * 3 * columns.len());
     for row in pixels.chunks(stride).take(n_rows) {
@@ -163,8 +167,9 @@ fn resize_columns(pixels: &[u8], stride: usize, n_rows: usize, columns: &Taps) -
     out
 }
 
-/// Each output row is a weighted sum of rows of `pixels`, `stride` bytes apart, of which the first `n_columns`
-/// pixels count.
+/// Computes each output row as a weighted sum of rows of `pixels`.
+///
+/// Rows are `stride` bytes apart. Only their first `n_columns` pixels count.
 fn resize_rows(pixels: &[u8], stride: usize, n_columns: usize, rows: &Taps) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.len() * 3 * n_columns);
     let mut sums = vec![0; 3 * n_columns];
@@ -200,9 +205,11 @@ pub(super) mod tests {
         })
     }
 
-    // Expected hashes, with Pillow 13.0 and `fnv` as above over the bytes:
-    // im = Image.fromarray(np.fromfunction(lambda y, x, c: ((x*37 + y*91 + c*57) ^ ((x*y) >> 3) ^ (x*x)) & 255,
-    //     (h, w, 3), dtype=np.int64).astype(np.uint8)); fnv(im.resize((out_w, out_h), Image.BICUBIC).tobytes())
+    // Expected hashes come from Pillow 13.0, with `fnv` as above over the bytes:
+    // im = Image.fromarray(np.fromfunction(
+    //     lambda y, x, c: ((x*37 + y*91 + c*57) ^ ((x*y) >> 3) ^ (x*x)) & 255,
+    //     (h, w, 3), dtype=np.int64).astype(np.uint8))
+    // fnv(im.resize((out_w, out_h), Image.BICUBIC).tobytes())
     fn check(from: (u32, u32), to: (u32, u32), pillow: u64) {
         let resized = resize(&picture(from.0, from.1), to.0, to.1);
         assert_eq!(resized.dimensions(), to);
@@ -248,7 +255,7 @@ pub(super) mod tests {
         assert_eq!(resize(&picture(31, 9), 31, 9), picture(31, 9));
     }
 
-    // Growing in height, so columns come first, and shrinking in it, so rows do.
+    // One case grows in height, so columns come first. The other shrinks, so rows do.
     #[test]
     fn a_window_is_a_crop_of_the_resized_crop() {
         let image = picture(50, 40);

@@ -1,5 +1,5 @@
-//! TIFF as scanners, cameras and laboratories write it: strips or tiles, whole numbers or floats, palettes, inks
-//! and CIELab. Of several pages the first.
+//! Decodes TIFF as scanners, cameras and laboratories write it: strips or tiles, integers or
+//! floats, palettes, CMYK and CIELab. Decodes only the first page.
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
 
@@ -21,13 +21,15 @@ const PALETTE: u64 = 3;
 const CIE_LAB: u64 = 8;
 const ICC_LAB: u64 = 9;
 
-/// Values of `ExtraSamples`: an alpha by which the colours are multiplied, and one by which they are not.
+/// `ExtraSamples` of premultiplied alpha.
 const ASSOCIATED_ALPHA: u16 = 1;
+/// `ExtraSamples` of alpha that is not premultiplied.
 const UNASSOCIATED_ALPHA: u16 = 2;
-/// `PlanarConfiguration` of samples that stand in planes of their own.
+/// `PlanarConfiguration` of samples in separate planes.
 const PLANAR: u16 = 2;
 
-/// Floats up to this are parts of 1, with highlights; beyond, they count to 255 or are measurements.
+/// Floats up to this are fractions of 1, with highlights. Larger ones count to 255 or are
+/// measurements.
 const MOST_OF_ONE: f32 = 16.0;
 
 impl From<TiffError> for Stopped {
@@ -62,7 +64,7 @@ pub(super) fn decode(
     Ok(Drawn { pixels: canvas.finish()?, size, orientation: page.orientation(), problem: None })
 }
 
-/// What the samples of a pixel mean.
+/// Meaning of a pixel's samples.
 #[derive(Debug)]
 enum Kind {
     Gray,
@@ -70,7 +72,7 @@ enum Kind {
     Rgb,
     Cmyk,
     YCbCr,
-    /// Whether zero stands for no colour; else 128 does.
+    /// Whether a and b are signed. Otherwise 128 means zero.
     Lab {
         is_signed: bool,
     },
@@ -86,18 +88,18 @@ enum Values<T, U> {
 struct Page<'a> {
     decoder: Decoder<Patched<'a>>,
     size: (u32, u32),
-    /// Taken by [`Row`].
+    /// `None` after [`Row`] has taken it.
     kind: Option<Kind>,
     is_palette: bool,
-    /// Bits of a sample.
+    /// Bits per sample.
     bits: u8,
-    /// Samples of a pixel that are read.
+    /// Number of samples per pixel that are read.
     n_samples: usize,
-    /// Whether the samples stand in planes of their own.
+    /// Whether each sample has its own plane.
     is_planar: bool,
-    /// `ExtraSamples` of the sample behind the colours, where that is alpha.
+    /// `ExtraSamples` of the sample after the colours, if that is alpha.
     alpha: Option<u16>,
-    /// Whether the values are floats or signed, of which only looking at all of them tells the range.
+    /// Whether the values are floats or signed. Their range is found by reading all of them.
     is_measured: bool,
 }
 
@@ -155,13 +157,14 @@ impl<'a> Page<'a> {
         Space::of_icc(self.decoder.get_tag_u8_vec(Tag::IccProfile).ok())
     }
 
-    /// Columns and rows of a strip or tile, none of them beyond the image.
+    /// Columns and rows of a strip or tile, at most those of the image.
     fn chunk(&self) -> (u32, u32) {
         let (width, height) = self.decoder.chunk_dimensions();
         (width.clamp(1, self.size.0), height.clamp(1, self.size.1))
     }
 
-    /// A row of strips or tiles, the chunk that is read, and the result; twice that, because turning makes another.
+    /// Returns the memory that decoding needs: a row of strips or tiles, one chunk, and the result
+    /// twice, because rotating makes a copy.
     fn needed_bytes(&self, by: u32) -> u64 {
         let (width, height) = (u64::from(self.size.0), u64::from(self.size.1));
         let bytes = u64::from(self.bits.div_ceil(8)) * self.n_samples as u64;
@@ -172,7 +175,7 @@ impl<'a> Page<'a> {
         of_a_row * u64::from(chunk_height) + of_a_chunk + 6 * width * height / u64::from(by * by)
     }
 
-    /// The samples of a strip or tile.
+    /// Reads the samples of a strip or tile.
     fn read_chunk(
         &mut self,
         idx: u32,
@@ -208,7 +211,8 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// Samples of 1, 2 or 4 bits, of rows that end with whole bytes; grey ones spread to 0..=255.
+    /// Unpacks samples of 1, 2 or 4 bits. Rows end at whole bytes. Grey samples are scaled to
+    /// 0..=255.
     fn unpacked(&self, packed: &[u8], row_len: usize) -> Vec<u8> {
         let bits = usize::from(self.bits);
         let most = (1_u16 << bits) - 1;
@@ -221,7 +225,7 @@ impl<'a> Page<'a> {
         rows.flat_map(|row| (0..row_len).map(move |at| sample(row, at))).collect()
     }
 
-    /// Hands over the rows from the top to the bottom, the samples of a pixel side by side.
+    /// Passes the rows to `take` from top to bottom, with interleaved samples.
     fn for_each_row(&mut self, mut take: impl FnMut(Values<&[u8], &[f32]>)) -> Result<(), Stopped> {
         let (width, height) = self.size;
         let (chunk_width, chunk_height) = self.chunk();
@@ -258,9 +262,10 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// What is black and what is white of floats and signed numbers.
+    /// Returns the values of black and white for floats and signed numbers.
     ///
-    /// Of floats 0 and 1, or 0 and 255 where they go far beyond 1; of measurements their least and most.
+    /// Floats range over 0 and 1, or 0 and 255 if they go far beyond 1. Measurements range from
+    /// their minimum to their maximum.
     fn range(&mut self) -> Result<(f32, f32), Stopped> {
         let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
         self.for_each_row(|values| {
@@ -270,7 +275,7 @@ impl<'a> Page<'a> {
                 }
             }
         })?;
-        // Wide gamuts and sharpening leave a little below zero.
+        // Wide gamuts and sharpening give values a little below zero.
         let has_none_below = least >= -0.1 * most;
         Ok(match () {
             () if has_none_below && most <= MOST_OF_ONE => (0.0, 1.0),
@@ -281,14 +286,14 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Where the samples of a chunk belong in its row of chunks.
+/// Position of a chunk's samples in its row of chunks.
 struct Place {
     /// Columns before the chunk.
     left: usize,
     columns: usize,
     row_len: usize,
     n_samples: usize,
-    /// Which sample of each pixel they are; all, where there are no planes.
+    /// Index of the sample of each pixel, or `None` without planes.
     plane: Option<usize>,
 }
 
@@ -308,19 +313,19 @@ impl Place {
     }
 }
 
-/// Rows of a page on their way to a canvas.
+/// Converts rows of a page and adds them to a canvas.
 struct Row {
     kind: Kind,
     n_samples: usize,
     alpha: Option<u16>,
     converter: Converter,
     floats: Option<FloatConverter>,
-    /// The samples that are looked at.
+    /// The samples that are used.
     picked: Vec<u8>,
 }
 
 impl Row {
-    /// Takes what it needs to know of a page.
+    /// Prepares the conversion of a page's rows.
     fn new(page: &mut Page) -> Self {
         let space = page.space();
         let kind = page.kind.take().expect("taken only here");
@@ -331,7 +336,7 @@ impl Row {
             (Kind::Rgb, Some(_)) => Samples::Rgba,
             _ => Samples::Rgb,
         };
-        // A profile of CIELab has nothing to say about what is CIELab already.
+        // Ignore the profile: it does not apply to values that are CIELab already.
         let space = if matches!(kind, Kind::Lab { .. }) { Space::Srgb } else { space };
         let floats = if page.is_measured { FloatConverter::new(&space) } else { None };
         let converter =
@@ -386,7 +391,7 @@ impl Row {
             floats.convert(&mut picked);
         }
         self.picked.clear();
-        // `as` makes zero of what is not a number.
+        // `as` converts NaN to zero.
         self.picked.extend(picked.iter().map(|value| (255.0 * value).round() as u8));
         self.convert(canvas);
     }
@@ -401,27 +406,29 @@ impl Row {
     }
 }
 
-/// The colours of a palette, of 16 bits each: all reds, all greens, all blues.
+/// Reads a palette of 16-bit values: all reds, all greens, all blues.
 fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, Stopped> {
     let map = decoder.get_tag_u16_vec(Tag::ColorMap)?;
     let n = 1_usize << bits.min(16);
     if map.len() < 3 * n {
         return Err(Stopped::Corrupt(format!("a palette of {} values for {n} colours", map.len())));
     }
-    // Some old programs wrote values of 8 bits.
+    // Some old programs wrote 8-bit values.
     let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };
     Ok((0..n).map(|idx| [0, n, 2 * n].map(|from| (map[from + idx] >> shift) as u8)).collect())
 }
 
-/// A TIFF file whose `PhotometricInterpretation` is one that the decoder knows, so that it hands over the samples
-/// of palettes and of CIELab as they are.
+/// A TIFF file with a replaced `PhotometricInterpretation`.
+///
+/// The replacement is one that the decoder supports. So the decoder returns the samples of palettes
+/// and of CIELab unchanged.
 struct Patched<'a> {
     bytes: Cursor<&'a [u8]>,
     patch: Option<(u64, [u8; 2])>,
 }
 
 impl<'a> Patched<'a> {
-    /// The file, and what its `PhotometricInterpretation` is in truth.
+    /// Returns the patched file, and its original `PhotometricInterpretation` if it was replaced.
     fn new(bytes: &'a [u8]) -> (Self, Option<u64>) {
         let found = Directories::open(bytes).and_then(|file| {
             let entry = file.entry(PHOTOMETRIC)?;
@@ -478,7 +485,7 @@ mod tests {
     use crate::image::decode::tests::{check_close, decoded, refused, scaled};
     use crate::image::resize::tests::picture;
 
-    /// A file as programs write it, from the entries of its first directory and the bytes of its strips or tiles.
+    /// Builds a file from the entries of its first directory and the bytes of its strips or tiles.
     #[derive(Clone)]
     struct File {
         big: bool,
@@ -486,7 +493,7 @@ mod tests {
         /// Tag, type and values.
         entries: Vec<(u16, u16, Vec<u64>)>,
         chunks: Vec<Vec<u8>>,
-        /// A second page of one black pixel.
+        /// Whether to add a second page of one black pixel.
         second: bool,
     }
 
@@ -494,7 +501,7 @@ mod tests {
     const LONG: u16 = 4;
 
     impl File {
-        /// One strip of `[rows, columns, samples]`.
+        /// A file with one strip of `[rows, columns, samples]`.
         fn new(size: (u32, u32), photometric: u64, bits: &[u64], pixels: Vec<u8>) -> Self {
             let entries = vec![
                 (256, LONG, vec![size.0.into()]),
@@ -556,7 +563,8 @@ mod tests {
             bytes
         }
 
-        /// Appends a directory and returns where it begins; it ends with the offset of the next.
+        /// Appends a directory and returns its offset. The directory ends with the offset of the
+        /// next.
         fn directory(&self, bytes: &mut Vec<u8>, mut entries: Vec<(u16, u16, Vec<u64>)>) -> usize {
             let (offset_len, count_len) = if self.big { (8, 8) } else { (4, 2) };
             entries.sort();
@@ -618,7 +626,7 @@ mod tests {
         let strips = image.as_raw().chunks(21 * 3 * 4).map(<[u8]>::to_vec).collect();
         let file = File { chunks: strips, ..rgb(&image) }.with(278, LONG, &[4]);
         assert_eq!(decoded(&file.bytes()), image);
-        // Tiles reach over the edges.
+        // Tiles extend beyond the edges.
         let tile = |left: u32, top: u32| -> Vec<u8> {
             let pixel =
                 |x: u32, y: u32| if x < 21 && y < 19 { image.get_pixel(x, y).0 } else { [99; 3] };
@@ -642,7 +650,7 @@ mod tests {
             u32::MAX,
         );
         assert_eq!((of_tiles.pixels.dimensions(), of_tiles.pixels), ((11, 10), whole.pixels));
-        // Each sample in a plane of its own.
+        // Each sample in its own plane.
         let plane = |pixels: &[u8], c: usize| {
             pixels.iter().skip(c).step_by(3).copied().collect::<Vec<u8>>()
         };
@@ -665,7 +673,7 @@ mod tests {
 
     #[test]
     fn palettes_are_looked_up() {
-        // Of colour i: 250 - i, 3 i and i.
+        // Colour i is (250 - i, 3 i, i).
         let map = |n: u64, unit: u64| -> Vec<u64> {
             let of = |colour: fn(u64) -> u64| {
                 (0..n).map(move |i| unit * (colour(i) & 255)).collect::<Vec<_>>()
@@ -679,9 +687,9 @@ mod tests {
             decoded(&file.clone().with(320, SHORT, &map(256, 257)).bytes()).as_raw(),
             &wanted
         );
-        // Values of 8 bits, as some old programs wrote.
+        // 8-bit values, as some old programs wrote.
         assert_eq!(decoded(&file.clone().with(320, SHORT, &map(256, 1)).bytes()).as_raw(), &wanted);
-        // Sixteen colours, two a byte; rows end with whole bytes.
+        // Sixteen colours, two per byte. Rows end at whole bytes.
         let file = File::new((3, 2), 3, &[4], vec![0x01, 0x70, 0xf2, 0x30]).with(
             320,
             SHORT,
@@ -708,7 +716,7 @@ mod tests {
 
     #[test]
     fn cielab_becomes_srgb() {
-        // As in colour.rs; a and b are signed, or 128 stands for zero.
+        // As in colour.rs. a and b are signed, or 128 means zero.
         let wanted = [[0; 3], [255; 3], [0, 131, 34], [201, 198, 74]].concat();
         let of_cie = [[0, 0, 0], [255, 0, 0], [120, 206, 40], [200, 246, 60]];
         let of_icc = of_cie.map(|[l, a, b]| [l, a ^ 128, b ^ 128]);
@@ -732,7 +740,7 @@ mod tests {
         };
         assert_eq!(decoded(&file(of(1.0 / 255.0))), image);
         assert_eq!(decoded(&file(of(1.0))), image);
-        // A highlight and a little below zero change nothing of the rest; what is not a number is black.
+        // A highlight and a value a little below zero do not change the rest. NaN becomes black.
         let mut odd = of(1.0 / 255.0);
         (odd[0], odd[1], odd[2]) = (4.0, -0.05, f32::NAN);
         let found = decoded(&file(odd));
@@ -741,7 +749,7 @@ mod tests {
             (&[255, 0, 0][..], &image.as_raw()[3..])
         );
 
-        // Heights above the sea: the least is black and the most white.
+        // Heights above the sea: the minimum is black and the maximum white.
         let heights = [-100.0, 0.0, 100.0, 300.0];
         let wanted = [0, 64, 128, 255].map(|gray| [gray; 3]).concat();
         let file = File::new((4, 1), 1, &[32], floats(heights)).with(339, SHORT, &[3]);
@@ -759,7 +767,7 @@ mod tests {
         [linear.red_trc, linear.green_trc, linear.blue_trc] = [(); 3].map(|()| Some(line.clone()));
         let icc: Vec<u64> =
             linear.encode().expect("it can be written").into_iter().map(u64::from).collect();
-        // 0.0010 and 0.0025 would both be 0 of 255.
+        // In 8 bits, 0.0010 and 0.0025 would both be 0.
         let values = [0.0010, 0.0025, 0.2140, 1.0].map(|value| [value; 3]).concat();
         let file = File::new((4, 1), 2, &[32; 3], floats(values))
             .with(339, SHORT, &[3; 3])
@@ -788,7 +796,8 @@ mod tests {
         let file = |pixel: Vec<u8>, extra: u64| {
             File::new((1, 1), 2, &[8; 4], pixel).with(338, SHORT, &[extra]).bytes()
         };
-        // Half of a red: multiplied by its alpha, not multiplied, and a sample that is no alpha.
+        // Half-transparent red: premultiplied, not premultiplied, and a fourth sample that is not
+        // alpha.
         assert_eq!(decoded(&file(pixels([100, 0, 0], 128), 1)).as_raw(), &[227, 127, 127]);
         assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 2)).as_raw(), &[227, 127, 127]);
         assert_eq!(decoded(&file(pixels([200, 0, 0], 128), 0)).as_raw(), &[200, 0, 0]);
@@ -827,7 +836,7 @@ mod tests {
 
     #[test]
     fn memory_is_that_of_a_strip_and_the_result() {
-        // 4,000 x 4,000 pixels of nothing, in one strip or in rows that all are the same bytes.
+        // 4,000 x 4,000 pixels without data in one strip, or in identical rows.
         let limits =
             DecodeLimits { max_bytes: 4_000_000, max_pixels: 100_000, ..DecodeLimits::default() };
         let strip = File::new((4000, 4000), 1, &[8], vec![]);

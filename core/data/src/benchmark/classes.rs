@@ -1,4 +1,5 @@
-//! Photos with classes: a folder per class, WebDataset, CIFAR's binary files, ELEVATER's sets.
+//! Classification benchmarks: one folder per class, WebDataset, CIFAR's binary files, ELEVATER's
+//! sets.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,38 +18,39 @@ use crate::source::Samples;
 use crate::webdataset::Sample;
 use crate::zip::ZipArchive;
 
-const FOLDERS: &str = "a folder with one folder of photos for each class (optional beside them: classes.txt, the names for \
+const FOLDERS: &str = "a folder with one folder of photos per class (optional beside them: classes.txt, the names for \
     the prompts in the alphabetical order of the folders, and templates.txt), CIFAR's binary version (test_batch.bin or test.bin), or \
     shards named by their files ('DIR/*.tar')";
 const CIFAR: &str = "CIFAR's binary version: test_batch.bin and batches.meta.txt (CIFAR-10), or test.bin and \
     fine_label_names.txt (CIFAR-100)";
 const SHARDS: &str = "shards whose samples have a .json with \"class\", or a .cls with a number and a classnames.txt \
     beside the shards or one folder up";
-const CLASSES: &str = "a name a line, in the order of the classes; synonyms separated by |";
-const TEMPLATES: &str = "a template a line, with {} for the class, as in: a photo of a {}.";
-/// Side of CIFAR's pictures.
+const CLASSES: &str = "one name per line, in the order of the classes; synonyms separated by |";
+const TEMPLATES: &str = "one template per line, with {} for the class, as in: a photo of a {}.";
+/// Side of CIFAR's pictures, in pixels.
 const CIFAR_SIDE: u32 = 32;
 
-/// The number that a set is reported by.
+/// The metric that a set is reported by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassMetric {
     /// Share of photos whose best class is right.
     Accuracy,
-    /// The same in each class, averaged over classes.
+    /// The accuracy within each class, averaged over classes.
     MeanPerClass,
-    /// Area under the ROC curve of the second of two classes.
+    /// Area under the ROC curve. The second of the two classes is the positive one.
     RocAuc,
-    /// Average precision at 11 recalls, averaged over classes; photos may have several.
+    /// Average precision at 11 recall levels, averaged over classes. A photo may have several
+    /// classes.
     #[serde(rename = "map_11_points")]
     Map11Points,
 }
 
-/// A class and what it is called in prompts; several names are all used.
+/// The names of a class in prompts. All of them are used.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]
 pub enum ClassNames {
-    /// The usual case.
+    /// A single name, as usual.
     One(String),
     /// Synonyms.
     Several(Vec<String>),
@@ -67,15 +69,15 @@ impl ClassNames {
 /// Photos with classes and the prompts for them.
 #[derive(Debug)]
 pub struct ClassSet {
-    /// What it is.
+    /// Name of the set.
     pub name: String,
-    /// The classes, in the order of their numbers.
+    /// The classes in label order.
     pub classes: Vec<ClassNames>,
-    /// Templates with `{}` for the class.
+    /// Prompt templates with `{}` for the class.
     pub templates: Vec<String>,
-    /// The number it is reported by.
+    /// The metric that it is reported by.
     pub metric: ClassMetric,
-    /// What is worth knowing about it.
+    /// Remarks for the report.
     pub notes: Vec<String>,
     photos: Photos,
 }
@@ -84,7 +86,7 @@ pub struct ClassSet {
 enum Photos {
     Files(Vec<(Place, Vec<usize>)>),
     Shards(Samples),
-    /// Records of `n_label_bytes` and 3 × 32 × 32 pixels, channel by channel.
+    /// CIFAR records: `n_label_bytes`, then 3 × 32 × 32 pixels, channel by channel.
     Cifar {
         bytes: Vec<u8>,
         n_label_bytes: usize,
@@ -92,7 +94,7 @@ enum Photos {
     },
 }
 
-/// Where a photo is.
+/// Location of a photo.
 #[derive(Clone, Debug)]
 pub(super) enum Place {
     File(PathBuf),
@@ -120,17 +122,17 @@ impl Place {
 pub struct ClassPhoto {
     /// The pixels.
     pub decoded: Decoded,
-    /// Numbers of its classes.
+    /// Labels of its classes.
     pub labels: Vec<usize>,
-    /// Tells this photo and its classes from any others.
+    /// Hash of the photo and its classes.
     pub hash: u64,
 }
 
 impl ClassSet {
-    /// Opens shards, CIFAR's binary folder, or a folder per class, whichever it is.
+    /// Opens WebDataset shards, CIFAR's binary folder, or a folder with one folder per class.
     ///
     /// # Errors
-    /// When nothing of these is there.
+    /// If the data has none of these layouts.
     pub fn open(data: &[String]) -> Result<Self, BenchmarkError> {
         let [path] = data else { return Self::of_shards(data) };
         let folder = Path::new(path);
@@ -143,7 +145,8 @@ impl ClassSet {
         .with_prompts_of(folder)
     }
 
-    /// Lets the person's own `classes.txt` and `templates.txt` beside the photos win over what we know.
+    /// Applies the user's `classes.txt` and `templates.txt` beside the photos, which override the
+    /// built-in names and templates.
     pub(super) fn with_prompts_of(mut self, folder: &Path) -> Result<Self, BenchmarkError> {
         let [classes, templates] = ["classes.txt", "templates.txt"].map(|name| folder.join(name));
         if classes.is_file() {
@@ -155,10 +158,10 @@ impl ClassSet {
         Ok(self)
     }
 
-    /// Takes the names of the classes from a file.
+    /// Reads the class names from a file.
     ///
     /// # Errors
-    /// When it has not a line for each class.
+    /// If the file does not have one line for each class.
     pub fn read_classes(&mut self, path: &Path) -> Result<(), BenchmarkError> {
         let lines = lines_of(path, CLASSES)?;
         let (n_lines, n_classes) = (lines.len(), self.classes.len());
@@ -177,10 +180,10 @@ impl ClassSet {
         Ok(())
     }
 
-    /// Takes the templates from a file.
+    /// Reads the templates from a file.
     ///
     /// # Errors
-    /// When there is none, or one has no place for the class.
+    /// If the file has no template, or a template has no `{}`.
     pub fn read_templates(&mut self, path: &Path) -> Result<(), BenchmarkError> {
         let lines = lines_of(path, TEMPLATES)?;
         let layout = |found: String| BenchmarkError::Layout {
@@ -259,7 +262,8 @@ impl ClassSet {
         let bytes = fs::read(&path).map_err(|e| layout(format!("the file cannot be read: {e}")))?;
         let record = n_label_bytes + 3 * CIFAR_SIDE.pow(2) as usize;
         if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
-            let found = format!("{} bytes are no whole number of records of {record}", bytes.len());
+            let found =
+                format!("{} bytes are not a multiple of the record size {record}", bytes.len());
             return Err(layout(found));
         }
         let set = prompts_of(name).expect("both sets are ELEVATER's");
@@ -302,7 +306,7 @@ impl ClassSet {
         }
         let mut names = BTreeSet::new();
         for idx in 0..samples.len() {
-            // What cannot be read is skipped again, and named, with the photos.
+            // Skip unreadable samples here. Reading the photos reports them later.
             names.extend(samples.read(idx).ok().as_ref().and_then(class_of));
         }
         if names.len() < 2 {
@@ -327,7 +331,7 @@ impl ClassSet {
         }
     }
 
-    /// Photos.
+    /// Number of photos.
     pub fn len(&self) -> usize {
         match &self.photos {
             Photos::Files(places) => places.len(),
@@ -336,7 +340,7 @@ impl ClassSet {
         }
     }
 
-    /// Whether there is no photo.
+    /// Whether the set has no photos.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -353,7 +357,7 @@ impl ClassSet {
     /// Reads and decodes a photo.
     ///
     /// # Errors
-    /// When it or its classes cannot be used; the text says why.
+    /// If the photo or its classes cannot be used. The text states the reason.
     pub fn read(&self, idx: usize) -> Result<ClassPhoto, String> {
         let (bytes, labels) = match &self.photos {
             Photos::Files(places) => {
@@ -371,7 +375,7 @@ impl ClassSet {
         };
         if let Some(label) = labels.iter().find(|label| **label >= self.classes.len()) {
             return Err(format!(
-                "it has class {label}, but there are {} classes",
+                "class {label} is out of range: the set has {} classes",
                 self.classes.len()
             ));
         }
@@ -387,13 +391,15 @@ impl ClassSet {
                 .parse()
                 .map_err(|_| format!("its .cls is {text:?}, wanted a number"));
         }
-        let class = class_of(sample).ok_or("it has neither a .cls nor a class in its .json")?;
+        let class =
+            class_of(sample).ok_or("the sample has neither a .cls nor a class in its .json")?;
         let found = self.classes.iter().position(|names| names.all()[0] == class);
         found.ok_or_else(|| format!("its class {class:?} is not in classnames.txt"))
     }
 }
 
-/// CLIP_benchmark's templates beside the shards, with `{c}` for the class.
+/// Reads CLIP_benchmark's templates beside the shards, with `{c}` for the class. Returns `None` if
+/// none is usable.
 fn benchmark_templates(
     samples: &Samples,
 ) -> Result<Option<(PathBuf, Vec<String>)>, BenchmarkError> {
@@ -422,7 +428,7 @@ fn hash_of(labels: &[usize], bytes: &[u8]) -> u64 {
 fn cifar_photo(bytes: &[u8], n_label_bytes: usize, idx: usize) -> ClassPhoto {
     let area = CIFAR_SIDE.pow(2) as usize;
     let record = &bytes[idx * (n_label_bytes + 3 * area)..][..n_label_bytes + 3 * area];
-    // CIFAR-100 has the coarse label first.
+    // CIFAR-100 stores the coarse label first.
     let labels = vec![usize::from(record[n_label_bytes - 1])];
     let planes = &record[n_label_bytes..];
     let pixels = Rgb::from_fn(CIFAR_SIDE, CIFAR_SIDE, |x, y| {

@@ -1,4 +1,4 @@
-//! Captions of COCO, Flickr30k and NoCaps: Karpathy's JSON and COCO's own.
+//! Caption benchmarks COCO, Flickr30k and NoCaps: Karpathy's JSON and COCO's own.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -38,7 +38,7 @@ struct KarpathySentence {
     raw: String,
 }
 
-/// Karpathy's splits of COCO (test: 5,000 photos) and Flickr30k (test: 1,000).
+/// Opens Karpathy's split of COCO (test: 5,000 photos) or Flickr30k (test: 1,000).
 pub(super) fn open_karpathy(
     json: Value,
     path: &Path,
@@ -83,7 +83,7 @@ pub(super) fn open_karpathy(
 #[derive(Deserialize)]
 struct Captions {
     images: Vec<CaptionsImage>,
-    /// None of a test split, whose captions only the server knows.
+    /// Empty for a test split whose captions only the evaluation server has.
     #[serde(default)]
     annotations: Vec<CaptionsAnnotation>,
 }
@@ -101,7 +101,8 @@ struct CaptionsAnnotation {
     caption: String,
 }
 
-/// COCO's captions_*.json and NoCaps' nocaps_val_4500_captions.json, whose images have a domain.
+/// Opens COCO's captions_*.json, or NoCaps' nocaps_val_4500_captions.json, whose images have a
+/// domain.
 pub(super) fn open_captions(
     json: Value,
     path: &Path,

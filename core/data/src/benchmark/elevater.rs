@@ -1,9 +1,9 @@
-//! ELEVATER's image classification in the wild (arXiv:2204.08790): 20 sets with their class names, prompt
+//! ELEVATER's image classification in the wild (arXiv:2204.08790): 20 sets with class names, prompt
 //! templates and metrics.
 //!
-//! `icinw.json` says what the toolkit's `prompts.py` and `vision_datasets.json` say, in their order, which is that of
-//! the labels: OpenAI's names with the toolkit's changes. Where OpenAI has several names for a class, the toolkit
-//! takes the first.
+//! `icinw.json` copies the toolkit's `prompts.py` and `vision_datasets.json`, in label order. The
+//! class names are OpenAI's with the toolkit's changes. If OpenAI has several names for a class,
+//! the toolkit uses the first.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,38 +15,38 @@ use super::classes::{ClassMetric, ClassNames, ClassSet, Place, lines_of};
 use super::{BenchmarkError, read_json, read_text};
 use crate::zip::ZipArchive;
 
-const WANTED: &str = "ELEVATER's folders as its vision-datasets tool leaves them: classification/NAME_DATE/ (or \
+const WANTED: &str = "ELEVATER's folders as its vision-datasets tool writes them: classification/NAME_DATE/ (or \
     NAME_DATE/), as in classification/dtd_20211007/, with the index test.txt or test_meta.json, labels.txt and the \
     archive that the index names (test.zip@a.jpg), as it is or unpacked: unzip test.zip -d test";
 
 /// One of the 20 sets.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ElevaterSet {
-    /// ELEVATER's name for it.
+    /// ELEVATER's name of the set.
     pub name: String,
     pub(super) folder: String,
     pub(super) index: String,
     pub(super) metric: ClassMetric,
-    /// Photos of the test split.
+    /// Number of photos in the test split.
     pub n_images: usize,
     pub(super) templates: Vec<String>,
     pub(super) classes: Vec<ClassNames>,
 }
 
-/// The 20 sets.
+/// Returns the 20 sets.
 pub fn sets() -> Vec<ElevaterSet> {
     serde_json::from_str(include_str!("icinw.json")).expect("our own file is well-formed")
 }
 
-/// The prompts of a set by its name.
+/// Returns the set of this name, with its prompts.
 pub fn prompts_of(name: &str) -> Option<ElevaterSet> {
     sets().into_iter().find(|set| set.name == name)
 }
 
-/// The sets that are below `root`, and the names of the others.
+/// Opens the sets below `root`, and returns the names of the missing ones.
 ///
 /// # Errors
-/// When a set is there but not laid out as ELEVATER's, or none is there.
+/// If a set exists but has another layout than ELEVATER's, or if no set exists.
 pub fn open_elevater(root: &Path) -> Result<(Vec<ClassSet>, Vec<String>), BenchmarkError> {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for set in sets() {
@@ -66,7 +66,7 @@ pub fn open_elevater(root: &Path) -> Result<(Vec<ClassSet>, Vec<String>), Benchm
     Ok((found, missing))
 }
 
-/// A photo's file, in the notation `archive.zip@name`, and its classes.
+/// The file of each photo, in the notation `archive.zip@name`, and its classes.
 type Indexed = Vec<(String, Vec<usize>)>;
 
 fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError> {
@@ -83,7 +83,7 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
     if !labels.is_empty() && labels.len() != set.classes.len() {
         let (n_labels, n_classes) = (labels.len(), set.classes.len());
         return Err(layout(format!(
-            "{n_labels} labels are listed, but {} has {n_classes} classes",
+            "found {n_labels} labels, but {} has {n_classes} classes",
             set.name
         )));
     }
@@ -102,21 +102,23 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
     if let Some(classes) = in_order.filter(|classes| *classes != set.classes) {
         opened
             .notes
-            .push(format!("{}: class names put in the order of the set's own labels", set.name));
+            .push(format!("{}: class names reordered to match the set's own labels", set.name));
         opened.classes = classes;
     }
     opened.with_prompts_of(folder)
 }
 
-/// The archives of a set; `None` for one that is not there as such.
+/// Opened archives of a set; `None` for an archive that does not exist as a file.
 struct Archives<'a> {
     folder: &'a Path,
     opened: HashMap<String, Option<Arc<ZipArchive>>>,
 }
 
 impl Archives<'_> {
-    /// Where a file of the index is, `test.zip@a.jpg`: in the archive, else unpacked in a folder called like it or
-    /// beside it.
+    /// Locates a file of the index, such as `test.zip@a.jpg`.
+    ///
+    /// Looks in the archive, else for the unpacked file: beside the archive, or in a folder named
+    /// like it.
     fn place(&mut self, file: &str) -> Result<Place, String> {
         let Some((archive, name)) = file.split_once('@') else {
             return Ok(Place::File(self.folder.join(file)));
@@ -152,7 +154,7 @@ impl Archives<'_> {
     }
 }
 
-/// `test.zip@a.jpg 3` or, for several classes, `test.zip@a.jpg 3,5`.
+/// Parses lines such as `test.zip@a.jpg 3`, or `test.zip@a.jpg 3,5` for several classes.
 fn read_lines_index(path: &Path) -> Result<Indexed, BenchmarkError> {
     let entry = |line: &str| {
         let (file, labels) = line.trim().rsplit_once(char::is_whitespace)?;
@@ -172,7 +174,7 @@ fn read_lines_index(path: &Path) -> Result<Indexed, BenchmarkError> {
     })
 }
 
-/// The set's own names of its classes; empty when it has no such file.
+/// Reads the set's own class names. Empty if it has no such file.
 fn labels_of(folder: &Path) -> Result<Vec<String>, BenchmarkError> {
     let files = ["labels.txt", "labelmap.txt"].map(|name| folder.join(name));
     match files.into_iter().find(|path| path.is_file()) {
@@ -207,7 +209,7 @@ struct CocoCategory {
     name: String,
 }
 
-/// COCO's form: classes are numbered in the order of their ids.
+/// Parses an index in COCO's form. Class labels follow the order of the category ids.
 fn read_coco_index(path: &Path) -> Result<(Indexed, Vec<String>), BenchmarkError> {
     let CocoIndex { images, annotations, mut categories } = read_json(path, WANTED)?;
     categories.sort_by_key(|category| category.id);
@@ -236,7 +238,7 @@ fn read_coco_index(path: &Path) -> Result<(Indexed, Vec<String>), BenchmarkError
     Ok((indexed.collect(), categories.into_iter().map(|category| category.name).collect()))
 }
 
-/// The classes in the order of the set's labels, when these are the same words in another order.
+/// Reorders the classes like the set's labels. `None` unless both contain the same words.
 pub(super) fn in_order_of(labels: &[String], classes: &[ClassNames]) -> Option<Vec<ClassNames>> {
     let plain = |text: &str| -> String {
         text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
@@ -260,7 +262,7 @@ mod tests {
     fn the_twenty_sets_have_the_classes_and_templates_of_the_benchmark() {
         let found: Vec<(usize, usize)> =
             sets().iter().map(|set| (set.classes.len(), set.templates.len())).collect();
-        // As ELEVATER's toolkit counts them.
+        // Counts (classes, templates) from ELEVATER's toolkit.
         let wanted = [
             (102, 34),
             (10, 18),
@@ -284,7 +286,7 @@ mod tests {
             (20, 1),
         ];
         assert_eq!(found, wanted);
-        // Names whose order in the toolkit is not the obvious one.
+        // Sets whose label order in the toolkit is surprising.
         for (name, class, wanted) in [
             ("caltech-101", 4, "background"),
             ("cifar-100", 0, "chimpanzee"),

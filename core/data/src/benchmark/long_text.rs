@@ -1,4 +1,4 @@
-//! Long descriptions: DCI, IIW and DOCCI.
+//! Benchmarks with long descriptions: DCI, IIW and DOCCI.
 
 use std::path::Path;
 
@@ -12,19 +12,19 @@ use super::{
 
 const DCI: &str = "DCI's folder: annotations/*.json {\"image\", \"short_caption\", \"extra_caption\"}, photos/, and \
     for --split also splits.json {\"train\": [..], \"valid\", \"test\"}";
-pub(super) const LINES: &str = "a JSON object a line: DOCCI's docci_descriptions.jsonlines {\"image_file\", \"split\", \
+pub(super) const LINES: &str = "one JSON object per line: DOCCI's docci_descriptions.jsonlines {\"image_file\", \"split\", \
     \"description\"} with images/, or IIW's data.jsonl {\"image/key\", \"IIW\"} with the photos KEY.jpg beside it or \
     below --images DIR";
 
-/// Which text stands for a photo of DCI.
+/// The text that describes a photo of DCI.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LongText {
-    /// The short caption and the long one, their lines joined by ". " (LoTLIP's long-text retrieval).
+    /// The short and the long caption, their lines joined by ". " (LoTLIP's long-text retrieval).
     #[default]
     ShortAndExtra,
-    /// The long caption alone (FG-CLIP's).
+    /// Only the long caption (FG-CLIP's).
     Extra,
-    /// The short caption alone.
+    /// Only the short caption.
     Short,
 }
 
@@ -37,7 +37,7 @@ struct Annotation {
     extra_caption: String,
 }
 
-/// All photos of DCI's folder (7,805 in the original), or those of a split.
+/// Opens all photos of DCI's folder (7,805 in the original), or one split.
 pub(super) fn open_dci(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
     let annotations = folder.join("annotations");
     let layout =
@@ -102,7 +102,7 @@ impl LongText {
     }
 }
 
-/// DOCCI's and IIW's lines.
+/// Opens DOCCI's or IIW's JSON lines.
 pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
     let text = read_text(path, LINES)?;
     let mut listed: Listed = Vec::new();

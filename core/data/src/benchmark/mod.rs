@@ -1,7 +1,7 @@
-//! Benchmarks as their authors publish them: which photos, captions and boxes each has, and where the files
-//! lie.
+//! Reads benchmarks in the layouts of their authors: photos, captions and boxes.
 //!
-//! Every layout becomes the same list of [`BenchmarkPhoto`]; the rest of the program knows no layout.
+//! Every layout becomes a list of [`BenchmarkPhoto`]. The rest of the program does not depend on
+//! layouts.
 
 pub mod classes;
 mod coco;
@@ -26,7 +26,7 @@ pub use long_text::LongText;
 use super::source::{Samples, SourceError};
 use super::webdataset::PhotoRecord;
 
-/// The annotation files that are known.
+/// Supported annotation files.
 const ANNOTATIONS: &str = "Karpathy's dataset_coco.json or dataset_flickr30k.json {\"images\": [{\"filename\", \"split\", \
     \"sentences\"}]}, COCO's or NoCaps' {\"images\": [{\"id\", \"file_name\"}], \"annotations\": [{\"image_id\", \"caption\"}]}, Visual Genome's \
     region_descriptions.json [{\"id\", \"regions\": [..]}], or RefCOCOg's refs(umd).json [{\"ref_id\", \"ann_id\", \
@@ -39,50 +39,50 @@ const FOLDERS: &str = "Flickr30k Entities (Sentences/, Annotations/), DCI (annot
 /// Why a benchmark cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchmarkError {
-    /// Shards.
+    /// The shards cannot be opened.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// A file or folder that is not laid out as its benchmark is.
+    /// A file or folder does not have its benchmark's layout.
     #[error("{found}\n  wanted: {wanted}\n  path: {}", .path.display())]
     Layout {
-        /// What is there.
+        /// Description of the actual content.
         found: String,
         /// The layout that was expected.
         wanted: String,
-        /// Where.
+        /// Path of the file or folder.
         path: PathBuf,
     },
 }
 
-/// What a benchmark says about a photo.
+/// A benchmark's annotations of a photo.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct BenchmarkPhoto {
-    /// Name in result files: the benchmark's image id where it has one.
+    /// Name in result files: the benchmark's image id, if it has one.
     pub id: String,
-    /// Sentences about the whole photo.
+    /// Captions of the whole photo.
     pub captions: Vec<String>,
-    /// Places with phrases.
+    /// Annotated regions.
     pub regions: Vec<BenchmarkRegion>,
     /// NoCaps: `in-domain`, `near-domain` or `out-domain`.
     pub domain: Option<String>,
-    /// Its place in the benchmark, once it was read.
+    /// Index in the benchmark. Valid only after the photo was read.
     #[serde(skip)]
     pub idx: usize,
 }
 
-/// A place on a photo and what people call it.
+/// A region of a photo and its descriptions.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchmarkRegion {
-    /// The box around all of it, in pixels of the photo.
+    /// Bounding box of all `boxes`, in pixels of the photo.
     pub box_px: BoxPx,
-    /// The boxes it consists of; one, unless the phrase names several things.
+    /// Boxes of the region. Several only if the phrase names several things.
     pub boxes: Vec<BoxPx>,
-    /// The phrases, or the captions of the box.
+    /// Phrases that refer to the region, or captions of its box.
     pub phrases: Vec<String>,
 }
 
 impl BenchmarkRegion {
-    /// A region of one or more boxes; `None` without any.
+    /// Builds a region from its boxes; `None` without a box.
     pub fn new(boxes: Vec<BoxPx>, phrases: Vec<String>) -> Option<Self> {
         let around =
             |a: BoxPx, b: BoxPx| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])];
@@ -91,27 +91,27 @@ impl BenchmarkRegion {
     }
 }
 
-/// Where a benchmark lies and which part of it is meant.
+/// Location of a benchmark, and the part to read.
 #[derive(Clone, Debug, Default)]
 pub struct BenchmarkFiles {
     /// Shards, an annotation file, or the benchmark's folder.
     pub data: Vec<String>,
-    /// Folders of the photos, when they are not beside the annotations.
+    /// Folders with the photos, if they are not beside the annotations.
     pub images: Vec<PathBuf>,
-    /// The split; each benchmark's usual one when absent.
+    /// Name of the split (default: the benchmark's usual split).
     pub split: Option<String>,
-    /// Which text of a photo with long descriptions.
+    /// The text to use for a photo of DCI.
     pub long_text: LongText,
 }
 
-/// The photos of a benchmark in their order.
+/// The photos of a benchmark in their original order.
 #[derive(Clone, Debug)]
 pub struct Benchmark {
-    /// What it is, for people: "COCO captions, Karpathy's split test".
+    /// Title for reports, such as "COCO captions, Karpathy's split test".
     pub name: String,
-    /// Each phrase of a region is a query of its own; else only its first one is.
+    /// Whether every phrase of a region is its own query. Otherwise only the first one is.
     pub every_phrase: bool,
-    /// What could not be used so far, and why.
+    /// Photos and shards that could not be used so far, and the reasons.
     pub skipped: Vec<String>,
     photos: Photos,
     /// See [`Benchmark::with_long_texts`].
@@ -127,15 +127,15 @@ enum Photos {
 /// A photo of a benchmark, decoded.
 #[derive(Clone, Debug)]
 pub struct ReadPhoto {
-    /// What the benchmark says about it.
+    /// The benchmark's annotations.
     pub photo: BenchmarkPhoto,
-    /// Its pixels.
+    /// Decoded pixels.
     pub decoded: Decoded,
-    /// Tells these bytes and annotations from any others.
+    /// Hash of the file and the annotations.
     pub hash: u64,
 }
 
-/// The photos of a benchmark in batches, decoded and preprocessed on all cores.
+/// Reads a benchmark in batches. Photos are decoded and preprocessed on all cores.
 #[derive(Debug)]
 pub struct Batches<'a> {
     benchmark: &'a Benchmark,
@@ -144,25 +144,25 @@ pub struct Batches<'a> {
     seen: Seen,
 }
 
-/// What was read so far.
+/// A summary of the photos read so far.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Photos that could be used.
+    /// Number of usable photos.
     pub n_photos: usize,
-    /// Photos that could not, and why.
+    /// Unusable photos, and the reasons.
     pub skipped: Vec<String>,
-    /// Tells these photos and annotations from any others.
+    /// Hash of these photos and their annotations.
     pub data_hash: u64,
 }
 
-/// Photos with the names of their files, before those are looked for.
+/// Photos with candidate file names that are not located yet.
 type Listed = Vec<(BenchmarkPhoto, Vec<String>)>;
 
 impl Benchmark {
-    /// Opens shards (`*.tar`), or one annotation file or folder of a benchmark, whichever it is.
+    /// Opens shards (`*.tar`), or an annotation file or folder of a benchmark.
     ///
     /// # Errors
-    /// When nothing is there, or it is laid out like no benchmark that is known.
+    /// If nothing is found, or if no known benchmark has this layout.
     pub fn open(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
         let [data] = files.data.as_slice() else { return Self::of_shards(files) };
         let path = Path::new(data);
@@ -205,12 +205,12 @@ impl Benchmark {
             _ if is_list_of("regions") => visual_genome::open(json, path, files),
             _ if is_list_of("ref_id") => referring::open_refs(json, path, files),
             _ if has("annotations", "bbox") => Err(BenchmarkError::Layout {
-                found: "it has boxes, but nothing that people said of them".into(),
+                found: "the file has boxes, but nothing that people said of them".into(),
                 wanted: referring::WANTED.into(),
                 path: path.into(),
             }),
             _ => Err(BenchmarkError::Layout {
-                found: "the JSON is of no benchmark that is known".into(),
+                found: "the JSON matches no known benchmark".into(),
                 wanted: ANNOTATIONS.into(),
                 path: path.into(),
             }),
@@ -257,10 +257,10 @@ impl Benchmark {
         })
     }
 
-    /// Finds the files of the photos below `roots`.
+    /// Locates the photos' files below `roots`.
     ///
     /// # Errors
-    /// When the list is empty or not one photo is there.
+    /// If the list is empty, or if no photo is found.
     fn of_files(
         name: String,
         listed: Listed,
@@ -274,7 +274,7 @@ impl Benchmark {
             path: data.into(),
         };
         let Some((_, first)) = listed.first() else {
-            return Err(error(format!("there is no photo in {name}"), layout.into()));
+            return Err(error(format!("{name} has no photos"), layout.into()));
         };
         let first = either(first);
         let (mut photos, mut skipped) = (Vec::with_capacity(listed.len()), Vec::new());
@@ -283,14 +283,14 @@ impl Benchmark {
             let paths = names.iter().flat_map(|name| roots.iter().map(move |root| root.join(name)));
             match paths.into_iter().find(|path| path.is_file()) {
                 Some(path) => photos.push((photo, path)),
-                None => skipped.push(format!("{}: there is no file {}", photo.id, either(&names))),
+                None => skipped.push(format!("{}: file not found: {}", photo.id, either(&names))),
             }
         }
         if photos.is_empty() {
             let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
             return Err(error(
                 format!(
-                    "none of the {n} photos of {name} is there; the first is {first}, looked for below {}",
+                    "found none of the {n} photos of {name}; the first is {first}, searched below {}",
                     roots.join(", ")
                 ),
                 format!("{layout}\n  hint: name the photos' folder with --images DIR"),
@@ -305,12 +305,12 @@ impl Benchmark {
         })
     }
 
-    /// The same where each photo has one long text: the lines of a sample's `.txt` are one, and not a caption each.
+    /// Treats the lines of a sample's `.txt` as one long text instead of one caption each.
     pub fn with_long_texts(self) -> Self {
         Self { joins_lines: true, ..self }
     }
 
-    /// Photos.
+    /// Number of photos.
     pub fn len(&self) -> usize {
         match &self.photos {
             Photos::Shards(samples) => samples.len(),
@@ -318,12 +318,13 @@ impl Benchmark {
         }
     }
 
-    /// Whether there is no photo.
+    /// Whether the benchmark has no photos.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether people's captions may be there: a server's test photos have none. Of shards only reading tells.
+    /// Whether the photos may have captions. Test photos of an evaluation server have none; shards
+    /// show it only when read.
     pub fn may_have_captions(&self) -> bool {
         match &self.photos {
             Photos::Shards(_) => true,
@@ -331,7 +332,7 @@ impl Benchmark {
         }
     }
 
-    /// Keeps the first `limit` photos.
+    /// Drops all but the first `limit` photos.
     pub fn truncate(&mut self, limit: usize) {
         match &mut self.photos {
             Photos::Shards(samples) => samples.truncate(limit),
@@ -350,7 +351,7 @@ impl Benchmark {
     /// Reads and decodes a photo.
     ///
     /// # Errors
-    /// When its file or its record cannot be used; the text says why.
+    /// If the file or its record cannot be used. The text states the reason.
     pub fn read(&self, idx: usize) -> Result<ReadPhoto, String> {
         let (photo, bytes) = match &self.photos {
             Photos::Shards(samples) => {
@@ -376,16 +377,17 @@ impl Benchmark {
 }
 
 impl<'a> Batches<'a> {
-    /// Photos that are read at once.
+    /// Number of photos that are read at once.
     pub const SIZE: usize = 32;
 
-    /// From the first photo on.
+    /// Starts at the first photo.
     pub fn new(benchmark: &'a Benchmark, config: ImagePreprocess) -> Self {
         let seen = Seen { n_photos: 0, skipped: benchmark.skipped.clone(), data_hash: HASH_START };
         Self { benchmark, config, next: 0, seen }
     }
 
-    /// The next photos that can be used, possibly none of a batch; `None` after the last.
+    /// Reads the next batch and returns its usable photos, possibly none. Returns `None` after the
+    /// last batch.
     pub fn next_batch(&mut self) -> Option<Vec<(BenchmarkPhoto, Preprocessed)>> {
         let end = (self.next + Self::SIZE).min(self.benchmark.len());
         let batch = self.next..end;
@@ -413,23 +415,23 @@ impl<'a> Batches<'a> {
         Some(usable)
     }
 
-    /// Photos read so far, whether they could be used or not.
+    /// Number of photos read so far, usable or not.
     pub fn position(&self) -> usize {
         self.next
     }
 
-    /// What was read.
+    /// Returns the summary.
     pub fn finish(self) -> Seen {
         self.seen
     }
 }
 
-/// Threads that can compute at once.
+/// Number of threads that can run in parallel.
 pub fn n_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Does the same with every number of a range, in order.
+/// Calls `work` for every number of a range on all cores. Results are in order.
 pub fn on_all_cores<T: Send>(range: Range<usize>, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let n_threads = n_cores().min(range.len().max(1));
     let share = range.len().div_ceil(n_threads).max(1);
@@ -457,7 +459,8 @@ fn photo_of_record(id: String, record: PhotoRecord) -> BenchmarkPhoto {
     }
 }
 
-/// The folders in which photos are looked for: those that the person names, else the annotations' own.
+/// Folders in which photos are looked for: the user's, else the annotations' folder and its usual
+/// subfolders.
 fn roots(files: &BenchmarkFiles, beside: &Path, usual: &[&str]) -> Vec<PathBuf> {
     if !files.images.is_empty() {
         return files.images.clone();
@@ -467,20 +470,18 @@ fn roots(files: &BenchmarkFiles, beside: &Path, usual: &[&str]) -> Vec<PathBuf> 
         .collect()
 }
 
-/// Names of which any will do, each once.
+/// Joins alternative names for a message, without repeats.
 fn either(names: &[String]) -> String {
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     names.dedup();
     names.join(" or ")
 }
 
-/// Opens shards; where there are none, says what else could be there.
+/// Opens shards. If no file matches, the error lists the supported layouts.
 fn open_shards(patterns: &[String], wanted: &str) -> Result<Samples, BenchmarkError> {
     Samples::open(patterns, None).map_err(|e| match e {
         SourceError::NoFile(pattern) => BenchmarkError::Layout {
-            found: format!(
-                "no file fits {pattern:?}, taken from the folder in which the program runs"
-            ),
+            found: format!("no file fits {pattern:?}, relative to the working directory"),
             wanted: wanted.into(),
             path: pattern.into(),
         },

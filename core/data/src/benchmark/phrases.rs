@@ -1,4 +1,4 @@
-//! Phrases of boxes: Flickr30k Entities.
+//! Phrases with boxes: Flickr30k Entities.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,10 +11,10 @@ use super::{
 };
 
 const ENTITIES: &str = "Flickr30k Entities' folder: Sentences/ID.txt with [/EN#1/people a man] marks, \
-    Annotations/ID.xml with <object>s, test.txt (or another split) with an ID a line, photos as \
+    Annotations/ID.xml with <object>s, test.txt (or another split) with one ID per line, photos as \
     flickr30k-images/ID.jpg or below --images DIR";
 
-/// The photos of a split (test: 1,000) with every phrase that has a box.
+/// Opens the photos of a split (test: 1,000) with every phrase that has a box.
 pub(super) fn open_entities(
     folder: &Path,
     files: &BenchmarkFiles,
@@ -35,7 +35,8 @@ pub(super) fn open_entities(
     })
 }
 
-/// Phrases of one thing (a chain of mentions) share its region; those without a box are left out.
+/// Builds a photo. All phrases for one thing (a chain of mentions) share its region. Drops phrases
+/// without a box.
 fn entities_photo(id: &str, sentences: &str, annotation: &str) -> BenchmarkPhoto {
     let mut boxes = boxes_of_things(annotation);
     let mut captions = Vec::new();
@@ -54,7 +55,8 @@ fn entities_photo(id: &str, sentences: &str, annotation: &str) -> BenchmarkPhoto
     BenchmarkPhoto { id: id.into(), captions, regions, ..Default::default() }
 }
 
-/// `[/EN#283585/people Two young guys] look` → the plain sentence, and what each thing is called in it.
+/// Splits `[/EN#283585/people Two young guys] look` into the plain sentence and (thing, phrase)
+/// pairs.
 fn split_marks(line: &str) -> (String, Vec<(String, String)>) {
     let (mut caption, mut marks) = (String::new(), Vec::new());
     let mut rest = line.trim();
@@ -73,7 +75,8 @@ fn split_marks(line: &str) -> (String, Vec<(String, String)>) {
     (caption, marks)
 }
 
-/// Boxes of each thing. The files count pixels from 1 and name the last pixel; ours are edges from 0.
+/// Boxes of each thing. The files count pixels from 1 and include the last pixel. Our boxes are
+/// edges from 0.
 fn boxes_of_things(xml: &str) -> HashMap<String, Vec<BoxPx>> {
     let inside = |text: &str, tag: &str| -> Vec<String> {
         let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));

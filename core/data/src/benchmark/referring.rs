@@ -1,7 +1,7 @@
-//! Referring expressions of boxes: RefCOCOg, RefCOCO+ and RefCOCO in the forms that people have.
+//! Referring expressions: RefCOCOg, RefCOCO+ and RefCOCO in their published forms.
 //!
-//! Every box is one region, and all that people said of it are its phrases: captions of the boxes are scored
-//! against these together, as `refer`'s own evaluation does.
+//! Every box is one region, and its phrases are all expressions for it. Captions of a box are
+//! scored against all of them together, as in `refer`'s own evaluation.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -19,30 +19,30 @@ use super::{
 pub(super) const WANTED: &str = "RefCOCOg (or RefCOCO, RefCOCO+) as one of:\n    \
     - refer's folder refcocog/ with instances.json and refs(umd).json, which is refs(umd).p converted (below)\n    \
     - MDETR's file finetune_refcocog_val.json {\"images\": [{\"file_name\", \"caption\"}], \"annotations\": [{\"image_id\", \"bbox\"}]}\n    \
-    - a JSON object a line, as datasets writes Hugging Face's sets: {\"file_name\" or \"image_path\", \"bbox\": [x, y, width, height] \
+    - one JSON object per line, as datasets writes Hugging Face's sets: {\"file_name\" or \"image_path\", \"bbox\": [x, y, width, height] \
     (or \"raw_anns\"), \"captions\", \"answer\" or \"sentences\"}\n  \
     photos: COCO's train2014, beside it or below --images DIR";
 const REFS: [&str; 5] = ["refs(umd)", "refs(google)", "refs(unc)", "refs(berkeley)", "refs"];
-/// Digits of COCO's image numbers in file names.
+/// Number of digits of COCO's image numbers in file names.
 const NUMBER_DIGITS: usize = 12;
 /// The split that region captions are usually reported on.
 const USUAL_SPLIT: &str = "val";
 
-/// Which expression belongs to which box of which photo.
+/// Expressions, grouped by photo and box.
 #[derive(Default)]
 struct Referred {
-    /// By the name of the photo's file.
+    /// Photos by file name.
     photos: BTreeMap<String, ReferredPhoto>,
 }
 
 struct ReferredPhoto {
     id: String,
-    /// In the order of their first expressions.
+    /// Boxes in the order of their first expressions.
     boxes: Vec<ReferredBox>,
 }
 
 struct ReferredBox {
-    /// Tells the boxes of a photo apart.
+    /// Identifies the box within its photo.
     object: u64,
     box_px: BoxPx,
     expressions: Vec<String>,
@@ -80,7 +80,7 @@ impl Referred {
             (BenchmarkPhoto { id, regions, ..Default::default() }, names_of(&file))
         };
         let listed: Listed = self.photos.into_iter().map(photo).collect();
-        // refer keeps COCO's photos beside its folders.
+        // refer stores COCO's photos beside its folders.
         let usual = ["images", "train2014", "../images/mscoco/images/train2014"];
         let roots = roots(files, &folder_of(path), &usual);
         Ok(Benchmark {
@@ -90,11 +90,11 @@ impl Referred {
     }
 }
 
-/// The name of a photo's file, and what the same photo is called elsewhere.
+/// Returns the name of a photo's file, and other names of the same photo.
 fn names_of(file: &str) -> Vec<String> {
     let base = file.rsplit('/').next().unwrap_or(file);
     let mut names = vec![file.to_owned(), base.to_owned()];
-    // COCO_train2014_000000380440.jpg; refer's own list has the number of the box behind it.
+    // COCO_train2014_000000380440.jpg. refer's own list appends the number of the box.
     let number = base.strip_prefix("COCO_train2014_").and_then(|rest| rest.get(..NUMBER_DIGITS));
     if let Some(number) = number.filter(|number| number.bytes().all(|b| b.is_ascii_digit())) {
         let plain = format!("COCO_train2014_{number}.jpg");
@@ -109,7 +109,7 @@ fn names_of(file: &str) -> Vec<String> {
     names
 }
 
-/// "RefCOCOg" from the name of a file or folder.
+/// Derives the set, such as "RefCOCOg", from the name of a file or its folder.
 fn set_of(path: &Path) -> &'static str {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let names = path.iter().rev().map(|part| part.to_string_lossy().to_lowercase());
@@ -136,7 +136,7 @@ struct Reference {
 
 #[derive(Deserialize)]
 struct Sentence {
-    /// Lower case, no punctuation: what refer evaluates against.
+    /// Lower case without punctuation. refer evaluates against this text.
     sent: Option<String>,
     raw: Option<String>,
 }
@@ -165,7 +165,7 @@ struct Instance {
     bbox: [f32; 4],
 }
 
-/// refer's folder: `instances.json` has the boxes, `refs(umd).json` what was said of them.
+/// Opens refer's folder: `instances.json` has the boxes, `refs(umd).json` the expressions.
 pub(super) fn open_refer(
     folder: &Path,
     files: &BenchmarkFiles,
@@ -181,21 +181,20 @@ pub(super) fn open_refer(
         }
         (None, Some(pickle)) => Err(pickled(&pickle)),
         (None, None) => Err(BenchmarkError::Layout {
-            found:
-                "there are boxes (instances.json), but no refs(umd).json with what was said of them"
-                    .into(),
+            found: "there are boxes (instances.json), but no refs(umd).json with the expressions"
+                .into(),
             wanted: WANTED.into(),
             path: folder.into(),
         }),
     }
 }
 
-/// What to do with a Python pickle.
+/// An error that explains how to convert a Python pickle.
 pub(super) fn pickled(path: &Path) -> BenchmarkError {
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = file.trim_end_matches(".p").trim_end_matches(".pkl");
     BenchmarkError::Layout {
-        found: format!("{file} is a Python pickle, which only Python reads"),
+        found: format!("{file} is a Python pickle, which only Python can read"),
         wanted: format!(
             "the same as {stem}.json, beside it; in its folder:\n    \
              python3 -c \"import json, pickle; json.dump(pickle.load(open('{file}', 'rb'), encoding='latin1'), open('{stem}.json', 'w'))\""
@@ -204,7 +203,7 @@ pub(super) fn pickled(path: &Path) -> BenchmarkError {
     }
 }
 
-/// `refs(umd).json`, with `instances.json` beside it.
+/// Opens `refs(umd).json`, with `instances.json` beside it.
 pub(super) fn open_refs(
     json: Value,
     path: &Path,
@@ -252,7 +251,7 @@ pub(super) fn open_refs(
     referred.open(name, path, files)
 }
 
-/// Whose split: `(umd)`.
+/// Author of the split, such as `(umd)`.
 fn by_of(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     stem.trim_start_matches("refs").to_owned()
@@ -278,7 +277,8 @@ struct MdetrAnnotation {
     bbox: [f32; 4],
 }
 
-/// MDETR's `finetune_refcocog_val.json`: an expression is an image of its own, with one box.
+/// Opens MDETR's `finetune_refcocog_val.json`, in which each expression is its own image with one
+/// box.
 pub(super) fn open_mdetr(
     json: Value,
     path: &Path,
@@ -286,9 +286,9 @@ pub(super) fn open_mdetr(
 ) -> Result<Benchmark, BenchmarkError> {
     if let Some(split) = &files.split {
         return Err(BenchmarkError::Layout {
-            found: format!("--split {split} is asked for, but this file is one split by itself"),
+            found: format!("--split {split} was given, but this file is one split by itself"),
             wanted: format!(
-                "no --split, and the file of the split, as in finetune_refcocog_{split}.json"
+                "the file of that split, as in finetune_refcocog_{split}.json, and no --split"
             ),
             path: path.into(),
         });
@@ -309,17 +309,17 @@ pub(super) fn open_mdetr(
     referred.open(format!("{} ({stem})", set_of(path)), path, files)
 }
 
-/// Tells the boxes of a photo apart that have no number.
+/// An identifier for a box without a number.
 fn object_of(bbox: [f32; 4]) -> u64 {
     bbox.iter().fold(HASH_START, |hash, edge| hash_bytes(hash, &edge.to_le_bytes()))
 }
 
-/// Whether a line of JSON is of referring expressions.
+/// Whether a line of JSON has a referring expression.
 pub(super) fn is_line(json: &Value) -> bool {
     json.get("bbox").is_some() || json.get("raw_anns").is_some()
 }
 
-/// Lines as Hugging Face's `datasets` writes them.
+/// Opens JSON lines as written by Hugging Face's `datasets`.
 pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
     let layout =
         |found: String| BenchmarkError::Layout { found, wanted: WANTED.into(), path: path.into() };
@@ -354,7 +354,8 @@ pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmar
     referred.open(format!("{}{of_split}", set_of(path)), path, files)
 }
 
-/// `[x, y, width, height]`: COCO's own annotation where it is kept (the `bbox` beside it has corners), else `bbox`.
+/// Returns `[x, y, width, height]`: from COCO's own annotation if present (the `bbox` beside it
+/// then has corners), else from `bbox`.
 fn box_of(json: &Value) -> Option<[f32; 4]> {
     let own = json.get("raw_anns").map(|raw| match raw.as_str() {
         Some(text) => serde_json::from_str(text).unwrap_or(Value::Null),
@@ -367,7 +368,7 @@ fn box_of(json: &Value) -> Option<[f32; 4]> {
     serde_json::from_value(bbox.clone()).ok()
 }
 
-/// What was said of a box: refer's sentences, else a list of texts, else one text.
+/// The expressions for a box: refer's sentences, else a list of texts, else one text.
 fn expressions_of(json: &Value) -> Vec<String> {
     let sentences = json
         .get("sentences")
@@ -387,7 +388,7 @@ fn expressions_of(json: &Value) -> Vec<String> {
     }
 }
 
-/// Whether a pickle is given itself.
+/// Whether the path is an existing Python pickle.
 pub(super) fn is_pickle(path: &Path) -> bool {
     let extension = path.extension().map(|ext| ext.to_string_lossy().to_lowercase());
     extension.is_some_and(|ext| ["p", "pkl", "pickle"].contains(&ext.as_str())) && path.is_file()
@@ -414,7 +415,7 @@ mod tests {
         let lmms = json!({ "bbox": [10.0, 20.0, 30.0, 40.0], "answer": ["a dog", "the dog"] });
         assert_eq!(box_of(&lmms).map(edges), Some([10.0, 20.0, 40.0, 60.0]));
         assert_eq!(expressions_of(&lmms), ["a dog", "the dog"]);
-        // jxu124's bbox has corners; the annotation beside it is COCO's.
+        // jxu124's bbox has corners. The annotation beside it is COCO's.
         let raw = json!({ "bbox": [10.0, 20.0, 30.0, 40.0], "image_id": 5 }).to_string();
         let jxu = json!({ "bbox": [10.0, 20.0, 40.0, 60.0], "raw_anns": raw,
             "sentences": [{ "raw": "A dog.", "sent": "a dog", "sent_id": 1 }], "captions": ["A dog."] });

@@ -1,4 +1,4 @@
-//! Region descriptions of Visual Genome with DenseCap's splits.
+//! Region descriptions of Visual Genome, with DenseCap's splits.
 
 use std::collections::HashSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Writes an imported model tensor by tensor, so that it is never whole in memory.
+//! Writes an imported model tensor by tensor, so that the whole model is never in memory.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -12,10 +12,10 @@ use safetensors::{Dtype as FileDtype, View, serialize_to_file};
 
 use super::{FolderError, Published, create_dir, remove_weights, write_atomic, write_atomic_with};
 
-/// Writes the three files of a model folder; each is whole or not there at all.
+/// Writes the three files of a model folder. Each file is written completely or not at all.
 ///
-/// `dtype` is [`Dtype::F32`] or [`Dtype::F16`]. `sources` are the files that the import reads: what is written of them
-/// leaves memory.
+/// `dtype` is [`Dtype::F32`] or [`Dtype::F16`]. `sources` are the files that the import reads.
+/// Their pages are released from memory after each tensor.
 ///
 /// # Errors
 /// If a tensor cannot be read, or a file cannot be written.
@@ -53,19 +53,19 @@ pub fn write_import(
         written.map_err(io)
     })?;
     write_atomic(&folder.join("tokenizer.json"), tokenizer_json)?;
-    // Last, because it is what makes the folder a model.
+    // Write this last: the file marks the folder as a model.
     write_atomic(&folder.join("config.json"), import.config.to_json().as_bytes())
 }
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// A tensor that is made when it is written, and not kept.
+/// A tensor that is computed when it is written and then dropped.
 struct Pending<'i> {
     import: &'i Import<'i>,
     sources: &'i [&'i Published],
     parameter: Parameter,
     dtype: FileDtype,
-    /// The first error, which the writer has no place for.
+    /// The first error. The writer's interface cannot return it.
     failed: &'i RefCell<Option<CheckpointError>>,
 }
 

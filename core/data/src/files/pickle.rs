@@ -1,33 +1,35 @@
-//! Python's pickles, as far as PyTorch's checkpoints need them.
+//! Reads Python's pickles, as far as PyTorch's checkpoints need them.
 //!
-//! A pickle is a program for a machine with a stack. The instructions that build plain values are followed here; a
-//! call is looked at, and known calls of PyTorch give a tensor or a dictionary. Nothing is imported and nothing is run:
-//! whatever else a pickle calls becomes a value without contents.
+//! A pickle is a program for a stack machine. This module executes the instructions that build
+//! plain values. It recognizes a few calls of PyTorch, which give a tensor or a dictionary. It
+//! imports nothing and runs nothing: any other call gives an empty value.
 
 use std::collections::HashMap;
 
 use safetensors::Dtype;
 
-/// Place of a value in [`Machine::values`]. Values refer to each other by places, so that no pickle can make them nest
-/// deeper than the stack of a thread.
+/// Index of a value in [`Machine::values`].
+///
+/// Values refer to each other by index. So a deeply nested pickle cannot overflow the stack of a
+/// thread.
 type Place = usize;
 
-/// A value that a pickle builds.
+/// A value built by a pickle.
 #[derive(Clone, Debug)]
 enum Value {
     Text(String),
     Int(i64),
-    /// A class or function, as `module.name`.
+    /// A class or function, named `module.name`.
     Global(String),
     Sequence(Vec<Place>),
     Dict(Vec<(Place, Place)>),
     Storage(Storage),
     Tensor(Tensor),
-    /// Anything else.
+    /// Any other value. Its contents are dropped.
     Other,
 }
 
-/// Numbers that lie outside the pickle.
+/// Numbers that are stored outside the pickle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Storage {
     pub dtype: Dtype,
@@ -44,26 +46,27 @@ pub(super) struct Tensor {
     pub strides: Vec<usize>,
 }
 
-/// The machine after a pickle was followed to its end.
+/// The machine after it has executed a pickle.
 pub(super) struct Machine {
     values: Vec<Value>,
     stack: Vec<Place>,
-    /// Lengths of the stack where something begins.
+    /// Stack lengths at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u64, Place>,
     root: Place,
 }
 
-/// Most values of a checkpoint; a few dictionaries that hold each other could make more of them than can be visited.
+/// Most values that are visited. A few dictionaries that contain each other many times could give
+/// more than a program can visit.
 const MOST_VALUES: usize = 1 << 20;
-/// Dictionaries in dictionaries.
+/// Deepest nesting of dictionaries that is visited.
 const DEEPEST: usize = 64;
 
 impl Machine {
-    /// Follows the pickle at the start of `bytes` and returns how many of them it takes.
+    /// Executes the pickle at the start of `bytes`, and returns its length in bytes.
     ///
     /// # Errors
-    /// If the pickle ends early or has an instruction that no checkpoint has; the text says what.
+    /// If the pickle is truncated or has an unknown instruction. The text states which.
     pub fn run(bytes: &[u8]) -> Result<(Self, usize), String> {
         let mut machine = Self {
             values: Vec::new(),
@@ -77,7 +80,7 @@ impl Machine {
         Ok((machine, input.at))
     }
 
-    /// The tensors of the dictionaries, by the path of their keys.
+    /// Returns the tensors of all nested dictionaries. Names are the joined keys.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>, String> {
         let mut found = Vec::new();
         let mut open = vec![(String::new(), self.root, 0)];
@@ -93,7 +96,8 @@ impl Machine {
                             Value::Int(key) => key.to_string(),
                             _ => continue,
                         };
-                        // Where a module that was saved whole keeps what `state_dict()` returns.
+                        // Where a module that was pickled whole stores the contents of its
+                        // `state_dict()`.
                         let is_shelf =
                             ["_modules", "_parameters", "_buffers"].contains(&key.as_str());
                         let inner = match (is_shelf, name.is_empty()) {
@@ -107,13 +111,13 @@ impl Machine {
                 _ => {}
             }
             if n_seen + open.len() > MOST_VALUES {
-                return Err("it has too many tensors".into());
+                return Err("the file has too many tensors".into());
             }
         }
         Ok(found)
     }
 
-    /// The root, if it is a list of texts.
+    /// Returns the root if it is a list of texts.
     pub fn texts(&self) -> Option<Vec<String>> {
         let Value::Sequence(items) = &self.values[self.root] else { return None };
         items
@@ -125,12 +129,12 @@ impl Machine {
             .collect()
     }
 
-    /// The root, if it is a number.
+    /// Returns the root if it is a number.
     pub fn int(&self) -> Option<i64> {
         self.int_at(self.root)
     }
 
-    /// Follows one instruction; false at the last.
+    /// Executes one instruction. Returns false after the last one.
     fn step(&mut self, input: &mut Input) -> Result<bool, String> {
         let code = input.u8()?;
         match code {
@@ -217,7 +221,7 @@ impl Machine {
                 let result = self.call(function, arguments);
                 self.push(result);
             }
-            // Objects: what they hold comes by `b`.
+            // An object. Instruction `b` adds its contents.
             0x81 => {
                 let [_, _] = self.pop_array()?;
                 self.push(Value::Dict(Vec::new()));
@@ -236,9 +240,7 @@ impl Machine {
                 }
             }
             other => {
-                return Err(format!(
-                    "its pickle has the instruction {other:#04x}, which is not known"
-                ));
+                return Err(format!("the pickle has the unknown instruction {other:#04x}"));
             }
         }
         Ok(true)
@@ -253,7 +255,8 @@ impl Machine {
         self.push(Value::Int(number));
     }
 
-    /// A whole number of any length; those of more than 8 bytes are nobody's size.
+    /// Pushes an integer of any length. One of more than 8 bytes cannot be a size, so its value is
+    /// dropped.
     fn push_long(&mut self, input: &mut Input, n_length_bytes: usize) -> Result<(), String> {
         let n_bytes = input.uint(n_length_bytes)?;
         let bytes = input.take(n_bytes)?;
@@ -270,29 +273,29 @@ impl Machine {
     }
 
     fn pop(&mut self) -> Result<Place, String> {
-        self.stack.pop().ok_or_else(|| "its pickle takes from an empty stack".into())
+        self.stack.pop().ok_or_else(|| "the pickle pops from an empty stack".into())
     }
 
     fn top(&self) -> Result<Place, String> {
-        self.stack.last().copied().ok_or_else(|| "its pickle takes from an empty stack".into())
+        self.stack.last().copied().ok_or_else(|| "the pickle pops from an empty stack".into())
     }
 
     fn pop_last(&mut self, n: usize) -> Result<Vec<Place>, String> {
         match self.stack.len().checked_sub(n) {
             Some(at) => Ok(self.stack.split_off(at)),
-            None => Err("its pickle takes from an empty stack".into()),
+            None => Err("the pickle pops from an empty stack".into()),
         }
     }
 
-    /// The last `N`, in the order in which they came.
+    /// Pops the last `N` values, in the order in which they were pushed.
     fn pop_array<const N: usize>(&mut self) -> Result<[Place; N], String> {
-        Ok(self.pop_last(N)?.try_into().expect("as many as were asked for"))
+        Ok(self.pop_last(N)?.try_into().expect("`pop_last` returns `N` values"))
     }
 
     fn since_mark(&mut self) -> Result<Vec<Place>, String> {
         let mark = self.marks.pop().filter(|mark| *mark <= self.stack.len());
         mark.map(|mark| self.stack.split_off(mark))
-            .ok_or_else(|| "its pickle has a mark too few".into())
+            .ok_or_else(|| "the pickle has too few marks".into())
     }
 
     fn gather_from_mark(&mut self) -> Result<(), String> {
@@ -308,7 +311,7 @@ impl Machine {
     }
 
     fn recall(&mut self, key: u64) -> Result<(), String> {
-        let place = self.memo.get(&key).ok_or("its pickle asks for what it did not keep")?;
+        let place = self.memo.get(&key).ok_or("the pickle reads an unknown memo entry")?;
         self.stack.push(*place);
         Ok(())
     }
@@ -343,7 +346,7 @@ impl Machine {
         self.items(place)?.iter().map(|item| usize::try_from(self.int_at(*item)?).ok()).collect()
     }
 
-    /// `("storage", torch.FloatStorage, key, device, number of elements, ..)`
+    /// Parses `("storage", torch.FloatStorage, key, device, number of elements, ..)`.
     fn storage(&self, id: Place) -> Option<Storage> {
         let &[_, kind, key, _, n_elements, ..] = self.items(id)? else { return None };
         let (Value::Global(kind), Value::Text(key)) = (&self.values[kind], &self.values[key])
@@ -354,7 +357,7 @@ impl Machine {
         Some(Storage { dtype: dtype_of(kind)?, key: key.clone(), n_elements })
     }
 
-    /// What a call gives, if it is one that checkpoints have.
+    /// Returns the result of a call that checkpoints use, else an empty value.
     fn call(&self, function: Place, arguments: Place) -> Value {
         let (Value::Global(function), Some(arguments)) =
             (&self.values[function], self.items(arguments))
@@ -387,7 +390,7 @@ impl Machine {
     }
 }
 
-/// Bytes of the length before a text or bytes.
+/// Number of bytes that encode the length of a text or of bytes.
 fn length_of_length(code: u8) -> usize {
     match code {
         0x8c | b'U' | b'C' => 1,
@@ -420,7 +423,7 @@ struct Input<'a> {
 impl<'a> Input<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
-        let end = end.ok_or("its pickle ends too early")?;
+        let end = end.ok_or("the pickle is truncated")?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -430,17 +433,17 @@ impl<'a> Input<'a> {
         Ok(self.take(1)?[0])
     }
 
-    /// A number of up to 8 bytes, the lowest first.
+    /// Reads a little-endian number of up to 8 bytes.
     fn uint(&mut self, n_bytes: usize) -> Result<usize, String> {
         let mut wide = [0; 8];
         wide[..n_bytes].copy_from_slice(self.take(n_bytes)?);
         usize::try_from(u64::from_le_bytes(wide))
-            .map_err(|_| "its pickle has a length beyond memory".into())
+            .map_err(|_| "the pickle has a length beyond memory".into())
     }
 
     fn line(&mut self) -> Result<String, String> {
         let rest = &self.bytes[self.at..];
-        let end = rest.iter().position(|byte| *byte == b'\n').ok_or("its pickle ends too early")?;
+        let end = rest.iter().position(|byte| *byte == b'\n').ok_or("the pickle is truncated")?;
         self.at += end + 1;
         Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
     }
@@ -510,7 +513,7 @@ mod tests {
         }
     }
 
-    // A list in a list in a list .. would end a reader that goes down with its own stack.
+    // Nested lists: a recursive reader would overflow its stack.
     #[test]
     fn a_deep_pickle_takes_no_stack() {
         let bytes = [vec![b']'; 1 << 20], vec![b'a'; (1 << 20) - 1], b".".to_vec()].concat();
@@ -521,7 +524,7 @@ mod tests {
         assert!(run(&bytes).expect("a pickle").0.tensors().expect("few").is_empty());
     }
 
-    // Each dictionary holds the one before a hundred times.
+    // Each dictionary contains the previous one a hundred times.
     #[test]
     fn dictionaries_that_multiply_are_refused() {
         let mut bytes = b"\x80\x02}q\x00".to_vec();

@@ -1,4 +1,5 @@
-//! Models of other programs on disk: their weights, as safetensors or as PyTorch saves them, and the files beside them.
+//! Opens models of other programs: weights as safetensors or PyTorch files, and the files beside
+//! them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,19 +13,19 @@ use super::{FolderError, names_in, read};
 use mmgem_core::checkpoint::towers::TowerConfigs;
 use mmgem_core::checkpoint::{CheckpointError, Shards};
 
-/// Names of an image encoder's weights in a folder, the first that is there.
+/// File names of an image encoder's weights. The first existing file counts.
 pub const VISION_WEIGHTS: &[&str] = &[
     "open_clip_model.safetensors",
     "model.safetensors",
     "open_clip_pytorch_model.bin",
     "pytorch_model.bin",
 ];
-/// The same of a language model's.
+/// File names of a language model's weights. The first existing file counts.
 pub const LANGUAGE_WEIGHTS: &[&str] = &["model.safetensors", "pytorch_model.bin"];
-/// Ends of names of files that hold weights.
+/// Endings of weight files.
 const ENDINGS: [&str; 4] = [".safetensors", ".bin", ".pt", ".pth"];
 
-/// A model of another program: its weights stay on disk until they are asked for.
+/// A model of another program. Its weights stay on disk until they are needed.
 #[derive(Debug)]
 pub struct Published {
     folder: PathBuf,
@@ -35,17 +36,17 @@ pub struct Published {
 struct WeightsFile {
     name: String,
     bytes: Mmap,
-    /// Where its tensors lie, if it is one of PyTorch's.
+    /// Positions of its tensors, if it is a PyTorch file.
     pytorch: Option<Vec<Placed>>,
 }
 
 impl Published {
-    /// Opens a file of weights, an index of several, or a folder that holds one of `names`.
+    /// Opens a file of weights, an index of several files, or a folder with one of `names`.
     ///
-    /// A pickle of PyTorch's is read and nothing of it is run.
+    /// Reads a PyTorch pickle without executing any of its code.
     ///
     /// # Errors
-    /// If there are no weights, or a file cannot be read.
+    /// If the weights are missing, or if a file cannot be read.
     pub fn open(path: &Path, names: &[&str]) -> Result<Self, FolderError> {
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let files = match path.is_dir() {
@@ -57,10 +58,10 @@ impl Published {
         Ok(Self { files, folder: folder.to_owned() })
     }
 
-    /// The tensors.
+    /// Returns the tensors.
     ///
     /// # Errors
-    /// If a file is damaged or two hold the same tensor.
+    /// If a file is damaged, or if two files have the same tensor.
     pub fn shards(&self) -> Result<Shards<'_>, CheckpointError> {
         let safetensors = self.files.iter().filter(|file| file.pytorch.is_none());
         let safetensors: Vec<(&str, &[u8])> =
@@ -82,21 +83,23 @@ impl Published {
         Ok(shards)
     }
 
-    /// Gives the pages of the weights back to the system, which reads them again if they are asked for.
+    /// Returns the pages of the weights to the system. The system reads them again on the next
+    /// access.
     pub fn release(&self) {
         #[cfg(unix)]
         for file in &self.files {
-            // SAFETY: nobody writes to the mapping, so its pages are those of the file when they are read again.
+            // SAFETY: no code writes to the mapping, so dropped pages are read again with the same
+            // contents.
             let released = unsafe { file.bytes.unchecked_advise(UncheckedAdvice::DontNeed) };
-            // The pages stay in memory if the system does not take them; they are its own to drop.
+            // Ignore a failure: the pages then stay in memory, which is harmless.
             drop(released);
         }
     }
 
-    /// A text file beside the weights, if it is there.
+    /// Reads a text file beside the weights. `None` if it is missing.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// If the file cannot be read.
     pub fn text(&self, name: &str) -> Result<Option<String>, FolderError> {
         let path = self.folder.join(name);
         match path.is_file() {
@@ -105,10 +108,10 @@ impl Published {
         }
     }
 
-    /// The files that say how an image encoder computes.
+    /// Reads the config files beside an image encoder.
     ///
     /// # Errors
-    /// If one is there but cannot be read.
+    /// If a file exists but cannot be read.
     pub fn tower_configs(&self) -> Result<TowerConfigs, FolderError> {
         Ok(TowerConfigs {
             open_clip: self.text("open_clip_config.json")?,
@@ -123,10 +126,11 @@ impl WeightsFile {
         let io = |cause| FolderError::Io { action: "read the file", cause, path: path.to_owned() };
         let wrong = |found, hint| FolderError::NoWeights { found, hint, path: path.to_owned() };
         let file = File::open(path).map_err(io)?;
-        // SAFETY: the file is only read. A program that cuts it off meanwhile ends this one, as the system does it.
+        // SAFETY: the mapping is read-only. If another program truncates the file meanwhile, the
+        // system ends this process.
         let bytes = unsafe { Mmap::map(&file) }.map_err(io)?;
         if bytes.starts_with(b"version https://git-lfs") {
-            let found = "this is a pointer of Git LFS".to_owned();
+            let found = "the file is a Git LFS pointer".to_owned();
             return Err(wrong(found, "run `git lfs pull` in the repository that was cloned"));
         }
         let pytorch =
@@ -159,7 +163,7 @@ fn files_of_folder(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Folder
         [only] => Ok(vec![folder.join(only)]),
         others => Err(FolderError::NoWeights {
             found: match others {
-                [] => format!("found neither {} nor an index of theirs", names.join(" nor ")),
+                [] => format!("found neither {} nor an index file", names.join(" nor ")),
                 others => {
                     format!("the folder has several files of weights ({})", others.join(", "))
                 }
@@ -170,7 +174,7 @@ fn files_of_folder(folder: &Path, names: &[&str]) -> Result<Vec<PathBuf>, Folder
     }
 }
 
-/// The files that an index lists.
+/// Returns the files listed in an index.
 fn indexed(index: &Path) -> Result<Vec<PathBuf>, FolderError> {
     let wrong = |found: String| {
         let hint = "wanted the weight_map that transformers writes";

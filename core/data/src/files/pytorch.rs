@@ -1,6 +1,7 @@
-//! PyTorch's checkpoints (`torch.save`), as zip archives (since version 1.6) or as streams (before).
+//! Reads PyTorch's checkpoints (`torch.save`): zip archives (since version 1.6) or streams
+//! (before).
 //!
-//! Both are a pickle of what was saved and the numbers of its tensors.
+//! Both contain a pickle of the saved object and the numbers of its tensors.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,9 +18,9 @@ pub(super) struct Placed {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Steps between neighbours along each axis, in elements.
+    /// Distances between neighbours along each axis, in elements.
     pub strides: Vec<usize>,
-    /// Bytes of the file from the tensor's first element to the end of its storage.
+    /// Byte range of the file, from the tensor's first element to the end of its storage.
     pub bytes: Range<usize>,
 }
 
@@ -27,20 +28,21 @@ pub(super) struct Placed {
 const STREAM: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const STREAM_VERSION: i64 = 1001;
 
-/// Whether a file begins as one of PyTorch's.
+/// Whether a file starts like a PyTorch file.
 pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(STREAM)
 }
 
-/// The tensors of a file whose contents are `bytes`; dictionaries in dictionaries have dotted names.
+/// Lists the tensors of a file with the contents `bytes`. Tensors in nested dictionaries have
+/// dotted names.
 ///
 /// # Errors
-/// If the file is damaged or not a checkpoint; the text says what.
+/// If the file is damaged or is not a checkpoint. The text states the reason.
 pub(super) fn tensors(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>, String> {
     let placed =
         if bytes.starts_with(STREAM) { of_stream(bytes)? } else { of_archive(path, bytes)? };
     match placed.is_empty() {
-        true => Err("it holds no tensors".into()),
+        true => Err("the file has no tensors".into()),
         false => Ok(placed),
     }
 }
@@ -48,12 +50,12 @@ pub(super) fn tensors(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>, String> 
 fn of_archive(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>, String> {
     let archive = ZipArchive::open(path)?;
     let pickle = archive.names().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
-    let pickle = pickle.ok_or("it is a zip archive without data.pkl")?;
+    let pickle = pickle.ok_or("the file is a zip archive without data.pkl")?;
     let root = pickle.strip_suffix("data.pkl").unwrap_or_default();
     if let Ok(order) = archive.read(&format!("{root}byteorder"))
         && order != b"little"
     {
-        return Err("its numbers have the highest byte first".into());
+        return Err("the numbers are big-endian".into());
     }
     let (machine, _) = Machine::run(&archive.read(pickle)?)?;
     let place = |(name, tensor): (String, Tensor)| {
@@ -64,8 +66,8 @@ fn of_archive(path: &Path, bytes: &[u8]) -> Result<Vec<Placed>, String> {
     machine.tensors()?.into_iter().map(place).collect()
 }
 
-/// Magic number, version, what the system is like, what was saved, the keys of the storages, and then each of them: its
-/// number of elements and these.
+/// Reads a stream: magic number, version, system information, the saved object, the keys of the
+/// storages, then the storages. Each storage is its number of elements and the elements.
 fn of_stream(bytes: &[u8]) -> Result<Vec<Placed>, String> {
     let mut at = STREAM.len();
     let mut next = || -> Result<Machine, String> {
@@ -79,7 +81,7 @@ fn of_stream(bytes: &[u8]) -> Result<Vec<Placed>, String> {
     }
     next()?;
     let tensors = next()?.tensors()?;
-    let keys = next()?.texts().ok_or("the keys of its storages cannot be read")?;
+    let keys = next()?.texts().ok_or("the keys of the storages cannot be read")?;
     let dtypes: HashMap<&str, Dtype> = tensors
         .iter()
         .map(|(_, tensor)| (tensor.storage.key.as_str(), tensor.storage.dtype))
@@ -88,14 +90,15 @@ fn of_stream(bytes: &[u8]) -> Result<Vec<Placed>, String> {
     for key in &keys {
         let length =
             bytes.get(at..at + 8).and_then(|length| length.try_into().ok()).map(u64::from_le_bytes);
-        let n_elements = length.and_then(|n| usize::try_from(n).ok()).ok_or("it ends too early")?;
-        // A storage that no tensor looks at cannot be stepped over, because nothing says how wide its numbers are.
+        let n_elements =
+            length.and_then(|n| usize::try_from(n).ok()).ok_or("the file is truncated")?;
+        // An unused storage cannot be skipped, because the width of its numbers is unknown.
         let dtype =
-            dtypes.get(key.as_str()).ok_or("it holds more than tensors of plain numbers")?;
+            dtypes.get(key.as_str()).ok_or("the file has more than tensors of plain numbers")?;
         let start = at + 8;
         let end = n_bytes(n_elements, *dtype)
             .and_then(|n| start.checked_add(n))
-            .ok_or("it ends too early")?;
+            .ok_or("the file is truncated")?;
         storages.insert(key.clone(), start..end);
         at = end;
     }
@@ -111,7 +114,8 @@ fn n_bytes(n_elements: usize, dtype: Dtype) -> Option<usize> {
     n_elements.checked_mul(dtype.bitsize() / 8)
 }
 
-/// The tensor in its storage, which must lie in the file and hold all of it.
+/// Locates a tensor in its storage. The storage must lie within the file and contain the whole
+/// tensor.
 fn place(
     name: String,
     tensor: Tensor,
@@ -128,13 +132,14 @@ fn place(
     let fits = end.is_some_and(|end| {
         declared.is_some_and(|declared| end <= declared && declared <= storage.len())
     }) && storage.end <= file_bytes;
-    // Sizes whose product is beyond memory pass the test above with strides of zero.
+    // Strides of zero let any sizes pass the check above, so limit the product of the sizes too.
     let n_elements = shape.iter().try_fold(1usize, |n, size| n.checked_mul(*size));
     if !fits || n_elements.is_none_or(|n| n > file_bytes) {
         return Err(format!(
             "{name} reaches beyond its storage; was the download or copy cut short?"
         ));
     }
-    let start = storage.start + n_bytes(offset, kind.dtype).expect("less than the end");
+    let start =
+        storage.start + n_bytes(offset, kind.dtype).expect("the offset is less than the end");
     Ok(Placed { name, dtype: kind.dtype, shape, strides, bytes: start..storage.end })
 }

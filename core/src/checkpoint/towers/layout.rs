@@ -1,11 +1,11 @@
-//! Under which names image encoders are published.
+//! The tensor names under which image encoders are published.
 
 use std::collections::BTreeSet;
 
 use super::super::read::CheckpointError;
 use super::super::shards::Shards;
 
-/// Whose names an encoder has.
+/// The program whose tensor names an encoder uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// open_clip's `VisionTransformer`.
@@ -24,21 +24,21 @@ pub enum Kind {
     FoldedLite,
 }
 
-/// How the encoders of a program are told apart, and what stands around them.
+/// How to recognize the encoders of a program, and the parts of the larger model around them.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub kind: Kind,
-    /// For people.
+    /// Title for messages.
     pub title: &'static str,
-    /// Tensors that every such encoder has, by their names in it.
+    /// Tensors that every such encoder has. Names are relative to the encoder.
     marks: &'static [&'static str],
-    /// Tensors that none has.
+    /// Tensors that such an encoder never has.
     never: &'static [&'static str],
-    /// Where a larger model keeps the encoder.
+    /// Prefixes of the encoder inside a larger model.
     places: &'static [&'static str],
-    /// Beginnings of the names of the larger model's other parts.
+    /// Name prefixes of the larger model's other parts.
     neighbours: &'static [&'static str],
-    /// Beginnings of names in the encoder that V does not depend on.
+    /// Name prefixes of tensors in the encoder that V does not depend on.
     left_out: &'static [&'static str],
 }
 
@@ -60,7 +60,7 @@ const LAYOUTS: [Layout; 7] = [
             "attn_mask",
             "text.",
             "text_decoder.",
-            // OpenAI's own files.
+            // Keys of OpenAI's own files.
             "input_resolution",
             "context_length",
             "vocab_size",
@@ -123,26 +123,26 @@ const LAYOUTS: [Layout; 7] = [
     },
 ];
 
-/// Keys under which a training program keeps its weights beside other tensors.
+/// Prefixes under which a training program stores its weights beside other tensors.
 const WRAPPERS: [&str; 6] =
     ["state_dict.", "model_state_dict.", "model.", "module.", "net.", "teacher."];
 
-/// An encoder in a checkpoint.
+/// An encoder found in a checkpoint.
 #[derive(Debug)]
 pub(super) struct Found<'a> {
     pub layout: &'static Layout,
-    /// What stands before its names in the checkpoint.
+    /// Prefix of the encoder's names in the checkpoint.
     pub prefix: String,
-    /// Its tensors, by their names in it.
+    /// The encoder's tensors. Names are relative to the encoder.
     pub encoder: Shards<'a>,
-    /// The rest of the model that holds it, by the names there.
+    /// The rest of the model around the encoder. Names are relative to that model.
     pub around: Shards<'a>,
 }
 
-/// Finds the one encoder of a checkpoint; what V does not depend on is left out.
+/// Finds the only encoder of a checkpoint. Drops tensors that V does not depend on.
 ///
 /// # Errors
-/// If there is none or more than one, or if the checkpoint has parts that are not known.
+/// If the checkpoint has no encoder or several, or if it has unknown parts.
 pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
     let (layout, prefix) = the_only(&checkpoint)?;
     let outer =
@@ -153,7 +153,7 @@ pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
     let encoder = encoder.rename(|name| {
         let inner = &name[prefix.len()..];
         let is_left_out = layout.left_out.iter().any(|start| inner.starts_with(start));
-        // Without a place of its own the encoder stands among its neighbours.
+        // Without a prefix of its own, the encoder's names mix with those of its neighbours.
         let is_neighbour =
             prefix == outer && layout.neighbours.iter().any(|start| inner.starts_with(start));
         (!(is_left_out || is_neighbour && layout.kind != Kind::OpenClip)).then(|| inner.to_owned())
@@ -168,7 +168,7 @@ pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
         .collect();
     if let Some(first) = unknown.first() {
         return Err(CheckpointError::Import(format!(
-            "{} tensors beside the image encoder are not known, the first is {first}\n  hint: the encoder has the layout of {}; save it alone",
+            "{} tensors beside the image encoder are unknown, the first is {first}\n  hint: the encoder has the layout of {}; save only the encoder",
             unknown.len(),
             layout.title
         )));
@@ -177,7 +177,7 @@ pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
     Ok(Found { layout, prefix, encoder, around })
 }
 
-/// The layout of a checkpoint, and what stands before the names of its encoder.
+/// Returns the layout of a checkpoint, and the prefix of its encoder's names.
 fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), CheckpointError> {
     let mut found: Vec<(&'static Layout, String)> = Vec::new();
     for layout in &LAYOUTS {
@@ -207,7 +207,7 @@ fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), Checkpoint
                 })
                 .collect();
             Err(CheckpointError::Import(format!(
-                "the checkpoint has {n} image encoders: {}\n  hint: save the one that is meant alone",
+                "the checkpoint has {n} image encoders: {}\n  hint: save only the encoder that you want",
                 places.join(", ")
             )))
         }
@@ -220,12 +220,12 @@ fn unknown(checkpoint: &Shards) -> CheckpointError {
         [] => "the checkpoint has no tensors".to_owned(),
         names => {
             format!(
-                "the names are not those of an image encoder that is known ({}, ..)",
+                "the tensor names are not those of an image encoder that is known ({}, ..)",
                 names.join(", ")
             )
         }
     };
     let titles: Vec<String> =
         LAYOUTS.iter().map(|layout| format!("\n    {}", layout.title)).collect();
-    CheckpointError::Import(format!("{found}\n  hint: these layouts are known{}", titles.concat()))
+    CheckpointError::Import(format!("{found}\n  hint: known layouts:{}", titles.concat()))
 }

@@ -1,18 +1,19 @@
-//! EfficientNet-Lites of timm, whose batch norms are folded here, and those whose batch norms are folded already.
+//! EfficientNet-Lites: timm's, whose batch norms are folded here, and networks with folded batch
+//! norms.
 
 use super::super::read::CheckpointError;
 use super::super::shards::Shards;
 use super::super::stored::Stored;
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
 
-/// Width, depth and input of EfficientNet-Lite0 to Lite4.
+/// Width coefficient, depth coefficient and input size of EfficientNet-Lite0 to Lite4.
 const VARIANTS: [(f64, f64, usize); 5] =
     [(1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300)];
 
 /// TensorFlow's epsilon of batch norms.
 const BATCH_NORM_EPS: f64 = 1e-3;
 
-/// A network whose batch norms are folded: names as in `model.safetensors`.
+/// Reads a network with folded batch norms. Its names are those of `model.safetensors`.
 pub(super) fn folded<'a>(
     encoder: &mut Shards<'a>,
 ) -> Result<(EfficientNetLiteConfig, Shards<'a>), CheckpointError> {
@@ -34,14 +35,14 @@ pub(super) fn folded<'a>(
     Ok((sizes(&ours)?, ours))
 }
 
-/// A network of timm.
+/// Reads a network of timm.
 pub(super) fn timm<'a>(
     encoder: &mut Shards<'a>,
 ) -> Result<(EfficientNetLiteConfig, Shards<'a>), CheckpointError> {
     let mut ours = Shards::default();
     fold(encoder, &mut ours, "conv_stem", "bn1", "stem")?;
     for (idx, block) in blocks(encoder).into_iter().enumerate() {
-        // Layers of an inverted residual block, and of the first block, which does not expand.
+        // The first block does not expand, so it has other layer names than the rest.
         let has_expansion = encoder.shape(&format!("{block}conv_pwl.weight")).is_some();
         let layers: &[_] = match has_expansion {
             true => &[
@@ -60,7 +61,7 @@ pub(super) fn timm<'a>(
     Ok((sizes(&ours)?, ours))
 }
 
-/// `blocks.STAGE.BLOCK.` of each block, first to last.
+/// Prefix `blocks.STAGE.BLOCK.` of each block, in order.
 fn blocks(encoder: &Shards) -> Vec<String> {
     let place = |name: &str| {
         let mut parts = name.strip_prefix("blocks.")?.split('.');
@@ -71,8 +72,10 @@ fn blocks(encoder: &Shards) -> Vec<String> {
     places.into_iter().map(|(stage, block)| format!("blocks.{stage}.{block}.")).collect()
 }
 
-/// A convolution without bias and the batch norm behind it as one convolution:
-/// `weight * gamma / sqrt(var + eps)` and `beta - mean * gamma / sqrt(var + eps)`.
+/// Folds a batch norm into the convolution without bias before it.
+///
+/// - new weight: `weight * gamma / sqrt(var + eps)`
+/// - new bias: `beta - mean * gamma / sqrt(var + eps)`
 fn fold<'a>(
     encoder: &mut Shards<'a>,
     ours: &mut Shards<'a>,
@@ -115,7 +118,7 @@ fn fold<'a>(
     put(ours, &format!("{layer}.bias"), bias)
 }
 
-/// Point-wise convolutions `[out, in, 1, 1]` are matrices `[out, in]` here.
+/// Adds a tensor. A point-wise convolution `[out, in, 1, 1]` becomes a matrix `[out, in]`.
 fn put<'a>(ours: &mut Shards<'a>, name: &str, stored: Stored<'a>) -> Result<(), CheckpointError> {
     let stored = match *stored.shape() {
         [n_outputs, n_inputs, 1, 1] if !name.contains(".dw.") => {
@@ -127,7 +130,7 @@ fn put<'a>(ours: &mut Shards<'a>, name: &str, stored: Stored<'a>) -> Result<(), 
     Ok(())
 }
 
-/// The width and depth whose network has these tensors.
+/// Finds the width and depth coefficients whose network has these shapes.
 fn sizes(ours: &Shards) -> Result<EfficientNetLiteConfig, CheckpointError> {
     let shape = |name: String| ours.shape(&format!("visual.{name}")).unwrap_or_default();
     let found: Vec<Option<MbConvConfig>> = (0..)
@@ -144,7 +147,7 @@ fn sizes(ours: &Shards) -> Result<EfficientNetLiteConfig, CheckpointError> {
                 &[_, in_channels] => in_channels,
                 _ => expanded_channels,
             };
-            // The shapes do not show it.
+            // The shapes do not show the stride.
             Some(MbConvConfig {
                 kernel_size,
                 stride: 0,
@@ -164,7 +167,7 @@ fn sizes(ours: &Shards) -> Result<EfficientNetLiteConfig, CheckpointError> {
                 .all(|(block, found)| Some(MbConvConfig { stride: 0, ..*block }) == *found)
     };
     let published = VARIANTS.into_iter();
-    // Other networks of the family, in steps of a twentieth; they take the pictures of the nearest published one.
+    // Other networks of the family, in steps of 0.05. They take an input of 224 pixels.
     let others = (1..=60).flat_map(|width| (1..=60).map(move |depth| (width, depth)));
     let others =
         others.map(|(width, depth)| (f64::from(width) / 20.0, f64::from(depth) / 20.0, 224));
@@ -178,7 +181,7 @@ fn sizes(ours: &Shards) -> Result<EfficientNetLiteConfig, CheckpointError> {
             .map(|block| block.map_or_else(|| "?".into(), |block| block.out_channels.to_string()))
             .collect();
         CheckpointError::Import(format!(
-            "blocks with {} channels are not those of an EfficientNet-Lite\n  hint: tf_efficientnet_lite0 to 4 are known",
+            "blocks with {} channels match no EfficientNet-Lite\n  hint: tf_efficientnet_lite0 to 4 are supported",
             channels.join(", ")
         ))
     })

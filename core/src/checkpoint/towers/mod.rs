@@ -1,4 +1,5 @@
-//! Published image encoders: which layout a checkpoint has, what the files beside it say, and its tensors under our names.
+//! Published image encoders: recognizes a checkpoint's layout, reads the config files beside it,
+//! and renames its tensors.
 
 mod layout;
 mod lite;
@@ -16,23 +17,23 @@ pub use layout::Kind;
 pub use settings::TowerConfigs;
 use vit::Unsaid;
 
-/// Mean and standard deviation of the pixels scaled to 0..1, for each colour.
+/// Mean and standard deviation of each colour, for pixels scaled to 0..1.
 pub type MeanStd = ([f32; 3], [f32; 3]);
 
-/// OpenAI's and most of LAION's.
+/// Pixel statistics of OpenAI's encoders and most of LAION's.
 pub const OPENAI_MEAN_STD: MeanStd =
     ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_55, 0.261_302_6, 0.275_777_1]);
-/// −1..1: LAION-2B's ViT-L/14, SigLIP, most of timm's ViTs.
+/// Maps pixels to −1..1: LAION-2B's ViT-L/14, SigLIP, most of timm's ViTs.
 pub const INCEPTION_MEAN_STD: MeanStd = ([0.5; 3], [0.5; 3]);
-/// ImageNet's: DINOv2, DeiT.
+/// ImageNet's pixel statistics: DINOv2, DeiT.
 pub const IMAGENET_MEAN_STD: MeanStd = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-/// EfficientNet-Lite: `(x - 127) / 128` of 0..=255.
+/// EfficientNet-Lite: `(x - 127) / 128` of pixels in 0..=255.
 pub const LITE_MEAN_STD: MeanStd = ([127.0 / 255.0; 3], [128.0 / 255.0; 3]);
 
-/// What is known of a tower beside its files. What contradicts them is an error.
+/// Settings of a tower that the caller knows. It is an error if they contradict the tower's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TowerOptions {
-    /// Side of the input; positions are interpolated to it.
+    /// Side of the input in pixels. Positions are interpolated to it.
     pub image_size: Option<usize>,
     /// Attention heads of a ViT.
     pub num_attention_heads: Option<usize>,
@@ -42,16 +43,16 @@ pub struct TowerOptions {
     pub mean_std: Option<MeanStd>,
 }
 
-/// A tower whose layout is known.
+/// An image encoder whose layout is known.
 #[derive(Debug)]
 pub struct Tower<'a> {
     /// Its sizes.
     pub config: VisionConfig,
-    /// The pixels that it was trained with.
+    /// Mean and deviation of the pixels that it was trained with.
     pub mean_std: MeanStd,
-    /// How its program makes a photo square, if a file says so.
+    /// How its own preprocessing makes a photo square, if a file says so.
     pub resize_mode: Option<ResizeMode>,
-    /// What was assumed, and where its files are not followed to the letter.
+    /// Assumptions, and deviations from its files.
     pub notes: Vec<String>,
     /// Its tensors under their names in `model.safetensors`.
     pub shards: Shards<'a>,
@@ -61,8 +62,8 @@ impl<'a> Tower<'a> {
     /// Finds the image encoder of a checkpoint.
     ///
     /// # Errors
-    /// If the layout is not known, the files contradict each other or the options, or the encoder has parts that are not
-    /// built here.
+    /// If the layout is unknown, if the files contradict each other or the options, or if the
+    /// encoder has unsupported parts.
     pub fn read(
         checkpoint: Shards<'a>,
         configs: &TowerConfigs,
@@ -88,7 +89,7 @@ impl<'a> Tower<'a> {
             let (assumed, words) = usual_pixels(kind);
             if kind != Kind::FoldedLite {
                 notes.push(format!(
-                    "no file says the mean and deviation of pixels: {words} are assumed"
+                    "no file states the mean and deviation of pixels: {words} are assumed"
                 ));
             }
             assumed
@@ -102,7 +103,7 @@ impl<'a> Tower<'a> {
                 .map_err(in_checkpoint)?;
                 if kind == Kind::TimmLite && configs.config.is_none() {
                     notes.push(
-                        "no config.json says the architecture: tf_efficientnet_lite is assumed"
+                        "no config.json states the architecture: assuming tf_efficientnet_lite"
                             .into(),
                     );
                 }
@@ -138,10 +139,10 @@ impl<'a> Tower<'a> {
     }
 }
 
-/// Gives a model that is otherwise fresh the weights of a published tower.
+/// Loads the weights of a published tower into an otherwise fresh model.
 ///
 /// # Errors
-/// If `config` is not that of the tower, or the tower cannot be read.
+/// If `config` does not match the tower, or if the tower cannot be read.
 pub fn load_tower(
     model: MmGem,
     config: &MmGemConfig,
@@ -169,7 +170,8 @@ pub fn load_tower(
     if missing.is_empty() { Ok(model) } else { Err(CheckpointError::Missing(missing)) }
 }
 
-/// What the weights of a ViT do not say, from the files, the options, or what is usual.
+/// Collects the settings that the weights of a ViT do not show: from the files, the options, or the
+/// usual value.
 fn unsaid(
     kind: Kind,
     encoder: &Shards,
@@ -193,7 +195,7 @@ fn unsaid(
         let file = if kind == Kind::OpenClip { "open_clip_config.json" } else { "config.json" };
         let act = act.unwrap_or(HiddenAct::Gelu);
         notes.push(format!(
-            "no {file} is beside the weights: {num_attention_heads} heads and the activation {act:?} are assumed"
+            "no {file} beside the weights: {num_attention_heads} heads and the activation {act:?} are assumed"
         ));
     }
     let is_clip = encoder.shape("norm_pre.weight").is_some() || kind == Kind::OpenClip;
@@ -206,7 +208,8 @@ fn unsaid(
     })
 }
 
-/// What the files say, or else the options; an error if they contradict each other.
+/// Returns the value in the files, or else the option. It is an error if they contradict each
+/// other.
 fn agreed<T: std::fmt::Debug>(
     in_files: Option<T>,
     asked_for: Option<T>,
@@ -216,14 +219,14 @@ fn agreed<T: std::fmt::Debug>(
     match (in_files, asked_for) {
         (Some(found), Some(wanted)) if !is_same(&found, &wanted) => {
             Err(CheckpointError::Import(format!(
-                "{what} is {found:?} in the files beside the weights, but {wanted:?} is asked for\n  hint: follow the files, or correct them"
+                "{what} is {found:?} in the files beside the weights but {wanted:?} is asked for\n  hint: ask for the files' value, or correct the files"
             )))
         }
         (found, wanted) => Ok(found.or(wanted)),
     }
 }
 
-/// Half a step of 255 makes no difference.
+/// Compares pixel statistics. Half a step of 1/255 is negligible.
 fn same_pixels(a: &MeanStd, b: &MeanStd) -> bool {
     let (a, b) = ([a.0, a.1].concat(), [b.0, b.1].concat());
     a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 0.5 / 255.0)
@@ -248,7 +251,7 @@ fn refuse_rest(encoder: &Shards, prefix: &str, title: &str) -> Result<(), Checkp
     match rest.first() {
         None => Ok(()),
         Some(first) => Err(CheckpointError::Import(format!(
-            "{} tensors of the image encoder have no place here, the first is {prefix}{first}\n  hint: the layout is that of {title}, but the encoder is not a plain one",
+            "{} tensors of the image encoder have no place here, the first is {prefix}{first}\n  hint: the layout is that of {title}, but the encoder has extra parts",
             rest.len()
         ))),
     }
@@ -263,7 +266,7 @@ fn check_sizes(
         let found = found.get(key).and_then(serde_json::Value::as_u64);
         if found.is_some_and(|found| found != *wanted as u64) {
             return Err(CheckpointError::Import(format!(
-                "{key} is {} in the weights but {wanted} in the config beside them\n  hint: are they of one model?",
+                "{key} is {} in the weights but {wanted} in the config beside them\n  hint: do they belong to the same model?",
                 found.unwrap_or_default()
             )));
         }
@@ -282,7 +285,7 @@ fn set_image_size(
         VisionConfig::Vit(vit) if vit.image_size == image_size => {}
         VisionConfig::Vit(vit) if !image_size.is_multiple_of(vit.patch_size) || image_size == 0 => {
             return Err(CheckpointError::Import(format!(
-                "an image size of {image_size} is asked for, but patches are {} wide\n  hint: take a multiple of it",
+                "an image size of {image_size} is asked for, but patches are {} wide\n  hint: ask for a multiple of the patch size",
                 vit.patch_size
             )));
         }

@@ -1,15 +1,15 @@
-//! Learned positions for another number of patches.
+//! Resizes learned positions to another number of patches.
 
-/// How a library interpolates.
+/// Interpolation method of a library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resampling {
     /// `torch.nn.functional.interpolate(.., mode="bicubic", antialias=True)`: open_clip, timm.
     Antialiased,
-    /// The same without `antialias`: transformers.
+    /// Bicubic without `antialias`: transformers.
     Plain,
 }
 
-/// A grid `[from², width]` as `[to², width]`.
+/// Resizes a grid `[from², width]` to `[to², width]`.
 pub(super) fn resample(
     grid: &[f32],
     width: usize,
@@ -37,7 +37,7 @@ pub(super) fn resample(
     resized
 }
 
-/// For each new position, the old ones that it is made of and their weights, which sum to 1.
+/// For each new position: the old positions that contribute and their weights, which sum to 1.
 fn weights(from: usize, to: usize, resampling: Resampling) -> Vec<Vec<(usize, f64)>> {
     match resampling {
         Resampling::Antialiased => antialiased(from, to),
@@ -62,7 +62,7 @@ fn antialiased(from: usize, to: usize) -> Vec<Vec<(usize, f64)>> {
         .collect()
 }
 
-/// Four neighbours; those beyond the border are the border.
+/// Four neighbours. A neighbour beyond the border is the border itself.
 fn plain(from: usize, to: usize) -> Vec<Vec<(usize, f64)>> {
     let scale = from as f64 / to as f64;
     (0..to)
@@ -79,7 +79,7 @@ fn plain(from: usize, to: usize) -> Vec<Vec<(usize, f64)>> {
         .collect()
 }
 
-/// Keys' cubic convolution.
+/// Keys' cubic convolution kernel.
 fn cubic(x: f64, a: f64) -> f64 {
     let x = x.abs();
     if x < 1.0 {
@@ -105,8 +105,8 @@ mod tests {
         }
     }
 
-    // torch.nn.functional.interpolate(torch.eye(2)[None], size=3, mode="bicubic" on [1,1,2,2] ...) row by row:
-    // the middle of two is their mean.
+    // Checked with torch.nn.functional.interpolate(torch.eye(2)[None], size=3, mode="bicubic" on
+    // [1,1,2,2] ...): the middle of two positions is their mean.
     #[test]
     fn a_position_between_two_is_their_mean() {
         for resampling in BOTH {

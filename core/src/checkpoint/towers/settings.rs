@@ -1,7 +1,7 @@
-//! What the files beside the weights say of an image encoder: `open_clip_config.json`, `config.json`,
-//! `preprocessor_config.json`.
+//! Reads the config files beside an image encoder's weights: `open_clip_config.json`,
+//! `config.json`, `preprocessor_config.json`.
 //!
-//! A key that changes what is computed and is not built here is an error.
+//! An unsupported key that changes the computation is an error.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use super::layout::Kind;
 use crate::config::HiddenAct;
 use crate::image::ResizeMode;
 
-/// Texts of the files; those that are not there are absent.
+/// Contents of the config files; `None` if a file is missing.
 #[derive(Clone, Debug, Default)]
 pub struct TowerConfigs {
     /// OpenCLIP's `open_clip_config.json`.
@@ -21,32 +21,33 @@ pub struct TowerConfigs {
     pub preprocessor: Option<String>,
 }
 
-/// What the files say; what they leave open is absent.
+/// Settings found in the files; `None` if the files do not state one.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     pub num_attention_heads: Option<usize>,
     pub hidden_act: Option<HiddenAct>,
     pub layer_norm_eps: Option<f64>,
     pub norms_after_pooling: bool,
-    /// Sizes that the weights must have: key, value.
+    /// Sizes that the weights must have, as (key, value).
     pub sizes: Vec<(&'static str, usize)>,
-    /// Side of the pictures.
+    /// Side of the preprocessed pictures, in pixels.
     pub image_size: Option<usize>,
     pub mean_std: Option<([f32; 3], [f32; 3])>,
     pub resize_mode: Option<ResizeMode>,
-    /// What was done otherwise than the files say, and is not a mistake.
+    /// Deliberate deviations from the files.
     pub notes: Vec<String>,
 }
 
-/// Epsilons of LayerNorm.
-pub const OPEN_CLIP_EPS: f64 = 1e-5;
+/// Epsilon of OpenCLIP's LayerNorm.
+pub(crate) const OPEN_CLIP_EPS: f64 = 1e-5;
+/// Epsilon of timm's LayerNorm.
 pub(super) const TIMM_EPS: f64 = 1e-6;
 
-/// The numbers of a JSON object, and the name of its file for messages.
+/// A JSON object, with its file's name for messages.
 #[derive(Clone, Copy)]
 struct Keys<'j> {
     file: &'static str,
-    /// Path to the object in the file, with a dot behind.
+    /// Path to the object in the file, with a trailing dot.
     place: &'static str,
     object: &'j Map<String, Value>,
 }
@@ -81,7 +82,7 @@ impl<'j> Keys<'j> {
         self.get(key).and_then(Value::as_str)
     }
 
-    /// A number for each colour.
+    /// One number for each colour.
     fn colours(&self, key: &str) -> Result<Option<[f32; 3]>, CheckpointError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let three = match value {
@@ -91,7 +92,7 @@ impl<'j> Keys<'j> {
         three.map(Some).ok_or_else(|| self.wrong(key, "three numbers"))
     }
 
-    /// A side in pixels: one number, `[side, side]` or `{"height", "width"}`.
+    /// A side in pixels, written as one number, `[side, side]` or `{"height", "width"}`.
     fn side(&self, key: &str) -> Result<Option<usize>, CheckpointError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let sides: Vec<u64> = match value {
@@ -113,7 +114,7 @@ impl<'j> Keys<'j> {
         Ok(Some(Keys { file: self.file, place, object }))
     }
 
-    /// A key that changes the graph and is not known must not pass in silence.
+    /// Fails on an unknown key: it may change the graph.
     fn refuse_unknown(&self, known: &[&str]) -> Result<(), CheckpointError> {
         let is_neutral = |value: &Value| value.is_null() || value == &Value::Bool(false);
         match self
@@ -123,7 +124,7 @@ impl<'j> Keys<'j> {
         {
             None => Ok(()),
             Some((key, value)) => Err(CheckpointError::Import(format!(
-                "{} has {}{key} = {value}, which is not known here and may change what is computed\n  hint: only plain encoders can be imported",
+                "{} has {}{key} = {value}, which is unknown and may change the computation\n  hint: only plain encoders can be imported",
                 self.file, self.place
             ))),
         }
@@ -140,14 +141,14 @@ fn parse(file: &'static str, text: &str) -> Result<Map<String, Value>, Checkpoin
     }
 }
 
-/// What the files say of an encoder of this layout.
+/// Reads the settings of an encoder with this layout.
 pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<Facts, CheckpointError> {
     let mut facts = match (kind, &configs.open_clip, &configs.config) {
         (Kind::OpenClip, Some(text), _) => open_clip(text)?,
         (Kind::Clip | Kind::Siglip | Kind::Dinov2, _, Some(text)) => hugging_face(kind, text)?,
         (Kind::Clip | Kind::Siglip | Kind::Dinov2, _, None) => {
             return Err(CheckpointError::Import(
-                "config.json is not beside the weights, and it says the activation and the number of heads\n  hint: download it into the same folder".into(),
+                "config.json is not beside the weights, but is needed for the activation and the number of heads\n  hint: download it into the same folder".into(),
             ));
         }
         (Kind::TimmVit | Kind::TimmLite, _, Some(text)) => timm(kind, text)?,
@@ -164,7 +165,7 @@ pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<Facts, Checkpoi
     match (model, facts.image_size) {
         (Some(model), Some(pictures)) if model != pictures => {
             Err(CheckpointError::Import(format!(
-                "the pictures are made {pictures} px wide, but the encoder takes {model}\n  hint: are the config files those of the weights?"
+                "preprocessing makes pictures {pictures} px wide but the encoder takes {model}\n  hint: do the config files belong to the weights?"
             )))
         }
         _ => Ok(facts),
@@ -183,7 +184,8 @@ const MODEL_KEYS: [&str; 9] = [
     "init_logit_bias",
     "nonscalar_logit_scale",
 ];
-/// LayerScale and the kind of positions show in the weights; dropout is for training.
+/// Supported keys. Some need no reading: LayerScale and the kind of positions show in the weights,
+/// and dropout is for training.
 const VISION_KEYS: [&str; 17] = [
     "image_size",
     "layers",
@@ -215,7 +217,8 @@ const TIMM_VISION_KEYS: [&str; 9] = [
     "patch_dropout",
 ];
 
-/// The model's and the preprocessing's part of an `open_clip_config.json`; the first may be all there is.
+/// The model part and the preprocessing part of an `open_clip_config.json`. The file may consist of
+/// the model part alone.
 fn open_clip_parts(
     root: &Map<String, Value>,
 ) -> Result<(Keys<'_>, Option<Keys<'_>>), CheckpointError> {
@@ -239,8 +242,8 @@ fn open_clip(text: &str) -> Result<Facts, CheckpointError> {
     Ok(facts)
 }
 
-/// What `model_cfg` and its `vision_cfg` say of the blocks.
-pub fn open_clip_vision(
+/// Reads the settings of the blocks from `model_cfg` and its `vision_cfg`.
+pub(crate) fn open_clip_vision(
     model: &Map<String, Value>,
     vision: &Map<String, Value>,
 ) -> Result<Facts, CheckpointError> {
@@ -257,7 +260,7 @@ pub fn open_clip_vision(
             }
         }
         Some(act) if !act.object.is_empty() => {
-            return Err(vision.wrong("act_kwargs", "none with QuickGELU"));
+            return Err(vision.wrong("act_kwargs", "no arguments with QuickGELU"));
         }
         _ if is_quick => HiddenAct::QuickGelu,
         _ => HiddenAct::Gelu,
@@ -305,14 +308,17 @@ fn open_clip_preprocess(keys: Keys, facts: &mut Facts) -> Result<(), CheckpointE
     Ok(())
 }
 
-/// Pictures are always resized by bicubic interpolation; another one changes them a little.
+/// Notes an interpolation other than bicubic. This program always uses bicubic, so results differ
+/// slightly.
 fn interpolation(keys: Keys, key: &str, facts: &mut Facts) {
     if let Some(other) = keys.text(key).filter(|name| *name != "bicubic") {
-        facts.notes.push(format!("{} resizes pictures {other}; bicubic is used", keys.file));
+        facts
+            .notes
+            .push(format!("{} asks for {other} resizing; bicubic is used instead", keys.file));
     }
 }
 
-/// An encoder of timm in an OpenCLIP model.
+/// Reads the settings of a timm encoder inside an OpenCLIP model.
 fn open_clip_with_timm(text: &str) -> Result<Facts, CheckpointError> {
     let root = parse(OPEN_CLIP_FILE, text)?;
     let (model, preprocess) = open_clip_parts(&root)?;
@@ -343,7 +349,7 @@ fn hugging_face(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
         return Err(root.wrong("model_type", &types.join(" or ")));
     }
     let keys = whole.unwrap_or(root);
-    // Switches that are off in every encoder that is built here.
+    // Switches that must be off: this program does not implement them.
     for key in ["use_swiglu_ffn"] {
         if keys.flag(key)? == Some(true) {
             return Err(keys.wrong(key, "false"));
@@ -355,7 +361,7 @@ fn hugging_face(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
         "gelu_pytorch_tanh" | "gelu_new" => HiddenAct::GeluPytorchTanh,
         _ => return Err(keys.wrong("hidden_act", "gelu, quick_gelu or gelu_pytorch_tanh")),
     };
-    // transformers leaves keys out that have their defaults: those of a base model.
+    // transformers omits keys with default values. The defaults are those of a base model.
     let size = |key: &'static str, default: usize| Ok((key, keys.size(key)?.unwrap_or(default)));
     let default_patch_size = match kind {
         Kind::Clip => 32,
@@ -377,7 +383,7 @@ fn hugging_face(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
     })
 }
 
-/// transformers' image processors.
+/// Reads the settings of transformers' image processors.
 fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
     let root = parse("preprocessor_config.json", text)?;
     let keys = Keys { file: "preprocessor_config.json", place: "", object: &root };
@@ -406,10 +412,10 @@ fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
         (_, true) => Some(ResizeMode::Squash),
         _ => None,
     };
-    // Pillow's numbers.
+    // 3 is Pillow's number for bicubic.
     if let Some(other) = keys.size("resample")?.filter(|number| *number != 3) {
         facts.notes.push(format!(
-            "{} resizes pictures with resample = {other}; bicubic (3) is used",
+            "{} asks for resample = {other}; bicubic (3) is used instead",
             keys.file
         ));
     }
@@ -420,14 +426,14 @@ fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
         && shortest as usize != side
     {
         facts.notes.push(format!(
-            "{} makes the shortest side {shortest} px before it cuts {side} out; all of it is kept here",
+            "{} makes the shortest side {shortest} px before it cuts {side} out; here nothing is cut off that side",
             keys.file
         ));
     }
     Ok(())
 }
 
-/// Arguments of a ViT of timm that show in its weights, or that V does not depend on.
+/// Arguments of a timm ViT that show in its weights, or that V does not depend on.
 const TIMM_ARGS: [&str; 17] = [
     "img_size",
     "patch_size",
@@ -448,7 +454,7 @@ const TIMM_ARGS: [&str; 17] = [
     "drop_path_rate",
 ];
 
-/// `config.json` of a model on timm's hub.
+/// Reads the `config.json` of a model on timm's hub.
 fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
     let root = parse(CONFIG_FILE, text)?;
     let root = Keys { file: CONFIG_FILE, place: "", object: &root };
@@ -460,7 +466,7 @@ fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
         Kind::TimmLite => {
             return Err(root.wrong(
                 "architecture",
-                "tf_efficientnet_lite0 to 4: others pad otherwise and have another epsilon",
+                "tf_efficientnet_lite0 to 4 (others pad otherwise and have another epsilon)",
             ));
         }
         _ => timm_vit(name)?,
@@ -492,16 +498,16 @@ fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
     Ok(facts)
 }
 
-/// What timm's name of a ViT says of it.
+/// Derives settings from timm's name of a ViT.
 fn timm_vit(name: &str) -> Result<Facts, CheckpointError> {
     let name = name.split('.').next().unwrap_or_default();
     let is_plain = ["vit_", "deit_", "deit3_", "flexivit_", "test_vit"]
         .iter()
         .any(|start| name.starts_with(start));
-    // Norms after the layers, which have the names of norms before them.
+    // `_rpn_` models have norms after the layers, under the names of the norms before them.
     if !is_plain || name.contains("_rpn_") {
         return Err(CheckpointError::Import(format!(
-            "{name} is not one of timm's plain ViTs\n  hint: vit_*, deit_*, deit3_* and flexivit_* are known"
+            "{name} is not one of timm's plain ViTs\n  hint: vit_*, deit_*, deit3_* and flexivit_* are supported"
         )));
     }
     let tanh = [

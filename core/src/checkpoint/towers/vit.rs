@@ -1,6 +1,7 @@
-//! Vision transformers of other programs under our names, which are open_clip's.
+//! Renames the tensors of other programs' vision transformers to our names, which are open_clip's.
 //!
-//! What is linear is folded: LayerScale into the layer before it, the bias of the patch embedding into the positions.
+//! Folds linear steps: LayerScale into the layer before it, the bias of the patch embedding into
+//! the positions.
 
 use super::super::names::checkpoint_name;
 use super::super::read::CheckpointError;
@@ -10,7 +11,8 @@ use super::layout::Kind;
 use super::positions::{Resampling, resample};
 use crate::config::{HiddenAct, VitConfig};
 
-/// Names of the parts of an encoder; those of a block stand behind `blocks` and its number.
+/// Tensor names of an encoder. The names of a block's parts follow `blocks` and the number of the
+/// block.
 struct Names {
     patches: &'static str,
     class: &'static str,
@@ -32,7 +34,7 @@ struct Names {
 enum Qkv {
     /// One matrix and one bias for all three.
     Packed { weight: &'static str, bias: &'static str },
-    /// A layer for each.
+    /// One layer for each.
     Apart([&'static str; 3]),
 }
 
@@ -57,7 +59,7 @@ const HUGGING_FACE: Names = Names {
     patches: "embeddings.patch_embedding",
     class: "embeddings.class_embedding",
     positions: "embeddings.position_embedding.weight",
-    // Their own spelling.
+    // The misspelling is Hugging Face's.
     ln_pre: "pre_layrnorm",
     ln_post: "post_layernorm",
     blocks: "encoder.layers.",
@@ -109,23 +111,23 @@ const TIMM: Names = Names {
     scale_2: "ls2.gamma",
 };
 
-/// What the weights of a vision transformer do not say.
+/// Settings that the weights of a vision transformer do not show.
 #[derive(Clone, Copy, Debug)]
 pub struct Unsaid {
     pub num_attention_heads: usize,
     pub hidden_act: HiddenAct,
     pub layer_norm_eps: f64,
-    /// Whether `ln_post` is for the pooled vector, so that V goes without.
+    /// Whether `ln_post` applies to the pooled vector. V is then not normalized.
     pub norms_after_pooling: bool,
 }
 
-/// Heads where nothing says otherwise: 16 in the large published encoders, else heads of 64.
-pub fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> {
+/// Default number of heads: 16 in the large published encoders, else one for every 64 channels.
+pub(crate) fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> {
     match hidden_size {
         1152 | 1280 | 1408 | 1536 | 1664 => Ok(16),
         width if width.is_multiple_of(64) => Ok(width / 64),
         width => Err(CheckpointError::Import(format!(
-            "the encoder is {width} wide, no multiple of the usual 64 per head\n  hint: give the number of heads with --vision-heads"
+            "the encoder is {width} wide, not a multiple of the usual 64 per head\n  hint: give the number of heads with --vision-heads"
         ))),
     }
 }
@@ -145,11 +147,11 @@ fn names(kind: Kind) -> &'static Names {
     }
 }
 
-/// Takes the tensors of a vision transformer out of `encoder` and names them as ours.
+/// Takes the tensors of a vision transformer out of `encoder` and gives them our names.
 ///
 /// # Errors
-/// If one is missing or has sizes that do not fit.
-pub fn assemble<'a>(
+/// If a tensor is missing or its sizes do not fit.
+pub(crate) fn assemble<'a>(
     kind: Kind,
     encoder: &mut Shards<'a>,
     unsaid: Unsaid,
@@ -164,7 +166,7 @@ pub fn assemble<'a>(
     let [hidden_size, n_channels, patch_size, height] = patches.dims()?;
     if n_channels != 3 || height != patch_size {
         return Err(CheckpointError::Import(format!(
-            "the patches are {height}x{patch_size} with {n_channels} channels, wanted square ones with 3 colours"
+            "the patches are {height}x{patch_size} with {n_channels} channels, wanted square patches with 3 channels"
         )));
     }
     put("conv1", patches);
@@ -233,7 +235,7 @@ pub fn assemble<'a>(
     Ok((config, ours))
 }
 
-/// Positions for another number of patches, as the library of this layout makes them.
+/// Resizes the positions to another number of patches, as the library of this layout does.
 pub(super) fn resize_positions(
     ours: &mut Shards,
     config: &mut VitConfig,
@@ -257,9 +259,9 @@ pub(super) fn resize_positions(
     config.image_size = image_size;
 }
 
-/// The positions as `[n_before + grid², hidden]`, and the grid.
+/// Returns the positions as `[n_before + grid², hidden]`, and the grid.
 ///
-/// Encoders whose class token has no position get zeros for it.
+/// If the class token has no position, its position is zeros.
 fn positions(
     stored: Stored,
     has_class: bool,
@@ -282,13 +284,13 @@ fn positions(
             Ok((Stored::rows(vec![Stored::zeros(vec![1, hidden_size]), stored])?, grid))
         }
         _ => Err(CheckpointError::Import(format!(
-            "{} has {n} positions, wanted those of a square of patches",
+            "{} has {n} positions, wanted those of a square grid of patches",
             stored.name()
         ))),
     }
 }
 
-/// `added` on every row but the first `n_before`.
+/// Adds `added` to every row except the first `n_before`.
 fn add_to_rows<'a>(table: Stored<'a>, added: Stored<'a>, n_before: usize) -> Stored<'a> {
     let shape = table.shape().to_vec();
     Stored::made(vec![table, added], shape, move |of| {
@@ -300,7 +302,7 @@ fn add_to_rows<'a>(table: Stored<'a>, added: Stored<'a>, n_before: usize) -> Sto
     })
 }
 
-/// A layer whose output is scaled, `scale * (W x + b)`.
+/// Scales the output of a layer: `scale * (W x + b)`.
 fn scaled<'a>(tensor: Stored<'a>, scale: &Stored<'a>) -> Stored<'a> {
     let shape = tensor.shape().to_vec();
     Stored::made(vec![tensor, scale.clone()], shape, |of| {
@@ -313,7 +315,7 @@ fn scaled<'a>(tensor: Stored<'a>, scale: &Stored<'a>) -> Stored<'a> {
     })
 }
 
-/// Weight and bias of a norm, if it is there.
+/// Weight and bias of a norm, if it exists.
 fn norm<'a>(
     encoder: &mut Shards<'a>,
     name: &str,
@@ -328,7 +330,7 @@ fn n_blocks(encoder: &Shards, blocks: &str) -> usize {
     encoder.names().filter_map(block_of).max().map_or(0, |last| last + 1)
 }
 
-/// A block that is being taken apart.
+/// A block whose tensors are being renamed.
 struct Block<'s, 'a> {
     encoder: &'s mut Shards<'a>,
     names: &'static Names,
@@ -337,7 +339,7 @@ struct Block<'s, 'a> {
 }
 
 impl<'a> Block<'_, 'a> {
-    /// The tensors by their paths in our block.
+    /// The tensors with their paths in our block.
     fn tensors(mut self) -> Result<Vec<(String, Stored<'a>)>, CheckpointError> {
         let names = self.names;
         let mut ours = Vec::new();
@@ -371,7 +373,7 @@ impl<'a> Block<'_, 'a> {
         Ok(ours)
     }
 
-    /// Weight and bias of the three projections in one; a bias that is not there is zero.
+    /// Joins the three projections into one weight and one bias. A missing bias is zero.
     fn qkv(&mut self) -> Result<[Stored<'a>; 2], CheckpointError> {
         let width = self.hidden_size;
         let bias_of = |bias: Option<Stored<'a>>, n: usize| match bias {
@@ -405,7 +407,7 @@ impl<'a> Block<'_, 'a> {
     }
 }
 
-/// The number that times `whole` is `part`, rounded down as the model does it.
+/// A ratio for which `whole * ratio`, rounded down as in the model, is `part`.
 fn ratio(part: usize, whole: usize) -> f64 {
     let ratio = part as f64 / whole as f64;
     if (whole as f64 * ratio) as usize == part { ratio } else { ratio.next_up() }
