@@ -13,7 +13,7 @@ impl FromStr for BoxArg {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wanted =
-            || format!("{text:?} is no box; wanted x0,y0,x1,y1 in pixels, as in 10,20,110,220");
+            || format!("{text:?} is not a box; wanted x0,y0,x1,y1 in pixels, as in 10,20,110,220");
         let numbers = text
             .split(',')
             .map(|number| number.trim().parse::<f32>())

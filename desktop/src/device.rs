@@ -177,7 +177,7 @@ impl FromStr for DeviceChoice {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wanted =
-            || format!("{text:?} is no device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
+            || format!("{text:?} is not a device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
         let (kind, ordinal) = match text.split_once(':') {
             Some((kind, ordinal)) => (kind, Some(ordinal.parse().map_err(|_| wanted())?)),
             None => (text, None),

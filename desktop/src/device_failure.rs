@@ -2,7 +2,7 @@
 //!
 //! wgpu and CubeCL compute on threads of their own, and some failures only panic there: some
 //! results then never come, others are zeros. A panic hook recognises such a panic as a failure of
-//! the device, and the threads that wait for a result get it as an error.
+//! the device. The threads that wait for a result get the failure as an error.
 
 use std::panic::{
     AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook,

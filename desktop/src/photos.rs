@@ -153,9 +153,9 @@ impl LeftOut {
 /// The photos in and below some folders, sorted by path; a root that is a file is always used.
 ///
 /// Skips linked folders (they may lead back up) and everything that the roots or a `.mmgemignore`
-/// file exclude. Unless `Root::hidden` is set, also skips hidden files and folders, bins, folders
-/// of systems and programs, folders with a `.nomedia` file, and photo libraries except their
-/// originals.
+/// file exclude. Without `Root::hidden`, also skips hidden files and folders, bins, and folders of
+/// systems and programs. The same holds for folders with a `.nomedia` file and for photo libraries
+/// except their originals.
 ///
 /// # Errors
 /// When a path is missing or a pattern is invalid.

@@ -261,7 +261,7 @@ pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, Token
         let words: Vec<String> = strange.iter().take(5).map(|word| format!("{word:?}")).collect();
         let more = if strange.len() > 5 { ", .." } else { "" };
         doubts.push(format!(
-            "the model does not know {}{more}: what it finds for that means little",
+            "the model does not know {}{more}: hits for unknown words mean little",
             words.join(", ")
         ));
     }
@@ -394,7 +394,8 @@ fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
     if !is_name || path_of_uri(word).is_some() {
         return None;
     }
-    let wrong = |wanted: &str| WrongArguments(format!("{word:?} is no filter; wanted {wanted}"));
+    let wrong =
+        |wanted: &str| WrongArguments(format!("{word:?} is not a valid filter; wanted {wanted}"));
     let date = |value| {
         date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"))
     };
@@ -430,7 +431,7 @@ fn unknown_filter(word: &str, key: &str) -> WrongArguments {
         None => String::new(),
     };
     WrongArguments(format!(
-        "there is no filter {key}:{meant}; the filters are {FILTERS}\n  hint: a text with a colon in it stands in quotes: '\"{word}\"'"
+        "there is no filter {key}:{meant}; the filters are {FILTERS}\n  hint: put a text with a colon in quotes: '\"{word}\"'"
     ))
 }
 

@@ -121,7 +121,7 @@ mod tests {
         let mut clicks = Clicks::default();
         clicks.hover(Some([1.0, 1.0]));
         assert_eq!(clicks.question(), Some([1.0, 1.0]));
-        assert_eq!(clicks.tell([1.0, 1.0], vec![SMALL, LARGE]), None, "nobody clicked");
+        assert_eq!(clicks.tell([1.0, 1.0], vec![SMALL, LARGE]), None, "there was no click");
         assert_eq!(clicks.preview(1.0), Some(SMALL));
         assert_eq!(clicks.click([1.0, 1.0]), Some(SMALL));
         assert_eq!((clicks.preview(1.0), clicks.question()), (Some(LARGE), None));

@@ -32,7 +32,7 @@ enum Deed {
 pub fn grid(window: &mut Window, ui: &mut Ui) {
     let n_cells = window.state.n_shown();
     if n_cells == 0 {
-        let says = if window.state.searching { "Searching" } else { "No photo is a hit" };
+        let says = if window.state.searching { "Searching" } else { "No photo matches" };
         ui.centered_and_justified(|ui| ui.weak(says));
         return;
     }
@@ -172,7 +172,7 @@ fn line(
     let (label, says) = match more {
         More::Nothing => (String::new(), String::new()),
         More::Folded(n) => (format!("+{n}"), format!("{n} more with this picture (G)")),
-        More::Unfolded => ("−".into(), "one for all with this picture (G)".into()),
+        More::Unfolded => ("−".into(), "show only one file with this picture (G)".into()),
     };
     if !label.is_empty() {
         let galley = ui.painter().layout_no_wrap(label, font.clone(), ui.visuals().hyperlink_color);
@@ -261,7 +261,9 @@ fn menu(ui: &mut Ui, at: usize, more: More) -> Option<Deed> {
     let unfold = match more {
         More::Nothing => None,
         More::Folded(n) => Some((format!("Show {n} more with this picture"), Deed::Unfold(at))),
-        More::Unfolded => Some(("Show one for all with this picture".to_owned(), Deed::Unfold(at))),
+        More::Unfolded => {
+            Some(("Show only one file with this picture".to_owned(), Deed::Unfold(at)))
+        }
     };
     let mut deed = None;
     for (label, done) in

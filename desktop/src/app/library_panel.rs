@@ -71,8 +71,9 @@ fn say_state(window: &mut Window, ui: &mut Ui) {
             let n_others = ready.catalogue.n_of_others;
             if n_others > 0 {
                 let says = format!(
-                    "{n_others} photos of this library were indexed with another model, whose vectors mean nothing to \
-                     this one. Index their folders again with this model (theirs stay), or open theirs below."
+                    "{n_others} photos of this library were indexed with another model, so this \
+                     model cannot find them. Index their folders again with this model (the other index \
+                     stays), or open the other model below."
                 );
                 ui.colored_label(ui.visuals().warn_fg_color, says);
             }
@@ -89,7 +90,7 @@ fn folders(window: &mut Window, ui: &mut Ui) {
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 let forget = ui
                     .small_button("×")
-                    .on_hover_text("Look for changes here no more; its photos stay");
+                    .on_hover_text("Stop watching this folder; its photos stay in the library");
                 if forget.accessible_name(format!("Forget {}", shown(folder))).clicked() {
                     gone = Some(at);
                 }
@@ -153,7 +154,7 @@ fn progress(state: &mut State, ui: &mut Ui) {
         }
         if ui
             .button("Stop")
-            .on_hover_text("What is done stays; it goes on from there the next time")
+            .on_hover_text("Keeps the photos that are done; the next run continues from there")
             .clicked()
         {
             state.control.stop();
@@ -235,7 +236,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             ui.separator();
         }
         if let Some(notice) = state.notice.clone() {
-            if ui.add(Button::new("×").small().frame(false)).on_hover_text("Seen").clicked() {
+            if ui.add(Button::new("×").small().frame(false)).on_hover_text("Dismiss").clicked() {
                 state.notice = None;
             }
             ui.label(crate::terminal::one_line(&notice));
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_tilde_is_the_home_folder() {
-        let home = std::env::home_dir().expect("whoever runs tests has one");
+        let home = std::env::home_dir().expect("the user who runs tests has one");
         assert_eq!(from_home("~/Pictures"), home.join("Pictures"));
         assert_eq!(from_home("~"), home);
         assert_eq!(from_home("~else/a"), Path::new("~else/a"));

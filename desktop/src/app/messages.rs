@@ -122,7 +122,7 @@ pub enum News {
     Located {
         number: u64,
         text: String,
-        /// The photo below its heat map, at the size of `Looked`.
+        /// The photo with the heat map over it, at the size of `Looked`.
         heat: Rgb,
         box_px: BoxPx,
         score: f32,
@@ -139,7 +139,7 @@ pub enum News {
     },
     /// The type of a path that the user typed or dropped.
     Given {
-        /// Absolute, so it does not depend on the working folder.
+        /// The canonical path, so it does not depend on the working folder; as given if missing.
         path: PathBuf,
         what: Given,
         dropped: bool,

@@ -1,5 +1,5 @@
-//! The view of one photo. The user clicks a thing or drags a box to get its caption, searches for a
-//! text in the photo, or finds similar photos.
+//! The view of one photo. The user clicks a thing or drags a box to get its caption. The user can
+//! also search for a text in the photo and find similar photos.
 
 use std::path::Path;
 
@@ -265,7 +265,7 @@ fn about(window: &mut Window, ui: &mut Ui) {
         }
     }
     ui.horizontal_wrapped(|ui| {
-        if ui.button("Open").on_hover_text("In the system's program for it (O)").clicked() {
+        if ui.button("Open").on_hover_text("With the system's default program (O)").clicked() {
             window.open_outside();
         }
         if ui.button("Show in folder").on_hover_text("R").clicked() {
@@ -319,7 +319,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
         let name = shown(Path::new(path.file_name().unwrap_or_default()));
         ui.colored_label(
             ui.visuals().warn_fg_color,
-            format!("{name} is there, from another program."),
+            format!("{name} already exists, from another program."),
         );
         ui.horizontal_wrapped(|ui| {
             if ui.button("Replace it, keep it as .bak").clicked() {

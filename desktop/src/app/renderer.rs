@@ -111,8 +111,8 @@ mod gpu {
         set_hook(Box::new(move |panic| {
             if thread::current().id() == drawing && is_of(panic, &["egui-wgpu", "wgpu"]) {
                 eprintln!(
-                    "error: the GPU that draws the window was lost\n  hint: start again, where that does not help with \
-                     --renderer gl; what was indexed is in the library"
+                    "error: the GPU that draws the window was lost\n  hint: start again; if that does not help, add \
+                     --renderer gl; indexed photos are in the library"
                 );
                 std::process::exit(1);
             }

@@ -205,7 +205,7 @@ fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
             for Cutoff { kept, min_score, passed } in state.cutoffs() {
                 let (kept, passed) = (100.0 * kept, 100.0 * passed);
                 let says = format!(
-                    "from {min_score:.2}: {kept:.0} % of what fits, {passed:.1} % of the rest"
+                    "from {min_score:.2}: {kept:.0} % of matches, {passed:.1} % of the rest"
                 );
                 if ui.selectable_label(state.cutoff == *min_score, says).clicked() {
                     chosen = Some(*min_score);

@@ -26,8 +26,8 @@ pub fn sidecar_of(photo: &Path) -> PathBuf {
     photo.with_file_name(name)
 }
 
-/// Writes a caption as the sidecar of a photo. Replaces a sidecar that this program did not write,
-/// or that was changed since, only if `replace` is set, and saves a copy of it.
+/// Writes a caption as the sidecar of a photo. If another program wrote or changed the existing
+/// sidecar, replaces it only with `replace`, and saves a copy of it.
 ///
 /// # Errors
 /// When the folder cannot be written, or an earlier saved copy is in the way.

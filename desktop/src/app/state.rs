@@ -615,7 +615,7 @@ impl State {
                 self.index();
             }
             Given::File if dropped => self.search_like(path, None),
-            Given::File => self.notice = Some(format!("This is no folder: {}", shown(&path))),
+            Given::File => self.notice = Some(format!("This is not a folder: {}", shown(&path))),
             Given::Nothing => {
                 self.notice = Some(format!("There is no such folder: {}", shown(&path)))
             }
@@ -854,7 +854,7 @@ impl State {
     }
 }
 
-/// An absolute path, which does not depend on the working folder.
+/// The canonical path, which does not depend on the working folder; `folder` itself if missing.
 pub fn absolute(folder: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }

@@ -306,7 +306,7 @@ fn hits_appear_in_order_after_a_query_is_typed() {
     assert_eq!(desk.cells(), ["photo 4.jpg", "photo 2.jpg", "photo 0.jpg"]);
     desk.harness.get_by_label("Measured cut-offs").click();
     desk.harness.run_steps(3);
-    desk.harness.get_by_label("from 0.30: 90 % of what fits, 2.0 % of the rest").click();
+    desk.harness.get_by_label("from 0.30: 90 % of matches, 2.0 % of the rest").click();
     desk.harness.run_steps(3);
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 0.jpg"]);
 }

@@ -1,6 +1,5 @@
 //! Warms up a GPU. A GPU compiles its kernels at their first use, which makes first answers slow.
-//! So while it is idle, the worker runs each operation of the model once, in the order in which
-//! users need them.
+//! So the idle worker runs each operation of the model once, in the order in which users need them.
 
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::Rgb;

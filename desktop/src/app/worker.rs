@@ -35,8 +35,8 @@ use crate::query::{Query, Term, What, embed_text};
 const LEAST_SIDE: u32 = 1024;
 /// Maximum of its longer side: every GPU supports a texture of that size.
 const MOST_SIDE: u32 = 2048;
-/// The catalogue is read again while the library grows, but takes at most about one part in this
-/// many of the time.
+/// While the library grows, the catalogue is read again. The pause before is at least this many
+/// times the duration of the last read.
 const CATALOGUE_SHARE: u32 = 5;
 /// Minimum pause between reads of the catalogue.
 const CATALOGUE_EVERY: Duration = Duration::from_millis(700);
@@ -398,7 +398,7 @@ impl Worker {
 
     /// The open photo after the image encoder, which runs at the first use.
     fn encoded(&mut self) -> Result<EncodedImage> {
-        let photo = self.photo.as_mut().context("no photo is looked at")?;
+        let photo = self.photo.as_mut().context("no photo is open")?;
         if photo.encoded.is_none() {
             let session = &self.opened.as_ref().context("no model is open")?.context.session;
             photo.encoded = session.encode_batch(std::slice::from_ref(&photo.input)).pop();
@@ -450,7 +450,7 @@ impl Worker {
         let context = self.opened()?.context.clone();
         let session = &context.session;
         let text_embed = embed_text(&text, session, &mut self.texts)?;
-        let photo = self.photo.as_ref().context("no photo is looked at")?;
+        let photo = self.photo.as_ref().context("no photo is open")?;
         let found = block_on(session.localize(&encoded, &text_embed))?;
         let mut heat = Rgb::clone(&photo.pixels);
         let side = session.config().vision.image_size();
@@ -690,7 +690,7 @@ mod tests {
             match desk.wait(Some) {
                 News::Hits { number, .. } => searches.push(number),
                 News::Looked { number, .. } => looks.push(number),
-                News::Caption { .. } => panic!("of a photo that nobody looks at any more"),
+                News::Caption { .. } => panic!("a caption of a photo that is no longer open"),
                 _ => {}
             }
         }

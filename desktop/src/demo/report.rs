@@ -273,8 +273,9 @@ impl Report {
 
     fn write_captions(&self, page: &mut String) -> std::fmt::Result {
         page.push_str(
-            "<section id=\"captions\"><h2>Captions</h2>\n<p class=\"how\">What the model writes of the whole picture, and of \
-             each numbered box alone. The bar is how sure it is: the mean probability of its tokens.",
+            "<section id=\"captions\"><h2>Captions</h2>\n<p class=\"how\">The model's \
+             captions of the whole picture, and of each numbered box alone. The bar shows its \
+             certainty: the mean probability of its tokens.",
         );
         if self.captioned.iter().any(|card| card.whole.truth.is_some()) {
             page.push_str(" Below, in grey, what was really drawn.");
@@ -319,16 +320,17 @@ impl Report {
     fn write_footer(&self, page: &mut String) -> std::fmt::Result {
         write!(
             page,
-            "<footer id=\"limits\"><h2>Limits</h2>\n<p>This is a small model. It errs: in counts, in who does what, in all \
-             that it was seldom shown. A cosine ranks pictures for one text; it is no probability and does not compare \
-             between texts. A sure caption can be wrong. What the model was trained on, and how well it does on data it \
-             never saw, is in its model card.</p>\n",
+            "<footer id=\"limits\"><h2>Limits</h2>\n<p>This is a small model. \
+             It makes mistakes: in counts, in who does what, in things that are rare in its \
+             training data. A cosine ranks pictures for one text; it is not a probability and \
+             cannot be compared between texts. A caption can be certain and wrong. The model card \
+             lists the training data and the results on data that the model never saw.</p>\n",
         )?;
         if !self.passed_over.is_empty() {
             let names = escape(&self.passed_over.join(", "));
             writeln!(
                 page,
-                "<p>Passed over, because they cannot be read ({}): {names}</p>",
+                "<p>Skipped, because they cannot be read ({}): {names}</p>",
                 self.passed_over.len()
             )?;
         }
@@ -394,9 +396,9 @@ fn said(said: &Said) -> String {
 
 fn verdict(rank: usize, n_right: usize) -> String {
     let what = if n_right == 1 {
-        "The picture it tells of".into()
+        "The picture it describes".into()
     } else {
-        format!("One of the {n_right} it is true of")
+        format!("One of the {n_right} pictures it describes")
     };
     let sign = if rank == 1 { "✓ " } else { "" };
     format!("{sign}{what} came {}", ordinal(rank))

@@ -197,8 +197,8 @@ impl Library {
     /// Updates the library to match the files found below some folders; shows progress on stderr.
     ///
     /// # Errors
-    /// When the library cannot be written, when none of several files can be read, or when `strict`
-    /// is set and one cannot be read. Batches that were written stay.
+    /// When the library cannot be written or none of the found files can be read. With `strict`,
+    /// also when one file cannot be read. Batches that were written stay.
     pub fn update(&mut self, found: &FoundPhotos, filling: Filling) -> Result<Summary> {
         let mut terminal = OnTerminal::new(found.photos.len(), filling.context);
         let summary = self.update_watched(found, filling, &mut terminal)?;

@@ -173,7 +173,7 @@ pub struct Library {
 pub struct PhotoVectors {
     /// One row: the whole photo.
     pub image: Vectors,
-    /// In pixels of the photo as a person sees it.
+    /// In pixels of the upright photo (EXIF orientation applied).
     pub boxes: Vec<BoxPx>,
     /// A row for each box.
     pub regions: Vectors,

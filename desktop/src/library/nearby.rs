@@ -3,7 +3,7 @@
 //! every embedding.
 //!
 //! The graph only proposes photos. The search reads their embeddings from the library and scores
-//! them exactly, together with photos that are newer than the graph, so it finds photos that were
+//! them exactly. It also scores photos that are newer than the graph, so it finds photos that were
 //! just added. The file may be deleted at any time.
 
 use std::fs::{self, File};

@@ -37,7 +37,7 @@ pub struct Photo {
     pub format: String,
     /// Size of the file.
     pub size_bytes: u64,
-    /// Width and height as a person sees it, in pixels.
+    /// Width and height of the upright photo, in pixels.
     pub size_px: [u32; 2],
     /// When it was taken, from the most reliable source.
     pub taken: Dated,
@@ -87,7 +87,7 @@ pub struct Found {
     /// Cosine with the query: of the whole photo, or of its best region if regions are searched.
     /// `None` if the query has only filters.
     pub score: Option<f32>,
-    /// The region that fits best, in pixels of the photo as a person sees it.
+    /// The region that fits best, in pixels of the upright photo.
     pub box_px: Option<BoxPx>,
     /// Other files with the same picture. In a list of files, the files with the same bytes, which
     /// are hits themselves; in a list of groups, all other files of the group.
