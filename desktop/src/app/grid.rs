@@ -81,7 +81,7 @@ fn scroll_to(window: &mut Window, grid: &Grid) -> Option<f64> {
     scroll.to.take().or(shown.filter(|top| *top != scroll.top))
 }
 
-/// Cells whose thumbnail, or whose best box for this search, is missing and not on its way.
+/// Cells whose thumbnail, or whose best box for this search, is missing and was not read yet.
 fn lacks(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<Lack> {
     let Pictures { thumbnails, boxes, .. } = &window.pictures;
     let lack = |at| {
