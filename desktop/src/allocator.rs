@@ -1,11 +1,11 @@
-//! How the system's allocator treats the large buffers of tensors.
+//! Settings of the system's allocator for the large buffers of tensors.
 
-/// Tells glibc to keep freed buffers instead of giving each back to the system at once.
+/// Makes glibc keep freed buffers instead of returning each to the system at once.
 ///
-/// By default a large buffer is a mapping of its own, and every tensor costs the page
-/// faults of fresh memory. Encoding batches of 8 photos goes from 110 to 185 images/s with this, a
-/// training step from 42 to 45 samples/s (`mmgem bench --config assets/presets/small.json`, 2 cores).
-/// Elsewhere nothing is changed.
+/// By default glibc maps each large buffer on its own, so every tensor costs the page faults of
+/// fresh memory. This raises encoding in batches of 8 photos from 110 to 185 images/s, and training
+/// from 42 to 45 samples/s (`mmgem bench --config assets/presets/small.json`, 2 cores). Does
+/// nothing on other systems.
 pub fn keep_freed_buffers() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (option, value) in [
@@ -13,8 +13,8 @@ pub fn keep_freed_buffers() {
         (libc::M_TRIM_THRESHOLD, i32::MAX),
         (libc::M_TOP_PAD, 256 << 20),
     ] {
-        // SAFETY: called first thing in `main`, before any other thread is there; a value that the
-        // library does not take leaves its default.
+        // SAFETY: `main` calls this first, before it starts other threads. glibc keeps its default
+        // if it rejects a value.
         unsafe { libc::mallopt(option, value) };
     }
 }

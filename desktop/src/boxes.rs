@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use mmgem_core::image::{BoxError, BoxPx};
 
-/// `x0,y0,x1,y1` in pixels of the photo as a person sees it.
+/// `x0,y0,x1,y1` in pixels of the upright photo.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BoxArg(pub BoxPx);
 
@@ -13,7 +13,7 @@ impl FromStr for BoxArg {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wanted =
-            || format!("{text:?} is no box; wanted x0,y0,x1,y1 in pixels, as in 10,20,110,220");
+            || format!("{text:?} is not a box; wanted x0,y0,x1,y1 in pixels, as in 10,20,110,220");
         let numbers = text
             .split(',')
             .map(|number| number.trim().parse::<f32>())
@@ -21,7 +21,7 @@ impl FromStr for BoxArg {
             .map_err(|_| wanted())?;
         let box_px: BoxPx = numbers.try_into().map_err(|_| wanted())?;
         let [x0, y0, x1, y1] = box_px;
-        // Whether it lies in the photo is asked when the photo is there.
+        // Whether the box lies in the photo is checked later, when the photo is read.
         let wrong = match () {
             () if !box_px.iter().all(|x| x.is_finite()) => Some(BoxError::NotFinite(box_px)),
             () if x1 < x0 || y1 < y0 => Some(BoxError::Inverted(box_px)),

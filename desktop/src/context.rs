@@ -1,27 +1,27 @@
-//! What a command that asks the model gets: the opened model and how to speak.
+//! The opened model and the switches that commands share.
 
 use mmgem_core::session::Session;
 
-/// Most tokens of a caption where nobody says how many.
+/// Default limit on the tokens of a caption.
 pub const CAPTION_TOKENS: usize = 32;
 
-/// An opened model and the switches that every command shares.
+/// An opened model and the switches that all commands share.
 #[derive(Debug)]
 pub struct Context {
-    /// The model, ready to be asked.
+    /// The model, ready to use.
     pub session: Session,
     /// The model's folder, or "the embedded model".
     pub model_name: String,
-    /// The device the model runs on, as a person would call it.
+    /// A readable name of the device that the model runs on.
     pub device_name: String,
-    /// Whether that is the CPU.
+    /// Whether the model runs on the CPU.
     pub is_cpu: bool,
-    /// Say only what was asked for.
+    /// Prints results only.
     pub quiet: bool,
-    /// Print one JSON document instead of text.
+    /// Prints one JSON document instead of text.
     pub json: bool,
-    /// A file that cannot be read among many is an error.
+    /// Fails if one of many files cannot be read, instead of skipping it.
     pub strict: bool,
-    /// Tells one model's weights and config from another's.
+    /// Hash of the model's weights, config and tokenizer.
     pub fingerprint: u64,
 }

@@ -1,4 +1,4 @@
-//! Which device computes: the one place where the program names backends.
+//! Chooses and opens the device that computes: the one place where the program names backends.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,27 +7,27 @@ use burn::tensor::Device;
 use mmgem_backend_cuda::CudaError;
 use mmgem_backend_wgpu::{AdapterReport, AdapterType, WgpuError, best_gpu};
 
-/// What `--device` says.
+/// The value of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best that is really there.
+    /// The best device that is present.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU through Vulkan, Metal or DX12; without a number the best.
+    /// A GPU through Vulkan, Metal or DX12; the best if no number is given.
     Wgpu {
-        /// Its place in `mmgem devices`.
+        /// Its number in `mmgem devices`.
         ordinal: Option<usize>,
     },
-    /// An NVIDIA GPU; without a number the first.
+    /// An NVIDIA GPU; the first if no number is given.
     Cuda {
-        /// Its place in `mmgem devices`.
+        /// Its number in `mmgem devices`.
         ordinal: Option<usize>,
     },
 }
 
-/// Why there is no device.
+/// Why a device cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// From wgpu.
@@ -38,27 +38,29 @@ pub enum DeviceError {
     Cuda(#[from] CudaError),
 }
 
-/// An opened device, its name, and why it was taken.
+/// An opened device, its name, and the reason for choosing it.
 #[derive(Clone, Debug)]
 pub struct OpenedDevice {
-    /// Where tensors live.
+    /// The device that holds the tensors.
     pub device: Device,
-    /// As a person would call it.
+    /// A readable name.
     pub name: String,
-    /// Why this one.
+    /// Why this device was chosen.
     pub reason: String,
     /// Whether it computes in the program's own memory.
     pub is_cpu: bool,
-    /// The most that a tensor may take, where that is known.
+    /// Largest size of a tensor, if known.
     pub largest_tensor_bytes: Option<u64>,
 }
 
-/// Opens what was chosen. `auto` takes an NVIDIA GPU where CUDA is built in, else a GPU that wgpu
-/// reaches, else the CPU; never a program that plays a GPU. One that is there and cannot be opened is passed over,
-/// and the reason says so.
+/// Opens the chosen device.
+///
+/// `auto` takes an NVIDIA GPU if CUDA is built in, else a GPU that wgpu reaches, else the CPU;
+/// never a software emulation of a GPU. If a GPU cannot be opened, `auto` tries the next device,
+/// and `reason` of the CPU says why.
 ///
 /// # Errors
-/// When a device was asked for by name and is not there or not built in.
+/// When the device that `--device` names is missing or its backend is not built in.
 pub fn open_device(choice: DeviceChoice) -> Result<OpenedDevice, DeviceError> {
     let asked = "asked for with --device";
     match choice {
@@ -88,7 +90,8 @@ pub fn open_device(choice: DeviceChoice) -> Result<OpenedDevice, DeviceError> {
 
 type OpenGpu = Box<dyn FnOnce() -> Result<OpenedDevice, DeviceError>>;
 
-/// The first GPU that opens; the CPU where none does, because of what kept each, or `no_gpu` where there is none.
+/// The first GPU that opens. Falls back to the CPU, with the errors of the GPUs as reason, or
+/// `no_gpu` if there are none.
 fn first_that_opens(gpus: Vec<OpenGpu>, no_gpu: String) -> OpenedDevice {
     let mut troubles = Vec::new();
     for open in gpus {
@@ -145,19 +148,20 @@ fn no_gpu_reason(adapters: &[AdapterReport]) -> String {
     }
 }
 
-/// Keeps Mesa's Vulkan layer from complaining, on a computer without a desktop, that there is none.
+/// Stops Mesa's Vulkan layer from printing a warning on a computer without a desktop.
 ///
-/// To be called before anything else: the environment must not change while another thread reads it.
+/// Must be called first: the environment must not change while another thread reads it.
 pub fn silence_vulkan_layer() {
     if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
-        // The layer only puts the desktop's GPU first.
-        // SAFETY: `main` calls this first, so there is no other thread.
+        // The layer only puts the desktop's GPU first in the list.
+        // SAFETY: `main` calls this first, before it starts other threads.
         unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }
 
 impl DeviceChoice {
-    /// The same on a rank of a run: where NVIDIA GPUs are meant and none by number, the one of its place on the machine.
+    /// The device of one rank: NVIDIA GPUs without a number are assigned by the rank's place on its
+    /// machine.
     pub fn on_rank(self, local_rank: usize) -> Self {
         match (self, mmgem_backend_cuda::gpu_count()) {
             (Self::Auto | Self::Cuda { ordinal: None }, Ok(n_gpus)) if n_gpus > 0 => {
@@ -173,7 +177,7 @@ impl FromStr for DeviceChoice {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wanted =
-            || format!("{text:?} is no device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
+            || format!("{text:?} is not a device; wanted auto, cpu, wgpu, wgpu:N, cuda or cuda:N");
         let (kind, ordinal) = match text.split_once(':') {
             Some((kind, ordinal)) => (kind, Some(ordinal.parse().map_err(|_| wanted())?)),
             None => (text, None),

@@ -1,7 +1,8 @@
-//! A device that fails where no call says so.
+//! Detects a device that fails without returning an error.
 //!
-//! wgpu and CubeCL compute on threads of their own. What fails there panics there: some results never come, and of
-//! others only zeros. So a panic of theirs is taken for what it is, and whoever waits for a result gets it as an error.
+//! wgpu and CubeCL compute on threads of their own, and some failures only panic there: some
+//! results then never come, others are zeros. A panic hook recognises such a panic as a failure of
+//! the device. The threads that wait for a result get the failure as an error.
 
 use std::panic::{
     AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook,
@@ -12,12 +13,12 @@ use anyhow::{Error, Result};
 use mmgem_core::readback::{DeviceFailed, notice, noticed};
 use mmgem_core::session::SessionError;
 
-/// Crates that panic when the device fails ...
+/// Crates that panic if the device fails.
 const DRIVERS: [&str; 2] = ["wgpu", "cubecl-wgpu"];
-/// ... and those whose panics after that only follow from it.
+/// Crates whose later panics only follow from that failure.
 const FOLLOWERS: [&str; 3] = ["wgpu", "cubecl", "burn"];
 
-/// From now on a panic of a device's driver is not printed but noticed.
+/// Installs the panic hook: a panic in a device's driver is recorded instead of printed.
 pub fn watch() {
     let usual = take_hook();
     set_hook(Box::new(move |panic| {
@@ -30,7 +31,8 @@ pub fn watch() {
     }));
 }
 
-/// Whether one of these crates panics, or one whose name goes on after theirs.
+/// Whether the panic comes from one of these crates, or from one whose name continues theirs with a
+/// `-`.
 pub fn is_of(panic: &PanicHookInfo, crates: &[&str]) -> bool {
     panic.location().is_some_and(|location| is_below(Path::new(location.file()), crates))
 }
@@ -46,7 +48,7 @@ fn is_below(file: &Path, crates: &[&str]) -> bool {
     })
 }
 
-/// Runs `work`, in which a failure of the device may unwind, and makes it an error.
+/// Runs `work` and turns a device failure that unwinds into an error.
 pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         match panic.downcast::<DeviceFailed>() {
@@ -59,7 +61,7 @@ pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     })
 }
 
-/// Whether it is the device that failed, not what was asked of it.
+/// Whether the device failed, as opposed to the request.
 pub fn is_the_devices(error: &Error) -> bool {
     error.chain().any(|cause| {
         cause.is::<DeviceFailed>() || matches!(cause.downcast_ref(), Some(SessionError::Device(_)))

@@ -1,13 +1,13 @@
-//! Heat maps and boxes on photos.
+//! Draws heat maps and boxes on photos.
 
 use anyhow::Result;
 use image::{ExtendedColorType, ImageEncoder, Rgb as Pixel, codecs::png::PngEncoder};
 use mmgem_core::image::{BoxMap, BoxPx, Rgb};
 
-/// Share of the heat map in the colours of the warmest places; the coldest keep the photo's.
+/// Opacity of the heat map at the warmest places; the coldest show the photo alone.
 const MOST_HEAT: f32 = 0.65;
 
-/// Colours from cold to warm; the lightness rises with the value, so they also read in grey.
+/// Colours from cold to warm. Lightness rises with the value, so the map is readable in grey.
 const HEAT: [[f32; 3]; 5] = [
     [13.0, 8.0, 135.0],
     [126.0, 3.0, 168.0],
@@ -26,10 +26,10 @@ pub fn heat_color(value: f32) -> [u8; 3] {
     })
 }
 
-/// Lays a heat map over a photo.
+/// Blends a heat map over a photo.
 ///
-/// `heat` holds `grid` × `grid` values of the model's input, row by row, `image_size` pixels wide;
-/// `map` leads there. The least and the greatest value get the ends of the colours.
+/// `heat` has `grid` × `grid` values, row by row, over the model's input of `image_size` pixels;
+/// `map` maps the photo to that input. The minimum and maximum of `heat` get the end colours.
 pub fn overlay_heat(photo: &mut Rgb, heat: &[f32], grid: usize, image_size: usize, map: &BoxMap) {
     let (low, high) =
         heat.iter().fold((f32::MAX, f32::MIN), |(low, high), x| (low.min(*x), high.max(*x)));
@@ -48,7 +48,7 @@ pub fn overlay_heat(photo: &mut Rgb, heat: &[f32], grid: usize, image_size: usiz
     }
 }
 
-/// Value between the centres of four patches; beyond the outer centres theirs.
+/// Bilinear interpolation between patch centres; constant beyond the outer centres.
 fn bilinear(values: &[f32], grid: usize, x: f32, y: f32) -> f32 {
     let last = (grid - 1) as f32;
     let (x, y) = (x.clamp(0.0, last), y.clamp(0.0, last));
@@ -60,7 +60,7 @@ fn bilinear(values: &[f32], grid: usize, x: f32, y: f32) -> f32 {
         + (at(x0, y1) * (1.0 - dx) + at(x1, y1) * dx) * dy
 }
 
-/// Draws the frame of a box, white with a dark rim, so that it shows on anything.
+/// Draws the frame of a box, white with a dark rim, so that it is visible on any photo.
 pub fn draw_box(photo: &mut Rgb, box_px: BoxPx) {
     let (width, height) = photo.dimensions();
     let thick = (width.min(height) / 150).max(2) as i64;

@@ -1,4 +1,4 @@
-//! What a person leaves out of a library, in the manner of a `.gitignore`.
+//! Exclusion patterns for a library, in the syntax of `.gitignore`.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use glob::{MatchOptions, Pattern, PatternError};
 
 use crate::names::composed;
 
-/// Lines of one source; the last that fits a path decides.
+/// The patterns of one source; the last pattern that matches a path decides.
 #[derive(Clone, Debug, Default)]
 pub struct Excludes {
     rules: Vec<Rule>,
@@ -14,11 +14,11 @@ pub struct Excludes {
 
 #[derive(Clone, Debug)]
 struct Rule {
-    /// Of the path below the folder of the lines, or of the name alone.
+    /// Matches the path below the patterns' folder, or with `by_name` the file's name.
     pattern: Pattern,
     by_name: bool,
     only_folders: bool,
-    /// `!`: what fits is taken back in.
+    /// `!`: includes matching paths again.
     includes: bool,
 }
 
@@ -29,11 +29,11 @@ const OPTIONS: MatchOptions = MatchOptions {
 };
 
 impl Excludes {
-    /// Reads lines: empty ones and comments (`#`) say nothing, `!` takes back in, a slash at the end means
-    /// folders only, and one before it ties the pattern to the folder of the lines.
+    /// Parses lines. Skips empty lines and comments (`#`). `!` includes paths again. A trailing
+    /// slash matches folders only. Any other slash makes the pattern match from its folder on.
     ///
     /// # Errors
-    /// When a line is no pattern.
+    /// When a line is not a valid pattern.
     pub fn new<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self, PatternError> {
         let lines = lines
             .into_iter()
@@ -50,7 +50,7 @@ impl Excludes {
         Ok(Self { rules: lines.map(rule).collect::<Result<_, _>>()? })
     }
 
-    /// Whether a path below the folder of the lines is left out; `None` where no line says anything.
+    /// Whether a path below the patterns' folder is left out; `None` if no pattern matches.
     pub fn leaves_out(&self, below: &Path, is_folder: bool) -> Option<bool> {
         let fits = |rule: &&Rule| {
             let path =
@@ -62,7 +62,7 @@ impl Excludes {
     }
 }
 
-/// A path with the separators of patterns. Elsewhere than on Windows a backslash is a letter of a name.
+/// A path with `/` as separator. A backslash is a separator only on Windows.
 fn slashed(path: &Path) -> String {
     let text = path.to_string_lossy();
     if cfg!(windows) { text.replace('\\', "/") } else { text.into_owned() }

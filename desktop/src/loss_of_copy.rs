@@ -1,4 +1,4 @@
-//! What a copy of a model has lost: cosines, captions and scores, before and after.
+//! Compares a model with its exported copy: cosines, captions and scores, before and after.
 
 use anyhow::Result;
 use mmgem_core::generate::Decoding;
@@ -12,47 +12,47 @@ use serde_json::{Value, json};
 use crate::probe::{Answers, cosine};
 use crate::terminal::{json_f32, progress_bar};
 
-/// Cosines of one kind of vectors between a model and its copy.
+/// Cosines between the embeddings of a model and those of its copy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cosines {
-    /// Their mean.
+    /// Mean cosine.
     pub mean: f32,
-    /// The smallest; NaN where any is.
+    /// Smallest cosine; NaN if any is NaN.
     pub worst: f32,
-    /// How many.
+    /// Number of cosines.
     pub n: usize,
 }
 
-/// Captions of a model and its copy, token by token.
+/// Agreement of the captions of a model and its copy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Agreement {
-    /// Captions.
+    /// Number of captions.
     pub n: usize,
-    /// Captions that are the same to the last token.
+    /// Captions whose tokens are all the same.
     pub n_same: usize,
-    /// Share of the model's tokens before the copy first says something else.
+    /// Share of the model's tokens before the first difference of each caption.
     pub tokens: f64,
 }
 
-/// Scores on held-out photos.
+/// Scores of a model on held-out photos.
 #[derive(Clone, Debug)]
 pub struct Scores {
-    /// Recall at 1 of photos found by texts.
+    /// Recall at 1 of photos retrieved by texts.
     pub text_to_image_recall_at_1: f64,
-    /// Recall at 1 of texts found by photos.
+    /// Recall at 1 of texts retrieved by photos.
     pub image_to_text_recall_at_1: f64,
     /// CIDEr of greedy captions.
     pub cider: f64,
-    /// Photos.
+    /// Number of photos.
     pub n_photos: usize,
     captions: Vec<String>,
 }
 
 impl Cosines {
-    /// Compares vector by vector.
+    /// Compares the embeddings pair by pair.
     pub fn of(before: &[Vec<f32>], after: &[Vec<f32>]) -> Self {
         let cosines: Vec<f32> = before.iter().zip(after).map(|(a, b)| cosine(a, b)).collect();
-        // `f32::min` would pass over NaN.
+        // `f32::min` ignores NaN.
         let worst = cosines.iter().copied().reduce(|a, b| if a.is_nan() || a < b { a } else { b });
         let worst = worst.unwrap_or(f32::NAN);
         Self { mean: cosines.iter().sum::<f32>() / cosines.len() as f32, worst, n: cosines.len() }
@@ -65,7 +65,7 @@ impl Cosines {
 }
 
 impl Agreement {
-    /// Compares caption by caption.
+    /// Compares the captions pair by pair.
     pub fn of(before: &[String], after: &[String], tokenizer: &Tokenizer) -> Result<Self> {
         let (mut n_same, mut n_tokens, mut n_agreed) = (0, 0, 0);
         for (before, after) in before.iter().zip(after) {
@@ -83,7 +83,7 @@ impl Agreement {
     }
 }
 
-/// Cosines of a model's answers and its copy's: scenes, captions, regions.
+/// Cosines of a model's answers and its copy's, by kind: scenes, captions, regions.
 pub fn cosines(before: &Answers, after: &Answers) -> [(&'static str, Cosines); 3] {
     [
         ("image", Cosines::of(&before.images, &after.images)),
@@ -128,12 +128,12 @@ impl Scores {
         })
     }
 
-    /// How far the captions are the same as those of the copy.
+    /// Agreement of these captions with those of the copy.
     pub fn agreement(&self, copy: &Self, tokenizer: &Tokenizer) -> Result<Agreement> {
         Agreement::of(&self.captions, &copy.captions, tokenizer)
     }
 
-    /// Names and values, in the order in which they are told.
+    /// Names and values, in the order of the report.
     pub fn named(&self) -> [(&'static str, f64); 3] {
         [
             ("text_to_image_recall_at_1", self.text_to_image_recall_at_1),

@@ -1,4 +1,4 @@
-//! Where a model's files come from: a folder, or the program itself.
+//! Reads a model's files from a folder or from the program itself.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::device::OpenedDevice;
 pub struct ModelFiles {
     /// The folder, or "the embedded model".
     pub name: String,
-    /// Where it was read from, unless it is the embedded one.
+    /// The folder of the files; `None` for the embedded model.
     pub folder: Option<PathBuf>,
     /// The text of `config.json`.
     pub config_json: String,
@@ -31,7 +31,7 @@ pub struct ModelFiles {
     pub weights: Vec<(String, Cow<'static, [u8]>)>,
 }
 
-/// Paths of a model's files: what a command reads of it, and must not write over.
+/// Paths of a model's files: a command reads them and must not overwrite them.
 pub fn model_files(folder: Option<&Path>) -> Vec<PathBuf> {
     let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok());
     let paths = entries.into_iter().flatten().flatten().map(|entry| entry.path());
@@ -39,7 +39,7 @@ pub fn model_files(folder: Option<&Path>) -> Vec<PathBuf> {
 }
 
 impl ModelFiles {
-    /// Reads the files of `folder`, or takes the embedded ones.
+    /// Reads the files of `folder`; without one, uses the embedded files.
     pub fn read(folder: Option<&Path>) -> Result<Self> {
         match folder {
             None => Ok(Self::embedded()),
@@ -81,12 +81,12 @@ impl ModelFiles {
         })
     }
 
-    /// The sizes and switches.
+    /// The config: sizes and switches.
     pub fn config(&self) -> Result<MmGemConfig> {
         MmGemConfig::from_json(&self.config_json).with_context(|| self.complaint())
     }
 
-    /// Lets texts be longer, or shorter, than `config.json` says.
+    /// Overrides `max_text_len` of `config.json`.
     pub fn set_max_text_len(&mut self, max_text_len: usize) -> Result<()> {
         let mut config = self.config()?;
         let positions = config.llm.max_position_embeddings;
@@ -107,7 +107,7 @@ impl ModelFiles {
             .with_context(|| self.complaint())
     }
 
-    /// The weights in full, on a device: to train, and to write in another format.
+    /// Loads the weights unpacked, to train or to write another format.
     pub fn load(&self, device: &Device) -> Result<MmGem> {
         let model = MmGem::new(&self.config()?, device);
         Shards::new(&self.slices())
@@ -115,7 +115,7 @@ impl ModelFiles {
             .with_context(|| self.complaint())
     }
 
-    /// The weights to run the model: what is packed in the files stays packed where it can.
+    /// Loads the weights to run the model. Packed weights stay packed on devices that support it.
     pub fn load_to_run(&self, opened: &OpenedDevice) -> Result<MmGem> {
         let shards = Shards::new(&self.slices()).with_context(|| self.complaint())?;
         if let (Some(limit_bytes), Some((name, size_bytes))) =
@@ -129,7 +129,7 @@ impl ModelFiles {
         let load =
             if stays_packed(&opened.device) { checkpoint::load_to_run } else { checkpoint::load };
         let model = load(model, &shards).with_context(|| self.complaint())?;
-        // Whether all of it is there is known once something was read back.
+        // A failed upload only shows when something is read back.
         pollster::block_on(read_floats(Tensor::<1>::from_floats([0.0], &opened.device)))
             .with_context(|| self.complaint())?;
         Ok(model)
@@ -137,17 +137,17 @@ impl ModelFiles {
 
     /// A session on a device.
     pub fn open(&self, opened: &OpenedDevice) -> Result<Session> {
-        // The small files first: they usually explain what is wrong with the large one.
+        // The small files come first: their errors usually explain a problem with the weights.
         let (config, tokenizer) = (self.config()?, self.tokenizer()?);
         Ok(Session::new(config, self.load_to_run(opened)?, tokenizer, &opened.device))
     }
 
-    /// Names and bytes as `Shards::new` wants them.
+    /// Names and bytes, as `Shards::new` takes them.
     pub fn slices(&self) -> Vec<(&str, &[u8])> {
         self.weights.iter().map(|(name, bytes)| (name.as_str(), bytes.as_ref())).collect()
     }
 
-    /// Tells these files from any others.
+    /// A hash that identifies these files.
     pub fn fingerprint(&self) -> u64 {
         let weights = self.weights.iter().map(|(_, bytes)| bytes.as_ref());
         checkpoint::fingerprint(&self.config_json, &self.tokenizer_json, weights)

@@ -1,7 +1,7 @@
-//! Names of files: as people read them, as JSON carries them, and as a person gives them back.
+//! File names: as shown to users, as written to JSON, and as users type them.
 //!
-//! A file system takes nearly any bytes as a name. A person must be able to read each on one line, and a
-//! program must be able to name each exactly.
+//! A file system accepts nearly any bytes as a name. A user must be able to read each name on one
+//! line, and a program must be able to name each file exactly.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -12,10 +12,11 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde_json::Value;
 use unicode_normalization_alignments::UnicodeNormalization;
 
-/// A path on one line, without anything that moves a cursor, colours a terminal or turns the order of letters.
+/// A path on one line, without characters that move the cursor, colour the terminal or change the
+/// direction of text.
 ///
-/// Control characters are written as `\n`, `\t` and `\u{1b}`, bytes outside UTF-8 as `\xe9`. A backslash stays as it
-/// is, so the text is for people; `--null` and `--json` are exact.
+/// Writes control characters as `\n`, `\t` and `\u{1b}`, and bytes outside UTF-8 as `\xe9`. A
+/// backslash stays as it is, so the text is not exact; `--null` and `--json` are.
 pub fn shown(path: &Path) -> String {
     let mut line = String::new();
     for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
@@ -25,7 +26,7 @@ pub fn shown(path: &Path) -> String {
     line
 }
 
-/// A text of one line or several in which nothing but a line feed acts on a terminal.
+/// A text in which only line feeds act on a terminal.
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for (at, line) in text.split('\n').enumerate() {
@@ -49,28 +50,29 @@ fn push_printable(line: &mut String, text: &str) {
     }
 }
 
-/// Whether a character acts instead of being seen: controls, line separators, and marks that turn the direction of
-/// what follows them, by which `gpj.exe` is read as `exe.jpg`.
+/// Whether a character acts instead of being visible: controls, line separators, and marks that
+/// change the direction of text, which can make `gpj.exe` read as `exe.jpg`.
 fn acts(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Whether a path is exactly what JSON would carry of it.
+/// Whether JSON can hold the path exactly.
 fn is_text(path: &Path) -> bool {
     path.to_str().is_some()
 }
 
-/// A path as exact text: itself, or its `file:` URI where it is not UTF-8. The program takes both.
+/// A path as exact text: itself, or its `file:` URI if it is not UTF-8. The program accepts both.
 pub fn as_text(path: &Path) -> String {
     path.to_str().map_or_else(|| file_uri(path), str::to_owned)
 }
 
-/// [`as_text`] for JSON.
+/// [`as_text`] as a JSON value.
 pub fn json_path(path: &Path) -> Value {
     as_text(path).into()
 }
 
-/// Puts `"path"` into a JSON object, and `"uri"` beside it where the path is not UTF-8: then `"path"` only resembles it.
+/// Adds `"path"` to a JSON object. If the path is not UTF-8, `"path"` is approximate and `"uri"` is
+/// added.
 pub fn put_path(entry: &mut Value, path: &Path) {
     entry["path"] = path.to_string_lossy().into();
     if !is_text(path) {
@@ -78,9 +80,10 @@ pub fn put_path(entry: &mut Value, path: &Path) {
     }
 }
 
-/// The `file:` URI of a path: every byte but plain letters is escaped, so any name can be written and read back.
+/// The `file:` URI of a path. Escapes every byte except ASCII letters, digits and `/-_.~`, so any
+/// name can be read back.
 ///
-/// Commas are escaped too: `dbus-send` would end an entry of a list there.
+/// It escapes commas too, because `dbus-send` ends a list's entry there.
 pub fn file_uri(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut uri = String::from("file://");
@@ -101,7 +104,7 @@ pub fn file_uri(path: &Path) -> String {
     uri
 }
 
-/// The path of a `file:` URI; `None` if the text is not one of this machine.
+/// The path of a `file:` URI; `None` if the text is not a valid URI of this machine.
 pub fn path_of_uri(text: &str) -> Option<PathBuf> {
     let rest = text.strip_prefix("file:")?;
     let rest = match rest.strip_prefix("//") {
@@ -132,13 +135,13 @@ fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
     Some(String::from_utf8(bytes).ok()?.into())
 }
 
-/// How a command takes the path of something that is there: as the file system has it, as a `file:` URI that `--json`
-/// told, or with accents composed another way than on the disk.
+/// Parses the path of an existing file on the command line. Accepts a plain path, a `file:` URI
+/// from `--json`, and a path whose accents are composed differently than on disk.
 pub fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().map(given)
 }
 
-/// See [`path_parser`].
+/// The path that [`path_parser`] returns.
 pub fn given(path: PathBuf) -> PathBuf {
     match path.to_str().and_then(path_of_uri) {
         Some(of_uri) if !path.exists() => of_uri,
@@ -146,10 +149,11 @@ pub fn given(path: PathBuf) -> PathBuf {
     }
 }
 
-/// The path as the disk has it, where it differs in how accents are composed: a keyboard writes `é` as one letter, a
-/// Mac wrote it as two. The path itself if it is there, or if nothing or more than one file is meant.
+/// The path as it is on disk, if only the composition of its accents differs: a keyboard writes `é`
+/// as one code point, a Mac as two. Returns the path unchanged if it exists, or if none or several
+/// files match.
 fn as_on_disk(path: &Path) -> PathBuf {
-    // Most paths are there, and ASCII has one form only.
+    // Most paths exist, and ASCII has only one form.
     if path.as_os_str().is_ascii() || fs::symlink_metadata(path).is_ok() {
         return path.to_owned();
     }
@@ -183,8 +187,8 @@ pub fn composed(text: &str) -> String {
     text.nfc().map(|(c, _)| c).collect()
 }
 
-/// Text for comparing what a person types with a name: composed, in small letters, wide and narrow forms alike
-/// (NFKC).
+/// Normalises text to compare a user's input with a name: NFKC (composed, wide and narrow forms
+/// alike) in lower case.
 pub fn folded(text: &str) -> String {
     text.nfkc().map(|(c, _)| c).collect::<String>().to_lowercase()
 }

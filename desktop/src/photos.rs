@@ -1,4 +1,4 @@
-//! Photos on disk: finding, reading and encoding them.
+//! Finds, reads and encodes photos on disk.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -20,20 +20,20 @@ use crate::library::{Facts, FolderSidecars, is_sidecar};
 use crate::names::shown;
 use crate::terminal::{PassedOver, note, progress_bar};
 
-/// Photos that go through the image encoder at once.
+/// Photos per batch of the image encoder.
 const BATCH: usize = 16;
 
-/// Extensions of photos; of the last few it is said why they cannot be read.
+/// Extensions of photos.
 const EXTENSIONS: [&str; 12] =
     ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif", "avif", "heic", "heif"];
 
-/// Extensions of cameras' raw photos, whose preview is read.
+/// Extensions of cameras' raw photos; their preview is read.
 const RAW_EXTENSIONS: [&str; 15] = [
     "dng", "cr2", "cr3", "nef", "nrw", "arw", "sr2", "raf", "rw2", "orf", "pef", "srw", "3fr",
     "erf", "kdc",
 ];
 
-/// Whether the name ends as a photo's does.
+/// Whether a path has the extension of a photo.
 pub fn looks_like_a_photo(path: &Path) -> bool {
     ends_like(path, &EXTENSIONS) || ends_like(path, &RAW_EXTENSIONS)
 }
@@ -43,7 +43,7 @@ fn ends_like(path: &Path, extensions: &[&str]) -> bool {
     extension.is_some_and(|ext| extensions.contains(&ext.as_str()))
 }
 
-/// Folders of systems and programs, whose pictures nobody took, and bins. In small letters.
+/// Folders of systems and programs, without the user's photos, and recycle bins; in lower case.
 const SYSTEM_FOLDERS: [&str; 14] = [
     "$recycle.bin",
     "recycler",
@@ -60,24 +60,24 @@ const SYSTEM_FOLDERS: [&str; 14] = [
     "node_modules",
     "__macosx",
 ];
-/// Folders that are one thing to a photo program, by their endings: of them only [`ORIGINALS`] are photos that
-/// somebody took, the rest are copies, faces and previews.
+/// Extensions of folders that are the library of another photo program. Only their [`ORIGINALS`]
+/// hold the user's photos; the rest are copies, faces and previews.
 const PACKAGES: [&str; 6] =
     ["photoslibrary", "photolibrary", "aplibrary", "migratedphotolibrary", "lrdata", "lrcat-data"];
 /// See [`PACKAGES`].
 const ORIGINALS: [&str; 2] = ["originals", "masters"];
-/// A file of this name excludes what stands in it, as `.gitignore` does.
+/// A file of this name lists files to exclude from its folder, like `.gitignore`.
 const IGNORE_FILE: &str = ".mmgemignore";
-/// Android's sign that nothing in a folder is for galleries.
+/// Android's mark for folders that galleries skip.
 const NO_MEDIA: &str = ".nomedia";
 
-/// A folder to look through, or a file to take as it is.
+/// A folder to search, or a single file to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     pub path: PathBuf,
-    /// What to leave out, as lines of a `.gitignore`.
+    /// Exclusion patterns, as lines of a `.gitignore`.
     pub exclude: Vec<String>,
-    /// Take what is left out by default: hidden files, bins, folders of systems and programs.
+    /// Includes the default exclusions: hidden files, bins, folders of systems and programs.
     pub hidden: bool,
 }
 
@@ -90,13 +90,13 @@ impl From<PathBuf> for Root {
 /// Photos below some folders.
 #[derive(Clone, Debug, Default)]
 pub struct FoundPhotos {
-    /// The folders, as the system calls them.
+    /// The folders, with canonical paths.
     pub roots: Vec<Root>,
-    /// Sorted; with the folders as above.
+    /// Canonical paths, sorted.
     pub photos: Vec<PathBuf>,
-    /// Files of other programs beside photos, by photo.
+    /// Sidecars, by photo.
     sidecars: HashMap<PathBuf, Vec<PathBuf>>,
-    /// Every folder could be listed.
+    /// Whether every folder could be listed.
     pub complete: bool,
     /// Folders that could not be listed, and ignore files that could not be read, with the reason.
     pub passed_over: Vec<(PathBuf, String)>,
@@ -104,7 +104,7 @@ pub struct FoundPhotos {
 }
 
 impl FoundPhotos {
-    /// Files of other programs beside a photo.
+    /// Sidecars of a photo.
     pub fn sidecars_of(&self, photo: &Path) -> &[PathBuf] {
         self.sidecars.get(photo).map_or(&[], Vec::as_slice)
     }
@@ -115,19 +115,19 @@ impl FoundPhotos {
     }
 }
 
-/// What is left out although nobody asked for that.
+/// Files and folders that the default exclusions left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Names of folders of systems and programs, bins and insides of photo libraries.
+    /// Names of skipped folders: of systems and programs, bins, and inside photo libraries.
     pub folders: BTreeSet<String>,
-    /// Folders with a file `.nomedia`.
+    /// Folders with a `.nomedia` file.
     pub n_no_media: usize,
-    /// Files that look like photos and whose names begin with a dot.
+    /// Hidden files that look like photos.
     pub n_hidden: usize,
 }
 
 impl LeftOut {
-    /// As a person is told; nothing where nothing is left out.
+    /// A message for the user; `None` if nothing was left out.
     pub fn in_words(&self) -> Option<String> {
         let mut parts = Vec::new();
         if !self.folders.is_empty() {
@@ -150,14 +150,15 @@ impl LeftOut {
     }
 }
 
-/// The photos in folders and below them, sorted by path; a file that is named is taken as it is.
+/// The photos in and below some folders, sorted by path; a root that is a file is always used.
 ///
-/// Linked folders (they may lead back up), what the roots exclude and what a file `.mmgemignore` says are left out, and
-/// unless a root says otherwise also hidden files and folders, bins, folders of systems and programs, those with a file
-/// `.nomedia`, and the insides of photo libraries but for their originals.
+/// Skips linked folders (they may lead back up) and everything that the roots or a `.mmgemignore`
+/// file exclude. Without `Root::hidden`, also skips hidden files and folders, bins, and folders of
+/// systems and programs. The same holds for folders with a `.nomedia` file and for photo libraries
+/// except their originals.
 ///
 /// # Errors
-/// When a path is not there or a pattern is none.
+/// When a path is missing or a pattern is invalid.
 pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
     let mut walk = Walk {
         found: FoundPhotos { complete: true, ..FoundPhotos::default() },
@@ -186,19 +187,20 @@ pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
 
 struct Walk {
     found: FoundPhotos,
-    /// Of the root that is walked.
+    /// `Root::hidden` of the current root.
     hidden: bool,
     quiet: bool,
 }
 
 impl Walk {
-    /// `excludes` are those of the folders above, each with its folder; the innermost come last.
+    /// Searches one folder. `excludes` has the rules of the folders above, the innermost last, each
+    /// with its folder.
     fn folder(&mut self, folder: &Path, excludes: &[(PathBuf, Excludes)], is_root: bool) {
         let entries = match self.entries(folder) {
             Ok(entries) => entries,
             Err(error) => return self.passed_over(folder, &error),
         };
-        // Whoever names a folder wants it.
+        // A root is searched even if it has the file: the user named it.
         if !is_root && !self.hidden && entries.iter().any(|(name, _)| name == NO_MEDIA) {
             self.found.left_out.n_no_media += 1;
             return;
@@ -238,7 +240,7 @@ impl Walk {
         }
     }
 
-    /// What is in a folder. What of it cannot be told is passed over.
+    /// The entries of a folder; reports and skips entries that cannot be read.
     fn entries(&mut self, folder: &Path) -> Result<Vec<(OsString, FileType)>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(folder)? {
@@ -250,10 +252,10 @@ impl Walk {
         Ok(entries)
     }
 
-    /// Whether nobody took what this is, by its name and where it stands.
+    /// Whether the default exclusions skip an entry, by its name and its place.
     fn leaves_out(&mut self, name: &OsStr, kind: FileType, is_package: bool) -> bool {
         let bytes = name.as_encoded_bytes();
-        // What a Mac leaves on other disks beside each file.
+        // A Mac leaves such a file beside each file on other disks.
         if bytes.starts_with(b"._") {
             return true;
         }
@@ -271,12 +273,12 @@ impl Walk {
         if kind.is_dir() && is_theirs {
             self.found.left_out.folders.insert(shown(Path::new(name)));
         }
-        // Files in a package are its databases.
+        // Files directly in a photo library are its databases.
         is_package && !kind.is_dir() || kind.is_dir() && is_theirs
     }
 
-    /// Whether an entry is a file. Of a link only the system knows, and where it says nothing for now, photos that were
-    /// found before must not be forgotten.
+    /// Whether an entry is a file. A link needs a look at its target. If that fails for now, the
+    /// search counts as incomplete, so that the library keeps photos it found before.
     fn is_file(&mut self, path: &Path, kind: FileType) -> bool {
         if !kind.is_symlink() {
             return kind.is_file();
@@ -308,10 +310,10 @@ fn read_excludes(folder: &Path) -> Result<Option<Excludes>> {
     Ok(Some(Excludes::new(String::from_utf8_lossy(&text).lines())?))
 }
 
-/// [`walk`] where there must be a photo, for those who only look at them.
+/// [`walk`] that fails if there are no photos, for commands that only read them.
 ///
 /// # Errors
-/// When there is none.
+/// When there are no photos.
 pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
     let roots: Vec<Root> = roots.iter().cloned().map(Root::from).collect();
     let found = walk(&roots, quiet)?;
@@ -328,12 +330,13 @@ pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
     Ok(found)
 }
 
-/// Reads and decodes a photo. One of more than 200 megapixels comes out smaller: see [`read_decoded`].
+/// Reads and decodes a photo. A photo of more than 200 megapixels is scaled down: see
+/// [`read_decoded`].
 pub fn read_photo(path: &Path) -> Result<Rgb> {
     Ok(read_decoded(path)?.pixels)
 }
 
-/// Reads and decodes a photo, and names on stderr one of which a part is missing.
+/// Reads and decodes a photo; warns on stderr if a part of it is missing.
 pub fn read_decoded(path: &Path) -> Result<Decoded> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, u32::MAX)
@@ -344,9 +347,11 @@ pub fn read_decoded(path: &Path) -> Result<Decoded> {
     Ok(decoded)
 }
 
-/// Decodes a photo, as small as `least_side` allows ([`decode_scaled`]); of a raw one its preview.
+/// Decodes a photo, scaled down as far as `least_side` allows ([`decode_scaled`]). Decodes the
+/// preview of a raw photo.
 ///
-/// Of one that is cut short or damaged it takes what there is, and says so in [`Decoded::problem`].
+/// A truncated or damaged photo is decoded as far as possible, with a warning in
+/// [`Decoded::problem`].
 pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decoded> {
     let limits = DecodeLimits::default();
     if !ends_like(path, &RAW_EXTENSIONS) {
@@ -356,7 +361,7 @@ pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decode
         .context("the raw photo has no preview; wanted a JPEG in it: export it as a JPEG")?;
     let decoded = Decoded { format: "RAW", ..decode_scaled(preview, limits, least_side)? };
     match (Facts::of(preview).orientation, Facts::of(bytes).orientation) {
-        // The preview said it itself, and has been turned.
+        // The preview has its own orientation, which the decoder applied.
         (Some(_), _) | (None, None) => Ok(decoded),
         (None, Some(turn)) => Ok(decoded.turned(turn)),
     }
@@ -366,16 +371,16 @@ fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
     Ok(read_decoded(path)?.preprocess(config))
 }
 
-/// Unit vector of a whole photo.
+/// Embedding of a whole photo, of unit length.
 pub fn whole_embed(context: &Context, encoded: &EncodedImage) -> Result<Vec<f32>> {
     Ok(pollster::block_on(context.session.embed_image(encoded, &Part::Whole))?)
 }
 
-/// Reads photos in parallel, encodes them in batches and hands them over one by one, in order; a bad
-/// one is passed over, and told with the reason.
+/// Reads photos in parallel, encodes them in batches and passes them to `take` one by one, in
+/// order. Skips photos that cannot be read; returns them with the reason.
 ///
 /// # Errors
-/// When no photo can be used, or with `--strict` one cannot.
+/// When no photo can be read, or when `strict` is set and one cannot be read.
 pub fn for_each_encoded(
     context: &Context,
     paths: &[PathBuf],
@@ -388,7 +393,7 @@ pub fn for_each_encoded(
     Ok(failed)
 }
 
-/// [`for_each_encoded`] where the photos are some of those that `passed_over` counts.
+/// [`for_each_encoded`] for a part of the photos that `passed_over` counts.
 pub fn encode_each(
     context: &Context,
     paths: &[PathBuf],

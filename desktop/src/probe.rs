@@ -1,4 +1,4 @@
-//! Scenes that the program draws itself, to check that a model works and that a copy is the same.
+//! Drawn scenes that check whether a model works and whether a copy of it gives the same answers.
 
 use anyhow::Result;
 use mmgem_core::generate::Decoding;
@@ -6,9 +6,9 @@ use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::session::{Part, Session};
 use mmgem_scenes::{Scene, scene};
 
-/// Scenes of the probe.
+/// Number of scenes in the probe.
 const N_SCENES: u64 = 8;
-/// Any: only that it stays the same counts.
+/// Any seed works, but it must stay the same.
 const SEED: u64 = 2405;
 
 /// A scene of the probe: its pixels and a caption.
@@ -23,20 +23,20 @@ fn drawn_with_boxes(idx: u64) -> (Rgb, String, Vec<BoxPx>) {
     (photo, caption, regions.into_iter().map(|region| region.box_px).collect())
 }
 
-/// What a model makes of the probe.
+/// A model's answers to the probe.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answers {
-    /// Unit vectors of the scenes.
+    /// Embeddings of the scenes, of unit length.
     pub images: Vec<Vec<f32>>,
-    /// Unit vectors of their captions.
+    /// Embeddings of their captions, of unit length.
     pub texts: Vec<Vec<f32>>,
-    /// Unit vectors of their regions.
+    /// Embeddings of their regions, of unit length.
     pub regions: Vec<Vec<f32>>,
-    /// Greedy captions of the scenes and their regions.
+    /// Greedy captions of the regions of each scene, then of the scenes.
     pub captions: Vec<String>,
 }
 
-/// Asks a model for everything it can say about the probe.
+/// Runs a model on the probe.
 pub fn answers(session: &Session) -> Result<Answers> {
     let decoding = Decoding::default();
     let mut answers = Answers::default();
@@ -65,7 +65,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32
 }
 
-/// What is wrong with a vector that should have unit length, if anything.
+/// Describes a vector whose length is not 1; `None` if it is 1.
 pub fn unit_length_problem(embed: &[f32]) -> Option<String> {
     let length = embed.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     let right = (length - 1.0).abs() < 1e-3;

@@ -1,4 +1,5 @@
-//! What a person types to find photos: texts and photos, added and taken away, and filters.
+//! Parses and embeds the queries that users type: texts and photos, added or subtracted, and
+//! filters.
 //!
 //! `beach - people after:2024`, `beach -people`, `2:dog + ball.jpg`, `"a - b" camera:canon`.
 
@@ -17,51 +18,51 @@ use crate::library::{KnownTexts, Photo, days_of_date};
 use crate::names::{folded, given, path_of_uri, shown};
 use crate::photos::{looks_like_a_photo, read_decoded};
 
-/// Radius of `near:` where none is given, in kilometres.
+/// Default radius of `near:`, in kilometres.
 const NEAR_KM: f64 = 10.0;
 const EARTH_RADIUS_KM: f64 = 6371.0;
-/// All filters, for those who know another program's.
+/// All filters, named in the error for an unknown one.
 const FILTERS: &str = "after: before: near: path: camera: type:";
 
-/// A query in parts.
+/// A parsed query.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Query {
-    /// What is looked for.
+    /// Texts and photos to look for.
     pub terms: Vec<Term>,
-    /// What a photo must have besides.
+    /// Conditions that a photo must meet.
     pub filters: Vec<Filter>,
 }
 
-/// A text or a photo, and how much it counts; less than nothing where it is taken away.
+/// A text or a photo with its weight, which is negative if the term is subtracted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Term {
     pub weight: f32,
     pub what: What,
 }
 
-/// What a term looks for.
+/// The content of a term.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     Text(String),
     Photo(PathBuf),
 }
 
-/// What a photo must have.
+/// A condition on a photo.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filter {
-    /// Taken at this second or later.
+    /// Taken at this time or later, in seconds since 1970.
     After(i64),
-    /// Taken before this second.
+    /// Taken before this time, in seconds since 1970.
     Before(i64),
-    /// Taken at most so many kilometres from a place.
+    /// Taken at most this many kilometres from a place.
     Near([f64; 2], f64),
-    /// With this in its path, [`folded`].
+    /// Its path contains this text, [`folded`].
     Path(String),
-    /// By a camera with this in its name, [`folded`].
+    /// Its camera's name contains this text, [`folded`].
     Camera(String),
-    /// Of this format, or with this extension, in small letters.
+    /// It has this format or this extension, in lower case.
     Type(String),
-    /// Not this.
+    /// It does not meet this condition.
     Not(Box<Filter>),
 }
 
@@ -74,25 +75,25 @@ impl FromStr for Query {
 }
 
 impl Query {
-    /// Reads a query that may ask for nothing: then every photo is a hit.
+    /// Parses a query that may be empty; an empty query matches every photo.
     ///
     /// # Errors
-    /// When a filter is none, or a photo is not there.
+    /// When a filter is invalid, or a photo is missing.
     pub fn read(text: &str) -> Result<Self, WrongArguments> {
         Self::of_words(words_of(text))
     }
 
-    /// Reads the arguments of a command: a query in one, or a word in each, so that quotes are needed only where the
-    /// shell or the query would take something apart. An argument that is the path of a photo is that photo, whatever
-    /// its name has in it.
+    /// Parses the arguments of a command: one argument with the whole query, or one per word. So
+    /// the user needs quotes only where the shell or the query would split a text. An argument that
+    /// is the path of a photo is that photo, whatever characters its name has.
     ///
     /// # Errors
-    /// When nothing is asked, a filter is none, or a photo is not there.
+    /// When the query is empty, a filter is invalid, or a photo is missing.
     pub fn of_arguments(arguments: &[OsString]) -> Result<Self, WrongArguments> {
         let mut words = Vec::new();
         for argument in arguments {
             let path = given(PathBuf::from(argument));
-            // A word may be a file by chance: `boat` of `red boat`.
+            // A file may have the name of a word by chance: `boat` in `red boat`.
             let is_meant =
                 arguments.len() == 1 || looks_like_a_photo(&path) || path.components().count() > 1;
             match argument.to_str() {
@@ -137,7 +138,7 @@ impl Query {
         Ok(query)
     }
 
-    /// A word with its sign: what is around it is not touched.
+    /// Adds one word with its own sign, apart from the words around it.
     fn take_word(&mut self, sign: f32, word: Word) -> Result<(), WrongArguments> {
         match word {
             Word::Plain(word) => match filter_of(&word) {
@@ -152,8 +153,9 @@ impl Query {
         Ok(())
     }
 
-    /// The unit vector of the query: the weighted sum of its terms'. With a box, of that region of the photo
-    /// that the query is. Texts are looked up in `texts` first, and remembered there.
+    /// The embedding of the query, of unit length: the weighted sum of its terms' embeddings.
+    /// `box_px` selects a region of the query's photo. Texts are looked up and saved in the cache
+    /// `texts`.
     ///
     /// # Errors
     /// When a photo or the box cannot be used, or the terms cancel each other.
@@ -188,10 +190,10 @@ impl Query {
         Ok(sum)
     }
 
-    /// Whether [`Self::embed`] needs the model for nothing: it looks for texts, all of which are known.
+    /// Whether [`Self::embed`] can run without the model: all terms are texts in the cache.
     ///
     /// # Errors
-    /// When what is known cannot be read.
+    /// When the cache cannot be read.
     pub fn is_known(&self, texts: &dyn KnownTexts) -> Result<bool> {
         for Term { what, .. } in &self.terms {
             match what {
@@ -205,7 +207,7 @@ impl Query {
     fn take_term(&mut self, sign: f32, words: &mut Vec<String>) -> Result<(), WrongArguments> {
         let text = std::mem::take(words).join(" ");
         if text.is_empty() {
-            // Nothing stands before the first sign; between two signs something must.
+            // The first sign has nothing before it. Two signs in a row are accepted as well.
             return Ok(());
         }
         let weighted =
@@ -223,7 +225,7 @@ impl Query {
         Ok(())
     }
 
-    /// What a person should know of the texts before trusting the hits: what of them the model cannot read.
+    /// Warnings about the texts, for the user: parts that the model cannot read.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -243,11 +245,12 @@ impl Query {
     }
 }
 
-/// What a person should know of a text before trusting what a model makes of it.
+/// Warnings about a text, for the user: unknown words, and a text that is longer than the model
+/// reads.
 ///
-/// Two things are seen: words in a script, or of letters, that the tokenizer never met together, of which the model cannot
-/// know anything; and a text longer than the model reads. A word that is made of known parts passes, whether the model
-/// ever met it or not: `Hundeschule` is read as `H und es ch ule`.
+/// A word is unknown if the tokenizer never saw its script or its letters together. A word made of
+/// known parts gives no warning, even if the model never saw it: `Hundeschule` is read as `H und es
+/// ch ule`.
 ///
 /// # Errors
 /// When the tokenizer fails.
@@ -258,7 +261,7 @@ pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, Token
         let words: Vec<String> = strange.iter().take(5).map(|word| format!("{word:?}")).collect();
         let more = if strange.len() > 5 { ", .." } else { "" };
         doubts.push(format!(
-            "the model does not know {}{more}: what it finds for that means little",
+            "the model does not know {}{more}: hits for unknown words mean little",
             words.join(", ")
         ));
     }
@@ -277,20 +280,20 @@ fn no_such_photo(path: &Path) -> WrongArguments {
     ))
 }
 
-/// A weight, as `2` or `0.5`; `nan` and `inf` are words.
+/// A weight, such as `2` or `0.5`; `nan` and `inf` are words.
 fn weight_of(text: &str) -> Option<f32> {
     text.parse()
         .ok()
         .filter(|weight: &f32| weight.is_finite() && !text.contains(char::is_alphabetic))
 }
 
-/// The unit vector of a text that may have been looked for before.
+/// The embedding of a text, of unit length, from the cache if possible.
 pub fn embed_text(text: &str, session: &Session, texts: &mut dyn KnownTexts) -> Result<Vec<f32>> {
     if let Some(embed) = texts.known(text)? {
         return Ok(embed);
     }
     let embed = block_on(session.embed_text(text))?;
-    // The next search pays for it; this one has what it needs.
+    // Without the cache the next search embeds the text again; this search is not affected.
     if let Err(error) = texts.remember(text, &embed) {
         tracing::warn!("the vector of the text cannot be kept: {error:#}");
     }
@@ -310,7 +313,7 @@ impl Filter {
                 photo.camera.as_ref().is_some_and(|camera| folded(camera).contains(part))
             }
             Self::Type(format) => {
-                // Which camera wrote a raw photo only its extension tells.
+                // The format does not name the camera of a raw photo; the extension does.
                 photo.format.to_lowercase() == *format
                     || path.extension().is_some_and(|end| end.eq_ignore_ascii_case(format))
             }
@@ -319,20 +322,21 @@ impl Filter {
     }
 }
 
-/// A piece of a query.
+/// A token of the query's grammar.
 #[derive(Debug, PartialEq)]
 enum Word {
     Plain(String),
-    /// In quotes, so that it is no sign and no filter.
+    /// In quotes, so it is neither a sign nor a filter.
     Quoted(String),
-    /// `+` or `-` by itself: for all up to the next.
+    /// `+` or `-` by itself: applies to all words up to the next sign.
     Sign(f32),
-    /// `-cat`, `-"a cat"`: for this word.
+    /// `-cat`, `-"a cat"`: applies to this word.
     Signed(f32, Box<Word>),
     Photo(PathBuf),
 }
 
-/// Words at spaces; what is in double quotes is one word, or after a colon the rest of one, as in `path:"a b"`.
+/// Splits a text at spaces. Text in double quotes is one word; after a colon it continues the word,
+/// as in `path:"a b"`.
 fn words_of(text: &str) -> Vec<Word> {
     let mut words: Vec<Word> = Vec::new();
     let mut before = "";
@@ -381,7 +385,8 @@ fn plain_word(text: &str) -> Word {
     }
 }
 
-/// The filter that a word is, if it begins like one; an error if it begins like one that there is not.
+/// Parses a word as a filter; `None` if it does not look like one, an error if its name or value is
+/// invalid.
 fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
     let (key, value) = word.split_once(':')?;
     // `C:` is a disk, `2:` a weight, `10:30` a time; a colon at the end of a word ends a clause.
@@ -389,7 +394,8 @@ fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
     if !is_name || path_of_uri(word).is_some() {
         return None;
     }
-    let wrong = |wanted: &str| WrongArguments(format!("{word:?} is no filter; wanted {wanted}"));
+    let wrong =
+        |wanted: &str| WrongArguments(format!("{word:?} is not a valid filter; wanted {wanted}"));
     let date = |value| {
         date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"))
     };
@@ -425,11 +431,11 @@ fn unknown_filter(word: &str, key: &str) -> WrongArguments {
         None => String::new(),
     };
     WrongArguments(format!(
-        "there is no filter {key}:{meant}; the filters are {FILTERS}\n  hint: a text with a colon in it stands in quotes: '\"{word}\"'"
+        "there is no filter {key}:{meant}; the filters are {FILTERS}\n  hint: put a text with a colon in quotes: '\"{word}\"'"
     ))
 }
 
-/// The first second of a year, a month or a day; `None` for a day that no calendar has.
+/// The first second of a year, a month or a day; `None` if the date is not in the calendar.
 fn date_secs(text: &str) -> Option<i64> {
     let number = |part: &str| {
         part.parse::<i64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()))
@@ -453,7 +459,7 @@ fn near(text: &str) -> Option<Filter> {
         .then_some(Filter::Near(place, km))
 }
 
-/// Along a great circle (haversine).
+/// Distance along a great circle (haversine).
 fn distance_km(a: [f64; 2], b: [f64; 2]) -> f64 {
     let half = |i: usize| ((b[i] - a[i]).to_radians() / 2.0).sin().powi(2);
     let chord = half(0) + a[0].to_radians().cos() * b[0].to_radians().cos() * half(1);
@@ -472,7 +478,7 @@ mod tests {
     fn check(query: &str, terms: &[Term], filters: &[Filter]) {
         let found: Query = query.parse().expect(query);
         assert_eq!((found.terms.as_slice(), found.filters.as_slice()), (terms, filters), "{query}");
-        // The shell may take a query apart at its spaces.
+        // The shell may split a query at its spaces.
         if !query.contains('"') {
             let arguments: Vec<OsString> = query.split_whitespace().map(OsString::from).collect();
             assert_eq!(Query::of_arguments(&arguments).expect(query), found, "{query}");

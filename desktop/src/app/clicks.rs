@@ -1,55 +1,57 @@
-//! Clicks on a photo: the box that one gives, the next one at the same place, and the preview under the pointer.
+//! Clicks on a photo: the box that a click gives, the next box at the same place, and a preview
+//! under the pointer.
 
 use mmgem_core::image::BoxPx;
 
 /// A point of the photo, in its pixels.
 pub type PointPx = [f32; 2];
 
-/// What clicks gave and would give. One question is open at a time: of many places only the latest is asked for.
+/// The boxes that clicks gave or would give. Only one request is pending at a time; after it, only
+/// the latest place is requested.
 #[derive(Debug, Default)]
 pub struct Clicks {
-    /// Where the pointer is.
+    /// Position of the pointer.
     hovered: Option<PointPx>,
-    /// Clicked, while its boxes are not told yet.
+    /// Place of a click whose boxes have not arrived.
     waiting: Option<PointPx>,
-    /// Asked, not yet told.
+    /// Place of the pending request.
     asked: Option<PointPx>,
-    /// The last that was told.
+    /// The last answer.
     told: Option<(PointPx, Vec<BoxPx>)>,
-    /// The last click, its boxes, and the number of the one that is shown.
+    /// Place of the last click, its boxes, and the index of the box shown.
     clicked: Option<(PointPx, Vec<BoxPx>, usize)>,
 }
 
 impl Clicks {
-    /// The pointer is there, or beside the photo.
+    /// Sets the pointer's position; `None` if it is not over the photo.
     pub fn hover(&mut self, point: Option<PointPx>) {
         self.hovered = point;
     }
 
-    /// A click at a place whose boxes are not known waits for them; the box to show if they are.
+    /// Handles a click. Returns the box to show, or waits if the boxes of that place are not known.
     pub fn click(&mut self, point: PointPx) -> Option<BoxPx> {
         self.waiting = Some(point);
         self.show()
     }
 
-    /// The box so many steps further at the place of the last click; the first follows the last.
+    /// Moves `by` boxes on at the place of the last click, and wraps around.
     pub fn step(&mut self, by: isize) -> Option<BoxPx> {
         let (_, boxes, shown) = self.clicked.as_mut()?;
         *shown = (*shown as isize + by).rem_euclid(boxes.len() as isize) as usize;
         Some(boxes[*shown])
     }
 
-    /// Whether a click there is a step: at most `reach_px` from the last one.
+    /// Whether a click at this point is a step: at most `reach_px` from the last click.
     pub fn is_step(&self, [x, y]: PointPx, reach_px: f32) -> bool {
         self.clicked.as_ref().is_some_and(|([cx, cy], ..)| (x - cx).hypot(y - cy) <= reach_px)
     }
 
-    /// The box is gone, or another one was drawn.
+    /// Forgets the click, after its box was removed or replaced by a dragged one.
     pub fn forget(&mut self) {
         (self.clicked, self.waiting) = (None, None);
     }
 
-    /// The place whose boxes are to be asked for now.
+    /// The place to request boxes for now; the caller sends the request.
     pub fn question(&mut self) -> Option<PointPx> {
         let wanted = self.waiting.or(self.hovered)?;
         let is_told = self.told.as_ref().is_some_and(|(point, _)| *point == wanted);
@@ -60,19 +62,19 @@ impl Clicks {
         self.asked
     }
 
-    /// Takes an answer; the box to show when a click waited for it.
+    /// Takes an answer; returns the box to show if a click was waiting for it.
     pub fn tell(&mut self, point: PointPx, boxes: Vec<BoxPx>) -> Option<BoxPx> {
         self.asked = None;
         self.told = Some((point, boxes)).filter(|(_, boxes)| !boxes.is_empty());
         self.show()
     }
 
-    /// There is no answer.
+    /// Resets the requests after a failure.
     pub fn fail(&mut self) {
         (self.asked, self.waiting, self.hovered) = (None, None, None);
     }
 
-    /// The box that a click at the pointer would give, as far as it is known.
+    /// The box that a click at the pointer would give, if known.
     pub fn preview(&self, reach_px: f32) -> Option<BoxPx> {
         let hovered = self.hovered?;
         match &self.clicked {
@@ -119,7 +121,7 @@ mod tests {
         let mut clicks = Clicks::default();
         clicks.hover(Some([1.0, 1.0]));
         assert_eq!(clicks.question(), Some([1.0, 1.0]));
-        assert_eq!(clicks.tell([1.0, 1.0], vec![SMALL, LARGE]), None, "nobody clicked");
+        assert_eq!(clicks.tell([1.0, 1.0], vec![SMALL, LARGE]), None, "there was no click");
         assert_eq!(clicks.preview(1.0), Some(SMALL));
         assert_eq!(clicks.click([1.0, 1.0]), Some(SMALL));
         assert_eq!((clicks.preview(1.0), clicks.question()), (Some(LARGE), None));

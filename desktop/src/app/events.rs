@@ -1,10 +1,10 @@
-//! What happens in the window, for tests and scripts: a JSON object a line on stdout with `--json`.
+//! Events in the window, for tests and scripts: with `--json`, one JSON object a line on stdout.
 
 use serde_json::{Map, Value};
 
 use crate::terminal::print;
 
-/// Says what happens, or keeps silent.
+/// Prints events, or nothing without `--json`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Events {
     aloud: bool,
@@ -15,12 +15,12 @@ impl Events {
         Self { aloud }
     }
 
-    /// Tells one event with what belongs to it.
+    /// Prints one event with its fields.
     pub fn tell(self, name: &str, facts: &[(&str, Value)]) {
         if self.aloud {
             let mut line = Map::from_iter([("event".to_owned(), name.into())]);
             line.extend(facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-            // Whoever read this may be gone; the window stays.
+            // A closed stdout must not end the window.
             let _ = print(Value::Object(line));
         }
     }

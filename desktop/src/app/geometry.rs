@@ -1,15 +1,16 @@
-//! Where things are on the screen: the cells of the grid, and a photo in its frame.
+//! Layout on the screen: the cells of the grid, and a photo in its frame.
 
 use std::ops::Range;
 
 use mmgem_core::image::BoxPx;
 
-/// Room between cells and around them, in points.
+/// Gap between cells and around them, in points.
 const GAP: f32 = 10.0;
 /// Height of the line below a thumbnail, in points.
 pub const LINE: f32 = 20.0;
 
-/// The cells of a grid; every one has the same size, so that 100,000 cost no more than the visible ones.
+/// The cells of a grid. All have the same size, so 100,000 cells cost no more than the visible
+/// ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Grid {
     pub n_cells: usize,
@@ -19,7 +20,7 @@ pub struct Grid {
 }
 
 impl Grid {
-    /// As many columns as fit, with cells of at least `least_side` points that fill the width.
+    /// Fills `width` with as many columns of cells of at least `least_side` points as fit.
     pub fn new(n_cells: usize, width: f32, least_side: f32) -> Self {
         let n_columns = (((width - GAP) / (least_side + GAP)) as usize).max(1);
         let side = ((width - GAP) / n_columns as f32 - GAP).floor().max(16.0);
@@ -39,22 +40,22 @@ impl Grid {
         self.n_rows() as f64 * self.row_height() + f64::from(GAP)
     }
 
-    /// Cells that are seen at least in part when the grid is scrolled down by `top` points.
+    /// Cells that are at least partly visible when the grid is scrolled down by `top` points.
     pub fn visible(&self, top: f64, height: f64) -> Range<usize> {
         let first = ((top - f64::from(GAP)).max(0.0) / self.row_height()) as usize;
         let last = (((top + height).max(0.0) / self.row_height()) as usize + 1).min(self.n_rows());
         (first * self.n_columns).min(self.n_cells)..(last * self.n_columns).min(self.n_cells)
     }
 
-    /// Left and upper edge of a cell, as seen from the upper left of what is visible.
+    /// Left and top edge of a cell, relative to the top left of the visible part.
     pub fn place(&self, cell: usize, top: f64) -> [f32; 2] {
         let (row, column) = (cell / self.n_columns, cell % self.n_columns);
-        // Far down the whole grid an f32 cannot tell half points apart.
+        // In f64, because f32 cannot resolve half points far down the grid.
         let y = f64::from(GAP) + row as f64 * self.row_height() - top;
         [GAP + column as f32 * (self.side + GAP), y as f32]
     }
 
-    /// How far to scroll so that a cell is seen whole; `top` where it is already.
+    /// The scroll position that makes a cell fully visible; `top` if it is visible already.
     pub fn scrolled_to(&self, cell: usize, top: f64, height: f64) -> f64 {
         let start = (cell / self.n_columns) as f64 * self.row_height();
         let end = start + self.row_height() + f64::from(GAP);
@@ -67,7 +68,7 @@ impl Grid {
         }
     }
 
-    /// The cell that a step leads to.
+    /// The cell that a step from `from` leads to.
     pub fn step(&self, from: usize, step: Step, page_height: f64) -> usize {
         let last = self.n_cells.saturating_sub(1);
         let page = ((page_height / self.row_height()) as usize).max(1) * self.n_columns;
@@ -75,7 +76,7 @@ impl Grid {
             Step::Left => from.saturating_sub(1),
             Step::Right => (from + 1).min(last),
             Step::Up => from.checked_sub(self.n_columns).unwrap_or(from),
-            // From the last row but one to the last cell, where nothing is straight below.
+            // From the second-last row, moves to the last cell if no cell is straight below.
             Step::Down if from / self.n_columns + 1 < self.n_rows() => {
                 (from + self.n_columns).min(last)
             }
@@ -88,7 +89,7 @@ impl Grid {
     }
 }
 
-/// From one cell to another.
+/// A move of the selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Left,
@@ -101,19 +102,20 @@ pub enum Step {
     Last,
 }
 
-/// A photo on the screen: whole, as large as it fits, in the middle.
+/// The place of a photo on the screen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fit {
-    /// Upper left corner on the screen, in points.
+    /// Top left corner on the screen, in points.
     pub left_top: [f32; 2],
-    /// On the screen, in points.
+    /// Size on the screen, in points.
     pub size: [f32; 2],
-    /// Of the photo.
+    /// Size of the photo, in pixels.
     size_px: [f32; 2],
 }
 
 impl Fit {
-    /// Fits a photo of `size_px` pixels into `[x, y, width, height]`; it is enlarged at most `most` times.
+    /// Centres a photo of `size_px` pixels in `[x, y, width, height]`, as large as it fits,
+    /// enlarged at most `most` times.
     pub fn new(size_px: [u32; 2], [x, y, width, height]: [f32; 4], most: f32) -> Self {
         let size_px = size_px.map(|side| side.max(1) as f32);
         let scale = (width / size_px[0]).min(height / size_px[1]).clamp(0.0, most);
@@ -129,20 +131,20 @@ impl Fit {
         [at(0), at(1), at(2), at(3)]
     }
 
-    /// A point of the screen in pixels of the photo, in whole ones; nothing beside it.
+    /// The whole pixel of the photo at a point of the screen; `None` outside the photo.
     pub fn point_px(&self, at: [f32; 2]) -> Option<[f32; 2]> {
         let share = [0, 1].map(|i| (at[i] - self.left_top[i]) / self.size[i].max(1e-6));
         let is_on = share.iter().all(|share| (0.0..=1.0).contains(share));
         is_on.then(|| [0, 1].map(|i| (share[i] * self.size_px[i]).round()))
     }
 
-    /// Pixels of the photo in so many points of the screen.
+    /// Converts a length on the screen from points to pixels of the photo.
     pub fn px(&self, points: f32) -> f32 {
         points * self.size_px[0] / self.size[0].max(1e-6)
     }
 
-    /// What was dragged from one point of the screen to another, in whole pixels of the photo and inside it;
-    /// nothing where that is too little to mean anything.
+    /// The box dragged between two points of the screen, in whole pixels and clipped to the photo;
+    /// `None` if it is too small.
     pub fn dragged(&self, from: [f32; 2], to: [f32; 2]) -> Option<BoxPx> {
         const LEAST_POINTS: f32 = 6.0;
         let edge = |i: usize, point: f32| {
@@ -156,15 +158,15 @@ impl Fit {
     }
 }
 
-/// A photo is zoomed into at most so many times.
+/// Maximum zoom into a photo.
 const MOST_ZOOM: f32 = 16.0;
 
-/// How a photo is enlarged beyond what fits into its room, `[x, y, width, height]` in points.
+/// Zoom of a photo beyond its fit into a room, `[x, y, width, height]` in points.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Zoom {
-    /// At least 1: all of it is seen.
+    /// At least 1, which shows the whole photo.
     times: f32,
-    /// The point of the photo in the middle of the room, in shares of its sides.
+    /// The point of the photo in the middle of the room, as shares of the photo's sides.
     middle: [f32; 2],
 }
 
@@ -175,14 +177,14 @@ impl Default for Zoom {
 }
 
 impl Zoom {
-    /// The photo as it is seen, of the one that fits.
+    /// The zoomed place of the photo, given its place without zoom.
     pub fn seen(&self, whole: &Fit, room: [f32; 4]) -> Fit {
         let size = whole.size.map(|side| side * self.times);
         let left_top = [0, 1].map(|i| room[i] + room[i + 2] / 2.0 - self.middle[i] * size[i]);
         Fit { left_top, size, ..*whole }
     }
 
-    /// Enlarged `factor` times more; the point of the photo at `at` on the screen stays there.
+    /// Zooms by `factor` more; the point of the photo at `at` on the screen stays there.
     pub fn enlarged(&self, factor: f32, at: [f32; 2], whole: &Fit, room: [f32; 4]) -> Self {
         let seen = self.seen(whole, room);
         let times = (self.times * factor).clamp(1.0, MOST_ZOOM);
@@ -193,14 +195,15 @@ impl Zoom {
         Self { times, middle }.inside(whole, room)
     }
 
-    /// Pulled by some points of the screen.
+    /// Pans by some points of the screen.
     pub fn pulled(&self, by: [f32; 2], whole: &Fit, room: [f32; 4]) -> Self {
         let middle =
             [0, 1].map(|i| self.middle[i] - by[i] / (whole.size[i] * self.times).max(1e-6));
         Self { middle, ..*self }.inside(whole, room)
     }
 
-    /// Nothing beside the photo is seen where it is larger than its room; where it is not, it is in the middle.
+    /// Keeps the photo's edges outside the room where it is larger than the room, and centres it
+    /// elsewhere.
     fn inside(self, whole: &Fit, room: [f32; 4]) -> Self {
         let middle = [0, 1].map(|i| {
             let half = room[i + 2] / (2.0 * whole.size[i] * self.times).max(1e-6);

@@ -1,4 +1,4 @@
-//! The grid of hits: only the cells that are seen are laid out and drawn.
+//! The grid of hits; lays out and draws only the visible cells.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use super::window::{Pictures, Window};
 use crate::library::{Photo, Ranked, date_in_words};
 use crate::names::{as_text, shown};
 
-/// What was done with a cell.
+/// The user's action on a cell.
 enum Deed {
     Select(usize),
     Open(usize),
@@ -24,15 +24,15 @@ enum Deed {
     OpenOutside(usize),
     Reveal(usize),
     CopyPath(usize),
-    /// Show every file with the same picture, or one for all again.
+    /// Show every file with the same picture, or only one of them again.
     Unfold(usize),
 }
 
-/// Draws the grid and does what is done in it.
+/// Draws the grid and performs the user's actions in it.
 pub fn grid(window: &mut Window, ui: &mut Ui) {
     let n_cells = window.state.n_shown();
     if n_cells == 0 {
-        let says = if window.state.searching { "Searching" } else { "No photo is a hit" };
+        let says = if window.state.searching { "Searching" } else { "No photo matches" };
         ui.centered_and_justified(|ui| ui.weak(says));
         return;
     }
@@ -59,7 +59,7 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
             );
             deed = cell(window, ui, at, rect).or(deed.take());
         }
-        // And those of the page below, where one scrolls next.
+        // Also the cells of the page below, for the next scroll.
         let ahead = visible.end..(visible.end + visible.len()).min(n_cells);
         window.state.wants.want(lacks(window, visible.chain(ahead)));
         viewport
@@ -72,7 +72,7 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
     }
 }
 
-/// Where the grid is to be scrolled in this frame, if anywhere.
+/// The position to scroll to in this frame, if any.
 fn scroll_to(window: &mut Window, grid: &Grid) -> Option<f64> {
     let scroll = &mut window.scroll;
     let to_selected = std::mem::take(&mut scroll.to_selected);
@@ -81,7 +81,7 @@ fn scroll_to(window: &mut Window, grid: &Grid) -> Option<f64> {
     scroll.to.take().or(shown.filter(|top| *top != scroll.top))
 }
 
-/// Cells without a picture, or without the box that belongs to this search, but for those that were read.
+/// Cells whose thumbnail, or whose best box for this search, is missing and was not read yet.
 fn lacks(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<Lack> {
     let Pictures { thumbnails, boxes, .. } = &window.pictures;
     let lack = |at| {
@@ -143,7 +143,8 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
     deed
 }
 
-/// The name below a picture, the score, and how many more files have the same picture; whether those were clicked.
+/// Draws the name below a picture, the score, and the number of further files with the same
+/// picture; returns whether the user clicked that number.
 fn line(
     ui: &Ui,
     hit: &Ranked,
@@ -171,7 +172,7 @@ fn line(
     let (label, says) = match more {
         More::Nothing => (String::new(), String::new()),
         More::Folded(n) => (format!("+{n}"), format!("{n} more with this picture (G)")),
-        More::Unfolded => ("−".into(), "one for all with this picture (G)".into()),
+        More::Unfolded => ("−".into(), "show only one file with this picture (G)".into()),
     };
     if !label.is_empty() {
         let galley = ui.painter().layout_no_wrap(label, font.clone(), ui.visuals().hyperlink_color);
@@ -195,8 +196,8 @@ fn line(
     clicked
 }
 
-/// A name on one line. A run from right to left is a section of its own, because a section is shaped in one direction:
-/// else `.jpg` behind a Hebrew name is written backwards.
+/// A name on one line. Each run from right to left is a section of its own, because a section is
+/// shaped in one direction; otherwise `.jpg` after a Hebrew name would be reversed.
 pub fn name_job(name: &str, font: FontId, color: Color32) -> egui::text::LayoutJob {
     let mut job = egui::text::LayoutJob { break_on_newline: false, ..Default::default() };
     for run in directions(name) {
@@ -205,10 +206,10 @@ pub fn name_job(name: &str, font: FontId, color: Color32) -> egui::text::LayoutJ
     job
 }
 
-/// Pieces of a text that are read in one direction. What has no direction of its own, as digits and dots, belongs to the
-/// text around it, which is read from left to right.
+/// Splits a text where its direction changes. Neutral characters, such as digits and dots, count as
+/// left to right.
 fn directions(text: &str) -> Vec<&str> {
-    // Hebrew, Arabic, Syriac, Thaana, N'Ko and their forms for presentation.
+    // Hebrew, Arabic, Syriac, Thaana, N'Ko and their presentation forms.
     let is_leftward = |c: char| matches!(c, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}');
     let mut pieces = Vec::new();
     let (mut start, mut leftward) = (0, false);
@@ -242,7 +243,7 @@ fn facts(ui: &mut Ui, cell: Shown, scored: bool) {
     }
 }
 
-/// Date, size and format of a photo.
+/// Date, size and format of a photo, for the user.
 pub fn facts_in_words(photo: &Photo) -> String {
     let [width, height] = photo.size_px;
     let from = photo.taken.from.in_words().map(|from| format!(" ({from})")).unwrap_or_default();
@@ -260,7 +261,9 @@ fn menu(ui: &mut Ui, at: usize, more: More) -> Option<Deed> {
     let unfold = match more {
         More::Nothing => None,
         More::Folded(n) => Some((format!("Show {n} more with this picture"), Deed::Unfold(at))),
-        More::Unfolded => Some(("Show one for all with this picture".to_owned(), Deed::Unfold(at))),
+        More::Unfolded => {
+            Some(("Show only one file with this picture".to_owned(), Deed::Unfold(at)))
+        }
     };
     let mut deed = None;
     for (label, done) in
@@ -307,7 +310,7 @@ pub fn rect_of(fit: &Fit) -> Rect {
     Rect::from_min_size(fit.left_top.into(), fit.size.into())
 }
 
-/// The frame of a box on a photo: white with a dark rim, so that it shows on anything.
+/// Draws the frame of a box on a photo, white with a dark rim, so that it is visible on any photo.
 pub fn frame(ui: &Ui, fit: &Fit, box_px: BoxPx) {
     let [x0, y0, x1, y1] = fit.on_screen(box_px);
     let rect = Rect::from_min_max(Pos2::new(x0, y0), Pos2::new(x1, y1));

@@ -1,4 +1,4 @@
-//! Filling the library while the window stays usable: a thread, how to pause and end it, and how fast it is.
+//! Indexing in the background: the thread, its controls and its speed.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::device_failure::is_the_devices;
 use crate::library::{Filling, Library, Summary, Watcher};
 use crate::photos::walk;
 
-/// What the window says to the thread that indexes.
+/// Pauses and stops the indexing thread.
 #[derive(Debug, Default)]
 pub struct Control {
     run: Mutex<Run>,
@@ -34,12 +34,12 @@ impl Control {
         self.set(Run::On);
     }
 
-    /// Until [`Self::go_on`]; the batch that is under way is finished.
+    /// Pauses until [`Self::go_on`]; the current batch is finished first.
     pub fn pause(&self) {
         self.set(Run::Paused);
     }
 
-    /// For good; what is done stays.
+    /// Stops indexing; written batches stay.
     pub fn stop(&self) {
         self.set(Run::Stopped);
     }
@@ -53,7 +53,7 @@ impl Control {
         self.changed.notify_all();
     }
 
-    /// Waits while it is paused; whether to go on.
+    /// Blocks while paused; returns whether to continue.
     fn checkpoint(&self) -> ControlFlow<()> {
         let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -66,7 +66,7 @@ impl Control {
     }
 }
 
-/// What the thread does.
+/// The task of the indexing thread.
 pub struct Job {
     pub folders: Vec<PathBuf>,
     pub library: PathBuf,
@@ -74,7 +74,7 @@ pub struct Job {
     pub control: Arc<Control>,
 }
 
-/// Starts the thread; it tells `own` when there is more to see and when it has ended.
+/// Starts the thread; it sends `own` a message after each batch and at its end.
 pub fn start(job: Job, own: Sender<Ask>, post: Post) -> JoinHandle<()> {
     let run = move || {
         let mut reporter = Reporter { own, post, control: job.control.clone() };
@@ -101,7 +101,7 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
     }
     let dim = job.context.session.config().embed_dim;
     let mut library = Library::open(&job.library, job.context.fingerprint, dim)?;
-    // What `mmgem index` was told to leave out is left out here too.
+    // Applies the exclusions that `mmgem index` saved.
     let roots =
         there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>>>()?;
     let found = walk(&roots, true)?;
@@ -143,15 +143,15 @@ impl Watcher for Reporter {
     }
 }
 
-/// How far indexing is, how fast, and how long it will take, told by the times of its news.
+/// Progress, speed and remaining time of indexing, from the times of its messages.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pace {
-    /// Files that are new or changed; not known while folders are looked through.
+    /// Number of new or changed files; `None` while the folders are searched.
     pub n_files: Option<usize>,
     pub done: usize,
-    /// Seconds that were worked, without pauses.
+    /// Seconds of work, without pauses.
     worked_secs: f64,
-    /// When the last news came; nothing while it is paused.
+    /// Time of the last message; `None` while paused.
     last_secs: Option<f64>,
 }
 
@@ -165,12 +165,12 @@ impl Pace {
         (self.last_secs, self.done) = (Some(now_secs), self.done + n_files);
     }
 
-    /// What is waited for from now on is no work.
+    /// Time from now on does not count as work.
     pub fn pause(&mut self) {
         self.last_secs = None;
     }
 
-    /// 0 to 1.
+    /// Share of the files that are done, 0 to 1.
     pub fn share(&self) -> f32 {
         match self.n_files {
             Some(n_files) if n_files > 0 => self.done as f32 / n_files as f32,
@@ -182,7 +182,7 @@ impl Pace {
         (self.worked_secs > 0.0).then(|| self.done as f64 / self.worked_secs)
     }
 
-    /// As a person wants to read it.
+    /// Progress as a line for the user.
     pub fn in_words(&self) -> String {
         let Some(n_files) = self.n_files else { return "Looking through the folders".into() };
         let done = format!("{} of {n_files} photos", self.done);
@@ -196,7 +196,7 @@ impl Pace {
     }
 }
 
-/// A duration to a figure or two.
+/// A duration in one or two figures.
 pub fn duration_in_words(secs: f64) -> String {
     match secs.round() as u64 {
         secs @ 0..100 => format!("{secs} s"),

@@ -1,4 +1,4 @@
-//! Folders, indexing, the model, dark and light; and what is shown while there are no photos.
+//! Folders, indexing, model and theme; and the page of a window without photos.
 
 use std::path::{Path, PathBuf};
 
@@ -11,10 +11,10 @@ use super::state::{Model, State};
 use super::window::Window;
 use crate::names::shown;
 
-/// Width of what stands in the middle of an empty window, in points.
+/// Width of the welcome page, in points.
 const WELCOME_WIDTH: f32 = 520.0;
 
-/// Beside the grid.
+/// Draws the panel beside the grid.
 pub fn library_panel(window: &mut Window, ui: &mut Ui) {
     ui.add_space(8.0);
     ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
@@ -28,7 +28,7 @@ pub fn library_panel(window: &mut Window, ui: &mut Ui) {
     });
 }
 
-/// In the middle, while there is nothing to search.
+/// Draws the welcome page, while there are no photos to search.
 pub fn welcome(window: &mut Window, ui: &mut Ui) {
     let side = ((ui.available_width() - WELCOME_WIDTH) / 2.0).max(0.0);
     ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
@@ -57,7 +57,7 @@ pub fn welcome(window: &mut Window, ui: &mut Ui) {
     });
 }
 
-/// Why there are no photos.
+/// Explains why there are no photos.
 fn say_state(window: &mut Window, ui: &mut Ui) {
     match &window.state.model {
         Model::Opening => {
@@ -71,8 +71,9 @@ fn say_state(window: &mut Window, ui: &mut Ui) {
             let n_others = ready.catalogue.n_of_others;
             if n_others > 0 {
                 let says = format!(
-                    "{n_others} photos of this library were indexed with another model, whose vectors mean nothing to \
-                     this one. Index their folders again with this model (theirs stay), or open theirs below."
+                    "{n_others} photos of this library were indexed with another model, so this \
+                     model cannot find them. Index their folders again with this model (the other index \
+                     stays), or open the other model below."
                 );
                 ui.colored_label(ui.visuals().warn_fg_color, says);
             }
@@ -89,13 +90,13 @@ fn folders(window: &mut Window, ui: &mut Ui) {
             ui.with_layout(Layout::right_to_left(Align::Center), |ui| {
                 let forget = ui
                     .small_button("×")
-                    .on_hover_text("Look for changes here no more; its photos stay");
+                    .on_hover_text("Stop watching this folder; its photos stay in the library");
                 if forget.accessible_name(format!("Forget {}", shown(folder))).clicked() {
                     gone = Some(at);
                 }
                 ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
                     ui.add(Label::new(shown(folder)).truncate());
-                    // Asking the file system here could hold up the window.
+                    // A look at the file system here could block the window.
                     if window.state.indexing.problems.iter().any(|(missing, _)| missing == folder) {
                         ui.colored_label(ui.visuals().warn_fg_color, "missing");
                     }
@@ -133,7 +134,7 @@ fn folders(window: &mut Window, ui: &mut Ui) {
     progress(&mut window.state, ui);
 }
 
-/// How far indexing is, and what can be done about it.
+/// Draws the progress of indexing and its controls.
 fn progress(state: &mut State, ui: &mut Ui) {
     if !state.indexing.running {
         if state.settings.folders.is_empty() {
@@ -153,7 +154,7 @@ fn progress(state: &mut State, ui: &mut Ui) {
         }
         if ui
             .button("Stop")
-            .on_hover_text("What is done stays; it goes on from there the next time")
+            .on_hover_text("Keeps the photos that are done; the next run continues from there")
             .clicked()
         {
             state.control.stop();
@@ -198,7 +199,7 @@ fn theme(state: &mut State, ui: &mut Ui) {
     });
 }
 
-/// Files that cannot be read, of this run and of those before.
+/// Lists files that cannot be read, from this run and earlier ones.
 fn problems(state: &State, ui: &mut Ui) {
     let known = state.catalogue().map_or(&[][..], |catalogue| &catalogue.problems);
     let new = || state.indexing.problems.iter().filter(|problem| !known.contains(problem));
@@ -220,7 +221,7 @@ fn problems(state: &State, ui: &mut Ui) {
     });
 }
 
-/// At the bottom: indexing, what happened last, and where the selected photo is.
+/// Draws the bottom line: indexing, the last notice, and the path of the selected photo.
 pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     ui.horizontal(|ui| {
@@ -235,7 +236,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             ui.separator();
         }
         if let Some(notice) = state.notice.clone() {
-            if ui.add(Button::new("×").small().frame(false)).on_hover_text("Seen").clicked() {
+            if ui.add(Button::new("×").small().frame(false)).on_hover_text("Dismiss").clicked() {
                 state.notice = None;
             }
             ui.label(crate::terminal::one_line(&notice));
@@ -256,7 +257,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
     });
 }
 
-/// A path as it is typed: `~` is the home folder.
+/// A path as the user types it: `~` is the home folder.
 fn from_home(text: &str) -> PathBuf {
     let home = std::env::home_dir();
     match (text.strip_prefix('~'), home) {
@@ -274,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_tilde_is_the_home_folder() {
-        let home = std::env::home_dir().expect("whoever runs tests has one");
+        let home = std::env::home_dir().expect("the user who runs tests has one");
         assert_eq!(from_home("~/Pictures"), home.join("Pictures"));
         assert_eq!(from_home("~"), home);
         assert_eq!(from_home("~else/a"), Path::new("~else/a"));

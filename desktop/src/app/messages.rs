@@ -1,4 +1,4 @@
-//! What the window asks of its threads, and what they tell it. Plain data.
+//! Messages between the window and its threads, as plain data.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,92 +11,92 @@ use mmgem_core::index::Query;
 use super::sidecar::Written;
 use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 
-/// To the thread that has the model.
+/// Requests to the worker, the thread that has the model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
-    /// Open this model, or the embedded one, and see the library with it.
+    /// Open this model, or the embedded one if `None`, and the library with it.
     Model(Option<PathBuf>),
     Search(Search),
-    /// Decode a photo; captions and places are asked of the last one.
+    /// Decode a photo. Later captions, boxes and places refer to it.
     Look {
         number: u64,
         path: PathBuf,
     },
-    /// Write what is in a box of it, or on the whole of it.
+    /// Caption a box of the photo, or the whole photo if `None`.
     Caption {
         number: u64,
         box_px: Option<BoxPx>,
     },
-    /// Propose boxes around a point of it, in its pixels.
+    /// Propose boxes around a point of the photo, in its pixels.
     Boxes {
         number: u64,
         point_px: [f32; 2],
     },
-    /// Find the place of a text in it.
+    /// Find the place of a text in the photo.
     Locate {
         number: u64,
         text: String,
     },
-    /// Write a caption beside a photo.
+    /// Write a caption to a sidecar beside a photo.
     Sidecar {
         photo: PathBuf,
         caption: String,
         replace: bool,
     },
-    /// What is at a path that a person typed or dropped on the window?
+    /// Check the path that the user typed or dropped on the window.
     Given {
         path: PathBuf,
         dropped: bool,
     },
-    /// Make the library agree with these folders.
+    /// Update the library from these folders.
     Index(Vec<PathBuf>),
-    /// From the thread that does so: there is more now.
+    /// From the indexing thread: it wrote a batch.
     Changed,
-    /// From the thread that does so: it ended.
+    /// From the indexing thread: it ended.
     Indexed,
-    /// From the thread that does so: the device failed.
+    /// From the indexing thread: the device failed.
     DeviceFailed,
 }
 
-/// A search, and which one it is: answers to older ones are dropped.
+/// A search. Its number identifies it, so that the window drops answers to older ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     pub number: u64,
     pub sought: Sought,
-    /// Filters in the language of queries, besides those in the text.
+    /// Filters in the query syntax, besides those in the text.
     pub filters: String,
-    /// Only photos in this folder and below it.
+    /// Only photos in and below this folder.
     pub folder: Option<PathBuf>,
-    /// Score a photo by its best region.
+    /// Scores a photo by its best region.
     pub by_region: bool,
 }
 
-/// What is looked for.
+/// The target of a search.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sought {
     /// A query; an empty one finds every photo.
     Text(String),
-    /// Photos like this one, or with something like this region of it.
+    /// Photos like this one, or with a region like this one of it.
     Photo { path: PathBuf, box_px: Option<BoxPx> },
 }
 
-/// To the window.
+/// Answers and events for the window.
 #[derive(Debug)]
 pub enum News {
     /// The model and the library are open.
     Ready(Ready),
-    /// They are not, and why.
+    /// The model or the library cannot be opened, with the reason.
     Broken(String),
     Catalogue(Arc<Catalogue>),
     Hits {
         number: u64,
         hits: Vec<Ranked>,
-        /// What they were compared with; nothing where every photo is a hit.
+        /// The query's embedding; `None` if every photo is a hit.
         query: Option<Arc<Query>>,
-        /// What a person should know before trusting them.
+        /// Warnings for the user about the query.
         doubts: Vec<String>,
     },
-    /// A search that cannot be made, and why.
+    /// A search that failed, with the reason.
     NoHits {
         number: u64,
         why: String,
@@ -113,7 +113,7 @@ pub enum News {
         text: String,
         done: bool,
     },
-    /// The boxes around a point: the best one, then the next larger things, then smaller ones.
+    /// The boxes around a point: the best one, then larger ones, then smaller ones.
     Boxes {
         number: u64,
         point_px: [f32; 2],
@@ -122,12 +122,12 @@ pub enum News {
     Located {
         number: u64,
         text: String,
-        /// The photo under its heat map, as large as `Looked` gave it.
+        /// The photo with the heat map over it, at the size of `Looked`.
         heat: Rgb,
         box_px: BoxPx,
         score: f32,
     },
-    /// Something asked of a photo cannot be done.
+    /// A request about a photo failed.
     Failed {
         number: u64,
         why: String,
@@ -137,9 +137,9 @@ pub enum News {
         caption: String,
         result: Result<Written, String>,
     },
-    /// What is at a path that was typed or dropped.
+    /// The type of a path that the user typed or dropped.
     Given {
-        /// It still means the same in another working folder.
+        /// The canonical path, so it does not depend on the working folder; as given if missing.
         path: PathBuf,
         what: Given,
         dropped: bool,
@@ -148,7 +148,7 @@ pub enum News {
     Cell(Cell),
 }
 
-/// What is at a path.
+/// The type of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Given {
     Folder,
@@ -156,61 +156,61 @@ pub enum Given {
     Nothing,
 }
 
-/// An opened model and what it sees.
+/// An opened model and its view of the library.
 #[derive(Clone, Debug)]
 pub struct Ready {
     pub model_name: String,
     pub device_name: String,
     pub fingerprint: u64,
-    /// Numbers in a vector.
+    /// Size of an embedding.
     pub dim: usize,
     pub catalogue: Arc<Catalogue>,
-    /// What `mmgem search --calibrate` measured.
+    /// Cut-offs that `mmgem search --calibrate` measured.
     pub cutoffs: Vec<Cutoff>,
 }
 
-/// How indexing goes on.
+/// Progress of indexing.
 #[derive(Clone, Debug, PartialEq)]
 pub enum IndexNews {
-    /// Folders are looked through.
+    /// The folders are being searched.
     Walking,
-    /// So many files are new or changed.
+    /// Number of new or changed files.
     Begun(usize),
-    /// So many more are done.
+    /// This many more files are done.
     Done(usize),
-    /// What is left out although nobody asked for that.
+    /// A message about what the default exclusions left out.
     LeftOut(String),
     /// A file or folder cannot be read.
     Problem(PathBuf, String),
-    /// It is over.
+    /// Indexing ended.
     Ended(Result<Summary, String>),
 }
 
-/// What a cell of the grid shows.
+/// Contents of a cell of the grid.
 #[derive(Debug)]
 pub struct Cell {
     pub content: i64,
-    /// Its thumbnail, if that was asked for.
+    /// The thumbnail, if requested.
     pub image: Option<Rgb>,
-    /// Its best box, if that was asked for, with the number of the search.
+    /// The best box, if requested, with the number of the search.
     pub best_box: Option<(u64, Option<BoxPx>)>,
 }
 
-/// All photos of the library that the model knows, in memory.
+/// All photos of the library that the model has embeddings of, in memory.
 #[derive(Debug)]
 pub struct Catalogue {
     pub shelf: Shelf,
     pub photos: HashMap<i64, Photo>,
     /// Folders that have photos, sorted.
     pub folders: Vec<PathBuf>,
-    /// Files that could not be read, and why.
+    /// Files that could not be read, with the reason.
     pub problems: Vec<(PathBuf, String)>,
-    /// Photos that only other models know.
+    /// Photos that only other models have embeddings of.
     pub n_of_others: usize,
 }
 
 impl Catalogue {
-    /// Gathers the folders of the photos.
+    /// Collects the folders of the photos.
     pub fn new(shelf: Shelf, photos: HashMap<i64, Photo>) -> Self {
         let paths = photos.values().flat_map(|photo| &photo.paths);
         let folders: BTreeSet<&Path> = paths.filter_map(|path| path.parent()).collect();
@@ -219,7 +219,7 @@ impl Catalogue {
     }
 }
 
-/// Where threads leave their news; the window is woken.
+/// Sends messages from the threads to the window and wakes it.
 #[derive(Clone)]
 pub struct Post {
     news: Sender<News>,
@@ -231,7 +231,7 @@ impl Post {
         Self { news, wake: Arc::new(wake) }
     }
 
-    /// A window that was closed reads no news, which is fine.
+    /// Ignores the error of a closed window.
     pub fn send(&self, news: News) {
         let _ = self.news.send(news);
         (self.wake)();

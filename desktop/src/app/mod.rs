@@ -1,14 +1,14 @@
 //! The window, `mmgem app`.
 //!
-//! - `messages.rs`: what the window and its threads tell each other
-//! - `state.rs`: what is shown and what was asked for; no drawing
-//! - `clicks.rs`: the boxes that clicks on a photo give
+//! - `messages.rs`: messages between the window and its threads
+//! - `state.rs`: the window's state and its requests; no drawing
+//! - `clicks.rs`: boxes proposed for clicks on a photo
 //! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
-//! - `warm_up.rs`: what makes the first answers of a GPU quick
-//! - `renderer.rs`: what draws it, wgpu or OpenGL
-//! - `window.rs` and what it draws: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
+//! - `warm_up.rs`: compiles a GPU's kernels ahead of the first request
+//! - `renderer.rs`: the choice of wgpu or OpenGL for drawing
+//! - `window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
 //!
-//! The window never waits: the model, the library and the photos are read by the threads only.
+//! The window never blocks: only the threads use the model and read the library and photos.
 
 mod clicks;
 mod events;
@@ -49,15 +49,15 @@ pub use settings::Theme;
 use state::{Start, State};
 use window::Window;
 
-/// Folders that the window looks for changes in, of a library.
+/// The folders that the window watches for a library.
 pub fn folders_of(library: &std::path::Path) -> Vec<PathBuf> {
     Settings::of(library).folders
 }
 
-/// Opens the window and returns when it is closed.
+/// Opens the window; returns when the user closes it.
 ///
 /// # Errors
-/// When the system has no desktop, or nothing that draws.
+/// When the system has no desktop, or neither a GPU nor OpenGL to draw with.
 pub fn run(
     folders: Vec<PathBuf>,
     library: PathBuf,
@@ -84,7 +84,7 @@ pub fn run(
         let ctx = creation.egui_ctx.clone();
         let post = Post::new(news, move || ctx.request_repaint());
         thumbnails::start(state.wants.clone(), post.clone());
-        // Notes on stderr would only repeat what the window says.
+        // The window shows these notes, so stderr need not repeat them.
         let quiet = Globals { quiet: true, json: false, ..globals.clone() };
         worker::start(quiet, library.clone(), asked, asks, post, state.control.clone());
         Ok(Box::new(Window::new(state, told)))
@@ -120,7 +120,7 @@ fn cannot_open(attempts: &[eframe::Error]) -> anyhow::Error {
             eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
                 ("a desktop (X11 or Wayland on Linux)", error.to_string())
             }
-            // What was tried fills ten lines and helps nobody.
+            // Its full text lists every attempt in ten lines and does not help.
             eframe::Error::NoGlutinConfigs(_, cause) => {
                 ("OpenGL", format!("there is none ({cause})"))
             }

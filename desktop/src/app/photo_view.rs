@@ -1,4 +1,5 @@
-//! A photo, large: click a thing or drag a box and its caption is written; look for a text in it; find others like it.
+//! The view of one photo. The user clicks a thing or drags a box to get its caption. The user can
+//! also search for a text in the photo and find similar photos.
 
 use std::path::Path;
 
@@ -16,13 +17,13 @@ use super::state::{Look, Writing};
 use super::window::{PhotoZoom, Window, phrase_id, texture};
 use crate::names::{as_text, shown};
 
-/// A photo is enlarged at most so many times.
+/// A photo that fits is enlarged at most this many times.
 const MOST_ENLARGED: f32 = 6.0;
-/// So near to the last click, in points, another one offers the next box.
+/// A click this near to the last one, in points, gives the next box.
 const CLICK_REACH: f32 = 6.0;
-/// Points of the wheel for the next box.
+/// Wheel movement that steps to the next box, in points.
 const STEP_POINTS: f32 = 40.0;
-/// A point of the wheel makes it larger by this share; a notch is some 50 points.
+/// Zoom per point of the wheel; a notch is about 50 points.
 const WHEEL_SPEED: f32 = 1.0 / 200.0;
 
 pub fn photo_view(window: &mut Window, ui: &mut Ui) {
@@ -90,7 +91,8 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     response.on_hover_cursor(CursorIcon::Crosshair);
 }
 
-/// Asks what a click would give, and goes on to the next box where the wheel turns over the place of the last click.
+/// Requests the boxes under the pointer, and steps to the next box if the wheel turned over the
+/// place of the last click.
 fn hover(window: &mut Window, response: &Response, fit: &Fit) {
     let point = response.hover_pos().and_then(|at| fit.point_px([at.x, at.y]));
     window.state.hover(point);
@@ -100,7 +102,7 @@ fn hover(window: &mut Window, response: &Response, fit: &Fit) {
     }
 }
 
-/// The box that a click would give.
+/// Draws the box that a click would give.
 fn preview(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx) {
     let [x0, y0, x1, y1] = fit.on_screen(box_px);
     let rect = Rect::from_min_max(Pos2::new(x0, y0), Pos2::new(x1, y1));
@@ -108,8 +110,8 @@ fn preview(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx) {
     ui.painter().rect_stroke(rect, CornerRadius::same(2), stroke, StrokeKind::Middle);
 }
 
-/// Where the photo is, after wheel, pinch and keys have zoomed, a double click has shown all of it again, and a
-/// drag by another button than the first has pulled it.
+/// Applies zoom and pan, and returns the photo's place. Wheel, pinch and keys zoom; a double click
+/// resets; a drag with another button than the primary one pans.
 fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option<Fit> {
     let look = window.state.look.as_ref()?;
     let middle = [room.center().x, room.center().y];
@@ -147,7 +149,7 @@ fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option
     Some(zoom.seen(&whole, room))
 }
 
-/// Makes textures of what came.
+/// Uploads new pictures as textures.
 fn upload(window: &mut Window, ui: &Ui) {
     let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
     if let Some(pixels) = &look.pixels
@@ -163,7 +165,7 @@ fn upload(window: &mut Window, ui: &Ui) {
     }
 }
 
-/// The heat map, or the photo, or until it is there its thumbnail.
+/// Draws the heat map or the photo; until the photo is loaded, its thumbnail.
 fn draw_photo(window: &mut Window, ui: &Ui, fit: &Fit) {
     let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
     let heat_on = look.heat_on && look.located.is_some();
@@ -180,7 +182,7 @@ fn draw_photo(window: &mut Window, ui: &Ui, fit: &Fit) {
     }
 }
 
-/// A few words at a box: below it, or in it where there is no room below.
+/// Draws a few words below a box, or inside it if there is no room below.
 fn tag(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx, text: &str, area: Rect) {
     let [x0, _, x1, y1] = fit.on_screen(box_px);
     let font = egui::FontId::proportional(15.0);
@@ -263,7 +265,7 @@ fn about(window: &mut Window, ui: &mut Ui) {
         }
     }
     ui.horizontal_wrapped(|ui| {
-        if ui.button("Open").on_hover_text("In the system's program for it (O)").clicked() {
+        if ui.button("Open").on_hover_text("With the system's default program (O)").clicked() {
             window.open_outside();
         }
         if ui.button("Show in folder").on_hover_text("R").clicked() {
@@ -317,7 +319,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
         let name = shown(Path::new(path.file_name().unwrap_or_default()));
         ui.colored_label(
             ui.visuals().warn_fg_color,
-            format!("{name} is there, from another program."),
+            format!("{name} already exists, from another program."),
         );
         ui.horizontal_wrapped(|ui| {
             if ui.button("Replace it, keep it as .bak").clicked() {

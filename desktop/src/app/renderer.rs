@@ -1,22 +1,22 @@
-//! What draws the window: a GPU through wgpu, else OpenGL.
+//! Chooses what draws the window: a GPU through wgpu, else OpenGL.
 
 use super::events::Events;
 
-/// Who draws.
+/// The renderer of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Renderer {
-    /// A GPU through Vulkan, Metal or DX12; OpenGL where there is none.
+    /// A GPU through Vulkan, Metal or DX12; OpenGL if there is none.
     #[default]
     Auto,
-    /// Vulkan, Metal or DX12, in software too.
+    /// Vulkan, Metal or DX12, also in software.
     #[cfg(feature = "wgpu")]
     Wgpu,
-    /// OpenGL, in software too.
+    /// OpenGL, also in software.
     Gl,
 }
 
 impl Renderer {
-    /// What to try, best first.
+    /// The renderers to try, best first.
     pub fn attempts(self) -> &'static [eframe::Renderer] {
         match self {
             #[cfg(feature = "wgpu")]
@@ -29,7 +29,7 @@ impl Renderer {
         }
     }
 
-    /// Has wgpu take the adapters that this choice allows.
+    /// Restricts wgpu to the adapters that this choice allows.
     pub fn set(self, options: &mut eframe::NativeOptions) {
         #[cfg(feature = "wgpu")]
         gpu::set(self == Self::Wgpu, options);
@@ -38,7 +38,7 @@ impl Renderer {
     }
 }
 
-/// Tells who draws.
+/// Prints an event that names the renderer.
 pub fn tell(creation: &eframe::CreationContext, events: Events) {
     #[cfg(feature = "wgpu")]
     if let Some(wgpu) = &creation.wgpu_render_state {
@@ -68,7 +68,7 @@ mod gpu {
 
     pub fn set(is_software_right: bool, options: &mut eframe::NativeOptions) {
         let WgpuSetup::CreateNew(setup) = &mut options.wgpu_options.wgpu_setup else { return };
-        // What only has OpenGL is drawn on by OpenGL itself.
+        // A device that only has OpenGL is left to the OpenGL renderer.
         setup.instance_descriptor.backends = Backends::from_env().unwrap_or(Backends::PRIMARY);
         setup.native_adapter_selector = Some(Arc::new(move |adapters, surface| {
             let best = adapters
@@ -82,8 +82,9 @@ mod gpu {
         }));
     }
 
-    /// The GPU that the screen hangs on in most laptops comes first: a grid of thumbnails is little work, and the other
-    /// one is left for the model. Nothing for what shall not draw.
+    /// Preference for drawing, lowest first; `None` if the adapter must not draw. The integrated
+    /// GPU comes first: it drives the screen of most laptops, thumbnails are little work, and the
+    /// other GPU stays free for the model.
     fn rank(adapter: &Adapter, is_software_right: bool) -> Option<u32> {
         match adapter.get_info().device_type {
             DeviceType::IntegratedGpu => Some(0),
@@ -103,15 +104,15 @@ mod gpu {
         }
     }
 
-    /// Ends the program with a clear error when the GPU that draws is lost: egui panics then, and again while that
-    /// unwinds, which aborts. To be called by the thread that draws.
+    /// Ends the program with a clear error when the GPU that draws is lost: egui panics then, and a
+    /// second panic while that unwinds aborts. Must be called by the thread that draws.
     pub fn end_when_lost() {
         let (drawing, usual) = (thread::current().id(), take_hook());
         set_hook(Box::new(move |panic| {
             if thread::current().id() == drawing && is_of(panic, &["egui-wgpu", "wgpu"]) {
                 eprintln!(
-                    "error: the GPU that draws the window was lost\n  hint: start again, where that does not help with \
-                     --renderer gl; what was indexed is in the library"
+                    "error: the GPU that draws the window was lost\n  hint: start again; if that does not help, add \
+                     --renderer gl; indexed photos are in the library"
                 );
                 std::process::exit(1);
             }
@@ -119,10 +120,10 @@ mod gpu {
         }));
     }
 
-    /// Why wgpu does not draw, in words for a person.
+    /// Why wgpu cannot draw, for the user.
     pub fn why(error: &WgpuError) -> String {
         match error {
-            // It lists what each interface said, and without any of them nothing.
+            // Its text lists the answer of each API; without any API it is empty.
             WgpuError::CreateSurfaceError(_) => NO_DRIVER.to_owned(),
             WgpuError::CustomNativeAdapterSelectionError(why) => why.clone(),
             other => other.to_string(),

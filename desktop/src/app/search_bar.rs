@@ -1,4 +1,4 @@
-//! Above the grid: the query, filters, order and cut-off.
+//! The bar above the grid: query, filters, order and cut-off.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use super::window::{Window, search_id};
 use crate::library::Cutoff;
 use crate::names::shown;
 
-/// Width of the fields for dates, in points.
+/// Width of the date fields, in points.
 const DATE_WIDTH: f32 = 122.0;
 
 pub fn search_bar(window: &mut Window, ui: &mut Ui) {
@@ -28,7 +28,7 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
     ui.add_space(2.0);
     ui.horizontal_wrapped(|ui| {
         ui.spacing_mut().slider_width = 96.0;
-        // In a narrow window what does not fit goes to the next row, instead of a letter below the other.
+        // In a narrow window controls wrap to the next row instead of breaking into single letters.
         ui.style_mut().wrap_mode = Some(TextWrapMode::Extend);
         filters(window, ui);
         order(window, ui);
@@ -40,7 +40,7 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
 }
 
 fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
-    // Before the field sees them: they lead to the hits.
+    // Taken before the field sees them: both keys move to the hits.
     let focused = ui.ctx().memory(|memory| memory.has_focus(search_id()));
     let pressed = |key| ui.ctx().input_mut(|input| input.consume_key(Modifiers::NONE, key));
     let leaves = focused && (pressed(Key::Enter) || pressed(Key::ArrowDown));
@@ -120,7 +120,7 @@ fn folder_choice(window: &mut Window, ui: &mut Ui) {
             if ui.selectable_label(state.form.folder.is_none(), "all folders").clicked() {
                 choice = Some(None);
             }
-            // There may be thousands.
+            // Only visible rows are drawn, because there may be thousands of folders.
             let height = ui.text_style_height(&egui::TextStyle::Button)
                 + 2.0 * ui.spacing().button_padding.y;
             ScrollArea::vertical().max_height(280.0).show_rows(
@@ -169,7 +169,7 @@ fn order(window: &mut Window, ui: &mut Ui) {
         let slider = ui.add(slider).labelled_by(label.id);
         ui.label(value);
         if slider.changed() {
-            // Wholly to the left nothing is cut off, whatever comes with the next query.
+            // At the left end there is no cut-off, also for later queries.
             state.set_cutoff(if cutoff <= least { -1.0 } else { cutoff });
         }
         measured_cutoffs(window, ui);
@@ -190,7 +190,7 @@ fn order(window: &mut Window, ui: &mut Ui) {
     }
 }
 
-/// What `mmgem search --calibrate` found out about cut-offs with this model, to choose from.
+/// Offers the cut-offs that `mmgem search --calibrate` measured with this model.
 fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     if state.cutoffs().is_empty() {
@@ -205,7 +205,7 @@ fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
             for Cutoff { kept, min_score, passed } in state.cutoffs() {
                 let (kept, passed) = (100.0 * kept, 100.0 * passed);
                 let says = format!(
-                    "from {min_score:.2}: {kept:.0} % of what fits, {passed:.1} % of the rest"
+                    "from {min_score:.2}: {kept:.0} % of matches, {passed:.1} % of the rest"
                 );
                 if ui.selectable_label(state.cutoff == *min_score, says).clicked() {
                     chosen = Some(*min_score);
@@ -218,7 +218,7 @@ fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
     }
 }
 
-/// A quiet box around what belongs together.
+/// A subtle frame around a group of controls.
 pub fn group(ui: &mut Ui, add: impl FnOnce(&mut Ui)) {
     let visuals = ui.visuals();
     let frame =

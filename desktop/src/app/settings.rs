@@ -1,4 +1,4 @@
-//! What the window remembers, beside the library.
+//! The window's settings, saved beside the library.
 
 use std::path::{Path, PathBuf};
 
@@ -8,32 +8,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{as_text, given};
 
-/// Dark or light.
+/// Colour theme.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Theme {
-    /// As the system says; dark where it says nothing.
+    /// As the system says; dark if it says nothing.
     #[default]
     System,
     Dark,
     Light,
 }
 
-/// Kept from one start to the next.
+/// Settings that persist between starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// Folders that were chosen, to look for changes in.
+    /// Folders to watch for changes.
     pub folders: Vec<PathBuf>,
-    /// Dark or light.
+    /// Colour theme.
     pub theme: Theme,
-    /// Folder of the model; the embedded one without.
+    /// Folder of the model; `None` for the embedded model.
     pub model: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Those beside a library; the usual ones where there are none, or none that can be read: nothing that
-    /// was indexed depends on them.
+    /// Reads the settings of a library. Falls back to the defaults if the file is missing or
+    /// invalid; the index does not depend on them.
     pub fn of(library: &Path) -> Self {
         let bytes = read(&file_of(library)).ok();
         let kept: Self =
@@ -41,7 +41,8 @@ impl Settings {
         kept.with_paths(given)
     }
 
-    /// Writes them. A folder whose name is not UTF-8 is written as its URI: JSON cannot hold it.
+    /// Saves the settings. A folder whose name is not UTF-8 is saved as its URI, because JSON
+    /// cannot hold it.
     ///
     /// # Errors
     /// When the library's folder cannot be written.
@@ -55,7 +56,7 @@ impl Settings {
         Self { folders, model: self.model.map(change), theme: self.theme }
     }
 
-    /// Adds a folder unless it, or one above it, is there already; folders below it go.
+    /// Adds a folder unless it or a parent is present; removes folders below it.
     pub fn add_folder(&mut self, folder: PathBuf) {
         if self.folders.iter().any(|known| folder.starts_with(known)) {
             return;

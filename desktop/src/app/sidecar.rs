@@ -1,7 +1,8 @@
-//! Captions beside photos, as XMP sidecars (`photo.jpg.xmp`), which photo programs read.
+//! Captions as XMP sidecars beside photos (`photo.jpg.xmp`), which photo programs read.
 //!
-//! Only on request, whole or not at all, and never silently over another program's file: what such a file
-//! held is kept as `photo.jpg.xmp.bak`. The photo itself is not touched.
+//! A sidecar is written only on request and atomically. It replaces another program's file only if
+//! the user agrees; the old contents are saved as `photo.jpg.xmp.bak`. The photo itself is not
+//! changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,27 +10,27 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use mmgem_data::files::{FolderError, read, write_atomic};
 
-/// What became of a request to write a sidecar.
+/// The result of a request to write a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// It is there.
+    /// The sidecar was written.
     Done(PathBuf),
-    /// Another program's, or one that was changed, is there; nothing was written.
+    /// A sidecar exists that another program wrote or changed; nothing was written.
     Foreign(PathBuf),
 }
 
-/// Where the sidecar of a photo is.
+/// Path of a photo's sidecar.
 pub fn sidecar_of(photo: &Path) -> PathBuf {
     let mut name = photo.file_name().unwrap_or_default().to_owned();
     name.push(".xmp");
     photo.with_file_name(name)
 }
 
-/// Writes a caption as the sidecar of a photo. One that this program did not write, or that was changed
-/// since, is replaced only if `replace` says so, and kept beside.
+/// Writes a caption as the sidecar of a photo. If another program wrote or changed the existing
+/// sidecar, replaces it only with `replace`, and saves a copy of it.
 ///
 /// # Errors
-/// When the folder cannot be written, or a file that was kept before is in the way.
+/// When the folder cannot be written, or an earlier saved copy is in the way.
 pub fn write_sidecar(photo: &Path, caption: &str, replace: bool) -> Result<Written> {
     let path = sidecar_of(photo);
     match read(&path) {
@@ -47,7 +48,7 @@ pub fn write_sidecar(photo: &Path, caption: &str, replace: bool) -> Result<Writt
     Ok(Written::Done(path))
 }
 
-/// Keeps a copy of another program's sidecar.
+/// Saves a copy of another program's sidecar.
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".bak");
@@ -79,13 +80,13 @@ const TAIL: &str = "</rdf:li>
 
 /// The caption as an XMP packet.
 fn packet(caption: &str) -> String {
-    // XML 1.0 has no way to write control characters.
+    // XML 1.0 cannot represent control characters.
     let clean: String = caption.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let escaped = clean.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     format!("{HEAD}{escaped}{TAIL}")
 }
 
-/// Whether a sidecar is just as this program writes one, whatever its caption is.
+/// Whether this program wrote the sidecar and nothing changed it since, whatever its caption.
 fn is_ours(bytes: &[u8]) -> bool {
     let text = std::str::from_utf8(bytes).ok();
     let caption = text.and_then(|text| text.strip_prefix(HEAD)?.strip_suffix(TAIL));

@@ -1,5 +1,5 @@
-//! What the window shows and what it has asked for, without any drawing: it takes what a person does and
-//! what the threads tell, and asks the threads.
+//! The state of the window, without drawing: takes the user's actions and the threads' messages,
+//! and sends requests to the threads.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::library::{Cutoff, Photo, Ranked};
 use crate::names::{as_text, shown};
 use crate::terminal::json_box;
 
-/// Seconds without a key after which a search is made.
+/// Seconds without input before a search is sent.
 const DEBOUNCE_SECS: f64 = 0.15;
 
 /// The order of hits.
@@ -33,7 +33,7 @@ pub enum Sort {
     Date,
 }
 
-/// Whether the model and the library are there.
+/// State of the model and the library.
 #[derive(Debug)]
 pub enum Model {
     Opening,
@@ -41,61 +41,61 @@ pub enum Model {
     Broken(String),
 }
 
-/// What a person typed and chose above the grid.
+/// The user's input above the grid.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Form {
-    /// The query, in its language.
+    /// The query, in the query syntax.
     pub text: String,
-    /// Dates in the language of `after:` and `before:`; empty where they do not matter.
+    /// Dates in the syntax of `after:` and `before:`; empty for no limit.
     pub after: String,
     pub before: String,
     pub folder: Option<PathBuf>,
     pub by_region: bool,
-    /// What is looked for instead of the text: photos like this one, or with this region.
+    /// Searches for photos like this one, or like this region of it, instead of the text.
     pub like: Option<(PathBuf, Option<BoxPx>)>,
 }
 
-/// The answer to the last search.
+/// The results of the last search.
 #[derive(Debug, Default)]
 pub struct Hits {
-    /// All of them, the best first.
+    /// All hits, the best first.
     all: Vec<Ranked>,
-    /// Files of those that pass the cut-off, in the chosen order.
+    /// Cells: files of the photos that pass the cut-off, in the chosen order.
     shown: Vec<Place>,
-    /// Photos that pass the cut-off.
+    /// Number of photos that pass the cut-off.
     n_kept: usize,
-    /// Groups of which every file is shown.
+    /// Groups whose files are all shown.
     unfolded: HashSet<i64>,
-    /// What they were compared with; without it they have no scores.
+    /// The query's embedding; without it the hits have no scores.
     query: Option<Arc<Query>>,
-    /// Tells this query from the one before.
+    /// Identifies the query.
     pub number: u64,
-    /// They have scores.
+    /// Whether the hits have scores.
     pub scored: bool,
 }
 
 /// A cell of the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
-    /// In [`Hits::all`].
+    /// Index in [`Hits::all`].
     hit: u32,
-    /// Which of the photo's files.
+    /// Index of the file among the photo's paths.
     path: u32,
     more: More,
 }
 
-/// Other files with the same picture as a cell's.
+/// Further files with the same picture as a cell's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
-    /// There are none, or another cell says it.
+    /// None, or another cell shows them.
     Nothing,
-    /// So many are behind this cell.
+    /// This many are folded into this cell.
     Folded(u32),
-    /// They are the cells that follow, when hits are in the order of their scores.
+    /// They have cells of their own, which follow this one if hits are sorted by relevance.
     Unfolded,
 }
 
-/// What a cell shows.
+/// The contents of a cell.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a> {
     pub hit: &'a Ranked,
@@ -104,31 +104,32 @@ pub struct Shown<'a> {
     pub more: More,
 }
 
-/// A photo that is looked at.
+/// The photo that is open.
 #[derive(Debug)]
 pub struct Look {
-    /// Tells news of this photo from news of the one before.
+    /// Identifies this photo in messages, so that late answers about an earlier one are dropped.
     pub number: u64,
-    /// Place among the hits that are shown.
+    /// Index among the shown hits.
     pub at: usize,
     pub content: i64,
     pub path: PathBuf,
     pub size_px: [u32; 2],
     pub pixels: Option<Arc<Rgb>>,
-    /// What is written of the whole photo.
+    /// Caption of the whole photo.
     pub caption: Option<Writing>,
-    /// The box that was dragged or clicked, and what is written of it.
+    /// The box that was dragged or clicked, with its caption.
     pub dragged: Option<(BoxPx, Writing)>,
     /// The boxes that clicks give.
     pub clicks: Clicks,
-    /// What is looked for in the photo.
+    /// Text to find in the photo.
     pub phrase: String,
-    /// A place is asked for and not yet told.
+    /// Whether a request for the place of the text is pending.
     pub locating: bool,
     pub located: Option<Located>,
-    /// The heat map is shown.
+    /// Whether the heat map is shown.
     pub heat_on: bool,
-    /// Another program's sidecar is there; whether to replace it is asked.
+    /// Another program's sidecar, with the caption to write; the user is asked whether to replace
+    /// it.
     pub foreign: Option<(PathBuf, String)>,
     pub problem: Option<String>,
 }
@@ -140,73 +141,73 @@ pub struct Writing {
     pub done: bool,
 }
 
-/// Where a text is in the photo.
+/// The place of a text in the photo.
 #[derive(Debug)]
 pub struct Located {
     pub text: String,
     pub box_px: BoxPx,
     pub score: f32,
     pub heat: Rgb,
-    /// Counts them, so that the drawing knows when there is another.
+    /// Identifies the result, so that the heat map is uploaded once.
     pub number: u64,
 }
 
-/// Indexing, while it goes on and after.
+/// The current or last indexing run.
 #[derive(Debug, Default)]
 pub struct Indexing {
     pub running: bool,
     pub pace: Pace,
     /// Files and folders that could not be read in this run.
     pub problems: Vec<(PathBuf, String)>,
-    /// What is left out although nobody asked for that.
+    /// A message about what the default exclusions left out.
     pub left_out: Option<String>,
 }
 
-/// Everything the window knows.
+/// The window's whole state.
 pub struct State {
     asks: Sender<Ask>,
     pub control: Arc<Control>,
     pub wants: Arc<Wants>,
     events: Events,
     library: PathBuf,
-    /// The model that is open or shall be; the embedded one without.
+    /// Folder of the model that is open or being opened; `None` for the embedded model.
     pub model_folder: Option<PathBuf>,
-    /// It was chosen here and not by `--model`, so it is remembered.
+    /// Whether the user chose the model in the window, not by `--model`, so that it is saved.
     model_chosen: bool,
-    /// Dark or light, by `--theme` or as it is remembered.
+    /// The theme, from `--theme` or the settings.
     pub theme: Theme,
     pub settings: Settings,
 
     pub model: Model,
     pub form: Form,
     pub sort: Sort,
-    /// Least cosine of a hit.
+    /// Minimum cosine of a hit.
     pub cutoff: f32,
     pub hits: Hits,
-    /// Why the last search could not be made.
+    /// Why the last search failed.
     pub complaint: Option<String>,
-    /// What a person should know before trusting the hits.
+    /// Warnings for the user about the query.
     pub doubts: Vec<String>,
-    /// When the search is to be made.
+    /// Time at which the search is due.
     due_secs: Option<f64>,
-    /// An answer is waited for.
+    /// Whether an answer is pending.
     pub searching: bool,
     /// Number of the newest search; answers to older ones are dropped.
     search_number: u64,
-    /// Its text: more may be typed before the answer comes.
+    /// Text of that search; the user may have typed more since.
     searched: String,
-    /// The last number that was given to a search or a look.
+    /// The last number given to a search or a photo.
     number: u64,
 
-    /// Place among the hits that are shown.
+    /// Index among the shown hits.
     pub selected: Option<usize>,
     pub look: Option<Look>,
     pub indexing: Indexing,
-    /// A line for the person, at the bottom.
+    /// A message for the user, at the bottom.
     pub notice: Option<String>,
 }
 
-/// With what the window starts.
+/// Arguments of [`State::new`].
 pub struct Start {
     pub asks: Sender<Ask>,
     pub events: Events,
@@ -216,12 +217,12 @@ pub struct Start {
     /// `--theme`.
     pub theme: Option<Theme>,
     pub settings: Settings,
-    /// Folders to index at once.
+    /// Folders to add and index at once.
     pub folders: Vec<PathBuf>,
 }
 
 impl State {
-    /// Asks for the model first.
+    /// Creates the state and requests the model.
     pub fn new(start: Start) -> Self {
         let mut settings = start.settings;
         start.folders.iter().for_each(|folder| settings.add_folder(absolute(folder)));
@@ -261,7 +262,7 @@ impl State {
     }
 
     fn ask(&self, ask: Ask) {
-        // The thread ends only with the window.
+        // The worker ends only with the window.
         let _ = self.asks.send(ask);
     }
 
@@ -285,14 +286,14 @@ impl State {
         }
     }
 
-    // What a person does above the grid.
+    // The user's actions above the grid.
 
-    /// The form changed; the search is made when nothing more is typed.
+    /// Schedules a search, to be sent when the user stops typing.
     pub fn form_changed(&mut self, now_secs: f64) {
         self.due_secs = Some(now_secs + DEBOUNCE_SECS);
     }
 
-    /// Makes the search that is due, and says how long to wait for one that is not.
+    /// Sends the search if it is due; otherwise returns the seconds until then.
     pub fn tick(&mut self, now_secs: f64) -> Option<f64> {
         let due = self.due_secs?;
         if now_secs < due {
@@ -302,7 +303,7 @@ impl State {
         None
     }
 
-    /// Searches at once.
+    /// Sends the search at once.
     pub fn search(&mut self) {
         self.due_secs = None;
         if self.catalogue().is_none() {
@@ -330,7 +331,7 @@ impl State {
         self.searching = true;
     }
 
-    /// Looks for photos like one, or with something like a region of it.
+    /// Searches for photos like one, or like a region of it.
     pub fn search_like(&mut self, path: PathBuf, box_px: Option<BoxPx>) {
         self.form.text.clear();
         self.form.like = Some((path, box_px));
@@ -349,7 +350,7 @@ impl State {
         self.arrange(self.selected_file());
     }
 
-    /// Shows every file with the picture of a cell, or one for all again.
+    /// Shows every file with the picture of a cell, or only one of them again.
     pub fn unfold(&mut self, at: usize) {
         let Some(group) = self.shown(at).map(|shown| shown.photo.group()) else { return };
         if !self.hits.unfolded.remove(&group) {
@@ -358,7 +359,7 @@ impl State {
         self.arrange(self.selected_file());
     }
 
-    /// Least and greatest score, for the cut-off.
+    /// Lowest and highest score, for the cut-off.
     pub fn score_range(&self) -> Option<(f32, f32)> {
         let (best, worst) = (self.hits.all.first()?, self.hits.all.last()?);
         self.hits.scored.then_some((worst.score, best.score))
@@ -369,12 +370,12 @@ impl State {
         self.hits.shown.len()
     }
 
-    /// Number of photos that are hits, also of those behind a cell of the same picture.
+    /// Number of photos that are hits, including those folded into a cell.
     pub fn n_hits(&self) -> usize {
         self.hits.n_kept
     }
 
-    /// What a cell shows.
+    /// The contents of a cell.
     pub fn shown(&self, at: usize) -> Option<Shown<'_>> {
         let Place { hit, path, more } = *self.hits.shown.get(at)?;
         let hit = &self.hits.all[hit as usize];
@@ -383,12 +384,12 @@ impl State {
         Some(Shown { hit, photo, path, more })
     }
 
-    /// The file that is selected, and its photo.
+    /// The selected file and its photo.
     fn selected_file(&self) -> Option<(i64, PathBuf)> {
         self.shown(self.selected?).map(|shown| (shown.hit.content, shown.path.to_owned()))
     }
 
-    /// Applies cut-off and order, folds groups, and puts the selection on its file.
+    /// Applies cut-off and order, folds groups, and moves the selection with its file.
     fn arrange(&mut self, selected: Option<(i64, PathBuf)>) {
         let looked_at = self.look.as_ref().map(|look| (look.content, look.path.clone()));
         let (scored, cutoff) = (self.hits.scored, self.cutoff);
@@ -420,7 +421,8 @@ impl State {
         }
     }
 
-    /// The cells of hits: one for each group of files with the same picture, or one for each file of it.
+    /// The cells of hits: one per group of files with the same picture, or one per file if the
+    /// group is unfolded.
     fn folded(&self, kept: &[u32]) -> Vec<Place> {
         let mut shown: Vec<Place> = Vec::with_capacity(kept.len());
         let mut groups: HashMap<i64, usize> = HashMap::new();
@@ -450,9 +452,9 @@ impl State {
         shown
     }
 
-    // What a person does with a photo.
+    // The user's actions on a photo.
 
-    /// Looks at a hit.
+    /// Opens a hit.
     pub fn open(&mut self, at: usize) {
         let Some(Shown { hit, photo, path, .. }) = self.shown(at) else { return };
         let (content, path, size_px) = (hit.content, path.to_owned(), photo.size_px);
@@ -478,7 +480,7 @@ impl State {
         });
     }
 
-    /// Looks at the photo before or after.
+    /// Opens the next or previous photo.
     pub fn turn(&mut self, forward: bool) {
         let Some(look) = &self.look else { return };
         let at = if forward { look.at.checked_add(1) } else { look.at.checked_sub(1) };
@@ -487,12 +489,12 @@ impl State {
         }
     }
 
-    /// Back to the grid.
+    /// Returns to the grid.
     pub fn close(&mut self) {
         self.look = None;
     }
 
-    /// A box was dragged: what is in it?
+    /// The user dragged a box: captions it.
     pub fn drag(&mut self, box_px: BoxPx) {
         if let Some(look) = &mut self.look {
             look.clicks.forget();
@@ -500,14 +502,14 @@ impl State {
         self.describe(box_px);
     }
 
-    /// The pointer is over this point, or beside the photo.
+    /// The pointer moved to this point, or off the photo.
     pub fn hover(&mut self, point: Option<PointPx>) {
         let Some(look) = &mut self.look else { return };
         look.clicks.hover(point);
         self.ask_for_boxes();
     }
 
-    /// A thing was clicked: which box is around it, and what is in that?
+    /// The user clicked a point: shows the next box, or requests boxes, and captions the box.
     pub fn click(&mut self, point: PointPx, reach_px: f32) {
         let Some(look) = &mut self.look else { return };
         if look.clicks.is_step(point, reach_px) {
@@ -519,7 +521,7 @@ impl State {
         }
     }
 
-    /// The next box at the place of the last click, or the one before.
+    /// Steps through the boxes at the place of the last click.
     pub fn step(&mut self, by: isize) {
         if let Some(box_px) = self.look.as_mut().and_then(|look| look.clicks.step(by)) {
             self.describe(box_px);
@@ -549,7 +551,7 @@ impl State {
         }
     }
 
-    /// What is on the whole photo?
+    /// Requests a caption of the whole photo.
     pub fn caption_whole(&mut self) {
         let Some(look) = &mut self.look else { return };
         if look.caption.is_none() {
@@ -560,7 +562,7 @@ impl State {
         }
     }
 
-    /// Where is the phrase?
+    /// Requests the place of the phrase in the photo.
     pub fn locate(&mut self) {
         let Some(look) = &mut self.look else { return };
         let text = look.phrase.trim().to_owned();
@@ -571,7 +573,7 @@ impl State {
         }
     }
 
-    /// Writes the caption of the whole photo beside it.
+    /// Requests a sidecar with the caption of the whole photo.
     pub fn write_sidecar(&mut self, replace: bool) {
         let Some(look) = &mut self.look else { return };
         let caption = match (&look.foreign, &look.caption) {
@@ -584,7 +586,7 @@ impl State {
         self.ask(Ask::Sidecar { photo, caption, replace });
     }
 
-    /// The photo that is looked at, or that is selected.
+    /// The photo that is open, or else selected.
     pub fn current_path(&self) -> Option<&Path> {
         match &self.look {
             Some(look) => Some(&look.path),
@@ -594,12 +596,13 @@ impl State {
 
     // Folders and the model.
 
-    /// Adds a folder and indexes all, if there is one: the thread looks, because that may take its time.
+    /// Adds a folder, if it exists, and indexes all folders. The worker checks the path, because
+    /// that may be slow.
     pub fn add_folder(&mut self, folder: PathBuf) {
         self.ask(Ask::Given { path: folder, dropped: false });
     }
 
-    /// Adds a folder that was dropped on the window, or looks for photos like the one that was.
+    /// Handles a path dropped on the window: adds a folder, or searches for photos like a photo.
     pub fn drop_path(&mut self, path: PathBuf) {
         self.ask(Ask::Given { path, dropped: true });
     }
@@ -612,20 +615,20 @@ impl State {
                 self.index();
             }
             Given::File if dropped => self.search_like(path, None),
-            Given::File => self.notice = Some(format!("This is no folder: {}", shown(&path))),
+            Given::File => self.notice = Some(format!("This is not a folder: {}", shown(&path))),
             Given::Nothing => {
                 self.notice = Some(format!("There is no such folder: {}", shown(&path)))
             }
         }
     }
 
-    /// Does not look for changes there any more; what is indexed stays.
+    /// Removes a folder from the watched ones; its photos stay in the library.
     pub fn forget_folder(&mut self, at: usize) {
         self.settings.folders.remove(at);
         self.remember();
     }
 
-    /// Looks for what is new in all folders.
+    /// Indexes new and changed photos of all folders.
     pub fn index(&mut self) {
         if self.catalogue().is_some() && !self.settings.folders.is_empty() {
             self.indexing = Indexing { running: true, ..Indexing::default() };
@@ -642,7 +645,7 @@ impl State {
         }
     }
 
-    /// Opens another model, or the embedded one.
+    /// Opens another model, or the embedded one if `None`.
     pub fn open_model(&mut self, folder: Option<PathBuf>) {
         self.control.stop();
         (self.model, self.look, self.hits) = (Model::Opening, None, Hits::default());
@@ -664,9 +667,9 @@ impl State {
         }
     }
 
-    // What the threads tell.
+    // Messages from the threads.
 
-    /// Takes news; cells are the drawing's affair.
+    /// Handles a message. `News::Cell` is handled by the window.
     pub fn take(&mut self, news: News, now_secs: f64) {
         match news {
             News::Ready(ready) => self.opened(ready),
@@ -677,7 +680,7 @@ impl State {
             News::Catalogue(catalogue) => {
                 if let Model::Open(ready) = &mut self.model {
                     ready.catalogue = catalogue;
-                    // The same search finds more; a person sees that it grows.
+                    // Repeats the search, so that the user sees new photos during indexing.
                     self.search();
                 }
             }
@@ -730,7 +733,8 @@ impl State {
 
     fn found(&mut self, number: u64, hits: Vec<Ranked>, query: Option<Arc<Query>>) {
         (self.searching, self.complaint) = (false, None);
-        // The worker keeps the vector of a query that is asked again, as it is while the library grows.
+        // A repeated query keeps its embedding, which the worker caches. So pointer equality
+        // identifies it.
         let is_same = match (&query, &self.hits.query) {
             (Some(new), Some(old)) => Arc::ptr_eq(new, old),
             (new, old) => new.is_none() && old.is_none(),
@@ -839,7 +843,7 @@ impl State {
             News::Failed { number, why } if number == look.number => {
                 look.locating = false;
                 look.clicks.fail();
-                // What waits for a caption waits in vain.
+                // No caption will arrive for these requests.
                 look.caption.take_if(|writing| !writing.done);
                 look.dragged.take_if(|(_, writing)| !writing.done);
                 self.events.tell("failed", &[("why", why.as_str().into())]);
@@ -850,7 +854,7 @@ impl State {
     }
 }
 
-/// A path that still means the same in another working folder.
+/// The canonical path, which does not depend on the working folder; `folder` itself if missing.
 pub fn absolute(folder: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
 }

@@ -1,11 +1,11 @@
-//! How the window looks, dark and light.
+//! Dark and light style of the window.
 
 use eframe::egui;
 use egui::{
     Color32, Context, CornerRadius, FontFamily, FontId, Stroke, Style, TextStyle, Theme, Visuals,
 };
 
-/// Sets both themes; which one is shown is chosen elsewhere.
+/// Sets both themes; the window chooses which one is shown.
 pub fn set(ctx: &Context) {
     for theme in [Theme::Dark, Theme::Light] {
         ctx.style_mut_of(theme, |style| apply(style, theme));

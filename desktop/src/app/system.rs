@@ -1,4 +1,4 @@
-//! What the window asks of the system: to open a photo, and to show it in its folder.
+//! Opens photos in other programs and shows them in their folder.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,17 +6,17 @@ use std::thread;
 
 use crate::library::as_programs_take_it;
 
-/// Opens a photo with the system's program for it.
+/// Opens a photo with the system's default program.
 ///
 /// # Errors
-/// When none could be started.
+/// When no program could be started.
 pub fn open_photo(path: &Path) -> Result<(), String> {
     open::that_detached(as_programs_take_it(path))
         .map_err(|error| format!("No program could be started for it: {error}"))
 }
 
-/// Shows a photo in its folder, selected where the system can do that. Whatever starts takes its time, so
-/// nobody waits for it.
+/// Shows a photo in its folder, selected if the system supports that. Runs on its own thread,
+/// because starting a program is slow.
 pub fn reveal(path: &Path) {
     let path = as_programs_take_it(path);
     thread::spawn(move || {
@@ -36,11 +36,11 @@ fn select_in_folder(path: &Path) -> bool {
 #[cfg(windows)]
 fn select_in_folder(path: &Path) -> bool {
     use std::os::windows::process::CommandExt;
-    // Explorer wants the quotes around the path alone, where `arg` puts them around all of it.
+    // Explorer needs quotes around the path alone, but `arg` would quote the whole argument.
     let mut select = std::ffi::OsString::from("/select,\"");
     select.push(path);
     select.push("\"");
-    // Its exit code says nothing.
+    // Its exit code does not report success.
     Command::new("explorer").raw_arg(select).spawn().is_ok()
 }
 

@@ -1,4 +1,4 @@
-//! The window without a screen: what is drawn, what is asked of the threads, and what keys do.
+//! The window without a screen: drawing, requests to the threads, and keys.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use super::window::Window;
 use super::worker::given;
 use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 
-/// The window, and the other ends of what leads to its threads.
+/// The window and the other ends of its channels.
 struct Desk {
     harness: Harness<'static, Window>,
     asked: Receiver<Ask>,
@@ -82,7 +82,7 @@ impl Desk {
         desk
     }
 
-    /// With so many photos, none of which was searched for yet.
+    /// A window with `n_photos` photos and no search yet.
     fn with_photos(n_photos: i64) -> Self {
         let mut desk = Self::new();
         desk.tell(ready(n_photos));
@@ -98,12 +98,12 @@ impl Desk {
         self.harness.run_steps(2);
     }
 
-    /// What was asked, without the boxes that every move of the pointer asks for.
+    /// The requests, without those for boxes that every move of the pointer sends.
     fn asks(&self) -> Vec<Ask> {
         self.asked.try_iter().filter(|ask| !matches!(ask, Ask::Boxes { .. })).collect()
     }
 
-    /// The one place whose boxes were asked for, and nothing else.
+    /// The only request: boxes at one place.
     #[track_caller]
     fn boxes_asked(&self) -> (u64, [f32; 2]) {
         let asks: Vec<Ask> = self.asked.try_iter().collect();
@@ -111,7 +111,7 @@ impl Desk {
         (*number, *point_px)
     }
 
-    /// The one box whose caption was asked for.
+    /// The only request: a caption of one box.
     #[track_caller]
     fn described(&self) -> BoxPx {
         let asks = self.asks();
@@ -130,7 +130,7 @@ impl Desk {
         self.harness.run_steps(2);
     }
 
-    /// Answers what is asked about paths, as the thread does; what else is asked.
+    /// Answers requests about paths as the worker does; returns the requests that follow.
     fn answer_paths(&mut self) -> Vec<Ask> {
         let (paths, others): (Vec<Ask>, Vec<Ask>) =
             self.asks().into_iter().partition(|ask| matches!(ask, Ask::Given { .. }));
@@ -143,7 +143,7 @@ impl Desk {
         self.asks()
     }
 
-    /// The one search that was asked for.
+    /// The only request: a search.
     #[track_caller]
     fn search(&self) -> Search {
         match self.asks().as_slice() {
@@ -187,7 +187,7 @@ impl Desk {
         cells.into_iter().map(|(_, _, name)| name).collect()
     }
 
-    /// Looks at the first of two hits.
+    /// A window that shows the first of two hits.
     fn looking() -> Self {
         let mut desk = Self::with_photos(5);
         desk.type_query("dog", vec![ranked(3, 0.5), ranked(1, 0.4)]);
@@ -306,7 +306,7 @@ fn hits_appear_in_order_after_a_query_is_typed() {
     assert_eq!(desk.cells(), ["photo 4.jpg", "photo 2.jpg", "photo 0.jpg"]);
     desk.harness.get_by_label("Measured cut-offs").click();
     desk.harness.run_steps(3);
-    desk.harness.get_by_label("from 0.30: 90 % of what fits, 2.0 % of the rest").click();
+    desk.harness.get_by_label("from 0.30: 90 % of matches, 2.0 % of the rest").click();
     desk.harness.run_steps(3);
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 0.jpg"]);
 }
@@ -316,7 +316,7 @@ fn a_group_of_files_is_one_cell_with_a_count_that_opens() {
     let mut desk = Desk::new();
     let News::Ready(ready) = ready(4) else { unreachable!("made above") };
     let mut catalogue = Arc::into_inner(catalogue(4)).expect("not shared");
-    // 0 and 2 are one picture; of 0 there is a copy.
+    // 0 and 2 are the same picture; 0 has a copy.
     for (content, photo) in &mut catalogue.photos {
         photo.family = Some(if [0, 2].contains(content) { 1 } else { 10 + content });
     }
@@ -414,7 +414,7 @@ fn a_cell_is_selected_by_a_click_opened_by_two_and_has_a_menu() {
     desk.harness.get_by_label("Find similar photos").click();
     desk.harness.run_steps(2);
     assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: None });
-    // Two clicks in one frame: those of the harness are half a second apart.
+    // Two clicks in one frame; clicks of the harness are half a second apart.
     let pos = desk.harness.get_by_label("photo 1.jpg").rect().center();
     desk.harness.hover_at(pos);
     desk.harness.run_steps(2);
@@ -476,7 +476,7 @@ fn what_is_typed_right_after_a_slash_is_not_lost() {
         repeat: false,
         modifiers: Modifiers::NONE,
     };
-    // All in one frame, as when frames are slow.
+    // All in one frame, as in a slow frame.
     desk.state().selected = Some(0);
     let events = [
         key(Key::Slash),
@@ -612,7 +612,7 @@ fn a_photo_is_zoomed_into_where_the_pointer_is_and_seen_whole_after_a_double_cli
         let [Ask::Caption { box_px: Some([x0, y0, x1, y1]), .. }] = asks.as_slice() else {
             panic!("{asks:?}")
         };
-        // In whole pixels, so the middle is not quite in the middle.
+        // Rounded to whole pixels, so not exactly the middle.
         assert!((x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0, "{asks:?}");
         x1 - x0
     };
@@ -738,7 +738,7 @@ fn of_100000_photos_only_the_visible_are_laid_out_and_a_frame_is_short() {
     assert_eq!(last.last().map(String::as_str), Some("photo 0.jpg"));
     assert!(last.len() <= 42);
     desk.press(Key::Home);
-    // A notch of a wheel each, over the grid.
+    // One wheel notch each, over the grid.
     desk.harness.hover_at(Pos2::new(500.0, 400.0));
     desk.harness.run_steps(2);
     let mut frames_ms: Vec<f64> = (0..300)
@@ -762,6 +762,6 @@ fn of_100000_photos_only_the_visible_are_laid_out_and_a_frame_is_short() {
     eprintln!(
         "100,000 photos: {n_cells} cells, a frame {median:.2} ms, 1 % take more than {slow:.2} ms"
     );
-    // A busy machine may take many times as long; laying out 100,000 cells would take seconds.
+    // A busy machine may take many times as long; laying out all 100,000 cells would take seconds.
     assert!(median < 100.0, "{median} ms");
 }

@@ -1,5 +1,4 @@
-//! What the cells of the grid show: thumbnails and best boxes, read by a thread of their own, of those cells
-//! only that are seen at the moment.
+//! Reads thumbnails and best boxes for the visible cells of the grid, on a thread of its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,10 +13,11 @@ use mmgem_core::index::Query;
 use super::messages::{Cell, News, Post};
 use crate::library::Library;
 
-/// Cells that are read before the window has taken them: with more, those would wait that are seen no more.
+/// Cells read ahead of the window. A larger number would delay visible cells behind cells that
+/// scrolled away.
 const MOST_AHEAD: usize = 32;
 
-/// A cell that lacks something.
+/// A cell with a missing thumbnail or box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lack {
     pub content: i64,
@@ -25,7 +25,7 @@ pub struct Lack {
     pub best_box: bool,
 }
 
-/// Which library the cells are of.
+/// The library of the cells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     pub library: PathBuf,
@@ -33,7 +33,7 @@ pub struct Source {
     pub dim: usize,
 }
 
-/// What is wanted: written by the window in every frame, read by the thread.
+/// The missing cells: the window writes them in every frame, the thread reads them.
 #[derive(Debug, Default)]
 pub struct Wants {
     now: Mutex<Now>,
@@ -43,12 +43,12 @@ pub struct Wants {
 #[derive(Debug, Default)]
 struct Now {
     source: Option<Source>,
-    /// The first to be read comes last.
+    /// In reverse order: the last is read first.
     lacks: Vec<Lack>,
     query: Option<Arc<Query>>,
-    /// Number of the search that boxes are of.
+    /// Number of the search that the boxes belong to.
     number: u64,
-    /// Cells that were read and not yet taken.
+    /// Cells that were read and not yet taken by the window.
     n_ahead: usize,
     closed: bool,
 }
@@ -58,26 +58,26 @@ impl Wants {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads from this library from now on.
+    /// Sets the library to read from.
     pub fn open(&self, source: Source) {
         let mut now = self.lock();
         (now.source, now.lacks) = (Some(source), Vec::new());
     }
 
-    /// Boxes are those that fit this query best.
+    /// Sets the query that the best boxes must fit.
     pub fn compare(&self, number: u64, query: Option<Arc<Query>>) {
         let mut now = self.lock();
         (now.number, now.query, now.lacks) = (number, query, Vec::new());
     }
 
-    /// Replaces what is wanted; what was wanted before and is seen no more is not read.
+    /// Replaces the requested cells; cells that are no longer visible are not read.
     pub fn want(&self, mut lacks: Vec<Lack>) {
         lacks.reverse();
         self.lock().lacks = lacks;
         self.changed.notify_one();
     }
 
-    /// The window has made use of a cell.
+    /// The window has taken a cell.
     pub fn taken(&self) {
         let mut now = self.lock();
         now.n_ahead = now.n_ahead.saturating_sub(1);
@@ -89,7 +89,7 @@ impl Wants {
         self.changed.notify_one();
     }
 
-    /// The next cell to read, of which library and with which query; nothing when it is over.
+    /// The next cell to read, with its library, search number and query; `None` once closed.
     fn next(&self) -> Option<(Source, Lack, u64, Option<Arc<Query>>)> {
         let mut now = self.lock();
         loop {
@@ -128,7 +128,8 @@ pub fn start(wants: Arc<Wants>, post: Post) {
     thread::Builder::new().name("thumbnails".into()).spawn(run).expect("a thread can be started");
 }
 
-/// A photo that is gone meanwhile gives a grey pixel: its cell goes with the next search.
+/// Reads a cell. A photo that was removed meanwhile gives a grey pixel; the next search drops its
+/// cell.
 fn read_cell(library: &Library, lack: Lack, number: u64, query: Option<&Query>) -> Cell {
     let thumbnail =
         || -> Result<Rgb> { Ok(decode(&library.thumbnail(lack.content)?, Default::default())?) };
@@ -144,7 +145,7 @@ fn read_cell(library: &Library, lack: Lack, number: u64, query: Option<&Query>) 
     }
 }
 
-/// Keeps what was used last.
+/// A cache that drops the least recently used values.
 #[derive(Debug)]
 pub struct Lru<K, V> {
     values: HashMap<K, (V, u64)>,
@@ -153,12 +154,12 @@ pub struct Lru<K, V> {
 }
 
 impl<K: Copy + Eq + Hash, V> Lru<K, V> {
-    /// With room for so many.
+    /// An empty cache for `room` values.
     pub fn new(room: usize) -> Self {
         Self { values: HashMap::new(), room, clock: 0 }
     }
 
-    /// A value, which counts as used now.
+    /// A value; counts as a use.
     pub fn get(&mut self, key: K) -> Option<&V> {
         self.clock += 1;
         let (value, used) = self.values.get_mut(&key)?;
@@ -170,8 +171,8 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         self.values.contains_key(&key)
     }
 
-    /// Adds a value. When there is no room, the quarter that was not used for longest goes: so the search
-    /// for it is made seldom.
+    /// Adds a value. If the cache is full, drops the least recently used quarter, so that the
+    /// search for old values is rare.
     pub fn insert(&mut self, key: K, value: V) {
         self.clock += 1;
         self.values.insert(key, (value, self.clock));

@@ -1,17 +1,17 @@
-//! A GPU's programs are made when they are first used, which makes first answers slow. So the model is asked a little of
-//! everything while nobody waits, in the order in which people ask.
+//! Warms up a GPU. A GPU compiles its kernels at their first use, which makes first answers slow.
+//! So the idle worker runs each operation of the model once, in the order in which users need them.
 
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::Rgb;
 use mmgem_core::session::{EncodedImage, Part, Session, SessionError};
 use pollster::block_on;
 
-/// Of the grey picture that is looked at; the model sees every picture in one size.
+/// Side of the grey test picture, in pixels; the model scales every picture to one size.
 const SIDE: u32 = 8;
-/// The first token reads the picture, the second goes on from it: they have programs of their own.
+/// The first token reads the picture, the second continues from it: they use different kernels.
 const TWO_TOKENS: Decoding = Decoding { max_tokens: 2, beam: 1, length_penalty: 1.0 };
 
-/// What was asked already.
+/// The progress of the warm-up.
 #[derive(Default)]
 pub struct WarmUp {
     n_asked: usize,
@@ -20,7 +20,8 @@ pub struct WarmUp {
 }
 
 impl WarmUp {
-    /// Asks one more thing, which whoever comes meanwhile has to wait for; false when there was nothing left.
+    /// Runs the next operation; a request that arrives meanwhile waits for it. Returns `false` once
+    /// all are done.
     pub fn ask_one(&mut self, session: &Session) -> Result<bool, SessionError> {
         let image = |kept: &mut Option<EncodedImage>| {
             let grey = || Rgb::from_raw(SIDE, SIDE, vec![128; 3 * (SIDE * SIDE) as usize]);

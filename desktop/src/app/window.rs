@@ -1,4 +1,4 @@
-//! The window: it hands what a person does to the state, and draws what the state holds.
+//! The window: passes the user's actions to the state and draws the state.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
@@ -23,57 +23,57 @@ use super::system;
 use super::thumbnails::Lru;
 use crate::names::as_text;
 
-/// Thumbnails that are kept as textures: 256 × 192 pixels each take 0.2 MB.
+/// Thumbnails cached as textures: at 256 × 192 pixels each takes 0.2 MB.
 const TEXTURES: usize = 800;
-/// Thumbnails that become textures in one frame, so that it is short.
+/// Thumbnails uploaded per frame, so that a frame stays short.
 const TEXTURES_A_FRAME: usize = 24;
-/// A key zooms into a photo by this factor.
+/// Zoom factor of a key.
 const ZOOM_BY_KEY: f32 = 1.25;
 
-/// The window with what only drawing needs.
+/// The window: its state and the data that only drawing needs.
 pub struct Window {
     pub state: State,
     news: Receiver<News>,
-    /// Read, not yet textures.
+    /// Cells that were read but are not textures yet.
     pub cells: VecDeque<Cell>,
     pub pictures: Pictures,
-    /// The folder that is typed, and the model's.
+    /// Texts in the fields for a folder to add and for the model's folder.
     pub folder_text: String,
     pub model_text: String,
     pub library_open: bool,
-    /// Least width of a cell, in points.
+    /// Minimum width of a cell, in points.
     pub cell_side: f32,
     pub scroll: Scroll,
-    /// Where a drag on the photo began, in points of the screen.
+    /// Start of a drag on the photo, in points of the screen.
     pub drag_from: Option<[f32; 2]>,
     pub zoom: PhotoZoom,
-    /// How far the wheel has turned over a clicked place since the last step, in points.
+    /// Wheel movement over a clicked place since the last step, in points.
     pub turned: f32,
-    /// What had the focus at the end of the last frame: Escape takes it away before we see the key.
+    /// The focus at the end of the last frame: Escape removes it before this code sees the key.
     focused: Option<egui::Id>,
     theme: Option<Theme>,
 }
 
-/// How far down the grid is.
+/// Scroll position of the grid.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scroll {
     pub top: f64,
-    /// Of what was visible in the last frame, in points.
+    /// Height of the visible part in the last frame, in points.
     pub height: f64,
     pub n_columns: usize,
     /// Scroll to the selected cell in this frame.
     pub to_selected: bool,
-    /// Scroll there in this frame.
+    /// Scroll to this position in this frame.
     pub to: Option<f64>,
 }
 
-/// How far into a photo one has zoomed.
+/// Zoom into the open photo.
 #[derive(Clone, Copy, Debug)]
 pub struct PhotoZoom {
-    /// The number of its look.
+    /// The number of its [`Look`](super::state::Look).
     pub of: u64,
     pub zoom: Zoom,
-    /// What a key asks for in this frame, as a factor.
+    /// Zoom factor that a key requests in this frame.
     pub next: f32,
 }
 
@@ -83,14 +83,14 @@ impl Default for PhotoZoom {
     }
 }
 
-/// Textures, and boxes of hits.
+/// Textures, and best boxes of hits.
 pub struct Pictures {
     pub thumbnails: Lru<i64, TextureHandle>,
-    /// Best boxes of the photos for the search of this number.
+    /// Number of the search, and best boxes of its photos.
     pub boxes: (u64, HashMap<i64, Option<BoxPx>>),
-    /// The photo that is looked at, by the number of the look.
+    /// The open photo, with the number of its look.
     pub photo: Option<(u64, TextureHandle)>,
-    /// Its heat map, by the numbers of look and map.
+    /// Its heat map, with the numbers of look and map.
     pub heat: Option<((u64, u64), TextureHandle)>,
 }
 
@@ -120,7 +120,7 @@ impl Window {
         }
     }
 
-    /// One frame.
+    /// Draws one frame.
     pub fn show(&mut self, ui: &mut Ui) {
         let ctx = ui.ctx().clone();
         if self.theme != Some(self.state.theme) {
@@ -170,7 +170,7 @@ impl Window {
             match news {
                 News::Cell(cell) => self.cells.push_back(cell),
                 News::Ready(_) => {
-                    // Rows of another library mean other photos.
+                    // Rows of another library stand for other photos.
                     self.pictures.thumbnails.clear();
                     self.state.take(news, now_secs);
                 }
@@ -200,7 +200,7 @@ impl Window {
         }
     }
 
-    /// Folders that are dropped on the window are indexed; others like a photo are looked for.
+    /// Passes dropped paths to the state.
     fn dropped(&mut self, ctx: &egui::Context) {
         let dropped: Vec<PathBuf> = ctx.input(|input| {
             input.raw.dropped_files.iter().map(|file| file.path().to_owned()).collect()
@@ -208,7 +208,7 @@ impl Window {
         dropped.into_iter().for_each(|path| self.state.drop_path(path));
     }
 
-    /// Keys that mean the same wherever one is, unless somebody types.
+    /// Handles the keys that work anywhere, unless the user types into a field.
     fn keys(&mut self, ctx: &egui::Context) {
         let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
         if pressed(Key::Escape) {
@@ -226,7 +226,7 @@ impl Window {
             ctx.copy_text(as_text(path));
             self.state.notice = Some("The path is copied".into());
         }
-        // Whatever has the focus uses arrows and Enter itself.
+        // A focused control uses arrows and Enter itself.
         if ctx.egui_wants_keyboard_input() || ctx.any_popup_open() {
             return;
         }
@@ -341,7 +341,7 @@ impl Window {
         }
     }
 
-    /// Looks for what is in the dragged box, or for the whole photo.
+    /// Searches for photos like the dragged box, or like the whole photo.
     pub fn similar(&mut self) {
         if let Some(look) = &self.state.look {
             let box_px = look.dragged.as_ref().map(|(box_px, _)| *box_px);
@@ -379,8 +379,9 @@ impl eframe::App for Window {
     }
 }
 
-/// Gives a field the focus by a key, which itself shall not be typed. What else was typed in this frame,
-/// slow as it may be, goes to the field: so no other key of it may mean anything.
+/// Focuses a field by a key, without typing the key itself. Other text of this frame, which may be
+/// long in a slow frame, goes to the field. So the caller must not handle further keys of this
+/// frame.
 fn type_into(ctx: &egui::Context, field: egui::Id, key: &str) {
     ctx.input_mut(|input| {
         let is_key = |event: &egui::Event| matches!(event, egui::Event::Text(text) if text == key);
@@ -391,12 +392,12 @@ fn type_into(ctx: &egui::Context, field: egui::Id, key: &str) {
     ctx.memory_mut(|memory| memory.request_focus(field));
 }
 
-/// The field for the query.
+/// Id of the query field.
 pub fn search_id() -> egui::Id {
     egui::Id::unique("query")
 }
 
-/// The field for a text that is looked for in a photo.
+/// Id of the field for a text to find in a photo.
 pub fn phrase_id() -> egui::Id {
     egui::Id::unique("phrase")
 }
@@ -406,7 +407,7 @@ pub fn texture(ctx: &egui::Context, name: &str, pixels: &Rgb) -> TextureHandle {
     ctx.load_texture(name, ColorImage::from_rgb(size, pixels.as_raw()), TextureOptions::LINEAR)
 }
 
-/// Says that a folder may be dropped while one hovers.
+/// Shows a hint while the user drags a file over the window.
 fn hovering(ctx: &egui::Context) {
     if ctx.input(|input| input.raw.hovered_files.is_empty()) {
         return;

@@ -1,5 +1,5 @@
-//! The thread that has the model and the library: it searches, describes and locates, one request after
-//! the other, and starts the thread that indexes.
+//! The worker: the thread that has the model and the library. It searches, captions and locates,
+//! one request after the other, and starts the indexing thread.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,16 +31,17 @@ use crate::names::shown;
 use crate::photos::decode_photo;
 use crate::query::{Query, Term, What, embed_text};
 
-/// A photo is shown with at least this many pixels on both sides, where it has them ...
+/// Minimum size of a shown photo on both sides, if the file has it.
 const LEAST_SIDE: u32 = 1024;
-/// ... and at most so many on its longer one: every GPU takes a texture of that size.
+/// Maximum of its longer side: every GPU supports a texture of that size.
 const MOST_SIDE: u32 = 2048;
-/// The catalogue is read again while the library grows, but takes at most this share of the time.
+/// While the library grows, the catalogue is read again. The pause before is at least this many
+/// times the duration of the last read.
 const CATALOGUE_SHARE: u32 = 5;
-/// And no more often than this.
+/// Minimum pause between reads of the catalogue.
 const CATALOGUE_EVERY: Duration = Duration::from_millis(700);
 
-/// Starts the thread. `own` leads to `asks`, for the thread that indexes.
+/// Starts the worker. `own` is a sender for `asks`, for the indexing thread.
 pub fn start(
     globals: Globals,
     library: PathBuf,
@@ -78,19 +79,19 @@ struct Worker {
     opened: Option<Opened>,
     asks: Receiver<Ask>,
     own: Sender<Ask>,
-    /// Asked, not yet answered.
+    /// Requests received but not answered.
     waiting: VecDeque<Ask>,
     post: Post,
     control: Arc<Control>,
     indexing: Option<thread::JoinHandle<()>>,
-    /// Folders to index when the thread that indexes has ended.
+    /// Folders to index once the indexing thread has ended.
     index_next: Option<Vec<PathBuf>>,
     photo: Option<LookedAt>,
-    /// The last query and its vector: the same is asked again as the library grows.
+    /// The last query and its embedding, because a repeated search has the same query.
     embedded: Option<(Vec<Term>, Option<BoxPx>, Arc<index::Query>)>,
-    /// Of the open model.
+    /// Text embeddings of the open model.
     texts: TextsInMemory,
-    /// When the catalogue is to be read again.
+    /// When to read the catalogue again.
     catalogue_due: Option<Instant>,
     catalogue_took: Duration,
 }
@@ -100,15 +101,15 @@ struct Opened {
     library: Library,
     catalogue: Arc<Catalogue>,
     cutoffs: Vec<Cutoff>,
-    /// Nothing where all was asked, and on the CPU.
+    /// `None` on the CPU and once the warm-up is done.
     warm_up: Option<WarmUp>,
 }
 
-/// The photo that is looked at.
+/// The photo that is open.
 struct LookedAt {
     pixels: Arc<Rgb>,
     input: Preprocessed,
-    /// From the pixels that are shown to the model's input.
+    /// From the shown pixels to the model's input.
     map: BoxMap,
     encoded: Option<EncodedImage>,
 }
@@ -125,7 +126,7 @@ impl Worker {
                 _ => 0,
             };
             let is_search = matches!(ask, Ask::Search(_));
-            // A panic of a device or a decoder must not leave the window waiting for ever.
+            // A panic of a device or decoder must not leave the window waiting.
             let done = catch_unwind(AssertUnwindSafe(|| {
                 self.answer(ask.clone()).or_else(|error| self.answer_on_the_cpu(error, ask))
             }));
@@ -143,7 +144,8 @@ impl Worker {
         }
     }
 
-    /// The next request; what a newer one makes pointless is left out. Nothing when the window is gone.
+    /// The next request; skips requests that a newer one replaces. `None` once the window is
+    /// closed.
     fn next(&mut self) -> Option<Ask> {
         loop {
             self.pump();
@@ -178,12 +180,12 @@ impl Worker {
         }
     }
 
-    /// Asks the model something that nobody waits for; false when there is no more.
+    /// Runs one warm-up operation; `false` if there are none left.
     fn warm_up(&mut self) -> bool {
         let Some(opened) = &mut self.opened else { return false };
         let Some(warm_up) = &mut opened.warm_up else { return false };
         let asked = catch_unwind(AssertUnwindSafe(|| warm_up.ask_one(&opened.context.session)));
-        // What panics here does so again when it is asked for, and is told then.
+        // If this panics, it panics again on a real request, which reports it.
         let asked = asked.unwrap_or(Ok(false));
         if !matches!(asked, Ok(true)) {
             opened.warm_up = None;
@@ -220,7 +222,8 @@ impl Worker {
                 self.catalogue_due.get_or_insert_with(|| Instant::now() + pause);
             }
             Ask::DeviceFailed => {
-                // All that is asked from now on would fail too. What was indexed is, once the model is open again.
+                // All later requests would fail too. Opening the model again also restarts
+                // indexing.
                 if self.globals.device == DeviceChoice::Auto {
                     self.open_on_the_cpu();
                 }
@@ -237,7 +240,7 @@ impl Worker {
     }
 
     fn open(&mut self, folder: Option<PathBuf>) {
-        // The thread that indexes has the old model.
+        // The indexing thread still uses the old model.
         self.control.stop();
         if let Some(thread) = self.indexing.take() {
             let _ = thread.join();
@@ -265,7 +268,7 @@ impl Worker {
         }
     }
 
-    /// Whether the CPU takes over from a device that failed; where it does, it is chosen.
+    /// Whether the CPU replaces a failed device; if so, selects the CPU.
     fn moves(&mut self, error: &Error) -> bool {
         let moves = self.globals.device == DeviceChoice::Auto && is_the_devices(error);
         if moves {
@@ -286,7 +289,7 @@ impl Worker {
         self.globals.device = DeviceChoice::Cpu;
         let photo = self.photo.take();
         self.open(self.globals.model.clone());
-        // A person still looks at it.
+        // The photo is still open in the window.
         self.photo = photo.map(|photo| LookedAt { encoded: None, ..photo });
     }
 
@@ -393,9 +396,9 @@ impl Worker {
         Ok(())
     }
 
-    /// The photo that is looked at, after the image encoder.
+    /// The open photo after the image encoder, which runs at the first use.
     fn encoded(&mut self) -> Result<EncodedImage> {
-        let photo = self.photo.as_mut().context("no photo is looked at")?;
+        let photo = self.photo.as_mut().context("no photo is open")?;
         if photo.encoded.is_none() {
             let session = &self.opened.as_ref().context("no model is open")?.context.session;
             photo.encoded = session.encode_batch(std::slice::from_ref(&photo.input)).pop();
@@ -403,7 +406,7 @@ impl Worker {
         Ok(photo.encoded.clone().expect("one photo in, one out"))
     }
 
-    /// Writes token by token, and stops where nobody waits for the rest.
+    /// Sends the caption token by token; stops once a newer request replaces it.
     fn caption(&mut self, number: u64, box_px: Option<BoxPx>) -> Result<()> {
         let encoded = self.encoded()?;
         let context = self.opened()?.context.clone();
@@ -424,7 +427,8 @@ impl Worker {
         Ok(())
     }
 
-    /// A person feels boxes under the pointer: they do not wait for the end of a caption.
+    /// Answers requests for boxes during a caption: the user expects boxes under the pointer at
+    /// once.
     fn answer_clicks(&mut self) -> Result<()> {
         while let Some(at) = self.waiting.iter().position(|ask| matches!(ask, Ask::Boxes { .. })) {
             if let Some(Ask::Boxes { number, point_px }) = self.waiting.remove(at) {
@@ -446,7 +450,7 @@ impl Worker {
         let context = self.opened()?.context.clone();
         let session = &context.session;
         let text_embed = embed_text(&text, session, &mut self.texts)?;
-        let photo = self.photo.as_ref().context("no photo is looked at")?;
+        let photo = self.photo.as_ref().context("no photo is open")?;
         let found = block_on(session.localize(&encoded, &text_embed))?;
         let mut heat = Rgb::clone(&photo.pixels);
         let side = session.config().vision.image_size();
@@ -462,7 +466,7 @@ impl Worker {
     }
 }
 
-/// What is at a path. A drive that sleeps, or a network's, may take its time to say so.
+/// Checks the type of a path. This is slow on a sleeping or network drive.
 pub fn given(path: &Path, dropped: bool) -> News {
     let what = match path.metadata() {
         Ok(metadata) if metadata.is_dir() => Given::Folder,
@@ -472,7 +476,7 @@ pub fn given(path: &Path, dropped: bool) -> News {
     News::Given { path: absolute(path), what, dropped }
 }
 
-/// Whether nobody waits any more for a caption of `box_px` when this is asked.
+/// Whether this request makes a caption of `box_px` obsolete.
 fn makes_pointless(ask: &Ask, box_px: Option<BoxPx>) -> bool {
     match ask {
         Ask::Look { .. } | Ask::Model(_) => true,
@@ -491,7 +495,7 @@ fn read_catalogue(library: &Library) -> Result<Catalogue> {
     Ok(catalogue)
 }
 
-/// All photos, the latest first.
+/// All photos that pass the filter, the latest first.
 fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranked> {
     let mut photos: Vec<&Photo> = catalogue.photos.values().filter(|photo| keep(photo)).collect();
     photos.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken.secs, photo.content)));
@@ -499,7 +503,7 @@ fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranke
     photos.into_iter().map(ranked).collect()
 }
 
-/// Reads a photo as it is shown and as the model sees it, and its size in pixels.
+/// Decodes a photo to show and prepares it for the model; also returns its size in pixels.
 fn look_at(path: &Path, config: &ImagePreprocess) -> Result<(LookedAt, [u32; 2])> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, LEAST_SIDE)
@@ -523,7 +527,7 @@ fn fitted(photo: Rgb) -> Rgb {
     resize(&photo, scaled(width), scaled(height))
 }
 
-/// An error for a person: what happened, then why, each once.
+/// An error for the user: the message, then each cause once.
 fn in_words(error: &Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -546,7 +550,7 @@ mod tests {
     use super::*;
     use crate::draw::png_bytes;
 
-    /// The thread with the embedded model, over a folder with drawn photos and a damaged one.
+    /// The worker with the embedded model, over a folder with drawn photos and a damaged one.
     struct Desk {
         folder: tempfile::TempDir,
         asks: Sender<Ask>,
@@ -593,7 +597,7 @@ mod tests {
             self.asks.send(ask).expect("the thread reads");
         }
 
-        /// The next news that is wanted; others are passed over.
+        /// Waits for a message that `wanted` accepts; skips others.
         #[track_caller]
         fn wait<T>(&self, wanted: impl Fn(News) -> Option<T>) -> T {
             loop {
@@ -674,7 +678,7 @@ mod tests {
     #[test]
     fn what_a_newer_request_makes_pointless_is_left_out() {
         let desk = Desk::new();
-        // All wait while the model is opened.
+        // All requests wait while the model is opened.
         desk.ask(Ask::Model(None));
         (1..=5).for_each(|number| desk.ask(search(number, "dog")));
         desk.ask(Ask::Look { number: 6, path: desk.folder.path().join("0.png") });
@@ -686,7 +690,7 @@ mod tests {
             match desk.wait(Some) {
                 News::Hits { number, .. } => searches.push(number),
                 News::Looked { number, .. } => looks.push(number),
-                News::Caption { .. } => panic!("of a photo that nobody looks at any more"),
+                News::Caption { .. } => panic!("a caption of a photo that is no longer open"),
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Where the pictures of the tour come from, and the vectors by which they are found.
+//! The pictures of the tour and their embeddings.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,18 @@ use crate::names::shown;
 use crate::photos::{find_photos, for_each_encoded, read_photo};
 use crate::terminal::progress_bar;
 
-/// Scenes for the tour come from collections far from those that training draws.
+/// Seed of the tour's scenes, far from the seeds of the training data.
 const HELD_OUT_SEED: u64 = 7_000_003;
-/// Scenes that go through the image encoder at once.
+/// Scenes per batch of the image encoder.
 const BATCH: usize = 8;
 
-/// A photo that the program carries, with a text that is true of it alone (terms: `assets/demo/README.md`).
+/// A photo embedded in the program, with a text that describes only this photo (terms:
+/// `assets/demo/README.md`).
 #[derive(Debug)]
 pub(super) struct DemoPhoto {
     name: &'static str,
     bytes: &'static [u8],
-    /// What is on it.
+    /// Describes the photo.
     pub text: &'static str,
 }
 
@@ -53,7 +54,7 @@ const DEMO_PHOTOS: &[DemoPhoto] = demo_photos! {
     "grass.jpg": "grass",
 };
 
-/// A picture and, if the program knows, what is on it.
+/// A picture, with its description if the program knows it.
 #[derive(Debug)]
 pub(super) enum Source {
     File(PathBuf),
@@ -61,20 +62,20 @@ pub(super) enum Source {
     Scene(usize, Scene),
 }
 
-/// Pictures that could be read, with their vectors.
+/// Pictures that could be read, with their embeddings.
 #[derive(Debug, Default)]
 pub(super) struct Album {
     pub sources: Vec<Source>,
-    /// Unit vectors of the pictures, one after the other.
+    /// Embeddings of the pictures, of unit length, in one slice.
     embeds: Vec<f32>,
-    /// When each was done, from the start on.
+    /// Time from the start to the end of each picture.
     done: Vec<Duration>,
     /// Files that could not be read.
     pub passed_over: Vec<PathBuf>,
 }
 
 impl Source {
-    /// The file's name, or which of the scenes it is.
+    /// The file's name, or the number of the scene.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => {
@@ -85,7 +86,7 @@ impl Source {
         }
     }
 
-    /// Where the picture is, as far as it is anywhere.
+    /// The file's path, or the name of a picture without a file.
     pub fn path(&self) -> String {
         match self {
             Self::File(path) => shown(path),
@@ -93,7 +94,7 @@ impl Source {
         }
     }
 
-    /// What was drawn, where that is known.
+    /// The drawn scene, if the picture is one.
     pub fn scene(&self) -> Option<&Scene> {
         match self {
             Self::File(_) | Self::Demo(_) => None,
@@ -101,7 +102,7 @@ impl Source {
         }
     }
 
-    /// A text that is true of the picture and hardly of another one; `None` for files.
+    /// A text that describes this picture and hardly any other; `None` for files.
     pub fn own_text(&self) -> Option<&str> {
         match self {
             Self::File(_) => None,
@@ -123,7 +124,7 @@ impl Source {
 }
 
 impl Album {
-    /// Encodes the photos that the program carries, and after them scenes that it draws and no training has seen.
+    /// Encodes the embedded photos, then scenes that training has not seen.
     pub fn demo(seed: u64, n: usize, context: &Context) -> Result<Self> {
         let photos = DEMO_PHOTOS.iter().take(n).map(Source::Demo);
         let draw = |idx| Source::Scene(idx, scene(HELD_OUT_SEED.wrapping_add(seed), idx as u64));
@@ -154,7 +155,7 @@ impl Album {
         })
     }
 
-    /// Reads and encodes the photos in a folder and below it.
+    /// Reads and encodes the photos in and below a folder.
     pub fn of_folder(folder: &Path, context: &Context) -> Result<Self> {
         let cure = "there is nothing to show\n  hint: give a folder with photos; `mmgem demo` alone brings its own pictures";
         let paths = find_photos(&[folder.to_owned()], context.quiet).context(cure)?.photos;
@@ -181,7 +182,7 @@ impl Album {
         Ok(())
     }
 
-    /// The vectors, one after the other.
+    /// The embeddings, in one slice.
     pub fn embeds(&self) -> &[f32] {
         &self.embeds
     }
@@ -195,7 +196,8 @@ impl Album {
         ranked
     }
 
-    /// Pictures read, resized and encoded in a second, without the first half, in which devices warm up.
+    /// Pictures read, resized and encoded per second, without the first half, in which devices warm
+    /// up.
     pub fn images_per_sec(&self) -> f64 {
         let half = self.done.len() / 2;
         let warm = half.checked_sub(1).map_or(Duration::ZERO, |idx| self.done[idx]);

@@ -1,8 +1,8 @@
-//! Small pieces of HTML and SVG.
+//! Helpers for HTML and SVG.
 
 use mmgem_core::image::BoxPx;
 
-/// The text as HTML and as an attribute's value.
+/// Escapes a text for HTML, also for values of attributes.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -12,7 +12,7 @@ pub fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // What an untrained model writes; HTML has no way to say it.
+            // HTML cannot represent control characters, which an untrained model may write.
             _ if c.is_control() => escaped.push('\u{fffd}'),
             _ => escaped.push(c),
         }
@@ -20,7 +20,7 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// A box in the pixels of its picture.
+/// An SVG rectangle, in the pixels of its picture.
 pub fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
     let (width, height) = (x1 - x0, y1 - y0);
     format!(
@@ -28,14 +28,14 @@ pub fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
     )
 }
 
-/// The number with a real minus sign, and none before zero.
+/// A number with a typographic minus sign; zero has no sign.
 pub(super) fn signed(value: f32, digits: usize) -> String {
     let number = format!("{:.digits$}", value.abs());
     let is_zero = number.bytes().all(|digit| matches!(digit, b'0' | b'.'));
     if value < 0.0 && !is_zero { format!("−{number}") } else { number }
 }
 
-/// A rank as people say it.
+/// A rank in words: "first", "2nd".
 pub(super) fn ordinal(rank: usize) -> String {
     let ending = match (rank % 10, rank % 100) {
         (_, 11..=13) => "th",

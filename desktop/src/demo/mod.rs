@@ -1,6 +1,7 @@
-//! `mmgem demo`: a tour of what the model can do, as a page to look at.
+//! `mmgem demo`: a tour of the model's abilities, as an HTML page.
 //!
-//! `album` has the pictures, `tour` asks the model, `report`, `markup` and `picture` make the page.
+//! `album` has the pictures, `tour` runs the model, `report`, `markup` and `picture` write the
+//! page.
 
 mod album;
 pub mod markup;
@@ -25,15 +26,15 @@ use crate::names::{json_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
 
-/// Queries of the demo for its own pictures.
+/// Number of queries for the demo's own pictures.
 const OWN_QUERIES: usize = 6;
-/// Queries for photos of which nothing is known.
+/// Queries for the user's photos, whose contents are not known.
 const ANY_QUERIES: [&str; 5] =
     ["a dog", "people", "a car on the street", "the sea", "a red flower"];
-/// Pictures that are described.
+/// Number of pictures to describe.
 const DESCRIBED: usize = 8;
 
-/// What the tour is to show.
+/// Arguments of `mmgem demo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     mmgem demo\n  \
@@ -47,18 +48,18 @@ pub struct DemoArgs {
     /// Text to search for; give it again for more
     #[arg(long, value_name = "TEXT", value_parser = not_empty)]
     query: Vec<String>,
-    /// Most pictures to show
+    /// Maximum number of pictures to show
     #[arg(long, default_value_t = 24, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1000))]
     photos: usize,
-    /// Other drawings
+    /// Seed of the drawn scenes
     #[arg(long, default_value_t = 7, value_name = "S")]
     seed: u64,
 }
 
-/// Indexes, searches, describes, and writes the page.
+/// Encodes, searches and describes the pictures, and writes the page.
 ///
 /// # Errors
-/// When there is no picture, the model fails or the page cannot be written.
+/// When there are no pictures, the model fails or the page cannot be written.
 pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
     ensure!(
@@ -120,8 +121,8 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
     })
 }
 
-/// The user's queries; else texts of some of the demo's pictures, so that the right answer is known; else
-/// things that are often on photos.
+/// The user's queries. Without any, texts of the demo's pictures, whose right answers are known;
+/// for the user's photos, common subjects.
 fn queries(args: &DemoArgs, album: &Album) -> Vec<String> {
     if !args.query.is_empty() {
         return args.query.clone();
@@ -178,12 +179,12 @@ fn median_ms(times: &[Duration]) -> f64 {
     times.get(times.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// With as many digits as such a measurement bears.
+/// The number with as many digits as such a measurement supports.
 fn two_digits(value: f64) -> String {
     if value < 10.0 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
-/// The command as it can be given again.
+/// The command, quoted so that the user can run it again.
 fn command_line(args: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%".contains(c);
     let quoted = |arg: String| match arg.chars().all(plain) && !arg.is_empty() {

@@ -1,4 +1,4 @@
-//! Pixels for the page: thumbnails and heat maps.
+//! Thumbnails and heat maps for the page.
 
 use std::io::Cursor;
 
@@ -12,18 +12,18 @@ use mmgem_core::session::Localization;
 
 use crate::draw::{heat_color, overlay_heat};
 
-/// Longest side of a picture in the page, in pixels.
+/// Maximum of a picture's longer side in the page, in pixels.
 const THUMBNAIL_PX: u32 = 320;
 
-/// The photo, shrunk to what the page shows of it.
+/// The photo scaled down to the size that the page shows.
 pub fn thumbnail(photo: &Rgb) -> Rgb {
     let (width, height) = thumbnail_size(photo.width(), photo.height());
     if (width, height) == photo.dimensions() { photo.clone() } else { resize(photo, width, height) }
 }
 
-/// Patch similarities over the photo, which turns grey so that only they have colours.
+/// Patch similarities as colours over the photo, which turns grey.
 ///
-/// `map` leads from the photo to the model's input, which is `image_size` pixels wide.
+/// `map` maps the photo to the model's input, which is `image_size` pixels wide.
 pub fn heat_map(photo: &Rgb, found: &Localization, map: &BoxMap, image_size: usize) -> Rgb {
     let mut small = thumbnail(photo);
     for pixel in small.pixels_mut() {
@@ -39,7 +39,7 @@ pub fn heat_map(photo: &Rgb, found: &Localization, map: &BoxMap, image_size: usi
     small
 }
 
-/// The colours of [`heat_map`] from cold to warm, as CSS.
+/// The colours of [`heat_map`], from cold to warm, as CSS.
 pub(super) fn heat_gradient() -> String {
     let stop = |i: u8| {
         let [r, g, b] = heat_color(f32::from(i) / 8.0);
@@ -48,7 +48,7 @@ pub(super) fn heat_gradient() -> String {
     format!("linear-gradient(90deg,{})", (0..=8).map(stop).collect::<Vec<_>>().join(","))
 }
 
-/// The picture as a `data:` address: PNG or lossless WebP, whichever is smaller.
+/// The picture as a `data:` URI: PNG or lossless WebP, whichever is smaller.
 pub fn picture_uri(picture: &Rgb) -> Result<String> {
     let cannot = "cannot encode a picture of the page";
     let mut png = Vec::new();

@@ -1,7 +1,7 @@
-//! What the tour found, as one HTML page that needs nothing else: no network, no script.
+//! The results of the tour as one self-contained HTML page, without network or scripts.
 //!
-//! Each picture is in the page once; wherever it shows, an `<svg>` refers to it and draws boxes in the
-//! picture's own pixels over it.
+//! The page stores each picture once. Wherever it is shown, an `<svg>` refers to it and draws boxes
+//! over it in the picture's pixels.
 
 use std::fmt::Write as _;
 
@@ -13,15 +13,15 @@ use super::picture::heat_gradient;
 /// Everything the page shows.
 #[derive(Debug)]
 pub(super) struct Report {
-    /// "48 drawn pictures".
+    /// Such as "34 pictures of the demo".
     pub album: String,
-    /// Label and value of what was used and measured.
+    /// Labels and values: settings and measurements.
     pub facts: Vec<(String, String)>,
-    /// Each picture of the page; the other parts point here.
+    /// The pictures of the page; other fields refer to them by index.
     pub pictures: Vec<Picture>,
-    /// Those of the contact sheet.
+    /// Pictures of the contact sheet.
     pub gallery: Vec<usize>,
-    /// What was measured against the truth, in whole sentences.
+    /// Measurements against the truth, as sentences.
     pub measured: Vec<String>,
     pub queries: Vec<Query>,
     pub captioned: Vec<Captioned>,
@@ -32,7 +32,7 @@ pub(super) struct Report {
 #[derive(Debug)]
 pub(super) struct Picture {
     pub name: String,
-    /// Where it is on disk, or its name.
+    /// Its path on disk, or its name.
     pub path: String,
     pub width: u32,
     pub height: u32,
@@ -40,15 +40,15 @@ pub(super) struct Picture {
     pub uri: String,
 }
 
-/// A text and what it found.
+/// A query and its hits.
 #[derive(Debug)]
 pub(super) struct Query {
     pub text: String,
     /// The best first.
     pub hits: Vec<Hit>,
-    /// On the first hit.
+    /// Heat map of the first hit.
     pub heat: Heat,
-    /// Rank of the first right picture and their number, where the truth is known.
+    /// Rank of the first right picture and number of right pictures, if the truth is known.
     pub right: Option<(usize, usize)>,
 }
 
@@ -57,23 +57,23 @@ pub(super) struct Hit {
     pub picture: usize,
     pub score: f32,
     pub box_px: BoxPx,
-    /// Whether the text is true of the picture, where that is known.
+    /// Whether the text describes the picture, if known.
     pub is_right: Option<bool>,
-    /// Where the thing really is.
+    /// The true box of the described thing, if known.
     pub true_box_px: Option<BoxPx>,
 }
 
-/// A heat map over the whole of a picture.
+/// A heat map over a whole picture.
 #[derive(Debug)]
 pub(super) struct Heat {
     pub uri: String,
-    /// Centre of the hottest patch.
+    /// Centre of the hottest patch, in pixels.
     pub point_px: [f32; 2],
     pub coldest: f32,
     pub hottest: f32,
 }
 
-/// A picture that the model described.
+/// A picture with the model's captions.
 #[derive(Debug)]
 pub(super) struct Captioned {
     pub picture: usize,
@@ -81,21 +81,21 @@ pub(super) struct Captioned {
     pub regions: Vec<(BoxPx, Said)>,
 }
 
-/// A caption beside the truth.
+/// A caption with the truth.
 #[derive(Debug)]
 pub(super) struct Said {
     pub text: String,
     pub log_prob: f32,
     /// Geometric mean of the tokens' probabilities, in 0..=1.
     pub certainty: f32,
-    /// What the drawing's own notes say, where there are any.
+    /// The true description of the picture or region, if known.
     pub truth: Option<String>,
-    /// Whether the notes say the same in the same words.
+    /// Whether the caption equals a true description word for word.
     pub is_right: bool,
 }
 
 impl Report {
-    /// The page.
+    /// The HTML of the page.
     pub fn html(&self) -> String {
         let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n");
         self.write(&mut page).expect("writing to a string cannot fail");
@@ -126,7 +126,7 @@ impl Report {
         Ok(())
     }
 
-    /// The pictures themselves, drawn nowhere yet.
+    /// Defines the pictures, which other parts of the page draw.
     fn write_pictures(&self, page: &mut String) -> std::fmt::Result {
         page.push_str(
             "<svg class=\"store\" width=\"0\" height=\"0\" aria-hidden=\"true\"><defs>\n",
@@ -273,8 +273,9 @@ impl Report {
 
     fn write_captions(&self, page: &mut String) -> std::fmt::Result {
         page.push_str(
-            "<section id=\"captions\"><h2>Captions</h2>\n<p class=\"how\">What the model writes of the whole picture, and of \
-             each numbered box alone. The bar is how sure it is: the mean probability of its tokens.",
+            "<section id=\"captions\"><h2>Captions</h2>\n<p class=\"how\">The model's \
+             captions of the whole picture, and of each numbered box alone. The bar shows its \
+             certainty: the mean probability of its tokens.",
         );
         if self.captioned.iter().any(|card| card.whole.truth.is_some()) {
             page.push_str(" Below, in grey, what was really drawn.");
@@ -319,23 +320,24 @@ impl Report {
     fn write_footer(&self, page: &mut String) -> std::fmt::Result {
         write!(
             page,
-            "<footer id=\"limits\"><h2>Limits</h2>\n<p>This is a small model. It errs: in counts, in who does what, in all \
-             that it was seldom shown. A cosine ranks pictures for one text; it is no probability and does not compare \
-             between texts. A sure caption can be wrong. What the model was trained on, and how well it does on data it \
-             never saw, is in its model card.</p>\n",
+            "<footer id=\"limits\"><h2>Limits</h2>\n<p>This is a small model. \
+             It makes mistakes: in counts, in who does what, in things that are rare in its \
+             training data. A cosine ranks pictures for one text; it is not a probability and \
+             cannot be compared between texts. A caption can be certain and wrong. The model card \
+             lists the training data and the results on data that the model never saw.</p>\n",
         )?;
         if !self.passed_over.is_empty() {
             let names = escape(&self.passed_over.join(", "));
             writeln!(
                 page,
-                "<p>Passed over, because they cannot be read ({}): {names}</p>",
+                "<p>Skipped, because they cannot be read ({}): {names}</p>",
                 self.passed_over.len()
             )?;
         }
         writeln!(page, "<p>Made by <code>{}</code></p></footer>", escape(&self.command))
     }
 
-    /// A picture with something drawn over it in the picture's pixels.
+    /// A picture with an SVG drawn over it, in the picture's pixels.
     fn svg(&self, picture: usize, alt: &str, over: &str) -> String {
         let Picture { width, height, .. } = &self.pictures[picture];
         format!(
@@ -366,7 +368,7 @@ impl Report {
         )
     }
 
-    /// Width over height of the tiles: the pictures' middle one, within what a row can take.
+    /// Aspect ratio of the tiles: the median of the pictures, clamped to what fits a row.
     fn shape(&self) -> f32 {
         let mut shapes: Vec<f32> =
             self.pictures.iter().map(|p| p.width as f32 / p.height as f32).collect();
@@ -394,9 +396,9 @@ fn said(said: &Said) -> String {
 
 fn verdict(rank: usize, n_right: usize) -> String {
     let what = if n_right == 1 {
-        "The picture it tells of".into()
+        "The picture it describes".into()
     } else {
-        format!("One of the {n_right} it is true of")
+        format!("One of the {n_right} pictures it describes")
     };
     let sign = if rank == 1 { "✓ " } else { "" };
     format!("{sign}{what} came {}", ordinal(rank))

@@ -1,4 +1,4 @@
-//! What the model is asked on the tour, and what it answers.
+//! The model's tasks on the tour and their results.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -18,22 +18,22 @@ use super::picture::{heat_map, picture_uri, thumbnail};
 use super::report::{Captioned, Heat, Hit, Picture, Query, Said};
 use crate::context::Context;
 
-/// Hits shown of each query.
+/// Hits shown per query.
 const HITS: usize = 4;
-/// Regions described of each picture.
+/// Regions described per picture.
 const REGIONS: usize = 3;
-/// Boxes with a greater intersection over union than this show the same thing.
+/// Boxes with a greater intersection over union show the same thing.
 const MOST_OVERLAP: f32 = 0.1;
-/// Boxes with more of the photo than this are hardly a part of it.
+/// Boxes with a larger share of the photo are hardly a part of it.
 const MOST_OF_A_PHOTO: f32 = 0.45;
 
-/// Asks the model, and keeps the pictures that the page shows so far and the times taken.
+/// Runs the model; collects the pictures of the page and the measured times.
 #[derive(Debug)]
 pub(super) struct Tour<'a> {
     context: &'a Context,
     album: &'a Album,
     pub pictures: Vec<Picture>,
-    /// Picture of the page for each picture of the album that is in it.
+    /// Index in `pictures` of each picture of the album that is in the page.
     shown: HashMap<usize, usize>,
     opened: HashMap<usize, Opened>,
     pub search_times: Vec<Duration>,
@@ -60,7 +60,7 @@ impl<'a> Tour<'a> {
         }
     }
 
-    /// Puts a picture of the album into the page, once.
+    /// Adds a picture of the album to the page, unless it is there; returns its index.
     pub fn show(&mut self, source: usize) -> Result<usize> {
         if let Some(&picture) = self.shown.get(&source) {
             return Ok(picture);
@@ -77,7 +77,7 @@ impl<'a> Tour<'a> {
         Ok(self.pictures.len() - 1)
     }
 
-    /// Finds the pictures and the places in them that fit a text best.
+    /// Finds the pictures that fit a text best, and the best box in each.
     pub fn search(&mut self, text: &str) -> Result<Query> {
         let start = Instant::now();
         let text_embed = block_on(self.context.session.embed_text(text))?;
@@ -120,7 +120,8 @@ impl<'a> Tour<'a> {
         })
     }
 
-    /// Describes a picture and a few boxes of it: the drawn things, or the places its caption tells of.
+    /// Captions a picture and a few boxes of it: the drawn things, or the boxes that fit its
+    /// caption.
     pub fn describe(&mut self, source: usize) -> Result<Captioned> {
         let picture = self.show(source)?;
         let Opened { image, .. } = self.open(source)?;
@@ -144,7 +145,7 @@ impl<'a> Tour<'a> {
         Ok(Captioned { picture, whole, regions })
     }
 
-    /// How many of the pictures' own texts find their picture before all others; `None` for somebody's photos.
+    /// Number of pictures that their own text ranks first; `None` for the user's photos.
     pub fn captions_that_find_their_picture(&self) -> Result<Option<usize>> {
         let captions: Option<Vec<&str>> =
             self.album.sources.iter().map(|source| source.own_text()).collect();
@@ -175,7 +176,7 @@ impl<'a> Tour<'a> {
         let Caption { text, log_prob } =
             block_on(self.context.session.caption(image, part, decoding))?;
         self.caption_times.push(start.elapsed());
-        // The end counts, unless there was no room for it.
+        // The end token counts too, unless the limit cut it off.
         let n_tokens =
             (self.context.session.tokenizer().encode(&text)?.len() + 1).min(decoding.max_tokens);
         Ok(Said {
@@ -204,7 +205,7 @@ impl<'a> Tour<'a> {
     }
 }
 
-/// The largest of the drawn things that do not cover each other, with the phrases for them.
+/// The largest drawn things that hardly overlap, with the phrases for them.
 fn drawn_places(scene: &Scene) -> Vec<(BoxPx, &[String])> {
     let boxes: Vec<BoxPx> = scene.regions.iter().map(|region| region.box_px).collect();
     let areas: Vec<f32> = boxes.iter().copied().map(area).collect();
@@ -212,7 +213,7 @@ fn drawn_places(scene: &Scene) -> Vec<(BoxPx, &[String])> {
     best_apart(&boxes, &areas, REGIONS).into_iter().map(place).collect()
 }
 
-/// Up to `n` boxes, the best first, that hardly overlap those before them.
+/// Up to `n` boxes, the best first, that hardly overlap.
 fn best_apart(boxes: &[BoxPx], scores: &[f32], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..boxes.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
@@ -227,14 +228,15 @@ fn best_apart(boxes: &[BoxPx], scores: &[f32], n: usize) -> Vec<usize> {
     chosen
 }
 
-/// Whether a text is one of those that were written of the picture or of a thing in it; `None` if nothing was.
+/// Whether a text is a known description of the picture or of a thing in it; `None` without known
+/// descriptions.
 fn is_true_of(text: &str, source: &Source) -> Option<bool> {
     let Some(scene) = source.scene() else { return source.own_text().map(|own| own == text) };
     let phrases = scene.regions.iter().flat_map(|region| &region.phrases);
     Some(scene.captions.iter().chain(phrases).any(|truth| truth == text))
 }
 
-/// Where the thing is that a text tells of, if it is just one.
+/// The box of the thing that a text describes, if there is exactly one.
 fn place_in(text: &str, scene: &Scene) -> Option<BoxPx> {
     let mut places =
         scene.regions.iter().filter(|region| region.phrases.iter().any(|phrase| phrase == text));

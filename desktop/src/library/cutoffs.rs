@@ -1,23 +1,24 @@
-//! Cut-offs that `mmgem search --calibrate` measured, so that the window can offer them.
+//! Cut-offs that `mmgem search --calibrate` measured. The window offers them.
 
 use anyhow::Result;
 use rusqlite::params;
 
 use super::Library;
 
-/// A least cosine and what it does.
+/// A minimum cosine and its effect.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cutoff {
-    /// Share of the photos that a text describes whose cosine is at least `min_score`.
+    /// Share of the photos that a text describes that pass `min_score`.
     pub kept: f32,
-    /// The least cosine of a hit.
+    /// The minimum cosine of a hit.
     pub min_score: f32,
-    /// Share of the photos that it does not describe that pass as well.
+    /// Share of the photos that the text does not describe that pass `min_score`.
     pub passed: f32,
 }
 
 impl Library {
-    /// What was measured last with this model, the mildest first; nothing where it never was.
+    /// The last calibration of this model, the mildest cut-off first; empty if it was never
+    /// calibrated.
     ///
     /// # Errors
     /// When the library cannot be read.
@@ -30,7 +31,7 @@ impl Library {
         Ok(rows.query_map([self.model], cutoff)?.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Replaces them.
+    /// Replaces this model's cut-offs.
     ///
     /// # Errors
     /// When the library cannot be written.

@@ -1,8 +1,8 @@
-//! When a photo was taken: dates as metadata and people's file names write them, and where one was found.
+//! Dates of photos: parsing of metadata and file names, and the source of each date.
 
 use std::path::Path;
 
-/// Where the date of a photo was found, the most reliable first.
+/// The source of a photo's date, the most reliable first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DateFrom {
     /// EXIF of the photo.
@@ -13,17 +13,17 @@ pub enum DateFrom {
     Sidecar,
     /// IPTC of the photo.
     Iptc,
-    /// A PNG's "Creation Time".
+    /// "Creation Time" of a PNG.
     Png,
     /// The GPS clock in EXIF, in UTC.
     Gps,
-    /// The JSON file of a Google Takeout beside the photo, in UTC.
+    /// The JSON of a Google Takeout beside the photo, in UTC.
     Takeout,
     /// The name of the file.
     Name,
-    /// When a PNG says that it was changed last.
+    /// Time of the last change, as the PNG itself says.
     PngModified,
-    /// When the file was changed last.
+    /// Time of the last change, as the file system says.
     File,
 }
 
@@ -41,7 +41,7 @@ impl DateFrom {
         Self::File,
     ];
 
-    /// As the library and JSON write it.
+    /// The source's name in the library and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exif => "exif",
@@ -57,12 +57,12 @@ impl DateFrom {
         }
     }
 
-    /// The other way round.
+    /// The inverse of [`DateFrom::as_str`].
     pub fn of_str(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|from| from.as_str() == text)
     }
 
-    /// Why a person may doubt the date; nothing where the camera itself wrote it.
+    /// Why a user may doubt the date; `None` if the photo's own metadata gives it.
     pub fn in_words(self) -> Option<&'static str> {
         match self {
             Self::Exif | Self::Xmp | Self::Iptc | Self::Png => None,
@@ -76,10 +76,10 @@ impl DateFrom {
     }
 }
 
-/// A date and where it was found.
+/// A date and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dated {
-    /// By the clock that wrote it, in seconds since 1970 there.
+    /// Seconds since 1970 on the clock that wrote the date.
     pub secs: i64,
     pub from: DateFrom,
 }
@@ -93,7 +93,7 @@ pub fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
 }
 
-/// Days since 1970 of a date; `None` if the calendar has no such day, as 31 February.
+/// Days since 1970 of a date; `None` if the date is not in the calendar, such as 31 February.
 pub fn days_of_date(year: i64, month: i64, day: i64) -> Option<i64> {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let n_days = match month {
@@ -106,7 +106,7 @@ pub fn days_of_date(year: i64, month: i64, day: i64) -> Option<i64> {
     (1..=n_days).contains(&day).then(|| days_since_1970(year, month, day))
 }
 
-/// A day as `2024-05-17`, by the clock that the seconds are of.
+/// A day as `2024-05-17`, on the clock that counted the seconds.
 pub fn date_in_words(secs: i64) -> String {
     // Hinnant, `civil_from_days`.
     let days = secs.div_euclid(86_400) + 719_468;
@@ -121,20 +121,20 @@ pub fn date_in_words(secs: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// A second as `2024-05-17T12:00:05`, by the clock that the seconds are of.
+/// A second as `2024-05-17T12:00:05`, on the clock that counted the seconds.
 pub fn second_in_words(secs: i64) -> String {
     let of_day = secs.rem_euclid(86_400);
     let (hours, minutes) = (of_day / 3600, of_day / 60 % 60);
     format!("{}T{hours:02}:{minutes:02}:{:02}", date_in_words(secs), of_day % 60)
 }
 
-/// Reads what is left of a text, from the front.
+/// Parses a text from the front; `rest` is the part not yet read.
 struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl Reader<'_> {
-    /// A number of just so many digits.
+    /// A number of exactly `n_digits` digits.
     fn number(&mut self, n_digits: usize) -> Option<i64> {
         let digits =
             self.rest.get(..n_digits).filter(|digits| digits.iter().all(u8::is_ascii_digit))?;
@@ -155,7 +155,7 @@ impl Reader<'_> {
         start.eq_ignore_ascii_case(word).then(|| self.rest = rest)
     }
 
-    /// What `read` reads, or nothing is read.
+    /// The result of `read`; if it fails, goes back to where it began.
     fn attempt<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let before = self.rest;
         let found = read(self);
@@ -176,9 +176,11 @@ fn secs_of_day([hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
     is_time.then_some(hours * 3600 + minutes * 60 + seconds.min(59))
 }
 
-/// A date as metadata write it: EXIF's `2021:05:06 12:00:05`, ISO's `2021-05-06T12:00:05+02:00`, IPTC's `20210506`,
-/// a year or a month alone, or the `Thu, 06 May 2021 12:00:05 GMT` of mails. Seconds since 1970 by that clock: a zone is
-/// read over. `None` for what is no day of the calendar, as the `0000:00:00` of cameras whose clock was never set.
+/// A date in metadata, in seconds since 1970 on the clock that wrote it; ignores a time zone.
+///
+/// Accepts EXIF's `2021:05:06 12:00:05`, ISO's `2021-05-06T12:00:05+02:00`, IPTC's `20210506`, a
+/// year or month alone, and the `Thu, 06 May 2021 12:00:05 GMT` of mails. `None` if the date is not
+/// in the calendar, such as the `0000:00:00` of cameras whose clock was never set.
 pub fn date_of_metadata(text: &str) -> Option<i64> {
     let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
     let mut reader = Reader { rest: text.as_bytes() };
@@ -230,11 +232,13 @@ fn date_of_mail(text: &str) -> Option<i64> {
     Some(days_of_date(year, month, day)? * 86_400 + time.unwrap_or(0))
 }
 
-/// The date in the name of a file, as phones, messengers and screenshots write it: `IMG-20210506-WA0001`,
-/// `PXL_20210506_120005123`, `Screenshot_2021-05-06-12-00-05`, `WhatsApp Image 2021-05-06 at 12.00.05`,
-/// `FB_IMG_1620302405000`. Seconds since 1970 by that clock; midnight where the name has a day only.
+/// The date in a file's name, in seconds since 1970 on the clock that wrote it; midnight if the
+/// name has only a day.
 ///
-/// Eight digits are a date if the calendar has it, between 1900 and 2099; one of 1,400 numbers does.
+/// Accepts the names of phones, messengers and screenshots: `IMG-20210506-WA0001`,
+/// `PXL_20210506_120005123`, `Screenshot_2021-05-06-12-00-05`, `WhatsApp Image 2021-05-06 at
+/// 12.00.05`, `FB_IMG_1620302405000`. Eight digits are a date if the calendar has it, between 1900
+/// and 2099: one number in 1,400 is.
 pub fn date_of_name(path: &Path) -> Option<i64> {
     let stem = path.file_stem()?.to_string_lossy();
     let bytes = stem.as_bytes();
@@ -250,7 +254,7 @@ pub fn date_of_name(path: &Path) -> Option<i64> {
     })
 }
 
-/// Milliseconds since 1970, after what some apps put before them.
+/// Seconds since 1970, from milliseconds that follow a prefix of a known app.
 fn epoch_ms(before: &str, digits: &[u8]) -> Option<i64> {
     let is_theirs =
         ["fb_img_", "mmexport", "received_"].iter().any(|app| before.to_lowercase().ends_with(app));
@@ -267,7 +271,7 @@ fn day_and_time(mut reader: Reader) -> Option<i64> {
         reader.one_of(&[separator])?;
     }
     let day = reader.number(2)?;
-    // With separators a number ends with the day; without, only the time may go on.
+    // With separators the number must end after the day; without, the time may follow at once.
     if separator.is_some() && !reader.ends_number() {
         return None;
     }
@@ -275,7 +279,7 @@ fn day_and_time(mut reader: Reader) -> Option<i64> {
     Some(days * 86_400 + reader.attempt(time_of_name).unwrap_or(0))
 }
 
-/// `_120005`, `-12-00-05`, ` at 12.00.05`, ` at 1.00.05 PM`.
+/// A time: `_120005`, `-12-00-05`, ` at 12.00.05`, ` at 1.00.05 PM`.
 fn time_of_name(reader: &mut Reader) -> Option<i64> {
     if reader.attempt(|reader| reader.word(b" at ")).is_none() {
         _ = reader.one_of(b"-_ T.");

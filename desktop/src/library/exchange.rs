@@ -1,4 +1,4 @@
-//! The file that the desktop and the browser exchange, from and to a library.
+//! Import and export of the index file that the desktop and the browser exchange.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use super::fill::Stamp;
 use super::{Library, PhotoVectors, codes_from_bytes, paths};
 use crate::names::{composed, shown};
 
-/// Vectors that were made elsewhere by the same model.
+/// Embeddings that the same model made elsewhere.
 #[derive(Debug)]
 pub struct Donor {
     index: Index,
-    /// A file's name, its size and its date in milliseconds tell the same photo in another place.
+    /// Row of a photo, by its file's name, size and modification time in milliseconds.
     rows: HashMap<(String, i64, i64), usize>,
 }
 
@@ -23,7 +23,7 @@ impl Donor {
     /// Reads an exchange file.
     ///
     /// # Errors
-    /// When it is none, or one of another model.
+    /// When the file is not an index or was made by another model.
     pub fn read(file: &Path, fingerprint: u64) -> Result<Self> {
         let complaint = || format!("the index cannot be used\n  file: {}", shown(file));
         let index = Index::from_bytes(&files::read(file)?).with_context(complaint)?;
@@ -36,10 +36,11 @@ impl Donor {
         Ok(Self { rows: rows.collect(), index })
     }
 
-    /// Vectors of a file, if they were made elsewhere.
+    /// The embeddings of a file, if the index has them.
     pub fn vectors(&self, path: &Path, stamp: Stamp) -> Option<PhotoVectors> {
         let modified_ms = stamp.modified_ns.div_euclid(1_000_000);
-        // A Mac and a PC compose accents differently; what is not UTF-8 is written as U+FFFD by both.
+        // A Mac and a PC compose accents differently; both write U+FFFD for bytes that are not
+        // UTF-8.
         let name = composed(&path.file_name()?.to_string_lossy());
         let row = *self.rows.get(&(name, stamp.size_bytes, modified_ms))?;
         let regions = self.index.regions_of(row);
@@ -52,7 +53,7 @@ impl Donor {
 }
 
 impl Library {
-    /// All photos of this library with their vectors; of files with the same content each.
+    /// Every file of this library that has an embedding; copies appear once each.
     pub fn to_index(&self) -> Result<Index> {
         let mut index = Index::new(self.fingerprint, self.dim);
         let sql = "SELECT path, size_bytes, modified_ns, width, height, content, scale, codes

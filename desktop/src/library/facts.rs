@@ -1,4 +1,4 @@
-//! What a photo says of when, with what and where it was taken: EXIF, XMP, IPTC, and a PNG's own words.
+//! When, where and with which camera a photo was taken, from its EXIF, XMP, IPTC and PNG texts.
 
 use std::io::{Cursor, Read};
 use std::panic::catch_unwind;
@@ -9,27 +9,27 @@ use memchr::memmem;
 
 use super::dates::{DateFrom, Dated, date_of_metadata, days_of_date};
 
-/// A packed text of a PNG is read to this size: a bomb unpacks to gigabytes.
+/// Limit on an unpacked PNG text, because a decompression bomb unpacks to gigabytes.
 const TEXT_LIMIT: u64 = 1 << 20;
 
-/// What is known of a photo beside its pixels; much of it is often missing.
+/// Metadata of a photo; many photos lack most of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// When it was taken, as the file itself says.
+    /// When the photo was taken, as the file itself says.
     pub taken: Option<Dated>,
-    /// Maker and model.
+    /// Maker and model of the camera.
     pub camera: Option<String>,
     /// Latitude and longitude, in degrees.
     pub place: Option<[f64; 2]>,
-    /// How to turn the pixels, 1 to 8; what decodes photos does so by itself, but for raw ones.
+    /// EXIF orientation, 1 to 8. Decoders apply it themselves, except for raw photos.
     pub orientation: Option<u8>,
 }
 
 impl Facts {
-    /// Reads them from the bytes of a file; what cannot be read is missing.
+    /// Reads the metadata from a file's bytes; fields that cannot be read stay empty.
     pub fn of(bytes: &[u8]) -> Self {
         let read = || exif::Reader::new().read_from_container(&mut Cursor::new(bytes)).ok();
-        // Strangers' files: a reader that panics has read nothing.
+        // The file may be malformed: a panic in the parser counts as no EXIF.
         let exif = catch_unwind(read).ok().flatten();
         let png = PngTexts::of(bytes);
         let xmp = png.xmp.as_deref().or_else(|| xmp_packet(bytes)).map(String::from_utf8_lossy);
@@ -103,7 +103,8 @@ fn place(exif: &Exif) -> Option<[f64; 2]> {
     real_place(latitude, degrees(Tag::GPSLongitude, Tag::GPSLongitudeRef, 'W')?)
 }
 
-/// A place on the globe. A camera without a fix often writes zeros.
+/// The place, if it is on the globe. A camera without a fix often writes zeros, so (0, 0) is
+/// `None`.
 pub fn real_place(latitude: f64, longitude: f64) -> Option<[f64; 2]> {
     let real =
         latitude.abs() <= 90.0 && longitude.abs() <= 180.0 && (latitude, longitude) != (0.0, 0.0);
@@ -117,7 +118,7 @@ fn xmp_packet(bytes: &[u8]) -> Option<&[u8]> {
     Some(&bytes[start..start + length])
 }
 
-/// When XMP says that the photo was taken.
+/// When the photo was taken, according to XMP.
 pub fn xmp_secs(xmp: &str) -> Option<i64> {
     let keys = [
         "exif:DateTimeOriginal",
@@ -128,7 +129,7 @@ pub fn xmp_secs(xmp: &str) -> Option<i64> {
     keys.into_iter().find_map(|key| date_of_metadata(xmp_value(xmp, key)?))
 }
 
-/// Where XMP says that the photo was taken: `48,12.5N` or `48,12,30N`.
+/// Where the photo was taken, according to XMP: `48,12.5N` or `48,12,30N`.
 pub fn xmp_place(xmp: &str) -> Option<[f64; 2]> {
     let degrees = |key, positive, negative| {
         let text = xmp_value(xmp, key)?.trim();
@@ -162,13 +163,13 @@ fn xmp_value<'a>(xmp: &'a str, key: &str) -> Option<&'a str> {
     })
 }
 
-/// IPTC's "Date Created" (2:55) and "Time Created" (2:60), wherever a file keeps its IPTC.
+/// IPTC's "Date Created" (2:55) and "Time Created" (2:60), found anywhere in the file.
 fn iptc_secs(bytes: &[u8]) -> Option<i64> {
     let text = |after: usize, n: usize| std::str::from_utf8(bytes.get(after..after + n)?).ok();
     memmem::find_iter(bytes, b"\x1c\x02\x37\x00\x08").find_map(|at| {
         let date = text(at + 5, 8).filter(|date| date.bytes().all(|byte| byte.is_ascii_digit()))?;
         let days = date_of_metadata(date)?;
-        // The time stands near it.
+        // The time is within 4096 bytes of the date.
         let near = bytes.get(at..(at + 4096).min(bytes.len()))?;
         let time = memmem::find(near, b"\x1c\x02\x3c\x00\x0b").and_then(|offset| {
             let time = text(at + offset + 5, 6)
@@ -182,12 +183,12 @@ fn iptc_secs(bytes: &[u8]) -> Option<i64> {
     })
 }
 
-/// What the texts of a PNG say.
+/// Metadata in the text chunks of a PNG.
 #[derive(Default)]
 struct PngTexts {
     created_secs: Option<i64>,
     modified_secs: Option<i64>,
-    /// Packed or plain.
+    /// From a compressed or plain chunk.
     xmp: Option<Vec<u8>>,
 }
 
@@ -200,7 +201,7 @@ impl PngTexts {
             let Some((kind, after)) = after.split_first_chunk::<4>() else { break };
             let Some((data, after)) = after.split_at_checked(length) else { break };
             texts.take(kind, data);
-            // The checksum.
+            // Skip the checksum.
             rest = after.get(4..).unwrap_or_default();
         }
         texts
@@ -229,7 +230,7 @@ impl PngTexts {
     }
 }
 
-/// The text of a chunk, what comes after its keyword.
+/// The text of a chunk; `data` starts after the keyword.
 fn png_text(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
     let unpacked = |packed: &[u8]| {
         let mut text = Vec::new();
@@ -239,7 +240,8 @@ fn png_text(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
         b"tEXt" => Some(data.to_vec()),
         b"zTXt" => unpacked(data.get(1..)?),
         _ => {
-            // Packed or not, how, then language and translated keyword, each ended by a zero.
+            // Compression flag and method, then language and translated keyword, each ended by a
+            // zero.
             let mut parts = data.get(2..)?.splitn(3, |byte| *byte == 0);
             let text = parts.nth(2)?;
             if data[0] == 1 { unpacked(text) } else { Some(text.to_vec()) }
@@ -272,7 +274,7 @@ mod tests {
         Field { tag, ifd_num: In::PRIMARY, value }
     }
 
-    /// A TIFF with fields, as it stands in a JPEG's EXIF.
+    /// A TIFF with fields, as in a JPEG's EXIF.
     fn tiff(fields: &[Field]) -> Vec<u8> {
         let mut writer = Writer::new();
         fields.iter().for_each(|field| writer.push_field(field));
@@ -325,7 +327,7 @@ mod tests {
         check(&tiff(&[unset, day, time]), Some(("2021-05-06T10:00:05", DateFrom::Gps)));
     }
 
-    /// XMP with some properties, as photo programs write it.
+    /// An XMP packet with some properties, as photo programs write it.
     fn xmp(properties: &str) -> Vec<u8> {
         format!(
             "<?xpacket begin=''?><x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF><rdf:Description {properties}\

@@ -1,4 +1,5 @@
-//! Filling a library: what is new is read, resized and encoded at the same time, a batch at once.
+//! Fills a library: reads, resizes and encodes new photos in parallel, and writes one batch at a
+//! time.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
@@ -28,61 +29,63 @@ use crate::context::Context;
 use crate::photos::{FoundPhotos, decode_photo};
 use crate::terminal::{PassedOver, progress_bar};
 
-/// Photos that are encoded and written at once: what a kill can cost.
+/// Photos per batch, and per transaction: a kill loses at most this many.
 const BATCH: usize = 16;
 /// Longer side of a thumbnail, in pixels.
 const THUMBNAIL: u32 = 256;
-/// A photo is read with at least this many pixels for each of the model's input, per axis: fewer would show.
+/// A photo is decoded with at least this many pixels per model input pixel and axis; fewer would be
+/// visible.
 const OVERSAMPLING: u32 = 2;
 
-/// What a run over some folders did.
+/// The result of an update over some folders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Photos that went through the image encoder.
     pub encoded: usize,
-    /// New files whose vectors were there: copies, moved or renamed ones, or those of an imported index.
+    /// New files whose embeddings existed: copies, moved or renamed files, or files of an imported
+    /// index.
     pub recognised: usize,
     /// Files that were read again and hold the same photo as before.
     pub unchanged: usize,
-    /// Files that are gone and were forgotten.
+    /// Missing or excluded files that were dropped from the library.
     pub forgotten: usize,
     /// Files that could not be read.
     pub unreadable: usize,
 }
 
-/// What fills a library, besides the photos.
+/// Settings of an update.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
     pub context: &'a Context,
-    /// Vectors that were made elsewhere.
+    /// Embeddings that were made elsewhere.
     pub donor: Option<&'a Donor>,
-    /// Reads every file again, also those that seem to be as they were.
+    /// Reads every file again, also unchanged ones.
     pub rescan: bool,
 }
 
 impl<'a> Filling<'a> {
-    /// With nothing from elsewhere, and only what is new.
+    /// Settings without a donor and without a rescan.
     pub fn of(context: &'a Context) -> Self {
         Self { context, donor: None, rescan: false }
     }
 }
 
-/// Somebody who waits for [`Library::update_watched`].
+/// Receives the progress of [`Library::update_watched`] and may end it.
 pub trait Watcher {
-    /// So many files are new or changed.
+    /// Reports the number of new or changed files, once.
     fn begin(&mut self, n_files: usize);
 
-    /// So many more of them are dealt with and written; whether to go on.
+    /// Reports that `n_files` more files are done and written; returns whether to continue.
     fn advance(&mut self, n_files: usize) -> ControlFlow<()>;
 
-    /// A file cannot be read.
+    /// Reports a file that cannot be read.
     ///
     /// # Errors
-    /// Where that shall end the update.
+    /// When the update must end.
     fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()>;
 }
 
-/// A bar and the files that are passed over, on stderr.
+/// Shows a progress bar and the skipped files on stderr.
 struct OnTerminal {
     bar: ProgressBar,
     passed_over: PassedOver,
@@ -116,15 +119,15 @@ impl Watcher for OnTerminal {
     }
 }
 
-/// What tells a file from the one that was there before.
+/// File attributes that reveal a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     pub size_bytes: i64,
     /// Nanoseconds since 1970.
     pub modified_ns: i64,
-    /// When anything about it changed, its permissions and its name included; nothing where the system does not tell.
+    /// Time of any change, permissions and name included; `None` if the system does not report it.
     pub changed_ns: Option<i64>,
-    /// When the files beside it changed last.
+    /// Time of the last change to the file's sidecars.
     pub sidecar_ns: Option<i64>,
 }
 
@@ -132,14 +135,15 @@ pub struct Stamp {
 #[derive(Clone, Copy, Debug)]
 struct Known {
     stamp: Stamp,
-    /// The [`READERS`] that could not read it, 0 if it could not be opened; nothing where it could be read.
+    /// The [`READERS`] version that could not read the file, 0 if it could not be opened; `None` if
+    /// it was read.
     refused_by: Option<i64>,
-    /// More can be found out about it than when it was read.
+    /// This program's [`FACTS`] may find more in the file.
     lacks_facts: bool,
 }
 
 impl Known {
-    /// Whether the file must be read again, which has this stamp now.
+    /// Whether the file must be read again, given its stamp `now`.
     fn is_stale(&self, now: Stamp) -> bool {
         let Stamp { size_bytes, modified_ns, changed_ns, sidecar_ns } = self.stamp;
         let same = (size_bytes, modified_ns, sidecar_ns)
@@ -150,10 +154,10 @@ impl Known {
     }
 }
 
-/// A new or changed file after a reader has had it.
+/// A new or changed file, as a reader thread returns it.
 struct Arrived {
     path: PathBuf,
-    /// Nothing where the system does not tell.
+    /// `None` if the system does not give the file's attributes.
     stamp: Option<Stamp>,
     beside: Beside,
     content: Result<Content, Refusal>,
@@ -162,14 +166,14 @@ struct Arrived {
 /// Why a file has no content.
 struct Refusal {
     error: anyhow::Error,
-    /// The system did not hand out its bytes; they may be fine.
+    /// The file could not be opened or read; its content may be valid.
     is_unopened: bool,
 }
 
 struct Content {
     hash: [u8; 32],
     facts: Facts,
-    /// Nothing where the library has all of this content already.
+    /// `None` if the library already has embeddings of this content.
     fresh: Option<Fresh>,
 }
 
@@ -190,11 +194,11 @@ struct Fresh {
 }
 
 impl Library {
-    /// Makes the library agree with what was found below some folders, and tells how it goes on stderr.
+    /// Updates the library to match the files found below some folders; shows progress on stderr.
     ///
     /// # Errors
-    /// When the library cannot be written, when no file of several can be used, or with `--strict` one
-    /// cannot; what was done until then stays.
+    /// When the library cannot be written or none of the found files can be read. With `strict`,
+    /// also when one file cannot be read. Batches that were written stay.
     pub fn update(&mut self, found: &FoundPhotos, filling: Filling) -> Result<Summary> {
         let mut terminal = OnTerminal::new(found.photos.len(), filling.context);
         let summary = self.update_watched(found, filling, &mut terminal)?;
@@ -202,11 +206,11 @@ impl Library {
         Ok(summary)
     }
 
-    /// [`Self::update`] for somebody else than a person at a terminal, who may also end it: what was done
-    /// until then is told and stays.
+    /// [`Self::update`] with a [`Watcher`] instead of a terminal. The watcher may end it; batches
+    /// that were written stay and count in the summary.
     ///
     /// # Errors
-    /// When the library cannot be written, or the watcher says so.
+    /// When the library cannot be written, or the watcher returns an error.
     pub fn update_watched(
         &mut self,
         found: &FoundPhotos,
@@ -235,8 +239,8 @@ impl Library {
 
         let next = AtomicUsize::new(0);
         let went_on = thread::scope(|scope| -> Result<bool> {
-            // Bounded: readers wait while the encoder is busy, so memory does not grow. Dropped at the end,
-            // which ends the readers.
+            // The channel is bounded: readers wait while the encoder is busy, so memory does not
+            // grow. Dropping the receiver ends the readers.
             let (sender, receiver) = sync_channel(BATCH);
             for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
                 let (sender, stale, next, whole, config) =
@@ -271,7 +275,7 @@ impl Library {
         Ok(summary)
     }
 
-    /// Encodes what needs it and writes a batch in one transaction.
+    /// Encodes the photos without embeddings and writes the batch in one transaction.
     fn store(
         &mut self,
         batch: Vec<Arrived>,
@@ -330,7 +334,7 @@ impl Library {
         bad.into_iter().try_for_each(|(path, _, _, refusal)| watcher.refuse(&path, refusal.error))
     }
 
-    /// Files whose rows say all there is to say, as long as the files are still the same.
+    /// Files that need not be read again unless they change.
     fn known_files(&self) -> Result<HashMap<PathBuf, Known>> {
         let sql = "SELECT path, size_bytes, modified_ns, changed_ns, sidecar_ns,
                 problem IS NOT NULL, readers, content.id IS NOT NULL AND content.taken_secs IS NULL
@@ -354,7 +358,8 @@ impl Library {
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Learns when files changed that an earlier program read, and that have the size and the date of then.
+    /// Saves `changed_ns` of unchanged files that an earlier version, which did not save it, had
+    /// read.
     fn learn_changes(&mut self, files: &[(&Path, Stamp)]) -> Result<()> {
         if files.is_empty() {
             return Ok(());
@@ -368,13 +373,13 @@ impl Library {
         Ok(transaction.commit()?)
     }
 
-    /// Whether a content has vectors of this model: a copy may have come with an earlier batch.
+    /// Whether a content has embeddings of this model; an earlier batch may have brought a copy.
     fn has_vectors(&self, hash: &[u8; 32]) -> Result<bool> {
         let sql = "SELECT 1 FROM content JOIN image_vector ON content = id WHERE model = ?1 AND hash = ?2";
         Ok(self.db.prepare_cached(sql)?.exists(params![self.model, hash])?)
     }
 
-    /// Hashes of the contents that have vectors of this model.
+    /// Hashes of the contents that have embeddings of this model.
     fn whole_contents(&self) -> Result<HashSet<[u8; 32]>> {
         let sql = "SELECT hash FROM content JOIN image_vector ON content = id WHERE model = ?1";
         let mut rows = self.db.prepare(sql)?;
@@ -382,19 +387,19 @@ impl Library {
         Ok(hashes.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Forgets files below the folders that were searched and that are not there any more, or are
-    /// excluded now. Their vectors stay, in case they come back, until [`Library::compact`].
+    /// Drops files below the searched folders that are missing or now excluded. Their embeddings
+    /// stay until [`Library::compact`], in case the files return.
     fn forget_missing(&mut self, found: &FoundPhotos) -> Result<usize> {
         let there: HashSet<&Path> = found.photos.iter().map(PathBuf::as_path).collect();
         self.forget(|path| {
             let searched = found.covers(path);
-            // A folder that could not be listed says nothing about what is in it.
+            // A folder that could not be listed may still hold the file.
             let missing = || found.complete || matches!(path.try_exists(), Ok(false));
             searched && !there.contains(path) && missing()
         })
     }
 
-    /// Forgets the files that are `gone`; returns how many.
+    /// Drops the files for which `gone` is true; returns their number.
     pub(super) fn forget(&mut self, gone: impl Fn(&Path) -> bool) -> Result<usize> {
         let transaction = self.db.transaction()?;
         let mut ids = Vec::new();
@@ -438,13 +443,13 @@ fn changed_ns(metadata: &Metadata) -> Option<i64> {
     metadata.ctime().checked_mul(1_000_000_000)?.checked_add(metadata.ctime_nsec())
 }
 
-/// Windows keeps it, but Rust's library does not tell it.
+/// Windows has this time, but Rust's standard library does not give it.
 #[cfg(not(unix))]
 fn changed_ns(_metadata: &Metadata) -> Option<i64> {
     None
 }
 
-/// What a reader does with a file: nothing that needs the model or the library.
+/// Reads one file. Runs on a reader thread and needs neither the model nor the library.
 fn arrive(
     path: &Path,
     sidecars: &[PathBuf],
@@ -452,7 +457,7 @@ fn arrive(
     config: &ImagePreprocess,
 ) -> Arrived {
     let unopened = |error| Refusal { error, is_unopened: true };
-    // Before the bytes: a file that changes meanwhile is read again next time.
+    // Taken before the bytes, so that a file that changes meanwhile is read again next time.
     let stamp = Stamp::of(path, sidecars);
     let bytes = match &stamp {
         Ok(_) => files::read(path).map_err(|error| unopened(error.into())),
@@ -464,7 +469,7 @@ fn arrive(
         if whole.contains(&hash) {
             return Ok(Content { hash, facts, fresh: None });
         }
-        // Strangers' files: whatever panics has read nothing.
+        // The file may be malformed: a panic in a decoder counts as unreadable.
         let fresh = catch_unwind(|| fresh(path, &bytes, config)).unwrap_or_else(|_| {
             Err(anyhow::anyhow!(
                 "reading it ended in a panic; the file is damaged, or this program is wrong"
@@ -495,7 +500,7 @@ fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
     })
 }
 
-/// The photo with its longer side at most at [`THUMBNAIL`].
+/// The photo scaled down so that its longer side is at most [`THUMBNAIL`].
 fn thumbnail(photo: &Rgb) -> Rgb {
     let (width, height) = photo.dimensions();
     let longer = width.max(height);
@@ -507,7 +512,8 @@ fn thumbnail(photo: &Rgb) -> Rgb {
     resize(photo, scaled(width), scaled(height))
 }
 
-/// 64 bits that copies at another size or quality share but for a few: where it gets lighter to the right.
+/// Perceptual hash of 64 bits: a bit is set if the picture gets lighter to the right there. Copies
+/// at another size or quality differ in few bits.
 fn look(photo: &Rgb) -> u64 {
     let small = resize(photo, 9, 8);
     let light =
@@ -515,7 +521,7 @@ fn look(photo: &Rgb) -> u64 {
     (0..64).fold(0, |bits, i| bits << 1 | u64::from(light(i % 8, i / 8) < light(i % 8 + 1, i / 8)))
 }
 
-/// Vectors of an encoded photo and of its regions, all from the one feature map.
+/// Embeddings of an encoded photo and of its regions, all from one feature map.
 pub fn embed(context: &Context, encoded: &EncodedImage) -> Result<PhotoVectors> {
     let session = &context.session;
     let dim = session.config().embed_dim;
@@ -530,7 +536,7 @@ pub fn embed(context: &Context, encoded: &EncodedImage) -> Result<PhotoVectors> 
     Ok(PhotoVectors { image, boxes, regions })
 }
 
-/// A new content, or one that is read in another way than before.
+/// Inserts a content, or updates one that is decoded differently now; returns its row.
 fn content_row(
     transaction: &Transaction,
     hash: &[u8; 32],
@@ -553,7 +559,7 @@ fn content_row(
     Ok(content)
 }
 
-/// What a content says of itself, if this program finds out more than the one that wrote it.
+/// Saves a content's metadata, unless the same or a newer [`FACTS`] version already saved it.
 fn facts_row(transaction: &Transaction, hash: &[u8; 32], facts: &Facts) -> Result<()> {
     let [latitude, longitude] = facts.place.map_or([None; 2], |place| place.map(Some));
     let (secs, from) = facts.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
@@ -581,7 +587,7 @@ pub(super) fn vector_rows(
             "INSERT OR REPLACE INTO image_vector (model, content, scale, codes) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![model, content, image.scales()[0], bytes_of_codes(image.codes())])?;
-    // An approximate index takes those up to the last that it has for its own.
+    // The photo's embedding may have changed, so an approximate index that contains it is invalid.
     transaction
         .prepare_cached("DELETE FROM nearby WHERE model = ?1 AND last_content >= ?2")?
         .execute(params![model, content])?;
@@ -600,9 +606,10 @@ pub(super) fn vector_rows(
     Ok(())
 }
 
-/// A file with its content, or with what is wrong with it; whether it had this content before.
+/// Inserts or updates a file with its content or its problem; returns whether it had this content
+/// before.
 ///
-/// A photo that the system does not hand out for now stays a hit: its content is as it was when it was read last.
+/// A photo that cannot be opened now stays a hit: it keeps the content of the last read.
 fn file_row(
     transaction: &Transaction,
     file: Filed,
@@ -642,7 +649,8 @@ fn file_row(
             stamp.and_then(|stamp| stamp.sidecar_ns),
             content_id,
             problem,
-            // Whatever kept a file shut may be gone the next time.
+            // The cause may be gone next time, so a file that cannot be opened is always tried
+            // again.
             (!is_unopened).then_some(READERS),
             taken_secs,
             date_from,

@@ -1,4 +1,4 @@
-//! Folders that a library was filled from, so that `mmgem index` goes on with them.
+//! The folders that a library was filled from, so that `mmgem index` can update them later.
 
 use std::path::{Path, PathBuf};
 
@@ -9,8 +9,8 @@ use super::{Library, paths};
 use crate::photos::Root;
 
 impl Library {
-    /// Remembers folders and what is left out of them, in place of what was known of them and of folders in them.
-    /// A folder in a known one belongs to that and is not remembered by itself.
+    /// Saves folders with their exclusion rules. Replaces the earlier rules of these folders and
+    /// forgets known folders inside them. Skips a folder that lies inside another known folder.
     ///
     /// # Errors
     /// When the library cannot be written.
@@ -43,7 +43,7 @@ impl Library {
         Ok(transaction.commit()?)
     }
 
-    /// The folders that are remembered, by path.
+    /// The saved folders, in order of path.
     ///
     /// # Errors
     /// When the library cannot be read.
@@ -63,7 +63,7 @@ impl Library {
         Ok(folders)
     }
 
-    /// What is left out of a folder that is indexed again, as it is remembered; nothing is where it is not.
+    /// A folder with its saved exclusion rules; without rules if the folder is not saved.
     ///
     /// # Errors
     /// When the library cannot be read.

@@ -1,9 +1,10 @@
-//! The photo library: files, what their EXIF says, thumbnails, and vectors of each model, in one SQLite file.
+//! The photo library: files, their EXIF, thumbnails and each model's embeddings, in one SQLite
+//! file.
 //!
-//! A photo is its content: copies and moved files share one row of `content`, so only new content is
-//! encoded. Vectors belong to a model and to a version of the way to it; another model's stand beside them.
-//! Everything is written in transactions of a few photos, so that a library is whole whenever the program
-//! ends, however that is.
+//! A photo is its content: copies and moved files share one row of `content`, so only new content
+//! is encoded. Embeddings belong to a model and a `PREPROCESSING` version; embeddings of other
+//! models stay beside them. Each transaction writes a few photos, so the library is valid even if
+//! the program is killed.
 
 mod cutoffs;
 mod dates;
@@ -41,15 +42,18 @@ pub use sidecars::{FolderSidecars, is_sidecar};
 pub use texts::{KnownTexts, TextsInMemory};
 pub use watch::Changes;
 
-/// Raised whenever the same photo and model give other vectors: decoding, scaling, choice of boxes.
+/// Version of decoding, scaling and choice of boxes. Raise it when the same photo and model give
+/// other embeddings.
 const PREPROCESSING: i64 = 2;
-/// Raised whenever more formats can be read: files that could not be are tried again.
+/// Version of the decoders. Raise it when more formats can be read: unreadable files are then tried
+/// again.
 const READERS: i64 = 2;
-/// Raised whenever [`Facts`] finds more: files without a date of their own are read again.
+/// Version of [`Facts`]. Raise it when [`Facts`] finds more: files without a date of their own are
+/// then read again.
 const FACTS: i64 = 1;
-/// What `PRAGMA user_version` says of a library with the tables below.
+/// `PRAGMA user_version` of a library with the tables below.
 const SCHEMA_VERSION: i64 = 1;
-/// What `PRAGMA application_id` says of every library: "MMGL".
+/// `PRAGMA application_id` of every library: "MMGL".
 const APPLICATION_ID: i64 = 0x4d4d_474c;
 
 const SCHEMA: &str = "
@@ -99,28 +103,28 @@ CREATE TABLE region_vectors (
 );
 ";
 
-/// Columns that libraries of earlier programs lack, and those programs do not miss: table, name, type.
+/// Columns that libraries of earlier versions lack and those versions ignore: table, name, type.
 const COLUMNS: [(&str, &str, &str); 10] = [
-    // The same number: the same picture stored again. NULL: not compared yet.
+    // Photos of the same picture share this number. NULL: not compared yet.
     ("content", "family", "INTEGER"),
-    // Where `taken_secs` was found.
+    // The source of `taken_secs`.
     ("content", "date_from", "TEXT"),
-    // `FACTS` of the program that read them.
+    // `FACTS` of the program that read the facts.
     ("content", "facts", "INTEGER"),
-    // When anything about the file changed, where the system tells: permissions and the name as well.
+    // Time of the file's last change, its permissions and name included, if the system reports it.
     ("file", "changed_ns", "INTEGER"),
-    // When the files beside it changed last.
+    // Time of the last change to the file's sidecars.
     ("file", "sidecar_ns", "INTEGER"),
-    // `READERS` of the program that tried it.
+    // `READERS` of the program that tried to read the file.
     ("file", "readers", "INTEGER"),
-    // What its name and the files beside it say.
+    // Facts from the file's name and its sidecars.
     ("file", "taken_secs", "INTEGER"),
     ("file", "date_from", "TEXT"),
     ("file", "latitude", "REAL"),
     ("file", "longitude", "REAL"),
 ];
 
-/// Tables that libraries of earlier programs lack, and those programs do not miss: name, columns.
+/// Tables that libraries of earlier versions lack and those versions ignore: name, columns.
 const TABLES: [(&str, &str); 4] = [
     (
         "text_vector",
@@ -152,7 +156,7 @@ const TABLES: [(&str, &str); 4] = [
     ),
 ];
 
-/// An open library, seen by one model.
+/// An open library, as one model sees it.
 #[derive(Debug)]
 pub struct Library {
     db: Connection,
@@ -160,32 +164,32 @@ pub struct Library {
     model: i64,
     fingerprint: u64,
     dim: usize,
-    /// What keeps it from being written; nothing where it can be.
+    /// Why the library cannot be written; `None` if it can.
     read_only: Option<open::ReadOnly>,
 }
 
-/// Vectors of a photo and of its regions.
+/// Embeddings of a photo and of its regions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhotoVectors {
-    /// One row.
+    /// One row: the whole photo.
     pub image: Vectors,
-    /// In pixels of the photo as a person sees it.
+    /// In pixels of the upright photo (EXIF orientation applied).
     pub boxes: Vec<BoxPx>,
     /// A row for each box.
     pub regions: Vectors,
 }
 
-/// How much a library holds, of the model that sees it.
+/// Number of files in a library, for the model that opened it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Files that can be searched.
+    /// Files with an embedding.
     pub photos: usize,
     /// Files that could not be read.
     pub problems: usize,
 }
 
 impl Library {
-    /// How much there is.
+    /// Counts the files.
     pub fn counts(&self) -> Result<Counts> {
         let count = |sql: &str, model: &[&dyn rusqlite::ToSql]| -> Result<usize> {
             let n: i64 = self.db.query_row(sql, model, |row| row.get(0))?;
@@ -196,7 +200,7 @@ impl Library {
         Ok(Counts { photos: count(photos, &[&self.model])?, problems: count(problems, &[])? })
     }
 
-    /// Files that could not be read, and why.
+    /// Files that could not be read, with the reason.
     pub fn problems(&self) -> Result<Vec<(PathBuf, String)>> {
         let mut rows = self
             .db
@@ -206,14 +210,14 @@ impl Library {
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// All files that are known, whether they can be read or not.
+    /// All known files, readable or not.
     pub fn paths(&self) -> Result<Vec<PathBuf>> {
         let mut rows = self.db.prepare("SELECT path FROM file")?;
         let rows = rows.query_map([], |row| Ok(paths::from_bytes(&row.get::<_, Vec<u8>>(0)?)));
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
     }
 
-    /// Vectors of the regions of a photo, by its row in `content`.
+    /// Boxes and embeddings of a photo's regions, by its row in `content`.
     pub fn regions(&self, content: i64) -> Result<Option<(Vec<BoxPx>, Vectors)>> {
         let mut row = self.db.prepare_cached(
             "SELECT boxes, scales, codes FROM region_vectors WHERE model = ?1 AND content = ?2",
@@ -235,8 +239,8 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops files that are not there, what belongs to no file any more, the texts that were looked for and what is known
-    /// of approximate indexes, and gives the space back.
+    /// Drops missing files, content without a file, cached text embeddings and the records of
+    /// approximate indexes, then shrinks the library's file.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
@@ -269,7 +273,7 @@ fn bytes_of_codes(codes: &[i8]) -> Vec<u8> {
     codes.iter().map(|code| code.cast_unsigned()).collect()
 }
 
-/// The library that is used when none is named: in the platform's folder for a program's data.
+/// The default library: `mmgem/library.sqlite` in the platform's folder for application data.
 pub fn default_library() -> Result<PathBuf> {
     let folder =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -1,9 +1,10 @@
-//! An approximate index of whole photos, for libraries that take long to read: a graph of near neighbours (HNSW, by
-//! usearch) in a file beside the library, which a search maps into memory instead of reading every vector.
+//! Approximate index of whole photos, for large libraries: a nearest-neighbour graph (HNSW, by
+//! usearch) in a file beside the library. A search maps the file into memory instead of reading
+//! every embedding.
 //!
-//! It only proposes photos. Their own vectors are read from the library and scored as always, and with them those of
-//! photos that came after the graph was made, so a search sees what was added a moment ago. The file may be deleted
-//! at any time.
+//! The graph only proposes photos. The search reads their embeddings from the library and scores
+//! them exactly. It also scores photos that are newer than the graph, so it finds photos that were
+//! just added. The file may be deleted at any time.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -19,29 +20,31 @@ use super::fill::vector_rows;
 use super::search::{Found, REGION_CANDIDATES, Shelf, Wanted};
 use super::{Library, PhotoVectors, codes_from_bytes};
 
-/// Vectors that are read before the cores put them into the graph.
+/// Embeddings read per batch, before all cores add them to the graph.
 const BATCH: usize = 8192;
 
-/// What the library remembers of the graph.
+/// The library's record of the graph.
 struct Graph {
-    /// Photos up to this row of `content` are in it.
+    /// The graph has the photos up to this row of `content`.
     last_content: i64,
     n: usize,
     n_bytes: u64,
 }
 
 impl Library {
-    /// Where the graph of a library file is: of each model its own.
+    /// The graph's file beside a library, one per model.
     pub fn nearby_file(&self, library: &Path) -> PathBuf {
         let mut name = library.as_os_str().to_owned();
         name.push(format!(".{:016x}.usearch", self.fingerprint));
         name.into()
     }
 
-    /// Makes the graph, or adds what is new to it; returns how many photos are in it. `advance` is told of each batch.
+    /// Creates the graph or adds new photos to it; returns the number of photos in it. Calls
+    /// `advance` with the size of each batch.
     ///
     /// # Errors
-    /// When the library cannot be read, or the file not be written; then the graph is as it was.
+    /// When the library cannot be read or the file cannot be written. The graph then stays as it
+    /// was.
     pub fn update_nearby(&mut self, file: &Path, mut advance: impl FnMut(usize)) -> Result<usize> {
         let place = as_text(file)?;
         let old = self.graph(file)?;
@@ -85,8 +88,8 @@ impl Library {
         Ok(n)
     }
 
-    /// The hits of [`Library::search`], found by the graph; nothing where there is none that can be used, or where photos
-    /// that it did not propose might be hits too.
+    /// The hits of [`Library::search`], found through the graph; `None` if the graph is missing or
+    /// outdated, or if photos that it did not propose might be hits too.
     pub fn search_near(
         &self,
         file: &Path,
@@ -94,7 +97,7 @@ impl Library {
         wanted: &Wanted,
     ) -> Result<Option<Vec<Found>>> {
         let n_wanted = wanted.skip.saturating_add(wanted.k);
-        // More than asked for, because members of a group take no place of their own.
+        // Members of a group give one hit together, so ask for more photos.
         let n = if wanted.by_region {
             REGION_CANDIDATES
         } else {
@@ -109,12 +112,12 @@ impl Library {
         Ok((found.len() == wanted.k || is_cut()).then_some(found))
     }
 
-    /// The vectors of about `n` photos that are near to a unit vector, and of all that the graph does not know; nothing
-    /// where there is no graph that can be used.
+    /// The embeddings of about `n` photos near a unit vector, and of all photos that are newer than
+    /// the graph; `None` if the graph is missing or outdated.
     fn shelf_near(&self, file: &Path, vector: &[f32], n: usize) -> Result<Option<Shelf>> {
         let Some(graph) = self.graph(file)? else { return Ok(None) };
         let index = open(self.dim)?;
-        // As many steps as hits; few would end in the wrong neighbourhood.
+        // As many steps as hits; with fewer the search could end in the wrong neighbourhood.
         index.change_expansion_search(n.max(256));
         index.view(as_text(file)?).with_context(|| complaint(file))?;
         let mut query = Vectors::new(self.dim);
@@ -147,7 +150,7 @@ impl Library {
         Ok(Some(Shelf { contents, vectors: Vectors::from_parts(self.dim, codes, scales)? }))
     }
 
-    /// Whether there is a graph that can be used.
+    /// Whether the graph exists and is up to date with its record.
     ///
     /// # Errors
     /// When the library cannot be read.
@@ -155,7 +158,7 @@ impl Library {
         Ok(self.graph(file)?.is_some())
     }
 
-    /// The graph in a file, where it is the one that the library remembers.
+    /// The graph's record, if the file matches it.
     fn graph(&self, file: &Path) -> Result<Option<Graph>> {
         let sql = "SELECT last_content, n, n_bytes FROM nearby WHERE model = ?1";
         let graph = self.db.query_row(sql, [self.model], |row| {
@@ -169,7 +172,7 @@ impl Library {
         Ok(graph.optional()?.filter(|graph| Some(graph.n_bytes) == n_bytes))
     }
 
-    /// Adds photos that have vectors and nothing else, for measurements.
+    /// Adds photos that have only embeddings, for benchmarks.
     ///
     /// # Errors
     /// When the library cannot be written.
@@ -199,8 +202,8 @@ impl Library {
         Ok(transaction.commit()?)
     }
 
-    /// Some photos after one, by their rows in `content`, with the codes of their vectors. Those whose files are gone are
-    /// among them: they may come back.
+    /// Up to `n` photos after a row in `content`, with their codes. Includes photos whose files are
+    /// missing, because the files may return.
     fn vectors_after(&self, content: i64, n: usize) -> Result<Vec<(i64, Vec<i8>)>> {
         let sql = "SELECT content, codes FROM image_vector WHERE model = ?1 AND content > ?2
             ORDER BY content LIMIT ?3";
@@ -211,7 +214,7 @@ impl Library {
     }
 }
 
-/// An empty graph. A code's scale does not change a cosine, so codes go in as they are.
+/// An empty graph. A code's scale does not change a cosine, so codes are added without it.
 fn open(dim: usize) -> Result<Index> {
     Ok(Index::new(&IndexOptions {
         dimensions: dim,
@@ -237,14 +240,14 @@ fn complaint(file: &Path) -> String {
     )
 }
 
-/// Unit vectors around as many centres as there are hundreds of them, as photos of the same things are.
+/// Unit vectors in clusters of 100, like photos of the same things.
 pub fn gathered_vectors(n: usize, dim: usize, seed: u64) -> Vectors {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut number = move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // The sum of four is nearly normal.
+        // The sum of four terms is nearly normal.
         state.to_le_bytes().chunks(2).map(|b| f32::from(b[0]) - f32::from(b[1])).sum::<f32>()
     };
     let centres: Vec<f32> = (0..n.div_ceil(100) * dim).map(|_| number()).collect();
@@ -358,7 +361,7 @@ mod tests {
             |desk: &mut Desk| desk.library.update_nearby(&desk.graph, |_| ()).expect("writable");
         update(&mut desk);
         assert!(desk.near(&query, 5).is_some());
-        // Another vector for a photo that it has.
+        // Another embedding for a photo in the graph.
         let again = PhotoVectors {
             image: vectors.rows(9..10),
             boxes: Vec::new(),
@@ -373,7 +376,7 @@ mod tests {
             contents(&desk.near(&query, 5).expect("made again")),
             contents(&desk.exact(&query, 5))
         );
-        // Its file cut short, and deleted.
+        // The graph's file truncated, then deleted.
         let bytes = fs::read(&desk.graph).expect("written");
         fs::write(&desk.graph, &bytes[..bytes.len() / 2]).expect("writable");
         assert!(desk.near(&query, 5).is_none());

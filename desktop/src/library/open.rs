@@ -1,4 +1,4 @@
-//! Opening a library: to fill it, or to search one that perhaps cannot be written.
+//! Opens a library, to fill it or to search it; a search also accepts one that cannot be written.
 
 use std::ffi::OsString;
 use std::fs;
@@ -14,18 +14,20 @@ use super::{APPLICATION_ID, COLUMNS, Library, PREPROCESSING, SCHEMA, SCHEMA_VERS
 use crate::names::{file_uri, shown};
 use crate::photos::looks_like_a_photo;
 
-/// Why nothing is written to an open library.
+/// Marks a library as read-only.
 #[derive(Debug)]
 pub struct ReadOnly {
-    /// A copy that is read instead, because the last batch of a program that was killed can only be taken over by writing.
+    /// The copy that is read instead. A killed program leaves its last batches in the log, and
+    /// merging the log needs write access.
     _copy: Option<Copy>,
 }
 
 impl Library {
-    /// Opens a library to fill it, or makes it, for a model with vectors of `dim` numbers.
+    /// Opens a library to fill it, for a model with embeddings of `dim` numbers; creates it if
+    /// missing.
     ///
     /// # Errors
-    /// When the file is something else, of a newer version, or cannot be written.
+    /// When the file is not a library, has a newer version, or cannot be written.
     pub fn open(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
         check_name(file)?;
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -34,11 +36,11 @@ impl Library {
         Self::of_file(file, fingerprint, dim).with_context(|| complaint(file))
     }
 
-    /// Opens a library that is there to search it, although it perhaps cannot be written: on a disk for reading, in a
-    /// backup, of another person.
+    /// Opens an existing library to search it. The library may be read-only: on a read-only disk,
+    /// in a backup, or owned by another user.
     ///
     /// # Errors
-    /// When nothing is there, or it is no library that this program reads.
+    /// When the file is missing, or is not a library that this program can read.
     pub fn open_to_search(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
         anyhow::ensure!(
             file.is_file(),
@@ -52,12 +54,12 @@ impl Library {
         .with_context(|| complaint(file))
     }
 
-    /// A library that is gone when the program ends.
+    /// A library in memory, dropped when the program ends.
     pub fn in_memory(fingerprint: u64, dim: usize) -> Result<Self> {
         Self::of_connection(Connection::open_in_memory()?, fingerprint, dim)
     }
 
-    /// Whether it can only be read.
+    /// Whether the library can only be read.
     pub fn is_read_only(&self) -> bool {
         self.read_only.is_some()
     }
@@ -67,7 +69,7 @@ impl Library {
     }
 
     fn of_connection(mut db: Connection, fingerprint: u64, dim: usize) -> Result<Self> {
-        // Another process may be writing; a batch takes it well under a second.
+        // Another process may be writing; a batch takes well under a second.
         db.busy_timeout(Duration::from_secs(30))?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
@@ -82,18 +84,18 @@ impl Library {
         Ok(Self { db, model, fingerprint, dim, read_only: None })
     }
 
-    /// Reads a library without writing to it or beside it.
+    /// Opens a library without writing to it or beside it.
     pub(super) fn for_reading(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
         let (db, copy) = connect_for_reading(file)?;
         check_version(&db)?;
         complete_in_memory(&db)?;
-        // No row: this model has no photos in it.
+        // Without a row this model has no embeddings in the library.
         let model = model_row(&db, fingerprint)?.unwrap_or(i64::MIN);
         Ok(Self { db, model, fingerprint, dim, read_only: Some(ReadOnly { _copy: copy }) })
     }
 }
 
-/// Refuses names that SQLite would take and a person did not mean.
+/// Rejects names that SQLite accepts but a user cannot mean.
 fn check_name(file: &Path) -> Result<()> {
     anyhow::ensure!(
         !file.as_os_str().is_empty(),
@@ -114,7 +116,7 @@ fn complaint(file: &Path) -> String {
     )
 }
 
-/// Whether a library is fine but cannot be written.
+/// Whether opening failed only because the library cannot be written.
 fn is_unwritable(error: &Error) -> bool {
     let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
     use ErrorCode::{CannotOpen, DatabaseBusy, PermissionDenied, ReadOnly as IsReadOnly};
@@ -127,7 +129,8 @@ fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
         |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()));
     let log = with_ending(file, "-wal");
     let log_bytes = fs::metadata(&log).map(|metadata| metadata.len()).ok();
-    // While another program has it open there is a log, which is read with what that program keeps beside it.
+    // While another program has the library open, SQLite needs that program's log and shared
+    // memory.
     if log_bytes.is_some()
         && let Ok(db) = Connection::open_with_flags(file, flags)
         && reads(&db).is_ok()
@@ -135,7 +138,8 @@ fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
         return Ok((db, None));
     }
     if log_bytes.unwrap_or(0) == 0 {
-        // All is in the one file. Opened plainly, SQLite would leave files beside it.
+        // The database file is complete. A plain open would leave files beside it, so open it as
+        // immutable.
         let uri = format!("{}?immutable=1", file_uri(file));
         let db = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
         reads(&db)?;
@@ -153,7 +157,7 @@ fn with_ending(file: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// A copy in the folder for temporary files, gone when it is dropped.
+/// A copy of a library in the folder for temporary files, deleted on drop.
 #[derive(Debug)]
 struct Copy {
     folder: PathBuf,
@@ -188,13 +192,13 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // The system clears that folder anyway.
+        // The system cleans that folder anyway.
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
 fn make_tables(db: &mut Connection) -> Result<()> {
-    // Two programs may meet here: the second waits, and finds the tables made.
+    // Two programs may get here at once: the second waits, and finds the tables made.
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let n_tables: i64 =
         transaction.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
@@ -236,7 +240,8 @@ fn missing_columns(db: &Connection) -> Result<Vec<(&'static str, &'static str, &
     Ok(missing)
 }
 
-/// Stands in for what a library of an earlier program lacks, in memory: such a table is empty, such a column unknown.
+/// Adds what a library of an earlier version lacks, in memory: missing tables are empty, missing
+/// columns NULL.
 fn complete_in_memory(db: &Connection) -> Result<()> {
     db.pragma_update(None, "temp_store", "MEMORY")?;
     db.pragma_update(None, "foreign_keys", false)?;
@@ -280,7 +285,7 @@ mod tests {
         (folder, file)
     }
 
-    /// What stands beside a library, by name.
+    /// Names of the files in a library's folder.
     fn beside(file: &Path) -> Vec<OsString> {
         let entries = fs::read_dir(file.parent().expect("a folder")).expect("readable");
         let mut names: Vec<OsString> =

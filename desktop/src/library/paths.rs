@@ -1,4 +1,4 @@
-//! Paths as bytes and back, in whatever encoding the system has them, and as other programs take them.
+//! Paths as bytes in the system's own encoding, and paths for other programs.
 
 use std::path::{Path, PathBuf};
 
@@ -27,14 +27,14 @@ pub fn from_bytes(bytes: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_wide(&wide))
 }
 
-/// A path to give to another program. Windows calls it `\\?\C:\...` when it is asked for a whole path, as the
-/// library does; few programs take that.
+/// A path that other programs accept. On Windows a canonical path, as the library stores it, begins
+/// with `\\?\`, which few programs accept.
 pub fn as_programs_take_it(path: &Path) -> PathBuf {
     let plain = if cfg!(windows) { path.to_str().and_then(without_verbatim) } else { None };
     plain.map_or_else(|| path.to_owned(), PathBuf::from)
 }
 
-/// A path on a drive or a share without the prefix that has it taken literally.
+/// A path on a drive or a share without its verbatim prefix (`\\?\`).
 fn without_verbatim(path: &str) -> Option<String> {
     let rest = path.strip_prefix(r"\\?\")?;
     match rest.strip_prefix(r"UNC\") {

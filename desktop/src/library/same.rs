@@ -1,12 +1,15 @@
-//! Which photos are the same picture stored again: in another format, size or quality, or turned by EXIF.
+//! Finds photos that are the same picture stored again: in another format, size or quality, or
+//! turned by EXIF.
 //!
-//! A family of photos is decided from their pixels, once, when they are indexed, and is the same for every model.
-//! Candidates look alike in 64 bits ([`super::fill`]); then the pictures themselves are compared, at up to [`SIDE`]
-//! pixels: two invoices share every bit of such a summary and differ in one digit. A photo joins a family only if it
-//! is the same as every member, so that a small copy cannot tie two different photos together.
+//! Indexing assigns each photo to a family once, from its pixels, for all models. Candidates have a
+//! similar perceptual hash of 64 bits ([`super::fill`]). Then the pictures themselves are compared,
+//! at up to [`SIDE`] pixels: two invoices may share every bit of the hash and differ in one digit.
+//! A photo joins a family only if it matches every compared member, so that a small copy cannot
+//! join two different photos.
 //!
-//! What this cannot see: a change that is lost at [`SIDE`] pixels, as a digit of 4 pixels in a scan of 12 megapixels;
-//! a change in a copy that is too small to show it; and two photos of a series between which nothing moved.
+//! Limits: this cannot see a change that is lost at [`SIDE`] pixels, such as a digit of 4 pixels in
+//! a scan of 12 megapixels; a change in a copy that is too small to show it; or two photos of a
+//! series between which nothing moved.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,31 +24,32 @@ use rusqlite::params;
 use super::{Library, paths};
 use crate::photos::decode_photo;
 
-/// Pictures are compared at this longer side, or at the smaller one's own.
+/// Longer side at which pictures are compared; smaller pictures are compared at their own size.
 pub const SIDE: u32 = 1024;
-/// A copy of another size with a shorter longer side shows too little to be compared.
+/// A copy of another size whose longer side is shorter shows too little to be compared.
 const LEAST_SIDE: u32 = 192;
-/// Candidates differ in no more bits of their looks.
+/// Candidates differ in at most this many bits of their hash.
 const LOOK_BITS: u32 = 4;
-/// Members of a family that a newcomer is compared with: the largest, which show most.
+/// Members of a family that a new photo is compared with: the largest, which show most.
 const MEMBERS: usize = 8;
-/// Families that a newcomer is compared with: those whose thumbnails are nearest.
+/// Families that a new photo is compared with: those with the nearest thumbnails.
 const FAMILIES: usize = 8;
-/// Photos whose families are written at once.
+/// Photos whose families are written in one transaction.
 const BATCH: usize = 64;
 /// Cells of a thumbnail per side, for the cheap comparison before the pictures are read.
 const CELLS: u32 = 32;
-/// Of those cells none differs by more, in levels of 255; the thumbnails' own JPEG stays within 4. The limit
-/// itself was not measured: it was doubled from 12 for small copies.
-/// It only spares the comparison of pictures that cannot be the same.
+/// Largest difference of a cell, in levels of 255; the thumbnails' own JPEG stays within 4. The
+/// limit is not measured: it was doubled from 12 to allow small copies. It only saves comparing
+/// pictures that cannot be the same.
 const CELL_LIMIT: i32 = 24;
-/// Pictures that are kept in memory while families are decided: 3 MB each.
+/// Pictures cached in memory during the comparison, 3 MB each.
 const KEPT: usize = 24;
 
-/// How two pictures of one shape differ, in levels of 255.
+/// Difference of two pictures of the same shape, in levels of 255.
 ///
-/// Measured with the pairs of this file's tests (pages of text at the size of a screen, a scan and a phone; a pendulum;
-/// drawn scenes) and, by the same sums in Python, with 34 photos (kodak, scikit-image) and pages in DejaVu Sans:
+/// Measured on the pairs of this file's tests: pages of text at the size of a screen, a scan and a
+/// phone; a pendulum; drawn scenes. Measured by the same sums in Python on 34 photos (kodak,
+/// scikit-image) and on pages in DejaVu Sans:
 ///
 /// | | `spot` | `area` | `hue` |
 /// |---|---|---|---|
@@ -58,19 +62,19 @@ const KEPT: usize = 24;
 pub struct Difference {
     /// Largest difference of lightness, in the mean of 2 × 2 pixels: a stroke of a letter.
     pub spot: f32,
-    /// The same in the mean of 16 × 16 pixels: a thing that moved, an exposure.
+    /// The same in the mean of 16 × 16 pixels: an object that moved, another exposure.
     pub area: f32,
     /// Largest difference of colour (Cb, Cr), in the mean of 8 × 8 pixels.
     pub hue: f32,
-    /// Root mean square of the difference of lightness where there are edges: what compression and scaling do to all
+    /// Root mean square of the lightness difference at edges. Compression and scaling change all
     /// edges alike.
     pub noise: f32,
-    /// The longer side at which they were compared.
+    /// The longer side of the comparison, in pixels.
     pub side: u32,
 }
 
 impl Difference {
-    /// Between two pictures; `None` if they have another shape, or one is too small to be compared.
+    /// The difference of two pictures; `None` if their shapes differ, or if one is too small.
     pub fn of(a: &Rgb, b: &Rgb) -> Option<Self> {
         let (smaller, larger) = if a.width() <= b.width() { (a, b) } else { (b, a) };
         let (width, height) = smaller.dimensions();
@@ -102,16 +106,16 @@ impl Difference {
         })
     }
 
-    /// Whether that is what storing a picture again does to it.
+    /// Whether storing the picture again explains the difference.
     pub fn is_stored_again(&self) -> bool {
-        // In a small copy a stroke is fainter, and so is what scaling does to it.
+        // In a small copy strokes are fainter, and scaling changes them less.
         let spot = (11.0 + 17.0 * self.side as f32 / 256.0).clamp(28.0, 45.0);
-        // Where all edges are as they were, one that is not is no accident.
+        // If edges are unchanged in general, a single changed edge is a real difference.
         self.spot <= spot.min(12.0 + 8.0 * self.noise) && self.area <= 11.0 && self.hue <= 20.0
     }
 }
 
-/// Whether two sizes are one shape but for the rounding to whole pixels.
+/// Whether two sizes have the same aspect ratio, up to rounding to whole pixels.
 fn same_shape(a: (u32, u32), b: (u32, u32)) -> bool {
     let (a, b) = ((f64::from(a.0), f64::from(a.1)), (f64::from(b.0), f64::from(b.1)));
     let off_by_one = 1.5 * (1.0 / a.0.min(b.0) + 1.0 / a.1.min(b.1));
@@ -144,11 +148,11 @@ impl Planes {
     }
 }
 
-/// Largest absolute mean over squares of `k` pixels, or as many as there are.
+/// Largest absolute mean over squares of `k` pixels, cropped to the picture if it is smaller.
 fn largest_mean(values: &[i32], width: u32, height: u32, k: usize) -> f32 {
     let (width, height) = (width as usize, height as usize);
     let (across, down) = (k.min(width), k.min(height));
-    // Sums over `down` rows of each column, moved down row by row.
+    // Column sums over `down` rows, moved down row by row.
     let mut columns = vec![0i32; width];
     for row in values.chunks_exact(width).take(down) {
         columns.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
@@ -172,9 +176,10 @@ fn largest_mean(values: &[i32], width: u32, height: u32, k: usize) -> f32 {
     most as f32 / (across * down) as f32
 }
 
-/// Root mean square of `difference` at the edges of `light`; everywhere if there are few.
+/// Root mean square of `difference` at the edges of `light`; over all pixels if there are few
+/// edges.
 fn noise_of_edges(light: &[i32], difference: &[i32], width: usize) -> f32 {
-    /// Levels between neighbours at an edge.
+    /// Least difference between neighbours at an edge, in levels.
     const EDGE: i32 = 16;
     let (mut of_edges, mut n_edges, mut of_all) = (0i64, 0i64, 0i64);
     for (at, (value, off)) in light.iter().zip(difference).enumerate() {
@@ -195,7 +200,7 @@ fn noise_of_edges(light: &[i32], difference: &[i32], width: usize) -> f32 {
     mean.sqrt() as f32
 }
 
-/// A picture with its longer side at most at [`SIDE`].
+/// The picture scaled down so that its longer side is at most [`SIDE`].
 fn fitted(photo: Rgb) -> Rgb {
     let (width, height) = photo.dimensions();
     let longer = width.max(height);
@@ -207,7 +212,7 @@ fn fitted(photo: Rgb) -> Rgb {
     resize(&photo, scaled(width), scaled(height))
 }
 
-/// A photo that is compared, or compared with.
+/// A photo in the comparison.
 #[derive(Clone, Copy, Debug)]
 struct Kin {
     content: i64,
@@ -217,10 +222,12 @@ struct Kin {
 }
 
 impl Library {
-    /// Decides for all photos that were not compared yet to which family each belongs; returns how many were. A photo
-    /// whose file cannot be read now is compared the next time, and has no family until then.
+    /// Assigns every photo that was not compared yet to a family; returns how many it assigned. If
+    /// a file of the comparison cannot be read now, the photo stays without a family until the next
+    /// call.
     ///
-    /// `advance` is told of some photos after the other, and says whether to go on.
+    /// Calls `advance` with the number of photos after each batch; `advance` returns whether to
+    /// continue.
     ///
     /// # Errors
     /// When the library cannot be read or written.
@@ -266,7 +273,7 @@ impl Library {
         Ok(n_compared)
     }
 
-    /// Photos that were not compared yet.
+    /// Number of photos that were not compared yet.
     ///
     /// # Errors
     /// When the library cannot be read.
@@ -340,7 +347,7 @@ impl Library {
     }
 }
 
-/// What is found out of a photo.
+/// The result of comparing one photo.
 enum Verdict {
     Member(i64),
     Alone,
@@ -348,9 +355,9 @@ enum Verdict {
     Unknown,
 }
 
-/// Members of families, found by their looks.
+/// Members of families, found by their hashes.
 ///
-/// Of two looks that differ in at most four bits one of five parts is equal.
+/// If two hashes differ in at most four bits, at least one of their five parts is equal.
 #[derive(Default)]
 struct Families {
     members: HashMap<i64, Vec<usize>>,
@@ -365,7 +372,7 @@ impl Families {
         }
     }
 
-    /// Those whose looks may differ in few bits, some of them several times.
+    /// Members whose hashes may differ in few bits; some appear several times.
     fn near(&self, look: u64) -> impl Iterator<Item = usize> {
         let of_part = |(part, by_part): (u64, &'_ HashMap<u64, Vec<usize>>)| {
             by_part.get(&part).cloned().unwrap_or_default()
@@ -380,7 +387,7 @@ fn parts(look: u64) -> [u64; LOOK_BITS as usize + 1] {
     [0, 13, 26, 39, 52].map(|start| look >> start & 0x1fff)
 }
 
-/// Thumbnails and pictures that were read last.
+/// Cache of thumbnails' cells and of the pictures that were used last.
 #[derive(Default)]
 struct Pictures {
     cells: HashMap<i64, Option<Vec<i32>>>,
@@ -401,7 +408,7 @@ impl Pictures {
         Ok(a.iter().zip(b).map(|(a, b)| (a - b).abs()).max())
     }
 
-    /// Whether a photo is the same as each of some members; `None` where a file cannot be read.
+    /// Whether a photo is the same as each of some members; `None` if a file cannot be read.
     fn same_as_all(
         &mut self,
         library: &Library,
@@ -422,7 +429,7 @@ impl Pictures {
 
     fn picture(&mut self, library: &Library, kin: Kin) -> Result<Option<Rgb>> {
         if let Some(at) = self.kept.iter().position(|(content, _)| *content == kin.content) {
-            // The last used comes last.
+            // The last used picture is at the end.
             let kept = self.kept.remove(at);
             self.kept.push(kept);
         } else {
@@ -441,7 +448,7 @@ impl Pictures {
 
 fn read(path: &Path) -> Option<Rgb> {
     let bytes = files::read(path).ok()?;
-    // Strangers' files: whatever panics shows nothing.
+    // The file may be malformed: a panic in a decoder counts as unreadable.
     let decoded = std::panic::catch_unwind(|| decode_photo(path, &bytes, SIDE).ok()).ok()??;
     Some(fitted(decoded.pixels))
 }

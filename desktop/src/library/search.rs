@@ -1,4 +1,4 @@
-//! Searching a library: every vector is looked at, the hits are told with all that is known of them.
+//! Search in a library: exact scoring of every embedding, and the facts of each hit.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,44 +12,45 @@ use rusqlite::params;
 use super::dates::{DateFrom, Dated};
 use super::{Library, paths};
 
-/// Photos whose regions are looked at when regions count, and few hits are wanted: those that fit best as a whole.
+/// Photos whose regions are scored: the best by their whole image. A search that wants more hits
+/// scores more.
 pub(super) const REGION_CANDIDATES: usize = 3000;
-/// Vectors that a thread scans before it asks for more.
+/// Least number of embeddings that a thread scores at once.
 const SCAN: usize = 4096;
 
-/// The vectors of whole photos, in memory.
+/// Embeddings of whole photos, in memory.
 #[derive(Clone, Debug)]
 pub struct Shelf {
-    /// Row of `content` of each vector.
+    /// Row of `content` of each embedding, ascending.
     pub(super) contents: Vec<i64>,
     pub(super) vectors: Vectors,
 }
 
-/// What a library knows of a photo.
+/// A photo as the library knows it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Photo {
     /// Row of `content`.
     pub content: i64,
-    /// Where it is; the other places have copies.
+    /// Its files; all but the first are copies.
     pub paths: Vec<PathBuf>,
-    /// The format's name, as "JPEG".
+    /// Name of the format, such as "JPEG".
     pub format: String,
     /// Size of the file.
     pub size_bytes: u64,
-    /// Width and height as a person sees it, in pixels.
+    /// Width and height of the upright photo, in pixels.
     pub size_px: [u32; 2],
-    /// When it was taken, as well as that is known.
+    /// When it was taken, from the most reliable source.
     pub taken: Dated,
     /// Maker and model.
     pub camera: Option<String>,
     /// Latitude and longitude, in degrees.
     pub place: Option<[f64; 2]>,
-    /// The same number: the same picture stored again. Nothing until they are compared.
+    /// Photos of the same picture share this number; `None` until they are compared.
     pub family: Option<i64>,
 }
 
 impl Photo {
-    /// A number that it shares with the same picture stored again, and with nothing else.
+    /// A number that only photos of the same picture share.
     pub fn group(&self) -> i64 {
         self.family.unwrap_or(-1 - self.content)
     }
@@ -57,7 +58,7 @@ impl Photo {
 
 #[cfg(test)]
 impl Photo {
-    /// A photo of 400 × 300 pixels at a path, for tests of what shows photos.
+    /// A photo of 400 × 300 pixels at a path, for tests.
     pub fn example(content: i64, path: PathBuf, taken_secs: i64) -> Self {
         Self {
             content,
@@ -73,37 +74,37 @@ impl Photo {
     }
 }
 
-/// Which files of photos count.
+/// Filter: whether a file of a photo counts.
 pub type Keep<'a> = dyn Fn(&Photo, &Path) -> bool + 'a;
 
-/// A file that is a hit, with its best box.
+/// A file that is a hit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
     /// The file.
     pub path: PathBuf,
-    /// The photo that is in it.
+    /// The photo that the file holds.
     pub photo: Photo,
-    /// Cosine with the query: of the whole photo, or of its best region if regions are searched. Nothing where filters
-    /// alone were asked.
+    /// Cosine with the query: of the whole photo, or of its best region if regions are searched.
+    /// `None` if the query has only filters.
     pub score: Option<f32>,
-    /// The region that fits best, in pixels of the photo as a person sees it.
+    /// The region that fits best, in pixels of the upright photo.
     pub box_px: Option<BoxPx>,
-    /// Other files with the same picture: in a list of all hits those with the same bytes, which are hits themselves; in
-    /// a list of groups all of its group.
+    /// Other files with the same picture. In a list of files, the files with the same bytes, which
+    /// are hits themselves; in a list of groups, all other files of the group.
     pub same: Vec<PathBuf>,
 }
 
-/// A photo's place in the order of all.
+/// A photo's place in a ranking.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ranked {
     /// Row of `content`.
     pub content: i64,
-    /// As in [`Found`]; 0 where filters alone were asked.
+    /// As in [`Found`]; 0 if the query has only filters.
     pub score: f32,
 }
 
 impl Library {
-    /// Reads the vectors of all photos that have a file.
+    /// Reads the embeddings of all photos that have a file.
     pub fn shelf(&self) -> Result<Shelf> {
         let sql = "SELECT content, scale, codes FROM image_vector AS v WHERE model = ?1
             AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content) ORDER BY content";
@@ -118,12 +119,12 @@ impl Library {
         Ok(Shelf { contents, vectors: Vectors::from_parts(self.dim, codes, scales)? })
     }
 
-    /// Everything that is known of the photos, by their row in `content`.
+    /// All photos, by their row in `content`.
     pub fn photos(&self) -> Result<HashMap<i64, Photo>> {
         self.read_photos(None)
     }
 
-    /// What is known of one photo; `None` when its files are gone meanwhile.
+    /// One photo; `None` if its files are gone.
     pub fn photo(&self, content: i64) -> Result<Option<Photo>> {
         Ok(self.read_photos(Some(content))?.remove(&content))
     }
@@ -153,12 +154,13 @@ impl Library {
             };
             let modified: i64 = row.get(7)?;
             let of_file = Dated { secs: modified.div_euclid(1_000_000_000), from: DateFrom::File };
-            // Earlier programs wrote no source, and knew EXIF only.
+            // Earlier versions saved no source: they read a photo's date only from EXIF.
             let dates = [dated(3, 4, DateFrom::Exif)?, dated(5, 6, DateFrom::Name)?, Some(of_file)];
             let taken =
                 dates.into_iter().flatten().min_by_key(|taken| taken.from).unwrap_or(of_file);
             if let Some(photo) = photos.get_mut(&content) {
-                // Of copies the best source counts, and of equals the earliest: copying makes a file's date later.
+                // Among copies the best source counts, then the earliest date: copying makes a
+                // file's date later.
                 let order = |taken: &Dated| (taken.from, taken.secs);
                 photo.taken = std::cmp::min_by_key(photo.taken, taken, order);
                 photo.place = photo.place.or(place(11, 12)?);
@@ -181,7 +183,7 @@ impl Library {
         Ok(photos)
     }
 
-    /// Scores photos by their best region, of those `n` whose whole fits best.
+    /// Scores the `n` photos whose whole image fits best by their best region.
     fn by_region(
         &self,
         shelf: &Shelf,
@@ -199,9 +201,11 @@ impl Library {
         Ok(hits)
     }
 
-    /// The hits `skip..skip + k`, best first: each file that is one, or each group of files with one picture.
+    /// The hits `skip..skip + k`, best first: every matching file, or one per group with
+    /// `wanted.group`.
     ///
-    /// `keep` says which files count; without it no photo is asked. Hits below `min_score` are left out.
+    /// `keep` says which files count; without it, the photos' facts are not read. Hits below
+    /// `min_score` are left out.
     pub fn search(
         &self,
         shelf: &Shelf,
@@ -248,12 +252,12 @@ impl Library {
                 }
                 return Ok(found);
             }
-            // Groups took some places, or photos with a better region may come.
+            // Grouping removed some hits, or photos further down have a better region.
             n = n.saturating_mul(8);
         }
     }
 
-    /// The photos that filters alone find, the latest first.
+    /// The photos that pass a query of filters alone, the latest first.
     ///
     /// # Errors
     /// When the library cannot be read.
@@ -272,7 +276,7 @@ impl Library {
         Ok(found)
     }
 
-    /// The first files of ranked photos, or with groups the first file of each; `photo` tells what is known of one.
+    /// The files of ranked photos, or the first file of each group; `photo` reads a photo's facts.
     fn list(
         &self,
         ranked: impl Iterator<Item = (i64, Option<f32>)>,
@@ -305,7 +309,7 @@ impl Library {
         Ok(found)
     }
 
-    /// Puts all files of its group under each hit.
+    /// Fills `same` of each hit with all other files of its group.
     fn gather(&self, found: &mut [Found], keep: Option<&Keep>) -> Result<()> {
         let mut groups: HashMap<i64, Vec<PathBuf>> = HashMap::new();
         let photos = self.photos()?;
@@ -328,16 +332,16 @@ impl Library {
         Ok(())
     }
 
-    /// The region of a photo that fits best, in pixels of the photo, by its row in `content`; `None` where
-    /// this model has none of it.
+    /// The box of a photo's best region, in pixels of the photo, by its row in `content`; `None` if
+    /// this model has no regions of it.
     pub fn best_box(&self, content: i64, query: &Query) -> Result<Option<BoxPx>> {
         let Some((boxes, regions)) = self.regions(content)? else { return Ok(None) };
         Ok(regions.nearest(query, 1).first().map(|best| boxes[best.row]))
     }
 
-    /// All photos in order of their scores, without boxes: for those who scroll through them, with what
-    /// [`Self::photos`] knows. By region the photos come first whose whole fits well, by the score of their best region;
-    /// the others follow with no better one.
+    /// A ranking of all photos, without boxes, for a window that scrolls through them;
+    /// [`Self::photos`] has their facts. With `by_region`, the photos whose whole image fits best
+    /// come first, ordered by their best region; the others follow and score no higher.
     pub fn rank(
         &self,
         shelf: &Shelf,
@@ -361,7 +365,7 @@ impl Library {
             .collect())
     }
 
-    /// How many photos another model has vectors of, to say so where this one has none.
+    /// Number of photos that other models have embeddings of, for a hint if this model has none.
     pub fn photos_of_other_models(&self) -> Result<usize> {
         let sql = "SELECT count(DISTINCT content) FROM image_vector WHERE model != ?1";
         let n: i64 = self.db.query_row(sql, params![self.model], |row| row.get(0))?;
@@ -369,33 +373,33 @@ impl Library {
     }
 }
 
-/// The files of a photo that count.
+/// The files of a photo that pass the filter.
 fn kept_paths(photo: &Photo, keep: Option<&Keep>) -> Vec<PathBuf> {
     photo.paths.iter().filter(|path| keep.is_none_or(|keep| keep(photo, path))).cloned().collect()
 }
 
-/// Which hits are wanted.
+/// Range, threshold and mode of a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wanted {
-    /// Hits before the first that is wanted.
+    /// Hits to skip.
     pub skip: usize,
-    /// Most hits.
+    /// Maximum number of hits.
     pub k: usize,
-    /// Least cosine.
+    /// Minimum cosine.
     pub min_score: f32,
     /// Score by the best region instead of the whole photo.
     pub by_region: bool,
-    /// One hit for each picture, however often it is stored.
+    /// One hit per picture, even if it is stored several times.
     pub group: bool,
 }
 
 impl Shelf {
-    /// Whether a photo is on it, by its row in `content`; rows are read in their order.
+    /// Whether the shelf has a photo, by its row in `content`; relies on ascending rows.
     pub fn has(&self, content: i64) -> bool {
         self.contents.binary_search(&content).is_ok()
     }
 
-    /// Takes vectors that are in memory already; rows of `content` count from 0.
+    /// A shelf of embeddings in memory; rows of `content` count from 0.
     pub fn of_vectors(vectors: Vectors) -> Self {
         Self { contents: (0..vectors.len() as i64).collect(), vectors }
     }

@@ -1,4 +1,4 @@
-//! Files that other programs put beside photos: XMP sidecars, and the JSON of a Google Takeout.
+//! Files that other programs put beside photos: XMP sidecars and the JSON of a Google Takeout.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -11,14 +11,14 @@ use serde_json::Value;
 use super::dates::{DateFrom, Dated, date_of_name};
 use super::facts::{real_place, xmp_place, xmp_secs};
 
-/// A sidecar is read to this size; they have a few kilobytes.
+/// Larger sidecars are ignored; a usual one has a few kilobytes.
 const SIZE_LIMIT: u64 = 1 << 20;
-/// Takeout cuts the names of its files so that they have at most so many letters before `.json`.
+/// Takeout truncates a file's name to at most this many characters before `.json`.
 const TAKEOUT_LETTERS: usize = 46;
-/// What Takeout puts after the photo's name, whole or cut.
+/// The suffix that Takeout adds to the photo's name, whole or truncated.
 const TAKEOUT_WORDS: &str = ".supplemental-metadata";
 
-/// What a photo's name and the files beside it say.
+/// Facts from a photo's name and its sidecars.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Beside {
     pub taken: Option<Dated>,
@@ -27,7 +27,7 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Reads them; what cannot be read says nothing.
+    /// Reads the name and the sidecars; ignores a sidecar that it cannot read.
     pub fn of(photo: &Path, sidecars: &[PathBuf]) -> Self {
         let mut found = Self::default();
         for sidecar in sidecars {
@@ -62,7 +62,8 @@ fn of_takeout(json: &[u8]) -> Beside {
     Beside { taken: secs.map(|secs| Dated { secs, from: DateFrom::Takeout }), place }
 }
 
-/// When the files beside a photo changed last, in nanoseconds since 1970; nothing where there are none.
+/// Time of the last change to a photo's sidecars, in nanoseconds since 1970; `None` without
+/// sidecars.
 pub fn changed_ns(sidecars: &[PathBuf]) -> Option<i64> {
     let changed = |sidecar: &PathBuf| {
         let since = fs::metadata(sidecar).ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
@@ -71,7 +72,7 @@ pub fn changed_ns(sidecars: &[PathBuf]) -> Option<i64> {
     sidecars.iter().filter_map(changed).max()
 }
 
-/// Whether a file of this name may be one beside a photo.
+/// Whether a file of this name may be a sidecar.
 pub fn is_sidecar(name: &OsStr) -> bool {
     ends_with(name, ".xmp") || ends_with(name, ".json")
 }
@@ -82,7 +83,7 @@ fn ends_with(name: &OsStr, ending: &str) -> bool {
         && name[name.len() - ending.len()..].eq_ignore_ascii_case(ending.as_bytes())
 }
 
-/// The sidecars of a folder, by their names in small letters.
+/// The sidecars of a folder, by name in lower case.
 #[derive(Debug, Default)]
 pub struct FolderSidecars {
     names: HashMap<String, OsString>,
@@ -91,15 +92,15 @@ pub struct FolderSidecars {
 impl FolderSidecars {
     /// Adds a file that [`is_sidecar`].
     pub fn add(&mut self, name: OsString) {
-        // A name that is not text belongs to no photo whose name is.
+        // A name that is not UTF-8 cannot match a photo's name that is.
         if let Some(text) = name.to_str() {
             self.names.insert(text.to_lowercase(), name);
         }
     }
 
-    /// Those of a photo: `a.jpg.xmp`, `a.xmp`, `a.jpg.json`, `a.jpg.supplemental-metadata.json` and what Takeout
-    /// makes of long names, of copies (`a(1).jpg` has `a.jpg(1).json`) and of edited photos (`a-edited.jpg` has
-    /// `a.jpg.json`).
+    /// The sidecars of a photo: `a.jpg.xmp`, `a.xmp`, `a.jpg.json`,
+    /// `a.jpg.supplemental-metadata.json`. Also Takeout's names for long names, copies (`a(1).jpg`
+    /// has `a.jpg(1).json`) and edited photos (`a-edited.jpg` has `a.jpg.json`).
     pub fn of(&self, photo: &Path) -> Vec<PathBuf> {
         let (Some(name), Some(stem)) =
             (photo.file_name().and_then(OsStr::to_str), photo.file_stem().and_then(OsStr::to_str))
@@ -117,10 +118,10 @@ impl FolderSidecars {
     }
 }
 
-/// Names that Takeout may have given the JSON of a photo.
+/// Names that Takeout may give the JSON of a photo.
 fn takeout_names(name: &str, stem: &str) -> Vec<String> {
     let ending = &name[stem.len()..];
-    // `a(1).jpg`: the number stands behind the photo's ending.
+    // For `a(1).jpg` Takeout puts the number behind the photo's extension.
     let numbered = stem.strip_suffix(')').and_then(|stem| stem.rsplit_once('('));
     let numbered = numbered
         .filter(|(_, number)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()));

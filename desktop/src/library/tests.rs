@@ -18,7 +18,7 @@ use crate::draw::png_bytes;
 use crate::model::ModelFiles;
 use crate::photos::{Root, walk};
 
-/// A folder with drawn photos, and a library beside it.
+/// A folder with drawn photos and a library beside it.
 struct Desk {
     folder: TempDir,
     context: Context,
@@ -197,7 +197,7 @@ fn every_file_is_a_hit_and_a_picture_that_is_stored_again_is_one_only_if_that_is
     desk.write("3 small.png", &png(&smaller));
     desk.write("3 poor.jpg", &to_jpeg(&photo, 30));
     desk.write("3 turned.jpg", &turned(&photo));
-    // As a picture that differs in one place only.
+    // A picture that differs in one place only.
     let mut dotted = photo.clone();
     for (x, y) in (0..36).map(|i| (100 + i % 6, 80 + i / 6)) {
         dotted.get_pixel_mut(x, y).0 = dotted.get_pixel(x, y).0.map(|level| level ^ 0x80);
@@ -294,7 +294,7 @@ fn a_file_is_read_again_when_anything_about_it_changed() {
         let opened = fs::File::options().write(true).open(&file).expect("it is there");
         opened.set_modified(modified).expect("writable");
     };
-    // Other bytes, as many as before, under the old date.
+    // Other bytes of the same length, under the old date.
     let bytes = fs::read(&file).expect("readable");
     let other = png(&drawn(9));
     let end = vec![0; bytes.len().saturating_sub(other.len())];
@@ -325,7 +325,7 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     let desk = Desk::new(2);
     let mut library = desk.library();
     desk.update(&mut library);
-    // A folder in its place cannot be opened as a file, by nobody.
+    // No user can open a folder as a file, so a folder takes the file's place.
     let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
     let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
     fs::rename(&file, &away).expect("writable");
@@ -382,7 +382,7 @@ fn dates_come_from_the_best_source_and_say_which() {
     let (of_name, of_file) = ("2013-08-09T00:00:00 name", "2023-11-14T22:13:20 file");
     assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
 
-    // A sidecar that comes later is seen, and one that goes.
+    // A sidecar that appears later is read; one that disappears is noticed.
     write("plain.png.xmp", b"<x:xmpmeta><a xmp:CreateDate='2019-01-02T03:04:05'/></x:xmpmeta>");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
     assert_eq!(
@@ -393,7 +393,7 @@ fn dates_come_from_the_best_source_and_say_which() {
     desk.update(&mut library);
     assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
 
-    // What an earlier program wrote of a photo without a date is found out again.
+    // The facts of a photo without a date are read again if an earlier version wrote them.
     library
         .db
         .execute_batch("UPDATE content SET facts = NULL; UPDATE file SET taken_secs = NULL")

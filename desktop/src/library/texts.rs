@@ -1,4 +1,4 @@
-//! Vectors of texts that were looked for before, so that the language model need not read them again.
+//! Cache of text embeddings, so that the language model reads each query only once.
 
 use std::collections::HashMap;
 
@@ -7,28 +7,28 @@ use rusqlite::{OptionalExtension, params};
 
 use super::{Library, bytes_of_floats, floats};
 
-/// Texts whose vectors a library keeps: with 512 numbers each, 8 MB.
+/// Texts whose embeddings a library caches; with 512 numbers each they take 8 MB.
 const KEPT: i64 = 4096;
-/// Texts whose vectors are kept in memory.
+/// Texts whose embeddings [`TextsInMemory`] caches.
 const KEPT_IN_MEMORY: usize = 1024;
 
-/// Somebody who remembers the vectors of texts, all by one model.
+/// A cache of text embeddings, all by one model.
 pub trait KnownTexts {
-    /// The unit vector of a text, if it is known.
+    /// The embedding of a text, of unit length, if it is cached.
     ///
     /// # Errors
-    /// When what is remembered cannot be read.
+    /// When the cache cannot be read.
     fn known(&self, text: &str) -> Result<Option<Vec<f32>>>;
 
-    /// Remembers it.
+    /// Caches the embedding of a text.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the cache cannot be written.
     fn remember(&mut self, text: &str, embed: &[f32]) -> Result<()>;
 }
 
-/// On disk, of each model. The text itself is not kept, only its hash: a library that is given away does not
-/// tell what was looked for.
+/// The cache on disk, per model. It stores only a hash of each text, so a shared library does not
+/// reveal its user's searches.
 impl KnownTexts for Library {
     fn known(&self, text: &str) -> Result<Option<Vec<f32>>> {
         let sql = "SELECT embed FROM text_vector WHERE model = ?1 AND hash = ?2";
@@ -55,7 +55,7 @@ impl KnownTexts for Library {
     }
 }
 
-/// In memory, for somebody who searches while another writes the library.
+/// The cache in memory, for a search while another thread or process writes the library.
 #[derive(Debug, Default)]
 pub struct TextsInMemory(HashMap<String, Vec<f32>>);
 

@@ -1,4 +1,4 @@
-//! Following changes below folders.
+//! Watches folders for changes.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-/// A change is followed up when this long nothing more has happened, so that files are whole.
+/// An update starts once no change has come for this long, so that files are complete.
 const QUIET: Duration = Duration::from_millis(800);
-/// How often it is asked whether a folder is back that was taken away: of that the system tells nothing.
+/// Interval of checks for the return of a removed folder; the system does not report it.
 const ASK: Duration = Duration::from_secs(3);
 
-/// Changes below folders, from the moment when this is made.
+/// Changes below folders, since [`Changes::below`] was called.
 pub struct Changes {
     roots: Vec<PathBuf>,
     watcher: RecommendedWatcher,
@@ -20,14 +20,14 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Begins to watch.
+    /// Starts watching.
     ///
     /// # Errors
     /// When the system cannot watch a folder.
     pub fn below(roots: &[PathBuf]) -> Result<Self> {
         let (sender, told) = channel();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is no change to it.
+            // Reading a file does not change it.
             if !event.as_ref().is_ok_and(|event| event.kind.is_access()) {
                 let _ = sender.send(());
             }
@@ -37,7 +37,7 @@ impl Changes {
         Ok(changes)
     }
 
-    /// Watches the folders that have these names now.
+    /// Watches the folders that exist under these paths now.
     fn watch(&mut self) -> Result<()> {
         for root in self.roots.iter().filter(|root| root.exists()) {
             let _ = self.watcher.unwatch(root);
@@ -48,7 +48,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Calls `update` after changes, until it fails or the program is ended.
+    /// Calls `update` after changes, until it fails or the program ends.
     ///
     /// # Errors
     /// When the system cannot watch a folder, or `update` fails.

@@ -1,4 +1,5 @@
-//! Pairs that are drawn here: stored again, and different. `--nocapture` prints how far each is from the limits.
+//! Pairs drawn by these tests: stored again, and different. `--nocapture` prints their distance
+//! from the limits.
 
 use image::imageops::{self, FilterType};
 use mmgem_core::image::{Rgb, decode, resize, to_jpeg};
@@ -6,7 +7,7 @@ use mmgem_scenes::scene;
 
 use super::*;
 
-/// Digits and letters of 5 × 7 dots, a row a number.
+/// Digits and letters of 5 × 7 dots, one number per row.
 const GLYPHS: [[u8; 7]; 14] = [
     [14, 17, 19, 21, 25, 17, 14],
     [4, 12, 4, 4, 4, 4, 14],
@@ -51,7 +52,7 @@ fn write(page: &mut Rgb, text: &[usize], left: u32, top: u32, px: u32) {
     }
 }
 
-/// A page of text in lines, a coloured bar above; in the middle a line with a number.
+/// A page of text in lines below a coloured bar; a line in the middle has a number.
 fn page(width: u32, height: u32, px: u32, number: &[usize]) -> Rgb {
     let mut page = Rgb::from_pixel(width, height, image::Rgb([252, 252, 250]));
     for y in height / 20..height / 9 {
@@ -75,7 +76,7 @@ fn page(width: u32, height: u32, px: u32, number: &[usize]) -> Rgb {
     page
 }
 
-/// A page as a phone sees it: uneven light and the noise of its sensor.
+/// A page in a phone's photo: uneven light and sensor noise.
 fn photographed(page: &Rgb, seed: u32) -> Rgb {
     let mut state = seed;
     let (width, height) = page.dimensions();
@@ -91,7 +92,7 @@ fn photographed(page: &Rgb, seed: u32) -> Rgb {
     })
 }
 
-/// A bob on a rod in front of a triangle, at an angle; `contrast` of 255 is black on grey.
+/// A bob on a rod in front of a triangle, at an angle; `contrast` 255 is black on grey.
 fn pendulum(angle: f32, contrast: u8) -> Rgb {
     let (x0, y0) = (200.0f32, 300.0f32);
     let (x1, y1) = (x0 + 180.0 * angle.sin(), y0 - 180.0 * angle.cos());
@@ -124,12 +125,12 @@ fn half(photo: &Rgb) -> Rgb {
     resize(photo, photo.width() / 2, photo.height() / 2)
 }
 
-/// A picture as it may be stored again.
+/// Ways in which a picture may be stored again.
 fn stored_again(photo: &Rgb) -> Vec<(&'static str, Rgb)> {
     let lanczos =
         imageops::resize(photo, photo.width() / 2, photo.height() / 2, FilterType::Lanczos3);
     let odd = resize(photo, photo.width() * 2 / 3, photo.height() * 2 / 3);
-    // Of a small copy hard compression leaves too little to be sure.
+    // Strong compression of a small copy leaves too little to be sure.
     let poorest = if photo.width().max(photo.height()) < 512 { 60 } else { 30 };
     let mut copies = vec![
         ("JPEG 90", as_jpeg(photo, 90)),
@@ -236,7 +237,7 @@ fn an_edited_photo_is_another() {
     let cropped =
         imageops::crop_imm(&photo, 0, 0, photo.width(), photo.height() * 9 / 10).to_image();
     assert_eq!(Difference::of(&photo, &cropped), None);
-    // Too small to tell.
+    // Too small to compare.
     let tiny = resize(&photo, photo.width() / 4, photo.height() / 4);
     assert!(tiny.width() < LEAST_SIDE && Difference::of(&photo, &tiny).is_none());
     assert!(Difference::of(&tiny, &tiny).is_some_and(|difference| difference.is_stored_again()));
