@@ -1,4 +1,4 @@
-//! `mmgem devices`: what could compute here.
+//! `mmgem devices`: the devices of this machine.
 
 use anyhow::Result;
 use mmgem_backend_wgpu::AdapterReport;
@@ -79,7 +79,7 @@ fn first_line(error: &impl std::fmt::Display) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Vector instructions that Burn's CPU backend makes use of.
+/// Vector instructions of this CPU that Burn's CPU backend can use.
 fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let features = [

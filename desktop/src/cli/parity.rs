@@ -1,4 +1,4 @@
-//! `mmgem parity`: the reference's values beside ours, on every device that is there.
+//! `mmgem parity`: compares every available device with the reference program's values.
 
 use std::path::PathBuf;
 
@@ -16,29 +16,31 @@ use crate::device::{DeviceChoice, OpenedDevice, open_device};
 use crate::model::ModelFiles;
 use crate::terminal::{note, print, print_json, progress_bar};
 
-/// Largest difference that passes on the CPU with weights in f32.
+/// Largest relative difference that passes on the CPU with f32 weights.
 const CPU_TOLERANCE: f64 = 1e-4;
-/// The same on a GPU, which fuses and reorders more, and whose `exp` may be off by a few units in the last place.
+/// The same on a GPU, which fuses and reorders more operations, and whose `exp` may be off by a few
+/// units in the last place.
 const GPU_TOLERANCE: f64 = 1e-3;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem parity\n  \
     mmgem parity tests/parity --device wgpu:0 --case multi_query --json\n\n\
-    A case is a small model folder with case.json (pictures, texts, boxes) and golden.safetensors, which the\n\
-    reference program wrote. Without --device, the CPU and every real GPU take part; a program that plays a GPU\n\
-    does when it is asked for. A figure is the largest difference of a stage over its largest value, the worst\n\
-    of all cases; for captions, the share of greedy tokens that are the same. What the weights are kept in is\n\
-    said above each column; all of it is computed in f32, but products with q8 and q4 on the CPU, whose\n\
-    activations are rounded to 8 bits. Only columns in f32 can fail.")]
+    A case is a small model folder with case.json (pictures, texts, boxes) and golden.safetensors, \
+    which the reference program wrote. Without --device, the CPU and every hardware GPU are \
+    compared; select a software GPU with --device. A figure is the largest difference of a stage \
+    divided by its largest value, for the worst case. For captions it is the share of equal greedy \
+    tokens. The heading of each column gives the format of the weights. Everything is computed in \
+    f32, except that products with q8 and q4 weights on the \
+    CPU round the activations to 8 bits. Only f32 columns can fail.")]
 pub struct ParityArgs {
     /// Folder of the cases
     #[arg(value_name = "DIR", default_value = "tests/parity")]
     folder: PathBuf,
-    /// Only this case; can be given many times
+    /// Run only this case (repeatable)
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// What the weights are kept in
+    /// Number formats of the weights, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8,q4")]
     weights: Vec<Weights>,
 }
