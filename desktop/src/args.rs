@@ -135,7 +135,7 @@ fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
         if !is_search {
             is_search = text == "search";
             if !is_search && !is_option {
-                // Another command.
+                // A command other than `search`.
                 kept.push(argument);
                 break;
             }

@@ -1,4 +1,4 @@
-// The photos that are open in the worker, and how files become pixels.
+// The open photos of the worker, and the decoding of files.
 
 import { Trouble } from "./model-files.js";
 

@@ -79,7 +79,7 @@ enum Work {
     Region,
     /// Samples of a training step
     Train,
-    /// From the start of this program to the first embedding of a text
+    /// Time from the start of this program to its first embedding of a text
     ColdStart,
 }
 

@@ -1,4 +1,4 @@
-//! `mmgem embed`: photos, regions and texts as unit vectors of one space.
+//! `mmgem embed`: embeds photos, regions and texts as unit vectors of one space.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

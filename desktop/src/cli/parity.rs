@@ -74,7 +74,7 @@ impl Weights {
     }
 }
 
-/// One column: a device with weights in one format.
+/// A column of the table: a device and a weight format.
 struct Column {
     device: String,
     weights: Weights,
@@ -82,20 +82,20 @@ struct Column {
     stages: Vec<Stage>,
 }
 
-/// One cell: the worst of all cases so far.
+/// A cell of the table: a stage, with its worst value of all cases so far.
 struct Stage {
     name: String,
     figure: Figure,
-    /// The case that it comes from.
+    /// The case of the worst value.
     case: String,
     problem: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Figure {
-    /// Largest difference over the largest value.
+    /// Largest difference divided by the largest value.
     Relative(f64),
-    /// Ids that are the same, of how many.
+    /// Number of equal ids, of `all`.
     Tokens { same: usize, all: usize },
 }
 
@@ -125,7 +125,7 @@ pub fn run(args: &ParityArgs, globals: &Globals) -> Result<()> {
         false => print_table(&columns, &cases)?,
     }
     let failed: Vec<String> = columns.iter().flat_map(Column::failures).collect();
-    ensure!(failed.is_empty(), "not the reference's values:\n  {}", failed.join("\n  "));
+    ensure!(failed.is_empty(), "stages differ from the reference:\n  {}", failed.join("\n  "));
     Ok(())
 }
 
@@ -142,7 +142,7 @@ fn cases(args: &ParityArgs) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// The device that is asked for, or the CPU and every real GPU.
+/// The device of `--device`, or the CPU and every hardware GPU.
 fn devices(choice: DeviceChoice) -> Result<Vec<OpenedDevice>> {
     if choice != DeviceChoice::Auto {
         return Ok(vec![open_device(choice)?]);
@@ -162,7 +162,10 @@ fn devices(choice: DeviceChoice) -> Result<Vec<OpenedDevice>> {
 }
 
 impl Column {
-    /// Runs a case, and keeps what is worse than the cases before.
+    /// Runs a case and merges its stages into the column.
+    ///
+    /// # Errors
+    /// If the case has no golden value for a stage.
     fn add(&mut self, case: &Case, opened: &OpenedDevice) -> Result<()> {
         let mut files = ModelFiles::read(Some(&case.folder))?;
         if self.weights != Weights::F32 {
@@ -174,7 +177,7 @@ impl Column {
         let input = case.input(&config, &files.tokenizer()?)?;
         let model = files.load_to_run(opened)?;
         let mut trace = pollster::block_on(trace_forward(&model, &config, &input))?;
-        // Gradients are those of weights in full.
+        // Golden gradients are of f32 weights.
         if self.weights == Weights::F32 && case.has_losses() {
             let model = files.load(&opened.device.clone().autodiff())?;
             trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
@@ -214,7 +217,7 @@ impl Column {
         }
     }
 
-    /// A line for each stage past the tolerance.
+    /// One line for each stage above the tolerance.
     fn failures(&self) -> Vec<String> {
         let Some(tolerance) = self.tolerance else { return Vec::new() };
         let failed = self.stages.iter().filter(|stage| !stage.figure.passes(tolerance));
@@ -233,7 +236,7 @@ impl Column {
     }
 }
 
-/// What both sides are given, not what they compute.
+/// Inputs in the golden file, which are not compared.
 const INPUTS: [&str; 4] = ["pixels", "boxes", "text_ids", "text_lens"];
 
 impl Stage {
@@ -257,7 +260,7 @@ impl Stage {
 impl Figure {
     fn passes(self, tolerance: f64) -> bool {
         match self {
-            // NaN does not.
+            // NaN does not pass.
             Self::Relative(relative) => relative <= tolerance,
             Self::Tokens { same, all } => same == all,
         }

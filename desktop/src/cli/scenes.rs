@@ -1,4 +1,4 @@
-//! `mmgem scenes`: drawn photos with captions and regions, as WebDataset shards.
+//! `mmgem scenes`: draws scenes with captions and regions into WebDataset shards.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub struct ScenesArgs {
     /// Random seed
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Scenes in a shard
+    /// Scenes per shard
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     per_shard: u64,
 }

@@ -128,7 +128,7 @@ impl Scorers {
             .with_context(|| format!("{python} cannot be started"))?;
         let mut stdin = child.stdin.take().expect("it is piped");
         let input = input.to_owned();
-        // A thread, because the child may fill its other pipes before it has read all.
+        // In a thread, because the child may fill its output pipes before it has read all input.
         let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output()?;
         let _ = writer.join();

@@ -131,9 +131,9 @@ struct Timing {
 /// Order of the hits of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// The best first.
+    /// Best first
     Relevance,
-    /// The latest first.
+    /// Latest first
     Date,
 }
 

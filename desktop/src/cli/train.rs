@@ -55,7 +55,7 @@ pub struct TrainArgs {
 /// Set by Ctrl-C, SIGTERM and SIGUSR1.
 static SIGNALS: Signals = Signals { stop: AtomicBool::new(false), save: AtomicBool::new(false) };
 
-/// Runs the recipe until it is done or asked to stop.
+/// Runs the recipe until it is done or stopped by a signal.
 pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     let at = || format!("cannot read the run\n  file: {}", args.config.display());
     let text = fs::read_to_string(&args.config).with_context(at)?;

@@ -44,7 +44,7 @@ pub(super) struct Shown {
     pub point: Option<[f32; 2]>,
 }
 
-/// Size of a drawing of curves.
+/// Width and height of a chart.
 const CURVE_SIZE: (f64, f64) = (560.0, 300.0);
 /// Space for its axes: left, below.
 const CURVE_ROOM: (f64, f64) = (44.0, 34.0);
