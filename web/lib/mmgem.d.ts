@@ -101,7 +101,7 @@ export interface PhotoHit {
   score: number;
   /** The best region. */
   box: Box;
-  /** Standard deviations above the mean of all photos for this query: how much it stands out. */
+  /** Standard score for this query: standard deviations above the mean of all photos. */
   relevance: number;
 }
 
@@ -113,17 +113,17 @@ export interface LibraryPhoto {
   height: number;
 }
 
-/** The photos that were encoded by this model; they stay in the browser's storage. */
+/** The photos that this model has encoded, in the browser's storage. */
 export interface Library {
   /** All photos, sorted by path. */
   list(): Promise<LibraryPhoto[]>;
-  /** Encodes a photo and keeps its vectors and a thumbnail; one with the same path is replaced. */
+  /** Encodes a photo and stores its vectors and a thumbnail. Replaces a photo with the same path. */
   add(path: string, file: Blob, options?: RequestOptions): Promise<LibraryPhoto>;
   remove(paths: readonly string[]): Promise<void>;
   clear(): Promise<void>;
   /** The thumbnail of a photo, or null if there is none (after `importFile`). */
   thumbnail(path: string): Promise<Blob | null>;
-  /** The file that `mmgem` reads and writes too. */
+  /** The library as an index file, which `mmgem` reads and writes too. */
   exportFile(): Promise<Blob>;
   /** Adds the photos of an index file. Returns their number. */
   importFile(file: Blob): Promise<number>;
@@ -161,11 +161,11 @@ export interface Model {
   close(): void;
 }
 
-/** A problem with words for people: what was found, what was wanted, what to do. */
+/** An error with a message for the user: found, wanted, what to do. */
 export class MmgemError extends Error {
   /**
-   * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
-   * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used.
+   * `crashed`: the worker crashed and was restarted. `device`: the graphics device was lost; requests are repeated, so
+   * this is rare. `input`: the photo, text or file cannot be used.
    */
   readonly kind: "crashed" | "device" | "input" | "network" | "memory";
 }

@@ -186,7 +186,7 @@ class Library {
     return this.#engine.repeat(() => this.#engine.request("clear", {}));
   }
 
-  /** Straight from the browser's storage, so that pictures appear while the worker is busy. @param {string} path */
+  /** Reads the browser's storage directly, so that pictures appear while the worker is busy. @param {string} path */
   thumbnail(path) {
     return readThumbnail(this.#fingerprint, path);
   }

@@ -215,7 +215,7 @@ async function fromCache(kept, url, file, report) {
 
 /** @param {ManifestFile} file @param {Uint8Array<ArrayBuffer>} bytes */
 async function check(file, bytes) {
-  if (!("subtle" in crypto)) return; // not over https or from localhost
+  if (!("subtle" in crypto)) return; // the page is not over https or from localhost
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (found !== file.sha256) {

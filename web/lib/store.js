@@ -44,7 +44,7 @@ export class Store {
   /** @param {string} path @param {Blob} file @returns {Promise<LibraryPhoto>} */
   async add(path, file) {
     await this.#filled();
-    // The browser makes the thumbnail on a thread of its own meanwhile.
+    // Meanwhile the browser makes the thumbnail on another thread.
     const thumbnail = makeThumbnail(file);
     const image = await this.#photos.encode(file);
     const photo = {

@@ -83,7 +83,7 @@ export function save(file, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** Lets the person choose files. @param {string} id of a file input @returns {Promise<File[]>} */
+/** Lets the user choose files. @param {string} id of a file input @returns {Promise<File[]>} */
 export function choose(id) {
   const input = $(id);
   return new Promise((resolve) => {

@@ -71,7 +71,7 @@ export class Loader extends EventTarget {
     }
   }
 
-  /** The library starts the model again by itself; this says so. @param {string} message @param {Promise<Info>} restarted */
+  /** Shows that the library restarts the model. @param {string} message @param {Promise<Info>} restarted */
   async #restart(message, restarted) {
     const before = this.model?.info.backend;
     status("busy", "Starting again");

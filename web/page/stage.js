@@ -8,7 +8,7 @@ import { $, make } from "./dom.js";
 const CLICK_PX = 6;
 const LEAST = 8;
 
-/** The wheel turns this far for a step. */
+/** Wheel distance of a step. */
 const STEP_PX = 60;
 
 /**
@@ -213,7 +213,7 @@ export class Stage extends EventTarget {
     if (event.pointerType === "mouse") this.#emit("hover-at", onHandle ? null : this.#point(event));
   }
 
-  /** Over the place of the last click it offers the next box; elsewhere it scrolls. @param {WheelEvent} event */
+  /** Steps through the boxes over the point of the last click; scrolls elsewhere. @param {WheelEvent} event */
   #wheel(event) {
     if (!this.isClicked(this.#point(event))) return;
     event.preventDefault();

@@ -14,7 +14,7 @@ self.addEventListener("message", (event) => {
   if (event.data === "keep webgpu") event.waitUntil(keep((file) => file.startsWith(WEBGPU)));
 });
 
-/** Fetches the files that are wanted and not kept yet. */
+/** Caches the wanted files that are not cached yet. */
 async function keep(wanted) {
   const shell = await caches.open(SHELL);
   const kept = new Set((await shell.keys()).map((request) => request.url));

@@ -75,7 +75,7 @@ impl Library {
         self.keep(|photo| !paths.contains(&photo.path));
     }
 
-    /// Forgets all photos.
+    /// Removes all photos.
     pub fn clear(&mut self) {
         self.keep(|_| false);
     }
