@@ -13,8 +13,8 @@ use crate::args::Globals;
     mmgem app ~/Pictures\n  \
     mmgem app holidays --library photos.sqlite --model runs/mine/model --theme light\n\n\
     The window indexes folders while you search. It also checks the folders of earlier starts for \
-    changes.\n\
-    No data leaves this machine, and no photo is changed. With --json every event is a line on stdout.")]
+    changes. No data leaves this machine, and no photo is changed. With --json every event is a \
+    line on stdout.")]
 pub struct AppArgs {
     /// Folders with photos, including subfolders; remembered for the next start
     #[arg(value_name = "DIR")]

@@ -30,8 +30,7 @@ use work::Bench;
     mmgem bench --config assets/presets/vit_b_32.json --only image,caption --device cpu --json\n\n\
     Rates are medians. A caption always has `--tokens` tokens. A region caption describes one more \
     box of a photo that is already encoded. tests/peers/compare.py runs the same work in other \
-    programs, in turn, \
-    and prints the ratios.")]
+    programs, in turn, and prints the ratios.")]
 pub struct BenchArgs {
     #[command(subcommand)]
     part: Option<Part>,
@@ -59,8 +58,7 @@ pub struct BenchArgs {
 enum Part {
     /// Measure how long a query of a photo library takes
     Search(BenchSearchArgs),
-    /// Count the GPU dispatches, submissions and read-backs of an image, a text, a prompt and a
-    /// token
+    /// Count GPU dispatches, submissions and read-backs per image, text, prompt and token
     Counts(CountsArgs),
 }
 

@@ -23,8 +23,8 @@ use crate::terminal::{json_f32, note, print, print_json};
     mmgem export runs/b16 --dtype q8 --out models/b16-q8 --data 'data/val/*.tar'\n  \
     mmgem export --dtype f32 --out copy-of-the-embedded-model\n\n\
     The command reads the copy back, gives it and the model the same inputs, and prints the \
-    differences. It \
-    deletes a copy whose vectors have a smaller cosine with the model's than --floor.")]
+    differences. It deletes a copy whose vectors have a smaller cosine with the model's than \
+    --floor.")]
 pub struct ExportArgs {
     /// Model folder [default: --model, else the embedded model]
     #[arg(value_name = "MODEL")]

@@ -28,8 +28,8 @@ use crate::terminal::{json_problem, note, print, print_json};
     mmgem index --problems\n\n\
     Run the command again after you add, change or move photos: it encodes only new content. You \
     can stop it at any moment, also by a kill; the next run continues. It reads a file again if \
-    the size, the date, the \
-    permissions or a sidecar of the file changed; --rescan reads all files again.")]
+    the size, the date, the permissions or a sidecar of the file changed; --rescan reads all files \
+    again.")]
 pub struct IndexArgs {
     /// Folders with photos, including subfolders [default: the known folders]
     ///

@@ -31,8 +31,8 @@ const GPU_TOLERANCE: f64 = 1e-3;
     compared; select a software GPU with --device. A figure is the largest difference of a stage \
     divided by its largest value, for the worst case. For captions it is the share of equal greedy \
     tokens. The heading of each column gives the format of the weights. Everything is computed in \
-    f32, except that products with q8 and q4 weights on the \
-    CPU round the activations to 8 bits. Only f32 columns can fail.")]
+    f32, except that products with q8 and q4 weights on the CPU round the activations to 8 bits. \
+    Only f32 columns can fail.")]
 pub struct ParityArgs {
     /// Folder of the cases
     #[arg(value_name = "DIR", default_value = "tests/parity")]

@@ -19,7 +19,8 @@ use crate::terminal::{print, print_json, progress_bar};
 #[command(after_help = "Examples:\n  \
     mmgem scenes --out data/train --n 20000 --seed 1\n  \
     mmgem scenes --out data/val --n 500 --seed 2 --per-shard 500\n\n\
-    The same seed draws the same scenes on every computer. A shard holds 000000.png, 000000.json and so on.")]
+    The same seed draws the same scenes on every computer. A shard holds 000000.png, 000000.json \
+    and so on.")]
 pub struct ScenesArgs {
     /// Folder to write
     #[arg(long, value_name = "DIR")]

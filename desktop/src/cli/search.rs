@@ -38,18 +38,19 @@ use crate::terminal::{
     mmgem search a red boat --photos ~/Pictures\n  \
     mmgem search beach -people after:2024-06 near:43.3,5.4,50 --why\n  \
     mmgem search '2:sunset + boat.jpg path:\"my holidays\" camera:canon type:jpeg' -k 20 --page 2\n  \
-    mmgem search after:2024-05 before:2024-06 -path:drafts    (the photos of a month, the latest first)\n  \
-    mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
+    mmgem search after:2024-05 before:2024-06 -path:drafts    (photos of a month, latest first)\n  \
+    mmgem search boat.jpg --box 40,60,200,220                 (photos with a similar region)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
     mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n  \
-    mmgem search --calibrate 'val-*.tar'     (values for --min-score)\n\n\
+    mmgem search --calibrate 'val-*.tar'                      (values for --min-score)\n\n\
     A query adds and subtracts texts and photos. A `+` or `-` between spaces applies to all words \
     up to the next one; `-cat` subtracts one word. `N:` before a text is its weight. Text in \
     double quotes is literal.\n\n\
     Filters are after: and before: (a year, month or day), near:LAT,LON[,KM], path:, camera: and \
     type:. Quote values with spaces: path:\"my photos\". A `-` in front negates a filter. Filters \
     alone list photos, the latest first.\n\n\
-    A hit has a score, a path and the best box in the photo. Every matching file is listed, also copies.")]
+    A hit has a score, a path and the best box in the photo. Every matching file is listed, also \
+    copies.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
     #[arg(value_name = "QUERY", required_unless_present = "calibrate")]

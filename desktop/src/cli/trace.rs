@@ -26,8 +26,7 @@ use crate::terminal::{note, print, print_json};
     mmgem trace --model tiny --image a.jpg --image b.jpg --text \"a dog\" --text \"a car\" --out ours.safetensors\n  \
     mmgem trace --model tiny --image a.jpg --text \"a dog\" --box 4,4,90,80 --out ours.safetensors --compare golden.safetensors\n\n\
     The arguments are those of `mmgem_reference.py run`. With as many texts as images, image i \
-    belongs to \
-    text i, and losses and gradients are traced too.")]
+    belongs to text i, and losses and gradients are traced too.")]
 pub struct TraceArgs {
     /// Photo to trace (repeatable)
     #[arg(long = "image", value_name = "IMAGE", required = true, value_parser = path_parser())]

@@ -24,8 +24,7 @@ use crate::terminal::{note, print, print_json};
     mmgem web --port 8080 --no-open\n  \
     mmgem web --dir ~/mmgem-page\n\n\
     `cargo web` in a checkout builds the page. An installed program looks for it in its data \
-    folder, as mmgem/web. \
-    The server listens to this machine only (127.0.0.1), until Ctrl-C.")]
+    folder, as mmgem/web. The server listens to this machine only (127.0.0.1), until Ctrl-C.")]
 pub struct WebArgs {
     /// Folder of the built page [default: web/dist of the checkout, or an installed copy]
     #[arg(long, value_name = "DIR")]
@@ -63,7 +62,7 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
 const HEAD_LIMIT: u64 = 16 << 10;
 /// Read timeout. Browsers open connections that they may never use.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
-/// Bytes after the request that are read and dropped.
+/// Limit of the bytes after the request, which are read and dropped.
 const REST_LIMIT: u64 = 1 << 20;
 
 /// Answers each connection on its own thread. A write waits until the browser reads, and a browser

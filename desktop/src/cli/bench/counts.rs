@@ -19,8 +19,8 @@ use crate::terminal::{print, print_json};
     mmgem bench counts --device wgpu --config assets/presets/vit_l_14_tinyllama.json --kernels\n\n\
     The counts depend on the number of layers, and hardly on their width or on the adapter. So \
     software Vulkan gives the counts of any GPU. An image and a text end as unit vectors on the \
-    host. A prompt is a region's \
-    prefix up to the logits of the first token. A token is one more token of a caption.")]
+    host. A prompt is a region's prefix up to the logits of the first token. A token is one more \
+    token of a caption.")]
 pub struct CountsArgs {
     /// Measure random weights of the sizes in this config.json, instead of a model
     #[arg(long, value_name = "FILE")]

@@ -51,8 +51,7 @@ use crate::terminal::note;
     mmgem eval long-text --data docci/ --text-len 200\n  \
     mmgem eval compare before.json after.json\n\n\
     --data takes WebDataset shards, or a benchmark as its authors publish it. `mmgem eval COMMAND \
-    --help` lists the \
-    benchmarks of each command and their files.")]
+    --help` lists the benchmarks of each command and their files.")]
 pub struct EvalArgs {
     #[command(subcommand)]
     what: What,
@@ -77,7 +76,8 @@ enum What {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
     'DIR/*.tar'             WebDataset shards: a photo and a .json with \"captions\"\n  \
-    dataset_coco.json       Karpathy's COCO, photos in train2014/ and val2014/ beside it or below --images\n  \
+    dataset_coco.json       Karpathy's COCO, photos in train2014/ and val2014/ beside it or below\n                          \
+    --images\n  \
     dataset_flickr30k.json  Karpathy's Flickr30k, photos in flickr30k-images/ beside it or in --images\n  \
     captions_val2017.json   COCO's own captions, photos in val2017/ beside it or in --images")]
 struct RetrievalArgs {
@@ -105,14 +105,15 @@ enum TiesArg {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
-    DIR          a folder of photos for each class; classes.txt and templates.txt in DIR override their names\n  \
-    'DIR/*.tar'  shards: a photo and a .json with \"class\", or a .cls with classnames.txt beside the shards\n  \
+    DIR          a folder of photos for each class; classes.txt and templates.txt in DIR\n               \
+    override the names of the folders\n  \
+    'DIR/*.tar'  shards: a photo and a .json with \"class\", or a .cls with classnames.txt\n               \
+    beside the shards\n  \
     DIR          CIFAR's binary version: test_batch.bin and batches.meta.txt, or test.bin and\n               \
     fine_label_names.txt\n\n\
     --elevater takes a folder with any of ELEVATER's 20 sets, as its toolkit downloads them. A set \
     is, for example, classification/dtd_20211007/ with test.txt, labels.txt and test.zip, zipped \
-    or unpacked. Missing sets are listed \
-    and not part of the mean.")]
+    or unpacked. Missing sets are listed and not part of the mean.")]
 struct ZeroShotArgs {
     /// A folder per class, CIFAR's binary folder, or shards with classes
     #[arg(long, required_unless_present = "elevater", value_name = "PATH")]
@@ -144,7 +145,8 @@ struct ZeroShotArgs {
     'DIR/*.tar'                    WebDataset shards: a photo and a .json with \"captions\"\n  \
     dataset_coco.json              Karpathy's COCO or Flickr30k (by default --split test)\n  \
     nocaps_val_4500_captions.json  NoCaps, scored by domain, or COCO's captions_*.json\n  \
-    image_info_test2014.json       a server's test photos, without captions: needs --out, prints no scores\n\n\
+    image_info_test2014.json       a server's test photos, without captions: needs --out,\n                                 \
+    prints no scores\n\n\
     Photos are beside the file or below --images.")]
 struct CaptionArgs {
     #[command(flatten)]
@@ -177,17 +179,21 @@ struct DecodingArgs {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
-    'DIR/*.tar'                  WebDataset shards: a photo and a .json with \"regions\": [{\"box\", \"phrases\", \"n_boxes\"}]\n  \
-    DIR                          Visual Genome: region_descriptions.json, VG_100K/, VG_100K_2/, densecap_splits.json\n  \
-    DIR                          Flickr30k Entities: Sentences/, Annotations/, test.txt, flickr30k-images/\n  \
-    refcocog/                    refer's RefCOCOg: instances.json and refs(umd).json (the error message for the pickle \
-    refs(umd).p has the command that converts it)\n  \
+    'DIR/*.tar'                  WebDataset shards: a photo and a .json with\n                               \
+    \"regions\": [{\"box\", \"phrases\", \"n_boxes\"}]\n  \
+    DIR                          Visual Genome: region_descriptions.json, VG_100K/, VG_100K_2/,\n                               \
+    densecap_splits.json\n  \
+    DIR                          Flickr30k Entities: Sentences/, Annotations/, test.txt,\n                               \
+    flickr30k-images/\n  \
+    refcocog/                    refer's RefCOCOg: instances.json and refs(umd).json; the error for\n                               \
+    refs(umd).p, a pickle, has the command that converts it\n  \
     finetune_refcocog_val.json   MDETR's RefCOCOg\n  \
-    refcocog.jsonl               RefCOCOg from Hugging Face, one JSON object per line: file_name or image_path, bbox \
-    [x, y, width, height], captions, answer or sentences\n\n\
+    refcocog.jsonl               RefCOCOg from Hugging Face, one JSON object per line:\n                               \
+    file_name or image_path, bbox [x, y, width, height], captions,\n                               \
+    answer or sentences\n\n\
     RefCOCOg's photos are COCO's train2014, beside it or below --images. Its usual split is val. \
-    The caption of a box \
-    is scored against all expressions of the box: region_cider and, with --meteor, region_meteor.")]
+    The caption of a box is scored against all expressions of the box: region_cider and, with \
+    --meteor, region_meteor.")]
 struct RegionArgs {
     #[command(flatten)]
     data: Data,
