@@ -739,7 +739,7 @@ fn a_checkpoint_of_open_clip_stands_beside_the_model_under_the_same_protocol() {
         "eval retrieval --data drawn/*.tar --baseline-open-clip clip",
         1,
         &[
-            "there is no tokenizer in the folder",
+            "the folder has no tokenizer",
             "wanted: open_clip_model.safetensors",
             "folder: clip",
         ],

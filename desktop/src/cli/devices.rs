@@ -39,7 +39,7 @@ pub fn run(globals: &Globals) -> Result<()> {
         Ok(0) => print("cuda     found no NVIDIA GPU")?,
         Ok(n_gpus) => (0..n_gpus).try_for_each(|ordinal| print(format!("cuda:{ordinal}")))?,
     }
-    print(format!("\nauto takes {}: {}", best.name, best.reason))
+    print(format!("\nauto selects {}: {}", best.name, best.reason))
 }
 
 fn adapter_text(ordinal: usize, adapter: &AdapterReport) -> String {

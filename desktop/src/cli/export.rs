@@ -182,8 +182,8 @@ impl Lost {
             ensure!(
                 cosines.worst >= floor,
                 "the copy's {kind} vectors differ from the model's: cosine {}, wanted at least \
-                 {floor}; nothing was written\n  hint: some weights may be too large for this format; --dtype q8 \
-                 or f16 loses less",
+                 {floor}; nothing was written\n  hint: some weights may be too large for this \
+                 format; --dtype q8 or f16 loses less",
                 cosines.worst
             );
         }

@@ -156,7 +156,7 @@ fn devices(choice: DeviceChoice) -> Result<Vec<OpenedDevice>> {
     }
     let open = |choice| {
         let opened = open_device(choice)?;
-        Ok(OpenedDevice { reason: "it is there".into(), ..opened })
+        Ok(OpenedDevice { reason: "it is available".into(), ..opened })
     };
     choices.into_iter().map(open).collect()
 }

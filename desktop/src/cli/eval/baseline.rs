@@ -60,7 +60,7 @@ impl Baseline {
             "tokenizer.json",
         ];
         let tokenizer = names.map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
-        let tokenizer = tokenizer.context("there is no tokenizer in the folder")?;
+        let tokenizer = tokenizer.context("the folder has no tokenizer")?;
         let tokenizer = match tokenizer.extension().is_some_and(|ext| ext == "json") {
             true => read_text(&tokenizer)?,
             false => read_lines(&tokenizer)?.join("\n"),
