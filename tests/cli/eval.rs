@@ -738,11 +738,7 @@ fn a_checkpoint_of_open_clip_stands_beside_the_model_under_the_same_protocol() {
     desk.fails(
         "eval retrieval --data drawn/*.tar --baseline-open-clip clip",
         1,
-        &[
-            "the folder has no tokenizer",
-            "wanted: open_clip_model.safetensors",
-            "folder: clip",
-        ],
+        &["the folder has no tokenizer", "wanted: open_clip_model.safetensors", "folder: clip"],
     );
     let vocabulary = desk.path("clip/bpe_simple_vocab_16e6.txt.gz");
     fs::copy(golden.join("bpe_small.txt.gz"), vocabulary).expect("goldens");

@@ -121,7 +121,7 @@ export interface Library {
   add(path: string, file: Blob, options?: RequestOptions): Promise<LibraryPhoto>;
   remove(paths: readonly string[]): Promise<void>;
   clear(): Promise<void>;
-  /** The thumbnail of a photo, or null if there is none (after `importFile`). */
+  /** The thumbnail of a photo. Null for a photo of `importFile`. */
   thumbnail(path: string): Promise<Blob | null>;
   /** The library as an index file, which `mmgem` reads and writes too. */
   exportFile(): Promise<Blob>;
