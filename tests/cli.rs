@@ -1,5 +1,5 @@
-//! The program as a person meets it: exit codes, what stands on stdout and on stderr, bad input, and
-//! a training run that is killed.
+//! The program as a user runs it: exit codes, stdout and stderr, bad input, and a training run that
+//! is killed.
 
 #[path = "cli/eval.rs"]
 mod eval;
@@ -49,7 +49,7 @@ use mmgem_scenes::scene;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The program, built once in the profile of this test.
+/// The path of the program, built once in the profile of this test.
 fn mmgem() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -101,7 +101,7 @@ impl Desk {
         fs::write(self.path(name), bytes).expect("the folder is writable");
     }
 
-    /// The program in this folder with the toy model on the CPU; `line` is split at spaces.
+    /// Runs the program in this folder with the toy model on the CPU. `line` is split at spaces.
     fn run(&self, line: &str) -> Output {
         self.command(line).output().expect("the program starts")
     }
@@ -125,7 +125,7 @@ impl Desk {
         serde_json::from_slice(&output.stdout).expect("stdout is one JSON document")
     }
 
-    /// The line must fail with `code` and say all of `words` on stderr.
+    /// Checks that the line fails with `code` and prints all of `words` on stderr.
     #[track_caller]
     fn fails(&self, line: &str, code: i32, words: &[&str]) {
         let output = self.run(line);
@@ -227,12 +227,12 @@ fn a_photo_that_is_cut_short_is_used_as_far_as_it_arrived_and_named() {
             "{stderr}"
         );
     }
-    // Next to nothing shows nothing.
+    // 60 bytes hold no pixels.
     desk.write("start.png", &png[..60]);
     desk.fails("embed start.png", 1, &["the PNG data cannot be decoded", "start.png"]);
 }
 
-/// A PNG that announces its size and begins its pixels.
+/// The start of a PNG: its header, and a first chunk of pixels.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
     let header = [size.as_slice(), &[8, 2, 0, 0, 0]].concat();
@@ -288,7 +288,7 @@ fn one_bad_photo_among_many_is_passed_over_unless_strict() {
         "{captions}"
     );
     let stderr = text(&output.stderr);
-    assert!(stderr.contains("passed over bad.png") && stderr.contains("1 of 3"), "{stderr}");
+    assert!(stderr.contains("skipped bad.png") && stderr.contains("1 of 3"), "{stderr}");
     desk.fails("caption 0.png bad.png 1.png --max-tokens 2 --strict", 1, &["bad.png"]);
 }
 
@@ -339,7 +339,8 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
     let run = |out: &str| {
         let toml = format!(
             "recipe = \"stage1\"\nout = \"{out}\"\nmodel = {{ config = \"config.json\", tokenizer = \
-             \"model/tokenizer.json\" }}\ndata = {{ shards = [\"drawn/*.tar\"] }}\noptim = {{ batch_size = 4, steps = \
+             \"model/tokenizer.json\" }}\ndata = {{ shards = [\"drawn/*.tar\"] }}\noptim = {{ \
+             batch_size = 4, steps = \
              120, lr_heads = 1e-3, lr_towers = 1e-3 }}\ncheckpoint = {{ every = 5, keep = 2 }}\n"
         );
         desk.write(&format!("{out}.toml"), toml.as_bytes());
@@ -355,16 +356,16 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
             desk.command(&killed).stderr(Stdio::null()).spawn().expect("the program starts");
         let metrics = desk.path("killed/metrics.jsonl");
         let deadline = Instant::now() + Duration::from_secs(60);
-        // Killed in mid-step, wherever that is, once it has done some more steps.
+        // Kill the run in mid-step, after some more steps.
         while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < after {
             assert!(Instant::now() < deadline, "the run makes no steps");
-            if child.try_wait().expect("a child can be asked").is_some() {
+            if child.try_wait().expect("the child has a status").is_some() {
                 break;
             }
             sleep(Duration::from_millis(2));
         }
         kills += usize::from(child.kill().is_ok());
-        child.wait().expect("a killed child can be awaited");
+        child.wait().expect("the killed child ends");
     }
     assert_eq!(kills, 3);
     let resumed = desk.run(&killed);

@@ -31,58 +31,58 @@ pub struct Args {
     pub command: Command,
 }
 
-/// Switches that every command has.
+/// Options of every command.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Globals {
-    /// Where to compute: auto, cpu, wgpu[:N] or cuda[:N] (`mmgem devices` lists them)
+    /// Device: auto, cpu, wgpu[:N] or cuda[:N]; `mmgem devices` lists them
     #[arg(
         long,
         global = true,
         value_name = "DEVICE",
         default_value_t,
-        help_heading = "Everywhere"
+        help_heading = "Global options"
     )]
     pub device: DeviceChoice,
-    /// Folder of the model; the embedded one without
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Everywhere")]
+    /// Model folder [default: the embedded model]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub model: Option<PathBuf>,
-    /// Print one JSON document
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    /// Print one JSON document instead of text
+    #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Say only what was asked for
-    #[arg(short, long, global = true, help_heading = "Everywhere")]
+    /// Suppress notes and progress bars
+    #[arg(short, long, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// A file that cannot be read among many is an error
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    /// Fail on the first unusable file, instead of skipping it
+    #[arg(long, global = true, help_heading = "Global options")]
     pub strict: bool,
 }
 
-/// What to do.
+/// The subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Open the window: search photos as you type, look into them, drag boxes
+    /// Open the window: search photos as you type, look at them, drag boxes
     App(cli::app::AppArgs),
-    /// Measure what this machine does with a model
+    /// Measure the speed of a model on this machine
     Bench(cli::bench::BenchArgs),
-    /// Write what is on photos, or in regions of them
+    /// Describe photos, or regions of them
     Caption(cli::caption::CaptionArgs),
-    /// Take a tour: search, describe and locate, written as a page to look at
+    /// Write an HTML page that shows search, captions and localization
     Demo(crate::demo::DemoArgs),
-    /// List the devices, their features and limits
+    /// List the devices with their features and limits
     Devices,
-    /// Turn photos, regions and texts into unit vectors
+    /// Embed photos, regions and texts as unit vectors
     Embed(cli::embed::EmbedArgs),
-    /// Score a model on held-out photos
+    /// Evaluate a model on benchmarks and held-out photos
     Eval(cli::eval::EvalArgs),
-    /// Write a verified copy of a model in another number format
+    /// Copy a model into another number format and verify the copy
     Export(cli::export::ExportArgs),
-    /// Make a model from an OpenCLIP and a Llama checkpoint
+    /// Make a model from a published image encoder and a Llama checkpoint
     Import(cli::import::ImportArgs),
-    /// Remember the photos of folders, so that searching them is quick
+    /// Fill the photo library from folders, for fast searches
     Index(cli::index::IndexArgs),
-    /// Show a model's sizes and history, and check that it works
+    /// Show a model's sizes and training history, and check that it works
     Info(cli::info::InfoArgs),
-    /// Draw where in a photo a text is
+    /// Draw where a text is in a photo
     Localize(cli::localize::LocalizeArgs),
     /// Compare every device with the reference program's values
     Parity(cli::parity::ParityArgs),
@@ -90,30 +90,30 @@ pub enum Command {
     Scenes(cli::scenes::ScenesArgs),
     /// Score captions: BLEU, ROUGE-L, CIDEr
     Score(cli::score::ScoreArgs),
-    /// Find photos by a text, a photo, or a region of a photo
+    /// Find photos by text, by photo, or by a region of a photo
     Search(cli::search::SearchArgs),
-    /// Write every stage of the graph, or compare it with the reference program's
+    /// Write every stage of the graph, or compare the stages with the reference program's
     Trace(cli::trace::TraceArgs),
-    /// Train a model by one of the recipes
+    /// Train a model from a TOML recipe
     Train(cli::train::TrainArgs),
-    /// Serve the page that does this in a browser, on this machine
+    /// Serve the web page to a browser on this machine
     Web(cli::web::WebArgs),
 }
 
-/// Arguments that contradict each other in a way only the command sees; exit code 2.
+/// Invalid arguments that only the command itself can detect; exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongArguments(pub String);
 
 impl Args {
-    /// Reads the command line, or ends the program with what is wrong with it.
+    /// Reads the command line. Prints the error and exits if it is invalid.
     pub fn of_program() -> Self {
         Self::parse_from(with_signed_words(std::env::args_os().collect()))
     }
 }
 
-/// The command line with the words that a search takes away, as `-cat`, behind a `--`: else they would be switches. They
-/// mean the same wherever they stand.
+/// Moves the negated words of a search, such as `-cat`, behind a `--`, so that clap does not read
+/// them as switches. Their position in the query has no meaning.
 fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
     let command = Args::command();
     let search = command.find_subcommand("search").expect("there is such a command");
@@ -135,7 +135,7 @@ fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
         if !is_search {
             is_search = text == "search";
             if !is_search && !is_option {
-                // Another command.
+                // A command other than `search`.
                 kept.push(argument);
                 break;
             }
@@ -161,14 +161,14 @@ fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
     kept
 }
 
-/// Whether a word is one or more of the short switches of a search, as `-q`, `-qk5`.
+/// Whether a word consists of short switches of a search, such as `-q` or `-qk5`.
 fn is_switches(word: &str) -> bool {
     let rest = word[1..].trim_start_matches(['q', 'h', 'V']);
     rest.is_empty()
         || rest.strip_prefix('k').is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// A text on the command line with something in it.
+/// Accepts a text that is not blank.
 pub fn not_empty(text: &str) -> Result<String, String> {
     match text.trim() {
         "" => Err("the text is empty; wanted a few words, as in \"the dog\"".into()),
@@ -176,14 +176,14 @@ pub fn not_empty(text: &str) -> Result<String, String> {
     }
 }
 
-/// A cosine on the command line.
+/// Parses a cosine.
 pub fn cosine(text: &str) -> Result<f32, String> {
-    let wanted = || format!("{text:?} is no cosine; wanted a number from -1 to 1");
+    let wanted = || format!("{text:?} is not a cosine; wanted a number from -1 to 1");
     text.parse().ok().filter(|cosine| (-1.0..=1.0).contains(cosine)).ok_or_else(wanted)
 }
 
 impl Globals {
-    /// Opens the device and the model and says both aloud.
+    /// Opens the device and the model, and notes the device on stderr.
     pub fn open(&self) -> Result<Context> {
         let files = ModelFiles::read(self.model.as_deref())?;
         let opened = self.open_device()?;
@@ -199,7 +199,7 @@ impl Globals {
         })
     }
 
-    /// Opens the device and says which and why.
+    /// Opens the device, and notes its name and the reason for the choice on stderr.
     pub fn open_device(&self) -> Result<OpenedDevice> {
         let opened = open_device(self.device)?;
         note(self.quiet, format!("device: {}: {}", opened.name, opened.reason));

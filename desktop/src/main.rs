@@ -1,4 +1,4 @@
-//! The program `mmgem`: arguments and paths stop here; what is computed is in `mmgem-core`.
+//! The program `mmgem`. Arguments and paths stop here; `mmgem-core` does the computation.
 
 mod allocator;
 #[cfg(feature = "app")]
@@ -12,7 +12,7 @@ mod device;
 mod device_failure;
 mod draw;
 mod excludes;
-// What only the window uses lies idle without it.
+// Without the window, some items of the library are unused.
 #[cfg_attr(not(feature = "app"), allow(dead_code, unused_imports))]
 mod library;
 mod loss_of_copy;
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let may_move = may_move(&args);
     match caught(|| run(args)).or_else(|error| on_the_cpu_instead(error, may_move)) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has seen enough.
+        // The reader of our output closed the pipe.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprint!("{}", printable(&report(&error)));
@@ -76,24 +76,24 @@ fn run(Args { globals, command }: Args) -> Result<()> {
     }
 }
 
-/// Whether the CPU may take over from a GPU. A training that has lost its GPU stops there: weeks on a CPU
-/// help nobody.
+/// Whether the CPU may replace a failed GPU. Training stops instead: on a CPU it would take weeks.
 fn may_move(args: &Args) -> bool {
     args.globals.device == DeviceChoice::Auto && !matches!(args.command, Command::Train(_))
 }
 
-/// Runs the same again where a GPU has failed, unless it may not move or something was printed already.
+/// Runs the command again on the CPU after a GPU failure. Returns the error if `may_move` is false
+/// or if a result was already printed.
 fn on_the_cpu_instead(error: Error, may_move: bool) -> Result<()> {
     if !may_move || terminal::has_printed() || !is_the_devices(&error) {
         return Err(error);
     }
     let mut args = Args::of_program();
-    note(args.globals.quiet, format!("{}once more on the CPU", report(&error)));
+    note(args.globals.quiet, format!("{}retrying on the CPU", report(&error)));
     args.globals.device = DeviceChoice::Cpu;
     run(args)
 }
 
-/// `MMGEM_LOG=debug` shows more, in the syntax of `tracing`'s filters.
+/// Starts logging to stderr. `MMGEM_LOG` sets the level, in `tracing`'s filter syntax.
 fn start_log(quiet: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MMGEM_LOG").unwrap_or_else(|_| {
         tracing_subscriber::EnvFilter::new(if quiet {
@@ -118,7 +118,7 @@ fn is_broken_pipe(error: &Error) -> bool {
     error.chain().any(pipe)
 }
 
-/// `error: ...`, then a line for each cause that says something new.
+/// Formats `error: ...` and one line for each cause that adds new text.
 fn report(error: &Error) -> String {
     let mut text = format!("error: {error}\n");
     for cause in error.chain().skip(1).map(ToString::to_string) {

@@ -1,11 +1,12 @@
-//! Where a command may write: never over what it read, and only under an ending that tells what is in the file.
+//! Checks of output paths: a command must not overwrite its inputs, and a file's extension must
+//! match its format.
 
 use std::path::{Path, PathBuf};
 
 use crate::args::WrongArguments;
 use crate::names::shown;
 
-/// Endings that promise a format; others, as `.index`, promise none.
+/// Extensions that imply a format. Others, such as `.index`, do not.
 const PROMISES: [&str; 63] = [
     "npy",
     "npz",
@@ -72,10 +73,11 @@ const PROMISES: [&str; 63] = [
     "py",
 ];
 
-/// Refuses an output that is one of the inputs, by whatever name: through links, hard links, other spellings.
+/// Rejects an output that is one of the inputs, also through symbolic links, hard links and other
+/// spellings of the path.
 ///
 /// # Errors
-/// When it is.
+/// If `out` is one of `inputs`.
 pub fn spare_inputs<'a>(
     option: &str,
     out: &Path,
@@ -85,18 +87,18 @@ pub fn spare_inputs<'a>(
     match inputs.into_iter().find(|input| target.is(input)) {
         None => Ok(()),
         Some(input) => Err(WrongArguments(format!(
-            "{option} would write over {}, which this command reads; choose another {}",
+            "{option} would overwrite {}, which this command reads; choose another {}",
             shown(input),
             if out.is_dir() { "folder" } else { "file" }
         ))),
     }
 }
 
-/// Refuses an ending that promises another format than the one that is written. `written` are the endings of that
-/// format; `cure` says how to get another.
+/// Rejects an extension that implies another format than the written one. `written` are the
+/// extensions of the written format; `cure` tells the user what to do.
 ///
 /// # Errors
-/// When the ending promises something else.
+/// If the extension implies another format.
 pub fn check_ending(
     option: &str,
     out: &Path,
@@ -111,22 +113,22 @@ pub fn check_ending(
         return Ok(());
     }
     Err(WrongArguments(format!(
-        "{option} ends in .{ending}, but .{} is written; {cure}\n  file: {}",
+        "{option} ends in .{ending}, but this command writes .{}; {cure}\n  file: {}",
         written.join(" or ."),
         shown(out)
     )))
 }
 
-/// A place that exists, to be compared with others.
+/// An existing file or folder, for comparison with other paths.
 pub struct Target {
     path: PathBuf,
     handle: Option<same_file::Handle>,
 }
 
 impl Target {
-    /// `None` if nothing is there: then it is none of the inputs.
+    /// `None` if the path does not exist: then it cannot be an input.
     pub fn of(path: &Path) -> Option<Self> {
-        // The system's own spelling: of a link the file, of `A.JPG` the `a.jpg` on a disk that knows no capitals.
+        // The canonical path resolves links, and `A.JPG` to `a.jpg` on a case-insensitive disk.
         let found = path.canonicalize().ok()?;
         let handle = same_file::Handle::from_path(&found).ok();
         Some(Self { path: found, handle })
@@ -138,7 +140,7 @@ impl Target {
         if other == self.path {
             return true;
         }
-        // Hard links: another name of the same bytes. A folder has one name, but may be mounted twice.
+        // The handles find hard links, and folders that are mounted twice.
         let handle = same_file::Handle::from_path(&other).ok();
         handle.is_some() && handle == self.handle
     }
@@ -169,12 +171,12 @@ mod tests {
         }
         for out in names {
             let error = check(out).expect_err(out).to_string();
-            assert!(error.contains("--out would write over") && error.contains("a.jpg"), "{error}");
+            assert!(error.contains("--out would overwrite") && error.contains("a.jpg"), "{error}");
         }
         for out in ["new.png", "sub/a.jpg", "sub"] {
             check(out).expect(out);
         }
-        // Another file with the same bytes is another file.
+        // A copy with the same bytes is not an input.
         fs::write(path("copy.png"), "a.jpg").expect("writable");
         check("copy.png").expect("another file");
     }
@@ -188,7 +190,7 @@ mod tests {
         }
         for name in ["v.npy", "v.parquet", "v.JPG", "v.json"] {
             let error = check(name).expect_err(name).to_string();
-            assert!(error.contains(".safetensors is written; use --json"), "{error}");
+            assert!(error.contains("writes .safetensors; use --json"), "{error}");
         }
     }
 }

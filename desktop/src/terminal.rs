@@ -1,4 +1,4 @@
-//! How the program speaks: results to stdout, everything else to stderr.
+//! Output of the program: results go to stdout, everything else to stderr.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -21,17 +21,17 @@ pub fn print(line: impl Display) -> Result<()> {
     Ok(writeln!(io::stdout(), "{line}")?)
 }
 
-/// Whether a part of a result has been printed.
+/// Whether part of a result has been printed.
 pub fn has_printed() -> bool {
     HAS_PRINTED.load(Ordering::Relaxed)
 }
 
-/// Prints the one JSON document.
+/// Prints the JSON document of a command.
 pub fn print_json(document: &Value) -> Result<()> {
     print(serde_json::to_string_pretty(document)?)
 }
 
-/// A number with the digits that an f32 has, and not those of the f64 next to it.
+/// A number with the shortest digits of the f32, not those of the nearest f64.
 pub fn json_f32(value: f32) -> Value {
     let shortest: f64 = value.to_string().parse().unwrap_or(f64::NAN);
     Number::from_f64(shortest).map_or(Value::Null, Value::Number)
@@ -42,7 +42,7 @@ pub fn json_floats(values: &[f32]) -> Value {
     values.iter().copied().map(json_f32).collect()
 }
 
-/// A file that could not be used, as JSON.
+/// A skipped file and the reason, as JSON.
 pub fn json_problem((path, why): &(PathBuf, String)) -> Value {
     let mut entry = json!({});
     put_path(&mut entry, path);
@@ -55,7 +55,7 @@ pub fn json_box(box_px: Option<BoxPx>) -> Value {
     box_px.map_or(Value::Null, |box_px| json_floats(&box_px))
 }
 
-/// A box as it is written on the command line; the whole photo is `whole`.
+/// A box in command-line syntax; the whole photo is `whole`.
 pub fn box_text(box_px: Option<BoxPx>) -> String {
     let number = |x: &f32| format!("{}", (x * 10.0).round() / 10.0);
     box_px.map_or_else(
@@ -64,19 +64,20 @@ pub fn box_text(box_px: Option<BoxPx>) -> String {
     )
 }
 
-/// A text on one line and without what could move a terminal's cursor.
+/// Replaces control characters by spaces, so that the text is one line and cannot move the cursor.
 pub fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// Says something to the person, unless `-q`.
+/// Prints a line on stderr, unless `quiet`.
 pub fn note(quiet: bool, line: impl Display) {
     if !quiet {
         eprintln!("{}", printable(&line.to_string()));
     }
 }
 
-/// A bar with rate and remaining time on stderr; hidden by `-q` and where stderr is no terminal.
+/// A progress bar on stderr with rate and remaining time. Hidden if `quiet`, or if stderr is not a
+/// terminal.
 pub fn progress_bar(len: usize, unit: &str, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(len as u64), target);
@@ -86,22 +87,22 @@ pub fn progress_bar(len: usize, unit: &str, quiet: bool) -> ProgressBar {
     bar
 }
 
-/// Files among many that could not be used: named at once, counted at the end.
+/// The skipped files of a batch: each is reported at once, and all are counted at the end.
 #[derive(Debug)]
 pub struct PassedOver {
     strict: bool,
     n_given: usize,
-    /// With the reason.
+    /// Paths and reasons.
     failed: Vec<(PathBuf, String)>,
 }
 
 impl PassedOver {
-    /// For `n_given` files; a single file, or `--strict`, makes the first problem an error.
+    /// For `n_given` files. The first problem is an error if there is one file or with `--strict`.
     pub fn new(n_given: usize, strict: bool) -> Self {
         Self { strict: strict || n_given == 1, n_given, failed: Vec::new() }
     }
 
-    /// The result, or `None` with the file named on stderr.
+    /// Returns the value. On an error, reports the file on stderr and returns `None`.
     pub fn take<T>(
         &mut self,
         path: &Path,
@@ -114,7 +115,7 @@ impl PassedOver {
             Err(error) => error,
         };
         let why = root_on_one_line(&error);
-        let line = printable(&format!("passed over {}: {why}", shown(path)));
+        let line = printable(&format!("skipped {}: {why}", shown(path)));
         match bar {
             Some(bar) if !bar.is_hidden() => bar.println(line),
             _ => eprintln!("{line}"),
@@ -123,12 +124,15 @@ impl PassedOver {
         Ok(None)
     }
 
-    /// What was passed over so far, with the reasons.
+    /// The files skipped so far, with the reasons.
     pub fn failed(&self) -> &[(PathBuf, String)] {
         &self.failed
     }
 
-    /// Counts what was passed over; an error when nothing is left.
+    /// Reports the number of skipped files.
+    ///
+    /// # Errors
+    /// If every file was skipped.
     pub fn finish(self, quiet: bool) -> Result<()> {
         let n_failed = self.failed.len();
         if n_failed > 0 && n_failed == self.n_given {
@@ -138,13 +142,13 @@ impl PassedOver {
             );
         }
         if n_failed > 0 {
-            note(quiet, format!("{n_failed} of {} files were passed over", self.n_given));
+            note(quiet, format!("{n_failed} of {} files were skipped", self.n_given));
         }
         Ok(())
     }
 }
 
-/// What went wrong at bottom, without the file, which is named already.
+/// The root cause on one line, without its `file:` line: the caller names the file.
 pub fn root_on_one_line(error: &anyhow::Error) -> String {
     let root = error.root_cause().to_string();
     let lines = root.lines().map(str::trim).filter(|line| !line.starts_with("file:"));
@@ -176,7 +180,7 @@ mod tests {
     fn a_bad_file_among_many_is_passed_over_and_a_single_one_is_an_error() {
         let bad = || Err::<(), _>(anyhow::anyhow!("damaged"));
         let mut many = PassedOver::new(2, false);
-        assert!(many.take(Path::new("a"), bad(), None).expect("passed over").is_none());
+        assert!(many.take(Path::new("a"), bad(), None).expect("skipped").is_none());
         assert!(many.take(Path::new("b"), Ok(()), None).expect("fine").is_some());
         many.finish(true).expect("one is left");
 
@@ -185,7 +189,7 @@ mod tests {
 
         let mut none_left = PassedOver::new(2, false);
         for name in ["a", "b"] {
-            none_left.take(Path::new(name), bad(), None).expect("passed over");
+            none_left.take(Path::new(name), bad(), None).expect("skipped");
         }
         assert!(none_left.finish(true).is_err());
     }

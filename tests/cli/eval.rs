@@ -1,5 +1,5 @@
-//! `mmgem eval`: every benchmark's layout with a few drawn photos, what is written, and what is said when the
-//! data are not as they should be.
+//! `mmgem eval`: the layout of every benchmark with a few drawn photos, the output files, and the
+//! errors for invalid data.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn photo(desk: &Desk, index: u64, name: &str) {
     let scene = scene(5, index);
     let photo =
         image::RgbImage::from_raw(scene.width, scene.height, scene.rgb).expect("rows of pixels");
-    // PNG whatever the name says: the bytes decide.
+    // Always a PNG: the program ignores the extension.
     photo
         .save_with_format(desk.path(name), image::ImageFormat::Png)
         .expect("the folder is writable");
@@ -34,7 +34,7 @@ fn photo(desk: &Desk, index: u64, name: &str) {
 
 #[track_caller]
 fn number(document: &Value, key: &str) -> f64 {
-    document[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {document}"))
+    document[key].as_f64().unwrap_or_else(|| panic!("{key} is not a number in {document}"))
 }
 
 #[track_caller]
@@ -104,7 +104,7 @@ fn retrieval_is_written_in_every_form_and_compared() {
     );
 }
 
-/// A shard of scenes, each with one more part.
+/// Writes a shard of scenes, each with one more part.
 fn shard(desk: &Desk, name: &str, samples: &[(&str, &str)]) {
     let mut writer = ShardWriter::create(desk.path(name)).expect("the folder is writable");
     for (index, (ext, text)) in samples.iter().enumerate() {
@@ -121,7 +121,7 @@ fn shard(desk: &Desk, name: &str, samples: &[(&str, &str)]) {
 fn captions_are_read_as_other_programs_write_them() {
     let desk = Desk::new();
     let lines = "a cat\na black cat\n a cat on a mat\n";
-    // CLIP_benchmark, img2dataset, LAION, and a list.
+    // The forms of CLIP_benchmark, img2dataset and LAION, and a list.
     let samples = [
         ("txt", lines),
         ("json", r#"{"caption": "a dog", "url": "x"}"#),
@@ -139,11 +139,11 @@ fn captions_are_read_as_other_programs_write_them() {
     assert!(stderr.contains("the file is empty") && stderr.contains("s-1.tar"), "{stderr}");
     desk.fails("eval retrieval --data s-*.tar --strict", 1, &["(--strict)", "s-1.tar"]);
     desk.fails("eval retrieval --data s-1.tar", 1, &["found no whole sample (the file is empty)"]);
-    // A long text is one text, however many lines it has.
+    // A text of several lines is one long text.
     shard(&desk, "long.tar", &[("txt", lines), ("txt", "a dog\nin a house")]);
     let long = desk.json("eval long-text --data long.tar --text-len 30");
     assert_eq!((&long["n_images"], &long["n_texts"]), (&json!(2), &json!(2)), "{long}");
-    // The rule that a sample breaks is told with its key.
+    // The error has the key of the invalid sample.
     shard(&desk, "bad.tar", &[("json", r#"{"captions": 7}"#)]);
     desk.fails(
         "eval retrieval --data bad.tar",
@@ -220,7 +220,7 @@ fn elevaters_sets_that_are_there_are_averaged_and_the_others_named() {
     assert_eq!(scores["missing_sets"].as_array().map(Vec::len), Some(19));
     assert_eq!(scores["mean_over_sets"], scores["sets"][0]["score"]);
 
-    // A second set, in the archive that its index names.
+    // A second set, with its photos in a zip archive.
     let folder = "icinw/classification/voc2007_20211007";
     dir(&desk, folder);
     let names = ["a.txt", "in/b \u{e9}.txt"];
@@ -255,7 +255,7 @@ fn elevaters_sets_that_are_there_are_averaged_and_the_others_named() {
     desk.fails("eval zero-shot --elevater icinw", 1, &wanted);
 }
 
-/// The desk's three photos, stored as they are: a zip archive by its specification.
+/// A zip archive of the desk's three photos, without compression.
 fn zip_of_photos(desk: &Desk) -> Vec<u8> {
     let (mut archive, mut list) = (Vec::new(), Vec::new());
     for index in 0..3 {
@@ -476,7 +476,7 @@ fn regions_of_all_layouts_are_asked_for_in_both_stages() {
     );
 }
 
-/// Two boxes of one photo and one of another, three and one and one expressions, and one of another split.
+/// Writes a RefCOCOg with two boxes in one photo and one box in another.
 fn refcocog(desk: &Desk) {
     dir(desk, "refcocog");
     dir(desk, "train2014");
@@ -491,7 +491,8 @@ fn refcocog(desk: &Desk) {
     desk.write("refcocog/instances.json", instances.to_string().as_bytes());
 }
 
-/// As `refs(umd).p` has them.
+/// The content of `refs(umd).p`: 3, 1 and 1 expressions of the three boxes, and one of another
+/// split.
 const REFS: &str = r#"[
     {"ref_id": 1, "ann_id": 10, "image_id": 0, "split": "val", "sentences": [{"sent": "a red thing", "raw": "A red thing."}, {"sent": "the left one"}]},
     {"ref_id": 2, "ann_id": 11, "image_id": 0, "split": "val", "sentences": [{"raw": "another"}]},
@@ -534,7 +535,7 @@ fn refcocog_is_read_in_the_forms_that_people_have() {
         &["nothing that people said", "refs(umd).json"],
     );
 
-    // MDETR's: every expression is an image of its own.
+    // MDETR's form: every expression is an image of its own.
     let refs: Vec<Value> = serde_json::from_str(REFS).expect("JSON");
     let (mut images, mut annotations, mut lines) = (Vec::new(), Vec::new(), String::new());
     for entry in refs.iter().filter(|entry| entry["split"] == "val") {
@@ -571,7 +572,7 @@ fn refcocog_is_read_in_the_forms_that_people_have() {
     );
 }
 
-/// The line that the error gives is run as it stands.
+/// Runs the command of the error message unchanged.
 #[test]
 fn a_pickle_is_converted_by_the_line_that_its_error_gives() {
     let desk = desk();
@@ -581,7 +582,7 @@ fn a_pickle_is_converted_by_the_line_that_its_error_gives() {
     let python =
         |code: &[&str]| Command::new("python3").args(code).current_dir(desk.path("")).status();
     if !python(&["-c", dump]).is_ok_and(|status| status.success()) {
-        println!("SKIPPED: there is no python3 to write a pickle");
+        println!("SKIPPED: no python3 to write a pickle");
         return;
     }
     let output = desk.run("eval region --data refcocog");
@@ -601,7 +602,7 @@ fn a_pickle_is_converted_by_the_line_that_its_error_gives() {
     desk.fails("eval region --data refcocog/refs(umd).p", 1, &["is a Python pickle"]);
 }
 
-/// What pycocoevalcap itself printed for these captions (`tests/eval/make.py`).
+/// Compares METEOR with pycocoevalcap's own output for the same captions (`tests/eval/make.py`).
 #[test]
 fn meteor_is_pycocoevalcaps_own() {
     let desk = desk();
@@ -686,7 +687,7 @@ fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
     for line in
         ["retrieval --save no/a.json", "caption --out no/a.json", "region --report no/a.html"]
     {
-        let early = ["there is no folder to write the file to", "file: no/a."];
+        let early = ["the folder of the file is missing", "file: no/a."];
         desk.fails(&format!("eval {line} --data drawn/*.tar"), 1, &early);
     }
     desk.fails("eval zero-shot --data drawn", 1, &["found 0 photos in 0 folders", "'DIR/*.tar'"]);
@@ -737,11 +738,7 @@ fn a_checkpoint_of_open_clip_stands_beside_the_model_under_the_same_protocol() {
     desk.fails(
         "eval retrieval --data drawn/*.tar --baseline-open-clip clip",
         1,
-        &[
-            "there is no tokenizer in the folder",
-            "wanted: open_clip_model.safetensors",
-            "folder: clip",
-        ],
+        &["the folder has no tokenizer", "wanted: open_clip_model.safetensors", "folder: clip"],
     );
     let vocabulary = desk.path("clip/bpe_simple_vocab_16e6.txt.gz");
     fs::copy(golden.join("bpe_small.txt.gz"), vocabulary).expect("goldens");

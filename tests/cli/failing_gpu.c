@@ -1,13 +1,13 @@
-/* A Vulkan driver that fails on command: Mesa's lavapipe, with a few of its functions in front of it.
+/* A Vulkan driver that fails on command: Mesa's lavapipe with a few functions replaced.
  *
  * FAILING_GPU_DRIVER      path of libvulkan_lvp.so
- * FAILING_GPU_NAMED       says it is a discrete GPU, so that `--device auto` takes it
- * FAILING_GPU_SUBMITS     takes as many submissions, and is lost with the next
- * FAILING_GPU_WAITS       survives as many waits, and is lost in the next
- * FAILING_GPU_MEMORY      has as many bytes of memory
+ * FAILING_GPU_NAMED       report a discrete GPU, so that `--device auto` selects it
+ * FAILING_GPU_SUBMITS     number of submissions that succeed; the device is lost in the next one
+ * FAILING_GPU_WAITS       number of waits that succeed; the device is lost in the next one
+ * FAILING_GPU_MEMORY      size of the device memory in bytes
  * FAILING_GPU_BINDING     largest binding of a shader, in bytes
  *
- * What is needed of vulkan.h stands here, so that no headers have to be installed.
+ * The used parts of vulkan.h are declared here, so that no headers have to be installed.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -33,7 +33,7 @@ typedef struct {
     uint32_t memory_type;
 } AllocateInfo;
 
-/* As far as the limits are lied about. */
+/* The start of VkPhysicalDeviceProperties, up to the limit that we change. */
 typedef struct {
     uint32_t versions_and_ids[4];
     uint32_t device_type;
@@ -62,8 +62,8 @@ static uint64_t number(const char *name, uint64_t otherwise) {
 static Result (*real_vkDeviceWaitIdle)(void *);
 static Result (*real_vkQueueWaitIdle)(void *);
 
-/* Whether the device is lost after one more of `n_calls`. What runs on it then ends first, since its memory may be
- * freed once it is lost. */
+/* Counts a call and returns whether the device is lost. On the loss, waits first until the device is idle, since its
+ * memory may be freed afterwards. */
 static int lost_after(uint64_t *n_calls, const char *limit, Result (*wait_idle)(void *), void *device_or_queue) {
     pthread_mutex_lock(&lock);
     if (limit && ++*n_calls > number(limit, UINT64_MAX) && !is_lost) {
@@ -76,7 +76,7 @@ static int lost_after(uint64_t *n_calls, const char *limit, Result (*wait_idle)(
     return lost;
 }
 
-/* REAL(vkX) is the driver's own vkX; FRONT puts one before it that a lost device does not reach. */
+/* REAL(vkX) is the driver's vkX. FRONT defines a vkX that calls it unless the device is lost. */
 #define REAL(name) real_##name
 #define FRONT(name, limit, wait_idle, parameters, arguments, handle)                                                  \
     static Result(*REAL(name)) parameters;                                                                            \
@@ -98,7 +98,7 @@ FRONT(vkGetSemaphoreCounterValue, NULL, vkDeviceWaitIdle, (void *device, uint64_
       (device, semaphore, value), device)
 FRONT(vkGetFenceStatus, NULL, vkDeviceWaitIdle, (void *device, uint64_t fence), (device, fence), device)
 
-/* Memory that is out, by handle. */
+/* Allocated memory, by handle. */
 static struct {
     uint64_t memory, size;
 } blocks[4096];
@@ -161,7 +161,7 @@ static void vkGetPhysicalDeviceProperties2(void *physical, Properties2 *properti
 
 static Function find_on_device(void *device, const char *name);
 
-/* Ours instead of `real`, the driver's function of this name. */
+/* Returns our function of this name, or else `real`, the driver's. */
 static Function ours(const char *name, Function real) {
 #define TAKE(function, wanted)                                                                                        \
     if (real && !strcmp(name, wanted)) {                                                                              \

@@ -1,5 +1,5 @@
-//! A GPU that fails in the middle of work: Mesa's software driver with a few of its functions replaced
-//! (`failing_gpu.c`), so that it is lost, or full, when a test says so.
+//! A GPU that fails in the middle of work: Mesa's software driver with a few functions replaced
+//! (`failing_gpu.c`). A test chooses when it is lost or runs out of memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use serde_json::Value;
 use super::{Desk, mmgem, text};
 
 const DRIVERS: &str = "/usr/share/vulkan/icd.d";
-/// A GPU that hangs would be waited for in vain.
+/// Time limit of a run, in case the GPU hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The toy model on a GPU that fails.
+/// A desk and a GPU that fails.
 struct FailingGpu {
     desk: Desk,
     driver: PathBuf,
 }
 
 impl FailingGpu {
-    /// Nothing, said aloud, where it cannot be built.
+    /// Builds the driver. Prints the reason and returns `None` if that is impossible.
     fn new() -> Option<Self> {
         let skipped = |why: &str| eprintln!("SKIPPED: no GPU that fails: {why}");
         let Some(driver) = lavapipe() else {
@@ -36,7 +36,7 @@ impl FailingGpu {
             .args(["-shared", "-fPIC", "-Wall", "-Werror", "-o"])
             .arg(desk.path("failing_gpu.so"));
         let Ok(status) = compiler.arg(source).args(["-ldl", "-lpthread"]).status() else {
-            skipped("there is no C compiler `cc`");
+            skipped("the C compiler `cc` is missing");
             return None;
         };
         assert!(status.success(), "failing_gpu.c does not compile");
@@ -49,13 +49,14 @@ impl FailingGpu {
         let gpu = Self { desk, driver };
         let devices = gpu.run("devices --device cpu", "NAMED=1");
         if !text(&devices.stdout).contains("wgpu:0") {
-            skipped("no Vulkan loader takes it");
+            skipped("no Vulkan loader accepts the driver");
             return None;
         }
         Some(gpu)
     }
 
-    /// Runs a line on the GPU, which fails as the words `failure` say; killed where it hangs.
+    /// Runs a line on the GPU with the failure settings `failure`. Kills the program and panics if
+    /// it hangs.
     #[track_caller]
     fn run(&self, line: &str, failure: &str) -> Output {
         let mut command = Command::new(mmgem());
@@ -70,14 +71,14 @@ impl FailingGpu {
             let (name, value) = word.split_once('=').expect("NAME=VALUE");
             command.env(format!("FAILING_GPU_{name}"), value);
         }
-        // Results are short: no pipe is full before the program ends.
+        // Results are short, so no pipe fills up before the program ends.
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
         let start = Instant::now();
-        while child.try_wait().expect("a child can be asked").is_none() {
+        while child.try_wait().expect("the child has a status").is_none() {
             if start.elapsed() > PATIENCE {
                 child.kill().expect("it still runs");
                 let output = child.wait_with_output().expect("it was killed");
@@ -88,7 +89,7 @@ impl FailingGpu {
         child.wait_with_output().expect("it has ended")
     }
 
-    /// The line must fail because of the GPU and say `words`, without a panic.
+    /// Checks that the line fails because of the GPU and prints `words`, without a panic.
     #[track_caller]
     fn stops(&self, line: &str, failure: &str, words: &[&str]) {
         let output = self.run(line, failure);
@@ -104,19 +105,20 @@ impl FailingGpu {
         assert!(output.stdout.is_empty(), "{line}, {failure}: {}", text(&output.stdout));
     }
 
-    /// The CPU must take over, say so, and give what it gives alone.
+    /// Checks that the CPU takes over, with a note on stderr and the same result as on the CPU
+    /// alone.
     #[track_caller]
     fn is_replaced(&self, line: &str, failure: &str) {
         let output = self.run(&format!("{line} --device auto"), failure);
         let stderr = text(&output.stderr);
         assert!(output.status.success(), "{line}, {failure}: {stderr}");
-        assert!(stderr.contains("once more on the CPU"), "{line}, {failure}: {stderr}");
+        assert!(stderr.contains("retrying on the CPU"), "{line}, {failure}: {stderr}");
         assert!(!stderr.contains("panicked"), "{line}, {failure}: {stderr}");
         assert_eq!(text(&output.stdout), text(&self.desk.run(line).stdout), "{line}, {failure}");
     }
 }
 
-/// The library of Mesa's driver that computes on the CPU.
+/// The path of Mesa's software driver.
 fn lavapipe() -> Option<PathBuf> {
     let files = fs::read_dir(DRIVERS).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let file = files.into_iter().find(|path| path.to_string_lossy().contains("lvp_icd"))?;
@@ -124,13 +126,13 @@ fn lavapipe() -> Option<PathBuf> {
     Some(icd["ICD"]["library_path"].as_str()?.into())
 }
 
-/// Lost as the model arrives, while an image is encoded, and while a caption is written; and in a wait.
+/// Lost while the model is uploaded, an image encoded, or a caption written; and lost in a wait.
 const LOSSES: [&str; 4] = ["SUBMITS=0", "SUBMITS=3", "SUBMITS=6", "WAITS=1"];
 
 #[test]
 fn a_gpu_that_is_lost_is_an_error_where_it_was_asked_for_and_replaced_where_it_was_not() {
     let Some(gpu) = FailingGpu::new() else { return };
-    // It works as long as it does not fail.
+    // Without a failure setting it works.
     let whole = gpu.run("caption 0.png --max-tokens 12 --device wgpu", "NAMED=1");
     assert!(whole.status.success(), "{}", text(&whole.stderr));
     for loss in LOSSES {
@@ -145,7 +147,7 @@ fn a_gpu_that_is_lost_is_an_error_where_it_was_asked_for_and_replaced_where_it_w
 fn a_gpu_whose_memory_is_full_is_told_from_one_that_is_lost() {
     let Some(gpu) = FailingGpu::new() else { return };
     let full = "the GPU ran out of memory";
-    // Room for wgpu's own buffers, and not for the model.
+    // Enough for wgpu's own buffers, but not for the model.
     gpu.stops("caption 0.png --device wgpu", "MEMORY=5000000", &[full, "--dtype q4"]);
     gpu.is_replaced("caption 0.png", "MEMORY=5000000");
     gpu.stops(
@@ -171,7 +173,7 @@ fn a_library_that_is_filled_by_a_gpu_that_fails_is_whole() {
     gpu.stops(&format!("{index} --device wgpu"), "SUBMITS=4", &["the GPU was lost"]);
     let again = gpu.run(&format!("{index} --device auto --json"), "SUBMITS=4");
     let stderr = text(&again.stderr);
-    assert!(again.status.success() && stderr.contains("once more on the CPU"), "{stderr}");
+    assert!(again.status.success() && stderr.contains("retrying on the CPU"), "{stderr}");
     let counts: Value = serde_json::from_slice(&again.stdout).expect("one JSON document");
     assert_eq!((&counts["photos"], &counts["problems"]), (&3.into(), &0.into()), "{counts}");
     let hits = gpu.desk.json("search dog --library l.sqlite");

@@ -1,4 +1,4 @@
-//! What the program says of itself, and of arguments that it cannot use.
+//! The help texts, and the errors for invalid arguments.
 
 use std::process::Command;
 
@@ -27,7 +27,7 @@ fn the_help_of_every_command_has_examples() {
         let help = text(&output.stdout);
         assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{name}");
         assert!(help.contains(&format!("Usage: mmgem {name}")), "{name}: {help}");
-        // `mmgem devices` is its own example.
+        // `mmgem devices` takes no arguments, so it has no examples.
         let examples = help.split("\nExamples:\n").nth(1).unwrap_or_default();
         assert!(
             name == "devices" || examples.contains(&format!("  mmgem {name}")),
@@ -81,12 +81,12 @@ fn a_page_that_is_not_built_is_not_served() {
 #[test]
 fn arguments_that_only_the_command_can_judge_end_with_2_as_well() {
     let desk = Desk::new();
-    desk.fails("caption 0.png 1.png --mask 2.png", 2, &["--mask goes with one photo"]);
+    desk.fails("caption 0.png 1.png --mask 2.png", 2, &["--mask works with one photo only"]);
     desk.fails(
         "caption 0.png --max-tokens 5000",
         2,
         &["--max-tokens is 5000; the model has room for 126"],
     );
-    desk.fails("search dog --box 1,1,9,9 --photos .", 2, &["--box goes with a photo"]);
+    desk.fails("search dog --box 1,1,9,9 --photos .", 2, &["--box needs a query of one photo"]);
     desk.fails("export --dtype f16 --out model", 2, &["--out is the model itself"]);
 }

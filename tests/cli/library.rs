@@ -1,6 +1,6 @@
-//! The photo library from outside: kills at any moment, queries, exchange.
+//! The photo library through the command line: kills at any moment, queries, exchange.
 //!
-//! The kills over 10,000 files instead of 250, and what they took:
+//! The kills over 10,000 files instead of 250, with time and memory:
 //! `MMGEM_KILL_TIMES=40 cargo test --release --workspace --test cli twenty_kills -- --nocapture`
 
 use std::ffi::OsString;
@@ -17,16 +17,16 @@ use serde_json::{Value, json};
 
 use super::{Desk, text};
 
-/// Kills that must hit a running program.
+/// Number of kills that must hit a running program.
 const KILLS: usize = 20;
-/// Every format that is read by default; `nef` stands for the cameras' raw ones.
+/// Every format that the program reads by default; `nef` stands for raw formats of cameras.
 const EXTENSIONS: [&str; 8] = ["jpg", "png", "webp", "gif", "bmp", "tiff", "heic", "nef"];
 const HEIC: &[u8] = include_bytes!("../../core/src/image/gradient.heic");
 
-/// A photo in the format of an extension; another one for each index.
+/// A photo in the format of an extension. Each index gives another content.
 fn photo(index: u64, extension: &str) -> Vec<u8> {
     if extension == "heic" {
-        // A box that every reader passes over makes the content another one.
+        // A `free` box, which readers skip, makes the content unique.
         return [HEIC, b"\0\0\0\x10free", &index.to_be_bytes()].concat();
     }
     let scene = scene(5, index);
@@ -44,7 +44,7 @@ fn photo(index: u64, extension: &str) -> Vec<u8> {
     }
 }
 
-/// A name that a person, or a program long gone, gave a copy.
+/// An unusual name for a copy, as users and old programs make them.
 fn odd_name(index: usize, extension: &str) -> PathBuf {
     match index % 5 {
         0 => format!("copies/{index} a b.{extension}").into(),
@@ -55,7 +55,7 @@ fn odd_name(index: usize, extension: &str) -> PathBuf {
     }
 }
 
-/// "café" as Latin-1 has it; macOS and Windows take no such name.
+/// "café" in Latin-1. macOS and Windows reject such names.
 #[cfg(target_os = "linux")]
 fn not_utf8(index: usize, extension: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
@@ -70,8 +70,9 @@ fn not_utf8(index: usize, extension: &str) -> PathBuf {
     OsString::from(format!("copies/café {index}.{extension}")).into()
 }
 
-/// File names and bytes, and how many of them are photos: copies under odd names, damaged ones, texts that
-/// pretend, and formats that are not read are among them. 250, or so many times more as `MMGEM_KILL_TIMES` says.
+/// Returns file names and bytes, and the number of undamaged photos. Among the files are copies
+/// with unusual names, damaged photos, texts named as photos, and raw files without a preview.
+/// There are 250 files, times `MMGEM_KILL_TIMES`.
 fn files() -> (Vec<(PathBuf, Vec<u8>)>, usize) {
     let times =
         std::env::var("MMGEM_KILL_TIMES").map_or(1, |times| times.parse().expect("a number"));
@@ -115,8 +116,8 @@ fn write(folder: &Path, files: &[(PathBuf, Vec<u8>)]) {
     }
 }
 
-/// Runs a line to its end: how many seconds that took, and the most memory it held, in MB; 0 where the system
-/// does not tell.
+/// Runs a line to its end. Returns the seconds and the peak memory in MB, which is 0 if the system
+/// does not report it.
 fn run_timed(desk: &Desk, line: &str) -> (f64, u64) {
     let start = Instant::now();
     let mut child =
@@ -128,7 +129,7 @@ fn run_timed(desk: &Desk, line: &str) -> (f64, u64) {
         let line =
             told.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
         most_kb = line.map_or(most_kb, |kb| kb.parse().expect("a number"));
-        if let Some(status) = child.try_wait().expect("a child can be asked") {
+        if let Some(status) = child.try_wait().expect("the child has a status") {
             break status;
         }
         sleep(std::time::Duration::from_millis(20));
@@ -153,7 +154,7 @@ fn twenty_kills_lose_no_photo_and_double_none() {
 
     let (all, memory) = run_timed(&desk, "index photos --library whole.sqlite -q");
     let (nothing, _) = run_timed(&desk, "index photos --library whole.sqlite -q");
-    // Of some damaged files what arrived is shown, so they are photos too.
+    // Some damaged files can be decoded in part, so they count as photos.
     let n_good = desk.json("index photos --library whole.sqlite")["photos"]
         .as_u64()
         .expect("a number") as usize;
@@ -162,7 +163,7 @@ fn twenty_kills_lose_no_photo_and_double_none() {
         "{n_good} of {}",
         files.len()
     );
-    // So long that the killed runs together do about all of the work.
+    // Time until a kill, at most. The killed runs together then do about all of the work.
     let most_ms = 1e3 * (nothing + 2.0 * (all - nothing).max(0.0) / KILLS as f64);
     let (mut kills, mut within, mut known, mut delay) = (0, 0, 0, 7u64);
     for round in 0.. {
@@ -174,15 +175,16 @@ fn twenty_kills_lose_no_photo_and_double_none() {
             .stderr(Stdio::null())
             .spawn()
             .expect("the program starts");
-        // By a linear congruence.
+        // A linear congruential generator.
         delay = (delay * 1_103_515_245 + 12_345) % (1 << 31);
         let wait = std::time::Duration::from_millis(delay % (most_ms as u64 + 1));
-        while start.elapsed() < wait && child.try_wait().expect("a child can be asked").is_none() {
+        while start.elapsed() < wait && child.try_wait().expect("the child has a status").is_none()
+        {
             sleep(std::time::Duration::from_millis(1));
         }
-        if child.try_wait().expect("a child can be asked").is_none() {
+        if child.try_wait().expect("the child has a status").is_none() {
             child.kill().expect("it runs");
-            child.wait().expect("a killed child can be awaited");
+            child.wait().expect("the killed child ends");
             kills += 1;
         }
         let now = if desk.path("killed.sqlite").is_file() {
@@ -218,9 +220,9 @@ fn twenty_kills_lose_no_photo_and_double_none() {
     let mut paths: Vec<&str> = killed.photos.iter().map(|photo| photo.path.as_str()).collect();
     paths.dedup();
     assert_eq!(paths.len(), n_good, "each once");
-    assert_eq!(killed, whole, "as if it had not been killed");
+    assert_eq!(killed, whole, "the same library as without kills");
 
-    // The HEIC ones all show the same.
+    // All HEIC files show the same picture.
     for (name, end) in [("1/1.png", "1/1.png"), ("6/6.heic", ".heic"), ("0/7.nef", "0/7.nef")] {
         let hits = desk.json(&format!("search photos/{name} --library killed.sqlite -k 1"));
         let mut paths = hits[0]["same"].as_array().into_iter().flatten().chain([&hits[0]["path"]]);
@@ -298,7 +300,7 @@ fn a_text_that_was_looked_for_before_is_not_read_again() {
         assert!(again["timing"][part].as_f64().is_some_and(|ms| ms > 0.0), "{again}");
     }
     let line = desk.run("search dog --library l.sqlite --timing -q");
-    assert!(text(&line.stderr).contains("(known from before), scan"), "{}", text(&line.stderr));
+    assert!(text(&line.stderr).contains("(cached), scan"), "{}", text(&line.stderr));
 }
 
 #[test]
@@ -309,7 +311,7 @@ fn a_cutoff_is_told_from_captioned_photos() {
         desk.json("search --calibrate drawn/*.tar --library typo.sqlite")["photos"],
         json!(8)
     );
-    assert!(!desk.path("typo.sqlite").exists(), "nothing is made of a name that was mistyped");
+    assert!(!desk.path("typo.sqlite").exists(), "a mistyped name creates no file");
     assert!(desk.run("index . --library l.sqlite").status.success());
     let told = desk.json("search --calibrate drawn/*.tar --library l.sqlite");
     assert_eq!((&told["photos"], &told["texts"]), (&json!(8), &json!(40)));
@@ -377,6 +379,6 @@ fn a_watched_folder_is_followed() {
     }
     let replaced = holds(2);
     child.kill().expect("it watches");
-    child.wait().expect("a killed child can be awaited");
+    child.wait().expect("the killed child ends");
     assert_eq!((first, added, removed, missed, replaced), (true, true, true, true, true));
 }

@@ -1,4 +1,5 @@
-//! Files of any name, on disks of other people: all that is found can be read, and named back to the program.
+//! Files with unusual names: the program reads all that it finds, and accepts every path that it
+//! prints.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Desk, mmgem, text};
 
-/// The program with arguments that may be any bytes.
+/// Runs the program with arguments that may be any bytes.
 fn run(desk: &Desk, arguments: &[&OsStr]) -> Output {
     let mut command = desk.command("");
     command.args(arguments).output().expect("the program starts")
@@ -22,13 +23,13 @@ fn json_of(desk: &Desk, arguments: &[&OsStr]) -> Value {
     serde_json::from_slice(&output.stdout).expect("one JSON document")
 }
 
-/// Puts a photo into `photos/` under a name; false where the disk refuses it.
+/// Copies a photo into `photos/` under a name. Returns false if the disk rejects the name.
 fn put(desk: &Desk, photo: &str, name: &OsStr) -> bool {
     let path = desk.path("photos").join(name);
     fs::create_dir_all(path.parent().expect("below")).expect("writable");
     let done = fs::copy(desk.path(photo), path);
     if let Err(error) = &done {
-        eprintln!("SKIPPED: this disk takes no file called {name:?} ({error})");
+        eprintln!("SKIPPED: this disk rejects a file called {name:?} ({error})");
     }
     done.is_ok()
 }
@@ -43,7 +44,7 @@ fn bytes(name: &[u8]) -> &OsStr {
     std::str::from_utf8(name).expect("names of this system are text").as_ref()
 }
 
-/// Paths that `--null` prints.
+/// Parses the paths that `--null` prints.
 fn null_paths(stdout: &[u8]) -> Vec<PathBuf> {
     let parts = stdout.split(|byte| *byte == 0).filter(|part| !part.is_empty());
     parts.map(|part| PathBuf::from(bytes(part))).collect()
@@ -172,7 +173,7 @@ fn whatever_is_found_can_be_named_back() {
         assert!(caption[0]["caption"].is_string(), "{told}: {caption}");
     }
     assert_eq!(desk.json("index photos --library l.sqlite")["encoded"], json!(0));
-    // The name is as long as a disk allows, and so may be what is written.
+    // An output with the longest possible name can be written too.
     let out = OsString::from(format!("{}.safetensors", "y".repeat(243)));
     let written = run(&desk, &["embed".as_ref(), "0.png".as_ref(), "--out".as_ref(), &out]);
     assert!(written.status.success(), "{}", text(&written.stderr));
@@ -210,7 +211,8 @@ fn accents_that_a_keyboard_composes_find_those_that_a_mac_took_apart() {
     );
 }
 
-/// What runs a program as a person who may not read everything; nothing where that cannot be had.
+/// The command prefix that runs a program as a user who cannot read everything: empty unless root
+/// runs the tests. `None` if root cannot switch the user.
 #[cfg(unix)]
 fn as_other(desk: &Desk) -> Option<Vec<OsString>> {
     use std::os::unix::fs::PermissionsExt;
@@ -218,7 +220,7 @@ fn as_other(desk: &Desk) -> Option<Vec<OsString>> {
     if text(&id.stdout).trim() != "0" {
         return Some(Vec::new());
     }
-    // Root reads everything, so somebody else does it.
+    // Root can read everything, so run the program as another user.
     let open =
         |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("ours");
     open(desk.folder.path());
@@ -228,11 +230,11 @@ fn as_other(desk: &Desk) -> Option<Vec<OsString>> {
     if can.is_ok_and(|output| output.status.success()) {
         return Some(setpriv.into());
     }
-    eprintln!("SKIPPED: run as root, and setpriv cannot run the program as somebody else");
+    eprintln!("SKIPPED: run as root, and setpriv cannot run the program as another user");
     None
 }
 
-/// The line as that person.
+/// Runs the line with the prefix of `as_other`.
 #[cfg(unix)]
 fn run_as(desk: &Desk, other: &[OsString], line: &str) -> Output {
     let mut words: Vec<OsString> = other.to_vec();
@@ -324,7 +326,7 @@ fn what_cannot_be_opened_is_told_and_read_when_it_can() {
     assert_eq!(index(), (json!(2), json!(1)));
     set_mode(&desk.path("lib/b.png"), 0o644);
     assert_eq!(index(), (json!(3), json!(0)));
-    // What was found before stays a hit while it cannot be read, alone or with its folder.
+    // A known photo stays a hit while it, or its folder, cannot be read.
     set_mode(&desk.path("lib/b.png"), 0);
     for mode in [0o755, 0o444, 0o000] {
         set_mode(&desk.path("lib/shut"), mode);

@@ -1,7 +1,7 @@
-//! A library of odd files, as disks of people hold them: nothing is lost, doubled or hidden.
+//! A library of odd files, as on users' disks: no file is lost, listed twice or hidden.
 //!
-//! 300 files; 3,000 with `MMGEM_ODD_FILES=3000 cargo test --release -p mmgem-tests --test cli odd_files -- --nocapture`,
-//! which also tells how long indexing took.
+//! The test has 300 files. For 3,000 files, and the time of indexing:
+//! `MMGEM_ODD_FILES=3000 cargo test --release -p mmgem-tests --test cli odd_files -- --nocapture`
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use super::{Desk, text};
 
 const HEIC: &[u8] = include_bytes!("../../core/src/image/gradient.heic");
-/// Little-endian EXIF that turns a photo to the right.
+/// Little-endian EXIF that rotates a photo clockwise.
 const TURNED: &[u8] =
     b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
 
-/// Numbers by a linear congruence, the same on every machine.
+/// A linear congruential generator, with the same numbers on every machine.
 struct Dice(u64);
 
 impl Dice {
@@ -33,7 +33,7 @@ impl Dice {
     }
 }
 
-/// A file that is drawn: where it lies, its bytes, and whether it is a photo.
+/// A generated file: its path, its bytes, and whether it is a photo.
 struct Odd {
     path: PathBuf,
     bytes: Vec<u8>,
@@ -51,7 +51,7 @@ fn encoded(picture: &image::DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A photo of any kind that is read by default, with the ending it would have.
+/// A photo in any format that the program reads by default, with its usual extension.
 fn photo(index: u64, dice: &mut Dice) -> (Vec<u8>, &'static str) {
     let rgb = picture(index);
     let all = image::DynamicImage::ImageRgb8(rgb.clone());
@@ -61,7 +61,7 @@ fn photo(index: u64, dice: &mut Dice) -> (Vec<u8>, &'static str) {
             let jpeg = to_jpeg(&rgb, 90);
             ([&jpeg[..2], TURNED, &jpeg[2..]].concat(), "jpeg")
         }
-        // Bytes behind the end, as phones append films.
+        // Bytes after the end, as of a phone's appended video.
         6 => ([to_jpeg(&rgb, 80), vec![0; 999]].concat(), "JPG"),
         7 => (encoded(&all, ImageFormat::Png), "png"),
         8 => (encoded(&image::DynamicImage::ImageLuma8(all.to_luma8()), ImageFormat::Png), "png"),
@@ -72,13 +72,13 @@ fn photo(index: u64, dice: &mut Dice) -> (Vec<u8>, &'static str) {
         11 => (encoded(&all, ImageFormat::Gif), "gif"),
         12 => (encoded(&all, ImageFormat::Bmp), "bmp"),
         13 => (encoded(&all, ImageFormat::Tiff), "tif"),
-        // A box that every reader passes over makes the content another one.
+        // A `free` box, which readers skip, makes the content unique.
         14 => ([HEIC, b"\0\0\0\x10free", &index.to_be_bytes()].concat(), "heic"),
         _ => ([b"II*\0\x08\0\0\0\0\0\0\0\0\0".as_slice(), &to_jpeg(&rgb, 85)].concat(), "nef"),
     }
 }
 
-/// Bytes that look like a photo to nobody but their name.
+/// Bytes that are not a photo.
 fn damaged(index: u64, dice: &mut Dice) -> Vec<u8> {
     let (whole, _) = photo(index, &mut Dice(index * 2 + 1));
     match dice.roll(5) {
@@ -90,7 +90,7 @@ fn damaged(index: u64, dice: &mut Dice) -> Vec<u8> {
     }
 }
 
-/// A folder and a name as people, phones and programs long gone give them; no two files share one.
+/// A folder and a name as users, phones and old programs make them, unique for each `index`.
 fn place(index: u64, ending: &str, dice: &mut Dice) -> PathBuf {
     let folder = match dice.roll(9) {
         0 => String::new(),
@@ -134,7 +134,7 @@ fn as_name(bytes: &[u8]) -> &OsStr {
     std::str::from_utf8(bytes).expect("names of this system are text").as_ref()
 }
 
-/// `n` files: photos, copies of them, the same pictures stored again, damaged ones, and some that are left out.
+/// Generates `n` files: photos, copies, pictures stored in another quality, and damaged files.
 fn draw(n: u64) -> Vec<Odd> {
     let mut dice = Dice(7);
     let mut files: Vec<Odd> = Vec::new();
@@ -144,7 +144,7 @@ fn draw(n: u64) -> Vec<Odd> {
                 let (bytes, ending) = photo(index, &mut dice);
                 (bytes, ending, true)
             }
-            // A copy of a file that is there, under another name or in another folder.
+            // A copy of an earlier file, with another name or in another folder.
             13..=15 if !files.is_empty() => {
                 let of = &files[dice.roll(files.len() as u64) as usize];
                 let ending = of.path.extension().and_then(OsStr::to_str).unwrap_or("jpg");
@@ -155,14 +155,14 @@ fn draw(n: u64) -> Vec<Odd> {
                         .unwrap_or("jpg");
                 (of.bytes.clone(), ending, of.is_photo)
             }
-            // A picture that may be there in another quality.
+            // A picture that may also exist in another quality.
             16 => (to_jpeg(&picture(dice.roll(index + 1)), 45), "jpg", true),
-            // Named as another format.
+            // The extension of another format.
             17 => (photo(index, &mut dice).0, "jfif", true),
             _ => (damaged(index, &mut dice), "jpg", false),
         };
         let path = place(index, ending, &mut dice);
-        // A raw photo is known by its ending, and is none under another.
+        // The program recognizes a raw photo only by its extension.
         let is_raw = bytes.starts_with(b"II*\0\x08\0\0\0\0\0");
         let is_photo = is_photo && (!is_raw || ending == "nef");
         files.push(Odd { path, bytes, is_photo });
@@ -179,13 +179,13 @@ fn write(folder: &Path, files: &[Odd]) {
     }
 }
 
-/// Paths between zero bytes.
+/// Parses paths that end in zero bytes.
 fn null_paths(stdout: &[u8]) -> Vec<PathBuf> {
     let parts = stdout.split(|byte| *byte == 0).filter(|part| !part.is_empty());
     parts.map(|part| PathBuf::from(as_name(part))).collect()
 }
 
-/// The path that a JSON entry leads to.
+/// The path of a JSON entry, from its `uri` if it has one.
 fn exact(entry: &Value) -> PathBuf {
     let Some(uri) = entry["uri"].as_str() else {
         return entry["path"].as_str().expect("a path").into();
@@ -213,7 +213,7 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
     let files = draw(n);
     write(&folder, &files);
     let folder = folder.canonicalize().expect("it was made");
-    // What is left out stands among them.
+    // Files that the program ignores.
     for name in ["@eaDir/thumb.jpg", ".trashed-1-a.jpg", "sub/.nomedia", "sub/a.jpg"] {
         fs::create_dir_all(folder.join(name).parent().expect("below")).expect("writable");
         fs::write(folder.join(name), &files[0].bytes).expect("writable");
@@ -247,7 +247,7 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
         assert_eq!(again[count], json!(0), "{count}: {again}");
     }
 
-    // Each file that is a photo is a hit, once, by its exact name; the others are told with the reason.
+    // Each photo is a hit once, by its exact name. The other files are listed as problems.
     let listed = |line: &str| {
         null_paths(
             &desk.run(&format!("search {line} --library l.sqlite -k 99999 --null -q")).stdout,
@@ -264,7 +264,7 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
     let table = text(&desk.run("search dog --library l.sqlite -k 99999 -q").stdout);
     assert_eq!(table.lines().filter(|line| line.split('\t').count() == 3).count(), photos.len());
 
-    // A group holds each of its files, and no file is in two or in none.
+    // Every file is in exactly one group.
     let groups = desk.json("search dog --group --library l.sqlite -k 99999");
     let mut in_groups = Vec::new();
     for group in groups.as_array().expect("hits") {
@@ -280,7 +280,7 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
     }
     assert_eq!(in_groups.len(), photos.len());
     assert!(in_groups.iter().cloned().collect::<BTreeSet<_>>() == photos);
-    // Copies are in one group; how many pictures there are at least, their bytes say.
+    // Copies are in one group, so there are at most as many groups as distinct contents.
     let mut by_bytes: BTreeMap<&[u8], usize> = BTreeMap::new();
     files
         .iter()
@@ -293,7 +293,7 @@ fn of_odd_files_none_is_lost_doubled_or_hidden() {
         by_bytes.len()
     );
 
-    // Photos that are moved are known again, and those that go are not hits any more.
+    // Moved photos are recognised, and removed photos are not hits any more.
     let moved = folder.parent().expect("the desk").join("moved");
     fs::create_dir(&moved).expect("writable");
     let gone: Vec<&PathBuf> = photos.iter().step_by(3).collect();

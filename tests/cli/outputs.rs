@@ -1,4 +1,5 @@
-//! Nothing that was read is written over, and a name that promises another format is refused.
+//! Output paths: a command does not overwrite its inputs, and rejects the extension of another
+//! format.
 
 use std::fs;
 use std::path::Path;
@@ -20,7 +21,7 @@ fn snapshot(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// The line must be refused as a wrong argument, say `says`, and leave every file as it is.
+/// Checks that the line fails as a wrong argument, prints `says`, and changes no file.
 #[track_caller]
 fn check(desk: &Desk, line: &str, says: &str) {
     let before = snapshot(desk.folder.path());
@@ -37,8 +38,8 @@ fn no_command_writes_over_what_it_reads() {
     desk.write("boxes.json", b"{}");
     desk.write("run.json", b"{}");
     fs::create_dir(desk.path("sub")).expect("writable");
-    let over = "would write over";
-    // Photos under the names of other formats: what a file is called says little of what is in it.
+    let over = "would overwrite";
+    // Photos with the extensions of other formats: the program goes by the content.
     for (photo, name) in
         [("0.png", "p.html"), ("1.png", "p.json"), ("0.png", "p.safetensors"), ("1.png", "p.csv")]
     {
@@ -66,10 +67,10 @@ fn no_command_writes_over_what_it_reads() {
         check(&desk, line, over);
     }
     check(&desk, "export --dtype f16 --out ./sub/../model", "--out is the model itself");
-    // The library itself, under a name that could be an export's.
+    // The library itself, with the extension of an export.
     fs::copy(desk.path("l.sqlite"), desk.path("l.safetensors")).expect("writable");
     check(&desk, "index --library l.safetensors --export l.safetensors", over);
-    check(&desk, "search dog --library l.sqlite --html 0.png", ".html or .htm is written");
+    check(&desk, "search dog --library l.sqlite --html 0.png", "writes .html or .htm");
 }
 
 #[test]
@@ -83,16 +84,16 @@ fn links_and_photos_of_the_library_are_spared_too() {
     fs::hard_link(desk.path("0.png"), desk.path("hard.png")).expect("the disk has hard links");
     fs::hard_link(desk.path("photos/2.png"), desk.path("hard.safetensors"))
         .expect("the disk has hard links");
-    check(&desk, "search dog --library l.sqlite --html hard.html", "would write over");
-    check(&desk, "index --library l.sqlite --export hard.safetensors", "would write over");
-    check(&desk, "localize 0.png --text dog --out hard.png", "would write over");
+    check(&desk, "search dog --library l.sqlite --html hard.html", "would overwrite");
+    check(&desk, "index --library l.sqlite --export hard.safetensors", "would overwrite");
+    check(&desk, "localize 0.png --text dog --out hard.png", "would overwrite");
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("0.png", desk.path("soft.png")).expect("links work");
-        check(&desk, "localize 0.png --text dog --out soft.png", "would write over");
-        check(&desk, "localize soft.png --text dog --out 0.png", "would write over");
+        check(&desk, "localize 0.png --text dog --out soft.png", "would overwrite");
+        check(&desk, "localize soft.png --text dog --out 0.png", "would overwrite");
     }
-    // A file of the same name elsewhere is another file.
+    // A file with the same name in another folder is another file.
     fs::create_dir(desk.path("out")).expect("writable");
     assert!(desk.run("localize 0.png --text dog --out out/0.png -q").status.success());
 }
@@ -102,15 +103,15 @@ fn an_ending_is_kept_to_or_refused() {
     let desk = Desk::new();
     assert!(desk.run("index . --library l.sqlite").status.success());
     for (line, says) in [
-        ("embed 0.png --out v.npy", ".safetensors is written"),
+        ("embed 0.png --out v.npy", "writes .safetensors"),
         ("embed 0.png --out v.parquet", "--shards writes Parquet"),
-        ("localize 0.png --text dog --out o.gif", ".png or .jpg or .jpeg is written"),
-        ("search dog --library l.sqlite --html hits.pdf", ".html or .htm is written"),
-        ("index --library l.sqlite --export v.csv", ".safetensors is written"),
-        ("trace --image 0.png --text dog --out t.pt", ".safetensors is written"),
+        ("localize 0.png --text dog --out o.gif", "writes .png or .jpg or .jpeg"),
+        ("search dog --library l.sqlite --html hits.pdf", "writes .html or .htm"),
+        ("index --library l.sqlite --export v.csv", "writes .safetensors"),
+        ("trace --image 0.png --text dog --out t.pt", "writes .safetensors"),
         ("eval retrieval --data drawn/*.tar --save s.csv", "--csv writes a table"),
-        ("eval retrieval --data drawn/*.tar --report r.jpg", ".html or .htm is written"),
-        ("demo --out tour.png", ".html or .htm is written"),
+        ("eval retrieval --data drawn/*.tar --report r.jpg", "writes .html or .htm"),
+        ("demo --out tour.png", "writes .html or .htm"),
     ] {
         check(&desk, line, says);
     }
@@ -120,7 +121,7 @@ fn an_ending_is_kept_to_or_refused() {
     assert!(fs::read(desk.path("o.png")).expect("it was written").starts_with(b"\x89PNG"));
     assert!(
         desk.run("embed 0.png --out vectors -q").status.success(),
-        "no ending promises nothing"
+        "a name without an extension is accepted"
     );
 }
 

@@ -1,4 +1,4 @@
-//! `mmgem parity`: the table, and what it says of a golden value that is wrong.
+//! `mmgem parity`: the table, and the report of a wrong value.
 
 use std::fs;
 use std::path::Path;
@@ -40,7 +40,7 @@ fn every_golden_value_is_held_against_every_kind_of_weights() {
         stage(&columns[column], name)["relative"].as_f64().expect("a number")
     };
     assert!(of(0, "image_embed") <= 1e-5 && of(0, "grad.h1.weight") <= 1e-4);
-    // Fewer bits, larger differences: the columns are not one model four times.
+    // Fewer bits give larger differences, so the columns are of different weights.
     let errors: Vec<f64> = (0..4).map(|column| of(column, "text_embed")).collect();
     assert!(errors.is_sorted() && errors[1] > 10.0 * errors[0], "{errors:?}");
     let captions = stage(&columns[0], "region_caption_ids");
@@ -56,9 +56,11 @@ fn a_gpu_gives_every_golden_value_and_errs_with_narrow_weights_as_the_cpu_does()
         return;
     };
     if adapter["shader_f16"] != true {
-        eprintln!("SKIPPED: that f16 stays f16 on a GPU: this one widens it");
+        eprintln!(
+            "SKIPPED: f16 weights on a GPU: this one has no shader-f16 and converts them to f32"
+        );
     }
-    // Fails where a golden value in f32 is not met.
+    // The command fails if an f32 value differs from its golden value.
     let table = |device: &str| desk.json(&format!("parity {} --device {device}", parity_folder()));
     let (on_cpu, on_gpu) = (table("cpu"), table("wgpu:0"));
     assert_eq!(on_gpu["cases"], on_cpu["cases"]);
@@ -67,7 +69,8 @@ fn a_gpu_gives_every_golden_value_and_errs_with_narrow_weights_as_the_cpu_does()
             let [cpu, gpu] = [&on_cpu, &on_gpu].map(|table| {
                 stage(&table["columns"][column], name)["relative"].as_f64().expect("a number")
             });
-            // The same weights err alike; only the CPU rounds activations where the weights are packed.
+            // The same weights have the same error. With packed weights, only the CPU rounds
+            // activations.
             let allowed = if weights == "f16" { 1e-5 } else { cpu };
             assert!(
                 (gpu - cpu).abs() <= allowed,

@@ -1,4 +1,4 @@
-//! Queries as people type them, and what is told of the hits.
+//! Queries as users type them, and the metadata of the hits.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
@@ -192,7 +192,7 @@ fn every_copy_is_a_hit_and_a_group_is_one_only_if_that_is_asked() {
         .map(|hit| 1 + hit["same"].as_array().map_or(0, Vec::len))
         .sum();
     assert_eq!(n_files, 4, "{groups}");
-    // Of copies the one is listed that a filter wants.
+    // Of several copies, the one that matches the filter is listed.
     assert_eq!(names(&desk.json("search dog path:copy --library l.sqlite")), ["copy.png"]);
     assert_eq!(names(&desk.json("search dog path:copy --library l.sqlite --group")), ["copy.png"]);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Models and files that cannot be used: exactly what a person reads.
+//! The exact error texts for unusable models and files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Desk, text, toy_config};
 
-/// The line must fail with code 1 and say just this.
+/// Checks that the line fails with code 1 and prints exactly `wanted` on stderr.
 #[track_caller]
 fn check(desk: &Desk, line: &str, wanted: &str) {
     let output = desk.run(&format!("{line} -q"));
@@ -24,7 +24,7 @@ type Tensors = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
 fn change_weights(desk: &Desk, change: impl FnOnce(&mut Tensors)) {
     let path = desk.path("model/model.safetensors");
     let bytes = fs::read(&path).expect("the desk has a model");
-    let file = SafeTensors::deserialize(&bytes).expect("a whole file");
+    let file = SafeTensors::deserialize(&bytes).expect("a valid file");
     let mut tensors: Tensors = file
         .tensors()
         .into_iter()
@@ -32,7 +32,7 @@ fn change_weights(desk: &Desk, change: impl FnOnce(&mut Tensors)) {
         .collect();
     change(&mut tensors);
     let views = tensors.iter().map(|(name, (shape, bytes))| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as places"))
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the bytes fit the shape"))
     });
     desk.write(
         "model/model.safetensors",

@@ -1,4 +1,4 @@
-//! Results on stdout: JSON documents with the keys of the design, and lines for people.
+//! Results on stdout: JSON documents with the specified keys, and lines of text.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -72,7 +72,7 @@ fn captions_of_a_photo_and_of_its_regions() {
     check_keys(&whole[0], &["path", "box", "caption", "log_prob"]);
     assert_eq!((&whole[1]["path"], &whole[1]["box"]), (&json!("1.png"), &Value::Null));
 
-    // The box of a whole photo is captioned as a region (stage 2), not as a photo (stage 1).
+    // The model captions the box of a whole photo as a region (stage 2), not as a photo (stage 1).
     let boxes = desk.json("caption 0.png --box 0,0,500,500 --box 4,4,30,30 --max-tokens 4");
     assert_eq!(boxes.as_array().map(Vec::len), Some(2));
     check_keys(&boxes[0], &["path", "box", "caption", "log_prob"]);
@@ -117,9 +117,7 @@ fn a_library_is_filled_once_and_searched_often() {
     desk.fails("search dog --library photos.sqlite", 1, &["mmgem index DIR", "photos.sqlite"]);
     desk.write("bad.png", b"no photo");
     let output = desk.run("index . --library photos.sqlite");
-    assert!(
-        output.status.success() && text(&output.stderr).contains("1 of 4 files were passed over")
-    );
+    assert!(output.status.success() && text(&output.stderr).contains("1 of 4 files were skipped"));
     let again = desk.json("index . --library photos.sqlite");
     assert_eq!((&again["photos"], &again["encoded"]), (&json!(3), &json!(0)));
     let hits = desk.json("search 1.png --library photos.sqlite -k 1");
@@ -173,7 +171,7 @@ fn a_packed_copy_is_smaller_and_says_what_it_lost() {
     let bytes = |name: &str| fs::metadata(desk.path(name)).expect("it was written").len();
     assert!(bytes("eight/model.safetensors") * 2 < bytes("model/model.safetensors"), "{copied}");
 
-    // It answers as the model does, and is a model like any other.
+    // The copy gives nearly the vectors of the model, and commands accept it as a model.
     let embed = |model: &str| {
         desk.json(&format!("embed --text dog --model {model}"))["texts"][0]["embed"].clone()
     };

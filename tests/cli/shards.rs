@@ -1,4 +1,4 @@
-//! The photos of a WebDataset as vectors in Parquet.
+//! `mmgem embed --shards`: vectors of a WebDataset's photos in Parquet.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Desk, text};
 
-/// A desk with two shards: the three photos with a sample that has none, and the last photo alone.
+/// A desk with two shards: three photos and an unusable sample, and the last photo alone.
 fn desk() -> Desk {
     let desk = Desk::new();
     let photo =
@@ -28,7 +28,7 @@ fn desk() -> Desk {
     desk
 }
 
-/// The last column's numbers of a file with one row group: they end where the footer begins.
+/// The numbers of the last column of a file with one row group. They end where the footer begins.
 fn floats(file: &[u8], n_floats: usize) -> Vec<f32> {
     let end = file.len() - 8;
     let footer = u32::from_le_bytes(file[end..end + 4].try_into().expect("four bytes")) as usize;
@@ -58,7 +58,7 @@ fn the_vectors_are_those_of_the_photos() {
         .collect();
     let found =
         floats(&fs::read(desk.path("vectors/a-0.parquet")).expect("it was written"), wanted.len());
-    // Batch mates change the order of sums.
+    // The tolerance covers the order of sums, which depends on the batch.
     assert!(found.iter().zip(&wanted).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-5));
 }
 
@@ -94,7 +94,7 @@ fn ranks_share_out_the_shards_and_what_is_there_is_not_made_again() {
     desk.fails(
         "embed --shards a-*.tar --out ranks",
         1,
-        &["not with the vectors of this shard", "a-1.parquet"],
+        &["its vectors are not of this shard", "a-1.parquet"],
     );
     desk.fails("embed --shards a-*.tar", 2, &["--out"]);
     desk.fails("embed --shards b-*.tar --out ranks", 1, &["no file fits"]);
@@ -162,7 +162,7 @@ fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
     assert!(desk.path("vectors/a-0.parquet").exists() && desk.path("vectors/a-1.parquet").exists());
     assert!(!desk.path("vectors/a-2.parquet").exists());
     desk.fails("embed --shards a-2.tar --out other --strict", 1, &["the file is empty", "a-2.tar"]);
-    // A shard without a photo is as bad.
+    // A shard without a photo is unusable too.
     let mut shard = ShardWriter::create(desk.path("a-2.tar")).expect("writable");
     shard
         .write(&Sample { key: "x".into(), parts: vec![("txt".into(), b"a dog".to_vec())] })
@@ -171,7 +171,7 @@ fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
     desk.fails(
         "embed --shards a-*.tar --out vectors",
         1,
-        &["none of its 1 samples has a photo", "a-2.tar"],
+        &["none of its 1 samples has a usable photo", "a-2.tar"],
     );
 }
 

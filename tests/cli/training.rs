@@ -1,17 +1,18 @@
-//! `mmgem train` as a person or a scheduler starts and stops it.
+//! `mmgem train`, started and stopped as by a user or a scheduler.
 
 use serde_json::json;
 
 use super::{Desk, text, toy_config};
 
-/// A desk with drawn scenes and `run.toml`, a run of many short steps.
+/// A desk with drawn scenes and `run.toml`, a run of `steps` short steps.
 fn desk(steps: usize) -> Desk {
     let desk = Desk::new();
     assert!(desk.run("scenes --out drawn --n 8 --seed 5 -q").status.success());
     desk.write("config.json", toy_config().to_string().as_bytes());
     let toml = format!(
         "recipe = 'stage1'\nout = 'run'\n[model]\nconfig = 'config.json'\ntokenizer = 'model/tokenizer.json'\n\
-         [data]\nshards = ['drawn/*.tar']\n[optim]\nbatch_size = 4\nsteps = {steps}\nlr_heads = 1e-3\n\
+         [data]\nshards = ['drawn/*.tar']\n[optim]\nbatch_size = 4\nsteps = {steps}\nlr_heads = \
+         1e-3\n\
          lr_towers = 1e-3\n"
     );
     desk.write("run.toml", toml.as_bytes());
@@ -102,7 +103,7 @@ fn a_usr1_saves_a_checkpoint_at_the_next_step_and_the_run_goes_on() {
     assert!(first >= before, "saved step {first} after {before} were done");
     wait_until("the run does not go on", &|| steps() >= first + 3);
     assert_eq!(saved(), [first]);
-    // A term after it saves once more, and ends.
+    // SIGTERM then saves again and ends the run.
     signal("-TERM");
     let output = child.wait_with_output().expect("the program ends");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

@@ -1,6 +1,7 @@
-//! The real window on a virtual screen with software OpenGL, then Vulkan, moved by real keys and a real mouse pointer.
+//! The real window on a virtual screen with software OpenGL, then Vulkan, driven by key and pointer
+//! events.
 //!
-//! `MMGEM_SCREENSHOTS=DIR` keeps the pictures that were taken.
+//! `MMGEM_SCREENSHOTS=DIR` keeps the screenshots.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,10 +19,10 @@ use tempfile::TempDir;
 use super::{mmgem, text};
 
 const N_PHOTOS: u64 = 40;
-/// Seconds that the slowest event may take on a busy machine.
+/// Time limit of the slowest event, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -31,7 +32,7 @@ impl Drop for Running {
     }
 }
 
-/// A screen that nobody sees.
+/// A virtual screen.
 struct Screen {
     server: Running,
     display: String,
@@ -39,7 +40,8 @@ struct Screen {
 }
 
 impl Drop for Screen {
-    /// Asked politely, the server takes its lock file away; two that find one left behind may both take its display.
+    /// Ends the server by SIGTERM, so that it removes its lock file. Two servers that find a stale
+    /// lock file may both take its display.
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.server.0.id().to_string()).status();
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -52,7 +54,7 @@ impl Drop for Screen {
 }
 
 impl Screen {
-    /// Nothing where the system lacks what it takes.
+    /// Starts the server. `None` if a needed tool is missing.
     fn open() -> Option<Self> {
         for (tool, argument) in [("Xvfb", "-help"), ("xdotool", "version"), ("import", "-version")]
         {
@@ -63,7 +65,7 @@ impl Screen {
                 .status();
             if start.is_err() {
                 eprintln!(
-                    "SKIPPED: the window is not tested: there is no {tool} (apt: xvfb, xdotool, imagemagick)"
+                    "SKIPPED: the window is not tested: {tool} is missing (apt: xvfb, xdotool, imagemagick)"
                 );
                 return None;
             }
@@ -71,7 +73,8 @@ impl Screen {
         static ONE: Mutex<()> = Mutex::new(());
         let only_one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut server = Command::new("Xvfb");
-        // Without `-noreset` it starts anew when its last client goes, and refuses whoever comes meanwhile.
+        // Without `-noreset` it restarts after its last client leaves, and rejects new clients
+        // meanwhile.
         server.args([
             "-displayfd",
             "1",
@@ -86,7 +89,7 @@ impl Screen {
             server.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("Xvfb starts");
         let mut number = String::new();
         let stdout = server.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut number).expect("Xvfb tells its display");
+        BufReader::new(stdout).read_line(&mut number).expect("Xvfb prints its display");
         Some(Self {
             server: Running(server),
             display: format!(":{}", number.trim()),
@@ -99,14 +102,14 @@ impl Screen {
         command.env_remove("WAYLAND_DISPLAY").env_remove("WAYLAND_SOCKET")
     }
 
-    /// Keys and pointer, in xdotool's words.
+    /// Sends keys and pointer events, in xdotool's syntax.
     fn input(&self, words: &[&str]) {
         let mut xdotool = Command::new("xdotool");
         let output = self.on_it(xdotool.args(words)).output().expect("xdotool starts");
         assert!(output.status.success(), "{words:?}: {}", text(&output.stderr));
     }
 
-    /// What is seen now.
+    /// Takes a screenshot.
     fn screenshot(&self, name: &str, folder: &Path) -> image::RgbImage {
         let keep = std::env::var_os("MMGEM_SCREENSHOTS").map(PathBuf::from);
         let file = keep.as_deref().unwrap_or(folder).join(format!("{name}.png"));
@@ -117,7 +120,7 @@ impl Screen {
     }
 }
 
-/// The window, and what it tells.
+/// The window and its events.
 struct Window {
     process: Running,
     events: Receiver<Value>,
@@ -149,7 +152,7 @@ impl Window {
         Self { process: Running(process), events }
     }
 
-    /// Waits for an event of this name that is as it should be.
+    /// Waits for an event of this name that satisfies `right`.
     #[track_caller]
     fn wait(&mut self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
@@ -181,7 +184,7 @@ fn write_photos(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     (0..N_PHOTOS).map(write).collect()
 }
 
-/// What the same program says in a terminal.
+/// The JSON result of the same program in a terminal.
 fn in_terminal(folder: &Path, arguments: &[&str]) -> Value {
     let mut command = Command::new(mmgem());
     let output = command
@@ -217,7 +220,7 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     window.wait("indexed", |event| event["encoded"] == N_PHOTOS && event["problems"] == 0);
     window.wait("hits", |event| event["n"].as_u64().is_some_and(|n| n + 2 >= N_PHOTOS));
     screen.input(&["search", "--sync", "--name", "MM-GEM", "windowfocus", "--sync"]);
-    // Where it hovers over nothing.
+    // A place where the pointer hovers over nothing.
     screen.input(&["mousemove", "590", "770"]);
 
     screen.input(&["key", "slash"]);
@@ -237,7 +240,7 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
         lightness(&picture)
     );
 
-    // Two that come within one slow frame are one.
+    // The window counts two keys within one slow frame as one.
     screen.input(&["key", "Return"]);
     thread::sleep(Duration::from_secs(1));
     screen.input(&["key", "Return"]);
@@ -275,7 +278,7 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     let renderer = if adapters.is_empty() { "gl" } else { "wgpu" };
     if adapters.is_empty() {
         eprintln!(
-            "SKIPPED: the window is not drawn by wgpu: there is no adapter (apt: mesa-vulkan-drivers)"
+            "SKIPPED: the window is not drawn by wgpu: no adapter (apt: mesa-vulkan-drivers)"
         );
     }
     let mut window =
@@ -306,7 +309,7 @@ fn without_opengl_the_window_says_so() {
     let folder = TempDir::new().expect("a temporary folder");
     let mut command = Command::new(mmgem());
     command.current_dir(folder.path()).args(["app", "--library", "l.sqlite"]);
-    // Drivers and vendors that are not there.
+    // Paths without drivers.
     screen.on_it(&mut command).env("LIBGL_DRIVERS_PATH", "/nowhere");
     command
         .env("__GLX_VENDOR_LIBRARY_NAME", "mesa")

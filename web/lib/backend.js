@@ -1,12 +1,12 @@
-// Where to compute: WebGPU where it works, else the processor, and why, in words.
+// Chooses the backend: WebGPU if it works, else the CPU, with the reason as text.
 
 /** @typedef {{ backend: "cpu" | "webgpu", reason: string }} Choice */
 
-/** Adapters that are programs: right, but slower than the processor's own module. */
+/** Software adapters: correct, but slower than the CPU module. */
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|basic render/i;
 
 /**
- * Sees the loss of each device that is opened from now on; set before the wasm module asks for its own.
+ * Reports the loss of every device opened later. Call it before the wasm module requests its device.
  * @param {(why: string) => void} lost
  */
 export function watchDevice(lost) {
@@ -24,7 +24,7 @@ export function watchDevice(lost) {
 
 /**
  * @param {"auto" | "cpu" | "webgpu"} wish
- * @param {string | null} trouble what happened to WebGPU earlier in this visit
+ * @param {string | null} trouble why WebGPU failed earlier in this visit
  * @returns {Promise<Choice>}
  */
 export async function chooseBackend(wish, trouble) {
@@ -55,10 +55,10 @@ function describe(adapter) {
   return { name, isSoftware: Boolean(isSoftware) };
 }
 
-/** Whether the page was built with the module; without fetching it. */
+/** Whether the page was built with the WebGPU module. Does not download it. */
 async function hasModule() {
   const url = new URL("./webgpu/mmgem_web.js", import.meta.url);
   const there = await fetch(url, { method: "HEAD" }).catch(() => null);
-  // Without a network the service worker has it, and answers GET only.
+  // Offline, the service worker serves the module, and answers only GET.
   return (there ?? (await fetch(url).catch(() => null)))?.ok ?? false;
 }

@@ -1,4 +1,4 @@
-// The library in IndexedDB: a row for each photo of each model, and its thumbnail.
+// The library in IndexedDB: one row and one thumbnail for each photo of each model.
 
 /**
  * @typedef {{

@@ -1,4 +1,4 @@
-// The page's side of the worker: numbered requests, cancelling, and a new worker when one breaks down.
+// The page's side of the worker: numbered requests, cancellation, and a restart after a crash.
 
 export class MmgemError extends Error {
   /** @param {"crashed" | "device" | "input" | "network" | "memory"} kind @param {string} message */
@@ -13,7 +13,7 @@ export class MmgemError extends Error {
 /** @typedef {{ resolve: (value: any) => void, reject: (error: any) => void, onEvent?: (event: any) => void }} Pending */
 
 export class Engine {
-  /** Counts workers: a photo that an earlier one had is opened again. */
+  /** Number of restarts. A photo of an earlier worker has to be opened again. */
   generation = 0;
   /** @type {Promise<import("./mmgem.js").ModelInfo>} */
   ready;
@@ -24,11 +24,11 @@ export class Engine {
   /** @type {Map<number, Pending>} */
   #pending = new Map();
   #lastId = 0;
-  /** What the last worker that had a model said of itself. @type {import("./mmgem.js").ModelInfo | null} */
+  /** Model info of the last worker that loaded a model. @type {import("./mmgem.js").ModelInfo | null} */
   info = null;
   #loaded = false;
   #closed = false;
-  /** How often the worker broke down on WebGPU. */
+  /** Number of crashes on WebGPU. */
   #gpuFailures = 0;
   /** Why WebGPU is not tried again in this visit. @type {string | null} */
   #gpuTrouble = null;
@@ -63,14 +63,14 @@ export class Engine {
       this.info = info;
       return info;
     } catch (error) {
-      // WebGPU broke down before there was a model: the processor opens it.
+      // WebGPU failed before the model was open: open it on the CPU.
       if (this.#gpuTrouble === trouble || this.#closed) throw error;
       return this.#load(signal);
     }
   }
 
   /**
-   * Asks the worker, once the model is there.
+   * Sends a request to the worker when the model is open.
    * @param {string} op @param {object} args @param {How} [how] @returns {Promise<any>}
    */
   async request(op, args, how = {}) {
@@ -80,8 +80,8 @@ export class Engine {
   }
 
   /**
-   * Does something again when the graphics device was lost meanwhile. That comes to an end: after the second
-   * loss the processor computes.
+   * Repeats `act` after a loss of the graphics device. The loop ends, because the CPU takes over after the second
+   * loss.
    * @template T @param {() => Promise<T>} act @returns {Promise<T>}
    */
   async repeat(act) {
@@ -126,7 +126,7 @@ export class Engine {
     else pending.resolve(data.result);
   }
 
-  /** @param {string} message @param {boolean} [onGpu] whether it was computing on WebGPU */
+  /** @param {string} message @param {boolean} [onGpu] whether the worker used WebGPU */
   #crash(message, onGpu = false) {
     if (this.#closed) return;
     this.#worker.terminate();
@@ -140,13 +140,13 @@ export class Engine {
     if (wasLoaded) {
       this.generation += 1;
       this.ready = this.#load();
-      this.ready.catch(() => undefined); // told to whoever asks next
+      this.ready.catch(() => undefined); // the next request reports the error
       this.#options.onRestart?.(message, this.ready);
     }
     for (const pending of lost) pending.reject(new MmgemError(kind, message));
   }
 
-  /** WebGPU gets a second chance if it worked before. @param {string} message @param {boolean} hadWorked */
+  /** WebGPU gets a second chance if it had worked. @param {string} message @param {boolean} hadWorked */
   #countGpuFailure(message, hadWorked) {
     this.#gpuFailures += 1;
     if (!hadWorked) this.#gpuTrouble = `WebGPU does not work here (${message})`;

@@ -1,36 +1,36 @@
 /** MM-GEM in a browser: one model that searches and describes photos, whole or by region. */
 
-/** `[x0, y0, x1, y1]` in pixels of the photo as a person sees it. */
+/** `[x0, y0, x1, y1]` in pixels of the upright photo. */
 export type Box = readonly [number, number, number, number] | number[];
 
-/** How the model computes: `cpu` is WebAssembly, `webgpu` the graphics processor. */
+/** Backend of the model: `cpu` is WebAssembly, `webgpu` is the GPU. */
 export type Backend = "cpu" | "webgpu";
 
-/** Where a model's files are. */
+/** Location of a model's files. */
 export type ModelSource =
-  /** A folder on this page's own server, with a `manifest.json` (written by `cargo web`) or without. */
+  /** A folder on the page's server, with or without a `manifest.json` (written by `cargo web`). */
   | string
   | URL
   /** `config.json`, `tokenizer.json` and the safetensors files, from a file input or a drop. */
   | readonly File[];
 
 export interface Progress {
-  /** What is being done. */
+  /** The current step. */
   stage: "download" | "cache" | "open";
-  /** Bytes so far and in all; `total` is 0 while it is not known. */
+  /** Bytes so far and in total; `total` is 0 while it is unknown. */
   bytes: number;
   total: number;
 }
 
 export interface LoadOptions {
-  /** `auto` (the default) takes WebGPU where it works. */
+  /** `auto` (the default) uses WebGPU if it works. */
   backend?: Backend | "auto";
-  /** `false`: on WebGPU the first requests make the device's programs, not the time before them. */
+  /** `false`: do not compile WebGPU shaders in idle time; each first request compiles its own. */
   warmUp?: boolean;
   onProgress?: (progress: Progress) => void;
   /**
-   * Called when the worker broke down and is started anew; `message` says why. `restarted` is there when the model
-   * is open again: on the processor, when WebGPU was lost for the second time.
+   * Called when the worker crashed and restarts; `message` is the reason. `restarted` resolves when the model is open
+   * again. After the second loss of WebGPU the model runs on the CPU.
    */
   onRestart?: (message: string, restarted: Promise<ModelInfo>) => void;
   signal?: AbortSignal;
@@ -42,66 +42,66 @@ export interface RequestOptions {
 
 export interface ModelInfo {
   name: string;
-  /** Tells these files from any others: 16 hexadecimal digits, as `mmgem` writes them into a library. */
+  /** Hash of the model's files: 16 hexadecimal digits, as in a library of `mmgem`. */
   fingerprint: string;
   embedDim: number;
   backend: Backend;
-  /** Why this backend, for people. */
+  /** Reason for this backend, for the user. */
   reason: string;
-  /** Bytes of the model's files. */
+  /** Size of the model's files in bytes. */
   bytes: number;
-  /** The files come from the browser's storage, not from the network. */
+  /** Whether the files come from the browser's storage, not from the network. */
   fromCache: boolean;
-  /** The files were compared with the manifest's SHA-256. */
+  /** Whether the files were checked against the manifest's SHA-256. */
   checked: boolean;
-  /** Why the files could not be kept for the next visit, if so. */
+  /** Reason why the files could not be stored for the next visit, or null. */
   notKept: string | null;
 }
 
 export interface Caption {
   text: string;
-  /** Sum of the natural log probabilities of the tokens and the end. */
+  /** Sum of the natural log probabilities of the tokens and of the end token. */
   logProb: number;
 }
 
-/** A caption while it is written: iterate for the pieces of text, or await `result`. */
+/** A caption in progress: iterate over the pieces of text, or await `result`. */
 export interface CaptionStream extends AsyncIterable<string> {
   readonly result: Promise<Caption>;
 }
 
 export interface Place {
-  /** Cosine with each of `grid` × `grid` patches, row by row, of the part `seen` of the photo. */
+  /** Cosine with each of `grid` × `grid` patches, row by row. The patches cover the part `seen` of the photo. */
   similarity: Float32Array;
   grid: number;
   seen: Box;
   /** Centre of the best patch. */
   point: [number, number];
-  /** The box that fits best, and its cosine. */
+  /** The best box, and its cosine. */
   box: Box;
   score: number;
 }
 
-/** A photo that the model has seen: each question about it is cheap. */
+/** An encoded photo. Requests about it need no further run of the image encoder. */
 export interface Photo {
   readonly width: number;
   readonly height: number;
-  /** Gives the memory back. */
+  /** Frees the memory. */
   close(): void;
 }
 
 export interface SearchOptions extends RequestOptions {
-  /** Most hits; 100 without. */
+  /** Maximum number of hits; the default is 100. */
   limit?: number;
 }
 
-/** A photo of the library that fits a query. */
+/** A photo of the library that matches a query. */
 export interface PhotoHit {
   path: string;
   /** Cosine of the query with the photo, or with its best region if that is larger. */
   score: number;
-  /** The region that fits best. */
+  /** The best region. */
   box: Box;
-  /** Standard deviations above the mean of all photos for this query: how much it stands out. */
+  /** Standard score for this query: standard deviations above the mean of all photos. */
   relevance: number;
 }
 
@@ -113,24 +113,24 @@ export interface LibraryPhoto {
   height: number;
 }
 
-/** The photos that were encoded by this model; they stay in the browser's storage. */
+/** The photos that this model has encoded, in the browser's storage. */
 export interface Library {
   /** All photos, sorted by path. */
   list(): Promise<LibraryPhoto[]>;
-  /** Encodes a photo and keeps its vectors and a thumbnail; one with the same path is replaced. */
+  /** Encodes a photo and stores its vectors and a thumbnail. Replaces a photo with the same path. */
   add(path: string, file: Blob, options?: RequestOptions): Promise<LibraryPhoto>;
   remove(paths: readonly string[]): Promise<void>;
   clear(): Promise<void>;
-  /** A small picture of it, or null if there is none (of a photo that came by `importFile`). */
+  /** The thumbnail of a photo. Null for a photo of `importFile`. */
   thumbnail(path: string): Promise<Blob | null>;
-  /** The file that `mmgem` reads and writes too. */
+  /** The library as an index file, which `mmgem` reads and writes too. */
   exportFile(): Promise<Blob>;
-  /** Takes over the photos of such a file; returns how many. */
+  /** Adds the photos of an index file. Returns their number. */
   importFile(file: Blob): Promise<number>;
 }
 
 export interface Model {
-  /** Changes when a lost graphics device makes the processor take over. */
+  /** Changes when the CPU takes over from a lost graphics device. */
   readonly info: ModelInfo;
   readonly library: Library;
   openPhoto(file: Blob, options?: RequestOptions): Promise<Photo>;
@@ -138,40 +138,40 @@ export interface Model {
   embedText(text: string, options?: RequestOptions): Promise<Float32Array>;
   /** Unit vector of a photo, or of a region of it. */
   embedImage(photo: Photo, box?: Box | null, options?: RequestOptions): Promise<Float32Array>;
-  /** Says what is in a box, or on the whole photo, token by token. */
+  /** Describes a box, or the whole photo, token by token. */
   captionRegion(
     photo: Photo,
     box?: Box | null,
     options?: RequestOptions & { maxTokens?: number },
   ): CaptionStream;
-  /** Finds a text (or a vector) in a photo. */
+  /** Locates a text (or a vector) in a photo. */
   localize(photo: Photo, query: string | Float32Array, options?: RequestOptions): Promise<Place>;
   /**
-   * Proposes boxes around what is at a point, all in pixels of the photo: the best one, then the next larger things,
-   * then smaller ones. Does not wait for a caption that is being written.
+   * Proposes boxes around a point, in pixels of the photo: the best box, then larger ones, then smaller ones. Does not
+   * wait for a caption in progress.
    */
   boxesAt(photo: Photo, x: number, y: number, options?: RequestOptions): Promise<Box[]>;
-  /** Photos of the library that fit a text, a vector or a photo, best first. */
+  /** Photos of the library that match a text, a vector or a photo, best first. */
   searchPhotos(query: string | Float32Array | Photo, options?: SearchOptions): Promise<PhotoHit[]>;
   /** Photos of the library with a region like this one, best first. */
   similarRegions(photo: Photo, box: Box, options?: SearchOptions): Promise<PhotoHit[]>;
-  /** Bytes that the model and its work hold in memory. */
+  /** Size of the worker's wasm memory in bytes. */
   memory(): Promise<number>;
-  /** Ends the worker; every open request is rejected. */
+  /** Ends the worker, and rejects every open request. */
   close(): void;
 }
 
-/** A problem with words for people: what was found, what was wanted, what to do. */
+/** An error with a message for the user: found, wanted, what to do. */
 export class MmgemError extends Error {
   /**
-   * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
-   * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used.
+   * `crashed`: the worker crashed and was restarted. `device`: the graphics device was lost; requests are repeated, so
+   * this is rare. `input`: the photo, text or file cannot be used.
    */
   readonly kind: "crashed" | "device" | "input" | "network" | "memory";
 }
 
-/** Loads a model in a worker of its own. */
+/** Loads a model in its own worker. */
 export function loadModel(source: ModelSource, options?: LoadOptions): Promise<Model>;
 
-/** Forgets the kept files of every model. */
+/** Removes the stored files of all models. */
 export function forgetModels(): Promise<void>;

@@ -44,7 +44,7 @@ class Photo {
     this.#file = file;
   }
 
-  /** Its key in the worker; opens it there, unless it is open. @param {AbortSignal} [signal] */
+  /** Opens the photo in the worker if needed, and returns its key. @param {AbortSignal} [signal] */
   async key(signal) {
     if (this.#generation !== this.#engine.generation) {
       this.#generation = this.#engine.generation;
@@ -82,7 +82,7 @@ class Model {
   }
 
   get info() {
-    return /** @type {Api.ModelInfo} */ (this.#engine.info); // a model is made when there is one
+    return /** @type {Api.ModelInfo} */ (this.#engine.info); // not null: set before the model is made
   }
 
   /** @type {Api.Model["openPhoto"]} */
@@ -186,7 +186,7 @@ class Library {
     return this.#engine.repeat(() => this.#engine.request("clear", {}));
   }
 
-  /** Straight from the browser's storage, so that pictures appear while the worker is busy. @param {string} path */
+  /** Reads the browser's storage directly, so that pictures appear while the worker is busy. @param {string} path */
   thumbnail(path) {
     return readThumbnail(this.#fingerprint, path);
   }
@@ -216,7 +216,7 @@ class CaptionStream {
       this.#over = true;
       this.#wake();
     });
-    this.result.catch(() => undefined); // whoever iterates gets it; whoever awaits `result` too
+    this.result.catch(() => undefined); // the iterator throws the error, and so does awaiting `result`
   }
 
   /** @param {string} text so far; a character of several bytes may still change at its end */

@@ -1,4 +1,4 @@
-// Fetches the files of a model, once: checked against the manifest's SHA-256 and kept in the Cache API.
+// Fetches the files of a model once, checks them against the manifest's SHA-256, and stores them in the Cache API.
 
 /**
  * @typedef {{ name: string, bytes: number, sha256: string }} ManifestFile
@@ -14,7 +14,7 @@
 export const CACHE = "mmgem-models";
 const HASH_HEADER = "x-mmgem-sha256";
 
-/** A problem that is nobody's bug: `kind` as in mmgem.d.ts. */
+/** An expected error, not a bug. `kind` is as in mmgem.d.ts. */
 export class Trouble extends Error {
   /** @param {string} kind @param {string} message */
   constructor(kind, message) {
@@ -73,7 +73,7 @@ async function fromFolder(folder, onProgress, signal) {
 }
 
 /**
- * Sorts files into what the model wants; says what is missing.
+ * Sorts the files by their role in the model. Throws an error that names a missing file.
  * @param {string} name @param {NamedBytes[]} read
  * @param {{ fromCache: boolean, checked: boolean, notKept: string | null }} state
  * @returns {ModelFiles}
@@ -112,7 +112,7 @@ function noStorage() {
 }
 
 /**
- * The manifest from the network, or the kept one when there is no network; null where there is none.
+ * Returns the manifest from the network, or the stored one if offline; null if the server has no manifest.
  * @param {URL} base @param {Cache | null} kept @param {AbortSignal} signal @returns {Promise<Manifest | null>}
  */
 async function readManifest(base, kept, signal) {
@@ -157,7 +157,7 @@ async function withoutManifest(base, onProgress, signal) {
 }
 
 /**
- * @param {URL} url @param {number} size wanted, or 0
+ * @param {URL} url @param {number} size expected size in bytes, or 0
  * @param {(bytes: number) => void} report @param {AbortSignal} signal
  * @returns {Promise<Uint8Array<ArrayBuffer>>}
  */
@@ -207,7 +207,7 @@ async function fromCache(kept, url, file, report) {
   try {
     await check(file, bytes);
   } catch {
-    return null; // damaged in storage: fetched again
+    return null; // damaged in storage: fetch it again
   }
   report("cache", bytes.length);
   return bytes;
@@ -215,7 +215,7 @@ async function fromCache(kept, url, file, report) {
 
 /** @param {ManifestFile} file @param {Uint8Array<ArrayBuffer>} bytes */
 async function check(file, bytes) {
-  if (!("subtle" in crypto)) return; // not over https or from localhost
+  if (!("subtle" in crypto)) return; // the page is not over https or from localhost
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   if (found !== file.sha256) {
@@ -225,7 +225,7 @@ async function check(file, bytes) {
 }
 
 /**
- * Keeps a file for the next visit; returns why not, or null.
+ * Stores a file for the next visit. Returns null, or the reason for a failure.
  * @param {Cache | null} kept @param {URL} url @param {ManifestFile} file @param {Uint8Array<ArrayBuffer>} bytes
  */
 async function keep(kept, url, file, bytes) {

@@ -1,4 +1,4 @@
-// The photos that are open in the worker, and how files become pixels.
+// The open photos of the worker, and the decoding of files.
 
 import { Trouble } from "./model-files.js";
 
@@ -35,8 +35,8 @@ export class Photos {
   }
 
   /**
-   * By the model's own decoder, so that the same file gives the same vectors everywhere; by the browser's
-   * where only the browser knows the format (AVIF, HEIC on Apple's).
+   * Decodes with the model's decoder, so that a file gives the same vectors everywhere. Falls back to the browser's
+   * decoder for formats that only the browser supports (AVIF; HEIC on Apple's systems).
    * @param {Blob} file
    */
   async encode(file) {

@@ -1,4 +1,4 @@
-// The library in the worker: vectors in the model's index for searching, rows in IndexedDB for the next visit.
+// The library in the worker: vectors in the model's index for searches, rows in IndexedDB for the next visit.
 
 import { deleteAll, deleteRows, readRows, writeRows } from "./database.js";
 import { Trouble } from "./model-files.js";
@@ -44,7 +44,7 @@ export class Store {
   /** @param {string} path @param {Blob} file @returns {Promise<LibraryPhoto>} */
   async add(path, file) {
     await this.#filled();
-    // The browser makes the thumbnail on a thread of its own meanwhile.
+    // Meanwhile the browser makes the thumbnail on another thread.
     const thumbnail = makeThumbnail(file);
     const image = await this.#photos.encode(file);
     const photo = {
@@ -109,7 +109,7 @@ export class Store {
   }
 }
 
-/** A small picture for the grid, or null where the browser cannot decode the photo. @param {Blob} file */
+/** A thumbnail for the grid, or null if the browser cannot decode the photo. @param {Blob} file */
 async function makeThumbnail(file) {
   try {
     const bitmap = await createImageBitmap(file, { resizeWidth: THUMBNAIL_PX, resizeQuality: "medium" });

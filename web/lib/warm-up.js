@@ -1,12 +1,12 @@
-// The graphics device compiles each of its programs when it is first used, which makes first answers slow. So the
-// model is asked a little of everything while nobody waits, in the order in which people ask.
+// A graphics device compiles each shader at its first use, which makes first requests slow. So the worker runs one
+// small request of each kind while it is idle, in the usual order of a user's requests.
 
 /** @typedef {import("./cpu/mmgem_web.js").Model} WasmModel @typedef {import("./cpu/mmgem_web.js").Image} WasmImage */
 
-/** Of the grey picture that is looked at; the model sees every picture in one size. */
+/** Side of the grey picture in pixels. The model resizes every picture to one size. */
 const SIDE = 8;
 
-/** Yields where other work may go first. @param {WasmModel} model @returns {AsyncGenerator<void>} */
+/** Yields where other requests may run first. @param {WasmModel} model @returns {AsyncGenerator<void>} */
 export async function* warmUp(model) {
   const image = model.encodePixels(new Uint8Array(4 * SIDE * SIDE).fill(128), SIDE, SIDE);
   try {
@@ -23,7 +23,7 @@ export async function* warmUp(model) {
 }
 
 /**
- * The first token reads the picture, the second one goes on from it: they have programs of their own.
+ * The first token processes the prefix, the second one continues from the cache. They use different shaders.
  * @param {WasmModel} model @param {WasmImage} image @param {Float32Array | undefined} box
  */
 async function* writeTwoTokens(model, image, box) {

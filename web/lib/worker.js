@@ -1,5 +1,5 @@
 // The worker: one model, one queue. Requests come in as { id, op, args, background }, answers go out as
-// { id, result }, { id, event } or { id, error }; { fatal } says that this worker is done for.
+// { id, result }, { id, event } or { id, error }; { fatal } means that this worker cannot continue.
 
 import { chooseBackend, watchDevice } from "./backend.js";
 import { fetchModel } from "./model-files.js";
@@ -26,16 +26,16 @@ let photos;
 /** @type {Store} */
 let store;
 let dead = false;
-/** Whether the module in use computes on WebGPU. */
+/** Whether the loaded module uses WebGPU. */
 let onGpu = false;
-/** Resolves to the browser's words when the graphics device is lost. @type {Promise<string>} */
+/** Resolves to the browser's message when the graphics device is lost. @type {Promise<string>} */
 const deviceLost = new Promise((resolve) => {
   watchDevice((why) => {
     resolve(why);
     if (onGpu) die(why);
   });
 });
-/** How long a failure on WebGPU waits for those words; it often comes before them. */
+/** Wait for that message after a failure on WebGPU, which often comes before it. */
 const LOST_WAIT_MS = 500;
 /** @type {AsyncGenerator<void> | null} */
 let warming = null;
@@ -45,7 +45,7 @@ const queue = [];
 /** @type {Job | null} */
 let current = null;
 
-/** For whoever looks at the workers from outside: the console, tests. */
+/** For the console and for tests. */
 scope.mmgemOnGpu = () => onGpu;
 scope.mmgemPanicked = (/** @type {string} */ message) => die(message);
 scope.onunhandledrejection = (/** @type {PromiseRejectionEvent} */ event) => die(String(event.reason));
@@ -59,7 +59,7 @@ scope.onmessage = (/** @type {MessageEvent} */ { data }) => {
 async function work() {
   for (let job = next(); job && !dead; job = next()) {
     current = job;
-    // Messages come in between jobs: a cancelled one is never begun, an urgent one goes first.
+    // Receive messages between jobs, so that a cancelled job never starts and an urgent one runs first.
     await breathe();
     await answer(job);
   }
@@ -78,7 +78,7 @@ async function answer(job) {
   }
 }
 
-/** Answers the requests that a person feels under the pointer, between the tokens of a caption. */
+/** Answers the requests that follow the user's pointer, between the tokens of a caption. */
 async function answerQuick() {
   const isQuick = (/** @type {Job} */ job) => job.op === "boxesAt";
   for (let at = queue.findIndex(isQuick); at >= 0 && !dead; at = queue.findIndex(isQuick)) {
@@ -86,13 +86,13 @@ async function answerQuick() {
   }
 }
 
-/** The oldest request that somebody waits for, else the oldest. */
+/** Takes the oldest request that is not in the background, else the oldest. */
 function next() {
   const urgent = queue.findIndex((job) => !job.background);
   return queue.splice(Math.max(urgent, 0), 1)[0];
 }
 
-/** Work of the worker's own, when nobody waits for anything. @param {string} op */
+/** Queues background work of the worker itself. @param {string} op */
 function later(op) {
   queue.push({ id: 0, op, args: {}, background: true, abort: new AbortController() });
 }
@@ -112,7 +112,7 @@ async function die(message) {
   scope.postMessage({ fatal: onGpu ? await Promise.race([deviceLost, waited]) : message, onGpu });
 }
 
-/** Whether this worker can do nothing more after it. @param {any} error */
+/** Whether the worker cannot continue after the error. @param {any} error */
 function isFatal(error) {
   return error instanceof WebAssembly.RuntimeError || (onGpu && /the device stopped working/.test(error?.message));
 }
@@ -123,7 +123,7 @@ function plain(error) {
   return { kind, name: error.name ?? "Error", message: String(error.message ?? error) };
 }
 
-/** Lets messages in. */
+/** Yields to the event loop, so that the worker receives messages. */
 function breathe() {
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
@@ -137,7 +137,7 @@ function breathe() {
 
 /** @typedef {import("./model-files.js").ModelFiles} ModelFiles @typedef {import("./backend.js").Choice} Choice */
 
-/** @param {ModelFiles} files @param {Choice} choice @returns {Promise<Choice>} what it came to */
+/** @param {ModelFiles} files @param {Choice} choice @returns {Promise<Choice>} the backend in use */
 async function openSomewhere(files, choice) {
   try {
     model = await open(files, choice.backend);
@@ -182,7 +182,7 @@ const ops = {
     return { result: { name, fingerprint, embedDim, backend, reason, bytes, fromCache, checked, notKept } };
   },
 
-  /** A step of it; the rest waits behind whatever comes in meanwhile. */
+  /** Runs one step of the warm-up, and queues the next one behind other requests. */
   async warmUp() {
     const { done } = await /** @type {AsyncGenerator<void>} */ (warming).next();
     if (!done) later("warmUp");

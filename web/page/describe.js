@@ -1,4 +1,4 @@
-// "Describe": a photo, what is on it, and what is in each box.
+// The "Describe" view: a photo, its caption, and a caption of each box.
 
 import { $, announce, choose, make, notice, save, words } from "./dom.js";
 import { takePhoto } from "./camera.js";
@@ -16,7 +16,7 @@ import { Stage } from "./stage.js";
  */
 
 const SAMPLES = 4;
-/** Well told apart in both themes, also side by side. */
+/** Hues that are distinct in both themes, also side by side. */
 const HUES = [42, 190, 330, 95, 265, 15, 160, 220];
 
 /** Events: `similar` (detail: { photo, box, file, name }). */
@@ -35,13 +35,13 @@ export class Describe extends EventTarget {
   #regions = [];
   /** @type {number | null} */
   #selected = null;
-  /** The boxes that the last click gave, and the region that shows one of them. @type {Click | null} */
+  /** The boxes of the last click, and the region that shows one of them. @type {Click | null} */
   #click = null;
-  /** Where a preview is wanted. @type {[number, number] | null} */
+  /** The point of the wanted preview. @type {[number, number] | null} */
   #hovered = null;
   #previewing = false;
   #lastId = 0;
-  /** Ends whatever is still asked about the photo before. */
+  /** Cancels the open requests about the previous photo. */
   #about = new AbortController();
   #locating = new AbortController();
   /** @type {import("./lib/mmgem.js").Place | null} */
@@ -89,7 +89,7 @@ export class Describe extends EventTarget {
     }
   }
 
-  /** Shows it before the model has looked at it. @param {File} file @param {AbortSignal} signal */
+  /** Shows the photo before the model has encoded it. @param {File} file @param {AbortSignal} signal */
   async #showPicture(file, signal) {
     this.#url = URL.createObjectURL(file);
     const picture = new Image();
@@ -142,7 +142,7 @@ export class Describe extends EventTarget {
     announce(`The whole photo: ${this.#whole.text}`);
   }
 
-  /** After the worker broke down: what was being written is written again. */
+  /** After a crash of the worker: restarts the unfinished captions. */
   #again() {
     const { signal } = this.#about;
     if (this.#photo && !this.#whole) {
@@ -246,7 +246,7 @@ export class Describe extends EventTarget {
     on("remove", (id) => this.#remove(id));
   }
 
-  /** Shows the best box around what is there; one that is there already is selected. @param {[number, number]} point */
+  /** Shows the best box at a point, or selects it if it exists. @param {[number, number]} point */
   async #clickAt(point) {
     const { signal } = this.#about;
     try {
@@ -262,7 +262,7 @@ export class Describe extends EventTarget {
     }
   }
 
-  /** The next box of the same place, or the one before. @param {number} by */
+  /** Shows the next or previous box of the same point. @param {number} by */
   #step(by) {
     const click = this.#click;
     const region = this.#regions.find((region) => region.id === click?.id);
@@ -273,7 +273,7 @@ export class Describe extends EventTarget {
     this.#captionOne(region);
   }
 
-  /** Number of the box so many steps after the one that is shown; the first follows the last. @param {number} by */
+  /** Index of the box `by` steps after the shown one; the first follows the last. @param {number} by */
   #after(by) {
     const { shown, boxes } = /** @type {Click} */ (this.#click);
     return (shown + by + boxes.length) % boxes.length;
@@ -285,7 +285,7 @@ export class Describe extends EventTarget {
     this.#click = click;
   }
 
-  /** Previews what a click would give; of many places only the latest is asked for. @param {[number, number] | null} point */
+  /** Previews the box of a click. Requests only the latest point. @param {[number, number] | null} point */
   async #hoverAt(point) {
     this.#hovered = point;
     if (!point) this.#stage.preview(null);
@@ -299,7 +299,7 @@ export class Describe extends EventTarget {
         if (this.#hovered) this.#stage.preview(box ?? null);
       }
     } catch {
-      this.#stage.preview(null); // a click says why
+      this.#stage.preview(null); // a click reports the error
     } finally {
       this.#previewing = false;
     }
@@ -483,14 +483,14 @@ export class Describe extends EventTarget {
   }
 }
 
-/** Whether people see one box in two. @param {Box} a @param {Box} b */
+/** Whether two boxes are nearly the same. @param {Box} a @param {Box} b */
 function isSame(a, b) {
   const near = (/** @type {number} */ i) => Math.abs(a[i] - b[i]) < 0.05 * Math.max(b[2] - b[0], b[3] - b[1]);
   return [0, 1, 2, 3].every(near);
 }
 
 /**
- * Shows a caption while it is written.
+ * Shows a caption in progress.
  * @param {HTMLElement} line @param {import("./lib/mmgem.js").CaptionStream} stream
  */
 async function write(line, stream) {

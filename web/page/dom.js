@@ -32,12 +32,12 @@ export function icon(name) {
   return svg;
 }
 
-/** Says something to screen readers. @param {string} text */
+/** Announces a text to screen readers. @param {string} text */
 export function announce(text) {
   $("announce").textContent = text;
 }
 
-/** Shows a line under the header until it is closed. @param {unknown} problem @param {{ bad?: boolean }} [how] */
+/** Shows a line under the header until the user closes it. @param {unknown} problem @param {{ bad?: boolean }} [how] */
 export function notice(problem, { bad = true } = {}) {
   const text = words(problem);
   if (!text) return;
@@ -50,7 +50,7 @@ export function notice(problem, { bad = true } = {}) {
   $("notices").append(line);
 }
 
-/** What to tell a person; empty for what the person has cancelled. @param {unknown} problem @returns {string} */
+/** Message for the user; empty if the user cancelled. @param {unknown} problem @returns {string} */
 export function words(problem) {
   if (typeof problem === "string") return problem;
   if (!(problem instanceof Error)) return String(problem);
@@ -76,14 +76,14 @@ export function count(n, one, many) {
   return `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 }
 
-/** Hands a file over to the person. @param {Blob} file @param {string} name */
+/** Downloads a file to the user's disk. @param {Blob} file @param {string} name */
 export function save(file, name) {
   const url = URL.createObjectURL(file);
   make("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** Lets the person choose files. @param {string} id of a file input @returns {Promise<File[]>} */
+/** Lets the user choose files. @param {string} id of a file input @returns {Promise<File[]>} */
 export function choose(id) {
   const input = $(id);
   return new Promise((resolve) => {

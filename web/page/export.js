@@ -1,4 +1,4 @@
-// What was found, to take away: the annotated picture, and JSON with the keys of `mmgem caption --json`.
+// Exports: the annotated picture, and JSON with the keys of `mmgem caption --json`.
 
 /**
  * @typedef {{ box: readonly number[], label: string, text: string, hue: number }} Drawn
@@ -8,13 +8,13 @@
 const MOST_PX = 2400;
 
 /**
- * The photo with its boxes; the captions stand below it.
+ * Draws the photo with its boxes, and the captions below it.
  * @param {HTMLImageElement} picture @param {{ width: number, height: number }} photo
  * @param {readonly Drawn[]} regions @param {string} whole @param {HTMLCanvasElement | null} heat
  * @returns {Promise<Blob>}
  */
 export async function annotated(picture, photo, regions, whole, heat) {
-  // Small photos are enlarged, so that the words can be read.
+  // Enlarge small photos, so that the text is readable.
   const scale = Math.min(Math.max(1, 1000 / photo.width), MOST_PX / Math.max(photo.width, photo.height));
   const [width, height] = [Math.round(photo.width * scale), Math.round(photo.height * scale)];
   const size = Math.max(15, Math.round(width / 50));

@@ -1,4 +1,4 @@
-// "Find": the library of this browser, its index and its search.
+// The "Find" view: the library of this browser, its index and its search.
 
 import { $, announce, bytes, choose, count, icon, make, notice, openDialog, save, words } from "./dom.js";
 import { fromDrop, fromFolder, fromInput } from "./folder.js";
@@ -12,7 +12,7 @@ import { Indexer } from "./indexer.js";
  * @typedef {{ photo?: import("./lib/mmgem.js").Photo, box?: number[] | null, file: Blob, name: string }} PartQuery
  */
 
-/** Photos that come in while a search is shown are searched after this. */
+/** Delay of a repeated search after new photos. */
 const AGAIN_MS = 1500;
 
 /** Events: `describe` (detail: File). */
@@ -372,7 +372,7 @@ export class Find extends EventTarget {
   }
 }
 
-/** A small picture of what is searched for. @param {PartQuery} part @returns {Promise<string>} */
+/** A thumbnail of the query photo or region. @param {PartQuery} part @returns {Promise<string>} */
 async function crop({ file, box }) {
   const bitmap = await createImageBitmap(file);
   const [x0, y0, x1, y1] = box ?? [0, 0, bitmap.width, bitmap.height];

@@ -20,7 +20,7 @@ export function fromInput(files) {
 }
 
 /**
- * All photos below a folder, given over one by one; hidden ones are left out, as `mmgem index` does.
+ * Yields all photos below a folder, without hidden ones, as `mmgem index` does.
  * @param {any} folder a FileSystemDirectoryHandle @param {AbortSignal} signal @param {string} [prefix]
  * @returns {AsyncGenerator<Found>}
  */
@@ -35,7 +35,7 @@ export async function* fromFolder(folder, signal, prefix = folder.name) {
 }
 
 /**
- * Whatever was dropped: files and folders. Call it within the event.
+ * Files of a drop, also those below dropped folders. Call it within the event handler.
  * @param {DataTransfer} transfer @returns {Promise<Found[]>}
  */
 export async function fromDrop(transfer) {

@@ -1,4 +1,4 @@
-// Rows of photos of one height, of which only those in sight exist.
+// Rows of photos with one height. Only visible rows have elements.
 
 import { $, make } from "./dom.js";
 
@@ -8,7 +8,7 @@ import { $, make } from "./dom.js";
  */
 
 const GAP = 6;
-/** Rows beyond the edges that are kept, in screens. */
+/** Height of the rows kept beyond each edge, in screens. */
 const BEYOND = 0.6;
 
 /** Events: `open` (detail: Item). */
@@ -40,7 +40,7 @@ export class Grid extends EventTarget {
     this.#layOut();
   }
 
-  /** Forgets a picture that has changed. @param {string} path */
+  /** Discards a changed picture. @param {string} path */
   changed(path) {
     this.#pictures.get(path)?.then((url) => url && URL.revokeObjectURL(url));
     this.#pictures.delete(path);
@@ -209,7 +209,7 @@ export class Grid extends EventTarget {
   }
 }
 
-/** Width over height, kept where a row stays sensible. @param {Item} item */
+/** Width over height, clamped to a range that suits a row. @param {Item} item */
 function ratio({ width, height }) {
   return Math.min(Math.max(width / height, 0.4), 3);
 }
@@ -219,7 +219,7 @@ function isWhole({ box, width, height }) {
   return !box || (box[2] - box[0] > width * 0.98 && box[3] - box[1] > height * 0.98);
 }
 
-/** The frame of a box, in parts of its photo. @param {readonly number[]} box @param {{ width: number, height: number }} photo */
+/** The frame of a box, in percent of its photo. @param {readonly number[]} box @param {{ width: number, height: number }} photo */
 export function hitBox([x0, y0, x1, y1], { width, height }) {
   const frame = make("span", { class: "hit-box" });
   const percent = (/** @type {number} */ part, /** @type {number} */ whole) => `${(100 * part) / whole}%`;

@@ -1,6 +1,6 @@
-// The heat map of a phrase over the photo, in the colours of `mmgem localize`.
+// Draws the heat map of a phrase over the photo, in the colours of `mmgem localize`.
 
-/** From cold to warm; the lightness rises with the value, so they also read in grey. */
+/** From cold to warm. The lightness rises with the value, so that the map also works in grey. */
 const COLORS = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
 const MOST = 0.65;
 const SIDE = 256;
@@ -37,7 +37,7 @@ function color(value) {
   return COLORS[from].map((cold, i) => Math.round(cold + (COLORS[from + 1][i] - cold) * (place - from)));
 }
 
-/** Between the centres of four patches; beyond the outer centres theirs. @param {Float32Array} values @param {number} grid @param {number} x @param {number} y */
+/** Bilinear between patch centres, clamped outside. @param {Float32Array} values @param {number} grid @param {number} x @param {number} y */
 function between(values, grid, x, y) {
   const clamp = (/** @type {number} */ v) => Math.min(Math.max(v, 0), grid - 1);
   [x, y] = [clamp(x), clamp(y)];

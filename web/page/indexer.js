@@ -1,4 +1,4 @@
-// Encodes photos in the background: pause, resume, stop, and only what is new or changed.
+// Encodes new and changed photos in the background, with pause, resume and stop.
 
 import { words } from "./dom.js";
 
@@ -9,7 +9,7 @@ import { words } from "./dom.js";
  *   failed: { path: string, why: string }[] }} Progress
  */
 
-/** Rates are taken over so many photos. */
+/** Number of recent photos for the rate. */
 const WINDOW = 30;
 
 /** Events: `progress` (detail: Progress), `added` (detail: LibraryPhoto), `stopped` (detail: words or ""). */

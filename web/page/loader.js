@@ -1,4 +1,4 @@
-// Which model is open: loading with progress, switching, and what the status line and its dialog say.
+// The open model: loading with progress, switching, the status line and its dialog.
 
 import { forgetModels, loadModel } from "./lib/mmgem.js";
 import { $, bytes, choose, make, notice, openDialog, words } from "./dom.js";
@@ -9,7 +9,7 @@ import { $, bytes, choose, make, notice, openDialog, words } from "./dom.js";
  */
 
 const OWN_MODEL = "model";
-/** Progress is not worth a bar before this. */
+/** Delay before the progress bar appears. */
 const PATIENCE_MS = 250;
 
 export class Loader extends EventTarget {
@@ -26,7 +26,7 @@ export class Loader extends EventTarget {
     this.#wire();
   }
 
-  /** The model, as soon as it is there. @returns {Promise<Model>} */
+  /** Resolves to the model when it is open. @returns {Promise<Model>} */
   ready() {
     return this.#loading;
   }
@@ -71,7 +71,7 @@ export class Loader extends EventTarget {
     }
   }
 
-  /** The library starts the model again by itself; this says so. @param {string} message @param {Promise<Info>} restarted */
+  /** Shows that the library restarts the model. @param {string} message @param {Promise<Info>} restarted */
   async #restart(message, restarted) {
     const before = this.model?.info.backend;
     status("busy", "Starting again");
@@ -143,7 +143,7 @@ export class Loader extends EventTarget {
   async #showFacts() {
     if ($("status").dataset.state === "failed") this.load();
     openDialog($("about"));
-    // What was true when this was last open may not be any more.
+    // The state may have changed since the dialog was last open.
     $("facts").replaceChildren();
     const facts = await this.#facts();
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
@@ -174,7 +174,7 @@ function chosenBackend() {
   return chosen === "cpu" || chosen === "webgpu" ? chosen : "auto";
 }
 
-/** Asks the service worker to keep the module for WebGPU too; it is too large to keep for those without. */
+/** Asks the service worker to cache the WebGPU module too, which is too large to cache for every browser. */
 async function keepWebGpu() {
   const worker = (await navigator.serviceWorker?.ready)?.active;
   worker?.postMessage("keep webgpu");

@@ -8,7 +8,7 @@ import { $, make } from "./dom.js";
 const CLICK_PX = 6;
 const LEAST = 8;
 
-/** The wheel turns this far for a step. */
+/** Wheel distance of a step. */
 const STEP_PX = 60;
 
 /**
@@ -21,11 +21,11 @@ export class Stage extends EventTarget {
   height = 0;
   #frame = $("frame");
   #layer = $("boxes");
-  /** Where the last click was, while another one there is a `step`. @type {[number, number] | null} */
+  /** Point of the last click, while another click there is a `step`. @type {[number, number] | null} */
   clicked = null;
   /** @type {HTMLElement | null} */
   #place = null;
-  /** The box that a click would give. */
+  /** Preview of the box of a click. */
   #preview = make("div", { class: "preview", hidden: true });
   #turned = 0;
   /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
@@ -87,7 +87,7 @@ export class Stage extends EventTarget {
       element.setAttribute("aria-pressed", String(id === selected));
       this.#put(element, box);
     }
-    // Small ones on top, so that each can be reached.
+    // Small boxes on top, so that each one can be clicked.
     const bySize = [...boxes].sort((a, b) => area(b.box) - area(a.box));
     for (const [at, { id }] of bySize.entries()) this.#shown.get(id)?.element.style.setProperty("z-index", String(at + 1));
   }
@@ -103,7 +103,7 @@ export class Stage extends EventTarget {
     return shown;
   }
 
-  /** Shows where a phrase was found, or nothing. @param {{ box: readonly number[], label: string } | null} found */
+  /** Shows the box of a phrase, or hides it. @param {{ box: readonly number[], label: string } | null} found */
   place(found) {
     this.#place?.remove();
     this.#place = null;
@@ -113,7 +113,7 @@ export class Stage extends EventTarget {
     this.#put(this.#place, /** @type {Box} */ (found.box));
   }
 
-  /** Shows what a click would give, or nothing. @param {Box | null} box */
+  /** Shows the box of a click, or hides it. @param {Box | null} box */
   preview(box) {
     this.#preview.hidden = !box;
     if (box) this.#put(this.#preview, box);
@@ -213,7 +213,7 @@ export class Stage extends EventTarget {
     if (event.pointerType === "mouse") this.#emit("hover-at", onHandle ? null : this.#point(event));
   }
 
-  /** Over the place of the last click it offers the next box; elsewhere it scrolls. @param {WheelEvent} event */
+  /** Steps through the boxes over the point of the last click; scrolls elsewhere. @param {WheelEvent} event */
   #wheel(event) {
     if (!this.isClicked(this.#point(event))) return;
     event.preventDefault();
@@ -237,7 +237,7 @@ export class Stage extends EventTarget {
     return this.#tidy([Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)]);
   }
 
-  /** Inside the photo and not too small. @param {Box} box @returns {Box} */
+  /** Clamps a box to the photo and to the minimum size. @param {Box} box @returns {Box} */
   #tidy([x0, y0, x1, y1]) {
     const least = Math.min(LEAST, this.width, this.height);
     x0 = Math.min(Math.max(x0, 0), this.width - least);

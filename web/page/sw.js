@@ -1,6 +1,6 @@
-// The service worker: the page without a network. `VERSION` and `FILES` are written above by `cargo web`.
-// The model's files are not here: the page keeps them itself once it has checked them. The module for WebGPU is kept
-// when a page says that it runs on it.
+// The service worker: serves the page offline. `cargo web` writes `VERSION` and `FILES` above.
+// It does not cache the model's files: the page checks and stores them itself. It caches the WebGPU module when a
+// page reports that it uses it.
 
 const SHELL = `mmgem-shell-${VERSION}`;
 const FOLDER = new URL("./", self.location.href);
@@ -14,7 +14,7 @@ self.addEventListener("message", (event) => {
   if (event.data === "keep webgpu") event.waitUntil(keep((file) => file.startsWith(WEBGPU)));
 });
 
-/** Fetches the files that are wanted and not kept yet. */
+/** Caches the wanted files that are not cached yet. */
 async function keep(wanted) {
   const shell = await caches.open(SHELL);
   const kept = new Set((await shell.keys()).map((request) => request.url));
@@ -39,7 +39,7 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(answer(event.request, url));
 });
 
-/** From the network, so that a new build shows at once; from the cache without one. */
+/** Answers from the network, so that a new build shows at once, or from the cache if offline. */
 async function answer(request, url) {
   const kept = await caches.open(SHELL);
   const key = url.href === FOLDER.href ? new URL("index.html", FOLDER) : url.href.split("?")[0];

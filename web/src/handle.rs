@@ -1,4 +1,4 @@
-//! What JavaScript holds.
+//! The handles that JavaScript holds: model files, models, photos and captions.
 
 use burn::tensor::Device;
 use js_sys::Error as JsError;
@@ -7,7 +7,7 @@ use mmgem_core::image::Rgb;
 use mmgem_core::session::{CaptionStream, EncodedImage, Part, Session};
 use wasm_bindgen::prelude::*;
 
-/// The files of a model, gathered one by one.
+/// The files of a model, added one by one.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct ModelFiles {
@@ -17,7 +17,7 @@ pub struct ModelFiles {
     shards: Vec<(String, Vec<u8>)>,
 }
 
-/// A model that is ready to be asked.
+/// An open model.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Model {
@@ -25,32 +25,32 @@ pub struct Model {
     pub(crate) fingerprint: u64,
 }
 
-/// A photo after the image encoder: each question about it is cheap.
+/// An encoded photo. Requests about it need no further run of the image encoder.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Image {
     pub(crate) encoded: EncodedImage,
 }
 
-/// A caption while it is written.
+/// A caption in progress.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Writing {
     stream: CaptionStream,
 }
 
-/// A caption, as far as it goes, and how sure the model is of it.
+/// A caption, possibly unfinished, with its log probability.
 #[wasm_bindgen(getter_with_clone)]
 #[derive(Clone, Debug)]
 pub struct Caption {
     /// The text.
     pub text: String,
-    /// Sum of the natural log probabilities of its tokens and its end.
+    /// Sum of the natural log probabilities of its tokens and of its end token.
     #[wasm_bindgen(js_name = logProb)]
     pub log_prob: f32,
 }
 
-/// Where in a photo a text is.
+/// The location of a text in a photo.
 #[wasm_bindgen(getter_with_clone)]
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -58,11 +58,11 @@ pub struct Place {
     pub similarity: Vec<f32>,
     /// Patches per side.
     pub grid: usize,
-    /// The part of the photo where the patches lie, `[x0, y0, x1, y1]` in its pixels.
+    /// The part of the photo that the patches cover, `[x0, y0, x1, y1]` in pixels of the photo.
     pub seen: Vec<f32>,
     /// Centre of the best patch, `[x, y]` in pixels of the photo.
     pub point: Vec<f32>,
-    /// The box that fits best, `[x0, y0, x1, y1]` in pixels of the photo.
+    /// The best box, `[x0, y0, x1, y1]` in pixels of the photo.
     #[wasm_bindgen(js_name = box)]
     pub box_px: Vec<f32>,
     /// Cosine of the text with that box.
@@ -71,13 +71,13 @@ pub struct Place {
 
 #[wasm_bindgen]
 impl ModelFiles {
-    /// The texts of `config.json` and `tokenizer.json`.
+    /// Takes the contents of `config.json` and `tokenizer.json`.
     #[wasm_bindgen(constructor)]
     pub fn new(config_json: String, tokenizer_json: Vec<u8>) -> Self {
         Self { config_json, tokenizer_json, shards: Vec::new() }
     }
 
-    /// A safetensors file; several in the order of their names.
+    /// Adds a safetensors file. Add several files in the order of their names.
     #[wasm_bindgen(js_name = addShard)]
     pub fn add_shard(&mut self, name: String, bytes: Vec<u8>) {
         self.shards.push((name, bytes));
@@ -86,7 +86,7 @@ impl ModelFiles {
 
 #[wasm_bindgen]
 impl Model {
-    /// Opens a model on the device that this module is built for; the files are given back to the memory.
+    /// Opens a model on the device of this module, and frees the files.
     pub async fn open(files: ModelFiles) -> Result<Model, JsError> {
         let device = open_device().await?;
         let ModelFiles { config_json, tokenizer_json, shards } = &files;
@@ -99,13 +99,13 @@ impl Model {
         Ok(Self { session, fingerprint })
     }
 
-    /// Numbers in a vector.
+    /// Length of a vector.
     #[wasm_bindgen(getter, js_name = embedDim)]
     pub fn embed_dim(&self) -> usize {
         self.session.config().embed_dim
     }
 
-    /// 16 hexadecimal digits that tell this model's files from any others.
+    /// Hash of the model's files, as 16 hexadecimal digits.
     #[wasm_bindgen(getter)]
     pub fn fingerprint(&self) -> String {
         format!("{:016x}", self.fingerprint)
@@ -145,7 +145,7 @@ impl Model {
         self.session.embed_image(&image.encoded, &part(region)?).await.map_err(to_js)
     }
 
-    /// Begins to say what is on a photo, or in the region `[x0, y0, x1, y1]` of it.
+    /// Starts a caption of a photo, or of the region `[x0, y0, x1, y1]` of it.
     #[wasm_bindgen(js_name = startCaption)]
     pub fn start_caption(
         &self,
@@ -160,7 +160,8 @@ impl Model {
         Ok(Writing { stream })
     }
 
-    /// Writes the next token: the caption so far, or nothing when it was finished before.
+    /// Writes the next token and returns the caption so far. Returns `undefined` if the caption was
+    /// finished before.
     #[wasm_bindgen(js_name = continueCaption)]
     pub async fn continue_caption(
         &self,
@@ -170,7 +171,7 @@ impl Model {
         Ok(caption.map(|caption| Caption { text: caption.text, log_prob: caption.log_prob }))
     }
 
-    /// Finds what a unit vector (of a text, a photo or a region) means in a photo.
+    /// Locates the unit vector of a text, a photo or a region in a photo.
     pub async fn localize(&self, image: &Image, embed: Vec<f32>) -> Result<Place, JsError> {
         let wanted = self.embed_dim();
         if embed.len() != wanted {
@@ -190,8 +191,8 @@ impl Model {
         })
     }
 
-    /// Proposes boxes around what is at a point of the photo, four numbers each: the best one, then the next larger
-    /// things, then smaller ones.
+    /// Proposes boxes around a point of the photo, four numbers each: the best box, then larger
+    /// ones, then smaller ones.
     #[wasm_bindgen(js_name = boxesAt)]
     pub async fn boxes_at(&self, image: &Image, x: f32, y: f32) -> Result<Vec<f32>, JsError> {
         Ok(self.session.boxes_at(&image.encoded, [x, y]).await.map_err(to_js)?.concat())
@@ -200,13 +201,13 @@ impl Model {
 
 #[wasm_bindgen]
 impl Image {
-    /// Width as a person sees it, in pixels.
+    /// Width of the upright photo in pixels.
     #[wasm_bindgen(getter)]
     pub fn width(&self) -> u32 {
         self.encoded.width
     }
 
-    /// Height as a person sees it, in pixels.
+    /// Height of the upright photo in pixels.
     #[wasm_bindgen(getter)]
     pub fn height(&self) -> u32 {
         self.encoded.height
@@ -216,7 +217,7 @@ impl Image {
 #[cfg(all(feature = "cpu", feature = "webgpu"))]
 compile_error!("a module has one backend: add --no-default-features to --features webgpu");
 
-/// WebGPU in a module with that feature; in the other one the CPU.
+/// Opens WebGPU in a module with the feature `webgpu`, else the CPU.
 async fn open_device() -> Result<Device, JsError> {
     #[cfg(feature = "webgpu")]
     return Device::wgpu_options().init_async().await.map_err(to_js);
@@ -236,7 +237,7 @@ fn part(region: Option<Vec<f32>>) -> Result<Part, JsError> {
     }
 }
 
-/// The error and its causes as one JavaScript `Error`.
+/// Converts an error to a JavaScript `Error` with the same message.
 pub(crate) fn to_js(error: impl std::error::Error) -> JsError {
     JsError::new(&error.to_string())
 }

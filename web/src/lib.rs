@@ -1,6 +1,6 @@
-//! MM-GEM in a browser: a handle for JavaScript over [`mmgem_core::session`].
+//! MM-GEM in a browser: JavaScript bindings of [`mmgem_core::session`].
 //!
-//! Nothing to see on other targets; the desktop program has the session itself.
+//! The crate is empty on other targets. The desktop program uses the session directly.
 
 #[cfg(target_arch = "wasm32")]
 mod handle;

@@ -1,4 +1,4 @@
-//! The photos of a browser's library: vectors in the core's index, which searches them.
+//! The photo library of the browser: vectors in the core's index.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::handle::{Image, Model, to_js};
 
-/// Vectors of photos and of their regions, with their names.
+/// Vectors of photos and of their regions, with the photos' paths.
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Library {
@@ -20,7 +20,7 @@ pub struct Library {
 
 #[wasm_bindgen]
 impl Model {
-    /// The index file of one photo: its vector and those of its regions.
+    /// The index file of one photo, with the vectors of the photo and of its regions.
     #[wasm_bindgen(js_name = indexEntry)]
     pub async fn index_entry(
         &self,
@@ -53,7 +53,7 @@ impl Library {
         Self::of(Index::new(model.fingerprint, model.embed_dim()))
     }
 
-    /// Takes the photos of an index file; those with a path that is there already are replaced.
+    /// Adds the photos of an index file. Replaces photos with the same path.
     pub fn add(&mut self, file: &[u8]) -> Result<(), JsError> {
         let added = self.read(file)?;
         let again = added.photos.iter().map(|photo| &photo.path);
@@ -69,13 +69,13 @@ impl Library {
         Ok(())
     }
 
-    /// Forgets the photos with these paths.
+    /// Removes the photos with these paths.
     pub fn remove(&mut self, paths: Vec<String>) {
         let paths: HashSet<String> = paths.into_iter().collect();
         self.keep(|photo| !paths.contains(&photo.path));
     }
 
-    /// Forgets all photos.
+    /// Removes all photos.
     pub fn clear(&mut self) {
         self.keep(|_| false);
     }
@@ -94,12 +94,12 @@ impl Library {
         self.index.to_bytes()
     }
 
-    /// A library of the photos in an index file of the same model.
+    /// Makes a library from an index file of the same model.
     pub fn entries(&self, file: &[u8]) -> Result<Library, JsError> {
         Ok(Self::of(self.read(file)?))
     }
 
-    /// The index file of photo `number` alone.
+    /// The index file of one photo, number `number`.
     pub fn entry(&self, number: usize) -> Vec<u8> {
         let mut alone = Index::new(self.index.model, self.index.images.dim());
         copy_photo(&self.index, number, &mut alone);
@@ -163,7 +163,7 @@ fn rows_of(vectors: &Vectors, rows: std::ops::Range<usize>) -> Vectors {
     Vectors::from_parts(dim, codes, scales).expect("as many codes as scales")
 }
 
-/// How many standard deviations above their mean each of the scores is.
+/// Standard score of each value: standard deviations above the mean.
 fn standard_scores(scores: &[f32]) -> Vec<f32> {
     let n = scores.len().max(1) as f32;
     let mean = scores.iter().sum::<f32>() / n;

@@ -1,8 +1,8 @@
-//! What happens before JavaScript can call anything.
+//! Initialization of the wasm module.
 
 use wasm_bindgen::prelude::*;
 
-// Named for their features only.
+// Dependencies only for their features.
 use {getrandom_03 as _, getrandom_04 as _, tokenizers as _};
 
 unsafe extern "C" {
@@ -11,7 +11,7 @@ unsafe extern "C" {
 
 #[wasm_bindgen]
 unsafe extern "C" {
-    /// Defined by the worker: a panic leaves every promise pending, so it has to be told another way.
+    /// Reports a panic, which leaves every promise pending. The worker defines this function.
     #[wasm_bindgen(js_name = mmgemPanicked)]
     fn panicked(message: &str);
 }
@@ -19,8 +19,8 @@ unsafe extern "C" {
 /// Runs once when the module is loaded.
 #[wasm_bindgen(start)]
 fn start() {
-    // Without an own call the linker runs every constructor again at every export: 100 times slower.
-    // SAFETY: the linker makes this function; nothing that it sets up has been used yet.
+    // Without this call the linker runs every constructor at each exported call: 100 times slower.
+    // SAFETY: the linker defines this function, and no code has used the state that it initializes.
     unsafe { __wasm_call_ctors() };
     std::panic::set_hook(Box::new(|panic| panicked(&panic.to_string())));
 }

@@ -12,20 +12,21 @@ use crate::args::Globals;
     mmgem app\n  \
     mmgem app ~/Pictures\n  \
     mmgem app holidays --library photos.sqlite --model runs/mine/model --theme light\n\n\
-    Folders are indexed while one searches; those of earlier starts are looked through for changes.\n\
-    Nothing leaves this machine, and no photo is changed. With --json every event is a line on stdout.")]
+    The window indexes folders while you search. It also checks the folders of earlier starts for \
+    changes. No data leaves this machine, and no photo is changed. With --json every event is a \
+    line on stdout.")]
 pub struct AppArgs {
-    /// Folders with photos, searched to the bottom; remembered
+    /// Folders with photos, including subfolders; remembered for the next start
     #[arg(value_name = "DIR")]
     dirs: Vec<PathBuf>,
-    /// The library; in the platform's data folder without
+    /// Library file [default: the one in the platform's data folder]
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
-    /// Dark or light; remembered when it is chosen in the window
+    /// Colour theme [default: the last choice in the window, else the system's]
     #[cfg(feature = "app")]
     #[arg(long, value_name = "THEME")]
     theme: Option<crate::app::Theme>,
-    /// What draws the window
+    /// Graphics API that draws the window
     #[cfg(feature = "app")]
     #[arg(long, value_name = "NAME", default_value = "auto")]
     renderer: crate::app::Renderer,
@@ -40,7 +41,7 @@ pub fn run(args: AppArgs, globals: &Globals) -> Result<()> {
 #[cfg(not(feature = "app"))]
 pub fn run(_args: AppArgs, _globals: &Globals) -> Result<()> {
     anyhow::bail!(
-        "this program was built without its window\n  hint: build it with `--features app`; `mmgem index` and `mmgem search` \
-         do the same in a terminal"
+        "this program was built without the window\n  hint: build it with `--features app`, or use \
+         `mmgem index` and `mmgem search` in a terminal"
     )
 }

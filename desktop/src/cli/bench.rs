@@ -1,4 +1,4 @@
-//! `mmgem bench`: what this machine does with a model, as rates.
+//! `mmgem bench`: the rates at which this machine runs a model.
 
 mod counts;
 mod random;
@@ -28,42 +28,44 @@ use work::Bench;
 #[command(after_help = "Examples:\n  \
     mmgem bench\n  \
     mmgem bench --config assets/presets/vit_b_32.json --only image,caption --device cpu --json\n\n\
-    Rates are medians. A caption has `--tokens` tokens, whatever the model would say; a region caption is\n\
-    one more box on a photo that is encoded already. tests/peers/compare.py runs the same work in other\n\
+    Rates are medians. A caption always has `--tokens` tokens. A region caption describes one more \
+    box of a photo that is already encoded. tests/peers/compare.py runs the same work in other \
     programs, in turn, and prints the ratios.")]
 pub struct BenchArgs {
     #[command(subcommand)]
     part: Option<Part>,
-    /// Measure a model of these sizes with random weights instead
+    /// Measure random weights of the sizes in this config.json, instead of a model
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Measure only this; can be a list
+    /// Measure only these, separated by commas
     #[arg(long, value_name = "WORK", value_delimiter = ',')]
     only: Vec<Work>,
-    /// Repetitions of each measurement; the median counts
+    /// Runs of each measurement; the median is reported
     #[arg(long, default_value_t = 5)]
     repeat: usize,
-    /// Tokens of a caption
+    /// Tokens of each caption
     #[arg(long, default_value_t = 32)]
     tokens: usize,
-    /// Samples of a training step (forward and backward of both losses of stage 1)
+    /// Samples of a training step
+    ///
+    /// A step is the forward and backward pass of both losses of stage 1.
     #[arg(long, default_value_t = 16)]
     train_batch: usize,
 }
 
-/// What is measured alone.
+/// Separate measurements.
 #[derive(Debug, Subcommand)]
 enum Part {
-    /// How long a query of a photo library takes
+    /// Measure how long a query of a photo library takes
     Search(BenchSearchArgs),
-    /// What an image, a text, a prompt and a token ask of a GPU: dispatches, submissions, read-backs
+    /// Count GPU dispatches, submissions and read-backs per image, text, prompt and token
     Counts(CountsArgs),
 }
 
-/// What can be measured.
+/// Work to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Work {
-    /// Images through the encoder, one at a time and eight
+    /// Images through the encoder, in batches of one and eight
     Image,
     /// Texts through the language model, one at a time
     Text,
@@ -71,11 +73,11 @@ enum Work {
     Prefill,
     /// Tokens of a caption, one after the other
     Caption,
-    /// Captions of further boxes on an encoded photo
+    /// Captions of more boxes of an encoded photo
     Region,
     /// Samples of a training step
     Train,
-    /// From the start of this program to the first embedding of a text
+    /// Time from the start of this program to its first embedding of a text
     ColdStart,
 }
 
@@ -88,10 +90,10 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     }
     ensure!(
         args.repeat > 0 && args.tokens > 0 && args.train_batch > 0,
-        "there is nothing to measure"
+        "--repeat, --tokens and --train-batch must be at least 1"
     );
     let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
-    // First, while this program still holds little memory.
+    // First, while this program still uses little memory.
     let cold_start = (is_wanted(Work::ColdStart) && args.config.is_none())
         .then(|| cold_start_secs(args.repeat, globals))
         .transpose()?;
@@ -152,21 +154,21 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     })
 }
 
-/// The model that is measured.
+/// The measured model.
 struct Measured {
     name: String,
     config: MmGemConfig,
     files: Weights,
 }
 
-/// Where its weights come from.
+/// Source of its weights.
 enum Weights {
     Random,
     Files(ModelFiles),
 }
 
 impl Measured {
-    /// One of the sizes in the file `config`, or the one that `--model` says.
+    /// Random weights of the sizes in the file `config`, or else the model of `--model`.
     fn new(config: Option<&Path>, globals: &Globals) -> Result<Self> {
         if let Some(path) = config {
             let text = String::from_utf8_lossy(&mmgem_data::files::read(path)?).into_owned();
@@ -183,7 +185,7 @@ impl Measured {
 }
 
 impl Weights {
-    /// As a command that asks the model has them: packed layers stay packed where they can.
+    /// Loads the weights for inference: packed layers stay packed where the device supports it.
     fn load_to_run(&self, config: &MmGemConfig, opened: &OpenedDevice) -> Result<MmGem> {
         match self {
             Self::Random => Ok(random::model(config, &opened.device)),
@@ -191,7 +193,7 @@ impl Weights {
         }
     }
 
-    /// In full.
+    /// Loads the weights unpacked.
     fn load(&self, config: &MmGemConfig, device: &Device) -> Result<MmGem> {
         match self {
             Self::Random => Ok(random::model(config, device)),
@@ -200,9 +202,9 @@ impl Weights {
     }
 }
 
-/// Seconds from the start of this program to its first embedding, as a person sees it.
+/// Seconds from the start of a new process of this program to the end of its first embedding.
 fn cold_start_secs(repeat: usize, globals: &Globals) -> Result<f64> {
-    let program = std::env::current_exe().context("this program does not know where it is")?;
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
     let mut command = Command::new(program);
     command.args([
         "embed",
@@ -226,7 +228,7 @@ fn cold_start_secs(repeat: usize, globals: &Globals) -> Result<f64> {
     Ok(secs)
 }
 
-/// Median of the runs after one that is not counted, in seconds.
+/// Median time of `repeat` runs in seconds, after one warm-up run.
 pub fn median_secs(repeat: usize, mut work: impl FnMut()) -> f64 {
     work();
     let mut secs: Vec<f64> = (0..repeat)
@@ -244,7 +246,7 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-/// The most memory that this process has held, where the system says so.
+/// Peak resident memory of this process; `None` if the system does not report it.
 fn peak_memory_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -260,12 +262,12 @@ mod tests {
         assert_eq!(median(&mut [3.0, 900.0, 1.0, 4.0, 2.0]), 3.0);
         let mut n_runs = 0;
         median_secs(5, || n_runs += 1);
-        assert_eq!(n_runs, 6, "one is not counted");
+        assert_eq!(n_runs, 6, "one warm-up run");
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn this_process_has_held_some_memory() {
-        assert!(peak_memory_bytes().expect("Linux says so") > 1 << 20);
+        assert!(peak_memory_bytes().expect("Linux reports it") > 1 << 20);
     }
 }

@@ -1,4 +1,4 @@
-//! `mmgem bench search`: how long a query of a photo library takes, in parts.
+//! `mmgem bench search`: the time of each part of a query of a photo library.
 
 use std::path::PathBuf;
 
@@ -18,21 +18,24 @@ use crate::terminal::{json_f32, print, print_json};
 #[command(after_help = "Examples:\n  \
     mmgem bench search\n  \
     mmgem bench search --photos 1000 --photos 100000 --dim 768 --json\n\n\
-    The vectors are random; the scan is exact and takes as long for any.")]
+    The vectors are random. The scan is exact, so its time does not depend on their values.")]
 pub struct BenchSearchArgs {
-    /// Photos of a library; can be given several times
+    /// Number of photos in the library (repeatable)
     #[arg(long, value_name = "N", default_values_t = [1_000, 100_000, 1_000_000])]
     photos: Vec<usize>,
-    /// Numbers in a vector; those of the model without
+    /// Length of a vector [default: the model's]
     #[arg(long, value_name = "N")]
     dim: Option<usize>,
-    /// Hits of a query
+    /// Number of hits
     #[arg(short, value_name = "N", default_value_t = 100)]
     k: usize,
-    /// Repetitions of each measurement; the median counts
+    /// Runs of each measurement; the median is reported
     #[arg(long, value_name = "N", default_value_t = 9)]
     repeat: usize,
-    /// Make a library of each size instead, and measure reading it and searching it, with an approximate index and without
+    /// Compare the exact search with the approximate index
+    ///
+    /// Makes a library of each size, and measures how long it takes to read and search it with the
+    /// approximate index and without.
     #[cfg(feature = "ann")]
     #[arg(long)]
     approximate: bool,
@@ -62,7 +65,7 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
         }));
     }
     print(format!("text encoding {text_ms:9.2} ms   ({})", context.device_name))?;
-    print(format!("known text    {known_ms:9.2} ms   looked for before, from the library"))?;
+    print(format!("cached text   {known_ms:9.2} ms   from the library"))?;
     scans.iter().try_for_each(|(n, ms)| {
         print(format!(
             "scan          {ms:9.2} ms   {n} photos of {dim} numbers, the best {}",
@@ -71,7 +74,7 @@ pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// How long it takes to look up the vector of a text that was looked for before.
+/// Milliseconds to read the cached vector of a text from a library.
 fn known_ms(text: &str, args: &BenchSearchArgs, context: &Context) -> Result<f64> {
     let folder = scratch_folder();
     let file = folder.join("library.sqlite");
@@ -91,7 +94,7 @@ fn scratch_folder() -> PathBuf {
 fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
     let mut state = 1u64;
     let mut code = || {
-        // Xorshift; only the time is of interest.
+        // Xorshift: the values do not matter.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
@@ -100,13 +103,13 @@ fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
     let codes: Vec<i8> = (0..n * dim).map(|_| code()).collect();
     let query: Vec<f32> = (0..dim).map(|_| f32::from(code()) / 127.0).collect();
     let scale = 1.0 / (64.0 * (dim as f32).sqrt());
-    let vectors =
-        Vectors::from_parts(dim, codes, vec![scale; n]).expect("as many codes as announced");
+    let vectors = Vectors::from_parts(dim, codes, vec![scale; n]).expect("n * dim codes");
     let (shelf, query) = (Shelf::of_vectors(vectors), Query::new(&query));
     1e3 * median_secs(args.repeat, || drop(best(shelf.scores(&query), args.k)))
 }
 
-/// Searches as the shell has them: the library is opened, what is needed of it is read, and the best are found.
+/// Searches as `mmgem search` runs them: open the library, read the vectors or the index, find the
+/// best photos.
 #[cfg(feature = "ann")]
 mod nearby {
     use std::time::Instant;
@@ -128,8 +131,8 @@ mod nearby {
         }
         entries.iter().try_for_each(|entry| {
             print(format!(
-                "{} photos of {dim} numbers: every vector {} ms, the approximate index {} ms with {:.1} % of the best {}; \
-                 made in {} s, {} MiB",
+                "{} photos of {dim} numbers: exact {} ms, approximate {} ms with {:.1} % of the best {}; index built in {} s, \
+                 {} MiB",
                 entry["photos"],
                 entry["exact_ms"],
                 entry["near_ms"],

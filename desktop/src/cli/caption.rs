@@ -1,4 +1,4 @@
-//! `mmgem caption`: what is on photos, or in regions of them.
+//! `mmgem caption`: captions of photos, or of regions of them.
 
 use std::path::{Path, PathBuf};
 
@@ -26,21 +26,21 @@ pub struct CaptionArgs {
     /// Photos
     #[arg(required = true, value_name = "IMAGE", value_parser = path_parser())]
     images: Vec<PathBuf>,
-    /// Describe this region of every photo instead of the whole: pixels as a person sees them
+    /// Region of every photo to describe, in pixels of the upright photo (repeatable)
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     boxes: Vec<BoxArg>,
-    /// Describe what is white in this picture, which is as large as the photo
+    /// Image of the photo's size that is white in the region to describe
     #[arg(long, value_name = "PNG", value_parser = path_parser())]
     mask: Option<PathBuf>,
-    /// Beginnings kept while searching; 1 takes the most probable word each time
+    /// Beam width; 1 is greedy decoding
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     beam: u16,
-    /// Most tokens of a caption
+    /// Maximum number of tokens of a caption
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
     max_tokens: u16,
 }
 
-/// A part of a photo, and how it is named in results.
+/// A part of a photo, and its name in the results.
 struct NamedPart {
     part: Part,
     label: String,
@@ -50,7 +50,7 @@ struct NamedPart {
 pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
     if args.mask.is_some() && args.images.len() > 1 {
         return Err(WrongArguments(
-            "--mask goes with one photo; caption the others without it".into(),
+            "--mask works with one photo only; caption the others without it".into(),
         )
         .into());
     }
@@ -72,12 +72,12 @@ pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
         return Ok(());
     }
     captions.extend(failed.into_iter().map(|(path, why)| (path.clone(), passed_over(&path, &why))));
-    // In the order of the photos; what was passed over stands where its captions would.
+    // In the order of the photos. A skipped photo takes the place of its captions.
     captions.sort_by_key(|(path, _)| args.images.iter().position(|image| image == path));
     print_json(&captions.into_iter().map(|(_, entry)| entry).collect())
 }
 
-/// The prefix and the caption must fit the language model's positions.
+/// Checks that the prefix and the caption fit the language model's positions.
 fn checked_decoding(args: &CaptionArgs, context: &Context) -> Result<Decoding> {
     let room = room(context.session.config(), args.boxes.is_empty() && args.mask.is_none());
     let (max_tokens, beam) = (usize::from(args.max_tokens), usize::from(args.beam));
@@ -88,7 +88,7 @@ fn checked_decoding(args: &CaptionArgs, context: &Context) -> Result<Decoding> {
     Ok(Decoding { max_tokens, beam, ..Decoding::default() })
 }
 
-/// Tokens that fit behind the prefix of a whole photo (stage 1) or of a region (stage 2).
+/// Tokens that fit after the prefix of a whole photo (stage 1) or of a region (stage 2).
 fn room(config: &MmGemConfig, whole: bool) -> usize {
     let prefix = match whole {
         true => config.n_whole_tokens(config.grid().pow(2)) + 1,
@@ -97,7 +97,7 @@ fn room(config: &MmGemConfig, whole: bool) -> usize {
     config.llm.max_position_embeddings.saturating_sub(prefix)
 }
 
-/// The whole photo, unless regions are given.
+/// The given regions, or the whole photo if there are none.
 fn parts(args: &CaptionArgs) -> Result<Vec<NamedPart>> {
     let mut parts: Vec<NamedPart> = args
         .boxes

@@ -1,4 +1,4 @@
-//! `mmgem search --calibrate`: which cosine separates right hits from wrong ones.
+//! `mmgem search --calibrate`: the cosine that separates right hits from wrong ones.
 
 use anyhow::Result;
 use mmgem_core::image::decode_whole;
@@ -13,13 +13,13 @@ use crate::library::Cutoff;
 use crate::photos::whole_embed;
 use crate::terminal::{PassedOver, json_f32, print, print_json, progress_bar};
 
-/// Shares of the right photos that cut-offs are told for.
+/// Shares of the right photos to compute cut-offs for.
 const KEPT: [f32; 5] = [0.95, 0.9, 0.75, 0.5, 0.25];
-/// Photos that are encoded at once.
+/// Photos per encoder batch.
 const BATCH: usize = 16;
 
-/// Compares every caption of captioned photos with every photo, and tells for some shares of the right
-/// ones the cosine that keeps them and the share of the wrong ones that it lets pass.
+/// Compares every caption with every photo of the shards. For some shares of the right pairs,
+/// prints the cosine that keeps them and the share of the wrong pairs that it also keeps.
 pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
     let (images, texts) = embed(shards, context)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
@@ -30,7 +30,7 @@ pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
     }
     anyhow::ensure!(
         !right.is_empty() && !wrong.is_empty(),
-        "wanted at least two photos, with captions"
+        "calibration needs at least two photos with captions"
     );
     let cutoffs = cutoffs(right, &wrong);
     if context.json {
@@ -46,7 +46,7 @@ pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
         return Ok(cutoffs);
     }
     print(format!(
-        "{} photos, {} texts; a smaller library lets pass as large a share",
+        "{} photos, {} texts; the shares do not depend on the number of photos",
         images.len(),
         texts.len()
     ))?;
@@ -59,7 +59,7 @@ pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
     Ok(cutoffs)
 }
 
-/// Vectors of the photos, and of their captions with the photo of each.
+/// Vectors of the photos, and of their captions with the index of each caption's photo.
 fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Query)>)> {
     let session = &context.session;
     let dim = session.config().embed_dim;

@@ -1,4 +1,4 @@
-//! `mmgem devices`: what could compute here.
+//! `mmgem devices`: the devices of this machine.
 
 use anyhow::Result;
 use mmgem_backend_wgpu::AdapterReport;
@@ -39,7 +39,7 @@ pub fn run(globals: &Globals) -> Result<()> {
         Ok(0) => print("cuda     found no NVIDIA GPU")?,
         Ok(n_gpus) => (0..n_gpus).try_for_each(|ordinal| print(format!("cuda:{ordinal}")))?,
     }
-    print(format!("\nauto takes {}: {}", best.name, best.reason))
+    print(format!("\nauto selects {}: {}", best.name, best.reason))
 }
 
 fn adapter_text(ordinal: usize, adapter: &AdapterReport) -> String {
@@ -79,7 +79,7 @@ fn first_line(error: &impl std::fmt::Display) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Vector instructions that Burn's CPU backend makes use of.
+/// Vector instructions of this CPU that Burn's CPU backend can use.
 fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let features = [

@@ -1,4 +1,4 @@
-//! `mmgem embed`: photos, regions and texts as unit vectors of one space.
+//! `mmgem embed`: embeds photos, regions and texts as unit vectors of one space.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,16 +29,16 @@ use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print
         mmgem embed *.jpg --box 40,60,200,220 --out vectors.safetensors\n  \
         mmgem embed --shards 'cc12m-{0000..1242}.tar' --out vectors    (Parquet, for a vector database)\n  \
         srun mmgem embed --shards 'cc12m-*.tar' --out vectors          (each rank embeds its shards)\n\n\
-        Without --json and --out a line is: kind, name, numbers; parted by tabs."
+        Without --json and --out, each output line has kind, name and numbers, separated by tabs."
 )]
 pub struct EmbedArgs {
     /// Photos
     #[arg(value_name = "IMAGE", value_parser = path_parser())]
     images: Vec<PathBuf>,
-    /// A text; can be given many times
+    /// Text to embed (repeatable)
     #[arg(long = "text", value_name = "T", value_parser = not_empty)]
     texts: Vec<String>,
-    /// A region of every photo, in pixels as a person sees them; can be given many times
+    /// Region of every photo to embed, in pixels of the upright photo (repeatable)
     #[arg(
         long = "box",
         value_name = "X0,Y0,X1,Y1",
@@ -46,23 +46,29 @@ pub struct EmbedArgs {
         allow_hyphen_values = true
     )]
     boxes: Vec<BoxArg>,
-    /// The photos of these WebDataset shards, into SHARD.parquet in the folder --out; what is there is not made again
+    /// WebDataset shards whose photos to embed
+    ///
+    /// Writes SHARD.parquet for each shard into the folder of --out. Existing files are not written
+    /// again.
     #[arg(long, value_name = "SHARDS", num_args = 1.., requires = "out", conflicts_with_all = ["images", "texts"])]
     shards: Vec<String>,
-    /// Write image_embed, text_embed and region_embed here, with their names in the header; with --shards a folder
+    /// Safetensors file to write; with --shards, folder to write
+    ///
+    /// The file has the tensors image_embed, text_embed and region_embed. Its header names the
+    /// photos, texts and regions of their rows.
     #[arg(long, value_name = "F.safetensors|DIR")]
     out: Option<PathBuf>,
 }
 
-/// Unit vectors and what they are of.
+/// Unit vectors with their photos, texts and regions.
 #[derive(Default)]
 struct Embeds {
     images: Vec<(PathBuf, Vec<f32>)>,
     texts: Vec<(String, Vec<f32>)>,
     regions: Vec<(PathBuf, BoxPx, Vec<f32>)>,
-    /// What a person should know of the texts, each with its place among them.
+    /// Warnings about each text, in the order of `texts`.
     doubts: Vec<Vec<String>>,
-    /// Photos that could not be used, with the reason.
+    /// Skipped photos, with the reason.
     passed_over: Vec<(PathBuf, String)>,
 }
 

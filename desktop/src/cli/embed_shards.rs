@@ -1,7 +1,8 @@
-//! `mmgem embed --shards`: the photos of a WebDataset as vectors in Parquet, a file for each shard.
+//! `mmgem embed --shards`: embeds the photos of a WebDataset into Parquet, one file per shard.
 //!
-//! Ranks share out the shards and never talk: each knows its number from its launcher, as `mmgem train` does.
-//! A file appears when it is whole, so whoever was ended goes on with the shards that lack theirs.
+//! Ranks split the shards without communication: each reads its rank from its launcher, as
+//! `mmgem train` does. A file appears only when it is complete, so a restarted run continues with
+//! the shards that have no file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,28 +25,28 @@ use crate::context::Context;
 use crate::photos::whole_embed;
 use crate::terminal::{PassedOver, note, print, print_json, progress_bar, root_on_one_line};
 
-/// Photos that go through the image encoder at once.
+/// Photos per encoder batch.
 const BATCH: usize = 16;
 
-/// What was done, over all shards of this rank.
+/// Counts over all shards of this rank.
 #[derive(Clone, Debug, Default)]
 struct Done {
     shards: usize,
-    /// Shards whose files were there.
+    /// Shards whose files existed already.
     there: usize,
     photos: usize,
-    /// Samples without a photo that can be read, and members that belong to none.
+    /// Samples without a readable photo, and duplicate members.
     passed_over: usize,
-    /// Shards of which nothing could be used, and why.
+    /// Unusable shards, with the reason.
     failed: Vec<(PathBuf, String)>,
 }
 
-/// Writes `OUT/SHARD.parquet` for the shards that are this rank's. A shard that cannot be used is named, and the others
-/// are embedded.
+/// Writes `OUT/SHARD.parquet` for each shard of this rank. Reports an unusable shard and continues
+/// with the next one.
 ///
 /// # Errors
-/// When a file cannot be written, or one is there that another model made; after all others, when a shard could not be
-/// used.
+/// If a file cannot be written, or if an existing file is of another model. If a shard was
+/// unusable, after all other shards are done.
 pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
     let launch = Launch::from_env()?;
     let device =
@@ -76,10 +77,7 @@ pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
         };
         done.passed_over += n_passed_over;
         if table.is_empty() && n_passed_over > 0 {
-            done.fail(
-                shard,
-                format!("none of its {n_passed_over} samples has a photo that can be used"),
-            );
+            done.fail(shard, format!("none of its {n_passed_over} samples has a usable photo"));
             continue;
         }
         files::write_atomic(file, &table.to_parquet())?;
@@ -101,12 +99,12 @@ pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
 
 impl Done {
     fn fail(&mut self, shard: &Path, why: String) {
-        note(false, format!("passed over {}: {why}", shard.display()));
+        note(false, format!("skipped {}: {why}", shard.display()));
         self.failed.push((shard.to_owned(), why));
     }
 }
 
-/// Every shard with the file of its vectors.
+/// Every shard with its output file.
 fn jobs(shards: &[PathBuf], out: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     let mut owners: HashMap<PathBuf, &Path> = HashMap::new();
     let mut jobs = Vec::new();
@@ -114,7 +112,7 @@ fn jobs(shards: &[PathBuf], out: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
         let file = out.join(name_of(shard)).with_added_extension("parquet");
         if let Some(other) = owners.insert(file.clone(), shard) {
             bail!(
-                "two shards would write one file\n  hint: embed them into two folders\n  file: {}\n  shards: {} and {}",
+                "two shards have the same output file\n  hint: embed them into two folders\n  file: {}\n  shards: {} and {}",
                 file.display(),
                 other.display(),
                 shard.display()
@@ -125,7 +123,7 @@ fn jobs(shards: &[PathBuf], out: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
     Ok(jobs)
 }
 
-/// The name of a shard without its last extension, and without `.tar` before that.
+/// The name of a shard without its last extension, and without a remaining `.tar`.
 fn name_of(shard: &Path) -> String {
     let stem = shard.file_stem().unwrap_or(shard.as_os_str()).to_string_lossy();
     stem.strip_suffix(".tar").unwrap_or(&stem).to_owned()
@@ -135,7 +133,7 @@ fn share<T>(jobs: &[T], rank: usize, size: usize) -> impl Iterator<Item = &T> {
     jobs.iter().skip(rank).step_by(size)
 }
 
-/// What a file was made from.
+/// The model and the shard size that an output file records, to recognize it on a later run.
 fn notes(shard: &Path, context: &Context) -> Result<Vec<(String, String)>> {
     let len_bytes = std::fs::metadata(shard)
         .with_context(|| format!("cannot read the shard\n  file: {}", shard.display()))?
@@ -146,7 +144,10 @@ fn notes(shard: &Path, context: &Context) -> Result<Vec<(String, String)>> {
     ])
 }
 
-/// Whether the vectors of a shard are there already.
+/// Whether the output file of a shard exists.
+///
+/// # Errors
+/// If it exists but was made from another shard or model.
 fn is_there(shard: &Path, file: &Path, context: &Context) -> Result<bool> {
     if !file.exists() {
         return Ok(false);
@@ -159,33 +160,34 @@ fn is_there(shard: &Path, file: &Path, context: &Context) -> Result<bool> {
         |footer: Vec<u8>| notes.iter().all(|(key, value)| has_note(&footer, key, value));
     anyhow::ensure!(
         footer.is_some_and(is_of_shard),
-        "the file is there, but not with the vectors of this shard by this model\n  hint: give another --out, or delete \
-         it\n  file: {}\n  shard: {}",
+        "the file exists, but its vectors are not of this shard and this model\n  hint: choose \
+         another --out, or delete the file\n  file: {}\n  shard: {}",
         file.display(),
         shard.display()
     );
     Ok(true)
 }
 
-/// A photo of a shard, ready for the encoder: where it is, and what it shows.
+/// A photo of a shard: its id, its path and the input of the encoder.
 struct Read {
     id: String,
     path: String,
     input: Result<Preprocessed>,
 }
 
-/// The vectors of a shard, and how many samples have none.
+/// Returns the vectors of a shard, and the number of samples without one.
 fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> {
     index.warnings().for_each(|warning| note(false, warning));
     let config = context.session.config().preprocess();
     let bar = progress_bar(index.len(), "photos", context.quiet);
-    // A single bad photo ends nothing: there may be more shards.
+    // At least 2: one bad photo in a shard of one must not be an error, since more shards may
+    // follow.
     let mut passed_over = PassedOver::new(index.len().max(2), context.strict);
     let mut table = VectorTable::new(context.session.config().embed_dim);
     table.notes = notes(index.path(), context)?;
     thread::scope(|scope| {
-        // The next batch is read while this one is encoded, and no more: memory does not grow. When this ends
-        // early the receiver is dropped, which ends the reader.
+        // The reader is at most one batch ahead of the encoder, so memory stays bounded. An early
+        // return drops the receiver, which ends the reader.
         let (sender, receiver) = sync_channel::<Vec<Read>>(1);
         let config = &config;
         scope.spawn(move || {
@@ -224,7 +226,7 @@ fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> 
     if n_passed_over > 0 {
         note(
             context.quiet,
-            format!("{n_passed_over} samples were passed over\n  file: {}", index.path().display()),
+            format!("skipped {n_passed_over} samples\n  file: {}", index.path().display()),
         );
     }
     Ok((table, n_passed_over))
@@ -263,8 +265,8 @@ fn report(done: &Done, out: &Path, context: &Context) -> Result<()> {
         }));
     }
     print(format!(
-        "{}: {photos} vectors of {shards} shards, {there} shards were there, {} could not be used, {passed_over} samples \
-         passed over",
+        "{}: {photos} vectors of {shards} shards; {there} shards already done, {} unusable, {passed_over} \
+         samples skipped",
         out.display(),
         failed.len()
     ))

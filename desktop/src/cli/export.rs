@@ -1,4 +1,4 @@
-//! `mmgem export`: a copy of a model in another number format, read back and compared.
+//! `mmgem export`: copies a model into another number format, reads the copy back and compares it.
 
 use std::path::{Path, PathBuf};
 
@@ -22,32 +22,33 @@ use crate::terminal::{json_f32, note, print, print_json};
     mmgem export runs/b16 --dtype q4 --out models/b16-q4\n  \
     mmgem export runs/b16 --dtype q8 --out models/b16-q8 --data 'data/val/*.tar'\n  \
     mmgem export --dtype f32 --out copy-of-the-embedded-model\n\n\
-    The copy is read back and asked the same as the model. What was lost is printed, and a copy whose vectors differ \
-    by more than the floor is not kept.")]
+    The command reads the copy back, gives it and the model the same inputs, and prints the \
+    differences. It deletes a copy whose vectors have a smaller cosine with the model's than \
+    --floor.")]
 pub struct ExportArgs {
-    /// Folder of the model (without: --model, or the embedded one)
+    /// Model folder [default: --model, else the embedded model]
     #[arg(value_name = "MODEL")]
     folder: Option<PathBuf>,
-    /// Number format of the weights
+    /// Number format of the written weights
     #[arg(long, value_enum)]
     dtype: ExportDtype,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Also compare recall and CIDEr on these WebDataset shards; `*` stands for any characters
+    /// WebDataset shards for a comparison of recall and CIDEr; `*` matches any characters
     #[arg(long, value_name = "SHARDS")]
     data: Vec<String>,
-    /// Take the first N photos of --data only
+    /// Use only the first N photos
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
-    /// Smallest cosine between a vector of the model and of the copy that is good enough
+    /// Smallest allowed cosine between a vector of the model and of the copy
     #[arg(long, value_name = "COSINE", default_value_t = 0.99, value_parser = cosine)]
     floor: f32,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ExportDtype {
-    /// 32-bit floats: nothing is lost
+    /// 32-bit floats: lossless
     F32,
     /// 16-bit floats: half the size
     F16,
@@ -86,7 +87,7 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let copy =
         ModelFolder { config, model, tokenizer, tokenizer_json: source.tokenizer_json.to_vec() };
 
-    // Written and tried beside its place, and moved there only when it is good.
+    // Written and verified in a draft folder, then moved to `--out`.
     let draft = Draft::begin(&args.out)?;
     copy.write_shards(&draft.folder, args.dtype.into())?;
     copy_history(&source, &draft.folder)?;
@@ -115,11 +116,11 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     Ok(())
 }
 
-/// A folder inside the one to be written, removed unless it is published.
+/// A temporary folder inside the output folder, removed on drop unless it is published.
 struct Draft {
     out: PathBuf,
     folder: PathBuf,
-    /// Whether the outer folder was not there before.
+    /// Whether `begin` created the output folder.
     made_out: bool,
 }
 
@@ -140,7 +141,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // What cannot be removed now is named so that a person sees what it is.
+        // If this fails, the name of the folder tells the user that it is temporary.
         let _ = std::fs::remove_dir_all(&self.folder);
         if self.made_out {
             let _ = std::fs::remove_dir(&self.out);
@@ -148,7 +149,7 @@ impl Drop for Draft {
     }
 }
 
-/// What the copy lost.
+/// The differences between the copy and the model.
 struct Lost {
     cosines: [(&'static str, Cosines); 3],
     captions: Agreement,
@@ -180,8 +181,9 @@ impl Lost {
             // NaN must not pass.
             ensure!(
                 cosines.worst >= floor,
-                "the copy's {kind} vectors are not the model's: cosine {}, wanted at least {floor}\n  hint: are some \
-                 weights too large for this format? --dtype q8 or f16 loses less; nothing was written",
+                "the copy's {kind} vectors differ from the model's: cosine {}, wanted at least \
+                 {floor}; nothing was written\n  hint: some weights may be too large for this \
+                 format; --dtype q8 or f16 loses less",
                 cosines.worst
             );
         }
@@ -247,7 +249,7 @@ impl Lost {
     }
 }
 
-/// The training history goes with the weights.
+/// Copies the training history, if the model has one.
 fn copy_history(source: &ModelFiles, out: &Path) -> Result<()> {
     let Some(history) = source.folder.as_ref().map(|folder| folder.join("training.json")) else {
         return Ok(());

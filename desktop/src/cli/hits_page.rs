@@ -1,4 +1,4 @@
-//! Hits of a search as one HTML page that needs nothing else: no network, no script.
+//! Hits of a search as one self-contained HTML page, without network and script.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,8 @@ rect { fill: none; stroke: #fff; stroke-width: 3; vector-effect: non-scaling-str
   filter: drop-shadow(0 0 1px #000) drop-shadow(0 0 1px #000) }
 small { opacity: .7 }";
 
-/// The page: thumbnails with the best box over each, the score, the path, and why.
+/// Returns the HTML: for each hit the thumbnail with the best box, the caption of `whys`, the score
+/// and the path.
 pub fn hits_page(
     query: &str,
     found: &[Found],

@@ -1,4 +1,4 @@
-//! `mmgem import`: a published image encoder and a Hugging Face Llama become a model folder.
+//! `mmgem import`: makes a model folder from a published image encoder and a Hugging Face Llama.
 
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,14 @@ use crate::terminal::{note, print, print_json};
     mmgem import --vision clip-vit-large-patch14-336 --language TinyLlama-1.1B --out start\n  \
     mmgem import --vision dinov2-small --image-size 224 --language SmolLM-135M --out start\n  \
     mmgem import --vision tf_efficientnet_lite2.in1k --vision-tokens roi --language SmolLM-135M --out start\n\n\
-    Known image encoders: OpenCLIP's ViTs; transformers' CLIPModel, CLIPVisionModel, SiglipVisionModel and\n\
-    Dinov2Model; timm's ViTs and tf_efficientnet_lite0 to 4. Weights are safetensors, in one file or several, or\n\
-    PyTorch's .bin, .pt and .pth. open_clip_config.json, config.json and preprocessor_config.json beside them say\n\
-    heads, activation and pixel statistics.\n\n\
-    h1-h4 and the tokens of MM-GEM are new and have to be trained: `mmgem train`.")]
+    Supported image encoders: OpenCLIP's ViTs; transformers' CLIPModel, CLIPVisionModel, \
+    SiglipVisionModel and Dinov2Model; timm's ViTs and tf_efficientnet_lite0 to 4. Weights are \
+    safetensors, in one file or several, or PyTorch's .bin, .pt and .pth. Heads, activation and \
+    pixel statistics come from open_clip_config.json, config.json and preprocessor_config.json in \
+    the same folder.\n\n\
+    The layers h1-h4 and the tokens of MM-GEM are new. Train them with `mmgem train`.")]
 pub struct ImportArgs {
-    /// Image encoder: a file of weights, an index of several, or the folder that holds them
+    /// Image encoder: a file of weights, an index of several files, or their folder
     #[arg(long, value_name = "F")]
     vision: PathBuf,
     /// Hugging Face folder of a Llama: config.json, model.safetensors, tokenizer.json
@@ -40,25 +41,31 @@ pub struct ImportArgs {
     /// Folder to write
     #[arg(long, value_name = "MODEL")]
     out: PathBuf,
-    /// Side of the input in pixels; the positions are interpolated to it [default: the encoder's own]
+    /// Side of the input image in pixels [default: the encoder's]
+    ///
+    /// The position embeddings are interpolated to this size.
     #[arg(long, value_name = "PX")]
     image_size: Option<usize>,
-    /// Attention heads of the image encoder, if no file says them and they are not the usual ones
+    /// Attention heads of the image encoder, if its config files do not give them
+    ///
+    /// Needed only if the number is not the usual one for the width.
     #[arg(long, value_name = "N")]
     vision_heads: Option<usize>,
-    /// The image encoder has QuickGELU, and no file says so: OpenAI's and DFN's checkpoints
+    /// The image encoder uses QuickGELU, if its config files do not say so
+    ///
+    /// Needed for OpenAI's and DFN's checkpoints.
     #[arg(long)]
     quick_gelu: bool,
-    /// Pixel statistics that the image encoder was trained with, if no file says them
+    /// Pixel statistics of the image encoder's training, if its config files do not give them
     #[arg(long, value_enum)]
     mean_std: Option<PixelStatistics>,
-    /// How a photo becomes square
+    /// How to make a photo square
     #[arg(long, value_enum, default_value_t = Square::Squash)]
     resize_mode: Square,
     /// Width of the joint space [default: the width of CLIP's own, or 512]
     #[arg(long, value_name = "D")]
     embed_dim: Option<usize>,
-    /// What the language model sees of a whole photo
+    /// Tokens of a whole photo for the language model
     #[arg(long, value_enum, default_value_t = Tokens::Mean)]
     vision_tokens: Tokens,
     /// Order of a caption's prefix
@@ -67,7 +74,9 @@ pub struct ImportArgs {
     /// Number format of the written weights
     #[arg(long, value_enum, default_value_t = WeightDtype::F32)]
     dtype: WeightDtype,
-    /// Draws h1-h4 and the tokens
+    /// Random seed
+    ///
+    /// It determines the new layers h1-h4 and the new tokens.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
 }
@@ -84,9 +93,9 @@ enum PixelStatistics {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Square {
-    /// Every pixel is kept, the aspect ratio is lost
+    /// Resize the whole photo, without its aspect ratio
     Squash,
-    /// Shortest side to the input's size, then the centre
+    /// Resize the shortest side to the input's size, then crop the centre
     Crop,
 }
 
@@ -117,7 +126,8 @@ enum WeightDtype {
 }
 
 pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
-    // The folder gets config.json, model.safetensors and tokenizer.json, as those that are read have.
+    // The output files have the names of the input files: config.json, model.safetensors and
+    // tokenizer.json.
     let folder_of = |path: &Path| {
         if path.is_dir() { path.to_owned() } else { path.parent().unwrap_or(path).to_owned() }
     };
@@ -168,7 +178,7 @@ pub fn run(args: &ImportArgs, globals: &Globals) -> Result<()> {
     for words in &imported.notes {
         note(globals.quiet, words);
     }
-    note(globals.quiet, "h1-h4 and the tokens are new: train before use");
+    note(globals.quiet, "h1-h4 and the tokens are new: train the model before use");
     Ok(())
 }
 

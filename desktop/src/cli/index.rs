@@ -21,47 +21,61 @@ use crate::terminal::{json_problem, note, print, print_json};
 #[command(after_help = "Examples:\n  \
     mmgem index ~/Pictures\n  \
     mmgem index holidays family --library photos.sqlite --exclude drafts/ --exclude '*.png'\n  \
-    mmgem index                                 (goes on with the folders of before)\n  \
+    mmgem index                                 (continues with the known folders)\n  \
     mmgem index ~/Pictures --watch\n  \
     mmgem index --export photos.safetensors     (for the web page)\n  \
     mmgem index ~/Pictures --import photos.safetensors\n  \
     mmgem index --problems\n\n\
-    Run it again after photos were added, changed or moved: only new content is encoded. It can be ended\n\
-    at any moment, however that is, and goes on where it was. A file is read again when its size, its date,\n\
-    its permissions or a sidecar changed; --rescan reads all.")]
+    Run the command again after you add, change or move photos: it encodes only new content. You \
+    can stop it at any moment, also by a kill; the next run continues. It reads a file again if \
+    the size, the date, the permissions or a sidecar of the file changed; --rescan reads all files \
+    again.")]
 pub struct IndexArgs {
-    /// Folders with photos, searched to the bottom [default: those of before, with what was excluded from them]
+    /// Folders with photos, including subfolders [default: the known folders]
+    ///
+    /// The library remembers each folder with its --exclude patterns.
     #[arg(value_name = "DIR", value_parser = path_parser())]
     dirs: Vec<PathBuf>,
-    /// The library [default: in the platform's data folder]
+    /// Library file [default: the one in the platform's data folder]
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
-    /// Leave out what this line of a .gitignore would; a file .mmgemignore in a folder does the same
+    /// Exclude the files of this .gitignore pattern (repeatable)
+    ///
+    /// A file .mmgemignore in a folder has the same effect.
     #[arg(long, value_name = "PATTERN", requires = "dirs")]
     exclude: Vec<String>,
-    /// Take hidden files, bins, folders of systems and programs, and those with a file .nomedia too
+    /// Include hidden files and ignored folders
+    ///
+    /// These are trash folders, folders of systems and programs, and folders with a file .nomedia.
     #[arg(long, requires = "dirs")]
     hidden: bool,
-    /// Read every file again, also those whose size and dates are as before
+    /// Read every file again, also unchanged ones
     #[arg(long)]
     rescan: bool,
-    /// Follow changes below the folders until Ctrl-C
+    /// Watch the folders for changes until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// Write the vectors of the whole library to this file, which the web page reads
+    /// Write all vectors of the library to this file, for the web page
     #[arg(long, value_name = "FILE", conflicts_with = "watch")]
     export: Option<PathBuf>,
-    /// Take vectors from this file where the name, size and date of a photo are the same, instead of encoding
+    /// Take the vectors of known photos from this file instead of encoding
+    ///
+    /// A photo is known if its name, size and date are the same.
     #[arg(long, value_name = "FILE", requires = "dirs")]
     import: Option<PathBuf>,
-    /// List the files that could not be read, and why
+    /// List the unreadable files with the reasons
     #[arg(long)]
     problems: bool,
-    /// Drop photos that are not there any more, wherever they were, and their vectors
+    /// Remove photos that no longer exist, and shrink the library
+    ///
+    /// This includes photos of missing folders, such as those of a disconnected drive. It also
+    /// clears the cached texts.
     #[arg(long)]
     compact: bool,
-    /// Make an approximate index beside the library, or add what is new to it: from hundreds of thousands of photos on,
-    /// searches from the shell read it instead of every vector. Its file may be deleted
+    /// Make or update an approximate index beside the library
+    ///
+    /// Searches from the shell read it instead of every vector. It pays off from hundreds of
+    /// thousands of photos on. You may delete its file.
     #[cfg(feature = "ann")]
     #[arg(long)]
     approximate: bool,
@@ -80,7 +94,7 @@ impl IndexArgs {
         Ok(())
     }
 
-    /// Whether the library is to be written without folders.
+    /// Whether an option changes the library without reading folders.
     fn changes_library(&self) -> bool {
         #[cfg(feature = "ann")]
         if self.approximate {
@@ -89,12 +103,12 @@ impl IndexArgs {
         self.compact
     }
 
-    /// Whether something is asked for that needs no folder.
+    /// Whether an option works on the library alone, without folders.
     fn asks_of_library(&self) -> bool {
         self.problems || self.export.is_some() || self.changes_library()
     }
 
-    /// The folders that are named, or those of before that are there.
+    /// The folders of the command line, or else the known folders that exist.
     fn roots(&self, file: &Path, context: &Context) -> Result<Vec<Root>> {
         if !self.dirs.is_empty() {
             let root = |path: &PathBuf| Root {
@@ -110,25 +124,26 @@ impl IndexArgs {
             Vec::new()
         };
         if known.is_empty() {
-            let message = "no folder is known yet: name some, as in `mmgem index ~/Pictures`";
+            let message = "no folder is known yet; give one, as in `mmgem index ~/Pictures`";
             return Err(WrongArguments(message.into()).into());
         }
         let (there, missing): (Vec<Root>, Vec<Root>) =
             known.into_iter().partition(|root| root.path.is_dir());
         for root in &missing {
-            let why = "is not there; is its drive connected? Its photos stay in the library";
-            note(context.quiet, format!("passed over: {} {why}", shown(&root.path)));
+            let why =
+                "the folder is missing; is its drive connected? Its photos stay in the library";
+            note(context.quiet, format!("skipped {}: {why}", shown(&root.path)));
         }
         anyhow::ensure!(
             !there.is_empty(),
-            "none of the {} folders of before is there",
+            "all of the {} known folders are missing; is their drive connected?",
             missing.len()
         );
         Ok(there)
     }
 }
 
-/// Folders that the library was filled from, in the shell or in the window.
+/// Folders that `mmgem index` or the window read into this library.
 fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
     let mut known = library.folders()?;
     #[cfg(feature = "app")]
@@ -149,7 +164,7 @@ fn open_to_search(file: &Path, context: &Context) -> Result<Library> {
 pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let file = args.library.clone().map_or_else(default_library, Ok)?;
     let only_asks = args.dirs.is_empty() && args.asks_of_library() && !args.watch && !args.rescan;
-    // Before the library is made: where no folder is there, nothing is.
+    // Before the library file is made, so that a wrong folder does not leave an empty one.
     let roots = if only_asks { Vec::new() } else { args.roots(&file, context)? };
     let found = if only_asks { None } else { Some(walk(&roots, context.quiet)?) };
     let donor =
@@ -165,11 +180,11 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let filling = Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(context) };
     let update = |library: &mut Library, found: &FoundPhotos, filling| -> Result<Summary> {
         if found.photos.is_empty() {
-            note(context.quiet, "no photo is there");
+            note(context.quiet, "found no photos");
         }
         library.update(found, filling)
     };
-    // Before the first run, so that nothing that happens meanwhile is missed.
+    // Before the first update, so that changes during it are not missed.
     let folders: Vec<PathBuf> = roots.iter().map(|root| root.path.clone()).collect();
     let changes = args.watch.then(|| Changes::below(&folders)).transpose()?;
     let summary = match &found {
@@ -196,7 +211,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     }
     report(&file, &library, summary, context)?;
     let Some(changes) = changes else { return Ok(()) };
-    note(context.quiet, "watching; Ctrl-C ends it");
+    note(context.quiet, "watching for changes; press Ctrl-C to stop");
     let filling = Filling { rescan: false, ..filling };
     changes.follow(|| {
         let updated =
@@ -205,7 +220,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
             Ok(summary) if summary == Summary::default() => Ok(()),
             Ok(summary) => report(&file, &library, summary, context),
             Err(error) if context.strict => Err(error),
-            // What is wrong now may be right after the next change.
+            // The next change may resolve the problem.
             Err(error) => {
                 note(context.quiet, format!("{error:#}"));
                 Ok(())
@@ -214,11 +229,11 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     })
 }
 
-/// Refuses to write an export over the library, its photos, or what is imported.
+/// Rejects an export that would overwrite the library, one of its photos, or the imported file.
 fn spare_library(out: &Path, args: &IndexArgs, file: &Path, library: &Library) -> Result<()> {
-    check_ending("--export", out, &["safetensors"], "another format is not written")?;
+    check_ending("--export", out, &["safetensors"], "no other format is supported")?;
     spare_inputs("--export", out, args.import.iter().map(PathBuf::as_path).chain([file]))?;
-    // Only what is there can be one of thousands of photos.
+    // Compare with the thousands of photos only if the output exists.
     if Target::of(out).is_some() {
         let photos = library.paths()?;
         spare_inputs("--export", out, photos.iter().map(PathBuf::as_path))?;
@@ -242,7 +257,7 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
         }));
     }
     let read_again = if unchanged > 0 {
-        format!(", {unchanged} read again and unchanged")
+        format!(", {unchanged} read again without a change")
     } else {
         String::new()
     };
@@ -253,7 +268,10 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
         counts.photos
     ))?;
     if counts.problems > 0 {
-        note(context.quiet, format!("{} files cannot be read: see --problems", counts.problems));
+        note(
+            context.quiet,
+            format!("{} files are unreadable; --problems lists them", counts.problems),
+        );
     }
     Ok(())
 }

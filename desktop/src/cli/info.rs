@@ -1,4 +1,4 @@
-//! `mmgem info`: what a model is, how it came to be, and whether it works.
+//! `mmgem info`: the sizes of a model, its training history, and a self-check.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,15 +21,15 @@ use crate::terminal::{print, print_json};
     mmgem info runs/b16 --json\n  \
     mmgem info --config > config.json")]
 pub struct InfoArgs {
-    /// Folder of the model (without: --model, or the embedded one)
+    /// Model folder [default: --model, else the embedded model]
     #[arg(value_name = "MODEL")]
     folder: Option<PathBuf>,
-    /// Print config.json and nothing else
+    /// Print only config.json
     #[arg(long)]
     config: bool,
 }
 
-/// Parts of a model, in the order in which they are printed.
+/// Parts of a model, in printing order.
 const PARTS: [&str; 4] = ["image_encoder", "language_model", "heads", "tokens"];
 
 pub fn run(args: &InfoArgs, globals: &Globals) -> Result<()> {
@@ -100,7 +100,7 @@ fn count_parameters(files: &ModelFiles) -> Result<(Map<String, Value>, Vec<Strin
     let mut dtypes = Vec::new();
     for (name, bytes) in &files.weights {
         let tensors = SafeTensors::deserialize(bytes)
-            .with_context(|| format!("{name} is not a whole safetensors file"))?;
+            .with_context(|| format!("{name} is not a valid safetensors file"))?;
         for (tensor, view) in tensors.iter() {
             *counts.entry(part_of(tensor)).or_insert(0) += view.shape().iter().product::<usize>();
             let dtype = format!("{:?}", view.dtype()).to_lowercase();
@@ -127,7 +127,7 @@ fn part_of(tensor: &str) -> &'static str {
     }
 }
 
-/// `training.json` beside the weights: one entry for each run; `null` if there is none.
+/// Reads `training.json` beside the weights: one entry per run; `null` if the file is missing.
 fn read_history(files: &ModelFiles) -> Result<Value> {
     let Some(path) = files.folder.as_ref().map(|folder| folder.join("training.json")) else {
         return Ok(Value::Null);
@@ -158,6 +158,9 @@ fn print_history(training: &Value) -> Result<()> {
 }
 
 /// Embeds one drawn scene and its caption twice.
+///
+/// # Errors
+/// If a vector is invalid, or if the two vectors differ.
 fn self_check(session: &Session) -> Result<()> {
     let (photo, caption) = probe::drawn(0);
     let embed = || -> Result<[Vec<f32>; 2]> {
@@ -181,7 +184,7 @@ fn self_check(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();

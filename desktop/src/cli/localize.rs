@@ -1,4 +1,4 @@
-//! `mmgem localize`: where in a photo a text is (the paper's figure 3).
+//! `mmgem localize`: locates a text in a photo (the paper's figure 3).
 
 use std::path::PathBuf;
 
@@ -25,15 +25,15 @@ pub struct LocalizeArgs {
     /// Photo
     #[arg(value_name = "IMAGE", value_parser = path_parser())]
     image: PathBuf,
-    /// What to look for
+    /// Text to locate
     #[arg(long, value_name = "T", value_parser = not_empty)]
     text: String,
-    /// Picture to write, a PNG or a JPEG by its ending: the photo under its heat map, with the best box
+    /// PNG or JPEG file to write: the photo with the heat map and the best box
     #[arg(long, value_name = "PICTURE")]
     out: PathBuf,
 }
 
-/// Of a picture whose name asks for a JPEG.
+/// Quality of a JPEG output.
 const JPEG_QUALITY: u8 = 92;
 
 pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
@@ -65,7 +65,10 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
         |ending| args.out.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
     let is_jpeg = ends_in("jpg") || ends_in("jpeg");
     let too_long = photo.width().max(photo.height()) > u32::from(u16::MAX);
-    ensure!(!is_jpeg || !too_long, "a JPEG has at most 65535 pixels a side; let --out end in .png");
+    ensure!(
+        !is_jpeg || !too_long,
+        "a JPEG has at most 65535 pixels per side; use a .png file for --out"
+    );
     let picture = if is_jpeg { to_jpeg(&photo, JPEG_QUALITY) } else { png_bytes(&photo)? };
     write_atomic(&args.out, &picture)?;
 

@@ -1,4 +1,5 @@
-//! The commands, one file each: arguments to plain values, a call into the core, results printed.
+//! The commands, one file each. A command turns its arguments into plain values, calls the core and
+//! prints the results.
 
 pub mod app;
 pub mod bench;

@@ -1,4 +1,4 @@
-//! `mmgem parity`: the reference's values beside ours, on every device that is there.
+//! `mmgem parity`: compares every available device with the reference program's values.
 
 use std::path::PathBuf;
 
@@ -16,29 +16,31 @@ use crate::device::{DeviceChoice, OpenedDevice, open_device};
 use crate::model::ModelFiles;
 use crate::terminal::{note, print, print_json, progress_bar};
 
-/// Largest difference that passes on the CPU with weights in f32.
+/// Largest relative difference that passes on the CPU with f32 weights.
 const CPU_TOLERANCE: f64 = 1e-4;
-/// The same on a GPU, which fuses and reorders more, and whose `exp` may be off by a few units in the last place.
+/// The same on a GPU, which fuses and reorders more operations, and whose `exp` may be off by a few
+/// units in the last place.
 const GPU_TOLERANCE: f64 = 1e-3;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem parity\n  \
     mmgem parity tests/parity --device wgpu:0 --case multi_query --json\n\n\
-    A case is a small model folder with case.json (pictures, texts, boxes) and golden.safetensors, which the\n\
-    reference program wrote. Without --device, the CPU and every real GPU take part; a program that plays a GPU\n\
-    does when it is asked for. A figure is the largest difference of a stage over its largest value, the worst\n\
-    of all cases; for captions, the share of greedy tokens that are the same. What the weights are kept in is\n\
-    said above each column; all of it is computed in f32, but products with q8 and q4 on the CPU, whose\n\
-    activations are rounded to 8 bits. Only columns in f32 can fail.")]
+    A case is a small model folder with case.json (pictures, texts, boxes) and golden.safetensors, \
+    which the reference program wrote. Without --device, the CPU and every hardware GPU are \
+    compared; select a software GPU with --device. A figure is the largest difference of a stage \
+    divided by its largest value, for the worst case. For captions it is the share of equal greedy \
+    tokens. The heading of each column gives the format of the weights. Everything is computed in \
+    f32, except that products with q8 and q4 weights on the CPU round the activations to 8 bits. \
+    Only f32 columns can fail.")]
 pub struct ParityArgs {
     /// Folder of the cases
     #[arg(value_name = "DIR", default_value = "tests/parity")]
     folder: PathBuf,
-    /// Only this case; can be given many times
+    /// Run only this case (repeatable)
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// What the weights are kept in
+    /// Number formats of the weights, separated by commas
     #[arg(long, value_delimiter = ',', default_value = "f32,f16,q8,q4")]
     weights: Vec<Weights>,
 }
@@ -72,7 +74,7 @@ impl Weights {
     }
 }
 
-/// One column: a device with weights in one format.
+/// A column of the table: a device and a weight format.
 struct Column {
     device: String,
     weights: Weights,
@@ -80,20 +82,20 @@ struct Column {
     stages: Vec<Stage>,
 }
 
-/// One cell: the worst of all cases so far.
+/// A cell of the table: a stage, with its worst value of all cases so far.
 struct Stage {
     name: String,
     figure: Figure,
-    /// The case that it comes from.
+    /// The case of the worst value.
     case: String,
     problem: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Figure {
-    /// Largest difference over the largest value.
+    /// Largest difference divided by the largest value.
     Relative(f64),
-    /// Ids that are the same, of how many.
+    /// Number of equal ids, of `all`.
     Tokens { same: usize, all: usize },
 }
 
@@ -123,7 +125,7 @@ pub fn run(args: &ParityArgs, globals: &Globals) -> Result<()> {
         false => print_table(&columns, &cases)?,
     }
     let failed: Vec<String> = columns.iter().flat_map(Column::failures).collect();
-    ensure!(failed.is_empty(), "not the reference's values:\n  {}", failed.join("\n  "));
+    ensure!(failed.is_empty(), "stages differ from the reference:\n  {}", failed.join("\n  "));
     Ok(())
 }
 
@@ -140,7 +142,7 @@ fn cases(args: &ParityArgs) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// The device that is asked for, or the CPU and every real GPU.
+/// The device of `--device`, or the CPU and every hardware GPU.
 fn devices(choice: DeviceChoice) -> Result<Vec<OpenedDevice>> {
     if choice != DeviceChoice::Auto {
         return Ok(vec![open_device(choice)?]);
@@ -154,13 +156,16 @@ fn devices(choice: DeviceChoice) -> Result<Vec<OpenedDevice>> {
     }
     let open = |choice| {
         let opened = open_device(choice)?;
-        Ok(OpenedDevice { reason: "it is there".into(), ..opened })
+        Ok(OpenedDevice { reason: "it is available".into(), ..opened })
     };
     choices.into_iter().map(open).collect()
 }
 
 impl Column {
-    /// Runs a case, and keeps what is worse than the cases before.
+    /// Runs a case and merges its stages into the column.
+    ///
+    /// # Errors
+    /// If the case has no golden value for a stage.
     fn add(&mut self, case: &Case, opened: &OpenedDevice) -> Result<()> {
         let mut files = ModelFiles::read(Some(&case.folder))?;
         if self.weights != Weights::F32 {
@@ -172,7 +177,7 @@ impl Column {
         let input = case.input(&config, &files.tokenizer()?)?;
         let model = files.load_to_run(opened)?;
         let mut trace = pollster::block_on(trace_forward(&model, &config, &input))?;
-        // Gradients are those of weights in full.
+        // Golden gradients are of f32 weights.
         if self.weights == Weights::F32 && case.has_losses() {
             let model = files.load(&opened.device.clone().autodiff())?;
             trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
@@ -212,7 +217,7 @@ impl Column {
         }
     }
 
-    /// A line for each stage past the tolerance.
+    /// One line for each stage above the tolerance.
     fn failures(&self) -> Vec<String> {
         let Some(tolerance) = self.tolerance else { return Vec::new() };
         let failed = self.stages.iter().filter(|stage| !stage.figure.passes(tolerance));
@@ -231,7 +236,7 @@ impl Column {
     }
 }
 
-/// What both sides are given, not what they compute.
+/// Inputs in the golden file, which are not compared.
 const INPUTS: [&str; 4] = ["pixels", "boxes", "text_ids", "text_lens"];
 
 impl Stage {
@@ -255,7 +260,7 @@ impl Stage {
 impl Figure {
     fn passes(self, tolerance: f64) -> bool {
         match self {
-            // NaN does not.
+            // NaN does not pass.
             Self::Relative(relative) => relative <= tolerance,
             Self::Tokens { same, all } => same == all,
         }

@@ -1,4 +1,4 @@
-//! `mmgem scenes`: drawn photos with captions and regions, as WebDataset shards.
+//! `mmgem scenes`: draws scenes with captions and regions into WebDataset shards.
 
 use std::path::{Path, PathBuf};
 
@@ -19,23 +19,24 @@ use crate::terminal::{print, print_json, progress_bar};
 #[command(after_help = "Examples:\n  \
     mmgem scenes --out data/train --n 20000 --seed 1\n  \
     mmgem scenes --out data/val --n 500 --seed 2 --per-shard 500\n\n\
-    The same seed draws the same scenes on every computer. A shard holds 000000.png and 000000.json.")]
+    The same seed draws the same scenes on every computer. A shard holds 000000.png, 000000.json \
+    and so on.")]
 pub struct ScenesArgs {
-    /// Folder for the shards
+    /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Number of scenes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     n: u64,
-    /// Draws other scenes
+    /// Random seed
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Scenes in a shard
+    /// Scenes per shard
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     per_shard: u64,
 }
 
-/// Scenes drawn at once, so that memory stays small however many are wanted.
+/// Scenes drawn at once. Bounds the memory.
 const CHUNK: u64 = 64;
 
 pub fn run(args: &ScenesArgs, globals: &Globals) -> Result<()> {
@@ -63,7 +64,7 @@ pub fn run(args: &ScenesArgs, globals: &Globals) -> Result<()> {
     ))
 }
 
-/// Draws and writes the scenes of one shard; returns the number of their regions.
+/// Draws and writes the scenes of one shard. Returns the number of their regions.
 fn write_shard(
     path: &Path,
     seed: u64,
@@ -104,7 +105,7 @@ fn sample(index: u64, scene: &Scene) -> Result<Sample> {
     })
 }
 
-/// What is said about a scene, as `core::data` reads it.
+/// The captions and regions of a scene, in the JSON form that `core::data` reads.
 fn record(scene: &Scene) -> Value {
     let regions = scene.regions.iter().map(|region| {
         json!({ "box": region.box_px, "phrases": region.phrases, "n_boxes": 1, "type": region.kind })

@@ -1,4 +1,5 @@
-//! `mmgem score`: BLEU, ROUGE-L and CIDEr of captions in COCO's format; METEOR and SPICE by pycocoevalcap.
+//! `mmgem score`: BLEU, ROUGE-L and CIDEr of captions in COCO's format, and METEOR and SPICE by
+//! pycocoevalcap.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,13 +19,14 @@ use crate::terminal::{print, print_json};
     mmgem score --references captions_val2017.json --candidates results.json\n  \
     mmgem score --references refs.json.gz --candidates results.json --json\n  \
     mmgem score --references refs.json --candidates results.json --meteor --python venv/bin/python\n\n\
-    References: COCO annotations, or {\"7\": [\"..\", \"..\"]}. Candidates: [{\"image_id\": 7, \"caption\": \"..\"}].\n\
+    References: COCO annotations, or {\"7\": [\"..\", \"..\"]}.\n\
+    Candidates: [{\"image_id\": 7, \"caption\": \"..\"}].\n\
     Files may be compressed with gzip.")]
 pub struct ScoreArgs {
-    /// What people wrote
+    /// Reference captions, written by people
     #[arg(long, value_name = "F")]
     references: PathBuf,
-    /// What a model wrote, one caption for each image
+    /// Candidate captions, one for each image
     #[arg(long, value_name = "F")]
     candidates: PathBuf,
     #[command(flatten)]
@@ -54,7 +56,7 @@ pub fn run(args: &ScoreArgs, globals: &Globals) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of a file, decompressed if they begin as gzip's do.
+/// Reads a file, and decompresses it if it starts with gzip's magic bytes.
 fn read_plain(path: &Path) -> Result<Vec<u8>> {
     let bytes = files::read(path)?;
     if !bytes.starts_with(&[0x1f, 0x8b]) {
@@ -63,6 +65,6 @@ fn read_plain(path: &Path) -> Result<Vec<u8>> {
     let mut plain = Vec::new();
     GzDecoder::new(bytes.as_slice())
         .read_to_end(&mut plain)
-        .with_context(|| format!("cannot be decompressed\n  file: {}", path.display()))?;
+        .with_context(|| format!("cannot decompress the file\n  file: {}", path.display()))?;
     Ok(plain)
 }

@@ -4,16 +4,16 @@ import shutil
 import sys
 
 job = json.load(sys.stdin)
-# Whatever the scorer and its Java program print must not come between the numbers.
+# Redirect stdout to stderr, so that output of the scorer and its Java program cannot mix with the answer.
 answer = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 if shutil.which("java") is None:
-    sys.exit("there is no java on the path")
+    sys.exit("java is not on the PATH")
 if job["scorer"] == "meteor":
     from pycocoevalcap.meteor.meteor import Meteor as Scorer
 else:
     from pycocoevalcap.spice.spice import Spice as Scorer
-# SPICE fetches its parser here if it is not there yet.
+# On first use, SPICE downloads its parser here.
 scorer = Scorer()
 if not job.get("check"):
     found = {i: [caption] for i, caption in enumerate(job["candidates"])}

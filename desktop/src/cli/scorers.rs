@@ -1,4 +1,4 @@
-//! METEOR and SPICE by the pycocoevalcap that the person has installed; both need Java.
+//! METEOR and SPICE by the user's installation of pycocoevalcap. Both need Java.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -10,24 +10,27 @@ use mmgem_eval::ptb::tokenize_lines;
 use serde::Deserialize;
 use serde_json::json;
 
-/// Reads `{"scorer", "candidates", "references"}` (tokens joined by spaces) and writes `{"mean", "each"}`.
+/// Reads `{"scorer", "candidates", "references"}`, with tokens joined by spaces, and writes
+/// `{"mean", "each"}`.
 const SCRIPT: &str = include_str!("scorers.py");
 
-/// Scores that another program computes.
+/// Scores that an external program computes.
 #[derive(Debug, ClapArgs)]
 pub struct Scorers {
-    /// Also METEOR, by pycocoevalcap (pip) and Java
+    /// Also compute METEOR, with pycocoevalcap and Java
     #[arg(long)]
     meteor: bool,
-    /// Also SPICE, by pycocoevalcap and Java; on first use pycocoevalcap itself downloads what SPICE needs
+    /// Also compute SPICE, with pycocoevalcap and Java
+    ///
+    /// On first use pycocoevalcap downloads Stanford's CoreNLP.
     #[arg(long)]
     spice: bool,
-    /// The Python that has pycocoevalcap
+    /// Python interpreter with pycocoevalcap
     #[arg(long, default_value = "python3", value_name = "EXE")]
     python: String,
 }
 
-/// A score of each caption and of all.
+/// The score of each caption, and their mean.
 #[derive(Debug, Deserialize)]
 pub struct Scored {
     pub mean: f64,
@@ -35,22 +38,22 @@ pub struct Scored {
 }
 
 impl Scorers {
-    /// Finds out at once whether what was asked for can be had, before hours of captioning.
+    /// Checks that the requested scorers work, before hours of captioning.
     pub fn check(&self) -> Result<()> {
         for scorer in self.wanted() {
             let checked = self.call(&json!({ "scorer": scorer, "check": true }).to_string());
             checked.with_context(|| {
                 let hint = match scorer {
-                    "spice" => "\n  hint: SPICE fetches Stanford's CoreNLP 3.6.0 from nlp.stanford.edu when it is first used",
+                    "spice" => "\n  hint: on first use SPICE downloads Stanford's CoreNLP 3.6.0 from nlp.stanford.edu",
                     _ => "",
                 };
-                format!("--{scorer} cannot be computed\n  hint: pip install pycocoevalcap, and install Java; or name the Python that has it with --python{hint}")
+                format!("cannot compute --{scorer}\n  hint: pip install pycocoevalcap, and install Java; or give the Python interpreter that has it with --python{hint}")
             })?;
         }
         Ok(())
     }
 
-    /// Each score that was asked for, under its key.
+    /// Computes the requested scores. Returns each with its key.
     pub fn score<C: AsRef<str>>(
         &self,
         candidates: &[C],
@@ -61,7 +64,8 @@ impl Scorers {
             .collect()
     }
 
-    /// METEOR of what was said of boxes, if asked for; 0 where no true box overlaps.
+    /// METEOR of the captions of boxes; 0 for a box that overlaps no true box. `None` without
+    /// `--meteor`.
     pub fn meteor_of(&self, matched: &[Matched]) -> Result<Option<Vec<f64>>> {
         if !self.meteor {
             return Ok(None);
@@ -92,7 +96,7 @@ impl Scorers {
         candidates: &[C],
         references: &[Vec<String>],
     ) -> Result<Scored> {
-        // All in one go: the start of the next caption decides over a full stop at the end of this one.
+        // In one call: the tokenizer treats a full stop by the start of the next line.
         let flat: Vec<&str> = references.iter().flatten().map(String::as_str).collect();
         let mut lines = tokenize_lines(&flat).into_iter();
         let references: Vec<Vec<String>> = references
@@ -124,13 +128,13 @@ impl Scorers {
             .with_context(|| format!("{python} cannot be started"))?;
         let mut stdin = child.stdin.take().expect("it is piped");
         let input = input.to_owned();
-        // A thread, because the child may fill its other pipes before it has read all.
+        // In a thread, because the child may fill its output pipes before it has read all input.
         let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
         let output = child.wait_with_output()?;
         let _ = writer.join();
         let said = String::from_utf8_lossy(&output.stderr);
         let last =
-            said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+            said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no error message");
         ensure!(output.status.success(), "{python}: {last}");
         Ok(output.stdout)
     }

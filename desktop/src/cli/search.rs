@@ -1,4 +1,4 @@
-//! `mmgem search`: photos by texts, photos, regions of photos, and what is known of them.
+//! `mmgem search`: finds photos by texts, photos, regions of photos, and filters.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -38,67 +38,79 @@ use crate::terminal::{
     mmgem search a red boat --photos ~/Pictures\n  \
     mmgem search beach -people after:2024-06 near:43.3,5.4,50 --why\n  \
     mmgem search '2:sunset + boat.jpg path:\"my holidays\" camera:canon type:jpeg' -k 20 --page 2\n  \
-    mmgem search after:2024-05 before:2024-06 -path:drafts    (the photos of a month, the latest first)\n  \
-    mmgem search boat.jpg --box 40,60,200,220     (in the library that `mmgem index` filled)\n  \
+    mmgem search after:2024-05 before:2024-06 -path:drafts    (photos of a month, latest first)\n  \
+    mmgem search boat.jpg --box 40,60,200,220                 (photos with a similar region)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
     mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n  \
-    mmgem search --calibrate 'val-*.tar'     (what to give as --min-score)\n\n\
-    A query adds and takes away texts and photos: after `+` or `-` with spaces around it comes all up to the next, and\n\
-    `-cat` takes away that one word. N: before a text is its weight. What is in double quotes is taken as it is.\n\
-    Filters: after: before: (a year, month or day) near:LAT,LON[,KM] path: camera: type: with quotes where there are\n\
-    spaces: path:\"my photos\"; a `-` in front turns one round. Filters alone list photos, the latest first.\n\
-    A hit is: score, path, the box of the photo that fits best. Every file that is one is listed, copies too.")]
+    mmgem search --calibrate 'val-*.tar'                      (values for --min-score)\n\n\
+    A query adds and subtracts texts and photos. A `+` or `-` between spaces applies to all words \
+    up to the next one; `-cat` subtracts one word. `N:` before a text is its weight. Text in \
+    double quotes is literal.\n\n\
+    Filters are after: and before: (a year, month or day), near:LAT,LON[,KM], path:, camera: and \
+    type:. Quote values with spaces: path:\"my photos\". A `-` in front negates a filter. Filters \
+    alone list photos, the latest first.\n\n\
+    A hit has a score, a path and the best box in the photo. Every matching file is listed, also \
+    copies.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
     #[arg(value_name = "QUERY", required_unless_present = "calibrate")]
     query: Vec<OsString>,
-    /// Search for this region of the query photo, among the regions of the others
+    /// Region of the query photo to search for, in pixels of the upright photo
+    ///
+    /// It is compared with the regions of the other photos.
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     box_px: Option<BoxArg>,
-    /// Score a photo by its best region instead of the whole: small things in large photos
+    /// Score a photo by its best region, to find small things in large photos
     #[arg(long)]
     regions: bool,
-    /// Search the photos of these folders [default: the whole library]
+    /// Folders with photos to search [default: the whole library]
     #[arg(long, value_name = "DIR", num_args = 1.., value_parser = path_parser())]
     photos: Vec<PathBuf>,
-    /// Keep the embeddings in this file [default: without --photos in the platform's data folder]
+    /// Library file [default: the one in the platform's data folder]
+    ///
+    /// With --photos and without --library, embeddings are not stored.
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
     /// Number of hits
     #[arg(short, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     k: usize,
-    /// Which N hits: 1 are the first
+    /// Page of hits to list, of -k hits each
     #[arg(long, value_name = "P", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     page: usize,
-    /// Leave out hits with a smaller cosine; --calibrate tells which, every model has its own
+    /// Omit hits with a smaller cosine
+    ///
+    /// Good values differ between models; --calibrate measures them.
     #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true, value_parser = cosine)]
     min_score: f32,
-    /// List a picture once, however often it is stored: in other formats, sizes and qualities
+    /// List a picture once, even if it is stored in several formats, sizes or qualities
     #[arg(long)]
     group: bool,
-    /// Instead of searching, tell what --min-score does, from the captioned photos of these shards; the library
-    /// remembers it for the window, if it is there
+    /// Measure the effect of --min-score on the captioned photos of these shards
+    ///
+    /// Does not search. If the library file exists, it stores the result for the window.
     #[arg(long, value_name = "SHARDS", num_args = 1.., conflicts_with = "query")]
     calibrate: Vec<String>,
-    /// Order of the hits of a page
+    /// Order of the hits within a page
     #[arg(long, value_name = "ORDER", default_value = "relevance")]
     sort: Sort,
-    /// Write what is in the best box of each hit
+    /// Describe the best box of each hit
     #[arg(long)]
     why: bool,
-    /// Print only the paths, with a zero byte after each
+    /// Print only the paths, each followed by a zero byte
     #[arg(long, conflicts_with_all = ["why", "json"])]
     null: bool,
-    /// Write the hits as a page of pictures with their boxes, which needs nothing else
+    /// HTML file to write, with the pictures and boxes of the hits
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Open the first hit with the system's program for it
+    /// Open the first hit in the system's default program
     #[arg(long)]
     open: bool,
-    /// Tell how long each part took; with --json the document is {"hits", "timing"} instead of the hits alone
+    /// Print how long each part took
+    ///
+    /// With --json the document is {"hits", "warnings", "timing"} instead of the list of hits.
     #[arg(long)]
     timing: bool,
-    /// Compare every vector, even where there is an approximate index
+    /// Compare every vector, even if the library has an approximate index
     #[cfg(feature = "ann")]
     #[arg(long)]
     exact: bool,
@@ -107,22 +119,22 @@ pub struct SearchArgs {
 /// How long the parts of a search took, in milliseconds.
 #[derive(Clone, Copy, Debug)]
 struct Timing {
-    /// The model and the vectors were read.
+    /// Reading the model and the vectors.
     open: f64,
-    /// The query became a vector.
+    /// Encoding the query.
     encode: f64,
-    /// Every text of it was known from an earlier search.
+    /// Whether every text of the query was cached from an earlier search.
     known: bool,
-    /// The vectors were compared with it, and what is known of the hits was read.
+    /// Comparing the vectors with the query, and reading the hits' metadata.
     scan: f64,
 }
 
-/// How the hits of a page are ordered.
+/// Order of the hits of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Sort {
-    /// The best first.
+    /// Best first
     Relevance,
-    /// The latest first.
+    /// Latest first
     Date,
 }
 
@@ -176,7 +188,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken.secs));
     }
     if found.is_empty() {
-        note(context.quiet, "no photo is a hit");
+        note(context.quiet, "found no photos");
     }
     let whys =
         found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });
@@ -193,7 +205,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     }
 }
 
-/// Refuses a page that would be written over what the search reads, as far as that is known before anything is opened.
+/// Rejects an HTML file that would overwrite an input that is known before the library is opened.
 fn check_page(
     args: &SearchArgs,
     query: &Query,
@@ -213,7 +225,7 @@ fn check_page(
     Ok(spare_inputs("--html", out, inputs)?)
 }
 
-/// Refuses a page that would be written over a photo of the library.
+/// Rejects an HTML file that would overwrite a photo of the library.
 fn spare_photos(args: &SearchArgs, library: &Library) -> Result<()> {
     match &args.html {
         Some(out) if Target::of(out).is_some() => {
@@ -224,7 +236,7 @@ fn spare_photos(args: &SearchArgs, library: &Library) -> Result<()> {
     }
 }
 
-/// The library that is searched, with the photos of folders in it.
+/// Opens the library to search, and adds the photos of the folders of `--photos`.
 fn open_library(
     file: Option<&Path>,
     among: Option<&FoundPhotos>,
@@ -233,7 +245,7 @@ fn open_library(
     let dim = context.session.config().embed_dim;
     let Some(among) = among else {
         return Library::open_to_search(
-            file.expect("without folders there is one"),
+            file.expect("without --photos there is a library file"),
             context.fingerprint,
             dim,
         );
@@ -244,23 +256,20 @@ fn open_library(
         Some(file) => Library::open_to_search(file, context.fingerprint, dim)?,
     };
     if library.is_read_only() {
-        note(
-            context.quiet,
-            "the library cannot be written: what is new in the folders is not searched",
-        );
+        note(context.quiet, "the library is read-only: new photos in the folders are not searched");
         return Ok(library);
     }
     library.update(among, Filling::of(context))?;
     Ok(library)
 }
 
-/// Compares photos that were not when they were indexed, as in a library of an earlier program.
+/// Compares the photos that were indexed without comparison, as by an earlier version.
 fn relate(library: &mut Library, context: &Context) -> Result<()> {
     if library.is_read_only() {
         let n = library.n_unrelated()?;
         if n > 0 {
             let says = format!(
-                "{n} photos were not compared yet and are listed by themselves; `mmgem index` compares them"
+                "{n} photos are not compared yet and are listed separately; `mmgem index` compares them"
             );
             note(context.quiet, says);
         }
@@ -277,9 +286,9 @@ fn relate(library: &mut Library, context: &Context) -> Result<()> {
 
 /// The vectors that a search compares.
 enum Source {
-    /// All.
+    /// All vectors.
     Every(Shelf),
-    /// Those that an approximate index proposes.
+    /// The candidates of an approximate index, in this file.
     #[cfg(feature = "ann")]
     Near(PathBuf),
 }
@@ -292,7 +301,7 @@ impl Source {
         is_filtered: bool,
         args: &SearchArgs,
     ) -> Result<Self> {
-        // A filter may keep few photos, and those far from the query.
+        // A filter may keep only photos far from the query, which the index does not propose.
         #[cfg(feature = "ann")]
         if let (Some(file), false) = (file, is_filtered || args.exact) {
             let nearby = library.nearby_file(file);
@@ -303,7 +312,7 @@ impl Source {
         read_shelf(library).map(Self::Every)
     }
 
-    /// Without a vector filters alone say which photos are hits.
+    /// Without `embed`, the filters alone select the hits.
     fn search(
         self,
         library: &Library,
@@ -333,7 +342,7 @@ fn read_shelf(library: &Library) -> Result<Shelf> {
     if shelf.len() == 0 {
         let others = match library.photos_of_other_models()? {
             0 => String::new(),
-            n => format!(" ({n} photos of other models are in it)"),
+            n => format!(" (it has {n} photos of other models)"),
         };
         anyhow::bail!(
             "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
@@ -346,7 +355,8 @@ fn millis(since: Instant) -> f64 {
     1e3 * since.elapsed().as_secs_f64()
 }
 
-/// Tells cut-offs, and leaves them in the library: the one that is named, or the usual one, where it is there.
+/// Measures cut-offs, prints them, and stores them in the library of `--library` or the default one
+/// if that file exists.
 fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let context = globals.open()?;
     let cutoffs = cutoff::run(&args.calibrate, &context)?;
@@ -360,16 +370,16 @@ fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
     if library.is_read_only() {
         note(
             context.quiet,
-            format!("the library cannot be written and does not remember it: {}", shown(&file)),
+            format!("the library is read-only; the cut-offs are not stored: {}", shown(&file)),
         );
         return Ok(());
     }
     library.set_cutoffs(&cutoffs)?;
-    note(context.quiet, format!("the window offers them over {}", shown(&file)));
+    note(context.quiet, format!("stored the cut-offs for the window in {}", shown(&file)));
     Ok(())
 }
 
-/// The query as it was typed, for a title.
+/// The query as typed, for a title.
 fn title(args: &SearchArgs) -> String {
     args.query.iter().map(|word| shown(Path::new(word))).collect::<Vec<_>>().join(" ")
 }
@@ -378,7 +388,7 @@ fn read_query(args: &SearchArgs) -> Result<Query> {
     let query = Query::of_arguments(&args.query)?;
     let one_photo = matches!(query.terms.as_slice(), [Term { what: What::Photo(_), .. }]);
     if args.box_px.is_some() && !one_photo {
-        let message = format!("--box goes with a photo alone; {:?} is none", title(args));
+        let message = format!("--box needs a query of one photo, found {:?}", title(args));
         return Err(WrongArguments(message).into());
     }
     Ok(query)
@@ -423,7 +433,7 @@ fn report(
         })),
         (true, false) => print_json(&Value::Array(entries)),
         (false, true) => {
-            let how = if known { "known from before" } else { "by the model" };
+            let how = if known { "cached" } else { "encoded" };
             eprintln!("open {open:.1} ms, query {encode:.2} ms ({how}), scan {scan:.2} ms");
             Ok(())
         }
@@ -431,8 +441,8 @@ fn report(
     }
 }
 
-/// What is in the box of a hit; nothing where its photo was moved or damaged since it was indexed: the other hits
-/// are as good.
+/// A caption of the box of a hit. `None` if the photo was moved or damaged since it was indexed,
+/// unless `--strict`.
 fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
     match why(hit, context) {
         Err(error) if !context.strict => {
@@ -446,7 +456,7 @@ fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
     }
 }
 
-/// What is in the box of a hit.
+/// A caption of the box of a hit.
 fn why(hit: &Found, context: &Context) -> Result<String> {
     let encoded = context.session.encode_decoded(&read_decoded(&hit.path)?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
@@ -481,7 +491,7 @@ fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
     entry
 }
 
-/// The bytes of a path as the system has them, for `xargs -0`.
+/// Prints the raw bytes of a path and a zero byte, for `xargs -0`.
 fn print_null(path: &Path) -> Result<()> {
     let mut out = std::io::stdout().lock();
     #[cfg(unix)]

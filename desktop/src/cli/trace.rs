@@ -1,4 +1,5 @@
-//! `mmgem trace`: every stage of the graph, under the names and shapes of the reference program.
+//! `mmgem trace`: writes every stage of the graph, with the names and shapes of the reference
+//! program.
 
 use std::path::{Path, PathBuf};
 
@@ -24,16 +25,18 @@ use crate::terminal::{note, print, print_json};
 #[command(after_help = "Examples:\n  \
     mmgem trace --model tiny --image a.jpg --image b.jpg --text \"a dog\" --text \"a car\" --out ours.safetensors\n  \
     mmgem trace --model tiny --image a.jpg --text \"a dog\" --box 4,4,90,80 --out ours.safetensors --compare golden.safetensors\n\n\
-    The arguments are those of `mmgem_reference.py run`. Where every image has a text, image i goes with\n\
-    text i, and losses and gradients are traced too.")]
+    The arguments are those of `mmgem_reference.py run`. With as many texts as images, image i \
+    belongs to text i, and losses and gradients are traced too.")]
 pub struct TraceArgs {
-    /// A photo; can be given many times
+    /// Photo to trace (repeatable)
     #[arg(long = "image", value_name = "IMAGE", required = true, value_parser = path_parser())]
     images: Vec<PathBuf>,
-    /// A text; can be given many times
+    /// Text to trace (repeatable)
     #[arg(long = "text", value_name = "T", required = true, value_parser = not_empty)]
     texts: Vec<String>,
-    /// A region of the first photo, not clipped; can be given many times
+    /// Region of the first photo to trace, in pixels of the upright photo (repeatable)
+    ///
+    /// It is not clipped to the photo.
     #[arg(long = "box", value_name = "X0,Y0,X1,Y1", allow_hyphen_values = true)]
     boxes: Vec<BoxArg>,
     /// Tokens of each greedy caption
@@ -42,16 +45,16 @@ pub struct TraceArgs {
     /// Safetensors file to write
     #[arg(long, value_name = "F")]
     out: PathBuf,
-    /// What the reference program wrote for the same inputs
+    /// Safetensors file to compare with, from the reference program for the same inputs
     #[arg(long, value_name = "GOLDEN")]
     compare: Option<PathBuf>,
-    /// Largest difference that passes, relative to a stage's largest value
+    /// Largest allowed difference, relative to a stage's largest value
     #[arg(long, value_name = "T", default_value_t = 1e-4)]
     tolerance: f64,
 }
 
 pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
-    check_ending("--out", &args.out, &["safetensors"], "another format is not written")?;
+    check_ending("--out", &args.out, &["safetensors"], "no other format is supported")?;
     let model = model_files(globals.model.as_deref());
     let inputs = args.images.iter().chain(&args.compare).chain(&model);
     spare_inputs("--out", &args.out, inputs.map(PathBuf::as_path))?;
@@ -72,7 +75,7 @@ pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
 
     match golden {
         Some(mut wanted) => {
-            // In the order of the graph, so that the first stage that differs comes first.
+            // In graph order, so that the first differing stage is printed first.
             wanted.sort_by_key(|wanted| trace.iter().position(|tensor| tensor.name == wanted.name));
             report(&compare(&trace, &wanted), args.tolerance, globals)
         }
@@ -102,7 +105,10 @@ fn trace_input(args: &TraceArgs, model_files: &ModelFiles) -> Result<TraceInput>
     Ok(TraceInput { pixels, texts, boxes_input, steps: args.steps })
 }
 
-/// Prints the differences; one past the tolerance is an error.
+/// Prints the differences.
+///
+/// # Errors
+/// If a difference is above the tolerance.
 fn report(differences: &[Difference], tolerance: f64, globals: &Globals) -> Result<()> {
     // NaN must not pass.
     let passes = |difference: &&Difference| difference.relative <= tolerance;
@@ -114,7 +120,7 @@ fn report(differences: &[Difference], tolerance: f64, globals: &Globals) -> Resu
         print_json(&json!({ "tolerance": tolerance, "stages": stages }))?;
     } else {
         for difference in differences {
-            let verdict = if passes(&difference) { "" } else { "  <-- past the tolerance" };
+            let verdict = if passes(&difference) { "" } else { "  <-- above the tolerance" };
             let problem = difference.problem.as_deref().unwrap_or_default();
             print(format!(
                 "{:<50} {:>10.3e} {problem}{verdict}",
@@ -123,7 +129,7 @@ fn report(differences: &[Difference], tolerance: f64, globals: &Globals) -> Resu
         }
     }
     let n_failed = differences.iter().filter(|difference| !passes(difference)).count();
-    ensure!(!differences.is_empty(), "the reference holds no tensors");
+    ensure!(!differences.is_empty(), "the file of --compare has no tensors");
     ensure!(
         n_failed == 0,
         "{n_failed} of {} stages differ by more than {tolerance:e}",
@@ -132,12 +138,12 @@ fn report(differences: &[Difference], tolerance: f64, globals: &Globals) -> Resu
     Ok(())
 }
 
-/// JSON has no infinity.
+/// `None` for infinity and NaN, which JSON does not have.
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
 fn read_trace(path: &Path) -> Result<Vec<TraceTensor>> {
     from_safetensors(&files::read(path)?)
-        .with_context(|| format!("the reference cannot be used\n  file: {}", path.display()))
+        .with_context(|| format!("cannot use the file of --compare\n  file: {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! `mmgem train`: one of the recipes, from a TOML file.
+//! `mmgem train`: trains a model by a recipe in a TOML file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -26,24 +26,27 @@ use crate::terminal::{note, print, print_json, progress_bar};
     mmgem train run.toml --resume\n  \
     mmgem train run.toml --plan --ranks 64\n  \
     mmgem train assets/recipes/paper/stage1.toml --plan --ranks 64 --sizes assets/presets/vit_l_14_tinyllama.json\n\n\
-    Ctrl-C or SIGTERM saves a checkpoint at the next step and ends, SIGUSR1 saves one and goes on; --resume\n    \
-    goes on from the newest. Under mpirun, srun or torchrun --no-python every process is a rank of one run.")]
+    Ctrl-C or SIGTERM saves a checkpoint at the next step and exits. SIGUSR1 saves a checkpoint \
+    and continues. --resume continues from the newest checkpoint. Under mpirun, srun or torchrun \
+    --no-python, every process is a rank of one run.")]
 pub struct TrainArgs {
-    /// The run: recipe, data, learning rates
+    /// TOML file of the run: recipe, data, learning rates
     config: PathBuf,
-    /// Change one value of the file, as `optim.steps=100`; may be given several times
+    /// Override one value of the file, as in `optim.steps=100` (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Go on from the newest checkpoint of the run, or start it
+    /// Continue from the newest checkpoint of the run, or start the run
     #[arg(long)]
     resume: bool,
-    /// Say what the run would cost and end: parameters, memory, hours
+    /// Print parameters, memory and hours of the run instead of training
     #[arg(long)]
     plan: bool,
-    /// Ranks to plan for; without it as many as the launcher started
+    /// Number of ranks to plan for [default: the launcher's, else 1]
     #[arg(long, value_name = "N", requires = "plan")]
     ranks: Option<usize>,
-    /// Sizes to plan with while the run's model is not there yet: a config.json, as those in assets/presets
+    /// config.json with the sizes to plan with, such as assets/presets/*.json
+    ///
+    /// Needed if the run's model does not exist yet.
     #[arg(long, value_name = "FILE", requires = "plan")]
     sizes: Option<PathBuf>,
 }
@@ -51,7 +54,7 @@ pub struct TrainArgs {
 /// Set by Ctrl-C, SIGTERM and SIGUSR1.
 static SIGNALS: Signals = Signals { stop: AtomicBool::new(false), save: AtomicBool::new(false) };
 
-/// Runs the recipe until it is done or asked to stop.
+/// Runs the recipe until it is done or stopped by a signal.
 pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     let at = || format!("cannot read the run\n  file: {}", args.config.display());
     let text = fs::read_to_string(&args.config).with_context(at)?;
@@ -61,7 +64,7 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
         let ranks = args.ranks.or(launch.map(|launch| launch.size)).unwrap_or(1).max(1);
         let plan = plan_run(&config, ranks, args.sizes.as_deref());
         let plan = plan.context(
-            "cannot read the sizes to plan with\n  hint: before its model is there a run is planned with --sizes, as --sizes assets/presets/vit_l_14_tinyllama.json",
+            "cannot read the sizes to plan with\n  hint: if the run's model does not exist yet, give --sizes, as in --sizes assets/presets/vit_l_14_tinyllama.json",
         )?;
         return if globals.json {
             print_json(&serde_json::to_value(&plan)?)
@@ -73,11 +76,11 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     let choice =
         launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
     let group = join(launch.as_ref(), &config, choice, globals.quiet)?;
-    // Here, because the other ranks shall hear of a device that fails.
+    // Caught here, so that a device failure is also reported to the other ranks.
     let done = caught(|| run_on(&config, choice, group.as_collective(), args.resume, globals));
     let done = done.map_err(|error| match is_the_devices(&error) {
         true => error.context(
-            "the training has stopped\n  hint: --resume goes on from its newest checkpoint, if it has one",
+            "the training has stopped\n  hint: --resume continues from the newest checkpoint, if there is one",
         ),
         false => error,
     });
@@ -87,11 +90,11 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     }
 }
 
-/// What the system may say while the run goes on.
+/// Installs the signal handlers of the run.
 fn listen() -> Result<()> {
     ctrlc::set_handler(|| SIGNALS.stop.store(true, Ordering::Relaxed))?;
     #[cfg(unix)]
-    // SAFETY: a store to an atomic may be done at any moment.
+    // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
     unsafe {
         let save = || SIGNALS.save.store(true, Ordering::Relaxed);
         signal_hook::low_level::register(signal_hook::consts::SIGUSR1, save)?;
@@ -99,7 +102,7 @@ fn listen() -> Result<()> {
     Ok(())
 }
 
-/// How this process reaches the others.
+/// The connection of this process to the other ranks.
 enum Group {
     Single(Single),
     Tcp(Tcp),
@@ -107,7 +110,7 @@ enum Group {
     Mpi(mmgem_collective::Mpi),
 }
 
-/// Joins the processes that the launcher started, and says how.
+/// Connects to the processes that the launcher started, and notes the transport on stderr.
 fn join(
     launch: Option<&Launch>,
     config: &TrainConfig,
@@ -128,10 +131,10 @@ fn join(
     }
     ensure!(
         cfg!(feature = "cuda") && matches!(choice, DeviceChoice::Cuda { .. }),
-        "{launch}, but nothing that carries gradients between them on this device\n  hint: build with --features mpi and start with mpirun or srun; without MPI only NVIDIA GPUs can be trained on together (--features cuda, --device cuda)"
+        "{launch}, but this build cannot exchange gradients between ranks on this device\n  hint: build with --features mpi and start with mpirun or srun; without MPI only NVIDIA GPUs can train together (--features cuda, --device cuda)"
     );
     let master = launch.master()?;
-    note(quiet, format!("{launch}, through NCCL, which meets at {master}"));
+    note(quiet, format!("{launch}, through NCCL, rendezvous at {master}"));
     Ok(Group::Tcp(Tcp::connect(launch.rank, launch.size, master, timeout)?))
 }
 
@@ -145,7 +148,7 @@ impl Group {
         }
     }
 
-    /// Ends after an error: MPI would wait for ranks that may never come.
+    /// Exits after an error. Aborts MPI, which would otherwise wait for the other ranks forever.
     fn leave(self, error: anyhow::Error) -> Result<()> {
         #[cfg(feature = "mpi")]
         if let Self::Mpi(mpi) = self {
@@ -204,13 +207,13 @@ fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
     let say = |line: String| if bar.is_hidden() { note(quiet, line) } else { bar.println(line) };
     match progress {
         Progress::Note(line) => say(line),
-        Progress::Eval(scores) => say(format!("held out: {scores}")),
+        Progress::Eval(scores) => say(format!("held-out scores: {scores}")),
         Progress::Step { step, steps, loss, samples_per_sec, flops_per_sec } => {
             let rate =
                 format!("{samples_per_sec:.1} samples/s  {} FLOP/s", with_prefix(flops_per_sec));
             bar.set_position(step as u64);
             bar.set_message(format!("loss {loss:.3}  {rate}"));
-            // Where there is no bar, a log still tells that the run is alive.
+            // Without a bar, log lines still show progress.
             if bar.is_hidden() && (step.is_multiple_of(50) || step == steps) {
                 note(quiet, format!("step {step}/{steps}  loss {loss:.4}  {rate}"));
             }
@@ -218,7 +221,7 @@ fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
     }
 }
 
-/// A plan as a person reads it.
+/// Formats a plan as text.
 fn plan_text(plan: &Plan) -> String {
     let gb = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
     let mut lines = vec![
@@ -260,7 +263,7 @@ fn plan_text(plan: &Plan) -> String {
     }
     let (useful, computed) = (plan.flops_per_sample, plan.computed_flops_per_sample);
     let repeated = if computed > useful {
-        format!("; {}FLOP with what is computed twice to save memory", with_prefix(computed))
+        format!("; {}FLOP with recomputation", with_prefix(computed))
     } else {
         String::new()
     };
@@ -275,20 +278,20 @@ fn plan_text(plan: &Plan) -> String {
     if plan.ranks > 1 {
         let sent = gb(plan.sent_bytes);
         lines.push(format!(
-            "network     {sent} sent by each rank in a step; an assumed time leaves this out"
+            "network     {sent} sent by each rank in a step; an assumed time does not include this"
         ));
     }
     lines.join("\n")
 }
 
-/// A number with three digits and a prefix of the metric system.
+/// Formats a number with three decimals and a metric prefix.
 fn with_prefix(value: f64) -> String {
     let prefixes = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")];
     let (unit, prefix) = prefixes.into_iter().find(|(unit, _)| value >= *unit).unwrap_or((1.0, ""));
     format!("{:.3} {prefix}", value / unit)
 }
 
-/// The commit of the working directory's checkout, for the run's records.
+/// The commit of the checkout in the working directory, for the run's records.
 fn commit() -> String {
     let git = |args: &[&str]| {
         let output = std::process::Command::new("git").args(args).output().ok()?;

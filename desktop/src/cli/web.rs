@@ -1,4 +1,4 @@
-//! `mmgem web`: serves the page on this machine.
+//! `mmgem web`: serves the web page to this machine.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -23,16 +23,16 @@ use crate::terminal::{note, print, print_json};
     mmgem web\n  \
     mmgem web --port 8080 --no-open\n  \
     mmgem web --dir ~/mmgem-page\n\n\
-    `cargo web` in a checkout builds the page; a program that is installed finds it in its data folder, as mmgem/web.\n    \
-    It is served to this machine only (127.0.0.1), until Ctrl-C.")]
+    `cargo web` in a checkout builds the page. An installed program looks for it in its data \
+    folder, as mmgem/web. The server listens to this machine only (127.0.0.1), until Ctrl-C.")]
 pub struct WebArgs {
-    /// Folder of the built page [default: web/dist of the checkout, or where it is copied to]
+    /// Folder of the built page [default: web/dist of the checkout, or an installed copy]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Port; 0 takes a free one
+    /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "N", default_value_t = 7860)]
     port: u16,
-    /// Print the address and leave the browser alone
+    /// Print the address without opening a browser
     #[arg(long)]
     no_open: bool,
 }
@@ -42,7 +42,7 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let listener = TcpListener::bind(address).map_err(|cause| {
         anyhow::anyhow!(
-            "cannot listen on {address}: {cause}\n  hint: is it running already? --port 0 takes a free port"
+            "cannot listen on {address}: {cause}\n  hint: is the server already running? --port 0 picks a free port"
         )
     })?;
     let url = format!("http://{}/", listener.local_addr().context("the server has no address")?);
@@ -51,56 +51,59 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     } else {
         print(&url)?;
     }
-    note(globals.quiet, format!("serving {} to this machine; Ctrl-C ends it", shown(&dir)));
+    note(globals.quiet, format!("serving {} to this machine; press Ctrl-C to stop", shown(&dir)));
     if !args.no_open && open::that_detached(&url).is_err() {
-        note(globals.quiet, "no browser could be started: open the address in one");
+        note(globals.quiet, "cannot start a browser; open the address in one");
     }
     serve(&listener, dir)
 }
 
-/// How much of a request is read before it is refused; a browser's is a tenth of it.
+/// Largest request head in bytes. A browser's is a tenth of it.
 const HEAD_LIMIT: u64 = 16 << 10;
-/// How long a browser may say nothing: they open connections that they may never use.
+/// Read timeout. Browsers open connections that they may never use.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
-/// How much more than its request is taken from a browser, and thrown away.
+/// Limit of the bytes after the request, which are read and dropped.
 const REST_LIMIT: u64 = 1 << 20;
 
-/// Answers each connection on a thread of its own. Writing waits for the browser to read, and a browser may leave a
-/// file half read for as long as it likes: with any fixed number of threads, so many of those hang the rest.
+/// Answers each connection on its own thread. A write waits until the browser reads, and a browser
+/// may leave a file half read. With a fixed number of threads, as many such files would block all
+/// others.
 fn serve(listener: &TcpListener, dir: PathBuf) -> ! {
     let dir: Arc<Path> = dir.into();
     loop {
         let Ok((connection, _)) = listener.accept() else {
-            // The browser gave it up, or too many are open: that passes, but not at once.
+            // The browser gave up, or too many connections are open: wait and try again.
             thread::sleep(Duration::from_millis(100));
             continue;
         };
         let dir = Arc::clone(&dir);
-        // A browser that went away is its own affair; a connection that gets no thread is closed by its drop.
+        // Errors of a disconnected browser are ignored. If no thread starts, the drop closes the
+        // connection.
         let _ = thread::Builder::new().spawn(move || converse(&connection, &dir));
     }
 }
 
-/// One request and its answer.
+/// Reads one request and writes its answer.
 fn converse(connection: &TcpStream, dir: &Path) -> io::Result<()> {
     connection.set_read_timeout(Some(SILENCE_LIMIT))?;
-    // A small file must not wait until the browser has acknowledged the head.
+    // Without this, a small file waits until the browser acknowledges the head.
     connection.set_nodelay(true)?;
     let request = read_request(connection)?;
     answer(request.as_ref(), dir).write(connection)?;
     hang_up(connection)
 }
 
-/// Ends the answer and waits for the browser to hang up: closing while something it sent is unread resets the
-/// connection, and it loses what it has not read yet.
+/// Ends the answer and waits until the browser closes the connection. Closing it while received
+/// bytes are unread resets the connection, and the browser loses the rest of the answer.
 fn hang_up(connection: &TcpStream) -> io::Result<()> {
     connection.shutdown(Shutdown::Write)?;
     io::copy(&mut connection.take(REST_LIMIT), &mut io::sink())?;
     Ok(())
 }
 
-/// The folder given, or the first that has a page of: the checkout's that this program was built in, the one below the
-/// current folder, those beside an installed program, and the person's own.
+/// Finds the folder of the page: `given`, or the first of these that has an index.html: `web/dist`
+/// of the checkout that built this program, `web/dist` of the current folder, the folders beside an
+/// installed program, and the user's data folder.
 fn find_page(given: Option<&Path>) -> Result<PathBuf> {
     let candidates = match given {
         Some(dir) => vec![dir.to_owned()],
@@ -113,7 +116,7 @@ fn find_page(given: Option<&Path>) -> Result<PathBuf> {
         .with_context(|| format!("cannot read the folder\n  folder: {}", shown(found)))
 }
 
-/// Where the page of a person who installed the program may lie.
+/// The folder of the page in the user's data folder.
 fn personal_page() -> Option<PathBuf> {
     Some(default_library().ok()?.parent()?.join("web"))
 }
@@ -133,22 +136,22 @@ fn no_page(given: Option<&Path>, personal: Option<&Path>) -> String {
     let place = given.or(personal).map_or_else(|| "web/dist".into(), shown);
     let cure = match (given, personal) {
         (None, Some(personal)) => format!("copy web/dist to {}", shown(personal)),
-        _ => "name its web/dist with --dir".into(),
+        _ => "give its web/dist as --dir".into(),
     };
     format!(
-        "the page is not built: there is no index.html\n  hint: `cargo web` in a checkout of this program builds it; then \
-         {cure}\n  folder: {place}"
+        "the page is not built: index.html is missing\n  hint: run `cargo web` in a checkout of this \
+         program, then {cure}\n  folder: {place}"
     )
 }
 
-/// What counts of a request.
+/// The used fields of a request.
 struct Request {
     method: String,
     url: String,
     host: String,
 }
 
-/// The request, or nothing if it is malformed or too long.
+/// Reads a request. `None` if it is malformed or too long.
 fn read_request(connection: impl Read) -> io::Result<Option<Request>> {
     let mut connection = connection.take(HEAD_LIMIT);
     let mut head = Vec::new();
@@ -174,14 +177,14 @@ fn parse_request(head: &[u8]) -> httparse::Result<Request> {
     Ok(Status::Complete(Request {
         method: request.method.unwrap_or_default().to_owned(),
         url: request.path.unwrap_or_default().to_owned(),
-        // A name that is not text is foreign, as none is.
+        // A host that is missing or not UTF-8 becomes "", which is not local.
         host: host.and_then(|host| str::from_utf8(host.value).ok()).unwrap_or_default().to_owned(),
     }))
 }
 
 fn answer(request: Option<&Request>, dir: &Path) -> Answer {
     let Some(request) = request else {
-        return Answer::refusal("400 Bad Request", "this is no request\n");
+        return Answer::refusal("400 Bad Request", "this is not an HTTP request\n");
     };
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
         return Answer::refusal("405 Method Not Allowed", "only GET and HEAD\n");
@@ -226,7 +229,7 @@ impl Answer {
         match self.body {
             _ if self.head_only => Ok(()),
             Body::Text(text) => connection.write_all(text.as_bytes()),
-            // No more than was announced, should the file grow meanwhile.
+            // At most the announced size, in case the file grows.
             Body::File(file) => io::copy(&mut file.take(self.size), &mut connection).map(drop),
         }
     }
@@ -247,7 +250,7 @@ impl Answer {
     }
 }
 
-/// The page may use its own origin and nothing else, and no other page may use it.
+/// These headers allow the page to use only its own origin, and no other page to embed it.
 const HEADERS: [(&str, &str); 7] = [
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Embedder-Policy", "require-corp"),
@@ -260,28 +263,29 @@ const HEADERS: [(&str, &str); 7] = [
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
-    // The browser asks whether a file has changed each time: a new build shows at once.
+    // The browser revalidates every file, so that a new build shows at once.
     ("Cache-Control", "no-cache"),
 ];
 
-/// Whether the browser asked for this machine by one of its own names: a foreign name that leads here is an
+/// Whether the `Host` header has a local name. A foreign name that resolves to this machine is an
 /// attack (DNS rebinding).
 fn is_local(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
     matches!(name, "127.0.0.1" | "localhost")
 }
 
-/// The file of a URL inside the folder; a folder's is its `index.html`.
+/// The file of a URL inside `dir`. The URL of a folder gives its `index.html`. `None` if there is
+/// no such file.
 fn file_of(dir: &Path, url: &str) -> Option<PathBuf> {
     let path = url.split(['?', '#']).next().unwrap_or_default().trim_start_matches('/');
-    // No name in the page has a character that has to be escaped.
+    // No file of the page has a name with an escaped character.
     let inside = |part: Component| matches!(part, Component::Normal(_));
     if path.contains(['%', '\\']) || !Path::new(path).components().all(inside) {
         return None;
     }
     let file = dir.join(path);
     let file = if file.is_dir() { file.join("index.html") } else { file };
-    // A link that leads out of the folder is none of ours.
+    // Reject a symbolic link to a file outside of the folder.
     file.canonicalize().ok().filter(|file| file.is_file() && file.starts_with(dir))
 }
 
@@ -306,7 +310,7 @@ mod tests {
 
     use super::*;
 
-    /// The address at which a folder is served from now on.
+    /// Serves a folder in the background. Returns the address.
     fn start(dir: PathBuf) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("it listens");
@@ -314,11 +318,11 @@ mod tests {
         address
     }
 
-    /// A connection on which something was sent, and nothing of the answer read.
+    /// Sends a text on a new connection, without reading the answer.
     fn send(address: SocketAddr, text: &str) -> BufReader<TcpStream> {
         let mut connection = TcpStream::connect(address).expect("the server listens");
         connection.set_read_timeout(Some(Duration::from_secs(20))).expect("not zero");
-        connection.write_all(text.as_bytes()).expect("the server takes it");
+        connection.write_all(text.as_bytes()).expect("the server reads it");
         BufReader::new(connection)
     }
 
@@ -340,7 +344,7 @@ mod tests {
         let dir = folder.path().canonicalize().expect("it is there");
         fs::write(dir.join("index.html"), "the page").expect("writable");
         let large = fs::File::create(dir.join("large")).expect("writable");
-        large.set_len(LARGER_THAN_SOCKETS_HOLD).expect("a file with nothing in it");
+        large.set_len(LARGER_THAN_SOCKETS_HOLD).expect("a sparse file");
         let address = start(dir);
 
         let mut stalled: Vec<_> = (0..12).map(|_| ask(address, "large")).collect();
@@ -354,7 +358,7 @@ mod tests {
         let mut first = stalled.swap_remove(0);
         let mut rest = Vec::new();
         first.get_mut().shutdown(Shutdown::Write).expect("still open");
-        first.read_to_end(&mut rest).expect("what was left half read is still to be had");
+        first.read_to_end(&mut rest).expect("the rest of a half-read file is still sent");
         assert!(rest.len() as u64 > LARGER_THAN_SOCKETS_HOLD);
     }
 
@@ -401,13 +405,14 @@ mod tests {
     fn a_malformed_or_endless_head_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let address = start(folder.path().canonicalize().expect("it is there"));
-        // Most of the last is still unread when it is answered: the answer arrives all the same.
+        // The server answers the endless head while most of it is unread; the answer must still
+        // arrive.
         let endless = format!("GET / HTTP/1.1\r\nCookie: {}", "a".repeat(1 << 19));
         for head in ["no request\r\n\r\n", "GET / HTTP/1.1\r\nno header\r\n\r\n", &endless] {
             let mut answer = String::new();
             send(address, head).read_to_string(&mut answer).expect("the server answers in time");
             assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{answer}");
-            assert!(answer.ends_with("this is no request\n"), "{answer}");
+            assert!(answer.ends_with("this is not an HTTP request\n"), "{answer}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! `mmgem bench counts`: what a piece of work asks of a GPU, whatever GPU that is.
+//! `mmgem bench counts`: the number of GPU operations of a piece of work, on any GPU.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,19 +17,20 @@ use crate::terminal::{print, print_json};
 #[command(after_help = "Examples:\n  \
     mmgem bench counts --device wgpu\n  \
     mmgem bench counts --device wgpu --config assets/presets/vit_l_14_tinyllama.json --kernels\n\n\
-    The counts depend on the number of layers and hardly on their width or on the adapter, so software Vulkan gives\n\
-    those of any GPU. An image and a text end as unit vectors on the host, a prompt (a region's) as the scores of its\n\
-    first token; a token is a further one of a caption.")]
+    The counts depend on the number of layers, and hardly on their width or on the adapter. So \
+    software Vulkan gives the counts of any GPU. An image and a text end as unit vectors on the \
+    host. A prompt is a region's prefix up to the logits of the first token. A token is one more \
+    token of a caption.")]
 pub struct CountsArgs {
-    /// Count for a model of these sizes with random weights instead
+    /// Measure random weights of the sizes in this config.json, instead of a model
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Tell how often each kernel runs
+    /// Also count the runs of each kernel
     #[arg(long)]
     kernels: bool,
 }
 
-/// What one piece of work asks of wgpu, on average.
+/// Operations that one piece of work submits to wgpu, on average.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Counts {
     dispatches: f64,
@@ -39,7 +40,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts the second of two runs: the first also compiles kernels.
+    /// Counts the second of two runs, because the first also compiles kernels.
     pub fn of(mut work: impl FnMut()) -> Result<Self> {
         work();
         let ((), traffic) = mmgem_backend_wgpu::count(work)?;
@@ -52,7 +53,7 @@ impl Counts {
         })
     }
 
-    /// What this has more than `less`, shared out among `parts`.
+    /// The difference to `less`, divided by `parts`.
     pub fn beyond(&self, less: &Self, parts: f64) -> Self {
         let before = |name: &String| less.kernels.get(name).copied().unwrap_or(0.0);
         let kernels =
@@ -84,8 +85,8 @@ pub fn run(args: &CountsArgs, globals: &Globals) -> Result<()> {
     let opened = globals.open_device()?;
     ensure!(
         opened.name.starts_with("wgpu"),
-        "counts are of what is asked of wgpu, and {} is not reached through it\n  hint: give --device wgpu; software \
-         Vulkan (Mesa's lavapipe) will do",
+        "only operations of wgpu are counted, and {} does not use wgpu\n  hint: give --device wgpu; \
+         software Vulkan (Mesa's lavapipe) is enough",
         opened.name
     );
     let bench = Bench::new(files.load_to_run(&config, &opened)?, &config, 1);

@@ -1,11 +1,11 @@
-//! Random weights that are made as fast as memory: their values do not matter, only their sizes.
+//! Random weights at memory speed: only their sizes matter, not their values.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::model::MmGem;
 
-/// A model of these sizes.
+/// A model of these sizes with random weights.
 pub fn model(config: &MmGemConfig, device: &Device) -> MmGem {
     MmGem::new(config, device).map(&mut Fill)
 }
@@ -16,7 +16,7 @@ impl ModuleMapper for Fill {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape: [usize; D] = param.lazy_shape().dims();
         let n: usize = shape.iter().product();
-        // Of the width that keeps activations near 1 through a product with a matrix.
+        // This range keeps activations near 1 after a matrix product.
         let scale = (3.0 / shape[0] as f32).sqrt();
         let value = |i: usize| {
             let hash = (i as u32).wrapping_mul(0x9E37_79B1);

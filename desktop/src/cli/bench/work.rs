@@ -1,4 +1,4 @@
-//! The work that is measured, each with a result that is read back.
+//! The measured work. Each item reads its result back.
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData, s};
@@ -13,15 +13,15 @@ use mmgem_train::trace::stage_1_losses;
 use super::counts::Counts;
 use super::median_secs;
 
-/// Tokens of two captions whose difference is that of many tokens. Both are multiples of the tokens that are
-/// read back at once.
+/// Lengths of two captions; their difference gives the cost of a token. Both are multiples of the
+/// number of tokens that are read back at once.
 const SHORT: usize = 8;
 const LONG: usize = 24;
 
-/// Tokens of every text that is measured.
+/// Tokens of every measured text.
 const TEXT_LEN: usize = 12;
 
-/// A model and what is asked of it.
+/// A model and the settings of the measurement.
 pub struct Bench<'a> {
     model: MmGem,
     config: &'a MmGemConfig,
@@ -31,39 +31,41 @@ pub struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    /// Takes the median of `repeat` runs of each work.
+    /// Each rate is the median of `repeat` runs.
     pub fn new(model: MmGem, config: &'a MmGemConfig, repeat: usize) -> Self {
         let device = model.logit_scale.val().device();
         Self { model, config, pool: PoolAggregator::new(config), device, repeat }
     }
 
-    /// Pixels to unit vectors.
+    /// Images per second, from pixels to unit vectors.
     pub fn images_per_sec(&self, batch: usize) -> f64 {
         let pixels = self.pixels(batch);
         batch as f64 / median_secs(self.repeat, || self.embed_images(pixels.clone()))
     }
 
-    /// Token ids to unit vectors.
+    /// Texts per second, from token ids to unit vectors.
     pub fn texts_per_sec(&self) -> f64 {
         let texts = TokenBatch::new(&self.texts(1), &self.device);
         1.0 / median_secs(self.repeat, || self.embed_texts(&texts))
     }
 
-    /// The prefix of a region, RoI tokens and prompts, up to the scores of the first token.
+    /// Prefix tokens per second: the RoI tokens and prompts of a region, up to the logits of the
+    /// first token.
     pub fn prefill_tokens_per_sec(&self) -> f64 {
         let prefix = self.region_prefix(&self.patches(), 0);
         let [_, n_prefix, _] = prefix.dims();
         n_prefix as f64 / median_secs(self.repeat, || self.prefill(prefix.clone()))
     }
 
-    /// Greedy tokens of one caption of a whole photo.
+    /// Tokens per second of a greedy caption of a whole photo.
     pub fn caption_tokens_per_sec(&self, tokens: usize) -> f64 {
         let prefix = self.image_prefix();
         let secs = median_secs(self.repeat, || self.decode(prefix.clone(), tokens));
         tokens as f64 / secs
     }
 
-    /// Another box each time: its RoI, its prefix, its tokens.
+    /// Region captions per second. Each run uses another box and includes RoIAlign, prefix and
+    /// tokens.
     pub fn region_captions_per_sec(&self, tokens: usize) -> f64 {
         let patches = self.patches();
         let mut n_done = 0;
@@ -73,7 +75,8 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Forward and backward of both losses of stage 1; the model must be on an autodiff device.
+    /// Samples per second of the forward and backward pass of both losses of stage 1. The model
+    /// must be on an autodiff device.
     pub fn training_samples_per_sec(&self, batch: usize) -> f64 {
         let (images, texts) = (self.pixels(batch), self.texts(batch));
         let secs = median_secs(self.repeat, || {
@@ -86,7 +89,7 @@ impl<'a> Bench<'a> {
         batch as f64 / secs
     }
 
-    /// What each part of the work asks of a GPU through wgpu.
+    /// The wgpu operations of each part of the work.
     pub fn counts(&self) -> Result<Vec<(&'static str, Counts)>> {
         let (pixels, texts) = (self.pixels(1), TokenBatch::new(&self.texts(1), &self.device));
         let (whole, region) = (self.image_prefix(), self.region_prefix(&self.patches(), 0));
@@ -109,7 +112,7 @@ impl<'a> Bench<'a> {
         wait_for(self.model.text_embed(texts));
     }
 
-    /// A prefix through the language model, up to the scores of the next token.
+    /// Runs a prefix through the language model, up to the logits of the next token.
     fn prefill(&self, prefix: Tensor<3>) {
         let [_, n_prefix, hidden_size] = prefix.dims();
         let llm = &self.model.llm;
@@ -164,7 +167,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Reads a result back, so that the device has computed it; on GPUs `into_data` alone puts that off.
+/// Reads a result back, so that the device has computed it. On GPUs `into_data` alone defers this.
 fn wait_for<const D: usize>(result: Tensor<D>) {
     let _ = pollster::block_on(read_floats(result));
 }

@@ -1,4 +1,4 @@
-//! `--baseline-open-clip`: the same protocol on a checkpoint of OpenCLIP.
+//! `--baseline-open-clip`: evaluates an OpenCLIP checkpoint by the same protocol.
 
 use std::path::{Path, PathBuf};
 
@@ -13,19 +13,21 @@ use mmgem_eval::open_clip::OpenClip;
 use super::record::Record;
 use crate::context::Context;
 
-const WANTED: &str = "open_clip_model.safetensors, open_clip_config.json (the sizes are read off the weights without), and \
+const WANTED: &str = "open_clip_model.safetensors, open_clip_config.json (optional: the weights give the sizes), and \
     bpe_simple_vocab_16e6.txt.gz, merges.txt or tokenizer.json";
 
-/// Which other model.
+/// The model to compare with.
 #[derive(Debug, ClapArgs)]
 pub(super) struct BaselineArgs {
-    /// Also evaluate a CLIP or CoCa of OpenCLIP by the same protocol, and the difference: a folder with
-    /// open_clip_model.safetensors, open_clip_config.json and bpe_simple_vocab_16e6.txt.gz (or tokenizer.json)
+    /// Folder of an OpenCLIP model (CLIP or CoCa) to evaluate too, and to compare with
+    ///
+    /// The folder has open_clip_model.safetensors, open_clip_config.json, and
+    /// bpe_simple_vocab_16e6.txt.gz or tokenizer.json.
     #[arg(long = "baseline-open-clip", value_name = "DIR")]
     folder: Option<PathBuf>,
 }
 
-/// A checkpoint of OpenCLIP and what tells it from others.
+/// An OpenCLIP checkpoint, its name and the hash of its files.
 #[derive(Debug)]
 pub(super) struct Baseline {
     pub model: OpenClip,
@@ -34,7 +36,7 @@ pub(super) struct Baseline {
 }
 
 impl BaselineArgs {
-    /// Opens the checkpoint if one is asked for.
+    /// Opens the checkpoint if the option is given.
     pub fn open(&self, context: &Context) -> Result<Option<Baseline>> {
         let open = |folder: &PathBuf| {
             Baseline::read(folder, context).with_context(|| {
@@ -58,7 +60,7 @@ impl Baseline {
             "tokenizer.json",
         ];
         let tokenizer = names.map(|name| folder.join(name)).into_iter().find(|path| path.is_file());
-        let tokenizer = tokenizer.context("there is no tokenizer in the folder")?;
+        let tokenizer = tokenizer.context("the folder has no tokenizer")?;
         let tokenizer = match tokenizer.extension().is_some_and(|ext| ext == "json") {
             true => read_text(&tokenizer)?,
             false => read_lines(&tokenizer)?.join("\n"),
@@ -73,7 +75,7 @@ impl Baseline {
         Ok(Self { model, name: folder.display().to_string(), hash })
     }
 
-    /// The record of this model.
+    /// Sets the record's model to this one.
     pub fn sign(&self, mut record: Record) -> Record {
         record.model = self.name.clone();
         record.model_hash = format!("{:016x}", self.hash);
@@ -82,5 +84,5 @@ impl Baseline {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?).with_context(|| format!("no UTF-8\n  file: {}", path.display()))
+    String::from_utf8(read(path)?).with_context(|| format!("not UTF-8\n  file: {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! The best and the worst cases of an evaluation, with their pictures.
+//! The best and worst cases of an evaluation, with their pictures.
 
 use anyhow::{Context as _, Result};
 use mmgem_core::image::{Decoded, preprocess};
@@ -16,12 +16,13 @@ use crate::demo::picture::{heat_map, picture_uri, thumbnail};
 
 /// Cases of each kind.
 const N_CASES: usize = 6;
-/// Right answers among which the surest are looked for.
+/// Number of right answers to select the surest from.
 const MOST_COMPARED: usize = 200;
-/// Photos that are compared with a text at once.
+/// Photos compared with a text at once.
 const BLOCK: usize = 1024;
 
-/// Curves both ways, the surest hits, and the texts whose photo ranks last beside the photo that ranks first.
+/// Recall curves both ways, the surest hits, and the texts with the worst ranks. Those also show
+/// the photo that ranks first.
 pub(super) fn of_retrieval(
     run: &RetrievalRun,
     benchmark: &Benchmark,
@@ -59,7 +60,7 @@ fn collect<T>(items: &[T], case: impl Fn(&T) -> Result<Case>) -> Result<Vec<Case
     items.iter().map(case).collect()
 }
 
-/// Score of a text with its own photo, and the most similar other photo.
+/// Score of a text with its own photo, and the most similar other photo with its score.
 fn own_and_best_other(run: &RetrievalRun, text: usize) -> Result<(f32, Option<(usize, f32)>)> {
     let own_idx = run.text_image_idx[text];
     let row = |gallery: &Gallery, idx: usize| -> Result<Vec<f32>> {
@@ -127,10 +128,10 @@ pub(super) fn of_captions(run: &CaptionRun, benchmark: &Benchmark) -> Result<Pag
     })
 }
 
-/// Regions whose captions have the highest and the lowest CIDEr, with what their first phrase lights up; of two
-/// stages both beside each other, and those whose captions differ most.
+/// Regions whose captions have the highest and the lowest CIDEr, with the heat map of their first
+/// phrase. For two stages also the regions whose CIDEr differs most.
 ///
-/// The runs are over the same regions; the first leads.
+/// The runs have the same regions. The CIDEr of the first run selects them.
 pub(super) fn of_regions(
     runs: &[(Stage, RegionRun)],
     benchmark: &Benchmark,
@@ -162,7 +163,7 @@ pub(super) fn of_regions(
     Ok(Page { cases, ..Page::default() })
 }
 
-/// A region with what each stage sees and says of it.
+/// A region with the heat map and the caption of each stage.
 fn region_case(
     runs: &[(Stage, RegionRun)],
     idx: usize,
@@ -197,7 +198,7 @@ fn words(stage: Stage) -> &'static str {
     }
 }
 
-/// Photos whose class leads, or trails, by most.
+/// Photos whose true class leads or trails by most.
 pub(super) fn of_classes(runs: &[ClassRun], sets: &[ClassSet]) -> Result<Page> {
     let mut page = Page::default();
     for (run, set) in runs.iter().zip(sets) {
@@ -222,7 +223,7 @@ pub(super) fn of_classes(runs: &[ClassRun], sets: &[ClassSet]) -> Result<Page> {
     Ok(page)
 }
 
-/// Places of the largest and of the smallest values, none in both.
+/// Indices of the largest and of the smallest values, without overlap.
 fn extremes(values: &[f64]) -> (Vec<usize>, Vec<usize>) {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
@@ -250,7 +251,7 @@ fn shown(label: &str, photo: &Decoded) -> Result<Shown> {
     })
 }
 
-/// What a text lights up on a photo, and the box that fits it best.
+/// The photo with the heat map of a text, and its best box and point.
 fn heat(photo: &Decoded, text: &str, stage: Stage, session: &Session) -> Result<Shown> {
     let image = session.encode_decoded(photo);
     let found = block_on(async {

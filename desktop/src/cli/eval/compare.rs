@@ -1,4 +1,4 @@
-//! `mmgem eval compare`: is the difference of two runs more than luck?
+//! `mmgem eval compare`: the differences of two runs with bootstrap intervals.
 
 use std::path::PathBuf;
 
@@ -13,14 +13,14 @@ use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct CompareArgs {
-    /// The first run, as --save wrote it
+    /// First run, a file of --save
     a: PathBuf,
-    /// The second run, on the same photos
+    /// Second run on the same photos, a file of --save
     b: PathBuf,
-    /// Draws of the photos
+    /// Number of bootstrap draws of the photos
     #[arg(long, default_value_t = N_DRAWS, value_name = "N")]
     draws: usize,
-    /// Other draws
+    /// Random seed
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
 }
@@ -66,5 +66,5 @@ pub(super) fn run(args: &CompareArgs, globals: &Globals) -> Result<()> {
             found.a, found.b, found.difference
         ))?;
     }
-    print("* the interval of the difference does not hold 0")
+    print("* the interval of the difference does not contain 0")
 }

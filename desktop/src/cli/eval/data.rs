@@ -1,4 +1,4 @@
-//! Where the data of an evaluation lie, and how far it is.
+//! The data of an evaluation, and its progress bar.
 
 use std::path::PathBuf;
 
@@ -11,24 +11,24 @@ use mmgem_data::patterns::expand;
 use crate::context::Context;
 use crate::terminal::{note, progress_bar};
 
-/// Which photos.
+/// The photos to evaluate.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Data {
-    /// WebDataset shards (`*` stands for any characters), an annotation file, or a benchmark's folder
+    /// WebDataset shards (`*` matches any characters), an annotation file, or a benchmark's folder
     #[arg(long, required = true, value_name = "PATH")]
     data: Vec<String>,
-    /// Folder of the photos when they are not beside the annotations; give it again for more
+    /// Folder of the photos (repeatable) [default: beside the annotations]
     #[arg(long, value_name = "DIR")]
     images: Vec<PathBuf>,
-    /// Split of a benchmark that has several; its usual one without
+    /// Split of the benchmark [default: its usual one]
     #[arg(long, value_name = "NAME")]
     split: Option<String>,
-    /// Look at the first N photos only
+    /// Use only the first N photos
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 }
 
-/// Files and folders that patterns name; what names nothing is told when it is read.
+/// Files and folders that match the patterns. Opening the data reports a pattern without a match.
 pub(super) fn named(patterns: &[String]) -> Vec<PathBuf> {
     patterns
         .iter()
@@ -37,7 +37,7 @@ pub(super) fn named(patterns: &[String]) -> Vec<PathBuf> {
 }
 
 impl Data {
-    /// Files and folders that are read.
+    /// Files and folders that the evaluation reads.
     pub(super) fn inputs(&self) -> Vec<PathBuf> {
         named(&self.data).into_iter().chain(self.images.iter().cloned()).collect()
     }
@@ -54,10 +54,13 @@ impl Data {
     }
 }
 
-/// Names what was passed over; an error with `--strict`.
+/// Reports the skipped photos on stderr.
+///
+/// # Errors
+/// If there are any, with `--strict`.
 pub(super) fn note_skipped(seen: &Seen, context: &Context) -> Result<()> {
     for why in &seen.skipped {
-        note(false, format!("passed over {why}"));
+        note(false, format!("skipped {why}"));
     }
     if context.strict && !seen.skipped.is_empty() {
         anyhow::bail!("{} photos cannot be used (--strict)", seen.skipped.len());
@@ -65,7 +68,7 @@ pub(super) fn note_skipped(seen: &Seen, context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// A bar that appears with the first news.
+/// A progress bar that appears with the first tick.
 pub(super) struct Progress {
     quiet: bool,
     bar: Option<ProgressBar>,

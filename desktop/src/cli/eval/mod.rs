@@ -1,4 +1,4 @@
-//! `mmgem eval`: a model's scores on benchmarks and held-out photos.
+//! `mmgem eval`: scores of a model on benchmarks and held-out photos.
 
 mod baseline;
 mod cases;
@@ -50,8 +50,8 @@ use crate::terminal::note;
     mmgem eval region --data coco-clicks.tar --click\n  \
     mmgem eval long-text --data docci/ --text-len 200\n  \
     mmgem eval compare before.json after.json\n\n\
-    --data is WebDataset shards, or a benchmark as its authors publish it; `mmgem eval COMMAND --help` says what each \
-    is called and wants.")]
+    --data takes WebDataset shards, or a benchmark as its authors publish it. `mmgem eval COMMAND \
+    --help` lists the benchmarks of each command and their files.")]
 pub struct EvalArgs {
     #[command(subcommand)]
     what: What,
@@ -59,35 +59,36 @@ pub struct EvalArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Every photo against every caption, both ways: COCO, Flickr30k (Karpathy's JSON), shards
+    /// Rank captions by photo and photos by caption: COCO, Flickr30k (Karpathy's JSON), shards
     Retrieval(RetrievalArgs),
-    /// Photos against class names: a folder per class, shards, CIFAR, ELEVATER's 20 sets
+    /// Classify photos by class names: a folder per class, shards, CIFAR, ELEVATER's 20 sets
     ZeroShot(ZeroShotArgs),
-    /// Captions of whole photos against people's: COCO, NoCaps, Flickr30k, shards
+    /// Compare captions of whole photos with people's: COCO, NoCaps, Flickr30k, shards
     Caption(CaptionArgs),
-    /// Phrases and boxes: Visual Genome, Flickr30k Entities, RefCOCOg, shards
+    /// Find and describe boxes: Visual Genome, Flickr30k Entities, RefCOCOg, shards
     Region(RegionArgs),
-    /// Retrieval by long descriptions: DCI, IIW, DOCCI
+    /// Rank photos and long descriptions: DCI, IIW, DOCCI
     LongText(LongTextArgs),
-    /// The difference of two saved runs on the same photos, with intervals
+    /// Compare two saved runs on the same photos, with intervals
     Compare(compare::CompareArgs),
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
     'DIR/*.tar'             WebDataset shards: a photo and a .json with \"captions\"\n  \
-    dataset_coco.json       Karpathy's COCO, photos as train2014/ and val2014/ beside it or below --images\n  \
-    dataset_flickr30k.json  Karpathy's Flickr30k, photos as flickr30k-images/ beside it or in --images\n  \
-    captions_val2017.json   COCO's own captions, photos as val2017/ beside it or in --images")]
+    dataset_coco.json       Karpathy's COCO, photos in train2014/ and val2014/ beside it or below\n                          \
+    --images\n  \
+    dataset_flickr30k.json  Karpathy's Flickr30k, photos in flickr30k-images/ beside it or in --images\n  \
+    captions_val2017.json   COCO's own captions, photos in val2017/ beside it or in --images")]
 struct RetrievalArgs {
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
     outputs: Outputs,
-    /// What a wrong answer with the score of the right one does
+    /// Order of a wrong answer with the same score as the right one
     #[arg(long, value_enum, default_value_t = TiesArg::Against)]
     ties: TiesArg,
-    /// Take only the first N captions of a photo
+    /// Use only the first N captions of each photo
     #[arg(long, value_name = "N")]
     captions: Option<usize>,
     #[command(flatten)]
@@ -96,19 +97,23 @@ struct RetrievalArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum TiesArg {
-    /// It stands before
+    /// The wrong answer ranks first
     Against,
-    /// It stands before if it comes earlier in the data, as in open_clip's metric with a stable sort
+    /// The earlier one in the data ranks first, as in open_clip's metric with a stable sort
     Index,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
-    DIR          a folder of photos for each class; classes.txt and templates.txt in DIR win over the folders' names\n  \
-    'DIR/*.tar'  shards: a photo and a .json with \"class\", or a .cls with classnames.txt beside the shards\n  \
-    DIR          CIFAR's binary version: test_batch.bin and batches.meta.txt, or test.bin and fine_label_names.txt\n\
-    --elevater DIR has ELEVATER's sets as its toolkit downloads them, any of the 20: classification/dtd_20211007/ with \
-    test.txt, labels.txt and test.zip, zipped or unpacked; sets that are missing are named and left out of the mean")]
+    DIR          a folder of photos for each class; classes.txt and templates.txt in DIR\n               \
+    override the names of the folders\n  \
+    'DIR/*.tar'  shards: a photo and a .json with \"class\", or a .cls with classnames.txt\n               \
+    beside the shards\n  \
+    DIR          CIFAR's binary version: test_batch.bin and batches.meta.txt, or test.bin and\n               \
+    fine_label_names.txt\n\n\
+    --elevater takes a folder with any of ELEVATER's 20 sets, as its toolkit downloads them. A set \
+    is, for example, classification/dtd_20211007/ with test.txt, labels.txt and test.zip, zipped \
+    or unpacked. Missing sets are listed and not part of the mean.")]
 struct ZeroShotArgs {
     /// A folder per class, CIFAR's binary folder, or shards with classes
     #[arg(long, required_unless_present = "elevater", value_name = "PATH")]
@@ -116,13 +121,17 @@ struct ZeroShotArgs {
     /// Folder with any of ELEVATER's 20 sets (ICinW)
     #[arg(long, value_name = "DIR", conflicts_with = "data")]
     elevater: Option<PathBuf>,
-    /// Names of the classes for the prompts, one a line in the order of the classes; synonyms separated by `|`
+    /// File of class names for the prompts, one per line
+    ///
+    /// The lines are in the order of the classes. `|` separates synonyms.
     #[arg(long, value_name = "FILE", conflicts_with = "elevater")]
     classes: Option<PathBuf>,
-    /// Prompt templates with {} for the class, one a line
+    /// File of prompt templates with {} for the class, one per line
     #[arg(long, value_name = "FILE", conflicts_with = "elevater")]
     templates: Option<PathBuf>,
-    /// Look at the first N photos of a set only
+    /// Use only the first N photos
+    ///
+    /// With --elevater, of each set.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     #[command(flatten)]
@@ -134,10 +143,11 @@ struct ZeroShotArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
     'DIR/*.tar'                    WebDataset shards: a photo and a .json with \"captions\"\n  \
-    dataset_coco.json              Karpathy's COCO or Flickr30k (--split test unless said otherwise)\n  \
+    dataset_coco.json              Karpathy's COCO or Flickr30k (by default --split test)\n  \
     nocaps_val_4500_captions.json  NoCaps, scored by domain, or COCO's captions_*.json\n  \
-    image_info_test2014.json       a server's test photos, without captions: --out FILE writes yours, unscored\n\
-    Photos lie beside the file or below --images.")]
+    image_info_test2014.json       a server's test photos, without captions: needs --out,\n                                 \
+    prints no scores\n\n\
+    Photos are beside the file or below --images.")]
 struct CaptionArgs {
     #[command(flatten)]
     data: Data,
@@ -147,36 +157,43 @@ struct CaptionArgs {
     decoding: DecodingArgs,
     #[command(flatten)]
     scorers: Scorers,
-    /// Write the captions as the servers of COCO and NoCaps accept them
+    /// JSON file of captions to write, in the format of the COCO and NoCaps servers
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ClapArgs)]
 struct DecodingArgs {
-    /// Hypotheses kept while decoding; 1 is greedy
+    /// Beam width; 1 is greedy decoding
     #[arg(long, default_value_t = 1)]
     beam: usize,
-    /// With --beam: log probability over length to this power; 1 is the mean, 0 prefers short captions
+    /// Length penalty of --beam: the score is the log probability divided by length^A
+    ///
+    /// 1 is the mean over the tokens; 0 prefers short captions.
     #[arg(long, default_value_t = 1.0, value_name = "A")]
     length_penalty: f32,
-    /// Most tokens of a caption
+    /// Maximum number of tokens of a caption
     #[arg(long, default_value_t = Decoding::default().max_tokens, value_name = "N")]
     max_tokens: usize,
 }
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "--data is one of\n  \
-    'DIR/*.tar'                  WebDataset shards: a photo and a .json with \"regions\": [{\"box\", \"phrases\", \"n_boxes\"}]\n  \
-    DIR                          Visual Genome: region_descriptions.json, VG_100K/, VG_100K_2/, densecap_splits.json\n  \
-    DIR                          Flickr30k Entities: Sentences/, Annotations/, test.txt, flickr30k-images/\n  \
-    refcocog/                    refer's RefCOCOg: instances.json and refs(umd).json (refs(umd).p is a pickle: its error \
-    says how to convert it)\n  \
-    finetune_refcocog_val.json   RefCOCOg as MDETR has it\n  \
-    refcocog.jsonl               RefCOCOg from Hugging Face, a JSON object a line: file_name or image_path, bbox \
-    [x, y, width, height], captions, answer or sentences\n\
-    RefCOCOg's photos are COCO's train2014, beside it or below --images; its usual split is val. A box's caption is \
-    scored against all expressions of the box: region_cider and, with --meteor, region_meteor.")]
+    'DIR/*.tar'                  WebDataset shards: a photo and a .json with\n                               \
+    \"regions\": [{\"box\", \"phrases\", \"n_boxes\"}]\n  \
+    DIR                          Visual Genome: region_descriptions.json, VG_100K/, VG_100K_2/,\n                               \
+    densecap_splits.json\n  \
+    DIR                          Flickr30k Entities: Sentences/, Annotations/, test.txt,\n                               \
+    flickr30k-images/\n  \
+    refcocog/                    refer's RefCOCOg: instances.json and refs(umd).json; the error for\n                               \
+    refs(umd).p, a pickle, has the command that converts it\n  \
+    finetune_refcocog_val.json   MDETR's RefCOCOg\n  \
+    refcocog.jsonl               RefCOCOg from Hugging Face, one JSON object per line:\n                               \
+    file_name or image_path, bbox [x, y, width, height], captions,\n                               \
+    answer or sentences\n\n\
+    RefCOCOg's photos are COCO's train2014, beside it or below --images. Its usual split is val. \
+    The caption of a box is scored against all expressions of the box: region_cider and, with \
+    --meteor, region_meteor.")]
 struct RegionArgs {
     #[command(flatten)]
     data: Data,
@@ -186,17 +203,20 @@ struct RegionArgs {
     decoding: DecodingArgs,
     #[command(flatten)]
     scorers: Scorers,
-    /// How the model looks at boxes: 2 with the region head and prompts, 1 without, or both side by side
+    /// Stage of the model for boxes: 2 with the region head and prompts, 1 without, or both
     #[arg(long, value_enum, default_value_t = StageArg::Two)]
     stage: StageArg,
-    /// Boxes to describe for dense captioning instead of the true ones: {"PHOTO ID": [[x0,y0,x1,y1,score], ..]}
+    /// JSON file of boxes for dense captioning [default: the true boxes]
+    ///
+    /// Its format is {"PHOTO ID": [[x0,y0,x1,y1,score], ..]}.
     #[arg(long, value_name = "FILE")]
     proposals: Option<PathBuf>,
-    /// Click on each thing instead: no person, one box that covers 4 % of its photo or more. Scores the box that the
-    /// model proposes
+    /// Score the boxes that the model proposes at a click on each object
+    ///
+    /// An object has one box, which covers at least 4 % of the photo, and is not a person.
     #[arg(long, conflicts_with_all = ["stage", "proposals"])]
     click: bool,
-    /// Write what was said of each box, or with --click the proposed boxes
+    /// JSON file of the box captions to write; with --click, of the proposed boxes
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -215,17 +235,19 @@ enum StageArg {
     DIR          DCI: annotations/*.json, photos/, with --split also splits.json\n  \
     DIR          DOCCI: docci_descriptions.jsonlines, images/\n  \
     DIR          IIW: data.jsonl, photos as KEY.jpg in images/ or in --images\n  \
-    'DIR/*.tar'  WebDataset shards: a photo and a .json with \"captions\", of which the first is taken")]
+    'DIR/*.tar'  WebDataset shards: a photo and a .json with \"captions\"; the first one is used")]
 struct LongTextArgs {
     #[command(flatten)]
     data: Data,
     #[command(flatten)]
     outputs: Outputs,
-    /// DCI: which text stands for a photo. The paper does not say how its L-DCI was made; short-extra over all
-    /// photos is LoTLIP's protocol, extra FG-CLIP's, --split test the authors' 112 photos
+    /// DCI: the text of a photo
+    ///
+    /// The paper does not describe its L-DCI. LoTLIP uses short-extra of all photos, FG-CLIP uses
+    /// extra. --split test selects the authors' 112 photos.
     #[arg(long, value_enum, default_value_t = LongTextArg::ShortExtra)]
     text: LongTextArg,
-    /// Most tokens of a text, its special token included (the paper: 200)
+    /// Maximum number of tokens of a text, including its special token (the paper: 200)
     #[arg(long, default_value_t = 200, value_name = "N")]
     text_len: usize,
     #[command(flatten)]
@@ -254,7 +276,7 @@ pub fn run(args: &EvalArgs, globals: &Globals) -> Result<()> {
 }
 
 impl What {
-    /// Refuses to write over what is read, before anything is opened.
+    /// Rejects outputs that would overwrite an input, before anything is opened.
     fn spare_inputs(&self, globals: &Globals) -> Result<()> {
         match self {
             Self::Retrieval(args) => args.outputs.spare(None, &args.data.inputs(), globals),
@@ -278,7 +300,7 @@ impl What {
     }
 }
 
-/// Opens the model, with another length of texts if asked for.
+/// Opens the model, with `text_len` as the maximum text length if given.
 fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
     let mut files = ModelFiles::read(globals.model.as_deref())?;
     let fingerprint = files.fingerprint();
@@ -298,7 +320,7 @@ fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
     })
 }
 
-/// Begins the names of the scores of stage 1 when they stand beside stage 2's.
+/// Prefix of the scores of stage 1 in a record with both stages.
 const STAGE_1: &str = "stage_1_";
 const CAPTION_MEMORY_BYTES: usize = 2 << 30;
 
@@ -340,7 +362,7 @@ fn run_long_text(args: &LongTextArgs, context: &Context) -> Result<()> {
     ranking.run(&args.outputs, &args.baseline, context)
 }
 
-/// Photos and texts that are to be ranked, and how.
+/// The photos and texts to rank, and the protocol.
 struct Ranking {
     benchmark: Benchmark,
     options: RetrievalOptions,
@@ -420,7 +442,8 @@ fn class_runs(
     sets.iter().map(run).collect()
 }
 
-/// One set by itself, or those of ELEVATER that are there and the names of the `missing` ones.
+/// The record of one set, or of the available sets of ELEVATER with the names of the `missing`
+/// ones.
 fn class_record(
     runs: &[ClassRun],
     sets: &[ClassSet],
@@ -519,7 +542,7 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
     record.publish(&args.outputs, &page, context)
 }
 
-/// Captions of photos of which only a server knows what people wrote.
+/// Writes captions of photos without references, for a server that scores them.
 fn run_unscored(
     args: &CaptionArgs,
     benchmark: &Benchmark,
@@ -527,7 +550,7 @@ fn run_unscored(
     context: &Context,
 ) -> Result<()> {
     let path = args.out.as_ref().context(
-        "the photos have no captions, so there is nothing to score\n  hint: --out FILE writes what the model says of them, as the servers of COCO and NoCaps accept it",
+        "the photos have no captions, so there is nothing to score\n  hint: --out FILE writes the model's captions in the format of the COCO and NoCaps servers",
     )?;
     let mut progress = Progress::new(context.quiet);
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
@@ -550,7 +573,7 @@ fn write_for_server<'a>(
     Ok(write_atomic(path, &serde_json::to_vec_pretty(&results)?)?)
 }
 
-/// A caption in a server's format: ids that are numbers are written as such.
+/// A caption in a server's format. Numeric ids become JSON numbers.
 fn server_entry((id, caption): (&String, &String)) -> Value {
     let number = id.parse::<u64>().ok().filter(|number| number.to_string() == *id);
     json!({ "image_id": number.map_or_else(|| json!(id), |number| json!(number)), "caption": caption })
@@ -627,7 +650,7 @@ fn run_clicks(args: &RegionArgs, context: &Context) -> Result<()> {
     record.publish(&args.outputs, &Page::default(), context)
 }
 
-/// The scores of a stage, with those of other programs and of dense captioning.
+/// The scores of a stage, including METEOR and SPICE and those of dense captioning.
 fn region_scores(
     run: &RegionRun,
     scorers: &Scorers,
@@ -644,13 +667,13 @@ fn region_scores(
     let (matched, n_true) = &run.dense;
     let meteors = scorers.meteor_of(matched)?;
     let dense = dense_scores(matched, meteors.as_deref(), *n_true);
-    // With the true boxes given, finding them is no feat.
+    // With the true boxes as input, a detection score has no meaning.
     scores.insert("detection_map".into(), json!(has_proposals.then_some(dense.detection_map)));
     scores.insert("dense_captioning_map".into(), json!(dense.dense_captioning_map));
     Ok((scores, measures))
 }
 
-/// What was said of each box; of two stages what each said.
+/// The caption of each box, by each stage.
 fn said_of_boxes(runs: &[(Stage, RegionRun)]) -> Vec<Value> {
     let (_, lead) = &runs[0];
     let said = |(idx, case): (usize, &RegionCase)| {
@@ -678,7 +701,7 @@ fn to_object(scores: &impl serde::Serialize) -> Result<Map<String, Value>> {
 fn read_proposals(path: &Path) -> Result<Proposals> {
     let wanted = || {
         format!(
-            "the proposals cannot be used; wanted {{\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}}\n  file: {}",
+            "cannot use the proposals; wanted {{\"PHOTO ID\": [[x0, y0, x1, y1, score], ..]}}\n  file: {}",
             path.display()
         )
     };

@@ -1,4 +1,4 @@
-//! What an evaluation tells: scores with intervals, and everything needed to get them again.
+//! The record of an evaluation: scores with intervals, and the facts needed to reproduce them.
 
 use std::path::{Path, PathBuf};
 
@@ -19,45 +19,45 @@ use crate::names::shown;
 use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{print, print_json};
 
-/// Seed of the draws of intervals.
+/// Seed of the bootstrap draws.
 const SEED: u64 = 0;
 
-/// What is written besides what is printed.
+/// Files to write besides the printed scores.
 #[derive(Debug, Default, ClapArgs)]
 pub(super) struct Outputs {
-    /// Write the scores, with what they are made of, for `mmgem eval compare`
+    /// JSON file to write, with the scores and their parts, for `mmgem eval compare`
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Write the scores as a table: a line each
+    /// CSV file to write, with one line per score
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Write a page to look at: tables, recall curves, best and worst cases with pictures, boxes, heat maps
+    /// HTML file to write, with tables, recall curves, and the best and worst cases
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
 }
 
 impl Outputs {
-    /// Finds out before the work whether the files can be written, and `more`.
+    /// Checks before the work starts that the output files, and `more`, can be written.
     pub fn check(&self, more: Option<&PathBuf>) -> Result<()> {
         for path in [&self.save, &self.csv, &self.report].into_iter().flatten().chain(more) {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let is_there = folder.is_none_or(Path::is_dir);
             ensure!(
                 is_there,
-                "there is no folder to write the file to\n  hint: make it first\n  file: {}",
+                "the folder of the file is missing\n  hint: create it first\n  file: {}",
                 path.display()
             );
             ensure!(
                 !path.is_dir(),
-                "a folder is in the way of the file\n  file: {}",
+                "cannot write the file: the path is a folder\n  file: {}",
                 path.display()
             );
         }
         Ok(())
     }
 
-    /// Refuses files that would be written over what the evaluation reads, `inputs` and the model, and endings of other
-    /// formats. `out` is the file of `--out`.
+    /// Rejects output files that would overwrite the evaluation's `inputs` or the model, and
+    /// extensions of other formats. `out` is the file of `--out`.
     pub fn spare(
         &self,
         out: Option<&PathBuf>,
@@ -68,14 +68,14 @@ impl Outputs {
             ("--save", &self.save, ["json", "json"], "--csv writes a table"),
             ("--csv", &self.csv, ["csv", "txt"], "--save writes JSON"),
             ("--report", &self.report, ["html", "htm"], "open that in a browser"),
-            ("--out", &out.cloned(), ["json", "json"], "another format is not written"),
+            ("--out", &out.cloned(), ["json", "json"], "no other format is supported"),
         ];
         let model = model_files(globals.model.as_deref());
         for (option, file, endings, cure) in files {
             let Some(file) = file else { continue };
             check_ending(option, file, &endings, cure)?;
             spare_inputs(option, file, inputs.iter().chain(&model).map(PathBuf::as_path))?;
-            // Of a folder any file may be read.
+            // The evaluation may read any file of an input folder.
             let found = file.canonicalize().ok();
             let holds = |folder: &&PathBuf| {
                 folder.is_dir()
@@ -85,7 +85,7 @@ impl Outputs {
             };
             if let Some(folder) = inputs.iter().find(holds) {
                 let message = format!(
-                    "{option} would write over a file in {}, which this command reads; choose another file",
+                    "{option} would overwrite a file in {}, which this command reads; choose another file",
                     shown(folder)
                 );
                 return Err(WrongArguments(message).into());
@@ -94,7 +94,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Whether cases with pictures are wanted.
+    /// Whether to collect cases with pictures.
     pub fn wants_page(&self) -> bool {
         self.report.is_some()
     }
@@ -103,14 +103,14 @@ impl Outputs {
 /// One evaluation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// `retrieval`, `caption`, ..
+    /// For example `retrieval` or `caption`.
     pub task: String,
     pub protocol: String,
     pub benchmark: String,
     pub model: String,
-    /// Tells the model's files from any others.
+    /// Hash of the model's files.
     pub model_hash: String,
-    /// Tells photos and annotations from any others.
+    /// Hash of the photos and annotations.
     pub data_hash: String,
     /// Version and commit of this program.
     pub program: String,
@@ -118,10 +118,10 @@ pub(super) struct Record {
     pub n_skipped: usize,
     #[serde(flatten)]
     pub scores: Map<String, Value>,
-    /// What the scores are made of; only in saved files.
+    /// The parts of the scores, per photo. Only in saved files.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub measures: Measures,
-    /// Intervals of what stands beside the model's own scores.
+    /// Intervals of the baseline's scores and of the differences.
     #[serde(skip)]
     beside: Vec<(String, Interval)>,
 }
@@ -141,7 +141,7 @@ impl Record {
         Self::of_many(task, benchmark, protocol, &[seen], context)
     }
 
-    /// Of several sets together.
+    /// A record of several data sets together.
     pub fn of_many(
         task: &str,
         benchmark: &str,
@@ -171,7 +171,7 @@ impl Record {
         }
     }
 
-    /// Puts the scores of another model on the same photos beside these, and the differences.
+    /// Adds the scores of another model on the same photos, and the differences.
     pub fn add_baseline(&mut self, other: &Self) -> Result<()> {
         let mut scores: Map<String, Value> = other.rows().into_iter().collect();
         scores.insert("model".into(), json!(other.model));
@@ -193,14 +193,14 @@ impl Record {
         Ok(())
     }
 
-    /// Takes the fields of a struct of scores.
+    /// Adds the fields of a struct of scores.
     pub fn add_scores(&mut self, scores: &impl Serialize) -> Result<()> {
         let scores = serde_json::to_value(scores)?;
         self.scores.extend(scores.as_object().context("scores are an object")?.clone());
         Ok(())
     }
 
-    /// Reads a saved file.
+    /// Reads a file of `--save`.
     pub fn read(path: &Path) -> Result<Self> {
         let wanted = || {
             format!(
@@ -230,7 +230,7 @@ impl Record {
         self.tell(&intervals)
     }
 
-    /// The record without its parts, and with intervals.
+    /// The JSON document: the record with intervals, without the parts.
     fn document(&self, intervals: &[(String, Interval)]) -> Result<Value> {
         let mut document =
             serde_json::to_value(Self { measures: Measures::default(), ..self.clone() })?;
@@ -262,9 +262,9 @@ impl Record {
         Ok(())
     }
 
-    /// Name, value and interval of each score as people read them.
+    /// Name, value and interval of each score, formatted.
     fn table(&self, intervals: &[(String, Interval)]) -> Vec<[String; 3]> {
-        let n_photos = format!("{} ({} passed over)", self.n_photos, self.n_skipped);
+        let n_photos = format!("{} ({} skipped)", self.n_photos, self.n_skipped);
         let mut table = vec![["n_photos".to_owned(), n_photos, String::new()]];
         for (name, value) in self.rows() {
             let interval =
@@ -280,12 +280,12 @@ impl Record {
         table
     }
 
-    /// Scores on one level: `in_domain.cider`, `dtd.top1`.
+    /// The scores, flattened: `in_domain.cider`, `dtd.top1`.
     fn rows(&self) -> Vec<(String, Value)> {
         let mut rows = Vec::new();
         for (name, value) in &self.scores {
             match value {
-                // What was not measured.
+                // Not measured.
                 Value::Null => (),
                 Value::Object(inner) => {
                     rows.extend(
@@ -334,7 +334,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// A field of a CSV line.
+/// Quotes a field of a CSV line if needed.
 fn quoted(field: &str) -> String {
     match field.contains([',', '"', '\n']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),

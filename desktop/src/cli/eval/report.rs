@@ -1,4 +1,4 @@
-//! `--report`: an evaluation as a page to look at, in one file.
+//! `--report`: an evaluation as one HTML file.
 
 use mmgem_core::image::BoxPx;
 use mmgem_eval::retrieval::recall_at;
@@ -6,16 +6,16 @@ use mmgem_eval::retrieval::recall_at;
 use super::STAGE_1;
 use crate::demo::markup::{escape, rect};
 
-/// What a page shows besides the scores.
+/// The content of a page besides the scores.
 #[derive(Debug, Default)]
 pub(super) struct Page {
-    /// Recall over ranks.
+    /// Curves of recall over rank.
     pub curves: Vec<Curve>,
-    /// Headings and the cases below each.
+    /// Headings, each with its cases.
     pub cases: Vec<(String, Vec<Case>)>,
 }
 
-/// Ranks of right answers among `n_targets`.
+/// Ranks of the right answers among `n_targets`.
 #[derive(Debug)]
 pub(super) struct Curve {
     pub name: &'static str,
@@ -23,11 +23,11 @@ pub(super) struct Curve {
     pub n_targets: usize,
 }
 
-/// One photo, or a few side by side, and what is to be said of them.
+/// One photo, or a few side by side, with lines of text.
 #[derive(Debug, Default)]
 pub(super) struct Case {
     pub pictures: Vec<Shown>,
-    /// What a line is, and the line.
+    /// Labels and texts.
     pub lines: Vec<(&'static str, String)>,
 }
 
@@ -36,21 +36,21 @@ pub(super) struct Case {
 pub(super) struct Shown {
     pub label: String,
     pub uri: String,
-    /// Of the photo: boxes are in its pixels.
+    /// Width and height of the photo in pixels. Boxes and the point are in these pixels.
     pub size: (u32, u32),
-    /// Class (`true`, `found`) and box.
+    /// CSS class (`true`, `found`) and box.
     pub boxes: Vec<(&'static str, BoxPx)>,
-    /// A place to be marked.
+    /// A point to mark.
     pub point: Option<[f32; 2]>,
 }
 
-/// Size of a drawing of curves.
+/// Width and height of a chart.
 const CURVE_SIZE: (f64, f64) = (560.0, 300.0);
-/// Room for its axes: left, below.
+/// Space for its axes: left, below.
 const CURVE_ROOM: (f64, f64) = (44.0, 34.0);
 
 impl Page {
-    /// The page: facts and the table of scores come first.
+    /// Returns the HTML of the page: facts, the table of scores, curves and cases.
     pub fn html(&self, facts: &[(&'static str, &str)], table: &[[String; 3]]) -> String {
         let fact = |(name, fact): &(&str, &str)| {
             format!(
@@ -76,7 +76,8 @@ impl Page {
     }
 }
 
-/// The rows of the table; what `stage_1_` and the like begins stands beside the score of the rest of its name.
+/// The rows of the table. A score with a prefix such as `stage_1_` stands beside the score without
+/// it.
 fn scores(table: &[[String; 3]]) -> String {
     let has = |prefix: &str| table.iter().any(|[name, ..]| name.starts_with(prefix));
     let first = if has(STAGE_1) { "stage 2" } else { "value" };
@@ -153,7 +154,7 @@ impl Shown {
 }
 
 impl Curve {
-    /// Recall in percent over the rank, which grows by powers; chance is dashed.
+    /// Draws recall in percent over the rank on a logarithmic axis, with a dashed line for chance.
     fn html(&self) -> String {
         let (width, height) = CURVE_SIZE;
         let (left, below) = CURVE_ROOM;
@@ -199,7 +200,7 @@ impl Curve {
     }
 }
 
-/// About 200 ranks, close together at the front.
+/// About 200 ranks, evenly spaced on the logarithmic axis.
 fn ks(n_targets: usize) -> Vec<usize> {
     let last = n_targets.max(1) as f64;
     let mut ks: Vec<usize> =
@@ -254,7 +255,7 @@ mod tests {
         );
         assert!(html.contains("<th>stage 2</th>") && html.contains("<th>stage 1</th>"), "{html}");
         assert_eq!(html.matches("<tr>").count(), 3, "{html}");
-        // What has no partner keeps its own row.
+        // A score without a partner keeps its own row.
         assert!(scores(&[row("baseline.model", "clip")]).contains("<td>baseline.model</td>"));
     }
 
