@@ -1,4 +1,4 @@
-//! What must not be where: the Invariants of `ARCHITECTURE.md`.
+//! Checks the Invariants of `ARCHITECTURE.md`: absent dependencies and absent words.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ fn workspace() -> &'static Path {
 
 /// Names of the packages that `mmgem-core` links with these features, at most `depth` steps away.
 ///
-/// With `-p` features are resolved for this package alone, not for the whole workspace.
+/// `--package` makes cargo resolve features for this package alone, not for the whole workspace.
 fn dependencies_of_core(features: &str, depth: usize) -> BTreeSet<String> {
     let depth = depth.to_string();
     let output = Command::new(env!("CARGO"))
@@ -84,14 +84,14 @@ fn core_knows_no_window_and_no_command_line() {
     check_absent("train,scenes,files", 99, &SHELLS);
 }
 
-// One step away, because Burn itself brings a `toml`.
+// The first check stops one step away, because Burn itself depends on a `toml`.
 #[test]
 fn core_without_features_neither_packs_nor_plots_nor_draws() {
     check_absent("", 1, &["tar", "plotters", "toml", "flate2", "tiny-skia"]);
     check_absent("", 99, &["tar", "plotters", "tiny-skia", "burn-autodiff", "burn-optim"]);
 }
 
-/// Files of a folder below `core/src`, as paths from there, with their text up to the unit tests.
+/// Sources in a folder of `core/src`: the path below `core/src`, and the text before the unit tests.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let root = workspace().join("core/src");
     let mut folders = vec![root.join(folder)];
@@ -104,7 +104,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             } else if path.extension().is_some_and(|ext| ext == "rs") {
                 let name = path
                     .strip_prefix(&root)
-                    .expect("it is below")
+                    .expect("it is below `core/src`")
                     .to_string_lossy()
                     .replace('\\', "/");
                 let text = fs::read_to_string(&path).expect("a source is text");
@@ -127,7 +127,7 @@ fn check_only_in(words: &[&str], folder: &str, allowed: impl Fn(&str) -> bool) {
     }
 }
 
-/// Files that are compiled only for unit tests.
+/// True for files that are compiled only for unit tests.
 fn is_test(file: &str) -> bool {
     file.ends_with("tests.rs")
 }
@@ -171,7 +171,7 @@ fn only_files_data_and_train_touch_disk_threads_and_clock() {
         "rayon::",
     ];
     let native = |file: &str| {
-        // quant/product.rs and cpu/: behind the features `threads` and `cpu`.
+        // The features `threads` and `cpu` enable quant/product.rs and cpu/.
         ["files.rs", "quant/product.rs"].contains(&file)
             || ["data/", "files/", "train/", "cpu/"].iter().any(|folder| file.starts_with(folder))
     };
