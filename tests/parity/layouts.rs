@@ -1,7 +1,7 @@
 //! Imports published files of other libraries and compares our output with the library's.
 //!
-//! `layouts/NAME` has the published files. `layouts/NAME.safetensors` has an input and the library's
-//! output for it. `layouts.py` wrote both.
+//! `layouts/NAME` has the published files. `layouts/NAME.safetensors` has an input and the
+//! library's output for it. `layouts.py` wrote both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
