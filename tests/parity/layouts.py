@@ -95,7 +95,7 @@ def clip_model(folder):
 
 
 def clip_vision(folder):
-    """CLIPVisionModel: tensor names without a prefix, and QuickGELU, the default of transformers."""
+    """CLIPVisionModel: tensor names without a prefix, and QuickGELU, transformers' default."""
     import transformers as t
     model = off_their_defaults(t.CLIPVisionModel(t.CLIPVisionConfig(**SIZES)).eval())
     model.save_pretrained(folder)

@@ -185,7 +185,7 @@ def open_clips_own(program, case, folder, scratch):
 
 
 def extended(program):
-    """The reference with the additions of config version 2: encoders, RoI tokens, Llama's switches."""
+    """The reference with config version 2's additions: encoders, RoI tokens, Llama's switches."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from towers import TOWERS

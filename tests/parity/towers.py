@@ -44,7 +44,7 @@ def as_saved(model):
 
 
 class Siglip(nn.Module):
-    """No class token, no norm before the blocks, a bias in the patch embedding, GELU in tanh form."""
+    """No class token, no norm before the blocks, a bias in the patch embedding, tanh GELU."""
 
     def __init__(self, v):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Shared by all peers: arguments, inputs and timing. Sizes and inputs equal those of `mmgem bench`."""
+"""Shared by all peers: arguments, inputs and timing. Sizes and inputs are as in `mmgem bench`."""
 import argparse
 import json
 import statistics

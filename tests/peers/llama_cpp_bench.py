@@ -41,7 +41,8 @@ def decode(n_prefix, tokens):
     lc.llama_memory_clear(lc.llama_get_memory(context), True)
     ids = [at * 17 + 3 for at in range(n_prefix)]
     for _ in range(tokens):
-        held = (lc.llama_token * len(ids))(*ids)  # keeps the ids alive: the batch only points at them
+        # `held` keeps the ids alive; the batch only points at them.
+        held = (lc.llama_token * len(ids))(*ids)
         if lc.llama_decode(context, lc.llama_batch_get_one(held, len(ids))) != 0:
             sys.exit("llama_decode failed")
         logits = lc.llama_get_logits_ith(context, -1)

@@ -16,7 +16,7 @@ def is_tower(cfg):
 
 
 class Plan:
-    """Builds the network by calls of `maker.conv(x, name, stride, groups, clamp)` and `maker.add`."""
+    """Builds the network by `maker.conv(x, name, stride, groups, clamp)` and `maker.add(x, y)`."""
 
     def __init__(self, files):
         self.spec = json.load(open(files + ".json"))
