@@ -1,5 +1,5 @@
-//! Runs the program `mmgem` and checks its exit code, stdout and stderr: on good input, on bad
-//! input, and after a training run is killed.
+//! The program as a person meets it: exit codes, what stands on stdout and on stderr, bad input, and
+//! a training run that is killed.
 
 #[path = "cli/eval.rs"]
 mod eval;
@@ -49,7 +49,7 @@ use mmgem_core::tokenizer::{Tokenizer, train_bpe};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Path of `mmgem`. The first call builds it in the profile of this test.
+/// The program, built once in the profile of this test.
 fn mmgem() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -68,7 +68,7 @@ fn mmgem() -> &'static Path {
     })
 }
 
-/// A temporary folder with a random model of toy size and three drawn photos.
+/// A folder with a random model of toy size and a few drawn photos.
 struct Desk {
     folder: TempDir,
 }
@@ -101,8 +101,7 @@ impl Desk {
         fs::write(self.path(name), bytes).expect("the folder is writable");
     }
 
-    /// Runs `mmgem` in this folder. `line` is split at spaces. The defaults are the toy model and
-    /// the CPU.
+    /// The program in this folder with the toy model on the CPU; `line` is split at spaces.
     fn run(&self, line: &str) -> Output {
         self.command(line).output().expect("the program starts")
     }
@@ -126,7 +125,7 @@ impl Desk {
         serde_json::from_slice(&output.stdout).expect("stdout is one JSON document")
     }
 
-    /// Checks that `line` exits with `code`, prints all of `words` on stderr and does not panic.
+    /// The line must fail with `code` and say all of `words` on stderr.
     #[track_caller]
     fn fails(&self, line: &str, code: i32, words: &[&str]) {
         let output = self.run(line);
@@ -228,12 +227,12 @@ fn a_photo_that_is_cut_short_is_used_as_far_as_it_arrived_and_named() {
             "{stderr}"
         );
     }
-    // The first 60 bytes hold no pixels.
+    // Next to nothing shows nothing.
     desk.write("start.png", &png[..60]);
     desk.fails("embed start.png", 1, &["the PNG data cannot be decoded", "start.png"]);
 }
 
-/// A PNG with a header of this size and the first two bytes of its pixel data.
+/// A PNG that announces its size and begins its pixels.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
     let header = [size.as_slice(), &[8, 2, 0, 0, 0]].concat();
@@ -356,7 +355,7 @@ fn a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been() {
             desk.command(&killed).stderr(Stdio::null()).spawn().expect("the program starts");
         let metrics = desk.path("killed/metrics.jsonl");
         let deadline = Instant::now() + Duration::from_secs(60);
-        // The kill comes after some more steps, at an arbitrary point of a step.
+        // Killed in mid-step, wherever that is, once it has done some more steps.
         while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < after {
             assert!(Instant::now() < deadline, "the run makes no steps");
             if child.try_wait().expect("a child can be asked").is_some() {

@@ -1,8 +1,8 @@
-//! Counts the marks of a dialect that readers stumble over, per 1,000 words of comment.
+//! Counts marks of stilted English per 1,000 words of comment, and fails above `LIMIT`.
 //!
-//! The marks are headless subjects at the start of a sentence and a few stilted negations; `MARKS`
-//! lists them. Comments, doc comments, Python docstrings and Markdown text count. Code, code fences
-//! and code spans do not, so a text may quote a mark in backticks.
+//! The marks are headless subjects at the start of a sentence and a few odd phrases; `MARKS` lists
+//! them. Comments, doc comments, Python docstrings and Markdown text count. Code, code fences and
+//! code spans do not, so a text may quote a mark in backticks.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -16,19 +16,22 @@ const LIMIT: f64 = 1.0;
 /// Number of files that the report lists sentence by sentence.
 const N_WORST_FILES: usize = 25;
 
-/// Folders that hold builds, downloads and runs. Hidden folders are skipped too, but for two.
+/// Folders with builds and downloads, at any depth.
 const SKIPPED_FOLDERS: [&str; 3] = ["target", "node_modules", "dist"];
+/// Folders of the workspace with data and training runs.
 const SKIPPED_PATHS: [&str; 2] = ["data", "runs"];
+/// Hidden folders to search; all others are skipped.
 const HIDDEN_FOLDERS: [&str; 2] = [".cargo", ".ci"];
 
-/// A mark, in lower case. Words have boundaries on both sides.
+/// A mark. It counts only with word boundaries on both sides.
 struct Mark {
+    /// In lower case.
     words: &'static str,
-    /// Counts at the start of a sentence that is not a question.
+    /// Counts only at the start of a sentence, and not in a question.
     starts_sentence: bool,
 }
 
-/// Longer marks stand before those that they contain.
+/// A mark stands before the marks that it contains.
 const MARKS: [Mark; 11] = [
     Mark { words: "what", starts_sentence: true },
     Mark { words: "who", starts_sentence: true },
@@ -74,7 +77,7 @@ enum Language {
 fn language(path: &Path) -> Option<Language> {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("rs") => Some(Language::Rust),
-        Some("js" | "mjs") => Some(Language::JavaScript),
+        Some("js" | "mjs" | "ts") => Some(Language::JavaScript),
         Some("py") => Some(Language::Python),
         Some("toml") => Some(Language::Toml),
         Some("sh") => Some(Language::Shell),
@@ -478,7 +481,7 @@ fn quoted(rest: &str, quote: &str) -> usize {
     rest.len()
 }
 
-/// Length of a block comment. Those of Rust nest.
+/// Length of a block comment. In Rust they nest.
 fn block_comment(rest: &str, language: Language) -> usize {
     let mut depth = 0;
     let mut at = 0;
@@ -509,7 +512,7 @@ fn character(rest: &str) -> usize {
     }
 }
 
-/// Length of a raw string at its `r`, or 1 for an `r` that begins none.
+/// Length of a raw string at its `r`, or 1 for any other `r`.
 fn raw_string(source: &str, at: usize) -> usize {
     let before = source[..at].strip_suffix(['b', 'c']).unwrap_or(&source[..at]);
     let hashes = source[at + 1..].bytes().take_while(|byte| *byte == b'#').count();

@@ -83,7 +83,7 @@ def draw(mmgem, folder, n):
 
 
 def thing(record):
-    """Box of the campfire, or of the largest thing if there is no fire."""
+    """Box of the campfire, or of the largest thing in a scene without a fire."""
     regions = [region for region in record["regions"] if region["n_boxes"] == 1]
     fires = [region for region in regions if "fire" in region["type"]]
     area = lambda region: (region["box"][2] - region["box"][0]) * (region["box"][3] - region["box"][1])

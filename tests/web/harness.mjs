@@ -29,7 +29,7 @@ export function missing() {
   return "";
 }
 
-/** Lets Chromium run WebGPU in software if there is no GPU. */
+/** Lets Chromium run WebGPU in software on a machine without a GPU. */
 export const WEBGPU_FLAGS = ["--enable-unsafe-webgpu"];
 
 /** The reason why WebGPU cannot be tested here; empty if it can. */

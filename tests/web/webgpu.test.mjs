@@ -1,4 +1,4 @@
-// Compares WebGPU with the CPU, and tests a lost device. Runs in software if there is no GPU.
+// Compares WebGPU with the CPU, and tests a lost device. Runs in software without a GPU.
 
 import assert from "node:assert/strict";
 import path from "node:path";
