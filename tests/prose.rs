@@ -170,7 +170,7 @@ fn table(files: &[FileReport]) -> String {
     row("all", total(files.iter()));
 
     let mut worst: Vec<&FileReport> = files.iter().filter(|file| !file.found.is_empty()).collect();
-    worst.sort_by_key(|file| usize::MAX - file.found.len());
+    worst.sort_by_key(|file| std::cmp::Reverse(file.found.len()));
     for file in worst.iter().take(N_WORST_FILES) {
         let FileReport { name, n_words, found, .. } = file;
         let n_marks = found.len();
