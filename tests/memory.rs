@@ -1,5 +1,7 @@
-//! Memory that a training step takes against what `mmgem train --plan` says, and memory that an import takes. Alone in
-//! its program, because it counts every allocation.
+//! Peak memory of a training step, against the prediction of `mmgem train --plan`, and of an
+//! import.
+//!
+//! These tests have a program of their own, because they count every allocation.
 
 #[path = "train/lab.rs"]
 #[allow(dead_code, reason = "the training tests use the rest")]
@@ -31,38 +33,41 @@ use safetensors::Dtype as SafeDtype;
 use safetensors::tensor::TensorView;
 use serde_json::json;
 
-/// Bytes in use, and the most there were since the counter was set back.
+/// Bytes in use.
 static NOW: AtomicUsize = AtomicUsize::new(0);
+/// Peak of `NOW` since the test last reset it.
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
 struct Counting;
 
-// SAFETY: the system's allocator does the work.
+// SAFETY: every call goes to the system allocator with its arguments unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         MOST.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(place, layout) }
     }
 }
 
-/// Held while something is measured.
+/// A test holds this lock while it measures, so that the other does not allocate meanwhile.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Sizes of the towers: patch, width and layers of the encoder, width, feed-forward width and layers of the decoder.
+/// Sizes of the towers. Image encoder: patch size, hidden size, layers. Language model: hidden
+/// size, feed-forward size, layers.
 struct Shape(usize, usize, usize, usize, usize, usize);
 
-/// Measured and planned bytes of the activations of eight samples.
+/// Measured and planned bytes of the activations of eight samples. The first step warms up; the
+/// second is measured. Gradients and cast weights are subtracted.
 fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     let mut sizes = MmGemConfig::from_json(tiny::CONFIG).expect("the tiny config is right");
     let Shape(patch, width, n_layers, hidden_size, ffn, n_llm_layers) = *shape;
@@ -75,7 +80,7 @@ fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     let mut config = lab.config("run", &[&["optim.batch_size=8"], set].concat());
     let tokenizer = tiny::model().tokenizer;
     let batch = Batches::open(&config, &sizes, &tokenizer, 0, 1).expect("a shard").batch(0);
-    // Texts are padded to the longest.
+    // The batch pads its texts to the longest.
     config.hardware.text_tokens =
         batch.samples.iter().map(|s| s.text.len()).max().expect("some") as f64;
     let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
@@ -96,18 +101,19 @@ fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     (measured, 8.0 * planned.activation_bytes_per_sample)
 }
 
-/// Bytes that the CPU's products pack their matrices into, which the plan leaves out: they follow from its vectors and
-/// caches, so that the same step takes more on one machine than on another.
+/// Allowance for the buffers into which CPU matrix products pack their operands. The plan leaves
+/// them out. Their size depends on the CPU's vector width and caches, so it differs by machine.
 const PACKED: f64 = 5e5;
 
 #[test]
 fn a_step_takes_the_memory_that_was_planned() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // The plan is for GPUs, whose graph is Burn's.
+    // The plan is for GPUs, which use Burn's graph.
     record_as_other_devices();
     let lab = Lab::new();
     let mut wrong = Vec::new();
-    // What Burn's operations hold in bf16 was only measured on the CPU, so fewer shapes will do.
+    // The memory of Burn's operations in bf16 was measured on the CPU only, so every second shape
+    // is enough.
     let (recompute, bf16) = ("optim.recompute=true", "optim.compute_dtype=bf16");
     let sets: [(&[&str], usize, f64); 4] =
         [(&[], 1, 0.15), (&[recompute], 1, 0.2), (&[bf16], 2, 0.2), (&[bf16, recompute], 2, 0.2)];
@@ -139,7 +145,7 @@ fn shapes() -> [Shape; 8] {
     ]
 }
 
-/// Writes a safetensors file of zeros in 16 bits.
+/// Writes a safetensors file with zeros in bf16.
 fn write_zeros(path: &Path, shapes: &[(String, Vec<usize>)]) {
     let bytes =
         vec![0; 2 * shapes.iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0)];
@@ -150,7 +156,7 @@ fn write_zeros(path: &Path, shapes: &[(String, Vec<usize>)]) {
     safetensors::serialize_to_file(views, None, path).expect("a temporary folder can be written");
 }
 
-/// Names and sizes of a Llama and of an OpenCLIP encoder.
+/// Tensor names and shapes of an OpenCLIP image encoder and of a Llama.
 fn checkpoints() -> [Vec<(String, Vec<usize>)>; 2] {
     let (h, ffn, vocab) = (256, 688, 2000);
     let mut llama = vec![
@@ -198,7 +204,7 @@ fn norm(name: &str, width: usize) -> [(String, Vec<usize>); 2] {
     ["weight", "bias"].map(|part| (format!("{name}.{part}"), vec![width]))
 }
 
-// The checkpoints lie on the disk; of the model a tensor at a time is in memory.
+// The checkpoints stay on disk; the import holds one tensor of the model in memory at a time.
 #[test]
 fn an_import_takes_a_part_of_the_memory_of_its_model() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -235,6 +241,6 @@ fn an_import_takes_a_part_of_the_memory_of_its_model() {
     let model =
         std::fs::metadata(out.join("model.safetensors")).expect("it was written").len() as f64;
     println!("{measured} bytes for a model of {model}, ratio {:.2}", measured / model);
-    // Pages of the mapped files come on top, those of a tensor at a time.
+    // The mapped pages of the tensor being read come on top; the allocator does not see them.
     assert!(measured < 0.3 * model, "{:.2} of the model", measured / model);
 }

@@ -1,4 +1,4 @@
-//! A model that trains in a moment, and scenes to train it on.
+//! A tiny model for training tests, and drawn scenes to train it on.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,8 +15,8 @@ use mmgem_data::webdataset::{Sample, ShardWriter};
 use mmgem_scenes::{Scene, scene};
 use serde_json::json;
 
-/// As `tiny` of `mmgem_reference.py`, but with one layer of each tower, fewer prompts and room for a
-/// tokenizer of its own.
+/// The preset `tiny` of `mmgem_reference.py`, but with one layer in each tower, fewer prompts and a
+/// larger vocabulary for a tokenizer that the tests train.
 pub const CONFIG: &str = r#"{
   "format": "mm-gem", "version": 1, "resize_mode": "squash",
   "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -35,16 +35,16 @@ pub const CONFIG: &str = r#"{
   "embed_dim": 20, "bos_token_id": 1, "eos_token_id": 2
 }"#;
 
-/// Scenes of the small collection that every test learns from.
+/// Number of scenes in the collection that every training test uses.
 pub const N_SCENES: u64 = 8;
 
-/// The collection, drawn once.
+/// The scenes of the collection, drawn once per process.
 pub fn scenes() -> &'static [Scene] {
     static SCENES: OnceLock<Vec<Scene>> = OnceLock::new();
     SCENES.get_or_init(|| (0..N_SCENES).map(|index| scene(5, index)).collect())
 }
 
-/// A line for every caption of the collection.
+/// All captions of the collection, one a line.
 pub fn captions() -> String {
     scenes()
         .iter()
@@ -52,12 +52,12 @@ pub fn captions() -> String {
         .fold(String::new(), |all, line| all + line + "\n")
 }
 
-/// A scene as the bytes of a photo.
+/// A scene as a PNG file.
 pub fn png(scene: &Scene) -> Vec<u8> {
     png_of(&scene.rgb, scene.width, scene.height)
 }
 
-/// Pixels as the bytes of a photo.
+/// RGB pixels as a PNG file.
 pub fn png_of(rgb: &[u8], width: u32, height: u32) -> Vec<u8> {
     let mut png = Vec::new();
     let encoder = PngEncoder::new(&mut png);
@@ -67,7 +67,7 @@ pub fn png_of(rgb: &[u8], width: u32, height: u32) -> Vec<u8> {
     png
 }
 
-/// A scene as a training sample.
+/// A scene as a training sample: its PNG, captions and regions.
 pub fn sample(index: usize) -> Sample {
     let scene = &scenes()[index];
     let regions = scene.regions.iter().map(|r| json!({ "box": r.box_px, "phrases": r.phrases }));
@@ -76,7 +76,7 @@ pub fn sample(index: usize) -> Sample {
     Sample { key: format!("scene{index:02}"), parts }
 }
 
-/// Writes samples as a shard.
+/// Writes samples as a WebDataset shard.
 pub fn write_shard(path: &Path, samples: &[Sample]) {
     let mut writer = ShardWriter::create(path).expect("a temporary folder can be written");
     samples
@@ -85,7 +85,7 @@ pub fn write_shard(path: &Path, samples: &[Sample]) {
     writer.finish().expect("there is room for a small shard");
 }
 
-/// A model that has learned nothing.
+/// An untrained model with a tokenizer trained on the collection's captions.
 pub fn model() -> ModelFolder {
     let config = MmGemConfig::from_json(CONFIG).expect("the tiny config is right");
     let lines: Vec<String> = captions().lines().map(str::to_owned).collect();

@@ -1,11 +1,12 @@
-"""Takes the pictures of the window that the README shows, again after every change of the embedded model or of the window.
+"""Takes the README's pictures of the window. Run it after a change of the model or the window.
 
     cargo build --release --locked --workspace --bin mmgem
     apt install xvfb xdotool imagemagick; pip install pillow
     python tests/window_pictures.py target/release/mmgem assets
 
-It draws 300 scenes, opens `mmgem app` on a screen that nobody sees, and moves it by real keys and a real pointer.
-OUT/window.webp has the hits of a text, OUT/window-photo.webp the first of them with the box of a thing dragged on it.
+It draws 300 scenes, opens `mmgem app` on a virtual screen, and operates it by key presses and
+pointer movements. OUT/window.webp shows the hits of a text. OUT/window-photo.webp shows the first
+hit with a box dragged around a thing.
 """
 
 import argparse
@@ -20,12 +21,12 @@ import time
 from PIL import Image
 
 WIDTH, HEIGHT = 1180, 780
-# Where the photo view draws: its middle, and how much room a photo has.
+# Centre of the photo view, and the largest size of a photo in it, in pixels.
 MIDDLE, ROOM = (430, 377.5), (832, 727)
 
 
 class Screen:
-    """Xvfb, and what it takes to act on it."""
+    """A virtual screen (Xvfb) that takes input and pictures."""
 
     def __init__(self):
         arguments = ["-displayfd", "1", "-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-nolisten", "tcp", "-noreset"]
@@ -46,7 +47,7 @@ class Screen:
 
 
 class Window:
-    """`mmgem app --json`, which tells what happens."""
+    """`mmgem app --json`, which prints its events."""
 
     def __init__(self, screen, mmgem, folder, theme, *arguments):
         command = [mmgem, "app", "--json", "--device", "cpu", "--library", "l.sqlite", "--theme", theme, *arguments]
@@ -65,7 +66,7 @@ class Window:
 
 
 def draw(mmgem, folder, n):
-    """Scenes as photos; returns their records by file name."""
+    """Draws `n` scenes as photos; returns their records by file name."""
     subprocess.run([mmgem, "scenes", "--out", "shards", "--n", str(n), "--seed", "5", "-q"], cwd=folder, check=True)
     (folder / "photos").mkdir()
     records = {}
@@ -82,7 +83,7 @@ def draw(mmgem, folder, n):
 
 
 def thing(record):
-    """The box of the campfire, or of the largest thing."""
+    """Box of the campfire, or of the largest thing in a scene without a fire."""
     regions = [region for region in record["regions"] if region["n_boxes"] == 1]
     fires = [region for region in regions if "fire" in region["type"]]
     area = lambda region: (region["box"][2] - region["box"][0]) * (region["box"][3] - region["box"][1])
@@ -97,7 +98,7 @@ def on_screen(box, size):
 
 def look_for(screen, window, query):
     screen.input("search", "--sync", "--name", "MM-GEM", "windowfocus", "--sync")
-    # Where it hovers over nothing.
+    # Here the pointer hovers over no photo.
     screen.input("mousemove", WIDTH // 2, HEIGHT - 10)
     screen.input("key", "slash")
     screen.input("type", "--delay", 40, query)
@@ -116,7 +117,7 @@ def take(screen, mmgem, folder, out, query, n):
     window = Window(screen, mmgem, folder, "light")
     window.wait("indexed")
     look_for(screen, window, query)
-    # To the hits, then into the first; each takes a frame.
+    # The first Return moves to the hits, the second opens the first hit. Each takes a frame.
     for _ in range(2):
         time.sleep(2)
         screen.input("key", "Return")

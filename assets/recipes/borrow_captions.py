@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Gives photos that nobody described captions of other photos, by the model's own search.
+"""Gives photos without captions the captions of other photos, chosen by the model's own search.
 
     python3 assets/recipes/borrow_captions.py target/release/mmgem runs/embedded-2-stage1/model \\
         ../shared/data/captions-lm-train.txt.gz data
 
-reads coco-train-N.tar in the last folder and writes coco-borrowed-train-N.tar beside it: the same samples with
-`captions`, the three lines of the text file that fit a photo best. A line fits if each kind of thing it names
-was detected on the photo; among those the most similar to the photo win (cosine of the model's embeddings),
-lines that name more of what was detected first. Photos without three such lines keep none.
+Reads coco-train-N.tar in the last folder and writes coco-borrowed-train-N.tar beside it: the same
+samples with `captions`, the three lines of the text file that fit the photo best. A line fits if
+every kind of thing that it names was detected on the photo. Lines are ranked by the cosine of the
+model's embeddings, plus a bonus for the share of the detected kinds that they name. Photos with
+fewer than three such lines get no captions.
 
 Needs numpy and safetensors (pip).
 """
@@ -26,16 +27,16 @@ from safetensors.numpy import load_file
 
 from prepare import Writer, samples
 
-# At most so many lines are compared, chosen by their hash.
+# Largest number of lines to compare; their hash chooses them.
 LINES = 48_000
 PER_PHOTO = 3
-# What naming all of the detected kinds is worth, in cosine.
+# Bonus for a line that names all of the detected kinds, added to the cosine.
 COVERAGE = 0.15
 PEOPLE = "person people man men woman women boy boys girl girls child children kid kids player players guy lady".split()
 
 
 def kinds_of(labels):
-    """Pattern -> kind, for all words that name a kind of thing."""
+    """Maps each word that names a kind of thing to its kind."""
     words = {word: "person" for word in PEOPLE}
     for label in labels - {"person"}:
         words |= {label: label, f"{label}s": label, f"{label}es": label}
@@ -46,7 +47,7 @@ def kinds_of(labels):
 
 
 def named(text, words):
-    """The kinds of things that a text names; of a longer name its parts do not count."""
+    """The kinds of things that a text names. Parts of a longer name do not count."""
     found, text = set(), f" {re.sub('[^a-z ]', ' ', text.lower())} "
     for word in sorted(words, key=len, reverse=True):
         if f" {word} " in text:
@@ -56,7 +57,7 @@ def named(text, words):
 
 
 def embed(program, model, arguments, name):
-    """Unit vectors of photos or texts, a thousand arguments a call."""
+    """Unit vectors of photos or texts. Each call of `mmgem embed` takes a thousand of them."""
     parts = []
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/vectors.safetensors"

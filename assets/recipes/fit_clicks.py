@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Fits the weights by which `core/src/propose.rs` ranks the boxes around a clicked point.
+"""Fits the weights with which `core/src/propose.rs` ranks the boxes around a clicked point.
 
     python3 assets/recipes/fit_clicks.py runs/embedded-2-stage1/model data/coco-train-*.tar
 
-Needs `mmgem` (path in MMGEM [default: target/release/mmgem]), numpy, and torch for its optimizer. Asks `mmgem
-trace` for the patch maps of every third photo. Clicks each box that covers 4 % of its photo or more, except
-persons: once on the centre, and once anywhere in its inner 60 % x 60 %. Prints the weights, and the share of boxes
-with IoU >= 0.5 on the fourth of the photos that the fit leaves out.
+Needs `mmgem` (path in MMGEM [default: target/release/mmgem]), numpy, and torch for its optimizer.
+Gets the patch maps of every third photo from `mmgem trace`. Clicks each box that covers 4 % of its
+photo or more, except persons: once on the centre, and once anywhere in its inner 60 % x 60 %.
+Prints the weights, and the share of boxes with IoU >= 0.5 on the quarter of the photos that the fit
+leaves out.
 
-`--golden core/src/propose/golden.json` writes the features that `propose.rs` must compute on a map drawn here.
+`--golden core/src/propose/golden.json` writes the features that `propose.rs` must compute on a
+random map.
 """
 import json
 import os
@@ -42,7 +44,10 @@ def overlap(intervals, grid):
 
 
 def affinity(patches, points):
-    """Cosine of each patch [n, grid, grid, c] with the map between the patches at a point: [n, grid, grid]."""
+    """Cosine of each patch [n, grid, grid, c] with the map interpolated at a point.
+
+    Returns [n, grid, grid].
+    """
     n, grid = patches.shape[:2]
     at = np.clip(points * grid - 0.5, 0, grid - 1)
     low = np.floor(at).astype(int)
@@ -57,14 +62,15 @@ def affinity(patches, points):
 
 
 def candidates(alike, points):
-    """Boxes around each point [n, 2025, 4], in shares of the photo, and their features [n, 2025, 5]."""
+    """Boxes around each point [n, 2025, 4], as shares of the photo, and features [n, 2025, 5]."""
     n, grid = alike.shape[:2]
     x, y = spans(points[:, 0]), spans(points[:, 1])
     boxes = np.stack(np.broadcast_arrays(x[:, None, :, 0], y[:, :, None, 0], x[:, None, :, 1], y[:, :, None, 1]), -1)
     wx, wy = overlap(x, grid), overlap(y, grid)
     total = wy @ alike @ wx.transpose(0, 2, 1)
     area = wy.sum(-1)[:, :, None] * wx.sum(-1)[:, None]
-    # As if a few more patches like the photo's mean lay outside: a box of the whole photo has an outside too.
+    # A few more patches with the photo's mean are added outside, so that a box of the whole photo
+    # has an outside too.
     mean, more = alike.mean((1, 2))[:, None, None], MORE_OUTSIDE * grid**2
     outside = (alike.sum((1, 2))[:, None, None] - total + more * mean) / (grid**2 - area + more)
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
@@ -104,7 +110,7 @@ def read_photos(model, shards):
 
 
 def trace(model, images):
-    """V of photos as the program sees them: [n, grid, grid, c]."""
+    """V of photos, computed by `mmgem trace`: [n, grid, grid, c]."""
     from safetensors.numpy import load_file
 
     with tempfile.TemporaryDirectory() as folder:
@@ -119,13 +125,17 @@ def trace(model, images):
 
 
 def fit(features, reward):
-    """Weights under which a box drawn by softmax of its score earns most; the first feature's weight becomes 1."""
+    """Weights that maximise the expected reward of a box drawn by the softmax of the scores.
+
+    They are scaled so that the first feature's weight is 1.
+    """
     import torch
 
     mean, deviation = features.mean((0, 1)), features.std((0, 1))
     x, reward = torch.from_numpy((features - mean) / deviation), torch.from_numpy(reward)
     weights = torch.zeros(x.shape[-1], requires_grad=True)
-    # From the boxes' IoU first: the reward alone is flat where no box is likely.
+    # The first fit uses a softmax of the reward as target, because the expected reward is flat
+    # where no box is likely.
     for target in (torch.softmax(12 * reward, -1), None):
         optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
@@ -143,7 +153,7 @@ def fit(features, reward):
 
 
 def write_golden(path):
-    """Maps, points, and some of the candidates there with their features."""
+    """Writes a map, points, and some of the candidates at each point with their features."""
     rng = np.random.default_rng(0)
     grid, hidden = 5, 4
     patches = np.round(rng.normal(size=(1, grid, grid, hidden)), 3).astype(np.float32)

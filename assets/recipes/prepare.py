@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Cuts the photos that the embedded model learns from: what it trains on, and what is kept aside for its scores.
+"""Splits the photos of the embedded model into training shards and held-out shards.
 
     python3 assets/recipes/prepare.py ../shared/data data
 
-Writes WebDataset shards into the second folder, with Python's standard library only:
+Writes WebDataset shards into the second folder. Needs only Python's standard library.
 
-    flickr-train-N.tar     the training split of Flickr8k with Flickr30k Entities' boxes, as it is
-    flickr-val.tar         its 1,000 validation photos, as they are
+    flickr-train-N.tar     training split of Flickr8k with Flickr30k Entities' boxes, unchanged
+    flickr-val.tar         its 1,000 validation photos, unchanged
     coco-train-N.tar       photos of everyday things with the boxes that a detector found
-    coco-clicks.tar        a tenth of them, kept aside: clicks and names of things are scored on these
-    coco-things.tar        the same with things alone: no people, and at least 4 % of the photo
-    coco-captions.tar      those with captions by people, kept aside: captions of a kind never trained on
+    coco-clicks.tar        held out, a tenth of these photos: scores clicks and names of things
+    coco-things.tar        held out, the same photos: boxes without people, at least 4 % of the photo
+    coco-captions.tar      held out, photos with captions by people: a kind of caption never trained on
     objects-train-N.tar    photos of one object with its name
-    objects-held-out.tar   20 photos of each of 100 classes, kept aside
+    objects-held-out.tar   held out, 20 photos of each of 100 classes
 """
 import collections
 import hashlib
@@ -26,7 +26,7 @@ CLASSES, PER_CLASS = 100, 20
 
 
 def samples(shards):
-    """(key, image bytes, record) of each sample of some shards, in their order; keys are unique among them."""
+    """(key, image bytes, record) of each sample, in the shards' order. Keys are unique."""
     for shard in sorted(shards):
         image = None
         with tarfile.open(shard) as tar:
@@ -40,18 +40,18 @@ def samples(shards):
 
 
 def number(key):
-    """A number that follows from a sample's key."""
+    """A hash of a sample's key."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16)
 
 
 def is_thing(region, record):
-    """Whether somebody would click on it to read what it is."""
+    """True for a thing that a user would click: not a person, and at least 4 % of the photo."""
     x0, y0, x1, y1 = region["box"]
     return region["label"] != "person" and (x1 - x0) * (y1 - y0) >= 0.04 * record["width"] * record["height"]
 
 
 class Writer:
-    """Shards of at most `size` samples."""
+    """Writes shards of at most `size` samples. Only names with "train" are split and numbered."""
 
     def __init__(self, folder, name, size=2000):
         self.folder, self.name, self.size, self.count, self.tar = folder, name, size, 0, None
@@ -92,12 +92,12 @@ def main():
 
     objects = list(samples((source / "objects").glob("*.tar")))
     photos_of = collections.Counter(record["class"] for _, _, record in objects if record["class"])
-    # Caltech-101 only: ImageNet gave a photo or two of each of its classes.
+    # These classes are all from Caltech-101: ImageNet has one or two photos of each of its classes.
     kept_classes = {name for name, _ in photos_of.most_common(CLASSES)}
     kept = collections.Counter()
     for key, image, record in sorted(objects, key=lambda sample: number(sample[0])):
         name = record["class"]
-        # Never more than half of a class.
+        # At most half of a class is held out.
         if name in kept_classes and kept[name] < min(PER_CLASS, photos_of[name] // 2):
             kept[name] += 1
             out["objects-held-out"].add(key, image, record)

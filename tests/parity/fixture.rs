@@ -1,4 +1,4 @@
-//! A case's folder: what is in it, and how ours is run on the same inputs.
+//! Reads a case's folder and runs our model on its inputs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -13,11 +13,11 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-/// What the reference and ours read and do alike to the last bit.
+/// Stages that must equal the reference bit for bit.
 const EXACT: [&str; 6] =
     ["pixels", "boxes", "text_ids", "text_lens", "caption_ids", "region_caption_ids"];
 
-/// One folder of `tests/parity`; what cannot be read of it fails the test.
+/// A case of `tests/parity`. Its methods panic if a file cannot be read.
 pub struct Case(trace::Case);
 
 impl Deref for Case {
@@ -32,7 +32,7 @@ pub fn parity_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("parity")
 }
 
-/// Every folder with a `case.json`.
+/// Names of the folders that have a `case.json`.
 pub fn case_names() -> Vec<String> {
     let cases = trace::Case::read_all(&parity_folder()).expect("the cases are readable");
     cases.into_iter().map(|case| case.name).collect()
@@ -65,19 +65,21 @@ impl Case {
             .expect("the device works")
     }
 
-    /// Losses and gradients; the model must be on an autodiff device.
+    /// Losses and gradients. The model must be on an autodiff device.
     pub fn backward(&self, model: &ModelFolder) -> Vec<TraceTensor> {
         let input = self.input(model);
         pollster::block_on(trace_backward(&model.model, &model.config, &input))
             .expect("the device works")
     }
 
-    /// What the reference computed.
+    /// The stages that the reference computed.
     pub fn golden(&self) -> Vec<TraceTensor> {
         self.0.golden().unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Fails unless every stage that was traced is the reference's; prints the differences.
+    /// Compares every traced stage with the reference and prints the differences. Panics if a stage
+    /// is unknown to the reference, if a gradient is missing, or if one differs by more than
+    /// `tolerance`.
     pub fn compare(&self, trace: &[TraceTensor], tolerance: f64, device: &str) {
         let golden = self.golden();
         let of_golden = |name: &str| golden.iter().find(|wanted| wanted.name == name).cloned();
@@ -113,7 +115,7 @@ impl Case {
         assert!(failed.is_empty(), "{} on {device}: {}", self.name, failed.join("\n"));
     }
 
-    /// The model folder alone, to be spoilt.
+    /// Copies the model folder, without the goldens, to a temporary folder that a test may damage.
     pub fn copy(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().expect("a temporary folder");
         for file in ["config.json", "model.safetensors", "tokenizer.json"] {
@@ -139,7 +141,7 @@ pub fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
-/// Tensors of a safetensors file that can be changed and written again.
+/// Tensors of a safetensors file. Tests change them and write the file again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RawFile(pub BTreeMap<String, RawTensor>);
 
@@ -186,7 +188,7 @@ impl RawFile {
         safetensors::serialize(views, metadata).expect("whole tensors serialise")
     }
 
-    /// Every f32 tensor in 16 bits.
+    /// Rounds every f32 tensor to f16 or bf16.
     pub fn in_16_bits(&self, dtype: Dtype) -> Self {
         let encode = |value: f32| match dtype {
             Dtype::BF16 => half::bf16::from_f32(value).to_le_bytes(),
@@ -200,7 +202,7 @@ impl RawFile {
         Self(self.0.iter().map(|(name, t)| (name.clone(), convert(t))).collect())
     }
 
-    /// Writes `NAME-00001-of-00002.safetensors`, the second, and the index that names them.
+    /// Writes two shards, `NAME-0000N-of-00002.safetensors`, and their index.
     pub fn write_sharded(&self, folder: &Path, name: &str) {
         let stem = name.trim_end_matches(".safetensors");
         let mut shards = [Self(BTreeMap::new()), Self(BTreeMap::new())];

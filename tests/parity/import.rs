@@ -1,4 +1,4 @@
-//! OpenCLIP's and Hugging Face's own files become the model that the reference made of them.
+//! Imports files of OpenCLIP and Hugging Face, and compares the model with the reference's import.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ pub fn options() -> ImportOptions {
     }
 }
 
-/// The two checkpoints, to be changed before they are imported.
+/// The two checkpoints of the case `imported`. Tests change them before the import.
 pub struct Sources {
     pub vision: RawFile,
     pub configs: TowerConfigs,
@@ -50,7 +50,7 @@ impl Sources {
         }
     }
 
-    /// Does something with the import while the bytes of the files are there.
+    /// Calls `act` on the import, which borrows the bytes of the two files.
     fn with<R>(
         &self,
         options: &ImportOptions,
@@ -66,13 +66,13 @@ impl Sources {
         self.with(options, |import| Ok((import.config.clone(), import.model(&Device::flex())?)))
     }
 
-    /// The message when it cannot be imported.
+    /// Error message of an import that must fail.
     pub fn refused(&self, options: &ImportOptions) -> String {
         self.import(options).expect_err("this cannot be imported").to_string()
     }
 }
 
-/// Every tensor of both encoders is that of `wanted`, bit for bit.
+/// Checks that every tensor of both encoders equals `wanted` bit for bit.
 fn check_same(model: &MmGem, wanted: &RawFile) {
     let mut n_checked = 0;
     for (name, shape, values) in named_tensors(model) {
@@ -99,7 +99,7 @@ fn an_imported_model_is_the_references() {
     let (config, model) = Sources::read().import(&options()).expect("it can be imported");
     check_same(&model, &reference_model());
     let wanted = Case::read("imported").open(&Device::flex()).config;
-    // The prompts are the import's own 64.
+    // An import creates 64 prompts of its own.
     assert_eq!(config, MmGemConfig { num_caption_prompts: 64, ..wanted });
 }
 
@@ -158,7 +158,7 @@ fn a_checkpoint_in_shards_is_the_same() {
     }
 }
 
-// What is written tensor by tensor is what the model in memory would be.
+// `write_import` writes one tensor at a time; the result must equal the model built in memory.
 #[test]
 fn the_written_model_is_the_imported_one() {
     let sources = Sources::read();
@@ -220,7 +220,7 @@ fn a_tied_head_is_imported_whether_it_is_written_out_or_not() {
     sources.import(&options()).expect("and so is none");
 }
 
-/// Class features and interpolated positions that open_clip computed.
+/// Class features and interpolated positions, computed by open_clip.
 fn open_clips_own() -> RawFile {
     RawFile::read(&Case::read("imported").folder.join("open_clip_golden.safetensors"))
 }
@@ -260,7 +260,7 @@ fn positions_are_interpolated_as_openclip_does() {
         let difference = relative(&found, &wanted.floats());
         println!("flex imported positions_{grid} {difference:.1e}");
         assert!(difference < 1e-5, "{grid}: {difference:e}");
-        // And the model takes pictures of that size.
+        // The imported model accepts images of that size.
         let pixels = Tensor::zeros([1, 3, grid * 8, grid * 8], &Device::flex());
         assert_eq!(model.visual.forward(pixels).dims(), [1, grid * grid, 24]);
     }
@@ -336,7 +336,7 @@ fn a_language_model_that_is_no_plain_llama_is_refused() {
     let partial = serde_json::json!({ "rope_type": "default", "partial_rotary_factor": 0.5 });
     check_language_config("rope_parameters", partial, &["partial_rotary_factor = 1"]);
     check_language_config("intermediate_size", 44.into(), &["[40, 24]", "[44, 24]", "hint"]);
-    // What the config says and the weights have not.
+    // Settings of the config that contradict the weights.
     check_language_config("head_dim", 16.into(), &["q_proj", "[24, 24]", "[64, 24]", "hint"]);
     check_language_config(
         "attention_bias",

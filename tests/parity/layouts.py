@@ -1,7 +1,7 @@
-"""Small models of other libraries in the files that their users have, and what each library makes of a picture or a text.
+"""Writes small models of other libraries as their published files, with an input and its output.
 
-Each layout is a folder of `layouts/` with the published files alone. NAME.safetensors beside it has the inputs and V or the
-logits.
+Each layout is a folder of `layouts/` that has only the published files. NAME.safetensors beside it
+has the input, and the library's V (patch tokens) or logits.
 """
 import json, os
 import torch
@@ -21,7 +21,7 @@ def write_json(folder, name, value):
 
 
 def golden(folder, pixels, patches):
-    """V as [1, patches, width]."""
+    """Writes the pixels and V; `patches` is [1, patches, width]."""
     save_file(dict(pixels=pixels.contiguous(), v=patches.detach().contiguous()), f"{folder}.safetensors")
 
 
@@ -50,7 +50,7 @@ TEXT_CFG = dict(context_length=8, vocab_size=20, width=8, heads=1, layers=1)
 
 
 def open_clip_quick_gelu(folder):
-    """Heads of another width, LayerScale, QuickGELU, pixel statistics of its own."""
+    """Another head width, LayerScale, QuickGELU, its own pixel mean and deviation."""
     open_clip(folder, dict(embed_dim=12, quick_gelu=True, text_cfg=TEXT_CFG,
                            vision_cfg=dict(image_size=32, layers=2, width=16, head_width=4, patch_size=8, mlp_ratio=2.5,
                                            ls_init_value=0.1)),
@@ -59,7 +59,11 @@ def open_clip_quick_gelu(folder):
 
 
 def open_clip_clipa(folder):
-    """As CLIPA's models: no norm before the blocks, fixed positions, the mean is normed and V is not; a training checkpoint."""
+    """CLIPA's variant in a training checkpoint.
+
+    It has no norm before the blocks and fixed positions. The norm after them applies to the mean,
+    not to V.
+    """
     def save(state, folder):
         torch.save(dict(epoch=3, name="run", state_dict={f"module.{k}": x for k, x in state.items()},
                         optimizer=dict(state={0: dict(exp_avg=torch.ones(3))})), f"{folder}/epoch_3.pt")
@@ -78,7 +82,7 @@ def text_sizes(kind):
 
 
 def clip_model(folder):
-    """CLIPModel with the norm's epsilon and activation of its own, the text tower in the same file."""
+    """CLIPModel with another epsilon and activation, and the text tower in the same file."""
     import transformers as t
     vision = t.CLIPVisionConfig(**SIZES, projection_dim=12, hidden_act="gelu", layer_norm_eps=1e-3)
     model = off_their_defaults(t.CLIPModel(t.CLIPConfig(
@@ -91,7 +95,7 @@ def clip_model(folder):
 
 
 def clip_vision(folder):
-    """CLIPVisionModel: names without a prefix, transformers' usual QuickGELU."""
+    """CLIPVisionModel: tensor names without a prefix, and QuickGELU, transformers' default."""
     import transformers as t
     model = off_their_defaults(t.CLIPVisionModel(t.CLIPVisionConfig(**SIZES)).eval())
     model.save_pretrained(folder)
@@ -110,7 +114,7 @@ def clip_vision_with_projection(folder):
 
 
 def siglip_vision(folder):
-    """SiglipVisionModel with its pooling head, as PyTorch saved before version 1.6."""
+    """SiglipVisionModel with its pooling head, in the file format of PyTorch before 1.6."""
     import transformers as t
     model = off_their_defaults(t.SiglipVisionModel(t.SiglipVisionConfig(**SIZES)).eval())
     model.config.save_pretrained(folder)
@@ -124,7 +128,10 @@ def siglip_vision(folder):
 
 
 def dinov2_model(folder):
-    """Dinov2Model whose pictures are larger than those of its positions, in 16 bits, as PyTorch saves today."""
+    """Dinov2Model in 16 bits, in PyTorch's present file format.
+
+    Its preprocessor's images are larger than the image size of its positions.
+    """
     import transformers as t
     sizes = {**SIZES, "image_size": 40}
     del sizes["intermediate_size"]
@@ -161,25 +168,25 @@ def timm_vit(folder, architecture, save, **model_args):
 
 
 def timm_plain(folder):
-    """With LayerScale, in a training checkpoint whose names have a prefix."""
+    """A ViT with LayerScale, in a training checkpoint whose tensor names have a prefix."""
     timm_vit(folder, "vit_tiny_patch16_224", init_values=0.1, save=lambda state, folder: torch.save(
         dict(epoch=1, arch="vit", state_dict={f"module.{k}": x for k, x in state.items()}), f"{folder}/checkpoint.pth"))
 
 
 def timm_clip(folder):
-    """CLIP in timm's names: a norm before the blocks, QuickGELU, another epsilon."""
+    """CLIP under timm's names: a norm before the blocks, QuickGELU, another epsilon."""
     timm_vit(folder, "vit_base_patch32_clip_quickgelu_224",
              save=lambda state, folder: save_file(state, f"{folder}/model.safetensors"))
 
 
 def timm_deit3(folder):
-    """The class token has no position; the mean is normed and V is not."""
+    """DeiT III: the class token has no position; the last norm applies to the mean, not to V."""
     timm_vit(folder, "deit3_small_patch16_224", global_pool="avg",
              save=lambda state, folder: save_file(state, f"{folder}/model.safetensors"))
 
 
 def open_clip_trunk(folder):
-    """SigLIP in OpenCLIP's files: timm's encoder under `visual.trunk`, GELU by tanh."""
+    """SigLIP in OpenCLIP's files: timm's encoder under `visual.trunk`, GELU in its tanh form."""
     def save(state, folder):
         state = {f"visual.trunk.{k}": x for k, x in state.items()}
         state |= {"logit_scale": torch.ones([]), "logit_bias": torch.zeros([]), "text.ln_final.weight": torch.ones(4)}
@@ -194,7 +201,7 @@ def open_clip_trunk(folder):
 
 
 def timm_efficientnet_lite(folder):
-    """tf_efficientnet_lite with its batch norms, and a classifier, in 16 bits."""
+    """tf_efficientnet_lite in 16 bits, with its batch norms and its classifier."""
     model = timm_lite(0.1, 0.5, 40, 45).half().float()
     timm_config(folder, "tf_efficientnet_lite0", [0.5] * 3, [0.5] * 3, side=45)
     save_file({k: x.half().contiguous() if x.is_floating_point() else x for k, x in model.state_dict().items()},
@@ -215,14 +222,14 @@ def llama(folder, save, **config):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if ("q_proj" in name or "k_proj" in name) and name.endswith("weight"):
-                p.mul_(12)  # fresh ones attend almost evenly, whatever the positions
+                p.mul_(12)  # fresh weights attend almost evenly at every position
     save(model, folder)
     ids = torch.randint(3, 40, (1, 60))
     save_file(dict(ids=ids, logits=model(ids).logits.detach().contiguous()), f"{folder}.safetensors")
 
 
 def llama_3(folder):
-    """LlamaForCausalLM with Llama 3.1's rotary positions, biases and wide heads, in shards."""
+    """LlamaForCausalLM with Llama 3.1's rotary scaling, biases and wide heads, in shards."""
     llama(folder, lambda model, folder: model.save_pretrained(folder, max_shard_size="12KB"),
           head_dim=6, attention_bias=True, mlp_bias=True,
           rope_parameters=dict(rope_type="llama3", rope_theta=500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -230,8 +237,11 @@ def llama_3(folder):
 
 
 def llama_base(folder):
-    """LlamaModel: names without `model.`, a tied head that is not in the file, positions stretched linearly, and the keys
-    of older config files."""
+    """LlamaModel with the keys of older config files.
+
+    Tensor names lack `model.`, the tied head is absent from the file, and rotary positions are
+    scaled linearly.
+    """
     def save(model, folder):
         model.config.save_pretrained(folder)
         config = json.load(open(f"{folder}/config.json"))

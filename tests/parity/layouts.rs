@@ -1,7 +1,7 @@
-//! Models of other libraries, in the files that they publish, compute what those libraries do.
+//! Imports published files of other libraries and compares our output with the library's.
 //!
-//! `layouts/NAME` are the files, `layouts/NAME.safetensors` is what the library made of a picture or a text; `layouts.py`
-//! wrote both.
+//! `layouts/NAME` has the published files. `layouts/NAME.safetensors` has an input and the
+//! library's output for it. `layouts.py` wrote both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use mmgem_data::files::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 use crate::fixture::{RawFile, RawTensor, parity_folder, relative};
 use crate::import::{Sources, options as old_options};
 
-/// Two programs' sums of the same f32 products; half the tolerance of issue 17's 1e-4 at the end of an encoder.
+/// Largest difference allowed, over the largest value. Two programs sum the same f32 products in
+/// different orders. A fifth of the 1e-4 that issue 17 allows at the end of an encoder.
 const TOLERANCE: f64 = 2e-5;
 
 fn folder(name: &str) -> PathBuf {
@@ -32,7 +33,7 @@ fn golden(name: &str) -> RawFile {
     RawFile::read(&parity_folder().join(format!("layouts/{name}.safetensors")))
 }
 
-/// Nothing but what the files say.
+/// Options that leave everything to the files.
 fn options() -> ImportOptions {
     ImportOptions { tower: TowerOptions::default(), embed_dim: None, ..old_options() }
 }
@@ -61,7 +62,8 @@ fn import_shards(
     Ok((imported.config.clone(), imported.model(&Device::flex())?, imported.notes.clone()))
 }
 
-/// V of an imported encoder is its library's. Returns the config and what was noted.
+/// Checks that V, the patch tokens of an imported encoder, equals the library's. Returns the config
+/// and the notes of the import.
 #[track_caller]
 fn check(name: &str, mean_std: MeanStd) -> (MmGemConfig, Vec<String>) {
     check_with(name, mean_std, &options())
@@ -115,7 +117,8 @@ fn open_clips_encoder_may_norm_after_pooling() {
 
 #[test]
 fn an_encoder_of_timm_in_open_clips_files_is_read() {
-    // Such encoders are 1152 wide and have 16 heads, which their name says.
+    // The real encoders are 1152 wide with 16 heads, which the import reads from their name. This
+    // small one needs the number of heads.
     let tower = TowerOptions { num_attention_heads: Some(2), ..TowerOptions::default() };
     let options = ImportOptions { tower, ..options() };
     let (config, notes) = check_with("open_clip_trunk", INCEPTION_MEAN_STD, &options);
@@ -133,7 +136,7 @@ fn a_clip_model_with_its_text_tower_is_read() {
     let vit = vit(&config);
     assert_eq!((vit.hidden_act, vit.layer_norm_eps, vit.ln_pre), (HiddenAct::Gelu, 1e-3, true));
     assert_eq!(vit.proj_dim, Some(12));
-    // Only that photos are squashed here.
+    // The only note: photos are squashed here, while the files ask for a crop.
     assert!(matches!(notes.as_slice(), [one] if one.contains("--resize-mode")), "{notes:?}");
     let crop = ImportOptions { resize_mode: ResizeMode::Crop, ..options() };
     let (config, _, notes) =
@@ -168,7 +171,7 @@ fn a_siglip_vision_model_is_read_from_an_old_pytorch_file() {
 #[test]
 fn a_dinov2_model_takes_the_pictures_of_its_preprocessor() {
     let (config, notes) = check("dinov2_model", IMAGENET_MEAN_STD);
-    // 7 by 7 patches from positions for 5 by 5.
+    // The import interpolates 5 by 5 positions to 7 by 7 patches.
     assert_eq!((vit(&config).image_size, vit(&config).class_token), (56, true));
     assert!(notes.iter().any(|note| note.contains("64 px before it cuts 56 out")), "{notes:?}");
 }
@@ -202,7 +205,7 @@ fn batch_norms_of_timms_efficientnet_lite_are_folded() {
     assert_eq!((lite.image_size, lite.hidden_size), (45, 40));
 }
 
-// The tower file of a model folder of ours is in the folded layout.
+// The test takes the tower from one of our own model folders, which has the folded layout.
 #[test]
 fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
     let theirs = RawFile::read(&parity_folder().join("lite_45/model.safetensors"));
@@ -210,7 +213,7 @@ fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
         theirs.0.iter().filter_map(|(name, tensor)| Some((name.strip_prefix("visual.")?, tensor)));
     let mut tower =
         RawFile(names.map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect());
-    // As convolutions, and with the classifier.
+    // Matrices become 1 by 1 convolutions again, and a classifier is added.
     for tensor in tower.0.values_mut().filter(|tensor| tensor.shape.len() == 2) {
         tensor.shape.extend([1, 1]);
     }
@@ -228,7 +231,7 @@ fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
     let golden = RawFile::read(&parity_folder().join("lite_45/golden.safetensors"));
     let (pixels, map) = (&golden.0["pixels"], &golden.0["feature_map"]);
     let first = RawTensor::f32(&[1, 3, 45, 45], &pixels.floats()[..3 * 45 * 45]);
-    // From [channels, cells] to [cells, channels].
+    // [channels, cells] to [cells, channels]
     let map = map.floats();
     let wanted: Vec<f32> =
         (0..4).flat_map(|cell| map[..160].iter().skip(cell).step_by(4).copied()).collect();
@@ -236,7 +239,7 @@ fn an_efficientnet_lite_with_folded_batch_norms_is_read() {
     assert!(difference < TOLERANCE, "{difference:e}");
 }
 
-/// Changes the files of a layout and says why they are refused.
+/// Changes the files of a layout. The error of the import must contain all of `parts`.
 #[track_caller]
 fn check_refused(name: &str, change: impl Fn(&Path), parts: &[&str]) {
     let copy = copy(name);
@@ -258,7 +261,7 @@ fn copy(name: &str) -> tempfile::TempDir {
     copy
 }
 
-/// Sets a key of a JSON file; the key is a pointer.
+/// Sets a value in a JSON file. `key` is a JSON pointer.
 fn set(file: &'static str, key: &'static str, value: serde_json::Value) -> impl Fn(&Path) {
     move |folder| {
         let path = folder.join(file);
@@ -393,7 +396,8 @@ fn an_architecture_of_timm_that_computes_otherwise_is_refused() {
     check_refused("timm_plain", args("relu".into()), &["model_args.act_layer = \"relu\"", "hint"]);
 }
 
-/// Changes the tensors of a layout in one safetensors file and says why they are refused.
+/// Changes the tensors of a layout that has one safetensors file. The error of the import must
+/// contain all of `parts`.
 #[track_caller]
 fn check_tensors(name: &str, change: impl Fn(&mut RawFile), parts: &[&str]) {
     let spoil = |folder: &Path| {
@@ -557,7 +561,7 @@ fn files_that_hold_no_weights_are_told() {
     }
 }
 
-/// Logits of an imported language model are transformers'.
+/// Checks that the logits of an imported language model equal those of transformers.
 #[track_caller]
 fn check_llama(name: &str) -> MmGemConfig {
     let vision = Sources::read().vision.to_bytes();

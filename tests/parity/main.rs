@@ -1,8 +1,8 @@
-//! Our graph held against the reference program: the same weights and inputs must give the same
-//! numbers at every stage, forwards and backwards.
+//! Compares our graph with the reference program. The same weights and inputs must give the same
+//! numbers at every stage, in the forward and the backward pass.
 //!
-//! Each folder here is a case; `case.json` says what it is and which lines made it, and `make.py`
-//! makes them again. The table of differences is printed with `-- --nocapture`.
+//! Each folder with a `case.json` is a case. `case.json` describes the case and has the command
+//! lines that made it; `make.py` makes it again. `-- --nocapture` prints the table of differences.
 
 mod fixture;
 mod import;
@@ -16,12 +16,15 @@ use fixture::Case;
 use mmgem_data::files::ModelFolder;
 use mmgem_train::trace::compare;
 
-/// Both sides sum the same f32 products in different orders, which is off by some 1e-6 of the largest
-/// value; ten times that leaves room for other processors. The least of the mistakes that we tried
-/// (QuickGELU for GELU, another rotary base, another epsilon) is off by 2e-3 at
-/// the embeddings; a test below keeps it so.
+/// Largest difference allowed in the forward pass, over the largest value of the stage.
+///
+/// Both programs sum the same f32 products in different orders, which differs by about 1e-6. Ten
+/// times that leaves room for other processors. Real mistakes differ by more: the test
+/// `the_tolerance_is_far_below_what_a_mistake_does` tries a wrong activation, rotary base, epsilon
+/// and others.
 const FORWARD_TOLERANCE: f64 = 1e-5;
-/// Gradients also cancel: that of the temperature is a small difference of large terms.
+/// The same for gradients. Terms cancel in them: the gradient of the temperature is a small
+/// difference of large terms.
 const BACKWARD_TOLERANCE: f64 = 1e-4;
 
 fn check(name: &str) {
@@ -163,12 +166,13 @@ fn rotary_positions_stretch_linearly() {
     check("linear_rope");
 }
 
-/// Runs a case with one switch of its config wrong and wants the golden values to show it at `stage`.
+/// Runs a case with one wrong value in its config. Fails unless `stage` differs from the golden
+/// values by more than 100 times the tolerance.
 fn check_mistake(name: &str, key: &str, wrong: serde_json::Value, stage: &str) {
     check_mistake_above(100.0, name, key, wrong, stage);
 }
 
-/// The same where the stage must be off by a multiple of the tolerance.
+/// The same with another multiple of the tolerance.
 fn check_mistake_above(
     multiple: f64,
     name: &str,
@@ -192,7 +196,8 @@ fn check_mistake_above(
 fn the_tolerance_is_far_below_what_a_mistake_does() {
     check_mistake("quick_gelu", "/vision/hidden_act", "gelu".into(), "image_embed");
     check_mistake("tiny", "/vision/hidden_act", "quick_gelu".into(), "image_embed");
-    // Both GELUs are the same to three digits, and so are norms of vectors of usual length.
+    // The two GELUs agree to three digits. So do layer norms with either epsilon on vectors of
+    // usual length.
     check_mistake_above(10.0, "siglip", "/vision/hidden_act", "gelu".into(), "image_embed");
     check_mistake_above(10.0, "siglip", "/vision/layer_norm_eps", 1e-6.into(), "image_embed");
     check_mistake("llama3", "/llm/rope_scaling", serde_json::Value::Null, "text_embed");

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Makes this folder's checkpoints, goldens and pictures with the reference program.
+"""Makes this folder's checkpoints, golden values and pictures with the reference program.
 
     tests/parity/make.py PATH/mmgem_reference.py [CASE or LAYOUT ..]
 
-Each case is a folder: case.json (what it is, its inputs, the lines that made it), a model folder of random
-weights (config.json, model.safetensors, tokenizer.json) and golden.safetensors (every stage for the inputs).
-Each layout (layouts.py) is a folder of `layouts`: the files of another library's model, and what that makes of them.
-Running it again writes the same bytes.
+Each case is a folder with case.json (description, inputs, the command lines that made it), a model
+folder of random weights (config.json, model.safetensors, tokenizer.json) and golden.safetensors
+(every stage for the inputs). Each layout (layouts.py) is a folder of `layouts` with the files of
+another library's model; a file beside it has an input and the library's output. Running this
+program again writes the same bytes.
 """
 import argparse, importlib.util, json, math, os, runpy, shlex, shutil, sys, tempfile
 import safetensors.torch
@@ -80,7 +81,9 @@ CASES = {
     "lite_45": dict(what="timm's EfficientNet-Lite at 45 px: sides of 23, 12, 6, 3, 2", tower="lite", sixteen_bits=True,
                     set=small(vision=dict(model_type="efficientnet_lite", image_size=45, width_coefficient=0.1,
                                           depth_coefficient=0.5, hidden_size=40)),
-                    # Gradients depend on the order of summation here (a gate of ReLU6 within rounding, presumably): lite_33 has them.
+                    # One text only, so this case has no gradients; lite_33 has them. Here they
+                    # depend on the order of summation, presumably because an input of a ReLU6
+                    # lies within rounding of its bound.
                     **{**PAIR, "texts": PAIR["texts"][:1]}),
     "lite_33": dict(what="a wider and deeper EfficientNet-Lite at 33 px, odd at every stride; RoI tokens", tower="lite",
                     sixteen_bits=True,
@@ -99,7 +102,7 @@ CASES = {
 
 
 def draw_images(folder):
-    """Gradients and shapes: smooth parts, hard edges and single pixels."""
+    """Draws colour gradients and shapes: smooth parts, hard edges and single pixels."""
     os.makedirs(folder, exist_ok=True)
     for name, (w, h) in dict(square=(64, 64), wide=(96, 54), portrait=(45, 80), line=(40, 1), grey=(50, 40)).items():
         im = Image.new("RGB", (w, h))
@@ -115,7 +118,7 @@ def draw_images(folder):
 
 
 def reference(program, args):
-    """The program's own command line, without a process for each: torch takes seconds to load."""
+    """Runs the reference's command line in this process, because torch takes seconds to load."""
     argv, sys.argv = sys.argv, [program, *args]
     try:
         runpy.run_path(program, run_name="__main__")
@@ -124,8 +127,11 @@ def reference(program, args):
 
 
 def let_heads_be_tied():
-    """The reference saves every tensor of the state dict; a tied head is the same one twice, which safetensors
-    refuses. It is left out of the file, as Hugging Face does, and put back for the reference's own `run`."""
+    """Patches safetensors so that the reference can save and load a tied head.
+
+    The reference saves every tensor of the state dict, and safetensors rejects two names of one
+    tensor. As Hugging Face does, the file leaves the head out; loading puts it back.
+    """
     save, load = safetensors.torch.save_file, safetensors.torch.load_file
     head, embed = "llm.lm_head.weight", "llm.model.embed_tokens.weight"
 
@@ -144,7 +150,10 @@ def let_heads_be_tied():
 
 
 def sharpen(path):
-    """Fresh Llama weights attend almost evenly, whatever the positions: with these a wrong rotary base shows."""
+    """Scales the query and key weights, so that a wrong rotary base changes the result.
+
+    Fresh Llama weights attend almost evenly at every position.
+    """
     tensors = safetensors.torch.load_file(path)
     for name in tensors:
         if "q_proj" in name or "k_proj" in name:
@@ -153,8 +162,11 @@ def sharpen(path):
 
 
 def open_clips_own(program, case, folder, scratch):
-    """What only the case `imported` has: the files of both ecosystems, open_clip's embedding of the golden's
-    pixels, and its interpolation of the positions to other grids."""
+    """Writes the extra files of the case `imported`.
+
+    These are the files of OpenCLIP and Hugging Face, open_clip's embedding of the golden pixels,
+    and its interpolation of the positions to other grids.
+    """
     import torch
     from types import SimpleNamespace
     from open_clip.model import resize_pos_embed
@@ -173,7 +185,7 @@ def open_clips_own(program, case, folder, scratch):
 
 
 def extended(program):
-    """The reference with what config version 2 adds: other encoders, RoI tokens, Llama's further switches."""
+    """The reference with config version 2's additions: encoders, RoI tokens, Llama's switches."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from towers import TOWERS
@@ -184,7 +196,7 @@ def extended(program):
     class Extended(reference.MmGem):
         def __init__(self, cfg, tower):
             v, l = cfg["vision"], dict(cfg["llm"])
-            # The parts that are put in below take the place of these.
+            # The lines below replace this encoder and this language model.
             stand_in = dict(image_size=8, patch_size=8, hidden_size=v["hidden_size"], num_hidden_layers=1,
                             num_attention_heads=1, mlp_ratio=1.0, hidden_act="gelu", proj_dim=8)
             super().__init__({**cfg, "vision": stand_in, "llm": {k: l[k] for k in LLM}})
@@ -204,7 +216,7 @@ def extended(program):
             return super().visual_context(fmap, stage2)
 
         def named_parameters(self, *args, **options):
-            """The reference's `run` asks for the gradient of an encoder's first layer by open_clip's name."""
+            """Adds open_clip's name of the first layer, under which `run` asks for its gradient."""
             yield from super().named_parameters(*args, **options)
             yield "visual.conv1.weight", self.visual.first_weight()
 
@@ -212,7 +224,7 @@ def extended(program):
 
 
 def make_extended(program, name, case):
-    """A case whose config is version 2: the model is built here, everything else is the reference's."""
+    """Makes a case with config version 2: this file builds the model, the reference runs it."""
     import torch
     reference, Extended = extended(program)
     folder = f"{HERE}/{name}"
@@ -275,7 +287,7 @@ def make_layout(name, write, seed):
 
 
 def readable(folder):
-    """safetensors writes 600."""
+    """Makes the files readable for all; safetensors writes them with mode 600."""
     for path, _, files in os.walk(folder):
         for file in files:
             os.chmod(f"{path}/{file}", 0o644)

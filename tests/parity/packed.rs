@@ -1,4 +1,4 @@
-//! Weights in 8 and 4 bits: written, read back strictly, and close to the reference.
+//! Weights in 8 and 4 bits: written, read back strictly, and compared with the reference.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,8 @@ fn read(case: &Case, files: &Files) -> Result<MmGem, CheckpointError> {
     load(model, &Shards::new(&as_slices(&safetensors_of(files)))?)
 }
 
-/// Smallest cosine of the vectors that the reference wrote for this case.
+/// Smallest cosine of the model's embeddings with those of the reference, over all embeddings of
+/// the case.
 fn worst_cosine(case: &Case, model: MmGem) -> f32 {
     let folder = ModelFolder { model, ..case.open(&Device::flex()) };
     let golden = case.golden();
@@ -49,7 +50,7 @@ fn worst_cosine(case: &Case, model: MmGem) -> f32 {
 
 #[test]
 fn packed_models_embed_in_the_same_directions() {
-    // Rows of 20 to 64 weights: few blocks are whole.
+    // Rows have 20 to 64 weights, so most of the blocks of 32 are not full.
     for name in ["tiny", "crop_16_9", "uneven_texts", "embed_dim_56", "mlp_ratio", "tied"] {
         let case = Case::read(name);
         for (dtype, floor) in [(Dtype::Q8, 0.9995), (Dtype::Q4, 0.97)] {
@@ -61,14 +62,15 @@ fn packed_models_embed_in_the_same_directions() {
     }
 }
 
-/// Which layers of a convolutional encoder are in few bits, in the file and in memory.
+/// Checks which layers of a convolutional encoder are packed, in the file and in memory.
 #[test]
 fn point_wise_convolutions_are_packed() {
-    // Rounding of random weights grows from block to block: the same rounding in PyTorch gives 0.9977 and 0.9700 in 8 bits.
+    // The rounding error of random weights grows from block to block. The same rounding in PyTorch
+    // gives cosines of 0.9977 and 0.9700 in 8 bits.
     for (name, floors) in [("lite_45", [0.99, 0.9]), ("lite_33", [0.95, 0.9])] {
         let case = Case::read(name);
         for (dtype, floor) in [Dtype::Q8, Dtype::Q4].into_iter().zip(floors) {
-            // Convolutions have 8 bits in both.
+            // Point-wise convolutions have 8 bits in both formats.
             let packed = safetensors::Dtype::I8;
             let files = written(&case, dtype, usize::MAX);
             let file = SafeTensors::deserialize(&files[0].1).expect("whole");
@@ -83,7 +85,8 @@ fn point_wise_convolutions_are_packed() {
                     file.tensor(&format!("visual.{layer}.weight")).expect("a layer").dtype();
                 assert_eq!(found, wanted, "{name} {dtype:?} {layer}");
             }
-            // Widened when it is read, and packed in memory: products round the activations too.
+            // `load` widens the weights to f32. `load_to_run` keeps linear layers packed, and their
+            // products round the activations too.
             let shards = Shards::new(&[("model.safetensors", &files[0].1)]).expect("whole");
             let empty = || MmGem::new(&case.open(&Device::flex()).config, &Device::flex());
             let wide = worst_cosine(&case, load(empty(), &shards).expect("it was just written"));
@@ -92,7 +95,7 @@ fn point_wise_convolutions_are_packed() {
                 let wanted = format!("visual.{layer}.weight");
                 named_tensors(&to_run).iter().any(|(name, ..)| *name == wanted)
             };
-            // The CPU reads packed convolutions back in f32.
+            // On the CPU `load_to_run` widens packed convolutions to f32.
             assert!(is_wide("blocks.1.dw") && is_wide("blocks.1.expand"));
             let to_run = worst_cosine(&case, to_run);
             println!("{name} {dtype:?}: {wide} wide, {to_run} packed");
@@ -119,7 +122,7 @@ fn small_files_hold_the_same_model_as_one_large_file() {
     let case = Case::read("tiny");
     for dtype in [Dtype::F32, Dtype::F16, Dtype::Q8, Dtype::Q4] {
         let whole = read(&case, &written(&case, dtype, usize::MAX)).expect("it was just written");
-        // Smaller than the token embedding, which is cut.
+        // Some limits are smaller than the token embedding, which is then split.
         for limit_bytes in [5_000, 40_000] {
             let files = written(&case, dtype, limit_bytes);
             let shards = safetensors_of(&files);
@@ -155,7 +158,7 @@ fn a_copy_that_is_moved_leaves_no_weights_of_another_behind() {
     assert_eq!(named_tensors(&moved.model), named_tensors(&wanted));
 }
 
-/// Changes the tensors of a packed model and says how it is refused.
+/// Changes the tensors of a packed model. The error of reading it must contain all of `parts`.
 #[track_caller]
 fn check_refused(change: impl Fn(&mut RawFile), parts: &[&str]) {
     let case = Case::read("tiny");

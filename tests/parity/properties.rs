@@ -1,4 +1,4 @@
-//! What must hold for any weights, tried on the cases' random ones.
+//! Properties that hold for any weights, tested on the random weights of the cases.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 use mmgem_core::checkpoint::{Dtype, named_tensors};
@@ -15,7 +15,7 @@ use pollster::block_on;
 
 use crate::fixture::{Case, RawFile, case_names, relative};
 
-/// Two orders of the same f32 sums.
+/// Largest difference allowed between two orders of the same f32 sums, over the largest value.
 const SAME: f64 = 1e-5;
 
 fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -30,7 +30,7 @@ fn patches(case: &Case, folder: &ModelFolder) -> Tensor<3> {
     folder.model.visual.forward(Tensor::from_data(pixels, &Device::flex()))
 }
 
-/// What stands before the captions of the case's images.
+/// The caption prefix of each image of the case: `[images, prefix, hidden_size]`.
 fn prefix(case: &Case, folder: &ModelFolder) -> Tensor<3> {
     let pool = PoolAggregator::new(&folder.config);
     let tokens = folder.model.whole_tokens(&pool, patches(case, folder));
@@ -116,7 +116,7 @@ fn session(folder: ModelFolder) -> Session {
     Session::new(folder.config, folder.model, folder.tokenizer, &Device::flex())
 }
 
-/// A region of the whole input, with its own bins and samples.
+/// RoIAlign of the whole input, with the given number of bins per side and samples per bin.
 fn whole_region(
     case: &Case,
     folder: &ModelFolder,
@@ -133,7 +133,7 @@ fn whole_region(
     pool.roi_align(patches(case, folder), &(0..case.n_images()).map(whole).collect::<Vec<_>>())
 }
 
-// 32 pixels in patches of 8: a sample falls on the centre of each of the 4×4 patches.
+// The input has 32 pixels in patches of 8: one sample falls on the centre of each of 4×4 patches.
 #[test]
 fn the_whole_image_with_a_sample_per_patch_is_its_patches() {
     let case = Case::read("tiny");
@@ -156,7 +156,7 @@ fn the_mean_of_a_region_is_that_of_its_bins() {
     assert!(relative(&values(found), &values(wanted)) < SAME);
 }
 
-// As long as h4 is the identity, which it is before stage 2.
+// This holds while h4 is the identity, as it is before stage 2.
 #[test]
 fn the_whole_image_with_a_sample_per_patch_embeds_as_the_image() {
     let case = Case::read("tiny");
@@ -177,7 +177,7 @@ fn the_whole_image_with_a_sample_per_patch_embeds_as_the_image() {
     }
 }
 
-// The corners fall on whole pixels of the input, where the mask is sampled.
+// The box's corners fall on whole pixels of the input, where the mask is sampled.
 #[test]
 fn a_mask_of_a_whole_box_is_the_box() {
     let session = session(Case::read("tiny").open(&Device::flex()));
@@ -215,7 +215,7 @@ fn a_beam_of_one_is_greedy() {
     }
 }
 
-// Rows of finished captions are left out while others are still written.
+// Decoding drops the rows of finished captions while it continues the others.
 #[test]
 fn a_caption_that_ends_early_changes_no_other() {
     let mut n_uneven = 0;
@@ -228,7 +228,7 @@ fn a_caption_that_ends_early_changes_no_other() {
             block_on(greedy(&folder.model.llm, prefix, eos, 12)).expect("the CPU works")
         };
         let endless = decode(prefix.clone(), None);
-        // Whatever the first caption says in the middle is taken for the end.
+        // A token from the middle of the first caption serves as the end token.
         let eos = Some(endless[0].ids[6]);
         let together = decode(prefix.clone(), eos);
         n_uneven +=
@@ -245,8 +245,9 @@ fn a_caption_that_ends_early_changes_no_other() {
     assert!(n_uneven > 0, "no case has captions of different length");
 }
 
-// Over two tokens it is a law: the greedy path is still in the beam when its second token is scored. A
-// longer one may be dropped before it turns out best: with these random weights, 9 times in 38.
+// For two tokens this always holds: the greedy path is still in the beam when its second token is
+// scored. The beam may drop a longer path before it turns out best. With these random weights that
+// happens 9 times in 38.
 #[test]
 fn over_two_tokens_a_beam_is_at_least_as_probable_as_greedy() {
     const NEVER_ENDS: u32 = u32::MAX;
@@ -264,7 +265,7 @@ fn over_two_tokens_a_beam_is_at_least_as_probable_as_greedy() {
     }
 }
 
-// A beam's sum must be what the model says of its tokens, whatever path the cache took.
+// A beam's log-probability must equal the model's for the same tokens, computed without a cache.
 #[test]
 fn the_log_probability_of_a_beam_is_the_models() {
     for name in ["tiny", "multi_query", "grouped_heads"] {
@@ -284,7 +285,7 @@ fn the_log_probability_of_a_beam_is_the_models() {
             let at = |(position, id): (usize, &u32)| {
                 log_probs[position * folder.config.llm.vocab_size + *id as usize]
             };
-            // A caption cut at its limit has no end.
+            // A caption cut at its limit has no end token.
             let ended = (caption.ids.len() < 12).then_some(eos);
             let wanted: f32 = caption.ids.iter().chain(ended.iter()).enumerate().map(at).sum();
             assert!(

@@ -1,4 +1,5 @@
-//! A model folder with anything wrong in it is refused with what was found, what was wanted and the cure.
+//! Opens damaged model folders. The error must say what was found, what was wanted and how to fix
+//! it.
 
 use std::fs;
 use std::path::Path;
@@ -61,7 +62,7 @@ fn a_tensor_of_another_shape() {
     );
 }
 
-// As many values, in Burn's order instead of PyTorch's.
+// A transposed tensor has the same number of values, in Burn's order instead of PyTorch's.
 #[test]
 fn a_transposed_tensor() {
     let transpose =
@@ -162,7 +163,7 @@ fn an_unknown_or_missing_config_key() {
 #[test]
 fn a_config_that_contradicts_itself_or_the_weights() {
     check_config(|c| c["version"] = 3.into(), &["version 3", "versions 1 and 2"]);
-    // Version 2 says which tower, and all of its switches.
+    // Version 2 names the tower and requires all of its switches.
     check_config(|c| c["version"] = 2.into(), &["missing field `model_type`", "hint"]);
     let without_switches = |c: &mut Value| {
         c["version"] = 2.into();

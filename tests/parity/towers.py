@@ -1,12 +1,12 @@
-"""Image encoders of other libraries, small and with random weights: the oracles of make.py.
+"""Small image encoders of other libraries with random weights: make.py's source of golden values.
 
-Nothing here is copied from a library: each is built by the library itself and asked for its patch tokens.
+Each library builds its own encoder and computes the patch tokens. No library code is copied here.
 """
 import torch, torch.nn as nn
 
 
 def off_their_defaults(module):
-    """Norms, biases, scales and learned tokens, which start as constants, become random."""
+    """Randomises norms, biases, scales and learned tokens, which start as constants."""
     with torch.no_grad():
         for name, p in module.named_parameters():
             part = name.split(".")[-1]
@@ -35,7 +35,7 @@ def hf_sizes(v):
 
 
 def as_saved(model):
-    """The tensors under the names of the published files, which are not always those in memory."""
+    """The tensors under the names of published files, which may differ from the names in memory."""
     import tempfile
     from safetensors.torch import load_file
     with tempfile.TemporaryDirectory() as folder:
@@ -44,7 +44,7 @@ def as_saved(model):
 
 
 class Siglip(nn.Module):
-    """No class token, no norm before the blocks, a bias in the patch embedding, GELU by tanh."""
+    """No class token, no norm before the blocks, a bias in the patch embedding, tanh GELU."""
 
     def __init__(self, v):
         super().__init__()
@@ -139,13 +139,16 @@ class OpenClip(nn.Module):
 # ---- timm -------------------------------------------------------------------------------------------------------
 
 def timm_lite(width, depth, features, image_size):
-    """timm's EfficientNet-Lite of any width and depth, its batch norms' statistics those of noise, and not quite."""
+    """timm's EfficientNet-Lite of any width and depth.
+
+    The batch norms take their statistics from noise, then small random changes.
+    """
     import timm.models.efficientnet as E
     create = E._create_effnet
     E._create_effnet = lambda variant, pretrained=False, **kw: create(
         variant, pretrained, **{**kw, "num_features": features})
     try:
-        # As the variants tf_efficientnet_lite0 to 4 are made.
+        # timm makes tf_efficientnet_lite0 to 4 by this call.
         model = E._gen_efficientnet_lite("tf_efficientnet_lite0", width, depth, num_classes=3, bn_eps=E.BN_EPS_TF_DEFAULT,
                                          pad_type="same")
     finally:
@@ -165,9 +168,9 @@ def timm_lite(width, depth, features, image_size):
 
 
 class Lite(nn.Module):
-    """timm's EfficientNet-Lite with its batch norms folded into the convolutions, in 16 bits.
+    """timm's EfficientNet-Lite, with its batch norms folded into the convolutions, in 16 bits.
 
-    `v["hidden_size"]` is the width of the head, 1280 in the published models.
+    `v["hidden_size"]` is the width of the head: 1280 in the published models.
     """
 
     def __init__(self, v):
@@ -228,7 +231,7 @@ class Lite(nn.Module):
         return {k: x.detach() for k, x in out.items()}
 
     def gradients(self):
-        """Of the first layer, one in the middle and the last."""
+        """Gradients of the first layer, of one in the middle and of the last."""
         for name, conv in self.layers():
             if name in ("stem", "blocks.2.dw", "head"):
                 grad = conv.weight.grad

@@ -1,4 +1,4 @@
-"""What every peer shares: the work's sizes and inputs (those of `mmgem bench`), and how it is timed."""
+"""Shared by all peers: arguments, inputs and timing. Sizes and inputs are as in `mmgem bench`."""
 import argparse
 import json
 import statistics
@@ -30,7 +30,7 @@ def arguments(doc, others={}):
 
 
 def absent(reason):
-    """Says why this peer cannot run here; compare.py names it."""
+    """Prints the reason why this peer cannot run here, for compare.py to report, and exits."""
     print(json.dumps({"absent": reason}))
     sys.exit(0)
 
@@ -50,7 +50,7 @@ def print_rates(device, rates):
 
 
 def reference_model(args):
-    """The modules of the reference program with random weights, and the module itself."""
+    """The reference program's model with random weights."""
     import importlib.util
     import torch
     torch.set_num_threads(args.threads)
@@ -60,7 +60,7 @@ def reference_model(args):
     spec.loader.exec_module(reference)
     if not tower.is_tower(args.cfg):
         return reference.MmGem(args.cfg).eval()
-    # The reference knows ViTs: a small one stands where the tower comes.
+    # The reference can build only a ViT, so a small ViT is built and then replaced by the tower.
     small = dict(image_size=32, patch_size=32, hidden_size=args.cfg["vision"]["hidden_size"], num_hidden_layers=1,
                  num_attention_heads=1, mlp_ratio=0.1, hidden_act="gelu", proj_dim=1)
     model = reference.MmGem({**args.cfg, "vision": small}).eval()

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Runs `mmgem bench` and the same work in other programs, in turn, and prints medians and ratios.
+"""Runs `mmgem bench` and the same work in other programs in turn. Prints medians and ratios.
 
     compare.py --mmgem target/release/mmgem --reference mmgem_reference.py --config assets/presets/small.json
 
-Peers: torch (the reference's modules), onnx (ONNX Runtime on the same modules, exported), candle (its CLIP and its
-Llama; built here once with `cargo build --release` in tests/peers/candle), llama_cpp (llama-cpp-python; its Llama
-only). One that cannot run here is named with the reason.
+Peers:
+    torch      PyTorch with the reference's modules
+    onnx       ONNX Runtime with the same modules, exported
+    candle     candle's CLIP and Llama; build it once by `cargo build --release` in tests/peers/candle
+    llama_cpp  llama-cpp-python; the language model only
+A peer that cannot run here is listed with the reason.
 """
 import argparse
 import json
@@ -30,7 +33,7 @@ def command(peer, args):
 
 
 def rates_of(name, line, env):
-    """The rates that a command prints, or why there are none."""
+    """The rates that a command prints and None, or None and the reason for their absence."""
     try:
         run = subprocess.run(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except FileNotFoundError as error:

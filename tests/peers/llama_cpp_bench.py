@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The language model's part of `mmgem bench` in llama.cpp, on a GGUF file of random_gguf.py.
+"""The language model's share of `mmgem bench` in llama.cpp, on a GGUF file of random_gguf.py.
 
     llama_cpp_bench.py --config CONFIG.json --gguf tinyllama-q4_0.gguf [--threads 2]
 
@@ -37,11 +37,12 @@ region = cfg["roi_output_size"] ** 2 + cfg["num_caption_prompts"]
 
 
 def decode(n_prefix, tokens):
-    """A prefix and then greedy tokens, the first of which the prefix gives."""
+    """Reads a prefix and writes greedy tokens; the prefix gives the first token."""
     lc.llama_memory_clear(lc.llama_get_memory(context), True)
     ids = [at * 17 + 3 for at in range(n_prefix)]
     for _ in range(tokens):
-        held = (lc.llama_token * len(ids))(*ids)  # the batch only points at it
+        # `held` keeps the ids alive; the batch only points at them.
+        held = (lc.llama_token * len(ids))(*ids)
         if lc.llama_decode(context, lc.llama_batch_get_one(held, len(ids))) != 0:
             sys.exit("llama_decode failed")
         logits = lc.llama_get_logits_ith(context, -1)

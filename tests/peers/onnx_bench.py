@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""The work of `mmgem bench` in ONNX Runtime, on graphs that PyTorch exports from the reference's modules; a convolutional
-tower's is written node by node (tower.py).
+"""The work of `mmgem bench` in ONNX Runtime.
+
+PyTorch exports the graphs from the reference's modules. tower.py writes the graph of a
+convolutional tower node by node.
 
     onnx_bench.py --reference mmgem_reference.py --config CONFIG.json [--threads 2]
     onnx_bench.py --reference mmgem_reference.py --config CONFIG.json --export DIR
 
-Prints one JSON document with the same keys; with --export it writes the graphs of one image and of a decoding step, weights
-inside, as web_bench.mjs takes them, and measures nothing. Needs onnxruntime, onnxscript and what torch_bench.py needs.
+Prints one JSON document with the same keys. With --export it measures nothing: it writes the graphs
+of one image and of a decoding step, with their weights, for web_bench.mjs. Needs onnxruntime,
+onnxscript and the packages of torch_bench.py.
 """
 import os
 import tempfile
@@ -22,9 +25,9 @@ try:
     import onnxruntime as ort
     import torch
     if tower.is_tower(cfg) and args.only == ["image"]:
-        import onnx  # noqa: F401, which writes the tower's graph
+        import onnx  # noqa: F401 (tower.py writes the tower's graph with it)
     else:
-        import onnxscript  # noqa: F401, which the exporter needs
+        import onnxscript  # noqa: F401 (the exporter needs it)
     model = common.reference_model(args)
 except ImportError as missing:
     common.absent(f"{missing.name} is not installed")
@@ -38,7 +41,7 @@ class Image(torch.nn.Module):
 
 
 class Step(torch.nn.Module):
-    """One step of decoding: embeddings and the cache in, the next token, its embedding and the cache out."""
+    """One decoding step. In: embeddings and cache. Out: next token, its embedding and the cache."""
 
     def forward(self, x, cos, sin, mask, *past):
         m, new = model.llm.model, []
@@ -86,7 +89,7 @@ def rate(name, n, work):
 
 
 class Decoder:
-    """The exported step with its tables."""
+    """The exported decoding step, with its tables of rotary positions."""
 
     @staticmethod
     def export(folder, **how):

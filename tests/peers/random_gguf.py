@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""A GGUF file of random weights for the peers that read one: the Llama of a config, quantised.
+"""Writes a GGUF file for the peers that read one: a config's Llama, random weights, quantised.
 
     random_gguf.py --config assets/presets/vit_l_14_tinyllama.json --type Q4_0 --out tinyllama-q4_0.gguf
 
-Needs gguf and numpy. Norms stay wide; the embedding and the head are quantised too, as llama.cpp's own tool does.
+Needs gguf and numpy. Norms stay in f32. The embedding and the head are quantised, as llama.cpp's
+own tool does.
 """
 import argparse
 import json

@@ -18,7 +18,7 @@ cfg, rates = args.cfg, {}
 
 
 def greedy(prefix):
-    """As the reference decodes, but with Hugging Face's cache instead of the whole sequence each time."""
+    """Decodes as the reference does, but with Hugging Face's cache of keys and values."""
     x, cache = prefix, None
     for _ in range(args.tokens):
         out = model.llm(inputs_embeds=x, past_key_values=cache, use_cache=True, logits_to_keep=1)

@@ -1,4 +1,7 @@
-"""An EfficientNet-Lite in PyTorch and as an ONNX graph, from the same two files: towers/NAME.json and NAME.safetensors."""
+"""An EfficientNet-Lite in PyTorch and as an ONNX graph.
+
+Both are built from the same two files, towers/NAME.json and towers/NAME.safetensors.
+"""
 import json
 import os
 
@@ -13,7 +16,7 @@ def is_tower(cfg):
 
 
 class Plan:
-    """The network as the calls of `maker.conv(x, name, stride, groups, clamp)` and `maker.add(x, y)`."""
+    """Builds the network by `maker.conv(x, name, stride, groups, clamp)` and `maker.add(x, y)`."""
 
     def __init__(self, files):
         self.spec = json.load(open(files + ".json"))
@@ -33,7 +36,7 @@ class Plan:
 
 
 def torch_tower(files):
-    """`[b, 3, side, side]` → V `[b, channels, grid, grid]`"""
+    """A module from pixels `[b, 3, side, side]` to V `[b, channels, grid, grid]`."""
     import torch
     import torch.nn.functional as F
     plan = Plan(files)
@@ -63,7 +66,10 @@ def torch_tower(files):
 
 
 def onnx_graph(files, batch, h1, path):
-    """Writes pixels `[b, 3, side, side]` → unit vectors of images; `h1` is weight `[out, in]` and bias."""
+    """Writes a graph from pixels `[batch, 3, side, side]` to unit vectors `[batch, out]`.
+
+    `h1` is its last layer: a weight `[out, in]` and a bias `[out]`.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
     plan, nodes, tensors = Plan(files), [], []

@@ -1,4 +1,5 @@
-// MM-GEM's page modules beside onnxruntime-web in the same Chromium, in turn: one image, one region's prompt, one token.
+// Compares MM-GEM's page modules with onnxruntime-web in the same Chromium, in turn.
+// Measures one image, one region's prompt and one token.
 //
 //     python3 tests/peers/onnx_bench.py --reference mmgem_reference.py --config assets/model/config.json --export /tmp/onnx
 //     npm install --prefix /tmp/ort onnxruntime-web@1.30.0
@@ -6,8 +7,9 @@
 //     node tests/peers/web_bench.mjs --onnx /tmp/onnx --ort /tmp/ort/node_modules/onnxruntime-web/dist
 //         [--rounds 5] [--images 3] [--tokens 8] [--gpu-rounds 3] [--only cpu|webgpu] [--json]
 //
-// Each engine has a browser of its own, so that memory can be told apart: the largest resident set of its renderer and of
-// its GPU process. Sizes are brotli's at quality 9. Without a graphics processor Chromium's WebGPU is a program (SwiftShader).
+// Each engine has a browser of its own, so that memory is measured per engine: the peak resident
+// set of the renderer and of the GPU process. Sizes are after brotli at quality 9. Without a GPU
+// Chromium runs WebGPU in software (SwiftShader).
 
 import { execFileSync } from "node:child_process";
 import fs from "node:fs";
@@ -45,7 +47,7 @@ const ENGINES = [
     files: theirs("webgpu") },
 ].filter(({ on }) => !options.only || on === options.only);
 
-/** What is fetched before the first answer, without the model's weights. */
+/** Files that the page fetches before its first answer, without the model's weights. */
 function ours(backend) {
   const lib = path.join(ROOT, "web/dist/lib", backend);
   return [path.join(lib, "mmgem_web.js"), path.join(lib, "mmgem_web_bg.wasm"), path.join(ROOT, "web/dist/model/tokenizer.json")];
@@ -74,7 +76,7 @@ function serve() {
   return new Promise((resolve) => server.listen(0, "127.0.0.1", () => resolve(server)));
 }
 
-/** Megabytes resident at most, of each kind of the browser's processes. */
+/** Peak resident set in MiB of each kind of the browser's processes. */
 function memory(pid) {
   const parents = new Map();
   for (const id of fs.readdirSync("/proc").filter((name) => /^\d+$/.test(name))) {

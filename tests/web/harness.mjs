@@ -1,4 +1,4 @@
-// What the browser tests share: the server, the browser, drawn scenes, and the same questions asked natively.
+// Shared by the browser tests: the server, the browser, drawn scenes, and the native program.
 
 import { execFileSync, spawn } from "node:child_process";
 import fs from "node:fs";
@@ -15,7 +15,7 @@ const FLAGS = [
   "--disable-sync",
 ];
 
-/** Why the tests cannot run here, or nothing. */
+/** The reason why the tests cannot run here; empty if they can. */
 export function missing() {
   const wanted = [
     [CHROMIUM, "apt-get install chromium"],
@@ -29,10 +29,10 @@ export function missing() {
   return "";
 }
 
-/** Gives Chromium a graphics processor in software where there is no other. */
+/** Lets Chromium run WebGPU in software on a machine without a GPU. */
 export const WEBGPU_FLAGS = ["--enable-unsafe-webgpu"];
 
-/** Why WebGPU cannot be tested here, or nothing. */
+/** The reason why WebGPU cannot be tested here; empty if it can. */
 export async function missingWebGpu(address) {
   if (!fs.existsSync(path.join(ROOT, "web/dist/lib/webgpu"))) {
     return "SKIPPED: the tests on WebGPU want its module; get it by `cargo web --webgpu`";
@@ -48,7 +48,7 @@ export async function missingWebGpu(address) {
   }
 }
 
-/** `mmgem` with these arguments on the CPU; its JSON document. */
+/** Runs `mmgem` with these arguments on the CPU and returns its JSON document. */
 export function mmgem(...args) {
   const output = execFileSync(MMGEM, [...args, "--json", "-q", "--device", "cpu"], { maxBuffer: 1 << 28 });
   return JSON.parse(output.toString());
@@ -71,7 +71,7 @@ export function drawScenes(n) {
   return { folder: photos, scenes, remove: () => fs.rmSync(folder, { recursive: true }) };
 }
 
-/** Serves the page; `address` is its URL. */
+/** Serves the page with `mmgem web`. `address` is its URL; `stop` ends the server. */
 export async function serve() {
   const server = spawn(MMGEM, ["web", "--no-open", "--port", "0", "-q"], { stdio: ["ignore", "pipe", "inherit"] });
   const address = await new Promise((resolve, reject) => {
@@ -86,7 +86,7 @@ export async function serve() {
   return { address, stop };
 }
 
-/** A browser with nothing kept from before; `requests` gathers what it asks of any server. */
+/** Starts a browser with an empty profile. `requests` collects the URL of every request. */
 export async function browse(flags = []) {
   const { chromium } = createRequire(path.join(ROOT, "web/package.json"))("playwright-core");
   const profile = fs.mkdtempSync(path.join(os.tmpdir(), "mmgem-profile-"));
@@ -102,7 +102,7 @@ export async function browse(flags = []) {
   return { context, requests, close };
 }
 
-/** The page with its model ready; `errors` gathers what went wrong in it. */
+/** Opens the page and waits for its model. `errors` collects its errors and console errors. */
 export async function openPage(context, address) {
   const page = await context.newPage();
   page.setDefaultTimeout(90_000);
@@ -120,11 +120,11 @@ export const settled = (page, selector) => page.waitForFunction((selector) => {
   return line && !line.classList.contains("writing") && !line.classList.contains("quiet") && line.textContent;
 }, selector);
 
-/** Presses a button that asks for files, and gives it some. */
+/** Clicks a button that opens a file chooser, and chooses `files`. */
 export async function chooseFiles(page, button, files) {
   const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.locator(button).click()]);
   await chooser.setFiles(files);
 }
 
-/** Bytes of a file as the page can take them. */
+/** A file's bytes in base64, as an argument for code in the page. */
 export const base64 = (file) => fs.readFileSync(file).toString("base64");

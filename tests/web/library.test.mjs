@@ -1,5 +1,5 @@
-// The JavaScript library against the native program: the same vectors, the same captions, and what a page needs
-// when something goes wrong.
+// Compares the JavaScript library with the native program, in vectors and captions, and tests its
+// errors, cancellation and recovery.
 
 import assert from "node:assert/strict";
 import { after, before, describe, it } from "node:test";
@@ -8,10 +8,10 @@ import { base64, browse, drawScenes, missing, mmgem, openPage, serve } from "./h
 
 const BOX = [20, 15, 120, 110];
 const TEXTS = ["a brown dog on the grass", "two children beside a red house", ""];
-/** Greatest difference of a number of a unit vector. */
+/** Largest difference allowed in a component of a unit vector. */
 const TOLERANCE = 1e-3;
 
-/** Runs in the worker: asks an empty library for a photo, which Rust answers with a panic. */
+/** Runs in the worker. Asks an empty library for an entry, so that Rust panics. */
 async function panic() {
   const at = (name) => new URL(name, self.location.href);
   const read = async (name) => new Uint8Array(await (await fetch(at(`../model/${name}`))).arrayBuffer());

@@ -1,4 +1,4 @@
-// The page as a person uses it: describe a photo, search a library, come back, lose the network.
+// Uses the page as a user does: describes a photo, searches a library, returns, loses the network.
 
 import assert from "node:assert/strict";
 import fs from "node:fs";
@@ -8,7 +8,7 @@ import { after, before, describe, it } from "node:test";
 import { base64, browse, chooseFiles, drawScenes, missing, mmgem, openPage, serve, settled } from "./harness.mjs";
 
 const N_SCENES = 60;
-/** Of the scenes' first captions, at least this share must find its own scene first. */
+/** Least share of the scenes' first captions that must find their own scene first. */
 const LEAST_RECALL = 0.4;
 
 const skip = missing();

@@ -1,4 +1,5 @@
-// Models in 8 and 4 bits in the page: chosen from this device's files, and they say what the native program says.
+// Opens models in 8 and 4 bits from this device's files in the page, and compares their captions
+// with the native program.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";

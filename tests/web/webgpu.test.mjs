@@ -1,4 +1,4 @@
-// WebGPU, in software where there is no graphics processor: the CPU's answers, and what becomes of a lost device.
+// Compares WebGPU with the CPU, and tests a lost device. Runs in software without a GPU.
 
 import assert from "node:assert/strict";
 import path from "node:path";
@@ -10,12 +10,12 @@ import {
 
 const BOX = [20, 15, 120, 110];
 const TEXTS = ["a brown dog on the grass", ""];
-/** Greatest difference of a number of a unit vector. */
+/** Largest difference allowed in a component of a unit vector. */
 const TOLERANCE = 1e-3;
-/** Of the captions' tokens, those before the first that differs. */
+/** Least share of the captions' tokens that precede the first difference. */
 const LEAST_TOKENS_THE_SAME = 0.95;
 const N_SCENES = 4;
-/** The first use of each of the device's programs makes it, which takes seconds in software. */
+/** Each shader is compiled at its first use, which takes seconds in software. */
 const PATIENCE_MS = 180_000;
 
 let server, skip = missing();
@@ -26,7 +26,7 @@ if (!skip) {
 if (skip) console.log(skip);
 after(() => server?.stop());
 
-/** Whatever the device is asked to do next loses it. Runs in the worker. */
+/** Runs in the worker. Makes the device's next command lose it. */
 function loseTheDevice() {
   const { createCommandEncoder } = GPUDevice.prototype;
   GPUDevice.prototype.createCommandEncoder = function (...args) {
@@ -52,7 +52,7 @@ describe("on WebGPU", { skip: skip || false }, () => {
 
   const text = (selector) => page.locator(selector).innerText();
 
-  /** The newest worker that computes on the device; one that is being closed may still be listed. */
+  /** The newest worker that computes on the device. A worker that is closing may still be listed. */
   const workerOnGpu = async () => {
     for (const worker of page.workers().reverse()) {
       if (await worker.evaluate(() => Boolean(self.mmgemOnGpu?.())).catch(() => false)) return worker;

@@ -1,13 +1,15 @@
 #!/bin/bash
-# One of the paper's runs on 8 nodes of 8 GPUs:  MODEL=b16|l14|l14-336 sbatch slurm.sh stage1|stage2-caption|stage2-retrieval
-# Needs a build with --features cuda (`mmgem devices` shows it) on a file system that all nodes share.
+# Starts one of the paper's runs on 8 nodes with 8 GPUs each:
+#   MODEL=b16|l14|l14-336 sbatch slurm.sh stage1|stage2-caption|stage2-retrieval
+# Needs a build with --features cuda (`mmgem devices` shows it), on a file system that all nodes
+# share.
 #SBATCH --job-name=mmgem
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=8
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=12
 #SBATCH --time=24:00:00
-# Two minutes before the end every rank is told to save a checkpoint; then the job is put back into the queue.
+# Two minutes before the time limit all ranks save a checkpoint and the job is requeued.
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
@@ -22,10 +24,10 @@ case $recipe in
     stage1) set -- "$@" --set model.from="models/$model" ;;
     *) set -- "$@" --set model.from="runs/paper-stage1-$model/model" ;;
 esac
-# At 336 pixels 32 samples at once do not fit into 80 GB (`--plan`).
+# At 336 pixels a micro-batch of 32 does not fit into 80 GB (see `--plan`).
 case $recipe-$model in stage1-l14-336) set -- "$@" --set optim.micro_batch=16 ;; esac
 srun --kill-on-bad-exit=1 mmgem train "assets/recipes/paper/$recipe.toml" "$@" --device cuda --resume &
 run=$!
 trap 'scancel --signal=USR1 "$SLURM_JOB_ID.0"; sleep 90; scontrol requeue "$SLURM_JOB_ID"' USR1
-# `wait` comes back at a signal; the second one is for the run itself.
+# A signal ends the first `wait`; the second waits for the run itself.
 wait $run || wait $run

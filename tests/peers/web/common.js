@@ -1,6 +1,6 @@
-// What both engines' workers share: how they are asked, the clock, and WebGPU's dispatches.
+// Shared by both engines' workers: messages from the page, the clock, and counts of WebGPU calls.
 
-/** Dispatches and programs since the last look. */
+/** Compute dispatches and pipelines since `timed` last reset the counts. */
 export const counts = { dispatches: 0, pipelines: 0 };
 if (globalThis.GPUComputePassEncoder) {
   const count = (/** @type {any} */ of, name, key) => {
@@ -16,7 +16,7 @@ if (globalThis.GPUComputePassEncoder) {
   count(GPUDevice, "createComputePipelineAsync", "pipelines");
 }
 
-/** Milliseconds that some work takes, with what it dispatched. */
+/** Milliseconds, dispatches, pipelines and the result of `work`. */
 export async function timed(work) {
   Object.assign(counts, { dispatches: 0, pipelines: 0 });
   const start = performance.now();
@@ -26,7 +26,7 @@ export async function timed(work) {
 
 export const bytesOf = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
 
-/** Answers the page by these functions. */
+/** Answers the page's messages by calling these functions by name. */
 export function serve(functions) {
   globalThis.onmessage = async ({ data: { id, name, args } }) => {
     try {

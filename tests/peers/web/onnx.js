@@ -1,4 +1,4 @@
-// onnxruntime-web on the same graph with random weights (onnx_bench.py --export).
+// onnxruntime-web on graphs of the same sizes with random weights (onnx_bench.py --export).
 
 import { bytesOf, serve, timed } from "./common.js";
 
@@ -15,7 +15,7 @@ async function start({ provider, threads, config: sizes, prefix: length }) {
   const executionProviders = [provider];
   const open = await timed(async () => {
     image = await ort.InferenceSession.create(files[0], { executionProviders });
-    // The cache and the next embedding stay on the device; the token is read.
+    // The cache and the next embedding stay on the device; only the token is read back.
     const preferredOutputLocation = gpu ? "gpu-buffer" : "cpu";
     step = await ort.InferenceSession.create(files[1], { executionProviders, preferredOutputLocation });
   });
@@ -41,7 +41,10 @@ const angles = (head, start, n, of) => {
   return new ort.Tensor("float32", out, [n, head]);
 };
 
-/** Embeddings `x` at `start`, with the cache `past`: the token's embedding and the new cache. */
+/**
+ * One decoding step on the embeddings `x` at position `start` with the cache `past`.
+ * Returns the next token's embedding and the new cache.
+ */
 async function advance(x, start, past) {
   const { llm } = config;
   const [n, head] = [x.dims[1], llm.hidden_size / llm.num_attention_heads];

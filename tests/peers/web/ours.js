@@ -1,4 +1,4 @@
-// MM-GEM's module as its own worker uses it.
+// MM-GEM's wasm module, called as the page's own worker calls it.
 
 import { bytesOf, serve, timed } from "./common.js";
 
@@ -22,7 +22,7 @@ async function start({ backend, config }) {
 
 const pixels = () => Uint8Array.from({ length: 4 * side * side }, (_, i) => (i * 7919) % 251);
 
-/** From pixels in the model's size to its unit vector. */
+/** Encodes pixels of the model's input size to the image's unit vector. */
 function encode() {
   const rgba = pixels();
   return timed(async () => {
@@ -32,7 +32,7 @@ function encode() {
   });
 }
 
-/** A region's prompt, then `n` further tokens. */
+/** Times a region's prompt and then up to `n` further tokens. */
 async function caption(n) {
   const writing = model.startCaption(image, Float32Array.of(8, 8, side / 2, side / 2), n + 1);
   const step = () => timed(async () => {

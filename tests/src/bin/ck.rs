@@ -1,11 +1,13 @@
-//! `cargo ck`: what CI runs, in order, stopping at the first thing that is wrong.
+//! `cargo ck`: format, lints, the check of `core` alone and the tests. Stops at the first failure.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-/// Everything is built with the release profile: the tests need its speed, clippy then shares its
-/// build scripts and macros, and there is one cache of Burn instead of two. Several packages at once,
+/// Name and cargo arguments of each step.
+///
+/// All steps use the release profile: the tests need its speed, clippy reuses its build scripts and
+/// macros, and Burn is compiled once instead of twice. The steps build the whole workspace at once,
 /// so that shared dependencies keep one set of features.
 const STEPS: [(&str, &[&str]); 5] = [
     ("formatted", &["fmt", "--all", "--check"]),
@@ -73,7 +75,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Whether the standard library of wasm32 lies beside the compiler's own.
+/// True if the compiler's sysroot has the standard library of wasm32.
 fn has_wasm() -> bool {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
     let sysroot = sysroot.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());

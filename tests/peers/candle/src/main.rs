@@ -1,7 +1,7 @@
-//! The work of `mmgem bench` in candle: its CLIP's vision tower and its Llama, weights of zeros, or its
-//! quantised Llama from a GGUF file.
+//! The work of `mmgem bench` in candle, with the vision tower of its CLIP and its Llama.
 //!
-//! Prints one JSON document with the same keys.
+//! Weights are zeros, or a quantised Llama from a GGUF file. Prints one JSON document with the same
+//! keys as `mmgem bench`.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -71,7 +71,7 @@ fn clip(config: &Value) -> Result<ClipVisionTransformer> {
     let mlp_ratio = config["vision"]["mlp_ratio"].as_f64().expect("a number");
     let sizes = ClipVisionConfig {
         embed_dim: size("hidden_size"),
-        // The only one that it knows.
+        // candle's CLIP supports no other activation.
         activation: Activation::QuickGelu,
         intermediate_size: (size("hidden_size") as f64 * mlp_ratio) as usize,
         num_hidden_layers: size("num_hidden_layers"),
@@ -118,7 +118,7 @@ impl AnyLlama {
         Ok(Self::Full(Box::new(llama), sizes))
     }
 
-    /// A prefix and then greedy tokens, the first of which the prefix gives.
+    /// Reads a prefix and writes greedy tokens; the prefix gives the first token.
     fn decode(&mut self, n_prefix: usize, tokens: usize) -> Result<()> {
         let mut ids: Vec<u32> = (0..n_prefix as u32).map(|at| at * 17 + 3).collect();
         let mut start = 0;
