@@ -1,4 +1,4 @@
-//! Checks the Invariants of `ARCHITECTURE.md`: absent dependencies and absent words.
+//! What must not be where: the Invariants of `ARCHITECTURE.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,8 +13,8 @@ fn workspace() -> &'static Path {
 
 /// Names of the packages that a package links with these features, at most `depth` steps away.
 ///
-/// `--package` makes cargo resolve features for this package alone, not for the whole workspace.
-fn dependencies_of_core(features: &str, depth: usize) -> BTreeSet<String> {
+/// With `-p`, cargo resolves features for this package alone, not for the whole workspace.
+fn dependencies(package: &str, features: &str, depth: usize) -> BTreeSet<String> {
     let depth = depth.to_string();
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "--package", package, "--edges", "normal"])
@@ -136,7 +136,7 @@ fn no_library_knows_a_window_or_a_command_line() {
     }
 }
 
-// The first check stops one step away, because Burn itself depends on a `toml`.
+// One step away, because Burn itself brings a `toml`.
 #[test]
 fn core_neither_packs_nor_plots_nor_draws() {
     let unwanted =
@@ -145,7 +145,7 @@ fn core_neither_packs_nor_plots_nor_draws() {
     check_absent("mmgem-core", "", 99, &["tar", "plotters", "burn-autodiff", "burn-optim"]);
 }
 
-/// Sources in a folder of `core/src`: the path below `core/src`, and the text before the unit tests.
+/// Files of a folder below `core/src`, as paths from there, with their text up to the unit tests.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let root = workspace().join("core/src");
     let mut folders = vec![root.join(folder)];
@@ -158,7 +158,7 @@ fn sources(folder: &str) -> Vec<(String, String)> {
             } else if path.extension().is_some_and(|ext| ext == "rs") {
                 let name = path
                     .strip_prefix(&root)
-                    .expect("it is below `core/src`")
+                    .expect("it is below")
                     .to_string_lossy()
                     .replace('\\', "/");
                 let text = fs::read_to_string(&path).expect("a source is text");
@@ -181,7 +181,7 @@ fn check_only_in(words: &[&str], folder: &str, allowed: impl Fn(&str) -> bool) {
     }
 }
 
-/// True for files that are compiled only for unit tests.
+/// Files that are compiled only for unit tests.
 fn is_test(file: &str) -> bool {
     file.ends_with("tests.rs")
 }
@@ -226,10 +226,8 @@ fn core_touches_no_disk_thread_and_clock() {
         "std::env",
         "std::process",
     ];
-    let native = |file: &str| {
-        // The features `threads` and `cpu` enable quant/product.rs and cpu/.
-        ["files.rs", "quant/product.rs"].contains(&file)
-            || ["data/", "files/", "train/", "cpu/"].iter().any(|folder| file.starts_with(folder))
-    };
-    check_only_in(&words, "", |file| native(file) || is_test(file));
+    check_only_in(&words, "", is_test);
+    // The kernels of the CPU share their work among rayon's threads.
+    let is_kernel = |file: &str| file.starts_with("cpu/") || file == "quant/product.rs";
+    check_only_in(&["rayon::"], "", is_kernel);
 }

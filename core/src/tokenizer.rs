@@ -196,7 +196,7 @@ pub const SPECIAL_TOKENS: [&str; 3] = ["<unk>", "<s>", "</s>"];
 /// A small vocabulary must not waste tokens on capitals, or on the space that tokenised captions
 /// have before punctuation. The tokenizer's normalizer removes both; [`Tokenizer::decode`] writes
 /// sentences again.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn train_bpe(lines: &[String], vocab_size: usize) -> Result<String, TokenizerError> {
     use tokenizers::{
         AddedToken, DecoderWrapper, ModelWrapper, PostProcessorWrapper, PreTokenizerWrapper,

@@ -112,7 +112,7 @@ fn weights_of_head(
 }
 
 /// Destination of the gradient of queries, keys or values.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 #[derive(Clone, Copy)]
 struct Target {
     out: Out,
@@ -130,7 +130,7 @@ impl Target {
 /// Gradients of the queries, keys and values of [`attend`], each `[batch, seq, heads, head_dim]`.
 ///
 /// `grad` is the gradient of its output.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> [Vec<f32>; 3] {
     let mut grads = [q, k, v].map(|x| vec![0.0; x.shape.iter().product()]);
     let target = |grad: &mut Vec<f32>, [_, n_heads, seq, head_dim]: [usize; 4]| {
@@ -145,7 +145,7 @@ pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32])
 }
 
 /// [`gradients`] for packed inputs with equal shapes, as one `[batch, seq, 3 * heads * head_dim]`.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> Vec<f32> {
     let [batch, n_heads, seq, head_dim] = q.shape;
     assert!(k.shape == q.shape && v.shape == q.shape);
@@ -166,7 +166,7 @@ pub fn packed_gradient(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &
 /// # Safety
 /// The targets must have room for the shapes of queries, keys and values. No other code may write
 /// them meanwhile.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 unsafe fn write_gradients(
     [q, k, v]: [&Heads; 3],
     is_causal: bool,
@@ -340,7 +340,7 @@ mod tests {
     }
 
     /// Compares gradients with finite differences of `Σ weight · attend(q, k, v)`.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     fn check_gradients(
         [batch, n_heads, n_kv_heads]: [usize; 3],
         [seq_q, seq_k, head_dim]: [usize; 3],

@@ -189,7 +189,7 @@ impl Write<'_> {
 }
 
 /// The gradient of the weight: sums over each tap's inputs times the gradients of their outputs.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 #[derive(Clone, Copy)]
 pub struct TapGradients<'a> {
     /// The image with its border.

@@ -41,7 +41,7 @@ pub fn row_of(n: usize, term: impl Fn(usize) -> [f32; 3]) -> [f32; 3] {
 }
 
 /// The log of the sum of exponentials of each row.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn log_sums(x: &[f32], width: usize) -> Vec<f32> {
     let mut out = vec![0.0; x.len() / width];
     rows::for_each(&mut out, 1, width * 8, |first, out| {

@@ -94,7 +94,7 @@ impl BlockParts {
     }
 
     /// Whether one of the tensors needs a gradient.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     pub(crate) fn are_tracked(&self) -> bool {
         let is_layer =
             |(weight, bias): &(Tensor<2>, Tensor<1>)| weight.is_tracked() || bias.is_tracked();
@@ -106,7 +106,7 @@ impl BlockParts {
     }
 
     /// The same tensors without autodiff.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     pub(crate) fn inner(self) -> Self {
         let layer = |(weight, bias): (Tensor<2>, Tensor<1>)| (weight.inner(), bias.inner());
         let (weight, bias, stride) = self.depthwise;

@@ -69,7 +69,7 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
 }
 
 /// The gradient of a weight, in the weight's order: the sum over rows of `x[n]` times `grad[n]`.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn weight_gradient(
     x: &[f32],
     grad: &[f32],

@@ -9,7 +9,6 @@ thread_local! {
 }
 
 /// Keeps all later work of this thread on it, for callers that run one thread per core.
-#[cfg(feature = "files")]
 pub fn stay_on_this_thread() {
     IS_ALONE.set(true);
 }

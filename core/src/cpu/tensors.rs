@@ -24,13 +24,13 @@ static BURNS_OPERATIONS_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// Makes all later CPU graphs use Burn's operations, as on other devices. For comparisons with our
 /// kernels.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub fn record_as_other_devices() {
     BURNS_OPERATIONS_ONLY.store(true, Ordering::Relaxed);
 }
 
 /// Whether a tensor is on the CPU, f32, and on an autodiff device.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     let is_recorded = matches!(device.as_dispatch(), DispatchDevice::Autodiff(_));
@@ -39,7 +39,7 @@ pub(crate) fn is_recorded<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 /// Whether a device is the CPU without autodiff. There, reading a result back costs nothing.
-pub(crate) fn is_cpu(device: &Device) -> bool {
+pub fn is_cpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
@@ -175,7 +175,7 @@ impl Matrix {
     }
 
     /// The transpose, which maps gradients of outputs to gradients of inputs.
-    #[cfg(feature = "train")]
+    #[cfg(feature = "autodiff")]
     pub(super) fn transposed(&self) -> Weight<'_> {
         let Self { d_in, d_out, is_transposed, .. } = *self;
         Weight {
@@ -317,7 +317,7 @@ pub(super) fn contiguous(values: Vec<f32>, shape: Shape) -> FlexTensor {
 }
 
 /// A tensor from values with the given strides.
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(super) fn strided(values: Vec<f32>, shape: Shape, strides: Vec<isize>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::new(shape, strides, 0), DType::F32)
 }

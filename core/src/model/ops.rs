@@ -52,7 +52,7 @@ pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send
 }
 
 /// Runs a block of a tower, with gradient checkpointing if enabled: see [`super::recompute`].
-#[cfg(feature = "train")]
+#[cfg(feature = "autodiff")]
 pub(super) use super::recompute::through;
 
 /// Runs a block of a tower.

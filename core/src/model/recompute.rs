@@ -31,7 +31,7 @@ struct Segment {
 pub struct Tape(Vec<Segment>);
 
 /// Runs a forward pass that keeps only the inputs of its blocks.
-pub(crate) fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
+pub fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
     TAPE.set(Some(Vec::new()));
     let result = act();
     (result, Tape(TAPE.take().unwrap_or_default()))
@@ -75,7 +75,7 @@ impl Tape {
     ///
     /// `take` receives the gradients of one segment after the other. Later blocks go first, so an
     /// earlier one has its complete gradient by its turn.
-    pub(crate) fn backward(mut self, loss: &Tensor<1>, mut take: impl FnMut(&mut Gradients)) {
+    pub fn backward(mut self, loss: &Tensor<1>, mut take: impl FnMut(&mut Gradients)) {
         let mut gradients = loss.backward();
         loop {
             take(&mut gradients);
