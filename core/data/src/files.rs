@@ -204,7 +204,7 @@ fn remove_weights(folder: &Path, is_kept: impl Fn(&str) -> bool) -> Result<(), F
 }
 
 /// Lists the entries of a folder, sorted. Skips names that are not Unicode: they cannot be ours.
-pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
+pub fn names_in(folder: &Path) -> Result<Vec<String>, FolderError> {
     let list = || -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder)? {

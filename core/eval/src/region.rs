@@ -2,18 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Intersection over union of two boxes, in 0..=1; 0 if either is empty or has a NaN.
-///
-/// Boxes are `[x0, y0, x1, y1]`, both in the same frame.
-pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
-    let area = |[x0, y0, x1, y1]: [f32; 4]| {
-        if x1 > x0 && y1 > y0 { (x1 - x0) * (y1 - y0) } else { 0.0 }
-    };
-    let common = area([a[0].max(b[0]), a[1].max(b[1]), a[2].min(b[2]), a[3].min(b[3])]);
-    let union = area(a) + area(b) - common;
-    if area(a) > 0.0 && area(b) > 0.0 { common / union } else { 0.0 }
-}
-
 /// The maximum of a phrase's heat map and the phrase's boxes: the pointing game (Zhang et al. 2016,
 /// arXiv:1608.00507).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

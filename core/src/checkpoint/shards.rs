@@ -82,7 +82,7 @@ impl<'a> Shards<'a> {
     }
 
     /// Removes and returns the tensors for which `is_wanted` returns true.
-    pub(crate) fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
+    pub fn split_off(&mut self, is_wanted: impl Fn(&str) -> bool) -> Self {
         let (wanted, rest) =
             std::mem::take(&mut self.tensors).into_iter().partition(|(name, _)| is_wanted(name));
         self.tensors = rest;

@@ -198,9 +198,9 @@ fn centre_crop_params(width: u32, height: u32, ratio: (f64, f64)) -> PixelRect {
     }
 }
 
-/// Intersection over union of two boxes, in 0..=1; 0 when either is empty or not a number.
+/// Intersection over union of two boxes, in 0..=1; 0 if either is empty or has a NaN.
 ///
-/// Boxes are `[x0, y0, x1, y1]` in one frame, whichever it is.
+/// Boxes are `[x0, y0, x1, y1]`, both in the same frame.
 pub fn iou(a: [f32; 4], b: [f32; 4]) -> f32 {
     let area = |[x0, y0, x1, y1]: [f32; 4]| {
         if x1 > x0 && y1 > y0 { (x1 - x0) * (y1 - y0) } else { 0.0 }

@@ -5,10 +5,10 @@ use mmgem_collective::{Collective, CollectiveError};
 
 use super::optimizer::GradientMap;
 
-/// Values that travel together; small gradients would each wait for the network.
+/// Values per all-reduce. Small gradients are combined, because each call waits for the network.
 const BUCKET: usize = 16 << 20;
 
-/// Sums the gradients of all ranks, a bucket at a time. Every rank has the same paths.
+/// Sums the gradients of all ranks, a bucket at a time. Every rank must have the same paths.
 pub fn reduce_gradients(
     group: &dyn Collective,
     gradients: GradientMap,

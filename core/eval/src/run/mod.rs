@@ -20,6 +20,11 @@ pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
 pub use zero_shot::{ClassRun, Prediction, zero_shot};
 
+use super::caption::CaptionError;
+use super::retrieval::RetrievalError;
+use crate::gallery::GalleryError;
+use crate::open_clip::OpenClipError;
+
 /// Texts per forward pass.
 const TEXT_BATCH: usize = 128;
 

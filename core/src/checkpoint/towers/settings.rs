@@ -39,7 +39,7 @@ pub struct Facts {
 }
 
 /// Epsilon of OpenCLIP's LayerNorm.
-pub(crate) const OPEN_CLIP_EPS: f64 = 1e-5;
+pub const OPEN_CLIP_EPS: f64 = 1e-5;
 /// Epsilon of timm's LayerNorm.
 pub(super) const TIMM_EPS: f64 = 1e-6;
 
@@ -243,7 +243,7 @@ fn open_clip(text: &str) -> Result<Facts, CheckpointError> {
 }
 
 /// Reads the settings of the blocks from `model_cfg` and its `vision_cfg`.
-pub(crate) fn open_clip_vision(
+pub fn open_clip_vision(
     model: &Map<String, Value>,
     vision: &Map<String, Value>,
 ) -> Result<Facts, CheckpointError> {

@@ -122,7 +122,7 @@ pub struct Unsaid {
 }
 
 /// Default number of heads: 16 in the large published encoders, else one for every 64 channels.
-pub(crate) fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> {
+pub fn usual_heads(hidden_size: usize) -> Result<usize, CheckpointError> {
     match hidden_size {
         1152 | 1280 | 1408 | 1536 | 1664 => Ok(16),
         width if width.is_multiple_of(64) => Ok(width / 64),
@@ -151,7 +151,7 @@ fn names(kind: Kind) -> &'static Names {
 ///
 /// # Errors
 /// If a tensor is missing or its sizes do not fit.
-pub(crate) fn assemble<'a>(
+pub fn assemble<'a>(
     kind: Kind,
     encoder: &mut Shards<'a>,
     unsaid: Unsaid,
