@@ -8,8 +8,8 @@ use crate::image::{ImagePreprocess, ResizeMode};
 
 /// The content of a model folder's `config.json`.
 ///
-/// Every key is required, and unknown keys are errors. Otherwise a typo in a switch would silently
-/// train another model.
+/// Every key but `search_cutoffs` is required, and unknown keys are errors. Otherwise a typo in a
+/// switch would silently train another model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MmGemConfig {
@@ -49,6 +49,32 @@ pub struct MmGemConfig {
     pub bos_token_id: Option<u32>,
     /// Token that ends a caption.
     pub eos_token_id: u32,
+    /// Measured cut-offs of a search, the mildest first; empty if these weights were not calibrated.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search_cutoffs: Vec<SearchCutoff>,
+}
+
+/// A minimum cosine between a text and a photo, and its effect on a set of captioned photos.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchCutoff {
+    /// Share of the photos that a text describes that pass `min_score`.
+    pub kept: f32,
+    /// The minimum cosine of a hit.
+    pub min_score: f32,
+    /// Share of the photos that the text does not describe that pass `min_score`.
+    pub passed: f32,
+}
+
+impl SearchCutoff {
+    /// Share of the described photos that a strong hit's cut-off keeps.
+    const STRONG: f32 = 0.9;
+
+    /// The score of `cutoffs` below which a hit of a text is weak: nine in ten of the photos that a
+    /// text describes score higher. `None` without such a cut-off.
+    pub fn weak_below(cutoffs: &[Self]) -> Option<f32> {
+        cutoffs.iter().find(|cutoff| cutoff.kept == Self::STRONG).map(|cutoff| cutoff.min_score)
+    }
 }
 
 /// Version of the format that this program writes; since version 2, `vision.model_type` names the
@@ -430,6 +456,15 @@ impl MmGemConfig {
     /// Checks that the sizes fit together.
     pub fn check(&self) -> Result<(), ConfigError> {
         let l = &self.llm;
+        for SearchCutoff { kept, min_score, passed } in &self.search_cutoffs {
+            let is_share = |share: &f32| (0.0..=1.0).contains(share);
+            require(is_share(kept) && is_share(passed) && min_score.abs() <= 1.0, || {
+                (
+                    format!("search_cutoffs has {kept}, {min_score}, {passed}"),
+                    "kept and passed must be in 0..=1, min_score in -1..=1".into(),
+                )
+            })?;
+        }
         let positive = [
             ("num_caption_prompts", self.num_caption_prompts),
             ("roi_output_size", self.roi_output_size),

@@ -14,7 +14,7 @@ use mmgem_core::tokenizer::{Reading, Tokenizer, TokenizerError};
 use pollster::block_on;
 
 use crate::args::WrongArguments;
-use crate::library::{KnownTexts, Photo, days_of_date};
+use crate::library::{Cutoff, KnownTexts, Photo, days_of_date};
 use crate::names::{folded, given, path_of_uri, shown};
 use crate::photos::{looks_like_a_photo, read_decoded};
 
@@ -237,6 +237,18 @@ impl Query {
             }
         }
         Ok(doubts)
+    }
+
+    /// A warning for a query of one text whose best hit is weak: nine in ten photos that a text
+    /// describes score higher. `None` for other queries, and if `cutoffs` has no such measurement.
+    pub fn nothing_found(&self, best: Option<f32>, cutoffs: &[Cutoff]) -> Option<String> {
+        let [Term { weight, what: What::Text(_) }] = self.terms.as_slice() else { return None };
+        let least = Cutoff::weak_below(cutoffs).filter(|_| *weight > 0.0)?;
+        best.filter(|best| *best < least).map(|best| {
+            format!(
+                "nothing found: the best score is {best:.2}, and 9 in 10 photos that a text describes score above {least:.2}; these are the nearest photos"
+            )
+        })
     }
 
     /// Whether a file of a photo has all that the filters ask for.
@@ -498,6 +510,27 @@ mod tests {
         check("at 10:30 today", &[text(1.0, "at 10:30 today")], &[]);
         check("note: a C:\\dog", &[text(1.0, "note: a C:\\dog")], &[]);
         check("nan:", &[text(1.0, "nan:")], &[]);
+    }
+
+    #[test]
+    fn nothing_is_found_when_the_best_hit_of_one_text_is_weak() {
+        let cutoff = |kept, min_score| Cutoff { kept, min_score, passed: 0.2 };
+        let measured = [cutoff(0.95, 0.1), cutoff(0.9, 0.2), cutoff(0.5, 0.4)];
+        let warns = |query: &str, best, cutoffs: &[Cutoff]| {
+            query.parse::<Query>().expect(query).nothing_found(best, cutoffs).is_some()
+        };
+        assert!(warns("a red boat", Some(0.19), &measured));
+        assert!(warns("a red boat after:2020", Some(0.19), &measured));
+        for (query, best, cutoffs) in [
+            ("a red boat", Some(0.21), &measured[..]),
+            ("a red boat", None, &measured[..]),
+            ("a red boat", Some(0.19), &measured[2..]),
+            ("beach - people", Some(0.19), &measured[..]),
+            ("-cat", Some(0.19), &measured[..]),
+            ("after:2020", Some(0.19), &measured[..]),
+        ] {
+            assert!(!warns(query, best, cutoffs), "{query} {best:?}");
+        }
     }
 
     #[test]

@@ -323,6 +323,24 @@ fn a_cutoff_is_told_from_captioned_photos() {
         .collect();
     assert!(scores.len() == 5 && scores.is_sorted(), "{told}");
     desk.fails("search", 2, &["QUERY"]);
+
+    // The cut-offs travel with a copy of the model.
+    let mut strict = told.clone();
+    strict["cutoffs"][1]["min_score"] = json!(0.99);
+    for (name, cutoffs) in [("measured", &told), ("strict", &strict)] {
+        fs::write(desk.path("cutoffs.json"), cutoffs.to_string()).expect("writable");
+        let copied = desk.run(&format!("export --dtype f16 --out {name} --cutoffs cutoffs.json"));
+        assert!(copied.status.success(), "{}", text(&copied.stderr));
+        let config = fs::read(desk.path(name).join("config.json")).expect("written");
+        let config: Value = serde_json::from_slice(&config).expect("JSON");
+        assert_eq!(config["search_cutoffs"], cutoffs["cutoffs"]);
+    }
+    let warns = |model: &str| {
+        let hits = desk.json(&format!("search sheep --photos . --model {model}"));
+        hits[0]["warnings"].to_string().contains("nothing found")
+    };
+    assert!(warns("strict"));
+    desk.fails("export --dtype f16 --out no --cutoffs 0.png", 1, &["no cut-offs", "0.png"]);
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub fn import<'a>(
         embed_dim: options.embed_dim.or(own_dim).unwrap_or(EMBED_DIM),
         bos_token_id: llm.bos_token_id,
         eos_token_id: llm.eos_token_id,
+        search_cutoffs: Vec::new(),
     };
     config.check().map_err(|e| CheckpointError::Import(e.to_string()))?;
     let towers = tower.shards.join(language);

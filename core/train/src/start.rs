@@ -41,6 +41,8 @@ pub fn start_model(
     }
     if let Some(folder) = &source.from {
         let mut start = ModelFolder::read(folder, device)?;
+        // They were measured with the weights that now change.
+        start.config.search_cutoffs.clear();
         start.model = match config.recipe {
             // Stage 2's h4 belongs to the h1 that it was trained with, so stage 1 draws a fresh
             // one.

@@ -301,7 +301,7 @@ impl Worker {
             false => Library::open(&self.file, context.fingerprint, dim)?,
         };
         let catalogue = Arc::new(read_catalogue(&library)?);
-        let cutoffs = library.cutoffs()?;
+        let cutoffs = library.cutoffs_or(&context.session.config().search_cutoffs)?;
         let warm_up = (!context.is_cpu).then(WarmUp::default);
         Ok(Opened { context: Arc::new(context), library, catalogue, cutoffs, warm_up })
     }
@@ -356,8 +356,8 @@ impl Worker {
             }
         };
         let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
-        let Opened { context, library, catalogue, .. } = self.opened()?;
-        let doubts = query.doubts(context.session.tokenizer())?;
+        let Opened { context, library, catalogue, cutoffs, .. } = self.opened()?;
+        let mut doubts = query.doubts(context.session.tokenizer())?;
         let in_folder =
             |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
         let keep = |photo: &Photo| {
@@ -370,6 +370,9 @@ impl Worker {
             }
             None => everything(catalogue, keep),
         };
+        let best =
+            hits.first().map(|hit| hit.score).filter(|_| vector.is_some() && !search.by_region);
+        doubts.extend(query.nothing_found(best, cutoffs));
         self.post.send(News::Hits { number: search.number, hits, query: vector, doubts });
         Ok(())
     }

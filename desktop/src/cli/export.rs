@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::{Args, ValueEnum};
 use mmgem_core::checkpoint::Dtype;
+use mmgem_core::config::{MmGemConfig, SearchCutoff};
 use mmgem_core::session::Session;
 use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic};
 use serde_json::{Map, Value, json};
@@ -41,6 +42,9 @@ pub struct ExportArgs {
     /// Use only the first N photos
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
+    /// Cut-offs of a search to write into the copy: what `mmgem search --calibrate --json` printed
+    #[arg(long, value_name = "FILE")]
+    cutoffs: Option<PathBuf>,
     /// Smallest allowed cosine between a vector of the model and of the copy
     #[arg(long, value_name = "COSINE", default_value_t = 0.99, value_parser = cosine)]
     floor: f32,
@@ -84,6 +88,11 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let (config, tokenizer) = (source.config()?, source.tokenizer()?);
     let model = source.load(&opened.device)?;
     let original = Session::new(config.clone(), model.clone(), tokenizer.clone(), &opened.device);
+    let config = match &args.cutoffs {
+        Some(file) => MmGemConfig { search_cutoffs: read_cutoffs(file)?, ..config },
+        None => config,
+    };
+    config.check()?;
     let copy =
         ModelFolder { config, model, tokenizer, tokenizer_json: source.tokenizer_json.to_vec() };
 
@@ -114,6 +123,17 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     lost.lines().into_iter().try_for_each(print)?;
     note(globals.quiet, format!("wrote {}", shown(&args.out)));
     Ok(())
+}
+
+/// The cut-offs that `mmgem search --calibrate --json` printed into a file.
+fn read_cutoffs(file: &Path) -> Result<Vec<SearchCutoff>> {
+    let mut printed: Value = serde_json::from_slice(&read(file)?).unwrap_or_default();
+    serde_json::from_value(printed["cutoffs"].take()).map_err(|cause| {
+        let found = format!(
+            "the file has no cut-offs ({cause}), wanted the output of `mmgem search --calibrate SHARDS --json`"
+        );
+        anyhow!("{found}\n  file: {}", shown(file))
+    })
 }
 
 /// A temporary folder inside the output folder, removed on drop unless it is published.

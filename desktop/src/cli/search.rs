@@ -162,7 +162,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let source = Source::of(&library, file.as_deref(), asks, args)?;
     let open = millis(start);
     let start = Instant::now();
-    let doubts = query.doubts(context.session.tokenizer())?;
+    let mut doubts = query.doubts(context.session.tokenizer())?;
     doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
     let known = query.is_known(&library)?;
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
@@ -189,6 +189,15 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     }
     if found.is_empty() {
         note(context.quiet, "found no photos");
+    }
+    let cutoffs = library.cutoffs_or(&context.session.config().search_cutoffs)?;
+    let best = found.iter().filter_map(|hit| hit.score).reduce(f32::max);
+    // The scores of regions, and of later pages, are not those that the cut-offs were measured on.
+    if let Some(says) =
+        query.nothing_found(best, &cutoffs).filter(|_| !wanted.by_region && args.page == 1)
+    {
+        note(context.quiet, &says);
+        doubts.push(says);
     }
     let whys =
         found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });

@@ -1,24 +1,14 @@
 //! Cut-offs that `mmgem search --calibrate` measured. The window offers them.
 
 use anyhow::Result;
+pub use mmgem_core::config::SearchCutoff as Cutoff;
 use rusqlite::params;
 
 use super::Library;
 
-/// A minimum cosine and its effect.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Cutoff {
-    /// Share of the photos that a text describes that pass `min_score`.
-    pub kept: f32,
-    /// The minimum cosine of a hit.
-    pub min_score: f32,
-    /// Share of the photos that the text does not describe that pass `min_score`.
-    pub passed: f32,
-}
-
 impl Library {
-    /// The last calibration of this model, the mildest cut-off first; empty if it was never
-    /// calibrated.
+    /// This model's last calibration in this library, the mildest cut-off first; empty if there was
+    /// none.
     ///
     /// # Errors
     /// When the library cannot be read.
@@ -29,6 +19,15 @@ impl Library {
             Ok(Cutoff { kept: row.get(0)?, min_score: row.get(1)?, passed: row.get(2)? })
         };
         Ok(rows.query_map([self.model], cutoff)?.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// This library's calibration, else the cut-offs that came with the model.
+    ///
+    /// # Errors
+    /// When the library cannot be read.
+    pub fn cutoffs_or(&self, of_model: &[Cutoff]) -> Result<Vec<Cutoff>> {
+        let own = self.cutoffs()?;
+        Ok(if own.is_empty() { of_model.to_vec() } else { own })
     }
 
     /// Replaces this model's cut-offs.
