@@ -2,6 +2,7 @@
 // errors, cancellation and recovery.
 
 import assert from "node:assert/strict";
+import fs from "node:fs";
 import { after, before, describe, it } from "node:test";
 
 import { base64, browse, drawScenes, missing, mmgem, openPage, serve } from "./harness.mjs";
@@ -158,12 +159,27 @@ describe("the library in a browser", { skip: skip || false }, () => {
 
   it("says what is wrong with a file that is no photo, and goes on", async () => {
     const whole = base64(scenes.scenes[0].file);
-    for (const [text, says] of [[btoa("no photo"), /wanted JPEG/], [whole.slice(0, 2000), /damaged or cut short/], ["", /0 bytes/]]) {
+    for (const [text, says] of [[btoa("no photo"), /wanted JPEG/], [whole.slice(0, 400), /damaged or cut short/], ["", /0 bytes/]]) {
       const message = await page.evaluate(async (text) =>
         window.model.openPhoto(window.blob(text)).then(() => "opened", (error) => `${error.kind}: ${error.message}`), text);
       assert.match(message, says);
       assert.match(message, /^input/);
     }
+  });
+
+  it("opens a photo that is cut short as far as it arrived, and says so", async () => {
+    const bytes = fs.readFileSync(scenes.scenes[0].file);
+    const problems = await page.evaluate(async (texts) => {
+      const found = [];
+      for (const text of texts) {
+        const photo = await window.model.openPhoto(window.blob(text));
+        found.push(photo.problem);
+        photo.close();
+      }
+      return found;
+    }, [bytes, bytes.subarray(0, bytes.length / 2)].map((part) => part.toString("base64")));
+    assert.equal(problems[0], null);
+    assert.match(problems[1], /cut short/);
   });
 
   it("starts the worker again when it breaks down, with the photos that were open", async () => {

@@ -137,9 +137,18 @@ describe("the page", { skip: skip || false }, () => {
     fs.rmSync(`${scenes.folder}/heat.png`);
   });
 
+  it("describes the part of a photo that arrived, and says so", async () => {
+    const half = path.join(path.dirname(scenes.folder), "half.jpg");
+    const bytes = fs.readFileSync(scenes.scenes[0].file);
+    fs.writeFileSync(half, bytes.subarray(0, bytes.length / 2));
+    await openPhoto(half);
+    assert.match(await text("#notices"), /half\.jpg is used only as far as it arrived.*cut short/s);
+    await page.locator(".notice button").click();
+  });
+
   it("says that a damaged photo is damaged", async () => {
     const damaged = path.join(path.dirname(scenes.folder), "damaged.jpg");
-    fs.writeFileSync(damaged, fs.readFileSync(scenes.scenes[0].file).subarray(0, 1500));
+    fs.writeFileSync(damaged, fs.readFileSync(scenes.scenes[0].file).subarray(0, 300));
     await chooseFiles(page, "#open", damaged);
     await page.waitForSelector(".notice");
     assert.match(await text("#notices"), /damaged\.jpg cannot be used.*damaged or cut short/s);

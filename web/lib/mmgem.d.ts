@@ -85,6 +85,8 @@ export interface Place {
 export interface Photo {
   readonly width: number;
   readonly height: number;
+  /** Why only a part of the file could be used; null if all of it was. */
+  readonly problem: string | null;
   /** Frees the memory. */
   close(): void;
 }

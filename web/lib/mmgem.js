@@ -31,6 +31,8 @@ let lastKey = 0;
 class Photo {
   width = 0;
   height = 0;
+  /** @type {string | null} */
+  problem = null;
   #engine;
   #file;
   #key = ++lastKey;
@@ -60,9 +62,10 @@ class Photo {
   /** @param {AbortSignal} [signal] */
   async #open(signal) {
     const args = { key: this.#key, file: this.#file };
-    const { width, height } = await this.#engine.request("openPhoto", args, { signal });
+    const { width, height, problem } = await this.#engine.request("openPhoto", args, { signal });
     this.width = width;
     this.height = height;
+    this.problem = problem ?? null;
   }
 
   close() {

@@ -18,7 +18,7 @@ export class Photos {
   async open(key, file) {
     const image = await this.encode(file);
     this.#open.set(key, image);
-    return { width: image.width, height: image.height };
+    return { width: image.width, height: image.height, problem: image.problem };
   }
 
   /** @param {number} key */

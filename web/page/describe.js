@@ -82,6 +82,7 @@ export class Describe extends EventTarget {
         notice(`This browser cannot show ${file.name}, but the model can read it.`, { bad: false });
         this.#stage.show(this.#url, this.#photo.width, this.#photo.height, file.name);
       }
+      if (this.#photo.problem) notice(`${file.name} is used only as far as it arrived: ${this.#photo.problem}.`);
       this.#enable(true);
       await this.#captionWhole(signal);
     } catch (error) {

@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use js_sys::Error as JsError;
 use mmgem_core::checkpoint::fingerprint;
-use mmgem_core::image::Rgb;
+use mmgem_core::image::{Rgb, decode_scaled};
 use mmgem_core::session::{CaptionStream, EncodedImage, Part, Session};
 use wasm_bindgen::prelude::*;
 
@@ -30,6 +30,7 @@ pub struct Model {
 #[derive(Debug)]
 pub struct Image {
     pub(crate) encoded: EncodedImage,
+    problem: Option<String>,
 }
 
 /// A caption in progress.
@@ -114,7 +115,8 @@ impl Model {
     /// Runs the image encoder on the bytes of an image file.
     #[wasm_bindgen(js_name = encodeImage)]
     pub fn encode_image(&self, bytes: &[u8]) -> Result<Image, JsError> {
-        Ok(Image { encoded: self.session.encode_image(bytes).map_err(to_js)? })
+        let photo = decode_scaled(bytes, Default::default(), u32::MAX).map_err(to_js)?;
+        Ok(Image { encoded: self.session.encode_decoded(&photo), problem: photo.problem })
     }
 
     /// Runs the image encoder on pixels that the browser has decoded, four bytes each.
@@ -126,7 +128,7 @@ impl Model {
         let photo = Rgb::from_raw(width, height, rgb)
             .filter(|_| width * height > 0)
             .ok_or_else(wrong_size)?;
-        Ok(Image { encoded: self.session.encode_rgb(&photo) })
+        Ok(Image { encoded: self.session.encode_rgb(&photo), problem: None })
     }
 
     /// Unit vector of a text.
@@ -211,6 +213,12 @@ impl Image {
     #[wasm_bindgen(getter)]
     pub fn height(&self) -> u32 {
         self.encoded.height
+    }
+
+    /// Why the file is used only as far as it arrived.
+    #[wasm_bindgen(getter)]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.clone()
     }
 }
 
