@@ -1,4 +1,6 @@
-"""Takes the README's pictures of the window. Run it after a change of the model or the window.
+"""Takes the pictures of the window in desktop/README.md.
+
+Run it after a change of the model or the window.
 
     cargo build --release --locked --workspace --bin mmgem
     apt install xvfb xdotool imagemagick; pip install pillow
