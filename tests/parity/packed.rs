@@ -107,7 +107,8 @@ fn point_wise_convolutions_are_packed() {
 #[test]
 fn a_packed_matrix_takes_its_bits_and_a_scale_for_32() {
     let bytes_of_matrices = |dtype| -> usize {
-        let tensors = [("h1.weight".to_owned(), vec![64, 96], vec![0.5; 64 * 96])];
+        let name = "llm.model.layers.0.mlp.up_proj.weight";
+        let tensors = [(name.to_owned(), vec![64, 96], vec![0.5; 64 * 96])];
         let bytes = to_safetensors(&tensors, dtype, None);
         let file = SafeTensors::deserialize(&bytes).expect("whole");
         file.tensors().iter().map(|(_, view)| view.data().len()).sum()
@@ -115,6 +116,17 @@ fn a_packed_matrix_takes_its_bits_and_a_scale_for_32() {
     assert_eq!(bytes_of_matrices(Dtype::F16), 64 * 96 * 2);
     assert_eq!(bytes_of_matrices(Dtype::Q8), 64 * 96 + 64 * 3 * 2);
     assert_eq!(bytes_of_matrices(Dtype::Q4), 64 * 96 / 2 + 64 * 3 * 2);
+}
+
+#[test]
+fn four_bits_leave_the_heads_in_eight() {
+    let files = written(&Case::read("tiny"), Dtype::Q4, usize::MAX);
+    let file = SafeTensors::deserialize(&files[0].1).expect("whole");
+    let dtype = |name: &str| file.tensor(name).expect("a layer").dtype();
+    for name in ["h1.weight", "h2.weight", "h3.weight", "h4.weight"] {
+        assert_eq!(dtype(name), safetensors::Dtype::I8, "{name}");
+    }
+    assert_eq!(dtype("llm.model.layers.0.mlp.up_proj.weight"), safetensors::Dtype::U8);
 }
 
 #[test]
@@ -233,7 +245,7 @@ fn damaged_blocks_are_refused() {
     };
     check_refused(nan, &["h1.weight is damaged", "not finite", "hint"]);
     let beyond =
-        |file: &mut RawFile| *tensor(file, "h1.weight").bytes.last_mut().expect("bytes") = 0;
+        |file: &mut RawFile| *tensor(file, "h1.weight").bytes.last_mut().expect("bytes") = 1;
     check_refused(beyond, &["h1.weight is damaged", "is not zero beyond them", "hint"]);
 }
 

@@ -8,7 +8,7 @@ import { after, before, describe, it } from "node:test";
 import { base64, browse, drawScenes, missing, mmgem, openPage, serve } from "./harness.mjs";
 
 const BOX = [20, 15, 120, 110];
-const TEXTS = ["a brown dog on the grass", "two children beside a red house", ""];
+const TEXTS = ["a brown dog on the grass", "two children beside a red house", "a boat"];
 /** Largest difference allowed in a component of a unit vector. */
 const TOLERANCE = 1e-3;
 

@@ -9,7 +9,7 @@ import {
 } from "./harness.mjs";
 
 const BOX = [20, 15, 120, 110];
-const TEXTS = ["a brown dog on the grass", ""];
+const TEXTS = ["a brown dog on the grass", "a boat"];
 /** Largest difference allowed in a component of a unit vector. */
 const TOLERANCE = 1e-3;
 /** Least share of the captions' tokens that precede the first difference. */

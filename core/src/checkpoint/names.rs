@@ -60,6 +60,13 @@ pub fn is_pointwise(name: &str) -> bool {
     name.starts_with("visual.blocks.") || name == "visual.head.weight"
 }
 
+/// Whether the tensor is the matrix of a head, h1 to h4.
+///
+/// Every vector passes through a head, and the heads are small.
+pub fn is_head(name: &str) -> bool {
+    matches!(name, "h1.weight" | "h2.weight" | "h3.weight" | "h4.weight")
+}
+
 /// Name of the tensor with the scales of a packed matrix.
 pub fn scale_name(name: &str) -> String {
     format!("{name}.scale")
@@ -184,6 +191,16 @@ mod tests {
             ["visual.blocks.3.attn.out_proj.weight", "h1.weight", "llm.layers.0.mlp.up_proj.weight"]
         {
             assert!(!is_pointwise(&checkpoint_name(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_four_heads_are_heads() {
+        for path in ["h1.weight", "h2.weight", "h3.weight", "h4.weight"] {
+            assert!(is_head(&checkpoint_name(path)), "{path}");
+        }
+        for path in ["h1.bias", "llm.lm_head.weight", "visual.head.weight"] {
+            assert!(!is_head(&checkpoint_name(path)), "{path}");
         }
     }
 

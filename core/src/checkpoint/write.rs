@@ -9,7 +9,8 @@ use safetensors::{Dtype as FileDtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::names::{
-    checkpoint_name, is_linear, is_pointwise, is_transposed, module_path, part_name, scale_name,
+    checkpoint_name, is_head, is_linear, is_pointwise, is_transposed, module_path, part_name,
+    scale_name,
 };
 use crate::quant::{Bits, LAYOUT, Packed};
 use crate::readback::floats_now;
@@ -156,7 +157,7 @@ impl Encoded {
 /// Encodes a tensor. A packed matrix becomes two tensors: codes and scales.
 fn encode((name, shape, values): &NamedTensor, dtype: Dtype) -> Vec<Encoded> {
     let bits = match dtype {
-        Dtype::Q4 if !is_pointwise(name) => Some(Bits::Four),
+        Dtype::Q4 if !is_pointwise(name) && !is_head(name) => Some(Bits::Four),
         Dtype::Q8 | Dtype::Q4 => Some(Bits::Eight),
         Dtype::F32 | Dtype::F16 => None,
     };
