@@ -1,8 +1,10 @@
 //! Which weights a run changes, and which it leaves alone.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
+use mmgem_core::config::MmGemConfig;
 use mmgem_core::loss::grounding_loss;
 use mmgem_train::TrainConfig;
 
@@ -65,6 +67,23 @@ fn stage_1_forgets_the_h4_of_an_earlier_stage_2() {
     let again = lab.config("again", &[&from("regions/model"), "optim.steps=2"]);
     finish(&again, false);
     assert_eq!(h4(&again), fresh);
+}
+
+#[test]
+fn a_run_may_show_regions_in_more_bins_than_its_start_model() {
+    let lab = Lab::new();
+    let config = lab
+        .config("finer", &["model={ from = 'LAB/start', roi_output_size = 3 }", "optim.steps=1"]);
+    finish(&config, false);
+    let read = |folder: &Path| {
+        let json = std::fs::read_to_string(folder.join("config.json")).expect("written");
+        MmGemConfig::from_json(&json).expect("valid")
+    };
+    let start = read(&lab.path("start"));
+    assert_ne!(start.roi_output_size, 3);
+    let finer = MmGemConfig { roi_output_size: 3, ..start };
+    assert_eq!(read(&config.out), finer);
+    assert_eq!(read(&config.out.join("model")), finer);
 }
 
 #[test]

@@ -114,6 +114,10 @@ pub struct ModelSource {
     /// Start the prompts `[CAP_1..n]` from the prompts of `from` instead of its `[CAP]`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_prompts: bool,
+    /// Bins per side of a region's feature map, if not as in `from`. More bins show the language
+    /// model finer detail, as more tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roi_output_size: Option<usize>,
     /// Weights for a fresh model's image encoder: a file that `mmgem import --vision` reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vision: Option<PathBuf>,
@@ -478,6 +482,9 @@ impl TrainConfig {
             return fail(
                 "[model] `vision` gives a fresh model its encoder: it wants `config`, not `from`",
             );
+        }
+        if self.model.roi_output_size.is_some_and(|size| size == 0 || self.model.from.is_none()) {
+            return fail("[model] `roi_output_size` wants `from`, and at least 1");
         }
         if self.model.from.is_some() == self.model.config.is_some() {
             return fail(

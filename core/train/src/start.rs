@@ -43,6 +43,9 @@ pub fn start_model(
         let mut start = ModelFolder::read(folder, device)?;
         // They were measured with the weights that now change.
         start.config.search_cutoffs.clear();
+        if let Some(size) = source.roi_output_size {
+            start.config.roi_output_size = size;
+        }
         start.model = match config.recipe {
             // Stage 2's h4 belongs to the h1 that it was trained with, so stage 1 draws a fresh
             // one.
