@@ -139,8 +139,8 @@ struct Change {
 
 impl Change {
     fn is_allowed(&self) -> bool {
-        const CARE: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE: [&str; 5] = [
+        const FREE_TABLES: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
+        const FREE_KEYS: [&str; 5] = [
             "optim.steps",
             "optim.workers",
             "optim.micro_batch",
@@ -154,8 +154,8 @@ impl Change {
         };
         let (old, new) = (float(&self.old), float(&self.new));
         let key = self.key.as_str();
-        CARE.iter().any(|table| key.split('.').next() == Some(table))
-            || FREE.contains(&key)
+        FREE_TABLES.iter().any(|table| key.split('.').next() == Some(table))
+            || FREE_KEYS.contains(&key)
             || match key {
                 "optim.lr_heads" | "optim.lr_towers" | "optim.clip_norm" => new <= old,
                 "optim.warmup_steps" => new >= old,
