@@ -48,13 +48,13 @@ impl Compression {
 }
 
 /// A reader whose first bytes were already read.
-type Whole<R> = Chain<Cursor<Vec<u8>>, R>;
+type Rewound<R> = Chain<Cursor<Vec<u8>>, R>;
 
 /// A reader that decompresses.
 pub(super) enum Unpacked<R: Read> {
-    Plain(Whole<R>),
-    Gzip(Box<MultiGzDecoder<BufReader<Whole<R>>>>),
-    Zstd(Box<Zstd<BufReader<Whole<R>>>>),
+    Plain(Rewound<R>),
+    Gzip(Box<MultiGzDecoder<BufReader<Rewound<R>>>>),
+    Zstd(Box<Zstd<BufReader<Rewound<R>>>>),
 }
 
 impl<R: Read> Unpacked<R> {

@@ -20,7 +20,7 @@ use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
 use mmgem_data::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use mmgem_data::patterns::expand;
 use mmgem_data::source::SourceError;
-use mmgem_eval::ranking::Ties;
+use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! `--report`: an evaluation as one HTML file.
 
 use mmgem_core::image::BoxPx;
-use mmgem_eval::retrieval::recall_at;
+use mmgem_eval::metrics::retrieval::recall_at;
 
 use super::STAGE_1;
 use crate::demo::markup::{escape, rect};
