@@ -487,6 +487,13 @@ impl Session {
                         "is {mask_width}×{mask_height}, but the photo is {width}×{height}"
                     )));
                 }
+                let wanted = width as usize * height as usize;
+                if values.len() != wanted {
+                    return Err(SessionError::Mask(format!(
+                        "has {} values, but {width}×{height} pixels need {wanted}",
+                        values.len()
+                    )));
+                }
                 self.mask_region(image, values)
             }
         }

@@ -30,7 +30,7 @@ use super::data::{Batch, Batches};
 use super::metrics::Metrics;
 use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
 use super::plan::flops_per_sample;
-use super::start::{check_same_run, history, start_model, write_records};
+use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
 use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 
@@ -316,6 +316,8 @@ impl<'a> Run<'a> {
         let start = start_model(config, newest.is_some(), &device)?;
         let (sizes, tokenizer) = (start.config, start.tokenizer);
         if is_writer {
+            // The finished model's record needs them, so damage is reported before the first step.
+            earlier_runs(config)?;
             create_dir(&config.out)?;
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }

@@ -531,7 +531,8 @@ impl Totals {
             "loss_text" => self.line_tokens,
             "loss_grounding" => self.n_phrases,
             "loss_phrase" => self.phrase_tokens,
-            _ => self.n_teacher_photos,
+            "loss_distill" | "loss_distill_mean" => self.n_teacher_photos,
+            _ => unreachable!("{name} has no count"),
         }
     }
 }

@@ -176,11 +176,11 @@ fn reject_unknown_keys(
 /// crop, bicubic.
 fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreprocess, OpenClipError> {
     let text = |key: &str| found.and_then(|found| found.get(key)).and_then(Value::as_str);
-    let three = |key: &str, default: [f32; 3]| {
-        found
-            .and_then(|found| found.get(key))
-            .and_then(|values| serde_json::from_value(values.clone()).ok())
-            .unwrap_or(default)
+    let three = |key: &str, default: [f32; 3]| match found.and_then(|found| found.get(key)) {
+        None | Some(Value::Null) => Ok(default),
+        Some(values) => serde_json::from_value(values.clone()).map_err(|_| {
+            OpenClipError::Config(format!("{key} is {values}, wanted one number per color channel"))
+        }),
     };
     let resize_mode = match text("resize_mode") {
         None | Some("shortest") => ResizeMode::Crop,
@@ -195,7 +195,22 @@ fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreproces
         return Err(OpenClipError::Config(format!("interpolation is {other:?}, wanted bicubic")));
     }
     let (image_mean, image_std) =
-        (three("mean", OPENAI_MEAN_STD.0), three("std", OPENAI_MEAN_STD.1));
+        (three("mean", OPENAI_MEAN_STD.0)?, three("std", OPENAI_MEAN_STD.1)?);
     Ok(ImagePreprocess { image_size, resize_mode, image_mean, image_std })
 }
-'
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn malformed_statistics_are_an_error_and_missing_ones_are_openais() {
+        let of = |found: Value| preprocess(Some(&found), 224);
+        let given = of(json!({ "mean": [0.5, 0.25, 0.5] })).expect("three numbers");
+        assert_eq!((given.image_mean, given.image_std), ([0.5, 0.25, 0.5], OPENAI_MEAN_STD.1));
+        for damaged in [json!([0.5, 0.5]), json!(0.5), json!([0.5, 0.5, "x"])] {
+            let error = of(json!({ "std": damaged })).expect_err("malformed").to_string();
+            assert!(error.contains("std is") && error.contains("wanted one number"), "{error}");
+        }
+    }
+}

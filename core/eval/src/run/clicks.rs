@@ -92,10 +92,8 @@ pub async fn clicks(
             photo.regions.iter().any(|region| is_clicked(region, [input.width, input.height]))
         };
         let (photos, inputs): (Vec<_>, Vec<_>) = batch.into_iter().filter(with_things).unzip();
-        if inputs.is_empty() {
-            continue;
-        }
-        for (photo, image) in photos.iter().zip(session.encode_batch(&inputs)) {
+        let images = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
+        for (photo, image) in photos.iter().zip(images) {
             let size = [image.width, image.height];
             for region in photo.regions.iter().filter(|region| is_clicked(region, size)) {
                 cases.push(click(session, photo, ids.len(), region, &image).await?);
