@@ -419,7 +419,7 @@ impl Session {
     }
 
     /// The part of a photo that the model sees and that the patches cover, in pixels of the photo.
-    pub fn seen_px(&self, image: &EncodedImage) -> BoxPx {
+    pub fn visible_px(&self, image: &EncodedImage) -> BoxPx {
         let side = self.config.vision.image_size() as f32;
         image.map.image_from_input([0.0, 0.0, side, side])
     }

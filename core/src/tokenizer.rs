@@ -130,14 +130,14 @@ pub struct TokenizerReport {
 fn find_unknown_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
     let letters: Vec<char> = text.chars().collect();
     let mut n_tokens = vec![0; letters.len()];
-    let mut is_alone = vec![false; letters.len()];
+    let mut is_single = vec![false; letters.len()];
     for span in spans {
         // A leading space belongs to the token, not to the word.
         let within = span.clone().filter(|at| letters.get(*at).is_some_and(|c| !c.is_whitespace()));
         let within: Vec<usize> = within.collect();
         for at in &within {
             n_tokens[*at] += 1;
-            is_alone[*at] = within.len() == 1;
+            is_single[*at] = within.len() == 1;
         }
     }
     let mut unknown_words = Vec::new();
@@ -146,12 +146,12 @@ fn find_unknown_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
         let places = start..start + word.len();
         start = places.end + 1;
         // Ignore punctuation.
-        let spoken: Vec<usize> =
+        let word_chars: Vec<usize> =
             places.filter(|at| letters[*at].is_alphabetic() || !letters[*at].is_ascii()).collect();
-        let n_of_bytes = spoken.iter().filter(|at| n_tokens[**at] != 1).count();
-        let n_alone = spoken.iter().filter(|at| is_alone[**at]).count();
-        let is_unknown =
-            2 * n_of_bytes > spoken.len() || (spoken.len() >= 4 && 4 * n_alone >= 3 * spoken.len());
+        let n_split = word_chars.iter().filter(|at| n_tokens[**at] != 1).count();
+        let n_single = word_chars.iter().filter(|at| is_single[**at]).count();
+        let is_unknown = 2 * n_split > word_chars.len()
+            || (word_chars.len() >= 4 && 4 * n_single >= 3 * word_chars.len());
         if is_unknown {
             unknown_words.push(word.iter().collect());
         }

@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_query_says_so() {
+    fn an_invalid_query_is_an_error() {
         for (query, says) in [
             ("", "looks for nothing"),
             ("-", "looks for nothing"),

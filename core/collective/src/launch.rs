@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_cannot_reach_each_other_are_told_how() {
+    fn ranks_without_a_transport_get_a_hint() {
         let launch =
             discover(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]).unwrap().expect("SLURM");
         let error = launch.master().expect_err("no address").to_string();

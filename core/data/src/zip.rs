@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told() {
+    fn damage_is_an_error() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.zip");
         let whole = std::fs::read(golden("files.zip")).expect("goldens");
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_beyond_the_end_is_no_archive() {
+    fn a_directory_beyond_the_end_is_an_error() {
         let far = 0xfff0_0000_u32.to_le_bytes();
         for at in [12, 16] {
             assert!(

@@ -739,7 +739,7 @@ mod tests {
     }
 
     #[test]
-    fn each_patch_is_taught_by_the_part_of_the_photo_that_it_shows() {
+    fn each_patch_gets_the_teacher_features_of_its_own_area() {
         // The map's cells contain their column; a student of 4 by 4 patches sees the middle of the
         // photo.
         let (student, grid, size) = (4, 8, [64, 32]);

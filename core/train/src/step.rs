@@ -475,20 +475,20 @@ impl Totals {
 
     /// The counts of one rank's batch.
     pub fn count(batch: &Batch, config: &TrainConfig) -> [f64; COUNTS] {
-        let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
+        let all = BatchPart { samples: &batch.samples, lines: &batch.lines };
         let tokens = |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize {
             texts.map(|ids| ids.len() + 1).sum()
         };
-        let phrases = whole.phrases();
+        let phrases = all.phrases();
         let contrasts_regions =
             config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
         [
             batch.samples.len(),
             batch.lines.len(),
-            whole.teacher_photos().len(),
+            all.teacher_photos().len(),
             phrases.len(),
-            tokens(&mut whole.captioned_photos().iter().map(|photo| &batch.samples[*photo].text)),
-            tokens(&mut whole.whole_image_photos().iter().map(|photo| &batch.samples[*photo].text)),
+            tokens(&mut all.captioned_photos().iter().map(|photo| &batch.samples[*photo].text)),
+            tokens(&mut all.whole_image_photos().iter().map(|photo| &batch.samples[*photo].text)),
             tokens(&mut batch.lines.iter()),
             tokens(&mut phrases.iter()),
             batch.samples.len() + if contrasts_regions { phrases.len() } else { 0 },

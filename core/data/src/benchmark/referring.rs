@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_told_by_its_file_or_folder() {
+    fn a_set_is_recognized_by_its_file_or_folder() {
         assert_eq!(set_of(Path::new("x/refcoco+/refs(unc).json")), "RefCOCO+");
         assert_eq!(set_of(Path::new("x/finetune_refcocog_val.json")), "RefCOCOg");
         assert_eq!(by_of(Path::new("x/refs(umd).json")), "(umd)");

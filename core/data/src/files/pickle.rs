@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_wild_is_an_error() {
+    fn a_truncated_or_random_pickle_is_an_error() {
         let whole = b"\x80\x02]q\x00(X\x01\x00\x00\x00aq\x01X\x01\x00\x00\x00bq\x02e.";
         for end in 0..whole.len() {
             assert!(run(&whole[..end]).is_err(), "{end}");

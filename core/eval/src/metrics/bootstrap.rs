@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_on_the_same_photos_is_told_from_noise() {
+    fn a_difference_on_the_same_photos_is_significant_only_beyond_noise() {
         let a: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0)).collect();
         let b: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0 || i % 20 == 1)).collect();
         let (_, found) = run(&a).compare(&run(&b), N_DRAWS, 0).expect("the same photos").remove(0);

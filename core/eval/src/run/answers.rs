@@ -158,15 +158,15 @@ impl Questions<'_> {
                 answer.boxes().into_iter().map(move |box_px| (photo, box_px))
             })
             .collect();
-        let said = self.caption_boxes(stage, images, &own).await?;
+        let scored_captions = self.caption_boxes(stage, images, &own).await?;
         let mut found = self.caption_proposals(stage, images, answers).await?;
-        for (&(photo, box_px), (caption, score)) in own.iter().zip(&said) {
+        for (&(photo, box_px), (caption, score)) in own.iter().zip(&scored_captions) {
             if self.proposals_of(&answers[photo]).is_none() {
                 found[photo].push(Detection { box_px, score: *score, caption: caption.clone() });
             }
         }
 
-        let mut captions = said.into_iter().map(|(caption, _)| caption);
+        let mut captions = scored_captions.into_iter().map(|(caption, _)| caption);
         for ((answer, image), found) in answers.iter_mut().zip(images).zip(found) {
             let mut points = Vec::with_capacity(answer.phrase_region.len());
             for embed in answer.phrase_embeds.chunks_exact(self.session.config().embed_dim) {

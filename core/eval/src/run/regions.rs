@@ -164,7 +164,7 @@ impl Collected {
         for ((&own, embed), &point) in
             answers.phrase_region.iter().zip(embeds).zip(&of_stage.points)
         {
-            let is_hit = self.see_phrase(embed, own, point, answers, of_stage);
+            let is_hit = self.add_phrase(embed, own, point, answers, of_stage);
             first_points[own].get_or_insert((point, is_hit));
             self.phrase_region_idx.push(first_region + own);
             self.phrase_photo.push(photo_idx);
@@ -178,14 +178,14 @@ impl Collected {
                 (region.box_px, region.phrases.clone(), caption.clone());
             RegionCase { photo_idx, box_px, phrases, caption, cider: 0.0, point, is_hit }
         }));
-        self.see_dense(&answers.regions, &of_stage.found);
+        self.add_dense(&answers.regions, &of_stage.found);
         self.photos.push(answers.photo.clone());
         Ok(())
     }
 
     /// Ranks the phrase's own region among those of its photo, and returns whether its point is a
     /// hit.
-    fn see_phrase(
+    fn add_phrase(
         &mut self,
         embed: &[f32],
         own: usize,
@@ -210,7 +210,7 @@ impl Collected {
         is_in(point)
     }
 
-    fn see_dense(&mut self, regions: &[BenchmarkRegion], found: &[Detection]) {
+    fn add_dense(&mut self, regions: &[BenchmarkRegion], found: &[Detection]) {
         let boxes: Vec<BoxPx> = regions.iter().map(|region| region.box_px).collect();
         let captions: Vec<String> =
             regions.iter().map(|region| region.phrases[0].clone()).collect();

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_says_what_it_was_told_and_nothing_becomes_markup() {
+    fn a_page_shows_its_texts_and_escapes_markup() {
         let shown = Shown {
             label: "a <photo>".into(),
             uri: "data:,".into(),
