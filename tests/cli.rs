@@ -273,7 +273,7 @@ fn boxes_that_hold_nothing_are_refused() {
 }
 
 #[test]
-fn one_bad_photo_among_many_is_passed_over_unless_strict() {
+fn one_bad_photo_among_many_is_skipped_unless_strict() {
     let desk = Desk::new();
     desk.write("bad.png", b"no photo");
     let output = desk.run("caption 0.png bad.png 1.png --max-tokens 2 --json");
@@ -293,7 +293,7 @@ fn one_bad_photo_among_many_is_passed_over_unless_strict() {
 }
 
 #[test]
-fn wrong_arguments_and_missing_devices_and_models_are_told_apart() {
+fn wrong_arguments_and_missing_devices_and_models_have_different_exit_codes() {
     let desk = Desk::new();
     desk.fails("caption", 2, &["IMAGE"]);
     desk.fails("describe 0.png", 2, &["describe"]);

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_plays_a_gpu_is_none() {
+    fn a_software_adapter_is_not_a_gpu() {
         check(&[AdapterType::Software], None);
         check(&[], None);
     }

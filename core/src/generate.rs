@@ -79,7 +79,7 @@ pub struct Greedy {
     /// The next input of the language model.
     embeds: Tensor<3>,
     /// The caption index of each row in the cache. Finished captions lose their rows.
-    rows: Vec<usize>,
+    caption_of_row: Vec<usize>,
     eos_token_id: Option<u32>,
     tokens_left: usize,
     captions: Vec<Generated>,
@@ -101,7 +101,7 @@ impl Greedy {
         Self {
             cache: llm.new_cache(batch, n_prefix + max_tokens, &prefix.device()),
             embeds: prefix,
-            rows: (0..batch).collect(),
+            caption_of_row: (0..batch).collect(),
             eos_token_id,
             tokens_left: max_tokens,
             captions: vec![Generated { ids: Vec::new(), log_prob: 0.0 }; batch],
@@ -133,8 +133,8 @@ impl Greedy {
         }
         // One read for all tokens: [tokens * rows, 2].
         let choices = read_floats(Tensor::cat(unread, 0)).await?;
-        for step in choices.chunks_exact(2 * self.rows.len()) {
-            for (&idx, choice) in self.rows.iter().zip(step.chunks_exact(2)) {
+        for step in choices.chunks_exact(2 * self.caption_of_row.len()) {
+            for (&idx, choice) in self.caption_of_row.iter().zip(step.chunks_exact(2)) {
                 if self.done[idx] {
                     continue;
                 }
@@ -147,7 +147,7 @@ impl Greedy {
                 }
             }
         }
-        self.leave_out_finished();
+        self.drop_finished();
         Ok(true)
     }
 
@@ -155,18 +155,20 @@ impl Greedy {
     /// the rest.
     ///
     /// Only on the CPU: on a GPU another shape may compile other kernels, which costs more.
-    fn leave_out_finished(&mut self) {
+    fn drop_finished(&mut self) {
         let device = self.embeds.device();
-        let live: Vec<usize> =
-            (0..self.rows.len()).filter(|row| !self.done[self.rows[*row]]).collect();
-        if live.is_empty() || live.len() * 4 > self.rows.len() * 3 || !is_on_cpu(&device) {
+        let live: Vec<usize> = (0..self.caption_of_row.len())
+            .filter(|row| !self.done[self.caption_of_row[*row]])
+            .collect();
+        if live.is_empty() || live.len() * 4 > self.caption_of_row.len() * 3 || !is_on_cpu(&device)
+        {
             return;
         }
         let places: Vec<u32> = live.iter().map(|row| *row as u32).collect();
         let places = int_row(&places, live.len(), &device);
         self.cache = self.cache.clone().select(places.clone());
         self.embeds = self.embeds.clone().select(0, places);
-        self.rows = live.into_iter().map(|row| self.rows[row]).collect();
+        self.caption_of_row = live.into_iter().map(|row| self.caption_of_row[row]).collect();
     }
 
     /// The captions as far as they are decoded.

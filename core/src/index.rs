@@ -601,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
+    fn a_written_index_is_read_back() {
         for index in [index(), Index::new(1, 512)] {
             assert_eq!(Index::from_bytes(&index.to_bytes()).expect("readable"), index);
         }

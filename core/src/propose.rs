@@ -30,8 +30,8 @@ const HELD: f32 = 0.9;
 /// - point: `[x, y]`; a point outside of the input counts as the nearest one inside
 pub fn propose(patches: &[f32], grid: usize, point: [f32; 2]) -> Vec<BoxShare> {
     let point = point.map(|at| at.clamp(0.0, 1.0));
-    let alike = affinity(patches, grid, point);
-    let mut ranked: Vec<(f32, BoxShare)> = candidates(&alike, grid, point)
+    let affinity = affinity(patches, grid, point);
+    let mut ranked: Vec<(f32, BoxShare)> = candidates(&affinity, grid, point)
         .iter()
         .map(|candidate| (candidate.score(), candidate.box_share))
         .collect();
@@ -100,17 +100,17 @@ fn affinity(patches: &[f32], grid: usize, point: [f32; 2]) -> Vec<f32> {
 }
 
 /// Every pair of a row span and a column span, row by row.
-fn candidates(alike: &[f32], grid: usize, [x, y]: [f32; 2]) -> Vec<Candidate> {
-    let total: f32 = alike.iter().sum();
-    let n_patches = alike.len() as f32;
+fn candidates(affinity: &[f32], grid: usize, [x, y]: [f32; 2]) -> Vec<Candidate> {
+    let total: f32 = affinity.iter().sum();
+    let n_patches = affinity.len() as f32;
     let n_more = MORE_OUTSIDE * n_patches;
     let more = MORE_OUTSIDE * total;
     let columns = spans(x, grid);
     let mut candidates = Vec::with_capacity(columns.len().pow(2));
     for row in spans(y, grid) {
         let mut by_column = vec![0.0; grid]; // affinity inside the row
-        for (line, covered) in alike.chunks_exact(grid).zip(&row.covered) {
-            by_column.iter_mut().zip(line).for_each(|(sum, alike)| *sum += covered * alike);
+        for (line, covered) in affinity.chunks_exact(grid).zip(&row.covered) {
+            by_column.iter_mut().zip(line).for_each(|(sum, affinity)| *sum += covered * affinity);
         }
         for column in &columns {
             let inside: f32 =
@@ -264,8 +264,8 @@ mod tests {
         let golden: Golden =
             serde_json::from_str(include_str!("propose/golden.json")).expect("as written");
         for GoldenClick { point, n_candidates, candidates: wanted } in golden.clicks {
-            let alike = affinity(&golden.patches, golden.grid, point);
-            let found = candidates(&alike, golden.grid, point);
+            let affinity = affinity(&golden.patches, golden.grid, point);
+            let found = candidates(&affinity, golden.grid, point);
             assert_eq!(found.len(), n_candidates);
             for (idx, box_share, features) in wanted {
                 let pairs = found[idx].box_share.iter().chain(&found[idx].features);

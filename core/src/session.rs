@@ -419,7 +419,7 @@ impl Session {
     }
 
     /// The part of a photo that the model sees and that the patches cover, in pixels of the photo.
-    pub fn seen_px(&self, image: &EncodedImage) -> BoxPx {
+    pub fn visible_px(&self, image: &EncodedImage) -> BoxPx {
         let side = self.config.vision.image_size() as f32;
         image.map.image_from_input([0.0, 0.0, side, side])
     }
@@ -485,6 +485,13 @@ impl Session {
                 if (*mask_width, *mask_height) != (width, height) {
                     return Err(SessionError::Mask(format!(
                         "is {mask_width}×{mask_height}, but the photo is {width}×{height}"
+                    )));
+                }
+                let wanted = width as usize * height as usize;
+                if values.len() != wanted {
+                    return Err(SessionError::Mask(format!(
+                        "has {} values, but {width}×{height} pixels need {wanted}",
+                        values.len()
                     )));
                 }
                 self.mask_region(image, values)

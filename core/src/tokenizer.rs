@@ -82,16 +82,16 @@ impl Tokenizer {
     }
 
     /// Reports how much of a text is read, and which of its words the tokenizer does not know.
-    pub fn reading(&self, text: &str) -> Result<Reading, TokenizerError> {
+    pub fn report(&self, text: &str) -> Result<TokenizerReport, TokenizerError> {
         let encoding =
             self.inner.encode_char_offsets(text, false).map_err(|cause| failed(text, cause))?;
         let n_tokens = encoding.get_ids().len();
         let spans: Vec<Range<usize>> =
             encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
-        Ok(Reading {
+        Ok(TokenizerReport {
             n_tokens,
             n_read: n_tokens.min(self.max_text_len - 1),
-            strange: strange_words(text, &spans),
+            unknown_words: find_unknown_words(text, &spans),
         })
     }
 
@@ -109,16 +109,16 @@ impl Tokenizer {
     }
 }
 
-/// The result of [`Tokenizer::reading`].
+/// The result of [`Tokenizer::report`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct TokenizerReport {
     /// Tokens of the whole text.
     pub n_tokens: usize,
     /// Tokens that [`Tokenizer::encode`] keeps.
     pub n_read: usize,
     /// Words that the tokenizer splits into single letters or bytes, because it learned no longer
     /// piece.
-    pub strange: Vec<String>,
+    pub unknown_words: Vec<String>,
 }
 
 /// Words that the tokenizer hardly knows.
@@ -127,36 +127,36 @@ pub struct Reading {
 /// Or the word has at least four letters, and three quarters of them are tokens by themselves.
 ///
 /// `spans` are the tokens' ranges in characters. The bytes of one character share a span.
-fn strange_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
+fn find_unknown_words(text: &str, spans: &[Range<usize>]) -> Vec<String> {
     let letters: Vec<char> = text.chars().collect();
     let mut n_tokens = vec![0; letters.len()];
-    let mut is_alone = vec![false; letters.len()];
+    let mut is_single = vec![false; letters.len()];
     for span in spans {
         // A leading space belongs to the token, not to the word.
         let within = span.clone().filter(|at| letters.get(*at).is_some_and(|c| !c.is_whitespace()));
         let within: Vec<usize> = within.collect();
         for at in &within {
             n_tokens[*at] += 1;
-            is_alone[*at] = within.len() == 1;
+            is_single[*at] = within.len() == 1;
         }
     }
-    let mut strange = Vec::new();
+    let mut unknown_words = Vec::new();
     let mut start = 0;
     for word in letters.split(|c| c.is_whitespace()) {
         let places = start..start + word.len();
         start = places.end + 1;
         // Ignore punctuation.
-        let spoken: Vec<usize> =
+        let word_chars: Vec<usize> =
             places.filter(|at| letters[*at].is_alphabetic() || !letters[*at].is_ascii()).collect();
-        let n_of_bytes = spoken.iter().filter(|at| n_tokens[**at] != 1).count();
-        let n_alone = spoken.iter().filter(|at| is_alone[**at]).count();
-        let is_strange =
-            2 * n_of_bytes > spoken.len() || (spoken.len() >= 4 && 4 * n_alone >= 3 * spoken.len());
-        if is_strange {
-            strange.push(word.iter().collect());
+        let n_split = word_chars.iter().filter(|at| n_tokens[**at] != 1).count();
+        let n_single = word_chars.iter().filter(|at| is_single[**at]).count();
+        let is_unknown = 2 * n_split > word_chars.len()
+            || (word_chars.len() >= 4 && 4 * n_single >= 3 * word_chars.len());
+        if is_unknown {
+            unknown_words.push(word.iter().collect());
         }
     }
-    strange
+    unknown_words
 }
 
 fn failed(text: &str, cause: tokenizers::Error) -> TokenizerError {
@@ -265,7 +265,7 @@ mod tests {
             })
             .collect();
         assert_eq!(at, text.chars().count(), "the tokens are the text");
-        assert_eq!(strange_words(text, &spans), wanted);
+        assert_eq!(find_unknown_words(text, &spans), wanted);
     }
 
     #[test]

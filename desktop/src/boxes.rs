@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_box_says_why() {
+    fn an_invalid_box_gives_a_reason() {
         check("1,2,3", "wanted x0,y0,x1,y1");
         check("1,2,3,4,5", "wanted x0,y0,x1,y1");
         check("a,b,c,d", "wanted x0,y0,x1,y1");

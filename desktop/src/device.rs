@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_device_is_refused() {
+    fn an_unknown_device_is_refused() {
         for text in ["", "gpu", "cpu:1", "auto:0", "wgpu:", "cuda:-1", "cuda:x", "CPU"] {
             check(text, None);
         }

@@ -5,7 +5,7 @@ use mmgem_core::generate::Decoding;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
 use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
-use mmgem_eval::ranking::Ties;
+use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, RetrievalOptions, captions, retrieval};
 use serde_json::{Value, json};
 

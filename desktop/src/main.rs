@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_is_told_once() {
+    fn every_cause_is_printed_once() {
         let error = anyhow::anyhow!("no such file")
             .context("cannot read: no such file")
             .context("no photo");

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use mmgem_core::image::BoxPx;
 use mmgem_core::session::{Part, Session};
-use mmgem_core::tokenizer::{Reading, Tokenizer, TokenizerError};
+use mmgem_core::tokenizer::{Tokenizer, TokenizerError, TokenizerReport};
 use pollster::block_on;
 
 use crate::args::WrongArguments;
@@ -267,11 +267,12 @@ impl Query {
 /// # Errors
 /// When the tokenizer fails.
 pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
-    let Reading { n_tokens, n_read, strange } = tokenizer.reading(text)?;
+    let TokenizerReport { n_tokens, n_read, unknown_words } = tokenizer.report(text)?;
     let mut doubts = Vec::new();
-    if !strange.is_empty() {
-        let words: Vec<String> = strange.iter().take(5).map(|word| format!("{word:?}")).collect();
-        let more = if strange.len() > 5 { ", .." } else { "" };
+    if !unknown_words.is_empty() {
+        let words: Vec<String> =
+            unknown_words.iter().take(5).map(|word| format!("{word:?}")).collect();
+        let more = if unknown_words.len() > 5 { ", .." } else { "" };
         doubts.push(format!(
             "the model does not know {}{more}: hits for unknown words mean little",
             words.join(", ")
@@ -575,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_query_says_so() {
+    fn an_invalid_query_is_an_error() {
         for (query, says) in [
             ("", "looks for nothing"),
             ("-", "looks for nothing"),

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_among_many_is_passed_over_and_a_single_one_is_an_error() {
+    fn a_bad_file_among_many_is_skipped_and_a_single_one_is_an_error() {
         let bad = || Err::<(), _>(anyhow::anyhow!("damaged"));
         let mut many = PassedOver::new(2, false);
         assert!(many.take(Path::new("a"), bad(), None).expect("skipped").is_none());

@@ -144,7 +144,7 @@ fn a_gpu_that_is_lost_is_an_error_where_it_was_asked_for_and_replaced_where_it_w
 }
 
 #[test]
-fn a_gpu_whose_memory_is_full_is_told_from_one_that_is_lost() {
+fn a_full_gpu_is_distinguished_from_a_lost_one() {
     let Some(gpu) = FailingGpu::new() else { return };
     let full = "the GPU ran out of memory";
     // Enough for wgpu's own buffers, but not for the model.

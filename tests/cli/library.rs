@@ -304,7 +304,7 @@ fn a_text_that_was_looked_for_before_is_not_read_again() {
 }
 
 #[test]
-fn a_cutoff_is_told_from_captioned_photos() {
+fn a_cutoff_is_measured_on_captioned_photos() {
     let desk = Desk::new();
     assert!(desk.run("scenes --out drawn --n 8 --seed 5").status.success());
     assert_eq!(
@@ -344,7 +344,7 @@ fn a_cutoff_is_told_from_captioned_photos() {
 }
 
 #[test]
-fn what_one_library_exports_another_imports_without_encoding() {
+fn an_exported_library_is_imported_without_encoding() {
     let desk = Desk::new();
     assert_eq!(desk.json("index . --library a.sqlite --export a.index")["encoded"], json!(3));
     let imported = desk.json("index . --library b.sqlite --import a.index");

@@ -305,7 +305,7 @@ fn a_library_that_cannot_be_written_is_searched() {
 
 #[test]
 #[cfg(unix)]
-fn what_cannot_be_opened_is_told_and_read_when_it_can() {
+fn an_unreadable_file_is_reported_and_read_once_it_is_readable() {
     let desk = Desk::new();
     let Some(other) = as_other(&desk) else { return };
     for folder in ["lib", "lib/shut", "out"] {

@@ -206,7 +206,7 @@ fn exact(entry: &Value) -> PathBuf {
 }
 
 #[test]
-fn of_odd_files_none_is_lost_doubled_or_hidden() {
+fn no_odd_file_is_lost_doubled_or_hidden() {
     let n: u64 = std::env::var("MMGEM_ODD_FILES").map_or(300, |n| n.parse().expect("a number"));
     let desk = Desk::new();
     let folder = desk.path("photos");

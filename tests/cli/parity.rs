@@ -101,7 +101,7 @@ fn a_value_that_is_not_the_references_is_named() {
 }
 
 #[test]
-fn what_is_no_case_is_said() {
+fn a_folder_that_is_not_a_case_is_an_error() {
     let desk = Desk::new();
     desk.fails("parity nowhere --device cpu", 1, &["nowhere", "is the path right?"]);
     desk.fails("parity . --device cpu", 1, &["wanted folders with a case.json"]);

@@ -78,7 +78,7 @@ fn filters_alone_list_photos_the_latest_first() {
 }
 
 #[test]
-fn a_filter_that_there_is_not_is_told_with_those_that_there_are() {
+fn an_unknown_filter_is_reported_with_the_known_ones() {
     let desk = Desk::new();
     assert!(desk.run("index . --library l.sqlite -q").status.success());
     for (query, says) in [
@@ -228,7 +228,7 @@ fn index_goes_on_with_the_folders_of_before() {
 }
 
 #[test]
-fn what_is_left_out_is_said_once() {
+fn skipped_photos_are_reported_once() {
     let desk = Desk::new();
     for place in [
         "p/a.png",

@@ -21,7 +21,7 @@ fn desk(steps: usize) -> Desk {
 
 #[test]
 #[cfg(unix)]
-fn an_interrupt_or_a_term_saves_a_checkpoint_and_is_no_failure() {
+fn an_interrupt_or_a_term_saves_a_checkpoint_and_succeeds() {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 

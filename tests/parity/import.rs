@@ -276,7 +276,7 @@ fn check_refused(change: impl Fn(&mut Sources, &mut ImportOptions), parts: &[&st
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_its_cure() {
+fn a_mismatch_is_refused_with_a_hint() {
     check_refused(
         |_, o| o.tower.num_attention_heads = None,
         &["24 wide", "64 per head", "--vision-heads"],
@@ -308,7 +308,7 @@ fn check_language_config(key: &str, value: Value, parts: &[&str]) {
 }
 
 #[test]
-fn a_language_model_that_is_no_plain_llama_is_refused() {
+fn a_language_model_that_is_not_a_plain_llama_is_refused() {
     check_language_config(
         "model_type",
         "mistral".into(),

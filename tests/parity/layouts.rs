@@ -477,7 +477,7 @@ fn two_encoders_in_one_file_are_refused() {
 }
 
 #[test]
-fn what_the_options_say_must_not_contradict_the_files() {
+fn options_must_not_contradict_the_files() {
     let refuse = |name: &str, tower: TowerOptions, parts: &[&str]| {
         let options = ImportOptions { tower, ..options() };
         let message = import_vision(&folder(name), &options)
@@ -513,7 +513,7 @@ fn without_config_files_what_is_assumed_is_said() {
 }
 
 #[test]
-fn files_that_hold_no_weights_are_told() {
+fn files_without_weights_are_an_error() {
     let check = |write: &dyn Fn(&Path), parts: &[&str]| {
         let folder = tempfile::tempdir().expect("a temporary folder");
         write(folder.path());

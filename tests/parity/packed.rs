@@ -274,7 +274,7 @@ fn a_lost_part_of_a_cut_tensor_is_named() {
 }
 
 #[test]
-fn what_is_packed_again_stays_what_it_is() {
+fn packing_twice_changes_nothing() {
     let case = Case::read("tiny");
     let once = read(&case, &written(&case, Dtype::Q8, usize::MAX)).expect("it was just written");
     let again = to_shards(&named_tensors(&once), Dtype::Q8, usize::MAX);

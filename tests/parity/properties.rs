@@ -192,6 +192,9 @@ fn a_mask_of_a_whole_box_is_the_box() {
     let by_box = embed(&Part::Box([8.0, 16.0, 40.0, 48.0]));
     assert!(relative(&by_mask, &by_box) < SAME);
     assert!(relative(&by_box, &embed(&Part::Whole)) > 0.01, "the box is not the whole photo");
+    let short = Part::Mask { width: 64, height: 64, values: vec![255; 64 * 63] };
+    let error = block_on(session.embed_image(&image, &short)).expect_err("too few values");
+    assert!(error.to_string().contains("4032 values, but 64×64 pixels need 4096"), "{error}");
 }
 
 fn captions(name: &str, beam: usize) -> Vec<Generated> {

@@ -33,7 +33,7 @@ fn unusable() -> [(Sample, &'static str); 4] {
 }
 
 #[test]
-fn what_cannot_be_used_is_named_counted_and_passed_over() {
+fn unusable_samples_are_named_counted_and_skipped() {
     let one_pixel = damaged(4, "png", |bytes| *bytes = tiny::png_of(&[200, 30, 30], 1, 1));
     let mut samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
     samples.extend([one_pixel, tiny::sample(5), tiny::sample(6)]);
@@ -73,7 +73,7 @@ fn a_photo_of_one_pixel_has_no_regions_but_can_be_used() {
 }
 
 #[test]
-fn a_sample_alone_in_its_batch_teaches_nothing_by_contrast_but_harms_nothing() {
+fn a_single_sample_in_a_batch_has_zero_contrastive_loss() {
     let lab = Lab::with(&[unusable()[0].0.clone(), tiny::sample(5)]);
     // The lines of text keep both workers busy; one of them has no photo.
     let set = [
@@ -137,7 +137,7 @@ fn data_of_which_nothing_can_be_used_is_an_error() {
 }
 
 #[test]
-fn a_batch_without_a_usable_sample_is_passed_over_and_counted() {
+fn a_batch_without_a_usable_sample_is_skipped_and_counted() {
     let broken = |index| damaged(index, "png", Vec::clear);
     let lab = Lab::with(&[
         broken(0),
@@ -187,7 +187,7 @@ fn apart(samples: &[Sample]) -> Vec<u8> {
 }
 
 #[test]
-fn parts_that_stand_apart_are_told_as_the_cause() {
+fn separated_parts_are_reported_as_the_cause() {
     let lab = Lab::new();
     fs::write(lab.path("scenes.tar"), apart(&[tiny::sample(1), tiny::sample(2), tiny::sample(3)]))
         .expect("writable");

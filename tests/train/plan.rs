@@ -119,7 +119,7 @@ fn the_presets_are_as_large_as_their_towers_are_known_to_be() {
 /// blocks over a text, with `2 · 2048² + 2 · 2048 · 256 + 3 · 2048 · 5632` weights each. Each
 /// weight and token takes two operations, plus attention.
 #[test]
-fn what_the_papers_runs_compute_is_what_a_hand_calculation_says() {
+fn the_operations_of_the_papers_runs_match_a_hand_calculation() {
     let vision = 24.0 * (2.0 * 257.0 * 12.0 * 1024f64.powi(2) + 4.0 * 257f64.powi(2) * 1024.0)
         + 2.0 * 256.0 * 3.0 * 196.0 * 1024.0;
     let llama = |seq: f64| 22.0 * (2.0 * seq * 44_040_192.0 + 4.0 * seq * seq * 2048.0);
@@ -190,7 +190,7 @@ fn a_run_that_has_begun_is_planned_by_its_own_rate() {
 }
 
 #[test]
-fn what_is_not_known_is_not_planned() {
+fn unknown_hardware_gives_no_times() {
     let lab = Lab::new();
     let sizes = sizes(|_| {});
     let blind = plan(&lab.config("run", &[]), &sizes, 4, None);

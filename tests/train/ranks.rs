@@ -47,7 +47,7 @@ fn run_ranks(config: &TrainConfig, n_ranks: usize, resume: bool, last: usize) ->
 }
 
 #[test]
-fn what_the_ranks_have_comes_together_in_order() {
+fn values_of_the_ranks_are_gathered_in_order() {
     let found = on_ranks(3, PATIENCE, |group| {
         let rank = group.rank();
         let texts = group.exchange(&vec![rank as u8; rank]).expect("they are all there");

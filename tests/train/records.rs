@@ -8,7 +8,7 @@ use mmgem_data::files::ModelFolder;
 use mmgem_train::TrainConfig;
 use serde_json::Value;
 
-use crate::lab::{COMMIT, Lab, crash_in, finish, metrics};
+use crate::lab::{COMMIT, Lab, crash_in, failure, finish, metrics};
 
 #[test]
 fn a_run_says_what_it_was() {
@@ -48,6 +48,21 @@ fn a_model_remembers_what_its_start_had_learned() {
     let history: Vec<Value> = serde_json::from_slice(&history).expect("JSON");
     let recipes: Vec<&str> = history.iter().filter_map(|run| run["recipe"].as_str()).collect();
     assert_eq!(recipes, ["stage1", "stage2_caption"]);
+}
+
+#[test]
+fn a_damaged_record_of_the_start_is_an_error_before_the_first_step() {
+    let lab = Lab::new();
+    let first = lab.config("first", &["optim.steps=1"]);
+    finish(&first, false);
+    fs::write(first.out.join("model/training.json"), "[{").expect("writable");
+    let from = "model={ from = 'LAB/first/model' }";
+    let second = lab.config("second", &["recipe=stage2_caption", from, "optim.steps=1"]);
+    let error = failure(&second, false);
+    for part in ["training.json cannot be read", "wanted a list of runs", "restore the file"] {
+        assert!(error.contains(part), "{error:?} does not say {part:?}");
+    }
+    assert!(!second.out.join("metrics.jsonl").exists());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use safetensors::SafeTensors;
+
 use crate::lab::{
     Lab, checkpoints, crash_in, failure, finish, metrics, model_bytes, moment_bytes, run_until,
     timeless_metrics,
@@ -114,6 +116,33 @@ fn a_finished_run_that_goes_on_writes_the_same_model() {
     finish(&config, true);
     assert!(model_bytes(&config) == bytes);
     assert_eq!(metrics(&config), lines);
+}
+
+#[test]
+fn a_checkpoint_whose_moments_do_not_fit_is_refused() {
+    let lab = Lab::new();
+    let config = lab.config("run", &["optim.steps=2"]);
+    finish(&config, false);
+    let whole = moment_bytes(&config, 2);
+    let file = SafeTensors::deserialize(&whole).expect("a whole file");
+    let (_, header) = SafeTensors::read_metadata(&whole).expect("a header");
+    let check = |rename: &dyn Fn(&str) -> Option<String>, says: &str| {
+        let tensors =
+            file.tensors().into_iter().filter_map(|(name, view)| Some((rename(&name)?, view)));
+        let bytes = safetensors::serialize(tensors, header.metadata().clone()).expect("tensors");
+        let path = config.out.join("checkpoints/step-00000002/optimizer.safetensors");
+        fs::write(&path, bytes).expect("writable");
+        let error = failure(&lab.config("run", &["optim.steps=3"]), true);
+        for part in [says, "remove this checkpoint", "optimizer.safetensors"] {
+            assert!(error.contains(part), "{error:?} does not say {part:?}");
+        }
+    };
+    let without =
+        |end: &'static str| move |name: &str| (!name.ends_with(end)).then(|| name.to_owned());
+    check(&without("moment_2.h1.weight"), "missing, the first is moment_2.h1.weight");
+    check(&without(".h1.weight"), "found moments of ");
+    let renamed = |name: &str| Some(name.replace(".h1.weight", ".h9.weight"));
+    check(&renamed, "not used, the first is moment_1.h9.weight");
 }
 
 #[test]

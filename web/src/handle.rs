@@ -186,7 +186,7 @@ impl Model {
         Ok(Place {
             similarity: found.similarity,
             grid: found.grid,
-            seen: self.session.seen_px(&image.encoded).into(),
+            seen: self.session.visible_px(&image.encoded).into(),
             point: found.point_px.into(),
             box_px: found.box_px.into(),
             score: found.score,

@@ -22,7 +22,7 @@ pub struct Launch {
 pub enum LaunchError {
     /// A variable is not a number, or the rank is not below the number of ranks.
     #[error("{found}, wanted a rank below the number of ranks (set by {launcher})")]
-    Wrong {
+    InvalidVariable {
         /// The variables and their values.
         found: String,
         /// The launcher that set them.
@@ -32,7 +32,7 @@ pub enum LaunchError {
     #[error(
         "{launch}, but no way to reach the other ranks\n  hint: set MASTER_ADDR (and MASTER_PORT) to rank 0's machine, or use a build with --features mpi under mpirun; for a run of one process unset {variable}"
     )]
-    NoWay {
+    NoTransport {
         /// The rank and launcher that were found.
         launch: String,
         /// The variable to unset.
@@ -66,7 +66,7 @@ impl Launch {
                 continue;
             };
             let local_text = variable(local).unwrap_or_else(|| "0".into());
-            let wrong = || LaunchError::Wrong {
+            let wrong = || LaunchError::InvalidVariable {
                 found: format!("{rank}={rank_text:?} {size}={size_text:?} {local}={local_text:?}"),
                 launcher,
             };
@@ -76,7 +76,7 @@ impl Launch {
             if rank >= size {
                 return Err(wrong());
             }
-            let port = meeting_port(&variable);
+            let port = rank_0_port(&variable);
             let master = variable("MASTER_ADDR").map(|host| format!("{host}:{port}"));
             return Ok(Some(Self { rank, size, local_rank, launcher, master }));
         }
@@ -92,12 +92,12 @@ impl Launch {
             LAUNCHERS.iter().find(|known| known.0 == self.launcher).map_or("RANK", |known| known.1);
         self.master
             .as_deref()
-            .ok_or_else(|| LaunchError::NoWay { launch: self.to_string(), variable })
+            .ok_or_else(|| LaunchError::NoTransport { launch: self.to_string(), variable })
     }
 }
 
 /// The port for rank 0: MASTER_PORT, or the next one if torchrun itself listens there.
-fn meeting_port(variable: &impl Fn(&str) -> Option<String>) -> String {
+fn rank_0_port(variable: &impl Fn(&str) -> Option<String>) -> String {
     let port = variable("MASTER_PORT").unwrap_or_else(|| PORT.into());
     let is_taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value == "True");
     match port.trim().parse::<u16>() {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_cannot_reach_each_other_are_told_how() {
+    fn ranks_without_a_transport_get_a_hint() {
         let launch =
             discover(&[("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")]).unwrap().expect("SLURM");
         let error = launch.master().expect_err("no address").to_string();

@@ -45,7 +45,7 @@ impl Tcp {
         } else if rank == 0 {
             listen(size, master, timeout)?
         } else {
-            vec![call(rank, size, master, timeout)?]
+            vec![connect_to_rank_0(rank, size, master, timeout)?]
         };
         // The others wait longer than rank 0, so that rank 0 can report the missing rank.
         let patience =
@@ -62,15 +62,15 @@ impl Tcp {
     }
 
     /// Sends `own` to rank 0. On rank 0, returns the messages of all ranks, its own first.
-    fn collect(&self, own: &[u8], what: &'static str) -> Result<Vec<Vec<u8>>, CollectiveError> {
+    fn gather_to_0(&self, own: &[u8], what: &'static str) -> Result<Vec<Vec<u8>>, CollectiveError> {
         let mut peers = self.peers.lock().expect("one call at a time");
         if self.rank > 0 {
             return match send(&mut peers[0], DATA, own) {
                 Ok(()) => Ok(Vec::new()),
                 // Rank 0 may have sent the reason before it closed the connection.
                 Err(cause) => Err(match receive(&mut peers[0]) {
-                    Ok((FAILURE, text)) => told(&text),
-                    _ => self.lost(0, &cause, what),
+                    Ok((FAILURE, text)) => remote_failure(&text),
+                    _ => self.connection_error(0, &cause, what),
                 }),
             };
         }
@@ -78,9 +78,9 @@ impl Tcp {
         for idx in 0..peers.len() {
             match receive(&mut peers[idx]) {
                 Ok((DATA, bytes)) => all.push(bytes),
-                Ok((_, text)) => return Err(told(&text)),
+                Ok((_, text)) => return Err(remote_failure(&text)),
                 Err(cause) => {
-                    let error = self.lost(idx + 1, &cause, what);
+                    let error = self.connection_error(idx + 1, &cause, what);
                     // Sends the reason to all ranks, so that they do not report rank 0 as lost.
                     let text = error.to_string();
                     for peer in peers.iter_mut() {
@@ -94,21 +94,30 @@ impl Tcp {
     }
 
     /// On rank 0, sends `bytes` to all; on the others, receives them.
-    fn spread(&self, bytes: Vec<u8>, what: &'static str) -> Result<Vec<u8>, CollectiveError> {
+    fn broadcast_from_0(
+        &self,
+        bytes: Vec<u8>,
+        what: &'static str,
+    ) -> Result<Vec<u8>, CollectiveError> {
         let mut peers = self.peers.lock().expect("one call at a time");
         if self.rank > 0 {
-            return match receive(&mut peers[0]).map_err(|e| self.lost(0, &e, what))? {
+            return match receive(&mut peers[0]).map_err(|e| self.connection_error(0, &e, what))? {
                 (DATA, bytes) => Ok(bytes),
-                (_, text) => Err(told(&text)),
+                (_, text) => Err(remote_failure(&text)),
             };
         }
         for (idx, peer) in peers.iter_mut().enumerate() {
-            send(peer, DATA, &bytes).map_err(|e| self.lost(idx + 1, &e, what))?;
+            send(peer, DATA, &bytes).map_err(|e| self.connection_error(idx + 1, &e, what))?;
         }
         Ok(bytes)
     }
 
-    fn lost(&self, peer: usize, cause: &std::io::Error, what: &'static str) -> CollectiveError {
+    fn connection_error(
+        &self,
+        peer: usize,
+        cause: &std::io::Error,
+        what: &'static str,
+    ) -> CollectiveError {
         match cause.kind() {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => CollectiveError::TimedOut {
                 rank: self.rank,
@@ -131,10 +140,10 @@ impl Collective for Tcp {
     }
 
     fn exchange(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
-        let all = self.collect(own, "exchange")?;
+        let all = self.gather_to_0(own, "exchange")?;
         let lens = all.iter().flat_map(|bytes| (bytes.len() as u64).to_le_bytes());
         let packed = lens.chain(all.iter().flatten().copied()).collect();
-        let packed = self.spread(packed, "exchange")?;
+        let packed = self.broadcast_from_0(packed, "exchange")?;
         let short = || CollectiveError::Disagree("the exchange was cut short".into());
         let (lens, mut rest) = packed.split_at_checked(8 * self.size).ok_or_else(short)?;
         lens.chunks_exact(8)
@@ -153,7 +162,7 @@ impl Collective for Tcp {
         }
         let device = values.device();
         let own = to_host(values);
-        let all = self.collect(&to_bytes(&own), "the sum of the gradients")?;
+        let all = self.gather_to_0(&to_bytes(&own), "the sum of the gradients")?;
         let n = own.len();
         let mut sum = own;
         for (idx, bytes) in all.iter().enumerate().skip(1) {
@@ -163,7 +172,7 @@ impl Collective for Tcp {
             sum.iter_mut().zip(floats(bytes)).for_each(|(sum, value)| *sum += value);
         }
         let sum: Vec<f32> =
-            floats(&self.spread(to_bytes(&sum), "the sum of the gradients")?).collect();
+            floats(&self.broadcast_from_0(to_bytes(&sum), "the sum of the gradients")?).collect();
         let found = sum.len();
         if found != n {
             return Err(unequal(0, found, n));
@@ -220,7 +229,7 @@ fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>
     while peers.iter().any(Option::is_none) {
         match listener.accept() {
             Ok((stream, _)) => {
-                if let Some((rank, stream)) = greet(stream, size) {
+                if let Some((rank, stream)) = accept_rank(stream, size) {
                     peers[rank - 1] = Some(stream);
                 }
             }
@@ -248,7 +257,7 @@ fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>
 }
 
 /// The rank of a new connection, if it belongs to this run.
-fn greet(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
+fn accept_rank(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
     stream.set_nonblocking(false).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let mut hello = [0; 24];
@@ -261,7 +270,7 @@ fn greet(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
 }
 
 /// Connects to rank 0, and retries until the time-out.
-fn call(
+fn connect_to_rank_0(
     rank: usize,
     size: usize,
     master: &str,
@@ -333,7 +342,7 @@ fn failed(what: &'static str, cause: &std::io::Error) -> CollectiveError {
     CollectiveError::Failed { what, cause: cause.to_string() }
 }
 
-fn told(text: &[u8]) -> CollectiveError {
+fn remote_failure(text: &[u8]) -> CollectiveError {
     CollectiveError::Lost {
         who: "another rank".into(),
         cause: String::from_utf8_lossy(text).into_owned(),

@@ -52,6 +52,16 @@ pub enum FolderError {
         /// Path of the file or folder.
         path: PathBuf,
     },
+    /// A file that this program wrote is damaged.
+    #[error("{found}\n  hint: {hint}\n  file: {}", .path.display())]
+    Damaged {
+        /// Problem that was found.
+        found: String,
+        /// Suggestion for the user.
+        hint: &'static str,
+        /// Path of the file.
+        path: PathBuf,
+    },
     /// `config.json` is invalid.
     #[error("{cause}\n  folder: {}", .folder.display())]
     Config {

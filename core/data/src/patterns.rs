@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_and_files_are_told_apart() {
+    fn commands_and_files_are_distinguished() {
         let found = |patterns: &[&str]| {
             commands(&patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
         };

@@ -166,7 +166,7 @@ mod tests {
     use crate::webdataset::ShardWriter;
 
     #[test]
-    fn a_bad_shard_costs_itself_and_is_told() {
+    fn a_bad_shard_is_skipped_and_reported() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = |name: &str| folder.path().join(name);
         for name in ["a.tar", "c.tar"] {

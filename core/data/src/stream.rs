@@ -58,8 +58,8 @@ pub struct Lane {
     /// The open shard: its number in the lane's sequence, and the samples taken from it.
     open: Option<(usize, usize, Reader)>,
     /// A pending warning about the first shard that is too long.
-    too_long: Option<String>,
-    has_told: bool,
+    pending_warning: Option<String>,
+    has_warned: bool,
 }
 
 /// The reason why a place has no sample.
@@ -100,7 +100,7 @@ impl Streams {
 impl Lane {
     /// A lane at its start.
     pub fn new(streams: Arc<Streams>, lane: usize) -> Self {
-        Self { streams, lane, block: None, open: None, too_long: None, has_told: false }
+        Self { streams, lane, block: None, open: None, pending_warning: None, has_warned: false }
     }
 
     /// Reads the sample at a place of the sequence.
@@ -137,9 +137,9 @@ impl Lane {
         let (_, taken, reader) = self.open.as_mut().expect("just opened");
         *taken += 1;
         let sample = reader.next();
-        if *taken == per_shard && sample.is_ok() && !self.has_told && reader.has_more() {
-            self.has_told = true;
-            self.too_long = Some(format!(
+        if *taken == per_shard && sample.is_ok() && !self.has_warned && reader.has_more() {
+            self.has_warned = true;
+            self.pending_warning = Some(format!(
                 "pipe:{}: the shard has more samples than `samples_per_shard`, which is {per_shard}; the rest of such shards is skipped",
                 reader.command
             ));
@@ -149,7 +149,7 @@ impl Lane {
 
     /// Takes the pending warning about a shard that is too long, if any. It comes only once.
     pub fn take_warning(&mut self) -> Option<String> {
-        self.too_long.take()
+        self.pending_warning.take()
     }
 }
 

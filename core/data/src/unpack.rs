@@ -48,13 +48,13 @@ impl Compression {
 }
 
 /// A reader whose first bytes were already read.
-type Whole<R> = Chain<Cursor<Vec<u8>>, R>;
+type Rewound<R> = Chain<Cursor<Vec<u8>>, R>;
 
 /// A reader that decompresses.
 pub(super) enum Unpacked<R: Read> {
-    Plain(Whole<R>),
-    Gzip(Box<MultiGzDecoder<BufReader<Whole<R>>>>),
-    Zstd(Box<Zstd<BufReader<Whole<R>>>>),
+    Plain(Rewound<R>),
+    Gzip(Box<MultiGzDecoder<BufReader<Rewound<R>>>>),
+    Zstd(Box<Zstd<BufReader<Rewound<R>>>>),
 }
 
 impl<R: Read> Unpacked<R> {
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_compression_is_told_by_its_bytes_and_undone() {
+    fn every_compression_is_detected_from_its_bytes_and_decompressed() {
         let bytes: Vec<u8> = (0..300_000_u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
         for packed in [bytes.clone(), gzip(&bytes), zstd(&bytes)] {
             assert_eq!(unpacked(&packed).expect("whole"), bytes);
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_gives_what_came_before() {
+    fn a_truncated_stream_gives_its_complete_part() {
         let bytes: Vec<u8> =
             (0..400_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         for packed in [gzip(&bytes), zstd(&bytes)] {

@@ -405,10 +405,10 @@ impl Found {
 fn split_keys(samples: &[SamplePlace]) -> Vec<String> {
     let mut counts: HashMap<&str, usize> = HashMap::with_capacity(samples.len());
     samples.iter().for_each(|sample| *counts.entry(&sample.key).or_default() += 1);
-    let mut met: HashMap<&str, HashSet<&str>> = HashMap::new();
+    let mut extensions_of_key: HashMap<&str, HashSet<&str>> = HashMap::new();
     let mut split = Vec::new();
     for sample in samples.iter().filter(|sample| counts[sample.key.as_str()] > 1) {
-        let before = met.entry(&sample.key).or_default();
+        let before = extensions_of_key.entry(&sample.key).or_default();
         let extensions = || sample.parts.iter().map(|part| part.ext.as_str());
         if !before.is_empty() && !extensions().any(|ext| before.contains(ext)) {
             split.push(sample.key.clone());
@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back_in_any_order() {
+    fn written_samples_are_read_back_in_any_order() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("s.tar");
         write(&path, &three_samples());
@@ -731,7 +731,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_shard_is_named() {
+    fn a_file_that_is_not_a_shard_is_an_error() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("s.tar");
         let missing = ShardIndex::open(&path).expect_err("missing").to_string();
@@ -813,7 +813,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_parts_of_one_name_the_first_counts_and_the_other_is_told() {
+    fn the_first_of_two_parts_with_one_name_counts_and_the_other_is_reported() {
         let members = [
             ("a.jpg", "1"),
             ("a.txt", "one"),
@@ -842,7 +842,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_stand_apart_are_samples_of_their_own_and_told() {
+    fn separated_parts_are_samples_of_their_own_and_reported() {
         let (shard, _folder) =
             opened(&tar_of(&[("a.jpg", "1"), ("b.jpg", "2"), ("a.txt", "a"), ("b.txt", "b")]));
         assert_eq!(
@@ -901,7 +901,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_back_is_not_written() {
+    fn an_unreadable_sample_is_not_written() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut writer = ShardWriter::create(folder.path().join("s.tar")).expect("writable");
         for (key, ext) in [("a.b", "jpg"), ("", "jpg"), ("a", ""), ("a", "JPG"), ("a/", "jpg")] {
@@ -1034,7 +1034,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_with_dots_are_told_with_the_rule() {
+    fn keys_with_dots_are_reported_with_the_rule() {
         // dog.1.jpg, dog.1.json, dog.2.jpg, dog.2.json
         let dogs =
             sample("dog", &[("1.jpg", ""), ("1.json", "{}"), ("2.jpg", ""), ("2.json", "{}")]);

@@ -59,14 +59,14 @@ impl ZipArchive {
         let n_bytes = file.seek(SeekFrom::End(0)).map_err(|e| e.to_string())?;
         let tail_bytes = n_bytes.min(LONGEST_END_BYTES + LOCATOR_BYTES as u64);
         let tail = read_at(&mut file, n_bytes - tail_bytes, tail_bytes)?;
-        let (offset, list_bytes) = place_of_list(&mut file, &tail).ok_or_else(damaged)?;
+        let (offset, list_bytes) = find_directory(&mut file, &tail).ok_or_else(damaged)?;
         if offset.checked_add(list_bytes).is_none_or(|end| end > n_bytes) {
             return Err(damaged());
         }
         let list = read_at(&mut file, offset, list_bytes)?;
         let (mut entries, mut rest) = (HashMap::new(), list.as_slice());
         while u32_at(rest, 0) == Some(CENTRAL) {
-            let (name, entry, n_bytes) = central_entry(rest).ok_or_else(damaged)?;
+            let (name, entry, n_bytes) = parse_directory_entry(rest).ok_or_else(damaged)?;
             entries.insert(name, entry);
             rest = &rest[n_bytes..];
         }
@@ -154,7 +154,7 @@ fn start_of(file: &mut File, entry: &Entry) -> Result<u64, String> {
 }
 
 /// Returns offset and size of the directory. `tail` is the end of the archive.
-fn place_of_list(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
+fn find_directory(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
     // A comment may follow the record, so search from the end.
     let last = tail.len().checked_sub(END_BYTES)?;
     let end = (0..=last).rev().find(|at| {
@@ -173,7 +173,7 @@ fn place_of_list(file: &mut File, tail: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// Parses an entry of the directory: file name, entry, and size of the entry in bytes.
-fn central_entry(list: &[u8]) -> Option<(String, Entry, usize)> {
+fn parse_directory_entry(list: &[u8]) -> Option<(String, Entry, usize)> {
     let lengths = [28, 30, 32].map(|at| u16_at(list, at).map(usize::from));
     let [Some(name_bytes), Some(extra_bytes), Some(comment_bytes)] = lengths else { return None };
     let name = list.get(CENTRAL_BYTES..CENTRAL_BYTES + name_bytes)?;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told() {
+    fn damage_is_an_error() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.zip");
         let whole = std::fs::read(golden("files.zip")).expect("goldens");
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_beyond_the_end_is_no_archive() {
+    fn a_directory_beyond_the_end_is_an_error() {
         let far = 0xfff0_0000_u32.to_le_bytes();
         for at in [12, 16] {
             assert!(

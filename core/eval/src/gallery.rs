@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::ranking::{Ahead, RightScores, Ties, dot};
-use crate::retrieval::{RetrievalError, RetrievalRanks};
+use crate::metrics::ranking::{Ahead, RightScores, Ties, dot};
+use crate::metrics::retrieval::{RetrievalError, RetrievalRanks};
 
 /// Number of images in a block of scores.
 const IMAGE_BLOCK: usize = 256;
@@ -160,11 +160,11 @@ pub fn ranks(
         return Err(RetrievalError::TargetCount { found, n_queries }.into());
     }
     let mut right = RightScores::new(images.len(), text_image_idx, ties)?;
-    see_right_scores(&mut right, images, texts, text_image_idx)?;
+    record_right_scores(&mut right, images, texts, text_image_idx)?;
     let starts: Vec<usize> = (0..images.len()).step_by(IMAGE_BLOCK).collect();
     let next = AtomicUsize::new(0);
     let count = || -> io::Result<Ahead> {
-        let mut ahead = Ahead::none(&right);
+        let mut ahead = Ahead::new(&right);
         while let Some(&start) = starts.get(next.fetch_add(1, Ordering::Relaxed)) {
             let image_block = images.read(start..(start + IMAGE_BLOCK).min(images.len()))?;
             for text_start in (0..texts.len()).step_by(TEXT_BLOCK) {
@@ -182,14 +182,14 @@ pub fn ranks(
         let threads: Vec<_> = (0..n_threads).map(|_| scope.spawn(count)).collect();
         threads.into_iter().map(|thread| thread.join().expect("counting does not panic")).collect()
     });
-    let mut sum = Ahead::none(&right);
+    let mut sum = Ahead::new(&right);
     for part in parts {
         sum.add(&part?);
     }
     Ok(sum.ranks(&right))
 }
 
-fn see_right_scores(
+fn record_right_scores(
     right: &mut RightScores,
     images: &Gallery,
     texts: &Gallery,
@@ -206,7 +206,7 @@ fn see_right_scores(
             own.iter().zip(text_block.chunks_exact(embed_dim)).enumerate()
         {
             let image_embed = &image_block[(image_idx - first) * embed_dim..][..embed_dim];
-            right.see(start + i, dot(image_embed, text_embed));
+            right.add(start + i, dot(image_embed, text_embed));
         }
     }
     Ok(())
@@ -215,7 +215,7 @@ fn see_right_scores(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retrieval::ranks_from_embeds;
+    use crate::metrics::retrieval::ranks_from_embeds;
 
     fn noise(n: usize, seed: usize) -> Vec<f32> {
         (0..n).map(|i| ((i * 7919 + seed * 104_729 + 13) % 1009) as f32 / 1009.0 - 0.5).collect()

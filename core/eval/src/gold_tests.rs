@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::caption::{self, CaptionReport};
-use super::{coco, ptb};
+use crate::metrics::caption::{self, CaptionReport};
+use crate::metrics::{coco, ptb};
 
 #[derive(Deserialize)]
 struct Tokenized {

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::classification::{
+use crate::metrics::classification::{
     best_class, class_probabilities, mean_average_precision_11, mean_per_class, roc_auc,
 };
-use super::dense::{Detection, TrueBoxes, dense_scores};
-use super::ranking::Ties;
-use super::retrieval::{RetrievalRanks, ranks_from_embeds, recall_at};
+use crate::metrics::dense::{Detection, TrueBoxes, dense_scores};
+use crate::metrics::ranking::Ties;
+use crate::metrics::retrieval::{RetrievalRanks, ranks_from_embeds, recall_at};
 
 /// The same sums in double precision, in another order.
 const TOLERANCE: f64 = 1e-12;

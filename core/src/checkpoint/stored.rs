@@ -11,7 +11,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use super::read::CheckpointError;
 
 /// Computes the values of a tensor from the values of its source tensors.
-type Make = dyn Fn(&[Vec<f32>]) -> Vec<f32> + Send + Sync;
+type Compute = dyn Fn(&[Vec<f32>]) -> Vec<f32> + Send + Sync;
 
 /// A tensor of a checkpoint.
 #[derive(Clone)]
@@ -29,9 +29,9 @@ enum Source<'a> {
         dtype: Dtype,
         parts: Vec<&'a [u8]>,
     },
-    Made {
-        of: Vec<Stored<'a>>,
-        make: Arc<Make>,
+    Computed {
+        sources: Vec<Stored<'a>>,
+        compute: Arc<Compute>,
     },
 }
 
@@ -76,33 +76,35 @@ impl<'a> Stored<'a> {
         let last: usize = shape.iter().zip(strides).map(|(size, stride)| (size - 1) * stride).sum();
         let storage = raw(vec![last + 1], &bytes[..n_bytes(last + 1)]);
         let (sizes, strides) = (shape.to_vec(), strides.to_vec());
-        Self::made(vec![storage], shape.to_vec(), move |of| {
-            let mut places = vec![0];
+        Self::computed(vec![storage], shape.to_vec(), move |sources| {
+            let mut indices = vec![0];
             for (size, stride) in sizes.iter().zip(&strides) {
-                places =
-                    places.iter().flat_map(|at| (0..*size).map(move |i| at + i * stride)).collect();
+                indices = indices
+                    .iter()
+                    .flat_map(|at| (0..*size).map(move |i| at + i * stride))
+                    .collect();
             }
-            places.into_iter().map(|at| of[0][at]).collect()
+            indices.into_iter().map(|at| sources[0][at]).collect()
         })
     }
 
     /// A tensor that is computed from others on each request.
     ///
-    /// `make` takes the values of `of` in row-major order and returns as many values as `shape`
-    /// says.
-    pub fn made(
-        of: Vec<Self>,
+    /// `compute` takes the values of `sources` in row-major order and returns as many values as
+    /// `shape` says.
+    pub fn computed(
+        sources: Vec<Self>,
         shape: Vec<usize>,
-        make: impl Fn(&[Vec<f32>]) -> Vec<f32> + Send + Sync + 'static,
+        compute: impl Fn(&[Vec<f32>]) -> Vec<f32> + Send + Sync + 'static,
     ) -> Self {
-        let name = of.first().map(|first| first.name.clone()).unwrap_or_default();
-        Self { name, shape, source: Source::Made { of, make: Arc::new(make) } }
+        let name = sources.first().map(|first| first.name.clone()).unwrap_or_default();
+        Self { name, shape, source: Source::Computed { sources, compute: Arc::new(compute) } }
     }
 
     /// A tensor of zeros.
     pub fn zeros(shape: Vec<usize>) -> Self {
         let n = shape.iter().product();
-        Self::made(Vec::new(), shape, move |_| vec![0.0; n])
+        Self::computed(Vec::new(), shape, move |_| vec![0.0; n])
     }
 
     /// Name in the file.
@@ -119,7 +121,7 @@ impl<'a> Stored<'a> {
     pub fn dtype(&self) -> Option<Dtype> {
         match &self.source {
             Source::Bytes { dtype, .. } => Some(*dtype),
-            Source::Made { .. } => None,
+            Source::Computed { .. } => None,
         }
     }
 
@@ -165,7 +167,7 @@ impl<'a> Stored<'a> {
             }
         }
         let shape = [&[n_rows], rest.as_slice()].concat();
-        Ok(Self::made(tensors, shape, |parts| parts.concat()))
+        Ok(Self::computed(tensors, shape, |parts| parts.concat()))
     }
 
     /// Appends the next part of a tensor that is split along its first axis. Returns false if the
@@ -189,7 +191,7 @@ impl<'a> Stored<'a> {
     pub fn n_bytes(&self) -> usize {
         match &self.source {
             Source::Bytes { parts, .. } => parts.iter().map(|part| part.len()).sum(),
-            Source::Made { .. } => 0,
+            Source::Computed { .. } => 0,
         }
     }
 
@@ -200,17 +202,19 @@ impl<'a> Stored<'a> {
                 [only] => Cow::Borrowed(only),
                 parts => Cow::Owned(parts.concat()),
             },
-            Source::Made { .. } => Cow::Borrowed(&[]),
+            Source::Computed { .. } => Cow::Borrowed(&[]),
         }
     }
 
     /// The values, all of which must be finite. `name` is for messages.
     pub fn to_f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let values = match &self.source {
-            Source::Made { of, make } => {
-                let values =
-                    of.iter().map(|one| one.to_f32(&one.name)).collect::<Result<Vec<_>, _>>()?;
-                make(&values)
+            Source::Computed { sources, compute } => {
+                let values = sources
+                    .iter()
+                    .map(|one| one.to_f32(&one.name))
+                    .collect::<Result<Vec<_>, _>>()?;
+                compute(&values)
             }
             Source::Bytes { dtype, .. } => decode(*dtype, &self.bytes()).ok_or_else(|| {
                 CheckpointError::Dtype { name: name.to_owned(), found: format!("{dtype:?}") }

@@ -206,9 +206,9 @@ fn serialize(
     let metadata = match dtype {
         Dtype::F32 | Dtype::F16 => metadata,
         Dtype::Q8 | Dtype::Q4 => {
-            let mut said = metadata.unwrap_or_default();
-            said.insert("layout".into(), LAYOUT.into());
-            Some(said)
+            let mut with_layout = metadata.unwrap_or_default();
+            with_layout.insert("layout".into(), LAYOUT.into());
+            Some(with_layout)
         }
     };
     let views = tensors.iter().map(|one| {

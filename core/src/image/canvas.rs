@@ -4,7 +4,7 @@
 use image::RgbImage;
 
 use super::ImageError;
-use super::decode::Stopped;
+use super::decode::DecodeFailure;
 
 /// Background of transparent pixels, unless the visible pixels are white.
 const WHITE: u8 = 255;
@@ -35,12 +35,12 @@ pub(super) struct Canvas {
     alpha: Option<Vec<u8>>,
     /// Sums over the squares of the current row: `[columns, 4]`.
     sums: Vec<u32>,
-    ink: Ink,
+    visible: VisibleStats,
 }
 
 /// Statistics of the visible pixels, weighted by their alpha.
 #[derive(Debug, Default)]
-struct Ink {
+struct VisibleStats {
     sum: u64,
     white: u64,
     /// Sum of `255 - alpha`.
@@ -62,7 +62,16 @@ impl Canvas {
         let pixels = with_capacity(3 * columns * rows)?;
         let sums = if by > 1 { vec![0; 4 * columns] } else { Vec::new() };
         let (width, height, by) = (width as usize, height as usize, by as usize);
-        Ok(Self { width, height, by, rows: 0, pixels, alpha: None, sums, ink: Ink::default() })
+        Ok(Self {
+            width,
+            height,
+            by,
+            rows: 0,
+            pixels,
+            alpha: None,
+            sums,
+            visible: VisibleStats::default(),
+        })
     }
 
     /// Adds the next row, three bytes per pixel.
@@ -93,7 +102,7 @@ impl Canvas {
     /// If the row has another width, or if there are more rows than `height`.
     pub fn push_rgba(&mut self, row: &[u8]) {
         assert!(row.len() == 4 * self.width && self.rows < self.height, "a row of the image");
-        self.ink.see(row);
+        self.visible.add(row);
         if self.by == 1 {
             let is_opaque = row.chunks_exact(4).all(|pixel| pixel[3] == 255);
             if !(is_opaque && self.alpha.is_none()) {
@@ -154,16 +163,18 @@ impl Canvas {
     ///
     /// # Errors
     /// If rows are missing.
-    pub fn finish(self) -> Result<RgbImage, Stopped> {
+    pub fn finish(self) -> Result<RgbImage, DecodeFailure> {
         if self.rows < self.height {
-            return Err(Stopped::Corrupt("fewer pixels than announced".into()));
+            return Err(DecodeFailure::Corrupt("fewer pixels than announced".into()));
         }
         let mut pixels = self.pixels;
         if let Some(alpha) = &self.alpha {
-            let paper = self.ink.paper();
+            let background = self.visible.background();
             for (pixel, &alpha) in pixels.chunks_exact_mut(3).zip(alpha) {
                 // Both products are rounded, so the sum may be 256.
-                pixel.iter_mut().for_each(|c| *c = c.saturating_add(times(paper, 255 - alpha)));
+                pixel
+                    .iter_mut()
+                    .for_each(|c| *c = c.saturating_add(times(background, 255 - alpha)));
             }
         }
         let size = |len: usize| len.div_ceil(self.by) as u32;
@@ -172,8 +183,8 @@ impl Canvas {
     }
 }
 
-impl Ink {
-    fn see(&mut self, row: &[u8]) {
+impl VisibleStats {
+    fn add(&mut self, row: &[u8]) {
         for &[r, g, b, a] in row.as_chunks::<4>().0 {
             self.sum += u64::from(a);
             self.white += if r.min(g).min(b) >= LEAST_WHITE { u64::from(a) } else { 0 };
@@ -183,7 +194,7 @@ impl Ink {
 
     /// Chooses the background: white as in viewers and printers, grey if mostly white pixels would
     /// be invisible.
-    fn paper(&self) -> u8 {
+    fn background(&self) -> u8 {
         let is_white = 2 * self.white > self.sum;
         let is_cut_out = LEAST_TRANSPARENT * self.transparent >= self.sum + self.transparent;
         if is_white && is_cut_out { GREY } else { WHITE }
@@ -247,31 +258,31 @@ mod tests {
         assert_eq!(image.as_raw(), &[127; 3]);
     }
 
-    // Draws `ink` where `is_ink` is true, else transparent pixels. Returns the background.
-    fn paper(ink: [u8; 3], is_ink: impl Fn(u32) -> bool) -> [u8; 3] {
-        let [r, g, b] = ink;
+    // Draws `color` where `is_visible` is true, else transparent pixels. Returns the background.
+    fn background(color: [u8; 3], is_visible: impl Fn(u32) -> bool) -> [u8; 3] {
+        let [r, g, b] = color;
         let image =
-            drawn(32, 32, 1, |x, y| if is_ink(32 * y + x) { [r, g, b, 255] } else { [0; 4] });
-        let at = (0..1024).find(|place| !is_ink(*place)).expect("a hole");
+            drawn(32, 32, 1, |x, y| if is_visible(32 * y + x) { [r, g, b, 255] } else { [0; 4] });
+        let at = (0..1024).find(|place| !is_visible(*place)).expect("a hole");
         image.get_pixel(at % 32, at / 32).0
     }
 
     #[test]
-    fn white_ink_is_seen_on_grey() {
+    fn mostly_white_pixels_get_a_grey_background() {
         let third = |place: u32| place.is_multiple_of(3);
-        assert_eq!(paper([255; 3], third), [128; 3]);
-        assert_eq!(paper([230, 240, 250], third), [128; 3]);
-        assert_eq!(paper([0; 3], third), [255; 3]);
-        assert_eq!(paper([255, 255, 0], third), [255; 3]);
+        assert_eq!(background([255; 3], third), [128; 3]);
+        assert_eq!(background([230, 240, 250], third), [128; 3]);
+        assert_eq!(background([0; 3], third), [255; 3]);
+        assert_eq!(background([255, 255, 0], third), [255; 3]);
     }
 
     #[test]
     fn a_white_page_with_round_corners_stays_on_white() {
-        assert_eq!(paper([255; 3], |place| place > 40), [255; 3]);
+        assert_eq!(background([255; 3], |place| place > 40), [255; 3]);
     }
 
     #[test]
-    fn nothing_at_all_is_white() {
+    fn an_empty_picture_is_white() {
         assert_eq!(drawn(3, 1, 1, |_, _| [0; 4]).as_raw(), &[255; 9]);
     }
 }

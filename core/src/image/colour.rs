@@ -9,7 +9,7 @@ use moxcms::{
 };
 
 /// Size of the cache of transforms. The photos of a folder have the profiles of a few cameras.
-const MOST_KEPT: usize = 8;
+const MAX_TRANSFORMS: usize = 8;
 /// Number of colours per axis of the grid that detects sRGB.
 const GRID: u8 = 9;
 /// Programs round the numbers of sRGB differently. A profile that changes no value by more than
@@ -290,7 +290,7 @@ impl FloatConverter {
 
 /// A transform to sRGB.
 #[derive(Clone)]
-struct Found {
+struct SrgbTransform {
     transform: Arc<Transform8BitExecutor>,
     takes_gray: bool,
     /// Maps channel values so that the darkest colour becomes black (black point compensation).
@@ -298,40 +298,41 @@ struct Found {
 }
 
 /// A cache entry: a colour space and its transform.
-struct Met {
+struct CachedTransform {
     samples: Samples,
     space: Space,
-    found: Option<Found>,
+    transform: Option<SrgbTransform>,
 }
 
 /// Cache of the latest transforms, the newest last.
-static MET: Mutex<Vec<Met>> = Mutex::new(Vec::new());
+static TRANSFORMS: Mutex<Vec<CachedTransform>> = Mutex::new(Vec::new());
 
 /// Returns the transform of a colour space; `None` if it changes nothing or cannot be built.
 ///
 /// Building one takes as long as decoding a small photo, so the latest are cached.
-fn transform(samples: Samples, space: &Space) -> Option<Found> {
+fn transform(samples: Samples, space: &Space) -> Option<SrgbTransform> {
     if *space == Space::Srgb {
         return None;
     }
-    let met = || MET.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_it = |met: &Met| met.samples == samples && met.space == *space;
-    if let Some(met) = met().iter().find(|met| is_it(met)) {
-        return met.found.clone();
+    let cache = || TRANSFORMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_it = |cached: &CachedTransform| cached.samples == samples && cached.space == *space;
+    if let Some(cached) = cache().iter().find(|cached| is_it(cached)) {
+        return cached.transform.clone();
     }
     // Build without the lock: a CMYK profile takes long, and an invalid profile may panic.
-    let found = build(samples, space);
-    let mut met = met();
-    if !met.iter().any(is_it) {
-        if met.len() == MOST_KEPT {
-            met.remove(0);
+    let transform = build(samples, space);
+    let mut cache = cache();
+    if !cache.iter().any(is_it) {
+        if cache.len() == MAX_TRANSFORMS {
+            cache.remove(0);
         }
-        met.push(Met { samples, space: space.clone(), found: found.clone() });
+        let transform = transform.clone();
+        cache.push(CachedTransform { samples, space: space.clone(), transform });
     }
-    found
+    transform
 }
 
-fn build(samples: Samples, space: &Space) -> Option<Found> {
+fn build(samples: Samples, space: &Space) -> Option<SrgbTransform> {
     let profile = space.profile()?;
     let (from, to) = match (profile.color_space, samples) {
         (DataColorSpace::Gray, Samples::Gray | Samples::GrayAlpha) => (Layout::Gray, Layout::Rgb),
@@ -349,7 +350,7 @@ fn build(samples: Samples, space: &Space) -> Option<Found> {
         return None;
     }
     let darken = black_point(&profile, &*transform, samples).map(|black| Arc::new(darkened(black)));
-    Some(Found { transform, takes_gray: from == Layout::Gray, darken })
+    Some(SrgbTransform { transform, takes_gray: from == Layout::Gray, darken })
 }
 
 /// Returns the luminance of a profile's darkest colour; `None` if it is black.
@@ -683,7 +684,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_profile_that_does_not_fit_is_passed_over() {
+    fn an_unsuitable_profile_is_ignored() {
         let inks = Space::Icc(of_inks(0x0240_0000));
         let gray = Space::Icc(icc(&ColorProfile::new_gray_with_gamma(1.8)));
         for space in [inks, gray, Space::Icc(icc(&ColorProfile::new_display_p3())[..200].to_vec())]

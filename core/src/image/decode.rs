@@ -14,7 +14,7 @@ pub struct DecodeLimits {
     /// Most pixels of the result. A larger image is reduced by 2, 4, 8, ...
     pub max_pixels: u64,
     /// Most pixels that a header may state. Checked before decoding.
-    pub max_announced: u64,
+    pub max_header_pixels: u64,
     /// Most bytes that decoding may hold at once.
     ///
     /// Images that need more than an eighth of it are decoded one at a time.
@@ -23,12 +23,12 @@ pub struct DecodeLimits {
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        Self { max_pixels: 200_000_000, max_announced: 1 << 31, max_bytes: 3 << 30 }
+        Self { max_pixels: 200_000_000, max_header_pixels: 1 << 31, max_bytes: 3 << 30 }
     }
 }
 
 /// Locked while a large image is decoded.
-static ALONE: Mutex<()> = Mutex::new(());
+static LARGE_IMAGE_LOCK: Mutex<()> = Mutex::new(());
 
 impl DecodeLimits {
     /// Rejects images without pixels, and images whose header states too many.
@@ -36,14 +36,14 @@ impl DecodeLimits {
         if width == 0 || height == 0 {
             return Err(ImageError::ZeroSize { width, height });
         }
-        if u64::from(width) * u64::from(height) > self.max_announced {
+        if u64::from(width) * u64::from(height) > self.max_header_pixels {
             return Err(self.too_large(width, height));
         }
         Ok(())
     }
 
     pub(super) fn too_large(&self, width: u32, height: u32) -> ImageError {
-        ImageError::TooLarge { width, height, max_pixels: self.max_announced }
+        ImageError::TooLarge { width, height, max_pixels: self.max_header_pixels }
     }
 
     /// Chooses the reduction factor, a power of 2.
@@ -81,14 +81,14 @@ impl DecodeLimits {
     /// Waits until an image that needs `bytes` may be decoded, and rejects it if it needs too much.
     ///
     /// The caller may decode the image while it holds the result.
-    pub(super) fn admit(
+    pub(super) fn acquire_memory(
         &self,
         size: (u32, u32),
         bytes: u64,
     ) -> Result<Option<MutexGuard<'static, ()>>, ImageError> {
         self.check_bytes(size, bytes)?;
         let is_large = bytes > self.max_bytes / 8;
-        Ok(is_large.then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(is_large.then(|| LARGE_IMAGE_LOCK.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -127,8 +127,8 @@ pub struct Decoded {
 /// decoder that panics gives an error too, except on wasm32, where a panic ends the program.
 pub fn decode(bytes: &[u8], limits: DecodeLimits) -> Result<RgbImage, ImageError> {
     // Boxes are in pixels of the whole image, so its size must not change silently.
-    let max_announced = limits.max_announced.min(limits.max_pixels);
-    Ok(decode_whole(bytes, DecodeLimits { max_announced, ..limits })?.pixels)
+    let max_header_pixels = limits.max_header_pixels.min(limits.max_pixels);
+    Ok(decode_whole(bytes, DecodeLimits { max_header_pixels, ..limits })?.pixels)
 }
 
 /// Like [`decode`], but reduces an image of more than `max_pixels` and reports its original size.
@@ -172,18 +172,18 @@ pub fn decode_scaled(
         Format::Known(format) => super::other::decode(bytes, format, limits, least_side),
     });
     let stopped = match drawn {
-        Ok(Ok(Drawn { pixels, size: (width, height), orientation, problem })) => {
+        Ok(Ok(DecodedRaw { pixels, size: (width, height), orientation, problem })) => {
             return Ok(
                 Decoded { pixels, width, height, format: name, problem }.oriented(orientation)
             );
         }
         Ok(Err(stopped)) => stopped,
-        Err(_panic) => Stopped::Corrupt("the decoder panicked".into()),
+        Err(_panic) => DecodeFailure::Corrupt("the decoder panicked".into()),
     };
     Err(match stopped {
-        Stopped::Refused(error) => error,
-        Stopped::Corrupt(reason) => ImageError::Corrupt { format: name, reason },
-        Stopped::Unsupported(reason) => ImageError::Unsupported { format: name, reason },
+        DecodeFailure::Refused(error) => error,
+        DecodeFailure::Corrupt(reason) => ImageError::Corrupt { format: name, reason },
+        DecodeFailure::Unsupported(reason) => ImageError::Unsupported { format: name, reason },
     })
 }
 
@@ -282,7 +282,7 @@ fn is_heic(bytes: &[u8]) -> bool {
 }
 
 /// Output of a format's decoder, not rotated yet.
-pub(super) struct Drawn {
+pub(super) struct DecodedRaw {
     pub pixels: RgbImage,
     /// Size of the whole image.
     pub size: (u32, u32),
@@ -293,13 +293,13 @@ pub(super) struct Drawn {
 }
 
 /// Why a decoder stopped: a limit of ours, or an error of the decoder.
-pub(super) enum Stopped {
+pub(super) enum DecodeFailure {
     Refused(ImageError),
     Corrupt(String),
     Unsupported(String),
 }
 
-impl From<ImageError> for Stopped {
+impl From<ImageError> for DecodeFailure {
     fn from(error: ImageError) -> Self {
         Self::Refused(error)
     }
@@ -512,7 +512,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_limits_comes_out_smaller() {
+    fn an_image_above_the_limits_is_reduced() {
         let image = picture(90, 60);
         let jpeg =
             compress(&image, 90, 60, PixelFormat::Rgb, 90, Subsampling::S420).expect("encodes");
@@ -549,7 +549,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_no_image_is_named() {
+    fn bytes_that_are_not_an_image_are_an_error() {
         assert!(refused(b"").contains("empty (0 bytes)"));
         assert!(refused(b"hello, world").contains("no known image format"));
         assert!(refused(b"hello, world").contains(crate::image::FORMATS));
@@ -612,7 +612,7 @@ pub(super) mod tests {
                 damaged[at] ^= 0x55;
                 let small = DecodeLimits {
                     max_pixels: 1 << 16,
-                    max_announced: 1 << 16,
+                    max_header_pixels: 1 << 16,
                     ..DecodeLimits::default()
                 };
                 let _may_still_be_an_image = decode_scaled(&damaged, small, u32::MAX);
@@ -622,7 +622,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_limits_are_checked_before_decoding() {
-        let limits = DecodeLimits { max_announced: 1199, ..DecodeLimits::default() };
+        let limits = DecodeLimits { max_header_pixels: 1199, ..DecodeLimits::default() };
         let memory = DecodeLimits { max_bytes: 3000, ..DecodeLimits::default() };
         for bytes in [jpeg(40, 30, Subsampling::S420), encoded(picture(40, 30), ImageFormat::Png)] {
             // Truncated: only the header can have been read.

@@ -39,7 +39,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> Option<usize> {
 
 /// Returns the orientation that the container (`irot`, `imir`) asks for its main picture. `None` if
 /// it states none.
-pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
+pub(super) fn orientation(bytes: &[u8]) -> Option<Orientation> {
     // A full box has four bytes of version and flags after its name.
     let meta = find(bytes, b"meta")?.get(4..)?;
     let main = find(meta, b"pitm")?;
@@ -49,7 +49,7 @@ pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
     let of_main = boxes(properties)
         .filter(|found| found.name == b"ipma")
         .find_map(|found| properties_of(found.body, main))?;
-    let mut turn = None;
+    let mut orientation = None;
     for idx in of_main {
         let Some(property) = idx.checked_sub(1).and_then(|idx| all.get(idx)) else { continue };
         let value = property.body.first().copied().unwrap_or(0);
@@ -65,9 +65,9 @@ pub(super) fn turn(bytes: &[u8]) -> Option<Orientation> {
             b"imir" => Orientation::FlipHorizontal,
             _ => continue,
         };
-        turn = Some(turn.map_or(asked, |turn| after(turn, asked)));
+        orientation = Some(orientation.map_or(asked, |orientation| compose(orientation, asked)));
     }
-    turn
+    orientation
 }
 
 /// Reads the property indices of an item, in order, from an `ipma` box.
@@ -92,18 +92,18 @@ fn properties_of(ipma: &[u8], item: usize) -> Option<Vec<usize>> {
 }
 
 /// Combines two orientations.
-fn after(first: Orientation, second: Orientation) -> Orientation {
+fn compose(first: Orientation, second: Orientation) -> Orientation {
     // An orientation is identified by its effect on a picture with four different corners.
-    let corners = |turns: &[Orientation]| {
+    let corners = |orientations: &[Orientation]| {
         let mut image = image::DynamicImage::ImageLuma8(
             image::GrayImage::from_raw(2, 2, vec![0, 1, 2, 3]).expect("four pixels"),
         );
-        turns.iter().for_each(|turn| image.apply_orientation(*turn));
+        orientations.iter().for_each(|orientation| image.apply_orientation(*orientation));
         image.into_bytes()
     };
     let both = corners(&[first, second]);
     let all = (1..=8).filter_map(Orientation::from_exif);
-    all.into_iter().find(|turn| corners(&[*turn]) == both).expect("turns are a group")
+    all.into_iter().find(|orientation| corners(&[*orientation]) == both).expect("turns are a group")
 }
 
 #[cfg(feature = "heic")]
@@ -113,17 +113,17 @@ mod heic {
     use heic_decoder::{DecodedImage, HeifError};
     use image::metadata::Orientation;
 
-    use super::turn;
+    use super::orientation;
     use crate::image::canvas::Canvas;
     use crate::image::colour::{Converter, Samples, Space, unmultiplied};
-    use crate::image::decode::{DecodeLimits, Drawn, Stopped};
+    use crate::image::decode::{DecodeFailure, DecodeLimits, DecodedRaw};
     use crate::image::exif;
 
     /// Bytes per pixel: four for each of 1.5 samples, for the tiles and for the assembled picture,
     /// plus RGB.
     const BYTES_A_PIXEL: u64 = 15;
 
-    impl From<HeifError> for Stopped {
+    impl From<HeifError> for DecodeFailure {
         fn from(error: HeifError) -> Self {
             match error {
                 HeifError::Unsupported(_) | HeifError::LimitExceeded(_) => {
@@ -143,7 +143,11 @@ mod heic {
     /// The standard (ISO/IEC 23008-12, A.2.1) would ignore EXIF even then, and libheif does. But
     /// some phones (such as some of Samsung's) write no `irot` and rely on EXIF. Their own
     /// galleries, Android's and Google Photos rotate the picture, so people know it upright.
-    pub fn decode(bytes: &[u8], limits: DecodeLimits, least_side: u32) -> Result<Drawn, Stopped> {
+    pub fn decode(
+        bytes: &[u8],
+        limits: DecodeLimits,
+        least_side: u32,
+    ) -> Result<DecodedRaw, DecodeFailure> {
         let info = heic_decoder::probe(bytes)?;
         let side = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
         let size @ (width, height) = (side(info.width), side(info.height));
@@ -154,11 +158,11 @@ mod heic {
         let mut image = heic_decoder::decode(bytes)?;
         centre_chroma(&mut image);
         if (image.width, image.height) != (info.width, info.height) {
-            return Err(Stopped::Corrupt(
+            return Err(DecodeFailure::Corrupt(
                 "the picture is not of the size that is announced".into(),
             ));
         }
-        let orientation = match turn(bytes) {
+        let orientation = match orientation(bytes) {
             Some(_) => Orientation::NoTransforms,
             None => exif::orientation(image.metadata.exif.as_deref()),
         };
@@ -180,7 +184,7 @@ mod heic {
                 canvas.push_rgb(converter.convert(row));
             }
         }
-        Ok(Drawn { pixels: canvas.finish()?, size, orientation, problem: None })
+        Ok(DecodedRaw { pixels: canvas.finish()?, size, orientation, problem: None })
     }
 
     /// Moves chroma samples to the centre of their pixels, as libheif does and encoders intend.
@@ -234,7 +238,7 @@ mod tests {
         for kept in (0..bytes.len()).step_by(9) {
             refused(&bytes[..kept]);
         }
-        let limits = DecodeLimits { max_announced: 64 * 48 - 1, ..DecodeLimits::default() };
+        let limits = DecodeLimits { max_header_pixels: 64 * 48 - 1, ..DecodeLimits::default() };
         let message = decode(bytes, limits).expect_err("too large").to_string();
         assert!(message.contains("64x48"), "{message}");
     }
@@ -335,7 +339,7 @@ mod tests {
             image.apply_orientation(turn);
             image.into_bytes()
         };
-        let of = |properties: &[Vec<u8>]| turn(&container(properties)).map(corners);
+        let of = |properties: &[Vec<u8>]| orientation(&container(properties)).map(corners);
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[irot(0)]), Some(vec![0, 1, 2, 3]));
         // To the left.
@@ -349,7 +353,7 @@ mod tests {
         assert_eq!(of(&[irot(1), imir(1)]), Some(vec![3, 1, 2, 0]));
         let whole = container(&[irot(1)]);
         for kept in 0..whole.len() {
-            assert_eq!(turn(&whole[..kept]), None, "{kept} bytes");
+            assert_eq!(orientation(&whole[..kept]), None, "{kept} bytes");
         }
     }
 }

@@ -10,7 +10,7 @@ use libjpeg_turbo_rs::{
 
 use super::canvas::Canvas;
 use super::colour::{Converter, Samples, Space};
-use super::decode::{DecodeLimits, Drawn, Stopped};
+use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw};
 use super::exif::{self, Directories};
 
 /// The end-of-image marker.
@@ -18,7 +18,7 @@ const END: [u8; 2] = [0xff, 0xd9];
 /// Smallest usable part of a truncated JPEG. With less, nothing in the picture is recognizable.
 const LEAST_ARRIVED: f64 = 1.0 / 16.0;
 
-impl From<JpegError> for Stopped {
+impl From<JpegError> for DecodeFailure {
     fn from(error: JpegError) -> Self {
         match error {
             JpegError::Unsupported(reason) => Self::Unsupported(reason),
@@ -35,7 +35,7 @@ pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
     least_side: u32,
-) -> Result<Drawn, Stopped> {
+) -> Result<DecodedRaw, DecodeFailure> {
     let ended;
     let mut decoder = match Decoder::new(bytes) {
         Ok(decoder) => decoder,
@@ -52,9 +52,10 @@ pub(super) fn decode(
     let by = limits.reduction(width, height, least_side);
     let scale = ScalingFactor::try_new(1, by).map_err(|_| limits.too_large(width, height))?;
     decoder.set_scale(scale);
-    decoder.set_limits(JpegLimits { max_pixels: limits.max_announced, ..JpegLimits::default() });
+    decoder
+        .set_limits(JpegLimits { max_pixels: limits.max_header_pixels, ..JpegLimits::default() });
 
-    let (orientation, space) = said_of_colours(&decoder)?;
+    let (orientation, space) = orientation_and_space(&decoder)?;
     let samples = match decoder.jpeg_color_space() {
         ColorSpace::Grayscale => Samples::Gray,
         ColorSpace::Cmyk | ColorSpace::Ycck => Samples::Cmyk,
@@ -68,7 +69,7 @@ pub(super) fn decode(
         _ => PixelFormat::Rgb,
     };
     decoder.set_output_format(format);
-    let _alone = limits.admit(size, needed_bytes(&decoder, by, format))?;
+    let _memory = limits.acquire_memory(size, needed_bytes(&decoder, by, format))?;
 
     let (columns, rows) = (decoder.output_width() as u32, decoder.output_height() as u32);
     let (pixels, problem) = pixels(&mut decoder)?;
@@ -87,13 +88,13 @@ pub(super) fn decode(
         canvas.finish()?
     } else {
         RgbImage::from_raw(columns, rows, pixels)
-            .ok_or_else(|| Stopped::Corrupt("fewer pixels than announced".into()))?
+            .ok_or_else(|| DecodeFailure::Corrupt("fewer pixels than announced".into()))?
     };
-    Ok(Drawn { pixels, size, orientation, problem })
+    Ok(DecodedRaw { pixels, size, orientation, problem })
 }
 
 /// Returns the orientation and the colour space.
-fn said_of_colours(decoder: &Decoder) -> Result<(Orientation, Space), Stopped> {
+fn orientation_and_space(decoder: &Decoder) -> Result<(Orientation, Space), DecodeFailure> {
     let is_adobe_rgb =
         || decoder.exif_data().and_then(Directories::open).is_some_and(|exif| exif.is_adobe_rgb());
     let space = match Space::of_icc(decoder.icc_profile()?) {
@@ -123,7 +124,7 @@ fn needed_bytes(decoder: &Decoder, by: u32, format: PixelFormat) -> u64 {
 }
 
 /// Returns the samples, and a description of any damage.
-fn pixels(decoder: &mut Decoder) -> Result<(Vec<u8>, Option<String>), Stopped> {
+fn pixels(decoder: &mut Decoder) -> Result<(Vec<u8>, Option<String>), DecodeFailure> {
     use JpegError::{AllocationFailed, LimitExceeded, Unsupported};
     let strict = match decoder.decode_image() {
         Ok(image) => return Ok((image.into_vec(), None)),
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_in_the_middle_is_shown_and_named() {
+    fn a_photo_damaged_in_the_middle_is_decoded_with_a_problem() {
         let whole =
             compress(&slope(), 320, 240, PixelFormat::Rgb, 80, Subsampling::S420).expect("encodes");
         let mut damaged = whole.clone();
@@ -299,7 +300,7 @@ mod tests {
         let limits = DecodeLimits { max_pixels: 700_000, ..DecodeLimits::default() };
         let scan = scaled(&bytes, limits, u32::MAX);
         assert_eq!((scan.width, scan.height, scan.pixels.dimensions()), (16_400, 160, (8200, 80)));
-        let limits = DecodeLimits { max_announced: 4_000_000_000, ..DecodeLimits::default() };
+        let limits = DecodeLimits { max_header_pixels: 4_000_000_000, ..DecodeLimits::default() };
         let error = crate::image::decode_whole(&announcing(65_500, 65_500), limits)
             .expect_err("4.3 gigapixels")
             .to_string();

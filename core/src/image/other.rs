@@ -6,12 +6,12 @@ use image::{ColorType, ImageDecoder, ImageFormat, ImageReader};
 
 use super::canvas::{Canvas, with_capacity};
 use super::colour::{Converter, Samples, Space};
-use super::decode::{DecodeLimits, Drawn, Stopped, high_bytes};
+use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw, high_bytes};
 
 /// Memory of the decoders besides the picture, in bytes per pixel.
 const BYTES_A_PIXEL: u64 = 4;
 
-impl From<image::ImageError> for Stopped {
+impl From<image::ImageError> for DecodeFailure {
     fn from(error: image::ImageError) -> Self {
         let reason = error.to_string();
         match error {
@@ -27,7 +27,7 @@ pub(super) fn decode(
     format: ImageFormat,
     limits: DecodeLimits,
     least_side: u32,
-) -> Result<Drawn, Stopped> {
+) -> Result<DecodedRaw, DecodeFailure> {
     #[cfg(feature = "avif")]
     if format == ImageFormat::Avif {
         check_announced(bytes, limits)?;
@@ -48,19 +48,19 @@ pub(super) fn decode(
         ColorType::Rgb16 => (Samples::Rgb, true),
         ColorType::Rgba8 => (Samples::Rgba, false),
         ColorType::Rgba16 => (Samples::Rgba, true),
-        other => return Err(Stopped::Unsupported(format!("pixels of the kind {other:?}"))),
+        other => return Err(DecodeFailure::Unsupported(format!("pixels of the kind {other:?}"))),
     };
     let by = limits.reduction(width, height, least_side);
     let n_pixels = u64::from(width) * u64::from(height);
     let needed =
         decoder.total_bytes() + BYTES_A_PIXEL * n_pixels + 6 * n_pixels / u64::from(by * by);
-    let _alone = limits.admit(size, needed)?;
+    let _memory = limits.acquire_memory(size, needed)?;
 
     let orientation = match format {
         // AVIF's decoder does not read orientations.
         #[cfg(feature = "avif")]
         ImageFormat::Avif => {
-            super::heif::turn(bytes).unwrap_or(image::metadata::Orientation::NoTransforms)
+            super::heif::orientation(bytes).unwrap_or(image::metadata::Orientation::NoTransforms)
         }
         _ => decoder.orientation()?,
     };
@@ -73,7 +73,7 @@ pub(super) fn decode(
     let mut converter = Converter::new(samples, &space);
     let mut canvas = Canvas::new(width, height, by)?;
     let bytes_a_sample = if is_wide { 2 } else { 1 };
-    let is_forgotten = format == ImageFormat::Bmp
+    let is_alpha_unused = format == ImageFormat::Bmp
         && samples == Samples::Rgba
         && pixels.iter().skip(3).step_by(4).all(|alpha| *alpha == 0);
     let (mut high, mut opaque) = (Vec::new(), Vec::new());
@@ -86,7 +86,7 @@ pub(super) fn decode(
             false => row,
         };
         let row = converter.convert(row);
-        if is_forgotten {
+        if is_alpha_unused {
             // Many programs write zeros in BMP's alpha channel and mean opaque.
             opaque.clear();
             opaque.extend(row.as_chunks::<4>().0.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]));
@@ -97,7 +97,7 @@ pub(super) fn decode(
             canvas.push_rgb(row);
         }
     }
-    Ok(Drawn { pixels: canvas.finish()?, size, orientation, problem: None })
+    Ok(DecodedRaw { pixels: canvas.finish()?, size, orientation, problem: None })
 }
 
 /// Checks the sizes that a file of the HEIF family states in its `ispe` boxes.

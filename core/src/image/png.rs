@@ -8,10 +8,10 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Limits, Reader, Tra
 
 use super::canvas::{Canvas, with_capacity};
 use super::colour::{Converter, Samples, Space};
-use super::decode::{DecodeLimits, Drawn, Stopped, high_bytes};
+use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw, high_bytes};
 use super::exif;
 
-impl From<DecodingError> for Stopped {
+impl From<DecodingError> for DecodeFailure {
     fn from(error: DecodingError) -> Self {
         match error {
             DecodingError::LimitsExceeded => Self::Unsupported(error.to_string()),
@@ -25,7 +25,7 @@ pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
     least_side: u32,
-) -> Result<Drawn, Stopped> {
+) -> Result<DecodedRaw, DecodeFailure> {
     let max_bytes = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), Limits { bytes: max_bytes });
     let info = decoder.read_header_info()?;
@@ -40,7 +40,7 @@ pub(super) fn decode(
         ColorType::Rgb => Samples::Rgb,
         ColorType::Rgba => Samples::Rgba,
         ColorType::Indexed => {
-            return Err(Stopped::Unsupported("a palette that is not expanded".into()));
+            return Err(DecodeFailure::Unsupported("a palette that is not expanded".into()));
         }
     };
     let mut rows = Rows {
@@ -51,15 +51,18 @@ pub(super) fn decode(
     };
     let by = limits.reduction(width, height, least_side);
     let n_pixels = u64::from(width) * u64::from(height);
-    let is_held = reader.info().interlaced;
-    let held = if is_held { reader.output_buffer_size().unwrap_or(usize::MAX) } else { 0 };
-    let _alone =
-        limits.admit(size, (held as u64).saturating_add(6 * n_pixels / u64::from(by * by)))?;
+    let is_interlaced = reader.info().interlaced;
+    let frame_bytes =
+        if is_interlaced { reader.output_buffer_size().unwrap_or(usize::MAX) } else { 0 };
+    let _memory = limits.acquire_memory(
+        size,
+        (frame_bytes as u64).saturating_add(6 * n_pixels / u64::from(by * by)),
+    )?;
 
     let mut canvas = Canvas::new(width, height, by)?;
     let mut problem = None;
-    let ended = if is_held {
-        rows.held(&mut reader, held, &mut canvas)
+    let ended = if is_interlaced {
+        rows.interlaced(&mut reader, frame_bytes, &mut canvas)
     } else {
         rows.each(&mut reader, &mut canvas)
     };
@@ -78,7 +81,7 @@ pub(super) fn decode(
     }
     let orientation = exif::orientation(reader.info().exif_metadata.as_deref());
     let pixels: RgbImage = canvas.finish()?;
-    Ok(Drawn { pixels, size, orientation, problem })
+    Ok(DecodedRaw { pixels, size, orientation, problem })
 }
 
 /// Returns the colour space, with the precedence of the standard (PNG, third edition, 4.3).
@@ -106,7 +109,7 @@ impl Rows {
         &mut self,
         reader: &mut Reader<Cursor<&[u8]>>,
         canvas: &mut Canvas,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), DecodeFailure> {
         while let Some(row) = reader.next_row()? {
             self.push(row.data(), canvas);
         }
@@ -114,12 +117,12 @@ impl Rows {
     }
 
     /// Reads an interlaced file, whose rows are complete only at its end.
-    fn held(
+    fn interlaced(
         &mut self,
         reader: &mut Reader<Cursor<&[u8]>>,
         len: usize,
         canvas: &mut Canvas,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), DecodeFailure> {
         let mut pixels = with_capacity(len)?;
         pixels.resize(len, 0);
         let line_size = reader.next_frame(&mut pixels)?.line_size;
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_behind_the_pixels_takes_nothing_from_them() {
+    fn data_after_the_pixels_does_not_affect_them() {
         let image = picture(5, 3);
         let bytes = with_chunk(&rgb(&image), b"IEND", b"\0\0\0\x08teXtbroken");
         assert_eq!(decoded(&bytes), image);

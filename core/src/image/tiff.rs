@@ -12,7 +12,7 @@ use super::canvas::Canvas;
 use super::colour::{
     Converter, FloatConverter, Samples, Space, rgb_from_lab, rgb_from_ycbcr, unmultiplied,
 };
-use super::decode::{DecodeLimits, Drawn, Stopped};
+use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw};
 use super::exif::{Directories, PHOTOMETRIC};
 
 const BLACK_IS_ZERO: u16 = 1;
@@ -32,7 +32,7 @@ const PLANAR: u16 = 2;
 /// measurements.
 const MOST_OF_ONE: f32 = 16.0;
 
-impl From<TiffError> for Stopped {
+impl From<TiffError> for DecodeFailure {
     fn from(error: TiffError) -> Self {
         match error {
             TiffError::UnsupportedError(_) | TiffError::LimitsExceeded => {
@@ -48,12 +48,12 @@ pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
     least_side: u32,
-) -> Result<Drawn, Stopped> {
+) -> Result<DecodedRaw, DecodeFailure> {
     let mut page = Page::open(bytes, limits)?;
     let size @ (width, height) = page.size;
     limits.check(width, height)?;
     let by = limits.reduction(width, height, least_side);
-    let _alone = limits.admit(size, page.needed_bytes(by))?;
+    let _memory = limits.acquire_memory(size, page.needed_bytes(by))?;
     let range = if page.is_measured { Some(page.range()?) } else { None };
     let mut canvas = Canvas::new(width, height, by)?;
     let mut row = Row::new(&mut page);
@@ -61,7 +61,12 @@ pub(super) fn decode(
         Values::Bytes(values) => row.push(values, &mut canvas),
         Values::Floats(values) => row.push_floats(values, range.unwrap_or((0.0, 1.0)), &mut canvas),
     })?;
-    Ok(Drawn { pixels: canvas.finish()?, size, orientation: page.orientation(), problem: None })
+    Ok(DecodedRaw {
+        pixels: canvas.finish()?,
+        size,
+        orientation: page.orientation(),
+        problem: None,
+    })
 }
 
 /// Meaning of a pixel's samples.
@@ -104,7 +109,7 @@ struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    fn open(bytes: &'a [u8], limits: DecodeLimits) -> Result<Self, Stopped> {
+    fn open(bytes: &'a [u8], limits: DecodeLimits) -> Result<Self, DecodeFailure> {
         let max_bytes = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
         let mut tiff_limits = Limits::default();
         tiff_limits.decoding_buffer_size = max_bytes;
@@ -125,7 +130,9 @@ impl<'a> Page<'a> {
             (_, ColorType::CMYK(_) | ColorType::CMYKA(_)) => (Kind::Cmyk, color_type.num_samples()),
             (_, ColorType::YCbCr(_)) => (Kind::YCbCr, 3),
             (_, other) => {
-                return Err(Stopped::Unsupported(format!("TIFF pixels of the kind {other:?}")));
+                return Err(DecodeFailure::Unsupported(format!(
+                    "TIFF pixels of the kind {other:?}"
+                )));
             }
         };
         let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples)?.unwrap_or_default();
@@ -138,7 +145,7 @@ impl<'a> Page<'a> {
         let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat)?.unwrap_or_default();
         let is_measured = formats.iter().any(|format| *format != 1 && *format != 4);
         if is_measured && !matches!(kind, Kind::Gray | Kind::Rgb) {
-            return Err(Stopped::Unsupported(format!(
+            return Err(DecodeFailure::Unsupported(format!(
                 "floats or signed numbers in TIFF of the kind {color_type:?}"
             )));
         }
@@ -180,7 +187,7 @@ impl<'a> Page<'a> {
         &mut self,
         idx: u32,
         columns: usize,
-    ) -> Result<Values<Vec<u8>, Vec<f32>>, Stopped> {
+    ) -> Result<Values<Vec<u8>, Vec<f32>>, DecodeFailure> {
         use DecodingResult::{F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
         let samples = if self.is_planar { 1 } else { self.n_samples };
         let floats = |values: Vec<f32>| Ok(Values::Floats(values));
@@ -190,7 +197,7 @@ impl<'a> Page<'a> {
             }
             U8(values) => Ok(Values::Bytes(values)),
             _ if self.is_palette => {
-                Err(Stopped::Unsupported(format!("a palette of {} bits", self.bits)))
+                Err(DecodeFailure::Unsupported(format!("a palette of {} bits", self.bits)))
             }
             U16(values) => {
                 Ok(Values::Bytes(values.into_iter().map(|value| (value >> 8) as u8).collect()))
@@ -226,7 +233,10 @@ impl<'a> Page<'a> {
     }
 
     /// Passes the rows to `take` from top to bottom, with interleaved samples.
-    fn for_each_row(&mut self, mut take: impl FnMut(Values<&[u8], &[f32]>)) -> Result<(), Stopped> {
+    fn for_each_row(
+        &mut self,
+        mut take: impl FnMut(Values<&[u8], &[f32]>),
+    ) -> Result<(), DecodeFailure> {
         let (width, height) = self.size;
         let (chunk_width, chunk_height) = self.chunk();
         let (across, down) = (width.div_ceil(chunk_width), height.div_ceil(chunk_height));
@@ -252,7 +262,11 @@ impl<'a> Page<'a> {
                     match self.read_chunk(idx, columns)? {
                         Values::Bytes(values) if !is_floats => place.fill(&mut bytes, &values),
                         Values::Floats(values) if is_floats => place.fill(&mut floats, &values),
-                        _ => return Err(Stopped::Unsupported("samples of several formats".into())),
+                        _ => {
+                            return Err(DecodeFailure::Unsupported(
+                                "samples of several formats".into(),
+                            ));
+                        }
                     }
                 }
             }
@@ -266,7 +280,7 @@ impl<'a> Page<'a> {
     ///
     /// Floats range over 0 and 1, or 0 and 255 if they go far beyond 1. Measurements range from
     /// their minimum to their maximum.
-    fn range(&mut self) -> Result<(f32, f32), Stopped> {
+    fn range(&mut self) -> Result<(f32, f32), DecodeFailure> {
         let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
         self.for_each_row(|values| {
             if let Values::Floats(values) = values {
@@ -407,11 +421,14 @@ impl Row {
 }
 
 /// Reads a palette of 16-bit values: all reds, all greens, all blues.
-fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, Stopped> {
+fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, DecodeFailure> {
     let map = decoder.get_tag_u16_vec(Tag::ColorMap)?;
     let n = 1_usize << bits.min(16);
     if map.len() < 3 * n {
-        return Err(Stopped::Corrupt(format!("a palette of {} values for {n} colours", map.len())));
+        return Err(DecodeFailure::Corrupt(format!(
+            "a palette of {} values for {n} colours",
+            map.len()
+        )));
     }
     // Some old programs wrote 8-bit values.
     let shift = if map.iter().all(|value| *value < 256) { 0 } else { 8 };
@@ -791,7 +808,7 @@ mod tests {
     }
 
     #[test]
-    fn alpha_is_told_from_other_samples() {
+    fn alpha_is_distinguished_from_other_samples() {
         let pixels = |colour: [u8; 3], alpha: u8| [colour.as_slice(), &[alpha]].concat();
         let file = |pixel: Vec<u8>, extra: u64| {
             File::new((1, 1), 2, &[8; 4], pixel).with(338, SHORT, &[extra]).bytes()

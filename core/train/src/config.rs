@@ -513,6 +513,7 @@ impl TrainConfig {
         if !(optim.lr_heads.is_finite() && optim.lr_towers.is_finite() && optim.clip_norm > 0.0) {
             return fail("[optim] the learning rates must be finite and clip_norm above 0");
         }
+        self.check_numbers()?;
         if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {
             return fail("recipe = \"warmup\" wants [distill], data.text or both");
         }
@@ -594,6 +595,33 @@ impl TrainConfig {
         }
     }
 
+    /// Checks the ranges of shares, decay rates and loss weights.
+    fn check_numbers(&self) -> Result<(), TrainConfigError> {
+        let optim = &self.optim;
+        let distill = self.distill.as_ref().map_or([0.0; 2], |d| [d.weight, d.mean_weight]);
+        let grounding = self.grounding.as_ref().map_or([0.0; 2], |g| [g.weight, g.caption_weight]);
+        let weight = (0.0..f64::INFINITY, "a finite number that is not negative");
+        let share = (0.0..1.0f64.next_up(), "a share from 0 to 1");
+        let decay = (0.0..1.0, "a rate from 0 to below 1");
+        let checks = [
+            ("[optim] lr_floor", optim.lr_floor, &share),
+            ("[optim] weight_decay", optim.weight_decay.into(), &weight),
+            ("[optim] beta_2", optim.beta_2.into(), &decay),
+            ("[data] whole_image_share", self.data.whole_image_share.into(), &share),
+            ("[distill] weight", distill[0].into(), &weight),
+            ("[distill] mean_weight", distill[1].into(), &weight),
+            ("[grounding] weight", grounding[0].into(), &weight),
+            ("[grounding] caption_weight", grounding[1].into(), &weight),
+        ];
+        // NaN is in no range.
+        match checks.iter().find(|(_, value, (range, _))| !range.contains(value)) {
+            None => Ok(()),
+            Some((key, value, (_, wanted))) => {
+                Err(TrainConfigError::Inconsistent(format!("{key} is {value}, wanted {wanted}")))
+            }
+        }
+    }
+
     /// Checks that patches are dropped only if no loss depends on a position in the photo.
     fn check_patch_dropout(&self) -> Result<(), TrainConfigError> {
         let share = self.data.patch_dropout;
@@ -660,6 +688,32 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_an_error() {
         assert!(TrainConfig::from_toml(RUN, &["optim.step=20".into()]).is_err());
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_an_error() {
+        let distill = |set: &str| format!("distill={{ grid = 2, hidden_size = 6, {set} }}");
+        for (change, says) in [
+            ("optim.lr_floor=1.5".to_owned(), "[optim] lr_floor is 1.5, wanted a share"),
+            ("optim.weight_decay=-0.5".to_owned(), "[optim] weight_decay is -0.5, wanted"),
+            ("optim.weight_decay=inf".to_owned(), "[optim] weight_decay is inf, wanted"),
+            ("optim.beta_2=1.0".to_owned(), "[optim] beta_2 is 1, wanted a rate"),
+            ("data.whole_image_share=nan".to_owned(), "[data] whole_image_share is NaN, wanted"),
+            (distill("weight = nan"), "[distill] weight is NaN, wanted"),
+            (distill("weight = 1.0, mean_weight = -1.0"), "[distill] mean_weight is -1, wanted"),
+            ("grounding={ weight = -1.0 }".to_owned(), "[grounding] weight is -1, wanted"),
+            (
+                "grounding={ weight = 1.0, caption_weight = inf }".to_owned(),
+                "[grounding] caption_weight is inf, wanted",
+            ),
+        ] {
+            let set = std::slice::from_ref(&change);
+            let error = TrainConfig::from_toml(RUN, set).expect_err(&change).to_string();
+            assert!(error.starts_with(says), "{change}: {error}");
+        }
+        for bound in ["optim.lr_floor=1.0", "optim.beta_2=0.0", "data.whole_image_share=1.0"] {
+            assert!(TrainConfig::from_toml(RUN, &[bound.into()]).is_ok(), "{bound}");
+        }
     }
 
     #[test]

@@ -47,8 +47,8 @@ const LEFT_OUT: f32 = -1e4;
 
 /// The contrastive loss over all ranks: InfoNCE, or SigLIP's if `bias` is given.
 ///
-/// `keys` has a key for each own text; InfoNCE leaves out pairs of different rows with the same
-/// key. `rows` has the number of rows of each rank, at least one of which is above 0.
+/// `text_hashes` has a hash of each own text; InfoNCE leaves out pairs of different rows with the
+/// same hash. `rows` has the number of rows of each rank, at least one of which is above 0.
 ///
 /// # Shapes
 /// - visual, text: `[rows[rank], embed_dim]`, rows of unit length, without a graph
@@ -59,15 +59,16 @@ pub fn contrast(
     text: Tensor<2>,
     log_scale: Tensor<1>,
     bias: Option<Tensor<1>>,
-    keys: Option<&[u32]>,
+    text_hashes: Option<&[u32]>,
     rows: &[usize],
     group: &dyn Collective,
 ) -> Result<Contrast, CollectiveError> {
     let scale: Tensor<2> = log_scale.exp().unsqueeze();
     match bias {
         None => {
-            let same =
-                keys.map(|keys| SameTexts::new(keys, rows, &visual.device(), group)).transpose()?;
+            let same = text_hashes
+                .map(|text_hashes| SameTexts::new(text_hashes, rows, &visual.device(), group))
+                .transpose()?;
             softmax_contrast(visual, text, scale, same.as_ref(), rows, group)
         }
         Some(bias) => sigmoid_contrast(visual, text, scale, bias.unsqueeze(), rows, group),
@@ -76,15 +77,15 @@ pub fn contrast(
 
 /// Finds rows with the same text, over all ranks.
 struct SameTexts {
-    /// Key and row number of each own row, `[rows, 1]`.
+    /// Hash and row number of each own row, `[rows, 1]`.
     own: [Tensor<2>; 2],
-    /// Key and row number of each row of all ranks.
+    /// Hash and row number of each row of all ranks.
     all: [Tensor<2>; 2],
 }
 
 impl SameTexts {
     fn new(
-        keys: &[u32],
+        text_hashes: &[u32],
         rows: &[usize],
         device: &Device,
         group: &dyn Collective,
@@ -95,11 +96,11 @@ impl SameTexts {
             Tensor::<2>::from_data(TensorData::new(values, [n, 1]), device)
         };
         let own = [
-            column(keys.iter().map(|key| *key as f32).collect()),
-            column((first..first + keys.len()).map(|row| row as f32).collect()),
+            column(text_hashes.iter().map(|hash| *hash as f32).collect()),
+            column((first..first + text_hashes.len()).map(|row| row as f32).collect()),
         ];
-        let [keys, numbers] = own.clone();
-        let all = [gather_rows(keys, rows, group)?, gather_rows(numbers, rows, group)?];
+        let [hashes, numbers] = own.clone();
+        let all = [gather_rows(hashes, rows, group)?, gather_rows(numbers, rows, group)?];
         Ok(Self { own, all })
     }
 

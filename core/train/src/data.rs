@@ -19,7 +19,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::cache::{CachedView, PatchCache, ViewKey};
 use super::config::{DistillConfig, Recipe, TrainConfig};
-use super::sources::{Order, Pick, Raw, Sources};
+use super::sources::{Order, RawSample, SampleRef, Sources};
 
 /// Smallest visible share of a region's area for its phrase to be used after a crop.
 const VISIBLE_SHARE: f32 = 0.5;
@@ -28,7 +28,7 @@ const VISIBLE_SHARE: f32 = 0.5;
 #[derive(Debug, Default)]
 pub struct Batch {
     /// The photos with their texts.
-    pub samples: Vec<Prepared>,
+    pub samples: Vec<PreparedSample>,
     /// Token ids of lines of text (`warmup`).
     pub lines: Vec<Vec<u32>>,
     /// Samples that could not be used, with reasons. For a shard that ends early, only the first
@@ -42,14 +42,14 @@ pub struct Batch {
 #[derive(Clone, Copy, Debug)]
 pub struct BatchPart<'a> {
     /// The photos with their texts.
-    pub samples: &'a [Prepared],
+    pub samples: &'a [PreparedSample],
     /// Token ids of lines of text.
     pub lines: &'a [Vec<u32>],
 }
 
 /// One sample after decoding and augmentation.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedSample {
     /// The model's input; without pixels if `patches` is set.
     photo: Preprocessed,
     /// V of the photo, from the cache (`data.cache`): `n_patches * hidden` values.
@@ -177,23 +177,23 @@ impl Batches {
         let positions = cut(self.rank)..cut(self.rank + 1);
         let mut batch = Batch::default();
         if !self.sources.is_empty() {
-            let picks: Vec<(usize, Pick)> =
-                positions.clone().map(|at| (at, self.pick(at))).collect();
-            let prepared: Vec<Result<Prepared, String>> = picks
+            let sample_refs: Vec<(usize, SampleRef)> =
+                positions.clone().map(|at| (at, self.sample_ref(at))).collect();
+            let prepared: Vec<Result<PreparedSample, String>> = sample_refs
                 .par_iter()
-                .map(|(at, pick)| {
+                .map(|(at, sample_ref)| {
                     let rng = ChaCha8Rng::seed_from_u64(
                         self.config.seed.wrapping_add((*at as u64) << 20),
                     );
-                    self.sources.read(pick).and_then(|raw| self.prepare(raw, rng))
+                    self.sources.read(sample_ref).and_then(|raw| self.prepare(raw, rng))
                 })
                 .collect();
             batch.skipped.extend(self.sources.take_warnings());
             let prepared = self.with_patches(prepared);
-            for (sample, (_, pick)) in prepared.into_iter().zip(&picks) {
+            for (sample, (_, sample_ref)) in prepared.into_iter().zip(&sample_refs) {
                 match sample {
                     Ok(sample) => batch.samples.push(sample),
-                    Err(why) => batch.skip(pick, &self.sources, &why),
+                    Err(why) => batch.skip(sample_ref, &self.sources, &why),
                 }
             }
         }
@@ -215,22 +215,22 @@ impl Batches {
 
     /// The sample at a position of the endless sequence of batches; a batch is its lanes one after
     /// the other.
-    fn pick(&mut self, position: usize) -> Pick {
+    fn sample_ref(&mut self, position: usize) -> SampleRef {
         let (batch_size, lanes) = (self.config.optim.batch_size, self.config.data.lanes);
         let (step, in_batch, of_lane) =
             (position / batch_size, position % batch_size, batch_size / lanes);
-        self.sources.pick(in_batch / of_lane, step * of_lane + in_batch % of_lane)
+        self.sources.sample_ref(in_batch / of_lane, step * of_lane + in_batch % of_lane)
     }
 
     /// Computes the patch tokens that the cache lacks, and stores them in the samples and the
     /// cache.
     fn with_patches(
         &self,
-        mut prepared: Vec<Result<Prepared, String>>,
-    ) -> Vec<Result<Prepared, String>> {
+        mut prepared: Vec<Result<PreparedSample, String>>,
+    ) -> Vec<Result<PreparedSample, String>> {
         let Some(cache) = &self.cache else { return prepared };
-        let missing = |sample: &&mut Prepared| sample.patches.is_none();
-        let mut missing: Vec<&mut Prepared> =
+        let missing = |sample: &&mut PreparedSample| sample.patches.is_none();
+        let mut missing: Vec<&mut PreparedSample> =
             prepared.iter_mut().flatten().filter(missing).collect();
         let views = missing.iter_mut().map(|sample| {
             let key = sample.view.expect("a cache wants views that come again");
@@ -248,7 +248,7 @@ impl Batches {
     }
 
     /// The photo as the model sees it: from the cache if it has the view, otherwise with pixels.
-    fn view(&self, raw: &Raw, rng: &mut ChaCha8Rng) -> Result<View, String> {
+    fn view(&self, raw: &RawSample, rng: &mut ChaCha8Rng) -> Result<View, String> {
         let data = &self.config.data;
         let [low, high] = data.crop_scale.map(f64::from);
         let is_whole = low >= 1.0;
@@ -266,13 +266,13 @@ impl Batches {
         if !is_whole && data.crops == 0 {
             let photo = decode()?;
             let crop = crop_of(&photo, rng);
-            let mirror = data.mirror && rng.random() && !speaks_of_sides(&raw.record);
+            let mirror = data.mirror && rng.random() && !mentions_left_or_right(&raw.record);
             let pixels = image::preprocess_crop(&photo, &self.model.preprocess(), crop, mirror);
             return Ok(View { photo: pixels, crop: Some(crop), mirror, key: None, patches: None });
         }
         // From here on, the view is one of a few that are shown again.
         let crop_idx = if is_whole { 0 } else { rng.random_range(0..data.crops as u64) };
-        let mirror = data.mirror && rng.random() && !speaks_of_sides(&raw.record);
+        let mirror = data.mirror && rng.random() && !mentions_left_or_right(&raw.record);
         let photo_hash = hash_bytes(HASH_START, &raw.image);
         let view = if is_whole { 0 } else { 1 + crop_idx } * 2 + u64::from(mirror);
         // Another crop size or another run's seed makes other views.
@@ -297,7 +297,7 @@ impl Batches {
         [&low[..], &high, &seed].iter().fold(HASH_START, |hash, bytes| hash_bytes(hash, bytes))
     }
 
-    fn prepare(&self, raw: Raw, mut rng: ChaCha8Rng) -> Result<Prepared, String> {
+    fn prepare(&self, raw: RawSample, mut rng: ChaCha8Rng) -> Result<PreparedSample, String> {
         let View { photo: pixels, crop, mirror, key, patches } = self.view(&raw, &mut rng)?;
         let kept = (self.config.data.patch_dropout > 0.0).then(|| self.kept(&mut rng));
         let teacher = match (&self.config.distill, &raw.teacher) {
@@ -331,7 +331,7 @@ impl Batches {
             None => None,
         };
         let photo = pixels;
-        Ok(Prepared {
+        Ok(PreparedSample {
             photo,
             patches,
             view: key,
@@ -406,7 +406,7 @@ impl Batches {
     /// A region and one of its phrases, or the whole photo and a caption.
     fn region_text(
         &self,
-        raw: &Raw,
+        raw: &RawSample,
         photo: &Preprocessed,
         rng: &mut ChaCha8Rng,
     ) -> Result<(String, Option<Region>, bool), String> {
@@ -453,12 +453,12 @@ impl Batches {
 }
 
 impl Batch {
-    fn skip(&mut self, pick: &Pick, sources: &Sources, why: &str) {
+    fn skip(&mut self, sample_ref: &SampleRef, sources: &Sources, why: &str) {
         self.n_skipped += 1;
-        match pick {
-            Pick::Read(Err(missing)) if !missing.is_first => {}
-            Pick::Read(Err(_)) => self.skipped.push(why.to_owned()),
-            pick => self.skipped.push(format!("{}: {why}", sources.name(pick))),
+        match sample_ref {
+            SampleRef::Read(Err(missing)) if !missing.is_first => {}
+            SampleRef::Read(Err(_)) => self.skipped.push(why.to_owned()),
+            sample_ref => self.skipped.push(format!("{}: {why}", sources.name(sample_ref))),
         }
     }
 
@@ -535,12 +535,12 @@ impl<'a> BatchPart<'a> {
     }
 
     /// Indices of the photos with a text that describes them.
-    pub fn captioned(&self) -> Vec<usize> {
+    pub fn captioned_photos(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].is_captioned).collect()
     }
 
     /// Indices of the photos with a text about the whole photo.
-    pub fn whole(&self) -> Vec<usize> {
+    pub fn whole_image_photos(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].is_whole).collect()
     }
 
@@ -551,7 +551,7 @@ impl<'a> BatchPart<'a> {
     }
 
     /// Indices of the photos that have a phrase with its place.
-    pub fn with_phrase(&self) -> Vec<usize> {
+    pub fn phrase_photos(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].grounded.is_some()).collect()
     }
 
@@ -584,7 +584,7 @@ impl<'a> BatchPart<'a> {
     }
 
     /// Indices of the photos that have a teacher's map.
-    pub fn with_teacher(&self) -> Vec<usize> {
+    pub fn teacher_photos(&self) -> Vec<usize> {
         (0..self.samples.len()).filter(|photo| self.samples[*photo].teacher.is_some()).collect()
     }
 
@@ -609,7 +609,7 @@ impl<'a> BatchPart<'a> {
 }
 
 /// One of the captions, or a sentence about the class, or a list of objects.
-fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
+fn caption(raw: &RawSample, rng: &mut ChaCha8Rng) -> Result<String, String> {
     if raw.regions_only {
         return Err("it has no caption, and no described region is visible".into());
     }
@@ -620,27 +620,27 @@ fn caption(raw: &Raw, rng: &mut ChaCha8Rng) -> Result<String, String> {
         (Some(class), _) => {
             Ok(TEMPLATES[rng.random_range(0..TEMPLATES.len())].replace("{}", &with_article(class)))
         }
-        (None, _) => Ok(list_of_things(record)),
+        (None, _) => Ok(object_list(record)),
     }
 }
 
 /// Most objects listed for a photo without a caption.
-const MAX_THINGS: usize = 3;
+const MAX_OBJECTS: usize = 3;
 
 /// The largest objects in a photo without a caption: "a cup, a fork and a cake."
-fn list_of_things(record: &PhotoRecord) -> String {
+fn object_list(record: &PhotoRecord) -> String {
     let mut regions: Vec<_> =
         record.regions.iter().filter(|region| !region.phrases.is_empty()).collect();
     let area = |[x0, y0, x1, y1]: [f32; 4]| (x1 - x0) * (y1 - y0);
     regions.sort_by(|a, b| area(b.box_px).total_cmp(&area(a.box_px)));
-    let mut things: Vec<&str> = Vec::new();
+    let mut objects: Vec<&str> = Vec::new();
     for region in regions {
-        let thing = region.phrases[0].as_str();
-        if !things.contains(&thing) && things.len() < MAX_THINGS {
-            things.push(thing);
+        let object = region.phrases[0].as_str();
+        if !objects.contains(&object) && objects.len() < MAX_OBJECTS {
+            objects.push(object);
         }
     }
-    match things.split_last() {
+    match objects.split_last() {
         None => "a photo.".to_owned(),
         Some((last, [])) => format!("{last}."),
         Some((last, first)) => format!("{} and {last}.", first.join(", ")),
@@ -654,7 +654,7 @@ fn with_article(name: &str) -> String {
 }
 
 /// Whether captions or phrases mention left or right, which mirroring would make wrong.
-fn speaks_of_sides(record: &PhotoRecord) -> bool {
+fn mentions_left_or_right(record: &PhotoRecord) -> bool {
     let phrases = record.regions.iter().flat_map(|region| &region.phrases);
     record.captions.iter().chain(phrases).any(|text| {
         text.split(|c: char| !c.is_alphabetic())
@@ -732,14 +732,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_words_left_and_right_speak_of_sides() {
-        assert!(speaks_of_sides(&record(&["A dog.", "Left of it, a cat."], "a dog")));
-        assert!(speaks_of_sides(&record(&["A dog."], "the dog on the right")));
-        assert!(!speaks_of_sides(&record(&["A bright, cleft rock."], "leftovers")));
+    fn only_the_words_left_and_right_prevent_mirroring() {
+        assert!(mentions_left_or_right(&record(&["A dog.", "Left of it, a cat."], "a dog")));
+        assert!(mentions_left_or_right(&record(&["A dog."], "the dog on the right")));
+        assert!(!mentions_left_or_right(&record(&["A bright, cleft rock."], "leftovers")));
     }
 
     #[test]
-    fn each_patch_is_taught_by_the_part_of_the_photo_that_it_shows() {
+    fn each_patch_gets_the_teacher_features_of_its_own_area() {
         // The map's cells contain their column; a student of 4 by 4 patches sees the middle of the
         // photo.
         let (student, grid, size) = (4, 8, [64, 32]);

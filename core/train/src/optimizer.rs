@@ -1,12 +1,13 @@
 //! LAMB or AdamW with the recipe's parameter groups: trained or frozen, learning rate, weight
 //! decay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use mmgem_core::checkpoint::names::{checkpoint_name, module_path};
+use mmgem_core::checkpoint::{CheckpointError, Shards};
 use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
@@ -108,33 +109,63 @@ impl OptimizerGroups {
         tensors
     }
 
-    /// Loads the moments of a module's parameters from a checkpoint.
+    /// Number of parameters that have moments.
+    pub fn n_parameters(&self) -> usize {
+        self.state.len()
+    }
+
+    /// Loads the moments of a module's parameters from a checkpoint. A parameter that never had a
+    /// gradient has no moments.
+    ///
+    /// # Errors
+    /// If a parameter has only some of its tensors, if a tensor cannot be read or has another
+    /// length, or if a tensor belongs to no parameter.
     pub fn load<M: Module>(
         &mut self,
         module: &M,
-        values: impl Fn(&str) -> Option<Vec<f32>>,
+        moments: &Shards,
         device: &Device,
-    ) {
+    ) -> Result<(), CheckpointError> {
         let mut paths = Paths::default();
         module.visit(&mut paths);
-        for (path, ..) in paths.found {
+        let mut unused: BTreeSet<String> = moments.names().map(str::to_owned).collect();
+        for (path, n, _) in paths.found {
             let name = checkpoint_name(&path);
-            let part = |kind: &str| values(&format!("{kind}.{name}"));
-            let (Some(first), Some(second), Some(time)) =
-                (part("moment_1"), part("moment_2"), part("time"))
-            else {
+            let names = ["moment_1", "moment_2", "time"].map(|kind| format!("{kind}.{name}"));
+            let (found, missing): (Vec<&String>, Vec<&String>) =
+                names.iter().partition(|name| unused.remove(*name));
+            if found.is_empty() {
                 continue;
+            }
+            if !missing.is_empty() {
+                return Err(CheckpointError::Missing(missing.into_iter().cloned().collect()));
+            }
+            let values = |name: &String, n: usize| {
+                let values = moments.values(name).expect("it is among the names")?;
+                match values.len() == n {
+                    true => Ok(values),
+                    false => Err(CheckpointError::Shape {
+                        name: name.clone(),
+                        found: vec![values.len()],
+                        wanted: vec![n],
+                    }),
+                }
             };
-            let tensor = |values: Vec<f32>| {
-                let n = values.len();
-                Tensor::<1>::from_data(TensorData::new(values, [n]), device)
+            let moment = |name: &String| {
+                let values = values(name, n)?;
+                Ok(Tensor::<1>::from_data(TensorData::new(values, [n]), device))
             };
+            let [moment_1, moment_2, time] = &names;
             let state = LambState {
-                time: time[0] as usize,
-                moment_1: tensor(first),
-                moment_2: tensor(second),
+                time: values(time, 1)?[0] as usize,
+                moment_1: moment(moment_1)?,
+                moment_2: moment(moment_2)?,
             };
             self.state.insert(path, state);
+        }
+        match unused.is_empty() {
+            true => Ok(()),
+            false => Err(CheckpointError::Unused(unused.into_iter().collect())),
         }
     }
 }

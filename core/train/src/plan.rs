@@ -328,14 +328,14 @@ fn repeated_flops(
 ) -> f64 {
     let Passes { vision, embed, phrase, caption } = passes(sizes, config, text_tokens);
     let embedded = if is_cut && contrasts(config) { vision + embed } else { 0.0 };
-    let again = match config.recipe {
+    let recomputed = match config.recipe {
         _ if !config.optim.recompute => 0.0,
         Recipe::Stage1 if config.freeze_vision => embed + phrase + caption,
         Recipe::Warmup | Recipe::Stage1 => vision + embed + phrase + caption,
         Recipe::Stage2Caption => caption,
         Recipe::Stage2Retrieval => 0.0,
     };
-    embedded + again
+    embedded + recomputed
 }
 
 /// Patches of a photo that the encoder sees in training.
@@ -374,7 +374,7 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let pixels = 3.0 * sizes.vision.image_size().pow(2) as f64;
     let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
     let (vision, caption) =
-        (vision_chain(sizes, n_patches), |prefix: f64| llama_chain(l, prefix + tokens));
+        (vision_activations(sizes, n_patches), |prefix: f64| llama_activations(l, prefix + tokens));
     // Towers that learn or pass on a gradient; the scored positions; the frozen tower, which holds
     // one block at a time.
     let (towers, head, passing) = match config.recipe {
@@ -382,7 +382,7 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
         Recipe::Stage1 => {
             let mut towers = Vec::new();
             towers.extend((!config.freeze_vision).then_some(vision));
-            towers.extend(contrasts(config).then(|| llama_chain(l, tokens + 1.0)));
+            towers.extend(contrasts(config).then(|| llama_activations(l, tokens + 1.0)));
             let captions = config.objective != Objective::ClipOnly;
             towers.extend(captions.then(|| caption(whole)));
             (towers, if captions { head } else { 0.0 }, config.freeze_vision.then_some(vision))
@@ -397,7 +397,8 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let tower_bytes = if config.optim.recompute {
         // The inputs of all blocks, and the largest single block during its backward pass.
         let inputs = towers.iter().map(|tower| tower.n_blocks * tower.input).sum::<f64>();
-        let largest = towers.iter().map(|tower| tower.block(bytes.again())).fold(0.0, f64::max);
+        let largest =
+            towers.iter().map(|tower| tower.block(bytes.recomputed())).fold(0.0, f64::max);
         let passing = passing.map_or(0.0, |tower| tower.block(bytes));
         bytes.input * inputs + largest.max(passing).max(2.0 * F32.input * head)
     } else {
@@ -416,17 +417,18 @@ struct Bytes {
     mlp: f64,
     attention: f64,
     /// Factor on these bytes during the backward pass of a recomputed block; 1 for f32.
-    back: f64,
+    backward_factor: f64,
 }
 
-const F32: Bytes = Bytes { input: 4.0, width: 4.0, mlp: 4.0, attention: 4.0, back: 1.0 };
+const F32: Bytes = Bytes { input: 4.0, width: 4.0, mlp: 4.0, attention: 4.0, backward_factor: 1.0 };
 /// Norms and softmax keep their activations in f32.
-const BF16: Bytes = Bytes { input: 2.0, width: 2.63, mlp: 1.31, attention: 3.05, back: 1.79 };
+const BF16: Bytes =
+    Bytes { input: 2.0, width: 2.63, mlp: 1.31, attention: 3.05, backward_factor: 1.79 };
 
 impl Bytes {
     /// For the one block in its backward pass, gradients included; attention is finished by then.
-    fn again(self) -> Self {
-        let (linear, attention) = (1.84 * self.back, 0.45 * self.back);
+    fn recomputed(self) -> Self {
+        let (linear, attention) = (1.84 * self.backward_factor, 0.45 * self.backward_factor);
         Self {
             width: linear * self.width,
             mlp: linear * self.mlp,
@@ -438,7 +440,7 @@ impl Bytes {
 
 /// The blocks of a tower, in numbers per sample.
 #[derive(Clone, Copy)]
-struct Chain {
+struct TowerActivations {
     n_blocks: f64,
     /// Numbers in a block's input.
     input: f64,
@@ -448,7 +450,7 @@ struct Chain {
     attention: f64,
 }
 
-impl Chain {
+impl TowerActivations {
     /// Bytes that a block keeps.
     fn block(&self, bytes: Bytes) -> f64 {
         self.width * bytes.width + self.mlp * bytes.mlp + self.attention * bytes.attention
@@ -466,18 +468,24 @@ const ATTENTION: f64 = 4.2;
 const HEAD: f64 = 3.0;
 
 /// The encoder on `n_patches` patches of an image.
-fn vision_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
+fn vision_activations(sizes: &MmGemConfig, n_patches: usize) -> TowerActivations {
     let v = match &sizes.vision {
         VisionConfig::Vit(v) => v,
         VisionConfig::EfficientNetLite(lite) => {
-            // A chain of one block, because convolutions are not recomputed.
+            // A single block, because convolutions are not recomputed.
             let pixels = 3.0 * lite.image_size.pow(2) as f64;
             let width = lite_layers(lite).activations;
-            return Chain { n_blocks: 1.0, input: pixels, width, mlp: 0.0, attention: 0.0 };
+            return TowerActivations {
+                n_blocks: 1.0,
+                input: pixels,
+                width,
+                mlp: 0.0,
+                attention: 0.0,
+            };
         }
     };
     let seq = (n_patches + usize::from(v.class_token)) as f64;
-    Chain {
+    TowerActivations {
         n_blocks: v.num_hidden_layers as f64,
         input: seq * v.hidden_size as f64,
         width: seq * VIT_WIDTH * v.hidden_size as f64,
@@ -487,8 +495,8 @@ fn vision_chain(sizes: &MmGemConfig, n_patches: usize) -> Chain {
 }
 
 /// The language model on a sequence.
-fn llama_chain(l: &LlamaConfig, seq: f64) -> Chain {
-    Chain {
+fn llama_activations(l: &LlamaConfig, seq: f64) -> TowerActivations {
+    TowerActivations {
         n_blocks: l.num_hidden_layers as f64,
         input: seq * l.hidden_size as f64,
         width: seq * LLAMA_WIDTH * l.hidden_size as f64,

@@ -20,7 +20,7 @@ use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
 use mmgem_data::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use mmgem_data::patterns::expand;
 use mmgem_data::source::SourceError;
-use mmgem_eval::ranking::Ties;
+use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ use super::data::{Batch, Batches};
 use super::metrics::Metrics;
 use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
 use super::plan::flops_per_sample;
-use super::start::{check_same_run, history, start_model, write_records};
+use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
 use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 
@@ -174,7 +174,7 @@ pub fn train(
     // decides.
     let newest = store.steps().last().map_or(String::new(), usize::to_string);
     let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
-    let mut run = together(
+    let mut run = agree(
         group,
         Run::begin(config, device, commit, resume, newest, store, group, &mut report),
     )?;
@@ -184,7 +184,7 @@ pub fn train(
     let steps = run.state.step..config.optim.steps;
     let batches = run.batches.take().expect("just opened");
     // The thread is not joined, because a data source that hangs must not keep the run from ending.
-    thread::spawn(move || feed(batches, steps, &sender));
+    thread::spawn(move || send_batches(batches, steps, &sender));
     while run.state.step < config.optim.steps {
         if !run.advance(&receiver, signals, &mut report)? {
             return Ok(TrainSummary { step: run.state.step, finished: false, model: None });
@@ -194,7 +194,7 @@ pub fn train(
 }
 
 /// Sends one batch per step, until all are sent or the receiver is dropped.
-fn feed(
+fn send_batches(
     mut batches: Batches,
     steps: std::ops::Range<usize>,
     sender: &std::sync::mpsc::SyncSender<Batch>,
@@ -214,7 +214,7 @@ fn wait_for_batch(
     rank: usize,
 ) -> Option<Batch> {
     let started = Instant::now();
-    let mut told = 0;
+    let mut n_warnings = 0;
     while !signals.stop.load(Ordering::Relaxed) {
         match receiver.recv_timeout(Duration::from_millis(100)) {
             Ok(batch) => return Some(batch),
@@ -224,8 +224,8 @@ fn wait_for_batch(
             Err(RecvTimeoutError::Timeout) => {}
         }
         let waited = started.elapsed().as_secs();
-        if waited / STARVING_SECS > told {
-            told = waited / STARVING_SECS;
+        if waited / STARVING_SECS > n_warnings {
+            n_warnings = waited / STARVING_SECS;
             tracing::warn!(
                 "rank {rank} has waited {waited} s for the samples of step {}",
                 step + 1
@@ -236,7 +236,7 @@ fn wait_for_batch(
 }
 
 /// Makes a failure on one rank a failure on all ranks.
-fn together<T>(group: &dyn Collective, own: Result<T, TrainError>) -> Result<T, TrainError> {
+fn agree<T>(group: &dyn Collective, own: Result<T, TrainError>) -> Result<T, TrainError> {
     let failure = first_failure(group, own.as_ref().err().map(ToString::to_string))?;
     match (own, failure) {
         (Ok(_), Some((rank, why))) => Err(TrainError::OtherRank { rank, why }),
@@ -274,7 +274,7 @@ struct Run<'a> {
 }
 
 /// The numbers that the ranks exchange before a step, combined over all ranks.
-struct Council {
+struct RankReports {
     totals: Totals,
     skipped: usize,
     waited: f64,
@@ -316,6 +316,8 @@ impl<'a> Run<'a> {
         let start = start_model(config, newest.is_some(), &device)?;
         let (sizes, tokenizer) = (start.config, start.tokenizer);
         if is_writer {
+            // The finished model's record needs them, so damage is reported before the first step.
+            earlier_runs(config)?;
             create_dir(&config.out)?;
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }
@@ -393,24 +395,25 @@ impl<'a> Run<'a> {
         let (step, steps) = (self.state.step, self.config.optim.steps);
         let started = Instant::now();
         let batch = wait_for_batch(receiver, signals, step, self.group.rank());
-        let council = self.consult(batch.as_ref(), signals, started.elapsed().as_secs_f64())?;
-        let (Some(batch), false) = (batch, council.stop) else {
+        let reports =
+            self.exchange_reports(batch.as_ref(), signals, started.elapsed().as_secs_f64())?;
+        let (Some(batch), false) = (batch, reports.stop) else {
             self.save()?;
             return Ok(false);
         };
         batch.skipped.iter().for_each(|why| report(Progress::Note(format!("skipped: {why}"))));
-        self.state.skipped_samples += council.skipped;
+        self.state.skipped_samples += reports.skipped;
 
-        let mut done = self.step(&batch, &council)?;
+        let mut done = self.step(&batch, &reports)?;
         self.state.step += 1;
         let seconds = started.elapsed().as_secs_f64();
         self.state.seconds += seconds;
-        let samples_per_sec = council.totals.n_samples() / seconds;
+        let samples_per_sec = reports.totals.n_samples() / seconds;
         if let Some(metrics) = &mut self.metrics {
             let record = &mut done.record;
             record["samples_per_sec"] = json!(samples_per_sec);
-            record["data_wait_share"] = json!(council.waited / seconds);
-            let flops = flops_per_sample(&self.sizes, self.config, council.totals.text_tokens());
+            record["data_wait_share"] = json!(reports.waited / seconds);
+            let flops = flops_per_sample(&self.sizes, self.config, reports.totals.text_tokens());
             let flops_per_sec = flops * samples_per_sec / self.group.size() as f64;
             record["flops_per_sec"] = json!(flops_per_sec);
             if let Some(peak) = self.config.hardware.peak_tflops {
@@ -428,7 +431,7 @@ impl<'a> Run<'a> {
                 flops_per_sec,
             });
         }
-        self.judge_waiting(seconds, &council, report);
+        self.warn_of_waiting(seconds, &reports, report);
         if self.bad_in_a_row > self.config.optim.max_bad_steps {
             return Err(TrainError::Diverged(self.bad_in_a_row));
         }
@@ -442,11 +445,11 @@ impl<'a> Run<'a> {
             .is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every))
         {
             let evaluated = self.evaluate(report);
-            together(self.group, evaluated)?;
+            agree(self.group, evaluated)?;
         }
         // Weights that give a loss that is not finite must not replace earlier checkpoints.
         let due = done.updated && self.state.step.is_multiple_of(self.config.checkpoint.every);
-        if last || due || council.save {
+        if last || due || reports.save {
             self.save()?;
         }
         Ok(true)
@@ -456,12 +459,12 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// If another rank's newest gradient has a different norm, or if contact is lost.
-    fn consult(
+    fn exchange_reports(
         &self,
         batch: Option<&Batch>,
         signals: &Signals,
         waited: f64,
-    ) -> Result<Council, TrainError> {
+    ) -> Result<RankReports, TrainError> {
         let mut own =
             batch.map_or([0.0; COUNTS], |batch| Totals::count(batch, self.config)).to_vec();
         let flag = |is_set: bool| f64::from(u8::from(is_set));
@@ -484,7 +487,7 @@ impl<'a> Run<'a> {
         let waited: Vec<f64> = column(1).collect();
         let slowest =
             (0..waited.len()).max_by(|a, b| waited[*a].total_cmp(&waited[*b])).unwrap_or(0);
-        Ok(Council {
+        Ok(RankReports {
             totals: Totals::add_up(&ranks),
             skipped: column(0).sum::<f64>() as usize,
             waited: waited[slowest],
@@ -496,9 +499,9 @@ impl<'a> Run<'a> {
 
     /// Forward, backward, clipping and update. A loss or gradient that is not finite leaves the
     /// weights unchanged.
-    fn step(&mut self, batch: &Batch, council: &Council) -> Result<Done, TrainError> {
+    fn step(&mut self, batch: &Batch, reports: &RankReports) -> Result<Done, TrainError> {
         let (config, step) = (self.config, self.state.step);
-        if council.totals.n_samples() == 0.0 {
+        if reports.totals.n_samples() == 0.0 {
             self.empty_in_a_row += 1;
             self.state.empty_steps += 1;
             let record = json!({ "step": step + 1, "empty_steps": self.state.empty_steps });
@@ -508,7 +511,7 @@ impl<'a> Run<'a> {
         let StepGradient { losses, total: loss, gradients } = gradient(
             self.trainee(),
             batch,
-            &council.totals,
+            &reports.totals,
             &self.sizes,
             config,
             &self.device,
@@ -562,13 +565,13 @@ impl<'a> Run<'a> {
     }
 
     /// Reports it if the device spends too much of its time waiting for data.
-    fn judge_waiting(
+    fn warn_of_waiting(
         &mut self,
         seconds: f64,
-        council: &Council,
+        reports: &RankReports,
         report: &mut impl FnMut(Progress),
     ) {
-        self.window.push((seconds, council.waited, council.slowest));
+        self.window.push((seconds, reports.waited, reports.slowest));
         if self.window.len() < WAIT_WINDOW {
             return;
         }
@@ -594,7 +597,7 @@ impl<'a> Run<'a> {
             metrics.plot(self.config)?;
             Ok(())
         })();
-        together(self.group, saved)
+        agree(self.group, saved)
     }
 
     /// Scores the model on held-out photos, on rank 0.
@@ -633,7 +636,7 @@ impl<'a> Run<'a> {
             write_atomic(&folder.join("training.json"), history.as_bytes())?;
             Ok(())
         })();
-        together(group, written)?;
+        agree(group, written)?;
         Ok(TrainSummary { step, finished: true, model: Some(folder) })
     }
 }

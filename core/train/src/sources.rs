@@ -33,7 +33,7 @@ enum Source {
 pub struct Order([Option<(usize, Vec<u32>)>; 2]);
 
 /// The sample at a place, ready for any thread to read and decode.
-pub enum Pick {
+pub enum SampleRef {
     /// A sample of a source that can be read in any order.
     At {
         /// Index of the source.
@@ -46,7 +46,7 @@ pub enum Pick {
 }
 
 /// A sample before decoding.
-pub struct Raw {
+pub struct RawSample {
     /// Its captions, class and regions.
     pub record: PhotoRecord,
     /// The photo's bytes.
@@ -124,16 +124,16 @@ impl Sources {
 
     /// The `at`-th sample of a lane. Reads commands here; callers must ask for their places in
     /// order.
-    pub fn pick(&mut self, lane: usize, at: usize) -> Pick {
+    pub fn sample_ref(&mut self, lane: usize, at: usize) -> SampleRef {
         let mixture = self.mixture.as_ref().expect("there are sources");
         let (source, at) = mixture.at(at);
         let seed = self.seed;
         let (order, n) = match &mut self.list[source] {
-            Source::Streams { lanes, .. } => return Pick::Read(lanes[lane].read(at)),
+            Source::Streams { lanes, .. } => return SampleRef::Read(lanes[lane].read(at)),
             Source::Shards { samples, order } => (order, samples.len()),
             Source::Genome { photos, order } => (order, photos.len()),
         };
-        Pick::At { source, idx: order.at(at * self.lanes + lane, n, seed, 2 * source as u64) }
+        SampleRef::At { source, idx: order.at(at * self.lanes + lane, n, seed, 2 * source as u64) }
     }
 
     /// Warnings about commands that write more samples than configured, once per lane.
@@ -148,43 +148,43 @@ impl Sources {
     }
 
     /// Name of a picked sample, for messages.
-    pub fn name(&self, pick: &Pick) -> String {
-        match pick {
-            Pick::At { source, idx } => match &self.list[*source] {
+    pub fn name(&self, sample_ref: &SampleRef) -> String {
+        match sample_ref {
+            SampleRef::At { source, idx } => match &self.list[*source] {
                 Source::Shards { samples, .. } => samples.name(*idx),
                 Source::Genome { photos, .. } => photos.path(*idx).display().to_string(),
                 Source::Streams { .. } => String::new(),
             },
-            Pick::Read(Ok(sample)) => sample.key.clone(),
-            Pick::Read(Err(_)) => String::new(),
+            SampleRef::Read(Ok(sample)) => sample.key.clone(),
+            SampleRef::Read(Err(_)) => String::new(),
         }
     }
 
     /// Reads a picked sample.
-    pub fn read(&self, pick: &Pick) -> Result<Raw, String> {
-        match pick {
-            Pick::At { source, idx } => match &self.list[*source] {
+    pub fn read(&self, sample_ref: &SampleRef) -> Result<RawSample, String> {
+        match sample_ref {
+            SampleRef::At { source, idx } => match &self.list[*source] {
                 Source::Shards { samples, .. } => {
                     from_sample(samples.read(*idx).map_err(|e| e.to_string())?)
                 }
                 Source::Genome { photos, .. } => {
                     let (record, image) = photos.read(*idx).map_err(|e| e.to_string())?;
-                    Ok(Raw { record, image, teacher: None, regions_only: true })
+                    Ok(RawSample { record, image, teacher: None, regions_only: true })
                 }
                 Source::Streams { .. } => Err("a command cannot be read out of order".into()),
             },
-            Pick::Read(Ok(sample)) => from_sample(sample.clone()),
-            Pick::Read(Err(missing)) => Err(missing.why.clone()),
+            SampleRef::Read(Ok(sample)) => from_sample(sample.clone()),
+            SampleRef::Read(Err(missing)) => Err(missing.why.clone()),
         }
     }
 }
 
-fn from_sample(mut sample: Sample) -> Result<Raw, String> {
+fn from_sample(mut sample: Sample) -> Result<RawSample, String> {
     let record = PhotoRecord::from_sample(&sample).map_err(|e| e.to_string())?;
     let image = sample.image().map_err(|e| e.to_string())?.to_vec();
     let teacher = sample.parts.iter_mut().find(|part| part.0 == "teacher.safetensors");
     let teacher = teacher.map(|part| std::mem::take(&mut part.1));
-    Ok(Raw { record, image, teacher, regions_only: false })
+    Ok(RawSample { record, image, teacher, regions_only: false })
 }
 
 impl Source {

@@ -144,8 +144,8 @@ struct Change {
 
 impl Change {
     fn is_allowed(&self) -> bool {
-        const CARE: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE: [&str; 5] = [
+        const FREE_TABLES: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
+        const FREE_KEYS: [&str; 5] = [
             "optim.steps",
             "optim.workers",
             "optim.micro_batch",
@@ -159,8 +159,8 @@ impl Change {
         };
         let (old, new) = (float(&self.old), float(&self.new));
         let key = self.key.as_str();
-        CARE.iter().any(|table| key.split('.').next() == Some(table))
-            || FREE.contains(&key)
+        FREE_TABLES.iter().any(|table| key.split('.').next() == Some(table))
+            || FREE_KEYS.contains(&key)
             || match key {
                 "optim.lr_heads" | "optim.lr_towers" | "optim.clip_norm" => new <= old,
                 "optim.warmup_steps" => new >= old,
@@ -204,13 +204,7 @@ pub fn history(
     state: &RunState,
     first: usize,
 ) -> Result<String, FolderError> {
-    let mut runs: Vec<Value> =
-        match config.model.from.as_ref().map(|from| from.join("training.json")) {
-            Some(path) if path.is_file() => {
-                serde_json::from_slice(&read(&path)?).unwrap_or_default()
-            }
-            _ => Vec::new(),
-        };
+    let mut runs = earlier_runs(config)?;
     runs.push(json!({
         "recipe": config.recipe,
         "config": config,
@@ -219,4 +213,19 @@ pub fn history(
         "resumed_at": first,
     }));
     Ok(serde_json::to_string_pretty(&runs).expect("plain values serialise"))
+}
+
+/// The entries in `training.json` of the model that the run starts from; empty if the file is
+/// missing.
+///
+/// # Errors
+/// If the file is not a list of runs.
+pub fn earlier_runs(config: &TrainConfig) -> Result<Vec<Value>, FolderError> {
+    let path = config.model.from.as_ref().map(|from| from.join("training.json"));
+    let Some(path) = path.filter(|path| path.is_file()) else { return Ok(Vec::new()) };
+    serde_json::from_slice(&read(&path)?).map_err(|e| FolderError::Damaged {
+        found: format!("training.json cannot be read ({e}), wanted a list of runs"),
+        hint: "restore the file, or remove it to leave the earlier runs out of the record",
+        path,
+    })
 }

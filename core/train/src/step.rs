@@ -84,17 +84,17 @@ struct Pairs {
     /// Embeddings of their texts, `[n, embed_dim]`.
     text: Tensor<2>,
     /// A hash of each text.
-    keys: Vec<u32>,
+    text_hashes: Vec<u32>,
 }
 
 impl Pairs {
     /// Drops the autodiff graph.
     fn detached(self) -> Self {
-        Self { visual: self.visual.inner(), text: self.text.inner(), keys: self.keys }
+        Self { visual: self.visual.inner(), text: self.text.inner(), text_hashes: self.text_hashes }
     }
 
     fn len(&self) -> usize {
-        self.keys.len()
+        self.text_hashes.len()
     }
 
     /// Concatenates the rows; `None` without any pairs.
@@ -104,7 +104,7 @@ impl Pairs {
         (!pairs.is_empty()).then(|| Self {
             visual: side(|pair| &pair.visual),
             text: side(|pair| &pair.text),
-            keys: pairs.iter().flat_map(|pair| pair.keys.iter().copied()).collect(),
+            text_hashes: pairs.iter().flat_map(|pair| pair.text_hashes.iter().copied()).collect(),
         })
     }
 }
@@ -116,10 +116,10 @@ struct Forward {
 }
 
 /// A forward pass, with the tape for its backward pass if blocks are recomputed.
-type Recorded = (Forward, Option<Tape>);
+type ForwardPass = (Forward, Option<Tape>);
 
 /// Gradients of the embeddings of a part: of its images or regions, and of its texts.
-type PairGradients = Option<[Tensor<2>; 2]>;
+type EmbedGradients = Option<[Tensor<2>; 2]>;
 
 impl Trainee {
     /// The model with the additional modules of a run.
@@ -168,7 +168,7 @@ impl Trainee {
         };
         let queries = part.queries();
         let text = self.model.text_embed(&TokenBatch::new(&queries, device));
-        let photos = Pairs { visual, text, keys: text_keys(&queries) };
+        let photos = Pairs { visual, text, text_hashes: hash_texts(&queries) };
         let contrasts_regions =
             config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
         let (Some(phrase_embed), true) = (phrase_embed, contrasts_regions) else {
@@ -178,7 +178,7 @@ impl Trainee {
         let regions = Pairs {
             visual: self.model.image_embed(&pool, roi),
             text: phrase_embed.clone(),
-            keys: text_keys(&part.phrase_queries()),
+            text_hashes: hash_texts(&part.phrase_queries()),
         };
         Pairs::join(&[photos, regions])
     }
@@ -231,14 +231,14 @@ impl Trainee {
                 Recipe::Stage1 => {
                     if let (Some(grounding), Some(phrase_embed)) = (&config.grounding, phrase_embed)
                     {
-                        let grounded = part.with_phrase();
+                        let phrase_photos = part.phrase_photos();
                         let value = self.grounding_mean(
                             part,
-                            rows(patches.clone(), &grounded),
+                            rows(patches.clone(), &phrase_photos),
                             phrase_embed,
                             device,
                         );
-                        let (count, weight) = (grounded.len(), grounding.weight);
+                        let (count, weight) = (phrase_photos.len(), grounding.weight);
                         forward.means.push(MeanLoss {
                             name: "loss_grounding",
                             value,
@@ -254,12 +254,13 @@ impl Trainee {
                             forward.means.push(mean);
                         }
                     }
-                    let captioned = part.captioned();
-                    if config.objective != Objective::ClipOnly && !captioned.is_empty() {
+                    let captioned_photos = part.captioned_photos();
+                    if config.objective != Objective::ClipOnly && !captioned_photos.is_empty() {
                         let texts: Vec<Vec<u32>> =
-                            captioned.iter().map(|photo| texts[*photo].clone()).collect();
-                        let tokens =
-                            self.model.whole_tokens(&pool, rows(patches.clone(), &captioned));
+                            captioned_photos.iter().map(|photo| texts[*photo].clone()).collect();
+                        let tokens = self
+                            .model
+                            .whole_tokens(&pool, rows(patches.clone(), &captioned_photos));
                         forward.means.push(self.caption_mean(
                             "loss_gen",
                             tokens,
@@ -278,11 +279,13 @@ impl Trainee {
                         &texts,
                         sizes,
                     ));
-                    let whole = part.whole();
-                    if config.data.rehearse_stage_1 && !whole.is_empty() {
+                    let whole_image_photos = part.whole_image_photos();
+                    if config.data.rehearse_stage_1 && !whole_image_photos.is_empty() {
                         let texts: Vec<Vec<u32>> =
-                            whole.iter().map(|photo| texts[*photo].clone()).collect();
-                        let tokens = self.model.whole_tokens(&pool, rows(patches.clone(), &whole));
+                            whole_image_photos.iter().map(|photo| texts[*photo].clone()).collect();
+                        let tokens = self
+                            .model
+                            .whole_tokens(&pool, rows(patches.clone(), &whole_image_photos));
                         forward.means.push(self.caption_mean(
                             "loss_rehearsal",
                             tokens,
@@ -293,13 +296,13 @@ impl Trainee {
                     }
                 }
             }
-            let taught = part.with_teacher();
+            let teacher_photos = part.teacher_photos();
             if let (Some(distill), Some(head), false) =
-                (&config.distill, &self.teacher_head, taught.is_empty())
+                (&config.distill, &self.teacher_head, teacher_photos.is_empty())
             {
                 let wanted = part.teacher_maps(distill, device);
-                let found = head.forward(rows(patches, &taught));
-                let count = taught.len();
+                let found = head.forward(rows(patches, &teacher_photos));
+                let count = teacher_photos.len();
                 if distill.mean_weight > 0.0 {
                     let value =
                         cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
@@ -368,7 +371,7 @@ impl Trainee {
 }
 
 /// A hash of each text, short enough (24 bits) that f32 holds it exactly.
-fn text_keys(texts: &[Vec<u32>]) -> Vec<u32> {
+fn hash_texts(texts: &[Vec<u32>]) -> Vec<u32> {
     let bytes = |text: &Vec<u32>| text.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
     texts.iter().map(|text| (hash_bytes(HASH_START, &bytes(text)) >> 40) as u32).collect()
 }
@@ -400,8 +403,8 @@ pub fn gradient(
     let mut step = StepGradient { losses: Vec::new(), total: 0.0, gradients: GradientMap::new() };
     thread::scope(|scope| {
         let work = |part| {
-            let (to_meeting, pairs) = channel();
-            let (to_part, from_meeting) = channel();
+            let (pairs_sender, pairs_receiver) = channel();
+            let (gradient_sender, gradient_receiver) = channel();
             // Each thread has leaves of its own, so that the graphs stay separate.
             let mut leaves =
                 OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
@@ -411,29 +414,29 @@ pub fn gradient(
                     mmgem_core::cpu::stay_on_this_thread();
                 }
                 let worker = Worker { trainee: &trainee, sizes, config, device, totals };
-                worker.work_on(part, &to_meeting, &from_meeting)
+                worker.work_on(part, &pairs_sender, &gradient_receiver)
             };
-            (scope.spawn(run), pairs, to_part)
+            (scope.spawn(run), pairs_receiver, gradient_sender)
         };
         let workers: Vec<_> = parts.into_iter().map(work).collect();
         let pairs: Vec<Option<Pairs>> =
             workers.iter().map(|(_, pairs, _)| pairs.recv().unwrap_or_default()).collect();
-        let met = if contrasts(config) && totals.photos > 0.0 {
-            meet(trainee, pairs, totals, (sizes, config), &mut step, device, group)
+        let embed_gradients = if contrasts(config) && totals.n_photos > 0.0 {
+            global_contrast(trainee, pairs, totals, (sizes, config), &mut step, device, group)
         } else {
             Ok(pairs.iter().map(|_| None).collect())
         };
         // Workers stop if they get no answer.
-        let (answers, lost) = match met {
+        let (answers, lost) = match embed_gradients {
             Ok(answers) => (answers, None),
             Err(lost) => (Vec::new(), Some(lost)),
         };
-        for ((_, _, to_part), gradient) in workers.iter().zip(answers) {
+        for ((_, _, gradient_sender), gradient) in workers.iter().zip(answers) {
             // The send fails only if the worker has panicked; joining it below reports the panic.
-            let _ = to_part.send(gradient);
+            let _ = gradient_sender.send(gradient);
         }
-        for (worker, _, to_part) in workers {
-            drop(to_part);
+        for (worker, _, gradient_sender) in workers {
+            drop(gradient_sender);
             let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             step.add(done);
         }
@@ -447,10 +450,10 @@ pub fn gradient(
 pub struct Totals {
     /// Contrasted pairs of each rank, if the recipe has a contrastive loss.
     pub rows: Vec<usize>,
-    photos: f64,
-    lines: f64,
-    taught: f64,
-    grounded: f64,
+    n_photos: f64,
+    n_lines: f64,
+    n_teacher_photos: f64,
+    n_phrases: f64,
     text_tokens: f64,
     whole_tokens: f64,
     line_tokens: f64,
@@ -472,20 +475,20 @@ impl Totals {
 
     /// The counts of one rank's batch.
     pub fn count(batch: &Batch, config: &TrainConfig) -> [f64; COUNTS] {
-        let whole = BatchPart { samples: &batch.samples, lines: &batch.lines };
+        let all = BatchPart { samples: &batch.samples, lines: &batch.lines };
         let tokens = |texts: &mut dyn Iterator<Item = &Vec<u32>>| -> usize {
             texts.map(|ids| ids.len() + 1).sum()
         };
-        let phrases = whole.phrases();
+        let phrases = all.phrases();
         let contrasts_regions =
             config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
         [
             batch.samples.len(),
             batch.lines.len(),
-            whole.with_teacher().len(),
+            all.teacher_photos().len(),
             phrases.len(),
-            tokens(&mut whole.captioned().iter().map(|photo| &batch.samples[*photo].text)),
-            tokens(&mut whole.whole().iter().map(|photo| &batch.samples[*photo].text)),
+            tokens(&mut all.captioned_photos().iter().map(|photo| &batch.samples[*photo].text)),
+            tokens(&mut all.whole_image_photos().iter().map(|photo| &batch.samples[*photo].text)),
             tokens(&mut batch.lines.iter()),
             tokens(&mut phrases.iter()),
             batch.samples.len() + if contrasts_regions { phrases.len() } else { 0 },
@@ -498,10 +501,10 @@ impl Totals {
         let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
         Self {
             rows: ranks.iter().map(|numbers| numbers[8] as usize).collect(),
-            photos: sum(0),
-            lines: sum(1),
-            taught: sum(2),
-            grounded: sum(3),
+            n_photos: sum(0),
+            n_lines: sum(1),
+            n_teacher_photos: sum(2),
+            n_phrases: sum(3),
             text_tokens: sum(4),
             whole_tokens: sum(5),
             line_tokens: sum(6),
@@ -511,22 +514,25 @@ impl Totals {
 
     /// Mean tokens of a text, without the special one.
     pub fn text_tokens(&self) -> f64 {
-        (self.text_tokens / self.photos.max(1.0)).max(self.line_tokens / self.lines.max(1.0)) - 1.0
+        (self.text_tokens / self.n_photos.max(1.0)).max(self.line_tokens / self.n_lines.max(1.0))
+            - 1.0
     }
 
     /// Samples of the step: photos, or lines if there are more of them.
     pub fn n_samples(&self) -> f64 {
-        self.photos.max(self.lines)
+        self.n_photos.max(self.n_lines)
     }
 
+    /// Number of tokens, photos or phrases that the mean loss `name` is taken over.
     fn of(&self, name: &str) -> f64 {
         match name {
             "loss_gen" => self.text_tokens,
             "loss_rehearsal" => self.whole_tokens,
             "loss_text" => self.line_tokens,
-            "loss_grounding" => self.grounded,
+            "loss_grounding" => self.n_phrases,
             "loss_phrase" => self.phrase_tokens,
-            _ => self.taught,
+            "loss_distill" | "loss_distill_mean" => self.n_teacher_photos,
+            _ => unreachable!("{name} has no count"),
         }
     }
 }
@@ -545,17 +551,17 @@ impl Worker<'_> {
     fn work_on(
         &self,
         part: BatchPart,
-        to_meeting: &Sender<Option<Pairs>>,
-        from_meeting: &Receiver<PairGradients>,
+        pairs_sender: &Sender<Option<Pairs>>,
+        gradient_receiver: &Receiver<EmbedGradients>,
     ) -> StepGradient {
         let Self { trainee, sizes, config, device, .. } = *self;
         let micros = part.micro_batches(config.optim.micro_batch);
         if let [whole] = micros[..] {
             let forward = self.forward(whole);
-            to_meeting
+            pairs_sender
                 .send(forward.0.pairs.clone().map(Pairs::detached))
-                .expect("the meeting outlives the workers");
-            let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
+                .expect("the thread of the contrastive loss outlives the workers");
+            let Ok(gradient) = gradient_receiver.recv() else { return StepGradient::default() };
             return self.backward(forward, gradient);
         }
         let (plain, plain_device) = (trainee.valid(), device.clone().inner());
@@ -566,8 +572,10 @@ impl Worker<'_> {
         let n_pairs: Vec<usize> =
             pairs.iter().map(|pairs| pairs.as_ref().map_or(0, Pairs::len)).collect();
         let pairs: Vec<Pairs> = pairs.into_iter().flatten().collect();
-        to_meeting.send(Pairs::join(&pairs)).expect("the meeting outlives the workers");
-        let Ok(gradient) = from_meeting.recv() else { return StepGradient::default() };
+        pairs_sender
+            .send(Pairs::join(&pairs))
+            .expect("the thread of the contrastive loss outlives the workers");
+        let Ok(gradient) = gradient_receiver.recv() else { return StepGradient::default() };
 
         let (mut done, mut start) = (StepGradient::default(), 0);
         for (micro, n) in micros.into_iter().zip(n_pairs) {
@@ -582,7 +590,7 @@ impl Worker<'_> {
         done
     }
 
-    fn forward(&self, part: BatchPart) -> Recorded {
+    fn forward(&self, part: BatchPart) -> ForwardPass {
         let Self { trainee, sizes, config, device, .. } = *self;
         let forward = || trainee.forward(part, sizes, config, device);
         if !config.optim.recompute {
@@ -593,7 +601,11 @@ impl Worker<'_> {
     }
 
     /// Runs the backward pass, from the means and the gradients of the embeddings.
-    fn backward(&self, (forward, tape): Recorded, pair_gradients: PairGradients) -> StepGradient {
+    fn backward(
+        &self,
+        (forward, tape): ForwardPass,
+        embed_gradients: EmbedGradients,
+    ) -> StepGradient {
         let Forward { pairs, means } = forward;
         let mut losses = Vec::new();
         let mut terms: Vec<Tensor<1>> = Vec::new();
@@ -605,7 +617,7 @@ impl Worker<'_> {
             total += value * f64::from(mean.weight);
             terms.push(mean.value * (share * f64::from(mean.weight)));
         }
-        if let (Some(pairs), Some(gradients)) = (pairs, pair_gradients) {
+        if let (Some(pairs), Some(gradients)) = (pairs, embed_gradients) {
             for (embed, gradient) in [pairs.visual, pairs.text].into_iter().zip(gradients) {
                 terms.push((embed * Tensor::from_inner(gradient)).sum());
             }
@@ -623,7 +635,7 @@ impl Worker<'_> {
 
 /// The contrastive loss over the embeddings of all parts of all ranks. Returns the gradient for
 /// each part of this rank that has embeddings.
-fn meet(
+fn global_contrast(
     trainee: &Trainee,
     pairs: Vec<Option<Pairs>>,
     totals: &Totals,
@@ -631,31 +643,38 @@ fn meet(
     step: &mut StepGradient,
     device: &Device,
     group: &dyn Collective,
-) -> Result<Vec<PairGradients>, CollectiveError> {
+) -> Result<Vec<EmbedGradients>, CollectiveError> {
     // A part that holds only lines of text has no pairs.
     let present: Vec<Pairs> = pairs.iter().flatten().cloned().collect();
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
-    let Pairs { visual, text, keys } = Pairs::join(&present).unwrap_or_else(|| Pairs {
+    let Pairs { visual, text, text_hashes } = Pairs::join(&present).unwrap_or_else(|| Pairs {
         visual: none(),
         text: none(),
-        keys: Vec::new(),
+        text_hashes: Vec::new(),
     });
-    let keys = config.ignore_same_texts.then_some(&keys[..]);
+    let text_hashes = config.ignore_same_texts.then_some(&text_hashes[..]);
     let log_scale = trainee.model.clamped_logit_scale();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
-    let met =
-        contrast(visual, text, log_scale.clone().inner(), plain_bias, keys, &totals.rows, group)?;
-    step.losses.push(("loss_emb", met.loss));
-    step.total += met.loss;
-    let mut back = |value: Tensor<1>, gradient: f64| {
+    let contrast = contrast(
+        visual,
+        text,
+        log_scale.clone().inner(),
+        plain_bias,
+        text_hashes,
+        &totals.rows,
+        group,
+    )?;
+    step.losses.push(("loss_emb", contrast.loss));
+    step.total += contrast.loss;
+    let mut backward = |value: Tensor<1>, gradient: f64| {
         if value.is_tracked() {
             let mut gradients = (value * gradient).backward();
             add_up(&mut step.gradients, collect_gradients(trainee, &mut gradients));
         }
     };
-    back(log_scale, met.log_scale_gradient);
-    bias.into_iter().for_each(|bias| back(bias, met.bias_gradient));
+    backward(log_scale, contrast.log_scale_gradient);
+    bias.into_iter().for_each(|bias| backward(bias, contrast.bias_gradient));
 
     let mut start = 0;
     let mut part = |pairs: &Pairs| {
@@ -663,8 +682,8 @@ fn meet(
         let range = start..start + n;
         start += n;
         [
-            met.visual_gradient.clone().slice(s![range.clone()]),
-            met.text_gradient.clone().slice(s![range]),
+            contrast.visual_gradient.clone().slice(s![range.clone()]),
+            contrast.text_gradient.clone().slice(s![range]),
         ]
     };
     Ok(pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect())

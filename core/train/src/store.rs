@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use mmgem_core::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors};
 use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
+use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::OptimizerGroups;
@@ -27,6 +28,9 @@ pub struct RunState {
     /// Seconds of training so far.
     pub seconds: f64,
 }
+
+/// Key in the header of `optimizer.safetensors`: the number of parameters with moments.
+const N_PARAMETERS: &str = "n_parameters";
 
 /// The folder of a run's checkpoints.
 pub struct Store {
@@ -58,7 +62,8 @@ impl Store {
         let written = (|| {
             let weights = to_safetensors(&named_tensors(trainee), Dtype::F32, None);
             write_atomic(&temporary.join("trainee.safetensors"), &weights)?;
-            let moments = to_safetensors(&optimizer.to_tensors(), Dtype::F32, None);
+            let count = (N_PARAMETERS.to_owned(), optimizer.n_parameters().to_string());
+            let moments = to_safetensors(&optimizer.to_tensors(), Dtype::F32, Some([count].into()));
             write_atomic(&temporary.join("optimizer.safetensors"), &moments)?;
             let state = serde_json::to_vec_pretty(state).expect("a plain struct serialises");
             write_atomic(&temporary.join("state.json"), &state)?;
@@ -110,15 +115,35 @@ impl Store {
         let shards = Shards::new(&[("trainee.safetensors", &weights)]).map_err(at)?;
         let trainee = load(trainee, &shards).map_err(at)?;
 
-        let moments = read(&folder.join("optimizer.safetensors"))?;
-        let moments = Shards::new(&[("optimizer.safetensors", &moments)]).map_err(at)?;
-        optimizer.load(&trainee, |name| moments.values(name).and_then(Result::ok), device);
+        let path = folder.join("optimizer.safetensors");
+        let bytes = read(&path)?;
+        let damaged = |found: String, path: PathBuf| {
+            let hint = "remove this checkpoint to resume from the one before";
+            FolderError::Damaged { found, hint, path }
+        };
+        let moments = Shards::new(&[("optimizer.safetensors", &bytes)]).map_err(at)?;
+        if let Err(cause) = optimizer.load(&trainee, &moments, device) {
+            // Without the hint, which is about a model.
+            let cause = cause.to_string();
+            let cause = cause.split("\n").next().unwrap_or_default();
+            return Err(damaged(format!("the optimizer's moments do not fit: {cause}"), path));
+        }
+        let (found, wanted) = (optimizer.n_parameters(), n_parameters(&bytes));
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+            let found = format!("found moments of {found} parameters, wanted {wanted}");
+            return Err(damaged(found, path));
+        }
 
-        let state = read(&folder.join("state.json"))?;
-        let state = serde_json::from_slice(&state).map_err(|e| FolderError::NotAModel {
-            found: format!("state.json cannot be read ({e})"),
-            folder: folder.clone(),
-        })?;
+        let path = folder.join("state.json");
+        let state = serde_json::from_slice(&read(&path)?)
+            .map_err(|e| damaged(format!("state.json cannot be read ({e})"), path))?;
         Ok((trainee, state))
     }
+}
+
+/// The number of parameters with moments, after the header of `optimizer.safetensors`; `None` in
+/// checkpoints of older versions.
+fn n_parameters(bytes: &[u8]) -> Option<usize> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    header.metadata().as_ref()?.get(N_PARAMETERS)?.parse().ok()
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use flate2::read::GzDecoder;
 use mmgem_data::files;
-use mmgem_eval::{caption, coco};
+use mmgem_eval::metrics::{caption, coco};
 
 use super::scorers::Scorers;
 use crate::args::Globals;

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
-use mmgem_eval::dense::Matched;
-use mmgem_eval::ptb::tokenize_lines;
+use mmgem_eval::metrics::dense::Matched;
+use mmgem_eval::metrics::ptb::tokenize_lines;
 use serde::Deserialize;
 use serde_json::json;
 

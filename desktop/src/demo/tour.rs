@@ -8,8 +8,8 @@ use mmgem_core::generate::Decoding;
 use mmgem_core::image::iou;
 use mmgem_core::image::{BoxMap, BoxPx, preprocess};
 use mmgem_core::session::{Caption, EncodedImage, Part, candidate_boxes};
-use mmgem_eval::ranking::Ties;
-use mmgem_eval::retrieval::ranks_from_embeds;
+use mmgem_eval::metrics::ranking::Ties;
+use mmgem_eval::metrics::retrieval::ranks_from_embeds;
 use mmgem_scenes::Scene;
 use pollster::block_on;
 

@@ -134,13 +134,13 @@ impl ClassSet {
     /// # Errors
     /// If the data has none of these layouts.
     pub fn open(data: &[String]) -> Result<Self, BenchmarkError> {
-        let [path] = data else { return Self::of_shards(data) };
+        let [path] = data else { return Self::from_shards(data) };
         let folder = Path::new(path);
         match folder.is_dir() {
-            false => Self::of_shards(data),
-            true if folder.join("test_batch.bin").is_file() => Self::of_cifar(folder, 1),
-            true if folder.join("test.bin").is_file() => Self::of_cifar(folder, 2),
-            true => Self::of_folders(folder),
+            false => Self::from_shards(data),
+            true if folder.join("test_batch.bin").is_file() => Self::from_cifar(folder, 1),
+            true if folder.join("test.bin").is_file() => Self::from_cifar(folder, 2),
+            true => Self::from_folders(folder),
         }?
         .with_prompts_of(folder)
     }
@@ -201,7 +201,7 @@ impl ClassSet {
         Ok(())
     }
 
-    pub(super) fn of_places(set: &ElevaterSet, places: Vec<(Place, Vec<usize>)>) -> Self {
+    pub(super) fn from_places(set: &ElevaterSet, places: Vec<(Place, Vec<usize>)>) -> Self {
         Self {
             name: set.name.clone(),
             classes: set.classes.clone(),
@@ -212,7 +212,7 @@ impl ClassSet {
         }
     }
 
-    fn of_folders(folder: &Path) -> Result<Self, BenchmarkError> {
+    fn from_folders(folder: &Path) -> Result<Self, BenchmarkError> {
         let layout = |found: String| BenchmarkError::Layout {
             found,
             wanted: FOLDERS.into(),
@@ -248,7 +248,7 @@ impl ClassSet {
         Ok(Self::plain(name, names, Photos::Files(places)))
     }
 
-    fn of_cifar(folder: &Path, n_label_bytes: usize) -> Result<Self, BenchmarkError> {
+    fn from_cifar(folder: &Path, n_label_bytes: usize) -> Result<Self, BenchmarkError> {
         let (name, file, labels) = match n_label_bytes {
             1 => ("cifar-10", "test_batch.bin", "batches.meta.txt"),
             _ => ("cifar-100", "test.bin", "fine_label_names.txt"),
@@ -283,7 +283,7 @@ impl ClassSet {
         })
     }
 
-    fn of_shards(data: &[String]) -> Result<Self, BenchmarkError> {
+    fn from_shards(data: &[String]) -> Result<Self, BenchmarkError> {
         let samples = open_shards(data, FOLDERS)?;
         let layout = |found: String| BenchmarkError::Layout {
             found,

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, Listed, folder_of, from_json, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, UnlocatedPhotos, folder_of,
+    from_json, roots,
 };
 
 const KARPATHY: &str = "dataset_coco.json or dataset_flickr30k.json of Karpathy's caption_datasets: {\"dataset\", \
@@ -57,7 +58,7 @@ pub(super) fn open_karpathy(
         });
     }
     let of_split = file.images.into_iter().filter(|image| image.split == split);
-    let listed: Listed = of_split
+    let listed: UnlocatedPhotos = of_split
         .map(|image| {
             let stem =
                 image.filename.rsplit_once('.').map_or(image.filename.as_str(), |(stem, _)| stem);
@@ -77,7 +78,7 @@ pub(super) fn open_karpathy(
     };
     let name = format!("{dataset}, Karpathy's split {split}");
     let usual = ["images", "flickr30k-images", "flickr30k_images"];
-    Benchmark::of_files(name, listed, &roots(files, &folder_of(path), &usual), KARPATHY, path)
+    Benchmark::from_files(name, listed, &roots(files, &folder_of(path), &usual), KARPATHY, path)
 }
 
 #[derive(Deserialize)]
@@ -114,7 +115,7 @@ pub(super) fn open_captions(
         captions.entry(annotation.image_id).or_default().push(annotation.caption);
     }
     let is_nocaps = file.images.iter().any(|image| image.domain.is_some());
-    let listed: Listed = file
+    let listed: UnlocatedPhotos = file
         .images
         .into_iter()
         .map(|image| {
@@ -129,7 +130,7 @@ pub(super) fn open_captions(
         .collect();
     let name = if is_nocaps { "NoCaps" } else { "COCO captions" };
     let usual = ["images", "val2014", "val2017", "train2014", "test2014", "validation", "test"];
-    Benchmark::of_files(
+    Benchmark::from_files(
         name.into(),
         listed,
         &roots(files, &folder_of(path), &usual),

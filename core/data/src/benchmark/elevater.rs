@@ -94,7 +94,7 @@ fn open_set(set: &ElevaterSet, folder: &Path) -> Result<ClassSet, BenchmarkError
         .collect::<Result<_, String>>()
         .map_err(layout)?;
     let n_found = places.len();
-    let mut opened = ClassSet::of_places(set, places);
+    let mut opened = ClassSet::from_places(set, places);
     if n_found != set.n_images {
         opened.notes.push(format!("{}: {n_found} photos, ELEVATER has {}", set.name, set.n_images));
     }

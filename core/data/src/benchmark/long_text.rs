@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, Listed, folder_of, malformed,
-    parse_json, read_json, read_text, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, UnlocatedPhotos, folder_of,
+    malformed, parse_json, read_json, read_text, roots,
 };
 
 const DCI: &str = "DCI's folder: annotations/*.json {\"image\", \"short_caption\", \"extra_caption\"}, photos/, and \
@@ -59,7 +59,7 @@ pub(super) fn open_dci(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmar
         let stem = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
         names.retain(|name| chosen.iter().any(|chosen| stem(chosen) == stem(name)));
     }
-    let mut listed: Listed = Vec::with_capacity(names.len());
+    let mut listed: UnlocatedPhotos = Vec::with_capacity(names.len());
     for name in &names {
         let annotation: Annotation = read_json(&annotations.join(name), DCI)?;
         let text = annotation.text(files.long_text);
@@ -73,7 +73,7 @@ pub(super) fn open_dci(folder: &Path, files: &BenchmarkFiles) -> Result<Benchmar
     let split =
         files.split.as_deref().map_or("all photos".into(), |split| format!("split {split}"));
     let name = format!("DCI, {split}, text: {}", files.long_text.words());
-    Benchmark::of_files(name, listed, &roots(files, folder, &["photos"]), DCI, folder)
+    Benchmark::from_files(name, listed, &roots(files, folder, &["photos"]), DCI, folder)
 }
 
 impl Annotation {
@@ -105,7 +105,7 @@ impl LongText {
 /// Opens DOCCI's or IIW's JSON lines.
 pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmark, BenchmarkError> {
     let text = read_text(path, LINES)?;
-    let mut listed: Listed = Vec::new();
+    let mut listed: UnlocatedPhotos = Vec::new();
     let (mut is_docci, mut n_lines) = (false, 0);
     let split = files.split.as_deref().unwrap_or("test");
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -141,5 +141,5 @@ pub(super) fn open_lines(path: &Path, files: &BenchmarkFiles) -> Result<Benchmar
         listed.push((photo, vec![file.clone(), file.replace(".jpg", ".png")]));
     }
     let name = if is_docci { format!("DOCCI, split {split}") } else { "IIW".into() };
-    Benchmark::of_files(name, listed, &roots(files, &folder_of(path), &["images"]), LINES, path)
+    Benchmark::from_files(name, listed, &roots(files, &folder_of(path), &["images"]), LINES, path)
 }

@@ -9,7 +9,7 @@ mod elevater;
 mod long_text;
 mod phrases;
 mod referring;
-mod visual_genome;
+mod visual_genome_regions;
 
 use std::fs;
 use std::ops::Range;
@@ -141,12 +141,12 @@ pub struct Batches<'a> {
     benchmark: &'a Benchmark,
     config: ImagePreprocess,
     next: usize,
-    seen: Seen,
+    summary: ReadSummary,
 }
 
 /// A summary of the photos read so far.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct ReadSummary {
     /// Number of usable photos.
     pub n_photos: usize,
     /// Unusable photos, and the reasons.
@@ -156,7 +156,7 @@ pub struct Seen {
 }
 
 /// Photos with candidate file names that are not located yet.
-type Listed = Vec<(BenchmarkPhoto, Vec<String>)>;
+type UnlocatedPhotos = Vec<(BenchmarkPhoto, Vec<String>)>;
 
 impl Benchmark {
     /// Opens shards (`*.tar`), or an annotation file or folder of a benchmark.
@@ -164,19 +164,19 @@ impl Benchmark {
     /// # Errors
     /// If nothing is found, or if no known benchmark has this layout.
     pub fn open(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
-        let [data] = files.data.as_slice() else { return Self::of_shards(files) };
+        let [data] = files.data.as_slice() else { return Self::from_shards(files) };
         let path = Path::new(data);
         let extension = path.extension().map(|ext| ext.to_string_lossy().to_lowercase());
         match extension.as_deref() {
-            _ if path.is_dir() => Self::of_folder(path, files),
+            _ if path.is_dir() => Self::from_folder(path, files),
             _ if referring::is_pickle(path) => Err(referring::pickled(path)),
-            Some("json") => Self::of_json(path, files),
-            Some("jsonl" | "jsonlines") => Self::of_lines(path, files),
-            _ => Self::of_shards(files),
+            Some("json") => Self::from_json(path, files),
+            Some("jsonl" | "jsonlines") => Self::from_lines(path, files),
+            _ => Self::from_shards(files),
         }
     }
 
-    fn of_shards(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+    fn from_shards(files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
         let samples = open_shards(&files.data, FOLDERS)?;
         Ok(Self {
             name: "WebDataset shards".into(),
@@ -187,7 +187,7 @@ impl Benchmark {
         })
     }
 
-    fn of_json(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+    fn from_json(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
         let json: Value = read_json(path, ANNOTATIONS)?;
         let has = |key: &str, inner: &str| {
             json.get(key).and_then(|list| list.get(0)).and_then(|first| first.get(inner)).is_some()
@@ -202,7 +202,7 @@ impl Benchmark {
             _ if has("images", "caption") && has("annotations", "bbox") => {
                 referring::open_mdetr(json, path, files)
             }
-            _ if is_list_of("regions") => visual_genome::open(json, path, files),
+            _ if is_list_of("regions") => visual_genome_regions::open(json, path, files),
             _ if is_list_of("ref_id") => referring::open_refs(json, path, files),
             _ if has("annotations", "bbox") => Err(BenchmarkError::Layout {
                 found: "the file has boxes, but nothing that people said of them".into(),
@@ -217,7 +217,7 @@ impl Benchmark {
         }
     }
 
-    fn of_lines(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+    fn from_lines(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
         let text = read_text(path, long_text::LINES)?;
         let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
         match serde_json::from_str(first).is_ok_and(|json| referring::is_line(&json)) {
@@ -226,7 +226,7 @@ impl Benchmark {
         }
     }
 
-    fn of_folder(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
+    fn from_folder(path: &Path, files: &BenchmarkFiles) -> Result<Self, BenchmarkError> {
         if path.join("Sentences").is_dir() && path.join("Annotations").is_dir() {
             return phrases::open_entities(path, files);
         }
@@ -241,8 +241,8 @@ impl Benchmark {
         }
         if path.join("region_descriptions.json").is_file() {
             let json_path = path.join("region_descriptions.json");
-            return visual_genome::open(
-                read_json(&json_path, visual_genome::WANTED)?,
+            return visual_genome_regions::open(
+                read_json(&json_path, visual_genome_regions::WANTED)?,
                 &json_path,
                 files,
             );
@@ -261,9 +261,9 @@ impl Benchmark {
     ///
     /// # Errors
     /// If the list is empty, or if no photo is found.
-    fn of_files(
+    fn from_files(
         name: String,
-        listed: Listed,
+        listed: UnlocatedPhotos,
         roots: &[PathBuf],
         layout: &str,
         data: &Path,
@@ -276,14 +276,18 @@ impl Benchmark {
         let Some((_, first)) = listed.first() else {
             return Err(error(format!("{name} has no photos"), layout.into()));
         };
-        let first = either(first);
+        let first = join_alternatives(first);
         let (mut photos, mut skipped) = (Vec::with_capacity(listed.len()), Vec::new());
         let n = listed.len();
         for (photo, names) in listed {
             let paths = names.iter().flat_map(|name| roots.iter().map(move |root| root.join(name)));
             match paths.into_iter().find(|path| path.is_file()) {
                 Some(path) => photos.push((photo, path)),
-                None => skipped.push(format!("{}: file not found: {}", photo.id, either(&names))),
+                None => skipped.push(format!(
+                    "{}: file not found: {}",
+                    photo.id,
+                    join_alternatives(&names)
+                )),
             }
         }
         if photos.is_empty() {
@@ -382,8 +386,9 @@ impl<'a> Batches<'a> {
 
     /// Starts at the first photo.
     pub fn new(benchmark: &'a Benchmark, config: ImagePreprocess) -> Self {
-        let seen = Seen { n_photos: 0, skipped: benchmark.skipped.clone(), data_hash: HASH_START };
-        Self { benchmark, config, next: 0, seen }
+        let summary =
+            ReadSummary { n_photos: 0, skipped: benchmark.skipped.clone(), data_hash: HASH_START };
+        Self { benchmark, config, next: 0, summary }
     }
 
     /// Reads the next batch and returns its usable photos, possibly none. Returns `None` after the
@@ -403,12 +408,13 @@ impl<'a> Batches<'a> {
         for (idx, result) in batch.clone().zip(on_all_cores(batch, read)) {
             match result {
                 Ok((photo, input, hash)) => {
-                    self.seen.data_hash = hash_bytes(self.seen.data_hash, &hash.to_le_bytes());
-                    self.seen.n_photos += 1;
+                    self.summary.data_hash =
+                        hash_bytes(self.summary.data_hash, &hash.to_le_bytes());
+                    self.summary.n_photos += 1;
                     usable.push((photo, input));
                 }
                 Err(why) => {
-                    self.seen.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why))
+                    self.summary.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why))
                 }
             }
         }
@@ -421,8 +427,8 @@ impl<'a> Batches<'a> {
     }
 
     /// Returns the summary.
-    pub fn finish(self) -> Seen {
-        self.seen
+    pub fn into_summary(self) -> ReadSummary {
+        self.summary
     }
 }
 
@@ -471,7 +477,7 @@ fn roots(files: &BenchmarkFiles, beside: &Path, usual: &[&str]) -> Vec<PathBuf> 
 }
 
 /// Joins alternative names for a message, without repeats.
-fn either(names: &[String]) -> String {
+fn join_alternatives(names: &[String]) -> String {
     let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
     names.dedup();
     names.join(" or ")

@@ -6,8 +6,8 @@ use std::path::Path;
 use mmgem_core::image::BoxPx;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, read_text,
-    roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, UnlocatedPhotos,
+    read_text, roots,
 };
 
 const ENTITIES: &str = "Flickr30k Entities' folder: Sentences/ID.txt with [/EN#1/people a man] marks, \
@@ -21,7 +21,7 @@ pub(super) fn open_entities(
 ) -> Result<Benchmark, BenchmarkError> {
     let split = files.split.as_deref().unwrap_or("test");
     let ids = read_text(&folder.join(format!("{split}.txt")), ENTITIES)?;
-    let mut listed: Listed = Vec::new();
+    let mut listed: UnlocatedPhotos = Vec::new();
     for id in ids.lines().map(str::trim).filter(|id| !id.is_empty()) {
         let sentences = read_text(&folder.join(format!("Sentences/{id}.txt")), ENTITIES)?;
         let annotation = read_text(&folder.join(format!("Annotations/{id}.xml")), ENTITIES)?;
@@ -31,7 +31,7 @@ pub(super) fn open_entities(
     let name = format!("Flickr30k Entities, split {split}");
     Ok(Benchmark {
         every_phrase: true,
-        ..Benchmark::of_files(name, listed, &roots, ENTITIES, folder)?
+        ..Benchmark::from_files(name, listed, &roots, ENTITIES, folder)?
     })
 }
 

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of,
-    from_json, parse_json, read_json, read_text, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, UnlocatedPhotos,
+    folder_of, from_json, parse_json, read_json, read_text, roots,
 };
 
 pub(super) const WANTED: &str = "RefCOCOg (or RefCOCO, RefCOCO+) as one of:\n    \
@@ -79,13 +79,13 @@ impl Referred {
             let regions = described.filter_map(region).collect();
             (BenchmarkPhoto { id, regions, ..Default::default() }, names_of(&file))
         };
-        let listed: Listed = self.photos.into_iter().map(photo).collect();
+        let listed: UnlocatedPhotos = self.photos.into_iter().map(photo).collect();
         // refer stores COCO's photos beside its folders.
         let usual = ["images", "train2014", "../images/mscoco/images/train2014"];
         let roots = roots(files, &folder_of(path), &usual);
         Ok(Benchmark {
             every_phrase: true,
-            ..Benchmark::of_files(name, listed, &roots, WANTED, path)?
+            ..Benchmark::from_files(name, listed, &roots, WANTED, path)?
         })
     }
 }
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_told_by_its_file_or_folder() {
+    fn a_set_is_recognized_by_its_file_or_folder() {
         assert_eq!(set_of(Path::new("x/refcoco+/refs(unc).json")), "RefCOCO+");
         assert_eq!(set_of(Path::new("x/finetune_refcocog_val.json")), "RefCOCOg");
         assert_eq!(by_of(Path::new("x/refs(umd).json")), "(umd)");

@@ -98,9 +98,9 @@ impl Machine {
                         };
                         // Where a module that was pickled whole stores the contents of its
                         // `state_dict()`.
-                        let is_shelf =
+                        let is_module_field =
                             ["_modules", "_parameters", "_buffers"].contains(&key.as_str());
-                        let inner = match (is_shelf, name.is_empty()) {
+                        let inner = match (is_module_field, name.is_empty()) {
                             (true, _) => name.clone(),
                             (false, true) => key,
                             (false, false) => format!("{name}.{key}"),
@@ -143,7 +143,7 @@ impl Machine {
                 return Ok(false);
             }
             0x80 => drop(input.u8()?),
-            0x95 => drop(input.take(8)?),
+            0x95 => drop(input.read(8)?),
             b'(' => self.marks.push(self.stack.len()),
             b'}' => self.push(Value::Dict(Vec::new())),
             b']' | b')' | 0x8f => self.push(Value::Sequence(Vec::new())),
@@ -158,17 +158,17 @@ impl Machine {
             b'J' => self.push_int(i64::from(input.uint(4)? as u32 as i32)),
             0x8a | 0x8b => self.push_long(input, if code == 0x8a { 1 } else { 4 })?,
             b'G' => {
-                input.take(8)?;
+                input.read(8)?;
                 self.push(Value::Other);
             }
             b'X' | 0x8c | 0x8d | b'U' | b'T' => {
                 let n_bytes = input.uint(length_of_length(code))?;
-                let text = String::from_utf8_lossy(input.take(n_bytes)?).into_owned();
+                let text = String::from_utf8_lossy(input.read(n_bytes)?).into_owned();
                 self.push(Value::Text(text));
             }
             b'C' | b'B' | 0x8e => {
                 let n_bytes = input.uint(length_of_length(code))?;
-                input.take(n_bytes)?;
+                input.read(n_bytes)?;
                 self.push(Value::Other);
             }
             b'c' => {
@@ -185,11 +185,11 @@ impl Machine {
                 };
                 self.push(global);
             }
-            b'q' => self.remember(u64::from(input.u8()?))?,
-            b'r' => self.remember(input.uint(4)? as u64)?,
-            0x94 => self.remember(self.memo.len() as u64)?,
-            b'h' => self.recall(u64::from(input.u8()?))?,
-            b'j' => self.recall(input.uint(4)? as u64)?,
+            b'q' => self.memo_put(u64::from(input.u8()?))?,
+            b'r' => self.memo_put(input.uint(4)? as u64)?,
+            0x94 => self.memo_put(self.memo.len() as u64)?,
+            b'h' => self.memo_get(u64::from(input.u8()?))?,
+            b'j' => self.memo_get(input.uint(4)? as u64)?,
             b's' => {
                 let [dict, key, value] = self.pop_array()?;
                 self.stack.push(dict);
@@ -259,7 +259,7 @@ impl Machine {
     /// dropped.
     fn push_long(&mut self, input: &mut Input, n_length_bytes: usize) -> Result<(), String> {
         let n_bytes = input.uint(n_length_bytes)?;
-        let bytes = input.take(n_bytes)?;
+        let bytes = input.read(n_bytes)?;
         let sign = if bytes.last().is_some_and(|last| *last >= 0x80) { 0xff } else { 0 };
         let mut wide = [sign; 8];
         match wide.get_mut(..bytes.len()) {
@@ -304,13 +304,13 @@ impl Machine {
         Ok(())
     }
 
-    fn remember(&mut self, key: u64) -> Result<(), String> {
+    fn memo_put(&mut self, key: u64) -> Result<(), String> {
         let top = self.top()?;
         self.memo.insert(key, top);
         Ok(())
     }
 
-    fn recall(&mut self, key: u64) -> Result<(), String> {
+    fn memo_get(&mut self, key: u64) -> Result<(), String> {
         let place = self.memo.get(&key).ok_or("the pickle reads an unknown memo entry")?;
         self.stack.push(*place);
         Ok(())
@@ -421,7 +421,7 @@ struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
+    fn read(&mut self, n: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
         let end = end.ok_or("the pickle is truncated")?;
         let taken = &self.bytes[self.at..end];
@@ -430,13 +430,13 @@ impl<'a> Input<'a> {
     }
 
     fn u8(&mut self) -> Result<u8, String> {
-        Ok(self.take(1)?[0])
+        Ok(self.read(1)?[0])
     }
 
     /// Reads a little-endian number of up to 8 bytes.
     fn uint(&mut self, n_bytes: usize) -> Result<usize, String> {
         let mut wide = [0; 8];
-        wide[..n_bytes].copy_from_slice(self.take(n_bytes)?);
+        wide[..n_bytes].copy_from_slice(self.read(n_bytes)?);
         usize::try_from(u64::from_le_bytes(wide))
             .map_err(|_| "the pickle has a length beyond memory".into())
     }
@@ -495,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_wild_is_an_error() {
+    fn a_truncated_or_random_pickle_is_an_error() {
         let whole = b"\x80\x02]q\x00(X\x01\x00\x00\x00aq\x01X\x01\x00\x00\x00bq\x02e.";
         for end in 0..whole.len() {
             assert!(run(&whole[..end]).is_err(), "{end}");

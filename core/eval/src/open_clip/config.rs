@@ -3,7 +3,7 @@
 use mmgem_core::checkpoint::Shards;
 use mmgem_core::checkpoint::names::{checkpoint_name, text_block_of};
 use mmgem_core::checkpoint::towers::settings::{OPEN_CLIP_EPS, open_clip_vision};
-use mmgem_core::checkpoint::towers::vit::{Unsaid, assemble, usual_heads};
+use mmgem_core::checkpoint::towers::vit::{HiddenSettings, assemble, usual_heads};
 use mmgem_core::checkpoint::towers::{Kind, OPENAI_MEAN_STD};
 use mmgem_core::config::{HiddenAct, VitConfig};
 use mmgem_core::image::{ImagePreprocess, ResizeMode};
@@ -82,7 +82,7 @@ pub fn read_config<'a>(
         ("vision_cfg", &vision, &VISION_KEYS[..]),
         ("text_cfg", &text, &TEXT_KEYS[..]),
     ] {
-        refuse_unknown(part, found, known)?;
+        reject_unknown_keys(part, found, known)?;
     }
     let quick = model.get("quick_gelu").and_then(Value::as_bool).unwrap_or(false);
     let hidden_act = if quick { HiddenAct::QuickGelu } else { HiddenAct::Gelu };
@@ -138,27 +138,27 @@ fn image_tower<'a>(
     vision: &Map<String, Value>,
     width: usize,
 ) -> Result<(VitConfig, Shards<'a>), OpenClipError> {
-    let facts = open_clip_vision(model, vision)?;
-    let unsaid = Unsaid {
-        num_attention_heads: match facts.num_attention_heads {
+    let tower_settings = open_clip_vision(model, vision)?;
+    let hidden = HiddenSettings {
+        num_attention_heads: match tower_settings.num_attention_heads {
             Some(heads) => heads,
             None => usual_heads(width)?,
         },
-        hidden_act: facts.hidden_act.unwrap_or(HiddenAct::Gelu),
-        layer_norm_eps: facts.layer_norm_eps.unwrap_or(OPEN_CLIP_EPS),
+        hidden_act: tower_settings.hidden_act.unwrap_or(HiddenAct::Gelu),
+        layer_norm_eps: tower_settings.layer_norm_eps.unwrap_or(OPEN_CLIP_EPS),
         norms_after_pooling: false,
     };
     let is_visual = |name: &str| name.starts_with("visual.");
     let mut tower =
         shards.split_off(is_visual).rename(|name| Some(name["visual.".len()..].to_owned()));
-    let (config, ours) = assemble(Kind::OpenClip, &mut tower, unsaid)?;
+    let (config, ours) = assemble(Kind::OpenClip, &mut tower, hidden)?;
     // The rest belongs to CoCa's pooling.
     let rest = tower.rename(|name| Some(format!("visual.{name}")));
     Ok((config, shards.join(ours).join(rest)))
 }
 
 /// Refuses a key that may change the graph and is not supported here.
-fn refuse_unknown(
+fn reject_unknown_keys(
     part: &str,
     found: &Map<String, Value>,
     known: &[&str],
@@ -176,11 +176,11 @@ fn refuse_unknown(
 /// crop, bicubic.
 fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreprocess, OpenClipError> {
     let text = |key: &str| found.and_then(|found| found.get(key)).and_then(Value::as_str);
-    let three = |key: &str, default: [f32; 3]| {
-        found
-            .and_then(|found| found.get(key))
-            .and_then(|values| serde_json::from_value(values.clone()).ok())
-            .unwrap_or(default)
+    let three = |key: &str, default: [f32; 3]| match found.and_then(|found| found.get(key)) {
+        None | Some(Value::Null) => Ok(default),
+        Some(values) => serde_json::from_value(values.clone()).map_err(|_| {
+            OpenClipError::Config(format!("{key} is {values}, wanted one number per color channel"))
+        }),
     };
     let resize_mode = match text("resize_mode") {
         None | Some("shortest") => ResizeMode::Crop,
@@ -195,6 +195,22 @@ fn preprocess(found: Option<&Value>, image_size: usize) -> Result<ImagePreproces
         return Err(OpenClipError::Config(format!("interpolation is {other:?}, wanted bicubic")));
     }
     let (image_mean, image_std) =
-        (three("mean", OPENAI_MEAN_STD.0), three("std", OPENAI_MEAN_STD.1));
+        (three("mean", OPENAI_MEAN_STD.0)?, three("std", OPENAI_MEAN_STD.1)?);
     Ok(ImagePreprocess { image_size, resize_mode, image_mean, image_std })
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn malformed_statistics_are_an_error_and_missing_ones_are_openais() {
+        let of = |found: Value| preprocess(Some(&found), 224);
+        let given = of(json!({ "mean": [0.5, 0.25, 0.5] })).expect("three numbers");
+        assert_eq!((given.image_mean, given.image_std), ([0.5, 0.25, 0.5], OPENAI_MEAN_STD.1));
+        for damaged in [json!([0.5, 0.5]), json!(0.5), json!([0.5, 0.5, "x"])] {
+            let error = of(json!({ "std": damaged })).expect_err("malformed").to_string();
+            assert!(error.contains("std is") && error.contains("wanted one number"), "{error}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use pollster::block_on;
 use serde_json::Value;
 
 use super::OpenClip;
-use crate::classification::{class_embed, prompt};
+use crate::metrics::classification::{class_embed, prompt};
 
 /// Allows for single precision after two blocks, whose weights are far larger than trained ones.
 const TOLERANCE: f32 = 2e-5;

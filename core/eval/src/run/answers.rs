@@ -10,7 +10,7 @@ use mmgem_data::benchmark::{BenchmarkPhoto, BenchmarkRegion, on_all_cores};
 
 use super::EvalError;
 use super::encoder::Encoder;
-use crate::dense::Detection;
+use crate::metrics::dense::Detection;
 
 /// Boxes per captioning batch. With more of them, the keys and values read per token exceed the
 /// CPU's caches.
@@ -63,7 +63,7 @@ impl Questions<'_> {
     /// Asks the model about photos; skips photos without a usable region.
     ///
     /// On the CPU each core works on its own photos, because parallel small products gain less.
-    pub async fn ask(
+    pub async fn answer(
         &self,
         photos: &[BenchmarkPhoto],
         inputs: &[Preprocessed],
@@ -71,7 +71,7 @@ impl Questions<'_> {
         let n_cores = self.cores();
         let share = photos.len().div_ceil(n_cores).max(1);
         if n_cores == 1 || share == photos.len() {
-            return self.ask_at_once(photos, inputs).await;
+            return self.answer_batch(photos, inputs).await;
         }
         let parts: Vec<_> = photos.chunks(share).zip(inputs.chunks(share)).collect();
         let answers = on_all_cores(0..parts.len(), |part| {
@@ -79,7 +79,7 @@ impl Questions<'_> {
                 mmgem_core::cpu::stay_on_this_thread();
             }
             let (photos, inputs) = parts[part];
-            pollster::block_on(self.ask_at_once(photos, inputs))
+            pollster::block_on(self.answer_batch(photos, inputs))
         });
         answers
             .into_iter()
@@ -95,7 +95,7 @@ impl Questions<'_> {
         1
     }
 
-    async fn ask_at_once(
+    async fn answer_batch(
         &self,
         photos: &[BenchmarkPhoto],
         inputs: &[Preprocessed],
@@ -112,7 +112,7 @@ impl Questions<'_> {
             }
         }
         for stage in self.stages {
-            self.ask_stage(*stage, &images, &mut answers).await?;
+            self.answer_stage(*stage, &images, &mut answers).await?;
         }
         Ok(answers)
     }
@@ -145,7 +145,7 @@ impl Questions<'_> {
     }
 
     /// Adds a stage's answers for each photo.
-    async fn ask_stage(
+    async fn answer_stage(
         &self,
         stage: Stage,
         images: &[EncodedImage],
@@ -158,15 +158,15 @@ impl Questions<'_> {
                 answer.boxes().into_iter().map(move |box_px| (photo, box_px))
             })
             .collect();
-        let said = self.caption_boxes(stage, images, &own).await?;
-        let mut found = self.say_of_proposals(stage, images, answers).await?;
-        for (&(photo, box_px), (caption, score)) in own.iter().zip(&said) {
+        let scored_captions = self.caption_boxes(stage, images, &own).await?;
+        let mut found = self.caption_proposals(stage, images, answers).await?;
+        for (&(photo, box_px), (caption, score)) in own.iter().zip(&scored_captions) {
             if self.proposals_of(&answers[photo]).is_none() {
                 found[photo].push(Detection { box_px, score: *score, caption: caption.clone() });
             }
         }
 
-        let mut captions = said.into_iter().map(|(caption, _)| caption);
+        let mut captions = scored_captions.into_iter().map(|(caption, _)| caption);
         for ((answer, image), found) in answers.iter_mut().zip(images).zip(found) {
             let mut points = Vec::with_capacity(answer.phrase_region.len());
             for embed in answer.phrase_embeds.chunks_exact(self.session.config().embed_dim) {
@@ -184,7 +184,7 @@ impl Questions<'_> {
 
     /// Captions for the proposed boxes that are on each photo; the scores are those of the
     /// proposals.
-    async fn say_of_proposals(
+    async fn caption_proposals(
         &self,
         stage: Stage,
         images: &[EncodedImage],

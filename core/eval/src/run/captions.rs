@@ -3,11 +3,11 @@
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::Preprocessed;
 use mmgem_core::session::Session;
-use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, ReadSummary};
 
-use super::{EvalError, Tick, nothing};
-use crate::bootstrap::{Measure, Measures};
-use crate::caption::{CaptionReport, CaptionScores, score};
+use super::{EvalError, Tick, nothing_to_score};
+use crate::metrics::bootstrap::{Measure, Measures};
+use crate::metrics::caption::{CaptionReport, CaptionScores, score};
 
 /// The results of a captioning run.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub struct CaptionRun {
     /// The reference captions.
     pub references: Vec<Vec<String>>,
     /// The data that was read.
-    pub seen: Seen,
+    pub summary: ReadSummary,
 }
 
 /// Captions the photos that have references, and scores the captions.
@@ -41,10 +41,10 @@ pub async fn captions(
     tick: Tick<'_>,
 ) -> Result<CaptionRun, EvalError> {
     let has_captions = |photo: &BenchmarkPhoto| !photo.captions.is_empty();
-    let (photos, candidates, seen) =
+    let (photos, candidates, summary) =
         write(session, benchmark, decoding, has_captions, tick).await?;
     if candidates.is_empty() {
-        return Err(nothing("photo with captions", &seen));
+        return Err(nothing_to_score("photo with captions", &summary));
     }
     let references: Vec<Vec<String>> = photos.iter().map(|photo| photo.captions.clone()).collect();
     let report = score(&candidates, &references)?;
@@ -60,7 +60,7 @@ pub async fn captions(
         photos,
         candidates,
         references,
-        seen,
+        summary,
     })
 }
 
@@ -74,12 +74,12 @@ pub async fn unscored_captions(
     benchmark: &Benchmark,
     decoding: Decoding,
     tick: Tick<'_>,
-) -> Result<(Vec<(String, String)>, Seen), EvalError> {
-    let (photos, candidates, seen) = write(session, benchmark, decoding, |_| true, tick).await?;
+) -> Result<(Vec<(String, String)>, ReadSummary), EvalError> {
+    let (photos, candidates, summary) = write(session, benchmark, decoding, |_| true, tick).await?;
     if candidates.is_empty() {
-        return Err(nothing("photo that can be used", &seen));
+        return Err(nothing_to_score("photo that can be used", &summary));
     }
-    Ok((photos.into_iter().map(|photo| photo.id).zip(candidates).collect(), seen))
+    Ok((photos.into_iter().map(|photo| photo.id).zip(candidates).collect(), summary))
 }
 
 /// The wanted photos, in order, and the model's captions.
@@ -89,7 +89,7 @@ async fn write(
     decoding: Decoding,
     is_wanted: impl Fn(&BenchmarkPhoto) -> bool,
     tick: Tick<'_>,
-) -> Result<(Vec<BenchmarkPhoto>, Vec<String>, Seen), EvalError> {
+) -> Result<(Vec<BenchmarkPhoto>, Vec<String>, ReadSummary), EvalError> {
     let (mut captioned, mut candidates) = (Vec::new(), Vec::new());
     let mut batches = Batches::new(benchmark, session.config().preprocess());
     while let Some(batch) = batches.next_batch() {
@@ -108,7 +108,7 @@ async fn write(
         captioned.extend(photos);
         tick("captions", batches.position(), benchmark.len());
     }
-    Ok((captioned, candidates, batches.finish()))
+    Ok((captioned, candidates, batches.into_summary()))
 }
 
 fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {

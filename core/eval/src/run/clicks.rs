@@ -3,18 +3,18 @@
 use mmgem_core::image::iou;
 use mmgem_core::image::{BoxPx, Preprocessed, check_box};
 use mmgem_core::session::{EncodedImage, Session};
-use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, ReadSummary};
 use serde::Serialize;
 
-use super::{EvalError, Tick, nothing};
-use crate::bootstrap::Measures;
+use super::{EvalError, Tick, nothing_to_score};
+use crate::metrics::bootstrap::Measures;
 
 /// Smallest share of the photo that a clicked object covers.
-pub const LEAST_SHARE: f32 = 0.04;
+pub const MIN_AREA_SHARE: f32 = 0.04;
 /// Objects whose phrase has this word are not clicked.
 pub const NOT_CLICKED: &str = "person";
 /// A box fits if its IoU with the object is at least this.
-pub const FIT: f32 = 0.5;
+pub const MIN_IOU: f32 = 0.5;
 /// The baseline: a box of these shares of the photo's sides around the click; the best one for
 /// `coco-train`.
 const FIXED_BOX: [f32; 2] = [0.75, 0.7];
@@ -33,7 +33,7 @@ pub struct ClickRun {
     /// Each clicked object.
     pub cases: Vec<ClickCase>,
     /// The data that was read.
-    pub seen: Seen,
+    pub summary: ReadSummary,
 }
 
 /// Scores of the proposed boxes.
@@ -92,10 +92,8 @@ pub async fn clicks(
             photo.regions.iter().any(|region| is_clicked(region, [input.width, input.height]))
         };
         let (photos, inputs): (Vec<_>, Vec<_>) = batch.into_iter().filter(with_things).unzip();
-        if inputs.is_empty() {
-            continue;
-        }
-        for (photo, image) in photos.iter().zip(session.encode_batch(&inputs)) {
+        let images = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
+        for (photo, image) in photos.iter().zip(images) {
             let size = [image.width, image.height];
             for region in photo.regions.iter().filter(|region| is_clicked(region, size)) {
                 cases.push(click(session, photo, ids.len(), region, &image).await?);
@@ -104,15 +102,15 @@ pub async fn clicks(
         }
         tick("photos", batches.position(), benchmark.len());
     }
-    let seen = batches.finish();
+    let summary = batches.into_summary();
     if cases.is_empty() {
-        return Err(nothing(
+        return Err(nothing_to_score(
             "object to click on: one box that covers 4 % of its photo, and not a person",
-            &seen,
+            &summary,
         ));
     }
     let (scores, measures) = scored(&cases, ids);
-    Ok(ClickRun { scores, measures, cases, seen })
+    Ok(ClickRun { scores, measures, cases, summary })
 }
 
 /// Whether the region is a single box that is large enough and not a person.
@@ -121,7 +119,7 @@ fn is_clicked(region: &BenchmarkRegion, size: [u32; 2]) -> bool {
     let is_person = |phrase: &String| phrase.split_whitespace().any(|word| word == NOT_CLICKED);
     let Ok([x0, y0, x1, y1]) = check_box(region.box_px, width, height) else { return false };
     let share = (x1 - x0) * (y1 - y0) / (width as f32 * height as f32);
-    region.boxes.len() == 1 && share >= LEAST_SHARE && !region.phrases.iter().any(is_person)
+    region.boxes.len() == 1 && share >= MIN_AREA_SHARE && !region.phrases.iter().any(is_person)
 }
 
 async fn click(
@@ -137,7 +135,7 @@ async fn click(
     let proposed = session.boxes_at(image, at([0.5, 0.5])).await?;
     let mut n_fit = 0;
     for share in OFF_CENTER {
-        n_fit += usize::from(iou(session.boxes_at(image, at(share)).await?[0], box_px) >= FIT);
+        n_fit += usize::from(iou(session.boxes_at(image, at(share)).await?[0], box_px) >= MIN_IOU);
     }
     Ok(ClickCase {
         image_id: photo.id.clone(),
@@ -147,7 +145,8 @@ async fn click(
         proposed,
         photo_idx,
         fits_off_center: n_fit as f64 / OFF_CENTER.len() as f64,
-        fixed_box_fits: iou(fixed_box(at([0.5, 0.5]), [image.width, image.height]), box_px) >= FIT,
+        fixed_box_fits: iou(fixed_box(at([0.5, 0.5]), [image.width, image.height]), box_px)
+            >= MIN_IOU,
     })
 }
 
@@ -163,11 +162,11 @@ fn fixed_box(point: [f32; 2], size: [u32; 2]) -> BoxPx {
 fn scored(cases: &[ClickCase], ids: Vec<String>) -> (ClickEval, Measures) {
     let of = |value: fn(&ClickCase) -> f64| cases.iter().map(value).collect::<Vec<f64>>();
     let fits =
-        |boxes: &[BoxPx], truth| f64::from(boxes.iter().any(|found| iou(*found, truth) >= FIT));
+        |boxes: &[BoxPx], truth| f64::from(boxes.iter().any(|found| iou(*found, truth) >= MIN_IOU));
     let in_first =
         |case: &ClickCase| fits(&case.proposed[..case.proposed.len().min(FIRST)], case.box_px);
     let values = [
-        ("click_accuracy", of(|case| f64::from(case.iou >= FIT))),
+        ("click_accuracy", of(|case| f64::from(case.iou >= MIN_IOU))),
         ("click_mean_iou", of(|case| f64::from(case.iou))),
         ("click_accuracy_in_first_3", cases.iter().map(in_first).collect()),
         ("click_accuracy_off_center", of(|case| case.fits_off_center)),

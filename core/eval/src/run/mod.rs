@@ -10,7 +10,7 @@ mod retrieval;
 mod zero_shot;
 
 use mmgem_core::session::SessionError;
-use mmgem_data::benchmark::{BenchmarkError, Seen};
+use mmgem_data::benchmark::{BenchmarkError, ReadSummary};
 
 pub use answers::Proposals;
 pub use captions::{CaptionRun, captions, unscored_captions};
@@ -20,9 +20,9 @@ pub use regions::{RegionCase, RegionEval, RegionRun, regions};
 pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
 pub use zero_shot::{ClassRun, Prediction, zero_shot};
 
-use super::caption::CaptionError;
-use super::retrieval::RetrievalError;
 use crate::gallery::GalleryError;
+use crate::metrics::caption::CaptionError;
+use crate::metrics::retrieval::RetrievalError;
 use crate::open_clip::OpenClipError;
 
 /// Texts per forward pass.
@@ -65,10 +65,10 @@ pub enum EvalError {
 }
 
 /// The error if there is nothing to score: no photo could be used, or none has a `what`.
-fn nothing(what: &'static str, seen: &Seen) -> EvalError {
-    match seen.skipped.first() {
-        Some(first) if seen.n_photos == 0 => {
-            EvalError::Unusable { n: seen.skipped.len(), first: first.clone() }
+fn nothing_to_score(what: &'static str, summary: &ReadSummary) -> EvalError {
+    match summary.skipped.first() {
+        Some(first) if summary.n_photos == 0 => {
+            EvalError::Unusable { n: summary.skipped.len(), first: first.clone() }
         }
         _ => EvalError::Nothing(what),
     }

@@ -4,18 +4,18 @@ use mmgem_core::generate::Decoding;
 use mmgem_core::image::{BoxPx, Preprocessed};
 use mmgem_core::model::Stage;
 use mmgem_core::session::Session;
-use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, Seen};
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion, ReadSummary};
 use serde::Serialize;
 
 use super::answers::{PhotoAnswers, Proposals, Questions, StageAnswers};
-use super::{EvalError, Tick, nothing};
-use crate::bootstrap::{Measure, Measures};
-use crate::caption::{BleuCounts, CaptionReport, score};
-use crate::dense::{Detection, Matched, TrueBoxes};
+use super::{EvalError, Tick, nothing_to_score};
 use crate::gallery::{Gallery, GalleryError, ranks};
-use crate::ranking::{Ties, dot};
-use crate::region::{Pointing, names};
-use crate::retrieval::recall_at;
+use crate::metrics::bootstrap::{Measure, Measures};
+use crate::metrics::caption::{BleuCounts, CaptionReport, score};
+use crate::metrics::dense::{Detection, Matched, TrueBoxes};
+use crate::metrics::ranking::{Ties, dot};
+use crate::metrics::region::{Pointing, names};
+use crate::metrics::retrieval::recall_at;
 
 /// Largest number of regions that are ranked against each other.
 const MOST_RANKED: usize = 50_000;
@@ -34,7 +34,7 @@ pub struct RegionRun {
     /// The photos, in order.
     pub photos: Vec<BenchmarkPhoto>,
     /// The data that was read.
-    pub seen: Seen,
+    pub summary: ReadSummary,
 }
 
 /// Scores of phrases and boxes that look for each other, and of the boxes' captions.
@@ -127,15 +127,15 @@ pub async fn regions(
     let mut batches = Batches::new(benchmark, session.config().preprocess());
     while let Some(batch) = batches.next_batch() {
         let (photos, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) = batch.into_iter().unzip();
-        for answers in questions.ask(&photos, &inputs).await? {
+        for answers in questions.answer(&photos, &inputs).await? {
             for (collected, of_stage) in collected.iter_mut().zip(&answers.by_stage) {
-                collected.see(&answers, of_stage)?;
+                collected.add(&answers, of_stage)?;
             }
         }
         tick("photos", batches.position(), benchmark.len());
     }
-    let seen = batches.finish();
-    collected.into_iter().map(|collected| collected.finish(seen.clone())).collect()
+    let summary = batches.into_summary();
+    collected.into_iter().map(|collected| collected.finish(summary.clone())).collect()
 }
 
 impl Collected {
@@ -157,14 +157,14 @@ impl Collected {
         }
     }
 
-    fn see(&mut self, answers: &PhotoAnswers, of_stage: &StageAnswers) -> Result<(), EvalError> {
+    fn add(&mut self, answers: &PhotoAnswers, of_stage: &StageAnswers) -> Result<(), EvalError> {
         let (photo_idx, first_region) = (self.photos.len(), self.cases.len());
         let mut first_points: Vec<Option<([f32; 2], bool)>> = vec![None; answers.regions.len()];
         let embeds = answers.phrase_embeds.chunks_exact(self.regions.embed_dim());
         for ((&own, embed), &point) in
             answers.phrase_region.iter().zip(embeds).zip(&of_stage.points)
         {
-            let is_hit = self.see_phrase(embed, own, point, answers, of_stage);
+            let is_hit = self.add_phrase(embed, own, point, answers, of_stage);
             first_points[own].get_or_insert((point, is_hit));
             self.phrase_region_idx.push(first_region + own);
             self.phrase_photo.push(photo_idx);
@@ -178,14 +178,14 @@ impl Collected {
                 (region.box_px, region.phrases.clone(), caption.clone());
             RegionCase { photo_idx, box_px, phrases, caption, cider: 0.0, point, is_hit }
         }));
-        self.see_dense(&answers.regions, &of_stage.found);
+        self.add_dense(&answers.regions, &of_stage.found);
         self.photos.push(answers.photo.clone());
         Ok(())
     }
 
     /// Ranks the phrase's own region among those of its photo, and returns whether its point is a
     /// hit.
-    fn see_phrase(
+    fn add_phrase(
         &mut self,
         embed: &[f32],
         own: usize,
@@ -210,7 +210,7 @@ impl Collected {
         is_in(point)
     }
 
-    fn see_dense(&mut self, regions: &[BenchmarkRegion], found: &[Detection]) {
+    fn add_dense(&mut self, regions: &[BenchmarkRegion], found: &[Detection]) {
         let boxes: Vec<BoxPx> = regions.iter().map(|region| region.box_px).collect();
         let captions: Vec<String> =
             regions.iter().map(|region| region.phrases[0].clone()).collect();
@@ -219,9 +219,9 @@ impl Collected {
         self.dense.extend(truth.assign(found));
     }
 
-    fn finish(mut self, seen: Seen) -> Result<RegionRun, EvalError> {
+    fn finish(mut self, summary: ReadSummary) -> Result<RegionRun, EvalError> {
         if self.cases.is_empty() {
-            return Err(nothing("region that one box and a phrase describe", &seen));
+            return Err(nothing_to_score("region that one box and a phrase describe", &summary));
         }
         let captions: Vec<&str> = self.cases.iter().map(|case| case.caption.as_str()).collect();
         let references: Vec<Vec<String>> =
@@ -254,7 +254,7 @@ impl Collected {
         };
         let measures = self.measures(ranks.as_deref(), &report);
         let dense = (self.dense, self.n_true);
-        Ok(RegionRun { scores, measures, cases: self.cases, dense, photos: self.photos, seen })
+        Ok(RegionRun { scores, measures, cases: self.cases, dense, photos: self.photos, summary })
     }
 
     /// 1 for each box whose caption names its object, otherwise 0.

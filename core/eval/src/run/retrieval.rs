@@ -1,14 +1,14 @@
 //! Ranks every photo against every caption, in both directions.
 
 use mmgem_core::image::Preprocessed;
-use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, Seen};
+use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, ReadSummary};
 
 use super::encoder::Encoder;
-use super::{EvalError, Tick, nothing};
-use crate::bootstrap::{Measure, Measures};
+use super::{EvalError, Tick, nothing_to_score};
 use crate::gallery::{Gallery, GalleryError, ranks};
-use crate::ranking::Ties;
-use crate::retrieval::{RetrievalRanks, RetrievalScores};
+use crate::metrics::bootstrap::{Measure, Measures};
+use crate::metrics::ranking::Ties;
+use crate::metrics::retrieval::{RetrievalRanks, RetrievalScores};
 
 /// Options of the ranking.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,7 @@ pub struct RetrievalRun {
     /// Vectors of the captions.
     pub texts: Gallery,
     /// The data that was read.
-    pub seen: Seen,
+    pub summary: ReadSummary,
 }
 
 /// Embeds photos and captions, and ranks each among the others.
@@ -72,17 +72,17 @@ pub async fn retrieval(
         photos.append(&mut records);
         tick("photos", batches.position(), benchmark.len());
     }
-    let seen = batches.finish();
+    let summary = batches.into_summary();
     if photos.is_empty() {
-        return Err(nothing("photo that can be used", &seen));
+        return Err(nothing_to_score("photo that can be used", &summary));
     }
     if text_image_idx.is_empty() {
-        return Err(nothing("caption", &seen));
+        return Err(nothing_to_score("caption", &summary));
     }
     let ranks = ranks(&images, &texts, &text_image_idx, options.ties)?;
     let scores = ranks.scores();
     let measures = measures(&photos, &ranks, &text_image_idx);
-    Ok(RetrievalRun { scores, measures, ranks, photos, text_image_idx, images, texts, seen })
+    Ok(RetrievalRun { scores, measures, ranks, photos, text_image_idx, images, texts, summary })
 }
 
 fn measures(

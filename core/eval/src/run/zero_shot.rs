@@ -3,17 +3,17 @@
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::image::{ImagePreprocess, Preprocessed};
 use mmgem_data::benchmark::classes::{ClassMetric, ClassPhoto, ClassSet};
-use mmgem_data::benchmark::{Seen, on_all_cores};
+use mmgem_data::benchmark::{ReadSummary, on_all_cores};
 use serde::Serialize;
 
 use super::encoder::Encoder;
-use super::{EvalError, Tick, nothing};
-use crate::bootstrap::{Measure, Measures};
-use crate::classification::{
+use super::{EvalError, Tick, nothing_to_score};
+use crate::metrics::bootstrap::{Measure, Measures};
+use crate::metrics::classification::{
     best_class, class_embed, class_probabilities, mean_average_precision_11, mean_per_class,
     prompt, roc_auc,
 };
-use crate::ranking::dot;
+use crate::metrics::ranking::dot;
 
 /// Photos per batch.
 const BATCH: usize = 32;
@@ -45,7 +45,7 @@ pub struct ClassRun {
     pub predictions: Vec<Prediction>,
     /// The data that was read.
     #[serde(skip)]
-    pub seen: Seen,
+    pub summary: ReadSummary,
 }
 
 /// The result for a photo.
@@ -74,7 +74,7 @@ pub async fn zero_shot(
     let class_embeds = class_embeds(encoder, set).await?;
     let (embed_dim, n) = (encoder.embed_dim(), set.len().min(limit.unwrap_or(usize::MAX)));
     let config = encoder.preprocess();
-    let mut seen = Seen { n_photos: 0, skipped: Vec::new(), data_hash: HASH_START };
+    let mut summary = ReadSummary { n_photos: 0, skipped: Vec::new(), data_hash: HASH_START };
     let (mut places, mut labels, mut cosines) = (Vec::new(), Vec::new(), Vec::new());
     for start in (0..n).step_by(BATCH) {
         let batch = start..(start + BATCH).min(n);
@@ -83,12 +83,12 @@ pub async fn zero_shot(
         for (idx, result) in batch.clone().zip(on_all_cores(batch.clone(), read)) {
             match result {
                 Ok((photo, input)) => {
-                    seen.data_hash = hash_bytes(seen.data_hash, &photo.hash.to_le_bytes());
+                    summary.data_hash = hash_bytes(summary.data_hash, &photo.hash.to_le_bytes());
                     inputs.push(input);
                     places.push(idx);
                     labels.push(photo.labels);
                 }
-                Err(why) => seen.skipped.push(format!("{}: {why}", set.name_of(idx))),
+                Err(why) => summary.skipped.push(format!("{}: {why}", set.name_of(idx))),
             }
         }
         for photo_embed in encoder.embed_photos(&inputs).await?.chunks_exact(embed_dim) {
@@ -97,11 +97,11 @@ pub async fn zero_shot(
         }
         tick("photos", batch.end, n);
     }
-    seen.n_photos = labels.len();
+    summary.n_photos = labels.len();
     if labels.is_empty() {
-        return Err(nothing("photo that can be used", &seen));
+        return Err(nothing_to_score("photo that can be used", &summary));
     }
-    Ok(scored(set, &places, &labels, &cosines, seen))
+    Ok(scored(set, &places, &labels, &cosines, summary))
 }
 
 fn read(
@@ -135,7 +135,7 @@ fn scored(
     places: &[usize],
     labels: &[Vec<usize>],
     cosines: &[f32],
-    seen: Seen,
+    summary: ReadSummary,
 ) -> ClassRun {
     let n_classes = set.classes.len();
     let rows = || cosines.chunks_exact(n_classes);
@@ -199,6 +199,6 @@ fn scored(
         n_photos: labels.len(),
         measures,
         predictions,
-        seen,
+        summary,
     }
 }

@@ -33,13 +33,13 @@ pub(super) struct Layout {
     /// Tensors that every such encoder has. Names are relative to the encoder.
     marks: &'static [&'static str],
     /// Tensors that such an encoder never has.
-    never: &'static [&'static str],
+    excluded: &'static [&'static str],
     /// Prefixes of the encoder inside a larger model.
-    places: &'static [&'static str],
+    prefixes: &'static [&'static str],
     /// Name prefixes of the larger model's other parts.
-    neighbours: &'static [&'static str],
+    sibling_prefixes: &'static [&'static str],
     /// Name prefixes of tensors in the encoder that V does not depend on.
-    left_out: &'static [&'static str],
+    ignored: &'static [&'static str],
 }
 
 const LAYOUTS: [Layout; 7] = [
@@ -47,9 +47,9 @@ const LAYOUTS: [Layout; 7] = [
         kind: Kind::OpenClip,
         title: "OpenCLIP (visual.transformer.resblocks.*)",
         marks: &["conv1.weight", "class_embedding", "transformer.resblocks.0.ln_1.weight"],
-        never: &[],
-        places: &["visual."],
-        neighbours: &[
+        excluded: &[],
+        prefixes: &["visual."],
+        sibling_prefixes: &[
             "transformer.",
             "token_embedding.",
             "ln_final.",
@@ -65,61 +65,61 @@ const LAYOUTS: [Layout; 7] = [
             "context_length",
             "vocab_size",
         ],
-        left_out: &[],
+        ignored: &[],
     },
     Layout {
         kind: Kind::Clip,
         title: "transformers' CLIPModel and CLIPVisionModel (vision_model.*)",
         marks: &["embeddings.patch_embedding.weight", "embeddings.class_embedding"],
-        never: &[],
-        places: &["vision_model."],
-        neighbours: &["text_model.", "text_projection.", "visual_projection.", "logit_scale"],
-        left_out: &["embeddings.position_ids"],
+        excluded: &[],
+        prefixes: &["vision_model."],
+        sibling_prefixes: &["text_model.", "text_projection.", "visual_projection.", "logit_scale"],
+        ignored: &["embeddings.position_ids"],
     },
     Layout {
         kind: Kind::Siglip,
         title: "transformers' SiglipModel and SiglipVisionModel (vision_model.*)",
         marks: &["embeddings.patch_embedding.weight", "post_layernorm.weight"],
-        never: &["embeddings.class_embedding"],
-        places: &["vision_model."],
-        neighbours: &["text_model.", "logit_scale", "logit_bias"],
-        left_out: &["embeddings.position_ids", "head."],
+        excluded: &["embeddings.class_embedding"],
+        prefixes: &["vision_model."],
+        sibling_prefixes: &["text_model.", "logit_scale", "logit_bias"],
+        ignored: &["embeddings.position_ids", "head."],
     },
     Layout {
         kind: Kind::Dinov2,
         title: "transformers' Dinov2Model (encoder.layer.*)",
         marks: &["embeddings.patch_embeddings.projection.weight", "encoder.layer.0.norm1.weight"],
-        never: &[],
-        places: &["dinov2."],
-        neighbours: &["classifier."],
-        left_out: &["embeddings.mask_token"],
+        excluded: &[],
+        prefixes: &["dinov2."],
+        sibling_prefixes: &["classifier."],
+        ignored: &["embeddings.mask_token"],
     },
     Layout {
         kind: Kind::TimmVit,
         title: "timm's ViTs (blocks.*.attn.qkv)",
         marks: &["patch_embed.proj.weight", "blocks.0.attn.qkv.weight"],
-        never: &[],
-        places: &["visual.trunk.", "trunk."],
-        neighbours: &["text.", "logit_scale", "logit_bias", "visual.head.", "head."],
-        left_out: &["head.", "fc_norm.", "attn_pool.", "mask_token"],
+        excluded: &[],
+        prefixes: &["visual.trunk.", "trunk."],
+        sibling_prefixes: &["text.", "logit_scale", "logit_bias", "visual.head.", "head."],
+        ignored: &["head.", "fc_norm.", "attn_pool.", "mask_token"],
     },
     Layout {
         kind: Kind::TimmLite,
         title: "timm's tf_efficientnet_lite* (conv_stem, blocks.*.*.conv_dw)",
         marks: &["conv_stem.weight", "blocks.0.0.conv_dw.weight", "conv_head.weight"],
-        never: &[],
-        places: &[],
-        neighbours: &[],
-        left_out: &["classifier."],
+        excluded: &[],
+        prefixes: &[],
+        sibling_prefixes: &[],
+        ignored: &["classifier."],
     },
     Layout {
         kind: Kind::FoldedLite,
         title: "an EfficientNet-Lite with folded batch norms (stem, blocks.N.{expand,dw,project}, head)",
         marks: &["stem.weight", "blocks.0.dw.weight", "head.weight"],
-        never: &[],
-        places: &[],
-        neighbours: &[],
-        left_out: &["fc."],
+        excluded: &[],
+        prefixes: &[],
+        sibling_prefixes: &[],
+        ignored: &["fc."],
     },
 ];
 
@@ -129,40 +129,40 @@ const WRAPPERS: [&str; 6] =
 
 /// An encoder found in a checkpoint.
 #[derive(Debug)]
-pub(super) struct Found<'a> {
+pub(super) struct FoundEncoder<'a> {
     pub layout: &'static Layout,
     /// Prefix of the encoder's names in the checkpoint.
     pub prefix: String,
     /// The encoder's tensors. Names are relative to the encoder.
     pub encoder: Shards<'a>,
     /// The rest of the model around the encoder. Names are relative to that model.
-    pub around: Shards<'a>,
+    pub rest: Shards<'a>,
 }
 
 /// Finds the only encoder of a checkpoint. Drops tensors that V does not depend on.
 ///
 /// # Errors
 /// If the checkpoint has no encoder or several, or if it has unknown parts.
-pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
-    let (layout, prefix) = the_only(&checkpoint)?;
+pub(super) fn find_encoder(mut checkpoint: Shards) -> Result<FoundEncoder, CheckpointError> {
+    let (layout, prefix) = recognize_layout(&checkpoint)?;
     let outer =
-        layout.places.iter().find_map(|place| prefix.strip_suffix(place)).unwrap_or(&prefix);
+        layout.prefixes.iter().find_map(|place| prefix.strip_suffix(place)).unwrap_or(&prefix);
     let wrapper =
         WRAPPERS.into_iter().find(|wrapper| prefix.starts_with(wrapper)).unwrap_or_default();
     let encoder = checkpoint.split_off(|name| name.starts_with(&prefix));
     let encoder = encoder.rename(|name| {
         let inner = &name[prefix.len()..];
-        let is_left_out = layout.left_out.iter().any(|start| inner.starts_with(start));
-        // Without a prefix of its own, the encoder's names mix with those of its neighbours.
-        let is_neighbour =
-            prefix == outer && layout.neighbours.iter().any(|start| inner.starts_with(start));
-        (!(is_left_out || is_neighbour && layout.kind != Kind::OpenClip)).then(|| inner.to_owned())
+        let is_ignored = layout.ignored.iter().any(|start| inner.starts_with(start));
+        // Without a prefix of its own, the encoder's names mix with those of its siblings.
+        let is_sibling =
+            prefix == outer && layout.sibling_prefixes.iter().any(|start| inner.starts_with(start));
+        (!(is_ignored || is_sibling && layout.kind != Kind::OpenClip)).then(|| inner.to_owned())
     });
-    let around = checkpoint.rename(|name| name.starts_with(wrapper).then(|| name.to_owned()));
-    let unknown: Vec<&str> = around
+    let rest = checkpoint.rename(|name| name.starts_with(wrapper).then(|| name.to_owned()));
+    let unknown: Vec<&str> = rest
         .names()
         .filter(|name| match name.strip_prefix(outer) {
-            Some(inner) => !layout.neighbours.iter().any(|start| inner.starts_with(start)),
+            Some(inner) => !layout.sibling_prefixes.iter().any(|start| inner.starts_with(start)),
             None => true,
         })
         .collect();
@@ -173,12 +173,12 @@ pub(super) fn find(mut checkpoint: Shards) -> Result<Found, CheckpointError> {
             layout.title
         )));
     }
-    let around = around.rename(|name| Some(name[outer.len()..].to_owned()));
-    Ok(Found { layout, prefix, encoder, around })
+    let rest = rest.rename(|name| Some(name[outer.len()..].to_owned()));
+    Ok(FoundEncoder { layout, prefix, encoder, rest })
 }
 
 /// Returns the layout of a checkpoint, and the prefix of its encoder's names.
-fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), CheckpointError> {
+fn recognize_layout(checkpoint: &Shards) -> Result<(&'static Layout, String), CheckpointError> {
     let mut found: Vec<(&'static Layout, String)> = Vec::new();
     for layout in &LAYOUTS {
         let prefixes: BTreeSet<&str> = checkpoint
@@ -190,7 +190,7 @@ fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), Checkpoint
             |prefix: &str, mark: &str| checkpoint.shape(&format!("{prefix}{mark}")).is_some();
         let is_such = |prefix: &&str| {
             layout.marks.iter().all(|mark| is_there(prefix, mark))
-                && !layout.never.iter().any(|mark| is_there(prefix, mark))
+                && !layout.excluded.iter().any(|mark| is_there(prefix, mark))
         };
         found
             .extend(prefixes.into_iter().filter(is_such).map(|prefix| (layout, prefix.to_owned())));
@@ -199,7 +199,7 @@ fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), Checkpoint
         1 => Ok(found.remove(0)),
         0 => Err(unknown(checkpoint)),
         n => {
-            let places: Vec<String> = found
+            let prefixes: Vec<String> = found
                 .iter()
                 .map(|(_, prefix)| match prefix.as_str() {
                     "" => "the file itself".to_owned(),
@@ -208,7 +208,7 @@ fn the_only(checkpoint: &Shards) -> Result<(&'static Layout, String), Checkpoint
                 .collect();
             Err(CheckpointError::Import(format!(
                 "the checkpoint has {n} image encoders: {}\n  hint: save only the encoder that you want",
-                places.join(", ")
+                prefixes.join(", ")
             )))
         }
     }

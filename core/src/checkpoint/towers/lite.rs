@@ -101,14 +101,14 @@ fn fold<'a>(
         gamma.iter().zip(var).map(factor).collect()
     };
     let shape = weight.shape().to_vec();
-    let folded = Stored::made(vec![weight, gamma.clone(), var.clone()], shape, move |of| {
+    let folded = Stored::computed(vec![weight, gamma.clone(), var.clone()], shape, move |of| {
         let factors = factors(&of[1], &of[2]);
         let width = of[0].len() / factors.len();
         let rows = of[0].chunks_exact(width).zip(&factors);
         rows.flat_map(|(row, factor)| row.iter().map(move |w| (f64::from(*w) * factor) as f32))
             .collect()
     });
-    let bias = Stored::made(vec![beta, mean, gamma, var], vec![n_outputs], move |of| {
+    let bias = Stored::computed(vec![beta, mean, gamma, var], vec![n_outputs], move |of| {
         let shifts = of[0].iter().zip(&of[1]).zip(factors(&of[2], &of[3]));
         shifts
             .map(|((beta, mean), factor)| (f64::from(*beta) - f64::from(*mean) * factor) as f32)

@@ -15,7 +15,7 @@ use crate::image::ResizeMode;
 use crate::model::MmGem;
 pub use layout::Kind;
 pub use settings::TowerConfigs;
-use vit::Unsaid;
+use vit::HiddenSettings;
 
 /// Mean and standard deviation of each colour, for pixels scaled to 0..1.
 pub type MeanStd = ([f32; 3], [f32; 3]);
@@ -69,7 +69,8 @@ impl<'a> Tower<'a> {
         configs: &TowerConfigs,
         options: &TowerOptions,
     ) -> Result<Self, CheckpointError> {
-        let layout::Found { layout, prefix, mut encoder, mut around } = layout::find(checkpoint)?;
+        let layout::FoundEncoder { layout, prefix, mut encoder, mut rest } =
+            layout::find_encoder(checkpoint)?;
         let in_checkpoint = |error| match error {
             CheckpointError::Missing(names) => CheckpointError::Missing(
                 names.iter().map(|name| format!("{prefix}{name}")).collect(),
@@ -77,10 +78,10 @@ impl<'a> Tower<'a> {
             other => other,
         };
         let kind = layout.kind;
-        let facts = settings::read(kind, configs)?;
-        let mut notes = facts.notes.clone();
+        let tower_settings = settings::read(kind, configs)?;
+        let mut notes = tower_settings.notes.clone();
         let mean_std = agreed(
-            facts.mean_std,
+            tower_settings.mean_std,
             options.mean_std,
             "the mean and deviation of pixels",
             same_pixels,
@@ -107,15 +108,16 @@ impl<'a> Tower<'a> {
                             .into(),
                     );
                 }
-                lite.image_size = facts.image_size.unwrap_or(lite.image_size);
+                lite.image_size = tower_settings.image_size.unwrap_or(lite.image_size);
                 (VisionConfig::EfficientNetLite(lite), shards)
             }
             _ => {
-                let unsaid = unsaid(kind, &encoder, &facts, options, &mut notes)?;
+                let hidden =
+                    settings_not_in_weights(kind, &encoder, &tower_settings, options, &mut notes)?;
                 let (mut vit, mut shards) =
-                    vit::assemble(kind, &mut encoder, unsaid).map_err(in_checkpoint)?;
+                    vit::assemble(kind, &mut encoder, hidden).map_err(in_checkpoint)?;
                 if let Some(projection) =
-                    around.take("visual_projection.weight").filter(|_| kind == Kind::Clip)
+                    rest.take("visual_projection.weight").filter(|_| kind == Kind::Clip)
                 {
                     let [proj_dim, hidden_size] = projection.dims()?;
                     vit.proj_dim = Some(proj_dim);
@@ -124,9 +126,10 @@ impl<'a> Tower<'a> {
                 (VisionConfig::Vit(vit), shards)
             }
         };
-        refuse_rest(&encoder, &prefix, layout.title)?;
-        check_sizes(&config, &facts.sizes)?;
-        let image_size = options.image_size.or(facts.image_size).unwrap_or(config.image_size());
+        check_all_used(&encoder, &prefix, layout.title)?;
+        check_sizes(&config, &tower_settings.sizes)?;
+        let image_size =
+            options.image_size.or(tower_settings.image_size).unwrap_or(config.image_size());
         let grid = config.grid();
         set_image_size(&mut config, &mut shards, kind, image_size)?;
         if config.as_vit().is_some() && config.grid() != grid {
@@ -135,7 +138,7 @@ impl<'a> Tower<'a> {
                 "the positions of {grid}x{grid} patches are interpolated to {new}x{new}"
             ));
         }
-        Ok(Self { config, mean_std, resize_mode: facts.resize_mode, notes, shards })
+        Ok(Self { config, mean_std, resize_mode: tower_settings.resize_mode, notes, shards })
     }
 }
 
@@ -172,26 +175,27 @@ pub fn load_tower(
 
 /// Collects the settings that the weights of a ViT do not show: from the files, the options, or the
 /// usual value.
-fn unsaid(
+fn settings_not_in_weights(
     kind: Kind,
     encoder: &Shards,
-    facts: &settings::Facts,
+    tower_settings: &settings::TowerSettings,
     options: &TowerOptions,
     notes: &mut Vec<String>,
-) -> Result<Unsaid, CheckpointError> {
+) -> Result<HiddenSettings, CheckpointError> {
     let heads = agreed(
-        facts.num_attention_heads,
+        tower_settings.num_attention_heads,
         options.num_attention_heads,
         "the number of heads",
         |a, b| a == b,
     )?;
-    let act = agreed(facts.hidden_act, options.hidden_act, "the activation", |a, b| a == b)?;
+    let act =
+        agreed(tower_settings.hidden_act, options.hidden_act, "the activation", |a, b| a == b)?;
     let hidden_size = vit::hidden_size(kind, encoder).unwrap_or(0);
     let num_attention_heads = match heads {
         Some(heads) => heads,
         None => vit::usual_heads(hidden_size)?,
     };
-    if facts.hidden_act.is_none() && (act.is_none() || heads.is_none()) {
+    if tower_settings.hidden_act.is_none() && (act.is_none() || heads.is_none()) {
         let file = if kind == Kind::OpenClip { "open_clip_config.json" } else { "config.json" };
         let act = act.unwrap_or(HiddenAct::Gelu);
         notes.push(format!(
@@ -200,11 +204,11 @@ fn unsaid(
     }
     let is_clip = encoder.shape("norm_pre.weight").is_some() || kind == Kind::OpenClip;
     let usual_eps = if is_clip { settings::OPEN_CLIP_EPS } else { settings::TIMM_EPS };
-    Ok(Unsaid {
+    Ok(HiddenSettings {
         num_attention_heads,
         hidden_act: act.unwrap_or(HiddenAct::Gelu),
-        layer_norm_eps: facts.layer_norm_eps.unwrap_or(usual_eps),
-        norms_after_pooling: facts.norms_after_pooling,
+        layer_norm_eps: tower_settings.layer_norm_eps.unwrap_or(usual_eps),
+        norms_after_pooling: tower_settings.norms_after_pooling,
     })
 }
 
@@ -243,10 +247,10 @@ fn usual_pixels(kind: Kind) -> (MeanStd, &'static str) {
 
 fn transposed<'a>(matrix: Stored<'a>, n_columns: usize) -> Stored<'a> {
     let n_rows = matrix.shape()[0];
-    Stored::made(vec![matrix], vec![n_columns, n_rows], move |of| transpose(&of[0], n_columns))
+    Stored::computed(vec![matrix], vec![n_columns, n_rows], move |of| transpose(&of[0], n_columns))
 }
 
-fn refuse_rest(encoder: &Shards, prefix: &str, title: &str) -> Result<(), CheckpointError> {
+fn check_all_used(encoder: &Shards, prefix: &str, title: &str) -> Result<(), CheckpointError> {
     let rest: Vec<&str> = encoder.names().collect();
     match rest.first() {
         None => Ok(()),

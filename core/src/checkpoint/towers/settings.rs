@@ -23,7 +23,7 @@ pub struct TowerConfigs {
 
 /// Settings found in the files; `None` if the files do not state one.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct TowerSettings {
     pub num_attention_heads: Option<usize>,
     pub hidden_act: Option<HiddenAct>,
     pub layer_norm_eps: Option<f64>,
@@ -115,7 +115,7 @@ impl<'j> Keys<'j> {
     }
 
     /// Fails on an unknown key: it may change the graph.
-    fn refuse_unknown(&self, known: &[&str]) -> Result<(), CheckpointError> {
+    fn reject_unknown_keys(&self, known: &[&str]) -> Result<(), CheckpointError> {
         let is_neutral = |value: &Value| value.is_null() || value == &Value::Bool(false);
         match self
             .object
@@ -142,8 +142,8 @@ fn parse(file: &'static str, text: &str) -> Result<Map<String, Value>, Checkpoin
 }
 
 /// Reads the settings of an encoder with this layout.
-pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<Facts, CheckpointError> {
-    let mut facts = match (kind, &configs.open_clip, &configs.config) {
+pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<TowerSettings, CheckpointError> {
+    let mut settings = match (kind, &configs.open_clip, &configs.config) {
         (Kind::OpenClip, Some(text), _) => open_clip(text)?,
         (Kind::Clip | Kind::Siglip | Kind::Dinov2, _, Some(text)) => hugging_face(kind, text)?,
         (Kind::Clip | Kind::Siglip | Kind::Dinov2, _, None) => {
@@ -153,22 +153,22 @@ pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<Facts, Checkpoi
         }
         (Kind::TimmVit | Kind::TimmLite, _, Some(text)) => timm(kind, text)?,
         (Kind::TimmVit, Some(text), None) => open_clip_with_timm(text)?,
-        _ => Facts::default(),
+        _ => TowerSettings::default(),
     };
     if let (Kind::Clip | Kind::Siglip | Kind::Dinov2, Some(text)) = (kind, &configs.preprocessor) {
-        preprocessor(text, &mut facts)?;
+        preprocessor(text, &mut settings)?;
     }
-    if kind == Kind::Dinov2 || facts.image_size.is_none() {
-        return Ok(facts);
+    if kind == Kind::Dinov2 || settings.image_size.is_none() {
+        return Ok(settings);
     }
-    let model = facts.sizes.iter().find(|(key, _)| *key == "image_size").map(|(_, size)| *size);
-    match (model, facts.image_size) {
+    let model = settings.sizes.iter().find(|(key, _)| *key == "image_size").map(|(_, size)| *size);
+    match (model, settings.image_size) {
         (Some(model), Some(pictures)) if model != pictures => {
             Err(CheckpointError::Import(format!(
                 "preprocessing makes pictures {pictures} px wide but the encoder takes {model}\n  hint: do the config files belong to the weights?"
             )))
         }
-        _ => Ok(facts),
+        _ => Ok(settings),
     }
 }
 
@@ -227,32 +227,32 @@ fn open_clip_parts(
     Ok((model, root.within("preprocess_cfg", "preprocess_cfg.")?))
 }
 
-fn open_clip(text: &str) -> Result<Facts, CheckpointError> {
+fn open_clip(text: &str) -> Result<TowerSettings, CheckpointError> {
     let root = parse(OPEN_CLIP_FILE, text)?;
     let (model, preprocess) = open_clip_parts(&root)?;
-    model.refuse_unknown(&MODEL_KEYS)?;
+    model.reject_unknown_keys(&MODEL_KEYS)?;
     let vision = model.within("vision_cfg", "vision_cfg.")?;
     let vision = vision.ok_or_else(|| model.wrong("vision_cfg", "an object"))?;
-    vision.refuse_unknown(&VISION_KEYS)?;
-    let mut facts = open_clip_vision(model.object, vision.object)?;
-    facts.norms_after_pooling = vision.flag("final_ln_after_pool")?.unwrap_or(false);
+    vision.reject_unknown_keys(&VISION_KEYS)?;
+    let mut settings = open_clip_vision(model.object, vision.object)?;
+    settings.norms_after_pooling = vision.flag("final_ln_after_pool")?.unwrap_or(false);
     if let Some(preprocess) = preprocess {
-        open_clip_preprocess(preprocess, &mut facts)?;
+        open_clip_preprocess(preprocess, &mut settings)?;
     }
-    Ok(facts)
+    Ok(settings)
 }
 
 /// Reads the settings of the blocks from `model_cfg` and its `vision_cfg`.
 pub fn open_clip_vision(
     model: &Map<String, Value>,
     vision: &Map<String, Value>,
-) -> Result<Facts, CheckpointError> {
+) -> Result<TowerSettings, CheckpointError> {
     let model = Keys { file: OPEN_CLIP_FILE, place: "model_cfg.", object: model };
     let vision = Keys { file: OPEN_CLIP_FILE, place: "vision_cfg.", object: vision };
     let is_quick = model.flag("quick_gelu")?.unwrap_or(false);
     let act = match vision.within("act_kwargs", "vision_cfg.act_kwargs.")? {
         Some(act) if !is_quick && !act.object.is_empty() => {
-            act.refuse_unknown(&["approximate"])?;
+            act.reject_unknown_keys(&["approximate"])?;
             match act.text("approximate") {
                 Some("tanh") => HiddenAct::GeluPytorchTanh,
                 Some("none") => HiddenAct::Gelu,
@@ -268,7 +268,7 @@ pub fn open_clip_vision(
     let norm = vision.within("norm_kwargs", "vision_cfg.norm_kwargs.")?;
     let eps = match norm {
         Some(norm) => {
-            norm.refuse_unknown(&["eps"])?;
+            norm.reject_unknown_keys(&["eps"])?;
             norm.number("eps")?
         }
         None => None,
@@ -285,58 +285,58 @@ pub fn open_clip_vision(
         sizes.extend(vision.size(key)?.map(|size| (ours, size)));
     }
     sizes.extend(vision.side("image_size")?.map(|side| ("image_size", side)));
-    Ok(Facts {
+    Ok(TowerSettings {
         num_attention_heads: width.map(|width| width / head_width),
         hidden_act: Some(act),
         layer_norm_eps: Some(eps.unwrap_or(OPEN_CLIP_EPS)),
         sizes,
-        ..Facts::default()
+        ..TowerSettings::default()
     })
 }
 
-fn open_clip_preprocess(keys: Keys, facts: &mut Facts) -> Result<(), CheckpointError> {
+fn open_clip_preprocess(keys: Keys, settings: &mut TowerSettings) -> Result<(), CheckpointError> {
     if let (Some(mean), Some(std)) = (keys.colours("mean")?, keys.colours("std")?) {
-        facts.mean_std = Some((mean, std));
+        settings.mean_std = Some((mean, std));
     }
-    facts.image_size = keys.side("size")?;
-    facts.resize_mode = match keys.text("resize_mode") {
+    settings.image_size = keys.side("size")?;
+    settings.resize_mode = match keys.text("resize_mode") {
         None | Some("shortest") => Some(ResizeMode::Crop),
         Some("squash") => Some(ResizeMode::Squash),
         Some(_) => return Err(keys.wrong("resize_mode", "\"shortest\" or \"squash\"")),
     };
-    interpolation(keys, "interpolation", facts);
+    interpolation(keys, "interpolation", settings);
     Ok(())
 }
 
 /// Notes an interpolation other than bicubic. This program always uses bicubic, so results differ
 /// slightly.
-fn interpolation(keys: Keys, key: &str, facts: &mut Facts) {
+fn interpolation(keys: Keys, key: &str, settings: &mut TowerSettings) {
     if let Some(other) = keys.text(key).filter(|name| *name != "bicubic") {
-        facts
+        settings
             .notes
             .push(format!("{} asks for {other} resizing; bicubic is used instead", keys.file));
     }
 }
 
 /// Reads the settings of a timm encoder inside an OpenCLIP model.
-fn open_clip_with_timm(text: &str) -> Result<Facts, CheckpointError> {
+fn open_clip_with_timm(text: &str) -> Result<TowerSettings, CheckpointError> {
     let root = parse(OPEN_CLIP_FILE, text)?;
     let (model, preprocess) = open_clip_parts(&root)?;
     let vision = model.within("vision_cfg", "vision_cfg.")?;
     let vision = vision.ok_or_else(|| model.wrong("vision_cfg", "an object"))?;
-    vision.refuse_unknown(&TIMM_VISION_KEYS)?;
+    vision.reject_unknown_keys(&TIMM_VISION_KEYS)?;
     let name = vision.text("timm_model_name");
-    let mut facts = timm_vit(name.ok_or_else(|| vision.wrong("timm_model_name", "a name"))?)?;
-    facts.sizes.extend(vision.side("image_size")?.map(|side| ("image_size", side)));
+    let mut settings = timm_vit(name.ok_or_else(|| vision.wrong("timm_model_name", "a name"))?)?;
+    settings.sizes.extend(vision.side("image_size")?.map(|side| ("image_size", side)));
     if let Some(preprocess) = preprocess {
-        open_clip_preprocess(preprocess, &mut facts)?;
+        open_clip_preprocess(preprocess, &mut settings)?;
     }
-    Ok(facts)
+    Ok(settings)
 }
 
 const CONFIG_FILE: &str = "config.json";
 
-fn hugging_face(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
+fn hugging_face(kind: Kind, text: &str) -> Result<TowerSettings, CheckpointError> {
     let root = parse(CONFIG_FILE, text)?;
     let root = Keys { file: CONFIG_FILE, place: "", object: &root };
     let whole = root.within("vision_config", "vision_config.")?;
@@ -374,17 +374,17 @@ fn hugging_face(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
         size("patch_size", default_patch_size)?,
         ("image_size", keys.side("image_size")?.unwrap_or(224)),
     ];
-    Ok(Facts {
+    Ok(TowerSettings {
         num_attention_heads: Some(keys.size("num_attention_heads")?.unwrap_or(12)),
         hidden_act: Some(hidden_act),
         layer_norm_eps: Some(keys.number("layer_norm_eps")?.unwrap_or(eps)),
         sizes,
-        ..Facts::default()
+        ..TowerSettings::default()
     })
 }
 
 /// Reads the settings of transformers' image processors.
-fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
+fn preprocessor(text: &str, settings: &mut TowerSettings) -> Result<(), CheckpointError> {
     let root = parse("preprocessor_config.json", text)?;
     let keys = Keys { file: "preprocessor_config.json", place: "", object: &root };
     if keys.flag("do_rescale")? == Some(false) {
@@ -394,27 +394,27 @@ fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
     if factor.is_some_and(|factor| (factor * 255.0 - 1.0).abs() > 1e-4) {
         return Err(keys.wrong("rescale_factor", "1/255"));
     }
-    facts.mean_std =
+    settings.mean_std =
         match (keys.flag("do_normalize")?, keys.colours("image_mean")?, keys.colours("image_std")?)
         {
             (Some(false), ..) => Some(([0.0; 3], [1.0; 3])),
             (_, Some(mean), Some(std)) => Some((mean, std)),
-            _ => facts.mean_std,
+            _ => settings.mean_std,
         };
     let is_square = keys.get("size").is_some_and(|size| size.get("height").is_some());
-    facts.image_size = match keys.flag("do_center_crop")? {
+    settings.image_size = match keys.flag("do_center_crop")? {
         Some(true) => keys.side("crop_size")?,
         _ if is_square => keys.side("size")?,
         _ => None,
     };
-    facts.resize_mode = match (keys.flag("do_center_crop")?, is_square) {
+    settings.resize_mode = match (keys.flag("do_center_crop")?, is_square) {
         (Some(true), _) => Some(ResizeMode::Crop),
         (_, true) => Some(ResizeMode::Squash),
         _ => None,
     };
     // 3 is Pillow's number for bicubic.
     if let Some(other) = keys.size("resample")?.filter(|number| *number != 3) {
-        facts.notes.push(format!(
+        settings.notes.push(format!(
             "{} asks for resample = {other}; bicubic (3) is used instead",
             keys.file
         ));
@@ -422,10 +422,10 @@ fn preprocessor(text: &str, facts: &mut Facts) -> Result<(), CheckpointError> {
     let shortest =
         keys.get("size").and_then(|size| size.get("shortest_edge")).and_then(Value::as_u64);
     if let (Some(shortest), Some(side), Some(ResizeMode::Crop)) =
-        (shortest, facts.image_size, facts.resize_mode)
+        (shortest, settings.image_size, settings.resize_mode)
         && shortest as usize != side
     {
-        facts.notes.push(format!(
+        settings.notes.push(format!(
             "{} makes the shortest side {shortest} px before it cuts {side} out; here nothing is cut off that side",
             keys.file
         ));
@@ -455,14 +455,14 @@ const TIMM_ARGS: [&str; 17] = [
 ];
 
 /// Reads the `config.json` of a model on timm's hub.
-fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
+fn timm(kind: Kind, text: &str) -> Result<TowerSettings, CheckpointError> {
     let root = parse(CONFIG_FILE, text)?;
     let root = Keys { file: CONFIG_FILE, place: "", object: &root };
     let name = root
         .text("architecture")
         .ok_or_else(|| root.wrong("architecture", "timm's name of the model"))?;
-    let mut facts = match kind {
-        Kind::TimmLite if name.starts_with("tf_efficientnet_lite") => Facts::default(),
+    let mut settings = match kind {
+        Kind::TimmLite if name.starts_with("tf_efficientnet_lite") => TowerSettings::default(),
         Kind::TimmLite => {
             return Err(root.wrong(
                 "architecture",
@@ -472,17 +472,17 @@ fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
         _ => timm_vit(name)?,
     };
     if let Some(args) = root.within("model_args", "model_args.")? {
-        args.refuse_unknown(&TIMM_ARGS)?;
-        facts.num_attention_heads = args.size("num_heads")?.or(facts.num_attention_heads);
-        facts.sizes.extend(args.side("img_size")?.map(|side| ("image_size", side)));
+        args.reject_unknown_keys(&TIMM_ARGS)?;
+        settings.num_attention_heads = args.size("num_heads")?.or(settings.num_attention_heads);
+        settings.sizes.extend(args.side("img_size")?.map(|side| ("image_size", side)));
     }
     let Some(pretrained) = root.within("pretrained_cfg", "pretrained_cfg.")? else {
-        return Ok(facts);
+        return Ok(settings);
     };
     if let (Some(mean), Some(std)) = (pretrained.colours("mean")?, pretrained.colours("std")?) {
-        facts.mean_std = Some((mean, std));
+        settings.mean_std = Some((mean, std));
     }
-    facts.image_size =
+    settings.image_size =
         match pretrained.get("input_size").and_then(Value::as_array).map(Vec::as_slice) {
             None => None,
             Some([channels, height, width]) if channels == &Value::from(3) && height == width => {
@@ -490,16 +490,16 @@ fn timm(kind: Kind, text: &str) -> Result<Facts, CheckpointError> {
             }
             Some(_) => return Err(pretrained.wrong("input_size", "[3, side, side]")),
         };
-    facts.resize_mode = match pretrained.text("crop_mode") {
+    settings.resize_mode = match pretrained.text("crop_mode") {
         Some("squash") => Some(ResizeMode::Squash),
         _ => Some(ResizeMode::Crop),
     };
-    interpolation(pretrained, "interpolation", &mut facts);
-    Ok(facts)
+    interpolation(pretrained, "interpolation", &mut settings);
+    Ok(settings)
 }
 
 /// Derives settings from timm's name of a ViT.
-fn timm_vit(name: &str) -> Result<Facts, CheckpointError> {
+fn timm_vit(name: &str) -> Result<TowerSettings, CheckpointError> {
     let name = name.split('.').next().unwrap_or_default();
     let is_plain = ["vit_", "deit_", "deit3_", "flexivit_", "test_vit"]
         .iter()
@@ -530,10 +530,10 @@ fn timm_vit(name: &str) -> Result<Facts, CheckpointError> {
         _ if name.starts_with("test_vit") => Some(2),
         _ => None,
     };
-    Ok(Facts {
+    Ok(TowerSettings {
         num_attention_heads,
         hidden_act: Some(hidden_act),
         layer_norm_eps: Some(if name.contains("clip") { OPEN_CLIP_EPS } else { TIMM_EPS }),
-        ..Facts::default()
+        ..TowerSettings::default()
     })
 }

@@ -113,7 +113,7 @@ const TIMM: Names = Names {
 
 /// Settings that the weights of a vision transformer do not show.
 #[derive(Clone, Copy, Debug)]
-pub struct Unsaid {
+pub struct HiddenSettings {
     pub num_attention_heads: usize,
     pub hidden_act: HiddenAct,
     pub layer_norm_eps: f64,
@@ -154,7 +154,7 @@ fn names(kind: Kind) -> &'static Names {
 pub fn assemble<'a>(
     kind: Kind,
     encoder: &mut Shards<'a>,
-    unsaid: Unsaid,
+    hidden: HiddenSettings,
 ) -> Result<(VitConfig, Shards<'a>), CheckpointError> {
     let names = names(kind);
     let mut ours = Shards::default();
@@ -209,7 +209,7 @@ pub fn assemble<'a>(
         }
     }
     let ln_post = norm(encoder, names.ln_post)?;
-    let has_ln_post = ln_post.is_some() && !unsaid.norms_after_pooling;
+    let has_ln_post = ln_post.is_some() && !hidden.norms_after_pooling;
     for (part, stored) in ln_post.into_iter().flatten().filter(|_| has_ln_post) {
         put(&format!("ln_post.{part}"), stored);
     }
@@ -223,10 +223,10 @@ pub fn assemble<'a>(
         patch_size,
         hidden_size,
         num_hidden_layers,
-        num_attention_heads: unsaid.num_attention_heads,
+        num_attention_heads: hidden.num_attention_heads,
         mlp_ratio: ratio(mlp_width, hidden_size),
-        hidden_act: unsaid.hidden_act,
-        layer_norm_eps: unsaid.layer_norm_eps,
+        hidden_act: hidden.hidden_act,
+        layer_norm_eps: hidden.layer_norm_eps,
         class_token,
         ln_pre: has_ln_pre,
         ln_post: has_ln_post,
@@ -251,11 +251,11 @@ pub(super) fn resize_positions(
         _ => Resampling::Plain,
     };
     let shape = vec![n_before + to * to, width];
-    let made = Stored::made(vec![positions], shape, move |of| {
+    let resized = Stored::computed(vec![positions], shape, move |of| {
         let (class, grid) = of[0].split_at(n_before * width);
         [class, &resample(grid, width, from, to, resampling)].concat()
     });
-    ours.put(name, made);
+    ours.put(name, resized);
     config.image_size = image_size;
 }
 
@@ -293,7 +293,7 @@ fn positions(
 /// Adds `added` to every row except the first `n_before`.
 fn add_to_rows<'a>(table: Stored<'a>, added: Stored<'a>, n_before: usize) -> Stored<'a> {
     let shape = table.shape().to_vec();
-    Stored::made(vec![table, added], shape, move |of| {
+    Stored::computed(vec![table, added], shape, move |of| {
         let (mut table, added) = (of[0].clone(), &of[1]);
         for row in table.chunks_exact_mut(added.len()).skip(n_before) {
             row.iter_mut().zip(added).for_each(|(value, added)| *value += added);
@@ -305,7 +305,7 @@ fn add_to_rows<'a>(table: Stored<'a>, added: Stored<'a>, n_before: usize) -> Sto
 /// Scales the output of a layer: `scale * (W x + b)`.
 fn scaled<'a>(tensor: Stored<'a>, scale: &Stored<'a>) -> Stored<'a> {
     let shape = tensor.shape().to_vec();
-    Stored::made(vec![tensor, scale.clone()], shape, |of| {
+    Stored::computed(vec![tensor, scale.clone()], shape, |of| {
         let (mut rows, scale) = (of[0].clone(), &of[1]);
         let width = rows.len() / scale.len();
         for (row, scale) in rows.chunks_exact_mut(width).zip(scale) {

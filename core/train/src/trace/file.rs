@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_trace_is_refused() {
+    fn a_file_that_is_not_a_trace_is_an_error() {
         assert!(matches!(from_safetensors(b"no"), Err(TraceFileError::Malformed(_))));
         let view = TensorView::new(Dtype::U8, vec![1], &[0]).expect("one byte");
         let bytes = safetensors::serialize([("x", view)], None).expect("writable");

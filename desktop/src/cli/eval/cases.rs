@@ -7,7 +7,7 @@ use mmgem_core::session::Session;
 use mmgem_data::benchmark::classes::ClassSet;
 use mmgem_data::benchmark::{Benchmark, BenchmarkPhoto};
 use mmgem_eval::gallery::Gallery;
-use mmgem_eval::ranking::dot;
+use mmgem_eval::metrics::ranking::dot;
 use mmgem_eval::run::{CaptionRun, ClassRun, RegionRun, RetrievalRun};
 use pollster::block_on;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args as ClapArgs;
-use mmgem_eval::bootstrap::N_DRAWS;
+use mmgem_eval::metrics::bootstrap::N_DRAWS;
 use serde_json::{Map, Value, json};
 
 use super::record::Record;

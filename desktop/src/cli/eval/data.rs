@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
-use mmgem_data::benchmark::{Benchmark, BenchmarkFiles, LongText, Seen};
+use mmgem_data::benchmark::{Benchmark, BenchmarkFiles, LongText, ReadSummary};
 use mmgem_data::patterns::expand;
 
 use crate::context::Context;
@@ -58,12 +58,12 @@ impl Data {
 ///
 /// # Errors
 /// If there are any, with `--strict`.
-pub(super) fn note_skipped(seen: &Seen, context: &Context) -> Result<()> {
-    for why in &seen.skipped {
+pub(super) fn note_skipped(summary: &ReadSummary, context: &Context) -> Result<()> {
+    for why in &summary.skipped {
         note(false, format!("skipped {why}"));
     }
-    if context.strict && !seen.skipped.is_empty() {
-        anyhow::bail!("{} photos cannot be used (--strict)", seen.skipped.len());
+    if context.strict && !summary.skipped.is_empty() {
+        anyhow::bail!("{} photos cannot be used (--strict)", summary.skipped.len());
     }
     Ok(())
 }

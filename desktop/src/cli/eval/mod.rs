@@ -18,9 +18,9 @@ use mmgem_data::benchmark::Benchmark;
 use mmgem_data::benchmark::LongText;
 use mmgem_data::benchmark::classes::{ClassSet, open_elevater};
 use mmgem_data::files::{read, write_atomic};
-use mmgem_eval::bootstrap::Measures;
-use mmgem_eval::dense::dense_scores;
-use mmgem_eval::ranking::Ties;
+use mmgem_eval::metrics::bootstrap::Measures;
+use mmgem_eval::metrics::dense::dense_scores;
+use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{
     ClassRun, Encoder, Proposals, RegionCase, RegionRun, RetrievalOptions, RetrievalRun, captions,
     clicks, regions, retrieval, unscored_captions, zero_shot,
@@ -375,7 +375,7 @@ impl Ranking {
         outputs.check(None)?;
         let baseline = baseline.open(context)?;
         let (mut record, run) = self.record(&Encoder::MmGem(&context.session), context)?;
-        note_skipped(&run.seen, context)?;
+        note_skipped(&run.summary, context)?;
         let page = match outputs.wants_page() {
             true => cases::of_retrieval(&run, &self.benchmark, &context.session)?,
             false => Page::default(),
@@ -392,8 +392,13 @@ impl Ranking {
         let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
         let run = block_on(retrieval(encoder, &self.benchmark, self.options, tick))?;
         progress.finish();
-        let mut record =
-            Record::new(self.task, &self.benchmark.name, self.protocol.clone(), &run.seen, context);
+        let mut record = Record::new(
+            self.task,
+            &self.benchmark.name,
+            self.protocol.clone(),
+            &run.summary,
+            context,
+        );
         record.add_scores(&run.scores)?;
         record.measures = run.measures.clone();
         Ok((record, run))
@@ -411,7 +416,7 @@ fn run_zero_shot(args: &ZeroShotArgs, context: &Context) -> Result<()> {
     let missing = args.elevater.as_ref().map(|_| missing.as_slice());
     let runs = class_runs(&Encoder::MmGem(&context.session), &sets, args.limit, context)?;
     for run in &runs {
-        note_skipped(&run.seen, context)?;
+        note_skipped(&run.summary, context)?;
     }
     let page = match args.outputs.wants_page() {
         true => cases::of_classes(&runs, &sets)?,
@@ -452,12 +457,12 @@ fn class_record(
 ) -> Result<Record> {
     let protocol =
         "softmax(100 cosine) with class vectors: prompts at unit length, their mean at unit length";
-    let seen: Vec<_> = runs.iter().map(|run| &run.seen).collect();
+    let summaries: Vec<_> = runs.iter().map(|run| &run.summary).collect();
     let benchmark = match missing {
         Some(_) => format!("ELEVATER ICinW, {} of 20 sets", runs.len()),
         None => sets[0].name.clone(),
     };
-    let mut record = Record::of_many("zero-shot", &benchmark, protocol.into(), &seen, context);
+    let mut record = Record::of_runs("zero-shot", &benchmark, protocol.into(), &summaries, context);
     match (runs, missing) {
         ([run], None) => {
             record.add_scores(run)?;
@@ -516,7 +521,7 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
     let run = block_on(captions(&context.session, &benchmark, decoding, tick))?;
     progress.finish();
-    note_skipped(&run.seen, context)?;
+    note_skipped(&run.summary, context)?;
     if let Some(path) = &args.out {
         write_for_server(path, run.measures.ids.iter().zip(&run.candidates))?;
     }
@@ -528,7 +533,7 @@ fn run_caption(args: &CaptionArgs, context: &Context) -> Result<()> {
         "one caption a photo against all of its own, PTB tokens, as pycocoevalcap scores (CIDEr in 0..10); {}",
         args.decoding.words()
     );
-    let mut record = Record::new("caption", &benchmark.name, protocol, &run.seen, context);
+    let mut record = Record::new("caption", &benchmark.name, protocol, &run.summary, context);
     record.add_scores(&run.scores)?;
     record.scores.insert("n_images".into(), json!(run.candidates.len()));
     record.measures = run.measures;
@@ -554,13 +559,13 @@ fn run_unscored(
     )?;
     let mut progress = Progress::new(context.quiet);
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
-    let (captions, seen) =
+    let (captions, summary) =
         block_on(unscored_captions(&context.session, benchmark, decoding, tick))?;
     progress.finish();
-    note_skipped(&seen, context)?;
+    note_skipped(&summary, context)?;
     write_for_server(path, captions.iter().map(|(id, caption)| (id, caption)))?;
     let protocol = format!("captions for a server, not scored; {}", args.decoding.words());
-    let mut record = Record::new("caption", &benchmark.name, protocol, &seen, context);
+    let mut record = Record::new("caption", &benchmark.name, protocol, &summary, context);
     record.scores.insert("n_images".into(), json!(captions.len()));
     record.publish(&args.outputs, &Page::default(), context)
 }
@@ -609,7 +614,7 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
     progress.finish();
     let runs: Vec<(Stage, RegionRun)> = stages.iter().copied().zip(runs).collect();
     let (_, lead) = &runs[0];
-    note_skipped(&lead.seen, context)?;
+    note_skipped(&lead.summary, context)?;
     if let Some(path) = &args.out {
         write_atomic(path, &serde_json::to_vec_pretty(&said_of_boxes(&runs))?)?;
     }
@@ -617,7 +622,7 @@ fn run_region(args: &RegionArgs, context: &Context) -> Result<()> {
         true => cases::of_regions(&runs, &benchmark, &context.session)?,
         false => Page::default(),
     };
-    let mut record = Record::new("region", &benchmark.name, protocol, &lead.seen, context);
+    let mut record = Record::new("region", &benchmark.name, protocol, &lead.summary, context);
     record.measures.ids.clone_from(&lead.measures.ids);
     for ((_, run), prefix) in runs.iter().zip(["", STAGE_1]) {
         let (scores, measures) = region_scores(run, &args.scorers, proposals.is_some())?;
@@ -637,14 +642,14 @@ fn run_clicks(args: &RegionArgs, context: &Context) -> Result<()> {
     let tick = &mut |what: &'static str, n, all| progress.tick(what, n, all);
     let run = block_on(clicks(&context.session, &benchmark, tick))?;
     progress.finish();
-    note_skipped(&run.seen, context)?;
+    note_skipped(&run.summary, context)?;
     if let Some(path) = &args.out {
         write_atomic(path, &serde_json::to_vec_pretty(&run.cases)?)?;
     }
     let protocol = "a click on the centre of each thing (one box, 4 % of its photo or more, no person): the first proposed \
         box has IoU >= 0.5 with the thing's; off_center: clicks at 30 % and 70 % of the thing's sides; fixed_box: a \
         box of 75 % x 70 % of the photo around the click instead";
-    let mut record = Record::new("region", &benchmark.name, protocol.into(), &run.seen, context);
+    let mut record = Record::new("region", &benchmark.name, protocol.into(), &run.summary, context);
     record.add_scores(&run.scores)?;
     record.measures = run.measures;
     record.publish(&args.outputs, &Page::default(), context)

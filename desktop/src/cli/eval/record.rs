@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
-use mmgem_data::benchmark::Seen;
+use mmgem_data::benchmark::ReadSummary;
 use mmgem_data::files::{read, write_atomic};
-use mmgem_eval::bootstrap::{Interval, Measures, N_DRAWS};
+use mmgem_eval::metrics::bootstrap::{Interval, Measures, N_DRAWS};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -135,25 +135,25 @@ impl Record {
         task: &str,
         benchmark: &str,
         protocol: String,
-        seen: &Seen,
+        summary: &ReadSummary,
         context: &Context,
     ) -> Self {
-        Self::of_many(task, benchmark, protocol, &[seen], context)
+        Self::of_runs(task, benchmark, protocol, &[summary], context)
     }
 
     /// A record of several data sets together.
-    pub fn of_many(
+    pub fn of_runs(
         task: &str,
         benchmark: &str,
         protocol: String,
-        seen: &[&Seen],
+        summaries: &[&ReadSummary],
         context: &Context,
     ) -> Self {
-        let data_hash = match seen {
+        let data_hash = match summaries {
             [one] => one.data_hash,
-            many => many
-                .iter()
-                .fold(HASH_START, |hash, seen| hash_bytes(hash, &seen.data_hash.to_le_bytes())),
+            many => many.iter().fold(HASH_START, |hash, summary| {
+                hash_bytes(hash, &summary.data_hash.to_le_bytes())
+            }),
         };
         Self {
             task: task.into(),
@@ -163,8 +163,8 @@ impl Record {
             model_hash: format!("{:016x}", context.fingerprint),
             data_hash: format!("{data_hash:016x}"),
             program: format!("mmgem {} {}", env!("CARGO_PKG_VERSION"), env!("MMGEM_COMMIT")),
-            n_photos: seen.iter().map(|seen| seen.n_photos).sum(),
-            n_skipped: seen.iter().map(|seen| seen.skipped.len()).sum(),
+            n_photos: summaries.iter().map(|summary| summary.n_photos).sum(),
+            n_skipped: summaries.iter().map(|summary| summary.skipped.len()).sum(),
             scores: Map::new(),
             measures: Measures::default(),
             beside: Vec::new(),

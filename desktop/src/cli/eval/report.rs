@@ -1,7 +1,7 @@
 //! `--report`: an evaluation as one HTML file.
 
 use mmgem_core::image::BoxPx;
-use mmgem_eval::retrieval::recall_at;
+use mmgem_eval::metrics::retrieval::recall_at;
 
 use super::STAGE_1;
 use crate::demo::markup::{escape, rect};
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_says_what_it_was_told_and_nothing_becomes_markup() {
+    fn a_page_shows_its_texts_and_escapes_markup() {
         let shown = Shown {
             label: "a <photo>".into(),
             uri: "data:,".into(),

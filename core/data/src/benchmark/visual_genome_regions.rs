@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, Listed, folder_of,
-    from_json, read_json, roots,
+    Benchmark, BenchmarkError, BenchmarkFiles, BenchmarkPhoto, BenchmarkRegion, UnlocatedPhotos,
+    folder_of, from_json, read_json, roots,
 };
 use crate::visual_genome::FileEntry;
 
@@ -34,11 +34,11 @@ pub(super) fn open(
     };
     let in_split =
         |image: &FileEntry| chosen.as_ref().is_none_or(|chosen| chosen.contains(&image.id));
-    let listed: Listed = images.into_iter().filter(in_split).map(listed).collect();
+    let listed: UnlocatedPhotos = images.into_iter().filter(in_split).map(listed).collect();
     let name =
         format!("Visual Genome regions, {}", split.map_or("all".into(), |s| format!("split {s}")));
     let roots = roots(files, &folder, &["VG_100K", "VG_100K_2"]);
-    Benchmark::of_files(name, listed, &roots, WANTED, path)
+    Benchmark::from_files(name, listed, &roots, WANTED, path)
 }
 
 fn listed(entry: FileEntry) -> (BenchmarkPhoto, Vec<String>) {

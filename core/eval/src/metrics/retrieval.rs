@@ -121,9 +121,9 @@ pub fn ranks_from_scores(
     }
     let mut right = RightScores::new(n_images, text_image_idx, Ties::Against)?;
     for (image_idx, row) in scores.chunks_exact(n_texts).enumerate() {
-        right.find(image_idx, row);
+        right.add_row(image_idx, row);
     }
-    let mut ahead = Ahead::none(&right);
+    let mut ahead = Ahead::new(&right);
     for (image_idx, row) in scores.chunks_exact(n_texts).enumerate() {
         ahead.count(&right, image_idx, 0, row);
     }
@@ -158,9 +158,9 @@ pub fn ranks_from_embeds(
     let mut right = RightScores::new(n_images, text_image_idx, ties)?;
     for (text_idx, &image_idx) in text_image_idx.iter().enumerate() {
         let image_embed = &image_embeds[image_idx * embed_dim..][..embed_dim];
-        right.see(text_idx, dot(image_embed, &text_embeds[text_idx * embed_dim..][..embed_dim]));
+        right.add(text_idx, dot(image_embed, &text_embeds[text_idx * embed_dim..][..embed_dim]));
     }
-    let mut ahead = Ahead::none(&right);
+    let mut ahead = Ahead::new(&right);
     ahead.count_block(&right, (0, image_embeds), (0, text_embeds), embed_dim);
     Ok(ahead.ranks(&right))
 }

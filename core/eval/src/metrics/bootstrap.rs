@@ -210,7 +210,7 @@ impl Measures {
     }
 
     /// The score `name` on all photos; `None` if the name is unknown.
-    pub fn whole(&self, name: &str) -> Option<f64> {
+    pub fn score_on_all(&self, name: &str) -> Option<f64> {
         self.score(name, &(0..self.ids.len()).collect::<Vec<_>>())
     }
 
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_on_the_same_photos_is_told_from_noise() {
+    fn a_difference_on_the_same_photos_is_significant_only_beyond_noise() {
         let a: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0)).collect();
         let b: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0 || i % 20 == 1)).collect();
         let (_, found) = run(&a).compare(&run(&b), N_DRAWS, 0).expect("the same photos").remove(0);
@@ -379,7 +379,7 @@ mod tests {
     fn parts_are_drawn_with_their_photo() {
         let mut measures = Measures { ids: vec!["a".into(), "b".into()], ..Default::default() };
         measures.add_mean_of_parts("recall", &[0, 0, 1], [1.0, 0.0, 1.0]);
-        assert_eq!(measures.whole("recall"), Some(2.0 / 3.0));
+        assert_eq!(measures.score_on_all("recall"), Some(2.0 / 3.0));
         assert_eq!(measures.score("recall", &[0, 0]), Some(0.5));
     }
 
@@ -389,7 +389,7 @@ mod tests {
         let (a, b) = (run(&small), run(&[1.0; 300]));
         let all = Measures::of_sets([("a", "hits", &a), ("b", "hits", &b)], "mean");
         assert_eq!(all.names().collect::<Vec<_>>(), ["a.hits", "b.hits", "mean"]);
-        assert_eq!((all.whole("b.hits"), all.whole("mean")), (Some(1.0), Some(0.75)));
+        assert_eq!((all.score_on_all("b.hits"), all.score_on_all("mean")), (Some(1.0), Some(0.75)));
         let intervals = all.intervals(N_DRAWS, 0);
         let of =
             |name: &str| intervals.iter().find(|(found, _)| found == name).expect("it is there").1;
@@ -414,7 +414,7 @@ mod tests {
         measures
             .measures
             .push(("map".into(), Measure::Map11Points { n_classes: 2, scores, labels }));
-        assert_eq!(measures.whole("map"), Some(1.0));
+        assert_eq!(measures.score_on_all("map"), Some(1.0));
         // Class 1 is not drawn; class 0 keeps its perfect ranking.
         assert_eq!(measures.score("map", &[0, 1, 1]), Some(1.0));
         assert!(measures.intervals(20, 3)[0].1.low > 0.99);

@@ -55,7 +55,7 @@ impl<'a> RightScores<'a> {
     }
 
     /// Adds the score of a text with its own image. Callers add texts in order.
-    pub fn see(&mut self, text_idx: usize, score: f32) {
+    pub fn add(&mut self, text_idx: usize, score: f32) {
         if score.is_nan() {
             return;
         }
@@ -67,10 +67,10 @@ impl<'a> RightScores<'a> {
     }
 
     /// Adds the right pairs from a row of scores of one image with all texts.
-    pub(super) fn find(&mut self, image_idx: usize, row: &[f32]) {
+    pub(super) fn add_row(&mut self, image_idx: usize, row: &[f32]) {
         for (text_idx, &score) in row.iter().enumerate() {
             if self.text_image_idx[text_idx] == image_idx {
-                self.see(text_idx, score);
+                self.add(text_idx, score);
             }
         }
     }
@@ -96,7 +96,7 @@ pub struct Ahead {
 
 impl Ahead {
     /// Starts with zero counts.
-    pub fn none(right: &RightScores) -> Self {
+    pub fn new(right: &RightScores) -> Self {
         Self { of_image: vec![0; right.of_image.len()], of_text: vec![0; right.of_text.len()] }
     }
 
@@ -196,12 +196,12 @@ mod tests {
 
         let mut right = RightScores::new(n_images, &own, Ties::Against).expect("they fit");
         for (text, &image) in own.iter().enumerate() {
-            right.see(text, dot(&images[image * dim..][..dim], &texts[text * dim..][..dim]));
+            right.add(text, dot(&images[image * dim..][..dim], &texts[text * dim..][..dim]));
         }
-        let mut sum = Ahead::none(&right);
+        let mut sum = Ahead::new(&right);
         for (i, image_block) in images.chunks(5 * dim).enumerate() {
             for (t, text_block) in texts.chunks(7 * dim).enumerate() {
-                let mut part = Ahead::none(&right);
+                let mut part = Ahead::new(&right);
                 part.count_block(&right, (5 * i, image_block), (7 * t, text_block), dim);
                 sum.add(&part);
             }
