@@ -136,8 +136,8 @@ pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, Image
 }
 
 /// [`decode`], where a large image may come out smaller: a half, a quarter or an eighth of its size, as long as
-/// neither side falls below `least_side`. Of a JPEG or PNG that is cut short or damaged it shows what there is, and
-/// says so in [`Decoded::problem`].
+/// neither side falls below `least_side`. Of an image that is cut short or damaged it shows what there is, and says
+/// so in [`Decoded::problem`]. HEIC and AVIF are shown whole or not at all.
 ///
 /// libjpeg's scaled transform reads a large photo several times as fast, and a resize to half of
 /// `least_side` or less hides the difference: see [`super::Preprocessed::of_original`].
@@ -159,7 +159,7 @@ pub fn decode_scaled(
         Format::Known(ImageFormat::Jpeg) => super::jpeg::decode(bytes, limits, least_side),
         Format::Known(ImageFormat::Png) => super::png::decode(bytes, limits, least_side),
         Format::Known(ImageFormat::Tiff) => super::tiff::decode(bytes, limits, least_side),
-        Format::Known(format) => super::other::decode(bytes, format, limits, least_side),
+        Format::Known(format) => super::other::decode(bytes, (format, name), limits, least_side),
     });
     let stopped = match drawn {
         Ok(Ok(Drawn { pixels, size: (width, height), orientation, problem })) => {
@@ -290,6 +290,20 @@ impl From<ImageError> for Stopped {
     fn from(error: ImageError) -> Self {
         Self::Refused(error)
     }
+}
+
+/// An image of which less than this share can be read shows nothing that could be found again.
+const LEAST_ARRIVED: f64 = 1.0 / 16.0;
+
+/// What is wrong with an image of which some rows can be read, in words; `None` if they are too few to be shown.
+pub(super) fn cut_short(format: &str, n_rows: usize, height: u32) -> Option<String> {
+    let share = n_rows as f64 / f64::from(height.max(1));
+    let percent = (100.0 * share).floor();
+    (share >= LEAST_ARRIVED).then(|| {
+        format!(
+            "the {format} is cut short or damaged: {percent} % of it can be read, the rest is grey"
+        )
+    })
 }
 
 /// The high bytes of 16-bit samples, of which `first` says whether they come first (0) or second (1).

@@ -2,9 +2,10 @@
 //! and CIELab. Of several pages the first.
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use image::metadata::Orientation;
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
@@ -12,9 +13,10 @@ use super::canvas::Canvas;
 use super::colour::{
     Converter, FloatConverter, Samples, Space, rgb_from_lab, rgb_from_ycbcr, unmultiplied,
 };
-use super::decode::{DecodeLimits, Drawn, Stopped};
+use super::decode::{DecodeLimits, Drawn, Stopped, cut_short};
 use super::exif::{Directories, PHOTOMETRIC};
 
+const WHITE_IS_ZERO: u16 = 0;
 const BLACK_IS_ZERO: u16 = 1;
 const RGB: u16 = 2;
 const PALETTE: u64 = 3;
@@ -41,7 +43,7 @@ impl From<TiffError> for Stopped {
     }
 }
 
-/// Decodes the first page.
+/// Decodes the first page; of one that is cut short or damaged the rows before that, the others in grey.
 pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
@@ -55,11 +57,17 @@ pub(super) fn decode(
     let range = if page.is_measured { Some(page.range()?) } else { None };
     let mut canvas = Canvas::new(width, height, by)?;
     let mut row = Row::new(&mut page);
-    page.for_each_row(|values| match values {
+    let ended = page.for_each_row(|values| match values {
         Values::Bytes(values) => row.push(values, &mut canvas),
         Values::Floats(values) => row.push_floats(values, range.unwrap_or((0.0, 1.0)), &mut canvas),
-    })?;
-    Ok(Drawn { pixels: canvas.finish()?, size, orientation: page.orientation(), problem: None })
+    });
+    let mut problem = None;
+    if let Err(stopped) = ended {
+        let Some(cut) = cut_short("TIFF", canvas.rows(), height) else { return Err(stopped) };
+        problem = Some(cut);
+        canvas.fill_up();
+    }
+    Ok(Drawn { pixels: canvas.finish()?, size, orientation: page.orientation(), problem })
 }
 
 /// What the samples of a pixel mean.
@@ -99,6 +107,8 @@ struct Page<'a> {
     alpha: Option<u16>,
     /// Whether the values are floats or signed, of which only looking at all of them tells the range.
     is_measured: bool,
+    /// Where the strips lie whose bytes are the samples: neither compressed nor wide, packed, inverted or apart.
+    plain: Option<Vec<Range<usize>>>,
 }
 
 impl<'a> Page<'a> {
@@ -142,8 +152,30 @@ impl<'a> Page<'a> {
         }
         let is_planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(PLANAR);
         let is_palette = matches!(kind, Kind::Palette(_));
+        let is_set = |tag, to: u16, decoder: &mut Decoder<Patched>| -> Result<bool, Stopped> {
+            Ok(decoder.find_tag_unsigned::<u16>(tag)?.is_none_or(|value| value == to))
+        };
+        let is_inverted = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation)?
+            == Some(WHITE_IS_ZERO);
+        let is_plain = is_set(Tag::Compression, 1, &mut decoder)?
+            && is_set(Tag::Predictor, 1, &mut decoder)?
+            && decoder.get_chunk_type() == ChunkType::Strip
+            && bits == 8
+            && !(is_inverted || is_planar || is_measured || matches!(kind, Kind::YCbCr));
+        let plain = if is_plain { strips(&mut decoder) } else { None };
         let (kind, n_samples) = (Some(kind), usize::from(n_samples));
-        Ok(Self { decoder, size, kind, is_palette, bits, n_samples, is_planar, alpha, is_measured })
+        Ok(Self {
+            decoder,
+            size,
+            kind,
+            is_palette,
+            bits,
+            n_samples,
+            is_planar,
+            alpha,
+            is_measured,
+            plain,
+        })
     }
 
     fn orientation(&mut self) -> Orientation {
@@ -161,7 +193,8 @@ impl<'a> Page<'a> {
         (width.clamp(1, self.size.0), height.clamp(1, self.size.1))
     }
 
-    /// A row of strips or tiles, the chunk that is read, and the result; twice that, because turning makes another.
+    /// The chunk that is read, the row of tiles or planes that it belongs to, and the result; twice that, because
+    /// turning makes another.
     fn needed_bytes(&self, by: u32) -> u64 {
         let (width, height) = (u64::from(self.size.0), u64::from(self.size.1));
         let bytes = u64::from(self.bits.div_ceil(8)) * self.n_samples as u64;
@@ -169,6 +202,8 @@ impl<'a> Page<'a> {
             * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
         let (chunk_width, chunk_height) = self.chunk();
         let of_a_chunk = u64::from(chunk_width) * u64::from(chunk_height) * bytes;
+        let of_a_chunk = if self.plain.is_some() { 0 } else { of_a_chunk };
+        let of_a_row = if chunk_width == self.size.0 && !self.is_planar { 0 } else { of_a_row };
         of_a_row * u64::from(chunk_height) + of_a_chunk + 6 * width * height / u64::from(by * by)
     }
 
@@ -181,7 +216,11 @@ impl<'a> Page<'a> {
         use DecodingResult::{F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
         let samples = if self.is_planar { 1 } else { self.n_samples };
         let floats = |values: Vec<f32>| Ok(Values::Floats(values));
-        match self.decoder.read_chunk(idx)? {
+        let read = self.decoder.read_chunk(idx)?;
+        if matches!(read, U8(_) | U16(_) | U32(_) | U64(_)) == self.is_measured {
+            return Err(Stopped::Unsupported("samples of several formats".into()));
+        }
+        match read {
             U8(values) if self.bits < 8 => {
                 Ok(Values::Bytes(self.unpacked(&values, columns * samples)))
             }
@@ -222,40 +261,102 @@ impl<'a> Page<'a> {
     }
 
     /// Hands over the rows from the top to the bottom, the samples of a pixel side by side.
+    ///
+    /// # Errors
+    /// When a strip or tile cannot be read; the rows above it were handed over.
     fn for_each_row(&mut self, mut take: impl FnMut(Values<&[u8], &[f32]>)) -> Result<(), Stopped> {
+        let (width, height) = self.size;
+        let chunk_height = self.chunk().1;
+        let row_len = width as usize * self.n_samples;
+        for chunk_y in 0..height.div_ceil(chunk_height) {
+            let n_rows = chunk_height.min(height - chunk_y * chunk_height) as usize;
+            let mut hand_over = |rows: Values<Vec<u8>, Vec<f32>>, n_rows: usize| match rows {
+                Values::Bytes(rows) => {
+                    rows.chunks_exact(row_len).take(n_rows).for_each(|row| take(Values::Bytes(row)))
+                }
+                Values::Floats(rows) => rows
+                    .chunks_exact(row_len)
+                    .take(n_rows)
+                    .for_each(|row| take(Values::Floats(row))),
+            };
+            if let Some(strips) = &self.plain {
+                // They are not copied: a strip may be the whole of a large scan.
+                let file: &[u8] = self.decoder.inner().bytes.get_ref();
+                let strip = strips.get(chunk_y as usize).cloned().unwrap_or_default();
+                let strip = file.get(strip.start..strip.end.min(file.len())).unwrap_or_default();
+                let rows = strip.chunks_exact(row_len).take(n_rows);
+                let n_arrived = rows.len();
+                rows.for_each(|row| take(Values::Bytes(row)));
+                if n_arrived < n_rows {
+                    return Err(Stopped::Corrupt("the file ends within its pixels".into()));
+                }
+                continue;
+            }
+            match self.read_row_of_chunks(chunk_y, n_rows * row_len) {
+                Ok(rows) => hand_over(rows, n_rows),
+                Err(Stopped::Corrupt(why)) => {
+                    if let Some(n_arrived) = self.rows_of_cut_strip(chunk_y) {
+                        self.decoder.inner().is_endless = true;
+                        let again = self.read_row_of_chunks(chunk_y, n_rows * row_len);
+                        self.decoder.inner().is_endless = false;
+                        again.into_iter().for_each(|rows| hand_over(rows, n_arrived.min(n_rows)));
+                    }
+                    return Err(Stopped::Corrupt(why));
+                }
+                Err(stopped) => return Err(stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// The `len` samples of the strip, or of the tiles side by side, whose first row is `chunk_y` chunks below the top.
+    fn read_row_of_chunks(
+        &mut self,
+        chunk_y: u32,
+        len: usize,
+    ) -> Result<Values<Vec<u8>, Vec<f32>>, Stopped> {
         let (width, height) = self.size;
         let (chunk_width, chunk_height) = self.chunk();
         let (across, down) = (width.div_ceil(chunk_width), height.div_ceil(chunk_height));
-        let row_len = width as usize * self.n_samples;
-        let (mut bytes, mut floats): (Vec<u8>, Vec<f32>) = (Vec::new(), Vec::new());
-        for chunk_y in 0..down {
-            let n_rows = chunk_height.min(height - chunk_y * chunk_height) as usize;
-            let is_floats = self.is_measured;
-            bytes.resize(if is_floats { 0 } else { n_rows * row_len }, 0);
-            floats.resize(if is_floats { n_rows * row_len } else { 0 }, 0.0);
-            for chunk_x in 0..across {
-                let left = chunk_x * chunk_width;
-                let columns = chunk_width.min(width - left) as usize;
-                for plane in 0..if self.is_planar { self.n_samples } else { 1 } {
-                    let idx = (plane as u32 * down + chunk_y) * across + chunk_x;
-                    let place = Place {
-                        left: left as usize,
-                        columns,
-                        row_len,
-                        n_samples: self.n_samples,
-                        plane: self.is_planar.then_some(plane),
-                    };
-                    match self.read_chunk(idx, columns)? {
-                        Values::Bytes(values) if !is_floats => place.fill(&mut bytes, &values),
-                        Values::Floats(values) if is_floats => place.fill(&mut floats, &values),
-                        _ => return Err(Stopped::Unsupported("samples of several formats".into())),
-                    }
+        if across == 1 && !self.is_planar {
+            return self.read_chunk(chunk_y, width as usize);
+        }
+        let n_floats = if self.is_measured { len } else { 0 };
+        let (mut bytes, mut floats) = (vec![0; len - n_floats], vec![0.0; n_floats]);
+        for chunk_x in 0..across {
+            let left = chunk_x * chunk_width;
+            let columns = chunk_width.min(width - left) as usize;
+            for plane in 0..if self.is_planar { self.n_samples } else { 1 } {
+                let idx = (plane as u32 * down + chunk_y) * across + chunk_x;
+                let place = Place {
+                    left: left as usize,
+                    columns,
+                    row_len: width as usize * self.n_samples,
+                    n_samples: self.n_samples,
+                    plane: self.is_planar.then_some(plane),
+                };
+                match self.read_chunk(idx, columns)? {
+                    Values::Bytes(values) => place.fill(&mut bytes, &values),
+                    Values::Floats(values) => place.fill(&mut floats, &values),
                 }
             }
-            bytes.chunks_exact(row_len).for_each(|row| take(Values::Bytes(row)));
-            floats.chunks_exact(row_len).for_each(|row| take(Values::Floats(row)));
         }
-        Ok(())
+        Ok(if self.is_measured { Values::Floats(floats) } else { Values::Bytes(bytes) })
+    }
+
+    /// Rows of a strip that are whole in a file that ends within it; `None` if the strip is compressed, a tile, or a
+    /// plane.
+    fn rows_of_cut_strip(&mut self, strip: u32) -> Option<usize> {
+        let is_plain =
+            self.decoder.find_tag_unsigned::<u16>(Tag::Compression).ok()?.unwrap_or(1) == 1;
+        if !is_plain || self.is_planar || self.decoder.get_chunk_type() != ChunkType::Strip {
+            return None;
+        }
+        let offsets = self.decoder.find_tag_unsigned_vec::<u64>(Tag::StripOffsets).ok()??;
+        let n_bytes = self.decoder.inner().bytes.get_ref().len() as u64;
+        let row_bits = u64::from(self.size.0) * self.n_samples as u64 * u64::from(self.bits);
+        let arrived = n_bytes.checked_sub(*offsets.get(strip as usize)?)?;
+        usize::try_from(arrived / row_bits.div_ceil(8)).ok()
     }
 
     /// What is black and what is white of floats and signed numbers.
@@ -263,13 +364,18 @@ impl<'a> Page<'a> {
     /// Of floats 0 and 1, or 0 and 255 where they go far beyond 1; of measurements their least and most.
     fn range(&mut self) -> Result<(f32, f32), Stopped> {
         let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-        self.for_each_row(|values| {
+        let ended = self.for_each_row(|values| {
             if let Values::Floats(values) = values {
                 for value in values.iter().filter(|value| value.is_finite()) {
                     (least, most) = (least.min(*value), most.max(*value));
                 }
             }
-        })?;
+        });
+        match ended {
+            // What arrived has a range too.
+            Ok(()) | Err(Stopped::Corrupt(_)) => {}
+            Err(stopped) => return Err(stopped),
+        }
         // Wide gamuts and sharpening leave a little below zero.
         let has_none_below = least >= -0.1 * most;
         Ok(match () {
@@ -401,6 +507,16 @@ impl Row {
     }
 }
 
+/// Where the strips lie in the file, as it says.
+fn strips(decoder: &mut Decoder<Patched>) -> Option<Vec<Range<usize>>> {
+    let offsets = decoder.find_tag_unsigned_vec::<u64>(Tag::StripOffsets).ok()??;
+    let lens = decoder.find_tag_unsigned_vec::<u64>(Tag::StripByteCounts).ok()??;
+    let strip = |(start, len): (&u64, &u64)| {
+        Some(usize::try_from(*start).ok()?..usize::try_from(start.checked_add(*len)?).ok()?)
+    };
+    offsets.iter().zip(&lens).map(strip).collect()
+}
+
 /// The colours of a palette, of 16 bits each: all reds, all greens, all blues.
 fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, Stopped> {
     let map = decoder.get_tag_u16_vec(Tag::ColorMap)?;
@@ -418,6 +534,8 @@ fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, Sto
 struct Patched<'a> {
     bytes: Cursor<&'a [u8]>,
     patch: Option<(u64, [u8; 2])>,
+    /// Zeros follow the last byte.
+    is_endless: bool,
 }
 
 impl<'a> Patched<'a> {
@@ -442,7 +560,7 @@ impl<'a> Patched<'a> {
             is_short.then_some((entry.at as u64, bytes))
         });
         (
-            Self { bytes: Cursor::new(bytes), patch },
+            Self { bytes: Cursor::new(bytes), patch, is_endless: false },
             patch.and(found).map(|(.., photometric)| photometric),
         )
     }
@@ -452,6 +570,11 @@ impl Read for Patched<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let from = self.bytes.position();
         let n = self.bytes.read(buf)?;
+        if n == 0 && self.is_endless {
+            buf.fill(0);
+            self.bytes.set_position(from + buf.len() as u64);
+            return Ok(buf.len());
+        }
         if let Some((at, patch)) = self.patch {
             for (place, value) in
                 (at..).zip(patch).filter(|(place, _)| (from..from + n as u64).contains(place))
@@ -477,6 +600,7 @@ mod tests {
     use crate::image::colour::tests::{INKS, OF_INKS, of_inks};
     use crate::image::decode::tests::{check_close, decoded, refused, scaled};
     use crate::image::resize::tests::picture;
+    use crate::image::{Decoded, ImageError, decode_scaled};
 
     /// A file as programs write it, from the entries of its first directory and the bytes of its strips or tiles.
     #[derive(Clone)]
@@ -556,6 +680,29 @@ mod tests {
             bytes
         }
 
+        /// The file with its directory before its strips or tiles, of the small kind and little-endian.
+        fn directory_first(&self) -> Vec<u8> {
+            let draw = |first: usize| {
+                let mut bytes = b"II\x2a\0\0\0\0\0".to_vec();
+                let mut at = first as u64;
+                let offset = |chunk: &Vec<u8>| {
+                    at += chunk.len() as u64;
+                    at - chunk.len() as u64
+                };
+                let offsets = self.chunks.iter().map(offset).collect();
+                let counts = self.chunks.iter().map(|chunk| chunk.len() as u64).collect();
+                let is_tiled = self.entries.iter().any(|entry| entry.0 == 322);
+                let mut entries = self.entries.clone();
+                entries.push((if is_tiled { 324 } else { 273 }, LONG, offsets));
+                entries.push((if is_tiled { 325 } else { 279 }, LONG, counts));
+                let directory = self.directory(&mut bytes, entries);
+                bytes.splice(4..8, (directory as u32).to_le_bytes());
+                bytes
+            };
+            let first = draw(0).len();
+            [draw(first), self.chunks.concat()].concat()
+        }
+
         /// Appends a directory and returns where it begins; it ends with the offset of the next.
         fn directory(&self, bytes: &mut Vec<u8>, mut entries: Vec<(u16, u16, Vec<u64>)>) -> usize {
             let (offset_len, count_len) = if self.big { (8, 8) } else { (4, 2) };
@@ -599,6 +746,79 @@ mod tests {
         RgbImage::from_fn(image.width(), image.height(), |x, y| {
             image::Rgb([image.get_pixel(x, y).0[0]; 3])
         })
+    }
+
+    /// Cuts the last bytes off and counts the first rows that are those of the image; the others must be grey.
+    fn check_cut(file: &File, image: &RgbImage, n_bytes_less: usize, n_rows: u32) {
+        let whole = file.directory_first();
+        assert_eq!(&decoded(&whole), image);
+        let cut = &whole[..whole.len() - n_bytes_less];
+        let Decoded { pixels, problem, .. } = scaled(cut, DecodeLimits::default(), u32::MAX);
+        let percent = 100 * n_rows / image.height();
+        let problem = problem.expect("a part is missing");
+        assert!(
+            problem.contains("TIFF is cut short")
+                && problem.contains(&format!(" {percent} % of it")),
+            "{problem}"
+        );
+        for (y, (row, wanted)) in pixels.rows().zip(image.rows()).enumerate() {
+            let wanted: Vec<[u8; 3]> = match (y as u32) < n_rows {
+                true => wanted.map(|pixel| pixel.0).collect(),
+                false => vec![[128; 3]; image.width() as usize],
+            };
+            assert_eq!(row.map(|pixel| pixel.0).collect::<Vec<_>>(), wanted, "row {y}");
+        }
+        assert!(refused(cut).contains("get it again"));
+    }
+
+    #[test]
+    fn the_rows_that_arrived_are_shown_and_the_file_is_named() {
+        let image = picture(20, 30);
+        // One strip of 30 rows, 60 bytes each.
+        check_cut(&rgb(&image), &image, 9 * 60 + 7, 20);
+        // Strips of ten rows, the second cut.
+        let mut strips = rgb(&image).with(278, LONG, &[10]);
+        strips.chunks = image.as_raw().chunks(600).map(<[u8]>::to_vec).collect();
+        check_cut(&strips, &image, 600 + 9 * 60 + 7, 10);
+        check_cut(&strips, &image, 600 + 7, 19);
+        // Compressed ones are read as a whole or not at all.
+        let mut packed = strips.with(259, SHORT, &[8]);
+        packed.chunks = packed.chunks.iter().map(|strip| deflated(strip)).collect();
+        check_cut(&packed, &image, 50, 20);
+        // Floats of grey, whose range is that of what arrived.
+        let shades = gray(&image);
+        let values = shades.as_raw().chunks(3).map(|pixel| f32::from(pixel[0]) / 255.0);
+        let file = File::new((20, 30), 1, &[32], floats(values)).with(339, SHORT, &[3]);
+        check_cut(&file, &shades, 10 * 80, 20);
+    }
+
+    #[test]
+    fn a_file_whose_directory_did_not_arrive_is_refused() {
+        let whole = rgb(&picture(20, 30)).bytes();
+        let error = refused(&whole[..whole.len() - 20]);
+        assert!(error.contains("TIFF") && error.contains("cut short"), "{error}");
+        // Nor is one of which next to nothing arrived.
+        let whole = rgb(&picture(20, 30)).directory_first();
+        let error = decode_scaled(&whole[..whole.len() - 1790], DecodeLimits::default(), u32::MAX)
+            .expect_err("ten bytes of pixels");
+        assert!(matches!(error, ImageError::Corrupt { format: "TIFF", .. }), "{error}");
+    }
+
+    /// Stored blocks in a zlib stream.
+    fn deflated(bytes: &[u8]) -> Vec<u8> {
+        let adler = bytes.iter().fold((1_u32, 0_u32), |(a, b), byte| {
+            let a = (a + u32::from(*byte)) % 65521;
+            (a, (b + a) % 65521)
+        });
+        let len = bytes.len() as u16;
+        [
+            &[0x78, 0x01, 0x01][..],
+            &len.to_le_bytes(),
+            &(!len).to_le_bytes(),
+            bytes,
+            &(adler.1 << 16 | adler.0).to_be_bytes(),
+        ]
+        .concat()
     }
 
     #[test]
@@ -830,16 +1050,20 @@ mod tests {
         // 4,000 x 4,000 pixels of nothing, in one strip or in rows that all are the same bytes.
         let limits =
             DecodeLimits { max_bytes: 4_000_000, max_pixels: 100_000, ..DecodeLimits::default() };
-        let strip = File::new((4000, 4000), 1, &[8], vec![]);
+        let strip = File::new((4000, 4000), 1, &[16], vec![]);
         let error =
             crate::image::decode_whole(&strip.bytes(), limits).expect_err("16 MB").to_string();
         assert!(
             error.contains("4000x4000, which needs") && error.contains("strips or tiles"),
             "{error}"
         );
-        let rows = File { chunks: vec![vec![200; 4000]; 4000], ..strip }.with(278, LONG, &[1]);
-        let decoded = scaled(&rows.bytes(), limits, u32::MAX);
-        assert_eq!((decoded.width, decoded.pixels.dimensions()), (4000, (250, 250)));
-        assert!(decoded.pixels.as_raw().iter().all(|value| *value == 200));
+        let rows = File { chunks: vec![vec![200; 8000]; 4000], ..strip }.with(278, LONG, &[1]);
+        // Samples of 8 bits are read where they are, however long the strip.
+        let plain = File::new((4000, 4000), 1, &[8], vec![200; 16_000_000]);
+        for file in [rows, plain] {
+            let decoded = scaled(&file.bytes(), limits, u32::MAX);
+            assert_eq!((decoded.width, decoded.pixels.dimensions()), (4000, (250, 250)));
+            assert!(decoded.pixels.as_raw().iter().all(|value| *value == 200));
+        }
     }
 }
