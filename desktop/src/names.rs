@@ -6,7 +6,8 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::{Component, MAIN_SEPARATOR, MAIN_SEPARATOR_STR, Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde_json::Value;
@@ -23,6 +24,37 @@ pub fn shown(path: &Path) -> String {
         chunk.invalid().iter().for_each(|byte| _ = write!(line, "\\x{byte:02x}"));
     }
     line
+}
+
+/// The invisible marks around a name that is set apart: left-to-right isolate, and the end of one.
+const ISOLATE: [char; 2] = ['\u{2066}', '\u{2069}'];
+
+/// [`shown`] for a line of a result. On a terminal each folder and file whose name has letters that are written from
+/// right to left is set apart by [`ISOLATE`], so that it turns nothing but itself and `.jpg` stays at its end; a pipe
+/// gets the name alone.
+pub fn listed(path: &Path) -> String {
+    let name = shown(path);
+    if std::io::stdout().is_terminal() { set_apart(&name) } else { name }
+}
+
+fn set_apart(path: &str) -> String {
+    let part = |name: &str| match name.chars().any(goes_left) {
+        true => format!("{}{name}{}", ISOLATE[0], ISOLATE[1]),
+        false => name.to_owned(),
+    };
+    path.split(MAIN_SEPARATOR).map(part).collect::<Vec<_>>().join(MAIN_SEPARATOR_STR)
+}
+
+/// Letters of Hebrew, Arabic, Syriac, Thaana, NKo and their kin.
+fn goes_left(c: char) -> bool {
+    matches!(
+        c,
+        '\u{590}'..='\u{8ff}'
+            | '\u{fb1d}'..='\u{fdff}'
+            | '\u{fe70}'..='\u{fefc}'
+            | '\u{10800}'..='\u{10fff}'
+            | '\u{1e800}'..='\u{1efff}'
+    )
 }
 
 /// A text of one line or several in which nothing but a line feed acts on a terminal.
@@ -133,13 +165,17 @@ fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
 }
 
 /// How a command takes the path of something that is there: as the file system has it, as a `file:` URI that `--json`
-/// told, or with accents composed another way than on the disk.
+/// told, with accents composed another way than on the disk, or copied from a terminal ([`listed`]).
 pub fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().map(given)
 }
 
 /// See [`path_parser`].
 pub fn given(path: PathBuf) -> PathBuf {
+    let path = match path.to_str() {
+        Some(text) if text.contains(ISOLATE) && !path.exists() => text.replace(ISOLATE, "").into(),
+        _ => path,
+    };
     match path.to_str().and_then(path_of_uri) {
         Some(of_uri) if !path.exists() => of_uri,
         _ => as_on_disk(&path),
@@ -192,6 +228,22 @@ pub fn folded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn on_a_terminal_a_name_from_right_to_left_turns_nothing_else() {
+        let check = |name: &str, wanted: &str| assert_eq!(set_apart(name), wanted, "{name}");
+        check("a/ü 写真.jpg", "a/ü 写真.jpg");
+        let path = format!("a{0}עברית{0}b{0}صورة.jpg", MAIN_SEPARATOR);
+        let wanted = path
+            .replace("עברית", "\u{2066}עברית\u{2069}")
+            .replace("صورة.jpg", "\u{2066}صورة.jpg\u{2069}");
+        check(&path, &wanted);
+        // Copied from there it names the file.
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("עברית.jpg");
+        fs::write(&file, "").expect("writable");
+        assert_eq!(given(set_apart(&file.display().to_string()).into()), file);
+    }
 
     #[test]
     fn a_name_is_shown_on_one_line_and_moves_no_cursor() {
