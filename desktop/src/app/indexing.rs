@@ -141,6 +141,10 @@ impl Watcher for Reporter {
         self.tell(IndexNews::Problem(path.to_owned(), crate::terminal::root_on_one_line(&error)));
         Ok(())
     }
+
+    fn warn(&mut self, path: &Path, problem: &str) {
+        self.tell(IndexNews::Problem(path.to_owned(), problem.to_owned()));
+    }
 }
 
 /// How far indexing is, how fast, and how long it will take, told by the times of its news.

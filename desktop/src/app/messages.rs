@@ -203,7 +203,7 @@ pub struct Catalogue {
     pub photos: HashMap<i64, Photo>,
     /// Folders that have photos, sorted.
     pub folders: Vec<PathBuf>,
-    /// Files that could not be read, and why.
+    /// Files that could not be read, or only in part, and why.
     pub problems: Vec<(PathBuf, String)>,
     /// Photos that only other models know.
     pub n_of_others: usize,

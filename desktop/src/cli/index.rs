@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::args::WrongArguments;
 use crate::context::Context;
 use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
-use crate::names::{json_path, path_parser, printable, shown};
+use crate::names::{json_path, listed, path_parser, printable, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, Root, walk};
 #[cfg(feature = "ann")]
@@ -28,7 +28,9 @@ use crate::terminal::{json_problem, note, print, print_json};
     mmgem index --problems\n\n\
     Run it again after photos were added, changed or moved: only new content is encoded. It can be ended\n\
     at any moment, however that is, and goes on where it was. A file is read again when its size, its date,\n\
-    its permissions or a sidecar changed; --rescan reads all.")]
+    its permissions or a sidecar changed; --rescan reads all.\n\n\
+    Read: JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, the previews in raw photos, and AVIF if built with it. Of an image\n\
+    that is cut short the part that arrived is indexed, and --problems names it.")]
 pub struct IndexArgs {
     /// Folders with photos, searched to the bottom [default: those of before, with what was excluded from them]
     #[arg(value_name = "DIR", value_parser = path_parser())]
@@ -54,7 +56,7 @@ pub struct IndexArgs {
     /// Take vectors from this file where the name, size and date of a photo are the same, instead of encoding
     #[arg(long, value_name = "FILE", requires = "dirs")]
     import: Option<PathBuf>,
-    /// List the files that could not be read, and why
+    /// List the files that could not be read, or only in part, and why
     #[arg(long)]
     problems: bool,
     /// Drop photos that are not there any more, wherever they were, and their vectors
@@ -175,6 +177,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let summary = match &found {
         Some(found) => {
             library.remember_folders(&found.roots)?;
+            tell_of_earlier_programs(&library, context)?;
             if let Some(left_out) = found.left_out.in_words() {
                 note(context.quiet, left_out);
             }
@@ -214,6 +217,19 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     })
 }
 
+/// Says why photos that did not change are encoded again.
+fn tell_of_earlier_programs(library: &Library, context: &Context) -> Result<()> {
+    let n = library.photos_of_earlier_programs()?;
+    if n > 0 {
+        let why = "this version shows the model other pixels of some photos (colours, transparency, turns)";
+        note(
+            context.quiet,
+            format!("{n} photos of an earlier version of mmgem are encoded again, once: {why}"),
+        );
+    }
+    Ok(())
+}
+
 /// Refuses to write an export over the library, its photos, or what is imported.
 fn spare_library(out: &Path, args: &IndexArgs, file: &Path, library: &Library) -> Result<()> {
     check_ending("--export", out, &["safetensors"], "another format is not written")?;
@@ -228,7 +244,7 @@ fn spare_library(out: &Path, args: &IndexArgs, file: &Path, library: &Library) -
 
 fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -> Result<()> {
     let counts = library.counts()?;
-    let Summary { encoded, recognised, unchanged, forgotten, unreadable } = summary;
+    let Summary { encoded, recognised, unchanged, forgotten, unreadable, in_part: _ } = summary;
     if context.json {
         return print_json(&json!({
             "library": json_path(file),
@@ -239,6 +255,7 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
             "forgotten": forgotten,
             "unreadable": unreadable,
             "problems": counts.problems,
+            "in_part": counts.in_part,
         }));
     }
     let read_again = if unchanged > 0 {
@@ -255,6 +272,11 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
     if counts.problems > 0 {
         note(context.quiet, format!("{} files cannot be read: see --problems", counts.problems));
     }
+    if counts.in_part > 0 {
+        let what =
+            "are cut short or damaged, and searched by the part that arrived: see --problems";
+        note(context.quiet, format!("{} photos {what}", counts.in_part));
+    }
     Ok(())
 }
 
@@ -264,7 +286,7 @@ fn list_problems(library: &Library, context: &Context) -> Result<()> {
         return print_json(&problems.iter().map(json_problem).collect::<Value>());
     }
     let line = |(path, problem): &(PathBuf, String)| {
-        print(format!("{}\t{}", shown(path), printable(problem)))
+        print(format!("{}\t{}", listed(path), printable(problem)))
     };
     problems.iter().try_for_each(line)
 }

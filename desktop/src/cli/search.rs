@@ -25,7 +25,7 @@ use crate::library::{
     second_in_words,
 };
 use crate::model::model_files;
-use crate::names::{json_path, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, find_photos, read_decoded};
 use crate::query::{Query, Term, What};
@@ -47,7 +47,10 @@ use crate::terminal::{
     `-cat` takes away that one word. N: before a text is its weight. What is in double quotes is taken as it is.\n\
     Filters: after: before: (a year, month or day) near:LAT,LON[,KM] path: camera: type: with quotes where there are\n\
     spaces: path:\"my photos\"; a `-` in front turns one round. Filters alone list photos, the latest first.\n\
-    A hit is: score, path, the box of the photo that fits best. Every file that is one is listed, copies too.")]
+    A hit is: score, path, the box of the photo that fits best. Every file that is one is listed, copies too;\n\
+    --group lists a picture once. A path may be a `file:` URI, as --json writes names that are not UTF-8.\n\
+    The date of a photo is the first of: EXIF, XMP, an XMP file beside it, IPTC, PNG's, the GPS clock, Google\n\
+    Takeout's JSON, the file's name, the file's date; --json says which it was.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
     #[arg(value_name = "QUERY", required_unless_present = "calibrate")]
@@ -401,7 +404,7 @@ fn report(
         } else {
             let why = why.as_ref().map(|text| format!("\t{}", one_line(text))).unwrap_or_default();
             let score = hit.score.map_or("-".into(), |score| format!("{score:.4}"));
-            print(format!("{score}\t{}\t{}{why}", shown(&hit.path), box_text(hit.box_px)))?;
+            print(format!("{score}\t{}\t{}{why}", listed(&hit.path), box_text(hit.box_px)))?;
             if args.group {
                 hit.same
                     .iter()
@@ -455,7 +458,7 @@ fn why(hit: &Found, context: &Context) -> Result<String> {
 }
 
 fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
-    let Photo { format, size_bytes, size_px, taken, camera, place, .. } = &hit.photo;
+    let Photo { format, size_bytes, size_px, taken, camera, place, problem, .. } = &hit.photo;
     let mut entry = json!({
         "path": null,
         "score": hit.score.map(json_f32),
@@ -469,6 +472,9 @@ fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
         "place": place,
     });
     put_path(&mut entry, &hit.path);
+    if let Some(problem) = problem {
+        entry["problem"] = problem.as_str().into();
+    }
     if !hit.same.is_empty() {
         entry["same"] = hit.same.iter().map(|path| json_path(path)).collect();
     }

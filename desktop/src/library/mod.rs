@@ -44,7 +44,7 @@ pub use watch::Changes;
 /// Raised whenever the same photo and model give other vectors: decoding, scaling, choice of boxes.
 const PREPROCESSING: i64 = 2;
 /// Raised whenever more formats can be read: files that could not be are tried again.
-const READERS: i64 = 2;
+const READERS: i64 = 3;
 /// Raised whenever [`Facts`] finds more: files without a date of their own are read again.
 const FACTS: i64 = 1;
 /// What `PRAGMA user_version` says of a library with the tables below.
@@ -100,13 +100,15 @@ CREATE TABLE region_vectors (
 ";
 
 /// Columns that libraries of earlier programs lack, and those programs do not miss: table, name, type.
-const COLUMNS: [(&str, &str, &str); 10] = [
+const COLUMNS: [(&str, &str, &str); 11] = [
     // The same number: the same picture stored again. NULL: not compared yet.
     ("content", "family", "INTEGER"),
     // Where `taken_secs` was found.
     ("content", "date_from", "TEXT"),
     // `FACTS` of the program that read them.
     ("content", "facts", "INTEGER"),
+    // What is missing of the picture: the file is cut short or damaged.
+    ("content", "problem", "TEXT"),
     // When anything about the file changed, where the system tells: permissions and the name as well.
     ("file", "changed_ns", "INTEGER"),
     // When the files beside it changed last.
@@ -182,6 +184,8 @@ pub struct Counts {
     pub photos: usize,
     /// Files that could not be read.
     pub problems: usize,
+    /// Files of which a part is missing; they can be searched.
+    pub in_part: usize,
 }
 
 impl Library {
@@ -193,14 +197,21 @@ impl Library {
         };
         let photos = "SELECT count(*) FROM file JOIN image_vector USING (content) WHERE model = ?1";
         let problems = "SELECT count(*) FROM file WHERE problem IS NOT NULL";
-        Ok(Counts { photos: count(photos, &[&self.model])?, problems: count(problems, &[])? })
+        let in_part = "SELECT count(*) FROM file JOIN content ON content.id = file.content
+            WHERE file.problem IS NULL AND content.problem IS NOT NULL";
+        Ok(Counts {
+            photos: count(photos, &[&self.model])?,
+            problems: count(problems, &[])?,
+            in_part: count(in_part, &[])?,
+        })
     }
 
-    /// Files that could not be read, and why.
+    /// Files that could not be read, or only in part, and why.
     pub fn problems(&self) -> Result<Vec<(PathBuf, String)>> {
-        let mut rows = self
-            .db
-            .prepare("SELECT path, problem FROM file WHERE problem IS NOT NULL ORDER BY path")?;
+        let sql = "SELECT path, coalesce(file.problem, content.problem) AS why
+            FROM file LEFT JOIN content ON content.id = file.content
+            WHERE why IS NOT NULL ORDER BY path";
+        let mut rows = self.db.prepare(sql)?;
         let rows = rows
             .query_map([], |row| Ok((paths::from_bytes(&row.get::<_, Vec<u8>>(0)?), row.get(1)?)));
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
@@ -235,7 +246,7 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops files that are not there, what belongs to no file any more, the texts that were looked for and what is known
+    /// Drops files that are not there, what belongs to no file any more, vectors of earlier programs, the texts that were looked for and what is known
     /// of approximate indexes, and gives the space back.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
@@ -246,8 +257,17 @@ impl Library {
         }
         let gone = "id NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
         transaction.execute(&format!("DELETE FROM content WHERE {gone}"), [])?;
+        // Vectors that earlier programs made with this model; other models' stay.
+        let outdated =
+            "model IN (SELECT id FROM model WHERE fingerprint = ?1 AND preprocessing < ?2)";
+        let key = params![self.fingerprint.cast_signed(), PREPROCESSING];
+        for table in ["image_vector", "region_vectors", "cutoff"] {
+            transaction.execute(&format!("DELETE FROM {table} WHERE {outdated}"), key)?;
+        }
         transaction.execute("DELETE FROM text_vector", [])?;
         transaction.execute("DELETE FROM nearby", [])?;
+        transaction
+            .execute("DELETE FROM model WHERE fingerprint = ?1 AND preprocessing < ?2", key)?;
         transaction.commit()?;
         Ok(self.db.execute_batch("VACUUM")?)
     }

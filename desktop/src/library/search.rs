@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use rusqlite::params;
 
 use super::dates::{DateFrom, Dated};
-use super::{Library, paths};
+use super::{Library, PREPROCESSING, paths};
 
 /// Photos whose regions are looked at when regions count, and few hits are wanted: those that fit best as a whole.
 pub(super) const REGION_CANDIDATES: usize = 3000;
@@ -46,6 +46,8 @@ pub struct Photo {
     pub place: Option<[f64; 2]>,
     /// The same number: the same picture stored again. Nothing until they are compared.
     pub family: Option<i64>,
+    /// What is missing of the picture, in words.
+    pub problem: Option<String>,
 }
 
 impl Photo {
@@ -69,6 +71,7 @@ impl Photo {
             camera: None,
             place: None,
             family: None,
+            problem: None,
         }
     }
 }
@@ -133,7 +136,7 @@ impl Library {
         let sql = format!(
             "SELECT content, path, format, content.taken_secs, content.date_from, file.taken_secs, file.date_from,
             modified_ns, camera, content.latitude, content.longitude, file.latitude, file.longitude, width, height,
-            size_bytes, family FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
+            size_bytes, family, content.problem FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
         );
         let mut rows = self.db.prepare_cached(&sql)?;
         let mut rows = rows.query(rusqlite::params_from_iter(only))?;
@@ -175,6 +178,7 @@ impl Library {
                 camera: row.get(8)?,
                 place: place(9, 10)?.or(place(11, 12)?),
                 family: row.get(16)?,
+                problem: row.get(17)?,
             };
             photos.insert(content, photo);
         }
@@ -359,6 +363,18 @@ impl Library {
             .into_iter()
             .map(|hit| Ranked { content: shelf.contents[hit.row], score: hit.score })
             .collect())
+    }
+
+    /// How many photos with files have vectors of this model as an earlier program made them, and none that this one
+    /// makes.
+    pub fn photos_of_earlier_programs(&self) -> Result<usize> {
+        let sql = "SELECT count(DISTINCT content) FROM image_vector AS v
+            JOIN model ON model.id = v.model AND fingerprint = ?2 AND preprocessing < ?3
+            WHERE content NOT IN (SELECT content FROM image_vector WHERE model = ?1)
+            AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content)";
+        let key = params![self.model, self.fingerprint.cast_signed(), PREPROCESSING];
+        let n: i64 = self.db.query_row(sql, key, |row| row.get(0))?;
+        Ok(usize::try_from(n)?)
     }
 
     /// How many photos another model has vectors of, to say so where this one has none.
