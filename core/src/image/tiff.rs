@@ -101,6 +101,8 @@ struct Page<'a> {
     bits: u8,
     /// Samples of a pixel that are read.
     n_samples: usize,
+    /// Samples of a pixel in the file.
+    n_stored: usize,
     /// Whether the samples stand in planes of their own.
     is_planar: bool,
     /// `ExtraSamples` of the sample behind the colours, where that is alpha.
@@ -152,6 +154,7 @@ impl<'a> Page<'a> {
         }
         let is_planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(PLANAR);
         let is_palette = matches!(kind, Kind::Palette(_));
+        let n_stored = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1).into();
         let is_set = |tag, to: u16, decoder: &mut Decoder<Patched>| -> Result<bool, Stopped> {
             Ok(decoder.find_tag_unsigned::<u16>(tag)?.is_none_or(|value| value == to))
         };
@@ -161,6 +164,7 @@ impl<'a> Page<'a> {
             && is_set(Tag::Predictor, 1, &mut decoder)?
             && decoder.get_chunk_type() == ChunkType::Strip
             && bits == 8
+            && n_stored == usize::from(n_samples)
             && !(is_inverted || is_planar || is_measured || matches!(kind, Kind::YCbCr));
         let plain = if is_plain { strips(&mut decoder) } else { None };
         let (kind, n_samples) = (Some(kind), usize::from(n_samples));
@@ -171,6 +175,7 @@ impl<'a> Page<'a> {
             is_palette,
             bits,
             n_samples,
+            n_stored,
             is_planar,
             alpha,
             is_measured,
@@ -354,7 +359,7 @@ impl<'a> Page<'a> {
         }
         let offsets = self.decoder.find_tag_unsigned_vec::<u64>(Tag::StripOffsets).ok()??;
         let n_bytes = self.decoder.inner().bytes.get_ref().len() as u64;
-        let row_bits = u64::from(self.size.0) * self.n_samples as u64 * u64::from(self.bits);
+        let row_bits = u64::from(self.size.0) * self.n_stored as u64 * u64::from(self.bits);
         let arrived = n_bytes.checked_sub(*offsets.get(strip as usize)?)?;
         usize::try_from(arrived / row_bits.div_ceil(8)).ok()
     }
@@ -819,6 +824,13 @@ mod tests {
             &(adler.1 << 16 | adler.0).to_be_bytes(),
         ]
         .concat()
+    }
+
+    #[test]
+    fn samples_behind_the_colours_are_passed_over() {
+        let pixels = vec![10, 20, 30, 1, 2, 40, 50, 60, 3, 4];
+        let file = File::new((2, 1), 2, &[8; 5], pixels).with(338, SHORT, &[0, 0]);
+        assert_eq!(decoded(&file.bytes()).as_raw(), &[10, 20, 30, 40, 50, 60]);
     }
 
     #[test]
