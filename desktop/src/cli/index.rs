@@ -222,10 +222,15 @@ fn tell_of_earlier_programs(library: &Library, context: &Context) -> Result<()> 
     let n = library.photos_of_earlier_programs()?;
     if n > 0 {
         let why = "this version shows the model other pixels of some photos (colours, transparency, turns)";
-        note(
-            context.quiet,
-            format!("{n} photos of an earlier version of mmgem are encoded again, once: {why}"),
-        );
+        let line =
+            format!("{n} photos of an earlier version of mmgem are encoded again, once: {why}");
+        note(context.quiet, line);
+    } else if library.counts()?.photos == 0 {
+        let n = library.photos_of_other_models()?;
+        if n > 0 {
+            let what = "photos were indexed with another model, whose vectors stay; this one encodes them too";
+            note(context.quiet, format!("{n} {what}"));
+        }
     }
     Ok(())
 }

@@ -235,11 +235,15 @@ fn open_library(
 ) -> Result<Library> {
     let dim = context.session.config().embed_dim;
     let Some(among) = among else {
-        return Library::open_to_search(
-            file.expect("without folders there is one"),
-            context.fingerprint,
-            dim,
-        );
+        let file = file.expect("without folders there is one");
+        let library = Library::open_to_search(file, context.fingerprint, dim)?;
+        let earlier = library.photos_of_earlier_programs()?;
+        if earlier > 0 && library.counts()?.photos > 0 {
+            let why =
+                "were indexed by an earlier version of mmgem; `mmgem index` encodes them again";
+            note(context.quiet, format!("{earlier} photos are not searched: they {why}"));
+        }
+        return Ok(library);
     };
     let mut library = match file {
         None => Library::in_memory(context.fingerprint, dim)?,
@@ -334,6 +338,11 @@ impl Source {
 fn read_shelf(library: &Library) -> Result<Shelf> {
     let shelf = library.shelf()?;
     if shelf.len() == 0 {
+        let earlier = library.photos_of_earlier_programs()?;
+        anyhow::ensure!(
+            earlier == 0,
+            "the {earlier} photos of the library were indexed by an earlier version of mmgem\n  hint: `mmgem index` encodes them again, once"
+        );
         let others = match library.photos_of_other_models()? {
             0 => String::new(),
             n => format!(" ({n} photos of other models are in it)"),
