@@ -57,7 +57,8 @@ fn mmgem() -> &'static Path {
         let profile = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
         let mut build = Command::new(env!("CARGO"));
         build
-            .args(["build", "--quiet", "--locked", "-p", "mmgem"])
+            // The features of the workspace: they are compiled already.
+            .args(["build", "--quiet", "--locked", "--workspace", "--bin", "mmgem"])
             .current_dir(env!("CARGO_MANIFEST_DIR"));
         if profile.ends_with("release") {
             build.arg("--release");

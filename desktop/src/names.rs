@@ -6,7 +6,8 @@
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::{Component, MAIN_SEPARATOR, MAIN_SEPARATOR_STR, Path, PathBuf};
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde_json::Value;
@@ -24,6 +25,38 @@ pub fn shown(path: &Path) -> String {
         chunk.invalid().iter().for_each(|byte| _ = write!(line, "\\x{byte:02x}"));
     }
     line
+}
+
+/// The invisible marks around an isolated name: left-to-right isolate, pop directional isolate.
+const ISOLATE: [char; 2] = ['\u{2066}', '\u{2069}'];
+
+/// Like [`shown`], for a line of a result.
+///
+/// On a terminal, [`ISOLATE`] surrounds each name with right-to-left letters: other text stays in
+/// order, and `.jpg` stays at the end of the name. A pipe gets the plain name.
+pub fn listed(path: &Path) -> String {
+    let name = shown(path);
+    if std::io::stdout().is_terminal() { isolated(&name) } else { name }
+}
+
+fn isolated(path: &str) -> String {
+    let part = |name: &str| match name.chars().any(is_right_to_left) {
+        true => format!("{}{name}{}", ISOLATE[0], ISOLATE[1]),
+        false => name.to_owned(),
+    };
+    path.split(MAIN_SEPARATOR).map(part).collect::<Vec<_>>().join(MAIN_SEPARATOR_STR)
+}
+
+/// Whether `c` is a letter of Hebrew, Arabic, Syriac, Thaana, NKo or a related script.
+fn is_right_to_left(c: char) -> bool {
+    matches!(
+        c,
+        '\u{590}'..='\u{8ff}'
+            | '\u{fb1d}'..='\u{fdff}'
+            | '\u{fe70}'..='\u{fefc}'
+            | '\u{10800}'..='\u{10fff}'
+            | '\u{1e800}'..='\u{1efff}'
+    )
 }
 
 /// A text in which only line feeds act on a terminal.
@@ -136,13 +169,18 @@ fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
 }
 
 /// Parses the path of an existing file on the command line. Accepts a plain path, a `file:` URI
-/// from `--json`, and a path whose accents are composed differently than on disk.
+/// from `--json`, a path whose accents are composed differently than on disk, and a path copied
+/// from a terminal ([`listed`]).
 pub fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
     PathBufValueParser::new().map(given)
 }
 
 /// The path that [`path_parser`] returns.
 pub fn given(path: PathBuf) -> PathBuf {
+    let path = match path.to_str() {
+        Some(text) if text.contains(ISOLATE) && !path.exists() => text.replace(ISOLATE, "").into(),
+        _ => path,
+    };
     match path.to_str().and_then(path_of_uri) {
         Some(of_uri) if !path.exists() => of_uri,
         _ => as_on_disk(&path),
@@ -196,6 +234,22 @@ pub fn folded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_right_to_left_name_reorders_no_other_text_on_a_terminal() {
+        let check = |name: &str, wanted: &str| assert_eq!(isolated(name), wanted, "{name}");
+        check("a/ü 写真.jpg", "a/ü 写真.jpg");
+        let path = format!("a{0}עברית{0}b{0}صورة.jpg", MAIN_SEPARATOR);
+        let wanted = path
+            .replace("עברית", "\u{2066}עברית\u{2069}")
+            .replace("صورة.jpg", "\u{2066}صورة.jpg\u{2069}");
+        check(&path, &wanted);
+        // A name that is copied from the terminal names the file.
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("עברית.jpg");
+        fs::write(&file, "").expect("writable");
+        assert_eq!(given(isolated(&file.display().to_string()).into()), file);
+    }
 
     #[test]
     fn a_name_is_shown_on_one_line_and_moves_no_cursor() {

@@ -400,3 +400,53 @@ fn a_watched_folder_is_followed() {
     child.wait().expect("the killed child ends");
     assert_eq!((first, added, removed, missed, replaced), (true, true, true, true, true));
 }
+
+#[test]
+fn a_truncated_photo_of_every_format_is_found_and_reported() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("photos")).expect("writable");
+    let shown = ["jpg", "png", "gif", "bmp", "nef"];
+    for (index, extension) in shown.iter().enumerate() {
+        let whole = photo(index as u64, extension);
+        let name = format!("photos/{index}.{extension}");
+        fs::write(desk.path(&name), &whole[..whole.len() * 7 / 10]).expect("writable");
+    }
+    // Refused: the directory of such a TIFF follows its pixels.
+    for extension in ["tiff", "heic"] {
+        let whole = photo(9, extension);
+        let name = format!("photos/half.{extension}");
+        fs::write(desk.path(&name), &whole[..whole.len() / 2]).expect("writable");
+    }
+    let told = desk.json("index photos --library l.sqlite");
+    let counts = ["photos", "encoded", "in_part", "problems"].map(|count| &told[count]);
+    assert_eq!(counts, [&json!(5), &json!(5), &json!(5), &json!(2)], "{told}");
+
+    let problems = desk.json("index --problems --library l.sqlite");
+    let problems = problems.as_array().expect("a list");
+    let why = |name: &str| {
+        let entry = problems.iter().find(|entry| {
+            entry["path"].as_str().is_some_and(|path| Path::new(path).ends_with(name))
+        });
+        entry.and_then(|entry| entry["problem"].as_str()).unwrap_or_default()
+    };
+    assert_eq!(problems.len(), 7);
+    for name in ["0.jpg", "1.png", "2.gif", "3.bmp", "4.nef"] {
+        assert!(why(name).contains("cut short"), "{name}: {}", why(name));
+    }
+    for name in ["half.tiff", "half.heic"] {
+        assert!(why(name).contains("get it again"), "{name}: {}", why(name));
+    }
+    let hits = desk.json("search dog --library l.sqlite");
+    let hits = hits.as_array().expect("hits");
+    let named = hits.iter().filter(|hit| hit["problem"].as_str().is_some());
+    assert_eq!((hits.len(), named.count()), (5, 5));
+
+    // Commands without a library report the problem too.
+    for line in ["embed photos/0.jpg photos/1.png", "caption photos/0.jpg", "search photos/0.jpg"] {
+        let library = if line.starts_with("search") { " --library l.sqlite" } else { "" };
+        let output = desk.run(&format!("{line}{library}"));
+        assert!(output.status.success(), "{line}");
+        let said = text(&output.stderr);
+        assert!(said.contains("0.jpg: the JPEG is cut short"), "{line}: {said}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use mmgem_core::checkpoint::Dtype;
 use mmgem_data::webdataset::Sample;
 use mmgem_train::TrainConfig;
 
@@ -168,6 +169,45 @@ fn held_out_photos_that_are_missing_are_missed_at_the_start() {
     let eval = "eval={ shards = ['LAB/none-*.tar'], every = 5 }";
     check_refused(&lab, &[eval], &["no file fits", "none-*.tar"]);
     assert!(!lab.path("run").exists());
+}
+
+#[test]
+fn a_run_that_learns_nothing_fails() {
+    let lab = Lab::new();
+    // A checkpoint must be finite. Products of these weights overflow.
+    let mut model = tiny::model();
+    model.model.h1.weight =
+        model.model.h1.weight.map(|weight| weight.map(|weight| weight.ones_like() * 1e38));
+    model.write(&lab.path("start"), Dtype::F32).expect("writable");
+    // Fewer steps than the limit of consecutive bad steps.
+    let config = lab.config("run", &["model={ from = 'LAB/start' }", "optim.steps=3"]);
+    let error = failure(&config, false);
+    assert!(error.starts_with("nothing was learned: none of the 3 steps"), "{error}");
+    assert!(error.contains("lower the learning rates"), "{error}");
+    assert_eq!(counts(&config, "bad_steps"), [1, 2, 3]);
+    check_nothing_is_kept(&config);
+}
+
+#[test]
+fn a_run_without_a_usable_sample_fails_before_the_end_of_an_epoch() {
+    let samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
+    let lab = Lab::with(&samples);
+    // An epoch has four steps, more than the run.
+    let config = lab.config("run", &["optim.batch_size=1", "optim.steps=2"]);
+    let error = failure(&config, false);
+    assert!(
+        error.starts_with("no sample could be used in 2 steps in a row; the first: scene"),
+        "{error}"
+    );
+    assert_eq!(counts(&config, "skipped_samples"), [1, 2]);
+    check_nothing_is_kept(&config);
+}
+
+/// Asserts that the run wrote neither a model nor a checkpoint, which look like a result.
+fn check_nothing_is_kept(config: &TrainConfig) {
+    assert!(!config.out.join("model").exists());
+    let kept = fs::read_dir(config.out.join("checkpoints")).map_or(0, Iterator::count);
+    assert_eq!(kept, 0);
 }
 
 /// A shard with all photos before all records, as `find | tar` may write it.

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use moxcms::{
-    CicpColorPrimaries, CicpProfile, ColorProfile, DataColorSpace, Layout, MatrixCoefficients,
-    ProfileVersion, TransferCharacteristics, Transform8BitExecutor, TransformOptions,
+    CicpColorPrimaries, CicpProfile, CmsError, ColorProfile, DataColorSpace, Layout,
+    MatrixCoefficients, ProfileVersion, TransferCharacteristics, Transform8BitExecutor,
+    Transform16BitExecutor, TransformExecutor, TransformOptions,
 };
 
 /// Size of the cache of transforms. The photos of a folder have the profiles of a few cameras.
@@ -102,7 +103,7 @@ pub(super) struct Converter {
     transform: Option<Arc<Transform8BitExecutor>>,
     /// Whether `transform` takes single grey samples. Otherwise they are replicated first.
     takes_gray: bool,
-    darken: Option<Arc<[u8; 256]>>,
+    darken: Option<Arc<[[u8; 256]; 3]>>,
     gray: Vec<u8>,
     rgb: Vec<u8>,
     row: Vec<u8>,
@@ -178,8 +179,11 @@ impl Converter {
         }
         if let Some(darken) = &self.darken {
             let len = if self.samples.has_alpha() { 4 } else { 3 };
-            let colours = self.row.chunks_exact_mut(len).flat_map(|pixel| &mut pixel[..3]);
-            colours.for_each(|value| *value = darken[usize::from(*value)]);
+            for pixel in self.row.chunks_exact_mut(len) {
+                for (value, table) in pixel.iter_mut().zip(&**darken) {
+                    *value = table[usize::from(*value)];
+                }
+            }
         }
         &self.row
     }
@@ -293,8 +297,43 @@ impl FloatConverter {
 struct SrgbTransform {
     transform: Arc<Transform8BitExecutor>,
     takes_gray: bool,
-    /// Maps channel values so that the darkest colour becomes black (black point compensation).
-    darken: Option<Arc<[u8; 256]>>,
+    /// For each channel, maps its values so that the darkest colour becomes black (black point
+    /// compensation).
+    darken: Option<Arc<[[u8; 256]; 3]>>,
+}
+
+/// Converts inks to sRGB.
+///
+/// Computes in 16 bits: rounding to 8 bits must come after the black point compensation.
+struct Inks {
+    transform: Arc<Transform16BitExecutor>,
+    /// For each channel, maps each 16-bit value to 8 bits.
+    darken: [Vec<u8>; 3],
+}
+
+impl TransformExecutor<u8> for Inks {
+    fn transform(&self, inks: &[u8], rgb: &mut [u8]) -> Result<(), CmsError> {
+        let inks: Vec<u16> = inks.iter().map(|ink| u16::from(*ink) * 257).collect();
+        let mut wide = vec![0; rgb.len()];
+        self.transform.transform(&inks, &mut wide)?;
+        for (to, from) in rgb.as_chunks_mut::<3>().0.iter_mut().zip(wide.as_chunks::<3>().0) {
+            *to = std::array::from_fn(|c| self.darken[c][usize::from(from[c])]);
+        }
+        Ok(())
+    }
+}
+
+impl Inks {
+    fn new(profile: &ColorProfile, srgb: &ColorProfile) -> Option<Self> {
+        let options = TransformOptions::default();
+        let transform =
+            profile.create_transform_16bit(Layout::Rgba, srgb, Layout::Rgb, options).ok()?;
+        let mut darkest = [0; 3];
+        transform.transform(&[u16::MAX; 4], &mut darkest).ok()?;
+        let darkest = darkest.map(|value| f32::from(value) / f32::from(u16::MAX));
+        let black = black_point(profile, darkest, true).unwrap_or_default();
+        Some(Self { transform, darken: black.map(|black| darkened(black, u16::MAX.into())) })
+    }
 }
 
 /// A cache entry: a colour space and its transform.
@@ -344,52 +383,62 @@ fn build(samples: Samples, space: &Space) -> Option<SrgbTransform> {
         _ => return None,
     };
     let srgb = ColorProfile::new_srgb();
+    if samples == Samples::Cmyk {
+        let transform = Arc::new(Inks::new(&profile, &srgb)?);
+        return Some(SrgbTransform { transform, takes_gray: false, darken: None });
+    }
     let transform =
         profile.create_transform_8bit(from, &srgb, to, TransformOptions::default()).ok()?;
     if is_srgb(&*transform, from) {
         return None;
     }
-    let darken = black_point(&profile, &*transform, samples).map(|black| Arc::new(darkened(black)));
+    let darken = darkest(&*transform, samples)
+        .and_then(|darkest| black_point(&profile, darkest, false))
+        .map(|black| Arc::new(black.map(|black| table_of(&darkened(black, 255)))));
     Some(SrgbTransform { transform, takes_gray: from == Layout::Gray, darken })
 }
 
-/// Returns the luminance of a profile's darkest colour; `None` if it is black.
-///
-/// The black of paper is lighter than that of a screen. Little CMS, and so Pillow and most viewers,
-/// stretches it to black (black point compensation, ISO 18619). A version 4 profile has the same
-/// black point for all papers.
-fn black_point(
-    profile: &ColorProfile,
-    transform: &Transform8BitExecutor,
-    samples: Samples,
-) -> Option<f32> {
-    const OF_VERSION_4: f32 = 0.003_473_1;
+/// Returns the sRGB values of a profile's darkest colour; `None` for grey, whose curve starts at
+/// zero.
+fn darkest(transform: &Transform8BitExecutor, samples: Samples) -> Option<[f32; 3]> {
     let (darkest, len): (&[u8], usize) = match samples {
-        Samples::Cmyk => (&[255; 4], 3),
         Samples::Rgba => (&[0, 0, 0, 255], 4),
         Samples::Rgb => (&[0; 3], 3),
-        // The curve of grey starts at zero.
-        Samples::Gray | Samples::GrayAlpha => return None,
+        Samples::Cmyk | Samples::Gray | Samples::GrayAlpha => return None,
     };
     let mut rgb = vec![0; len];
     transform.transform(darkest, &mut rgb).ok()?;
-    let linear = |channel: usize| linear_from_srgb(f32::from(rgb[channel]) / 255.0);
-    let luminance = 0.2126 * linear(0) + 0.7152 * linear(1) + 0.0722 * linear(2);
-    let is_table = samples == Samples::Cmyk || luminance > 0.0;
-    let black = if is_table && profile.version() >= ProfileVersion::V4_0 {
-        OF_VERSION_4
-    } else {
-        luminance
-    };
-    (black > 0.0 && black < 0.5).then_some(black)
+    Some(std::array::from_fn(|channel| f32::from(rgb[channel]) / 255.0))
 }
 
-/// A table of sRGB values that maps the luminance `black` to black and keeps white.
-fn darkened(black: f32) -> [u8; 256] {
-    std::array::from_fn(|value| {
-        let linear = (linear_from_srgb(value as f32 / 255.0) - black) / (1.0 - black);
+/// Returns the linear values of a profile's darkest colour, given in sRGB; `None` if it is black.
+///
+/// The black of paper is lighter than that of a screen, and tinted. Little CMS, and so Pillow and
+/// most viewers, stretches each channel to black (black point compensation, ISO 18619). A version 4
+/// profile has the same black point for all papers.
+fn black_point(profile: &ColorProfile, darkest: [f32; 3], is_inks: bool) -> Option<[f32; 3]> {
+    const OF_VERSION_4: f32 = 0.003_473_1;
+    let light = darkest.map(linear_from_srgb);
+    let luminance = 0.2126 * light[0] + 0.7152 * light[1] + 0.0722 * light[2];
+    let is_table = is_inks || luminance > 0.0;
+    if is_table && profile.version() >= ProfileVersion::V4_0 {
+        return Some([OF_VERSION_4; 3]);
+    }
+    (luminance > 0.0 && luminance < 0.5).then_some(light)
+}
+
+/// A table of the sRGB values 0 to `most` that maps the linear value `black` to black and keeps
+/// white. The results have 8 bits.
+fn darkened(black: f32, most: u32) -> Vec<u8> {
+    let value = |value: u32| {
+        let linear = (linear_from_srgb(value as f32 / most as f32) - black) / (1.0 - black);
         (255.0 * srgb_from_linear(linear.max(0.0))).round() as u8
-    })
+    };
+    (0..=most).map(value).collect()
+}
+
+fn table_of(values: &[u8]) -> [u8; 256] {
+    std::array::from_fn(|value| values[value])
 }
 
 fn linear_from_srgb(value: f32) -> f32 {

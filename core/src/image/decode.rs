@@ -150,7 +150,8 @@ pub fn decode_whole(bytes: &[u8], limits: DecodeLimits) -> Result<Decoded, Image
 /// libjpeg's scaled transform decodes a large photo several times as fast. A resize to half of
 /// `least_side` or less hides the difference: see [`super::Preprocessed::of_original`].
 ///
-/// A truncated or damaged JPEG or PNG gives its intact part, and sets [`Decoded::problem`].
+/// A truncated or damaged image gives its intact part, and sets [`Decoded::problem`]. HEIC and AVIF
+/// give an error instead.
 ///
 /// # Errors
 /// Like [`decode_whole`], except that partial damage is not an error.
@@ -169,7 +170,7 @@ pub fn decode_scaled(
         Format::Known(ImageFormat::Jpeg) => super::jpeg::decode(bytes, limits, least_side),
         Format::Known(ImageFormat::Png) => super::png::decode(bytes, limits, least_side),
         Format::Known(ImageFormat::Tiff) => super::tiff::decode(bytes, limits, least_side),
-        Format::Known(format) => super::other::decode(bytes, format, limits, least_side),
+        Format::Known(format) => super::other::decode(bytes, (format, name), limits, least_side),
     });
     let stopped = match drawn {
         Ok(Ok(DecodedRaw { pixels, size: (width, height), orientation, problem })) => {
@@ -303,6 +304,20 @@ impl From<ImageError> for DecodeFailure {
     fn from(error: ImageError) -> Self {
         Self::Refused(error)
     }
+}
+
+/// Smallest readable share of a damaged image. With less, no content can be recognised.
+const LEAST_ARRIVED: f64 = 1.0 / 16.0;
+
+/// Describes a truncated or damaged image; `None` if too few rows are readable to show the image.
+pub(super) fn cut_short(format: &str, n_rows: usize, height: u32) -> Option<String> {
+    let share = n_rows as f64 / f64::from(height.max(1));
+    let percent = (100.0 * share).floor();
+    (share >= LEAST_ARRIVED).then(|| {
+        format!(
+            "the {format} is cut short or damaged: {percent} % of it can be read, the rest is grey"
+        )
+    })
 }
 
 /// Takes the high bytes of 16-bit samples. `first` is their offset in a sample: 0 or 1.

@@ -8,7 +8,7 @@ use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Limits, Reader, Tra
 
 use super::canvas::{Canvas, with_capacity};
 use super::colour::{Converter, Samples, Space};
-use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw, high_bytes};
+use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw, cut_short, high_bytes};
 use super::exif;
 
 impl From<DecodingError> for DecodeFailure {
@@ -67,13 +67,8 @@ pub(super) fn decode(
         rows.each(&mut reader, &mut canvas)
     };
     if let Err(stopped) = ended {
-        if canvas.rows() == 0 {
-            return Err(stopped);
-        }
-        let percent = 100 * canvas.rows() as u64 / u64::from(height);
-        problem = Some(format!(
-            "the PNG is cut short or damaged: {percent} % of it can be read, the rest is grey"
-        ));
+        let Some(cut) = cut_short("PNG", canvas.rows(), height) else { return Err(stopped) };
+        problem = Some(cut);
         canvas.fill_up();
     } else {
         // EXIF data may follow the pixels. Damage there does not affect the picture.

@@ -2,9 +2,10 @@
 //! floats, palettes, CMYK and CIELab. Decodes only the first page.
 
 use std::io::{Cursor, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use image::metadata::Orientation;
-use tiff::decoder::{Decoder, DecodingResult, Limits};
+use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
@@ -12,9 +13,10 @@ use super::canvas::Canvas;
 use super::colour::{
     Converter, FloatConverter, Samples, Space, rgb_from_lab, rgb_from_ycbcr, unmultiplied,
 };
-use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw};
+use super::decode::{DecodeFailure, DecodeLimits, DecodedRaw, cut_short};
 use super::exif::{Directories, PHOTOMETRIC};
 
+const WHITE_IS_ZERO: u16 = 0;
 const BLACK_IS_ZERO: u16 = 1;
 const RGB: u16 = 2;
 const PALETTE: u64 = 3;
@@ -43,7 +45,7 @@ impl From<TiffError> for DecodeFailure {
     }
 }
 
-/// Decodes the first page.
+/// Decodes the first page. The rows from a truncated or damaged chunk on become grey.
 pub(super) fn decode(
     bytes: &[u8],
     limits: DecodeLimits,
@@ -57,16 +59,17 @@ pub(super) fn decode(
     let range = if page.is_measured { Some(page.range()?) } else { None };
     let mut canvas = Canvas::new(width, height, by)?;
     let mut row = Row::new(&mut page);
-    page.for_each_row(|values| match values {
+    let ended = page.for_each_row(|values| match values {
         Values::Bytes(values) => row.push(values, &mut canvas),
         Values::Floats(values) => row.push_floats(values, range.unwrap_or((0.0, 1.0)), &mut canvas),
-    })?;
-    Ok(DecodedRaw {
-        pixels: canvas.finish()?,
-        size,
-        orientation: page.orientation(),
-        problem: None,
-    })
+    });
+    let mut problem = None;
+    if let Err(stopped) = ended {
+        let Some(cut) = cut_short("TIFF", canvas.rows(), height) else { return Err(stopped) };
+        problem = Some(cut);
+        canvas.fill_up();
+    }
+    Ok(DecodedRaw { pixels: canvas.finish()?, size, orientation: page.orientation(), problem })
 }
 
 /// Meaning of a pixel's samples.
@@ -100,12 +103,17 @@ struct Page<'a> {
     bits: u8,
     /// Number of samples per pixel that are read.
     n_samples: usize,
+    /// Number of samples per pixel in the file.
+    n_stored: usize,
     /// Whether each sample has its own plane.
     is_planar: bool,
     /// `ExtraSamples` of the sample after the colours, if that is alpha.
     alpha: Option<u16>,
     /// Whether the values are floats or signed. Their range is found by reading all of them.
     is_measured: bool,
+    /// Byte ranges of the strips if their bytes are the samples: 8 bits, interleaved, and neither
+    /// compressed nor inverted.
+    plain: Option<Vec<Range<usize>>>,
 }
 
 impl<'a> Page<'a> {
@@ -151,8 +159,34 @@ impl<'a> Page<'a> {
         }
         let is_planar = decoder.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)? == Some(PLANAR);
         let is_palette = matches!(kind, Kind::Palette(_));
+        let n_stored = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1).into();
+        let is_set =
+            |tag, to: u16, decoder: &mut Decoder<Patched>| -> Result<bool, DecodeFailure> {
+                Ok(decoder.find_tag_unsigned::<u16>(tag)?.is_none_or(|value| value == to))
+            };
+        let is_inverted = decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation)?
+            == Some(WHITE_IS_ZERO);
+        let is_plain = is_set(Tag::Compression, 1, &mut decoder)?
+            && is_set(Tag::Predictor, 1, &mut decoder)?
+            && decoder.get_chunk_type() == ChunkType::Strip
+            && bits == 8
+            && n_stored == usize::from(n_samples)
+            && !(is_inverted || is_planar || is_measured || matches!(kind, Kind::YCbCr));
+        let plain = if is_plain { strips(&mut decoder) } else { None };
         let (kind, n_samples) = (Some(kind), usize::from(n_samples));
-        Ok(Self { decoder, size, kind, is_palette, bits, n_samples, is_planar, alpha, is_measured })
+        Ok(Self {
+            decoder,
+            size,
+            kind,
+            is_palette,
+            bits,
+            n_samples,
+            n_stored,
+            is_planar,
+            alpha,
+            is_measured,
+            plain,
+        })
     }
 
     fn orientation(&mut self) -> Orientation {
@@ -170,8 +204,8 @@ impl<'a> Page<'a> {
         (width.clamp(1, self.size.0), height.clamp(1, self.size.1))
     }
 
-    /// Returns the memory that decoding needs: a row of strips or tiles, one chunk, and the result
-    /// twice, because rotating makes a copy.
+    /// Returns the memory that decoding needs: the chunk that is read, its row of tiles or planes,
+    /// and the result twice, because rotating makes a copy.
     fn needed_bytes(&self, by: u32) -> u64 {
         let (width, height) = (u64::from(self.size.0), u64::from(self.size.1));
         let bytes = u64::from(self.bits.div_ceil(8)) * self.n_samples as u64;
@@ -179,6 +213,8 @@ impl<'a> Page<'a> {
             * if self.is_measured { 4 * self.n_samples as u64 } else { self.n_samples as u64 };
         let (chunk_width, chunk_height) = self.chunk();
         let of_a_chunk = u64::from(chunk_width) * u64::from(chunk_height) * bytes;
+        let of_a_chunk = if self.plain.is_some() { 0 } else { of_a_chunk };
+        let of_a_row = if chunk_width == self.size.0 && !self.is_planar { 0 } else { of_a_row };
         of_a_row * u64::from(chunk_height) + of_a_chunk + 6 * width * height / u64::from(by * by)
     }
 
@@ -191,7 +227,11 @@ impl<'a> Page<'a> {
         use DecodingResult::{F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
         let samples = if self.is_planar { 1 } else { self.n_samples };
         let floats = |values: Vec<f32>| Ok(Values::Floats(values));
-        match self.decoder.read_chunk(idx)? {
+        let read = self.decoder.read_chunk(idx)?;
+        if matches!(read, U8(_) | U16(_) | U32(_) | U64(_)) == self.is_measured {
+            return Err(DecodeFailure::Unsupported("samples of several formats".into()));
+        }
+        match read {
             U8(values) if self.bits < 8 => {
                 Ok(Values::Bytes(self.unpacked(&values, columns * samples)))
             }
@@ -233,47 +273,106 @@ impl<'a> Page<'a> {
     }
 
     /// Passes the rows to `take` from top to bottom, with interleaved samples.
+    ///
+    /// # Errors
+    /// If a strip or tile cannot be read. The rows above it were passed before.
     fn for_each_row(
         &mut self,
         mut take: impl FnMut(Values<&[u8], &[f32]>),
     ) -> Result<(), DecodeFailure> {
         let (width, height) = self.size;
-        let (chunk_width, chunk_height) = self.chunk();
-        let (across, down) = (width.div_ceil(chunk_width), height.div_ceil(chunk_height));
+        let chunk_height = self.chunk().1;
         let row_len = width as usize * self.n_samples;
-        let (mut bytes, mut floats): (Vec<u8>, Vec<f32>) = (Vec::new(), Vec::new());
-        for chunk_y in 0..down {
+        for chunk_y in 0..height.div_ceil(chunk_height) {
             let n_rows = chunk_height.min(height - chunk_y * chunk_height) as usize;
-            let is_floats = self.is_measured;
-            bytes.resize(if is_floats { 0 } else { n_rows * row_len }, 0);
-            floats.resize(if is_floats { n_rows * row_len } else { 0 }, 0.0);
-            for chunk_x in 0..across {
-                let left = chunk_x * chunk_width;
-                let columns = chunk_width.min(width - left) as usize;
-                for plane in 0..if self.is_planar { self.n_samples } else { 1 } {
-                    let idx = (plane as u32 * down + chunk_y) * across + chunk_x;
-                    let place = Place {
-                        left: left as usize,
-                        columns,
-                        row_len,
-                        n_samples: self.n_samples,
-                        plane: self.is_planar.then_some(plane),
-                    };
-                    match self.read_chunk(idx, columns)? {
-                        Values::Bytes(values) if !is_floats => place.fill(&mut bytes, &values),
-                        Values::Floats(values) if is_floats => place.fill(&mut floats, &values),
-                        _ => {
-                            return Err(DecodeFailure::Unsupported(
-                                "samples of several formats".into(),
-                            ));
-                        }
-                    }
+            let mut pass_rows = |rows: Values<Vec<u8>, Vec<f32>>, n_rows: usize| match rows {
+                Values::Bytes(rows) => {
+                    rows.chunks_exact(row_len).take(n_rows).for_each(|row| take(Values::Bytes(row)))
                 }
+                Values::Floats(rows) => rows
+                    .chunks_exact(row_len)
+                    .take(n_rows)
+                    .for_each(|row| take(Values::Floats(row))),
+            };
+            if let Some(strips) = &self.plain {
+                // Do not copy strips: one may hold a whole large scan.
+                let file: &[u8] = self.decoder.inner().bytes.get_ref();
+                let strip = strips.get(chunk_y as usize).cloned().unwrap_or_default();
+                let strip = file.get(strip.start..strip.end.min(file.len())).unwrap_or_default();
+                let rows = strip.chunks_exact(row_len).take(n_rows);
+                let n_arrived = rows.len();
+                rows.for_each(|row| take(Values::Bytes(row)));
+                if n_arrived < n_rows {
+                    return Err(DecodeFailure::Corrupt("the file ends within its pixels".into()));
+                }
+                continue;
             }
-            bytes.chunks_exact(row_len).for_each(|row| take(Values::Bytes(row)));
-            floats.chunks_exact(row_len).for_each(|row| take(Values::Floats(row)));
+            match self.read_row_of_chunks(chunk_y, n_rows * row_len) {
+                Ok(rows) => pass_rows(rows, n_rows),
+                Err(DecodeFailure::Corrupt(why)) => {
+                    if let Some(n_arrived) = self.rows_of_cut_strip(chunk_y) {
+                        self.decoder.inner().is_endless = true;
+                        let again = self.read_row_of_chunks(chunk_y, n_rows * row_len);
+                        self.decoder.inner().is_endless = false;
+                        again.into_iter().for_each(|rows| pass_rows(rows, n_arrived.min(n_rows)));
+                    }
+                    return Err(DecodeFailure::Corrupt(why));
+                }
+                Err(stopped) => return Err(stopped),
+            }
         }
         Ok(())
+    }
+
+    /// Reads the `len` samples of row `chunk_y` of the grid of chunks: one strip, or tiles side by
+    /// side.
+    fn read_row_of_chunks(
+        &mut self,
+        chunk_y: u32,
+        len: usize,
+    ) -> Result<Values<Vec<u8>, Vec<f32>>, DecodeFailure> {
+        let (width, height) = self.size;
+        let (chunk_width, chunk_height) = self.chunk();
+        let (across, down) = (width.div_ceil(chunk_width), height.div_ceil(chunk_height));
+        if across == 1 && !self.is_planar {
+            return self.read_chunk(chunk_y, width as usize);
+        }
+        let n_floats = if self.is_measured { len } else { 0 };
+        let (mut bytes, mut floats) = (vec![0; len - n_floats], vec![0.0; n_floats]);
+        for chunk_x in 0..across {
+            let left = chunk_x * chunk_width;
+            let columns = chunk_width.min(width - left) as usize;
+            for plane in 0..if self.is_planar { self.n_samples } else { 1 } {
+                let idx = (plane as u32 * down + chunk_y) * across + chunk_x;
+                let place = Place {
+                    left: left as usize,
+                    columns,
+                    row_len: width as usize * self.n_samples,
+                    n_samples: self.n_samples,
+                    plane: self.is_planar.then_some(plane),
+                };
+                match self.read_chunk(idx, columns)? {
+                    Values::Bytes(values) => place.fill(&mut bytes, &values),
+                    Values::Floats(values) => place.fill(&mut floats, &values),
+                }
+            }
+        }
+        Ok(if self.is_measured { Values::Floats(floats) } else { Values::Bytes(bytes) })
+    }
+
+    /// Returns the number of complete rows of a strip that the end of the file truncates; `None` if
+    /// the chunk is compressed, a tile or a plane.
+    fn rows_of_cut_strip(&mut self, strip: u32) -> Option<usize> {
+        let is_plain =
+            self.decoder.find_tag_unsigned::<u16>(Tag::Compression).ok()?.unwrap_or(1) == 1;
+        if !is_plain || self.is_planar || self.decoder.get_chunk_type() != ChunkType::Strip {
+            return None;
+        }
+        let offsets = self.decoder.find_tag_unsigned_vec::<u64>(Tag::StripOffsets).ok()??;
+        let n_bytes = self.decoder.inner().bytes.get_ref().len() as u64;
+        let row_bits = u64::from(self.size.0) * self.n_stored as u64 * u64::from(self.bits);
+        let arrived = n_bytes.checked_sub(*offsets.get(strip as usize)?)?;
+        usize::try_from(arrived / row_bits.div_ceil(8)).ok()
     }
 
     /// Returns the values of black and white for floats and signed numbers.
@@ -282,13 +381,18 @@ impl<'a> Page<'a> {
     /// their minimum to their maximum.
     fn range(&mut self) -> Result<(f32, f32), DecodeFailure> {
         let (mut least, mut most) = (f32::INFINITY, f32::NEG_INFINITY);
-        self.for_each_row(|values| {
+        let ended = self.for_each_row(|values| {
             if let Values::Floats(values) = values {
                 for value in values.iter().filter(|value| value.is_finite()) {
                     (least, most) = (least.min(*value), most.max(*value));
                 }
             }
-        })?;
+        });
+        match ended {
+            // A truncated file has the range of the rows that arrived.
+            Ok(()) | Err(DecodeFailure::Corrupt(_)) => {}
+            Err(stopped) => return Err(stopped),
+        }
         // Wide gamuts and sharpening give values a little below zero.
         let has_none_below = least >= -0.1 * most;
         Ok(match () {
@@ -420,6 +524,16 @@ impl Row {
     }
 }
 
+/// Returns the byte ranges of the strips as the directory states them.
+fn strips(decoder: &mut Decoder<Patched>) -> Option<Vec<Range<usize>>> {
+    let offsets = decoder.find_tag_unsigned_vec::<u64>(Tag::StripOffsets).ok()??;
+    let lens = decoder.find_tag_unsigned_vec::<u64>(Tag::StripByteCounts).ok()??;
+    let strip = |(start, len): (&u64, &u64)| {
+        Some(usize::try_from(*start).ok()?..usize::try_from(start.checked_add(*len)?).ok()?)
+    };
+    offsets.iter().zip(&lens).map(strip).collect()
+}
+
 /// Reads a palette of 16-bit values: all reds, all greens, all blues.
 fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, DecodeFailure> {
     let map = decoder.get_tag_u16_vec(Tag::ColorMap)?;
@@ -442,6 +556,8 @@ fn palette(decoder: &mut Decoder<Patched>, bits: u8) -> Result<Vec<[u8; 3]>, Dec
 struct Patched<'a> {
     bytes: Cursor<&'a [u8]>,
     patch: Option<(u64, [u8; 2])>,
+    /// Whether reads after the last byte return zeros.
+    is_endless: bool,
 }
 
 impl<'a> Patched<'a> {
@@ -466,7 +582,7 @@ impl<'a> Patched<'a> {
             is_short.then_some((entry.at as u64, bytes))
         });
         (
-            Self { bytes: Cursor::new(bytes), patch },
+            Self { bytes: Cursor::new(bytes), patch, is_endless: false },
             patch.and(found).map(|(.., photometric)| photometric),
         )
     }
@@ -476,6 +592,11 @@ impl Read for Patched<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let from = self.bytes.position();
         let n = self.bytes.read(buf)?;
+        if n == 0 && self.is_endless {
+            buf.fill(0);
+            self.bytes.set_position(from + buf.len() as u64);
+            return Ok(buf.len());
+        }
         if let Some((at, patch)) = self.patch {
             for (place, value) in
                 (at..).zip(patch).filter(|(place, _)| (from..from + n as u64).contains(place))
@@ -501,6 +622,7 @@ mod tests {
     use crate::image::colour::tests::{INKS, OF_INKS, of_inks};
     use crate::image::decode::tests::{check_close, decoded, refused, scaled};
     use crate::image::resize::tests::picture;
+    use crate::image::{Decoded, ImageError, decode_scaled};
 
     /// Builds a file from the entries of its first directory and the bytes of its strips or tiles.
     #[derive(Clone)]
@@ -580,6 +702,29 @@ mod tests {
             bytes
         }
 
+        /// Builds a little-endian classic TIFF with the directory before the strips or tiles.
+        fn directory_first(&self) -> Vec<u8> {
+            let draw = |first: usize| {
+                let mut bytes = b"II\x2a\0\0\0\0\0".to_vec();
+                let mut at = first as u64;
+                let offset = |chunk: &Vec<u8>| {
+                    at += chunk.len() as u64;
+                    at - chunk.len() as u64
+                };
+                let offsets = self.chunks.iter().map(offset).collect();
+                let counts = self.chunks.iter().map(|chunk| chunk.len() as u64).collect();
+                let is_tiled = self.entries.iter().any(|entry| entry.0 == 322);
+                let mut entries = self.entries.clone();
+                entries.push((if is_tiled { 324 } else { 273 }, LONG, offsets));
+                entries.push((if is_tiled { 325 } else { 279 }, LONG, counts));
+                let directory = self.directory(&mut bytes, entries);
+                bytes.splice(4..8, (directory as u32).to_le_bytes());
+                bytes
+            };
+            let first = draw(0).len();
+            [draw(first), self.chunks.concat()].concat()
+        }
+
         /// Appends a directory and returns its offset. The directory ends with the offset of the
         /// next.
         fn directory(&self, bytes: &mut Vec<u8>, mut entries: Vec<(u16, u16, Vec<u64>)>) -> usize {
@@ -624,6 +769,87 @@ mod tests {
         RgbImage::from_fn(image.width(), image.height(), |x, y| {
             image::Rgb([image.get_pixel(x, y).0[0]; 3])
         })
+    }
+
+    /// Removes the last bytes. Asserts that the first `n_rows` rows equal those of the image and
+    /// that the others are grey.
+    fn check_cut(file: &File, image: &RgbImage, n_bytes_less: usize, n_rows: u32) {
+        let whole = file.directory_first();
+        assert_eq!(&decoded(&whole), image);
+        let cut = &whole[..whole.len() - n_bytes_less];
+        let Decoded { pixels, problem, .. } = scaled(cut, DecodeLimits::default(), u32::MAX);
+        let percent = 100 * n_rows / image.height();
+        let problem = problem.expect("a part is missing");
+        assert!(
+            problem.contains("TIFF is cut short")
+                && problem.contains(&format!(" {percent} % of it")),
+            "{problem}"
+        );
+        for (y, (row, wanted)) in pixels.rows().zip(image.rows()).enumerate() {
+            let wanted: Vec<[u8; 3]> = match (y as u32) < n_rows {
+                true => wanted.map(|pixel| pixel.0).collect(),
+                false => vec![[128; 3]; image.width() as usize],
+            };
+            assert_eq!(row.map(|pixel| pixel.0).collect::<Vec<_>>(), wanted, "row {y}");
+        }
+        assert!(refused(cut).contains("get it again"));
+    }
+
+    #[test]
+    fn the_rows_that_arrived_are_shown_and_the_file_is_named() {
+        let image = picture(20, 30);
+        // One strip of 30 rows, 60 bytes each.
+        check_cut(&rgb(&image), &image, 9 * 60 + 7, 20);
+        // Strips of ten rows, the second cut.
+        let mut strips = rgb(&image).with(278, LONG, &[10]);
+        strips.chunks = image.as_raw().chunks(600).map(<[u8]>::to_vec).collect();
+        check_cut(&strips, &image, 600 + 9 * 60 + 7, 10);
+        check_cut(&strips, &image, 600 + 7, 19);
+        // A truncated compressed strip is skipped.
+        let mut packed = strips.with(259, SHORT, &[8]);
+        packed.chunks = packed.chunks.iter().map(|strip| deflated(strip)).collect();
+        check_cut(&packed, &image, 50, 20);
+        // Grey floats. The rows that arrived set their range.
+        let shades = gray(&image);
+        let values = shades.as_raw().chunks(3).map(|pixel| f32::from(pixel[0]) / 255.0);
+        let file = File::new((20, 30), 1, &[32], floats(values)).with(339, SHORT, &[3]);
+        check_cut(&file, &shades, 10 * 80, 20);
+    }
+
+    #[test]
+    fn a_file_whose_directory_did_not_arrive_is_refused() {
+        let whole = rgb(&picture(20, 30)).bytes();
+        let error = refused(&whole[..whole.len() - 20]);
+        assert!(error.contains("TIFF") && error.contains("cut short"), "{error}");
+        // A file with almost no pixels is refused too.
+        let whole = rgb(&picture(20, 30)).directory_first();
+        let error = decode_scaled(&whole[..whole.len() - 1790], DecodeLimits::default(), u32::MAX)
+            .expect_err("ten bytes of pixels");
+        assert!(matches!(error, ImageError::Corrupt { format: "TIFF", .. }), "{error}");
+    }
+
+    /// A zlib stream of one stored block.
+    fn deflated(bytes: &[u8]) -> Vec<u8> {
+        let adler = bytes.iter().fold((1_u32, 0_u32), |(a, b), byte| {
+            let a = (a + u32::from(*byte)) % 65521;
+            (a, (b + a) % 65521)
+        });
+        let len = bytes.len() as u16;
+        [
+            &[0x78, 0x01, 0x01][..],
+            &len.to_le_bytes(),
+            &(!len).to_le_bytes(),
+            bytes,
+            &(adler.1 << 16 | adler.0).to_be_bytes(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn samples_after_the_colours_are_skipped() {
+        let pixels = vec![10, 20, 30, 1, 2, 40, 50, 60, 3, 4];
+        let file = File::new((2, 1), 2, &[8; 5], pixels).with(338, SHORT, &[0, 0]);
+        assert_eq!(decoded(&file.bytes()).as_raw(), &[10, 20, 30, 40, 50, 60]);
     }
 
     #[test]
@@ -856,16 +1082,20 @@ mod tests {
         // 4,000 x 4,000 pixels without data in one strip, or in identical rows.
         let limits =
             DecodeLimits { max_bytes: 4_000_000, max_pixels: 100_000, ..DecodeLimits::default() };
-        let strip = File::new((4000, 4000), 1, &[8], vec![]);
+        let strip = File::new((4000, 4000), 1, &[16], vec![]);
         let error =
             crate::image::decode_whole(&strip.bytes(), limits).expect_err("16 MB").to_string();
         assert!(
             error.contains("4000x4000, which needs") && error.contains("strips or tiles"),
             "{error}"
         );
-        let rows = File { chunks: vec![vec![200; 4000]; 4000], ..strip }.with(278, LONG, &[1]);
-        let decoded = scaled(&rows.bytes(), limits, u32::MAX);
-        assert_eq!((decoded.width, decoded.pixels.dimensions()), (4000, (250, 250)));
-        assert!(decoded.pixels.as_raw().iter().all(|value| *value == 200));
+        let rows = File { chunks: vec![vec![200; 8000]; 4000], ..strip }.with(278, LONG, &[1]);
+        // A strip of 8-bit samples is not copied, so its length does not matter.
+        let plain = File::new((4000, 4000), 1, &[8], vec![200; 16_000_000]);
+        for file in [rows, plain] {
+            let decoded = scaled(&file.bytes(), limits, u32::MAX);
+            assert_eq!((decoded.width, decoded.pixels.dimensions()), (4000, (250, 250)));
+            assert!(decoded.pixels.as_raw().iter().all(|value| *value == 200));
+        }
     }
 }

@@ -141,6 +141,10 @@ impl Watcher for Reporter {
         self.tell(IndexNews::Problem(path.to_owned(), crate::terminal::root_on_one_line(&error)));
         Ok(())
     }
+
+    fn warn(&mut self, path: &Path, problem: &str) {
+        self.tell(IndexNews::Problem(path.to_owned(), problem.to_owned()));
+    }
 }
 
 /// Progress, speed and remaining time of indexing, from the times of its messages.

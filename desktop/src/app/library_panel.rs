@@ -199,7 +199,7 @@ fn theme(state: &mut State, ui: &mut Ui) {
     });
 }
 
-/// Lists files that cannot be read, from this run and earlier ones.
+/// Lists files that cannot be read, or only in part, from this run and earlier ones.
 fn problems(state: &State, ui: &mut Ui) {
     let known = state.catalogue().map_or(&[][..], |catalogue| &catalogue.problems);
     let new = || state.indexing.problems.iter().filter(|problem| !known.contains(problem));
@@ -207,7 +207,7 @@ fn problems(state: &State, ui: &mut Ui) {
     if n_problems == 0 {
         return;
     }
-    ui.collapsing(format!("{n_problems} could not be read"), |ui| {
+    ui.collapsing(format!("{n_problems} could not be read, or only in part"), |ui| {
         let all: Vec<&(PathBuf, String)> = new().chain(known).collect();
         let height =
             2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;

@@ -203,7 +203,7 @@ pub struct Catalogue {
     pub photos: HashMap<i64, Photo>,
     /// Folders that have photos, sorted.
     pub folders: Vec<PathBuf>,
-    /// Files that could not be read, with the reason.
+    /// Files that could not be read, or only in part, with the reason.
     pub problems: Vec<(PathBuf, String)>,
     /// Photos that only other models have embeddings of.
     pub n_of_others: usize,

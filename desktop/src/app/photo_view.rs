@@ -252,6 +252,9 @@ fn about(window: &mut Window, ui: &mut Ui) {
     let photo = window.state.catalogue().and_then(|catalogue| catalogue.photos.get(&look.content));
     if let Some(photo) = photo {
         ui.weak(facts_in_words(photo));
+        if let Some(problem) = &photo.problem {
+            ui.colored_label(ui.visuals().warn_fg_color, problem);
+        }
         if let Some(camera) = &photo.camera {
             ui.weak(camera);
         }

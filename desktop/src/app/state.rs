@@ -866,6 +866,7 @@ fn summary_in_words(summary: crate::library::Summary) -> String {
         (summary.unchanged, "read again"),
         (summary.forgotten, "gone"),
         (summary.unreadable, "unreadable"),
+        (summary.in_part, "cut short or damaged"),
     ];
     let told: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();

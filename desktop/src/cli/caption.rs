@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::WrongArguments;
 use crate::boxes::BoxArg;
 use crate::context::Context;
-use crate::names::{json_path, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::photos::{for_each_encoded, read_photo};
 use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json};
 
@@ -63,7 +63,7 @@ pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
             if context.json {
                 captions.push((path.to_owned(), entry(path, part, &caption)));
             } else {
-                print(format!("{}\t{}\t{}", shown(path), part.label, one_line(&caption.text)))?;
+                print(format!("{}\t{}\t{}", listed(path), part.label, one_line(&caption.text)))?;
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::boxes::BoxArg;
 use crate::cli::embed_shards;
 use crate::context::Context;
 use crate::model::model_files;
-use crate::names::{json_path, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::{for_each_encoded, whole_embed};
 use crate::query::doubts_of;
@@ -166,7 +166,7 @@ impl Embeds {
         let numbers =
             |embed: &[f32]| embed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         for (path, embed) in &self.images {
-            print(format!("image\t{}\t{}", shown(path), numbers(embed)))?;
+            print(format!("image\t{}\t{}", listed(path), numbers(embed)))?;
         }
         for (text, embed) in &self.texts {
             print(format!("text\t{}\t{}", text.escape_debug(), numbers(embed)))?;
@@ -174,7 +174,7 @@ impl Embeds {
         for (path, box_px, embed) in &self.regions {
             print(format!(
                 "region\t{} {}\t{}",
-                shown(path),
+                listed(path),
                 box_text(Some(*box_px)),
                 numbers(embed)
             ))?;

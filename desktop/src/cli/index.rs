@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::args::WrongArguments;
 use crate::context::Context;
 use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
-use crate::names::{json_path, path_parser, printable, shown};
+use crate::names::{json_path, listed, path_parser, printable, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, Root, walk};
 #[cfg(feature = "ann")]
@@ -29,7 +29,10 @@ use crate::terminal::{json_problem, note, print, print_json};
     Run the command again after you add, change or move photos: it encodes only new content. You \
     can stop it at any moment, also by a kill; the next run continues. It reads a file again if \
     the size, the date, the permissions or a sidecar of the file changed; --rescan reads all files \
-    again.")]
+    again.\n\n\
+    Formats: JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC, the previews in raw photos, and AVIF in builds \
+    with the feature avif. A truncated image is indexed by its intact part, and --problems lists \
+    it.")]
 pub struct IndexArgs {
     /// Folders with photos, including subfolders [default: the known folders]
     ///
@@ -63,7 +66,7 @@ pub struct IndexArgs {
     /// A photo is known if its name, size and date are the same.
     #[arg(long, value_name = "FILE", requires = "dirs")]
     import: Option<PathBuf>,
-    /// List the unreadable files with the reasons
+    /// List the files that cannot be read, or only in part, with the reasons
     #[arg(long)]
     problems: bool,
     /// Remove photos that no longer exist, and shrink the library
@@ -190,6 +193,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let summary = match &found {
         Some(found) => {
             library.remember_folders(&found.roots)?;
+            report_outdated_photos(&library, context)?;
             if let Some(left_out) = found.left_out.in_words() {
                 note(context.quiet, left_out);
             }
@@ -229,6 +233,26 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     })
 }
 
+/// Reports why unchanged photos are encoded again.
+fn report_outdated_photos(library: &Library, context: &Context) -> Result<()> {
+    let n = library.photos_of_earlier_programs()?;
+    if n > 0 {
+        let why =
+            "this version decodes colours, transparency or rotation of some photos differently";
+        let line =
+            format!("{n} photos from an earlier version of mmgem are encoded again, once: {why}");
+        note(context.quiet, line);
+    } else if library.counts()?.photos == 0 {
+        let n = library.photos_of_other_models()?;
+        if n > 0 {
+            let what = "photos were indexed with another model; its vectors stay, and this model \
+                        encodes the photos too";
+            note(context.quiet, format!("{n} {what}"));
+        }
+    }
+    Ok(())
+}
+
 /// Rejects an export that would overwrite the library, one of its photos, or the imported file.
 fn spare_library(out: &Path, args: &IndexArgs, file: &Path, library: &Library) -> Result<()> {
     check_ending("--export", out, &["safetensors"], "no other format is supported")?;
@@ -243,7 +267,7 @@ fn spare_library(out: &Path, args: &IndexArgs, file: &Path, library: &Library) -
 
 fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -> Result<()> {
     let counts = library.counts()?;
-    let Summary { encoded, recognised, unchanged, forgotten, unreadable } = summary;
+    let Summary { encoded, recognised, unchanged, forgotten, unreadable, in_part: _ } = summary;
     if context.json {
         return print_json(&json!({
             "library": json_path(file),
@@ -254,6 +278,7 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
             "forgotten": forgotten,
             "unreadable": unreadable,
             "problems": counts.problems,
+            "in_part": counts.in_part,
         }));
     }
     let read_again = if unchanged > 0 {
@@ -273,6 +298,10 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
             format!("{} files are unreadable; --problems lists them", counts.problems),
         );
     }
+    if counts.in_part > 0 {
+        let what = "are truncated or damaged and searched by their intact part: see --problems";
+        note(context.quiet, format!("{} photos {what}", counts.in_part));
+    }
     Ok(())
 }
 
@@ -282,7 +311,7 @@ fn list_problems(library: &Library, context: &Context) -> Result<()> {
         return print_json(&problems.iter().map(json_problem).collect::<Value>());
     }
     let line = |(path, problem): &(PathBuf, String)| {
-        print(format!("{}\t{}", shown(path), printable(problem)))
+        print(format!("{}\t{}", listed(path), printable(problem)))
     };
     problems.iter().try_for_each(line)
 }

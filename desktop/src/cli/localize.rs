@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use mmgem_core::image::{preprocess, to_jpeg};
+use mmgem_core::image::{Decoded, Rgb, preprocess, to_jpeg};
+use mmgem_core::session::{Localization, Session};
 use mmgem_data::files::write_atomic;
 use serde_json::json;
 
@@ -13,7 +14,7 @@ use crate::draw::{draw_box, overlay_heat, png_bytes};
 use crate::model::model_files;
 use crate::names::{json_path, path_parser, put_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
-use crate::photos::read_photo;
+use crate::photos::read_decoded;
 use crate::query::doubts_of;
 use crate::terminal::{box_text, json_box, json_f32, json_floats, note, print, print_json};
 
@@ -33,6 +34,27 @@ pub struct LocalizeArgs {
     out: PathBuf,
 }
 
+/// Locates a text in a photo. Returns the position in pixels of the original, and the photo with
+/// the heat map and the best box.
+///
+/// The photo is smaller than the original if that has more than 200 megapixels.
+fn locate(session: &Session, decoded: Decoded, text: &str) -> Result<(Localization, Rgb)> {
+    let Decoded { pixels: mut photo, width, height, .. } = decoded;
+    let input = preprocess(&photo, &session.config().preprocess());
+    let map = input.map;
+    let input = input.of_original(width, height);
+    let encoded = session.encode_batch(&[input]).pop().expect("one photo in, one out");
+    let found = pollster::block_on(async {
+        let text_embed = session.embed_text(text).await?;
+        session.localize(&encoded, &text_embed).await
+    })?;
+    let image_size = session.config().vision.image_size();
+    overlay_heat(&mut photo, &found.similarity, found.grid, image_size, &map);
+    let scale = [photo.width() as f32 / width as f32, photo.height() as f32 / height as f32];
+    draw_box(&mut photo, std::array::from_fn(|i| found.box_px[i] * scale[i % 2]));
+    Ok((found, photo))
+}
+
 /// Quality of a JPEG output.
 const JPEG_QUALITY: u8 = 92;
 
@@ -44,23 +66,7 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
     let session = &context.session;
     let doubts = doubts_of(&args.text, session.tokenizer())?;
     doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
-    let mut photo = read_photo(&args.image)?;
-    let input = preprocess(&photo, &session.config().preprocess());
-    let map = input.map;
-    let encoded = session.encode_batch(&[input]).pop().expect("one photo in, one out");
-    let found = pollster::block_on(async {
-        let text_embed = session.embed_text(&args.text).await?;
-        session.localize(&encoded, &text_embed).await
-    })?;
-
-    overlay_heat(
-        &mut photo,
-        &found.similarity,
-        found.grid,
-        session.config().vision.image_size(),
-        &map,
-    );
-    draw_box(&mut photo, found.box_px);
+    let (found, photo) = locate(session, read_decoded(&args.image)?, &args.text)?;
     let ends_in =
         |ending| args.out.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
     let is_jpeg = ends_in("jpg") || ends_in("jpeg");
@@ -97,4 +103,35 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
     ))?;
     note(context.quiet, format!("wrote {}", shown(&args.out)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use mmgem_scenes::scene;
+
+    use super::*;
+    use crate::device::{DeviceChoice, open_device};
+    use crate::model::ModelFiles;
+
+    #[test]
+    fn the_box_in_a_reduced_scan_is_in_pixels_of_the_original() {
+        let files = ModelFiles::read(None).expect("embedded");
+        let cpu = open_device(DeviceChoice::Cpu).expect("there is always a CPU");
+        let session = files.open(&cpu).expect("the embedded files belong together");
+        let scene = scene(11, 3);
+        let (width, height) = (scene.width, scene.height);
+        let photo = Rgb::from_raw(width, height, scene.rgb).expect("three bytes a pixel");
+        let of = |by: u32| Decoded {
+            pixels: photo.clone(),
+            width: by * width,
+            height: by * height,
+            format: "PNG",
+            problem: None,
+        };
+        let (as_is, drawn) = locate(&session, of(1), "a circle").expect("it is found");
+        let (scan, of_scan) = locate(&session, of(4), "a circle").expect("it is found");
+        assert_eq!(scan.box_px, as_is.box_px.map(|x| 4.0 * x));
+        assert_eq!(scan.point_px, as_is.point_px.map(|x| 4.0 * x));
+        assert_eq!((scan.score, of_scan), (as_is.score, drawn));
+    }
 }

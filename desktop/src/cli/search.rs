@@ -25,7 +25,7 @@ use crate::library::{
     second_in_words,
 };
 use crate::model::model_files;
-use crate::names::{json_path, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, find_photos, read_decoded};
 use crate::query::{Query, Term, What};
@@ -45,12 +45,16 @@ use crate::terminal::{
     mmgem search --calibrate 'val-*.tar'                      (values for --min-score)\n\n\
     A query adds and subtracts texts and photos. A `+` or `-` between spaces applies to all words \
     up to the next one; `-cat` subtracts one word. `N:` before a text is its weight. Text in \
-    double quotes is literal.\n\n\
+    double quotes is literal. A path may be a `file:` URI: --json writes names that are not UTF-8 \
+    as one.\n\n\
     Filters are after: and before: (a year, month or day), near:LAT,LON[,KM], path:, camera: and \
     type:. Quote values with spaces: path:\"my photos\". A `-` in front negates a filter. Filters \
     alone list photos, the latest first.\n\n\
     A hit has a score, a path and the best box in the photo. Every matching file is listed, also \
-    copies.")]
+    copies; --group lists each picture once.\n\n\
+    The date of a photo is the first of: EXIF, XMP, an XMP file beside it, IPTC, PNG's creation \
+    time, the GPS clock, Google Takeout's JSON, the file's name, the file's date. --json writes \
+    the source.")]
 pub struct SearchArgs {
     /// Texts, paths of photos, and filters
     #[arg(value_name = "QUERY", required_unless_present = "calibrate")]
@@ -253,11 +257,14 @@ fn open_library(
 ) -> Result<Library> {
     let dim = context.session.config().embed_dim;
     let Some(among) = among else {
-        return Library::open_to_search(
-            file.expect("without --photos there is a library file"),
-            context.fingerprint,
-            dim,
-        );
+        let file = file.expect("without --photos there is a library file");
+        let library = Library::open_to_search(file, context.fingerprint, dim)?;
+        let earlier = library.photos_of_earlier_programs()?;
+        if earlier > 0 && library.counts()?.photos > 0 {
+            let why = "an earlier version of mmgem indexed them; `mmgem index` encodes them again";
+            note(context.quiet, format!("{earlier} photos are not searched: {why}"));
+        }
+        return Ok(library);
     };
     let mut library = match file {
         None => Library::in_memory(context.fingerprint, dim)?,
@@ -349,6 +356,12 @@ impl Source {
 fn read_shelf(library: &Library) -> Result<Shelf> {
     let shelf = library.shelf()?;
     if shelf.len() == 0 {
+        let earlier = library.photos_of_earlier_programs()?;
+        anyhow::ensure!(
+            earlier == 0,
+            "an earlier version of mmgem indexed the {earlier} photos of the library\n  hint: \
+             `mmgem index` encodes them again, once"
+        );
         let others = match library.photos_of_other_models()? {
             0 => String::new(),
             n => format!(" (it has {n} photos of other models)"),
@@ -420,7 +433,7 @@ fn report(
         } else {
             let why = why.as_ref().map(|text| format!("\t{}", one_line(text))).unwrap_or_default();
             let score = hit.score.map_or("-".into(), |score| format!("{score:.4}"));
-            print(format!("{score}\t{}\t{}{why}", shown(&hit.path), box_text(hit.box_px)))?;
+            print(format!("{score}\t{}\t{}{why}", listed(&hit.path), box_text(hit.box_px)))?;
             if args.group {
                 hit.same
                     .iter()
@@ -474,7 +487,7 @@ fn why(hit: &Found, context: &Context) -> Result<String> {
 }
 
 fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
-    let Photo { format, size_bytes, size_px, taken, camera, place, .. } = &hit.photo;
+    let Photo { format, size_bytes, size_px, taken, camera, place, problem, .. } = &hit.photo;
     let mut entry = json!({
         "path": null,
         "score": hit.score.map(json_f32),
@@ -488,6 +501,9 @@ fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
         "place": place,
     });
     put_path(&mut entry, &hit.path);
+    if let Some(problem) = problem {
+        entry["problem"] = problem.as_str().into();
+    }
     if !hit.same.is_empty() {
         entry["same"] = hit.same.iter().map(|path| json_path(path)).collect();
     }

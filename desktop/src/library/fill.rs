@@ -26,8 +26,9 @@ use super::{
     Donor, FACTS, Facts, Library, PhotoVectors, READERS, bytes_of_codes, bytes_of_floats, paths,
 };
 use crate::context::Context;
+use crate::names::shown;
 use crate::photos::{FoundPhotos, decode_photo};
-use crate::terminal::{PassedOver, progress_bar};
+use crate::terminal::{PassedOver, note, progress_bar};
 
 /// Photos per batch, and per transaction: a kill loses at most this many.
 const BATCH: usize = 16;
@@ -51,6 +52,8 @@ pub struct Summary {
     pub forgotten: usize,
     /// Files that could not be read.
     pub unreadable: usize,
+    /// Encoded and recognised photos that are truncated or damaged.
+    pub in_part: usize,
 }
 
 /// Settings of an update.
@@ -83,6 +86,9 @@ pub trait Watcher {
     /// # Errors
     /// When the update must end.
     fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()>;
+
+    /// Reports that a part of a photo is missing. The rest is in the library.
+    fn warn(&mut self, path: &Path, problem: &str);
 }
 
 /// Shows a progress bar and the skipped files on stderr.
@@ -116,6 +122,10 @@ impl Watcher for OnTerminal {
 
     fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()> {
         self.passed_over.take(path, Err::<(), _>(error), Some(&self.bar)).map(|_| ())
+    }
+
+    fn warn(&mut self, path: &Path, problem: &str) {
+        self.bar.suspend(|| note(false, format!("{}: {problem}", shown(path))));
     }
 }
 
@@ -191,6 +201,8 @@ struct Fresh {
     thumbnail: Vec<u8>,
     look: u64,
     input: Preprocessed,
+    /// See [`mmgem_core::image::Decoded::problem`].
+    problem: Option<String>,
 }
 
 impl Library {
@@ -331,16 +343,22 @@ impl Library {
             file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Err(refusal))?;
         }
         transaction.commit()?;
+        for (path, .., fresh) in &new {
+            if let Some(problem) = &fresh.problem {
+                summary.in_part += 1;
+                watcher.warn(path, problem);
+            }
+        }
         bad.into_iter().try_for_each(|(path, _, _, refusal)| watcher.refuse(&path, refusal.error))
     }
 
     /// Files that need not be read again unless they change.
     fn known_files(&self) -> Result<HashMap<PathBuf, Known>> {
         let sql = "SELECT path, size_bytes, modified_ns, changed_ns, sidecar_ns,
-                problem IS NOT NULL, readers, content.id IS NOT NULL AND content.taken_secs IS NULL
+                file.problem IS NOT NULL, readers, content.id IS NOT NULL AND content.taken_secs IS NULL
                 AND coalesce(content.facts, 0) < ?2
             FROM file LEFT JOIN content ON content.id = file.content
-            WHERE problem IS NOT NULL OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
+            WHERE file.problem IS NOT NULL OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
         let mut rows = self.db.prepare(sql)?;
         let rows = rows.query_map([self.model, FACTS], |row| {
             let path: Vec<u8> = row.get(0)?;
@@ -497,6 +515,7 @@ fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
         thumbnail: to_jpeg(&thumbnail(&decoded.pixels), 80),
         look: look(&decoded.pixels),
         input: preprocess(&decoded.pixels, config).of_original(width, height),
+        problem: decoded.problem,
     })
 }
 
@@ -543,14 +562,14 @@ fn content_row(
     facts: &Facts,
     fresh: &Fresh,
 ) -> Result<i64> {
-    let Fresh { format, width, height, look, .. } = fresh;
+    let Fresh { format, width, height, look, problem, .. } = fresh;
     transaction
         .prepare_cached(
-            "INSERT INTO content (hash, format, width, height, look) VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO content (hash, format, width, height, look, problem) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
             ON CONFLICT (hash) DO UPDATE SET format = excluded.format, width = excluded.width,
-            height = excluded.height, look = excluded.look, family = NULL",
+            height = excluded.height, look = excluded.look, problem = excluded.problem, family = NULL",
         )?
-        .execute(params![hash, format, width, height, look.cast_signed()])?;
+        .execute(params![hash, format, width, height, look.cast_signed(), problem])?;
     facts_row(transaction, hash, facts)?;
     let content = content_of(transaction, hash)?.context("the content was just written")?;
     transaction

@@ -47,7 +47,7 @@ pub use watch::Changes;
 const PREPROCESSING: i64 = 2;
 /// Version of the decoders. Raise it when more formats can be read: unreadable files are then tried
 /// again.
-const READERS: i64 = 2;
+const READERS: i64 = 3;
 /// Version of [`Facts`]. Raise it when [`Facts`] finds more: files without a date of their own are
 /// then read again.
 const FACTS: i64 = 1;
@@ -104,13 +104,15 @@ CREATE TABLE region_vectors (
 ";
 
 /// Columns that libraries of earlier versions lack and those versions ignore: table, name, type.
-const COLUMNS: [(&str, &str, &str); 10] = [
+const COLUMNS: [(&str, &str, &str); 11] = [
     // Photos of the same picture share this number. NULL: not compared yet.
     ("content", "family", "INTEGER"),
     // The source of `taken_secs`.
     ("content", "date_from", "TEXT"),
     // `FACTS` of the program that read the facts.
     ("content", "facts", "INTEGER"),
+    // The missing part of the picture, in words, if the file is truncated or damaged.
+    ("content", "problem", "TEXT"),
     // Time of the file's last change, its permissions and name included, if the system reports it.
     ("file", "changed_ns", "INTEGER"),
     // Time of the last change to the file's sidecars.
@@ -186,6 +188,8 @@ pub struct Counts {
     pub photos: usize,
     /// Files that could not be read.
     pub problems: usize,
+    /// Truncated or damaged files that can be searched.
+    pub in_part: usize,
 }
 
 impl Library {
@@ -197,14 +201,21 @@ impl Library {
         };
         let photos = "SELECT count(*) FROM file JOIN image_vector USING (content) WHERE model = ?1";
         let problems = "SELECT count(*) FROM file WHERE problem IS NOT NULL";
-        Ok(Counts { photos: count(photos, &[&self.model])?, problems: count(problems, &[])? })
+        let in_part = "SELECT count(*) FROM file JOIN content ON content.id = file.content
+            WHERE file.problem IS NULL AND content.problem IS NOT NULL";
+        Ok(Counts {
+            photos: count(photos, &[&self.model])?,
+            problems: count(problems, &[])?,
+            in_part: count(in_part, &[])?,
+        })
     }
 
-    /// Files that could not be read, with the reason.
+    /// Files that could not be read, or only in part, with the reason.
     pub fn problems(&self) -> Result<Vec<(PathBuf, String)>> {
-        let mut rows = self
-            .db
-            .prepare("SELECT path, problem FROM file WHERE problem IS NOT NULL ORDER BY path")?;
+        let sql = "SELECT path, coalesce(file.problem, content.problem) AS why
+            FROM file LEFT JOIN content ON content.id = file.content
+            WHERE why IS NOT NULL ORDER BY path";
+        let mut rows = self.db.prepare(sql)?;
         let rows = rows
             .query_map([], |row| Ok((paths::from_bytes(&row.get::<_, Vec<u8>>(0)?), row.get(1)?)));
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
@@ -239,8 +250,8 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops missing files, content without a file, cached text embeddings and the records of
-    /// approximate indexes, then shrinks the library's file.
+    /// Drops missing files, content without a file, embeddings of earlier versions, cached text
+    /// embeddings and the records of approximate indexes, then shrinks the library's file.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
@@ -250,8 +261,17 @@ impl Library {
         }
         let gone = "id NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
         transaction.execute(&format!("DELETE FROM content WHERE {gone}"), [])?;
+        // Embeddings of this model from earlier versions. Those of other models stay.
+        let outdated =
+            "model IN (SELECT id FROM model WHERE fingerprint = ?1 AND preprocessing < ?2)";
+        let key = params![self.fingerprint.cast_signed(), PREPROCESSING];
+        for table in ["image_vector", "region_vectors", "cutoff"] {
+            transaction.execute(&format!("DELETE FROM {table} WHERE {outdated}"), key)?;
+        }
         transaction.execute("DELETE FROM text_vector", [])?;
         transaction.execute("DELETE FROM nearby", [])?;
+        transaction
+            .execute("DELETE FROM model WHERE fingerprint = ?1 AND preprocessing < ?2", key)?;
         transaction.commit()?;
         Ok(self.db.execute_batch("VACUUM")?)
     }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use rusqlite::params;
 
 use super::dates::{DateFrom, Dated};
-use super::{Library, paths};
+use super::{Library, PREPROCESSING, paths};
 
 /// Photos whose regions are scored: the best by their whole image. A search that wants more hits
 /// scores more.
@@ -47,6 +47,8 @@ pub struct Photo {
     pub place: Option<[f64; 2]>,
     /// Photos of the same picture share this number; `None` until they are compared.
     pub family: Option<i64>,
+    /// The missing part of the picture, in words.
+    pub problem: Option<String>,
 }
 
 impl Photo {
@@ -70,6 +72,7 @@ impl Photo {
             camera: None,
             place: None,
             family: None,
+            problem: None,
         }
     }
 }
@@ -134,7 +137,7 @@ impl Library {
         let sql = format!(
             "SELECT content, path, format, content.taken_secs, content.date_from, file.taken_secs, file.date_from,
             modified_ns, camera, content.latitude, content.longitude, file.latitude, file.longitude, width, height,
-            size_bytes, family FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
+            size_bytes, family, content.problem FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
         );
         let mut rows = self.db.prepare_cached(&sql)?;
         let mut rows = rows.query(rusqlite::params_from_iter(only))?;
@@ -177,6 +180,7 @@ impl Library {
                 camera: row.get(8)?,
                 place: place(9, 10)?.or(place(11, 12)?),
                 family: row.get(16)?,
+                problem: row.get(17)?,
             };
             photos.insert(content, photo);
         }
@@ -363,6 +367,17 @@ impl Library {
             .into_iter()
             .map(|hit| Ranked { content: shelf.contents[hit.row], score: hit.score })
             .collect())
+    }
+
+    /// Number of photos that this model has embeddings of only from an earlier version of mmgem.
+    pub fn photos_of_earlier_programs(&self) -> Result<usize> {
+        let sql = "SELECT count(DISTINCT content) FROM image_vector AS v
+            JOIN model ON model.id = v.model AND fingerprint = ?2 AND preprocessing < ?3
+            WHERE content NOT IN (SELECT content FROM image_vector WHERE model = ?1)
+            AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content)";
+        let key = params![self.model, self.fingerprint.cast_signed(), PREPROCESSING];
+        let n: i64 = self.db.query_row(sql, key, |row| row.get(0))?;
+        Ok(usize::try_from(n)?)
     }
 
     /// Number of photos that other models have embeddings of, for a hint if this model has none.

@@ -90,7 +90,7 @@ fn png(photo: &Rgb) -> Vec<u8> {
 const FIRST: Wanted = Wanted { skip: 0, k: 1, min_score: -1.0, by_region: false, group: false };
 
 fn done(encoded: usize, recognised: usize, forgotten: usize, unreadable: usize) -> Summary {
-    Summary { encoded, recognised, unchanged: 0, forgotten, unreadable }
+    Summary { encoded, recognised, forgotten, unreadable, ..Summary::default() }
 }
 
 #[test]
@@ -105,12 +105,12 @@ fn only_new_content_is_encoded() {
     let touched = fs::File::options().write(true).open(desk.path("2.png")).expect("it is there");
     touched.set_modified(SystemTime::now() + Duration::from_secs(9)).expect("writable");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 2, 1, 0) });
-    assert_eq!(library.counts().expect("readable"), Counts { photos: 4, problems: 0 });
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 4, problems: 0, in_part: 0 });
 
     desk.write("2.png", &png(&drawn(7)));
     fs::remove_file(desk.path("copy.png")).expect("writable");
     assert_eq!(desk.update(&mut library), done(1, 0, 1, 0));
-    assert_eq!(library.counts().expect("readable"), Counts { photos: 3, problems: 0 });
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 3, problems: 0, in_part: 0 });
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn photos_of_a_folder_that_is_gone_are_dropped_by_compacting() {
     assert_eq!(desk.update(&mut library), done(2, 0, 0, 0));
     fs::remove_dir_all(&folder).expect("writable");
     library.compact().expect("writable");
-    assert_eq!(library.counts().expect("readable"), Counts { photos: 1, problems: 0 });
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 1, problems: 0, in_part: 0 });
     assert_eq!(
         (library.photos().expect("readable").len(), desk.update(&mut library)),
         (1, done(0, 0, 0, 0))
@@ -177,7 +177,7 @@ fn files_that_cannot_be_read_are_told_once_and_listed() {
     assert_eq!(told, [(false, true), (true, true)], "{problems:?}");
     desk.write("text.jpg", &png(&drawn(5)));
     assert_eq!(desk.update(&mut library), done(1, 0, 0, 0));
-    assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 1 });
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 1, in_part: 0 });
 }
 
 /// A JPEG with the pixels turned, and an EXIF that turns them back.
@@ -335,13 +335,16 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     };
     for _ in 0..2 {
         assert_eq!(update(&mut library), done(0, 0, 0, 1));
-        assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 1 });
+        assert_eq!(
+            library.counts().expect("readable"),
+            Counts { photos: 2, problems: 1, in_part: 0 }
+        );
         assert_eq!(desk.search(&library, &drawn(0), Wanted { k: 9, ..FIRST }).len(), 2);
     }
     fs::remove_dir(&file).expect("writable");
     fs::rename(&away, &file).expect("writable");
     assert_eq!(update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
-    assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 0 });
+    assert_eq!(library.counts().expect("readable"), Counts { photos: 2, problems: 0, in_part: 0 });
 }
 
 #[test]
@@ -483,4 +486,71 @@ fn another_programs_file_is_refused() {
         );
         assert!(!error.contains("delete"), "{error}");
     }
+}
+
+#[test]
+fn a_truncated_photo_is_a_hit_and_listed_until_the_rest_is_there() {
+    let desk = Desk::new(1);
+    let whole = to_jpeg(&drawn(3), 90);
+    let half = &whole[..whole.len() / 2];
+    desk.write("half.jpg", half);
+    desk.write("copy of half.jpg", half);
+    let mut library = desk.library();
+    let told = desk.update(&mut library);
+    assert_eq!(Summary { in_part: 0, ..told }, done(2, 1, 0, 0));
+    assert_eq!(told.in_part, 1, "of copies one is read");
+    let counts = library.counts().expect("readable");
+    assert_eq!(counts, Counts { photos: 3, problems: 0, in_part: 2 });
+    let problems = library.problems().expect("readable");
+    let names: Vec<_> =
+        problems.iter().map(|(path, _)| path.file_name().expect("a name")).collect();
+    assert_eq!(names, ["copy of half.jpg", "half.jpg"]);
+    assert!(problems.iter().all(|(_, why)| why.contains("JPEG is cut short")), "{problems:?}");
+    let photos = library.photos().expect("readable");
+    assert_eq!(photos.values().filter(|photo| photo.problem.is_some()).count(), 1);
+    // An unchanged photo is not encoded again.
+    assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
+
+    desk.write("half.jpg", &whole);
+    assert_eq!(desk.update(&mut library), done(1, 0, 0, 0));
+    let problems = library.problems().expect("readable");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].0.ends_with("copy of half.jpg"));
+    fs::remove_file(desk.path("copy of half.jpg")).expect("writable");
+    desk.update(&mut library);
+    let counts = library.counts().expect("readable");
+    assert_eq!(counts, Counts { photos: 2, problems: 0, in_part: 0 });
+}
+
+#[test]
+fn photos_of_an_earlier_version_are_encoded_again_and_nothing_is_lost_meanwhile() {
+    let desk = Desk::new(3);
+    let mut library = desk.library();
+    desk.update(&mut library);
+    let earlier = |library: &Library| library.photos_of_earlier_programs().expect("readable");
+    assert_eq!(earlier(&library), 0);
+    let aged = format!("UPDATE model SET preprocessing = {}", PREPROCESSING - 1);
+    library.db.execute_batch(&aged).expect("writable");
+    drop(library);
+
+    let mut library = desk.library();
+    assert_eq!(earlier(&library), 3);
+    let n = |library: &Library, what: &str| -> i64 {
+        library
+            .db
+            .query_row(&format!("SELECT count(*) FROM {what}"), [], |row| row.get(0))
+            .expect("a count")
+    };
+    assert_eq!(desk.update(&mut library), done(3, 0, 0, 0));
+    assert_eq!(earlier(&library), 0, "said once");
+    // The earlier version still finds its own embeddings.
+    assert_eq!(
+        (n(&library, "file"), n(&library, "content"), n(&library, "image_vector")),
+        (3, 3, 6)
+    );
+    assert_eq!(library.shelf().expect("readable").len(), 3);
+    // Compacting removes outdated embeddings.
+    library.compact().expect("writable");
+    assert_eq!((n(&library, "image_vector"), n(&library, "model")), (3, 1));
+    assert_eq!(library.shelf().expect("readable").len(), 3);
 }
