@@ -189,16 +189,16 @@ fn a_run_in_which_nothing_is_learned_is_no_success() {
 
 #[test]
 fn a_run_shorter_than_an_epoch_without_a_usable_sample_is_no_success() {
-    let samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
+    let samples: Vec<Sample> = (0..6).map(|index| damaged(index, "png", Vec::clear)).collect();
     let lab = Lab::with(&samples);
-    // An epoch is four steps, more than the run has.
-    let config = lab.config("run", &["optim.batch_size=1", "optim.steps=2"]);
+    // An epoch is three steps, more than the run has.
+    let config = lab.config("run", &["optim.batch_size=2", "optim.steps=2"]);
     let error = failure(&config, false);
     assert!(
         error.starts_with("no sample could be used in 2 steps in a row; the first: scene"),
         "{error}"
     );
-    assert_eq!(counts(&config, "skipped_samples"), [1, 2]);
+    assert_eq!(counts(&config, "skipped_samples"), [2, 4]);
     check_nothing_is_kept(&config);
 }
 
