@@ -190,16 +190,16 @@ fn a_run_that_learns_nothing_fails() {
 
 #[test]
 fn a_run_without_a_usable_sample_fails_before_the_end_of_an_epoch() {
-    let samples: Vec<Sample> = unusable().into_iter().map(|(sample, _)| sample).collect();
+    let samples: Vec<Sample> = (0..6).map(|index| damaged(index, "png", Vec::clear)).collect();
     let lab = Lab::with(&samples);
-    // An epoch has four steps, more than the run.
-    let config = lab.config("run", &["optim.batch_size=1", "optim.steps=2"]);
+    // An epoch has three steps, more than the run.
+    let config = lab.config("run", &["optim.batch_size=2", "optim.steps=2"]);
     let error = failure(&config, false);
     assert!(
         error.starts_with("no sample could be used in 2 steps in a row; the first: scene"),
         "{error}"
     );
-    assert_eq!(counts(&config, "skipped_samples"), [1, 2]);
+    assert_eq!(counts(&config, "skipped_samples"), [2, 4]);
     check_nothing_is_kept(&config);
 }
 
