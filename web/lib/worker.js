@@ -51,10 +51,24 @@ scope.mmgemPanicked = (/** @type {string} */ message) => die(message);
 scope.onunhandledrejection = (/** @type {PromiseRejectionEvent} */ event) => die(String(event.reason));
 
 scope.onmessage = (/** @type {MessageEvent} */ { data }) => {
+  if (data.lock) return live(data.lock);
   if (data.cancel) return cancel(data.cancel);
   queue.push({ ...data, abort: new AbortController() });
   if (!current) work();
 };
+
+/**
+ * Holds a lock for as long as this worker lives: no other event tells the page that the browser ended it.
+ * @param {string} lock
+ */
+function live(lock) {
+  const held = () => {
+    scope.postMessage({ alive: lock });
+    return new Promise(() => {});
+  };
+  // Without locks (site data is blocked) the page knows only that the program was loaded.
+  Promise.resolve(navigator.locks?.request(lock, held)).catch(() => scope.postMessage({ alive: null }));
+}
 
 async function work() {
   for (let job = next(); job && !dead; job = next()) {
