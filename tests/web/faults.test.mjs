@@ -99,3 +99,18 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     await settled(page, ".region .caption");
   }));
 });
+
+describe("a browser without SIMD", { skip: skip || false }, () => {
+  it("is told what it lacks", async () => {
+    const [server, browser] = [await serve(), await browse(["--js-flags=--no-enable-sse4-1"])];
+    try {
+      const page = await browser.context.newPage();
+      await page.goto(server.address);
+      await page.waitForSelector(".notice");
+      assert.match(await page.locator("#notices").innerText(), /no vector instructions \(SIMD\).*use Chrome/);
+    } finally {
+      await browser.close();
+      await server.stop();
+    }
+  });
+});

@@ -1,7 +1,7 @@
 // The page's side of the worker: numbered requests, cancelling, and a new worker when one breaks down.
 
 export class MmgemError extends Error {
-  /** @param {"crashed" | "device" | "input" | "network" | "memory"} kind @param {string} message */
+  /** @param {import("./mmgem.js").ErrorKind} kind @param {string} message */
   constructor(kind, message) {
     super(message);
     this.name = "MmgemError";

@@ -163,11 +163,7 @@ export interface Model {
 
 /** A problem with words for people: what was found, what was wanted, what to do. */
 export class MmgemError extends Error {
-  /**
-   * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
-   * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used.
-   */
-  readonly kind: "crashed" | "device" | "input" | "network" | "memory";
+  readonly kind: ErrorKind;
 }
 
 /** Loads a model in a worker of its own. */
@@ -175,3 +171,10 @@ export function loadModel(source: ModelSource, options?: LoadOptions): Promise<M
 
 /** Forgets the kept files of every model. */
 export function forgetModels(): Promise<void>;
+/**
+ * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
+ * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used; `storage`: the browser's
+ * storage for this page is full; `browser`: the browser lacks something that the model needs.
+ */
+export type ErrorKind = "crashed" | "device" | "input" | "network" | "memory" | "storage" | "browser";
+

@@ -2,7 +2,7 @@
 // { id, result }, { id, event } or { id, error }; { fatal } says that this worker is done for.
 
 import { chooseBackend, watchDevice } from "./backend.js";
-import { fetchModel } from "./model-files.js";
+import { fetchModel, Trouble } from "./model-files.js";
 import { Photos } from "./photos.js";
 import { Store } from "./store.js";
 import { warmUp } from "./warm-up.js";
@@ -164,8 +164,17 @@ async function openSomewhere(files, choice) {
 }
 
 /** @param {ModelFiles} files @param {"cpu" | "webgpu"} backend */
+/** A module with one function, which makes a vector. */
+const WITH_SIMD = Uint8Array.of(
+  0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, 10, 8, 1, 6, 0, 0x41, 0, 0xfd, 0x0f, 0x0b,
+);
+
 async function open(files, backend) {
   onGpu = backend === "webgpu";
+  if (!WebAssembly.validate(WITH_SIMD)) {
+    throw new Trouble("browser", "this browser's WebAssembly has no vector instructions (SIMD), which the model needs; " +
+      "use Chrome or Edge 91, Firefox 89, Safari 16.4 or a newer one, on a processor with SSE4.1 or NEON");
+  }
   wasm = await import(`./${backend}/mmgem_web.js`);
   ({ memory } = await wasm.default({ module_or_path: new URL(`./${backend}/mmgem_web_bg.wasm`, import.meta.url) }));
   const gathered = new wasm.ModelFiles(files.config, files.tokenizer);
