@@ -89,6 +89,109 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     }
   }));
 
+  it("keeps photos of one name apart, and one photo from two places together", inBrowser(async () => {
+    const page = await openFind();
+    const [first, second] = copies("IMG_1.jpg", 0, 1);
+    await chooseFiles(page, "#files", first);
+    await counted(page, "1 photo");
+    await chooseFiles(page, "#files", second);
+    await counted(page, "2 photos");
+    assert.deepEqual(await titles(page), ["IMG_1 (2).jpg", "IMG_1.jpg"]);
+
+    const [renamed] = copies("another name.jpg", 0);
+    await chooseFiles(page, "#files", renamed);
+    await page.waitForFunction(() => document.getElementById("indexing").hidden);
+    await counted(page, "2 photos");
+  }));
+
+  it("knows the photos of a folder when they are added as files, and the other way round", inBrowser(async () => {
+    const page = await browser.context.newPage();
+    await without(page, "showDirectoryPicker");
+    await page.goto(server.address);
+    await page.locator("#tab-find").click();
+    await chooseFiles(page, "#files", files.slice(0, 2));
+    await counted(page, "2 photos");
+    await chooseFiles(page, "#folder", scenes.folder);
+    await counted(page, `${N_SCENES} photos`);
+    assert.ok((await titles(page)).every((title) => title.startsWith(`${path.basename(scenes.folder)}/`)));
+    await chooseFiles(page, "#files", files);
+    await said(page, /in the library already/);
+    await counted(page, `${N_SCENES} photos`);
+  }));
+
+  it("knows the photos of an imported index, and shows them once they are added", inBrowser(async () => {
+    const index = path.join(path.dirname(scenes.folder), "exported.library");
+    const library = path.join(path.dirname(scenes.folder), "for-export.library");
+    execFileSync(MMGEM, ["index", scenes.folder, "--library", library, "--export", index, "--device", "cpu", "-q"]);
+    const page = await openFind();
+    await page.locator("#more").click();
+    await chooseFiles(page, "#import", index);
+    await counted(page, `${N_SCENES} photos`);
+    await page.waitForSelector(".tile .no-picture");
+    await chooseFiles(page, "#files", files);
+    await page.waitForFunction(() => document.getElementById("indexing").hidden && document.querySelector(".tile img"));
+    await counted(page, `${N_SCENES} photos`);
+    assert.equal(await page.locator(".tile .no-picture").count(), 0);
+  }));
+
+  it("pauses when the browser's storage is full, says so, and goes on from there", inBrowser(async () => {
+    const page = await openFind();
+    const control = await browser.context.newCDPSession(page);
+    const origin = new URL(server.address).origin;
+    await control.send("Storage.overrideQuotaForOrigin", { origin, quotaSize: 1000 });
+    await chooseFiles(page, "#files", files.slice(0, 3));
+    await said(page, /Indexing is paused.*storage for this page is full/);
+    assert.equal(await text(page, "#pause"), "Resume");
+    assert.equal(await page.locator("#failed").isVisible(), false);
+    await control.send("Storage.overrideQuotaForOrigin", { origin });
+    await page.locator("#pause").click();
+    await counted(page, "3 photos");
+  }));
+
+  it("works for this visit where the browser stores nothing", inBrowser(async () => {
+    const page = await openFind();
+    assert.equal(await page.evaluate(() => {
+      try {
+        return localStorage.length;
+      } catch ({ name }) {
+        return name;
+      }
+    }), "SecurityError");
+    await chooseFiles(page, "#files", files.slice(0, 3));
+    await counted(page, "3 photos");
+    await said(page, /stores nothing.*lasts until the page is closed/);
+    await page.waitForFunction(() => document.querySelectorAll(".tile img").length === 3);
+    await page.locator("#query").fill("a house");
+    await page.waitForFunction(() => document.getElementById("count").textContent.includes("match"));
+  }, { siteData: false }));
+
+  it("leaves no bar behind when the library is cleared while it is paused", inBrowser(async () => {
+    const page = await openFind();
+    await chooseFiles(page, "#files", files);
+    await page.locator("#pause").click();
+    await page.waitForFunction(() => document.getElementById("index-text").textContent.includes("paused"));
+    page.on("dialog", (dialog) => dialog.accept());
+    await page.locator("#more").click();
+    await page.locator("#clear").click();
+    await counted(page, "No photos yet");
+    await chooseFiles(page, "#files", files.slice(0, 2));
+    await counted(page, "2 photos");
+  }));
+
+  it("shows in one tab what another one adds and clears", inBrowser(async () => {
+    const [first, second] = [await openFind(), await openFind()];
+    await chooseFiles(first, "#files", files.slice(0, 3));
+    await counted(first, "3 photos");
+    await counted(second, "3 photos");
+    await second.locator("#query").fill("a house");
+    await second.waitForFunction(() => document.getElementById("count").textContent.endsWith("in 3 photos"));
+    await second.locator("#query").fill("");
+    first.on("dialog", (dialog) => dialog.accept());
+    await first.locator("#more").click();
+    await first.locator("#clear").click();
+    await counted(second, "No photos yet");
+  }));
+
   it("starts the worker again when the browser ends it without a word", inBrowser(async () => {
     const page = await open();
     await chooseFiles(page, "#open", files[0]);
@@ -97,6 +200,56 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     await said(page, /started again.*the browser ended the worker/);
     await page.locator("#add-box").click();
     await settled(page, ".region .caption");
+  }));
+
+  it("asks the browser to keep the library when photos are added", inBrowser(async () => {
+    const page = await browser.context.newPage();
+    await page.addInitScript(() => {
+      window.asked = 0;
+      StorageManager.prototype.persist = async () => {
+        window.asked += 1;
+        return true;
+      };
+    });
+    await page.goto(server.address);
+    await page.waitForSelector('#status[data-state="ready"]');
+    assert.equal(await page.evaluate(() => window.asked), 0, "before there is anything to keep");
+    await page.locator("#tab-find").click();
+    await chooseFiles(page, "#files", files.slice(0, 2));
+    await counted(page, "2 photos");
+    assert.equal(await page.evaluate(() => window.asked), 1);
+  }));
+
+  it("says in plain words that a file is no photo, or is gone", inBrowser(async () => {
+    const page = await open();
+    const notes = path.join(path.dirname(scenes.folder), "notes.jpg");
+    fs.writeFileSync(notes, "no photo");
+    await chooseFiles(page, "#open", notes);
+    await said(page, /notes.jpg cannot be used/);
+    assert.match(await text(page, "#notices"), /no known image format; wanted JPEG/);
+    assert.doesNotMatch(await text(page, "#notices"), /\[|6e/);
+    await page.locator(".notice button").click();
+
+    const [gone] = copies("gone.jpg", 2);
+    await page.locator("#tab-find").click();
+    await chooseFiles(page, "#files", gone);
+    await counted(page, "1 photo");
+    fs.rmSync(gone);
+    await page.locator(".tile").click();
+    await page.locator("#viewer-describe").click();
+    await said(page, /gone.jpg cannot be read: it was changed, moved or removed/);
+  }));
+
+  it("says that nothing chosen is a photo", inBrowser(async () => {
+    const page = await openFind();
+    const notes = path.join(path.dirname(scenes.folder), "notes.txt");
+    fs.writeFileSync(notes, "no photo");
+    await chooseFiles(page, "#files", notes);
+    await said(page, /There is no photo in what you chose.*JPEG/);
+    await page.locator(".notice button").click();
+    await chooseFiles(page, "#files", [notes, files[0]]);
+    await said(page, /1 file is not .* left out/);
+    await counted(page, "1 photo");
   }));
 });
 

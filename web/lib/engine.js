@@ -167,6 +167,7 @@ export class Engine {
   /** @param {any} data */
   #receive(data) {
     if (data.fatal) return this.#crash(data.fatal, data.onGpu);
+    if (data.libraryChanged) return this.#options.onLibraryChange?.();
     const pending = this.#pending.get(data.id);
     if (!pending) return;
     if ("event" in data) return pending.onEvent?.(data.event);

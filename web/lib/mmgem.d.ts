@@ -33,6 +33,8 @@ export interface LoadOptions {
    * is open again: on the processor, when WebGPU was lost for the second time.
    */
   onRestart?: (message: string, restarted: Promise<ModelInfo>) => void;
+  /** Called when another tab has changed the library. */
+  onLibraryChange?: () => void;
   signal?: AbortSignal;
 }
 
@@ -97,10 +99,12 @@ export interface SearchOptions extends RequestOptions {
 /** A photo of the library that fits a query. */
 export interface PhotoHit {
   path: string;
-  /** Cosine of the query with the photo, or with its best region if that is larger. */
+  /** Cosine of the query with the whole photo. */
   score: number;
   /** The region that fits best. */
   box: Box;
+  /** Cosine of the query with that region. */
+  boxScore: number;
   /** Standard deviations above the mean of all photos for this query: how much it stands out. */
   relevance: number;
 }
@@ -111,18 +115,32 @@ export interface LibraryPhoto {
   modifiedMs: number;
   width: number;
   height: number;
+  /** It came by `importFile`, and this browser has not seen the photo itself: there is no thumbnail. */
+  imported: boolean;
 }
 
-/** The photos that were encoded by this model; they stay in the browser's storage. */
+export interface AddOptions extends RequestOptions {
+  /** The file takes the place of the photo with this path. Without it other content gets a free path. */
+  replace?: boolean;
+  /** A photo that is in the library under another path takes this one. */
+  move?: boolean;
+}
+
+/** The photos that were encoded by this model; they stay in the browser's storage where it has some. */
 export interface Library {
   /** All photos, sorted by path. */
   list(): Promise<LibraryPhoto[]>;
-  /** Encodes a photo and keeps its vectors and a thumbnail; one with the same path is replaced. */
-  add(path: string, file: Blob, options?: RequestOptions): Promise<LibraryPhoto>;
+  /**
+   * Encodes a photo and keeps its vectors and a thumbnail. A photo that is in the library already (the same name,
+   * size and date, or the same content) is not encoded again. The result has the path that the library uses.
+   */
+  add(path: string, file: Blob, options?: AddOptions): Promise<LibraryPhoto>;
   remove(paths: readonly string[]): Promise<void>;
   clear(): Promise<void>;
   /** A small picture of it, or null if there is none (of a photo that came by `importFile`). */
   thumbnail(path: string): Promise<Blob | null>;
+  /** Whether the browser keeps the library for the next visit; `false` if site data is blocked. */
+  isKept(): Promise<boolean>;
   /** The file that `mmgem` reads and writes too. */
   exportFile(): Promise<Blob>;
   /** Takes over the photos of such a file; returns how many. */
@@ -161,6 +179,13 @@ export interface Model {
   close(): void;
 }
 
+/**
+ * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
+ * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used; `storage`: the browser's
+ * storage for this page is full; `browser`: the browser lacks something that the model needs.
+ */
+export type ErrorKind = "crashed" | "device" | "input" | "network" | "memory" | "storage" | "browser";
+
 /** A problem with words for people: what was found, what was wanted, what to do. */
 export class MmgemError extends Error {
   readonly kind: ErrorKind;
@@ -171,10 +196,3 @@ export function loadModel(source: ModelSource, options?: LoadOptions): Promise<M
 
 /** Forgets the kept files of every model. */
 export function forgetModels(): Promise<void>;
-/**
- * `crashed`: the worker broke down (and was restarted); `device`: the graphics device was lost (requests are then
- * repeated, so this is seldom seen); `input`: the photo, text or file cannot be used; `storage`: the browser's
- * storage for this page is full; `browser`: the browser lacks something that the model needs.
- */
-export type ErrorKind = "crashed" | "device" | "input" | "network" | "memory" | "storage" | "browser";
-

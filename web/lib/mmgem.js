@@ -2,7 +2,7 @@
 
 import { Engine, MmgemError } from "./engine.js";
 import { CACHE } from "./model-files.js";
-import { readThumbnail } from "./database.js";
+import { isKept, readThumbnail } from "./database.js";
 
 /** @import * as Api from "./mmgem.js" */
 
@@ -172,8 +172,8 @@ class Library {
   }
 
   /** @type {Api.Library["add"]} */
-  add(path, file, how = {}) {
-    const request = () => this.#engine.request("add", { path, file }, { ...how, background: true });
+  add(path, file, { signal, ...how } = {}) {
+    const request = () => this.#engine.request("add", { path, file, how }, { signal, background: true });
     return this.#engine.repeat(request);
   }
 
@@ -187,8 +187,13 @@ class Library {
   }
 
   /** Straight from the browser's storage, so that pictures appear while the worker is busy. @param {string} path */
-  thumbnail(path) {
-    return readThumbnail(this.#fingerprint, path);
+  async thumbnail(path) {
+    if (await isKept()) return readThumbnail(this.#fingerprint, path);
+    return this.#engine.request("thumbnail", { path });
+  }
+
+  isKept() {
+    return isKept();
   }
 
   exportFile() {

@@ -24,6 +24,31 @@ export class Trouble extends Error {
 }
 
 /**
+ * The bytes of a file that a person chose.
+ * @param {Blob} file @returns {Promise<Uint8Array<ArrayBuffer>>}
+ */
+export async function readFile(file) {
+  try {
+    return new Uint8Array(await file.arrayBuffer());
+  } catch (cause) {
+    if (cause instanceof RangeError) throw cause;
+    const name = file instanceof File ? ` ${file.name}` : "";
+    throw new Trouble("input", `the file${name} cannot be read: it was changed, moved or removed after it was chosen, or ` +
+      "this browser may not read it; choose it again");
+  }
+}
+
+/**
+ * SHA-256 in hexadecimal digits; `null` if the page was not opened over https or from localhost.
+ * @param {Uint8Array<ArrayBuffer>} bytes @returns {Promise<string | null>}
+ */
+export async function sha256(bytes) {
+  if (!("subtle" in crypto)) return null;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
  * @param {string | readonly File[]} source
  * @param {OnProgress} onProgress
  * @param {AbortSignal} signal
@@ -38,7 +63,7 @@ async function fromFiles(files) {
   /** @type {NamedBytes[]} */
   const read = [];
   for (const file of files) {
-    read.push({ name: file.name, bytes: new Uint8Array(await file.arrayBuffer()) });
+    read.push({ name: file.name, bytes: await readFile(file) });
   }
   const name = files[0]?.webkitRelativePath.split("/")[0] || "a model from this device";
   return sorted(name, read, { fromCache: false, checked: false, notKept: "it was opened from files" });
@@ -215,10 +240,8 @@ async function fromCache(kept, url, file, report) {
 
 /** @param {ManifestFile} file @param {Uint8Array<ArrayBuffer>} bytes */
 async function check(file, bytes) {
-  if (!("subtle" in crypto)) return; // not over https or from localhost
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found !== file.sha256) {
+  const found = await sha256(bytes);
+  if (found !== null && found !== file.sha256) {
     throw new Trouble("network", `${file.name} is damaged (SHA-256 ${found.slice(0, 12)}…, wanted ` +
       `${file.sha256.slice(0, 12)}…); reload the page to fetch it again`);
   }

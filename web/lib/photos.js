@@ -1,6 +1,6 @@
 // The photos that are open in the worker, and how files become pixels.
 
-import { Trouble } from "./model-files.js";
+import { readFile, Trouble } from "./model-files.js";
 
 /** @typedef {import("./cpu/mmgem_web.js").Model} WasmModel @typedef {import("./cpu/mmgem_web.js").Image} WasmImage */
 
@@ -16,7 +16,7 @@ export class Photos {
 
   /** @param {number} key @param {Blob} file */
   async open(key, file) {
-    const image = await this.encode(file);
+    const image = await this.encodeBytes(await readFile(file), file);
     this.#open.set(key, image);
     return { width: image.width, height: image.height };
   }
@@ -37,17 +37,17 @@ export class Photos {
   /**
    * By the model's own decoder, so that the same file gives the same vectors everywhere; by the browser's
    * where only the browser knows the format (AVIF, HEIC on Apple's).
-   * @param {Blob} file
+   * @param {Uint8Array} bytes @param {Blob} file the same
    */
-  async encode(file) {
-    const bytes = new Uint8Array(await file.arrayBuffer());
+  async encodeBytes(bytes, file) {
     try {
       return this.#model.encodeImage(bytes);
     } catch (error) {
       const message = String(/** @type {Error} */ (error).message ?? error);
       if (error instanceof WebAssembly.RuntimeError || !/which is|cannot be read here/.test(message)) throw error;
       const bitmap = await createImageBitmap(file).catch(() => null);
-      if (!bitmap) throw error;
+      // The first bytes in hexadecimal digits are for engineers.
+      if (!bitmap) throw new Trouble("input", message.replace(/starts with \[[^\]]*\], which is/, "is"));
       return this.#encodeBitmap(bitmap);
     }
   }

@@ -55,10 +55,10 @@ export function words(problem) {
   if (typeof problem === "string") return problem;
   if (!(problem instanceof Error)) return String(problem);
   if (problem.name === "AbortError") return "";
-  if (problem.name === "QuotaExceededError") {
-    return "The browser's storage for this page is full. Free some space, or clear the library.";
-  }
   const kind = /** @type {any} */ (problem).kind;
+  if (kind === "storage" || problem.name === "QuotaExceededError") {
+    return "The browser's storage for this page is full. Free some space on the disk, or remove photos from the library.";
+  }
   if (kind === "memory") return `There is not enough memory for this. (${problem.message})`;
   if (kind === "crashed") return `The model broke down and was started again; please repeat. (${problem.message})`;
   const text = problem.message;
@@ -101,3 +101,21 @@ export function choose(id) {
 export function openDialog(dialog) {
   if (!dialog.open) dialog.showModal();
 }
+/** What the browser keeps under a name; `null` if site data is blocked. @param {string} name @returns {string | null} */
+export function recall(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Keeps a choice for the next visit, if the browser allows it. @param {string} name @param {string} value */
+export function remember(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // site data is blocked: the choice holds for this visit
+  }
+}
+

@@ -1,6 +1,7 @@
 // "Find": the library of this browser, its index and its search.
 
 import { $, announce, bytes, choose, count, icon, make, notice, openDialog, save, words } from "./dom.js";
+import * as folders from "./folders.js";
 import { fromDrop, fromFolder, fromInput } from "./folder.js";
 import { Grid, hitBox } from "./grid.js";
 import { Indexer } from "./indexer.js";
@@ -48,39 +49,57 @@ export class Find extends EventTarget {
   }
 
   shown() {
+    loader.addEventListener("library", () => this.#readLibrary({ fromTop: false }));
     this.#draw();
   }
 
   // --- the library ---
 
-  async #readLibrary() {
+  /** @param {{ fromTop?: boolean }} [how] */
+  async #readLibrary({ fromTop = true } = {}) {
     try {
       const model = await this.#loader.ready();
       const photos = await model.library.list();
       this.#photos = new Map(photos.map((photo) => [photo.path, photo]));
-      this.#grid.forget();
-      this.#draw();
-      if (this.#hasQuery()) this.#search();
+      if (fromTop) this.#grid.forget();
+      this.#draw(fromTop);
+      if (this.#hasQuery()) this.#search(fromTop);
     } catch (error) {
-      notice(`The library of this browser cannot be read; what is indexed now is lost when the page closes. ${words(error)}`);
+      const text = words(error);
+      if (text) notice(`The library of this browser cannot be read. ${text}`);
+    }
+  }
+
+  /** Before photos are added: whether they will be there in the next visit. */
+  async #askToKeep() {
+    const model = await this.#loader.ready();
+    if (!(await model.library.isKept())) {
+      notice("This browser stores nothing for this page (its site data is blocked, or the window is private), so the " +
+        "library lasts until the page is closed.", { bad: false });
+    } else {
+      await navigator.storage?.persist?.().catch(() => false);
     }
   }
 
   /** Gives the indexer what is new or changed. @param {readonly Found[]} found */
   #take(found) {
-    for (const { path, file } of found) this.#files.set(path, file);
-    const isStale = (/** @type {Found} */ { path, sizeBytes, modifiedMs }) => {
-      const known = this.#photos.get(path);
-      return known?.sizeBytes !== sizeBytes || known.modifiedMs !== modifiedMs;
-    };
-    const stale = found.filter(isStale);
+    const known = new Map([...this.#photos.values()].map((photo) => [factsOf(photo), photo]));
+    const stale = [];
+    for (const one of found) {
+      const photo = known.get(factsOf(one));
+      if (photo) this.#files.set(photo.path, one.file);
+      // A path with its folder says more than one without.
+      const move = photo && one.path.includes("/") && !photo.path.includes("/");
+      if (!photo || photo.imported || move) stale.push({ ...one, move, known: photo?.path });
+    }
+    if (stale.length && !this.#indexer.running) this.#askToKeep().catch(() => undefined);
     this.#indexer.add(stale);
     return stale.length;
   }
 
   async #pickFolder() {
     const picker = /** @type {any} */ (window).showDirectoryPicker;
-    if (!picker) return this.#takeAll(fromInput(await choose("pick-folder")));
+    if (!picker) return this.#takeInput(await choose("pick-folder"));
     let folder;
     try {
       folder = await picker({ id: "photos", mode: "read" });
@@ -100,12 +119,16 @@ export class Find extends EventTarget {
     let stale = 0;
     $("count").textContent = `Reading ${folder.name}…`;
     try {
-      for await (const photo of fromFolder(folder, signal)) {
+      for await (const photo of fromFolder(folder, signal, label)) {
+    /** @type {Set<string>} */
         seen.add(photo.path);
-        some.push(photo);
+    const facts = new Set();
+        facts.add(factsOf(photo));
+        some.push({ ...photo, replace: true });
         if (some.length >= 200) {
           stale += this.#take(some);
           some = [];
+    const label = await folders.labelOf(folder);
         }
       }
     } catch (error) {
@@ -114,13 +137,18 @@ export class Find extends EventTarget {
       return this.#draw();
     }
     stale += this.#take(some);
-    await this.#forgetMissing(folder.name, seen);
+    await this.#forgetMissing(label, seen, facts);
     this.#said(seen.size, stale, folder.name);
   }
 
-  /** Photos of a folder that are no longer in it. @param {string} folder @param {ReadonlySet<string>} seen */
-  async #forgetMissing(folder, seen) {
-    const gone = [...this.#photos.keys()].filter((path) => path.startsWith(`${folder}/`) && !seen.has(path));
+  /**
+   * Photos of a folder that are no longer in it; one that was moved inside it stays.
+   * @param {string} folder @param {ReadonlySet<string>} seen @param {ReadonlySet<string>} facts
+   */
+  async #forgetMissing(folder, seen, facts) {
+    const isGone = (/** @type {LibraryPhoto} */ photo) =>
+      photo.path.startsWith(`${folder}/`) && !seen.has(photo.path) && !facts.has(factsOf(photo));
+    const gone = [...this.#photos.values()].filter(isGone).map((photo) => photo.path);
     if (!gone.length) return;
     const model = await this.#loader.ready();
     await model.library.remove(gone);
@@ -136,7 +164,7 @@ export class Find extends EventTarget {
 
   /** @param {number} seen @param {number} stale @param {string} where */
   #said(seen, stale, where) {
-    if (!seen) notice(`There is no photo in ${where}. (JPEG, PNG, WebP, GIF, BMP, TIFF; AVIF and HEIC where the browser reads them.)`);
+    if (!seen) notice(`There is no photo in ${where}. (${FORMATS}.)`);
     else if (!stale) notice(`All ${count(seen, "photo", "photos")} of ${where} are in the library already.`, { bad: false });
     this.#draw();
   }
@@ -144,7 +172,11 @@ export class Find extends EventTarget {
   #wireIndexer() {
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ act) =>
       this.#indexer.addEventListener(type, (event) => act(/** @type {CustomEvent} */ (event).detail));
-    on("added", (photo) => {
+    on("added", ({ photo, file, known }) => {
+      if (known && known !== photo.path) {
+        this.#photos.delete(known);
+        this.#grid.changed(known);
+      }
       this.#photos.set(photo.path, photo);
       this.#grid.changed(photo.path);
       this.#soon();
@@ -161,12 +193,12 @@ export class Find extends EventTarget {
     $("stop").onclick = () => {
       this.#scanning.abort();
       this.#indexer.stop();
-      $("indexing").hidden = true;
     };
   }
 
   /** @param {import("./indexer.js").Progress} progress */
   #showProgress({ done, total, perSecond, paused, failed }) {
+      this.#files.set(photo.path, file);
     $("indexing").hidden = done >= total;
     $("index-bar").value = total ? done / total : 0;
     const left = perSecond && !paused ? `, ${duration((total - done) / perSecond)} left` : "";

@@ -1,7 +1,10 @@
 // Photos from folders, file inputs and drops.
 
 /**
- * @typedef {{ path: string, sizeBytes: number, modifiedMs: number, file: File }} Found
+ * @typedef {{
+ *   path: string, sizeBytes: number, modifiedMs: number, file: File, replace?: boolean, move?: boolean,
+ *   known?: string,
+ * }} Found `replace` and `move` as in AddOptions; the library has it under the path `known`
  */
 
 const PHOTO = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif)$/i;

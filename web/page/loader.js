@@ -1,7 +1,7 @@
 // Which model is open: loading with progress, switching, and what the status line and its dialog say.
 
 import { forgetModels, loadModel } from "./lib/mmgem.js";
-import { $, bytes, choose, make, notice, openDialog, words } from "./dom.js";
+import { $, bytes, choose, make, notice, openDialog, recall, remember, words } from "./dom.js";
 
 /**
  * @typedef {import("./lib/mmgem.js").Model} Model @typedef {import("./lib/mmgem.js").ModelSource} ModelSource
@@ -17,6 +17,8 @@ export class Loader extends EventTarget {
   model = null;
   /** @type {ModelSource} */
   #source = new URLSearchParams(location.search).get("model") ?? OWN_MODEL;
+  /** What this visit computes on. @type {"auto" | "cpu" | "webgpu"} */
+  #backend = chosenBackend();
   #abort = new AbortController();
   /** @type {Promise<Model>} */
   #loading = new Promise(() => {});
@@ -44,6 +46,7 @@ export class Loader extends EventTarget {
   async #run(signal) {
     status("busy", "Loading");
     const started = performance.now();
+    const backend = this.#backend;
     try {
       const model = await loadModel(this.#source, {
         backend: chosenBackend(),
@@ -51,6 +54,7 @@ export class Loader extends EventTarget {
         onProgress: (progress) => showProgress(progress, started),
         onRestart: (message, restarted) => this.#restart(message, restarted),
       });
+        onLibraryChange: () => this.dispatchEvent(new Event("library")),
       this.model = model;
       this.#announceModel(model.info);
       if (model.info.backend === "webgpu") keepWebGpu();
@@ -106,7 +110,8 @@ export class Loader extends EventTarget {
       const radio = /** @type {HTMLInputElement} */ (input);
       radio.checked = radio.value === chosenBackend();
       radio.onchange = () => {
-        localStorage.setItem("backend", radio.value);
+        this.#backend = /** @type {"auto" | "cpu" | "webgpu"} */ (radio.value);
+        remember("backend", radio.value);
         this.#open(this.#source);
       };
     }
@@ -170,7 +175,7 @@ export class Loader extends EventTarget {
 
 /** @returns {"auto" | "cpu" | "webgpu"} */
 function chosenBackend() {
-  const chosen = localStorage.getItem("backend");
+  const chosen = recall("backend");
   return chosen === "cpu" || chosen === "webgpu" ? chosen : "auto";
 }
 
