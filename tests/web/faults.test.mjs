@@ -220,6 +220,19 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     assert.equal(await page.evaluate(() => window.asked), 1);
   }));
 
+  it("goes on with its model when another one cannot be opened", inBrowser(async () => {
+    const page = await open();
+    const wrong = fs.mkdtempSync(path.join(path.dirname(scenes.folder), "mmgem-wrong-"));
+    const names = ["config.json", "tokenizer.json", "model.safetensors"].map((name) => path.join(wrong, name));
+    for (const name of names) fs.writeFileSync(name, "{}");
+    await page.locator("#status").click();
+    await chooseFiles(page, "#model-files", names);
+    await said(page, /The model stays the embedded model/);
+    assert.equal(await text(page, "#status-text"), "On the processor");
+    await chooseFiles(page, "#open", files[0]);
+    await settled(page, "#whole");
+  }));
+
   it("says in plain words that a file is no photo, or is gone", inBrowser(async () => {
     const page = await open();
     const notes = path.join(path.dirname(scenes.folder), "notes.jpg");

@@ -33,45 +33,60 @@ export class Loader extends EventTarget {
     return this.#loading;
   }
 
-  load() {
+  /** Opens a model; the one that is open stays so until then, and if that fails. @param {ModelSource} [source] */
+  load(source = this.#source) {
     this.#abort.abort();
     this.#abort = new AbortController();
-    this.model?.close();
-    this.model = null;
-    this.#loading = this.#run(this.#abort.signal);
+    const { model } = this;
+    const loading = this.#run(source, this.#abort.signal);
+    this.#loading = model ? loading.catch(() => this.model ?? model) : loading;
     this.#loading.catch(() => undefined); // shown by #run
   }
 
-  /** @param {AbortSignal} signal */
-  async #run(signal) {
+  /** @param {ModelSource} source @param {AbortSignal} signal */
+  async #run(source, signal) {
     status("busy", "Loading");
-    const started = performance.now();
     const backend = this.#backend;
+    const started = performance.now();
     try {
-      const model = await loadModel(this.#source, {
-        backend: chosenBackend(),
+      const model = await loadModel(source, {
+        backend,
         signal,
         onProgress: (progress) => showProgress(progress, started),
         onRestart: (message, restarted) => this.#restart(message, restarted),
-      });
         onLibraryChange: () => this.dispatchEvent(new Event("library")),
+      });
+      if (signal.aborted) {
+        model.close();
+        signal.throwIfAborted();
+      }
+      this.model?.close();
       this.model = model;
+      this.#source = source;
       this.#announceModel(model.info);
       if (model.info.backend === "webgpu") keepWebGpu();
-      else if (chosenBackend() === "webgpu") {
+      else if (backend === "webgpu") {
         notice(`WebGPU was chosen, but the model runs on the processor: ${model.info.reason}.`, { bad: false });
       }
       this.dispatchEvent(new Event("model"));
       return model;
     } catch (error) {
-      const text = words(error) || "Loading was cancelled. Press the status button to load the model.";
-      if (!signal.aborted || this.#abort.signal === signal) {
-        status("failed", "No model");
-        notice(text);
-      }
+      if (this.#abort.signal === signal) this.#failed(error);
       throw error;
     } finally {
       if (this.#abort.signal === signal) $("loading").hidden = true;
+    }
+  }
+
+  /** @param {unknown} error */
+  #failed(error) {
+    if (this.model) {
+      const { name, backend } = this.model.info;
+      status("ready", backend === "cpu" ? "On the processor" : "On WebGPU");
+      if (words(error)) notice(`${words(error)} (The model stays ${name}.)`);
+    } else {
+      status("failed", "No model");
+      notice(words(error) || "Loading was cancelled. Press the status button to load the model.");
     }
   }
 
@@ -141,8 +156,7 @@ export class Loader extends EventTarget {
   /** @param {ModelSource} source */
   #open(source) {
     $("about").close();
-    this.#source = source;
-    this.load();
+    this.load(source);
   }
 
   async #showFacts() {
