@@ -264,6 +264,18 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     await said(page, /1 file is not .* left out/);
     await counted(page, "1 photo");
   }));
+
+  it("takes what is dropped anywhere on it: a photo to describe, several to search", inBrowser(async () => {
+    const page = await open();
+    await drop(page, ".bar", [files[0]]);
+    await settled(page, "#whole");
+    assert.equal(page.url(), server.address, "the browser stays on the page");
+    await drop(page, ".panel", files.slice(0, 3));
+    await counted(page, "3 photos");
+    await drop(page, ".find-top", [files[3]]);
+    await counted(page, "4 photos");
+    assert.ok(page.url().startsWith(server.address), "the browser stays on the page");
+  }));
 });
 
 describe("a browser without SIMD", { skip: skip || false }, () => {

@@ -11,6 +11,20 @@ const find = new Find(loader);
 
 const tabs = [$("tab-describe"), $("tab-find")];
 
+/** The view and the query stand in the address, so that Back, Forward and a reload lead to them. */
+function follow() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  show(asked.has("find") ? 1 : 0);
+  find.ask(asked.get("find") ?? "");
+}
+
+/** @param {number} index @param {string} [query] */
+function go(index, query = "") {
+  show(index);
+  const address = index ? `#${new URLSearchParams({ find: query })}` : "#describe";
+  if (address !== location.hash) history.pushState(null, "", address);
+}
+
 /** @param {number} index */
 function show(index) {
   for (const [i, tab] of tabs.entries()) {
@@ -23,22 +37,59 @@ function show(index) {
 }
 
 for (const [i, tab] of tabs.entries()) {
-  tab.onclick = () => show(i);
+  tab.onclick = () => go(i);
   tab.onkeydown = (/** @type {KeyboardEvent} */ event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    show(1 - i);
+    go(1 - i);
     tabs[1 - i].focus();
   };
 }
 
 describe.addEventListener("similar", (event) => {
-  show(1);
+  go(1);
   find.searchRegion(/** @type {CustomEvent} */ (event).detail);
 });
 find.addEventListener("describe", (event) => {
-  show(0);
+  go(0);
   describe.open(/** @type {CustomEvent} */ (event).detail);
 });
+
+find.addEventListener("query", (event) => {
+  const { text, isFinal } = /** @type {CustomEvent} */ (event).detail;
+  const address = `#${new URLSearchParams({ find: text })}`;
+  // A query that is being typed has one entry, not one for each letter.
+  if (history.state === "typing") history.replaceState(isFinal ? null : "typing", "", address);
+  else if (address !== location.hash) history.pushState(isFinal ? null : "typing", "", address);
+});
+addEventListener("popstate", follow);
+if (location.hash) follow();
+
+/** Files may be dropped anywhere; beside a target of its own the browser would leave the page for them. */
+function wireDrops() {
+  const hasFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
+  const mark = (/** @type {boolean} */ over) => document.body.classList.toggle("over", over);
+  addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    mark(true);
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget === null && mark(false));
+  addEventListener("drop", (event) => {
+    if (!event.dataTransfer || !hasFiles(event)) return;
+    event.preventDefault();
+    mark(false);
+    drop(event.dataTransfer);
+  });
+}
+
+/** One photo is described where that is asked for; several, and folders, go to the library. @param {DataTransfer} transfer */
+function drop(transfer) {
+  const [file, ...more] = transfer.files;
+  const isFolder = transfer.items[0]?.webkitGetAsEntry?.()?.isDirectory;
+  if (file && !more.length && !isFolder && !$("describe").hidden) return describe.open(file);
+  go(1);
+  find.takeDrop(transfer).catch(notice);
+}
 
 async function keepOffline() {
   if (!("serviceWorker" in navigator)) return;
@@ -54,4 +105,5 @@ if (!("WebAssembly" in window)) {
 } else {
   loader.load();
   keepOffline();
+  wireDrops();
 }

@@ -437,7 +437,6 @@ export class Describe extends EventTarget {
       const file = [...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"));
       if (file && !$("describe").hidden) this.open(file);
     });
-    this.#wireDrop();
     for (let n = 1; n <= SAMPLES; n += 1) $("samples").append(this.#sample(n));
   }
 
@@ -465,21 +464,6 @@ export class Describe extends EventTarget {
     } catch {
       notice("The browser does not let this button read the clipboard. Press Ctrl+V (⌘V) instead.", { bad: false });
     }
-  }
-
-  #wireDrop() {
-    const stage = $("stage");
-    stage.ondragover = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      stage.classList.add("over");
-    };
-    stage.ondragleave = () => stage.classList.remove("over");
-    stage.ondrop = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      stage.classList.remove("over");
-      const [file] = event.dataTransfer?.files ?? [];
-      if (file) this.open(file);
-    };
   }
 }
 

@@ -16,7 +16,7 @@ import { Indexer } from "./indexer.js";
 /** Photos that come in while a search is shown are searched after this. */
 const AGAIN_MS = 1500;
 
-/** Events: `describe` (detail: File). */
+/** Events: `describe` (detail: File), `query` (detail: { text, isFinal }: Enter was pressed). */
 export class Find extends EventTarget {
   #loader;
   #indexer;
@@ -156,10 +156,24 @@ export class Find extends EventTarget {
     notice(`${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`, { bad: false });
   }
 
-  /** @param {Found[]} found */
-  #takeAll(found) {
-    if (!found.length) return;
-    this.#said(found.length, this.#take(found), "what you chose");
+  /** @param {readonly File[]} files as a person chose them, of whatever kind */
+  #takeInput(files) {
+    if (files.length) this.#takeAll(fromInput(files), files.length);
+  }
+
+  /** @param {Found[]} found @param {number} [chosen] how many files there were, of whatever kind */
+  #takeAll(found, chosen = found.length) {
+    const stale = this.#take(found);
+    const others = chosen - found.length;
+    if (found.length && others > 0) {
+      notice(`${count(others, "file is", "files are")} not photos that can be read here and were left out. (${FORMATS}.)`, { bad: false });
+    }
+    this.#said(found.length, stale, "what you chose");
+  }
+
+  /** Takes whatever was dropped on the page. @param {DataTransfer} transfer within its event */
+  async takeDrop(transfer) {
+    this.#takeAll(await fromDrop(transfer));
   }
 
   /** @param {number} seen @param {number} stale @param {string} where */
@@ -231,11 +245,13 @@ export class Find extends EventTarget {
       this.#search();
     };
     $("query").oninput = () => {
-      if ($("query").value.trim()) return;
-      if (!this.#part) this.#show(null);
+      if ($("query").value.trim()) this.#setPart(null);
+      if (!this.#part) this.#search();
+      this.#tell(false);
     };
     $("by-photo").onclick = async () => {
       const [file] = await choose("pick-photo");
+      this.#tell(true);
       if (file) this.searchRegion({ file, name: file.name });
     };
     $("cut").oninput = () => this.#draw();
@@ -245,6 +261,20 @@ export class Find extends EventTarget {
   searchRegion(part) {
     $("query").value = "";
     this.#setPart(part);
+    this.#search();
+  }
+
+  /** @param {boolean} isFinal */
+  #tell(isFinal) {
+    const detail = { text: $("query").value.trim(), isFinal };
+    this.dispatchEvent(new CustomEvent("query", { detail }));
+  }
+
+  /** Searches for a text, or shows all photos. @param {string} text */
+  ask(text) {
+    if ($("query").value.trim() === text) return;
+    $("query").value = text;
+    this.#setPart(null);
     this.#search();
   }
 
@@ -352,17 +382,11 @@ export class Find extends EventTarget {
 
   #wireLibrary() {
     $("folder").onclick = () => this.#pickFolder();
-    $("files").onclick = async () => this.#takeAll(fromInput(await choose("pick-photos")));
-    const grid = $("grid");
-    grid.ondragover = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      grid.classList.add("over");
-    };
-    grid.ondragleave = () => grid.classList.remove("over");
-    grid.ondrop = async (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      grid.classList.remove("over");
-      if (event.dataTransfer) this.#takeAll(await fromDrop(event.dataTransfer));
+    $("files").onclick = async () => this.#takeInput(await choose("pick-photos"));
+    $("viewer").onclose = () => URL.revokeObjectURL($("viewer-picture").src);
+    $("viewer").onkeydown = (/** @type {KeyboardEvent} */ event) => {
+      if (event.key === "ArrowLeft") $("viewer-before").click();
+      if (event.key === "ArrowRight") $("viewer-after").click();
     };
     $("more").onclick = () => this.#showMenu();
     $("export").onclick = () => this.#attempt(async (library) => {
