@@ -89,6 +89,21 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     }
   }));
 
+  it("fetches each file once on the first visit, and works without the server afterwards", inBrowser(async () => {
+    const host = await serveStatic();
+    try {
+      const page = await open(host.address);
+      await page.evaluate(() => navigator.serviceWorker.ready);
+      const again = [...host.requests.entries()].filter(([, times]) => times > 1);
+      assert.deepEqual(again, []);
+      await host.stop();
+      await page.reload();
+      await page.waitForSelector('#status[data-state="ready"]');
+    } finally {
+      await host.stop();
+    }
+  }));
+
   it("keeps photos of one name apart, and one photo from two places together", inBrowser(async () => {
     const page = await openFind();
     const [first, second] = copies("IMG_1.jpg", 0, 1);

@@ -14,12 +14,24 @@ self.addEventListener("message", (event) => {
   if (event.data === "keep webgpu") event.waitUntil(keep((file) => file.startsWith(WEBGPU)));
 });
 
-/** Fetches the files that are wanted and not kept yet. */
+/** Gets the files that are wanted and not kept yet. */
 async function keep(wanted) {
   const shell = await caches.open(SHELL);
   const kept = new Set((await shell.keys()).map((request) => request.url));
-  const urls = FILES.filter(wanted).map((file) => new URL(file, FOLDER).href).filter((url) => !kept.has(url));
-  await shell.addAll(urls.map((url) => new Request(url, { cache: "reload" })));
+  const files = Object.keys(FILES).filter(wanted).filter((file) => !kept.has(new URL(file, FOLDER).href));
+  await Promise.all(files.map((file) => get(file).then((response) => shell.put(new URL(file, FOLDER), response))));
+}
+
+/** What the page has just fetched is in the browser's cache; its hash tells whether it is of this build. */
+async function get(file) {
+  for (const cache of ["force-cache", "reload"]) {
+    const response = await fetch(new URL(file, FOLDER), { cache });
+    if (!response.ok) throw new Error(`the server answers ${response.status} for ${file}`);
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await response.clone().arrayBuffer()));
+    const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    if (found === FILES[file]) return response;
+  }
+  throw new Error(`${file} is not of this build`);
 }
 
 self.addEventListener("activate", (event) => {
