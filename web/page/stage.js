@@ -8,8 +8,12 @@ import { $, make } from "./dom.js";
 const CLICK_PX = 6;
 const LEAST = 8;
 
+/** A finger that rests this long draws or moves a box; one that moves before scrolls. */
+const HOLD_MS = 350;
+
 /** The wheel turns this far for a step. */
 const STEP_PX = 60;
+const MOST_ZOOM = 8;
 
 /**
  * Events: `draw` (detail: box), `click-at` (detail: [x, y]), `step` (detail: 1 or -1, at the place of the last click),
@@ -30,6 +34,8 @@ export class Stage extends EventTarget {
   #turned = 0;
   /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
   #drag = null;
+  /** A finger that is down and has neither moved nor rested. @type {{ event: PointerEvent, timer: number } | null} */
+  #held = null;
   /** @type {Map<number, { element: any, box: Box }>} */
   #shown = new Map();
 
@@ -38,8 +44,13 @@ export class Stage extends EventTarget {
     new ResizeObserver(() => this.#fit()).observe($("stage"));
     this.#layer.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => this.#down(event));
     this.#layer.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.#move(event));
-    this.#layer.addEventListener("pointerup", () => this.#up(true));
-    this.#layer.addEventListener("pointercancel", () => this.#up(false));
+    this.#layer.addEventListener("pointerup", () => (this.#held ? this.#tap() : this.#up(true)));
+    this.#layer.addEventListener("pointercancel", () => (this.#held ? this.#letGo() : this.#up(false)));
+    const whileDrawing = (/** @type {Event} */ event) => this.#drag && event.preventDefault();
+    this.#layer.addEventListener("touchmove", whileDrawing, { passive: false });
+    this.#layer.addEventListener("contextmenu", (/** @type {Event} */ event) => {
+      if (this.#held || this.#drag) event.preventDefault(); // a long press draws
+    });
     this.#layer.addEventListener("pointerleave", () => this.#emit("hover-at", null));
     this.#layer.addEventListener("wheel", (/** @type {WheelEvent} */ event) => this.#wheel(event), { passive: false });
     this.#layer.append(this.#preview);
@@ -170,6 +181,32 @@ export class Stage extends EventTarget {
   }
 
   /** @param {PointerEvent} event */
+    const onHandle = /** @type {HTMLElement} */ (event.target).dataset?.edge;
+    if (event.pointerType !== "touch" || onHandle) {
+      event.preventDefault();
+      return this.#begin(event);
+    }
+    const rested = () => {
+      this.#held = null;
+      navigator.vibrate?.(10);
+      this.#begin(event);
+    };
+    this.#held = { event, timer: setTimeout(rested, HOLD_MS) };
+  }
+
+  #letGo() {
+    clearTimeout(this.#held?.timer);
+    this.#held = null;
+  }
+
+  #tap() {
+    const { event } = /** @type {{ event: PointerEvent }} */ (this.#held);
+    this.#letGo();
+    this.#click(this.#point(event));
+  }
+
+  /** Begins to draw a box, or to move or resize the one that is there. @param {PointerEvent} event */
+  #begin(event) {
   #move(event) {
     const drag = this.#drag;
     if (!drag) return this.#hover(event);
@@ -189,6 +226,11 @@ export class Stage extends EventTarget {
     const drag = this.#drag;
     this.#drag = null;
     if (!drag) return;
+    if (this.#held) {
+      const { clientX, clientY } = this.#held.event;
+      if (Math.hypot(event.clientX - clientX, event.clientY - clientY) > CLICK_PX) this.#letGo();
+      return;
+    }
     const box = drag.element.current;
     if (!drag.id) drag.element.remove();
     if (!drag.moved) {
