@@ -79,6 +79,7 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
     }
     copy_folder(&workspace.join("web/lib"), &dist.join("lib"))?;
     copy_folder(&workspace.join("web/page"), &dist)?;
+    copy_folder(&workspace.join("assets/demo"), &dist.join("demo"))?;
     model_manifest(&order.model, &dist.join("model"))?;
     finish_service_worker(&dist)?;
 

@@ -1,6 +1,6 @@
 // "Describe": a photo, what is on it, and what is in each box.
 
-import { $, announce, choose, make, notice, save, words } from "./dom.js";
+import { $, announce, choose, copyButton, make, notice, save, words } from "./dom.js";
 import { takePhoto } from "./camera.js";
 import { annotated, asJson } from "./export.js";
 import { drawHeat } from "./heat.js";
@@ -111,6 +111,7 @@ export class Describe extends EventTarget {
     this.#hoverAt(null);
     this.#stage.width = 0;
     this.#enable(false);
+    $("copy-whole").disabled = true;
     this.#clearPlace();
     this.#draw();
     $("frame").hidden = true;
@@ -121,7 +122,7 @@ export class Describe extends EventTarget {
 
   /** @param {boolean} enabled */
   #enable(enabled) {
-    for (const id of ["add-box", "save-picture", "save-json"]) $(id).disabled = !enabled;
+    for (const id of ["add-box", "save-picture", "save-json", "zoom-in", "zoom-out"]) $(id).disabled = !enabled;
   }
 
   /** @param {unknown} error @param {string} prefix @param {AbortSignal} signal */
@@ -139,6 +140,7 @@ export class Describe extends EventTarget {
     if (!model || !this.#photo) return;
     const line = $("whole");
     this.#whole = await write(line, model.captionRegion(this.#photo, null, { signal }));
+    $("copy-whole").disabled = false;
     announce(`The whole photo: ${this.#whole.text}`);
   }
 
@@ -395,6 +397,12 @@ export class Describe extends EventTarget {
     };
     $("phrase").oninput = () => !$("phrase").value && this.#clearPlace();
     $("show-heat").onchange = () => this.#showHeat();
+    const copy = copyButton("Copy the caption of the whole photo", () => this.#whole?.text ?? "");
+    copy.id = "copy-whole";
+    copy.disabled = true;
+    $("whole-head").append(copy);
+    $("zoom-in").onclick = () => this.#stage.zoomBy(1.5);
+    $("zoom-out").onclick = () => this.#stage.zoomBy(1 / 1.5);
     $("keep-place").onclick = () => this.#keepPlace();
     $("save-picture").onclick = () => this.#savePicture();
     $("save-json").onclick = () => this.#saveJson();

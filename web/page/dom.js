@@ -83,6 +83,23 @@ export function save(file, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
+/** A button that copies a text. @param {string} label @param {() => string} text */
+export function copyButton(label, text) {
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      announce("copied");
+      button.replaceChildren(icon("done"));
+      setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+    } catch {
+      notice("The browser does not let this page write to the clipboard. Select the text and press Ctrl+C (⌘C).", { bad: false });
+    }
+  };
+  const button = make("button", { type: "button", class: "icon", title: "Copy", "aria-label": label, onclick: copy });
+  button.append(icon("copy"));
+  return button;
+}
+
 /** Lets the person choose files. @param {string} id of a file input @returns {Promise<File[]>} */
 export function choose(id) {
   const input = $(id);
@@ -97,10 +114,6 @@ export function choose(id) {
   });
 }
 
-/** @param {any} dialog */
-export function openDialog(dialog) {
-  if (!dialog.open) dialog.showModal();
-}
 /** What the browser keeps under a name; `null` if site data is blocked. @param {string} name @returns {string | null} */
 export function recall(name) {
   try {
@@ -119,3 +132,7 @@ export function remember(name, value) {
   }
 }
 
+/** @param {any} dialog */
+export function openDialog(dialog) {
+  if (!dialog.open) dialog.showModal();
+}

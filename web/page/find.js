@@ -3,7 +3,8 @@
 import { $, announce, bytes, choose, count, icon, make, notice, openDialog, save, words } from "./dom.js";
 import * as folders from "./folders.js";
 import { fromDrop, fromFolder, fromInput } from "./folder.js";
-import { Grid, hitBox } from "./grid.js";
+import { factsOf } from "./lib/facts.js";
+import { Grid, hitBox, isClearer } from "./grid.js";
 import { Indexer } from "./indexer.js";
 
 /**
@@ -15,6 +16,10 @@ import { Indexer } from "./indexer.js";
 
 /** Photos that come in while a search is shown are searched after this. */
 const AGAIN_MS = 1500;
+/** Free photos to try, which `assets/demo/README.md` names with their authors. */
+const DEMO = ["astronaut", "cat", "coffee", "galaxies", "grass", "officer", "photographer", "raccoon", "rocket", "stairs"]
+  .map((name) => `${name}.jpg`);
+const FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF; AVIF and HEIC where the browser reads them";
 
 /** Events: `describe` (detail: File), `query` (detail: { text, isFinal }: Enter was pressed). */
 export class Find extends EventTarget {
@@ -29,6 +34,8 @@ export class Find extends EventTarget {
   #hits = null;
   /** @type {PartQuery | null} */
   #part = null;
+  /** The path of the photo that the viewer shows. */
+  #viewed = "";
   #searching = new AbortController();
   #scanning = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | 0} */
@@ -42,6 +49,7 @@ export class Find extends EventTarget {
     this.#grid = new Grid(async (path) => (await loader.ready()).library.thumbnail(path));
     this.#grid.addEventListener("open", (event) => this.#view(/** @type {CustomEvent} */ (event).detail));
     loader.addEventListener("model", () => this.#readLibrary());
+    loader.addEventListener("library", () => this.#readLibrary({ fromTop: false }));
     this.#wireIndexer();
     this.#wireSearch();
     this.#wireLibrary();
@@ -49,7 +57,6 @@ export class Find extends EventTarget {
   }
 
   shown() {
-    loader.addEventListener("library", () => this.#readLibrary({ fromTop: false }));
     this.#draw();
   }
 
@@ -113,22 +120,22 @@ export class Find extends EventTarget {
 
   /** @param {any} folder a FileSystemDirectoryHandle @param {AbortSignal} signal */
   async #scan(folder, signal) {
+    /** @type {Set<string>} */
     const seen = new Set();
+    const facts = new Set();
     /** @type {Found[]} */
     let some = [];
     let stale = 0;
     $("count").textContent = `Reading ${folder.name}…`;
+    const label = await folders.labelOf(folder);
     try {
       for await (const photo of fromFolder(folder, signal, label)) {
-    /** @type {Set<string>} */
         seen.add(photo.path);
-    const facts = new Set();
         facts.add(factsOf(photo));
         some.push({ ...photo, replace: true });
         if (some.length >= 200) {
           stale += this.#take(some);
           some = [];
-    const label = await folders.labelOf(folder);
         }
       }
     } catch (error) {
@@ -192,6 +199,7 @@ export class Find extends EventTarget {
         this.#grid.changed(known);
       }
       this.#photos.set(photo.path, photo);
+      this.#files.set(photo.path, file);
       this.#grid.changed(photo.path);
       this.#soon();
     });
@@ -212,7 +220,6 @@ export class Find extends EventTarget {
 
   /** @param {import("./indexer.js").Progress} progress */
   #showProgress({ done, total, perSecond, paused, failed }) {
-      this.#files.set(photo.path, file);
     $("indexing").hidden = done >= total;
     $("index-bar").value = total ? done / total : 0;
     const left = perSecond && !paused ? `, ${duration((total - done) / perSecond)} left` : "";
@@ -243,6 +250,7 @@ export class Find extends EventTarget {
       event.preventDefault();
       this.#setPart(null);
       this.#search();
+      this.#tell(true);
     };
     $("query").oninput = () => {
       if ($("query").value.trim()) this.#setPart(null);
@@ -251,17 +259,9 @@ export class Find extends EventTarget {
     };
     $("by-photo").onclick = async () => {
       const [file] = await choose("pick-photo");
-      this.#tell(true);
       if (file) this.searchRegion({ file, name: file.name });
     };
     $("cut").oninput = () => this.#draw();
-  }
-
-  /** Searches by a photo, or by a region of it. @param {PartQuery} part */
-  searchRegion(part) {
-    $("query").value = "";
-    this.#setPart(part);
-    this.#search();
   }
 
   /** @param {boolean} isFinal */
@@ -275,6 +275,13 @@ export class Find extends EventTarget {
     if ($("query").value.trim() === text) return;
     $("query").value = text;
     this.#setPart(null);
+    this.#search();
+  }
+
+  /** Searches by a photo, or by a region of it. @param {PartQuery} part */
+  searchRegion(part) {
+    $("query").value = "";
+    this.#setPart(part);
     this.#search();
   }
 
@@ -340,7 +347,7 @@ export class Find extends EventTarget {
     const items = [];
     for (const [i, hit] of this.#hits.entries()) {
       const photo = this.#photos.get(hit.path);
-      if (photo && (i === 0 || hit.relevance >= least)) items.push({ ...photo, score: hit.score, box: hit.box });
+      if (photo && (i === 0 || hit.relevance >= least)) items.push({ ...photo, score: hit.score, box: hit.box, boxScore: hit.boxScore });
     }
     $("count").textContent = `${count(items.length, "match", "matches")} in ${count(this.#photos.size, "photo", "photos")}`;
     this.#grid.show(items, fromTop);
@@ -348,34 +355,73 @@ export class Find extends EventTarget {
 
   // --- one photo ---
 
-  /** @param {{ path: string, width: number, height: number, box?: readonly number[] }} item */
+  /** @param {import("./grid.js").Item} item */
   async #view(item) {
-    const file = this.#files.get(item.path) ?? null;
+    const near = this.#grid.near(item.path);
+    const go = (/** @type {import("./grid.js").Item | undefined} */ to) => to && this.#view(to);
+    [$("viewer-before").disabled, $("viewer-after").disabled] = [!near.before, !near.after];
+    $("viewer-before").onclick = () => go(near.before);
+    $("viewer-after").onclick = () => go(near.after);
+    this.#viewed = item.path;
+    openDialog($("viewer"));
+
+    const file = await this.#fileOf(item.path, false);
     const model = await this.#loader.ready();
     const picture = file ?? (await model.library.thumbnail(item.path).catch(() => null));
+    const canOpen = file !== null || (await folders.isKept(item.path).catch(() => false));
+    if (this.#viewed !== item.path) return; // the person went on
+    URL.revokeObjectURL($("viewer-picture").src);
     const url = picture ? URL.createObjectURL(picture) : "";
     $("viewer-title").textContent = item.path;
     $("viewer-picture").src = url;
     $("viewer-picture").alt = item.path;
     $("viewer-picture").hidden = !url;
     $("viewer-note").textContent = file ? `${item.width} × ${item.height} pixels`
+      : canOpen ? "This is the index's small picture. “Describe it” opens the photo itself; the browser asks you first."
       : "Only what the index keeps of it is here. Add its folder again to open the photo itself; nothing is encoded twice.";
-    const old = $("viewer-box");
-    const frame = item.box ? hitBox(item.box, item) : make("span", { class: "hit-box", hidden: true });
+    const frame = isClearer(item) ? hitBox(item.box ?? [], item) : make("span", { class: "hit-box", hidden: true });
     frame.id = "viewer-box";
-    old.replaceWith(frame);
-    $("viewer-describe").disabled = !file;
-    $("viewer-describe").onclick = () => {
-      $("viewer").close();
-      this.dispatchEvent(new CustomEvent("describe", { detail: file }));
-    };
+    $("viewer-box").replaceWith(frame);
+    $("viewer-describe").disabled = !canOpen;
+    $("viewer-describe").onclick = () => this.#describe(item.path);
     $("viewer-similar").disabled = !picture;
     $("viewer-similar").onclick = () => {
       $("viewer").close();
       if (picture) this.searchRegion({ file: picture, name: item.path.split("/").pop() ?? item.path });
     };
-    $("viewer").onclose = () => URL.revokeObjectURL(url);
-    openDialog($("viewer"));
+    $("viewer-remove").onclick = () => this.#remove(item.path, near.after ?? near.before);
+  }
+
+  /** @param {string} path @param {boolean} mayAsk the browser for permission */
+  async #fileOf(path, mayAsk) {
+    const file = this.#files.get(path) ?? (await folders.fileOf(path, mayAsk).catch(() => null));
+    if (file) this.#files.set(path, file);
+    return file;
+  }
+
+  /** @param {string} path */
+  async #describe(path) {
+    const file = await this.#fileOf(path, true);
+    if (!file) return notice(`${path} cannot be opened: the browser was not allowed to, or it is no longer in its folder.`);
+    $("viewer").close();
+    this.dispatchEvent(new CustomEvent("describe", { detail: file }));
+  }
+
+  /** Takes a photo out of the library and shows another. @param {string} path @param {import("./grid.js").Item} [next] */
+  async #remove(path, next) {
+    try {
+      await (await this.#loader.ready()).library.remove([path]);
+    } catch (error) {
+      return notice(error);
+    }
+    this.#photos.delete(path);
+    this.#files.delete(path);
+    this.#grid.changed(path);
+    this.#hits &&= this.#hits.filter((hit) => hit.path !== path);
+    this.#draw(false);
+    announce(`${path} left the library; the file stays where it is`);
+    if (next && $("viewer").open) this.#view(next);
+    else $("viewer").close();
   }
 
   // --- around it ---
@@ -388,6 +434,8 @@ export class Find extends EventTarget {
       if (event.key === "ArrowLeft") $("viewer-before").click();
       if (event.key === "ArrowRight") $("viewer-after").click();
     };
+    for (const name of DEMO) $("demo").append(this.#demo(name));
+    $("demo-all").onclick = () => this.#takeDemo(DEMO);
     $("more").onclick = () => this.#showMenu();
     $("export").onclick = () => this.#attempt(async (library) => {
       save(await library.exportFile(), "photos.library");
@@ -406,6 +454,25 @@ export class Find extends EventTarget {
       this.#hits = null;
       await this.#readLibrary();
     });
+  }
+
+  /** A photo to try. @param {string} name */
+  #demo(name) {
+    const picture = make("img", { src: `demo/${name}`, alt: "", loading: "lazy" });
+    return make("button", { "aria-label": `Try the photo ${name}`, onclick: () => this.#takeDemo([name]) }, picture);
+  }
+
+  /** @param {readonly string[]} names */
+  async #takeDemo(names) {
+    try {
+      const files = await Promise.all(names.map(async (name) => {
+        const response = await fetch(`demo/${name}`);
+        return new File([await response.blob()], name, { type: "image/jpeg", lastModified: 0 });
+      }));
+      this.#takeAll(fromInput(files));
+    } catch {
+      notice("The photos cannot be fetched; is the server running?");
+    }
   }
 
   async #showMenu() {

@@ -23,6 +23,8 @@ const MOST_ZOOM = 8;
 export class Stage extends EventTarget {
   width = 0;
   height = 0;
+  /** How much larger the photo is than its room. */
+  #zoom = 1;
   #frame = $("frame");
   #layer = $("boxes");
   /** Where the last click was, while another one there is a `step`. @type {[number, number] | null} */
@@ -32,10 +34,10 @@ export class Stage extends EventTarget {
   /** The box that a click would give. */
   #preview = make("div", { class: "preview", hidden: true });
   #turned = 0;
-  /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
-  #drag = null;
   /** A finger that is down and has neither moved nor rested. @type {{ event: PointerEvent, timer: number } | null} */
   #held = null;
+  /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
+  #drag = null;
   /** @type {Map<number, { element: any, box: Box }>} */
   #shown = new Map();
 
@@ -60,6 +62,7 @@ export class Stage extends EventTarget {
   /** @param {string} url @param {number} width @param {number} height @param {string} name */
   show(url, width, height, name) {
     [this.width, this.height] = [width, height];
+    this.#zoom = 1;
     $("picture").src = url;
     $("picture").alt = name;
     $("empty").hidden = true;
@@ -74,9 +77,23 @@ export class Stage extends EventTarget {
     const room = $("stage").getBoundingClientRect();
     const side = matchMedia("(max-width: 860px)").matches;
     const height = side ? innerHeight * 0.66 : room.height - 48;
-    const scale = Math.min((room.width - (side ? 0 : 48)) / this.width, height / this.height);
+    const scale = this.#zoom * Math.min((room.width - (side ? 0 : 48)) / this.width, height / this.height);
     this.#frame.style.width = `${Math.max(1, Math.floor(this.width * scale))}px`;
     this.#frame.style.height = `${Math.max(1, Math.floor(this.height * scale))}px`;
+  }
+
+  /** Makes the photo larger, around a point of the window: its middle without one. @param {number} factor @param {[number, number]} [around] */
+  zoomBy(factor, around) {
+    const stage = $("stage");
+    const room = stage.getBoundingClientRect();
+    const [x, y] = around ?? [room.left + room.width / 2, room.top + room.height / 2];
+    const before = this.#layer.getBoundingClientRect();
+    const [fx, fy] = [(x - before.left) / before.width, (y - before.top) / before.height];
+    this.#zoom = Math.min(Math.max(this.#zoom * factor, 1), MOST_ZOOM);
+    this.#fit();
+    const after = this.#layer.getBoundingClientRect();
+    stage.scrollLeft += after.left + fx * after.width - x;
+    stage.scrollTop += after.top + fy * after.height - y;
   }
 
   /** Draws these boxes, and no others. @param {readonly Shown[]} boxes @param {number | null} selected */
@@ -162,25 +179,8 @@ export class Stage extends EventTarget {
   /** @param {PointerEvent} event */
   #down(event) {
     if (event.button !== 0 || this.#drag) return;
-    event.preventDefault();
+    if (this.#held) return this.#letGo(); // a second finger zooms
     this.#emit("hover-at", null);
-    const target = /** @type {HTMLElement} */ (event.target);
-    const from = this.#point(event);
-    const id = Number(target.closest?.("[data-id]")?.getAttribute("data-id") ?? 0);
-    const shown = this.#shown.get(id);
-    this.#layer.setPointerCapture(event.pointerId);
-    if (shown) {
-      shown.element.focus({ preventScroll: true });
-      this.#drag = { id, box: shown.box, edge: target.dataset.edge ?? "all", from, element: shown.element, moved: false };
-    } else {
-      const element = make("div", { class: "box drawing" }, make("span", { class: "tag", hidden: true }));
-      this.#layer.append(element);
-      this.#drag = { id: 0, box: [...from, ...from], edge: "se", from, element, moved: false };
-      this.#put(element, this.#drag.box);
-    }
-  }
-
-  /** @param {PointerEvent} event */
     const onHandle = /** @type {HTMLElement} */ (event.target).dataset?.edge;
     if (event.pointerType !== "touch" || onHandle) {
       event.preventDefault();
@@ -207,8 +207,30 @@ export class Stage extends EventTarget {
 
   /** Begins to draw a box, or to move or resize the one that is there. @param {PointerEvent} event */
   #begin(event) {
+    const target = /** @type {HTMLElement} */ (event.target);
+    const from = this.#point(event);
+    const id = Number(target.closest?.("[data-id]")?.getAttribute("data-id") ?? 0);
+    const shown = this.#shown.get(id);
+    this.#layer.setPointerCapture(event.pointerId);
+    if (shown) {
+      shown.element.focus({ preventScroll: true });
+      this.#drag = { id, box: shown.box, edge: target.dataset.edge ?? "all", from, element: shown.element, moved: false };
+    } else {
+      const element = make("div", { class: "box drawing" }, make("span", { class: "tag", hidden: true }));
+      this.#layer.append(element);
+      this.#drag = { id: 0, box: [...from, ...from], edge: "se", from, element, moved: false };
+      this.#put(element, this.#drag.box);
+    }
+  }
+
+  /** @param {PointerEvent} event */
   #move(event) {
     const drag = this.#drag;
+    if (this.#held) {
+      const { clientX, clientY } = this.#held.event;
+      if (Math.hypot(event.clientX - clientX, event.clientY - clientY) > CLICK_PX) this.#letGo();
+      return;
+    }
     if (!drag) return this.#hover(event);
     const at = this.#point(event);
     const scale = this.#layer.clientWidth / this.width;
@@ -226,11 +248,6 @@ export class Stage extends EventTarget {
     const drag = this.#drag;
     this.#drag = null;
     if (!drag) return;
-    if (this.#held) {
-      const { clientX, clientY } = this.#held.event;
-      if (Math.hypot(event.clientX - clientX, event.clientY - clientY) > CLICK_PX) this.#letGo();
-      return;
-    }
     const box = drag.element.current;
     if (!drag.id) drag.element.remove();
     if (!drag.moved) {
@@ -255,8 +272,12 @@ export class Stage extends EventTarget {
     if (event.pointerType === "mouse") this.#emit("hover-at", onHandle ? null : this.#point(event));
   }
 
-  /** Over the place of the last click it offers the next box; elsewhere it scrolls. @param {WheelEvent} event */
+  /** With Ctrl it zooms; over the place of the last click it offers the next box; elsewhere it scrolls. @param {WheelEvent} event */
   #wheel(event) {
+    if (event.ctrlKey) {
+      event.preventDefault();
+      return this.zoomBy(Math.exp(-event.deltaY / 200), [event.clientX, event.clientY]);
+    }
     if (!this.isClicked(this.#point(event))) return;
     event.preventDefault();
     this.#turned += event.deltaY;
