@@ -36,16 +36,6 @@ describe("a photo on a phone", { skip: skip || false }, () => {
   const touch = (type, ...touchPoints) => control.send("Input.dispatchTouchEvent", { type, touchPoints });
   const regions = () => page.locator(".region").count();
 
-  it("scrolls when a finger swipes over it", async () => {
-    const { x, y } = await at(0.5, 0.8);
-    await touch("touchStart", { x, y });
-    for (let step = 1; step <= 10; step += 1) await touch("touchMove", { x, y: y - 15 * step });
-    await touch("touchEnd");
-    await page.waitForFunction(() => scrollY > 0);
-    assert.equal(await regions(), 0);
-    await page.evaluate(() => scrollTo(0, 0));
-  });
-
   it("draws a box when a finger rests and then moves", async () => {
     const [from, to] = [await at(0.3, 0.3), await at(0.6, 0.7)];
     await touch("touchStart", from);
@@ -74,6 +64,16 @@ describe("a photo on a phone", { skip: skip || false }, () => {
     await touch("touchEnd");
     const after = await selected.boundingBox();
     assert.ok(after.width > before.width + 10 && after.height > before.height + 10, JSON.stringify({ before, after }));
+  });
+
+  it("scrolls when a finger swipes over it", async () => {
+    const before = await regions();
+    const { x, y } = await at(0.5, 0.8);
+    await touch("touchStart", { x, y });
+    for (let step = 1; step <= 10; step += 1) await touch("touchMove", { x, y: y - 15 * step });
+    await touch("touchEnd");
+    await page.waitForFunction(() => scrollY > 0);
+    assert.equal(await regions(), before);
   });
 });
 
@@ -114,6 +114,17 @@ describe("a photo under a mouse", { skip: skip || false }, () => {
       await page.locator("#zoom-out").click();
     }
     assert.ok(Math.abs((await frame()).width - before.width) < 2);
+  });
+
+  it("brings a removed box back with Ctrl+Z", async () => {
+    await settled(page, ".region .caption");
+    const [box, caption] = [await page.locator(".boxes .box").boundingBox(), await page.locator(".region .caption").innerText()];
+    await page.locator(".boxes .box").focus();
+    await page.keyboard.press("Delete");
+    assert.equal(await page.locator(".region").count(), 0);
+    await page.keyboard.press("Control+z");
+    assert.deepEqual(await page.locator(".boxes .box").boundingBox(), box);
+    assert.equal(await page.locator(".region .caption").innerText(), caption);
   });
 
   it("has captions that can be copied", async () => {

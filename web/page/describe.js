@@ -41,6 +41,8 @@ export class Describe extends EventTarget {
   #hovered = null;
   #previewing = false;
   #lastId = 0;
+  /** Regions that were removed from this photo, and where in the list they were. @type {{ region: Region, at: number }[]} */
+  #removed = [];
   /** Ends whatever is still asked about the photo before. */
   #about = new AbortController();
   #locating = new AbortController();
@@ -105,7 +107,7 @@ export class Describe extends EventTarget {
     URL.revokeObjectURL(this.#url);
     [this.#photo, this.#file, this.#whole, this.#place] = [null, null, null, null];
     for (const region of this.#regions) region.writing?.abort();
-    this.#regions = [];
+    [this.#regions, this.#removed] = [[], []];
     this.#selected = null;
     this.#setClick(null, null);
     this.#hoverAt(null);
@@ -201,6 +203,7 @@ export class Describe extends EventTarget {
     if (at < 0) return;
     const [region] = this.#regions.splice(at, 1);
     region.writing?.abort();
+    this.#removed.push({ region, at });
     if (this.#click?.id === id) this.#setClick(null, null);
     announce(`${this.#label(region)} removed`);
     const next = this.#regions[Math.min(at, this.#regions.length - 1)];
@@ -208,6 +211,18 @@ export class Describe extends EventTarget {
     this.#draw();
     if (next) this.#stage.focus(next.id);
     else $("add-box").focus();
+  }
+
+  /** Brings back the region that was removed last. */
+  #undo() {
+    const { region, at } = this.#removed.pop() ?? {};
+    if (!region) return;
+    this.#regions.splice(at ?? 0, 0, region);
+    this.#selected = region.id;
+    announce(`${this.#label(region)} is back`);
+    this.#draw();
+    this.#stage.focus(region.id);
+    if (!region.caption) this.#captionOne(region);
   }
 
   /** @param {Region} region */
@@ -246,6 +261,13 @@ export class Describe extends EventTarget {
       this.#draw();
     });
     on("remove", (id) => this.#remove(id));
+    addEventListener("keydown", (event) => {
+      const isUndo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
+      const inText = /** @type {HTMLElement} */ (event.target).tagName === "INPUT";
+      if (!isUndo || inText || $("describe").hidden) return;
+      event.preventDefault();
+      this.#undo();
+    });
   }
 
   /** Shows the best box around what is there; one that is there already is selected. @param {[number, number]} point */

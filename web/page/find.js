@@ -16,6 +16,8 @@ import { Indexer } from "./indexer.js";
 
 /** Photos that come in while a search is shown are searched after this. */
 const AGAIN_MS = 1500;
+/** What another tab adds is shown so long after it, together with what it adds meanwhile. */
+const FOLLOW_MS = 300;
 /** Free photos to try, which `assets/demo/README.md` names with their authors. */
 const DEMO = ["astronaut", "cat", "coffee", "galaxies", "grass", "officer", "photographer", "raccoon", "rocket", "stairs"]
   .map((name) => `${name}.jpg`);
@@ -40,6 +42,8 @@ export class Find extends EventTarget {
   #scanning = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | 0} */
   #later = 0;
+  /** @type {ReturnType<typeof setTimeout> | 0} */
+  #following = 0;
 
   /** @param {import("./loader.js").Loader} loader */
   constructor(loader) {
@@ -49,7 +53,7 @@ export class Find extends EventTarget {
     this.#grid = new Grid(async (path) => (await loader.ready()).library.thumbnail(path));
     this.#grid.addEventListener("open", (event) => this.#view(/** @type {CustomEvent} */ (event).detail));
     loader.addEventListener("model", () => this.#readLibrary());
-    loader.addEventListener("library", () => this.#readLibrary({ fromTop: false }));
+    loader.addEventListener("library", () => this.#follow());
     this.#wireIndexer();
     this.#wireSearch();
     this.#wireLibrary();
@@ -61,6 +65,14 @@ export class Find extends EventTarget {
   }
 
   // --- the library ---
+
+  /** Shows what another tab has done. */
+  #follow() {
+    this.#following ||= setTimeout(() => {
+      this.#following = 0;
+      this.#readLibrary({ fromTop: false });
+    }, FOLLOW_MS);
+  }
 
   /** @param {{ fromTop?: boolean }} [how] */
   async #readLibrary({ fromTop = true } = {}) {
