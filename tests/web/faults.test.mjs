@@ -8,7 +8,7 @@ import path from "node:path";
 import { after, before, describe, it } from "node:test";
 
 import {
-  MMGEM, browse, chooseFiles, drawScenes, drop, missing, openPage, serve, serveStatic, settled,
+  MMGEM, ROOT, browse, chooseFiles, drawScenes, drop, missing, openPage, serve, serveStatic, settled,
 } from "./harness.mjs";
 
 const N_SCENES = 24;
@@ -246,6 +246,25 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     assert.equal(await text(page, "#status-text"), "On the processor");
     await chooseFiles(page, "#open", files[0]);
     await settled(page, "#whole");
+  }));
+
+  it("opens another model that the browser keeps", inBrowser(async () => {
+    const host = await serveStatic();
+    const second = path.join(ROOT, "web/dist/second-model");
+    fs.cpSync(path.join(ROOT, "web/dist/model"), second, { recursive: true });
+    try {
+      const page = await open(`${host.address}?model=second-model`);
+      await page.goto(host.address);
+      await page.waitForSelector('#status[data-state="ready"]');
+      await page.locator("#status").click();
+      await page.locator("#kept-models li:has-text('second-model') button").click();
+      await page.waitForSelector('#status[data-state="ready"]');
+      await page.locator("#status").click();
+      await page.waitForFunction(() => /second-model\/in use/.test(document.getElementById("kept-models").textContent));
+    } finally {
+      fs.rmSync(second, { recursive: true });
+      await host.stop();
+    }
   }));
 
   it("says in plain words that a file is no photo, or is gone", inBrowser(async () => {

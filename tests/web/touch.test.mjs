@@ -127,6 +127,13 @@ describe("a photo under a mouse", { skip: skip || false }, () => {
     assert.equal(await page.locator(".region .caption").innerText(), caption);
   });
 
+  it("says how fast its captions come, and which models are kept", async () => {
+    await page.locator("#status").click();
+    await page.waitForFunction(() => /Writes\d+ tokens a second/.test(document.getElementById("facts").textContent));
+    await page.waitForFunction(() => /the embedded model, .* \/model\/in use/.test(document.getElementById("kept-models").textContent));
+    await page.keyboard.press("Escape");
+  });
+
   it("has captions that can be copied", async () => {
     await page.locator("#whole-head button").click();
     const copied = await page.evaluate(() => navigator.clipboard.readText());

@@ -69,6 +69,8 @@ export interface Caption {
 /** A caption while it is written: iterate for the pieces of text, or await `result`. */
 export interface CaptionStream extends AsyncIterable<string> {
   readonly result: Promise<Caption>;
+  /** Of the tokens so far, after the first; 0 before the second. */
+  readonly tokensPerSecond: number;
 }
 
 export interface Place {
@@ -193,6 +195,9 @@ export class MmgemError extends Error {
 
 /** Loads a model in a worker of its own. */
 export function loadModel(source: ModelSource, options?: LoadOptions): Promise<Model>;
+
+/** The models whose files the browser keeps, for `loadModel`. */
+export function keptModels(): Promise<{ url: string; name: string; bytes: number }[]>;
 
 /** Forgets the kept files of every model. */
 export function forgetModels(): Promise<void>;

@@ -1,7 +1,7 @@
 // MM-GEM for pages: see mmgem.d.ts.
 
 import { Engine, MmgemError } from "./engine.js";
-import { CACHE } from "./model-files.js";
+import { CACHE, keptModels } from "./model-files.js";
 import { isKept, readThumbnail } from "./database.js";
 
 /** @import * as Api from "./mmgem.js" */
@@ -24,6 +24,8 @@ export async function loadModel(source, options = {}) {
 export async function forgetModels() {
   await caches.delete(CACHE);
 }
+
+export { keptModels };
 
 let lastKey = 0;
 
@@ -212,6 +214,9 @@ class CaptionStream {
   #pieces = [];
   #text = "";
   #over = false;
+  #tokens = 0;
+  /** When the first token and the last one came. */
+  #times = [0, 0];
   #wake = () => {};
   #stop = new AbortController();
 
@@ -226,11 +231,18 @@ class CaptionStream {
 
   /** @param {string} text so far; a character of several bytes may still change at its end */
   #take(text) {
+    this.#times = [this.#tokens ? this.#times[0] : performance.now(), performance.now()];
+    this.#tokens += 1;
     const whole = text.replace(/\ufffd+$/, "");
     if (whole.length <= this.#text.length) return;
     this.#pieces.push(whole.slice(this.#text.length));
     this.#text = whole;
     this.#wake();
+  }
+
+  get tokensPerSecond() {
+    const [first, last] = this.#times;
+    return last > first ? ((this.#tokens - 1) / (last - first)) * 1000 : 0;
   }
 
   async *[Symbol.asyncIterator]() {

@@ -238,6 +238,21 @@ async function fromCache(kept, url, file, report) {
   return bytes;
 }
 
+/** The models that this browser keeps. @returns {Promise<{ url: string, name: string, bytes: number }[]>} */
+export async function keptModels() {
+  const kept = await openCache();
+  const models = [];
+  for (const { url } of (await kept?.keys()) ?? []) {
+    if (!url.endsWith("/manifest.json")) continue;
+    /** @type {Manifest} */
+    const { name, files } = await (await kept?.match(url))?.json();
+    const isThere = await Promise.all(files.map((file) => kept?.match(new URL(file.name, url))));
+    if (!isThere.every(Boolean)) continue; // only its manifest was fetched so far
+    models.push({ url: new URL("./", url).href, name, bytes: files.reduce((sum, file) => sum + file.bytes, 0) });
+  }
+  return models;
+}
+
 /** @param {ManifestFile} file @param {Uint8Array<ArrayBuffer>} bytes */
 async function check(file, bytes) {
   const found = await sha256(bytes);

@@ -141,7 +141,9 @@ export class Describe extends EventTarget {
     const { model } = this.#loader;
     if (!model || !this.#photo) return;
     const line = $("whole");
-    this.#whole = await write(line, model.captionRegion(this.#photo, null, { signal }));
+    const stream = model.captionRegion(this.#photo, null, { signal });
+    this.#whole = await write(line, stream);
+    this.#loader.tokensPerSecond = stream.tokensPerSecond;
     $("copy-whole").disabled = false;
     announce(`The whole photo: ${this.#whole.text}`);
   }
@@ -186,6 +188,7 @@ export class Describe extends EventTarget {
         this.#list.text(region);
       }
       region.caption = await stream.result;
+      this.#loader.tokensPerSecond = stream.tokensPerSecond;
       region.text = region.caption.text;
       announce(`${this.#label(region)}: ${region.text}`);
     } catch (error) {

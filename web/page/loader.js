@@ -1,6 +1,6 @@
 // Which model is open: loading with progress, switching, and what the status line and its dialog say.
 
-import { forgetModels, loadModel } from "./lib/mmgem.js";
+import { forgetModels, keptModels, loadModel } from "./lib/mmgem.js";
 import { $, bytes, choose, make, notice, openDialog, recall, remember, words } from "./dom.js";
 
 /**
@@ -15,6 +15,8 @@ const PATIENCE_MS = 250;
 export class Loader extends EventTarget {
   /** @type {Model | null} */
   model = null;
+  /** How fast it wrote its last caption. */
+  tokensPerSecond = 0;
   /** @type {ModelSource} */
   #source = new URLSearchParams(location.search).get("model") ?? OWN_MODEL;
   /** What this visit computes on. @type {"auto" | "cpu" | "webgpu"} */
@@ -166,6 +168,17 @@ export class Loader extends EventTarget {
     $("facts").replaceChildren();
     const facts = await this.#facts();
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+    const models = await keptModels().catch(() => []);
+    $("kept-models").replaceChildren(...models.map((model) => this.#choice(model)));
+  }
+
+  /** @param {{ url: string, name: string, bytes: number }} kept */
+  #choice({ url, name, bytes: size }) {
+    const folder = new URL(url).pathname;
+    const isOpen = typeof this.#source === "string" && new URL(`${this.#source}/`, location.href).pathname.replace(/\/+$/, "/") === folder;
+    const open = make("button", { type: "button", class: "tool", disabled: isOpen, onclick: () => this.#open(url) },
+      isOpen ? "in use" : "Open");
+    return make("li", {}, make("span", {}, `${name}, ${bytes(size)}`, make("small", {}, ` ${folder}`)), open);
   }
 
   /** @returns {Promise<[string, string][]>} */
@@ -180,6 +193,7 @@ export class Loader extends EventTarget {
         `${info.checked ? ", checked (SHA-256)" : ", not checked"}`],
       ["Memory", bytes(await this.model.memory())],
     ];
+    if (this.tokensPerSecond) facts.push(["Writes", `${this.tokensPerSecond.toFixed(0)} tokens a second`]);
     const storage = await navigator.storage?.estimate?.().catch(() => null);
     if (storage?.quota) facts.push(["Storage", `${bytes(storage.usage ?? 0)} of ${bytes(storage.quota)}`]);
     facts.push(["Fingerprint", info.fingerprint]);
