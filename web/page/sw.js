@@ -24,14 +24,14 @@ async function keep(wanted) {
 
 /** What the page has just fetched is in the browser's cache; its hash tells whether it is of this build. */
 async function get(file) {
-  for (const cache of ["force-cache", "reload"]) {
-    const response = await fetch(new URL(file, FOLDER), { cache });
-    if (!response.ok) throw new Error(`the server answers ${response.status} for ${file}`);
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await response.clone().arrayBuffer()));
-    const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-    if (found === FILES[file]) return response;
-  }
-  throw new Error(`${file} is not of this build`);
+  const url = new URL(file, FOLDER);
+  const cached = await fetch(url, { cache: "force-cache" });
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await cached.clone().arrayBuffer()));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (cached.ok && found === FILES[file]) return cached;
+  const response = await fetch(url, { cache: "reload" });
+  if (!response.ok) throw new Error(`the server answers ${response.status} for ${file}`);
+  return response;
 }
 
 self.addEventListener("activate", (event) => {
