@@ -201,7 +201,8 @@ describe("the page", { skip: skip || false }, () => {
   it("finds the library again after a reload, and encodes only what is new", async () => {
     await page.reload();
     await page.waitForSelector('#status[data-state="ready"]');
-    await page.locator("#tab-find").click();
+    assert.ok(await page.locator("#find").isVisible(), "the view and the query are there again");
+    await page.locator("#query").fill("");
     await indexed(N_SCENES);
     assert.ok((await search(scenes.scenes[3].captions[0])).length > 0);
     await chooseFiles(page, "#files", scenes.scenes.map((scene) => scene.file));
@@ -216,6 +217,7 @@ describe("the page", { skip: skip || false }, () => {
     await server.stop();
     await page.reload();
     await page.waitForSelector('#status[data-state="ready"]', { timeout: 60_000 });
+    await page.locator("#tab-describe").click();
     await openPhoto(scenes.scenes[2].file);
     assert.ok((await text("#whole")).length > 3);
     await page.locator("#tab-find").click();
