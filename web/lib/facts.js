@@ -7,3 +7,8 @@
 export function factsOf({ path, sizeBytes, modifiedMs }) {
   return `${path.split(/[\\/]/).pop()}\n${sizeBytes}\n${Math.floor(modifiedMs / 1000)}`;
 }
+
+/** When a file was changed, in milliseconds; Chromium says 1601 of a file of 1970. @param {Blob} file */
+export function modifiedOf(file) {
+  return file instanceof File ? Math.max(file.lastModified, 0) : 0;
+}

@@ -3,7 +3,7 @@
 import {
   deleteAll, deleteRows, readPictured, readRow, readRows, readThumbnail, writeRows,
 } from "./database.js";
-import { factsOf } from "./facts.js";
+import { factsOf, modifiedOf } from "./facts.js";
 import { readFile, sha256, Trouble } from "./model-files.js";
 
 /**
@@ -133,7 +133,7 @@ export class Store {
    */
   async add(path, file, { replace = false, move = false }) {
     await this.#filled();
-    const modifiedMs = file instanceof File ? file.lastModified : 0;
+    const modifiedMs = modifiedOf(file);
     const bytes = await readFile(file);
     const same = factsOf({ path, sizeBytes: file.size, modifiedMs });
     const hash = (await sha256(bytes)) ?? same;
@@ -168,7 +168,7 @@ export class Store {
    */
   async #recognise(known, path, file, hash, move) {
     const photo = /** @type {LibraryPhoto} */ (this.#rows.get(known));
-    const isMoved = known !== path && !this.#rows.has(path) && (photo.imported || move);
+    const isMoved = known !== path && !this.#rows.has(path) && (move || (photo.imported && path.includes("/")));
     if (!photo.imported && !isMoved) return photo;
     const row = await readRow(this.#fingerprint, known);
     if (!row) return photo;
