@@ -71,9 +71,12 @@ export function drawScenes(n) {
   return { folder: photos, scenes, remove: () => fs.rmSync(folder, { recursive: true }) };
 }
 
+const DIST = path.join(ROOT, "web/dist");
+
 /** Serves the page with `mmgem web`. `address` is its URL; `stop` ends the server. */
 export async function serve() {
-  const server = spawn(MMGEM, ["web", "--no-open", "--port", "0", "-q"], { stdio: ["ignore", "pipe", "inherit"] });
+  const args = ["web", "--dir", DIST, "--no-open", "--port", "0", "-q"];
+  const server = spawn(MMGEM, args, { stdio: ["ignore", "pipe", "inherit"] });
   const address = await new Promise((resolve, reject) => {
     server.stdout.once("data", (data) => resolve(data.toString().trim()));
     server.once("exit", (code) => reject(new Error(`mmgem web ended with ${code}`)));
@@ -86,12 +89,40 @@ export async function serve() {
   return { address, stop };
 }
 
-/** Starts a browser with an empty profile. `requests` collects the URL of every request. */
-export async function browse(flags = []) {
+/** Serves the page with a plain static server. `requests` maps each path to the number of bodies sent. */
+export async function serveStatic() {
+  const args = ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", DIST];
+  const server = spawn("python3", args, { stdio: ["ignore", "pipe", "pipe"] });
+  const requests = new Map();
+  server.stderr.on("data", (data) => {
+    for (const [, url] of data.toString().matchAll(/"GET (\S+) HTTP[^"]*" 200/g)) requests.set(url, (requests.get(url) ?? 0) + 1);
+  });
+  const port = await new Promise((resolve, reject) => {
+    server.stdout.on("data", (data) => resolve(/port (\d+)/.exec(data.toString())?.[1]));
+    server.once("exit", (code) => reject(new Error(`python3 -m http.server ended with ${code}`)));
+  });
+  const ended = new Promise((resolve) => server.once("exit", resolve));
+  const stop = () => {
+    server.kill();
+    return ended;
+  };
+  return { address: `http://127.0.0.1:${port}/`, requests, stop };
+}
+
+/**
+ * Starts a browser with an empty profile. `requests` collects the URL of every request. `siteData` false blocks site
+ * data; `how` goes to Playwright.
+ */
+export async function browse(flags = [], { siteData = true, ...how } = {}) {
   const { chromium } = createRequire(path.join(ROOT, "web/package.json"))("playwright-core");
   const profile = fs.mkdtempSync(path.join(os.tmpdir(), "mmgem-profile-"));
+  if (!siteData) {
+    const preferences = { profile: { default_content_setting_values: { cookies: 2 } } };
+    fs.mkdirSync(path.join(profile, "Default"));
+    fs.writeFileSync(path.join(profile, "Default/Preferences"), JSON.stringify(preferences));
+  }
   const context = await chromium.launchPersistentContext(profile, {
-    executablePath: CHROMIUM, headless: true, args: [...FLAGS, ...flags],
+    executablePath: CHROMIUM, headless: true, args: [...FLAGS, ...flags], ...how,
   });
   const requests = [];
   context.on("request", (request) => requests.push(request.url()));
@@ -105,7 +136,7 @@ export async function browse(flags = []) {
 /** Opens the page and waits for its model. `errors` collects its errors and console errors. */
 export async function openPage(context, address) {
   const page = await context.newPage();
-  page.setDefaultTimeout(90_000);
+  page.setDefaultTimeout(Number(process.env.PATIENCE_MS ?? 90_000));
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
@@ -124,6 +155,16 @@ export const settled = (page, selector) => page.waitForFunction((selector) => {
 export async function chooseFiles(page, button, files) {
   const [chooser] = await Promise.all([page.waitForEvent("filechooser"), page.locator(button).click()]);
   await chooser.setFiles(files);
+}
+
+/** Drops files on an element, as from a file manager. */
+export async function drop(page, selector, files) {
+  const { x, y, width, height } = await page.locator(selector).boundingBox();
+  const control = await page.context().newCDPSession(page);
+  const data = { items: [], files, dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await control.send("Input.dispatchDragEvent", { type, x: x + width / 2, y: y + height / 2, data });
+  }
 }
 
 /** A file's bytes in base64, as an argument for code in the page. */

@@ -13,8 +13,8 @@ const TEXTS = ["a brown dog on the grass", "two children beside a red house", "a
 const TOLERANCE = 1e-3;
 
 /** Runs in the worker. Asks an empty library for an entry, so that Rust panics. */
-async function panic() {
-  const at = (name) => new URL(name, self.location.href);
+async function panic(page) {
+  const at = (name) => new URL(`lib/${name}`, page);
   const read = async (name) => new Uint8Array(await (await fetch(at(`../model/${name}`))).arrayBuffer());
   const wasm = await import(at("./cpu/mmgem_web.js").href);
   const files = new wasm.ModelFiles(new TextDecoder().decode(await read("config.json")), await read("tokenizer.json"));
@@ -187,7 +187,7 @@ describe("the library in a browser", { skip: skip || false }, () => {
       window.photo = await window.model.openPhoto(window.blob(text));
       return [...(await window.model.embedImage(window.photo))];
     }, base64(scenes.scenes[0].file));
-    await page.workers().at(-1).evaluate(panic).catch(() => "it ended while it was asked");
+    await page.workers().at(-1).evaluate(panic, server.address).catch(() => "it ended while it was asked");
     await page.waitForFunction(() => window.restarts.length === 1);
     assert.match(await page.evaluate(() => window.restarts[0]), /panicked at/);
     const again = await page.evaluate(async () => [...(await window.model.embedImage(window.photo))]);

@@ -82,6 +82,15 @@ describe("the page", { skip: skip || false }, () => {
   const rect = (selector) => page.locator(selector).evaluate(({ style }) =>
     [style.left, style.top, style.width, style.height].map((share) => Number.parseFloat(share)));
   const area = ([, , width, height]) => width * height;
+  /** Intersection over union of two boxes, given by `rect`. */
+  const iou = (a, b) => {
+    const shared = [0, 1].map((axis) =>
+      Math.min(a[axis] + a[axis + 2], b[axis] + b[axis + 2]) - Math.max(a[axis], b[axis]));
+    const both = Math.max(0, shared[0]) * Math.max(0, shared[1]);
+    return both / (area(a) + area(b) - both);
+  };
+  const contains = ([left, top, width, height], [x, y]) =>
+    left <= x && x <= left + width && top <= y && y <= top + height;
 
   it("previews the box that a click gives, and offers the next one at the same place", async () => {
     const frame = await page.locator("#boxes").boundingBox();
@@ -96,11 +105,17 @@ describe("the page", { skip: skip || false }, () => {
     assert.equal(await page.locator(".preview:not([hidden])").count(), 0, "it is there now");
 
     await page.mouse.click(...at);
-    await page.waitForFunction((width) => document.querySelector(".boxes .box").style.width !== width, `${first[2]}%`);
-    assert.ok(area(await rect(".boxes .box")) > 1.5 * area(first), "the next larger one");
+    const isFirst = ([first, wanted]) => {
+      const { left, top, width, height } = document.querySelector(".boxes .box").style;
+      return [left, top, width, height].every((share, i) => Number.parseFloat(share) === first[i]) === wanted;
+    };
+    await page.waitForFunction(isFirst, [first, false]);
+    const next = await rect(".boxes .box");
+    assert.ok(iou(first, next) < 0.9, `another box: ${first}, then ${next}`);
+    assert.ok(contains(next, [40, 60]), `${next} contains the clicked point`);
     await settled(page, ".region .caption");
     await page.mouse.wheel(0, -100);
-    await page.waitForFunction((width) => document.querySelector(".boxes .box").style.width === width, `${first[2]}%`);
+    await page.waitForFunction(isFirst, [first, true]);
     assert.equal(await page.locator(".region").count(), 1);
     await page.locator(".region button[aria-label^='Remove']").click();
   });
@@ -210,7 +225,8 @@ describe("the page", { skip: skip || false }, () => {
   it("finds the library again after a reload, and encodes only what is new", async () => {
     await page.reload();
     await page.waitForSelector('#status[data-state="ready"]');
-    await page.locator("#tab-find").click();
+    assert.ok(await page.locator("#find").isVisible(), "the view and the query are there again");
+    await page.locator("#query").fill("");
     await indexed(N_SCENES);
     assert.ok((await search(scenes.scenes[3].captions[0])).length > 0);
     await chooseFiles(page, "#files", scenes.scenes.map((scene) => scene.file));
@@ -225,6 +241,7 @@ describe("the page", { skip: skip || false }, () => {
     await server.stop();
     await page.reload();
     await page.waitForSelector('#status[data-state="ready"]', { timeout: 60_000 });
+    await page.locator("#tab-describe").click();
     await openPhoto(scenes.scenes[2].file);
     assert.ok((await text("#whole")).length > 3);
     await page.locator("#tab-find").click();

@@ -79,6 +79,7 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
     }
     copy_folder(&workspace.join("web/lib"), &dist.join("lib"))?;
     copy_folder(&workspace.join("web/page"), &dist)?;
+    copy_folder(&workspace.join("assets/demo"), &dist.join("demo"))?;
     model_manifest(&order.model, &dist.join("model"))?;
     finish_service_worker(&dist)?;
 
@@ -160,11 +161,12 @@ fn finish_service_worker(dist: &Path) -> Result<()> {
         |name: &str| !name.starts_with("model/") && name != "sw.js" && !name.ends_with(".d.ts");
     let list: Vec<_> = file_list(dist)?.into_iter().filter(|(name, _)| kept(name)).collect();
     let version = files::hex_digest(format!("{list:?}{code}").as_bytes());
-    let names: Vec<&str> = list.iter().map(|(name, _)| name.as_str()).collect();
+    let hashes: serde_json::Map<_, _> =
+        list.into_iter().map(|(name, hash)| (name, hash.into())).collect();
     let head = format!(
         "const VERSION = {:?};\nconst FILES = {};\n",
         &version[..16],
-        serde_json::json!(names)
+        serde_json::Value::from(hashes)
     );
     fs::write(&path, head + &code).with_context(|| format!("cannot write {}", path.display()))
 }

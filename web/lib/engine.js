@@ -1,7 +1,7 @@
 // The page's side of the worker: numbered requests, cancellation, and a restart after a crash.
 
 export class MmgemError extends Error {
-  /** @param {"crashed" | "device" | "input" | "network" | "memory"} kind @param {string} message */
+  /** @param {import("./mmgem.js").ErrorKind} kind @param {string} message */
   constructor(kind, message) {
     super(message);
     this.name = "MmgemError";
@@ -10,7 +10,31 @@ export class MmgemError extends Error {
 }
 
 /** @typedef {{ signal?: AbortSignal, onEvent?: (event: any) => void, background?: boolean }} How */
-/** @typedef {{ resolve: (value: any) => void, reject: (error: any) => void, onEvent?: (event: any) => void }} Pending */
+/** @typedef {{ resolve: (value: any) => void, reject: (error: any) => void, onEvent?: (event: any) => void, message: object }} Pending */
+
+/** Whether the page's policy blocks workers from blobs. */
+let blobsAreBlocked = false;
+globalThis.document?.addEventListener("securitypolicyviolation", ({ blockedURI, effectiveDirective }) => {
+  if (blockedURI.startsWith("blob") && /worker|child|script|default/.test(effectiveDirective)) blobsAreBlocked = true;
+});
+
+/**
+ * A worker under the page's own Content-Security-Policy. A worker from a blob inherits the policy of the page's
+ * `<meta>`. A worker from a URL does not, and most static servers send no policy. Bundlers look for
+ * `new Worker(new URL(…))`, so this class has that name.
+ */
+class Worker extends (globalThis.Worker ?? Object) {
+  /** URL of its program while the browser loads it. */
+  blob = "";
+
+  /** @param {URL} url @param {WorkerOptions} options */
+  constructor(url, options) {
+    const program = new Blob([`import ${JSON.stringify(url.href)};`], { type: "text/javascript" });
+    const blob = blobsAreBlocked ? "" : URL.createObjectURL(program);
+    super(blob || url, options);
+    this.blob = blob;
+  }
+}
 
 export class Engine {
   /** Number of restarts. A photo of an earlier worker has to be opened again. */
@@ -44,12 +68,36 @@ export class Engine {
 
   #start() {
     const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "mmgem" });
-    worker.onmessage = ({ data }) => this.#receive(data);
+    let isAlive = false;
+    worker.onmessage = ({ data }) => {
+      if (!("alive" in data)) return this.#receive(data);
+      isAlive = true;
+      URL.revokeObjectURL(worker.blob);
+      if (data.alive) this.#awaitEnd(worker, data.alive);
+    };
     worker.onerror = (event) => {
       event.preventDefault();
+      URL.revokeObjectURL(worker.blob);
+      if (!isAlive && worker.blob && blobsAreBlocked) return this.#startFromUrl(worker);
       this.#crash(event.message || "the worker's program cannot be loaded");
     };
+    worker.postMessage({ lock: `mmgem-worker-${performance.timeOrigin}-${Math.random()}` });
     return worker;
+  }
+
+  /** Starts the worker from its URL: the site has its own policy, which blocks blobs. @param {Worker} blocked */
+  #startFromUrl(blocked) {
+    if (this.#worker !== blocked || this.#closed) return;
+    this.#worker = this.#start();
+    for (const { message } of this.#pending.values()) this.#worker.postMessage(message);
+  }
+
+  /** Waits for the lock that the browser releases when the worker ends. @param {Worker} worker @param {string} lock */
+  #awaitEnd(worker, lock) {
+    const ended = () => {
+      if (this.#worker === worker) this.#crash("the browser ended the worker, perhaps for want of memory");
+    };
+    navigator.locks.request(lock, ended).catch(() => undefined);
   }
 
   /** @param {AbortSignal} [signal] @returns {Promise<import("./mmgem.js").ModelInfo>} */
@@ -110,14 +158,16 @@ export class Engine {
       };
       if (signal?.aborted) return reject(signal.reason);
       signal?.addEventListener("abort", cancelled, { once: true });
-      this.#pending.set(id, { resolve: settle(resolve), reject: settle(reject), onEvent });
-      this.#worker.postMessage({ id, op, args, background });
+      const message = { id, op, args, background };
+      this.#pending.set(id, { resolve: settle(resolve), reject: settle(reject), onEvent, message });
+      this.#worker.postMessage(message);
     });
   }
 
   /** @param {any} data */
   #receive(data) {
     if (data.fatal) return this.#crash(data.fatal, data.onGpu);
+    if (data.libraryChanged) return this.#options.onLibraryChange?.();
     const pending = this.#pending.get(data.id);
     if (!pending) return;
     if ("event" in data) return pending.onEvent?.(data.event);

@@ -33,6 +33,8 @@ export interface LoadOptions {
    * again. After the second loss of WebGPU the model runs on the CPU.
    */
   onRestart?: (message: string, restarted: Promise<ModelInfo>) => void;
+  /** Called after another tab changed the library. */
+  onLibraryChange?: () => void;
   signal?: AbortSignal;
 }
 
@@ -67,6 +69,8 @@ export interface Caption {
 /** A caption in progress: iterate over the pieces of text, or await `result`. */
 export interface CaptionStream extends AsyncIterable<string> {
   readonly result: Promise<Caption>;
+  /** Speed since the first token; 0 before the second. */
+  readonly tokensPerSecond: number;
 }
 
 export interface Place {
@@ -99,10 +103,12 @@ export interface SearchOptions extends RequestOptions {
 /** A photo of the library that matches a query. */
 export interface PhotoHit {
   path: string;
-  /** Cosine of the query with the photo, or with its best region if that is larger. */
+  /** Cosine of the query with the whole photo. */
   score: number;
   /** The best region. */
   box: Box;
+  /** Cosine of the query with that region. */
+  boxScore: number;
   /** Standard score for this query: standard deviations above the mean of all photos. */
   relevance: number;
 }
@@ -113,18 +119,32 @@ export interface LibraryPhoto {
   modifiedMs: number;
   width: number;
   height: number;
+  /** Whether the photo came by `importFile` and this browser has not read its file. It then has no thumbnail. */
+  imported: boolean;
 }
 
-/** The photos that this model has encoded, in the browser's storage. */
+export interface AddOptions extends RequestOptions {
+  /** The file replaces the photo with this path. Without `replace`, a file with other content gets a free path. */
+  replace?: boolean;
+  /** A photo that the library has under another path gets this path. */
+  move?: boolean;
+}
+
+/** The photos that this model has encoded, in the browser's storage if it has any. */
 export interface Library {
   /** All photos, sorted by path. */
   list(): Promise<LibraryPhoto[]>;
-  /** Encodes a photo and stores its vectors and a thumbnail. Replaces a photo with the same path. */
-  add(path: string, file: Blob, options?: RequestOptions): Promise<LibraryPhoto>;
+  /**
+   * Encodes a photo and stores its vectors and a thumbnail. Does not encode a known photo again: one with the same
+   * name, size and date, or with the same content. The result has the path in the library.
+   */
+  add(path: string, file: Blob, options?: AddOptions): Promise<LibraryPhoto>;
   remove(paths: readonly string[]): Promise<void>;
   clear(): Promise<void>;
   /** The thumbnail of a photo. Null for a photo of `importFile`. */
   thumbnail(path: string): Promise<Blob | null>;
+  /** Whether the browser stores the library for the next visit; `false` if site data is blocked. */
+  isKept(): Promise<boolean>;
   /** The library as an index file, which `mmgem` reads and writes too. */
   exportFile(): Promise<Blob>;
   /** Adds the photos of an index file. Returns their number. */
@@ -163,17 +183,23 @@ export interface Model {
   close(): void;
 }
 
+/**
+ * `crashed`: the worker crashed and was restarted. `device`: the graphics device was lost; requests are repeated, so
+ * this is rare. `input`: the photo, text or file cannot be used. `storage`: the browser's storage for this page is
+ * full. `browser`: the browser lacks a feature that the model needs.
+ */
+export type ErrorKind = "crashed" | "device" | "input" | "network" | "memory" | "storage" | "browser";
+
 /** An error with a message for the user: found, wanted, what to do. */
 export class MmgemError extends Error {
-  /**
-   * `crashed`: the worker crashed and was restarted. `device`: the graphics device was lost; requests are repeated, so
-   * this is rare. `input`: the photo, text or file cannot be used.
-   */
-  readonly kind: "crashed" | "device" | "input" | "network" | "memory";
+  readonly kind: ErrorKind;
 }
 
 /** Loads a model in its own worker. */
 export function loadModel(source: ModelSource, options?: LoadOptions): Promise<Model>;
+
+/** The models whose files the browser stores, for `loadModel`. */
+export function keptModels(): Promise<{ url: string; name: string; bytes: number }[]>;
 
 /** Removes the stored files of all models. */
 export function forgetModels(): Promise<void>;

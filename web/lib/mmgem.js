@@ -1,8 +1,8 @@
 // MM-GEM for pages: see mmgem.d.ts.
 
 import { Engine, MmgemError } from "./engine.js";
-import { CACHE } from "./model-files.js";
-import { readThumbnail } from "./database.js";
+import { CACHE, keptModels } from "./model-files.js";
+import { isKept, readThumbnail } from "./database.js";
 
 /** @import * as Api from "./mmgem.js" */
 
@@ -24,6 +24,8 @@ export async function loadModel(source, options = {}) {
 export async function forgetModels() {
   await caches.delete(CACHE);
 }
+
+export { keptModels };
 
 let lastKey = 0;
 
@@ -175,8 +177,8 @@ class Library {
   }
 
   /** @type {Api.Library["add"]} */
-  add(path, file, how = {}) {
-    const request = () => this.#engine.request("add", { path, file }, { ...how, background: true });
+  add(path, file, { signal, ...how } = {}) {
+    const request = () => this.#engine.request("add", { path, file, how }, { signal, background: true });
     return this.#engine.repeat(request);
   }
 
@@ -190,8 +192,13 @@ class Library {
   }
 
   /** Reads the browser's storage directly, so that pictures appear while the worker is busy. @param {string} path */
-  thumbnail(path) {
-    return readThumbnail(this.#fingerprint, path);
+  async thumbnail(path) {
+    if (await isKept()) return readThumbnail(this.#fingerprint, path);
+    return this.#engine.request("thumbnail", { path });
+  }
+
+  isKept() {
+    return isKept();
   }
 
   exportFile() {
@@ -210,6 +217,9 @@ class CaptionStream {
   #pieces = [];
   #text = "";
   #over = false;
+  #tokens = 0;
+  /** Times of the first and the last token. */
+  #times = [0, 0];
   #wake = () => {};
   #stop = new AbortController();
 
@@ -224,11 +234,18 @@ class CaptionStream {
 
   /** @param {string} text so far; a character of several bytes may still change at its end */
   #take(text) {
+    this.#times = [this.#tokens ? this.#times[0] : performance.now(), performance.now()];
+    this.#tokens += 1;
     const whole = text.replace(/\ufffd+$/, "");
     if (whole.length <= this.#text.length) return;
     this.#pieces.push(whole.slice(this.#text.length));
     this.#text = whole;
     this.#wake();
+  }
+
+  get tokensPerSecond() {
+    const [first, last] = this.#times;
+    return last > first ? ((this.#tokens - 1) / (last - first)) * 1000 : 0;
   }
 
   async *[Symbol.asyncIterator]() {

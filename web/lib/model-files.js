@@ -24,6 +24,31 @@ export class Trouble extends Error {
 }
 
 /**
+ * Reads a file that the user chose.
+ * @param {Blob} file @returns {Promise<Uint8Array<ArrayBuffer>>}
+ */
+export async function readFile(file) {
+  try {
+    return new Uint8Array(await file.arrayBuffer());
+  } catch (cause) {
+    if (cause instanceof RangeError) throw cause;
+    const name = file instanceof File ? ` ${file.name}` : "";
+    throw new Trouble("input", `the file${name} cannot be read: it was changed, moved or removed after it was chosen, or ` +
+      "this browser may not read it; choose it again");
+  }
+}
+
+/**
+ * SHA-256 in hexadecimal digits; `null` if the page is not over https or from localhost.
+ * @param {Uint8Array<ArrayBuffer>} bytes @returns {Promise<string | null>}
+ */
+export async function sha256(bytes) {
+  if (!("subtle" in crypto)) return null;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
  * @param {string | readonly File[]} source
  * @param {OnProgress} onProgress
  * @param {AbortSignal} signal
@@ -38,7 +63,7 @@ async function fromFiles(files) {
   /** @type {NamedBytes[]} */
   const read = [];
   for (const file of files) {
-    read.push({ name: file.name, bytes: new Uint8Array(await file.arrayBuffer()) });
+    read.push({ name: file.name, bytes: await readFile(file) });
   }
   const name = files[0]?.webkitRelativePath.split("/")[0] || "a model from this device";
   return sorted(name, read, { fromCache: false, checked: false, notKept: "it was opened from files" });
@@ -213,12 +238,25 @@ async function fromCache(kept, url, file, report) {
   return bytes;
 }
 
+/** The models that this browser stores. @returns {Promise<{ url: string, name: string, bytes: number }[]>} */
+export async function keptModels() {
+  const kept = await openCache();
+  const models = [];
+  for (const { url } of (await kept?.keys()) ?? []) {
+    if (!url.endsWith("/manifest.json")) continue;
+    /** @type {Manifest} */
+    const { name, files } = await (await kept?.match(url))?.json();
+    const isThere = await Promise.all(files.map((file) => kept?.match(new URL(file.name, url))));
+    if (!isThere.every(Boolean)) continue; // only its manifest is stored so far
+    models.push({ url: new URL("./", url).href, name, bytes: files.reduce((sum, file) => sum + file.bytes, 0) });
+  }
+  return models;
+}
+
 /** @param {ManifestFile} file @param {Uint8Array<ArrayBuffer>} bytes */
 async function check(file, bytes) {
-  if (!("subtle" in crypto)) return; // the page is not over https or from localhost
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  if (found !== file.sha256) {
+  const found = await sha256(bytes);
+  if (found !== null && found !== file.sha256) {
     throw new Trouble("network", `${file.name} is damaged (SHA-256 ${found.slice(0, 12)}…, wanted ` +
       `${file.sha256.slice(0, 12)}…); reload the page to fetch it again`);
   }

@@ -1,6 +1,6 @@
 // The open photos of the worker, and the decoding of files.
 
-import { Trouble } from "./model-files.js";
+import { readFile, Trouble } from "./model-files.js";
 
 /** @typedef {import("./cpu/mmgem_web.js").Model} WasmModel @typedef {import("./cpu/mmgem_web.js").Image} WasmImage */
 
@@ -16,7 +16,7 @@ export class Photos {
 
   /** @param {number} key @param {Blob} file */
   async open(key, file) {
-    const image = await this.encode(file);
+    const image = await this.encodeBytes(await readFile(file), file);
     this.#open.set(key, image);
     return { width: image.width, height: image.height, problem: image.problem };
   }
@@ -37,17 +37,17 @@ export class Photos {
   /**
    * Decodes with the model's decoder, so that a file gives the same vectors everywhere. Falls back to the browser's
    * decoder for formats that only the browser supports (AVIF; HEIC on Apple's systems).
-   * @param {Blob} file
+   * @param {Uint8Array} bytes @param {Blob} file the same bytes
    */
-  async encode(file) {
-    const bytes = new Uint8Array(await file.arrayBuffer());
+  async encodeBytes(bytes, file) {
     try {
       return this.#model.encodeImage(bytes);
     } catch (error) {
       const message = String(/** @type {Error} */ (error).message ?? error);
       if (error instanceof WebAssembly.RuntimeError || !/which is|cannot be read here/.test(message)) throw error;
       const bitmap = await createImageBitmap(file).catch(() => null);
-      if (!bitmap) throw error;
+      // Users do not need the first bytes in hexadecimal digits.
+      if (!bitmap) throw new Trouble("input", message.replace(/starts with \[[^\]]*\], which is/, "is"));
       return this.#encodeBitmap(bitmap);
     }
   }

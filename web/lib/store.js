@@ -1,15 +1,22 @@
 // The library in the worker: vectors in the model's index for searches, rows in IndexedDB for the next visit.
 
-import { deleteAll, deleteRows, readRows, writeRows } from "./database.js";
-import { Trouble } from "./model-files.js";
+import {
+  deleteAll, deleteRows, readPictured, readRow, readRows, readThumbnail, writeRows,
+} from "./database.js";
+import { factsOf, modifiedOf } from "./facts.js";
+import { readFile, sha256, Trouble } from "./model-files.js";
 
 /**
  * @typedef {typeof import("./cpu/mmgem_web.js")} Wasm
  * @typedef {import("./mmgem.js").LibraryPhoto} LibraryPhoto
+ * @typedef {import("./database.js").Row} Row
+ * @typedef {{ added?: string[], removed?: string[], cleared?: boolean }} Change
  */
 
 const THUMBNAIL_PX = 320;
 const THUMBNAIL_TYPE = "image/webp";
+/** Broadcasts each change to the workers of other tabs. */
+const CHANNEL = "mmgem-library";
 
 export class Store {
   #model;
@@ -17,52 +24,173 @@ export class Store {
   /** @type {import("./cpu/mmgem_web.js").Library} */
   #index;
   #fingerprint;
+  /** The photos by path, without their vectors. @type {Map<string, LibraryPhoto>} */
+  #rows = new Map();
+  /** Paths by name, size and date. @type {Map<string, string>} */
+  #byFacts = new Map();
+  /** Paths by the hash of the file. @type {Map<string, string>} */
+  #byHash = new Map();
   /** The rows of IndexedDB go into the index when it is first asked for. @type {Promise<void> | null} */
   #read = null;
+  /** @type {BroadcastChannel | null} */
+  #channel = null;
 
-  /** @param {Wasm} wasm @param {import("./cpu/mmgem_web.js").Model} model @param {import("./photos.js").Photos} photos */
-  constructor(wasm, model, photos) {
+  /**
+   * @param {Wasm} wasm @param {import("./cpu/mmgem_web.js").Model} model
+   * @param {import("./photos.js").Photos} photos @param {() => void} onChange called after a change by another tab
+   */
+  constructor(wasm, model, photos, onChange) {
     this.#model = model;
     this.#photos = photos;
     this.#index = new wasm.Library(model);
     this.#fingerprint = model.fingerprint;
+    this.#listen(onChange);
+  }
+
+  /** @param {() => void} onChange */
+  #listen(onChange) {
+    try {
+      this.#channel = new BroadcastChannel(CHANNEL);
+    } catch {
+      return; // site data is blocked: tabs share nothing
+    }
+    this.#channel.onmessage = ({ data }) => {
+      if (data.model !== this.#fingerprint) return;
+      // A library that is read later includes the change.
+      this.#read = this.#read && this.#read.then(() => this.#follow(data));
+      (this.#read ?? Promise.resolve()).then(onChange, () => undefined);
+    };
   }
 
   #filled() {
-    this.#read ??= readRows(this.#fingerprint).then((rows) => {
-      for (const { vectors } of rows) this.#index.add(vectors);
+    this.#read ??= this.#fill().catch((error) => {
+      this.#read = null; // the next request tries again
+      throw error;
     });
     return this.#read;
+  }
+
+  async #fill() {
+    const pictured = await readPictured(this.#fingerprint);
+    for (const row of await readRows(this.#fingerprint)) this.#remember(row, pictured.has(row.path));
+  }
+
+  /** @param {Row} row @param {boolean} hasPicture */
+  #remember(row, hasPicture) {
+    const { model: _, vectors, hash, ...photo } = row;
+    this.#forget(row.path);
+    this.#index.add(vectors);
+    const imported = hash === undefined && !hasPicture;
+    this.#rows.set(row.path, { ...photo, imported });
+    this.#byFacts.set(factsOf(row), row.path);
+    if (hash) this.#byHash.set(hash, row.path);
+  }
+
+  /** @param {string} path */
+  #forget(path) {
+    if (!this.#rows.delete(path)) return;
+    for (const map of [this.#byFacts, this.#byHash]) {
+      for (const [key, known] of map) if (known === path) map.delete(key);
+    }
+  }
+
+  #forgetAll() {
+    this.#index.clear();
+    for (const map of [this.#rows, this.#byFacts, this.#byHash]) map.clear();
+  }
+
+  /** Tells other tabs. @param {Change} change */
+  #tell(change) {
+    this.#channel?.postMessage({ model: this.#fingerprint, ...change });
+  }
+
+  /** Applies a change of another tab. @param {Change} change */
+  async #follow({ added = [], removed = [], cleared = false }) {
+    if (cleared) this.#forgetAll();
+    for (const path of removed) this.#forget(path);
+    if (removed.length) this.#index.remove(removed);
+    const pictured = added.length ? await readPictured(this.#fingerprint) : new Set();
+    for (const path of added) {
+      const row = await readRow(this.#fingerprint, path);
+      if (row) this.#remember(row, pictured.has(path));
+    }
   }
 
   /** @returns {Promise<LibraryPhoto[]>} */
   async list() {
     await this.#filled();
-    return JSON.parse(this.#index.list());
+    return [...this.#rows.values()].sort((a, b) => (a.path < b.path ? -1 : 1));
   }
 
-  /** @param {string} path @param {Blob} file @returns {Promise<LibraryPhoto>} */
-  async add(path, file) {
+  /** @param {string} path */
+  thumbnail(path) {
+    return readThumbnail(this.#fingerprint, path);
+  }
+
+  /**
+   * @param {string} path @param {Blob} file @param {{ replace?: boolean, move?: boolean }} how
+   * @returns {Promise<LibraryPhoto>}
+   */
+  async add(path, file, { replace = false, move = false }) {
     await this.#filled();
+    const modifiedMs = modifiedOf(file);
+    const bytes = await readFile(file);
+    const same = factsOf({ path, sizeBytes: file.size, modifiedMs });
+    const hash = (await sha256(bytes)) ?? same;
+    const known = this.#byFacts.get(same) ?? this.#byHash.get(hash);
+    if (known !== undefined) return this.#recognise(known, path, file, hash, move);
+    if (!replace) path = this.#freePath(path);
+
     // Meanwhile the browser makes the thumbnail on another thread.
     const thumbnail = makeThumbnail(file);
-    const image = await this.#photos.encode(file);
-    const photo = {
-      path,
-      sizeBytes: file.size,
-      modifiedMs: file instanceof File ? file.lastModified : 0,
-      width: image.width,
-      height: image.height,
-    };
+    const image = await this.#photos.encodeBytes(bytes, file);
+    const photo = { path, sizeBytes: file.size, modifiedMs, width: image.width, height: image.height };
     try {
       const vectors = await this.#model.indexEntry(image, path, photo.sizeBytes, photo.modifiedMs);
-      const picture = await thumbnail;
-      await writeRows([{ ...photo, model: this.#fingerprint, vectors }], new Map(picture ? [[path, picture]] : []));
-      this.#index.add(vectors);
+      await this.#keep({ ...photo, model: this.#fingerprint, vectors, hash }, await thumbnail);
     } finally {
       image.free();
     }
-    return photo;
+    return /** @type {LibraryPhoto} */ (this.#rows.get(path));
+  }
+
+  /** @param {Row} row @param {Blob | null} picture */
+  async #keep(row, picture) {
+    await writeRows([row], new Map(picture ? [[row.path, picture]] : []));
+    this.#remember(row, picture !== null);
+    this.#tell({ added: [row.path] });
+  }
+
+  /**
+   * Handles the file of a photo that the library has: adds the thumbnail and hash that an index file lacks.
+   * @param {string} known @param {string} path @param {Blob} file @param {string} hash @param {boolean} move
+   * @returns {Promise<LibraryPhoto>}
+   */
+  async #recognise(known, path, file, hash, move) {
+    const photo = /** @type {LibraryPhoto} */ (this.#rows.get(known));
+    const isMoved = known !== path && !this.#rows.has(path) && (move || (photo.imported && path.includes("/")));
+    if (!photo.imported && !isMoved) return photo;
+    const row = await readRow(this.#fingerprint, known);
+    if (!row) return photo;
+    const picture = await makeThumbnail(file);
+    if (!isMoved) {
+      await this.#keep({ ...row, hash }, picture);
+    } else {
+      const vectors = this.#index.rename(known, path);
+      this.#forget(known);
+      await this.#keep({ ...row, path, vectors, hash }, picture);
+      await deleteRows(this.#fingerprint, [known]);
+      this.#tell({ removed: [known] });
+    }
+    return /** @type {LibraryPhoto} */ (this.#rows.get(isMoved ? path : known));
+  }
+
+  /** Returns the path, or `name (2).jpg` if another photo has it. @param {string} path */
+  #freePath(path) {
+    const [, stem, ending] = /** @type {string[]} */ (/^(.*?)(\.[^./]*)?$/s.exec(path));
+    let free = path;
+    for (let n = 2; this.#rows.has(free); n += 1) free = `${stem} (${n})${ending ?? ""}`;
+    return free;
   }
 
   /** @param {readonly string[]} paths */
@@ -70,12 +198,15 @@ export class Store {
     await this.#filled();
     await deleteRows(this.#fingerprint, paths);
     this.#index.remove([...paths]);
+    for (const path of paths) this.#forget(path);
+    this.#tell({ removed: [...paths] });
   }
 
   async clear() {
     await deleteAll(this.#fingerprint);
-    this.#index.clear();
+    this.#forgetAll();
     this.#read = Promise.resolve();
+    this.#tell({ cleared: true });
   }
 
   /** @param {Float32Array} embed @param {number} limit @returns {Promise<import("./mmgem.js").PhotoHit[]>} */
@@ -93,19 +224,23 @@ export class Store {
   /** @param {Blob} file */
   async importFile(file) {
     await this.#filled();
-    const bytes = new Uint8Array(await file.arrayBuffer());
+    const bytes = await readFile(file);
     const entries = this.#index.entries(bytes);
-    /** @type {import("./database.js").Row[]} */
-    const rows = JSON.parse(entries.list()).map((/** @type {LibraryPhoto} */ photo, /** @type {number} */ i) => ({
-      ...photo,
-      model: this.#fingerprint,
-      vectors: entries.entry(i),
-    }));
+    const listed = /** @type {LibraryPhoto[]} */ (JSON.parse(entries.list()));
+    /** @type {Row[]} */
+    const rows = [];
+    for (const [i, photo] of listed.entries()) {
+      // A known photo keeps its thumbnail, even if its path differs in the index file.
+      const isKnown = this.#byFacts.has(factsOf(photo));
+      if (isKnown || this.#rows.get(photo.path)?.imported === false) continue;
+      rows.push({ ...photo, model: this.#fingerprint, vectors: entries.entry(i) });
+    }
     entries.free();
-    if (!rows.length) throw new Trouble("input", "the index file has no photos");
+    if (!listed.length) throw new Trouble("input", "the index file has no photos");
     await writeRows(rows);
-    for (const { vectors } of rows) this.#index.add(vectors);
-    return rows.length;
+    for (const row of rows) this.#remember(row, false);
+    this.#tell({ added: rows.map((row) => row.path) });
+    return listed.length;
   }
 }
 

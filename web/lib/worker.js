@@ -2,7 +2,7 @@
 // { id, result }, { id, event } or { id, error }; { fatal } means that this worker cannot continue.
 
 import { chooseBackend, watchDevice } from "./backend.js";
-import { fetchModel } from "./model-files.js";
+import { fetchModel, Trouble } from "./model-files.js";
 import { Photos } from "./photos.js";
 import { Store } from "./store.js";
 import { warmUp } from "./warm-up.js";
@@ -51,10 +51,24 @@ scope.mmgemPanicked = (/** @type {string} */ message) => die(message);
 scope.onunhandledrejection = (/** @type {PromiseRejectionEvent} */ event) => die(String(event.reason));
 
 scope.onmessage = (/** @type {MessageEvent} */ { data }) => {
+  if (data.lock) return live(data.lock);
   if (data.cancel) return cancel(data.cancel);
   queue.push({ ...data, abort: new AbortController() });
   if (!current) work();
 };
+
+/**
+ * Holds a lock while this worker runs. The lock is the only sign to the page that the browser ended the worker.
+ * @param {string} lock
+ */
+function live(lock) {
+  const held = () => {
+    scope.postMessage({ alive: lock });
+    return new Promise(() => {});
+  };
+  // Without locks (site data is blocked) the page learns only that the program is loaded.
+  Promise.resolve(navigator.locks?.request(lock, held)).catch(() => scope.postMessage({ alive: null }));
+}
 
 async function work() {
   for (let job = next(); job && !dead; job = next()) {
@@ -119,8 +133,9 @@ function isFatal(error) {
 
 /** @param {any} error */
 function plain(error) {
-  const kind = error instanceof RangeError ? "memory" : (error.kind ?? "input");
-  return { kind, name: error.name ?? "Error", message: String(error.message ?? error) };
+  const name = error?.name ?? "Error";
+  const byName = name === "QuotaExceededError" ? "storage" : error instanceof RangeError ? "memory" : "input";
+  return { kind: error?.kind ?? byName, name, message: String(error?.message || (error?.name ?? error)) };
 }
 
 /** Yields to the event loop, so that the worker receives messages. */
@@ -149,8 +164,17 @@ async function openSomewhere(files, choice) {
   }
 }
 
+/** A wasm module with one function that makes a SIMD vector. */
+const WITH_SIMD = Uint8Array.of(
+  0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, 10, 8, 1, 6, 0, 0x41, 0, 0xfd, 0x0f, 0x0b,
+);
+
 /** @param {ModelFiles} files @param {"cpu" | "webgpu"} backend */
 async function open(files, backend) {
+  if (!WebAssembly.validate(WITH_SIMD)) {
+    throw new Trouble("browser", "this browser's WebAssembly has no vector instructions (SIMD), which the model needs; " +
+      "use Chrome or Edge 91, Firefox 89, Safari 16.4 or a newer one, on a processor with SSE4.1 or NEON");
+  }
   onGpu = backend === "webgpu";
   wasm = await import(`./${backend}/mmgem_web.js`);
   ({ memory } = await wasm.default({ module_or_path: new URL(`./${backend}/mmgem_web_bg.wasm`, import.meta.url) }));
@@ -172,7 +196,7 @@ const ops = {
     await breathe();
     const { backend, reason } = await openSomewhere(files, await chooseBackend(wish, trouble));
     photos = new Photos(model);
-    store = new Store(wasm, model, photos);
+    store = new Store(wasm, model, photos, () => scope.postMessage({ libraryChanged: true }));
     if (onGpu && warm) {
       warming = warmUp(model);
       later("warmUp");
@@ -251,8 +275,12 @@ const ops = {
     return { result: await store.list() };
   },
 
-  async add({ path, file }) {
-    return { result: await store.add(path, file) };
+  async add({ path, file, how }) {
+    return { result: await store.add(path, file, how) };
+  },
+
+  async thumbnail({ path }) {
+    return { result: await store.thumbnail(path) };
   },
 
   async remove({ paths }) {

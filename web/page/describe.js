@@ -1,6 +1,6 @@
 // The "Describe" view: a photo, its caption, and a caption of each box.
 
-import { $, announce, choose, make, notice, save, words } from "./dom.js";
+import { $, announce, choose, copyButton, make, notice, save, words } from "./dom.js";
 import { takePhoto } from "./camera.js";
 import { annotated, asJson } from "./export.js";
 import { drawHeat } from "./heat.js";
@@ -41,6 +41,8 @@ export class Describe extends EventTarget {
   #hovered = null;
   #previewing = false;
   #lastId = 0;
+  /** Removed regions of this photo, with their positions in the list. @type {{ region: Region, at: number }[]} */
+  #removed = [];
   /** Cancels the open requests about the previous photo. */
   #about = new AbortController();
   #locating = new AbortController();
@@ -106,12 +108,13 @@ export class Describe extends EventTarget {
     URL.revokeObjectURL(this.#url);
     [this.#photo, this.#file, this.#whole, this.#place] = [null, null, null, null];
     for (const region of this.#regions) region.writing?.abort();
-    this.#regions = [];
+    [this.#regions, this.#removed] = [[], []];
     this.#selected = null;
     this.#setClick(null, null);
     this.#hoverAt(null);
     this.#stage.width = 0;
     this.#enable(false);
+    $("copy-whole").disabled = true;
     this.#clearPlace();
     this.#draw();
     $("frame").hidden = true;
@@ -122,7 +125,7 @@ export class Describe extends EventTarget {
 
   /** @param {boolean} enabled */
   #enable(enabled) {
-    for (const id of ["add-box", "save-picture", "save-json"]) $(id).disabled = !enabled;
+    for (const id of ["add-box", "save-picture", "save-json", "zoom-in", "zoom-out"]) $(id).disabled = !enabled;
   }
 
   /** @param {unknown} error @param {string} prefix @param {AbortSignal} signal */
@@ -139,7 +142,10 @@ export class Describe extends EventTarget {
     const { model } = this.#loader;
     if (!model || !this.#photo) return;
     const line = $("whole");
-    this.#whole = await write(line, model.captionRegion(this.#photo, null, { signal }));
+    const stream = model.captionRegion(this.#photo, null, { signal });
+    this.#whole = await write(line, stream);
+    this.#loader.tokensPerSecond = stream.tokensPerSecond;
+    $("copy-whole").disabled = false;
     announce(`The whole photo: ${this.#whole.text}`);
   }
 
@@ -183,6 +189,7 @@ export class Describe extends EventTarget {
         this.#list.text(region);
       }
       region.caption = await stream.result;
+      this.#loader.tokensPerSecond = stream.tokensPerSecond;
       region.text = region.caption.text;
       announce(`${this.#label(region)}: ${region.text}`);
     } catch (error) {
@@ -200,6 +207,7 @@ export class Describe extends EventTarget {
     if (at < 0) return;
     const [region] = this.#regions.splice(at, 1);
     region.writing?.abort();
+    this.#removed.push({ region, at });
     if (this.#click?.id === id) this.#setClick(null, null);
     announce(`${this.#label(region)} removed`);
     const next = this.#regions[Math.min(at, this.#regions.length - 1)];
@@ -207,6 +215,18 @@ export class Describe extends EventTarget {
     this.#draw();
     if (next) this.#stage.focus(next.id);
     else $("add-box").focus();
+  }
+
+  /** Restores the region that was removed last. */
+  #undo() {
+    const { region, at } = this.#removed.pop() ?? {};
+    if (!region) return;
+    this.#regions.splice(at ?? 0, 0, region);
+    this.#selected = region.id;
+    announce(`${this.#label(region)} is back`);
+    this.#draw();
+    this.#stage.focus(region.id);
+    if (!region.caption) this.#captionOne(region);
   }
 
   /** @param {Region} region */
@@ -245,6 +265,13 @@ export class Describe extends EventTarget {
       this.#draw();
     });
     on("remove", (id) => this.#remove(id));
+    addEventListener("keydown", (event) => {
+      const isUndo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
+      const inText = /** @type {HTMLElement} */ (event.target).tagName === "INPUT";
+      if (!isUndo || inText || $("describe").hidden) return;
+      event.preventDefault();
+      this.#undo();
+    });
   }
 
   /** Shows the best box at a point, or selects it if it exists. @param {[number, number]} point */
@@ -396,6 +423,12 @@ export class Describe extends EventTarget {
     };
     $("phrase").oninput = () => !$("phrase").value && this.#clearPlace();
     $("show-heat").onchange = () => this.#showHeat();
+    const copy = copyButton("Copy the caption of the whole photo", () => this.#whole?.text ?? "");
+    copy.id = "copy-whole";
+    copy.disabled = true;
+    $("whole-head").append(copy);
+    $("zoom-in").onclick = () => this.#stage.zoomBy(1.5);
+    $("zoom-out").onclick = () => this.#stage.zoomBy(1 / 1.5);
     $("keep-place").onclick = () => this.#keepPlace();
     $("save-picture").onclick = () => this.#savePicture();
     $("save-json").onclick = () => this.#saveJson();
@@ -438,7 +471,6 @@ export class Describe extends EventTarget {
       const file = [...(event.clipboardData?.files ?? [])].find((file) => file.type.startsWith("image/"));
       if (file && !$("describe").hidden) this.open(file);
     });
-    this.#wireDrop();
     for (let n = 1; n <= SAMPLES; n += 1) $("samples").append(this.#sample(n));
   }
 
@@ -466,21 +498,6 @@ export class Describe extends EventTarget {
     } catch {
       notice("The browser does not let this button read the clipboard. Press Ctrl+V (⌘V) instead.", { bad: false });
     }
-  }
-
-  #wireDrop() {
-    const stage = $("stage");
-    stage.ondragover = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      stage.classList.add("over");
-    };
-    stage.ondragleave = () => stage.classList.remove("over");
-    stage.ondrop = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      stage.classList.remove("over");
-      const [file] = event.dataTransfer?.files ?? [];
-      if (file) this.open(file);
-    };
   }
 }
 

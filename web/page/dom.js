@@ -55,10 +55,10 @@ export function words(problem) {
   if (typeof problem === "string") return problem;
   if (!(problem instanceof Error)) return String(problem);
   if (problem.name === "AbortError") return "";
-  if (problem.name === "QuotaExceededError") {
-    return "The browser's storage for this page is full. Free some space, or clear the library.";
-  }
   const kind = /** @type {any} */ (problem).kind;
+  if (kind === "storage" || problem.name === "QuotaExceededError") {
+    return "The browser's storage for this page is full. Free some space on the disk, or remove photos from the library.";
+  }
   if (kind === "memory") return `There is not enough memory for this. (${problem.message})`;
   if (kind === "crashed") return `The model broke down and was started again; please repeat. (${problem.message})`;
   const text = problem.message;
@@ -83,6 +83,23 @@ export function save(file, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
+/** A button that copies a text. @param {string} label @param {() => string} text */
+export function copyButton(label, text) {
+  const copy = async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      announce("copied");
+      button.replaceChildren(icon("done"));
+      setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+    } catch {
+      notice("The browser does not let this page write to the clipboard. Select the text and press Ctrl+C (⌘C).", { bad: false });
+    }
+  };
+  const button = make("button", { type: "button", class: "icon", title: "Copy", "aria-label": label, onclick: copy });
+  button.append(icon("copy"));
+  return button;
+}
+
 /** Lets the user choose files. @param {string} id of a file input @returns {Promise<File[]>} */
 export function choose(id) {
   const input = $(id);
@@ -95,6 +112,24 @@ export function choose(id) {
     input.oncancel = () => resolve([]);
     input.click();
   });
+}
+
+/** Reads a stored choice; `null` if missing, or if site data is blocked. @param {string} name @returns {string | null} */
+export function recall(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+/** Stores a choice for the next visit, if the browser allows it. @param {string} name @param {string} value */
+export function remember(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // site data is blocked: the choice holds for this visit
+  }
 }
 
 /** @param {any} dialog */

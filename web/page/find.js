@@ -1,8 +1,10 @@
 // The "Find" view: the library of this browser, its index and its search.
 
 import { $, announce, bytes, choose, count, icon, make, notice, openDialog, save, words } from "./dom.js";
+import * as folders from "./folders.js";
 import { fromDrop, fromFolder, fromInput } from "./folder.js";
-import { Grid, hitBox } from "./grid.js";
+import { factsOf } from "./lib/facts.js";
+import { Grid, hitBox, isClearer } from "./grid.js";
 import { Indexer } from "./indexer.js";
 
 /**
@@ -14,8 +16,14 @@ import { Indexer } from "./indexer.js";
 
 /** Delay of a repeated search after new photos. */
 const AGAIN_MS = 1500;
+/** Delay before changes of another tab are shown, so that they are shown together. */
+const FOLLOW_MS = 300;
+/** Free photos to try. `assets/demo/README.md` lists them with their authors. */
+const DEMO = ["astronaut", "cat", "coffee", "galaxies", "grass", "officer", "photographer", "raccoon", "rocket", "stairs"]
+  .map((name) => `${name}.jpg`);
+const FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF; AVIF and HEIC where the browser reads them";
 
-/** Events: `describe` (detail: File). */
+/** Events: `describe` (detail: File), `query` (detail: { text, isFinal }; `isFinal`: the user pressed Enter). */
 export class Find extends EventTarget {
   #loader;
   #indexer;
@@ -28,10 +36,14 @@ export class Find extends EventTarget {
   #hits = null;
   /** @type {PartQuery | null} */
   #part = null;
+  /** Path of the photo in the viewer. */
+  #viewed = "";
   #searching = new AbortController();
   #scanning = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | 0} */
   #later = 0;
+  /** @type {ReturnType<typeof setTimeout> | 0} */
+  #following = 0;
 
   /** @param {import("./loader.js").Loader} loader */
   constructor(loader) {
@@ -41,6 +53,7 @@ export class Find extends EventTarget {
     this.#grid = new Grid(async (path) => (await loader.ready()).library.thumbnail(path));
     this.#grid.addEventListener("open", (event) => this.#view(/** @type {CustomEvent} */ (event).detail));
     loader.addEventListener("model", () => this.#readLibrary());
+    loader.addEventListener("library", () => this.#follow());
     this.#wireIndexer();
     this.#wireSearch();
     this.#wireLibrary();
@@ -53,34 +66,59 @@ export class Find extends EventTarget {
 
   // --- the library ---
 
-  async #readLibrary() {
+  /** Shows the changes of another tab. */
+  #follow() {
+    this.#following ||= setTimeout(() => {
+      this.#following = 0;
+      this.#readLibrary({ fromTop: false });
+    }, FOLLOW_MS);
+  }
+
+  /** @param {{ fromTop?: boolean }} [how] */
+  async #readLibrary({ fromTop = true } = {}) {
     try {
       const model = await this.#loader.ready();
       const photos = await model.library.list();
       this.#photos = new Map(photos.map((photo) => [photo.path, photo]));
-      this.#grid.forget();
-      this.#draw();
-      if (this.#hasQuery()) this.#search();
+      if (fromTop) this.#grid.forget();
+      this.#draw(fromTop);
+      if (this.#hasQuery()) this.#search(fromTop);
     } catch (error) {
-      notice(`The library of this browser cannot be read; what is indexed now is lost when the page closes. ${words(error)}`);
+      const text = words(error);
+      if (text) notice(`The library of this browser cannot be read. ${text}`);
+    }
+  }
+
+  /** Asks the browser to keep the library, or warns that it stores nothing. Call before photos are added. */
+  async #askToKeep() {
+    const model = await this.#loader.ready();
+    if (!(await model.library.isKept())) {
+      notice("This browser stores nothing for this page (its site data is blocked, or the window is private), so the " +
+        "library lasts until the page is closed.", { bad: false });
+    } else {
+      await navigator.storage?.persist?.().catch(() => false);
     }
   }
 
   /** Gives the indexer what is new or changed. @param {readonly Found[]} found */
   #take(found) {
-    for (const { path, file } of found) this.#files.set(path, file);
-    const isStale = (/** @type {Found} */ { path, sizeBytes, modifiedMs }) => {
-      const known = this.#photos.get(path);
-      return known?.sizeBytes !== sizeBytes || known.modifiedMs !== modifiedMs;
-    };
-    const stale = found.filter(isStale);
+    const known = new Map([...this.#photos.values()].map((photo) => [factsOf(photo), photo]));
+    const stale = [];
+    for (const one of found) {
+      const photo = known.get(factsOf(one));
+      if (photo) this.#files.set(photo.path, one.file);
+      // A path with its folder says more than one without.
+      const move = photo && one.path.includes("/") && !photo.path.includes("/");
+      if (!photo || photo.imported || move) stale.push({ ...one, move, known: photo?.path });
+    }
+    if (stale.length && !this.#indexer.running) this.#askToKeep().catch(() => undefined);
     this.#indexer.add(stale);
     return stale.length;
   }
 
   async #pickFolder() {
     const picker = /** @type {any} */ (window).showDirectoryPicker;
-    if (!picker) return this.#takeAll(fromInput(await choose("pick-folder")));
+    if (!picker) return this.#takeInput(await choose("pick-folder"));
     let folder;
     try {
       folder = await picker({ id: "photos", mode: "read" });
@@ -94,15 +132,19 @@ export class Find extends EventTarget {
 
   /** @param {any} folder a FileSystemDirectoryHandle @param {AbortSignal} signal */
   async #scan(folder, signal) {
+    /** @type {Set<string>} */
     const seen = new Set();
+    const facts = new Set();
     /** @type {Found[]} */
     let some = [];
     let stale = 0;
     $("count").textContent = `Reading ${folder.name}…`;
+    const label = await folders.labelOf(folder);
     try {
-      for await (const photo of fromFolder(folder, signal)) {
+      for await (const photo of fromFolder(folder, signal, label)) {
         seen.add(photo.path);
-        some.push(photo);
+        facts.add(factsOf(photo));
+        some.push({ ...photo, replace: true });
         if (some.length >= 200) {
           stale += this.#take(some);
           some = [];
@@ -114,13 +156,18 @@ export class Find extends EventTarget {
       return this.#draw();
     }
     stale += this.#take(some);
-    await this.#forgetMissing(folder.name, seen);
+    await this.#forgetMissing(label, seen, facts);
     this.#said(seen.size, stale, folder.name);
   }
 
-  /** Photos of a folder that are no longer in it. @param {string} folder @param {ReadonlySet<string>} seen */
-  async #forgetMissing(folder, seen) {
-    const gone = [...this.#photos.keys()].filter((path) => path.startsWith(`${folder}/`) && !seen.has(path));
+  /**
+   * Removes photos that are no longer in their folder. A photo that moved inside the folder stays.
+   * @param {string} folder @param {ReadonlySet<string>} seen @param {ReadonlySet<string>} facts
+   */
+  async #forgetMissing(folder, seen, facts) {
+    const isGone = (/** @type {LibraryPhoto} */ photo) =>
+      photo.path.startsWith(`${folder}/`) && !seen.has(photo.path) && !facts.has(factsOf(photo));
+    const gone = [...this.#photos.values()].filter(isGone).map((photo) => photo.path);
     if (!gone.length) return;
     const model = await this.#loader.ready();
     await model.library.remove(gone);
@@ -128,15 +175,29 @@ export class Find extends EventTarget {
     notice(`${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`, { bad: false });
   }
 
-  /** @param {Found[]} found */
-  #takeAll(found) {
-    if (!found.length) return;
-    this.#said(found.length, this.#take(found), "what you chose");
+  /** @param {readonly File[]} files as the user chose them, of any kind */
+  #takeInput(files) {
+    if (files.length) this.#takeAll(fromInput(files), files.length);
+  }
+
+  /** @param {Found[]} found @param {number} [chosen] number of chosen files, of any kind */
+  #takeAll(found, chosen = found.length) {
+    const stale = this.#take(found);
+    const others = chosen - found.length;
+    if (found.length && others > 0) {
+      notice(`${count(others, "file is", "files are")} not photos that can be read here and were left out. (${FORMATS}.)`, { bad: false });
+    }
+    this.#said(found.length, stale, "what you chose");
+  }
+
+  /** Adds the photos of a drop. Call within its event. @param {DataTransfer} transfer */
+  async takeDrop(transfer) {
+    this.#takeAll(await fromDrop(transfer));
   }
 
   /** @param {number} seen @param {number} stale @param {string} where */
   #said(seen, stale, where) {
-    if (!seen) notice(`There is no photo in ${where}. (JPEG, PNG, WebP, GIF, BMP, TIFF; AVIF and HEIC where the browser reads them.)`);
+    if (!seen) notice(`There is no photo in ${where}. (${FORMATS}.)`);
     else if (!stale) notice(`All ${count(seen, "photo", "photos")} of ${where} are in the library already.`, { bad: false });
     this.#draw();
   }
@@ -144,8 +205,13 @@ export class Find extends EventTarget {
   #wireIndexer() {
     const on = (/** @type {string} */ type, /** @type {(detail: any) => void} */ act) =>
       this.#indexer.addEventListener(type, (event) => act(/** @type {CustomEvent} */ (event).detail));
-    on("added", (photo) => {
+    on("added", ({ photo, file, known }) => {
+      if (known && known !== photo.path) {
+        this.#photos.delete(known);
+        this.#grid.changed(known);
+      }
       this.#photos.set(photo.path, photo);
+      this.#files.set(photo.path, file);
       this.#grid.changed(photo.path);
       this.#soon();
     });
@@ -161,7 +227,6 @@ export class Find extends EventTarget {
     $("stop").onclick = () => {
       this.#scanning.abort();
       this.#indexer.stop();
-      $("indexing").hidden = true;
     };
   }
 
@@ -197,16 +262,32 @@ export class Find extends EventTarget {
       event.preventDefault();
       this.#setPart(null);
       this.#search();
+      this.#tell(true);
     };
     $("query").oninput = () => {
-      if ($("query").value.trim()) return;
-      if (!this.#part) this.#show(null);
+      if ($("query").value.trim()) this.#setPart(null);
+      if (!this.#part) this.#search();
+      this.#tell(false);
     };
     $("by-photo").onclick = async () => {
       const [file] = await choose("pick-photo");
       if (file) this.searchRegion({ file, name: file.name });
     };
     $("cut").oninput = () => this.#draw();
+  }
+
+  /** @param {boolean} isFinal */
+  #tell(isFinal) {
+    const detail = { text: $("query").value.trim(), isFinal };
+    this.dispatchEvent(new CustomEvent("query", { detail }));
+  }
+
+  /** Searches for a text, or shows all photos. @param {string} text */
+  ask(text) {
+    if ($("query").value.trim() === text) return;
+    $("query").value = text;
+    this.#setPart(null);
+    this.#search();
   }
 
   /** Searches by a photo, or by a region of it. @param {PartQuery} part */
@@ -278,7 +359,7 @@ export class Find extends EventTarget {
     const items = [];
     for (const [i, hit] of this.#hits.entries()) {
       const photo = this.#photos.get(hit.path);
-      if (photo && (i === 0 || hit.relevance >= least)) items.push({ ...photo, score: hit.score, box: hit.box });
+      if (photo && (i === 0 || hit.relevance >= least)) items.push({ ...photo, score: hit.score, box: hit.box, boxScore: hit.boxScore });
     }
     $("count").textContent = `${count(items.length, "match", "matches")} in ${count(this.#photos.size, "photo", "photos")}`;
     this.#grid.show(items, fromTop);
@@ -286,52 +367,90 @@ export class Find extends EventTarget {
 
   // --- one photo ---
 
-  /** @param {{ path: string, width: number, height: number, box?: readonly number[] }} item */
+  /** @param {import("./grid.js").Item} item */
   async #view(item) {
-    const file = this.#files.get(item.path) ?? null;
+    const near = this.#grid.near(item.path);
+    const go = (/** @type {import("./grid.js").Item | undefined} */ to) => to && this.#view(to);
+    [$("viewer-before").disabled, $("viewer-after").disabled] = [!near.before, !near.after];
+    $("viewer-before").onclick = () => go(near.before);
+    $("viewer-after").onclick = () => go(near.after);
+    this.#viewed = item.path;
+    openDialog($("viewer"));
+
+    const file = await this.#fileOf(item.path, false);
     const model = await this.#loader.ready();
     const picture = file ?? (await model.library.thumbnail(item.path).catch(() => null));
+    const canOpen = file !== null || (await folders.isKept(item.path).catch(() => false));
+    if (this.#viewed !== item.path) return; // the user went on
+    URL.revokeObjectURL($("viewer-picture").src);
     const url = picture ? URL.createObjectURL(picture) : "";
     $("viewer-title").textContent = item.path;
     $("viewer-picture").src = url;
     $("viewer-picture").alt = item.path;
     $("viewer-picture").hidden = !url;
     $("viewer-note").textContent = file ? `${item.width} × ${item.height} pixels`
+      : canOpen ? "This is the index's small picture. “Describe it” opens the photo itself; the browser asks you first."
       : "Only what the index keeps of it is here. Add its folder again to open the photo itself; nothing is encoded twice.";
-    const old = $("viewer-box");
-    const frame = item.box ? hitBox(item.box, item) : make("span", { class: "hit-box", hidden: true });
+    const frame = isClearer(item) ? hitBox(item.box ?? [], item) : make("span", { class: "hit-box", hidden: true });
     frame.id = "viewer-box";
-    old.replaceWith(frame);
-    $("viewer-describe").disabled = !file;
-    $("viewer-describe").onclick = () => {
-      $("viewer").close();
-      this.dispatchEvent(new CustomEvent("describe", { detail: file }));
-    };
+    $("viewer-box").replaceWith(frame);
+    $("viewer-describe").disabled = !canOpen;
+    $("viewer-describe").onclick = () => this.#describe(item.path);
     $("viewer-similar").disabled = !picture;
     $("viewer-similar").onclick = () => {
       $("viewer").close();
       if (picture) this.searchRegion({ file: picture, name: item.path.split("/").pop() ?? item.path });
     };
-    $("viewer").onclose = () => URL.revokeObjectURL(url);
-    openDialog($("viewer"));
+    $("viewer-remove").onclick = () => this.#remove(item.path, near.after ?? near.before);
+  }
+
+  /** @param {string} path @param {boolean} mayAsk whether to ask the user for permission */
+  async #fileOf(path, mayAsk) {
+    const file = this.#files.get(path) ?? (await folders.fileOf(path, mayAsk).catch(() => null));
+    if (file) this.#files.set(path, file);
+    return file;
+  }
+
+  /** @param {string} path */
+  async #describe(path) {
+    const file = await this.#fileOf(path, true);
+    if (!file) return notice(`${path} cannot be opened: the browser was not allowed to, or it is no longer in its folder.`);
+    $("viewer").close();
+    this.dispatchEvent(new CustomEvent("describe", { detail: file }));
+  }
+
+  /**
+   * Removes a photo from the library and shows another.
+   * @param {string} path @param {import("./grid.js").Item} [next]
+   */
+  async #remove(path, next) {
+    try {
+      await (await this.#loader.ready()).library.remove([path]);
+    } catch (error) {
+      return notice(error);
+    }
+    this.#photos.delete(path);
+    this.#files.delete(path);
+    this.#grid.changed(path);
+    this.#hits &&= this.#hits.filter((hit) => hit.path !== path);
+    this.#draw(false);
+    announce(`${path} left the library; the file stays where it is`);
+    if (next && $("viewer").open) this.#view(next);
+    else $("viewer").close();
   }
 
   // --- around it ---
 
   #wireLibrary() {
     $("folder").onclick = () => this.#pickFolder();
-    $("files").onclick = async () => this.#takeAll(fromInput(await choose("pick-photos")));
-    const grid = $("grid");
-    grid.ondragover = (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      grid.classList.add("over");
+    $("files").onclick = async () => this.#takeInput(await choose("pick-photos"));
+    $("viewer").onclose = () => URL.revokeObjectURL($("viewer-picture").src);
+    $("viewer").onkeydown = (/** @type {KeyboardEvent} */ event) => {
+      if (event.key === "ArrowLeft") $("viewer-before").click();
+      if (event.key === "ArrowRight") $("viewer-after").click();
     };
-    grid.ondragleave = () => grid.classList.remove("over");
-    grid.ondrop = async (/** @type {DragEvent} */ event) => {
-      event.preventDefault();
-      grid.classList.remove("over");
-      if (event.dataTransfer) this.#takeAll(await fromDrop(event.dataTransfer));
-    };
+    for (const name of DEMO) $("demo").append(this.#demo(name));
+    $("demo-all").onclick = () => this.#takeDemo(DEMO);
     $("more").onclick = () => this.#showMenu();
     $("export").onclick = () => this.#attempt(async (library) => {
       save(await library.exportFile(), "photos.library");
@@ -350,6 +469,25 @@ export class Find extends EventTarget {
       this.#hits = null;
       await this.#readLibrary();
     });
+  }
+
+  /** A photo to try. @param {string} name */
+  #demo(name) {
+    const picture = make("img", { src: `demo/${name}`, alt: "", loading: "lazy" });
+    return make("button", { "aria-label": `Try the photo ${name}`, onclick: () => this.#takeDemo([name]) }, picture);
+  }
+
+  /** @param {readonly string[]} names */
+  async #takeDemo(names) {
+    try {
+      const files = await Promise.all(names.map(async (name) => {
+        const response = await fetch(`demo/${name}`);
+        return new File([await response.blob()], name, { type: "image/jpeg", lastModified: 0 });
+      }));
+      this.#takeAll(fromInput(files));
+    } catch {
+      notice("The photos cannot be fetched; is the server running?");
+    }
   }
 
   async #showMenu() {

@@ -1,7 +1,12 @@
 // Photos from folders, file inputs and drops.
 
+import { modifiedOf } from "./lib/facts.js";
+
 /**
- * @typedef {{ path: string, sizeBytes: number, modifiedMs: number, file: File }} Found
+ * @typedef {{
+ *   path: string, sizeBytes: number, modifiedMs: number, file: File, replace?: boolean, move?: boolean,
+ *   known?: string,
+ * }} Found `replace` and `move` as in AddOptions. `known` is its path in the library.
  */
 
 const PHOTO = /\.(jpe?g|jfif|png|webp|gif|bmp|tiff?|avif|heic|heif)$/i;
@@ -11,7 +16,7 @@ const isPhoto = (name) => PHOTO.test(name) && !name.startsWith(".");
 
 /** @param {File} file @param {string} path @returns {Found} */
 function found(file, path) {
-  return { path, sizeBytes: file.size, modifiedMs: file.lastModified, file };
+  return { path, sizeBytes: file.size, modifiedMs: modifiedOf(file), file };
 }
 
 /** Files of an input; with `webkitdirectory` their paths start with the folder's name. @param {readonly File[]} files */

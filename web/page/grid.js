@@ -3,7 +3,8 @@
 import { $, make } from "./dom.js";
 
 /**
- * @typedef {{ path: string, width: number, height: number, score?: number, box?: readonly number[] }} Item
+ * @typedef {{ path: string, width: number, height: number, score?: number,
+ *   box?: readonly number[], boxScore?: number }} Item
  * @typedef {{ item: Item, left: number, top: number, width: number, height: number }} Cell
  */
 
@@ -46,6 +47,12 @@ export class Grid extends EventTarget {
     this.#pictures.delete(path);
     this.#tiles.get(path)?.remove();
     this.#tiles.delete(path);
+  }
+
+  /** The photos before and after a photo, in the order shown. @param {string} path */
+  near(path) {
+    const at = this.#items.findIndex((item) => item.path === path);
+    return { before: this.#items[at - 1], after: at < 0 ? undefined : this.#items[at + 1] };
   }
 
   forget() {
@@ -151,7 +158,7 @@ export class Grid extends EventTarget {
     tile.querySelector(".hit-box")?.remove();
     tile.querySelector(".score")?.remove();
     if (item.score === undefined) return;
-    if (item.box && !isWhole(item)) tile.append(hitBox(item.box, item));
+    if (item.box && isClearer(item)) tile.append(hitBox(item.box, item));
     tile.append(make("span", { class: "score" }, item.score.toFixed(2)));
   }
 
@@ -214,9 +221,10 @@ function ratio({ width, height }) {
   return Math.min(Math.max(width / height, 0.4), 3);
 }
 
-/** @param {Item} item */
-function isWhole({ box, width, height }) {
-  return !box || (box[2] - box[0] > width * 0.98 && box[3] - box[1] > height * 0.98);
+/** Whether the box fits the query better than the whole photo. @param {Item} item */
+export function isClearer({ box, boxScore = 0, score = 0, width, height }) {
+  const isWhole = !box || (box[2] - box[0] > width * 0.98 && box[3] - box[1] > height * 0.98);
+  return !isWhole && boxScore > score;
 }
 
 /** The frame of a box, in percent of its photo. @param {readonly number[]} box @param {{ width: number, height: number }} photo */

@@ -1,6 +1,7 @@
 // Encodes new and changed photos in the background, with pause, resume and stop.
 
 import { words } from "./dom.js";
+import { factsOf } from "./lib/facts.js";
 
 /**
  * @typedef {import("./folder.js").Found} Found
@@ -12,7 +13,8 @@ import { words } from "./dom.js";
 /** Number of recent photos for the rate. */
 const WINDOW = 30;
 
-/** Events: `progress` (detail: Progress), `added` (detail: LibraryPhoto), `stopped` (detail: words or ""). */
+/** Events: `progress` (detail: Progress), `added` (detail: { photo: LibraryPhoto, file: File,
+ * known?: string }), `stopped` (detail: words or ""). */
 export class Indexer extends EventTarget {
   #loader;
   /** @type {Found[]} */
@@ -39,15 +41,16 @@ export class Indexer extends EventTarget {
 
   /** @param {readonly Found[]} photos those that are not in the library yet */
   add(photos) {
-    if (!this.#running) {
+    if (!this.#queue.length && !this.#running) {
       [this.#done, this.#total, this.failed] = [0, 0, []];
       this.#abort = new AbortController();
     }
-    const waiting = new Set(this.#queue.map((photo) => photo.path));
-    const fresh = photos.filter((photo) => !waiting.has(photo.path));
+    const waiting = new Set(this.#queue.map(factsOf));
+    const fresh = photos.filter((photo) => !waiting.has(factsOf(photo)));
     this.#queue.push(...fresh);
     this.#total += fresh.length;
-    if (!this.#running && this.#queue.length) this.#run();
+    if (!this.#running && this.#queue.length && !this.#paused) this.#run();
+    else this.#tell();
   }
 
   pause() {
@@ -66,10 +69,20 @@ export class Indexer extends EventTarget {
     return this.#paused;
   }
 
+  /** Drops the waiting photos. */
   stop() {
     this.#queue = [];
     this.#abort.abort();
+    this.#abort = new AbortController();
     this.#paused = false;
+    if (!this.#running) this.#finish("");
+  }
+
+  /** @param {string} why the reason of a pause, or empty at the end */
+  #finish(why) {
+    if (!why) this.#total = this.#done;
+    this.#tell();
+    this.dispatchEvent(new CustomEvent("stopped", { detail: why }));
   }
 
   async #run() {
@@ -78,21 +91,24 @@ export class Indexer extends EventTarget {
     let why = "";
     while (this.#queue.length && !this.#paused) {
       const photo = this.#queue[0];
+      const { path, file, replace, move, known } = photo;
+      const { signal } = this.#abort;
       try {
         const model = await this.#loader.ready();
-        const added = await model.library.add(photo.path, photo.file, { signal: this.#abort.signal });
-        this.dispatchEvent(new CustomEvent("added", { detail: added }));
+        const added = await model.library.add(path, file, { signal, replace, move });
+        this.dispatchEvent(new CustomEvent("added", { detail: { photo: added, file, known } }));
       } catch (error) {
         const kind = /** @type {any} */ (error).kind;
-        if (this.#abort.signal.aborted) break;
+        if (signal.aborted) continue; // stopped: the queue is another one now
         if (/** @type {Error} */ (error).name === "AbortError") continue; // another model was opened
-        if (/** @type {Error} */ (error).name === "QuotaExceededError" || !this.#loader.model) {
+        if (kind === "storage" || !this.#loader.model) {
           why = words(error);
           this.#paused = true;
           break;
         }
-        this.failed.push({ path: photo.path, why: kind === "crashed" ? "the model broke down on it" : words(error) });
+        this.failed.push({ path, why: kind === "crashed" ? "the model broke down on it" : words(error) });
       }
+      if (signal.aborted) continue;
       this.#queue.shift();
       this.#done += 1;
       this.#times.push(performance.now());
@@ -100,8 +116,8 @@ export class Indexer extends EventTarget {
       this.#tell();
     }
     this.#running = false;
-    this.#tell();
-    if (!this.#queue.length || why) this.dispatchEvent(new CustomEvent("stopped", { detail: why }));
+    if (!this.#queue.length || why) this.#finish(why);
+    else this.#tell();
   }
 
   #tell() {

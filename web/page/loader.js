@@ -1,7 +1,7 @@
 // The open model: loading with progress, switching, the status line and its dialog.
 
-import { forgetModels, loadModel } from "./lib/mmgem.js";
-import { $, bytes, choose, make, notice, openDialog, words } from "./dom.js";
+import { forgetModels, keptModels, loadModel } from "./lib/mmgem.js";
+import { $, bytes, choose, make, notice, openDialog, recall, remember, words } from "./dom.js";
 
 /**
  * @typedef {import("./lib/mmgem.js").Model} Model @typedef {import("./lib/mmgem.js").ModelSource} ModelSource
@@ -15,8 +15,12 @@ const PATIENCE_MS = 250;
 export class Loader extends EventTarget {
   /** @type {Model | null} */
   model = null;
+  /** Speed of the last caption. */
+  tokensPerSecond = 0;
   /** @type {ModelSource} */
   #source = new URLSearchParams(location.search).get("model") ?? OWN_MODEL;
+  /** The chosen backend of this visit. @type {"auto" | "cpu" | "webgpu"} */
+  #backend = chosenBackend();
   #abort = new AbortController();
   /** @type {Promise<Model>} */
   #loading = new Promise(() => {});
@@ -31,43 +35,60 @@ export class Loader extends EventTarget {
     return this.#loading;
   }
 
-  load() {
+  /** Opens a model. The current model stays open until then, and if that fails. @param {ModelSource} [source] */
+  load(source = this.#source) {
     this.#abort.abort();
     this.#abort = new AbortController();
-    this.model?.close();
-    this.model = null;
-    this.#loading = this.#run(this.#abort.signal);
+    const { model } = this;
+    const loading = this.#run(source, this.#abort.signal);
+    this.#loading = model ? loading.catch(() => this.model ?? model) : loading;
     this.#loading.catch(() => undefined); // shown by #run
   }
 
-  /** @param {AbortSignal} signal */
-  async #run(signal) {
+  /** @param {ModelSource} source @param {AbortSignal} signal */
+  async #run(source, signal) {
     status("busy", "Loading");
+    const backend = this.#backend;
     const started = performance.now();
     try {
-      const model = await loadModel(this.#source, {
-        backend: chosenBackend(),
+      const model = await loadModel(source, {
+        backend,
         signal,
         onProgress: (progress) => showProgress(progress, started),
         onRestart: (message, restarted) => this.#restart(message, restarted),
+        onLibraryChange: () => this.dispatchEvent(new Event("library")),
       });
+      if (signal.aborted) {
+        model.close();
+        signal.throwIfAborted();
+      }
+      this.model?.close();
       this.model = model;
+      this.#source = source;
       this.#announceModel(model.info);
       if (model.info.backend === "webgpu") keepWebGpu();
-      else if (chosenBackend() === "webgpu") {
+      else if (backend === "webgpu") {
         notice(`WebGPU was chosen, but the model runs on the processor: ${model.info.reason}.`, { bad: false });
       }
       this.dispatchEvent(new Event("model"));
       return model;
     } catch (error) {
-      const text = words(error) || "Loading was cancelled. Press the status button to load the model.";
-      if (!signal.aborted || this.#abort.signal === signal) {
-        status("failed", "No model");
-        notice(text);
-      }
+      if (this.#abort.signal === signal) this.#failed(error);
       throw error;
     } finally {
       if (this.#abort.signal === signal) $("loading").hidden = true;
+    }
+  }
+
+  /** @param {unknown} error */
+  #failed(error) {
+    if (this.model) {
+      const { name, backend } = this.model.info;
+      status("ready", backend === "cpu" ? "On the processor" : "On WebGPU");
+      if (words(error)) notice(`${words(error)} (The model stays ${name}.)`);
+    } else {
+      status("failed", "No model");
+      notice(words(error) || "Loading was cancelled. Press the status button to load the model.");
     }
   }
 
@@ -106,7 +127,8 @@ export class Loader extends EventTarget {
       const radio = /** @type {HTMLInputElement} */ (input);
       radio.checked = radio.value === chosenBackend();
       radio.onchange = () => {
-        localStorage.setItem("backend", radio.value);
+        this.#backend = /** @type {"auto" | "cpu" | "webgpu"} */ (radio.value);
+        remember("backend", radio.value);
         this.#open(this.#source);
       };
     }
@@ -136,8 +158,7 @@ export class Loader extends EventTarget {
   /** @param {ModelSource} source */
   #open(source) {
     $("about").close();
-    this.#source = source;
-    this.load();
+    this.load(source);
   }
 
   async #showFacts() {
@@ -147,6 +168,17 @@ export class Loader extends EventTarget {
     $("facts").replaceChildren();
     const facts = await this.#facts();
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+    const models = await keptModels().catch(() => []);
+    $("kept-models").replaceChildren(...models.map((model) => this.#choice(model)));
+  }
+
+  /** @param {{ url: string, name: string, bytes: number }} kept */
+  #choice({ url, name, bytes: size }) {
+    const folder = new URL(url).pathname;
+    const isOpen = typeof this.#source === "string" && new URL(`${this.#source}/`, location.href).pathname.replace(/\/+$/, "/") === folder;
+    const open = make("button", { type: "button", class: "tool", disabled: isOpen, onclick: () => this.#open(url) },
+      isOpen ? "in use" : "Open");
+    return make("li", {}, make("span", {}, `${name}, ${bytes(size)}`, make("small", {}, ` ${folder}`)), open);
   }
 
   /** @returns {Promise<[string, string][]>} */
@@ -161,6 +193,7 @@ export class Loader extends EventTarget {
         `${info.checked ? ", checked (SHA-256)" : ", not checked"}`],
       ["Memory", bytes(await this.model.memory())],
     ];
+    if (this.tokensPerSecond) facts.push(["Writes", `${this.tokensPerSecond.toFixed(0)} tokens a second`]);
     const storage = await navigator.storage?.estimate?.().catch(() => null);
     if (storage?.quota) facts.push(["Storage", `${bytes(storage.usage ?? 0)} of ${bytes(storage.quota)}`]);
     facts.push(["Fingerprint", info.fingerprint]);
@@ -170,7 +203,7 @@ export class Loader extends EventTarget {
 
 /** @returns {"auto" | "cpu" | "webgpu"} */
 function chosenBackend() {
-  const chosen = localStorage.getItem("backend");
+  const chosen = recall("backend");
   return chosen === "cpu" || chosen === "webgpu" ? chosen : "auto";
 }
 

@@ -1,6 +1,6 @@
 // The list of regions beside the photo.
 
-import { $, icon, make } from "./dom.js";
+import { $, copyButton, icon, make } from "./dom.js";
 
 /**
  * @typedef {{ id: number, label: string, name: string, text: string, writing: AbortController | null, hue: number }} Shown
@@ -49,8 +49,9 @@ export class RegionList extends EventTarget {
     const remove = make("button", { class: "icon", title: "Remove", "aria-label": `Remove ${label}`, onclick: () => emit("remove") });
     remove.append(icon("trash"));
     const text = make("p", { class: "caption" });
+    const copy = copyButton(`Copy the caption of ${label}`, () => text.textContent);
     const item = make("li", { class: "region", "data-region": id, onfocusin: () => emit("select"),
-      onclick: () => emit("select") }, name, similar, remove, text);
+      onclick: () => emit("select") }, name, similar, copy, remove, text);
     item.style.setProperty("--hue", String(hue));
     $("regions").append(item);
     const row = { item, name, text };

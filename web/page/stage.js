@@ -8,8 +8,12 @@ import { $, make } from "./dom.js";
 const CLICK_PX = 6;
 const LEAST = 8;
 
+/** A finger that rests this long draws or moves a box. A finger that moves earlier scrolls. */
+const HOLD_MS = 350;
+
 /** Wheel distance of a step. */
 const STEP_PX = 60;
+const MOST_ZOOM = 8;
 
 /**
  * Events: `draw` (detail: box), `click-at` (detail: [x, y]), `step` (detail: 1 or -1, at the place of the last click),
@@ -19,6 +23,8 @@ const STEP_PX = 60;
 export class Stage extends EventTarget {
   width = 0;
   height = 0;
+  /** Size of the photo relative to the size that fits. */
+  #zoom = 1;
   #frame = $("frame");
   #layer = $("boxes");
   /** Point of the last click, while another click there is a `step`. @type {[number, number] | null} */
@@ -28,6 +34,8 @@ export class Stage extends EventTarget {
   /** Preview of the box of a click. */
   #preview = make("div", { class: "preview", hidden: true });
   #turned = 0;
+  /** A finger that is down and has not moved or rested yet. @type {{ event: PointerEvent, timer: number } | null} */
+  #held = null;
   /** @type {{ id: number, box: Box, edge: string, from: [number, number], element: any, moved: boolean } | null} */
   #drag = null;
   /** @type {Map<number, { element: any, box: Box }>} */
@@ -38,8 +46,13 @@ export class Stage extends EventTarget {
     new ResizeObserver(() => this.#fit()).observe($("stage"));
     this.#layer.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => this.#down(event));
     this.#layer.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.#move(event));
-    this.#layer.addEventListener("pointerup", () => this.#up(true));
-    this.#layer.addEventListener("pointercancel", () => this.#up(false));
+    this.#layer.addEventListener("pointerup", () => (this.#held ? this.#tap() : this.#up(true)));
+    this.#layer.addEventListener("pointercancel", () => (this.#held ? this.#letGo() : this.#up(false)));
+    const whileDrawing = (/** @type {Event} */ event) => this.#drag && event.preventDefault();
+    this.#layer.addEventListener("touchmove", whileDrawing, { passive: false });
+    this.#layer.addEventListener("contextmenu", (/** @type {Event} */ event) => {
+      if (this.#held || this.#drag) event.preventDefault(); // a long press draws
+    });
     this.#layer.addEventListener("pointerleave", () => this.#emit("hover-at", null));
     this.#layer.addEventListener("wheel", (/** @type {WheelEvent} */ event) => this.#wheel(event), { passive: false });
     this.#layer.append(this.#preview);
@@ -49,6 +62,7 @@ export class Stage extends EventTarget {
   /** @param {string} url @param {number} width @param {number} height @param {string} name */
   show(url, width, height, name) {
     [this.width, this.height] = [width, height];
+    this.#zoom = 1;
     $("picture").src = url;
     $("picture").alt = name;
     $("empty").hidden = true;
@@ -63,9 +77,26 @@ export class Stage extends EventTarget {
     const room = $("stage").getBoundingClientRect();
     const side = matchMedia("(max-width: 860px)").matches;
     const height = side ? innerHeight * 0.66 : room.height - 48;
-    const scale = Math.min((room.width - (side ? 0 : 48)) / this.width, height / this.height);
+    const scale = this.#zoom * Math.min((room.width - (side ? 0 : 48)) / this.width, height / this.height);
     this.#frame.style.width = `${Math.max(1, Math.floor(this.width * scale))}px`;
     this.#frame.style.height = `${Math.max(1, Math.floor(this.height * scale))}px`;
+  }
+
+  /**
+   * Zooms around a point of the window [default: the middle of the stage].
+   * @param {number} factor @param {[number, number]} [around]
+   */
+  zoomBy(factor, around) {
+    const stage = $("stage");
+    const room = stage.getBoundingClientRect();
+    const [x, y] = around ?? [room.left + room.width / 2, room.top + room.height / 2];
+    const before = this.#layer.getBoundingClientRect();
+    const [fx, fy] = [(x - before.left) / before.width, (y - before.top) / before.height];
+    this.#zoom = Math.min(Math.max(this.#zoom * factor, 1), MOST_ZOOM);
+    this.#fit();
+    const after = this.#layer.getBoundingClientRect();
+    stage.scrollLeft += after.left + fx * after.width - x;
+    stage.scrollTop += after.top + fy * after.height - y;
   }
 
   /** Draws these boxes, and no others. @param {readonly Shown[]} boxes @param {number | null} selected */
@@ -151,8 +182,34 @@ export class Stage extends EventTarget {
   /** @param {PointerEvent} event */
   #down(event) {
     if (event.button !== 0 || this.#drag) return;
-    event.preventDefault();
+    if (this.#held) return this.#letGo(); // a second finger zooms
     this.#emit("hover-at", null);
+    const onHandle = /** @type {HTMLElement} */ (event.target).dataset?.edge;
+    if (event.pointerType !== "touch" || onHandle) {
+      event.preventDefault();
+      return this.#begin(event);
+    }
+    const rested = () => {
+      this.#held = null;
+      navigator.vibrate?.(10);
+      this.#begin(event);
+    };
+    this.#held = { event, timer: setTimeout(rested, HOLD_MS) };
+  }
+
+  #letGo() {
+    clearTimeout(this.#held?.timer);
+    this.#held = null;
+  }
+
+  #tap() {
+    const { event } = /** @type {{ event: PointerEvent }} */ (this.#held);
+    this.#letGo();
+    this.#click(this.#point(event));
+  }
+
+  /** Begins to draw a box, or to move or resize the box under the pointer. @param {PointerEvent} event */
+  #begin(event) {
     const target = /** @type {HTMLElement} */ (event.target);
     const from = this.#point(event);
     const id = Number(target.closest?.("[data-id]")?.getAttribute("data-id") ?? 0);
@@ -172,6 +229,11 @@ export class Stage extends EventTarget {
   /** @param {PointerEvent} event */
   #move(event) {
     const drag = this.#drag;
+    if (this.#held) {
+      const { clientX, clientY } = this.#held.event;
+      if (Math.hypot(event.clientX - clientX, event.clientY - clientY) > CLICK_PX) this.#letGo();
+      return;
+    }
     if (!drag) return this.#hover(event);
     const at = this.#point(event);
     const scale = this.#layer.clientWidth / this.width;
@@ -213,8 +275,15 @@ export class Stage extends EventTarget {
     if (event.pointerType === "mouse") this.#emit("hover-at", onHandle ? null : this.#point(event));
   }
 
-  /** Steps through the boxes over the point of the last click; scrolls elsewhere. @param {WheelEvent} event */
+  /**
+   * With Ctrl: zooms. Else steps through the boxes over the point of the last click, and scrolls elsewhere.
+   * @param {WheelEvent} event
+   */
   #wheel(event) {
+    if (event.ctrlKey) {
+      event.preventDefault();
+      return this.zoomBy(Math.exp(-event.deltaY / 200), [event.clientX, event.clientY]);
+    }
     if (!this.isClicked(this.#point(event))) return;
     event.preventDefault();
     this.#turned += event.deltaY;

@@ -18,8 +18,20 @@ self.addEventListener("message", (event) => {
 async function keep(wanted) {
   const shell = await caches.open(SHELL);
   const kept = new Set((await shell.keys()).map((request) => request.url));
-  const urls = FILES.filter(wanted).map((file) => new URL(file, FOLDER).href).filter((url) => !kept.has(url));
-  await shell.addAll(urls.map((url) => new Request(url, { cache: "reload" })));
+  const files = Object.keys(FILES).filter(wanted).filter((file) => !kept.has(new URL(file, FOLDER).href));
+  await Promise.all(files.map((file) => get(file).then((response) => shell.put(new URL(file, FOLDER), response))));
+}
+
+/** Fetches a file. Takes it from the browser's cache if its hash is that of this build. */
+async function get(file) {
+  const url = new URL(file, FOLDER);
+  const cached = await fetch(url, { cache: "force-cache" });
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await cached.clone().arrayBuffer()));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (cached.ok && found === FILES[file]) return cached;
+  const response = await fetch(url, { cache: "reload" });
+  if (!response.ok) throw new Error(`the server answers ${response.status} for ${file}`);
+  return response;
 }
 
 self.addEventListener("activate", (event) => {

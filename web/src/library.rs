@@ -75,6 +75,17 @@ impl Library {
         self.keep(|photo| !paths.contains(&photo.path));
     }
 
+    /// Renames a photo and returns its index file.
+    pub fn rename(&mut self, from: &str, to: String) -> Result<Vec<u8>, JsError> {
+        let number = self.index.photos.iter().position(|photo| photo.path == from);
+        let number = number
+            .ok_or_else(|| JsError::new(&format!("the library has no {from}; reload the page")))?;
+        self.paths.remove(from);
+        self.paths.insert(to.clone());
+        self.index.photos[number].path = to;
+        Ok(self.entry(number))
+    }
+
     /// Removes all photos.
     pub fn clear(&mut self) {
         self.keep(|_| false);
@@ -106,7 +117,8 @@ impl Library {
         alone.to_bytes()
     }
 
-    /// The photos nearest to a unit vector, best first, as JSON: `[{path, score, box, relevance}]`.
+    /// The photos nearest to a unit vector, best first, as JSON:
+    /// `[{path, score, box, boxScore, relevance}]`.
     pub fn search(&self, embed: &[f32], limit: usize) -> Result<String, JsError> {
         let (found, wanted) = (embed.len(), self.index.images.dim());
         if found != wanted {
@@ -120,7 +132,9 @@ impl Library {
             let whole = [0.0, 0.0, photo.width as f32, photo.height as f32];
             let region = self.index.best_region(&query, hit.row);
             let box_px = region.map_or(whole, |region| self.index.boxes[region.row]);
-            json!({ "path": photo.path, "score": hit.score, "box": box_px, "relevance": relevance })
+            let box_score = region.map_or(hit.score, |region| region.score);
+            json!({ "path": photo.path, "score": hit.score, "box": box_px, "boxScore": box_score,
+                "relevance": relevance })
         };
         let found = hits.iter().zip(standard_scores(&scores)).take(limit).map(hit);
         Ok(found.collect::<serde_json::Value>().to_string())
