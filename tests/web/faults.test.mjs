@@ -96,9 +96,11 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
       await page.evaluate(() => navigator.serviceWorker.ready);
       const again = [...host.requests.entries()].filter(([, times]) => times > 1);
       assert.deepEqual(again, []);
+      await page.locator("#tab-find").click();
       await host.stop();
       await page.reload();
       await page.waitForSelector('#status[data-state="ready"]');
+      assert.ok(await page.locator("#find").isVisible());
     } finally {
       await host.stop();
     }

@@ -54,7 +54,8 @@ self.addEventListener("fetch", (event) => {
 /** Answers from the network, so that a new build shows at once, or from the cache if offline. */
 async function answer(request, url) {
   const kept = await caches.open(SHELL);
-  const key = url.href === FOLDER.href ? new URL("index.html", FOLDER) : url.href.split("?")[0];
+  url.search = url.hash = "";
+  const key = url.href === FOLDER.href ? new URL("index.html", FOLDER) : url;
   try {
     return await fetch(request);
   } catch (cause) {
