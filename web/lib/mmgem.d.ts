@@ -47,6 +47,8 @@ export interface ModelInfo {
   /** Hash of the model's files: 16 hexadecimal digits, as in a library of `mmgem`. */
   fingerprint: string;
   embedDim: number;
+  /** Nine in ten photos that a text describes score higher; null if the model was not calibrated. */
+  weakBelow: number | null;
   backend: Backend;
   /** Reason for this backend, for the user. */
   reason: string;

@@ -202,8 +202,8 @@ const ops = {
       later("warmUp");
     }
     const { name, bytes, fromCache, checked, notKept } = files;
-    const { fingerprint, embedDim } = model;
-    return { result: { name, fingerprint, embedDim, backend, reason, bytes, fromCache, checked, notKept } };
+    const { fingerprint, embedDim, weakBelow = null } = model;
+    return { result: { name, fingerprint, embedDim, weakBelow, backend, reason, bytes, fromCache, checked, notKept } };
   },
 
   /** Runs one step of the warm-up, and queues the next one behind other requests. */

@@ -34,6 +34,7 @@ export class Find extends EventTarget {
   #files = new Map();
   /** @type {PhotoHit[] | null} */
   #hits = null;
+  #isWeak = false;
   /** @type {PartQuery | null} */
   #part = null;
   /** Path of the photo in the viewer. */
@@ -332,16 +333,19 @@ export class Find extends EventTarget {
       const hits = !part?.photo ? await model.searchPhotos(text, how)
         : part.box ? await model.similarRegions(part.photo, part.box, how)
         : await model.searchPhotos(part.photo, how);
-      this.#show(hits, fromTop);
+      const { weakBelow } = model.info;
+      const isWeak = !part?.photo && hits.length > 0 && weakBelow !== null && hits[0].score < weakBelow;
+      this.#show(hits, fromTop, isWeak);
     } catch (error) {
       const why = words(error);
       if (why && !signal.aborted) notice(`The search failed. ${why}`);
     }
   }
 
-  /** @param {PhotoHit[] | null} hits */
-  #show(hits, fromTop = true) {
+  /** @param {PhotoHit[] | null} hits @param {boolean} isWeak whether even the best hit of a text scores low */
+  #show(hits, fromTop = true, isWeak = false) {
     this.#hits = hits;
+    this.#isWeak = isWeak;
     this.#draw(fromTop);
     if (hits) announce($("count").textContent);
   }
@@ -361,7 +365,8 @@ export class Find extends EventTarget {
       const photo = this.#photos.get(hit.path);
       if (photo && (i === 0 || hit.relevance >= least)) items.push({ ...photo, score: hit.score, box: hit.box, boxScore: hit.boxScore });
     }
-    $("count").textContent = `${count(items.length, "match", "matches")} in ${count(this.#photos.size, "photo", "photos")}`;
+    $("count").textContent = this.#isWeak ? `Nothing found; the nearest of ${count(this.#photos.size, "photo", "photos")}`
+      : `${count(items.length, "match", "matches")} in ${count(this.#photos.size, "photo", "photos")}`;
     this.#grid.show(items, fromTop);
   }
 

@@ -3,6 +3,7 @@
 use burn::tensor::Device;
 use js_sys::Error as JsError;
 use mmgem_core::checkpoint::fingerprint;
+use mmgem_core::config::SearchCutoff;
 use mmgem_core::image::{Rgb, decode_scaled};
 use mmgem_core::session::{CaptionStream, EncodedImage, Part, Session};
 use wasm_bindgen::prelude::*;
@@ -104,6 +105,13 @@ impl Model {
     #[wasm_bindgen(getter, js_name = embedDim)]
     pub fn embed_dim(&self) -> usize {
         self.session.config().embed_dim
+    }
+
+    /// The score below which a hit of a text is weak: nine in ten photos that a text describes score
+    /// higher. `undefined` if the model was not calibrated.
+    #[wasm_bindgen(getter, js_name = weakBelow)]
+    pub fn weak_below(&self) -> Option<f32> {
+        SearchCutoff::weak_below(&self.session.config().search_cutoffs)
     }
 
     /// Hash of the model's files, as 16 hexadecimal digits.

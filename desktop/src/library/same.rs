@@ -30,8 +30,9 @@ pub const SIDE: u32 = 1024;
 const LEAST_SIDE: u32 = 192;
 /// Candidates differ in at most this many bits of their hash.
 const LOOK_BITS: u32 = 4;
-/// Members of a family that a new photo is compared with: the largest, which show most.
-const MEMBERS: usize = 8;
+/// Members of a family that a new photo is compared with: the largest, which show most. With more,
+/// a folder with many copies of each photo takes several times as long.
+const MEMBERS: usize = 3;
 /// Families that a new photo is compared with: those with the nearest thumbnails.
 const FAMILIES: usize = 8;
 /// Photos whose families are written in one transaction.
