@@ -245,6 +245,7 @@ describe("the page", { skip: skip || false }, () => {
     await openPhoto(scenes.scenes[2].file);
     assert.ok((await text("#whole")).length > 3);
     await page.locator("#tab-find").click();
+    await page.locator("#query").fill("");
     await indexed(N_SCENES);
   });
 

@@ -37,10 +37,10 @@ function show(index) {
 }
 
 for (const [i, tab] of tabs.entries()) {
-  tab.onclick = () => go(i);
+  tab.onclick = () => go(i, find.text);
   tab.onkeydown = (/** @type {KeyboardEvent} */ event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    go(1 - i);
+    go(1 - i, find.text);
     tabs[1 - i].focus();
   };
 }

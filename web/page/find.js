@@ -283,6 +283,11 @@ export class Find extends EventTarget {
     this.dispatchEvent(new CustomEvent("query", { detail }));
   }
 
+  /** The text of the query. */
+  get text() {
+    return $("query").value.trim();
+  }
+
   /** Searches for a text, or shows all photos. @param {string} text */
   ask(text) {
     if ($("query").value.trim() === text) return;
