@@ -228,6 +228,7 @@ fn core_touches_no_disk_thread_and_clock() {
     ];
     check_only_in(&words, "", is_test);
     // The kernels of the CPU share their work among rayon's threads.
-    let is_kernel = |file: &str| file.starts_with("cpu/") || file == "quant/product.rs";
+    let is_kernel =
+        |file: &str| file.starts_with("kernels/cpu/") || file == "kernels/quant/product.rs";
     check_only_in(&["rayon::"], "", is_kernel);
 }

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
 
-use crate::model::ops::{most_probable, together};
+use crate::kernels::ops::{most_probable, together};
 use crate::model::{KvCache, Llama};
 use crate::readback::{DeviceFailed, is_on_cpu, read_floats};
 

@@ -4,11 +4,11 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};
 
 use super::linear::Linear;
-use super::ops::on_cpu;
 #[cfg(feature = "cpu")]
-use crate::cpu;
+use crate::kernels::cpu;
 #[cfg(feature = "gpu")]
-use crate::gpu;
+use crate::kernels::gpu;
+use crate::kernels::ops::on_cpu;
 
 /// Convolution with TensorFlow's SAME padding, then ReLU6.
 ///
@@ -131,7 +131,7 @@ mod tests {
     use burn::tensor::{Device, TensorData};
 
     use super::*;
-    use crate::quant::{Bits, Packed};
+    use crate::kernels::quant::{Bits, Packed};
 
     /// Values such that the sums fall below 0, between 0 and 6, and above 6.
     fn numbers<const D: usize>(

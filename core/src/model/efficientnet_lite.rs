@@ -11,8 +11,8 @@ use burn::tensor::{Device, Tensor};
 
 use super::Linear;
 use super::convolution::{InvertedResidual, conv_same_relu6, inverted_residual};
-use super::ops::together;
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
+use crate::kernels::ops::together;
 
 /// The network without its classifier.
 #[derive(Module, Debug)]

@@ -6,10 +6,10 @@ use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Tensor};
 
-use super::ops::{linear, linear_onto, linear_relu6, relu6};
 #[cfg(feature = "gpu")]
-use crate::gpu;
-use crate::quant::{Packed, on_host};
+use crate::kernels::gpu;
+use crate::kernels::ops::{linear, linear_onto, linear_relu6, relu6};
+use crate::kernels::quant::{Packed, on_host};
 
 /// `x W + b`.
 #[derive(Module, Debug)]

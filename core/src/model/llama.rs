@@ -4,10 +4,10 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
-use super::attention::attend;
 use super::linear::Linear;
-use super::ops::{heads, linear, rms_norm, rotate, silu_times, through, together};
 use crate::config::{LlamaConfig, RopeScaling};
+use crate::kernels::attention::attend;
+use crate::kernels::ops::{heads, linear, rms_norm, rotate, silu_times, through, together};
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 #[derive(Module, Debug)]

@@ -3,9 +3,9 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
-use super::ops::{mean_dim, together, unit_rows};
 use super::{Linear, Llama, PoolAggregator, VisionTower};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
+use crate::kernels::ops::{mean_dim, together, unit_rows};
 
 /// The whole model. Field names are those of `model.safetensors`.
 #[derive(Module, Debug)]

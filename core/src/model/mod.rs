@@ -1,7 +1,6 @@
 //! The graph of MM-GEM, one idea per file. Nothing here reads a tensor back to the host, except
 //! layers that stay packed on the CPU.
 
-mod attention;
 mod convolution;
 pub mod efficientnet_lite;
 mod layer_norm;
@@ -9,7 +8,6 @@ mod linear;
 pub mod llama;
 pub mod mmgem;
 pub mod open_clip;
-pub(crate) mod ops;
 pub mod pool_aggregator;
 #[cfg(feature = "autodiff")]
 pub mod recompute;

@@ -38,7 +38,7 @@ pub fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
 }
 
 /// Runs a block. During [`record`], and if a gradient is needed, runs it without a graph.
-pub(super) fn through<M: Module + 'static>(
+pub(crate) fn through<M: Module + 'static>(
     block: &M,
     x: Tensor<3>,
     forward: impl Fn(&M, Tensor<3>) -> Tensor<3> + 'static,

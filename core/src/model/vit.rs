@@ -3,11 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
-use super::attention::{attend_masked, attend_packed, unpack};
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
-use super::ops::{gelu, gelu_tanh, linear, quick_gelu, through, together};
 use crate::config::{HiddenAct, VitConfig};
+use crate::kernels::attention::{attend_masked, attend_packed, unpack};
+use crate::kernels::ops::{gelu, gelu_tanh, linear, quick_gelu, through, together};
 
 /// Vision transformer with learned positions.
 ///

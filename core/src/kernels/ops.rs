@@ -7,9 +7,9 @@ use burn::nn::RmsNorm;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData, activation, module};
 
 #[cfg(feature = "cpu")]
-use crate::cpu;
+use crate::kernels::cpu;
 #[cfg(feature = "gpu")]
-use crate::gpu;
+use crate::kernels::gpu;
 
 /// Returns the result of our CPU kernel if all these tensors are f32 on the CPU.
 macro_rules! on_cpu {
@@ -24,7 +24,7 @@ macro_rules! on_cpu {
         }
     };
 }
-pub(super) use on_cpu;
+pub(crate) use on_cpu;
 
 /// Returns the result of our GPU kernel if all these tensors are on a GPU that it supports.
 macro_rules! on_gpu {
@@ -51,13 +51,13 @@ pub(crate) fn together<R: Send>(device: &Device, work: impl FnOnce() -> R + Send
     work()
 }
 
-/// Runs a block of a tower, with gradient checkpointing if enabled: see [`super::recompute`].
+/// Runs a block of a tower, with gradient checkpointing if enabled: see [`crate::model::recompute`].
 #[cfg(feature = "autodiff")]
-pub(super) use super::recompute::through;
+pub(crate) use crate::model::recompute::through;
 
 /// Runs a block of a tower.
 #[cfg(not(feature = "autodiff"))]
-pub(super) fn through<M>(
+pub(crate) fn through<M>(
     block: &M,
     x: Tensor<3>,
     forward: impl Fn(&M, Tensor<3>) -> Tensor<3>,
@@ -66,7 +66,7 @@ pub(super) fn through<M>(
 }
 
 /// `x @ weight + bias`: `[.., d_in]` → `[.., d_out]` by `[d_in, d_out]`.
-pub(super) fn linear<const D: usize>(
+pub(crate) fn linear<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
@@ -80,7 +80,7 @@ pub(super) fn linear<const D: usize>(
 }
 
 /// `relu6(x @ weight + bias)`, with the shapes of [`linear`].
-pub(super) fn linear_relu6<const D: usize>(
+pub(crate) fn linear_relu6<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
     bias: Tensor<1>,
@@ -97,7 +97,7 @@ pub(super) fn linear_relu6<const D: usize>(
 }
 
 /// `residual + x @ weight + bias`, with the shapes of [`linear`].
-pub(super) fn linear_onto<const D: usize>(
+pub(crate) fn linear_onto<const D: usize>(
     residual: Tensor<D>,
     x: Tensor<D>,
     weight: Tensor<2>,
@@ -128,7 +128,7 @@ pub(crate) fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
 }
 
 /// Scales rows to unit length, in f32; a row of zeros stays zero.
-pub(super) fn unit_rows<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn unit_rows<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     const SMALLEST: f32 = 1e-12;
     on_gpu!([x] => unit_rows(x, SMALLEST));
     let x = x.cast(DType::F32);
@@ -137,21 +137,21 @@ pub(super) fn unit_rows<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `x * Phi(x)`: the exact GELU.
-pub(super) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => gelu(x));
     on_gpu!([x] => gelu(x));
     activation::gelu(x)
 }
 
 /// `x * sigmoid(1.702 x)`: OpenAI's approximation.
-pub(super) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => quick_gelu(x));
     on_gpu!([x] => quick_gelu(x));
     x.clone() * activation::sigmoid(x * 1.702)
 }
 
 /// `x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2`: SigLIP's approximation of GELU.
-pub(super) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     // (1 + tanh(u)) / 2 is the logistic function of 2 u.
     const TWICE: f64 = 1.595_769_121_605_730_7;
     let inner = (x.clone().square() * 0.044715 + 1.0) * x.clone() * TWICE;
@@ -159,20 +159,20 @@ pub(super) fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// `min(max(x, 0), 6)`
-pub(super) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn relu6<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x] => relu6(x));
     x.clamp(0.0, 6.0)
 }
 
 /// `gate * sigmoid(gate) * up`: SwiGLU.
-pub(super) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+pub(crate) fn silu_times<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     on_cpu!([gate, up] => silu_times(gate, up));
     on_gpu!([gate, up] => silu_times(gate, up));
     activation::silu(gate) * up
 }
 
 /// `x / sqrt(mean(x^2) + epsilon) * gamma`
-pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
+pub(crate) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     on_cpu!([x, norm.gamma.val()] => rms_norm(x, norm.gamma.val(), norm.epsilon));
     on_gpu!([x, norm.gamma.val()] => rms_norm(x, norm.gamma.val(), norm.epsilon));
     let (dtype, own) = (x.dtype(), norm.gamma.val().dtype());
@@ -183,7 +183,7 @@ pub(super) fn rms_norm<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D
 }
 
 /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`
-pub(super) fn layer_norm<const D: usize>(
+pub(crate) fn layer_norm<const D: usize>(
     x: Tensor<D>,
     gamma: Tensor<1>,
     beta: Tensor<1>,
@@ -196,7 +196,7 @@ pub(super) fn layer_norm<const D: usize>(
 }
 
 /// Mean over an axis, which stays as an axis of length 1.
-pub(super) fn mean_dim<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
+pub(crate) fn mean_dim<const D: usize>(x: Tensor<D>, dim: usize) -> Tensor<D> {
     let dtype = x.dtype();
     x.cast(DType::F32).mean_dim(dim).cast(dtype)
 }
@@ -222,7 +222,7 @@ pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Vec<usize>) -> Tensor<1>
 /// - x: `[batch, seq, heads * head_dim]`
 /// - cos, sin: `[1, 1, seq, head_dim / 2]`
 /// - returns: `[batch, heads, seq, head_dim]`
-pub(super) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {
+pub(crate) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {
     on_cpu!([x, cos, sin] => rotate(x, cos, sin, n_heads));
     on_gpu!([x, cos, sin] => rotate(x, cos, sin, n_heads));
     let x = heads(x, n_heads);
@@ -239,7 +239,7 @@ pub(super) fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usiz
 }
 
 /// `[batch, seq, heads * head_dim]` → `[batch, heads, seq, head_dim]`
-pub(super) fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
+pub(crate) fn heads(x: Tensor<3>, n_heads: usize) -> Tensor<4> {
     let [batch, seq, width] = x.dims();
     x.reshape([batch, seq, n_heads, width / n_heads]).swap_dims(1, 2)
 }

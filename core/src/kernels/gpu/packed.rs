@@ -8,7 +8,7 @@ use cubecl::prelude::*;
 use super::kernels;
 use super::product::linear;
 use super::tensors::{Each, MAX_CUBES, ROW_UNITS, empty, held_ints, units, whole, wrap};
-use crate::quant::{BLOCK, Packed};
+use crate::kernels::quant::{BLOCK, Packed};
 
 /// Largest number of activation rows that are multiplied with the packed weights directly.
 ///

@@ -49,11 +49,11 @@ pub const LAYOUT: &str = "mmgem-packed-1";
 /// True on the CPU and on GPUs that our kernels support.
 pub fn stays_packed(device: &Device) -> bool {
     #[cfg(feature = "cpu")]
-    if crate::cpu::is_cpu(device) {
+    if crate::kernels::cpu::is_cpu(device) {
         return true;
     }
     #[cfg(feature = "gpu")]
-    if crate::gpu::takes(device) {
+    if crate::kernels::gpu::takes(device) {
         return true;
     }
     let _ = device;
@@ -65,7 +65,7 @@ pub fn stays_packed(device: &Device) -> bool {
 /// True on GPUs that our kernels support and whose shaders have f16 (`SHADER_F16`).
 pub(crate) fn keeps_f16(device: &Device) -> bool {
     #[cfg(feature = "gpu")]
-    if crate::gpu::takes(device) {
+    if crate::kernels::gpu::takes(device) {
         return device.supports_dtype(burn::tensor::DType::F16);
     }
     let _ = device;

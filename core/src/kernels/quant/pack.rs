@@ -86,7 +86,7 @@ fn rounded(block: &[f32; BLOCK], scale: f16, min: f32, max: f32) -> [f32; BLOCK]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::PackedError;
+    use crate::kernels::quant::PackedError;
 
     /// Distinct values of both signs, like weights.
     fn weights(n: usize) -> Vec<f32> {

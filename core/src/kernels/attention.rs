@@ -6,9 +6,9 @@ use burn::tensor::{Bool, Tensor, module::attention, ops::AttentionModuleOptions}
 use super::ops::on_gpu;
 use super::ops::{heads, on_cpu};
 #[cfg(feature = "cpu")]
-use crate::cpu;
+use crate::kernels::cpu;
 #[cfg(feature = "gpu")]
-use crate::gpu;
+use crate::kernels::gpu;
 
 /// `softmax(q k^T / sqrt(head_dim)) v` for every head, with the heads concatenated.
 ///
@@ -18,7 +18,7 @@ use crate::gpu;
 /// - q: `[batch, heads, seq_q, head_dim]`
 /// - k, v: `[batch, kv_heads, seq_k, head_dim]`
 /// - returns: `[batch, seq_q, heads * head_dim]`
-pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
+pub(crate) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tensor<3> {
     on_cpu!([q, k, v] => attend(q, k, v, is_causal));
     let [batch, n_heads, seq_q, head_dim] = q.dims();
     #[cfg(feature = "gpu")]
@@ -49,7 +49,7 @@ pub(super) fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) 
 
 /// [`attend`] on the rows of `[batch, seq, 3 * heads * head_dim]`: all heads of the queries first,
 /// then the keys, then the values.
-pub(super) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
+pub(crate) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> Tensor<3> {
     on_cpu!([qkv] => attend_packed(qkv, n_heads, is_causal));
     #[cfg(feature = "gpu")]
     if gpu::can_attend(qkv.dims()[2] / 3 / n_heads) {
@@ -60,7 +60,7 @@ pub(super) fn attend_packed(qkv: Tensor<3>, n_heads: usize, is_causal: bool) -> 
 }
 
 /// Splits a packed tensor into queries, keys and values, each `[batch, heads, seq, head_dim]`.
-pub(super) fn unpack(qkv: Tensor<3>, n_heads: usize) -> [Tensor<4>; 3] {
+pub(crate) fn unpack(qkv: Tensor<3>, n_heads: usize) -> [Tensor<4>; 3] {
     let qkv = heads(qkv, 3 * n_heads);
     [0, 1, 2].map(|part| qkv.clone().narrow(1, part * n_heads, n_heads))
 }
@@ -68,7 +68,7 @@ pub(super) fn unpack(qkv: Tensor<3>, n_heads: usize) -> [Tensor<4>; 3] {
 /// [`attend`] by Burn, with keys masked where `mask` (`[batch, heads, seq_q, seq_k]`) is true.
 ///
 /// Every query head has its own key head.
-pub(super) fn attend_masked(
+pub(crate) fn attend_masked(
     q: Tensor<4>,
     k: Tensor<4>,
     v: Tensor<4>,

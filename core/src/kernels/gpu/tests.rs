@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::kernels::quant::{Bits, Packed};
+use crate::kernels::{cpu, gpu};
 use crate::model::same_padding;
-use crate::quant::{Bits, Packed};
-use crate::{cpu, gpu};
 
 /// A GPU or a software adapter; `None` on a machine without one.
 fn device() -> Option<&'static Device> {

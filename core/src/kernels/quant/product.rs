@@ -223,7 +223,7 @@ fn transpose(values: &[f32], n: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::BLOCK;
+    use crate::kernels::quant::BLOCK;
 
     /// Distinct values of both signs.
     fn values(n: usize, seed: usize) -> Vec<f32> {

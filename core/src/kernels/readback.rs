@@ -127,7 +127,7 @@ fn to_floats(data: TensorData) -> Vec<f32> {
 
 pub(crate) fn is_on_cpu(device: &Device) -> bool {
     #[cfg(feature = "cpu")]
-    return crate::cpu::is_cpu(device);
+    return crate::kernels::cpu::is_cpu(device);
     #[cfg(not(feature = "cpu"))]
     {
         let _ = device;
