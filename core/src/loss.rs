@@ -5,7 +5,7 @@ use burn::tensor::{
     activation::{log_sigmoid, log_softmax},
 };
 
-use crate::kernels::ops::cross_entropy;
+use crate::kernels::cross_entropy;
 use crate::model::Llama;
 
 /// Similarity of every image with every text, sharpened by the learned temperature.

@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use burn::tensor::{DType, Device, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Tensor, TensorData, Transaction};
+
+use super::dispatch::is_on_cpu;
 
 /// The device failed while a result was computed or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,26 +67,26 @@ impl DeviceFailed {
 }
 
 /// A failure that no call returned, and the tasks that wait for results meanwhile.
-struct Notices {
+struct Reports {
     failure: Option<DeviceFailed>,
     waiting: Vec<Waker>,
 }
 
-static NOTICES: Mutex<Notices> = Mutex::new(Notices { failure: None, waiting: Vec::new() });
+static REPORTS: Mutex<Reports> = Mutex::new(Reports { failure: None, waiting: Vec::new() });
 
 /// Reports a failure that no call returns, for example one on a driver's own thread.
 ///
 /// All current and later reads from a device other than the CPU return it. Only the first reported
 /// failure counts.
-pub fn notice(failure: DeviceFailed) {
-    let mut notices = NOTICES.lock().unwrap_or_else(PoisonError::into_inner);
-    notices.failure.get_or_insert(failure);
-    notices.waiting.drain(..).for_each(Waker::wake);
+pub fn report_failure(failure: DeviceFailed) {
+    let mut reports = REPORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    reports.failure.get_or_insert(failure);
+    reports.waiting.drain(..).for_each(Waker::wake);
 }
 
-/// The failure reported by [`notice`], if any.
-pub fn noticed() -> Option<DeviceFailed> {
-    NOTICES.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
+/// The failure reported by [`report_failure`], if any.
+pub fn reported_failure() -> Option<DeviceFailed> {
+    REPORTS.lock().unwrap_or_else(PoisonError::into_inner).failure.clone()
 }
 
 /// Values of a float tensor, row by row.
@@ -95,13 +97,13 @@ pub async fn read_floats<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, 
     let mut data = std::future::poll_fn(|context| {
         let polled = read.as_mut().poll(context);
         // Check after the read: a failing device may return zeros as if nothing had happened.
-        let mut notices = NOTICES.lock().unwrap_or_else(PoisonError::into_inner);
-        notices.waiting.retain(|waker| !waker.will_wake(context.waker()));
-        if let (true, Some(failure)) = (is_watched, &notices.failure) {
+        let mut reports = REPORTS.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.waiting.retain(|waker| !waker.will_wake(context.waker()));
+        if let (true, Some(failure)) = (is_watched, &reports.failure) {
             return Poll::Ready(Err(failure.clone()));
         }
         if polled.is_pending() {
-            notices.waiting.push(context.waker().clone());
+            reports.waiting.push(context.waker().clone());
         }
         polled.map_err(|error| DeviceFailed::new(&format!("{error:?}")))
     })
@@ -123,16 +125,6 @@ fn to_floats(data: TensorData) -> Vec<f32> {
         return data.try_into_vec().expect("the data type was checked");
     }
     data.iter::<f32>().collect()
-}
-
-pub(crate) fn is_on_cpu(device: &Device) -> bool {
-    #[cfg(feature = "cpu")]
-    return crate::kernels::cpu::is_cpu(device);
-    #[cfg(not(feature = "cpu"))]
-    {
-        let _ = device;
-        false
-    }
 }
 
 #[cfg(test)]

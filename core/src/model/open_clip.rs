@@ -9,8 +9,7 @@ use super::linear::Linear;
 use super::mmgem::{TokenBatch, normalize};
 use super::vit::{Vit, VitBlock, VitBlockConfig};
 use crate::config::{HiddenAct, VitConfig};
-use crate::kernels::attention::attend;
-use crate::kernels::ops::heads;
+use crate::kernels::{attend, heads};
 
 /// Sizes of an OpenCLIP checkpoint.
 #[derive(Clone, Debug, PartialEq)]

@@ -408,7 +408,7 @@ pub fn gradient(
             let trainee = trainee.clone().map(&mut leaves);
             let run = move || {
                 if config.optim.workers >= rayon::current_num_threads() {
-                    mmgem_core::kernels::cpu::stay_on_this_thread();
+                    mmgem_core::kernels::use_one_thread();
                 }
                 let worker = Worker { trainee: &trainee, sizes, config, device, totals };
                 worker.work_on(part, &to_meeting, &from_meeting)
@@ -588,7 +588,7 @@ impl Worker<'_> {
         if !config.optim.recompute {
             return (forward(), None);
         }
-        let (forward, tape) = recompute::record(forward);
+        let (forward, tape) = recompute::checkpoint_blocks(forward);
         (forward, Some(tape))
     }
 

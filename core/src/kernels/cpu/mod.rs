@@ -1,39 +1,40 @@
-//! Our CPU kernels. Each does in one pass on all cores what Burn's CPU backend does in several
-//! passes or on one core.
+//! The operations' CPU forms, and their common parts.
 //!
-//! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are f32
-//! on the CPU, and `graph` if a gradient is needed. Burn's ops and these kernels differ only by
-//! rounding.
+//! Each form does in one pass on all cores what Burn's CPU backend does in several passes or on one
+//! core. Burn's ops and these kernels differ only by rounding.
 
-mod attention;
-mod convolution;
-#[cfg(feature = "autodiff")]
-mod convolution_gradient;
-mod depthwise;
-mod elementwise;
-#[cfg(feature = "autodiff")]
-mod gradient;
-#[cfg(feature = "autodiff")]
-pub(crate) mod graph;
-mod images;
 mod lanes;
-mod linear;
-mod pointwise;
+mod node;
 mod rows;
+mod sums;
+#[cfg_attr(not(feature = "autodiff"), path = "no_tape.rs")]
+mod tape;
 mod tensors;
+#[cfg(test)]
+mod testing;
 mod vector;
 
-pub(crate) use images::{
-    BlockParts, depthwise_relu6, inverted_residual, linear_relu6, relu6, stem_relu6,
-};
-pub(crate) use rows::in_pool;
-pub use rows::stay_on_this_thread;
-pub use tensors::is_cpu;
+#[path = "../activations/cpu.rs"]
+pub mod activations;
+#[path = "../attention/cpu/mod.rs"]
+pub mod attention;
+#[path = "../convolution/cpu/mod.rs"]
+pub mod convolution;
+#[path = "../cross_entropy/cpu.rs"]
+pub mod cross_entropy;
+#[path = "../layer_norm/cpu.rs"]
+pub mod layer_norm;
+#[path = "../linear/cpu.rs"]
+pub mod linear;
+#[path = "../most_probable/cpu.rs"]
+pub mod most_probable;
+#[path = "../rms_norm/cpu.rs"]
+pub mod rms_norm;
+#[path = "../rotary/cpu.rs"]
+pub mod rotary;
+
+pub use rows::{in_thread_pool, is_single_threaded, use_one_thread};
+pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]
-pub(crate) use tensors::is_recorded;
-#[cfg(feature = "autodiff")]
-pub use tensors::record_as_other_devices;
-pub(crate) use tensors::{
-    attend, attend_packed, gelu, is_here, layer_norm, linear, most_probable, quick_gelu, rms_norm,
-    rotate, silu_times,
-};
+pub use tape::use_burn_ops_on_cpu;
+pub use tensors::{is_cpu, is_plain_cpu_f32};

@@ -1,22 +1,37 @@
-//! Our GPU kernels. Each does in one dispatch what Burn does in several.
+//! The operations' GPU forms, and their common parts.
 //!
-//! `model::ops` defines each op in Burn's operations. It calls this module if the tensors are f32,
-//! on a GPU, and without autodiff; a product's weights may be f16. Burn's ops and these kernels
-//! differ only by rounding. The kernels are written in CubeCL, so they run on all of Burn's GPU
-//! interfaces: Vulkan, Metal, DX12, WebGPU.
+//! Each form does in one dispatch what Burn does in several. Burn's ops and these kernels differ
+//! only by rounding. The kernels are written in CubeCL, so they run on all of Burn's GPU interfaces:
+//! Vulkan, Metal, DX12, WebGPU.
+//!
+//! A cube is a group of units that share memory and can synchronise (WebGPU's workgroup). Sizes that
+//! are the same at every call are compile-time constants.
 
-mod convolution;
-mod kernels;
-mod packed;
-mod product;
+mod cube;
+mod launch;
 mod tensors;
 #[cfg(all(test, feature = "cpu"))]
 mod tests;
 
-pub(crate) use convolution::convolve_relu6;
-pub(crate) use packed::OnGpu;
-pub(crate) use product::{can_multiply, linear, linear_relu6};
-pub(crate) use tensors::{
-    attend, attend_packed, can_attend, gelu, is_here, layer_norm, most_probable, quick_gelu,
-    rms_norm, rotate, silu_times, takes, unit_rows,
-};
+#[path = "../activations/gpu.rs"]
+pub mod activations;
+#[path = "../attention/gpu.rs"]
+pub mod attention;
+#[path = "../convolution/gpu.rs"]
+pub mod convolution;
+#[path = "../layer_norm/gpu.rs"]
+pub mod layer_norm;
+#[path = "../linear/gpu.rs"]
+pub mod linear;
+#[path = "../most_probable/gpu.rs"]
+pub mod most_probable;
+#[path = "../quant/gpu.rs"]
+pub mod quant;
+#[path = "../rms_norm/gpu.rs"]
+pub mod rms_norm;
+#[path = "../rotary/gpu.rs"]
+pub mod rotary;
+#[path = "../unit_rows/gpu.rs"]
+pub mod unit_rows;
+
+pub use tensors::{is_plain_gpu_f32, supports};

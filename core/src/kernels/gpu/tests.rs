@@ -5,9 +5,10 @@ use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
+use crate::kernels::convolution::same_padding;
+use crate::kernels::quant::weight::PackedWeight;
 use crate::kernels::quant::{Bits, Packed};
 use crate::kernels::{cpu, gpu};
-use crate::model::same_padding;
 
 /// A GPU or a software adapter; `None` on a machine without one.
 fn device() -> Option<&'static Device> {
@@ -48,24 +49,28 @@ fn norms_and_activations_are_the_cpus() {
         let (beta, host_beta) = (gamma.clone() * 0.5, host_gamma.clone() * 0.5);
         let (up, host_up) = (x.clone() * -0.3, host_x.clone() * -0.3);
         check(
-            gpu::rms_norm(x.clone(), gamma.clone(), 1e-5),
-            cpu::rms_norm(host_x.clone(), host_gamma.clone(), 1e-5),
+            gpu::rms_norm::rms_norm(x.clone(), gamma.clone(), 1e-5),
+            cpu::rms_norm::rms_norm(host_x.clone(), host_gamma.clone(), 1e-5),
             &format!("rms_norm {what}"),
         );
         check(
-            gpu::layer_norm(x.clone(), gamma.clone(), beta, 1e-5),
-            cpu::layer_norm(host_x.clone(), host_gamma.clone(), host_beta, 1e-5),
+            gpu::layer_norm::layer_norm(x.clone(), gamma.clone(), beta, 1e-5),
+            cpu::layer_norm::layer_norm(host_x.clone(), host_gamma.clone(), host_beta, 1e-5),
             &format!("layer_norm {what}"),
         );
-        check(gpu::gelu(x.clone()), cpu::gelu(host_x.clone()), &format!("gelu {what}"));
         check(
-            gpu::quick_gelu(x.clone()),
-            cpu::quick_gelu(host_x.clone()),
+            gpu::activations::gelu(x.clone()),
+            cpu::activations::gelu(host_x.clone()),
+            &format!("gelu {what}"),
+        );
+        check(
+            gpu::activations::quick_gelu(x.clone()),
+            cpu::activations::quick_gelu(host_x.clone()),
             &format!("quick_gelu {what}"),
         );
         check(
-            gpu::silu_times(x.clone(), up.clone()),
-            cpu::silu_times(host_x.clone(), host_up.clone()),
+            gpu::activations::silu_times(x.clone(), up.clone()),
+            cpu::activations::silu_times(host_x.clone(), host_up.clone()),
             &format!("silu_times {what}"),
         );
     }
@@ -98,8 +103,13 @@ fn a_product_is_burns_for_odd_shapes_both_layouts_and_matrices_in_f16() {
         }
         for (weight, layout) in layouts {
             let what = format!("{what}, {layout}");
-            check(gpu::linear(x.clone(), weight.clone(), None, None), product.clone(), &what);
-            let all = gpu::linear(x.clone(), weight, Some(bias.clone()), Some(residual.clone()));
+            check(
+                gpu::linear::linear(x.clone(), weight.clone(), None, None),
+                product.clone(),
+                &what,
+            );
+            let all =
+                gpu::linear::linear(x.clone(), weight, Some(bias.clone()), Some(residual.clone()));
             check(all, wanted.clone(), &format!("{what}, added to"));
         }
     }
@@ -112,10 +122,10 @@ fn a_product_with_relu6_is_the_cpus() {
         let [x, host_x] = numbers([1, 1, rows, d_in], gpu).map(|x| x * 0.1);
         let ([weight, host_weight], [bias, host_bias]) =
             (numbers([d_in, d_out], gpu), numbers([d_out], gpu));
-        let found = gpu::linear_relu6(x, weight, bias);
+        let found = gpu::linear::linear_relu6(x, weight, bias);
         check(
             found,
-            cpu::linear_relu6(host_x, host_weight, host_bias),
+            cpu::linear::linear_relu6(host_x, host_weight, host_bias),
             &format!("{rows}x{d_in}x{d_out}"),
         );
     }
@@ -141,13 +151,14 @@ fn convolutions_are_the_cpus_for_odd_sizes_and_either_order() {
             false => numbers([out, shape[3], kernel, kernel], gpu),
         };
         let wanted = match out == shape[3] {
-            true => cpu::depthwise_relu6(host_x, host_weight, host_bias, stride),
-            false => cpu::stem_relu6(host_x, host_weight, host_bias, stride),
+            true => cpu::convolution::depthwise_relu6(host_x, host_weight, host_bias, stride),
+            false => cpu::convolution::stem_relu6(host_x, host_weight, host_bias, stride),
         };
         // In the memory order of a photo's pixels: channels first.
         let turned = x.clone().permute([0, 3, 1, 2]).mul_scalar(1.0).permute([0, 2, 3, 1]);
         for (x, order) in [(x, "channels last"), (turned, "channels first")] {
-            let found = gpu::convolve_relu6(x, weight.clone(), bias.clone(), stride, padding);
+            let found =
+                gpu::convolution::convolve_relu6(x, weight.clone(), bias.clone(), stride, padding);
             check(found, wanted.clone(), &format!("{what}, {order}"));
         }
     }
@@ -157,7 +168,7 @@ fn convolutions_are_the_cpus_for_odd_sizes_and_either_order() {
 fn a_row_has_length_1_and_a_row_of_zeros_stays_zero() {
     let Some(gpu) = device() else { return };
     let x = Tensor::<2>::from_floats([[3.0, 0.0, -4.0], [0.0, 0.0, 0.0], [1e-20, 0.0, 0.0]], gpu);
-    let found = values(gpu::unit_rows(x, 1e-12));
+    let found = values(gpu::unit_rows::unit_rows(x, 1e-12));
     let wanted = [0.6, 0.0, -0.8, 0.0, 0.0, 0.0, 1e-8, 0.0, 0.0];
     assert!(
         found.iter().zip(wanted).all(|(found, wanted)| (found - wanted).abs() < 1e-6),
@@ -173,8 +184,8 @@ fn pairs_are_turned_as_on_the_cpu() {
         let [cos, host_cos] = numbers([1, 1, seq, head_dim / 2], gpu);
         let (sin, host_sin) = (cos.clone() * 0.7, host_cos.clone() * 0.7);
         check(
-            gpu::rotate(x, cos, sin, n_heads),
-            cpu::rotate(host_x, host_cos, host_sin, n_heads),
+            gpu::rotary::rotate(x, cos, sin, n_heads),
+            cpu::rotary::rotate(host_x, host_cos, host_sin, n_heads),
             &format!("rotate {batch} {seq} {n_heads} {head_dim}"),
         );
     }
@@ -200,13 +211,17 @@ fn attention_is_the_cpus_for_odd_lengths_groups_and_views() {
             numbers([batch, n_kv_heads, seq_k + 3, head_dim], gpu).map(|k| k.narrow(2, 0, seq_k));
         let [v, host_v] =
             numbers([batch, seq_k, n_kv_heads, head_dim], gpu).map(|v| v.swap_dims(1, 2));
-        let found = gpu::attend(q * 0.2, k, v, is_causal);
-        check(found, cpu::attend(host_q * 0.2, host_k, host_v, is_causal), &what);
+        let found = gpu::attention::attend(q * 0.2, k, v, is_causal);
+        check(found, cpu::attention::attend(host_q * 0.2, host_k, host_v, is_causal), &what);
     }
     let [qkv, host_qkv] = numbers([2, 67, 3 * 4 * 6], gpu).map(|qkv| qkv * 0.3);
     for is_causal in [false, true] {
-        let found = gpu::attend_packed(qkv.clone(), 4, is_causal);
-        check(found, cpu::attend_packed(host_qkv.clone(), 4, is_causal), "attend_packed");
+        let found = gpu::attention::attend_packed(qkv.clone(), 4, is_causal);
+        check(
+            found,
+            cpu::attention::attend_packed(host_qkv.clone(), 4, is_causal),
+            "attend_packed",
+        );
     }
 }
 
@@ -215,8 +230,10 @@ fn the_choice_is_the_first_of_the_largest_scores() {
     let Some(gpu) = device() else { return };
     for n_scores in [1, 7, 256, 1000] {
         let [logits, host_logits] = numbers([3, n_scores], gpu);
-        let ((ids, choices), (host_ids, host_choices)) =
-            (gpu::most_probable(logits), cpu::most_probable(host_logits));
+        let ((ids, choices), (host_ids, host_choices)) = (
+            gpu::most_probable::most_probable(logits),
+            cpu::most_probable::most_probable(host_logits),
+        );
         let ids: Vec<i64> = ids.into_data().iter().collect();
         let wanted: Vec<i64> = host_ids.into_data().iter().collect();
         assert_eq!(ids, wanted, "{n_scores} scores");
@@ -238,11 +255,25 @@ fn a_packed_product_is_that_of_the_widened_matrix() {
                 TensorData::new(packed.widen(), [n_out, width]),
                 &Device::flex(),
             );
-            let found = gpu::OnGpu::new(&packed, gpu).multiply(x.clone());
+            let found = PackedWeight::new(packed.clone(), gpu).multiply(x.clone());
             let wanted = host_x.clone().matmul(wide.transpose().unsqueeze());
             let wanted_values = values(wanted.clone());
             let largest = wanted_values.iter().fold(1f32, |max, y| max.max(y.abs()));
             check(found / largest, wanted / largest, &format!("{n_rows}x{width}x{n_out} {bits:?}"));
         }
+    }
+}
+
+#[test]
+fn a_choice_among_nan_is_the_first_and_among_very_low_scores_the_largest() {
+    let Some(gpu) = device() else { return };
+    let nan = [f32::NAN; 3];
+    for (scores, wanted) in [(nan, 0), ([-3e38, -2e30, -1e31], 1)] {
+        let logits = Tensor::<2>::from_floats([scores], gpu);
+        let (ids, choices) = gpu::most_probable::most_probable(logits);
+        assert_eq!(ids.into_data().iter::<i64>().collect::<Vec<_>>(), [wanted], "{scores:?}");
+        let [id, log_prob] = values(choices)[..] else { panic!("an index and a log probability") };
+        assert_eq!(id, wanted as f32, "{scores:?}");
+        assert!(log_prob.is_nan() || log_prob == 0.0, "{scores:?}: {log_prob}");
     }
 }

@@ -25,7 +25,7 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
-pub mod on_host;
+mod on_cpu;
 mod pack;
 mod product;
 mod scalar;
@@ -33,9 +33,12 @@ mod scalar;
 mod simd128;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+pub(crate) mod weight;
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use half::f16;
+
+use super::dispatch::{is_on_cpu, is_on_gpu};
 
 pub use product::Kernel;
 
@@ -48,28 +51,14 @@ pub const LAYOUT: &str = "mmgem-packed-1";
 ///
 /// True on the CPU and on GPUs that our kernels support.
 pub fn stays_packed(device: &Device) -> bool {
-    #[cfg(feature = "cpu")]
-    if crate::kernels::cpu::is_cpu(device) {
-        return true;
-    }
-    #[cfg(feature = "gpu")]
-    if crate::kernels::gpu::takes(device) {
-        return true;
-    }
-    let _ = device;
-    false
+    is_on_cpu(device) || is_on_gpu(device)
 }
 
 /// Whether f16 matrices stay f16 in this device's memory for inference.
 ///
 /// True on GPUs that our kernels support and whose shaders have f16 (`SHADER_F16`).
 pub(crate) fn keeps_f16(device: &Device) -> bool {
-    #[cfg(feature = "gpu")]
-    if crate::kernels::gpu::takes(device) {
-        return device.supports_dtype(burn::tensor::DType::F16);
-    }
-    let _ = device;
-    false
+    is_on_gpu(device) && device.supports_dtype(DType::F16)
 }
 
 /// Bits per packed weight.

@@ -140,6 +140,9 @@ impl Packed {
         assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
         let x = Rows::round(x, self.n_columns);
         let n = x.len();
+        if n == 0 {
+            return Vec::new();
+        }
         let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
         let share = (SHARE_WEIGHTS / self.n_columns).clamp(16, 256) * n;
         let mut out = vec![0.0; self.n_rows * n]; // [out, n]
@@ -189,18 +192,15 @@ impl Packed {
     }
 }
 
-/// Calls `work` with the offset and the values of each share of `out`, on all cores with the
-/// feature `threads`.
+/// Calls `work` with the offset and the values of each share of `out`: on all cores with the
+/// feature `cpu`, unless this thread must work alone.
 fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-    if out.len() <= share {
-        return work(0, out);
-    }
     #[cfg(feature = "cpu")]
-    {
+    if out.len() > share && !crate::kernels::cpu::is_single_threaded() {
         use rayon::prelude::*;
-        out.par_chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
+        let shares = out.par_chunks_mut(share).enumerate();
+        return shares.for_each(|(idx, out)| work(idx * share, out));
     }
-    #[cfg(not(feature = "cpu"))]
     out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
 }
 
@@ -283,6 +283,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_activations_give_no_products() {
+        let packed = Packed::pack(&values(3 * 40, 1), 40, Bits::Four);
+        assert!(packed.multiply(&[]).is_empty());
+    }
+
+    #[cfg(feature = "cpu")]
+    #[test]
+    fn a_single_thread_shares_no_products() {
+        let alone = std::thread::spawn(|| {
+            crate::kernels::cpu::use_one_thread();
+            let this = std::thread::current().id();
+            for_each_share(&mut [0.0; 64], 8, |_, _| {
+                assert_eq!(std::thread::current().id(), this);
+            });
+        });
+        alone.join().expect("no share is on another thread");
     }
 
     #[test]
