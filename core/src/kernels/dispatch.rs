@@ -11,39 +11,38 @@ use burn::tensor::Device;
 /// - `cpu if SUPPORTS(..) => MODULE::OP(..)`: the form's own condition, a function of its module
 macro_rules! dispatch {
     () => {};
-    (cpu [$($x:expr),+] => $module:ident::$op:ident($($arg:expr),*); $($rest:tt)*) => {
+    (cpu [$($x:expr),+] => $module:ident::$op:ident $args:tt; $($rest:tt)*) => {
+        $crate::kernels::dispatch::dispatch! { @cpu (
+            $($crate::kernels::cpu::is_plain_cpu_f32(&$x))&&+
+                || $($crate::kernels::cpu::is_autodiff_cpu_f32(&$x))&&+
+        ) => $module::$op $args; $($rest)* }
+    };
+    (cpu if $supports:ident $given:tt => $module:ident::$op:ident $args:tt; $($rest:tt)*) => {
+        $crate::kernels::dispatch::dispatch! { @cpu (
+            $crate::kernels::cpu::$module::$supports $given
+        ) => $module::$op $args; $($rest)* }
+    };
+    (gpu [$($x:expr),+] => $module:ident::$op:ident $args:tt; $($rest:tt)*) => {
+        $crate::kernels::dispatch::dispatch! { @gpu (
+            $($crate::kernels::gpu::is_plain_gpu_f32(&$x))&&+
+        ) => $module::$op $args; $($rest)* }
+    };
+    (gpu if $supports:ident $given:tt => $module:ident::$op:ident $args:tt; $($rest:tt)*) => {
+        $crate::kernels::dispatch::dispatch! { @gpu (
+            $crate::kernels::gpu::$module::$supports $given
+        ) => $module::$op $args; $($rest)* }
+    };
+    (@cpu ($($when:tt)+) => $module:ident::$op:ident $args:tt; $($rest:tt)*) => {
         #[cfg(feature = "cpu")]
-        if $($crate::kernels::cpu::is_plain_cpu_f32(&$x))&&+
-            || $($crate::kernels::cpu::is_autodiff_cpu_f32(&$x))&&+
-        {
-            return $crate::kernels::cpu::$module::$op($($arg),*);
+        if $($when)+ {
+            return $crate::kernels::cpu::$module::$op $args;
         }
         $crate::kernels::dispatch::dispatch! { $($rest)* }
     };
-    (gpu [$($x:expr),+] => $module:ident::$op:ident($($arg:expr),*); $($rest:tt)*) => {
+    (@gpu ($($when:tt)+) => $module:ident::$op:ident $args:tt; $($rest:tt)*) => {
         #[cfg(feature = "gpu")]
-        if $($crate::kernels::gpu::is_plain_gpu_f32(&$x))&&+ {
-            return $crate::kernels::gpu::$module::$op($($arg),*);
-        }
-        $crate::kernels::dispatch::dispatch! { $($rest)* }
-    };
-    (
-        cpu if $supports:ident($($x:expr),+) => $module:ident::$op:ident($($arg:expr),*);
-        $($rest:tt)*
-    ) => {
-        #[cfg(feature = "cpu")]
-        if $crate::kernels::cpu::$module::$supports($($x),+) {
-            return $crate::kernels::cpu::$module::$op($($arg),*);
-        }
-        $crate::kernels::dispatch::dispatch! { $($rest)* }
-    };
-    (
-        gpu if $supports:ident($($x:expr),+) => $module:ident::$op:ident($($arg:expr),*);
-        $($rest:tt)*
-    ) => {
-        #[cfg(feature = "gpu")]
-        if $crate::kernels::gpu::$module::$supports($($x),+) {
-            return $crate::kernels::gpu::$module::$op($($arg),*);
+        if $($when)+ {
+            return $crate::kernels::gpu::$module::$op $args;
         }
         $crate::kernels::dispatch::dispatch! { $($rest)* }
     };

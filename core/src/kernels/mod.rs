@@ -7,8 +7,8 @@
 //!
 //! 1. `NAME/mod.rs`: a function over tensors in Burn's terms, with its equation and its shapes. A
 //!    `mod` line below. This alone is complete: it runs and trains everywhere.
-//! 2. `NAME/cpu.rs`, if a CPU kernel pays: a function of the same name. It calls [`cpu`]'s `run`
-//!    with a forward and a backward function, over slices; `vectorized!` compiles such functions
+//! 2. `NAME/cpu.rs`, if a CPU kernel pays: a function of the same name. It calls `run` of
+//!    `cpu/node.rs` with a forward and a backward function, over slices; `vectorized!` compiles such functions
 //!    for the processor's vectors. `run` serves tensors with and without autodiff. Its unit tests
 //!    compare with the formula, and the gradient with finite differences. A `mod` line in
 //!    `cpu/mod.rs`, and a `cpu` line in the operation's `dispatch!`.
@@ -16,7 +16,7 @@
 //!    that calls `launch!`. A `mod` line in `gpu/mod.rs`, a `gpu` line in `dispatch!`, and a
 //!    comparison with the CPU in `gpu/tests.rs`.
 //!
-//! [`dispatch`] decides which form runs. The `mod` lines of `cpu/mod.rs` and `gpu/mod.rs` are the
+//! `dispatch.rs` decides which form runs. The `mod` lines of `cpu/mod.rs` and `gpu/mod.rs` are the
 //! only places where a feature decides which forms are compiled. Both folders also have the common
 //! parts of their forms.
 //!

@@ -15,7 +15,7 @@ const QUERIES: usize = 4;
 /// A finite value below any score, because WGSL has no infinity.
 const LOWEST: f32 = -1.0e30;
 
-/// Whether the tensors are ours, and a head of this width fits into a cube.
+/// Whether the kernel supports the tensors. A cube must have room for a head.
 pub fn supports(q: &Tensor<4>, k: &Tensor<4>, v: &Tensor<4>) -> bool {
     let [_, _, _, head_dim] = q.dims();
     head_dim <= MAX_UNITS && [q, k, v].into_iter().all(is_plain_gpu_f32)
@@ -26,7 +26,7 @@ pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, is_causal: bool) -> Tens
     attended(q, k, v, is_causal)
 }
 
-/// As [`supports`].
+/// [`supports`] for packed tensors.
 pub fn supports_packed(qkv: &Tensor<3>, n_heads: usize) -> bool {
     let [_, _, three_widths] = qkv.dims();
     three_widths / 3 / n_heads <= MAX_UNITS && is_plain_gpu_f32(qkv)
@@ -63,7 +63,7 @@ fn attended(q: Heads, k: Heads, v: Heads, is_causal: bool) -> Tensor<3> {
     let n_queries = if seq_q == 1 { 1 } else { QUERIES };
     let cubes = [seq_q.div_ceil(n_queries), n_heads, batch];
     let [q_view, k_view, v_view] = [&q, &k, &v].map(Heads::view);
-    launch!(kernel<f32> on Grid::new(&out, cubes, form.units);
+    launch!(attend_kernel<f32> on Grid::new(&out, cubes, form.units);
         n_queries,
         q.tensor.into_buffer_arg(),
         k.tensor.into_buffer_arg(),
@@ -117,7 +117,7 @@ struct View {
     row: usize,
 }
 
-/// What a kernel is compiled for.
+/// Compile-time options of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Form {
     /// Query heads per key head.
@@ -138,7 +138,7 @@ struct Form {
 /// - cubes: `[seq_q / N, heads, batch]`
 /// - out: `[batch, seq_q, heads * head_dim]`
 #[cube(launch_unchecked)]
-fn kernel<F: Float, N: Size>(
+fn attend_kernel<F: Float, N: Size>(
     q: &[F],
     k: &[F],
     v: &[F],

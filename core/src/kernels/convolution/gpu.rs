@@ -39,7 +39,7 @@ pub fn convolve_relu6(
         kernel,
         stride,
     };
-    launch!(kernel<f32> on each.grid;
+    launch!(convolve_kernel<f32> on each.grid;
         x.into_buffer_arg(),
         weight.into_buffer_arg(),
         bias.into_buffer_arg(),
@@ -51,7 +51,7 @@ pub fn convolve_relu6(
     wrap(out)
 }
 
-/// Whether image and weight are ours.
+/// Whether the kernel supports image and weight.
 pub fn supports(x: &Tensor<4>, weight: &Tensor<4>) -> bool {
     is_plain_gpu_f32(x) && is_plain_gpu_f32(weight)
 }
@@ -68,7 +68,7 @@ struct Image {
     left: usize,
 }
 
-/// What a kernel is compiled for.
+/// Compile-time options of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Form {
     channels: usize,
@@ -82,7 +82,7 @@ struct Form {
 /// One unit per channel of [`PIXELS`] adjacent output pixels. Adjacent units have adjacent
 /// channels.
 #[cube(launch_unchecked)]
-fn kernel<F: Float>(
+fn convolve_kernel<F: Float>(
     x: &[F],
     weight: &[F],
     bias: &[F],

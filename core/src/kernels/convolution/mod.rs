@@ -62,6 +62,7 @@ pub(crate) fn same_padding(size: usize, kernel: usize, stride: usize) -> [usize;
 }
 
 /// The tensors of an inverted residual block. Layers come with their biases.
+#[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "only the CPU has a kernel"))]
 pub(crate) struct BlockParts {
     pub expand: Option<(Tensor<2>, Tensor<1>)>,
     /// Weight `[channels, 1, kernel, kernel]`, bias and stride.

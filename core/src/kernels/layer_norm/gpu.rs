@@ -15,7 +15,7 @@ pub fn layer_norm<const D: usize>(
 ) -> Tensor<D> {
     let (x, gamma, beta) = (RowView::of(x), contiguous(gamma), contiguous(beta));
     let out = x.like();
-    launch!(kernel<f32> on x.grid();
+    launch!(layer_norm_kernel<f32> on x.grid();
         x.buffer(),
         gamma.into_buffer_arg(),
         beta.into_buffer_arg(),
@@ -30,7 +30,7 @@ pub fn layer_norm<const D: usize>(
 
 /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta`, one cube per row.
 #[cube(launch_unchecked)]
-fn kernel<F: Float>(
+fn layer_norm_kernel<F: Float>(
     x: &[F],
     gamma: &[F],
     beta: &[F],

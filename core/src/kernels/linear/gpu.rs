@@ -149,7 +149,7 @@ impl Product {
     }
 }
 
-/// What a kernel is compiled for.
+/// Compile-time options of both kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Form {
     is_transposed: bool,

@@ -5,7 +5,7 @@ use burn::tensor::{Int, Shape, Tensor, TensorData};
 use super::tensors::{contiguous, from_values, is_plain_cpu_f32, wrap};
 use super::vector::{exp, vectorized};
 
-/// Without autodiff, because a choice has no gradient.
+/// Without autodiff only, because a choice has no gradient.
 pub fn supports(logits: &Tensor<2>) -> bool {
     is_plain_cpu_f32(logits)
 }

@@ -17,7 +17,7 @@ pub fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
     let logits = contiguous(logits);
     let ids = empty(&logits, Shape::from([batch, 1]), DType::I32);
     let choices = empty(&logits, Shape::from([batch, 2]), DType::F32);
-    launch!(kernel<f32> on Grid::new(&logits, [batch, 1, 1], SCORE_UNITS);
+    launch!(most_probable_kernel<f32> on Grid::new(&logits, [batch, 1, 1], SCORE_UNITS);
         logits.into_buffer_arg(),
         ids.clone().into_buffer_arg(),
         choices.clone().into_buffer_arg(),
@@ -34,7 +34,7 @@ pub fn most_probable(logits: Tensor<2>) -> (Tensor<2, Int>, Tensor<2>) {
 ///
 /// `choices` receives both as floats: `[rows, 2]`.
 #[cube(launch_unchecked)]
-fn kernel<F: Float>(
+fn most_probable_kernel<F: Float>(
     logits: &[F],
     ids: &mut [i32],
     choices: &mut [F],

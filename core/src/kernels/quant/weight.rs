@@ -21,7 +21,8 @@ pub(crate) trait PackedForm: Debug + Send + Sync {
 pub(crate) struct PackedWeight(Arc<dyn PackedForm>);
 
 impl PackedWeight {
-    /// Copies the matrix to a GPU that our kernels support. On other devices it stays where it is.
+    /// Copies the matrix to a GPU that our kernels support. On other devices it stays in the host's
+    /// memory.
     pub fn new(packed: Packed, device: &Device) -> Self {
         #[cfg(feature = "gpu")]
         if crate::kernels::gpu::supports(device) {

@@ -10,7 +10,7 @@ use super::tensors::{contiguous, wrap};
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let (x, gamma) = (RowView::of(x), contiguous(gamma));
     let out = x.like();
-    launch!(kernel<f32> on x.grid();
+    launch!(rms_norm_kernel<f32> on x.grid();
         x.buffer(),
         gamma.into_buffer_arg(),
         out.clone().into_buffer_arg(),
@@ -24,7 +24,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) ->
 
 /// `x / sqrt(mean(x^2) + epsilon) * gamma`, one cube per row.
 #[cube(launch_unchecked)]
-fn kernel<F: Float>(
+fn rms_norm_kernel<F: Float>(
     x: &[F],
     gamma: &[F],
     out: &mut [F],

@@ -14,7 +14,7 @@ pub fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> T
     let (x, cos, sin) = (contiguous(x), contiguous(cos), contiguous(sin));
     let out = empty(&x, Shape::from([batch, n_heads, seq, half * 2]), DType::F32);
     let each = ElementLaunch::new(&x, batch * seq * width / 2);
-    launch!(kernel<f32> on each.grid;
+    launch!(rotate_kernel<f32> on each.grid;
         x.into_buffer_arg(),
         cos.into_buffer_arg(),
         sin.into_buffer_arg(),
@@ -33,7 +33,7 @@ pub fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> T
 /// `[batch, seq, heads * 2 * half]` → `[batch, heads, seq, 2 * half]`; `cos` and `sin` are
 /// `[seq, half]`.
 #[cube(launch_unchecked)]
-fn kernel<F: Float>(
+fn rotate_kernel<F: Float>(
     x: &[F],
     cos: &[F],
     sin: &[F],

@@ -11,7 +11,7 @@ use super::tensors::wrap;
 pub fn unit_rows<const D: usize>(x: Tensor<D>, smallest: f32) -> Tensor<D> {
     let x = RowView::of(x);
     let out = x.like();
-    launch!(kernel<f32> on x.grid();
+    launch!(unit_rows_kernel<f32> on x.grid();
         x.buffer(),
         out.clone().into_buffer_arg(),
         smallest,
@@ -24,7 +24,7 @@ pub fn unit_rows<const D: usize>(x: Tensor<D>, smallest: f32) -> Tensor<D> {
 
 /// `x / max(|x|, smallest)`, one cube per row.
 #[cube(launch_unchecked)]
-fn kernel<F: Float>(
+fn unit_rows_kernel<F: Float>(
     x: &[F],
     out: &mut [F],
     smallest: f32,

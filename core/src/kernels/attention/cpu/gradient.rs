@@ -22,7 +22,7 @@ impl Target {
 
 /// Gradients of the queries, keys and values, each `[batch, seq, heads, head_dim]`.
 ///
-/// `grad` is the gradient of its output.
+/// `grad` is the gradient of the output of [`super::forward`].
 pub fn gradients(q: &Heads, k: &Heads, v: &Heads, is_causal: bool, grad: &[f32]) -> [Vec<f32>; 3] {
     let mut grads = [q, k, v].map(|x| vec![0.0; x.shape.iter().product()]);
     let target = |grad: &mut Vec<f32>, [_, n_heads, seq, head_dim]: [usize; 4]| {

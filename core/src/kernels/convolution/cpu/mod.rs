@@ -84,7 +84,7 @@ pub fn depthwise_relu6(
     )
 }
 
-/// Without autodiff only: a stem is not trained, or trained by Burn's operations.
+/// Without autodiff only. Burn's operations train a stem.
 pub fn supports_stem(x: &Tensor<4>, weight: &Tensor<4>) -> bool {
     is_plain_cpu_f32(x) && is_plain_cpu_f32(weight)
 }
