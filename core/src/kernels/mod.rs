@@ -16,9 +16,8 @@
 //!    that calls `launch!`. A `mod` line in `gpu/mod.rs`, a `gpu` line in `dispatch!`, and a
 //!    comparison with the CPU in `gpu/tests.rs`.
 //!
-//! `dispatch.rs` decides which form runs. The `mod` lines of `cpu/mod.rs` and `gpu/mod.rs` are the
-//! only places where a feature decides which forms are compiled. Both folders also have the common
-//! parts of their forms.
+//! `dispatch.rs` decides which form runs. The features `cpu` and `gpu` compile the folders of those
+//! names, with the forms that they list and the common parts of these forms.
 //!
 //! Norms, means and losses are computed in f32 even if the weights are bf16.
 
