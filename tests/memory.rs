@@ -27,7 +27,7 @@ use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
 use mmgem_data::files::{Published, VISION_WEIGHTS, write_import};
 use mmgem_train::{
-    Batches, ComputeDtype, Totals, Trainee, freeze, gradient, plan, record_as_other_devices,
+    Batches, ComputeDtype, Totals, Trainee, freeze, gradient, plan, use_burn_ops_on_cpu,
 };
 use safetensors::Dtype as SafeDtype;
 use safetensors::tensor::TensorView;
@@ -109,7 +109,7 @@ const PACKED: f64 = 5e5;
 fn a_step_takes_the_memory_that_was_planned() {
     let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     // The plan is for GPUs, which use Burn's graph.
-    record_as_other_devices();
+    use_burn_ops_on_cpu();
     let lab = Lab::new();
     let mut wrong = Vec::new();
     // The memory of Burn's operations in bf16 was measured on the CPU only, so every second shape

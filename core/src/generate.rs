@@ -2,9 +2,10 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
 
-use crate::model::ops::{most_probable, together};
+use crate::kernels::dispatch::{is_new_shape_free, steps_per_read};
+use crate::kernels::{in_thread_pool, most_probable};
 use crate::model::{KvCache, Llama};
-use crate::readback::{DeviceFailed, is_on_cpu, read_floats};
+use crate::readback::{DeviceFailed, read_floats};
 
 /// Settings of a caption's decoding.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +68,7 @@ pub async fn greedy(
     max_tokens: usize,
 ) -> Result<Vec<Generated>, DeviceFailed> {
     let mut decoder = Greedy::new(llm, prefix, eos_token_id, max_tokens);
-    let n_tokens = tokens_per_read(&decoder.embeds.device());
+    let n_tokens = steps_per_read(&decoder.embeds.device());
     while decoder.advance(llm, n_tokens).await? {}
     Ok(decoder.captions)
 }
@@ -123,7 +124,7 @@ impl Greedy {
         self.tokens_left -= n_tokens;
         let mut unread = Vec::with_capacity(n_tokens);
         for _ in 0..n_tokens {
-            let choices = together(&self.embeds.device(), || {
+            let choices = in_thread_pool(&self.embeds.device(), || {
                 let (best, choices) =
                     most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
                 self.embeds = llm.embed(best); // [batch, 1, hidden]
@@ -160,7 +161,9 @@ impl Greedy {
         let live: Vec<usize> = (0..self.caption_of_row.len())
             .filter(|row| !self.done[self.caption_of_row[*row]])
             .collect();
-        if live.is_empty() || live.len() * 4 > self.caption_of_row.len() * 3 || !is_on_cpu(&device)
+        if live.is_empty()
+            || live.len() * 4 > self.caption_of_row.len() * 3
+            || !is_new_shape_free(&device)
         {
             return;
         }
@@ -175,14 +178,6 @@ impl Greedy {
     pub fn captions(&self) -> &[Generated] {
         &self.captions
     }
-}
-
-/// Steps between two reads of the result.
-///
-/// On a GPU, a few steps past the end cost less than waiting for each token. On the CPU every step
-/// is read.
-fn tokens_per_read(device: &Device) -> usize {
-    if cfg!(feature = "cpu") && !is_on_cpu(device) { 8 } else { 1 }
 }
 
 /// Beam search: keeps the `beam` best prefixes at each step.

@@ -5,18 +5,15 @@
 
 pub mod checkpoint;
 pub mod config;
-#[cfg(feature = "cpu")]
-pub mod cpu;
 pub mod generate;
-#[cfg(feature = "gpu")]
-mod gpu;
 pub mod image;
 pub mod index;
 pub mod init;
+pub mod kernels;
 pub mod loss;
 pub mod model;
 pub mod propose;
-pub mod quant;
-pub mod readback;
 pub mod session;
 pub mod tokenizer;
+
+pub use kernels::{quant, readback};

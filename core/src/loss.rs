@@ -5,7 +5,8 @@ use burn::tensor::{
     activation::{log_sigmoid, log_softmax},
 };
 
-use crate::model::{Llama, ops::cross_entropy};
+use crate::kernels::cross_entropy;
+use crate::model::Llama;
 
 /// Similarity of every image with every text, sharpened by the learned temperature.
 ///

@@ -10,7 +10,7 @@ use std::panic::{
 use std::path::{Component, Path};
 
 use anyhow::{Error, Result};
-use mmgem_core::readback::{DeviceFailed, notice, noticed};
+use mmgem_core::readback::{DeviceFailed, report_failure, reported_failure};
 use mmgem_core::session::SessionError;
 
 /// Crates that panic if the device fails.
@@ -23,8 +23,10 @@ pub fn watch() {
     let usual = take_hook();
     set_hook(Box::new(move |panic| {
         if is_of(panic, &DRIVERS) {
-            notice(DeviceFailed::new(panic.payload_as_str().unwrap_or("it does not say why")));
-        } else if noticed().is_none() || !is_of(panic, &FOLLOWERS) {
+            report_failure(DeviceFailed::new(
+                panic.payload_as_str().unwrap_or("it does not say why"),
+            ));
+        } else if reported_failure().is_none() || !is_of(panic, &FOLLOWERS) {
             return usual(panic);
         }
         tracing::debug!("{panic}");
@@ -53,7 +55,7 @@ pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         match panic.downcast::<DeviceFailed>() {
             Ok(failed) => Err((*failed).into()),
-            Err(panic) => match noticed() {
+            Err(panic) => match reported_failure() {
                 Some(failed) => Err(failed.into()),
                 None => resume_unwind(panic),
             },

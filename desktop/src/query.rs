@@ -246,7 +246,7 @@ impl Query {
         let least = Cutoff::weak_below(cutoffs).filter(|_| *weight > 0.0)?;
         best.filter(|best| *best < least).map(|best| {
             format!(
-                "nothing found: the best score is {best:.2}, and 9 in 10 photos that a text describes score above {least:.2}; these are the nearest photos"
+                "nothing found: the best score is {best:.3}, and 9 in 10 photos that a text describes score above {least:.3}; these are the nearest photos"
             )
         })
     }

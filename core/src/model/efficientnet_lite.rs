@@ -10,9 +10,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use super::Linear;
-use super::convolution::{InvertedResidual, conv_same_relu6, inverted_residual};
-use super::ops::together;
+use super::inverted_residual::{InvertedResidual, inverted_residual};
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
+use crate::kernels::convolution::conv_same_relu6;
+use crate::kernels::in_thread_pool;
 
 /// The network without its classifier.
 #[derive(Module, Debug)]
@@ -68,7 +69,7 @@ impl EfficientNetLite {
     /// - returns: `[batch, grid², hidden]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
         match pixels.dims() {
-            [1, ..] => together(&pixels.device(), || self.last_map(pixels)),
+            [1, ..] => in_thread_pool(&pixels.device(), || self.last_map(pixels)),
             _ => self.last_map(pixels),
         }
     }

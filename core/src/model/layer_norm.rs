@@ -3,7 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::ops::layer_norm;
+use crate::kernels::layer_norm;
 
 /// `(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta` over the last axis.
 #[derive(Module, Debug)]

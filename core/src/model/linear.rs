@@ -1,15 +1,12 @@
 //! A linear layer whose matrix is either a parameter or packed in memory.
 
-use std::sync::Arc;
-
 use burn::module::{Module, Param};
 use burn::nn::LinearConfig;
 use burn::tensor::{Device, Tensor};
 
-use super::ops::{linear, linear_onto, linear_relu6, relu6};
-#[cfg(feature = "gpu")]
-use crate::gpu;
-use crate::quant::{Packed, on_host};
+use crate::kernels::quant::Packed;
+use crate::kernels::quant::weight::PackedWeight;
+use crate::kernels::{linear, linear_onto, linear_relu6, relu6};
 
 /// `x W + b`.
 #[derive(Module, Debug)]
@@ -20,42 +17,7 @@ pub struct Linear {
     pub bias: Option<Param<Tensor<1>>>,
     /// Wᵀ in 8 or 4 bits, for inference only.
     #[module(skip)]
-    packed: Option<Stored>,
-}
-
-/// A packed matrix in the memory of the host or of a GPU.
-#[derive(Clone, Debug)]
-enum Stored {
-    OnHost(Arc<Packed>),
-    #[cfg(feature = "gpu")]
-    OnGpu(Box<gpu::OnGpu>),
-}
-
-impl Stored {
-    fn new(packed: Packed, device: &Device) -> Self {
-        #[cfg(feature = "gpu")]
-        if gpu::takes(device) {
-            return Self::OnGpu(Box::new(gpu::OnGpu::new(&packed, device)));
-        }
-        let _ = device;
-        Self::OnHost(Arc::new(packed))
-    }
-
-    fn shape(&self) -> [usize; 2] {
-        match self {
-            Self::OnHost(packed) => packed.shape(),
-            #[cfg(feature = "gpu")]
-            Self::OnGpu(packed) => packed.shape(),
-        }
-    }
-
-    fn multiply<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        match self {
-            Self::OnHost(packed) => on_host::multiply(x, packed),
-            #[cfg(feature = "gpu")]
-            Self::OnGpu(packed) => packed.multiply(x),
-        }
-    }
+    packed: Option<PackedWeight>,
 }
 
 impl Linear {
@@ -70,7 +32,7 @@ impl Linear {
     /// Valid only for inference, on a device where matrices stay packed (`quant::stays_packed`).
     pub(crate) fn set_packed(&mut self, packed: Packed) {
         if let Some(weight) = self.weight.take() {
-            self.packed = Some(Stored::new(packed, &weight.lazy_device()));
+            self.packed = Some(PackedWeight::new(packed, &weight.lazy_device()));
         }
     }
 

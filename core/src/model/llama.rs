@@ -4,10 +4,10 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
-use super::attention::attend;
 use super::linear::Linear;
-use super::ops::{heads, linear, rms_norm, rotate, silu_times, through, together};
+use super::recompute::checkpointed;
 use crate::config::{LlamaConfig, RopeScaling};
+use crate::kernels::{attend, heads, in_thread_pool, linear, rms_norm, rotate, silu_times};
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 #[derive(Module, Debug)]
@@ -131,7 +131,7 @@ impl Llama {
         let mut x = embeds;
         for layer in &self.layers {
             let rope = rope.clone();
-            x = through(layer, x, move |layer, x| {
+            x = checkpointed(layer, x, move |layer, x| {
                 let rope = rope.beside(&x);
                 layer.forward(x, &rope, None, seq)
             });
@@ -144,7 +144,7 @@ impl Llama {
     /// `embeds` is either the start of the sequence or one token.
     pub fn forward_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
         let [_, seq, _] = embeds.dims();
-        together(&embeds.device(), || self.forward_cached_tail(embeds, cache, seq))
+        in_thread_pool(&embeds.device(), || self.forward_cached_tail(embeds, cache, seq))
     }
 
     /// The last position of [`Self::forward_cached`], which alone determines the next token.
@@ -153,7 +153,8 @@ impl Llama {
     ///
     /// Returns `[batch, hidden]`.
     pub fn last_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
-        together(&embeds.device(), || self.forward_cached_tail(embeds, cache, 1)).squeeze_dim(1)
+        in_thread_pool(&embeds.device(), || self.forward_cached_tail(embeds, cache, 1))
+            .squeeze_dim(1)
     }
 
     /// The last `n_wanted` positions of [`Self::forward_cached`].

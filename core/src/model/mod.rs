@@ -1,23 +1,19 @@
 //! The graph of MM-GEM, one idea per file. Nothing here reads a tensor back to the host, except
 //! layers that stay packed on the CPU.
 
-mod attention;
-mod convolution;
 pub mod efficientnet_lite;
+mod inverted_residual;
 mod layer_norm;
 mod linear;
 pub mod llama;
 pub mod mmgem;
 pub mod open_clip;
-pub(crate) mod ops;
 pub mod pool_aggregator;
-#[cfg(feature = "autodiff")]
+#[cfg_attr(not(feature = "autodiff"), path = "no_recompute.rs")]
 pub mod recompute;
 pub mod vision;
 pub mod vit;
 
-#[cfg(feature = "cpu")]
-pub(crate) use convolution::same_padding;
 pub use efficientnet_lite::EfficientNetLite;
 pub use linear::Linear;
 pub use llama::{KvCache, Llama};

@@ -4,13 +4,12 @@ use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Bool, Device, Tensor, TensorData, s};
 
-use super::attention::attend;
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
 use super::mmgem::{TokenBatch, normalize};
-use super::ops::heads;
 use super::vit::{Vit, VitBlock, VitBlockConfig};
 use crate::config::{HiddenAct, VitConfig};
+use crate::kernels::{attend, heads};
 
 /// Sizes of an OpenCLIP checkpoint.
 #[derive(Clone, Debug, PartialEq)]

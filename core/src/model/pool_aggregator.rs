@@ -6,8 +6,8 @@
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::ops::mean_dim;
 use crate::config::MmGemConfig;
+use crate::kernels::mean_dim;
 
 /// A part of the model's input: a box, and a mask if the part is not the whole box.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,7 +11,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
 thread_local! {
-    /// The blocks that this thread has run since [`record`] began; `None` outside of it.
+    /// The blocks that this thread has run since [`checkpoint_blocks`] began; `None` outside of it.
     static TAPE: RefCell<Option<Vec<Segment>>> = const { RefCell::new(None) };
 }
 
@@ -31,14 +31,14 @@ struct Segment {
 pub struct Tape(Vec<Segment>);
 
 /// Runs a forward pass that keeps only the inputs of its blocks.
-pub fn record<R>(act: impl FnOnce() -> R) -> (R, Tape) {
+pub fn checkpoint_blocks<R>(act: impl FnOnce() -> R) -> (R, Tape) {
     TAPE.set(Some(Vec::new()));
     let result = act();
     (result, Tape(TAPE.take().unwrap_or_default()))
 }
 
-/// Runs a block. During [`record`], and if a gradient is needed, runs it without a graph.
-pub(super) fn through<M: Module + 'static>(
+/// Runs a block. During [`checkpoint_blocks`], and if a gradient is needed, runs it without a graph.
+pub(super) fn checkpointed<M: Module + 'static>(
     block: &M,
     x: Tensor<3>,
     forward: impl Fn(&M, Tensor<3>) -> Tensor<3> + 'static,

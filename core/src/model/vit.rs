@@ -3,11 +3,13 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
-use super::attention::{attend_masked, attend_packed, unpack};
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
-use super::ops::{gelu, gelu_tanh, linear, quick_gelu, through, together};
+use super::recompute::checkpointed;
 use crate::config::{HiddenAct, VitConfig};
+use crate::kernels::{
+    attend_masked, attend_packed, gelu, gelu_tanh, in_thread_pool, linear, quick_gelu, unpack,
+};
 
 /// Vision transformer with learned positions.
 ///
@@ -99,7 +101,7 @@ impl Vit {
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
         let forward = |pixels| self.patch_tokens(self.embed_patches(pixels, None));
         match pixels.dims() {
-            [1, ..] => together(&pixels.device(), || forward(pixels)),
+            [1, ..] => in_thread_pool(&pixels.device(), || forward(pixels)),
             _ => forward(pixels),
         }
     }
@@ -121,7 +123,7 @@ impl Vit {
     pub fn patch_tokens(&self, embedded: Tensor<3>) -> Tensor<3> {
         let n_before = self.n_prefix_tokens();
         // Checkpointed as a block of its own, so that all users of the patches start at its output.
-        through(&self.ln_post, self.run_blocks(embedded), move |norm, x| {
+        checkpointed(&self.ln_post, self.run_blocks(embedded), move |norm, x| {
             let patches = if n_before == 0 { x } else { x.slice(s![.., n_before..]) };
             match norm {
                 Some(norm) => norm.forward(patches),
@@ -161,7 +163,7 @@ impl Vit {
             None => embedded,
         };
         for block in &self.blocks {
-            x = through(block, x, VitBlock::forward);
+            x = checkpointed(block, x, VitBlock::forward);
         }
         x
     }

@@ -23,7 +23,7 @@ pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };
 pub use data::{Batch, BatchPart, Batches};
-pub use mmgem_core::cpu::record_as_other_devices;
+pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{Plan, plan, plan_run};
 pub use reduce::reduce_gradients;

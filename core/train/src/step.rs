@@ -411,7 +411,7 @@ pub fn gradient(
             let trainee = trainee.clone().map(&mut leaves);
             let run = move || {
                 if config.optim.workers >= rayon::current_num_threads() {
-                    mmgem_core::cpu::stay_on_this_thread();
+                    mmgem_core::kernels::use_one_thread();
                 }
                 let worker = Worker { trainee: &trainee, sizes, config, device, totals };
                 worker.work_on(part, &pairs_sender, &gradient_receiver)
@@ -596,7 +596,7 @@ impl Worker<'_> {
         if !config.optim.recompute {
             return (forward(), None);
         }
-        let (forward, tape) = recompute::record(forward);
+        let (forward, tape) = recompute::checkpoint_blocks(forward);
         (forward, Some(tape))
     }
 

@@ -76,7 +76,7 @@ impl Questions<'_> {
         let parts: Vec<_> = photos.chunks(share).zip(inputs.chunks(share)).collect();
         let answers = on_all_cores(0..parts.len(), |part| {
             if parts.len() == n_cores {
-                mmgem_core::cpu::stay_on_this_thread();
+                mmgem_core::kernels::use_one_thread();
             }
             let (photos, inputs) = parts[part];
             pollster::block_on(self.answer_batch(photos, inputs))
@@ -89,7 +89,7 @@ impl Questions<'_> {
 
     /// Number of CPU cores to compute with; 1 on a GPU.
     fn cores(&self) -> usize {
-        if mmgem_core::cpu::is_cpu(self.session.device()) {
+        if mmgem_core::kernels::is_on_cpu(self.session.device()) {
             return mmgem_data::benchmark::n_cores();
         }
         1

@@ -1,0 +1,40 @@
+//! The operations' CPU forms, and their common parts.
+//!
+//! Each form does in one pass on all cores what Burn's CPU backend does in several passes or on one
+//! core. Burn's ops and these kernels differ only by rounding.
+
+mod lanes;
+mod node;
+mod rows;
+mod sums;
+#[cfg_attr(not(feature = "autodiff"), path = "no_tape.rs")]
+mod tape;
+mod tensors;
+#[cfg(test)]
+mod testing;
+mod vector;
+
+#[path = "../activations/cpu.rs"]
+pub mod activations;
+#[path = "../attention/cpu/mod.rs"]
+pub mod attention;
+#[path = "../convolution/cpu/mod.rs"]
+pub mod convolution;
+#[path = "../cross_entropy/cpu.rs"]
+pub mod cross_entropy;
+#[path = "../layer_norm/cpu.rs"]
+pub mod layer_norm;
+#[path = "../linear/cpu.rs"]
+pub mod linear;
+#[path = "../most_probable/cpu.rs"]
+pub mod most_probable;
+#[path = "../rms_norm/cpu.rs"]
+pub mod rms_norm;
+#[path = "../rotary/cpu.rs"]
+pub mod rotary;
+
+pub use rows::{in_thread_pool, is_single_threaded, use_one_thread};
+pub use tape::is_autodiff_cpu_f32;
+#[cfg(feature = "autodiff")]
+pub use tape::use_burn_ops_on_cpu;
+pub use tensors::{is_cpu, is_plain_cpu_f32};

@@ -1,0 +1,358 @@
+//! Multiplies activations with a packed matrix without widening it.
+
+use half::f16;
+
+#[cfg(target_arch = "x86_64")]
+use super::BLOCK;
+#[cfg(target_arch = "x86_64")]
+use super::activations::LANES;
+use super::activations::{Row, Rows};
+use super::{Bits, Packed, scalar};
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::simd128;
+#[cfg(target_arch = "x86_64")]
+use super::vnni;
+
+/// A row of a packed matrix.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightRow<'a> {
+    pub codes: &'a [u8],
+    pub scales: &'a [f16],
+}
+
+/// Weight rows per kernel call.
+pub(super) const TILE_WEIGHTS: usize = 2;
+/// Activation rows per kernel call.
+pub(super) const TILE_ACTIVATIONS: usize = 4;
+/// Products of each weight row with each activation row.
+pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
+
+/// Checks that the rows fit each other, for kernels that read without bounds checks.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row]) {
+    let n_blocks = weights.first().map_or(0, |row| row.scales.len());
+    let n_lanes = n_blocks.next_multiple_of(LANES);
+    for row in weights {
+        assert!(row.scales.len() == n_blocks && row.codes.len() == n_blocks * bits.block_bytes());
+    }
+    for row in activations {
+        assert!(row.numbers.len() == n_lanes * BLOCK && row.scales.len() == n_lanes);
+        assert!(row.offsets.len() == n_lanes);
+    }
+}
+
+/// Puts a smaller block of products into a tile.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn into_tile<const R: usize, const N: usize>(products: [[f32; N]; R]) -> Tile {
+    let mut tile = Tile::default();
+    for (row, products) in tile.iter_mut().zip(products) {
+        row[..N].copy_from_slice(&products);
+    }
+    tile
+}
+
+/// An implementation of the products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Plain loops: the reference for the others, and the fallback on other processors.
+    Scalar,
+    /// AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// As `Avx2`, with the byte products of AVX-512 VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    /// WebAssembly's 128-bit SIMD.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
+}
+
+impl Kernel {
+    /// All kernels that this processor supports, the fastest last.
+    pub fn available() -> Vec<Self> {
+        let kernels = [
+            Some(Self::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            avx2::is_there().then_some(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            vnni::is_there().then_some(Self::Vnni),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Some(Self::Simd128),
+        ];
+        kernels.into_iter().flatten().collect()
+    }
+
+    /// The fastest kernel that this processor supports.
+    pub fn best() -> Self {
+        *Self::available().last().expect("the scalar kernel is always available")
+    }
+
+    /// Computes up to [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products.
+    fn tile(self, bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
+        match self {
+            Self::Scalar => scalar::tile(bits, weights, activations),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::tile(bits, weights, activations),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => vnni::tile(bits, weights, activations),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => simd128::tile(bits, weights, activations),
+        }
+    }
+
+    /// Computes the products of weight rows with one activation row.
+    fn vector(self, bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self != Self::Scalar {
+            // One row is bound by memory, not by arithmetic, so AVX2 suffices.
+            return avx2::vector(bits, weights, x, out);
+        }
+        for (weights, out) in weights.chunks(TILE_WEIGHTS).zip(out.chunks_mut(TILE_WEIGHTS)) {
+            let tile = self.tile(bits, weights, &[x]);
+            out.iter_mut().zip(tile).for_each(|(out, [product, ..])| *out = product);
+        }
+    }
+}
+
+/// Weights per task: enough to make a hand-over to another core worthwhile, and few enough for its
+/// cache.
+const SHARE_WEIGHTS: usize = 1 << 17;
+/// Bytes of activations that stay in the first-level cache while the task's weights stream by.
+const NEAR_BYTES: usize = 20 << 10;
+
+impl Packed {
+    /// `x Wᵀ`, for rows of `x` as long as the matrix has columns.
+    ///
+    /// Rounds the activations to 8 bits in blocks of 32, like llama.cpp's `Q8_0`.
+    ///
+    /// # Shapes
+    /// - x: `[n, in]`
+    /// - returns: `[n, out]`
+    pub fn multiply(&self, x: &[f32]) -> Vec<f32> {
+        self.multiply_with(Kernel::best(), x)
+    }
+
+    /// [`Self::multiply`] with a given kernel.
+    pub fn multiply_with(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
+        assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
+        let x = Rows::round(x, self.n_columns);
+        let n = x.len();
+        if n == 0 {
+            return Vec::new();
+        }
+        let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
+        let share = (SHARE_WEIGHTS / self.n_columns).clamp(16, 256) * n;
+        let mut out = vec![0.0; self.n_rows * n]; // [out, n]
+        for_each_share(&mut out, share, |first, out| {
+            let weights: Vec<WeightRow> =
+                (first / n..(first + out.len()) / n).map(|row| self.row(row)).collect();
+            self.products(kernel, &weights, &activations, out);
+        });
+        if n == 1 { out } else { transpose(&out, n) }
+    }
+
+    /// Computes `out[weights, activations]`.
+    fn products(
+        &self,
+        kernel: Kernel,
+        weights: &[WeightRow],
+        activations: &[Row],
+        out: &mut [f32],
+    ) {
+        if let [x] = activations {
+            return kernel.vector(self.bits, weights, *x, out);
+        }
+        let n = activations.len();
+        let row_bytes = activations.first().map_or(1, |row| row.numbers.len());
+        let near =
+            (NEAR_BYTES / row_bytes).next_multiple_of(TILE_ACTIVATIONS).max(TILE_ACTIVATIONS);
+        for (part, activations) in activations.chunks(near).enumerate() {
+            for (pair, weights) in weights.chunks(TILE_WEIGHTS).enumerate() {
+                for (group, activations) in activations.chunks(TILE_ACTIVATIONS).enumerate() {
+                    let tile = kernel.tile(self.bits, weights, activations);
+                    let column = part * near + group * TILE_ACTIVATIONS;
+                    for (row, products) in tile.iter().take(weights.len()).enumerate() {
+                        out[(pair * TILE_WEIGHTS + row) * n + column..][..activations.len()]
+                            .copy_from_slice(&products[..activations.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    fn row(&self, row: usize) -> WeightRow<'_> {
+        let (n_blocks, block_bytes) = (self.blocks_per_row(), self.bits.block_bytes());
+        WeightRow {
+            codes: &self.codes[row * n_blocks * block_bytes..][..n_blocks * block_bytes],
+            scales: &self.scales[row * n_blocks..][..n_blocks],
+        }
+    }
+}
+
+/// Calls `work` with the offset and the values of each share of `out`: on all cores with the
+/// feature `cpu`, unless this thread must work alone.
+fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+    #[cfg(feature = "cpu")]
+    if out.len() > share && !crate::kernels::cpu::is_single_threaded() {
+        use rayon::prelude::*;
+        let shares = out.par_chunks_mut(share).enumerate();
+        return shares.for_each(|(idx, out)| work(idx * share, out));
+    }
+    out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
+}
+
+/// `[out, n]` → `[n, out]`
+fn transpose(values: &[f32], n: usize) -> Vec<f32> {
+    /// Side of a square that fits the first-level cache.
+    const SIDE: usize = 32;
+    let n_out = values.len() / n;
+    let mut transposed = vec![0.0; values.len()];
+    for first in (0..n_out).step_by(SIDE) {
+        for (row, out) in transposed.chunks_exact_mut(n_out).enumerate() {
+            for (i, out) in out[first..].iter_mut().take(SIDE).enumerate() {
+                *out = values[(first + i) * n + row];
+            }
+        }
+    }
+    transposed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::quant::BLOCK;
+
+    /// Distinct values of both signs.
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| (((i + seed) * 7919 + 13) % 1009) as f32 / 504.0 - 1.0).collect()
+    }
+
+    /// The product with the widened matrix, in f64.
+    fn wide_product(packed: &Packed, x: &[f32]) -> Vec<f32> {
+        let (weights, [_, n_columns]) = (packed.widen(), packed.shape());
+        let dot = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+        };
+        x.chunks(n_columns)
+            .flat_map(|x| weights.chunks(n_columns).map(|w| dot(w, x) as f32).collect::<Vec<_>>())
+            .collect()
+    }
+
+    fn largest(values: impl Iterator<Item = f32>) -> f32 {
+        values.fold(
+            0.0,
+            |max: f32, value| if value.is_nan() { f32::INFINITY } else { max.max(value.abs()) },
+        )
+    }
+
+    #[track_caller]
+    fn check(bits: Bits, n: usize, n_rows: usize, n_columns: usize) {
+        let packed = Packed::pack(&values(n_rows * n_columns, 1), n_columns, bits);
+        let x = values(n * n_columns, 5);
+        let reference = packed.multiply_with(Kernel::Scalar, &x);
+        let wide = wide_product(&packed, &x);
+        assert_eq!(reference.len(), n * n_rows);
+        // 8-bit rounding is off by at most half of 1/127 of the block's largest activation, here 1.
+        let bound = 0.5 / 127.0 * (n_columns as f32).sqrt() * 3.0 + 1e-4;
+        let off = largest(reference.iter().zip(&wide).map(|(a, b)| a - b));
+        assert!(
+            off <= bound,
+            "{bits:?} {n}x{n_rows}x{n_columns}: {off} from the wide product, at most {bound}"
+        );
+        for kernel in Kernel::available() {
+            let found = packed.multiply_with(kernel, &x);
+            let scale = largest(reference.iter().copied()).max(1e-6);
+            // The integer sums are equal; only the order of the float sums differs.
+            let off = largest(found.iter().zip(&reference).map(|(a, b)| a - b)) / scale;
+            assert!(off < 2e-6, "{kernel:?} {bits:?} {n}x{n_rows}x{n_columns}: {off}");
+        }
+    }
+
+    #[test]
+    fn every_kernel_gives_the_reference_product_for_any_sizes() {
+        println!("kernels: {:?}", Kernel::available());
+        for bits in [Bits::Eight, Bits::Four] {
+            for n_columns in [1, 2, 31, 32, 33, 48, 255, 256, 257, 300, 704] {
+                for n_rows in [1, 2, 3, 17] {
+                    for n in [1, 2, 3, 4, 5, 9] {
+                        check(bits, n, n_rows, n_columns);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_activations_give_no_products() {
+        let packed = Packed::pack(&values(3 * 40, 1), 40, Bits::Four);
+        assert!(packed.multiply(&[]).is_empty());
+    }
+
+    #[cfg(feature = "cpu")]
+    #[test]
+    fn a_single_thread_shares_no_products() {
+        let alone = std::thread::spawn(|| {
+            crate::kernels::cpu::use_one_thread();
+            let this = std::thread::current().id();
+            for_each_share(&mut [0.0; 64], 8, |_, _| {
+                assert_eq!(std::thread::current().id(), this);
+            });
+        });
+        alone.join().expect("no share is on another thread");
+    }
+
+    #[test]
+    fn shares_and_caches_change_nothing() {
+        for bits in [Bits::Eight, Bits::Four] {
+            check(bits, 1, 700, 1000);
+            check(bits, 23, 300, 1000);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_give_the_exact_product() {
+        // 127 in every block gives the activations a step of 1, and −8 gives the weights one.
+        let weights: Vec<f32> = (0..3 * 64).map(|i| (i % 16) as f32 - 8.0).collect();
+        let x: Vec<f32> =
+            (0..2 * 64).map(|i| if i % 32 == 0 { 127.0 } else { (i % 7) as f32 - 3.0 }).collect();
+        let packed = Packed::pack(&weights, 64, Bits::Four);
+        assert_eq!(packed.widen(), weights);
+        for kernel in Kernel::available() {
+            assert_eq!(packed.multiply_with(kernel, &x), wide_product(&packed, &x), "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_numbers_do_not_overflow() {
+        for bits in [Bits::Eight, Bits::Four] {
+            for sign in [1.0, -1.0] {
+                let packed = Packed::pack(&vec![sign; 2 * 8 * BLOCK], 8 * BLOCK, bits);
+                for kernel in Kernel::available() {
+                    let found = packed.multiply_with(kernel, &vec![1.0; 8 * BLOCK]);
+                    let off = largest(found.iter().map(|y| y - sign * 256.0));
+                    assert!(off < 0.3, "{kernel:?} {bits:?} {sign}: {found:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_activation_that_is_not_finite_is_not_hidden() {
+        let packed = Packed::pack(&values(2 * 64, 1), 64, Bits::Four);
+        let mut x = vec![1.0; 64];
+        x[40] = f32::NAN;
+        for kernel in Kernel::available() {
+            assert!(packed.multiply_with(kernel, &x).iter().all(|y| y.is_nan()), "{kernel:?}");
+        }
+    }
+
+    #[test]
+    fn a_transposed_product_is_the_product() {
+        let values: Vec<f32> = (0..70 * 3).map(|i| i as f32).collect();
+        let transposed = transpose(&values, 3);
+        assert!((0..70).all(|i| (0..3).all(|j| transposed[j * 70 + i] == values[i * 3 + j])));
+    }
+}
