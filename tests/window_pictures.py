@@ -6,15 +6,16 @@ Run it after a change of the model or the window.
     apt install xvfb xdotool imagemagick; pip install pillow
     python tests/window_pictures.py target/release/mmgem assets
 
-It draws 300 scenes, opens `mmgem app` on a virtual screen, and operates it by key presses and
-pointer movements. OUT/window.webp shows the hits of a text. OUT/window-photo.webp shows the first
-hit with a box dragged around a thing.
+It opens `mmgem app` on a virtual screen, with the demo's photos and 300 drawn scenes, and operates
+it by key presses and pointer movements. OUT/window.webp shows the hits of a text.
+OUT/window-photo.webp shows the first hit with a box dragged around a thing.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -23,6 +24,9 @@ import time
 from PIL import Image
 
 WIDTH, HEIGHT = 1180, 780
+PHOTOS = pathlib.Path(__file__).parent.parent / "assets/demo"
+# The cup in coffee.jpg, in pixels.
+CUP = [108, 10, 292, 152]
 # Centre of the photo view, and the largest size of a photo in it, in pixels.
 MIDDLE, ROOM = (430, 377.5), (832, 727)
 
@@ -85,7 +89,9 @@ def draw(mmgem, folder, n):
 
 
 def thing(record):
-    """Box of the campfire, or of the largest thing in a scene without a fire."""
+    """Box of the campfire, or of the largest thing in a scene without a fire; the cup in a photo."""
+    if record is None:
+        return CUP
     regions = [region for region in record["regions"] if region["n_boxes"] == 1]
     fires = [region for region in regions if "fire" in region["type"]]
     area = lambda region: (region["box"][2] - region["box"][0]) * (region["box"][3] - region["box"][1])
@@ -109,9 +115,12 @@ def look_for(screen, window, query):
 
 def take(screen, mmgem, folder, out, query, n):
     records = draw(mmgem, folder, n)
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    for photo in photos:
+        shutil.copy(photo, folder / "photos")
 
     window = Window(screen, mmgem, folder, "dark", "photos")
-    window.wait("indexed", lambda event: event["encoded"] == n)
+    window.wait("indexed", lambda event: event["encoded"] == n + len(photos))
     look_for(screen, window, query)
     screen.picture(out / "window.webp")
     window.close()
@@ -126,7 +135,7 @@ def take(screen, mmgem, folder, out, query, n):
     photo = pathlib.Path(window.wait("photo")["path"])
     screen.input("key", "c")
     print(f"{photo.name}: {window.wait('caption')['text']}")
-    box = thing(records[photo.name])
+    box = thing(records.get(photo.name))
     x0, y0, x1, y1 = on_screen(box, Image.open(folder / "photos" / photo.name).size)
     screen.input("mousemove", x0, y0, "mousedown", 1)
     for step in range(1, 9):
@@ -153,7 +162,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mmgem", type=lambda path: str(pathlib.Path(path).resolve()))
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--query", default="a dog beside a campfire in a forest at night")
+    parser.add_argument("--query", default="a cup of coffee on a table")
     parser.add_argument("--n", type=int, default=300, help="scenes")
     args = parser.parse_args()
     main(args.mmgem, args.out.resolve(), args.query, args.n)

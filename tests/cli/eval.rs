@@ -666,8 +666,7 @@ fn long_texts_are_read_in_full() {
 fn data_that_are_not_as_they_should_be_say_what_is_expected_and_where() {
     let desk = desk();
     desk.write("other.json", br#"{"a": 1}"#);
-    let known =
-        ["the JSON is of no benchmark that is known", "wanted: Karpathy's", "path: other.json"];
+    let known = ["the JSON matches no known benchmark", "wanted: Karpathy's", "path: other.json"];
     desk.fails("eval retrieval --data other.json", 1, &known);
     desk.write("broken.json", b"{\"images\": [");
     desk.fails(

@@ -73,15 +73,15 @@ fn stage_1_forgets_the_h4_of_an_earlier_stage_2() {
 fn a_run_may_show_regions_in_more_bins_than_its_start_model() {
     let lab = Lab::new();
     let config = lab
-        .config("finer", &["model={ from = 'LAB/start', roi_output_size = 3 }", "optim.steps=1"]);
+        .config("finer", &["model={ from = 'LAB/start', roi_output_size = 4 }", "optim.steps=1"]);
     finish(&config, false);
     let read = |folder: &Path| {
         let json = std::fs::read_to_string(folder.join("config.json")).expect("written");
         MmGemConfig::from_json(&json).expect("valid")
     };
     let start = read(&lab.path("start"));
-    assert_ne!(start.roi_output_size, 3);
-    let finer = MmGemConfig { roi_output_size: 3, ..start };
+    assert_ne!(start.roi_output_size, 4);
+    let finer = MmGemConfig { roi_output_size: 4, ..start };
     assert_eq!(read(&config.out), finer);
     assert_eq!(read(&config.out.join("model")), finer);
 }
