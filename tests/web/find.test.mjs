@@ -32,7 +32,7 @@ describe("the library", { skip: skip || false }, () => {
   const text = (selector) => page.locator(selector).innerText();
   const counted = (wanted) => page.waitForFunction((wanted) =>
     document.getElementById("indexing").hidden && document.getElementById("count").textContent === wanted, wanted);
-  const matched = () => page.waitForFunction(() => document.getElementById("count").textContent.includes("match"));
+  const matched = () => page.waitForFunction(() => /match|nearest/.test(document.getElementById("count").textContent));
 
   it("has photos to try on the first visit", async () => {
     await page.locator("#demo button").first().click();
@@ -59,6 +59,19 @@ describe("the library", { skip: skip || false }, () => {
     assert.equal(await shown(), "0");
     await tile.hover();
     await page.waitForFunction((box) => getComputedStyle(box).opacity === "1", await tile.locator(".hit-box").elementHandle());
+    await page.locator("#query").fill("");
+    await counted("10 photos");
+  });
+
+  it("says that nothing was found when even the best photo scores low, and shows the nearest", async () => {
+    const says = async (query) => {
+      await page.locator("#query").fill(query);
+      await matched();
+      return text("#count");
+    };
+    assert.match(await says("an invoice from the dentist"), /^Nothing found; the nearest of 10 photos$/);
+    assert.ok((await page.locator(".tile").count()) > 0);
+    assert.match(await says("a cup of coffee"), /match/);
     await page.locator("#query").fill("");
     await counted("10 photos");
   });

@@ -196,7 +196,7 @@ describe("the page", { skip: skip || false }, () => {
   const search = async (query) => {
     await page.locator("#query").fill(query);
     await page.keyboard.press("Enter");
-    await page.waitForFunction(() => document.getElementById("count").textContent.includes("match"));
+    await page.waitForFunction(() => /match|nearest/.test(document.getElementById("count").textContent));
     await page.waitForTimeout(120);
     const first = page.locator(".tile[data-at='0']");
     return (await first.getAttribute("title")) ?? "";
@@ -204,20 +204,25 @@ describe("the page", { skip: skip || false }, () => {
 
   it("finds the right scene first, as often as the native program, and its box", async () => {
     const library = path.join(path.dirname(scenes.folder), "photos.library");
-    let right = 0;
+    let [right, nBoxes] = [0, 0];
     for (const [i, scene] of scenes.scenes.entries()) {
       const first = await search(scene.captions[0]);
       if (first === scene.name) right += 1;
-      if (i % 10) continue;
+      if (i % 4) continue;
       const [native] = mmgem("search", scene.captions[0], "--photos", scenes.folder, "--library", library, "-k", "1");
       assert.equal(first, path.basename(native.path));
-      const style = await page.locator(".tile[data-at='0'] .hit-box").evaluate((box) =>
+      // A box is drawn only if it fits the text better than the whole photo does.
+      const drawn = page.locator(".tile[data-at='0'] .hit-box");
+      if (!(await drawn.count())) continue;
+      nBoxes += 1;
+      const style = await drawn.evaluate((box) =>
         ["left", "top", "width", "height"].map((side) => parseFloat(box.style[side]) / 100));
       const { width, height } = await sizeOf(native.path);
       const [x0, y0, x1, y1] = native.box;
       const wanted = [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height];
       style.forEach((part, i) => assert.ok(Math.abs(part - wanted[i]) < 0.01, `${style}, wanted ${wanted}`));
     }
+    assert.ok(nBoxes > 0, "no hit had a box");
     assert.ok(right >= LEAST_RECALL * N_SCENES, `${right} of ${N_SCENES}`);
     console.log(`text to scene R@1 in the browser: ${right} of ${N_SCENES}`);
   });

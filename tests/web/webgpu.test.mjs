@@ -102,7 +102,7 @@ describe("on WebGPU", { skip: skip || false }, () => {
     const query = scenes.scenes[1].captions[0];
     await page.locator("#query").fill(query);
     await page.keyboard.press("Enter");
-    await page.waitForFunction(() => document.getElementById("count").textContent.includes("match"));
+    await page.waitForFunction(() => /match|nearest/.test(document.getElementById("count").textContent));
     await page.waitForTimeout(120);
     const [native] = mmgem("search", query, "--photos", scenes.folder, "--library", library, "-k", "1");
     assert.equal(await page.locator(".tile[data-at='0']").getAttribute("title"), path.basename(native.path));
