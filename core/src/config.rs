@@ -49,7 +49,7 @@ pub struct MmGemConfig {
     pub bos_token_id: Option<u32>,
     /// Token that ends a caption.
     pub eos_token_id: u32,
-    /// Measured cut-offs of a search, the mildest first; empty if these weights were not calibrated.
+    /// Measured cut-offs of a search, the mildest first; empty if the model was not calibrated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search_cutoffs: Vec<SearchCutoff>,
 }

@@ -85,7 +85,7 @@ mod tests {
         check("vendor/cubecl-wgpu/src/compute/device_poison.rs", true);
         check("/home/a/.cargo/registry/src/index/cubecl-server-0.11.3/src/server.rs", false);
         check("/home/a/wgpux/desktop/src/main.rs", false);
-        check("core/src/quant/on_host.rs", false);
+        check("core/src/kernels/quant/on_cpu.rs", false);
     }
 
     #[test]

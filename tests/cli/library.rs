@@ -340,7 +340,11 @@ fn a_cutoff_is_measured_on_captioned_photos() {
         hits[0]["warnings"].to_string().contains("nothing found")
     };
     assert!(warns("strict"));
-    desk.fails("export --dtype f16 --out no --cutoffs 0.png", 1, &["no cut-offs", "0.png"]);
+    desk.write("list.json", b"[1]");
+    for file in ["0.png", "list.json"] {
+        let line = format!("export --dtype f16 --out no --cutoffs {file}");
+        desk.fails(&line, 1, &["no cut-offs", "--calibrate", file]);
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Copies, hashes and lists of what is served.
+//! Copies, hashes and lists the files that are served.
 
 use std::fs;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub fn file_list(folder: &Path) -> Result<Vec<(String, String)>> {
     Ok(list)
 }
 
-/// Copies a model's files and writes `manifest.json`: what to fetch, how large it is, how to check it.
+/// Copies a model's files and writes `manifest.json`: their names, sizes and checksums.
 pub fn model_manifest(model: &Path, to: &Path) -> Result<()> {
     let is_weights = |name: &str| name.starts_with("model") && name.contains(".safetensors");
     let mut names = vec!["config.json".to_owned(), "tokenizer.json".to_owned()];
@@ -77,7 +77,7 @@ pub fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A size for people.
+/// A size in readable units.
 pub fn human_bytes(bytes: u64) -> String {
     if bytes < 1_000_000 {
         return format!("{:.0} kB", bytes as f64 / 1e3);

@@ -1,8 +1,9 @@
 //! `cargo web`: builds the page into `web/dist`, which any static server can serve.
 //!
-//! The wasm module for the CPU, on request another for WebGPU, JavaScript's side of it (by wasm-bindgen as a library, so that it
-//! always fits the version in use and nothing else has to be installed), the page, the embedded model with a
-//! manifest, and a service worker that knows every file.
+//! The output is a wasm module for the CPU, on request another for WebGPU, their JavaScript, the page,
+//! the embedded model with a manifest, and a service worker that knows every file. wasm-bindgen
+//! writes the JavaScript. It is linked as a library, so it fits the version in use and needs no
+//! installation.
 
 mod files;
 
@@ -16,7 +17,7 @@ use files::{copy_folder, file_list, human_bytes, model_manifest};
 use wasm_bindgen_cli_support::Bindgen;
 
 const WASM: &str = "wasm32-unknown-unknown";
-/// The oldest that is known to write modules which browsers open. 108, which is Debian 12's, does not.
+/// The oldest version that is known to write modules that browsers open. Debian 12's 108 does not.
 const WASM_OPT: u32 = 132;
 
 const USAGE: &str = "Builds the page into web/dist.
@@ -29,7 +30,7 @@ Usage: cargo web [--webgpu] [--optimize] [--model DIR]
 
 Then: mmgem web, or any static server on web/dist.";
 
-/// What the command line asks for.
+/// The options of the command line.
 struct Order {
     webgpu: bool,
     optimize: bool,
@@ -111,7 +112,7 @@ fn compile(workspace: &Path, backend: &str) -> Result<PathBuf> {
     Ok(target.join(WASM).join("release/mmgem_web.wasm"))
 }
 
-/// Asked before anything is compiled or removed.
+/// Runs before anything is compiled or removed.
 fn check_wasm_opt() -> Result<()> {
     let hint = "hint: npm install --prefix DIR binaryen, and DIR/node_modules/.bin first in PATH";
     let asked = Command::new("wasm-opt").arg("--version").output();
@@ -151,8 +152,8 @@ fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
     Ok(())
 }
 
-/// Tells the service worker what there is to keep for offline use: everything but the model, which the
-/// page keeps itself when it has checked it.
+/// Lists the files that the service worker stores for offline use: all but the model, which the page
+/// checks and stores itself.
 fn finish_service_worker(dist: &Path) -> Result<()> {
     let path = dist.join("sw.js");
     let code =

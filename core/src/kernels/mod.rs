@@ -8,10 +8,10 @@
 //! 1. `NAME/mod.rs`: a function over tensors in Burn's terms, with its equation and its shapes. A
 //!    `mod` line below. This alone is complete: it runs and trains everywhere.
 //! 2. `NAME/cpu.rs`, if a CPU kernel pays: a function of the same name. It calls `run` of
-//!    `cpu/node.rs` with a forward and a backward function, over slices; `vectorized!` compiles such functions
-//!    for the processor's vectors. `run` serves tensors with and without autodiff. Its unit tests
-//!    compare with the formula, and the gradient with finite differences. A `mod` line in
-//!    `cpu/mod.rs`, and a `cpu` line in the operation's `dispatch!`.
+//!    `cpu/node.rs` with a forward and a backward function, over slices; `vectorized!` compiles such
+//!    functions for the processor's vectors. `run` serves tensors with and without autodiff. Its
+//!    unit tests compare with the formula, and the gradient with finite differences. A `mod` line
+//!    in `cpu/mod.rs`, and a `cpu` line in the operation's `dispatch!`.
 //! 3. `NAME/gpu.rs`, if a GPU kernel pays: a CubeCL kernel, and a function of the operation's name
 //!    that calls `launch!`. A `mod` line in `gpu/mod.rs`, a `gpu` line in `dispatch!`, and a
 //!    comparison with the CPU in `gpu/tests.rs`.

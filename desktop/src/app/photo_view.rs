@@ -341,7 +341,7 @@ fn region(window: &mut Window, ui: &mut Ui) {
     ui.strong("A region");
     let dragged = window.state.look.as_ref().and_then(|look| look.dragged.clone());
     let Some((box_px, writing)) = dragged else {
-        ui.weak("Click a thing on the photo, and again for the next larger one; or draw a box.");
+        ui.weak("Click a thing on the photo, and again for another box there; or draw a box.");
         return;
     };
     ui.label(said(&writing));

@@ -128,7 +128,8 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
 /// The cut-offs that `mmgem search --calibrate --json` printed into a file.
 fn read_cutoffs(file: &Path) -> Result<Vec<SearchCutoff>> {
     let mut printed: Value = serde_json::from_slice(&read(file)?).unwrap_or_default();
-    serde_json::from_value(printed["cutoffs"].take()).map_err(|cause| {
+    let cutoffs = printed.get_mut("cutoffs").map(Value::take).unwrap_or_default();
+    serde_json::from_value(cutoffs).map_err(|cause| {
         let found = format!(
             "the file has no cut-offs ({cause}), wanted the output of `mmgem search --calibrate SHARDS --json`"
         );

@@ -116,8 +116,8 @@ fn signed_half_byte<F: Float>(word: u32, #[comptime] half_byte: u32) -> F {
 
 /// `x Wᵀ` for a packed W, one cube per output of each row. The cubes are `[outputs, .., rows]`.
 ///
-/// `crate::kernels::quant` documents the layout. Here a word holds four of its bytes, so a block of 32
-/// weights is `bits` words.
+/// `crate::kernels::quant` documents the layout. Here a word holds four of its bytes, so a block of
+/// 32 weights is `bits` words.
 #[cube(launch_unchecked)]
 fn packed_product<F: Float>(
     x: &[F],

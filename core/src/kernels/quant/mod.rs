@@ -14,8 +14,8 @@
 //! In 4 bits, weight `i` of a block is the low half of byte `i`, and weight `16 + i` the high half.
 //! A half byte 0..=15 stands for −8..=7.
 //!
-//! An export in 4 bits keeps the heads h1 to h4 and point-wise convolutions in 8 bits: they are small,
-//! and their error is in every vector.
+//! An export in 4 bits keeps the heads h1 to h4 and point-wise convolutions in 8 bits. They are
+//! small, and their error is in every vector.
 //!
 //! `blocks` is `in / 32` rounded up. The last block is padded with zeros past the end of the row.
 //! All other tensors (embeddings, positions, norms, biases, tokens) are F16 under their own names.
