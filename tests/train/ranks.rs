@@ -32,7 +32,7 @@ fn on_ranks_at<T: Send>(
             .map(|rank| {
                 let master = &master;
                 scope.spawn(move || {
-                    act(&Tcp::connect(rank, n_ranks, master, timeout).expect("they meet"))
+                    act(&Tcp::connect(rank, n_ranks, master, "run", timeout).expect("they meet"))
                 })
             })
             .collect();
@@ -80,6 +80,57 @@ fn ranks_meet_at_a_name_and_at_an_address_of_another_kind() {
         });
         assert_eq!(met, [[vec![0], vec![1]], [vec![0], vec![1]]], "{host}");
     }
+}
+
+/// Ranks `(rank, size, run_id)` that start at the same time with one address, on threads.
+fn meet_at(
+    master: &str,
+    ranks: &[(usize, usize, &str)],
+) -> Vec<Result<Vec<Vec<u8>>, CollectiveError>> {
+    thread::scope(|scope| {
+        let start = |(rank, size, run_id): (usize, usize, &'_ str)| {
+            let (master, run_id) = (master.to_owned(), run_id.to_owned());
+            scope.spawn(move || {
+                let group = Tcp::connect(rank, size, &master, &run_id, PATIENCE)?;
+                group.exchange(run_id.as_bytes())
+            })
+        };
+        let ranks: Vec<_> = ranks.iter().copied().map(start).collect();
+        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
+    })
+}
+
+#[test]
+fn ranks_meet_although_the_port_is_taken() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let master = taken.local_addr().expect("an address").to_string();
+    for met in meet_at(&master, &[(0, 2, "a"), (1, 2, "a")]) {
+        assert_eq!(met.expect("they meet at the next port"), [b"a", b"a"]);
+    }
+}
+
+#[test]
+fn two_runs_at_one_address_do_not_mix() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let ranks = [(0, 2, "a"), (1, 2, "b"), (0, 2, "b"), (1, 2, "a")];
+    for (met, (_, _, run_id)) in meet_at(&port.to_string(), &ranks).into_iter().zip(ranks) {
+        assert_eq!(met.expect("each run meets"), [run_id.as_bytes(); 2]);
+    }
+}
+
+#[test]
+fn ranks_that_were_started_wrongly_say_so_at_once() {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    let master = port.to_string();
+    for error in meet_at(&master, &[(0, 3, "a"), (1, 2, "a")]).into_iter().map(Result::unwrap_err) {
+        let error = error.to_string();
+        assert!(error.contains("one of 2 ranks, rank 0 as one of 3"), "{error}");
+    }
+    let same_rank = meet_at(&master, &[(0, 3, "a"), (1, 3, "a"), (1, 3, "a")]);
+    let told = |met: &&Result<_, CollectiveError>| {
+        met.as_ref().is_err_and(|e| e.to_string().contains("two processes were started as rank 1"))
+    };
+    assert!(same_rank.iter().filter(told).count() >= 2, "{same_rank:?}");
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub struct Launch {
     pub launcher: &'static str,
     /// Address of rank 0, `host:port`, if the launcher or the user set it.
     pub master: Option<String>,
+    /// The same on all ranks of a run, and different for two runs on the same machines: the
+    /// launcher's id of the job and rank 0's port.
+    pub run_id: String,
 }
 
 /// Errors in the launcher's variables.
@@ -48,6 +51,10 @@ const LAUNCHERS: [(&str, &str, &str, &str); 4] = [
     ("SLURM", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
 ];
 
+/// Variables that identify a job, in all launchers.
+const JOB_IDS: [&str; 4] =
+    ["TORCHELASTIC_RUN_ID", "PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID"];
+
 /// The port of rank 0 if MASTER_PORT is not set; the same default as torchrun's.
 const PORT: &str = "29500";
 
@@ -78,7 +85,9 @@ impl Launch {
             }
             let port = rank_0_port(&variable);
             let master = variable("MASTER_ADDR").map(|host| format!("{host}:{port}"));
-            return Ok(Some(Self { rank, size, local_rank, launcher, master }));
+            let ids = JOB_IDS.into_iter().filter_map(&variable).chain([port]);
+            let run_id = ids.collect::<Vec<String>>().join("/");
+            return Ok(Some(Self { rank, size, local_rank, launcher, master, run_id }));
         }
         Ok(None)
     }
@@ -167,6 +176,22 @@ mod tests {
         assert_eq!(at("29500", "True"), "node1:29501");
         assert_eq!(at("29500", "False"), "node1:29500");
         assert_eq!(at("65535", "True"), "node1:65534");
+    }
+
+    #[test]
+    fn runs_differ_in_their_job_or_their_port() {
+        let id = |job, port| {
+            let variables = [
+                ("RANK", "1"),
+                ("WORLD_SIZE", "2"),
+                ("MASTER_PORT", port),
+                ("TORCHELASTIC_RUN_ID", job),
+            ];
+            discover(&variables).unwrap().expect("torchrun").run_id
+        };
+        assert_eq!(id("a", "1"), id("a", "1"));
+        assert_ne!(id("a", "1"), id("b", "1"));
+        assert_ne!(id("none", "1"), id("none", "2"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Without MPI, it connects NCCL's ranks and carries the few bytes that the hosts' decisions depend
 //! on. The program does not send gradients through it: these go through NCCL or MPI.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Mutex;
@@ -13,8 +14,20 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::{Collective, CollectiveError, to_host};
 
-/// First bytes of every connection.
-const HELLO: &[u8; 8] = b"mm-gem-1";
+/// First bytes of every connection, and of rank 0's answer.
+const HELLO: &[u8; 8] = b"mm-gem-2";
+
+/// Rank 0 listens at the first free one of so many ports, from the master's on.
+const PORTS: u16 = 8;
+
+/// How long a rank waits for the answer at a port. Another program may listen there and stay
+/// silent.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Rank 0's answers to a connection.
+const WELCOME: u8 = 0;
+const OTHER_RUN: u8 = 1;
+const REFUSED: u8 = 2;
 
 /// Kinds of message.
 const DATA: u8 = 0;
@@ -30,22 +43,28 @@ pub struct Tcp {
 }
 
 impl Tcp {
-    /// Connects to the other ranks at `master` (`host:port`), where rank 0 listens.
+    /// Connects to the other ranks at `master` (`host:port`), where rank 0 listens. If that port is
+    /// taken, rank 0 uses one of the next ports, and the others look for it there.
+    ///
+    /// `run_id` is the same on all ranks of a run. Ranks of other runs are turned away.
     ///
     /// # Errors
-    /// If a rank is not there in time. Rank 0 ignores connections of other runs.
+    /// If a rank is not there in time, if ranks differ in `size`, or if two processes have the same
+    /// rank.
     pub fn connect(
         rank: usize,
         size: usize,
         master: &str,
+        run_id: &str,
         timeout: Duration,
     ) -> Result<Self, CollectiveError> {
+        let own = Hello { rank, size, nonce: nonce(), run_id: run_id.to_owned() };
         let peers = if size == 1 {
             Vec::new()
         } else if rank == 0 {
-            listen(size, master, timeout)?
+            listen(&own, master, timeout)?
         } else {
-            vec![connect_to_rank_0(rank, size, master, timeout)?]
+            vec![connect_to_rank_0(&own, master, timeout)?]
         };
         // The others wait longer than rank 0, so that rank 0 can report the missing rank.
         let patience =
@@ -206,33 +225,60 @@ impl Collective for Tcp {
     }
 }
 
+/// The first message of a rank.
+struct Hello {
+    rank: usize,
+    size: usize,
+    /// Random, so that two processes with the same rank differ.
+    nonce: u64,
+    run_id: String,
+}
+
+impl Hello {
+    fn send(&self, stream: &mut TcpStream) -> std::io::Result<()> {
+        let numbers = [self.rank as u64, self.size as u64, self.nonce];
+        let bytes = HELLO.iter().copied().chain(numbers.into_iter().flat_map(u64::to_le_bytes));
+        stream.write_all(&bytes.collect::<Vec<u8>>())?;
+        send(stream, DATA, self.run_id.as_bytes())
+    }
+
+    /// Returns `None` if another program has connected.
+    fn receive(stream: &mut TcpStream) -> Option<Self> {
+        let mut head = [0; 32];
+        stream.read_exact(&mut head).ok()?;
+        let number =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        if !head.starts_with(HELLO) {
+            return None;
+        }
+        let (_, run_id) = receive(stream).ok()?;
+        Some(Self {
+            rank: number(8) as usize,
+            size: number(16) as usize,
+            nonce: number(24),
+            run_id: String::from_utf8_lossy(&run_id).into_owned(),
+        })
+    }
+}
+
+/// A random number, different for each process that connects.
+fn nonce() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
 /// Waits for the other ranks to connect.
-fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>, CollectiveError> {
+fn listen(own: &Hello, master: &str, timeout: Duration) -> Result<Vec<TcpStream>, CollectiveError> {
     let what = "listening for the other ranks";
-    // The launcher names this machine in its own way, so rank 0 listens on all interfaces, unless
-    // the name is localhost.
-    let (host, port) = master.rsplit_once(':').unwrap_or((master, ""));
-    let listener = if matches!(host, "localhost" | "127.0.0.1") {
-        TcpListener::bind(format!("127.0.0.1:{port}"))
-    } else {
-        // Covers IPv6 and IPv4, if the machine has both.
-        TcpListener::bind(format!("[::]:{port}"))
-            .or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}")))
-    };
-    let listener = listener.map_err(|e| CollectiveError::Failed {
+    let listener = bind(master).map_err(|e| CollectiveError::Failed {
         what,
-        cause: format!("{e}\n  hint: is port {port} taken by another run? Set MASTER_PORT"),
+        cause: format!("{e} at {master}\n  hint: set MASTER_PORT to a free port"),
     })?;
     listener.set_nonblocking(true).map_err(|e| failed(what, &e))?;
     let end = Instant::now() + timeout;
-    let mut peers: Vec<Option<TcpStream>> = (1..size).map(|_| None).collect();
+    let mut peers: Vec<Option<(u64, TcpStream)>> = (1..own.size).map(|_| None).collect();
     while peers.iter().any(Option::is_none) {
         match listener.accept() {
-            Ok((stream, _)) => {
-                if let Some((rank, stream)) = accept_rank(stream, size) {
-                    peers[rank - 1] = Some(stream);
-                }
-            }
+            Ok((stream, _)) => accept_rank(stream, own, &mut peers)?,
             Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -253,49 +299,136 @@ fn listen(size: usize, master: &str, timeout: Duration) -> Result<Vec<TcpStream>
             Err(e) => return Err(failed(what, &e)),
         }
     }
-    Ok(peers.into_iter().flatten().collect())
+    Ok(peers.into_iter().flatten().map(|(_, stream)| stream).collect())
 }
 
-/// The rank of a new connection, if it belongs to this run.
-fn accept_rank(mut stream: TcpStream, size: usize) -> Option<(usize, TcpStream)> {
-    stream.set_nonblocking(false).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    let mut hello = [0; 24];
-    stream.read_exact(&mut hello).ok()?;
-    let number =
-        |at: usize| u64::from_le_bytes(hello[at..at + 8].try_into().expect("eight bytes")) as usize;
-    let (rank, theirs) = (number(8), number(16));
-    (hello.starts_with(HELLO) && theirs == size && (1..size).contains(&rank))
-        .then_some((rank, stream))
+/// Listens at the first free port from `master`'s on.
+fn bind(master: &str) -> std::io::Result<TcpListener> {
+    let (host, port) = host_and_port(master)?;
+    // The launcher names this machine in its own way, so rank 0 listens on all interfaces, unless
+    // the name is localhost.
+    let at = |port: u16| match host {
+        "localhost" | "127.0.0.1" => TcpListener::bind(("127.0.0.1", port)),
+        // Covers IPv6 and IPv4, if the machine has both.
+        _ => TcpListener::bind(format!("[::]:{port}"))
+            .or_else(|_| TcpListener::bind(format!("0.0.0.0:{port}"))),
+    };
+    let mut bound = at(port);
+    for next in ports(port).skip(1) {
+        if !matches!(&bound, Err(e) if e.kind() == ErrorKind::AddrInUse) {
+            break;
+        }
+        bound = at(next);
+    }
+    bound
+}
+
+fn host_and_port(master: &str) -> std::io::Result<(&str, u16)> {
+    let (host, port) = master.rsplit_once(':').unwrap_or((master, ""));
+    let invalid = |_| {
+        let text = format!("found the port {port:?}, wanted a number up to 65535");
+        std::io::Error::new(ErrorKind::InvalidInput, text)
+    };
+    Ok((host, port.trim().parse().map_err(invalid)?))
+}
+
+fn ports(first: u16) -> impl Iterator<Item = u16> {
+    first..=first.saturating_add(PORTS - 1)
+}
+
+/// Answers a new connection, and adds it to `peers` if it is a rank of this run.
+fn accept_rank(
+    mut stream: TcpStream,
+    own: &Hello,
+    peers: &mut [Option<(u64, TcpStream)>],
+) -> Result<(), CollectiveError> {
+    let is_set_up = stream.set_nonblocking(false).is_ok()
+        && stream.set_read_timeout(Some(ANSWER)).is_ok()
+        && stream.set_write_timeout(Some(ANSWER)).is_ok();
+    let Some(theirs) = Hello::receive(&mut stream).filter(|_| is_set_up) else { return Ok(()) };
+    let mut answer = |kind: u8, text: &str| {
+        stream.write_all(HELLO).and_then(|()| send(&mut stream, kind, text.as_bytes()))
+    };
+    if theirs.run_id != own.run_id {
+        // A rank of another run looks for its own rank 0 elsewhere.
+        let _ = answer(OTHER_RUN, &format!("the run {:?}", own.run_id));
+        return Ok(());
+    }
+    let place = theirs.rank.checked_sub(1).and_then(|idx| peers.get_mut(idx));
+    let refusal = match &place {
+        _ if theirs.size != own.size => Some(format!(
+            "rank {} was started as one of {} ranks, rank 0 as one of {}",
+            theirs.rank, theirs.size, own.size
+        )),
+        None => Some(format!("two processes were started as rank {}", theirs.rank)),
+        Some(Some((nonce, _))) if *nonce != theirs.nonce => {
+            Some(format!("two processes were started as rank {}", theirs.rank))
+        }
+        Some(_) => None,
+    };
+    if let Some(why) = refusal {
+        let _ = answer(REFUSED, &why);
+        return Err(CollectiveError::Disagree(why));
+    }
+    // If the rank has given up on this connection, it connects again and replaces it.
+    if answer(WELCOME, "").is_ok()
+        && let Some(place) = place
+    {
+        *place = Some((theirs.nonce, stream));
+    }
+    Ok(())
 }
 
 /// Connects to rank 0, and retries until the time-out.
 fn connect_to_rank_0(
-    rank: usize,
-    size: usize,
+    own: &Hello,
     master: &str,
     timeout: Duration,
 ) -> Result<TcpStream, CollectiveError> {
+    let (host, port) = host_and_port(master).map_err(|e| failed("connecting to rank 0", &e))?;
     let end = Instant::now() + timeout;
     loop {
-        let connected = master.to_socket_addrs().and_then(|addresses| {
-            let mut stream = connect(addresses)?;
-            stream.write_all(HELLO)?;
-            stream.write_all(&(rank as u64).to_le_bytes())?;
-            stream.write_all(&(size as u64).to_le_bytes())?;
-            Ok(stream)
-        });
-        match connected {
-            Ok(stream) => return Ok(stream),
-            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(50)),
-            Err(cause) => {
-                return Err(CollectiveError::Lost {
-                    who: format!("rank 0 at {master}"),
-                    cause: format!("after {} s: {cause}", timeout.as_secs()),
-                });
+        let mut why = String::new();
+        for port in ports(port) {
+            match ask_at(own, host, port) {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err((REFUSED, text))) => return Err(CollectiveError::Disagree(text)),
+                Ok(Err((_, text))) => why = format!("port {port} belongs to {text}"),
+                // The reason at the master's own port says most, unless a port is another run's.
+                Err(cause) if why.is_empty() => why = cause.to_string(),
+                Err(_) => {}
             }
         }
+        if Instant::now() >= end {
+            return Err(CollectiveError::Lost {
+                who: format!("rank 0 at {master}"),
+                cause: format!(
+                    "after {} s: {why}; wanted the run {:?}",
+                    timeout.as_secs(),
+                    own.run_id
+                ),
+            });
+        }
+        thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Introduces this rank at a port. Returns the connection, or rank 0's refusal.
+fn ask_at(own: &Hello, host: &str, port: u16) -> std::io::Result<Result<TcpStream, (u8, String)>> {
+    // An IPv6 address is in brackets, which the resolver of a pair does not know.
+    let mut stream = connect(format!("{host}:{port}").to_socket_addrs()?)?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    own.send(&mut stream)?;
+    let mut greeting = [0; 8];
+    stream.read_exact(&mut greeting)?;
+    if greeting != *HELLO {
+        return Err(std::io::Error::other(format!("another program listens at port {port}")));
+    }
+    Ok(match receive(&mut stream)? {
+        (WELCOME, _) => Ok(stream),
+        (kind, text) => Err((kind, String::from_utf8_lossy(&text).into_owned())),
+    })
 }
 
 /// Connects to the first address that accepts. A host name may also have an IPv6 address on which

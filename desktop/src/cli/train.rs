@@ -135,7 +135,7 @@ fn join(
     );
     let master = launch.master()?;
     note(quiet, format!("{launch}, through NCCL, rendezvous at {master}"));
-    Ok(Group::Tcp(Tcp::connect(launch.rank, launch.size, master, timeout)?))
+    Ok(Group::Tcp(Tcp::connect(launch.rank, launch.size, master, &launch.run_id, timeout)?))
 }
 
 impl Group {
