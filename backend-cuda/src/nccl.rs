@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use burn::tensor::{DType, Tensor};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::{Cube, CubeBackend};
 use cubecl::__private::Runtime;
 use cubecl::cuda::CudaRuntime;
@@ -178,13 +179,14 @@ impl Collective for Nccl<'_> {
 
     fn all_reduce_sum(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
         let [n] = values.dims();
-        // A copy in its own buffer, which no other tensor shares while it changes.
-        let sum = values * 1.0;
-        with_pointer(&sum, |at| {
-            let op = sys::ncclRedOp_t::ncclSum;
-            // SAFETY: `at` points to `n` floats on this rank's GPU.
-            self.run("the sum of the gradients", |stream| unsafe {
-                nccl::all_reduce(at.cast_const(), at, n, FLOAT, op, self.comm, stream)
+        let sum = Tensor::<1>::zeros([n], &values.device());
+        with_pointer(&values, |from| {
+            with_pointer(&sum, |to| {
+                let op = sys::ncclRedOp_t::ncclSum;
+                // SAFETY: `from` and `to` point to `n` floats each on this rank's GPU.
+                self.run("the sum of the gradients", |stream| unsafe {
+                    nccl::all_reduce(from.cast_const(), to, n, FLOAT, op, self.comm, stream)
+                })
             })
         })?;
         Ok(sum)
@@ -193,8 +195,7 @@ impl Collective for Nccl<'_> {
     fn all_gather(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
         let [n] = values.dims();
         let all = Tensor::<1>::zeros([n * self.size()], &values.device());
-        // A copy is contiguous even if `values` is a view.
-        with_pointer(&(values * 1.0), |from| {
+        with_pointer(&values, |from| {
             with_pointer(&all, |to| {
                 // SAFETY: `from` has `n` floats, and `to` has `n` for every rank.
                 self.run("the gathering of the embeddings", |stream| unsafe {
@@ -207,20 +208,23 @@ impl Collective for Nccl<'_> {
 
     fn broadcast(&self, values: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError> {
         let [n] = values.dims();
-        let own = values * 1.0;
-        with_pointer(&own, |at| {
-            // SAFETY: as in `all_reduce_sum`.
-            self.run("a broadcast", |stream| unsafe {
-                nccl::broadcast(at.cast_const(), at, n, FLOAT, root as i32, self.comm, stream)
+        let received = Tensor::<1>::zeros([n], &values.device());
+        with_pointer(&values, |from| {
+            with_pointer(&received, |to| {
+                // SAFETY: as in `all_reduce_sum`.
+                self.run("a broadcast", |stream| unsafe {
+                    nccl::broadcast(from.cast_const(), to, n, FLOAT, root as i32, self.comm, stream)
+                })
             })
         })?;
-        Ok(own)
+        Ok(received)
     }
 }
 
 /// Runs the queued work that computes an f32 tensor, waits for it, and lends out its GPU address.
 ///
-/// `act` must have finished with the buffer when it returns.
+/// `act` must have finished with the buffer when it returns. It may write only to a tensor that was
+/// made for the transfer.
 fn with_pointer<R>(
     tensor: &Tensor<1>,
     act: impl FnOnce(*mut c_void) -> Result<R, CollectiveError>,
@@ -234,11 +238,10 @@ fn with_pointer<R>(
     let fused =
         tensor.clone().try_into_primitive::<Cube>().map_err(|e| broken(format!("{e:?}")))?;
     let client = fused.client.clone();
-    // This primitive shares its buffer with `tensor`.
-    let cube = client.resolve_tensor_float::<CubeBackend>(fused);
-    if !cube.is_contiguous() {
-        return Err(broken("the tensor is not contiguous".into()));
-    }
+    // This primitive shares its buffer with `tensor`, unless `tensor` is a view of another one.
+    // Then it is a copy; nothing is written to it, because only the sources of a transfer may be
+    // views.
+    let cube = into_contiguous(client.resolve_tensor_float::<CubeBackend>(fused));
     // The order matters. `get_resource` makes this thread's stream wait for the stream that fills
     // the buffer; then the host waits for this thread's stream.
     let resource = cube.client.get_resource::<Server>(cube.handle.clone());

@@ -3,6 +3,7 @@
 //! A rank is a process with its own share of every batch. All ranks make the same calls in the same
 //! order. A fact that only one rank knows is first exchanged, and then all ranks act on it.
 
+mod cores;
 mod launch;
 #[cfg(feature = "mpi")]
 mod mpi;
@@ -12,6 +13,7 @@ mod watchdog;
 use burn::tensor::Tensor;
 use mmgem_core::readback::floats_now;
 
+pub use cores::ranks_on_same_cores;
 pub use launch::{Launch, LaunchError};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;

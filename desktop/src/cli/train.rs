@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
-use mmgem_collective::{Collective, Launch, Single, Tcp};
+use mmgem_collective::{Collective, Launch, Single, Tcp, ranks_on_same_cores};
 use mmgem_train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
 use serde_json::json;
 
@@ -180,6 +180,7 @@ fn run_on(
     };
     #[cfg(feature = "cuda")]
     let group = nccl.as_ref().map_or(group, |nccl| nccl as &dyn Collective);
+    share_cores(group, quiet || !is_first)?;
     let bar = progress_bar(config.optim.steps, "steps", quiet || !is_first);
     let summary = train(config, &opened.device, &commit(), resume, &SIGNALS, group, |progress| {
         show(&bar, quiet, progress);
@@ -201,6 +202,22 @@ fn run_on(
         );
     }
     model.map_or(Ok(()), print)
+}
+
+/// Gives this rank its share of the threads, if ranks share cores. RAYON_NUM_THREADS goes first.
+fn share_cores(group: &dyn Collective, quiet: bool) -> Result<()> {
+    let sharing = ranks_on_same_cores(group)?;
+    if sharing == 1 || std::env::var_os("RAYON_NUM_THREADS").is_some() {
+        return Ok(());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let n_threads = (cores / sharing).max(1);
+    // It fails only if the pool already runs; then its size stays.
+    if rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global().is_ok() {
+        let threads = format!("{sharing} ranks share {cores} cores: {n_threads} threads each");
+        note(quiet, threads + " (RAYON_NUM_THREADS sets another number)");
+    }
+    Ok(())
 }
 
 fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
