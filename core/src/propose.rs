@@ -16,7 +16,7 @@ const OFFSETS: [f32; 5] = [-0.3, -0.15, 0.0, 0.15, 0.3];
 /// whole photo has an outside too.
 const MORE_OUTSIDE: f32 = 0.03;
 /// Weights of [`Candidate::features`], fitted on photos of `coco-train` by
-/// `assets/recipes/fit_clicks.py`.
+/// `assets/model/recipes/fit_clicks.py`.
 const WEIGHTS: [f32; 5] = [1.0, -4.0, -3.9, -0.024, -0.068];
 /// The next larger box has at least this many times the area.
 const GROWTH: f32 = 2.0;
@@ -243,7 +243,7 @@ mod tests {
         assert!(!propose(&[0.0; 8], 2, [0.5, 0.5]).is_empty(), "no direction");
     }
 
-    /// The output of `assets/recipes/fit_clicks.py --golden`.
+    /// The output of `assets/model/recipes/fit_clicks.py --golden`.
     #[derive(Deserialize)]
     struct Golden {
         grid: usize,

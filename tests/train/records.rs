@@ -112,7 +112,8 @@ fn held_out_photos_are_looked_at_once_however_often_the_run_breaks_off() {
 
 #[test]
 fn every_recipe_that_is_shipped_can_be_read() {
-    let mut folders = vec![concat!(env!("CARGO_MANIFEST_DIR"), "/../assets/recipes").to_owned()];
+    let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../assets");
+    let mut folders = vec![format!("{assets}/recipes"), format!("{assets}/model/recipes")];
     let mut n = 0;
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("the recipes are there") {

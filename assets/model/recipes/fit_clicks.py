@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fits the weights with which `core/src/propose.rs` ranks the boxes around a clicked point.
 
-    python3 assets/recipes/fit_clicks.py runs/embedded-2-stage1/model data/coco-train-*.tar
+    python3 assets/model/recipes/fit_clicks.py runs/embedded-2-stage1/model data/coco-train-*.tar
 
 Needs `mmgem` (path in MMGEM [default: target/release/mmgem]), numpy, and torch for its optimizer.
 Gets the patch maps of every third photo from `mmgem trace`. Clicks each box that covers 4 % of its

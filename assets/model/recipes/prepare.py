@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Splits the photos of the embedded model into training shards and held-out shards.
 
-    python3 assets/recipes/prepare.py ../shared/data data
+    python3 assets/model/recipes/prepare.py ../shared/data data
 
 Writes WebDataset shards into the second folder. Needs only Python's standard library.
 

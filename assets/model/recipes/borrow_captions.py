@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Gives photos without captions the captions of other photos, chosen by the model's own search.
 
-    python3 assets/recipes/borrow_captions.py target/release/mmgem runs/embedded-2-stage1/model \\
+    python3 assets/model/recipes/borrow_captions.py target/release/mmgem runs/embedded-2-stage1/model \\
         ../shared/data/captions-lm-train.txt.gz data
 
 Reads coco-train-N.tar in the last folder and writes coco-borrowed-train-N.tar beside it: the same
