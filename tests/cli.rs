@@ -1,6 +1,12 @@
 //! The program as a user runs it: exit codes, stdout and stderr, bad input, and a training run that
 //! is killed.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test prints what it skips and measures"
+)]
+
 #[path = "cli/eval.rs"]
 mod eval;
 #[path = "cli/failing_gpu.rs"]

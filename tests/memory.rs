@@ -3,6 +3,8 @@
 //!
 //! These tests have a program of their own, because they count every allocation.
 
+#![allow(clippy::print_stdout, reason = "a test prints what it measures")]
+
 #[path = "train/lab.rs"]
 #[allow(dead_code, reason = "the training tests use the rest")]
 mod lab;

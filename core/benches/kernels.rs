@@ -4,6 +4,8 @@
 //! Run `cargo bench --workspace --bench kernels [-- PART-OF-A-NAME]`. `mmgem bench` measures a
 //! whole model.
 
+#![allow(clippy::print_stdout, reason = "a benchmark prints what it skips")]
+
 use std::sync::OnceLock;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};

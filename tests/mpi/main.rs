@@ -4,6 +4,8 @@
 //! Skips with a message if Open MPI is missing
 //! (`libopenmpi-dev openmpi-bin clang libclang-dev pkg-config`).
 
+#![allow(clippy::print_stderr, reason = "a test prints what it skips")]
+
 #[path = "../train/lab.rs"]
 #[allow(dead_code, reason = "the training tests use the rest")]
 mod lab;

@@ -4,6 +4,12 @@
 //! Each folder with a `case.json` is a case. `case.json` describes the case and has the command
 //! lines that made it; `make.py` makes it again. `-- --nocapture` prints the table of differences.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test prints what it skips and measures"
+)]
+
 mod fixture;
 mod import;
 mod layouts;

@@ -1,5 +1,11 @@
 //! Training runs of a tiny model: which weights learn, resuming, and damaged data.
 
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test prints what it skips and measures"
+)]
+
 mod cache;
 mod damage;
 mod disk;

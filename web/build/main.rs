@@ -5,6 +5,8 @@
 //! writes the JavaScript. It is linked as a library, so it fits the version in use and needs no
 //! installation.
 
+#![allow(clippy::print_stderr, reason = "a command prints its progress")]
+
 mod files;
 
 use std::env;

@@ -1,5 +1,7 @@
 //! `cargo ck`: format, lints, the check of `core` alone and the tests. Stops at the first failure.
 
+#![allow(clippy::print_stderr, reason = "a command prints its progress")]
+
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;

@@ -15,17 +15,24 @@ const CIDER_SIGMA: f64 = 6.0;
 /// Scores of a set of captions; BLEU and ROUGE-L are in 0..=1, CIDEr in 0..=10.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptionScores {
+    /// BLEU of single words.
     pub bleu_1: f64,
+    /// BLEU of runs of up to 2 words.
     pub bleu_2: f64,
+    /// BLEU of runs of up to 3 words.
     pub bleu_3: f64,
+    /// BLEU of runs of up to 4 words; the form that papers report.
     pub bleu_4: f64,
+    /// ROUGE-L: longest common subsequence, mean over images.
     pub rouge_l: f64,
+    /// CIDEr-D: n-grams weighted by their rarity, mean over images.
     pub cider: f64,
 }
 
 /// [`CaptionScores`] with the contribution of each image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CaptionReport {
+    /// Scores of the whole set.
     pub scores: CaptionScores,
     /// ROUGE-L of each image, in input order.
     pub rouge_l: Vec<f64>,
@@ -38,16 +45,27 @@ pub struct CaptionReport {
 /// Errors of caption scoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaptionError {
+    /// There is nothing to score.
     #[error("found no candidate caption, want at least one: check that the file is not empty")]
     NoCandidates,
+    /// The two lists differ in length.
     #[error(
         "found {candidates} candidate captions and {references} lists of references, want one list for each candidate: pair them by image first"
     )]
-    CountMismatch { candidates: usize, references: usize },
+    CountMismatch {
+        /// Number of candidate captions.
+        candidates: usize,
+        /// Number of lists of references.
+        references: usize,
+    },
+    /// An image has no caption to compare with.
     #[error(
         "candidate {image_idx} has no reference captions, want at least one: add references or leave the image out"
     )]
-    EmptyReferences { image_idx: usize },
+    EmptyReferences {
+        /// Position of the image in the input, from 0.
+        image_idx: usize,
+    },
 }
 
 /// Scores one candidate caption for each image against the reference captions of that image.

@@ -8,22 +8,39 @@ use serde::{Deserialize, Serialize};
 /// Errors of reading or pairing caption files.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CocoError {
+    /// The results file is an empty list.
     #[error(
         "found no candidate caption, want one for each image: check that the file is not empty"
     )]
     NoCandidates,
+    /// A captioned image has no references.
     #[error(
         "found a candidate for image {0} but no reference captions for it: add its references or remove the candidate"
     )]
     NoReferences(ImageId),
+    /// An image has two candidates.
     #[error("found a second candidate for image {0}, want one for each image: remove all but one")]
     DuplicateCandidate(ImageId),
+    /// Images with references have no candidate.
     #[error(
         "found references of image {image_id} and {n_more} more images but no candidates for them: caption these images or remove their references"
     )]
-    NoCandidate { image_id: ImageId, n_more: usize },
+    NoCandidate {
+        /// The first such image.
+        image_id: ImageId,
+        /// Number of further such images.
+        n_more: usize,
+    },
+    /// The file is not JSON of the expected form.
     #[error("{what} cannot be read ({found}), want {form}: check that this is the right file")]
-    Json { what: &'static str, form: &'static str, found: String },
+    Json {
+        /// Contents of the file: `candidates` or `references`.
+        what: &'static str,
+        /// Example of the expected form.
+        form: &'static str,
+        /// Message of the JSON parser.
+        found: String,
+    },
 }
 
 /// Name of an image in a caption file; the number 7 and the string `"7"` are the same image.
@@ -55,22 +72,29 @@ impl<'de> Deserialize<'de> for ImageId {
 /// One entry of a COCO results file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CandidateCaption {
+    /// Image that the caption describes.
     pub image_id: ImageId,
+    /// Caption that the model wrote.
     pub caption: String,
 }
 
 /// The reference captions of one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageReferences {
+    /// Image that the captions describe.
     pub image_id: ImageId,
+    /// Captions that people wrote, in the order of the file.
     pub captions: Vec<String>,
 }
 
 /// Candidates and references of the same images, ready for [`super::caption::score`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PairedCaptions {
+    /// Images, in the order of their references.
     pub image_ids: Vec<ImageId>,
+    /// Candidate of each image.
     pub candidates: Vec<String>,
+    /// References of each image.
     pub references: Vec<Vec<String>>,
 }
 

@@ -7,11 +7,17 @@ use super::ranking::{Ahead, RightScores, Ties, dot};
 /// Retrieval scores in both directions, under the benchmarks' names; recalls are in 0..=1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalScores {
+    /// Share of images with one of their texts in the first place.
     pub image_to_text_recall_at_1: f64,
+    /// Share of images with one of their texts among the first 5.
     pub image_to_text_recall_at_5: f64,
+    /// Share of images with one of their texts among the first 10.
     pub image_to_text_recall_at_10: f64,
+    /// Share of texts with their image in the first place.
     pub text_to_image_recall_at_1: f64,
+    /// Share of texts with their image among the first 5.
     pub text_to_image_recall_at_5: f64,
+    /// Share of texts with their image among the first 10.
     pub text_to_image_recall_at_10: f64,
     /// Mean of the six recalls.
     pub mean_recall: f64,
@@ -19,31 +25,69 @@ pub struct RetrievalScores {
     pub image_to_text_median_rank: f64,
     /// Median over texts of the rank of the text's image; 1 is best.
     pub text_to_image_median_rank: f64,
+    /// Number of images that were ranked.
     pub n_images: usize,
+    /// Number of texts that were ranked.
     pub n_texts: usize,
 }
 
 /// Errors of ranking scores or embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RetrievalError {
+    /// One side has no entries.
     #[error(
         "found {n_images} images and {n_texts} texts, want at least one of each: check that the data is not empty"
     )]
-    Empty { n_images: usize, n_texts: usize },
+    Empty {
+        /// Number of images found.
+        n_images: usize,
+        /// Number of texts found.
+        n_texts: usize,
+    },
+    /// The scores are not a whole matrix of queries × targets.
     #[error(
         "found {found} scores for {n_queries} queries over {n_targets} targets, want {n_queries} x {n_targets}: pass the whole row-major matrix"
     )]
-    ScoreCount { found: usize, n_queries: usize, n_targets: usize },
+    ScoreCount {
+        /// Number of scores.
+        found: usize,
+        /// Rows of the matrix.
+        n_queries: usize,
+        /// Columns of the matrix.
+        n_targets: usize,
+    },
+    /// Embeddings do not consist of whole vectors.
     #[error(
         "{what} hold {found} numbers, want a multiple of embed_dim {embed_dim}: check that both come from the same model"
     )]
-    EmbedLength { what: &'static str, found: usize, embed_dim: usize },
+    EmbedLength {
+        /// Which embeddings: of queries or of targets.
+        what: &'static str,
+        /// Number of values.
+        found: usize,
+        /// Number of values of one vector.
+        embed_dim: usize,
+    },
+    /// A right answer is not a target.
     #[error("entry {entry_idx} names target {found} of {n_targets}: count targets from 0")]
-    TargetOutOfRange { entry_idx: usize, found: usize, n_targets: usize },
+    TargetOutOfRange {
+        /// Position in the list of right answers.
+        entry_idx: usize,
+        /// Index of the target that the entry states.
+        found: usize,
+        /// Number of targets.
+        n_targets: usize,
+    },
+    /// The list of right answers has another length than the queries.
     #[error(
         "found {found} right targets for {n_queries} queries, want one each: add the missing ones"
     )]
-    TargetCount { found: usize, n_queries: usize },
+    TargetCount {
+        /// Number of right answers.
+        found: usize,
+        /// Number of queries.
+        n_queries: usize,
+    },
 }
 
 /// Ranks of the right answers in both directions, counted from 1; `None` is a miss at every `k`.
@@ -60,6 +104,7 @@ pub struct RetrievalRanks {
 }
 
 impl RetrievalRanks {
+    /// Recalls and median ranks of these ranks.
     pub fn scores(&self) -> RetrievalScores {
         let [image_to_text, text_to_image] = [&self.image_to_text, &self.text_to_image];
         let recalls =

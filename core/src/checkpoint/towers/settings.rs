@@ -24,15 +24,21 @@ pub struct TowerConfigs {
 /// Settings found in the files; `None` if the files do not state one.
 #[derive(Clone, Debug, Default)]
 pub struct TowerSettings {
+    /// Heads of an attention layer.
     pub num_attention_heads: Option<usize>,
+    /// Activation inside the MLPs.
     pub hidden_act: Option<HiddenAct>,
+    /// Epsilon of every LayerNorm.
     pub layer_norm_eps: Option<f64>,
+    /// As [`HiddenSettings::norms_after_pooling`](super::vit::HiddenSettings::norms_after_pooling).
     pub norms_after_pooling: bool,
     /// Sizes that the weights must have, as (key, value).
     pub sizes: Vec<(&'static str, usize)>,
     /// Side of the preprocessed pictures, in pixels.
     pub image_size: Option<usize>,
+    /// Mean and standard deviation of red, green and blue, for pixels scaled to 0..1.
     pub mean_std: Option<([f32; 3], [f32; 3])>,
+    /// How a picture of another shape becomes square.
     pub resize_mode: Option<ResizeMode>,
     /// Deliberate deviations from the files.
     pub notes: Vec<String>,

@@ -114,8 +114,11 @@ const TIMM: Names = Names {
 /// Settings that the weights of a vision transformer do not show.
 #[derive(Clone, Copy, Debug)]
 pub struct HiddenSettings {
+    /// Heads of an attention layer; divides the width.
     pub num_attention_heads: usize,
+    /// Activation inside the MLPs.
     pub hidden_act: HiddenAct,
+    /// Epsilon of every LayerNorm.
     pub layer_norm_eps: f64,
     /// Whether `ln_post` applies to the pooled vector. V is then not normalized.
     pub norms_after_pooling: bool,

@@ -11,6 +11,7 @@ use crate::kernels::quant::{Bits, Packed};
 use crate::kernels::{cpu, gpu};
 
 /// A GPU or a software adapter; `None` on a machine without one.
+#[allow(clippy::print_stderr, reason = "a test prints what it skips")]
 fn device() -> Option<&'static Device> {
     static DEVICE: OnceLock<Option<Device>> = OnceLock::new();
     let device = DEVICE.get_or_init(|| Device::wgpu_options().init().ok()).as_ref();
