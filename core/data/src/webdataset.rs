@@ -3,6 +3,8 @@
 //! A shard is a tar file. Consecutive members with the same key form a sample (`00000.jpg`,
 //! `00000.json`). Shards may be compressed (`.tar.gz`, `.tar.zst`).
 
+mod kept;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -14,6 +16,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::unpack::{Unpacked, UnpackedFile};
+pub use kept::KeptIndex;
 
 /// Size of a tar block. Headers and data start at multiples of it.
 const BLOCK: u64 = 512;
@@ -201,6 +204,8 @@ pub struct ShardIndex {
     path: PathBuf,
     unpacked: Option<UnpackedFile>,
     samples: Vec<SamplePlace>,
+    /// Hash of the samples' keys and positions. Copies of a shard have the same.
+    content: u64,
     /// Reason why the shard is truncated, if it is. Samples before the cut are complete; the sample
     /// at the cut is skipped.
     pub truncated: Option<String>,
@@ -273,7 +278,8 @@ impl ShardIndex {
             }
         }
         let split_keys = split_keys(&samples);
-        Ok(Self { path, unpacked, samples, truncated, duplicates, split_keys })
+        let content = kept::content(&samples);
+        Ok(Self { path, unpacked, samples, content, truncated, duplicates, split_keys })
     }
 
     /// Warnings for the user: truncation, and members that are skipped or not consecutive.
@@ -308,6 +314,19 @@ impl ShardIndex {
     /// Key of the sample at this index, if it exists.
     pub fn key(&self, sample_idx: usize) -> Option<&str> {
         self.samples.get(sample_idx).map(|sample| sample.key.as_str())
+    }
+
+    /// Hash of the samples' keys and positions. Copies of a shard have the same, whatever their
+    /// path.
+    pub fn content(&self) -> u64 {
+        self.content
+    }
+
+    /// Size of a sample's photo, from the headers. `None` if the sample has no photo whose name is
+    /// only an extension.
+    pub fn image_bytes(&self, sample_idx: usize) -> Option<usize> {
+        let is_image = |part: &&PartPlace| IMAGE_EXTENSIONS.contains(&part.ext.as_str());
+        self.samples.get(sample_idx)?.parts.iter().find(is_image).map(|part| part.len_bytes)
     }
 
     /// Reads one sample.
