@@ -114,10 +114,6 @@ pub struct SearchArgs {
     /// With --json the document is {"hits", "warnings", "timing"} instead of the list of hits.
     #[arg(long)]
     timing: bool,
-    /// Compare every vector, even if the library has an approximate index
-    #[cfg(feature = "ann")]
-    #[arg(long)]
-    exact: bool,
 }
 
 /// How long the parts of a search took, in milliseconds.
@@ -163,7 +159,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         relate(&mut library, &context)?;
     }
     let asks = !query.filters.is_empty() || among.is_some();
-    let source = Source::of(&library, file.as_deref(), asks, args)?;
+    let shelf = read_shelf(&library)?;
     let open = millis(start);
     let start = Instant::now();
     let mut doubts = query.doubts(context.session.tokenizer())?;
@@ -185,8 +181,14 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let is_among = |path: &Path| among.as_ref().is_none_or(|among| among.covers(path));
     let keep = |photo: &Photo, path: &Path| is_among(path) && query.keeps(photo, path);
     let start = Instant::now();
-    let mut found =
-        source.search(&library, embed.as_deref(), &wanted, asks.then_some(&keep as &Keep))?;
+    // Without an embedding, the filters alone select the hits.
+    let mut found = match embed {
+        Some(embed) => {
+            let query = index::Query::new(&embed);
+            library.search(&shelf, &query, &wanted, asks.then_some(&keep as &Keep))?
+        }
+        None => library.filtered(&shelf, &wanted, &keep)?,
+    };
     let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
         found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken.secs));
@@ -298,59 +300,6 @@ fn relate(library: &mut Library, context: &Context) -> Result<()> {
     })?;
     bar.finish_and_clear();
     Ok(())
-}
-
-/// The vectors that a search compares.
-enum Source {
-    /// All vectors.
-    Every(Shelf),
-    /// The candidates of an approximate index, in this file.
-    #[cfg(feature = "ann")]
-    Near(PathBuf),
-}
-
-impl Source {
-    #[cfg_attr(not(feature = "ann"), allow(unused_variables))]
-    fn of(
-        library: &Library,
-        file: Option<&Path>,
-        is_filtered: bool,
-        args: &SearchArgs,
-    ) -> Result<Self> {
-        // A filter may keep only photos far from the query, which the index does not propose.
-        #[cfg(feature = "ann")]
-        if let (Some(file), false) = (file, is_filtered || args.exact) {
-            let nearby = library.nearby_file(file);
-            if library.has_nearby(&nearby)? {
-                return Ok(Self::Near(nearby));
-            }
-        }
-        read_shelf(library).map(Self::Every)
-    }
-
-    /// Without `embed`, the filters alone select the hits.
-    fn search(
-        self,
-        library: &Library,
-        embed: Option<&[f32]>,
-        wanted: &Wanted,
-        keep: Option<&Keep>,
-    ) -> Result<Vec<Found>> {
-        let shelf = match self {
-            Self::Every(shelf) => shelf,
-            #[cfg(feature = "ann")]
-            Self::Near(nearby) => {
-                match library.search_near(&nearby, embed.expect("it is not filtered"), wanted)? {
-                    Some(found) => return Ok(found),
-                    None => read_shelf(library)?,
-                }
-            }
-        };
-        match embed {
-            Some(embed) => library.search(&shelf, &index::Query::new(embed), wanted, keep),
-            None => library.filtered(&shelf, wanted, keep.unwrap_or(&|_, _| true)),
-        }
-    }
 }
 
 fn read_shelf(library: &Library) -> Result<Shelf> {

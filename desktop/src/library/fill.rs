@@ -594,7 +594,7 @@ fn content_of(transaction: &Transaction, hash: &[u8; 32]) -> Result<Option<i64>>
     Ok(row.query_row([hash], |row| row.get(0)).optional()?)
 }
 
-pub(super) fn vector_rows(
+fn vector_rows(
     transaction: &Transaction,
     model: i64,
     content: i64,
@@ -606,10 +606,6 @@ pub(super) fn vector_rows(
             "INSERT OR REPLACE INTO image_vector (model, content, scale, codes) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![model, content, image.scales()[0], bytes_of_codes(image.codes())])?;
-    // The photo's embedding may have changed, so an approximate index that contains it is invalid.
-    transaction
-        .prepare_cached("DELETE FROM nearby WHERE model = ?1 AND last_content >= ?2")?
-        .execute(params![model, content])?;
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO region_vectors (model, content, boxes, scales, codes)

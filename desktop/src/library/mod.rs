@@ -12,8 +12,6 @@ mod exchange;
 mod facts;
 mod fill;
 mod folders;
-#[cfg(feature = "ann")]
-mod nearby;
 mod open;
 mod paths;
 mod same;
@@ -34,8 +32,6 @@ pub use dates::{date_in_words, days_of_date, second_in_words};
 pub use exchange::Donor;
 pub use facts::Facts;
 pub use fill::{Filling, Summary, Watcher};
-#[cfg(feature = "ann")]
-pub use nearby::gathered_vectors;
 pub use paths::as_programs_take_it;
 pub use search::{Found, Keep, Photo, Ranked, Shelf, Wanted};
 pub use sidecars::{FolderSidecars, is_sidecar};
@@ -127,7 +123,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
 ];
 
 /// Tables that libraries of earlier versions lack and those versions ignore: name, columns.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 3] = [
     (
         "text_vector",
         "model INTEGER NOT NULL REFERENCES model,
@@ -142,13 +138,6 @@ const TABLES: [(&str, &str); 4] = [
         min_score REAL NOT NULL,
         passed REAL NOT NULL,
         PRIMARY KEY (model, kept)",
-    ),
-    (
-        "nearby",
-        "model INTEGER PRIMARY KEY REFERENCES model,
-        last_content INTEGER NOT NULL,  -- photos up to it are in the approximate index
-        n INTEGER NOT NULL,
-        n_bytes INTEGER NOT NULL        -- of its file",
     ),
     (
         "folder",
@@ -250,8 +239,8 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops missing files, content without a file, embeddings of earlier versions, cached text
-    /// embeddings and the records of approximate indexes, then shrinks the library's file.
+    /// Drops missing files, content without a file, embeddings of earlier versions and cached text
+    /// embeddings, then shrinks the library's file.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
@@ -269,7 +258,6 @@ impl Library {
             transaction.execute(&format!("DELETE FROM {table} WHERE {outdated}"), key)?;
         }
         transaction.execute("DELETE FROM text_vector", [])?;
-        transaction.execute("DELETE FROM nearby", [])?;
         transaction
             .execute("DELETE FROM model WHERE fingerprint = ?1 AND preprocessing < ?2", key)?;
         transaction.commit()?;

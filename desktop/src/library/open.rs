@@ -209,6 +209,9 @@ fn make_tables(db: &mut Connection) -> Result<()> {
     } else {
         check_version(&transaction)?;
     }
+    // The record of an approximate index that earlier versions kept. Its reference to `model` would
+    // keep outdated models.
+    transaction.execute_batch("DROP TABLE IF EXISTS nearby")?;
     for (name, columns) in TABLES {
         transaction.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({columns}\n)"))?;
     }
@@ -351,6 +354,27 @@ mod tests {
             Library::open(&file, 1, 2).expect("usable").cutoffs().expect("readable"),
             [cutoff]
         );
+    }
+
+    #[test]
+    fn a_library_with_an_approximate_index_is_opened_and_compacted() {
+        let (_folder, file) = folder();
+        drop(Library::open(&file, 1, 2).expect("usable"));
+        let db = Connection::open(&file).expect("writable");
+        let earlier = format!(
+            "CREATE TABLE nearby (model INTEGER PRIMARY KEY REFERENCES model,
+                last_content INTEGER NOT NULL, n INTEGER NOT NULL, n_bytes INTEGER NOT NULL);
+            UPDATE model SET preprocessing = {};
+            INSERT INTO nearby SELECT id, 7, 1, 1 FROM model;",
+            PREPROCESSING - 1
+        );
+        db.execute_batch(&earlier).expect("writable");
+        drop(db);
+        drop(Library::for_reading(&file, 1, 2).expect("readable"));
+        let mut library = Library::open(&file, 1, 2).expect("usable");
+        library.compact().expect("the outdated model is dropped");
+        let n_models = library.db.query_row("SELECT count(*) FROM model", [], |row| row.get(0));
+        assert_eq!(n_models, Ok(1));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{Library, PREPROCESSING, paths};
 
 /// Photos whose regions are scored: the best by their whole image. A search that wants more hits
 /// scores more.
-pub(super) const REGION_CANDIDATES: usize = 3000;
+const REGION_CANDIDATES: usize = 3000;
 /// Least number of embeddings that a thread scores at once.
 const SCAN: usize = 4096;
 
@@ -22,8 +22,8 @@ const SCAN: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Shelf {
     /// Row of `content` of each embedding, ascending.
-    pub(super) contents: Vec<i64>,
-    pub(super) vectors: Vectors,
+    contents: Vec<i64>,
+    vectors: Vectors,
 }
 
 /// A photo as the library knows it.
