@@ -8,6 +8,7 @@ use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use crate::args::WrongArguments;
+use crate::cli::indexing::update as update_library;
 use crate::context::Context;
 use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
 use crate::names::{json_path, listed, path_parser, printable, shown};
@@ -131,7 +132,8 @@ fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
 }
 
 fn open_to_search(file: &Path, context: &Context) -> Result<Library> {
-    Library::open_to_search(file, context.fingerprint, context.session.config().embed_dim)
+    let dim = context.session.config().embed_dim;
+    Ok(Library::open_to_search(file, context.fingerprint, dim)?)
 }
 
 pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
@@ -150,12 +152,13 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     if let Some(out) = &args.export {
         spare_library(out, args, &file, &library)?;
     }
-    let filling = Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(context) };
+    let filling =
+        Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(&context.session) };
     let update = |library: &mut Library, found: &FoundPhotos, filling| -> Result<Summary> {
         if found.photos.is_empty() {
             note(context.quiet, "found no photos");
         }
-        library.update(found, filling)
+        update_library(library, found, filling, context)
     };
     // Before the first update, so that changes during it are not missed.
     let folders: Vec<PathBuf> = roots.iter().map(|root| root.path.clone()).collect();

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use crate::args::{Globals, WrongArguments, cosine};
 use crate::boxes::BoxArg;
-use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
+use crate::cli::{cutoff, indexing};
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::library::{
     Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
@@ -27,7 +27,7 @@ use crate::library::{
 use crate::model::model_files;
 use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
-use crate::photos::{FoundPhotos, find_photos, read_decoded};
+use crate::photos::{FoundPhotos, find_photos, read_decoded, warn_of_part};
 use crate::query::{Query, Term, What};
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
@@ -168,7 +168,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
     let embed = match query.terms.is_empty() {
         true => None,
-        false => Some(query.embed(box_px, &context.session, &mut library)?),
+        false => Some(query.embed(box_px, &context.session, &mut library, &mut warn_of_part)?),
     };
     let encode = millis(start);
     let wanted = Wanted {
@@ -277,7 +277,7 @@ fn open_library(
         note(context.quiet, "the library is read-only: new photos in the folders are not searched");
         return Ok(library);
     }
-    library.update(among, Filling::of(context))?;
+    indexing::update(&mut library, among, Filling::of(&context.session), context)?;
     Ok(library)
 }
 

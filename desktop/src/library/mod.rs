@@ -8,12 +8,17 @@
 
 mod cutoffs;
 mod dates;
+mod error;
 mod exchange;
+mod excludes;
 mod facts;
 mod fill;
 mod folders;
+pub mod names;
 mod open;
 mod paths;
+pub mod photos;
+pub mod query;
 mod same;
 mod search;
 mod sidecars;
@@ -22,19 +27,18 @@ mod watch;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
 use mmgem_core::image::BoxPx;
 use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use cutoffs::Cutoff;
 pub use dates::{date_in_words, days_of_date, second_in_words};
+pub use error::{LibraryError, Result, root_on_one_line};
 pub use exchange::Donor;
 pub use facts::Facts;
 pub use fill::{Filling, Summary, Watcher};
 pub use paths::as_programs_take_it;
 pub use search::{Found, Keep, Photo, Ranked, Shelf, Wanted};
-pub use sidecars::{FolderSidecars, is_sidecar};
 pub use texts::{KnownTexts, TextsInMemory};
 pub use watch::Changes;
 
@@ -185,8 +189,7 @@ impl Library {
     /// Counts the files.
     pub fn counts(&self) -> Result<Counts> {
         let count = |sql: &str, model: &[&dyn rusqlite::ToSql]| -> Result<usize> {
-            let n: i64 = self.db.query_row(sql, model, |row| row.get(0))?;
-            Ok(usize::try_from(n)?)
+            Ok(count(self.db.query_row(sql, model, |row| row.get(0))?))
         };
         let photos = "SELECT count(*) FROM file JOIN image_vector USING (content) WHERE model = ?1";
         let problems = "SELECT count(*) FROM file WHERE problem IS NOT NULL";
@@ -265,6 +268,11 @@ impl Library {
     }
 }
 
+/// A number that SQLite counted.
+fn count(n: i64) -> usize {
+    usize::try_from(n).expect("counts are not negative")
+}
+
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
@@ -292,9 +300,7 @@ pub fn default_library() -> Result<PathBuf> {
     } else {
         folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")))
     };
-    let data = data
-        .context("this system names no folder for a program's data\n  hint: give --library FILE")?;
-    Ok(data.join("mmgem").join("library.sqlite"))
+    Ok(data.ok_or(LibraryError::NoDataFolder)?.join("mmgem").join("library.sqlite"))
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use mmgem_core::image::BoxPx;
 use mmgem_core::index::{Hit, Query, Vectors, best};
 use rayon::prelude::*;
 use rusqlite::params;
 
 use super::dates::{DateFrom, Dated};
-use super::{Library, PREPROCESSING, paths};
+use super::{Library, PREPROCESSING, Result, count, paths};
 
 /// Photos whose regions are scored: the best by their whole image. A search that wants more hits
 /// scores more.
@@ -376,15 +375,13 @@ impl Library {
             WHERE content NOT IN (SELECT content FROM image_vector WHERE model = ?1)
             AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content)";
         let key = params![self.model, self.fingerprint.cast_signed(), PREPROCESSING];
-        let n: i64 = self.db.query_row(sql, key, |row| row.get(0))?;
-        Ok(usize::try_from(n)?)
+        Ok(count(self.db.query_row(sql, key, |row| row.get(0))?))
     }
 
     /// Number of photos that other models have embeddings of, for a hint if this model has none.
     pub fn photos_of_other_models(&self) -> Result<usize> {
         let sql = "SELECT count(DISTINCT content) FROM image_vector WHERE model != ?1";
-        let n: i64 = self.db.query_row(sql, params![self.model], |row| row.get(0))?;
-        Ok(usize::try_from(n)?)
+        Ok(count(self.db.query_row(sql, params![self.model], |row| row.get(0))?))
     }
 }
 

@@ -11,12 +11,12 @@ use mmgem_core::index::{Index, Query};
 use mmgem_scenes::scene;
 use tempfile::TempDir;
 
+use super::photos::{FoundPhotos, Root, walk};
 use super::*;
 use crate::context::Context;
 use crate::device::{DeviceChoice, open_device};
 use crate::draw::png_bytes;
 use crate::model::ModelFiles;
-use crate::photos::{Root, walk};
 
 /// A folder with drawn photos and a library beside it.
 struct Desk {
@@ -67,20 +67,36 @@ impl Desk {
     }
 
     fn update(&self, library: &mut Library) -> Summary {
-        let found = walk(&[Root::from(self.path(""))], true).expect("the folder is there");
-        library.update(&found, Filling::of(&self.context)).expect("some photo can be read")
+        let found = walk(&[Root::from(self.path(""))]).expect("the folder is there");
+        update(library, &found, Filling::of(&self.context.session))
     }
 
     /// Names of the hits, each with the number of files that have its picture.
     fn search(&self, library: &Library, query: &Rgb, wanted: Wanted) -> Vec<(String, usize)> {
         let encoded = self.context.session.encode_rgb(query);
-        let vectors = fill::embed(&self.context, &encoded).expect("encodes");
+        let vectors = fill::embed(&self.context.session, &encoded).expect("encodes");
         let query = Query::new(&vectors.image.vector(0));
         let found = library.search(&library.shelf().expect("readable"), &query, &wanted, None);
         let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
         let hit = |hit: Found| (name(&hit.path), 1 + hit.same.len());
         found.expect("readable").into_iter().map(hit).collect()
     }
+}
+
+/// Updates a library without an observer.
+fn update(library: &mut Library, found: &FoundPhotos, filling: Filling) -> Summary {
+    struct Silent;
+    impl Watcher for Silent {
+        fn begin(&mut self, _n_files: usize) {}
+        fn advance(&mut self, _n_files: usize) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn refuse(&mut self, _path: &Path, _error: LibraryError) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn warn(&mut self, _path: &Path, _problem: &str) {}
+    }
+    library.update(found, filling, &mut Silent).expect("the library can be written")
 }
 
 fn png(photo: &Rgb) -> Vec<u8> {
@@ -311,12 +327,9 @@ fn a_file_is_read_again_when_anything_about_it_changed() {
     permissions.set_readonly(true);
     fs::set_permissions(&file, permissions).expect("writable");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
-    let rescan = Filling { rescan: true, ..Filling::of(&desk.context) };
-    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
-    assert_eq!(
-        library.update(&found, rescan).expect("readable"),
-        Summary { unchanged: 2, ..done(0, 0, 0, 0) }
-    );
+    let rescan = Filling { rescan: true, ..Filling::of(&desk.context.session) };
+    let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
+    assert_eq!(update(&mut library, &found, rescan), Summary { unchanged: 2, ..done(0, 0, 0, 0) });
     assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
 }
 
@@ -326,13 +339,12 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     let mut library = desk.library();
     desk.update(&mut library);
     // No user can open a folder as a file, so a folder takes the file's place.
-    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
+    let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
     let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
     fs::rename(&file, &away).expect("writable");
     fs::create_dir(&file).expect("writable");
-    let update = |library: &mut Library| {
-        library.update(&found, Filling::of(&desk.context)).expect("readable")
-    };
+    let update =
+        |library: &mut Library| update(library, &found, Filling::of(&desk.context.session));
     for _ in 0..2 {
         assert_eq!(update(&mut library), done(0, 0, 0, 1));
         assert_eq!(
@@ -411,7 +423,7 @@ fn a_region_is_found_in_the_photo_that_has_it() {
     let mut library = desk.library();
     desk.update(&mut library);
     let encoded = desk.context.session.encode_rgb(&drawn(2));
-    let vectors = fill::embed(&desk.context, &encoded).expect("encodes");
+    let vectors = fill::embed(&desk.context.session, &encoded).expect("encodes");
     let query = Query::new(&vectors.regions.vector(6));
     let wanted = Wanted { by_region: true, ..FIRST };
     let shelf = library.shelf().expect("readable");
@@ -436,11 +448,11 @@ fn what_is_exported_saves_the_encoding_elsewhere() {
     let donor = Donor::read(&file, desk.context.fingerprint).expect("of this model");
     assert!(Donor::read(&file, 5).is_err());
     desk.write("new.png", &png(&drawn(9)));
-    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
+    let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
     let mut elsewhere =
         Library::in_memory(desk.context.fingerprint, index.images.dim()).expect("usable");
-    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.context) };
-    let summary = elsewhere.update(&found, filling).expect("readable");
+    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.context.session) };
+    let summary = update(&mut elsewhere, &found, filling);
     assert_eq!(summary, done(1, 3, 0, 0));
     let mut again = elsewhere.to_index().expect("readable");
     assert_eq!(again.photos.len(), 4);
@@ -479,7 +491,7 @@ fn another_programs_file_is_refused() {
         .and_then(|db| db.execute_batch("CREATE TABLE t (x)"))
         .expect("writable");
     for file in [text, theirs] {
-        let error = format!("{:#}", Library::open(&file, 1, 8).expect_err("foreign"));
+        let error = Library::open(&file, 1, 8).expect_err("foreign").to_string();
         assert!(
             error.contains("the photo library cannot be used") && error.contains("--library"),
             "{error}"
