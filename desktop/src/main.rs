@@ -11,8 +11,6 @@ mod demo;
 mod device;
 mod device_failure;
 mod draw;
-#[cfg_attr(not(feature = "app"), allow(dead_code, unused_imports))]
-mod library;
 mod loss_of_copy;
 mod model;
 mod names;
@@ -28,8 +26,8 @@ use anyhow::{Error, Result};
 use args::{Args, Command, WrongArguments};
 use device::DeviceChoice;
 use device_failure::{caught, is_the_devices};
-use library::LibraryError;
-use library::query::{self, QueryError};
+use mmgem_library::query::{self, QueryError};
+use mmgem_library::{self as library, LibraryError};
 use names::printable;
 use terminal::note;
 

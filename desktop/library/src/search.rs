@@ -57,7 +57,7 @@ impl Photo {
     }
 }
 
-#[cfg(test)]
+#[doc(hidden)]
 impl Photo {
     /// A photo of 400 × 300 pixels at a path, for tests.
     pub fn example(content: i64, path: PathBuf, taken_secs: i64) -> Self {

@@ -663,7 +663,7 @@ mod tests {
         let (a, minus, b) = (photo("a.jpg"), OsString::from("-"), photo("b b.jpg"));
         let both = of(&[&a.clone().into(), &minus, &b.clone().into()]);
         assert_eq!(both, [term(1.0, &a), term(-1.0, &b)]);
-        let uri = OsString::from(crate::library::names::file_uri(&b));
+        let uri = OsString::from(crate::names::file_uri(&b));
         assert_eq!(of(&[&uri]), [term(1.0, &b)]);
         let typed = Query::read(&format!("-2:\"{}\"", b.display())).expect("quoted").terms;
         assert_eq!(typed, [term(-2.0, &b)]);

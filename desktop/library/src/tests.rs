@@ -2,26 +2,39 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Cursor;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use burn::tensor::Device;
 use mmgem_core::image::{Rgb, to_jpeg};
 use mmgem_core::index::{Index, Query};
+use mmgem_core::session::Session;
 use mmgem_scenes::scene;
 use tempfile::TempDir;
 
 use super::photos::{FoundPhotos, Root, walk};
 use super::*;
-use crate::context::Context;
-use crate::device::{DeviceChoice, open_device};
-use crate::draw::png_bytes;
-use crate::model::ModelFiles;
 
 /// A folder with drawn photos and a library beside it.
 struct Desk {
     folder: TempDir,
-    context: Context,
+    session: Session,
+}
+
+/// Stands for the hash of the model.
+const FINGERPRINT: u64 = 3;
+
+/// The model that is embedded in the program.
+fn embedded_model() -> Session {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/model");
+    let read = |name: &str| fs::read(folder.join(name)).expect("a file of the repository");
+    let config = String::from_utf8(read("config.json")).expect("JSON");
+    let weights = read("model.safetensors");
+    let shards = [("model.safetensors", weights.as_slice())];
+    Session::open(&config, &shards, &read("tokenizer.json"), &Device::flex())
+        .expect("the embedded files belong together")
 }
 
 fn drawn(index: u64) -> Rgb {
@@ -31,19 +44,10 @@ fn drawn(index: u64) -> Rgb {
 
 impl Desk {
     fn new(n_photos: u64) -> Self {
-        let files = ModelFiles::read(None).expect("embedded");
-        let cpu = open_device(DeviceChoice::Cpu).expect("there is always a CPU");
-        let context = Context {
-            session: files.open(&cpu).expect("the embedded files belong together"),
-            fingerprint: files.fingerprint(),
-            model_name: files.name,
-            device_name: "cpu".into(),
-            is_cpu: true,
-            quiet: true,
-            json: false,
-            strict: false,
+        let desk = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            session: embedded_model(),
         };
-        let desk = Self { folder: tempfile::tempdir().expect("a temporary folder"), context };
         fs::create_dir(desk.path("")).expect("writable");
         (0..n_photos).for_each(|index| desk.write(&format!("{index}.png"), &png(&drawn(index))));
         desk
@@ -58,23 +62,23 @@ impl Desk {
     }
 
     fn library(&self) -> Library {
-        self.library_of(self.context.fingerprint)
+        self.library_of(FINGERPRINT)
     }
 
     fn library_of(&self, fingerprint: u64) -> Library {
         let file = self.folder.path().join("library.sqlite");
-        Library::open(&file, fingerprint, self.context.session.config().embed_dim).expect("usable")
+        Library::open(&file, fingerprint, self.session.config().embed_dim).expect("usable")
     }
 
     fn update(&self, library: &mut Library) -> Summary {
         let found = walk(&[Root::from(self.path(""))]).expect("the folder is there");
-        update(library, &found, Filling::of(&self.context.session))
+        update(library, &found, Filling::of(&self.session))
     }
 
     /// Names of the hits, each with the number of files that have its picture.
     fn search(&self, library: &Library, query: &Rgb, wanted: Wanted) -> Vec<(String, usize)> {
-        let encoded = self.context.session.encode_rgb(query);
-        let vectors = fill::embed(&self.context.session, &encoded).expect("encodes");
+        let encoded = self.session.encode_rgb(query);
+        let vectors = fill::embed(&self.session, &encoded).expect("encodes");
         let query = Query::new(&vectors.image.vector(0));
         let found = library.search(&library.shelf().expect("readable"), &query, &wanted, None);
         let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
@@ -100,7 +104,9 @@ fn update(library: &mut Library, found: &FoundPhotos, filling: Filling) -> Summa
 }
 
 fn png(photo: &Rgb) -> Vec<u8> {
-    png_bytes(photo).expect("encodes")
+    let mut bytes = Cursor::new(Vec::new());
+    photo.write_to(&mut bytes, image::ImageFormat::Png).expect("encodes");
+    bytes.into_inner()
 }
 
 const FIRST: Wanted = Wanted { skip: 0, k: 1, min_score: -1.0, by_region: false, group: false };
@@ -327,7 +333,7 @@ fn a_file_is_read_again_when_anything_about_it_changed() {
     permissions.set_readonly(true);
     fs::set_permissions(&file, permissions).expect("writable");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
-    let rescan = Filling { rescan: true, ..Filling::of(&desk.context.session) };
+    let rescan = Filling { rescan: true, ..Filling::of(&desk.session) };
     let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
     assert_eq!(update(&mut library, &found, rescan), Summary { unchanged: 2, ..done(0, 0, 0, 0) });
     assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
@@ -343,8 +349,7 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
     fs::rename(&file, &away).expect("writable");
     fs::create_dir(&file).expect("writable");
-    let update =
-        |library: &mut Library| update(library, &found, Filling::of(&desk.context.session));
+    let update = |library: &mut Library| update(library, &found, Filling::of(&desk.session));
     for _ in 0..2 {
         assert_eq!(update(&mut library), done(0, 0, 0, 1));
         assert_eq!(
@@ -422,8 +427,8 @@ fn a_region_is_found_in_the_photo_that_has_it() {
     let desk = Desk::new(5);
     let mut library = desk.library();
     desk.update(&mut library);
-    let encoded = desk.context.session.encode_rgb(&drawn(2));
-    let vectors = fill::embed(&desk.context.session, &encoded).expect("encodes");
+    let encoded = desk.session.encode_rgb(&drawn(2));
+    let vectors = fill::embed(&desk.session, &encoded).expect("encodes");
     let query = Query::new(&vectors.regions.vector(6));
     let wanted = Wanted { by_region: true, ..FIRST };
     let shelf = library.shelf().expect("readable");
@@ -445,13 +450,12 @@ fn what_is_exported_saves_the_encoding_elsewhere() {
 
     let file = desk.folder.path().join("index.safetensors");
     fs::write(&file, &bytes).expect("writable");
-    let donor = Donor::read(&file, desk.context.fingerprint).expect("of this model");
+    let donor = Donor::read(&file, FINGERPRINT).expect("of this model");
     assert!(Donor::read(&file, 5).is_err());
     desk.write("new.png", &png(&drawn(9)));
     let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
-    let mut elsewhere =
-        Library::in_memory(desk.context.fingerprint, index.images.dim()).expect("usable");
-    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.context.session) };
+    let mut elsewhere = Library::in_memory(FINGERPRINT, index.images.dim()).expect("usable");
+    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.session) };
     let summary = update(&mut elsewhere, &found, filling);
     assert_eq!(summary, done(1, 3, 0, 0));
     let mut again = elsewhere.to_index().expect("readable");
