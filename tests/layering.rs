@@ -131,7 +131,14 @@ fn the_cpu_brings_one_backend_and_the_gpu_no_vendors() {
 fn no_library_knows_a_window_or_a_command_line() {
     check_absent("mmgem-core", "", 99, &SHELLS);
     check_absent("mmgem-core", "cpu,gpu,autodiff,heic", 99, &SHELLS);
-    for package in ["mmgem-collective", "mmgem-data", "mmgem-eval", "mmgem-scenes", "mmgem-train"] {
+    for package in [
+        "mmgem-collective",
+        "mmgem-data",
+        "mmgem-eval",
+        "mmgem-library",
+        "mmgem-scenes",
+        "mmgem-train",
+    ] {
         check_absent(package, "", 99, &SHELLS);
     }
 }

@@ -13,6 +13,8 @@ use anyhow::{Error, Result};
 use mmgem_core::readback::{DeviceFailed, report_failure, reported_failure};
 use mmgem_core::session::SessionError;
 
+use crate::library::LibraryError;
+
 /// Crates that panic if the device fails.
 const DRIVERS: [&str; 2] = ["wgpu", "cubecl-wgpu"];
 /// Crates whose later panics only follow from that failure.
@@ -66,7 +68,9 @@ pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 /// Whether the device failed, as opposed to the request.
 pub fn is_the_devices(error: &Error) -> bool {
     error.chain().any(|cause| {
-        cause.is::<DeviceFailed>() || matches!(cause.downcast_ref(), Some(SessionError::Device(_)))
+        cause.is::<DeviceFailed>()
+            || matches!(cause.downcast_ref(), Some(SessionError::Device(_)))
+            || cause.downcast_ref().is_some_and(LibraryError::is_of_device)
     })
 }
 

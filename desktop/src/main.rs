@@ -11,17 +11,12 @@ mod demo;
 mod device;
 mod device_failure;
 mod draw;
-mod excludes;
-// Without the window, some items of the library are unused.
-#[cfg_attr(not(feature = "app"), allow(dead_code, unused_imports))]
-mod library;
 mod loss_of_copy;
 mod model;
 mod names;
 mod outputs;
 mod photos;
 mod probe;
-mod query;
 mod terminal;
 
 use std::process::ExitCode;
@@ -31,6 +26,8 @@ use anyhow::{Error, Result};
 use args::{Args, Command, WrongArguments};
 use device::DeviceChoice;
 use device_failure::{caught, is_the_devices};
+use mmgem_library::query::{self, QueryError};
+use mmgem_library::{self as library, LibraryError};
 use names::printable;
 use terminal::note;
 
@@ -47,7 +44,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprint!("{}", printable(&report(&error)));
-            ExitCode::from(if error.is::<WrongArguments>() { 2 } else { 1 })
+            ExitCode::from(if is_wrong_arguments(&error) { 2 } else { 1 })
         }
     }
 }
@@ -74,6 +71,13 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Train(args) => cli::train::run(&args, &globals),
         Command::Web(args) => cli::web::run(&args, &globals),
     }
+}
+
+/// Whether the arguments are wrong, the words of a query included.
+fn is_wrong_arguments(error: &Error) -> bool {
+    error.is::<WrongArguments>()
+        || error.is::<QueryError>()
+        || matches!(error.downcast_ref(), Some(LibraryError::Query(_)))
 }
 
 /// Whether the CPU may replace a failed GPU. Training stops instead: on a CPU it would take weeks.
@@ -143,6 +147,7 @@ mod tests {
         let failed = || Error::from(SessionError::from(lost())).context("0.png");
         assert!(is_the_devices(&failed()));
         assert!(is_the_devices(&Error::from(lost())));
+        assert!(is_the_devices(&LibraryError::from(SessionError::from(lost())).into()));
         assert!(!is_the_devices(&anyhow::anyhow!("no such file")));
         let error = on_the_cpu_instead(failed(), false).expect_err("it may not");
         assert!(report(&error).contains("the device stopped working: it was lost"), "{error:?}");
@@ -150,6 +155,13 @@ mod tests {
         assert!(moves("mmgem devices") && moves("mmgem devices --device auto"));
         assert!(!moves("mmgem devices --device cpu") && !moves("mmgem devices --device wgpu"));
         assert!(!moves("mmgem train run.toml"));
+    }
+
+    #[test]
+    fn a_wrong_query_is_a_wrong_argument() {
+        assert!(is_wrong_arguments(&QueryError::Empty.into()));
+        assert!(is_wrong_arguments(&LibraryError::from(QueryError::Cancelling).into()));
+        assert!(!is_wrong_arguments(&LibraryError::NoName.into()));
     }
 
     #[test]

@@ -150,9 +150,7 @@ impl PassedOver {
 
 /// The root cause on one line, without its `file:` line: the caller names the file.
 pub fn root_on_one_line(error: &anyhow::Error) -> String {
-    let root = error.root_cause().to_string();
-    let lines = root.lines().map(str::trim).filter(|line| !line.starts_with("file:"));
-    lines.collect::<Vec<_>>().join("; ")
+    crate::library::root_on_one_line(error.as_ref())
 }
 
 #[cfg(test)]

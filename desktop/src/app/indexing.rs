@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::messages::{Ask, IndexNews, News, Post};
 use crate::context::Context;
 use crate::device_failure::is_the_devices;
-use crate::library::{Filling, Library, Summary, Watcher};
+use crate::library::{Filling, Library, LibraryError, Summary, Watcher, root_on_one_line};
 use crate::photos::walk;
 
 /// Pauses and stops the indexing thread.
@@ -103,7 +103,7 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
     let mut library = Library::open(&job.library, job.context.fingerprint, dim)?;
     // Applies the exclusions that `mmgem index` saved.
     let roots =
-        there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>>>()?;
+        there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>, _>>()?;
     let found = walk(&roots, true)?;
     if let Some(left_out) = found.left_out.in_words() {
         reporter.tell(IndexNews::LeftOut(left_out));
@@ -111,7 +111,7 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
     for (path, why) in &found.passed_over {
         reporter.tell(IndexNews::Problem(path.clone(), why.clone()));
     }
-    library.update_watched(&found, Filling::of(&job.context), reporter)
+    Ok(library.update(&found, Filling::of(&job.context.session), reporter)?)
 }
 
 struct Reporter {
@@ -137,9 +137,9 @@ impl Watcher for Reporter {
         self.control.checkpoint()
     }
 
-    fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()> {
-        self.tell(IndexNews::Problem(path.to_owned(), crate::terminal::root_on_one_line(&error)));
-        Ok(())
+    fn refuse(&mut self, path: &Path, error: LibraryError) -> ControlFlow<()> {
+        self.tell(IndexNews::Problem(path.to_owned(), root_on_one_line(&error)));
+        ControlFlow::Continue(())
     }
 
     fn warn(&mut self, path: &Path, problem: &str) {

@@ -28,7 +28,7 @@ use crate::device_failure::is_the_devices;
 use crate::draw::overlay_heat;
 use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
 use crate::names::shown;
-use crate::photos::decode_photo;
+use crate::photos::{decode_photo, warn_of_part};
 use crate::query::{Query, Term, What, embed_text};
 
 /// Minimum size of a shown photo on both sides, if the file has it.
@@ -384,7 +384,7 @@ impl Worker {
             return Ok(vector.clone());
         }
         let context = self.opened()?.context.clone();
-        let vector = query.embed(box_px, &context.session, &mut self.texts)?;
+        let vector = query.embed(box_px, &context.session, &mut self.texts, &mut warn_of_part)?;
         let vector = Arc::new(index::Query::new(&vector));
         self.embedded = Some((query.terms.clone(), box_px, vector.clone()));
         Ok(vector)

@@ -32,20 +32,9 @@ pub struct BenchSearchArgs {
     /// Runs of each measurement; the median is reported
     #[arg(long, value_name = "N", default_value_t = 9)]
     repeat: usize,
-    /// Compare the exact search with the approximate index
-    ///
-    /// Makes a library of each size, and measures how long it takes to read and search it with the
-    /// approximate index and without.
-    #[cfg(feature = "ann")]
-    #[arg(long)]
-    approximate: bool,
 }
 
 pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
-    #[cfg(feature = "ann")]
-    if args.approximate {
-        return nearby::run(args, context);
-    }
     let text = "a brown dog runs through the snow with a stick";
     let text_ms =
         1e3 * median_secs(args.repeat, || drop(block_on(context.session.embed_text(text))));
@@ -106,93 +95,4 @@ fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
     let vectors = Vectors::from_parts(dim, codes, vec![scale; n]).expect("n * dim codes");
     let (shelf, query) = (Shelf::of_vectors(vectors), Query::new(&query));
     1e3 * median_secs(args.repeat, || drop(best(shelf.scores(&query), args.k)))
-}
-
-/// Searches as `mmgem search` runs them: open the library, read the vectors or the index, find the
-/// best photos.
-#[cfg(feature = "ann")]
-mod nearby {
-    use std::time::Instant;
-
-    use super::*;
-    use crate::library::{Found, Wanted, gathered_vectors};
-
-    pub fn run(args: &BenchSearchArgs, context: &Context) -> Result<()> {
-        let dim = args.dim.unwrap_or(context.session.config().embed_dim);
-        let mut entries = Vec::new();
-        for n in &args.photos {
-            let folder = scratch_folder();
-            let entry = measure(*n, dim, args, &folder.join("library.sqlite"));
-            std::fs::remove_dir_all(&folder)?;
-            entries.push(entry?);
-        }
-        if context.json {
-            return print_json(&Value::Array(entries));
-        }
-        entries.iter().try_for_each(|entry| {
-            print(format!(
-                "{} photos of {dim} numbers: exact {} ms, approximate {} ms with {:.1} % of the best {}; index built in {} s, \
-                 {} MiB",
-                entry["photos"],
-                entry["exact_ms"],
-                entry["near_ms"],
-                100.0 * entry["share_of_best"].as_f64().unwrap_or(0.0),
-                args.k,
-                entry["made_secs"],
-                entry["file_mib"],
-            ))
-        })
-    }
-
-    fn measure(
-        n: usize,
-        dim: usize,
-        args: &BenchSearchArgs,
-        file: &std::path::Path,
-    ) -> Result<Value> {
-        let vectors = gathered_vectors(n, dim, 1);
-        let open = || Library::open(file, 1, dim);
-        let mut library = open()?;
-        library.pretend(&vectors)?;
-        let graph = library.nearby_file(file);
-        let start = Instant::now();
-        library.update_nearby(&graph, |_| ())?;
-        let made_secs = start.elapsed().as_secs_f64();
-        drop(library);
-        let wanted = Wanted { skip: 0, k: args.k, min_score: -1.0, by_region: false };
-        let queries = gathered_vectors(args.repeat * 100, dim, 1);
-        let (mut exact_ms, mut near_ms, mut n_best, mut n_found) = (Vec::new(), Vec::new(), 0, 0);
-        let timed =
-            |times: &mut Vec<f64>, search: &dyn Fn() -> Result<Vec<Found>>| -> Result<Vec<i64>> {
-                let start = Instant::now();
-                let found = search()?;
-                times.push(1e3 * start.elapsed().as_secs_f64());
-                Ok(found.iter().map(|hit| hit.photo.content).collect())
-            };
-        for row in 0..args.repeat {
-            let query = queries.vector(row);
-            let every = timed(&mut exact_ms, &|| {
-                let library = open()?;
-                library.search(&library.shelf()?, &Query::new(&query), &wanted, None)
-            })?;
-            let near = timed(&mut near_ms, &|| {
-                Ok(open()?.search_near(&graph, &query, &wanted)?.unwrap_or_default())
-            })?;
-            n_best += every.len();
-            n_found += every.iter().filter(|content| near.contains(content)).count();
-        }
-        let median = |mut times: Vec<f64>| {
-            times.sort_by(f64::total_cmp);
-            json_f32(times[times.len() / 2] as f32)
-        };
-        Ok(json!({
-            "photos": n,
-            "dim": dim,
-            "exact_ms": median(exact_ms),
-            "near_ms": median(near_ms),
-            "share_of_best": n_found as f64 / n_best.max(1) as f64,
-            "made_secs": json_f32(made_secs as f32),
-            "file_mib": std::fs::metadata(&graph)?.len() >> 20,
-        }))
-    }
 }

@@ -8,13 +8,12 @@ use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use crate::args::WrongArguments;
+use crate::cli::indexing::update as update_library;
 use crate::context::Context;
 use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
 use crate::names::{json_path, listed, path_parser, printable, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, Root, walk};
-#[cfg(feature = "ann")]
-use crate::terminal::progress_bar;
 use crate::terminal::{json_problem, note, print, print_json};
 
 #[derive(Debug, Args)]
@@ -75,40 +74,12 @@ pub struct IndexArgs {
     /// clears the cached texts.
     #[arg(long)]
     compact: bool,
-    /// Make or update an approximate index beside the library
-    ///
-    /// Searches from the shell read it instead of every vector. It pays off from hundreds of
-    /// thousands of photos on. You may delete its file.
-    #[cfg(feature = "ann")]
-    #[arg(long)]
-    approximate: bool,
 }
 
 impl IndexArgs {
-    #[cfg(feature = "ann")]
-    fn update_nearby(&self, file: &Path, library: &mut Library, context: &Context) -> Result<()> {
-        if self.approximate {
-            let nearby = library.nearby_file(file);
-            let bar = progress_bar(library.counts()?.photos, "photos", context.quiet);
-            let n = library.update_nearby(&nearby, |n| bar.inc(n as u64))?;
-            bar.finish_and_clear();
-            note(context.quiet, format!("{n} photos are in {}", shown(&nearby)));
-        }
-        Ok(())
-    }
-
-    /// Whether an option changes the library without reading folders.
-    fn changes_library(&self) -> bool {
-        #[cfg(feature = "ann")]
-        if self.approximate {
-            return true;
-        }
-        self.compact
-    }
-
     /// Whether an option works on the library alone, without folders.
     fn asks_of_library(&self) -> bool {
-        self.problems || self.export.is_some() || self.changes_library()
+        self.problems || self.export.is_some() || self.compact
     }
 
     /// The folders of the command line, or else the known folders that exist.
@@ -161,7 +132,8 @@ fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
 }
 
 fn open_to_search(file: &Path, context: &Context) -> Result<Library> {
-    Library::open_to_search(file, context.fingerprint, context.session.config().embed_dim)
+    let dim = context.session.config().embed_dim;
+    Ok(Library::open_to_search(file, context.fingerprint, dim)?)
 }
 
 pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
@@ -172,7 +144,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     let found = if only_asks { None } else { Some(walk(&roots, context.quiet)?) };
     let donor =
         args.import.as_deref().map(|file| Donor::read(file, context.fingerprint)).transpose()?;
-    let mut library = match only_asks && !args.changes_library() {
+    let mut library = match only_asks && !args.compact {
         true => open_to_search(&file, context)?,
         false if only_asks && !file.is_file() => return open_to_search(&file, context).map(drop),
         false => Library::open(&file, context.fingerprint, context.session.config().embed_dim)?,
@@ -180,12 +152,13 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     if let Some(out) = &args.export {
         spare_library(out, args, &file, &library)?;
     }
-    let filling = Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(context) };
+    let filling =
+        Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(&context.session) };
     let update = |library: &mut Library, found: &FoundPhotos, filling| -> Result<Summary> {
         if found.photos.is_empty() {
             note(context.quiet, "found no photos");
         }
-        library.update(found, filling)
+        update_library(library, found, filling, context)
     };
     // Before the first update, so that changes during it are not missed.
     let folders: Vec<PathBuf> = roots.iter().map(|root| root.path.clone()).collect();
@@ -204,8 +177,6 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     if args.compact {
         library.compact()?;
     }
-    #[cfg(feature = "ann")]
-    args.update_nearby(&file, &mut library, context)?;
     if let Some(out) = &args.export {
         write_atomic(out, &library.to_index()?.to_bytes())?;
         note(context.quiet, format!("wrote {}", shown(out)));

@@ -14,6 +14,7 @@ pub mod export;
 mod hits_page;
 pub mod import;
 pub mod index;
+pub mod indexing;
 pub mod info;
 pub mod localize;
 pub mod parity;

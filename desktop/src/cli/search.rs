@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use crate::args::{Globals, WrongArguments, cosine};
 use crate::boxes::BoxArg;
-use crate::cli::cutoff;
 use crate::cli::hits_page::hits_page;
+use crate::cli::{cutoff, indexing};
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::library::{
     Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
@@ -27,7 +27,7 @@ use crate::library::{
 use crate::model::model_files;
 use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
-use crate::photos::{FoundPhotos, find_photos, read_decoded};
+use crate::photos::{FoundPhotos, find_photos, read_decoded, warn_of_part};
 use crate::query::{Query, Term, What};
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
@@ -114,10 +114,6 @@ pub struct SearchArgs {
     /// With --json the document is {"hits", "warnings", "timing"} instead of the list of hits.
     #[arg(long)]
     timing: bool,
-    /// Compare every vector, even if the library has an approximate index
-    #[cfg(feature = "ann")]
-    #[arg(long)]
-    exact: bool,
 }
 
 /// How long the parts of a search took, in milliseconds.
@@ -163,7 +159,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         relate(&mut library, &context)?;
     }
     let asks = !query.filters.is_empty() || among.is_some();
-    let source = Source::of(&library, file.as_deref(), asks, args)?;
+    let shelf = read_shelf(&library)?;
     let open = millis(start);
     let start = Instant::now();
     let mut doubts = query.doubts(context.session.tokenizer())?;
@@ -172,7 +168,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
     let embed = match query.terms.is_empty() {
         true => None,
-        false => Some(query.embed(box_px, &context.session, &mut library)?),
+        false => Some(query.embed(box_px, &context.session, &mut library, &mut warn_of_part)?),
     };
     let encode = millis(start);
     let wanted = Wanted {
@@ -185,8 +181,14 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let is_among = |path: &Path| among.as_ref().is_none_or(|among| among.covers(path));
     let keep = |photo: &Photo, path: &Path| is_among(path) && query.keeps(photo, path);
     let start = Instant::now();
-    let mut found =
-        source.search(&library, embed.as_deref(), &wanted, asks.then_some(&keep as &Keep))?;
+    // Without an embedding, the filters alone select the hits.
+    let mut found = match embed {
+        Some(embed) => {
+            let query = index::Query::new(&embed);
+            library.search(&shelf, &query, &wanted, asks.then_some(&keep as &Keep))?
+        }
+        None => library.filtered(&shelf, &wanted, &keep)?,
+    };
     let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
         found.sort_by_key(|hit| std::cmp::Reverse(hit.photo.taken.secs));
@@ -275,7 +277,7 @@ fn open_library(
         note(context.quiet, "the library is read-only: new photos in the folders are not searched");
         return Ok(library);
     }
-    library.update(among, Filling::of(context))?;
+    indexing::update(&mut library, among, Filling::of(&context.session), context)?;
     Ok(library)
 }
 
@@ -298,59 +300,6 @@ fn relate(library: &mut Library, context: &Context) -> Result<()> {
     })?;
     bar.finish_and_clear();
     Ok(())
-}
-
-/// The vectors that a search compares.
-enum Source {
-    /// All vectors.
-    Every(Shelf),
-    /// The candidates of an approximate index, in this file.
-    #[cfg(feature = "ann")]
-    Near(PathBuf),
-}
-
-impl Source {
-    #[cfg_attr(not(feature = "ann"), allow(unused_variables))]
-    fn of(
-        library: &Library,
-        file: Option<&Path>,
-        is_filtered: bool,
-        args: &SearchArgs,
-    ) -> Result<Self> {
-        // A filter may keep only photos far from the query, which the index does not propose.
-        #[cfg(feature = "ann")]
-        if let (Some(file), false) = (file, is_filtered || args.exact) {
-            let nearby = library.nearby_file(file);
-            if library.has_nearby(&nearby)? {
-                return Ok(Self::Near(nearby));
-            }
-        }
-        read_shelf(library).map(Self::Every)
-    }
-
-    /// Without `embed`, the filters alone select the hits.
-    fn search(
-        self,
-        library: &Library,
-        embed: Option<&[f32]>,
-        wanted: &Wanted,
-        keep: Option<&Keep>,
-    ) -> Result<Vec<Found>> {
-        let shelf = match self {
-            Self::Every(shelf) => shelf,
-            #[cfg(feature = "ann")]
-            Self::Near(nearby) => {
-                match library.search_near(&nearby, embed.expect("it is not filtered"), wanted)? {
-                    Some(found) => return Ok(found),
-                    None => read_shelf(library)?,
-                }
-            }
-        };
-        match embed {
-            Some(embed) => library.search(&shelf, &index::Query::new(embed), wanted, keep),
-            None => library.filtered(&shelf, wanted, keep.unwrap_or(&|_, _| true)),
-        }
-    }
 }
 
 fn read_shelf(library: &Library) -> Result<Shelf> {

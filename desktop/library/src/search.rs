@@ -3,18 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use mmgem_core::image::BoxPx;
 use mmgem_core::index::{Hit, Query, Vectors, best};
 use rayon::prelude::*;
 use rusqlite::params;
 
 use super::dates::{DateFrom, Dated};
-use super::{Library, PREPROCESSING, paths};
+use super::{Library, PREPROCESSING, Result, count, paths};
 
 /// Photos whose regions are scored: the best by their whole image. A search that wants more hits
 /// scores more.
-pub(super) const REGION_CANDIDATES: usize = 3000;
+const REGION_CANDIDATES: usize = 3000;
 /// Least number of embeddings that a thread scores at once.
 const SCAN: usize = 4096;
 
@@ -22,8 +21,8 @@ const SCAN: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct Shelf {
     /// Row of `content` of each embedding, ascending.
-    pub(super) contents: Vec<i64>,
-    pub(super) vectors: Vectors,
+    contents: Vec<i64>,
+    vectors: Vectors,
 }
 
 /// A photo as the library knows it.
@@ -58,7 +57,7 @@ impl Photo {
     }
 }
 
-#[cfg(test)]
+#[doc(hidden)]
 impl Photo {
     /// A photo of 400 × 300 pixels at a path, for tests.
     pub fn example(content: i64, path: PathBuf, taken_secs: i64) -> Self {
@@ -376,15 +375,13 @@ impl Library {
             WHERE content NOT IN (SELECT content FROM image_vector WHERE model = ?1)
             AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content)";
         let key = params![self.model, self.fingerprint.cast_signed(), PREPROCESSING];
-        let n: i64 = self.db.query_row(sql, key, |row| row.get(0))?;
-        Ok(usize::try_from(n)?)
+        Ok(count(self.db.query_row(sql, key, |row| row.get(0))?))
     }
 
     /// Number of photos that other models have embeddings of, for a hint if this model has none.
     pub fn photos_of_other_models(&self) -> Result<usize> {
         let sql = "SELECT count(DISTINCT content) FROM image_vector WHERE model != ?1";
-        let n: i64 = self.db.query_row(sql, params![self.model], |row| row.get(0))?;
-        Ok(usize::try_from(n)?)
+        Ok(count(self.db.query_row(sql, params![self.model], |row| row.get(0))?))
     }
 }
 

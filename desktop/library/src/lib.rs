@@ -8,14 +8,17 @@
 
 mod cutoffs;
 mod dates;
+mod error;
 mod exchange;
+mod excludes;
 mod facts;
 mod fill;
 mod folders;
-#[cfg(feature = "ann")]
-mod nearby;
+pub mod names;
 mod open;
 mod paths;
+pub mod photos;
+pub mod query;
 mod same;
 mod search;
 mod sidecars;
@@ -24,21 +27,18 @@ mod watch;
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
 use mmgem_core::image::BoxPx;
 use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use cutoffs::Cutoff;
 pub use dates::{date_in_words, days_of_date, second_in_words};
+pub use error::{LibraryError, Result, root_on_one_line};
 pub use exchange::Donor;
 pub use facts::Facts;
 pub use fill::{Filling, Summary, Watcher};
-#[cfg(feature = "ann")]
-pub use nearby::gathered_vectors;
 pub use paths::as_programs_take_it;
 pub use search::{Found, Keep, Photo, Ranked, Shelf, Wanted};
-pub use sidecars::{FolderSidecars, is_sidecar};
 pub use texts::{KnownTexts, TextsInMemory};
 pub use watch::Changes;
 
@@ -127,7 +127,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
 ];
 
 /// Tables that libraries of earlier versions lack and those versions ignore: name, columns.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 3] = [
     (
         "text_vector",
         "model INTEGER NOT NULL REFERENCES model,
@@ -142,13 +142,6 @@ const TABLES: [(&str, &str); 4] = [
         min_score REAL NOT NULL,
         passed REAL NOT NULL,
         PRIMARY KEY (model, kept)",
-    ),
-    (
-        "nearby",
-        "model INTEGER PRIMARY KEY REFERENCES model,
-        last_content INTEGER NOT NULL,  -- photos up to it are in the approximate index
-        n INTEGER NOT NULL,
-        n_bytes INTEGER NOT NULL        -- of its file",
     ),
     (
         "folder",
@@ -196,8 +189,7 @@ impl Library {
     /// Counts the files.
     pub fn counts(&self) -> Result<Counts> {
         let count = |sql: &str, model: &[&dyn rusqlite::ToSql]| -> Result<usize> {
-            let n: i64 = self.db.query_row(sql, model, |row| row.get(0))?;
-            Ok(usize::try_from(n)?)
+            Ok(count(self.db.query_row(sql, model, |row| row.get(0))?))
         };
         let photos = "SELECT count(*) FROM file JOIN image_vector USING (content) WHERE model = ?1";
         let problems = "SELECT count(*) FROM file WHERE problem IS NOT NULL";
@@ -250,8 +242,8 @@ impl Library {
         Ok(self.db.prepare_cached(sql)?.query_row([content], |row| row.get(0))?)
     }
 
-    /// Drops missing files, content without a file, embeddings of earlier versions, cached text
-    /// embeddings and the records of approximate indexes, then shrinks the library's file.
+    /// Drops missing files, content without a file, embeddings of earlier versions and cached text
+    /// embeddings, then shrinks the library's file.
     pub fn compact(&mut self) -> Result<()> {
         self.forget(|path| matches!(path.try_exists(), Ok(false)))?;
         let gone = "content NOT IN (SELECT content FROM file WHERE content IS NOT NULL)";
@@ -269,12 +261,16 @@ impl Library {
             transaction.execute(&format!("DELETE FROM {table} WHERE {outdated}"), key)?;
         }
         transaction.execute("DELETE FROM text_vector", [])?;
-        transaction.execute("DELETE FROM nearby", [])?;
         transaction
             .execute("DELETE FROM model WHERE fingerprint = ?1 AND preprocessing < ?2", key)?;
         transaction.commit()?;
         Ok(self.db.execute_batch("VACUUM")?)
     }
+}
+
+/// A number that SQLite counted.
+fn count(n: i64) -> usize {
+    usize::try_from(n).expect("counts are not negative")
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -304,9 +300,7 @@ pub fn default_library() -> Result<PathBuf> {
     } else {
         folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")))
     };
-    let data = data
-        .context("this system names no folder for a program's data\n  hint: give --library FILE")?;
-    Ok(data.join("mmgem").join("library.sqlite"))
+    Ok(data.ok_or(LibraryError::NoDataFolder)?.join("mmgem").join("library.sqlite"))
 }
 
 #[cfg(test)]

@@ -7,22 +7,70 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result};
 use mmgem_core::image::BoxPx;
 use mmgem_core::session::{Part, Session};
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError, TokenizerReport};
 use pollster::block_on;
 
-use crate::args::WrongArguments;
-use crate::library::{Cutoff, KnownTexts, Photo, days_of_date};
-use crate::names::{folded, given, path_of_uri, shown};
-use crate::photos::{looks_like_a_photo, read_decoded};
+use super::names::{folded, given, path_of_uri, shown};
+use super::photos::{looks_like_a_photo, read_decoded};
+use super::{Cutoff, KnownTexts, LibraryError, Photo, Result, days_of_date};
 
 /// Default radius of `near:`, in kilometres.
 const NEAR_KM: f64 = 10.0;
 const EARTH_RADIUS_KM: f64 = 6371.0;
 /// All filters, named in the error for an unknown one.
 const FILTERS: &str = "after: before: near: path: camera: type:";
+
+/// Why a query is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The query has no term and no filter.
+    #[error(
+        "the query looks for nothing; wanted a text, a photo or a filter, as in `a red boat after:2024`"
+    )]
+    Empty,
+    /// The value of a filter is invalid.
+    #[error("{word:?} is not a valid filter; wanted {wanted}")]
+    Filter {
+        /// The filter, as the user wrote it.
+        word: String,
+        /// A description of a valid value, with an example.
+        wanted: String,
+    },
+    /// There is no filter of this name.
+    #[error(
+        "there is no filter {key}:{}; the filters are {FILTERS}\n  hint: put a text with a colon in quotes: '\"{word}\"'",
+        meant(key)
+    )]
+    UnknownFilter {
+        /// The word, as the user wrote it.
+        word: String,
+        /// The part before the colon.
+        key: String,
+    },
+    /// A term looks like a photo, but there is no such file.
+    #[error(
+        "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
+        shown(.0)
+    )]
+    NoSuchPhoto(PathBuf),
+    /// The weighted sum of the terms is not finite.
+    #[error("a weight of the query is too large")]
+    TooLarge,
+    /// The weighted sum of the terms is zero.
+    #[error("the terms of the query cancel each other")]
+    Cancelling,
+}
+
+/// The hint for a filter in another case, such as `After:`.
+fn meant(key: &str) -> String {
+    let lower = format!("{}:", key.to_lowercase());
+    match FILTERS.split(' ').find(|known| **known == lower) {
+        Some(known) => format!("; write it as {known}"),
+        None => String::new(),
+    }
+}
 
 /// A parsed query.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,7 +115,7 @@ pub enum Filter {
 }
 
 impl FromStr for Query {
-    type Err = WrongArguments;
+    type Err = QueryError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::read(text)?.not_empty()
@@ -79,7 +127,7 @@ impl Query {
     ///
     /// # Errors
     /// When a filter is invalid, or a photo is missing.
-    pub fn read(text: &str) -> Result<Self, WrongArguments> {
+    pub fn read(text: &str) -> Result<Self, QueryError> {
         Self::of_words(words_of(text))
     }
 
@@ -89,7 +137,7 @@ impl Query {
     ///
     /// # Errors
     /// When the query is empty, a filter is invalid, or a photo is missing.
-    pub fn of_arguments(arguments: &[OsString]) -> Result<Self, WrongArguments> {
+    pub fn of_arguments(arguments: &[OsString]) -> Result<Self, QueryError> {
         let mut words = Vec::new();
         for argument in arguments {
             let path = given(PathBuf::from(argument));
@@ -99,21 +147,20 @@ impl Query {
             match argument.to_str() {
                 _ if is_meant && path.is_file() => words.push(Word::Photo(path)),
                 Some(text) => words.extend(words_of(text)),
-                None => return Err(no_such_photo(&path)),
+                None => return Err(QueryError::NoSuchPhoto(path)),
             }
         }
         Self::of_words(words)?.not_empty()
     }
 
-    fn not_empty(self) -> Result<Self, WrongArguments> {
+    fn not_empty(self) -> Result<Self, QueryError> {
         if self.terms.is_empty() && self.filters.is_empty() {
-            let message = "the query looks for nothing; wanted a text, a photo or a filter, as in `a red boat after:2024`";
-            return Err(WrongArguments(message.into()));
+            return Err(QueryError::Empty);
         }
         Ok(self)
     }
 
-    fn of_words(words: Vec<Word>) -> Result<Self, WrongArguments> {
+    fn of_words(words: Vec<Word>) -> Result<Self, QueryError> {
         let mut query = Self::default();
         let (mut sign, mut text): (f32, Vec<String>) = (1.0, Vec::new());
         for word in words {
@@ -139,7 +186,7 @@ impl Query {
     }
 
     /// Adds one word with its own sign, apart from the words around it.
-    fn take_word(&mut self, sign: f32, word: Word) -> Result<(), WrongArguments> {
+    fn take_word(&mut self, sign: f32, word: Word) -> Result<(), QueryError> {
         match word {
             Word::Plain(word) => match filter_of(&word) {
                 Some(filter) if sign < 0.0 => self.filters.push(Filter::Not(filter?.into())),
@@ -155,7 +202,7 @@ impl Query {
 
     /// The embedding of the query, of unit length: the weighted sum of its terms' embeddings.
     /// `box_px` selects a region of the query's photo. Texts are looked up and saved in the cache
-    /// `texts`.
+    /// `texts`. `warn` gets each photo of which a part is missing, with the problem.
     ///
     /// # Errors
     /// When a photo or the box cannot be used, or the terms cancel each other.
@@ -164,6 +211,7 @@ impl Query {
         box_px: Option<BoxPx>,
         session: &Session,
         texts: &mut dyn KnownTexts,
+        warn: &mut dyn FnMut(&Path, &str),
     ) -> Result<Vec<f32>> {
         let part = box_px.map_or(Part::Whole, Part::Box);
         let mut sum = vec![0.0; session.config().embed_dim];
@@ -171,20 +219,23 @@ impl Query {
             let embed = match what {
                 What::Text(text) => embed_text(text, session, texts)?,
                 What::Photo(path) => {
-                    let encoded = session.encode_decoded(&read_decoded(path)?);
-                    block_on(session.embed_image(&encoded, &part)).with_context(|| {
-                        format!("the query cannot be used\n  file: {}", shown(path))
-                    })?
+                    let decoded = read_decoded(path)?;
+                    if let Some(problem) = &decoded.problem {
+                        warn(path, problem);
+                    }
+                    let encoded = session.encode_decoded(&decoded);
+                    block_on(session.embed_image(&encoded, &part))
+                        .map_err(|source| LibraryError::QueryPhoto { file: path.clone(), source })?
                 }
             };
             sum.iter_mut().zip(embed).for_each(|(sum, x)| *sum += weight * x);
         }
         let norm = sum.iter().map(|x| x * x).sum::<f32>().sqrt();
         if !norm.is_finite() {
-            return Err(WrongArguments("a weight of the query is too large".into()).into());
+            return Err(QueryError::TooLarge.into());
         }
         if norm <= 1e-6 {
-            return Err(WrongArguments("the terms of the query cancel each other".into()).into());
+            return Err(QueryError::Cancelling.into());
         }
         sum.iter_mut().for_each(|x| *x /= norm);
         Ok(sum)
@@ -204,7 +255,7 @@ impl Query {
         Ok(true)
     }
 
-    fn take_term(&mut self, sign: f32, words: &mut Vec<String>) -> Result<(), WrongArguments> {
+    fn take_term(&mut self, sign: f32, words: &mut Vec<String>) -> Result<(), QueryError> {
         let text = std::mem::take(words).join(" ");
         if text.is_empty() {
             // The first sign has nothing before it. Two signs in a row are accepted as well.
@@ -217,7 +268,7 @@ impl Query {
         let what = if path.is_file() {
             What::Photo(path)
         } else if looks_like_a_photo(&path) || path_of_uri(what).is_some() {
-            return Err(no_such_photo(&path));
+            return Err(QueryError::NoSuchPhoto(path));
         } else {
             What::Text(what.to_owned())
         };
@@ -286,13 +337,6 @@ pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, Token
     Ok(doubts)
 }
 
-fn no_such_photo(path: &Path) -> WrongArguments {
-    WrongArguments(format!(
-        "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
-        shown(path)
-    ))
-}
-
 /// A weight, such as `2` or `0.5`; `nan` and `inf` are words.
 fn weight_of(text: &str) -> Option<f32> {
     text.parse()
@@ -308,7 +352,7 @@ pub fn embed_text(text: &str, session: &Session, texts: &mut dyn KnownTexts) -> 
     let embed = block_on(session.embed_text(text))?;
     // Without the cache the next search embeds the text again; this search is not affected.
     if let Err(error) = texts.remember(text, &embed) {
-        tracing::warn!("the vector of the text cannot be kept: {error:#}");
+        tracing::warn!("the vector of the text cannot be kept: {error}");
     }
     Ok(embed)
 }
@@ -400,15 +444,14 @@ fn plain_word(text: &str) -> Word {
 
 /// Parses a word as a filter; `None` if it does not look like one, an error if its name or value is
 /// invalid.
-fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
+fn filter_of(word: &str) -> Option<Result<Filter, QueryError>> {
     let (key, value) = word.split_once(':')?;
     // `C:` is a disk, `2:` a weight, `10:30` a time; a colon at the end of a word ends a clause.
     let is_name = key.chars().count() > 1 && key.chars().all(|c| c.is_alphabetic() || c == '_');
     if !is_name || path_of_uri(word).is_some() {
         return None;
     }
-    let wrong =
-        |wanted: &str| WrongArguments(format!("{word:?} is not a valid filter; wanted {wanted}"));
+    let wrong = |wanted: &str| QueryError::Filter { word: word.into(), wanted: wanted.into() };
     let date = |value| {
         date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"))
     };
@@ -433,19 +476,8 @@ fn filter_of(word: &str) -> Option<Result<Filter, WrongArguments>> {
             })
         }),
         _ if value.is_empty() => return None,
-        _ => Err(unknown_filter(word, key)),
+        _ => Err(QueryError::UnknownFilter { word: word.into(), key: key.into() }),
     })
-}
-
-fn unknown_filter(word: &str, key: &str) -> WrongArguments {
-    let lower = format!("{}:", key.to_lowercase());
-    let meant = match FILTERS.split(' ').find(|known| **known == lower) {
-        Some(known) => format!("; write it as {known}"),
-        None => String::new(),
-    };
-    WrongArguments(format!(
-        "there is no filter {key}:{meant}; the filters are {FILTERS}\n  hint: put a text with a colon in quotes: '\"{word}\"'"
-    ))
 }
 
 /// The first second of a year, a month or a day; `None` if the date is not in the calendar.

@@ -16,13 +16,12 @@ use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use mmgem_core::image::{Rgb, decode, resize};
 use mmgem_data::files;
 use rusqlite::params;
 
-use super::{Library, paths};
-use crate::photos::decode_photo;
+use super::photos::decode_photo;
+use super::{Library, Result, count, paths};
 
 /// Longer side at which pictures are compared; smaller pictures are compared at their own size.
 pub const SIDE: u32 = 1024;
@@ -281,7 +280,7 @@ impl Library {
     pub fn n_unrelated(&self) -> Result<usize> {
         let sql = "SELECT count(*) FROM content
             WHERE family IS NULL AND EXISTS (SELECT 1 FROM file WHERE file.content = content.id)";
-        Ok(usize::try_from(self.db.query_row(sql, [], |row| row.get::<_, i64>(0))?)?)
+        Ok(count(self.db.query_row(sql, [], |row| row.get(0))?))
     }
 
     /// Photos that have a file, the compared ones first.

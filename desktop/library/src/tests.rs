@@ -2,26 +2,39 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::Cursor;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use burn::tensor::Device;
 use mmgem_core::image::{Rgb, to_jpeg};
 use mmgem_core::index::{Index, Query};
+use mmgem_core::session::Session;
 use mmgem_scenes::scene;
 use tempfile::TempDir;
 
+use super::photos::{FoundPhotos, Root, walk};
 use super::*;
-use crate::context::Context;
-use crate::device::{DeviceChoice, open_device};
-use crate::draw::png_bytes;
-use crate::model::ModelFiles;
-use crate::photos::{Root, walk};
 
 /// A folder with drawn photos and a library beside it.
 struct Desk {
     folder: TempDir,
-    context: Context,
+    session: Session,
+}
+
+/// Stands for the hash of the model.
+const FINGERPRINT: u64 = 3;
+
+/// The model that is embedded in the program.
+fn embedded_model() -> Session {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/model");
+    let read = |name: &str| fs::read(folder.join(name)).expect("a file of the repository");
+    let config = String::from_utf8(read("config.json")).expect("JSON");
+    let weights = read("model.safetensors");
+    let shards = [("model.safetensors", weights.as_slice())];
+    Session::open(&config, &shards, &read("tokenizer.json"), &Device::flex())
+        .expect("the embedded files belong together")
 }
 
 fn drawn(index: u64) -> Rgb {
@@ -31,19 +44,10 @@ fn drawn(index: u64) -> Rgb {
 
 impl Desk {
     fn new(n_photos: u64) -> Self {
-        let files = ModelFiles::read(None).expect("embedded");
-        let cpu = open_device(DeviceChoice::Cpu).expect("there is always a CPU");
-        let context = Context {
-            session: files.open(&cpu).expect("the embedded files belong together"),
-            fingerprint: files.fingerprint(),
-            model_name: files.name,
-            device_name: "cpu".into(),
-            is_cpu: true,
-            quiet: true,
-            json: false,
-            strict: false,
+        let desk = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            session: embedded_model(),
         };
-        let desk = Self { folder: tempfile::tempdir().expect("a temporary folder"), context };
         fs::create_dir(desk.path("")).expect("writable");
         (0..n_photos).for_each(|index| desk.write(&format!("{index}.png"), &png(&drawn(index))));
         desk
@@ -58,23 +62,23 @@ impl Desk {
     }
 
     fn library(&self) -> Library {
-        self.library_of(self.context.fingerprint)
+        self.library_of(FINGERPRINT)
     }
 
     fn library_of(&self, fingerprint: u64) -> Library {
         let file = self.folder.path().join("library.sqlite");
-        Library::open(&file, fingerprint, self.context.session.config().embed_dim).expect("usable")
+        Library::open(&file, fingerprint, self.session.config().embed_dim).expect("usable")
     }
 
     fn update(&self, library: &mut Library) -> Summary {
-        let found = walk(&[Root::from(self.path(""))], true).expect("the folder is there");
-        library.update(&found, Filling::of(&self.context)).expect("some photo can be read")
+        let found = walk(&[Root::from(self.path(""))]).expect("the folder is there");
+        update(library, &found, Filling::of(&self.session))
     }
 
     /// Names of the hits, each with the number of files that have its picture.
     fn search(&self, library: &Library, query: &Rgb, wanted: Wanted) -> Vec<(String, usize)> {
-        let encoded = self.context.session.encode_rgb(query);
-        let vectors = fill::embed(&self.context, &encoded).expect("encodes");
+        let encoded = self.session.encode_rgb(query);
+        let vectors = fill::embed(&self.session, &encoded).expect("encodes");
         let query = Query::new(&vectors.image.vector(0));
         let found = library.search(&library.shelf().expect("readable"), &query, &wanted, None);
         let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
@@ -83,8 +87,26 @@ impl Desk {
     }
 }
 
+/// Updates a library without an observer.
+fn update(library: &mut Library, found: &FoundPhotos, filling: Filling) -> Summary {
+    struct Silent;
+    impl Watcher for Silent {
+        fn begin(&mut self, _n_files: usize) {}
+        fn advance(&mut self, _n_files: usize) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn refuse(&mut self, _path: &Path, _error: LibraryError) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+        fn warn(&mut self, _path: &Path, _problem: &str) {}
+    }
+    library.update(found, filling, &mut Silent).expect("the library can be written")
+}
+
 fn png(photo: &Rgb) -> Vec<u8> {
-    png_bytes(photo).expect("encodes")
+    let mut bytes = Cursor::new(Vec::new());
+    photo.write_to(&mut bytes, image::ImageFormat::Png).expect("encodes");
+    bytes.into_inner()
 }
 
 const FIRST: Wanted = Wanted { skip: 0, k: 1, min_score: -1.0, by_region: false, group: false };
@@ -311,12 +333,9 @@ fn a_file_is_read_again_when_anything_about_it_changed() {
     permissions.set_readonly(true);
     fs::set_permissions(&file, permissions).expect("writable");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
-    let rescan = Filling { rescan: true, ..Filling::of(&desk.context) };
-    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
-    assert_eq!(
-        library.update(&found, rescan).expect("readable"),
-        Summary { unchanged: 2, ..done(0, 0, 0, 0) }
-    );
+    let rescan = Filling { rescan: true, ..Filling::of(&desk.session) };
+    let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
+    assert_eq!(update(&mut library, &found, rescan), Summary { unchanged: 2, ..done(0, 0, 0, 0) });
     assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
 }
 
@@ -326,13 +345,11 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     let mut library = desk.library();
     desk.update(&mut library);
     // No user can open a folder as a file, so a folder takes the file's place.
-    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
+    let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
     let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
     fs::rename(&file, &away).expect("writable");
     fs::create_dir(&file).expect("writable");
-    let update = |library: &mut Library| {
-        library.update(&found, Filling::of(&desk.context)).expect("readable")
-    };
+    let update = |library: &mut Library| update(library, &found, Filling::of(&desk.session));
     for _ in 0..2 {
         assert_eq!(update(&mut library), done(0, 0, 0, 1));
         assert_eq!(
@@ -410,8 +427,8 @@ fn a_region_is_found_in_the_photo_that_has_it() {
     let desk = Desk::new(5);
     let mut library = desk.library();
     desk.update(&mut library);
-    let encoded = desk.context.session.encode_rgb(&drawn(2));
-    let vectors = fill::embed(&desk.context, &encoded).expect("encodes");
+    let encoded = desk.session.encode_rgb(&drawn(2));
+    let vectors = fill::embed(&desk.session, &encoded).expect("encodes");
     let query = Query::new(&vectors.regions.vector(6));
     let wanted = Wanted { by_region: true, ..FIRST };
     let shelf = library.shelf().expect("readable");
@@ -433,14 +450,13 @@ fn what_is_exported_saves_the_encoding_elsewhere() {
 
     let file = desk.folder.path().join("index.safetensors");
     fs::write(&file, &bytes).expect("writable");
-    let donor = Donor::read(&file, desk.context.fingerprint).expect("of this model");
+    let donor = Donor::read(&file, FINGERPRINT).expect("of this model");
     assert!(Donor::read(&file, 5).is_err());
     desk.write("new.png", &png(&drawn(9)));
-    let found = walk(&[Root::from(desk.path(""))], true).expect("the folder is there");
-    let mut elsewhere =
-        Library::in_memory(desk.context.fingerprint, index.images.dim()).expect("usable");
-    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.context) };
-    let summary = elsewhere.update(&found, filling).expect("readable");
+    let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
+    let mut elsewhere = Library::in_memory(FINGERPRINT, index.images.dim()).expect("usable");
+    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.session) };
+    let summary = update(&mut elsewhere, &found, filling);
     assert_eq!(summary, done(1, 3, 0, 0));
     let mut again = elsewhere.to_index().expect("readable");
     assert_eq!(again.photos.len(), 4);
@@ -479,7 +495,7 @@ fn another_programs_file_is_refused() {
         .and_then(|db| db.execute_batch("CREATE TABLE t (x)"))
         .expect("writable");
     for file in [text, theirs] {
-        let error = format!("{:#}", Library::open(&file, 1, 8).expect_err("foreign"));
+        let error = Library::open(&file, 1, 8).expect_err("foreign").to_string();
         assert!(
             error.contains("the photo library cannot be used") && error.contains("--library"),
             "{error}"

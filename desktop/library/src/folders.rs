@@ -2,11 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
 use rusqlite::params;
 
-use super::{Library, paths};
-use crate::photos::Root;
+use super::photos::Root;
+use super::{Library, Result, paths};
 
 impl Library {
     /// Saves folders with their exclusion rules. Replaces the earlier rules of these folders and
@@ -55,8 +54,7 @@ impl Library {
             let exclude: String = row.get(1)?;
             folders.push(Root {
                 path: paths::from_bytes(row.get_ref(0)?.as_blob()?),
-                exclude: serde_json::from_str(&exclude)
-                    .context("the patterns of a folder are no JSON list")?,
+                exclude: serde_json::from_str(&exclude)?,
                 hidden: row.get(2)?,
             });
         }

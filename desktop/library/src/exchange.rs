@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
 use mmgem_core::index::{Index, IndexedPhoto, Vectors};
 use mmgem_data::files;
 
 use super::fill::Stamp;
-use super::{Library, PhotoVectors, codes_from_bytes, paths};
-use crate::names::{composed, shown};
+use super::names::composed;
+use super::{Library, LibraryError, PhotoVectors, Result, codes_from_bytes, paths};
 
 /// Embeddings that the same model made elsewhere.
 #[derive(Debug)]
@@ -25,9 +24,9 @@ impl Donor {
     /// # Errors
     /// When the file is not an index or was made by another model.
     pub fn read(file: &Path, fingerprint: u64) -> Result<Self> {
-        let complaint = || format!("the index cannot be used\n  file: {}", shown(file));
-        let index = Index::from_bytes(&files::read(file)?).with_context(complaint)?;
-        index.check_model(fingerprint).with_context(complaint)?;
+        let complaint = |source| LibraryError::Exchange { file: file.into(), source };
+        let index = Index::from_bytes(&files::read(file)?).map_err(complaint)?;
+        index.check_model(fingerprint).map_err(complaint)?;
         let rows = index.photos.iter().enumerate().filter_map(|(row, photo)| {
             // A browser on Windows may have written either separator.
             let name = photo.path.rsplit(['/', '\\']).next()?;

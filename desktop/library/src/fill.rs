@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
+use std::io;
 use std::ops::ControlFlow;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -11,24 +12,20 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::UNIX_EPOCH;
 
-use anyhow::{Context as _, Result};
-use indicatif::ProgressBar;
 use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, preprocess, resize, to_jpeg};
 use mmgem_core::index::{Vectors, region_boxes};
-use mmgem_core::session::{EncodedImage, Part};
+use mmgem_core::session::{EncodedImage, Part, Session};
 use mmgem_data::files;
 use pollster::block_on;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::dates::Dated;
+use super::photos::{FoundPhotos, decode_photo};
 use super::sidecars::{self, Beside};
 use super::{
-    Donor, FACTS, Facts, Library, PhotoVectors, READERS, bytes_of_codes, bytes_of_floats, paths,
+    Donor, FACTS, Facts, Library, LibraryError, PhotoVectors, READERS, Result, bytes_of_codes,
+    bytes_of_floats, paths, root_on_one_line,
 };
-use crate::context::Context;
-use crate::names::shown;
-use crate::photos::{FoundPhotos, decode_photo};
-use crate::terminal::{PassedOver, note, progress_bar};
 
 /// Photos per batch, and per transaction: a kill loses at most this many.
 const BATCH: usize = 16;
@@ -59,7 +56,8 @@ pub struct Summary {
 /// Settings of an update.
 #[derive(Clone, Copy)]
 pub struct Filling<'a> {
-    pub context: &'a Context,
+    /// The model that embeds the photos.
+    pub session: &'a Session,
     /// Embeddings that were made elsewhere.
     pub donor: Option<&'a Donor>,
     /// Reads every file again, also unchanged ones.
@@ -68,12 +66,12 @@ pub struct Filling<'a> {
 
 impl<'a> Filling<'a> {
     /// Settings without a donor and without a rescan.
-    pub fn of(context: &'a Context) -> Self {
-        Self { context, donor: None, rescan: false }
+    pub fn of(session: &'a Session) -> Self {
+        Self { session, donor: None, rescan: false }
     }
 }
 
-/// Receives the progress of [`Library::update_watched`] and may end it.
+/// Receives the progress of [`Library::update`] and may end it.
 pub trait Watcher {
     /// Reports the number of new or changed files, once.
     fn begin(&mut self, n_files: usize);
@@ -81,52 +79,11 @@ pub trait Watcher {
     /// Reports that `n_files` more files are done and written; returns whether to continue.
     fn advance(&mut self, n_files: usize) -> ControlFlow<()>;
 
-    /// Reports a file that cannot be read.
-    ///
-    /// # Errors
-    /// When the update must end.
-    fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()>;
+    /// Reports a file that cannot be read; returns whether to continue.
+    fn refuse(&mut self, path: &Path, error: LibraryError) -> ControlFlow<()>;
 
     /// Reports that a part of a photo is missing. The rest is in the library.
     fn warn(&mut self, path: &Path, problem: &str);
-}
-
-/// Shows a progress bar and the skipped files on stderr.
-struct OnTerminal {
-    bar: ProgressBar,
-    passed_over: PassedOver,
-    quiet: bool,
-}
-
-impl OnTerminal {
-    fn new(n_files: usize, context: &Context) -> Self {
-        let passed_over = PassedOver::new(n_files, context.strict);
-        Self { bar: ProgressBar::hidden(), passed_over, quiet: context.quiet }
-    }
-
-    fn finish(self) -> Result<()> {
-        self.bar.finish_and_clear();
-        self.passed_over.finish(self.quiet)
-    }
-}
-
-impl Watcher for OnTerminal {
-    fn begin(&mut self, n_files: usize) {
-        self.bar = progress_bar(n_files, "photos", self.quiet || n_files < BATCH);
-    }
-
-    fn advance(&mut self, n_files: usize) -> ControlFlow<()> {
-        self.bar.inc(n_files as u64);
-        ControlFlow::Continue(())
-    }
-
-    fn refuse(&mut self, path: &Path, error: anyhow::Error) -> Result<()> {
-        self.passed_over.take(path, Err::<(), _>(error), Some(&self.bar)).map(|_| ())
-    }
-
-    fn warn(&mut self, path: &Path, problem: &str) {
-        self.bar.suspend(|| note(false, format!("{}: {problem}", shown(path))));
-    }
 }
 
 /// File attributes that reveal a change.
@@ -175,7 +132,7 @@ struct Arrived {
 
 /// Why a file has no content.
 struct Refusal {
-    error: anyhow::Error,
+    error: LibraryError,
     /// The file could not be opened or read; its content may be valid.
     is_unopened: bool,
 }
@@ -206,24 +163,12 @@ struct Fresh {
 }
 
 impl Library {
-    /// Updates the library to match the files found below some folders; shows progress on stderr.
+    /// Updates the library to match the files found below some folders. The watcher may end it;
+    /// batches that were written stay and count in the summary.
     ///
     /// # Errors
-    /// When the library cannot be written or none of the found files can be read. With `strict`,
-    /// also when one file cannot be read. Batches that were written stay.
-    pub fn update(&mut self, found: &FoundPhotos, filling: Filling) -> Result<Summary> {
-        let mut terminal = OnTerminal::new(found.photos.len(), filling.context);
-        let summary = self.update_watched(found, filling, &mut terminal)?;
-        terminal.finish()?;
-        Ok(summary)
-    }
-
-    /// [`Self::update`] with a [`Watcher`] instead of a terminal. The watcher may end it; batches
-    /// that were written stay and count in the summary.
-    ///
-    /// # Errors
-    /// When the library cannot be written, or the watcher returns an error.
-    pub fn update_watched(
+    /// When the library cannot be written, or the model's device fails.
+    pub fn update(
         &mut self,
         found: &FoundPhotos,
         filling: Filling,
@@ -246,7 +191,7 @@ impl Library {
         }
         self.learn_changes(&as_before)?;
         let whole = self.whole_contents()?;
-        let config = filling.context.session.config().preprocess();
+        let config = filling.session.config().preprocess();
         watcher.begin(stale.len());
 
         let next = AtomicUsize::new(0);
@@ -275,8 +220,8 @@ impl Library {
                 if n_files == 0 {
                     return Ok(true);
                 }
-                self.store(batch, filling, &mut summary, watcher)?;
-                if watcher.advance(n_files).is_break() {
+                let stored = self.store(batch, filling, &mut summary, watcher)?;
+                if stored.is_break() || watcher.advance(n_files).is_break() {
                     return Ok(false);
                 }
             }
@@ -287,15 +232,16 @@ impl Library {
         Ok(summary)
     }
 
-    /// Encodes the photos without embeddings and writes the batch in one transaction.
+    /// Encodes the photos without embeddings and writes the batch in one transaction. Breaks if
+    /// the watcher ends the update.
     fn store(
         &mut self,
         batch: Vec<Arrived>,
         filling: Filling,
         summary: &mut Summary,
         watcher: &mut dyn Watcher,
-    ) -> Result<()> {
-        let Filling { context, donor, .. } = filling;
+    ) -> Result<ControlFlow<()>> {
+        let Filling { session, donor, .. } = filling;
         let (mut known, mut new, mut bad) = (Vec::new(), Vec::new(), Vec::new());
         let mut in_batch = HashSet::new();
         for Arrived { path, stamp, beside, content } in batch {
@@ -314,8 +260,8 @@ impl Library {
         let to_encode: Vec<usize> = (0..new.len()).filter(|i| vectors[*i].is_none()).collect();
         let inputs: Vec<Preprocessed> = to_encode.iter().map(|i| new[*i].5.input.clone()).collect();
         if !inputs.is_empty() {
-            for (i, encoded) in to_encode.iter().zip(&context.session.encode_batch(&inputs)) {
-                vectors[*i] = Some(embed(context, encoded)?);
+            for (i, encoded) in to_encode.iter().zip(&session.encode_batch(&inputs)) {
+                vectors[*i] = Some(embed(session, encoded)?);
             }
         }
         summary.encoded += to_encode.len();
@@ -349,7 +295,9 @@ impl Library {
                 watcher.warn(path, problem);
             }
         }
-        bad.into_iter().try_for_each(|(path, _, _, refusal)| watcher.refuse(&path, refusal.error))
+        let refuse =
+            |(path, _, _, refusal): (PathBuf, _, _, Refusal)| watcher.refuse(&path, refusal.error);
+        Ok(bad.into_iter().try_for_each(refuse))
     }
 
     /// Files that need not be read again unless they change.
@@ -439,7 +387,7 @@ impl Library {
 }
 
 impl Stamp {
-    pub fn of(path: &Path, sidecars: &[PathBuf]) -> Result<Self> {
+    pub fn of(path: &Path, sidecars: &[PathBuf]) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         let modified = metadata.modified()?;
         let modified_ns = match modified.duration_since(UNIX_EPOCH) {
@@ -447,7 +395,7 @@ impl Stamp {
             Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
         };
         Ok(Self {
-            size_bytes: i64::try_from(metadata.len())?,
+            size_bytes: i64::try_from(metadata.len()).unwrap_or(i64::MAX),
             modified_ns,
             changed_ns: changed_ns(&metadata),
             sidecar_ns: sidecars::changed_ns(sidecars),
@@ -476,10 +424,9 @@ fn arrive(
 ) -> Arrived {
     let unopened = |error| Refusal { error, is_unopened: true };
     // Taken before the bytes, so that a file that changes meanwhile is read again next time.
-    let stamp = Stamp::of(path, sidecars);
-    let bytes = match &stamp {
-        Ok(_) => files::read(path).map_err(|error| unopened(error.into())),
-        Err(error) => Err(unopened(anyhow::anyhow!("{error}"))),
+    let (stamp, bytes) = match Stamp::of(path, sidecars) {
+        Ok(stamp) => (Some(stamp), files::read(path).map_err(|error| unopened(error.into()))),
+        Err(error) => (None, Err(unopened(error.into()))),
     };
     let content = bytes.and_then(|bytes| {
         let hash = *blake3::hash(&bytes).as_bytes();
@@ -488,24 +435,16 @@ fn arrive(
             return Ok(Content { hash, facts, fresh: None });
         }
         // The file may be malformed: a panic in a decoder counts as unreadable.
-        let fresh = catch_unwind(|| fresh(path, &bytes, config)).unwrap_or_else(|_| {
-            Err(anyhow::anyhow!(
-                "reading it ended in a panic; the file is damaged, or this program is wrong"
-            ))
-        });
+        let fresh =
+            catch_unwind(|| fresh(path, &bytes, config)).unwrap_or(Err(LibraryError::Panicked));
         let fresh = fresh.map_err(|error| Refusal { error, is_unopened: false })?;
         Ok(Content { hash, facts, fresh: Some(fresh) })
     });
-    Arrived {
-        path: path.to_owned(),
-        stamp: stamp.ok(),
-        beside: Beside::of(path, sidecars),
-        content,
-    }
+    Arrived { path: path.to_owned(), stamp, beside: Beside::of(path, sidecars), content }
 }
 
 fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
-    let side = u32::try_from(config.image_size)?;
+    let side = u32::try_from(config.image_size).expect("a model's input is small");
     let decoded = decode_photo(path, bytes, (OVERSAMPLING * side).max(THUMBNAIL))?;
     let (width, height) = (decoded.width, decoded.height);
     Ok(Fresh {
@@ -541,8 +480,7 @@ fn look(photo: &Rgb) -> u64 {
 }
 
 /// Embeddings of an encoded photo and of its regions, all from one feature map.
-pub fn embed(context: &Context, encoded: &EncodedImage) -> Result<PhotoVectors> {
-    let session = &context.session;
+pub fn embed(session: &Session, encoded: &EncodedImage) -> Result<PhotoVectors> {
     let dim = session.config().embed_dim;
     let (mut image, mut regions) = (Vectors::new(dim), Vectors::new(dim));
     image.push(&block_on(session.embed_image(encoded, &Part::Whole))?);
@@ -571,7 +509,7 @@ fn content_row(
         )?
         .execute(params![hash, format, width, height, look.cast_signed(), problem])?;
     facts_row(transaction, hash, facts)?;
-    let content = content_of(transaction, hash)?.context("the content was just written")?;
+    let content = content_of(transaction, hash)?.ok_or(LibraryError::Raced)?;
     transaction
         .prepare_cached("INSERT OR REPLACE INTO thumbnail (content, jpeg) VALUES (?1, ?2)")?
         .execute(params![content, fresh.thumbnail])?;
@@ -594,7 +532,7 @@ fn content_of(transaction: &Transaction, hash: &[u8; 32]) -> Result<Option<i64>>
     Ok(row.query_row([hash], |row| row.get(0)).optional()?)
 }
 
-pub(super) fn vector_rows(
+fn vector_rows(
     transaction: &Transaction,
     model: i64,
     content: i64,
@@ -606,10 +544,6 @@ pub(super) fn vector_rows(
             "INSERT OR REPLACE INTO image_vector (model, content, scale, codes) VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![model, content, image.scales()[0], bytes_of_codes(image.codes())])?;
-    // The photo's embedding may have changed, so an approximate index that contains it is invalid.
-    transaction
-        .prepare_cached("DELETE FROM nearby WHERE model = ?1 AND last_content >= ?2")?
-        .execute(params![model, content])?;
     transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO region_vectors (model, content, boxes, scales, codes)
@@ -639,12 +573,10 @@ fn file_row(
     let mut before = transaction.prepare_cached("SELECT content FROM file WHERE path = ?1")?;
     let before: Option<i64> = before.query_row([&path], |row| row.get(0)).optional()?.flatten();
     let content_id = match content {
-        Ok(hash) => {
-            Some(content_of(transaction, hash)?.context("a file's content comes before it")?)
-        }
+        Ok(hash) => Some(content_of(transaction, hash)?.ok_or(LibraryError::Raced)?),
         Err(refusal) => before.filter(|_| refusal.is_unopened),
     };
-    let problem = content.err().map(|refusal| crate::terminal::root_on_one_line(&refusal.error));
+    let problem = content.err().map(|refusal| root_on_one_line(&refusal.error));
     let is_unopened = content.is_err_and(|refusal| refusal.is_unopened);
     let [latitude, longitude] = beside.place.map_or([None; 2], |place| place.map(Some));
     let (taken_secs, date_from) =

@@ -1,10 +1,9 @@
 //! Cut-offs that `mmgem search --calibrate` measured. The window offers them.
 
-use anyhow::Result;
 pub use mmgem_core::config::SearchCutoff as Cutoff;
 use rusqlite::params;
 
-use super::Library;
+use super::{Library, Result};
 
 impl Library {
     /// This model's last calibration in this library, the mildest cut-off first; empty if there was

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
 use rusqlite::{OptionalExtension, params};
 
-use super::{Library, bytes_of_floats, floats};
+use super::{Library, Result, bytes_of_floats, floats};
 
 /// Texts whose embeddings a library caches; with 512 numbers each they take 8 MB.
 const KEPT: i64 = 4096;

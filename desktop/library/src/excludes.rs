@@ -4,7 +4,7 @@ use std::path::Path;
 
 use glob::{MatchOptions, Pattern, PatternError};
 
-use crate::names::composed;
+use super::names::composed;
 
 /// The patterns of one source; the last pattern that matches a path decides.
 #[derive(Clone, Debug, Default)]

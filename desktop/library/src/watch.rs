@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::{LibraryError, Result};
 
 /// An update starts once no change has come for this long, so that files are complete.
 const QUIET: Duration = Duration::from_millis(800);
@@ -41,9 +42,9 @@ impl Changes {
     fn watch(&mut self) -> Result<()> {
         for root in self.roots.iter().filter(|root| root.exists()) {
             let _ = self.watcher.unwatch(root);
-            self.watcher.watch(root, RecursiveMode::Recursive).with_context(|| {
-                format!("the folder cannot be watched\n  hint: on Linux, is fs.inotify.max_user_watches large enough?\n  folder: {}", crate::names::shown(root))
-            })?;
+            self.watcher
+                .watch(root, RecursiveMode::Recursive)
+                .map_err(|source| LibraryError::WatchFolder { folder: root.clone(), source })?;
         }
         Ok(())
     }
@@ -52,7 +53,10 @@ impl Changes {
     ///
     /// # Errors
     /// When the system cannot watch a folder, or `update` fails.
-    pub fn follow(mut self, mut update: impl FnMut() -> Result<()>) -> Result<()> {
+    pub fn follow<E: From<LibraryError>>(
+        mut self,
+        mut update: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut lost = false;
         loop {
             let told =

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result};
 use mmgem_data::files;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::{APPLICATION_ID, COLUMNS, Library, PREPROCESSING, SCHEMA, SCHEMA_VERSION, TABLES};
-use crate::names::{file_uri, shown};
-use crate::photos::looks_like_a_photo;
+use super::names::file_uri;
+use super::photos::looks_like_a_photo;
+use super::{
+    APPLICATION_ID, COLUMNS, Library, LibraryError, PREPROCESSING, Result, SCHEMA, SCHEMA_VERSION,
+    TABLES,
+};
 
 /// Marks a library as read-only.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ impl Library {
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             files::create_dir(folder)?;
         }
-        Self::of_file(file, fingerprint, dim).with_context(|| complaint(file))
+        Self::of_file(file, fingerprint, dim).map_err(|error| unusable(file, error))
     }
 
     /// Opens an existing library to search it. The library may be read-only: on a read-only disk,
@@ -42,16 +44,14 @@ impl Library {
     /// # Errors
     /// When the file is missing, or is not a library that this program can read.
     pub fn open_to_search(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
-        anyhow::ensure!(
-            file.is_file(),
-            "the photo library is not there\n  hint: is the path right? `mmgem index DIR` fills a library; --photos DIR searches folders without one\n  file: {}",
-            shown(file)
-        );
+        if !file.is_file() {
+            return Err(LibraryError::NotThere(file.into()));
+        }
         match Self::of_file(file, fingerprint, dim) {
             Err(error) if is_unwritable(&error) => Self::for_reading(file, fingerprint, dim),
             opened => opened,
         }
-        .with_context(|| complaint(file))
+        .map_err(|error| unusable(file, error))
     }
 
     /// A library in memory, dropped when the program ends.
@@ -75,12 +75,12 @@ impl Library {
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "foreign_keys", true)?;
         make_tables(&mut db)?;
-        let key = params![fingerprint.cast_signed(), PREPROCESSING, i64::try_from(dim)?];
+        let key = params![fingerprint.cast_signed(), PREPROCESSING, dim as i64];
         db.execute(
             "INSERT OR IGNORE INTO model (fingerprint, preprocessing, dim) VALUES (?1, ?2, ?3)",
             key,
         )?;
-        let model = model_row(&db, fingerprint)?.context("the model was just written")?;
+        let model = model_row(&db, fingerprint)?.ok_or(LibraryError::Raced)?;
         Ok(Self { db, model, fingerprint, dim, read_only: None })
     }
 
@@ -97,29 +97,24 @@ impl Library {
 
 /// Rejects names that SQLite accepts but a user cannot mean.
 fn check_name(file: &Path) -> Result<()> {
-    anyhow::ensure!(
-        !file.as_os_str().is_empty(),
-        "the photo library has no name\n  hint: give --library FILE"
-    );
-    anyhow::ensure!(
-        !looks_like_a_photo(file),
-        "the photo library cannot be a photo\n  hint: name another file with --library\n  file: {}",
-        shown(file)
-    );
+    if file.as_os_str().is_empty() {
+        return Err(LibraryError::NoName);
+    }
+    if looks_like_a_photo(file) {
+        return Err(LibraryError::NamedLikePhoto(file.into()));
+    }
     Ok(())
 }
 
-fn complaint(file: &Path) -> String {
-    format!(
-        "the photo library cannot be used\n  hint: is the path right, and may this user write there? --library FILE names another\n  file: {}",
-        shown(file)
-    )
+fn unusable(file: &Path, error: LibraryError) -> LibraryError {
+    LibraryError::Unusable { file: file.into(), source: Box::new(error) }
 }
 
 /// Whether opening failed only because the library cannot be written.
-fn is_unwritable(error: &Error) -> bool {
-    let code = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+fn is_unwritable(error: &LibraryError) -> bool {
     use ErrorCode::{CannotOpen, DatabaseBusy, PermissionDenied, ReadOnly as IsReadOnly};
+    let LibraryError::Sqlite(error) = error else { return false };
+    let code = error.sqlite_error_code();
     matches!(code, Some(IsReadOnly | CannotOpen | PermissionDenied | DatabaseBusy))
 }
 
@@ -174,9 +169,7 @@ impl Copy {
         let made = fs::create_dir(&copy.folder)
             .and_then(|()| fs::copy(file, &copy.file))
             .and_then(|_| fs::copy(log, with_ending(&copy.file, "-wal")));
-        made.context(
-            "the end of the library is in its log, which can only be read in a copy, and none can be made",
-        )?;
+        made.map_err(LibraryError::NoCopy)?;
         for copied in [copy.file.clone(), with_ending(&copy.file, "-wal")] {
             let mut permissions = fs::metadata(&copied)?.permissions();
             #[expect(
@@ -209,6 +202,9 @@ fn make_tables(db: &mut Connection) -> Result<()> {
     } else {
         check_version(&transaction)?;
     }
+    // The record of an approximate index that earlier versions kept. Its reference to `model` would
+    // keep outdated models.
+    transaction.execute_batch("DROP TABLE IF EXISTS nearby")?;
     for (name, columns) in TABLES {
         transaction.execute_batch(&format!("CREATE TABLE IF NOT EXISTS {name} ({columns}\n)"))?;
     }
@@ -221,11 +217,12 @@ fn make_tables(db: &mut Connection) -> Result<()> {
 fn check_version(db: &Connection) -> Result<()> {
     let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    anyhow::ensure!(application == APPLICATION_ID, "it is a database of another program");
-    anyhow::ensure!(
-        version == SCHEMA_VERSION,
-        "it is of version {version}; this program reads version {SCHEMA_VERSION}"
-    );
+    if application != APPLICATION_ID {
+        return Err(LibraryError::Foreign);
+    }
+    if version != SCHEMA_VERSION {
+        return Err(LibraryError::Version { found: version, wanted: SCHEMA_VERSION });
+    }
     Ok(())
 }
 
@@ -354,6 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn a_library_with_an_approximate_index_is_opened_and_compacted() {
+        let (_folder, file) = folder();
+        drop(Library::open(&file, 1, 2).expect("usable"));
+        let db = Connection::open(&file).expect("writable");
+        let earlier = format!(
+            "CREATE TABLE nearby (model INTEGER PRIMARY KEY REFERENCES model,
+                last_content INTEGER NOT NULL, n INTEGER NOT NULL, n_bytes INTEGER NOT NULL);
+            UPDATE model SET preprocessing = {};
+            INSERT INTO nearby SELECT id, 7, 1, 1 FROM model;",
+            PREPROCESSING - 1
+        );
+        db.execute_batch(&earlier).expect("writable");
+        drop(db);
+        drop(Library::for_reading(&file, 1, 2).expect("readable"));
+        let mut library = Library::open(&file, 1, 2).expect("usable");
+        library.compact().expect("the outdated model is dropped");
+        let n_models = library.db.query_row("SELECT count(*) FROM model", [], |row| row.get(0));
+        assert_eq!(n_models, Ok(1));
+    }
+
+    #[test]
     fn what_a_killed_program_left_in_the_log_is_read_too() {
         let (_folder, file) = folder();
         let mut library = Library::open(&file, 1, 2).expect("usable");
@@ -375,7 +393,7 @@ mod tests {
         assert!(error.contains("not there") && error.contains("mmgem index"), "{error}");
         assert!(!file.exists());
         for name in ["", "a.jpg"] {
-            let error = format!("{:#}", Library::open(Path::new(name), 1, 2).expect_err(name));
+            let error = Library::open(Path::new(name), 1, 2).expect_err(name).to_string();
             assert!(error.contains("--library"), "{error}");
         }
     }
