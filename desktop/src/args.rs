@@ -67,7 +67,7 @@ pub enum Command {
     /// Describe photos, or regions of them
     Caption(cli::caption::CaptionArgs),
     /// Write an HTML page that shows search, captions and localization
-    Demo(crate::demo::DemoArgs),
+    Demo(cli::demo::DemoArgs),
     /// List the devices with their features and limits
     Devices,
     /// Embed photos, regions and texts as unit vectors
@@ -85,15 +85,15 @@ pub enum Command {
     /// Draw where a text is in a photo
     Localize(cli::localize::LocalizeArgs),
     /// Compare every device with the reference program's values
-    Parity(cli::parity::ParityArgs),
+    Parity(cli::verify::parity::ParityArgs),
     /// Draw captioned scenes with regions as training data
     Scenes(cli::scenes::ScenesArgs),
     /// Score captions: BLEU, ROUGE-L, CIDEr
-    Score(cli::score::ScoreArgs),
+    Score(cli::eval::score::ScoreArgs),
     /// Find photos by text, by photo, or by a region of a photo
     Search(cli::search::SearchArgs),
     /// Write every stage of the graph, or compare the stages with the reference program's
-    Trace(cli::trace::TraceArgs),
+    Trace(cli::verify::trace::TraceArgs),
     /// Train a model from a TOML recipe
     Train(cli::train::TrainArgs),
     /// Serve the web page to a browser on this machine

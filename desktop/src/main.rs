@@ -4,25 +4,22 @@ mod allocator;
 #[cfg(feature = "app")]
 mod app;
 mod args;
-mod boxes;
 mod cli;
 mod context;
-mod demo;
 mod device;
-mod device_failure;
 mod draw;
 mod excludes;
 // Without the window, some items of the library are unused.
 #[cfg_attr(not(feature = "app"), allow(dead_code, unused_imports))]
 mod library;
-mod loss_of_copy;
 mod model;
 mod names;
 mod outputs;
 mod photos;
-mod probe;
 mod query;
+mod report;
 mod terminal;
+mod values;
 
 use std::process::ExitCode;
 
@@ -30,14 +27,14 @@ use anyhow::{Error, Result};
 
 use args::{Args, Command, WrongArguments};
 use device::DeviceChoice;
-use device_failure::{caught, is_the_devices};
+use device::failure::{caught, is_the_devices};
 use names::printable;
 use terminal::note;
 
 fn main() -> ExitCode {
     allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
-    device_failure::watch();
+    device::failure::watch();
     let args = Args::of_program();
     start_log(args.globals.quiet);
     let may_move = may_move(&args);
@@ -57,8 +54,8 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::App(args) => cli::app::run(args, &globals),
         Command::Bench(args) => cli::bench::run(&args, &globals),
         Command::Caption(args) => cli::caption::run(&args, &globals.open()?),
-        Command::Demo(args) => demo::run(args, &globals.open()?),
-        Command::Devices => cli::devices::run(&globals),
+        Command::Demo(args) => cli::demo::run(args, &globals.open()?),
+        Command::Devices => cli::info::devices::run(&globals),
         Command::Embed(args) => cli::embed::run(&args, &globals),
         Command::Eval(args) => cli::eval::run(&args, &globals),
         Command::Export(args) => cli::export::run(&args, &globals),
@@ -66,11 +63,11 @@ fn run(Args { globals, command }: Args) -> Result<()> {
         Command::Index(args) => cli::index::run(&args, &globals.open()?),
         Command::Info(args) => cli::info::run(&args, &globals),
         Command::Localize(args) => cli::localize::run(&args, &globals),
-        Command::Parity(args) => cli::parity::run(&args, &globals),
+        Command::Parity(args) => cli::verify::parity::run(&args, &globals),
         Command::Scenes(args) => cli::scenes::run(&args, &globals),
-        Command::Score(args) => cli::score::run(&args, &globals),
+        Command::Score(args) => cli::eval::score::run(&args, &globals),
         Command::Search(args) => cli::search::run(&args, &globals),
-        Command::Trace(args) => cli::trace::run(&args, &globals),
+        Command::Trace(args) => cli::verify::trace::run(&args, &globals),
         Command::Train(args) => cli::train::run(&args, &globals),
         Command::Web(args) => cli::web::run(&args, &globals),
     }

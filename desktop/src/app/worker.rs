@@ -24,7 +24,7 @@ use super::warm_up::WarmUp;
 use crate::args::Globals;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::device::DeviceChoice;
-use crate::device_failure::is_the_devices;
+use crate::device::failure::is_the_devices;
 use crate::draw::overlay_heat;
 use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
 use crate::names::shown;

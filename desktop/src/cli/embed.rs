@@ -11,7 +11,6 @@ use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use crate::args::{Globals, not_empty};
-use crate::boxes::BoxArg;
 use crate::cli::embed_shards;
 use crate::context::Context;
 use crate::model::model_files;
@@ -20,6 +19,7 @@ use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::{for_each_encoded, whole_embed};
 use crate::query::doubts_of;
 use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print, print_json};
+use crate::values::BoxArg;
 
 #[derive(Debug, Args)]
 #[command(

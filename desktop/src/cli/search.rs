@@ -16,9 +16,7 @@ use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::args::{Globals, WrongArguments, cosine};
-use crate::boxes::BoxArg;
-use crate::cli::cutoff;
-use crate::cli::hits_page::hits_page;
+use crate::cli::calibrate;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::library::{
     Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
@@ -29,9 +27,11 @@ use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, find_photos, read_decoded};
 use crate::query::{Query, Term, What};
+use crate::report::hits::hits_page;
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
 };
+use crate::values::BoxArg;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -381,7 +381,7 @@ fn millis(since: Instant) -> f64 {
 /// if that file exists.
 fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let context = globals.open()?;
-    let cutoffs = cutoff::run(&args.calibrate, &context)?;
+    let cutoffs = calibrate::run(&args.calibrate, &context)?;
     let Some(file) =
         args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
     else {

@@ -13,8 +13,8 @@ use mmgem_train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
 use serde_json::json;
 
 use crate::args::Globals;
+use crate::device::failure::{caught, is_the_devices};
 use crate::device::{DeviceChoice, open_device};
-use crate::device_failure::{caught, is_the_devices};
 use crate::terminal::{note, print, print_json, progress_bar};
 
 /// Arguments of `mmgem train`.

@@ -5,7 +5,8 @@ mod cases;
 mod compare;
 mod data;
 mod record;
-mod report;
+pub mod score;
+mod scorers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,11 +32,11 @@ use serde_json::{Map, Value, json};
 use self::baseline::BaselineArgs;
 use self::data::{Data, Progress, named, note_skipped};
 use self::record::{Outputs, Record};
-use self::report::Page;
-use super::scorers::Scorers;
+use self::scorers::Scorers;
 use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
 use crate::model::ModelFiles;
+use crate::report::evaluation::{Page, STAGE_1};
 use crate::terminal::note;
 
 /// Arguments of `mmgem eval`.
@@ -320,8 +321,6 @@ fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
     })
 }
 
-/// Prefix of the scores of stage 1 in a record with both stages.
-const STAGE_1: &str = "stage_1_";
 const CAPTION_MEMORY_BYTES: usize = 2 << 30;
 
 fn run_retrieval(args: &RetrievalArgs, context: &Context) -> Result<()> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::demo::markup::{escape, rect};
+use super::markup::{escape, rect};
 use crate::library::{Found, Library};
 use crate::names::shown;
 

@@ -1,12 +1,8 @@
 //! `mmgem demo`: a tour of the model's abilities, as an HTML page.
 //!
-//! `album` has the pictures, `tour` runs the model, `report`, `markup` and `picture` write the
-//! page.
+//! `album` has the pictures, `tour` runs the model, and `crate::report::tour` writes the page.
 
 mod album;
-pub mod markup;
-pub mod picture;
-mod report;
 mod tour;
 
 use std::path::PathBuf;
@@ -18,12 +14,12 @@ use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use self::album::Album;
-use self::report::Report;
 use self::tour::Tour;
 use crate::args::not_empty;
 use crate::context::Context;
 use crate::names::{json_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
+use crate::report::tour::{Hit, Report};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
 
 /// Number of queries for the demo's own pictures.
@@ -217,7 +213,7 @@ fn tell(args: &DemoArgs, report: &Report, quiet: bool) -> Result<()> {
 fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {
     let path = |picture: usize| &report.pictures[picture].path;
     let queries = report.queries.iter().map(|query| {
-        let hit = |hit: &report::Hit| {
+        let hit = |hit: &Hit| {
             json!({"path": path(hit.picture), "score": json_f32(hit.score), "box": json_box(Some(hit.box_px))})
         };
         json!({"query": query.text, "hits": query.hits.iter().map(hit).collect::<Vec<_>>()})

@@ -12,7 +12,7 @@ use super::picture::heat_gradient;
 
 /// Everything the page shows.
 #[derive(Debug)]
-pub(super) struct Report {
+pub struct Report {
     /// Such as "34 pictures of the demo".
     pub album: String,
     /// Labels and values: settings and measurements.
@@ -30,7 +30,7 @@ pub(super) struct Report {
 }
 
 #[derive(Debug)]
-pub(super) struct Picture {
+pub struct Picture {
     pub name: String,
     /// Its path on disk, or its name.
     pub path: String,
@@ -42,7 +42,7 @@ pub(super) struct Picture {
 
 /// A query and its hits.
 #[derive(Debug)]
-pub(super) struct Query {
+pub struct Query {
     pub text: String,
     /// The best first.
     pub hits: Vec<Hit>,
@@ -53,7 +53,7 @@ pub(super) struct Query {
 }
 
 #[derive(Debug)]
-pub(super) struct Hit {
+pub struct Hit {
     pub picture: usize,
     pub score: f32,
     pub box_px: BoxPx,
@@ -65,7 +65,7 @@ pub(super) struct Hit {
 
 /// A heat map over a whole picture.
 #[derive(Debug)]
-pub(super) struct Heat {
+pub struct Heat {
     pub uri: String,
     /// Centre of the hottest patch, in pixels.
     pub point_px: [f32; 2],
@@ -75,7 +75,7 @@ pub(super) struct Heat {
 
 /// A picture with the model's captions.
 #[derive(Debug)]
-pub(super) struct Captioned {
+pub struct Captioned {
     pub picture: usize,
     pub whole: Said,
     pub regions: Vec<(BoxPx, Said)>,
@@ -83,7 +83,7 @@ pub(super) struct Captioned {
 
 /// A caption with the truth.
 #[derive(Debug)]
-pub(super) struct Said {
+pub struct Said {
     pub text: String,
     pub log_prob: f32,
     /// Geometric mean of the tokens' probabilities, in 0..=1.
@@ -110,7 +110,7 @@ impl Report {
              <meta name=\"color-scheme\" content=\"light dark\"><title>{}</title>\n<style>{}:root{{--heat:{};--shape:{:.3}}}\
              </style></head>\n<body>\n",
             escape(&title),
-            include_str!("report.css"),
+            include_str!("tour.css"),
             heat_gradient(),
             self.shape(),
         )?;

@@ -14,9 +14,9 @@ use mmgem_scenes::Scene;
 use pollster::block_on;
 
 use super::album::{Album, Source};
-use super::picture::{heat_map, picture_uri, thumbnail};
-use super::report::{Captioned, Heat, Hit, Picture, Query, Said};
 use crate::context::Context;
+use crate::report::picture::{heat_map, picture_uri, thumbnail};
+use crate::report::tour::{Captioned, Heat, Hit, Picture, Query, Said};
 
 /// Hits shown per query.
 const HITS: usize = 4;

@@ -3,12 +3,14 @@
 use mmgem_core::image::BoxPx;
 use mmgem_eval::metrics::retrieval::recall_at;
 
-use super::STAGE_1;
-use crate::demo::markup::{escape, rect};
+use super::markup::{escape, rect};
+
+/// Prefix of the scores of stage 1 in a record with both stages.
+pub const STAGE_1: &str = "stage_1_";
 
 /// The content of a page besides the scores.
 #[derive(Debug, Default)]
-pub(super) struct Page {
+pub struct Page {
     /// Curves of recall over rank.
     pub curves: Vec<Curve>,
     /// Headings, each with its cases.
@@ -17,7 +19,7 @@ pub(super) struct Page {
 
 /// Ranks of the right answers among `n_targets`.
 #[derive(Debug)]
-pub(super) struct Curve {
+pub struct Curve {
     pub name: &'static str,
     pub ranks: Vec<Option<usize>>,
     pub n_targets: usize,
@@ -25,7 +27,7 @@ pub(super) struct Curve {
 
 /// One photo, or a few side by side, with lines of text.
 #[derive(Debug, Default)]
-pub(super) struct Case {
+pub struct Case {
     pub pictures: Vec<Shown>,
     /// Labels and texts.
     pub lines: Vec<(&'static str, String)>,
@@ -33,7 +35,7 @@ pub(super) struct Case {
 
 /// A picture of the page.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub struct Shown {
     pub label: String,
     pub uri: String,
     /// Width and height of the photo in pixels. Boxes and the point are in these pixels.
@@ -71,7 +73,7 @@ impl Page {
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
              content=\"width=device-width\"><title>MM-GEM evaluation</title><style>{}</style><h1>Evaluation</h1>\
              <dl>{facts}</dl><h2>Scores</h2><div class=\"wide\"><table>{scores}</table></div>{curves}{cases}</html>\n",
-            include_str!("report.css")
+            include_str!("evaluation.css")
         )
     }
 }

@@ -29,14 +29,14 @@ pub fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
 }
 
 /// A number with a typographic minus sign; zero has no sign.
-pub(super) fn signed(value: f32, digits: usize) -> String {
+pub fn signed(value: f32, digits: usize) -> String {
     let number = format!("{:.digits$}", value.abs());
     let is_zero = number.bytes().all(|digit| matches!(digit, b'0' | b'.'));
     if value < 0.0 && !is_zero { format!("−{number}") } else { number }
 }
 
 /// A rank in words: "first", "2nd".
-pub(super) fn ordinal(rank: usize) -> String {
+pub fn ordinal(rank: usize) -> String {
     let ending = match (rank % 10, rank % 100) {
         (_, 11..=13) => "th",
         (1, _) => "st",
