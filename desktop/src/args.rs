@@ -1,16 +1,13 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::{Arg, Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use clap::{Arg, CommandFactory, Parser, Subcommand};
 
 use crate::cli;
-use crate::context::Context;
-use crate::device::{DeviceChoice, OpenedDevice, open_device};
-use crate::model::ModelFiles;
-use crate::terminal::note;
+use crate::globals::Globals;
+// For `query.rs`, until it moves into the library's crate.
+pub use crate::globals::WrongArguments;
 
 /// Search and describe images, whole or by region, with one model (MM-GEM, arXiv:2405.19333)
 #[derive(Debug, Parser)]
@@ -29,32 +26,6 @@ pub struct Args {
     pub globals: Globals,
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Options of every command.
-#[derive(Clone, Debug, ClapArgs)]
-pub struct Globals {
-    /// Device: auto, cpu, wgpu[:N] or cuda[:N]; `mmgem devices` lists them
-    #[arg(
-        long,
-        global = true,
-        value_name = "DEVICE",
-        default_value_t,
-        help_heading = "Global options"
-    )]
-    pub device: DeviceChoice,
-    /// Model folder [default: the embedded model]
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
-    pub model: Option<PathBuf>,
-    /// Print one JSON document instead of text
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub json: bool,
-    /// Suppress notes and progress bars
-    #[arg(short, long, global = true, help_heading = "Global options")]
-    pub quiet: bool,
-    /// Fail on the first unusable file, instead of skipping it
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub strict: bool,
 }
 
 /// The subcommand.
@@ -99,11 +70,6 @@ pub enum Command {
     /// Serve the web page to a browser on this machine
     Web(cli::web::WebArgs),
 }
-
-/// Invalid arguments that only the command itself can detect; exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongArguments(pub String);
 
 impl Args {
     /// Reads the command line. Prints the error and exits if it is invalid.
@@ -168,45 +134,6 @@ fn is_switches(word: &str) -> bool {
         || rest.strip_prefix('k').is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Accepts a text that is not blank.
-pub fn not_empty(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("the text is empty; wanted a few words, as in \"the dog\"".into()),
-        _ => Ok(text.to_owned()),
-    }
-}
-
-/// Parses a cosine.
-pub fn cosine(text: &str) -> Result<f32, String> {
-    let wanted = || format!("{text:?} is not a cosine; wanted a number from -1 to 1");
-    text.parse().ok().filter(|cosine| (-1.0..=1.0).contains(cosine)).ok_or_else(wanted)
-}
-
-impl Globals {
-    /// Opens the device and the model, and notes the device on stderr.
-    pub fn open(&self) -> Result<Context> {
-        let files = ModelFiles::read(self.model.as_deref())?;
-        let opened = self.open_device()?;
-        Ok(Context {
-            session: files.open(&opened)?,
-            fingerprint: files.fingerprint(),
-            model_name: files.name,
-            device_name: opened.name,
-            is_cpu: opened.is_cpu,
-            quiet: self.quiet,
-            json: self.json,
-            strict: self.strict,
-        })
-    }
-
-    /// Opens the device, and notes its name and the reason for the choice on stderr.
-    pub fn open_device(&self) -> Result<OpenedDevice> {
-        let opened = open_device(self.device)?;
-        note(self.quiet, format!("device: {}: {}", opened.name, opened.reason));
-        Ok(opened)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,17 +167,6 @@ mod tests {
         let Command::Search(_) = Args::parse_from(["mmgem", "search", "--", "-cat"]).command else {
             panic!("it is a search");
         };
-    }
-
-    #[test]
-    fn empty_texts_and_numbers_out_of_range_are_refused() {
-        assert_eq!((not_empty("a dog").as_deref(), cosine("-0.25")), (Ok("a dog"), Ok(-0.25)));
-        for text in ["", " \t"] {
-            assert!(not_empty(text).is_err(), "{text:?}");
-        }
-        for text in ["5", "-1.01", "nan", "inf", "a"] {
-            assert!(cosine(text).expect_err(text).contains("from -1 to 1"), "{text}");
-        }
     }
 
     #[test]

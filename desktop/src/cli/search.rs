@@ -15,9 +15,9 @@ use mmgem_data::files::write_atomic;
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use crate::args::{Globals, WrongArguments, cosine};
 use crate::cli::calibrate;
 use crate::context::{CAPTION_TOKENS, Context};
+use crate::globals::{Globals, WrongArguments};
 use crate::library::{
     Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
     second_in_words,
@@ -32,6 +32,7 @@ use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
 };
 use crate::values::BoxArg;
+use crate::values::cosine;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

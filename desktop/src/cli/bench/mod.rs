@@ -17,8 +17,8 @@ use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
 
 use self::search::BenchSearchArgs;
-use crate::args::Globals;
 use crate::device::OpenedDevice;
+use crate::globals::Globals;
 use crate::model::ModelFiles;
 use crate::terminal::{json_f32, note, print, print_json};
 use counts::CountsArgs;

@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use self::album::Album;
 use self::tour::Tour;
-use crate::args::not_empty;
 use crate::context::Context;
 use crate::names::{json_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::report::tour::{Hit, Report};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
+use crate::values::not_empty;
 
 /// Number of queries for the demo's own pictures.
 const OWN_QUERIES: usize = 6;
@@ -56,7 +56,7 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// When there are no pictures, the model fails or the page cannot be written.
-pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
+pub fn run(args: &DemoArgs, context: &Context) -> Result<()> {
     let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
     ensure!(
         folder.is_none_or(|folder| folder.is_dir()),
@@ -71,12 +71,12 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     spare_inputs("--out", &args.out, album.files())?;
     let rate = two_digits(album.images_per_sec());
     note(context.quiet, format!("encoded {} pictures, {rate} a second", album.sources.len()));
-    let report = take(&args, &album, context)?;
+    let report = take(args, &album, context)?;
     write_atomic(&args.out, report.html().as_bytes())?;
     if context.json {
-        print_json(&document(&args, &album, &report))
+        print_json(&document(args, &album, &report))
     } else {
-        tell(&args, &report, context.quiet)
+        tell(args, &report, context.quiet)
     }
 }
 

@@ -33,8 +33,8 @@ use self::baseline::BaselineArgs;
 use self::data::{Data, Progress, named, note_skipped};
 use self::record::{Outputs, Record};
 use self::scorers::Scorers;
-use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
+use crate::globals::{Globals, WrongArguments};
 use crate::model::ModelFiles;
 use crate::report::evaluation::{Page, STAGE_1};
 use crate::terminal::note;
@@ -303,22 +303,12 @@ impl What {
 
 /// Opens the model, with `text_len` as the maximum text length if given.
 fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
+    let Some(text_len) = text_len else { return globals.open() };
     let mut files = ModelFiles::read(globals.model.as_deref())?;
+    // A record names the model's own files.
     let fingerprint = files.fingerprint();
-    if let Some(text_len) = text_len {
-        files.set_max_text_len(text_len)?;
-    }
-    let opened = globals.open_device()?;
-    Ok(Context {
-        session: files.open(&opened)?,
-        fingerprint,
-        model_name: files.name,
-        device_name: opened.name,
-        is_cpu: opened.is_cpu,
-        quiet: globals.quiet,
-        json: globals.json,
-        strict: globals.strict,
-    })
+    files.set_max_text_len(text_len)?;
+    Ok(Context { fingerprint, ..globals.open_files(files)? })
 }
 
 const CAPTION_MEMORY_BYTES: usize = 2 << 30;

@@ -13,12 +13,13 @@ use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic}
 use serde_json::{Map, Value, json};
 
 use self::compare::{Agreement, Cosines, Scores, cosines};
-use crate::args::{Globals, WrongArguments, cosine};
 use crate::device::self_check;
+use crate::globals::{Globals, WrongArguments};
 use crate::model::ModelFiles;
 use crate::names::{json_path, shown};
 use crate::outputs::Target;
 use crate::terminal::{json_f32, note, print, print_json};
+use crate::values::cosine;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

@@ -12,8 +12,8 @@ use mmgem_data::files::read;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
-use crate::args::Globals;
 use crate::device::self_check;
+use crate::globals::Globals;
 use crate::model::ModelFiles;
 use crate::terminal::{print, print_json};
 
