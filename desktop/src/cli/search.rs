@@ -27,7 +27,7 @@ use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, find_photos, read_decoded};
 use crate::query::{Query, Term, What};
-use crate::report::hits::hits_page;
+use crate::report::hits;
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
 };
@@ -209,7 +209,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let whys = whys.collect::<Result<Vec<_>>>()?;
     report(&found, &whys, &doubts, args, timing, &context)?;
     if let Some(out) = &args.html {
-        write_atomic(out, hits_page(&title(args), &found, &whys, &library)?.as_bytes())?;
+        write_atomic(out, hits::page(&title(args), &found, &whys, &library)?.as_bytes())?;
         note(context.quiet, format!("wrote {}", shown(out)));
     }
     match found.first().filter(|_| args.open) {

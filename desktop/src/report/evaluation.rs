@@ -1,9 +1,10 @@
-//! `--report`: an evaluation as one HTML file.
+//! The results of an evaluation.
 
+use maud::{Markup, html};
 use mmgem_core::image::BoxPx;
 use mmgem_eval::metrics::retrieval::recall_at;
 
-use super::markup::{escape, rect};
+use super::markup::{document, plain, px, rect};
 
 /// Prefix of the scores of stage 1 in a record with both stages.
 pub const STAGE_1: &str = "stage_1_";
@@ -54,151 +55,144 @@ const CURVE_ROOM: (f64, f64) = (44.0, 34.0);
 impl Page {
     /// Returns the HTML of the page: facts, the table of scores, curves and cases.
     pub fn html(&self, facts: &[(&'static str, &str)], table: &[[String; 3]]) -> String {
-        let fact = |(name, fact): &(&str, &str)| {
-            format!(
-                "<div class=\"{name}\"><dt>{}</dt><dd>{}</dd></div>",
-                escape(name),
-                escape(fact)
-            )
+        let body = html! {
+            h1 { "Evaluation" }
+            dl {
+                @for (name, fact) in facts {
+                    div class=(name) { dt { (name) } dd { (plain(fact)) } }
+                }
+            }
+            h2 { "Scores" }
+            div.wide { (scores(table)) }
+            @if !self.curves.is_empty() {
+                h2 { "Recall over ranks" }
+                div.curves {
+                    @for curve in &self.curves { (curve.html()) }
+                }
+            }
+            @for (heading, cases) in self.cases.iter().filter(|(_, cases)| !cases.is_empty()) {
+                h2 { (plain(heading)) }
+                div.cases {
+                    @for case in cases { (case.html()) }
+                }
+            }
         };
-        let facts: String = facts.iter().map(fact).collect();
-        let scores = scores(table);
-        let curves: String = self.curves.iter().map(Curve::html).collect();
-        let curves = match self.curves.is_empty() {
-            true => String::new(),
-            false => format!("<h2>Recall over ranks</h2><div class=\"curves\">{curves}</div>"),
-        };
-        let cases: String = self.cases.iter().map(section).collect();
-        format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-             content=\"width=device-width\"><title>MM-GEM evaluation</title><style>{}</style><h1>Evaluation</h1>\
-             <dl>{facts}</dl><h2>Scores</h2><div class=\"wide\"><table>{scores}</table></div>{curves}{cases}</html>\n",
-            include_str!("evaluation.css")
-        )
+        document("MM-GEM evaluation", include_str!("evaluation.css"), &body)
     }
 }
 
-/// The rows of the table. A score with a prefix such as `stage_1_` stands beside the score without
-/// it.
-fn scores(table: &[[String; 3]]) -> String {
+/// The table. A score with a prefix such as `stage_1_` stands beside the score without it.
+fn scores(table: &[[String; 3]]) -> Markup {
     let has = |prefix: &str| table.iter().any(|[name, ..]| name.starts_with(prefix));
     let first = if has(STAGE_1) { "stage 2" } else { "value" };
     let others =
         [(STAGE_1, "stage 1"), ("baseline.", "baseline"), ("minus_baseline.", "difference")];
     let others: Vec<(&str, &str)> = others.into_iter().filter(|(prefix, _)| has(prefix)).collect();
-    let partner = |name: &str| {
+    let row_of = |wanted: &str| table.iter().find(|[name, ..]| name == wanted);
+    let is_beside_another = |name: &str| {
         let own = others.iter().find_map(|(prefix, _)| name.strip_prefix(prefix));
-        own.is_some_and(|own| table.iter().any(|[name, ..]| name == own))
+        own.is_some_and(|own| row_of(own).is_some())
     };
-    let cells = |row: Option<&[String; 3]>| {
-        let cell = |text: &str| format!("<td class=\"n\">{}</td>", escape(text));
-        row.map_or_else(
-            || [cell(""), cell("")],
-            |[_, value, interval]| [cell(value), cell(interval)],
-        )
-        .concat()
-    };
-    let row = |row: &[String; 3]| {
-        let [name, ..] = row;
-        let beside = others.iter().map(|(prefix, _)| {
-            let of_other = format!("{prefix}{name}");
-            cells(table.iter().find(|[name, ..]| *name == of_other))
-        });
-        format!(
-            "<tr><td>{}</td>{}{}</tr>",
-            escape(name),
-            cells(Some(row)),
-            beside.collect::<String>()
-        )
-    };
-    let headings = std::iter::once(first).chain(others.iter().map(|(_, heading)| *heading));
-    let headings: String = headings
-        .map(|heading| format!("<th>{heading}</th><th>95 % of bootstrap draws of the photos</th>"))
-        .collect();
-    let rows: String = table.iter().filter(|[name, ..]| !partner(name)).map(row).collect();
-    format!("<tr><th>score</th>{headings}</tr>{rows}")
+    html! {
+        table {
+            tr {
+                th { "score" }
+                @for heading in std::iter::once(first).chain(others.iter().map(|(_, h)| *h)) {
+                    th { (heading) }
+                    th { "95 % of bootstrap draws of the photos" }
+                }
+            }
+            @for row in table.iter().filter(|[name, ..]| !is_beside_another(name)) {
+                tr {
+                    td { (plain(&row[0])) }
+                    (cells(Some(row)))
+                    @for (prefix, _) in &others { (cells(row_of(&format!("{prefix}{}", row[0])))) }
+                }
+            }
+        }
+    }
 }
 
-fn section((heading, cases): &(String, Vec<Case>)) -> String {
-    if cases.is_empty() {
-        return String::new();
+/// The value and the interval of a score; empty without a row.
+fn cells(row: Option<&[String; 3]>) -> Markup {
+    let [value, interval] =
+        row.map_or(["", ""], |[_, value, interval]| [value.as_str(), interval.as_str()]);
+    html! {
+        td.n { (plain(value)) }
+        td.n { (plain(interval)) }
     }
-    let cases: String = cases.iter().map(Case::html).collect();
-    format!("<h2>{}</h2><div class=\"cases\">{cases}</div>", escape(heading))
 }
 
 impl Case {
-    fn html(&self) -> String {
-        let pictures: String = self.pictures.iter().map(Shown::html).collect();
-        let line = |(name, line): &(&str, String)| {
-            format!("<p><b>{}</b> {}</p>", escape(name), escape(line))
-        };
-        let lines: String = self.lines.iter().map(line).collect();
-        format!("<article><div class=\"pictures\">{pictures}</div>{lines}</article>")
+    fn html(&self) -> Markup {
+        html! {
+            article {
+                div.pictures {
+                    @for picture in &self.pictures { (picture.html()) }
+                }
+                @for (name, line) in &self.lines {
+                    p { b { (name) } " " (plain(line)) }
+                }
+            }
+        }
     }
 }
 
 impl Shown {
-    fn html(&self) -> String {
+    fn html(&self) -> Markup {
         let (width, height) = self.size;
-        let boxes: String = self.boxes.iter().map(|(class, box_px)| rect(class, *box_px)).collect();
-        let radius = f64::from(width.max(height)) / 50.0;
-        let point = self.point.map_or(String::new(), |[x, y]| {
-            format!("<circle class=\"point\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius:.1}\"/>")
-        });
-        let label = escape(&self.label);
-        format!(
-            "<figure><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{label}\"><image href=\"{}\" \
-             width=\"{width}\" height=\"{height}\"/>{boxes}{point}</svg><figcaption>{label}</figcaption></figure>",
-            self.uri
-        )
+        let label = plain(&self.label);
+        html! {
+            figure {
+                svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(label) {
+                    image href=(self.uri) width=(width) height=(height) {}
+                    @for (class, box_px) in &self.boxes { (rect(class, *box_px)) }
+                    @if let Some([x, y]) = self.point {
+                        circle.point cx=(px(x)) cy=(px(y)) r=(px(f64::from(width.max(height)) / 50.0)) {}
+                    }
+                }
+                figcaption { (label) }
+            }
+        }
     }
 }
 
 impl Curve {
     /// Draws recall in percent over the rank on a logarithmic axis, with a dashed line for chance.
-    fn html(&self) -> String {
+    fn html(&self) -> Markup {
         let (width, height) = CURVE_SIZE;
         let (left, below) = CURVE_ROOM;
+        let right = width - 20.0;
         let last = self.n_targets.max(2) as f64;
-        let x = |k: f64| left + (width - left - 20.0) * k.ln() / last.ln();
+        let x = |k: f64| left + (right - left) * k.ln() / last.ln();
         let y = |recall: f64| 8.0 + (height - below - 8.0) * (1.0 - recall);
         let line = |recall: &dyn Fn(usize) -> f64| -> String {
             let points = ks(self.n_targets);
             let points = points.iter().map(|&k| format!("{:.1},{:.1}", x(k as f64), y(recall(k))));
             points.collect::<Vec<_>>().join(" ")
         };
-        let grid: String = [0.0, 0.25, 0.5, 0.75, 1.0]
-            .into_iter()
-            .map(|recall| {
-                let (y, percent) = (y(recall), recall * 100.0);
-                format!(
-                    "<line class=\"grid\" x1=\"{left}\" x2=\"{:.0}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/><text x=\"{:.0}\" \
-                     y=\"{:.1}\" text-anchor=\"end\">{percent:.0}</text>",
-                    width - 20.0,
-                    left - 6.0,
-                    y + 4.0
-                )
-            })
-            .collect();
-        let marks: String = [1, 5, 10, 100, 1000, 10_000]
-            .into_iter()
-            .filter(|k| *k <= self.n_targets)
-            .map(|k| {
-                let (x, y) = (x(k as f64), height - below + 18.0);
-                format!("<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{k}</text>")
-            })
-            .collect();
-        let found = line(&|k| recall_at(&self.ranks, k));
-        let chance = line(&|k| k as f64 / last);
-        format!(
-            "<figure><svg viewBox=\"0 0 {width} {height}\">{grid}{marks}<polyline class=\"chance\" points=\"{chance}\"/>\
-             <polyline class=\"curve\" points=\"{found}\"/><text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">rank</text>\
-             </svg><figcaption>{}: recall in % up to a rank; dashed: one answer by chance</figcaption></figure>",
-            width - 20.0,
-            height - 2.0,
-            escape(self.name)
-        )
+        let marks = [1, 5, 10, 100, 1000, 10_000].into_iter().filter(|k| *k <= self.n_targets);
+        html! {
+            figure {
+                svg viewBox={ "0 0 " (width) " " (height) } {
+                    @for percent in [0, 25, 50, 75, 100] {
+                        @let y = y(f64::from(percent) / 100.0);
+                        line.grid x1=(left) x2=(right) y1=(px(y)) y2=(px(y)) {}
+                        text x=(left - 6.0) y=(px(y + 4.0)) text-anchor="end" { (percent) }
+                    }
+                    @for k in marks {
+                        text x=(px(x(k as f64))) y=(px(height - below + 18.0))
+                            text-anchor="middle" { (k) }
+                    }
+                    polyline.chance points=(line(&|k| k as f64 / last)) {}
+                    polyline.curve points=(line(&|k| recall_at(&self.ranks, k))) {}
+                    text x=(right) y=(height - 2.0) text-anchor="end" { "rank" }
+                }
+                figcaption {
+                    (self.name) ": recall in % up to a rank; dashed: one answer by chance"
+                }
+            }
+        }
     }
 }
 
@@ -249,7 +243,8 @@ mod tests {
             row("region_cider", "0.2"),
             row("n_photos", "5"),
             row("stage_1_region_cider", "0.1"),
-        ]);
+        ])
+        .into_string();
         let cells = |value: &str| format!("<td class=\"n\">{value}</td><td class=\"n\"></td>");
         assert!(
             html.contains(&format!("<td>region_cider</td>{}{}</tr>", cells("0.2"), cells("0.1"))),
@@ -258,7 +253,8 @@ mod tests {
         assert!(html.contains("<th>stage 2</th>") && html.contains("<th>stage 1</th>"), "{html}");
         assert_eq!(html.matches("<tr>").count(), 3, "{html}");
         // A score without a partner keeps its own row.
-        assert!(scores(&[row("baseline.model", "clip")]).contains("<td>baseline.model</td>"));
+        let alone = scores(&[row("baseline.model", "clip")]).into_string();
+        assert!(alone.contains("<td>baseline.model</td>"), "{alone}");
     }
 
     #[test]

@@ -1,12 +1,11 @@
-//! Hits of a search as one self-contained HTML page, without network and script.
-
-use std::fmt::Write as _;
+//! The hits of a search, with the best box in each.
 
 use anyhow::Result;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use maud::{Markup, html};
 
-use super::markup::{escape, rect};
+use super::markup::{document, plain, rect};
 use crate::library::{Found, Library};
 use crate::names::shown;
 
@@ -20,33 +19,42 @@ rect { fill: none; stroke: #fff; stroke-width: 3; vector-effect: non-scaling-str
   filter: drop-shadow(0 0 1px #000) drop-shadow(0 0 1px #000) }
 small { opacity: .7 }";
 
-/// Returns the HTML: for each hit the thumbnail with the best box, the caption of `whys`, the score
-/// and the path.
-pub fn hits_page(
+/// The HTML of the page. `captions` are of the best boxes, one for each hit.
+pub fn page(
     query: &str,
-    found: &[Found],
-    whys: &[Option<String>],
+    hits: &[Found],
+    captions: &[Option<String>],
     library: &Library,
 ) -> Result<String> {
-    let title = escape(query);
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}\n</style>\n\
-         <h1>{title}</h1>\n<main>\n"
-    );
-    for (hit, why) in found.iter().zip(whys) {
-        let [width, height] = hit.photo.size_px;
-        let thumbnail = BASE64_STANDARD.encode(library.thumbnail(hit.photo.content)?);
-        let place = hit.box_px.map_or(String::new(), |box_px| rect("found", box_px));
-        let path = escape(&shown(&hit.path));
-        let score = hit.score.map_or(String::new(), |score| format!("{score:.4} "));
-        let why = why.as_deref().map_or(String::new(), |why| format!("{}<br>", escape(why)));
-        writeln!(
-            page,
-            "<figure><svg viewBox=\"0 0 {width} {height}\"><image width=\"{width}\" height=\"{height}\" \
-             href=\"data:image/jpeg;base64,{thumbnail}\"/>{place}</svg>\
-             <figcaption>{why}{score}<small>{path}</small></figcaption></figure>"
-        )?;
-    }
-    page.push_str("</main></html>\n");
-    Ok(page)
+    let figures = hits
+        .iter()
+        .zip(captions)
+        .map(|(hit, caption)| figure(hit, caption.as_deref(), library))
+        .collect::<Result<Vec<_>>>()?;
+    let body = html! {
+        h1 { (plain(query)) }
+        main {
+            @for figure in &figures { (figure) }
+        }
+    };
+    Ok(document(query, STYLE, &body))
+}
+
+fn figure(hit: &Found, caption: Option<&str>, library: &Library) -> Result<Markup> {
+    let [width, height] = hit.photo.size_px;
+    let thumbnail = BASE64_STANDARD.encode(library.thumbnail(hit.photo.content)?);
+    Ok(html! {
+        figure {
+            svg viewBox={ "0 0 " (width) " " (height) } {
+                image width=(width) height=(height)
+                    href={ "data:image/jpeg;base64," (thumbnail) } {}
+                @if let Some(box_px) = hit.box_px { (rect("found", box_px)) }
+            }
+            figcaption {
+                @if let Some(caption) = caption { (plain(caption)) br; }
+                @if let Some(score) = hit.score { (format_args!("{score:.4} ")) }
+                small { (plain(&shown(&hit.path))) }
+            }
+        }
+    })
 }

@@ -1,31 +1,40 @@
-//! Helpers for HTML and SVG.
+//! Parts of the pages in HTML and SVG. `maud` escapes their texts.
 
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 use mmgem_core::image::BoxPx;
 
-/// Escapes a text for HTML, also for values of attributes.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            // HTML cannot represent control characters, which an untrained model may write.
-            _ if c.is_control() => escaped.push('\u{fffd}'),
-            _ => escaped.push(c),
+/// A whole page.
+pub fn document(title: &str, style: &str, body: &Markup) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (plain(title)) }
+                style { (PreEscaped(style)) }
+            }
+            body { (body) }
         }
-    }
-    escaped
+    };
+    page.into_string()
+}
+
+/// A text for a page. HTML has no control characters, and an untrained model may write some.
+pub fn plain(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// An SVG rectangle, in the pixels of its picture.
-pub fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> String {
-    let (width, height) = (x1 - x0, y1 - y0);
-    format!(
-        "<rect class=\"{class}\" x=\"{x0:.1}\" y=\"{y0:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"
-    )
+pub fn rect(class: &str, [x0, y0, x1, y1]: BoxPx) -> Markup {
+    html! {
+        rect class=(class) x=(px(x0)) y=(px(y0)) width=(px(x1 - x0)) height=(px(y1 - y0)) {}
+    }
+}
+
+/// A length in an SVG, with one decimal.
+pub fn px(length: impl Into<f64>) -> String {
+    format!("{:.1}", length.into())
 }
 
 /// A number with a typographic minus sign; zero has no sign.
@@ -52,20 +61,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_be_markup_is_text() {
-        assert_eq!(
-            escape(r#"<a href="x">'&'</a>"#),
-            "&lt;a href=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/a&gt;"
-        );
-        assert_eq!(escape("a\u{0}b"), "a\u{fffd}b");
+    fn a_title_is_text_and_a_style_is_not() {
+        let page = document("</title><b> \u{1b}& \"c\"", "p > b {}", &html! { p { "x" } });
+        for wanted in [
+            "<!DOCTYPE html><html lang=\"en\">",
+            "<title>&lt;/title&gt;&lt;b&gt; \u{fffd}&amp; &quot;c&quot;</title>",
+            "<style>p > b {}</style>",
+            "<body><p>x</p></body>",
+        ] {
+            assert!(page.contains(wanted), "{wanted}: {page}");
+        }
+    }
+
+    #[test]
+    fn control_characters_are_replaced() {
+        assert_eq!(plain("a\u{0}b\nc d<"), "a\u{fffd}b\u{fffd}c d<");
     }
 
     #[test]
     fn a_box_is_drawn_by_its_corner_and_size() {
-        let svg = rect("found", [10.0, 20.0, 40.0, 25.5]);
+        let svg = rect("found", [10.0, 20.0, 40.0, 25.5]).into_string();
         assert_eq!(
             svg,
-            "<rect class=\"found\" x=\"10.0\" y=\"20.0\" width=\"30.0\" height=\"5.5\"/>"
+            "<rect class=\"found\" x=\"10.0\" y=\"20.0\" width=\"30.0\" height=\"5.5\"></rect>"
         );
     }
 
