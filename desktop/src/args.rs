@@ -1,16 +1,12 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::{Arg, Args as ClapArgs, CommandFactory, Parser, Subcommand};
+use clap::{Arg, CommandFactory, Parser, Subcommand};
 
 use crate::cli;
-use crate::context::Context;
-use crate::device::{DeviceChoice, OpenedDevice, open_device};
-use crate::model::ModelFiles;
-use crate::terminal::note;
+use crate::globals::Globals;
+// For `query.rs`, until it moves into the library's crate.
 
 /// Search and describe images, whole or by region, with one model (MM-GEM, arXiv:2405.19333)
 #[derive(Debug, Parser)]
@@ -31,32 +27,6 @@ pub struct Args {
     pub command: Command,
 }
 
-/// Options of every command.
-#[derive(Clone, Debug, ClapArgs)]
-pub struct Globals {
-    /// Device: auto, cpu, wgpu[:N] or cuda[:N]; `mmgem devices` lists them
-    #[arg(
-        long,
-        global = true,
-        value_name = "DEVICE",
-        default_value_t,
-        help_heading = "Global options"
-    )]
-    pub device: DeviceChoice,
-    /// Model folder [default: the embedded model]
-    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
-    pub model: Option<PathBuf>,
-    /// Print one JSON document instead of text
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub json: bool,
-    /// Suppress notes and progress bars
-    #[arg(short, long, global = true, help_heading = "Global options")]
-    pub quiet: bool,
-    /// Fail on the first unusable file, instead of skipping it
-    #[arg(long, global = true, help_heading = "Global options")]
-    pub strict: bool,
-}
-
 /// The subcommand.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -67,7 +37,7 @@ pub enum Command {
     /// Describe photos, or regions of them
     Caption(cli::caption::CaptionArgs),
     /// Write an HTML page that shows search, captions and localization
-    Demo(crate::demo::DemoArgs),
+    Demo(cli::demo::DemoArgs),
     /// List the devices with their features and limits
     Devices,
     /// Embed photos, regions and texts as unit vectors
@@ -85,25 +55,20 @@ pub enum Command {
     /// Draw where a text is in a photo
     Localize(cli::localize::LocalizeArgs),
     /// Compare every device with the reference program's values
-    Parity(cli::parity::ParityArgs),
+    Parity(cli::verify::parity::ParityArgs),
     /// Draw captioned scenes with regions as training data
     Scenes(cli::scenes::ScenesArgs),
     /// Score captions: BLEU, ROUGE-L, CIDEr
-    Score(cli::score::ScoreArgs),
+    Score(cli::eval::score::ScoreArgs),
     /// Find photos by text, by photo, or by a region of a photo
     Search(cli::search::SearchArgs),
     /// Write every stage of the graph, or compare the stages with the reference program's
-    Trace(cli::trace::TraceArgs),
+    Trace(cli::verify::trace::TraceArgs),
     /// Train a model from a TOML recipe
     Train(cli::train::TrainArgs),
     /// Serve the web page to a browser on this machine
     Web(cli::web::WebArgs),
 }
-
-/// Invalid arguments that only the command itself can detect; exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WrongArguments(pub String);
 
 impl Args {
     /// Reads the command line. Prints the error and exits if it is invalid.
@@ -168,45 +133,6 @@ fn is_switches(word: &str) -> bool {
         || rest.strip_prefix('k').is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Accepts a text that is not blank.
-pub fn not_empty(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("the text is empty; wanted a few words, as in \"the dog\"".into()),
-        _ => Ok(text.to_owned()),
-    }
-}
-
-/// Parses a cosine.
-pub fn cosine(text: &str) -> Result<f32, String> {
-    let wanted = || format!("{text:?} is not a cosine; wanted a number from -1 to 1");
-    text.parse().ok().filter(|cosine| (-1.0..=1.0).contains(cosine)).ok_or_else(wanted)
-}
-
-impl Globals {
-    /// Opens the device and the model, and notes the device on stderr.
-    pub fn open(&self) -> Result<Context> {
-        let files = ModelFiles::read(self.model.as_deref())?;
-        let opened = self.open_device()?;
-        Ok(Context {
-            session: files.open(&opened)?,
-            fingerprint: files.fingerprint(),
-            model_name: files.name,
-            device_name: opened.name,
-            is_cpu: opened.is_cpu,
-            quiet: self.quiet,
-            json: self.json,
-            strict: self.strict,
-        })
-    }
-
-    /// Opens the device, and notes its name and the reason for the choice on stderr.
-    pub fn open_device(&self) -> Result<OpenedDevice> {
-        let opened = open_device(self.device)?;
-        note(self.quiet, format!("device: {}: {}", opened.name, opened.reason));
-        Ok(opened)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,17 +166,6 @@ mod tests {
         let Command::Search(_) = Args::parse_from(["mmgem", "search", "--", "-cat"]).command else {
             panic!("it is a search");
         };
-    }
-
-    #[test]
-    fn empty_texts_and_numbers_out_of_range_are_refused() {
-        assert_eq!((not_empty("a dog").as_deref(), cosine("-0.25")), (Ok("a dog"), Ok(-0.25)));
-        for text in ["", " \t"] {
-            assert!(not_empty(text).is_err(), "{text:?}");
-        }
-        for text in ["5", "-1.01", "nan", "inf", "a"] {
-            assert!(cosine(text).expect_err(text).contains("from -1 to 1"), "{text}");
-        }
     }
 
     #[test]

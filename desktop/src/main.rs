@@ -4,28 +4,27 @@ mod allocator;
 #[cfg(feature = "app")]
 mod app;
 mod args;
-mod boxes;
 mod cli;
 mod context;
-mod demo;
 mod device;
-mod device_failure;
 mod draw;
-mod loss_of_copy;
+mod globals;
 mod model;
 mod names;
 mod outputs;
 mod photos;
-mod probe;
+mod report;
 mod terminal;
+mod values;
 
 use std::process::ExitCode;
 
 use anyhow::{Error, Result};
 
-use args::{Args, Command, WrongArguments};
+use args::{Args, Command};
 use device::DeviceChoice;
-use device_failure::{caught, is_the_devices};
+use device::failure::{caught, is_the_devices};
+use globals::{Globals, WrongArguments};
 use mmgem_library::query::{self, QueryError};
 use mmgem_library::{self as library, LibraryError};
 use names::printable;
@@ -34,42 +33,42 @@ use terminal::note;
 fn main() -> ExitCode {
     allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
-    device_failure::watch();
+    device::failure::watch();
     let args = Args::of_program();
     start_log(args.globals.quiet);
-    let may_move = may_move(&args);
-    match caught(|| run(args)).or_else(|error| on_the_cpu_instead(error, may_move)) {
+    let done = caught(|| run(&args.command, &args.globals));
+    match done.or_else(|error| on_the_cpu_instead(error, &args)) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader of our output closed the pipe.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", printable(&report(&error)));
+            eprint!("{}", printable(&error_text(&error)));
             ExitCode::from(if is_wrong_arguments(&error) { 2 } else { 1 })
         }
     }
 }
 
-fn run(Args { globals, command }: Args) -> Result<()> {
+fn run(command: &Command, globals: &Globals) -> Result<()> {
     match command {
-        Command::App(args) => cli::app::run(args, &globals),
-        Command::Bench(args) => cli::bench::run(&args, &globals),
-        Command::Caption(args) => cli::caption::run(&args, &globals.open()?),
-        Command::Demo(args) => demo::run(args, &globals.open()?),
-        Command::Devices => cli::devices::run(&globals),
-        Command::Embed(args) => cli::embed::run(&args, &globals),
-        Command::Eval(args) => cli::eval::run(&args, &globals),
-        Command::Export(args) => cli::export::run(&args, &globals),
-        Command::Import(args) => cli::import::run(&args, &globals),
-        Command::Index(args) => cli::index::run(&args, &globals.open()?),
-        Command::Info(args) => cli::info::run(&args, &globals),
-        Command::Localize(args) => cli::localize::run(&args, &globals),
-        Command::Parity(args) => cli::parity::run(&args, &globals),
-        Command::Scenes(args) => cli::scenes::run(&args, &globals),
-        Command::Score(args) => cli::score::run(&args, &globals),
-        Command::Search(args) => cli::search::run(&args, &globals),
-        Command::Trace(args) => cli::trace::run(&args, &globals),
-        Command::Train(args) => cli::train::run(&args, &globals),
-        Command::Web(args) => cli::web::run(&args, &globals),
+        Command::App(args) => cli::app::run(args, globals),
+        Command::Bench(args) => cli::bench::run(args, globals),
+        Command::Caption(args) => cli::caption::run(args, &globals.open()?),
+        Command::Demo(args) => cli::demo::run(args, &globals.open()?),
+        Command::Devices => cli::info::devices::run(globals),
+        Command::Embed(args) => cli::embed::run(args, globals),
+        Command::Eval(args) => cli::eval::run(args, globals),
+        Command::Export(args) => cli::export::run(args, globals),
+        Command::Import(args) => cli::import::run(args, globals),
+        Command::Index(args) => cli::index::run(args, &globals.open()?),
+        Command::Info(args) => cli::info::run(args, globals),
+        Command::Localize(args) => cli::localize::run(args, globals),
+        Command::Parity(args) => cli::verify::parity::run(args, globals),
+        Command::Scenes(args) => cli::scenes::run(args, globals),
+        Command::Score(args) => cli::eval::score::run(args, globals),
+        Command::Search(args) => cli::search::run(args, globals),
+        Command::Trace(args) => cli::verify::trace::run(args, globals),
+        Command::Train(args) => cli::train::run(args, globals),
+        Command::Web(args) => cli::web::run(args, globals),
     }
 }
 
@@ -85,16 +84,14 @@ fn may_move(args: &Args) -> bool {
     args.globals.device == DeviceChoice::Auto && !matches!(args.command, Command::Train(_))
 }
 
-/// Runs the command again on the CPU after a GPU failure. Returns the error if `may_move` is false
-/// or if a result was already printed.
-fn on_the_cpu_instead(error: Error, may_move: bool) -> Result<()> {
-    if !may_move || terminal::has_printed() || !is_the_devices(&error) {
+/// Runs the command again on the CPU after a GPU failure. Returns the error if the command may not
+/// move, or if a result was already printed.
+fn on_the_cpu_instead(error: Error, args: &Args) -> Result<()> {
+    if !may_move(args) || terminal::has_printed() || !is_the_devices(&error) {
         return Err(error);
     }
-    let mut args = Args::of_program();
-    note(args.globals.quiet, format!("{}retrying on the CPU", report(&error)));
-    args.globals.device = DeviceChoice::Cpu;
-    run(args)
+    note(args.globals.quiet, format!("{}retrying on the CPU", error_text(&error)));
+    run(&args.command, &Globals { device: DeviceChoice::Cpu, ..args.globals.clone() })
 }
 
 /// Starts logging to stderr. `MMGEM_LOG` sets the level, in `tracing`'s filter syntax.
@@ -123,7 +120,7 @@ fn is_broken_pipe(error: &Error) -> bool {
 }
 
 /// Formats `error: ...` and one line for each cause that adds new text.
-fn report(error: &Error) -> String {
+fn error_text(error: &Error) -> String {
     let mut text = format!("error: {error}\n");
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -149,9 +146,14 @@ mod tests {
         assert!(is_the_devices(&Error::from(lost())));
         assert!(is_the_devices(&LibraryError::from(SessionError::from(lost())).into()));
         assert!(!is_the_devices(&anyhow::anyhow!("no such file")));
-        let error = on_the_cpu_instead(failed(), false).expect_err("it may not");
-        assert!(report(&error).contains("the device stopped working: it was lost"), "{error:?}");
-        let moves = |line: &str| may_move(&Args::parse_from(line.split(' ')));
+        let parse = |line: &str| Args::parse_from(line.split(' '));
+        let error =
+            on_the_cpu_instead(failed(), &parse("mmgem train run.toml")).expect_err("it may not");
+        assert!(
+            error_text(&error).contains("the device stopped working: it was lost"),
+            "{error:?}"
+        );
+        let moves = |line: &str| may_move(&parse(line));
         assert!(moves("mmgem devices") && moves("mmgem devices --device auto"));
         assert!(!moves("mmgem devices --device cpu") && !moves("mmgem devices --device wgpu"));
         assert!(!moves("mmgem train run.toml"));
@@ -169,6 +171,6 @@ mod tests {
         let error = anyhow::anyhow!("no such file")
             .context("cannot read: no such file")
             .context("no photo");
-        assert_eq!(report(&error), "error: no photo\n  caused by: cannot read: no such file\n");
+        assert_eq!(error_text(&error), "error: no photo\n  caused by: cannot read: no such file\n");
     }
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::args::WrongArguments;
+use crate::globals::WrongArguments;
 use crate::names::shown;
 
 /// Extensions that imply a format. Others, such as `.index`, do not.

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::messages::{Ask, IndexNews, News, Post};
 use crate::context::Context;
-use crate::device_failure::is_the_devices;
+use crate::device::failure::is_the_devices;
 use crate::library::{Filling, Library, LibraryError, Summary, Watcher, root_on_one_line};
 use crate::photos::walk;
 

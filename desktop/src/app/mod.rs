@@ -40,7 +40,7 @@ use std::sync::mpsc::channel;
 use anyhow::Result;
 use eframe::egui;
 
-use crate::args::Globals;
+use crate::globals::Globals;
 use events::Events;
 use messages::Post;
 pub use renderer::Renderer;

@@ -62,7 +62,7 @@ mod gpu {
     use eframe::egui_wgpu::{WgpuError, WgpuSetup};
     use eframe::wgpu::{Adapter, Backends, DeviceType, Surface};
 
-    use crate::device_failure::is_of;
+    use crate::device::failure::is_of;
 
     const NO_DRIVER: &str = "there is no driver of Vulkan, Metal or DX12";
 

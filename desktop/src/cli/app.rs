@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::args::Globals;
+use crate::globals::Globals;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -33,13 +33,13 @@ pub struct AppArgs {
 }
 
 #[cfg(feature = "app")]
-pub fn run(args: AppArgs, globals: &Globals) -> Result<()> {
-    let library = args.library.map_or_else(crate::library::default_library, Ok)?;
-    crate::app::run(args.dirs, library, args.theme, args.renderer, globals)
+pub fn run(args: &AppArgs, globals: &Globals) -> Result<()> {
+    let library = args.library.clone().map_or_else(crate::library::default_library, Ok)?;
+    crate::app::run(args.dirs.clone(), library, args.theme, args.renderer, globals)
 }
 
 #[cfg(not(feature = "app"))]
-pub fn run(_args: AppArgs, _globals: &Globals) -> Result<()> {
+pub fn run(_args: &AppArgs, _globals: &Globals) -> Result<()> {
     anyhow::bail!(
         "this program was built without the window\n  hint: build it with `--features app`, or use \
          `mmgem index` and `mmgem search` in a terminal"

@@ -9,12 +9,12 @@ use mmgem_core::generate::Decoding;
 use mmgem_core::session::{Caption, EncodedImage, Part};
 use serde_json::{Value, json};
 
-use crate::args::WrongArguments;
-use crate::boxes::BoxArg;
 use crate::context::Context;
+use crate::globals::WrongArguments;
 use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::photos::{for_each_encoded, read_photo};
 use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json};
+use crate::values::BoxArg;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

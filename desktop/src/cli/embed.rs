@@ -10,16 +10,17 @@ use mmgem_core::image::BoxPx;
 use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
-use crate::args::{Globals, not_empty};
-use crate::boxes::BoxArg;
 use crate::cli::embed_shards;
 use crate::context::Context;
+use crate::globals::Globals;
 use crate::model::model_files;
 use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::{for_each_encoded, whole_embed};
 use crate::query::doubts_of;
 use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print, print_json};
+use crate::values::BoxArg;
+use crate::values::not_empty;
 
 #[derive(Debug, Args)]
 #[command(

@@ -20,8 +20,8 @@ use mmgem_data::webdataset::{Sample, ShardIndex};
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::args::Globals;
 use crate::context::Context;
+use crate::globals::Globals;
 use crate::photos::whole_embed;
 use crate::terminal::{PassedOver, note, print, print_json, progress_bar, root_on_one_line};
 

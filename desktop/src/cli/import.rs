@@ -15,7 +15,7 @@ use mmgem_core::tokenizer::Tokenizer;
 use mmgem_data::files::{self, LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
 use serde_json::json;
 
-use crate::args::Globals;
+use crate::globals::Globals;
 use crate::outputs::spare_inputs;
 use crate::terminal::{note, print, print_json};
 

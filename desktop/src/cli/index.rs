@@ -7,9 +7,9 @@ use clap::Args;
 use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
-use crate::args::WrongArguments;
 use crate::cli::indexing::update as update_library;
 use crate::context::Context;
+use crate::globals::WrongArguments;
 use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
 use crate::names::{json_path, listed, path_parser, printable, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};

@@ -9,14 +9,15 @@ use mmgem_core::session::{Localization, Session};
 use mmgem_data::files::write_atomic;
 use serde_json::json;
 
-use crate::args::{Globals, not_empty};
 use crate::draw::{draw_box, overlay_heat, png_bytes};
+use crate::globals::Globals;
 use crate::model::model_files;
 use crate::names::{json_path, path_parser, put_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::read_decoded;
 use crate::query::doubts_of;
 use crate::terminal::{box_text, json_box, json_f32, json_floats, note, print, print_json};
+use crate::values::not_empty;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

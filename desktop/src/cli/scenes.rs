@@ -12,7 +12,7 @@ use mmgem_scenes::{Scene, scene};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::args::Globals;
+use crate::globals::Globals;
 use crate::terminal::{print, print_json, progress_bar};
 
 #[derive(Debug, Args)]

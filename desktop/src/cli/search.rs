@@ -15,11 +15,9 @@ use mmgem_data::files::write_atomic;
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use crate::args::{Globals, WrongArguments, cosine};
-use crate::boxes::BoxArg;
-use crate::cli::hits_page::hits_page;
-use crate::cli::{cutoff, indexing};
+use crate::cli::{calibrate, indexing};
 use crate::context::{CAPTION_TOKENS, Context};
+use crate::globals::{Globals, WrongArguments};
 use crate::library::{
     Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
     second_in_words,
@@ -29,9 +27,12 @@ use crate::names::{json_path, listed, path_parser, put_path, shown};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, find_photos, read_decoded, warn_of_part};
 use crate::query::{Query, Term, What};
+use crate::report::hits;
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
 };
+use crate::values::BoxArg;
+use crate::values::cosine;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -210,7 +211,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let whys = whys.collect::<Result<Vec<_>>>()?;
     report(&found, &whys, &doubts, args, timing, &context)?;
     if let Some(out) = &args.html {
-        write_atomic(out, hits_page(&title(args), &found, &whys, &library)?.as_bytes())?;
+        write_atomic(out, hits::page(&title(args), &found, &whys, &library)?.as_bytes())?;
         note(context.quiet, format!("wrote {}", shown(out)));
     }
     match found.first().filter(|_| args.open) {
@@ -330,7 +331,7 @@ fn millis(since: Instant) -> f64 {
 /// if that file exists.
 fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let context = globals.open()?;
-    let cutoffs = cutoff::run(&args.calibrate, &context)?;
+    let cutoffs = calibrate::run(&args.calibrate, &context)?;
     let Some(file) =
         args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
     else {

@@ -12,9 +12,9 @@ use mmgem_collective::{Collective, Launch, Single, Tcp, ranks_on_same_cores};
 use mmgem_train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
 use serde_json::json;
 
-use crate::args::Globals;
+use crate::device::failure::{caught, is_the_devices};
 use crate::device::{DeviceChoice, open_device};
-use crate::device_failure::{caught, is_the_devices};
+use crate::globals::Globals;
 use crate::terminal::{note, print, print_json, progress_bar};
 
 /// Arguments of `mmgem train`.
@@ -152,7 +152,7 @@ impl Group {
     fn leave(self, error: anyhow::Error) -> Result<()> {
         #[cfg(feature = "mpi")]
         if let Self::Mpi(mpi) = self {
-            eprint!("{}", crate::report(&error));
+            eprint!("{}", crate::error_text(&error));
             mpi.abort();
         }
         Err(error)

@@ -13,7 +13,7 @@ use clap::Args;
 use httparse::Status;
 use serde_json::json;
 
-use crate::args::Globals;
+use crate::globals::Globals;
 use crate::library::default_library;
 use crate::names::{json_path, shown};
 use crate::terminal::{note, print, print_json};

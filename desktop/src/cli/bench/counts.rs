@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::work::Bench;
 use super::{Measured, json_f32};
-use crate::args::Globals;
+use crate::globals::Globals;
 use crate::terminal::{print, print_json};
 
 #[derive(Debug, Args)]

@@ -11,8 +11,8 @@ use mmgem_eval::metrics::ranking::dot;
 use mmgem_eval::run::{CaptionRun, ClassRun, RegionRun, RetrievalRun};
 use pollster::block_on;
 
-use super::report::{Case, Curve, Page, Shown};
-use crate::demo::picture::{heat_map, picture_uri, thumbnail};
+use crate::report::evaluation::{Case, Curve, Page, Shown};
+use crate::report::picture::{heat_map, picture_uri, thumbnail};
 
 /// Cases of each kind.
 const N_CASES: usize = 6;

@@ -8,7 +8,7 @@ use mmgem_eval::metrics::bootstrap::N_DRAWS;
 use serde_json::{Map, Value, json};
 
 use super::record::Record;
-use crate::args::Globals;
+use crate::globals::Globals;
 use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, ClapArgs)]

@@ -5,7 +5,8 @@ mod cases;
 mod compare;
 mod data;
 mod record;
-mod report;
+pub mod score;
+mod scorers;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,11 +32,11 @@ use serde_json::{Map, Value, json};
 use self::baseline::BaselineArgs;
 use self::data::{Data, Progress, named, note_skipped};
 use self::record::{Outputs, Record};
-use self::report::Page;
-use super::scorers::Scorers;
-use crate::args::{Globals, WrongArguments};
+use self::scorers::Scorers;
 use crate::context::Context;
+use crate::globals::{Globals, WrongArguments};
 use crate::model::ModelFiles;
+use crate::report::evaluation::{Page, STAGE_1};
 use crate::terminal::note;
 
 /// Arguments of `mmgem eval`.
@@ -302,26 +303,14 @@ impl What {
 
 /// Opens the model, with `text_len` as the maximum text length if given.
 fn open(globals: &Globals, text_len: Option<usize>) -> Result<Context> {
+    let Some(text_len) = text_len else { return globals.open() };
     let mut files = ModelFiles::read(globals.model.as_deref())?;
+    // A record names the model's own files.
     let fingerprint = files.fingerprint();
-    if let Some(text_len) = text_len {
-        files.set_max_text_len(text_len)?;
-    }
-    let opened = globals.open_device()?;
-    Ok(Context {
-        session: files.open(&opened)?,
-        fingerprint,
-        model_name: files.name,
-        device_name: opened.name,
-        is_cpu: opened.is_cpu,
-        quiet: globals.quiet,
-        json: globals.json,
-        strict: globals.strict,
-    })
+    files.set_max_text_len(text_len)?;
+    Ok(Context { fingerprint, ..globals.open_files(files)? })
 }
 
-/// Prefix of the scores of stage 1 in a record with both stages.
-const STAGE_1: &str = "stage_1_";
 const CAPTION_MEMORY_BYTES: usize = 2 << 30;
 
 fn run_retrieval(args: &RetrievalArgs, context: &Context) -> Result<()> {

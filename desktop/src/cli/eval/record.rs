@@ -11,12 +11,12 @@ use mmgem_eval::metrics::bootstrap::{Interval, Measures, N_DRAWS};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::report::Page;
-use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
+use crate::globals::{Globals, WrongArguments};
 use crate::model::model_files;
 use crate::names::shown;
 use crate::outputs::{check_ending, spare_inputs};
+use crate::report::evaluation::Page;
 use crate::terminal::{print, print_json};
 
 /// Seed of the bootstrap draws.

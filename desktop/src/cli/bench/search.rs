@@ -8,7 +8,7 @@ use mmgem_core::index::{Query, Vectors, best};
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use crate::cli::bench::median_secs;
+use super::median_secs;
 use crate::context::Context;
 use crate::library::{Library, Shelf};
 use crate::query::embed_text;

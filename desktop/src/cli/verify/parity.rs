@@ -11,8 +11,8 @@ use mmgem_train::trace::{
 };
 use serde_json::{Value, json};
 
-use crate::args::Globals;
 use crate::device::{DeviceChoice, OpenedDevice, open_device};
+use crate::globals::Globals;
 use crate::model::ModelFiles;
 use crate::terminal::{note, print, print_json, progress_bar};
 

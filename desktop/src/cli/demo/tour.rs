@@ -14,9 +14,9 @@ use mmgem_scenes::Scene;
 use pollster::block_on;
 
 use super::album::{Album, Source};
-use super::picture::{heat_map, picture_uri, thumbnail};
-use super::report::{Captioned, Heat, Hit, Picture, Query, Said};
 use crate::context::Context;
+use crate::report::picture::{heat_map, picture_uri, thumbnail};
+use crate::report::tour::{Captioned, Heat, Hit, Picture, Query, Said, Truth};
 
 /// Hits shown per query.
 const HITS: usize = 4;
@@ -128,8 +128,11 @@ impl<'a> Tour<'a> {
         let album = self.album;
         let scene = album.sources[source].scene();
         let own_text = album.sources[source].own_text().map(str::to_owned);
-        let truths: &[String] = scene.map_or(own_text.as_slice(), |scene| &scene.captions);
-        let whole = self.caption(&image, &Part::Whole, truths)?;
+        let (kind, truths): (fn(String) -> Truth, &[String]) = match scene {
+            Some(scene) => (Truth::Drawn, &scene.captions),
+            None => (Truth::Written, own_text.as_slice()),
+        };
+        let whole = self.caption(&image, &Part::Whole, kind, truths)?;
         let places = match scene {
             Some(scene) => drawn_places(scene),
             None => self
@@ -140,7 +143,7 @@ impl<'a> Tour<'a> {
         };
         let mut regions = Vec::new();
         for (box_px, truths) in places {
-            regions.push((box_px, self.caption(&image, &Part::Box(box_px), truths)?));
+            regions.push((box_px, self.caption(&image, &Part::Box(box_px), kind, truths)?));
         }
         Ok(Captioned { picture, whole, regions })
     }
@@ -170,7 +173,14 @@ impl<'a> Tour<'a> {
         Ok(self.opened.entry(source).or_insert(Opened { image, map }).clone())
     }
 
-    fn caption(&mut self, image: &EncodedImage, part: &Part, truths: &[String]) -> Result<Said> {
+    /// Captions a part of a picture. `truths` are its true descriptions, of this kind.
+    fn caption(
+        &mut self,
+        image: &EncodedImage,
+        part: &Part,
+        kind: fn(String) -> Truth,
+        truths: &[String],
+    ) -> Result<Said> {
         let decoding = Decoding::default();
         let start = Instant::now();
         let Caption { text, log_prob } =
@@ -182,7 +192,7 @@ impl<'a> Tour<'a> {
         Ok(Said {
             certainty: (log_prob / n_tokens as f32).exp().min(1.0),
             log_prob,
-            truth: truths.iter().max_by_key(|truth| truth.len()).cloned(),
+            truth: truths.iter().max_by_key(|truth| truth.len()).cloned().map(kind),
             is_right: truths.contains(&text),
             text,
         })

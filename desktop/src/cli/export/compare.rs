@@ -9,7 +9,7 @@ use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, RetrievalOptions, captions, retrieval};
 use serde_json::{Value, json};
 
-use crate::probe::{Answers, cosine};
+use crate::device::self_check::{Answers, cosine};
 use crate::terminal::{json_f32, progress_bar};
 
 /// Cosines between the embeddings of a model and those of its copy.

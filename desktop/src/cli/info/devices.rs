@@ -4,8 +4,8 @@ use anyhow::Result;
 use mmgem_backend_wgpu::AdapterReport;
 use serde_json::{Value, json};
 
-use crate::args::Globals;
 use crate::device::{DeviceChoice, open_device};
+use crate::globals::Globals;
 use crate::terminal::{print, print_json};
 
 pub fn run(globals: &Globals) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod counts;
 mod random;
+pub mod search;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +16,9 @@ use mmgem_core::config::MmGemConfig;
 use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
 
-use crate::args::Globals;
-use crate::cli::bench_search::{self, BenchSearchArgs};
+use self::search::BenchSearchArgs;
 use crate::device::OpenedDevice;
+use crate::globals::Globals;
 use crate::model::ModelFiles;
 use crate::terminal::{json_f32, note, print, print_json};
 use counts::CountsArgs;
@@ -84,7 +85,7 @@ enum Work {
 /// Measures and prints the rates.
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     match &args.part {
-        Some(Part::Search(args)) => return bench_search::run(args, &globals.open()?),
+        Some(Part::Search(args)) => return search::run(args, &globals.open()?),
         Some(Part::Counts(args)) => return counts::run(args, globals),
         None => {}
     }

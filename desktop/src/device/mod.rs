@@ -1,5 +1,8 @@
 //! Chooses and opens the device that computes: the one place where the program names backends.
 
+pub mod failure;
+pub mod self_check;
+
 use std::fmt;
 use std::str::FromStr;
 

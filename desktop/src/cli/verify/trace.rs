@@ -13,13 +13,14 @@ use mmgem_train::trace::{
 };
 use serde_json::{Value, json};
 
-use crate::args::{Globals, not_empty};
-use crate::boxes::BoxArg;
+use crate::globals::Globals;
 use crate::model::{ModelFiles, model_files};
 use crate::names::path_parser;
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::read_photo;
 use crate::terminal::{note, print, print_json};
+use crate::values::BoxArg;
+use crate::values::not_empty;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

@@ -1,5 +1,7 @@
 //! `mmgem export`: copies a model into another number format, reads the copy back and compares it.
 
+mod compare;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
@@ -10,13 +12,14 @@ use mmgem_core::session::Session;
 use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic};
 use serde_json::{Map, Value, json};
 
-use crate::args::{Globals, WrongArguments, cosine};
-use crate::loss_of_copy::{Agreement, Cosines, Scores, cosines};
+use self::compare::{Agreement, Cosines, Scores, cosines};
+use crate::device::self_check;
+use crate::globals::{Globals, WrongArguments};
 use crate::model::ModelFiles;
 use crate::names::{json_path, shown};
 use crate::outputs::Target;
-use crate::probe;
 use crate::terminal::{json_f32, note, print, print_json};
+use crate::values::cosine;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -179,7 +182,7 @@ struct Lost {
 
 impl Lost {
     fn measure(original: &Session, copy: &Session, args: &ExportArgs, quiet: bool) -> Result<Self> {
-        let (before, after) = (probe::answers(original)?, probe::answers(copy)?);
+        let (before, after) = (self_check::answers(original)?, self_check::answers(copy)?);
         let tokenizer = original.tokenizer();
         let on_data = match args.data.as_slice() {
             [] => None,

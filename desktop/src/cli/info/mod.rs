@@ -1,5 +1,7 @@
 //! `mmgem info`: the sizes of a model, its training history, and a self-check.
 
+pub mod devices;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -10,9 +12,9 @@ use mmgem_data::files::read;
 use safetensors::SafeTensors;
 use serde_json::{Map, Value, json};
 
-use crate::args::Globals;
+use crate::device::self_check;
+use crate::globals::Globals;
 use crate::model::ModelFiles;
-use crate::probe;
 use crate::terminal::{print, print_json};
 
 #[derive(Debug, Args)]
@@ -162,7 +164,7 @@ fn print_history(training: &Value) -> Result<()> {
 /// # Errors
 /// If a vector is invalid, or if the two vectors differ.
 fn self_check(session: &Session) -> Result<()> {
-    let (photo, caption) = probe::drawn(0);
+    let (photo, caption) = self_check::drawn(0);
     let embed = || -> Result<[Vec<f32>; 2]> {
         let encoded = session.encode_rgb(&photo);
         Ok([
@@ -172,10 +174,10 @@ fn self_check(session: &Session) -> Result<()> {
     };
     let (first, second) = (embed()?, embed()?);
     for ((first, second), what) in first.iter().zip(&second).zip(["a scene", "its caption"]) {
-        if let Some(problem) = probe::unit_length_problem(first) {
+        if let Some(problem) = self_check::unit_length_problem(first) {
             anyhow::bail!("self-check failed: the vector of {what} {problem}");
         }
-        let cosine = probe::cosine(first, second);
+        let cosine = self_check::cosine(first, second);
         ensure!(
             cosine > 0.9999,
             "self-check failed: {what} embedded twice gave vectors with cosine {cosine}, wanted 1"

@@ -11,7 +11,7 @@ use mmgem_data::files;
 use mmgem_eval::metrics::{caption, coco};
 
 use super::scorers::Scorers;
-use crate::args::Globals;
+use crate::globals::Globals;
 use crate::terminal::{print, print_json};
 
 #[derive(Debug, Args)]

@@ -40,7 +40,7 @@ pub fn heat_map(photo: &Rgb, found: &Localization, map: &BoxMap, image_size: usi
 }
 
 /// The colours of [`heat_map`], from cold to warm, as CSS.
-pub(super) fn heat_gradient() -> String {
+pub fn heat_gradient() -> String {
     let stop = |i: u8| {
         let [r, g, b] = heat_color(f32::from(i) / 8.0);
         format!("rgb({r} {g} {b})")

@@ -1,12 +1,8 @@
 //! `mmgem demo`: a tour of the model's abilities, as an HTML page.
 //!
-//! `album` has the pictures, `tour` runs the model, `report`, `markup` and `picture` write the
-//! page.
+//! `album` has the pictures, `tour` runs the model, and `crate::report::tour` writes the page.
 
 mod album;
-pub mod markup;
-pub mod picture;
-mod report;
 mod tour;
 
 use std::path::PathBuf;
@@ -18,13 +14,13 @@ use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
 use self::album::Album;
-use self::report::Report;
 use self::tour::Tour;
-use crate::args::not_empty;
 use crate::context::Context;
 use crate::names::{json_path, shown};
 use crate::outputs::{check_ending, spare_inputs};
+use crate::report::tour::{Hit, Page};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
+use crate::values::not_empty;
 
 /// Number of queries for the demo's own pictures.
 const OWN_QUERIES: usize = 6;
@@ -60,7 +56,7 @@ pub struct DemoArgs {
 ///
 /// # Errors
 /// When there are no pictures, the model fails or the page cannot be written.
-pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
+pub fn run(args: &DemoArgs, context: &Context) -> Result<()> {
     let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
     ensure!(
         folder.is_none_or(|folder| folder.is_dir()),
@@ -75,16 +71,16 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     spare_inputs("--out", &args.out, album.files())?;
     let rate = two_digits(album.images_per_sec());
     note(context.quiet, format!("encoded {} pictures, {rate} a second", album.sources.len()));
-    let report = take(&args, &album, context)?;
-    write_atomic(&args.out, report.html().as_bytes())?;
+    let page = take(args, &album, context)?;
+    write_atomic(&args.out, page.html().as_bytes())?;
     if context.json {
-        print_json(&document(&args, &album, &report))
+        print_json(&document(args, &album, &page))
     } else {
-        tell(&args, &report, context.quiet)
+        tell(args, &page, context.quiet)
     }
 }
 
-fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
+fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Page> {
     let mut tour = Tour::new(context, album);
     let gallery = spaced(album.sources.len(), args.photos);
     let gallery =
@@ -108,7 +104,7 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
 
     let n_found = tour.captions_that_find_their_picture()?;
     let is_own = n_found.is_some();
-    Ok(Report {
+    Ok(Page {
         album: album_name(album.sources.len(), is_own),
         facts: facts(context, album, &tour),
         measured: n_found.map(|n_found| measured(n_found, album.sources.len())).unwrap_or_default(),
@@ -195,34 +191,34 @@ fn command_line(args: impl Iterator<Item = String>) -> String {
     std::iter::once("mmgem".to_owned()).chain(args).collect::<Vec<_>>().join(" ")
 }
 
-fn tell(args: &DemoArgs, report: &Report, quiet: bool) -> Result<()> {
+fn tell(args: &DemoArgs, page: &Page, quiet: bool) -> Result<()> {
     if !quiet {
-        for query in &report.queries {
+        for query in &page.queries {
             let best = &query.hits[0];
             let right = if best.is_right == Some(true) { " (right)" } else { "" };
-            let name = &report.pictures[best.picture].name;
+            let name = &page.pictures[best.picture].name;
             print(format!("searched {:?} -> {name}, {:.3}{right}", query.text, best.score))?;
         }
-        for card in report.captioned.iter().take(3) {
-            print(format!("{}: {:?}", report.pictures[card.picture].name, card.whole.text))?;
+        for card in page.captioned.iter().take(3) {
+            print(format!("{}: {:?}", page.pictures[card.picture].name, card.whole.text))?;
             for (box_px, said) in &card.regions {
                 print(format!("  {}: {:?}", crate::terminal::box_text(Some(*box_px)), said.text))?;
             }
         }
-        report.measured.iter().try_for_each(print)?;
+        page.measured.iter().try_for_each(print)?;
     }
     print(format!("report: {}", shown(&args.out)))
 }
 
-fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {
-    let path = |picture: usize| &report.pictures[picture].path;
-    let queries = report.queries.iter().map(|query| {
-        let hit = |hit: &report::Hit| {
+fn document(args: &DemoArgs, album: &Album, page: &Page) -> Value {
+    let path = |picture: usize| &page.pictures[picture].path;
+    let queries = page.queries.iter().map(|query| {
+        let hit = |hit: &Hit| {
             json!({"path": path(hit.picture), "score": json_f32(hit.score), "box": json_box(Some(hit.box_px))})
         };
         json!({"query": query.text, "hits": query.hits.iter().map(hit).collect::<Vec<_>>()})
     });
-    let captions = report.captioned.iter().flat_map(|card| {
+    let captions = page.captioned.iter().flat_map(|card| {
         let parts = card.regions.iter().map(|(box_px, said)| (Some(*box_px), said));
         std::iter::once((None, &card.whole)).chain(parts).map(|(box_px, said)| {
             json!({

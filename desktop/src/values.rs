@@ -1,4 +1,4 @@
-//! Boxes on the command line.
+//! Values of options: boxes, texts, cosines.
 
 use std::str::FromStr;
 
@@ -35,6 +35,20 @@ impl FromStr for BoxArg {
     }
 }
 
+/// Accepts a text that is not blank.
+pub fn not_empty(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("the text is empty; wanted a few words, as in \"the dog\"".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// Parses a cosine.
+pub fn cosine(text: &str) -> Result<f32, String> {
+    let wanted = || format!("{text:?} is not a cosine; wanted a number from -1 to 1");
+    text.parse().ok().filter(|cosine| (-1.0..=1.0).contains(cosine)).ok_or_else(wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +73,16 @@ mod tests {
         check("5,5,5,10", "no area");
         check("nan,0,1,1", "not a number");
         check("0,0,inf,1", "not a number");
+    }
+
+    #[test]
+    fn empty_texts_and_numbers_out_of_range_are_refused() {
+        assert_eq!((not_empty("a dog").as_deref(), cosine("-0.25")), (Ok("a dog"), Ok(-0.25)));
+        for text in ["", " \t"] {
+            assert!(not_empty(text).is_err(), "{text:?}");
+        }
+        for text in ["5", "-1.01", "nan", "inf", "a"] {
+            assert!(cosine(text).expect_err(text).contains("from -1 to 1"), "{text}");
+        }
     }
 }

@@ -35,7 +35,7 @@ macro_rules! demo_photos {
     ($($name:literal: $text:literal,)*) => {
         &[$(DemoPhoto {
             name: $name,
-            bytes: include_bytes!(concat!("../../../assets/demo/", $name)),
+            bytes: include_bytes!(concat!("../../../../assets/demo/", $name)),
             text: $text,
         }),*]
     };
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_photos_of_the_demo_can_be_read_and_their_terms_are_there() {
-        let terms = include_str!("../../../assets/demo/README.md");
+        let terms = include_str!("../../../../assets/demo/README.md");
         for photo in DEMO_PHOTOS {
             let (width, height) = Source::Demo(photo).pixels().expect(photo.name).dimensions();
             assert_eq!(width.min(height), 256, "{}", photo.name);
