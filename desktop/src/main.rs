@@ -1,8 +1,6 @@
 //! The program `mmgem`. Arguments and paths stop here; `mmgem-core` does the computation.
 
 mod allocator;
-#[cfg(feature = "app")]
-mod app;
 mod args;
 mod boxes;
 mod cli;
@@ -23,6 +21,8 @@ mod photos;
 mod probe;
 mod query;
 mod terminal;
+#[cfg(feature = "app")]
+mod window;
 
 use std::process::ExitCode;
 
