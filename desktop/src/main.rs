@@ -1,8 +1,6 @@
 //! The program `mmgem`. Arguments and paths stop here; `mmgem-core` does the computation.
 
 mod allocator;
-#[cfg(feature = "app")]
-mod app;
 mod args;
 mod cli;
 mod context;
@@ -16,6 +14,8 @@ mod photos;
 mod report;
 mod terminal;
 mod values;
+#[cfg(feature = "app")]
+mod window;
 
 use std::process::ExitCode;
 

@@ -25,17 +25,17 @@ pub struct AppArgs {
     /// Colour theme [default: the last choice in the window, else the system's]
     #[cfg(feature = "app")]
     #[arg(long, value_name = "THEME")]
-    theme: Option<crate::app::Theme>,
+    theme: Option<crate::window::Theme>,
     /// Graphics API that draws the window
     #[cfg(feature = "app")]
     #[arg(long, value_name = "NAME", default_value = "auto")]
-    renderer: crate::app::Renderer,
+    renderer: crate::window::Renderer,
 }
 
 #[cfg(feature = "app")]
 pub fn run(args: &AppArgs, globals: &Globals) -> Result<()> {
     let library = args.library.clone().map_or_else(crate::library::default_library, Ok)?;
-    crate::app::run(args.dirs.clone(), library, args.theme, args.renderer, globals)
+    crate::window::run(args.dirs.clone(), library, args.theme, args.renderer, globals)
 }
 
 #[cfg(not(feature = "app"))]

@@ -121,7 +121,7 @@ impl IndexArgs {
 fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
     let mut known = library.folders()?;
     #[cfg(feature = "app")]
-    for folder in crate::app::folders_of(file) {
+    for folder in crate::window::folders_of(file) {
         if !known.iter().any(|root| folder.starts_with(&root.path)) {
             known.push(Root::from(folder));
         }

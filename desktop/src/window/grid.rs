@@ -12,7 +12,7 @@ use mmgem_core::image::BoxPx;
 use super::geometry::{Fit, Grid, LINE};
 use super::state::{More, Shown};
 use super::thumbnails::Lack;
-use super::window::{Pictures, Window};
+use super::main_window::{Pictures, Window};
 use crate::library::{Photo, Ranked, date_in_words};
 use crate::names::{as_text, shown};
 

@@ -8,7 +8,7 @@ use egui::{Align, Button, Label, Layout, ProgressBar, RichText, ScrollArea, Text
 use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
-use super::window::Window;
+use super::main_window::Window;
 use crate::names::shown;
 
 /// Width of the welcome page, in points.

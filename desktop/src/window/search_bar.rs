@@ -8,7 +8,7 @@ use egui::{
 };
 
 use super::state::Sort;
-use super::window::{Window, search_id};
+use super::main_window::{Window, search_id};
 use crate::library::Cutoff;
 use crate::names::shown;
 

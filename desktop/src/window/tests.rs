@@ -19,7 +19,7 @@ use super::settings::Settings;
 use super::sidecar::Written;
 use super::state::{Sort, Start, State};
 use super::style;
-use super::window::Window;
+use super::main_window::Window;
 use super::worker::given;
 use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 

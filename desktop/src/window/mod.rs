@@ -6,7 +6,7 @@
 //! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
 //! - `warm_up.rs`: compiles a GPU's kernels ahead of the first request
 //! - `renderer.rs`: the choice of wgpu or OpenGL for drawing
-//! - `window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
+//! - `main_window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
 //!
 //! The window never blocks: only the threads use the model and read the library and photos.
 
@@ -27,7 +27,7 @@ mod style;
 mod system;
 mod thumbnails;
 mod warm_up;
-mod window;
+mod main_window;
 mod worker;
 
 #[cfg(test)]
@@ -47,7 +47,7 @@ pub use renderer::Renderer;
 use settings::Settings;
 pub use settings::Theme;
 use state::{Start, State};
-use window::Window;
+use main_window::Window;
 
 /// The folders that the window watches for a library.
 pub fn folders_of(library: &std::path::Path) -> Vec<PathBuf> {
