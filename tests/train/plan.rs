@@ -152,6 +152,43 @@ fn the_operations_of_the_papers_runs_match_a_hand_calculation() {
     assert!(retrieval.total_bytes < 80e9, "a rank's share fits in one pass");
 }
 
+/// Calculated by hand, for links of 50 GB/s and 10 µs.
+#[test]
+fn transfers_of_a_ring_and_a_tree_match_a_hand_calculation() {
+    let near = |found: f64, wanted: f64| {
+        assert!((found / wanted - 1.0).abs() < 1e-6, "{found} and {wanted}")
+    };
+    let planned = paper_plan("stage1", "vit_l_14", &["hardware.network_gb_per_sec=50"]);
+    let trained = planned.trained_parameters as f64;
+    let (gradients, embeddings) = (4.0 * trained, 4.0 * 2.0 * 81_920.0 * 768.0);
+    let cluster = &planned.cluster;
+    let ring = (2.0 * gradients + embeddings) * 63.0 / 64.0 / 50e9 + 3.0 * 63.0 * 1e-5;
+    near(cluster.ring_secs.expect("a bandwidth is given"), ring);
+    let tree = (2.0 * gradients + embeddings * 63.0 / 64.0) / 50e9 + 3.0 * 6.0 * 1e-5;
+    near(cluster.tree_secs.expect("a bandwidth is given"), tree);
+    near(
+        cluster.photos_per_sec.expect("a peak is given"),
+        1280.0 / planned.step_secs.expect("a peak is given"),
+    );
+    near(cluster.checkpoint_bytes, 4.0 * planned.parameters as f64 + 8.0 * trained);
+    // Eight ranks with four batches of 1,280 photos each, as f32.
+    let batches = 8.0 * 4.0 * 1280.0 * 4.0 * 3.0 * 224.0 * 224.0;
+    near(cluster.host_bytes, batches + cluster.checkpoint_bytes);
+    assert_eq!(cluster.checkpoint_secs, None, "the disk is not known");
+}
+
+#[test]
+fn doubling_the_ranks_finds_the_first_limit() {
+    let limit = |set: &[&str]| paper_plan("stage1", "vit_l_14", set).first_limit.expect("one");
+    // A micro-batch of 256 out of 81,920 samples: 512 ranks have 160 each.
+    let (ranks, text) = limit(&["optim.micro_batch=256"]);
+    assert!(ranks == 512 && text.contains("160 samples"), "{ranks}: {text}");
+    let (ranks, text) = limit(&["hardware.network_gb_per_sec=1", "optim.micro_batch=1"]);
+    assert!(text.contains("transfers take"), "{ranks}: {text}");
+    let (ranks, text) = limit(&["optim.micro_batch=1"]);
+    assert!(ranks == 131_072 && text.contains("81920 samples"), "{ranks}: {text}");
+}
+
 #[test]
 fn patches_that_are_dropped_are_not_paid_for() {
     let lab = Lab::new();

@@ -420,11 +420,30 @@ pub struct HardwareConfig {
     pub memory_gb: Option<f64>,
     /// Mean tokens of a text, for the plan.
     pub text_tokens: f64,
+    /// Bandwidth of one rank's link in each direction, in 10^9 bytes per second, for the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_gb_per_sec: Option<f64>,
+    /// Latency of one message between two ranks, in microseconds, for the plan.
+    pub network_latency_us: f64,
+    /// Rate at which rank 0 writes checkpoints, in 10^9 bytes per second, for the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_gb_per_sec: Option<f64>,
+    /// Ranks that share a host's memory, for the plan.
+    pub ranks_per_host: usize,
 }
 
 impl Default for HardwareConfig {
     fn default() -> Self {
-        Self { peak_tflops: None, expected_share: 0.4, memory_gb: None, text_tokens: 16.0 }
+        Self {
+            peak_tflops: None,
+            expected_share: 0.4,
+            memory_gb: None,
+            text_tokens: 16.0,
+            network_gb_per_sec: None,
+            network_latency_us: 10.0,
+            disk_gb_per_sec: None,
+            ranks_per_host: 8,
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub use config::{
 pub use data::{Batch, BatchPart, Batches};
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
-pub use plan::{Plan, plan, plan_run};
+pub use plan::{ClusterPlan, Plan, plan, plan_run};
 pub use reduce::reduce_gradients;
 pub use run::{Progress, Signals, TrainError, TrainSummary, train};
 pub use step::{StepGradient, Totals, Trainee, gradient};

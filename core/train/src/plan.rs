@@ -4,6 +4,8 @@
 //! multiplication and an addition are two operations. GradCache and recomputation compute some of
 //! them twice. These count once, so that the reported rate is of useful work.
 
+mod cluster;
+
 use std::path::Path;
 
 use mmgem_core::config::{
@@ -16,6 +18,8 @@ use super::metrics::read_records;
 use super::optimizer::is_trained;
 use super::run::TrainError;
 use super::start::read_sizes;
+
+pub use cluster::{ClusterPlan, first_limit};
 
 /// The needs of a run, for one rank unless stated otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -52,9 +56,13 @@ pub struct Plan {
     /// All operations per sample. Includes the extra embedding pass for several micro-batches, and
     /// recomputed blocks.
     pub computed_flops_per_sample: f64,
-    /// Bytes of gradients and embeddings that a rank sends in a step. It receives as many. Their
-    /// time is not estimated.
+    /// Bytes of gradients and embeddings that a rank sends in a step. It receives as many.
     pub sent_bytes: f64,
+    /// Network, host and disk.
+    pub cluster: ClusterPlan,
+    /// The number of ranks, doubled from this run's, at which something else than the device limits
+    /// it, and the limit.
+    pub first_limit: Option<(usize, String)>,
     /// Operations per second that the times below assume, and the source of that number.
     pub flops_per_sec: Option<(f64, String)>,
     /// Seconds of a step.
@@ -81,7 +89,9 @@ pub fn plan_run(
         .filter_map(|record| record["flops_per_sec"].as_f64())
         .collect();
     rates.sort_by(f64::total_cmp);
-    Ok(plan(config, &sizes, ranks, rates.get(rates.len() / 2).copied()))
+    let rate = rates.get(rates.len() / 2).copied();
+    let limit = first_limit(config, &sizes, ranks, rate);
+    Ok(Plan { first_limit: Some(limit), ..plan(config, &sizes, ranks, rate) })
 }
 
 /// Plans a run on `ranks` ranks. `rate` is one rank's measured operations per second, from an
@@ -135,7 +145,7 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     };
     let step_secs = flops_per_sec.as_ref().map(|(rate, _)| timed * samples_per_rank as f64 / rate);
     let hours = step_secs.map(|secs| secs * optim.steps as f64 / 3600.0);
-    Plan {
+    let mut plan = Plan {
         parameters: all,
         trained_parameters: trained,
         ranks,
@@ -158,7 +168,11 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         step_secs,
         hours,
         device_hours: hours.map(|hours| hours * ranks as f64),
-    }
+        cluster: ClusterPlan::default(),
+        first_limit: None,
+    };
+    plan.cluster = ClusterPlan::new(&plan, config, sizes);
+    plan
 }
 
 /// Bytes that a rank sends to sum gradients and gather embeddings in a ring, as NCCL does.

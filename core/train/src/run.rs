@@ -35,7 +35,7 @@ use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 
 /// Batches prepared ahead of the device.
-const AHEAD: usize = 3;
+pub(crate) const AHEAD: usize = 3;
 
 /// Seconds without a batch after which a rank logs a warning.
 const STARVING_SECS: u64 = 30;

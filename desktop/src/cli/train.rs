@@ -292,11 +292,26 @@ fn plan_text(plan: &Plan) -> String {
         )),
         _ => lines.push("time        unknown: set hardware.peak_tflops, or plan after some steps of the run".into()),
     }
+    let cluster = &plan.cluster;
     if plan.ranks > 1 {
         let sent = gb(plan.sent_bytes);
-        lines.push(format!(
-            "network     {sent} sent by each rank in a step; an assumed time does not include this"
-        ));
+        lines.push(match (cluster.ring_secs, cluster.tree_secs) {
+            (Some(ring), Some(tree)) => format!(
+                "network     {sent} sent by each rank in a step: {ring:.3} s in a ring, {tree:.3} s in a tree"
+            ),
+            _ => format!(
+                "network     {sent} sent by each rank in a step; set hardware.network_gb_per_sec for the time"
+            ),
+        });
+    }
+    let rate = cluster
+        .photos_per_sec
+        .map_or_else(String::new, |rate| format!("; each rank must decode {rate:.0} photos/s"));
+    lines.push(format!("host        {} of memory{rate}", gb(cluster.host_bytes)));
+    let secs = cluster.checkpoint_secs.map_or_else(String::new, |secs| format!(" in {secs:.0} s"));
+    lines.push(format!("checkpoint  {}{secs}", gb(cluster.checkpoint_bytes)));
+    if let Some((ranks, limit)) = &plan.first_limit {
+        lines.push(format!("limit       at {ranks} ranks: {limit}"));
     }
     lines.join("\n")
 }
