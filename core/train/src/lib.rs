@@ -22,6 +22,7 @@ pub use cache::PatchCache;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };
+pub use contrast::{Contrast, Embeddings, contrast};
 pub use data::{Batch, BatchPart, Batches};
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};

@@ -41,6 +41,11 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
     }
 }
 
+/// Whether the recipe trains any weight that the embedding of a text depends on.
+pub fn text_learns(config: &TrainConfig) -> bool {
+    ["llm.norm.gamma", "h2.weight", "emb_token"].iter().any(|path| is_trained(path, config))
+}
+
 /// Learning rate of the parameter at `path` in step `step` (from 0): linear warm-up, then half a
 /// cosine.
 pub fn learning_rate(path: &str, step: usize, optim: &OptimConfig) -> f64 {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
 use super::metrics::read_records;
-use super::optimizer::is_trained;
+use super::optimizer::{is_trained, text_learns};
 use super::run::TrainError;
 use super::start::read_sizes;
 
@@ -38,7 +38,7 @@ pub struct Plan {
     pub static_bytes: f64,
     /// Bytes that the backward pass keeps per sample.
     pub activation_bytes_per_sample: f64,
-    /// Embeddings of the whole batch and a block of their similarities.
+    /// Embeddings of the whole batch, their gradients and a block of their similarities.
     pub embedding_bytes: f64,
     /// Sum of all of these with this micro-batch.
     pub total_bytes: f64,
@@ -108,7 +108,8 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let embedding_bytes = F32.input
         * if contrasts(config) {
             let block = (1 << 24).min(samples_per_rank * optim.batch_size);
-            (2 * optim.batch_size * sizes.embed_dim + 4 * block) as f64
+            let side = optim.batch_size * sizes.embed_dim;
+            ((2 + contrast_sides(config)) * side + BLOCK_COPIES * block) as f64
         } else {
             0.0
         };
@@ -161,11 +162,21 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     }
 }
 
-/// Bytes that a rank sends to sum gradients and gather embeddings in a ring, as NCCL does.
+/// Matrices of the size of a block that the contrastive loss has at once: for each of two
+/// directions, the similarities, the logits and their gradient.
+const BLOCK_COPIES: usize = 6;
+
+/// Bytes that a rank sends in a ring, as NCCL does: sums pass it twice, gathered values once. It
+/// sums gradients and those of the embeddings, and gathers embeddings.
 fn sent_bytes(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, trained: usize) -> f64 {
-    let embeddings =
-        if contrasts(config) { 2 * config.optim.batch_size * sizes.embed_dim } else { 0 };
+    let side = config.optim.batch_size * sizes.embed_dim;
+    let embeddings = if contrasts(config) { (2 + 2 * contrast_sides(config)) * side } else { 0 };
     F32.input * (2 * trained + embeddings) as f64 * (ranks - 1) as f64 / ranks as f64
+}
+
+/// Sides of the contrastive loss whose embeddings have a gradient: images, and texts if they learn.
+fn contrast_sides(config: &TrainConfig) -> usize {
+    1 + usize::from(text_learns(config))
 }
 
 /// Whether the recipe has a contrastive loss.

@@ -17,16 +17,16 @@ use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::loss::{caption_loss, grounding_loss};
+use mmgem_core::loss::{PairBlock, caption_loss, grounding_loss};
 use mmgem_core::model::mmgem::{TokenBatch, normalize};
 use mmgem_core::model::recompute::{self, Tape};
 use mmgem_core::model::{MmGem, PoolAggregator, Stage};
 use mmgem_core::readback::floats_now;
 
 use super::config::{ContrastiveLoss, Objective, Recipe, TrainConfig};
-use super::contrast::contrast;
+use super::contrast::{Embeddings, contrast};
 use super::data::{Batch, BatchPart};
-use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
+use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
 use super::plan::contrasts;
 use super::reduce::reduce_gradients;
 
@@ -118,8 +118,8 @@ struct Forward {
 /// A forward pass, with the tape for its backward pass if blocks are recomputed.
 type ForwardPass = (Forward, Option<Tape>);
 
-/// Gradients of the embeddings of a part: of its images or regions, and of its texts.
-type EmbedGradients = Option<[Tensor<2>; 2]>;
+/// Gradients of the embeddings of a part: of its images or regions, and of its texts if they learn.
+type EmbedGradients = Option<(Tensor<2>, Option<Tensor<2>>)>;
 
 impl Trainee {
     /// The model with the additional modules of a run.
@@ -582,8 +582,9 @@ impl Worker<'_> {
             let range = start..start + n;
             start += n;
             let gradient = gradient.as_ref().filter(|_| n > 0);
+            let of_micro = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
             let gradient =
-                gradient.map(|pair| pair.clone().map(|side| side.slice(s![range.clone()])));
+                gradient.map(|(visual, text)| (of_micro(visual), text.as_ref().map(of_micro)));
             let forward = self.forward(micro);
             done.add(self.backward(forward, gradient));
         }
@@ -617,10 +618,9 @@ impl Worker<'_> {
             total += value * f64::from(mean.weight);
             terms.push(mean.value * (share * f64::from(mean.weight)));
         }
-        if let (Some(pairs), Some(gradients)) = (pairs, embed_gradients) {
-            for (embed, gradient) in [pairs.visual, pairs.text].into_iter().zip(gradients) {
-                terms.push((embed * Tensor::from_inner(gradient)).sum());
-            }
+        if let (Some(pairs), Some((visual, text))) = (pairs, embed_gradients) {
+            terms.push((pairs.visual * Tensor::from_inner(visual)).sum());
+            terms.extend(text.map(|text| (pairs.text * Tensor::from_inner(text)).sum()));
         }
         let mut gradients = GradientMap::new();
         if let Some(surrogate) = terms.into_iter().reduce(|a, b| a + b) {
@@ -656,15 +656,10 @@ fn global_contrast(
     let log_scale = trainee.model.clamped_logit_scale();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
-    let contrast = contrast(
-        visual,
-        text,
-        log_scale.clone().inner(),
-        plain_bias,
-        text_hashes,
-        &totals.rows,
-        group,
-    )?;
+    let own = Embeddings { visual, text, text_hashes, text_learns: text_learns(config) };
+    let loss = |block: &PairBlock| config.contrastive_loss.of_rows(block);
+    let contrast =
+        contrast(loss, &own, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
     step.losses.push(("loss_emb", contrast.loss));
     step.total += contrast.loss;
     let mut backward = |value: Tensor<1>, gradient: f64| {
@@ -681,10 +676,8 @@ fn global_contrast(
         let n = pairs.len();
         let range = start..start + n;
         start += n;
-        [
-            contrast.visual_gradient.clone().slice(s![range.clone()]),
-            contrast.text_gradient.clone().slice(s![range]),
-        ]
+        let of_part = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
+        (of_part(&contrast.visual_gradient), contrast.text_gradient.as_ref().map(of_part))
     };
     Ok(pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect())
 }
