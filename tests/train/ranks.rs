@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
-use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
+use mmgem_collective::{Collective, CollectiveError, Single};
 use mmgem_train::{TrainConfig, reduce_gradients};
 
 use crate::lab::{

@@ -29,4 +29,4 @@ pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{Plan, plan, plan_run};
 pub use reduce::reduce_gradients;
 pub use run::{Progress, Signals, TrainError, TrainSummary, train};
-pub use step::{StepGradient, Totals, Trainee, gradient};
+pub use step::{StepContext, StepGradient, Totals, Trainee, gradient};
