@@ -29,7 +29,8 @@ use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
 use mmgem_data::files::{Published, VISION_WEIGHTS, write_import};
 use mmgem_train::{
-    Batches, ComputeDtype, Totals, Trainee, freeze, gradient, plan, use_burn_ops_on_cpu,
+    Batches, ComputeDtype, StepContext, Totals, Trainee, freeze, gradient, plan,
+    use_burn_ops_on_cpu,
 };
 use safetensors::Dtype as SafeDtype;
 use safetensors::tensor::TensorView;
@@ -88,9 +89,8 @@ fn measure(lab: &Lab, shape: &Shape, set: &[&str]) -> (f64, f64) {
     let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
     let trainee = freeze(Trainee::new(model, &sizes, &config, &device), &config);
     let totals = Totals::new(&batch, &config, &Single).expect("one rank");
-    let step = || {
-        gradient(&trainee, &batch, &totals, &sizes, &config, &device, &Single).expect("one rank")
-    };
+    let context = StepContext { sizes: &sizes, config: &config, device: &device, totals: &totals };
+    let step = || gradient(&trainee, &batch, &context, &Single).expect("one rank");
     drop(step());
     let before = NOW.load(Ordering::Relaxed);
     MOST.store(before, Ordering::Relaxed);

@@ -3,14 +3,15 @@
 //! They are drawn on the host from the seed and the parameter's name. So they are the same on every
 //! device and do not depend on the other parameters.
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::checkpoint::names::{module_path, param_id, stable_hash};
+use crate::checkpoint::names::stable_hash;
 use crate::checkpoint::{Parameter, transpose};
 use crate::config::{MmGemConfig, VisionConfig};
+use crate::params::{Mapped, map};
 
 /// Initialises every parameter.
 ///
@@ -27,7 +28,15 @@ pub fn fresh_where<M: Module>(
     seed: u64,
     is_fresh: &dyn Fn(&str) -> bool,
 ) -> M {
-    module.map(&mut Fresh { path: Vec::new(), config, seed, is_fresh })
+    map(module, |param| {
+        if !is_fresh(&param.path) {
+            return Mapped::Same;
+        }
+        let init = init_of(&param.path, &param.shape, config);
+        let values = draw(&init, &param.shape, seed ^ stable_hash(&param.path));
+        let n = values.len();
+        Mapped::Initial(Tensor::from_data(TensorData::new(values, [n]), &param.device()))
+    })
 }
 
 /// Initial values of one parameter, in the layout of the file.
@@ -41,13 +50,6 @@ pub(crate) fn fresh_values(parameter: &Parameter, config: &MmGemConfig, seed: u6
     if *is_transposed { transpose(&values, shape[1]) } else { values }
 }
 
-struct Fresh<'a> {
-    path: Vec<String>,
-    config: &'a MmGemConfig,
-    seed: u64,
-    is_fresh: &'a dyn Fn(&str) -> bool,
-}
-
 /// Distribution of one parameter's values.
 #[derive(Debug, PartialEq)]
 enum Init {
@@ -55,29 +57,6 @@ enum Init {
     Identity,
     Normal(f64),
     Uniform(f64),
-}
-
-impl ModuleMapper for Fresh<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = module_path(&self.path);
-        if !(self.is_fresh)(&path) {
-            return param;
-        }
-        let shape: [usize; D] = param.lazy_shape().dims();
-        let values =
-            draw(&init_of(&path, &shape, self.config), &shape, self.seed ^ stable_hash(&path));
-        let device = param.lazy_device();
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
-        Param::initialized(param_id(&path), tensor).set_require_grad(true)
-    }
 }
 
 fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {

@@ -12,6 +12,7 @@ pub mod init;
 pub mod kernels;
 pub mod loss;
 pub mod model;
+pub mod params;
 pub mod propose;
 pub mod session;
 pub mod tokenizer;

@@ -1,7 +1,7 @@
 //! The paper's losses: contrastive (equation 2), caption (equation 3) and their sum (equation 4).
 
 use burn::tensor::{
-    Int, Tensor, TensorData,
+    Bool, Device, Int, Tensor, TensorData,
     activation::{log_sigmoid, log_softmax},
 };
 
@@ -35,8 +35,7 @@ pub fn contrastive_logits(
 /// - returns: `[1]`
 pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
     let [n, _] = logits.dims();
-    let diagonal: Vec<usize> = (0..n).collect();
-    cross_entropy(logits.clone(), diagonal.clone()) + cross_entropy(logits.transpose(), diagonal)
+    (choice_loss(logits.clone(), 0) + choice_loss(logits.transpose(), 0)) / n as f64
 }
 
 /// SigLIP's sigmoid loss (arXiv:2303.15343), open_clip's `SigLipLoss`. The MM-GEM paper does not
@@ -53,8 +52,82 @@ pub fn contrastive_loss(logits: Tensor<2>) -> Tensor<1> {
 /// - returns: `[1]`
 pub fn sigmoid_loss(logits: Tensor<2>, logit_bias: Tensor<1>) -> Tensor<1> {
     let [n, _] = logits.dims();
-    let signs = Tensor::<2>::eye(n, &logits.device()) * 2.0 - 1.0;
-    -log_sigmoid((logits + logit_bias.unsqueeze()) * signs).sum() / n as f64
+    pair_loss(logits, logit_bias, 0) / n as f64
+}
+
+/// Some rows of a batch of matching images and texts, with the whole batch to compare them with.
+///
+/// Training evaluates a contrastive loss one block at a time, so that the logits of the whole batch
+/// are never in memory. A contrastive loss is a function of a block. It returns a sum over the
+/// block's rows; the loss is the sum over all rows, divided by their number.
+#[derive(Clone, Debug)]
+pub struct PairBlock {
+    /// The block's images or regions, `[rows, embed_dim]`.
+    pub image_rows: Tensor<2>,
+    /// The block's texts, `[rows, embed_dim]`.
+    pub text_rows: Tensor<2>,
+    /// The batch's images or regions, `[n, embed_dim]`.
+    pub images: Tensor<2>,
+    /// The batch's texts, `[n, embed_dim]`.
+    pub texts: Tensor<2>,
+    /// Number of the block's first row in the batch.
+    pub first: usize,
+    /// Pairs of different rows that have the same text, `[rows, n]`, if the loss leaves them out.
+    pub same_text: Option<Tensor<2, Bool>>,
+    /// Natural log of the inverse temperature, `[1]`.
+    pub logit_scale: Tensor<1>,
+    /// SigLIP's bias, `[1]`. Other losses have none.
+    pub logit_bias: Option<Tensor<1>>,
+}
+
+impl PairBlock {
+    /// Logits of the block's `rows` against all of `columns`, without pairs that have the same
+    /// text.
+    fn logits(&self, rows: &Tensor<2>, columns: &Tensor<2>) -> Tensor<2> {
+        let logits = contrastive_logits(rows.clone(), columns.clone(), self.logit_scale.clone());
+        match &self.same_text {
+            Some(same_text) => logits.mask_fill(same_text.clone(), LEFT_OUT),
+            None => logits,
+        }
+    }
+}
+
+/// Replaces the logit of a pair that is left out.
+const LEFT_OUT: f32 = -1e4;
+
+/// The part of [`contrastive_loss`] in a block: each of its images among all texts, and each of its
+/// texts among all images.
+pub fn contrastive_loss_of_rows(block: &PairBlock) -> Tensor<1> {
+    choice_loss(block.logits(&block.image_rows, &block.texts), block.first)
+        + choice_loss(block.logits(&block.text_rows, &block.images), block.first)
+}
+
+/// The part of [`sigmoid_loss`] in a block: each of its images with each text.
+pub fn sigmoid_loss_of_rows(block: &PairBlock) -> Tensor<1> {
+    let logit_bias = block.logit_bias.clone().expect("the sigmoid loss has a bias");
+    pair_loss(block.logits(&block.image_rows, &block.texts), logit_bias, block.first)
+}
+
+/// `-sum_i log softmax(logits[i])[first + i]`: each row chooses its match among the columns.
+fn choice_loss(logits: Tensor<2>, first: usize) -> Tensor<1> {
+    let [rows, _] = logits.dims();
+    cross_entropy(logits, (first..first + rows).collect()) * rows as f64
+}
+
+/// `-sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 if `j = first + i` and
+/// -1 otherwise.
+fn pair_loss(logits: Tensor<2>, logit_bias: Tensor<1>, first: usize) -> Tensor<1> {
+    let [rows, n] = logits.dims();
+    let signs = matches(first, [rows, n], &logits.device()).float() * 2.0 - 1.0;
+    -log_sigmoid((logits + logit_bias.unsqueeze()) * signs).sum()
+}
+
+/// True where column `j` is the match of row `i`, `j = first + i`.
+pub fn matches(first: usize, [rows, n]: [usize; 2], device: &Device) -> Tensor<2, Bool> {
+    let numbers =
+        |from: usize, n: usize| Tensor::<1, Int>::arange(from as i64..(from + n) as i64, device);
+    let row = numbers(first, rows).reshape([rows, 1]).expand([rows, n]);
+    row.equal(numbers(0, n).reshape([1, n]).expand([rows, n]))
 }
 
 /// `L_Gen` (equation 3): next-token cross-entropy.

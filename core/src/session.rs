@@ -14,7 +14,7 @@ use crate::image::{
 };
 use crate::model::mmgem::TokenBatch;
 use crate::model::pool_aggregator::Region;
-use crate::model::{MmGem, PoolAggregator, Stage};
+use crate::model::{MmGem, Stage};
 use crate::propose::propose;
 use crate::quant::stays_packed;
 use crate::readback::{DeviceFailed, read_floats};
@@ -26,7 +26,6 @@ pub struct Session {
     config: MmGemConfig,
     model: MmGem,
     tokenizer: Tokenizer,
-    pool: PoolAggregator,
     device: Device,
 }
 
@@ -136,8 +135,7 @@ impl Session {
 
     /// Wraps a model that is already in memory.
     pub fn new(config: MmGemConfig, model: MmGem, tokenizer: Tokenizer, device: &Device) -> Self {
-        let pool = PoolAggregator::new(&config);
-        Self { config, model, tokenizer, pool, device: device.clone() }
+        Self { config, model, tokenizer, device: device.clone() }
     }
 
     /// Sizes and switches of the model.
@@ -211,23 +209,14 @@ impl Session {
         part: &Part,
     ) -> Result<Vec<f32>, SessionError> {
         let embed = match part {
-            Part::Whole => self.model.image_embed(&self.pool, image.patches.clone()),
+            Part::Whole => self.model.image_embed(image.patches.clone()),
             _ => self.region_embed(image, &[self.region(image, part)?]),
         };
         Ok(read_floats(embed).await?)
     }
 
-    /// Unit vectors of boxes on one encoded photo, concatenated.
+    /// Unit vectors of boxes on one encoded photo, concatenated. Stage 1 has no region head h4.
     pub async fn embed_boxes(
-        &self,
-        image: &EncodedImage,
-        boxes_px: &[BoxPx],
-    ) -> Result<Vec<f32>, SessionError> {
-        self.embed_boxes_in(Stage::Two, image, boxes_px).await
-    }
-
-    /// [`Self::embed_boxes`] for one stage: stage 1 has no region head h4.
-    pub async fn embed_boxes_in(
         &self,
         stage: Stage,
         image: &EncodedImage,
@@ -238,14 +227,14 @@ impl Session {
             .map(|box_px| self.region(image, &Part::Box(*box_px)))
             .collect::<Result<Vec<_>, _>>()?;
         let embed = match stage {
-            Stage::One => self.model.image_embed(&self.pool, self.pool_regions(image, &regions)),
+            Stage::One => self.model.image_embed(self.pool_regions(image, &regions)),
             Stage::Two => self.region_embed(image, &regions),
         };
         Ok(read_floats(embed).await?)
     }
 
     fn region_embed(&self, image: &EncodedImage, regions: &[Region]) -> Tensor<2> {
-        self.model.region_mean_embed(self.pool.roi_mean(image.patches.clone(), regions))
+        self.model.region_mean_embed(self.model.pool.roi_mean(image.patches.clone(), regions))
     }
 
     /// Captions a photo or a part of it.
@@ -257,7 +246,10 @@ impl Session {
     ) -> Result<Caption, SessionError> {
         let captions = match part {
             Part::Whole => self.caption_images(std::slice::from_ref(image), decoding).await?,
-            _ => self.caption_regions(image, std::slice::from_ref(part), decoding).await?,
+            _ => {
+                let parts = std::slice::from_ref(part);
+                self.caption_regions(Stage::Two, image, parts, decoding).await?
+            }
         };
         Ok(captions.into_iter().next().expect("one part, one caption"))
     }
@@ -271,12 +263,11 @@ impl Session {
         part: &Part,
         max_tokens: usize,
     ) -> Result<CaptionStream, SessionError> {
-        let prefix = match part {
-            Part::Whole => {
-                self.prefix(self.model.whole_tokens(&self.pool, image.patches.clone()), Stage::One)
-            }
-            _ => self.prefix(self.pool_regions(image, &[self.region(image, part)?]), Stage::Two),
+        let (tokens, stage) = match part {
+            Part::Whole => (self.model.whole_tokens(image.patches.clone()), Stage::One),
+            _ => (self.pool_regions(image, &[self.region(image, part)?]), Stage::Two),
         };
+        let prefix = self.model.caption_prefix(tokens, stage);
         let [_, n_prefix, _] = prefix.dims();
         let room = self.config.llm.max_position_embeddings.saturating_sub(n_prefix);
         let (eos, max_tokens) = (Some(self.config.eos_token_id), max_tokens.min(room));
@@ -304,23 +295,13 @@ impl Session {
         decoding: Decoding,
     ) -> Result<Vec<Caption>, SessionError> {
         let patches = Tensor::cat(images.iter().map(|image| image.patches.clone()).collect(), 0);
-        self.decode(self.model.whole_tokens(&self.pool, patches), Stage::One, decoding).await
+        self.decode(self.model.whole_tokens(patches), Stage::One, decoding).await
     }
 
-    /// Captions of parts of one photo, decoded as one batch with the prompts of stage 2.
-    pub async fn caption_regions(
-        &self,
-        image: &EncodedImage,
-        parts: &[Part],
-        decoding: Decoding,
-    ) -> Result<Vec<Caption>, SessionError> {
-        self.caption_regions_in(Stage::Two, image, parts, decoding).await
-    }
-
-    /// [`Self::caption_regions`] for one stage.
+    /// Captions of parts of one photo, decoded as one batch.
     ///
     /// Stage 1 uses `[CAP]`, and the mean of the part if the config's `vision_tokens` is `mean`.
-    pub async fn caption_regions_in(
+    pub async fn caption_regions(
         &self,
         stage: Stage,
         image: &EncodedImage,
@@ -334,7 +315,7 @@ impl Session {
 
     /// Captions of boxes on several photos, decoded as one batch. Each box has the index of its
     /// photo.
-    pub async fn caption_boxes_in(
+    pub async fn caption_boxes(
         &self,
         stage: Stage,
         images: &[EncodedImage],
@@ -349,7 +330,7 @@ impl Session {
         };
         let regions = boxes.iter().map(region).collect::<Result<Vec<_>, _>>()?;
         let patches = Tensor::cat(images.iter().map(|image| image.patches.clone()).collect(), 0);
-        self.decode(self.pool.roi_align(patches, &regions), stage, decoding).await
+        self.decode(self.model.pool.roi_align(patches, &regions), stage, decoding).await
     }
 
     async fn decode(
@@ -358,7 +339,7 @@ impl Session {
         stage: Stage,
         decoding: Decoding,
     ) -> Result<Vec<Caption>, SessionError> {
-        let prefix = self.prefix(tokens, stage);
+        let prefix = self.model.caption_prefix(tokens, stage);
         let decoded = generate(&self.model.llm, prefix, self.config.eos_token_id, decoding).await?;
         let caption = |Generated { ids, log_prob }| {
             Ok(Caption { text: self.tokenizer.decode(&ids)?, log_prob })
@@ -366,26 +347,11 @@ impl Session {
         decoded.into_iter().map(caption).collect()
     }
 
-    /// The embeddings that the language model reads before the caption.
-    fn prefix(&self, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
-        let v_in = self.model.visual_context(&self.pool, tokens, stage);
-        self.model.caption_prefix(v_in, stage)
-    }
-
     /// Finds the place of a text in a photo: the patch similarities of the paper's figure 3, and
     /// the best of [`candidate_boxes`].
     ///
-    /// `text_embed` is a unit vector from [`Self::embed_text`].
+    /// `text_embed` is a unit vector from [`Self::embed_text`]. Stage 1 has no region head.
     pub async fn localize(
-        &self,
-        image: &EncodedImage,
-        text_embed: &[f32],
-    ) -> Result<Localization, SessionError> {
-        self.localize_in(Stage::Two, image, text_embed).await
-    }
-
-    /// [`Self::localize`] for one stage: stage 1 has no region head.
-    pub async fn localize_in(
         &self,
         stage: Stage,
         image: &EncodedImage,
@@ -393,7 +359,7 @@ impl Session {
     ) -> Result<Localization, SessionError> {
         let similarity = self.patch_similarity(stage, image, text_embed).await?;
         let boxes = candidate_boxes(image.width as f32, image.height as f32);
-        let embeds = self.embed_boxes_in(stage, image, &boxes).await?;
+        let embeds = self.embed_boxes(stage, image, &boxes).await?;
         let score = |embed: &[f32]| embed.iter().zip(text_embed).map(|(a, b)| a * b).sum::<f32>();
         let scores: Vec<f32> = embeds.chunks(text_embed.len()).map(score).collect();
         let best = argmax(&scores);
@@ -408,7 +374,7 @@ impl Session {
     }
 
     /// Centre of the patch that is most similar to a text, in pixels of the photo, for one stage.
-    pub async fn point_in(
+    pub async fn point(
         &self,
         stage: Stage,
         image: &EncodedImage,
@@ -466,7 +432,7 @@ impl Session {
     fn pool_regions(&self, image: &EncodedImage, regions: &[Region]) -> Tensor<3> {
         let regions: Vec<(usize, Region)> =
             regions.iter().map(|region| (0, region.clone())).collect();
-        self.pool.roi_align(image.patches.clone(), &regions)
+        self.model.pool.roi_align(image.patches.clone(), &regions)
     }
 
     /// A part of the photo in the frame of the model's input.

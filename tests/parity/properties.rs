@@ -32,10 +32,8 @@ fn patches(case: &Case, folder: &ModelFolder) -> Tensor<3> {
 
 /// The caption prefix of each image of the case: `[images, prefix, hidden_size]`.
 fn prefix(case: &Case, folder: &ModelFolder) -> Tensor<3> {
-    let pool = PoolAggregator::new(&folder.config);
-    let tokens = folder.model.whole_tokens(&pool, patches(case, folder));
-    let v_in = folder.model.visual_context(&pool, tokens, Stage::One);
-    folder.model.caption_prefix(v_in, Stage::One)
+    let tokens = folder.model.whole_tokens(patches(case, folder));
+    folder.model.caption_prefix(tokens, Stage::One)
 }
 
 fn cached_decoding_equals_full_decoding(name: &str) {
@@ -124,11 +122,7 @@ fn whole_region(
     roi_sampling_ratio: usize,
 ) -> Tensor<3> {
     let side = folder.config.vision.image_size() as f32;
-    let pool = PoolAggregator {
-        roi_output_size,
-        roi_sampling_ratio,
-        ..PoolAggregator::new(&folder.config)
-    };
+    let pool = PoolAggregator { roi_output_size, roi_sampling_ratio, ..folder.model.pool.clone() };
     let whole = |image| (image, Region { box_input: [0.0, 0.0, side, side], mask: None });
     pool.roi_align(patches(case, folder), &(0..case.n_images()).map(whole).collect::<Vec<_>>())
 }
@@ -146,7 +140,7 @@ fn the_whole_image_with_a_sample_per_patch_is_its_patches() {
 fn the_mean_of_a_region_is_that_of_its_bins() {
     let case = Case::read("tiny");
     let folder = case.open(&Device::flex());
-    let pool = PoolAggregator::new(&folder.config);
+    let pool = &folder.model.pool;
     let boxes = [[0.0, 0.0, 32.0, 32.0], [3.0, 5.0, 29.0, 20.0], [-4.0, 9.0, 11.0, 40.0]];
     let regions = boxes.map(|box_input| Region { box_input, mask: None });
     let image = patches(&case, &folder).slice(burn::tensor::s![0..1]);
@@ -169,8 +163,7 @@ fn the_whole_image_with_a_sample_per_patch_embeds_as_the_image() {
     folder.model.h4.bias =
         Some(burn::module::Param::from_tensor(Tensor::zeros([d], &Device::flex())));
 
-    let pool = PoolAggregator::new(&folder.config);
-    let image = values(folder.model.image_embed(&pool, patches(&case, &folder)));
+    let image = values(folder.model.image_embed(patches(&case, &folder)));
     for (bins, samples) in [(4, 1), (2, 2), (1, 4)] {
         let region = values(folder.model.region_embed(whole_region(&case, &folder, bins, samples)));
         assert!(relative(&region, &image) < SAME, "{bins} bins of {samples} samples");

@@ -7,10 +7,10 @@ use mmgem_core::loss::{
     caption_loss, contrastive_logits, contrastive_loss, grounding_loss, sigmoid_loss,
 };
 use mmgem_core::model::mmgem::TokenBatch;
-use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::model::{MmGem, Stage};
 use mmgem_data::files::ModelFolder;
 use mmgem_train::{
-    Batch, BatchPart, Batches, GradientMap, Recipe, Totals, TrainConfig, Trainee,
+    Batch, BatchPart, Batches, GradientMap, Recipe, StepContext, Totals, TrainConfig, Trainee,
     collect_gradients, freeze, gradient,
 };
 
@@ -42,12 +42,12 @@ impl Bench {
     /// The loss as in the paper, over the whole batch at once.
     fn plain(&self) -> (f64, GradientMap) {
         let part = self.batch.split(1)[0];
-        let (model, pool) = (&self.trainee.model, PoolAggregator::new(&self.sizes));
+        let (model, pool) = (&self.trainee.model, &self.trainee.model.pool);
         let texts = part.texts();
         let tokens = TokenBatch::new(&texts, &self.device);
         let patches = self.patches(part);
-        let caption = |model: &MmGem, v_in, stage| {
-            let hidden = model.caption_hidden(model.caption_prefix(v_in, stage), &tokens);
+        let caption = |model: &MmGem, part_tokens, stage| {
+            let hidden = model.caption_hidden(model.caption_prefix(part_tokens, stage), &tokens);
             caption_loss(&model.llm, hidden, &texts, self.sizes.eos_token_id)
         };
         let contrast = |visual, text, keys: &[Vec<u32>]| {
@@ -64,9 +64,8 @@ impl Bench {
         let text_embed = || model.text_embed(&tokens);
         let loss: Tensor<1> = match self.config.recipe {
             Recipe::Stage1 => {
-                let v_in = model.visual_context(&pool, patches.clone(), Stage::One);
-                let gen_loss = caption(model, v_in, Stage::One);
-                let image_embed = model.image_embed(&pool, patches.clone());
+                let gen_loss = caption(model, patches.clone(), Stage::One);
+                let image_embed = model.image_embed(patches.clone());
                 match &self.config.grounding {
                     None => contrast(image_embed, text_embed(), &texts) + gen_loss,
                     Some(grounding) => {
@@ -84,15 +83,14 @@ impl Bench {
                             part.phrase_shares(&self.device),
                             model.clamped_logit_scale().detach(),
                         );
-                        let v_in = model.visual_context(&pool, roi.clone(), Stage::Two);
-                        let hidden = model
-                            .caption_hidden(model.caption_prefix(v_in, Stage::Two), &phrase_tokens);
+                        let prefix = model.caption_prefix(roi.clone(), Stage::Two);
+                        let hidden = model.caption_hidden(prefix, &phrase_tokens);
                         let phrase_loss =
                             caption_loss(&model.llm, hidden, &phrases, self.sizes.eos_token_id);
                         let pairs = match grounding.contrast {
                             false => contrast(image_embed, text_embed(), &texts),
                             true => contrast(
-                                Tensor::cat(vec![image_embed, model.image_embed(&pool, roi)], 0),
+                                Tensor::cat(vec![image_embed, model.image_embed(roi)], 0),
                                 Tensor::cat(vec![text_embed(), phrase_embed], 0),
                                 &[texts.clone(), phrases].concat(),
                             ),
@@ -110,7 +108,7 @@ impl Bench {
             }
             Recipe::Stage2Caption => {
                 let roi = pool.roi_align(patches, &part.regions());
-                caption(model, model.visual_context(&pool, roi, Stage::Two), Stage::Two)
+                caption(model, roi, Stage::Two)
             }
             Recipe::Warmup => panic!("not compared here"),
         };
@@ -154,16 +152,10 @@ impl Bench {
         config.optim.recompute = recompute;
         let totals =
             Totals::new(&self.batch, &self.config, &Single).expect("one rank is always in sync");
-        let step = gradient(
-            &self.trainee,
-            &self.batch,
-            &totals,
-            &self.sizes,
-            &config,
-            &self.device,
-            &Single,
-        )
-        .expect("one rank cannot get lost");
+        let (sizes, device) = (&self.sizes, &self.device);
+        let context = StepContext { sizes, config: &config, device, totals: &totals };
+        let step = gradient(&self.trainee, &self.batch, &context, &Single)
+            .expect("one rank cannot get lost");
         (step.total, step.gradients)
     }
 }

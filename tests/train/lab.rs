@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use burn::tensor::Device;
-use mmgem_collective::{Collective, Single};
+use mmgem_collective::{Collective, Single, Tcp};
 use mmgem_core::checkpoint::Dtype;
 use mmgem_data::webdataset::Sample;
 use mmgem_train::{Progress, Signals, TrainConfig, TrainError, TrainSummary, train};
@@ -247,4 +250,40 @@ pub fn check_same(one: &Path, many: &Path) {
         let (difference, whole) = (f64::sqrt(difference), f64::sqrt(whole));
         assert!(difference <= 1e-5 * whole, "{name} differs by {difference} of {whole}");
     }
+}
+
+/// Seconds that a rank waits for the others.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `act` on `n_ranks` threads, one per rank, connected through sockets.
+pub fn on_ranks<T: Send>(
+    n_ranks: usize,
+    timeout: Duration,
+    act: impl Fn(&Tcp) -> T + Sync,
+) -> Vec<T> {
+    on_ranks_at("127.0.0.1", n_ranks, timeout, act)
+}
+
+/// [`on_ranks`] with another name of this machine.
+pub fn on_ranks_at<T: Send>(
+    host: &str,
+    n_ranks: usize,
+    timeout: Duration,
+    act: impl Fn(&Tcp) -> T + Sync,
+) -> Vec<T> {
+    // A port that was free a moment ago.
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let (master, act) = (format!("{host}:{port}"), &act);
+    thread::scope(|scope| {
+        let ranks: Vec<_> = (0..n_ranks)
+            .map(|rank| {
+                let master = &master;
+                scope.spawn(move || {
+                    act(&Tcp::connect(rank, n_ranks, master, "run", timeout).expect("they meet"))
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
+    })
 }

@@ -7,6 +7,7 @@
 )]
 
 mod cache;
+mod contrast;
 mod damage;
 mod disk;
 mod exact;

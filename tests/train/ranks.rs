@@ -8,37 +8,9 @@ use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
 use mmgem_train::{TrainConfig, reduce_gradients};
 
-use crate::lab::{Lab, Outcome, check_same, checkpoints, finish, run_as};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Runs `act` on `n_ranks` threads, one per rank, connected through sockets.
-fn on_ranks<T: Send>(n_ranks: usize, timeout: Duration, act: impl Fn(&Tcp) -> T + Sync) -> Vec<T> {
-    on_ranks_at("127.0.0.1", n_ranks, timeout, act)
-}
-
-fn on_ranks_at<T: Send>(
-    host: &str,
-    n_ranks: usize,
-    timeout: Duration,
-    act: impl Fn(&Tcp) -> T + Sync,
-) -> Vec<T> {
-    // A port that was free a moment ago.
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let (master, act) = (format!("{host}:{port}"), &act);
-    thread::scope(|scope| {
-        let ranks: Vec<_> = (0..n_ranks)
-            .map(|rank| {
-                let master = &master;
-                scope.spawn(move || {
-                    act(&Tcp::connect(rank, n_ranks, master, "run", timeout).expect("they meet"))
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect()
-    })
-}
+use crate::lab::{
+    Lab, Outcome, PATIENCE, check_same, checkpoints, finish, on_ranks, on_ranks_at, run_as,
+};
 
 fn run_ranks(config: &TrainConfig, n_ranks: usize, resume: bool, last: usize) -> Vec<Outcome> {
     on_ranks(n_ranks, PATIENCE, |group| {

@@ -190,7 +190,11 @@ impl Model {
                 embed.len()
             )));
         }
-        let found = self.session.localize(&image.encoded, &embed).await.map_err(to_js)?;
+        let found = self
+            .session
+            .localize(mmgem_core::model::Stage::Two, &image.encoded, &embed)
+            .await
+            .map_err(to_js)?;
         Ok(Place {
             similarity: found.similarity,
             grid: found.grid,

@@ -32,7 +32,11 @@ impl Model {
         let (width, height) = (image.width(), image.height());
         let boxes = region_boxes(width as f32, height as f32, self.embed_dim());
         let whole = self.session.embed_image(&image.encoded, &Part::Whole).await.map_err(to_js)?;
-        let regions = self.session.embed_boxes(&image.encoded, &boxes).await.map_err(to_js)?;
+        let regions = self
+            .session
+            .embed_boxes(mmgem_core::model::Stage::Two, &image.encoded, &boxes)
+            .await
+            .map_err(to_js)?;
         let (size_bytes, modified_ms) = (size_bytes as u64, modified_ms as i64);
         let mut index = Index::new(self.fingerprint, whole.len());
         index.push(

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Module;
 use burn::tensor::{DType, Tensor, TensorData};
 use half::f16;
 
-use super::names::{
-    OUTPUT_HEAD, TOKEN_EMBEDDING, checkpoint_name, is_transposed, module_path, param_id, scale_name,
-};
+use super::names::{OUTPUT_HEAD, TOKEN_EMBEDDING, checkpoint_name, is_transposed, scale_name};
 use super::shards::Shards;
 use crate::model::MmGem;
+use crate::params::{Mapped, ParamRef, map};
 use crate::quant::{LAYOUT, PackedError, keeps_f16};
 
 /// Why a checkpoint cannot be read.
@@ -140,9 +139,8 @@ fn load_rest<M: Module>(
     used: BTreeSet<String>,
     to_run: bool,
 ) -> Result<(M, Vec<String>), CheckpointError> {
-    let mut loader =
-        Loader { path: Vec::new(), shards, to_run, used, missing: Vec::new(), error: None };
-    let model = model.map(&mut loader);
+    let mut loader = Loader { shards, to_run, used, missing: Vec::new(), error: None };
+    let model = map(model, |param| loader.load(&param));
     if let Some(error) = loader.error {
         return Err(error);
     }
@@ -159,7 +157,6 @@ fn load_rest<M: Module>(
 }
 
 struct Loader<'a> {
-    path: Vec<String>,
     shards: &'a Shards<'a>,
     to_run: bool,
     used: BTreeSet<String>,
@@ -167,50 +164,38 @@ struct Loader<'a> {
     error: Option<CheckpointError>,
 }
 
-impl ModuleMapper for Loader<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = module_path(&self.path);
-        let name = checkpoint_name(&path);
+impl Loader<'_> {
+    fn load(&mut self, param: &ParamRef) -> Mapped {
+        let name = checkpoint_name(&param.path);
         if self.shards.shape(&name).is_none() {
             self.missing.push(name);
-            return param;
+            return Mapped::Same;
         }
-        let mut wanted: Vec<usize> = param.lazy_shape().to_vec();
-        let transposed = is_transposed(&path, D);
+        let mut wanted = param.shape.clone();
+        let transposed = is_transposed(&param.path, wanted.len());
         if transposed {
             wanted.reverse();
         }
         match self.values(&name, &wanted, transposed) {
             Ok(values) => {
                 let values = if transposed { transpose(&values, wanted[1]) } else { values };
-                let (shape, device) = (param.lazy_shape(), param.lazy_device());
-                let tensor =
-                    if self.to_run && transposed && self.shards.is_f16(&name) && keeps_f16(&device)
-                    {
-                        let values: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
-                        Tensor::from_data(TensorData::new(values, shape), (&device, DType::F16))
-                    } else {
-                        Tensor::from_data(TensorData::new(values, shape), &device)
-                    };
-                Param::initialized(param_id(&path), tensor).set_require_grad(true)
+                let (n, device) = (values.len(), param.device());
+                let stays_f16 =
+                    self.to_run && transposed && self.shards.is_f16(&name) && keeps_f16(&device);
+                Mapped::Initial(if stays_f16 {
+                    let values: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
+                    Tensor::from_data(TensorData::new(values, [n]), (&device, DType::F16))
+                } else {
+                    Tensor::from_data(TensorData::new(values, [n]), &device)
+                })
             }
             Err(error) => {
                 self.error.get_or_insert(error);
-                param
+                Mapped::Same
             }
         }
     }
-}
 
-impl Loader<'_> {
     /// Values of an existing tensor in the file's layout, unpacked if it is packed.
     fn values(
         &mut self,

@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::Tensor;
+use burn::module::Module;
 use half::f16;
 use safetensors::{Dtype as FileDtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 
 use super::names::{
-    checkpoint_name, is_head, is_linear, is_pointwise, is_transposed, module_path, part_name,
-    scale_name,
+    checkpoint_name, is_head, is_linear, is_pointwise, is_transposed, part_name, scale_name,
 };
+use crate::params::visit;
 use crate::quant::{Bits, LAYOUT, Packed};
 use crate::readback::floats_now;
 
@@ -33,9 +32,19 @@ pub const SHARD_BYTES: usize = 32 << 20;
 
 /// Every parameter of a module under its name in `model.safetensors`.
 pub fn named_tensors<M: Module>(module: &M) -> Vec<NamedTensor> {
-    let mut collector = Collector { path: Vec::new(), tensors: Vec::new() };
-    module.visit(&mut collector);
-    collector.tensors
+    let mut tensors = Vec::new();
+    visit(module, |param| {
+        let values = param.values();
+        let (shape, values) = match param.shape[..] {
+            [rows, columns] if is_transposed(&param.path, 2) => {
+                let transposed = values.reshape([rows, columns]).swap_dims(0, 1);
+                (vec![columns, rows], floats_now(transposed))
+            }
+            _ => (param.shape.clone(), floats_now(values)),
+        };
+        tensors.push((checkpoint_name(&param.path), shape, values));
+    });
+    tensors
 }
 
 /// A tensor for a file: name, sizes, values.
@@ -56,9 +65,16 @@ pub struct Parameter {
 
 /// Lists the parameters of a module without computing their values.
 pub(crate) fn parameters<M: Module>(module: &M) -> Vec<Parameter> {
-    let mut lister = Lister { path: Vec::new(), found: Vec::new() };
-    module.visit(&mut lister);
-    lister.found
+    let mut found = Vec::new();
+    visit(module, |param| {
+        let (path, mut shape) = (param.path, param.shape);
+        let is_transposed = is_transposed(&path, shape.len());
+        if is_transposed {
+            shape.reverse();
+        }
+        found.push(Parameter { name: checkpoint_name(&path), path, shape, is_transposed });
+    });
+    found
 }
 
 /// Writes a safetensors file. `metadata` goes into its header.
@@ -217,53 +233,4 @@ fn serialize(
         (one.name.as_str(), view)
     });
     safetensors::serialize(views, metadata).expect("views of whole tensors serialise")
-}
-
-struct Lister {
-    path: Vec<String>,
-    found: Vec<Parameter>,
-}
-
-impl ModuleVisitor for Lister {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = module_path(&self.path);
-        let is_transposed = is_transposed(&path, D);
-        let mut shape = param.lazy_shape().to_vec();
-        if is_transposed {
-            shape.reverse();
-        }
-        self.found.push(Parameter { name: checkpoint_name(&path), path, shape, is_transposed });
-    }
-}
-
-struct Collector {
-    path: Vec<String>,
-    tensors: Vec<NamedTensor>,
-}
-
-impl ModuleVisitor for Collector {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = module_path(&self.path);
-        let tensor = param.val();
-        let tensor = if is_transposed(&path, D) { tensor.swap_dims(0, 1) } else { tensor };
-        let shape = tensor.dims().to_vec();
-        let values = floats_now(tensor);
-        self.tensors.push((checkpoint_name(&path), shape, values));
-    }
 }

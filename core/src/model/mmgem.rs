@@ -30,6 +30,9 @@ pub struct MmGem {
     pub cap_prompts: Param<Tensor<2>>,
     /// Natural log of the inverse temperature, `[1]`.
     pub logit_scale: Param<Tensor<1>>,
+    /// Pools patch tokens into images and regions.
+    #[module(skip)]
+    pub pool: PoolAggregator,
     #[module(skip)]
     caption_order: CaptionOrder,
     #[module(skip)]
@@ -90,6 +93,7 @@ impl MmGem {
                 device,
             )),
             logit_scale: vector(1),
+            pool: PoolAggregator::new(config),
             caption_order: config.caption_order,
             vision_tokens: config.vision_tokens,
             logit_scale_max: config.logit_scale_max,
@@ -112,13 +116,13 @@ impl MmGem {
     /// # Shapes
     /// - patches: `[batch, n_patches, hidden]`
     /// - returns: `[batch, embed_dim]`
-    pub fn image_features(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<2> {
-        self.h1.forward(pool.mean_pool(patches))
+    pub fn image_features(&self, patches: Tensor<3>) -> Tensor<2> {
+        self.h1.forward(self.pool.mean_pool(patches))
     }
 
     /// V_Emb of whole images, as rows of unit length.
-    pub fn image_embed(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<2> {
-        normalize(self.image_features(pool, patches))
+    pub fn image_embed(&self, patches: Tensor<3>) -> Tensor<2> {
+        normalize(self.image_features(patches))
     }
 
     /// V_Emb of regions: `h4(h1(RoIAlign(V, R)))` averaged over the bins (equation 7), unit length.
@@ -148,14 +152,14 @@ impl MmGem {
         })
     }
 
-    /// The tokens of whole images that stage 1 passes to [`Self::visual_context`]: the patches, or
+    /// The tokens of whole images that stage 1 passes to [`Self::caption_prefix`]: the patches, or
     /// RoIAlign over the whole image.
     ///
     /// `[batch, n_patches, hidden]` → `[batch, n_tokens, hidden]`
-    pub fn whole_tokens(&self, pool: &PoolAggregator, patches: Tensor<3>) -> Tensor<3> {
+    pub fn whole_tokens(&self, patches: Tensor<3>) -> Tensor<3> {
         match self.vision_tokens {
             VisionTokens::Mean | VisionTokens::Grid => patches,
-            VisionTokens::Roi => pool.roi_whole(patches),
+            VisionTokens::Roi => self.pool.roi_whole(patches),
         }
     }
 
@@ -164,15 +168,10 @@ impl MmGem {
     /// # Shapes
     /// - tokens: [`Self::whole_tokens`], or a RoI map `[n_regions, bins, hidden]`
     /// - returns: `[batch, 1, llm_hidden]`, or one token for each of `tokens`
-    pub fn visual_context(
-        &self,
-        pool: &PoolAggregator,
-        tokens: Tensor<3>,
-        stage: Stage,
-    ) -> Tensor<3> {
+    pub fn visual_context(&self, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
         match (stage, self.vision_tokens) {
             (Stage::One, VisionTokens::Mean) => {
-                self.h3.forward(self.image_features(pool, tokens)).unsqueeze_dim(1)
+                self.h3.forward(self.image_features(tokens)).unsqueeze_dim(1)
             }
             _ => self.h3.forward(self.h1.forward(tokens)),
         }
@@ -210,11 +209,18 @@ impl MmGem {
         normalize(self.h2.forward(at_last.squeeze_dim::<2>(1)))
     }
 
-    /// The prefix of a caption: V_in and `[CAP]`, or V_in and `[CAP_1..n]`, in the configured
-    /// order.
+    /// The embeddings that the language model reads before a caption: [`Self::visual_context`] of
+    /// images or regions, and the stage's prompts.
     ///
-    /// Returns `[batch, k + prompts, llm_hidden]`.
-    pub fn caption_prefix(&self, v_in: Tensor<3>, stage: Stage) -> Tensor<3> {
+    /// # Shapes
+    /// - tokens: [`Self::whole_tokens`], or a RoI map `[n_regions, bins, hidden]`
+    /// - returns: `[batch, k + prompts, llm_hidden]`
+    pub fn caption_prefix(&self, tokens: Tensor<3>, stage: Stage) -> Tensor<3> {
+        self.with_prompts(self.visual_context(tokens, stage), stage)
+    }
+
+    /// V_in and `[CAP]`, or V_in and `[CAP_1..n]`, in the configured order.
+    fn with_prompts(&self, v_in: Tensor<3>, stage: Stage) -> Tensor<3> {
         let [batch, _, width] = v_in.dims();
         let cap = match stage {
             Stage::One => self.cap_token.val().reshape([1, 1, width]),

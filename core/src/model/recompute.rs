@@ -7,8 +7,10 @@
 
 use std::cell::RefCell;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::tensor::{Gradients, Tensor};
+
+use crate::params::visit;
 
 thread_local! {
     /// The blocks that this thread has run since [`checkpoint_blocks`] began; `None` outside of it.
@@ -57,17 +59,9 @@ pub(super) fn checkpointed<M: Module + 'static>(
 }
 
 fn learns<M: Module>(block: &M) -> bool {
-    let mut learns = Learns(false);
-    block.visit(&mut learns);
-    learns.0
-}
-
-struct Learns(bool);
-
-impl ModuleVisitor for Learns {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.0 |= param.is_require_grad();
-    }
+    let mut learns = false;
+    visit(block, |param| learns |= param.is_trained());
+    learns
 }
 
 impl Tape {

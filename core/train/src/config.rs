@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Tensor};
+use mmgem_core::loss::{PairBlock, contrastive_loss_of_rows, sigmoid_loss_of_rows};
 use serde::{Deserialize, Serialize};
 
 /// All settings that decide what a run computes; saved beside the weights.
@@ -98,6 +99,16 @@ pub enum ContrastiveLoss {
     /// SigLIP's: each pair by itself, with a learned bias that the finished model does not keep.
     /// The SigLIP paper starts at `logit_scale_init` = ln 10.
     Siglip,
+}
+
+impl ContrastiveLoss {
+    /// The sum of the loss over the rows of a block.
+    pub fn of_rows(self, block: &PairBlock) -> Tensor<1> {
+        match self {
+            Self::InfoNce => contrastive_loss_of_rows(block),
+            Self::Siglip => sigmoid_loss_of_rows(block),
+        }
+    }
 }
 
 /// The source of a run's weights: `from` a folder, or `config` with `tokenizer_text` or

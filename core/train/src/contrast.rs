@@ -1,28 +1,16 @@
-//! Equation 2 and its gradient over the embeddings of all ranks, a block of rows at a time.
+//! A contrastive loss and its gradient over the embeddings of all ranks, a block of rows at a time.
 //!
-//! With `S = exp(logit_scale) <u_i, v_j>` over `n` pairs,
-//! `L = 1/n [Σ_i (lse_j S_ij - S_ii) + Σ_j (lse_i S_ij - S_jj)]`
-//! (twice open_clip's loss, see [`crate::loss::contrastive_loss`]). A rank has some of the rows `u`
-//! and the same rows of `v`. It needs all other embeddings and, for the gradient, their
-//! log-sum-exps:
+//! The embeddings of all ranks are gathered and become leaves of a graph. Each rank takes its own
+//! rows, in blocks: it calls the loss of the block ([`crate::ContrastiveLoss::of_rows`]) and runs
+//! its backward pass. The gradient of the block's rows is complete for this rank. The gradient of
+//! the columns, which are the embeddings of all ranks, is summed over the blocks and then over the
+//! ranks. So a contrastive loss needs no gradient of its own.
 //!
-//! `dL/du_i = exp(logit_scale)/n [Σ_j p_ij v_j - 2 v_i]` with
-//! `p_ij = exp(S_ij - lse_j S_ij) + exp(S_ij - lse_i S_ij)`
-//!
-//! and the same for `v`. SigLIP's loss ([`crate::loss::sigmoid_loss`]) needs only the other
-//! embeddings. With `S = exp(logit_scale) <u_i, v_j> + logit_bias` it is
-//! `L = 1/n [Σ_ij log(1 + exp(S_ij)) - Σ_i S_ii]`, and
-//!
-//! `dL/du_i = exp(logit_scale)/n [Σ_j sigmoid(S_ij) v_j - v_i]`
-//!
-//! Beside the embeddings, nothing larger than a block is in memory.
+//! Beside the embeddings and their gradients, nothing larger than a block is in memory.
 
-use burn::tensor::{
-    Device, Tensor, TensorData,
-    activation::{log_sigmoid, sigmoid},
-    s,
-};
+use burn::tensor::{Bool, Device, Gradients, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError};
+use mmgem_core::loss::{PairBlock, matches};
 use mmgem_core::readback::floats_now;
 
 /// Similarities per block.
@@ -34,53 +22,145 @@ pub struct Contrast {
     pub loss: f64,
     /// Its share of the derivative with respect to the log of the scale.
     pub log_scale_gradient: f64,
-    /// Its share of the derivative with respect to the bias, if the loss has one.
+    /// Its share of the derivative with respect to the bias; 0 if the loss has none.
     pub bias_gradient: f64,
     /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
     pub visual_gradient: Tensor<2>,
-    /// Gradient of its text embeddings, `[rows, embed_dim]`.
-    pub text_gradient: Tensor<2>,
+    /// Gradient of its text embeddings, `[rows, embed_dim]`, if they learn.
+    pub text_gradient: Option<Tensor<2>>,
 }
 
-/// Replaces the logit of a pair that is left out.
-const LEFT_OUT: f32 = -1e4;
+/// Embeddings of one rank, without a graph.
+pub struct Embeddings<'a> {
+    /// Images or regions, `[rows, embed_dim]`, rows of unit length.
+    pub visual: Tensor<2>,
+    /// Their texts, `[rows, embed_dim]`, rows of unit length.
+    pub text: Tensor<2>,
+    /// A hash of each text, below 2^24, if the loss leaves out pairs of different rows that have
+    /// the same text.
+    pub text_hashes: Option<&'a [u32]>,
+    /// Whether the run trains weights that the texts depend on; the same on all ranks.
+    pub text_learns: bool,
+}
 
-/// The contrastive loss over all ranks: InfoNCE, or SigLIP's if `bias` is given.
+/// A contrastive loss over the embeddings of all ranks, and its gradient.
 ///
-/// `text_hashes` has a hash of each own text; InfoNCE leaves out pairs of different rows with the
-/// same hash. `rows` has the number of rows of each rank, at least one of which is above 0.
+/// `loss` returns the sum over the rows of a block. `log_scale` and `bias` are `[1]`, without a
+/// graph. `rows` has the number of rows of each rank, at least one of which is above 0.
 ///
-/// # Shapes
-/// - visual, text: `[rows[rank], embed_dim]`, rows of unit length, without a graph
-/// - log_scale: `[1]`
-/// - bias: `[1]`
+/// # Errors
+/// If the ranks lose contact.
 pub fn contrast(
-    visual: Tensor<2>,
-    text: Tensor<2>,
+    loss: impl Fn(&PairBlock) -> Tensor<1>,
+    own: &Embeddings,
     log_scale: Tensor<1>,
     bias: Option<Tensor<1>>,
-    text_hashes: Option<&[u32]>,
     rows: &[usize],
     group: &dyn Collective,
 ) -> Result<Contrast, CollectiveError> {
-    let scale: Tensor<2> = log_scale.exp().unsqueeze();
-    match bias {
-        None => {
-            let same = text_hashes
-                .map(|text_hashes| SameTexts::new(text_hashes, rows, &visual.device(), group))
-                .transpose()?;
-            softmax_contrast(visual, text, scale, same.as_ref(), rows, group)
+    let n: usize = rows.iter().sum();
+    let first: usize = rows[..group.rank()].iter().sum();
+    let ([n_own, width], device) = (own.visual.dims(), own.visual.device());
+    let all_visual = gather_rows(own.visual.clone(), rows, group)?;
+    let all_text = gather_rows(own.text.clone(), rows, group)?;
+    let same_texts =
+        own.text_hashes.map(|hashes| SameTexts::new(hashes, rows, &device, group)).transpose()?;
+
+    let text_leaf = |values: Tensor<2>| match own.text_learns {
+        true => leaf(values),
+        false => Tensor::from_inner(values),
+    };
+    let zeros = || Tensor::<2>::zeros([n, width], &device);
+    let mut visual = SideGradient { of_columns: zeros(), of_rows: Vec::new() };
+    let mut text =
+        own.text_learns.then(|| SideGradient { of_columns: zeros(), of_rows: Vec::new() });
+    // Sums of the loss, and of its derivatives by the log of the scale and by the bias.
+    let mut sums = [0; 3].map(|_| Tensor::<1>::zeros([1], &device));
+    for range in blocks(n_own, n) {
+        let rows_of = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
+        let block = PairBlock {
+            image_rows: leaf(rows_of(&own.visual)),
+            text_rows: text_leaf(rows_of(&own.text)),
+            images: leaf(all_visual.clone()),
+            texts: text_leaf(all_text.clone()),
+            first: first + range.start,
+            same_text: same_texts.as_ref().map(|same| same.mask(first, range.clone())),
+            logit_scale: leaf(log_scale.clone()),
+            logit_bias: bias.clone().map(leaf),
+        };
+        let value = loss(&block);
+        let mut gradients = value.backward();
+        visual.add(&block.image_rows, &block.images, &mut gradients);
+        if let Some(text) = &mut text {
+            text.add(&block.text_rows, &block.texts, &mut gradients);
         }
-        Some(bias) => sigmoid_contrast(visual, text, scale, bias.unsqueeze(), rows, group),
+        let by_scale = taken(&block.logit_scale, &mut gradients);
+        let by_bias = match &block.logit_bias {
+            Some(bias) => taken(bias, &mut gradients),
+            None => Tensor::zeros([1], &device),
+        };
+        let [loss, scale, bias] = sums;
+        sums = [loss + value.inner(), scale + by_scale, bias + by_bias];
+    }
+    let visual_gradient = visual.of_own_rows(first, n_own, group)?;
+    let text_gradient = text.map(|text| text.of_own_rows(first, n_own, group)).transpose()?;
+    let sums = floats_now(Tensor::cat(sums.to_vec(), 0));
+    let [loss, log_scale_gradient, bias_gradient] =
+        std::array::from_fn(|at| f64::from(sums[at]) / n as f64);
+    Ok(Contrast { loss, log_scale_gradient, bias_gradient, visual_gradient, text_gradient })
+}
+
+/// A leaf of a new graph.
+fn leaf<const D: usize>(values: Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(values).require_grad()
+}
+
+/// The gradient of a leaf; zero if the loss does not depend on it.
+fn taken<const D: usize>(leaf: &Tensor<D>, gradients: &mut Gradients) -> Tensor<D> {
+    leaf.grad_remove(gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())
+}
+
+/// The gradient of the images or of the texts, of the blocks so far.
+struct SideGradient {
+    /// Of the columns, `[n, embed_dim]`.
+    of_columns: Tensor<2>,
+    /// Of the rows, block after block.
+    of_rows: Vec<Tensor<2>>,
+}
+
+impl SideGradient {
+    /// Adds the gradient of a block.
+    fn add(&mut self, rows: &Tensor<2>, columns: &Tensor<2>, gradients: &mut Gradients) {
+        self.of_rows.push(taken(rows, gradients));
+        if let Some(found) = columns.grad_remove(gradients) {
+            self.of_columns = self.of_columns.clone() + found;
+        }
+    }
+
+    /// The gradient of the mean over all rows with respect to this rank's rows, which start at
+    /// `first`: as rows of this rank's blocks, and as columns of all ranks' blocks.
+    fn of_own_rows(
+        mut self,
+        first: usize,
+        n_own: usize,
+        group: &dyn Collective,
+    ) -> Result<Tensor<2>, CollectiveError> {
+        let [n, width] = self.of_columns.dims();
+        let of_columns = group.all_reduce_sum(self.of_columns.reshape([n * width]))?;
+        let mut sum = of_columns.reshape([n, width]).slice(s![first..first + n_own]);
+        if n_own > 0 {
+            sum = sum + Tensor::cat(std::mem::take(&mut self.of_rows), 0);
+        }
+        Ok(sum / n as f64)
     }
 }
 
 /// Finds rows with the same text, over all ranks.
 struct SameTexts {
-    /// Hash and row number of each own row, `[rows, 1]`.
-    own: [Tensor<2>; 2],
-    /// Hash and row number of each row of all ranks.
-    all: [Tensor<2>; 2],
+    /// Hash of each own row, `[rows, 1]`. f32 holds it exactly.
+    own: Tensor<2>,
+    /// Hash of each row of all ranks.
+    all: Tensor<2>,
 }
 
 impl SameTexts {
@@ -90,107 +170,23 @@ impl SameTexts {
         device: &Device,
         group: &dyn Collective,
     ) -> Result<Self, CollectiveError> {
-        let first: usize = rows[..group.rank()].iter().sum();
-        let column = |values: Vec<f32>| {
-            let n = values.len();
-            Tensor::<2>::from_data(TensorData::new(values, [n, 1]), device)
-        };
-        let own = [
-            column(text_hashes.iter().map(|hash| *hash as f32).collect()),
-            column((first..first + text_hashes.len()).map(|row| row as f32).collect()),
-        ];
-        let [hashes, numbers] = own.clone();
-        let all = [gather_rows(hashes, rows, group)?, gather_rows(numbers, rows, group)?];
+        let hashes: Vec<f32> = text_hashes.iter().map(|hash| *hash as f32).collect();
+        let n = hashes.len();
+        let own = Tensor::<2>::from_data(TensorData::new(hashes, [n, 1]), device);
+        let all = gather_rows(own.clone(), rows, group)?;
         Ok(Self { own, all })
     }
 
-    /// Masks pairs of the own rows in `range` with other rows that have the same text.
-    fn mask(&self, logits: Tensor<2>, range: std::ops::Range<usize>) -> Tensor<2> {
-        let shape = logits.dims();
-        let is_same = |of: usize| {
-            let (own, all) = (self.own[of].clone().slice(s![range.clone()]), self.all[of].clone());
-            own.expand(shape).equal(all.transpose().expand(shape))
-        };
-        let others = is_same(1).bool_not();
-        logits.mask_fill(is_same(0).bool_and(others), LEFT_OUT)
+    /// True for pairs of the own rows in `range` with other rows that have the same text. `first`
+    /// is the number of the first own row.
+    fn mask(&self, first: usize, range: std::ops::Range<usize>) -> Tensor<2, Bool> {
+        let own = self.own.clone().slice(s![range.clone()]);
+        let shape = [range.len(), self.all.dims()[0]];
+        let is_same = own.expand(shape).equal(self.all.clone().transpose().expand(shape));
+        let mask =
+            is_same.bool_and(matches(first + range.start, shape, &self.own.device()).bool_not());
+        Tensor::from_inner(mask)
     }
-}
-
-/// Scaled similarities of the own rows in `range` with all rows; pairs to leave out are masked.
-fn logits_of(
-    own: &Tensor<2>,
-    all: &Tensor<2>,
-    scale: &Tensor<2>,
-    same: Option<&SameTexts>,
-    range: std::ops::Range<usize>,
-) -> Tensor<2> {
-    let logits =
-        own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
-    match same {
-        Some(same) => same.mask(logits, range),
-        None => logits,
-    }
-}
-
-fn softmax_contrast(
-    visual: Tensor<2>,
-    text: Tensor<2>,
-    scale: Tensor<2>,
-    same: Option<&SameTexts>,
-    rows: &[usize],
-    group: &dyn Collective,
-) -> Result<Contrast, CollectiveError> {
-    let n: usize = rows.iter().sum();
-    let all_visual = gather_rows(visual.clone(), rows, group)?;
-    let all_text = gather_rows(text.clone(), rows, group)?;
-
-    let lse_visual = log_sum_exp(&visual, &all_text, &scale, same);
-    let lse_text = log_sum_exp(&text, &all_visual, &scale, same);
-    let all_lse_visual = gather_rows(lse_visual.clone(), rows, group)?;
-    let all_lse_text = gather_rows(lse_text.clone(), rows, group)?;
-
-    let side = |own, partner, all, own_lse, all_lse| {
-        side_gradient(own, partner, all, [own_lse, all_lse], &scale, same, n)
-    };
-    let (visual_gradient, visual_mean) =
-        side(&visual, &text, &all_text, &lse_visual, &all_lse_text);
-    let (text_gradient, text_mean) = side(&text, &visual, &all_visual, &lse_text, &all_lse_visual);
-
-    let pairs = (visual * text).sum() * scale.squeeze_dim::<1>(1) * 2.0;
-    let loss = lse_visual.sum() + lse_text.sum() - pairs.clone();
-    let log_scale_gradient = visual_mean + text_mean - pairs;
-    let [loss, log_scale_gradient] = means([loss, log_scale_gradient], n);
-    Ok(Contrast { loss, log_scale_gradient, bias_gradient: 0.0, visual_gradient, text_gradient })
-}
-
-fn sigmoid_contrast(
-    visual: Tensor<2>,
-    text: Tensor<2>,
-    scale: Tensor<2>,
-    bias: Tensor<2>,
-    rows: &[usize],
-    group: &dyn Collective,
-) -> Result<Contrast, CollectiveError> {
-    let n: usize = rows.iter().sum();
-    let all_visual = gather_rows(visual.clone(), rows, group)?;
-    let all_text = gather_rows(text.clone(), rows, group)?;
-    let side = |own, partner, all| sigmoid_side(own, partner, all, &scale, &bias, n);
-    let (visual_gradient, [loss, by_scale, by_bias]) = side(&visual, &text, &all_text);
-    // The loss comes from the images' side alone: the texts' side covers the same pairs again.
-    let (text_gradient, _) = side(&text, &visual, &all_visual);
-
-    let [own, _] = visual.dims();
-    let pairs = (visual * text).sum() * scale.squeeze_dim::<1>(1);
-    let biases = bias.squeeze_dim::<1>(1) * own as f64;
-    let found = [loss - pairs.clone() - biases, by_scale - pairs, by_bias - own as f64];
-    let [loss, log_scale_gradient, bias_gradient] = means(found, n);
-    Ok(Contrast { loss, log_scale_gradient, bias_gradient, visual_gradient, text_gradient })
-}
-
-/// Divides sums over the pairs by `n`, and reads them from the device in one transfer.
-fn means<const N: usize>(sums: [Tensor<1>; N], n: usize) -> [f64; N] {
-    let sums = floats_now(Tensor::cat(sums.to_vec(), 0));
-    std::array::from_fn(|at| f64::from(sums[at]) / n as f64)
 }
 
 /// The rows of all ranks, in order of rank.
@@ -223,86 +219,4 @@ fn gather_rows(
 fn blocks(n: usize, columns: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let step = (BLOCK / columns.max(1)).max(1);
     (0..n).step_by(step).map(move |start| start..(start + step).min(n))
-}
-
-/// `lse_j S_ij` of each own row, `[rows, 1]`.
-fn log_sum_exp(
-    own: &Tensor<2>,
-    all: &Tensor<2>,
-    scale: &Tensor<2>,
-    same: Option<&SameTexts>,
-) -> Tensor<2> {
-    let ([n, _], [columns, _]) = (own.dims(), all.dims());
-    if n == 0 {
-        return Tensor::zeros([0, 1], &own.device());
-    }
-    let of_block = |range: std::ops::Range<usize>| {
-        let logits = logits_of(own, all, scale, same, range);
-        let largest = logits.clone().max_dim(1);
-        (logits - largest.clone()).exp().sum_dim(1).log() + largest
-    };
-    Tensor::cat(blocks(n, columns).map(of_block).collect(), 0)
-}
-
-/// Gradient of the own rows, and `Σ_ij exp(S_ij - lse_j S_ij) S_ij` over them.
-fn side_gradient(
-    own: &Tensor<2>,
-    partner: &Tensor<2>,
-    all: &Tensor<2>,
-    [own_lse, all_lse]: [&Tensor<2>; 2],
-    scale: &Tensor<2>,
-    same: Option<&SameTexts>,
-    n_pairs: usize,
-) -> (Tensor<2>, Tensor<1>) {
-    let ([n, _], [columns, _]) = (own.dims(), all.dims());
-    let mut mean = Tensor::zeros([1], &own.device());
-    if n == 0 {
-        return (own.clone(), mean);
-    }
-    let mut gradients = Vec::new();
-    for range in blocks(n, columns) {
-        let logits = logits_of(own, all, scale, same, range.clone());
-        let of_row = (logits.clone() - own_lse.clone().slice(s![range.clone()])).exp();
-        let of_column = (logits.clone() - all_lse.clone().transpose()).exp();
-        mean = mean + (of_row.clone() * logits).sum();
-        let pulled =
-            (of_row + of_column).matmul(all.clone()) - partner.clone().slice(s![range]) * 2.0;
-        gradients.push(pulled * scale.clone() / n_pairs as f64);
-    }
-    (Tensor::cat(gradients, 0), mean)
-}
-
-/// Gradient of the own rows. Also sums over them: `log(1 + exp(S_ij))`, its derivative with respect
-/// to the log of the scale, and its derivative with respect to the bias.
-fn sigmoid_side(
-    own: &Tensor<2>,
-    partner: &Tensor<2>,
-    all: &Tensor<2>,
-    scale: &Tensor<2>,
-    bias: &Tensor<2>,
-    n_pairs: usize,
-) -> (Tensor<2>, [Tensor<1>; 3]) {
-    let ([n, _], [columns, _]) = (own.dims(), all.dims());
-    let mut sums = [0; 3].map(|_| Tensor::zeros([1], &own.device()));
-    if n == 0 {
-        return (own.clone(), sums);
-    }
-    let mut gradients = Vec::new();
-    for range in blocks(n, columns) {
-        let similarities =
-            own.clone().slice(s![range.clone()]).matmul(all.clone().transpose()) * scale.clone();
-        let logits = similarities.clone() + bias.clone();
-        let probs = sigmoid(logits.clone());
-        let found = [
-            -log_sigmoid(-logits).sum(),
-            (probs.clone() * similarities).sum(),
-            probs.clone().sum(),
-        ];
-        let [loss, by_scale, by_bias] = sums;
-        let [found_loss, found_scale, found_bias] = found;
-        sums = [loss + found_loss, by_scale + found_scale, by_bias + found_bias];
-        let pulled = probs.matmul(all.clone()) - partner.clone().slice(s![range]);
-        gradients.push(pulled * scale.clone() / n_pairs as f64);
-    }
-    (Tensor::cat(gradients, 0), sums)
 }

@@ -24,10 +24,11 @@ pub use cache::PatchCache;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };
+pub use contrast::{Contrast, Embeddings, contrast};
 pub use data::{Batch, BatchPart, Batches};
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{ClusterPlan, Plan, plan, plan_run};
 pub use reduce::reduce_gradients;
 pub use run::{Progress, Signals, TrainError, TrainSummary, train};
-pub use step::{StepGradient, Totals, Trainee, gradient};
+pub use step::{StepContext, StepGradient, Totals, Trainee, gradient};

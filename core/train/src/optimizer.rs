@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
-use mmgem_core::checkpoint::names::{checkpoint_name, module_path};
+use mmgem_core::checkpoint::names::checkpoint_name;
 use mmgem_core::checkpoint::{CheckpointError, Shards};
+use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
@@ -39,6 +40,11 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
         // SigLIP's bias is not part of the model, so it is trained anew.
         Recipe::Stage2Retrieval => path.starts_with("h4.") || path == "logit_bias",
     }
+}
+
+/// Whether the recipe trains any weight that the embedding of a text depends on.
+pub fn text_learns(config: &TrainConfig) -> bool {
+    ["llm.norm.gamma", "h2.weight", "emb_token"].iter().any(|path| is_trained(path, config))
 }
 
 /// Learning rate of the parameter at `path` in step `step` (from 0): linear warm-up, then half a
@@ -86,12 +92,15 @@ impl OptimizerGroups {
         step: usize,
         optim: &OptimConfig,
     ) -> M {
-        module.map(&mut Update {
-            path: Vec::new(),
-            groups: self,
-            gradients: &mut gradients,
-            step,
-            optim,
+        map(module, |param| {
+            let Some(gradient) = gradients.remove(&param.path) else { return Mapped::Same };
+            let lr = learning_rate(&param.path, step, optim);
+            let lamb =
+                if decays(&param.path, param.shape.len()) { &self.decayed } else { &self.plain };
+            let moments = self.state.remove(&param.path);
+            let (values, moments) = lamb.step(lr, param.values().inner(), gradient, moments);
+            self.state.extend(moments.map(|moments| (param.path, moments)));
+            Mapped::Leaf(values)
         })
     }
 
@@ -126,10 +135,10 @@ impl OptimizerGroups {
         moments: &Shards,
         device: &Device,
     ) -> Result<(), CheckpointError> {
-        let mut paths = Paths::default();
-        module.visit(&mut paths);
+        let mut paths = Vec::new();
+        visit(module, |param| paths.push((param.path.clone(), param.n_values())));
         let mut unused: BTreeSet<String> = moments.names().map(str::to_owned).collect();
-        for (path, n, _) in paths.found {
+        for (path, n) in paths {
             let name = checkpoint_name(&path);
             let names = ["moment_1", "moment_2", "time"].map(|kind| format!("{kind}.{name}"));
             let (found, missing): (Vec<&String>, Vec<&String>) =
@@ -172,99 +181,24 @@ impl OptimizerGroups {
 
 /// Number of values of each trained parameter, by module path.
 pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
-    let mut paths = Paths::default();
-    module.visit(&mut paths);
-    paths
-        .found
-        .into_iter()
-        .filter_map(|(path, n, is_trained)| is_trained.then_some((path, n)))
-        .collect()
-}
-
-#[derive(Default)]
-struct Paths {
-    path: Vec<String>,
-    /// Path, number of values and whether it is trained.
-    found: Vec<(String, usize, bool)>,
-}
-
-impl ModuleVisitor for Paths {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let n = param.val().dims().iter().product();
-        self.found.push((module_path(&self.path), n, param.is_require_grad()));
-    }
-}
-
-struct Update<'a> {
-    path: Vec<String>,
-    groups: &'a mut OptimizerGroups,
-    gradients: &'a mut GradientMap,
-    step: usize,
-    optim: &'a OptimConfig,
-}
-
-impl ModuleMapper for Update<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let path = module_path(&self.path);
-        let Some(gradient) = self.gradients.remove(&path) else { return param };
-        let lr = learning_rate(&path, self.step, self.optim);
-        let (id, tensor, mapper) = param.consume();
-        let shape = tensor.dims();
-        let flat = tensor.inner().reshape([shape.iter().product::<usize>()]);
-        let lamb = if decays(&path, D) { &self.groups.decayed } else { &self.groups.plain };
-        let (flat, state) = lamb.step(lr, flat, gradient, self.groups.state.remove(&path));
-        if let Some(state) = state {
-            self.groups.state.insert(path, state);
+    let mut shapes = BTreeMap::new();
+    visit(module, |param| {
+        if param.is_trained() {
+            shapes.insert(param.path.clone(), param.n_values());
         }
-        let tensor = Tensor::from_inner(flat.reshape(shape)).require_grad();
-        Param::from_mapped_value(id, tensor, mapper)
-    }
+    });
+    shapes
 }
 
 /// Removes the gradients of a module's parameters from `gradients`, and casts them to f32.
 pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> GradientMap {
-    let mut collector = Collector { path: Vec::new(), gradients, found: BTreeMap::new() };
-    module.visit(&mut collector);
-    collector.found
-}
-
-struct Collector<'a> {
-    path: Vec<String>,
-    gradients: &'a mut Gradients,
-    found: GradientMap,
-}
-
-impl ModuleVisitor for Collector<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = param.val().grad_remove(self.gradients) {
-            let n = gradient.dims().iter().product::<usize>();
-            self.found.insert(module_path(&self.path), gradient.reshape([n]).cast(DType::F32));
+    let mut found = GradientMap::new();
+    visit(module, |param| {
+        if let Some(gradient) = param.take_gradient(gradients) {
+            found.insert(param.path, gradient.cast(DType::F32));
         }
-    }
+    });
+    found
 }
 
 /// Norm of all gradients together; reads from the device once.
@@ -279,19 +213,13 @@ pub fn global_norm(gradients: &GradientMap) -> f64 {
 
 /// A number that is equal for modules with equal values, and very likely differs otherwise.
 pub fn checksum<M: Module>(module: &M) -> f64 {
-    let mut sums = Sums(Vec::new());
-    module.visit(&mut sums);
-    let sums = floats_now(Tensor::cat(sums.0, 0));
+    let mut sums = Vec::new();
+    visit(module, |param| {
+        let values = param.values().inner();
+        sums.extend([values.clone().sum(), values.square().sum()]);
+    });
+    let sums = floats_now(Tensor::cat(sums, 0));
     sums.iter().enumerate().map(|(idx, sum)| (idx + 1) as f64 * f64::from(*sum)).sum()
-}
-
-struct Sums(Vec<Tensor<1>>);
-
-impl ModuleVisitor for Sums {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let values = param.val().inner();
-        self.0.extend([values.clone().sum(), values.square().sum()]);
-    }
 }
 
 /// Scales all gradients.
@@ -301,32 +229,13 @@ pub fn scale(gradients: GradientMap, factor: f64) -> GradientMap {
 
 /// Marks the parameters that the recipe trains; all others get no gradient and no graph.
 pub fn freeze<M: Module>(module: M, config: &TrainConfig) -> M {
-    module.map(&mut Freeze { path: Vec::new(), config })
-}
-
-struct Freeze<'a> {
-    path: Vec<String>,
-    config: &'a TrainConfig,
-}
-
-impl ModuleMapper for Freeze<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let trained = is_trained(&module_path(&self.path), self.config);
-        param.set_require_grad(trained)
-    }
+    map(module, |param| Mapped::Trained(is_trained(&param.path, config)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::module::Param;
     use burn::nn::{Linear, LinearConfig};
 
     fn optim() -> OptimConfig {

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
 use super::metrics::read_records;
-use super::optimizer::is_trained;
+use super::optimizer::{is_trained, text_learns};
 use super::run::TrainError;
 use super::start::read_sizes;
 
@@ -42,7 +42,7 @@ pub struct Plan {
     pub static_bytes: f64,
     /// Bytes that the backward pass keeps per sample.
     pub activation_bytes_per_sample: f64,
-    /// Embeddings of the whole batch and a block of their similarities.
+    /// Embeddings of the whole batch, their gradients and a block of their similarities.
     pub embedding_bytes: f64,
     /// Sum of all of these with this micro-batch.
     pub total_bytes: f64,
@@ -118,7 +118,8 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let embedding_bytes = F32.input
         * if contrasts(config) {
             let block = (1 << 24).min(samples_per_rank * optim.batch_size);
-            (2 * optim.batch_size * sizes.embed_dim + 4 * block) as f64
+            let side = optim.batch_size * sizes.embed_dim;
+            ((2 + contrast_sides(config)) * side + BLOCK_COPIES * block) as f64
         } else {
             0.0
         };
@@ -145,6 +146,7 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     };
     let step_secs = flops_per_sec.as_ref().map(|(rate, _)| timed * samples_per_rank as f64 / rate);
     let hours = step_secs.map(|secs| secs * optim.steps as f64 / 3600.0);
+    let exchanged = Exchanged::new(config, sizes, trained);
     let mut plan = Plan {
         parameters: all,
         trained_parameters: trained,
@@ -163,7 +165,7 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         largest_micro_batch: largest.map(|n| n.min(per_worker)).filter(|n| *n > 0),
         flops_per_sample,
         computed_flops_per_sample,
-        sent_bytes: sent_bytes(config, sizes, ranks, trained),
+        sent_bytes: exchanged.ring_bytes(ranks),
         flops_per_sec,
         step_secs,
         hours,
@@ -171,15 +173,47 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         cluster: ClusterPlan::default(),
         first_limit: None,
     };
-    plan.cluster = ClusterPlan::new(&plan, config, sizes);
+    plan.cluster = ClusterPlan::new(&plan, &exchanged, config, sizes);
     plan
 }
 
-/// Bytes that a rank sends to sum gradients and gather embeddings in a ring, as NCCL does.
-fn sent_bytes(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, trained: usize) -> f64 {
-    let embeddings =
-        if contrasts(config) { 2 * config.optim.batch_size * sizes.embed_dim } else { 0 };
-    F32.input * (2 * trained + embeddings) as f64 * (ranks - 1) as f64 / ranks as f64
+/// Matrices of the size of a block that the contrastive loss has at once: for each of two
+/// directions, the similarities, the logits and their gradient.
+const BLOCK_COPIES: usize = 6;
+
+/// The numbers that the ranks exchange in a step.
+struct Exchanged {
+    /// Numbers that are summed over the ranks, and the sums: gradients of the weights, and of the
+    /// embeddings.
+    summed: usize,
+    n_sums: usize,
+    /// Numbers that are gathered from the ranks, over all ranks: embeddings.
+    gathered: usize,
+    n_gathers: usize,
+}
+
+impl Exchanged {
+    fn new(config: &TrainConfig, sizes: &MmGemConfig, trained: usize) -> Self {
+        let side = config.optim.batch_size * sizes.embed_dim;
+        let (sums, gathers) =
+            if contrasts(config) { (contrast_sides(config), 2) } else { (0, 0) };
+        Self {
+            summed: trained + sums * side,
+            n_sums: 1 + sums,
+            gathered: gathers * side,
+            n_gathers: gathers,
+        }
+    }
+
+    /// Bytes that a rank sends in a ring, as NCCL does: sums pass it twice, gathered values once.
+    fn ring_bytes(&self, ranks: usize) -> f64 {
+        F32.input * (2 * self.summed + self.gathered) as f64 * (ranks - 1) as f64 / ranks as f64
+    }
+}
+
+/// Sides of the contrastive loss whose embeddings have a gradient: images, and texts if they learn.
+fn contrast_sides(config: &TrainConfig) -> usize {
+    1 + usize::from(text_learns(config))
 }
 
 /// Whether the recipe has a contrastive loss.

@@ -31,7 +31,7 @@ use super::metrics::Metrics;
 use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
 use super::plan::flops_per_sample;
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
-use super::step::{COUNTS, StepGradient, Totals, Trainee, gradient};
+use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
 use super::store::{RunState, Store};
 
 /// Batches prepared ahead of the device.
@@ -514,15 +514,14 @@ impl<'a> Run<'a> {
             return Ok(Done { record, loss: f64::NAN, updated: false });
         }
         self.empty_in_a_row = 0;
-        let StepGradient { losses, total: loss, gradients } = gradient(
-            self.trainee(),
-            batch,
-            &reports.totals,
-            &self.sizes,
+        let context = StepContext {
+            sizes: &self.sizes,
             config,
-            &self.device,
-            self.group,
-        )?;
+            device: &self.device,
+            totals: &reports.totals,
+        };
+        let StepGradient { losses, total: loss, gradients } =
+            gradient(self.trainee(), batch, &context, self.group)?;
         self.norm = global_norm(&gradients);
         let log_scale = floats_now(self.trainee().model.clamped_logit_scale().inner())[0];
         let mut record = json!({

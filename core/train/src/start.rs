@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use mmgem_core::checkpoint::towers::load_tower;
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::init::{fresh, fresh_where};
-use mmgem_core::model::MmGem;
+use mmgem_core::model::{MmGem, PoolAggregator};
 use mmgem_core::tokenizer::{Tokenizer, train_bpe};
 use mmgem_data::files::{FolderError, ModelFolder, Published, VISION_WEIGHTS, read, write_atomic};
 use mmgem_data::source::read_lines;
@@ -46,6 +46,7 @@ pub fn start_model(
         start.config.search_cutoffs.clear();
         if let Some(size) = source.roi_output_size {
             start.config.roi_output_size = size;
+            start.model.pool = PoolAggregator::new(&start.config);
         }
         start.model = match config.recipe {
             // Stage 2's h4 belongs to the h1 that it was trained with, so stage 1 draws a fresh

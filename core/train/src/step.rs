@@ -11,22 +11,23 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{DType, Device, Gradients, Int, Tensor, TensorData, s};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::loss::{caption_loss, grounding_loss};
+use mmgem_core::loss::{PairBlock, caption_loss, grounding_loss};
 use mmgem_core::model::mmgem::{TokenBatch, normalize};
 use mmgem_core::model::recompute::{self, Tape};
-use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::model::{MmGem, Stage};
+use mmgem_core::params::{Mapped, map};
 use mmgem_core::readback::floats_now;
 
 use super::config::{ContrastiveLoss, Objective, Recipe, TrainConfig};
-use super::contrast::contrast;
+use super::contrast::{Embeddings, contrast};
 use super::data::{Batch, BatchPart};
-use super::optimizer::{GradientMap, collect_gradients, trained_shapes};
+use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
 use super::plan::contrasts;
 use super::reduce::reduce_gradients;
 
@@ -109,7 +110,21 @@ impl Pairs {
     }
 }
 
+/// The surroundings of a step: the same for all parts of its batch.
+#[derive(Clone, Copy)]
+pub struct StepContext<'a> {
+    /// Sizes of the model.
+    pub sizes: &'a MmGemConfig,
+    /// The run.
+    pub config: &'a TrainConfig,
+    /// The training device; with autodiff, except for passes without a gradient.
+    pub device: &'a Device,
+    /// Counts over the batches of all ranks.
+    pub totals: &'a Totals,
+}
+
 /// The forward pass of a part of the batch, before the contrastive loss combines all parts.
+#[derive(Default)]
 struct Forward {
     pairs: Option<Pairs>,
     means: Vec<MeanLoss>,
@@ -118,8 +133,8 @@ struct Forward {
 /// A forward pass, with the tape for its backward pass if blocks are recomputed.
 type ForwardPass = (Forward, Option<Tape>);
 
-/// Gradients of the embeddings of a part: of its images or regions, and of its texts.
-type EmbedGradients = Option<[Tensor<2>; 2]>;
+/// Gradients of the embeddings of a part: of its images or regions, and of its texts if they learn.
+type EmbedGradients = Option<(Tensor<2>, Option<Tensor<2>>)>;
 
 impl Trainee {
     /// The model with the additional modules of a run.
@@ -134,8 +149,102 @@ impl Trainee {
         Self { model, teacher_head: head, logit_bias }
     }
 
+    /// The forward pass of a part, by the run's recipe.
+    fn forward(&self, part: BatchPart, context: &StepContext) -> Forward {
+        let mut forward = Forward::default();
+        if !part.samples.is_empty() {
+            let patches = self.patches(part, context);
+            forward = match context.config.recipe {
+                Recipe::Warmup => Forward::default(),
+                Recipe::Stage1 => self.stage_1(part, &patches, context),
+                Recipe::Stage2Caption => self.stage_2_caption(part, &patches, context),
+                Recipe::Stage2Retrieval => self.stage_2_retrieval(part, &patches, context),
+            };
+            forward.means.extend(self.distill_means(part, patches, context));
+        }
+        forward.means.extend(self.line_mean(part, context));
+        forward
+    }
+
+    /// The embeddings alone, for the first of two passes.
+    fn embed_only(&self, part: BatchPart, context: &StepContext) -> Option<Pairs> {
+        if part.samples.is_empty() || !contrasts(context.config) {
+            return None;
+        }
+        let patches = self.patches(part, context);
+        match context.config.recipe {
+            Recipe::Stage1 => {
+                let phrase_embed = self.phrase_embed(part, context);
+                self.stage_1_pairs(part, &patches, phrase_embed.as_ref(), context)
+            }
+            Recipe::Stage2Retrieval => Some(self.region_pairs(part, &patches, context)),
+            Recipe::Warmup | Recipe::Stage2Caption => None,
+        }
+    }
+
+    /// Stage 1: contrastive and caption loss of whole photos, and grounding of phrases.
+    fn stage_1(&self, part: BatchPart, patches: &Tensor<3>, context: &StepContext) -> Forward {
+        let config = context.config;
+        let phrase_embed = self.phrase_embed(part, context);
+        let pairs = self.stage_1_pairs(part, patches, phrase_embed.as_ref(), context);
+        let mut means = Vec::new();
+        if let (Some(grounding), Some(phrase_embed)) = (&config.grounding, phrase_embed) {
+            means.push(MeanLoss {
+                name: "loss_grounding",
+                value: self.grounding_mean(part, patches, phrase_embed, context.device),
+                count: part.phrase_photos().len(),
+                weight: grounding.weight,
+            });
+            if grounding.caption_weight > 0.0 {
+                let roi = self.model.pool.roi_align(patches.clone(), &part.phrase_regions());
+                let phrases = part.phrases();
+                let mean = self.caption_mean("loss_phrase", roi, Stage::Two, &phrases, context);
+                means.push(MeanLoss { weight: grounding.caption_weight, ..mean });
+            }
+        }
+        if config.objective != Objective::ClipOnly {
+            let photos = part.captioned_photos();
+            means.extend(self.whole_caption_mean("loss_gen", part, patches, &photos, context));
+        }
+        Forward { pairs, means }
+    }
+
+    /// Stage 2 for captions: caption loss of regions, and of whole photos if they are rehearsed.
+    fn stage_2_caption(
+        &self,
+        part: BatchPart,
+        patches: &Tensor<3>,
+        context: &StepContext,
+    ) -> Forward {
+        let roi = self.model.pool.roi_align(patches.clone(), &part.regions());
+        let mut means =
+            vec![self.caption_mean("loss_gen", roi, Stage::Two, &part.texts(), context)];
+        if context.config.data.rehearse_stage_1 {
+            let photos = part.whole_image_photos();
+            means.extend(self.whole_caption_mean(
+                "loss_rehearsal",
+                part,
+                patches,
+                &photos,
+                context,
+            ));
+        }
+        Forward { pairs: None, means }
+    }
+
+    /// Stage 2 for retrieval: contrastive loss of regions.
+    fn stage_2_retrieval(
+        &self,
+        part: BatchPart,
+        patches: &Tensor<3>,
+        context: &StepContext,
+    ) -> Forward {
+        Forward { pairs: Some(self.region_pairs(part, patches, context)), means: Vec::new() }
+    }
+
     /// Patch tokens of the photos. With patch dropout, of the kept patches only.
-    fn patches(&self, part: BatchPart, sizes: &MmGemConfig, device: &Device) -> Tensor<3> {
+    fn patches(&self, part: BatchPart, context: &StepContext) -> Tensor<3> {
+        let StepContext { sizes, device, .. } = *context;
         if let Some(patches) = part.patches(sizes, device) {
             return patches;
         }
@@ -146,200 +255,85 @@ impl Trainee {
         }
     }
 
-    /// The embeddings to contrast, if the recipe has a contrastive loss.
-    fn embed(
+    /// The photos and their texts, and the regions and their phrases if they are contrasted too;
+    /// `None` without contrastive loss.
+    fn stage_1_pairs(
         &self,
         part: BatchPart,
         patches: &Tensor<3>,
         phrase_embed: Option<&Tensor<2>>,
-        sizes: &MmGemConfig,
-        config: &TrainConfig,
-        device: &Device,
+        context: &StepContext,
     ) -> Option<Pairs> {
-        let pool = PoolAggregator::new(sizes);
-        let visual = match config.recipe {
-            Recipe::Stage1 if config.objective != Objective::CapOnly => {
-                self.model.image_embed(&pool, patches.clone())
-            }
-            Recipe::Stage2Retrieval => {
-                self.model.region_embed(pool.roi_align(patches.clone(), &part.regions()))
-            }
-            _ => return None,
-        };
-        let queries = part.queries();
-        let text = self.model.text_embed(&TokenBatch::new(&queries, device));
-        let photos = Pairs { visual, text, text_hashes: hash_texts(&queries) };
+        if !contrasts(context.config) {
+            return None;
+        }
+        let photos = self.text_pairs(part, self.model.image_embed(patches.clone()), context);
         let contrasts_regions =
-            config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
+            context.config.grounding.as_ref().is_some_and(|grounding| grounding.contrast);
         let (Some(phrase_embed), true) = (phrase_embed, contrasts_regions) else {
             return Some(photos);
         };
-        let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
+        let roi = self.model.pool.roi_align(patches.clone(), &part.phrase_regions());
         let regions = Pairs {
-            visual: self.model.image_embed(&pool, roi),
+            visual: self.model.image_embed(roi),
             text: phrase_embed.clone(),
             text_hashes: hash_texts(&part.phrase_queries()),
         };
         Pairs::join(&[photos, regions])
     }
 
+    /// The regions of stage 2 and their texts.
+    fn region_pairs(&self, part: BatchPart, patches: &Tensor<3>, context: &StepContext) -> Pairs {
+        let roi = self.model.pool.roi_align(patches.clone(), &part.regions());
+        self.text_pairs(part, self.model.region_embed(roi), context)
+    }
+
+    /// Pairs the embeddings of the samples' images or regions with those of their texts.
+    fn text_pairs(&self, part: BatchPart, visual: Tensor<2>, context: &StepContext) -> Pairs {
+        let queries = part.queries();
+        let text = self.model.text_embed(&TokenBatch::new(&queries, context.device));
+        Pairs { visual, text, text_hashes: hash_texts(&queries) }
+    }
+
     /// Embeddings of the phrases with known places, if the run learns grounding.
-    fn phrase_embed(
-        &self,
-        part: BatchPart,
-        config: &TrainConfig,
-        device: &Device,
-    ) -> Option<Tensor<2>> {
-        config.grounding.as_ref()?;
+    fn phrase_embed(&self, part: BatchPart, context: &StepContext) -> Option<Tensor<2>> {
+        context.config.grounding.as_ref()?;
         let queries = part.phrase_queries();
-        (!queries.is_empty()).then(|| self.model.text_embed(&TokenBatch::new(&queries, device)))
+        let embed = || self.model.text_embed(&TokenBatch::new(&queries, context.device));
+        (!queries.is_empty()).then(embed)
     }
 
-    /// The embeddings alone, for the first of two passes.
-    fn embed_only(
-        &self,
-        part: BatchPart,
-        sizes: &MmGemConfig,
-        config: &TrainConfig,
-        device: &Device,
-    ) -> Option<Pairs> {
-        if part.samples.is_empty() || !contrasts(config) {
-            return None;
-        }
-        let patches = self.patches(part, sizes, device);
-        let phrase_embed = self.phrase_embed(part, config, device);
-        self.embed(part, &patches, phrase_embed.as_ref(), sizes, config, device)
-    }
-
-    fn forward(
-        &self,
-        part: BatchPart,
-        sizes: &MmGemConfig,
-        config: &TrainConfig,
-        device: &Device,
-    ) -> Forward {
-        let mut forward = Forward { pairs: None, means: Vec::new() };
-        if !part.samples.is_empty() {
-            let pool = PoolAggregator::new(sizes);
-            let patches = self.patches(part, sizes, device);
-            let texts = part.texts();
-            let phrase_embed = self.phrase_embed(part, config, device);
-            forward.pairs =
-                self.embed(part, &patches, phrase_embed.as_ref(), sizes, config, device);
-            match config.recipe {
-                Recipe::Warmup | Recipe::Stage2Retrieval => {}
-                Recipe::Stage1 => {
-                    if let (Some(grounding), Some(phrase_embed)) = (&config.grounding, phrase_embed)
-                    {
-                        let phrase_photos = part.phrase_photos();
-                        let value = self.grounding_mean(
-                            part,
-                            rows(patches.clone(), &phrase_photos),
-                            phrase_embed,
-                            device,
-                        );
-                        let (count, weight) = (phrase_photos.len(), grounding.weight);
-                        forward.means.push(MeanLoss {
-                            name: "loss_grounding",
-                            value,
-                            count,
-                            weight,
-                        });
-                        if grounding.caption_weight > 0.0 {
-                            let roi = pool.roi_align(patches.clone(), &part.phrase_regions());
-                            let phrases = part.phrases();
-                            let mut mean =
-                                self.caption_mean("loss_phrase", roi, Stage::Two, &phrases, sizes);
-                            mean.weight = grounding.caption_weight;
-                            forward.means.push(mean);
-                        }
-                    }
-                    let captioned_photos = part.captioned_photos();
-                    if config.objective != Objective::ClipOnly && !captioned_photos.is_empty() {
-                        let texts: Vec<Vec<u32>> =
-                            captioned_photos.iter().map(|photo| texts[*photo].clone()).collect();
-                        let tokens = self
-                            .model
-                            .whole_tokens(&pool, rows(patches.clone(), &captioned_photos));
-                        forward.means.push(self.caption_mean(
-                            "loss_gen",
-                            tokens,
-                            Stage::One,
-                            &texts,
-                            sizes,
-                        ));
-                    }
-                }
-                Recipe::Stage2Caption => {
-                    let roi = pool.roi_align(patches.clone(), &part.regions());
-                    forward.means.push(self.caption_mean(
-                        "loss_gen",
-                        roi,
-                        Stage::Two,
-                        &texts,
-                        sizes,
-                    ));
-                    let whole_image_photos = part.whole_image_photos();
-                    if config.data.rehearse_stage_1 && !whole_image_photos.is_empty() {
-                        let texts: Vec<Vec<u32>> =
-                            whole_image_photos.iter().map(|photo| texts[*photo].clone()).collect();
-                        let tokens = self
-                            .model
-                            .whole_tokens(&pool, rows(patches.clone(), &whole_image_photos));
-                        forward.means.push(self.caption_mean(
-                            "loss_rehearsal",
-                            tokens,
-                            Stage::One,
-                            &texts,
-                            sizes,
-                        ));
-                    }
-                }
-            }
-            let teacher_photos = part.teacher_photos();
-            if let (Some(distill), Some(head), false) =
-                (&config.distill, &self.teacher_head, teacher_photos.is_empty())
-            {
-                let wanted = part.teacher_maps(distill, device);
-                let found = head.forward(rows(patches, &teacher_photos));
-                let count = teacher_photos.len();
-                if distill.mean_weight > 0.0 {
-                    let value =
-                        cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
-                    let weight = distill.mean_weight;
-                    forward.means.push(MeanLoss {
-                        name: "loss_distill_mean",
-                        value,
-                        count,
-                        weight,
-                    });
-                }
-                let (value, weight) = (cosine_distance(found, wanted), distill.weight);
-                forward.means.push(MeanLoss { name: "loss_distill", value, count, weight });
-            }
-        }
-        if !part.lines.is_empty() {
-            // Text after `[CAP]` alone.
-            let prefix = self.model.cap_token.val().reshape([1, 1, sizes.llm.hidden_size]);
-            let prefix = prefix.expand([part.lines.len(), 1, sizes.llm.hidden_size]);
-            forward.means.push(self.text_mean("loss_text", prefix, part.lines, sizes));
-        }
-        forward
-    }
-
-    /// Grounding loss over `patches`, the patch tokens of the photos that have a phrase with its
-    /// place.
+    /// Grounding loss over the photos that have a phrase with its place.
     fn grounding_mean(
         &self,
         part: BatchPart,
-        patches: Tensor<3>,
+        patches: &Tensor<3>,
         text_embed: Tensor<2>,
         device: &Device,
     ) -> Tensor<1> {
+        let patches = rows(patches.clone(), &part.phrase_photos());
         let shares = part.phrase_shares(device);
         // Detached, because only the contrastive loss sets the temperature.
         let logit_scale = self.model.clamped_logit_scale().detach();
         grounding_loss(self.model.patch_embed(patches, Stage::Two), text_embed, shares, logit_scale)
+    }
+
+    /// Caption loss of some whole photos with stage 1's prompt; `None` without any.
+    fn whole_caption_mean(
+        &self,
+        name: &'static str,
+        part: BatchPart,
+        patches: &Tensor<3>,
+        photos: &[usize],
+        context: &StepContext,
+    ) -> Option<MeanLoss> {
+        if photos.is_empty() {
+            return None;
+        }
+        let texts = part.texts();
+        let texts: Vec<Vec<u32>> = photos.iter().map(|photo| texts[*photo].clone()).collect();
+        let tokens = self.model.whole_tokens(rows(patches.clone(), photos));
+        Some(self.caption_mean(name, tokens, Stage::One, &texts, context))
     }
 
     /// Caption loss of whole images or regions; the stage's V_in is computed from `tokens`.
@@ -349,10 +343,9 @@ impl Trainee {
         tokens: Tensor<3>,
         stage: Stage,
         texts: &[Vec<u32>],
-        sizes: &MmGemConfig,
+        context: &StepContext,
     ) -> MeanLoss {
-        let v_in = self.model.visual_context(&PoolAggregator::new(sizes), tokens, stage);
-        self.text_mean(name, self.model.caption_prefix(v_in, stage), texts, sizes)
+        self.text_mean(name, self.model.caption_prefix(tokens, stage), texts, context)
     }
 
     /// Caption loss of texts after a prefix.
@@ -361,12 +354,48 @@ impl Trainee {
         name: &'static str,
         prefix: Tensor<3>,
         texts: &[Vec<u32>],
-        sizes: &MmGemConfig,
+        context: &StepContext,
     ) -> MeanLoss {
         let tokens = TokenBatch::new(texts, &prefix.device());
         let hidden = self.model.caption_hidden(prefix, &tokens);
-        let value = caption_loss(&self.model.llm, hidden, texts, sizes.eos_token_id);
+        let value = caption_loss(&self.model.llm, hidden, texts, context.sizes.eos_token_id);
         MeanLoss { name, value, count: texts.iter().map(|text| text.len() + 1).sum(), weight: 1.0 }
+    }
+
+    /// Loss of the lines of text after `[CAP]` alone; `None` without lines.
+    fn line_mean(&self, part: BatchPart, context: &StepContext) -> Option<MeanLoss> {
+        if part.lines.is_empty() {
+            return None;
+        }
+        let width = context.sizes.llm.hidden_size;
+        let prefix = self.model.cap_token.val().reshape([1, 1, width]);
+        let prefix = prefix.expand([part.lines.len(), 1, width]);
+        Some(self.text_mean("loss_text", prefix, part.lines, context))
+    }
+
+    /// Distillation from the teacher's maps, for the photos that have one.
+    fn distill_means(
+        &self,
+        part: BatchPart,
+        patches: Tensor<3>,
+        context: &StepContext,
+    ) -> Vec<MeanLoss> {
+        let photos = part.teacher_photos();
+        let (Some(distill), Some(head), false) =
+            (&context.config.distill, &self.teacher_head, photos.is_empty())
+        else {
+            return Vec::new();
+        };
+        let wanted = part.teacher_maps(distill, context.device);
+        let found = head.forward(rows(patches, &photos));
+        let mean = |name, value, weight| MeanLoss { name, value, count: photos.len(), weight };
+        let mut means = Vec::new();
+        if distill.mean_weight > 0.0 {
+            let value = cosine_distance(found.clone().mean_dim(1), wanted.clone().mean_dim(1));
+            means.push(mean("loss_distill_mean", value, distill.mean_weight));
+        }
+        means.push(mean("loss_distill", cosine_distance(found, wanted), distill.weight));
+        means
     }
 }
 
@@ -386,19 +415,17 @@ fn rows(patches: Tensor<3>, which: &[usize]) -> Tensor<3> {
     patches.select(0, idx)
 }
 
-/// The gradient of the loss over all ranks' batches, the same on each rank; `totals` counts them.
+/// The gradient of the loss over all ranks' batches, the same on each rank.
 ///
 /// # Errors
 /// If the ranks lose contact.
 pub fn gradient(
     trainee: &Trainee,
     batch: &Batch,
-    totals: &Totals,
-    sizes: &MmGemConfig,
-    config: &TrainConfig,
-    device: &Device,
+    context: &StepContext,
     group: &dyn Collective,
 ) -> Result<StepGradient, CollectiveError> {
+    let config = context.config;
     let parts = batch.split(config.optim.workers);
     let mut step = StepGradient { losses: Vec::new(), total: 0.0, gradients: GradientMap::new() };
     thread::scope(|scope| {
@@ -406,23 +433,24 @@ pub fn gradient(
             let (pairs_sender, pairs_receiver) = channel();
             let (gradient_sender, gradient_receiver) = channel();
             // Each thread has leaves of its own, so that the graphs stay separate.
-            let mut leaves =
-                OwnLeaves { path: Vec::new(), dtype: config.optim.compute_dtype.dtype() };
-            let trainee = trainee.clone().map(&mut leaves);
+            let trainee = own_leaves(trainee, config);
             let run = move || {
                 if config.optim.workers >= rayon::current_num_threads() {
                     mmgem_core::kernels::use_one_thread();
                 }
-                let worker = Worker { trainee: &trainee, sizes, config, device, totals };
-                worker.work_on(part, &pairs_sender, &gradient_receiver)
+                Worker { trainee: &trainee, context }.work_on(
+                    part,
+                    &pairs_sender,
+                    &gradient_receiver,
+                )
             };
             (scope.spawn(run), pairs_receiver, gradient_sender)
         };
         let workers: Vec<_> = parts.into_iter().map(work).collect();
         let pairs: Vec<Option<Pairs>> =
             workers.iter().map(|(_, pairs, _)| pairs.recv().unwrap_or_default()).collect();
-        let embed_gradients = if contrasts(config) && totals.n_photos > 0.0 {
-            global_contrast(trainee, pairs, totals, (sizes, config), &mut step, device, group)
+        let embed_gradients = if contrasts(config) && context.totals.n_photos > 0.0 {
+            global_contrast(trainee, pairs, context, &mut step, group)
         } else {
             Ok(pairs.iter().map(|_| None).collect())
         };
@@ -540,10 +568,7 @@ impl Totals {
 /// The inputs of a worker thread for one step.
 struct Worker<'a> {
     trainee: &'a Trainee,
-    sizes: &'a MmGemConfig,
-    config: &'a TrainConfig,
-    device: &'a Device,
-    totals: &'a Totals,
+    context: &'a StepContext<'a>,
 }
 
 impl Worker<'_> {
@@ -554,8 +579,8 @@ impl Worker<'_> {
         pairs_sender: &Sender<Option<Pairs>>,
         gradient_receiver: &Receiver<EmbedGradients>,
     ) -> StepGradient {
-        let Self { trainee, sizes, config, device, .. } = *self;
-        let micros = part.micro_batches(config.optim.micro_batch);
+        let Self { trainee, context } = *self;
+        let micros = part.micro_batches(context.config.optim.micro_batch);
         if let [whole] = micros[..] {
             let forward = self.forward(whole);
             pairs_sender
@@ -564,11 +589,10 @@ impl Worker<'_> {
             let Ok(gradient) = gradient_receiver.recv() else { return StepGradient::default() };
             return self.backward(forward, gradient);
         }
-        let (plain, plain_device) = (trainee.valid(), device.clone().inner());
-        let pairs: Vec<Option<Pairs>> = micros
-            .iter()
-            .map(|micro| plain.embed_only(*micro, sizes, config, &plain_device))
-            .collect();
+        let (plain, device) = (trainee.valid(), context.device.clone().inner());
+        let plain_context = StepContext { device: &device, ..*context };
+        let pairs: Vec<Option<Pairs>> =
+            micros.iter().map(|micro| plain.embed_only(*micro, &plain_context)).collect();
         let n_pairs: Vec<usize> =
             pairs.iter().map(|pairs| pairs.as_ref().map_or(0, Pairs::len)).collect();
         let pairs: Vec<Pairs> = pairs.into_iter().flatten().collect();
@@ -582,8 +606,9 @@ impl Worker<'_> {
             let range = start..start + n;
             start += n;
             let gradient = gradient.as_ref().filter(|_| n > 0);
+            let of_micro = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
             let gradient =
-                gradient.map(|pair| pair.clone().map(|side| side.slice(s![range.clone()])));
+                gradient.map(|(visual, text)| (of_micro(visual), text.as_ref().map(of_micro)));
             let forward = self.forward(micro);
             done.add(self.backward(forward, gradient));
         }
@@ -591,9 +616,8 @@ impl Worker<'_> {
     }
 
     fn forward(&self, part: BatchPart) -> ForwardPass {
-        let Self { trainee, sizes, config, device, .. } = *self;
-        let forward = || trainee.forward(part, sizes, config, device);
-        if !config.optim.recompute {
+        let forward = || self.trainee.forward(part, self.context);
+        if !self.context.config.optim.recompute {
             return (forward(), None);
         }
         let (forward, tape) = recompute::checkpoint_blocks(forward);
@@ -611,16 +635,15 @@ impl Worker<'_> {
         let mut terms: Vec<Tensor<1>> = Vec::new();
         let mut total = 0.0;
         for mean in means {
-            let share = mean.count as f64 / self.totals.of(mean.name);
+            let share = mean.count as f64 / self.context.totals.of(mean.name);
             let value = f64::from(floats_now(mean.value.clone().inner())[0]) * share;
             losses.push((mean.name, value));
             total += value * f64::from(mean.weight);
             terms.push(mean.value * (share * f64::from(mean.weight)));
         }
-        if let (Some(pairs), Some(gradients)) = (pairs, embed_gradients) {
-            for (embed, gradient) in [pairs.visual, pairs.text].into_iter().zip(gradients) {
-                terms.push((embed * Tensor::from_inner(gradient)).sum());
-            }
+        if let (Some(pairs), Some((visual, text))) = (pairs, embed_gradients) {
+            terms.push((pairs.visual * Tensor::from_inner(visual)).sum());
+            terms.extend(text.map(|text| (pairs.text * Tensor::from_inner(text)).sum()));
         }
         let mut gradients = GradientMap::new();
         if let Some(surrogate) = terms.into_iter().reduce(|a, b| a + b) {
@@ -638,12 +661,11 @@ impl Worker<'_> {
 fn global_contrast(
     trainee: &Trainee,
     pairs: Vec<Option<Pairs>>,
-    totals: &Totals,
-    (sizes, config): (&MmGemConfig, &TrainConfig),
+    context: &StepContext,
     step: &mut StepGradient,
-    device: &Device,
     group: &dyn Collective,
 ) -> Result<Vec<EmbedGradients>, CollectiveError> {
+    let StepContext { sizes, config, device, totals } = *context;
     // A part that holds only lines of text has no pairs.
     let present: Vec<Pairs> = pairs.iter().flatten().cloned().collect();
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
@@ -656,15 +678,10 @@ fn global_contrast(
     let log_scale = trainee.model.clamped_logit_scale();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
-    let contrast = contrast(
-        visual,
-        text,
-        log_scale.clone().inner(),
-        plain_bias,
-        text_hashes,
-        &totals.rows,
-        group,
-    )?;
+    let own = Embeddings { visual, text, text_hashes, text_learns: text_learns(config) };
+    let loss = |block: &PairBlock| config.contrastive_loss.of_rows(block);
+    let contrast =
+        contrast(loss, &own, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
     step.losses.push(("loss_emb", contrast.loss));
     step.total += contrast.loss;
     let mut backward = |value: Tensor<1>, gradient: f64| {
@@ -681,10 +698,8 @@ fn global_contrast(
         let n = pairs.len();
         let range = start..start + n;
         start += n;
-        [
-            contrast.visual_gradient.clone().slice(s![range.clone()]),
-            contrast.text_gradient.clone().slice(s![range]),
-        ]
+        let of_part = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
+        (of_part(&contrast.visual_gradient), contrast.text_gradient.as_ref().map(of_part))
     };
     Ok(pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect())
 }
@@ -756,32 +771,14 @@ impl StepGradient {
 
 /// Copies the parameters to leaves of another graph, in the run's compute precision. Norms and the
 /// temperature keep theirs.
-struct OwnLeaves {
-    path: Vec<String>,
-    dtype: DType,
-}
-
-impl ModuleMapper for OwnLeaves {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let trained = param.is_require_grad();
-        let is_exact = |name: &String| {
-            matches!(name.as_str(), "gamma" | "beta" | "logit_scale" | "logit_bias")
-        };
-        let (id, tensor, mapper) = param.consume();
-        let values = tensor.inner();
-        let values =
-            if self.path.last().is_some_and(is_exact) { values } else { values.cast(self.dtype) };
-        let tensor = Tensor::from_inner(values);
-        Param::from_mapped_value(id, if trained { tensor.require_grad() } else { tensor }, mapper)
-    }
+fn own_leaves(trainee: &Trainee, config: &TrainConfig) -> Trainee {
+    const EXACT: [&str; 4] = ["gamma", "beta", "logit_scale", "logit_bias"];
+    let dtype = config.optim.compute_dtype.dtype();
+    map(trainee.clone(), |param| {
+        let values = param.values().inner();
+        let is_exact = param.path.rsplit('.').next().is_some_and(|name| EXACT.contains(&name));
+        Mapped::Leaf(if is_exact { values } else { values.cast(dtype) })
+    })
 }
 
 /// One minus the mean cosine of the rows.

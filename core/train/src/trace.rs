@@ -3,16 +3,18 @@
 mod case;
 mod file;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
-use mmgem_core::checkpoint::names::{checkpoint_name, is_transposed, module_path};
+use mmgem_core::checkpoint::names::{checkpoint_name, is_transposed};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::generate::greedy;
 use mmgem_core::loss::{Losses, caption_loss, contrastive_logits, contrastive_loss};
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::pool_aggregator::Region;
-use mmgem_core::model::{MmGem, PoolAggregator, Stage};
-use mmgem_core::readback::{DeviceFailed, floats_now, read_floats};
+use mmgem_core::model::{MmGem, Stage};
+use mmgem_core::params::visit;
+use mmgem_core::readback::{DeviceFailed, read_floats};
 
 pub use case::{Case, CaseError};
 pub use file::{TraceFileError, from_safetensors, to_safetensors};
@@ -72,7 +74,6 @@ pub async fn trace_forward(
     config: &MmGemConfig,
     input: &TraceInput,
 ) -> Result<Vec<TraceTensor>, DeviceFailed> {
-    let pool = PoolAggregator::new(config);
     let device = model.logit_scale.val().device();
     let pixels = pixel_batch(input, config, &device);
     let texts = TokenBatch::new(&input.texts, &device);
@@ -82,8 +83,9 @@ pub async fn trace_forward(
     let [batch, n_patches, width] = patches.dims();
     let grid = config.grid();
     let text_embed = model.text_embed(&texts);
-    let v_in = model.visual_context(&pool, model.whole_tokens(&pool, patches.clone()), Stage::One);
-    let prefix = model.caption_prefix(v_in.clone(), Stage::One);
+    let tokens = model.whole_tokens(patches.clone());
+    let v_in = model.visual_context(tokens.clone(), Stage::One);
+    let prefix = model.caption_prefix(tokens, Stage::One);
     let similarity = model
         .patch_embed(patches.clone(), Stage::Two)
         .matmul(text_embed.clone().transpose().unsqueeze());
@@ -91,7 +93,7 @@ pub async fn trace_forward(
     out.floats("pixels", pixels).await?;
     out.floats("feature_map", patches.clone().swap_dims(1, 2).reshape([batch, width, grid, grid]))
         .await?;
-    out.floats("image_embed", model.image_embed(&pool, patches.clone())).await?;
+    out.floats("image_embed", model.image_embed(patches.clone())).await?;
     out.floats("v_in", v_in).await?;
     out.text_ids(input);
     out.floats("text_embed", text_embed).await?;
@@ -103,14 +105,13 @@ pub async fn trace_forward(
     if !input.boxes_input.is_empty() {
         let regions: Vec<(usize, Region)> =
             input.boxes_input.iter().map(|b| (0, Region { box_input: *b, mask: None })).collect();
-        let roi = pool.roi_align(patches, &regions);
+        let roi = model.pool.roi_align(patches, &regions);
         let [n_regions, _, width] = roi.dims();
         let r = config.roi_output_size;
-        let v_in = model.visual_context(&pool, roi.clone(), Stage::Two);
         out.push("boxes", &[regions.len(), 4], Values::Floats(input.boxes_input.concat()));
         out.floats("roi", roi.clone().swap_dims(1, 2).reshape([n_regions, width, r, r])).await?;
-        out.floats("region_embed", model.region_embed(roi)).await?;
-        let prefix = model.caption_prefix(v_in, Stage::Two);
+        out.floats("region_embed", model.region_embed(roi.clone())).await?;
+        let prefix = model.caption_prefix(roi, Stage::Two);
         out.captions("region_caption_ids", model, prefix, input.steps).await?;
     }
     Ok(out.tensors)
@@ -130,13 +131,26 @@ pub async fn trace_backward(
     out.floats("loss_gen", losses.gen_).await?;
     out.floats("loss", total.clone()).await?;
 
-    let gradients = total.backward();
-    let mut visitor = GradientVisitor { path: Vec::new(), gradients, found: Vec::new() };
-    model.visit(&mut visitor);
+    let mut gradients = total.backward();
+    let mut found = BTreeMap::new();
+    visit(model, |param| {
+        if TRACED_GRADIENTS.contains(&param.path.as_str())
+            && let Some(gradient) = param.take_gradient(&mut gradients)
+        {
+            found.insert(param.path, (param.shape, gradient));
+        }
+    });
     for path in TRACED_GRADIENTS {
-        let name = format!("grad.{}", checkpoint_name(path));
-        let found = visitor.found.iter().find(|tensor| tensor.name == name);
-        out.tensors.extend(found.cloned());
+        let Some((shape, gradient)) = found.remove(path) else { continue };
+        let (shape, gradient) = match shape[..] {
+            [rows, columns] if is_transposed(path, 2) => {
+                let gradient = gradient.reshape([rows, columns]).swap_dims(0, 1);
+                (vec![columns, rows], gradient.reshape([rows * columns]))
+            }
+            _ => (shape, gradient),
+        };
+        let values = Values::Floats(read_floats(gradient).await?);
+        out.push(&format!("grad.{}", checkpoint_name(path)), &shape, values);
     }
     Ok(out.tensors)
 }
@@ -148,16 +162,15 @@ pub fn stage_1_losses(
     pixels: Tensor<4>,
     texts: &[Vec<u32>],
 ) -> Losses {
-    let pool = PoolAggregator::new(config);
     let batch = TokenBatch::new(texts, &pixels.device());
     let patches = model.visual.forward(pixels);
     let logits = contrastive_logits(
-        model.image_embed(&pool, patches.clone()),
+        model.image_embed(patches.clone()),
         model.text_embed(&batch),
         model.clamped_logit_scale(),
     );
-    let v_in = model.visual_context(&pool, model.whole_tokens(&pool, patches), Stage::One);
-    let hidden = model.caption_hidden(model.caption_prefix(v_in, Stage::One), &batch);
+    let prefix = model.caption_prefix(model.whole_tokens(patches), Stage::One);
+    let hidden = model.caption_hidden(prefix, &batch);
     Losses {
         emb: contrastive_loss(logits),
         gen_: caption_loss(&model.llm, hidden, texts, config.eos_token_id),
@@ -278,39 +291,6 @@ impl Recorder {
             .collect();
         self.push(name, &[captions.len(), steps], Values::Ints(ids));
         Ok(())
-    }
-}
-
-struct GradientVisitor {
-    path: Vec<String>,
-    gradients: burn::tensor::Gradients,
-    found: Vec<TraceTensor>,
-}
-
-impl ModuleVisitor for GradientVisitor {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let path = module_path(&self.path);
-        if !TRACED_GRADIENTS.contains(&path.as_str()) {
-            return;
-        }
-        let name = checkpoint_name(&path);
-        let Some(gradient) = param.val().grad(&self.gradients) else { return };
-        let gradient = if is_transposed(&path, D) { gradient.swap_dims(0, 1) } else { gradient };
-        let shape = gradient.dims().to_vec();
-        let values = floats_now(gradient);
-        self.found.push(TraceTensor {
-            name: format!("grad.{name}"),
-            shape,
-            values: Values::Floats(values),
-        });
     }
 }
 

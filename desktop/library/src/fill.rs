@@ -486,7 +486,7 @@ pub fn embed(session: &Session, encoded: &EncodedImage) -> Result<PhotoVectors> 
     image.push(&block_on(session.embed_image(encoded, &Part::Whole))?);
     let boxes = region_boxes(encoded.width as f32, encoded.height as f32, dim);
     if !boxes.is_empty() {
-        block_on(session.embed_boxes(encoded, &boxes))?
+        block_on(session.embed_boxes(mmgem_core::model::Stage::Two, encoded, &boxes))?
             .chunks(dim)
             .for_each(|region| regions.push(region));
     }

@@ -116,8 +116,12 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
         if boxes.is_empty() {
             return Ok(());
         }
-        let regions = pollster::block_on(context.session.embed_boxes(encoded, &boxes))
-            .with_context(|| format!("cannot embed a region\n  file: {}", shown(path)))?;
+        let regions = pollster::block_on(context.session.embed_boxes(
+            mmgem_core::model::Stage::Two,
+            encoded,
+            &boxes,
+        ))
+        .with_context(|| format!("cannot embed a region\n  file: {}", shown(path)))?;
         let regions = boxes.iter().zip(regions.chunks(context.session.config().embed_dim));
         embeds
             .regions

@@ -47,7 +47,7 @@ fn locate(session: &Session, decoded: Decoded, text: &str) -> Result<(Localizati
     let encoded = session.encode_batch(&[input]).pop().expect("one photo in, one out");
     let found = pollster::block_on(async {
         let text_embed = session.embed_text(text).await?;
-        session.localize(&encoded, &text_embed).await
+        session.localize(mmgem_core::model::Stage::Two, &encoded, &text_embed).await
     })?;
     let image_size = session.config().vision.image_size();
     overlay_heat(&mut photo, &found.similarity, found.grid, image_size, &map);

@@ -45,10 +45,19 @@ pub fn answers(session: &Session) -> Result<Answers> {
         let encoded = session.encode_rgb(&photo);
         answers.images.push(pollster::block_on(session.embed_image(&encoded, &Part::Whole))?);
         answers.texts.push(pollster::block_on(session.embed_text(&caption))?);
-        let embeds = pollster::block_on(session.embed_boxes(&encoded, &boxes))?;
+        let embeds = pollster::block_on(session.embed_boxes(
+            mmgem_core::model::Stage::Two,
+            &encoded,
+            &boxes,
+        ))?;
         answers.regions.extend(embeds.chunks(session.config().embed_dim).map(<[f32]>::to_vec));
         let parts: Vec<Part> = boxes.into_iter().map(Part::Box).collect();
-        let captions = pollster::block_on(session.caption_regions(&encoded, &parts, decoding))?;
+        let captions = pollster::block_on(session.caption_regions(
+            mmgem_core::model::Stage::Two,
+            &encoded,
+            &parts,
+            decoding,
+        ))?;
         answers.captions.extend(captions.into_iter().map(|caption| caption.text));
         scenes.push(encoded);
     }

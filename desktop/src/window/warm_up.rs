@@ -36,7 +36,13 @@ impl WarmUp {
                 let part = Part::Box([0.0, 0.0, SIDE as f32 / 2.0, SIDE as f32 / 2.0]);
                 block_on(session.caption(&image(&mut self.image), &part, TWO_TOKENS))?;
             }
-            4 => _ = block_on(session.localize(&image(&mut self.image), &self.text))?,
+            4 => {
+                _ = block_on(session.localize(
+                    mmgem_core::model::Stage::Two,
+                    &image(&mut self.image),
+                    &self.text,
+                ))?
+            }
             _ => return Ok(false),
         }
         self.n_asked += 1;

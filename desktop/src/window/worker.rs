@@ -454,7 +454,8 @@ impl Worker {
         let session = &context.session;
         let text_embed = embed_text(&text, session, &mut self.texts)?;
         let photo = self.photo.as_ref().context("no photo is open")?;
-        let found = block_on(session.localize(&encoded, &text_embed))?;
+        let found =
+            block_on(session.localize(mmgem_core::model::Stage::Two, &encoded, &text_embed))?;
         let mut heat = Rgb::clone(&photo.pixels);
         let side = session.config().vision.image_size();
         overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);

@@ -170,10 +170,10 @@ impl Questions<'_> {
         for ((answer, image), found) in answers.iter_mut().zip(images).zip(found) {
             let mut points = Vec::with_capacity(answer.phrase_region.len());
             for embed in answer.phrase_embeds.chunks_exact(self.session.config().embed_dim) {
-                points.push(self.session.point_in(stage, image, embed).await?);
+                points.push(self.session.point(stage, image, embed).await?);
             }
             answer.by_stage.push(StageAnswers {
-                region_embeds: self.session.embed_boxes_in(stage, image, &answer.boxes()).await?,
+                region_embeds: self.session.embed_boxes(stage, image, &answer.boxes()).await?,
                 points,
                 captions: captions.by_ref().take(answer.regions.len()).collect(),
                 found,
@@ -219,9 +219,7 @@ impl Questions<'_> {
     ) -> Result<Vec<(String, f64)>, EvalError> {
         let mut captions = Vec::with_capacity(boxes.len());
         for boxes in boxes.chunks(CAPTION_BATCH) {
-            for caption in
-                self.session.caption_boxes_in(stage, images, boxes, self.decoding).await?
-            {
+            for caption in self.session.caption_boxes(stage, images, boxes, self.decoding).await? {
                 let ids =
                     self.session.tokenizer().encode(&caption.text).map_err(SessionError::from)?;
                 let mean = f64::from(caption.log_prob) / (ids.len() + 1) as f64;

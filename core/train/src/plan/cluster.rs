@@ -1,10 +1,10 @@
 //! Estimates the costs of a run that depend on its number of ranks: network, host and disk.
 //!
-//! With `n` ranks, gradients of `G` bytes and embeddings of `E` bytes, a rank whose link has the
-//! bandwidth `B` and the latency `a` needs, after Thakur, Rabenseifner and Gropp (2005):
+//! Of `n` ranks, each with a link of bandwidth `B` and latency `a`, a rank needs for the sum of `S`
+//! bytes and for gathering `G` bytes, after Thakur, Rabenseifner and Gropp (2005):
 //!
-//! - in a ring: `(2 G + E) (n-1)/n / B + 3 (n-1) a`
-//! - in a tree: `(2 G + E (n-1)/n) / B + 3 ceil(log2 n) a`
+//! - in a ring: `2 S (n-1)/n / B + 2 (n-1) a` and `G (n-1)/n / B + (n-1) a`
+//! - in a tree: `2 S / B + 2 ceil(log2 n) a` and `G (n-1)/n / B + ceil(log2 n) a`
 //!
 //! NCCL chooses between such algorithms by itself. The estimate does not overlap the transfer with
 //! the computation, because a step sums its gradients after the backward pass.
@@ -12,7 +12,7 @@
 use mmgem_core::config::MmGemConfig;
 use serde::Serialize;
 
-use super::{F32, Plan, contrasts, plan};
+use super::{Exchanged, F32, Plan, plan};
 use crate::config::TrainConfig;
 use crate::run::AHEAD;
 
@@ -35,26 +35,27 @@ pub struct ClusterPlan {
 }
 
 impl ClusterPlan {
-    pub(super) fn new(plan: &Plan, config: &TrainConfig, sizes: &MmGemConfig) -> Self {
+    pub(super) fn new(
+        plan: &Plan,
+        exchanged: &Exchanged,
+        config: &TrainConfig,
+        sizes: &MmGemConfig,
+    ) -> Self {
         let hardware = &config.hardware;
         let n = plan.ranks as f64;
-        let gradients = F32.input * plan.trained_parameters as f64;
-        let embeddings = if contrasts(config) {
-            F32.input * (2 * plan.batch_size * sizes.embed_dim) as f64
-        } else {
-            0.0
-        };
         let secs = |bytes: f64, hops: f64| {
             let bandwidth = hardware.network_gb_per_sec? * 1e9;
             Some(bytes / bandwidth + hops * hardware.network_latency_us * 1e-6)
         };
-        let others = (n - 1.0) / n;
+        let tree_bytes =
+            F32.input * (2.0 * exchanged.summed as f64 + exchanged.gathered as f64 * (n - 1.0) / n);
+        let stages = (2 * exchanged.n_sums + exchanged.n_gathers) as f64;
         let pixels = F32.input * 3.0 * sizes.vision.image_size().pow(2) as f64;
         let ahead = (AHEAD + 1) as f64 * plan.samples_per_rank as f64 * pixels;
         let checkpoint_bytes = F32.input * (plan.parameters + 2 * plan.trained_parameters) as f64;
         Self {
-            ring_secs: secs((2.0 * gradients + embeddings) * others, 3.0 * (n - 1.0)),
-            tree_secs: secs(2.0 * gradients + embeddings * others, 3.0 * n.log2().ceil()),
+            ring_secs: secs(exchanged.ring_bytes(plan.ranks), stages * (n - 1.0)),
+            tree_secs: secs(tree_bytes, stages * n.log2().ceil()),
             photos_per_sec: plan.step_secs.map(|secs| plan.samples_per_rank as f64 / secs),
             host_bytes: hardware.ranks_per_host.min(plan.ranks) as f64 * ahead + checkpoint_bytes,
             checkpoint_bytes,

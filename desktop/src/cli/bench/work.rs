@@ -6,7 +6,7 @@ use mmgem_core::config::MmGemConfig;
 use mmgem_core::generate::greedy;
 use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::pool_aggregator::Region;
-use mmgem_core::model::{MmGem, PoolAggregator, Stage};
+use mmgem_core::model::{MmGem, Stage};
 use mmgem_core::readback::read_floats;
 use mmgem_train::trace::stage_1_losses;
 
@@ -25,7 +25,6 @@ const TEXT_LEN: usize = 12;
 pub struct Bench<'a> {
     model: MmGem,
     config: &'a MmGemConfig,
-    pool: PoolAggregator,
     device: Device,
     repeat: usize,
 }
@@ -34,7 +33,7 @@ impl<'a> Bench<'a> {
     /// Each rate is the median of `repeat` runs.
     pub fn new(model: MmGem, config: &'a MmGemConfig, repeat: usize) -> Self {
         let device = model.logit_scale.val().device();
-        Self { model, config, pool: PoolAggregator::new(config), device, repeat }
+        Self { model, config, device, repeat }
     }
 
     /// Images per second, from pixels to unit vectors.
@@ -105,7 +104,7 @@ impl<'a> Bench<'a> {
 
     fn embed_images(&self, pixels: Tensor<4>) {
         let patches = self.model.visual.forward(pixels);
-        wait_for(self.model.image_embed(&self.pool, patches));
+        wait_for(self.model.image_embed(patches));
     }
 
     fn embed_texts(&self, texts: &TokenBatch) {
@@ -131,12 +130,7 @@ impl<'a> Bench<'a> {
     }
 
     fn image_prefix(&self) -> Tensor<3> {
-        let v_in = self.model.visual_context(
-            &self.pool,
-            self.model.whole_tokens(&self.pool, self.patches()),
-            Stage::One,
-        );
-        self.model.caption_prefix(v_in, Stage::One)
+        self.model.caption_prefix(self.model.whole_tokens(self.patches()), Stage::One)
     }
 
     fn region_prefix(&self, patches: &Tensor<3>, n_done: usize) -> Tensor<3> {
@@ -146,9 +140,8 @@ impl<'a> Bench<'a> {
             box_input: [shift, shift, shift + 0.5, shift + 0.5].map(|x| x * side),
             mask: None,
         };
-        let roi = self.pool.roi_align(patches.clone(), &[(0, region)]);
-        let v_in = self.model.visual_context(&self.pool, roi, Stage::Two);
-        self.model.caption_prefix(v_in, Stage::Two)
+        let roi = self.model.pool.roi_align(patches.clone(), &[(0, region)]);
+        self.model.caption_prefix(roi, Stage::Two)
     }
 
     fn pixels(&self, batch: usize) -> Tensor<4> {

@@ -94,7 +94,11 @@ impl<'a> Tour<'a> {
         for &(source, score) in ranked.iter().take(HITS) {
             let picture = self.show(source)?;
             let Opened { image, map } = self.open(source)?;
-            let found = block_on(self.context.session.localize(&image, &text_embed))?;
+            let found = block_on(self.context.session.localize(
+                mmgem_core::model::Stage::Two,
+                &image,
+                &text_embed,
+            ))?;
             if heat.is_none() {
                 let image_size = self.context.session.config().vision.image_size();
                 let photo = self.album.sources[source].pixels()?;
@@ -208,7 +212,7 @@ impl<'a> Tour<'a> {
             "" => block_on(session.embed_image(image, &Part::Whole))?,
             _ => block_on(session.embed_text(caption))?,
         };
-        let embeds = block_on(session.embed_boxes(image, &boxes))?;
+        let embeds = block_on(session.embed_boxes(mmgem_core::model::Stage::Two, image, &boxes))?;
         let dot = |embed: &[f32]| embed.iter().zip(&text_embed).map(|(a, b)| a * b).sum::<f32>();
         let scores: Vec<f32> = embeds.chunks(text_embed.len()).map(dot).collect();
         Ok(best_apart(&boxes, &scores, REGIONS).into_iter().map(|idx| boxes[idx]).collect())

@@ -255,7 +255,7 @@ fn shown(label: &str, photo: &Decoded) -> Result<Shown> {
 fn heat(photo: &Decoded, text: &str, stage: Stage, session: &Session) -> Result<Shown> {
     let image = session.encode_decoded(photo);
     let found = block_on(async {
-        session.localize_in(stage, &image, &session.embed_text(text).await?).await
+        session.localize(stage, &image, &session.embed_text(text).await?).await
     })?;
     let map = preprocess(&photo.pixels, &session.config().preprocess()).map;
     let picture = heat_map(&photo.pixels, &found, &map, session.config().vision.image_size());
