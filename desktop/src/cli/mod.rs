@@ -1,5 +1,5 @@
-//! The commands, one file or folder each. A command turns its arguments into plain values, calls the core and
-//! prints the results.
+//! The commands, one file or folder each. A command turns its arguments into plain values, calls
+//! the core and prints the results.
 
 pub mod app;
 pub mod bench;
