@@ -328,14 +328,16 @@ fn scenes_are_drawn_scored_and_traced() {
     let regions = desk.json("eval region --data drawn/*.tar");
     assert!(regions["pointing_accuracy"].is_number() && regions["region_cider"].is_number());
 
-    let inputs =
-        "trace --image 0.png --image 1.png --text dog --text house --box 5,5,80,80 --steps 3";
+    let inputs = "verify trace --image 0.png --image 1.png --text dog --text house --box 5,5,80,80 --steps 3";
     assert!(desk.run(&format!("{inputs} --out a.safetensors")).status.success());
-    let same =
-        desk.run(&format!("{inputs} --out b.safetensors --compare a.safetensors --tolerance 1e-9"));
-    assert!(same.status.success(), "{}", text(&same.stderr));
+    for out in ["", "--out b.safetensors"] {
+        let same = desk.run(&format!("{inputs} {out} --compare a.safetensors --tolerance 1e-9"));
+        assert!(same.status.success(), "{}", text(&same.stderr));
+        assert_eq!(desk.path("b.safetensors").exists(), !out.is_empty());
+    }
     let other = inputs.replace("0.png", "2.png");
-    desk.fails(&format!("{other} --out c.safetensors --compare a.safetensors"), 1, &["error:"]);
+    desk.fails(&format!("{other} --compare a.safetensors"), 1, &["stages differ by more than"]);
+    desk.fails(inputs, 2, &["--out <F>"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Peak memory of a training step, against the prediction of `mmgem train --plan`, and of an
+//! Peak memory of a training step, against the prediction of `mmgem plan`, and of an
 //! import.
 //!
 //! These tests have a program of their own, because they count every allocation.

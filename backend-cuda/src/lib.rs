@@ -43,7 +43,7 @@ pub enum CudaError {
     /// The ordinal is past the last GPU.
     #[error(
         "found {n_gpus} NVIDIA GPUs, wanted number {ordinal}\n  \
-         hint: `mmgem devices` lists them, counted from 0"
+         hint: `mmgem info --devices` lists them, counted from 0"
     )]
     NoSuchGpu {
         /// The requested ordinal.

@@ -102,7 +102,7 @@ pub enum WgpuError {
     /// The ordinal is past the last adapter.
     #[error(
         "found {n_adapters} wgpu adapters, wanted number {ordinal}\n  \
-         hint: `mmgem devices` lists them, counted from 0"
+         hint: `mmgem info --devices` lists them, counted from 0"
     )]
     NoSuchAdapter {
         /// The requested ordinal.
@@ -114,7 +114,7 @@ pub enum WgpuError {
     /// kind.
     #[error(
         "adapter {ordinal} ({name}) is of a kind that Burn cannot select\n  \
-         hint: use another adapter of `mmgem devices`, or --device cpu"
+         hint: use another adapter of `mmgem info --devices`, or --device cpu"
     )]
     NotSelectable {
         /// Ordinal of the adapter.

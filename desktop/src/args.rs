@@ -1,12 +1,15 @@
 //! The command line.
 
+mod old_names;
+
 use std::ffi::OsString;
 
 use clap::{Arg, CommandFactory, Parser, Subcommand};
 
 use crate::cli;
 use crate::globals::Globals;
-// For `query.rs`, until it moves into the library's crate.
+use crate::terminal::note;
+use old_names::{OldCommand, Renamed};
 
 /// Search and describe images, whole or by region, with one model (MM-GEM, arXiv:2405.19333)
 #[derive(Debug, Parser)]
@@ -20,67 +23,93 @@ use crate::globals::Globals;
         Results go to stdout, everything else to stderr.\n\
         Exit codes: 0 done, 1 failed, 2 wrong arguments."
 )]
-pub struct Args {
+struct CommandLine {
     #[command(flatten)]
-    pub globals: Globals,
+    globals: Globals,
     #[command(subcommand)]
+    command: AnyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AnyCommand {
+    #[command(flatten)]
+    New(Command),
+    #[command(flatten)]
+    Old(OldCommand),
+}
+
+/// The parsed command line.
+#[derive(Debug)]
+pub struct Args {
+    pub globals: Globals,
     pub command: Command,
 }
 
-/// The subcommand.
+/// The commands, in the order of `mmgem --help`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Open the window: search photos as you type, look at them, drag boxes
     App(cli::app::AppArgs),
-    /// Measure the speed of a model on this machine
-    Bench(cli::bench::BenchArgs),
+    /// Find photos by text, by photo, or by a region of a photo
+    Search(cli::search::SearchArgs),
+    /// Fill the photo library from folders, for fast searches
+    Index(cli::index::IndexArgs),
     /// Describe photos, or regions of them
     Caption(cli::caption::CaptionArgs),
-    /// Write an HTML page that shows search, captions and localization
-    Demo(cli::demo::DemoArgs),
-    /// List the devices with their features and limits
-    Devices,
+    /// Draw where a text is in a photo
+    Localize(cli::localize::LocalizeArgs),
     /// Embed photos, regions and texts as unit vectors
     Embed(cli::embed::EmbedArgs),
-    /// Evaluate a model on benchmarks and held-out photos
+    /// Embed the photos of WebDataset shards into Parquet files
+    EmbedShards(cli::embed_shards::EmbedShardsArgs),
+    /// Measure values for `search --min-score` on captioned photos
+    Calibrate(cli::calibrate::CalibrateArgs),
+    /// Train a model from a TOML recipe
+    Train(cli::train::TrainArgs),
+    /// Predict the memory and the hours of a training run
+    Plan(cli::plan::PlanArgs),
+    /// Evaluate a model on benchmarks and held-out photos, or score captions
     Eval(cli::eval::EvalArgs),
     /// Copy a model into another number format and verify the copy
     Export(cli::export::ExportArgs),
     /// Make a model from a published image encoder and a Llama checkpoint
     Import(cli::import::ImportArgs),
-    /// Fill the photo library from folders, for fast searches
-    Index(cli::index::IndexArgs),
-    /// Show a model's sizes and training history, and check that it works
+    /// Show a model's sizes and history and check that it works, or list the devices
     Info(cli::info::InfoArgs),
-    /// Draw where a text is in a photo
-    Localize(cli::localize::LocalizeArgs),
-    /// Compare every device with the reference program's values
-    Parity(cli::verify::parity::ParityArgs),
-    /// Draw captioned scenes with regions as training data
-    Scenes(cli::scenes::ScenesArgs),
-    /// Score captions: BLEU, ROUGE-L, CIDEr
-    Score(cli::eval::score::ScoreArgs),
-    /// Find photos by text, by photo, or by a region of a photo
-    Search(cli::search::SearchArgs),
-    /// Write every stage of the graph, or compare the stages with the reference program's
-    Trace(cli::verify::trace::TraceArgs),
-    /// Train a model from a TOML recipe
-    Train(cli::train::TrainArgs),
     /// Serve the web page to a browser on this machine
     Web(cli::web::WebArgs),
+    /// Write an HTML page that shows search, captions and localization
+    Demo(cli::demo::DemoArgs),
+    /// Draw captioned scenes with regions as training data
+    Scenes(cli::scenes::ScenesArgs),
+    /// Measure the speed of a model on this machine
+    Bench(cli::bench::BenchArgs),
+    /// Compare the program with its reference, and count its GPU operations
+    #[command(hide = true)]
+    Verify(cli::verify::VerifyArgs),
 }
 
 impl Args {
-    /// Reads the command line. Prints the error and exits if it is invalid.
-    pub fn of_program() -> Self {
-        Self::parse_from(with_signed_words(std::env::args_os().collect()))
+    /// Parses a command line. Prints the error and exits if it is invalid. Notes the new name of a
+    /// command that was given by an old one.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Self {
+        let arguments = with_signed_words(arguments.into_iter().collect());
+        let CommandLine { globals, command } = CommandLine::parse_from(arguments);
+        let (command, renamed) = match command {
+            AnyCommand::New(command) => command.by_new_name(),
+            AnyCommand::Old(command) => command.by_new_name(),
+        };
+        if let Some(Renamed { old, new }) = renamed {
+            note(globals.quiet, format!("`mmgem {old}` is now `mmgem {new}`"));
+        }
+        Self { globals, command }
     }
 }
 
 /// Moves the negated words of a search, such as `-cat`, behind a `--`, so that clap does not read
 /// them as switches. Their position in the query has no meaning.
 fn with_signed_words(arguments: Vec<OsString>) -> Vec<OsString> {
-    let command = Args::command();
+    let command = CommandLine::command();
     let search = command.find_subcommand("search").expect("there is such a command");
     let takes_one_value = |name: &str| {
         let arg = search
@@ -137,9 +166,13 @@ fn is_switches(word: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn parse(line: &str) -> Args {
+        Args::parse(line.split(' ').map(OsString::from))
+    }
+
     #[test]
     fn the_command_line_is_well_formed() {
-        Args::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 
     #[test]
@@ -163,18 +196,38 @@ mod tests {
         check("mmgem search dog --sort=date -h", "mmgem search dog --sort=date -h");
         check("mmgem caption -x.jpg search -y", "mmgem caption -x.jpg search -y");
         check("mmgem", "mmgem");
-        let Command::Search(_) = Args::parse_from(["mmgem", "search", "--", "-cat"]).command else {
-            panic!("it is a search");
-        };
+        assert!(matches!(parse("mmgem search -- -cat").command, Command::Search(_)));
     }
 
     #[test]
     fn every_command_has_examples() {
-        for command in
-            Args::command().get_subcommands().filter(|command| command.get_name() != "devices")
-        {
+        let command = CommandLine::command();
+        let with_arguments =
+            command.get_subcommands().filter(|command| command.get_arguments().next().is_some());
+        for command in with_arguments {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("mmgem "), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn an_old_name_gives_the_arguments_of_the_new_one() {
+        for (old, new) in [
+            ("devices --json", "info --devices --json"),
+            ("parity cases --case a -q", "verify parity cases --case a -q"),
+            ("trace --image a --text b --out c", "verify trace --image a --text b --out c"),
+            ("bench counts --kernels", "verify counts --kernels"),
+            ("score --references a --candidates b", "eval score --references a --candidates b"),
+            ("embed --shards a b --out c --shards d", "embed-shards a b d --out c"),
+            ("search --calibrate a b --library c", "calibrate a b --library c"),
+            (
+                "train a.toml --plan --ranks 2 --set b=c --sizes d",
+                "plan a.toml --ranks 2 --set b=c --sizes d",
+            ),
+        ] {
+            let [found, wanted] =
+                [old, new].map(|line| format!("{:?}", parse(&format!("mmgem {line}"))));
+            assert_eq!(found, wanted, "{old}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::terminal::note;
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
-    /// Device: auto, cpu, wgpu[:N] or cuda[:N]; `mmgem devices` lists them
+    /// Device: auto, cpu, wgpu[:N] or cuda[:N]; `mmgem info --devices` lists them
     #[arg(
         long,
         global = true,

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     allocator::keep_freed_buffers();
     device::silence_vulkan_layer();
     device::failure::watch();
-    let args = Args::of_program();
+    let args = Args::parse(std::env::args_os());
     start_log(args.globals.quiet);
     let done = caught(|| run(&args.command, &args.globals));
     match done.or_else(|error| on_the_cpu_instead(error, &args)) {
@@ -51,24 +51,24 @@ fn main() -> ExitCode {
 fn run(command: &Command, globals: &Globals) -> Result<()> {
     match command {
         Command::App(args) => cli::app::run(args, globals),
-        Command::Bench(args) => cli::bench::run(args, globals),
+        Command::Search(args) => cli::search::run(args, globals),
+        Command::Index(args) => cli::index::run(args, &globals.open()?),
         Command::Caption(args) => cli::caption::run(args, &globals.open()?),
-        Command::Demo(args) => cli::demo::run(args, &globals.open()?),
-        Command::Devices => cli::info::devices::run(globals),
+        Command::Localize(args) => cli::localize::run(args, globals),
         Command::Embed(args) => cli::embed::run(args, globals),
+        Command::EmbedShards(args) => cli::embed_shards::run(args, globals),
+        Command::Calibrate(args) => cli::calibrate::run(args, &globals.open()?),
+        Command::Train(args) => cli::train::run(args, globals),
+        Command::Plan(args) => cli::plan::run(args, globals),
         Command::Eval(args) => cli::eval::run(args, globals),
         Command::Export(args) => cli::export::run(args, globals),
         Command::Import(args) => cli::import::run(args, globals),
-        Command::Index(args) => cli::index::run(args, &globals.open()?),
         Command::Info(args) => cli::info::run(args, globals),
-        Command::Localize(args) => cli::localize::run(args, globals),
-        Command::Parity(args) => cli::verify::parity::run(args, globals),
-        Command::Scenes(args) => cli::scenes::run(args, globals),
-        Command::Score(args) => cli::eval::score::run(args, globals),
-        Command::Search(args) => cli::search::run(args, globals),
-        Command::Trace(args) => cli::verify::trace::run(args, globals),
-        Command::Train(args) => cli::train::run(args, globals),
         Command::Web(args) => cli::web::run(args, globals),
+        Command::Demo(args) => cli::demo::run(args, &globals.open()?),
+        Command::Scenes(args) => cli::scenes::run(args, globals),
+        Command::Bench(args) => cli::bench::run(args, globals),
+        Command::Verify(args) => cli::verify::run(args, globals),
     }
 }
 
@@ -132,7 +132,6 @@ fn error_text(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
     use mmgem_core::readback::DeviceFailed;
     use mmgem_core::session::SessionError;
 
@@ -146,7 +145,7 @@ mod tests {
         assert!(is_the_devices(&Error::from(lost())));
         assert!(is_the_devices(&LibraryError::from(SessionError::from(lost())).into()));
         assert!(!is_the_devices(&anyhow::anyhow!("no such file")));
-        let parse = |line: &str| Args::parse_from(line.split(' '));
+        let parse = |line: &str| Args::parse(line.split(' ').map(Into::into));
         let error =
             on_the_cpu_instead(failed(), &parse("mmgem train run.toml")).expect_err("it may not");
         assert!(
@@ -154,8 +153,8 @@ mod tests {
             "{error:?}"
         );
         let moves = |line: &str| may_move(&parse(line));
-        assert!(moves("mmgem devices") && moves("mmgem devices --device auto"));
-        assert!(!moves("mmgem devices --device cpu") && !moves("mmgem devices --device wgpu"));
+        assert!(moves("mmgem demo") && moves("mmgem demo --device auto"));
+        assert!(!moves("mmgem demo --device cpu") && !moves("mmgem demo --device wgpu"));
         assert!(!moves("mmgem train run.toml"));
     }
 

@@ -612,7 +612,7 @@ fn meteor_is_pycocoevalcaps_own() {
     desk.write("cands.json", golden["candidates"].to_string().as_bytes());
     let python = std::env::var("MMGEM_PYCOCOEVALCAP").unwrap_or_else(|_| "python3".into());
     let line = format!(
-        "score --references refs.json --candidates cands.json --meteor --python {python} --json"
+        "eval score --references refs.json --candidates cands.json --meteor --python {python} --json"
     );
     let output = desk.run(&line);
     if !output.status.success() {

@@ -47,7 +47,7 @@ impl FailingGpu {
         });
         desk.write("failing_gpu.json", icd.to_string().as_bytes());
         let gpu = Self { desk, driver };
-        let devices = gpu.run("devices --device cpu", "NAMED=1");
+        let devices = gpu.run("info --devices --device cpu", "NAMED=1");
         if !text(&devices.stdout).contains("wgpu:0") {
             skipped("no Vulkan loader accepts the driver");
             return None;

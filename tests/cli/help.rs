@@ -1,38 +1,106 @@
 //! The help texts, and the errors for invalid arguments.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::{Desk, mmgem, text};
 
-/// Commands that `mmgem --help` lists.
-fn commands() -> Vec<String> {
-    let output = Command::new(mmgem()).arg("--help").output().expect("the program starts");
-    assert!(output.status.success() && output.stderr.is_empty());
-    let help = text(&output.stdout);
+/// Commands that `mmgem --help` lists, in the order in which a user meets them.
+const COMMANDS: [&str; 18] = [
+    "app",
+    "search",
+    "index",
+    "caption",
+    "localize",
+    "embed",
+    "embed-shards",
+    "calibrate",
+    "train",
+    "plan",
+    "eval",
+    "export",
+    "import",
+    "info",
+    "web",
+    "demo",
+    "scenes",
+    "bench",
+];
+
+/// Prints a help text, which is all of the output.
+fn help(line: &str) -> String {
+    let output =
+        Command::new(mmgem()).args(line.split(' ')).arg("--help").output().expect("it starts");
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{line}");
+    text(&output.stdout)
+}
+
+/// Commands that a help text lists.
+fn listed(help: &str) -> Vec<&str> {
     let list =
         help.split("Commands:\n").nth(1).expect("a list").split("\n\n").next().expect("its end");
-    let name = |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned);
-    list.lines().filter_map(name).filter(|name| !name.is_empty() && name != "help").collect()
+    let name = |line| str::strip_prefix(line, "  ")?.split(' ').next();
+    list.lines().filter_map(name).filter(|name| !name.is_empty() && *name != "help").collect()
+}
+
+#[test]
+fn the_help_lists_the_commands_of_users() {
+    let output = Command::new(mmgem()).arg("--help").output().expect("the program starts");
+    assert!(output.status.success() && output.stderr.is_empty());
+    assert_eq!(listed(&text(&output.stdout)), COMMANDS);
+    assert_eq!(listed(&help("verify")), ["parity", "trace", "counts"]);
+    assert_eq!(listed(&help("bench")), ["search"]);
+    for (command, old) in [("train", "--plan"), ("embed", "--shards"), ("search", "--calibrate")] {
+        assert!(!help(command).contains(old), "{command} {old}");
+    }
 }
 
 #[test]
 fn the_help_of_every_command_has_examples() {
-    let commands = commands();
-    for known in ["caption", "embed", "eval", "scenes", "score", "search", "trace", "train"] {
-        assert!(commands.iter().any(|name| name == known), "{known} is not in {commands:?}");
-    }
-    for name in commands {
-        let output =
-            Command::new(mmgem()).args([name.as_str(), "--help"]).output().expect("it starts");
-        let help = text(&output.stdout);
-        assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{name}");
+    let verify = ["verify", "verify parity", "verify trace", "verify counts"];
+    for name in COMMANDS.into_iter().chain(verify).chain(["eval score", "bench search"]) {
+        let help = help(name);
         assert!(help.contains(&format!("Usage: mmgem {name}")), "{name}: {help}");
-        // `mmgem devices` takes no arguments, so it has no examples.
         let examples = help.split("\nExamples:\n").nth(1).unwrap_or_default();
-        assert!(
-            name == "devices" || examples.contains(&format!("  mmgem {name}")),
-            "{name}: {help}"
-        );
+        assert!(examples.contains(&format!("  mmgem {name}")), "{name}: {help}");
+    }
+}
+
+#[test]
+fn an_old_name_answers_and_names_the_new_one() {
+    // Two desks, because a run changes the answer of the next one.
+    let desks = [Desk::new(), Desk::new()];
+    for desk in &desks {
+        assert!(desk.run("scenes --out drawn --n 3 --seed 5 -q").status.success());
+        desk.write("refs.json", br#"{"7": ["a dog runs", "the dog"], "8": ["two red cars"]}"#);
+        let captions =
+            br#"[{"image_id": 7, "caption": "dogs"}, {"image_id": 8, "caption": "a car"}]"#;
+        desk.write("captions.json", captions);
+        let toml = "recipe = 'stage1'\nout = 'run'\nmodel = { from = 'model' }\ndata = { shards = ['drawn/*.tar'] }";
+        desk.write("run.toml", toml.as_bytes());
+    }
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity").display().to_string();
+    for (old, new, arguments) in [
+        ("devices", "info --devices", ""),
+        ("score", "eval score", "--references refs.json --candidates captions.json"),
+        ("trace", "verify trace", "--image 0.png --text dog --out t.safetensors"),
+        ("parity", "verify parity", &format!("{cases} --case tiny --weights f32")),
+        ("bench counts", "verify counts", "--kernels"),
+        ("embed --shards", "embed-shards", "drawn/scenes-000000.tar --out vectors"),
+        ("search --calibrate", "calibrate", "drawn/scenes-000000.tar --library none.sqlite"),
+        ("train --plan", "plan", "run.toml --ranks 2"),
+    ] {
+        let lines = [format!("{old} {arguments}"), format!("{new} {arguments}")];
+        let [found, wanted] =
+            std::array::from_fn(|idx| desks[idx].run(&format!("{} --json", lines[idx])));
+        assert_eq!(text(&found.stdout), text(&wanted.stdout), "{old}");
+        assert_eq!(found.status.code(), wanted.status.code(), "{old}: {}", text(&found.stderr));
+        // Only wgpu's operations can be counted.
+        assert_eq!(found.status.success(), old != "bench counts", "{}", text(&found.stderr));
+        let note = format!("`mmgem {old}` is now `mmgem {new}`\n");
+        assert_eq!(text(&found.stderr), note + &text(&wanted.stderr), "{old}");
+        let quiet = text(&desks[0].run(&format!("{} -q", lines[0])).stderr);
+        assert!(!quiet.contains("is now"), "{old}: {quiet}");
     }
 }
 
@@ -50,8 +118,8 @@ fn arguments_that_make_no_sense_end_with_2_before_anything_is_opened() {
         ("search dog -k 0", "1.."),
         ("scenes --out drawn", "--n"),
         ("scenes --out drawn --n many", "many"),
-        ("score --references a.json", "--candidates"),
-        ("trace --image 0.png --out t.safetensors", "--text"),
+        ("eval score --references a.json", "--candidates"),
+        ("verify trace --image 0.png --out t.safetensors", "--text"),
         ("train", "CONFIG"),
         (
             "caption 0.png --model model --device gpu",

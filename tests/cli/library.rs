@@ -307,13 +307,10 @@ fn a_text_that_was_looked_for_before_is_not_read_again() {
 fn a_cutoff_is_measured_on_captioned_photos() {
     let desk = Desk::new();
     assert!(desk.run("scenes --out drawn --n 8 --seed 5").status.success());
-    assert_eq!(
-        desk.json("search --calibrate drawn/*.tar --library typo.sqlite")["photos"],
-        json!(8)
-    );
+    assert_eq!(desk.json("calibrate drawn/*.tar --library typo.sqlite")["photos"], json!(8));
     assert!(!desk.path("typo.sqlite").exists(), "a mistyped name creates no file");
     assert!(desk.run("index . --library l.sqlite").status.success());
-    let told = desk.json("search --calibrate drawn/*.tar --library l.sqlite");
+    let told = desk.json("calibrate drawn/*.tar --library l.sqlite");
     assert_eq!((&told["photos"], &told["texts"]), (&json!(8), &json!(40)));
     let scores: Vec<f64> = told["cutoffs"]
         .as_array()
@@ -343,7 +340,7 @@ fn a_cutoff_is_measured_on_captioned_photos() {
     desk.write("list.json", b"[1]");
     for file in ["0.png", "list.json"] {
         let line = format!("export --dtype f16 --out no --cutoffs {file}");
-        desk.fails(&line, 1, &["no cut-offs", "--calibrate", file]);
+        desk.fails(&line, 1, &["no cut-offs", "mmgem calibrate", file]);
     }
 }
 

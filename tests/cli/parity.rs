@@ -1,4 +1,4 @@
-//! `mmgem parity`: the table, and the report of a wrong value.
+//! `mmgem verify parity`: the table, and the report of a wrong value.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn stage<'a>(column: &'a Value, name: &str) -> &'a Value {
 #[test]
 fn every_golden_value_is_held_against_every_kind_of_weights() {
     let desk = Desk::new();
-    let table = desk.json(&format!("parity {} --device cpu", parity_folder()));
+    let table = desk.json(&format!("verify parity {} --device cpu", parity_folder()));
     let n_cases = fs::read_dir(parity_folder())
         .expect("the folder is there")
         .filter(|entry| entry.as_ref().expect("listed").path().join("case.json").is_file())
@@ -50,7 +50,7 @@ fn every_golden_value_is_held_against_every_kind_of_weights() {
 #[test]
 fn a_gpu_gives_every_golden_value_and_errs_with_narrow_weights_as_the_cpu_does() {
     let desk = Desk::new();
-    let adapters = desk.json("devices")["wgpu"].clone();
+    let adapters = desk.json("info --devices")["wgpu"].clone();
     let Some(adapter) = adapters.get(0) else {
         eprintln!("SKIPPED: no wgpu adapter");
         return;
@@ -61,7 +61,8 @@ fn a_gpu_gives_every_golden_value_and_errs_with_narrow_weights_as_the_cpu_does()
         );
     }
     // The command fails if an f32 value differs from its golden value.
-    let table = |device: &str| desk.json(&format!("parity {} --device {device}", parity_folder()));
+    let table =
+        |device: &str| desk.json(&format!("verify parity {} --device {device}", parity_folder()));
     let (on_cpu, on_gpu) = (table("cpu"), table("wgpu:0"));
     assert_eq!(on_gpu["cases"], on_cpu["cases"]);
     for (column, weights) in ["f32", "f16", "q8", "q4"].into_iter().enumerate().skip(1) {
@@ -90,7 +91,7 @@ fn a_value_that_is_not_the_references_is_named() {
     let mut config: Value = serde_json::from_str(&config).expect("JSON");
     config["llm"]["rms_norm_eps"] = json!(1e-3);
     desk.write("cases/tiny/config.json", config.to_string().as_bytes());
-    let output = desk.run("parity cases --device cpu --weights f32 -q");
+    let output = desk.run("verify parity cases --device cpu --weights f32 -q");
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
@@ -103,13 +104,13 @@ fn a_value_that_is_not_the_references_is_named() {
 #[test]
 fn a_folder_that_is_not_a_case_is_an_error() {
     let desk = Desk::new();
-    desk.fails("parity nowhere --device cpu", 1, &["nowhere", "is the path right?"]);
-    desk.fails("parity . --device cpu", 1, &["wanted folders with a case.json"]);
+    desk.fails("verify parity nowhere --device cpu", 1, &["nowhere", "is the path right?"]);
+    desk.fails("verify parity . --device cpu", 1, &["wanted folders with a case.json"]);
     let folder = parity_folder();
     desk.fails(
-        &format!("parity {folder} --case nothing --device cpu"),
+        &format!("verify parity {folder} --case nothing --device cpu"),
         1,
         &["found no case \"nothing\"", "tiny"],
     );
-    desk.fails(&format!("parity {folder} --weights q2"), 2, &["q2", "f32, f16, q8, q4"]);
+    desk.fails(&format!("verify parity {folder} --weights q2"), 2, &["q2", "f32, f16, q8, q4"]);
 }

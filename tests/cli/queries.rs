@@ -106,7 +106,9 @@ fn numbers_and_texts_that_mean_nothing_are_refused() {
     ] {
         desk.fails(line, 2, &[says]);
     }
-    for line in ["localize 0.png --out o.png", "embed", "trace --image 0.png --out t.safetensors"] {
+    for line in
+        ["localize 0.png --out o.png", "embed", "verify trace --image 0.png --out t.safetensors"]
+    {
         for empty in ["", "  "] {
             let output =
                 desk.command(line).args(["--text", empty]).output().expect("the program starts");

@@ -175,7 +175,7 @@ fn captions_that_cannot_be_scored() {
         ("missing.json", "is the path right?"),
     ] {
         desk.fails(
-            &format!("score --references refs.json --candidates {file}"),
+            &format!("eval score --references refs.json --candidates {file}"),
             1,
             &["error: ", says],
         );

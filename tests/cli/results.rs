@@ -214,7 +214,7 @@ fn scores_of_captions() {
         "same.json",
         br#"[{"image_id": 7, "caption": "A dog on the grass."}, {"image_id": 8, "caption": "two red cars"}]"#,
     );
-    let scores = desk.json("score --references refs.json --candidates same.json");
+    let scores = desk.json("eval score --references refs.json --candidates same.json");
     check_keys(&scores, &["bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"]);
     for key in ["bleu_1", "bleu_2", "rouge_l"] {
         assert!((scores[key].as_f64().expect("a score") - 1.0).abs() < 1e-6, "{key} in {scores}");
@@ -256,7 +256,7 @@ fn coco_captions_are_scored_as_pycocoevalcap_does() {
     let desk = Desk::new();
     desk.write("refs.json", Value::Object(references).to_string().as_bytes());
     desk.write("found.json", Value::Array(candidates).to_string().as_bytes());
-    let scores = desk.json("score --references refs.json --candidates found.json");
+    let scores = desk.json("eval score --references refs.json --candidates found.json");
     let gold: Value = serde_json::from_slice(&gold).expect("JSON");
     for (ours, theirs) in
         [("bleu_1", "Bleu_1"), ("bleu_4", "Bleu_4"), ("rouge_l", "ROUGE_L"), ("cider", "CIDEr")]

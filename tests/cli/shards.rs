@@ -1,4 +1,4 @@
-//! `mmgem embed --shards`: vectors of a WebDataset's photos in Parquet.
+//! `mmgem embed-shards`: vectors of a WebDataset's photos in Parquet.
 
 use std::fs;
 use std::process::Command;
@@ -42,7 +42,7 @@ fn floats(file: &[u8], n_floats: usize) -> Vec<f32> {
 #[test]
 fn the_vectors_are_those_of_the_photos() {
     let desk = desk();
-    let told = desk.json("embed --shards a-{0..1}.tar --out vectors");
+    let told = desk.json("embed-shards a-{0..1}.tar --out vectors");
     assert_eq!(
         [&told["shards"], &told["vectors"], &told["passed_over"], &told["shards_there"]],
         [&json!(2), &json!(4), &json!(1), &json!(0)],
@@ -65,10 +65,10 @@ fn the_vectors_are_those_of_the_photos() {
 #[test]
 fn ranks_share_out_the_shards_and_what_is_there_is_not_made_again() {
     let desk = desk();
-    assert!(desk.run("embed --shards a-*.tar --out alone -q").status.success());
+    assert!(desk.run("embed-shards a-*.tar --out alone -q").status.success());
     let rank = |rank: &str| -> Value {
         let output = desk
-            .command("embed --shards a-*.tar --out ranks -q --json")
+            .command("embed-shards a-*.tar --out ranks -q --json")
             .envs([("RANK", rank), ("WORLD_SIZE", "2"), ("LOCAL_RANK", rank)])
             .output()
             .expect("the program starts");
@@ -86,18 +86,18 @@ fn ranks_share_out_the_shards_and_what_is_there_is_not_made_again() {
     }
 
     fs::remove_file(desk.path("ranks/a-1.parquet")).expect("it is there");
-    let again = desk.json("embed --shards a-*.tar --out ranks");
+    let again = desk.json("embed-shards a-*.tar --out ranks");
     assert_eq!((&again["shards"], &again["shards_there"]), (&json!(1), &json!(1)));
     assert_eq!(read("alone/a-1.parquet"), read("ranks/a-1.parquet"));
 
     fs::copy(desk.path("alone/a-0.parquet"), desk.path("ranks/a-1.parquet")).expect("writable");
     desk.fails(
-        "embed --shards a-*.tar --out ranks",
+        "embed-shards a-*.tar --out ranks",
         1,
         &["its vectors are not of this shard", "a-1.parquet"],
     );
-    desk.fails("embed --shards a-*.tar", 2, &["--out"]);
-    desk.fails("embed --shards b-*.tar --out ranks", 1, &["no file fits"]);
+    desk.fails("embed-shards a-*.tar", 2, &["--out"]);
+    desk.fails("embed-shards b-*.tar --out ranks", 1, &["no file fits"]);
 }
 
 #[test]
@@ -118,7 +118,7 @@ print(json.dumps({'types': [str(f.type) for f in m], 'id': t['id'].to_pylist(), 
         return;
     }
     let desk = desk();
-    assert!(desk.run("embed --shards a-0.tar --out vectors -q").status.success());
+    assert!(desk.run("embed-shards a-0.tar --out vectors -q").status.success());
     let output = Command::new("python3")
         .args(["-c", python])
         .arg(desk.path("vectors/a-0.parquet"))
@@ -144,7 +144,7 @@ print(json.dumps({'types': [str(f.type) for f in m], 'id': t['id'].to_pylist(), 
 fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
     let desk = desk();
     desk.write("a-2.tar", b"");
-    let output = desk.run("embed --shards a-*.tar --out vectors --json");
+    let output = desk.run("embed-shards a-*.tar --out vectors --json");
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
@@ -161,7 +161,7 @@ fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
     );
     assert!(desk.path("vectors/a-0.parquet").exists() && desk.path("vectors/a-1.parquet").exists());
     assert!(!desk.path("vectors/a-2.parquet").exists());
-    desk.fails("embed --shards a-2.tar --out other --strict", 1, &["the file is empty", "a-2.tar"]);
+    desk.fails("embed-shards a-2.tar --out other --strict", 1, &["the file is empty", "a-2.tar"]);
     // A shard without a photo is unusable too.
     let mut shard = ShardWriter::create(desk.path("a-2.tar")).expect("writable");
     shard
@@ -169,7 +169,7 @@ fn a_bad_shard_costs_itself_and_the_exit_status_tells_of_it() {
         .expect("writable");
     shard.finish().expect("writable");
     desk.fails(
-        "embed --shards a-*.tar --out vectors",
+        "embed-shards a-*.tar --out vectors",
         1,
         &["none of its 1 samples has a usable photo", "a-2.tar"],
     );
@@ -192,11 +192,7 @@ fn compressed_shards_and_photos_of_phones_are_embedded_as_they_are() {
         .write(&Sample { key: "phone".into(), parts: vec![("heic".into(), heic.to_vec())] })
         .expect("writable");
     shard.finish().expect("writable");
-    assert!(
-        desk.run("embed --shards a-0.tar --shards b-0.tar.gz --shards c-0.tar --out vectors -q")
-            .status
-            .success()
-    );
+    assert!(desk.run("embed-shards a-0.tar b-0.tar.gz c-0.tar --out vectors -q").status.success());
     let numbers = |name: &str, n| floats(&fs::read(desk.path(name)).expect("it was written"), n);
     assert_eq!(numbers("vectors/b-0.parquet", 72), numbers("vectors/a-0.parquet", 72));
     assert_eq!(numbers("vectors/c-0.parquet", 24).len(), 24);

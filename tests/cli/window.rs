@@ -213,8 +213,10 @@ fn the_window_searches_describes_and_locates_under_real_keys_and_pointer() {
     let photos = write_photos(&folder.path().join("photos"));
 
     let mut window = Window::open(&screen, folder.path(), &["photos", "--theme", "dark"]);
-    let adapters =
-        in_terminal(folder.path(), &["devices"])["wgpu"].as_array().cloned().unwrap_or_default();
+    let adapters = in_terminal(folder.path(), &["info", "--devices"])["wgpu"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let has_gpu = adapters.iter().any(|adapter| adapter["device_type"] != "software");
     window.wait("opened", |event| (event["renderer"] == "gl") != has_gpu);
     window.wait("indexed", |event| event["encoded"] == N_PHOTOS && event["problems"] == 0);

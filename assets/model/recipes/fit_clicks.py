@@ -4,8 +4,8 @@
     python3 assets/model/recipes/fit_clicks.py runs/embedded-2-stage1/model data/coco-train-*.tar
 
 Needs `mmgem` (path in MMGEM [default: target/release/mmgem]), numpy, and torch for its optimizer.
-Gets the patch maps of every third photo from `mmgem trace`. Clicks each box that covers 4 % of its
-photo or more, except persons: once on the centre, and once anywhere in its inner 60 % x 60 %.
+Gets the patch maps of every third photo from `mmgem verify trace`. Clicks each box that covers 4 % of
+its photo or more, except persons: once on the centre, and once anywhere in its inner 60 % x 60 %.
 Prints the weights, and the share of boxes with IoU >= 0.5 on the quarter of the photos that the fit
 leaves out.
 
@@ -110,7 +110,7 @@ def read_photos(model, shards):
 
 
 def trace(model, images):
-    """V of photos, computed by `mmgem trace`: [n, grid, grid, c]."""
+    """V of photos, computed by `mmgem verify trace`: [n, grid, grid, c]."""
     from safetensors.numpy import load_file
 
     with tempfile.TemporaryDirectory() as folder:
@@ -118,7 +118,8 @@ def trace(model, images):
         for path, image in zip(paths, images):
             path.write_bytes(image)
         out = pathlib.Path(folder, "out.safetensors")
-        command = [MMGEM, "trace", "-q", "--device", "cpu", "--model", model, "--text", "a", "--steps", "1", "--out", out]
+        command = [MMGEM, "verify", "trace", "-q", "--device", "cpu", "--model", model, "--text", "a", "--steps", "1",
+                   "--out", out]
         photos = [argument for path in paths for argument in ("--image", path)]
         subprocess.run(command + photos, check=True, stdout=subprocess.DEVNULL)
         return load_file(out)["feature_map"].transpose(0, 2, 3, 1)

@@ -11,7 +11,7 @@ case $recipe in
     stage1) set -- "$@" --set model.from="models/$model" ;;
     *) set -- "$@" --set model.from="runs/paper-stage1-$model/model" ;;
 esac
-# At 336 pixels a micro-batch of 32 does not fit into 80 GB (see `--plan`).
+# At 336 pixels a micro-batch of 32 does not fit into 80 GB (see `mmgem plan`).
 case $recipe-$model in stage1-l14-336) set -- "$@" --set optim.micro_batch=16 ;; esac
 exec mpirun --hostfile "$hosts" --map-by ppr:8:node --bind-to none \
     mmgem train "assets/recipes/paper/$recipe.toml" "$@" --device cuda --resume

@@ -1,8 +1,8 @@
 #!/bin/bash
 # Starts one of the paper's runs on 8 nodes with 8 GPUs each:
 #   MODEL=b16|l14|l14-336 sbatch slurm.sh stage1|stage2-caption|stage2-retrieval
-# Needs a build with --features cuda (`mmgem devices` shows it), on a file system that all nodes
-# share.
+# Needs a build with --features cuda (`mmgem info --devices` shows it), on a file system that all
+# nodes share.
 #SBATCH --job-name=mmgem
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=8
@@ -24,7 +24,7 @@ case $recipe in
     stage1) set -- "$@" --set model.from="models/$model" ;;
     *) set -- "$@" --set model.from="runs/paper-stage1-$model/model" ;;
 esac
-# At 336 pixels a micro-batch of 32 does not fit into 80 GB (see `--plan`).
+# At 336 pixels a micro-batch of 32 does not fit into 80 GB (see `mmgem plan`).
 case $recipe-$model in stage1-l14-336) set -- "$@" --set optim.micro_batch=16 ;; esac
 srun --kill-on-bad-exit=1 mmgem train "assets/recipes/paper/$recipe.toml" "$@" --device cuda --resume &
 run=$!

@@ -195,8 +195,7 @@ struct Exchanged {
 impl Exchanged {
     fn new(config: &TrainConfig, sizes: &MmGemConfig, trained: usize) -> Self {
         let side = config.optim.batch_size * sizes.embed_dim;
-        let (sums, gathers) =
-            if contrasts(config) { (contrast_sides(config), 2) } else { (0, 0) };
+        let (sums, gathers) = if contrasts(config) { (contrast_sides(config), 2) } else { (0, 0) };
         Self {
             summed: trained + sums * side,
             n_sums: 1 + sums,

@@ -1,6 +1,9 @@
-//! `mmgem search --calibrate`: the cosine that separates right hits from wrong ones.
+//! `mmgem calibrate`: the cosine that separates right hits from wrong ones.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::Args;
 use mmgem_core::image::decode_whole;
 use mmgem_core::index::{Query, Vectors};
 use mmgem_data::source::Samples;
@@ -9,18 +12,58 @@ use pollster::block_on;
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::library::Cutoff;
+use crate::library::{Cutoff, Library, default_library};
+use crate::names::shown;
 use crate::photos::whole_embed;
-use crate::terminal::{PassedOver, json_f32, print, print_json, progress_bar};
+use crate::terminal::{PassedOver, json_f32, note, print, print_json, progress_bar};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mmgem calibrate 'val-*.tar'\n  \
+    mmgem calibrate 'val-*.tar' --json > cutoffs.json         (for `mmgem export --cutoffs`)\n\n\
+    The command compares every caption with every photo of the shards. It prints cosines for \
+    `mmgem search --min-score`: the shares of the right and of the wrong photos that each keeps. \
+    If the library file exists, it stores them for the window.")]
+pub struct CalibrateArgs {
+    /// WebDataset shards with captioned photos; `*` matches any characters
+    #[arg(value_name = "SHARDS", required = true)]
+    pub shards: Vec<String>,
+    /// Library file [default: the one in the platform's data folder]
+    #[arg(long, value_name = "FILE")]
+    pub library: Option<PathBuf>,
+}
 
 /// Shares of the right photos to compute cut-offs for.
 const KEPT: [f32; 5] = [0.95, 0.9, 0.75, 0.5, 0.25];
 /// Photos per encoder batch.
 const BATCH: usize = 16;
 
+/// Measures cut-offs, prints them, and stores them in the library of `--library` or the default one
+/// if that file exists.
+pub fn run(args: &CalibrateArgs, context: &Context) -> Result<()> {
+    let cutoffs = measure(&args.shards, context)?;
+    let Some(file) =
+        args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
+    else {
+        return Ok(());
+    };
+    let mut library =
+        Library::open_to_search(&file, context.fingerprint, context.session.config().embed_dim)?;
+    if library.is_read_only() {
+        note(
+            context.quiet,
+            format!("the library is read-only; the cut-offs are not stored: {}", shown(&file)),
+        );
+        return Ok(());
+    }
+    library.set_cutoffs(&cutoffs)?;
+    note(context.quiet, format!("stored the cut-offs for the window in {}", shown(&file)));
+    Ok(())
+}
+
 /// Compares every caption with every photo of the shards. For some shares of the right pairs,
 /// prints the cosine that keeps them and the share of the wrong pairs that it also keeps.
-pub fn run(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
+fn measure(shards: &[String], context: &Context) -> Result<Vec<Cutoff>> {
     let (images, texts) = embed(shards, context)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for (owner, text) in &texts {

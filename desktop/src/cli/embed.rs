@@ -4,13 +4,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{ArgGroup, Args};
+use clap::Args;
 use mmgem_core::checkpoint::{Dtype, to_safetensors};
 use mmgem_core::image::BoxPx;
 use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
-use crate::cli::embed_shards;
 use crate::context::Context;
 use crate::globals::Globals;
 use crate::model::model_files;
@@ -19,22 +18,16 @@ use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::{for_each_encoded, whole_embed};
 use crate::query::doubts_of;
 use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print, print_json};
-use crate::values::BoxArg;
-use crate::values::not_empty;
+use crate::values::{BoxArg, not_empty};
 
 #[derive(Debug, Args)]
-#[command(
-    group(ArgGroup::new("input").required(true).multiple(true).args(["images", "texts", "shards"])),
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         mmgem embed photo.jpg --text \"a dog\" --json\n  \
-        mmgem embed *.jpg --box 40,60,200,220 --out vectors.safetensors\n  \
-        mmgem embed --shards 'cc12m-{0000..1242}.tar' --out vectors    (Parquet, for a vector database)\n  \
-        srun mmgem embed --shards 'cc12m-*.tar' --out vectors          (each rank embeds its shards)\n\n\
-        Without --json and --out, each output line has kind, name and numbers, separated by tabs."
-)]
+        mmgem embed *.jpg --box 40,60,200,220 --out vectors.safetensors\n\n\
+        Without --json and --out, each output line has kind, name and numbers, separated by tabs.")]
 pub struct EmbedArgs {
     /// Photos
-    #[arg(value_name = "IMAGE", value_parser = path_parser())]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["texts", "shards"], value_parser = path_parser())]
     images: Vec<PathBuf>,
     /// Text to embed (repeatable)
     #[arg(long = "text", value_name = "T", value_parser = not_empty)]
@@ -47,18 +40,15 @@ pub struct EmbedArgs {
         allow_hyphen_values = true
     )]
     boxes: Vec<BoxArg>,
-    /// WebDataset shards whose photos to embed
-    ///
-    /// Writes SHARD.parquet for each shard into the folder of --out. Existing files are not written
-    /// again.
-    #[arg(long, value_name = "SHARDS", num_args = 1.., requires = "out", conflicts_with_all = ["images", "texts"])]
-    shards: Vec<String>,
-    /// Safetensors file to write; with --shards, folder to write
+    /// Old name of `mmgem embed-shards`
+    #[arg(long, value_name = "SHARDS", num_args = 1.., requires = "out", conflicts_with_all = ["images", "texts"], hide = true)]
+    pub shards: Vec<String>,
+    /// Safetensors file to write
     ///
     /// The file has the tensors image_embed, text_embed and region_embed. Its header names the
     /// photos, texts and regions of their rows.
-    #[arg(long, value_name = "F.safetensors|DIR")]
-    out: Option<PathBuf>,
+    #[arg(long, value_name = "F.safetensors")]
+    pub out: Option<PathBuf>,
 }
 
 /// Unit vectors with their photos, texts and regions.
@@ -68,21 +58,18 @@ struct Embeds {
     texts: Vec<(String, Vec<f32>)>,
     regions: Vec<(PathBuf, BoxPx, Vec<f32>)>,
     /// Warnings about each text, in the order of `texts`.
-    doubts: Vec<Vec<String>>,
+    warnings: Vec<Vec<String>>,
     /// Skipped photos, with the reason.
     passed_over: Vec<(PathBuf, String)>,
 }
 
 pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
-    if let (false, Some(out)) = (args.shards.is_empty(), &args.out) {
-        return embed_shards::run(&args.shards, out, globals);
-    }
     if let Some(out) = &args.out {
         check_ending(
             "--out",
             out,
             &["safetensors"],
-            "--json prints JSON, and --shards writes Parquet",
+            "--json prints JSON, and `mmgem embed-shards` writes Parquet",
         )?;
         let model = model_files(globals.model.as_deref());
         spare_inputs("--out", out, args.images.iter().chain(&model).map(PathBuf::as_path))?;
@@ -103,9 +90,9 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
     let mut embeds = Embeds::default();
     for text in &args.texts {
         embeds.texts.push((text.clone(), pollster::block_on(context.session.embed_text(text))?));
-        let doubts = doubts_of(text, context.session.tokenizer())?;
-        doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
-        embeds.doubts.push(doubts);
+        let warnings = doubts_of(text, context.session.tokenizer())?;
+        warnings.iter().for_each(|warning| note(context.quiet, format!("warning: {warning}")));
+        embeds.warnings.push(warnings);
     }
     let boxes: Vec<BoxPx> = args.boxes.iter().map(|BoxArg(box_px)| *box_px).collect();
     if args.images.is_empty() {
@@ -143,10 +130,10 @@ impl Embeds {
             entry["embed"] = json_floats(embed);
             entry
         });
-        let texts = self.texts.iter().zip(&self.doubts).map(|((text, embed), doubts)| {
+        let texts = self.texts.iter().zip(&self.warnings).map(|((text, embed), warnings)| {
             let mut entry = json!({ "text": text, "embed": json_floats(embed) });
-            if !doubts.is_empty() {
-                entry["warnings"] = json!(doubts);
+            if !warnings.is_empty() {
+                entry["warnings"] = json!(warnings);
             }
             entry
         });

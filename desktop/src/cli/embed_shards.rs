@@ -1,4 +1,4 @@
-//! `mmgem embed --shards`: embeds the photos of a WebDataset into Parquet, one file per shard.
+//! `mmgem embed-shards`: embeds the photos of a WebDataset into Parquet, one file per shard.
 //!
 //! Ranks split the shards without communication: each reads its rank from its launcher, as
 //! `mmgem train` does. A file appears only when it is complete, so a restarted run continues with
@@ -11,6 +11,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 use mmgem_collective::Launch;
 use mmgem_core::image::{ImagePreprocess, Preprocessed, decode_whole};
 use mmgem_data::files;
@@ -24,6 +25,21 @@ use crate::context::Context;
 use crate::globals::Globals;
 use crate::photos::whole_embed;
 use crate::terminal::{PassedOver, note, print, print_json, progress_bar, root_on_one_line};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    mmgem embed-shards 'cc12m-{0000..1242}.tar' --out vectors    (Parquet, for a vector database)\n  \
+    srun mmgem embed-shards 'cc12m-*.tar' --out vectors          (each rank embeds its shards)\n\n\
+    Each shard becomes a file SHARD.parquet with the id, the path and the vector of its photos. \
+    Existing files are not written again, so run an interrupted command again.")]
+pub struct EmbedShardsArgs {
+    /// WebDataset shards; `*` matches any characters, {0..9} counts
+    #[arg(value_name = "SHARDS", required = true)]
+    pub shards: Vec<String>,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
 
 /// Photos per encoder batch.
 const BATCH: usize = 16;
@@ -47,7 +63,8 @@ struct Done {
 /// # Errors
 /// If a file cannot be written, or if an existing file is of another model. If a shard was
 /// unusable, after all other shards are done.
-pub fn run(shards: &[String], out: &Path, globals: &Globals) -> Result<()> {
+pub fn run(args: &EmbedShardsArgs, globals: &Globals) -> Result<()> {
+    let EmbedShardsArgs { shards, out } = args;
     let launch = Launch::from_env()?;
     let device =
         launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));

@@ -65,8 +65,8 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
     spare_inputs("--out", &args.out, model.iter().chain([&args.image]).map(PathBuf::as_path))?;
     let context = &globals.open()?;
     let session = &context.session;
-    let doubts = doubts_of(&args.text, session.tokenizer())?;
-    doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
+    let warnings = doubts_of(&args.text, session.tokenizer())?;
+    warnings.iter().for_each(|warning| note(context.quiet, format!("warning: {warning}")));
     let (found, photo) = locate(session, read_decoded(&args.image)?, &args.text)?;
     let ends_in =
         |ending| args.out.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
@@ -91,8 +91,8 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
             "out": json_path(&args.out),
         });
         put_path(&mut document, &args.image);
-        if !doubts.is_empty() {
-            document["warnings"] = json!(doubts);
+        if !warnings.is_empty() {
+            document["warnings"] = json!(warnings);
         }
         return print_json(&document);
     }

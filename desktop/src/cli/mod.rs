@@ -1,13 +1,13 @@
-//! The commands, one file each. A command turns its arguments into plain values, calls the core and
-//! prints the results.
+//! The commands, one file or folder each. A command turns its arguments into plain values, calls
+//! the core and prints the results.
 
 pub mod app;
 pub mod bench;
-mod calibrate;
+pub mod calibrate;
 pub mod caption;
 pub mod demo;
 pub mod embed;
-mod embed_shards;
+pub mod embed_shards;
 pub mod eval;
 pub mod export;
 pub mod import;
@@ -15,6 +15,7 @@ pub mod index;
 pub mod indexing;
 pub mod info;
 pub mod localize;
+pub mod plan;
 pub mod scenes;
 pub mod search;
 pub mod train;

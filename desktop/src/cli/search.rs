@@ -15,7 +15,7 @@ use mmgem_data::files::write_atomic;
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use crate::cli::{calibrate, indexing};
+use crate::cli::indexing;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::globals::{Globals, WrongArguments};
 use crate::library::{
@@ -31,8 +31,7 @@ use crate::report::hits;
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
 };
-use crate::values::BoxArg;
-use crate::values::cosine;
+use crate::values::{BoxArg, cosine};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -42,8 +41,7 @@ use crate::values::cosine;
     mmgem search after:2024-05 before:2024-06 -path:drafts    (photos of a month, latest first)\n  \
     mmgem search boat.jpg --box 40,60,200,220                 (photos with a similar region)\n  \
     mmgem search dog -k 50 --html dogs.html\n  \
-    mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n  \
-    mmgem search --calibrate 'val-*.tar'                      (values for --min-score)\n\n\
+    mmgem search dog --min-score 0.45 -k 1000 --null | xargs -0 cp -t found/\n\n\
     A query adds and subtracts texts and photos. A `+` or `-` between spaces applies to all words \
     up to the next one; `-cat` subtracts one word. `N:` before a text is its weight. Text in \
     double quotes is literal. A path may be a `file:` URI: --json writes names that are not UTF-8 \
@@ -75,7 +73,7 @@ pub struct SearchArgs {
     ///
     /// With --photos and without --library, embeddings are not stored.
     #[arg(long, value_name = "FILE")]
-    library: Option<PathBuf>,
+    pub library: Option<PathBuf>,
     /// Number of hits
     #[arg(short, value_name = "N", default_value_t = 10, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     k: usize,
@@ -84,17 +82,15 @@ pub struct SearchArgs {
     page: usize,
     /// Omit hits with a smaller cosine
     ///
-    /// Good values differ between models; --calibrate measures them.
+    /// Good values differ between models; `mmgem calibrate` measures them.
     #[arg(long, value_name = "COSINE", default_value_t = -1.0, allow_hyphen_values = true, hide_default_value = true, value_parser = cosine)]
     min_score: f32,
     /// List a picture once, even if it is stored in several formats, sizes or qualities
     #[arg(long)]
     group: bool,
-    /// Measure the effect of --min-score on the captioned photos of these shards
-    ///
-    /// Does not search. If the library file exists, it stores the result for the window.
-    #[arg(long, value_name = "SHARDS", num_args = 1.., conflicts_with = "query")]
-    calibrate: Vec<String>,
+    /// Old name of `mmgem calibrate`
+    #[arg(long, value_name = "SHARDS", num_args = 1.., conflicts_with = "query", hide = true)]
+    pub calibrate: Vec<String>,
     /// Order of the hits within a page
     #[arg(long, value_name = "ORDER", default_value = "relevance")]
     sort: Sort,
@@ -140,9 +136,6 @@ enum Sort {
 }
 
 pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
-    if args.query.is_empty() {
-        return calibrate(args, globals);
-    }
     let query = read_query(args)?;
     let among =
         if args.photos.is_empty() { None } else { Some(find_photos(&args.photos, globals.quiet)?) };
@@ -163,8 +156,8 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let shelf = read_shelf(&library)?;
     let open = millis(start);
     let start = Instant::now();
-    let mut doubts = query.doubts(context.session.tokenizer())?;
-    doubts.iter().for_each(|doubt| note(context.quiet, format!("warning: {doubt}")));
+    let mut warnings = query.doubts(context.session.tokenizer())?;
+    warnings.iter().for_each(|warning| note(context.quiet, format!("warning: {warning}")));
     let known = query.is_known(&library)?;
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
     let embed = match query.terms.is_empty() {
@@ -204,12 +197,12 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         query.nothing_found(best, &cutoffs).filter(|_| !wanted.by_region && args.page == 1)
     {
         note(context.quiet, &says);
-        doubts.push(says);
+        warnings.push(says);
     }
     let whys =
         found.iter().map(|hit| if args.why { why_if_there(hit, &context) } else { Ok(None) });
     let whys = whys.collect::<Result<Vec<_>>>()?;
-    report(&found, &whys, &doubts, args, timing, &context)?;
+    report(&found, &whys, &warnings, args, timing, &context)?;
     if let Some(out) = &args.html {
         write_atomic(out, hits::page(&title(args), &found, &whys, &library)?.as_bytes())?;
         note(context.quiet, format!("wrote {}", shown(out)));
@@ -327,30 +320,6 @@ fn millis(since: Instant) -> f64 {
     1e3 * since.elapsed().as_secs_f64()
 }
 
-/// Measures cut-offs, prints them, and stores them in the library of `--library` or the default one
-/// if that file exists.
-fn calibrate(args: &SearchArgs, globals: &Globals) -> Result<()> {
-    let context = globals.open()?;
-    let cutoffs = calibrate::run(&args.calibrate, &context)?;
-    let Some(file) =
-        args.library.clone().or_else(|| default_library().ok()).filter(|file| file.is_file())
-    else {
-        return Ok(());
-    };
-    let mut library =
-        Library::open_to_search(&file, context.fingerprint, context.session.config().embed_dim)?;
-    if library.is_read_only() {
-        note(
-            context.quiet,
-            format!("the library is read-only; the cut-offs are not stored: {}", shown(&file)),
-        );
-        return Ok(());
-    }
-    library.set_cutoffs(&cutoffs)?;
-    note(context.quiet, format!("stored the cut-offs for the window in {}", shown(&file)));
-    Ok(())
-}
-
 /// The query as typed, for a title.
 fn title(args: &SearchArgs) -> String {
     args.query.iter().map(|word| shown(Path::new(word))).collect::<Vec<_>>().join(" ")
@@ -369,7 +338,7 @@ fn read_query(args: &SearchArgs) -> Result<Query> {
 fn report(
     found: &[Found],
     whys: &[Option<String>],
-    doubts: &[String],
+    warnings: &[String],
     args: &SearchArgs,
     timing: Timing,
     context: &Context,
@@ -379,7 +348,7 @@ fn report(
         if args.null {
             print_null(&hit.path)?;
         } else if context.json {
-            entries.push(entry(hit, why, doubts));
+            entries.push(entry(hit, why, warnings));
         } else {
             let why = why.as_ref().map(|text| format!("\t{}", one_line(text))).unwrap_or_default();
             let score = hit.score.map_or("-".into(), |score| format!("{score:.4}"));
@@ -395,7 +364,7 @@ fn report(
     match (context.json, args.timing) {
         (true, true) => print_json(&json!({
             "hits": entries,
-            "warnings": doubts,
+            "warnings": warnings,
             "timing": {
                 "open_ms": json_f32(open as f32),
                 "encode_ms": json_f32(encode as f32),
@@ -436,7 +405,7 @@ fn why(hit: &Found, context: &Context) -> Result<String> {
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
 }
 
-fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
+fn entry(hit: &Found, why: &Option<String>, warnings: &[String]) -> Value {
     let Photo { format, size_bytes, size_px, taken, camera, place, problem, .. } = &hit.photo;
     let mut entry = json!({
         "path": null,
@@ -460,8 +429,8 @@ fn entry(hit: &Found, why: &Option<String>, doubts: &[String]) -> Value {
     if let Some(why) = why {
         entry["caption"] = why.as_str().into();
     }
-    if !doubts.is_empty() {
-        entry["warnings"] = json!(doubts);
+    if !warnings.is_empty() {
+        entry["warnings"] = json!(warnings);
     }
     entry
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 use mmgem_collective::{Collective, Launch, Single, Tcp, ranks_on_same_cores};
-use mmgem_train::{Plan, Progress, Signals, TrainConfig, plan_run, train};
+use mmgem_train::{Progress, Signals, TrainConfig, train};
 use serde_json::json;
 
 use crate::device::failure::{caught, is_the_devices};
@@ -23,32 +23,43 @@ use crate::terminal::{note, print, print_json, progress_bar};
     mmgem scenes --out data/scenes --n 2000 --seed 1\n  \
     mmgem train assets/recipes/scenes-stage1.toml\n  \
     mmgem train run.toml --set optim.steps=100 --set out=runs/short\n  \
-    mmgem train run.toml --resume\n  \
-    mmgem train run.toml --plan --ranks 64\n  \
-    mmgem train assets/recipes/paper/stage1.toml --plan --ranks 64 --sizes assets/presets/vit_l_14_tinyllama.json\n\n\
+    mmgem train run.toml --resume\n\n\
     Ctrl-C or SIGTERM saves a checkpoint at the next step and exits. SIGUSR1 saves a checkpoint \
     and continues. --resume continues from the newest checkpoint. Under mpirun, srun or torchrun \
     --no-python, every process is a rank of one run.")]
 pub struct TrainArgs {
+    #[command(flatten)]
+    pub run: RunFile,
+    /// Continue from the newest checkpoint of the run, or start the run
+    #[arg(long)]
+    resume: bool,
+    /// Old name of `mmgem plan`
+    #[arg(long, hide = true)]
+    pub plan: bool,
+    /// Old option of `--plan`
+    #[arg(long, value_name = "N", requires = "plan", hide = true)]
+    pub ranks: Option<usize>,
+    /// Old option of `--plan`
+    #[arg(long, value_name = "FILE", requires = "plan", hide = true)]
+    pub sizes: Option<PathBuf>,
+}
+
+/// The file of a run.
+#[derive(Debug, ClapArgs)]
+pub struct RunFile {
     /// TOML file of the run: recipe, data, learning rates
     config: PathBuf,
     /// Override one value of the file, as in `optim.steps=100` (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Continue from the newest checkpoint of the run, or start the run
-    #[arg(long)]
-    resume: bool,
-    /// Print parameters, memory and hours of the run instead of training
-    #[arg(long)]
-    plan: bool,
-    /// Number of ranks to plan for [default: the launcher's, else 1]
-    #[arg(long, value_name = "N", requires = "plan")]
-    ranks: Option<usize>,
-    /// config.json with the sizes to plan with, such as assets/presets/*.json
-    ///
-    /// Needed if the run's model does not exist yet.
-    #[arg(long, value_name = "FILE", requires = "plan")]
-    sizes: Option<PathBuf>,
+}
+
+impl RunFile {
+    pub fn read(&self) -> Result<TrainConfig> {
+        let at = || format!("cannot read the run\n  file: {}", self.config.display());
+        let text = fs::read_to_string(&self.config).with_context(at)?;
+        TrainConfig::from_toml(&text, &self.set).with_context(at)
+    }
 }
 
 /// Set by Ctrl-C, SIGTERM and SIGUSR1.
@@ -56,22 +67,8 @@ static SIGNALS: Signals = Signals { stop: AtomicBool::new(false), save: AtomicBo
 
 /// Runs the recipe until it is done or stopped by a signal.
 pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
-    let at = || format!("cannot read the run\n  file: {}", args.config.display());
-    let text = fs::read_to_string(&args.config).with_context(at)?;
-    let config = TrainConfig::from_toml(&text, &args.set).with_context(at)?;
+    let config = args.run.read()?;
     let launch = Launch::from_env()?;
-    if args.plan {
-        let ranks = args.ranks.or(launch.map(|launch| launch.size)).unwrap_or(1).max(1);
-        let plan = plan_run(&config, ranks, args.sizes.as_deref());
-        let plan = plan.context(
-            "cannot read the sizes to plan with\n  hint: if the run's model does not exist yet, give --sizes, as in --sizes assets/presets/vit_l_14_tinyllama.json",
-        )?;
-        return if globals.json {
-            print_json(&serde_json::to_value(&plan)?)
-        } else {
-            print(plan_text(&plan))
-        };
-    }
     listen()?;
     let choice =
         launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
@@ -238,86 +235,8 @@ fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
     }
 }
 
-/// Formats a plan as text.
-fn plan_text(plan: &Plan) -> String {
-    let gb = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
-    let mut lines = vec![
-        format!(
-            "model       {:.1} M parameters, {:.1} M of them trained",
-            plan.parameters as f64 / 1e6,
-            plan.trained_parameters as f64 / 1e6
-        ),
-        format!(
-            "run         {} steps of {} samples: {:.3} M samples",
-            plan.steps,
-            plan.batch_size,
-            (plan.steps * plan.batch_size) as f64 / 1e6
-        ),
-        format!(
-            "ranks       {}, each {} samples a step, {} at a time",
-            plan.ranks, plan.samples_per_rank, plan.micro_batch
-        ),
-        format!(
-            "memory      {} a rank = {} weights, gradients and moments + {} embeddings + {} activations ({} a sample)",
-            gb(plan.total_bytes),
-            gb(plan.static_bytes),
-            gb(plan.embedding_bytes),
-            gb(plan.total_bytes - plan.static_bytes - plan.embedding_bytes),
-            gb(plan.activation_bytes_per_sample)
-        ),
-    ];
-    if let Some(memory) = plan.memory_bytes {
-        let fits = if plan.total_bytes <= memory { "fits" } else { "DOES NOT FIT" };
-        lines.push(match plan.largest_micro_batch {
-            Some(n) => format!(
-                "            {fits} into {}; optim.micro_batch may be up to {n}",
-                gb(memory)
-            ),
-            None => {
-                format!("            {fits} into {}, not even one sample at a time", gb(memory))
-            }
-        });
-    }
-    let (useful, computed) = (plan.flops_per_sample, plan.computed_flops_per_sample);
-    let repeated = if computed > useful {
-        format!("; {}FLOP with recomputation", with_prefix(computed))
-    } else {
-        String::new()
-    };
-    lines.push(format!("work        {}FLOP a sample{repeated}", with_prefix(useful)));
-    match (&plan.flops_per_sec, plan.step_secs, plan.hours, plan.device_hours) {
-        (Some((rate, source)), Some(secs), Some(hours), Some(device_hours)) => lines.push(format!(
-            "time        {secs:.3} s a step, {hours:.1} h, {device_hours:.1} device hours at {}FLOP/s a rank ({source})",
-            with_prefix(*rate)
-        )),
-        _ => lines.push("time        unknown: set hardware.peak_tflops, or plan after some steps of the run".into()),
-    }
-    let cluster = &plan.cluster;
-    if plan.ranks > 1 {
-        let sent = gb(plan.sent_bytes);
-        lines.push(match (cluster.ring_secs, cluster.tree_secs) {
-            (Some(ring), Some(tree)) => format!(
-                "network     {sent} sent by each rank in a step: {ring:.3} s in a ring, {tree:.3} s in a tree"
-            ),
-            _ => format!(
-                "network     {sent} sent by each rank in a step; set hardware.network_gb_per_sec for the time"
-            ),
-        });
-    }
-    let rate = cluster
-        .photos_per_sec
-        .map_or_else(String::new, |rate| format!("; each rank must decode {rate:.0} photos/s"));
-    lines.push(format!("host        {} of memory{rate}", gb(cluster.host_bytes)));
-    let secs = cluster.checkpoint_secs.map_or_else(String::new, |secs| format!(" in {secs:.0} s"));
-    lines.push(format!("checkpoint  {}{secs}", gb(cluster.checkpoint_bytes)));
-    if let Some((ranks, limit)) = &plan.first_limit {
-        lines.push(format!("limit       at {ranks} ranks: {limit}"));
-    }
-    lines.join("\n")
-}
-
 /// Formats a number with three decimals and a metric prefix.
-fn with_prefix(value: f64) -> String {
+pub fn with_prefix(value: f64) -> String {
     let prefixes = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")];
     let (unit, prefix) = prefixes.into_iter().find(|(unit, _)| value >= *unit).unwrap_or((1.0, ""));
     format!("{:.3} {prefix}", value / unit)

@@ -20,12 +20,12 @@ pub enum DeviceChoice {
     Cpu,
     /// A GPU through Vulkan, Metal or DX12; the best if no number is given.
     Wgpu {
-        /// Its number in `mmgem devices`.
+        /// Its number in `mmgem info --devices`.
         ordinal: Option<usize>,
     },
     /// An NVIDIA GPU; the first if no number is given.
     Cuda {
-        /// Its number in `mmgem devices`.
+        /// Its number in `mmgem info --devices`.
         ordinal: Option<usize>,
     },
 }

@@ -6,12 +6,12 @@ use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::session::{Part, Session};
 use mmgem_scenes::{Scene, scene};
 
-/// Number of scenes in the probe.
+/// Number of scenes.
 const N_SCENES: u64 = 8;
 /// Any seed works, but it must stay the same.
 const SEED: u64 = 2405;
 
-/// A scene of the probe: its pixels and a caption.
+/// A scene: its pixels and a caption.
 pub fn drawn(idx: u64) -> (Rgb, String) {
     let (photo, caption, _) = drawn_with_boxes(idx);
     (photo, caption)
@@ -23,7 +23,7 @@ fn drawn_with_boxes(idx: u64) -> (Rgb, String, Vec<BoxPx>) {
     (photo, caption, regions.into_iter().map(|region| region.box_px).collect())
 }
 
-/// A model's answers to the probe.
+/// A model's answers about the scenes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answers {
     /// Embeddings of the scenes, of unit length.
@@ -36,7 +36,7 @@ pub struct Answers {
     pub captions: Vec<String>,
 }
 
-/// Runs a model on the probe.
+/// Runs a model on the scenes.
 pub fn answers(session: &Session) -> Result<Answers> {
     let decoding = Decoding::default();
     let mut answers = Answers::default();

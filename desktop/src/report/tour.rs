@@ -271,15 +271,20 @@ impl Page {
     }
 
     fn captions(&self) -> Markup {
+        let has = |is_kind: fn(&Truth) -> bool| {
+            self.captioned.iter().filter_map(|card| card.whole.truth.as_ref()).any(is_kind)
+        };
         html! {
             section #captions {
                 h2 { "Captions" }
                 p.how {
                     "The model's captions of the whole picture, and of each numbered box alone. \
                      The bar shows its certainty: the mean probability of its tokens."
-                    @if self.captioned.iter().any(|card| card.whole.truth.is_some()) {
-                        " Below, in grey, the reference: a text about the photo, or what was drawn \
-                         in the scene."
+                    @if has(|truth| matches!(truth, Truth::Written(_))) {
+                        " Below, in grey, a reference text about the photo."
+                    }
+                    @if has(|truth| matches!(truth, Truth::Drawn(_))) {
+                        " Below, in grey, what was really drawn."
                     }
                 }
                 div.cards {

@@ -10,9 +10,9 @@ use egui::{
 use mmgem_core::image::BoxPx;
 
 use super::geometry::{Fit, Grid, LINE};
+use super::main_window::{Pictures, Window};
 use super::state::{More, Shown};
 use super::thumbnails::Lack;
-use super::main_window::{Pictures, Window};
 use crate::library::{Photo, Ranked, date_in_words};
 use crate::names::{as_text, shown};
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use eframe::egui;
 use egui::{Align, Button, Label, Layout, ProgressBar, RichText, ScrollArea, TextEdit, Ui};
 
+use super::main_window::Window;
 use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
-use super::main_window::Window;
 use crate::names::shown;
 
 /// Width of the welcome page, in points.

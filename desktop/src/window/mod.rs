@@ -16,6 +16,7 @@ mod geometry;
 mod grid;
 mod indexing;
 mod library_panel;
+mod main_window;
 mod messages;
 mod photo_view;
 mod renderer;
@@ -27,7 +28,6 @@ mod style;
 mod system;
 mod thumbnails;
 mod warm_up;
-mod main_window;
 mod worker;
 
 #[cfg(test)]
@@ -42,12 +42,12 @@ use eframe::egui;
 
 use crate::globals::Globals;
 use events::Events;
+use main_window::Window;
 use messages::Post;
 pub use renderer::Renderer;
 use settings::Settings;
 pub use settings::Theme;
 use state::{Start, State};
-use main_window::Window;
 
 /// The folders that the window watches for a library.
 pub fn folders_of(library: &std::path::Path) -> Vec<PathBuf> {

@@ -12,9 +12,9 @@ use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo
 
 use super::geometry::{Fit, Zoom};
 use super::grid::{facts_in_words, frame, name_job, rect_of};
+use super::main_window::{PhotoZoom, Window, phrase_id, texture};
 use super::search_bar::group;
 use super::state::{Look, Writing};
-use super::main_window::{PhotoZoom, Window, phrase_id, texture};
 use crate::names::{as_text, shown};
 
 /// A photo that fits is enlarged at most this many times.

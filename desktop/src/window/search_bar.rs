@@ -7,8 +7,8 @@ use egui::{
     Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui,
 };
 
-use super::state::Sort;
 use super::main_window::{Window, search_id};
+use super::state::Sort;
 use crate::library::Cutoff;
 use crate::names::shown;
 

@@ -14,12 +14,12 @@ use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::{Query, Vectors};
 
 use super::events::Events;
+use super::main_window::Window;
 use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, Sought};
 use super::settings::Settings;
 use super::sidecar::Written;
 use super::state::{Sort, Start, State};
 use super::style;
-use super::main_window::Window;
 use super::worker::given;
 use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 

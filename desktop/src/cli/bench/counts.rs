@@ -1,4 +1,4 @@
-//! `mmgem bench counts`: the number of GPU operations of a piece of work, on any GPU.
+//! `mmgem verify counts`: the number of GPU operations of a piece of work, on any GPU.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use crate::terminal::{print, print_json};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    mmgem bench counts --device wgpu\n  \
-    mmgem bench counts --device wgpu --config assets/presets/vit_l_14_tinyllama.json --kernels\n\n\
+    mmgem verify counts --device wgpu\n  \
+    mmgem verify counts --device wgpu --config assets/presets/vit_l_14_tinyllama.json --kernels\n\n\
     The counts depend on the number of layers, and hardly on their width or on the adapter. So \
     software Vulkan gives the counts of any GPU. An image and a text end as unit vectors on the \
     host. A prompt is a region's prefix up to the logits of the first token. A token is one more \

@@ -1,8 +1,8 @@
 //! `mmgem bench`: the rates at which this machine runs a model.
 
-mod counts;
+pub mod counts;
 mod random;
-pub mod search;
+mod search;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ use work::Bench;
     programs, in turn, and prints the ratios.")]
 pub struct BenchArgs {
     #[command(subcommand)]
-    part: Option<Part>,
+    pub part: Option<Part>,
     /// Measure random weights of the sizes in this config.json, instead of a model
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -56,10 +56,11 @@ pub struct BenchArgs {
 
 /// Separate measurements.
 #[derive(Debug, Subcommand)]
-enum Part {
+pub enum Part {
     /// Measure how long a query of a photo library takes
     Search(BenchSearchArgs),
-    /// Count GPU dispatches, submissions and read-backs per image, text, prompt and token
+    /// Old name of `mmgem verify counts`
+    #[command(hide = true)]
     Counts(CountsArgs),
 }
 

@@ -71,16 +71,16 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<()> {
     spare_inputs("--out", &args.out, album.files())?;
     let rate = two_digits(album.images_per_sec());
     note(context.quiet, format!("encoded {} pictures, {rate} a second", album.sources.len()));
-    let page = take(args, &album, context)?;
+    let page = take_tour(args, &album, context)?;
     write_atomic(&args.out, page.html().as_bytes())?;
     if context.json {
-        print_json(&document(args, &album, &page))
+        print_json(&to_json(args, &album, &page))
     } else {
-        tell(args, &page, context.quiet)
+        print_summary(args, &page, context.quiet)
     }
 }
 
-fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Page> {
+fn take_tour(args: &DemoArgs, album: &Album, context: &Context) -> Result<Page> {
     let mut tour = Tour::new(context, album);
     let gallery = spaced(album.sources.len(), args.photos);
     let gallery =
@@ -191,7 +191,7 @@ fn command_line(args: impl Iterator<Item = String>) -> String {
     std::iter::once("mmgem".to_owned()).chain(args).collect::<Vec<_>>().join(" ")
 }
 
-fn tell(args: &DemoArgs, page: &Page, quiet: bool) -> Result<()> {
+fn print_summary(args: &DemoArgs, page: &Page, quiet: bool) -> Result<()> {
     if !quiet {
         for query in &page.queries {
             let best = &query.hits[0];
@@ -210,7 +210,7 @@ fn tell(args: &DemoArgs, page: &Page, quiet: bool) -> Result<()> {
     print(format!("report: {}", shown(&args.out)))
 }
 
-fn document(args: &DemoArgs, album: &Album, page: &Page) -> Value {
+fn to_json(args: &DemoArgs, album: &Album, page: &Page) -> Value {
     let path = |picture: usize| &page.pictures[picture].path;
     let queries = page.queries.iter().map(|query| {
         let hit = |hit: &Hit| {

@@ -32,6 +32,7 @@ use serde_json::{Map, Value, json};
 use self::baseline::BaselineArgs;
 use self::data::{Data, Progress, named, note_skipped};
 use self::record::{Outputs, Record};
+use self::score::ScoreArgs;
 use self::scorers::Scorers;
 use crate::context::Context;
 use crate::globals::{Globals, WrongArguments};
@@ -50,6 +51,7 @@ use crate::terminal::note;
     mmgem eval region --data refcocog/ --images train2014/ --stage both --meteor --report r.html\n  \
     mmgem eval region --data coco-clicks.tar --click\n  \
     mmgem eval long-text --data docci/ --text-len 200\n  \
+    mmgem eval score --references captions_val2017.json --candidates results.json\n  \
     mmgem eval compare before.json after.json\n\n\
     --data takes WebDataset shards, or a benchmark as its authors publish it. `mmgem eval COMMAND \
     --help` lists the benchmarks of each command and their files.")]
@@ -70,8 +72,17 @@ enum What {
     Region(RegionArgs),
     /// Rank photos and long descriptions: DCI, IIW, DOCCI
     LongText(LongTextArgs),
+    /// Score captions in files, without a model: BLEU, ROUGE-L, CIDEr
+    Score(ScoreArgs),
     /// Compare two saved runs on the same photos, with intervals
     Compare(compare::CompareArgs),
+}
+
+impl EvalArgs {
+    /// `mmgem eval score` with these arguments.
+    pub fn score(args: ScoreArgs) -> Self {
+        Self { what: What::Score(args) }
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -272,6 +283,7 @@ pub fn run(args: &EvalArgs, globals: &Globals) -> Result<()> {
         What::Region(args) if args.click => run_clicks(args, &open(globals, None)?),
         What::Region(args) => run_region(args, &open(globals, None)?),
         What::LongText(args) => run_long_text(args, &open(globals, Some(args.text_len))?),
+        What::Score(args) => score::run(args, globals),
         What::Compare(args) => compare::run(args, globals),
     }
 }
@@ -296,7 +308,7 @@ impl What {
                 args.outputs.spare(args.out.as_ref(), &inputs, globals)
             }
             Self::LongText(args) => args.outputs.spare(None, &args.data.inputs(), globals),
-            Self::Compare(_) => Ok(()),
+            Self::Score(_) | Self::Compare(_) => Ok(()),
         }
     }
 }

@@ -225,13 +225,13 @@ impl Record {
             write_atomic(path, self.csv(&intervals).as_bytes())?;
         }
         if context.json {
-            return print_json(&self.document(&intervals)?);
+            return print_json(&self.to_json(&intervals)?);
         }
-        self.tell(&intervals)
+        self.print_text(&intervals)
     }
 
     /// The JSON document: the record with intervals, without the parts.
-    fn document(&self, intervals: &[(String, Interval)]) -> Result<Value> {
+    fn to_json(&self, intervals: &[(String, Interval)]) -> Result<Value> {
         let mut document =
             serde_json::to_value(Self { measures: Measures::default(), ..self.clone() })?;
         let intervals: Map<String, Value> =
@@ -252,7 +252,7 @@ impl Record {
         ]
     }
 
-    fn tell(&self, intervals: &[(String, Interval)]) -> Result<()> {
+    fn print_text(&self, intervals: &[(String, Interval)]) -> Result<()> {
         for (name, fact) in self.facts() {
             print(format!("{name:42} {fact}"))?;
         }

@@ -1,5 +1,5 @@
-//! `mmgem score`: BLEU, ROUGE-L and CIDEr of captions in COCO's format, and METEOR and SPICE by
-//! pycocoevalcap.
+//! `mmgem eval score`: BLEU, ROUGE-L and CIDEr of captions in COCO's format, and METEOR and SPICE
+//! by pycocoevalcap.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use crate::terminal::{print, print_json};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    mmgem score --references captions_val2017.json --candidates results.json\n  \
-    mmgem score --references refs.json.gz --candidates results.json --json\n  \
-    mmgem score --references refs.json --candidates results.json --meteor --python venv/bin/python\n\n\
+    mmgem eval score --references captions_val2017.json --candidates results.json\n  \
+    mmgem eval score --references refs.json.gz --candidates results.json --json\n  \
+    mmgem eval score --references refs.json --candidates results.json --meteor --python venv/bin/python\n\n\
     References: COCO annotations, or {\"7\": [\"..\", \"..\"]}.\n\
     Candidates: [{\"image_id\": 7, \"caption\": \"..\"}].\n\
     Files may be compressed with gzip.")]

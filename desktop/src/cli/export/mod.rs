@@ -45,7 +45,7 @@ pub struct ExportArgs {
     /// Use only the first N photos
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
-    /// Cut-offs of a search to write into the copy: what `mmgem search --calibrate --json` printed
+    /// Cut-offs of a search to write into the copy: what `mmgem calibrate --json` printed
     #[arg(long, value_name = "FILE")]
     cutoffs: Option<PathBuf>,
     /// Smallest allowed cosine between a vector of the model and of the copy
@@ -128,13 +128,13 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     Ok(())
 }
 
-/// The cut-offs that `mmgem search --calibrate --json` printed into a file.
+/// The cut-offs that `mmgem calibrate --json` printed into a file.
 fn read_cutoffs(file: &Path) -> Result<Vec<SearchCutoff>> {
     let mut printed: Value = serde_json::from_slice(&read(file)?).unwrap_or_default();
     let cutoffs = printed.get_mut("cutoffs").map(Value::take).unwrap_or_default();
     serde_json::from_value(cutoffs).map_err(|cause| {
         let found = format!(
-            "the file has no cut-offs ({cause}), wanted the output of `mmgem search --calibrate SHARDS --json`"
+            "the file has no cut-offs ({cause}), wanted the output of `mmgem calibrate SHARDS --json`"
         );
         anyhow!("{found}\n  file: {}", shown(file))
     })

@@ -1,4 +1,4 @@
-//! `mmgem devices`: the devices of this machine.
+//! `mmgem info --devices`: the devices of this machine.
 
 use anyhow::Result;
 use mmgem_backend_wgpu::AdapterReport;

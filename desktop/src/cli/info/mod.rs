@@ -1,6 +1,6 @@
-//! `mmgem info`: the sizes of a model, its training history, and a self-check.
+//! `mmgem info`: the sizes of a model, its training history, and a self-check; or the devices.
 
-pub mod devices;
+mod devices;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,11 +17,12 @@ use crate::globals::Globals;
 use crate::model::ModelFiles;
 use crate::terminal::{print, print_json};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "Examples:\n  \
     mmgem info\n  \
     mmgem info runs/b16 --json\n  \
-    mmgem info --config > config.json")]
+    mmgem info --config > config.json\n  \
+    mmgem info --devices")]
 pub struct InfoArgs {
     /// Model folder [default: --model, else the embedded model]
     #[arg(value_name = "MODEL")]
@@ -29,12 +30,25 @@ pub struct InfoArgs {
     /// Print only config.json
     #[arg(long)]
     config: bool,
+    /// List the devices of this machine, with their features and limits
+    #[arg(long, conflicts_with_all = ["folder", "config"])]
+    devices: bool,
+}
+
+impl InfoArgs {
+    /// `mmgem info --devices`.
+    pub fn devices() -> Self {
+        Self { devices: true, ..Self::default() }
+    }
 }
 
 /// Parts of a model, in printing order.
 const PARTS: [&str; 4] = ["image_encoder", "language_model", "heads", "tokens"];
 
 pub fn run(args: &InfoArgs, globals: &Globals) -> Result<()> {
+    if args.devices {
+        return devices::run(globals);
+    }
     let files = ModelFiles::read(args.folder.as_deref().or(globals.model.as_deref()))?;
     if args.config {
         return print(files.config()?.to_json());

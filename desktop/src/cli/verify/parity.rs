@@ -1,4 +1,4 @@
-//! `mmgem parity`: compares every available device with the reference program's values.
+//! `mmgem verify parity`: compares every available device with the reference program's values.
 
 use std::path::PathBuf;
 
@@ -24,8 +24,8 @@ const GPU_TOLERANCE: f64 = 1e-3;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    mmgem parity\n  \
-    mmgem parity tests/parity --device wgpu:0 --case multi_query --json\n\n\
+    mmgem verify parity\n  \
+    mmgem verify parity tests/parity --device wgpu:0 --case multi_query --json\n\n\
     A case is a small model folder with case.json (pictures, texts, boxes) and golden.safetensors, \
     which the reference program wrote. Without --device, the CPU and every hardware GPU are \
     compared; select a software GPU with --device. A figure is the largest difference of a stage \

@@ -1,5 +1,5 @@
-//! `mmgem trace`: writes every stage of the graph, with the names and shapes of the reference
-//! program.
+//! `mmgem verify trace`: writes every stage of the graph, with the names and shapes of the
+//! reference program, or compares the stages with a file of that program.
 
 use std::path::{Path, PathBuf};
 
@@ -19,13 +19,12 @@ use crate::names::path_parser;
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::read_photo;
 use crate::terminal::{note, print, print_json};
-use crate::values::BoxArg;
-use crate::values::not_empty;
+use crate::values::{BoxArg, not_empty};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    mmgem trace --model tiny --image a.jpg --image b.jpg --text \"a dog\" --text \"a car\" --out ours.safetensors\n  \
-    mmgem trace --model tiny --image a.jpg --text \"a dog\" --box 4,4,90,80 --out ours.safetensors --compare golden.safetensors\n\n\
+    mmgem verify trace --model tiny --image a.jpg --image b.jpg --text \"a dog\" --text \"a car\" --out ours.safetensors\n  \
+    mmgem verify trace --model tiny --image a.jpg --text \"a dog\" --box 4,4,90,80 --compare golden.safetensors\n\n\
     The arguments are those of `mmgem_reference.py run`. With as many texts as images, image i \
     belongs to text i, and losses and gradients are traced too.")]
 pub struct TraceArgs {
@@ -44,8 +43,8 @@ pub struct TraceArgs {
     #[arg(long, value_name = "N", default_value_t = 12)]
     steps: usize,
     /// Safetensors file to write
-    #[arg(long, value_name = "F")]
-    out: PathBuf,
+    #[arg(long, value_name = "F", required_unless_present = "compare")]
+    out: Option<PathBuf>,
     /// Safetensors file to compare with, from the reference program for the same inputs
     #[arg(long, value_name = "GOLDEN")]
     compare: Option<PathBuf>,
@@ -55,10 +54,12 @@ pub struct TraceArgs {
 }
 
 pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
-    check_ending("--out", &args.out, &["safetensors"], "no other format is supported")?;
-    let model = model_files(globals.model.as_deref());
-    let inputs = args.images.iter().chain(&args.compare).chain(&model);
-    spare_inputs("--out", &args.out, inputs.map(PathBuf::as_path))?;
+    if let Some(out) = &args.out {
+        check_ending("--out", out, &["safetensors"], "no other format is supported")?;
+        let model = model_files(globals.model.as_deref());
+        let inputs = args.images.iter().chain(&args.compare).chain(&model);
+        spare_inputs("--out", out, inputs.map(PathBuf::as_path))?;
+    }
     let model_files = ModelFiles::read(globals.model.as_deref())?;
     let input = trace_input(args, &model_files)?;
     let config = model_files.config()?;
@@ -71,8 +72,10 @@ pub fn run(args: &TraceArgs, globals: &Globals) -> Result<()> {
         let model = model_files.load(&opened.device.autodiff())?;
         trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
     }
-    write_atomic(&args.out, &to_safetensors(&trace))?;
-    note(globals.quiet, format!("wrote {} tensors to {}", trace.len(), args.out.display()));
+    if let Some(out) = &args.out {
+        write_atomic(out, &to_safetensors(&trace))?;
+        note(globals.quiet, format!("wrote {} tensors to {}", trace.len(), out.display()));
+    }
 
     match golden {
         Some(mut wanted) => {
