@@ -7,7 +7,7 @@ use exif::{Exif, In, Rational, Tag, Value};
 use flate2::read::ZlibDecoder;
 use memchr::memmem;
 
-use super::dates::{DateFrom, Dated, date_of_metadata, days_of_date};
+use super::dates::{DateFrom, Dated, date_of, date_of_metadata, secs_of, time_of};
 
 /// Limit on an unpacked PNG text, because a decompression bomb unpacks to gigabytes.
 const TEXT_LIMIT: u64 = 1 << 20;
@@ -251,11 +251,9 @@ fn png_text(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
 
 fn png_time(data: &[u8]) -> Option<i64> {
     let [high, low, month, day, hours, minutes, seconds] = data.try_into().ok()?;
-    let days =
-        days_of_date(i64::from(u16::from_be_bytes([high, low])), i64::from(month), i64::from(day))?;
-    let is_time = hours < 24 && minutes < 60 && seconds <= 60;
-    let secs = i64::from(hours) * 3600 + i64::from(minutes) * 60 + i64::from(seconds);
-    Some(days * 86_400 + if is_time { secs } else { 0 })
+    let year = i64::from(u16::from_be_bytes([high, low]));
+    let time = time_of([hours, minutes, seconds].map(i64::from)).unwrap_or_default();
+    Some(secs_of(date_of(year, i64::from(month), i64::from(day))?.to_datetime(time)))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use cutoffs::Cutoff;
-pub use dates::{date_in_words, days_of_date, second_in_words};
+pub use dates::{DateFrom, Dated, date_in_words, second_in_words};
 pub use error::{LibraryError, Result, root_on_one_line};
 pub use exchange::Donor;
 pub use facts::Facts;

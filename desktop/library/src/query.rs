@@ -12,15 +12,19 @@ use mmgem_core::session::{Part, Session};
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError, TokenizerReport};
 use pollster::block_on;
 
+use super::dates::{date_of, secs_of};
 use super::names::{folded, given, path_of_uri, shown};
 use super::photos::{looks_like_a_photo, read_decoded};
-use super::{Cutoff, KnownTexts, LibraryError, Photo, Result, days_of_date};
+use super::{Cutoff, KnownTexts, LibraryError, Photo, Result};
 
 /// Default radius of `near:`, in kilometres.
 const NEAR_KM: f64 = 10.0;
 const EARTH_RADIUS_KM: f64 = 6371.0;
 /// All filters, named in the error for an unknown one.
 const FILTERS: &str = "after: before: near: path: camera: type:";
+
+/// A description of the value of `after:` and `before:`.
+const DATE: &str = "a date, as in after:2024 or before:2024-05-17";
 
 /// Why a query is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +41,16 @@ pub enum QueryError {
         word: String,
         /// A description of a valid value, with an example.
         wanted: String,
+    },
+    /// The date of a filter is not in the calendar, such as 31 February.
+    #[error("{word:?} is not a valid filter: {month} has {n_days} days; wanted {DATE}")]
+    NoSuchDay {
+        /// The filter, as the user wrote it.
+        word: String,
+        /// The year and month of the date.
+        month: String,
+        /// Number of days of the month.
+        n_days: i8,
     },
     /// There is no filter of this name.
     #[error(
@@ -453,7 +467,18 @@ fn filter_of(word: &str) -> Option<Result<Filter, QueryError>> {
     }
     let wrong = |wanted: &str| QueryError::Filter { word: word.into(), wanted: wanted.into() };
     let date = |value| {
-        date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"))
+        let [year, month, day] = date_parts(value).ok_or_else(|| wrong(DATE))?;
+        if let Some(date) = date_of(year, month, day) {
+            return Ok(secs_of(date.into()));
+        }
+        Err(match date_of(year, month, 1).filter(|_| day > 0) {
+            Some(first) => QueryError::NoSuchDay {
+                word: word.into(),
+                month: format!("{year:04}-{month:02}"),
+                n_days: first.days_in_month(),
+            },
+            None => wrong(DATE),
+        })
     };
     let text = |value: &str| match value {
         "" => Err(wrong(&format!("something after it without a space, as in {key}:holiday"))),
@@ -480,16 +505,15 @@ fn filter_of(word: &str) -> Option<Result<Filter, QueryError>> {
     })
 }
 
-/// The first second of a year, a month or a day; `None` if the date is not in the calendar.
-fn date_secs(text: &str) -> Option<i64> {
+/// Year, month and day of `2024-05-17`, `2024-05` or `2024`; a missing part is 1.
+fn date_parts(text: &str) -> Option<[i64; 3]> {
     let number = |part: &str| {
         part.parse::<i64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let mut parts = text.split('-').map(number);
     let year = parts.next()??;
     let (month, day) = (parts.next().unwrap_or(Some(1))?, parts.next().unwrap_or(Some(1))?);
-    let sensible = parts.next().is_none() && (1..=9999).contains(&year);
-    days_of_date(year, month, day).filter(|_| sensible).map(|days| 86_400 * days)
+    (parts.next().is_none() && (1..=9999).contains(&year)).then_some([year, month, day])
 }
 
 fn near(text: &str) -> Option<Filter> {
@@ -615,8 +639,9 @@ mod tests {
             ("x after:soon", "wanted a date"),
             ("x after:", "wanted a date"),
             ("x before:2024-13", "wanted a date"),
-            ("x after:2024-02-31", "wanted a date"),
-            ("x after:2023-02-29", "wanted a date"),
+            ("x after:2024-02-31", "2024-02 has 29 days; wanted a date"),
+            ("x -before:2023-02-29", "2023-02 has 28 days; wanted a date"),
+            ("x after:2024-05-00", "wanted a date"),
             ("x before:+2024", "wanted a date"),
             ("x near:vienna", "wanted degrees"),
             ("x near:91,0", "wanted degrees"),
