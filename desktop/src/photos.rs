@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use crate::context::Context;
 use crate::library::photos;
 pub use crate::library::photos::{FoundPhotos, Root, decode_photo};
-use crate::names::shown;
-use crate::terminal::{PassedOver, note, progress_bar};
+use crate::names::printable_path;
+use crate::terminal::{SkippedFiles, note, progress_bar};
 
 /// Photos per batch of the image encoder.
 const BATCH: usize = 16;
@@ -23,7 +23,7 @@ const BATCH: usize = 16;
 pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
     let found = photos::walk(roots)?;
     for (path, why) in &found.passed_over {
-        note(quiet, format!("passed over {}: {why}", shown(path)));
+        note(quiet, format!("passed over {}: {why}", printable_path(path)));
     }
     Ok(found)
 }
@@ -58,7 +58,7 @@ pub fn read_decoded(path: &Path) -> Result<Decoded> {
 
 /// Warns on stderr that a part of a photo is missing.
 pub fn warn_of_part(path: &Path, problem: &str) {
-    note(false, format!("{}: {problem}", shown(path)));
+    note(false, format!("{}: {problem}", printable_path(path)));
 }
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
@@ -80,7 +80,7 @@ pub fn for_each_encoded(
     paths: &[PathBuf],
     take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<Vec<(PathBuf, String)>> {
-    let mut passed_over = PassedOver::new(paths.len(), context.strict);
+    let mut passed_over = SkippedFiles::new(paths.len(), context.strict);
     encode_each(context, paths, &mut passed_over, take)?;
     let failed = passed_over.failed().to_vec();
     passed_over.finish(context.quiet)?;
@@ -91,7 +91,7 @@ pub fn for_each_encoded(
 pub fn encode_each(
     context: &Context,
     paths: &[PathBuf],
-    passed_over: &mut PassedOver,
+    passed_over: &mut SkippedFiles,
     mut take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<()> {
     let config = context.session.config().preprocess();

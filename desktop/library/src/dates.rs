@@ -9,7 +9,7 @@ const EPOCH: DateTime = datetime(1970, 1, 1, 0, 0, 0, 0);
 
 /// The source of a photo's date, the most reliable first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DateFrom {
+pub enum DateSource {
     /// EXIF of the photo.
     Exif,
     /// XMP in the photo.
@@ -32,7 +32,7 @@ pub enum DateFrom {
     File,
 }
 
-impl DateFrom {
+impl DateSource {
     const ALL: [Self; 10] = [
         Self::Exif,
         Self::Xmp,
@@ -62,7 +62,7 @@ impl DateFrom {
         }
     }
 
-    /// The inverse of [`DateFrom::as_str`].
+    /// The inverse of [`DateSource::as_str`].
     pub fn of_str(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|from| from.as_str() == text)
     }
@@ -83,10 +83,10 @@ impl DateFrom {
 
 /// A date and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dated {
+pub struct PhotoDate {
     /// Seconds since 1970 on the clock that wrote the date.
     pub secs: i64,
-    pub from: DateFrom,
+    pub from: DateSource,
 }
 
 /// Seconds from 1970 to a moment, both on the same clock.
@@ -406,9 +406,9 @@ mod tests {
 
     #[test]
     fn sources_are_kept_under_their_names() {
-        for from in DateFrom::ALL {
-            assert_eq!(DateFrom::of_str(from.as_str()), Some(from));
+        for from in DateSource::ALL {
+            assert_eq!(DateSource::of_str(from.as_str()), Some(from));
         }
-        assert!(DateFrom::ALL.is_sorted() && DateFrom::of_str("else").is_none());
+        assert!(DateSource::ALL.is_sorted() && DateSource::of_str("else").is_none());
     }
 }

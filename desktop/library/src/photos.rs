@@ -11,8 +11,8 @@ use mmgem_core::image::{DecodeLimits, Decoded, decode_scaled, embedded_jpeg};
 use mmgem_data::files;
 
 use super::excludes::Excludes;
-use super::facts::Facts;
-use super::names::shown;
+use super::metadata::PhotoMetadata;
+use super::names::printable_path;
 use super::sidecars::{FolderSidecars, is_sidecar};
 use super::{LibraryError, Result};
 
@@ -271,7 +271,7 @@ impl Walk {
         let is_theirs = SYSTEM_FOLDERS.contains(&lower.as_str())
             || (is_package && !ORIGINALS.contains(&lower.as_str()));
         if kind.is_dir() && is_theirs {
-            self.found.left_out.folders.insert(shown(Path::new(name)));
+            self.found.left_out.folders.insert(printable_path(Path::new(name)));
         }
         // Files directly in a photo library are its databases.
         is_package && !kind.is_dir() || kind.is_dir() && is_theirs
@@ -334,7 +334,7 @@ pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decode
     }
     let preview = embedded_jpeg(bytes).ok_or(LibraryError::NoPreview)?;
     let decoded = Decoded { format: "RAW", ..decode_scaled(preview, limits, least_side)? };
-    match (Facts::of(preview).orientation, Facts::of(bytes).orientation) {
+    match (PhotoMetadata::of(preview).orientation, PhotoMetadata::of(bytes).orientation) {
         // The preview has its own orientation, which the decoder applied.
         (Some(_), _) | (None, None) => Ok(decoded),
         (None, Some(turn)) => Ok(decoded.turned(turn)),

@@ -13,9 +13,9 @@ use mmgem_core::tokenizer::{Tokenizer, TokenizerError, TokenizerReport};
 use pollster::block_on;
 
 use super::dates::{date_of, secs_of};
-use super::names::{folded, given, path_of_uri, shown};
+use super::names::{folded, path_of_uri, printable_path, resolve_path};
 use super::photos::{looks_like_a_photo, read_decoded};
-use super::{Cutoff, KnownTexts, LibraryError, Photo, Result};
+use super::{Cutoff, LibraryError, Photo, Result, TextCache};
 
 /// Default radius of `near:`, in kilometres.
 const NEAR_KM: f64 = 10.0;
@@ -66,7 +66,7 @@ pub enum QueryError {
     /// A term looks like a photo, but there is no such file.
     #[error(
         "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
-        shown(.0)
+        printable_path(.0)
     )]
     NoSuchPhoto(PathBuf),
     /// The weighted sum of the terms is not finite.
@@ -99,12 +99,12 @@ pub struct Query {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Term {
     pub weight: f32,
-    pub what: What,
+    pub what: TermKind,
 }
 
 /// The content of a term.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum TermKind {
     Text(String),
     Photo(PathBuf),
 }
@@ -154,7 +154,7 @@ impl Query {
     pub fn of_arguments(arguments: &[OsString]) -> Result<Self, QueryError> {
         let mut words = Vec::new();
         for argument in arguments {
-            let path = given(PathBuf::from(argument));
+            let path = resolve_path(PathBuf::from(argument));
             // A file may have the name of a word by chance: `boat` in `red boat`.
             let is_meant =
                 arguments.len() == 1 || looks_like_a_photo(&path) || path.components().count() > 1;
@@ -186,7 +186,7 @@ impl Query {
                 Word::Signed(sign, word) => query.take_word(sign, *word)?,
                 Word::Photo(path) => {
                     query.take_term(sign, &mut text)?;
-                    query.terms.push(Term { weight: sign, what: What::Photo(path) });
+                    query.terms.push(Term { weight: sign, what: TermKind::Photo(path) });
                 }
                 Word::Quoted(word) => text.push(word),
                 Word::Plain(word) => match filter_of(&word) {
@@ -208,7 +208,9 @@ impl Query {
                 None => self.take_term(sign, &mut vec![word])?,
             },
             Word::Quoted(word) => self.take_term(sign, &mut vec![word])?,
-            Word::Photo(path) => self.terms.push(Term { weight: sign, what: What::Photo(path) }),
+            Word::Photo(path) => {
+                self.terms.push(Term { weight: sign, what: TermKind::Photo(path) })
+            }
             Word::Sign(_) | Word::Signed(..) => unreachable!("a sign has a plain or a quoted word"),
         }
         Ok(())
@@ -224,15 +226,15 @@ impl Query {
         &self,
         box_px: Option<BoxPx>,
         session: &Session,
-        texts: &mut dyn KnownTexts,
+        texts: &mut dyn TextCache,
         warn: &mut dyn FnMut(&Path, &str),
     ) -> Result<Vec<f32>> {
         let part = box_px.map_or(Part::Whole, Part::Box);
         let mut sum = vec![0.0; session.config().embed_dim];
         for Term { weight, what } in &self.terms {
             let embed = match what {
-                What::Text(text) => embed_text(text, session, texts)?,
-                What::Photo(path) => {
+                TermKind::Text(text) => embed_text(text, session, texts)?,
+                TermKind::Photo(path) => {
                     let decoded = read_decoded(path)?;
                     if let Some(problem) = &decoded.problem {
                         warn(path, problem);
@@ -259,10 +261,10 @@ impl Query {
     ///
     /// # Errors
     /// When the cache cannot be read.
-    pub fn is_known(&self, texts: &dyn KnownTexts) -> Result<bool> {
+    pub fn is_cached(&self, texts: &dyn TextCache) -> Result<bool> {
         for Term { what, .. } in &self.terms {
             match what {
-                What::Text(text) if texts.known(text)?.is_some() => {}
+                TermKind::Text(text) if texts.text_embed(text)?.is_some() => {}
                 _ => return Ok(false),
             }
         }
@@ -278,13 +280,13 @@ impl Query {
         let weighted =
             text.split_once(':').and_then(|(weight, rest)| Some((weight_of(weight)?, rest)));
         let (weight, what) = weighted.unwrap_or((1.0, &text));
-        let path = given(PathBuf::from(what));
+        let path = resolve_path(PathBuf::from(what));
         let what = if path.is_file() {
-            What::Photo(path)
+            TermKind::Photo(path)
         } else if looks_like_a_photo(&path) || path_of_uri(what).is_some() {
             return Err(QueryError::NoSuchPhoto(path));
         } else {
-            What::Text(what.to_owned())
+            TermKind::Text(what.to_owned())
         };
         self.terms.push(Term { weight: sign * weight, what });
         Ok(())
@@ -294,11 +296,11 @@ impl Query {
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn doubts(&self, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
+    pub fn warnings(&self, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
         let mut doubts = Vec::new();
         for term in &self.terms {
-            if let What::Text(text) = &term.what {
-                doubts.extend(doubts_of(text, tokenizer)?);
+            if let TermKind::Text(text) = &term.what {
+                doubts.extend(text_warnings(text, tokenizer)?);
             }
         }
         Ok(doubts)
@@ -307,7 +309,7 @@ impl Query {
     /// A warning for a query of one text whose best hit is weak: nine in ten photos that a text
     /// describes score higher. `None` for other queries, and if `cutoffs` has no such measurement.
     pub fn nothing_found(&self, best: Option<f32>, cutoffs: &[Cutoff]) -> Option<String> {
-        let [Term { weight, what: What::Text(_) }] = self.terms.as_slice() else { return None };
+        let [Term { weight, what: TermKind::Text(_) }] = self.terms.as_slice() else { return None };
         let least = Cutoff::weak_below(cutoffs).filter(|_| *weight > 0.0)?;
         best.filter(|best| *best < least).map(|best| {
             format!(
@@ -331,7 +333,7 @@ impl Query {
 ///
 /// # Errors
 /// When the tokenizer fails.
-pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
+pub fn text_warnings(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
     let TokenizerReport { n_tokens, n_read, unknown_words } = tokenizer.report(text)?;
     let mut doubts = Vec::new();
     if !unknown_words.is_empty() {
@@ -359,13 +361,13 @@ fn weight_of(text: &str) -> Option<f32> {
 }
 
 /// The embedding of a text, of unit length, from the cache if possible.
-pub fn embed_text(text: &str, session: &Session, texts: &mut dyn KnownTexts) -> Result<Vec<f32>> {
-    if let Some(embed) = texts.known(text)? {
+pub fn embed_text(text: &str, session: &Session, texts: &mut dyn TextCache) -> Result<Vec<f32>> {
+    if let Some(embed) = texts.text_embed(text)? {
         return Ok(embed);
     }
     let embed = block_on(session.embed_text(text))?;
     // Without the cache the next search embeds the text again; this search is not affected.
-    if let Err(error) = texts.remember(text, &embed) {
+    if let Err(error) = texts.store_text_embed(text, &embed) {
         tracing::warn!("the vector of the text cannot be kept: {error}");
     }
     Ok(embed)
@@ -540,7 +542,7 @@ mod tests {
     use super::*;
 
     fn text(weight: f32, text: &str) -> Term {
-        Term { weight, what: What::Text(text.into()) }
+        Term { weight, what: TermKind::Text(text.into()) }
     }
 
     #[track_caller]
@@ -671,7 +673,7 @@ mod tests {
             let arguments: Vec<OsString> = paths.iter().map(|path| (*path).clone()).collect();
             Query::of_arguments(&arguments).expect("photos that are there").terms
         };
-        let term = |weight, path: &Path| Term { weight, what: What::Photo(path.into()) };
+        let term = |weight, path: &Path| Term { weight, what: TermKind::Photo(path.into()) };
         for name in [
             "a  b.jpg",
             "a - b.jpg",

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::library::Cutoff;
 use crate::photos::whole_embed;
-use crate::terminal::{PassedOver, json_f32, print, print_json, progress_bar};
+use crate::terminal::{SkippedFiles, json_f32, print, print_json, progress_bar};
 
 /// Shares of the right photos to compute cut-offs for.
 const KEPT: [f32; 5] = [0.95, 0.9, 0.75, 0.5, 0.25];
@@ -65,7 +65,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
     let dim = session.config().embed_dim;
     let samples = Samples::open(shards, None)?;
     let bar = progress_bar(samples.len(), "photos", context.quiet);
-    let mut passed_over = PassedOver::new(samples.len(), context.strict);
+    let mut passed_over = SkippedFiles::new(samples.len(), context.strict);
     let (mut images, mut texts) = (Vectors::new(dim), Vec::new());
     for start in (0..samples.len()).step_by(BATCH) {
         let (mut records, mut inputs) = (Vec::new(), Vec::new());

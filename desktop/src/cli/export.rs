@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Globals, WrongArguments, cosine};
 use crate::loss_of_copy::{Agreement, Cosines, Scores, cosines};
 use crate::model::ModelFiles;
-use crate::names::{json_path, shown};
+use crate::names::{json_path, printable_path};
 use crate::outputs::Target;
 use crate::probe;
 use crate::terminal::{json_f32, note, print, print_json};
@@ -121,7 +121,7 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     print(format!("weights   {:.1} MiB -> {:.1} MiB in {n_files} files", mib(from), mib(to)))?;
     lost.lines().into_iter().try_for_each(print)?;
-    note(globals.quiet, format!("wrote {}", shown(&args.out)));
+    note(globals.quiet, format!("wrote {}", printable_path(&args.out)));
     Ok(())
 }
 
@@ -133,7 +133,7 @@ fn read_cutoffs(file: &Path) -> Result<Vec<SearchCutoff>> {
         let found = format!(
             "the file has no cut-offs ({cause}), wanted the output of `mmgem search --calibrate SHARDS --json`"
         );
-        anyhow!("{found}\n  file: {}", shown(file))
+        anyhow!("{found}\n  file: {}", printable_path(file))
     })
 }
 

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::demo::markup::{escape, rect};
-use crate::library::{Found, Library};
-use crate::names::shown;
+use crate::library::{Library, SearchHit};
+use crate::names::printable_path;
 
 const STYLE: &str = "
 :root { color-scheme: light dark }
@@ -24,7 +24,7 @@ small { opacity: .7 }";
 /// and the path.
 pub fn hits_page(
     query: &str,
-    found: &[Found],
+    found: &[SearchHit],
     whys: &[Option<String>],
     library: &Library,
 ) -> Result<String> {
@@ -37,7 +37,7 @@ pub fn hits_page(
         let [width, height] = hit.photo.size_px;
         let thumbnail = BASE64_STANDARD.encode(library.thumbnail(hit.photo.content)?);
         let place = hit.box_px.map_or(String::new(), |box_px| rect("found", box_px));
-        let path = escape(&shown(&hit.path));
+        let path = escape(&printable_path(&hit.path));
         let score = hit.score.map_or(String::new(), |score| format!("{score:.4} "));
         let why = why.as_deref().map_or(String::new(), |why| format!("{}<br>", escape(why)));
         writeln!(

@@ -7,9 +7,9 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 
 use crate::context::Context;
-use crate::library::{Filling, Library, LibraryError, Summary, Watcher};
+use crate::library::{IndexObserver, Indexing, Library, LibraryError, Summary};
 use crate::photos::{FoundPhotos, warn_of_part};
-use crate::terminal::{PassedOver, progress_bar};
+use crate::terminal::{SkippedFiles, progress_bar};
 
 /// Fewer files than this show no progress bar.
 const FEW: usize = 16;
@@ -22,16 +22,16 @@ const FEW: usize = 16;
 pub fn update(
     library: &mut Library,
     found: &FoundPhotos,
-    filling: Filling,
+    indexing: Indexing,
     context: &Context,
 ) -> Result<Summary> {
     let mut terminal = OnTerminal {
         bar: ProgressBar::hidden(),
-        passed_over: PassedOver::new(found.photos.len(), context.strict),
+        passed_over: SkippedFiles::new(found.photos.len(), context.strict),
         quiet: context.quiet,
         failed: None,
     };
-    let summary = library.update(found, filling, &mut terminal)?;
+    let summary = library.update(found, indexing, &mut terminal)?;
     if let Some(error) = terminal.failed {
         return Err(error);
     }
@@ -43,13 +43,13 @@ pub fn update(
 /// Shows a progress bar and the skipped files.
 struct OnTerminal {
     bar: ProgressBar,
-    passed_over: PassedOver,
+    passed_over: SkippedFiles,
     quiet: bool,
     /// The problem that ended the update.
     failed: Option<anyhow::Error>,
 }
 
-impl Watcher for OnTerminal {
+impl IndexObserver for OnTerminal {
     fn begin(&mut self, n_files: usize) {
         self.bar = progress_bar(n_files, "photos", self.quiet || n_files < FEW);
     }

@@ -22,7 +22,7 @@ use self::report::Report;
 use self::tour::Tour;
 use crate::args::not_empty;
 use crate::context::Context;
-use crate::names::{json_path, shown};
+use crate::names::{json_path, printable_path};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
 
@@ -65,7 +65,7 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<()> {
     ensure!(
         folder.is_none_or(|folder| folder.is_dir()),
         "there is no folder for the page\n  hint: make it, or give another --out\n  file: {}",
-        shown(&args.out)
+        printable_path(&args.out)
     );
     check_ending("--out", &args.out, &["html", "htm"], "open that in a browser")?;
     let album = match &args.dir {
@@ -116,7 +116,7 @@ fn take(args: &DemoArgs, album: &Album, context: &Context) -> Result<Report> {
         gallery,
         queries,
         captioned,
-        passed_over: album.passed_over.iter().map(|path| shown(path)).collect(),
+        passed_over: album.passed_over.iter().map(|path| printable_path(path)).collect(),
         command: command_line(std::env::args()),
     })
 }
@@ -211,7 +211,7 @@ fn tell(args: &DemoArgs, report: &Report, quiet: bool) -> Result<()> {
         }
         report.measured.iter().try_for_each(print)?;
     }
-    print(format!("report: {}", shown(&args.out)))
+    print(format!("report: {}", printable_path(&args.out)))
 }
 
 fn document(args: &DemoArgs, album: &Album, report: &Report) -> Value {

@@ -15,7 +15,7 @@ use super::report::Page;
 use crate::args::{Globals, WrongArguments};
 use crate::context::Context;
 use crate::model::model_files;
-use crate::names::shown;
+use crate::names::printable_path;
 use crate::outputs::{check_ending, spare_inputs};
 use crate::terminal::{print, print_json};
 
@@ -86,7 +86,7 @@ impl Outputs {
             if let Some(folder) = inputs.iter().find(holds) {
                 let message = format!(
                     "{option} would overwrite a file in {}, which this command reads; choose another file",
-                    shown(folder)
+                    printable_path(folder)
                 );
                 return Err(WrongArguments(message).into());
             }
