@@ -22,7 +22,7 @@ const BATCH: usize = 16;
 /// When a path is missing or a pattern is invalid.
 pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
     let found = photos::walk(roots)?;
-    for (path, why) in &found.passed_over {
+    for (path, why) in &found.skipped {
         note(quiet, format!("passed over {}: {why}", printable_path(path)));
     }
     Ok(found)
@@ -80,18 +80,18 @@ pub fn for_each_encoded(
     paths: &[PathBuf],
     take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<Vec<(PathBuf, String)>> {
-    let mut passed_over = SkippedFiles::new(paths.len(), context.strict);
-    encode_each(context, paths, &mut passed_over, take)?;
-    let failed = passed_over.failed().to_vec();
-    passed_over.finish(context.quiet)?;
+    let mut skipped = SkippedFiles::new(paths.len(), context.strict);
+    encode_each(context, paths, &mut skipped, take)?;
+    let failed = skipped.failed().to_vec();
+    skipped.finish(context.quiet)?;
     Ok(failed)
 }
 
-/// [`for_each_encoded`] for a part of the photos that `passed_over` counts.
+/// [`for_each_encoded`] for a part of the photos that `skipped` counts.
 pub fn encode_each(
     context: &Context,
     paths: &[PathBuf],
-    passed_over: &mut SkippedFiles,
+    skipped: &mut SkippedFiles,
     mut take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<()> {
     let config = context.session.config().preprocess();
@@ -101,7 +101,7 @@ pub fn encode_each(
             batch.par_iter().map(|path| read_input(path, &config)).collect();
         let (mut names, mut photos) = (Vec::new(), Vec::new());
         for (path, input) in batch.iter().zip(inputs) {
-            if let Some(input) = passed_over.take(path, input, Some(&bar))? {
+            if let Some(input) = skipped.take(path, input, Some(&bar))? {
                 names.push(path);
                 photos.push(input);
             }

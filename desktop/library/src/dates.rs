@@ -86,6 +86,7 @@ impl DateSource {
 pub struct PhotoDate {
     /// Seconds since 1970 on the clock that wrote the date.
     pub secs: i64,
+    /// Where the date comes from.
     pub from: DateSource,
 }
 

@@ -2,7 +2,7 @@
 //! turned by EXIF.
 //!
 //! Indexing assigns each photo to a family once, from its pixels, for all models. Candidates have a
-//! similar perceptual hash of 64 bits ([`super::fill`]). Then the pictures themselves are compared,
+//! similar perceptual hash of 64 bits ([`super::indexer`]). Then the pictures themselves are compared,
 //! at up to [`SIDE`] pixels: two invoices may share every bit of the hash and differ in one digit.
 //! A photo joins a family only if it matches every compared member, so that a small copy cannot
 //! join two different photos.

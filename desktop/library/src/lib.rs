@@ -1,10 +1,22 @@
-//! The photo library: files, their EXIF, thumbnails and each model's embeddings, in one SQLite
+//! The photo library: files, their metadata, thumbnails and each model's embeddings, in one SQLite
 //! file.
 //!
 //! A photo is its content: copies and moved files share one row of `content`, so only new content
 //! is encoded. Embeddings belong to a model and a `PREPROCESSING` version; embeddings of other
 //! models stay beside them. Each transaction writes a few photos, so the library is valid even if
 //! the program is killed.
+//!
+//! Start with the path of a photo and of a query:
+//! - [`photos::walk`] finds the files below some folders, [`Library::open`] opens the library, and
+//!   [`Library::update`] (`indexer.rs`) reads and embeds new content.
+//! - [`query::Query`] parses and embeds a query, [`Library::vector_store`] reads all embeddings, and
+//!   [`Library::search`] (`search.rs`) ranks them.
+//!
+//! The crate prints nothing. Callers get progress through [`IndexObserver`], and problems as values
+//! and as [`LibraryError`]. The tables are below, in `SCHEMA`, `COLUMNS` and `TABLES`.
+
+#![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 mod cutoffs;
 mod dates;

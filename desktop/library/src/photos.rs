@@ -67,6 +67,7 @@ const NO_MEDIA: &str = ".nomedia";
 /// A folder to search, or a single file to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
+    /// Path of the folder or file.
     pub path: PathBuf,
     /// Exclusion patterns, as lines of a `.gitignore`.
     pub exclude: Vec<String>,
@@ -92,7 +93,8 @@ pub struct FoundPhotos {
     /// Whether every folder could be listed.
     pub complete: bool,
     /// Folders that could not be listed, and ignore files that could not be read, with the reason.
-    pub passed_over: Vec<(PathBuf, String)>,
+    pub skipped: Vec<(PathBuf, String)>,
+    /// Files and folders that the default exclusions left out.
     pub left_out: LeftOut,
 }
 
@@ -198,7 +200,7 @@ impl Walk {
     fn folder(&mut self, folder: &Path, excludes: &[(PathBuf, Excludes)], is_root: bool) {
         let entries = match self.entries(folder) {
             Ok(entries) => entries,
-            Err(error) => return self.passed_over(folder, &error),
+            Err(error) => return self.skipped(folder, &error),
         };
         // A root is searched even if it has the file: the user named it.
         if !is_root && !self.hidden && entries.iter().any(|(name, _)| name == NO_MEDIA) {
@@ -209,7 +211,7 @@ impl Walk {
         match read_excludes(folder) {
             Ok(Some(own)) => excludes.push((folder.to_owned(), own)),
             Ok(None) => {}
-            Err(error) => self.passed_over(&folder.join(IGNORE_FILE), &error),
+            Err(error) => self.skipped(&folder.join(IGNORE_FILE), &error),
         }
         let is_package = !self.hidden && ends_like(folder, &PACKAGES);
         let (mut photos, mut sidecars) = (Vec::new(), FolderSidecars::default());
@@ -246,7 +248,7 @@ impl Walk {
         for entry in fs::read_dir(folder)? {
             match entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?))) {
                 Ok(entry) => entries.push(entry),
-                Err(error) => self.passed_over(folder, &error),
+                Err(error) => self.skipped(folder, &error),
             }
         }
         Ok(entries)
@@ -287,16 +289,16 @@ impl Walk {
             Ok(metadata) => metadata.is_file(),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    self.passed_over(path, &error);
+                    self.skipped(path, &error);
                 }
                 false
             }
         }
     }
 
-    fn passed_over(&mut self, path: &Path, error: &dyn Display) {
+    fn skipped(&mut self, path: &Path, error: &dyn Display) {
         self.found.complete = false;
-        self.found.passed_over.push((path.to_owned(), error.to_string()));
+        self.found.skipped.push((path.to_owned(), error.to_string()));
     }
 }
 

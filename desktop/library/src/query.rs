@@ -98,14 +98,18 @@ pub struct Query {
 /// A text or a photo with its weight, which is negative if the term is subtracted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Term {
+    /// The factor of its embedding in the query's.
     pub weight: f32,
+    /// The text or the photo.
     pub what: TermKind,
 }
 
 /// The content of a term.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TermKind {
+    /// A text.
     Text(String),
+    /// The path of a photo.
     Photo(PathBuf),
 }
 

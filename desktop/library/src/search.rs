@@ -440,6 +440,11 @@ impl VectorStore {
         self.contents.len()
     }
 
+    /// Whether there are no photos.
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
+    }
+
     /// The score of every photo, on all cores.
     pub fn scores(&self, query: &Query) -> Vec<Hit> {
         let scan = |row| Hit { row, score: self.vectors.score(query, row) };

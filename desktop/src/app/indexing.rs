@@ -108,7 +108,7 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
     if let Some(left_out) = found.left_out.in_words() {
         reporter.tell(IndexNews::LeftOut(left_out));
     }
-    for (path, why) in &found.passed_over {
+    for (path, why) in &found.skipped {
         reporter.tell(IndexNews::Problem(path.clone(), why.clone()));
     }
     Ok(library.update(&found, Indexing::of(&job.context.session), reporter)?)

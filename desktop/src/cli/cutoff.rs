@@ -65,7 +65,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
     let dim = session.config().embed_dim;
     let samples = Samples::open(shards, None)?;
     let bar = progress_bar(samples.len(), "photos", context.quiet);
-    let mut passed_over = SkippedFiles::new(samples.len(), context.strict);
+    let mut skipped = SkippedFiles::new(samples.len(), context.strict);
     let (mut images, mut texts) = (Vectors::new(dim), Vec::new());
     for start in (0..samples.len()).step_by(BATCH) {
         let (mut records, mut inputs) = (Vec::new(), Vec::new());
@@ -79,7 +79,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
                 ))
             };
             if let Some((record, input)) =
-                passed_over.take(samples.name(idx).as_ref(), read(), Some(&bar))?
+                skipped.take(samples.name(idx).as_ref(), read(), Some(&bar))?
             {
                 records.push(record);
                 inputs.push(input);
@@ -99,7 +99,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
         }
     }
     bar.finish_and_clear();
-    passed_over.finish(context.quiet)?;
+    skipped.finish(context.quiet)?;
     Ok((images, texts))
 }
 

@@ -27,7 +27,7 @@ pub fn update(
 ) -> Result<Summary> {
     let mut terminal = OnTerminal {
         bar: ProgressBar::hidden(),
-        passed_over: SkippedFiles::new(found.photos.len(), context.strict),
+        skipped: SkippedFiles::new(found.photos.len(), context.strict),
         quiet: context.quiet,
         failed: None,
     };
@@ -36,14 +36,14 @@ pub fn update(
         return Err(error);
     }
     terminal.bar.finish_and_clear();
-    terminal.passed_over.finish(context.quiet)?;
+    terminal.skipped.finish(context.quiet)?;
     Ok(summary)
 }
 
 /// Shows a progress bar and the skipped files.
 struct OnTerminal {
     bar: ProgressBar,
-    passed_over: SkippedFiles,
+    skipped: SkippedFiles,
     quiet: bool,
     /// The problem that ended the update.
     failed: Option<anyhow::Error>,
@@ -60,7 +60,7 @@ impl IndexObserver for OnTerminal {
     }
 
     fn refuse(&mut self, path: &Path, error: LibraryError) -> ControlFlow<()> {
-        match self.passed_over.take(path, Err::<(), _>(error.into()), Some(&self.bar)) {
+        match self.skipped.take(path, Err::<(), _>(error.into()), Some(&self.bar)) {
             Ok(_) => ControlFlow::Continue(()),
             Err(error) => {
                 self.failed = Some(error);

@@ -305,7 +305,7 @@ fn relate(library: &mut Library, context: &Context) -> Result<()> {
 
 fn read_store(library: &Library) -> Result<VectorStore> {
     let store = library.vector_store()?;
-    if store.len() == 0 {
+    if store.is_empty() {
         let earlier = library.photos_of_earlier_programs()?;
         anyhow::ensure!(
             earlier == 0,
