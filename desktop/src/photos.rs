@@ -8,8 +8,8 @@ use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
 use crate::context::Context;
-use crate::library::photos;
 pub use crate::library::photos::{FoundPhotos, Root, decode_photo};
+use crate::library::{LibraryError, photos};
 use crate::names::printable_path;
 use crate::terminal::{SkippedFiles, note, progress_bar};
 
@@ -32,13 +32,16 @@ pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
 ///
 /// # Errors
 /// When there are no photos.
-pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
-    let roots: Vec<Root> = roots.iter().cloned().map(Root::from).collect();
+pub fn find_photos(folders: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
+    let roots: Vec<Root> = folders.iter().cloned().map(Root::from).collect();
     let found = walk(&roots, quiet)?;
     if let Some(left_out) = found.left_out.in_words() {
         note(quiet, left_out);
     }
-    Ok(found.not_empty()?)
+    if found.photos.is_empty() {
+        return Err(LibraryError::NoPhoto(folders.to_vec()).into());
+    }
+    Ok(found)
 }
 
 /// Reads and decodes a photo. A photo of more than 200 megapixels is scaled down: see

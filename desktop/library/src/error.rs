@@ -129,7 +129,7 @@ pub enum LibraryError {
         /// The reason.
         source: io::Error,
     },
-    /// The folders have no photo.
+    /// A command that only reads photos found none in these folders.
     #[error(
         "found no photo (wanted .{}, or a camera's raw .{})\n  folder: {}",
         EXTENSIONS.join(", ."),

@@ -65,7 +65,7 @@ pub struct Indexing<'a> {
 }
 
 impl<'a> Indexing<'a> {
-    /// Settings without a imported and without a rescan.
+    /// Settings without imported embeddings and without a rescan.
     pub fn of(session: &'a Session) -> Self {
         Self { session, imported: None, rescan: false }
     }
@@ -123,11 +123,16 @@ impl Known {
 
 /// A new or changed file, as a reader thread returns it.
 struct ReadFile {
+    entry: FileEntry,
+    content: Result<Content, Unreadable>,
+}
+
+/// What the library stores of a file, its content aside.
+struct FileEntry {
     path: PathBuf,
     /// `None` if the system does not give the file's attributes.
     stamp: Option<Stamp>,
     beside: SidecarMetadata,
-    content: Result<Content, Unreadable>,
 }
 
 /// Why a file has no content.
@@ -144,11 +149,14 @@ struct Content {
     decoded: Option<DecodedPhoto>,
 }
 
-/// A file that goes into the library.
-struct FileEntry<'a> {
-    path: &'a Path,
-    stamp: Option<Stamp>,
-    beside: SidecarMetadata,
+/// A batch of files, sorted by what must be written.
+#[derive(Default)]
+struct Batch {
+    /// Files with new content.
+    new: Vec<(FileEntry, [u8; 32], PhotoMetadata, DecodedPhoto)>,
+    /// Files whose content has embeddings.
+    known: Vec<(FileEntry, [u8; 32], PhotoMetadata)>,
+    bad: Vec<(FileEntry, Unreadable)>,
 }
 
 struct DecodedPhoto {
@@ -236,78 +244,65 @@ impl Library {
     /// the observer ends the update.
     fn store(
         &mut self,
-        batch: Vec<ReadFile>,
+        files: Vec<ReadFile>,
         indexing: Indexing,
         summary: &mut Summary,
         observer: &mut dyn IndexObserver,
     ) -> Result<ControlFlow<()>> {
-        let Indexing { session, imported, .. } = indexing;
-        let (mut known, mut new, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+        let batch = self.sorted(files)?;
+        let vectors = embed_new(&batch.new, indexing, summary)?;
+        self.write(&batch, &vectors, summary)?;
+        for (file, .., decoded) in &batch.new {
+            if let Some(problem) = &decoded.problem {
+                summary.in_part += 1;
+                observer.warn(&file.path, problem);
+            }
+        }
+        let refuse = |(file, unreadable): (FileEntry, Unreadable)| {
+            observer.refuse(&file.path, unreadable.error)
+        };
+        Ok(batch.bad.into_iter().try_for_each(refuse))
+    }
+
+    fn sorted(&self, files: Vec<ReadFile>) -> Result<Batch> {
+        let mut batch = Batch::default();
         let mut in_batch = HashSet::new();
-        for ReadFile { path, stamp, beside, content } in batch {
+        for ReadFile { entry, content } in files {
             match content {
-                Err(unreadable) => bad.push((path, stamp, beside, unreadable)),
+                Err(unreadable) => batch.bad.push((entry, unreadable)),
                 Ok(Content { hash, metadata, decoded: Some(decoded) })
                     if in_batch.insert(hash) && !self.has_vectors(&hash)? =>
                 {
-                    new.push((path, stamp, beside, hash, metadata, decoded));
+                    batch.new.push((entry, hash, metadata, decoded));
                 }
-                Ok(Content { hash, metadata, .. }) => {
-                    known.push((path, stamp, beside, hash, metadata))
-                }
+                Ok(Content { hash, metadata, .. }) => batch.known.push((entry, hash, metadata)),
             }
         }
-        let mut vectors: Vec<Option<PhotoVectors>> =
-            new.iter().map(|(path, stamp, ..)| imported?.vectors(path, (*stamp)?)).collect();
-        let to_encode: Vec<usize> = (0..new.len()).filter(|i| vectors[*i].is_none()).collect();
-        let inputs: Vec<Preprocessed> = to_encode.iter().map(|i| new[*i].5.input.clone()).collect();
-        if !inputs.is_empty() {
-            for (i, encoded) in to_encode.iter().zip(&session.encode_batch(&inputs)) {
-                vectors[*i] = Some(embed(session, encoded)?);
-            }
-        }
-        summary.encoded += to_encode.len();
-        summary.recognised += new.len() - to_encode.len();
-        summary.unreadable += bad.len();
+        Ok(batch)
+    }
 
+    fn write(
+        &mut self,
+        batch: &Batch,
+        vectors: &[PhotoVectors],
+        summary: &mut Summary,
+    ) -> Result<()> {
         let transaction = self.db.transaction()?;
-        for ((path, stamp, beside, hash, metadata, decoded), vectors) in new.iter().zip(vectors) {
+        for ((file, hash, metadata, decoded), vectors) in batch.new.iter().zip(vectors) {
             let content = content_row(&transaction, hash, metadata, decoded)?;
-            vector_rows(
-                &transaction,
-                self.model,
-                content,
-                &vectors.expect("encoded or given above"),
-            )?;
-            file_row(&transaction, FileEntry { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
+            vector_rows(&transaction, self.model, content, vectors)?;
+            file_row(&transaction, file, Ok(hash))?;
         }
-        for (path, stamp, beside, hash, metadata) in &known {
+        for (file, hash, metadata) in &batch.known {
             metadata_row(&transaction, hash, metadata)?;
-            let was_there = file_row(
-                &transaction,
-                FileEntry { path, stamp: *stamp, beside: *beside },
-                Ok(hash),
-            )?;
+            let was_there = file_row(&transaction, file, Ok(hash))?;
             *if was_there { &mut summary.unchanged } else { &mut summary.recognised } += 1;
         }
-        for (path, stamp, beside, unreadable) in &bad {
-            file_row(
-                &transaction,
-                FileEntry { path, stamp: *stamp, beside: *beside },
-                Err(unreadable),
-            )?;
+        for (file, unreadable) in &batch.bad {
+            file_row(&transaction, file, Err(unreadable))?;
         }
-        transaction.commit()?;
-        for (path, .., decoded) in &new {
-            if let Some(problem) = &decoded.problem {
-                summary.in_part += 1;
-                observer.warn(path, problem);
-            }
-        }
-        let refuse = |(path, _, _, unreadable): (PathBuf, _, _, Unreadable)| {
-            observer.refuse(&path, unreadable.error)
-        };
-        Ok(bad.into_iter().try_for_each(refuse))
+        summary.unreadable += batch.bad.len();
+        Ok(transaction.commit()?)
     }
 
     /// Files that need not be read again unless they change.
@@ -450,7 +445,8 @@ fn read_file(
         let decoded = decoded.map_err(|error| Unreadable { error, is_unopened: false })?;
         Ok(Content { hash, metadata, decoded: Some(decoded) })
     });
-    ReadFile { path: path.to_owned(), stamp, beside: SidecarMetadata::of(path, sidecars), content }
+    let beside = SidecarMetadata::of(path, sidecars);
+    ReadFile { entry: FileEntry { path: path.to_owned(), stamp, beside }, content }
 }
 
 fn decode_new(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<DecodedPhoto> {
@@ -487,6 +483,28 @@ fn difference_hash(photo: &Rgb) -> u64 {
     let light =
         |x: u32, y: u32| small.get_pixel(x, y).0.iter().map(|value| u32::from(*value)).sum::<u32>();
     (0..64).fold(0, |bits, i| bits << 1 | u64::from(light(i % 8, i / 8) < light(i % 8 + 1, i / 8)))
+}
+
+/// Embeddings of new photos: imported ones, or else the model's.
+fn embed_new(
+    new: &[(FileEntry, [u8; 32], PhotoMetadata, DecodedPhoto)],
+    Indexing { session, imported, .. }: Indexing,
+    summary: &mut Summary,
+) -> Result<Vec<PhotoVectors>> {
+    let of_import = |file: &FileEntry| imported?.vectors(&file.path, file.stamp?);
+    let vectors: Vec<Option<PhotoVectors>> = new.iter().map(|(file, ..)| of_import(file)).collect();
+    let inputs: Vec<Preprocessed> = new
+        .iter()
+        .zip(&vectors)
+        .filter(|(_, vectors)| vectors.is_none())
+        .map(|((.., decoded), _)| decoded.input.clone())
+        .collect();
+    summary.encoded += inputs.len();
+    summary.recognised += new.len() - inputs.len();
+    let encoded = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
+    let mut encoded = encoded.iter();
+    let mut embed_next = || embed(session, encoded.next().expect("one for each photo without"));
+    vectors.into_iter().map(|vectors| vectors.map_or_else(&mut embed_next, Ok)).collect()
 }
 
 /// Embeddings of an encoded photo and of its regions, all from one feature map.
@@ -579,7 +597,7 @@ fn vector_rows(
 /// A photo that cannot be opened now stays a hit: it keeps the content of the last read.
 fn file_row(
     transaction: &Transaction,
-    file: FileEntry,
+    file: &FileEntry,
     content: Result<&[u8; 32], &Unreadable>,
 ) -> Result<bool> {
     let FileEntry { path, stamp, beside } = file;

@@ -108,18 +108,6 @@ impl FoundPhotos {
     pub fn covers(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| path.starts_with(&root.path))
     }
-
-    /// Itself, for commands that only read photos.
-    ///
-    /// # Errors
-    /// When there are no photos.
-    pub fn not_empty(self) -> Result<Self> {
-        if self.photos.is_empty() {
-            let folders = self.roots.into_iter().map(|root| root.path).collect();
-            return Err(LibraryError::NoPhoto(folders));
-        }
-        Ok(self)
-    }
 }
 
 /// Files and folders that the default exclusions left out.
