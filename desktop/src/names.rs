@@ -11,11 +11,11 @@ pub use crate::library::names::*;
 ///
 /// On a terminal, names with right-to-left letters are [`isolated`]. A pipe gets the plain name.
 pub fn listed(path: &Path) -> String {
-    let name = shown(path);
+    let name = printable_path(path);
     if std::io::stdout().is_terminal() { isolated(&name) } else { name }
 }
 
-/// Parses the path of an existing file on the command line; see [`given`].
+/// Parses the path of an existing file on the command line; see [`resolve_path`].
 pub fn path_parser() -> impl TypedValueParser<Value = PathBuf> {
-    PathBufValueParser::new().map(given)
+    PathBufValueParser::new().map(resolve_path)
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::globals::WrongArguments;
-use crate::names::shown;
+use crate::names::printable_path;
 
 /// Extensions that imply a format. Others, such as `.index`, do not.
 const PROMISES: [&str; 63] = [
@@ -88,7 +88,7 @@ pub fn spare_inputs<'a>(
         None => Ok(()),
         Some(input) => Err(WrongArguments(format!(
             "{option} would overwrite {}, which this command reads; choose another {}",
-            shown(input),
+            printable_path(input),
             if out.is_dir() { "folder" } else { "file" }
         ))),
     }
@@ -115,7 +115,7 @@ pub fn check_ending(
     Err(WrongArguments(format!(
         "{option} ends in .{ending}, but this command writes .{}; {cure}\n  file: {}",
         written.join(" or ."),
-        shown(out)
+        printable_path(out)
     )))
 }
 

@@ -8,10 +8,10 @@ use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
 use crate::context::Context;
-use crate::library::photos;
 pub use crate::library::photos::{FoundPhotos, Root, decode_photo};
-use crate::names::shown;
-use crate::terminal::{PassedOver, note, progress_bar};
+use crate::library::{LibraryError, photos};
+use crate::names::printable_path;
+use crate::terminal::{SkippedFiles, note, progress_bar};
 
 /// Photos per batch of the image encoder.
 const BATCH: usize = 16;
@@ -22,8 +22,8 @@ const BATCH: usize = 16;
 /// When a path is missing or a pattern is invalid.
 pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
     let found = photos::walk(roots)?;
-    for (path, why) in &found.passed_over {
-        note(quiet, format!("passed over {}: {why}", shown(path)));
+    for (path, why) in &found.skipped {
+        note(quiet, format!("passed over {}: {why}", printable_path(path)));
     }
     Ok(found)
 }
@@ -32,13 +32,16 @@ pub fn walk(roots: &[Root], quiet: bool) -> Result<FoundPhotos> {
 ///
 /// # Errors
 /// When there are no photos.
-pub fn find_photos(roots: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
-    let roots: Vec<Root> = roots.iter().cloned().map(Root::from).collect();
+pub fn find_photos(folders: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
+    let roots: Vec<Root> = folders.iter().cloned().map(Root::from).collect();
     let found = walk(&roots, quiet)?;
     if let Some(left_out) = found.left_out.in_words() {
         note(quiet, left_out);
     }
-    Ok(found.not_empty()?)
+    if found.photos.is_empty() {
+        return Err(LibraryError::NoPhoto(folders.to_vec()).into());
+    }
+    Ok(found)
 }
 
 /// Reads and decodes a photo. A photo of more than 200 megapixels is scaled down: see
@@ -58,7 +61,7 @@ pub fn read_decoded(path: &Path) -> Result<Decoded> {
 
 /// Warns on stderr that a part of a photo is missing.
 pub fn warn_of_part(path: &Path, problem: &str) {
-    note(false, format!("{}: {problem}", shown(path)));
+    note(false, format!("{}: {problem}", printable_path(path)));
 }
 
 fn read_input(path: &Path, config: &ImagePreprocess) -> Result<Preprocessed> {
@@ -80,18 +83,18 @@ pub fn for_each_encoded(
     paths: &[PathBuf],
     take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<Vec<(PathBuf, String)>> {
-    let mut passed_over = PassedOver::new(paths.len(), context.strict);
-    encode_each(context, paths, &mut passed_over, take)?;
-    let failed = passed_over.failed().to_vec();
-    passed_over.finish(context.quiet)?;
+    let mut skipped = SkippedFiles::new(paths.len(), context.strict);
+    encode_each(context, paths, &mut skipped, take)?;
+    let failed = skipped.failed().to_vec();
+    skipped.finish(context.quiet)?;
     Ok(failed)
 }
 
-/// [`for_each_encoded`] for a part of the photos that `passed_over` counts.
+/// [`for_each_encoded`] for a part of the photos that `skipped` counts.
 pub fn encode_each(
     context: &Context,
     paths: &[PathBuf],
-    passed_over: &mut PassedOver,
+    skipped: &mut SkippedFiles,
     mut take: impl FnMut(&Path, &EncodedImage) -> Result<()>,
 ) -> Result<()> {
     let config = context.session.config().preprocess();
@@ -101,7 +104,7 @@ pub fn encode_each(
             batch.par_iter().map(|path| read_input(path, &config)).collect();
         let (mut names, mut photos) = (Vec::new(), Vec::new());
         for (path, input) in batch.iter().zip(inputs) {
-            if let Some(input) = passed_over.take(path, input, Some(&bar))? {
+            if let Some(input) = skipped.take(path, input, Some(&bar))? {
                 names.push(path);
                 photos.push(input);
             }

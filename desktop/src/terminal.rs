@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mmgem_core::image::BoxPx;
 use serde_json::{Number, Value, json};
 
-use crate::names::{printable, put_path, shown};
+use crate::names::{printable, printable_path, put_path};
 
 static HAS_PRINTED: AtomicBool = AtomicBool::new(false);
 
@@ -89,14 +89,14 @@ pub fn progress_bar(len: usize, unit: &str, quiet: bool) -> ProgressBar {
 
 /// The skipped files of a batch: each is reported at once, and all are counted at the end.
 #[derive(Debug)]
-pub struct PassedOver {
+pub struct SkippedFiles {
     strict: bool,
     n_given: usize,
     /// Paths and reasons.
     failed: Vec<(PathBuf, String)>,
 }
 
-impl PassedOver {
+impl SkippedFiles {
     /// For `n_given` files. The first problem is an error if there is one file or with `--strict`.
     pub fn new(n_given: usize, strict: bool) -> Self {
         Self { strict: strict || n_given == 1, n_given, failed: Vec::new() }
@@ -115,7 +115,7 @@ impl PassedOver {
             Err(error) => error,
         };
         let why = root_on_one_line(&error);
-        let line = printable(&format!("skipped {}: {why}", shown(path)));
+        let line = printable(&format!("skipped {}: {why}", printable_path(path)));
         match bar {
             Some(bar) if !bar.is_hidden() => bar.println(line),
             _ => eprintln!("{line}"),
@@ -177,15 +177,15 @@ mod tests {
     #[test]
     fn a_bad_file_among_many_is_skipped_and_a_single_one_is_an_error() {
         let bad = || Err::<(), _>(anyhow::anyhow!("damaged"));
-        let mut many = PassedOver::new(2, false);
+        let mut many = SkippedFiles::new(2, false);
         assert!(many.take(Path::new("a"), bad(), None).expect("skipped").is_none());
         assert!(many.take(Path::new("b"), Ok(()), None).expect("fine").is_some());
         many.finish(true).expect("one is left");
 
-        assert!(PassedOver::new(1, false).take(Path::new("a"), bad(), None).is_err());
-        assert!(PassedOver::new(2, true).take(Path::new("a"), bad(), None).is_err());
+        assert!(SkippedFiles::new(1, false).take(Path::new("a"), bad(), None).is_err());
+        assert!(SkippedFiles::new(2, true).take(Path::new("a"), bad(), None).is_err());
 
-        let mut none_left = PassedOver::new(2, false);
+        let mut none_left = SkippedFiles::new(2, false);
         for name in ["a", "b"] {
             none_left.take(Path::new(name), bad(), None).expect("skipped");
         }

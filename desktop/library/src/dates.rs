@@ -2,9 +2,14 @@
 
 use std::path::Path;
 
+use jiff::SignedDuration;
+use jiff::civil::{Date, DateTime, Time, datetime};
+
+const EPOCH: DateTime = datetime(1970, 1, 1, 0, 0, 0, 0);
+
 /// The source of a photo's date, the most reliable first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DateFrom {
+pub enum DateSource {
     /// EXIF of the photo.
     Exif,
     /// XMP in the photo.
@@ -27,7 +32,7 @@ pub enum DateFrom {
     File,
 }
 
-impl DateFrom {
+impl DateSource {
     const ALL: [Self; 10] = [
         Self::Exif,
         Self::Xmp,
@@ -57,7 +62,7 @@ impl DateFrom {
         }
     }
 
-    /// The inverse of [`DateFrom::as_str`].
+    /// The inverse of [`DateSource::as_str`].
     pub fn of_str(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|from| from.as_str() == text)
     }
@@ -78,54 +83,42 @@ impl DateFrom {
 
 /// A date and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dated {
+pub struct PhotoDate {
     /// Seconds since 1970 on the clock that wrote the date.
     pub secs: i64,
-    pub from: DateFrom,
+    /// Where the date comes from.
+    pub from: DateSource,
 }
 
-/// Days of the Gregorian calendar from 1970-01-01 (Hinnant, `days_from_civil`).
-pub fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let year_of_era = year - era * 400;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+/// Seconds from 1970 to a moment, both on the same clock.
+pub fn secs_of(moment: DateTime) -> i64 {
+    moment.duration_since(EPOCH).as_secs()
 }
 
-/// Days since 1970 of a date; `None` if the date is not in the calendar, such as 31 February.
-pub fn days_of_date(year: i64, month: i64, day: i64) -> Option<i64> {
-    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let n_days = match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if is_leap => 29,
-        2 => 28,
-        _ => return None,
-    };
-    (1..=n_days).contains(&day).then(|| days_since_1970(year, month, day))
+/// A date; `None` if it is not in the calendar, such as 31 February.
+pub fn date_of(year: i64, month: i64, day: i64) -> Option<Date> {
+    Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()
+}
+
+/// A time of day; second 60 is a leap second and becomes 59.
+pub fn time_of([hours, minutes, seconds]: [i64; 3]) -> Option<Time> {
+    let seconds = if seconds == 60 { 59 } else { seconds };
+    Time::new(hours.try_into().ok()?, minutes.try_into().ok()?, seconds.try_into().ok()?, 0).ok()
+}
+
+/// A moment within the calendar, which ends with the year 9999.
+fn moment(secs: i64) -> DateTime {
+    EPOCH.saturating_add(SignedDuration::from_secs(secs))
 }
 
 /// A day as `2024-05-17`, on the clock that counted the seconds.
 pub fn date_in_words(secs: i64) -> String {
-    // Hinnant, `civil_from_days`.
-    let days = secs.div_euclid(86_400) + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
+    moment(secs).date().to_string()
 }
 
 /// A second as `2024-05-17T12:00:05`, on the clock that counted the seconds.
 pub fn second_in_words(secs: i64) -> String {
-    let of_day = secs.rem_euclid(86_400);
-    let (hours, minutes) = (of_day / 3600, of_day / 60 % 60);
-    format!("{}T{hours:02}:{minutes:02}:{:02}", date_in_words(secs), of_day % 60)
+    moment(secs).to_string()
 }
 
 /// Parses a text from the front; `rest` is the part not yet read.
@@ -170,12 +163,6 @@ impl Reader<'_> {
     }
 }
 
-fn secs_of_day([hours, minutes, seconds]: [i64; 3]) -> Option<i64> {
-    // 60 is a leap second.
-    let is_time = hours < 24 && minutes < 60 && seconds <= 60;
-    is_time.then_some(hours * 3600 + minutes * 60 + seconds.min(59))
-}
-
 /// A date in metadata, in seconds since 1970 on the clock that wrote it; ignores a time zone.
 ///
 /// Accepts EXIF's `2021:05:06 12:00:05`, ISO's `2021-05-06T12:00:05+02:00`, IPTC's `20210506`, a
@@ -198,16 +185,16 @@ pub fn date_of_metadata(text: &str) -> Option<i64> {
     if !reader.ends_number() {
         return None;
     }
-    let days = days_of_date(year, month.unwrap_or(1), day.unwrap_or(1))?;
+    let date = date_of(year, month.unwrap_or(1), day.unwrap_or(1))?;
     let time = reader.attempt(|reader| {
         reader.one_of(b" T_")?;
         let hours = reader.number(2)?;
         reader.one_of(b":.")?;
         let minutes = reader.number(2)?;
         let seconds = reader.attempt(|reader| reader.one_of(b":.").and_then(|_| reader.number(2)));
-        secs_of_day([hours, minutes, seconds.unwrap_or(0)])
+        time_of([hours, minutes, seconds.unwrap_or(0)])
     });
-    Some(days * 86_400 + time.unwrap_or(0))
+    Some(secs_of(date.to_datetime(time.unwrap_or_default())))
 }
 
 /// `Thu, 06 May 2021 12:00:05 GMT`, with or without the day of the week.
@@ -221,15 +208,14 @@ fn date_of_mail(text: &str) -> Option<i64> {
     let month = MONTHS.iter().position(|month| name.starts_with(month))? as i64 + 1;
     let year: i64 = words.next()?.parse().ok().filter(|year| (1801..=9999).contains(year))?;
     let time = words.next().and_then(|time| {
-        let parts: Option<Vec<i64>> =
-            time.split(':').map(|part| part.parse().ok().filter(|n| *n >= 0)).collect();
+        let parts: Option<Vec<i64>> = time.split(':').map(|part| part.parse().ok()).collect();
         match parts?.as_slice() {
-            [hours, minutes] => secs_of_day([*hours, *minutes, 0]),
-            [hours, minutes, seconds] => secs_of_day([*hours, *minutes, *seconds]),
+            [hours, minutes] => time_of([*hours, *minutes, 0]),
+            [hours, minutes, seconds] => time_of([*hours, *minutes, *seconds]),
             _ => None,
         }
     });
-    Some(days_of_date(year, month, day)? * 86_400 + time.unwrap_or(0))
+    Some(secs_of(date_of(year, month, day)?.to_datetime(time.unwrap_or_default())))
 }
 
 /// The date in a file's name, in seconds since 1970 on the clock that wrote it; midnight if the
@@ -275,12 +261,12 @@ fn day_and_time(mut reader: Reader) -> Option<i64> {
     if separator.is_some() && !reader.ends_number() {
         return None;
     }
-    let days = days_of_date(year, month, day)?;
-    Some(days * 86_400 + reader.attempt(time_of_name).unwrap_or(0))
+    let date = date_of(year, month, day)?;
+    Some(secs_of(date.to_datetime(reader.attempt(time_of_name).unwrap_or_default())))
 }
 
 /// A time: `_120005`, `-12-00-05`, ` at 12.00.05`, ` at 1.00.05 PM`.
-fn time_of_name(reader: &mut Reader) -> Option<i64> {
+fn time_of_name(reader: &mut Reader) -> Option<Time> {
     if reader.attempt(|reader| reader.word(b" at ")).is_none() {
         _ = reader.one_of(b"-_ T.");
     }
@@ -304,7 +290,7 @@ fn time_of_name(reader: &mut Reader) -> Option<i64> {
     } else if parts[0] == 12 && reader.word(b"am").is_some() {
         parts[0] = 0;
     }
-    secs_of_day(parts)
+    time_of(parts)
 }
 
 #[cfg(test)]
@@ -314,8 +300,10 @@ mod tests {
     #[test]
     fn days_are_those_of_the_calendar() {
         let dates = [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (1900, 3, 1)];
-        let days = dates.map(|(year, month, day)| days_of_date(year, month, day));
-        assert_eq!(days, [0, -1, 11_016, 19_783, -25_508].map(Some));
+        let secs = dates.map(|(year, month, day)| {
+            secs_of(date_of(year, month, day).expect("a date").to_datetime(Time::midnight()))
+        });
+        assert_eq!(secs, [0, -1, 11_016, 19_783, -25_508].map(|days| days * 86_400));
         for (year, month, day) in [
             (2023, 2, 29),
             (1900, 2, 29),
@@ -323,8 +311,9 @@ mod tests {
             (2024, 4, 31),
             (2024, 13, 1),
             (2024, 1, 0),
+            (70_000, 1, 1),
         ] {
-            assert_eq!(days_of_date(year, month, day), None, "{year}-{month}-{day}");
+            assert_eq!(date_of(year, month, day), None, "{year}-{month}-{day}");
         }
     }
 
@@ -333,9 +322,13 @@ mod tests {
         for (year, month, day) in
             [(1970, 1, 1), (1969, 12, 31), (2000, 2, 29), (2024, 3, 1), (2026, 11, 25)]
         {
-            let secs = days_since_1970(year, month, day) * 86_400 + 86_399;
+            let date = date_of(year, month, day).expect("a date");
+            let secs = secs_of(date.to_datetime(Time::midnight())) + 86_399;
             assert_eq!(second_in_words(secs), format!("{year:04}-{month:02}-{day:02}T23:59:59"));
+            assert_eq!(date_in_words(secs), format!("{year:04}-{month:02}-{day:02}"));
         }
+        // A sidecar can hold any number.
+        assert_eq!(date_in_words(i64::MAX), "9999-12-31");
     }
 
     #[track_caller]
@@ -414,9 +407,9 @@ mod tests {
 
     #[test]
     fn sources_are_kept_under_their_names() {
-        for from in DateFrom::ALL {
-            assert_eq!(DateFrom::of_str(from.as_str()), Some(from));
+        for from in DateSource::ALL {
+            assert_eq!(DateSource::of_str(from.as_str()), Some(from));
         }
-        assert!(DateFrom::ALL.is_sorted() && DateFrom::of_str("else").is_none());
+        assert!(DateSource::ALL.is_sorted() && DateSource::of_str("else").is_none());
     }
 }

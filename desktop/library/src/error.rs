@@ -11,7 +11,7 @@ use mmgem_core::session::SessionError;
 use mmgem_data::files::FolderError;
 use rusqlite::types::FromSqlError;
 
-use super::names::shown;
+use super::names::printable_path;
 use super::photos::{EXTENSIONS, RAW_EXTENSIONS};
 use super::query::QueryError;
 
@@ -51,7 +51,7 @@ pub enum LibraryError {
     /// The system cannot watch a folder.
     #[error(
         "the folder cannot be watched\n  hint: on Linux, is fs.inotify.max_user_watches large enough?\n  folder: {}",
-        shown(folder)
+        printable_path(folder)
     )]
     WatchFolder {
         /// The folder.
@@ -62,7 +62,7 @@ pub enum LibraryError {
     /// There is no library file.
     #[error(
         "the photo library is not there\n  hint: is the path right? `mmgem index DIR` fills a library; --photos DIR searches folders without one\n  file: {}",
-        shown(.0)
+        printable_path(.0)
     )]
     NotThere(PathBuf),
     /// The library's path is empty.
@@ -71,13 +71,13 @@ pub enum LibraryError {
     /// The library's path is that of a photo.
     #[error(
         "the photo library cannot be a photo\n  hint: name another file with --library\n  file: {}",
-        shown(.0)
+        printable_path(.0)
     )]
     NamedLikePhoto(PathBuf),
     /// The library cannot be opened.
     #[error(
         "the photo library cannot be used\n  hint: is the path right, and may this user write there? --library FILE names another\n  file: {}",
-        shown(file)
+        printable_path(file)
     )]
     Unusable {
         /// The library.
@@ -111,7 +111,7 @@ pub enum LibraryError {
     #[error("this system names no folder for a program's data\n  hint: give --library FILE")]
     NoDataFolder,
     /// An exchange file cannot be used.
-    #[error("the index cannot be used\n  file: {}", shown(file))]
+    #[error("the index cannot be used\n  file: {}", printable_path(file))]
     Exchange {
         /// The file.
         file: PathBuf,
@@ -122,23 +122,23 @@ pub enum LibraryError {
     #[error("--exclude wants patterns, as `*.png` or `drafts/`")]
     Exclude(#[from] PatternError),
     /// A folder to search is missing or cannot be opened.
-    #[error("cannot list the folder\n  folder: {}", shown(folder))]
+    #[error("cannot list the folder\n  folder: {}", printable_path(folder))]
     Folder {
         /// The folder.
         folder: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// The folders have no photo.
+    /// A command that only reads photos found none in these folders.
     #[error(
         "found no photo (wanted .{}, or a camera's raw .{})\n  folder: {}",
         EXTENSIONS.join(", ."),
         RAW_EXTENSIONS.join(", ."),
-        .0.iter().map(|folder| shown(folder)).collect::<Vec<_>>().join(", ")
+        .0.iter().map(|folder| printable_path(folder)).collect::<Vec<_>>().join(", ")
     )]
     NoPhoto(Vec<PathBuf>),
     /// A photo cannot be decoded.
-    #[error("the photo cannot be used\n  file: {}", shown(file))]
+    #[error("the photo cannot be used\n  file: {}", printable_path(file))]
     Photo {
         /// The photo.
         file: PathBuf,
@@ -152,7 +152,7 @@ pub enum LibraryError {
     #[error("reading it ended in a panic; the file is damaged, or this program is wrong")]
     Panicked,
     /// The query's photo, or the box on it, cannot be embedded.
-    #[error("the query cannot be used\n  file: {}", shown(file))]
+    #[error("the query cannot be used\n  file: {}", printable_path(file))]
     QueryPhoto {
         /// The photo.
         file: PathBuf,

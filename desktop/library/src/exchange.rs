@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use mmgem_core::index::{Index, IndexedPhoto, Vectors};
 use mmgem_data::files;
 
-use super::fill::Stamp;
+use super::indexer::Stamp;
 use super::names::composed;
 use super::{Library, LibraryError, PhotoVectors, Result, codes_from_bytes, paths};
 
 /// Embeddings that the same model made elsewhere.
 #[derive(Debug)]
-pub struct Donor {
+pub struct ImportedIndex {
     index: Index,
     /// Row of a photo, by its file's name, size and modification time in milliseconds.
     rows: HashMap<(String, i64, i64), usize>,
 }
 
-impl Donor {
+impl ImportedIndex {
     /// Reads an exchange file.
     ///
     /// # Errors

@@ -1,4 +1,7 @@
 //! Exclusion patterns for a library, in the syntax of `.gitignore`.
+//!
+//! The crates `ignore` and `globset` match bytes: their `?` and `[é]` do not match the letter `é`.
+//! They also read `{a,b}` as two names, which git does not.
 
 use std::path::Path;
 
@@ -95,6 +98,15 @@ mod tests {
         check(&["raw/**"], "raw/b/a.jpg", Some(true));
         check(&["/top.jpg"], "top.jpg", Some(true));
         check(&["/top.jpg"], "a/top.jpg", None);
+    }
+
+    #[test]
+    fn a_wildcard_matches_a_letter_of_any_script_and_braces_are_plain() {
+        check(&["?.jpg"], "\u{e9}.jpg", Some(true));
+        check(&["[\u{e0}-\u{fc}].jpg"], "\u{e9}.jpg", Some(true));
+        check(&["[!a].jpg"], "\u{5199}.jpg", Some(true));
+        check(&["{a,b}.jpg"], "{a,b}.jpg", Some(true));
+        check(&["{a,b}.jpg"], "a.jpg", None);
     }
 
     #[test]

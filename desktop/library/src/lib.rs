@@ -1,28 +1,40 @@
-//! The photo library: files, their EXIF, thumbnails and each model's embeddings, in one SQLite
+//! The photo library: files, their metadata, thumbnails and each model's embeddings, in one SQLite
 //! file.
 //!
 //! A photo is its content: copies and moved files share one row of `content`, so only new content
 //! is encoded. Embeddings belong to a model and a `PREPROCESSING` version; embeddings of other
 //! models stay beside them. Each transaction writes a few photos, so the library is valid even if
 //! the program is killed.
+//!
+//! Start with the path of a photo and of a query:
+//! - [`photos::walk`] finds the files below some folders, [`Library::open`] opens the library, and
+//!   [`Library::update`] (`indexer.rs`) reads and embeds new content.
+//! - [`query::Query`] parses and embeds a query, [`Library::vector_store`] reads all embeddings, and
+//!   [`Library::search`] (`search.rs`) ranks them.
+//!
+//! The crate prints nothing. Callers get progress through [`IndexObserver`], and problems as values
+//! and as [`LibraryError`]. The tables are below, in `SCHEMA`, `COLUMNS` and `TABLES`.
+
+#![warn(missing_docs)]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 mod cutoffs;
 mod dates;
+mod duplicates;
 mod error;
 mod exchange;
 mod excludes;
-mod facts;
-mod fill;
 mod folders;
+mod indexer;
+mod metadata;
 pub mod names;
 mod open;
 mod paths;
 pub mod photos;
 pub mod query;
-mod same;
 mod search;
 mod sidecars;
-mod texts;
+mod text_cache;
 mod watch;
 
 use std::path::PathBuf;
@@ -32,14 +44,14 @@ use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use cutoffs::Cutoff;
-pub use dates::{date_in_words, days_of_date, second_in_words};
+pub use dates::{DateSource, PhotoDate, date_in_words, second_in_words};
 pub use error::{LibraryError, Result, root_on_one_line};
-pub use exchange::Donor;
-pub use facts::Facts;
-pub use fill::{Filling, Summary, Watcher};
-pub use paths::as_programs_take_it;
-pub use search::{Found, Keep, Photo, Ranked, Shelf, Wanted};
-pub use texts::{KnownTexts, TextsInMemory};
+pub use exchange::ImportedIndex;
+pub use indexer::{IndexObserver, Indexing, Summary};
+pub use metadata::PhotoMetadata;
+pub use paths::simplified_path;
+pub use search::{Photo, PhotoFilter, Ranked, SearchHit, SearchOptions, VectorStore};
+pub use text_cache::{MemoryTextCache, TextCache};
 pub use watch::Changes;
 
 /// Version of decoding, scaling and choice of boxes. Raise it when the same photo and model give
@@ -48,9 +60,9 @@ const PREPROCESSING: i64 = 2;
 /// Version of the decoders. Raise it when more formats can be read: unreadable files are then tried
 /// again.
 const READERS: i64 = 3;
-/// Version of [`Facts`]. Raise it when [`Facts`] finds more: files without a date of their own are
+/// Version of [`PhotoMetadata`]. Raise it when [`PhotoMetadata`] finds more: files without a date of their own are
 /// then read again.
-const FACTS: i64 = 1;
+const METADATA: i64 = 1;
 /// `PRAGMA user_version` of a library with the tables below.
 const SCHEMA_VERSION: i64 = 1;
 /// `PRAGMA application_id` of every library: "MMGL".
@@ -109,7 +121,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
     ("content", "family", "INTEGER"),
     // The source of `taken_secs`.
     ("content", "date_from", "TEXT"),
-    // `FACTS` of the program that read the facts.
+    // `METADATA` of the program that read the metadata.
     ("content", "facts", "INTEGER"),
     // The missing part of the picture, in words, if the file is truncated or damaged.
     ("content", "problem", "TEXT"),
@@ -119,7 +131,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
     ("file", "sidecar_ns", "INTEGER"),
     // `READERS` of the program that tried to read the file.
     ("file", "readers", "INTEGER"),
-    // Facts from the file's name and its sidecars.
+    // Metadata from the file's name and its sidecars.
     ("file", "taken_secs", "INTEGER"),
     ("file", "date_from", "TEXT"),
     ("file", "latitude", "REAL"),

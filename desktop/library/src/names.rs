@@ -16,7 +16,7 @@ use unicode_normalization_alignments::UnicodeNormalization;
 ///
 /// Writes control characters as `\n`, `\t` and `\u{1b}`, and bytes outside UTF-8 as `\xe9`. A
 /// backslash stays as it is, so the text is not exact; `--null` and `--json` are.
-pub fn shown(path: &Path) -> String {
+pub fn printable_path(path: &Path) -> String {
     let mut line = String::new();
     for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
         push_printable(&mut line, chunk.valid());
@@ -162,7 +162,7 @@ fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
 /// The path of an existing file, as users write it. Accepts a plain path, a `file:` URI from
 /// `--json`, a path whose accents are composed differently than on disk, and a path copied from a
 /// terminal ([`isolated`]).
-pub fn given(path: PathBuf) -> PathBuf {
+pub fn resolve_path(path: PathBuf) -> PathBuf {
     let path = match path.to_str() {
         Some(text) if text.contains(ISOLATE) && !path.exists() => text.replace(ISOLATE, "").into(),
         _ => path,
@@ -234,12 +234,12 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("עברית.jpg");
         fs::write(&file, "").expect("writable");
-        assert_eq!(given(isolated(&file.display().to_string()).into()), file);
+        assert_eq!(resolve_path(isolated(&file.display().to_string()).into()), file);
     }
 
     #[test]
     fn a_name_is_shown_on_one_line_and_moves_no_cursor() {
-        let check = |name: &str, wanted: &str| assert_eq!(shown(Path::new(name)), wanted);
+        let check = |name: &str, wanted: &str| assert_eq!(printable_path(Path::new(name)), wanted);
         check("a b/ü 写真.jpg", "a b/ü 写真.jpg");
         check("a\tb\nc\r\u{1b}[31m", "a\\tb\\nc\\r\\u{1b}[31m");
         check("\u{9b}31m", "\\u{9b}31m");
@@ -263,9 +263,9 @@ mod tests {
             assert!(uri.is_ascii() && !uri.contains(','), "{uri}");
             assert_eq!(path_of_uri(&uri).as_deref(), Some(path), "{uri}");
             let told = json_path(path);
-            assert_eq!(given(told.as_str().expect("a text").into()), path, "{told}");
+            assert_eq!(resolve_path(told.as_str().expect("a text").into()), path, "{told}");
         }
-        assert_eq!(shown(Path::new(OsStr::from_bytes(b"caf\xe9.jpg"))), "caf\\xe9.jpg");
+        assert_eq!(printable_path(Path::new(OsStr::from_bytes(b"caf\xe9.jpg"))), "caf\\xe9.jpg");
         let mut entry = serde_json::json!({});
         put_path(&mut entry, Path::new("/é.jpg"));
         assert_eq!(entry, serde_json::json!({ "path": "/é.jpg" }));
@@ -299,10 +299,10 @@ mod tests {
         let (typed, on_disk) = ("caf\u{e9}/\u{fc}.jpg", "cafe\u{301}/u\u{308}.jpg");
         fs::create_dir(folder.path().join("cafe\u{301}")).expect("writable");
         fs::write(folder.path().join(on_disk), b"").expect("writable");
-        let there = given(folder.path().join(typed));
-        assert!(there.is_file(), "{}", shown(&there));
+        let there = resolve_path(folder.path().join(typed));
+        assert!(there.is_file(), "{}", printable_path(&there));
         let missing = folder.path().join("caf\u{e9}/\u{f6}.jpg");
-        assert_eq!(given(missing.clone()), missing);
+        assert_eq!(resolve_path(missing.clone()), missing);
         assert_eq!(
             (composed(on_disk).as_str(), folded("CAFE\u{301} ＡＢ")),
             (typed, "caf\u{e9} ab".into())

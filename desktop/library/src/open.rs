@@ -273,7 +273,7 @@ fn model_row(db: &Connection, fingerprint: u64) -> Result<Option<i64>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cutoff, KnownTexts};
+    use super::super::{Cutoff, TextCache};
     use super::*;
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -295,18 +295,18 @@ mod tests {
     fn a_library_is_read_without_writing_to_it() {
         let (_folder, file) = folder();
         let mut library = Library::open(&file, 1, 2).expect("usable");
-        library.remember("dog", &[0.6, 0.8]).expect("writable");
+        library.store_text_embed("dog", &[0.6, 0.8]).expect("writable");
         drop(library);
         let bytes = || fs::read(&file).expect("readable");
         let (before, names) = (bytes(), beside(&file));
         let mut library = Library::for_reading(&file, 1, 2).expect("readable");
         assert!(library.is_read_only());
-        assert_eq!(library.known("dog").expect("readable"), Some(vec![0.6, 0.8]));
-        library.remember("cat", &[1.0, 0.0]).expect("nothing is asked of the file");
-        assert_eq!(library.known("cat").expect("readable"), None);
+        assert_eq!(library.text_embed("dog").expect("readable"), Some(vec![0.6, 0.8]));
+        library.store_text_embed("cat", &[1.0, 0.0]).expect("nothing is asked of the file");
+        assert_eq!(library.text_embed("cat").expect("readable"), None);
         assert!(library.set_cutoffs(&[]).is_err());
         let other = Library::for_reading(&file, 9, 2).expect("readable");
-        assert_eq!(other.shelf().expect("readable").len(), 0);
+        assert_eq!(other.vector_store().expect("readable").len(), 0);
         drop((library, other));
         let first = bytes().iter().zip(&before).position(|(a, b)| a != b);
         assert_eq!((first, bytes().len(), beside(&file)), (None, before.len(), names));
@@ -330,9 +330,9 @@ mod tests {
         let seen = |library: &Library| {
             let photos = library.photos().expect("readable");
             (
-                library.shelf().expect("readable").len(),
+                library.vector_store().expect("readable").len(),
                 photos[&7].taken.secs,
-                library.known("dog").expect("readable"),
+                library.text_embed("dog").expect("readable"),
             )
         };
         let library = Library::for_reading(&file, 1, 2).expect("readable");
@@ -375,12 +375,12 @@ mod tests {
     fn what_a_killed_program_left_in_the_log_is_read_too() {
         let (_folder, file) = folder();
         let mut library = Library::open(&file, 1, 2).expect("usable");
-        library.remember("dog", &[0.6, 0.8]).expect("writable");
+        library.store_text_embed("dog", &[0.6, 0.8]).expect("writable");
         let log = with_ending(&file, "-wal");
         assert!(fs::metadata(&log).is_ok_and(|log| log.len() > 0), "the library is still open");
         let copy = Copy::of(&file, &log).expect("there is a folder for temporary files");
         let of_copy = Library::open(&copy.file, 1, 2).expect("usable");
-        assert_eq!(of_copy.known("dog").expect("readable"), Some(vec![0.6, 0.8]));
+        assert_eq!(of_copy.text_embed("dog").expect("readable"), Some(vec![0.6, 0.8]));
         let place = copy.folder.clone();
         drop((of_copy, copy));
         assert!(!place.exists());

@@ -29,7 +29,7 @@ pub fn from_bytes(bytes: &[u8]) -> PathBuf {
 
 /// A path that other programs accept. On Windows a canonical path, as the library stores it, begins
 /// with `\\?\`, which few programs accept.
-pub fn as_programs_take_it(path: &Path) -> PathBuf {
+pub fn simplified_path(path: &Path) -> PathBuf {
     let plain = if cfg!(windows) { path.to_str().and_then(without_verbatim) } else { None };
     plain.map_or_else(|| path.to_owned(), PathBuf::from)
 }

@@ -11,8 +11,8 @@ use mmgem_core::image::{DecodeLimits, Decoded, decode_scaled, embedded_jpeg};
 use mmgem_data::files;
 
 use super::excludes::Excludes;
-use super::facts::Facts;
-use super::names::shown;
+use super::metadata::PhotoMetadata;
+use super::names::printable_path;
 use super::sidecars::{FolderSidecars, is_sidecar};
 use super::{LibraryError, Result};
 
@@ -67,6 +67,7 @@ const NO_MEDIA: &str = ".nomedia";
 /// A folder to search, or a single file to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
+    /// Path of the folder or file.
     pub path: PathBuf,
     /// Exclusion patterns, as lines of a `.gitignore`.
     pub exclude: Vec<String>,
@@ -92,7 +93,8 @@ pub struct FoundPhotos {
     /// Whether every folder could be listed.
     pub complete: bool,
     /// Folders that could not be listed, and ignore files that could not be read, with the reason.
-    pub passed_over: Vec<(PathBuf, String)>,
+    pub skipped: Vec<(PathBuf, String)>,
+    /// Files and folders that the default exclusions left out.
     pub left_out: LeftOut,
 }
 
@@ -105,18 +107,6 @@ impl FoundPhotos {
     /// Whether a path is in one of the folders.
     pub fn covers(&self, path: &Path) -> bool {
         self.roots.iter().any(|root| path.starts_with(&root.path))
-    }
-
-    /// Itself, for commands that only read photos.
-    ///
-    /// # Errors
-    /// When there are no photos.
-    pub fn not_empty(self) -> Result<Self> {
-        if self.photos.is_empty() {
-            let folders = self.roots.into_iter().map(|root| root.path).collect();
-            return Err(LibraryError::NoPhoto(folders));
-        }
-        Ok(self)
     }
 }
 
@@ -198,7 +188,7 @@ impl Walk {
     fn folder(&mut self, folder: &Path, excludes: &[(PathBuf, Excludes)], is_root: bool) {
         let entries = match self.entries(folder) {
             Ok(entries) => entries,
-            Err(error) => return self.passed_over(folder, &error),
+            Err(error) => return self.skipped(folder, &error),
         };
         // A root is searched even if it has the file: the user named it.
         if !is_root && !self.hidden && entries.iter().any(|(name, _)| name == NO_MEDIA) {
@@ -209,7 +199,7 @@ impl Walk {
         match read_excludes(folder) {
             Ok(Some(own)) => excludes.push((folder.to_owned(), own)),
             Ok(None) => {}
-            Err(error) => self.passed_over(&folder.join(IGNORE_FILE), &error),
+            Err(error) => self.skipped(&folder.join(IGNORE_FILE), &error),
         }
         let is_package = !self.hidden && ends_like(folder, &PACKAGES);
         let (mut photos, mut sidecars) = (Vec::new(), FolderSidecars::default());
@@ -246,7 +236,7 @@ impl Walk {
         for entry in fs::read_dir(folder)? {
             match entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?))) {
                 Ok(entry) => entries.push(entry),
-                Err(error) => self.passed_over(folder, &error),
+                Err(error) => self.skipped(folder, &error),
             }
         }
         Ok(entries)
@@ -271,7 +261,7 @@ impl Walk {
         let is_theirs = SYSTEM_FOLDERS.contains(&lower.as_str())
             || (is_package && !ORIGINALS.contains(&lower.as_str()));
         if kind.is_dir() && is_theirs {
-            self.found.left_out.folders.insert(shown(Path::new(name)));
+            self.found.left_out.folders.insert(printable_path(Path::new(name)));
         }
         // Files directly in a photo library are its databases.
         is_package && !kind.is_dir() || kind.is_dir() && is_theirs
@@ -287,16 +277,16 @@ impl Walk {
             Ok(metadata) => metadata.is_file(),
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
-                    self.passed_over(path, &error);
+                    self.skipped(path, &error);
                 }
                 false
             }
         }
     }
 
-    fn passed_over(&mut self, path: &Path, error: &dyn Display) {
+    fn skipped(&mut self, path: &Path, error: &dyn Display) {
         self.found.complete = false;
-        self.found.passed_over.push((path.to_owned(), error.to_string()));
+        self.found.skipped.push((path.to_owned(), error.to_string()));
     }
 }
 
@@ -334,7 +324,7 @@ pub fn decode_photo(path: &Path, bytes: &[u8], least_side: u32) -> Result<Decode
     }
     let preview = embedded_jpeg(bytes).ok_or(LibraryError::NoPreview)?;
     let decoded = Decoded { format: "RAW", ..decode_scaled(preview, limits, least_side)? };
-    match (Facts::of(preview).orientation, Facts::of(bytes).orientation) {
+    match (PhotoMetadata::of(preview).orientation, PhotoMetadata::of(bytes).orientation) {
         // The preview has its own orientation, which the decoder applied.
         (Some(_), _) | (None, None) => Ok(decoded),
         (None, Some(turn)) => Ok(decoded.turned(turn)),

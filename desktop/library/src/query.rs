@@ -12,15 +12,19 @@ use mmgem_core::session::{Part, Session};
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError, TokenizerReport};
 use pollster::block_on;
 
-use super::names::{folded, given, path_of_uri, shown};
+use super::dates::{date_of, secs_of};
+use super::names::{folded, path_of_uri, printable_path, resolve_path};
 use super::photos::{looks_like_a_photo, read_decoded};
-use super::{Cutoff, KnownTexts, LibraryError, Photo, Result, days_of_date};
+use super::{Cutoff, LibraryError, Photo, Result, TextCache};
 
 /// Default radius of `near:`, in kilometres.
 const NEAR_KM: f64 = 10.0;
 const EARTH_RADIUS_KM: f64 = 6371.0;
 /// All filters, named in the error for an unknown one.
 const FILTERS: &str = "after: before: near: path: camera: type:";
+
+/// A description of the value of `after:` and `before:`.
+const DATE: &str = "a date, as in after:2024 or before:2024-05-17";
 
 /// Why a query is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +42,16 @@ pub enum QueryError {
         /// A description of a valid value, with an example.
         wanted: String,
     },
+    /// The date of a filter is not in the calendar, such as 31 February.
+    #[error("{word:?} is not a valid filter: {month} has {n_days} days; wanted {DATE}")]
+    NoSuchDay {
+        /// The filter, as the user wrote it.
+        word: String,
+        /// The year and month of the date.
+        month: String,
+        /// Number of days of the month.
+        n_days: i8,
+    },
     /// There is no filter of this name.
     #[error(
         "there is no filter {key}:{}; the filters are {FILTERS}\n  hint: put a text with a colon in quotes: '\"{word}\"'",
@@ -52,7 +66,7 @@ pub enum QueryError {
     /// A term looks like a photo, but there is no such file.
     #[error(
         "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
-        shown(.0)
+        printable_path(.0)
     )]
     NoSuchPhoto(PathBuf),
     /// The weighted sum of the terms is not finite.
@@ -84,14 +98,18 @@ pub struct Query {
 /// A text or a photo with its weight, which is negative if the term is subtracted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Term {
+    /// The factor of its embedding in the query's.
     pub weight: f32,
-    pub what: What,
+    /// The text or the photo.
+    pub what: TermKind,
 }
 
 /// The content of a term.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum TermKind {
+    /// A text.
     Text(String),
+    /// The path of a photo.
     Photo(PathBuf),
 }
 
@@ -140,7 +158,7 @@ impl Query {
     pub fn of_arguments(arguments: &[OsString]) -> Result<Self, QueryError> {
         let mut words = Vec::new();
         for argument in arguments {
-            let path = given(PathBuf::from(argument));
+            let path = resolve_path(PathBuf::from(argument));
             // A file may have the name of a word by chance: `boat` in `red boat`.
             let is_meant =
                 arguments.len() == 1 || looks_like_a_photo(&path) || path.components().count() > 1;
@@ -172,7 +190,7 @@ impl Query {
                 Word::Signed(sign, word) => query.take_word(sign, *word)?,
                 Word::Photo(path) => {
                     query.take_term(sign, &mut text)?;
-                    query.terms.push(Term { weight: sign, what: What::Photo(path) });
+                    query.terms.push(Term { weight: sign, what: TermKind::Photo(path) });
                 }
                 Word::Quoted(word) => text.push(word),
                 Word::Plain(word) => match filter_of(&word) {
@@ -194,7 +212,9 @@ impl Query {
                 None => self.take_term(sign, &mut vec![word])?,
             },
             Word::Quoted(word) => self.take_term(sign, &mut vec![word])?,
-            Word::Photo(path) => self.terms.push(Term { weight: sign, what: What::Photo(path) }),
+            Word::Photo(path) => {
+                self.terms.push(Term { weight: sign, what: TermKind::Photo(path) })
+            }
             Word::Sign(_) | Word::Signed(..) => unreachable!("a sign has a plain or a quoted word"),
         }
         Ok(())
@@ -210,15 +230,15 @@ impl Query {
         &self,
         box_px: Option<BoxPx>,
         session: &Session,
-        texts: &mut dyn KnownTexts,
+        texts: &mut dyn TextCache,
         warn: &mut dyn FnMut(&Path, &str),
     ) -> Result<Vec<f32>> {
         let part = box_px.map_or(Part::Whole, Part::Box);
         let mut sum = vec![0.0; session.config().embed_dim];
         for Term { weight, what } in &self.terms {
             let embed = match what {
-                What::Text(text) => embed_text(text, session, texts)?,
-                What::Photo(path) => {
+                TermKind::Text(text) => embed_text(text, session, texts)?,
+                TermKind::Photo(path) => {
                     let decoded = read_decoded(path)?;
                     if let Some(problem) = &decoded.problem {
                         warn(path, problem);
@@ -245,10 +265,10 @@ impl Query {
     ///
     /// # Errors
     /// When the cache cannot be read.
-    pub fn is_known(&self, texts: &dyn KnownTexts) -> Result<bool> {
+    pub fn is_cached(&self, texts: &dyn TextCache) -> Result<bool> {
         for Term { what, .. } in &self.terms {
             match what {
-                What::Text(text) if texts.known(text)?.is_some() => {}
+                TermKind::Text(text) if texts.text_embed(text)?.is_some() => {}
                 _ => return Ok(false),
             }
         }
@@ -264,13 +284,13 @@ impl Query {
         let weighted =
             text.split_once(':').and_then(|(weight, rest)| Some((weight_of(weight)?, rest)));
         let (weight, what) = weighted.unwrap_or((1.0, &text));
-        let path = given(PathBuf::from(what));
+        let path = resolve_path(PathBuf::from(what));
         let what = if path.is_file() {
-            What::Photo(path)
+            TermKind::Photo(path)
         } else if looks_like_a_photo(&path) || path_of_uri(what).is_some() {
             return Err(QueryError::NoSuchPhoto(path));
         } else {
-            What::Text(what.to_owned())
+            TermKind::Text(what.to_owned())
         };
         self.terms.push(Term { weight: sign * weight, what });
         Ok(())
@@ -280,11 +300,11 @@ impl Query {
     ///
     /// # Errors
     /// When the tokenizer fails.
-    pub fn doubts(&self, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
+    pub fn warnings(&self, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
         let mut doubts = Vec::new();
         for term in &self.terms {
-            if let What::Text(text) = &term.what {
-                doubts.extend(doubts_of(text, tokenizer)?);
+            if let TermKind::Text(text) = &term.what {
+                doubts.extend(text_warnings(text, tokenizer)?);
             }
         }
         Ok(doubts)
@@ -293,7 +313,7 @@ impl Query {
     /// A warning for a query of one text whose best hit is weak: nine in ten photos that a text
     /// describes score higher. `None` for other queries, and if `cutoffs` has no such measurement.
     pub fn nothing_found(&self, best: Option<f32>, cutoffs: &[Cutoff]) -> Option<String> {
-        let [Term { weight, what: What::Text(_) }] = self.terms.as_slice() else { return None };
+        let [Term { weight, what: TermKind::Text(_) }] = self.terms.as_slice() else { return None };
         let least = Cutoff::weak_below(cutoffs).filter(|_| *weight > 0.0)?;
         best.filter(|best| *best < least).map(|best| {
             format!(
@@ -317,7 +337,7 @@ impl Query {
 ///
 /// # Errors
 /// When the tokenizer fails.
-pub fn doubts_of(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
+pub fn text_warnings(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
     let TokenizerReport { n_tokens, n_read, unknown_words } = tokenizer.report(text)?;
     let mut doubts = Vec::new();
     if !unknown_words.is_empty() {
@@ -345,13 +365,13 @@ fn weight_of(text: &str) -> Option<f32> {
 }
 
 /// The embedding of a text, of unit length, from the cache if possible.
-pub fn embed_text(text: &str, session: &Session, texts: &mut dyn KnownTexts) -> Result<Vec<f32>> {
-    if let Some(embed) = texts.known(text)? {
+pub fn embed_text(text: &str, session: &Session, texts: &mut dyn TextCache) -> Result<Vec<f32>> {
+    if let Some(embed) = texts.text_embed(text)? {
         return Ok(embed);
     }
     let embed = block_on(session.embed_text(text))?;
     // Without the cache the next search embeds the text again; this search is not affected.
-    if let Err(error) = texts.remember(text, &embed) {
+    if let Err(error) = texts.store_text_embed(text, &embed) {
         tracing::warn!("the vector of the text cannot be kept: {error}");
     }
     Ok(embed)
@@ -453,7 +473,18 @@ fn filter_of(word: &str) -> Option<Result<Filter, QueryError>> {
     }
     let wrong = |wanted: &str| QueryError::Filter { word: word.into(), wanted: wanted.into() };
     let date = |value| {
-        date_secs(value).ok_or_else(|| wrong("a date, as in after:2024 or before:2024-05-17"))
+        let [year, month, day] = date_parts(value).ok_or_else(|| wrong(DATE))?;
+        if let Some(date) = date_of(year, month, day) {
+            return Ok(secs_of(date.into()));
+        }
+        Err(match date_of(year, month, 1).filter(|_| day > 0) {
+            Some(first) => QueryError::NoSuchDay {
+                word: word.into(),
+                month: format!("{year:04}-{month:02}"),
+                n_days: first.days_in_month(),
+            },
+            None => wrong(DATE),
+        })
     };
     let text = |value: &str| match value {
         "" => Err(wrong(&format!("something after it without a space, as in {key}:holiday"))),
@@ -480,16 +511,15 @@ fn filter_of(word: &str) -> Option<Result<Filter, QueryError>> {
     })
 }
 
-/// The first second of a year, a month or a day; `None` if the date is not in the calendar.
-fn date_secs(text: &str) -> Option<i64> {
+/// Year, month and day of `2024-05-17`, `2024-05` or `2024`; a missing part is 1.
+fn date_parts(text: &str) -> Option<[i64; 3]> {
     let number = |part: &str| {
         part.parse::<i64>().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let mut parts = text.split('-').map(number);
     let year = parts.next()??;
     let (month, day) = (parts.next().unwrap_or(Some(1))?, parts.next().unwrap_or(Some(1))?);
-    let sensible = parts.next().is_none() && (1..=9999).contains(&year);
-    days_of_date(year, month, day).filter(|_| sensible).map(|days| 86_400 * days)
+    (parts.next().is_none() && (1..=9999).contains(&year)).then_some([year, month, day])
 }
 
 fn near(text: &str) -> Option<Filter> {
@@ -516,7 +546,7 @@ mod tests {
     use super::*;
 
     fn text(weight: f32, text: &str) -> Term {
-        Term { weight, what: What::Text(text.into()) }
+        Term { weight, what: TermKind::Text(text.into()) }
     }
 
     #[track_caller]
@@ -615,8 +645,9 @@ mod tests {
             ("x after:soon", "wanted a date"),
             ("x after:", "wanted a date"),
             ("x before:2024-13", "wanted a date"),
-            ("x after:2024-02-31", "wanted a date"),
-            ("x after:2023-02-29", "wanted a date"),
+            ("x after:2024-02-31", "2024-02 has 29 days; wanted a date"),
+            ("x -before:2023-02-29", "2023-02 has 28 days; wanted a date"),
+            ("x after:2024-05-00", "wanted a date"),
             ("x before:+2024", "wanted a date"),
             ("x near:vienna", "wanted degrees"),
             ("x near:91,0", "wanted degrees"),
@@ -646,7 +677,7 @@ mod tests {
             let arguments: Vec<OsString> = paths.iter().map(|path| (*path).clone()).collect();
             Query::of_arguments(&arguments).expect("photos that are there").terms
         };
-        let term = |weight, path: &Path| Term { weight, what: What::Photo(path.into()) };
+        let term = |weight, path: &Path| Term { weight, what: TermKind::Photo(path.into()) };
         for name in [
             "a  b.jpg",
             "a - b.jpg",

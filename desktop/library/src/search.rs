@@ -1,4 +1,4 @@
-//! Search in a library: exact scoring of every embedding, and the facts of each hit.
+//! Search in a library: exact scoring of every embedding, and the metadata of each hit.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use mmgem_core::index::{Hit, Query, Vectors, best};
 use rayon::prelude::*;
 use rusqlite::params;
 
-use super::dates::{DateFrom, Dated};
+use super::dates::{DateSource, PhotoDate};
 use super::{Library, PREPROCESSING, Result, count, paths};
 
 /// Photos whose regions are scored: the best by their whole image. A search that wants more hits
@@ -19,7 +19,7 @@ const SCAN: usize = 4096;
 
 /// Embeddings of whole photos, in memory.
 #[derive(Clone, Debug)]
-pub struct Shelf {
+pub struct VectorStore {
     /// Row of `content` of each embedding, ascending.
     contents: Vec<i64>,
     vectors: Vectors,
@@ -39,7 +39,7 @@ pub struct Photo {
     /// Width and height of the upright photo, in pixels.
     pub size_px: [u32; 2],
     /// When it was taken, from the most reliable source.
-    pub taken: Dated,
+    pub taken: PhotoDate,
     /// Maker and model.
     pub camera: Option<String>,
     /// Latitude and longitude, in degrees.
@@ -67,7 +67,7 @@ impl Photo {
             format: "JPEG".into(),
             size_bytes: 20_000,
             size_px: [400, 300],
-            taken: Dated { secs: taken_secs, from: DateFrom::Exif },
+            taken: PhotoDate { secs: taken_secs, from: DateSource::Exif },
             camera: None,
             place: None,
             family: None,
@@ -77,11 +77,11 @@ impl Photo {
 }
 
 /// Filter: whether a file of a photo counts.
-pub type Keep<'a> = dyn Fn(&Photo, &Path) -> bool + 'a;
+pub type PhotoFilter<'a> = dyn Fn(&Photo, &Path) -> bool + 'a;
 
 /// A file that is a hit.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
+pub struct SearchHit {
     /// The file.
     pub path: PathBuf,
     /// The photo that the file holds.
@@ -93,7 +93,7 @@ pub struct Found {
     pub box_px: Option<BoxPx>,
     /// Other files with the same picture. In a list of files, the files with the same bytes, which
     /// are hits themselves; in a list of groups, all other files of the group.
-    pub same: Vec<PathBuf>,
+    pub duplicates: Vec<PathBuf>,
 }
 
 /// A photo's place in a ranking.
@@ -101,13 +101,13 @@ pub struct Found {
 pub struct Ranked {
     /// Row of `content`.
     pub content: i64,
-    /// As in [`Found`]; 0 if the query has only filters.
+    /// As in [`SearchHit`]; 0 if the query has only filters.
     pub score: f32,
 }
 
 impl Library {
     /// Reads the embeddings of all photos that have a file.
-    pub fn shelf(&self) -> Result<Shelf> {
+    pub fn vector_store(&self) -> Result<VectorStore> {
         let sql = "SELECT content, scale, codes FROM image_vector AS v WHERE model = ?1
             AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content) ORDER BY content";
         let mut rows = self.db.prepare(sql)?;
@@ -118,7 +118,7 @@ impl Library {
             scales.push(row.get(1)?);
             codes.extend(row.get_ref(2)?.as_blob()?.iter().map(|code| code.cast_signed()));
         }
-        Ok(Shelf { contents, vectors: Vectors::from_parts(self.dim, codes, scales)? })
+        Ok(VectorStore { contents, vectors: Vectors::from_parts(self.dim, codes, scales)? })
     }
 
     /// All photos, by their row in `content`.
@@ -144,10 +144,10 @@ impl Library {
         while let Some(row) = rows.next()? {
             let path = paths::from_bytes(row.get_ref(1)?.as_blob()?);
             let content = row.get(0)?;
-            let dated = |secs: usize, from: usize, unsaid| -> Result<Option<Dated>> {
+            let dated = |secs: usize, from: usize, unsaid| -> Result<Option<PhotoDate>> {
                 let name: Option<String> = row.get(from)?;
-                let from = name.as_deref().and_then(DateFrom::of_str).unwrap_or(unsaid);
-                Ok(row.get::<_, Option<i64>>(secs)?.map(|secs| Dated { secs, from }))
+                let from = name.as_deref().and_then(DateSource::of_str).unwrap_or(unsaid);
+                Ok(row.get::<_, Option<i64>>(secs)?.map(|secs| PhotoDate { secs, from }))
             };
             let place = |latitude: usize, longitude: usize| -> Result<Option<[f64; 2]>> {
                 let (latitude, longitude): (Option<f64>, Option<f64>) =
@@ -155,15 +155,17 @@ impl Library {
                 Ok(latitude.zip(longitude).map(|(latitude, longitude)| [latitude, longitude]))
             };
             let modified: i64 = row.get(7)?;
-            let of_file = Dated { secs: modified.div_euclid(1_000_000_000), from: DateFrom::File };
+            let of_file =
+                PhotoDate { secs: modified.div_euclid(1_000_000_000), from: DateSource::File };
             // Earlier versions saved no source: they read a photo's date only from EXIF.
-            let dates = [dated(3, 4, DateFrom::Exif)?, dated(5, 6, DateFrom::Name)?, Some(of_file)];
+            let dates =
+                [dated(3, 4, DateSource::Exif)?, dated(5, 6, DateSource::Name)?, Some(of_file)];
             let taken =
                 dates.into_iter().flatten().min_by_key(|taken| taken.from).unwrap_or(of_file);
             if let Some(photo) = photos.get_mut(&content) {
                 // Among copies the best source counts, then the earliest date: copying makes a
                 // file's date later.
-                let order = |taken: &Dated| (taken.from, taken.secs);
+                let order = |taken: &PhotoDate| (taken.from, taken.secs);
                 photo.taken = std::cmp::min_by_key(photo.taken, taken, order);
                 photo.place = photo.place.or(place(11, 12)?);
                 photo.paths.push(path);
@@ -189,14 +191,14 @@ impl Library {
     /// Scores the `n` photos whose whole image fits best by their best region.
     fn by_region(
         &self,
-        shelf: &Shelf,
+        store: &VectorStore,
         query: &Query,
         wholes: Vec<Hit>,
         n: usize,
     ) -> Result<Vec<Hit>> {
         let mut hits = Vec::new();
         for Hit { row, score } in best(wholes, n) {
-            let regions = self.regions(shelf.contents[row])?;
+            let regions = self.regions(store.contents[row])?;
             let of_region = regions.and_then(|(_, vectors)| vectors.nearest(query, 1).pop());
             hits.push(Hit { row, score: of_region.map_or(score, |hit| hit.score) });
         }
@@ -205,55 +207,55 @@ impl Library {
     }
 
     /// The hits `skip..skip + k`, best first: every matching file, or one per group with
-    /// `wanted.group`.
+    /// `options.group`.
     ///
-    /// `keep` says which files count; without it, the photos' facts are not read. Hits below
+    /// `filter` says which files count; without it, the photos' metadata are not read. Hits below
     /// `min_score` are left out.
     pub fn search(
         &self,
-        shelf: &Shelf,
+        store: &VectorStore,
         query: &Query,
-        wanted: &Wanted,
-        keep: Option<&Keep>,
-    ) -> Result<Vec<Found>> {
-        let kept = match keep {
-            Some(keep) => {
+        options: &SearchOptions,
+        filter: Option<&PhotoFilter>,
+    ) -> Result<Vec<SearchHit>> {
+        let matches = match filter {
+            Some(filter) => {
                 let photos = self.photos()?;
-                let is_kept = |content: &i64| {
+                let is_match = |content: &i64| {
                     photos
                         .get(content)
-                        .is_some_and(|photo| !kept_paths(photo, Some(keep)).is_empty())
+                        .is_some_and(|photo| !matching_paths(photo, Some(filter)).is_empty())
                 };
-                Some(shelf.contents.iter().map(is_kept).collect::<Vec<bool>>())
+                Some(store.contents.iter().map(is_match).collect::<Vec<bool>>())
             }
             None => None,
         };
-        let mut scores = shelf.scores(query);
-        scores.retain(|hit| hit.score >= wanted.min_score || wanted.by_region);
-        if let Some(kept) = kept {
-            scores.retain(|hit| kept[hit.row]);
+        let mut scores = store.scores(query);
+        scores.retain(|hit| hit.score >= options.min_score || options.by_region);
+        if let Some(matches) = matches {
+            scores.retain(|hit| matches[hit.row]);
         }
-        let n_wanted = wanted.skip.saturating_add(wanted.k);
-        let mut n = if wanted.by_region { REGION_CANDIDATES.max(n_wanted) } else { n_wanted };
+        let n_wanted = options.skip.saturating_add(options.k);
+        let mut n = if options.by_region { REGION_CANDIDATES.max(n_wanted) } else { n_wanted };
         loop {
-            let ranked = if wanted.by_region {
-                self.by_region(shelf, query, scores.clone(), n)?
+            let ranked = if options.by_region {
+                self.by_region(store, query, scores.clone(), n)?
             } else {
                 best(scores.iter().copied(), n)
             };
             let is_all = ranked.len() >= scores.len();
-            let ranked = ranked.into_iter().filter(|hit| hit.score >= wanted.min_score);
-            let ranked = ranked.map(|hit| (shelf.contents[hit.row], Some(hit.score)));
-            let mut found = self.list(ranked, wanted, keep, |content| self.photo(content))?;
-            if found.len() >= n_wanted || is_all {
-                found.drain(..wanted.skip.min(found.len()));
-                if wanted.group {
-                    self.gather(&mut found, keep)?;
+            let ranked = ranked.into_iter().filter(|hit| hit.score >= options.min_score);
+            let ranked = ranked.map(|hit| (store.contents[hit.row], Some(hit.score)));
+            let mut hits = self.list(ranked, options, filter, |content| self.photo(content))?;
+            if hits.len() >= n_wanted || is_all {
+                hits.drain(..options.skip.min(hits.len()));
+                if options.group {
+                    self.list_duplicates(&mut hits, filter)?;
                 }
-                for hit in &mut found {
+                for hit in &mut hits {
                     hit.box_px = self.best_box(hit.photo.content, query)?;
                 }
-                return Ok(found);
+                return Ok(hits);
             }
             // Grouping removed some hits, or photos further down have a better region.
             n = n.saturating_mul(8);
@@ -264,56 +266,68 @@ impl Library {
     ///
     /// # Errors
     /// When the library cannot be read.
-    pub fn filtered(&self, shelf: &Shelf, wanted: &Wanted, keep: &Keep) -> Result<Vec<Found>> {
+    pub fn filtered(
+        &self,
+        store: &VectorStore,
+        options: &SearchOptions,
+        filter: &PhotoFilter,
+    ) -> Result<Vec<SearchHit>> {
         let photos = self.photos()?;
         let mut latest: Vec<&Photo> =
-            photos.values().filter(|photo| shelf.has(photo.content)).collect();
+            photos.values().filter(|photo| store.has(photo.content)).collect();
         latest.sort_unstable_by_key(|photo| std::cmp::Reverse((photo.taken.secs, photo.content)));
         let ranked = latest.into_iter().map(|photo| (photo.content, None));
-        let mut found =
-            self.list(ranked, wanted, Some(keep), |content| Ok(photos.get(&content).cloned()))?;
-        found.drain(..wanted.skip.min(found.len()));
-        if wanted.group {
-            self.gather(&mut found, Some(keep))?;
+        let mut hits =
+            self.list(ranked, options, Some(filter), |content| Ok(photos.get(&content).cloned()))?;
+        hits.drain(..options.skip.min(hits.len()));
+        if options.group {
+            self.list_duplicates(&mut hits, Some(filter))?;
         }
-        Ok(found)
+        Ok(hits)
     }
 
-    /// The files of ranked photos, or the first file of each group; `photo` reads a photo's facts.
+    /// The files of ranked photos, or the first file of each group; `photo` reads a photo's metadata.
     fn list(
         &self,
         ranked: impl Iterator<Item = (i64, Option<f32>)>,
-        wanted: &Wanted,
-        keep: Option<&Keep>,
+        options: &SearchOptions,
+        filter: Option<&PhotoFilter>,
         photo: impl Fn(i64) -> Result<Option<Photo>>,
-    ) -> Result<Vec<Found>> {
-        let n_wanted = wanted.skip.saturating_add(wanted.k);
-        let mut found: Vec<Found> = Vec::new();
+    ) -> Result<Vec<SearchHit>> {
+        let n_wanted = options.skip.saturating_add(options.k);
+        let mut hits: Vec<SearchHit> = Vec::new();
         let mut families = HashSet::new();
         for (content, score) in ranked {
             let Some(photo) = photo(content)? else { continue };
-            let is_told =
+            let is_listed =
                 |photo: &Photo| photo.family.is_some_and(|family| families.contains(&family));
-            if wanted.group && is_told(&photo) {
+            if options.group && is_listed(&photo) {
                 continue;
             }
             families.extend(photo.family);
-            for path in kept_paths(&photo, keep) {
-                if found.len() == n_wanted {
-                    return Ok(found);
+            for path in matching_paths(&photo, filter) {
+                if hits.len() == n_wanted {
+                    return Ok(hits);
                 }
-                let same = photo.paths.iter().filter(|other| **other != path).cloned().collect();
-                found.push(Found { path, photo: photo.clone(), score, box_px: None, same });
-                if wanted.group {
+                let duplicates =
+                    photo.paths.iter().filter(|other| **other != path).cloned().collect();
+                hits.push(SearchHit {
+                    path,
+                    photo: photo.clone(),
+                    score,
+                    box_px: None,
+                    duplicates,
+                });
+                if options.group {
                     break;
                 }
             }
         }
-        Ok(found)
+        Ok(hits)
     }
 
-    /// Fills `same` of each hit with all other files of its group.
-    fn gather(&self, found: &mut [Found], keep: Option<&Keep>) -> Result<()> {
+    /// Fills `duplicates` of each hit with all other files of its group.
+    fn list_duplicates(&self, hits: &mut [SearchHit], filter: Option<&PhotoFilter>) -> Result<()> {
         let mut groups: HashMap<i64, Vec<PathBuf>> = HashMap::new();
         let photos = self.photos()?;
         let mut members: Vec<&Photo> =
@@ -323,14 +337,14 @@ impl Library {
             groups
                 .entry(photo.family.expect("filtered"))
                 .or_default()
-                .extend(kept_paths(photo, keep));
+                .extend(matching_paths(photo, filter));
         }
-        for hit in found {
-            let own = || kept_paths(&hit.photo, keep);
+        for hit in hits {
+            let own = || matching_paths(&hit.photo, filter);
             let mut group =
                 hit.photo.family.and_then(|family| groups.remove(&family)).unwrap_or_else(own);
             group.retain(|path| *path != hit.path);
-            hit.same = group;
+            hit.duplicates = group;
         }
         Ok(())
     }
@@ -343,28 +357,28 @@ impl Library {
     }
 
     /// A ranking of all photos, without boxes, for a window that scrolls through them;
-    /// [`Self::photos`] has their facts. With `by_region`, the photos whose whole image fits best
+    /// [`Self::photos`] has their metadata. With `by_region`, the photos whose whole image fits best
     /// come first, ordered by their best region; the others follow and score no higher.
     pub fn rank(
         &self,
-        shelf: &Shelf,
+        store: &VectorStore,
         photos: &HashMap<i64, Photo>,
         query: &Query,
         by_region: bool,
-        keep: impl Fn(&Photo) -> bool,
+        filter: impl Fn(&Photo) -> bool,
     ) -> Result<Vec<Ranked>> {
-        let mut hits = shelf.scores(query);
-        hits.retain(|hit| photos.get(&shelf.contents[hit.row]).is_some_and(&keep));
+        let mut hits = store.scores(query);
+        hits.retain(|hit| photos.get(&store.contents[hit.row]).is_some_and(&filter));
         hits.par_sort_unstable_by(|a, b| b.cmp(a));
         if by_region {
             let rest = hits.split_off(hits.len().min(REGION_CANDIDATES));
-            hits = self.by_region(shelf, query, hits, REGION_CANDIDATES)?;
+            hits = self.by_region(store, query, hits, REGION_CANDIDATES)?;
             let least = hits.last().map_or(f32::MAX, |hit| hit.score);
             hits.extend(rest.into_iter().map(|hit| Hit { score: hit.score.min(least), ..hit }));
         }
         Ok(hits
             .into_iter()
-            .map(|hit| Ranked { content: shelf.contents[hit.row], score: hit.score })
+            .map(|hit| Ranked { content: store.contents[hit.row], score: hit.score })
             .collect())
     }
 
@@ -386,13 +400,18 @@ impl Library {
 }
 
 /// The files of a photo that pass the filter.
-fn kept_paths(photo: &Photo, keep: Option<&Keep>) -> Vec<PathBuf> {
-    photo.paths.iter().filter(|path| keep.is_none_or(|keep| keep(photo, path))).cloned().collect()
+fn matching_paths(photo: &Photo, filter: Option<&PhotoFilter>) -> Vec<PathBuf> {
+    photo
+        .paths
+        .iter()
+        .filter(|path| filter.is_none_or(|filter| filter(photo, path)))
+        .cloned()
+        .collect()
 }
 
 /// Range, threshold and mode of a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
+pub struct SearchOptions {
     /// Hits to skip.
     pub skip: usize,
     /// Maximum number of hits.
@@ -405,13 +424,13 @@ pub struct Wanted {
     pub group: bool,
 }
 
-impl Shelf {
-    /// Whether the shelf has a photo, by its row in `content`; relies on ascending rows.
+impl VectorStore {
+    /// Whether the store has a photo, by its row in `content`; relies on ascending rows.
     pub fn has(&self, content: i64) -> bool {
         self.contents.binary_search(&content).is_ok()
     }
 
-    /// A shelf of embeddings in memory; rows of `content` count from 0.
+    /// A store of embeddings in memory; rows of `content` count from 0.
     pub fn of_vectors(vectors: Vectors) -> Self {
         Self { contents: (0..vectors.len() as i64).collect(), vectors }
     }
@@ -419,6 +438,11 @@ impl Shelf {
     /// Number of photos.
     pub fn len(&self) -> usize {
         self.contents.len()
+    }
+
+    /// Whether there are no photos.
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
     }
 
     /// The score of every photo, on all cores.

@@ -8,8 +8,8 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::Value;
 
-use super::dates::{DateFrom, Dated, date_of_name};
-use super::facts::{real_place, xmp_place, xmp_secs};
+use super::dates::{DateSource, PhotoDate, date_of_name};
+use super::metadata::{real_place, xmp_place, xmp_secs};
 
 /// Larger sidecars are ignored; a usual one has a few kilobytes.
 const SIZE_LIMIT: u64 = 1 << 20;
@@ -18,15 +18,15 @@ const TAKEOUT_LETTERS: usize = 46;
 /// The suffix that Takeout adds to the photo's name, whole or truncated.
 const TAKEOUT_WORDS: &str = ".supplemental-metadata";
 
-/// Facts from a photo's name and its sidecars.
+/// Metadata from a photo's name and its sidecars.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Beside {
-    pub taken: Option<Dated>,
+pub struct SidecarMetadata {
+    pub taken: Option<PhotoDate>,
     /// Latitude and longitude, in degrees.
     pub place: Option<[f64; 2]>,
 }
 
-impl Beside {
+impl SidecarMetadata {
     /// Reads the name and the sidecars; ignores a sidecar that it cannot read.
     pub fn of(photo: &Path, sidecars: &[PathBuf]) -> Self {
         let mut found = Self::default();
@@ -42,24 +42,24 @@ impl Beside {
             found.taken = dates.into_iter().flatten().min_by_key(|taken| taken.from);
             found.place = found.place.or(of_sidecar.place);
         }
-        let of_name = || date_of_name(photo).map(|secs| Dated { secs, from: DateFrom::Name });
+        let of_name = || date_of_name(photo).map(|secs| PhotoDate { secs, from: DateSource::Name });
         Self { taken: found.taken.or_else(of_name), ..found }
     }
 }
 
-fn of_xmp(xmp: &str) -> Beside {
-    let taken = xmp_secs(xmp).map(|secs| Dated { secs, from: DateFrom::Sidecar });
-    Beside { taken, place: xmp_place(xmp) }
+fn of_xmp(xmp: &str) -> SidecarMetadata {
+    let taken = xmp_secs(xmp).map(|secs| PhotoDate { secs, from: DateSource::Sidecar });
+    SidecarMetadata { taken, place: xmp_place(xmp) }
 }
 
-fn of_takeout(json: &[u8]) -> Beside {
-    let Ok(json) = serde_json::from_slice::<Value>(json) else { return Beside::default() };
+fn of_takeout(json: &[u8]) -> SidecarMetadata {
+    let Ok(json) = serde_json::from_slice::<Value>(json) else { return SidecarMetadata::default() };
     let stamp = &json["photoTakenTime"]["timestamp"];
     let secs = stamp.as_i64().or_else(|| stamp.as_str()?.trim().parse().ok());
     let place = ["geoData", "geoDataExif"].into_iter().find_map(|key| {
         real_place(json[key]["latitude"].as_f64()?, json[key]["longitude"].as_f64()?)
     });
-    Beside { taken: secs.map(|secs| Dated { secs, from: DateFrom::Takeout }), place }
+    SidecarMetadata { taken: secs.map(|secs| PhotoDate { secs, from: DateSource::Takeout }), place }
 }
 
 /// Time of the last change to a photo's sidecars, in nanoseconds since 1970; `None` without
@@ -212,21 +212,24 @@ mod tests {
         let photo = Path::new("IMG-20130809-WA0001.jpg");
         let told = |sidecars: &[&PathBuf]| {
             let sidecars: Vec<PathBuf> = sidecars.iter().map(|path| (*path).clone()).collect();
-            let found = Beside::of(photo, &sidecars);
+            let found = SidecarMetadata::of(photo, &sidecars);
             let taken = found.taken.expect("the name has a date");
             (second_in_words(taken.secs), taken.from, found.place)
         };
         let place = Some([48.5, -16.25]);
         assert_eq!(
             told(&[&takeout, &xmp]),
-            ("2021-05-06T12:00:05".into(), DateFrom::Sidecar, place)
+            ("2021-05-06T12:00:05".into(), DateSource::Sidecar, place)
         );
         assert_eq!(
             told(&[&takeout, &other]),
-            ("2021-05-06T12:00:06".into(), DateFrom::Takeout, place)
+            ("2021-05-06T12:00:06".into(), DateSource::Takeout, place)
         );
-        assert_eq!(told(&[&broken, &other]), ("2013-08-09T00:00:00".into(), DateFrom::Name, None));
-        assert_eq!(Beside::of(Path::new("a.jpg"), &[]), Beside::default());
+        assert_eq!(
+            told(&[&broken, &other]),
+            ("2013-08-09T00:00:00".into(), DateSource::Name, None)
+        );
+        assert_eq!(SidecarMetadata::of(Path::new("a.jpg"), &[]), SidecarMetadata::default());
         assert!(changed_ns(&[xmp]).is_some_and(|ns| ns > 0) && changed_ns(&[]).is_none());
     }
 }

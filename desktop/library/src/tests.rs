@@ -72,25 +72,31 @@ impl Desk {
 
     fn update(&self, library: &mut Library) -> Summary {
         let found = walk(&[Root::from(self.path(""))]).expect("the folder is there");
-        update(library, &found, Filling::of(&self.session))
+        update(library, &found, Indexing::of(&self.session))
     }
 
     /// Names of the hits, each with the number of files that have its picture.
-    fn search(&self, library: &Library, query: &Rgb, wanted: Wanted) -> Vec<(String, usize)> {
+    fn search(
+        &self,
+        library: &Library,
+        query: &Rgb,
+        wanted: SearchOptions,
+    ) -> Vec<(String, usize)> {
         let encoded = self.session.encode_rgb(query);
-        let vectors = fill::embed(&self.session, &encoded).expect("encodes");
+        let vectors = indexer::embed(&self.session, &encoded).expect("encodes");
         let query = Query::new(&vectors.image.vector(0));
-        let found = library.search(&library.shelf().expect("readable"), &query, &wanted, None);
+        let found =
+            library.search(&library.vector_store().expect("readable"), &query, &wanted, None);
         let name = |path: &Path| path.file_name().expect("a file").to_string_lossy().into_owned();
-        let hit = |hit: Found| (name(&hit.path), 1 + hit.same.len());
+        let hit = |hit: SearchHit| (name(&hit.path), 1 + hit.duplicates.len());
         found.expect("readable").into_iter().map(hit).collect()
     }
 }
 
 /// Updates a library without an observer.
-fn update(library: &mut Library, found: &FoundPhotos, filling: Filling) -> Summary {
+fn update(library: &mut Library, found: &FoundPhotos, indexing: Indexing) -> Summary {
     struct Silent;
-    impl Watcher for Silent {
+    impl IndexObserver for Silent {
         fn begin(&mut self, _n_files: usize) {}
         fn advance(&mut self, _n_files: usize) -> ControlFlow<()> {
             ControlFlow::Continue(())
@@ -100,7 +106,7 @@ fn update(library: &mut Library, found: &FoundPhotos, filling: Filling) -> Summa
         }
         fn warn(&mut self, _path: &Path, _problem: &str) {}
     }
-    library.update(found, filling, &mut Silent).expect("the library can be written")
+    library.update(found, indexing, &mut Silent).expect("the library can be written")
 }
 
 fn png(photo: &Rgb) -> Vec<u8> {
@@ -109,7 +115,8 @@ fn png(photo: &Rgb) -> Vec<u8> {
     bytes.into_inner()
 }
 
-const FIRST: Wanted = Wanted { skip: 0, k: 1, min_score: -1.0, by_region: false, group: false };
+const FIRST: SearchOptions =
+    SearchOptions { skip: 0, k: 1, min_score: -1.0, by_region: false, group: false };
 
 fn done(encoded: usize, recognised: usize, forgotten: usize, unreadable: usize) -> Summary {
     Summary { encoded, recognised, forgotten, unreadable, ..Summary::default() }
@@ -175,7 +182,10 @@ fn another_model_stands_beside_and_wipes_nothing() {
     desk.update(&mut desk.library());
     let mut other = desk.library_of(77);
     assert_eq!(
-        (other.shelf().expect("readable").len(), other.photos_of_other_models().expect("readable")),
+        (
+            other.vector_store().expect("readable").len(),
+            other.photos_of_other_models().expect("readable")
+        ),
         (0, 2)
     );
     assert_eq!(desk.update(&mut other), done(2, 0, 0, 0));
@@ -227,25 +237,29 @@ fn every_file_is_a_hit_and_a_picture_that_is_stored_again_is_one_only_if_that_is
     desk.write("3 dotted.png", &png(&dotted));
     let mut library = desk.library();
     assert_eq!(desk.update(&mut library), done(10, 1, 0, 0));
-    assert_eq!(library.n_unrelated().expect("readable"), 0);
+    assert_eq!(library.n_not_compared().expect("readable"), 0);
 
-    let all = Wanted { k: 99, ..FIRST };
+    let all = SearchOptions { k: 99, ..FIRST };
     let hits = desk.search(&library, &photo, all);
     assert_eq!(hits.len(), 11, "{hits:?}");
     let paged: Vec<_> = (0..6)
-        .flat_map(|page| desk.search(&library, &photo, Wanted { skip: 2 * page, k: 2, ..FIRST }))
+        .flat_map(|page| {
+            desk.search(&library, &photo, SearchOptions { skip: 2 * page, k: 2, ..FIRST })
+        })
         .collect();
     assert_eq!(paged, hits);
 
-    let groups = desk.search(&library, &photo, Wanted { group: true, ..all });
+    let groups = desk.search(&library, &photo, SearchOptions { group: true, ..all });
     let sizes: Vec<usize> = groups.iter().map(|hit| hit.1).filter(|n| *n > 1).collect();
     assert_eq!((groups.len(), sizes), (7, vec![5]), "{groups:?}");
     assert!(groups.iter().any(|hit| *hit == ("3 dotted.png".into(), 1)));
     let paged: Vec<_> = (0..7)
-        .flat_map(|skip| desk.search(&library, &photo, Wanted { skip, k: 1, group: true, ..FIRST }))
+        .flat_map(|skip| {
+            desk.search(&library, &photo, SearchOptions { skip, k: 1, group: true, ..FIRST })
+        })
         .collect();
     assert_eq!(paged, groups);
-    let near = desk.search(&library, &photo, Wanted { min_score: 0.999, ..all });
+    let near = desk.search(&library, &photo, SearchOptions { min_score: 0.999, ..all });
     assert!(!near.is_empty() && near.len() < hits.len(), "{near:?}");
 }
 
@@ -282,18 +296,18 @@ fn families_stay_as_they_are_and_are_found_in_an_earlier_programs_library() {
     );
 
     library.db.execute_batch("UPDATE content SET family = NULL").expect("writable");
-    assert_eq!(library.n_unrelated().expect("readable"), 5);
+    assert_eq!(library.n_not_compared().expect("readable"), 5);
     // A photo that cannot be read now is compared the next time.
     fs::rename(desk.path("1.png"), desk.path("away")).expect("writable");
     fs::rename(desk.path("1 poor.jpg"), desk.path("away too")).expect("writable");
     let relate = |library: &mut Library| {
-        library.relate(&mut |_| ControlFlow::Continue(())).expect("readable")
+        library.find_duplicates(&mut |_| ControlFlow::Continue(())).expect("readable")
     };
     assert!(relate(&mut library) < 5);
     fs::rename(desk.path("away"), desk.path("1.png")).expect("writable");
     fs::rename(desk.path("away too"), desk.path("1 poor.jpg")).expect("writable");
     relate(&mut library);
-    assert_eq!(library.n_unrelated().expect("readable"), 0);
+    assert_eq!(library.n_not_compared().expect("readable"), 0);
     let sizes = |families: Vec<(PathBuf, Option<i64>)>| {
         let mut sizes = std::collections::HashMap::new();
         families.into_iter().for_each(|(_, family)| *sizes.entry(family).or_insert(0) += 1);
@@ -333,7 +347,7 @@ fn a_file_is_read_again_when_anything_about_it_changed() {
     permissions.set_readonly(true);
     fs::set_permissions(&file, permissions).expect("writable");
     assert_eq!(desk.update(&mut library), Summary { unchanged: 1, ..done(0, 0, 0, 0) });
-    let rescan = Filling { rescan: true, ..Filling::of(&desk.session) };
+    let rescan = Indexing { rescan: true, ..Indexing::of(&desk.session) };
     let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
     assert_eq!(update(&mut library, &found, rescan), Summary { unchanged: 2, ..done(0, 0, 0, 0) });
     assert_eq!(desk.update(&mut library), done(0, 0, 0, 0));
@@ -349,14 +363,14 @@ fn what_could_not_be_opened_is_tried_each_time_and_stays_a_hit_if_it_was_one() {
     let (file, away) = (desk.path("0.png"), desk.folder.path().join("away"));
     fs::rename(&file, &away).expect("writable");
     fs::create_dir(&file).expect("writable");
-    let update = |library: &mut Library| update(library, &found, Filling::of(&desk.session));
+    let update = |library: &mut Library| update(library, &found, Indexing::of(&desk.session));
     for _ in 0..2 {
         assert_eq!(update(&mut library), done(0, 0, 0, 1));
         assert_eq!(
             library.counts().expect("readable"),
             Counts { photos: 2, problems: 1, in_part: 0 }
         );
-        assert_eq!(desk.search(&library, &drawn(0), Wanted { k: 9, ..FIRST }).len(), 2);
+        assert_eq!(desk.search(&library, &drawn(0), SearchOptions { k: 9, ..FIRST }).len(), 2);
     }
     fs::remove_dir(&file).expect("writable");
     fs::rename(&away, &file).expect("writable");
@@ -413,7 +427,7 @@ fn dates_come_from_the_best_source_and_say_which() {
     desk.update(&mut library);
     assert_eq!(dates(&library), [of_name, "2021-05-06T12:00:05 takeout", of_file]);
 
-    // The facts of a photo without a date are read again if an earlier version wrote them.
+    // The metadata of a photo without a date are read again if an earlier version wrote them.
     library
         .db
         .execute_batch("UPDATE content SET facts = NULL; UPDATE file SET taken_secs = NULL")
@@ -428,11 +442,11 @@ fn a_region_is_found_in_the_photo_that_has_it() {
     let mut library = desk.library();
     desk.update(&mut library);
     let encoded = desk.session.encode_rgb(&drawn(2));
-    let vectors = fill::embed(&desk.session, &encoded).expect("encodes");
+    let vectors = indexer::embed(&desk.session, &encoded).expect("encodes");
     let query = Query::new(&vectors.regions.vector(6));
-    let wanted = Wanted { by_region: true, ..FIRST };
-    let shelf = library.shelf().expect("readable");
-    let found = library.search(&shelf, &query, &wanted, None).expect("readable");
+    let wanted = SearchOptions { by_region: true, ..FIRST };
+    let store = library.vector_store().expect("readable");
+    let found = library.search(&store, &query, &wanted, None).expect("readable");
     assert!(found[0].path.ends_with("2.png"));
     assert_eq!(found[0].box_px, Some(vectors.boxes[6]));
     assert!(found[0].score.is_some_and(|score| score > 0.999));
@@ -450,13 +464,13 @@ fn what_is_exported_saves_the_encoding_elsewhere() {
 
     let file = desk.folder.path().join("index.safetensors");
     fs::write(&file, &bytes).expect("writable");
-    let donor = Donor::read(&file, FINGERPRINT).expect("of this model");
-    assert!(Donor::read(&file, 5).is_err());
+    let imported = ImportedIndex::read(&file, FINGERPRINT).expect("of this model");
+    assert!(ImportedIndex::read(&file, 5).is_err());
     desk.write("new.png", &png(&drawn(9)));
     let found = walk(&[Root::from(desk.path(""))]).expect("the folder is there");
     let mut elsewhere = Library::in_memory(FINGERPRINT, index.images.dim()).expect("usable");
-    let filling = Filling { donor: Some(&donor), ..Filling::of(&desk.session) };
-    let summary = update(&mut elsewhere, &found, filling);
+    let indexing = Indexing { imported: Some(&imported), ..Indexing::of(&desk.session) };
+    let summary = update(&mut elsewhere, &found, indexing);
     assert_eq!(summary, done(1, 3, 0, 0));
     let mut again = elsewhere.to_index().expect("readable");
     assert_eq!(again.photos.len(), 4);
@@ -564,9 +578,9 @@ fn photos_of_an_earlier_version_are_encoded_again_and_nothing_is_lost_meanwhile(
         (n(&library, "file"), n(&library, "content"), n(&library, "image_vector")),
         (3, 3, 6)
     );
-    assert_eq!(library.shelf().expect("readable").len(), 3);
+    assert_eq!(library.vector_store().expect("readable").len(), 3);
     // Compacting removes outdated embeddings.
     library.compact().expect("writable");
     assert_eq!((n(&library, "image_vector"), n(&library, "model")), (3, 1));
-    assert_eq!(library.shelf().expect("readable").len(), 3);
+    assert_eq!(library.vector_store().expect("readable").len(), 3);
 }

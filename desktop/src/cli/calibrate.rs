@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::library::{Cutoff, Library, default_library};
-use crate::names::shown;
+use crate::names::printable_path;
 use crate::photos::whole_embed;
-use crate::terminal::{PassedOver, json_f32, note, print, print_json, progress_bar};
+use crate::terminal::{SkippedFiles, json_f32, note, print, print_json, progress_bar};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -52,12 +52,15 @@ pub fn run(args: &CalibrateArgs, context: &Context) -> Result<()> {
     if library.is_read_only() {
         note(
             context.quiet,
-            format!("the library is read-only; the cut-offs are not stored: {}", shown(&file)),
+            format!(
+                "the library is read-only; the cut-offs are not stored: {}",
+                printable_path(&file)
+            ),
         );
         return Ok(());
     }
     library.set_cutoffs(&cutoffs)?;
-    note(context.quiet, format!("stored the cut-offs for the window in {}", shown(&file)));
+    note(context.quiet, format!("stored the cut-offs for the window in {}", printable_path(&file)));
     Ok(())
 }
 
@@ -108,7 +111,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
     let dim = session.config().embed_dim;
     let samples = Samples::open(shards, None)?;
     let bar = progress_bar(samples.len(), "photos", context.quiet);
-    let mut passed_over = PassedOver::new(samples.len(), context.strict);
+    let mut skipped = SkippedFiles::new(samples.len(), context.strict);
     let (mut images, mut texts) = (Vectors::new(dim), Vec::new());
     for start in (0..samples.len()).step_by(BATCH) {
         let (mut records, mut inputs) = (Vec::new(), Vec::new());
@@ -122,7 +125,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
                 ))
             };
             if let Some((record, input)) =
-                passed_over.take(samples.name(idx).as_ref(), read(), Some(&bar))?
+                skipped.take(samples.name(idx).as_ref(), read(), Some(&bar))?
             {
                 records.push(record);
                 inputs.push(input);
@@ -142,7 +145,7 @@ fn embed(shards: &[String], context: &Context) -> Result<(Vectors, Vec<(usize, Q
         }
     }
     bar.finish_and_clear();
-    passed_over.finish(context.quiet)?;
+    skipped.finish(context.quiet)?;
     Ok((images, texts))
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::globals::WrongArguments;
-use crate::names::{json_path, listed, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, printable_path, put_path};
 use crate::photos::{for_each_encoded, read_photo};
 use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json};
 use crate::values::BoxArg;
@@ -112,7 +112,7 @@ fn parts(args: &CaptionArgs) -> Result<Vec<NamedPart>> {
         let part = read_mask(path).context("the mask cannot be used")?;
         parts.push(NamedPart {
             part,
-            label: format!("mask {}", shown(path)),
+            label: format!("mask {}", printable_path(path)),
             json: json_path(path),
         });
     }
@@ -130,7 +130,7 @@ fn caption(
     decoding: Decoding,
 ) -> Result<Caption> {
     pollster::block_on(context.session.caption(encoded, &part.part, decoding))
-        .with_context(|| format!("cannot caption\n  file: {}", shown(path)))
+        .with_context(|| format!("cannot caption\n  file: {}", printable_path(path)))
 }
 
 fn passed_over(path: &Path, why: &str) -> Value {

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::globals::Globals;
 use crate::model::model_files;
-use crate::names::{json_path, listed, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, printable_path, put_path};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::{for_each_encoded, whole_embed};
-use crate::query::doubts_of;
+use crate::query::text_warnings;
 use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print, print_json};
 use crate::values::{BoxArg, not_empty};
 
@@ -78,7 +78,7 @@ pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
     let embeds = embed(args, context)?;
     if let Some(out) = &args.out {
         write_atomic(out, &embeds.to_safetensors()?)?;
-        note(context.quiet, format!("wrote {}", shown(out)));
+        note(context.quiet, format!("wrote {}", printable_path(out)));
     }
     if context.json {
         return print_json(&embeds.to_json());
@@ -90,7 +90,7 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
     let mut embeds = Embeds::default();
     for text in &args.texts {
         embeds.texts.push((text.clone(), pollster::block_on(context.session.embed_text(text))?));
-        let warnings = doubts_of(text, context.session.tokenizer())?;
+        let warnings = text_warnings(text, context.session.tokenizer())?;
         warnings.iter().for_each(|warning| note(context.quiet, format!("warning: {warning}")));
         embeds.warnings.push(warnings);
     }
@@ -108,7 +108,7 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
             encoded,
             &boxes,
         ))
-        .with_context(|| format!("cannot embed a region\n  file: {}", shown(path)))?;
+        .with_context(|| format!("cannot embed a region\n  file: {}", printable_path(path)))?;
         let regions = boxes.iter().zip(regions.chunks(context.session.config().embed_dim));
         embeds
             .regions

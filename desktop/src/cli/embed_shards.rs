@@ -24,7 +24,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::globals::Globals;
 use crate::photos::whole_embed;
-use crate::terminal::{PassedOver, note, print, print_json, progress_bar, root_on_one_line};
+use crate::terminal::{SkippedFiles, note, print, print_json, progress_bar, root_on_one_line};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -199,7 +199,7 @@ fn embed(index: &ShardIndex, context: &Context) -> Result<(VectorTable, usize)> 
     let bar = progress_bar(index.len(), "photos", context.quiet);
     // At least 2: one bad photo in a shard of one must not be an error, since more shards may
     // follow.
-    let mut passed_over = PassedOver::new(index.len().max(2), context.strict);
+    let mut passed_over = SkippedFiles::new(index.len().max(2), context.strict);
     let mut table = VectorTable::new(context.session.config().embed_dim);
     table.notes = notes(index.path(), context)?;
     thread::scope(|scope| {

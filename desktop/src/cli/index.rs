@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::cli::indexing::update as update_library;
 use crate::context::Context;
 use crate::globals::WrongArguments;
-use crate::library::{Changes, Donor, Filling, Library, Summary, default_library};
-use crate::names::{json_path, listed, path_parser, printable, shown};
+use crate::library::{Changes, ImportedIndex, Indexing, Library, Summary, default_library};
+use crate::names::{json_path, listed, path_parser, printable, printable_path};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, Root, walk};
 use crate::terminal::{json_problem, note, print, print_json};
@@ -106,7 +106,7 @@ impl IndexArgs {
         for root in &missing {
             let why =
                 "the folder is missing; is its drive connected? Its photos stay in the library";
-            note(context.quiet, format!("skipped {}: {why}", shown(&root.path)));
+            note(context.quiet, format!("skipped {}: {why}", printable_path(&root.path)));
         }
         anyhow::ensure!(
             !there.is_empty(),
@@ -142,8 +142,11 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     // Before the library file is made, so that a wrong folder does not leave an empty one.
     let roots = if only_asks { Vec::new() } else { args.roots(&file, context)? };
     let found = if only_asks { None } else { Some(walk(&roots, context.quiet)?) };
-    let donor =
-        args.import.as_deref().map(|file| Donor::read(file, context.fingerprint)).transpose()?;
+    let imported = args
+        .import
+        .as_deref()
+        .map(|file| ImportedIndex::read(file, context.fingerprint))
+        .transpose()?;
     let mut library = match only_asks && !args.compact {
         true => open_to_search(&file, context)?,
         false if only_asks && !file.is_file() => return open_to_search(&file, context).map(drop),
@@ -152,13 +155,16 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     if let Some(out) = &args.export {
         spare_library(out, args, &file, &library)?;
     }
-    let filling =
-        Filling { donor: donor.as_ref(), rescan: args.rescan, ..Filling::of(&context.session) };
-    let update = |library: &mut Library, found: &FoundPhotos, filling| -> Result<Summary> {
+    let indexing = Indexing {
+        imported: imported.as_ref(),
+        rescan: args.rescan,
+        ..Indexing::of(&context.session)
+    };
+    let update = |library: &mut Library, found: &FoundPhotos, indexing| -> Result<Summary> {
         if found.photos.is_empty() {
             note(context.quiet, "found no photos");
         }
-        update_library(library, found, filling, context)
+        update_library(library, found, indexing, context)
     };
     // Before the first update, so that changes during it are not missed.
     let folders: Vec<PathBuf> = roots.iter().map(|root| root.path.clone()).collect();
@@ -170,7 +176,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
             if let Some(left_out) = found.left_out.in_words() {
                 note(context.quiet, left_out);
             }
-            update(&mut library, found, filling)?
+            update(&mut library, found, indexing)?
         }
         None => Summary::default(),
     };
@@ -179,7 +185,7 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     }
     if let Some(out) = &args.export {
         write_atomic(out, &library.to_index()?.to_bytes())?;
-        note(context.quiet, format!("wrote {}", shown(out)));
+        note(context.quiet, format!("wrote {}", printable_path(out)));
     }
     if args.problems {
         return list_problems(&library, context);
@@ -187,10 +193,10 @@ pub fn run(args: &IndexArgs, context: &Context) -> Result<()> {
     report(&file, &library, summary, context)?;
     let Some(changes) = changes else { return Ok(()) };
     note(context.quiet, "watching for changes; press Ctrl-C to stop");
-    let filling = Filling { rescan: false, ..filling };
+    let indexing = Indexing { rescan: false, ..indexing };
     changes.follow(|| {
         let updated =
-            walk(&roots, context.quiet).and_then(|found| update(&mut library, &found, filling));
+            walk(&roots, context.quiet).and_then(|found| update(&mut library, &found, indexing));
         match updated {
             Ok(summary) if summary == Summary::default() => Ok(()),
             Ok(summary) => report(&file, &library, summary, context),
@@ -260,7 +266,7 @@ fn report(file: &Path, library: &Library, summary: Summary, context: &Context) -
     print(format!(
         "{}: {} photos; now {encoded} encoded, {recognised} recognised as copies or moved{read_again}, {forgotten} \
          forgotten, {unreadable} unreadable",
-        shown(file),
+        printable_path(file),
         counts.photos
     ))?;
     if counts.problems > 0 {

@@ -7,9 +7,9 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 
 use crate::context::Context;
-use crate::library::{Filling, Library, LibraryError, Summary, Watcher};
+use crate::library::{IndexObserver, Indexing, Library, LibraryError, Summary};
 use crate::photos::{FoundPhotos, warn_of_part};
-use crate::terminal::{PassedOver, progress_bar};
+use crate::terminal::{SkippedFiles, progress_bar};
 
 /// Fewer files than this show no progress bar.
 const FEW: usize = 16;
@@ -22,34 +22,34 @@ const FEW: usize = 16;
 pub fn update(
     library: &mut Library,
     found: &FoundPhotos,
-    filling: Filling,
+    indexing: Indexing,
     context: &Context,
 ) -> Result<Summary> {
     let mut terminal = OnTerminal {
         bar: ProgressBar::hidden(),
-        passed_over: PassedOver::new(found.photos.len(), context.strict),
+        skipped: SkippedFiles::new(found.photos.len(), context.strict),
         quiet: context.quiet,
         failed: None,
     };
-    let summary = library.update(found, filling, &mut terminal)?;
+    let summary = library.update(found, indexing, &mut terminal)?;
     if let Some(error) = terminal.failed {
         return Err(error);
     }
     terminal.bar.finish_and_clear();
-    terminal.passed_over.finish(context.quiet)?;
+    terminal.skipped.finish(context.quiet)?;
     Ok(summary)
 }
 
 /// Shows a progress bar and the skipped files.
 struct OnTerminal {
     bar: ProgressBar,
-    passed_over: PassedOver,
+    skipped: SkippedFiles,
     quiet: bool,
     /// The problem that ended the update.
     failed: Option<anyhow::Error>,
 }
 
-impl Watcher for OnTerminal {
+impl IndexObserver for OnTerminal {
     fn begin(&mut self, n_files: usize) {
         self.bar = progress_bar(n_files, "photos", self.quiet || n_files < FEW);
     }
@@ -60,7 +60,7 @@ impl Watcher for OnTerminal {
     }
 
     fn refuse(&mut self, path: &Path, error: LibraryError) -> ControlFlow<()> {
-        match self.passed_over.take(path, Err::<(), _>(error.into()), Some(&self.bar)) {
+        match self.skipped.take(path, Err::<(), _>(error.into()), Some(&self.bar)) {
             Ok(_) => ControlFlow::Continue(()),
             Err(error) => {
                 self.failed = Some(error);

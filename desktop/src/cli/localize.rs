@@ -12,10 +12,10 @@ use serde_json::json;
 use crate::draw::{draw_box, overlay_heat, png_bytes};
 use crate::globals::Globals;
 use crate::model::model_files;
-use crate::names::{json_path, path_parser, put_path, shown};
+use crate::names::{json_path, path_parser, printable_path, put_path};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::photos::read_decoded;
-use crate::query::doubts_of;
+use crate::query::text_warnings;
 use crate::terminal::{box_text, json_box, json_f32, json_floats, note, print, print_json};
 use crate::values::not_empty;
 
@@ -65,7 +65,7 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
     spare_inputs("--out", &args.out, model.iter().chain([&args.image]).map(PathBuf::as_path))?;
     let context = &globals.open()?;
     let session = &context.session;
-    let warnings = doubts_of(&args.text, session.tokenizer())?;
+    let warnings = text_warnings(&args.text, session.tokenizer())?;
     warnings.iter().for_each(|warning| note(context.quiet, format!("warning: {warning}")));
     let (found, photo) = locate(session, read_decoded(&args.image)?, &args.text)?;
     let ends_in =
@@ -102,7 +102,7 @@ pub fn run(args: &LocalizeArgs, globals: &Globals) -> Result<()> {
         box_text(Some(found.box_px)),
         found.score
     ))?;
-    note(context.quiet, format!("wrote {}", shown(&args.out)));
+    note(context.quiet, format!("wrote {}", printable_path(&args.out)));
     Ok(())
 }
 

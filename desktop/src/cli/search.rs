@@ -19,14 +19,14 @@ use crate::cli::indexing;
 use crate::context::{CAPTION_TOKENS, Context};
 use crate::globals::{Globals, WrongArguments};
 use crate::library::{
-    Filling, Found, Keep, Library, Photo, Shelf, Wanted, as_programs_take_it, default_library,
-    second_in_words,
+    Indexing, Library, Photo, PhotoFilter, SearchHit, SearchOptions, VectorStore, default_library,
+    second_in_words, simplified_path,
 };
 use crate::model::model_files;
-use crate::names::{json_path, listed, path_parser, put_path, shown};
+use crate::names::{json_path, listed, path_parser, printable_path, put_path};
 use crate::outputs::{Target, check_ending, spare_inputs};
 use crate::photos::{FoundPhotos, find_photos, read_decoded, warn_of_part};
-use crate::query::{Query, Term, What};
+use crate::query::{Query, Term, TermKind};
 use crate::report::hits;
 use crate::terminal::{
     box_text, json_box, json_f32, note, one_line, print, print_json, progress_bar, root_on_one_line,
@@ -153,19 +153,19 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
         relate(&mut library, &context)?;
     }
     let asks = !query.filters.is_empty() || among.is_some();
-    let shelf = read_shelf(&library)?;
+    let store = read_store(&library)?;
     let open = millis(start);
     let start = Instant::now();
-    let mut warnings = query.doubts(context.session.tokenizer())?;
+    let mut warnings = query.warnings(context.session.tokenizer())?;
     warnings.iter().for_each(|warning| note(context.quiet, format!("warning: {warning}")));
-    let known = query.is_known(&library)?;
+    let known = query.is_cached(&library)?;
     let box_px = args.box_px.map(|BoxArg(box_px)| box_px);
     let embed = match query.terms.is_empty() {
         true => None,
         false => Some(query.embed(box_px, &context.session, &mut library, &mut warn_of_part)?),
     };
     let encode = millis(start);
-    let wanted = Wanted {
+    let options = SearchOptions {
         skip: (args.page - 1).saturating_mul(args.k),
         k: args.k,
         min_score: args.min_score,
@@ -179,9 +179,9 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let mut found = match embed {
         Some(embed) => {
             let query = index::Query::new(&embed);
-            library.search(&shelf, &query, &wanted, asks.then_some(&keep as &Keep))?
+            library.search(&store, &query, &options, asks.then_some(&keep as &PhotoFilter))?
         }
-        None => library.filtered(&shelf, &wanted, &keep)?,
+        None => library.filtered(&store, &options, &keep)?,
     };
     let timing = Timing { open, encode, known, scan: millis(start) };
     if args.sort == Sort::Date {
@@ -194,7 +194,7 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     let best = found.iter().filter_map(|hit| hit.score).reduce(f32::max);
     // The scores of regions, and of later pages, are not those that the cut-offs were measured on.
     if let Some(says) =
-        query.nothing_found(best, &cutoffs).filter(|_| !wanted.by_region && args.page == 1)
+        query.nothing_found(best, &cutoffs).filter(|_| !options.by_region && args.page == 1)
     {
         note(context.quiet, &says);
         warnings.push(says);
@@ -205,11 +205,12 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     report(&found, &whys, &warnings, args, timing, &context)?;
     if let Some(out) = &args.html {
         write_atomic(out, hits::page(&title(args), &found, &whys, &library)?.as_bytes())?;
-        note(context.quiet, format!("wrote {}", shown(out)));
+        note(context.quiet, format!("wrote {}", printable_path(out)));
     }
     match found.first().filter(|_| args.open) {
-        Some(hit) => open::that_detached(as_programs_take_it(&hit.path))
-            .with_context(|| format!("cannot open the photo\n  file: {}", shown(&hit.path))),
+        Some(hit) => open::that_detached(simplified_path(&hit.path)).with_context(|| {
+            format!("cannot open the photo\n  file: {}", printable_path(&hit.path))
+        }),
         None => Ok(()),
     }
 }
@@ -225,8 +226,8 @@ fn check_page(
     let Some(out) = &args.html else { return Ok(()) };
     check_ending("--html", out, &["html", "htm"], "open that in a browser")?;
     let of_query = query.terms.iter().filter_map(|term| match &term.what {
-        What::Photo(path) => Some(path.as_path()),
-        What::Text(_) => None,
+        TermKind::Photo(path) => Some(path.as_path()),
+        TermKind::Text(_) => None,
     });
     let photos = among.into_iter().flat_map(|among| &among.photos).map(PathBuf::as_path);
     let model = model_files(globals.model.as_deref());
@@ -271,14 +272,14 @@ fn open_library(
         note(context.quiet, "the library is read-only: new photos in the folders are not searched");
         return Ok(library);
     }
-    indexing::update(&mut library, among, Filling::of(&context.session), context)?;
+    indexing::update(&mut library, among, Indexing::of(&context.session), context)?;
     Ok(library)
 }
 
 /// Compares the photos that were indexed without comparison, as by an earlier version.
 fn relate(library: &mut Library, context: &Context) -> Result<()> {
     if library.is_read_only() {
-        let n = library.n_unrelated()?;
+        let n = library.n_not_compared()?;
         if n > 0 {
             let says = format!(
                 "{n} photos are not compared yet and are listed separately; `mmgem index` compares them"
@@ -287,8 +288,8 @@ fn relate(library: &mut Library, context: &Context) -> Result<()> {
         }
         return Ok(());
     }
-    let bar = progress_bar(library.n_unrelated()?, "photos compared", context.quiet);
-    library.relate(&mut |n| {
+    let bar = progress_bar(library.n_not_compared()?, "photos compared", context.quiet);
+    library.find_duplicates(&mut |n| {
         bar.inc(n as u64);
         std::ops::ControlFlow::Continue(())
     })?;
@@ -296,9 +297,9 @@ fn relate(library: &mut Library, context: &Context) -> Result<()> {
     Ok(())
 }
 
-fn read_shelf(library: &Library) -> Result<Shelf> {
-    let shelf = library.shelf()?;
-    if shelf.len() == 0 {
+fn read_store(library: &Library) -> Result<VectorStore> {
+    let store = library.vector_store()?;
+    if store.is_empty() {
         let earlier = library.photos_of_earlier_programs()?;
         anyhow::ensure!(
             earlier == 0,
@@ -313,7 +314,7 @@ fn read_shelf(library: &Library) -> Result<Shelf> {
             "the photo library is empty for this model{others}\n  hint: fill it with `mmgem index DIR`"
         );
     }
-    Ok(shelf)
+    Ok(store)
 }
 
 fn millis(since: Instant) -> f64 {
@@ -322,12 +323,12 @@ fn millis(since: Instant) -> f64 {
 
 /// The query as typed, for a title.
 fn title(args: &SearchArgs) -> String {
-    args.query.iter().map(|word| shown(Path::new(word))).collect::<Vec<_>>().join(" ")
+    args.query.iter().map(|word| printable_path(Path::new(word))).collect::<Vec<_>>().join(" ")
 }
 
 fn read_query(args: &SearchArgs) -> Result<Query> {
     let query = Query::of_arguments(&args.query)?;
-    let one_photo = matches!(query.terms.as_slice(), [Term { what: What::Photo(_), .. }]);
+    let one_photo = matches!(query.terms.as_slice(), [Term { what: TermKind::Photo(_), .. }]);
     if args.box_px.is_some() && !one_photo {
         let message = format!("--box needs a query of one photo, found {:?}", title(args));
         return Err(WrongArguments(message).into());
@@ -336,7 +337,7 @@ fn read_query(args: &SearchArgs) -> Result<Query> {
 }
 
 fn report(
-    found: &[Found],
+    found: &[SearchHit],
     whys: &[Option<String>],
     warnings: &[String],
     args: &SearchArgs,
@@ -354,9 +355,9 @@ fn report(
             let score = hit.score.map_or("-".into(), |score| format!("{score:.4}"));
             print(format!("{score}\t{}\t{}{why}", listed(&hit.path), box_text(hit.box_px)))?;
             if args.group {
-                hit.same
-                    .iter()
-                    .for_each(|path| note(context.quiet, format!("        same: {}", shown(path))));
+                hit.duplicates.iter().for_each(|path| {
+                    note(context.quiet, format!("        same: {}", printable_path(path)))
+                });
             }
         }
     }
@@ -384,12 +385,16 @@ fn report(
 
 /// A caption of the box of a hit. `None` if the photo was moved or damaged since it was indexed,
 /// unless `--strict`.
-fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
+fn why_if_there(hit: &SearchHit, context: &Context) -> Result<Option<String>> {
     match why(hit, context) {
         Err(error) if !context.strict => {
             note(
                 false,
-                format!("not described: {}: {}", shown(&hit.path), root_on_one_line(&error)),
+                format!(
+                    "not described: {}: {}",
+                    printable_path(&hit.path),
+                    root_on_one_line(&error)
+                ),
             );
             Ok(None)
         }
@@ -398,14 +403,14 @@ fn why_if_there(hit: &Found, context: &Context) -> Result<Option<String>> {
 }
 
 /// A caption of the box of a hit.
-fn why(hit: &Found, context: &Context) -> Result<String> {
+fn why(hit: &SearchHit, context: &Context) -> Result<String> {
     let encoded = context.session.encode_decoded(&read_decoded(&hit.path)?);
     let part = hit.box_px.map_or(Part::Whole, Part::Box);
     let decoding = Decoding { max_tokens: CAPTION_TOKENS, ..Decoding::default() };
     Ok(block_on(context.session.caption(&encoded, &part, decoding))?.text)
 }
 
-fn entry(hit: &Found, why: &Option<String>, warnings: &[String]) -> Value {
+fn entry(hit: &SearchHit, why: &Option<String>, warnings: &[String]) -> Value {
     let Photo { format, size_bytes, size_px, taken, camera, place, problem, .. } = &hit.photo;
     let mut entry = json!({
         "path": null,
@@ -423,8 +428,8 @@ fn entry(hit: &Found, why: &Option<String>, warnings: &[String]) -> Value {
     if let Some(problem) = problem {
         entry["problem"] = problem.as_str().into();
     }
-    if !hit.same.is_empty() {
-        entry["same"] = hit.same.iter().map(|path| json_path(path)).collect();
+    if !hit.duplicates.is_empty() {
+        entry["same"] = hit.duplicates.iter().map(|path| json_path(path)).collect();
     }
     if let Some(why) = why {
         entry["caption"] = why.as_str().into();

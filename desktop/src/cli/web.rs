@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::globals::Globals;
 use crate::library::default_library;
-use crate::names::{json_path, shown};
+use crate::names::{json_path, printable_path};
 use crate::terminal::{note, print, print_json};
 
 #[derive(Debug, Args)]
@@ -51,7 +51,10 @@ pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
     } else {
         print(&url)?;
     }
-    note(globals.quiet, format!("serving {} to this machine; press Ctrl-C to stop", shown(&dir)));
+    note(
+        globals.quiet,
+        format!("serving {} to this machine; press Ctrl-C to stop", printable_path(&dir)),
+    );
     if !args.no_open && open::that_detached(&url).is_err() {
         note(globals.quiet, "cannot start a browser; open the address in one");
     }
@@ -113,7 +116,7 @@ fn find_page(given: Option<&Path>) -> Result<PathBuf> {
     let Some(found) = found else { bail!(no_page(given, personal_page().as_deref())) };
     found
         .canonicalize()
-        .with_context(|| format!("cannot read the folder\n  folder: {}", shown(found)))
+        .with_context(|| format!("cannot read the folder\n  folder: {}", printable_path(found)))
 }
 
 /// The folder of the page in the user's data folder.
@@ -133,9 +136,9 @@ fn places_of_page(program: Option<&Path>, personal: Option<&Path>) -> Vec<PathBu
 }
 
 fn no_page(given: Option<&Path>, personal: Option<&Path>) -> String {
-    let place = given.or(personal).map_or_else(|| "web/dist".into(), shown);
+    let place = given.or(personal).map_or_else(|| "web/dist".into(), printable_path);
     let cure = match (given, personal) {
-        (None, Some(personal)) => format!("copy web/dist to {}", shown(personal)),
+        (None, Some(personal)) => format!("copy web/dist to {}", printable_path(personal)),
         _ => "give its web/dist as --dir".into(),
     };
     format!(

@@ -6,8 +6,8 @@ use base64::prelude::BASE64_STANDARD;
 use maud::{Markup, html};
 
 use super::markup::{document, plain, rect};
-use crate::library::{Found, Library};
-use crate::names::shown;
+use crate::library::{Library, SearchHit};
+use crate::names::printable_path;
 
 const STYLE: &str = "
 :root { color-scheme: light dark }
@@ -22,7 +22,7 @@ small { opacity: .7 }";
 /// The HTML of the page. `captions` are of the best boxes, one for each hit.
 pub fn page(
     query: &str,
-    hits: &[Found],
+    hits: &[SearchHit],
     captions: &[Option<String>],
     library: &Library,
 ) -> Result<String> {
@@ -40,7 +40,7 @@ pub fn page(
     Ok(document(query, STYLE, &body))
 }
 
-fn figure(hit: &Found, caption: Option<&str>, library: &Library) -> Result<Markup> {
+fn figure(hit: &SearchHit, caption: Option<&str>, library: &Library) -> Result<Markup> {
     let [width, height] = hit.photo.size_px;
     let thumbnail = BASE64_STANDARD.encode(library.thumbnail(hit.photo.content)?);
     Ok(html! {
@@ -53,7 +53,7 @@ fn figure(hit: &Found, caption: Option<&str>, library: &Library) -> Result<Marku
             figcaption {
                 @if let Some(caption) = caption { (plain(caption)) br; }
                 @if let Some(score) = hit.score { (format_args!("{score:.4} ")) }
-                small { (plain(&shown(&hit.path))) }
+                small { (plain(&printable_path(&hit.path))) }
             }
         }
     })

@@ -14,7 +14,7 @@ use super::main_window::{Pictures, Window};
 use super::state::{More, Shown};
 use super::thumbnails::Lack;
 use crate::library::{Photo, Ranked, date_in_words};
-use crate::names::{as_text, shown};
+use crate::names::{as_text, printable_path};
 
 /// The user's action on a cell.
 enum Deed {
@@ -99,7 +99,7 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
     let scored = window.state.hits.scored;
     let cell = window.state.shown(at)?;
     let Shown { hit, photo, path, more } = cell;
-    let name = shown(Path::new(path.file_name().unwrap_or_default()));
+    let name = printable_path(Path::new(path.file_name().unwrap_or_default()));
     let id = ui.scope_id().with(("cell", hit.content, path));
     let response = ui.interact(rect, id, Sense::CLICK);
     response.widget_info(|| WidgetInfo::selected(Role::Button, true, selected, &name));
@@ -230,7 +230,7 @@ fn directions(text: &str) -> Vec<&str> {
 fn facts(ui: &mut Ui, cell: Shown, scored: bool) {
     let Shown { hit, photo, path, .. } = cell;
     ui.set_max_width(420.0);
-    ui.label(shown(path));
+    ui.label(printable_path(path));
     ui.weak(facts_in_words(photo));
     if let Some(camera) = &photo.camera {
         ui.weak(camera);
@@ -239,7 +239,7 @@ fn facts(ui: &mut Ui, cell: Shown, scored: bool) {
         ui.weak(format!("score {:.4}", hit.score));
     }
     for same in photo.paths.iter().filter(|other| *other != path).take(6) {
-        ui.weak(format!("same: {}", shown(same)));
+        ui.weak(format!("same: {}", printable_path(same)));
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::messages::{Ask, IndexNews, News, Post};
 use crate::context::Context;
 use crate::device::failure::is_the_devices;
-use crate::library::{Filling, Library, LibraryError, Summary, Watcher, root_on_one_line};
+use crate::library::{IndexObserver, Indexing, Library, LibraryError, Summary, root_on_one_line};
 use crate::photos::walk;
 
 /// Pauses and stops the indexing thread.
@@ -108,10 +108,10 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
     if let Some(left_out) = found.left_out.in_words() {
         reporter.tell(IndexNews::LeftOut(left_out));
     }
-    for (path, why) in &found.passed_over {
+    for (path, why) in &found.skipped {
         reporter.tell(IndexNews::Problem(path.clone(), why.clone()));
     }
-    Ok(library.update(&found, Filling::of(&job.context.session), reporter)?)
+    Ok(library.update(&found, Indexing::of(&job.context.session), reporter)?)
 }
 
 struct Reporter {
@@ -126,7 +126,7 @@ impl Reporter {
     }
 }
 
-impl Watcher for Reporter {
+impl IndexObserver for Reporter {
     fn begin(&mut self, n_files: usize) {
         self.tell(IndexNews::Begun(n_files));
     }

@@ -9,7 +9,7 @@ use super::main_window::Window;
 use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
-use crate::names::shown;
+use crate::names::printable_path;
 
 /// Width of the welcome page, in points.
 const WELCOME_WIDTH: f32 = 520.0;
@@ -91,11 +91,11 @@ fn folders(window: &mut Window, ui: &mut Ui) {
                 let forget = ui
                     .small_button("×")
                     .on_hover_text("Stop watching this folder; its photos stay in the library");
-                if forget.accessible_name(format!("Forget {}", shown(folder))).clicked() {
+                if forget.accessible_name(format!("Forget {}", printable_path(folder))).clicked() {
                     gone = Some(at);
                 }
                 ui.with_layout(Layout::left_to_right(Align::Center), |ui| {
-                    ui.add(Label::new(shown(folder)).truncate());
+                    ui.add(Label::new(printable_path(folder)).truncate());
                     // A look at the file system here could block the window.
                     if window.state.indexing.problems.iter().any(|(missing, _)| missing == folder) {
                         ui.colored_label(ui.visuals().warn_fg_color, "missing");
@@ -213,8 +213,8 @@ fn problems(state: &State, ui: &mut Ui) {
             2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
         ScrollArea::vertical().max_height(240.0).show_rows(ui, height, all.len(), |ui, rows| {
             for (path, why) in &all[rows] {
-                let name = shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
-                ui.add(Label::new(name).truncate()).on_hover_text(shown(path));
+                let name = printable_path(Path::new(path.file_name().unwrap_or(path.as_os_str())));
+                ui.add(Label::new(name).truncate()).on_hover_text(printable_path(path));
                 ui.add(Label::new(RichText::new(why).weak()).truncate()).on_hover_text(why);
             }
         });
@@ -249,7 +249,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
         };
         match state.current_path() {
             Some(path) if state.look.is_none() => {
-                ui.add(Label::new(RichText::new(shown(path)).weak()).truncate());
+                ui.add(Label::new(RichText::new(printable_path(path)).weak()).truncate());
             }
             _ if state.n_shown() > 0 || state.look.is_some() => _ = ui.weak(keys),
             _ => _ = ui.weak("Nothing leaves this machine"),

@@ -9,7 +9,7 @@ use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
 use super::sidecar::Written;
-use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
+use crate::library::{Cutoff, Photo, Ranked, Summary, VectorStore};
 
 /// Requests to the worker, the thread that has the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,7 +62,7 @@ pub enum Ask {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     pub number: u64,
-    pub sought: Sought,
+    pub sought: SearchTarget,
     /// Filters in the query syntax, besides those in the text.
     pub filters: String,
     /// Only photos in and below this folder.
@@ -73,7 +73,7 @@ pub struct Search {
 
 /// The target of a search.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sought {
+pub enum SearchTarget {
     /// A query; an empty one finds every photo.
     Text(String),
     /// Photos like this one, or with a region like this one of it.
@@ -141,7 +141,7 @@ pub enum News {
     Given {
         /// The canonical path, so it does not depend on the working folder; as given if missing.
         path: PathBuf,
-        what: Given,
+        what: PathKind,
         dropped: bool,
     },
     Index(IndexNews),
@@ -150,7 +150,7 @@ pub enum News {
 
 /// The type of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Given {
+pub enum PathKind {
     Folder,
     File,
     Nothing,
@@ -199,7 +199,7 @@ pub struct Cell {
 /// All photos of the library that the model has embeddings of, in memory.
 #[derive(Debug)]
 pub struct Catalogue {
-    pub shelf: Shelf,
+    pub shelf: VectorStore,
     pub photos: HashMap<i64, Photo>,
     /// Folders that have photos, sorted.
     pub folders: Vec<PathBuf>,
@@ -211,7 +211,7 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// Collects the folders of the photos.
-    pub fn new(shelf: Shelf, photos: HashMap<i64, Photo>) -> Self {
+    pub fn new(shelf: VectorStore, photos: HashMap<i64, Photo>) -> Self {
         let paths = photos.values().flat_map(|photo| &photo.paths);
         let folders: BTreeSet<&Path> = paths.filter_map(|path| path.parent()).collect();
         let folders = folders.into_iter().map(Path::to_owned).collect();

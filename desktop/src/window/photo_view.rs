@@ -15,7 +15,7 @@ use super::grid::{facts_in_words, frame, name_job, rect_of};
 use super::main_window::{PhotoZoom, Window, phrase_id, texture};
 use super::search_bar::group;
 use super::state::{Look, Writing};
-use crate::names::{as_text, shown};
+use crate::names::{as_text, printable_path};
 
 /// A photo that fits is enlarged at most this many times.
 const MOST_ENLARGED: f32 = 6.0;
@@ -244,10 +244,10 @@ fn side(window: &mut Window, ui: &mut Ui) {
 
 fn about(window: &mut Window, ui: &mut Ui) {
     let Some(look) = &window.state.look else { return };
-    let name = shown(Path::new(look.path.file_name().unwrap_or_default()));
+    let name = printable_path(Path::new(look.path.file_name().unwrap_or_default()));
     let font = egui::FontId::proportional(17.0);
     ui.label(name_job(&name, font, ui.visuals().strong_text_color()));
-    let folder = shown(look.path.parent().unwrap_or(&look.path));
+    let folder = printable_path(look.path.parent().unwrap_or(&look.path));
     ui.add(egui::Label::new(RichText::new(folder).weak()).truncate());
     let photo = window.state.catalogue().and_then(|catalogue| catalogue.photos.get(&look.content));
     if let Some(photo) = photo {
@@ -263,7 +263,8 @@ fn about(window: &mut Window, ui: &mut Ui) {
         }
         for copy in photo.paths.iter().filter(|path| **path != look.path) {
             ui.add(
-                egui::Label::new(RichText::new(format!("same: {}", shown(copy))).weak()).truncate(),
+                egui::Label::new(RichText::new(format!("same: {}", printable_path(copy))).weak())
+                    .truncate(),
             );
         }
     }
@@ -319,7 +320,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
     });
     let foreign = window.state.look.as_ref().and_then(|look| look.foreign.clone());
     if let Some((path, _)) = foreign {
-        let name = shown(Path::new(path.file_name().unwrap_or_default()));
+        let name = printable_path(Path::new(path.file_name().unwrap_or_default()));
         ui.colored_label(
             ui.visuals().warn_fg_color,
             format!("{name} already exists, from another program."),

@@ -10,7 +10,7 @@ use egui::{
 use super::main_window::{Window, search_id};
 use super::state::Sort;
 use crate::library::Cutoff;
-use crate::names::shown;
+use crate::names::printable_path;
 
 /// Width of the date fields, in points.
 const DATE_WIDTH: f32 = 122.0;
@@ -48,10 +48,13 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
     let hint = match &state.form.like {
         Some((path, box_px)) => {
             let what = if box_px.is_some() { "a region of " } else { "" };
-            format!("like {what}{}", shown(Path::new(path.file_name().unwrap_or_default())))
+            format!(
+                "like {what}{}",
+                printable_path(Path::new(path.file_name().unwrap_or_default()))
+            )
         }
         None => {
-            "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned()
+            "TermKind is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned()
         }
     };
     let field = TextEdit::singleline(&mut state.form.text)
@@ -108,7 +111,8 @@ fn filters(window: &mut Window, ui: &mut Ui) {
 
 fn folder_choice(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
-    let name = |path: &Path| shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
+    let name =
+        |path: &Path| printable_path(Path::new(path.file_name().unwrap_or(path.as_os_str())));
     let chosen = state.form.folder.as_deref().map_or_else(|| "all folders".into(), name);
     let mut choice = None;
     let combo =
@@ -131,7 +135,8 @@ fn folder_choice(window: &mut Window, ui: &mut Ui) {
                     ui.set_min_width(320.0);
                     for folder in &folders[rows] {
                         let is_chosen = state.form.folder.as_ref() == Some(folder);
-                        let label = Button::selectable(is_chosen, shown(folder)).truncate();
+                        let label =
+                            Button::selectable(is_chosen, printable_path(folder)).truncate();
                         if ui.add(label).clicked() {
                             choice = Some(Some(folder.clone()));
                             ui.close();

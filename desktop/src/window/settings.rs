@@ -6,7 +6,7 @@ use anyhow::Result;
 use mmgem_data::files::{read, write_atomic};
 use serde::{Deserialize, Serialize};
 
-use crate::names::{as_text, given};
+use crate::names::{as_text, resolve_path};
 
 /// Colour theme.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -38,7 +38,7 @@ impl Settings {
         let bytes = read(&file_of(library)).ok();
         let kept: Self =
             bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        kept.with_paths(given)
+        kept.with_paths(resolve_path)
     }
 
     /// Saves the settings. A folder whose name is not UTF-8 is saved as its URI, because JSON

@@ -56,7 +56,7 @@ fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     anyhow::ensure!(
         fs::symlink_metadata(&kept).is_err(),
         "an older sidecar is kept already; move it away first\n  file: {}",
-        crate::names::shown(&kept)
+        crate::names::printable_path(&kept)
     );
     Ok(write_atomic(&kept, bytes)?)
 }

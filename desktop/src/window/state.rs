@@ -12,12 +12,12 @@ use mmgem_core::index::Query;
 use super::clicks::{Clicks, PointPx};
 use super::events::Events;
 use super::indexing::{Control, Pace};
-use super::messages::{Ask, Catalogue, Given, IndexNews, News, Ready, Search, Sought};
+use super::messages::{Ask, Catalogue, IndexNews, News, PathKind, Ready, Search, SearchTarget};
 use super::settings::{Settings, Theme};
 use super::sidecar::Written;
 use super::thumbnails::{Source, Wants};
 use crate::library::{Cutoff, Photo, Ranked};
-use crate::names::{as_text, shown};
+use crate::names::{as_text, printable_path};
 use crate::terminal::json_box;
 
 /// Seconds without input before a search is sent.
@@ -317,8 +317,8 @@ impl State {
             value => format!("{key}:{value} "),
         };
         let sought = match like {
-            Some((path, box_px)) => Sought::Photo { path: path.clone(), box_px: *box_px },
-            None => Sought::Text(text.clone()),
+            Some((path, box_px)) => SearchTarget::Photo { path: path.clone(), box_px: *box_px },
+            None => SearchTarget::Text(text.clone()),
         };
         self.ask(Ask::Search(Search {
             number,
@@ -607,17 +607,19 @@ impl State {
         self.ask(Ask::Given { path, dropped: true });
     }
 
-    fn given(&mut self, path: PathBuf, what: Given, dropped: bool) {
+    fn given(&mut self, path: PathBuf, what: PathKind, dropped: bool) {
         match what {
-            Given::Folder => {
+            PathKind::Folder => {
                 self.settings.add_folder(path);
                 self.remember();
                 self.index();
             }
-            Given::File if dropped => self.search_like(path, None),
-            Given::File => self.notice = Some(format!("This is not a folder: {}", shown(&path))),
-            Given::Nothing => {
-                self.notice = Some(format!("There is no such folder: {}", shown(&path)))
+            PathKind::File if dropped => self.search_like(path, None),
+            PathKind::File => {
+                self.notice = Some(format!("This is not a folder: {}", printable_path(&path)))
+            }
+            PathKind::Nothing => {
+                self.notice = Some(format!("There is no such folder: {}", printable_path(&path)))
             }
         }
     }
@@ -792,7 +794,9 @@ impl State {
 
     fn wrote(&mut self, photo: PathBuf, caption: String, result: Result<Written, String>) {
         match result {
-            Ok(Written::Done(path)) => self.notice = Some(format!("Wrote {}", shown(&path))),
+            Ok(Written::Done(path)) => {
+                self.notice = Some(format!("Wrote {}", printable_path(&path)))
+            }
             Ok(Written::Foreign(path)) => {
                 if let Some(look) = self.look.as_mut().filter(|look| look.path == photo) {
                     look.foreign = Some((path, caption));

@@ -4,21 +4,21 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use crate::library::as_programs_take_it;
+use crate::library::simplified_path;
 
 /// Opens a photo with the system's default program.
 ///
 /// # Errors
 /// When no program could be started.
 pub fn open_photo(path: &Path) -> Result<(), String> {
-    open::that_detached(as_programs_take_it(path))
+    open::that_detached(simplified_path(path))
         .map_err(|error| format!("No program could be started for it: {error}"))
 }
 
 /// Shows a photo in its folder, selected if the system supports that. Runs on its own thread,
 /// because starting a program is slow.
 pub fn reveal(path: &Path) {
-    let path = as_programs_take_it(path);
+    let path = simplified_path(path);
     thread::spawn(move || {
         if !select_in_folder(&path)
             && let Some(folder) = path.parent()

@@ -15,13 +15,13 @@ use mmgem_core::index::{Query, Vectors};
 
 use super::events::Events;
 use super::main_window::Window;
-use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, Sought};
+use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, SearchTarget};
 use super::settings::Settings;
 use super::sidecar::Written;
 use super::state::{Sort, Start, State};
 use super::style;
 use super::worker::given;
-use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
+use crate::library::{Cutoff, Photo, Ranked, Summary, VectorStore};
 
 /// The window and the other ends of its channels.
 struct Desk {
@@ -40,7 +40,7 @@ fn catalogue(n_photos: i64) -> Arc<Catalogue> {
     let photos: HashMap<i64, Photo> = (0..n_photos)
         .map(|content| (content, Photo::example(content, path(content), content * 86_400)))
         .collect();
-    Arc::new(Catalogue::new(Shelf::of_vectors(vectors.expect("one number each")), photos))
+    Arc::new(Catalogue::new(VectorStore::of_vectors(vectors.expect("one number each")), photos))
 }
 
 fn ready(n_photos: i64) -> News {
@@ -87,7 +87,7 @@ impl Desk {
         let mut desk = Self::new();
         desk.tell(ready(n_photos));
         let Search { number, sought, .. } = desk.search();
-        assert_eq!(sought, Sought::Text(String::new()), "a library that opens is shown");
+        assert_eq!(sought, SearchTarget::Text(String::new()), "a library that opens is shown");
         let hits = (0..n_photos).rev().map(|content| ranked(content, 0.0)).collect();
         desk.tell(News::Hits { number, hits, query: None, doubts: Vec::new() });
         desk
@@ -168,7 +168,7 @@ impl Desk {
         self.harness.get_by_label("Search").type_text(text);
         self.harness.run_steps(3);
         let search = self.search();
-        assert_eq!(search.sought, Sought::Text(text.into()));
+        assert_eq!(search.sought, SearchTarget::Text(text.into()));
         let query = Some(Arc::new(Query::new(&[1.0])));
         self.tell(News::Hits { number: search.number, hits, query, doubts: Vec::new() });
     }
@@ -267,7 +267,10 @@ fn a_dropped_folder_is_indexed_and_a_dropped_photo_looked_for() {
     let [Ask::Index(folders), Ask::Search(Search { sought, .. })] = asks.as_slice() else {
         panic!("{asks:?}")
     };
-    assert_eq!((folders, sought), (&vec![folder], &Sought::Photo { path: photo, box_px: None }));
+    assert_eq!(
+        (folders, sought),
+        (&vec![folder], &SearchTarget::Photo { path: photo, box_px: None })
+    );
 }
 
 #[test]
@@ -413,7 +416,7 @@ fn a_cell_is_selected_by_a_click_opened_by_two_and_has_a_menu() {
     desk.harness.run_steps(3);
     desk.harness.get_by_label("Find similar photos").click();
     desk.harness.run_steps(2);
-    assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: None });
+    assert_eq!(desk.search().sought, SearchTarget::Photo { path: path(3), box_px: None });
     // Two clicks in one frame; clicks of the harness are half a second apart.
     let pos = desk.harness.get_by_label("photo 1.jpg").rect().center();
     desk.harness.hover_at(pos);
@@ -487,7 +490,7 @@ fn what_is_typed_right_after_a_slash_is_not_lost() {
     desk.harness.input_mut().events.extend(events);
     desk.harness.run_steps(4);
     assert_eq!(desk.state().form.text, "s");
-    assert_eq!(desk.search().sought, Sought::Text("s".into()));
+    assert_eq!(desk.search().sought, SearchTarget::Text("s".into()));
 }
 
 #[test]
@@ -498,7 +501,7 @@ fn escape_clears_a_search_only_after_it_left_the_field() {
     assert_eq!(desk.state().form.text, "dog");
     desk.press(Key::Escape);
     assert_eq!(desk.state().form.text, "");
-    assert_eq!(desk.search().sought, Sought::Text(String::new()));
+    assert_eq!(desk.search().sought, SearchTarget::Text(String::new()));
 }
 
 #[test]
@@ -538,7 +541,7 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
     desk.harness.get_by_label("a red circle");
     desk.harness.get_by_label("Find similar regions").click();
     desk.harness.run_steps(2);
-    assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: Some(*box_px) });
+    assert_eq!(desk.search().sought, SearchTarget::Photo { path: path(3), box_px: Some(*box_px) });
     assert!(desk.state().look.is_none());
 }
 

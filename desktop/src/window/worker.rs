@@ -17,7 +17,7 @@ use mmgem_data::files;
 use pollster::block_on;
 
 use super::indexing::{self, Control};
-use super::messages::{Ask, Catalogue, Given, News, Post, Ready, Search, Sought};
+use super::messages::{Ask, Catalogue, News, PathKind, Post, Ready, Search, SearchTarget};
 use super::sidecar::write_sidecar;
 use super::state::absolute;
 use super::warm_up::WarmUp;
@@ -26,10 +26,10 @@ use crate::device::DeviceChoice;
 use crate::device::failure::is_the_devices;
 use crate::draw::overlay_heat;
 use crate::globals::Globals;
-use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
-use crate::names::shown;
+use crate::library::{Cutoff, Library, MemoryTextCache, Photo, Ranked};
+use crate::names::printable_path;
 use crate::photos::{decode_photo, warn_of_part};
-use crate::query::{Query, Term, What, embed_text};
+use crate::query::{Query, Term, TermKind, embed_text};
 
 /// Minimum size of a shown photo on both sides, if the file has it.
 const LEAST_SIDE: u32 = 1024;
@@ -63,7 +63,7 @@ pub fn start(
         index_next: None,
         photo: None,
         embedded: None,
-        texts: TextsInMemory::default(),
+        texts: MemoryTextCache::default(),
         catalogue_due: None,
         catalogue_took: Duration::ZERO,
     };
@@ -90,7 +90,7 @@ struct Worker {
     /// The last query and its embedding, because a repeated search has the same query.
     embedded: Option<(Vec<Term>, Option<BoxPx>, Arc<index::Query>)>,
     /// Text embeddings of the open model.
-    texts: TextsInMemory,
+    texts: MemoryTextCache,
     /// When to read the catalogue again.
     catalogue_due: Option<Instant>,
     catalogue_took: Duration,
@@ -246,7 +246,7 @@ impl Worker {
             let _ = thread.join();
         }
         (self.opened, self.photo, self.embedded) = (None, None, None);
-        self.texts = TextsInMemory::default();
+        self.texts = MemoryTextCache::default();
         self.globals.model = folder;
         let opened = self.try_open();
         let opened =
@@ -344,20 +344,20 @@ impl Worker {
     fn search(&mut self, search: Search) -> Result<()> {
         let mut query = Query::read(&search.filters)?;
         let box_px = match search.sought {
-            Sought::Text(text) => {
+            SearchTarget::Text(text) => {
                 let Query { terms, filters } = Query::read(&text)?;
                 query.terms = terms;
                 query.filters.extend(filters);
                 None
             }
-            Sought::Photo { path, box_px } => {
-                query.terms = vec![Term { weight: 1.0, what: What::Photo(path) }];
+            SearchTarget::Photo { path, box_px } => {
+                query.terms = vec![Term { weight: 1.0, what: TermKind::Photo(path) }];
                 box_px
             }
         };
         let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
         let Opened { context, library, catalogue, cutoffs, .. } = self.opened()?;
-        let mut doubts = query.doubts(context.session.tokenizer())?;
+        let mut doubts = query.warnings(context.session.tokenizer())?;
         let in_folder =
             |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
         let keep = |photo: &Photo| {
@@ -473,9 +473,9 @@ impl Worker {
 /// Checks the type of a path. This is slow on a sleeping or network drive.
 pub fn given(path: &Path, dropped: bool) -> News {
     let what = match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => Given::Folder,
-        Ok(_) => Given::File,
-        Err(_) => Given::Nothing,
+        Ok(metadata) if metadata.is_dir() => PathKind::Folder,
+        Ok(_) => PathKind::File,
+        Err(_) => PathKind::Nothing,
     };
     News::Given { path: absolute(path), what, dropped }
 }
@@ -490,7 +490,7 @@ fn makes_pointless(ask: &Ask, box_px: Option<BoxPx>) -> bool {
 }
 
 fn read_catalogue(library: &Library) -> Result<Catalogue> {
-    let mut catalogue = Catalogue::new(library.shelf()?, library.photos()?);
+    let mut catalogue = Catalogue::new(library.vector_store()?, library.photos()?);
     catalogue.photos.retain(|content, _| catalogue.shelf.has(*content));
     catalogue.problems = library.problems()?;
     if catalogue.photos.is_empty() {
@@ -511,7 +511,7 @@ fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranke
 fn look_at(path: &Path, config: &ImagePreprocess) -> Result<(LookedAt, [u32; 2])> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, LEAST_SIDE)
-        .with_context(|| format!("the photo cannot be shown\n  file: {}", shown(path)))?;
+        .with_context(|| format!("the photo cannot be shown\n  file: {}", printable_path(path)))?;
     let (width, height) = (decoded.width, decoded.height);
     let pixels = fitted(decoded.pixels);
     let input = preprocess(&pixels, config);
@@ -564,7 +564,7 @@ mod tests {
     fn search(number: u64, text: &str) -> Ask {
         Ask::Search(Search {
             number,
-            sought: Sought::Text(text.into()),
+            sought: SearchTarget::Text(text.into()),
             filters: String::new(),
             folder: None,
             by_region: false,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::median_secs;
 use crate::context::Context;
-use crate::library::{Library, Shelf};
+use crate::library::{Library, VectorStore};
 use crate::query::embed_text;
 use crate::terminal::{json_f32, print, print_json};
 
@@ -93,6 +93,6 @@ fn scan_ms(n: usize, dim: usize, args: &BenchSearchArgs) -> f64 {
     let query: Vec<f32> = (0..dim).map(|_| f32::from(code()) / 127.0).collect();
     let scale = 1.0 / (64.0 * (dim as f32).sqrt());
     let vectors = Vectors::from_parts(dim, codes, vec![scale; n]).expect("n * dim codes");
-    let (shelf, query) = (Shelf::of_vectors(vectors), Query::new(&query));
+    let (shelf, query) = (VectorStore::of_vectors(vectors), Query::new(&query));
     1e3 * median_secs(args.repeat, || drop(best(shelf.scores(&query), args.k)))
 }

@@ -12,7 +12,7 @@ use pollster::block_on;
 use rayon::prelude::*;
 
 use crate::context::Context;
-use crate::names::shown;
+use crate::names::printable_path;
 use crate::photos::{find_photos, for_each_encoded, read_photo};
 use crate::terminal::progress_bar;
 
@@ -89,7 +89,7 @@ impl Source {
     /// The file's path, or the name of a picture without a file.
     pub fn path(&self) -> String {
         match self {
-            Self::File(path) => shown(path),
+            Self::File(path) => printable_path(path),
             Self::Demo(_) | Self::Scene(..) => self.name(),
         }
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use self::album::Album;
 use self::tour::Tour;
 use crate::context::Context;
-use crate::names::{json_path, shown};
+use crate::names::{json_path, printable_path};
 use crate::outputs::{check_ending, spare_inputs};
 use crate::report::tour::{Hit, Page};
 use crate::terminal::{json_box, json_f32, note, print, print_json};
@@ -61,7 +61,7 @@ pub fn run(args: &DemoArgs, context: &Context) -> Result<()> {
     ensure!(
         folder.is_none_or(|folder| folder.is_dir()),
         "there is no folder for the page\n  hint: make it, or give another --out\n  file: {}",
-        shown(&args.out)
+        printable_path(&args.out)
     );
     check_ending("--out", &args.out, &["html", "htm"], "open that in a browser")?;
     let album = match &args.dir {
@@ -112,7 +112,7 @@ fn take_tour(args: &DemoArgs, album: &Album, context: &Context) -> Result<Page> 
         gallery,
         queries,
         captioned,
-        passed_over: album.passed_over.iter().map(|path| shown(path)).collect(),
+        passed_over: album.passed_over.iter().map(|path| printable_path(path)).collect(),
         command: command_line(std::env::args()),
     })
 }
@@ -207,7 +207,7 @@ fn print_summary(args: &DemoArgs, page: &Page, quiet: bool) -> Result<()> {
         }
         page.measured.iter().try_for_each(print)?;
     }
-    print(format!("report: {}", shown(&args.out)))
+    print(format!("report: {}", printable_path(&args.out)))
 }
 
 fn to_json(args: &DemoArgs, album: &Album, page: &Page) -> Value {

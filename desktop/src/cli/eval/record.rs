@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::context::Context;
 use crate::globals::{Globals, WrongArguments};
 use crate::model::model_files;
-use crate::names::shown;
+use crate::names::printable_path;
 use crate::outputs::{check_ending, spare_inputs};
 use crate::report::evaluation::Page;
 use crate::terminal::{print, print_json};
@@ -86,7 +86,7 @@ impl Outputs {
             if let Some(folder) = inputs.iter().find(holds) {
                 let message = format!(
                     "{option} would overwrite a file in {}, which this command reads; choose another file",
-                    shown(folder)
+                    printable_path(folder)
                 );
                 return Err(WrongArguments(message).into());
             }

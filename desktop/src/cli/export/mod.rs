@@ -16,7 +16,7 @@ use self::compare::{Agreement, Cosines, Scores, cosines};
 use crate::device::self_check;
 use crate::globals::{Globals, WrongArguments};
 use crate::model::ModelFiles;
-use crate::names::{json_path, shown};
+use crate::names::{json_path, printable_path};
 use crate::outputs::Target;
 use crate::terminal::{json_f32, note, print, print_json};
 use crate::values::cosine;
@@ -124,7 +124,7 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     print(format!("weights   {:.1} MiB -> {:.1} MiB in {n_files} files", mib(from), mib(to)))?;
     lost.lines().into_iter().try_for_each(print)?;
-    note(globals.quiet, format!("wrote {}", shown(&args.out)));
+    note(globals.quiet, format!("wrote {}", printable_path(&args.out)));
     Ok(())
 }
 
@@ -136,7 +136,7 @@ fn read_cutoffs(file: &Path) -> Result<Vec<SearchCutoff>> {
         let found = format!(
             "the file has no cut-offs ({cause}), wanted the output of `mmgem calibrate SHARDS --json`"
         );
-        anyhow!("{found}\n  file: {}", shown(file))
+        anyhow!("{found}\n  file: {}", printable_path(file))
     })
 }
 

@@ -7,16 +7,16 @@ use exif::{Exif, In, Rational, Tag, Value};
 use flate2::read::ZlibDecoder;
 use memchr::memmem;
 
-use super::dates::{DateFrom, Dated, date_of_metadata, days_of_date};
+use super::dates::{DateSource, PhotoDate, date_of, date_of_metadata, secs_of, time_of};
 
 /// Limit on an unpacked PNG text, because a decompression bomb unpacks to gigabytes.
 const TEXT_LIMIT: u64 = 1 << 20;
 
 /// Metadata of a photo; many photos lack most of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
+pub struct PhotoMetadata {
     /// When the photo was taken, as the file itself says.
-    pub taken: Option<Dated>,
+    pub taken: Option<PhotoDate>,
     /// Maker and model of the camera.
     pub camera: Option<String>,
     /// Latitude and longitude, in degrees.
@@ -25,7 +25,7 @@ pub struct Facts {
     pub orientation: Option<u8>,
 }
 
-impl Facts {
+impl PhotoMetadata {
     /// Reads the metadata from a file's bytes; fields that cannot be read stay empty.
     pub fn of(bytes: &[u8]) -> Self {
         let read = || exif::Reader::new().read_from_container(&mut Cursor::new(bytes)).ok();
@@ -35,14 +35,15 @@ impl Facts {
         let xmp = png.xmp.as_deref().or_else(|| xmp_packet(bytes)).map(String::from_utf8_lossy);
         let of_exif = |read: fn(&Exif) -> Option<i64>| exif.as_ref().and_then(read);
         let dates = [
-            (DateFrom::Exif, of_exif(exif_secs)),
-            (DateFrom::Xmp, xmp.as_deref().and_then(xmp_secs)),
-            (DateFrom::Iptc, iptc_secs(bytes)),
-            (DateFrom::Png, png.created_secs),
-            (DateFrom::Gps, of_exif(gps_secs)),
-            (DateFrom::PngModified, png.modified_secs),
+            (DateSource::Exif, of_exif(exif_secs)),
+            (DateSource::Xmp, xmp.as_deref().and_then(xmp_secs)),
+            (DateSource::Iptc, iptc_secs(bytes)),
+            (DateSource::Png, png.created_secs),
+            (DateSource::Gps, of_exif(gps_secs)),
+            (DateSource::PngModified, png.modified_secs),
         ];
-        let found = dates.into_iter().find_map(|(from, secs)| Some(Dated { secs: secs?, from }));
+        let found =
+            dates.into_iter().find_map(|(from, secs)| Some(PhotoDate { secs: secs?, from }));
         let orientation = exif.as_ref().and_then(|exif| value(exif, Tag::Orientation)?.get_uint(0));
         Self {
             taken: found,
@@ -251,11 +252,9 @@ fn png_text(kind: &[u8; 4], data: &[u8]) -> Option<Vec<u8>> {
 
 fn png_time(data: &[u8]) -> Option<i64> {
     let [high, low, month, day, hours, minutes, seconds] = data.try_into().ok()?;
-    let days =
-        days_of_date(i64::from(u16::from_be_bytes([high, low])), i64::from(month), i64::from(day))?;
-    let is_time = hours < 24 && minutes < 60 && seconds <= 60;
-    let secs = i64::from(hours) * 3600 + i64::from(minutes) * 60 + i64::from(seconds);
-    Some(days * 86_400 + if is_time { secs } else { 0 })
+    let year = i64::from(u16::from_be_bytes([high, low]));
+    let time = time_of([hours, minutes, seconds].map(i64::from)).unwrap_or_default();
+    Some(secs_of(date_of(year, i64::from(month), i64::from(day))?.to_datetime(time)))
 }
 
 #[cfg(test)]
@@ -296,35 +295,36 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(bytes: &[u8], wanted: Option<(&str, DateFrom)>) {
-        let found = Facts::of(bytes).taken.map(|taken| (second_in_words(taken.secs), taken.from));
+    fn check(bytes: &[u8], wanted: Option<(&str, DateSource)>) {
+        let found =
+            PhotoMetadata::of(bytes).taken.map(|taken| (second_in_words(taken.secs), taken.from));
         assert_eq!(found.as_ref().map(|(date, from)| (date.as_str(), *from)), wanted);
     }
 
     #[test]
     fn date_camera_and_place_are_read() {
-        let facts = Facts::of(&exif_bytes());
+        let metadata = PhotoMetadata::of(&exif_bytes());
         assert_eq!(
-            facts.taken,
-            Some(Dated { secs: 19_783 * 86_400 + 12 * 3600 + 5, from: DateFrom::Exif })
+            metadata.taken,
+            Some(PhotoDate { secs: 19_783 * 86_400 + 12 * 3600 + 5, from: DateSource::Exif })
         );
-        assert_eq!(facts.camera.as_deref(), Some("Canon EOS 5D"));
-        assert_eq!(facts.place, Some([48.2, -16.5]));
+        assert_eq!(metadata.camera.as_deref(), Some("Canon EOS 5D"));
+        assert_eq!(metadata.place, Some([48.2, -16.5]));
     }
 
     #[test]
     fn a_date_that_no_calendar_has_gives_way_to_the_next() {
         check(
             &tiff(&[text(Tag::DateTimeOriginal, "2021-05-06T12:00:05")]),
-            Some(("2021-05-06T12:00:05", DateFrom::Exif)),
+            Some(("2021-05-06T12:00:05", DateSource::Exif)),
         );
         let unset = text(Tag::DateTimeOriginal, "0000:00:00 00:00:00");
         check(&tiff(std::slice::from_ref(&unset)), None);
         let changed = text(Tag::DateTime, "2021:05:06 12:00:05");
-        check(&tiff(&[unset.clone(), changed]), Some(("2021-05-06T12:00:05", DateFrom::Exif)));
+        check(&tiff(&[unset.clone(), changed]), Some(("2021-05-06T12:00:05", DateSource::Exif)));
         let gps = [text(Tag::GPSDateStamp, "2021:05:06"), rationals(Tag::GPSTimeStamp, [10, 0, 5])];
         let [day, time] = gps;
-        check(&tiff(&[unset, day, time]), Some(("2021-05-06T10:00:05", DateFrom::Gps)));
+        check(&tiff(&[unset, day, time]), Some(("2021-05-06T10:00:05", DateSource::Gps)));
     }
 
     /// An XMP packet with some properties, as photo programs write it.
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn xmp_tells_date_and_place() {
-        let wanted = Some(("2021-05-06T12:00:05", DateFrom::Xmp));
+        let wanted = Some(("2021-05-06T12:00:05", DateSource::Xmp));
         let jpeg = |xmp: &[u8]| [b"\xff\xd8\xff\xe1".as_slice(), xmp, b"\xff\xd9"].concat();
         check(&jpeg(&xmp("exif:DateTimeOriginal=\"2021-05-06T12:00:05.10+02:00\"/>")), wanted);
         check(
@@ -353,7 +353,7 @@ mod tests {
         );
         check(&jpeg(&xmp("xmp:ModifyDate='2022-01-01'/>")), None);
         let place = "exif:GPSLatitude='48,12.0N' exif:GPSLongitude='16,30,0W'/>";
-        assert_eq!(Facts::of(&jpeg(&xmp(place))).place, Some([48.2, -16.5]));
+        assert_eq!(PhotoMetadata::of(&jpeg(&xmp(place))).place, Some([48.2, -16.5]));
     }
 
     fn iptc(date: &str, time: &str) -> Vec<u8> {
@@ -366,8 +366,8 @@ mod tests {
 
     #[test]
     fn iptc_tells_the_date() {
-        check(&iptc("20210506", "120005+0200"), Some(("2021-05-06T12:00:05", DateFrom::Iptc)));
-        check(&iptc("20210506", "soon"), Some(("2021-05-06T00:00:00", DateFrom::Iptc)));
+        check(&iptc("20210506", "120005+0200"), Some(("2021-05-06T12:00:05", DateSource::Iptc)));
+        check(&iptc("20210506", "soon"), Some(("2021-05-06T00:00:00", DateSource::Iptc)));
         check(&iptc("00000000", "120005+0200"), None);
     }
 
@@ -390,19 +390,19 @@ mod tests {
     fn a_png_tells_when_it_was_made_or_changed() {
         let created = b"Creation Time\x002021-05-06T12:00:05".to_vec();
         let changed = vec![0x07, 0xe5, 5, 7, 12, 0, 5];
-        let made = Some(("2021-05-06T12:00:05", DateFrom::Png));
+        let made = Some(("2021-05-06T12:00:05", DateSource::Png));
         check(&png(&[(b"tIME", changed.clone()), (b"tEXt", created)]), made);
-        check(&png(&[(b"tIME", changed)]), Some(("2021-05-07T12:00:05", DateFrom::PngModified)));
+        check(&png(&[(b"tIME", changed)]), Some(("2021-05-07T12:00:05", DateSource::PngModified)));
         let zipped =
             [b"Creation Time\0\0".to_vec(), packed(b"Thu, 06 May 2021 12:00:05 +0200")].concat();
         check(&png(&[(b"zTXt", zipped)]), made);
         let property = xmp("exif:DateTimeOriginal='2021-05-06T12:00:05'/>");
         let head =
             |is_packed: u8| [b"XML:com.adobe.xmp\0".as_slice(), &[is_packed, 0, 0, 0]].concat();
-        let of_xmp = Some(("2021-05-06T12:00:05", DateFrom::Xmp));
+        let of_xmp = Some(("2021-05-06T12:00:05", DateSource::Xmp));
         check(&png(&[(b"iTXt", [head(0), property.clone()].concat())]), of_xmp);
         check(&png(&[(b"iTXt", [head(1), packed(&property)].concat())]), of_xmp);
-        check(&png(&[(b"eXIf", exif_bytes())]), Some(("2024-03-01T12:00:05", DateFrom::Exif)));
+        check(&png(&[(b"eXIf", exif_bytes())]), Some(("2024-03-01T12:00:05", DateSource::Exif)));
     }
 
     #[test]
@@ -414,18 +414,18 @@ mod tests {
             let body = [b"WEBP".to_vec(), chunk].concat();
             [b"RIFF".as_slice(), &(body.len() as u32).to_le_bytes(), &body].concat()
         };
-        check(&webp(b"EXIF", &exif_bytes()), Some(("2024-03-01T12:00:05", DateFrom::Exif)));
+        check(&webp(b"EXIF", &exif_bytes()), Some(("2024-03-01T12:00:05", DateSource::Exif)));
         let property = xmp("xmp:CreateDate='2021-05-06T12:00:05'/>");
-        check(&webp(b"XMP ", &property), Some(("2021-05-06T12:00:05", DateFrom::Xmp)));
+        check(&webp(b"XMP ", &property), Some(("2021-05-06T12:00:05", DateSource::Xmp)));
     }
 
     #[test]
     fn what_is_no_exif_says_nothing() {
-        assert_eq!(Facts::of(b"no photo"), Facts::default());
+        assert_eq!(PhotoMetadata::of(b"no photo"), PhotoMetadata::default());
         let whole = png(&[(b"eXIf", exif_bytes()), (b"iTXt", b"XML:com.adobe.xmp\0\x01".to_vec())]);
         for bytes in [exif_bytes(), iptc("20210506", "120005+0200"), whole] {
             for kept in 0..bytes.len() {
-                let _whatever_could_be_read = Facts::of(&bytes[..kept]);
+                let _whatever_could_be_read = PhotoMetadata::of(&bytes[..kept]);
             }
         }
     }

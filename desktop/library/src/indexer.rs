@@ -19,12 +19,12 @@ use mmgem_data::files;
 use pollster::block_on;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::dates::Dated;
+use super::dates::PhotoDate;
 use super::photos::{FoundPhotos, decode_photo};
-use super::sidecars::{self, Beside};
+use super::sidecars::{self, SidecarMetadata};
 use super::{
-    Donor, FACTS, Facts, Library, LibraryError, PhotoVectors, READERS, Result, bytes_of_codes,
-    bytes_of_floats, paths, root_on_one_line,
+    ImportedIndex, Library, LibraryError, METADATA, PhotoMetadata, PhotoVectors, READERS, Result,
+    bytes_of_codes, bytes_of_floats, paths, root_on_one_line,
 };
 
 /// Photos per batch, and per transaction: a kill loses at most this many.
@@ -55,24 +55,24 @@ pub struct Summary {
 
 /// Settings of an update.
 #[derive(Clone, Copy)]
-pub struct Filling<'a> {
+pub struct Indexing<'a> {
     /// The model that embeds the photos.
     pub session: &'a Session,
     /// Embeddings that were made elsewhere.
-    pub donor: Option<&'a Donor>,
+    pub imported: Option<&'a ImportedIndex>,
     /// Reads every file again, also unchanged ones.
     pub rescan: bool,
 }
 
-impl<'a> Filling<'a> {
-    /// Settings without a donor and without a rescan.
+impl<'a> Indexing<'a> {
+    /// Settings without imported embeddings and without a rescan.
     pub fn of(session: &'a Session) -> Self {
-        Self { session, donor: None, rescan: false }
+        Self { session, imported: None, rescan: false }
     }
 }
 
 /// Receives the progress of [`Library::update`] and may end it.
-pub trait Watcher {
+pub trait IndexObserver {
     /// Reports the number of new or changed files, once.
     fn begin(&mut self, n_files: usize);
 
@@ -105,8 +105,8 @@ struct Known {
     /// The [`READERS`] version that could not read the file, 0 if it could not be opened; `None` if
     /// it was read.
     refused_by: Option<i64>,
-    /// This program's [`FACTS`] may find more in the file.
-    lacks_facts: bool,
+    /// This program's [`METADATA`] may find more in the file.
+    lacks_metadata: bool,
 }
 
 impl Known {
@@ -117,21 +117,26 @@ impl Known {
             == (now.size_bytes, now.modified_ns, now.sidecar_ns);
         let changed = changed_ns.is_some() && changed_ns != now.changed_ns;
         let may_be_read = self.refused_by.is_some_and(|readers| readers != READERS);
-        !same || changed || may_be_read || self.lacks_facts
+        !same || changed || may_be_read || self.lacks_metadata
     }
 }
 
 /// A new or changed file, as a reader thread returns it.
-struct Arrived {
+struct ReadFile {
+    entry: FileEntry,
+    content: Result<Content, Unreadable>,
+}
+
+/// What the library stores of a file, its content aside.
+struct FileEntry {
     path: PathBuf,
     /// `None` if the system does not give the file's attributes.
     stamp: Option<Stamp>,
-    beside: Beside,
-    content: Result<Content, Refusal>,
+    beside: SidecarMetadata,
 }
 
 /// Why a file has no content.
-struct Refusal {
+struct Unreadable {
     error: LibraryError,
     /// The file could not be opened or read; its content may be valid.
     is_unopened: bool,
@@ -139,19 +144,22 @@ struct Refusal {
 
 struct Content {
     hash: [u8; 32],
-    facts: Facts,
+    metadata: PhotoMetadata,
     /// `None` if the library already has embeddings of this content.
-    fresh: Option<Fresh>,
+    decoded: Option<DecodedPhoto>,
 }
 
-/// A file that goes into the library.
-struct Filed<'a> {
-    path: &'a Path,
-    stamp: Option<Stamp>,
-    beside: Beside,
+/// A batch of files, sorted by what must be written.
+#[derive(Default)]
+struct Batch {
+    /// Files with new content.
+    new: Vec<(FileEntry, [u8; 32], PhotoMetadata, DecodedPhoto)>,
+    /// Files whose content has embeddings.
+    known: Vec<(FileEntry, [u8; 32], PhotoMetadata)>,
+    bad: Vec<(FileEntry, Unreadable)>,
 }
 
-struct Fresh {
+struct DecodedPhoto {
     format: &'static str,
     width: u32,
     height: u32,
@@ -163,7 +171,7 @@ struct Fresh {
 }
 
 impl Library {
-    /// Updates the library to match the files found below some folders. The watcher may end it;
+    /// Updates the library to match the files found below some folders. The observer may end it;
     /// batches that were written stay and count in the summary.
     ///
     /// # Errors
@@ -171,8 +179,8 @@ impl Library {
     pub fn update(
         &mut self,
         found: &FoundPhotos,
-        filling: Filling,
-        watcher: &mut dyn Watcher,
+        indexing: Indexing,
+        observer: &mut dyn IndexObserver,
     ) -> Result<Summary> {
         let mut summary = Summary { forgotten: self.forget_missing(found)?, ..Summary::default() };
         let known = self.known_files()?;
@@ -181,7 +189,7 @@ impl Library {
         for path in &found.photos {
             let now = Stamp::of(path, found.sidecars_of(path)).ok();
             match (known.get(path.as_path()), now) {
-                (Some(known), Some(now)) if !filling.rescan && !known.is_stale(now) => {
+                (Some(known), Some(now)) if !indexing.rescan && !known.is_stale(now) => {
                     if known.stamp.changed_ns.is_none() && now.changed_ns.is_some() {
                         as_before.push((path.as_path(), now));
                     }
@@ -190,9 +198,9 @@ impl Library {
             }
         }
         self.learn_changes(&as_before)?;
-        let whole = self.whole_contents()?;
-        let config = filling.session.config().preprocess();
-        watcher.begin(stale.len());
+        let embedded = self.embedded_contents()?;
+        let config = indexing.session.config().preprocess();
+        observer.begin(stale.len());
 
         let next = AtomicUsize::new(0);
         let went_on = thread::scope(|scope| -> Result<bool> {
@@ -200,12 +208,12 @@ impl Library {
             // grow. Dropping the receiver ends the readers.
             let (sender, receiver) = sync_channel(BATCH);
             for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-                let (sender, stale, next, whole, config) =
-                    (sender.clone(), &stale, &next, &whole, &config);
+                let (sender, stale, next, embedded, config) =
+                    (sender.clone(), &stale, &next, &embedded, &config);
                 scope.spawn(move || {
                     while let Some(path) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if sender
-                            .send(arrive(path, found.sidecars_of(path), whole, config))
+                            .send(read_file(path, found.sidecars_of(path), embedded, config))
                             .is_err()
                         {
                             break;
@@ -215,89 +223,86 @@ impl Library {
             }
             drop(sender);
             loop {
-                let batch: Vec<Arrived> = receiver.iter().take(BATCH).collect();
+                let batch: Vec<ReadFile> = receiver.iter().take(BATCH).collect();
                 let n_files = batch.len();
                 if n_files == 0 {
                     return Ok(true);
                 }
-                let stored = self.store(batch, filling, &mut summary, watcher)?;
-                if stored.is_break() || watcher.advance(n_files).is_break() {
+                let stored = self.store(batch, indexing, &mut summary, observer)?;
+                if stored.is_break() || observer.advance(n_files).is_break() {
                     return Ok(false);
                 }
             }
         })?;
         if went_on {
-            self.relate(&mut |_| watcher.advance(0))?;
+            self.find_duplicates(&mut |_| observer.advance(0))?;
         }
         Ok(summary)
     }
 
     /// Encodes the photos without embeddings and writes the batch in one transaction. Breaks if
-    /// the watcher ends the update.
+    /// the observer ends the update.
     fn store(
         &mut self,
-        batch: Vec<Arrived>,
-        filling: Filling,
+        files: Vec<ReadFile>,
+        indexing: Indexing,
         summary: &mut Summary,
-        watcher: &mut dyn Watcher,
+        observer: &mut dyn IndexObserver,
     ) -> Result<ControlFlow<()>> {
-        let Filling { session, donor, .. } = filling;
-        let (mut known, mut new, mut bad) = (Vec::new(), Vec::new(), Vec::new());
+        let batch = self.sorted(files)?;
+        let vectors = embed_new(&batch.new, indexing, summary)?;
+        self.write(&batch, &vectors, summary)?;
+        for (file, .., decoded) in &batch.new {
+            if let Some(problem) = &decoded.problem {
+                summary.in_part += 1;
+                observer.warn(&file.path, problem);
+            }
+        }
+        let refuse = |(file, unreadable): (FileEntry, Unreadable)| {
+            observer.refuse(&file.path, unreadable.error)
+        };
+        Ok(batch.bad.into_iter().try_for_each(refuse))
+    }
+
+    fn sorted(&self, files: Vec<ReadFile>) -> Result<Batch> {
+        let mut batch = Batch::default();
         let mut in_batch = HashSet::new();
-        for Arrived { path, stamp, beside, content } in batch {
+        for ReadFile { entry, content } in files {
             match content {
-                Err(refusal) => bad.push((path, stamp, beside, refusal)),
-                Ok(Content { hash, facts, fresh: Some(fresh) })
+                Err(unreadable) => batch.bad.push((entry, unreadable)),
+                Ok(Content { hash, metadata, decoded: Some(decoded) })
                     if in_batch.insert(hash) && !self.has_vectors(&hash)? =>
                 {
-                    new.push((path, stamp, beside, hash, facts, fresh));
+                    batch.new.push((entry, hash, metadata, decoded));
                 }
-                Ok(Content { hash, facts, .. }) => known.push((path, stamp, beside, hash, facts)),
+                Ok(Content { hash, metadata, .. }) => batch.known.push((entry, hash, metadata)),
             }
         }
-        let mut vectors: Vec<Option<PhotoVectors>> =
-            new.iter().map(|(path, stamp, ..)| donor?.vectors(path, (*stamp)?)).collect();
-        let to_encode: Vec<usize> = (0..new.len()).filter(|i| vectors[*i].is_none()).collect();
-        let inputs: Vec<Preprocessed> = to_encode.iter().map(|i| new[*i].5.input.clone()).collect();
-        if !inputs.is_empty() {
-            for (i, encoded) in to_encode.iter().zip(&session.encode_batch(&inputs)) {
-                vectors[*i] = Some(embed(session, encoded)?);
-            }
-        }
-        summary.encoded += to_encode.len();
-        summary.recognised += new.len() - to_encode.len();
-        summary.unreadable += bad.len();
+        Ok(batch)
+    }
 
+    fn write(
+        &mut self,
+        batch: &Batch,
+        vectors: &[PhotoVectors],
+        summary: &mut Summary,
+    ) -> Result<()> {
         let transaction = self.db.transaction()?;
-        for ((path, stamp, beside, hash, facts, fresh), vectors) in new.iter().zip(vectors) {
-            let content = content_row(&transaction, hash, facts, fresh)?;
-            vector_rows(
-                &transaction,
-                self.model,
-                content,
-                &vectors.expect("encoded or given above"),
-            )?;
-            file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
+        for ((file, hash, metadata, decoded), vectors) in batch.new.iter().zip(vectors) {
+            let content = content_row(&transaction, hash, metadata, decoded)?;
+            vector_rows(&transaction, self.model, content, vectors)?;
+            file_row(&transaction, file, Ok(hash))?;
         }
-        for (path, stamp, beside, hash, facts) in &known {
-            facts_row(&transaction, hash, facts)?;
-            let was_there =
-                file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Ok(hash))?;
+        for (file, hash, metadata) in &batch.known {
+            metadata_row(&transaction, hash, metadata)?;
+            let was_there = file_row(&transaction, file, Ok(hash))?;
             *if was_there { &mut summary.unchanged } else { &mut summary.recognised } += 1;
         }
-        for (path, stamp, beside, refusal) in &bad {
-            file_row(&transaction, Filed { path, stamp: *stamp, beside: *beside }, Err(refusal))?;
+        for (file, unreadable) in &batch.bad {
+            file_row(&transaction, file, Err(unreadable))?;
         }
-        transaction.commit()?;
-        for (path, .., fresh) in &new {
-            if let Some(problem) = &fresh.problem {
-                summary.in_part += 1;
-                watcher.warn(path, problem);
-            }
-        }
-        let refuse =
-            |(path, _, _, refusal): (PathBuf, _, _, Refusal)| watcher.refuse(&path, refusal.error);
-        Ok(bad.into_iter().try_for_each(refuse))
+        summary.unreadable += batch.bad.len();
+        Ok(transaction.commit()?)
     }
 
     /// Files that need not be read again unless they change.
@@ -308,7 +313,7 @@ impl Library {
             FROM file LEFT JOIN content ON content.id = file.content
             WHERE file.problem IS NOT NULL OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
         let mut rows = self.db.prepare(sql)?;
-        let rows = rows.query_map([self.model, FACTS], |row| {
+        let rows = rows.query_map([self.model, METADATA], |row| {
             let path: Vec<u8> = row.get(0)?;
             let stamp = Stamp {
                 size_bytes: row.get(1)?,
@@ -319,7 +324,7 @@ impl Library {
             let refused = row.get::<_, bool>(5)?;
             let readers: Option<i64> = row.get(6)?;
             let refused_by = refused.then(|| readers.unwrap_or(0));
-            Ok((paths::from_bytes(&path), Known { stamp, refused_by, lacks_facts: row.get(7)? }))
+            Ok((paths::from_bytes(&path), Known { stamp, refused_by, lacks_metadata: row.get(7)? }))
         });
         Ok(rows?.collect::<rusqlite::Result<_>>()?)
     }
@@ -346,7 +351,7 @@ impl Library {
     }
 
     /// Hashes of the contents that have embeddings of this model.
-    fn whole_contents(&self) -> Result<HashSet<[u8; 32]>> {
+    fn embedded_contents(&self) -> Result<HashSet<[u8; 32]>> {
         let sql = "SELECT hash FROM content JOIN image_vector ON content = id WHERE model = ?1";
         let mut rows = self.db.prepare(sql)?;
         let hashes = rows.query_map([self.model], |row| row.get(0))?;
@@ -388,16 +393,16 @@ impl Library {
 
 impl Stamp {
     pub fn of(path: &Path, sidecars: &[PathBuf]) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        let modified = metadata.modified()?;
+        let attributes = fs::metadata(path)?;
+        let modified = attributes.modified()?;
         let modified_ns = match modified.duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
             Err(before) => -i64::try_from(before.duration().as_nanos()).unwrap_or(i64::MAX),
         };
         Ok(Self {
-            size_bytes: i64::try_from(metadata.len()).unwrap_or(i64::MAX),
+            size_bytes: i64::try_from(attributes.len()).unwrap_or(i64::MAX),
             modified_ns,
-            changed_ns: changed_ns(&metadata),
+            changed_ns: changed_ns(&attributes),
             sidecar_ns: sidecars::changed_ns(sidecars),
         })
     }
@@ -416,13 +421,13 @@ fn changed_ns(_metadata: &Metadata) -> Option<i64> {
 }
 
 /// Reads one file. Runs on a reader thread and needs neither the model nor the library.
-fn arrive(
+fn read_file(
     path: &Path,
     sidecars: &[PathBuf],
-    whole: &HashSet<[u8; 32]>,
+    embedded: &HashSet<[u8; 32]>,
     config: &ImagePreprocess,
-) -> Arrived {
-    let unopened = |error| Refusal { error, is_unopened: true };
+) -> ReadFile {
+    let unopened = |error| Unreadable { error, is_unopened: true };
     // Taken before the bytes, so that a file that changes meanwhile is read again next time.
     let (stamp, bytes) = match Stamp::of(path, sidecars) {
         Ok(stamp) => (Some(stamp), files::read(path).map_err(|error| unopened(error.into()))),
@@ -430,29 +435,30 @@ fn arrive(
     };
     let content = bytes.and_then(|bytes| {
         let hash = *blake3::hash(&bytes).as_bytes();
-        let facts = Facts::of(&bytes);
-        if whole.contains(&hash) {
-            return Ok(Content { hash, facts, fresh: None });
+        let metadata = PhotoMetadata::of(&bytes);
+        if embedded.contains(&hash) {
+            return Ok(Content { hash, metadata, decoded: None });
         }
         // The file may be malformed: a panic in a decoder counts as unreadable.
-        let fresh =
-            catch_unwind(|| fresh(path, &bytes, config)).unwrap_or(Err(LibraryError::Panicked));
-        let fresh = fresh.map_err(|error| Refusal { error, is_unopened: false })?;
-        Ok(Content { hash, facts, fresh: Some(fresh) })
+        let decoded = catch_unwind(|| decode_new(path, &bytes, config))
+            .unwrap_or(Err(LibraryError::Panicked));
+        let decoded = decoded.map_err(|error| Unreadable { error, is_unopened: false })?;
+        Ok(Content { hash, metadata, decoded: Some(decoded) })
     });
-    Arrived { path: path.to_owned(), stamp, beside: Beside::of(path, sidecars), content }
+    let beside = SidecarMetadata::of(path, sidecars);
+    ReadFile { entry: FileEntry { path: path.to_owned(), stamp, beside }, content }
 }
 
-fn fresh(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<Fresh> {
+fn decode_new(path: &Path, bytes: &[u8], config: &ImagePreprocess) -> Result<DecodedPhoto> {
     let side = u32::try_from(config.image_size).expect("a model's input is small");
     let decoded = decode_photo(path, bytes, (OVERSAMPLING * side).max(THUMBNAIL))?;
     let (width, height) = (decoded.width, decoded.height);
-    Ok(Fresh {
+    Ok(DecodedPhoto {
         format: decoded.format,
         width,
         height,
         thumbnail: to_jpeg(&thumbnail(&decoded.pixels), 80),
-        look: look(&decoded.pixels),
+        look: difference_hash(&decoded.pixels),
         input: preprocess(&decoded.pixels, config).of_original(width, height),
         problem: decoded.problem,
     })
@@ -472,11 +478,33 @@ fn thumbnail(photo: &Rgb) -> Rgb {
 
 /// Perceptual hash of 64 bits: a bit is set if the picture gets lighter to the right there. Copies
 /// at another size or quality differ in few bits.
-fn look(photo: &Rgb) -> u64 {
+fn difference_hash(photo: &Rgb) -> u64 {
     let small = resize(photo, 9, 8);
     let light =
         |x: u32, y: u32| small.get_pixel(x, y).0.iter().map(|value| u32::from(*value)).sum::<u32>();
     (0..64).fold(0, |bits, i| bits << 1 | u64::from(light(i % 8, i / 8) < light(i % 8 + 1, i / 8)))
+}
+
+/// Embeddings of new photos: imported ones, or else the model's.
+fn embed_new(
+    new: &[(FileEntry, [u8; 32], PhotoMetadata, DecodedPhoto)],
+    Indexing { session, imported, .. }: Indexing,
+    summary: &mut Summary,
+) -> Result<Vec<PhotoVectors>> {
+    let of_import = |file: &FileEntry| imported?.vectors(&file.path, file.stamp?);
+    let vectors: Vec<Option<PhotoVectors>> = new.iter().map(|(file, ..)| of_import(file)).collect();
+    let inputs: Vec<Preprocessed> = new
+        .iter()
+        .zip(&vectors)
+        .filter(|(_, vectors)| vectors.is_none())
+        .map(|((.., decoded), _)| decoded.input.clone())
+        .collect();
+    summary.encoded += inputs.len();
+    summary.recognised += new.len() - inputs.len();
+    let encoded = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
+    let mut encoded = encoded.iter();
+    let mut embed_next = || embed(session, encoded.next().expect("one for each photo without"));
+    vectors.into_iter().map(|vectors| vectors.map_or_else(&mut embed_next, Ok)).collect()
 }
 
 /// Embeddings of an encoded photo and of its regions, all from one feature map.
@@ -497,10 +525,10 @@ pub fn embed(session: &Session, encoded: &EncodedImage) -> Result<PhotoVectors> 
 fn content_row(
     transaction: &Transaction,
     hash: &[u8; 32],
-    facts: &Facts,
-    fresh: &Fresh,
+    metadata: &PhotoMetadata,
+    decoded: &DecodedPhoto,
 ) -> Result<i64> {
-    let Fresh { format, width, height, look, problem, .. } = fresh;
+    let DecodedPhoto { format, width, height, look, problem, .. } = decoded;
     transaction
         .prepare_cached(
             "INSERT INTO content (hash, format, width, height, look, problem) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -508,21 +536,25 @@ fn content_row(
             height = excluded.height, look = excluded.look, problem = excluded.problem, family = NULL",
         )?
         .execute(params![hash, format, width, height, look.cast_signed(), problem])?;
-    facts_row(transaction, hash, facts)?;
+    metadata_row(transaction, hash, metadata)?;
     let content = content_of(transaction, hash)?.ok_or(LibraryError::Raced)?;
     transaction
         .prepare_cached("INSERT OR REPLACE INTO thumbnail (content, jpeg) VALUES (?1, ?2)")?
-        .execute(params![content, fresh.thumbnail])?;
+        .execute(params![content, decoded.thumbnail])?;
     Ok(content)
 }
 
-/// Saves a content's metadata, unless the same or a newer [`FACTS`] version already saved it.
-fn facts_row(transaction: &Transaction, hash: &[u8; 32], facts: &Facts) -> Result<()> {
-    let [latitude, longitude] = facts.place.map_or([None; 2], |place| place.map(Some));
-    let (secs, from) = facts.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
+/// Saves a content's metadata, unless the same or a newer [`METADATA`] version already saved it.
+fn metadata_row(
+    transaction: &Transaction,
+    hash: &[u8; 32],
+    metadata: &PhotoMetadata,
+) -> Result<()> {
+    let [latitude, longitude] = metadata.place.map_or([None; 2], |place| place.map(Some));
+    let (secs, from) = metadata.taken.map(|PhotoDate { secs, from }| (secs, from.as_str())).unzip();
     let sql = "UPDATE content SET taken_secs = ?3, date_from = ?4, camera = ?5, latitude = ?6, longitude = ?7, facts = ?2
         WHERE hash = ?1 AND coalesce(facts, 0) < ?2";
-    let row = params![hash, FACTS, secs, from, facts.camera, latitude, longitude];
+    let row = params![hash, METADATA, secs, from, metadata.camera, latitude, longitude];
     transaction.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }
@@ -565,22 +597,22 @@ fn vector_rows(
 /// A photo that cannot be opened now stays a hit: it keeps the content of the last read.
 fn file_row(
     transaction: &Transaction,
-    file: Filed,
-    content: Result<&[u8; 32], &Refusal>,
+    file: &FileEntry,
+    content: Result<&[u8; 32], &Unreadable>,
 ) -> Result<bool> {
-    let Filed { path, stamp, beside } = file;
+    let FileEntry { path, stamp, beside } = file;
     let path = paths::to_bytes(path);
     let mut before = transaction.prepare_cached("SELECT content FROM file WHERE path = ?1")?;
     let before: Option<i64> = before.query_row([&path], |row| row.get(0)).optional()?.flatten();
     let content_id = match content {
         Ok(hash) => Some(content_of(transaction, hash)?.ok_or(LibraryError::Raced)?),
-        Err(refusal) => before.filter(|_| refusal.is_unopened),
+        Err(unreadable) => before.filter(|_| unreadable.is_unopened),
     };
-    let problem = content.err().map(|refusal| root_on_one_line(&refusal.error));
-    let is_unopened = content.is_err_and(|refusal| refusal.is_unopened);
+    let problem = content.err().map(|unreadable| root_on_one_line(&unreadable.error));
+    let is_unopened = content.is_err_and(|unreadable| unreadable.is_unopened);
     let [latitude, longitude] = beside.place.map_or([None; 2], |place| place.map(Some));
     let (taken_secs, date_from) =
-        beside.taken.map(|Dated { secs, from }| (secs, from.as_str())).unzip();
+        beside.taken.map(|PhotoDate { secs, from }| (secs, from.as_str())).unzip();
     transaction
         .prepare_cached(
             "INSERT INTO file (path, size_bytes, modified_ns, changed_ns, sidecar_ns, content, problem, readers,
@@ -631,7 +663,7 @@ mod tests {
 
     #[test]
     fn a_copy_at_another_size_looks_the_same_and_another_photo_does_not() {
-        let apart = |a: &Rgb, b: &Rgb| (look(a) ^ look(b)).count_ones();
+        let apart = |a: &Rgb, b: &Rgb| (difference_hash(a) ^ difference_hash(b)).count_ones();
         assert!(apart(&slope(400, 300), &slope(200, 150)) <= 4);
         assert!(apart(&slope(400, 300), &image::imageops::flip_horizontal(&slope(400, 300))) > 12);
     }

@@ -8,28 +8,28 @@ use super::{Library, Result, bytes_of_floats, floats};
 
 /// Texts whose embeddings a library caches; with 512 numbers each they take 8 MB.
 const KEPT: i64 = 4096;
-/// Texts whose embeddings [`TextsInMemory`] caches.
+/// Texts whose embeddings [`MemoryTextCache`] caches.
 const KEPT_IN_MEMORY: usize = 1024;
 
 /// A cache of text embeddings, all by one model.
-pub trait KnownTexts {
+pub trait TextCache {
     /// The embedding of a text, of unit length, if it is cached.
     ///
     /// # Errors
     /// When the cache cannot be read.
-    fn known(&self, text: &str) -> Result<Option<Vec<f32>>>;
+    fn text_embed(&self, text: &str) -> Result<Option<Vec<f32>>>;
 
     /// Caches the embedding of a text.
     ///
     /// # Errors
     /// When the cache cannot be written.
-    fn remember(&mut self, text: &str, embed: &[f32]) -> Result<()>;
+    fn store_text_embed(&mut self, text: &str, embed: &[f32]) -> Result<()>;
 }
 
 /// The cache on disk, per model. It stores only a hash of each text, so a shared library does not
 /// reveal its user's searches.
-impl KnownTexts for Library {
-    fn known(&self, text: &str) -> Result<Option<Vec<f32>>> {
+impl TextCache for Library {
+    fn text_embed(&self, text: &str) -> Result<Option<Vec<f32>>> {
         let sql = "SELECT embed FROM text_vector WHERE model = ?1 AND hash = ?2";
         let mut row = self.db.prepare_cached(sql)?;
         let hash = blake3::hash(text.as_bytes());
@@ -38,7 +38,7 @@ impl KnownTexts for Library {
         Ok(bytes.map(|bytes| floats(&bytes)).filter(|embed| embed.len() == self.dim))
     }
 
-    fn remember(&mut self, text: &str, embed: &[f32]) -> Result<()> {
+    fn store_text_embed(&mut self, text: &str, embed: &[f32]) -> Result<()> {
         if self.is_read_only() {
             return Ok(());
         }
@@ -56,14 +56,14 @@ impl KnownTexts for Library {
 
 /// The cache in memory, for a search while another thread or process writes the library.
 #[derive(Debug, Default)]
-pub struct TextsInMemory(HashMap<String, Vec<f32>>);
+pub struct MemoryTextCache(HashMap<String, Vec<f32>>);
 
-impl KnownTexts for TextsInMemory {
-    fn known(&self, text: &str) -> Result<Option<Vec<f32>>> {
+impl TextCache for MemoryTextCache {
+    fn text_embed(&self, text: &str) -> Result<Option<Vec<f32>>> {
         Ok(self.0.get(text).cloned())
     }
 
-    fn remember(&mut self, text: &str, embed: &[f32]) -> Result<()> {
+    fn store_text_embed(&mut self, text: &str, embed: &[f32]) -> Result<()> {
         if self.0.len() >= KEPT_IN_MEMORY {
             self.0.clear();
         }
@@ -81,11 +81,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let open =
             |model| Library::open(&folder.path().join("l.sqlite"), model, 2).expect("usable");
-        let known = |model, text| open(model).known(text).expect("readable");
+        let known = |model, text| open(model).text_embed(text).expect("readable");
         assert_eq!(known(1, "dog"), None);
-        open(1).remember("dog", &[0.6, 0.8]).expect("writable");
-        open(1).remember("cat", &[1.0, 0.0]).expect("writable");
-        open(1).remember("cat", &[0.0, 1.0]).expect("writable");
+        open(1).store_text_embed("dog", &[0.6, 0.8]).expect("writable");
+        open(1).store_text_embed("cat", &[1.0, 0.0]).expect("writable");
+        open(1).store_text_embed("cat", &[0.0, 1.0]).expect("writable");
         assert_eq!(
             (known(1, "dog"), known(1, "cat")),
             (Some(vec![0.6, 0.8]), Some(vec![0.0, 1.0]))
@@ -101,19 +101,23 @@ mod tests {
         let n_texts = KEPT + 3;
         library.db.execute_batch("PRAGMA synchronous = OFF").expect("taken");
         for text in 0..n_texts {
-            library.remember(&text.to_string(), &[text as f32]).expect("writable");
+            library.store_text_embed(&text.to_string(), &[text as f32]).expect("writable");
         }
-        let known =
-            |text: i64| library.known(&text.to_string()).expect("readable").map(|embed| embed[0]);
+        let known = |text: i64| {
+            library.text_embed(&text.to_string()).expect("readable").map(|embed| embed[0])
+        };
         assert_eq!(
             [0, 2, 3, n_texts - 1].map(known),
             [None, None, Some(3.0), Some((n_texts - 1) as f32)]
         );
 
-        let mut memory = TextsInMemory::default();
+        let mut memory = MemoryTextCache::default();
         for text in 0..3 * KEPT_IN_MEMORY {
-            memory.remember(&text.to_string(), &[text as f32]).expect("there is memory");
-            assert_eq!(memory.known(&text.to_string()).expect("readable"), Some(vec![text as f32]));
+            memory.store_text_embed(&text.to_string(), &[text as f32]).expect("there is memory");
+            assert_eq!(
+                memory.text_embed(&text.to_string()).expect("readable"),
+                Some(vec![text as f32])
+            );
             assert!(memory.0.len() <= KEPT_IN_MEMORY);
         }
     }

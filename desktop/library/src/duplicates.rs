@@ -2,7 +2,7 @@
 //! turned by EXIF.
 //!
 //! Indexing assigns each photo to a family once, from its pixels, for all models. Candidates have a
-//! similar perceptual hash of 64 bits ([`super::fill`]). Then the pictures themselves are compared,
+//! similar perceptual hash of 64 bits ([`super::indexer`]). Then the pictures themselves are compared,
 //! at up to [`SIDE`] pixels: two invoices may share every bit of the hash and differ in one digit.
 //! A photo joins a family only if it matches every compared member, so that a small copy cannot
 //! join two different photos.
@@ -214,7 +214,7 @@ fn fitted(photo: Rgb) -> Rgb {
 
 /// A photo in the comparison.
 #[derive(Clone, Copy, Debug)]
-struct Kin {
+struct Candidate {
     content: i64,
     look: u64,
     size_px: (u32, u32),
@@ -231,32 +231,38 @@ impl Library {
     ///
     /// # Errors
     /// When the library cannot be read or written.
-    pub fn relate(&mut self, advance: &mut dyn FnMut(usize) -> ControlFlow<()>) -> Result<usize> {
-        let mut kin = self.kin()?;
-        let mut next_family = 1 + kin.iter().filter_map(|kin| kin.family).max().unwrap_or(0);
+    pub fn find_duplicates(
+        &mut self,
+        advance: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<usize> {
+        let mut candidates = self.candidates()?;
+        let mut next_family =
+            1 + candidates.iter().filter_map(|candidate| candidate.family).max().unwrap_or(0);
         let mut families = Families::default();
-        for (at, member) in kin.iter().enumerate() {
+        for (at, member) in candidates.iter().enumerate() {
             if let Some(family) = member.family {
                 families.add(at, family, member.look);
             }
         }
-        let new: Vec<usize> = (0..kin.len()).filter(|at| kin[*at].family.is_none()).collect();
+        let new: Vec<usize> =
+            (0..candidates.len()).filter(|at| candidates[*at].family.is_none()).collect();
         let mut pictures = Pictures::default();
         let mut n_compared = 0;
         for batch in new.chunks(BATCH) {
             let mut decided = Vec::new();
             for at in batch.iter().copied() {
-                let family = match self.family_of(kin[at], &kin, &families, &mut pictures)? {
-                    Verdict::Unknown => continue,
-                    Verdict::Member(family) => family,
-                    Verdict::Alone => {
-                        next_family += 1;
-                        next_family - 1
-                    }
-                };
-                kin[at].family = Some(family);
-                families.add(at, family, kin[at].look);
-                decided.push((kin[at].content, family));
+                let family =
+                    match self.family_of(candidates[at], &candidates, &families, &mut pictures)? {
+                        Verdict::Unknown => continue,
+                        Verdict::Member(family) => family,
+                        Verdict::Alone => {
+                            next_family += 1;
+                            next_family - 1
+                        }
+                    };
+                candidates[at].family = Some(family);
+                families.add(at, family, candidates[at].look);
+                decided.push((candidates[at].content, family));
             }
             let transaction = self.db.transaction()?;
             for (content, family) in &decided {
@@ -277,19 +283,19 @@ impl Library {
     ///
     /// # Errors
     /// When the library cannot be read.
-    pub fn n_unrelated(&self) -> Result<usize> {
+    pub fn n_not_compared(&self) -> Result<usize> {
         let sql = "SELECT count(*) FROM content
             WHERE family IS NULL AND EXISTS (SELECT 1 FROM file WHERE file.content = content.id)";
         Ok(count(self.db.query_row(sql, [], |row| row.get(0))?))
     }
 
     /// Photos that have a file, the compared ones first.
-    fn kin(&self) -> Result<Vec<Kin>> {
+    fn candidates(&self) -> Result<Vec<Candidate>> {
         let sql = "SELECT id, look, width, height, family FROM content
             WHERE EXISTS (SELECT 1 FROM file WHERE file.content = content.id) ORDER BY family IS NULL, id";
         let mut rows = self.db.prepare(sql)?;
         let rows = rows.query_map([], |row| {
-            Ok(Kin {
+            Ok(Candidate {
                 content: row.get(0)?,
                 look: row.get::<_, i64>(1)?.cast_unsigned(),
                 size_px: (row.get(2)?, row.get(3)?),
@@ -301,14 +307,14 @@ impl Library {
 
     fn family_of(
         &self,
-        new: Kin,
-        kin: &[Kin],
+        new: Candidate,
+        candidates: &[Candidate],
         families: &Families,
         pictures: &mut Pictures,
     ) -> Result<Verdict> {
         let mut near: HashMap<i64, u32> = HashMap::new();
         for at in families.near(new.look) {
-            let member = kin[at];
+            let member = candidates[at];
             let apart = (member.look ^ new.look).count_ones();
             if apart <= LOOK_BITS && same_shape(member.size_px, new.size_px) {
                 let family = member.family.expect("members have one");
@@ -320,8 +326,8 @@ impl Library {
         }
         let mut ranked = Vec::new();
         for family in near.into_keys() {
-            let mut members: Vec<Kin> =
-                families.members[&family].iter().map(|at| kin[*at]).collect();
+            let mut members: Vec<Candidate> =
+                families.members[&family].iter().map(|at| candidates[*at]).collect();
             members.sort_by_key(|member| {
                 (
                     std::cmp::Reverse(u64::from(member.size_px.0) * u64::from(member.size_px.1)),
@@ -396,10 +402,17 @@ struct Pictures {
 
 impl Pictures {
     /// Largest difference between the cells of two thumbnails; `None` if one is missing.
-    fn cells_apart(&mut self, library: &Library, a: Kin, b: Kin) -> Result<Option<i32>> {
-        for kin in [a, b] {
-            if let Entry::Vacant(entry) = self.cells.entry(kin.content) {
-                entry.insert(library.thumbnail(kin.content).ok().and_then(|jpeg| cells(&jpeg)));
+    fn cells_apart(
+        &mut self,
+        library: &Library,
+        a: Candidate,
+        b: Candidate,
+    ) -> Result<Option<i32>> {
+        for candidate in [a, b] {
+            if let Entry::Vacant(entry) = self.cells.entry(candidate.content) {
+                entry.insert(
+                    library.thumbnail(candidate.content).ok().and_then(|jpeg| cells(&jpeg)),
+                );
             }
         }
         let (Some(a), Some(b)) = (&self.cells[&a.content], &self.cells[&b.content]) else {
@@ -412,8 +425,8 @@ impl Pictures {
     fn same_as_all(
         &mut self,
         library: &Library,
-        new: Kin,
-        members: &[Kin],
+        new: Candidate,
+        members: &[Candidate],
     ) -> Result<Option<bool>> {
         for member in members {
             let (Some(a), Some(b)) = (self.picture(library, new)?, self.picture(library, *member)?)
@@ -427,20 +440,21 @@ impl Pictures {
         Ok(Some(true))
     }
 
-    fn picture(&mut self, library: &Library, kin: Kin) -> Result<Option<Rgb>> {
-        if let Some(at) = self.kept.iter().position(|(content, _)| *content == kin.content) {
+    fn picture(&mut self, library: &Library, candidate: Candidate) -> Result<Option<Rgb>> {
+        if let Some(at) = self.kept.iter().position(|(content, _)| *content == candidate.content) {
             // The last used picture is at the end.
             let kept = self.kept.remove(at);
             self.kept.push(kept);
         } else {
-            let Some(picture) = library.paths_of(kin.content)?.iter().find_map(|path| read(path))
+            let Some(picture) =
+                library.paths_of(candidate.content)?.iter().find_map(|path| read(path))
             else {
                 return Ok(None);
             };
             if self.kept.len() >= KEPT {
                 self.kept.remove(0);
             }
-            self.kept.push((kin.content, picture));
+            self.kept.push((candidate.content, picture));
         }
         Ok(self.kept.last().map(|(_, picture)| picture.clone()))
     }
