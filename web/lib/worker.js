@@ -289,6 +289,10 @@ const ops = {
     return { result: await store.remove(paths) };
   },
 
+  async restore({ removed }) {
+    return { result: await store.restore(removed) };
+  },
+
   async clear() {
     return { result: await store.clear() };
   },
