@@ -144,7 +144,7 @@ export class Describe extends EventTarget {
     const line = $("whole");
     const stream = model.captionRegion(this.#photo, null, { signal });
     this.#whole = await write(line, stream);
-    this.#loader.tokensPerSecond = stream.tokensPerSecond;
+    this.#loader.wrote(stream.tokensPerSecond);
     $("copy-whole").disabled = false;
     announce(`The whole photo: ${this.#whole.text}`);
   }
@@ -189,7 +189,7 @@ export class Describe extends EventTarget {
         this.#list.text(region);
       }
       region.caption = await stream.result;
-      this.#loader.tokensPerSecond = stream.tokensPerSecond;
+      this.#loader.wrote(stream.tokensPerSecond);
       region.text = region.caption.text;
       announce(`${this.#label(region)}: ${region.text}`);
     } catch (error) {
