@@ -498,6 +498,7 @@ export class Find extends EventTarget {
     }
     this.#hits &&= this.#hits.filter((hit) => hit.path !== path);
     this.#draw(false);
+    if (this.#hasQuery()) this.#search(false); // the best of the rest may be a weak match
     announce(text);
     if (next && $("viewer").open) this.#view(next);
     else $("viewer").close();

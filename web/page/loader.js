@@ -197,9 +197,9 @@ export class Loader extends EventTarget {
       isKept ? "in this browser" : "to be fetched",
       ...(cpu ? [`${cpu} tokens/s on the processor`] : []),
       ...(webgpu ? [`${webgpu} tokens/s on WebGPU`] : []),
-      new URL(url).pathname,
     ];
-    return make("li", {}, make("span", {}, name, make("small", {}, facts.join(" · "))), open);
+    const lines = [facts.join(" · "), new URL(url).pathname].map((line) => make("small", {}, line));
+    return make("li", {}, make("span", {}, name, ...lines), open);
   }
 
   /** @returns {Promise<[string, string][]>} */
