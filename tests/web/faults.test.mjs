@@ -259,10 +259,10 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
       await page.goto(host.address);
       await page.waitForSelector('#status[data-state="ready"]');
       await page.locator("#status").click();
-      await page.locator("#kept-models li:has-text('second-model') button").click();
+      await page.locator("#models li:has-text('second-model') button").click();
       await page.waitForSelector('#status[data-state="ready"]');
       await page.locator("#status").click();
-      await page.waitForFunction(() => /second-model\/in use/.test(document.getElementById("kept-models").textContent));
+      await page.waitForFunction(() => /second-model\/in use/.test(document.getElementById("models").textContent));
     } finally {
       fs.rmSync(second, { recursive: true });
       await host.stop();

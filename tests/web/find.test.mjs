@@ -5,7 +5,9 @@ import fs from "node:fs";
 import path from "node:path";
 import { after, before, describe, it } from "node:test";
 
-import { base64, browse, chooseFiles, drawScenes, missing, openPage, serve, settled } from "./harness.mjs";
+import {
+  ROOT, base64, browse, chooseFiles, drawScenes, drop, missing, openPage, serve, settled,
+} from "./harness.mjs";
 
 const N_SCENES = 8;
 
@@ -41,6 +43,13 @@ describe("the library", { skip: skip || false }, () => {
     await page.locator("#viewer-remove").click();
     await counted("No photos yet");
     assert.equal(await page.locator("#viewer").isVisible(), false);
+    await page.locator(".notice .undo").click();
+    await counted("1 photo");
+    assert.equal(await page.locator(".notice").count(), 0);
+    await page.locator(".tile img").waitFor();
+    await page.locator(".tile").click();
+    await page.locator("#viewer-remove").click();
+    await counted("No photos yet");
     await page.locator("#demo-all").click();
     await counted("10 photos");
   });
@@ -96,6 +105,53 @@ describe("the library", { skip: skip || false }, () => {
     await page.reload();
     await counted("9 photos");
     assert.equal(await page.locator(`.tile[title='${paths[1]}']`).count(), 0);
+  });
+
+  it("brings removed photos back, the last one first, and finds them again without encoding them", async () => {
+    const titles = () => page.locator(".tile").evaluateAll((tiles) => tiles.map((tile) => tile.title).sort());
+    const all = await titles();
+    const remove = async (title) => {
+      await page.locator(`.tile[title='${title}']`).click();
+      await page.locator("#viewer-remove").click();
+    };
+    await remove(all[0]);
+    await page.waitForFunction((gone) => document.getElementById("viewer-title").textContent !== gone, all[0]);
+    await page.locator("#viewer-undo").click();
+    await page.waitForFunction((back) => document.getElementById("viewer-title").textContent === back, all[0]);
+    assert.equal(await page.locator("#viewer-undo").isVisible(), false);
+    await page.keyboard.press("Escape");
+    await counted("9 photos");
+
+    for (const title of all.slice(0, 2)) {
+      await remove(title);
+      await page.waitForFunction((gone) => document.getElementById("viewer-title").textContent !== gone, title);
+      await page.keyboard.press("Escape");
+    }
+    await counted("7 photos");
+    assert.equal(await page.locator(".notice").count(), 1);
+    assert.match(await text(".notice"), new RegExp(`^${all[1]} left the library`));
+    await page.locator("#grid").focus();
+    await page.keyboard.press("Control+z");
+    await counted("8 photos");
+    assert.match(await text(".notice"), new RegExp(`^${all[0]} left the library`));
+    await page.keyboard.press("Control+z");
+    await counted("9 photos");
+    assert.equal(await page.locator(".notice").count(), 0);
+
+    assert.deepEqual(await titles(), all);
+    await page.waitForFunction(() => document.querySelectorAll(".tile img").length === 9);
+    await page.locator("#query").fill("a cup of coffee");
+    await page.waitForFunction(() => document.querySelector(".tile[data-at='0']")?.title === "coffee.jpg");
+    // Without it the best of the rest is a weak match.
+    await remove("coffee.jpg");
+    await page.keyboard.press("Escape");
+    await page.waitForFunction(() => /^Nothing found; the nearest of 8/.test(document.getElementById("count").textContent));
+    await page.locator("#grid").focus();
+    await page.keyboard.press("Control+z");
+    await page.waitForFunction(() => document.querySelector(".tile[data-at='0']")?.title === "coffee.jpg");
+    await page.locator("#query").fill("");
+    await page.reload();
+    await counted("9 photos");
   });
 
   it("follows Back and Forward between the views and the queries", async () => {
@@ -170,5 +226,57 @@ describe("the library", { skip: skip || false }, () => {
     await page.locator("#folder").click();
     await counted(`${8 + N_SCENES} photos`);
     assert.equal(await page.locator(`.tile[title='trip (2)/${name}']`).count(), 1);
+  });
+
+  it("knows a dropped folder in a later visit, and asks for permission again", async () => {
+    const folder = fs.mkdtempSync(path.join(path.dirname(scenes.folder), "mmgem-dropped-"));
+    fs.mkdirSync(path.join(folder, "below"));
+    const inner = path.join(folder, "below", scenes.scenes[0].name);
+    fs.copyFileSync(path.join(ROOT, "assets/demo/grass.jpg"), inner);
+    await page.locator("#more").click();
+    page.once("dialog", (dialog) => dialog.accept());
+    await page.locator("#clear").click();
+    await counted("No photos yet");
+    await drop(page, "#grid", [folder]);
+    await counted("1 photo");
+    const title = `${path.basename(folder)}/below/${scenes.scenes[0].name}`;
+    assert.equal(await page.locator(".tile").getAttribute("title"), title);
+
+    // Headless Chromium never answers its question after a reload. So the test answers it, and lends a file of the
+    // same path.
+    await page.evaluate(async (name) => {
+      const below = await (await navigator.storage.getDirectory()).getDirectoryHandle("below", { create: true });
+      const writer = await (await below.getFileHandle(name, { create: true })).createWritable();
+      await writer.write(await (await fetch("demo/grass.jpg")).blob());
+      await writer.close();
+    }, scenes.scenes[0].name);
+    await page.addInitScript((dropped) => {
+      window.asked = 0;
+      window.answer = "denied";
+      const { getDirectoryHandle, queryPermission } = FileSystemDirectoryHandle.prototype;
+      FileSystemDirectoryHandle.prototype.queryPermission = async function (how) {
+        window.found = await queryPermission.call(this, how);
+        return window.found;
+      };
+      FileSystemDirectoryHandle.prototype.requestPermission = async () => {
+        window.asked += 1;
+        return window.answer;
+      };
+      FileSystemDirectoryHandle.prototype.getDirectoryHandle = async function (name, how) {
+        const folder = this.name === dropped ? await navigator.storage.getDirectory() : this;
+        return getDirectoryHandle.call(folder, name, how);
+      };
+    }, path.basename(folder));
+    await page.reload();
+    await counted("1 photo");
+    await page.locator(".tile").click();
+    await page.locator("#viewer-describe:not([disabled])").click();
+    await page.waitForFunction(() => /cannot be opened: the browser was not allowed/.test(document.getElementById("notices").textContent));
+    assert.deepEqual(await page.evaluate(() => [window.found, window.asked]), ["prompt", 1]);
+    await page.evaluate(() => (window.answer = "granted"));
+    await page.locator("#viewer-describe").click();
+    await settled(page, "#whole");
+    assert.equal(await page.evaluate(() => window.asked), 2);
+    assert.ok(await page.locator("#describe").isVisible());
   });
 });

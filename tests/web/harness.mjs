@@ -71,11 +71,11 @@ export function drawScenes(n) {
   return { folder: photos, scenes, remove: () => fs.rmSync(folder, { recursive: true }) };
 }
 
-const DIST = path.join(ROOT, "web/dist");
+export const DIST = path.join(ROOT, "web/dist");
 
 /** Serves the page with `mmgem web`. `address` is its URL; `stop` ends the server. */
-export async function serve() {
-  const args = ["web", "--dir", DIST, "--no-open", "--port", "0", "-q"];
+export async function serve(...more) {
+  const args = ["web", "--dir", DIST, "--no-open", "--port", "0", "-q", ...more];
   const server = spawn(MMGEM, args, { stdio: ["ignore", "pipe", "inherit"] });
   const address = await new Promise((resolve, reject) => {
     server.stdout.once("data", (data) => resolve(data.toString().trim()));
@@ -89,9 +89,9 @@ export async function serve() {
   return { address, stop };
 }
 
-/** Serves the page with a plain static server. `requests` maps each path to the number of bodies sent. */
-export async function serveStatic() {
-  const args = ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", DIST];
+/** Serves a folder with a plain static server. `requests` maps each path to the number of bodies sent. */
+export async function serveStatic(folder = DIST) {
+  const args = ["-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", folder];
   const server = spawn("python3", args, { stdio: ["ignore", "pipe", "pipe"] });
   const requests = new Map();
   server.stderr.on("data", (data) => {

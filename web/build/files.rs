@@ -23,9 +23,9 @@ pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Every file below a folder: its name with slashes, and the SHA-256 of its bytes; sorted by name.
-pub fn file_list(folder: &Path) -> Result<Vec<(String, String)>> {
-    let mut list = Vec::new();
+/// The name of every file below a folder, with slashes; sorted.
+pub fn file_names(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
     for entry in
         fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
     {
@@ -33,21 +33,18 @@ pub fn file_list(folder: &Path) -> Result<Vec<(String, String)>> {
         let name =
             path.file_name().expect("a listed file has a name").to_string_lossy().into_owned();
         if path.is_dir() {
-            list.extend(
-                file_list(&path)?
-                    .into_iter()
-                    .map(|(below, hash)| (format!("{name}/{below}"), hash)),
-            );
+            names.extend(file_names(&path)?.into_iter().map(|below| format!("{name}/{below}")));
         } else {
-            list.push((name, hex_digest(&fs::read(&path)?)));
+            names.push(name);
         }
     }
-    list.sort();
-    Ok(list)
+    names.sort();
+    Ok(names)
 }
 
-/// Copies a model's files and writes `manifest.json`: their names, sizes and checksums.
-pub fn model_manifest(model: &Path, to: &Path) -> Result<()> {
+/// Copies a model's files and writes `manifest.json`: its name, and the names, sizes and checksums
+/// of its files. Returns the size of the model in bytes.
+pub fn copy_model(model: &Path, name: &str, to: &Path) -> Result<u64> {
     let is_weights = |name: &str| name.starts_with("model") && name.contains(".safetensors");
     let mut names = vec!["config.json".to_owned(), "tokenizer.json".to_owned()];
     let entries =
@@ -62,14 +59,20 @@ pub fn model_manifest(model: &Path, to: &Path) -> Result<()> {
     names[2..].sort();
     fs::create_dir_all(to)?;
     let mut files = Vec::new();
+    let mut total = 0;
     for name in &names {
         let bytes = fs::read(model.join(name)).with_context(|| format!("cannot read {name}"))?;
         files.push(json!({ "name": name, "bytes": bytes.len(), "sha256": hex_digest(&bytes) }));
+        total += bytes.len() as u64;
         fs::write(to.join(name), bytes)?;
     }
-    let manifest = json!({ "format": "mmgem-web-1", "name": "the embedded model", "files": files });
+    let manifest = json!({ "format": "mmgem-web-1", "name": name, "files": files });
     fs::write(to.join("manifest.json"), format!("{manifest:#}\n"))?;
-    Ok(())
+    // The licence of the weights requires its notice in every copy.
+    if model.join("NOTICE").is_file() {
+        fs::copy(model.join("NOTICE"), to.join("NOTICE"))?;
+    }
+    Ok(total)
 }
 
 /// SHA-256 in hexadecimal digits.

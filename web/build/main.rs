@@ -8,14 +8,20 @@
 #![allow(clippy::print_stderr, reason = "a command prints its progress")]
 
 mod files;
+mod package;
+mod steps;
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use files::{copy_folder, file_list, human_bytes, model_manifest};
+use files::{copy_folder, copy_model, file_names, human_bytes};
+use package::{add_package, list_modules, write_archive};
+use serde_json::json;
+use steps::Steps;
 use wasm_bindgen_cli_support::Bindgen;
 
 const WASM: &str = "wasm32-unknown-unknown";
@@ -24,25 +30,28 @@ const WASM_OPT: u32 = 132;
 
 const USAGE: &str = "Builds the page into web/dist.
 
-Usage: cargo web [--webgpu] [--optimize] [--model DIR]
+Usage: cargo web [--webgpu] [--optimize] [--model DIR]... [--archive]
 
   --webgpu     also the module that computes on WebGPU, which takes longer to compile
   --optimize   shrink the wasm with wasm-opt (slow; from npm's binaryen)
-  --model DIR  the model that the page opens first; assets/model without
+  --model DIR  the model that the page opens first; assets/model without. Further ones are offered
+               in the page's list of models
+  --archive    also web/mmgem-web.tar.gz, the page in one file
 
-Then: mmgem web, or any static server on web/dist.";
+Then: mmgem web, or any static server on web/dist. npm pack ./web/dist writes the npm package.";
 
 /// The options of the command line.
 struct Order {
     webgpu: bool,
     optimize: bool,
-    model: PathBuf,
+    archive: bool,
+    models: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let workspace =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("web is a member of the workspace");
-    let Some(order) = read_arguments(env::args().skip(1), workspace) else {
+    let Some(order) = read_arguments(env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
@@ -55,13 +64,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn read_arguments(mut args: impl Iterator<Item = String>, workspace: &Path) -> Option<Order> {
-    let mut order = Order { webgpu: false, optimize: false, model: workspace.join("assets/model") };
+fn read_arguments(mut args: impl Iterator<Item = String>) -> Option<Order> {
+    let mut order = Order { webgpu: false, optimize: false, archive: false, models: Vec::new() };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--webgpu" => order.webgpu = true,
             "--optimize" => order.optimize = true,
-            "--model" => order.model = args.next()?.into(),
+            "--archive" => order.archive = true,
+            "--model" => order.models.push(args.next()?.into()),
             _ => return None,
         }
     }
@@ -72,27 +82,87 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
     if order.optimize {
         check_wasm_opt()?;
     }
-    let dist = workspace.join("web/dist");
-    if dist.exists() {
-        fs::remove_dir_all(&dist).with_context(|| format!("cannot empty {}", dist.display()))?;
-    }
     let backends: &[&str] = if order.webgpu { &["cpu", "webgpu"] } else { &["cpu"] };
+    let mut steps = Steps::new(2 * backends.len() + 1 + usize::from(order.archive));
+    // The present page stays until the new one is whole.
+    let dist = workspace.join("web/dist");
+    let new = workspace.join("web/dist.new");
+    remove_folder(&new)?;
+    let lib = new.join("lib");
     for backend in backends {
-        bind(&compile(workspace, backend)?, &dist.join("lib").join(backend), order.optimize)?;
+        let what =
+            format!("compile the module for {backend} (minutes after a change of Rust code)");
+        let module = steps.run(&what, || compile(workspace, backend))?;
+        // The next module has the same path.
+        let what = format!("write its JavaScript for {backend}");
+        steps.run(&what, || bind(&module, &lib.join(backend), order.optimize))?;
     }
-    copy_folder(&workspace.join("web/lib"), &dist.join("lib"))?;
-    copy_folder(&workspace.join("web/page"), &dist)?;
-    copy_folder(&workspace.join("assets/demo"), &dist.join("demo"))?;
-    model_manifest(&order.model, &dist.join("model"))?;
-    finish_service_worker(&dist)?;
+    steps.run("copy the page and its models", || {
+        copy_folder(&workspace.join("web/lib"), &lib)?;
+        list_modules(&lib, backends)?;
+        copy_folder(&workspace.join("web/page"), &new)?;
+        copy_folder(&workspace.join("assets/demo"), &new.join("demo"))?;
+        copy_models(workspace, &order.models, &new)?;
+        add_package(workspace, &new)?;
+        finish_service_worker(&new)?;
+        remove_folder(&dist)?;
+        fs::rename(&new, &dist).with_context(|| format!("cannot write {}", dist.display()))
+    })?;
+    let archive = workspace.join("web/mmgem-web.tar.gz");
+    if archive.exists() {
+        fs::remove_file(&archive).context("cannot remove the archive of an earlier page")?;
+    }
+    if order.archive {
+        let size = steps.run("pack the archive", || write_archive(&dist, &archive))?;
+        eprintln!("wrote {}, {}", archive.display(), human_bytes(size));
+    }
 
-    eprintln!("wrote {}", dist.display());
+    eprintln!("wrote {} in {}", dist.display(), steps.elapsed());
     for backend in backends {
         let module = fs::metadata(dist.join("lib").join(backend).join("mmgem_web_bg.wasm"))?;
         eprintln!("  wasm, {backend}: {}", human_bytes(module.len()));
     }
     eprintln!("look at it: cargo run --release -- web");
     Ok(())
+}
+
+/// Removes a folder if it exists.
+fn remove_folder(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// Copies the models and writes `models.json`, which lists them for the page. The first model is
+/// `model`, which the page opens; the others are `models/NAME`.
+fn copy_models(workspace: &Path, models: &[PathBuf], dist: &Path) -> Result<()> {
+    let embedded = [workspace.join("assets/model")];
+    let models = if models.is_empty() { &embedded[..] } else { models };
+    let mut list = Vec::new();
+    for (at, model) in models.iter().enumerate() {
+        let model = model
+            .canonicalize()
+            .with_context(|| format!("there is no model folder {}", model.display()))?;
+        let own_name = model.file_name().unwrap_or(OsStr::new("model")).to_string_lossy();
+        let is_embedded = Some(&model) == embedded[0].canonicalize().ok().as_ref();
+        let name = if is_embedded { "the embedded model" } else { &own_name };
+        let folder = if at == 0 {
+            "model/".to_owned()
+        } else {
+            format!("models/{at}-{}/", plain(&own_name))
+        };
+        let bytes = copy_model(&model, name, &dist.join(&folder))?;
+        list.push(json!({ "folder": folder, "name": name, "bytes": bytes }));
+    }
+    let list = json!({ "format": "mmgem-models-1", "models": list });
+    fs::write(dist.join("models.json"), format!("{list:#}\n")).context("cannot write models.json")
+}
+
+/// A name without characters that a URL escapes.
+fn plain(name: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect()
 }
 
 /// Compiles the handle for a backend and returns the path of the raw module.
@@ -154,22 +224,25 @@ fn bind(wasm: &Path, out: &Path, optimize: bool) -> Result<()> {
     Ok(())
 }
 
-/// Lists the files that the service worker stores for offline use: all but the model, which the page
-/// checks and stores itself.
+/// Lists the files that the service worker stores for offline use: those that the page loads, but
+/// the models, which the page checks and stores itself.
 fn finish_service_worker(dist: &Path) -> Result<()> {
     let path = dist.join("sw.js");
     let code =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let kept =
-        |name: &str| !name.starts_with("model/") && name != "sw.js" && !name.ends_with(".d.ts");
-    let list: Vec<_> = file_list(dist)?.into_iter().filter(|(name, _)| kept(name)).collect();
-    let version = files::hex_digest(format!("{list:?}{code}").as_bytes());
-    let hashes: serde_json::Map<_, _> =
-        list.into_iter().map(|(name, hash)| (name, hash.into())).collect();
-    let head = format!(
-        "const VERSION = {:?};\nconst FILES = {};\n",
-        &version[..16],
-        serde_json::Value::from(hashes)
-    );
+    let kept = |name: &str| {
+        let is_model = name.starts_with("model/") || name.starts_with("models/");
+        let is_for_npm =
+            name == "package.json" || name == "README.md" || name.starts_with("LICENSE");
+        !is_model && !is_for_npm && name != "sw.js" && !name.ends_with(".d.ts")
+    };
+    let mut hashes = serde_json::Map::new();
+    for name in file_names(dist)?.into_iter().filter(|name| kept(name)) {
+        let bytes = fs::read(dist.join(&name)).with_context(|| format!("cannot read {name}"))?;
+        hashes.insert(name, files::hex_digest(&bytes).into());
+    }
+    let list = serde_json::Value::from(hashes);
+    let version = files::hex_digest(format!("{list}{code}").as_bytes());
+    let head = format!("const VERSION = {:?};\nconst FILES = {list};\n", &version[..16]);
     fs::write(&path, head + &code).with_context(|| format!("cannot write {}", path.display()))
 }

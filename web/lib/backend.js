@@ -25,9 +25,10 @@ export function watchDevice(lost) {
 /**
  * @param {"auto" | "cpu" | "webgpu"} wish
  * @param {string | null} trouble why WebGPU failed earlier in this visit
+ * @param {boolean} isBuilt whether this build has the module for WebGPU
  * @returns {Promise<Choice>}
  */
-export async function chooseBackend(wish, trouble) {
+export async function chooseBackend(wish, trouble, isBuilt) {
   if (wish === "cpu") return { backend: "cpu", reason: "chosen here" };
   if (trouble) return { backend: "cpu", reason: trouble };
   if (!self.isSecureContext) return { backend: "cpu", reason: "WebGPU needs a page over https or from localhost" };
@@ -39,7 +40,7 @@ export async function chooseBackend(wish, trouble) {
   if (wish === "auto" && isSoftware) {
     return { backend: "cpu", reason: `WebGPU has only a graphics processor in software here (${name}), which is slower` };
   }
-  if (!(await hasModule())) {
+  if (!isBuilt) {
     return { backend: "cpu", reason: "this page was built without WebGPU (`cargo web --webgpu` builds it in)" };
   }
   const why = isSoftware ? "in software, which is slow; chosen here" : wish === "auto" ? "faster" : "chosen here";
@@ -53,12 +54,4 @@ function describe(adapter) {
   const isSoftware = info.isFallbackAdapter || adapter.isFallbackAdapter ||
     SOFTWARE.test(`${info.architecture} ${info.device} ${info.description}`);
   return { name, isSoftware: Boolean(isSoftware) };
-}
-
-/** Whether the page was built with the WebGPU module. Does not download it. */
-async function hasModule() {
-  const url = new URL("./webgpu/mmgem_web.js", import.meta.url);
-  const there = await fetch(url, { method: "HEAD" }).catch(() => null);
-  // Offline, the service worker serves the module, and answers only GET.
-  return (there ?? (await fetch(url).catch(() => null)))?.ok ?? false;
 }

@@ -1,5 +1,7 @@
 // The page's side of the worker: numbered requests, cancellation, and a restart after a crash.
 
+import { WASM_URLS } from "./wasm-urls.js";
+
 export class MmgemError extends Error {
   /** @param {import("./mmgem.js").ErrorKind} kind @param {string} message */
   constructor(kind, message) {
@@ -104,7 +106,7 @@ export class Engine {
   async #load(signal) {
     const trouble = this.#gpuTrouble;
     const { backend = "auto", warmUp = true } = this.#options;
-    const args = { source: this.#source, backend, trouble, warm: warmUp };
+    const args = { source: this.#source, backend, trouble, warm: warmUp, urls: WASM_URLS };
     try {
       const info = await this.#post("load", args, { signal, onEvent: this.#options.onProgress });
       this.#loaded = true;

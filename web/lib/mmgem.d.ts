@@ -132,6 +132,11 @@ export interface AddOptions extends RequestOptions {
   move?: boolean;
 }
 
+/** The result of `Library.remove`: what `Library.restore` needs. */
+export interface RemovedPhotos {
+  readonly paths: readonly string[];
+}
+
 /** The photos that this model has encoded, in the browser's storage if it has any. */
 export interface Library {
   /** All photos, sorted by path. */
@@ -141,7 +146,13 @@ export interface Library {
    * name, size and date, or with the same content. The result has the path in the library.
    */
   add(path: string, file: Blob, options?: AddOptions): Promise<LibraryPhoto>;
-  remove(paths: readonly string[]): Promise<void>;
+  /** Removes photos. `restore` brings them back. */
+  remove(paths: readonly string[]): Promise<RemovedPhotos>;
+  /**
+   * Brings removed photos back without encoding them again. Skips those that the library has again. Rejects photos
+   * that another model encoded.
+   */
+  restore(removed: RemovedPhotos): Promise<void>;
   clear(): Promise<void>;
   /** The thumbnail of a photo. Null for a photo of `importFile`. */
   thumbnail(path: string): Promise<Blob | null>;

@@ -187,6 +187,11 @@ class Library {
     return this.#engine.repeat(() => this.#engine.request("remove", { paths }));
   }
 
+  /** @type {Api.Library["restore"]} */
+  restore(removed) {
+    return this.#engine.repeat(() => this.#engine.request("restore", { removed }));
+  }
+
   clear() {
     return this.#engine.repeat(() => this.#engine.request("clear", {}));
   }

@@ -11,6 +11,7 @@ import { readFile, sha256, Trouble } from "./model-files.js";
  * @typedef {import("./mmgem.js").LibraryPhoto} LibraryPhoto
  * @typedef {import("./database.js").Row} Row
  * @typedef {{ added?: string[], removed?: string[], cleared?: boolean }} Change
+ * @typedef {{ paths: string[], rows: Row[], pictures: Map<string, Blob> }} Removed
  */
 
 const THUMBNAIL_PX = 320;
@@ -193,13 +194,38 @@ export class Store {
     return free;
   }
 
-  /** @param {readonly string[]} paths */
+  /** @param {readonly string[]} paths @returns {Promise<Removed>} */
   async remove(paths) {
     await this.#filled();
+    /** @type {Removed} */
+    const removed = { paths: [], rows: [], pictures: new Map() };
+    for (const path of paths) {
+      const row = await readRow(this.#fingerprint, path);
+      if (!row) continue;
+      removed.paths.push(path);
+      removed.rows.push(row);
+      const picture = await this.thumbnail(path);
+      if (picture) removed.pictures.set(path, picture);
+    }
     await deleteRows(this.#fingerprint, paths);
     this.#index.remove([...paths]);
     for (const path of paths) this.#forget(path);
     this.#tell({ removed: [...paths] });
+    return removed;
+  }
+
+  /** @param {Removed} removed */
+  async restore({ rows, pictures }) {
+    await this.#filled();
+    if (rows.some((row) => row.model !== this.#fingerprint)) {
+      throw new Trouble("input", "these photos were encoded by another model; open that model to bring them back");
+    }
+    const isHere = (/** @type {Row} */ row) =>
+      this.#rows.has(row.path) || this.#byFacts.has(factsOf(row)) || this.#byHash.has(row.hash ?? "");
+    const missing = rows.filter((row) => !isHere(row));
+    await writeRows(missing, pictures);
+    for (const row of missing) this.#remember(row, pictures.has(row.path));
+    this.#tell({ added: missing.map((row) => row.path) });
   }
 
   async clear() {

@@ -6,6 +6,7 @@ import { fetchModel, Trouble } from "./model-files.js";
 import { Photos } from "./photos.js";
 import { Store } from "./store.js";
 import { warmUp } from "./warm-up.js";
+import { WASM_CODE } from "./wasm-code.js";
 
 /**
  * @typedef {typeof import("./cpu/mmgem_web.js")} Wasm
@@ -151,15 +152,16 @@ function breathe() {
 }
 
 /** @typedef {import("./model-files.js").ModelFiles} ModelFiles @typedef {import("./backend.js").Choice} Choice */
+/** @typedef {Record<string, string>} Urls of the WebAssembly files, by backend */
 
-/** @param {ModelFiles} files @param {Choice} choice @returns {Promise<Choice>} the backend in use */
-async function openSomewhere(files, choice) {
+/** @param {ModelFiles} files @param {Urls} urls @param {Choice} choice @returns {Promise<Choice>} the backend in use */
+async function openSomewhere(files, urls, choice) {
   try {
-    model = await open(files, choice.backend);
+    model = await open(files, urls, choice.backend);
     return choice;
   } catch (error) {
     if (choice.backend === "cpu" || isFatal(error)) throw error;
-    model = await open(files, "cpu");
+    model = await open(files, urls, "cpu");
     return { backend: "cpu", reason: `WebGPU does not work here (${/** @type {Error} */ (error).message})` };
   }
 }
@@ -169,15 +171,15 @@ const WITH_SIMD = Uint8Array.of(
   0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 5, 1, 0x60, 0, 1, 0x7b, 3, 2, 1, 0, 10, 8, 1, 6, 0, 0x41, 0, 0xfd, 0x0f, 0x0b,
 );
 
-/** @param {ModelFiles} files @param {"cpu" | "webgpu"} backend */
-async function open(files, backend) {
+/** @param {ModelFiles} files @param {Urls} urls @param {"cpu" | "webgpu"} backend */
+async function open(files, urls, backend) {
   if (!WebAssembly.validate(WITH_SIMD)) {
     throw new Trouble("browser", "this browser's WebAssembly has no vector instructions (SIMD), which the model needs; " +
       "use Chrome or Edge 91, Firefox 89, Safari 16.4 or a newer one, on a processor with SSE4.1 or NEON");
   }
   onGpu = backend === "webgpu";
-  wasm = await import(`./${backend}/mmgem_web.js`);
-  ({ memory } = await wasm.default({ module_or_path: new URL(`./${backend}/mmgem_web_bg.wasm`, import.meta.url) }));
+  wasm = await WASM_CODE[backend]();
+  ({ memory } = await wasm.default({ module_or_path: urls[backend] }));
   const gathered = new wasm.ModelFiles(files.config, files.tokenizer);
   for (const shard of files.shards) gathered.addShard(shard.name, shard.bytes);
   return wasm.Model.open(gathered);
@@ -188,13 +190,13 @@ const region = (box) => (box ? Float32Array.from(box) : undefined);
 
 /** @type {Record<string, (args: any, job: Job) => Promise<{ result?: any, transfer?: Transferable[] }>>} */
 const ops = {
-  async load({ source, backend: wish, trouble, warm }, job) {
+  async load({ source, backend: wish, trouble, warm, urls }, job) {
     const event = (/** @type {string} */ stage, /** @type {number} */ bytes, /** @type {number} */ total) =>
       scope.postMessage({ id: job.id, event: { stage, bytes, total } });
     const files = await fetchModel(source, event, job.abort.signal);
     event("open", files.bytes, files.bytes);
     await breathe();
-    const { backend, reason } = await openSomewhere(files, await chooseBackend(wish, trouble));
+    const { backend, reason } = await openSomewhere(files, urls, await chooseBackend(wish, trouble, "webgpu" in urls));
     photos = new Photos(model);
     store = new Store(wasm, model, photos, () => scope.postMessage({ libraryChanged: true }));
     if (onGpu && warm) {
@@ -285,6 +287,10 @@ const ops = {
 
   async remove({ paths }) {
     return { result: await store.remove(paths) };
+  },
+
+  async restore({ removed }) {
+    return { result: await store.restore(removed) };
   },
 
   async clear() {

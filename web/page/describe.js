@@ -1,6 +1,6 @@
 // The "Describe" view: a photo, its caption, and a caption of each box.
 
-import { $, announce, choose, copyButton, make, notice, save, words } from "./dom.js";
+import { $, announce, choose, copyButton, isUndo, make, notice, save, words } from "./dom.js";
 import { takePhoto } from "./camera.js";
 import { annotated, asJson } from "./export.js";
 import { drawHeat } from "./heat.js";
@@ -144,7 +144,7 @@ export class Describe extends EventTarget {
     const line = $("whole");
     const stream = model.captionRegion(this.#photo, null, { signal });
     this.#whole = await write(line, stream);
-    this.#loader.tokensPerSecond = stream.tokensPerSecond;
+    this.#loader.wrote(stream.tokensPerSecond);
     $("copy-whole").disabled = false;
     announce(`The whole photo: ${this.#whole.text}`);
   }
@@ -189,7 +189,7 @@ export class Describe extends EventTarget {
         this.#list.text(region);
       }
       region.caption = await stream.result;
-      this.#loader.tokensPerSecond = stream.tokensPerSecond;
+      this.#loader.wrote(stream.tokensPerSecond);
       region.text = region.caption.text;
       announce(`${this.#label(region)}: ${region.text}`);
     } catch (error) {
@@ -266,9 +266,7 @@ export class Describe extends EventTarget {
     });
     on("remove", (id) => this.#remove(id));
     addEventListener("keydown", (event) => {
-      const isUndo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
-      const inText = /** @type {HTMLElement} */ (event.target).tagName === "INPUT";
-      if (!isUndo || inText || $("describe").hidden) return;
+      if (!isUndo(event) || $("describe").hidden) return;
       event.preventDefault();
       this.#undo();
     });

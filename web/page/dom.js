@@ -37,17 +37,29 @@ export function announce(text) {
   $("announce").textContent = text;
 }
 
-/** Shows a line under the header until the user closes it. @param {unknown} problem @param {{ bad?: boolean }} [how] */
-export function notice(problem, { bad = true } = {}) {
+/** Whether the keys mean "undo" here. In a text field they undo its text. @param {KeyboardEvent} event */
+export function isUndo(event) {
+  const inText = /** @type {HTMLElement} */ (event.target).tagName === "INPUT";
+  return (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z" && !inText;
+}
+
+/**
+ * Shows a line under the header until the user closes it. With `undo` it has a button for that. Returns the line, or
+ * `undefined` if the user sees it already or cancelled.
+ * @param {unknown} problem @param {{ bad?: boolean, undo?: () => void }} [how] @returns {HTMLElement | undefined}
+ */
+export function notice(problem, { bad = true, undo } = {}) {
   const text = words(problem);
   if (!text) return;
   const same = [...$("notices").children].find((line) => line.firstChild?.textContent === text);
   if (same) return;
   const line = make("div", { class: bad ? "notice bad" : "notice" }, make("span", {}, text));
+  if (undo) line.append(make("button", { class: "tool undo", onclick: undo }, "Undo"));
   const close = make("button", { class: "icon", "aria-label": "Close this message", onclick: () => line.remove() });
   close.append(icon("close"));
   line.append(close);
   $("notices").append(line);
+  return line;
 }
 
 /** Message for the user; empty if the user cancelled. @param {unknown} problem @returns {string} */

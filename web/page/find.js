@@ -1,6 +1,6 @@
 // The "Find" view: the library of this browser, its index and its search.
 
-import { $, announce, bytes, choose, count, icon, make, notice, openDialog, save, words } from "./dom.js";
+import { $, announce, bytes, choose, count, icon, isUndo, make, notice, openDialog, save, words } from "./dom.js";
 import * as folders from "./folders.js";
 import { fromDrop, fromFolder, fromInput } from "./folder.js";
 import { factsOf } from "./lib/facts.js";
@@ -12,6 +12,7 @@ import { Indexer } from "./indexer.js";
  * @typedef {import("./lib/mmgem.js").PhotoHit} PhotoHit
  * @typedef {import("./folder.js").Found} Found
  * @typedef {{ photo?: import("./lib/mmgem.js").Photo, box?: number[] | null, file: Blob, name: string }} PartQuery
+ * @typedef {{ removed: import("./lib/mmgem.js").RemovedPhotos, files: Map<string, File>, text: string }} Removal
  */
 
 /** Delay of a repeated search after new photos. */
@@ -39,6 +40,10 @@ export class Find extends EventTarget {
   #part = null;
   /** Path of the photo in the viewer. */
   #viewed = "";
+  /** What "Undo" brings back, the last removal at the end. @type {Removal[]} */
+  #removals = [];
+  /** The line that offers to undo the last removal. @type {HTMLElement | undefined} */
+  #offer;
   #searching = new AbortController();
   #scanning = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | 0} */
@@ -53,7 +58,10 @@ export class Find extends EventTarget {
     this.#indexer = new Indexer(loader);
     this.#grid = new Grid(async (path) => (await loader.ready()).library.thumbnail(path));
     this.#grid.addEventListener("open", (event) => this.#view(/** @type {CustomEvent} */ (event).detail));
-    loader.addEventListener("model", () => this.#readLibrary());
+    loader.addEventListener("model", () => {
+      this.#forgetRemovals();
+      this.#readLibrary();
+    });
     loader.addEventListener("library", () => this.#follow());
     this.#wireIndexer();
     this.#wireSearch();
@@ -83,7 +91,7 @@ export class Find extends EventTarget {
       this.#photos = new Map(photos.map((photo) => [photo.path, photo]));
       if (fromTop) this.#grid.forget();
       this.#draw(fromTop);
-      if (this.#hasQuery()) this.#search(fromTop);
+      if (this.#hasQuery()) await this.#search(fromTop);
     } catch (error) {
       const text = words(error);
       if (text) notice(`The library of this browser cannot be read. ${text}`);
@@ -170,10 +178,54 @@ export class Find extends EventTarget {
       photo.path.startsWith(`${folder}/`) && !seen.has(photo.path) && !facts.has(factsOf(photo));
     const gone = [...this.#photos.values()].filter(isGone).map((photo) => photo.path);
     if (!gone.length) return;
-    const model = await this.#loader.ready();
-    await model.library.remove(gone);
-    for (const path of gone) this.#photos.delete(path);
-    notice(`${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`, { bad: false });
+    await this.#forget(gone, `${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`);
+  }
+
+  /** Removes photos from the library, and offers to undo it. @param {readonly string[]} paths @param {string} text */
+  async #forget(paths, text) {
+    const { library } = await this.#loader.ready();
+    const removed = await library.remove(paths);
+    const files = new Map();
+    for (const path of paths) {
+      const file = this.#files.get(path);
+      if (file) files.set(path, file);
+      this.#photos.delete(path);
+      this.#files.delete(path);
+      this.#grid.changed(path);
+    }
+    this.#removals.push({ removed, files, text });
+    this.#offerUndo();
+  }
+
+  #offerUndo() {
+    this.#offer?.remove();
+    const last = this.#removals[this.#removals.length - 1];
+    $("viewer-undo").hidden = !last;
+    this.#offer = last && notice(last.text, { bad: false, undo: () => this.#undo() });
+  }
+
+  #forgetRemovals() {
+    this.#removals = [];
+    this.#offerUndo();
+  }
+
+  /** Brings the photos of the last removal back. */
+  async #undo() {
+    const last = this.#removals.pop();
+    if (!last) return;
+    this.#offerUndo();
+    try {
+      await (await this.#loader.ready()).library.restore(last.removed);
+    } catch (error) {
+      return notice(error);
+    }
+    for (const [path, file] of last.files) this.#files.set(path, file);
+    await this.#readLibrary({ fromTop: false });
+    const { paths } = last.removed;
+    announce(`${paths.length === 1 ? paths[0] : count(paths.length, "photo", "photos")} back in the library`);
+    const photo = this.#photos.get(paths[0]);
+    if ($("viewer").open && photo) this.#view(photo);
+    else this.#grid.focus(paths[0]);
   }
 
   /** @param {readonly File[]} files as the user chose them, of any kind */
@@ -193,7 +245,11 @@ export class Find extends EventTarget {
 
   /** Adds the photos of a drop. Call within its event. @param {DataTransfer} transfer */
   async takeDrop(transfer) {
-    this.#takeAll(await fromDrop(transfer));
+    const { handles, photos } = await fromDrop(transfer);
+    this.#scanning = new AbortController();
+    const { signal } = this.#scanning;
+    for (const handle of handles) await this.#scan(handle, signal);
+    if (photos.length || !handles.length) this.#takeAll(photos);
   }
 
   /** @param {number} seen @param {number} stale @param {string} where */
@@ -434,17 +490,16 @@ export class Find extends EventTarget {
    * @param {string} path @param {import("./grid.js").Item} [next]
    */
   async #remove(path, next) {
+    const text = `${path} left the library. Its file stays where it is.`;
     try {
-      await (await this.#loader.ready()).library.remove([path]);
+      await this.#forget([path], text);
     } catch (error) {
       return notice(error);
     }
-    this.#photos.delete(path);
-    this.#files.delete(path);
-    this.#grid.changed(path);
     this.#hits &&= this.#hits.filter((hit) => hit.path !== path);
     this.#draw(false);
-    announce(`${path} left the library; the file stays where it is`);
+    if (this.#hasQuery()) this.#search(false); // the best of the rest may be a weak match
+    announce(text);
     if (next && $("viewer").open) this.#view(next);
     else $("viewer").close();
   }
@@ -459,6 +514,12 @@ export class Find extends EventTarget {
       if (event.key === "ArrowLeft") $("viewer-before").click();
       if (event.key === "ArrowRight") $("viewer-after").click();
     };
+    $("viewer-undo").onclick = () => this.#undo();
+    addEventListener("keydown", (event) => {
+      if (!isUndo(event) || $("find").hidden || !this.#removals.length) return;
+      event.preventDefault();
+      this.#undo();
+    });
     for (const name of DEMO) $("demo").append(this.#demo(name));
     $("demo-all").onclick = () => this.#takeDemo(DEMO);
     $("more").onclick = () => this.#showMenu();
@@ -476,6 +537,7 @@ export class Find extends EventTarget {
       if (!confirm(`Forget all ${count(this.#photos.size, "photo", "photos")} of the library? The photos themselves stay where they are.`)) return;
       this.#indexer.stop();
       await library.clear();
+      this.#forgetRemovals();
       this.#hits = null;
       await this.#readLibrary();
     });

@@ -40,15 +40,29 @@ export async function* fromFolder(folder, signal, prefix = folder.name) {
 }
 
 /**
- * Files of a drop, also those below dropped folders. Call it within the event handler.
- * @param {DataTransfer} transfer @returns {Promise<Found[]>}
+ * The dropped folders and photos. Where the browser gives no handle of a folder, `photos` has the photos below it.
+ * Call it within the event handler.
+ * @param {DataTransfer} transfer
+ * @returns {Promise<{ handles: any[], photos: Found[] }>} `handles` are FileSystemDirectoryHandles
  */
 export async function fromDrop(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter((entry) => entry !== null);
-  if (!entries.length) return fromInput([...transfer.files]);
-  const all = [];
-  for (const entry of entries) all.push(...(await fromEntry(/** @type {FileSystemEntry} */ (entry))));
-  return all;
+  const items = [...transfer.items].map((item) => {
+    const entry = item.webkitGetAsEntry?.();
+    return { entry, handle: entry?.isDirectory ? handleOf(item) : null };
+  });
+  const [handles, photos] = [/** @type {any[]} */ ([]), /** @type {Found[]} */ ([])];
+  const files = [...transfer.files];
+  for (const { entry, handle } of items) {
+    const folder = await handle;
+    if (folder) handles.push(folder);
+    else if (entry) photos.push(...(await fromEntry(entry)));
+  }
+  return { handles, photos: items.some(({ entry }) => entry) ? photos : fromInput(files) };
+}
+
+/** Handle of a dropped folder, which later visits can use; `null` if the browser has none. @param {any} item */
+async function handleOf(item) {
+  return (await item.getAsFileSystemHandle?.().catch(() => null)) ?? null;
 }
 
 /** @param {FileSystemEntry} entry @returns {Promise<Found[]>} */

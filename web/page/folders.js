@@ -71,7 +71,7 @@ export async function fileOf(path, mayAsk) {
   const folder = (await all()).find(({ label }) => path.startsWith(`${label}/`));
   if (!folder) return null;
   const how = { mode: "read" };
-  let allowed = await folder.handle.queryPermission(how);
+  let allowed = (await folder.handle.queryPermission?.(how)) ?? "granted"; // Safari does not ask
   if (allowed === "prompt" && mayAsk) allowed = await folder.handle.requestPermission(how);
   if (allowed !== "granted") return null;
   try {

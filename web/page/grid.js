@@ -55,6 +55,12 @@ export class Grid extends EventTarget {
     return { before: this.#items[at - 1], after: at < 0 ? undefined : this.#items[at + 1] };
   }
 
+  /** Scrolls to a photo and focuses it. @param {string} path */
+  focus(path) {
+    const cell = this.#cells.find(({ item }) => item.path === path);
+    if (cell) this.#focus(cell);
+  }
+
   forget() {
     for (const path of [...this.#pictures.keys()]) this.changed(path);
   }
@@ -187,14 +193,16 @@ export class Grid extends EventTarget {
     if (to === null) return;
     event.preventDefault();
     const next = this.#cells[to];
-    if (!next) return;
+    if (next) this.#focus(next);
+  }
+
+  /** @param {Cell} cell */
+  #focus({ item, top, height }) {
     const grid = $("grid");
-    if (next.top < grid.scrollTop) grid.scrollTop = next.top;
-    if (next.top + next.height > grid.scrollTop + grid.clientHeight) {
-      grid.scrollTop = next.top + next.height - grid.clientHeight;
-    }
+    if (top < grid.scrollTop) grid.scrollTop = top;
+    if (top + height > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + height - grid.clientHeight;
     this.#render();
-    this.#tiles.get(next.item.path)?.focus({ preventScroll: true });
+    this.#tiles.get(item.path)?.focus({ preventScroll: true });
   }
 
   /** @param {number} at @param {Cell} cell @param {string} key @returns {number | null} */

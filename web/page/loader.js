@@ -6,9 +6,12 @@ import { $, bytes, choose, make, notice, openDialog, recall, remember, words } f
 /**
  * @typedef {import("./lib/mmgem.js").Model} Model @typedef {import("./lib/mmgem.js").ModelSource} ModelSource
  * @typedef {import("./lib/mmgem.js").ModelInfo} Info
+ * @typedef {{ url: string, name: string, bytes: number, isKept: boolean }} Offer a model that this page can open
  */
 
 const OWN_MODEL = "model";
+/** The server's list of its models, which `cargo web` or `mmgem web` wrote. */
+const LIST = "models.json";
 /** Delay before the progress bar appears. */
 const PATIENCE_MS = 250;
 
@@ -16,7 +19,7 @@ export class Loader extends EventTarget {
   /** @type {Model | null} */
   model = null;
   /** Speed of the last caption. */
-  tokensPerSecond = 0;
+  #tokensPerSecond = 0;
   /** @type {ModelSource} */
   #source = new URLSearchParams(location.search).get("model") ?? OWN_MODEL;
   /** The chosen backend of this visit. @type {"auto" | "cpu" | "webgpu"} */
@@ -28,6 +31,17 @@ export class Loader extends EventTarget {
   constructor() {
     super();
     this.#wire();
+  }
+
+  /** Stores the speed of a caption for the list of models. @param {number} tokensPerSecond 0 if it is unknown */
+  wrote(tokensPerSecond) {
+    if (!tokensPerSecond || !this.model) return;
+    this.#tokensPerSecond = tokensPerSecond;
+    if (typeof this.#source !== "string") return;
+    const speeds = recallSpeeds();
+    const url = folderOf(this.#source);
+    speeds[url] = { ...speeds[url], [this.model.info.backend]: Math.round(tokensPerSecond) };
+    remember("speeds", JSON.stringify(speeds));
   }
 
   /** Resolves to the model when it is open. @returns {Promise<Model>} */
@@ -65,6 +79,7 @@ export class Loader extends EventTarget {
       this.model?.close();
       this.model = model;
       this.#source = source;
+      this.#tokensPerSecond = 0;
       this.#announceModel(model.info);
       if (model.info.backend === "webgpu") keepWebGpu();
       else if (backend === "webgpu") {
@@ -168,17 +183,23 @@ export class Loader extends EventTarget {
     $("facts").replaceChildren();
     const facts = await this.#facts();
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-    const models = await keptModels().catch(() => []);
-    $("kept-models").replaceChildren(...models.map((model) => this.#choice(model)));
+    $("models").replaceChildren(...(await offers()).map((offer) => this.#choice(offer)));
   }
 
-  /** @param {{ url: string, name: string, bytes: number }} kept */
-  #choice({ url, name, bytes: size }) {
-    const folder = new URL(url).pathname;
-    const isOpen = typeof this.#source === "string" && new URL(`${this.#source}/`, location.href).pathname.replace(/\/+$/, "/") === folder;
+  /** @param {Offer} offer */
+  #choice({ url, name, bytes: size, isKept }) {
+    const isOpen = typeof this.#source === "string" && folderOf(this.#source) === url;
     const open = make("button", { type: "button", class: "tool", disabled: isOpen, onclick: () => this.#open(url) },
       isOpen ? "in use" : "Open");
-    return make("li", {}, make("span", {}, `${name}, ${bytes(size)}`, make("small", {}, ` ${folder}`)), open);
+    const { cpu, webgpu } = recallSpeeds()[url] ?? {};
+    const facts = [
+      bytes(size),
+      isKept ? "in this browser" : "to be fetched",
+      ...(cpu ? [`${cpu} tokens/s on the processor`] : []),
+      ...(webgpu ? [`${webgpu} tokens/s on WebGPU`] : []),
+    ];
+    const lines = [facts.join(" · "), new URL(url).pathname].map((line) => make("small", {}, line));
+    return make("li", {}, make("span", {}, name, ...lines), open);
   }
 
   /** @returns {Promise<[string, string][]>} */
@@ -193,11 +214,49 @@ export class Loader extends EventTarget {
         `${info.checked ? ", checked (SHA-256)" : ", not checked"}`],
       ["Memory", bytes(await this.model.memory())],
     ];
-    if (this.tokensPerSecond) facts.push(["Writes", `${this.tokensPerSecond.toFixed(0)} tokens a second`]);
+    if (this.#tokensPerSecond) facts.push(["Writes", `${this.#tokensPerSecond.toFixed(0)} tokens a second`]);
     const storage = await navigator.storage?.estimate?.().catch(() => null);
     if (storage?.quota) facts.push(["Storage", `${bytes(storage.usage ?? 0)} of ${bytes(storage.quota)}`]);
     facts.push(["Fingerprint", info.fingerprint]);
     return facts;
+  }
+}
+
+/** The models of the server's list, then others that the browser stores. @returns {Promise<Offer[]>} */
+async function offers() {
+  const kept = await keptModels().catch(() => []);
+  const isKept = (/** @type {string} */ url) => kept.some((model) => model.url === url);
+  const listed = (await listedModels()).map((model) => ({ ...model, isKept: isKept(model.url) }));
+  const others = kept.filter(({ url }) => listed.every((model) => model.url !== url));
+  return [...listed, ...others.map((model) => ({ ...model, isKept: true }))];
+}
+
+/** The server's list; empty if it has none. @returns {Promise<{ url: string, name: string, bytes: number }[]>} */
+async function listedModels() {
+  try {
+    const list = await (await fetch(LIST, { cache: "no-cache" })).json();
+    if (list.format !== "mmgem-models-1") return [];
+    return list.models.map((/** @type {{ folder: string, name: string, bytes: number }} */ { folder, name, bytes }) =>
+      ({ url: folderOf(folder), name, bytes }));
+  } catch {
+    return []; // offline, or an older build
+  }
+}
+
+/** The whole address of a model's folder, with a slash at its end. @param {string} folder */
+function folderOf(folder) {
+  return new URL(`${folder.replace(/\/+$/, "")}/`, location.href).href;
+}
+
+/**
+ * Tokens per second of the last caption of each model, by its address.
+ * @returns {Record<string, { cpu?: number, webgpu?: number }>}
+ */
+function recallSpeeds() {
+  try {
+    return JSON.parse(recall("speeds") ?? "{}");
+  } catch {
+    return {};
   }
 }
 

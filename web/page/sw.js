@@ -47,7 +47,7 @@ async function forgetOldShells() {
 self.addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
   const ours = event.request.method === "GET" && url.href.startsWith(FOLDER.href);
-  if (!ours || url.pathname.startsWith(`${FOLDER.pathname}model/`)) return;
+  if (!ours || /^models?\//.test(url.pathname.slice(FOLDER.pathname.length))) return;
   event.respondWith(answer(event.request, url));
 });
 
