@@ -1,4 +1,4 @@
-//! MM-GEM in a browser: JavaScript bindings of [`mmgem_core::session`].
+//! MM-GEM in a browser: JavaScript bindings of `mmgem_core::session`.
 //!
 //! The crate is empty on other targets. The desktop program uses the session directly.
 

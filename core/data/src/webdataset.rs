@@ -556,7 +556,7 @@ impl Drop for ShardWriter {
 /// A region of a photo and the phrases for it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct RegionRecord {
-    /// Box in pixels of the sample's image. Not validated here: see [`crate::image::check_box`].
+    /// Box in pixels of the sample's image, not validated: see [`mmgem_core::image::check_box`].
     #[serde(rename = "box")]
     pub box_px: BoxPx,
     /// Phrases that refer to the region.

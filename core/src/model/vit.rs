@@ -269,7 +269,7 @@ impl VitBlock {
         self.forward_masked(x, None)
     }
 
-    /// [`Self::forward`] with keys masked where `mask` (`[batch, heads, seq, seq]`) is true.
+    /// The block with keys masked where `mask` (`[batch, heads, seq, seq]`) is true.
     pub fn forward_masked(&self, x: Tensor<3>, mask: Option<Tensor<4, Bool>>) -> Tensor<3> {
         let x = self.attn.forward_onto(x.clone(), self.ln_1.forward(x), mask);
         self.mlp.forward_onto(x.clone(), self.ln_2.forward(x))
