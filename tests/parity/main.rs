@@ -11,6 +11,7 @@
 )]
 
 mod fixture;
+mod foreign;
 mod import;
 mod layouts;
 mod packed;

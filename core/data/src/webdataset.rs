@@ -643,15 +643,24 @@ impl PhotoRecord {
     /// # Errors
     /// If it is not JSON, or if a value has the wrong type. The text states which.
     fn from_json(json: &[u8]) -> Result<Self, String> {
-        let json: Value = serde_json::from_slice(json).map_err(|cause| cause.to_string())?;
-        if !json.is_object() {
+        let mut json: Value = serde_json::from_slice(json).map_err(|cause| cause.to_string())?;
+        let Some(record) = json.as_object_mut() else {
             // The JSON is a list of captions, or one caption.
             return Ok(Self { captions: captions_of("the record", &json)?, ..Self::default() });
-        }
+        };
         let key = CAPTION_KEYS
             .into_iter()
-            .find(|key| json.get(key).is_some_and(|value| !value.is_null()));
-        let captions = key.map_or(Ok(Vec::new()), |key| captions_of(key, &json[key]))?;
+            .find(|key| record.get(*key).is_some_and(|value| !value.is_null()));
+        let captions = key.map_or(Ok(Vec::new()), |key| captions_of(key, &record[key]))?;
+        if !captions.is_empty() {
+            // Tables of other programs (img2dataset) give these keys other types.
+            record.retain(|key, value| match key.as_str() {
+                "regions" => !value.is_null(),
+                "class" => value.is_string(),
+                "width" | "height" => value.is_u64(),
+                _ => true,
+            });
+        }
         let record: Self = serde_json::from_value(json).map_err(|cause| cause.to_string())?;
         Ok(Self { captions, ..record })
     }
@@ -1032,6 +1041,18 @@ mod tests {
             let error = captions(&[("json", json)]).expect_err("no texts");
             assert!(error.contains(wanted) && error.contains("sample 7"), "{error}");
         }
+    }
+
+    #[test]
+    fn other_columns_of_a_captioned_record_are_ignored() {
+        let json = r#"{"caption": "a dog", "width": 64.0, "height": null, "class": 7,
+            "regions": null, "status": "success", "exif": "{}"}"#;
+        let record = record(json).expect("a record");
+        assert_eq!((record.captions, record.class), (vec!["a dog".into()], None));
+        assert_eq!((record.width, record.height, record.regions.len()), (None, None, 0));
+        // Without a caption, the class is all there is.
+        let error = self::record(r#"{"class": 7}"#).expect_err("no name").to_string();
+        assert!(error.contains("expected a string"), "{error}");
     }
 
     #[test]
