@@ -116,6 +116,55 @@ fn a_usr1_saves_a_checkpoint_at_the_next_step_and_the_run_goes_on() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_second_interrupt_ends_the_run_at_once() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    let desk = desk(3);
+    // A start that takes long, in which nothing checks for the first interrupt.
+    let shard = "data.shards=['pipe:sleep 60; cat drawn/*.tar']";
+    let mut command = desk.command("train run.toml --set");
+    let mut child = command.arg(shard).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let mut wait_for = |words: &str| {
+        let is_found = stderr.by_ref().any(|line| line.expect("a text").contains(words));
+        assert!(is_found, "{words}");
+    };
+    let interrupt = || {
+        let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(killed.expect("there is a kill").success());
+    };
+    wait_for("device: ");
+    interrupt();
+    wait_for("Ctrl-C again ends at once");
+    std::thread::sleep(Duration::from_millis(1500));
+    interrupt();
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+}
+
+#[test]
+fn without_a_terminal_the_log_has_a_line_for_each_step_that_is_due() {
+    let desk = desk(3);
+    let log = |flags: &str| {
+        let output = desk.run(&format!("train run.toml {flags}"));
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let every = log("--log-secs 0 --set out=every");
+    let steps: Vec<&str> = every.lines().filter(|line| line.contains("Z  step ")).collect();
+    assert_eq!(steps.len(), 3, "{every}");
+    for (line, step) in steps.iter().zip(1..) {
+        let wanted = [&format!("step {step}/3"), "loss ", "(emb ", "gen ", "lr ", " samples/s"];
+        assert!(wanted.iter().all(|part| line.contains(*part)), "{line}");
+    }
+    assert!(every.contains("saved the checkpoint of step 3 in "), "{every}");
+    // The first and the last step are always there.
+    assert_eq!(log("--log-secs 3600 --set out=first").matches("Z  step ").count(), 2);
+}
+
+#[test]
 fn a_short_run_ends_with_a_model_that_can_be_asked() {
     let desk = desk(3);
     let output = desk.run("train run.toml -q");

@@ -125,6 +125,7 @@ pub fn run_as(
             group,
             |progress| match progress {
                 Progress::Note(note) => notes.push(note),
+                Progress::Skipped(why) => notes.push(format!("skipped: {why}")),
                 Progress::Step { step, .. } if step >= last => {
                     signals.stop.store(true, Ordering::Relaxed)
                 }

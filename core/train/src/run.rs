@@ -127,18 +127,23 @@ pub struct Signals {
 pub enum Progress {
     /// Where the weights came from, how much data there is, or a warning.
     Note(String),
+    /// The reason why a sample could not be used.
+    Skipped(String),
     /// A step is done.
     Step {
         /// Steps done.
         step: usize,
         /// Steps of the run.
         steps: usize,
-        /// Weighted sum of the losses; NaN if the step was skipped.
-        loss: f64,
-        /// Throughput of this step, over all ranks.
-        samples_per_sec: f64,
-        /// Useful floating-point operations per second of one rank.
-        flops_per_sec: f64,
+        /// The step's line in `metrics.jsonl`.
+        record: Value,
+    },
+    /// A checkpoint is complete and on disk.
+    Saved {
+        /// Steps done.
+        step: usize,
+        /// Seconds that the training has waited for it.
+        seconds: f64,
     },
     /// Scores on held-out photos.
     Eval(Value),
@@ -404,10 +409,10 @@ impl<'a> Run<'a> {
         let reports =
             self.exchange_reports(batch.as_ref(), signals, started.elapsed().as_secs_f64())?;
         let (Some(batch), false) = (batch, reports.stop) else {
-            self.save()?;
+            self.save(report)?;
             return Ok(false);
         };
-        batch.skipped.iter().for_each(|why| report(Progress::Note(format!("skipped: {why}"))));
+        batch.skipped.iter().for_each(|why| report(Progress::Skipped(why.clone())));
         self.state.skipped_samples += reports.skipped;
 
         let mut done = self.step(&batch, &reports)?;
@@ -429,13 +434,7 @@ impl<'a> Run<'a> {
             record["bad_steps"] = json!(self.state.bad_steps);
             record["unix_time"] = json!(unix_time());
             metrics.write(record)?;
-            report(Progress::Step {
-                step: step + 1,
-                steps,
-                loss: done.loss,
-                samples_per_sec,
-                flops_per_sec,
-            });
+            report(Progress::Step { step: step + 1, steps, record: done.record });
         }
         self.warn_of_waiting(seconds, &reports, report);
         if self.bad_in_a_row > self.config.optim.max_bad_steps {
@@ -456,7 +455,7 @@ impl<'a> Run<'a> {
         // Weights that give a loss that is not finite must not replace earlier checkpoints.
         let due = done.updated && self.state.step.is_multiple_of(self.config.checkpoint.every);
         if last || due || reports.save {
-            self.save()?;
+            self.save(report)?;
         }
         Ok(true)
     }
@@ -511,7 +510,7 @@ impl<'a> Run<'a> {
             self.empty_in_a_row += 1;
             self.state.empty_steps += 1;
             let record = json!({ "step": step + 1, "empty_steps": self.state.empty_steps });
-            return Ok(Done { record, loss: f64::NAN, updated: false });
+            return Ok(Done { record, updated: false });
         }
         self.empty_in_a_row = 0;
         let context = StepContext {
@@ -538,7 +537,7 @@ impl<'a> Run<'a> {
         if !(loss.is_finite() && self.norm.is_finite()) {
             self.bad_in_a_row += 1;
             self.state.bad_steps += 1;
-            return Ok(Done { record, loss: f64::NAN, updated: false });
+            return Ok(Done { record, updated: false });
         }
         self.bad_in_a_row = 0;
         let gradients = if self.norm > config.optim.clip_norm {
@@ -548,7 +547,7 @@ impl<'a> Run<'a> {
         };
         let trainee = self.trainee.take().expect("there between two steps");
         self.trainee = Some(self.optimizer.step(trainee, gradients, step, &config.optim));
-        Ok(Done { record, loss, updated: true })
+        Ok(Done { record, updated: true })
     }
 
     /// Fails if no sample was usable for a whole epoch or for too many consecutive steps. After the
@@ -593,13 +592,16 @@ impl<'a> Run<'a> {
     }
 
     /// Writes a checkpoint, on rank 0.
-    fn save(&mut self) -> Result<(), TrainError> {
+    fn save(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let started = Instant::now();
         let saved = (|| {
             let Some(metrics) = &mut self.metrics else { return Ok(()) };
             metrics.flush()?;
             let trainee = self.trainee.as_ref().expect("there between two steps");
             self.store.save(trainee, &self.optimizer, &self.state)?;
             metrics.plot(self.config)?;
+            let (step, seconds) = (self.state.step, started.elapsed().as_secs_f64());
+            report(Progress::Saved { step, seconds });
             Ok(())
         })();
         agree(self.group, saved)
@@ -649,7 +651,6 @@ impl<'a> Run<'a> {
 /// The result of a step.
 struct Done {
     record: Value,
-    loss: f64,
     updated: bool,
 }
 

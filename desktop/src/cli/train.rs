@@ -1,21 +1,23 @@
 //! `mmgem train`: trains a model by a recipe in a TOML file.
 
+mod log;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
-use indicatif::ProgressBar;
 use mmgem_collective::{Collective, Launch, Single, Tcp, ranks_on_same_cores};
-use mmgem_train::{Progress, Signals, TrainConfig, train};
+use mmgem_train::{Signals, TrainConfig, train};
 use serde_json::json;
 
+use self::log::TrainLog;
 use crate::device::failure::{caught, is_the_devices};
 use crate::device::{DeviceChoice, open_device};
 use crate::globals::Globals;
-use crate::terminal::{note, print, print_json, progress_bar};
+use crate::terminal::{note, print, print_json};
 
 /// Arguments of `mmgem train`.
 #[derive(Debug, ClapArgs)]
@@ -24,15 +26,18 @@ use crate::terminal::{note, print, print_json, progress_bar};
     mmgem train assets/recipes/scenes-stage1.toml\n  \
     mmgem train run.toml --set optim.steps=100 --set out=runs/short\n  \
     mmgem train run.toml --resume\n\n\
-    Ctrl-C or SIGTERM saves a checkpoint at the next step and exits. SIGUSR1 saves a checkpoint \
-    and continues. --resume continues from the newest checkpoint. Under mpirun, srun or torchrun \
-    --no-python, every process is a rank of one run.")]
+    Ctrl-C or SIGTERM saves a checkpoint at the next step and exits; a second one exits at once. \
+    SIGUSR1 saves a checkpoint and continues. --resume continues from the newest checkpoint. Under \
+    mpirun, srun or torchrun --no-python, every process is a rank of one run.")]
 pub struct TrainArgs {
     #[command(flatten)]
     pub run: RunFile,
     /// Continue from the newest checkpoint of the run, or start the run
     #[arg(long)]
     resume: bool,
+    /// Seconds between two lines about the steps, if stderr is not a terminal
+    #[arg(long, value_name = "SECS", default_value_t = 30)]
+    log_secs: u64,
     /// Old name of `mmgem plan`
     #[arg(long, hide = true)]
     pub plan: bool,
@@ -62,6 +67,12 @@ impl RunFile {
     }
 }
 
+impl TrainArgs {
+    fn log_every(&self) -> Duration {
+        Duration::from_secs(self.log_secs)
+    }
+}
+
 /// Set by Ctrl-C, SIGTERM and SIGUSR1.
 static SIGNALS: Signals = Signals { stop: AtomicBool::new(false), save: AtomicBool::new(false) };
 
@@ -69,12 +80,12 @@ static SIGNALS: Signals = Signals { stop: AtomicBool::new(false), save: AtomicBo
 pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     let config = args.run.read()?;
     let launch = Launch::from_env()?;
-    listen()?;
+    listen(globals.quiet || launch.as_ref().is_some_and(|launch| launch.rank > 0))?;
     let choice =
         launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
     let group = join(launch.as_ref(), &config, choice, globals.quiet)?;
     // Caught here, so that a device failure is also reported to the other ranks.
-    let done = caught(|| run_on(&config, choice, group.as_collective(), args.resume, globals));
+    let done = caught(|| run_on(&config, choice, group.as_collective(), args, globals));
     let done = done.map_err(|error| match is_the_devices(&error) {
         true => error.context(
             "the training has stopped\n  hint: --resume continues from the newest checkpoint, if there is one",
@@ -87,9 +98,22 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     }
 }
 
+/// Time after which a second Ctrl-C or SIGTERM ends the program without a checkpoint.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Installs the signal handlers of the run.
-fn listen() -> Result<()> {
-    ctrlc::set_handler(|| SIGNALS.stop.store(true, Ordering::Relaxed))?;
+fn listen(quiet: bool) -> Result<()> {
+    let mut asked = None;
+    ctrlc::set_handler(move || match asked {
+        // A launcher may pass on the same key twice at once.
+        Some(first) if Instant::elapsed(&first) > AGAIN => std::process::exit(130),
+        Some(_) => {}
+        None => {
+            asked = Some(Instant::now());
+            SIGNALS.stop.store(true, Ordering::Relaxed);
+            note(quiet, "stopping after this step with a checkpoint; Ctrl-C again ends at once");
+        }
+    })?;
     #[cfg(unix)]
     // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
     unsafe {
@@ -160,7 +184,7 @@ fn run_on(
     config: &TrainConfig,
     choice: DeviceChoice,
     group: &dyn Collective,
-    resume: bool,
+    args: &TrainArgs,
     globals: &Globals,
 ) -> Result<()> {
     let opened = open_device(choice)?;
@@ -178,11 +202,12 @@ fn run_on(
     #[cfg(feature = "cuda")]
     let group = nccl.as_ref().map_or(group, |nccl| nccl as &dyn Collective);
     share_cores(group, quiet || !is_first)?;
-    let bar = progress_bar(config.optim.steps, "steps", quiet || !is_first);
+    let mut log = TrainLog::new(config.optim.steps, args.log_every(), quiet || !is_first);
+    let resume = args.resume;
     let summary = train(config, &opened.device, &commit(), resume, &SIGNALS, group, |progress| {
-        show(&bar, quiet, progress);
+        log.show(progress);
     })?;
-    bar.finish_and_clear();
+    log.finish();
     if !is_first {
         return Ok(());
     }
@@ -215,24 +240,6 @@ fn share_cores(group: &dyn Collective, quiet: bool) -> Result<()> {
         note(quiet, threads + " (RAYON_NUM_THREADS sets another number)");
     }
     Ok(())
-}
-
-fn show(bar: &ProgressBar, quiet: bool, progress: Progress) {
-    let say = |line: String| if bar.is_hidden() { note(quiet, line) } else { bar.println(line) };
-    match progress {
-        Progress::Note(line) => say(line),
-        Progress::Eval(scores) => say(format!("held-out scores: {scores}")),
-        Progress::Step { step, steps, loss, samples_per_sec, flops_per_sec } => {
-            let rate =
-                format!("{samples_per_sec:.1} samples/s  {} FLOP/s", with_prefix(flops_per_sec));
-            bar.set_position(step as u64);
-            bar.set_message(format!("loss {loss:.3}  {rate}"));
-            // Without a bar, log lines still show progress.
-            if bar.is_hidden() && (step.is_multiple_of(50) || step == steps) {
-                note(quiet, format!("step {step}/{steps}  loss {loss:.4}  {rate}"));
-            }
-        }
-    }
 }
 
 /// Formats a number with three decimals and a metric prefix.
