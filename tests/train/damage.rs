@@ -304,6 +304,7 @@ fn checkpoints_from_before_the_loss_went_wrong_are_kept() {
         .chunks_exact_mut(4)
         .for_each(|value| value.copy_from_slice(&1e37f32.to_le_bytes()));
     fs::write(&spoilt, bytes).expect("writable");
+    fs::remove_file(spoilt.with_file_name("hashes.json")).expect("writable");
     assert!(failure(&config, true).contains("3 steps in a row"));
     assert_eq!(checkpoints(&config), [2, 3]);
 

@@ -127,6 +127,7 @@ fn a_checkpoint_whose_moments_do_not_fit_is_refused() {
     let whole = moment_bytes(&config, 2);
     let file = SafeTensors::deserialize(&whole).expect("a whole file");
     let (_, header) = SafeTensors::read_metadata(&whole).expect("a header");
+    fs::remove_file(config.out.join("checkpoints/step-00000002/hashes.json")).expect("writable");
     let check = |rename: &dyn Fn(&str) -> Option<String>, says: &str| {
         let tensors =
             file.tensors().into_iter().filter_map(|(name, view)| Some((rename(&name)?, view)));
@@ -144,6 +145,44 @@ fn a_checkpoint_whose_moments_do_not_fit_is_refused() {
     check(&without(".h1.weight"), "found moments of ");
     let renamed = |name: &str| Some(name.replace(".h1.weight", ".h9.weight"));
     check(&renamed, "not used, the first is moment_1.h9.weight");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_left_for_the_one_before() {
+    let lab = Lab::new();
+    let whole = lab.config("whole", &[]);
+    finish(&whole, false);
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 4] = [
+        ("trainee.safetensors", |bytes| *bytes.last_mut().expect("not empty") ^= 1),
+        ("optimizer.safetensors", |bytes| bytes.truncate(1000)),
+        ("state.json", Vec::clear),
+        ("hashes.json", |bytes| bytes.truncate(20)),
+    ];
+    for (idx, (file, damage)) in damages.into_iter().enumerate() {
+        let config = lab.config(&format!("run-{idx}"), &[]);
+        run_until(&config, false, 4).expect("four steps");
+        let path = config.out.join("checkpoints/step-00000004").join(file);
+        let mut bytes = fs::read(&path).expect("a checkpoint");
+        damage(&mut bytes);
+        fs::write(&path, bytes).expect("writable");
+        let notes = finish(&config, true).notes;
+        assert!(
+            notes[0].starts_with("the checkpoint of step 4 is damaged") && notes[0].contains(file),
+            "{notes:?}"
+        );
+        assert_eq!(notes[1], "going on after step 2");
+        assert!(config.out.join("checkpoints/step-00000004.damaged").join(file).exists());
+        assert!(model_bytes(&config) == model_bytes(&whole), "{file}");
+        assert_eq!(checkpoints(&config), [4, 6]);
+    }
+    // Without an intact checkpoint the run does not start anew by itself.
+    for step in [4, 6] {
+        let path = whole.out.join(format!("checkpoints/step-{step:08}/state.json"));
+        fs::remove_file(path).expect("writable");
+    }
+    let error = failure(&whole, true);
+    assert!(error.contains("step-00000006") && error.contains("state.json"), "{error}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_
 use super::plan::flops_per_sample;
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
-use super::store::{RunState, Store};
+use super::store::{RunState, Saved, Store};
 
 /// Batches prepared ahead of the device.
 pub(crate) const AHEAD: usize = 3;
@@ -142,7 +142,7 @@ pub enum Progress {
     Saved {
         /// Steps done.
         step: usize,
-        /// Seconds that the training has waited for it.
+        /// Seconds that it took to write, beside the training.
         seconds: f64,
     },
     /// Scores on held-out photos.
@@ -177,7 +177,12 @@ pub fn train(
     let store = Store::new(&config.out, config.checkpoint.keep);
     // Over a network file system, the folder may look older to one machine than to another: rank 0
     // decides.
-    let newest = store.steps().last().map_or(String::new(), usize::to_string);
+    let newest = match group.rank() {
+        0 if resume => store.newest_intact(|line| report(Progress::Note(line))),
+        _ => Ok(store.steps().last().copied()),
+    };
+    let newest = agree(group, newest.map_err(TrainError::from))?;
+    let newest = newest.map_or(String::new(), |step| step.to_string());
     let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
     if group.size() > 1 && (newest.is_none() || resume) {
         let indexed = if group.rank() == 0 { index_for_ranks(config) } else { Ok(()) };
@@ -199,6 +204,7 @@ pub fn train(
             return Ok(TrainSummary { step: run.state.step, finished: false, model: None });
         }
     }
+    run.finish_saving(&mut report)?;
     run.finish(commit)
 }
 
@@ -290,6 +296,8 @@ struct RankReports {
     slowest: usize,
     stop: bool,
     save: bool,
+    /// Whether rank 0 has written the newest checkpoint, or failed to.
+    is_saved: bool,
 }
 
 impl<'a> Run<'a> {
@@ -408,8 +416,12 @@ impl<'a> Run<'a> {
         let batch = wait_for_batch(receiver, signals, step, self.group.rank());
         let reports =
             self.exchange_reports(batch.as_ref(), signals, started.elapsed().as_secs_f64())?;
+        if reports.is_saved {
+            self.finish_saving(report)?;
+        }
         let (Some(batch), false) = (batch, reports.stop) else {
             self.save(report)?;
+            self.finish_saving(report)?;
             return Ok(false);
         };
         batch.skipped.iter().for_each(|why| report(Progress::Skipped(why.clone())));
@@ -479,6 +491,7 @@ impl<'a> Run<'a> {
             flag(batch.is_none()),
             flag(signals.save.swap(false, Ordering::Relaxed)),
             self.norm,
+            flag(self.store.is_done()),
         ]);
         let ranks = exchange_numbers(self.group, &own)?;
         let column = |at: usize| ranks.iter().map(move |numbers| numbers[COUNTS + at]);
@@ -499,6 +512,7 @@ impl<'a> Run<'a> {
             slowest,
             stop: column(2).any(|stop| stop > 0.0),
             save: column(3).any(|save| save > 0.0),
+            is_saved: column(5).any(|is_saved| is_saved > 0.0),
         })
     }
 
@@ -591,20 +605,34 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Writes a checkpoint, on rank 0.
+    /// Starts to write a checkpoint, on rank 0.
     fn save(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
-        let started = Instant::now();
         let saved = (|| {
-            let Some(metrics) = &mut self.metrics else { return Ok(()) };
+            let Some(metrics) = &mut self.metrics else { return Ok(None) };
             metrics.flush()?;
             let trainee = self.trainee.as_ref().expect("there between two steps");
-            self.store.save(trainee, &self.optimizer, &self.state)?;
+            let previous = self.store.save(trainee, &self.optimizer, &self.state)?;
             metrics.plot(self.config)?;
-            let (step, seconds) = (self.state.step, started.elapsed().as_secs_f64());
-            report(Progress::Saved { step, seconds });
-            Ok(())
+            Ok(previous)
         })();
-        agree(self.group, saved)
+        self.report_saved(saved, report)
+    }
+
+    /// Waits for the checkpoint that rank 0 is writing.
+    fn finish_saving(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let saved = self.store.wait().map_err(TrainError::from);
+        self.report_saved(saved, report)
+    }
+
+    fn report_saved(
+        &self,
+        saved: Result<Option<Saved>, TrainError>,
+        report: &mut impl FnMut(Progress),
+    ) -> Result<(), TrainError> {
+        if let Some(Saved { step, seconds }) = agree(self.group, saved)? {
+            report(Progress::Saved { step, seconds });
+        }
+        Ok(())
     }
 
     /// Scores the model on held-out photos, on rank 0.

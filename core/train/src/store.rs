@@ -1,10 +1,15 @@
 //! Checkpoints of a run, written atomically.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use burn::tensor::Device;
-use mmgem_core::checkpoint::{CheckpointError, Dtype, Shards, load, named_tensors, to_safetensors};
+use mmgem_core::checkpoint::{
+    CheckpointError, Dtype, NamedTensor, Shards, load, named_tensors, to_safetensors,
+};
 use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -32,47 +37,104 @@ pub struct RunState {
 /// Key in the header of `optimizer.safetensors`: the number of parameters with moments.
 const N_PARAMETERS: &str = "n_parameters";
 
-/// The folder of a run's checkpoints.
+const WEIGHTS: &str = "trainee.safetensors";
+const MOMENTS: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// BLAKE3 of the other files, by name. Checkpoints of older versions lack this file.
+const HASHES: &str = "hashes.json";
+
+/// The folder of a run's checkpoints. A thread writes them while the training continues.
 pub struct Store {
     folder: PathBuf,
     keep: usize,
+    writing: Option<JoinHandle<Result<Saved, FolderError>>>,
+}
+
+/// A checkpoint that is complete and on disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Saved {
+    /// Steps done.
+    pub step: usize,
+    /// Seconds that the thread has taken to write it.
+    pub seconds: f64,
 }
 
 impl Store {
     /// Uses `checkpoints` in the run's folder, and keeps the newest `keep`.
     pub fn new(out: &Path, keep: usize) -> Self {
-        Self { folder: out.join("checkpoints"), keep }
+        Self { folder: out.join("checkpoints"), keep, writing: None }
     }
 
-    /// Writes a checkpoint to a temporary folder, then renames it.
+    /// Copies weights, moments and state to the host, and starts a thread that writes them. Waits
+    /// for the previous checkpoint first.
+    ///
+    /// # Errors
+    /// If the previous checkpoint could not be written.
     pub fn save(
-        &self,
+        &mut self,
         trainee: &Trainee,
         optimizer: &OptimizerGroups,
         state: &RunState,
-    ) -> Result<(), FolderError> {
-        create_dir(&self.folder)?;
-        let name = format!("step-{:08}", state.step);
-        let (temporary, whole) = (self.folder.join(format!("{name}.tmp")), self.folder.join(&name));
+    ) -> Result<Option<Saved>, FolderError> {
+        let previous = self.wait()?;
+        let whole = self.path(state.step);
         if whole.exists() {
-            return Ok(());
+            return Ok(previous);
         }
+        let snapshot = Snapshot {
+            weights: named_tensors(trainee),
+            moments: optimizer.to_tensors(),
+            n_parameters: optimizer.n_parameters(),
+            state: serde_json::to_vec_pretty(state).expect("a plain struct serializes"),
+        };
+        let step = state.step;
+        let store = Self { folder: self.folder.clone(), keep: self.keep, writing: None };
+        self.writing = Some(thread::spawn(move || {
+            let started = Instant::now();
+            store.write(snapshot, &whole)?;
+            Ok(Saved { step, seconds: started.elapsed().as_secs_f64() })
+        }));
+        Ok(previous)
+    }
+
+    /// Whether the thread has ended; [`Self::wait`] then returns its result at once.
+    pub fn is_done(&self) -> bool {
+        self.writing.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
+    /// Waits for the checkpoint that is being written, and returns it.
+    ///
+    /// # Errors
+    /// If it could not be written.
+    pub fn wait(&mut self) -> Result<Option<Saved>, FolderError> {
+        match self.writing.take().map(JoinHandle::join) {
+            None => Ok(None),
+            Some(Ok(saved)) => saved.map(Some),
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Writes a checkpoint to a temporary folder, then renames it.
+    fn write(&self, snapshot: Snapshot, whole: &Path) -> Result<(), FolderError> {
+        create_dir(&self.folder)?;
+        let temporary = whole.with_extension("tmp");
         let _ = fs::remove_dir_all(&temporary);
         create_dir(&temporary)?;
         let written = (|| {
-            let weights = to_safetensors(&named_tensors(trainee), Dtype::F32, None);
-            write_atomic(&temporary.join("trainee.safetensors"), &weights)?;
-            let count = (N_PARAMETERS.to_owned(), optimizer.n_parameters().to_string());
-            let moments = to_safetensors(&optimizer.to_tensors(), Dtype::F32, Some([count].into()));
-            write_atomic(&temporary.join("optimizer.safetensors"), &moments)?;
-            let state = serde_json::to_vec_pretty(state).expect("a plain struct serialises");
-            write_atomic(&temporary.join("state.json"), &state)?;
+            let mut hashes = BTreeMap::new();
+            for (name, bytes) in snapshot.files() {
+                hashes.insert(name, blake3::hash(&bytes).to_hex().to_string());
+                write_atomic(&temporary.join(name), &bytes)?;
+            }
+            let hashes = serde_json::to_vec_pretty(&hashes).expect("a map of texts serializes");
+            write_atomic(&temporary.join(HASHES), &hashes)?;
             let io = |cause| FolderError::Io {
                 action: "finish the checkpoint",
                 cause,
-                path: whole.clone(),
+                path: whole.to_owned(),
             };
-            fs::rename(&temporary, &whole).map_err(io)?;
+            fs::rename(&temporary, whole).map_err(io)?;
             sync_dir(Some(&self.folder)).map_err(io)
         })();
         if written.is_err() {
@@ -82,6 +144,66 @@ impl Store {
         let steps = self.steps();
         for step in &steps[..steps.len().saturating_sub(self.keep)] {
             let _ = fs::remove_dir_all(self.path(*step));
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint whose files are as they were written. Renames damaged ones, so that
+    /// the run can write them again, and passes a warning for each to `warn`.
+    ///
+    /// # Errors
+    /// If there are checkpoints, but all are damaged.
+    pub fn newest_intact(
+        &self,
+        mut warn: impl FnMut(String),
+    ) -> Result<Option<usize>, FolderError> {
+        let mut damaged = Vec::new();
+        let mut intact = None;
+        for step in self.steps().into_iter().rev() {
+            match self.check(step) {
+                Ok(()) => {
+                    intact = Some(step);
+                    break;
+                }
+                Err(error) => damaged.push((step, error)),
+            }
+        }
+        if intact.is_none() && !damaged.is_empty() {
+            return Err(damaged.swap_remove(0).1);
+        }
+        for (step, error) in damaged {
+            let (from, to) = (self.path(step), self.path(step).with_extension("damaged"));
+            let _ = fs::remove_dir_all(&to);
+            let io = |cause| FolderError::Io { action: "rename", cause, path: from.clone() };
+            fs::rename(&from, &to).map_err(io)?;
+            warn(format!(
+                "the checkpoint of step {step} is damaged; it is now {}: {error}",
+                to.display()
+            ));
+        }
+        Ok(intact)
+    }
+
+    /// Checks that all files of a checkpoint are there and as they were written.
+    fn check(&self, step: usize) -> Result<(), FolderError> {
+        let folder = self.path(step);
+        let hashes: BTreeMap<String, String> = match fs::read(folder.join(HASHES)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
+                damaged(format!("{HASHES} cannot be read ({e})"), folder.join(HASHES))
+            })?,
+            Err(_) => BTreeMap::new(),
+        };
+        for name in [WEIGHTS, MOMENTS, STATE] {
+            let path = folder.join(name);
+            let bytes = read(&path)?;
+            let is_intact = match hashes.get(name) {
+                Some(hash) => blake3::hash(&bytes).to_hex().as_str() == hash,
+                None if name == STATE => serde_json::from_slice::<RunState>(&bytes).is_ok(),
+                None => SafeTensors::deserialize(&bytes).is_ok(),
+            };
+            if !is_intact {
+                return Err(damaged(format!("{name} is not as it was written"), path));
+            }
         }
         Ok(())
     }
@@ -111,17 +233,13 @@ impl Store {
     ) -> Result<(Trainee, RunState), FolderError> {
         let folder = self.path(step);
         let at = |cause: CheckpointError| FolderError::Checkpoint { cause, folder: folder.clone() };
-        let weights = read(&folder.join("trainee.safetensors"))?;
-        let shards = Shards::new(&[("trainee.safetensors", &weights)]).map_err(at)?;
+        let weights = read(&folder.join(WEIGHTS))?;
+        let shards = Shards::new(&[(WEIGHTS, &weights)]).map_err(at)?;
         let trainee = load(trainee, &shards).map_err(at)?;
 
-        let path = folder.join("optimizer.safetensors");
+        let path = folder.join(MOMENTS);
         let bytes = read(&path)?;
-        let damaged = |found: String, path: PathBuf| {
-            let hint = "remove this checkpoint to resume from the one before";
-            FolderError::Damaged { found, hint, path }
-        };
-        let moments = Shards::new(&[("optimizer.safetensors", &bytes)]).map_err(at)?;
+        let moments = Shards::new(&[(MOMENTS, &bytes)]).map_err(at)?;
         if let Err(cause) = optimizer.load(&trainee, &moments, device) {
             // Without the hint, which is about a model.
             let cause = cause.to_string();
@@ -134,11 +252,46 @@ impl Store {
             return Err(damaged(found, path));
         }
 
-        let path = folder.join("state.json");
+        let path = folder.join(STATE);
         let state = serde_json::from_slice(&read(&path)?)
             .map_err(|e| damaged(format!("state.json cannot be read ({e})"), path))?;
         Ok((trainee, state))
     }
+}
+
+/// A checkpoint in the host's memory.
+struct Snapshot {
+    weights: Vec<NamedTensor>,
+    moments: Vec<NamedTensor>,
+    n_parameters: usize,
+    state: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Names and bytes of its files.
+    fn files(self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
+        let count = (N_PARAMETERS.to_owned(), self.n_parameters.to_string());
+        let Self { weights, moments, state, .. } = self;
+        let files: [(&str, Box<dyn FnOnce() -> Vec<u8>>); 3] = [
+            (WEIGHTS, Box::new(move || to_safetensors(&weights, Dtype::F32, None))),
+            (MOMENTS, Box::new(move || to_safetensors(&moments, Dtype::F32, Some([count].into())))),
+            (STATE, Box::new(move || state)),
+        ];
+        files.into_iter().map(|(name, bytes)| (name, bytes()))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // A run that ends with an error keeps the checkpoint that it was writing. A second error
+        // has no place to go.
+        let _ = self.wait();
+    }
+}
+
+fn damaged(found: String, path: PathBuf) -> FolderError {
+    let hint = "remove this checkpoint to resume from the one before";
+    FolderError::Damaged { found, hint, path }
 }
 
 /// The number of parameters with moments, after the header of `optimizer.safetensors`; `None` in
