@@ -301,21 +301,89 @@ pub struct OptimConfig {
     pub lr_heads: f64,
     /// Learning rate of the image encoder and the language model.
     pub lr_towers: f64,
-    /// Share of the learning rate left at the last step of the cosine schedule.
+    /// Course of the learning rate after the warm-up.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
+    /// Steps at the end of the schedule `wsd` over which the learning rate falls.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cooldown_steps: usize,
+    /// Share of the learning rate left at the last step of the schedules `cosine` and `wsd`.
     #[serde(default)]
     pub lr_floor: f64,
+    /// Layer-wise decay: each block of a tower learns at this share of the rate of the block above
+    /// it. 1 gives all blocks the same rate.
+    #[serde(default = "unit_norm", skip_serializing_if = "is_one")]
+    pub layer_decay: f64,
+    /// Parameters with settings of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<ParamGroup>,
     /// Weight decay; not applied to norms, biases, tokens and the temperature.
     #[serde(default = "paper_weight_decay")]
     pub weight_decay: f32,
     /// Largest norm of the whole gradient; a larger gradient is scaled down to it.
     #[serde(default = "unit_norm")]
     pub clip_norm: f64,
+    /// Adam's first decay rate.
+    #[serde(default = "adam_beta_1", skip_serializing_if = "is_adam_beta_1")]
+    pub beta_1: f32,
     /// Adam's second decay rate.
     #[serde(default = "lamb_beta_2")]
     pub beta_2: f32,
+    /// Added to the denominator of Adam's update.
+    #[serde(default = "lamb_epsilon", skip_serializing_if = "is_lamb_epsilon")]
+    pub epsilon: f32,
     /// Consecutive steps that may be skipped because of a loss or gradient that is not finite.
     #[serde(default = "ten")]
     pub max_bad_steps: usize,
+}
+
+/// The course of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine down to `lr_floor`.
+    #[default]
+    Cosine,
+    /// The peak to the end.
+    Constant,
+    /// Warm-up, stable, decay: the peak until `cooldown_steps` before the end, then linearly down
+    /// to `lr_floor`.
+    Wsd,
+}
+
+/// Parameters with settings of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParamGroup {
+    /// Names as in `model.safetensors`, such as `visual.*`; `*` and `?` fit any characters.
+    pub params: Vec<String>,
+    /// Factor on the learning rate.
+    #[serde(default = "unit_norm")]
+    pub lr_multiplier: f64,
+    /// Weight decay instead of `optim.weight_decay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<f32>,
+}
+
+// The keys below are left out of saved configs unless they are set, so that runs of older versions
+// can be resumed.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+fn adam_beta_1() -> f32 {
+    0.9
+}
+fn is_adam_beta_1(value: &f32) -> bool {
+    *value == adam_beta_1()
+}
+fn lamb_epsilon() -> f32 {
+    1e-6
+}
+fn is_lamb_epsilon(value: &f32) -> bool {
+    *value == lamb_epsilon()
 }
 
 fn one() -> usize {
@@ -553,6 +621,23 @@ impl TrainConfig {
         }
         if !(optim.lr_heads.is_finite() && optim.lr_towers.is_finite() && optim.clip_norm > 0.0) {
             return fail("[optim] the learning rates must be finite and clip_norm above 0");
+        }
+        let rest = optim.steps.saturating_sub(optim.warmup_steps);
+        if (optim.schedule == Schedule::Wsd) != (1..=rest).contains(&optim.cooldown_steps) {
+            return fail(
+                "[optim] schedule = \"wsd\" wants cooldown_steps from 1 to the steps after the warm-up; other schedules want none",
+            );
+        }
+        let is_positive = |value: f64| value.is_finite() && value > 0.0;
+        let groups = &optim.groups;
+        if !(is_positive(optim.layer_decay)
+            && groups.iter().all(|group| is_positive(group.lr_multiplier)))
+        {
+            return fail("[optim] layer_decay and lr_multiplier must be finite and above 0");
+        }
+        let betas = [optim.beta_1, optim.beta_2];
+        if !(betas.iter().all(|beta| (0.0..1.0).contains(beta)) && optim.epsilon > 0.0) {
+            return fail("[optim] beta_1 and beta_2 must be from 0 to below 1, epsilon above 0");
         }
         self.check_numbers()?;
         if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {

@@ -6,6 +6,7 @@ mod config;
 mod contrast;
 mod data;
 mod duplicates;
+mod groups;
 mod metrics;
 mod optimizer;
 mod plan;

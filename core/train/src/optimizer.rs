@@ -11,18 +11,18 @@ use mmgem_core::checkpoint::{CheckpointError, Shards};
 use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
-use super::config::{OptimConfig, OptimizerKind, Recipe, TrainConfig};
+use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
+use super::groups::{ParamSettings, decays, param_settings};
 
 /// The flat gradient of every trained parameter, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;
 
-/// The moments by module path, and the two kinds of update.
+/// The moments and the settings of each parameter, by module path.
 ///
-/// AdamW is LAMB without the trust ratio. Parameters without weight decay have no trust ratio in
-/// either optimizer: the norm of a bias that starts at zero says nothing about its step size.
+/// AdamW is LAMB without the trust ratio. Biases, norms and tokens have no trust ratio in either
+/// optimizer: the norm of a bias that starts at zero says nothing about its step size.
 pub struct OptimizerGroups {
-    decayed: Lamb,
-    plain: Lamb,
+    settings: BTreeMap<String, ParamSettings>,
     state: BTreeMap<String, LambState<1>>,
 }
 
@@ -47,8 +47,8 @@ pub fn text_learns(config: &TrainConfig) -> bool {
     ["llm.norm.gamma", "h2.weight", "emb_token"].iter().any(|path| is_trained(path, config))
 }
 
-/// Learning rate of the parameter at `path` in step `step` (from 0): linear warm-up, then half a
-/// cosine.
+/// Learning rate of the parameter at `path` in step `step` (from 0), before the multipliers of its
+/// groups: linear warm-up, then the schedule.
 pub fn learning_rate(path: &str, step: usize, optim: &OptimConfig) -> f64 {
     let is_tower = path.starts_with("visual.") || path.starts_with("llm.");
     let peak = if is_tower { optim.lr_towers } else { optim.lr_heads };
@@ -59,29 +59,28 @@ fn schedule(step: usize, optim: &OptimConfig) -> f64 {
     if step < optim.warmup_steps {
         return (step + 1) as f64 / optim.warmup_steps as f64;
     }
-    let rest = optim.steps.saturating_sub(optim.warmup_steps).max(1);
-    let progress = (step - optim.warmup_steps) as f64 / rest as f64;
-    let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
-    optim.lr_floor + (1.0 - optim.lr_floor) * cosine
-}
-
-fn decays(path: &str, rank: usize) -> bool {
-    rank >= 2 && path != "cap_prompts"
+    let shape = match optim.schedule {
+        Schedule::Constant => 1.0,
+        Schedule::Cosine => {
+            let rest = optim.steps.saturating_sub(optim.warmup_steps).max(1);
+            let progress = (step - optim.warmup_steps) as f64 / rest as f64;
+            0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos())
+        }
+        Schedule::Wsd => {
+            let left = optim.steps.saturating_sub(step);
+            (left as f64 / optim.cooldown_steps as f64).min(1.0)
+        }
+    };
+    optim.lr_floor + (1.0 - optim.lr_floor) * shape
 }
 
 impl OptimizerGroups {
-    /// An optimizer before its first step.
-    pub fn new(optim: &OptimConfig) -> Self {
-        let lamb = LambConfig::new().with_beta_2(optim.beta_2);
-        Self {
-            decayed: lamb
-                .clone()
-                .with_weight_decay(optim.weight_decay)
-                .with_use_trust_ratio(optim.optimizer == OptimizerKind::Lamb)
-                .build(),
-            plain: lamb.with_use_trust_ratio(false).build(),
-            state: BTreeMap::new(),
-        }
+    /// An optimizer of a module before its first step.
+    ///
+    /// # Errors
+    /// If a group of the config fits no parameter.
+    pub fn new<M: Module>(module: &M, optim: &OptimConfig) -> Result<Self, TrainConfigError> {
+        Ok(Self { settings: param_settings(module, optim)?, state: BTreeMap::new() })
     }
 
     /// Updates every parameter that has a gradient.
@@ -94,9 +93,9 @@ impl OptimizerGroups {
     ) -> M {
         map(module, |param| {
             let Some(gradient) = gradients.remove(&param.path) else { return Mapped::Same };
-            let lr = learning_rate(&param.path, step, optim);
-            let lamb =
-                if decays(&param.path, param.shape.len()) { &self.decayed } else { &self.plain };
+            let settings = self.settings[&param.path];
+            let lr = settings.lr_multiplier * learning_rate(&param.path, step, optim);
+            let lamb = lamb(&param.path, param.shape.len(), settings.weight_decay, optim);
             let moments = self.state.remove(&param.path);
             let (values, moments) = lamb.step(lr, param.values().inner(), gradient, moments);
             self.state.extend(moments.map(|moments| (param.path, moments)));
@@ -179,6 +178,17 @@ impl OptimizerGroups {
     }
 }
 
+/// The update of one parameter.
+fn lamb(path: &str, rank: usize, weight_decay: f32, optim: &OptimConfig) -> Lamb {
+    LambConfig::new()
+        .with_beta_1(optim.beta_1)
+        .with_beta_2(optim.beta_2)
+        .with_epsilon(optim.epsilon)
+        .with_weight_decay(weight_decay)
+        .with_use_trust_ratio(decays(path, rank) && optim.optimizer == OptimizerKind::Lamb)
+        .build()
+}
+
 /// Number of values of each trained parameter, by module path.
 pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
     let mut shapes = BTreeMap::new();
@@ -256,6 +266,19 @@ mod tests {
     }
 
     #[test]
+    fn other_schedules_hold_the_peak() {
+        let mut optim = optim();
+        optim.schedule = Schedule::Constant;
+        let at = |step, optim: &OptimConfig| learning_rate("h1.weight", step, optim);
+        assert_eq!([10, 60, 109].map(|step| at(step, &optim)), [1.0; 3]);
+        (optim.schedule, optim.cooldown_steps, optim.lr_floor) = (Schedule::Wsd, 20, 0.2);
+        assert!((at(4, &optim) - 0.5).abs() < 1e-12, "the warm-up is the same");
+        assert_eq!([10, 60, 90].map(|step| at(step, &optim)), [1.0; 3]);
+        assert!((at(100, &optim) - 0.6).abs() < 1e-12);
+        assert!((at(109, &optim) - 0.24).abs() < 1e-12);
+    }
+
+    #[test]
     fn towers_learn_at_their_own_rate() {
         assert!((learning_rate("visual.conv1", 10, &optim()) - 0.1).abs() < 1e-12);
         assert!((learning_rate("llm.norm.gamma", 10, &optim()) - 0.1).abs() < 1e-12);
@@ -266,14 +289,19 @@ mod tests {
     /// gradient's sign.
     fn moved(optimizer: &str) -> Vec<f32> {
         let mut optim = optim();
-        optim.optimizer = toml::Value::String(optimizer.into()).try_into().expect("an optimiser");
+        optim.optimizer = toml::Value::String(optimizer.into()).try_into().expect("an optimizer");
+        moved_with(optim)
+    }
+
+    fn moved_with(mut optim: OptimConfig) -> Vec<f32> {
         (optim.weight_decay, optim.warmup_steps) = (0.1, 0);
         let device = Device::flex();
         let mut linear: Linear = LinearConfig::new(1, 2).with_bias(false).init(&device);
         linear.weight = Param::from_tensor(Tensor::from_data([[3.0, 4.0]], &device));
         let gradient = Tensor::<1>::from_data([0.5, -2.0], &device);
         let gradients = GradientMap::from([("weight".to_owned(), gradient)]);
-        let linear = OptimizerGroups::new(&optim).step(linear, gradients, 0, &optim);
+        let mut optimizer = OptimizerGroups::new(&linear, &optim).expect("no group is wrong");
+        let linear = optimizer.step(linear, gradients, 0, &optim);
         linear.weight.val().into_data().try_to_vec().expect("f32")
     }
 
@@ -295,8 +323,19 @@ mod tests {
     }
 
     #[test]
-    fn only_matrices_decay() {
-        assert!(decays("h1.weight", 2) && decays("visual.conv1", 4));
-        assert!(!decays("h1.bias", 1) && !decays("cap_prompts", 2));
+    fn a_group_has_its_own_rate_and_decay() {
+        let group = |params: &str| -> OptimConfig {
+            let groups = format!(
+                "\n[[groups]]\nparams = [\"{params}\"]\nlr_multiplier = 0.5\nweight_decay = 0.2"
+            );
+            let text = "batch_size = 2\nsteps = 110\nlr_heads = 1.0\nlr_towers = 0.1\n\
+                optimizer = \"adamw\"";
+            toml::from_str(&(text.to_owned() + &groups)).unwrap()
+        };
+        let found = moved_with(group("wei*"));
+        assert!(near(&found, [3.0 - 0.5 - 0.3, 4.0 + 0.5 - 0.4]), "{found:?}");
+        let linear: Linear = LinearConfig::new(1, 2).init(&Device::flex());
+        let error = OptimizerGroups::new(&linear, &group("visual.*")).err().expect("fits nothing");
+        assert!(error.to_string().contains("\"visual.*\", which fits no parameter"), "{error}");
     }
 }

@@ -25,7 +25,7 @@ use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, r
 use serde_json::{Value, json};
 
 use super::cache::PatchCache;
-use super::config::{Recipe, TrainConfig};
+use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
 use super::metrics::Metrics;
 use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
@@ -55,6 +55,9 @@ pub enum TrainError {
     /// The data cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The run's config does not fit its model.
+    #[error(transparent)]
+    TrainConfig(#[from] TrainConfigError),
     /// The sizes of a fresh model are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -338,8 +341,8 @@ impl<'a> Run<'a> {
             create_dir(&config.out)?;
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }
-        let mut optimizer = OptimizerGroups::new(&config.optim);
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
+        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim)?;
         let mut state = RunState::default();
         if let Some(step) = newest {
             (trainee, state) =
