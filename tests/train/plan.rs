@@ -184,6 +184,18 @@ fn transfers_of_a_ring_and_a_tree_match_a_hand_calculation() {
 }
 
 #[test]
+fn moments_that_are_shared_out_take_a_share_of_the_memory() {
+    let [all, shared] =
+        [&[][..], &["optim.shard_moments=true"]].map(|set| paper_plan("stage1", "vit_l_14", set));
+    let moments = 2.0 * 4.0 * all.trained_parameters as f64;
+    let saved = all.static_bytes - shared.static_bytes;
+    assert!((saved / (moments * 63.0 / 64.0) - 1.0).abs() < 1e-9, "{saved} of {moments}");
+    let weights = 4.0 * all.trained_parameters as f64 * 63.0 / 64.0;
+    let sent = shared.sent_bytes - all.sent_bytes;
+    assert!((sent / weights - 1.0).abs() < 1e-9, "{sent} for {weights}");
+}
+
+#[test]
 fn doubling_the_ranks_finds_the_first_limit() {
     let limit = |set: &[&str]| paper_plan("stage1", "vit_l_14", set).first_limit.expect("one");
     // A micro-batch of 256 out of 81,920 samples: 512 ranks have 160 each.

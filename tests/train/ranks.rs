@@ -9,7 +9,8 @@ use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
 use mmgem_train::{TrainConfig, reduce_gradients};
 
 use crate::lab::{
-    Lab, Outcome, PATIENCE, check_same, checkpoints, finish, on_ranks, on_ranks_at, run_as,
+    Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes, on_ranks,
+    on_ranks_at, run_as,
 };
 
 fn run_ranks(config: &TrainConfig, n_ranks: usize, resume: bool, last: usize) -> Vec<Outcome> {
@@ -160,6 +161,26 @@ fn check_ranks(set: &[&str]) {
 #[test]
 fn ranks_of_stage_1_compute_what_one_process_does() {
     check_ranks(&[]);
+}
+
+#[test]
+fn ranks_that_share_out_the_moments_compute_what_one_process_does() {
+    check_ranks(&["optim.shard_moments=true"]);
+}
+
+#[test]
+fn shared_out_moments_give_the_same_bits_and_can_be_resumed_without() {
+    let lab = Lab::new();
+    let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3"];
+    let sharded = [&set[..], &["optim.shard_moments=true"]].concat();
+    let (plain, shared) = (lab.config("plain", &set), lab.config("shared", &sharded));
+    run_ranks(&plain, 2, false, usize::MAX);
+    run_ranks(&shared, 2, false, 2);
+    // The last steps do without.
+    run_ranks(&shared, 2, true, 4);
+    run_ranks(&lab.config("shared", &set), 2, true, usize::MAX);
+    assert!(model_bytes(&shared) == model_bytes(&plain));
+    assert!(moment_bytes(&shared, 6) == moment_bytes(&plain, 6));
 }
 
 #[test]

@@ -292,6 +292,10 @@ pub struct OptimConfig {
     /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerKind,
+    /// Share out the optimizer's moments over the ranks (ZeRO stage 1). The weights are the same, for
+    /// less memory a rank and one more exchange of the weights in each step.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shard_moments: bool,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.

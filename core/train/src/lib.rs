@@ -9,6 +9,7 @@ mod duplicates;
 mod groups;
 mod metrics;
 mod optimizer;
+mod ownership;
 mod plan;
 mod plot;
 mod reduce;

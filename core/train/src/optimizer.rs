@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::Module;
 use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
+use mmgem_collective::{Collective, CollectiveError};
 use mmgem_core::checkpoint::names::checkpoint_name;
-use mmgem_core::checkpoint::{CheckpointError, Shards};
+use mmgem_core::checkpoint::{CheckpointError, NamedTensor, Shards};
 use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
 use super::groups::{ParamSettings, decays, param_settings};
+use super::ownership::Ownership;
 
 /// The flat gradient of every trained parameter, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;
@@ -24,6 +26,11 @@ pub type GradientMap = BTreeMap<String, Tensor<1>>;
 pub struct OptimizerGroups {
     settings: BTreeMap<String, ParamSettings>,
     state: BTreeMap<String, LambState<1>>,
+    /// Present if the ranks share out the moments.
+    ownership: Option<Ownership>,
+    /// Number of updates, and of values, of each parameter whose moments another rank has.
+    elsewhere: BTreeMap<String, (usize, usize)>,
+    device: Device,
 }
 
 /// Whether the recipe trains the parameter at this path.
@@ -75,15 +82,67 @@ fn schedule(step: usize, optim: &OptimConfig) -> f64 {
 }
 
 impl OptimizerGroups {
-    /// An optimizer of a module before its first step.
+    /// An optimizer of a module before its first step. `device` has no autodiff.
     ///
     /// # Errors
     /// If a group of the config fits no parameter.
-    pub fn new<M: Module>(module: &M, optim: &OptimConfig) -> Result<Self, TrainConfigError> {
-        Ok(Self { settings: param_settings(module, optim)?, state: BTreeMap::new() })
+    pub fn new<M: Module>(
+        module: &M,
+        optim: &OptimConfig,
+        device: &Device,
+    ) -> Result<Self, TrainConfigError> {
+        Ok(Self {
+            settings: param_settings(module, optim)?,
+            state: BTreeMap::new(),
+            ownership: None,
+            elsewhere: BTreeMap::new(),
+            device: device.clone(),
+        })
     }
 
-    /// Updates every parameter that has a gradient.
+    /// Shares out the moments of a module over the ranks. Each rank keeps those of its parameters.
+    pub fn shard<M: Module>(&mut self, module: &M, group: &dyn Collective) {
+        let ownership = Ownership::new(&trained_shapes(module), group.rank(), group.size());
+        let (own, others) = std::mem::take(&mut self.state)
+            .into_iter()
+            .partition(|(path, _)| ownership.is_own(path));
+        self.state = own;
+        let others: BTreeMap<String, LambState<1>> = others;
+        let counts = |state: LambState<1>| (state.time, state.moment_1.dims()[0]);
+        self.elsewhere = others.into_iter().map(|(path, state)| (path, counts(state))).collect();
+        self.ownership = Some(ownership);
+    }
+
+    /// The weights that each rank has updated, on all ranks.
+    ///
+    /// # Errors
+    /// If the ranks lose contact.
+    pub fn share_weights<M: Module>(
+        &self,
+        module: M,
+        group: &dyn Collective,
+    ) -> Result<M, CollectiveError> {
+        let Some(ownership) = &self.ownership else { return Ok(module) };
+        let mut values = GradientMap::new();
+        visit(&module, |param| {
+            if param.is_trained() {
+                values.insert(param.path.clone(), param.values().inner());
+            }
+        });
+        let paths: Vec<String> = values.keys().cloned().collect();
+        let mut updated = GradientMap::new();
+        ownership.gather(
+            &paths,
+            |path| values[path].clone(),
+            group,
+            |path, values| {
+                updated.insert(path, values);
+            },
+        )?;
+        Ok(map(module, |param| updated.remove(&param.path).map_or(Mapped::Same, Mapped::Leaf)))
+    }
+
+    /// Updates every parameter that has a gradient, or this rank's share of them.
     pub fn step<M: Module>(
         &mut self,
         module: M,
@@ -93,6 +152,10 @@ impl OptimizerGroups {
     ) -> M {
         map(module, |param| {
             let Some(gradient) = gradients.remove(&param.path) else { return Mapped::Same };
+            if self.ownership.as_ref().is_some_and(|ownership| !ownership.is_own(&param.path)) {
+                self.elsewhere.entry(param.path.clone()).or_insert((0, param.n_values())).0 += 1;
+                return Mapped::Same;
+            }
             let settings = self.settings[&param.path];
             let lr = settings.lr_multiplier * learning_rate(&param.path, step, optim);
             let lamb = lamb(&param.path, param.shape.len(), settings.weight_decay, optim);
@@ -103,23 +166,63 @@ impl OptimizerGroups {
         })
     }
 
-    /// Moments as named values, for a checkpoint.
-    pub fn to_tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let values = |moment: &Tensor<1>| floats_now(moment.clone());
-        let mut tensors = Vec::with_capacity(3 * self.state.len());
-        for (path, state) in &self.state {
-            let name = checkpoint_name(path);
-            let [n] = state.moment_1.dims();
-            tensors.push((format!("moment_1.{name}"), vec![n], values(&state.moment_1)));
-            tensors.push((format!("moment_2.{name}"), vec![n], values(&state.moment_2)));
-            tensors.push((format!("time.{name}"), vec![1], vec![state.time as f32]));
+    /// Moments as named values, for a checkpoint; on rank 0 only. All ranks call it if they share
+    /// the moments.
+    ///
+    /// # Errors
+    /// If the ranks lose contact.
+    pub fn to_tensors(&self, group: &dyn Collective) -> Result<Vec<NamedTensor>, CollectiveError> {
+        let own =
+            self.state.iter().map(|(path, state)| (path, (state.time, state.moment_1.dims()[0])));
+        let counts: BTreeMap<String, (usize, usize)> = own
+            .map(|(path, counts)| (path.clone(), counts))
+            .chain(self.elsewhere.clone())
+            .collect();
+        let mut tensors: BTreeMap<String, [NamedTensor; 3]> = BTreeMap::new();
+        let mut keep = |path: String, which: usize, values: Tensor<1>| {
+            if group.rank() > 0 {
+                return;
+            }
+            let (time, n) = counts[&path];
+            let name = checkpoint_name(&path);
+            let entry = tensors.entry(path).or_insert_with(|| {
+                [
+                    (format!("moment_1.{name}"), vec![n], Vec::new()),
+                    (format!("moment_2.{name}"), vec![n], Vec::new()),
+                    (format!("time.{name}"), vec![1], vec![time as f32]),
+                ]
+            });
+            entry[which].2 = floats_now(values);
+        };
+        let moment = |state: &LambState<1>, which: usize| match which {
+            0 => state.moment_1.clone(),
+            _ => state.moment_2.clone(),
+        };
+        for which in [0, 1] {
+            match &self.ownership {
+                None => {
+                    self.state
+                        .iter()
+                        .for_each(|(path, state)| keep(path.clone(), which, moment(state, which)));
+                }
+                Some(ownership) => {
+                    let device = self.device.clone();
+                    let paths: Vec<String> = counts.keys().cloned().collect();
+                    let values = |path: &str| match self.state.get(path) {
+                        Some(state) => moment(state, which),
+                        None => Tensor::zeros([counts[path].1], &device),
+                    };
+                    ownership
+                        .gather(&paths, values, group, |path, values| keep(path, which, values))?;
+                }
+            }
         }
-        tensors
+        Ok(tensors.into_values().flatten().collect())
     }
 
     /// Number of parameters that have moments.
     pub fn n_parameters(&self) -> usize {
-        self.state.len()
+        self.state.len() + self.elsewhere.len()
     }
 
     /// Loads the moments of a module's parameters from a checkpoint. A parameter that never had a
@@ -128,12 +231,8 @@ impl OptimizerGroups {
     /// # Errors
     /// If a parameter has only some of its tensors, if a tensor cannot be read or has another
     /// length, or if a tensor belongs to no parameter.
-    pub fn load<M: Module>(
-        &mut self,
-        module: &M,
-        moments: &Shards,
-        device: &Device,
-    ) -> Result<(), CheckpointError> {
+    pub fn load<M: Module>(&mut self, module: &M, moments: &Shards) -> Result<(), CheckpointError> {
+        let device = self.device.clone();
         let mut paths = Vec::new();
         visit(module, |param| paths.push((param.path.clone(), param.n_values())));
         let mut unused: BTreeSet<String> = moments.names().map(str::to_owned).collect();
@@ -161,7 +260,7 @@ impl OptimizerGroups {
             };
             let moment = |name: &String| {
                 let values = values(name, n)?;
-                Ok(Tensor::<1>::from_data(TensorData::new(values, [n]), device))
+                Ok(Tensor::<1>::from_data(TensorData::new(values, [n]), &device))
             };
             let [moment_1, moment_2, time] = &names;
             let state = LambState {
@@ -300,7 +399,8 @@ mod tests {
         linear.weight = Param::from_tensor(Tensor::from_data([[3.0, 4.0]], &device));
         let gradient = Tensor::<1>::from_data([0.5, -2.0], &device);
         let gradients = GradientMap::from([("weight".to_owned(), gradient)]);
-        let mut optimizer = OptimizerGroups::new(&linear, &optim).expect("no group is wrong");
+        let mut optimizer =
+            OptimizerGroups::new(&linear, &optim, &device).expect("no group is wrong");
         let linear = optimizer.step(linear, gradients, 0, &optim);
         linear.weight.val().into_data().try_to_vec().expect("f32")
     }
@@ -335,7 +435,9 @@ mod tests {
         let found = moved_with(group("wei*"));
         assert!(near(&found, [3.0 - 0.5 - 0.3, 4.0 + 0.5 - 0.4]), "{found:?}");
         let linear: Linear = LinearConfig::new(1, 2).init(&Device::flex());
-        let error = OptimizerGroups::new(&linear, &group("visual.*")).err().expect("fits nothing");
+        let error = OptimizerGroups::new(&linear, &group("visual.*"), &Device::flex())
+            .err()
+            .expect("fits nothing");
         assert!(error.to_string().contains("\"visual.*\", which fits no parameter"), "{error}");
     }
 }

@@ -113,7 +113,9 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
         ComputeDtype::F32 => 0.0,
         ComputeDtype::Bf16 => BF16.input * optim.workers as f64,
     };
-    let static_bytes = (F32.input + cast) * all as f64 + 4.0 * F32.input * trained as f64;
+    let moments = 2.0 / if optim.shard_moments { ranks as f64 } else { 1.0 };
+    let static_bytes =
+        (F32.input + cast) * all as f64 + (2.0 + moments) * F32.input * trained as f64;
     let activation_bytes = activation_bytes(sizes, config);
     let embedding_bytes = F32.input
         * if contrasts(config) {
@@ -146,7 +148,7 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     };
     let step_secs = flops_per_sec.as_ref().map(|(rate, _)| timed * samples_per_rank as f64 / rate);
     let hours = step_secs.map(|secs| secs * optim.steps as f64 / 3600.0);
-    let exchanged = Exchanged::new(config, sizes, trained);
+    let exchanged = Exchanged::new(config, sizes, ranks, trained);
     let mut plan = Plan {
         parameters: all,
         trained_parameters: trained,
@@ -187,20 +189,23 @@ struct Exchanged {
     /// embeddings.
     summed: usize,
     n_sums: usize,
-    /// Numbers that are gathered from the ranks, over all ranks: embeddings.
+    /// Numbers that are gathered from the ranks, over all ranks: embeddings, and updated weights if
+    /// the ranks share out the moments.
     gathered: usize,
     n_gathers: usize,
 }
 
 impl Exchanged {
-    fn new(config: &TrainConfig, sizes: &MmGemConfig, trained: usize) -> Self {
+    fn new(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, trained: usize) -> Self {
         let side = config.optim.batch_size * sizes.embed_dim;
         let (sums, gathers) = if contrasts(config) { (contrast_sides(config), 2) } else { (0, 0) };
+        // Owners send the weights that they have updated, which costs as much as gathering them.
+        let (weights, sends) = if config.optim.shard_moments { (trained, ranks) } else { (0, 0) };
         Self {
             summed: trained + sums * side,
             n_sums: 1 + sums,
-            gathered: gathers * side,
-            n_gathers: gathers,
+            gathered: gathers * side + weights,
+            n_gathers: gathers + sends,
         }
     }
 

@@ -1,11 +1,11 @@
-//! The sum of the gradients over the ranks.
+//! Exchanges the values of many parameters between the ranks.
 
 use burn::tensor::Tensor;
 use mmgem_collective::{Collective, CollectiveError};
 
 use super::optimizer::GradientMap;
 
-/// Values per all-reduce. Small gradients are combined, because each call waits for the network.
+/// Values per exchange. Small parameters are combined, because each call waits for the network.
 const BUCKET: usize = 16 << 20;
 
 /// Sums the gradients of all ranks, a bucket at a time. Every rank must have the same paths.
@@ -17,36 +17,47 @@ pub fn reduce_gradients(
         return Ok(gradients);
     }
     let mut reduced = GradientMap::new();
-    let mut bucket: Vec<(String, Tensor<1>)> = Vec::new();
-    let mut held = 0;
-    for (path, gradient) in gradients {
-        let [n] = gradient.dims();
-        if held > 0 && held + n > BUCKET {
-            reduce_bucket(group, std::mem::take(&mut bucket), &mut reduced)?;
-            held = 0;
-        }
-        held += n;
-        bucket.push((path, gradient));
-    }
-    reduce_bucket(group, bucket, &mut reduced)?;
+    in_buckets(
+        gradients,
+        |bucket| group.all_reduce_sum(bucket),
+        |path, sum| {
+            reduced.insert(path, sum);
+        },
+    )?;
     Ok(reduced)
 }
 
-fn reduce_bucket(
-    group: &dyn Collective,
-    bucket: Vec<(String, Tensor<1>)>,
-    reduced: &mut GradientMap,
+/// Passes values through `exchange`, a bucket at a time, and each result to `take`. Every rank must
+/// have the same paths and lengths.
+pub fn in_buckets(
+    values: impl IntoIterator<Item = (String, Tensor<1>)>,
+    exchange: impl Fn(Tensor<1>) -> Result<Tensor<1>, CollectiveError>,
+    mut take: impl FnMut(String, Tensor<1>),
 ) -> Result<(), CollectiveError> {
-    if bucket.is_empty() {
-        return Ok(());
+    let mut pass = |bucket: Vec<(String, Tensor<1>)>| {
+        if bucket.is_empty() {
+            return Ok(());
+        }
+        let (paths, parts): (Vec<String>, Vec<Tensor<1>>) = bucket.into_iter().unzip();
+        let lens: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
+        let exchanged = exchange(Tensor::cat(parts, 0))?;
+        let mut start = 0;
+        for (path, n) in paths.into_iter().zip(lens) {
+            take(path, exchanged.clone().narrow(0, start, n));
+            start += n;
+        }
+        Ok(())
+    };
+    let mut bucket = Vec::new();
+    let mut held = 0;
+    for (path, value) in values {
+        let [n] = value.dims();
+        if held > 0 && held + n > BUCKET {
+            pass(std::mem::take(&mut bucket))?;
+            held = 0;
+        }
+        held += n;
+        bucket.push((path, value));
     }
-    let (paths, parts): (Vec<String>, Vec<Tensor<1>>) = bucket.into_iter().unzip();
-    let lens: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
-    let sum = group.all_reduce_sum(Tensor::cat(parts, 0))?;
-    let mut start = 0;
-    for (path, n) in paths.into_iter().zip(lens) {
-        reduced.insert(path, sum.clone().narrow(0, start, n));
-        start += n;
-    }
-    Ok(())
+    pass(bucket)
 }

@@ -32,7 +32,7 @@ use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_
 use super::plan::flops_per_sample;
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
-use super::store::{RunState, Saved, Store};
+use super::store::{Moments, RunState, Saved, Store};
 
 /// Batches prepared ahead of the device.
 pub(crate) const AHEAD: usize = 3;
@@ -342,11 +342,13 @@ impl<'a> Run<'a> {
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
-        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim)?;
+        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim, &device.clone().inner())?;
         let mut state = RunState::default();
         if let Some(step) = newest {
-            (trainee, state) =
-                store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
+            (trainee, state) = store.load(step, trainee, &mut optimizer)?;
+        }
+        if config.optim.shard_moments && group.size() > 1 {
+            optimizer.shard(&trainee, group);
         }
         let cache = match &config.data.cache {
             Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),
@@ -563,7 +565,8 @@ impl<'a> Run<'a> {
             gradients
         };
         let trainee = self.trainee.take().expect("there between two steps");
-        self.trainee = Some(self.optimizer.step(trainee, gradients, step, &config.optim));
+        let trainee = self.optimizer.step(trainee, gradients, step, &config.optim);
+        self.trainee = Some(self.optimizer.share_weights(trainee, self.group)?);
         Ok(Done { record, updated: true })
     }
 
@@ -610,11 +613,18 @@ impl<'a> Run<'a> {
 
     /// Starts to write a checkpoint, on rank 0.
     fn save(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let n_parameters = self.optimizer.n_parameters();
+        let is_sharded = self.config.optim.shard_moments;
+        let tensors = match self.metrics.is_some() || is_sharded {
+            true => self.optimizer.to_tensors(self.group)?,
+            false => Vec::new(),
+        };
         let saved = (|| {
             let Some(metrics) = &mut self.metrics else { return Ok(None) };
             metrics.flush()?;
             let trainee = self.trainee.as_ref().expect("there between two steps");
-            let previous = self.store.save(trainee, &self.optimizer, &self.state)?;
+            let moments = Moments { tensors, n_parameters };
+            let previous = self.store.save(trainee, moments, &self.state)?;
             metrics.plot(self.config)?;
             Ok(previous)
         })();

@@ -155,9 +155,10 @@ struct Change {
 impl Change {
     fn is_allowed(&self) -> bool {
         const FREE_TABLES: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE_KEYS: [&str; 7] = [
+        const FREE_KEYS: [&str; 8] = [
             "data.repeat",
             "data.retry_secs",
+            "optim.shard_moments",
             "optim.steps",
             "optim.workers",
             "optim.micro_batch",

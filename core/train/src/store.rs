@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use burn::tensor::Device;
 use mmgem_core::checkpoint::{
     CheckpointError, Dtype, NamedTensor, Shards, load, named_tensors, to_safetensors,
 };
@@ -51,6 +50,14 @@ pub struct Store {
     writing: Option<JoinHandle<Result<Saved, FolderError>>>,
 }
 
+/// The optimizer's moments, copied to the host.
+pub struct Moments {
+    /// As [`OptimizerGroups::to_tensors`] returns them.
+    pub tensors: Vec<NamedTensor>,
+    /// Number of parameters that have moments.
+    pub n_parameters: usize,
+}
+
 /// A checkpoint that is complete and on disk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Saved {
@@ -66,7 +73,7 @@ impl Store {
         Self { folder: out.join("checkpoints"), keep, writing: None }
     }
 
-    /// Copies weights, moments and state to the host, and starts a thread that writes them. Waits
+    /// Copies weights and state to the host, and starts a thread that writes them and the moments. Waits
     /// for the previous checkpoint first.
     ///
     /// # Errors
@@ -74,7 +81,7 @@ impl Store {
     pub fn save(
         &mut self,
         trainee: &Trainee,
-        optimizer: &OptimizerGroups,
+        moments: Moments,
         state: &RunState,
     ) -> Result<Option<Saved>, FolderError> {
         let previous = self.wait()?;
@@ -84,8 +91,7 @@ impl Store {
         }
         let snapshot = Snapshot {
             weights: named_tensors(trainee),
-            moments: optimizer.to_tensors(),
-            n_parameters: optimizer.n_parameters(),
+            moments,
             state: serde_json::to_vec_pretty(state).expect("a plain struct serializes"),
         };
         let step = state.step;
@@ -229,7 +235,6 @@ impl Store {
         step: usize,
         trainee: Trainee,
         optimizer: &mut OptimizerGroups,
-        device: &Device,
     ) -> Result<(Trainee, RunState), FolderError> {
         let folder = self.path(step);
         let at = |cause: CheckpointError| FolderError::Checkpoint { cause, folder: folder.clone() };
@@ -240,7 +245,7 @@ impl Store {
         let path = folder.join(MOMENTS);
         let bytes = read(&path)?;
         let moments = Shards::new(&[(MOMENTS, &bytes)]).map_err(at)?;
-        if let Err(cause) = optimizer.load(&trainee, &moments, device) {
+        if let Err(cause) = optimizer.load(&trainee, &moments) {
             // Without the hint, which is about a model.
             let cause = cause.to_string();
             let cause = cause.split("\n").next().unwrap_or_default();
@@ -262,16 +267,15 @@ impl Store {
 /// A checkpoint in the host's memory.
 struct Snapshot {
     weights: Vec<NamedTensor>,
-    moments: Vec<NamedTensor>,
-    n_parameters: usize,
+    moments: Moments,
     state: Vec<u8>,
 }
 
 impl Snapshot {
     /// Names and bytes of its files.
     fn files(self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
-        let count = (N_PARAMETERS.to_owned(), self.n_parameters.to_string());
-        let Self { weights, moments, state, .. } = self;
+        let Self { weights, moments: Moments { tensors: moments, n_parameters }, state } = self;
+        let count = (N_PARAMETERS.to_owned(), n_parameters.to_string());
         let files: [(&str, Box<dyn FnOnce() -> Vec<u8>>); 3] = [
             (WEIGHTS, Box::new(move || to_safetensors(&weights, Dtype::F32, None))),
             (MOMENTS, Box::new(move || to_safetensors(&moments, Dtype::F32, Some([count].into())))),
