@@ -328,6 +328,8 @@ impl<'a> Run<'a> {
             (trainee, state) =
                 store.load(step, trainee, &mut optimizer, &device.clone().inner())?;
         }
+        // As after each step: a model may come with a temperature beyond its bounds.
+        trainee.model.clamp_logit_scale();
         let cache = match &config.data.cache {
             Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),
             None => None,
@@ -517,7 +519,7 @@ impl<'a> Run<'a> {
         let StepGradient { losses, total: loss, gradients } =
             gradient(self.trainee(), batch, &context, self.group)?;
         self.norm = global_norm(&gradients);
-        let log_scale = floats_now(self.trainee().model.clamped_logit_scale().inner())[0];
+        let log_scale = floats_now(self.trainee().model.logit_scale.val().inner())[0];
         let mut record = json!({
             "step": step + 1,
             "loss": loss,
@@ -541,7 +543,9 @@ impl<'a> Run<'a> {
             gradients
         };
         let trainee = self.trainee.take().expect("there between two steps");
-        self.trainee = Some(self.optimizer.step(trainee, gradients, step, &config.optim));
+        let mut trainee = self.optimizer.step(trainee, gradients, step, &config.optim);
+        trainee.model.clamp_logit_scale();
+        self.trainee = Some(trainee);
         Ok(Done { record, loss, updated: true })
     }
 

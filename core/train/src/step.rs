@@ -314,7 +314,7 @@ impl Trainee {
         let patches = rows(patches.clone(), &part.phrase_photos());
         let shares = part.phrase_shares(device);
         // Detached, because only the contrastive loss sets the temperature.
-        let logit_scale = self.model.clamped_logit_scale().detach();
+        let logit_scale = self.model.logit_scale.val().detach();
         grounding_loss(self.model.patch_embed(patches, Stage::Two), text_embed, shares, logit_scale)
     }
 
@@ -675,7 +675,7 @@ fn global_contrast(
         text_hashes: Vec::new(),
     });
     let text_hashes = config.ignore_same_texts.then_some(&text_hashes[..]);
-    let log_scale = trainee.model.clamped_logit_scale();
+    let log_scale = trainee.model.logit_scale.val();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
     let own = Embeddings { visual, text, text_hashes, text_learns: text_learns(config) };
