@@ -1,6 +1,7 @@
 //! Training runs of a tiny model: which weights learn, resuming, and damaged data.
 
 mod cache;
+mod collapse;
 mod contrast;
 mod damage;
 mod disk;

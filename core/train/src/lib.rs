@@ -5,6 +5,7 @@ mod cache;
 mod config;
 mod contrast;
 mod data;
+mod health;
 mod metrics;
 mod optimizer;
 mod plan;
@@ -24,6 +25,7 @@ pub use config::{
 };
 pub use contrast::{Contrast, Embeddings, contrast};
 pub use data::{Batch, BatchPart, Batches};
+pub use health::Sign;
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{Plan, plan, plan_run};

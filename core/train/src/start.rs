@@ -146,12 +146,13 @@ struct Change {
 impl Change {
     fn is_allowed(&self) -> bool {
         const FREE_TABLES: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE_KEYS: [&str; 5] = [
+        const FREE_KEYS: [&str; 6] = [
             "optim.steps",
             "optim.workers",
             "optim.micro_batch",
             "optim.recompute",
             "optim.max_bad_steps",
+            "optim.chance_steps",
         ];
         let float = |value: &Option<toml::Value>| {
             value

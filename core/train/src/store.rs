@@ -9,6 +9,7 @@ use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+use super::health::Signs;
 use super::optimizer::OptimizerGroups;
 use super::step::Trainee;
 
@@ -27,6 +28,22 @@ pub struct RunState {
     pub empty_steps: usize,
     /// Seconds of training so far.
     pub seconds: f64,
+    /// Loss and gradient norm of the newest step that updated the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<LossAndNorm>,
+    /// Signs of a collapse, and the step at which each began.
+    #[serde(default, skip_serializing_if = "Signs::is_empty")]
+    pub signs: Signs,
+}
+
+/// Loss and gradient norm of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossAndNorm {
+    /// Weighted sum of the losses.
+    pub loss: f64,
+    /// Norm of the whole gradient.
+    pub grad_norm: f64,
 }
 
 /// Key in the header of `optimizer.safetensors`: the number of parameters with moments.
@@ -44,12 +61,14 @@ impl Store {
         Self { folder: out.join("checkpoints"), keep }
     }
 
-    /// Writes a checkpoint to a temporary folder, then renames it.
+    /// Writes a checkpoint to a temporary folder, then renames it. Then removes old ones, but not
+    /// the newest one from before `trouble`.
     pub fn save(
         &self,
         trainee: &Trainee,
         optimizer: &OptimizerGroups,
         state: &RunState,
+        trouble: Option<usize>,
     ) -> Result<(), FolderError> {
         create_dir(&self.folder)?;
         let name = format!("step-{:08}", state.step);
@@ -80,10 +99,25 @@ impl Store {
         }
         written?;
         let steps = self.steps();
-        for step in &steps[..steps.len().saturating_sub(self.keep)] {
+        let before = trouble.and_then(|since| steps.iter().rfind(|step| **step < since));
+        let old = &steps[..steps.len().saturating_sub(self.keep)];
+        for step in old.iter().filter(|step| before != Some(*step)) {
             let _ = fs::remove_dir_all(self.path(*step));
         }
         Ok(())
+    }
+
+    /// The newest checkpoint from before step `since` whose loss and gradient were sound, with its
+    /// state.
+    pub fn before(&self, since: usize) -> Option<(PathBuf, RunState)> {
+        let state = |step: &usize| {
+            let folder = self.path(*step);
+            let state: RunState =
+                serde_json::from_slice(&read(&folder.join("state.json")).ok()?).ok()?;
+            let is_sound = state.newest.is_none_or(|newest| newest.grad_norm > 0.0);
+            is_sound.then_some((folder, state))
+        };
+        self.steps().iter().rev().filter(|step| **step < since).find_map(state)
     }
 
     /// Steps of the complete checkpoints, oldest first.
