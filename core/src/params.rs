@@ -1,7 +1,9 @@
 //! Walks the parameters of a module: visits or maps each one by its path.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients, Tensor};
+#[cfg(feature = "autodiff")]
+use burn::tensor::Gradients;
+use burn::tensor::{Device, Tensor};
 
 use crate::checkpoint::names::{module_path, param_id};
 
@@ -36,6 +38,7 @@ impl ParamRef<'_> {
     }
 
     /// Removes its gradient from `gradients`; row by row.
+    #[cfg(feature = "autodiff")]
     pub fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         self.param.take_gradient(gradients)
     }
@@ -68,6 +71,7 @@ trait AnyRank {
     fn is_trained(&self) -> bool;
     fn device(&self) -> Device;
     fn values(&self) -> Tensor<1>;
+    #[cfg(feature = "autodiff")]
     fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>>;
 }
 
@@ -84,6 +88,7 @@ impl<const D: usize> AnyRank for Param<Tensor<D>> {
         flat(self.val())
     }
 
+    #[cfg(feature = "autodiff")]
     fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         self.val().grad_remove(gradients).map(flat)
     }

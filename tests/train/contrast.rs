@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData, s};
 use mmgem_collective::{Collective, Single};
-use mmgem_core::loss::{contrastive_logits, contrastive_loss, sigmoid_loss};
+use mmgem_core::loss::{PairBlock, contrastive_logits, contrastive_loss, sigmoid_loss};
 use mmgem_core::model::mmgem::normalize;
 use mmgem_train::{Contrast, ContrastiveLoss, Embeddings, contrast};
 
@@ -149,4 +149,32 @@ fn a_text_is_not_held_against_its_copy_on_another_rank() {
     };
     assert!(loss([7, 7]).abs() < 1e-6, "{}", loss([7, 7]));
     assert!(loss([7, 8]) > 1.0, "{}", loss([7, 8]));
+}
+
+#[test]
+fn equal_embeddings_have_no_spread_and_the_loss_of_chance() {
+    let n = 9;
+    let same = |seed| unit_rows(1, 16, seed).repeat_dim(0, n);
+    let (visual, text) = (same(1), same(2));
+    let own = Embeddings {
+        visual: visual.clone(),
+        text: text.clone(),
+        text_hashes: None,
+        text_learns: true,
+    };
+    let found = contrasted(ContrastiveLoss::InfoNce, &own, &[n], &Single);
+    assert!((found.loss - ContrastiveLoss::InfoNce.of_chance(n)).abs() < 1e-5, "{}", found.loss);
+    assert!(found.spread.iter().all(|spread| *spread < 1e-12), "{:?}", found.spread);
+
+    // The best bias gives each pair the probability 1/n.
+    let cosine = (visual * text).slice(s![0..1]).sum().into_scalar::<f32>();
+    let bias = one(-((n - 1) as f32).ln() - LOG_SCALE.exp() * cosine);
+    let loss = ContrastiveLoss::Siglip;
+    let rows = |block: &PairBlock| loss.of_rows(block);
+    let found = contrast(rows, &own, one(LOG_SCALE), Some(bias), &[n], &Single).expect("one rank");
+    assert!((found.loss - loss.of_chance(n)).abs() < 1e-5, "{}", found.loss);
+
+    let own = Embeddings { visual: unit_rows(n, 16, 1), text: unit_rows(n, 16, 2), ..own };
+    let found = contrasted(loss, &own, &[n], &Single);
+    assert!(found.spread.iter().all(|spread| (0.5..1.0).contains(spread)), "{:?}", found.spread);
 }

@@ -7,6 +7,7 @@
 )]
 
 mod cache;
+mod collapse;
 mod contrast;
 mod damage;
 mod disk;

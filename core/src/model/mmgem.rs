@@ -249,9 +249,29 @@ impl MmGem {
         self.llm.forward_embeds(embeds).slice(s![.., n_prefix - 1..])
     }
 
-    /// The log of the inverse temperature, clamped to `logit_scale_max` (τ ≥ 0.01 in the presets).
+    /// The log of the inverse temperature that a stored model has, at most `logit_scale_max`
+    /// (τ ≥ 0.01 in the presets). A file may hold a larger value.
+    ///
+    /// Training uses the parameter itself, which [`Self::clamp_logit_scale`] bounds.
     pub fn clamped_logit_scale(&self) -> Tensor<1> {
         self.logit_scale.val().clamp_max(self.logit_scale_max)
+    }
+
+    /// Clamps the parameter `logit_scale` to 0..=`logit_scale_max`, as open_clip does after each
+    /// step. A clamp in the forward pass would stop its gradient beyond the bound.
+    ///
+    /// The model must be on an autodiff device.
+    pub fn clamp_logit_scale(&mut self) {
+        let is_trained = self.logit_scale.is_require_grad();
+        let (id, value, mapper) = self.logit_scale.clone().consume();
+        let value = Tensor::from_inner(value.inner().clamp(0.0, self.logit_scale_max));
+        let value = if is_trained { value.require_grad() } else { value };
+        self.logit_scale = Param::from_mapped_value(id, value, mapper);
+    }
+
+    /// Upper bound of `logit_scale`.
+    pub fn logit_scale_max(&self) -> f64 {
+        self.logit_scale_max
     }
 }
 

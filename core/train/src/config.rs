@@ -109,6 +109,15 @@ impl ContrastiveLoss {
             Self::Siglip => sigmoid_loss_of_rows(block),
         }
     }
+
+    /// The loss over `n` pairs of a model that cannot tell them apart, at the best bias.
+    pub fn of_chance(self, n: usize) -> f64 {
+        let n = n as f64;
+        match self {
+            Self::InfoNce => 2.0 * n.ln(),
+            Self::Siglip => n.ln() - (n - 1.0) * (-1.0 / n).ln_1p(),
+        }
+    }
 }
 
 /// The source of a run's weights: `from` a folder, or `config` with `tokenizer_text` or
@@ -336,9 +345,15 @@ pub struct OptimConfig {
     /// Added to the denominator of Adam's update.
     #[serde(default = "lamb_epsilon", skip_serializing_if = "is_lamb_epsilon")]
     pub epsilon: f32,
-    /// Consecutive steps that may be skipped because of a loss or gradient that is not finite.
+    /// Consecutive steps that may be skipped because of a loss or gradient that is not finite. Also
+    /// the steps that a collapse may last after its warning: equal embeddings of all images or all
+    /// texts, a zero gradient, a temperature of 1, or `chance_steps`.
     #[serde(default = "ten")]
     pub max_bad_steps: usize,
+    /// Consecutive steps after the warm-up whose contrastive loss is within 0.5 % of a model's that
+    /// cannot tell pairs apart, before a warning. 0 turns this check off.
+    #[serde(default = "thousand")]
+    pub chance_steps: usize,
 }
 
 /// The course of the learning rate after the warm-up.

@@ -24,6 +24,9 @@ pub struct Contrast {
     pub log_scale_gradient: f64,
     /// Its share of the derivative with respect to the bias; 0 if the loss has none.
     pub bias_gradient: f64,
+    /// Variance of the embeddings of all ranks' images and texts: the mean squared distance from
+    /// their mean. 0 means that all are equal.
+    pub spread: [f64; 2],
     /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
     pub visual_gradient: Tensor<2>,
     /// Gradient of its text embeddings, `[rows, embed_dim]`, if they learn.
@@ -104,10 +107,21 @@ pub fn contrast(
     }
     let visual_gradient = visual.of_own_rows(first, n_own, group)?;
     let text_gradient = text.map(|text| text.of_own_rows(first, n_own, group)).transpose()?;
-    let sums = floats_now(Tensor::cat(sums.to_vec(), 0));
-    let [loss, log_scale_gradient, bias_gradient] =
+    let distances = [all_visual, all_text].map(|all| {
+        let mean = all.clone().mean_dim(0);
+        (all - mean).square().sum()
+    });
+    let sums = floats_now(Tensor::cat([&sums[..], &distances].concat(), 0));
+    let [loss, log_scale_gradient, bias_gradient, of_visual, of_text] =
         std::array::from_fn(|at| f64::from(sums[at]) / n as f64);
-    Ok(Contrast { loss, log_scale_gradient, bias_gradient, visual_gradient, text_gradient })
+    Ok(Contrast {
+        loss,
+        log_scale_gradient,
+        bias_gradient,
+        spread: [of_visual, of_text],
+        visual_gradient,
+        text_gradient,
+    })
 }
 
 /// A leaf of a new graph.

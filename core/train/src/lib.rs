@@ -7,6 +7,7 @@ mod contrast;
 mod data;
 mod duplicates;
 mod groups;
+mod health;
 mod metrics;
 mod optimizer;
 mod ownership;
@@ -28,6 +29,7 @@ pub use config::{
 };
 pub use contrast::{Contrast, Embeddings, contrast};
 pub use data::{Batch, BatchPart, Batches};
+pub use health::Sign;
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{ClusterPlan, Plan, plan, plan_run};

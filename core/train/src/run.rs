@@ -27,12 +27,15 @@ use serde_json::{Value, json};
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
+use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
-use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
-use super::plan::flops_per_sample;
+use super::optimizer::{
+    OptimizerGroups, checksum, freeze, global_norm, is_trained, learning_rate, scale,
+};
+use super::plan::{contrasts, flops_per_sample};
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
-use super::store::{Moments, RunState, Saved, Store};
+use super::store::{LossAndNorm, Moments, RunState, Saved, Store};
 
 /// Batches prepared ahead of the device.
 pub(crate) const AHEAD: usize = 3;
@@ -77,14 +80,27 @@ pub enum TrainError {
     },
     /// The resumed run was started with another config.
     #[error(
-        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up, and paths to the same files; choose another `out` for a new run"
+        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, chance_steps, shard_moments, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up, and paths to the same files; choose another `out` for a new run"
     )]
     OtherConfig(String),
     /// Too many consecutive steps had a loss or gradient that is not finite.
-    #[error(
-        "{0} steps in a row had a loss or gradient that is not finite\n  hint: lower the learning rates or raise warmup_steps and go on with --resume; the newest checkpoint is from before"
-    )]
-    Diverged(usize),
+    #[error("{steps} steps in a row had a loss or gradient that is not finite\n  hint: {advice}")]
+    Diverged {
+        /// Consecutive steps without an update.
+        steps: usize,
+        /// The checkpoint to go on from.
+        advice: String,
+    },
+    /// The numbers are finite, but the run no longer learns.
+    #[error("the run has collapsed: {} since step {since}\n  hint: {advice}", .sign.describe())]
+    Collapsed {
+        /// The sign of it.
+        sign: Sign,
+        /// Step at which the sign began.
+        since: usize,
+        /// The checkpoint to go on from.
+        advice: String,
+    },
     /// Every step of the run had a loss or gradient that is not finite.
     #[error(
         "nothing was learned: none of the {0} steps had a finite loss and gradient\n  hint: lower the learning rates, train in f32 (optim.compute_dtype), and check that the initial weights are finite (mmgem info)"
@@ -350,6 +366,8 @@ impl<'a> Run<'a> {
         if config.optim.shard_moments && group.size() > 1 {
             optimizer.shard(&trainee, group);
         }
+        // As after each step: a model may come with a temperature beyond its bounds.
+        trainee.model.clamp_logit_scale();
         let cache = match &config.data.cache {
             Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),
             None => None,
@@ -454,9 +472,10 @@ impl<'a> Run<'a> {
             report(Progress::Step { step: step + 1, steps, record: done.record });
         }
         self.warn_of_waiting(seconds, &reports, report);
-        if self.bad_in_a_row > self.config.optim.max_bad_steps {
-            return Err(TrainError::Diverged(self.bad_in_a_row));
+        if self.group.rank() == 0 {
+            done.signs.iter().for_each(|sign| report(Progress::Note(self.warning_of(*sign))));
         }
+        self.check_learning()?;
         let last = self.state.step == steps;
         self.check_usable(&batch, last)?;
 
@@ -529,7 +548,7 @@ impl<'a> Run<'a> {
             self.empty_in_a_row += 1;
             self.state.empty_steps += 1;
             let record = json!({ "step": step + 1, "empty_steps": self.state.empty_steps });
-            return Ok(Done { record, updated: false });
+            return Ok(Done::without_update(record));
         }
         self.empty_in_a_row = 0;
         let context = StepContext {
@@ -538,10 +557,10 @@ impl<'a> Run<'a> {
             device: &self.device,
             totals: &reports.totals,
         };
-        let StepGradient { losses, total: loss, gradients } =
+        let StepGradient { losses, total: loss, gradients, spread } =
             gradient(self.trainee(), batch, &context, self.group)?;
         self.norm = global_norm(&gradients);
-        let log_scale = floats_now(self.trainee().model.clamped_logit_scale().inner())[0];
+        let log_scale = floats_now(self.trainee().model.logit_scale.val().inner())[0];
         let mut record = json!({
             "step": step + 1,
             "loss": loss,
@@ -550,15 +569,22 @@ impl<'a> Run<'a> {
             "lr_heads": learning_rate("h1.weight", step, &config.optim),
             "lr_towers": learning_rate("llm.", step, &config.optim),
         });
-        for (name, value) in losses {
-            record[name] = json!(value);
+        for (name, value) in &losses {
+            record[*name] = json!(value);
+        }
+        if let Some([image, text]) = spread {
+            record["image_spread"] = json!(image);
+            record["text_spread"] = json!(text);
         }
         if !(loss.is_finite() && self.norm.is_finite()) {
             self.bad_in_a_row += 1;
             self.state.bad_steps += 1;
-            return Ok(Done { record, updated: false });
+            return Ok(Done::without_update(record));
         }
         self.bad_in_a_row = 0;
+        self.state.newest = Some(LossAndNorm { loss, grad_norm: self.norm });
+        let n_pairs = reports.totals.rows.iter().sum();
+        let signs = self.observe(n_pairs, &losses, spread, log_scale);
         let gradients = if self.norm > config.optim.clip_norm {
             scale(gradients, config.optim.clip_norm / self.norm)
         } else {
@@ -566,8 +592,99 @@ impl<'a> Run<'a> {
         };
         let trainee = self.trainee.take().expect("there between two steps");
         let trainee = self.optimizer.step(trainee, gradients, step, &config.optim);
-        self.trainee = Some(self.optimizer.share_weights(trainee, self.group)?);
-        Ok(Done { record, updated: true })
+        let mut trainee = self.optimizer.share_weights(trainee, self.group)?;
+        trainee.model.clamp_logit_scale();
+        self.trainee = Some(trainee);
+        Ok(Done { record, updated: true, signs })
+    }
+
+    /// Updates the signs of a collapse, and returns those to report.
+    fn observe(
+        &mut self,
+        n_pairs: usize,
+        losses: &[(&str, f64)],
+        spread: Option<[f64; 2]>,
+        log_scale: f32,
+    ) -> Vec<Sign> {
+        let (config, step) = (self.config, self.state.step + 1);
+        let loss_emb = losses.iter().find(|(name, _)| *name == "loss_emb").map(|(_, value)| *value);
+        let has_pairs = n_pairs > 1;
+        let max = self.trainee().model.logit_scale_max() as f32;
+        let vitals = Vitals {
+            grad_norm: self.norm,
+            spread: spread.filter(|_| has_pairs),
+            contrast: loss_emb
+                .filter(|_| has_pairs && step > config.optim.warmup_steps)
+                // Pairs that are left out lower the loss of chance.
+                .filter(|_| !config.ignore_same_texts)
+                .map(|loss| [loss, config.contrastive_loss.of_chance(n_pairs)]),
+            log_scale: (contrasts(config) && is_trained("logit_scale", config))
+                .then_some([log_scale.into(), max.into()]),
+        };
+        let limits = self.limits();
+        observe(&mut self.state.signs, step, &vitals, &limits)
+    }
+
+    fn limits(&self) -> Limits {
+        let optim = &self.config.optim;
+        Limits { chance_steps: optim.chance_steps, max_bad_steps: optim.max_bad_steps }
+    }
+
+    /// The warning of a sign that has begun.
+    fn warning_of(&self, sign: Sign) -> String {
+        let since = self.state.signs.get(&sign).copied().unwrap_or(self.state.step);
+        let consequence = match sign.ends_run() {
+            true => format!(
+                "the run ends after {} further such steps in a row (optim.max_bad_steps)",
+                self.config.optim.max_bad_steps
+            ),
+            false => "large runs often stay there".to_owned(),
+        };
+        format!("warning: {} since step {since}; {consequence}", sign.describe())
+    }
+
+    /// Fails after too many consecutive steps that were not finite, or that show a collapse.
+    fn check_learning(&mut self) -> Result<(), TrainError> {
+        let (steps, step) = (self.bad_in_a_row, self.state.step);
+        let is_over = steps > self.config.optim.max_bad_steps
+            || fatal(&self.state.signs, step, &self.limits()).is_some();
+        if is_over {
+            // The checkpoint that is being written may be the one to advise. A failure to write it
+            // matters less than the error below.
+            let _ = self.store.wait();
+        }
+        if steps > self.config.optim.max_bad_steps {
+            let advice = self.advice(step + 1 - steps);
+            return Err(TrainError::Diverged { steps, advice });
+        }
+        match fatal(&self.state.signs, step, &self.limits()) {
+            Some((sign, since)) => {
+                Err(TrainError::Collapsed { sign, since, advice: self.advice(since) })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Advises how to go on after trouble that began in step `since`.
+    fn advice(&self, since: usize) -> String {
+        let milder = "lower the learning rates or raise warmup_steps";
+        let Some((folder, state)) = self.store.before(since) else {
+            return format!(
+                "no checkpoint is from before; {milder} and start again in another `out`"
+            );
+        };
+        let numbers = state.newest.map_or(String::new(), |newest| {
+            format!(" (loss {:.3}, gradient norm {:.3})", newest.loss, newest.grad_norm)
+        });
+        let newer = match self.store.steps().last() {
+            Some(last) if *last > state.step => ", remove the newer checkpoints",
+            _ => "",
+        };
+        format!(
+            "the checkpoint of step {}{numbers} is from before; {milder}{newer} and go on with --resume\n  folder: {}",
+            state.step,
+            folder.display()
+        )
     }
 
     /// Fails if no sample was usable for a whole epoch or for too many consecutive steps. After the
@@ -619,12 +736,14 @@ impl<'a> Run<'a> {
             true => self.optimizer.to_tensors(self.group)?,
             false => Vec::new(),
         };
+        let limits = self.limits();
         let saved = (|| {
             let Some(metrics) = &mut self.metrics else { return Ok(None) };
             metrics.flush()?;
             let trainee = self.trainee.as_ref().expect("there between two steps");
+            let trouble = trouble_since(&self.state.signs, self.state.step, &limits);
             let moments = Moments { tensors, n_parameters };
-            let previous = self.store.save(trainee, moments, &self.state)?;
+            let previous = self.store.save(trainee, moments, &self.state, trouble)?;
             metrics.plot(self.config)?;
             Ok(previous)
         })();
@@ -693,6 +812,14 @@ impl<'a> Run<'a> {
 struct Done {
     record: Value,
     updated: bool,
+    /// Signs of a collapse to report.
+    signs: Vec<Sign>,
+}
+
+impl Done {
+    fn without_update(record: Value) -> Self {
+        Self { record, updated: false, signs: Vec::new() }
+    }
 }
 
 /// Seconds since 1970, for plots over time.

@@ -155,7 +155,7 @@ struct Change {
 impl Change {
     fn is_allowed(&self) -> bool {
         const FREE_TABLES: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE_KEYS: [&str; 8] = [
+        const FREE_KEYS: [&str; 9] = [
             "data.repeat",
             "data.retry_secs",
             "optim.shard_moments",
@@ -164,6 +164,7 @@ impl Change {
             "optim.micro_batch",
             "optim.recompute",
             "optim.max_bad_steps",
+            "optim.chance_steps",
         ];
         let float = |value: &Option<toml::Value>| {
             value

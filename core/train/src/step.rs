@@ -64,6 +64,8 @@ pub struct StepGradient {
     pub losses: Vec<(&'static str, f64)>,
     /// Weighted sum of the losses.
     pub total: f64,
+    /// Variance of the embeddings of images and of texts, if the recipe has a contrastive loss.
+    pub spread: Option<[f64; 2]>,
     /// Gradient of the sum.
     pub gradients: GradientMap,
 }
@@ -314,7 +316,7 @@ impl Trainee {
         let patches = rows(patches.clone(), &part.phrase_photos());
         let shares = part.phrase_shares(device);
         // Detached, because only the contrastive loss sets the temperature.
-        let logit_scale = self.model.clamped_logit_scale().detach();
+        let logit_scale = self.model.logit_scale.val().detach();
         grounding_loss(self.model.patch_embed(patches, Stage::Two), text_embed, shares, logit_scale)
     }
 
@@ -427,7 +429,7 @@ pub fn gradient(
 ) -> Result<StepGradient, CollectiveError> {
     let config = context.config;
     let parts = batch.split(config.optim.workers);
-    let mut step = StepGradient { losses: Vec::new(), total: 0.0, gradients: GradientMap::new() };
+    let mut step = StepGradient::default();
     thread::scope(|scope| {
         let work = |part| {
             let (pairs_sender, pairs_receiver) = channel();
@@ -652,7 +654,7 @@ impl Worker<'_> {
             };
             tape.unwrap_or_default().backward(&surrogate, take);
         }
-        StepGradient { losses, total, gradients }
+        StepGradient { losses, total, gradients, spread: None }
     }
 }
 
@@ -675,7 +677,7 @@ fn global_contrast(
         text_hashes: Vec::new(),
     });
     let text_hashes = config.ignore_same_texts.then_some(&text_hashes[..]);
-    let log_scale = trainee.model.clamped_logit_scale();
+    let log_scale = trainee.model.logit_scale.val();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
     let own = Embeddings { visual, text, text_hashes, text_learns: text_learns(config) };
@@ -684,6 +686,7 @@ fn global_contrast(
         contrast(loss, &own, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
     step.losses.push(("loss_emb", contrast.loss));
     step.total += contrast.loss;
+    step.spread = Some(contrast.spread);
     let mut backward = |value: Tensor<1>, gradient: f64| {
         if value.is_tracked() {
             let mut gradients = (value * gradient).backward();
@@ -740,7 +743,8 @@ impl StepGradient {
         // A rank without samples lacks some losses and gradients, so the ranks first exchange which
         // ones exist.
         let shapes = trained_shapes(trainee);
-        let mut own = vec![self.total];
+        let [visual, text] = self.spread.unwrap_or_default();
+        let mut own = vec![self.total, visual, text];
         for name in LOSSES {
             let found = self.losses.iter().find(|(known, _)| *known == name);
             own.extend([
@@ -755,9 +759,11 @@ impl StepGradient {
         let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
 
         self.total = sum(0);
-        let losses = LOSSES.iter().enumerate().filter(|(idx, _)| sum(1 + 2 * idx) > 0.0);
-        self.losses = losses.map(|(idx, name)| (*name, sum(2 + 2 * idx))).collect();
-        let first = 1 + 2 * LOSSES.len();
+        // Rank 0's, so that all ranks act on the same numbers.
+        self.spread = self.spread.map(|_| [ranks[0][1], ranks[0][2]]);
+        let losses = LOSSES.iter().enumerate().filter(|(idx, _)| sum(3 + 2 * idx) > 0.0);
+        self.losses = losses.map(|(idx, name)| (*name, sum(4 + 2 * idx))).collect();
+        let first = 3 + 2 * LOSSES.len();
         let device = trainee.model.logit_scale.val().inner().device();
         for (idx, (path, n)) in shapes.into_iter().enumerate() {
             if sum(first + idx) > 0.0 {

@@ -13,6 +13,7 @@ use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+use super::health::Signs;
 use super::optimizer::OptimizerGroups;
 use super::step::Trainee;
 
@@ -31,6 +32,22 @@ pub struct RunState {
     pub empty_steps: usize,
     /// Seconds of training so far.
     pub seconds: f64,
+    /// Loss and gradient norm of the newest step that updated the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<LossAndNorm>,
+    /// Signs of a collapse, and the step at which each began.
+    #[serde(default, skip_serializing_if = "Signs::is_empty")]
+    pub signs: Signs,
+}
+
+/// Loss and gradient norm of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossAndNorm {
+    /// Weighted sum of the losses.
+    pub loss: f64,
+    /// Norm of the whole gradient.
+    pub grad_norm: f64,
 }
 
 /// Key in the header of `optimizer.safetensors`: the number of parameters with moments.
@@ -73,8 +90,9 @@ impl Store {
         Self { folder: out.join("checkpoints"), keep, writing: None }
     }
 
-    /// Copies weights and state to the host, and starts a thread that writes them and the moments. Waits
-    /// for the previous checkpoint first.
+    /// Copies weights and state to the host, and starts a thread that writes them and the moments.
+    /// Waits for the previous checkpoint first. The newest checkpoint from before step `trouble`
+    /// stays, however many follow.
     ///
     /// # Errors
     /// If the previous checkpoint could not be written.
@@ -83,6 +101,7 @@ impl Store {
         trainee: &Trainee,
         moments: Moments,
         state: &RunState,
+        trouble: Option<usize>,
     ) -> Result<Option<Saved>, FolderError> {
         let previous = self.wait()?;
         let whole = self.path(state.step);
@@ -98,7 +117,7 @@ impl Store {
         let store = Self { folder: self.folder.clone(), keep: self.keep, writing: None };
         self.writing = Some(thread::spawn(move || {
             let started = Instant::now();
-            store.write(snapshot, &whole)?;
+            store.write(snapshot, &whole, trouble)?;
             Ok(Saved { step, seconds: started.elapsed().as_secs_f64() })
         }));
         Ok(previous)
@@ -121,8 +140,14 @@ impl Store {
         }
     }
 
-    /// Writes a checkpoint to a temporary folder, then renames it.
-    fn write(&self, snapshot: Snapshot, whole: &Path) -> Result<(), FolderError> {
+    /// Writes a checkpoint to a temporary folder, then renames it. Then removes old ones, but not
+    /// the newest one from before `trouble`.
+    fn write(
+        &self,
+        snapshot: Snapshot,
+        whole: &Path,
+        trouble: Option<usize>,
+    ) -> Result<(), FolderError> {
         create_dir(&self.folder)?;
         let temporary = whole.with_extension("tmp");
         let _ = fs::remove_dir_all(&temporary);
@@ -148,7 +173,9 @@ impl Store {
         }
         written?;
         let steps = self.steps();
-        for step in &steps[..steps.len().saturating_sub(self.keep)] {
+        let before = trouble.and_then(|since| steps.iter().rfind(|step| **step < since));
+        let old = &steps[..steps.len().saturating_sub(self.keep)];
+        for step in old.iter().filter(|step| before != Some(*step)) {
             let _ = fs::remove_dir_all(self.path(*step));
         }
         Ok(())
@@ -212,6 +239,18 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// The newest checkpoint from before step `since` whose loss and gradient were sound, with its
+    /// state.
+    pub fn before(&self, since: usize) -> Option<(PathBuf, RunState)> {
+        let state = |step: &usize| {
+            let folder = self.path(*step);
+            let state: RunState = serde_json::from_slice(&read(&folder.join(STATE)).ok()?).ok()?;
+            let is_sound = state.newest.is_none_or(|newest| newest.grad_norm > 0.0);
+            is_sound.then_some((folder, state))
+        };
+        self.steps().iter().rev().filter(|step| **step < since).find_map(state)
     }
 
     /// Steps of the complete checkpoints, oldest first.
