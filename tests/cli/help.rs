@@ -76,7 +76,9 @@ fn an_old_name_answers_and_names_the_new_one() {
         let captions =
             br#"[{"image_id": 7, "caption": "dogs"}, {"image_id": 8, "caption": "a car"}]"#;
         desk.write("captions.json", captions);
-        let toml = "recipe = 'stage1'\nout = 'run'\nmodel = { from = 'model' }\ndata = { shards = ['drawn/*.tar'] }";
+        let toml = "recipe = 'stage1'\nout = 'run'\nmodel = { from = 'model' }\n\
+            data = { shards = ['drawn/*.tar'] }\n\
+            optim = { batch_size = 4, steps = 5, lr_heads = 1e-3, lr_towers = 1e-3 }\n";
         desk.write("run.toml", toml.as_bytes());
     }
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("parity").display().to_string();
