@@ -14,6 +14,9 @@ use super::sources::Source;
 /// Most photos that are read. With more candidates, a part of the sizes stands for all.
 const MOST_READ: usize = 200_000;
 
+/// Most photos whose sizes are compared.
+const MOST_LISTED: usize = 5_000_000;
+
 /// Photos that two sources have in common.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Duplicates {
@@ -83,20 +86,17 @@ pub fn across(sources: &[Source]) -> Vec<Duplicates> {
 }
 
 impl Source {
-    /// Index and size in bytes of each photo; empty for commands.
-    fn photo_sizes(&self) -> Vec<(usize, usize)> {
+    /// Index and size in bytes of each photo with a wanted size; empty for commands.
+    fn photo_sizes(&self, is_wanted: impl Fn(usize) -> bool + Sync) -> Vec<(usize, usize)> {
+        let of = |idx: usize, size: usize| is_wanted(size).then_some((idx, size));
         match self {
             Self::Shards { samples, .. } => {
-                let size = |idx| Some((idx, samples.image_bytes(idx)?));
-                (0..samples.len()).filter_map(size).collect()
+                (0..samples.len()).filter_map(|idx| of(idx, samples.image_bytes(idx)?)).collect()
             }
-            Self::Genome { photos, .. } => {
-                let size = |idx| {
-                    let metadata = fs::metadata(photos.path(idx)).ok()?;
-                    Some((idx, metadata.len() as usize))
-                };
-                (0..photos.len()).into_par_iter().filter_map(size).collect()
-            }
+            Self::Genome { photos, .. } => (0..photos.len())
+                .into_par_iter()
+                .filter_map(|idx| of(idx, fs::metadata(photos.path(idx)).ok()?.len() as usize))
+                .collect(),
             Self::Streams { .. } => Vec::new(),
         }
     }

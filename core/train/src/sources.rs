@@ -368,7 +368,7 @@ impl Source {
     }
 
     /// Samples of an epoch, if they can be counted.
-    fn len(&self) -> Option<usize> {
+    pub(super) fn len(&self) -> Option<usize> {
         match self {
             Self::Shards { samples, .. } => Some(samples.len()),
             Self::Genome { photos, .. } => Some(photos.len()),

@@ -173,12 +173,17 @@ fn text_tower(prefix: &str, embed_dim: usize) -> Vec<NamedTensor> {
     tensors
 }
 
+/// f32 values with as few digits as give them back.
+fn numbers(values: [f32; 3]) -> Vec<f64> {
+    values.map(|value| value.to_string().parse().expect("a number in decimals")).to_vec()
+}
+
 fn open_clip_preprocess(config: &MmGemConfig) -> Value {
     json!({
         "size": config.vision.image_size(),
         "mode": "RGB",
-        "mean": config.image_mean,
-        "std": config.image_std,
+        "mean": numbers(config.image_mean),
+        "std": numbers(config.image_std),
         "interpolation": "bicubic",
         "resize_mode": match config.resize_mode {
             ResizeMode::Squash => "squash",
@@ -291,8 +296,8 @@ fn preprocessor(config: &MmGemConfig, kind: Kind) -> Value {
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
-        "image_mean": config.image_mean,
-        "image_std": config.image_std,
+        "image_mean": numbers(config.image_mean),
+        "image_std": numbers(config.image_std),
         "do_center_crop": is_cropped,
     });
     if is_cropped {
@@ -312,7 +317,7 @@ fn timm_lite(
     ];
     let published = lite::published_name(lite);
     let tensors = lite::to_timm(lite, visual)?;
-    let (mean, std) = (config.image_mean, config.image_std);
+    let (mean, std) = (numbers(config.image_mean), numbers(config.image_std));
     if layout == ForeignLayout::OpenClip {
         let Some(name) = published else {
             return Err(no_place(
