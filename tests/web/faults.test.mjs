@@ -8,7 +8,7 @@ import path from "node:path";
 import { after, before, describe, it } from "node:test";
 
 import {
-  MMGEM, ROOT, browse, chooseFiles, drawScenes, drop, missing, openPage, serve, serveStatic, settled,
+  MMGEM, ROOT, base64, browse, chooseFiles, drawScenes, drop, missing, openPage, serve, serveStatic, settled,
 } from "./harness.mjs";
 
 const N_SCENES = 24;
@@ -163,6 +163,27 @@ describe("the page, when something goes wrong", { skip: skip || false }, () => {
     await control.send("Storage.overrideQuotaForOrigin", { origin });
     await page.locator("#pause").click();
     await counted(page, "3 photos");
+  }));
+
+  it("takes no more photos of a folder when the user stops while it is read", inBrowser(async () => {
+    const page = await openFind();
+    await page.evaluate((photo) => {
+      const bytes = Uint8Array.from(atob(photo), (c) => c.charCodeAt(0));
+      const file = (name) => ({ kind: "file", getFile: async () => new File([bytes, name], name, { type: "image/jpeg" }) });
+      async function* entries() {
+        for (let n = 0; n < 250; n += 1) yield [`${n}.jpg`, file(`${n}.jpg`)];
+        await new Promise((resolve) => (window.goOn = resolve));
+        yield ["last.jpg", file("last.jpg")];
+      }
+      window.showDirectoryPicker = async () => ({ name: "slow", isSameEntry: async () => false, entries });
+    }, base64(files[0]));
+    await page.locator("#folder").click();
+    await page.locator("#stop").click();
+    await page.waitForFunction(() => document.getElementById("indexing").hidden);
+    await page.evaluate(() => window.goOn());
+    await page.waitForFunction(() => /^\d+ photos?$/.test(document.getElementById("count").textContent));
+    assert.equal(await page.locator("#indexing").isVisible(), false);
+    assert.equal(await page.locator(".notice.bad").count(), 0);
   }));
 
   it("works for this visit where the browser stores nothing", inBrowser(async () => {

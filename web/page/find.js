@@ -44,6 +44,8 @@ export class Find extends EventTarget {
   #removals = [];
   /** The line that offers to undo the last removal. @type {HTMLElement | undefined} */
   #offer;
+  /** Fingerprint of the model of the removals. */
+  #fingerprint = "";
   #searching = new AbortController();
   #scanning = new AbortController();
   /** @type {ReturnType<typeof setTimeout> | 0} */
@@ -59,7 +61,9 @@ export class Find extends EventTarget {
     this.#grid = new Grid(async (path) => (await loader.ready()).library.thumbnail(path));
     this.#grid.addEventListener("open", (event) => this.#view(/** @type {CustomEvent} */ (event).detail));
     loader.addEventListener("model", () => {
-      this.#forgetRemovals();
+      const fingerprint = loader.model?.info.fingerprint ?? "";
+      if (fingerprint !== this.#fingerprint) this.#forgetRemovals();
+      this.#fingerprint = fingerprint;
       this.#readLibrary();
     });
     loader.addEventListener("library", () => this.#follow());
@@ -160,6 +164,7 @@ export class Find extends EventTarget {
         }
       }
     } catch (error) {
+      if (signal.aborted) return this.#draw();
       notice(`The folder ${folder.name} cannot be read to its end. ${words(error)}`);
       this.#take(some);
       return this.#draw();
@@ -178,7 +183,8 @@ export class Find extends EventTarget {
       photo.path.startsWith(`${folder}/`) && !seen.has(photo.path) && !facts.has(factsOf(photo));
     const gone = [...this.#photos.values()].filter(isGone).map((photo) => photo.path);
     if (!gone.length) return;
-    await this.#forget(gone, `${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`);
+    const text = `${count(gone.length, "photo is", "photos are")} no longer in ${folder} and left the library.`;
+    await this.#forget(gone, text);
   }
 
   /** Removes photos from the library, and offers to undo it. @param {readonly string[]} paths @param {string} text */
@@ -201,6 +207,7 @@ export class Find extends EventTarget {
     this.#offer?.remove();
     const last = this.#removals[this.#removals.length - 1];
     $("viewer-undo").hidden = !last;
+    $("viewer-undo").title = last?.text ?? "";
     this.#offer = last && notice(last.text, { bad: false, undo: () => this.#undo() });
   }
 
@@ -248,7 +255,9 @@ export class Find extends EventTarget {
     const { handles, photos } = await fromDrop(transfer);
     this.#scanning = new AbortController();
     const { signal } = this.#scanning;
-    for (const handle of handles) await this.#scan(handle, signal);
+    for (const handle of handles) {
+      if (!signal.aborted) await this.#scan(handle, signal);
+    }
     if (photos.length || !handles.length) this.#takeAll(photos);
   }
 

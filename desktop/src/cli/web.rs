@@ -1,5 +1,6 @@
 //! `mmgem web`: serves the web page to this machine.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use httparse::Status;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::globals::Globals;
 use crate::library::default_library;
@@ -22,6 +23,7 @@ use crate::terminal::{note, print, print_json};
 #[command(after_help = "Examples:\n  \
     mmgem web\n  \
     mmgem web --port 8080 --no-open\n  \
+    mmgem web --model runs/large --offer runs/small\n  \
     mmgem web --dir ~/mmgem-page\n\n\
     `cargo web` in a checkout builds the page. An installed program looks for it in its data \
     folder, as mmgem/web. The server listens to this machine only (127.0.0.1), until Ctrl-C.")]
@@ -29,6 +31,10 @@ pub struct WebArgs {
     /// Folder of the built page [default: web/dist of the checkout, or an installed copy]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Another model folder for the page's list of models; repeat it for more. The page opens that
+    /// of --model first
+    #[arg(long, value_name = "DIR")]
+    offer: Vec<PathBuf>,
     /// Port to listen on; 0 picks a free one
     #[arg(long, value_name = "N", default_value_t = 7860)]
     port: u16,
@@ -38,28 +44,116 @@ pub struct WebArgs {
 }
 
 pub fn run(args: &WebArgs, globals: &Globals) -> Result<()> {
-    let dir = find_page(args.dir.as_deref())?;
+    let site = Site {
+        page: find_page(args.dir.as_deref())?,
+        models: offered_models(globals.model.as_deref(), &args.offer)?,
+    };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let listener = TcpListener::bind(address).map_err(|cause| {
         anyhow::anyhow!(
             "cannot listen on {address}: {cause}\n  hint: is the server already running? --port 0 picks a free port"
         )
     })?;
-    let url = format!("http://{}/", listener.local_addr().context("the server has no address")?);
+    let mut url =
+        format!("http://{}/", listener.local_addr().context("the server has no address")?);
+    if let (Some(_), Some(first)) = (&globals.model, site.models.first()) {
+        url += &format!("?model={}", first.url);
+    }
     if globals.json {
-        print_json(&json!({ "url": url, "dir": json_path(&dir) }))?;
+        print_json(&json!({ "url": url, "dir": json_path(&site.page) }))?;
     } else {
         print(&url)?;
     }
-    note(
-        globals.quiet,
-        format!("serving {} to this machine; press Ctrl-C to stop", printable_path(&dir)),
-    );
+    let page = printable_path(&site.page);
+    note(globals.quiet, format!("serving {page} to this machine; press Ctrl-C to stop"));
     if !args.no_open && open::that_detached(&url).is_err() {
         note(globals.quiet, "cannot start a browser; open the address in one");
     }
-    serve(&listener, dir)
+    serve(&listener, site)
 }
+
+/// The served folders.
+struct Site {
+    /// Folder of the page, canonical.
+    page: PathBuf,
+    models: Vec<OfferedModel>,
+}
+
+/// A model folder that the server offers to the page.
+struct OfferedModel {
+    /// Folder on disk, canonical.
+    folder: PathBuf,
+    /// Name for the user.
+    name: String,
+    /// URL of the folder, relative to the page.
+    url: String,
+    /// Size of its files.
+    bytes: u64,
+}
+
+/// The model of `--model`, then those of `--offer`.
+fn offered_models(first: Option<&Path>, others: &[PathBuf]) -> Result<Vec<OfferedModel>> {
+    let folders = first.into_iter().chain(others.iter().map(PathBuf::as_path));
+    folders.enumerate().map(|(at, folder)| OfferedModel::read(folder, at)).collect()
+}
+
+impl OfferedModel {
+    /// Lists the model's files, without reading them.
+    fn read(folder: &Path, at: usize) -> Result<OfferedModel> {
+        let entries = fs::read_dir(folder)
+            .with_context(|| format!("cannot list the model\n  folder: {}", shown(folder)))?;
+        let (mut names, mut bytes) = (Vec::new(), 0);
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_of_model(&name) {
+                bytes += fs::metadata(entry.path())?.len();
+                names.push(name);
+            }
+        }
+        let has_weights = names.iter().any(|name| name.ends_with(".safetensors"));
+        let missing = ["config.json", "tokenizer.json"]
+            .into_iter()
+            .find(|wanted| names.iter().all(|name| name != wanted))
+            .or((!has_weights).then_some("model.safetensors"));
+        if let Some(missing) = missing {
+            bail!(
+                "this is not a model folder: {missing} is missing\n  hint: give a folder that \
+                 `mmgem export` or `mmgem train` wrote\n  folder: {}",
+                shown(folder)
+            );
+        }
+        let folder = folder.canonicalize()?;
+        let name = folder.file_name().map_or_else(|| "model".into(), |name| shown(Path::new(name)));
+        // A URL escapes other characters.
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+        Ok(OfferedModel { folder, url: format!("models/here-{at}-{plain}/"), name, bytes })
+    }
+}
+
+/// Whether the page may fetch the file of a model folder.
+fn is_of_model(name: &str) -> bool {
+    let is_weights = name.starts_with("model") && name.ends_with(".safetensors");
+    let is_inside = !name.contains(['/', '\\']);
+    matches!(name, "config.json" | "tokenizer.json" | "model.safetensors.index.json")
+        || (is_weights && is_inside)
+}
+
+/// The list of models for the page: those offered here, then those of the built page.
+fn model_list(site: &Site) -> String {
+    let offered = site.models.iter().map(|OfferedModel { url, name, bytes, .. }| {
+        json!({ "folder": url, "name": name, "bytes": bytes })
+    });
+    let built = fs::read(site.page.join(MODEL_LIST)).ok();
+    let built: Option<Value> = built.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let built = built.as_ref().and_then(|list| list["models"].as_array());
+    let all: Vec<Value> = offered.chain(built.into_iter().flatten().cloned()).collect();
+    format!("{:#}\n", json!({ "format": "mmgem-models-1", "models": all }))
+}
+
+/// The list of models. `cargo web` writes it with the models of the page.
+const MODEL_LIST: &str = "models.json";
 
 /// Largest request head in bytes. A browser's is a tenth of it.
 const HEAD_LIMIT: u64 = 16 << 10;
@@ -71,28 +165,28 @@ const REST_LIMIT: u64 = 1 << 20;
 /// Answers each connection on its own thread. A write waits until the browser reads, and a browser
 /// may leave a file half read. With a fixed number of threads, as many such files would block all
 /// others.
-fn serve(listener: &TcpListener, dir: PathBuf) -> ! {
-    let dir: Arc<Path> = dir.into();
+fn serve(listener: &TcpListener, site: Site) -> ! {
+    let site = Arc::new(site);
     loop {
         let Ok((connection, _)) = listener.accept() else {
             // The browser gave up, or too many connections are open: wait and try again.
             thread::sleep(Duration::from_millis(100));
             continue;
         };
-        let dir = Arc::clone(&dir);
+        let site = Arc::clone(&site);
         // Errors of a disconnected browser are ignored. If no thread starts, the drop closes the
         // connection.
-        let _ = thread::Builder::new().spawn(move || converse(&connection, &dir));
+        let _ = thread::Builder::new().spawn(move || converse(&connection, &site));
     }
 }
 
 /// Reads one request and writes its answer.
-fn converse(connection: &TcpStream, dir: &Path) -> io::Result<()> {
+fn converse(connection: &TcpStream, site: &Site) -> io::Result<()> {
     connection.set_read_timeout(Some(SILENCE_LIMIT))?;
     // Without this, a small file waits until the browser acknowledges the head.
     connection.set_nodelay(true)?;
     let request = read_request(connection)?;
-    answer(request.as_ref(), dir).write(connection)?;
+    answer(request.as_ref(), site).write(connection)?;
     hang_up(connection)
 }
 
@@ -185,7 +279,7 @@ fn parse_request(head: &[u8]) -> httparse::Result<Request> {
     }))
 }
 
-fn answer(request: Option<&Request>, dir: &Path) -> Answer {
+fn answer(request: Option<&Request>, site: &Site) -> Answer {
     let Some(request) = request else {
         return Answer::refusal("400 Bad Request", "this is not an HTTP request\n");
     };
@@ -195,7 +289,11 @@ fn answer(request: Option<&Request>, dir: &Path) -> Answer {
     if !is_local(&request.host) {
         return Answer::refusal("403 Forbidden", "this page is for this machine only\n");
     }
-    let answer = file_of(dir, &request.url).and_then(|path| Answer::file(&path).ok());
+    let answer = if path_of(&request.url) == MODEL_LIST {
+        Some(Answer::model_list(site))
+    } else {
+        served_file(site, &request.url).and_then(|path| Answer::file(&path).ok())
+    };
     let answer =
         answer.unwrap_or_else(|| Answer::refusal("404 Not Found", "there is no such file\n"));
     Answer { head_only: request.method == "HEAD", ..answer }
@@ -211,7 +309,7 @@ struct Answer {
 
 enum Body {
     File(fs::File),
-    Text(&'static str),
+    Text(Cow<'static, str>),
 }
 
 impl Answer {
@@ -223,8 +321,15 @@ impl Answer {
     }
 
     fn refusal(status: &'static str, why: &'static str) -> Answer {
-        let (size, body) = (why.len() as u64, Body::Text(why));
+        let (size, body) = (why.len() as u64, Body::Text(why.into()));
         Answer { status, mime_type: "text/plain; charset=utf-8", size, body, head_only: false }
+    }
+
+    fn model_list(site: &Site) -> Answer {
+        let text = model_list(site);
+        let (size, body) = (text.len() as u64, Body::Text(text.into()));
+        let mime_type = mime_type(Path::new(MODEL_LIST));
+        Answer { status: "200 OK", mime_type, size, body, head_only: false }
     }
 
     fn write(self, mut connection: impl Write) -> io::Result<()> {
@@ -277,10 +382,26 @@ fn is_local(host: &str) -> bool {
     matches!(name, "127.0.0.1" | "localhost")
 }
 
+/// The path of a URL, without a slash at its start.
+fn path_of(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default().trim_start_matches('/')
+}
+
+/// The file of a URL: of an offered model, else of the page. `None` if there is no such file.
+fn served_file(site: &Site, url: &str) -> Option<PathBuf> {
+    let path = path_of(url);
+    let of_model = |model: &OfferedModel| {
+        let name = path.strip_prefix(&model.url).filter(|name| is_of_model(name))?;
+        let file = model.folder.join(name);
+        file.is_file().then_some(file)
+    };
+    site.models.iter().find_map(of_model).or_else(|| file_of(&site.page, url))
+}
+
 /// The file of a URL inside `dir`. The URL of a folder gives its `index.html`. `None` if there is
 /// no such file.
 fn file_of(dir: &Path, url: &str) -> Option<PathBuf> {
-    let path = url.split(['?', '#']).next().unwrap_or_default().trim_start_matches('/');
+    let path = path_of(url);
     // No file of the page has a name with an escaped character.
     let inside = |part: Component| matches!(part, Component::Normal(_));
     if path.contains(['%', '\\']) || !Path::new(path).components().all(inside) {
@@ -315,9 +436,13 @@ mod tests {
 
     /// Serves a folder in the background. Returns the address.
     fn start(dir: PathBuf) -> SocketAddr {
+        start_site(Site { page: dir, models: Vec::new() })
+    }
+
+    fn start_site(site: Site) -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("it listens");
-        thread::spawn(move || serve(&listener, dir));
+        thread::spawn(move || serve(&listener, site));
         address
     }
 
@@ -441,6 +566,66 @@ mod tests {
         ] {
             assert_eq!(file(url), None, "{url}");
         }
+    }
+
+    /// Writes files of these names below `folder`, each with its name as its text.
+    fn write_files(folder: &Path, names: &[&str]) {
+        fs::create_dir_all(folder).expect("writable");
+        for name in names {
+            fs::write(folder.join(name), name).expect("writable");
+        }
+    }
+
+    const MODEL: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+
+    #[test]
+    fn offered_models_are_listed_before_those_of_the_page_and_their_files_are_served() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let page = folder.path().canonicalize().expect("it is there").join("page");
+        write_files(&page, &["index.html"]);
+        let own = r#"{"models": [{"folder": "model/", "name": "the embedded model", "bytes": 7}]}"#;
+        fs::write(page.join("models.json"), own).expect("writable");
+        let (large, small) = (folder.path().join("my large"), folder.path().join("small"));
+        write_files(&large, &MODEL);
+        write_files(&large, &["secret.txt"]);
+        write_files(&large.join("model"), &["other.safetensors"]);
+        write_files(&small, &MODEL);
+        let models = offered_models(Some(&large), &[small]).expect("two models");
+        let address = start_site(Site { page, models });
+        let body = |file: &str| {
+            let mut answer = String::new();
+            ask(address, file).read_to_string(&mut answer).expect("the server answers in time");
+            let (_, body) = answer.split_once("\r\n\r\n").expect("a head ends in an empty line");
+            body.to_owned()
+        };
+
+        let list: Value = serde_json::from_str(&body("models.json")).expect("JSON");
+        let bytes = MODEL.iter().map(|name| name.len()).sum::<usize>();
+        let wanted = json!([
+            { "folder": "models/here-0-my-large/", "name": "my large", "bytes": bytes },
+            { "folder": "models/here-1-small/", "name": "small", "bytes": bytes },
+            { "folder": "model/", "name": "the embedded model", "bytes": 7 },
+        ]);
+        assert_eq!(list["models"], wanted);
+        for name in MODEL {
+            assert_eq!(body(&format!("models/here-0-my-large/{name}")), name);
+        }
+        for name in ["secret.txt", "", "model/other.safetensors", "model/../secret.txt"] {
+            let answer = body(&format!("models/here-0-my-large/{name}"));
+            assert_eq!(answer, "there is no such file\n", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_folder_without_weights_is_not_offered_as_a_model() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        write_files(folder.path(), &MODEL[..2]);
+        let error = offered_models(None, &[folder.path().into()]).err().expect("no weights");
+        let error = error.to_string();
+        assert!(
+            error.contains("model.safetensors is missing") && error.contains("mmgem export"),
+            "{error}"
+        );
     }
 
     #[test]
