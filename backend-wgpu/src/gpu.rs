@@ -111,6 +111,7 @@ fn selector(adapters: &[AdapterReport], ordinal: usize) -> Option<(WgpuBackend, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::adapter;
 
     #[test]
     fn an_adapter_past_the_last_is_named_as_missing() {
@@ -124,16 +125,6 @@ mod tests {
     #[test]
     fn an_adapter_is_counted_among_those_of_its_interface_and_kind() {
         use AdapterType::{DiscreteGpu, IntegratedGpu, Software};
-        let of = |(backend, adapter_type): (&str, AdapterType)| AdapterReport {
-            name: "a part".into(),
-            backend: backend.into(),
-            adapter_type,
-            driver: String::new(),
-            shader_f16: false,
-            subgroups: false,
-            max_buffer_size_bytes: 0,
-            max_storage_buffer_binding_size_bytes: 0,
-        };
         let list = [
             ("vulkan", DiscreteGpu),
             ("vulkan", IntegratedGpu),
@@ -142,7 +133,7 @@ mod tests {
             ("dx12", DiscreteGpu),
             ("vulkan", Software),
         ]
-        .map(of);
+        .map(|(backend, adapter_type)| adapter(backend, adapter_type));
         let selectors: Vec<_> = (0..list.len()).map(|ordinal| selector(&list, ordinal)).collect();
         let vulkan = |kind| Some((WgpuBackend::Vulkan, kind));
         let wanted = [

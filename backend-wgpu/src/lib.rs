@@ -172,10 +172,11 @@ pub fn count<R>(_work: impl FnOnce() -> R) -> Result<(R, Traffic), WgpuError> {
 mod tests {
     use super::*;
 
-    fn adapter(adapter_type: AdapterType) -> AdapterReport {
+    /// An adapter of an interface and a kind.
+    pub fn adapter(backend: &str, adapter_type: AdapterType) -> AdapterReport {
         AdapterReport {
             name: "a part".into(),
-            backend: "vulkan".into(),
+            backend: backend.into(),
             adapter_type,
             driver: String::new(),
             shader_f16: false,
@@ -186,7 +187,7 @@ mod tests {
     }
 
     fn check(adapter_types: &[AdapterType], wanted: Option<usize>) {
-        let adapters: Vec<_> = adapter_types.iter().map(|kind| adapter(*kind)).collect();
+        let adapters: Vec<_> = adapter_types.iter().map(|kind| adapter("vulkan", *kind)).collect();
         assert_eq!(best_gpu(&adapters), wanted, "{adapter_types:?}");
     }
 

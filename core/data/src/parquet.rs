@@ -3,8 +3,7 @@
 //! The file has three columns, `id`, `path` and `vector`, plain and uncompressed: floats of unit
 //! vectors hardly compress. This needs only a small part of the format
 //! (<https://github.com/apache/parquet-format>), so this module implements it. The crate `parquet`
-//! shares dependencies with Burn but enables other features of them, which would cause a second
-//! build of Burn.
+//! (60.1, without its features) would add four crates and 30 s of CPU to a cold build.
 
 use std::io::{self, Read, Seek, SeekFrom};
 

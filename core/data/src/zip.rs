@@ -1,5 +1,9 @@
 //! Reads files from a zip archive, one at a time, from several threads. Supports only what
-//! benchmarks need.
+//! benchmarks and PyTorch's checkpoints need.
+//!
+//! The crate `zip` (9.8, without default features) would add five crates to a cold build. It ignores
+//! the directory's size, so it opens an archive whose size lies beyond the end of the file; here
+//! that is an error.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -125,7 +125,7 @@ pub fn open_clip_name(name: &str) -> Option<String> {
 
 /// Whether a tensor of an OpenCLIP checkpoint is outside its image tower: the text tower or the
 /// temperature.
-fn is_openclip_text_tower(name: &str) -> bool {
+pub(super) fn is_openclip_text_tower(name: &str) -> bool {
     let roots = [
         "transformer.",
         "token_embedding.",

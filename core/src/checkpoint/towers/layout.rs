@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::names::is_openclip_text_tower;
 use super::super::read::CheckpointError;
 use super::super::shards::Shards;
 
@@ -42,6 +43,14 @@ pub(super) struct Layout {
     ignored: &'static [&'static str],
 }
 
+impl Layout {
+    /// Whether a tensor of the larger model is outside the encoder.
+    fn is_sibling(&self, name: &str) -> bool {
+        self.sibling_prefixes.iter().any(|start| name.starts_with(start))
+            || self.kind == Kind::OpenClip && is_openclip_text_tower(name)
+    }
+}
+
 const LAYOUTS: [Layout; 7] = [
     Layout {
         kind: Kind::OpenClip,
@@ -49,22 +58,8 @@ const LAYOUTS: [Layout; 7] = [
         marks: &["conv1.weight", "class_embedding", "transformer.resblocks.0.ln_1.weight"],
         excluded: &[],
         prefixes: &["visual."],
-        sibling_prefixes: &[
-            "transformer.",
-            "token_embedding.",
-            "ln_final.",
-            "text_projection",
-            "positional_embedding",
-            "logit_scale",
-            "logit_bias",
-            "attn_mask",
-            "text.",
-            "text_decoder.",
-            // Keys of OpenAI's own files.
-            "input_resolution",
-            "context_length",
-            "vocab_size",
-        ],
+        // Keys of OpenAI's own files. `names` knows the text tower.
+        sibling_prefixes: &["input_resolution", "context_length", "vocab_size"],
         ignored: &[],
     },
     Layout {
@@ -155,14 +150,14 @@ pub(super) fn find_encoder(mut checkpoint: Shards) -> Result<FoundEncoder, Check
         let is_ignored = layout.ignored.iter().any(|start| inner.starts_with(start));
         // Without a prefix of its own, the encoder's names mix with those of its siblings.
         let is_sibling =
-            prefix == outer && layout.sibling_prefixes.iter().any(|start| inner.starts_with(start));
-        (!(is_ignored || is_sibling && layout.kind != Kind::OpenClip)).then(|| inner.to_owned())
+            prefix == outer && layout.kind != Kind::OpenClip && layout.is_sibling(inner);
+        (!(is_ignored || is_sibling)).then(|| inner.to_owned())
     });
     let rest = checkpoint.rename(|name| name.starts_with(wrapper).then(|| name.to_owned()));
     let unknown: Vec<&str> = rest
         .names()
         .filter(|name| match name.strip_prefix(outer) {
-            Some(inner) => !layout.sibling_prefixes.iter().any(|start| inner.starts_with(start)),
+            Some(inner) => !layout.is_sibling(inner),
             None => true,
         })
         .collect();

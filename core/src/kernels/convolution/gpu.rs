@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Shape, Tensor};
 use cubecl::prelude::*;
 
+use super::cube::relu6;
 use super::launch::{ElementLaunch, launch};
 use super::tensors::{contiguous, empty, is_plain_gpu_f32, wrap};
 
@@ -147,8 +148,8 @@ fn convolve_kernel<F: Float>(
         for p in 0..PIXELS {
             let pixel = first + p;
             if pixel < image.out_width {
-                let value = min(max(sums[p], F::new(0.0)), F::new(6.0));
-                out[(line * image.out_width + pixel) * out_channels + channel] = value;
+                out[(line * image.out_width + pixel) * out_channels + channel] =
+                    relu6::<F>(sums[p]);
             }
         }
     }

@@ -20,3 +20,27 @@ pub fn sum_of_cube<F: Float>(value: F, #[comptime] units: usize) -> F {
     }
     parts[0]
 }
+
+/// Sum of the squares of the `width` values from `start` on, which the cube's units share.
+#[cube]
+pub fn squares_of_row<F: Float>(
+    x: &[F],
+    start: usize,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+) -> F {
+    let mut square = F::new(0.0);
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        let value = x[start + i];
+        square += value * value;
+        i += units;
+    }
+    sum_of_cube::<F>(square, units)
+}
+
+/// `min(max(x, 0), 6)`
+#[cube]
+pub fn relu6<F: Float>(x: F) -> F {
+    min(max(x, F::new(0.0)), F::new(6.0))
+}

@@ -10,6 +10,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use half::f16;
 
+use super::cube::relu6;
 use super::launch::{Grid, cubes, launch};
 use super::tensors::{contiguous, empty, is_plain_gpu_f32, primitive, supports, wrap};
 
@@ -255,17 +256,9 @@ fn tile_product<F: Float, W: Float>(
         for c in 0..FOUR {
             let column = first_column + lane * FOUR + c;
             if row < rows && column < d_out {
-                let mut value = sums[r].extract(c);
-                if comptime!(form.has_bias) {
-                    value += bias[column];
-                }
-                if comptime!(form.is_clamped) {
-                    value = min(max(value, F::new(0.0)), F::new(6.0));
-                }
-                if comptime!(form.has_residual) {
-                    value += residual[row * d_out + column];
-                }
-                out[row * d_out + column] = value;
+                let sum = sums[r].extract(c);
+                out[row * d_out + column] =
+                    finished(sum, bias, residual, column, row * d_out + column, form);
             }
         }
     }
@@ -317,15 +310,32 @@ fn row_product<F: Float, W: Float>(
         for i in 0..n_parts {
             value += sums[UNIT_POS as usize + i * to_next];
         }
-        if comptime!(form.has_bias) {
-            value += bias[column];
-        }
-        if comptime!(form.is_clamped) {
-            value = min(max(value, F::new(0.0)), F::new(6.0));
-        }
-        if comptime!(form.has_residual) {
-            value += residual[row * d_out + column];
-        }
-        out[row * d_out + column] = value;
+        out[row * d_out + column] =
+            finished(value, bias, residual, column, row * d_out + column, form);
     }
+}
+
+/// An element of the result: the sum with bias, ReLU6 and residual, as far as `form` has them.
+///
+/// `column` is the element's place in the bias, and `at` its place in the residual.
+#[cube]
+fn finished<F: Float>(
+    sum: F,
+    bias: &[F],
+    residual: &[F],
+    column: usize,
+    at: usize,
+    #[comptime] form: Form,
+) -> F {
+    let mut value = sum;
+    if comptime!(form.has_bias) {
+        value += bias[column];
+    }
+    if comptime!(form.is_clamped) {
+        value = relu6::<F>(value);
+    }
+    if comptime!(form.has_residual) {
+        value += residual[at];
+    }
+    value
 }
