@@ -2,10 +2,10 @@
 //! turned by EXIF.
 //!
 //! Indexing assigns each photo to a family once, from its pixels, for all models. Candidates have a
-//! similar perceptual hash of 64 bits ([`super::indexer`]). Then the pictures themselves are compared,
-//! at up to [`SIDE`] pixels: two invoices may share every bit of the hash and differ in one digit.
-//! A photo joins a family only if it matches every compared member, so that a small copy cannot
-//! join two different photos.
+//! similar perceptual hash of 64 bits ([`super::indexer`]). Then the pictures themselves are
+//! compared, at up to [`SIDE`] pixels: two invoices may share every bit of the hash and differ in
+//! one digit. A photo joins a family only if it matches every compared member, so that a small copy
+//! cannot join two different photos.
 //!
 //! Limits: this cannot see a change that is lost at [`SIDE`] pixels, such as a digit of 4 pixels in
 //! a scan of 12 megapixels; a change in a copy that is too small to show it; or two photos of a
@@ -292,7 +292,8 @@ impl Library {
     /// Photos that have a file, the compared ones first.
     fn candidates(&self) -> Result<Vec<Candidate>> {
         let sql = "SELECT id, look, width, height, family FROM content
-            WHERE EXISTS (SELECT 1 FROM file WHERE file.content = content.id) ORDER BY family IS NULL, id";
+            WHERE EXISTS (SELECT 1 FROM file WHERE file.content = content.id) 
+            ORDER BY family IS NULL, id";
         let mut rows = self.db.prepare(sql)?;
         let rows = rows.query_map([], |row| {
             Ok(Candidate {

@@ -50,7 +50,8 @@ pub enum LibraryError {
     Watch(#[from] notify::Error),
     /// The system cannot watch a folder.
     #[error(
-        "the folder cannot be watched\n  hint: on Linux, is fs.inotify.max_user_watches large enough?\n  folder: {}",
+        "the folder cannot be watched\n  \
+         hint: on Linux, is fs.inotify.max_user_watches large enough?\n  folder: {}",
         printable_path(folder)
     )]
     WatchFolder {
@@ -61,7 +62,9 @@ pub enum LibraryError {
     },
     /// There is no library file.
     #[error(
-        "the photo library is not there\n  hint: is the path right? `mmgem index DIR` fills a library; --photos DIR searches folders without one\n  file: {}",
+        "the photo library is not there\n  \
+         hint: is the path right? `mmgem index DIR` fills a library; --photos DIR searches folders \
+         without one\n  file: {}",
         printable_path(.0)
     )]
     NotThere(PathBuf),
@@ -76,7 +79,9 @@ pub enum LibraryError {
     NamedLikePhoto(PathBuf),
     /// The library cannot be opened.
     #[error(
-        "the photo library cannot be used\n  hint: is the path right, and may this user write there? --library FILE names another\n  file: {}",
+        "the photo library cannot be used\n  \
+         hint: is the path right, and may this user write there? --library FILE names another\n  \
+         file: {}",
         printable_path(file)
     )]
     Unusable {
@@ -88,7 +93,7 @@ pub enum LibraryError {
     /// The file is a database of another program.
     #[error("it is a database of another program")]
     Foreign,
-    /// A version of the program wrote the library that is newer than this one.
+    /// The library has another version of the tables.
     #[error("it is of version {found}; this program reads version {wanted}")]
     Version {
         /// The library's version.
@@ -101,7 +106,8 @@ pub enum LibraryError {
     Raced,
     /// The library is read-only, and a copy of it cannot be made.
     #[error(
-        "the end of the library is in its log, which can only be read in a copy, and none can be made"
+        "the end of the library is in its log, which can only be read in a copy, and none can be \
+         made"
     )]
     NoCopy(#[source] io::Error),
     /// The exclusion patterns of a folder in the library are damaged.

@@ -308,10 +308,11 @@ impl Library {
     /// Files that need not be read again unless they change.
     fn known_files(&self) -> Result<HashMap<PathBuf, Known>> {
         let sql = "SELECT path, size_bytes, modified_ns, changed_ns, sidecar_ns,
-                file.problem IS NOT NULL, readers, content.id IS NOT NULL AND content.taken_secs IS NULL
-                AND coalesce(content.facts, 0) < ?2
+                file.problem IS NOT NULL, readers, content.id IS NOT NULL
+                AND content.taken_secs IS NULL AND coalesce(content.facts, 0) < ?2
             FROM file LEFT JOIN content ON content.id = file.content
-            WHERE file.problem IS NOT NULL OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
+            WHERE file.problem IS NOT NULL
+            OR content IN (SELECT content FROM image_vector WHERE model = ?1)";
         let mut rows = self.db.prepare(sql)?;
         let rows = rows.query_map([self.model, METADATA], |row| {
             let path: Vec<u8> = row.get(0)?;
@@ -346,7 +347,8 @@ impl Library {
 
     /// Whether a content has embeddings of this model; an earlier batch may have brought a copy.
     fn has_vectors(&self, hash: &[u8; 32]) -> Result<bool> {
-        let sql = "SELECT 1 FROM content JOIN image_vector ON content = id WHERE model = ?1 AND hash = ?2";
+        let sql = "SELECT 1 FROM content JOIN image_vector ON content = id
+            WHERE model = ?1 AND hash = ?2";
         Ok(self.db.prepare_cached(sql)?.exists(params![self.model, hash])?)
     }
 
@@ -531,9 +533,11 @@ fn content_row(
     let DecodedPhoto { format, width, height, look, problem, .. } = decoded;
     transaction
         .prepare_cached(
-            "INSERT INTO content (hash, format, width, height, look, problem) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO content (hash, format, width, height, look, problem)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6)
             ON CONFLICT (hash) DO UPDATE SET format = excluded.format, width = excluded.width,
-            height = excluded.height, look = excluded.look, problem = excluded.problem, family = NULL",
+            height = excluded.height, look = excluded.look, problem = excluded.problem,
+            family = NULL",
         )?
         .execute(params![hash, format, width, height, look.cast_signed(), problem])?;
     metadata_row(transaction, hash, metadata)?;
@@ -552,8 +556,8 @@ fn metadata_row(
 ) -> Result<()> {
     let [latitude, longitude] = metadata.place.map_or([None; 2], |place| place.map(Some));
     let (secs, from) = metadata.taken.map(|PhotoDate { secs, from }| (secs, from.as_str())).unzip();
-    let sql = "UPDATE content SET taken_secs = ?3, date_from = ?4, camera = ?5, latitude = ?6, longitude = ?7, facts = ?2
-        WHERE hash = ?1 AND coalesce(facts, 0) < ?2";
+    let sql = "UPDATE content SET taken_secs = ?3, date_from = ?4, camera = ?5, latitude = ?6,
+        longitude = ?7, facts = ?2 WHERE hash = ?1 AND coalesce(facts, 0) < ?2";
     let row = params![hash, METADATA, secs, from, metadata.camera, latitude, longitude];
     transaction.prepare_cached(sql)?.execute(row)?;
     Ok(())
@@ -573,7 +577,8 @@ fn vector_rows(
     let PhotoVectors { image, boxes, regions } = vectors;
     transaction
         .prepare_cached(
-            "INSERT OR REPLACE INTO image_vector (model, content, scale, codes) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO image_vector (model, content, scale, codes)
+            VALUES (?1, ?2, ?3, ?4)",
         )?
         .execute(params![model, content, image.scales()[0], bytes_of_codes(image.codes())])?;
     transaction
@@ -615,14 +620,14 @@ fn file_row(
         beside.taken.map(|PhotoDate { secs, from }| (secs, from.as_str())).unzip();
     transaction
         .prepare_cached(
-            "INSERT INTO file (path, size_bytes, modified_ns, changed_ns, sidecar_ns, content, problem, readers,
-                taken_secs, date_from, latitude, longitude)
+            "INSERT INTO file (path, size_bytes, modified_ns, changed_ns, sidecar_ns, content,
+                problem, readers, taken_secs, date_from, latitude, longitude)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
             ON CONFLICT (path) DO UPDATE SET size_bytes = excluded.size_bytes,
-            modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns, sidecar_ns = excluded.sidecar_ns,
-            content = excluded.content, problem = excluded.problem, readers = excluded.readers,
-            taken_secs = excluded.taken_secs, date_from = excluded.date_from, latitude = excluded.latitude,
-            longitude = excluded.longitude",
+            modified_ns = excluded.modified_ns, changed_ns = excluded.changed_ns,
+            sidecar_ns = excluded.sidecar_ns, content = excluded.content, problem = excluded.problem, readers = excluded.readers,
+            taken_secs = excluded.taken_secs, date_from = excluded.date_from,
+            latitude = excluded.latitude, longitude = excluded.longitude",
         )?
         .execute(params![
             path,

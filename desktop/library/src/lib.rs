@@ -9,8 +9,8 @@
 //! Start with the path of a photo and of a query:
 //! - [`photos::walk`] finds the files below some folders, [`Library::open`] opens the library, and
 //!   [`Library::update`] (`indexer.rs`) reads and embeds new content.
-//! - [`query::Query`] parses and embeds a query, [`Library::vector_store`] reads all embeddings, and
-//!   [`Library::search`] (`search.rs`) ranks them.
+//! - [`query::Query`] parses and embeds a query, [`Library::vector_store`] reads all embeddings,
+//!   and [`Library::search`] (`search.rs`) ranks them.
 //!
 //! The crate prints nothing. Callers get progress through [`IndexObserver`], and problems as values
 //! and as [`LibraryError`]. The tables are below, in `SCHEMA`, `COLUMNS` and `TABLES`.
@@ -60,7 +60,7 @@ const PREPROCESSING: i64 = 2;
 /// Version of the decoders. Raise it when more formats can be read: unreadable files are then tried
 /// again.
 const READERS: i64 = 3;
-/// Version of [`PhotoMetadata`]. Raise it when [`PhotoMetadata`] finds more: files without a date of their own are
+/// Version of [`PhotoMetadata`]. Raise it when more is found: files without a date of their own are
 /// then read again.
 const METADATA: i64 = 1;
 /// `PRAGMA user_version` of a library with the tables below.

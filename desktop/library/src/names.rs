@@ -25,11 +25,11 @@ pub fn printable_path(path: &Path) -> String {
     line
 }
 
-/// The invisible marks around an isolated name: left-to-right isolate, pop directional isolate.
+/// The marks around an [`isolated`] name: left-to-right isolate, pop directional isolate.
 const ISOLATE: [char; 2] = ['\u{2066}', '\u{2069}'];
 
-/// A shown path in which [`ISOLATE`] surrounds each name with right-to-left letters: other text
-/// stays in order, and `.jpg` stays at the end of the name.
+/// A printable path in which invisible marks (U+2066, U+2069) surround each name with right-to-left
+/// letters: other text stays in order, and `.jpg` stays at the end of the name.
 pub fn isolated(path: &str) -> String {
     let part = |name: &str| match name.chars().any(is_right_to_left) {
         true => format!("{}{name}{}", ISOLATE[0], ISOLATE[1]),

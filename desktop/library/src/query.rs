@@ -31,7 +31,8 @@ const DATE: &str = "a date, as in after:2024 or before:2024-05-17";
 pub enum QueryError {
     /// The query has no term and no filter.
     #[error(
-        "the query looks for nothing; wanted a text, a photo or a filter, as in `a red boat after:2024`"
+        "the query looks for nothing; wanted a text, a photo or a filter, as in \
+         `a red boat after:2024`"
     )]
     Empty,
     /// The value of a filter is invalid.
@@ -54,7 +55,8 @@ pub enum QueryError {
     },
     /// There is no filter of this name.
     #[error(
-        "there is no filter {key}:{}; the filters are {FILTERS}\n  hint: put a text with a colon in quotes: '\"{word}\"'",
+        "there is no filter {key}:{}; the filters are {FILTERS}\n  \
+         hint: put a text with a colon in quotes: '\"{word}\"'",
         meant(key)
     )]
     UnknownFilter {
@@ -65,7 +67,8 @@ pub enum QueryError {
     },
     /// A term looks like a photo, but there is no such file.
     #[error(
-        "there is no such photo\n  hint: is the path right? A text must not end like a photo's name\n  file: {}",
+        "there is no such photo\n  \
+         hint: is the path right? A text must not end like a photo's name\n  file: {}",
         printable_path(.0)
     )]
     NoSuchPhoto(PathBuf),
@@ -317,7 +320,8 @@ impl Query {
         let least = Cutoff::weak_below(cutoffs).filter(|_| *weight > 0.0)?;
         best.filter(|best| *best < least).map(|best| {
             format!(
-                "nothing found: the best score is {best:.3}, and 9 in 10 photos that a text describes score above {least:.3}; these are the nearest photos"
+                "nothing found: the best score is {best:.3}, and 9 in 10 photos that a text \
+                 describes score above {least:.3}; these are the nearest photos"
             )
         })
     }
@@ -351,7 +355,8 @@ pub fn text_warnings(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, T
     }
     if n_read < n_tokens {
         doubts.push(format!(
-            "the text has {n_tokens} tokens and the model reads {n_read}: its end counts for nothing"
+            "the text has {n_tokens} tokens and the model reads {n_read}: its end counts for \
+             nothing"
         ));
     }
     Ok(doubts)

@@ -76,7 +76,7 @@ impl Photo {
     }
 }
 
-/// Filter: whether a file of a photo counts.
+/// A filter: whether a file of a photo counts.
 pub type PhotoFilter<'a> = dyn Fn(&Photo, &Path) -> bool + 'a;
 
 /// A file that is a hit.
@@ -134,9 +134,10 @@ impl Library {
     fn read_photos(&self, only: Option<i64>) -> Result<HashMap<i64, Photo>> {
         let which = if only.is_some() { "content = ?1" } else { "TRUE" };
         let sql = format!(
-            "SELECT content, path, format, content.taken_secs, content.date_from, file.taken_secs, file.date_from,
-            modified_ns, camera, content.latitude, content.longitude, file.latitude, file.longitude, width, height,
-            size_bytes, family, content.problem FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
+            "SELECT content, path, format, content.taken_secs, content.date_from, file.taken_secs,
+            file.date_from, modified_ns, camera, content.latitude, content.longitude,
+            file.latitude, file.longitude, width, height, size_bytes, family, content.problem
+            FROM file JOIN content ON content.id = file.content WHERE {which} ORDER BY file.id"
         );
         let mut rows = self.db.prepare_cached(&sql)?;
         let mut rows = rows.query(rusqlite::params_from_iter(only))?;
@@ -209,7 +210,7 @@ impl Library {
     /// The hits `skip..skip + k`, best first: every matching file, or one per group with
     /// `options.group`.
     ///
-    /// `filter` says which files count; without it, the photos' metadata are not read. Hits below
+    /// `filter` says which files count; without it, the photos' metadata is not read. Hits below
     /// `min_score` are left out.
     pub fn search(
         &self,
@@ -286,7 +287,8 @@ impl Library {
         Ok(hits)
     }
 
-    /// The files of ranked photos, or the first file of each group; `photo` reads a photo's metadata.
+    /// The files of ranked photos, or the first file of each group; `photo` reads a photo's
+    /// metadata.
     fn list(
         &self,
         ranked: impl Iterator<Item = (i64, Option<f32>)>,
@@ -357,8 +359,8 @@ impl Library {
     }
 
     /// A ranking of all photos, without boxes, for a window that scrolls through them;
-    /// [`Self::photos`] has their metadata. With `by_region`, the photos whose whole image fits best
-    /// come first, ordered by their best region; the others follow and score no higher.
+    /// [`Self::photos`] has their metadata. With `by_region`, the photos whose whole image fits
+    /// best come first, ordered by their best region; the others follow and score no higher.
     pub fn rank(
         &self,
         store: &VectorStore,

@@ -54,7 +54,7 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
             )
         }
         None => {
-            "TermKind is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned()
+            "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned()
         }
     };
     let field = TextEdit::singleline(&mut state.form.text)
