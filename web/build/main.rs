@@ -32,8 +32,8 @@ Usage: cargo web [--webgpu] [--optimize] [--model DIR]... [--archive]
 
   --webgpu     also the module that computes on WebGPU, which takes longer to compile
   --optimize   shrink the wasm with wasm-opt (slow; from npm's binaryen)
-  --model DIR  the model that the page opens first; assets/model without. Further ones are offered
-               in the page's list of models
+  --model DIR  the model that the page opens first [default: assets/model]; repeat it for more,
+               which the page lists
   --archive    also web/mmgem-web.tar.gz, the page in one file
 
 Then: mmgem web, or any static server on web/dist. npm pack ./web/dist writes the npm package.";
@@ -79,6 +79,15 @@ fn read_arguments(mut args: impl Iterator<Item = String>) -> Option<Order> {
 fn build(workspace: &Path, order: &Order) -> Result<()> {
     if order.optimize {
         check_wasm_opt()?;
+    }
+    for model in &order.models {
+        let is_model = model.join("config.json").is_file();
+        ensure!(
+            is_model,
+            "this is not a model folder: config.json is missing\n  hint: give a folder that `mmgem export` \
+             wrote\n  folder: {}",
+            model.display()
+        );
     }
     let backends: &[&str] = if order.webgpu { &["cpu", "webgpu"] } else { &["cpu"] };
     let mut steps = Steps::new(2 * backends.len() + 1 + usize::from(order.archive));
