@@ -1,9 +1,9 @@
 //! `cargo web`: builds the page into `web/dist`, which any static server can serve.
 //!
-//! The output is a wasm module for the CPU, on request another for WebGPU, their JavaScript, the page,
-//! the embedded model with a manifest, and a service worker that knows every file. wasm-bindgen
-//! writes the JavaScript. It is linked as a library, so it fits the version in use and needs no
-//! installation.
+//! The output is a wasm module for the CPU, on request another for WebGPU, their JavaScript, the
+//! page, its models with manifests, a service worker that knows every file, and the files of an npm
+//! package. wasm-bindgen writes the JavaScript. It is linked as a library, so it fits the version
+//! in use and needs no installation.
 
 mod files;
 mod package;
@@ -84,8 +84,8 @@ fn build(workspace: &Path, order: &Order) -> Result<()> {
         let is_model = model.join("config.json").is_file();
         ensure!(
             is_model,
-            "this is not a model folder: config.json is missing\n  hint: give a folder that `mmgem export` \
-             wrote\n  folder: {}",
+            "this is not a model folder: config.json is missing\n  hint: give a folder that \
+             `mmgem export` wrote\n  folder: {}",
             model.display()
         );
     }
