@@ -1,9 +1,9 @@
 //! `cargo web`: builds the page into `web/dist`, which any static server can serve.
 //!
-//! The output is a wasm module for the CPU, on request another for WebGPU, their JavaScript, the page,
-//! the embedded model with a manifest, and a service worker that knows every file. wasm-bindgen
-//! writes the JavaScript. It is linked as a library, so it fits the version in use and needs no
-//! installation.
+//! The output is a wasm module for the CPU, on request another for WebGPU, their JavaScript, the
+//! page, its models with manifests, a service worker that knows every file, and the files of an npm
+//! package. wasm-bindgen writes the JavaScript. It is linked as a library, so it fits the version
+//! in use and needs no installation.
 
 #![allow(clippy::print_stderr, reason = "a command prints its progress")]
 
@@ -34,8 +34,8 @@ Usage: cargo web [--webgpu] [--optimize] [--model DIR]... [--archive]
 
   --webgpu     also the module that computes on WebGPU, which takes longer to compile
   --optimize   shrink the wasm with wasm-opt (slow; from npm's binaryen)
-  --model DIR  the model that the page opens first; assets/model without. Further ones are offered
-               in the page's list of models
+  --model DIR  the model that the page opens first [default: assets/model]; repeat it for more,
+               which the page lists
   --archive    also web/mmgem-web.tar.gz, the page in one file
 
 Then: mmgem web, or any static server on web/dist. npm pack ./web/dist writes the npm package.";
@@ -81,6 +81,15 @@ fn read_arguments(mut args: impl Iterator<Item = String>) -> Option<Order> {
 fn build(workspace: &Path, order: &Order) -> Result<()> {
     if order.optimize {
         check_wasm_opt()?;
+    }
+    for model in &order.models {
+        let is_model = model.join("config.json").is_file();
+        ensure!(
+            is_model,
+            "this is not a model folder: config.json is missing\n  hint: give a folder that \
+             `mmgem export` wrote\n  folder: {}",
+            model.display()
+        );
     }
     let backends: &[&str] = if order.webgpu { &["cpu", "webgpu"] } else { &["cpu"] };
     let mut steps = Steps::new(2 * backends.len() + 1 + usize::from(order.archive));
