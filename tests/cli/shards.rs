@@ -98,6 +98,11 @@ fn ranks_share_out_the_shards_and_what_is_there_is_not_made_again() {
     );
     desk.fails("embed --shards a-*.tar", 2, &["--out"]);
     desk.fails("embed --shards b-*.tar --out ranks", 1, &["no file fits"]);
+    desk.fails(
+        "embed --shards s3://bucket/{0..1}.tar --out ranks",
+        1,
+        &["pipe:aws s3 cp s3://bucket/{0..1}.tar -", "download the shards first"],
+    );
 }
 
 #[test]

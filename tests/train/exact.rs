@@ -234,6 +234,7 @@ fn pairs_with_the_same_text_are_not_held_against_each_other() {
         "ignore_same_texts=true",
         "grounding={ weight = 0.7, contrast = true }",
         "optim.batch_size=24",
+        "data.repeat=true",
     ];
     let bench = Bench::new(&set);
     let phrases = bench.batch.split(1)[0].phrases();

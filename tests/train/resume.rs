@@ -8,6 +8,7 @@ use crate::lab::{
     Lab, checkpoints, crash_in, failure, finish, metrics, model_bytes, moment_bytes, run_until,
     timeless_metrics,
 };
+use crate::tiny;
 
 fn check(set: &[&str]) {
     let lab = Lab::new();
@@ -205,4 +206,64 @@ fn a_run_that_diverged_may_go_on_more_slowly() {
     }
     let rate = metrics(&slower)[2]["lr_heads"].as_f64().expect("a rate");
     assert!((rate - 5e-3).abs() < 1e-9, "{rate}");
+}
+
+#[test]
+fn a_run_and_its_data_may_be_moved() {
+    let lab = Lab::new();
+    let samples: Vec<_> = (0..8).map(tiny::sample).collect();
+    for (folder, shard) in [("a", 0), ("b", 1)] {
+        let folder = lab.path(&format!("old/{folder}"));
+        fs::create_dir_all(&folder).expect("writable");
+        tiny::write_shard(&folder.join(format!("part-{shard}.tar")), &samples[4 * shard..][..4]);
+    }
+    fs::rename(lab.path("start"), lab.path("old/start")).expect("writable");
+    let set = |root: &str| {
+        vec![
+            format!("data.shards=['LAB/{root}/*/part-*.tar']"),
+            format!("model={{ from = 'LAB/{root}/start' }}"),
+        ]
+    };
+    let config = |out: &str, root: &str, set: Vec<String>| {
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        lab.config(&format!("{root}/{out}"), &set)
+    };
+    let whole = config("whole", "old", set("old"));
+    finish(&whole, false);
+    run_until(&config("run", "old", set("old")), false, 3).expect("a run that can be stopped");
+    // The second folder's new name sorts before the first's.
+    fs::rename(lab.path("old"), lab.path("new")).expect("writable");
+    fs::rename(lab.path("new/a"), lab.path("new/z")).expect("writable");
+
+    // Other data at the new place is refused, and the run is not changed by the attempt.
+    fs::create_dir(lab.path("other")).expect("writable");
+    tiny::write_shard(&lab.path("other/part-0.tar"), &samples[..4]);
+    tiny::write_shard(&lab.path("other/part-1.tar"), &samples[3..]);
+    let mut other = set("new");
+    other[0] = "data.shards=['LAB/other/*.tar']".into();
+    for _ in 0..2 {
+        let error = failure(&config("run", "new", other.clone()), true);
+        for part in ["[data] names other files", "source 0 was 8 photos", "is 9 photos"] {
+            assert!(error.contains(part), "{error:?} does not say {part:?}");
+        }
+    }
+
+    let moved = config("run", "new", set("new"));
+    let notes = finish(&moved, true).notes;
+    assert!(notes.iter().any(|note| note.starts_with("data.shards was")), "{notes:?}");
+    let whole = config("whole", "new", set("new"));
+    assert_eq!(timeless_metrics(&moved), timeless_metrics(&whole));
+    assert!(model_bytes(&moved) == model_bytes(&whole));
+}
+
+#[test]
+fn a_run_is_told_that_its_data_changed_in_place() {
+    let lab = Lab::new();
+    let config = lab.config("run", &["optim.steps=2"]);
+    finish(&config, false);
+    tiny::write_shard(&lab.path("scenes.tar"), &(1..8).map(tiny::sample).collect::<Vec<_>>());
+    let notes = finish(&lab.config("run", &["optim.steps=4"]), true).notes;
+    let warned = |part: &str| notes.iter().any(|note| note.contains(part));
+    assert!(warned("the data changed since the run started") && warned("is 7 photos"), "{notes:?}");
+    assert!(warned("1 shards changed since they were indexed"), "{notes:?}");
 }

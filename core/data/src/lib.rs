@@ -1,6 +1,7 @@
 //! Training and evaluation data on disk.
 
 pub mod benchmark;
+mod command;
 pub mod files;
 pub mod mixture;
 pub mod parquet;

@@ -1,5 +1,7 @@
 //! Mixes several sources into one endless sequence.
 
+use std::collections::HashSet;
+
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -59,10 +61,44 @@ impl Mixture {
         (source, period * self.shares[source] + self.before[place] as usize)
     }
 
+    /// Number of places of a source before a place.
+    pub fn count_before(&self, source: usize, place: usize) -> usize {
+        let (period, rest) = (place / self.pattern.len(), place % self.pattern.len());
+        let is_of = |of: &&u16| usize::from(**of) == source;
+        period * self.shares[source] + self.pattern[..rest].iter().filter(is_of).count()
+    }
+
+    /// Most places of a source among `n` places that start at a multiple of `n`.
+    pub fn most_of(&self, source: usize, n: usize) -> usize {
+        // The pattern repeats after at most that many starts.
+        let count =
+            |start: usize| self.count_before(source, start + n) - self.count_before(source, start);
+        (0..self.pattern.len()).map(|idx| count(idx * n)).max().unwrap_or(0)
+    }
+
+    /// Whether there is only one source.
+    pub fn is_alone(&self) -> bool {
+        self.shares.len() == 1
+    }
+
     /// A source's share of all places.
     pub fn share(&self, source: usize) -> f64 {
         self.shares[source] as f64 / self.pattern.len() as f64
     }
+}
+
+/// Moves items that are in `tail` behind the first `head` items. Leaves the others in their order.
+///
+/// The end of the previous epoch is `tail`, and a batch holds it beside the `head` of this epoch.
+/// Changes at most the first `head + tail` items.
+pub fn keep_apart(order: &mut Vec<u32>, tail: &[u32], head: usize) {
+    let tail: HashSet<u32> = tail.iter().copied().collect();
+    let (mut first, mut rest) = (Vec::with_capacity(order.len()), Vec::new());
+    for item in order.drain(..) {
+        if first.len() < head && !tail.contains(&item) { first.push(item) } else { rest.push(item) }
+    }
+    first.extend(rest);
+    *order = first;
 }
 
 #[cfg(test)]
@@ -79,6 +115,28 @@ mod tests {
             next[source] += 1;
         }
         assert_eq!(next, [2244, 747, 9].map(|n| n as usize), "{:?}", mixture.shares);
+    }
+
+    #[test]
+    fn places_of_a_source_are_counted() {
+        let mixture = Mixture::new(&[3.0, 1.0], 5).expect("each has a place");
+        for place in [0, 1, 7, 999, 1000, 2345] {
+            let of_first = (0..place).filter(|at| mixture.at(*at).0 == 0).count();
+            assert_eq!(mixture.count_before(0, place), of_first, "{place}");
+        }
+        let counts =
+            (0..1000).map(|step| (0..8).filter(|at| mixture.at(8 * step + at).0 == 1).count());
+        assert_eq!(mixture.most_of(1, 8), counts.max().expect("some"));
+        assert_eq!(Mixture::new(&[1.0], 0).expect("one").most_of(0, 8), 8);
+    }
+
+    #[test]
+    fn the_head_of_an_epoch_has_nothing_of_the_tail_before_it() {
+        let mut order = vec![4, 2, 0, 1, 3, 5];
+        keep_apart(&mut order, &[2, 4], 2);
+        assert_eq!(order, [0, 1, 4, 2, 3, 5]);
+        keep_apart(&mut order, &[], 2);
+        assert_eq!(order, [0, 1, 4, 2, 3, 5]);
     }
 
     #[test]

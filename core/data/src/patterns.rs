@@ -22,15 +22,20 @@ pub fn expand(patterns: &[String]) -> Result<Vec<PathBuf>, SourceError> {
     }
     let mut files = Vec::new();
     for pattern in patterns {
-        for pattern in braces(pattern) {
-            let found = glob::glob(&pattern).map_err(|e| SourceError::Pattern {
-                pattern: pattern.clone(),
+        if pattern.contains("://")
+            && let Some(error) = elsewhere(pattern)
+        {
+            return Err(error);
+        }
+        for expanded in braces(pattern) {
+            let found = glob::glob(&expanded).map_err(|e| SourceError::Pattern {
+                pattern: expanded.clone(),
                 cause: e.to_string(),
             })?;
             let before = files.len();
             files.extend(found.filter_map(Result::ok));
             if files.len() == before {
-                return Err(SourceError::NoFile(pattern));
+                return Err(elsewhere(pattern).unwrap_or(SourceError::NoFile(expanded)));
             }
         }
     }
@@ -56,6 +61,53 @@ pub fn commands(patterns: &[String]) -> Result<Option<Vec<String>>, SourceError>
             cause: "one source cannot mix commands and files; use two entries of [[data.mix]]"
                 .into(),
         }),
+    }
+}
+
+/// The error for a pattern that other programs accept: a URL, or several sources in one text
+/// (`a.tar::b.tar`). `None` for other patterns. The error says how to write them here.
+fn elsewhere(pattern: &str) -> Option<SourceError> {
+    let parts: Vec<&str> = pattern.split("::").collect();
+    let error = |found: &str, wanted: String| {
+        let cause = format!("{found}\n  hint: {wanted}");
+        Some(SourceError::Pattern { pattern: pattern.to_owned(), cause })
+    };
+    let quoted = |parts: &[&str]| {
+        let parts: Vec<String> = parts.iter().map(|part| format!("{:?}", here(part))).collect();
+        format!("shards = [{}]", parts.join(", "))
+    };
+    match parts[..] {
+        [_] if !pattern.contains("://") => None,
+        [_] => error(
+            "this program has no network client and takes the output of a command",
+            format!(
+                "for training write {} and samples_per_shard; for other commands download the shards first",
+                quoted(&parts)
+            ),
+        ),
+        _ => error(
+            "`::` does not separate sources here",
+            format!("write {}, or one [[data.mix]] for each with its weight", quoted(&parts)),
+        ),
+    }
+}
+
+/// A place as this program takes it: a URL becomes the command that fetches it.
+fn here(place: &str) -> String {
+    match place.split_once("://") {
+        Some(("file", path)) => path.to_owned(),
+        Some(("s3", _)) => format!("pipe:aws s3 cp {place} -"),
+        Some(("gs", _)) => format!("pipe:gcloud storage cat {place}"),
+        // hf://datasets/OWNER/NAME/PATH
+        Some(("hf", path)) if path.split('/').count() > 3 => {
+            let cut = path.match_indices('/').nth(2).map_or(path.len(), |(at, _)| at);
+            let (repository, file) = path.split_at(cut);
+            format!("pipe:curl -fsSL https://huggingface.co/{repository}/resolve/main{file}")
+        }
+        Some(("hdfs", _)) => format!("pipe:hdfs dfs -cat {place}"),
+        Some(("http" | "https", _)) => format!("pipe:curl -fsSL {place}"),
+        Some(_) => format!("pipe:COMMAND {place}"),
+        None => place.to_owned(),
     }
 }
 
@@ -124,5 +176,38 @@ mod tests {
         assert!(found(&["a.tar", "pipe:cat b"]).unwrap_err().to_string().contains("[[data.mix]]"));
         let error = expand(&["pipe:cat b".into()]).unwrap_err().to_string();
         assert!(error.contains("out of order"), "{error}");
+    }
+
+    #[test]
+    fn places_of_other_programs_are_answered_with_the_way_to_write_them() {
+        let check = |pattern: &str, parts: &[&str]| {
+            let error = expand(&[pattern.to_owned()]).expect_err(pattern).to_string();
+            for part in parts {
+                assert!(error.contains(part), "{error:?} does not say {part:?}");
+            }
+        };
+        check(
+            "s3://bucket/00000.tar",
+            &["\"pipe:aws s3 cp s3://bucket/00000.tar -\"", "hint", "samples_per_shard"],
+        );
+        check("https://a.org/{00..11}.tar", &["\"pipe:curl -fsSL https://a.org/{00..11}.tar\""]);
+        check("gs://bucket/a.tar", &["pipe:gcloud storage cat gs://bucket/a.tar"]);
+        check(
+            "hf://datasets/me/photos/train/{00..11}.tar",
+            &[
+                "curl -fsSL https://huggingface.co/datasets/me/photos/resolve/main/train/{00..11}.tar",
+            ],
+        );
+        check("file:///data/missing.tar", &["\"/data/missing.tar\""]);
+        check("ftp://a.org/a.tar", &["pipe:COMMAND ftp://a.org/a.tar"]);
+        check(
+            "a/{0..9}.tar::s3://b/{0..3}.tar",
+            &[
+                "shards = [\"a/{0..9}.tar\", \"pipe:aws s3 cp s3://b/{0..3}.tar -\"]",
+                "[[data.mix]]",
+            ],
+        );
+        let error = expand(&["missing/{0..1}.tar".to_owned()]).expect_err("none").to_string();
+        assert!(error.contains("no file fits \"missing/0.tar\""), "{error}");
     }
 }

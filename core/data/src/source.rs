@@ -4,8 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+
 use super::patterns::expand;
-use super::webdataset::{Sample, ShardError, ShardIndex};
+use super::webdataset::{KeptIndex, Sample, ShardError, ShardIndex};
 
 /// Why training or evaluation data cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +79,41 @@ impl Samples {
     /// # Errors
     /// If a pattern matches no file, or no shard can be used.
     pub fn open(patterns: &[String], limit_per_shard: Option<usize>) -> Result<Self, SourceError> {
-        let mut samples = Self::default();
         let paths = expand(patterns)?;
-        let n_paths = paths.len();
+        let shards = KeptIndex::default().open(&paths);
+        Self::of(shards, limit_per_shard)
+    }
+
+    /// Opens shards for training: in an order that does not depend on their folders. They are
+    /// sorted by their file names, then by the keys and positions of their samples.
+    ///
+    /// Reads the headers of those shards only that are not in `kept`, and adds them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_for_training(
+        patterns: &[String],
+        limit_per_shard: Option<usize>,
+        kept: &mut KeptIndex,
+    ) -> Result<Self, SourceError> {
+        let mut shards = kept.open(&expand(patterns)?);
+        let place = |shard: &Result<ShardIndex, ShardError>| {
+            let shard = shard.as_ref().ok()?;
+            Some((shard.path().file_name()?.to_owned(), shard.content()))
+        };
+        shards.sort_by_cached_key(place);
+        Self::of(shards, limit_per_shard)
+    }
+
+    fn of(
+        opened: Vec<Result<ShardIndex, ShardError>>,
+        limit_per_shard: Option<usize>,
+    ) -> Result<Self, SourceError> {
+        let mut samples = Self::default();
+        let n_paths = opened.len();
         let mut first = None;
-        for path in paths {
-            let shard = match ShardIndex::open(path) {
+        for shard in opened {
+            let shard = match shard {
                 Ok(shard) => shard,
                 Err(error) => {
                     samples.failed.push(error.to_string());
@@ -101,6 +132,28 @@ impl Samples {
             }
             _ => Ok(samples),
         }
+    }
+
+    /// Hash of the names and contents of all samples in their order, without the folders.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = hash_bytes(HASH_START, &(self.len() as u64).to_le_bytes());
+        for shard in &self.shards {
+            let name = shard.path().file_name().unwrap_or_default().to_string_lossy();
+            hash = hash_bytes(hash, name.as_bytes());
+            hash = hash_bytes(hash, &shard.content().to_le_bytes());
+        }
+        hash
+    }
+
+    /// Number of usable shards.
+    pub fn n_shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Size of a sample's photo in bytes, if the headers show it.
+    pub fn image_bytes(&self, idx: usize) -> Option<usize> {
+        let (shard, sample) = self.places[idx];
+        self.shards[shard as usize].image_bytes(sample as usize)
     }
 
     /// Number of samples.
@@ -188,6 +241,12 @@ mod tests {
             warnings.len() == 2 && warnings[0].contains("empty") && warnings[0].contains("b.tar"),
             "{warnings:?}"
         );
+
+        let kept = &mut KeptIndex::default();
+        let training =
+            Samples::open_for_training(&[path("*.tar").display().to_string()], None, kept);
+        let training = training.expect("two shards are left");
+        assert_eq!((training.len(), training.warnings().count()), (2, 2));
 
         let error = open("{b,d}.tar").expect_err("none is left").to_string();
         assert!(error.starts_with("none of the 2 shards") && error.contains("b.tar"), "{error}");

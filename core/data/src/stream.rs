@@ -9,30 +9,19 @@
 //! - Samples are shuffled within blocks of `shuffle_buffer`, never across epochs.
 //!
 //! So any process can find any place of the sequence again. A run resumes in mid-epoch by starting
-//! the commands of that place and skipping the samples that were used before.
+//! the commands of that place and skipping the samples that were used before. A failed command is
+//! run again ([`super::command`]).
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::unpack::Unpacked;
-use super::webdataset::{Sample, split_name};
-
-/// Number of samples that are read ahead of the consumer.
-const AHEAD: usize = 32;
-
-/// Seconds without output after which a command is reported.
-const SILENT_SECS: u64 = 30;
-
-/// Seconds to wait for one more sample when checking whether a shard is too long.
-const LAST_SECS: u64 = 5;
+use super::command::Reader;
+use super::mixture::keep_apart;
+use super::webdataset::Sample;
 
 /// A source that consists of commands.
 #[derive(Clone, Debug)]
@@ -47,6 +36,11 @@ pub struct Streams {
     pub shuffle_buffer: usize,
     /// Seed of all shuffles.
     pub seed: u64,
+    /// Most places of a lane that one batch takes, if a batch may hold the end of an epoch and the
+    /// start of the next; else 0.
+    pub window: usize,
+    /// Waiting times before the retries of a failed command.
+    pub retry_pauses: Vec<Duration>,
 }
 
 /// One of a source's sequences, read from front to back.
@@ -78,7 +72,7 @@ impl Streams {
     }
 
     /// Number of samples in a lane's epoch.
-    fn epoch(&self, lane: usize) -> usize {
+    pub fn epoch(&self, lane: usize) -> usize {
         self.shards(lane) * self.samples_per_shard
     }
 
@@ -86,9 +80,29 @@ impl Streams {
     fn command(&self, lane: usize, shard: usize) -> &str {
         let n = self.shards(lane);
         let (epoch, place) = (shard / n, shard % n);
-        let mut order: Vec<usize> = (0..n).collect();
-        order.shuffle(&mut self.rng(0, lane, epoch));
-        &self.commands[lane + self.lanes * order[place]]
+        let shuffled = |epoch| {
+            let mut order: Vec<u32> = (0..n as u32).collect();
+            order.shuffle(&mut self.rng(0, lane, epoch));
+            order
+        };
+        let mut order = shuffled(epoch);
+        if epoch > 0 && self.window > 0 && self.keeps_epochs_apart(lane) {
+            // The start of an epoch does not change its end, so the end of the epoch before is known.
+            let n_apart = self.shards_of_window();
+            keep_apart(&mut order, &shuffled(epoch - 1)[n - n_apart..], n_apart);
+        }
+        &self.commands[lane + self.lanes * order[place] as usize]
+    }
+
+    /// Whether a lane has enough shards for the first ones of an epoch to differ from the last ones
+    /// of the epoch before, as far as one batch may hold samples of both.
+    pub fn keeps_epochs_apart(&self, lane: usize) -> bool {
+        self.window == 0 || self.shards(lane) >= 3 * self.shards_of_window()
+    }
+
+    /// Most shards at one end of an epoch that a batch across two epochs may hold samples of.
+    fn shards_of_window(&self) -> usize {
+        (self.window + self.shuffle_buffer).div_ceil(self.samples_per_shard)
     }
 
     fn rng(&self, kind: u64, lane: usize, at: usize) -> ChaCha8Rng {
@@ -132,7 +146,8 @@ impl Lane {
         if !is_open {
             // Not positioned here: start the shard's command, and skip the samples before this one.
             let command = self.streams.command(self.lane, shard).to_owned();
-            self.open = Some((shard, idx, Reader::start(command, idx)));
+            let pauses = self.streams.retry_pauses.clone();
+            self.open = Some((shard, idx, Reader::start(command, idx, pauses)));
         }
         let (_, taken, reader) = self.open.as_mut().expect("just opened");
         *taken += 1;
@@ -151,146 +166,4 @@ impl Lane {
     pub fn take_warning(&mut self) -> Option<String> {
         self.pending_warning.take()
     }
-}
-
-/// A running command.
-struct Reader {
-    command: String,
-    /// The lock only makes the type `Sync`, so that several threads can share a source.
-    samples: Mutex<Receiver<Result<Sample, String>>>,
-    /// Reason why the output ended, once it has.
-    ended: Option<String>,
-}
-
-impl Reader {
-    fn start(command: String, skip: usize) -> Self {
-        let (sender, samples) = sync_channel(AHEAD);
-        let running = command.clone();
-        thread::spawn(move || run(&running, skip, &sender));
-        Self { command, samples: Mutex::new(samples), ended: None }
-    }
-
-    fn next(&mut self) -> Result<Sample, Missing> {
-        let samples = self.samples.get_mut().expect("no thread panics while it holds the lock");
-        let why = match &self.ended {
-            Some(why) => return Err(Missing { why: why.clone(), is_first: false }),
-            None => loop {
-                match samples.recv_timeout(Duration::from_secs(SILENT_SECS)) {
-                    Ok(Ok(sample)) => return Ok(sample),
-                    Ok(Err(why)) => break why,
-                    Err(RecvTimeoutError::Disconnected) => break "it ended".to_owned(),
-                    Err(RecvTimeoutError::Timeout) => {
-                        tracing::warn!("no output for {SILENT_SECS} s from pipe:{}", self.command);
-                    }
-                }
-            },
-        };
-        let why = format!("pipe:{}: {why}; the missing samples are skipped", self.command);
-        self.ended = Some(why.clone());
-        Err(Missing { why, is_first: true })
-    }
-
-    /// Whether another sample arrives within a few seconds.
-    fn has_more(&mut self) -> bool {
-        let samples = self.samples.get_mut().expect("no thread panics while it holds the lock");
-        matches!(samples.recv_timeout(Duration::from_secs(LAST_SECS)), Ok(Ok(_)))
-    }
-}
-
-/// Runs a command and sends the samples of its output, then the reason why it ended.
-fn run(command: &str, skip: usize, sender: &SyncSender<Result<Sample, String>>) {
-    let child = Command::new("sh")
-        .args(["-c", command])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn();
-    let mut child = match child {
-        Ok(child) => child,
-        Err(error) => {
-            let _ = sender.send(Err(format!("cannot be started: {error}")));
-            return;
-        }
-    };
-    let output = child.stdout.take().expect("the command was given a pipe");
-    let Some(end) = send_samples(output, skip, sender) else {
-        // The receiver is gone.
-        let _ = child.kill();
-        let _ = child.wait();
-        return;
-    };
-    let _ = sender.send(Err(why_ended(&mut child, end)));
-}
-
-fn why_ended(child: &mut Child, end: Result<(), String>) -> String {
-    if end.is_err() {
-        // The command may block on a pipe that is not read any more.
-        let _ = child.kill();
-    }
-    match (child.wait(), end) {
-        (Ok(status), Ok(())) if status.success() => {
-            "the shard has no more samples than that".into()
-        }
-        (Ok(status), Ok(())) => format!("the command failed ({status})"),
-        (_, Err(why)) => why,
-        (Err(error), _) => error.to_string(),
-    }
-}
-
-/// Groups the members of a tar into samples and sends them. Returns how the tar ended, or `None`
-/// once the receiver is gone.
-fn send_samples(
-    output: impl Read,
-    skip: usize,
-    sender: &SyncSender<Result<Sample, String>>,
-) -> Option<Result<(), String>> {
-    let unpacked = match Unpacked::new(output) {
-        Ok(unpacked) => unpacked,
-        Err(error) => return Some(Err(error.to_string())),
-    };
-    let mut archive = tar::Archive::new(unpacked);
-    let entries = match archive.entries() {
-        Ok(entries) => entries,
-        Err(error) => return Some(Err(error.to_string())),
-    };
-    let (mut held, mut seen): (Option<Sample>, usize) = (None, 0);
-    let mut finish = |sample: Option<Sample>| match sample {
-        Some(sample) => {
-            seen += 1;
-            seen <= skip || sender.send(Ok(sample)).is_ok()
-        }
-        None => true,
-    };
-    for entry in entries {
-        let read = entry.and_then(|mut entry| {
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let part = if entry.header().entry_type().is_file() { split_name(&name) } else { None };
-            let mut bytes = Vec::new();
-            if part.is_some() {
-                let size = entry.size();
-                if entry.read_to_end(&mut bytes)? < size as usize {
-                    return Err(std::io::ErrorKind::UnexpectedEof.into());
-                }
-            }
-            Ok(part.map(|(key, ext)| (key, ext, bytes)))
-        });
-        match read {
-            // The held sample may lack parts because of the truncation.
-            Err(error) => return Some(Err(format!("the output is cut short ({error})"))),
-            Ok(None) => {}
-            Ok(Some((key, ext, bytes))) => match &mut held {
-                // If two parts have the same name, the first one counts, as in a file.
-                Some(sample) if sample.key == key => {
-                    if sample.get(&ext).is_none() {
-                        sample.parts.push((ext, bytes));
-                    }
-                }
-                _ => {
-                    if !finish(held.replace(Sample { key, parts: vec![(ext, bytes)] })) {
-                        return None;
-                    }
-                }
-            },
-        }
-    }
-    finish(held).then_some(Ok(()))
 }

@@ -3,6 +3,8 @@
 //! A shard is a tar file. Consecutive members with the same key form a sample (`00000.jpg`,
 //! `00000.json`). Shards may be compressed (`.tar.gz`, `.tar.zst`).
 
+mod kept;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
@@ -14,6 +16,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::unpack::{Unpacked, UnpackedFile};
+pub use kept::KeptIndex;
 
 /// Size of a tar block. Headers and data start at multiples of it.
 const BLOCK: u64 = 512;
@@ -201,6 +204,8 @@ pub struct ShardIndex {
     path: PathBuf,
     unpacked: Option<UnpackedFile>,
     samples: Vec<SamplePlace>,
+    /// Hash of the samples' keys and positions. Copies of a shard have the same.
+    content: u64,
     /// Reason why the shard is truncated, if it is. Samples before the cut are complete; the sample
     /// at the cut is skipped.
     pub truncated: Option<String>,
@@ -273,7 +278,8 @@ impl ShardIndex {
             }
         }
         let split_keys = split_keys(&samples);
-        Ok(Self { path, unpacked, samples, truncated, duplicates, split_keys })
+        let content = kept::content(&samples);
+        Ok(Self { path, unpacked, samples, content, truncated, duplicates, split_keys })
     }
 
     /// Warnings for the user: truncation, and members that are skipped or not consecutive.
@@ -308,6 +314,19 @@ impl ShardIndex {
     /// Key of the sample at this index, if it exists.
     pub fn key(&self, sample_idx: usize) -> Option<&str> {
         self.samples.get(sample_idx).map(|sample| sample.key.as_str())
+    }
+
+    /// Hash of the samples' keys and positions. Copies of a shard have the same, whatever their
+    /// path.
+    pub fn content(&self) -> u64 {
+        self.content
+    }
+
+    /// Size of a sample's photo, from the headers. `None` if the sample has no photo whose name is
+    /// only an extension.
+    pub fn image_bytes(&self, sample_idx: usize) -> Option<usize> {
+        let is_image = |part: &&PartPlace| IMAGE_EXTENSIONS.contains(&part.ext.as_str());
+        self.samples.get(sample_idx)?.parts.iter().find(is_image).map(|part| part.len_bytes)
     }
 
     /// Reads one sample.
@@ -624,15 +643,24 @@ impl PhotoRecord {
     /// # Errors
     /// If it is not JSON, or if a value has the wrong type. The text states which.
     fn from_json(json: &[u8]) -> Result<Self, String> {
-        let json: Value = serde_json::from_slice(json).map_err(|cause| cause.to_string())?;
-        if !json.is_object() {
+        let mut json: Value = serde_json::from_slice(json).map_err(|cause| cause.to_string())?;
+        let Some(record) = json.as_object_mut() else {
             // The JSON is a list of captions, or one caption.
             return Ok(Self { captions: captions_of("the record", &json)?, ..Self::default() });
-        }
+        };
         let key = CAPTION_KEYS
             .into_iter()
-            .find(|key| json.get(key).is_some_and(|value| !value.is_null()));
-        let captions = key.map_or(Ok(Vec::new()), |key| captions_of(key, &json[key]))?;
+            .find(|key| record.get(*key).is_some_and(|value| !value.is_null()));
+        let captions = key.map_or(Ok(Vec::new()), |key| captions_of(key, &record[key]))?;
+        if !captions.is_empty() {
+            // Tables of other programs (img2dataset) give these keys other types.
+            record.retain(|key, value| match key.as_str() {
+                "regions" => !value.is_null(),
+                "class" => value.is_string(),
+                "width" | "height" => value.is_u64(),
+                _ => true,
+            });
+        }
         let record: Self = serde_json::from_value(json).map_err(|cause| cause.to_string())?;
         Ok(Self { captions, ..record })
     }
@@ -1013,6 +1041,18 @@ mod tests {
             let error = captions(&[("json", json)]).expect_err("no texts");
             assert!(error.contains(wanted) && error.contains("sample 7"), "{error}");
         }
+    }
+
+    #[test]
+    fn other_columns_of_a_captioned_record_are_ignored() {
+        let json = r#"{"caption": "a dog", "width": 64.0, "height": null, "class": 7,
+            "regions": null, "status": "success", "exif": "{}"}"#;
+        let record = record(json).expect("a record");
+        assert_eq!((record.captions, record.class), (vec!["a dog".into()], None));
+        assert_eq!((record.width, record.height, record.regions.len()), (None, None, 0));
+        // Without a caption, the class is all there is.
+        let error = self::record(r#"{"class": 7}"#).expect_err("no name").to_string();
+        assert!(error.contains("expected a string"), "{error}");
     }
 
     #[test]

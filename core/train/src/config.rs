@@ -179,6 +179,13 @@ pub struct DataConfig {
     /// Size of the shuffle buffer for shards from commands, in samples.
     #[serde(default = "thousand")]
     pub shuffle_buffer: usize,
+    /// Seconds to wait before each retry of a failed command; `[]` for no retry.
+    #[serde(default = "growing_pauses")]
+    pub retry_secs: Vec<f64>,
+    /// Allow a batch with more samples than a source has. Such a batch holds photos several times,
+    /// each as a negative of itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub repeat: bool,
     /// Number of sequences that the data is split into, each with shards of its own; must divide
     /// the batch size.
     ///
@@ -234,6 +241,10 @@ impl DataConfig {
 
 fn thousand() -> usize {
     1000
+}
+
+fn growing_pauses() -> Vec<f64> {
+    vec![1.0, 4.0, 16.0]
 }
 
 fn yes() -> bool {
@@ -534,6 +545,9 @@ impl TrainConfig {
         }
         if data.lanes == 0 || data.shuffle_buffer == 0 || data.samples_per_shard == Some(0) {
             return fail("[data] lanes, shuffle_buffer and samples_per_shard must be at least 1");
+        }
+        if data.retry_secs.iter().any(|secs| !(0.0..=3600.0).contains(secs)) {
+            return fail("[data] retry_secs wants seconds from 0 to 3600, as [1, 4, 16]");
         }
         if !optim.batch_size.is_multiple_of(data.lanes) {
             return fail("[data] lanes must divide the batch_size of [optim]");

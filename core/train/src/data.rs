@@ -10,6 +10,7 @@ use mmgem_core::image::{self, BoxMap, PixelRect, Preprocessed};
 use mmgem_core::model::PoolAggregator;
 use mmgem_core::model::pool_aggregator::Region;
 use mmgem_core::tokenizer::Tokenizer;
+use mmgem_data::files::create_dir;
 use mmgem_data::source::{SourceError, read_lines};
 use mmgem_data::webdataset::PhotoRecord;
 use rand::{Rng, SeedableRng};
@@ -19,7 +20,9 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::cache::{CachedView, PatchCache, ViewKey};
 use super::config::{DistillConfig, Recipe, TrainConfig};
-use super::sources::{Order, RawSample, SampleRef, Sources};
+use super::run::TrainError;
+use super::same_data::check_same_data;
+use super::sources::{Order, RawSample, SampleRef, Sequence, Sources};
 
 /// Smallest visible share of a region's area for its phrase to be used after a crop.
 const VISIBLE_SHARE: f32 = 0.5;
@@ -118,8 +121,19 @@ pub struct Batches {
     model: MmGemConfig,
     line_order: Order,
     cache: Option<PatchCache>,
+    /// Why the index of the shards could not be kept.
+    index_warning: Option<String>,
     rank: usize,
     n_ranks: usize,
+}
+
+/// Indexes the shards of a run on rank 0, so that the other ranks read the index from the run's
+/// folder.
+pub fn index_for_ranks(config: &TrainConfig) -> Result<(), TrainError> {
+    create_dir(&config.out)?;
+    // A failure to keep the index is reported when the data is opened.
+    let _ = Sources::open(config)?.keep_index(&config.out);
+    Ok(())
 }
 
 impl Batches {
@@ -135,8 +149,11 @@ impl Batches {
         for path in &config.data.text {
             lines.extend(read_lines(path)?);
         }
+        let sources = Sources::open(config)?;
+        let index_warning = (rank == 0).then(|| sources.keep_index(&config.out)).flatten();
         Ok(Self {
-            sources: Sources::open(config)?,
+            sources,
+            index_warning,
             lines,
             tokenizer: tokenizer.clone(),
             config: config.clone(),
@@ -164,9 +181,24 @@ impl Batches {
         Some(samples.div_ceil(self.config.optim.batch_size))
     }
 
-    /// Warnings about truncated shards.
+    /// Warnings about truncated shards, and about photos that a batch may hold several times. Reads
+    /// photos that may be in several sources.
     pub fn warnings(&self) -> Vec<String> {
-        self.sources.warnings()
+        self.index_warning.iter().cloned().chain(self.sources.warnings()).collect()
+    }
+
+    /// Number of shards whose headers were read, because the run's folder did not have their
+    /// positions.
+    pub fn n_indexed(&self) -> usize {
+        self.sources.n_indexed()
+    }
+
+    /// Records the data of a new run, or checks that a resumed run has the same. Returns warnings.
+    ///
+    /// # Errors
+    /// If the config names other files than before, and they hold other data.
+    pub fn check_same_data(&self, is_resumed: bool) -> Result<Vec<String>, TrainError> {
+        check_same_data(&self.config, self.sources.records(), &self.lines, is_resumed)
     }
 
     /// This rank's samples of a step's batch. Unusable samples are left out and listed in
@@ -200,7 +232,7 @@ impl Batches {
         if !self.lines.is_empty() {
             let (n, seed) = (self.lines.len(), self.config.seed);
             for at in positions {
-                let line = self.line_order.at(at, n, seed, 1);
+                let line = self.line_order.at(at, Sequence { n, seed, kind: 1 }, None);
                 match self.tokenizer.encode(&self.lines[line]) {
                     Ok(ids) => batch.lines.push(ids),
                     Err(why) => {

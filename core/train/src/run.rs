@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig};
-use super::data::{Batch, Batches};
+use super::data::{Batch, Batches, index_for_ranks};
 use super::metrics::Metrics;
 use super::optimizer::{OptimizerGroups, checksum, freeze, global_norm, learning_rate, scale};
 use super::plan::flops_per_sample;
@@ -74,7 +74,7 @@ pub enum TrainError {
     },
     /// The resumed run was started with another config.
     #[error(
-        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up; choose another `out` for a new run"
+        "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up, and paths to the same files; choose another `out` for a new run"
     )]
     OtherConfig(String),
     /// Too many consecutive steps had a loss or gradient that is not finite.
@@ -174,6 +174,10 @@ pub fn train(
     // decides.
     let newest = store.steps().last().map_or(String::new(), usize::to_string);
     let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
+    if group.size() > 1 && (newest.is_none() || resume) {
+        let indexed = if group.rank() == 0 { index_for_ranks(config) } else { Ok(()) };
+        agree(group, indexed)?;
+    }
     let mut run = agree(
         group,
         Run::begin(config, device, commit, resume, newest, store, group, &mut report),
@@ -341,7 +345,9 @@ impl<'a> Run<'a> {
             newest
                 .iter()
                 .for_each(|step| report(Progress::Note(format!("going on after step {step}"))));
-            batches.warnings().into_iter().for_each(|warning| report(Progress::Note(warning)));
+            let same_data = batches.check_same_data(newest.is_some())?;
+            let warnings = same_data.into_iter().chain(batches.warnings());
+            warnings.for_each(|warning| report(Progress::Note(warning)));
             report(Progress::Note(batches.describe()));
         }
         Ok(Self {

@@ -1,28 +1,43 @@
 //! Numbers the samples of all sources of a run in one endless sequence.
 
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mmgem_data::mixture::Mixture;
+use mmgem_core::checkpoint::{HASH_START, hash_bytes};
+use mmgem_data::mixture::{Mixture, keep_apart};
 use mmgem_data::patterns::commands;
 use mmgem_data::source::{Samples, SourceError};
 use mmgem_data::stream::{Lane, Missing, Streams};
 use mmgem_data::visual_genome::VisualGenome;
-use mmgem_data::webdataset::{PhotoRecord, Sample};
+use mmgem_data::webdataset::{KeptIndex, PhotoRecord, Sample};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::config::{MixConfig, TrainConfig};
+use super::duplicates;
+use super::plan::contrasts;
+use super::same_data::SourceRecord;
+
+/// Name of the file in a run's folder with the positions of its samples.
+pub const INDEX_FILE: &str = "shards.index";
 
 /// All sources of a run. The seed alone decides the order of the samples.
 pub struct Sources {
     list: Vec<Source>,
     mixture: Option<Mixture>,
     lanes: usize,
+    /// Samples of a batch from one lane.
+    of_lane: usize,
     seed: u64,
+    index: KeptIndex,
+    /// Warnings about batches that hold a photo several times.
+    repeats: Vec<String>,
 }
 
-enum Source {
+pub(super) enum Source {
     Shards { samples: Samples, order: Order },
     Genome { photos: VisualGenome, order: Order },
     Streams { streams: Arc<Streams>, lanes: Vec<Lane> },
@@ -61,9 +76,10 @@ impl Sources {
     /// Opens the sources of a run's config.
     pub fn open(config: &TrainConfig) -> Result<Self, SourceError> {
         let sources = config.data.sources();
-        let list = sources
+        let mut index = KeptIndex::read(&config.out.join(INDEX_FILE));
+        let mut list = sources
             .iter()
-            .map(|mix| Source::open(mix, config))
+            .map(|mix| Source::open(mix, config, &mut index))
             .collect::<Result<Vec<_>, SourceError>>()?;
         let weights: Vec<f64> = sources.iter().map(|mix| mix.weight).collect();
         let mixture = match weights.is_empty() {
@@ -79,7 +95,37 @@ impl Sources {
         {
             return Err(SourceError::Mixture(format!("mix: source {source} has no sample")));
         }
-        Ok(Self { list, mixture, lanes: config.data.lanes, seed: config.seed })
+        let (lanes, mut repeats) = (config.data.lanes, Vec::new());
+        let of_lane = config.optim.batch_size / lanes;
+        for (idx, source) in list.iter_mut().enumerate() {
+            let mixture = mixture.as_ref().expect("there are sources");
+            let most = mixture.most_of(idx, of_lane);
+            source.set_window(most, mixture, of_lane);
+            if contrasts(config) {
+                repeats.extend(source.check_repeats(idx, most, lanes, config.data.repeat)?);
+            }
+        }
+        Ok(Self { list, mixture, lanes, of_lane, seed: config.seed, index, repeats })
+    }
+
+    /// Writes the positions of the samples to the run's folder, if it exists, for the other ranks
+    /// and for a resumed run. Returns a warning on failure: the file only saves time.
+    pub fn keep_index(&self, out: &Path) -> Option<String> {
+        if !out.is_dir() {
+            return None;
+        }
+        let written = self.index.write(&out.join(INDEX_FILE));
+        written.err().map(|error| format!("the index of the shards is not kept: {error}"))
+    }
+
+    /// Number of shards whose headers were read because their positions were not kept.
+    pub fn n_indexed(&self) -> usize {
+        self.index.n_new()
+    }
+
+    /// Identity of the samples of each source, without their folders.
+    pub fn records(&self) -> Vec<SourceRecord> {
+        self.list.iter().map(Source::record).collect()
     }
 
     /// Whether all sources are empty.
@@ -113,27 +159,31 @@ impl Sources {
         }
     }
 
-    /// Warnings about truncated shards.
+    /// Warnings about truncated shards, and about photos that a batch may hold several times.
     pub fn warnings(&self) -> Vec<String> {
         let of = |source: &Source| match source {
             Source::Shards { samples, .. } => samples.warnings().collect(),
             _ => Vec::new(),
         };
-        self.list.iter().flat_map(of).collect()
+        let shards = self.list.iter().flat_map(of);
+        let duplicates = duplicates::across(&self.list).into_iter().map(|found| found.to_string());
+        self.index.warnings().chain(shards).chain(self.repeats.clone()).chain(duplicates).collect()
     }
 
     /// The `at`-th sample of a lane. Reads commands here; callers must ask for their places in
     /// order.
     pub fn sample_ref(&mut self, lane: usize, at: usize) -> SampleRef {
-        let mixture = self.mixture.as_ref().expect("there are sources");
+        let Self { list, mixture, lanes: n_lanes, of_lane, seed, .. } = self;
+        let mixture = mixture.as_ref().expect("there are sources");
         let (source, at) = mixture.at(at);
-        let seed = self.seed;
-        let (order, n) = match &mut self.list[source] {
+        let (order, n) = match &mut list[source] {
             Source::Streams { lanes, .. } => return SampleRef::Read(lanes[lane].read(at)),
             Source::Shards { samples, order } => (order, samples.len()),
             Source::Genome { photos, order } => (order, photos.len()),
         };
-        SampleRef::At { source, idx: order.at(at * self.lanes + lane, n, seed, 2 * source as u64) }
+        let batches = BatchesOf { mixture, source, n_lanes: *n_lanes, of_lane: *of_lane };
+        let sequence = Sequence { n, seed: *seed, kind: 2 * source as u64 };
+        SampleRef::At { source, idx: order.at(at * *n_lanes + lane, sequence, Some(&batches)) }
     }
 
     /// Warnings about commands that write more samples than configured, once per lane.
@@ -188,14 +238,18 @@ fn from_sample(mut sample: Sample) -> Result<RawSample, String> {
 }
 
 impl Source {
-    fn open(mix: &MixConfig, config: &TrainConfig) -> Result<Self, SourceError> {
+    fn open(
+        mix: &MixConfig,
+        config: &TrainConfig,
+        index: &mut KeptIndex,
+    ) -> Result<Self, SourceError> {
         let (data, order) = (&config.data, Order::default());
         if let Some(descriptions) = &mix.visual_genome {
             let photos = VisualGenome::open(descriptions, &mix.images)?;
             return Ok(Self::Genome { photos, order });
         }
         let Some(commands) = commands(&mix.shards)? else {
-            let samples = Samples::open(&mix.shards, data.limit_per_shard)?;
+            let samples = Samples::open_for_training(&mix.shards, data.limit_per_shard, index)?;
             return Ok(Self::Shards { samples, order });
         };
         let samples_per_shard =
@@ -218,13 +272,103 @@ impl Source {
             lanes: data.lanes,
             shuffle_buffer: data.shuffle_buffer,
             seed: config.seed,
+            window: 0,
+            retry_pauses: data
+                .retry_secs
+                .iter()
+                .map(|secs| Duration::from_secs_f64(*secs))
+                .collect(),
         });
         let lanes = (0..data.lanes).map(|lane| Lane::new(streams.clone(), lane)).collect();
         Ok(Self::Streams { streams, lanes })
     }
 
+    /// Tells commands how many samples of a lane one batch takes, if batches hold samples of two
+    /// epochs.
+    fn set_window(&mut self, most: usize, mixture: &Mixture, of_lane: usize) {
+        let Self::Streams { streams, lanes } = self else { return };
+        let is_alone = mixture.is_alone();
+        let splits = (0..lanes.len()).any(|lane| !streams.epoch(lane).is_multiple_of(of_lane));
+        if splits || !is_alone {
+            let windowed = Streams { window: most, ..streams.as_ref().clone() };
+            *streams = Arc::new(windowed);
+            *lanes = (0..lanes.len()).map(|lane| Lane::new(streams.clone(), lane)).collect();
+        }
+    }
+
+    /// Checks that a batch has room for at most one of each photo. `most` is the largest number of
+    /// this source's samples that a batch takes from a lane.
+    ///
+    /// # Errors
+    /// If a batch takes more samples than there are, unless `repeat` allows it.
+    fn check_repeats(
+        &self,
+        idx: usize,
+        most: usize,
+        n_lanes: usize,
+        repeat: bool,
+    ) -> Result<Vec<String>, SourceError> {
+        let (n, taken) = match self {
+            Self::Shards { .. } | Self::Genome { .. } => (self.len().unwrap_or(0), most * n_lanes),
+            Self::Streams { streams, lanes } => {
+                let epochs = (0..lanes.len()).map(|lane| streams.epoch(lane));
+                (epochs.min().unwrap_or(0), most)
+            }
+        };
+        let unit = if matches!(self, Self::Streams { .. }) { " of a lane" } else { "" };
+        if n > 0 && taken > n {
+            let found = format!(
+                "source {idx} has {n} photos{unit}, but a batch takes up to {taken}: a photo would be a negative of itself"
+            );
+            if repeat {
+                return Ok(vec![found]);
+            }
+            return Err(SourceError::Mixture(format!(
+                "{found}\n  hint: lower optim.batch_size or add photos; data.repeat = true allows repeated photos"
+            )));
+        }
+        Ok(match self {
+            Self::Streams { streams, lanes }
+                if (0..lanes.len()).any(|lane| !streams.keeps_epochs_apart(lane)) =>
+            {
+                vec![format!(
+                    "source {idx} has few shards in a lane: a batch across two epochs may hold a photo twice, as a negative of itself; fewer lanes or a smaller shuffle_buffer prevent this"
+                )]
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    fn record(&self) -> SourceRecord {
+        let hash = |hash: u64| Some(format!("{hash:016x}"));
+        match self {
+            Self::Shards { samples, .. } => SourceRecord {
+                kind: "shards".into(),
+                shards: samples.n_shards(),
+                photos: samples.len(),
+                hash: hash(samples.fingerprint()),
+            },
+            Self::Genome { photos, .. } => SourceRecord {
+                kind: "visual_genome".into(),
+                shards: 0,
+                photos: photos.len(),
+                hash: hash((0..photos.len()).fold(HASH_START, |hash, idx| {
+                    let name = photos.path(idx).file_name().unwrap_or_default();
+                    hash_bytes(hash, name.to_string_lossy().as_bytes())
+                })),
+            },
+            // A command cannot be read in advance.
+            Self::Streams { streams, .. } => SourceRecord {
+                kind: "commands".into(),
+                shards: streams.commands.len(),
+                photos: streams.samples_per_shard,
+                hash: None,
+            },
+        }
+    }
+
     /// Samples of an epoch, if they can be counted.
-    fn len(&self) -> Option<usize> {
+    pub(super) fn len(&self) -> Option<usize> {
         match self {
             Self::Shards { samples, .. } => Some(samples.len()),
             Self::Genome { photos, .. } => Some(photos.len()),
@@ -247,18 +391,103 @@ impl Source {
     }
 }
 
-impl Order {
-    /// The sample at a place of the endless, shuffled sequence over `n` samples. Each epoch has
-    /// each sample once, in an order of its own.
-    pub fn at(&mut self, place: usize, n: usize, seed: u64, kind: u64) -> usize {
-        let epoch = place / n;
-        let slot = &mut self.0[epoch % 2];
-        if slot.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            let seed = seed ^ (epoch as u64 * 2 + kind + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut order: Vec<u32> = (0..n as u32).collect();
-            order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-            *slot = Some((epoch, order));
+/// The batches of a run, as seen from one source.
+#[derive(Clone, Copy)]
+pub struct BatchesOf<'a> {
+    mixture: &'a Mixture,
+    source: usize,
+    n_lanes: usize,
+    of_lane: usize,
+}
+
+impl BatchesOf<'_> {
+    /// First place of the source's sequence that belongs to a step.
+    fn start(&self, step: usize) -> usize {
+        self.n_lanes * self.mixture.count_before(self.source, step * self.of_lane)
+    }
+
+    /// Places of the batch that has this place.
+    fn around(&self, place: usize) -> Range<usize> {
+        let (mut low, mut high) = (0, 1);
+        while self.start(high) <= place {
+            (low, high) = (high, 2 * high);
         }
-        slot.as_ref().expect("just filled").1[place % n] as usize
+        // start(low) <= place < start(high)
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.start(middle) <= place { low = middle } else { high = middle }
+        }
+        self.start(low)..self.start(low + 1)
+    }
+
+    fn most(&self) -> usize {
+        self.n_lanes * self.mixture.most_of(self.source, self.of_lane)
+    }
+}
+
+/// An endless, shuffled sequence over `n` samples.
+#[derive(Clone, Copy)]
+pub struct Sequence {
+    /// Number of samples.
+    pub n: usize,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Distinguishes the sequences of a run.
+    pub kind: u64,
+}
+
+impl Sequence {
+    fn shuffled(&self, epoch: usize) -> Vec<u32> {
+        let mix = (epoch as u64 * 2 + self.kind + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut order: Vec<u32> = (0..self.n as u32).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed ^ mix));
+        order
+    }
+}
+
+impl Order {
+    /// The sample at a place of the sequence. Each epoch has each sample once, in an order of its
+    /// own.
+    ///
+    /// With `batches`, a batch that holds the end of an epoch and the start of the next has no
+    /// sample twice, unless it takes more samples than there are.
+    pub fn at(&mut self, place: usize, sequence: Sequence, batches: Option<&BatchesOf>) -> usize {
+        let epoch = place / sequence.n;
+        if self.epoch(epoch).is_none() {
+            self.fill(epoch, sequence, batches);
+        }
+        self.epoch(epoch).expect("just filled")[place % sequence.n] as usize
+    }
+
+    fn epoch(&self, epoch: usize) -> Option<&Vec<u32>> {
+        self.0[epoch % 2].as_ref().filter(|(of, _)| *of == epoch).map(|(_, order)| order)
+    }
+
+    fn fill(&mut self, epoch: usize, sequence: Sequence, batches: Option<&BatchesOf>) {
+        let Sequence { n, .. } = sequence;
+        // A change at an epoch's start leaves its end as it was shuffled. With less than two
+        // batches of samples it does not: then all epochs since the first are needed.
+        let is_independent = batches.is_none_or(|batches| n >= 2 * batches.most());
+        let known = (0..epoch).rev().take(1).find(|before| self.epoch(*before).is_some());
+        let first = match (is_independent, known) {
+            (true, _) => epoch,
+            (false, Some(before)) => before + 1,
+            (false, None) => 0,
+        };
+        for epoch in first..=epoch {
+            let mut order = sequence.shuffled(epoch);
+            let batch = batches.filter(|_| epoch > 0).map(|batches| batches.around(epoch * n));
+            if let Some(batch) = batch {
+                let (tail, head) = (epoch * n - batch.start, batch.end - epoch * n);
+                if tail > 0 && head > 0 && tail + head <= n {
+                    let before = match self.epoch(epoch - 1) {
+                        Some(before) => before[n - tail..].to_vec(),
+                        None => sequence.shuffled(epoch - 1)[n - tail..].to_vec(),
+                    };
+                    keep_apart(&mut order, &before, head);
+                }
+            }
+            self.0[epoch % 2] = Some((epoch, order));
+        }
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::config::{ModelSource, Recipe, TrainConfig};
 use super::run::TrainError;
+use super::same_data::{DATA_FILE, without_places};
 use super::store::RunState;
 
 /// The model that a run starts from. A resumed run takes sizes and tokenizer from its own records.
@@ -120,19 +121,27 @@ pub fn write_records(
 /// Checks that a resumed run has the config that it was started with, and returns the changes.
 ///
 /// Allowed are changes of the run's length, its execution and its surroundings (checkpoints,
-/// evaluation, cluster, hardware). The hints for a diverged run are allowed too: lower learning
+/// evaluation, cluster, hardware), and other paths to the same files. The hints for a diverged run are allowed too: lower learning
 /// rates and clip_norm, longer warm-up.
 pub fn check_same_run(config: &TrainConfig) -> Result<Vec<String>, TrainError> {
     let old = read(&config.out.join("train.toml"))?;
     let old: TrainConfig = toml::from_str(&String::from_utf8_lossy(&old))
         .map_err(|e| TrainError::OtherConfig(format!("train.toml cannot be read ({e})")))?;
+    // Without a record of its data, the run's files must lie where they were.
+    let moves_data = config.out.join(DATA_FILE).is_file();
+    let [old_settings, settings] = [&old, config].map(|config| without_places(config, moves_data));
+    let is_setting = |change: &Change| !change.is_allowed();
+    match changes(&old_settings, &settings).into_iter().find(is_setting) {
+        Some(change) => Err(TrainError::OtherConfig(change.to_string())),
+        None => Ok(changes(&old, config).iter().map(Change::to_string).collect()),
+    }
+}
+
+fn changes(old: &TrainConfig, new: &TrainConfig) -> Vec<Change> {
     let value = |config: &TrainConfig| toml::Value::try_from(config).expect("a config is TOML");
     let mut changes = Vec::new();
-    differences("", Some(&value(&old)), Some(&value(config)), &mut changes);
-    match changes.iter().find(|change| !change.is_allowed()) {
-        Some(change) => Err(TrainError::OtherConfig(change.to_string())),
-        None => Ok(changes.iter().map(Change::to_string).collect()),
-    }
+    differences("", Some(&value(old)), Some(&value(new)), &mut changes);
+    changes
 }
 
 /// A config key whose value changed.
@@ -145,7 +154,9 @@ struct Change {
 impl Change {
     fn is_allowed(&self) -> bool {
         const FREE_TABLES: [&str; 4] = ["checkpoint", "eval", "cluster", "hardware"];
-        const FREE_KEYS: [&str; 5] = [
+        const FREE_KEYS: [&str; 7] = [
+            "data.repeat",
+            "data.retry_secs",
             "optim.steps",
             "optim.workers",
             "optim.micro_batch",
