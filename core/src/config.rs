@@ -210,13 +210,11 @@ impl EfficientNetLiteConfig {
     pub fn blocks(&self) -> Vec<MbConvConfig> {
         let mut in_channels = Self::STEM_CHANNELS;
         let mut blocks = Vec::new();
-        for (stage, (n_blocks, kernel_size, stride, expansion, channels)) in
-            STAGES.into_iter().enumerate()
+        for ((_, kernel_size, stride, expansion, channels), n_blocks) in
+            STAGES.into_iter().zip(self.blocks_per_stage())
         {
-            let is_end = stage == 0 || stage + 1 == STAGES.len();
-            let depth = if is_end { 1.0 } else { self.depth_coefficient };
             let out_channels = round_channels(channels as f64 * self.width_coefficient);
-            for idx in 0..(n_blocks as f64 * depth).ceil() as usize {
+            for idx in 0..n_blocks {
                 let stride = if idx == 0 { stride } else { 1 };
                 let expanded_channels = in_channels * expansion;
                 blocks.push(MbConvConfig {
@@ -230,6 +228,16 @@ impl EfficientNetLiteConfig {
             }
         }
         blocks
+    }
+
+    /// Number of blocks in each stage.
+    pub fn blocks_per_stage(&self) -> Vec<usize> {
+        let scaled = |(stage, (n_blocks, ..)): (usize, (usize, usize, usize, usize, usize))| {
+            let is_end = stage == 0 || stage + 1 == STAGES.len();
+            let depth = if is_end { 1.0 } else { self.depth_coefficient };
+            (n_blocks as f64 * depth).ceil() as usize
+        };
+        STAGES.into_iter().enumerate().map(scaled).collect()
     }
 
     /// Cells per side of the last map: the input side halved five times, rounded up.

@@ -164,3 +164,35 @@ fn an_error_of_a_library_never_advises_to_delete_it() {
         );
     }
 }
+
+#[test]
+fn towers_are_exported_for_other_libraries() {
+    let desk = Desk::new();
+    let output = desk.run("export --layout open-clip --out clip");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(stdout.contains("local-dir:clip\""), "{stdout}");
+    assert!(stderr.contains("text tower") && stderr.contains("wrote clip"), "{stderr}");
+    let told = desk.json("export --layout hf --dtype f16 --out towers");
+    for file in ["vision/config.json", "vision/model.safetensors", "language/tokenizer.json"] {
+        assert!(desk.path("towers").join(file).is_file(), "{file}: {told}");
+        assert!(told["files"].as_array().expect("a list").contains(&file.into()), "{told}");
+    }
+    // The program's own import takes both towers back, with the same weights.
+    let back = "import --vision towers/vision --language towers/language --out back --dtype f16";
+    let output = desk.run(back);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let vectors = |model: &str| {
+        let bytes = fs::read(desk.path(model).join("model.safetensors")).expect("weights");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
+        let name = "visual.transformer.resblocks.0.mlp.c_fc.weight";
+        file.tensor(name).expect("the tensor").data().to_vec()
+    };
+    assert!(desk.run("export --dtype f16 --out f16").status.success());
+    assert_eq!(vectors("back"), vectors("f16"));
+
+    desk.fails("export --out no", 2, &["--dtype"]);
+    desk.fails("export --layout hf --data a.tar --out no", 2, &["--data"]);
+    desk.fails("export --layout hf --dtype q8 --out no", 1, &["8 or 4 bits", "--dtype f32 or f16"]);
+    assert!(!desk.path("no").exists());
+}

@@ -5,6 +5,7 @@
 //! lines that made it; `make.py` makes it again. `-- --nocapture` prints the table of differences.
 
 mod fixture;
+mod foreign;
 mod import;
 mod layouts;
 mod packed;

@@ -170,6 +170,17 @@ impl ModelFolder {
     }
 }
 
+/// Writes files of another library's layout; names may have folders. Each file is written
+/// completely or not at all. Other files stay.
+pub fn write_foreign(files: &[(String, Vec<u8>)], folder: &Path) -> Result<(), FolderError> {
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        create_dir(path.parent().unwrap_or(folder))?;
+        write_atomic(&path, bytes)?;
+    }
+    Ok(())
+}
+
 /// Moves the model's files from `from` into `to` and removes `from`. Other files in `to` stay.
 ///
 /// Both must be on the same disk. While the move is incomplete, `to` has no `config.json` and so is

@@ -1,10 +1,10 @@
 //! Reads Hugging Face's Llama: its `config.json`, and its tensors under our names.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::read::CheckpointError;
 use super::shards::Shards;
-use crate::config::{LlamaConfig, RopeScaling};
+use crate::config::{LlamaConfig, MmGemConfig, RopeScaling};
 
 /// Contents of a Llama's `config.json`.
 pub(super) struct LlamaFile {
@@ -29,6 +29,50 @@ pub(super) fn llama<'a>(
         ));
     }
     Ok((file, shards))
+}
+
+/// The `config.json` of transformers for a model's language model: the inverse of [`read_config`].
+pub(super) fn config_json(config: &MmGemConfig, is_f16: bool) -> Value {
+    let llm = &config.llm;
+    let mut json = json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": llm.hidden_size,
+        "intermediate_size": llm.intermediate_size,
+        "num_hidden_layers": llm.num_hidden_layers,
+        "num_attention_heads": llm.num_attention_heads,
+        "num_key_value_heads": llm.num_key_value_heads,
+        "head_dim": llm.head_dim(),
+        "vocab_size": llm.vocab_size,
+        "max_position_embeddings": llm.max_position_embeddings,
+        "rms_norm_eps": llm.rms_norm_eps,
+        "rope_theta": llm.rope_theta,
+        "attention_bias": llm.attention_bias,
+        "mlp_bias": llm.mlp_bias,
+        "tie_word_embeddings": llm.tie_word_embeddings,
+        "eos_token_id": config.eos_token_id,
+        // null, because transformers' own default would be a token.
+        "bos_token_id": config.bos_token_id,
+        "torch_dtype": if is_f16 { "float16" } else { "float32" },
+    });
+    json["rope_scaling"] = match llm.rope_scaling {
+        None => Value::Null,
+        Some(RopeScaling::Linear { factor }) => json!({ "rope_type": "linear", "factor": factor }),
+        Some(RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        }) => json!({
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": low_freq_factor,
+            "high_freq_factor": high_freq_factor,
+            "original_max_position_embeddings": original_max_position_embeddings,
+        }),
+    };
+    json
 }
 
 /// Accepts the names of `LlamaForCausalLM` (`model.*`, `lm_head.weight`) and of the base model

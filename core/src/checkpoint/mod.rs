@@ -1,5 +1,6 @@
 //! Reading and writing `model.safetensors`. Reading is strict: any mismatch is an error.
 
+pub mod export;
 mod fingerprint;
 pub mod import;
 mod llama;
@@ -14,4 +15,6 @@ pub use fingerprint::{HASH_START, fingerprint, hash_bytes};
 pub(crate) use read::transpose;
 pub use read::{CheckpointError, load, load_to_run};
 pub use shards::Shards;
-pub use write::{Dtype, Parameter, SHARD_BYTES, named_tensors, to_safetensors, to_shards};
+pub use write::{
+    Dtype, NamedTensor, Parameter, SHARD_BYTES, named_tensors, to_safetensors, to_shards,
+};

@@ -93,6 +93,9 @@ pub enum CheckpointError {
     /// A checkpoint of another program that cannot be imported.
     #[error("{0}")]
     Import(String),
+    /// A model that cannot be written in another program's layout.
+    #[error("{0}")]
+    Export(String),
 }
 
 /// Sets every parameter of a model, or of a module that contains one, from the shards.

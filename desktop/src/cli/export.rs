@@ -1,13 +1,16 @@
-//! `mmgem export`: copies a model into another number format, reads the copy back and compares it.
+//! `mmgem export`: copies a model into another number format or library's layout, reads the copy
+//! back and compares it.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, ensure};
+use burn::tensor::Device;
 use clap::{Args, ValueEnum};
-use mmgem_core::checkpoint::Dtype;
+use mmgem_core::checkpoint::export::{ForeignLayout, export};
+use mmgem_core::checkpoint::{Dtype, named_tensors};
 use mmgem_core::config::{MmGemConfig, SearchCutoff};
 use mmgem_core::session::Session;
-use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic};
+use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic, write_foreign};
 use serde_json::{Map, Value, json};
 
 use crate::args::{Globals, WrongArguments, cosine};
@@ -22,17 +25,25 @@ use crate::terminal::{json_f32, note, print, print_json};
 #[command(after_help = "Examples:\n  \
     mmgem export runs/b16 --dtype q4 --out models/b16-q4\n  \
     mmgem export runs/b16 --dtype q8 --out models/b16-q8 --data 'data/val/*.tar'\n  \
-    mmgem export --dtype f32 --out copy-of-the-embedded-model\n\n\
+    mmgem export --dtype f32 --out copy-of-the-embedded-model\n  \
+    mmgem export runs/b16 --layout hf --out models/b16-towers\n\n\
     The command reads the copy back, gives it and the model the same inputs, and prints the \
     differences. It deletes a copy whose vectors have a smaller cosine with the model's than \
-    --floor.")]
+    --floor.\n\n\
+    With --layout, the command writes the towers for another library and reads them back as \
+    `mmgem import` does. open_clip loads the folder as \"local-dir:DIR\". transformers loads \
+    DIR/language and, unless the image encoder is convolutional, DIR/vision; timm loads \
+    convolutional encoders.")]
 pub struct ExportArgs {
     /// Model folder [default: --model, else the embedded model]
     #[arg(value_name = "MODEL")]
     folder: Option<PathBuf>,
     /// Number format of the written weights
-    #[arg(long, value_enum)]
-    dtype: ExportDtype,
+    #[arg(long, value_enum, required_unless_present = "layout")]
+    dtype: Option<ExportDtype>,
+    /// Write the towers in the layout of another library [default dtype: f32]
+    #[arg(long, value_enum, conflicts_with_all = ["data", "cutoffs", "floor"])]
+    layout: Option<ExportLayout>,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -62,6 +73,14 @@ enum ExportDtype {
     Q4,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ExportLayout {
+    /// The image encoder as open_clip's model
+    OpenClip,
+    /// Both towers as Hugging Face's models: a ViT or timm's convolutions, and a Llama
+    Hf,
+}
+
 impl From<ExportDtype> for Dtype {
     fn from(dtype: ExportDtype) -> Self {
         match dtype {
@@ -85,6 +104,9 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
         );
     }
     let opened = globals.open_device()?;
+    if let Some(layout) = args.layout {
+        return export_towers(&source, layout, args, globals, &opened.device);
+    }
     let (config, tokenizer) = (source.config()?, source.tokenizer()?);
     let model = source.load(&opened.device)?;
     let original = Session::new(config.clone(), model.clone(), tokenizer.clone(), &opened.device);
@@ -98,7 +120,8 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
 
     // Written and verified in a draft folder, then moved to `--out`.
     let draft = Draft::begin(&args.out)?;
-    copy.write_shards(&draft.folder, args.dtype.into())?;
+    let dtype = args.dtype.expect("required without --layout");
+    copy.write_shards(&draft.folder, dtype.into())?;
     copy_history(&source, &draft.folder)?;
     let written = ModelFiles::read(Some(&draft.folder))?;
     let lost = Lost::measure(&original, &written.open(&opened)?, args, globals.quiet)?;
@@ -121,6 +144,45 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     print(format!("weights   {:.1} MiB -> {:.1} MiB in {n_files} files", mib(from), mib(to)))?;
     lost.lines().into_iter().try_for_each(print)?;
+    note(globals.quiet, format!("wrote {}", shown(&args.out)));
+    Ok(())
+}
+
+/// Writes the towers in the layout of another library.
+fn export_towers(
+    source: &ModelFiles,
+    layout: ExportLayout,
+    args: &ExportArgs,
+    globals: &Globals,
+    device: &Device,
+) -> Result<()> {
+    let layout = match layout {
+        ExportLayout::OpenClip => ForeignLayout::OpenClip,
+        ExportLayout::Hf => ForeignLayout::HuggingFace,
+    };
+    let tensors = named_tensors(&source.load(device)?);
+    let dtype = args.dtype.map_or(Dtype::F32, Dtype::from);
+    let towers = export(&source.config()?, tensors, &source.tokenizer_json, layout, dtype)?;
+    write_foreign(&towers.files, &args.out)?;
+    let out = |folder: &str| args.out.join(folder);
+    let loads = |(folder, call): &(String, String)| {
+        let folder = out(folder).display().to_string();
+        call.replace("FOLDER", folder.trim_end_matches('/'))
+    };
+    let loads: Vec<String> = towers.loads.iter().map(loads).collect();
+    if globals.json {
+        let files: Vec<&String> = towers.files.iter().map(|(name, _)| name).collect();
+        return print_json(&json!({
+            "out": json_path(&args.out),
+            "files": files,
+            "loads": loads,
+            "notes": towers.notes,
+        }));
+    }
+    loads.into_iter().try_for_each(print)?;
+    for words in &towers.notes {
+        note(globals.quiet, words);
+    }
     note(globals.quiet, format!("wrote {}", shown(&args.out)));
     Ok(())
 }

@@ -108,8 +108,8 @@ const LAYOUTS: [Layout; 7] = [
         title: "timm's tf_efficientnet_lite* (conv_stem, blocks.*.*.conv_dw)",
         marks: &["conv_stem.weight", "blocks.0.0.conv_dw.weight", "conv_head.weight"],
         excluded: &[],
-        prefixes: &[],
-        sibling_prefixes: &[],
+        prefixes: &["visual.trunk."],
+        sibling_prefixes: &["text.", "logit_scale", "logit_bias"],
         ignored: &["classifier."],
     },
     Layout {

@@ -4,6 +4,7 @@
 use super::super::read::CheckpointError;
 use super::super::shards::Shards;
 use super::super::stored::Stored;
+use super::super::write::NamedTensor;
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
 
 /// Width coefficient, depth coefficient and input size of EfficientNet-Lite0 to Lite4.
@@ -44,21 +45,88 @@ pub(super) fn timm<'a>(
     for (idx, block) in blocks(encoder).into_iter().enumerate() {
         // The first block does not expand, so it has other layer names than the rest.
         let has_expansion = encoder.shape(&format!("{block}conv_pwl.weight")).is_some();
-        let layers: &[_] = match has_expansion {
-            true => &[
-                ("conv_pw", "bn1", "expand"),
-                ("conv_dw", "bn2", "dw"),
-                ("conv_pwl", "bn3", "project"),
-            ],
-            false => &[("conv_dw", "bn1", "dw"), ("conv_pw", "bn2", "project")],
-        };
-        for (convolution, norm, layer) in layers {
+        for (convolution, norm, layer) in timm_layers(has_expansion) {
             let [convolution, norm] = [convolution, norm].map(|part| format!("{block}{part}"));
             fold(encoder, &mut ours, &convolution, &norm, &format!("blocks.{idx}.{layer}"))?;
         }
     }
     fold(encoder, &mut ours, "conv_head", "bn2", "head")?;
     Ok((sizes(&ours)?, ours))
+}
+
+/// timm's names of a block's convolutions and their batch norms, with our names.
+fn timm_layers(has_expansion: bool) -> &'static [(&'static str, &'static str, &'static str)] {
+    match has_expansion {
+        true => &[
+            ("conv_pw", "bn1", "expand"),
+            ("conv_dw", "bn2", "dw"),
+            ("conv_pwl", "bn3", "project"),
+        ],
+        false => &[("conv_dw", "bn1", "dw"), ("conv_pw", "bn2", "project")],
+    }
+}
+
+/// timm's name of a network with these sizes, if it was published.
+pub(super) fn published_name(config: &EfficientNetLiteConfig) -> Option<&'static str> {
+    const NAMES: [&str; 5] = [
+        "tf_efficientnet_lite0",
+        "tf_efficientnet_lite1",
+        "tf_efficientnet_lite2",
+        "tf_efficientnet_lite3",
+        "tf_efficientnet_lite4",
+    ];
+    let EfficientNetLiteConfig { width_coefficient, depth_coefficient, hidden_size, .. } = *config;
+    let is_it = |(width, depth, _): &(f64, f64, usize)| {
+        *width == width_coefficient && *depth == depth_coefficient
+    };
+    let variant = VARIANTS.iter().position(is_it)?;
+    (hidden_size == 1280).then_some(NAMES[variant])
+}
+
+/// The tensors under timm's names: the inverse of [`timm`], with neutral batch norms.
+///
+/// - batch norm: weight 1, bias of the convolution, mean 0, variance `1 - eps`
+///
+/// # Errors
+/// If a tensor is missing.
+pub(super) fn to_timm(
+    config: &EfficientNetLiteConfig,
+    visual: &[NamedTensor],
+) -> Result<Vec<NamedTensor>, CheckpointError> {
+    let mut written = Vec::new();
+    let mut unfold = |convolution: String, norm: String, layer: String| {
+        let find = |part: &str| {
+            let name = format!("{layer}.{part}");
+            let found = visual.iter().find(|(of, ..)| *of == name);
+            found.ok_or_else(|| CheckpointError::Missing(vec![format!("visual.{name}")]))
+        };
+        let ((_, shape, weight), (_, _, bias)) = (find("weight")?, find("bias")?);
+        let shape = match shape[..] {
+            [n_outputs, n_inputs] => vec![n_outputs, n_inputs, 1, 1],
+            _ => shape.clone(),
+        };
+        let n = bias.len();
+        written.push((format!("{convolution}.weight"), shape, weight.clone()));
+        written.push((format!("{norm}.weight"), vec![n], vec![1.0; n]));
+        written.push((format!("{norm}.bias"), vec![n], bias.clone()));
+        written.push((format!("{norm}.running_mean"), vec![n], vec![0.0; n]));
+        let var = (1.0 - BATCH_NORM_EPS) as f32;
+        written.push((format!("{norm}.running_var"), vec![n], vec![var; n]));
+        Ok(())
+    };
+    unfold("conv_stem".into(), "bn1".into(), "stem".into())?;
+    let stages = config.blocks_per_stage().into_iter().enumerate();
+    let places = stages.flat_map(|(stage, n)| (0..n).map(move |block| (stage, block)));
+    for (idx, ((stage, block), sizes)) in places.zip(config.blocks()).enumerate() {
+        for (convolution, norm, layer) in timm_layers(sizes.expanded_channels != sizes.in_channels)
+        {
+            let at = format!("blocks.{stage}.{block}");
+            let layer = format!("blocks.{idx}.{layer}");
+            unfold(format!("{at}.{convolution}"), format!("{at}.{norm}"), layer)?;
+        }
+    }
+    unfold("conv_head".into(), "bn2".into(), "head".into())?;
+    Ok(written)
 }
 
 /// Prefix `blocks.STAGE.BLOCK.` of each block, in order.

@@ -6,6 +6,7 @@ mod lite;
 mod positions;
 pub mod settings;
 pub mod vit;
+pub(super) mod write;
 
 use super::read::{CheckpointError, load_present, transpose};
 use super::shards::Shards;
@@ -102,7 +103,8 @@ impl<'a> Tower<'a> {
                     _ => lite::folded(&mut encoder),
                 }
                 .map_err(in_checkpoint)?;
-                if kind == Kind::TimmLite && configs.config.is_none() {
+                if kind == Kind::TimmLite && configs.config.is_none() && configs.open_clip.is_none()
+                {
                     notes.push(
                         "no config.json states the architecture: assuming tf_efficientnet_lite"
                             .into(),

@@ -38,6 +38,15 @@ pub struct TowerSettings {
     pub notes: Vec<String>,
 }
 
+/// transformers' name of an activation.
+pub(super) fn hidden_act_name(act: HiddenAct) -> &'static str {
+    match act {
+        HiddenAct::Gelu => "gelu",
+        HiddenAct::QuickGelu => "quick_gelu",
+        HiddenAct::GeluPytorchTanh => "gelu_pytorch_tanh",
+    }
+}
+
 /// Epsilon of OpenCLIP's LayerNorm.
 pub const OPEN_CLIP_EPS: f64 = 1e-5;
 /// Epsilon of timm's LayerNorm.
@@ -152,7 +161,7 @@ pub(super) fn read(kind: Kind, configs: &TowerConfigs) -> Result<TowerSettings, 
             ));
         }
         (Kind::TimmVit | Kind::TimmLite, _, Some(text)) => timm(kind, text)?,
-        (Kind::TimmVit, Some(text), None) => open_clip_with_timm(text)?,
+        (Kind::TimmVit | Kind::TimmLite, Some(text), None) => open_clip_with_timm(kind, text)?,
         _ => TowerSettings::default(),
     };
     if let (Kind::Clip | Kind::Siglip | Kind::Dinov2, Some(text)) = (kind, &configs.preprocessor) {
@@ -319,14 +328,18 @@ fn interpolation(keys: Keys, key: &str, settings: &mut TowerSettings) {
 }
 
 /// Reads the settings of a timm encoder inside an OpenCLIP model.
-fn open_clip_with_timm(text: &str) -> Result<TowerSettings, CheckpointError> {
+fn open_clip_with_timm(kind: Kind, text: &str) -> Result<TowerSettings, CheckpointError> {
     let root = parse(OPEN_CLIP_FILE, text)?;
     let (model, preprocess) = open_clip_parts(&root)?;
     let vision = model.within("vision_cfg", "vision_cfg.")?;
     let vision = vision.ok_or_else(|| model.wrong("vision_cfg", "an object"))?;
     vision.reject_unknown_keys(&TIMM_VISION_KEYS)?;
     let name = vision.text("timm_model_name");
-    let mut settings = timm_vit(name.ok_or_else(|| vision.wrong("timm_model_name", "a name"))?)?;
+    let name = name.ok_or_else(|| vision.wrong("timm_model_name", "a name"))?;
+    let mut settings = match kind {
+        Kind::TimmLite => timm_lite(name, || vision.wrong("timm_model_name", LITE_NAMES))?,
+        _ => timm_vit(name)?,
+    };
     settings.sizes.extend(vision.side("image_size")?.map(|side| ("image_size", side)));
     if let Some(preprocess) = preprocess {
         open_clip_preprocess(preprocess, &mut settings)?;
@@ -462,13 +475,7 @@ fn timm(kind: Kind, text: &str) -> Result<TowerSettings, CheckpointError> {
         .text("architecture")
         .ok_or_else(|| root.wrong("architecture", "timm's name of the model"))?;
     let mut settings = match kind {
-        Kind::TimmLite if name.starts_with("tf_efficientnet_lite") => TowerSettings::default(),
-        Kind::TimmLite => {
-            return Err(root.wrong(
-                "architecture",
-                "tf_efficientnet_lite0 to 4 (others pad otherwise and have another epsilon)",
-            ));
-        }
+        Kind::TimmLite => timm_lite(name, || root.wrong("architecture", LITE_NAMES))?,
         _ => timm_vit(name)?,
     };
     if let Some(args) = root.within("model_args", "model_args.")? {
@@ -496,6 +503,18 @@ fn timm(kind: Kind, text: &str) -> Result<TowerSettings, CheckpointError> {
     };
     interpolation(pretrained, "interpolation", &mut settings);
     Ok(settings)
+}
+
+const LITE_NAMES: &str =
+    "tf_efficientnet_lite0 to 4 (others pad otherwise and have another epsilon)";
+
+/// Checks timm's name of an EfficientNet-Lite, whose weights show its sizes.
+fn timm_lite(
+    name: &str,
+    wrong: impl Fn() -> CheckpointError,
+) -> Result<TowerSettings, CheckpointError> {
+    let is_lite = name.starts_with("tf_efficientnet_lite");
+    if is_lite { Ok(TowerSettings::default()) } else { Err(wrong()) }
 }
 
 /// Derives settings from timm's name of a ViT.

@@ -3,10 +3,12 @@
 //! Folds linear steps: LayerScale into the layer before it, the bias of the patch embedding into
 //! the positions.
 
+use super::super::export::title;
 use super::super::names::checkpoint_name;
-use super::super::read::CheckpointError;
+use super::super::read::{CheckpointError, transpose};
 use super::super::shards::Shards;
 use super::super::stored::Stored;
+use super::super::write::NamedTensor;
 use super::layout::Kind;
 use super::positions::{Resampling, resample};
 use crate::config::{HiddenAct, VitConfig};
@@ -233,6 +235,153 @@ pub fn assemble<'a>(
         proj_dim,
     };
     Ok((config, ours))
+}
+
+/// The tensors of a vision transformer under the names of another library: the inverse of
+/// [`assemble`] without its folding.
+///
+/// `visual` are the tensors in our files, without their prefix.
+///
+/// # Errors
+/// If a tensor has no place there.
+pub(super) fn disassemble<'t>(
+    kind: Kind,
+    config: &VitConfig,
+    visual: impl Iterator<Item = &'t NamedTensor>,
+) -> Result<Vec<NamedTensor>, CheckpointError> {
+    let (ours, theirs, width) = (&OPEN_CLIP, names(kind), config.hidden_size);
+    let prefix = match kind {
+        Kind::Clip | Kind::Siglip => "vision_model.",
+        _ => "",
+    };
+    // transformers' Dinov2 keeps a first axis of length 1.
+    let row = |shape: &[usize]| match kind {
+        Kind::Dinov2 => [&vec![1; 3 - shape.len()], shape].concat(),
+        _ => shape.to_vec(),
+    };
+    let mut written: Vec<NamedTensor> = Vec::new();
+    for (name, shape, values) in visual {
+        let mut put = |name: String, shape: Vec<usize>, values: Vec<f32>| {
+            written.push((format!("{prefix}{name}"), shape, values));
+        };
+        if let Some((idx, part)) =
+            name.strip_prefix(ours.blocks).and_then(|inner| inner.split_once('.'))
+        {
+            let block = format!("{}{idx}.", theirs.blocks);
+            for (name, shape, values) in block_part(ours, theirs, part, shape, values)? {
+                put(format!("{block}{name}"), shape, values);
+            }
+            continue;
+        }
+        let layers = [
+            (ours.patches, theirs.patches),
+            (ours.ln_pre, theirs.ln_pre),
+            (ours.ln_post, theirs.ln_post),
+        ];
+        if let Some(name) = renamed(&layers, name) {
+            put(name, shape.clone(), values.clone());
+        } else if name == ours.class {
+            put(theirs.class.into(), row(shape), values.clone());
+        } else if name == ours.positions {
+            put(theirs.positions.into(), row(shape), values.clone());
+        } else if let ("proj", &[_, proj_dim], Kind::Clip) = (name.as_str(), &shape[..], kind) {
+            let values = transpose(values, proj_dim);
+            written.push(("visual_projection.weight".into(), vec![proj_dim, width], values));
+        } else {
+            return Err(CheckpointError::Export(format!(
+                "{name} has no place in {}\n  hint: write the other layout",
+                title(kind)
+            )));
+        }
+    }
+    // Parts that the library has and this encoder does not need.
+    let mut neutral = |name: String, shape: Vec<usize>, value: f32| {
+        let n = shape.iter().product();
+        written.push((format!("{prefix}{name}"), shape, vec![value; n]));
+    };
+    if matches!(kind, Kind::Siglip | Kind::Dinov2) {
+        neutral(format!("{}.bias", theirs.patches), vec![width], 0.0);
+    }
+    if kind == Kind::Dinov2 {
+        neutral("embeddings.mask_token".into(), vec![1, width], 0.0);
+        for idx in 0..config.num_hidden_layers {
+            for scale in [theirs.scale_1, theirs.scale_2] {
+                neutral(format!("{}{idx}.{scale}", theirs.blocks), vec![width], 1.0);
+            }
+        }
+    }
+    Ok(written)
+}
+
+/// One tensor of a block under the names of another library. The packed projections of attention
+/// may become three.
+fn block_part(
+    ours: &Names,
+    theirs: &Names,
+    part: &str,
+    shape: &[usize],
+    values: &[f32],
+) -> Result<Vec<NamedTensor>, CheckpointError> {
+    let layers = [
+        (ours.ln_1, theirs.ln_1),
+        (ours.ln_2, theirs.ln_2),
+        (ours.out, theirs.out),
+        (ours.fc_1, theirs.fc_1),
+        (ours.fc_2, theirs.fc_2),
+    ];
+    if let Some(name) = renamed(&layers, part) {
+        return Ok(vec![(name, shape.to_vec(), values.to_vec())]);
+    }
+    let Qkv::Packed { weight, bias } = ours.qkv else { unreachable!("open_clip packs them") };
+    let (is_weight, is_bias) = (part == weight, part == bias);
+    if !is_weight && !is_bias {
+        return Err(CheckpointError::Export(format!(
+            "{part} of a block is unknown, wanted a tensor of a vision transformer\n  hint: this is a mistake of this program; please report it"
+        )));
+    }
+    Ok(match &theirs.qkv {
+        Qkv::Packed { weight, bias } => {
+            let name = if is_weight { weight } else { bias };
+            vec![((*name).to_owned(), shape.to_vec(), values.to_vec())]
+        }
+        Qkv::Apart(layers) => {
+            let third = [&[shape[0] / 3], &shape[1..]].concat();
+            let ending = if is_weight { "weight" } else { "bias" };
+            let parts = layers.iter().zip(values.chunks_exact(values.len() / 3));
+            parts
+                .map(|(layer, values)| {
+                    (format!("{layer}.{ending}"), third.clone(), values.to_vec())
+                })
+                .collect()
+        }
+    })
+}
+
+/// The other library's name of a weight or bias, if its layer is listed.
+fn renamed(layers: &[(&str, &str)], name: &str) -> Option<String> {
+    layers.iter().find_map(|(ours, theirs)| {
+        let part = name.strip_prefix(ours)?;
+        [".weight", ".bias"].contains(&part).then(|| format!("{theirs}{part}"))
+    })
+}
+
+/// Names and sizes of the tensors in the first block of an open_clip transformer.
+pub(super) fn open_clip_block(width: usize) -> Vec<(String, Vec<usize>)> {
+    let names = &OPEN_CLIP;
+    let Qkv::Packed { weight, bias } = names.qkv else { unreachable!("open_clip packs them") };
+    let mut shapes = vec![(weight.to_owned(), vec![3 * width, width])];
+    shapes.push((bias.to_owned(), vec![3 * width]));
+    for norm in [names.ln_1, names.ln_2] {
+        shapes.extend([".weight", ".bias"].map(|part| (format!("{norm}{part}"), vec![width])));
+    }
+    for (layer, n_outputs, n_inputs) in
+        [(names.out, width, width), (names.fc_1, 4 * width, width), (names.fc_2, width, 4 * width)]
+    {
+        shapes.push((format!("{layer}.weight"), vec![n_outputs, n_inputs]));
+        shapes.push((format!("{layer}.bias"), vec![n_outputs]));
+    }
+    let in_block = |(name, shape)| (format!("{}0.{name}", names.blocks), shape);
+    shapes.into_iter().map(in_block).collect()
 }
 
 /// Resizes the positions to another number of patches, as the library of this layout does.
