@@ -27,7 +27,8 @@ use crate::terminal::{note, print, print_json, progress_bar};
     mmgem train run.toml --plan --ranks 64\n  \
     mmgem train assets/recipes/paper/stage1.toml --plan --ranks 64 --sizes assets/presets/vit_l_14_tinyllama.json\n\n\
     Ctrl-C or SIGTERM saves a checkpoint at the next step and exits. SIGUSR1 saves a checkpoint \
-    and continues. --resume continues from the newest checkpoint. Under mpirun, srun or torchrun \
+    and continues. --resume continues from the newest checkpoint, also after the run folder and \
+    the data were moved, with the new paths in the file. Under mpirun, srun or torchrun \
     --no-python, every process is a rank of one run.")]
 pub struct TrainArgs {
     /// TOML file of the run: recipe, data, learning rates
