@@ -46,8 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let config = TrainConfig::from_toml(&recipe, &[])?;
     let report = |progress| {
-        if let Progress::Step { step, steps, loss, .. } = progress {
-            println!("step {step} of {steps}: loss {loss:.3}");
+        if let Progress::Step { step, steps, record } = progress {
+            println!("step {step} of {steps}: loss {}", record["loss"]);
         }
     };
     let device = Device::flex();

@@ -46,19 +46,23 @@ pub fn across(sources: &[Source]) -> Vec<Duplicates> {
     if sources.len() < 2 {
         return Vec::new();
     }
+    // One size in `one_in` stands for all. Both photos of a pair have the same size.
+    let n_photos: usize = sources.iter().filter_map(Source::len).sum();
+    let mut one_in = n_photos.div_ceil(MOST_LISTED).max(1);
+    let is_taken = |size: usize, one_in: usize| {
+        hash_bytes(HASH_START, &size.to_le_bytes()).is_multiple_of(one_in as u64)
+    };
     // Photos by size: source and index.
     let mut by_size: HashMap<usize, Vec<(usize, usize)>> = HashMap::new();
     for (source_idx, source) in sources.iter().enumerate() {
-        for (idx, size) in source.photo_sizes() {
+        for (idx, size) in source.photo_sizes(|size| is_taken(size, one_in)) {
             by_size.entry(size).or_default().push((source_idx, idx));
         }
     }
     by_size.retain(|_, photos| photos.iter().any(|photo| photo.0 != photos[0].0));
     let n_candidates: usize = by_size.values().map(Vec::len).sum();
-    let one_in = n_candidates.div_ceil(MOST_READ).max(1);
-    if one_in > 1 {
-        by_size.retain(|size, _| hash_bytes(HASH_START, &size.to_le_bytes()) % one_in as u64 == 0);
-    }
+    one_in *= n_candidates.div_ceil(MOST_READ).max(1);
+    by_size.retain(|size, _| is_taken(*size, one_in));
     let candidates: Vec<(usize, usize)> = by_size.into_values().flatten().collect();
     let hashes: Vec<(u64, usize)> = candidates
         .par_iter()

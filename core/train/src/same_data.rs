@@ -1,6 +1,6 @@
 //! Checks that a resumed run has the data that it was started with, wherever it lies now.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_data::files::{read, write_atomic};
@@ -120,11 +120,11 @@ fn paths_hash(config: &TrainConfig) -> u64 {
 /// out the places of the data, which [`check_same_data`] compares.
 pub fn without_places(config: &TrainConfig, moves_data: bool) -> TrainConfig {
     let mut config = config.clone();
-    let name = |path: &mut std::path::PathBuf| {
+    let name = |path: &mut PathBuf| {
         *path = Path::new(path.file_name().unwrap_or_default()).to_owned();
     };
     config.out.clear();
-    config.data.cache = None;
+    config.data.cache.iter_mut().for_each(PathBuf::clear);
     let model = &mut config.model;
     for path in [&mut model.from, &mut model.config, &mut model.vision, &mut model.tokenizer] {
         path.iter_mut().for_each(name);

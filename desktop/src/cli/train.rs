@@ -27,8 +27,9 @@ use crate::terminal::{note, print, print_json};
     mmgem train run.toml --set optim.steps=100 --set out=runs/short\n  \
     mmgem train run.toml --resume\n\n\
     Ctrl-C or SIGTERM saves a checkpoint at the next step and exits; a second one exits at once. \
-    SIGUSR1 saves a checkpoint and continues. --resume continues from the newest checkpoint. Under \
-    mpirun, srun or torchrun --no-python, every process is a rank of one run.")]
+    SIGUSR1 saves a checkpoint and continues. --resume continues from the newest checkpoint, also \
+    after the run folder and the data were moved, with the new paths in the file. Under mpirun, \
+    srun or torchrun --no-python, every process is a rank of one run.")]
 pub struct TrainArgs {
     #[command(flatten)]
     pub run: RunFile,

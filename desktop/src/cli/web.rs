@@ -100,8 +100,9 @@ fn offered_models(first: Option<&Path>, others: &[PathBuf]) -> Result<Vec<Offere
 impl OfferedModel {
     /// Lists the model's files, without reading them.
     fn read(folder: &Path, at: usize) -> Result<OfferedModel> {
-        let entries = fs::read_dir(folder)
-            .with_context(|| format!("cannot list the model\n  folder: {}", shown(folder)))?;
+        let entries = fs::read_dir(folder).with_context(|| {
+            format!("cannot list the model\n  folder: {}", printable_path(folder))
+        })?;
         let (mut names, mut bytes) = (Vec::new(), 0);
         for entry in entries {
             let entry = entry?;
@@ -120,11 +121,13 @@ impl OfferedModel {
             bail!(
                 "this is not a model folder: {missing} is missing\n  hint: give a folder that \
                  `mmgem export` or `mmgem train` wrote\n  folder: {}",
-                shown(folder)
+                printable_path(folder)
             );
         }
         let folder = folder.canonicalize()?;
-        let name = folder.file_name().map_or_else(|| "model".into(), |name| shown(Path::new(name)));
+        let name = folder
+            .file_name()
+            .map_or_else(|| "model".into(), |name| printable_path(Path::new(name)));
         // A URL escapes other characters.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();

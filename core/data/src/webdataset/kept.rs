@@ -352,9 +352,9 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         write(&path("a.tar"), &["0", "1"], "a dog");
         write(&path("b.tar"), &["2"], "a cat");
-        let cut = fs::read(path("b.tar")).expect("written");
-        fs::write(path("c.tar"), [&cut[..2048], &cut[..2048], &cut[..1000]].concat())
-            .expect("writable");
+        let whole = fs::read(path("a.tar")).expect("written");
+        // Within the second sample.
+        fs::write(path("c.tar"), &whole[..4000]).expect("writable");
         let paths = ["a.tar", "b.tar", "c.tar"].map(path);
         let mut index = KeptIndex::read(&path("index"));
         let first = open(&mut index, &paths);
