@@ -20,3 +20,22 @@ pub fn sum_of_cube<F: Float>(value: F, #[comptime] units: usize) -> F {
     }
     parts[0]
 }
+
+/// Sum of the squares of a row of `width` values that begins at `start`. The cube's `units` share
+/// the row.
+#[cube]
+pub fn square_sum_of_row<F: Float>(
+    x: &[F],
+    start: usize,
+    #[comptime] width: usize,
+    #[comptime] units: usize,
+) -> F {
+    let mut square = F::new(0.0);
+    let mut i = UNIT_POS as usize;
+    while i < width {
+        let value = x[start + i];
+        square += value * value;
+        i += units;
+    }
+    sum_of_cube::<F>(square, units)
+}

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
-use super::cube::sum_of_cube;
+use super::cube::square_sum_of_row;
 use super::launch::{ROW_UNITS, RowView, launch};
 use super::tensors::{contiguous, wrap};
 
@@ -35,14 +35,8 @@ fn rms_norm_kernel<F: Float>(
 ) {
     if CUBE_POS < rows {
         let start = CUBE_POS * width;
-        let mut square = F::new(0.0);
-        let mut i = UNIT_POS as usize;
-        while i < width {
-            let value = x[start + i];
-            square += value * value;
-            i += units;
-        }
-        let mean = sum_of_cube::<F>(square, units) / F::new(comptime!(width as f32));
+        let square = square_sum_of_row::<F>(x, start, width, units);
+        let mean = square / F::new(comptime!(width as f32));
         let scale = F::new(1.0) / (mean + F::cast_from(epsilon)).sqrt();
         let mut i = UNIT_POS as usize;
         while i < width {

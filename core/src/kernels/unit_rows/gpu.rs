@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use cubecl::prelude::*;
 
-use super::cube::sum_of_cube;
+use super::cube::square_sum_of_row;
 use super::launch::{ROW_UNITS, RowView, launch};
 use super::tensors::wrap;
 
@@ -34,14 +34,8 @@ fn unit_rows_kernel<F: Float>(
 ) {
     if CUBE_POS < rows {
         let start = CUBE_POS * width;
-        let mut square = F::new(0.0);
-        let mut i = UNIT_POS as usize;
-        while i < width {
-            let value = x[start + i];
-            square += value * value;
-            i += units;
-        }
-        let norm = max(sum_of_cube::<F>(square, units).sqrt(), F::cast_from(smallest));
+        let square = square_sum_of_row::<F>(x, start, width, units);
+        let norm = max(square.sqrt(), F::cast_from(smallest));
         let mut i = UNIT_POS as usize;
         while i < width {
             out[start + i] = x[start + i] / norm;
