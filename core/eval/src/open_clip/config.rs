@@ -2,7 +2,9 @@
 
 use mmgem_core::checkpoint::Shards;
 use mmgem_core::checkpoint::names::{checkpoint_name, text_block_of};
-use mmgem_core::checkpoint::towers::settings::{OPEN_CLIP_EPS, open_clip_vision};
+use mmgem_core::checkpoint::towers::settings::{
+    OPEN_CLIP_EPS, OPEN_CLIP_VISION_KEYS, open_clip_vision,
+};
 use mmgem_core::checkpoint::towers::vit::{HiddenSettings, assemble, usual_heads};
 use mmgem_core::checkpoint::towers::{Kind, OPENAI_MEAN_STD};
 use mmgem_core::config::{HiddenAct, VitConfig};
@@ -27,23 +29,6 @@ const HEAD_WIDTH: u64 = 64;
 /// Keys that are supported, or that do not change what is computed here.
 const MODEL_KEYS: [&str; 6] =
     ["embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "multimodal_cfg", "custom_text"];
-const VISION_KEYS: [&str; 15] = [
-    "image_size",
-    "layers",
-    "width",
-    "head_width",
-    "patch_size",
-    "mlp_ratio",
-    "ls_init_value",
-    "patch_dropout",
-    "no_ln_pre",
-    "act_kwargs",
-    "norm_kwargs",
-    "attentional_pool",
-    "attn_pooler_heads",
-    "attn_pooler_queries",
-    "output_tokens",
-];
 const TEXT_KEYS: [&str; 9] = [
     "context_length",
     "vocab_size",
@@ -79,7 +64,7 @@ pub fn read_config<'a>(
     let (vision, text) = (object(model.get("vision_cfg")), object(model.get("text_cfg")));
     for (part, found, known) in [
         ("model_cfg", model, &MODEL_KEYS[..]),
-        ("vision_cfg", &vision, &VISION_KEYS[..]),
+        ("vision_cfg", &vision, &[&OPEN_CLIP_VISION_KEYS[..], &["attentional_pool"]].concat()[..]),
         ("text_cfg", &text, &TEXT_KEYS[..]),
     ] {
         reject_unknown_keys(part, found, known)?;

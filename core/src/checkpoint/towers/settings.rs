@@ -199,9 +199,9 @@ const MODEL_KEYS: [&str; 9] = [
     "init_logit_bias",
     "nonscalar_logit_scale",
 ];
-/// Supported keys. Some need no reading: LayerScale and the kind of positions show in the weights,
-/// and dropout is for training.
-const VISION_KEYS: [&str; 17] = [
+/// Keys of a `vision_cfg` that every reader of OpenCLIP's files supports. Some need no reading:
+/// LayerScale shows in the weights, and dropout is for training.
+pub const OPEN_CLIP_VISION_KEYS: [&str; 14] = [
     "image_size",
     "layers",
     "width",
@@ -211,15 +211,14 @@ const VISION_KEYS: [&str; 17] = [
     "ls_init_value",
     "patch_dropout",
     "no_ln_pre",
-    "pos_embed_type",
-    "pool_type",
-    "final_ln_after_pool",
     "act_kwargs",
     "norm_kwargs",
     "attn_pooler_queries",
     "attn_pooler_heads",
     "output_tokens",
 ];
+/// Further keys that an imported encoder may have. The kind of positions shows in the weights.
+const TOWER_KEYS: [&str; 3] = ["pos_embed_type", "pool_type", "final_ln_after_pool"];
 const TIMM_VISION_KEYS: [&str; 9] = [
     "image_size",
     "timm_model_name",
@@ -248,7 +247,7 @@ fn open_clip(text: &str) -> Result<TowerSettings, CheckpointError> {
     model.reject_unknown_keys(&MODEL_KEYS)?;
     let vision = model.within("vision_cfg", "vision_cfg.")?;
     let vision = vision.ok_or_else(|| model.wrong("vision_cfg", "an object"))?;
-    vision.reject_unknown_keys(&VISION_KEYS)?;
+    vision.reject_unknown_keys(&[&OPEN_CLIP_VISION_KEYS[..], &TOWER_KEYS].concat())?;
     let mut settings = open_clip_vision(model.object, vision.object)?;
     settings.norms_after_pooling = vision.flag("final_ln_after_pool")?.unwrap_or(false);
     if let Some(preprocess) = preprocess {
