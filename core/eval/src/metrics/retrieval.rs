@@ -61,7 +61,7 @@ pub enum RetrievalError {
         "{what} hold {found} numbers, want a multiple of embed_dim {embed_dim}: check that both come from the same model"
     )]
     EmbedLength {
-        /// Which embeddings: of queries or of targets.
+        /// Which embeddings: of images or of texts.
         what: &'static str,
         /// Number of values.
         found: usize,
