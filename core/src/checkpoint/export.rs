@@ -141,7 +141,10 @@ fn write_language(
     files.put(folder, "generation_config.json", text(&generation));
     files.put(folder, "tokenizer.json", tokenizer_json.to_vec());
     files.put(folder, "tokenizer_config.json", text(&tokenizer_config(config, tokenizer_json)));
-    files.loads.push(("language".into(), "AutoModelForCausalLM.from_pretrained(FOLDER)".into()));
+    files.loads.push((
+        "language".into(),
+        "transformers.AutoModelForCausalLM.from_pretrained(\"FOLDER\")".into(),
+    ));
     Ok(())
 }
 

@@ -275,7 +275,7 @@ fn hugging_face(
             ("preprocessor_config.json", preprocessor(config, kind)),
         ],
         vision: VisionConfig::Vit(written),
-        loads: format!("transformers.{class}.from_pretrained(FOLDER)"),
+        loads: format!("transformers.{class}.from_pretrained(\"FOLDER\")"),
         notes,
     })
 }
