@@ -27,8 +27,7 @@ use device::failure::{caught, is_the_devices};
 use globals::{Globals, WrongArguments};
 use mmgem_library::query::{self, QueryError};
 use mmgem_library::{self as library, LibraryError};
-use names::printable;
-use terminal::note;
+use terminal::{note, print_error};
 
 fn main() -> ExitCode {
     allocator::keep_freed_buffers();
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
         // The reader of our output closed the pipe.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("{}", printable(&error_text(&error)));
+            print_error(&error_text(&error));
             ExitCode::from(if is_wrong_arguments(&error) { 2 } else { 1 })
         }
     }

@@ -72,8 +72,14 @@ pub fn one_line(text: &str) -> String {
 /// Prints a line on stderr, unless `quiet`.
 pub fn note(quiet: bool, line: impl Display) {
     if !quiet {
-        eprintln!("{}", printable(&line.to_string()));
+        print_error(&format!("{line}\n"));
     }
+}
+
+/// Prints text on stderr as it is, except for characters that could control the terminal.
+#[expect(clippy::print_stderr, reason = "the one place that writes to stderr")]
+pub fn print_error(text: &str) {
+    eprint!("{}", printable(text));
 }
 
 /// A progress bar on stderr with rate and remaining time. Hidden if `quiet`, or if stderr is not a
@@ -118,7 +124,7 @@ impl SkippedFiles {
         let line = printable(&format!("skipped {}: {why}", printable_path(path)));
         match bar {
             Some(bar) if !bar.is_hidden() => bar.println(line),
-            _ => eprintln!("{line}"),
+            _ => print_error(&format!("{line}\n")),
         }
         self.failed.push((path.to_owned(), why));
         Ok(None)

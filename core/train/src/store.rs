@@ -154,10 +154,10 @@ impl Store {
         create_dir(&temporary)?;
         let written = (|| {
             let mut hashes = BTreeMap::new();
-            for (name, bytes) in snapshot.files() {
+            snapshot.write(|name, bytes| {
                 hashes.insert(name, blake3::hash(&bytes).to_hex().to_string());
-                write_atomic(&temporary.join(name), &bytes)?;
-            }
+                write_atomic(&temporary.join(name), &bytes)
+            })?;
             let hashes = serde_json::to_vec_pretty(&hashes).expect("a map of texts serializes");
             write_atomic(&temporary.join(HASHES), &hashes)?;
             let io = |cause| FolderError::Io {
@@ -311,16 +311,17 @@ struct Snapshot {
 }
 
 impl Snapshot {
-    /// Names and bytes of its files.
-    fn files(self) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
-        let Self { weights, moments: Moments { tensors: moments, n_parameters }, state } = self;
+    /// Passes the names and bytes of its files to `write`, one after the other.
+    fn write(
+        self,
+        mut write: impl FnMut(&'static str, Vec<u8>) -> Result<(), FolderError>,
+    ) -> Result<(), FolderError> {
+        let Self { weights, moments: Moments { tensors, n_parameters }, state } = self;
+        write(WEIGHTS, to_safetensors(&weights, Dtype::F32, None))?;
+        drop(weights);
         let count = (N_PARAMETERS.to_owned(), n_parameters.to_string());
-        let files: [(&str, Box<dyn FnOnce() -> Vec<u8>>); 3] = [
-            (WEIGHTS, Box::new(move || to_safetensors(&weights, Dtype::F32, None))),
-            (MOMENTS, Box::new(move || to_safetensors(&moments, Dtype::F32, Some([count].into())))),
-            (STATE, Box::new(move || state)),
-        ];
-        files.into_iter().map(|(name, bytes)| (name, bytes()))
+        write(MOMENTS, to_safetensors(&tensors, Dtype::F32, Some([count].into())))?;
+        write(STATE, state)
     }
 }
 

@@ -376,7 +376,9 @@ fn report(
         (true, false) => print_json(&Value::Array(entries)),
         (false, true) => {
             let how = if known { "cached" } else { "encoded" };
-            eprintln!("open {open:.1} ms, query {encode:.2} ms ({how}), scan {scan:.2} ms");
+            let times =
+                format!("open {open:.1} ms, query {encode:.2} ms ({how}), scan {scan:.2} ms");
+            note(false, times);
             Ok(())
         }
         (false, false) => Ok(()),

@@ -174,7 +174,7 @@ impl Group {
     fn leave(self, error: anyhow::Error) -> Result<()> {
         #[cfg(feature = "mpi")]
         if let Self::Mpi(mpi) = self {
-            eprint!("{}", crate::error_text(&error));
+            crate::terminal::print_error(&crate::error_text(&error));
             mpi.abort();
         }
         Err(error)
