@@ -1,5 +1,7 @@
 //! The program `mmgem`. Arguments and paths stop here; `mmgem-core` does the computation.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "clap prints comments on arguments as they are")]
+
 mod allocator;
 mod args;
 mod cli;

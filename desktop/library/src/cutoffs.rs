@@ -1,4 +1,4 @@
-//! Cut-offs that `mmgem search --calibrate` measured. The window offers them.
+//! Cut-offs that `mmgem calibrate` measured. The window offers them.
 
 pub use mmgem_core::config::SearchCutoff as Cutoff;
 use rusqlite::params;
