@@ -152,8 +152,11 @@ mod tests {
         }
     }
 
-    /// The steps of the reports and of the end, if step 3 and all later ones have these vitals.
-    fn course(vitals: Vitals) -> (Vec<(usize, Sign)>, Option<(usize, Sign, usize)>) {
+    /// The step of each report, and the step of the end with its sign and the sign's first step.
+    type Course = (Vec<(usize, Sign)>, Option<(usize, Sign, usize)>);
+
+    /// The course of a run whose steps from 3 on have these vitals.
+    fn course(vitals: Vitals) -> Course {
         let (mut signs, mut reports) = (Signs::new(), Vec::new());
         for step in 1..30 {
             let vitals = if step < 3 { healthy() } else { vitals };
