@@ -114,8 +114,8 @@ fn choice_loss(logits: Tensor<2>, first: usize) -> Tensor<1> {
     cross_entropy(logits, (first..first + rows).collect()) * rows as f64
 }
 
-/// `-sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 if `j = first + i` and
-/// -1 otherwise.
+/// `-sum_ij log sigmoid(z_ij (logits[i, j] + logit_bias))`, where `z_ij` is 1 if `j = first + i`
+/// and -1 otherwise.
 fn pair_loss(logits: Tensor<2>, logit_bias: Tensor<1>, first: usize) -> Tensor<1> {
     let [rows, n] = logits.dims();
     let signs = matches(first, [rows, n], &logits.device()).float() * 2.0 - 1.0;

@@ -5,6 +5,7 @@ use js_sys::Error as JsError;
 use mmgem_core::checkpoint::fingerprint;
 use mmgem_core::config::SearchCutoff;
 use mmgem_core::image::{Rgb, decode_scaled};
+use mmgem_core::model::Stage;
 use mmgem_core::session::{CaptionStream, EncodedImage, Part, Session};
 use wasm_bindgen::prelude::*;
 
@@ -190,11 +191,8 @@ impl Model {
                 embed.len()
             )));
         }
-        let found = self
-            .session
-            .localize(mmgem_core::model::Stage::Two, &image.encoded, &embed)
-            .await
-            .map_err(to_js)?;
+        let found =
+            self.session.localize(Stage::Two, &image.encoded, &embed).await.map_err(to_js)?;
         Ok(Place {
             similarity: found.similarity,
             grid: found.grid,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use js_sys::Error as JsError;
 use mmgem_core::index::{Hit, Index, IndexedPhoto, Query, Vectors, region_boxes};
+use mmgem_core::model::Stage;
 use mmgem_core::session::Part;
 use serde_json::json;
 use wasm_bindgen::prelude::*;
@@ -32,11 +33,8 @@ impl Model {
         let (width, height) = (image.width(), image.height());
         let boxes = region_boxes(width as f32, height as f32, self.embed_dim());
         let whole = self.session.embed_image(&image.encoded, &Part::Whole).await.map_err(to_js)?;
-        let regions = self
-            .session
-            .embed_boxes(mmgem_core::model::Stage::Two, &image.encoded, &boxes)
-            .await
-            .map_err(to_js)?;
+        let regions =
+            self.session.embed_boxes(Stage::Two, &image.encoded, &boxes).await.map_err(to_js)?;
         let (size_bytes, modified_ms) = (size_bytes as u64, modified_ms as i64);
         let mut index = Index::new(self.fingerprint, whole.len());
         index.push(

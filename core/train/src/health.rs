@@ -152,10 +152,10 @@ mod tests {
         }
     }
 
-    /// The steps and signs of the reports, and step, sign and beginning of the end.
+    /// The step of each report, and the step of the end with its sign and the sign's first step.
     type Course = (Vec<(usize, Sign)>, Option<(usize, Sign, usize)>);
 
-    /// The reports and the end, if step 3 and all later ones have these vitals.
+    /// The course of a run whose steps from 3 on have these vitals.
     fn course(vitals: Vitals) -> Course {
         let (mut signs, mut reports) = (Signs::new(), Vec::new());
         for step in 1..30 {
