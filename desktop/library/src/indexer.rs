@@ -14,6 +14,7 @@ use std::time::UNIX_EPOCH;
 
 use mmgem_core::image::{ImagePreprocess, Preprocessed, Rgb, preprocess, resize, to_jpeg};
 use mmgem_core::index::{Vectors, region_boxes};
+use mmgem_core::model::Stage;
 use mmgem_core::session::{EncodedImage, Part, Session};
 use mmgem_data::files;
 use pollster::block_on;
@@ -516,7 +517,7 @@ pub fn embed(session: &Session, encoded: &EncodedImage) -> Result<PhotoVectors> 
     image.push(&block_on(session.embed_image(encoded, &Part::Whole))?);
     let boxes = region_boxes(encoded.width as f32, encoded.height as f32, dim);
     if !boxes.is_empty() {
-        block_on(session.embed_boxes(mmgem_core::model::Stage::Two, encoded, &boxes))?
+        block_on(session.embed_boxes(Stage::Two, encoded, &boxes))?
             .chunks(dim)
             .for_each(|region| regions.push(region));
     }

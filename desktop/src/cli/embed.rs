@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use mmgem_core::checkpoint::{Dtype, to_safetensors};
 use mmgem_core::image::BoxPx;
+use mmgem_core::model::Stage;
 use mmgem_data::files::write_atomic;
 use serde_json::{Value, json};
 
@@ -103,12 +104,8 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
         if boxes.is_empty() {
             return Ok(());
         }
-        let regions = pollster::block_on(context.session.embed_boxes(
-            mmgem_core::model::Stage::Two,
-            encoded,
-            &boxes,
-        ))
-        .with_context(|| format!("cannot embed a region\n  file: {}", printable_path(path)))?;
+        let regions = pollster::block_on(context.session.embed_boxes(Stage::Two, encoded, &boxes))
+            .with_context(|| format!("cannot embed a region\n  file: {}", printable_path(path)))?;
         let regions = boxes.iter().zip(regions.chunks(context.session.config().embed_dim));
         embeds
             .regions

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Args;
 use mmgem_core::image::{Decoded, Rgb, preprocess, to_jpeg};
+use mmgem_core::model::Stage;
 use mmgem_core::session::{Localization, Session};
 use mmgem_data::files::write_atomic;
 use serde_json::json;
@@ -47,7 +48,7 @@ fn locate(session: &Session, decoded: Decoded, text: &str) -> Result<(Localizati
     let encoded = session.encode_batch(&[input]).pop().expect("one photo in, one out");
     let found = pollster::block_on(async {
         let text_embed = session.embed_text(text).await?;
-        session.localize(mmgem_core::model::Stage::Two, &encoded, &text_embed).await
+        session.localize(Stage::Two, &encoded, &text_embed).await
     })?;
     let image_size = session.config().vision.image_size();
     overlay_heat(&mut photo, &found.similarity, found.grid, image_size, &map);

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::{BoxPx, Rgb};
+use mmgem_core::model::Stage;
 use mmgem_core::session::{Part, Session};
 use mmgem_scenes::{Scene, scene};
 
@@ -45,19 +46,11 @@ pub fn answers(session: &Session) -> Result<Answers> {
         let encoded = session.encode_rgb(&photo);
         answers.images.push(pollster::block_on(session.embed_image(&encoded, &Part::Whole))?);
         answers.texts.push(pollster::block_on(session.embed_text(&caption))?);
-        let embeds = pollster::block_on(session.embed_boxes(
-            mmgem_core::model::Stage::Two,
-            &encoded,
-            &boxes,
-        ))?;
+        let embeds = pollster::block_on(session.embed_boxes(Stage::Two, &encoded, &boxes))?;
         answers.regions.extend(embeds.chunks(session.config().embed_dim).map(<[f32]>::to_vec));
         let parts: Vec<Part> = boxes.into_iter().map(Part::Box).collect();
-        let captions = pollster::block_on(session.caption_regions(
-            mmgem_core::model::Stage::Two,
-            &encoded,
-            &parts,
-            decoding,
-        ))?;
+        let captions =
+            pollster::block_on(session.caption_regions(Stage::Two, &encoded, &parts, decoding))?;
         answers.captions.extend(captions.into_iter().map(|caption| caption.text));
         scenes.push(encoded);
     }

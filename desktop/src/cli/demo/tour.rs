@@ -7,6 +7,7 @@ use anyhow::Result;
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::iou;
 use mmgem_core::image::{BoxMap, BoxPx, preprocess};
+use mmgem_core::model::Stage;
 use mmgem_core::session::{Caption, EncodedImage, Part, candidate_boxes};
 use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::metrics::retrieval::ranks_from_embeds;
@@ -94,11 +95,7 @@ impl<'a> Tour<'a> {
         for &(source, score) in ranked.iter().take(HITS) {
             let picture = self.show(source)?;
             let Opened { image, map } = self.open(source)?;
-            let found = block_on(self.context.session.localize(
-                mmgem_core::model::Stage::Two,
-                &image,
-                &text_embed,
-            ))?;
+            let found = block_on(self.context.session.localize(Stage::Two, &image, &text_embed))?;
             if heat.is_none() {
                 let image_size = self.context.session.config().vision.image_size();
                 let photo = self.album.sources[source].pixels()?;
@@ -212,7 +209,7 @@ impl<'a> Tour<'a> {
             "" => block_on(session.embed_image(image, &Part::Whole))?,
             _ => block_on(session.embed_text(caption))?,
         };
-        let embeds = block_on(session.embed_boxes(mmgem_core::model::Stage::Two, image, &boxes))?;
+        let embeds = block_on(session.embed_boxes(Stage::Two, image, &boxes))?;
         let dot = |embed: &[f32]| embed.iter().zip(&text_embed).map(|(a, b)| a * b).sum::<f32>();
         let scores: Vec<f32> = embeds.chunks(text_embed.len()).map(dot).collect();
         Ok(best_apart(&boxes, &scores, REGIONS).into_iter().map(|idx| boxes[idx]).collect())
