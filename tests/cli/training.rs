@@ -123,10 +123,11 @@ fn a_second_interrupt_ends_the_run_at_once() {
     use std::time::Duration;
 
     let desk = desk(3);
-    // A start that takes long, in which nothing checks for the first interrupt.
-    let shard = "data.shards=['pipe:sleep 60; cat drawn/*.tar']";
-    let mut command = desk.command("train run.toml --set");
-    let mut child = command.arg(shard).stderr(Stdio::piped()).spawn().expect("the program starts");
+    // A start that hangs, in which nothing checks for the first interrupt.
+    let made = Command::new("mkfifo").arg(desk.path("pipe")).status();
+    assert!(made.expect("there is a mkfifo").success());
+    let mut command = desk.command("train run.toml --set model.tokenizer=pipe");
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut stderr = BufReader::new(child.stderr.take().expect("it is piped")).lines();
     let mut wait_for = |words: &str| {
         let is_found = stderr.by_ref().any(|line| line.expect("a text").contains(words));

@@ -654,9 +654,8 @@ impl TrainConfig {
         {
             return fail("[optim] layer_decay and lr_multiplier must be finite and above 0");
         }
-        let betas = [optim.beta_1, optim.beta_2];
-        if !(betas.iter().all(|beta| (0.0..1.0).contains(beta)) && optim.epsilon > 0.0) {
-            return fail("[optim] beta_1 and beta_2 must be from 0 to below 1, epsilon above 0");
+        if optim.epsilon <= 0.0 || !optim.epsilon.is_finite() {
+            return fail("[optim] epsilon must be finite and above 0");
         }
         self.check_numbers()?;
         if self.recipe == Recipe::Warmup && self.distill.is_none() && self.data.text.is_empty() {
@@ -754,6 +753,7 @@ impl TrainConfig {
         let checks = [
             ("[optim] lr_floor", optim.lr_floor, &share),
             ("[optim] weight_decay", optim.weight_decay.into(), &weight),
+            ("[optim] beta_1", optim.beta_1.into(), &decay),
             ("[optim] beta_2", optim.beta_2.into(), &decay),
             ("[data] whole_image_share", self.data.whole_image_share.into(), &share),
             ("[distill] weight", distill[0].into(), &weight),
@@ -845,7 +845,15 @@ mod tests {
             ("optim.lr_floor=1.5".to_owned(), "[optim] lr_floor is 1.5, wanted a share"),
             ("optim.weight_decay=-0.5".to_owned(), "[optim] weight_decay is -0.5, wanted"),
             ("optim.weight_decay=inf".to_owned(), "[optim] weight_decay is inf, wanted"),
+            ("optim.beta_1=-1.0".to_owned(), "[optim] beta_1 is -1, wanted a rate"),
             ("optim.beta_2=1.0".to_owned(), "[optim] beta_2 is 1, wanted a rate"),
+            ("optim.epsilon=0.0".to_owned(), "[optim] epsilon must be finite and above 0"),
+            ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay and lr_multiplier must be"),
+            ("optim.schedule=wsd".to_owned(), "[optim] schedule = \"wsd\" wants cooldown_steps"),
+            (
+                "optim.cooldown_steps=2".to_owned(),
+                "[optim] schedule = \"wsd\" wants cooldown_steps",
+            ),
             ("data.whole_image_share=nan".to_owned(), "[data] whole_image_share is NaN, wanted"),
             (distill("weight = nan"), "[distill] weight is NaN, wanted"),
             (distill("weight = 1.0, mean_weight = -1.0"), "[distill] mean_weight is -1, wanted"),
