@@ -10,14 +10,14 @@ use egui::{
 use mmgem_core::image::BoxPx;
 
 use super::geometry::{Fit, Grid, LINE};
-use super::state::{More, Shown};
-use super::thumbnails::Lack;
 use super::main_window::{Pictures, Window};
+use super::state::{More, Shown};
+use super::thumbnails::MissingCell;
 use crate::library::{Photo, Ranked, date_in_words};
 use crate::names::{as_text, shown};
 
 /// The user's action on a cell.
-enum Deed {
+enum CellAction {
     Select(usize),
     Open(usize),
     Similar(usize),
@@ -44,7 +44,7 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
     if let Some(top) = scroll_to(window, &grid) {
         area = area.vertical_scroll_offset(top as f32);
     }
-    let mut deed = None;
+    let mut action = None;
     let output = area.show_viewport(ui, |ui, viewport| {
         ui.set_height(grid.height() as f32);
         ui.set_width(ui.available_width());
@@ -57,18 +57,18 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
                 outer.min + Vec2::new(x, y),
                 Vec2::new(grid.side, grid.side + LINE),
             );
-            deed = cell(window, ui, at, rect).or(deed.take());
+            action = cell(window, ui, at, rect).or(action.take());
         }
         // Also the cells of the page below, for the next scroll.
         let ahead = visible.end..(visible.end + visible.len()).min(n_cells);
-        window.state.wants.want(lacks(window, visible.chain(ahead)));
+        window.state.cell_requests.want(missing(window, visible.chain(ahead)));
         viewport
     });
     window.scroll.top = f64::from(output.inner.min.y);
     window.scroll.height = f64::from(output.inner.height());
     window.scroll.n_columns = grid.n_columns;
-    if let Some(deed) = deed {
-        act(window, ui, deed);
+    if let Some(action) = action {
+        act(window, ui, action);
     }
 }
 
@@ -82,19 +82,19 @@ fn scroll_to(window: &mut Window, grid: &Grid) -> Option<f64> {
 }
 
 /// Cells whose thumbnail, or whose best box for this search, is missing and was not read yet.
-fn lacks(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<Lack> {
+fn missing(window: &Window, cells: impl Iterator<Item = usize>) -> Vec<MissingCell> {
     let Pictures { thumbnails, boxes, .. } = &window.pictures;
-    let lack = |at| {
+    let missing_cell = |at| {
         let content = window.state.shown(at)?.hit.content;
         let (image, best_box) =
             (!thumbnails.has(content), window.state.hits.scored && !boxes.1.contains_key(&content));
         let is_read = || window.cells.iter().any(|cell| cell.content == content);
-        ((image || best_box) && !is_read()).then_some(Lack { content, image, best_box })
+        ((image || best_box) && !is_read()).then_some(MissingCell { content, image, best_box })
     };
-    cells.filter_map(lack).collect()
+    cells.filter_map(missing_cell).collect()
 }
 
-fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed> {
+fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<CellAction> {
     let selected = window.state.selected == Some(at);
     let scored = window.state.hits.scored;
     let cell = window.state.shown(at)?;
@@ -128,19 +128,19 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<Deed>
         let stroke = Stroke::new(if selected { 3.0 } else { 1.0 }, color);
         ui.painter().rect_stroke(picture, corners, stroke, StrokeKind::Outside);
     }
-    let mut deed = None;
+    let mut action = None;
     if wants_more {
-        deed = Some(Deed::Unfold(at));
+        action = Some(CellAction::Unfold(at));
     } else if response.double_clicked() {
-        deed = Some(Deed::Open(at));
+        action = Some(CellAction::Open(at));
     } else if response.clicked() {
-        deed = Some(Deed::Select(at));
+        action = Some(CellAction::Select(at));
     }
-    response.context_menu(|ui| deed = menu(ui, at, more).or(deed.take()));
+    response.context_menu(|ui| action = menu(ui, at, more).or(action.take()));
     if response.hovered() {
         response.on_hover_ui_at_pointer(|ui| facts(ui, cell, scored));
     }
-    deed
+    action
 }
 
 /// Draws the name below a picture, the score, and the number of further files with the same
@@ -250,55 +250,57 @@ pub fn facts_in_words(photo: &Photo) -> String {
     format!("{}{from}, {width} × {height}, {}", date_in_words(photo.taken.secs), photo.format)
 }
 
-fn menu(ui: &mut Ui, at: usize, more: More) -> Option<Deed> {
+fn menu(ui: &mut Ui, at: usize, more: More) -> Option<CellAction> {
     let entries = [
-        ("Look at it", Deed::Open(at)),
-        ("Find similar photos", Deed::Similar(at)),
-        ("Open in another program", Deed::OpenOutside(at)),
-        ("Show in folder", Deed::Reveal(at)),
-        ("Copy path", Deed::CopyPath(at)),
+        ("Look at it", CellAction::Open(at)),
+        ("Find similar photos", CellAction::Similar(at)),
+        ("Open in another program", CellAction::OpenOutside(at)),
+        ("Show in folder", CellAction::Reveal(at)),
+        ("Copy path", CellAction::CopyPath(at)),
     ];
     let unfold = match more {
         More::Nothing => None,
-        More::Folded(n) => Some((format!("Show {n} more with this picture"), Deed::Unfold(at))),
+        More::Folded(n) => {
+            Some((format!("Show {n} more with this picture"), CellAction::Unfold(at)))
+        }
         More::Unfolded => {
-            Some(("Show only one file with this picture".to_owned(), Deed::Unfold(at)))
+            Some(("Show only one file with this picture".to_owned(), CellAction::Unfold(at)))
         }
     };
-    let mut deed = None;
+    let mut action = None;
     for (label, done) in
         entries.map(|(label, done)| (label.to_owned(), done)).into_iter().chain(unfold)
     {
         if ui.button(label).clicked() {
-            deed = Some(done);
+            action = Some(done);
             ui.close();
         }
     }
-    deed
+    action
 }
 
-fn act(window: &mut Window, ui: &Ui, deed: Deed) {
-    let (Deed::Select(at)
-    | Deed::Open(at)
-    | Deed::Similar(at)
-    | Deed::OpenOutside(at)
-    | Deed::Reveal(at)
-    | Deed::CopyPath(at)
-    | Deed::Unfold(at)) = deed;
+fn act(window: &mut Window, ui: &Ui, action: CellAction) {
+    let (CellAction::Select(at)
+    | CellAction::Open(at)
+    | CellAction::Similar(at)
+    | CellAction::OpenOutside(at)
+    | CellAction::Reveal(at)
+    | CellAction::CopyPath(at)
+    | CellAction::Unfold(at)) = action;
     window.state.selected = Some(at);
-    match deed {
-        Deed::Select(_) => {}
-        Deed::Open(_) => window.state.open(at),
-        Deed::Unfold(_) => window.state.unfold(at),
-        Deed::OpenOutside(_) => window.open_outside(),
-        Deed::Reveal(_) => window.reveal(),
-        Deed::Similar(_) => {
+    match action {
+        CellAction::Select(_) => {}
+        CellAction::Open(_) => window.state.open(at),
+        CellAction::Unfold(_) => window.state.unfold(at),
+        CellAction::OpenOutside(_) => window.open_outside(),
+        CellAction::Reveal(_) => window.reveal(),
+        CellAction::Similar(_) => {
             if let Some(path) = window.state.current_path().map(ToOwned::to_owned) {
                 window.state.search_like(path, None);
                 window.scroll.to = Some(0.0);
             }
         }
-        Deed::CopyPath(_) => {
+        CellAction::CopyPath(_) => {
             if let Some(path) = window.state.current_path() {
                 ui.ctx().copy_text(as_text(path));
             }

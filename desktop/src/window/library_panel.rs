@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use eframe::egui;
 use egui::{Align, Button, Label, Layout, ProgressBar, RichText, ScrollArea, TextEdit, Ui};
 
+use super::main_window::Window;
 use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
-use super::main_window::Window;
 use crate::names::shown;
 
 /// Width of the welcome page, in points.
@@ -147,7 +147,7 @@ fn progress(state: &mut State, ui: &mut Ui) {
         return;
     }
     let paused = state.control.is_paused();
-    ui.add(ProgressBar::new(state.indexing.pace.share()).animate(!paused));
+    ui.add(ProgressBar::new(state.indexing.progress.share()).animate(!paused));
     ui.horizontal_wrapped(|ui| {
         if ui.button(if paused { "Go on" } else { "Pause" }).clicked() {
             state.pause(!paused);
@@ -159,7 +159,7 @@ fn progress(state: &mut State, ui: &mut Ui) {
         {
             state.control.stop();
         }
-        ui.label(state.indexing.pace.in_words());
+        ui.label(state.indexing.progress.in_words());
     });
 }
 
@@ -227,11 +227,11 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
     ui.horizontal(|ui| {
         if state.indexing.running {
             let paused = state.control.is_paused();
-            ui.add(ProgressBar::new(state.indexing.pace.share()).desired_width(140.0));
+            ui.add(ProgressBar::new(state.indexing.progress.share()).desired_width(140.0));
             if ui.small_button(if paused { "Go on" } else { "Pause" }).clicked() {
                 state.pause(!paused);
             }
-            let words = state.indexing.pace.in_words();
+            let words = state.indexing.progress.in_words();
             ui.weak(if paused { format!("{words} (paused)") } else { words });
             ui.separator();
         }
@@ -242,16 +242,16 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             ui.label(crate::terminal::one_line(&notice));
             ui.separator();
         }
-        let keys = if state.look.is_some() {
+        let keys = if state.photo.is_some() {
             "Esc back   Left and Right other photos   C describe   / find text   H heat map   S similar   wheel zooms"
         } else {
             "/ search   arrows select   Enter look   S similar   Ctrl+C copy path"
         };
         match state.current_path() {
-            Some(path) if state.look.is_none() => {
+            Some(path) if state.photo.is_none() => {
                 ui.add(Label::new(RichText::new(shown(path)).weak()).truncate());
             }
-            _ if state.n_shown() > 0 || state.look.is_some() => _ = ui.weak(keys),
+            _ if state.n_shown() > 0 || state.photo.is_some() => _ = ui.weak(keys),
             _ => _ = ui.weak("Nothing leaves this machine"),
         }
     });

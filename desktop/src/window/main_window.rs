@@ -14,7 +14,7 @@ use mmgem_core::image::{BoxPx, Rgb};
 use super::geometry::{Step, Zoom};
 use super::grid::grid;
 use super::library_panel::{bottom_line, library_panel, welcome};
-use super::messages::{Cell, News};
+use super::messages::{Cell, Event};
 use super::photo_view::photo_view;
 use super::search_bar::search_bar;
 use super::settings::Theme;
@@ -33,7 +33,7 @@ const ZOOM_BY_KEY: f32 = 1.25;
 /// The window: its state and the data that only drawing needs.
 pub struct Window {
     pub state: State,
-    news: Receiver<News>,
+    events: Receiver<Event>,
     /// Cells that were read but are not textures yet.
     pub cells: VecDeque<Cell>,
     pub pictures: Pictures,
@@ -70,7 +70,7 @@ pub struct Scroll {
 /// Zoom into the open photo.
 #[derive(Clone, Copy, Debug)]
 pub struct PhotoZoom {
-    /// The number of its [`Look`](super::state::Look).
+    /// The number of its [`OpenPhoto`](super::state::OpenPhoto).
     pub of: u64,
     pub zoom: Zoom,
     /// Zoom factor that a key requests in this frame.
@@ -95,11 +95,11 @@ pub struct Pictures {
 }
 
 impl Window {
-    pub fn new(state: State, news: Receiver<News>) -> Self {
+    pub fn new(state: State, events: Receiver<Event>) -> Self {
         let model_text = state.model_folder.as_deref().map_or_else(String::new, as_text);
         Self {
             state,
-            news,
+            events,
             cells: VecDeque::new(),
             pictures: Pictures {
                 thumbnails: Lru::new(TEXTURES),
@@ -132,7 +132,7 @@ impl Window {
             });
         }
         let now_secs = ctx.input(|input| input.time);
-        self.take_news(&ctx, now_secs);
+        self.take_events(&ctx, now_secs);
         if let Some(wait_secs) = self.state.tick(now_secs) {
             ctx.request_repaint_after_secs(wait_secs as f32);
         }
@@ -144,7 +144,7 @@ impl Window {
     }
 
     fn panels(&mut self, ui: &mut Ui) {
-        let looks = self.state.look.is_some();
+        let looks = self.state.photo.is_some();
         let has_photos =
             self.state.catalogue().is_some_and(|catalogue| !catalogue.photos.is_empty());
         let open = matches!(self.state.model, Model::Open(_));
@@ -165,16 +165,16 @@ impl Window {
         }
     }
 
-    fn take_news(&mut self, ctx: &egui::Context, now_secs: f64) {
-        while let Ok(news) = self.news.try_recv() {
-            match news {
-                News::Cell(cell) => self.cells.push_back(cell),
-                News::Ready(_) => {
+    fn take_events(&mut self, ctx: &egui::Context, now_secs: f64) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Cell(cell) => self.cells.push_back(cell),
+                Event::Ready(_) => {
                     // Rows of another library stand for other photos.
                     self.pictures.thumbnails.clear();
-                    self.state.take(news, now_secs);
+                    self.state.take(event, now_secs);
                 }
-                news => self.state.take(news, now_secs),
+                event => self.state.take(event, now_secs),
             }
         }
         let number = self.state.hits.number;
@@ -186,7 +186,7 @@ impl Window {
         while n_textures < TEXTURES_A_FRAME
             && let Some(Cell { content, image, best_box }) = self.cells.pop_front()
         {
-            self.state.wants.taken();
+            self.state.cell_requests.taken();
             if let Some(image) = image {
                 self.pictures.thumbnails.insert(content, texture(ctx, "thumbnail", &image));
                 n_textures += 1;
@@ -230,13 +230,13 @@ impl Window {
         if ctx.egui_wants_keyboard_input() || ctx.any_popup_open() {
             return;
         }
-        if self.state.look.is_some() { self.photo_keys(ctx) } else { self.grid_keys(ctx) }
+        if self.state.photo.is_some() { self.photo_keys(ctx) } else { self.grid_keys(ctx) }
     }
 
     fn escape(&mut self) {
-        if self.state.look.as_ref().is_some_and(|look| look.dragged.is_some()) {
+        if self.state.photo.as_ref().is_some_and(|look| look.dragged.is_some()) {
             self.state.drop_box();
-        } else if self.state.look.is_some() {
+        } else if self.state.photo.is_some() {
             self.close_photo();
         } else if self.library_open {
             self.library_open = false;
@@ -247,7 +247,7 @@ impl Window {
     }
 
     pub fn close_photo(&mut self) {
-        self.state.selected = self.state.look.as_ref().map(|look| look.at);
+        self.state.selected = self.state.photo.as_ref().map(|look| look.at);
         self.state.close();
         self.scroll.to_selected = true;
     }
@@ -323,7 +323,7 @@ impl Window {
         } else if pressed(Key::C) {
             self.state.caption_whole();
         } else if pressed(Key::H) {
-            if let Some(look) = &mut self.state.look {
+            if let Some(look) = &mut self.state.photo {
                 look.heat_on = !look.heat_on;
             }
         } else if pressed(Key::S) {
@@ -343,7 +343,7 @@ impl Window {
 
     /// Searches for photos like the dragged box, or like the whole photo.
     pub fn similar(&mut self) {
-        if let Some(look) = &self.state.look {
+        if let Some(look) = &self.state.photo {
             let box_px = look.dragged.as_ref().map(|(box_px, _)| *box_px);
             self.state.search_like(look.path.clone(), box_px);
             self.scroll.to = Some(0.0);
@@ -375,7 +375,7 @@ impl eframe::App for Window {
 
     fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
         self.state.control.stop();
-        self.state.wants.close();
+        self.state.cell_requests.close();
     }
 }
 

@@ -8,17 +8,17 @@ use std::sync::mpsc::Sender;
 use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
-use super::sidecar::Written;
+use super::sidecar::SidecarResult;
 use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 
 /// Requests to the worker, the thread that has the model.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ask {
+pub enum Request {
     /// Open this model, or the embedded one if `None`, and the library with it.
-    Model(Option<PathBuf>),
+    OpenModel(Option<PathBuf>),
     Search(Search),
     /// Decode a photo. Later captions, boxes and places refer to it.
-    Look {
+    OpenPhoto {
         number: u64,
         path: PathBuf,
     },
@@ -44,7 +44,7 @@ pub enum Ask {
         replace: bool,
     },
     /// Check the path that the user typed or dropped on the window.
-    Given {
+    CheckPath {
         path: PathBuf,
         dropped: bool,
     },
@@ -62,7 +62,7 @@ pub enum Ask {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     pub number: u64,
-    pub sought: Sought,
+    pub target: Target,
     /// Filters in the query syntax, besides those in the text.
     pub filters: String,
     /// Only photos in and below this folder.
@@ -73,7 +73,7 @@ pub struct Search {
 
 /// The target of a search.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sought {
+pub enum Target {
     /// A query; an empty one finds every photo.
     Text(String),
     /// Photos like this one, or with a region like this one of it.
@@ -82,7 +82,7 @@ pub enum Sought {
 
 /// Answers and events for the window.
 #[derive(Debug)]
-pub enum News {
+pub enum Event {
     /// The model and the library are open.
     Ready(Ready),
     /// The model or the library cannot be opened, with the reason.
@@ -94,14 +94,14 @@ pub enum News {
         /// The query's embedding; `None` if every photo is a hit.
         query: Option<Arc<Query>>,
         /// Warnings for the user about the query.
-        doubts: Vec<String>,
+        warnings: Vec<String>,
     },
     /// A search that failed, with the reason.
     NoHits {
         number: u64,
         why: String,
     },
-    Looked {
+    PhotoDecoded {
         number: u64,
         pixels: Arc<Rgb>,
         size_px: [u32; 2],
@@ -122,7 +122,7 @@ pub enum News {
     Located {
         number: u64,
         text: String,
-        /// The photo with the heat map over it, at the size of `Looked`.
+        /// The photo with the heat map over it, at the size of `PhotoDecoded`.
         heat: Rgb,
         box_px: BoxPx,
         score: f32,
@@ -135,25 +135,25 @@ pub enum News {
     Sidecar {
         photo: PathBuf,
         caption: String,
-        result: Result<Written, String>,
+        result: Result<SidecarResult, String>,
     },
     /// The type of a path that the user typed or dropped.
-    Given {
+    PathChecked {
         /// The canonical path, so it does not depend on the working folder; as given if missing.
         path: PathBuf,
-        what: Given,
+        kind: PathKind,
         dropped: bool,
     },
-    Index(IndexNews),
+    Index(IndexEvent),
     Cell(Cell),
 }
 
 /// The type of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Given {
+pub enum PathKind {
     Folder,
     File,
-    Nothing,
+    Missing,
 }
 
 /// An opened model and its view of the library.
@@ -171,7 +171,7 @@ pub struct Ready {
 
 /// Progress of indexing.
 #[derive(Clone, Debug, PartialEq)]
-pub enum IndexNews {
+pub enum IndexEvent {
     /// The folders are being searched.
     Walking,
     /// Number of new or changed files.
@@ -221,19 +221,19 @@ impl Catalogue {
 
 /// Sends messages from the threads to the window and wakes it.
 #[derive(Clone)]
-pub struct Post {
-    news: Sender<News>,
+pub struct EventSender {
+    events: Sender<Event>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl Post {
-    pub fn new(news: Sender<News>, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { news, wake: Arc::new(wake) }
+impl EventSender {
+    pub fn new(events: Sender<Event>, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { events, wake: Arc::new(wake) }
     }
 
     /// Ignores the error of a closed window.
-    pub fn send(&self, news: News) {
-        let _ = self.news.send(news);
+    pub fn send(&self, event: Event) {
+        let _ = self.events.send(event);
         (self.wake)();
     }
 }

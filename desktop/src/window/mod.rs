@@ -6,16 +6,18 @@
 //! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
 //! - `warm_up.rs`: compiles a GPU's kernels ahead of the first request
 //! - `renderer.rs`: the choice of wgpu or OpenGL for drawing
-//! - `main_window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
+//! - `main_window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`,
+//!   `library_panel.rs`
 //!
 //! The window never blocks: only the threads use the model and read the library and photos.
 
 mod clicks;
-mod events;
+mod event_log;
 mod geometry;
 mod grid;
 mod indexing;
 mod library_panel;
+mod main_window;
 mod messages;
 mod photo_view;
 mod renderer;
@@ -27,7 +29,6 @@ mod style;
 mod system;
 mod thumbnails;
 mod warm_up;
-mod main_window;
 mod worker;
 
 #[cfg(test)]
@@ -41,13 +42,13 @@ use anyhow::Result;
 use eframe::egui;
 
 use crate::args::Globals;
-use events::Events;
-use messages::Post;
+use event_log::EventLog;
+use main_window::Window;
+use messages::EventSender;
 pub use renderer::Renderer;
 use settings::Settings;
 pub use settings::Theme;
 use state::{Start, State};
-use main_window::Window;
 
 /// The folders that the window watches for a library.
 pub fn folders_of(library: &std::path::Path) -> Vec<PathBuf> {
@@ -67,27 +68,27 @@ pub fn run(
 ) -> Result<()> {
     let make = |creation: &eframe::CreationContext| -> Result<Box<dyn eframe::App>, _> {
         style::set(&creation.egui_ctx);
-        let events = Events::new(globals.json);
-        renderer::tell(creation, events);
-        let start = |asks| Start {
-            asks,
-            events,
+        let log = EventLog::new(globals.json);
+        renderer::report(creation, log);
+        let start = |requests| Start {
+            requests,
+            log,
             library: library.clone(),
             model: globals.model.clone(),
             theme,
             settings: Settings::of(&library),
             folders: folders.clone(),
         };
-        let (asks, asked) = channel();
-        let (news, told) = channel();
-        let state = State::new(start(asks.clone()));
+        let (requests, queue) = channel();
+        let (sender, events) = channel();
+        let state = State::new(start(requests.clone()));
         let ctx = creation.egui_ctx.clone();
-        let post = Post::new(news, move || ctx.request_repaint());
-        thumbnails::start(state.wants.clone(), post.clone());
+        let sender = EventSender::new(sender, move || ctx.request_repaint());
+        thumbnails::start(state.cell_requests.clone(), sender.clone());
         // The window shows these notes, so stderr need not repeat them.
         let quiet = Globals { quiet: true, json: false, ..globals.clone() };
-        worker::start(quiet, library.clone(), asked, asks, post, state.control.clone());
-        Ok(Box::new(Window::new(state, told)))
+        worker::start(quiet, library.clone(), queue, requests, sender, state.control.clone());
+        Ok(Box::new(Window::new(state, events)))
     };
     #[cfg(feature = "wgpu")]
     renderer::end_when_lost();

@@ -12,9 +12,9 @@ use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo
 
 use super::geometry::{Fit, Zoom};
 use super::grid::{facts_in_words, frame, name_job, rect_of};
-use super::search_bar::group;
-use super::state::{Look, Writing};
 use super::main_window::{PhotoZoom, Window, phrase_id, texture};
+use super::search_bar::group;
+use super::state::{CaptionText, OpenPhoto};
 use crate::names::{as_text, shown};
 
 /// A photo that fits is enlarged at most this many times.
@@ -52,7 +52,7 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     draw_photo(window, ui, &fit);
     hover(window, &response, &fit);
 
-    let Some(look) = &window.state.look else { return };
+    let Some(look) = &window.state.photo else { return };
     if let Some(box_px) =
         look.clicks.preview(fit.px(CLICK_REACH)).filter(|_| window.drag_from.is_none())
     {
@@ -113,7 +113,7 @@ fn preview(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx) {
 /// Applies zoom and pan, and returns the photo's place. Wheel, pinch and keys zoom; a double click
 /// resets; a drag with another button than the primary one pans.
 fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option<Fit> {
-    let look = window.state.look.as_ref()?;
+    let look = window.state.photo.as_ref()?;
     let middle = [room.center().x, room.center().y];
     let room = [room.min.x, room.min.y, room.width(), room.height()];
     let whole = Fit::new(look.size_px, room, MOST_ENLARGED);
@@ -151,7 +151,7 @@ fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option
 
 /// Uploads new pictures as textures.
 fn upload(window: &mut Window, ui: &Ui) {
-    let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
+    let (Some(look), pictures) = (&window.state.photo, &mut window.pictures) else { return };
     if let Some(pixels) = &look.pixels
         && pictures.photo.as_ref().is_none_or(|(of, _)| *of != look.number)
     {
@@ -167,7 +167,7 @@ fn upload(window: &mut Window, ui: &Ui) {
 
 /// Draws the heat map or the photo; until the photo is loaded, its thumbnail.
 fn draw_photo(window: &mut Window, ui: &Ui, fit: &Fit) {
-    let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
+    let (Some(look), pictures) = (&window.state.photo, &mut window.pictures) else { return };
     let heat_on = look.heat_on && look.located.is_some();
     let heat = pictures.heat.as_ref().filter(|((of, _), _)| heat_on && *of == look.number);
     let photo = pictures.photo.as_ref().filter(|(of, _)| *of == look.number);
@@ -198,7 +198,7 @@ fn tag(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx, text: &str, area: R
     ui.painter().galley(rect.min + egui::vec2(7.0, 4.0), galley, Color32::WHITE);
 }
 
-fn said(writing: &Writing) -> &str {
+fn said(writing: &CaptionText) -> &str {
     match writing.text.as_str() {
         "" if writing.done => "(nothing)",
         "" => "…",
@@ -211,7 +211,7 @@ fn side(window: &mut Window, ui: &mut Ui) {
         if ui.button("Back").on_hover_text("Esc").clicked() {
             window.close_photo();
         }
-        let Some(look) = &window.state.look else { return };
+        let Some(look) = &window.state.photo else { return };
         let (at, n_shown) = (look.at, window.state.n_shown());
         if ui.add_enabled(at > 0, Button::new("Previous")).on_hover_text("left arrow").clicked() {
             window.state.turn(false);
@@ -226,7 +226,7 @@ fn side(window: &mut Window, ui: &mut Ui) {
         ui.weak(format!("{} / {n_shown}", at + 1));
     });
     ui.add_space(6.0);
-    if window.state.look.is_none() {
+    if window.state.photo.is_none() {
         return;
     }
     about(window, ui);
@@ -236,14 +236,14 @@ fn side(window: &mut Window, ui: &mut Ui) {
     group(ui, |ui| region(window, ui));
     ui.add_space(8.0);
     group(ui, |ui| find_text(window, ui));
-    if let Some(Look { problem: Some(problem), .. }) = &window.state.look {
+    if let Some(OpenPhoto { problem: Some(problem), .. }) = &window.state.photo {
         ui.add_space(8.0);
         ui.colored_label(ui.visuals().error_fg_color, problem);
     }
 }
 
 fn about(window: &mut Window, ui: &mut Ui) {
-    let Some(look) = &window.state.look else { return };
+    let Some(look) = &window.state.photo else { return };
     let name = shown(Path::new(look.path.file_name().unwrap_or_default()));
     let font = egui::FontId::proportional(17.0);
     ui.label(name_job(&name, font, ui.visuals().strong_text_color()));
@@ -285,7 +285,7 @@ fn about(window: &mut Window, ui: &mut Ui) {
 
 fn whole(window: &mut Window, ui: &mut Ui) {
     ui.strong("The whole photo");
-    let Some(look) = &window.state.look else { return };
+    let Some(look) = &window.state.photo else { return };
     let caption = look.caption.clone();
     match &caption {
         Some(writing) => _ = ui.label(said(writing)),
@@ -317,7 +317,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
             }
         }
     });
-    let foreign = window.state.look.as_ref().and_then(|look| look.foreign.clone());
+    let foreign = window.state.photo.as_ref().and_then(|look| look.foreign.clone());
     if let Some((path, _)) = foreign {
         let name = shown(Path::new(path.file_name().unwrap_or_default()));
         ui.colored_label(
@@ -329,7 +329,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
                 window.state.write_sidecar(true);
             }
             if ui.button("Leave it").clicked()
-                && let Some(look) = &mut window.state.look
+                && let Some(look) = &mut window.state.photo
             {
                 look.foreign = None;
             }
@@ -339,7 +339,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
 
 fn region(window: &mut Window, ui: &mut Ui) {
     ui.strong("A region");
-    let dragged = window.state.look.as_ref().and_then(|look| look.dragged.clone());
+    let dragged = window.state.photo.as_ref().and_then(|look| look.dragged.clone());
     let Some((box_px, writing)) = dragged else {
         ui.weak("Click a thing on the photo, and again for another box there; or draw a box.");
         return;
@@ -358,7 +358,7 @@ fn region(window: &mut Window, ui: &mut Ui) {
 
 fn find_text(window: &mut Window, ui: &mut Ui) {
     let heading = ui.strong("Find text here");
-    let Some(look) = &mut window.state.look else { return };
+    let Some(look) = &mut window.state.photo else { return };
     let mut go = false;
     ui.horizontal(|ui| {
         let field = TextEdit::singleline(&mut look.phrase)

@@ -7,8 +7,8 @@ use egui::{
     Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui,
 };
 
-use super::state::Sort;
 use super::main_window::{Window, search_id};
+use super::state::Sort;
 use crate::library::Cutoff;
 use crate::names::shown;
 
@@ -33,7 +33,7 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
         filters(window, ui);
         order(window, ui);
     });
-    for says in window.state.complaint.iter().chain(&window.state.doubts) {
+    for says in window.state.search_error.iter().chain(&window.state.warnings) {
         ui.colored_label(ui.visuals().warn_fg_color, says);
     }
     ui.add_space(4.0);

@@ -10,12 +10,12 @@ use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
 use super::clicks::{Clicks, PointPx};
-use super::events::Events;
-use super::indexing::{Control, Pace};
-use super::messages::{Ask, Catalogue, Given, IndexNews, News, Ready, Search, Sought};
+use super::event_log::EventLog;
+use super::indexing::{Control, Progress};
+use super::messages::{Catalogue, Event, IndexEvent, PathKind, Ready, Request, Search, Target};
 use super::settings::{Settings, Theme};
-use super::sidecar::Written;
-use super::thumbnails::{Source, Wants};
+use super::sidecar::SidecarResult;
+use super::thumbnails::{CellRequests, Source};
 use crate::library::{Cutoff, Photo, Ranked};
 use crate::names::{as_text, shown};
 use crate::terminal::json_box;
@@ -106,7 +106,7 @@ pub struct Shown<'a> {
 
 /// The photo that is open.
 #[derive(Debug)]
-pub struct Look {
+pub struct OpenPhoto {
     /// Identifies this photo in messages, so that late answers about an earlier one are dropped.
     pub number: u64,
     /// Index among the shown hits.
@@ -116,9 +116,9 @@ pub struct Look {
     pub size_px: [u32; 2],
     pub pixels: Option<Arc<Rgb>>,
     /// Caption of the whole photo.
-    pub caption: Option<Writing>,
+    pub caption: Option<CaptionText>,
     /// The box that was dragged or clicked, with its caption.
-    pub dragged: Option<(BoxPx, Writing)>,
+    pub dragged: Option<(BoxPx, CaptionText)>,
     /// The boxes that clicks give.
     pub clicks: Clicks,
     /// Text to find in the photo.
@@ -136,7 +136,7 @@ pub struct Look {
 
 /// A caption that is being written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Writing {
+pub struct CaptionText {
     pub text: String,
     pub done: bool,
 }
@@ -156,7 +156,7 @@ pub struct Located {
 #[derive(Debug, Default)]
 pub struct Indexing {
     pub running: bool,
-    pub pace: Pace,
+    pub progress: Progress,
     /// Files and folders that could not be read in this run.
     pub problems: Vec<(PathBuf, String)>,
     /// A message about what the default exclusions left out.
@@ -165,10 +165,10 @@ pub struct Indexing {
 
 /// The window's whole state.
 pub struct State {
-    asks: Sender<Ask>,
+    requests: Sender<Request>,
     pub control: Arc<Control>,
-    pub wants: Arc<Wants>,
-    events: Events,
+    pub cell_requests: Arc<CellRequests>,
+    log: EventLog,
     library: PathBuf,
     /// Folder of the model that is open or being opened; `None` for the embedded model.
     pub model_folder: Option<PathBuf>,
@@ -185,9 +185,9 @@ pub struct State {
     pub cutoff: f32,
     pub hits: Hits,
     /// Why the last search failed.
-    pub complaint: Option<String>,
+    pub search_error: Option<String>,
     /// Warnings for the user about the query.
-    pub doubts: Vec<String>,
+    pub warnings: Vec<String>,
     /// Time at which the search is due.
     due_secs: Option<f64>,
     /// Whether an answer is pending.
@@ -201,7 +201,7 @@ pub struct State {
 
     /// Index among the shown hits.
     pub selected: Option<usize>,
-    pub look: Option<Look>,
+    pub photo: Option<OpenPhoto>,
     pub indexing: Indexing,
     /// A message for the user, at the bottom.
     pub notice: Option<String>,
@@ -209,8 +209,8 @@ pub struct State {
 
 /// Arguments of [`State::new`].
 pub struct Start {
-    pub asks: Sender<Ask>,
-    pub events: Events,
+    pub requests: Sender<Request>,
+    pub log: EventLog,
     pub library: PathBuf,
     /// `--model`.
     pub model: Option<PathBuf>,
@@ -228,10 +228,10 @@ impl State {
         start.folders.iter().for_each(|folder| settings.add_folder(absolute(folder)));
         let model_folder = start.model.or_else(|| settings.model.clone());
         let state = Self {
-            asks: start.asks,
+            requests: start.requests,
             control: Arc::default(),
-            wants: Arc::default(),
-            events: start.events,
+            cell_requests: Arc::default(),
+            log: start.log,
             library: start.library,
             model_folder: model_folder.clone(),
             model_chosen: false,
@@ -242,28 +242,28 @@ impl State {
             sort: Sort::default(),
             cutoff: -1.0,
             hits: Hits::default(),
-            complaint: None,
-            doubts: Vec::new(),
+            search_error: None,
+            warnings: Vec::new(),
             due_secs: None,
             searching: false,
             search_number: 0,
             searched: String::new(),
             number: 0,
             selected: None,
-            look: None,
+            photo: None,
             indexing: Indexing::default(),
             notice: None,
         };
-        state.ask(Ask::Model(model_folder));
+        state.send(Request::OpenModel(model_folder));
         if !start.folders.is_empty() {
             state.remember();
         }
         state
     }
 
-    fn ask(&self, ask: Ask) {
+    fn send(&self, request: Request) {
         // The worker ends only with the window.
-        let _ = self.asks.send(ask);
+        let _ = self.requests.send(request);
     }
 
     fn next_number(&mut self) -> u64 {
@@ -316,13 +316,13 @@ impl State {
             "" => String::new(),
             value => format!("{key}:{value} "),
         };
-        let sought = match like {
-            Some((path, box_px)) => Sought::Photo { path: path.clone(), box_px: *box_px },
-            None => Sought::Text(text.clone()),
+        let target = match like {
+            Some((path, box_px)) => Target::Photo { path: path.clone(), box_px: *box_px },
+            None => Target::Text(text.clone()),
         };
-        self.ask(Ask::Search(Search {
+        self.send(Request::Search(Search {
             number,
-            sought,
+            target,
             filters: filter("after", after) + &filter("before", before),
             folder: folder.clone(),
             by_region: *by_region,
@@ -335,7 +335,7 @@ impl State {
     pub fn search_like(&mut self, path: PathBuf, box_px: Option<BoxPx>) {
         self.form.text.clear();
         self.form.like = Some((path, box_px));
-        self.look = None;
+        self.photo = None;
         self.selected = None;
         self.search();
     }
@@ -391,7 +391,7 @@ impl State {
 
     /// Applies cut-off and order, folds groups, and moves the selection with its file.
     fn arrange(&mut self, selected: Option<(i64, PathBuf)>) {
-        let looked_at = self.look.as_ref().map(|look| (look.content, look.path.clone()));
+        let decoded = self.photo.as_ref().map(|look| (look.content, look.path.clone()));
         let (scored, cutoff) = (self.hits.scored, self.cutoff);
         let all = &self.hits.all;
         let n_kept =
@@ -414,9 +414,9 @@ impl State {
             let first = places.clone().next();
             places.find(is_file).or(first)
         };
-        let (selected, at) = (selected.and_then(place_of), looked_at.and_then(place_of));
+        let (selected, at) = (selected.and_then(place_of), decoded.and_then(place_of));
         self.selected = selected;
-        if let (Some(look), Some(at)) = (&mut self.look, at) {
+        if let (Some(look), Some(at)) = (&mut self.photo, at) {
             look.at = at;
         }
     }
@@ -460,8 +460,8 @@ impl State {
         let (content, path, size_px) = (hit.content, path.to_owned(), photo.size_px);
         let number = self.next_number();
         self.selected = Some(at);
-        self.ask(Ask::Look { number, path: path.clone() });
-        self.look = Some(Look {
+        self.send(Request::OpenPhoto { number, path: path.clone() });
+        self.photo = Some(OpenPhoto {
             number,
             at,
             content,
@@ -471,7 +471,7 @@ impl State {
             caption: None,
             dragged: None,
             clicks: Clicks::default(),
-            phrase: self.look.take().map(|look| look.phrase).unwrap_or_default(),
+            phrase: self.photo.take().map(|look| look.phrase).unwrap_or_default(),
             locating: false,
             located: None,
             heat_on: true,
@@ -482,7 +482,7 @@ impl State {
 
     /// Opens the next or previous photo.
     pub fn turn(&mut self, forward: bool) {
-        let Some(look) = &self.look else { return };
+        let Some(look) = &self.photo else { return };
         let at = if forward { look.at.checked_add(1) } else { look.at.checked_sub(1) };
         if let Some(at) = at.filter(|at| *at < self.n_shown()) {
             self.open(at);
@@ -491,12 +491,12 @@ impl State {
 
     /// Returns to the grid.
     pub fn close(&mut self) {
-        self.look = None;
+        self.photo = None;
     }
 
     /// The user dragged a box: captions it.
     pub fn drag(&mut self, box_px: BoxPx) {
-        if let Some(look) = &mut self.look {
+        if let Some(look) = &mut self.photo {
             look.clicks.forget();
         }
         self.describe(box_px);
@@ -504,14 +504,14 @@ impl State {
 
     /// The pointer moved to this point, or off the photo.
     pub fn hover(&mut self, point: Option<PointPx>) {
-        let Some(look) = &mut self.look else { return };
+        let Some(look) = &mut self.photo else { return };
         look.clicks.hover(point);
         self.ask_for_boxes();
     }
 
     /// The user clicked a point: shows the next box, or requests boxes, and captions the box.
     pub fn click(&mut self, point: PointPx, reach_px: f32) {
-        let Some(look) = &mut self.look else { return };
+        let Some(look) = &mut self.photo else { return };
         if look.clicks.is_step(point, reach_px) {
             return self.step(1);
         }
@@ -523,29 +523,29 @@ impl State {
 
     /// Steps through the boxes at the place of the last click.
     pub fn step(&mut self, by: isize) {
-        if let Some(box_px) = self.look.as_mut().and_then(|look| look.clicks.step(by)) {
+        if let Some(box_px) = self.photo.as_mut().and_then(|look| look.clicks.step(by)) {
             self.describe(box_px);
         }
     }
 
     fn ask_for_boxes(&mut self) {
-        let Some(look) = &mut self.look else { return };
+        let Some(look) = &mut self.photo else { return };
         let number = look.number;
         if let Some(point_px) = look.clicks.question() {
-            self.ask(Ask::Boxes { number, point_px });
+            self.send(Request::Boxes { number, point_px });
         }
     }
 
     fn describe(&mut self, box_px: BoxPx) {
-        let Some(look) = &mut self.look else { return };
-        look.dragged = Some((box_px, Writing::default()));
+        let Some(look) = &mut self.photo else { return };
+        look.dragged = Some((box_px, CaptionText::default()));
         look.problem = None;
         let number = look.number;
-        self.ask(Ask::Caption { number, box_px: Some(box_px) });
+        self.send(Request::Caption { number, box_px: Some(box_px) });
     }
 
     pub fn drop_box(&mut self) {
-        if let Some(look) = &mut self.look {
+        if let Some(look) = &mut self.photo {
             look.dragged = None;
             look.clicks.forget();
         }
@@ -553,42 +553,42 @@ impl State {
 
     /// Requests a caption of the whole photo.
     pub fn caption_whole(&mut self) {
-        let Some(look) = &mut self.look else { return };
+        let Some(look) = &mut self.photo else { return };
         if look.caption.is_none() {
-            look.caption = Some(Writing::default());
+            look.caption = Some(CaptionText::default());
             look.problem = None;
             let number = look.number;
-            self.ask(Ask::Caption { number, box_px: None });
+            self.send(Request::Caption { number, box_px: None });
         }
     }
 
     /// Requests the place of the phrase in the photo.
     pub fn locate(&mut self) {
-        let Some(look) = &mut self.look else { return };
+        let Some(look) = &mut self.photo else { return };
         let text = look.phrase.trim().to_owned();
         if !text.is_empty() {
             (look.locating, look.problem, look.heat_on) = (true, None, true);
             let number = look.number;
-            self.ask(Ask::Locate { number, text });
+            self.send(Request::Locate { number, text });
         }
     }
 
     /// Requests a sidecar with the caption of the whole photo.
     pub fn write_sidecar(&mut self, replace: bool) {
-        let Some(look) = &mut self.look else { return };
+        let Some(look) = &mut self.photo else { return };
         let caption = match (&look.foreign, &look.caption) {
             (Some((_, caption)), _) => caption.clone(),
-            (None, Some(Writing { text, done: true })) => text.clone(),
+            (None, Some(CaptionText { text, done: true })) => text.clone(),
             _ => return,
         };
         look.foreign = None;
         let photo = look.path.clone();
-        self.ask(Ask::Sidecar { photo, caption, replace });
+        self.send(Request::Sidecar { photo, caption, replace });
     }
 
     /// The photo that is open, or else selected.
     pub fn current_path(&self) -> Option<&Path> {
-        match &self.look {
+        match &self.photo {
             Some(look) => Some(&look.path),
             None => self.shown(self.selected?).map(|shown| shown.path),
         }
@@ -599,24 +599,24 @@ impl State {
     /// Adds a folder, if it exists, and indexes all folders. The worker checks the path, because
     /// that may be slow.
     pub fn add_folder(&mut self, folder: PathBuf) {
-        self.ask(Ask::Given { path: folder, dropped: false });
+        self.send(Request::CheckPath { path: folder, dropped: false });
     }
 
     /// Handles a path dropped on the window: adds a folder, or searches for photos like a photo.
     pub fn drop_path(&mut self, path: PathBuf) {
-        self.ask(Ask::Given { path, dropped: true });
+        self.send(Request::CheckPath { path, dropped: true });
     }
 
-    fn given(&mut self, path: PathBuf, what: Given, dropped: bool) {
-        match what {
-            Given::Folder => {
+    fn path_checked(&mut self, path: PathBuf, kind: PathKind, dropped: bool) {
+        match kind {
+            PathKind::Folder => {
                 self.settings.add_folder(path);
                 self.remember();
                 self.index();
             }
-            Given::File if dropped => self.search_like(path, None),
-            Given::File => self.notice = Some(format!("This is not a folder: {}", shown(&path))),
-            Given::Nothing => {
+            PathKind::File if dropped => self.search_like(path, None),
+            PathKind::File => self.notice = Some(format!("This is not a folder: {}", shown(&path))),
+            PathKind::Missing => {
                 self.notice = Some(format!("There is no such folder: {}", shown(&path)))
             }
         }
@@ -632,14 +632,14 @@ impl State {
     pub fn index(&mut self) {
         if self.catalogue().is_some() && !self.settings.folders.is_empty() {
             self.indexing = Indexing { running: true, ..Indexing::default() };
-            self.ask(Ask::Index(self.settings.folders.clone()));
+            self.send(Request::Index(self.settings.folders.clone()));
         }
     }
 
     pub fn pause(&mut self, pause: bool) {
         if pause {
             self.control.pause();
-            self.indexing.pace.pause();
+            self.indexing.progress.pause();
         } else {
             self.control.go_on();
         }
@@ -648,11 +648,11 @@ impl State {
     /// Opens another model, or the embedded one if `None`.
     pub fn open_model(&mut self, folder: Option<PathBuf>) {
         self.control.stop();
-        (self.model, self.look, self.hits) = (Model::Opening, None, Hits::default());
-        (self.selected, self.searching, self.complaint) = (None, false, None);
+        (self.model, self.photo, self.hits) = (Model::Opening, None, Hits::default());
+        (self.selected, self.searching, self.search_error) = (None, false, None);
         self.model_folder.clone_from(&folder);
         self.model_chosen = true;
-        self.ask(Ask::Model(folder));
+        self.send(Request::OpenModel(folder));
     }
 
     pub fn set_theme(&mut self, theme: Theme) {
@@ -669,41 +669,41 @@ impl State {
 
     // Messages from the threads.
 
-    /// Handles a message. `News::Cell` is handled by the window.
-    pub fn take(&mut self, news: News, now_secs: f64) {
-        match news {
-            News::Ready(ready) => self.opened(ready),
-            News::Broken(why) => {
-                self.events.tell("broken", &[("why", why.as_str().into())]);
+    /// Handles a message. `Event::Cell` is handled by the window.
+    pub fn take(&mut self, event: Event, now_secs: f64) {
+        match event {
+            Event::Ready(ready) => self.opened(ready),
+            Event::Broken(why) => {
+                self.log.print("broken", &[("why", why.as_str().into())]);
                 self.model = Model::Broken(why);
             }
-            News::Catalogue(catalogue) => {
+            Event::Catalogue(catalogue) => {
                 if let Model::Open(ready) = &mut self.model {
                     ready.catalogue = catalogue;
                     // Repeats the search, so that the user sees new photos during indexing.
                     self.search();
                 }
             }
-            News::Hits { number, hits, query, doubts } if number == self.search_number => {
+            Event::Hits { number, hits, query, warnings } if number == self.search_number => {
                 self.found(number, hits, query);
-                self.doubts = doubts;
+                self.warnings = warnings;
             }
-            News::NoHits { number, why } if number == self.search_number => {
+            Event::NoHits { number, why } if number == self.search_number => {
                 self.searching = false;
-                self.events.tell("no_hits", &[("why", why.as_str().into())]);
-                self.doubts.clear();
-                self.complaint = Some(why);
+                self.log.print("no_hits", &[("why", why.as_str().into())]);
+                self.warnings.clear();
+                self.search_error = Some(why);
             }
-            News::Hits { .. } | News::NoHits { .. } | News::Cell(_) => {}
-            News::Given { path, what, dropped } => self.given(path, what, dropped),
-            News::Index(news) => self.indexed(news, now_secs),
-            News::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
-            News::Boxes { number, point_px, boxes } => self.proposed(number, point_px, boxes),
-            News::Looked { .. }
-            | News::Caption { .. }
-            | News::Located { .. }
-            | News::Failed { .. } => {
-                self.looked(news);
+            Event::Hits { .. } | Event::NoHits { .. } | Event::Cell(_) => {}
+            Event::PathChecked { path, kind, dropped } => self.path_checked(path, kind, dropped),
+            Event::Index(event) => self.indexed(event, now_secs),
+            Event::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
+            Event::Boxes { number, point_px, boxes } => self.proposed(number, point_px, boxes),
+            Event::PhotoDecoded { .. }
+            | Event::Caption { .. }
+            | Event::Located { .. }
+            | Event::Failed { .. } => {
+                self.looked(event);
             }
         }
     }
@@ -714,8 +714,8 @@ impl State {
             fingerprint: ready.fingerprint,
             dim: ready.dim,
         };
-        self.wants.open(source);
-        self.events.tell(
+        self.cell_requests.open(source);
+        self.log.print(
             "ready",
             &[
                 ("model", ready.model_name.as_str().into()),
@@ -732,7 +732,7 @@ impl State {
     }
 
     fn found(&mut self, number: u64, hits: Vec<Ranked>, query: Option<Arc<Query>>) {
-        (self.searching, self.complaint) = (false, None);
+        (self.searching, self.search_error) = (false, None);
         // A repeated query keeps its embedding, which the worker caches. So pointer equality
         // identifies it.
         let is_same = match (&query, &self.hits.query) {
@@ -743,7 +743,7 @@ impl State {
         let unfolded =
             if is_same { std::mem::take(&mut self.hits.unfolded) } else { HashSet::new() };
         let number = if is_same { self.hits.number } else { number };
-        self.wants.compare(number, query.clone());
+        self.cell_requests.compare(number, query.clone());
         let scored = query.is_some();
         self.hits = Hits { all: hits, unfolded, scored, query, number, ..Hits::default() };
         self.arrange(selected);
@@ -751,7 +751,7 @@ impl State {
             .filter_map(|at| self.shown(at))
             .map(|shown| as_text(shown.path))
             .collect();
-        self.events.tell(
+        self.log.print(
             "hits",
             &[
                 ("query", self.searched.as_str().into()),
@@ -761,20 +761,20 @@ impl State {
         );
     }
 
-    fn indexed(&mut self, news: IndexNews, now_secs: f64) {
+    fn indexed(&mut self, event: IndexEvent, now_secs: f64) {
         let indexing = &mut self.indexing;
-        match news {
-            IndexNews::Walking => indexing.running = true,
-            IndexNews::Begun(n_files) => indexing.pace.begin(n_files, now_secs),
-            IndexNews::Done(n_files) => {
-                indexing.pace.advance(n_files, now_secs);
+        match event {
+            IndexEvent::Walking => indexing.running = true,
+            IndexEvent::Begun(n_files) => indexing.progress.begin(n_files, now_secs),
+            IndexEvent::Done(n_files) => {
+                indexing.progress.advance(n_files, now_secs);
                 if self.control.is_paused() {
-                    indexing.pace.pause();
+                    indexing.progress.pause();
                 }
             }
-            IndexNews::LeftOut(what) => indexing.left_out = Some(what),
-            IndexNews::Problem(path, why) => indexing.problems.push((path, why)),
-            IndexNews::Ended(result) => {
+            IndexEvent::LeftOut(what) => indexing.left_out = Some(what),
+            IndexEvent::Problem(path, why) => indexing.problems.push((path, why)),
+            IndexEvent::Ended(result) => {
                 indexing.running = false;
                 let n_problems = indexing.problems.len();
                 self.notice = Some(match &result {
@@ -782,7 +782,7 @@ impl State {
                     Err(why) => format!("Indexing ended: {why}"),
                 });
                 let encoded = result.as_ref().map_or(0, |summary| summary.encoded);
-                self.events.tell(
+                self.log.print(
                     "indexed",
                     &[("encoded", encoded.into()), ("problems", n_problems.into())],
                 );
@@ -790,11 +790,11 @@ impl State {
         }
     }
 
-    fn wrote(&mut self, photo: PathBuf, caption: String, result: Result<Written, String>) {
+    fn wrote(&mut self, photo: PathBuf, caption: String, result: Result<SidecarResult, String>) {
         match result {
-            Ok(Written::Done(path)) => self.notice = Some(format!("Wrote {}", shown(&path))),
-            Ok(Written::Foreign(path)) => {
-                if let Some(look) = self.look.as_mut().filter(|look| look.path == photo) {
+            Ok(SidecarResult::Done(path)) => self.notice = Some(format!("Wrote {}", shown(&path))),
+            Ok(SidecarResult::Foreign(path)) => {
+                if let Some(look) = self.photo.as_mut().filter(|look| look.path == photo) {
                     look.foreign = Some((path, caption));
                 }
             }
@@ -803,50 +803,50 @@ impl State {
     }
 
     fn proposed(&mut self, number: u64, point: PointPx, boxes: Vec<BoxPx>) {
-        let Some(look) = self.look.as_mut().filter(|look| look.number == number) else { return };
-        if let Some(box_px) = look.clicks.tell(point, boxes) {
+        let Some(look) = self.photo.as_mut().filter(|look| look.number == number) else { return };
+        if let Some(box_px) = look.clicks.answer(point, boxes) {
             self.describe(box_px);
         }
         self.ask_for_boxes();
     }
 
-    fn looked(&mut self, news: News) {
-        let Some(look) = &mut self.look else { return };
-        match news {
-            News::Looked { number, pixels, size_px } if number == look.number => {
-                self.events.tell("photo", &[("path", as_text(&look.path).into())]);
+    fn looked(&mut self, event: Event) {
+        let Some(look) = &mut self.photo else { return };
+        match event {
+            Event::PhotoDecoded { number, pixels, size_px } if number == look.number => {
+                self.log.print("photo", &[("path", as_text(&look.path).into())]);
                 (look.pixels, look.size_px) = (Some(pixels), size_px);
             }
-            News::Caption { number, box_px, text, done } if number == look.number => {
+            Event::Caption { number, box_px, text, done } if number == look.number => {
                 let writing = match (box_px, &mut look.dragged, &mut look.caption) {
                     (Some(of), Some((box_px, writing)), _) if of == *box_px => writing,
                     (None, _, Some(writing)) => writing,
                     _ => return,
                 };
                 if done {
-                    self.events.tell(
+                    self.log.print(
                         "caption",
                         &[("box", json_box(box_px)), ("text", text.as_str().into())],
                     );
                 }
-                *writing = Writing { text, done };
+                *writing = CaptionText { text, done };
             }
-            News::Located { number, text, heat, box_px, score } if number == look.number => {
+            Event::Located { number, text, heat, box_px, score } if number == look.number => {
                 look.locating = false;
-                self.events.tell(
+                self.log.print(
                     "located",
                     &[("text", text.as_str().into()), ("box", json_box(Some(box_px)))],
                 );
                 let number = look.located.as_ref().map_or(0, |located| located.number) + 1;
                 look.located = Some(Located { text, box_px, score, heat, number });
             }
-            News::Failed { number, why } if number == look.number => {
+            Event::Failed { number, why } if number == look.number => {
                 look.locating = false;
                 look.clicks.fail();
                 // No caption will arrive for these requests.
                 look.caption.take_if(|writing| !writing.done);
                 look.dragged.take_if(|(_, writing)| !writing.done);
-                self.events.tell("failed", &[("why", why.as_str().into())]);
+                self.log.print("failed", &[("why", why.as_str().into())]);
                 look.problem = Some(why);
             }
             _ => {}

@@ -13,21 +13,21 @@ use egui_kittest::kittest::{NodeT, Queryable};
 use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::{Query, Vectors};
 
-use super::events::Events;
-use super::messages::{Ask, Catalogue, IndexNews, News, Ready, Search, Sought};
+use super::event_log::EventLog;
+use super::main_window::Window;
+use super::messages::{Catalogue, Event, IndexEvent, Ready, Request, Search, Target};
 use super::settings::Settings;
-use super::sidecar::Written;
+use super::sidecar::SidecarResult;
 use super::state::{Sort, Start, State};
 use super::style;
-use super::main_window::Window;
-use super::worker::given;
+use super::worker::check_path;
 use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
 
 /// The window and the other ends of its channels.
 struct Desk {
     harness: Harness<'static, Window>,
-    asked: Receiver<Ask>,
-    news: Sender<News>,
+    queue: Receiver<Request>,
+    sender: Sender<Event>,
     folder: tempfile::TempDir,
 }
 
@@ -43,8 +43,8 @@ fn catalogue(n_photos: i64) -> Arc<Catalogue> {
     Arc::new(Catalogue::new(Shelf::of_vectors(vectors.expect("one number each")), photos))
 }
 
-fn ready(n_photos: i64) -> News {
-    News::Ready(Ready {
+fn ready(n_photos: i64) -> Event {
+    Event::Ready(Ready {
         model_name: "a model".into(),
         device_name: "cpu".into(),
         fingerprint: 1,
@@ -61,62 +61,64 @@ fn ranked(content: i64, score: f32) -> Ranked {
 impl Desk {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let (asks, asked) = channel();
-        let (news, told) = channel();
+        let (requests, queue) = channel();
+        let (sender, events) = channel();
         let start = Start {
-            asks,
-            events: Events::default(),
+            requests,
+            log: EventLog::default(),
             library: folder.path().join("library.sqlite"),
             model: None,
             theme: None,
             settings: Settings::default(),
             folders: Vec::new(),
         };
-        let window = Window::new(State::new(start), told);
+        let window = Window::new(State::new(start), events);
         let harness = Harness::builder()
             .with_size([1100.0, 700.0])
             .with_context_setup(style::set)
             .build_ui_state(|ui, window: &mut Window| window.show(ui), window);
-        let desk = Self { harness, asked, news, folder };
-        assert_eq!(desk.asks(), [Ask::Model(None)]);
+        let desk = Self { harness, queue, sender, folder };
+        assert_eq!(desk.requests(), [Request::OpenModel(None)]);
         desk
     }
 
     /// A window with `n_photos` photos and no search yet.
     fn with_photos(n_photos: i64) -> Self {
         let mut desk = Self::new();
-        desk.tell(ready(n_photos));
-        let Search { number, sought, .. } = desk.search();
-        assert_eq!(sought, Sought::Text(String::new()), "a library that opens is shown");
+        desk.send(ready(n_photos));
+        let Search { number, target, .. } = desk.search();
+        assert_eq!(target, Target::Text(String::new()), "a library that opens is shown");
         let hits = (0..n_photos).rev().map(|content| ranked(content, 0.0)).collect();
-        desk.tell(News::Hits { number, hits, query: None, doubts: Vec::new() });
+        desk.send(Event::Hits { number, hits, query: None, warnings: Vec::new() });
         desk
     }
 
-    fn tell(&mut self, news: News) {
-        self.news.send(news).expect("the window reads news");
+    fn send(&mut self, event: Event) {
+        self.sender.send(event).expect("the window reads events");
         self.harness.run_steps(2);
     }
 
     /// The requests, without those for boxes that every move of the pointer sends.
-    fn asks(&self) -> Vec<Ask> {
-        self.asked.try_iter().filter(|ask| !matches!(ask, Ask::Boxes { .. })).collect()
+    fn requests(&self) -> Vec<Request> {
+        self.queue.try_iter().filter(|request| !matches!(request, Request::Boxes { .. })).collect()
     }
 
     /// The only request: boxes at one place.
     #[track_caller]
-    fn boxes_asked(&self) -> (u64, [f32; 2]) {
-        let asks: Vec<Ask> = self.asked.try_iter().collect();
-        let [Ask::Boxes { number, point_px }] = asks.as_slice() else { panic!("{asks:?}") };
+    fn boxes_requested(&self) -> (u64, [f32; 2]) {
+        let requests: Vec<Request> = self.queue.try_iter().collect();
+        let [Request::Boxes { number, point_px }] = requests.as_slice() else {
+            panic!("{requests:?}")
+        };
         (*number, *point_px)
     }
 
     /// The only request: a caption of one box.
     #[track_caller]
     fn described(&self) -> BoxPx {
-        let asks = self.asks();
-        let [Ask::Caption { box_px: Some(box_px), .. }] = asks.as_slice() else {
-            panic!("{asks:?}")
+        let requests = self.requests();
+        let [Request::Caption { box_px: Some(box_px), .. }] = requests.as_slice() else {
+            panic!("{requests:?}")
         };
         *box_px
     }
@@ -131,24 +133,26 @@ impl Desk {
     }
 
     /// Answers requests about paths as the worker does; returns the requests that follow.
-    fn answer_paths(&mut self) -> Vec<Ask> {
-        let (paths, others): (Vec<Ask>, Vec<Ask>) =
-            self.asks().into_iter().partition(|ask| matches!(ask, Ask::Given { .. }));
+    fn answer_paths(&mut self) -> Vec<Request> {
+        let (paths, others): (Vec<Request>, Vec<Request>) = self
+            .requests()
+            .into_iter()
+            .partition(|request| matches!(request, Request::CheckPath { .. }));
         assert_eq!(others, [], "the file system is asked first");
-        for ask in paths {
-            if let Ask::Given { path, dropped } = ask {
-                self.tell(given(&path, dropped));
+        for request in paths {
+            if let Request::CheckPath { path, dropped } = request {
+                self.send(check_path(&path, dropped));
             }
         }
-        self.asks()
+        self.requests()
     }
 
     /// The only request: a search.
     #[track_caller]
     fn search(&self) -> Search {
-        match self.asks().as_slice() {
-            [Ask::Search(search)] => search.clone(),
-            asks => panic!("one search was expected, but {asks:?} asked"),
+        match self.requests().as_slice() {
+            [Request::Search(search)] => search.clone(),
+            requests => panic!("one search was expected, but {requests:?} asked"),
         }
     }
 
@@ -168,9 +172,9 @@ impl Desk {
         self.harness.get_by_label("Search").type_text(text);
         self.harness.run_steps(3);
         let search = self.search();
-        assert_eq!(search.sought, Sought::Text(text.into()));
+        assert_eq!(search.target, Target::Text(text.into()));
         let query = Some(Arc::new(Query::new(&[1.0])));
-        self.tell(News::Hits { number: search.number, hits, query, doubts: Vec::new() });
+        self.send(Event::Hits { number: search.number, hits, query, warnings: Vec::new() });
     }
 
     /// Names of the cells, in reading order.
@@ -193,10 +197,12 @@ impl Desk {
         desk.type_query("dog", vec![ranked(3, 0.5), ranked(1, 0.4)]);
         desk.press(Key::Enter);
         desk.press(Key::Enter);
-        let asks = desk.asks();
-        let [Ask::Look { number, path: looked_at }] = asks.as_slice() else { panic!("{asks:?}") };
-        assert_eq!(*looked_at, path(3));
-        desk.tell(News::Looked {
+        let requests = desk.requests();
+        let [Request::OpenPhoto { number, path: decoded }] = requests.as_slice() else {
+            panic!("{requests:?}")
+        };
+        assert_eq!(*decoded, path(3));
+        desk.send(Event::PhotoDecoded {
             number: *number,
             pixels: Arc::new(Rgb::new(40, 30)),
             size_px: [400, 300],
@@ -222,8 +228,8 @@ impl Desk {
 fn an_empty_library_says_what_to_do_and_takes_a_folder() {
     let mut desk = Desk::new();
     desk.harness.get_by_label("Opening the model");
-    desk.tell(ready(0));
-    desk.asks();
+    desk.send(ready(0));
+    desk.requests();
     desk.harness.get_by_label("Find photos by what is in them");
     let folder = desk.folder.path().canonicalize().expect("there");
     desk.harness.get_by_label("Folder to add").focus();
@@ -236,7 +242,7 @@ fn an_empty_library_says_what_to_do_and_takes_a_folder() {
     desk.harness.run_steps(2);
     desk.harness.get_by_label("Folder to add").type_text(&folder.to_string_lossy());
     desk.press(Key::Enter);
-    assert_eq!(desk.answer_paths(), [Ask::Index(vec![folder.clone()])]);
+    assert_eq!(desk.answer_paths(), [Request::Index(vec![folder.clone()])]);
     assert_eq!(Settings::of(&folder.join("library.sqlite")).folders, [folder]);
 }
 
@@ -263,17 +269,18 @@ fn a_dropped_folder_is_indexed_and_a_dropped_photo_looked_for() {
         desk.harness.input_mut().dropped_files.push(Arc::new(Dropped(path.clone())));
         desk.harness.run_steps(2);
     }
-    let asks = desk.answer_paths();
-    let [Ask::Index(folders), Ask::Search(Search { sought, .. })] = asks.as_slice() else {
-        panic!("{asks:?}")
+    let requests = desk.answer_paths();
+    let [Request::Index(folders), Request::Search(Search { target, .. })] = requests.as_slice()
+    else {
+        panic!("{requests:?}")
     };
-    assert_eq!((folders, sought), (&vec![folder], &Sought::Photo { path: photo, box_px: None }));
+    assert_eq!((folders, target), (&vec![folder], &Target::Photo { path: photo, box_px: None }));
 }
 
 #[test]
 fn a_model_that_cannot_be_opened_is_told_and_another_can_be() {
     let mut desk = Desk::new();
-    desk.tell(News::Broken("config.json is missing".into()));
+    desk.send(Event::Broken("config.json is missing".into()));
     desk.harness.get_by_label("config.json is missing");
     desk.harness.get_by_label("Folder of the model").focus();
     desk.harness.run_steps(2);
@@ -281,7 +288,7 @@ fn a_model_that_cannot_be_opened_is_told_and_another_can_be() {
     desk.harness.run_steps(2);
     desk.harness.get_by_label("Open model").click();
     desk.harness.run_steps(2);
-    assert_eq!(desk.asks(), [Ask::Model(Some("/models/b".into()))]);
+    assert_eq!(desk.requests(), [Request::OpenModel(Some("/models/b".into()))]);
 }
 
 #[test]
@@ -289,8 +296,8 @@ fn a_library_of_another_model_is_told() {
     let mut desk = Desk::new();
     let mut empty = Arc::into_inner(catalogue(0)).expect("not shared");
     empty.n_of_others = 12;
-    let News::Ready(ready) = ready(0) else { unreachable!("made above") };
-    desk.tell(News::Ready(Ready { catalogue: Arc::new(empty), ..ready }));
+    let Event::Ready(ready) = ready(0) else { unreachable!("made above") };
+    desk.send(Event::Ready(Ready { catalogue: Arc::new(empty), ..ready }));
     desk.harness.get_by_label_contains("12 photos of this library were indexed with another model");
 }
 
@@ -314,24 +321,24 @@ fn hits_appear_in_order_after_a_query_is_typed() {
 #[test]
 fn a_group_of_files_is_one_cell_with_a_count_that_opens() {
     let mut desk = Desk::new();
-    let News::Ready(ready) = ready(4) else { unreachable!("made above") };
+    let Event::Ready(ready) = ready(4) else { unreachable!("made above") };
     let mut catalogue = Arc::into_inner(catalogue(4)).expect("not shared");
     // 0 and 2 are the same picture; 0 has a copy.
     for (content, photo) in &mut catalogue.photos {
         photo.family = Some(if [0, 2].contains(content) { 1 } else { 10 + content });
     }
     catalogue.photos.get_mut(&0).expect("made above").paths.push("/photos/photo 0 copy.jpg".into());
-    desk.tell(News::Ready(Ready { catalogue: Arc::new(catalogue), ..ready }));
-    desk.asks();
+    desk.send(Event::Ready(Ready { catalogue: Arc::new(catalogue), ..ready }));
+    desk.requests();
     desk.state().search();
     let number = desk.search().number;
     let hits = vec![ranked(2, 0.5), ranked(3, 0.4), ranked(0, 0.3), ranked(1, 0.2)];
     let query = Some(Arc::new(Query::new(&[1.0])));
-    desk.tell(News::Hits {
+    desk.send(Event::Hits {
         number,
         hits,
         query,
-        doubts: vec!["the model does not know \"xq\"".into()],
+        warnings: vec!["the model does not know \"xq\"".into()],
     });
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 3.jpg", "photo 1.jpg"]);
     desk.harness.get_by_label("4 photos");
@@ -347,9 +354,12 @@ fn a_group_of_files_is_one_cell_with_a_count_that_opens() {
     desk.state().set_cutoff(0.25);
     assert_eq!(desk.state().selected, Some(3), "on its file");
     desk.press(Key::Enter);
-    let asks = desk.asks();
+    let requests = desk.requests();
     let copy = PathBuf::from("/photos/photo 0 copy.jpg");
-    assert!(matches!(asks.as_slice(), [Ask::Look { path, .. }] if *path == copy), "{asks:?}");
+    assert!(
+        matches!(requests.as_slice(), [Request::OpenPhoto { path, .. }] if *path == copy),
+        "{requests:?}"
+    );
     desk.press(Key::Escape);
     desk.press(Key::G);
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 3.jpg"]);
@@ -362,29 +372,29 @@ fn a_search_waits_until_nothing_more_is_typed_and_old_answers_are_dropped() {
     desk.state().form_changed(100.0);
     assert_eq!(desk.state().tick(100.1).map(|wait| (wait * 100.0).round()), Some(5.0));
     desk.state().form_changed(100.1);
-    assert!(desk.state().tick(100.2).is_some() && desk.asks().is_empty());
+    assert!(desk.state().tick(100.2).is_some() && desk.requests().is_empty());
     assert_eq!(desk.state().tick(100.3), None);
     let old = desk.search();
     desk.state().form.text = "dog".into();
     desk.state().search();
     let new = desk.search();
     let query = || Some(Arc::new(Query::new(&[1.0])));
-    desk.tell(News::Hits {
+    desk.send(Event::Hits {
         number: new.number,
         hits: vec![ranked(1, 0.5)],
         query: query(),
-        doubts: Vec::new(),
+        warnings: Vec::new(),
     });
-    desk.tell(News::Hits {
+    desk.send(Event::Hits {
         number: old.number,
         hits: vec![ranked(2, 0.5)],
         query: query(),
-        doubts: Vec::new(),
+        warnings: Vec::new(),
     });
     assert_eq!(desk.cells(), ["photo 1.jpg"]);
     desk.state().search();
     let number = desk.search().number;
-    desk.tell(News::NoHits { number, why: "wanted a date".into() });
+    desk.send(Event::NoHits { number, why: "wanted a date".into() });
     desk.harness.get_by_label("wanted a date");
 }
 
@@ -413,7 +423,7 @@ fn a_cell_is_selected_by_a_click_opened_by_two_and_has_a_menu() {
     desk.harness.run_steps(3);
     desk.harness.get_by_label("Find similar photos").click();
     desk.harness.run_steps(2);
-    assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: None });
+    assert_eq!(desk.search().target, Target::Photo { path: path(3), box_px: None });
     // Two clicks in one frame; clicks of the harness are half a second apart.
     let pos = desk.harness.get_by_label("photo 1.jpg").rect().center();
     desk.harness.hover_at(pos);
@@ -425,7 +435,7 @@ fn a_cell_is_selected_by_a_click_opened_by_two_and_has_a_menu() {
     desk.harness.input_mut().events.extend([true, false, true, false].map(button));
     desk.harness.run_steps(2);
     assert!(
-        matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(1))
+        matches!(desk.requests().as_slice(), [Request::OpenPhoto { path: decoded, .. }] if *decoded == path(1))
     );
 }
 
@@ -444,14 +454,14 @@ fn keys_move_open_and_go_back() {
     }
     desk.press(Key::Enter);
     assert!(
-        matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(33))
+        matches!(desk.requests().as_slice(), [Request::OpenPhoto { path: decoded, .. }] if *decoded == path(33))
     );
     desk.press(Key::ArrowRight);
     assert!(
-        matches!(desk.asks().as_slice(), [Ask::Look { path: looked_at, .. }] if *looked_at == path(32))
+        matches!(desk.requests().as_slice(), [Request::OpenPhoto { path: decoded, .. }] if *decoded == path(32))
     );
     desk.press(Key::Escape);
-    assert!(desk.state().look.is_none());
+    assert!(desk.state().photo.is_none());
     assert_eq!(desk.state().selected, Some(7), "on the photo that was looked at last");
     desk.harness.event(egui::Event::Copy);
     desk.harness.run_steps(1);
@@ -487,7 +497,7 @@ fn what_is_typed_right_after_a_slash_is_not_lost() {
     desk.harness.input_mut().events.extend(events);
     desk.harness.run_steps(4);
     assert_eq!(desk.state().form.text, "s");
-    assert_eq!(desk.search().sought, Sought::Text("s".into()));
+    assert_eq!(desk.search().target, Target::Text("s".into()));
 }
 
 #[test]
@@ -498,7 +508,7 @@ fn escape_clears_a_search_only_after_it_left_the_field() {
     assert_eq!(desk.state().form.text, "dog");
     desk.press(Key::Escape);
     assert_eq!(desk.state().form.text, "");
-    assert_eq!(desk.search().sought, Sought::Text(String::new()));
+    assert_eq!(desk.search().target, Target::Text(String::new()));
 }
 
 #[test]
@@ -506,9 +516,9 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
     let mut desk = Desk::looking();
     let canvas = desk.harness.get_by_label_contains("drag a box").rect();
     desk.drag(canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
-    let asks = desk.asks();
-    let [Ask::Caption { number, box_px: Some(box_px) }] = asks.as_slice() else {
-        panic!("{asks:?}")
+    let requests = desk.requests();
+    let [Request::Caption { number, box_px: Some(box_px) }] = requests.as_slice() else {
+        panic!("{requests:?}")
     };
     let [x0, y0, x1, y1] = *box_px;
     assert!(
@@ -516,20 +526,20 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
         "in the middle: {box_px:?}"
     );
     assert!(x1 - x0 > y1 - y0 && x0 > 0.0);
-    desk.tell(News::Caption {
+    desk.send(Event::Caption {
         number: *number,
         box_px: Some(*box_px),
         text: "a red".into(),
         done: false,
     });
     desk.harness.get_by_label("a red");
-    desk.tell(News::Caption {
+    desk.send(Event::Caption {
         number: *number,
         box_px: Some([0.0; 4]),
         text: "another box".into(),
         done: true,
     });
-    desk.tell(News::Caption {
+    desk.send(Event::Caption {
         number: *number,
         box_px: Some(*box_px),
         text: "a red circle".into(),
@@ -538,8 +548,8 @@ fn a_dragged_box_is_described_and_leads_to_similar_regions() {
     desk.harness.get_by_label("a red circle");
     desk.harness.get_by_label("Find similar regions").click();
     desk.harness.run_steps(2);
-    assert_eq!(desk.search().sought, Sought::Photo { path: path(3), box_px: Some(*box_px) });
-    assert!(desk.state().look.is_none());
+    assert_eq!(desk.search().target, Target::Photo { path: path(3), box_px: Some(*box_px) });
+    assert!(desk.state().photo.is_none());
 }
 
 #[test]
@@ -549,16 +559,16 @@ fn a_click_gives_the_box_that_was_previewed_and_then_the_next_one() {
     let (small, large) = ([150.0, 100.0, 250.0, 200.0], [0.0, 0.0, 400.0, 300.0]);
     desk.harness.hover_at(center);
     desk.harness.run_steps(2);
-    let (number, point_px) = desk.boxes_asked();
+    let (number, point_px) = desk.boxes_requested();
     assert!(
         (point_px[0] - 200.0).abs() <= 1.0 && (point_px[1] - 150.0).abs() <= 1.0,
         "{point_px:?}"
     );
-    desk.tell(News::Boxes { number, point_px, boxes: vec![small, large] });
+    desk.send(Event::Boxes { number, point_px, boxes: vec![small, large] });
     let preview =
-        |desk: &mut Desk| desk.state().look.as_ref().expect("looking").clicks.preview(1.0);
+        |desk: &mut Desk| desk.state().photo.as_ref().expect("looking").clicks.preview(1.0);
     assert_eq!(
-        (preview(&mut desk), desk.asks()),
+        (preview(&mut desk), desk.requests()),
         (Some(small), vec![]),
         "nothing is described yet"
     );
@@ -579,12 +589,12 @@ fn a_click_gives_the_box_that_was_previewed_and_then_the_next_one() {
     let elsewhere = center + egui::vec2(30.0, 10.0);
     desk.harness.hover_at(elsewhere);
     desk.click_at(elsewhere);
-    let (number, point_px) = desk.boxes_asked();
+    let (number, point_px) = desk.boxes_requested();
     assert_eq!(
-        desk.state().look.as_ref().expect("looking").dragged.as_ref().expect("a box").0,
+        desk.state().photo.as_ref().expect("looking").dragged.as_ref().expect("a box").0,
         small
     );
-    desk.tell(News::Boxes { number, point_px, boxes: vec![large] });
+    desk.send(Event::Boxes { number, point_px, boxes: vec![large] });
     assert_eq!(desk.described(), large, "inside another box too");
 }
 
@@ -596,8 +606,8 @@ fn a_click_beside_the_photo_drops_the_box() {
     desk.described();
     desk.harness.hover_at(canvas.left_top() + egui::vec2(3.0, 3.0));
     desk.click_at(canvas.left_top() + egui::vec2(3.0, 3.0));
-    assert!(desk.state().look.as_ref().expect("looking").dragged.is_none());
-    assert_eq!(desk.asked.try_iter().collect::<Vec<_>>(), [], "no box is asked for there");
+    assert!(desk.state().photo.as_ref().expect("looking").dragged.is_none());
+    assert_eq!(desk.queue.try_iter().collect::<Vec<_>>(), [], "no box is asked for there");
 }
 
 #[test]
@@ -608,12 +618,12 @@ fn a_photo_is_zoomed_into_where_the_pointer_is_and_seen_whole_after_a_double_cli
         (canvas.center() - egui::vec2(80.0, 60.0), canvas.center() + egui::vec2(80.0, 60.0));
     let dragged = |desk: &mut Desk| {
         desk.drag(a, b);
-        let asks = desk.asks();
-        let [Ask::Caption { box_px: Some([x0, y0, x1, y1]), .. }] = asks.as_slice() else {
-            panic!("{asks:?}")
+        let requests = desk.requests();
+        let [Request::Caption { box_px: Some([x0, y0, x1, y1]), .. }] = requests.as_slice() else {
+            panic!("{requests:?}")
         };
         // Rounded to whole pixels, so not exactly the middle.
-        assert!((x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0, "{asks:?}");
+        assert!((x0 + x1 - 400.0).abs() <= 2.0 && (y0 + y1 - 300.0).abs() <= 2.0, "{requests:?}");
         x1 - x0
     };
     let whole = dragged(&mut desk);
@@ -642,35 +652,37 @@ fn a_phrase_is_located_and_its_heat_map_can_be_hidden() {
     desk.press(Key::Slash);
     desk.harness.get_by_label("Find text here").type_text("the dog");
     desk.press(Key::Enter);
-    let asks = desk.asks();
-    let [Ask::Locate { number, text }] = asks.as_slice() else { panic!("{asks:?}") };
+    let requests = desk.requests();
+    let [Request::Locate { number, text }] = requests.as_slice() else { panic!("{requests:?}") };
     assert_eq!(text, "the dog");
     let box_px = [10.0, 10.0, 90.0, 80.0];
     let heat = Rgb::new(40, 30);
-    desk.tell(News::Located { number: *number, text: text.clone(), heat, box_px, score: 0.25 });
+    desk.send(Event::Located { number: *number, text: text.clone(), heat, box_px, score: 0.25 });
     desk.harness.get_by_label_contains("scores 0.250");
     desk.press(Key::H);
-    assert!(desk.state().look.as_ref().is_some_and(|look| !look.heat_on));
+    assert!(desk.state().photo.as_ref().is_some_and(|look| !look.heat_on));
 }
 
 #[test]
 fn a_caption_is_written_beside_the_photo_only_on_request() {
     let mut desk = Desk::looking();
     desk.press(Key::C);
-    let asks = desk.asks();
-    let [Ask::Caption { number, box_px: None }] = asks.as_slice() else { panic!("{asks:?}") };
-    desk.tell(News::Caption { number: *number, box_px: None, text: "a dog".into(), done: true });
-    assert_eq!(desk.asks(), []);
+    let requests = desk.requests();
+    let [Request::Caption { number, box_px: None }] = requests.as_slice() else {
+        panic!("{requests:?}")
+    };
+    desk.send(Event::Caption { number: *number, box_px: None, text: "a dog".into(), done: true });
+    assert_eq!(desk.requests(), []);
     desk.harness.get_by_label("Save as XMP sidecar").click();
     desk.harness.run_steps(2);
-    let ask = |replace| Ask::Sidecar { photo: path(3), caption: "a dog".into(), replace };
-    assert_eq!(desk.asks(), [ask(false)]);
-    let foreign = Written::Foreign("/photos/3/photo 3.jpg.xmp".into());
-    desk.tell(News::Sidecar { photo: path(3), caption: "a dog".into(), result: Ok(foreign) });
+    let request = |replace| Request::Sidecar { photo: path(3), caption: "a dog".into(), replace };
+    assert_eq!(desk.requests(), [request(false)]);
+    let foreign = SidecarResult::Foreign("/photos/3/photo 3.jpg.xmp".into());
+    desk.send(Event::Sidecar { photo: path(3), caption: "a dog".into(), result: Ok(foreign) });
     desk.harness.get_by_label_contains("from another program");
     desk.harness.get_by_label("Replace it, keep it as .bak").click();
     desk.harness.run_steps(2);
-    assert_eq!(desk.asks(), [ask(true)]);
+    assert_eq!(desk.requests(), [request(true)]);
 }
 
 #[test]
@@ -695,8 +707,8 @@ fn in_a_narrow_window_photos_are_seen() {
 fn what_cannot_be_done_with_a_photo_is_told() {
     let mut desk = Desk::looking();
     desk.press(Key::C);
-    let number = desk.state().look.as_ref().expect("looked at").number;
-    desk.tell(News::Failed { number, why: "the photo cannot be shown".into() });
+    let number = desk.state().photo.as_ref().expect("looked at").number;
+    desk.send(Event::Failed { number, why: "the photo cannot be shown".into() });
     desk.harness.get_by_label("the photo cannot be shown");
     desk.harness.get_by_label("Describe it");
 }
@@ -704,11 +716,11 @@ fn what_cannot_be_done_with_a_photo_is_told() {
 #[test]
 fn indexing_is_told_and_can_be_paused() {
     let mut desk = Desk::with_photos(5);
-    let told = |news| News::Index(news);
-    desk.tell(told(IndexNews::Walking));
+    let index = |event| Event::Index(event);
+    desk.send(index(IndexEvent::Walking));
     desk.harness.get_by_label("Looking through the folders");
-    desk.tell(told(IndexNews::Begun(50)));
-    desk.tell(told(IndexNews::Done(16)));
+    desk.send(index(IndexEvent::Begun(50)));
+    desk.send(index(IndexEvent::Done(16)));
     desk.harness.get_by_label_contains("16 of 50 photos");
     desk.harness.get_by_label("Pause").click();
     desk.harness.run_steps(2);
@@ -717,9 +729,9 @@ fn indexing_is_told_and_can_be_paused() {
     desk.harness.get_by_label("Go on").click();
     desk.harness.run_steps(2);
     assert!(!desk.state().control.is_paused());
-    desk.tell(told(IndexNews::Problem("/photos/bad.jpg".into(), "cut short".into())));
+    desk.send(index(IndexEvent::Problem("/photos/bad.jpg".into(), "cut short".into())));
     let summary = Summary { encoded: 49, unreadable: 1, ..Summary::default() };
-    desk.tell(told(IndexNews::Ended(Ok(summary))));
+    desk.send(index(IndexEvent::Ended(Ok(summary))));
     desk.harness.get_by_label("Photos: 49 new, 1 unreadable");
     desk.harness.get_by_label("Library").click();
     desk.harness.run_steps(3);

@@ -17,7 +17,7 @@ use mmgem_data::files;
 use pollster::block_on;
 
 use super::indexing::{self, Control};
-use super::messages::{Ask, Catalogue, Given, News, Post, Ready, Search, Sought};
+use super::messages::{Catalogue, Event, EventSender, PathKind, Ready, Request, Search, Target};
 use super::sidecar::write_sidecar;
 use super::state::absolute;
 use super::warm_up::WarmUp;
@@ -41,23 +41,23 @@ const CATALOGUE_SHARE: u32 = 5;
 /// Minimum pause between reads of the catalogue.
 const CATALOGUE_EVERY: Duration = Duration::from_millis(700);
 
-/// Starts the worker. `own` is a sender for `asks`, for the indexing thread.
+/// Starts the worker. `to_self` is a sender for `requests`, for the indexing thread.
 pub fn start(
     globals: Globals,
     library: PathBuf,
-    asks: Receiver<Ask>,
-    own: Sender<Ask>,
-    post: Post,
+    requests: Receiver<Request>,
+    to_self: Sender<Request>,
+    events: EventSender,
     control: Arc<Control>,
 ) {
     let worker = Worker {
         globals,
         file: library,
         opened: None,
-        asks,
-        own,
+        requests,
+        to_self,
         waiting: VecDeque::new(),
-        post,
+        events,
         control,
         indexing: None,
         index_next: None,
@@ -77,16 +77,16 @@ struct Worker {
     globals: Globals,
     file: PathBuf,
     opened: Option<Opened>,
-    asks: Receiver<Ask>,
-    own: Sender<Ask>,
+    requests: Receiver<Request>,
+    to_self: Sender<Request>,
     /// Requests received but not answered.
-    waiting: VecDeque<Ask>,
-    post: Post,
+    waiting: VecDeque<Request>,
+    events: EventSender,
     control: Arc<Control>,
     indexing: Option<thread::JoinHandle<()>>,
     /// Folders to index once the indexing thread has ended.
     index_next: Option<Vec<PathBuf>>,
-    photo: Option<LookedAt>,
+    photo: Option<DecodedPhoto>,
     /// The last query and its embedding, because a repeated search has the same query.
     embedded: Option<(Vec<Term>, Option<BoxPx>, Arc<index::Query>)>,
     /// Text embeddings of the open model.
@@ -106,7 +106,7 @@ struct Opened {
 }
 
 /// The photo that is open.
-struct LookedAt {
+struct DecodedPhoto {
     pixels: Arc<Rgb>,
     input: Preprocessed,
     /// From the shown pixels to the model's input.
@@ -116,29 +116,29 @@ struct LookedAt {
 
 impl Worker {
     fn run(mut self) {
-        while let Some(ask) = self.next() {
-            let number = match &ask {
-                Ask::Look { number, .. }
-                | Ask::Caption { number, .. }
-                | Ask::Boxes { number, .. }
-                | Ask::Locate { number, .. } => *number,
-                Ask::Search(search) => search.number,
+        while let Some(request) = self.next() {
+            let number = match &request {
+                Request::OpenPhoto { number, .. }
+                | Request::Caption { number, .. }
+                | Request::Boxes { number, .. }
+                | Request::Locate { number, .. } => *number,
+                Request::Search(search) => search.number,
                 _ => 0,
             };
-            let is_search = matches!(ask, Ask::Search(_));
+            let is_search = matches!(request, Request::Search(_));
             // A panic of a device or decoder must not leave the window waiting.
             let done = catch_unwind(AssertUnwindSafe(|| {
-                self.answer(ask.clone()).or_else(|error| self.answer_on_the_cpu(error, ask))
+                self.answer(request.clone()).or_else(|error| self.answer_on_the_cpu(error, request))
             }));
             let done = done.unwrap_or_else(|_| {
                 Err(anyhow::anyhow!("this program failed; stderr has the details"))
             });
             if let Err(error) = done {
                 let why = in_words(&error);
-                self.post.send(if is_search {
-                    News::NoHits { number, why }
+                self.events.send(if is_search {
+                    Event::NoHits { number, why }
                 } else {
-                    News::Failed { number, why }
+                    Event::Failed { number, why }
                 });
             }
         }
@@ -146,22 +146,25 @@ impl Worker {
 
     /// The next request; skips requests that a newer one replaces. `None` once the window is
     /// closed.
-    fn next(&mut self) -> Option<Ask> {
+    fn next(&mut self) -> Option<Request> {
         loop {
             self.pump();
-            if let Some(ask) = self.waiting.pop_front() {
-                let replaced = match &ask {
-                    Ask::Search(_) => self.waiting.iter().any(|ask| matches!(ask, Ask::Search(_))),
-                    Ask::Look { .. }
-                    | Ask::Caption { .. }
-                    | Ask::Boxes { .. }
-                    | Ask::Locate { .. } => {
-                        self.waiting.iter().any(|ask| matches!(ask, Ask::Look { .. }))
+            if let Some(request) = self.waiting.pop_front() {
+                let replaced = match &request {
+                    Request::Search(_) => {
+                        self.waiting.iter().any(|request| matches!(request, Request::Search(_)))
                     }
+                    Request::OpenPhoto { .. }
+                    | Request::Caption { .. }
+                    | Request::Boxes { .. }
+                    | Request::Locate { .. } => self
+                        .waiting
+                        .iter()
+                        .any(|request| matches!(request, Request::OpenPhoto { .. })),
                     _ => false,
                 };
                 if !replaced {
-                    return Some(ask);
+                    return Some(request);
                 }
                 continue;
             }
@@ -169,11 +172,13 @@ impl Worker {
                 continue;
             }
             let received = match self.catalogue_due {
-                None => self.asks.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => self.asks.recv_timeout(due.saturating_duration_since(Instant::now())),
+                None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => {
+                    self.requests.recv_timeout(due.saturating_duration_since(Instant::now()))
+                }
             };
             match received {
-                Ok(ask) => self.waiting.push_back(ask),
+                Ok(request) => self.waiting.push_back(request),
                 Err(RecvTimeoutError::Timeout) => self.renew_catalogue(),
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
@@ -184,13 +189,13 @@ impl Worker {
     fn warm_up(&mut self) -> bool {
         let Some(opened) = &mut self.opened else { return false };
         let Some(warm_up) = &mut opened.warm_up else { return false };
-        let asked = catch_unwind(AssertUnwindSafe(|| warm_up.ask_one(&opened.context.session)));
+        let done = catch_unwind(AssertUnwindSafe(|| warm_up.ask_one(&opened.context.session)));
         // If this panics, it panics again on a real request, which reports it.
-        let asked = asked.unwrap_or(Ok(false));
-        if !matches!(asked, Ok(true)) {
+        let done = done.unwrap_or(Ok(false));
+        if !matches!(done, Ok(true)) {
             opened.warm_up = None;
         }
-        asked.unwrap_or_else(|error| {
+        done.unwrap_or_else(|error| {
             if self.moves(&error.into()) {
                 self.open_on_the_cpu();
             }
@@ -199,36 +204,36 @@ impl Worker {
     }
 
     fn pump(&mut self) {
-        self.waiting.extend(self.asks.try_iter());
+        self.waiting.extend(self.requests.try_iter());
     }
 
-    fn answer(&mut self, ask: Ask) -> Result<()> {
-        match ask {
-            Ask::Model(folder) => self.open(folder),
-            Ask::Search(search) => self.search(search)?,
-            Ask::Look { number, path } => self.look(number, &path)?,
-            Ask::Caption { number, box_px } => self.caption(number, box_px)?,
-            Ask::Boxes { number, point_px } => self.boxes(number, point_px)?,
-            Ask::Locate { number, text } => self.locate(number, text)?,
-            Ask::Sidecar { photo, caption, replace } => {
+    fn answer(&mut self, request: Request) -> Result<()> {
+        match request {
+            Request::OpenModel(folder) => self.open(folder),
+            Request::Search(search) => self.search(search)?,
+            Request::OpenPhoto { number, path } => self.look(number, &path)?,
+            Request::Caption { number, box_px } => self.caption(number, box_px)?,
+            Request::Boxes { number, point_px } => self.boxes(number, point_px)?,
+            Request::Locate { number, text } => self.locate(number, text)?,
+            Request::Sidecar { photo, caption, replace } => {
                 let result =
                     write_sidecar(&photo, &caption, replace).map_err(|error| in_words(&error));
-                self.post.send(News::Sidecar { photo, caption, result });
+                self.events.send(Event::Sidecar { photo, caption, result });
             }
-            Ask::Given { path, dropped } => self.post.send(given(&path, dropped)),
-            Ask::Index(folders) => self.index(folders),
-            Ask::Changed => {
+            Request::CheckPath { path, dropped } => self.events.send(check_path(&path, dropped)),
+            Request::Index(folders) => self.index(folders),
+            Request::Changed => {
                 let pause = CATALOGUE_EVERY.max(CATALOGUE_SHARE * self.catalogue_took);
                 self.catalogue_due.get_or_insert_with(|| Instant::now() + pause);
             }
-            Ask::DeviceFailed => {
+            Request::DeviceFailed => {
                 // All later requests would fail too. Opening the model again also restarts
                 // indexing.
                 if self.globals.device == DeviceChoice::Auto {
                     self.open_on_the_cpu();
                 }
             }
-            Ask::Indexed => {
+            Request::Indexed => {
                 self.indexing = None;
                 self.renew_catalogue();
                 if let Some(folders) = self.index_next.take() {
@@ -254,7 +259,7 @@ impl Worker {
         match opened {
             Ok(opened) => {
                 let context = &opened.context;
-                self.post.send(News::Ready(Ready {
+                self.events.send(Event::Ready(Ready {
                     model_name: context.model_name.clone(),
                     device_name: context.device_name.clone(),
                     fingerprint: context.fingerprint,
@@ -264,7 +269,7 @@ impl Worker {
                 }));
                 self.opened = Some(opened);
             }
-            Err(error) => self.post.send(News::Broken(in_words(&error))),
+            Err(error) => self.events.send(Event::Broken(in_words(&error))),
         }
     }
 
@@ -277,12 +282,12 @@ impl Worker {
         moves
     }
 
-    fn answer_on_the_cpu(&mut self, error: Error, ask: Ask) -> Result<()> {
+    fn answer_on_the_cpu(&mut self, error: Error, request: Request) -> Result<()> {
         if !self.moves(&error) {
             return Err(error);
         }
         self.open_on_the_cpu();
-        self.answer(ask)
+        self.answer(request)
     }
 
     fn open_on_the_cpu(&mut self) {
@@ -290,7 +295,7 @@ impl Worker {
         let photo = self.photo.take();
         self.open(self.globals.model.clone());
         // The photo is still open in the window.
-        self.photo = photo.map(|photo| LookedAt { encoded: None, ..photo });
+        self.photo = photo.map(|photo| DecodedPhoto { encoded: None, ..photo });
     }
 
     fn try_open(&self) -> Result<Opened> {
@@ -317,9 +322,9 @@ impl Worker {
         match read_catalogue(&opened.library) {
             Ok(catalogue) => {
                 opened.catalogue = Arc::new(catalogue);
-                self.post.send(News::Catalogue(opened.catalogue.clone()));
+                self.events.send(Event::Catalogue(opened.catalogue.clone()));
             }
-            Err(error) => self.post.send(News::Failed { number: 0, why: in_words(&error) }),
+            Err(error) => self.events.send(Event::Failed { number: 0, why: in_words(&error) }),
         }
         self.catalogue_took = start.elapsed();
     }
@@ -338,26 +343,26 @@ impl Worker {
             context: opened.context.clone(),
             control: self.control.clone(),
         };
-        self.indexing = Some(indexing::start(job, self.own.clone(), self.post.clone()));
+        self.indexing = Some(indexing::start(job, self.to_self.clone(), self.events.clone()));
     }
 
     fn search(&mut self, search: Search) -> Result<()> {
         let mut query = Query::read(&search.filters)?;
-        let box_px = match search.sought {
-            Sought::Text(text) => {
+        let box_px = match search.target {
+            Target::Text(text) => {
                 let Query { terms, filters } = Query::read(&text)?;
                 query.terms = terms;
                 query.filters.extend(filters);
                 None
             }
-            Sought::Photo { path, box_px } => {
+            Target::Photo { path, box_px } => {
                 query.terms = vec![Term { weight: 1.0, what: What::Photo(path) }];
                 box_px
             }
         };
         let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
         let Opened { context, library, catalogue, cutoffs, .. } = self.opened()?;
-        let mut doubts = query.doubts(context.session.tokenizer())?;
+        let mut warnings = query.doubts(context.session.tokenizer())?;
         let in_folder =
             |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
         let keep = |photo: &Photo| {
@@ -372,8 +377,8 @@ impl Worker {
         };
         let best =
             hits.first().map(|hit| hit.score).filter(|_| vector.is_some() && !search.by_region);
-        doubts.extend(query.nothing_found(best, cutoffs));
-        self.post.send(News::Hits { number: search.number, hits, query: vector, doubts });
+        warnings.extend(query.nothing_found(best, cutoffs));
+        self.events.send(Event::Hits { number: search.number, hits, query: vector, warnings });
         Ok(())
     }
 
@@ -393,9 +398,9 @@ impl Worker {
     fn look(&mut self, number: u64, path: &Path) -> Result<()> {
         self.photo = None;
         let config = self.opened()?.context.session.config().preprocess();
-        let (looked_at, size_px) = look_at(path, &config)?;
-        self.post.send(News::Looked { number, pixels: looked_at.pixels.clone(), size_px });
-        self.photo = Some(looked_at);
+        let (decoded, size_px) = decode_open_photo(path, &config)?;
+        self.events.send(Event::PhotoDecoded { number, pixels: decoded.pixels.clone(), size_px });
+        self.photo = Some(decoded);
         Ok(())
     }
 
@@ -420,21 +425,23 @@ impl Worker {
         while let Some(caption) = block_on(session.continue_caption(&mut stream))? {
             last = caption.text;
             self.pump();
-            if self.waiting.iter().any(|ask| makes_pointless(ask, box_px)) {
+            if self.waiting.iter().any(|request| makes_pointless(request, box_px)) {
                 return Ok(());
             }
             self.answer_clicks()?;
-            self.post.send(News::Caption { number, box_px, text: last.clone(), done: false });
+            self.events.send(Event::Caption { number, box_px, text: last.clone(), done: false });
         }
-        self.post.send(News::Caption { number, box_px, text: last, done: true });
+        self.events.send(Event::Caption { number, box_px, text: last, done: true });
         Ok(())
     }
 
     /// Answers requests for boxes during a caption: the user expects boxes under the pointer at
     /// once.
     fn answer_clicks(&mut self) -> Result<()> {
-        while let Some(at) = self.waiting.iter().position(|ask| matches!(ask, Ask::Boxes { .. })) {
-            if let Some(Ask::Boxes { number, point_px }) = self.waiting.remove(at) {
+        while let Some(at) =
+            self.waiting.iter().position(|request| matches!(request, Request::Boxes { .. }))
+        {
+            if let Some(Request::Boxes { number, point_px }) = self.waiting.remove(at) {
                 self.boxes(number, point_px)?;
             }
         }
@@ -444,7 +451,7 @@ impl Worker {
     fn boxes(&mut self, number: u64, point_px: [f32; 2]) -> Result<()> {
         let encoded = self.encoded()?;
         let boxes = block_on(self.opened()?.context.session.boxes_at(&encoded, point_px))?;
-        self.post.send(News::Boxes { number, point_px, boxes });
+        self.events.send(Event::Boxes { number, point_px, boxes });
         Ok(())
     }
 
@@ -458,7 +465,7 @@ impl Worker {
         let mut heat = Rgb::clone(&photo.pixels);
         let side = session.config().vision.image_size();
         overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);
-        self.post.send(News::Located {
+        self.events.send(Event::Located {
             number,
             text,
             heat,
@@ -470,20 +477,20 @@ impl Worker {
 }
 
 /// Checks the type of a path. This is slow on a sleeping or network drive.
-pub fn given(path: &Path, dropped: bool) -> News {
-    let what = match path.metadata() {
-        Ok(metadata) if metadata.is_dir() => Given::Folder,
-        Ok(_) => Given::File,
-        Err(_) => Given::Nothing,
+pub fn check_path(path: &Path, dropped: bool) -> Event {
+    let kind = match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => PathKind::Folder,
+        Ok(_) => PathKind::File,
+        Err(_) => PathKind::Missing,
     };
-    News::Given { path: absolute(path), what, dropped }
+    Event::PathChecked { path: absolute(path), kind, dropped }
 }
 
 /// Whether this request makes a caption of `box_px` obsolete.
-fn makes_pointless(ask: &Ask, box_px: Option<BoxPx>) -> bool {
-    match ask {
-        Ask::Look { .. } | Ask::Model(_) => true,
-        Ask::Caption { box_px: other, .. } => other.is_some() == box_px.is_some(),
+fn makes_pointless(request: &Request, box_px: Option<BoxPx>) -> bool {
+    match request {
+        Request::OpenPhoto { .. } | Request::OpenModel(_) => true,
+        Request::Caption { box_px: other, .. } => other.is_some() == box_px.is_some(),
         _ => false,
     }
 }
@@ -507,7 +514,7 @@ fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranke
 }
 
 /// Decodes a photo to show and prepares it for the model; also returns its size in pixels.
-fn look_at(path: &Path, config: &ImagePreprocess) -> Result<(LookedAt, [u32; 2])> {
+fn decode_open_photo(path: &Path, config: &ImagePreprocess) -> Result<(DecodedPhoto, [u32; 2])> {
     let bytes = files::read(path)?;
     let decoded = decode_photo(path, &bytes, LEAST_SIDE)
         .with_context(|| format!("the photo cannot be shown\n  file: {}", shown(path)))?;
@@ -516,7 +523,7 @@ fn look_at(path: &Path, config: &ImagePreprocess) -> Result<(LookedAt, [u32; 2])
     let input = preprocess(&pixels, config);
     let map = input.map;
     let input = input.of_original(width, height);
-    Ok((LookedAt { pixels: Arc::new(pixels), input, map, encoded: None }, [width, height]))
+    Ok((DecodedPhoto { pixels: Arc::new(pixels), input, map, encoded: None }, [width, height]))
 }
 
 fn fitted(photo: Rgb) -> Rgb {
@@ -549,21 +556,21 @@ mod tests {
 
     use mmgem_scenes::scene;
 
-    use super::super::messages::IndexNews;
+    use super::super::messages::IndexEvent;
     use super::*;
     use crate::draw::png_bytes;
 
     /// The worker with the embedded model, over a folder with drawn photos and a damaged one.
     struct Desk {
         folder: tempfile::TempDir,
-        asks: Sender<Ask>,
-        told: Receiver<News>,
+        requests: Sender<Request>,
+        events: Receiver<Event>,
     }
 
-    fn search(number: u64, text: &str) -> Ask {
-        Ask::Search(Search {
+    fn search(number: u64, text: &str) -> Request {
+        Request::Search(Search {
             number,
-            sought: Sought::Text(text.into()),
+            target: Target::Text(text.into()),
             filters: String::new(),
             folder: None,
             by_region: false,
@@ -581,8 +588,8 @@ mod tests {
                 fs::write(folder.path().join(format!("{index}.png")), bytes).expect("writable");
             }
             fs::write(folder.path().join("bad.jpg"), b"no photo").expect("writable");
-            let (asks, asked) = channel();
-            let (news, told) = channel();
+            let (requests, queue) = channel();
+            let (sender, events) = channel();
             let globals = Globals {
                 device: DeviceChoice::Cpu,
                 model: None,
@@ -591,33 +598,33 @@ mod tests {
                 strict: false,
             };
             let library = folder.path().join("library.sqlite");
-            let post = Post::new(news, || {});
-            start(globals, library, asked, asks.clone(), post, Arc::default());
-            Self { folder, asks, told }
+            let sender = EventSender::new(sender, || {});
+            start(globals, library, queue, requests.clone(), sender, Arc::default());
+            Self { folder, requests, events }
         }
 
-        fn ask(&self, ask: Ask) {
-            self.asks.send(ask).expect("the thread reads");
+        fn send(&self, request: Request) {
+            self.requests.send(request).expect("the thread reads");
         }
 
         /// Waits for a message that `wanted` accepts; skips others.
         #[track_caller]
-        fn wait<T>(&self, wanted: impl Fn(News) -> Option<T>) -> T {
+        fn wait<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
             loop {
-                let news = self.told.recv_timeout(Duration::from_secs(120)).expect("news");
-                if let News::Failed { why, .. } | News::Broken(why) = &news {
+                let event = self.events.recv_timeout(Duration::from_secs(120)).expect("an event");
+                if let Event::Failed { why, .. } | Event::Broken(why) = &event {
                     panic!("{why}");
                 }
-                if let Some(found) = wanted(news) {
+                if let Some(found) = wanted(event) {
                     return found;
                 }
             }
         }
 
         fn hits(&self, wanted: u64) -> Vec<Ranked> {
-            self.wait(|news| match news {
-                News::Hits { number, hits, .. } if number == wanted => Some(hits),
-                News::NoHits { why, .. } => panic!("{why}"),
+            self.wait(|event| match event {
+                Event::Hits { number, hits, .. } if number == wanted => Some(hits),
+                Event::NoHits { why, .. } => panic!("{why}"),
                 _ => None,
             })
         }
@@ -626,15 +633,17 @@ mod tests {
     #[test]
     fn a_folder_is_indexed_searched_and_looked_into() {
         let desk = Desk::new();
-        desk.ask(Ask::Model(None));
-        desk.wait(|news| matches!(news, News::Ready(_)).then_some(()));
+        desk.send(Request::OpenModel(None));
+        desk.wait(|event| matches!(event, Event::Ready(_)).then_some(()));
         let folder = desk.folder.path().to_owned();
-        desk.ask(Ask::Index(vec![folder.clone(), folder.join("missing")]));
+        desk.send(Request::Index(vec![folder.clone(), folder.join("missing")]));
         let mut problems = Vec::new();
         let summary = loop {
-            match desk.wait(|news| if let News::Index(news) = news { Some(news) } else { None }) {
-                IndexNews::Problem(path, why) => problems.push((path, why)),
-                IndexNews::Ended(result) => break result.expect("writable"),
+            match desk
+                .wait(|event| if let Event::Index(event) = event { Some(event) } else { None })
+            {
+                IndexEvent::Problem(path, why) => problems.push((path, why)),
+                IndexEvent::Ended(result) => break result.expect("writable"),
                 _ => {}
             }
         };
@@ -642,37 +651,37 @@ mod tests {
         let names: Vec<_> =
             problems.iter().map(|(path, _)| path.file_name().expect("a name")).collect();
         assert_eq!(names, ["missing", "bad.jpg"], "{problems:?}");
-        let catalogue = desk.wait(|news| match news {
-            News::Catalogue(catalogue) if catalogue.photos.len() == 4 => Some(catalogue),
+        let catalogue = desk.wait(|event| match event {
+            Event::Catalogue(catalogue) if catalogue.photos.len() == 4 => Some(catalogue),
             _ => None,
         });
         assert_eq!((catalogue.folders.len(), catalogue.problems.len()), (1, 1));
 
-        desk.ask(search(1, "a red circle"));
+        desk.send(search(1, "a red circle"));
         let hits = desk.hits(1);
         assert!(hits.len() == 4 && hits.is_sorted_by(|a, b| a.score >= b.score), "{hits:?}");
         let first = &catalogue.photos[&hits[0].content];
-        desk.ask(search(2, &format!("\"{}\"", first.paths[0].display())));
+        desk.send(search(2, &format!("\"{}\"", first.paths[0].display())));
         assert_eq!(desk.hits(2)[0].content, hits[0].content, "a photo is most like itself");
-        desk.ask(search(3, "path:1.png"));
+        desk.send(search(3, "path:1.png"));
         assert_eq!(desk.hits(3).len(), 1, "a filter alone");
 
-        desk.ask(Ask::Look { number: 4, path: first.paths[0].clone() });
-        let size_px = desk.wait(|news| match news {
-            News::Looked { number: 4, size_px, .. } => Some(size_px),
+        desk.send(Request::OpenPhoto { number: 4, path: first.paths[0].clone() });
+        let size_px = desk.wait(|event| match event {
+            Event::PhotoDecoded { number: 4, size_px, .. } => Some(size_px),
             _ => None,
         });
         assert_eq!(size_px, first.size_px);
         let box_px = Some([0.0, 0.0, 60.0, 50.0]);
-        desk.ask(Ask::Caption { number: 4, box_px });
-        let caption = desk.wait(|news| match news {
-            News::Caption { box_px: of, text, done: true, .. } if of == box_px => Some(text),
+        desk.send(Request::Caption { number: 4, box_px });
+        let caption = desk.wait(|event| match event {
+            Event::Caption { box_px: of, text, done: true, .. } if of == box_px => Some(text),
             _ => None,
         });
         assert!(!caption.is_empty());
-        desk.ask(Ask::Locate { number: 4, text: "a red circle".into() });
-        let [x0, y0, x1, y1] = desk.wait(|news| match news {
-            News::Located { box_px, .. } => Some(box_px),
+        desk.send(Request::Locate { number: 4, text: "a red circle".into() });
+        let [x0, y0, x1, y1] = desk.wait(|event| match event {
+            Event::Located { box_px, .. } => Some(box_px),
             _ => None,
         });
         assert!(x0 < x1 && y0 < y1 && x1 <= size_px[0] as f32 && y1 <= size_px[1] as f32);
@@ -682,18 +691,18 @@ mod tests {
     fn what_a_newer_request_makes_pointless_is_left_out() {
         let desk = Desk::new();
         // All requests wait while the model is opened.
-        desk.ask(Ask::Model(None));
-        (1..=5).for_each(|number| desk.ask(search(number, "dog")));
-        desk.ask(Ask::Look { number: 6, path: desk.folder.path().join("0.png") });
-        desk.ask(Ask::Caption { number: 6, box_px: None });
-        desk.ask(Ask::Look { number: 7, path: desk.folder.path().join("1.png") });
-        desk.ask(search(8, "cat"));
+        desk.send(Request::OpenModel(None));
+        (1..=5).for_each(|number| desk.send(search(number, "dog")));
+        desk.send(Request::OpenPhoto { number: 6, path: desk.folder.path().join("0.png") });
+        desk.send(Request::Caption { number: 6, box_px: None });
+        desk.send(Request::OpenPhoto { number: 7, path: desk.folder.path().join("1.png") });
+        desk.send(search(8, "cat"));
         let (mut searches, mut looks) = (Vec::new(), Vec::new());
         while searches.last() != Some(&8) {
             match desk.wait(Some) {
-                News::Hits { number, .. } => searches.push(number),
-                News::Looked { number, .. } => looks.push(number),
-                News::Caption { .. } => panic!("a caption of a photo that is no longer open"),
+                Event::Hits { number, .. } => searches.push(number),
+                Event::PhotoDecoded { number, .. } => looks.push(number),
+                Event::Caption { .. } => panic!("a caption of a photo that is no longer open"),
                 _ => {}
             }
         }
@@ -703,9 +712,9 @@ mod tests {
     #[test]
     fn a_model_that_is_none_is_told() {
         let desk = Desk::new();
-        desk.ask(Ask::Model(Some(desk.folder.path().to_owned())));
-        match desk.told.recv_timeout(Duration::from_secs(60)) {
-            Ok(News::Broken(why)) => assert!(why.contains("config.json is missing"), "{why}"),
+        desk.send(Request::OpenModel(Some(desk.folder.path().to_owned())));
+        match desk.events.recv_timeout(Duration::from_secs(60)) {
+            Ok(Event::Broken(why)) => assert!(why.contains("config.json is missing"), "{why}"),
             other => panic!("{other:?}"),
         }
     }
