@@ -66,7 +66,7 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
     });
     window.scroll.top = f64::from(output.inner.min.y);
     window.scroll.height = f64::from(output.inner.height());
-    window.scroll.n_columns = grid.n_columns;
+    (window.scroll.n_columns, window.scroll.side) = (grid.n_columns, grid.side);
     if let Some(action) = action {
         act(window, ui, action);
     }

@@ -153,8 +153,9 @@ pub struct Progress {
     /// Number of new or changed files; `None` while the folders are searched.
     pub n_files: Option<usize>,
     pub done: usize,
-    /// Seconds of work, without pauses.
+    /// Seconds of work, without pauses, and the files done in them.
     worked_secs: f64,
+    timed: usize,
     /// Time of the last message; `None` while paused.
     last_secs: Option<f64>,
 }
@@ -165,11 +166,14 @@ impl Progress {
     }
 
     pub fn advance(&mut self, n_files: usize, now_secs: f64) {
-        self.worked_secs += self.last_secs.map_or(0.0, |last| now_secs - last);
+        if let Some(last) = self.last_secs {
+            self.worked_secs += now_secs - last;
+            self.timed += n_files;
+        }
         (self.last_secs, self.done) = (Some(now_secs), self.done + n_files);
     }
 
-    /// Time from now on does not count as work.
+    /// Time up to the next message does not count as work, and its files not for the speed.
     pub fn pause(&mut self) {
         self.last_secs = None;
     }
@@ -183,7 +187,7 @@ impl Progress {
     }
 
     pub fn photos_per_sec(&self) -> Option<f64> {
-        (self.worked_secs > 0.0).then(|| self.done as f64 / self.worked_secs)
+        (self.worked_secs > 0.0).then(|| self.timed as f64 / self.worked_secs)
     }
 
     /// Progress as a line for the user.
@@ -224,7 +228,7 @@ mod tests {
         progress.pause();
         progress.advance(16, 500.0);
         progress.advance(16, 502.0);
-        assert_eq!(progress.in_words(), "48 of 100 photos, 12 a second, 4 s left");
+        assert_eq!(progress.in_words(), "48 of 100 photos, 8 a second, 7 s left");
         assert_eq!(progress.share(), 0.48);
     }
 

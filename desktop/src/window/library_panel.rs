@@ -109,23 +109,28 @@ fn folders(window: &mut Window, ui: &mut Ui) {
     }
     ui.horizontal(|ui| {
         let width = ui.available_width() - 110.0;
-        let field = TextEdit::singleline(&mut window.folder_text)
+        let field = TextEdit::singleline(&mut window.state.folder_text)
             .hint_text("path of a folder")
             .desired_width(width);
         let response = ui.add(field).accessible_name("Folder to add");
         let entered =
             response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
-        let typed = !window.folder_text.trim().is_empty();
+        if response.changed() {
+            window.state.folder_error = None;
+        }
+        let typed = !window.state.folder_text.trim().is_empty();
         let open = window.state.catalogue().is_some();
         if (ui.add_enabled(typed && open, Button::new("Add folder")).clicked() || entered)
             && typed
             && open
         {
-            let folder = from_home(window.folder_text.trim());
-            window.folder_text.clear();
+            let folder = from_home(window.state.folder_text.trim());
             window.state.add_folder(folder);
         }
     });
+    if let Some(why) = &window.state.folder_error {
+        ui.colored_label(ui.visuals().error_fg_color, why);
+    }
     ui.weak("or drop a folder on the window");
     if let Some(left_out) = &window.state.indexing.left_out {
         ui.weak(left_out);

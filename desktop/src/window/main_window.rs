@@ -27,6 +27,8 @@ use crate::names::as_text;
 const TEXTURES: usize = 800;
 /// Thumbnails uploaded per frame, so that a frame stays short.
 const TEXTURES_A_FRAME: usize = 24;
+/// Below this width, in points, panels are not placed beside each other.
+pub const NARROW: f32 = 700.0;
 /// Zoom factor of a key.
 const ZOOM_BY_KEY: f32 = 1.25;
 
@@ -37,10 +39,11 @@ pub struct Window {
     /// Cells that were read but are not textures yet.
     pub cells: VecDeque<Cell>,
     pub pictures: Pictures,
-    /// Texts in the fields for a folder to add and for the model's folder.
-    pub folder_text: String,
+    /// Text in the field for the model's folder.
     pub model_text: String,
     pub library_open: bool,
+    /// Whether a narrow window shows the filters.
+    pub filters_open: bool,
     /// Minimum width of a cell, in points.
     pub cell_side: f32,
     pub scroll: Scroll,
@@ -61,6 +64,8 @@ pub struct Scroll {
     /// Height of the visible part in the last frame, in points.
     pub height: f64,
     pub n_columns: usize,
+    /// Width of a cell in the last frame, in points: at least [`Window::cell_side`].
+    pub side: f32,
     /// Scroll to the selected cell in this frame.
     pub to_selected: bool,
     /// Scroll to this position in this frame.
@@ -107,9 +112,9 @@ impl Window {
                 photo: None,
                 heat: None,
             },
-            folder_text: String::new(),
             model_text,
             library_open: false,
+            filters_open: false,
             cell_side: 168.0,
             scroll: Scroll::default(),
             drag_from: None,
@@ -152,11 +157,14 @@ impl Window {
         if open && has_photos && !looks {
             Panel::top("search").show(ui, |ui| search_bar(self, ui));
         }
-        if self.library_open && !looks {
+        let is_narrow = ui.available_width() < NARROW;
+        if self.library_open && !looks && !is_narrow {
             Panel::right("library").default_size(320.0).show(ui, |ui| library_panel(self, ui));
         }
         let fill = ui.visuals().panel_fill;
-        if looks {
+        if self.library_open && !looks && is_narrow {
+            CentralPanel::default().show(ui, |ui| library_panel(self, ui));
+        } else if looks {
             photo_view(self, ui);
         } else if open && has_photos {
             CentralPanel::default().frame(Frame::NONE.fill(fill)).show(ui, |ui| grid(self, ui));
@@ -210,9 +218,14 @@ impl Window {
 
     /// Handles the keys that work anywhere, unless the user types into a field.
     fn keys(&mut self, ctx: &egui::Context) {
+        // An open menu handles its keys itself. `Context::any_popup_open` knows only the menus that
+        // were drawn earlier in this frame, and none is drawn yet.
+        if egui::Popup::is_any_open(ctx) {
+            return;
+        }
         let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
         if pressed(Key::Escape) {
-            if self.focused.is_none() && !ctx.any_popup_open() {
+            if self.focused.is_none() {
                 self.escape();
             }
             return;
@@ -227,7 +240,7 @@ impl Window {
             self.state.notice = Some("The path is copied".into());
         }
         // A focused control uses arrows and Enter itself.
-        if ctx.egui_wants_keyboard_input() || ctx.any_popup_open() {
+        if ctx.egui_wants_keyboard_input() {
             return;
         }
         if self.state.photo.is_some() { self.photo_keys(ctx) } else { self.grid_keys(ctx) }
@@ -300,7 +313,7 @@ impl Window {
         let grid = super::geometry::Grid {
             n_cells,
             n_columns: self.scroll.n_columns.max(1),
-            side: self.cell_side,
+            side: self.scroll.side,
         };
         let to = match self.state.selected {
             Some(from) => grid.step(from, step, self.scroll.height),

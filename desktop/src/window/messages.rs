@@ -132,6 +132,8 @@ pub enum Event {
         number: u64,
         why: String,
     },
+    /// A request failed that belongs to no photo and no search.
+    Problem(String),
     Sidecar {
         photo: PathBuf,
         caption: String,

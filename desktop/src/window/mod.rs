@@ -100,7 +100,7 @@ pub fn run(
                 .with_app_id("mmgem")
                 .with_icon(Arc::new(egui::IconData::default()))
                 .with_inner_size([1180.0, 780.0])
-                .with_min_inner_size([640.0, 420.0]),
+                .with_min_inner_size([360.0, 420.0]),
             renderer: *attempt,
             ..Default::default()
         };
@@ -114,30 +114,50 @@ pub fn run(
 }
 
 fn cannot_open(attempts: &[eframe::Error]) -> anyhow::Error {
-    let mut wanted = Vec::new();
-    let mut causes = Vec::new();
+    let (mut wanted, mut causes, mut cures) = (Vec::new(), Vec::new(), Vec::new());
     for error in attempts {
-        let (what, cause) = match error {
+        const OPENGL: &str = "on Linux, Mesa's software OpenGL (libgl1-mesa-dri) is enough";
+        let (what, cause, cure) = match error {
+            // Its own text begins with a path inside the source of winit.
             eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
-                ("a desktop (X11 or Wayland on Linux)", error.to_string())
+                let found = no_desktop(|name| std::env::var_os(name));
+                let cure = "start it from a desktop, or over SSH with `ssh -X`";
+                ("a desktop (X11 or Wayland on Linux)", found, cure)
             }
             // Its full text lists every attempt in ten lines and does not help.
             eframe::Error::NoGlutinConfigs(_, cause) => {
-                ("OpenGL", format!("there is none ({cause})"))
+                ("OpenGL", format!("there is none ({cause})"), OPENGL)
             }
             #[cfg(feature = "wgpu")]
-            eframe::Error::Wgpu(cause) => ("a GPU", renderer::why(cause)),
-            _ => ("OpenGL", error.to_string()),
+            eframe::Error::Wgpu(cause) => ("a GPU", renderer::why(cause), OPENGL),
+            _ => ("OpenGL", error.to_string(), OPENGL),
         };
+        if !cures.contains(&cure) {
+            cures.push(cure);
+        }
         if !wanted.contains(&what) {
             wanted.push(what);
             causes.push(cause);
         }
     }
     anyhow::anyhow!(
-        "mmgem app needs {}: {}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
-         Mesa's software OpenGL (libgl1-mesa-dri) is enough",
+        "mmgem app needs {}: {}\n  hint: {}; `mmgem index` and `mmgem search` do the same in a \
+         terminal",
         wanted.join(" or "),
-        causes.join("; ")
+        causes.join("; "),
+        cures.join("; ")
     )
+}
+
+/// The reason why there is no desktop, from the variables that name one.
+fn no_desktop(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> String {
+    let named = ["WAYLAND_DISPLAY", "WAYLAND_SOCKET", "DISPLAY"].into_iter().find_map(|name| {
+        let value = variable(name).filter(|value| !value.is_empty())?;
+        Some(format!("the display {} ({name}) does not answer", value.display()))
+    });
+    match named {
+        Some(named) => named,
+        None if cfg!(target_os = "linux") => "neither DISPLAY nor WAYLAND_DISPLAY is set".into(),
+        None => "the system's desktop does not answer".into(),
+    }
 }

@@ -12,7 +12,7 @@ use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo
 
 use super::geometry::{Fit, Zoom};
 use super::grid::{facts_in_words, frame, name_job, rect_of};
-use super::main_window::{PhotoZoom, Window, phrase_id, texture};
+use super::main_window::{NARROW, PhotoZoom, Window, phrase_id, texture};
 use super::search_bar::group;
 use super::state::{CaptionText, OpenPhoto};
 use crate::names::{as_text, shown};
@@ -28,7 +28,12 @@ const WHEEL_SPEED: f32 = 1.0 / 200.0;
 
 pub fn photo_view(window: &mut Window, ui: &mut Ui) {
     let margin = Frame::side_top_panel(ui.style()).inner_margin(Margin::same(12));
-    Panel::right("photo").default_size(320.0).min_size(260.0).frame(margin).show(ui, |ui| {
+    let panel = if ui.available_width() < NARROW {
+        Panel::bottom("photo below").default_size(0.45 * ui.available_height())
+    } else {
+        Panel::right("photo").default_size(320.0).min_size(260.0)
+    };
+    panel.frame(margin).resizable(true).show(ui, |ui| {
         ScrollArea::vertical().auto_shrink(false).show(ui, |ui| side(window, ui));
     });
     let visuals = ui.visuals();

@@ -7,7 +7,7 @@ use egui::{
     Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui,
 };
 
-use super::main_window::{Window, search_id};
+use super::main_window::{NARROW, Window, search_id};
 use super::state::Sort;
 use crate::library::Cutoff;
 use crate::names::shown;
@@ -30,8 +30,28 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
         ui.spacing_mut().slider_width = 96.0;
         // In a narrow window controls wrap to the next row instead of breaking into single letters.
         ui.style_mut().wrap_mode = Some(TextWrapMode::Extend);
-        filters(window, ui);
-        order(window, ui);
+        // The filters would take four rows of a narrow window, and hide the photos.
+        if ui.available_width() < NARROW {
+            let open = window.filters_open;
+            let label = match window.state.form.n_filters() {
+                0 => "Filters".to_owned(),
+                n => format!("Filters ({n})"),
+            };
+            if ui.add(Button::selectable(open, label)).clicked() {
+                window.filters_open = !open;
+            }
+            count(window, ui);
+            if !open {
+                return;
+            }
+            ui.end_row();
+            filters(window, ui);
+            order(window, ui);
+        } else {
+            filters(window, ui);
+            order(window, ui);
+            count(window, ui);
+        }
     });
     for says in window.state.search_error.iter().chain(&window.state.warnings) {
         ui.colored_label(ui.visuals().warn_fg_color, says);
@@ -177,6 +197,10 @@ fn order(window: &mut Window, ui: &mut Ui) {
     let label = ui.label("size:");
     ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false))
         .labelled_by(label.id);
+}
+
+/// Draws the number of hits.
+fn count(window: &Window, ui: &mut Ui) {
     let state = &window.state;
     let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
     let n_hits = state.n_hits();

@@ -55,6 +55,16 @@ pub struct Form {
     pub like: Option<(PathBuf, Option<BoxPx>)>,
 }
 
+impl Form {
+    /// Number of filters that are set.
+    pub fn n_filters(&self) -> usize {
+        let dates = [&self.after, &self.before];
+        dates.iter().filter(|date| !date.trim().is_empty()).count()
+            + usize::from(self.folder.is_some())
+            + usize::from(self.by_region)
+    }
+}
+
 /// The results of the last search.
 #[derive(Debug, Default)]
 pub struct Hits {
@@ -202,6 +212,9 @@ pub struct State {
     /// Index among the shown hits.
     pub selected: Option<usize>,
     pub photo: Option<OpenPhoto>,
+    /// Text in the field for a folder to add, and why the folder cannot be added.
+    pub folder_text: String,
+    pub folder_error: Option<String>,
     pub indexing: Indexing,
     /// A message for the user, at the bottom.
     pub notice: Option<String>,
@@ -251,6 +264,8 @@ impl State {
             number: 0,
             selected: None,
             photo: None,
+            folder_text: String::new(),
+            folder_error: None,
             indexing: Indexing::default(),
             notice: None,
         };
@@ -608,17 +623,28 @@ impl State {
     }
 
     fn path_checked(&mut self, path: PathBuf, kind: PathKind, dropped: bool) {
-        match kind {
+        let why = match kind {
             PathKind::Folder => {
+                if !dropped {
+                    self.folder_text.clear();
+                    self.folder_error = None;
+                }
                 self.settings.add_folder(path);
                 self.remember();
-                self.index();
+                return self.index();
             }
-            PathKind::File if dropped => self.search_like(path, None),
-            PathKind::File => self.notice = Some(format!("This is not a folder: {}", shown(&path))),
-            PathKind::Missing => {
-                self.notice = Some(format!("There is no such folder: {}", shown(&path)))
-            }
+            PathKind::File if dropped => return self.search_like(path, None),
+            PathKind::File => format!("This is a file, not a folder: {}", shown(&path)),
+            PathKind::Missing => format!(
+                "There is no such folder: {}. Is the path right, and the drive connected?",
+                shown(&path)
+            ),
+        };
+        // A typed path stays in its field, so that the user can correct it.
+        if dropped {
+            self.notice = Some(why);
+        } else {
+            self.folder_error = Some(why);
         }
     }
 
@@ -697,6 +723,10 @@ impl State {
             Event::Hits { .. } | Event::NoHits { .. } | Event::Cell(_) => {}
             Event::PathChecked { path, kind, dropped } => self.path_checked(path, kind, dropped),
             Event::Index(event) => self.indexed(event, now_secs),
+            Event::Problem(why) => {
+                self.log.print("failed", &[("why", why.as_str().into())]);
+                self.notice = Some(why);
+            }
             Event::Sidecar { photo, caption, result } => self.wrote(photo, caption, result),
             Event::Boxes { number, point_px, boxes } => self.proposed(number, point_px, boxes),
             Event::PhotoDecoded { .. }

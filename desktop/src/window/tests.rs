@@ -237,10 +237,12 @@ fn an_empty_library_says_what_to_do_and_takes_a_folder() {
     desk.harness.get_by_label("Folder to add").type_text(&folder.join("missing").to_string_lossy());
     desk.press(Key::Enter);
     assert_eq!(desk.answer_paths(), []);
-    assert!(desk.state().notice.as_ref().is_some_and(|notice| notice.contains("no such folder")));
+    desk.harness.get_by_label_contains("There is no such folder");
+    let typed = desk.state().folder_text.clone();
+    assert_eq!(typed, folder.join("missing").to_string_lossy(), "to be corrected");
+    desk.state().folder_text = folder.to_string_lossy().into();
     desk.harness.get_by_label("Folder to add").focus();
     desk.harness.run_steps(2);
-    desk.harness.get_by_label("Folder to add").type_text(&folder.to_string_lossy());
     desk.press(Key::Enter);
     assert_eq!(desk.answer_paths(), [Request::Index(vec![folder.clone()])]);
     assert_eq!(Settings::of(&folder.join("library.sqlite")).folders, [folder]);
@@ -692,15 +694,81 @@ fn in_a_narrow_window_photos_are_seen() {
         "dog",
         (0..40).map(|content| ranked(content, 0.5 - content as f32 / 100.0)).collect(),
     );
-    desk.harness.set_size(egui::vec2(560.0, 500.0));
+    for width in [560.0, 390.0] {
+        desk.harness.set_size(egui::vec2(width, 500.0));
+        desk.harness.run_steps(4);
+        let top = desk.harness.get_by_label("photo 0.jpg").rect().min.y;
+        assert!(top < 120.0, "at {width} points the grid begins at {top}");
+        assert!(desk.cells().len() >= 4, "{:?}", desk.cells());
+    }
+    desk.state().form.folder = Some("/photos/3".into());
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("Filters (1)").click();
     desk.harness.run_steps(4);
     for label in ["by relevance", "by date"] {
         let rect = desk.harness.get_by_label(label).rect();
         assert!(rect.width() > rect.height(), "{label} on one line: {rect}");
+        assert!(rect.max.x <= 390.0, "{label} inside the window: {rect}");
     }
-    let top = desk.harness.get_by_label("photo 0.jpg").rect().min.y;
-    assert!(top < 180.0, "the grid begins at {top}");
-    assert!(desk.cells().len() >= 4, "{:?}", desk.cells());
+    desk.harness.get_by_label("Library").click();
+    desk.harness.run_steps(4);
+    let field = desk.harness.get_by_label("Folder to add").rect();
+    assert!(field.width() > 200.0, "the library takes the whole width: {field}");
+}
+
+#[test]
+fn in_a_narrow_window_an_open_photo_keeps_its_width() {
+    let mut desk = Desk::looking();
+    desk.harness.set_size(egui::vec2(390.0, 780.0));
+    desk.harness.run_steps(4);
+    let canvas = desk.harness.get_by_label_contains("drag a box").rect();
+    assert!(canvas.width() > 380.0 && canvas.height() > 300.0, "{canvas}");
+    desk.harness.get_by_label("Describe it");
+}
+
+#[test]
+fn escape_closes_a_menu_and_keeps_the_query() {
+    let mut desk = Desk::with_photos(5);
+    desk.type_query("dog", vec![ranked(1, 0.5), ranked(2, 0.4)]);
+    desk.press(Key::Enter);
+    let is_open = |desk: &Desk| egui::Popup::is_any_open(&desk.harness.ctx);
+    desk.harness.get_by_label("Folder").click();
+    desk.harness.run_steps(3);
+    assert!(is_open(&desk), "the list of folders");
+    desk.press(Key::Escape);
+    assert_eq!((desk.state().form.text.clone(), is_open(&desk)), ("dog".into(), false));
+    desk.harness.get_by_label("photo 2.jpg").click_secondary();
+    desk.harness.run_steps(3);
+    assert!(is_open(&desk), "the menu of a photo");
+    desk.press(Key::ArrowRight);
+    assert_eq!(desk.state().selected, Some(0), "the menu has the keys");
+    desk.press(Key::Escape);
+    assert_eq!((desk.state().form.text.clone(), is_open(&desk)), ("dog".into(), false));
+    desk.press(Key::Escape);
+    assert_eq!(desk.state().form.text, "");
+}
+
+#[test]
+fn a_page_is_as_many_rows_as_are_seen() {
+    let mut desk = Desk::with_photos(400);
+    // Three columns fill the width, so a cell is wider than its minimum.
+    desk.harness.state_mut().cell_side = 320.0;
+    desk.harness.set_size(egui::vec2(1100.0, 1200.0));
+    desk.harness.run_steps(3);
+    desk.press(Key::Home);
+    let scroll = desk.harness.state().scroll;
+    let n_rows = |side: f32| (scroll.height / f64::from(side + 30.0)) as usize;
+    assert!(n_rows(scroll.side) < n_rows(320.0), "{scroll:?}");
+    let n_rows = n_rows(scroll.side);
+    desk.press(Key::PageDown);
+    assert_eq!(desk.state().selected, Some(n_rows * scroll.n_columns), "{scroll:?}");
+}
+
+#[test]
+fn a_failure_that_belongs_to_no_photo_is_shown() {
+    let mut desk = Desk::with_photos(5);
+    desk.send(Event::Problem("the library cannot be read".into()));
+    desk.harness.get_by_label("the library cannot be read");
 }
 
 #[test]

@@ -121,9 +121,9 @@ impl Worker {
                 Request::OpenPhoto { number, .. }
                 | Request::Caption { number, .. }
                 | Request::Boxes { number, .. }
-                | Request::Locate { number, .. } => *number,
-                Request::Search(search) => search.number,
-                _ => 0,
+                | Request::Locate { number, .. } => Some(*number),
+                Request::Search(search) => Some(search.number),
+                _ => None,
             };
             let is_search = matches!(request, Request::Search(_));
             // A panic of a device or decoder must not leave the window waiting.
@@ -135,10 +135,10 @@ impl Worker {
             });
             if let Err(error) = done {
                 let why = in_words(&error);
-                self.events.send(if is_search {
-                    Event::NoHits { number, why }
-                } else {
-                    Event::Failed { number, why }
+                self.events.send(match number {
+                    Some(number) if is_search => Event::NoHits { number, why },
+                    Some(number) => Event::Failed { number, why },
+                    None => Event::Problem(why),
                 });
             }
         }
@@ -324,7 +324,7 @@ impl Worker {
                 opened.catalogue = Arc::new(catalogue);
                 self.events.send(Event::Catalogue(opened.catalogue.clone()));
             }
-            Err(error) => self.events.send(Event::Failed { number: 0, why: in_words(&error) }),
+            Err(error) => self.events.send(Event::Problem(in_words(&error))),
         }
         self.catalogue_took = start.elapsed();
     }
@@ -612,7 +612,8 @@ mod tests {
         fn wait<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
             loop {
                 let event = self.events.recv_timeout(Duration::from_secs(120)).expect("an event");
-                if let Event::Failed { why, .. } | Event::Broken(why) = &event {
+                if let Event::Failed { why, .. } | Event::Broken(why) | Event::Problem(why) = &event
+                {
                     panic!("{why}");
                 }
                 if let Some(found) = wanted(event) {
