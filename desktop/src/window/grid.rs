@@ -9,7 +9,8 @@ use egui::{
 };
 use mmgem_core::image::BoxPx;
 
-use super::geometry::{Fit, Grid, LINE};
+use super::geometry::Fit;
+use super::grid_layout::{Grid, LINE};
 use super::main_window::{Pictures, Window};
 use super::state::{More, Shown};
 use super::thumbnails::MissingCell;
@@ -38,7 +39,7 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
     }
     let outer = ui.available_rect_before_wrap();
     let bar = ui.spacing().scroll.allocated_width();
-    let grid = Grid::new(n_cells, outer.width() - bar, window.cell_side);
+    let grid = Grid::new(n_cells, outer.width() - bar, window.cell_side, &[]);
     let mut area =
         ScrollArea::vertical().auto_shrink(false).content_margin(Margin::ZERO).id_salt("grid");
     if let Some(top) = scroll_to(window, &grid) {
@@ -66,7 +67,7 @@ pub fn grid(window: &mut Window, ui: &mut Ui) {
     });
     window.scroll.top = f64::from(output.inner.min.y);
     window.scroll.height = f64::from(output.inner.height());
-    (window.scroll.n_columns, window.scroll.side) = (grid.n_columns, grid.side);
+    window.grid = Some(grid);
     if let Some(action) = action {
         act(window, ui, action);
     }

@@ -11,8 +11,9 @@ use egui::{
 };
 use mmgem_core::image::{BoxPx, Rgb};
 
-use super::geometry::{Step, Zoom};
+use super::geometry::Zoom;
 use super::grid::grid;
+use super::grid_layout::{Grid, Step};
 use super::library_panel::{bottom_line, library_panel, welcome};
 use super::messages::{Cell, Event};
 use super::photo_view::photo_view;
@@ -47,6 +48,8 @@ pub struct Window {
     /// Minimum width of a cell, in points.
     pub cell_side: f32,
     pub scroll: Scroll,
+    /// The layout of the last frame.
+    pub grid: Option<Grid>,
     /// Start of a drag on the photo, in points of the screen.
     pub drag_from: Option<[f32; 2]>,
     pub zoom: PhotoZoom,
@@ -63,9 +66,6 @@ pub struct Scroll {
     pub top: f64,
     /// Height of the visible part in the last frame, in points.
     pub height: f64,
-    pub n_columns: usize,
-    /// Width of a cell in the last frame, in points: at least [`Window::cell_side`].
-    pub side: f32,
     /// Scroll to the selected cell in this frame.
     pub to_selected: bool,
     /// Scroll to this position in this frame.
@@ -117,6 +117,7 @@ impl Window {
             filters_open: false,
             cell_side: 168.0,
             scroll: Scroll::default(),
+            grid: None,
             drag_from: None,
             zoom: PhotoZoom::default(),
             turned: 0.0,
@@ -310,11 +311,7 @@ impl Window {
         if n_cells == 0 {
             return;
         }
-        let grid = super::geometry::Grid {
-            n_cells,
-            n_columns: self.scroll.n_columns.max(1),
-            side: self.scroll.side,
-        };
+        let Some(grid) = &self.grid else { return };
         let to = match self.state.selected {
             Some(from) => grid.step(from, step, self.scroll.height),
             None if step == Step::Last => n_cells - 1,

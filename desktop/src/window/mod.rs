@@ -15,6 +15,7 @@ mod clicks;
 mod event_log;
 mod geometry;
 mod grid;
+mod grid_layout;
 mod indexing;
 mod library_panel;
 mod main_window;

@@ -722,7 +722,7 @@ fn in_a_narrow_window_an_open_photo_keeps_its_width() {
     desk.harness.set_size(egui::vec2(390.0, 780.0));
     desk.harness.run_steps(4);
     let canvas = desk.harness.get_by_label_contains("drag a box").rect();
-    assert!(canvas.width() > 380.0 && canvas.height() > 300.0, "{canvas}");
+    assert!(canvas.width() > 370.0 && canvas.height() > 300.0, "{canvas}");
     desk.harness.get_by_label("Describe it");
 }
 
@@ -756,12 +756,13 @@ fn a_page_is_as_many_rows_as_are_seen() {
     desk.harness.set_size(egui::vec2(1100.0, 1200.0));
     desk.harness.run_steps(3);
     desk.press(Key::Home);
-    let scroll = desk.harness.state().scroll;
-    let n_rows = |side: f32| (scroll.height / f64::from(side + 30.0)) as usize;
-    assert!(n_rows(scroll.side) < n_rows(320.0), "{scroll:?}");
-    let n_rows = n_rows(scroll.side);
+    let (scroll, grid) = (desk.harness.state().scroll, desk.harness.state().grid.clone());
+    let grid = grid.expect("drawn");
+    let n_rows = |row_height: f64| (scroll.height / row_height) as usize;
+    assert!(n_rows(grid.row_height()) < n_rows(350.0), "{scroll:?} {grid:?}");
+    let n_rows = n_rows(grid.row_height());
     desk.press(Key::PageDown);
-    assert_eq!(desk.state().selected, Some(n_rows * scroll.n_columns), "{scroll:?}");
+    assert_eq!(desk.state().selected, Some(n_rows * grid.n_columns), "{scroll:?}");
 }
 
 #[test]

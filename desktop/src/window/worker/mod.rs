@@ -1,6 +1,10 @@
 //! The worker: the thread that has the model and the library. It searches, captions and locates,
 //! one request after the other, and starts the indexing thread.
 
+mod open_photo;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -10,31 +14,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result};
-use mmgem_core::image::{BoxMap, BoxPx, ImagePreprocess, Preprocessed, Rgb, preprocess, resize};
+use mmgem_core::image::BoxPx;
 use mmgem_core::index;
-use mmgem_core::session::{EncodedImage, Part};
-use mmgem_data::files;
-use pollster::block_on;
 
-use super::indexing::{self, Control};
-use super::messages::{Catalogue, Event, EventSender, PathKind, Ready, Request, Search, Target};
-use super::sidecar::write_sidecar;
-use super::state::absolute;
-use super::warm_up::WarmUp;
 use crate::args::Globals;
-use crate::context::{CAPTION_TOKENS, Context};
+use crate::context::Context;
 use crate::device::DeviceChoice;
 use crate::device_failure::is_the_devices;
-use crate::draw::overlay_heat;
 use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
-use crate::names::shown;
-use crate::photos::decode_photo;
-use crate::query::{Query, Term, What, embed_text};
+use crate::query::{Query, Term, What};
+use crate::window::indexing::{self, Control};
+use crate::window::messages::{
+    Catalogue, Event, EventSender, PathKind, Ready, Request, Search, Target,
+};
+use crate::window::sidecar::write_sidecar;
+use crate::window::state::absolute;
+use crate::window::warm_up::WarmUp;
+use open_photo::DecodedPhoto;
 
-/// Minimum size of a shown photo on both sides, if the file has it.
-const LEAST_SIDE: u32 = 1024;
-/// Maximum of its longer side: every GPU supports a texture of that size.
-const MOST_SIDE: u32 = 2048;
 /// While the library grows, the catalogue is read again. The pause before is at least this many
 /// times the duration of the last read.
 const CATALOGUE_SHARE: u32 = 5;
@@ -103,15 +100,6 @@ struct Opened {
     cutoffs: Vec<Cutoff>,
     /// `None` on the CPU and once the warm-up is done.
     warm_up: Option<WarmUp>,
-}
-
-/// The photo that is open.
-struct DecodedPhoto {
-    pixels: Arc<Rgb>,
-    input: Preprocessed,
-    /// From the shown pixels to the model's input.
-    map: BoxMap,
-    encoded: Option<EncodedImage>,
 }
 
 impl Worker {
@@ -295,7 +283,7 @@ impl Worker {
         let photo = self.photo.take();
         self.open(self.globals.model.clone());
         // The photo is still open in the window.
-        self.photo = photo.map(|photo| DecodedPhoto { encoded: None, ..photo });
+        self.photo = photo.map(DecodedPhoto::without_encoding);
     }
 
     fn try_open(&self) -> Result<Opened> {
@@ -394,86 +382,6 @@ impl Worker {
         self.embedded = Some((query.terms.clone(), box_px, vector.clone()));
         Ok(vector)
     }
-
-    fn look(&mut self, number: u64, path: &Path) -> Result<()> {
-        self.photo = None;
-        let config = self.opened()?.context.session.config().preprocess();
-        let (decoded, size_px) = decode_open_photo(path, &config)?;
-        self.events.send(Event::PhotoDecoded { number, pixels: decoded.pixels.clone(), size_px });
-        self.photo = Some(decoded);
-        Ok(())
-    }
-
-    /// The open photo after the image encoder, which runs at the first use.
-    fn encoded(&mut self) -> Result<EncodedImage> {
-        let photo = self.photo.as_mut().context("no photo is open")?;
-        if photo.encoded.is_none() {
-            let session = &self.opened.as_ref().context("no model is open")?.context.session;
-            photo.encoded = session.encode_batch(std::slice::from_ref(&photo.input)).pop();
-        }
-        Ok(photo.encoded.clone().expect("one photo in, one out"))
-    }
-
-    /// Sends the caption token by token; stops once a newer request replaces it.
-    fn caption(&mut self, number: u64, box_px: Option<BoxPx>) -> Result<()> {
-        let encoded = self.encoded()?;
-        let context = self.opened()?.context.clone();
-        let session = &context.session;
-        let part = box_px.map_or(Part::Whole, Part::Box);
-        let mut stream = session.start_caption(&encoded, &part, CAPTION_TOKENS)?;
-        let mut last = String::new();
-        while let Some(caption) = block_on(session.continue_caption(&mut stream))? {
-            last = caption.text;
-            self.pump();
-            if self.waiting.iter().any(|request| makes_pointless(request, box_px)) {
-                return Ok(());
-            }
-            self.answer_clicks()?;
-            self.events.send(Event::Caption { number, box_px, text: last.clone(), done: false });
-        }
-        self.events.send(Event::Caption { number, box_px, text: last, done: true });
-        Ok(())
-    }
-
-    /// Answers requests for boxes during a caption: the user expects boxes under the pointer at
-    /// once.
-    fn answer_clicks(&mut self) -> Result<()> {
-        while let Some(at) =
-            self.waiting.iter().position(|request| matches!(request, Request::Boxes { .. }))
-        {
-            if let Some(Request::Boxes { number, point_px }) = self.waiting.remove(at) {
-                self.boxes(number, point_px)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn boxes(&mut self, number: u64, point_px: [f32; 2]) -> Result<()> {
-        let encoded = self.encoded()?;
-        let boxes = block_on(self.opened()?.context.session.boxes_at(&encoded, point_px))?;
-        self.events.send(Event::Boxes { number, point_px, boxes });
-        Ok(())
-    }
-
-    fn locate(&mut self, number: u64, text: String) -> Result<()> {
-        let encoded = self.encoded()?;
-        let context = self.opened()?.context.clone();
-        let session = &context.session;
-        let text_embed = embed_text(&text, session, &mut self.texts)?;
-        let photo = self.photo.as_ref().context("no photo is open")?;
-        let found = block_on(session.localize(&encoded, &text_embed))?;
-        let mut heat = Rgb::clone(&photo.pixels);
-        let side = session.config().vision.image_size();
-        overlay_heat(&mut heat, &found.similarity, found.grid, side, &photo.map);
-        self.events.send(Event::Located {
-            number,
-            text,
-            heat,
-            box_px: found.box_px,
-            score: found.score,
-        });
-        Ok(())
-    }
 }
 
 /// Checks the type of a path. This is slow on a sleeping or network drive.
@@ -484,15 +392,6 @@ pub fn check_path(path: &Path, dropped: bool) -> Event {
         Err(_) => PathKind::Missing,
     };
     Event::PathChecked { path: absolute(path), kind, dropped }
-}
-
-/// Whether this request makes a caption of `box_px` obsolete.
-fn makes_pointless(request: &Request, box_px: Option<BoxPx>) -> bool {
-    match request {
-        Request::OpenPhoto { .. } | Request::OpenModel(_) => true,
-        Request::Caption { box_px: other, .. } => other.is_some() == box_px.is_some(),
-        _ => false,
-    }
 }
 
 fn read_catalogue(library: &Library) -> Result<Catalogue> {
@@ -513,30 +412,6 @@ fn everything(catalogue: &Catalogue, keep: impl Fn(&Photo) -> bool) -> Vec<Ranke
     photos.into_iter().map(ranked).collect()
 }
 
-/// Decodes a photo to show and prepares it for the model; also returns its size in pixels.
-fn decode_open_photo(path: &Path, config: &ImagePreprocess) -> Result<(DecodedPhoto, [u32; 2])> {
-    let bytes = files::read(path)?;
-    let decoded = decode_photo(path, &bytes, LEAST_SIDE)
-        .with_context(|| format!("the photo cannot be shown\n  file: {}", shown(path)))?;
-    let (width, height) = (decoded.width, decoded.height);
-    let pixels = fitted(decoded.pixels);
-    let input = preprocess(&pixels, config);
-    let map = input.map;
-    let input = input.of_original(width, height);
-    Ok((DecodedPhoto { pixels: Arc::new(pixels), input, map, encoded: None }, [width, height]))
-}
-
-fn fitted(photo: Rgb) -> Rgb {
-    let (width, height) = photo.dimensions();
-    let longer = width.max(height);
-    if longer <= MOST_SIDE {
-        return photo;
-    }
-    let scaled =
-        |side: u32| (u64::from(side) * u64::from(MOST_SIDE) / u64::from(longer)).max(1) as u32;
-    resize(&photo, scaled(width), scaled(height))
-}
-
 /// An error for the user: the message, then each cause once.
 fn in_words(error: &Error) -> String {
     let mut text = error.to_string();
@@ -547,176 +422,4 @@ fn in_words(error: &Error) -> String {
         }
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::sync::mpsc::channel;
-
-    use mmgem_scenes::scene;
-
-    use super::super::messages::IndexEvent;
-    use super::*;
-    use crate::draw::png_bytes;
-
-    /// The worker with the embedded model, over a folder with drawn photos and a damaged one.
-    struct Desk {
-        folder: tempfile::TempDir,
-        requests: Sender<Request>,
-        events: Receiver<Event>,
-    }
-
-    fn search(number: u64, text: &str) -> Request {
-        Request::Search(Search {
-            number,
-            target: Target::Text(text.into()),
-            filters: String::new(),
-            folder: None,
-            by_region: false,
-        })
-    }
-
-    impl Desk {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().expect("a temporary folder");
-            for index in 0..4 {
-                let scene = scene(11, index);
-                let photo = Rgb::from_raw(scene.width, scene.height, scene.rgb)
-                    .expect("three bytes a pixel");
-                let bytes = png_bytes(&photo).expect("encodes");
-                fs::write(folder.path().join(format!("{index}.png")), bytes).expect("writable");
-            }
-            fs::write(folder.path().join("bad.jpg"), b"no photo").expect("writable");
-            let (requests, queue) = channel();
-            let (sender, events) = channel();
-            let globals = Globals {
-                device: DeviceChoice::Cpu,
-                model: None,
-                json: false,
-                quiet: true,
-                strict: false,
-            };
-            let library = folder.path().join("library.sqlite");
-            let sender = EventSender::new(sender, || {});
-            start(globals, library, queue, requests.clone(), sender, Arc::default());
-            Self { folder, requests, events }
-        }
-
-        fn send(&self, request: Request) {
-            self.requests.send(request).expect("the thread reads");
-        }
-
-        /// Waits for a message that `wanted` accepts; skips others.
-        #[track_caller]
-        fn wait<T>(&self, wanted: impl Fn(Event) -> Option<T>) -> T {
-            loop {
-                let event = self.events.recv_timeout(Duration::from_secs(120)).expect("an event");
-                if let Event::Failed { why, .. } | Event::Broken(why) | Event::Problem(why) = &event
-                {
-                    panic!("{why}");
-                }
-                if let Some(found) = wanted(event) {
-                    return found;
-                }
-            }
-        }
-
-        fn hits(&self, wanted: u64) -> Vec<Ranked> {
-            self.wait(|event| match event {
-                Event::Hits { number, hits, .. } if number == wanted => Some(hits),
-                Event::NoHits { why, .. } => panic!("{why}"),
-                _ => None,
-            })
-        }
-    }
-
-    #[test]
-    fn a_folder_is_indexed_searched_and_looked_into() {
-        let desk = Desk::new();
-        desk.send(Request::OpenModel(None));
-        desk.wait(|event| matches!(event, Event::Ready(_)).then_some(()));
-        let folder = desk.folder.path().to_owned();
-        desk.send(Request::Index(vec![folder.clone(), folder.join("missing")]));
-        let mut problems = Vec::new();
-        let summary = loop {
-            match desk
-                .wait(|event| if let Event::Index(event) = event { Some(event) } else { None })
-            {
-                IndexEvent::Problem(path, why) => problems.push((path, why)),
-                IndexEvent::Ended(result) => break result.expect("writable"),
-                _ => {}
-            }
-        };
-        assert_eq!((summary.encoded, summary.unreadable), (4, 1));
-        let names: Vec<_> =
-            problems.iter().map(|(path, _)| path.file_name().expect("a name")).collect();
-        assert_eq!(names, ["missing", "bad.jpg"], "{problems:?}");
-        let catalogue = desk.wait(|event| match event {
-            Event::Catalogue(catalogue) if catalogue.photos.len() == 4 => Some(catalogue),
-            _ => None,
-        });
-        assert_eq!((catalogue.folders.len(), catalogue.problems.len()), (1, 1));
-
-        desk.send(search(1, "a red circle"));
-        let hits = desk.hits(1);
-        assert!(hits.len() == 4 && hits.is_sorted_by(|a, b| a.score >= b.score), "{hits:?}");
-        let first = &catalogue.photos[&hits[0].content];
-        desk.send(search(2, &format!("\"{}\"", first.paths[0].display())));
-        assert_eq!(desk.hits(2)[0].content, hits[0].content, "a photo is most like itself");
-        desk.send(search(3, "path:1.png"));
-        assert_eq!(desk.hits(3).len(), 1, "a filter alone");
-
-        desk.send(Request::OpenPhoto { number: 4, path: first.paths[0].clone() });
-        let size_px = desk.wait(|event| match event {
-            Event::PhotoDecoded { number: 4, size_px, .. } => Some(size_px),
-            _ => None,
-        });
-        assert_eq!(size_px, first.size_px);
-        let box_px = Some([0.0, 0.0, 60.0, 50.0]);
-        desk.send(Request::Caption { number: 4, box_px });
-        let caption = desk.wait(|event| match event {
-            Event::Caption { box_px: of, text, done: true, .. } if of == box_px => Some(text),
-            _ => None,
-        });
-        assert!(!caption.is_empty());
-        desk.send(Request::Locate { number: 4, text: "a red circle".into() });
-        let [x0, y0, x1, y1] = desk.wait(|event| match event {
-            Event::Located { box_px, .. } => Some(box_px),
-            _ => None,
-        });
-        assert!(x0 < x1 && y0 < y1 && x1 <= size_px[0] as f32 && y1 <= size_px[1] as f32);
-    }
-
-    #[test]
-    fn what_a_newer_request_makes_pointless_is_left_out() {
-        let desk = Desk::new();
-        // All requests wait while the model is opened.
-        desk.send(Request::OpenModel(None));
-        (1..=5).for_each(|number| desk.send(search(number, "dog")));
-        desk.send(Request::OpenPhoto { number: 6, path: desk.folder.path().join("0.png") });
-        desk.send(Request::Caption { number: 6, box_px: None });
-        desk.send(Request::OpenPhoto { number: 7, path: desk.folder.path().join("1.png") });
-        desk.send(search(8, "cat"));
-        let (mut searches, mut looks) = (Vec::new(), Vec::new());
-        while searches.last() != Some(&8) {
-            match desk.wait(Some) {
-                Event::Hits { number, .. } => searches.push(number),
-                Event::PhotoDecoded { number, .. } => looks.push(number),
-                Event::Caption { .. } => panic!("a caption of a photo that is no longer open"),
-                _ => {}
-            }
-        }
-        assert_eq!((searches, looks), (vec![8], vec![7]));
-    }
-
-    #[test]
-    fn a_model_that_is_none_is_told() {
-        let desk = Desk::new();
-        desk.send(Request::OpenModel(Some(desk.folder.path().to_owned())));
-        match desk.events.recv_timeout(Duration::from_secs(60)) {
-            Ok(Event::Broken(why)) => assert!(why.contains("config.json is missing"), "{why}"),
-            other => panic!("{other:?}"),
-        }
-    }
 }
