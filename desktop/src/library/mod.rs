@@ -12,6 +12,7 @@ mod exchange;
 mod facts;
 mod fill;
 mod folders;
+mod marks;
 #[cfg(feature = "ann")]
 mod nearby;
 mod open;
@@ -34,6 +35,7 @@ pub use dates::{date_in_words, days_of_date, second_in_words};
 pub use exchange::Donor;
 pub use facts::Facts;
 pub use fill::{Filling, Summary, Watcher};
+pub use marks::{Mark, MarkChange};
 #[cfg(feature = "ann")]
 pub use nearby::gathered_vectors;
 pub use paths::as_programs_take_it;
@@ -127,7 +129,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
 ];
 
 /// Tables that libraries of earlier versions lack and those versions ignore: name, columns.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 5] = [
     (
         "text_vector",
         "model INTEGER NOT NULL REFERENCES model,
@@ -155,6 +157,12 @@ const TABLES: [(&str, &str); 4] = [
         "path BLOB PRIMARY KEY,         -- as in `file`
         exclude TEXT NOT NULL,          -- a JSON list of patterns
         hidden INTEGER NOT NULL         -- what is left out by default is taken",
+    ),
+    (
+        "mark",
+        "hash BLOB PRIMARY KEY,          -- as in `content`
+        favourite INTEGER NOT NULL,
+        hidden INTEGER NOT NULL",
     ),
 ];
 
