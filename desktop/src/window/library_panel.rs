@@ -6,6 +6,8 @@ use eframe::egui;
 use egui::{Align, Button, Label, Layout, ProgressBar, RichText, ScrollArea, TextEdit, Ui};
 
 use super::main_window::Window;
+use super::messages::FolderUse;
+use super::problems::problems;
 use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
@@ -24,7 +26,7 @@ pub fn library_panel(window: &mut Window, ui: &mut Ui) {
         ui.add_space(8.0);
         group(ui, |ui| theme(&mut window.state, ui));
         ui.add_space(8.0);
-        problems(&window.state, ui);
+        problems(window, ui);
     });
 }
 
@@ -51,7 +53,7 @@ pub fn welcome(window: &mut Window, ui: &mut Ui) {
                 ui.add_space(8.0);
                 group(ui, |ui| theme(&mut window.state, ui));
                 ui.add_space(8.0);
-                problems(&window.state, ui);
+                problems(window, ui);
             });
         });
     });
@@ -128,6 +130,10 @@ fn folders(window: &mut Window, ui: &mut Ui) {
             window.state.add_folder(folder);
         }
     });
+    let browse = ui.add_enabled(window.state.catalogue().is_some(), Button::new("Browse…"));
+    if browse.accessible_name("Browse for a folder").clicked() {
+        window.state.choose_folder(FolderUse::Add);
+    }
     if let Some(why) = &window.state.folder_error {
         ui.colored_label(ui.visuals().error_fg_color, why);
     }
@@ -187,6 +193,10 @@ fn model(window: &mut Window, ui: &mut Ui) {
             window.state.open_model(folder);
         }
     });
+    let browse = ui.button("Browse…");
+    if browse.accessible_name("Browse for a model").clicked() {
+        window.state.choose_folder(FolderUse::Model);
+    }
 }
 
 fn theme(state: &mut State, ui: &mut Ui) {
@@ -201,28 +211,6 @@ fn theme(state: &mut State, ui: &mut Ui) {
         if chosen != state.theme {
             state.set_theme(chosen);
         }
-    });
-}
-
-/// Lists files that cannot be read, or only in part, from this run and earlier ones.
-fn problems(state: &State, ui: &mut Ui) {
-    let known = state.catalogue().map_or(&[][..], |catalogue| &catalogue.problems);
-    let new = || state.indexing.problems.iter().filter(|problem| !known.contains(problem));
-    let n_problems = known.len() + new().count();
-    if n_problems == 0 {
-        return;
-    }
-    ui.collapsing(format!("{n_problems} could not be read, or only in part"), |ui| {
-        let all: Vec<&(PathBuf, String)> = new().chain(known).collect();
-        let height =
-            2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
-        ScrollArea::vertical().max_height(240.0).show_rows(ui, height, all.len(), |ui, rows| {
-            for (path, why) in &all[rows] {
-                let name = shown(Path::new(path.file_name().unwrap_or(path.as_os_str())));
-                ui.add(Label::new(name).truncate()).on_hover_text(shown(path));
-                ui.add(Label::new(RichText::new(why).weak()).truncate()).on_hover_text(why);
-            }
-        });
     });
 }
 
@@ -250,7 +238,7 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
         let keys = if state.photo.is_some() {
             "Esc back   Left and Right other photos   C describe   / find text   H heat map   S similar   wheel zooms"
         } else {
-            "/ search   arrows select   Enter look   S similar   Ctrl+C copy path"
+            "/ search   arrows select   Enter look   S similar   F favourite   X hide   E copy"
         };
         match state.current_path() {
             Some(path) if state.photo.is_none() => {

@@ -16,8 +16,11 @@ use super::grid::grid;
 use super::grid_layout::{Grid, Step};
 use super::library_panel::{bottom_line, library_panel, welcome};
 use super::messages::{Cell, Event};
+use super::overview::{MapView, Overview, overview};
 use super::photo_view::photo_view;
+use super::problems::problems_page;
 use super::search_bar::search_bar;
+use super::selection_bar::chosen_bar;
 use super::settings::Theme;
 use super::state::{Model, State};
 use super::system;
@@ -50,6 +53,14 @@ pub struct Window {
     pub scroll: Scroll,
     /// The layout of the last frame.
     pub grid: Option<Grid>,
+    /// Where the user began to drag a rectangle around photos, in points of the whole grid.
+    pub choose_from: Option<[f64; 2]>,
+    /// The calendar or the map, if it replaces the grid.
+    pub overview: Option<Overview>,
+    /// The part of the world that the map shows; `None` for all places.
+    pub map_view: Option<MapView>,
+    /// Whether the list of files that cannot be read fills the window.
+    pub problems_open: bool,
     /// Start of a drag on the photo, in points of the screen.
     pub drag_from: Option<[f32; 2]>,
     pub zoom: PhotoZoom,
@@ -118,6 +129,10 @@ impl Window {
             cell_side: 168.0,
             scroll: Scroll::default(),
             grid: None,
+            choose_from: None,
+            overview: None,
+            map_view: None,
+            problems_open: false,
             drag_from: None,
             zoom: PhotoZoom::default(),
             turned: 0.0,
@@ -155,6 +170,17 @@ impl Window {
             self.state.catalogue().is_some_and(|catalogue| !catalogue.photos.is_empty());
         let open = matches!(self.state.model, Model::Open(_));
         Panel::bottom("bottom").show(ui, |ui| bottom_line(self, ui));
+        if self.state.has_several() && !looks {
+            Panel::bottom("chosen").show(ui, |ui| chosen_bar(self, ui));
+        }
+        if self.problems_open && !looks {
+            CentralPanel::default().show(ui, |ui| problems_page(self, ui));
+            return;
+        }
+        if let Some(page) = self.overview.filter(|_| !looks && has_photos) {
+            CentralPanel::default().show(ui, |ui| overview(self, page, ui));
+            return;
+        }
         if open && has_photos && !looks {
             Panel::top("search").show(ui, |ui| search_bar(self, ui));
         }
@@ -236,9 +262,8 @@ impl Window {
         }
         let copies =
             ctx.input(|input| input.events.iter().any(|event| matches!(event, egui::Event::Copy)));
-        if copies && let Some(path) = self.state.current_path() {
-            ctx.copy_text(as_text(path));
-            self.state.notice = Some("The path is copied".into());
+        if copies {
+            self.copy_paths(ctx);
         }
         // A focused control uses arrows and Enter itself.
         if ctx.egui_wants_keyboard_input() {
@@ -252,6 +277,12 @@ impl Window {
             self.state.drop_box();
         } else if self.state.photo.is_some() {
             self.close_photo();
+        } else if self.overview.is_some() {
+            self.overview = None;
+        } else if self.problems_open {
+            self.problems_open = false;
+        } else if self.state.has_several() {
+            self.state.choose(&[], false);
         } else if self.library_open {
             self.library_open = false;
         } else if self.state.form != Default::default() {
@@ -283,10 +314,14 @@ impl Window {
             (Key::Home, Step::First),
             (Key::End, Step::Last),
         ];
+        let extends = ctx.input(|input| input.modifiers.shift);
         for (key, step) in STEPS {
             if pressed(key) {
-                self.step(step);
+                self.step(step, extends);
             }
+        }
+        if ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::A)) {
+            self.state.choose_all();
         }
         if let Some(at) = self.state.selected {
             if pressed(Key::Enter) {
@@ -301,12 +336,19 @@ impl Window {
                 self.state.search_like(path, None);
             } else if pressed(Key::G) {
                 self.state.unfold(at);
+            } else if pressed(Key::F) {
+                self.state.toggle_favourite();
+            } else if pressed(Key::X) {
+                self.state.toggle_hidden();
+            } else if pressed(Key::E) {
+                self.state.export();
             }
         }
     }
 
-    /// Moves the selection; the first step selects the first hit.
-    pub fn step(&mut self, step: Step) {
+    /// Moves the selection; the first step selects the first hit. With `extends`, chooses all cells
+    /// on the way.
+    pub fn step(&mut self, step: Step, extends: bool) {
         let n_cells = self.state.n_shown();
         if n_cells == 0 {
             return;
@@ -317,7 +359,11 @@ impl Window {
             None if step == Step::Last => n_cells - 1,
             None => 0,
         };
-        self.state.selected = Some(to);
+        if extends {
+            self.state.select_to(to);
+        } else {
+            self.state.select(to);
+        }
         self.scroll.to_selected = true;
     }
 
@@ -336,6 +382,8 @@ impl Window {
             if let Some(look) = &mut self.state.photo {
                 look.heat_on = !look.heat_on;
             }
+        } else if pressed(Key::F) {
+            self.state.toggle_favourite();
         } else if pressed(Key::S) {
             self.similar();
         } else if pressed(Key::Plus) || pressed(Key::Equals) {
@@ -360,6 +408,25 @@ impl Window {
         }
     }
 
+    /// Searches for photos that were taken near a place.
+    pub fn search_near(&mut self, [latitude, longitude]: [f64; 2]) {
+        self.state.close();
+        self.state.form = super::state::Form {
+            near: format!("{latitude:.5},{longitude:.5}"),
+            ..Default::default()
+        };
+        self.state.search();
+        self.filters_open = true;
+        self.scroll.to = Some(0.0);
+    }
+
+    /// Shows the photos of the month or place that the user chose.
+    pub fn close_overview(&mut self) {
+        self.overview = None;
+        self.filters_open = true;
+        self.scroll.to = Some(0.0);
+    }
+
     pub fn open_outside(&mut self) {
         if let Some(path) = self.state.current_path()
             && let Err(why) = system::open_photo(path)
@@ -368,10 +435,21 @@ impl Window {
         }
     }
 
+    /// Shows the chosen photos in their folders.
     pub fn reveal(&self) {
-        if let Some(path) = self.state.current_path() {
-            system::reveal(path);
-        }
+        system::reveal(self.state.chosen_paths());
+    }
+
+    /// Copies the paths of the chosen photos, one a line.
+    pub fn copy_paths(&mut self, ctx: &egui::Context) {
+        let paths: Vec<String> =
+            self.state.chosen_paths().iter().map(|path| as_text(path)).collect();
+        self.state.notice = Some(match paths.len() {
+            0 => return,
+            1 => "The path is copied".into(),
+            n => format!("{n} paths are copied"),
+        });
+        ctx.copy_text(paths.join("\n"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Messages between the window and its threads, as plain data.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -8,8 +8,10 @@ use std::sync::mpsc::Sender;
 use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
+use super::months::{Month, Months};
 use super::sidecar::SidecarResult;
-use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
+use super::weak::WeakBelow;
+use crate::library::{Cutoff, Mark, MarkChange, Photo, Ranked, Shelf, Summary};
 
 /// Requests to the worker, the thread that has the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,6 +50,18 @@ pub enum Request {
         path: PathBuf,
         dropped: bool,
     },
+    /// Show the system's dialog to choose a folder.
+    ChooseFolder(FolderUse),
+    /// Copy photos into a folder.
+    Export {
+        photos: Vec<PathBuf>,
+        folder: PathBuf,
+    },
+    /// Change the marks of photos, given by their rows in `content`.
+    Mark {
+        contents: Vec<i64>,
+        change: MarkChange,
+    },
     /// Update the library from these folders.
     Index(Vec<PathBuf>),
     /// From the indexing thread: it wrote a batch.
@@ -69,6 +83,40 @@ pub struct Search {
     pub folder: Option<PathBuf>,
     /// Scores a photo by its best region.
     pub by_region: bool,
+    pub marked: Marked,
+}
+
+/// The photos that a search finds, by their marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Marked {
+    /// All but hidden ones.
+    #[default]
+    Shown,
+    /// Favourites that are not hidden.
+    Favourites,
+    Hidden,
+}
+
+impl Marked {
+    /// Whether a search finds photos with this mark.
+    pub fn keeps(self, mark: Mark) -> bool {
+        match self {
+            Self::Shown => !mark.hidden,
+            Self::Favourites => mark.favourite && !mark.hidden,
+            Self::Hidden => mark.hidden,
+        }
+    }
+}
+
+/// The purpose of a folder that the user chooses in the system's dialog.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FolderUse {
+    /// Add it to the library.
+    Add,
+    /// Open the model in it.
+    Model,
+    /// Copy these photos to it.
+    Export(Vec<PathBuf>),
 }
 
 /// The target of a search.
@@ -95,6 +143,7 @@ pub enum Event {
         query: Option<Arc<Query>>,
         /// Warnings for the user about the query.
         warnings: Vec<String>,
+        weak_below: Option<WeakBelow>,
     },
     /// A search that failed, with the reason.
     NoHits {
@@ -132,6 +181,15 @@ pub enum Event {
         number: u64,
         why: String,
     },
+    /// The user's choice in the system's dialog; `None` if the user closed it.
+    FolderChosen {
+        to: FolderUse,
+        folder: Option<PathBuf>,
+    },
+    /// Photos were copied, in words.
+    Exported(String),
+    /// The marks of the library changed.
+    Marks(Marks),
     /// A request failed that belongs to no photo and no search.
     Problem(String),
     Sidecar {
@@ -167,6 +225,7 @@ pub struct Ready {
     /// Size of an embedding.
     pub dim: usize,
     pub catalogue: Arc<Catalogue>,
+    pub marks: Marks,
     /// Cut-offs that `mmgem search --calibrate` measured.
     pub cutoffs: Vec<Cutoff>,
 }
@@ -198,6 +257,9 @@ pub struct Cell {
     pub best_box: Option<(u64, Option<BoxPx>)>,
 }
 
+/// The marked photos, by their row in `content`.
+pub type Marks = Arc<HashMap<i64, Mark>>;
+
 /// All photos of the library that the model has embeddings of, in memory.
 #[derive(Debug)]
 pub struct Catalogue {
@@ -205,6 +267,13 @@ pub struct Catalogue {
     pub photos: HashMap<i64, Photo>,
     /// Folders that have photos, sorted.
     pub folders: Vec<PathBuf>,
+    /// Cameras and formats with the number of their photos, sorted by name.
+    pub cameras: Vec<(String, usize)>,
+    pub formats: Vec<(String, usize)>,
+    /// Number of photos of each month.
+    pub months: BTreeMap<Month, usize>,
+    /// Latitude and longitude of the photos that have them.
+    pub places: Vec<[f64; 2]>,
     /// Files that could not be read, or only in part, with the reason.
     pub problems: Vec<(PathBuf, String)>,
     /// Photos that only other models have embeddings of.
@@ -217,8 +286,34 @@ impl Catalogue {
         let paths = photos.values().flat_map(|photo| &photo.paths);
         let folders: BTreeSet<&Path> = paths.filter_map(|path| path.parent()).collect();
         let folders = folders.into_iter().map(Path::to_owned).collect();
-        Self { shelf, photos, folders, problems: Vec::new(), n_of_others: 0 }
+        let cameras = counted(photos.values().filter_map(|photo| photo.camera.as_deref()));
+        let formats = counted(photos.values().map(|photo| photo.format.as_str()));
+        let mut months: BTreeMap<Month, usize> = BTreeMap::new();
+        for photo in photos.values() {
+            if let Some(month) = Months::default().of(photo.taken.secs) {
+                *months.entry(month).or_default() += 1;
+            }
+        }
+        let places = photos.values().filter_map(|photo| photo.place).collect();
+        Self {
+            shelf,
+            photos,
+            folders,
+            cameras,
+            formats,
+            months,
+            places,
+            problems: Vec::new(),
+            n_of_others: 0,
+        }
     }
+}
+
+/// Each name once, with its number, sorted.
+fn counted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, usize)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
 }
 
 /// Sends messages from the threads to the window and wakes it.

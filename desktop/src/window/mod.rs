@@ -1,18 +1,23 @@
 //! The window, `mmgem app`.
 //!
 //! - `messages.rs`: messages between the window and its threads
-//! - `state.rs`: the window's state and its requests; no drawing
+//! - `state/`: the window's state and its requests; no drawing
 //! - `clicks.rs`: boxes proposed for clicks on a photo
-//! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
+//! - `worker/`, `indexing.rs`, `thumbnails.rs`, `export.rs`, `dialogs.rs`: the threads
 //! - `warm_up.rs`: compiles a GPU's kernels ahead of the first request
+//! - `weak.rs`: the line between good and weak matches
 //! - `renderer.rs`: the choice of wgpu or OpenGL for drawing
-//! - `main_window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`,
-//!   `library_panel.rs`
+//! - `main_window.rs` and its parts: `search_bar.rs`, `filters.rs`, `grid.rs`,
+//!   `selection_bar.rs`, `photo_view.rs`, `library_panel.rs`, `problems.rs`, `overview.rs`
+//! - `grid_layout.rs`, `geometry.rs`: places on the screen
 //!
 //! The window never blocks: only the threads use the model and read the library and photos.
 
 mod clicks;
+mod dialogs;
 mod event_log;
+mod export;
+mod filters;
 mod geometry;
 mod grid;
 mod grid_layout;
@@ -20,9 +25,13 @@ mod indexing;
 mod library_panel;
 mod main_window;
 mod messages;
+mod months;
+mod overview;
 mod photo_view;
+mod problems;
 mod renderer;
 mod search_bar;
+mod selection_bar;
 mod settings;
 mod sidecar;
 mod state;
@@ -30,6 +39,7 @@ mod style;
 mod system;
 mod thumbnails;
 mod warm_up;
+mod weak;
 mod worker;
 
 #[cfg(test)]

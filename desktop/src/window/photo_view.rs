@@ -15,10 +15,12 @@ use super::grid::{facts_in_words, frame, name_job, rect_of};
 use super::main_window::{NARROW, PhotoZoom, Window, phrase_id, texture};
 use super::search_bar::group;
 use super::state::{CaptionText, OpenPhoto};
-use crate::names::{as_text, shown};
+use crate::names::shown;
 
 /// A photo that fits is enlarged at most this many times.
 const MOST_ENLARGED: f32 = 6.0;
+/// Other files with the same picture that are listed.
+const MOST_SAME: usize = 12;
 /// A click this near to the last one, in points, gives the next box.
 const CLICK_REACH: f32 = 6.0;
 /// Wheel movement that steps to the next box, in points.
@@ -55,6 +57,7 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     let was_zoomed = window.zoom.zoom != Zoom::default();
     let Some(fit) = zoom(window, ui, &response, area.shrink(14.0)) else { return };
     draw_photo(window, ui, &fit);
+    show_match(window);
     hover(window, &response, &fit);
 
     let Some(look) = &window.state.photo else { return };
@@ -81,6 +84,13 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     } else if let Some((box_px, writing)) = &look.dragged {
         frame(ui, &fit, *box_px);
         tag(ui, &fit, *box_px, said(writing), area);
+    } else if let Some((box_px, writing)) =
+        look.matched.as_ref().filter(|_| look.located.is_none() || !look.heat_on)
+    {
+        frame(ui, &fit, *box_px);
+        if !writing.text.is_empty() {
+            tag(ui, &fit, *box_px, &writing.text, area);
+        }
     }
     if response.drag_stopped() {
         window.drag_from = None;
@@ -94,6 +104,18 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
         }
     }
     response.on_hover_cursor(CursorIcon::Crosshair);
+}
+
+/// Shows the box that matches the query best, once the grid knows it.
+fn show_match(window: &mut Window) {
+    let Some(photo) = &window.state.photo else { return };
+    if photo.matched.is_some() || photo.pixels.is_none() || !window.state.hits.scored {
+        return;
+    }
+    let best = window.pictures.boxes.1.get(&photo.content).copied().flatten();
+    if let Some(box_px) = best {
+        window.state.show_match(box_px);
+    }
 }
 
 /// Requests the boxes under the pointer, and steps to the next box if the wheel turned over the
@@ -236,6 +258,7 @@ fn side(window: &mut Window, ui: &mut Ui) {
     }
     about(window, ui);
     ui.add_space(8.0);
+    why(window, ui);
     group(ui, |ui| whole(window, ui));
     ui.add_space(8.0);
     group(ui, |ui| region(window, ui));
@@ -266,26 +289,76 @@ fn about(window: &mut Window, ui: &mut Ui) {
         if let Some([latitude, longitude]) = photo.place {
             ui.weak(format!("{latitude:.4}, {longitude:.4}"));
         }
-        for copy in photo.paths.iter().filter(|path| **path != look.path) {
-            ui.add(
-                egui::Label::new(RichText::new(format!("same: {}", shown(copy))).weak()).truncate(),
-            );
+    }
+    let place = photo.and_then(|photo| photo.place);
+    let same: Vec<String> = look.same.iter().take(MOST_SAME).map(|(_, path)| shown(path)).collect();
+    let n_same = look.same.len();
+    if n_same > 0 {
+        let (files, copies) =
+            (if n_same == 1 { "file" } else { "files" }, "with the same picture:");
+        ui.label(format!("{n_same} more {files} {copies}"))
+            .on_hover_text("Copies, and the picture in other formats, sizes and qualities");
+        let mut opened = None;
+        for (index, path) in same.iter().enumerate() {
+            let link = Button::new(RichText::new(path).color(ui.visuals().hyperlink_color));
+            if ui.add(link.frame(false).truncate()).on_hover_text("Open this file").clicked() {
+                opened = Some(index);
+            }
+        }
+        if let Some(index) = opened {
+            return window.state.open_same(index);
         }
     }
+    if let Some([latitude, longitude]) = place
+        && ui.button("Photos near here").on_hover_text("Taken within 10 km").clicked()
+    {
+        return window.search_near([latitude, longitude]);
+    }
+    let mark = window
+        .state
+        .photo
+        .as_ref()
+        .map(|photo| window.state.mark_of(photo.content))
+        .unwrap_or_default();
     ui.horizontal_wrapped(|ui| {
+        if ui.selectable_label(mark.favourite, "Favourite").on_hover_text("F").clicked() {
+            window.state.toggle_favourite();
+        }
+        let hidden = ui.selectable_label(mark.hidden, "Hidden");
+        if hidden.on_hover_text("Only the filter \"hidden\" shows it").clicked() {
+            window.state.toggle_hidden();
+        }
+        if ui.button("Copy to a folder…").clicked() {
+            window.state.export();
+        }
         if ui.button("Open").on_hover_text("With the system's default program (O)").clicked() {
             window.open_outside();
         }
         if ui.button("Show in folder").on_hover_text("R").clicked() {
             window.reveal();
         }
-        if ui.button("Copy path").on_hover_text("Ctrl+C").clicked()
-            && let Some(path) = window.state.current_path()
-        {
-            ui.ctx().copy_text(as_text(path));
-            window.state.notice = Some("The path is copied".into());
+        if ui.button("Copy path").on_hover_text("Ctrl+C").clicked() {
+            window.copy_paths(ui.ctx());
         }
     });
+}
+
+/// Draws the box that matched the query, and its caption.
+fn why(window: &Window, ui: &mut Ui) {
+    let Some((box_px, writing)) =
+        window.state.photo.as_ref().and_then(|photo| photo.matched.as_ref())
+    else {
+        return;
+    };
+    group(ui, |ui| {
+        ui.strong("Why this photo");
+        if let Some(score) = window.state.open_score() {
+            ui.label(format!("It scores {score:.3}. In the box that matches best:"));
+        }
+        ui.label(said(writing));
+        ui.weak(format!("box {}", crate::terminal::box_text(Some(*box_px))));
+    });
+    ui.add_space(8.0);
 }
 
 fn whole(window: &mut Window, ui: &mut Ui) {

@@ -15,13 +15,16 @@ use mmgem_core::index::{Query, Vectors};
 
 use super::event_log::EventLog;
 use super::main_window::Window;
-use super::messages::{Catalogue, Event, IndexEvent, Ready, Request, Search, Target};
+use super::messages::{
+    Catalogue, Cell, Event, FolderUse, IndexEvent, Marked, Ready, Request, Search, Target,
+};
 use super::settings::Settings;
 use super::sidecar::SidecarResult;
 use super::state::{Sort, Start, State};
 use super::style;
+use super::weak::WeakBelow;
 use super::worker::check_path;
-use crate::library::{Cutoff, Photo, Ranked, Shelf, Summary};
+use crate::library::{Cutoff, Mark, MarkChange, Photo, Ranked, Shelf, Summary};
 
 /// The window and the other ends of its channels.
 struct Desk {
@@ -50,6 +53,7 @@ fn ready(n_photos: i64) -> Event {
         fingerprint: 1,
         dim: 1,
         catalogue: catalogue(n_photos),
+        marks: Arc::default(),
         cutoffs: vec![Cutoff { kept: 0.9, min_score: 0.3, passed: 0.02 }],
     })
 }
@@ -89,7 +93,13 @@ impl Desk {
         let Search { number, target, .. } = desk.search();
         assert_eq!(target, Target::Text(String::new()), "a library that opens is shown");
         let hits = (0..n_photos).rev().map(|content| ranked(content, 0.0)).collect();
-        desk.send(Event::Hits { number, hits, query: None, warnings: Vec::new() });
+        desk.send(Event::Hits {
+            number,
+            hits,
+            query: None,
+            warnings: Vec::new(),
+            weak_below: None,
+        });
         desk
     }
 
@@ -174,7 +184,13 @@ impl Desk {
         let search = self.search();
         assert_eq!(search.target, Target::Text(text.into()));
         let query = Some(Arc::new(Query::new(&[1.0])));
-        self.send(Event::Hits { number: search.number, hits, query, warnings: Vec::new() });
+        self.send(Event::Hits {
+            number: search.number,
+            hits,
+            query,
+            warnings: Vec::new(),
+            weak_below: None,
+        });
     }
 
     /// Names of the cells, in reading order.
@@ -341,6 +357,7 @@ fn a_group_of_files_is_one_cell_with_a_count_that_opens() {
         hits,
         query,
         warnings: vec!["the model does not know \"xq\"".into()],
+        weak_below: None,
     });
     assert_eq!(desk.cells(), ["photo 2.jpg", "photo 3.jpg", "photo 1.jpg"]);
     desk.harness.get_by_label("4 photos");
@@ -386,12 +403,14 @@ fn a_search_waits_until_nothing_more_is_typed_and_old_answers_are_dropped() {
         hits: vec![ranked(1, 0.5)],
         query: query(),
         warnings: Vec::new(),
+        weak_below: None,
     });
     desk.send(Event::Hits {
         number: old.number,
         hits: vec![ranked(2, 0.5)],
         query: query(),
         warnings: Vec::new(),
+        weak_below: None,
     });
     assert_eq!(desk.cells(), ["photo 1.jpg"]);
     desk.state().search();
@@ -740,8 +759,8 @@ fn escape_closes_a_menu_and_keeps_the_query() {
     desk.harness.get_by_label("photo 2.jpg").click_secondary();
     desk.harness.run_steps(3);
     assert!(is_open(&desk), "the menu of a photo");
-    desk.press(Key::ArrowRight);
-    assert_eq!(desk.state().selected, Some(0), "the menu has the keys");
+    desk.press(Key::ArrowLeft);
+    assert_eq!(desk.state().selected, Some(1), "the menu has the keys");
     desk.press(Key::Escape);
     assert_eq!((desk.state().form.text.clone(), is_open(&desk)), ("dog".into(), false));
     desk.press(Key::Escape);
@@ -751,9 +770,11 @@ fn escape_closes_a_menu_and_keeps_the_query() {
 #[test]
 fn a_page_is_as_many_rows_as_are_seen() {
     let mut desk = Desk::with_photos(400);
+    desk.type_query("dog", (0..400).map(|content| ranked(content, 0.5)).collect());
+    desk.press(Key::Enter);
     // Three columns fill the width, so a cell is wider than its minimum.
     desk.harness.state_mut().cell_side = 320.0;
-    desk.harness.set_size(egui::vec2(1100.0, 1200.0));
+    desk.harness.set_size(egui::vec2(1100.0, 1260.0));
     desk.harness.run_steps(3);
     desk.press(Key::Home);
     let (scroll, grid) = (desk.harness.state().scroll, desk.harness.state().grid.clone());
@@ -804,16 +825,21 @@ fn indexing_is_told_and_can_be_paused() {
     desk.harness.get_by_label("Photos: 49 new, 1 unreadable");
     desk.harness.get_by_label("Library").click();
     desk.harness.run_steps(3);
-    desk.harness.get_by_label("1 could not be read, or only in part").click();
-    desk.harness.run_steps(8);
+    desk.harness.get_by_label("1 could not be read, or only in part");
+    desk.harness.get_by_label("Show them").click();
+    desk.harness.run_steps(4);
     desk.harness.get_by_label("cut short");
+    desk.harness.get_by_label("Show bad.jpg in folder");
+    desk.press(Key::Escape);
+    assert!(desk.cells().len() > 1, "back at the photos");
 }
 
 #[test]
 fn of_100000_photos_only_the_visible_are_laid_out_and_a_frame_is_short() {
     let mut desk = Desk::with_photos(100_000);
     let n_cells = desk.cells().len();
-    assert!((18..=42).contains(&n_cells), "{n_cells}");
+    // A heading a month takes some of the room.
+    assert!((12..=42).contains(&n_cells), "{n_cells}");
     desk.press(Key::End);
     let last = desk.cells();
     assert_eq!(last.last().map(String::as_str), Some("photo 0.jpg"));
@@ -845,4 +871,280 @@ fn of_100000_photos_only_the_visible_are_laid_out_and_a_frame_is_short() {
     );
     // A busy machine may take many times as long; laying out all 100,000 cells would take seconds.
     assert!(median < 100.0, "{median} ms");
+}
+
+#[test]
+fn a_folder_is_chosen_in_the_systems_dialog() {
+    let mut desk = Desk::with_photos(5);
+    desk.harness.get_by_label("Library").click();
+    desk.harness.run_steps(3);
+    desk.harness.get_by_label("Browse for a folder").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.requests(), [Request::ChooseFolder(FolderUse::Add)]);
+    let folder = desk.folder.path().canonicalize().expect("there");
+    desk.send(Event::FolderChosen { to: FolderUse::Add, folder: Some(folder.clone()) });
+    assert_eq!(desk.answer_paths(), [Request::Index(vec![folder.clone()])]);
+    desk.harness.get_by_label("Browse for a model").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.requests(), [Request::ChooseFolder(FolderUse::Model)]);
+    desk.send(Event::FolderChosen { to: FolderUse::Model, folder: None });
+    assert_eq!(desk.requests(), [], "the user closed the dialog");
+    desk.send(Event::FolderChosen { to: FolderUse::Model, folder: Some(folder.clone()) });
+    assert_eq!(desk.requests(), [Request::OpenModel(Some(folder))]);
+}
+
+impl Desk {
+    /// Clicks a cell while modifier keys are held.
+    fn click_cell(&mut self, name: &str, modifiers: Modifiers) {
+        let pos = self.harness.get_by_label(name).rect().center();
+        self.harness.hover_at(pos);
+        self.harness.run_steps(1);
+        let button = |pressed| {
+            let button = egui::PointerButton::Primary;
+            egui::Event::PointerButton { pos, button, pressed, modifiers }
+        };
+        let events = &mut self.harness.input_mut().events;
+        events.push(egui::Event::ModifiersChanged(modifiers));
+        events.extend([true, false].map(button));
+        self.harness.run_steps(1);
+        let release = egui::Event::ModifiersChanged(Modifiers::NONE);
+        self.harness.input_mut().events.push(release);
+        self.harness.run_steps(2);
+    }
+
+    /// The chosen photos, by content.
+    fn chosen(&mut self) -> Vec<i64> {
+        self.state().chosen_files().into_iter().map(|(content, _)| content).collect()
+    }
+}
+
+#[test]
+fn several_photos_are_chosen_with_ctrl_shift_and_keys() {
+    let mut desk = Desk::with_photos(9);
+    desk.click_cell("photo 8.jpg", Modifiers::NONE);
+    desk.click_cell("photo 6.jpg", Modifiers::COMMAND);
+    desk.click_cell("photo 5.jpg", Modifiers::COMMAND);
+    assert_eq!(desk.chosen(), [8, 6, 5]);
+    desk.harness.get_by_label("3 selected");
+    desk.click_cell("photo 6.jpg", Modifiers::COMMAND);
+    assert_eq!(desk.chosen(), [8, 5], "taken out again");
+    desk.click_cell("photo 3.jpg", Modifiers::NONE);
+    assert_eq!(desk.chosen(), [3]);
+    desk.click_cell("photo 5.jpg", Modifiers::SHIFT);
+    assert_eq!(desk.chosen(), [5, 4, 3]);
+    desk.press(Key::Escape);
+    assert_eq!(desk.chosen(), [5], "only the last one stays selected");
+    desk.harness.key_press_modifiers(Modifiers::COMMAND, Key::A);
+    desk.harness.run_steps(2);
+    assert_eq!(desk.chosen().len(), 9);
+}
+
+#[test]
+fn photos_under_a_dragged_rectangle_are_chosen() {
+    let mut desk = Desk::with_photos(40);
+    let [first, second] =
+        ["photo 39.jpg", "photo 38.jpg"].map(|name| desk.harness.get_by_label(name).rect());
+    // From the gap before the first cell to the middle of the second.
+    desk.drag(first.left_top() - egui::vec2(4.0, 4.0), second.center());
+    assert_eq!(desk.chosen(), [39, 38]);
+    // A drag may begin on a photo.
+    desk.drag(second.center(), second.center() + egui::vec2(10.0, second.height()));
+    assert_eq!(desk.chosen().len(), 2);
+    assert_eq!(desk.chosen()[0], 38);
+}
+
+#[test]
+fn chosen_photos_are_copied_exported_and_marked() {
+    let mut desk = Desk::with_photos(5);
+    desk.click_cell("photo 4.jpg", Modifiers::NONE);
+    desk.click_cell("photo 2.jpg", Modifiers::SHIFT);
+    desk.harness.get_by_label("Copy paths").click();
+    desk.harness.run_steps(1);
+    let lines = [4, 3, 2].map(|content| path(content).to_string_lossy().into_owned()).join("\n");
+    let copied = &desk.harness.output().platform_output.commands;
+    assert!(copied.contains(&egui::OutputCommand::CopyText(lines)), "{copied:?}");
+    desk.harness.get_by_label("Copy to a folder…").click();
+    desk.harness.run_steps(2);
+    let photos = vec![path(4), path(3), path(2)];
+    let to = FolderUse::Export(photos.clone());
+    assert_eq!(desk.requests(), [Request::ChooseFolder(to.clone())]);
+    desk.send(Event::FolderChosen { to, folder: Some("/out".into()) });
+    assert_eq!(desk.requests(), [Request::Export { photos, folder: "/out".into() }]);
+    desk.send(Event::Exported("Copied 3 photos to /out".into()));
+    desk.harness.get_by_label("Copied 3 photos to /out");
+    desk.press(Key::F);
+    let contents = vec![2, 3, 4];
+    let favourite = |on| MarkChange { favourite: Some(on), hidden: None };
+    assert_eq!(
+        desk.requests(),
+        [Request::Mark { contents: contents.clone(), change: favourite(true) }]
+    );
+    let mark = Mark { favourite: true, hidden: false };
+    desk.send(Event::Marks(Arc::new(contents.iter().map(|content| (*content, mark)).collect())));
+    assert_eq!(desk.search().marked, Marked::Shown, "the hits may be others now");
+    desk.press(Key::F);
+    assert_eq!(
+        desk.requests(),
+        [Request::Mark { contents: contents.clone(), change: favourite(false) }]
+    );
+    desk.press(Key::X);
+    let change = MarkChange { favourite: None, hidden: Some(true) };
+    assert_eq!(desk.requests(), [Request::Mark { contents, change }]);
+    desk.harness.get_by_label("Marks").click();
+    desk.harness.run_steps(3);
+    desk.harness.get_by_label("favourites").click();
+    desk.harness.run_steps(3);
+    assert_eq!(desk.search().marked, Marked::Favourites);
+}
+
+#[test]
+fn weak_matches_stand_below_a_heading() {
+    let mut desk = Desk::with_photos(5);
+    desk.type_query("dog", Vec::new());
+    desk.state().search();
+    let number = desk.search().number;
+    let hits = vec![ranked(0, 0.5), ranked(4, 0.4), ranked(3, 0.1), ranked(1, 0.05)];
+    let weak = WeakBelow { score: 0.3, measured: true };
+    let query = Some(Arc::new(Query::new(&[1.0])));
+    let (warnings, weak_below) = (Vec::new(), Some(weak));
+    desk.send(Event::Hits { number, hits, query, warnings, weak_below });
+    let heading = desk.harness.get_by_label_contains("Weak matches").rect();
+    let y = |desk: &Desk, name: &str| desk.harness.get_by_label(name).rect().min.y;
+    assert!(
+        y(&desk, "photo 4.jpg") < heading.min.y && y(&desk, "photo 3.jpg") > heading.max.y - 1.0
+    );
+    desk.harness.get_by_label("4 of 5 photos, 2 good");
+    desk.state().set_sort(Sort::Date);
+    desk.harness.run_steps(2);
+    assert_eq!(desk.cells(), ["photo 4.jpg", "photo 0.jpg", "photo 3.jpg", "photo 1.jpg"]);
+    desk.harness.get_by_label("good matches only").click();
+    desk.harness.run_steps(3);
+    assert_eq!(desk.cells(), ["photo 4.jpg", "photo 0.jpg"]);
+    desk.harness.get_by_label("2 of 5 photos");
+}
+
+#[test]
+fn months_are_headings_in_the_order_of_dates() {
+    // Photo n is from day n of 1970.
+    let mut desk = Desk::with_photos(35);
+    let y = |desk: &Desk, name: &str| desk.harness.get_by_label(name).rect().min.y;
+    let (february, january) = (y(&desk, "February 1970 (4)"), y(&desk, "January 1970 (31)"));
+    assert!(february < y(&desk, "photo 31.jpg") && y(&desk, "photo 31.jpg") < january);
+    assert!(january < y(&desk, "photo 30.jpg"));
+    let hits = (0..35).map(|content| ranked(content, 0.5)).collect();
+    desk.type_query("dog", hits);
+    assert!(desk.harness.query_by_label("January 1970 (31)").is_none(), "in the order of scores");
+    desk.state().set_sort(Sort::Date);
+    desk.harness.run_steps(2);
+    desk.harness.get_by_label("January 1970 (31)");
+}
+
+#[test]
+fn the_opened_hit_shows_the_box_that_matched_and_why() {
+    let mut desk = Desk::looking();
+    let box_px = [10.0, 20.0, 110.0, 90.0];
+    let number = desk.harness.state().pictures.boxes.0;
+    let cell = Cell { content: 3, image: None, best_box: Some((number, Some(box_px))) };
+    desk.send(Event::Cell(cell));
+    assert_eq!(desk.described(), box_px);
+    let number = desk.state().photo.as_ref().expect("open").number;
+    let text = "a red dog".to_owned();
+    desk.send(Event::Caption { number, box_px: Some(box_px), text, done: true });
+    desk.harness.get_by_label("Why this photo");
+    desk.harness.get_by_label("a red dog");
+    desk.harness.get_by_label_contains("It scores 0.500");
+}
+
+#[test]
+fn other_files_with_the_same_picture_are_opened_by_a_click() {
+    let mut desk = Desk::new();
+    let Event::Ready(ready) = ready(3) else { unreachable!("made above") };
+    let mut catalogue = Arc::into_inner(catalogue(3)).expect("not shared");
+    for (content, photo) in &mut catalogue.photos {
+        photo.family = Some(i64::from(*content == 1));
+    }
+    desk.send(Event::Ready(Ready { catalogue: Arc::new(catalogue), ..ready }));
+    let number = desk.search().number;
+    let hits = vec![ranked(0, 0.0), ranked(1, 0.0), ranked(2, 0.0)];
+    desk.send(Event::Hits { number, hits, query: None, warnings: Vec::new(), weak_below: None });
+    desk.state().open(0);
+    desk.harness.run_steps(2);
+    desk.requests();
+    desk.harness.get_by_label("1 more file with the same picture:");
+    desk.harness.get_by_label(&path(2).to_string_lossy()).click();
+    desk.harness.run_steps(2);
+    let requests = desk.requests();
+    let [Request::OpenPhoto { path: opened, .. }] = requests.as_slice() else {
+        panic!("{requests:?}")
+    };
+    assert_eq!(*opened, path(2));
+}
+
+#[test]
+fn camera_type_and_place_are_filters() {
+    let mut desk = Desk::new();
+    let Event::Ready(ready) = ready(3) else { unreachable!("made above") };
+    let photos = catalogue(3).photos.clone().into_iter().map(|(content, photo)| {
+        let camera = (content > 0).then(|| format!("Maker {content}"));
+        let format = if content == 2 { "PNG" } else { "JPEG" };
+        (content, Photo { camera, format: format.into(), ..photo })
+    });
+    let catalogue = Catalogue::new(catalogue(3).shelf.clone(), photos.collect());
+    assert_eq!(catalogue.formats, [("JPEG".into(), 2), ("PNG".into(), 1)]);
+    desk.send(Event::Ready(Ready { catalogue: Arc::new(catalogue), ..ready }));
+    desk.requests();
+    for (control, choice) in [("Camera", "Maker 2 (1)"), ("Type", "PNG (1)")] {
+        desk.harness.get_by_label(control).click();
+        desk.harness.run_steps(3);
+        desk.harness.get_by_label(choice).click();
+        desk.harness.run_steps(3);
+    }
+    desk.requests();
+    desk.state().form.near = "43.3, 5.4".into();
+    desk.state().search();
+    assert_eq!(desk.search().filters, "near:43.3,5.4 camera:\"Maker 2\" type:PNG ");
+    assert_eq!(desk.state().form.n_filters(), 3);
+}
+
+#[test]
+fn the_photo_that_similar_ones_are_searched_for_is_a_chip() {
+    let mut desk = Desk::with_photos(5);
+    desk.state().search_like(path(3), Some([0.0, 0.0, 100.0, 100.0]));
+    desk.harness.run_steps(2);
+    assert_eq!(
+        (desk.search().target, desk.state().like_content),
+        (Target::Photo { path: path(3), box_px: Some([0.0, 0.0, 100.0, 100.0]) }, Some(3),)
+    );
+    desk.harness.get_by_label("like a region of photo 3.jpg");
+    desk.harness.get_by_label("Clear the photo to search for").click();
+    desk.harness.run_steps(2);
+    assert_eq!(desk.search().target, Target::Text(String::new()));
+}
+
+#[test]
+fn a_month_of_the_calendar_and_a_place_of_the_map_are_filters() {
+    let mut desk = Desk::new();
+    let Event::Ready(ready) = ready(40) else { unreachable!("made above") };
+    let place = Some([43.3, 5.4]);
+    let photos = catalogue(40).photos.clone().into_iter().map(|(content, photo)| {
+        (content, Photo { place: place.filter(|_| content == 3), ..photo })
+    });
+    let catalogue = Catalogue::new(catalogue(40).shelf.clone(), photos.collect());
+    desk.send(Event::Ready(Ready { catalogue: Arc::new(catalogue), ..ready }));
+    desk.requests();
+    desk.harness.get_by_label("Calendar").click();
+    desk.harness.run_steps(3);
+    desk.harness.get_by_label("February 1970, 9 photos").click();
+    desk.harness.run_steps(3);
+    assert_eq!(desk.search().filters, "after:1970-02 before:1970-03 ");
+    desk.harness.get_by_label("Map").click();
+    desk.harness.run_steps(3);
+    // The only place is in the middle.
+    let middle = desk.harness.get_by_label("Map of places").rect().center();
+    desk.harness.hover_at(middle);
+    desk.harness.run_steps(1);
+    desk.click_at(middle);
+    let filters = desk.search().filters;
+    assert!(filters.contains("near:43.30000,5.40000,"), "{filters}");
+    assert!(desk.state().form.near.starts_with("43.3"));
 }

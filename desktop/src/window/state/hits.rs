@@ -9,6 +9,8 @@ use mmgem_core::index::Query;
 use super::{Sort, State};
 use crate::library::{Photo, Ranked};
 use crate::names::as_text;
+use crate::window::months::{Months, name_of};
+use crate::window::weak::WeakBelow;
 
 /// The results of the last search.
 #[derive(Debug, Default)]
@@ -19,6 +21,11 @@ pub struct Hits {
     shown: Vec<Place>,
     /// Number of photos that pass the cut-off.
     n_kept: usize,
+    /// Number of hits that are not weak.
+    n_strong: usize,
+    weak_below: Option<WeakBelow>,
+    /// Headings between the cells, ascending.
+    pub headings: Vec<Heading>,
     /// Groups whose files are all shown.
     unfolded: HashSet<i64>,
     /// The query's embedding; without it the hits have no scores.
@@ -28,6 +35,25 @@ pub struct Hits {
     /// Whether the hits have scores.
     pub scored: bool,
 }
+
+/// A heading and its first cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heading {
+    pub first: usize,
+    pub text: String,
+}
+
+/// The part of the hits that a heading is above.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Plain,
+    /// Year and month.
+    Month(i64, u8),
+    Weak,
+}
+
+/// A file of a photo: the row in `content`, and the index among the photo's paths.
+pub type FileOf = (i64, u32);
 
 /// A cell of the grid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +88,11 @@ pub struct Shown<'a> {
 impl State {
     pub fn set_cutoff(&mut self, cutoff: f32) {
         self.cutoff = cutoff;
+        self.arrange(self.selected_file());
+    }
+
+    pub fn set_good_only(&mut self, good_only: bool) {
+        self.good_only = good_only;
         self.arrange(self.selected_file());
     }
 
@@ -104,6 +135,17 @@ impl State {
         Some(Shown { hit, photo, path, more })
     }
 
+    /// The file of a cell.
+    pub(super) fn file_of(&self, at: usize) -> Option<FileOf> {
+        let Place { hit, path, .. } = self.hits.shown.get(at)?;
+        Some((self.hits.all[*hit as usize].content, *path))
+    }
+
+    /// Number of photos that match well; `None` if no line separates weak ones.
+    pub fn n_good(&self) -> Option<usize> {
+        self.hits.weak_below.map(|_| self.hits.n_strong)
+    }
+
     /// The selected file and its photo.
     fn selected_file(&self) -> Option<(i64, PathBuf)> {
         self.shown(self.selected?).map(|shown| (shown.hit.content, shown.path.to_owned()))
@@ -116,16 +158,29 @@ impl State {
         let all = &self.hits.all;
         let n_kept =
             if scored { all.partition_point(|hit| hit.score >= cutoff) } else { all.len() };
+        let weak_below = self.hits.weak_below;
+        let n_strong = weak_below
+            .map_or(n_kept, |weak| all.partition_point(|hit| hit.score >= weak.score).min(n_kept));
+        let n_kept = if self.good_only { n_strong } else { n_kept };
         let mut kept: Vec<u32> = (0..n_kept as u32).collect();
         if let (Sort::Date, Some(catalogue)) = (self.sort, self.catalogue()) {
             let taken = |hit: &u32| {
                 let photo = catalogue.photos.get(&all[*hit as usize].content);
                 std::cmp::Reverse(photo.map_or(i64::MIN, |photo| photo.taken.secs))
             };
-            kept.sort_by_cached_key(taken);
+            // Weak matches stay at the end.
+            let (strong, weak) = kept.split_at_mut(n_strong);
+            strong.sort_by_cached_key(taken);
+            weak.sort_by_cached_key(taken);
         }
         self.hits.shown = self.folded(&kept);
-        self.hits.n_kept = n_kept;
+        (self.hits.n_kept, self.hits.n_strong) = (n_kept, n_strong);
+        self.hits.headings = self.headings();
+        if !self.chosen.is_empty() {
+            let shown: HashSet<FileOf> =
+                (0..self.n_shown()).filter_map(|at| self.file_of(at)).collect();
+            self.chosen.retain(|file| shown.contains(file));
+        }
         let place_of = |(content, path): (i64, PathBuf)| {
             let is_photo =
                 |at: &usize| self.hits.all[self.hits.shown[*at].hit as usize].content == content;
@@ -139,6 +194,44 @@ impl State {
         if let (Some(look), Some(at)) = (&mut self.photo, at) {
             look.at = at;
         }
+    }
+
+    /// Headings above the months, if the hits are in the order of dates, and above weak matches.
+    fn headings(&self) -> Vec<Heading> {
+        let by_date = self.sort == Sort::Date || !self.hits.scored;
+        let Some(catalogue) = self.catalogue() else { return Vec::new() };
+        let mut months = Months::default();
+        let mut headings: Vec<(usize, Part)> = Vec::new();
+        let mut last = Part::Plain;
+        for (at, place) in self.hits.shown.iter().enumerate() {
+            let hit = place.hit as usize;
+            let content = self.hits.all[hit].content;
+            let part = match catalogue.photos.get(&content) {
+                _ if hit >= self.hits.n_strong => Part::Weak,
+                Some(photo) if by_date => months
+                    .of(photo.taken.secs)
+                    .map_or(Part::Plain, |(year, month)| Part::Month(year, month)),
+                _ => Part::Plain,
+            };
+            if part != last {
+                headings.push((at, part));
+                last = part;
+            }
+        }
+        let ends: Vec<usize> =
+            headings.iter().skip(1).map(|(at, _)| *at).chain([self.n_shown()]).collect();
+        let text = |part, n: usize| match part {
+            Part::Plain => String::new(),
+            Part::Month(year, month) => {
+                format!("{} {year} ({n})", name_of(month))
+            }
+            Part::Weak => self.hits.weak_below.map_or_else(String::new, WeakBelow::in_words),
+        };
+        let heading = |((first, part), end): ((usize, Part), usize)| Heading {
+            first,
+            text: text(part, end - first),
+        };
+        headings.into_iter().zip(ends).map(heading).collect()
     }
 
     /// The cells of hits: one per group of files with the same picture, or one per file if the
@@ -172,7 +265,13 @@ impl State {
         shown
     }
 
-    pub(super) fn found(&mut self, number: u64, hits: Vec<Ranked>, query: Option<Arc<Query>>) {
+    pub(super) fn found(
+        &mut self,
+        number: u64,
+        hits: Vec<Ranked>,
+        query: Option<Arc<Query>>,
+        weak_below: Option<WeakBelow>,
+    ) {
         (self.searching, self.search_error) = (false, None);
         // A repeated query keeps its embedding, which the worker caches. So pointer equality
         // identifies it.
@@ -181,12 +280,17 @@ impl State {
             (new, old) => new.is_none() && old.is_none(),
         };
         let selected = if is_same { self.selected_file() } else { None };
+        if !is_same {
+            self.chosen.clear();
+            self.anchor = None;
+        }
         let unfolded =
             if is_same { std::mem::take(&mut self.hits.unfolded) } else { HashSet::new() };
         let number = if is_same { self.hits.number } else { number };
         self.cell_requests.compare(number, query.clone());
         let scored = query.is_some();
-        self.hits = Hits { all: hits, unfolded, scored, query, number, ..Hits::default() };
+        self.hits =
+            Hits { all: hits, unfolded, weak_below, scored, query, number, ..Hits::default() };
         self.arrange(selected);
         let first: Vec<String> = (0..self.n_shown().min(5))
             .filter_map(|at| self.shown(at))

@@ -2,8 +2,11 @@
 //! and sends requests to the threads.
 
 mod hits;
+mod library;
 mod open_photo;
+mod selection;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -11,14 +14,12 @@ use std::sync::mpsc::Sender;
 use mmgem_core::image::BoxPx;
 
 use crate::library::Cutoff;
-use crate::names::shown;
 use crate::window::event_log::EventLog;
 use crate::window::indexing::{Control, Progress};
-use crate::window::messages::{
-    Catalogue, Event, IndexEvent, PathKind, Ready, Request, Search, Target,
-};
+use crate::window::messages::{Catalogue, Event, Marked, Ready, Request, Search, Target};
 use crate::window::settings::{Settings, Theme};
 use crate::window::thumbnails::{CellRequests, Source};
+use hits::FileOf;
 pub use hits::{Hits, More, Shown};
 pub use open_photo::{CaptionText, OpenPhoto};
 
@@ -52,17 +53,48 @@ pub struct Form {
     pub after: String,
     pub before: String,
     pub folder: Option<PathBuf>,
+    pub camera: Option<String>,
+    pub format: Option<String>,
+    /// A place in the syntax of `near:`; empty for anywhere.
+    pub near: String,
+    pub marked: Marked,
     pub by_region: bool,
     /// Searches for photos like this one, or like this region of it, instead of the text.
     pub like: Option<(PathBuf, Option<BoxPx>)>,
 }
 
 impl Form {
+    /// The filters, in the query syntax.
+    fn filters(&self) -> String {
+        let filter = |key: &str, value: &str| match value.trim() {
+            "" => String::new(),
+            value if value.contains(char::is_whitespace) => {
+                format!("{key}:\"{}\" ", value.replace('"', ""))
+            }
+            value => format!("{key}:{value} "),
+        };
+        let chosen = |value: &Option<String>| value.clone().unwrap_or_default();
+        // Users write spaces after commas.
+        let near: String = self.near.split_whitespace().collect();
+        [
+            filter("after", &self.after),
+            filter("before", &self.before),
+            filter("near", &near),
+            filter("camera", &chosen(&self.camera)),
+            filter("type", &chosen(&self.format)),
+        ]
+        .concat()
+    }
+
     /// Number of filters that are set.
     pub fn n_filters(&self) -> usize {
-        let dates = [&self.after, &self.before];
-        dates.iter().filter(|date| !date.trim().is_empty()).count()
-            + usize::from(self.folder.is_some())
+        let texts = [&self.after, &self.before, &self.near];
+        texts.iter().filter(|text| !text.trim().is_empty()).count()
+            + [self.folder.is_some(), self.camera.is_some(), self.format.is_some()]
+                .into_iter()
+                .filter(|is_set| *is_set)
+                .count()
+            + usize::from(self.marked != Marked::Shown)
             + usize::from(self.by_region)
     }
 }
@@ -98,6 +130,8 @@ pub struct State {
     pub sort: Sort,
     /// Minimum cosine of a hit.
     pub cutoff: f32,
+    /// Leaves weak matches out.
+    pub good_only: bool,
     pub hits: Hits,
     /// Why the last search failed.
     pub search_error: Option<String>,
@@ -116,6 +150,12 @@ pub struct State {
 
     /// Index among the shown hits.
     pub selected: Option<usize>,
+    /// Files chosen besides the selected one.
+    chosen: HashSet<FileOf>,
+    /// The cell where a range of chosen ones begins.
+    anchor: Option<usize>,
+    /// Row in `content` of the photo in [`Form::like`], if the library has it.
+    pub like_content: Option<i64>,
     pub photo: Option<OpenPhoto>,
     /// Text in the field for a folder to add, and why the folder cannot be added.
     pub folder_text: String,
@@ -159,6 +199,7 @@ impl State {
             form: Form::default(),
             sort: Sort::default(),
             cutoff: -1.0,
+            good_only: false,
             hits: Hits::default(),
             search_error: None,
             warnings: Vec::new(),
@@ -168,6 +209,9 @@ impl State {
             searched: String::new(),
             number: 0,
             selected: None,
+            chosen: HashSet::new(),
+            anchor: None,
+            like_content: None,
             photo: None,
             folder_text: String::new(),
             folder_error: None,
@@ -231,11 +275,7 @@ impl State {
         }
         let number = self.next_number();
         self.search_number = number;
-        let Form { text, after, before, folder, by_region, like } = &self.form;
-        let filter = |key: &str, value: &str| match value.trim() {
-            "" => String::new(),
-            value => format!("{key}:{value} "),
-        };
+        let Form { text, folder, by_region, like, marked, .. } = &self.form;
         let target = match like {
             Some((path, box_px)) => Target::Photo { path: path.clone(), box_px: *box_px },
             None => Target::Text(text.clone()),
@@ -243,9 +283,10 @@ impl State {
         self.send(Request::Search(Search {
             number,
             target,
-            filters: filter("after", after) + &filter("before", before),
+            filters: self.form.filters(),
             folder: folder.clone(),
             by_region: *by_region,
+            marked: *marked,
         }));
         self.searched.clone_from(&self.form.text);
         self.searching = true;
@@ -253,95 +294,15 @@ impl State {
 
     /// Searches for photos like one, or like a region of it.
     pub fn search_like(&mut self, path: PathBuf, box_px: Option<BoxPx>) {
+        self.like_content = self.catalogue().and_then(|catalogue| {
+            { catalogue.photos.values().find(|photo| photo.paths.contains(&path)) }
+                .map(|photo| photo.content)
+        });
         self.form.text.clear();
         self.form.like = Some((path, box_px));
         self.photo = None;
         self.selected = None;
         self.search();
-    }
-
-    // Folders and the model.
-
-    /// Adds a folder, if it exists, and indexes all folders. The worker checks the path, because
-    /// that may be slow.
-    pub fn add_folder(&mut self, folder: PathBuf) {
-        self.send(Request::CheckPath { path: folder, dropped: false });
-    }
-
-    /// Handles a path dropped on the window: adds a folder, or searches for photos like a photo.
-    pub fn drop_path(&mut self, path: PathBuf) {
-        self.send(Request::CheckPath { path, dropped: true });
-    }
-
-    fn path_checked(&mut self, path: PathBuf, kind: PathKind, dropped: bool) {
-        let why = match kind {
-            PathKind::Folder => {
-                if !dropped {
-                    self.folder_text.clear();
-                    self.folder_error = None;
-                }
-                self.settings.add_folder(path);
-                self.remember();
-                return self.index();
-            }
-            PathKind::File if dropped => return self.search_like(path, None),
-            PathKind::File => format!("This is a file, not a folder: {}", shown(&path)),
-            PathKind::Missing => format!(
-                "There is no such folder: {}. Is the path right, and the drive connected?",
-                shown(&path)
-            ),
-        };
-        // A typed path stays in its field, so that the user can correct it.
-        if dropped {
-            self.notice = Some(why);
-        } else {
-            self.folder_error = Some(why);
-        }
-    }
-
-    /// Removes a folder from the watched ones; its photos stay in the library.
-    pub fn forget_folder(&mut self, at: usize) {
-        self.settings.folders.remove(at);
-        self.remember();
-    }
-
-    /// Indexes new and changed photos of all folders.
-    pub fn index(&mut self) {
-        if self.catalogue().is_some() && !self.settings.folders.is_empty() {
-            self.indexing = Indexing { running: true, ..Indexing::default() };
-            self.send(Request::Index(self.settings.folders.clone()));
-        }
-    }
-
-    pub fn pause(&mut self, pause: bool) {
-        if pause {
-            self.control.pause();
-            self.indexing.progress.pause();
-        } else {
-            self.control.go_on();
-        }
-    }
-
-    /// Opens another model, or the embedded one if `None`.
-    pub fn open_model(&mut self, folder: Option<PathBuf>) {
-        self.control.stop();
-        (self.model, self.photo, self.hits) = (Model::Opening, None, Hits::default());
-        (self.selected, self.searching, self.search_error) = (None, false, None);
-        self.model_folder.clone_from(&folder);
-        self.model_chosen = true;
-        self.send(Request::OpenModel(folder));
-    }
-
-    pub fn set_theme(&mut self, theme: Theme) {
-        self.theme = theme;
-        self.settings.theme = theme;
-        self.remember();
-    }
-
-    fn remember(&self) {
-        if let Err(error) = self.settings.write(&self.library) {
-            tracing::warn!("the window's settings cannot be kept: {error:#}");
-        }
     }
 
     // Messages from the threads.
@@ -361,8 +322,10 @@ impl State {
                     self.search();
                 }
             }
-            Event::Hits { number, hits, query, warnings } if number == self.search_number => {
-                self.found(number, hits, query);
+            Event::Hits { number, hits, query, warnings, weak_below }
+                if number == self.search_number =>
+            {
+                self.found(number, hits, query, weak_below);
                 self.warnings = warnings;
             }
             Event::NoHits { number, why } if number == self.search_number => {
@@ -374,6 +337,18 @@ impl State {
             Event::Hits { .. } | Event::NoHits { .. } | Event::Cell(_) => {}
             Event::PathChecked { path, kind, dropped } => self.path_checked(path, kind, dropped),
             Event::Index(event) => self.indexed(event, now_secs),
+            Event::FolderChosen { to, folder } => self.folder_chosen(to, folder),
+            Event::Exported(says) => {
+                self.log.print("exported", &[("says", says.as_str().into())]);
+                self.notice = Some(says);
+            }
+            Event::Marks(marks) => {
+                if let Model::Open(ready) = &mut self.model {
+                    ready.marks = marks;
+                    // A photo may be hidden now, or no favourite any more.
+                    self.search();
+                }
+            }
             Event::Problem(why) => {
                 self.log.print("failed", &[("why", why.as_str().into())]);
                 self.notice = Some(why);
@@ -411,56 +386,9 @@ impl State {
         self.search();
         self.index();
     }
-
-    fn indexed(&mut self, event: IndexEvent, now_secs: f64) {
-        let indexing = &mut self.indexing;
-        match event {
-            IndexEvent::Walking => indexing.running = true,
-            IndexEvent::Begun(n_files) => indexing.progress.begin(n_files, now_secs),
-            IndexEvent::Done(n_files) => {
-                indexing.progress.advance(n_files, now_secs);
-                if self.control.is_paused() {
-                    indexing.progress.pause();
-                }
-            }
-            IndexEvent::LeftOut(what) => indexing.left_out = Some(what),
-            IndexEvent::Problem(path, why) => indexing.problems.push((path, why)),
-            IndexEvent::Ended(result) => {
-                indexing.running = false;
-                let n_problems = indexing.problems.len();
-                self.notice = Some(match &result {
-                    Ok(summary) => summary_in_words(*summary),
-                    Err(why) => format!("Indexing ended: {why}"),
-                });
-                let encoded = result.as_ref().map_or(0, |summary| summary.encoded);
-                self.log.print(
-                    "indexed",
-                    &[("encoded", encoded.into()), ("problems", n_problems.into())],
-                );
-            }
-        }
-    }
 }
 
 /// The canonical path, which does not depend on the working folder; `folder` itself if missing.
 pub fn absolute(folder: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.to_owned())
-}
-
-fn summary_in_words(summary: crate::library::Summary) -> String {
-    let counts = [
-        (summary.encoded, "new"),
-        (summary.recognised, "copied or moved"),
-        (summary.unchanged, "read again"),
-        (summary.forgotten, "gone"),
-        (summary.unreadable, "unreadable"),
-        (summary.in_part, "cut short or damaged"),
-    ];
-    let told: Vec<String> =
-        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-    if told.is_empty() {
-        "The library is up to date".into()
-    } else {
-        format!("Photos: {}", told.join(", "))
-    }
 }

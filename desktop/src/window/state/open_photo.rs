@@ -7,6 +7,7 @@ use mmgem_core::image::{BoxPx, Rgb};
 
 use super::State;
 use super::hits::Shown;
+use crate::library::Photo;
 use crate::names::{as_text, shown};
 use crate::terminal::json_box;
 use crate::window::clicks::{Clicks, PointPx};
@@ -26,6 +27,10 @@ pub struct OpenPhoto {
     pub pixels: Option<Arc<Rgb>>,
     /// Caption of the whole photo.
     pub caption: Option<CaptionText>,
+    /// The box that matches the query best, with its caption.
+    pub matched: Option<(BoxPx, CaptionText)>,
+    /// Other files with the same picture.
+    pub same: Vec<(i64, PathBuf)>,
     /// The box that was dragged or clicked, with its caption.
     pub dragged: Option<(BoxPx, CaptionText)>,
     /// The boxes that clicks give.
@@ -66,8 +71,25 @@ impl State {
     pub fn open(&mut self, at: usize) {
         let Some(Shown { hit, photo, path, .. }) = self.shown(at) else { return };
         let (content, path, size_px) = (hit.content, path.to_owned(), photo.size_px);
-        let number = self.next_number();
         self.selected = Some(at);
+        self.open_file(at, content, path, size_px);
+    }
+
+    /// Opens a file with the same picture as the open photo.
+    pub fn open_same(&mut self, index: usize) {
+        let Some(photo) = &self.photo else { return };
+        let (at, Some((content, path))) = (photo.at, photo.same.get(index).cloned()) else {
+            return;
+        };
+        let size_px = self.catalogue().and_then(|catalogue| catalogue.photos.get(&content));
+        if let Some(size_px) = size_px.map(|photo| photo.size_px) {
+            self.open_file(at, content, path, size_px);
+        }
+    }
+
+    fn open_file(&mut self, at: usize, content: i64, path: PathBuf, size_px: [u32; 2]) {
+        let number = self.next_number();
+        let same = self.same_files(content, &path);
         self.send(Request::OpenPhoto { number, path: path.clone() });
         self.photo = Some(OpenPhoto {
             number,
@@ -77,6 +99,8 @@ impl State {
             size_px,
             pixels: None,
             caption: None,
+            matched: None,
+            same,
             dragged: None,
             clicks: Clicks::default(),
             phrase: self.photo.take().map(|look| look.phrase).unwrap_or_default(),
@@ -86,6 +110,37 @@ impl State {
             foreign: None,
             problem: None,
         });
+    }
+
+    /// Other files with the same picture: copies, and other formats, sizes and qualities.
+    fn same_files(&self, content: i64, path: &Path) -> Vec<(i64, PathBuf)> {
+        let Some(catalogue) = self.catalogue() else { return Vec::new() };
+        let Some(group) = catalogue.photos.get(&content).map(Photo::group) else {
+            return Vec::new();
+        };
+        let members = catalogue.photos.values().filter(|photo| photo.group() == group);
+        let mut files: Vec<(i64, PathBuf)> = members
+            .flat_map(|photo| photo.paths.iter().map(|path| (photo.content, path.clone())))
+            .filter(|(_, other)| other != path)
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// Shows the box of the open photo that matches the query best, and captions it.
+    pub fn show_match(&mut self, box_px: BoxPx) {
+        let Some(photo) = &mut self.photo else { return };
+        if photo.matched.is_none() && photo.dragged.is_none() {
+            photo.matched = Some((box_px, CaptionText::default()));
+            let number = photo.number;
+            self.send(Request::Caption { number, box_px: Some(box_px) });
+        }
+    }
+
+    /// The score of the open photo.
+    pub fn open_score(&self) -> Option<f32> {
+        let at = self.photo.as_ref()?.at;
+        self.shown(at).filter(|_| self.hits.scored).map(|shown| shown.hit.score)
     }
 
     /// Opens the next or previous photo.
@@ -146,6 +201,8 @@ impl State {
 
     fn describe(&mut self, box_px: BoxPx) {
         let Some(look) = &mut self.photo else { return };
+        // The worker drops the caption of the other box.
+        end_writing(&mut look.matched);
         look.dragged = Some((box_px, CaptionText::default()));
         look.problem = None;
         let number = look.number;
@@ -194,14 +251,6 @@ impl State {
         self.send(Request::Sidecar { photo, caption, replace });
     }
 
-    /// The photo that is open, or else selected.
-    pub fn current_path(&self) -> Option<&Path> {
-        match &self.photo {
-            Some(look) => Some(&look.path),
-            None => self.shown(self.selected?).map(|shown| shown.path),
-        }
-    }
-
     // Answers about it.
 
     pub(super) fn wrote(
@@ -237,11 +286,19 @@ impl State {
                 (look.pixels, look.size_px) = (Some(pixels), size_px);
             }
             Event::Caption { number, box_px, text, done } if number == look.number => {
-                let writing = match (box_px, &mut look.dragged, &mut look.caption) {
-                    (Some(of), Some((box_px, writing)), _) if of == *box_px => writing,
-                    (None, _, Some(writing)) => writing,
-                    _ => return,
+                let of_box = |place: &mut Option<(BoxPx, CaptionText)>| {
+                    place.as_ref().is_some_and(|(of, _)| Some(*of) == box_px)
                 };
+                let writing = if box_px.is_none() {
+                    look.caption.as_mut()
+                } else if of_box(&mut look.dragged) {
+                    look.dragged.as_mut().map(|(_, writing)| writing)
+                } else if of_box(&mut look.matched) {
+                    look.matched.as_mut().map(|(_, writing)| writing)
+                } else {
+                    None
+                };
+                let Some(writing) = writing else { return };
                 if done {
                     self.log.print(
                         "caption",
@@ -265,10 +322,18 @@ impl State {
                 // No caption will arrive for these requests.
                 look.caption.take_if(|writing| !writing.done);
                 look.dragged.take_if(|(_, writing)| !writing.done);
+                end_writing(&mut look.matched);
                 self.log.print("failed", &[("why", why.as_str().into())]);
                 look.problem = Some(why);
             }
             _ => {}
         }
+    }
+}
+
+/// No more words will arrive for this caption.
+fn end_writing(place: &mut Option<(BoxPx, CaptionText)>) {
+    if let Some((_, writing)) = place {
+        writing.done = true;
     }
 }

@@ -21,15 +21,18 @@ use crate::args::Globals;
 use crate::context::Context;
 use crate::device::DeviceChoice;
 use crate::device_failure::is_the_devices;
-use crate::library::{Cutoff, Library, Photo, Ranked, TextsInMemory};
+use crate::library::{Cutoff, Library, MarkChange, Photo, Ranked, TextsInMemory};
 use crate::query::{Query, Term, What};
+use crate::window::dialogs;
+use crate::window::export;
 use crate::window::indexing::{self, Control};
 use crate::window::messages::{
-    Catalogue, Event, EventSender, PathKind, Ready, Request, Search, Target,
+    Catalogue, Event, EventSender, Marks, PathKind, Ready, Request, Search, Target,
 };
 use crate::window::sidecar::write_sidecar;
 use crate::window::state::absolute;
 use crate::window::warm_up::WarmUp;
+use crate::window::weak::WeakBelow;
 use open_photo::DecodedPhoto;
 
 /// While the library grows, the catalogue is read again. The pause before is at least this many
@@ -97,6 +100,7 @@ struct Opened {
     context: Arc<Context>,
     library: Library,
     catalogue: Arc<Catalogue>,
+    marks: Marks,
     cutoffs: Vec<Cutoff>,
     /// `None` on the CPU and once the warm-up is done.
     warm_up: Option<WarmUp>,
@@ -209,6 +213,11 @@ impl Worker {
                 self.events.send(Event::Sidecar { photo, caption, result });
             }
             Request::CheckPath { path, dropped } => self.events.send(check_path(&path, dropped)),
+            Request::ChooseFolder(to) => dialogs::choose_folder(to, self.events.clone()),
+            Request::Export { photos, folder } => {
+                export::start(photos, folder, self.events.clone());
+            }
+            Request::Mark { contents, change } => self.mark(&contents, change)?,
             Request::Index(folders) => self.index(folders),
             Request::Changed => {
                 let pause = CATALOGUE_EVERY.max(CATALOGUE_SHARE * self.catalogue_took);
@@ -253,6 +262,7 @@ impl Worker {
                     fingerprint: context.fingerprint,
                     dim: context.session.config().embed_dim,
                     catalogue: opened.catalogue.clone(),
+                    marks: opened.marks.clone(),
                     cutoffs: opened.cutoffs.clone(),
                 }));
                 self.opened = Some(opened);
@@ -294,9 +304,10 @@ impl Worker {
             false => Library::open(&self.file, context.fingerprint, dim)?,
         };
         let catalogue = Arc::new(read_catalogue(&library)?);
+        let marks = Arc::new(library.marks()?);
         let cutoffs = library.cutoffs_or(&context.session.config().search_cutoffs)?;
         let warm_up = (!context.is_cpu).then(WarmUp::default);
-        Ok(Opened { context: Arc::new(context), library, catalogue, cutoffs, warm_up })
+        Ok(Opened { context: Arc::new(context), library, catalogue, marks, cutoffs, warm_up })
     }
 
     fn opened(&self) -> Result<&Opened> {
@@ -315,6 +326,14 @@ impl Worker {
             Err(error) => self.events.send(Event::Problem(in_words(&error))),
         }
         self.catalogue_took = start.elapsed();
+    }
+
+    fn mark(&mut self, contents: &[i64], change: MarkChange) -> Result<()> {
+        let opened = self.opened.as_mut().context("no model is open")?;
+        opened.library.mark(contents, change)?;
+        opened.marks = Arc::new(opened.library.marks()?);
+        self.events.send(Event::Marks(opened.marks.clone()));
+        Ok(())
     }
 
     fn index(&mut self, folders: Vec<PathBuf>) {
@@ -349,12 +368,14 @@ impl Worker {
             }
         };
         let vector = if query.terms.is_empty() { None } else { Some(self.embed(&query, box_px)?) };
-        let Opened { context, library, catalogue, cutoffs, .. } = self.opened()?;
+        let Opened { context, library, catalogue, marks, cutoffs, .. } = self.opened()?;
         let mut warnings = query.doubts(context.session.tokenizer())?;
         let in_folder =
             |path: &Path| search.folder.as_ref().is_none_or(|folder| path.starts_with(folder));
         let keep = |photo: &Photo| {
-            photo.paths.iter().any(|path| in_folder(path) && query.keeps(photo, path))
+            let mark = marks.get(&photo.content).copied().unwrap_or_default();
+            search.marked.keeps(mark)
+                && photo.paths.iter().any(|path| in_folder(path) && query.keeps(photo, path))
         };
         let hits = match &vector {
             Some(vector) => {
@@ -366,7 +387,22 @@ impl Worker {
         let best =
             hits.first().map(|hit| hit.score).filter(|_| vector.is_some() && !search.by_region);
         warnings.extend(query.nothing_found(best, cutoffs));
-        self.events.send(Event::Hits { number: search.number, hits, query: vector, warnings });
+        let weak_below = vector.as_ref().and_then(|_| {
+            // Cut-offs are measured with whole photos and single texts.
+            let is_text = matches!(
+                query.terms.as_slice(),
+                [Term { weight, what: What::Text(_) }] if *weight > 0.0
+            );
+            let measured = Cutoff::weak_below(cutoffs).filter(|_| is_text && !search.by_region);
+            WeakBelow::of(measured, &hits)
+        });
+        self.events.send(Event::Hits {
+            number: search.number,
+            hits,
+            query: vector,
+            warnings,
+            weak_below,
+        });
         Ok(())
     }
 

@@ -7,7 +7,8 @@ use mmgem_core::image::Rgb;
 
 use super::*;
 use crate::draw::png_bytes;
-use crate::window::messages::IndexEvent;
+use crate::library::Mark;
+use crate::window::messages::{IndexEvent, Marked};
 
 /// The worker with the embedded model, over a folder with drawn photos and a damaged one.
 struct Desk {
@@ -23,6 +24,7 @@ fn search(number: u64, text: &str) -> Request {
         filters: String::new(),
         folder: None,
         by_region: false,
+        marked: Marked::Shown,
     })
 }
 
@@ -112,6 +114,22 @@ fn a_folder_is_indexed_searched_and_looked_into() {
     assert_eq!(desk.hits(2)[0].content, hits[0].content, "a photo is most like itself");
     desk.send(search(3, "path:1.png"));
     assert_eq!(desk.hits(3).len(), 1, "a filter alone");
+
+    let hidden = hits[1].content;
+    let change = MarkChange { hidden: Some(true), ..MarkChange::default() };
+    desk.send(Request::Mark { contents: vec![hidden], change });
+    let marks = desk.wait(|event| match event {
+        Event::Marks(marks) => Some(marks),
+        _ => None,
+    });
+    assert_eq!(marks.get(&hidden), Some(&Mark { hidden: true, favourite: false }));
+    for (number, marked, n) in [(30, Marked::Shown, 3), (31, Marked::Hidden, 1)] {
+        let Request::Search(search) = search(number, "a red circle") else { unreachable!() };
+        desk.send(Request::Search(Search { marked, ..search }));
+        let hits = desk.hits(number);
+        assert_eq!(hits.len(), n);
+        assert_eq!(hits.iter().any(|hit| hit.content == hidden), marked == Marked::Hidden);
+    }
 
     desk.send(Request::OpenPhoto { number: 4, path: first.paths[0].clone() });
     let size_px = desk.wait(|event| match event {
