@@ -355,7 +355,8 @@ impl Window {
         }
         let Some(grid) = &self.grid else { return };
         let to = match self.state.selected {
-            Some(from) => grid.step(from, step, self.scroll.height),
+            // The hits may be fewer since that frame.
+            Some(from) => grid.step(from, step, self.scroll.height).min(n_cells - 1),
             None if step == Step::Last => n_cells - 1,
             None => 0,
         };
