@@ -90,9 +90,8 @@ fn folder_choice(window: &mut Window, ui: &mut Ui) {
 
 fn place_field(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
-    let field = TextEdit::singleline(&mut state.form.near)
-        .hint_text("near 43.3,5.4,50")
-        .desired_width(112.0);
+    let field =
+        TextEdit::singleline(&mut state.form.near).hint_text("near 43.3,5.4").desired_width(112.0);
     let field = ui.add(field).accessible_name("near");
     if field.on_hover_text("Latitude, longitude and, if not 10, kilometres").changed() {
         let now_secs = ui.ctx().input(|input| input.time);

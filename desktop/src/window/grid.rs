@@ -169,7 +169,7 @@ fn cell(window: &mut Window, ui: &mut Ui, at: usize, rect: Rect) -> Option<CellA
     } else if response.double_clicked() {
         action = Some(CellAction::Open(at));
     } else if response.clicked() {
-        let modifiers = ui.input(|input| input.modifiers);
+        let modifiers = modifiers_of_click(ui);
         action = Some(if modifiers.command {
             CellAction::Toggle(at)
         } else if modifiers.shift {
@@ -373,6 +373,17 @@ fn act(window: &mut Window, ui: &Ui, action: CellAction) {
         }
         CellAction::CopyPath(_) => window.copy_paths(ui.ctx()),
     }
+}
+
+/// The modifiers at the end of the click. Those of the frame may be others, if the frame is slow.
+fn modifiers_of_click(ui: &Ui) -> egui::Modifiers {
+    ui.input(|input| {
+        let released = input.events.iter().rev().find_map(|event| match event {
+            egui::Event::PointerButton { pressed: false, modifiers, .. } => Some(*modifiers),
+            _ => None,
+        });
+        released.unwrap_or(input.modifiers)
+    })
 }
 
 /// A month, or the line above weak matches.

@@ -314,8 +314,17 @@ impl Window {
             (Key::Home, Step::First),
             (Key::End, Step::Last),
         ];
-        let extends = ctx.input(|input| input.modifiers.shift);
         for (key, step) in STEPS {
+            // The modifiers of the key itself: Shift may be up again at the end of a slow frame.
+            let extends = ctx.input(|input| {
+                input.events.iter().any(|event| {
+                    matches!(
+                        event,
+                        egui::Event::Key { key: of, pressed: true, modifiers, .. }
+                            if *of == key && modifiers.shift
+                    )
+                })
+            });
             if pressed(key) {
                 self.step(step, extends);
             }

@@ -321,10 +321,10 @@ fn about(window: &mut Window, ui: &mut Ui) {
         .map(|photo| window.state.mark_of(photo.content))
         .unwrap_or_default();
     ui.horizontal_wrapped(|ui| {
-        if ui.selectable_label(mark.favourite, "Favourite").on_hover_text("F").clicked() {
+        if ui.add(Button::new("Favourite").selected(mark.favourite)).on_hover_text("F").clicked() {
             window.state.toggle_favourite();
         }
-        let hidden = ui.selectable_label(mark.hidden, "Hidden");
+        let hidden = ui.add(Button::new("Hidden").selected(mark.hidden));
         if hidden.on_hover_text("Only the filter \"hidden\" shows it").clicked() {
             window.state.toggle_hidden();
         }

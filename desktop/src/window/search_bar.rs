@@ -38,7 +38,7 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
                 0 => "Filters".to_owned(),
                 n => format!("Filters ({n})"),
             };
-            if ui.add(Button::selectable(open, label)).clicked() {
+            if ui.add(Button::new(label).selected(open)).clicked() {
                 window.filters_open = !open;
             }
             count(window, ui);

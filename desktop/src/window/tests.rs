@@ -903,13 +903,10 @@ impl Desk {
             let button = egui::PointerButton::Primary;
             egui::Event::PointerButton { pos, button, pressed, modifiers }
         };
-        let events = &mut self.harness.input_mut().events;
-        events.push(egui::Event::ModifiersChanged(modifiers));
-        events.extend([true, false].map(button));
-        self.harness.run_steps(1);
-        let release = egui::Event::ModifiersChanged(Modifiers::NONE);
-        self.harness.input_mut().events.push(release);
-        self.harness.run_steps(2);
+        // All in one frame, as in a slow frame.
+        let [down, up] = [modifiers, Modifiers::NONE].map(egui::Event::ModifiersChanged);
+        self.harness.input_mut().events.extend([down, button(true), button(false), up]);
+        self.harness.run_steps(3);
     }
 
     /// The chosen photos, by content.
@@ -934,6 +931,17 @@ fn several_photos_are_chosen_with_ctrl_shift_and_keys() {
     assert_eq!(desk.chosen(), [5, 4, 3]);
     desk.press(Key::Escape);
     assert_eq!(desk.chosen(), [5], "only the last one stays selected");
+    let key = egui::Event::Key {
+        key: Key::ArrowRight,
+        physical_key: None,
+        pressed: true,
+        repeat: false,
+        modifiers: Modifiers::SHIFT,
+    };
+    let [down, up] = [Modifiers::SHIFT, Modifiers::NONE].map(egui::Event::ModifiersChanged);
+    desk.harness.input_mut().events.extend([down, key, up]);
+    desk.harness.run_steps(2);
+    assert_eq!(desk.chosen().len(), 2);
     desk.harness.key_press_modifiers(Modifiers::COMMAND, Key::A);
     desk.harness.run_steps(2);
     assert_eq!(desk.chosen().len(), 9);

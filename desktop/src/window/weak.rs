@@ -39,11 +39,9 @@ impl WeakBelow {
         let score = self.score;
         match self.measured {
             true => {
-                format!("Weak matches: 9 in 10 photos that a text describes score above {score:.3}")
+                format!("Weak matches: 9 in 10 described photos exceed {score:.3}")
             }
-            false => format!(
-                "Weak matches: below {score:.3} a score does not stand out from the other photos"
-            ),
+            false => format!("Weak matches: below {score:.3}, like most photos"),
         }
     }
 }
