@@ -341,4 +341,6 @@ fn without_a_desktop_the_window_says_so() {
         stderr.contains("mmgem app needs a desktop") && stderr.contains("mmgem search"),
         "{stderr}"
     );
+    assert!(stderr.contains("neither DISPLAY nor WAYLAND_DISPLAY is set"), "{stderr}");
+    assert!(!stderr.contains(".rs:"), "a path inside a library: {stderr}");
 }

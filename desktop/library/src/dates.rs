@@ -100,6 +100,11 @@ pub fn date_of(year: i64, month: i64, day: i64) -> Option<Date> {
     Date::new(year.try_into().ok()?, month.try_into().ok()?, day.try_into().ok()?).ok()
 }
 
+/// The first second of a day, in seconds since 1970. `None` if the calendar lacks the day.
+pub fn start_of_day(year: i64, month: i64, day: i64) -> Option<i64> {
+    Some(secs_of(date_of(year, month, day)?.at(0, 0, 0, 0)))
+}
+
 /// A time of day; second 60 is a leap second and becomes 59.
 pub fn time_of([hours, minutes, seconds]: [i64; 3]) -> Option<Time> {
     let seconds = if seconds == 60 { 59 } else { seconds };

@@ -113,6 +113,12 @@ pub enum LibraryError {
     /// The exclusion patterns of a folder in the library are damaged.
     #[error("the patterns of a folder are no JSON list")]
     FolderPatterns(#[from] serde_json::Error),
+    /// The library is read-only, so that marks cannot be saved.
+    #[error(
+        "the marks cannot be saved, because the photo library can only be read\n  \
+         hint: give this user write access, or name another library with --library FILE"
+    )]
+    MarksReadOnly,
     /// The system has no folder for the library.
     #[error("this system names no folder for a program's data\n  hint: give --library FILE")]
     NoDataFolder,

@@ -26,6 +26,7 @@ mod exchange;
 mod excludes;
 mod folders;
 mod indexer;
+mod marks;
 mod metadata;
 pub mod names;
 mod open;
@@ -44,10 +45,11 @@ use mmgem_core::index::Vectors;
 use rusqlite::{Connection, OptionalExtension, params};
 
 pub use cutoffs::Cutoff;
-pub use dates::{DateSource, PhotoDate, date_in_words, second_in_words};
+pub use dates::{DateSource, PhotoDate, date_in_words, second_in_words, start_of_day};
 pub use error::{LibraryError, Result, root_on_one_line};
 pub use exchange::ImportedIndex;
 pub use indexer::{IndexObserver, Indexing, Summary};
+pub use marks::{Mark, MarkChange};
 pub use metadata::PhotoMetadata;
 pub use paths::simplified_path;
 pub use search::{Photo, PhotoFilter, Ranked, SearchHit, SearchOptions, VectorStore};
@@ -139,7 +141,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
 ];
 
 /// Tables that libraries of earlier versions lack and those versions ignore: name, columns.
-const TABLES: [(&str, &str); 3] = [
+const TABLES: [(&str, &str); 4] = [
     (
         "text_vector",
         "model INTEGER NOT NULL REFERENCES model,
@@ -160,6 +162,12 @@ const TABLES: [(&str, &str); 3] = [
         "path BLOB PRIMARY KEY,         -- as in `file`
         exclude TEXT NOT NULL,          -- a JSON list of patterns
         hidden INTEGER NOT NULL         -- what is left out by default is taken",
+    ),
+    (
+        "mark",
+        "hash BLOB PRIMARY KEY,          -- as in `content`
+        favourite INTEGER NOT NULL,
+        hidden INTEGER NOT NULL",
     ),
 ];
 

@@ -63,7 +63,7 @@ impl Clicks {
     }
 
     /// Takes an answer; returns the box to show if a click was waiting for it.
-    pub fn tell(&mut self, point: PointPx, boxes: Vec<BoxPx>) -> Option<BoxPx> {
+    pub fn answer(&mut self, point: PointPx, boxes: Vec<BoxPx>) -> Option<BoxPx> {
         self.asked = None;
         self.told = Some((point, boxes)).filter(|(_, boxes)| !boxes.is_empty());
         self.show()
@@ -106,7 +106,7 @@ mod tests {
         let mut clicks = Clicks::default();
         assert_eq!(clicks.click([2.0, 2.0]), None);
         assert_eq!((clicks.question(), clicks.question()), (Some([2.0, 2.0]), None));
-        assert_eq!(clicks.tell([2.0, 2.0], vec![SMALL, LARGE]), Some(SMALL));
+        assert_eq!(clicks.answer([2.0, 2.0], vec![SMALL, LARGE]), Some(SMALL));
         assert!(clicks.is_step([3.0, 2.0], 1.5) && !clicks.is_step([4.0, 2.0], 1.5));
         assert_eq!(
             (clicks.step(1), clicks.step(1), clicks.step(-1)),
@@ -121,7 +121,7 @@ mod tests {
         let mut clicks = Clicks::default();
         clicks.hover(Some([1.0, 1.0]));
         assert_eq!(clicks.question(), Some([1.0, 1.0]));
-        assert_eq!(clicks.tell([1.0, 1.0], vec![SMALL, LARGE]), None, "there was no click");
+        assert_eq!(clicks.answer([1.0, 1.0], vec![SMALL, LARGE]), None, "there was no click");
         assert_eq!(clicks.preview(1.0), Some(SMALL));
         assert_eq!(clicks.click([1.0, 1.0]), Some(SMALL));
         assert_eq!((clicks.preview(1.0), clicks.question()), (Some(LARGE), None));
@@ -135,7 +135,7 @@ mod tests {
         clicks.hover(Some([2.0, 2.0]));
         clicks.hover(Some([3.0, 3.0]));
         assert_eq!(clicks.question(), None, "one is open");
-        assert_eq!(clicks.tell([1.0, 1.0], vec![SMALL]), None);
+        assert_eq!(clicks.answer([1.0, 1.0], vec![SMALL]), None);
         assert_eq!(clicks.question(), Some([3.0, 3.0]));
         clicks.fail();
         assert_eq!(clicks.question(), None);

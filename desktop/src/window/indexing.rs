@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::Result;
 
-use super::messages::{Ask, IndexNews, News, Post};
+use super::messages::{Event, EventSender, IndexEvent, Request};
 use crate::context::Context;
 use crate::device::failure::is_the_devices;
 use crate::library::{IndexObserver, Indexing, Library, LibraryError, Summary, root_on_one_line};
@@ -74,30 +74,30 @@ pub struct Job {
     pub control: Arc<Control>,
 }
 
-/// Starts the thread; it sends `own` a message after each batch and at its end.
-pub fn start(job: Job, own: Sender<Ask>, post: Post) -> JoinHandle<()> {
+/// Starts the thread; it sends `to_worker` a message after each batch and at its end.
+pub fn start(job: Job, to_worker: Sender<Request>, events: EventSender) -> JoinHandle<()> {
     let run = move || {
-        let mut reporter = Reporter { own, post, control: job.control.clone() };
+        let mut reporter = Reporter { to_worker, events, control: job.control.clone() };
         let result = fill(&job, &mut reporter);
         let device_failed = result.as_ref().is_err_and(is_the_devices);
         let result = result.map_err(|error| format!("{error:#}"));
-        reporter.post.send(News::Index(IndexNews::Ended(result)));
-        let _ = reporter.own.send(Ask::Indexed);
+        reporter.events.send(Event::Index(IndexEvent::Ended(result)));
+        let _ = reporter.to_worker.send(Request::Indexed);
         if device_failed {
-            let _ = reporter.own.send(Ask::DeviceFailed);
+            let _ = reporter.to_worker.send(Request::DeviceFailed);
         }
     };
     thread::Builder::new().name("index".into()).spawn(run).expect("a thread can be started")
 }
 
 fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
-    reporter.tell(IndexNews::Walking);
+    reporter.send(IndexEvent::Walking);
     let (there, missing): (Vec<PathBuf>, Vec<PathBuf>) =
         job.folders.iter().cloned().partition(|folder| folder.is_dir());
     for folder in missing {
         let why =
             "this folder is not there; is its drive connected? Its photos stay in the library";
-        reporter.tell(IndexNews::Problem(folder, why.into()));
+        reporter.send(IndexEvent::Problem(folder, why.into()));
     }
     let dim = job.context.session.config().embed_dim;
     let mut library = Library::open(&job.library, job.context.fingerprint, dim)?;
@@ -106,70 +106,74 @@ fn fill(job: &Job, reporter: &mut Reporter) -> Result<Summary> {
         there.iter().map(|folder| library.as_remembered(folder)).collect::<Result<Vec<_>, _>>()?;
     let found = walk(&roots, true)?;
     if let Some(left_out) = found.left_out.in_words() {
-        reporter.tell(IndexNews::LeftOut(left_out));
+        reporter.send(IndexEvent::LeftOut(left_out));
     }
     for (path, why) in &found.skipped {
-        reporter.tell(IndexNews::Problem(path.clone(), why.clone()));
+        reporter.send(IndexEvent::Problem(path.clone(), why.clone()));
     }
     Ok(library.update(&found, Indexing::of(&job.context.session), reporter)?)
 }
 
 struct Reporter {
-    own: Sender<Ask>,
-    post: Post,
+    to_worker: Sender<Request>,
+    events: EventSender,
     control: Arc<Control>,
 }
 
 impl Reporter {
-    fn tell(&self, news: IndexNews) {
-        self.post.send(News::Index(news));
+    fn send(&self, event: IndexEvent) {
+        self.events.send(Event::Index(event));
     }
 }
 
 impl IndexObserver for Reporter {
     fn begin(&mut self, n_files: usize) {
-        self.tell(IndexNews::Begun(n_files));
+        self.send(IndexEvent::Begun(n_files));
     }
 
     fn advance(&mut self, n_files: usize) -> ControlFlow<()> {
-        self.tell(IndexNews::Done(n_files));
-        let _ = self.own.send(Ask::Changed);
+        self.send(IndexEvent::Done(n_files));
+        let _ = self.to_worker.send(Request::Changed);
         self.control.checkpoint()
     }
 
     fn refuse(&mut self, path: &Path, error: LibraryError) -> ControlFlow<()> {
-        self.tell(IndexNews::Problem(path.to_owned(), root_on_one_line(&error)));
+        self.send(IndexEvent::Problem(path.to_owned(), root_on_one_line(&error)));
         ControlFlow::Continue(())
     }
 
     fn warn(&mut self, path: &Path, problem: &str) {
-        self.tell(IndexNews::Problem(path.to_owned(), problem.to_owned()));
+        self.send(IndexEvent::Problem(path.to_owned(), problem.to_owned()));
     }
 }
 
 /// Progress, speed and remaining time of indexing, from the times of its messages.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Pace {
+pub struct Progress {
     /// Number of new or changed files; `None` while the folders are searched.
     pub n_files: Option<usize>,
     pub done: usize,
-    /// Seconds of work, without pauses.
+    /// Seconds of work, without pauses, and the files done in them.
     worked_secs: f64,
+    timed: usize,
     /// Time of the last message; `None` while paused.
     last_secs: Option<f64>,
 }
 
-impl Pace {
+impl Progress {
     pub fn begin(&mut self, n_files: usize, now_secs: f64) {
         *self = Self { n_files: Some(n_files), last_secs: Some(now_secs), ..Self::default() };
     }
 
     pub fn advance(&mut self, n_files: usize, now_secs: f64) {
-        self.worked_secs += self.last_secs.map_or(0.0, |last| now_secs - last);
+        if let Some(last) = self.last_secs {
+            self.worked_secs += now_secs - last;
+            self.timed += n_files;
+        }
         (self.last_secs, self.done) = (Some(now_secs), self.done + n_files);
     }
 
-    /// Time from now on does not count as work.
+    /// Time up to the next message does not count as work, and its files not for the speed.
     pub fn pause(&mut self) {
         self.last_secs = None;
     }
@@ -183,7 +187,7 @@ impl Pace {
     }
 
     pub fn photos_per_sec(&self) -> Option<f64> {
-        (self.worked_secs > 0.0).then(|| self.done as f64 / self.worked_secs)
+        (self.worked_secs > 0.0).then(|| self.timed as f64 / self.worked_secs)
     }
 
     /// Progress as a line for the user.
@@ -215,17 +219,17 @@ mod tests {
 
     #[test]
     fn rate_and_time_left_leave_pauses_out() {
-        let mut pace = Pace::default();
-        assert_eq!(pace.in_words(), "Looking through the folders");
-        pace.begin(100, 10.0);
-        assert_eq!(pace.in_words(), "0 of 100 photos");
-        pace.advance(16, 12.0);
-        assert_eq!(pace.in_words(), "16 of 100 photos, 8 a second, 11 s left");
-        pace.pause();
-        pace.advance(16, 500.0);
-        pace.advance(16, 502.0);
-        assert_eq!(pace.in_words(), "48 of 100 photos, 12 a second, 4 s left");
-        assert_eq!(pace.share(), 0.48);
+        let mut progress = Progress::default();
+        assert_eq!(progress.in_words(), "Looking through the folders");
+        progress.begin(100, 10.0);
+        assert_eq!(progress.in_words(), "0 of 100 photos");
+        progress.advance(16, 12.0);
+        assert_eq!(progress.in_words(), "16 of 100 photos, 8 a second, 11 s left");
+        progress.pause();
+        progress.advance(16, 500.0);
+        progress.advance(16, 502.0);
+        assert_eq!(progress.in_words(), "48 of 100 photos, 8 a second, 7 s left");
+        assert_eq!(progress.share(), 0.48);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use eframe::egui;
 use egui::{Align, Button, Label, Layout, ProgressBar, RichText, ScrollArea, TextEdit, Ui};
 
 use super::main_window::Window;
+use super::messages::FolderUse;
+use super::problems::problems;
 use super::search_bar::group;
 use super::settings::Theme;
 use super::state::{Model, State};
@@ -24,7 +26,7 @@ pub fn library_panel(window: &mut Window, ui: &mut Ui) {
         ui.add_space(8.0);
         group(ui, |ui| theme(&mut window.state, ui));
         ui.add_space(8.0);
-        problems(&window.state, ui);
+        problems(window, ui);
     });
 }
 
@@ -51,7 +53,7 @@ pub fn welcome(window: &mut Window, ui: &mut Ui) {
                 ui.add_space(8.0);
                 group(ui, |ui| theme(&mut window.state, ui));
                 ui.add_space(8.0);
-                problems(&window.state, ui);
+                problems(window, ui);
             });
         });
     });
@@ -109,23 +111,32 @@ fn folders(window: &mut Window, ui: &mut Ui) {
     }
     ui.horizontal(|ui| {
         let width = ui.available_width() - 110.0;
-        let field = TextEdit::singleline(&mut window.folder_text)
+        let field = TextEdit::singleline(&mut window.state.folder_text)
             .hint_text("path of a folder")
             .desired_width(width);
         let response = ui.add(field).accessible_name("Folder to add");
         let entered =
             response.lost_focus() && ui.input(|input| input.key_pressed(egui::Key::Enter));
-        let typed = !window.folder_text.trim().is_empty();
+        if response.changed() {
+            window.state.folder_error = None;
+        }
+        let typed = !window.state.folder_text.trim().is_empty();
         let open = window.state.catalogue().is_some();
         if (ui.add_enabled(typed && open, Button::new("Add folder")).clicked() || entered)
             && typed
             && open
         {
-            let folder = from_home(window.folder_text.trim());
-            window.folder_text.clear();
+            let folder = from_home(window.state.folder_text.trim());
             window.state.add_folder(folder);
         }
     });
+    let browse = ui.add_enabled(window.state.catalogue().is_some(), Button::new("Browse…"));
+    if browse.accessible_name("Browse for a folder").clicked() {
+        window.state.choose_folder(FolderUse::Add);
+    }
+    if let Some(why) = &window.state.folder_error {
+        ui.colored_label(ui.visuals().error_fg_color, why);
+    }
     ui.weak("or drop a folder on the window");
     if let Some(left_out) = &window.state.indexing.left_out {
         ui.weak(left_out);
@@ -147,7 +158,7 @@ fn progress(state: &mut State, ui: &mut Ui) {
         return;
     }
     let paused = state.control.is_paused();
-    ui.add(ProgressBar::new(state.indexing.pace.share()).animate(!paused));
+    ui.add(ProgressBar::new(state.indexing.progress.share()).animate(!paused));
     ui.horizontal_wrapped(|ui| {
         if ui.button(if paused { "Go on" } else { "Pause" }).clicked() {
             state.pause(!paused);
@@ -159,7 +170,7 @@ fn progress(state: &mut State, ui: &mut Ui) {
         {
             state.control.stop();
         }
-        ui.label(state.indexing.pace.in_words());
+        ui.label(state.indexing.progress.in_words());
     });
 }
 
@@ -182,6 +193,10 @@ fn model(window: &mut Window, ui: &mut Ui) {
             window.state.open_model(folder);
         }
     });
+    let browse = ui.button("Browse…");
+    if browse.accessible_name("Browse for a model").clicked() {
+        window.state.choose_folder(FolderUse::Model);
+    }
 }
 
 fn theme(state: &mut State, ui: &mut Ui) {
@@ -199,39 +214,17 @@ fn theme(state: &mut State, ui: &mut Ui) {
     });
 }
 
-/// Lists files that cannot be read, or only in part, from this run and earlier ones.
-fn problems(state: &State, ui: &mut Ui) {
-    let known = state.catalogue().map_or(&[][..], |catalogue| &catalogue.problems);
-    let new = || state.indexing.problems.iter().filter(|problem| !known.contains(problem));
-    let n_problems = known.len() + new().count();
-    if n_problems == 0 {
-        return;
-    }
-    ui.collapsing(format!("{n_problems} could not be read, or only in part"), |ui| {
-        let all: Vec<&(PathBuf, String)> = new().chain(known).collect();
-        let height =
-            2.0 * ui.text_style_height(&egui::TextStyle::Body) + ui.spacing().item_spacing.y;
-        ScrollArea::vertical().max_height(240.0).show_rows(ui, height, all.len(), |ui, rows| {
-            for (path, why) in &all[rows] {
-                let name = printable_path(Path::new(path.file_name().unwrap_or(path.as_os_str())));
-                ui.add(Label::new(name).truncate()).on_hover_text(printable_path(path));
-                ui.add(Label::new(RichText::new(why).weak()).truncate()).on_hover_text(why);
-            }
-        });
-    });
-}
-
 /// Draws the bottom line: indexing, the last notice, and the path of the selected photo.
 pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     ui.horizontal(|ui| {
         if state.indexing.running {
             let paused = state.control.is_paused();
-            ui.add(ProgressBar::new(state.indexing.pace.share()).desired_width(140.0));
+            ui.add(ProgressBar::new(state.indexing.progress.share()).desired_width(140.0));
             if ui.small_button(if paused { "Go on" } else { "Pause" }).clicked() {
                 state.pause(!paused);
             }
-            let words = state.indexing.pace.in_words();
+            let words = state.indexing.progress.in_words();
             ui.weak(if paused { format!("{words} (paused)") } else { words });
             ui.separator();
         }
@@ -242,16 +235,16 @@ pub fn bottom_line(window: &mut Window, ui: &mut Ui) {
             ui.label(crate::terminal::one_line(&notice));
             ui.separator();
         }
-        let keys = if state.look.is_some() {
+        let keys = if state.photo.is_some() {
             "Esc back   Left and Right other photos   C describe   / find text   H heat map   S similar   wheel zooms"
         } else {
-            "/ search   arrows select   Enter look   S similar   Ctrl+C copy path"
+            "/ search   arrows select   Enter look   S similar   F favourite   X hide   E copy"
         };
         match state.current_path() {
-            Some(path) if state.look.is_none() => {
+            Some(path) if state.photo.is_none() => {
                 ui.add(Label::new(RichText::new(printable_path(path)).weak()).truncate());
             }
-            _ if state.n_shown() > 0 || state.look.is_some() => _ = ui.weak(keys),
+            _ if state.n_shown() > 0 || state.photo.is_some() => _ = ui.weak(keys),
             _ => _ = ui.weak("Nothing leaves this machine"),
         }
     });

@@ -11,12 +11,16 @@ use egui::{
 };
 use mmgem_core::image::{BoxPx, Rgb};
 
-use super::geometry::{Step, Zoom};
+use super::geometry::Zoom;
 use super::grid::grid;
+use super::grid_layout::{Grid, Step};
 use super::library_panel::{bottom_line, library_panel, welcome};
-use super::messages::{Cell, News};
+use super::messages::{Cell, Event};
+use super::overview::{MapView, Overview, overview};
 use super::photo_view::photo_view;
+use super::problems::problems_page;
 use super::search_bar::search_bar;
+use super::selection_bar::chosen_bar;
 use super::settings::Theme;
 use super::state::{Model, State};
 use super::system;
@@ -27,23 +31,36 @@ use crate::names::as_text;
 const TEXTURES: usize = 800;
 /// Thumbnails uploaded per frame, so that a frame stays short.
 const TEXTURES_A_FRAME: usize = 24;
+/// Below this width, in points, panels are not placed beside each other.
+pub const NARROW: f32 = 700.0;
 /// Zoom factor of a key.
 const ZOOM_BY_KEY: f32 = 1.25;
 
 /// The window: its state and the data that only drawing needs.
 pub struct Window {
     pub state: State,
-    news: Receiver<News>,
+    events: Receiver<Event>,
     /// Cells that were read but are not textures yet.
     pub cells: VecDeque<Cell>,
     pub pictures: Pictures,
-    /// Texts in the fields for a folder to add and for the model's folder.
-    pub folder_text: String,
+    /// Text in the field for the model's folder.
     pub model_text: String,
     pub library_open: bool,
+    /// Whether a narrow window shows the filters.
+    pub filters_open: bool,
     /// Minimum width of a cell, in points.
     pub cell_side: f32,
     pub scroll: Scroll,
+    /// The layout of the last frame.
+    pub grid: Option<Grid>,
+    /// Where the user began to drag a rectangle around photos, in points of the whole grid.
+    pub choose_from: Option<[f64; 2]>,
+    /// The calendar or the map, if it replaces the grid.
+    pub overview: Option<Overview>,
+    /// The part of the world that the map shows; `None` for all places.
+    pub map_view: Option<MapView>,
+    /// Whether the list of files that cannot be read fills the window.
+    pub problems_open: bool,
     /// Start of a drag on the photo, in points of the screen.
     pub drag_from: Option<[f32; 2]>,
     pub zoom: PhotoZoom,
@@ -60,7 +77,6 @@ pub struct Scroll {
     pub top: f64,
     /// Height of the visible part in the last frame, in points.
     pub height: f64,
-    pub n_columns: usize,
     /// Scroll to the selected cell in this frame.
     pub to_selected: bool,
     /// Scroll to this position in this frame.
@@ -70,7 +86,7 @@ pub struct Scroll {
 /// Zoom into the open photo.
 #[derive(Clone, Copy, Debug)]
 pub struct PhotoZoom {
-    /// The number of its [`Look`](super::state::Look).
+    /// The number of its [`OpenPhoto`](super::state::OpenPhoto).
     pub of: u64,
     pub zoom: Zoom,
     /// Zoom factor that a key requests in this frame.
@@ -95,11 +111,11 @@ pub struct Pictures {
 }
 
 impl Window {
-    pub fn new(state: State, news: Receiver<News>) -> Self {
+    pub fn new(state: State, events: Receiver<Event>) -> Self {
         let model_text = state.model_folder.as_deref().map_or_else(String::new, as_text);
         Self {
             state,
-            news,
+            events,
             cells: VecDeque::new(),
             pictures: Pictures {
                 thumbnails: Lru::new(TEXTURES),
@@ -107,11 +123,16 @@ impl Window {
                 photo: None,
                 heat: None,
             },
-            folder_text: String::new(),
             model_text,
             library_open: false,
+            filters_open: false,
             cell_side: 168.0,
             scroll: Scroll::default(),
+            grid: None,
+            choose_from: None,
+            overview: None,
+            map_view: None,
+            problems_open: false,
             drag_from: None,
             zoom: PhotoZoom::default(),
             turned: 0.0,
@@ -132,7 +153,7 @@ impl Window {
             });
         }
         let now_secs = ctx.input(|input| input.time);
-        self.take_news(&ctx, now_secs);
+        self.take_events(&ctx, now_secs);
         if let Some(wait_secs) = self.state.tick(now_secs) {
             ctx.request_repaint_after_secs(wait_secs as f32);
         }
@@ -144,19 +165,33 @@ impl Window {
     }
 
     fn panels(&mut self, ui: &mut Ui) {
-        let looks = self.state.look.is_some();
+        let looks = self.state.photo.is_some();
         let has_photos =
             self.state.catalogue().is_some_and(|catalogue| !catalogue.photos.is_empty());
         let open = matches!(self.state.model, Model::Open(_));
         Panel::bottom("bottom").show(ui, |ui| bottom_line(self, ui));
+        if self.state.has_several() && !looks {
+            Panel::bottom("chosen").show(ui, |ui| chosen_bar(self, ui));
+        }
+        if self.problems_open && !looks {
+            CentralPanel::default().show(ui, |ui| problems_page(self, ui));
+            return;
+        }
+        if let Some(page) = self.overview.filter(|_| !looks && has_photos) {
+            CentralPanel::default().show(ui, |ui| overview(self, page, ui));
+            return;
+        }
         if open && has_photos && !looks {
             Panel::top("search").show(ui, |ui| search_bar(self, ui));
         }
-        if self.library_open && !looks {
+        let is_narrow = ui.available_width() < NARROW;
+        if self.library_open && !looks && !is_narrow {
             Panel::right("library").default_size(320.0).show(ui, |ui| library_panel(self, ui));
         }
         let fill = ui.visuals().panel_fill;
-        if looks {
+        if self.library_open && !looks && is_narrow {
+            CentralPanel::default().show(ui, |ui| library_panel(self, ui));
+        } else if looks {
             photo_view(self, ui);
         } else if open && has_photos {
             CentralPanel::default().frame(Frame::NONE.fill(fill)).show(ui, |ui| grid(self, ui));
@@ -165,16 +200,16 @@ impl Window {
         }
     }
 
-    fn take_news(&mut self, ctx: &egui::Context, now_secs: f64) {
-        while let Ok(news) = self.news.try_recv() {
-            match news {
-                News::Cell(cell) => self.cells.push_back(cell),
-                News::Ready(_) => {
+    fn take_events(&mut self, ctx: &egui::Context, now_secs: f64) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Cell(cell) => self.cells.push_back(cell),
+                Event::Ready(_) => {
                     // Rows of another library stand for other photos.
                     self.pictures.thumbnails.clear();
-                    self.state.take(news, now_secs);
+                    self.state.take(event, now_secs);
                 }
-                news => self.state.take(news, now_secs),
+                event => self.state.take(event, now_secs),
             }
         }
         let number = self.state.hits.number;
@@ -186,7 +221,7 @@ impl Window {
         while n_textures < TEXTURES_A_FRAME
             && let Some(Cell { content, image, best_box }) = self.cells.pop_front()
         {
-            self.state.wants.taken();
+            self.state.cell_requests.taken();
             if let Some(image) = image {
                 self.pictures.thumbnails.insert(content, texture(ctx, "thumbnail", &image));
                 n_textures += 1;
@@ -210,9 +245,14 @@ impl Window {
 
     /// Handles the keys that work anywhere, unless the user types into a field.
     fn keys(&mut self, ctx: &egui::Context) {
+        // An open menu handles its keys itself. `Context::any_popup_open` knows only the menus that
+        // were drawn earlier in this frame, and none is drawn yet.
+        if egui::Popup::is_any_open(ctx) {
+            return;
+        }
         let pressed = |key| ctx.input_mut(|input| input.consume_key(Modifiers::NONE, key));
         if pressed(Key::Escape) {
-            if self.focused.is_none() && !ctx.any_popup_open() {
+            if self.focused.is_none() {
                 self.escape();
             }
             return;
@@ -222,22 +262,27 @@ impl Window {
         }
         let copies =
             ctx.input(|input| input.events.iter().any(|event| matches!(event, egui::Event::Copy)));
-        if copies && let Some(path) = self.state.current_path() {
-            ctx.copy_text(as_text(path));
-            self.state.notice = Some("The path is copied".into());
+        if copies {
+            self.copy_paths(ctx);
         }
         // A focused control uses arrows and Enter itself.
-        if ctx.egui_wants_keyboard_input() || ctx.any_popup_open() {
+        if ctx.egui_wants_keyboard_input() {
             return;
         }
-        if self.state.look.is_some() { self.photo_keys(ctx) } else { self.grid_keys(ctx) }
+        if self.state.photo.is_some() { self.photo_keys(ctx) } else { self.grid_keys(ctx) }
     }
 
     fn escape(&mut self) {
-        if self.state.look.as_ref().is_some_and(|look| look.dragged.is_some()) {
+        if self.state.photo.as_ref().is_some_and(|look| look.dragged.is_some()) {
             self.state.drop_box();
-        } else if self.state.look.is_some() {
+        } else if self.state.photo.is_some() {
             self.close_photo();
+        } else if self.overview.is_some() {
+            self.overview = None;
+        } else if self.problems_open {
+            self.problems_open = false;
+        } else if self.state.has_several() {
+            self.state.choose(&[], false);
         } else if self.library_open {
             self.library_open = false;
         } else if self.state.form != Default::default() {
@@ -247,7 +292,7 @@ impl Window {
     }
 
     pub fn close_photo(&mut self) {
-        self.state.selected = self.state.look.as_ref().map(|look| look.at);
+        self.state.selected = self.state.photo.as_ref().map(|look| look.at);
         self.state.close();
         self.scroll.to_selected = true;
     }
@@ -270,9 +315,22 @@ impl Window {
             (Key::End, Step::Last),
         ];
         for (key, step) in STEPS {
+            // The modifiers of the key itself: Shift may be up again at the end of a slow frame.
+            let extends = ctx.input(|input| {
+                input.events.iter().any(|event| {
+                    matches!(
+                        event,
+                        egui::Event::Key { key: of, pressed: true, modifiers, .. }
+                            if *of == key && modifiers.shift
+                    )
+                })
+            });
             if pressed(key) {
-                self.step(step);
+                self.step(step, extends);
             }
+        }
+        if ctx.input_mut(|input| input.consume_key(Modifiers::COMMAND, Key::A)) {
+            self.state.choose_all();
         }
         if let Some(at) = self.state.selected {
             if pressed(Key::Enter) {
@@ -287,27 +345,35 @@ impl Window {
                 self.state.search_like(path, None);
             } else if pressed(Key::G) {
                 self.state.unfold(at);
+            } else if pressed(Key::F) {
+                self.state.toggle_favourite();
+            } else if pressed(Key::X) {
+                self.state.toggle_hidden();
+            } else if pressed(Key::E) {
+                self.state.export();
             }
         }
     }
 
-    /// Moves the selection; the first step selects the first hit.
-    pub fn step(&mut self, step: Step) {
+    /// Moves the selection; the first step selects the first hit. With `extends`, chooses all cells
+    /// on the way.
+    pub fn step(&mut self, step: Step, extends: bool) {
         let n_cells = self.state.n_shown();
         if n_cells == 0 {
             return;
         }
-        let grid = super::geometry::Grid {
-            n_cells,
-            n_columns: self.scroll.n_columns.max(1),
-            side: self.cell_side,
-        };
+        let Some(grid) = &self.grid else { return };
         let to = match self.state.selected {
-            Some(from) => grid.step(from, step, self.scroll.height),
+            // The hits may be fewer since that frame.
+            Some(from) => grid.step(from, step, self.scroll.height).min(n_cells - 1),
             None if step == Step::Last => n_cells - 1,
             None => 0,
         };
-        self.state.selected = Some(to);
+        if extends {
+            self.state.select_to(to);
+        } else {
+            self.state.select(to);
+        }
         self.scroll.to_selected = true;
     }
 
@@ -323,9 +389,11 @@ impl Window {
         } else if pressed(Key::C) {
             self.state.caption_whole();
         } else if pressed(Key::H) {
-            if let Some(look) = &mut self.state.look {
+            if let Some(look) = &mut self.state.photo {
                 look.heat_on = !look.heat_on;
             }
+        } else if pressed(Key::F) {
+            self.state.toggle_favourite();
         } else if pressed(Key::S) {
             self.similar();
         } else if pressed(Key::Plus) || pressed(Key::Equals) {
@@ -343,11 +411,30 @@ impl Window {
 
     /// Searches for photos like the dragged box, or like the whole photo.
     pub fn similar(&mut self) {
-        if let Some(look) = &self.state.look {
+        if let Some(look) = &self.state.photo {
             let box_px = look.dragged.as_ref().map(|(box_px, _)| *box_px);
             self.state.search_like(look.path.clone(), box_px);
             self.scroll.to = Some(0.0);
         }
+    }
+
+    /// Searches for photos that were taken near a place.
+    pub fn search_near(&mut self, [latitude, longitude]: [f64; 2]) {
+        self.state.close();
+        self.state.form = super::state::Form {
+            near: format!("{latitude:.5},{longitude:.5}"),
+            ..Default::default()
+        };
+        self.state.search();
+        self.filters_open = true;
+        self.scroll.to = Some(0.0);
+    }
+
+    /// Shows the photos of the month or place that the user chose.
+    pub fn close_overview(&mut self) {
+        self.overview = None;
+        self.filters_open = true;
+        self.scroll.to = Some(0.0);
     }
 
     pub fn open_outside(&mut self) {
@@ -358,10 +445,21 @@ impl Window {
         }
     }
 
+    /// Shows the chosen photos in their folders.
     pub fn reveal(&self) {
-        if let Some(path) = self.state.current_path() {
-            system::reveal(path);
-        }
+        system::reveal(self.state.chosen_paths());
+    }
+
+    /// Copies the paths of the chosen photos, one a line.
+    pub fn copy_paths(&mut self, ctx: &egui::Context) {
+        let paths: Vec<String> =
+            self.state.chosen_paths().iter().map(|path| as_text(path)).collect();
+        self.state.notice = Some(match paths.len() {
+            0 => return,
+            1 => "The path is copied".into(),
+            n => format!("{n} paths are copied"),
+        });
+        ctx.copy_text(paths.join("\n"));
     }
 }
 
@@ -375,7 +473,7 @@ impl eframe::App for Window {
 
     fn on_exit(&mut self, _gl: Option<&eframe::glow::Context>) {
         self.state.control.stop();
-        self.state.wants.close();
+        self.state.cell_requests.close();
     }
 }
 

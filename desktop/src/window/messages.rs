@@ -1,6 +1,6 @@
 //! Messages between the window and its threads, as plain data.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -8,17 +8,19 @@ use std::sync::mpsc::Sender;
 use mmgem_core::image::{BoxPx, Rgb};
 use mmgem_core::index::Query;
 
-use super::sidecar::Written;
-use crate::library::{Cutoff, Photo, Ranked, Summary, VectorStore};
+use super::months::{Month, Months};
+use super::sidecar::SidecarResult;
+use super::weak::WeakBelow;
+use crate::library::{Cutoff, Mark, MarkChange, Photo, Ranked, Summary, VectorStore};
 
 /// Requests to the worker, the thread that has the model.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ask {
+pub enum Request {
     /// Open this model, or the embedded one if `None`, and the library with it.
-    Model(Option<PathBuf>),
+    OpenModel(Option<PathBuf>),
     Search(Search),
     /// Decode a photo. Later captions, boxes and places refer to it.
-    Look {
+    OpenPhoto {
         number: u64,
         path: PathBuf,
     },
@@ -44,9 +46,21 @@ pub enum Ask {
         replace: bool,
     },
     /// Check the path that the user typed or dropped on the window.
-    Given {
+    CheckPath {
         path: PathBuf,
         dropped: bool,
+    },
+    /// Show the system's dialog to choose a folder.
+    ChooseFolder(FolderUse),
+    /// Copy photos into a folder.
+    Export {
+        photos: Vec<PathBuf>,
+        folder: PathBuf,
+    },
+    /// Change the marks of photos, given by their rows in `content`.
+    Mark {
+        contents: Vec<i64>,
+        change: MarkChange,
     },
     /// Update the library from these folders.
     Index(Vec<PathBuf>),
@@ -62,18 +76,52 @@ pub enum Ask {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Search {
     pub number: u64,
-    pub sought: SearchTarget,
+    pub target: Target,
     /// Filters in the query syntax, besides those in the text.
     pub filters: String,
     /// Only photos in and below this folder.
     pub folder: Option<PathBuf>,
     /// Scores a photo by its best region.
     pub by_region: bool,
+    pub marked: Marked,
+}
+
+/// The photos that a search finds, by their marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Marked {
+    /// All but hidden ones.
+    #[default]
+    Shown,
+    /// Favourites that are not hidden.
+    Favourites,
+    Hidden,
+}
+
+impl Marked {
+    /// Whether a search finds photos with this mark.
+    pub fn keeps(self, mark: Mark) -> bool {
+        match self {
+            Self::Shown => !mark.hidden,
+            Self::Favourites => mark.favourite && !mark.hidden,
+            Self::Hidden => mark.hidden,
+        }
+    }
+}
+
+/// The purpose of a folder that the user chooses in the system's dialog.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FolderUse {
+    /// Add it to the library.
+    Add,
+    /// Open the model in it.
+    Model,
+    /// Copy these photos to it.
+    Export(Vec<PathBuf>),
 }
 
 /// The target of a search.
 #[derive(Clone, Debug, PartialEq)]
-pub enum SearchTarget {
+pub enum Target {
     /// A query; an empty one finds every photo.
     Text(String),
     /// Photos like this one, or with a region like this one of it.
@@ -82,7 +130,7 @@ pub enum SearchTarget {
 
 /// Answers and events for the window.
 #[derive(Debug)]
-pub enum News {
+pub enum Event {
     /// The model and the library are open.
     Ready(Ready),
     /// The model or the library cannot be opened, with the reason.
@@ -94,14 +142,15 @@ pub enum News {
         /// The query's embedding; `None` if every photo is a hit.
         query: Option<Arc<Query>>,
         /// Warnings for the user about the query.
-        doubts: Vec<String>,
+        warnings: Vec<String>,
+        weak_below: Option<WeakBelow>,
     },
     /// A search that failed, with the reason.
     NoHits {
         number: u64,
         why: String,
     },
-    Looked {
+    PhotoDecoded {
         number: u64,
         pixels: Arc<Rgb>,
         size_px: [u32; 2],
@@ -122,7 +171,7 @@ pub enum News {
     Located {
         number: u64,
         text: String,
-        /// The photo with the heat map over it, at the size of `Looked`.
+        /// The photo with the heat map over it, at the size of `PhotoDecoded`.
         heat: Rgb,
         box_px: BoxPx,
         score: f32,
@@ -132,19 +181,30 @@ pub enum News {
         number: u64,
         why: String,
     },
+    /// The user's choice in the system's dialog; `None` if the user closed it.
+    FolderChosen {
+        to: FolderUse,
+        folder: Option<PathBuf>,
+    },
+    /// Photos were copied, in words.
+    Exported(String),
+    /// The marks of the library changed.
+    Marks(Marks),
+    /// A request failed that belongs to no photo and no search.
+    Problem(String),
     Sidecar {
         photo: PathBuf,
         caption: String,
-        result: Result<Written, String>,
+        result: Result<SidecarResult, String>,
     },
     /// The type of a path that the user typed or dropped.
-    Given {
+    PathChecked {
         /// The canonical path, so it does not depend on the working folder; as given if missing.
         path: PathBuf,
-        what: PathKind,
+        kind: PathKind,
         dropped: bool,
     },
-    Index(IndexNews),
+    Index(IndexEvent),
     Cell(Cell),
 }
 
@@ -153,7 +213,7 @@ pub enum News {
 pub enum PathKind {
     Folder,
     File,
-    Nothing,
+    Missing,
 }
 
 /// An opened model and its view of the library.
@@ -165,13 +225,14 @@ pub struct Ready {
     /// Size of an embedding.
     pub dim: usize,
     pub catalogue: Arc<Catalogue>,
-    /// Cut-offs that `mmgem search --calibrate` measured.
+    pub marks: Marks,
+    /// Cut-offs that `mmgem calibrate` measured.
     pub cutoffs: Vec<Cutoff>,
 }
 
 /// Progress of indexing.
 #[derive(Clone, Debug, PartialEq)]
-pub enum IndexNews {
+pub enum IndexEvent {
     /// The folders are being searched.
     Walking,
     /// Number of new or changed files.
@@ -196,6 +257,9 @@ pub struct Cell {
     pub best_box: Option<(u64, Option<BoxPx>)>,
 }
 
+/// The marked photos, by their row in `content`.
+pub type Marks = Arc<HashMap<i64, Mark>>;
+
 /// All photos of the library that the model has embeddings of, in memory.
 #[derive(Debug)]
 pub struct Catalogue {
@@ -203,6 +267,13 @@ pub struct Catalogue {
     pub photos: HashMap<i64, Photo>,
     /// Folders that have photos, sorted.
     pub folders: Vec<PathBuf>,
+    /// Cameras and formats with the number of their photos, sorted by name.
+    pub cameras: Vec<(String, usize)>,
+    pub formats: Vec<(String, usize)>,
+    /// Number of photos of each month.
+    pub months: BTreeMap<Month, usize>,
+    /// Latitude and longitude of the photos that have them.
+    pub places: Vec<[f64; 2]>,
     /// Files that could not be read, or only in part, with the reason.
     pub problems: Vec<(PathBuf, String)>,
     /// Photos that only other models have embeddings of.
@@ -215,25 +286,51 @@ impl Catalogue {
         let paths = photos.values().flat_map(|photo| &photo.paths);
         let folders: BTreeSet<&Path> = paths.filter_map(|path| path.parent()).collect();
         let folders = folders.into_iter().map(Path::to_owned).collect();
-        Self { shelf, photos, folders, problems: Vec::new(), n_of_others: 0 }
+        let cameras = counted(photos.values().filter_map(|photo| photo.camera.as_deref()));
+        let formats = counted(photos.values().map(|photo| photo.format.as_str()));
+        let mut months: BTreeMap<Month, usize> = BTreeMap::new();
+        for photo in photos.values() {
+            if let Some(month) = Months::default().of(photo.taken.secs) {
+                *months.entry(month).or_default() += 1;
+            }
+        }
+        let places = photos.values().filter_map(|photo| photo.place).collect();
+        Self {
+            shelf,
+            photos,
+            folders,
+            cameras,
+            formats,
+            months,
+            places,
+            problems: Vec::new(),
+            n_of_others: 0,
+        }
     }
+}
+
+/// Each name once, with its number, sorted.
+fn counted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, usize)> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()
 }
 
 /// Sends messages from the threads to the window and wakes it.
 #[derive(Clone)]
-pub struct Post {
-    news: Sender<News>,
+pub struct EventSender {
+    events: Sender<Event>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
 
-impl Post {
-    pub fn new(news: Sender<News>, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { news, wake: Arc::new(wake) }
+impl EventSender {
+    pub fn new(events: Sender<Event>, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { events, wake: Arc::new(wake) }
     }
 
     /// Ignores the error of a closed window.
-    pub fn send(&self, news: News) {
-        let _ = self.news.send(news);
+    pub fn send(&self, event: Event) {
+        let _ = self.events.send(event);
         (self.wake)();
     }
 }

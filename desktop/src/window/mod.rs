@@ -1,26 +1,37 @@
 //! The window, `mmgem app`.
 //!
 //! - `messages.rs`: messages between the window and its threads
-//! - `state.rs`: the window's state and its requests; no drawing
+//! - `state/`: the window's state and its requests; no drawing
 //! - `clicks.rs`: boxes proposed for clicks on a photo
-//! - `worker.rs`, `indexing.rs`, `thumbnails.rs`: the threads
+//! - `worker/`, `indexing.rs`, `thumbnails.rs`, `export.rs`, `dialogs.rs`: the threads
 //! - `warm_up.rs`: compiles a GPU's kernels ahead of the first request
+//! - `weak.rs`: the line between good and weak matches
 //! - `renderer.rs`: the choice of wgpu or OpenGL for drawing
-//! - `main_window.rs` and its parts: `search_bar.rs`, `grid.rs`, `photo_view.rs`, `library_panel.rs`
+//! - `main_window.rs` and its parts: `search_bar.rs`, `filters.rs`, `grid.rs`,
+//!   `selection_bar.rs`, `photo_view.rs`, `library_panel.rs`, `problems.rs`, `overview.rs`
+//! - `grid_layout.rs`, `geometry.rs`: places on the screen
 //!
 //! The window never blocks: only the threads use the model and read the library and photos.
 
 mod clicks;
-mod events;
+mod dialogs;
+mod event_log;
+mod export;
+mod filters;
 mod geometry;
 mod grid;
+mod grid_layout;
 mod indexing;
 mod library_panel;
 mod main_window;
 mod messages;
+mod months;
+mod overview;
 mod photo_view;
+mod problems;
 mod renderer;
 mod search_bar;
+mod selection_bar;
 mod settings;
 mod sidecar;
 mod state;
@@ -28,6 +39,7 @@ mod style;
 mod system;
 mod thumbnails;
 mod warm_up;
+mod weak;
 mod worker;
 
 #[cfg(test)]
@@ -41,9 +53,9 @@ use anyhow::Result;
 use eframe::egui;
 
 use crate::globals::Globals;
-use events::Events;
+use event_log::EventLog;
 use main_window::Window;
-use messages::Post;
+use messages::EventSender;
 pub use renderer::Renderer;
 use settings::Settings;
 pub use settings::Theme;
@@ -67,27 +79,27 @@ pub fn run(
 ) -> Result<()> {
     let make = |creation: &eframe::CreationContext| -> Result<Box<dyn eframe::App>, _> {
         style::set(&creation.egui_ctx);
-        let events = Events::new(globals.json);
-        renderer::tell(creation, events);
-        let start = |asks| Start {
-            asks,
-            events,
+        let log = EventLog::new(globals.json);
+        renderer::report(creation, log);
+        let start = |requests| Start {
+            requests,
+            log,
             library: library.clone(),
             model: globals.model.clone(),
             theme,
             settings: Settings::of(&library),
             folders: folders.clone(),
         };
-        let (asks, asked) = channel();
-        let (news, told) = channel();
-        let state = State::new(start(asks.clone()));
+        let (requests, queue) = channel();
+        let (sender, events) = channel();
+        let state = State::new(start(requests.clone()));
         let ctx = creation.egui_ctx.clone();
-        let post = Post::new(news, move || ctx.request_repaint());
-        thumbnails::start(state.wants.clone(), post.clone());
+        let sender = EventSender::new(sender, move || ctx.request_repaint());
+        thumbnails::start(state.cell_requests.clone(), sender.clone());
         // The window shows these notes, so stderr need not repeat them.
         let quiet = Globals { quiet: true, json: false, ..globals.clone() };
-        worker::start(quiet, library.clone(), asked, asks, post, state.control.clone());
-        Ok(Box::new(Window::new(state, told)))
+        worker::start(quiet, library.clone(), queue, requests, sender, state.control.clone());
+        Ok(Box::new(Window::new(state, events)))
     };
     #[cfg(feature = "wgpu")]
     renderer::end_when_lost();
@@ -99,7 +111,7 @@ pub fn run(
                 .with_app_id("mmgem")
                 .with_icon(Arc::new(egui::IconData::default()))
                 .with_inner_size([1180.0, 780.0])
-                .with_min_inner_size([640.0, 420.0]),
+                .with_min_inner_size([360.0, 420.0]),
             renderer: *attempt,
             ..Default::default()
         };
@@ -113,30 +125,50 @@ pub fn run(
 }
 
 fn cannot_open(attempts: &[eframe::Error]) -> anyhow::Error {
-    let mut wanted = Vec::new();
-    let mut causes = Vec::new();
+    let (mut wanted, mut causes, mut cures) = (Vec::new(), Vec::new(), Vec::new());
     for error in attempts {
-        let (what, cause) = match error {
+        const OPENGL: &str = "on Linux, Mesa's software OpenGL (libgl1-mesa-dri) is enough";
+        let (what, cause, cure) = match error {
+            // Its own text begins with a path inside the source of winit.
             eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
-                ("a desktop (X11 or Wayland on Linux)", error.to_string())
+                let found = no_desktop(|name| std::env::var_os(name));
+                let cure = "start it from a desktop, or over SSH with `ssh -X`";
+                ("a desktop (X11 or Wayland on Linux)", found, cure)
             }
             // Its full text lists every attempt in ten lines and does not help.
             eframe::Error::NoGlutinConfigs(_, cause) => {
-                ("OpenGL", format!("there is none ({cause})"))
+                ("OpenGL", format!("there is none ({cause})"), OPENGL)
             }
             #[cfg(feature = "wgpu")]
-            eframe::Error::Wgpu(cause) => ("a GPU", renderer::why(cause)),
-            _ => ("OpenGL", error.to_string()),
+            eframe::Error::Wgpu(cause) => ("a GPU", renderer::why(cause), OPENGL),
+            _ => ("OpenGL", error.to_string(), OPENGL),
         };
+        if !cures.contains(&cure) {
+            cures.push(cure);
+        }
         if !wanted.contains(&what) {
             wanted.push(what);
             causes.push(cause);
         }
     }
     anyhow::anyhow!(
-        "mmgem app needs {}: {}\n  hint: `mmgem index` and `mmgem search` do the same in a terminal; on Linux, \
-         Mesa's software OpenGL (libgl1-mesa-dri) is enough",
+        "mmgem app needs {}: {}\n  hint: {}; `mmgem index` and `mmgem search` do the same in a \
+         terminal",
         wanted.join(" or "),
-        causes.join("; ")
+        causes.join("; "),
+        cures.join("; ")
     )
+}
+
+/// The reason why there is no desktop, from the variables that name one.
+fn no_desktop(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> String {
+    let named = ["WAYLAND_DISPLAY", "WAYLAND_SOCKET", "DISPLAY"].into_iter().find_map(|name| {
+        let value = variable(name).filter(|value| !value.is_empty())?;
+        Some(format!("the display {} ({name}) does not answer", value.display()))
+    });
+    match named {
+        Some(named) => named,
+        None if cfg!(target_os = "linux") => "neither DISPLAY nor WAYLAND_DISPLAY is set".into(),
+        None => "the system's desktop does not answer".into(),
+    }
 }

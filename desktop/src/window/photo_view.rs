@@ -12,13 +12,15 @@ use egui::{Role, ScrollArea, Sense, Stroke, StrokeKind, TextEdit, Ui, WidgetInfo
 
 use super::geometry::{Fit, Zoom};
 use super::grid::{facts_in_words, frame, name_job, rect_of};
-use super::main_window::{PhotoZoom, Window, phrase_id, texture};
+use super::main_window::{NARROW, PhotoZoom, Window, phrase_id, texture};
 use super::search_bar::group;
-use super::state::{Look, Writing};
-use crate::names::{as_text, printable_path};
+use super::state::{CaptionText, OpenPhoto};
+use crate::names::printable_path;
 
 /// A photo that fits is enlarged at most this many times.
 const MOST_ENLARGED: f32 = 6.0;
+/// Other files with the same picture that are listed.
+const MOST_SAME: usize = 12;
 /// A click this near to the last one, in points, gives the next box.
 const CLICK_REACH: f32 = 6.0;
 /// Wheel movement that steps to the next box, in points.
@@ -28,7 +30,12 @@ const WHEEL_SPEED: f32 = 1.0 / 200.0;
 
 pub fn photo_view(window: &mut Window, ui: &mut Ui) {
     let margin = Frame::side_top_panel(ui.style()).inner_margin(Margin::same(12));
-    Panel::right("photo").default_size(320.0).min_size(260.0).frame(margin).show(ui, |ui| {
+    let panel = if ui.available_width() < NARROW {
+        Panel::bottom("photo below").default_size(0.45 * ui.available_height())
+    } else {
+        Panel::right("photo").default_size(320.0).min_size(260.0)
+    };
+    panel.frame(margin).resizable(true).show(ui, |ui| {
         ScrollArea::vertical().auto_shrink(false).show(ui, |ui| side(window, ui));
     });
     let visuals = ui.visuals();
@@ -50,9 +57,10 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     let was_zoomed = window.zoom.zoom != Zoom::default();
     let Some(fit) = zoom(window, ui, &response, area.shrink(14.0)) else { return };
     draw_photo(window, ui, &fit);
+    show_match(window);
     hover(window, &response, &fit);
 
-    let Some(look) = &window.state.look else { return };
+    let Some(look) = &window.state.photo else { return };
     if let Some(box_px) =
         look.clicks.preview(fit.px(CLICK_REACH)).filter(|_| window.drag_from.is_none())
     {
@@ -76,6 +84,13 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
     } else if let Some((box_px, writing)) = &look.dragged {
         frame(ui, &fit, *box_px);
         tag(ui, &fit, *box_px, said(writing), area);
+    } else if let Some((box_px, writing)) =
+        look.matched.as_ref().filter(|_| look.located.is_none() || !look.heat_on)
+    {
+        frame(ui, &fit, *box_px);
+        if !writing.text.is_empty() {
+            tag(ui, &fit, *box_px, &writing.text, area);
+        }
     }
     if response.drag_stopped() {
         window.drag_from = None;
@@ -89,6 +104,18 @@ fn canvas(window: &mut Window, ui: &mut Ui) {
         }
     }
     response.on_hover_cursor(CursorIcon::Crosshair);
+}
+
+/// Shows the box that matches the query best, once the grid knows it.
+fn show_match(window: &mut Window) {
+    let Some(photo) = &window.state.photo else { return };
+    if photo.matched.is_some() || photo.pixels.is_none() || !window.state.hits.scored {
+        return;
+    }
+    let best = window.pictures.boxes.1.get(&photo.content).copied().flatten();
+    if let Some(box_px) = best {
+        window.state.show_match(box_px);
+    }
 }
 
 /// Requests the boxes under the pointer, and steps to the next box if the wheel turned over the
@@ -113,7 +140,7 @@ fn preview(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx) {
 /// Applies zoom and pan, and returns the photo's place. Wheel, pinch and keys zoom; a double click
 /// resets; a drag with another button than the primary one pans.
 fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option<Fit> {
-    let look = window.state.look.as_ref()?;
+    let look = window.state.photo.as_ref()?;
     let middle = [room.center().x, room.center().y];
     let room = [room.min.x, room.min.y, room.width(), room.height()];
     let whole = Fit::new(look.size_px, room, MOST_ENLARGED);
@@ -151,7 +178,7 @@ fn zoom(window: &mut Window, ui: &Ui, response: &Response, room: Rect) -> Option
 
 /// Uploads new pictures as textures.
 fn upload(window: &mut Window, ui: &Ui) {
-    let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
+    let (Some(look), pictures) = (&window.state.photo, &mut window.pictures) else { return };
     if let Some(pixels) = &look.pixels
         && pictures.photo.as_ref().is_none_or(|(of, _)| *of != look.number)
     {
@@ -167,7 +194,7 @@ fn upload(window: &mut Window, ui: &Ui) {
 
 /// Draws the heat map or the photo; until the photo is loaded, its thumbnail.
 fn draw_photo(window: &mut Window, ui: &Ui, fit: &Fit) {
-    let (Some(look), pictures) = (&window.state.look, &mut window.pictures) else { return };
+    let (Some(look), pictures) = (&window.state.photo, &mut window.pictures) else { return };
     let heat_on = look.heat_on && look.located.is_some();
     let heat = pictures.heat.as_ref().filter(|((of, _), _)| heat_on && *of == look.number);
     let photo = pictures.photo.as_ref().filter(|(of, _)| *of == look.number);
@@ -198,7 +225,7 @@ fn tag(ui: &Ui, fit: &Fit, box_px: mmgem_core::image::BoxPx, text: &str, area: R
     ui.painter().galley(rect.min + egui::vec2(7.0, 4.0), galley, Color32::WHITE);
 }
 
-fn said(writing: &Writing) -> &str {
+fn said(writing: &CaptionText) -> &str {
     match writing.text.as_str() {
         "" if writing.done => "(nothing)",
         "" => "…",
@@ -211,7 +238,7 @@ fn side(window: &mut Window, ui: &mut Ui) {
         if ui.button("Back").on_hover_text("Esc").clicked() {
             window.close_photo();
         }
-        let Some(look) = &window.state.look else { return };
+        let Some(look) = &window.state.photo else { return };
         let (at, n_shown) = (look.at, window.state.n_shown());
         if ui.add_enabled(at > 0, Button::new("Previous")).on_hover_text("left arrow").clicked() {
             window.state.turn(false);
@@ -226,24 +253,25 @@ fn side(window: &mut Window, ui: &mut Ui) {
         ui.weak(format!("{} / {n_shown}", at + 1));
     });
     ui.add_space(6.0);
-    if window.state.look.is_none() {
+    if window.state.photo.is_none() {
         return;
     }
     about(window, ui);
     ui.add_space(8.0);
+    why(window, ui);
     group(ui, |ui| whole(window, ui));
     ui.add_space(8.0);
     group(ui, |ui| region(window, ui));
     ui.add_space(8.0);
     group(ui, |ui| find_text(window, ui));
-    if let Some(Look { problem: Some(problem), .. }) = &window.state.look {
+    if let Some(OpenPhoto { problem: Some(problem), .. }) = &window.state.photo {
         ui.add_space(8.0);
         ui.colored_label(ui.visuals().error_fg_color, problem);
     }
 }
 
 fn about(window: &mut Window, ui: &mut Ui) {
-    let Some(look) = &window.state.look else { return };
+    let Some(look) = &window.state.photo else { return };
     let name = printable_path(Path::new(look.path.file_name().unwrap_or_default()));
     let font = egui::FontId::proportional(17.0);
     ui.label(name_job(&name, font, ui.visuals().strong_text_color()));
@@ -261,32 +289,82 @@ fn about(window: &mut Window, ui: &mut Ui) {
         if let Some([latitude, longitude]) = photo.place {
             ui.weak(format!("{latitude:.4}, {longitude:.4}"));
         }
-        for copy in photo.paths.iter().filter(|path| **path != look.path) {
-            ui.add(
-                egui::Label::new(RichText::new(format!("same: {}", printable_path(copy))).weak())
-                    .truncate(),
-            );
+    }
+    let place = photo.and_then(|photo| photo.place);
+    let same: Vec<String> =
+        look.same.iter().take(MOST_SAME).map(|(_, path)| printable_path(path)).collect();
+    let n_same = look.same.len();
+    if n_same > 0 {
+        let (files, copies) =
+            (if n_same == 1 { "file" } else { "files" }, "with the same picture:");
+        ui.label(format!("{n_same} more {files} {copies}"))
+            .on_hover_text("Copies, and the picture in other formats, sizes and qualities");
+        let mut opened = None;
+        for (index, path) in same.iter().enumerate() {
+            let link = Button::new(RichText::new(path).color(ui.visuals().hyperlink_color));
+            if ui.add(link.frame(false).truncate()).on_hover_text("Open this file").clicked() {
+                opened = Some(index);
+            }
+        }
+        if let Some(index) = opened {
+            return window.state.open_same(index);
         }
     }
+    if let Some([latitude, longitude]) = place
+        && ui.button("Photos near here").on_hover_text("Taken within 10 km").clicked()
+    {
+        return window.search_near([latitude, longitude]);
+    }
+    let mark = window
+        .state
+        .photo
+        .as_ref()
+        .map(|photo| window.state.mark_of(photo.content))
+        .unwrap_or_default();
     ui.horizontal_wrapped(|ui| {
+        if ui.add(Button::new("Favourite").selected(mark.favourite)).on_hover_text("F").clicked() {
+            window.state.toggle_favourite();
+        }
+        let hidden = ui.add(Button::new("Hidden").selected(mark.hidden));
+        if hidden.on_hover_text("Only the filter \"hidden\" shows it").clicked() {
+            window.state.toggle_hidden();
+        }
+        if ui.button("Copy to a folder…").clicked() {
+            window.state.export();
+        }
         if ui.button("Open").on_hover_text("With the system's default program (O)").clicked() {
             window.open_outside();
         }
         if ui.button("Show in folder").on_hover_text("R").clicked() {
             window.reveal();
         }
-        if ui.button("Copy path").on_hover_text("Ctrl+C").clicked()
-            && let Some(path) = window.state.current_path()
-        {
-            ui.ctx().copy_text(as_text(path));
-            window.state.notice = Some("The path is copied".into());
+        if ui.button("Copy path").on_hover_text("Ctrl+C").clicked() {
+            window.copy_paths(ui.ctx());
         }
     });
 }
 
+/// Draws the box that matched the query, and its caption.
+fn why(window: &Window, ui: &mut Ui) {
+    let Some((box_px, writing)) =
+        window.state.photo.as_ref().and_then(|photo| photo.matched.as_ref())
+    else {
+        return;
+    };
+    group(ui, |ui| {
+        ui.strong("Why this photo");
+        if let Some(score) = window.state.open_score() {
+            ui.label(format!("It scores {score:.3}. In the box that matches best:"));
+        }
+        ui.label(said(writing));
+        ui.weak(format!("box {}", crate::terminal::box_text(Some(*box_px))));
+    });
+    ui.add_space(8.0);
+}
+
 fn whole(window: &mut Window, ui: &mut Ui) {
     ui.strong("The whole photo");
-    let Some(look) = &window.state.look else { return };
+    let Some(look) = &window.state.photo else { return };
     let caption = look.caption.clone();
     match &caption {
         Some(writing) => _ = ui.label(said(writing)),
@@ -318,7 +396,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
             }
         }
     });
-    let foreign = window.state.look.as_ref().and_then(|look| look.foreign.clone());
+    let foreign = window.state.photo.as_ref().and_then(|look| look.foreign.clone());
     if let Some((path, _)) = foreign {
         let name = printable_path(Path::new(path.file_name().unwrap_or_default()));
         ui.colored_label(
@@ -330,7 +408,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
                 window.state.write_sidecar(true);
             }
             if ui.button("Leave it").clicked()
-                && let Some(look) = &mut window.state.look
+                && let Some(look) = &mut window.state.photo
             {
                 look.foreign = None;
             }
@@ -340,7 +418,7 @@ fn whole(window: &mut Window, ui: &mut Ui) {
 
 fn region(window: &mut Window, ui: &mut Ui) {
     ui.strong("A region");
-    let dragged = window.state.look.as_ref().and_then(|look| look.dragged.clone());
+    let dragged = window.state.photo.as_ref().and_then(|look| look.dragged.clone());
     let Some((box_px, writing)) = dragged else {
         ui.weak("Click a thing on the photo, and again for another box there; or draw a box.");
         return;
@@ -359,7 +437,7 @@ fn region(window: &mut Window, ui: &mut Ui) {
 
 fn find_text(window: &mut Window, ui: &mut Ui) {
     let heading = ui.strong("Find text here");
-    let Some(look) = &mut window.state.look else { return };
+    let Some(look) = &mut window.state.photo else { return };
     let mut go = false;
     ui.horizontal(|ui| {
         let field = TextEdit::singleline(&mut look.phrase)

@@ -1,6 +1,6 @@
 //! Chooses what draws the window: a GPU through wgpu, else OpenGL.
 
-use super::events::Events;
+use super::event_log::EventLog;
 
 /// The renderer of the window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -39,15 +39,14 @@ impl Renderer {
 }
 
 /// Prints an event that names the renderer.
-pub fn tell(creation: &eframe::CreationContext, events: Events) {
+pub fn report(creation: &eframe::CreationContext, log: EventLog) {
     #[cfg(feature = "wgpu")]
     if let Some(wgpu) = &creation.wgpu_render_state {
         let info = wgpu.adapter.get_info();
         let facts = [("renderer", info.backend.to_str().into()), ("adapter", info.name.into())];
-        return events.tell("opened", &facts);
+        return log.print("opened", &facts);
     }
-    events
-        .tell("opened", &[("renderer", if creation.gl.is_some() { "gl" } else { "none" }.into())]);
+    log.print("opened", &[("renderer", if creation.gl.is_some() { "gl" } else { "none" }.into())]);
 }
 
 #[cfg(feature = "wgpu")]
@@ -63,6 +62,7 @@ mod gpu {
     use eframe::wgpu::{Adapter, Backends, DeviceType, Surface};
 
     use crate::device::failure::is_of;
+    use crate::terminal::print_error;
 
     const NO_DRIVER: &str = "there is no driver of Vulkan, Metal or DX12";
 
@@ -110,9 +110,9 @@ mod gpu {
         let (drawing, usual) = (thread::current().id(), take_hook());
         set_hook(Box::new(move |panic| {
             if thread::current().id() == drawing && is_of(panic, &["egui-wgpu", "wgpu"]) {
-                eprintln!(
+                print_error(
                     "error: the GPU that draws the window was lost\n  hint: start again; if that does not help, add \
-                     --renderer gl; indexed photos are in the library"
+                     --renderer gl; indexed photos are in the library\n",
                 );
                 std::process::exit(1);
             }

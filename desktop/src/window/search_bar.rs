@@ -1,19 +1,17 @@
-//! The bar above the grid: query, filters, order and cut-off.
+//! The bar above the grid: query, order and cut-off.
 
 use std::path::Path;
 
 use eframe::egui;
-use egui::{
-    Button, ComboBox, Frame, Key, Margin, Modifiers, ScrollArea, Slider, TextEdit, TextWrapMode, Ui,
-};
+use egui::{Button, ComboBox, Frame, Key, Margin, Modifiers, Slider, TextEdit, TextWrapMode, Ui};
 
-use super::main_window::{Window, search_id};
+use super::filters::filters;
+use super::geometry::Fit;
+use super::grid::{frame as outline, rect_of};
+use super::main_window::{NARROW, Window, search_id};
 use super::state::Sort;
 use crate::library::Cutoff;
 use crate::names::printable_path;
-
-/// Width of the date fields, in points.
-const DATE_WIDTH: f32 = 122.0;
 
 pub fn search_bar(window: &mut Window, ui: &mut Ui) {
     ui.add_space(8.0);
@@ -25,15 +23,38 @@ pub fn search_bar(window: &mut Window, ui: &mut Ui) {
             window.library_open = !open;
         }
     });
+    if window.state.form.like.is_some() {
+        like_chip(window, ui);
+    }
     ui.add_space(2.0);
     ui.horizontal_wrapped(|ui| {
         ui.spacing_mut().slider_width = 96.0;
         // In a narrow window controls wrap to the next row instead of breaking into single letters.
         ui.style_mut().wrap_mode = Some(TextWrapMode::Extend);
-        filters(window, ui);
-        order(window, ui);
+        // The filters would take four rows of a narrow window, and hide the photos.
+        if ui.available_width() < NARROW {
+            let open = window.filters_open;
+            let label = match window.state.form.n_filters() {
+                0 => "Filters".to_owned(),
+                n => format!("Filters ({n})"),
+            };
+            if ui.add(Button::new(label).selected(open)).clicked() {
+                window.filters_open = !open;
+            }
+            count(window, ui);
+            if !open {
+                return;
+            }
+            ui.end_row();
+            filters(window, ui);
+            order(window, ui);
+        } else {
+            filters(window, ui);
+            order(window, ui);
+            count(window, ui);
+        }
     });
-    for says in window.state.complaint.iter().chain(&window.state.doubts) {
+    for says in window.state.search_error.iter().chain(&window.state.warnings) {
         ui.colored_label(ui.visuals().warn_fg_color, says);
     }
     ui.add_space(4.0);
@@ -45,18 +66,7 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
     let pressed = |key| ui.ctx().input_mut(|input| input.consume_key(Modifiers::NONE, key));
     let leaves = focused && (pressed(Key::Enter) || pressed(Key::ArrowDown));
     let state = &mut window.state;
-    let hint = match &state.form.like {
-        Some((path, box_px)) => {
-            let what = if box_px.is_some() { "a region of " } else { "" };
-            format!(
-                "like {what}{}",
-                printable_path(Path::new(path.file_name().unwrap_or_default()))
-            )
-        }
-        None => {
-            "What is on the photo? Try: a red circle, beach - people, dog after:2024".to_owned()
-        }
-    };
+    let hint = "What is on the photo? Try: a red circle, beach - people, dog after:2024";
     let field = TextEdit::singleline(&mut state.form.text)
         .id(search_id())
         .hint_text(hint)
@@ -88,68 +98,48 @@ fn query_field(window: &mut Window, ui: &mut Ui, width: f32) {
     }
 }
 
-fn filters(window: &mut Window, ui: &mut Ui) {
-    let state = &mut window.state;
-    let mut changed = false;
-    for (name, text) in [("after", &mut state.form.after), ("before", &mut state.form.before)] {
-        let field = TextEdit::singleline(text)
-            .hint_text(format!("{name} 2024-05"))
-            .desired_width(DATE_WIDTH);
-        changed |= ui.add(field).accessible_name(name).changed();
-    }
-    if changed {
-        let now_secs = ui.ctx().input(|input| input.time);
-        state.form_changed(now_secs);
-    }
-    folder_choice(window, ui);
-    let state = &mut window.state;
-    let small = ui.checkbox(&mut state.form.by_region, "small things");
-    if small.on_hover_text("Score a photo by its best region instead of the whole").changed() {
-        state.search();
-    }
-}
-
-fn folder_choice(window: &mut Window, ui: &mut Ui) {
-    let state = &mut window.state;
-    let name =
-        |path: &Path| printable_path(Path::new(path.file_name().unwrap_or(path.as_os_str())));
-    let chosen = state.form.folder.as_deref().map_or_else(|| "all folders".into(), name);
-    let mut choice = None;
-    let combo =
-        ComboBox::from_id_salt("folder").width(150.0).selected_text(chosen).show_ui(ui, |ui| {
-            let folders: &[_] = match &state.model {
-                super::state::Model::Open(ready) => &ready.catalogue.folders,
-                _ => &[],
-            };
-            if ui.selectable_label(state.form.folder.is_none(), "all folders").clicked() {
-                choice = Some(None);
+/// Draws the photo that similar ones are searched for, with its box.
+fn like_chip(window: &mut Window, ui: &mut Ui) {
+    const SIDE: f32 = 40.0;
+    let Some((path, box_px)) = window.state.form.like.clone() else { return };
+    let name = printable_path(Path::new(path.file_name().unwrap_or_default()));
+    let what = if box_px.is_some() { "like a region of" } else { "like" };
+    let size_px = window
+        .state
+        .like_content
+        .and_then(|content| Some(window.state.catalogue()?.photos.get(&content)?.size_px));
+    let texture = window
+        .state
+        .like_content
+        .and_then(|content| window.pictures.thumbnails.get(content))
+        .map(egui::TextureHandle::id);
+    let visuals = ui.visuals();
+    let frame = Frame::new()
+        .fill(visuals.selection.bg_fill.gamma_multiply(0.6))
+        .corner_radius(8)
+        .inner_margin(Margin::symmetric(8, 4));
+    frame.show(ui, |ui| {
+        ui.horizontal(|ui| {
+            if let (Some(size_px), Some(texture)) = (size_px, texture) {
+                let (rect, _) =
+                    ui.allocate_exact_size(egui::vec2(SIDE, SIDE), egui::Sense::hover());
+                let room = [rect.min.x, rect.min.y, SIDE, SIDE];
+                let fit = Fit::new(size_px, room, f32::MAX);
+                let whole = egui::Rect::from_min_max(egui::Pos2::ZERO, egui::Pos2::new(1.0, 1.0));
+                ui.painter().image(texture, rect_of(&fit), whole, egui::Color32::WHITE);
+                if let Some(box_px) = box_px {
+                    outline(ui, &fit, box_px);
+                }
             }
-            // Only visible rows are drawn, because there may be thousands of folders.
-            let height = ui.text_style_height(&egui::TextStyle::Button)
-                + 2.0 * ui.spacing().button_padding.y;
-            ScrollArea::vertical().max_height(280.0).show_rows(
-                ui,
-                height,
-                folders.len(),
-                |ui, rows| {
-                    ui.set_min_width(320.0);
-                    for folder in &folders[rows] {
-                        let is_chosen = state.form.folder.as_ref() == Some(folder);
-                        let label =
-                            Button::selectable(is_chosen, printable_path(folder)).truncate();
-                        if ui.add(label).clicked() {
-                            choice = Some(Some(folder.clone()));
-                            ui.close();
-                        }
-                    }
-                },
-            );
+            let close = ui.add(Button::new("×").frame(false));
+            if close.accessible_name("Clear the photo to search for").clicked() {
+                window.state.form.like = None;
+                window.state.search();
+            }
+            let label = egui::Label::new(format!("{what} {name}")).truncate();
+            ui.add(label).on_hover_text(printable_path(&path));
         });
-    combo.response.accessible_name("Folder");
-    if let Some(folder) = choice {
-        state.form.folder = folder;
-        state.search();
-    }
+    });
 }
 
 fn order(window: &mut Window, ui: &mut Ui) {
@@ -178,10 +168,24 @@ fn order(window: &mut Window, ui: &mut Ui) {
             state.set_cutoff(if cutoff <= least { -1.0 } else { cutoff });
         }
         measured_cutoffs(window, ui);
+        let state = &mut window.state;
+        let mut good_only = state.good_only;
+        if state.n_good().is_some()
+            && ui
+                .checkbox(&mut good_only, "good matches only")
+                .on_hover_text("Leaves out the photos below the heading \"Weak matches\"")
+                .changed()
+        {
+            state.set_good_only(good_only);
+        }
     }
     let label = ui.label("size:");
     ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false))
         .labelled_by(label.id);
+}
+
+/// Draws the number of hits.
+fn count(window: &Window, ui: &mut Ui) {
     let state = &window.state;
     let n_photos = state.catalogue().map_or(0, |catalogue| catalogue.photos.len());
     let n_hits = state.n_hits();
@@ -189,13 +193,17 @@ fn order(window: &mut Window, ui: &mut Ui) {
         true => format!("{n_photos} photos"),
         false => format!("{n_hits} of {n_photos} photos"),
     };
+    let count = match state.n_good().filter(|_| !state.good_only) {
+        Some(n_good) => format!("{count}, {n_good} good"),
+        None => count,
+    };
     ui.add(egui::Label::new(egui::RichText::new(count).strong()).extend());
     if state.searching {
         ui.add(egui::Spinner::new().size(14.0));
     }
 }
 
-/// Offers the cut-offs that `mmgem search --calibrate` measured with this model.
+/// Offers the cut-offs that `mmgem calibrate` measured with this model.
 fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
     let state = &mut window.state;
     if state.cutoffs().is_empty() {

@@ -12,7 +12,7 @@ use mmgem_data::files::{FolderError, read, write_atomic};
 
 /// The result of a request to write a sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Written {
+pub enum SidecarResult {
     /// The sidecar was written.
     Done(PathBuf),
     /// A sidecar exists that another program wrote or changed; nothing was written.
@@ -31,12 +31,12 @@ pub fn sidecar_of(photo: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When the folder cannot be written, or an earlier saved copy is in the way.
-pub fn write_sidecar(photo: &Path, caption: &str, replace: bool) -> Result<Written> {
+pub fn write_sidecar(photo: &Path, caption: &str, replace: bool) -> Result<SidecarResult> {
     let path = sidecar_of(photo);
     match read(&path) {
         Ok(there) if !is_ours(&there) => {
             if !replace {
-                return Ok(Written::Foreign(path));
+                return Ok(SidecarResult::Foreign(path));
             }
             keep(&path, &there)?;
         }
@@ -45,7 +45,7 @@ pub fn write_sidecar(photo: &Path, caption: &str, replace: bool) -> Result<Writt
         Err(error) => return Err(error).context("the sidecar cannot be read, so it is left alone"),
     }
     write_atomic(&path, packet(caption).as_bytes())?;
-    Ok(Written::Done(path))
+    Ok(SidecarResult::Done(path))
 }
 
 /// Saves a copy of another program's sidecar.
@@ -111,7 +111,7 @@ mod tests {
         for caption in ["cats & <dogs>\n", "a boat"] {
             assert_eq!(
                 write_sidecar(&photo, caption, false).expect("writable"),
-                Written::Done(path.clone())
+                SidecarResult::Done(path.clone())
             );
         }
         let text = fs::read_to_string(&path).expect("written");
@@ -133,12 +133,12 @@ mod tests {
         fs::write(&path, &changed).expect("writable");
         assert_eq!(
             write_sidecar(&photo, "new", false).expect("readable"),
-            Written::Foreign(path.clone())
+            SidecarResult::Foreign(path.clone())
         );
         assert_eq!(fs::read_to_string(&path).expect("there"), changed);
         assert_eq!(
             write_sidecar(&photo, "new", true).expect("writable"),
-            Written::Done(path.clone())
+            SidecarResult::Done(path.clone())
         );
         let kept = path.with_file_name("a photo.JPG.xmp.bak");
         assert_eq!(fs::read_to_string(&kept).expect("kept"), changed);

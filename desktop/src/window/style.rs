@@ -51,6 +51,7 @@ fn dark() -> Visuals {
     visuals.selection.bg_fill = Color32::from_rgb(37, 78, 138);
     visuals.selection.stroke = Stroke::new(1.5, accent);
     visuals.hyperlink_color = accent;
+    visuals.widgets.inactive.bg_stroke = Stroke::new(1.0, Color32::from_rgb(56, 61, 72));
     visuals
 }
 
@@ -65,5 +66,7 @@ fn light() -> Visuals {
     visuals.selection.bg_fill = Color32::from_rgb(190, 214, 252);
     visuals.selection.stroke = Stroke::new(1.5, accent);
     visuals.hyperlink_color = accent;
+    // Without it an empty field cannot be seen on the panel.
+    visuals.widgets.inactive.bg_stroke = Stroke::new(1.0, Color32::from_rgb(206, 211, 220));
     visuals
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use mmgem_core::image::{Rgb, decode};
 use mmgem_core::index::Query;
 
-use super::messages::{Cell, News, Post};
+use super::messages::{Cell, Event, EventSender};
 use crate::library::Library;
 
 /// Cells read ahead of the window. A larger number would delay visible cells behind cells that
@@ -19,7 +19,7 @@ const MOST_AHEAD: usize = 32;
 
 /// A cell with a missing thumbnail or box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingCell {
     pub content: i64,
     pub image: bool,
     pub best_box: bool,
@@ -35,7 +35,7 @@ pub struct Source {
 
 /// The missing cells: the window writes them in every frame, the thread reads them.
 #[derive(Debug, Default)]
-pub struct Wants {
+pub struct CellRequests {
     now: Mutex<Now>,
     changed: Condvar,
 }
@@ -44,7 +44,7 @@ pub struct Wants {
 struct Now {
     source: Option<Source>,
     /// In reverse order: the last is read first.
-    lacks: Vec<Lack>,
+    missing: Vec<MissingCell>,
     query: Option<Arc<Query>>,
     /// Number of the search that the boxes belong to.
     number: u64,
@@ -53,7 +53,7 @@ struct Now {
     closed: bool,
 }
 
-impl Wants {
+impl CellRequests {
     fn lock(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -61,19 +61,19 @@ impl Wants {
     /// Sets the library to read from.
     pub fn open(&self, source: Source) {
         let mut now = self.lock();
-        (now.source, now.lacks) = (Some(source), Vec::new());
+        (now.source, now.missing) = (Some(source), Vec::new());
     }
 
     /// Sets the query that the best boxes must fit.
     pub fn compare(&self, number: u64, query: Option<Arc<Query>>) {
         let mut now = self.lock();
-        (now.number, now.query, now.lacks) = (number, query, Vec::new());
+        (now.number, now.query, now.missing) = (number, query, Vec::new());
     }
 
     /// Replaces the requested cells; cells that are no longer visible are not read.
-    pub fn want(&self, mut lacks: Vec<Lack>) {
-        lacks.reverse();
-        self.lock().lacks = lacks;
+    pub fn want(&self, mut missing: Vec<MissingCell>) {
+        missing.reverse();
+        self.lock().missing = missing;
         self.changed.notify_one();
     }
 
@@ -90,18 +90,19 @@ impl Wants {
     }
 
     /// The next cell to read, with its library, search number and query; `None` once closed.
-    fn next(&self) -> Option<(Source, Lack, u64, Option<Arc<Query>>)> {
+    fn next(&self) -> Option<(Source, MissingCell, u64, Option<Arc<Query>>)> {
         let mut now = self.lock();
         loop {
             if now.closed {
                 return None;
             }
             if now.n_ahead < MOST_AHEAD
-                && let (Some(source), Some(lack)) = (now.source.clone(), now.lacks.last().copied())
+                && let (Some(source), Some(missing_cell)) =
+                    (now.source.clone(), now.missing.last().copied())
             {
-                now.lacks.pop();
+                now.missing.pop();
                 now.n_ahead += 1;
-                return Some((source, lack, now.number, now.query.clone()));
+                return Some((source, missing_cell, now.number, now.query.clone()));
             }
             now = self.changed.wait(now).unwrap_or_else(PoisonError::into_inner);
         }
@@ -109,20 +110,20 @@ impl Wants {
 }
 
 /// Starts the thread.
-pub fn start(wants: Arc<Wants>, post: Post) {
+pub fn start(cell_requests: Arc<CellRequests>, events: EventSender) {
     let run = move || {
         let mut open: Option<(Source, Library)> = None;
-        while let Some((source, lack, number, query)) = wants.next() {
+        while let Some((source, missing_cell, number, query)) = cell_requests.next() {
             if open.as_ref().is_none_or(|(of, _)| *of != source) {
                 open = Library::open_to_search(&source.library, source.fingerprint, source.dim)
                     .ok()
                     .map(|library| (source, library));
             }
             let Some((_, library)) = &open else {
-                wants.taken();
+                cell_requests.taken();
                 continue;
             };
-            post.send(News::Cell(read_cell(library, lack, number, query.as_deref())));
+            events.send(Event::Cell(read_cell(library, missing_cell, number, query.as_deref())));
         }
     };
     thread::Builder::new().name("thumbnails".into()).spawn(run).expect("a thread can be started");
@@ -130,17 +131,24 @@ pub fn start(wants: Arc<Wants>, post: Post) {
 
 /// Reads a cell. A photo that was removed meanwhile gives a grey pixel; the next search drops its
 /// cell.
-fn read_cell(library: &Library, lack: Lack, number: u64, query: Option<&Query>) -> Cell {
-    let thumbnail =
-        || -> Result<Rgb> { Ok(decode(&library.thumbnail(lack.content)?, Default::default())?) };
+fn read_cell(
+    library: &Library,
+    missing_cell: MissingCell,
+    number: u64,
+    query: Option<&Query>,
+) -> Cell {
+    let thumbnail = || -> Result<Rgb> {
+        Ok(decode(&library.thumbnail(missing_cell.content)?, Default::default())?)
+    };
     let grey = || Rgb::from_pixel(1, 1, image::Rgb([128; 3]));
-    let best_box = lack.best_box.then(|| {
-        let best = query.and_then(|query| library.best_box(lack.content, query).ok().flatten());
+    let best_box = missing_cell.best_box.then(|| {
+        let best =
+            query.and_then(|query| library.best_box(missing_cell.content, query).ok().flatten());
         (number, best)
     });
     Cell {
-        content: lack.content,
-        image: lack.image.then(|| thumbnail().unwrap_or_else(|_| grey())),
+        content: missing_cell.content,
+        image: missing_cell.image.then(|| thumbnail().unwrap_or_else(|_| grey())),
         best_box,
     }
 }
@@ -216,44 +224,46 @@ mod tests {
 
     #[test]
     fn only_the_newest_wants_are_read_in_their_order() {
-        let wants = Wants::default();
-        wants.open(Source { library: "a".into(), fingerprint: 1, dim: 2 });
-        let lack = |content| Lack { content, image: true, best_box: false };
-        wants.want(vec![lack(1), lack(2)]);
-        wants.want(vec![lack(3), lack(4)]);
-        let next = || wants.next().map(|(_, lack, ..)| lack.content);
+        let cell_requests = CellRequests::default();
+        cell_requests.open(Source { library: "a".into(), fingerprint: 1, dim: 2 });
+        let missing_cell = |content| MissingCell { content, image: true, best_box: false };
+        cell_requests.want(vec![missing_cell(1), missing_cell(2)]);
+        cell_requests.want(vec![missing_cell(3), missing_cell(4)]);
+        let next = || cell_requests.next().map(|(_, missing_cell, ..)| missing_cell.content);
         assert_eq!((next(), next()), (Some(3), Some(4)));
-        wants.close();
+        cell_requests.close();
         assert_eq!(next(), None);
     }
 
     #[test]
     fn no_more_is_read_than_the_window_takes() {
-        let wants = Arc::new(Wants::default());
-        wants.open(Source { library: "a".into(), fingerprint: 1, dim: 2 });
-        wants.want((0..99).map(|content| Lack { content, image: true, best_box: false }).collect());
-        let reading = wants.clone();
+        let cell_requests = Arc::new(CellRequests::default());
+        cell_requests.open(Source { library: "a".into(), fingerprint: 1, dim: 2 });
+        cell_requests.want(
+            (0..99).map(|content| MissingCell { content, image: true, best_box: false }).collect(),
+        );
+        let reading = cell_requests.clone();
         let thread = thread::spawn(move || std::iter::from_fn(|| reading.next()).count());
-        let still_wanted = || wants.lock().lacks.len();
+        let still_wanted = || cell_requests.lock().missing.len();
         let start = std::time::Instant::now();
         while still_wanted() > 99 - MOST_AHEAD && start.elapsed().as_secs() < 60 {
             thread::yield_now();
         }
         thread::sleep(std::time::Duration::from_millis(20));
         assert_eq!(still_wanted(), 99 - MOST_AHEAD);
-        wants.taken();
+        cell_requests.taken();
         while still_wanted() > 98 - MOST_AHEAD && start.elapsed().as_secs() < 60 {
             thread::yield_now();
         }
-        wants.close();
+        cell_requests.close();
         assert_eq!(thread.join().expect("no panic"), MOST_AHEAD + 1);
     }
 
     #[test]
     fn nothing_is_read_after_the_end() {
-        let wants = Wants::default();
-        wants.close();
-        let next = || wants.next().map(|(_, lack, ..)| lack.content);
+        let cell_requests = CellRequests::default();
+        cell_requests.close();
+        let next = || cell_requests.next().map(|(_, missing_cell, ..)| missing_cell.content);
         assert_eq!(next(), None);
     }
 }

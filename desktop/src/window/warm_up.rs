@@ -3,6 +3,7 @@
 
 use mmgem_core::generate::Decoding;
 use mmgem_core::image::Rgb;
+use mmgem_core::model::Stage;
 use mmgem_core::session::{EncodedImage, Part, Session, SessionError};
 use pollster::block_on;
 
@@ -36,13 +37,7 @@ impl WarmUp {
                 let part = Part::Box([0.0, 0.0, SIDE as f32 / 2.0, SIDE as f32 / 2.0]);
                 block_on(session.caption(&image(&mut self.image), &part, TWO_TOKENS))?;
             }
-            4 => {
-                _ = block_on(session.localize(
-                    mmgem_core::model::Stage::Two,
-                    &image(&mut self.image),
-                    &self.text,
-                ))?
-            }
+            4 => _ = block_on(session.localize(Stage::Two, &image(&mut self.image), &self.text))?,
             _ => return Ok(false),
         }
         self.n_asked += 1;

@@ -1,4 +1,4 @@
-//! Events in the window, for tests and scripts: with `--json`, one JSON object a line on stdout.
+//! EventLog in the window, for tests and scripts: with `--json`, one JSON object a line on stdout.
 
 use serde_json::{Map, Value};
 
@@ -6,17 +6,17 @@ use crate::terminal::print;
 
 /// Prints events, or nothing without `--json`.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Events {
+pub struct EventLog {
     aloud: bool,
 }
 
-impl Events {
+impl EventLog {
     pub fn new(aloud: bool) -> Self {
         Self { aloud }
     }
 
     /// Prints one event with its fields.
-    pub fn tell(self, name: &str, facts: &[(&str, Value)]) {
+    pub fn print(self, name: &str, facts: &[(&str, Value)]) {
         if self.aloud {
             let mut line = Map::from_iter([("event".to_owned(), name.into())]);
             line.extend(facts.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
