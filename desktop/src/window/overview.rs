@@ -63,7 +63,7 @@ fn calendar(window: &mut Window, ui: &mut Ui) {
             ui.strong(year.to_string());
             ui.horizontal_wrapped(|ui| {
                 for (month, n) in months {
-                    let button = ui.button(format!("{} {n}", &name_of(month)[..3]));
+                    let button = ui.button(format!("{} ({n})", &name_of(month)[..3]));
                     let name = format!("{} {year}, {n} photos", name_of(month));
                     if button.accessible_name(name).clicked() {
                         chosen = Some((year, month));
