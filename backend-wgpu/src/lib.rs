@@ -1,6 +1,9 @@
 //! Opens a GPU through wgpu: Vulkan, Metal or DX12.
 //!
 //! Without the feature `wgpu`, the same functions return [`WgpuError::NotBuiltIn`].
+//!
+//! Only the driver's own cache stores compiled kernels on disk. Burn's feature `persistence` would
+//! add a database; without it CubeCL writes nothing.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,9 @@
 //! Reads results back from a device. Failures of the device are detected here.
+//!
+//! All results are read here, because Burn's `into_data` delays the read to a place where it can
+//! only panic. If a driver reports a failure elsewhere ([`report_failure`]), every thread that
+//! waits for a GPU's result gets [`DeviceFailed`]. Training reads results deep inside code that
+//! returns no error: there the failure unwinds ([`floats_now`]) and is caught where the run began.
 
 use std::future::Future as _;
 use std::pin::pin;

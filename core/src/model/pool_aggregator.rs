@@ -1,8 +1,9 @@
 //! PoolAggregator: multiplies a pooling matrix (bins × patches) with the patch tokens.
 //!
-//! MeanPool is one row of `1/n_patches`. The rows of RoIAlign are bilinear weights; a mask scales
-//! them. The host builds the matrix from the boxes. So every backend pools by one matrix product,
-//! and autodiff provides the gradient.
+//! Every view of a part of an image is such a matrix. MeanPool is one row of `1/n_patches`. The
+//! rows of RoIAlign are bilinear weights; a mask scales them. The host builds the matrix from the
+//! boxes and masks. So every backend pools by one matrix product, and autodiff provides the
+//! gradient.
 
 use burn::tensor::{Int, Tensor, TensorData};
 

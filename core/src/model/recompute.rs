@@ -1,9 +1,14 @@
 //! Gradient checkpointing (arXiv:1604.06174): keeps only block inputs and recomputes the rest.
 //!
-//! Burn 0.22 has two strategies of its own, both for single ops. One keeps all results; the other
-//! recomputes cheap elementwise results but keeps those of products and attention. To recompute a
-//! whole block, this module cuts the graph: a block's output is a leaf. Once the gradient of that
-//! leaf is known, the block runs again with a graph. Then its backward pass runs by itself.
+//! Burn 0.22 has two strategies of its own, both for single ops. One keeps all results. The other
+//! (`BalancedCheckpointing`) recomputes cheap elementwise results but keeps the results of products
+//! and attention, which are most of the memory. A graph node of our own would have to be written
+//! once per backend.
+//!
+//! So this module cuts the graph: a block's output is a leaf. Once the gradient of that leaf is
+//! known, the block runs again with a graph. Then its backward pass runs by itself. Burn walks a
+//! graph only once, so only leaves may lie between two pieces: parameters, outputs of blocks, and
+//! the patch tokens.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,6 @@
-//! The image encoder, of either kind: pixels in, V on a square grid out.
+//! The image encoder, of either kind: pixels in, V (the patch tokens) on a square grid out.
+//!
+//! The code after V does not depend on the kind of tower.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

@@ -2,7 +2,19 @@
 //!
 //! wgpu and CubeCL compute on threads of their own, and some failures only panic there: some
 //! results then never come, others are zeros. A panic hook recognises such a panic as a failure of
-//! the device. The threads that wait for a result get the failure as an error.
+//! the device. The threads that wait for a result get the failure as an error
+//! (`core/src/kernels/readback.rs`).
+//!
+//! With `--device auto` the CPU replaces a GPU in three cases:
+//! - The GPU cannot be opened, and no other GPU can (`device/mod.rs`).
+//! - The GPU cannot hold a tensor as large as the model's largest. This is checked before any
+//!   upload (`model.rs`).
+//! - A result cannot be read, and nothing was printed yet (`main.rs`). The window reopens its model
+//!   on the CPU, answers the pending request and continues to index (`window/worker/`).
+//!
+//! Training stops instead: on a CPU it would take weeks.
+//!
+//! Tests use `tests/cli/failing_gpu.c`, a Vulkan driver that fails on command.
 
 use std::panic::{
     AssertUnwindSafe, PanicHookInfo, catch_unwind, resume_unwind, set_hook, take_hook,

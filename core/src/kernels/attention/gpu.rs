@@ -1,4 +1,6 @@
 //! Scaled dot-product attention on a GPU.
+//!
+//! One kernel computes the softmax on the fly, four queries at a time. It writes no score matrix.
 
 use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::kernel::into_contiguous;

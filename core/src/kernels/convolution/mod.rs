@@ -1,4 +1,8 @@
-//! Convolutions of channels-last images.
+//! Convolutions of channels-last images, so that a point-wise convolution is a linear layer.
+//!
+//! On the CPU a whole inverted residual block is one kernel (`cpu/block.rs`). On GPUs each
+//! convolution is one kernel (`gpu.rs`), and a product with a weight applies ReLU6 itself. Training
+//! on the CPU uses the depth-wise kernel and its backward function (`cpu/gradient.rs`).
 
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Tensor, module};

@@ -1,7 +1,15 @@
 //! The operations' CPU forms, and their common parts.
 //!
 //! Each form does in one pass on all cores what Burn's CPU backend does in several passes or on one
-//! core. Burn's ops and these kernels differ only by rounding.
+//! core: SIMD for `exp` and `erf` (`vector.rs`), attention over views without copies, products with
+//! one row on all cores. Burn's ops and these kernels differ only by rounding. The kernels support
+//! f32 only, so training in bf16 uses Burn's ops.
+//!
+//! - `lanes.rs` compiles one source for AVX-512, AVX2, wasm's SIMD and plain arrays.
+//! - `node.rs` adds a kernel to Burn's graph, with a backward pass of one kernel.
+//! - `rows.rs` shares work among rayon's threads. One image, one text or one token runs inside the
+//!   pool (`in_thread_pool`), because a hand-over from outside often takes longer than the product.
+//!   Batches stay outside, so that an urgent request can run between their products.
 
 mod lanes;
 mod node;

@@ -1,11 +1,14 @@
 //! The operations' GPU forms, and their common parts.
 //!
-//! Each form does in one dispatch what Burn does in several. Burn's ops and these kernels differ
-//! only by rounding. The kernels are written in CubeCL, so they run on all of Burn's GPU interfaces:
-//! Vulkan, Metal, DX12, WebGPU.
+//! Each form does in one dispatch what Burn does in up to a dozen. Burn's ops and these kernels
+//! differ only by rounding. The kernels are written in CubeCL, so they run on all of Burn's GPU
+//! interfaces: Vulkan, Metal, DX12, WebGPU.
 //!
-//! A cube is a group of units that share memory and can synchronise (WebGPU's workgroup). Sizes that
-//! are the same at every call are compile-time constants.
+//! Weights may be f16; activations and sums are f32. Burn's ops run instead for gradients, in bf16,
+//! and with Burn's fusion (CUDA). `backend-wgpu/src/traffic.rs` counts the dispatches.
+//!
+//! A cube is a group of units that share memory and can synchronise (WebGPU's workgroup). Sizes
+//! that are the same at every call are compile-time constants.
 
 mod cube;
 mod launch;

@@ -1,5 +1,8 @@
 //! Products with a weight matrix on a GPU. The matrix is f32 or f16; activations and sums are f32.
 //!
+//! A product adds its bias and residual itself. One kernel computes tiles of many rows; another
+//! computes the few rows of a token.
+//!
 //! Burn's own products need both operands in one type and add a bias in an extra pass. They took up
 //! to eight times as long on SwiftShader, and between half and twice as long on lavapipe. They are
 //! meant to be tuned, which needs Burn's `autotune`.

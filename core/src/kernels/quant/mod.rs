@@ -24,6 +24,18 @@
 //! A file has at most 32 MiB, so that a web page can fetch and cache it. Larger models use several
 //! files with Hugging Face's `model.safetensors.index.json`. A single tensor above that size is
 //! split along its first axis into `NAME.part-00001-of-0000N`.
+//!
+//! # Products
+//!
+//! `mmgem export --dtype q8|q4` writes such files. To run a model, the weights stay packed in the
+//! memory of the CPU and of GPUs that our kernels support. CUDA and training widen them when they
+//! read the file.
+//!
+//! - On the CPU a product rounds the activations to 8 bits and multiplies integers (`product.rs`).
+//!   It has kernels for AVX2 (with a separate one for the single row of a token), for the byte
+//!   products of AVX-512, and for wasm's SIMD. Plain loops are the reference in their tests.
+//! - On GPUs (`gpu.rs`) up to eight rows of activations are multiplied with the packed numbers. For
+//!   more rows the matrix is widened, for that product only.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]

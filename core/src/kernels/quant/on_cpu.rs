@@ -1,5 +1,7 @@
 //! Packed products on a device that shares the host's memory: Burn's CPU backend passes its values
 //! in and out without a copy.
+//!
+//! This is the one exception to the rule that the graph reads no tensor back.
 
 use burn::tensor::{Tensor, TensorData};
 
