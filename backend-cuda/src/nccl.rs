@@ -1,5 +1,8 @@
 //! Transfers gradients and embeddings between GPUs through NCCL, on Burn's own buffers, with one
 //! process per GPU.
+//!
+//! The queue that computes a tensor is drained first. NCCL then works on a stream of its own. While
+//! a rank waits for it, the rank checks NCCL's asynchronous errors.
 
 use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;

@@ -1,4 +1,7 @@
 //! Lets the folder of the page also be an npm package and one archive.
+//!
+//! `lib/wasm-urls.js` and `lib/wasm-code.js` name the modules of the build, so that bundlers find
+//! them.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-// Chooses the backend: WebGPU if it works, else the CPU, with the reason as text.
+// Chooses the backend: WebGPU if it works, else the CPU, with the reason as text. Each has a wasm module of its own.
 
 /** @typedef {{ backend: "cpu" | "webgpu", reason: string }} Choice */
 

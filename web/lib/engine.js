@@ -1,4 +1,10 @@
 // The page's side of the worker: numbered requests, cancellation, and a restart after a crash.
+//
+// wasm cannot catch a panic: the worker reports it, and the page starts a new worker that opens the same model again.
+// A lost graphics device ends a worker in the same way. Its requests are then repeated: once more on WebGPU, then on
+// the CPU. The worker holds a Web Lock while it runs. The page waits for the same lock, so it notices when the
+// browser ends the worker. The page resolves the URLs of the wasm modules, because a worker from a blob cannot do so
+// in a bundle.
 
 import { WASM_URLS } from "./wasm-urls.js";
 

@@ -1,4 +1,7 @@
 // The library in the worker: vectors in the model's index for searches, rows in IndexedDB for the next visit.
+//
+// A photo is recognised by name, size and date, else by SHA-256. Each change is broadcast to the workers of other
+// tabs.
 
 import {
   deleteAll, deleteRows, readPictured, readRow, readRows, readThumbnail, writeRows,

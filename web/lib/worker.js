@@ -1,5 +1,8 @@
 // The worker: one model, one queue. Requests come in as { id, op, args, background }, answers go out as
 // { id, result }, { id, event } or { id, error }; { fatal } means that this worker cannot continue.
+//
+// Requests are answered one after the other. A request that a user waits for goes before the indexing. A caption
+// handles messages after each token, so that it can be cancelled.
 
 import { chooseBackend, watchDevice } from "./backend.js";
 import { fetchModel, Trouble } from "./model-files.js";

@@ -1,4 +1,16 @@
 //! Builds an MM-GEM model from a published image encoder and a Hugging Face Llama.
+//!
+//! An import builds no model before it writes the file:
+//! - The files are mapped into memory (`core/data/src/files/published.rs`).
+//! - `Tower::read` finds the one image encoder in them by its tensor names. It obeys the config
+//!   files beside them. Training's `[model] vision` reads towers in the same way.
+//! - It renames or combines tensors that are still bytes of a file (`stored.rs`): q, k and v become
+//!   one matrix, LayerScale and batch norms are folded into the previous layer, positions are
+//!   interpolated.
+//! - A tensor is in memory only while it is written (`core/data/src/files/imported.rs`).
+//!
+//! An unknown key, tensor or size is an error. Values that no file has are assumed and reported in
+//! [`Import::notes`].
 
 use std::collections::BTreeSet;
 

@@ -1,11 +1,17 @@
-//! An on-disk cache of a frozen encoder's patch tokens, shared between steps and runs.
+//! An on-disk cache of a frozen encoder's patch tokens, shared between steps and runs
+//! (`data.cache`).
 //!
 //! A frozen tower gives the same V for the same view of a photo, so a run computes each view once.
-//! The user may delete the folder at any time. Several processes may share it: each appends to its
-//! own file and reads all files.
+//! A view is a photo's bytes, the number of a crop, and a flag for mirroring. A batch is the same
+//! with and without the cache, up to the rounding of f16.
+//!
+//! The folder's name is a hash of the tower and of the preprocessing. The user may delete the
+//! folder at any time. Several processes may share it: each appends to its own file and reads all
+//! files.
 //!
 //! A file is a sequence of records of one size: key, checksum, size of the photo, box map, V in
 //! f16. A truncated record (from a killed process) or one with a wrong checksum counts as missing.
+//! So a kill loses at most the last record.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};

@@ -1,5 +1,9 @@
 //! Builds batches: the samples of a step and their augmentation, as a pure function of seed and
 //! step.
+//!
+//! The step determines the samples, the caption and crop of each, and the dropped patches. So the
+//! step is a checkpoint's data position, and the number of ranks may change. `sources.rs` and
+//! `core/data/src/stream.rs` explain how a place in the data is found again.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use half::f16;

@@ -1,4 +1,5 @@
-//! Writes the metrics of each step.
+//! Writes the metrics of each step. A resumed run first removes the lines after its checkpoint's
+//! step.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

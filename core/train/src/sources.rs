@@ -1,4 +1,9 @@
 //! Numbers the samples of all sources of a run in one endless sequence.
+//!
+//! The sequence does not depend on the folders of the shards: shards are sorted by their file
+//! names, then by the keys and positions of their samples. The start of an epoch avoids the samples
+//! at the end of the epoch before that share its batch (`keep_apart`). Shards that come from
+//! commands are numbered by lanes (`core/data/src/stream.rs`).
 
 use std::ops::Range;
 use std::path::Path;

@@ -3,10 +3,17 @@
 //! The samples of a step are divided among ranks (processes), then among each rank's workers
 //! (threads), then into micro-batches. The contrastive loss compares samples across all of these
 //! parts. So each part embeds its own samples. The loss and its gradient with respect to the
-//! embeddings are then computed over all parts at once. Each part runs its backward pass from
-//! `Σ <embed, gradient>`. This is exactly the gradient of the whole batch (GradCache,
-//! arXiv:2101.06983). A worker with a single micro-batch runs only one forward pass, which serves
-//! both.
+//! embeddings are then computed over all parts at once (`contrast.rs`). Each part runs its backward
+//! pass from `Σ <embed, gradient>`. This is exactly the gradient of the whole batch (GradCache,
+//! arXiv:2101.06983), and a plain sum over the ranks. A worker with a single micro-batch runs only
+//! one forward pass, which serves both. Means over tokens are weighted by each part's share.
+//!
+//! # Precision
+//!
+//! The weights are f32. Each worker of a step has its own leaves, cast to `optim.compute_dtype`;
+//! norms and the temperature stay f32. The dtype of the graph follows from its weights; norms,
+//! means, unit vectors and losses are f32 (`core/src/kernels`). Gradients are cast back before they
+//! are summed.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;

@@ -1,4 +1,9 @@
-//! Checkpoints of a run, written atomically.
+//! Checkpoints of a run, written atomically by a thread while the training continues.
+//!
+//! `Store::save` copies the weights to the host and starts the thread, once the previous
+//! checkpoint is written. A checkpoint is a folder that is renamed into place once it is complete
+//! and on disk. It has the BLAKE3 hashes of its files, so that a resumed run can skip a damaged
+//! checkpoint.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,16 +1,23 @@
 //! The photo library: files, their metadata, thumbnails and each model's embeddings, in one SQLite
 //! file.
 //!
-//! A photo is its content: copies and moved files share one row of `content`, so only new content
-//! is encoded. Embeddings belong to a model and a `PREPROCESSING` version; embeddings of other
-//! models stay beside them. Each transaction writes a few photos, so the library is valid even if
-//! the program is killed.
+//! A photo is its content, identified by the hash of its bytes: copies and moved files share one
+//! row of `content`, so only new content is encoded. Embeddings belong to a model and a
+//! `PREPROCESSING` version; embeddings of other models stay beside them. The embeddings of regions
+//! are pooled from the same patch tokens as the whole photo's.
+//!
+//! Readers (hash, metadata, scaled decode, thumbnail, resize) run beside the encoder behind a
+//! bounded channel. Each transaction writes a few photos, so the library is valid even if the
+//! program is killed.
+//!
+//! The library also stores embeddings of searched texts (`text_cache.rs`) and measured cut-offs
+//! (`cutoffs.rs`), in tables that older versions of the program ignore.
 //!
 //! Start with the path of a photo and of a query:
 //! - [`photos::walk`] finds the files below some folders, [`Library::open`] opens the library, and
 //!   [`Library::update`] (`indexer.rs`) reads and embeds new content.
 //! - [`query::Query`] parses and embeds a query, [`Library::vector_store`] reads all embeddings,
-//!   and [`Library::search`] (`search.rs`) ranks them.
+//!   and [`Library::search`] (`search.rs`) ranks them. A search scores every embedding.
 //!
 //! The crate prints nothing. Callers get progress through [`IndexObserver`], and problems as values
 //! and as [`LibraryError`]. The tables are below, in `SCHEMA`, `COLUMNS` and `TABLES`.

@@ -11,7 +11,11 @@
 //!   `selection_bar.rs`, `photo_view.rs`, `library_panel.rs`, `problems.rs`, `overview.rs`
 //! - `grid_layout.rs`, `geometry.rs`: places on the screen
 //!
-//! The window never blocks: only the threads use the model and read the library and photos.
+//! The window never blocks: only the threads use the model and read the library and photos. One
+//! thread has the model, answers requests in order and skips those that a newer request replaces.
+//! One fills the library. One reads thumbnails and best boxes of the visible cells. They share only
+//! messages and the library's file. Hits are a complete ranking, so cut-off and order change
+//! without a new search.
 
 mod clicks;
 mod dialogs;

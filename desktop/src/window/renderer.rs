@@ -1,4 +1,6 @@
 //! Chooses what draws the window: a GPU through wgpu, else OpenGL.
+//!
+//! egui's wgpu device is separate from Burn's.
 
 use super::event_log::EventLog;
 

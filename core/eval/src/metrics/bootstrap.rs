@@ -1,7 +1,8 @@
 //! Bootstrap intervals of scores, and of the difference of two runs on the same photos.
 //!
-//! A draw takes as many photos as there are, with replacement. A photo's captions and regions are
-//! drawn with it. With several sets, each set is drawn separately.
+//! A run stores the parts of each score photo by photo. So every score, and both runs of a
+//! comparison, use the same draws. A draw takes as many photos as there are, with replacement. A
+//! photo's captions and regions are drawn with it. With several sets, each set is drawn separately.
 
 use std::ops::Range;
 

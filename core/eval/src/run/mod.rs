@@ -1,5 +1,8 @@
 //! Runs a model on a benchmark: reads photos in batches, and keeps only the data that the scores
 //! need.
+//!
+//! Every benchmark is read as the same list of photos, captions and regions
+//! (`core/data/src/benchmark/`).
 
 mod answers;
 mod captions;

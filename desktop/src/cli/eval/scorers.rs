@@ -1,4 +1,4 @@
-//! METEOR and SPICE by the user's installation of pycocoevalcap. Both need Java.
+//! METEOR and SPICE by the user's installation of pycocoevalcap, on our tokens. Both need Java.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
