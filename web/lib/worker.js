@@ -2,7 +2,8 @@
 // { id, result }, { id, event } or { id, error }; { fatal } means that this worker cannot continue.
 //
 // Requests are answered one after the other. A request that a user waits for goes before the indexing. A caption
-// handles messages after each token, so that it can be cancelled.
+// handles messages after each token, so that it can be cancelled. It then also answers the requests that follow the
+// user's pointer.
 
 import { chooseBackend, watchDevice } from "./backend.js";
 import { fetchModel, Trouble } from "./model-files.js";

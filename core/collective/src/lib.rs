@@ -3,8 +3,8 @@
 //! A rank is a process with its own share of every batch. All ranks make the same calls in the same
 //! order. A fact that only one rank knows is first exchanged, and then all ranks act on it.
 //!
-//! Messages between the hosts go through MPI, or through sockets at the launcher's MASTER_ADDR.
-//! Tensors on NVIDIA GPUs go through NCCL (`backend-cuda/src/nccl.rs`).
+//! Messages between the hosts go through MPI, or through sockets at the launcher's `MASTER_ADDR`.
+//! With `--device cuda` tensors go through NCCL (`backend-cuda/src/nccl.rs`), else through MPI.
 
 mod cores;
 mod launch;

@@ -1,8 +1,9 @@
 //! The training loop: takes batches, runs steps, writes metrics and checkpoints, and evaluates.
 //!
-//! Before every step the ranks exchange a few numbers: their counts, a request to save or stop, the
-//! norm of the newest gradient, and whether the newest checkpoint is written. The norm checks that
-//! the ranks are in sync. A failure on one rank is sent to all ranks before they continue.
+//! Before every step the ranks exchange a few numbers. Among them are their counts, a request to
+//! save or stop, the norm of the newest gradient, and whether the newest checkpoint is written. The
+//! norm checks that the ranks are in sync. A failure on one rank is sent to all ranks before they
+//! continue.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};

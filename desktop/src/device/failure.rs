@@ -12,7 +12,7 @@
 //! - A result cannot be read, and nothing was printed yet (`main.rs`). The window reopens its model
 //!   on the CPU, answers the pending request and continues to index (`window/worker/`).
 //!
-//! Training stops instead: on a CPU it would take weeks.
+//! Training stops in the last two cases instead: on a CPU it would take weeks.
 //!
 //! Tests use `tests/cli/failing_gpu.c`, a Vulkan driver that fails on command.
 
