@@ -46,7 +46,10 @@ describe("the list of models", { skip: skip || false }, () => {
       assert.match(before[1], /^the embedded model 19\.4 MB · in this browser \/model\/ in use$/);
 
       await page.locator("#status").click();
+      // The status is "ready" until the page begins to open the other model.
+      const begun = page.waitForSelector('#status:not([data-state="ready"])');
       await page.locator("#models li:has-text('small') button").click();
+      await begun;
       await page.waitForSelector('#status[data-state="ready"]');
       await page.locator("#samples button").first().click();
       await settled(page, "#whole");

@@ -181,6 +181,7 @@ export class Loader extends EventTarget {
     openDialog($("about"));
     // The state may have changed since the dialog was last open.
     $("facts").replaceChildren();
+    $("models").replaceChildren();
     const facts = await this.#facts();
     $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
     $("models").replaceChildren(...(await offers()).map((offer) => this.#choice(offer)));
