@@ -10,7 +10,7 @@
 //!
 //! So any process can find any place of the sequence again. A run resumes in mid-epoch by starting
 //! the commands of that place and skipping the samples that were used before. A failed command is
-//! run again ([`super::command`]).
+//! run again (`command.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
