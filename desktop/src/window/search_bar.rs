@@ -159,6 +159,7 @@ fn order(window: &mut Window, ui: &mut Ui) {
         let mut cutoff = state.cutoff.clamp(least, most);
         let value =
             if state.cutoff <= least { "all".into() } else { format!("from {:.2}", state.cutoff) };
+        keep_together(ui, SLIDER_ROOM + 60.0);
         let label = ui.label("score:").on_hover_text("Hits with a lower score are left out");
         let slider = Slider::new(&mut cutoff, least..=most).show_value(false);
         let slider = ui.add(slider).labelled_by(label.id);
@@ -179,6 +180,7 @@ fn order(window: &mut Window, ui: &mut Ui) {
             state.set_good_only(good_only);
         }
     }
+    keep_together(ui, SLIDER_ROOM);
     let label = ui.label("size:");
     ui.add(Slider::new(&mut window.cell_side, 96.0..=320.0).show_value(false))
         .labelled_by(label.id);
@@ -228,6 +230,17 @@ fn measured_cutoffs(window: &mut Window, ui: &mut Ui) {
     combo.response.accessible_name("Measured cut-offs");
     if let Some(cutoff) = chosen {
         state.set_cutoff(cutoff);
+    }
+}
+
+/// Room for a slider and the label before it, in points.
+const SLIDER_ROOM: f32 = 170.0;
+
+/// Begins a new row if so many points do not fit into this one. A slider does not wrap by itself, and
+/// a label should stand beside it.
+fn keep_together(ui: &mut Ui, width: f32) {
+    if ui.available_size_before_wrap().x < width {
+        ui.end_row();
     }
 }
 
