@@ -379,7 +379,7 @@ pub struct ParamGroup {
     /// Factor on the learning rate.
     #[serde(default = "unit_norm")]
     pub lr_multiplier: f64,
-    /// Weight decay instead of `optim.weight_decay`.
+    /// Weight decay instead of `optim.weight_decay`; not applied to norms, biases and tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f32>,
 }

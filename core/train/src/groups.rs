@@ -14,8 +14,10 @@ use super::config::{OptimConfig, TrainConfigError};
 pub struct ParamSettings {
     /// Factor on the learning rate of its tower or of the heads.
     pub lr_multiplier: f64,
-    /// Weight decay.
+    /// Weight decay; 0 for biases, norms and tokens, also in a group.
     pub weight_decay: f32,
+    /// Whether the parameter has weight decay, and with LAMB a trust ratio.
+    pub decays: bool,
 }
 
 /// The settings of every parameter of a module, by module path.
@@ -23,7 +25,8 @@ pub struct ParamSettings {
 /// Layer-wise decay counts as BEiT does (arXiv:2106.08254): of a tower with `n` blocks, block `i`
 /// from 0 has the factor `layer_decay^(n - i)`, the embeddings before the blocks have
 /// `layer_decay^(n + 1)`, and everything after the blocks has 1. Then the multipliers of all groups
-/// that a parameter's name fits are applied. The weight decay of the last such group counts.
+/// that a parameter's name fits are applied. The weight decay of the last such group counts, except
+/// for biases, norms and tokens, which have none.
 ///
 /// # Errors
 /// If a pattern is invalid or fits no parameter.
@@ -41,10 +44,11 @@ pub fn param_settings<M: Module>(
     let mut settings: BTreeMap<String, ParamSettings> = params
         .into_iter()
         .map(|(path, rank)| {
-            let weight_decay = if decays(&path, rank) { optim.weight_decay } else { 0.0 };
+            let decays = decays(&path, rank);
+            let weight_decay = if decays { optim.weight_decay } else { 0.0 };
             let n_layers = layers_above(&path, n_blocks);
             let lr_multiplier = optim.layer_decay.powi(n_layers as i32);
-            (path, ParamSettings { lr_multiplier, weight_decay })
+            (path, ParamSettings { lr_multiplier, weight_decay, decays })
         })
         .collect();
     for group in &optim.groups {
@@ -59,7 +63,9 @@ pub fn param_settings<M: Module>(
                 if pattern.matches(&checkpoint_name(path)) {
                     fits = true;
                     settings.lr_multiplier *= group.lr_multiplier;
-                    settings.weight_decay = group.weight_decay.unwrap_or(settings.weight_decay);
+                    if let Some(weight_decay) = group.weight_decay.filter(|_| settings.decays) {
+                        settings.weight_decay = weight_decay;
+                    }
                 }
             }
             if !fits {
@@ -97,8 +103,8 @@ fn layers_above(path: &str, n_blocks: [usize; 2]) -> usize {
     }
 }
 
-/// Whether a parameter has weight decay, and with LAMB a trust ratio, unless a group says otherwise.
-pub fn decays(path: &str, rank: usize) -> bool {
+/// Whether a parameter has weight decay: not a bias, a norm or a token.
+fn decays(path: &str, rank: usize) -> bool {
     rank >= 2 && path != "cap_prompts"
 }
 

@@ -13,7 +13,7 @@ use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
-use super::groups::{ParamSettings, decays, param_settings};
+use super::groups::{ParamSettings, param_settings};
 use super::ownership::Ownership;
 
 /// The flat gradient of every trained parameter, by module path.
@@ -158,7 +158,7 @@ impl OptimizerGroups {
             }
             let settings = self.settings[&param.path];
             let lr = settings.lr_multiplier * learning_rate(&param.path, step, optim);
-            let lamb = lamb(&param.path, param.shape.len(), settings.weight_decay, optim);
+            let lamb = lamb(settings, optim);
             let moments = self.state.remove(&param.path);
             let (values, moments) = lamb.step(lr, param.values().inner(), gradient, moments);
             self.state.extend(moments.map(|moments| (param.path, moments)));
@@ -278,13 +278,13 @@ impl OptimizerGroups {
 }
 
 /// The update of one parameter.
-fn lamb(path: &str, rank: usize, weight_decay: f32, optim: &OptimConfig) -> Lamb {
+fn lamb(settings: ParamSettings, optim: &OptimConfig) -> Lamb {
     LambConfig::new()
         .with_beta_1(optim.beta_1)
         .with_beta_2(optim.beta_2)
         .with_epsilon(optim.epsilon)
-        .with_weight_decay(weight_decay)
-        .with_use_trust_ratio(decays(path, rank) && optim.optimizer == OptimizerKind::Lamb)
+        .with_weight_decay(settings.weight_decay)
+        .with_use_trust_ratio(settings.decays && optim.optimizer == OptimizerKind::Lamb)
         .build()
 }
 
@@ -435,6 +435,10 @@ mod tests {
         let found = moved_with(group("wei*"));
         assert!(near(&found, [3.0 - 0.5 - 0.3, 4.0 + 0.5 - 0.4]), "{found:?}");
         let linear: Linear = LinearConfig::new(1, 2).init(&Device::flex());
+        // A bias has no weight decay in a group either.
+        let settings = param_settings(&linear, &group("*")).expect("it fits");
+        assert_eq!((settings["weight"].weight_decay, settings["bias"].weight_decay), (0.2, 0.0));
+        assert_eq!(settings["bias"].lr_multiplier, 0.5);
         let error = OptimizerGroups::new(&linear, &group("visual.*"), &Device::flex())
             .err()
             .expect("fits nothing");

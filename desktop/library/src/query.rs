@@ -304,13 +304,13 @@ impl Query {
     /// # Errors
     /// When the tokenizer fails.
     pub fn warnings(&self, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
-        let mut doubts = Vec::new();
+        let mut warnings = Vec::new();
         for term in &self.terms {
             if let TermKind::Text(text) = &term.what {
-                doubts.extend(text_warnings(text, tokenizer)?);
+                warnings.extend(text_warnings(text, tokenizer)?);
             }
         }
-        Ok(doubts)
+        Ok(warnings)
     }
 
     /// A warning for a query of one text whose best hit is weak: nine in ten photos that a text
@@ -343,23 +343,23 @@ impl Query {
 /// When the tokenizer fails.
 pub fn text_warnings(text: &str, tokenizer: &Tokenizer) -> Result<Vec<String>, TokenizerError> {
     let TokenizerReport { n_tokens, n_read, unknown_words } = tokenizer.report(text)?;
-    let mut doubts = Vec::new();
+    let mut warnings = Vec::new();
     if !unknown_words.is_empty() {
         let words: Vec<String> =
             unknown_words.iter().take(5).map(|word| format!("{word:?}")).collect();
         let more = if unknown_words.len() > 5 { ", .." } else { "" };
-        doubts.push(format!(
+        warnings.push(format!(
             "the model does not know {}{more}: hits for unknown words mean little",
             words.join(", ")
         ));
     }
     if n_read < n_tokens {
-        doubts.push(format!(
+        warnings.push(format!(
             "the text has {n_tokens} tokens and the model reads {n_read}: its end counts for \
              nothing"
         ));
     }
-    Ok(doubts)
+    Ok(warnings)
 }
 
 /// A weight, such as `2` or `0.5`; `nan` and `inf` are words.

@@ -20,14 +20,19 @@ const WELCOME_WIDTH: f32 = 520.0;
 pub fn library_panel(window: &mut Window, ui: &mut Ui) {
     ui.add_space(8.0);
     ScrollArea::vertical().auto_shrink(false).show(ui, |ui| {
-        group(ui, |ui| folders(window, ui));
-        ui.add_space(8.0);
-        group(ui, |ui| model(window, ui));
-        ui.add_space(8.0);
-        group(ui, |ui| theme(&mut window.state, ui));
-        ui.add_space(8.0);
-        problems(window, ui);
+        groups(window, ui);
     });
+}
+
+/// Draws folders, model, theme and problems, below each other.
+fn groups(window: &mut Window, ui: &mut Ui) {
+    group(ui, |ui| folders(window, ui));
+    ui.add_space(8.0);
+    group(ui, |ui| model(window, ui));
+    ui.add_space(8.0);
+    group(ui, |ui| theme(&mut window.state, ui));
+    ui.add_space(8.0);
+    problems(window, ui);
 }
 
 /// Draws the welcome page, while there are no photos to search.
@@ -47,13 +52,7 @@ pub fn welcome(window: &mut Window, ui: &mut Ui) {
                 );
                 ui.add_space(16.0);
                 say_state(window, ui);
-                group(ui, |ui| folders(window, ui));
-                ui.add_space(8.0);
-                group(ui, |ui| model(window, ui));
-                ui.add_space(8.0);
-                group(ui, |ui| theme(&mut window.state, ui));
-                ui.add_space(8.0);
-                problems(window, ui);
+                groups(window, ui);
             });
         });
     });
