@@ -26,6 +26,10 @@ def arguments(doc, others={}):
     args = ap.parse_args()
     args.only = args.only.split(",")
     args.cfg = json.load(open(args.config))
+    # The reference program has no biases in the language model, and no keys for them.
+    for key in ("attention_bias", "mlp_bias"):
+        if args.cfg["llm"].pop(key, False):
+            sys.exit(f"{args.config}: {key} is true; the peers have a language model without biases only")
     return args
 
 
