@@ -1,6 +1,6 @@
 //! Activations in 8 bits, in blocks of the same size as the weights'.
 
-use super::BLOCK;
+use super::{BLOCK, Bits};
 
 /// Blocks whose scales a kernel loads at once; rows are padded to a multiple of it.
 pub(super) const LANES: usize = 8;
@@ -15,13 +15,18 @@ pub(super) struct Rows {
     numbers: Vec<i8>,
     /// `[rows, blocks]`
     scales: Vec<f32>,
-    /// −8 times the sum of each block. It corrects a kernel that reads a 4-bit weight as 0..=15.
-    offsets: Vec<f32>,
+    /// Start values of the blocks' sums of products. They correct kernels that read a 4-bit weight
+    /// as 0..=15, or add 128 to an 8-bit one: −8 or −128 times the sum of the block's numbers.
+    starts: Vec<i32>,
 }
 
 impl Rows {
     /// Quantises rows of `n_columns` values.
-    pub fn round(values: &[f32], n_columns: usize) -> Self {
+    pub fn round(values: &[f32], n_columns: usize, bits: Bits) -> Self {
+        let added = match bits {
+            Bits::Eight => 128,
+            Bits::Four => 8,
+        };
         let n_rows = values.len() / n_columns;
         let n_blocks = n_columns.div_ceil(BLOCK).next_multiple_of(LANES);
         let mut rows = Self {
@@ -29,18 +34,17 @@ impl Rows {
             n_blocks,
             numbers: vec![0; n_rows * n_blocks * BLOCK],
             scales: vec![0.0; n_rows * n_blocks],
-            offsets: vec![0.0; n_rows * n_blocks],
+            starts: vec![0; n_rows * n_blocks],
         };
         for (row, values) in values.chunks_exact(n_columns).enumerate() {
             let first = row * n_blocks;
             let numbers = rows.numbers[first * BLOCK..].chunks_exact_mut(BLOCK);
-            let scales = rows.scales[first..].iter_mut().zip(&mut rows.offsets[first..]);
-            for ((values, numbers), (scale, offset)) in
-                values.chunks(BLOCK).zip(numbers).zip(scales)
+            let scales = rows.scales[first..].iter_mut().zip(&mut rows.starts[first..]);
+            for ((values, numbers), (scale, start)) in values.chunks(BLOCK).zip(numbers).zip(scales)
             {
                 *scale = round_block(values, numbers);
                 let sum: i32 = numbers.iter().map(|number| i32::from(*number)).sum();
-                *offset = -8.0 * *scale * sum as f32;
+                *start = -added * sum;
             }
         }
         rows
@@ -57,7 +61,7 @@ impl Rows {
         Row {
             numbers: &self.numbers[blocks.start * BLOCK..blocks.end * BLOCK],
             scales: &self.scales[blocks.clone()],
-            offsets: &self.offsets[blocks],
+            starts: &self.starts[blocks],
         }
     }
 }
@@ -71,7 +75,7 @@ pub(super) struct Row<'a> {
         not(target_arch = "x86_64"),
         allow(dead_code, reason = "the other kernels take signed numbers")
     )]
-    pub offsets: &'a [f32],
+    pub starts: &'a [i32],
 }
 
 /// Quantises up to 32 values and returns their scale.
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn values_come_back_within_half_a_step_of_the_largest() {
         let values: Vec<f32> = (0..70).map(|i| ((i * 37) % 71) as f32 - 35.0).collect();
-        let rows = Rows::round(&values, 35);
+        let rows = Rows::round(&values, 35, Bits::Eight);
         assert_eq!((rows.len(), rows.n_blocks), (2, LANES));
         for (row, values) in values.chunks(35).enumerate() {
             let row = rows.row(row);
@@ -114,7 +118,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = vec![1.0; 33];
             values[32] = bad;
-            let rows = Rows::round(&values, 33);
+            let rows = Rows::round(&values, 33, Bits::Eight);
             assert!(rows.row(0).scales[1].is_nan() && rows.row(0).scales[0].is_finite());
         }
     }

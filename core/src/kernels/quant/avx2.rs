@@ -1,10 +1,10 @@
-//! The products with 256-bit integers: the 32 integers of a block at a time, and the scales of 8
-//! blocks at a time.
+//! The products with one row of activations: the 32 integers of a block at a time, and the scales
+//! of 8 blocks at a time.
 
 use std::arch::x86_64::*;
 
 use super::activations::{LANES, Row};
-use super::product::{TILE_ACTIVATIONS, TILE_WEIGHTS, Tile, WeightRow, check_rows, into_tile};
+use super::product::{WeightRow, check_rows};
 use super::{BLOCK, Bits};
 
 /// Whether this processor supports the kernel.
@@ -13,111 +13,6 @@ pub(super) fn is_there() -> bool {
         && is_x86_feature_detected!("fma")
         && is_x86_feature_detected!("f16c")
 }
-
-/// Defines `tile` for a kernel with the given processor features.
-///
-/// `start` and `dot` must be in scope. Together they compute eight sums of four products each from
-/// a block of weights and a block of activations.
-macro_rules! tiles {
-    ($features:literal) => {
-        /// See [`super::product::Kernel`]. Call it only if [`is_there`].
-        pub(super) fn tile(bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
-            check_rows(bits, weights, activations);
-            // SAFETY: the processor has the features, and the sizes were checked.
-            unsafe {
-                match bits {
-                    Bits::Eight => tile_of::<false>(weights, activations),
-                    Bits::Four => tile_of::<true>(weights, activations),
-                }
-            }
-        }
-
-        #[target_feature(enable = $features)]
-        unsafe fn tile_of<const FOUR: bool>(weights: &[WeightRow], activations: &[Row]) -> Tile {
-            // SAFETY: guaranteed by the caller.
-            unsafe {
-                match (weights, activations) {
-                    (&[w], &[a]) => into_tile(dots::<FOUR, 1, 1>([w], [a])),
-                    (&[w], &[a, b]) => into_tile(dots::<FOUR, 1, 2>([w], [a, b])),
-                    (&[w], &[a, b, c]) => into_tile(dots::<FOUR, 1, 3>([w], [a, b, c])),
-                    (&[w], &[a, b, c, d]) => into_tile(dots::<FOUR, 1, 4>([w], [a, b, c, d])),
-                    (&[v, w], &[a]) => into_tile(dots::<FOUR, 2, 1>([v, w], [a])),
-                    (&[v, w], &[a, b]) => into_tile(dots::<FOUR, 2, 2>([v, w], [a, b])),
-                    (&[v, w], &[a, b, c]) => into_tile(dots::<FOUR, 2, 3>([v, w], [a, b, c])),
-                    (&[v, w], &[a, b, c, d]) => into_tile(dots::<FOUR, 2, 4>([v, w], [a, b, c, d])),
-                    _ => unreachable!("a tile is at most {TILE_WEIGHTS} by {TILE_ACTIVATIONS}"),
-                }
-            }
-        }
-
-        #[inline]
-        #[target_feature(enable = $features)]
-        unsafe fn dots<const FOUR: bool, const R: usize, const N: usize>(
-            weights: [WeightRow; R],
-            activations: [Row; N],
-        ) -> [[f32; N]; R] {
-            let n_blocks = weights[0].scales.len();
-            let block_bytes = if FOUR { BLOCK / 2 } else { BLOCK };
-            let mut sums = [[_mm256_setzero_ps(); N]; R];
-            for first in (0..n_blocks).step_by(LANES) {
-                let n_here = LANES.min(n_blocks - first);
-                let mut scales = [[[0f32; LANES]; N]; R];
-                for r in 0..R {
-                    let weight_scales = eight_scales(&weights[r].scales[first..first + n_here]);
-                    for n in 0..N {
-                        // SAFETY: rows of activations are padded to whole lanes.
-                        let (scale, offset) = unsafe {
-                            (
-                                _mm256_loadu_ps(activations[n].scales.as_ptr().add(first)),
-                                _mm256_loadu_ps(activations[n].offsets.as_ptr().add(first)),
-                            )
-                        };
-                        if FOUR {
-                            // The kernel reads the weights as 0..=15; this subtracts the 8 of each.
-                            // The lanes are summed at the end.
-                            sums[r][n] = _mm256_fmadd_ps(weight_scales, offset, sums[r][n]);
-                        }
-                        // SAFETY: the array has eight floats.
-                        unsafe {
-                            _mm256_storeu_ps(
-                                scales[r][n].as_mut_ptr(),
-                                _mm256_mul_ps(weight_scales, scale),
-                            )
-                        };
-                    }
-                }
-                for b in 0..n_here {
-                    let (mut numbers, mut starts) =
-                        ([_mm256_setzero_si256(); R], [_mm256_setzero_si256(); R]);
-                    for r in 0..R {
-                        // SAFETY: the row has `n_blocks` blocks.
-                        numbers[r] = unsafe {
-                            load::<FOUR>(weights[r].codes.as_ptr().add((first + b) * block_bytes))
-                        };
-                        starts[r] = start::<FOUR>(numbers[r]);
-                    }
-                    for n in 0..N {
-                        // SAFETY: the row has at least `n_blocks` blocks.
-                        let x = unsafe {
-                            _mm256_loadu_si256(
-                                activations[n].numbers.as_ptr().add((first + b) * BLOCK).cast(),
-                            )
-                        };
-                        for r in 0..R {
-                            let dot = _mm256_cvtepi32_ps(dot::<FOUR>(starts[r], numbers[r], x));
-                            sums[r][n] =
-                                _mm256_fmadd_ps(dot, _mm256_set1_ps(scales[r][n][b]), sums[r][n]);
-                        }
-                    }
-                }
-            }
-            sums.map(|sums| sums.map(|sum| horizontal_sum(sum)))
-        }
-    };
-}
-pub(super) use tiles;
-
-tiles!("avx2,fma,f16c");
 
 /// Products with one row of activations: see [`super::product::Kernel`]. Call it only if
 /// [`is_there`].
@@ -166,10 +61,7 @@ unsafe fn row_of_8(weights: WeightRow, x: Row) -> f32 {
                     _mm256_loadu_si256(x.numbers.as_ptr().add((first + b) * BLOCK).cast()),
                 )
             };
-            (
-                _mm256_cvtepi32_ps(dot::<false>(_mm256_setzero_si256(), numbers, x)),
-                _mm256_set1_ps(scales[b]),
-            )
+            (_mm256_cvtepi32_ps(dot::<false>(numbers, x)), _mm256_set1_ps(scales[b]))
         };
         if n_here == LANES {
             for b in (0..LANES).step_by(2) {
@@ -199,16 +91,16 @@ unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
         let n_here = LANES.min(n_blocks - first);
         let of_weights = eight_scales(&weights.scales[first..first + n_here]);
         // SAFETY: rows of activations are padded to whole lanes.
-        let (of_x, offsets) = unsafe {
+        let (of_x, starts) = unsafe {
             (
                 _mm256_loadu_ps(x.scales.as_ptr().add(first)),
-                _mm256_loadu_ps(x.offsets.as_ptr().add(first)),
+                _mm256_loadu_si256(x.starts.as_ptr().add(first).cast()),
             )
         };
         let scales = _mm256_mul_ps(of_weights, of_x);
         // The kernel reads the weights as 0..=15; this subtracts the 8 of each. The lanes are
         // summed at the end.
-        sums.0 = _mm256_fmadd_ps(of_weights, offsets, sums.0);
+        sums.0 = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(starts), sums.0);
         let codes = weights.codes.as_ptr().wrapping_add(first * (BLOCK / 2));
         let numbers = x.numbers.as_ptr().wrapping_add(first * BLOCK);
         let two = |b: usize, of_two: __m256i| {
@@ -251,11 +143,8 @@ unsafe fn row_of_4(weights: WeightRow, x: Row) -> f32 {
                     )
                 };
                 let scale = _mm256_permutevar8x32_ps(scales, _mm256_set1_epi32(b as i32));
-                sums.0 = _mm256_fmadd_ps(
-                    _mm256_cvtepi32_ps(dot::<true>(_mm256_setzero_si256(), numbers, x)),
-                    scale,
-                    sums.0,
-                );
+                sums.0 =
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot::<true>(numbers, x)), scale, sums.0);
             }
         }
     }
@@ -294,17 +183,10 @@ pub(super) unsafe fn load<const FOUR: bool>(codes: *const u8) -> __m256i {
     _mm256_and_si256(both, _mm256_set1_epi8(15))
 }
 
-/// Initial value of a block's sums: zero.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn start<const FOUR: bool>(_weights: __m256i) -> __m256i {
-    _mm256_setzero_si256()
-}
-
 /// Eight sums of four products each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot<const FOUR: bool>(_start: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+fn dot<const FOUR: bool>(weights: __m256i, x: __m256i) -> __m256i {
     // The instruction multiplies unsigned with signed bytes. Two products fit 16 bits: 2 · 127 ·
     // 127 < 2^15.
     let pairs = if FOUR {
@@ -317,7 +199,7 @@ fn dot<const FOUR: bool>(_start: __m256i, weights: __m256i, x: __m256i) -> __m25
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn horizontal_sum(x: __m256) -> f32 {
+fn horizontal_sum(x: __m256) -> f32 {
     let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))

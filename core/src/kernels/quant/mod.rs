@@ -32,8 +32,10 @@
 //! read the file.
 //!
 //! - On the CPU a product rounds the activations to 8 bits and multiplies integers (`product.rs`).
-//!   It has kernels for AVX2 (with a separate one for the single row of a token), for the byte
-//!   products of AVX-512, and for wasm's SIMD. Plain loops are the reference in their tests.
+//!   For the single row of a token, which is bound by reading the weights, it has a kernel for AVX2
+//!   (`avx2.rs`). For more rows it rearranges the weights of 16 rows at a time (`panel.rs`), with
+//!   kernels for AVX2, AVX-VNNI and AVX-512. wasm's SIMD has one for both. Plain loops are the
+//!   reference in their tests.
 //! - On GPUs (`gpu.rs`) up to eight rows of activations are multiplied with the packed numbers. For
 //!   more rows the matrix is widened, for that product only.
 
@@ -42,12 +44,12 @@ mod activations;
 mod avx2;
 mod on_cpu;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod panel;
 mod product;
 mod scalar;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod simd128;
-#[cfg(target_arch = "x86_64")]
-mod vnni;
 pub(crate) mod weight;
 
 use burn::tensor::{DType, Device};

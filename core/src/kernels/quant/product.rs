@@ -9,12 +9,10 @@ use super::activations::LANES;
 use super::activations::{Row, Rows};
 use super::{Bits, Packed, scalar};
 
-#[cfg(target_arch = "x86_64")]
-use super::avx2;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::simd128;
 #[cfg(target_arch = "x86_64")]
-use super::vnni;
+use super::{avx2, panel};
 
 /// A row of a packed matrix.
 #[derive(Clone, Copy, Debug)]
@@ -23,9 +21,12 @@ pub(super) struct WeightRow<'a> {
     pub scales: &'a [f16],
 }
 
-/// Weight rows per kernel call.
+/// Adjacent weight rows whose products lie side by side until the end: as many as an AVX-512 vector
+/// has floats.
+pub(super) const PANEL: usize = 16;
+/// Weight rows per call of a kernel without panels. Divides [`PANEL`].
 pub(super) const TILE_WEIGHTS: usize = 2;
-/// Activation rows per kernel call.
+/// Activation rows per call of a kernel without panels.
 pub(super) const TILE_ACTIVATIONS: usize = 4;
 /// Products of each weight row with each activation row.
 pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
@@ -40,18 +41,8 @@ pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row])
     }
     for row in activations {
         assert!(row.numbers.len() == n_lanes * BLOCK && row.scales.len() == n_lanes);
-        assert!(row.offsets.len() == n_lanes);
+        assert!(row.starts.len() == n_lanes);
     }
-}
-
-/// Puts a smaller block of products into a tile.
-#[cfg(target_arch = "x86_64")]
-pub(super) fn into_tile<const R: usize, const N: usize>(products: [[f32; N]; R]) -> Tile {
-    let mut tile = Tile::default();
-    for (row, products) in tile.iter_mut().zip(products) {
-        row[..N].copy_from_slice(&products);
-    }
-    tile
 }
 
 /// An implementation of the products.
@@ -62,9 +53,12 @@ pub enum Kernel {
     /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// As `Avx2`, with the byte products of AVX-512 VNNI.
+    /// As `Avx2`, with the byte products of AVX-VNNI.
     #[cfg(target_arch = "x86_64")]
-    Vnni,
+    AvxVnni,
+    /// AVX-512 with its byte products.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
     /// WebAssembly's 128-bit SIMD.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
@@ -78,7 +72,9 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             avx2::is_there().then_some(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
-            vnni::is_there().then_some(Self::Vnni),
+            panel::avx_vnni::is_there().then_some(Self::AvxVnni),
+            #[cfg(target_arch = "x86_64")]
+            panel::avx512_vnni::is_there().then_some(Self::Avx512Vnni),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Some(Self::Simd128),
         ];
@@ -90,16 +86,19 @@ impl Kernel {
         *Self::available().last().expect("the scalar kernel is always available")
     }
 
-    /// Computes up to [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products.
-    fn tile(self, bits: Bits, weights: &[WeightRow], activations: &[Row]) -> Tile {
+    /// Writes the products of up to [`PANEL`] weight rows with all rows of activations into `out`,
+    /// `[n, PANEL]`.
+    fn panel(self, bits: Bits, weights: &[WeightRow], activations: &[Row], out: &mut [f32]) {
         match self {
-            Self::Scalar => scalar::tile(bits, weights, activations),
+            Self::Scalar => by_tiles(scalar::tile, bits, weights, activations, out),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => avx2::tile(bits, weights, activations),
+            Self::Avx2 => panel::avx2::multiply(bits, weights, activations, out),
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni => vnni::tile(bits, weights, activations),
+            Self::AvxVnni => panel::avx_vnni::multiply(bits, weights, activations, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => panel::avx512_vnni::multiply(bits, weights, activations, out),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Self::Simd128 => simd128::tile(bits, weights, activations),
+            Self::Simd128 => by_tiles(simd128::tile, bits, weights, activations, out),
         }
     }
 
@@ -110,9 +109,30 @@ impl Kernel {
             // One row is bound by memory, not by arithmetic, so AVX2 suffices.
             return avx2::vector(bits, weights, x, out);
         }
-        for (weights, out) in weights.chunks(TILE_WEIGHTS).zip(out.chunks_mut(TILE_WEIGHTS)) {
-            let tile = self.tile(bits, weights, &[x]);
-            out.iter_mut().zip(tile).for_each(|(out, [product, ..])| *out = product);
+        for (weights, out) in weights.chunks(PANEL).zip(out.chunks_mut(PANEL)) {
+            self.panel(bits, weights, &[x], out);
+        }
+    }
+}
+
+/// [`Kernel::panel`] for kernels that compute up to [`TILE_WEIGHTS`] × [`TILE_ACTIVATIONS`] products
+/// per call.
+fn by_tiles(
+    tile: impl Fn(Bits, &[WeightRow], &[Row]) -> Tile,
+    bits: Bits,
+    weights: &[WeightRow],
+    activations: &[Row],
+    out: &mut [f32],
+) {
+    let activations = activations.chunks(TILE_ACTIVATIONS);
+    for (activations, out) in activations.zip(out.chunks_mut(TILE_ACTIVATIONS * PANEL)) {
+        for (pair, weights) in weights.chunks(TILE_WEIGHTS).enumerate() {
+            let tile = tile(bits, weights, activations);
+            for (row, products) in tile.iter().take(weights.len()).enumerate() {
+                for (out, product) in out.chunks_exact_mut(PANEL).zip(products) {
+                    out[pair * TILE_WEIGHTS + row] = *product;
+                }
+            }
         }
     }
 }
@@ -120,9 +140,6 @@ impl Kernel {
 /// Weights per task: enough to make a hand-over to another core worthwhile, and few enough for its
 /// cache.
 const SHARE_WEIGHTS: usize = 1 << 17;
-/// Bytes of activations that stay in the first-level cache while the task's weights stream by.
-const NEAR_BYTES: usize = 20 << 10;
-
 impl Packed {
     /// `x Wᵀ`, for rows of `x` as long as the matrix has columns.
     ///
@@ -138,49 +155,26 @@ impl Packed {
     /// [`Self::multiply`] with a given kernel.
     pub fn multiply_with(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
         assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
-        let x = Rows::round(x, self.n_columns);
+        let x = Rows::round(x, self.n_columns, self.bits);
         let n = x.len();
         if n == 0 {
             return Vec::new();
         }
         let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
-        let share = (SHARE_WEIGHTS / self.n_columns).clamp(16, 256) * n;
-        let mut out = vec![0.0; self.n_rows * n]; // [out, n]
+        let weights: Vec<WeightRow> = (0..self.n_rows).map(|row| self.row(row)).collect();
+        let share = (SHARE_WEIGHTS / self.n_columns).clamp(PANEL, 256).next_multiple_of(PANEL) * n;
+        // [panels, n, PANEL]
+        let mut out = vec![0.0; self.n_rows.next_multiple_of(PANEL) * n];
         for_each_share(&mut out, share, |first, out| {
-            let weights: Vec<WeightRow> =
-                (first / n..(first + out.len()) / n).map(|row| self.row(row)).collect();
-            self.products(kernel, &weights, &activations, out);
-        });
-        if n == 1 { out } else { transpose(&out, n) }
-    }
-
-    /// Computes `out[weights, activations]`.
-    fn products(
-        &self,
-        kernel: Kernel,
-        weights: &[WeightRow],
-        activations: &[Row],
-        out: &mut [f32],
-    ) {
-        if let [x] = activations {
-            return kernel.vector(self.bits, weights, *x, out);
-        }
-        let n = activations.len();
-        let row_bytes = activations.first().map_or(1, |row| row.numbers.len());
-        let near =
-            (NEAR_BYTES / row_bytes).next_multiple_of(TILE_ACTIVATIONS).max(TILE_ACTIVATIONS);
-        for (part, activations) in activations.chunks(near).enumerate() {
-            for (pair, weights) in weights.chunks(TILE_WEIGHTS).enumerate() {
-                for (group, activations) in activations.chunks(TILE_ACTIVATIONS).enumerate() {
-                    let tile = kernel.tile(self.bits, weights, activations);
-                    let column = part * near + group * TILE_ACTIVATIONS;
-                    for (row, products) in tile.iter().take(weights.len()).enumerate() {
-                        out[(pair * TILE_WEIGHTS + row) * n + column..][..activations.len()]
-                            .copy_from_slice(&products[..activations.len()]);
-                    }
-                }
+            let weights = &weights[first / n..self.n_rows.min((first + out.len()) / n)];
+            if let [x] = activations[..] {
+                return kernel.vector(self.bits, weights, x, out);
             }
-        }
+            for (weights, out) in weights.chunks(PANEL).zip(out.chunks_exact_mut(n * PANEL)) {
+                kernel.panel(self.bits, weights, &activations, out);
+            }
+        });
+        rows_of(out, n, self.n_rows)
     }
 
     fn row(&self, row: usize) -> WeightRow<'_> {
@@ -204,20 +198,21 @@ fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]
     out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
 }
 
-/// `[out, n]` → `[n, out]`
-fn transpose(values: &[f32], n: usize) -> Vec<f32> {
-    /// Side of a square that fits the first-level cache.
-    const SIDE: usize = 32;
-    let n_out = values.len() / n;
-    let mut transposed = vec![0.0; values.len()];
-    for first in (0..n_out).step_by(SIDE) {
-        for (row, out) in transposed.chunks_exact_mut(n_out).enumerate() {
-            for (i, out) in out[first..].iter_mut().take(SIDE).enumerate() {
-                *out = values[(first + i) * n + row];
-            }
+/// `[panels, n, PANEL]` → `[n, out]`
+fn rows_of(mut panels: Vec<f32>, n: usize, n_out: usize) -> Vec<f32> {
+    if n == 1 {
+        panels.truncate(n_out);
+        return panels;
+    }
+    let mut rows = Vec::with_capacity(n * n_out);
+    for row in 0..n {
+        let end = rows.len() + n_out;
+        for panel in panels.chunks_exact(n * PANEL) {
+            let products = &panel[row * PANEL..][..PANEL];
+            rows.extend_from_slice(&products[..PANEL.min(end - rows.len())]);
         }
     }
-    transposed
+    rows
 }
 
 #[cfg(test)]
@@ -277,7 +272,7 @@ mod tests {
         for bits in [Bits::Eight, Bits::Four] {
             for n_columns in [1, 2, 31, 32, 33, 48, 255, 256, 257, 300, 704] {
                 for n_rows in [1, 2, 3, 17] {
-                    for n in [1, 2, 3, 4, 5, 9] {
+                    for n in [1, 2, 3, 4, 5, 8, 9, 15] {
                         check(bits, n, n_rows, n_columns);
                     }
                 }
@@ -347,12 +342,5 @@ mod tests {
         for kernel in Kernel::available() {
             assert!(packed.multiply_with(kernel, &x).iter().all(|y| y.is_nan()), "{kernel:?}");
         }
-    }
-
-    #[test]
-    fn a_transposed_product_is_the_product() {
-        let values: Vec<f32> = (0..70 * 3).map(|i| i as f32).collect();
-        let transposed = transpose(&values, 3);
-        assert!((0..70).all(|i| (0..3).all(|j| transposed[j * 70 + i] == values[i * 3 + j])));
     }
 }
