@@ -80,6 +80,25 @@ impl Panel {
     }
 }
 
+/// Starts to load the blocks after those from `first` on, or the first ones of the next rows, which
+/// follow in memory.
+///
+/// The processor does not detect the short accesses to so many rows in time.
+fn prefetch_after(bits: Bits, weights: &[WeightRow], first: usize) {
+    const LINE: usize = 64;
+    let bytes = bits.block_bytes() * BLOCKS;
+    for row in weights {
+        let next = match first + BLOCKS < row.scales.len() {
+            true => (first + BLOCKS) * bits.block_bytes(),
+            false => PANEL * row.codes.len(),
+        };
+        for at in (next..next + bytes).step_by(LINE) {
+            // SAFETY: a prefetch of any address is harmless.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(row.codes.as_ptr().wrapping_add(at).cast()) };
+        }
+    }
+}
+
 /// Transposes a square of eight by eight numbers of 32 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -115,12 +134,7 @@ fn transposed(x: [__m256i; LANES]) -> [__m256i; LANES] {
 macro_rules! panels {
     ($features:literal, $lanes:literal) => {
         /// Writes the products of up to [`PANEL`] rows of weights into `out`, `[n, PANEL]`.
-        pub fn multiply(
-            bits: Bits,
-            weights: &[WeightRow],
-            activations: &[Row],
-            out: &mut [f32],
-        ) {
+        pub fn multiply(bits: Bits, weights: &[WeightRow], activations: &[Row], out: &mut [f32]) {
             check_rows(bits, weights, activations);
             assert!(weights.len() <= PANEL && out.len() == activations.len() * PANEL);
             // SAFETY: the processor has the features, and the sizes were checked.
@@ -143,6 +157,7 @@ macro_rules! panels {
             let mut panel = Panel::new();
             for first in (0..weights[0].scales.len()).step_by(BLOCKS) {
                 panel.fill(bits, weights, first, FLIP);
+                prefetch_after(bits, weights, first);
                 for half in 0..PANEL / $lanes {
                     let mut n = 0;
                     while n < activations.len() {
