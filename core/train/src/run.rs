@@ -35,7 +35,8 @@ use super::data::{Batch, Batches, index_for_ranks};
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
 use super::optimizer::{
-    OptimizerGroups, checksum, freeze, global_norm, is_trained, learning_rate, scale,
+    OptimizerGroups, checksum, describe_new_rate, freeze, global_norm, is_trained, learning_rate,
+    scale,
 };
 use super::plan::{contrasts, flops_per_sample};
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
@@ -340,13 +341,15 @@ impl<'a> Run<'a> {
             return Err(TrainError::NoBf16);
         }
         let is_writer = group.rank() == 0;
+        let mut before = None;
         match newest {
             Some(steps) if !resume => {
                 return Err(TrainError::OutNotEmpty { steps, folder: config.out.clone() });
             }
             Some(_) if is_writer => {
-                let changes = check_same_run(config)?;
-                changes.into_iter().for_each(|change| report(Progress::Note(change)));
+                let found = check_same_run(config)?;
+                found.changes.iter().for_each(|change| report(Progress::Note(change.clone())));
+                before = Some(found.optim);
             }
             _ => {}
         }
@@ -391,6 +394,14 @@ impl<'a> Run<'a> {
             warnings.for_each(|warning| report(Progress::Note(warning)));
             report(Progress::Note(batches.describe()));
         }
+        let mut metrics =
+            if is_writer { Some(Metrics::open(&config.out, state.step)?) } else { None };
+        let rate = before.and_then(|old| describe_new_rate(state.step, &old, &config.optim));
+        if let (Some(metrics), Some(rate)) = (&mut metrics, rate) {
+            metrics
+                .write(&json!({ "step": state.step, "note": rate, "unix_time": unix_time() }))?;
+            report(Progress::Note(rate));
+        }
         Ok(Self {
             config,
             group,
@@ -403,7 +414,7 @@ impl<'a> Run<'a> {
             first: state.step,
             epoch: batches.epoch_steps(),
             batches: Some(batches),
-            metrics: if is_writer { Some(Metrics::open(&config.out, state.step)?) } else { None },
+            metrics,
             sizes,
             state,
             bad_in_a_row: 0,
