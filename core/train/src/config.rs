@@ -6,6 +6,8 @@ use burn::tensor::{DType, Tensor};
 use mmgem_core::loss::{PairBlock, contrastive_loss_of_rows, sigmoid_loss_of_rows};
 use serde::{Deserialize, Serialize};
 
+use super::best::scores_of;
+
 /// All settings that decide what a run computes; saved beside the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -496,11 +498,14 @@ pub struct CheckpointConfig {
     pub every: usize,
     /// Number of checkpoints to keep, newest first.
     pub keep: usize,
+    /// Score of the evaluation, as `cider`, whose best checkpoint is kept beside the newest ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<String>,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 200, keep: 2 }
+        Self { every: 200, keep: 2, keep_best: None }
     }
 }
 
@@ -726,7 +731,7 @@ impl TrainConfig {
         if self.eval.as_ref().is_some_and(|eval| eval.every == 0) {
             return fail("[eval] every must be at least 1");
         }
-        Ok(())
+        self.check_keep_best()
     }
 }
 
@@ -768,6 +773,26 @@ impl TrainConfig {
                 Err(TrainConfigError::Inconsistent(format!("{key} is {value}, wanted {wanted}")))
             }
         }
+    }
+
+    /// Checks that the evaluation has the score that chooses the best checkpoint.
+    fn check_keep_best(&self) -> Result<(), TrainConfigError> {
+        let Some(score) = &self.checkpoint.keep_best else { return Ok(()) };
+        let fail = |text: String| Err(TrainConfigError::Inconsistent(text));
+        let known = scores_of(self.recipe);
+        if known.is_empty() {
+            return fail("[checkpoint] keep_best wants a recipe whose evaluation has scores; a warm-up has none".into());
+        }
+        if !known.contains(&score.as_str()) {
+            return fail(format!(
+                "[checkpoint] keep_best is {score:?}, wanted a score of this recipe: {}",
+                known.join(", ")
+            ));
+        }
+        if self.eval.is_none() {
+            return fail("[checkpoint] keep_best wants [eval], which computes the score".into());
+        }
+        Ok(())
     }
 
     /// Checks that patches are dropped only if no loss depends on a position in the photo.
@@ -869,6 +894,30 @@ mod tests {
         }
         for bound in ["optim.lr_floor=1.0", "optim.beta_2=0.0", "data.whole_image_share=1.0"] {
             assert!(TrainConfig::from_toml(RUN, &[bound.into()]).is_ok(), "{bound}");
+        }
+    }
+
+    #[test]
+    fn the_best_checkpoint_is_chosen_by_a_score_that_the_evaluation_has() {
+        let eval = "eval={ shards = ['b.tar'], every = 2 }";
+        let config = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|change| change.to_string()).collect();
+            TrainConfig::from_toml(RUN, &set)
+        };
+        assert!(config(&[eval, "checkpoint.keep_best=cider"]).is_ok());
+        let region = "checkpoint.keep_best=region_cider";
+        assert!(config(&[eval, region, "recipe=stage2_caption"]).is_ok());
+        for (set, says) in [
+            (&[eval, "checkpoint.keep_best=cidr"][..], "wanted a score of this recipe: image_to_"),
+            (
+                &[eval, region],
+                "mean_recall, image_to_text_median_rank, text_to_image_median_rank, cider",
+            ),
+            (&["checkpoint.keep_best=cider"], "wants [eval]"),
+            (&[eval, "recipe=warmup", "data.text=['a.txt']", region], "a warm-up has none"),
+        ] {
+            let error = config(set).expect_err(says).to_string();
+            assert!(error.starts_with("[checkpoint] keep_best") && error.contains(says), "{error}");
         }
     }
 
