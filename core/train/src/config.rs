@@ -37,6 +37,15 @@ pub struct TrainConfig {
     /// photos.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub freeze_vision: bool,
+    /// Freeze the image encoder up to and with this many blocks from the bottom, in the warm-up and
+    /// stage 1. Nothing is computed below for the backward pass.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub freeze_vision_blocks: usize,
+    /// Freeze the token embedding and this many blocks of the language model from the bottom, in the
+    /// warm-up and stage 1. With tied weights this freezes the output head too. Gradients still pass
+    /// to the tokens before the blocks.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub freeze_text_blocks: usize,
     /// The source of the initial weights.
     pub model: ModelSource,
     /// The training data.
@@ -378,7 +387,7 @@ pub enum Schedule {
 pub struct ParamGroup {
     /// Names as in `model.safetensors`, such as `visual.*`; `*` and `?` fit any characters.
     pub params: Vec<String>,
-    /// Factor on the learning rate.
+    /// Factor on the learning rate. With 0 the parameters stay, but their gradients are computed.
     #[serde(default = "unit_norm")]
     pub lr_multiplier: f64,
     /// Weight decay instead of `optim.weight_decay`; not applied to norms, biases and tokens.
@@ -652,12 +661,12 @@ impl TrainConfig {
                 "[optim] schedule = \"wsd\" wants cooldown_steps from 1 to the steps after the warm-up; other schedules want none",
             );
         }
-        let is_positive = |value: f64| value.is_finite() && value > 0.0;
-        let groups = &optim.groups;
-        if !(is_positive(optim.layer_decay)
-            && groups.iter().all(|group| is_positive(group.lr_multiplier)))
-        {
-            return fail("[optim] layer_decay and lr_multiplier must be finite and above 0");
+        if !(optim.layer_decay.is_finite() && optim.layer_decay > 0.0) {
+            return fail("[optim] layer_decay must be finite and above 0");
+        }
+        let is_factor = |group: &ParamGroup| (0.0..f64::INFINITY).contains(&group.lr_multiplier);
+        if !optim.groups.iter().all(is_factor) {
+            return fail("[[optim.groups]] lr_multiplier must be finite and not negative");
         }
         if optim.epsilon <= 0.0 || !optim.epsilon.is_finite() {
             return fail("[optim] epsilon must be finite and above 0");
@@ -671,6 +680,7 @@ impl TrainConfig {
                 "freeze_vision wants recipe = \"stage1\" without [distill]: a frozen encoder cannot imitate a teacher, and stage 2 freezes it anyway",
             );
         }
+        self.check_frozen_blocks()?;
         let data = &self.data;
         if !data.shards.is_empty() && !data.mix.is_empty() {
             return fail("[data] wants either `shards` or [[data.mix]], not both");
@@ -775,6 +785,27 @@ impl TrainConfig {
         }
     }
 
+    /// Checks that frozen blocks are in towers that learn.
+    fn check_frozen_blocks(&self) -> Result<(), TrainConfigError> {
+        let towers_learn = matches!(self.recipe, Recipe::Warmup | Recipe::Stage1);
+        for (key, n_blocks, whole, is_frozen) in [
+            (
+                "freeze_vision_blocks",
+                self.freeze_vision_blocks,
+                "freeze_vision",
+                self.freeze_vision,
+            ),
+            ("freeze_text_blocks", self.freeze_text_blocks, "freeze_llm", self.freeze_llm),
+        ] {
+            if n_blocks > 0 && (is_frozen || !towers_learn) {
+                return Err(TrainConfigError::Inconsistent(format!(
+                    "{key} wants a warm-up or stage 1 without {whole}, which freezes all blocks; stage 2 freezes them anyway"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks that the evaluation has the score that chooses the best checkpoint.
     fn check_keep_best(&self) -> Result<(), TrainConfigError> {
         let Some(score) = &self.checkpoint.keep_best else { return Ok(()) };
@@ -873,7 +904,7 @@ mod tests {
             ("optim.beta_1=-1.0".to_owned(), "[optim] beta_1 is -1, wanted a rate"),
             ("optim.beta_2=1.0".to_owned(), "[optim] beta_2 is 1, wanted a rate"),
             ("optim.epsilon=0.0".to_owned(), "[optim] epsilon must be finite and above 0"),
-            ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay and lr_multiplier must be"),
+            ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay must be"),
             ("optim.schedule=wsd".to_owned(), "[optim] schedule = \"wsd\" wants cooldown_steps"),
             (
                 "optim.cooldown_steps=2".to_owned(),
@@ -937,6 +968,23 @@ mod tests {
         {
             let error = config(change).expect_err(change).to_string();
             assert!(error.contains("freeze_vision wants"), "{error}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_frozen_only_in_towers_that_learn() {
+        let config = |change: &str| {
+            let blocks = ["freeze_vision_blocks=1".into(), "freeze_text_blocks=2".into()];
+            TrainConfig::from_toml(RUN, &[&blocks[..], &[change.to_owned()]].concat())
+        };
+        assert!(config("seed=1").is_ok());
+        for (change, says) in [
+            ("freeze_vision=true", "freeze_vision_blocks wants"),
+            ("freeze_llm=true", "freeze_text_blocks wants"),
+            ("recipe=stage2_caption", "freeze_vision_blocks wants"),
+        ] {
+            let error = config(change).expect_err(change).to_string();
+            assert!(error.starts_with(says), "{error}");
         }
     }
 

@@ -14,7 +14,7 @@ use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
-use super::groups::{ParamSettings, param_settings};
+use super::groups::{ParamSettings, is_below, param_settings};
 use super::ownership::Ownership;
 
 /// The flat gradient of every trained parameter, by module path.
@@ -41,7 +41,8 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
             let of_stage_2 =
                 path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
             let frozen = config.freeze_llm && path.starts_with("llm.")
-                || config.freeze_vision && path.starts_with("visual.");
+                || config.freeze_vision && path.starts_with("visual.")
+                || is_below(path, config);
             !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",

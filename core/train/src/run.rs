@@ -33,6 +33,7 @@ use super::best::Best;
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
+use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
 use super::optimizer::{
@@ -427,6 +428,7 @@ impl<'a> Run<'a> {
         let device = device.clone().autodiff();
         let start = start_model(config, newest.is_some(), &device)?;
         let (sizes, tokenizer) = (start.config, start.tokenizer);
+        check_frozen_blocks(config, &sizes)?;
         if is_writer {
             // The finished model's record needs them, so damage is reported before the first step.
             earlier_runs(config)?;
