@@ -93,7 +93,8 @@ impl Args {
     /// Parses a command line. Prints the error and exits if it is invalid. Notes the new name of a
     /// command that was given by an old one.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Self {
-        let arguments = with_signed_words(arguments.into_iter().collect());
+        let arguments = with_resumed_checkpoint(arguments.into_iter().collect());
+        let arguments = with_signed_words(arguments);
         let CommandLine { globals, command } = CommandLine::parse_from(arguments);
         let (command, renamed) = match command {
             AnyCommand::New(command) => command.by_new_name(),
@@ -104,6 +105,22 @@ impl Args {
         }
         Self { globals, command }
     }
+}
+
+/// Joins `--resume` with the checkpoint after it. clap would otherwise take the file of the run for
+/// the value of a `--resume` before it.
+fn with_resumed_checkpoint(arguments: Vec<OsString>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::with_capacity(arguments.len());
+    for argument in arguments {
+        match joined.last_mut() {
+            Some(last) if last == "--resume" && cli::train::is_checkpoint(&argument) => {
+                last.push("=");
+                last.push(argument);
+            }
+            _ => joined.push(argument),
+        }
+    }
+    joined
 }
 
 /// Moves the negated words of a search, such as `-cat`, behind a `--`, so that clap does not read
@@ -197,6 +214,27 @@ mod tests {
         check("mmgem caption -x.jpg search -y", "mmgem caption -x.jpg search -y");
         check("mmgem", "mmgem");
         assert!(matches!(parse("mmgem search -- -cat").command, Command::Search(_)));
+    }
+
+    #[test]
+    fn resume_takes_the_checkpoint_after_it_but_not_the_run() {
+        for (line, wanted) in [
+            ("train --resume run.toml", Some("latest")),
+            ("train run.toml --resume", Some("latest")),
+            ("train run.toml --resume best", Some("best")),
+            ("train --resume best run.toml -q", Some("best")),
+            (
+                "train --resume runs/a/checkpoints/step-00000004/ run.toml",
+                Some("runs/a/checkpoints/step-00000004/"),
+            ),
+            ("train run.toml --resume=elsewhere", Some("elsewhere")),
+            ("train run.toml", None),
+        ] {
+            let Command::Train(train) = parse(&format!("mmgem {line}")).command else {
+                panic!("{line}");
+            };
+            assert_eq!(train.resume.as_deref(), wanted, "{line}");
+        }
     }
 
     #[test]

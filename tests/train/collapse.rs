@@ -103,7 +103,7 @@ fn the_hint_names_the_checkpoint_from_before_the_collapse() {
     for part in [
         "the same embedding since step 5",
         "the checkpoint of step 4 (loss ",
-        "remove the newer checkpoints",
+        "go on with --resume and this folder",
         "step-00000004",
     ] {
         assert!(error.contains(part), "{error:?} does not say {part:?}");

@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use mmgem_collective::{Collective, Single, Tcp};
 use mmgem_core::checkpoint::Dtype;
 use mmgem_data::webdataset::Sample;
-use mmgem_train::{Progress, Signals, TrainConfig, TrainError, TrainSummary, train};
+use mmgem_train::{Progress, Resume, Signals, TrainConfig, TrainError, TrainSummary, train};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use serde_json::Value;
@@ -98,19 +98,23 @@ fn taught(index: usize) -> Sample {
 }
 
 /// Runs to the end.
-pub fn run(config: &TrainConfig, resume: bool) -> Result<Outcome, TrainError> {
+pub fn run(config: &TrainConfig, resume: impl Into<Resume>) -> Result<Outcome, TrainError> {
     run_until(config, resume, usize::MAX)
 }
 
 /// Runs until step `last`, then asks the run to stop.
-pub fn run_until(config: &TrainConfig, resume: bool, last: usize) -> Result<Outcome, TrainError> {
+pub fn run_until(
+    config: &TrainConfig,
+    resume: impl Into<Resume>,
+    last: usize,
+) -> Result<Outcome, TrainError> {
     run_as(config, resume, last, &Single)
 }
 
 /// The same as one rank of several.
 pub fn run_as(
     config: &TrainConfig,
-    resume: bool,
+    resume: impl Into<Resume>,
     last: usize,
     group: &dyn Collective,
 ) -> Result<Outcome, TrainError> {
@@ -136,7 +140,7 @@ pub fn run_as(
 }
 
 /// Runs to the end, and panics on failure.
-pub fn finish(config: &TrainConfig, resume: bool) -> Outcome {
+pub fn finish(config: &TrainConfig, resume: impl Into<Resume>) -> Outcome {
     let outcome = run(config, resume).unwrap_or_else(|error| panic!("{error}"));
     assert!(outcome.summary.finished);
     outcome
@@ -156,7 +160,7 @@ pub fn crash_in(config: &TrainConfig, resume: bool, at: usize) {
 }
 
 /// The error of a run that must fail.
-pub fn failure(config: &TrainConfig, resume: bool) -> String {
+pub fn failure(config: &TrainConfig, resume: impl Into<Resume>) -> String {
     match run(config, resume) {
         Ok(outcome) => panic!("this run cannot succeed: {:?}", outcome.summary),
         Err(error) => error.to_string(),

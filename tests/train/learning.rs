@@ -7,8 +7,9 @@ use burn::tensor::{Device, Tensor};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::loss::grounding_loss;
 use mmgem_train::TrainConfig;
+use safetensors::SafeTensors;
 
-use crate::lab::{Lab, finish, metrics, weights};
+use crate::lab::{Lab, failure, finish, metrics, model_bytes, moment_bytes, weights};
 
 /// Names of the tensors that a run of two steps changed, and of those it left bit-identical.
 fn moved_and_kept(set: &[&str]) -> (BTreeSet<String>, BTreeSet<String>) {
@@ -94,6 +95,63 @@ fn a_frozen_language_model_stays_bit_for_bit() {
 #[test]
 fn a_frozen_image_encoder_stays_bit_for_bit() {
     check_kept(&["freeze_vision=true"], &["visual.", "h4.", "cap_prompts"]);
+}
+
+/// Names of what `freeze_vision_blocks` and `freeze_text_blocks` of 1 freeze.
+const BELOW: [&str; 7] = [
+    "visual.conv1.",
+    "visual.class_embedding",
+    "visual.positional_embedding",
+    "visual.ln_pre.",
+    "visual.transformer.resblocks.0.",
+    "llm.model.embed_tokens.",
+    "llm.model.layers.0.",
+];
+
+#[test]
+fn frozen_blocks_stay_and_the_rest_learns_as_if_their_rate_were_0() {
+    let lab = Lab::new();
+    let two = crate::tiny::CONFIG.replace("\"num_hidden_layers\": 1", "\"num_hidden_layers\": 2");
+    std::fs::write(lab.path("two.json"), two).expect("writable");
+    let names = BELOW.map(|name| format!("'{name}*'")).join(", ");
+    let still = format!("optim.groups=[{{ params = [{names}], lr_multiplier = 0 }}]");
+    for recompute in ["optim.recompute=false", "optim.recompute=true"] {
+        let run = |out: &str, set: &[&str]| {
+            let model = "model={ config = 'LAB/two.json', tokenizer_text = ['LAB/captions.txt'] }";
+            // The norm of the whole gradient must not matter.
+            let all = [model, recompute, "optim.steps=3", "optim.clip_norm=1e9"];
+            let out = format!("{out}-{}", recompute.len());
+            let config = lab.config(&out, &[&all[..], set].concat());
+            finish(&config, false);
+            config
+        };
+        let free = run("free", &["optim.steps=1"]);
+        let frozen = run("frozen", &["freeze_vision_blocks=1", "freeze_text_blocks=1"]);
+        let still = run("still", &[&still]);
+        assert!(model_bytes(&frozen) == model_bytes(&still), "{recompute}");
+        let is_below = |name: &str| BELOW.iter().any(|below| name.starts_with(below));
+        let [free, after] = [&free, &frozen].map(|config| weights(&config.out.join("model")));
+        let same = |name: &String| free[name] == after[name];
+        let (below, above): (Vec<&String>, Vec<&String>) =
+            after.keys().partition(|name| is_below(name));
+        // They learn if they are not frozen.
+        assert!(below.len() > 20 && below.iter().all(|name| !same(name)), "{below:?}");
+        assert!(above.iter().any(|name| name.starts_with("visual.transformer.resblocks.1.")));
+
+        let bytes = moment_bytes(&frozen, 3);
+        let moments = SafeTensors::deserialize(&bytes).expect("a whole file");
+        let names = moments.names().into_iter().filter_map(|name| name.strip_prefix("moment_1."));
+        let names: Vec<&str> = names.collect();
+        assert!(names.iter().all(|name| !is_below(name)), "{names:?}");
+        assert!(names.contains(&"llm.model.layers.1.mlp.down_proj.weight"), "{names:?}");
+    }
+}
+
+#[test]
+fn more_blocks_than_a_tower_has_are_not_frozen() {
+    let lab = Lab::new();
+    let error = failure(&lab.config("run", &["freeze_text_blocks=2"]), false);
+    assert!(error.contains("freeze_text_blocks is 2, wanted at most 1"), "{error}");
 }
 
 #[test]

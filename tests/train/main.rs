@@ -6,6 +6,7 @@
     reason = "a test prints what it skips and measures"
 )]
 
+mod best;
 mod cache;
 mod collapse;
 mod contrast;

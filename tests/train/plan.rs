@@ -195,6 +195,30 @@ fn moments_that_are_shared_out_take_a_share_of_the_memory() {
     assert!((sent / weights - 1.0).abs() < 1e-9, "{sent} for {weights}");
 }
 
+/// Calculated by hand, for ViT-L/14 and TinyLlama.
+#[test]
+fn frozen_blocks_cost_only_their_forward_pass() {
+    let set = ["freeze_vision_blocks=12", "freeze_text_blocks=11"];
+    let [all, half] = [&[][..], &set].map(|set| paper_plan("stage1", "vit_l_14", set));
+    let vit_block = 12 * 1024 * 1024 + 13 * 1024;
+    let patches = 3 * 14 * 14 * 1024 + 1024 + 257 * 1024 + 2 * 1024;
+    let llama_block = 44_040_192 + 2 * 2048;
+    let frozen = patches + 12 * vit_block + 32_000 * 2048 + 11 * llama_block;
+    assert_eq!(all.trained_parameters - half.trained_parameters, frozen);
+    assert_eq!(all.parameters, half.parameters);
+    // Their gradients and moments, of four bytes each.
+    let saved = all.static_bytes - half.static_bytes;
+    assert!((saved / (16.0 * frozen as f64) - 1.0).abs() < 1e-9, "{saved}");
+    let vit = 2.0 * 257.0 * 12.0 * 1024f64.powi(2) + 4.0 * 257f64.powi(2) * 1024.0;
+    let conv = 2.0 * 256.0 * 3.0 * 196.0 * 1024.0;
+    let llama = |seq: f64| 2.0 * seq * 44_040_192.0 + 4.0 * seq * seq * 2048.0;
+    // The encoder is not passed through in the backward pass; the language model is.
+    let saved = 2.0 * (conv + 12.0 * vit) + 11.0 * (llama(17.0) + llama(18.0));
+    let found = all.flops_per_sample - half.flops_per_sample;
+    assert!((found / saved - 1.0).abs() < 1e-9, "{found} and {saved}");
+    assert!(half.activation_bytes_per_sample < all.activation_bytes_per_sample);
+}
+
 #[test]
 fn doubling_the_ranks_finds_the_first_limit() {
     let limit = |set: &[&str]| paper_plan("stage1", "vit_l_14", set).first_limit.expect("one");

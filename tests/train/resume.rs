@@ -232,6 +232,16 @@ fn a_run_may_be_made_longer_and_cared_for_otherwise() {
         (5, true)
     );
     assert_eq!(checkpoints(&longer), [4, 5]);
+    // The cosine of two steps was in its warm-up; that of five steps goes on at its peak.
+    let of_rate =
+        "the learning rate of the heads goes from 1.00e-2 in step 2 on at 1.00e-2 in step 3";
+    let note = outcome.notes.iter().find(|note| note.starts_with(of_rate)).expect("it is said");
+    let lines = metrics(&longer);
+    let line = lines.iter().find(|line| line["note"].is_string()).expect("it is in the log file");
+    assert_eq!((&line["step"], line["note"].as_str()), (&2.into(), Some(note.as_str())));
+    // A run that goes on as it was says nothing.
+    let again = finish(&longer, true);
+    assert!(!again.notes.iter().any(|note| note.contains("learning rate")), "{:?}", again.notes);
 }
 
 #[test]
@@ -245,7 +255,9 @@ fn a_run_that_diverged_may_go_on_more_slowly() {
     for change in ["optim.lr_heads was 0.01, is 0.005", "optim.warmup_steps was 2, is 3"] {
         assert!(notes.iter().any(|note| note == change), "{change} is not in {notes:?}");
     }
-    let rate = metrics(&slower)[2]["lr_heads"].as_f64().expect("a rate");
+    let lines = metrics(&slower);
+    let third = lines.iter().find(|line| line["step"] == 3).expect("a third step");
+    let rate = third["lr_heads"].as_f64().expect("a rate");
     assert!((rate - 5e-3).abs() < 1e-9, "{rate}");
 }
 

@@ -6,6 +6,8 @@ use burn::tensor::{DType, Tensor};
 use mmgem_core::loss::{PairBlock, contrastive_loss_of_rows, sigmoid_loss_of_rows};
 use serde::{Deserialize, Serialize};
 
+use super::best::scores_of;
+
 /// All settings that decide what a run computes; saved beside the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,6 +37,15 @@ pub struct TrainConfig {
     /// photos.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub freeze_vision: bool,
+    /// Freeze the image encoder up to and with this many blocks from the bottom, in the warm-up and
+    /// stage 1. Nothing is computed below for the backward pass.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub freeze_vision_blocks: usize,
+    /// Freeze the token embedding and this many blocks of the language model from the bottom, in the
+    /// warm-up and stage 1. With tied weights this freezes the output head too. Gradients still pass
+    /// to the tokens before the blocks.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub freeze_text_blocks: usize,
     /// The source of the initial weights.
     pub model: ModelSource,
     /// The training data.
@@ -376,7 +387,7 @@ pub enum Schedule {
 pub struct ParamGroup {
     /// Names as in `model.safetensors`, such as `visual.*`; `*` and `?` fit any characters.
     pub params: Vec<String>,
-    /// Factor on the learning rate.
+    /// Factor on the learning rate. With 0 the parameters stay, but their gradients are computed.
     #[serde(default = "unit_norm")]
     pub lr_multiplier: f64,
     /// Weight decay instead of `optim.weight_decay`; not applied to norms, biases and tokens.
@@ -496,11 +507,14 @@ pub struct CheckpointConfig {
     pub every: usize,
     /// Number of checkpoints to keep, newest first.
     pub keep: usize,
+    /// Score of the evaluation, as `cider`, whose best checkpoint is kept beside the newest ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_best: Option<String>,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 200, keep: 2 }
+        Self { every: 200, keep: 2, keep_best: None }
     }
 }
 
@@ -647,12 +661,12 @@ impl TrainConfig {
                 "[optim] schedule = \"wsd\" wants cooldown_steps from 1 to the steps after the warm-up; other schedules want none",
             );
         }
-        let is_positive = |value: f64| value.is_finite() && value > 0.0;
-        let groups = &optim.groups;
-        if !(is_positive(optim.layer_decay)
-            && groups.iter().all(|group| is_positive(group.lr_multiplier)))
-        {
-            return fail("[optim] layer_decay and lr_multiplier must be finite and above 0");
+        if !(optim.layer_decay.is_finite() && optim.layer_decay > 0.0) {
+            return fail("[optim] layer_decay must be finite and above 0");
+        }
+        let is_factor = |group: &ParamGroup| (0.0..f64::INFINITY).contains(&group.lr_multiplier);
+        if !optim.groups.iter().all(is_factor) {
+            return fail("[[optim.groups]] lr_multiplier must be finite and not negative");
         }
         if optim.epsilon <= 0.0 || !optim.epsilon.is_finite() {
             return fail("[optim] epsilon must be finite and above 0");
@@ -666,6 +680,7 @@ impl TrainConfig {
                 "freeze_vision wants recipe = \"stage1\" without [distill]: a frozen encoder cannot imitate a teacher, and stage 2 freezes it anyway",
             );
         }
+        self.check_frozen_blocks()?;
         let data = &self.data;
         if !data.shards.is_empty() && !data.mix.is_empty() {
             return fail("[data] wants either `shards` or [[data.mix]], not both");
@@ -726,7 +741,7 @@ impl TrainConfig {
         if self.eval.as_ref().is_some_and(|eval| eval.every == 0) {
             return fail("[eval] every must be at least 1");
         }
-        Ok(())
+        self.check_keep_best()
     }
 }
 
@@ -768,6 +783,47 @@ impl TrainConfig {
                 Err(TrainConfigError::Inconsistent(format!("{key} is {value}, wanted {wanted}")))
             }
         }
+    }
+
+    /// Checks that frozen blocks are in towers that learn.
+    fn check_frozen_blocks(&self) -> Result<(), TrainConfigError> {
+        let towers_learn = matches!(self.recipe, Recipe::Warmup | Recipe::Stage1);
+        for (key, n_blocks, whole, is_frozen) in [
+            (
+                "freeze_vision_blocks",
+                self.freeze_vision_blocks,
+                "freeze_vision",
+                self.freeze_vision,
+            ),
+            ("freeze_text_blocks", self.freeze_text_blocks, "freeze_llm", self.freeze_llm),
+        ] {
+            if n_blocks > 0 && (is_frozen || !towers_learn) {
+                return Err(TrainConfigError::Inconsistent(format!(
+                    "{key} wants a warm-up or stage 1 without {whole}, which freezes all blocks; stage 2 freezes them anyway"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the evaluation has the score that chooses the best checkpoint.
+    fn check_keep_best(&self) -> Result<(), TrainConfigError> {
+        let Some(score) = &self.checkpoint.keep_best else { return Ok(()) };
+        let fail = |text: String| Err(TrainConfigError::Inconsistent(text));
+        let known = scores_of(self.recipe);
+        if known.is_empty() {
+            return fail("[checkpoint] keep_best wants a recipe whose evaluation has scores; a warm-up has none".into());
+        }
+        if !known.contains(&score.as_str()) {
+            return fail(format!(
+                "[checkpoint] keep_best is {score:?}, wanted a score of this recipe: {}",
+                known.join(", ")
+            ));
+        }
+        if self.eval.is_none() {
+            return fail("[checkpoint] keep_best wants [eval], which computes the score".into());
+        }
+        Ok(())
     }
 
     /// Checks that patches are dropped only if no loss depends on a position in the photo.
@@ -848,7 +904,7 @@ mod tests {
             ("optim.beta_1=-1.0".to_owned(), "[optim] beta_1 is -1, wanted a rate"),
             ("optim.beta_2=1.0".to_owned(), "[optim] beta_2 is 1, wanted a rate"),
             ("optim.epsilon=0.0".to_owned(), "[optim] epsilon must be finite and above 0"),
-            ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay and lr_multiplier must be"),
+            ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay must be"),
             ("optim.schedule=wsd".to_owned(), "[optim] schedule = \"wsd\" wants cooldown_steps"),
             (
                 "optim.cooldown_steps=2".to_owned(),
@@ -873,6 +929,30 @@ mod tests {
     }
 
     #[test]
+    fn the_best_checkpoint_is_chosen_by_a_score_that_the_evaluation_has() {
+        let eval = "eval={ shards = ['b.tar'], every = 2 }";
+        let config = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|change| change.to_string()).collect();
+            TrainConfig::from_toml(RUN, &set)
+        };
+        assert!(config(&[eval, "checkpoint.keep_best=cider"]).is_ok());
+        let region = "checkpoint.keep_best=region_cider";
+        assert!(config(&[eval, region, "recipe=stage2_caption"]).is_ok());
+        for (set, says) in [
+            (&[eval, "checkpoint.keep_best=cidr"][..], "wanted a score of this recipe: image_to_"),
+            (
+                &[eval, region],
+                "mean_recall, image_to_text_median_rank, text_to_image_median_rank, cider",
+            ),
+            (&["checkpoint.keep_best=cider"], "wants [eval]"),
+            (&[eval, "recipe=warmup", "data.text=['a.txt']", region], "a warm-up has none"),
+        ] {
+            let error = config(set).expect_err(says).to_string();
+            assert!(error.starts_with("[checkpoint] keep_best") && error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
     fn a_batch_of_one_cannot_be_contrasted() {
         assert!(TrainConfig::from_toml(RUN, &["optim.batch_size=1".into()]).is_err());
     }
@@ -888,6 +968,23 @@ mod tests {
         {
             let error = config(change).expect_err(change).to_string();
             assert!(error.contains("freeze_vision wants"), "{error}");
+        }
+    }
+
+    #[test]
+    fn blocks_are_frozen_only_in_towers_that_learn() {
+        let config = |change: &str| {
+            let blocks = ["freeze_vision_blocks=1".into(), "freeze_text_blocks=2".into()];
+            TrainConfig::from_toml(RUN, &[&blocks[..], &[change.to_owned()]].concat())
+        };
+        assert!(config("seed=1").is_ok());
+        for (change, says) in [
+            ("freeze_vision=true", "freeze_vision_blocks wants"),
+            ("freeze_llm=true", "freeze_text_blocks wants"),
+            ("recipe=stage2_caption", "freeze_vision_blocks wants"),
+        ] {
+            let error = config(change).expect_err(change).to_string();
+            assert!(error.starts_with(says), "{error}");
         }
     }
 

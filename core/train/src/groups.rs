@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use glob::Pattern;
 use mmgem_core::checkpoint::names::checkpoint_name;
+use mmgem_core::config::{MmGemConfig, VisionConfig};
 use mmgem_core::params::visit;
 
-use super::config::{OptimConfig, TrainConfigError};
+use super::config::{OptimConfig, TrainConfig, TrainConfigError};
 
 /// The settings of one parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,6 +102,48 @@ fn layers_above(path: &str, n_blocks: [usize; 2]) -> usize {
         None if BEFORE_BLOCKS.iter().any(|part| path[tower.len()..].starts_with(part)) => n + 1,
         None => 0,
     }
+}
+
+/// Whether a parameter is in one of the frozen blocks from the bottom of its tower, or before them.
+pub fn is_below(path: &str, config: &TrainConfig) -> bool {
+    let n_frozen = [config.freeze_vision_blocks, config.freeze_text_blocks];
+    TOWERS.iter().zip(n_frozen).any(|(tower, n)| {
+        let Some(rest) = path.strip_prefix(tower).filter(|_| n > 0) else { return false };
+        block_of(path, tower).map_or_else(
+            || BEFORE_BLOCKS.iter().any(|part| rest.starts_with(part)),
+            |block| block < n,
+        )
+    })
+}
+
+/// Checks that the towers have as many blocks as are frozen.
+///
+/// # Errors
+/// If one has fewer.
+pub fn check_frozen_blocks(
+    config: &TrainConfig,
+    sizes: &MmGemConfig,
+) -> Result<(), TrainConfigError> {
+    let n_vision = match &sizes.vision {
+        VisionConfig::Vit(vit) => vit.num_hidden_layers,
+        VisionConfig::EfficientNetLite(lite) => lite.blocks().len(),
+    };
+    for (key, frozen, tower, n_blocks) in [
+        ("freeze_vision_blocks", config.freeze_vision_blocks, "image encoder", n_vision),
+        (
+            "freeze_text_blocks",
+            config.freeze_text_blocks,
+            "language model",
+            sizes.llm.num_hidden_layers,
+        ),
+    ] {
+        if frozen > n_blocks {
+            return Err(TrainConfigError::Inconsistent(format!(
+                "{key} is {frozen}, wanted at most {n_blocks}: the {tower} has no more blocks"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a parameter has weight decay: not a bias, a norm or a token.

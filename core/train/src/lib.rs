@@ -1,6 +1,7 @@
 //! Training: the config (TOML), batches, the gradient of a step, the optimizer, checkpoints and the
 //! loop.
 
+mod best;
 mod cache;
 mod config;
 mod contrast;
@@ -34,5 +35,5 @@ pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{ClusterPlan, Plan, plan, plan_run};
 pub use reduce::reduce_gradients;
-pub use run::{Progress, Signals, TrainError, TrainSummary, train};
+pub use run::{Progress, Resume, Signals, TrainError, TrainSummary, train};
 pub use step::{StepContext, StepGradient, Totals, Trainee, gradient};

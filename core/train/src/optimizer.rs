@@ -1,6 +1,7 @@
 //! LAMB or AdamW with the recipe's parameter groups: trained or frozen, learning rate, weight
 //! decay.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
@@ -13,7 +14,7 @@ use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
-use super::groups::{ParamSettings, param_settings};
+use super::groups::{ParamSettings, is_below, param_settings};
 use super::ownership::Ownership;
 
 /// The flat gradient of every trained parameter, by module path.
@@ -40,7 +41,8 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
             let of_stage_2 =
                 path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
             let frozen = config.freeze_llm && path.starts_with("llm.")
-                || config.freeze_vision && path.starts_with("visual.");
+                || config.freeze_vision && path.starts_with("visual.")
+                || is_below(path, config);
             !(of_stage_2 || frozen || path == "visual.proj")
         }
         Recipe::Stage2Caption => path.starts_with("h3.") || path == "cap_prompts",
@@ -79,6 +81,39 @@ fn schedule(step: usize, optim: &OptimConfig) -> f64 {
         }
     };
     optim.lr_floor + (1.0 - optim.lr_floor) * shape
+}
+
+/// The effect of a changed config on the learning rate of a run that goes on after `step` steps.
+/// `None` if the change does not concern the rate, or if no step is left or done.
+pub fn describe_new_rate(step: usize, old: &OptimConfig, new: &OptimConfig) -> Option<String> {
+    let at = |path: &str, step: usize, optim: &OptimConfig| learning_rate(path, step, optim);
+    let course = |optim: &OptimConfig| {
+        (step..new.steps).map(|step| (at("h1.", step, optim), at("llm.", step, optim))).collect()
+    };
+    let courses: [Vec<(f64, f64)>; 2] = [course(old), course(new)];
+    if step == 0 || step >= new.steps || courses[0] == courses[1] {
+        return None;
+    }
+    let describe = |path: &str| {
+        let [before, next, last] =
+            [at(path, step - 1, old), at(path, step, new), at(path, new.steps - 1, new)];
+        let direction = match next.total_cmp(&before) {
+            Ordering::Less => "down to",
+            Ordering::Equal => "on at",
+            Ordering::Greater => "up to",
+        };
+        format!(
+            "from {before:.2e} in step {step} {direction} {next:.2e} in step {}, and to {last:.2e} in step {}",
+            step + 1,
+            new.steps
+        )
+    };
+    let [heads, towers] = [describe("h1."), describe("llm.")];
+    let hint = match heads.contains("up to") || towers.contains("up to") {
+        true => "\n  hint: lower optim.lr_heads and optim.lr_towers if the rate should not rise",
+        false => "",
+    };
+    Some(format!("the learning rate of the heads goes {heads}; that of the towers {towers}{hint}"))
 }
 
 impl OptimizerGroups {
@@ -375,6 +410,30 @@ mod tests {
         assert_eq!([10, 60, 90].map(|step| at(step, &optim)), [1.0; 3]);
         assert!((at(100, &optim) - 0.6).abs() < 1e-12);
         assert!((at(109, &optim) - 0.24).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_longer_run_says_how_its_rate_goes_on() {
+        let old = OptimConfig { steps: 60, ..optim() };
+        let new = OptimConfig { steps: 110, ..optim() };
+        // The old cosine has ended. The new one is at its middle.
+        let found = describe_new_rate(60, &old, &new).expect("the rate changes");
+        let heads = "of the heads goes from 9.87e-4 in step 60 up to 5.00e-1 in step 61, and to \
+            2.47e-4 in step 110";
+        assert!(
+            found.contains(heads) && found.contains("that of the towers from 9.87e-5"),
+            "{found}"
+        );
+        assert!(found.contains("lower optim.lr_heads"), "{found}");
+        let slower = OptimConfig { lr_heads: 1e-4, lr_towers: 1e-5, ..new.clone() };
+        let found = describe_new_rate(60, &old, &slower).expect("the rate changes");
+        assert!(found.contains("down to 5.00e-5 in step 61") && !found.contains("hint"), "{found}");
+
+        let constant = |steps| OptimConfig { schedule: Schedule::Constant, steps, ..optim() };
+        assert_eq!(describe_new_rate(60, &constant(60), &constant(110)), None);
+        assert_eq!(describe_new_rate(60, &new, &OptimConfig { workers: 2, ..new.clone() }), None);
+        assert_eq!(describe_new_rate(0, &old, &new), None);
+        assert_eq!(describe_new_rate(110, &old, &new), None);
     }
 
     #[test]

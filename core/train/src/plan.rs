@@ -14,6 +14,7 @@ use mmgem_core::config::{
 use serde::Serialize;
 
 use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
+use super::groups::check_frozen_blocks;
 use super::metrics::read_records;
 use super::optimizer::{is_trained, text_learns};
 use super::run::TrainError;
@@ -84,6 +85,7 @@ pub fn plan_run(
     sizes: Option<&Path>,
 ) -> Result<Plan, TrainError> {
     let sizes = read_sizes(config, sizes)?;
+    check_frozen_blocks(config, &sizes)?;
     let mut rates: Vec<f64> = read_records(&config.out)
         .iter()
         .filter_map(|record| record["flops_per_sec"].as_f64())
@@ -231,41 +233,53 @@ pub fn contrasts(config: &TrainConfig) -> bool {
 
 /// Parameter counts by group. A group is trained or frozen as a whole; the path is that of one
 /// parameter in it.
-fn parameters(sizes: &MmGemConfig) -> Vec<(&'static str, usize)> {
+fn parameters(sizes: &MmGemConfig) -> Vec<(String, usize)> {
     let (l, d) = (&sizes.llm, sizes.embed_dim);
     let linear = |from: usize, to: usize| from * to + to;
     let (c, h) = (sizes.vision.hidden_size(), l.hidden_size);
-    let (visual, proj) = match &sizes.vision {
+    let mut groups = Vec::new();
+    let mut add = |path: &str, n: usize| groups.push((path.to_owned(), n));
+    match &sizes.vision {
         VisionConfig::Vit(v) => {
             let mlp = mlp_width(v);
             let block = 4 * c + linear(c, 3 * c) + linear(c, c) + linear(c, mlp) + linear(mlp, c);
-            let n_norms = usize::from(v.ln_pre) + usize::from(v.ln_post);
             let class = usize::from(v.class_token) * c;
-            let ends =
-                3 * v.patch_size * v.patch_size * c + class + v.n_positions() * c + n_norms * 2 * c;
-            (("visual.conv1", ends + v.num_hidden_layers * block), c * v.proj_dim.unwrap_or(0))
+            let norm = |is_there: bool| usize::from(is_there) * 2 * c;
+            let patches = 3 * v.patch_size * v.patch_size * c;
+            add("visual.conv1", patches + class + v.n_positions() * c + norm(v.ln_pre));
+            (0..v.num_hidden_layers).for_each(|i| add(&format!("visual.blocks.{i}.mlp"), block));
+            add("visual.ln_post.gamma", norm(v.ln_post));
+            add("visual.proj", c * v.proj_dim.unwrap_or(0));
         }
         VisionConfig::EfficientNetLite(lite) => {
-            (("visual.head.weight", lite_layers(lite).parameters), 0)
+            let parts = lite_parts(lite);
+            let last = parts.len() - 1;
+            for (idx, part) in parts.iter().enumerate() {
+                let block = format!("visual.mb_blocks.{}.project", idx.saturating_sub(1));
+                let path = match idx {
+                    0 => "visual.stem.weight",
+                    _ if idx == last => "visual.head.weight",
+                    _ => &block,
+                };
+                add(path, part.parameters);
+            }
         }
-    };
-    let head = if l.tie_word_embeddings { 0 } else { l.vocab_size * h };
+    }
     let block = llama_matrices(l) + llama_biases(l) + 2 * h;
-    let llm = l.vocab_size * h + head + h + l.num_hidden_layers * block;
-    vec![
-        visual,
-        ("visual.proj", proj),
-        ("llm.norm", llm),
-        ("h1.weight", linear(c, d)),
-        ("h2.weight", linear(h, d)),
-        ("h3.weight", linear(d, h)),
-        ("h4.weight", linear(d, d)),
-        ("cap_prompts", sizes.num_caption_prompts * h),
-        ("emb_token", 2 * h + 1),
-    ]
+    add("llm.embed_tokens.weight", l.vocab_size * h);
+    (0..l.num_hidden_layers).for_each(|i| add(&format!("llm.layers.{i}.mlp"), block));
+    add("llm.norm.gamma", h);
+    add("llm.lm_head.weight", if l.tie_word_embeddings { 0 } else { l.vocab_size * h });
+    add("h1.weight", linear(c, d));
+    add("h2.weight", linear(h, d));
+    add("h3.weight", linear(d, h));
+    add("h4.weight", linear(d, d));
+    add("cap_prompts", sizes.num_caption_prompts * h);
+    add("emb_token", 2 * h + 1);
+    groups
 }
 
-/// Sums over the layers of an EfficientNet-Lite.
+/// Sums over layers of an EfficientNet-Lite.
 #[derive(Default)]
 struct LiteLayers {
     parameters: usize,
@@ -275,26 +289,43 @@ struct LiteLayers {
     activations: f64,
 }
 
-fn lite_layers(lite: &EfficientNetLiteConfig) -> LiteLayers {
-    let mut sum = LiteLayers::default();
+/// The stem, the blocks and the head.
+fn lite_parts(lite: &EfficientNetLiteConfig) -> Vec<LiteLayers> {
     let mut side = lite.image_size.div_ceil(2);
-    let mut layer = |inputs: usize, outputs: usize, side: usize| {
+    let add = |sum: &mut LiteLayers, inputs: usize, outputs: usize, side: usize| {
         sum.parameters += inputs * outputs + outputs;
         sum.flops += 2.0 * (inputs * outputs * side * side) as f64;
         sum.activations += (outputs * side * side) as f64;
     };
-    layer(27, EfficientNetLiteConfig::STEM_CHANNELS, side);
+    let mut stem = LiteLayers::default();
+    add(&mut stem, 27, EfficientNetLiteConfig::STEM_CHANNELS, side);
+    let mut parts = vec![stem];
     let blocks = lite.blocks();
     for block in &blocks {
+        let mut part = LiteLayers::default();
         if block.expanded_channels != block.in_channels {
-            layer(block.in_channels, block.expanded_channels, side);
+            add(&mut part, block.in_channels, block.expanded_channels, side);
         }
         side = side.div_ceil(block.stride);
-        layer(block.kernel_size * block.kernel_size, block.expanded_channels, side);
-        layer(block.expanded_channels, block.out_channels, side);
+        add(&mut part, block.kernel_size * block.kernel_size, block.expanded_channels, side);
+        add(&mut part, block.expanded_channels, block.out_channels, side);
+        parts.push(part);
     }
-    layer(blocks.last().map_or(0, |block| block.out_channels), lite.hidden_size, side);
-    sum
+    let mut head = LiteLayers::default();
+    let channels = blocks.last().map_or(0, |block| block.out_channels);
+    add(&mut head, channels, lite.hidden_size, side);
+    parts.push(head);
+    parts
+}
+
+/// The layers above the `n_frozen` first blocks; all of them if it is 0.
+fn lite_layers(lite: &EfficientNetLiteConfig, n_frozen: usize) -> LiteLayers {
+    let n_below = if n_frozen == 0 { 0 } else { n_frozen + 1 };
+    lite_parts(lite).iter().skip(n_below).fold(LiteLayers::default(), |sum, part| LiteLayers {
+        parameters: sum.parameters + part.parameters,
+        flops: sum.flops + part.flops,
+        activations: sum.activations + part.activations,
+    })
 }
 
 fn mlp_width(v: &VitConfig) -> usize {
@@ -325,6 +356,26 @@ struct Passes {
     phrase: f64,
     /// Captions and lines of text.
     caption: f64,
+}
+
+impl Passes {
+    /// Those of the language model.
+    fn text(&self) -> f64 {
+        self.embed + self.phrase + self.caption
+    }
+}
+
+/// The operations of [`passes`] whose weights may learn: those above the frozen blocks.
+fn passes_above(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes {
+    let mut above = sizes.clone();
+    above.llm.num_hidden_layers -= config.freeze_text_blocks.min(sizes.llm.num_hidden_layers);
+    let all = passes(&above, config, text_tokens);
+    let n_patches = n_seen_patches(sizes, config);
+    let vision = match config.freeze_vision_blocks {
+        0 => all.vision,
+        n_frozen => all.vision.min(vision_flops_above(sizes, n_patches, n_frozen)),
+    };
+    Passes { vision, ..all }
 }
 
 fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes {
@@ -359,14 +410,17 @@ fn passes(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> Passes
 
 /// Useful operations of a training step for one sample with a text of `text_tokens` tokens.
 pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: f64) -> f64 {
-    let Passes { vision, embed, phrase, caption } = passes(sizes, config, text_tokens);
-    // A backward pass costs twice the forward pass, or once if only modules before it learn.
-    let llm = if config.freeze_llm { 2.0 } else { 3.0 };
+    let all = passes(sizes, config, text_tokens);
+    let above = passes_above(sizes, config, text_tokens);
+    // The backward pass of the language model costs the forward pass once for its inputs, since
+    // modules before it learn, and once for its weights. That of the encoder costs it twice.
+    let weights = if config.freeze_llm { 0.0 } else { above.text() };
+    let text = 2.0 * all.text() + weights;
     match config.recipe {
-        Recipe::Stage1 if config.freeze_vision => vision + llm * (embed + phrase + caption),
-        Recipe::Warmup | Recipe::Stage1 => 3.0 * vision + llm * (embed + phrase + caption),
-        Recipe::Stage2Caption => vision + 2.0 * caption,
-        Recipe::Stage2Retrieval => vision + embed,
+        Recipe::Stage1 if config.freeze_vision => all.vision + text,
+        Recipe::Warmup | Recipe::Stage1 => all.vision + 2.0 * above.vision + text,
+        Recipe::Stage2Caption => all.vision + 2.0 * all.caption,
+        Recipe::Stage2Retrieval => all.vision + all.embed,
     }
 }
 
@@ -383,7 +437,9 @@ fn repeated_flops(
     let recomputed = match config.recipe {
         _ if !config.optim.recompute => 0.0,
         Recipe::Stage1 if config.freeze_vision => embed + phrase + caption,
-        Recipe::Warmup | Recipe::Stage1 => vision + embed + phrase + caption,
+        Recipe::Warmup | Recipe::Stage1 => {
+            passes_above(sizes, config, text_tokens).vision + embed + phrase + caption
+        }
         Recipe::Stage2Caption => caption,
         Recipe::Stage2Retrieval => 0.0,
     };
@@ -399,13 +455,27 @@ fn n_seen_patches(sizes: &MmGemConfig, config: &TrainConfig) -> usize {
 fn vision_flops(sizes: &MmGemConfig, n_patches: usize) -> f64 {
     let v = match &sizes.vision {
         VisionConfig::Vit(v) => v,
-        VisionConfig::EfficientNetLite(lite) => return lite_layers(lite).flops,
+        VisionConfig::EfficientNetLite(lite) => return lite_layers(lite, 0).flops,
     };
     let (c, n_patches) = (v.hidden_size as f64, n_patches as f64);
-    let seq = n_patches + f64::from(v.class_token);
-    let block = 2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c;
     2.0 * n_patches * 3.0 * (v.patch_size * v.patch_size) as f64 * c
-        + v.num_hidden_layers as f64 * block
+        + v.num_hidden_layers as f64 * vit_block_flops(v, n_patches)
+}
+
+/// The same above the `n_frozen` first blocks.
+fn vision_flops_above(sizes: &MmGemConfig, n_patches: usize, n_frozen: usize) -> f64 {
+    match &sizes.vision {
+        VisionConfig::Vit(v) => {
+            let n_blocks = v.num_hidden_layers.saturating_sub(n_frozen);
+            n_blocks as f64 * vit_block_flops(v, n_patches as f64)
+        }
+        VisionConfig::EfficientNetLite(lite) => lite_layers(lite, n_frozen).flops,
+    }
+}
+
+fn vit_block_flops(v: &VitConfig, n_patches: f64) -> f64 {
+    let (c, seq) = (v.hidden_size as f64, n_patches + f64::from(v.class_token));
+    2.0 * seq * (4.0 * c * c + 2.0 * c * mlp_width(v) as f64) + 4.0 * seq * seq * c
 }
 
 /// Operations of the language model's forward pass over a sequence with `scored` scored positions.
@@ -425,8 +495,8 @@ fn activation_bytes(sizes: &MmGemConfig, config: &TrainConfig) -> f64 {
     let region = (sizes.roi_output_size * sizes.roi_output_size + sizes.num_caption_prompts) as f64;
     let pixels = 3.0 * sizes.vision.image_size().pow(2) as f64;
     let head = HEAD * (tokens + 1.0) * l.vocab_size as f64;
-    let (vision, caption) =
-        (vision_activations(sizes, n_patches), |prefix: f64| llama_activations(l, prefix + tokens));
+    let vision = vision_activations(sizes, n_patches, config.freeze_vision_blocks);
+    let caption = |prefix: f64| llama_activations(l, prefix + tokens);
     // Towers that learn or pass on a gradient; the scored positions; the frozen tower, which holds
     // one block at a time.
     let (towers, head, passing) = match config.recipe {
@@ -519,14 +589,14 @@ const LLAMA_FFN: f64 = 4.5;
 const ATTENTION: f64 = 4.2;
 const HEAD: f64 = 3.0;
 
-/// The encoder on `n_patches` patches of an image.
-fn vision_activations(sizes: &MmGemConfig, n_patches: usize) -> TowerActivations {
+/// The encoder above the `n_frozen` first blocks, on `n_patches` patches of an image.
+fn vision_activations(sizes: &MmGemConfig, n_patches: usize, n_frozen: usize) -> TowerActivations {
     let v = match &sizes.vision {
         VisionConfig::Vit(v) => v,
         VisionConfig::EfficientNetLite(lite) => {
             // A single block, because convolutions are not recomputed.
             let pixels = 3.0 * lite.image_size.pow(2) as f64;
-            let width = lite_layers(lite).activations;
+            let width = lite_layers(lite, n_frozen).activations;
             return TowerActivations {
                 n_blocks: 1.0,
                 input: pixels,
@@ -538,7 +608,7 @@ fn vision_activations(sizes: &MmGemConfig, n_patches: usize) -> TowerActivations
     };
     let seq = (n_patches + usize::from(v.class_token)) as f64;
     TowerActivations {
-        n_blocks: v.num_hidden_layers as f64,
+        n_blocks: v.num_hidden_layers.saturating_sub(n_frozen) as f64,
         input: seq * v.hidden_size as f64,
         width: seq * VIT_WIDTH * v.hidden_size as f64,
         mlp: seq * VIT_MLP * mlp_width(v) as f64,

@@ -29,13 +29,16 @@ use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 
+use super::best::Best;
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
+use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
 use super::optimizer::{
-    OptimizerGroups, checksum, freeze, global_norm, is_trained, learning_rate, scale,
+    OptimizerGroups, checksum, describe_new_rate, freeze, global_norm, is_trained, learning_rate,
+    scale,
 };
 use super::plan::{contrasts, flops_per_sample};
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
@@ -88,6 +91,12 @@ pub enum TrainError {
         "the run was started with another config: {0}\n  hint: only steps, workers, micro_batch, recompute, max_bad_steps, chance_steps, shard_moments, [checkpoint], [eval], [cluster] and [hardware] may change, the learning rates and clip_norm only down, warmup_steps only up, and paths to the same files; choose another `out` for a new run"
     )]
     OtherConfig(String),
+    /// No checkpoint is known as the best one.
+    #[error("no checkpoint is the best one yet\n  hint: checkpoint.keep_best names the score of the evaluations that decides; --resume alone goes on from the newest\n  folder: {}", .0.display())]
+    NoBest(PathBuf),
+    /// The folder to go on from is not a checkpoint of the run.
+    #[error("this is not a checkpoint of the run\n  hint: its checkpoints are in {}\n  folder: {}", .1.display(), .0.display())]
+    NoCheckpoint(PathBuf, PathBuf),
     /// Too many consecutive steps had a loss or gradient that is not finite.
     #[error("{steps} steps in a row had a loss or gradient that is not finite\n  hint: {advice}")]
     Diverged {
@@ -146,6 +155,52 @@ pub struct Signals {
     pub save: AtomicBool,
 }
 
+/// The checkpoint that a run goes on from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// None: the run starts anew, and `out` must hold no run.
+    #[default]
+    No,
+    /// The newest one that is intact. Without a checkpoint the run starts anew.
+    Latest,
+    /// The best one by `checkpoint.keep_best`.
+    Best,
+    /// The one in this folder.
+    From(PathBuf),
+}
+
+impl From<bool> for Resume {
+    /// [`Resume::Latest`] if true.
+    fn from(resume: bool) -> Self {
+        if resume { Self::Latest } else { Self::No }
+    }
+}
+
+impl Resume {
+    /// The step to go on from; read on rank 0.
+    fn step(
+        &self,
+        store: &Store,
+        mut warn: impl FnMut(String),
+    ) -> Result<Option<usize>, TrainError> {
+        let step = match self {
+            Self::No => return Ok(store.steps().last().copied()),
+            Self::Latest => return Ok(store.newest_intact(warn)?),
+            Self::Best => {
+                let newest = store.newest_intact(&mut warn)?;
+                let best = newest.map(|step| store.state(step)).transpose()?;
+                let best = best.and_then(|state| state.best).map(|best| best.step);
+                best.ok_or_else(|| TrainError::NoBest(store.folder().to_owned()))?
+            }
+            Self::From(folder) => store
+                .step_at(folder)
+                .ok_or_else(|| TrainError::NoCheckpoint(folder.clone(), store.folder().into()))?,
+        };
+        store.check(step)?;
+        Ok(Some(step))
+    }
+}
+
 /// Progress that a shell shows during a run.
 #[derive(Clone, Debug)]
 pub enum Progress {
@@ -193,21 +248,23 @@ pub fn train(
     config: &TrainConfig,
     device: &Device,
     commit: &str,
-    resume: bool,
+    resume: impl Into<Resume>,
     signals: &Signals,
     group: &dyn Collective,
     mut report: impl FnMut(Progress),
 ) -> Result<TrainSummary, TrainError> {
+    let resume = resume.into();
     let store = Store::new(&config.out, config.checkpoint.keep);
     // Over a network file system, the folder may look older to one machine than to another: rank 0
     // decides.
     let newest = match group.rank() {
-        0 if resume => store.newest_intact(|line| report(Progress::Note(line))),
-        _ => Ok(store.steps().last().copied()),
+        0 => resume.step(&store, |line| report(Progress::Note(line))),
+        _ => Ok(None),
     };
-    let newest = agree(group, newest.map_err(TrainError::from))?;
+    let newest = agree(group, newest)?;
     let newest = newest.map_or(String::new(), |step| step.to_string());
     let newest = String::from_utf8_lossy(&from_rank_0(group, newest.as_bytes())?).parse().ok();
+    let resume = resume != Resume::No;
     if group.size() > 1 && (newest.is_none() || resume) {
         let indexed = if group.rank() == 0 { index_for_ranks(config) } else { Ok(()) };
         agree(group, indexed)?;
@@ -217,6 +274,11 @@ pub fn train(
         Run::begin(config, device, commit, resume, newest, store, group, &mut report),
     )?;
     run.check_same_start()?;
+    let is_clear = match group.rank() {
+        0 => run.store.set_aside_after(run.state.step, |line| report(Progress::Note(line))),
+        _ => Ok(()),
+    };
+    agree(group, is_clear.map_err(TrainError::from))?;
 
     let (sender, receiver) = sync_channel(AHEAD);
     let steps = run.state.step..config.optim.steps;
@@ -229,6 +291,14 @@ pub fn train(
         }
     }
     run.finish_saving(&mut report)?;
+    if let Some(best) = run.state.best.as_ref().filter(|_| group.rank() == 0) {
+        let Best { score, value, step } = best;
+        let folder = run.store.path(*step);
+        report(Progress::Note(format!(
+            "the best {score} of the run, {value:.4}, is that of step {step}\n  folder: {}",
+            folder.display()
+        )));
+    }
     run.finish(commit)
 }
 
@@ -340,13 +410,15 @@ impl<'a> Run<'a> {
             return Err(TrainError::NoBf16);
         }
         let is_writer = group.rank() == 0;
+        let mut before = None;
         match newest {
             Some(steps) if !resume => {
                 return Err(TrainError::OutNotEmpty { steps, folder: config.out.clone() });
             }
             Some(_) if is_writer => {
-                let changes = check_same_run(config)?;
-                changes.into_iter().for_each(|change| report(Progress::Note(change)));
+                let found = check_same_run(config)?;
+                found.changes.iter().for_each(|change| report(Progress::Note(change.clone())));
+                before = Some(found.optim);
             }
             _ => {}
         }
@@ -356,6 +428,7 @@ impl<'a> Run<'a> {
         let device = device.clone().autodiff();
         let start = start_model(config, newest.is_some(), &device)?;
         let (sizes, tokenizer) = (start.config, start.tokenizer);
+        check_frozen_blocks(config, &sizes)?;
         if is_writer {
             // The finished model's record needs them, so damage is reported before the first step.
             earlier_runs(config)?;
@@ -367,6 +440,11 @@ impl<'a> Run<'a> {
         let mut state = RunState::default();
         if let Some(step) = newest {
             (trainee, state) = store.load(step, trainee, &mut optimizer)?;
+            // Another score may choose the best one now, or its folder may have been removed.
+            state.best = state.best.filter(|best| {
+                config.checkpoint.keep_best.as_ref() == Some(&best.score)
+                    && (best.step == step || store.path(best.step).is_dir())
+            });
         }
         if config.optim.shard_moments && group.size() > 1 {
             optimizer.shard(&trainee, group);
@@ -391,6 +469,14 @@ impl<'a> Run<'a> {
             warnings.for_each(|warning| report(Progress::Note(warning)));
             report(Progress::Note(batches.describe()));
         }
+        let mut metrics =
+            if is_writer { Some(Metrics::open(&config.out, state.step)?) } else { None };
+        let rate = before.and_then(|old| describe_new_rate(state.step, &old, &config.optim));
+        if let (Some(metrics), Some(rate)) = (&mut metrics, rate) {
+            metrics
+                .write(&json!({ "step": state.step, "note": rate, "unix_time": unix_time() }))?;
+            report(Progress::Note(rate));
+        }
         Ok(Self {
             config,
             group,
@@ -403,7 +489,7 @@ impl<'a> Run<'a> {
             first: state.step,
             epoch: batches.epoch_steps(),
             batches: Some(batches),
-            metrics: if is_writer { Some(Metrics::open(&config.out, state.step)?) } else { None },
+            metrics,
             sizes,
             state,
             bad_in_a_row: 0,
@@ -484,6 +570,7 @@ impl<'a> Run<'a> {
         let last = self.state.step == steps;
         self.check_usable(&batch, last)?;
 
+        let mut is_best = false;
         if self
             .config
             .eval
@@ -492,10 +579,12 @@ impl<'a> Run<'a> {
         {
             let evaluated = self.evaluate(report);
             agree(self.group, evaluated)?;
+            is_best = self.state.best.as_ref().is_some_and(|best| best.step == self.state.step);
+            is_best = from_rank_0(self.group, &[u8::from(is_best)])? == [1];
         }
         // Weights that give a loss that is not finite must not replace earlier checkpoints.
         let due = done.updated && self.state.step.is_multiple_of(self.config.checkpoint.every);
-        if last || due || reports.save {
+        if last || due || is_best || reports.save {
             self.save(report)?;
         }
         Ok(true)
@@ -682,11 +771,11 @@ impl<'a> Run<'a> {
             format!(" (loss {:.3}, gradient norm {:.3})", newest.loss, newest.grad_norm)
         });
         let newer = match self.store.steps().last() {
-            Some(last) if *last > state.step => ", remove the newer checkpoints",
+            Some(last) if *last > state.step => " and this folder",
             _ => "",
         };
         format!(
-            "the checkpoint of step {}{numbers} is from before; {milder}{newer} and go on with --resume\n  folder: {}",
+            "the checkpoint of step {}{numbers} is from before; {milder} and go on with --resume{newer}\n  folder: {}",
             state.step,
             folder.display()
         )
@@ -784,7 +873,18 @@ impl<'a> Run<'a> {
         scores["step"] = json!(self.state.step);
         metrics
             .write(&json!({ "eval": scores, "step": self.state.step, "unix_time": unix_time() }))?;
+        // Weights whose loss is not finite are never the best.
+        let keep_best =
+            self.config.checkpoint.keep_best.as_ref().filter(|_| self.bad_in_a_row == 0);
+        let best = keep_best.and_then(|score| {
+            Best::better(self.state.best.as_ref(), score, &scores, self.state.step)
+        });
         report(Progress::Eval(scores));
+        if let Some(best) = best {
+            let Best { score, value, .. } = &best;
+            report(Progress::Note(format!("the best {score} so far: {value:.4}")));
+            self.state.best = Some(best);
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use mmgem_data::files::{FolderError, ModelFolder, Published, VISION_WEIGHTS, rea
 use mmgem_data::source::read_lines;
 use serde_json::{Value, json};
 
-use super::config::{ModelSource, Recipe, TrainConfig};
+use super::config::{ModelSource, OptimConfig, Recipe, TrainConfig};
 use super::run::TrainError;
 use super::same_data::{DATA_FILE, without_places};
 use super::store::RunState;
@@ -119,12 +119,20 @@ pub fn write_records(
     write_atomic(&config.out.join("tokenizer.json"), tokenizer_json)
 }
 
+/// The config of a resumed run before.
+pub struct Before {
+    /// The changes of its config since then.
+    pub changes: Vec<String>,
+    /// Its steps and learning rates.
+    pub optim: OptimConfig,
+}
+
 /// Checks that a resumed run has the config that it was started with, and returns the changes.
 ///
 /// Allowed are changes of the run's length, its execution and its surroundings (checkpoints,
 /// evaluation, cluster, hardware), and other paths to the same files. The hints for a diverged run are allowed too: lower learning
 /// rates and clip_norm, longer warm-up.
-pub fn check_same_run(config: &TrainConfig) -> Result<Vec<String>, TrainError> {
+pub fn check_same_run(config: &TrainConfig) -> Result<Before, TrainError> {
     let old = read(&config.out.join("train.toml"))?;
     let old: TrainConfig = toml::from_str(&String::from_utf8_lossy(&old))
         .map_err(|e| TrainError::OtherConfig(format!("train.toml cannot be read ({e})")))?;
@@ -134,7 +142,10 @@ pub fn check_same_run(config: &TrainConfig) -> Result<Vec<String>, TrainError> {
     let is_setting = |change: &Change| !change.is_allowed();
     match changes(&old_settings, &settings).into_iter().find(is_setting) {
         Some(change) => Err(TrainError::OtherConfig(change.to_string())),
-        None => Ok(changes(&old, config).iter().map(Change::to_string).collect()),
+        None => {
+            let changes = changes(&old, config).iter().map(Change::to_string).collect();
+            Ok(Before { changes, optim: old.optim })
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+use super::best::Best;
 use super::health::Signs;
 use super::optimizer::OptimizerGroups;
 use super::step::Trainee;
@@ -43,6 +44,9 @@ pub struct RunState {
     /// Signs of a collapse, and the step at which each began.
     #[serde(default, skip_serializing_if = "Signs::is_empty")]
     pub signs: Signs,
+    /// The best checkpoint by `checkpoint.keep_best`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
 }
 
 /// Loss and gradient norm of a step.
@@ -96,8 +100,8 @@ impl Store {
     }
 
     /// Copies weights and state to the host, and starts a thread that writes them and the moments.
-    /// Waits for the previous checkpoint first. The newest checkpoint from before step `trouble`
-    /// stays, however many follow.
+    /// Waits for the previous checkpoint first. The newest checkpoint from before step `trouble` and
+    /// the best one stay, however many follow.
     ///
     /// # Errors
     /// If the previous checkpoint could not be written.
@@ -118,11 +122,11 @@ impl Store {
             moments,
             state: serde_json::to_vec_pretty(state).expect("a plain struct serializes"),
         };
-        let step = state.step;
+        let (step, best) = (state.step, state.best.as_ref().map(|best| best.step));
         let store = Self { folder: self.folder.clone(), keep: self.keep, writing: None };
         self.writing = Some(thread::spawn(move || {
             let started = Instant::now();
-            store.write(snapshot, &whole, trouble)?;
+            store.write(snapshot, &whole, trouble, best)?;
             Ok(Saved { step, seconds: started.elapsed().as_secs_f64() })
         }));
         Ok(previous)
@@ -146,12 +150,13 @@ impl Store {
     }
 
     /// Writes a checkpoint to a temporary folder, then renames it. Then removes old ones, but not
-    /// the newest one from before `trouble`.
+    /// the newest one from before `trouble` and not the best one.
     fn write(
         &self,
         snapshot: Snapshot,
         whole: &Path,
         trouble: Option<usize>,
+        best: Option<usize>,
     ) -> Result<(), FolderError> {
         create_dir(&self.folder)?;
         let temporary = whole.with_extension("tmp");
@@ -180,7 +185,7 @@ impl Store {
         let steps = self.steps();
         let before = trouble.and_then(|since| steps.iter().rfind(|step| **step < since));
         let old = &steps[..steps.len().saturating_sub(self.keep)];
-        for step in old.iter().filter(|step| before != Some(*step)) {
+        for step in old.iter().filter(|step| before != Some(*step) && best != Some(**step)) {
             let _ = fs::remove_dir_all(self.path(*step));
         }
         Ok(())
@@ -210,10 +215,7 @@ impl Store {
             return Err(damaged.swap_remove(0).1);
         }
         for (step, error) in damaged {
-            let (from, to) = (self.path(step), self.path(step).with_extension("damaged"));
-            let _ = fs::remove_dir_all(&to);
-            let io = |cause| FolderError::Io { action: "rename", cause, path: from.clone() };
-            fs::rename(&from, &to).map_err(io)?;
+            let to = self.rename(step, "damaged")?;
             warn(format!(
                 "the checkpoint of step {step} is damaged; it is now {}: {error}",
                 to.display()
@@ -222,8 +224,51 @@ impl Store {
         Ok(intact)
     }
 
+    /// Renames the checkpoints after `step`, so that a run that goes on from there can write its own,
+    /// and passes a note for each to `say`.
+    ///
+    /// # Errors
+    /// If one cannot be renamed.
+    pub fn set_aside_after(
+        &self,
+        step: usize,
+        mut say: impl FnMut(String),
+    ) -> Result<(), FolderError> {
+        for newer in self.steps().into_iter().rev().filter(|newer| *newer > step) {
+            let to = self.rename(newer, "newer")?;
+            say(format!("the checkpoint of step {newer} is set aside; it is now {}", to.display()));
+        }
+        Ok(())
+    }
+
+    /// Renames a checkpoint, in place of one that had the name before.
+    fn rename(&self, step: usize, extension: &str) -> Result<PathBuf, FolderError> {
+        let (from, to) = (self.path(step), self.path(step).with_extension(extension));
+        let _ = fs::remove_dir_all(&to);
+        let io = |cause| FolderError::Io { action: "rename", cause, path: from.clone() };
+        fs::rename(&from, &to).map_err(io)?;
+        Ok(to)
+    }
+
+    /// The step of a checkpoint of this run; `None` if the folder is not one.
+    pub fn step_at(&self, folder: &Path) -> Option<usize> {
+        let folder = folder.canonicalize().ok()?;
+        let is_it = |step: &usize| self.path(*step).canonicalize().is_ok_and(|own| own == folder);
+        self.steps().into_iter().find(is_it)
+    }
+
+    /// Reads the state of a checkpoint.
+    pub fn state(&self, step: usize) -> Result<RunState, FolderError> {
+        let path = self.path(step).join(STATE);
+        serde_json::from_slice(&read(&path)?)
+            .map_err(|e| damaged(format!("{STATE} cannot be read ({e})"), path))
+    }
+
     /// Checks that all files of a checkpoint are there and as they were written.
-    fn check(&self, step: usize) -> Result<(), FolderError> {
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn check(&self, step: usize) -> Result<(), FolderError> {
         let folder = self.path(step);
         let hashes: BTreeMap<String, String> = match fs::read(folder.join(HASHES)) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
@@ -250,10 +295,9 @@ impl Store {
     /// state.
     pub fn before(&self, since: usize) -> Option<(PathBuf, RunState)> {
         let state = |step: &usize| {
-            let folder = self.path(*step);
-            let state: RunState = serde_json::from_slice(&read(&folder.join(STATE)).ok()?).ok()?;
+            let state = self.state(*step).ok()?;
             let is_sound = state.newest.is_none_or(|newest| newest.grad_norm > 0.0);
-            is_sound.then_some((folder, state))
+            is_sound.then(|| (self.path(*step), state))
         };
         self.steps().iter().rev().filter(|step| **step < since).find_map(state)
     }
@@ -266,6 +310,11 @@ impl Store {
             .collect();
         steps.sort_unstable();
         steps
+    }
+
+    /// Folder of the checkpoints.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Folder of the checkpoint at a step.
@@ -301,10 +350,7 @@ impl Store {
             return Err(damaged(found, path));
         }
 
-        let path = folder.join(STATE);
-        let state = serde_json::from_slice(&read(&path)?)
-            .map_err(|e| damaged(format!("state.json cannot be read ({e})"), path))?;
-        Ok((trainee, state))
+        Ok((trainee, self.state(step)?))
     }
 }
 

@@ -2,15 +2,16 @@
 
 mod log;
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args as ClapArgs;
 use mmgem_collective::{Collective, Launch, Single, Tcp, ranks_on_same_cores};
-use mmgem_train::{Signals, TrainConfig, train};
+use mmgem_train::{Resume, Signals, TrainConfig, train};
 use serde_json::json;
 
 use self::log::TrainLog;
@@ -25,17 +26,27 @@ use crate::terminal::{note, print, print_json};
     mmgem scenes --out data/scenes --n 2000 --seed 1\n  \
     mmgem train assets/recipes/scenes-stage1.toml\n  \
     mmgem train run.toml --set optim.steps=100 --set out=runs/short\n  \
-    mmgem train run.toml --resume\n\n\
+    mmgem train run.toml --resume\n  \
+    mmgem train run.toml --resume best\n\n\
     Ctrl-C or SIGTERM saves a checkpoint at the next step and exits; a second one exits at once. \
     SIGUSR1 saves a checkpoint and continues. --resume continues from the newest checkpoint, also \
-    after the run folder and the data were moved, with the new paths in the file. Under mpirun, \
+    after the run folder and the data were moved, with the new paths in the file. \
+    --resume best continues from the checkpoint that checkpoint.keep_best has kept, and --resume \
+    DIR from the one in that folder; newer checkpoints are renamed. Under mpirun, \
     srun or torchrun --no-python, every process is a rank of one run.")]
 pub struct TrainArgs {
     #[command(flatten)]
     pub run: RunFile,
-    /// Continue from the newest checkpoint of the run, or start the run
-    #[arg(long)]
-    resume: bool,
+    /// Continue from the newest checkpoint of the run, or start the run; or from `best`, or from
+    /// the checkpoint in a folder
+    #[arg(
+        long,
+        value_name = "CHECKPOINT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = LATEST
+    )]
+    pub resume: Option<String>,
     /// Seconds between two lines about the steps, if stderr is not a terminal
     #[arg(long, value_name = "SECS", default_value_t = 30)]
     log_secs: u64,
@@ -68,7 +79,27 @@ impl RunFile {
     }
 }
 
+/// Values of `--resume` beside folders.
+const LATEST: &str = "latest";
+const BEST: &str = "best";
+
+/// Whether the argument after `--resume` is its value. A folder of a checkpoint is; another path is
+/// the file of the run.
+pub fn is_checkpoint(argument: &OsStr) -> bool {
+    let name = Path::new(argument).file_name().and_then(OsStr::to_str).unwrap_or_default();
+    argument == LATEST || argument == BEST || name.starts_with("step-")
+}
+
 impl TrainArgs {
+    fn resume(&self) -> Resume {
+        match self.resume.as_deref() {
+            None => Resume::No,
+            Some(LATEST) => Resume::Latest,
+            Some(BEST) => Resume::Best,
+            Some(folder) => Resume::From(folder.into()),
+        }
+    }
+
     fn log_every(&self) -> Duration {
         Duration::from_secs(self.log_secs)
     }
@@ -204,8 +235,8 @@ fn run_on(
     let group = nccl.as_ref().map_or(group, |nccl| nccl as &dyn Collective);
     share_cores(group, quiet || !is_first)?;
     let mut log = TrainLog::new(config.optim.steps, args.log_every(), quiet || !is_first);
-    let resume = args.resume;
-    let summary = train(config, &opened.device, &commit(), resume, &SIGNALS, group, |progress| {
+    let (commit, resume) = (commit(), args.resume());
+    let summary = train(config, &opened.device, &commit, resume, &SIGNALS, group, |progress| {
         log.show(progress);
     })?;
     log.finish();
