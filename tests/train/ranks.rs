@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
-use mmgem_train::{TrainConfig, reduce_gradients};
+use mmgem_train::{TrainConfig, nudge_sums, reduce_gradients};
 
 use crate::lab::{
     Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes, on_ranks,
@@ -266,5 +266,78 @@ fn a_rank_that_dies_or_hangs_is_named_by_all_others() {
         for error in [first, errors[2].as_ref().expect("rank 2 waits too")] {
             assert!(error.to_string().contains("rank 1"), "{error}");
         }
+    }
+}
+
+/// A rank whose sums over all ranks differ from those of the others: a fault of the network.
+struct Faulty<'a>(&'a Tcp);
+
+impl Collective for Faulty<'_> {
+    fn rank(&self) -> usize {
+        self.0.rank()
+    }
+
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn exchange(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
+        self.0.exchange(own)
+    }
+
+    fn all_reduce_sum(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        Ok(self.0.all_reduce_sum(values)? * 1.00001)
+    }
+
+    fn all_gather(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
+        self.0.all_gather(values)
+    }
+
+    fn broadcast(&self, values: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError> {
+        self.0.broadcast(values, root)
+    }
+}
+
+#[test]
+fn a_rank_that_sums_in_another_order_keeps_the_same_weights() {
+    for optimizer in ["optim.optimizer=lamb", "optim.optimizer=adamw"] {
+        let lab = Lab::new();
+        // Every gradient is clipped, and every checkpoint compares the weights of the ranks.
+        let set = [optimizer, "optim.batch_size=6", "optim.clip_norm=0.01"];
+        let [plain, nudged] = ["plain", "nudged"].map(|out| lab.config(out, &set));
+        run_ranks(&plain, 2, false, usize::MAX);
+        on_ranks(2, PATIENCE, |group| {
+            if group.rank() == 1 {
+                nudge_sums();
+            }
+            run_as(&nudged, false, usize::MAX, group).unwrap_or_else(|error| panic!("{error}"));
+        });
+        assert_eq!(checkpoints(&nudged), [4, 6]);
+        assert!(model_bytes(&nudged) == model_bytes(&plain), "rank 0's sums count");
+    }
+}
+
+#[test]
+fn a_rank_with_other_weights_is_told() {
+    let lab = Lab::new();
+    let errors = on_ranks(2, PATIENCE, |group| {
+        let seed: &[&str] = if group.rank() == 1 { &["seed=12"] } else { &[] };
+        run_as(&lab.config("start", seed), false, usize::MAX, group).err().expect("they differ")
+    });
+    for error in errors {
+        let error = error.to_string();
+        assert!(error.contains("rank 1 starts with different weights than rank 0"), "{error}");
+    }
+    let errors = on_ranks(2, PATIENCE, |group| {
+        let config = lab.config("drift", &[]);
+        let run = match group.rank() {
+            0 => run_as(&config, false, usize::MAX, group),
+            _ => run_as(&config, false, usize::MAX, &Faulty(group)),
+        };
+        run.err().expect("they drift apart")
+    });
+    for error in errors {
+        let error = error.to_string();
+        assert!(error.contains("rank 1 has different weights than rank 0 after step 2"), "{error}");
     }
 }

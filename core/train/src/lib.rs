@@ -1,6 +1,7 @@
 //! Training: the config (TOML), batches, the gradient of a step, the optimizer, checkpoints and the
 //! loop.
 
+mod agreement;
 mod best;
 mod cache;
 mod config;
@@ -24,6 +25,7 @@ mod store;
 mod tensorboard;
 pub mod trace;
 
+pub use agreement::nudge_sums;
 pub use cache::PatchCache;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,

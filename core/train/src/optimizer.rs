@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
-use burn::optim::{Lamb, LambConfig, LambState, Optimizer};
+use burn::optim::{LambConfig, LambState, Optimizer};
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use mmgem_collective::{Collective, CollectiveError};
 use mmgem_core::checkpoint::names::checkpoint_name;
@@ -13,6 +13,7 @@ use mmgem_core::checkpoint::{CheckpointError, NamedTensor, Shards};
 use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::readback::floats_now;
 
+use super::agreement::{of_rank_0, square_sum};
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
 use super::groups::{ParamSettings, is_below, param_settings};
 use super::ownership::Ownership;
@@ -178,27 +179,92 @@ impl OptimizerGroups {
     }
 
     /// Updates every parameter that has a gradient, or this rank's share of them.
+    ///
+    /// # Errors
+    /// If the ranks lose contact.
     pub fn step<M: Module>(
         &mut self,
         module: M,
         mut gradients: GradientMap,
         step: usize,
         optim: &OptimConfig,
-    ) -> M {
-        map(module, |param| {
+        group: &dyn Collective,
+    ) -> Result<M, CollectiveError> {
+        // Each rank updates all parameters: LAMB's norms must be the same on all.
+        let shares_norms = group.size() > 1 && self.ownership.is_none();
+        let mut scaled = if shares_norms {
+            self.lamb_updates(&module, &mut gradients, optim, group)?
+        } else {
+            GradientMap::new()
+        };
+        Ok(map(module, |param| {
+            let settings = self.settings[&param.path];
+            let lr = settings.lr_multiplier * learning_rate(&param.path, step, optim);
+            if let Some(update) = scaled.remove(&param.path) {
+                return Mapped::Leaf(param.values().inner() - update.mul_scalar(lr));
+            }
             let Some(gradient) = gradients.remove(&param.path) else { return Mapped::Same };
             if self.ownership.as_ref().is_some_and(|ownership| !ownership.is_own(&param.path)) {
                 self.elsewhere.entry(param.path.clone()).or_insert((0, param.n_values())).0 += 1;
                 return Mapped::Same;
             }
-            let settings = self.settings[&param.path];
-            let lr = settings.lr_multiplier * learning_rate(&param.path, step, optim);
-            let lamb = lamb(settings, optim);
+            let lamb = lamb(settings, optim).build();
             let moments = self.state.remove(&param.path);
             let (values, moments) = lamb.step(lr, param.values().inner(), gradient, moments);
             self.state.extend(moments.map(|moments| (param.path, moments)));
             Mapped::Leaf(values)
-        })
+        }))
+    }
+
+    /// The updates of LAMB with rank 0's trust ratios, for a learning rate of 1, of the parameters
+    /// that have such a ratio. An update takes the memory of its gradient.
+    fn lamb_updates<M: Module>(
+        &mut self,
+        module: &M,
+        gradients: &mut GradientMap,
+        optim: &OptimConfig,
+        group: &dyn Collective,
+    ) -> Result<GradientMap, CollectiveError> {
+        let (mut updates, mut norms) = (GradientMap::new(), Vec::new());
+        visit(module, |param| {
+            let settings = self.settings[&param.path];
+            if !has_trust_ratio(settings, optim) {
+                return;
+            }
+            let Some(gradient) = gradients.remove(&param.path) else { return };
+            let values = param.values().inner();
+            // From zero at a rate of 1, a step without decay and ratio gives minus the update.
+            let adam = lamb(settings, optim).with_weight_decay(0.0).with_use_trust_ratio(false);
+            let moments = self.state.remove(&param.path);
+            let (minus, moments) = adam.build().step(1.0, values.zeros_like(), gradient, moments);
+            self.state.extend(moments.map(|moments| (param.path.clone(), moments)));
+            let mut update = -minus;
+            if settings.weight_decay != 0.0 {
+                update = update + values.clone().mul_scalar(settings.weight_decay);
+            }
+            norms.extend([square_sum(values).sqrt(), square_sum(update.clone()).sqrt()]);
+            updates.insert(param.path, update);
+        });
+        if updates.is_empty() {
+            return Ok(updates);
+        }
+        // In the order of the module's parameters, which the map does not have.
+        let norms = of_rank_0(group, norms)?;
+        let mut idx = 0;
+        visit(module, |param| {
+            let Some(update) = updates.remove(&param.path) else { return };
+            let [of_values, of_update] =
+                [0, 1].map(|which| norms.clone().narrow(0, 2 * idx + which, 1));
+            idx += 1;
+            let is_valid = of_values
+                .clone()
+                .greater_scalar(0.0)
+                .bool_and(of_update.clone().greater_scalar(0.0));
+            let ratio = of_values / of_update.clamp_min(f32::MIN_POSITIVE);
+            let ratio = ratio.ones_like().mask_where(is_valid, ratio);
+            updates.insert(param.path, update * ratio);
+        });
+        Ok(updates)
     }
 
     /// Moments as named values, for a checkpoint; on rank 0 only. All ranks call it if they share
@@ -313,14 +379,17 @@ impl OptimizerGroups {
 }
 
 /// The update of one parameter.
-fn lamb(settings: ParamSettings, optim: &OptimConfig) -> Lamb {
+fn lamb(settings: ParamSettings, optim: &OptimConfig) -> LambConfig {
     LambConfig::new()
         .with_beta_1(optim.beta_1)
         .with_beta_2(optim.beta_2)
         .with_epsilon(optim.epsilon)
         .with_weight_decay(settings.weight_decay)
-        .with_use_trust_ratio(settings.decays && optim.optimizer == OptimizerKind::Lamb)
-        .build()
+        .with_use_trust_ratio(has_trust_ratio(settings, optim))
+}
+
+fn has_trust_ratio(settings: ParamSettings, optim: &OptimConfig) -> bool {
+    settings.decays && optim.optimizer == OptimizerKind::Lamb
 }
 
 /// Number of values of each trained parameter, by module path.
@@ -350,20 +419,9 @@ pub fn global_norm(gradients: &GradientMap) -> f64 {
     if gradients.is_empty() {
         return 0.0;
     }
-    let squares: Vec<Tensor<1>> = gradients.values().map(|g| g.clone().square().sum()).collect();
+    let squares: Vec<Tensor<1>> = gradients.values().map(|g| square_sum(g.clone())).collect();
     let squares = floats_now(Tensor::cat(squares, 0));
     squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
-}
-
-/// A number that is equal for modules with equal values, and very likely differs otherwise.
-pub fn checksum<M: Module>(module: &M) -> f64 {
-    let mut sums = Vec::new();
-    visit(module, |param| {
-        let values = param.values().inner();
-        sums.extend([values.clone().sum(), values.square().sum()]);
-    });
-    let sums = floats_now(Tensor::cat(sums, 0));
-    sums.iter().enumerate().map(|(idx, sum)| (idx + 1) as f64 * f64::from(*sum)).sum()
 }
 
 /// Scales all gradients.
@@ -381,6 +439,7 @@ mod tests {
     use super::*;
     use burn::module::Param;
     use burn::nn::{Linear, LinearConfig};
+    use mmgem_collective::Single;
 
     fn optim() -> OptimConfig {
         toml::from_str(
@@ -460,7 +519,7 @@ mod tests {
         let gradients = GradientMap::from([("weight".to_owned(), gradient)]);
         let mut optimizer =
             OptimizerGroups::new(&linear, &optim, &device).expect("no group is wrong");
-        let linear = optimizer.step(linear, gradients, 0, &optim);
+        let linear = optimizer.step(linear, gradients, 0, &optim, &Single).expect("one rank");
         linear.weight.val().into_data().try_to_vec().expect("f32")
     }
 

@@ -1,9 +1,9 @@
 //! The training loop: takes batches, runs steps, writes metrics and checkpoints, and evaluates.
 //!
 //! Before every step the ranks exchange a few numbers. Among them are their counts, a request to
-//! save or stop, the norm of the newest gradient, and whether the newest checkpoint is written. The
-//! norm checks that the ranks are in sync. A failure on one rank is sent to all ranks before they
-//! continue.
+//! save or stop, and whether the newest checkpoint is written. A failure on one rank is sent to all
+//! ranks before they continue. At the start and at every checkpoint the ranks check that they have
+//! the same weights (`agreement.rs`).
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +29,7 @@ use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 
+use super::agreement::{agree_on_norm, first_other};
 use super::best::Best;
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig, TrainConfigError};
@@ -37,8 +38,7 @@ use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
 use super::optimizer::{
-    OptimizerGroups, checksum, describe_new_rate, freeze, global_norm, is_trained, learning_rate,
-    scale,
+    OptimizerGroups, describe_new_rate, freeze, global_norm, is_trained, learning_rate, scale,
 };
 use super::plan::{contrasts, flops_per_sample};
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
@@ -376,7 +376,7 @@ struct Run<'a> {
     metrics: Option<Metrics>,
     bad_in_a_row: usize,
     empty_in_a_row: usize,
-    /// Norm of the newest gradient. Ranks compare it bit by bit to check that they are in sync.
+    /// Rank 0's norm of the newest gradient.
     norm: f64,
     /// Seconds, waiting seconds and the slowest rank, for each step since the last check.
     window: Vec<(f64, f64, usize)>,
@@ -505,14 +505,21 @@ impl<'a> Run<'a> {
 
     /// Checks that all ranks start with the same weights at the same step.
     fn check_same_start(&self) -> Result<(), TrainError> {
-        let own = [self.state.step as f64, checksum(self.trainee())];
-        let ranks = exchange_numbers(self.group, &own)?;
-        let bits =
-            |numbers: &[f64]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
-        match ranks.iter().position(|numbers| bits(numbers) != bits(&ranks[0])) {
+        match first_other(self.group, self.state.step as u64, self.trainee())? {
             Some(rank) => Err(TrainError::Collective(CollectiveError::Disagree(format!(
                 "rank {rank} starts with different weights than rank 0: is {} the same folder on both?",
                 self.config.out.display()
+            )))),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks before a checkpoint that all ranks still have the same weights.
+    fn check_same_weights(&self) -> Result<(), TrainError> {
+        match first_other(self.group, self.state.step as u64, self.trainee())? {
+            Some(rank) => Err(TrainError::Collective(CollectiveError::Disagree(format!(
+                "rank {rank} has different weights than rank 0 after step {}: they have drifted apart since the newest checkpoint, so resume from it; GPUs of several kinds need optim.shard_moments, by which each weight has one owner",
+                self.state.step
             )))),
             None => Ok(()),
         }
@@ -593,7 +600,7 @@ impl<'a> Run<'a> {
     /// Exchanges this rank's numbers with all ranks and combines them.
     ///
     /// # Errors
-    /// If another rank's newest gradient has a different norm, or if contact is lost.
+    /// If contact is lost.
     fn exchange_reports(
         &self,
         batch: Option<&Batch>,
@@ -608,18 +615,10 @@ impl<'a> Run<'a> {
             waited,
             flag(batch.is_none()),
             flag(signals.save.swap(false, Ordering::Relaxed)),
-            self.norm,
             flag(self.store.is_done()),
         ]);
         let ranks = exchange_numbers(self.group, &own)?;
         let column = |at: usize| ranks.iter().map(move |numbers| numbers[COUNTS + at]);
-        if let Some(rank) = column(4).position(|norm| norm.to_bits() != self.norm.to_bits()) {
-            return Err(TrainError::Collective(CollectiveError::Disagree(format!(
-                "rank {rank} computed a different gradient in step {} than rank {}",
-                self.state.step,
-                self.group.rank()
-            ))));
-        }
         let waited: Vec<f64> = column(1).collect();
         let slowest =
             (0..waited.len()).max_by(|a, b| waited[*a].total_cmp(&waited[*b])).unwrap_or(0);
@@ -630,7 +629,7 @@ impl<'a> Run<'a> {
             slowest,
             stop: column(2).any(|stop| stop > 0.0),
             save: column(3).any(|save| save > 0.0),
-            is_saved: column(5).any(|is_saved| is_saved > 0.0),
+            is_saved: column(4).any(|is_saved| is_saved > 0.0),
         })
     }
 
@@ -653,7 +652,7 @@ impl<'a> Run<'a> {
         };
         let StepGradient { losses, total: loss, gradients, spread } =
             gradient(self.trainee(), batch, &context, self.group)?;
-        self.norm = global_norm(&gradients);
+        self.norm = agree_on_norm(self.group, step + 1, global_norm(&gradients))?;
         let log_scale = floats_now(self.trainee().model.logit_scale.val().inner())[0];
         let mut record = json!({
             "step": step + 1,
@@ -685,7 +684,7 @@ impl<'a> Run<'a> {
             gradients
         };
         let trainee = self.trainee.take().expect("there between two steps");
-        let trainee = self.optimizer.step(trainee, gradients, step, &config.optim);
+        let trainee = self.optimizer.step(trainee, gradients, step, &config.optim, self.group)?;
         let mut trainee = self.optimizer.share_weights(trainee, self.group)?;
         trainee.model.clamp_logit_scale();
         self.trainee = Some(trainee);
@@ -824,6 +823,7 @@ impl<'a> Run<'a> {
 
     /// Starts to write a checkpoint, on rank 0.
     fn save(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        self.check_same_weights()?;
         let n_parameters = self.optimizer.n_parameters();
         let is_sharded = self.config.optim.shard_moments;
         let tensors = match self.metrics.is_some() || is_sharded {
