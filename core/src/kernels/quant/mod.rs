@@ -33,13 +33,16 @@
 //!
 //! - On the CPU a product rounds the activations to 8 bits and multiplies integers (`product.rs`).
 //!   It has kernels for AVX2 (with a separate one for the single row of a token), for the byte
-//!   products of AVX-512, and for wasm's SIMD. Plain loops are the reference in their tests.
+//!   products of AVX-512, for NEON with and without Armv8.2's byte products, and for wasm's SIMD.
+//!   Plain loops are the reference in their tests.
 //! - On GPUs (`gpu.rs`) up to eight rows of activations are multiplied with the packed numbers. For
 //!   more rows the matrix is widened, for that product only.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod on_cpu;
 mod pack;
 mod product;

@@ -2,15 +2,17 @@
 
 use half::f16;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::BLOCK;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::activations::LANES;
 use super::activations::{Row, Rows};
 use super::{Bits, Packed, scalar};
 
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::simd128;
 #[cfg(target_arch = "x86_64")]
@@ -31,7 +33,7 @@ pub(super) const TILE_ACTIVATIONS: usize = 4;
 pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
 
 /// Checks that the rows fit each other, for kernels that read without bounds checks.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row]) {
     let n_blocks = weights.first().map_or(0, |row| row.scales.len());
     let n_lanes = n_blocks.next_multiple_of(LANES);
@@ -65,6 +67,12 @@ pub enum Kernel {
     /// As `Avx2`, with the byte products of AVX-512 VNNI.
     #[cfg(target_arch = "x86_64")]
     Vnni,
+    /// NEON, which every 64-bit ARM processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// As `Neon`, with the byte products of Armv8.2.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
     /// WebAssembly's 128-bit SIMD.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
@@ -79,6 +87,10 @@ impl Kernel {
             avx2::is_there().then_some(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             vnni::is_there().then_some(Self::Vnni),
+            #[cfg(target_arch = "aarch64")]
+            Some(Self::Neon),
+            #[cfg(target_arch = "aarch64")]
+            neon::has_dotprod().then_some(Self::Dotprod),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Some(Self::Simd128),
         ];
@@ -98,6 +110,10 @@ impl Kernel {
             Self::Avx2 => avx2::tile(bits, weights, activations),
             #[cfg(target_arch = "x86_64")]
             Self::Vnni => vnni::tile(bits, weights, activations),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::Dotprod => {
+                neon::tile(self == Self::Dotprod, bits, weights, activations)
+            }
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => simd128::tile(bits, weights, activations),
         }
@@ -109,6 +125,10 @@ impl Kernel {
         if self != Self::Scalar {
             // One row is bound by memory, not by arithmetic, so AVX2 suffices.
             return avx2::vector(bits, weights, x, out);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self != Self::Scalar {
+            return neon::vector(self == Self::Dotprod, bits, weights, x, out);
         }
         for (weights, out) in weights.chunks(TILE_WEIGHTS).zip(out.chunks_mut(TILE_WEIGHTS)) {
             let tile = self.tile(bits, weights, &[x]);
@@ -283,6 +303,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn arm_multiplies_bytes_with_the_best_that_it_has() {
+        let best = match std::arch::is_aarch64_feature_detected!("dotprod") {
+            true => Kernel::Dotprod,
+            false => Kernel::Neon,
+        };
+        assert_eq!(Kernel::best(), best);
     }
 
     #[test]
