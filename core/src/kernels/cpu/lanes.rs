@@ -7,6 +7,9 @@ pub trait Lanes: Copy {
     /// Number of floats.
     const N: usize;
 
+    /// Whether the processor has 32 such vectors, instead of 16.
+    const HAS_32: bool = false;
+
     /// # Safety
     /// `from` must be followed by `N` floats.
     unsafe fn load(from: *const f32) -> Self;
@@ -59,7 +62,12 @@ pub fn run(n: usize, kernel: impl Kernel) {
     }
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     kernel.run::<simd128::Four>();
-    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    #[cfg(target_arch = "aarch64")]
+    kernel.run::<neon::Four>();
+    #[cfg(not(any(
+        all(target_arch = "wasm32", target_feature = "simd128"),
+        target_arch = "aarch64"
+    )))]
     kernel.run::<[f32; 4]>();
 }
 
@@ -125,9 +133,10 @@ mod x86 {
     pub struct Eight(__m256);
 
     macro_rules! lanes {
-        ($name:ident, $n:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $product:ident, $max:ident, $min:ident) => {
+        ($name:ident, $n:literal, $has_32:literal, $load:ident, $store:ident, $splat:ident, $add:ident, $product:ident, $max:ident, $min:ident) => {
             impl Lanes for $name {
                 const N: usize = $n;
+                const HAS_32: bool = $has_32;
 
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
@@ -173,6 +182,7 @@ mod x86 {
     lanes!(
         Sixteen,
         16,
+        true,
         _mm512_loadu_ps,
         _mm512_storeu_ps,
         _mm512_set1_ps,
@@ -184,6 +194,7 @@ mod x86 {
     lanes!(
         Eight,
         8,
+        false,
         _mm256_loadu_ps,
         _mm256_storeu_ps,
         _mm256_set1_ps,
@@ -192,6 +203,59 @@ mod x86 {
         _mm256_max_ps,
         _mm256_min_ps
     );
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::Lanes;
+
+    /// For ARM processors of 64 bits, which all have NEON.
+    #[derive(Clone, Copy)]
+    pub struct Four(float32x4_t);
+
+    impl Lanes for Four {
+        const N: usize = 4;
+        const HAS_32: bool = true;
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: guaranteed by the caller.
+            Self(unsafe { vld1q_f32(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: guaranteed by the caller.
+            unsafe { vst1q_f32(to, self.0) }
+        }
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            // SAFETY: the processor has NEON.
+            Self(unsafe { vdupq_n_f32(x) })
+        }
+
+        #[inline(always)]
+        fn plus(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { vaddq_f32(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        fn plus_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { vfmaq_f32(self.0, a.0, b.0) })
+        }
+
+        #[inline(always)]
+        fn relu6(self) -> Self {
+            // If one operand is NaN, these return it.
+            // SAFETY: as above.
+            Self(unsafe { vminq_f32(vmaxq_f32(self.0, vdupq_n_f32(0.0)), vdupq_n_f32(6.0)) })
+        }
+    }
 }
 
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -239,5 +303,71 @@ mod simd128 {
             // If one operand is NaN, these return the first one.
             Self(f32x4_pmin(f32x4_pmax(self.0, f32x4_splat(0.0)), f32x4_splat(6.0)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes `relu6(a + b * c) + a` of whole vectors.
+    struct Steps<'a> {
+        inputs: [&'a [f32]; 3],
+        out: &'a mut [f32],
+        /// Floats of the vectors that were used.
+        width: &'a mut usize,
+    }
+
+    impl Kernel for Steps<'_> {
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            *self.width = V::N;
+            for at in (0..self.out.len()).step_by(V::N) {
+                // SAFETY: all have as many floats, in whole vectors.
+                unsafe {
+                    let [a, b, c] = self.inputs.map(|x| V::load(x.as_ptr().add(at)));
+                    let y = a.plus_product(b, c).relu6().plus(a).plus(V::splat(0.5));
+                    y.store(self.out.as_mut_ptr().add(at));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn vectors_of_every_width_do_the_same_as_single_floats() {
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 6.0, 1e30, -1e30];
+        let number = |i: usize| (i * 37 % 101) as f32 / 16.0 - 3.0;
+        let a: Vec<f32> =
+            (0..64).map(|i| if i % 8 == 3 { bad[i / 8] } else { number(i) }).collect();
+        let (b, c): (Vec<f32>, Vec<f32>) = (0..64).map(|i| (number(i + 5), number(i + 9))).unzip();
+        for n in [1, 4, 8, 16] {
+            let (mut found, mut width) = (vec![0.0; 64], 0);
+            run(n, Steps { inputs: [&a, &b, &c], out: &mut found, width: &mut width });
+            assert!(width <= n);
+            for (i, found) in found.into_iter().enumerate() {
+                let sum = a[i] + b[i] * c[i];
+                let wanted = if sum.is_nan() { sum } else { sum.clamp(0.0, 6.0) } + a[i] + 0.5;
+                assert!(
+                    found == wanted
+                        || (found - wanted).abs() < 1e-5
+                        || found.is_nan() && wanted.is_nan(),
+                    "{n} wide at {i}: {found}, wanted {wanted}"
+                );
+            }
+        }
+    }
+
+    /// On other processors, plain loops round twice.
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn arm_multiplies_and_adds_four_floats_with_one_rounding() {
+        let x = 1.0 + 1.0 / 4096.0;
+        let (a, b, c) = ([-1.0; 16], [x; 16], [x; 16]);
+        let (mut found, mut width) = ([0.0; 16], 0);
+        run(16, Steps { inputs: [&a, &b, &c], out: &mut found, width: &mut width });
+        assert_eq!(width, 4);
+        let wanted = x.mul_add(x, -1.0) - 1.0 + 0.5;
+        assert_ne!(wanted, x * x - 1.0 - 1.0 + 0.5);
+        assert_eq!(found, [wanted; 16]);
     }
 }

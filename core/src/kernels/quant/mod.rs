@@ -34,7 +34,8 @@
 //! - On the CPU a product rounds the activations to 8 bits and multiplies integers (`product.rs`).
 //!   For the single row of a token, which is bound by reading the weights, it has a kernel for AVX2
 //!   (`avx2.rs`). For more rows it rearranges the weights of 16 rows at a time (`panel.rs`), with
-//!   kernels for AVX2, AVX-VNNI and AVX-512. wasm's SIMD has one for both. Plain loops are the
+//!   kernels for AVX2, AVX-VNNI and AVX-512. NEON, with and without Armv8.2's byte products, and
+//!   wasm's SIMD have one for both. Plain loops are the
 //!   reference in their tests.
 //! - On GPUs (`gpu.rs`) up to eight rows of activations are multiplied with the packed numbers. For
 //!   more rows the matrix is widened, for that product only.
@@ -42,6 +43,8 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod on_cpu;
 mod pack;
 #[cfg(target_arch = "x86_64")]

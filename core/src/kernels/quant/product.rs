@@ -2,13 +2,15 @@
 
 use half::f16;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::BLOCK;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::activations::LANES;
 use super::activations::{Row, Rows};
 use super::{Bits, Packed, scalar};
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::simd128;
 #[cfg(target_arch = "x86_64")]
@@ -32,7 +34,7 @@ pub(super) const TILE_ACTIVATIONS: usize = 4;
 pub(super) type Tile = [[f32; TILE_ACTIVATIONS]; TILE_WEIGHTS];
 
 /// Checks that the rows fit each other, for kernels that read without bounds checks.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) fn check_rows(bits: Bits, weights: &[WeightRow], activations: &[Row]) {
     let n_blocks = weights.first().map_or(0, |row| row.scales.len());
     let n_lanes = n_blocks.next_multiple_of(LANES);
@@ -59,6 +61,12 @@ pub enum Kernel {
     /// AVX-512 with its byte products.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// NEON, which every 64-bit ARM processor has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// As `Neon`, with the byte products of Armv8.2.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
     /// WebAssembly's 128-bit SIMD.
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     Simd128,
@@ -75,6 +83,10 @@ impl Kernel {
             panel::avx_vnni::is_there().then_some(Self::AvxVnni),
             #[cfg(target_arch = "x86_64")]
             panel::avx512_vnni::is_there().then_some(Self::Avx512Vnni),
+            #[cfg(target_arch = "aarch64")]
+            Some(Self::Neon),
+            #[cfg(target_arch = "aarch64")]
+            neon::has_dotprod().then_some(Self::Dotprod),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Some(Self::Simd128),
         ];
@@ -97,6 +109,13 @@ impl Kernel {
             Self::AvxVnni => panel::avx_vnni::multiply(bits, weights, activations, out),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => panel::avx512_vnni::multiply(bits, weights, activations, out),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::Dotprod => {
+                let tile = |bits, weights: &_, activations: &_| {
+                    neon::tile(self == Self::Dotprod, bits, weights, activations)
+                };
+                by_tiles(tile, bits, weights, activations, out);
+            }
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => by_tiles(simd128::tile, bits, weights, activations, out),
         }
@@ -108,6 +127,10 @@ impl Kernel {
         if self != Self::Scalar {
             // One row is bound by memory, not by arithmetic, so AVX2 suffices.
             return avx2::vector(bits, weights, x, out);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if self != Self::Scalar {
+            return neon::vector(self == Self::Dotprod, bits, weights, x, out);
         }
         for (weights, out) in weights.chunks(PANEL).zip(out.chunks_mut(PANEL)) {
             self.panel(bits, weights, &[x], out);
@@ -278,6 +301,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn arm_multiplies_bytes_with_the_best_that_it_has() {
+        let best = match std::arch::is_aarch64_feature_detected!("dotprod") {
+            true => Kernel::Dotprod,
+            false => Kernel::Neon,
+        };
+        assert_eq!(Kernel::best(), best);
     }
 
     #[test]

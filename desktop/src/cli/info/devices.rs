@@ -79,7 +79,7 @@ fn first_line(error: &impl std::fmt::Display) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Vector instructions of this CPU that Burn's CPU backend can use.
+/// Vector instructions of this CPU that our kernels or Burn's CPU backend can use.
 fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let features = [
@@ -89,7 +89,10 @@ fn cpu_features() -> Vec<&'static str> {
         ("avx512f", std::is_x86_feature_detected!("avx512f")),
     ];
     #[cfg(target_arch = "aarch64")]
-    let features = [("neon", std::arch::is_aarch64_feature_detected!("neon"))];
+    let features = [
+        ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+    ];
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let features: [(&'static str, bool); 0] = [];
     features.into_iter().filter_map(|(name, there)| there.then_some(name)).collect()

@@ -63,8 +63,8 @@ impl Kernel for Write<'_> {
         unsafe {
             // As many pixels at once as registers can hold, with their accumulators and inputs.
             match (self.taps.kernel, self.taps.stride) {
-                (3, 1) if V::N == 16 => self.channels::<V, 3, 1, 8, 10>(),
-                (5, 1) if V::N == 16 => self.channels::<V, 5, 1, 8, 12>(),
+                (3, 1) if V::HAS_32 => self.channels::<V, 3, 1, 8, 10>(),
+                (5, 1) if V::HAS_32 => self.channels::<V, 5, 1, 8, 12>(),
                 (3, 1) => self.channels::<V, 3, 1, 4, 6>(),
                 (3, 2) => self.channels::<V, 3, 2, 3, 7>(),
                 (5, 1) => self.channels::<V, 5, 1, 4, 8>(),

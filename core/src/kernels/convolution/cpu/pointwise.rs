@@ -192,16 +192,16 @@ impl Kernel for Write<'_> {
             // sixteen registers too, but 4 x 3 sums are a third faster there than 6 x 2.
             while V::N != 8 && n_vectors - vector >= 3 {
                 let columns = [at(vector), at(vector + 1), at(vector + 2)];
-                match V::N {
-                    16 => self.columns::<V, 8, 3>(columns),
-                    _ => self.columns::<V, 4, 3>(columns),
+                match V::HAS_32 {
+                    true => self.columns::<V, 8, 3>(columns),
+                    false => self.columns::<V, 4, 3>(columns),
                 }
                 vector += 3;
             }
             while n_vectors - vector >= 2 {
                 let columns = [at(vector), at(vector + 1)];
                 match V::N {
-                    16 => self.columns::<V, 12, 2>(columns),
+                    _ if V::HAS_32 => self.columns::<V, 12, 2>(columns),
                     8 => self.columns::<V, 6, 2>(columns),
                     _ => self.columns::<V, 4, 2>(columns),
                 }
