@@ -139,7 +139,8 @@ fn vector_of<P: Products>(bits: Bits, weights: &[WeightRow], x: Row, out: &mut [
 /// Four rows of weights at a time, so that the additions of one need not wait for the previous one.
 #[inline(always)]
 fn vector_of_bits<P: Products, const FOUR: bool>(weights: &[WeightRow], x: Row, out: &mut [f32]) {
-    let ((weights, rest), (out, last)) = (weights.as_chunks::<4>(), out.as_chunks_mut::<4>());
+    let (out, last) = out[..weights.len()].as_chunks_mut::<4>();
+    let (weights, rest) = weights.as_chunks::<4>();
     // SAFETY: `vector` checked the sizes.
     unsafe {
         for (weights, out) in weights.iter().zip(out) {
