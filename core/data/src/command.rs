@@ -119,6 +119,17 @@ fn run(
     let _ = sender.send(Err(why));
 }
 
+/// The error if a shell cannot be started.
+fn not_started(error: &io::Error) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "\n  hint: commands run in `sh`; on Windows put the one of Git for Windows on PATH"
+        }
+        _ => "",
+    };
+    format!("cannot be started: {error}{hint}")
+}
+
 fn run_once(
     command: &str,
     done: &mut usize,
@@ -132,7 +143,7 @@ fn run_once(
         .spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => return Outcome::Failed(format!("cannot be started: {error}")),
+        Err(error) => return Outcome::Failed(not_started(&error)),
     };
     let mut output = child.stdout.take().expect("the command was given a pipe");
     let words = Words::collect(child.stderr.take().expect("the command was given a pipe"));

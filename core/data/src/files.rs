@@ -4,8 +4,8 @@ mod imported;
 mod pickle;
 mod published;
 mod pytorch;
+mod replace;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
 
 pub use imported::write_import;
 pub use published::{LANGUAGE_WEIGHTS, Published, VISION_WEIGHTS};
+use replace::{keep, temporary_name};
+pub use replace::{rename, sync_dir};
 
 /// Why a model folder cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +202,7 @@ pub fn move_model(from: &Path, to: &Path) -> Result<(), FolderError> {
     remove_weights(to, |name| names.iter().any(|new| new == name))?;
     for name in &names {
         let (old, new) = (from.join(name), to.join(name));
-        fs::rename(&old, &new).map_err(io("write the file", &new))?;
+        rename(&old, &new).map_err(io("write the file", &new))?;
     }
     sync_dir(Some(to)).map_err(io("write to the folder", to))?;
     fs::remove_dir(from).map_err(io("remove the folder", from))
@@ -302,41 +304,12 @@ pub(crate) fn write_atomic_with(
     write: impl FnOnce(&Path) -> Result<(), FolderError>,
 ) -> Result<(), FolderError> {
     let temporary = path.with_file_name(temporary_name(path));
-    let keep = || {
-        File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_dir(path.parent())
-    };
     let io = |cause| FolderError::Io { action: "write the file", cause, path: path.into() };
-    let written = write(&temporary).and_then(|()| keep().map_err(io));
+    let written = write(&temporary).and_then(|()| keep(&temporary, path).map_err(io));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     written
-}
-
-/// A temporary name beside a file: it contains the process id and fits the limit of the disk.
-fn temporary_name(path: &Path) -> OsString {
-    /// Longest name in bytes on nearly every disk.
-    const LONGEST: usize = 255;
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    let ending = format!(".{}.tmp", std::process::id());
-    if name.len() + ending.len() > LONGEST {
-        let short: String = name.to_string_lossy().chars().take(40).collect();
-        name = short.into();
-    }
-    name.push(ending);
-    name
-}
-
-/// Makes a rename in `folder` survive a power cut, if the system supports it.
-pub fn sync_dir(folder: Option<&Path>) -> io::Result<()> {
-    match folder {
-        Some(folder) if cfg!(unix) && !folder.as_os_str().is_empty() => {
-            File::open(folder)?.sync_all()
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -532,7 +532,7 @@ impl ShardWriter {
             file.flush()?;
             file.get_ref().sync_all()?;
             drop(file);
-            std::fs::rename(&self.temporary, &self.path)
+            crate::files::rename(&self.temporary, &self.path)
         };
         let finished = to_disk();
         finished.map_err(|source| {

@@ -7,7 +7,8 @@
 //!
 //! The folder's name is a hash of the tower and of the preprocessing. The user may delete the
 //! folder at any time. Several processes may share it: each appends to its own file and reads all
-//! files.
+//! files. A process locks an empty file beside its own file, because on Windows no other process
+//! can read a locked one.
 //!
 //! A file is a sequence of records of one size: key, checksum, size of the photo, box map, V in
 //! f16. A truncated record (from a killed process) or one with a wrong checksum counts as missing.
@@ -60,6 +61,8 @@ pub struct PatchCache {
     image_size: usize,
     n_values: usize,
     files: Vec<File>,
+    /// Keeps the last of `files` for this process.
+    _lock: Option<File>,
     /// Length in records of this process's own file, the last of `files`.
     own: Mutex<u64>,
     places: RwLock<HashMap<ViewKey, (usize, u64)>>,
@@ -82,6 +85,7 @@ impl PatchCache {
             image_size: sizes.vision.image_size(),
             n_values,
             files: Vec::new(),
+            _lock: None,
             own: Mutex::new(0),
             places: RwLock::default(),
         };
@@ -110,10 +114,13 @@ impl PatchCache {
             let options = OpenOptions::new().read(true).write(true).create(own.is_none()).clone();
             let file = options.open(&path).map_err(failed)?;
             if own.is_none() {
-                match file.try_lock() {
-                    Ok(()) => own = Some(self.files.len()),
+                let path = path.with_extension("lock");
+                let options = OpenOptions::new().write(true).create(true).truncate(false).clone();
+                let lock = options.open(&path).map_err(|cause| (cause, path.clone()))?;
+                match lock.try_lock() {
+                    Ok(()) => (own, self._lock) = (Some(self.files.len()), Some(lock)),
                     Err(TryLockError::WouldBlock) => {}
-                    Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+                    Err(TryLockError::Error(cause)) => return Err((cause, path)),
                 }
             }
             self.read_keys(&file).map_err(failed)?;

@@ -14,7 +14,7 @@ use std::time::Instant;
 use mmgem_core::checkpoint::{
     CheckpointError, Dtype, NamedTensor, Shards, load, named_tensors, to_safetensors,
 };
-use mmgem_data::files::{FolderError, create_dir, read, sync_dir, write_atomic};
+use mmgem_data::files::{FolderError, create_dir, read, rename, sync_dir, write_atomic};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
@@ -175,7 +175,7 @@ impl Store {
                 cause,
                 path: whole.to_owned(),
             };
-            fs::rename(&temporary, whole).map_err(io)?;
+            rename(&temporary, whole).map_err(io)?;
             sync_dir(Some(&self.folder)).map_err(io)
         })();
         if written.is_err() {
@@ -246,7 +246,7 @@ impl Store {
         let (from, to) = (self.path(step), self.path(step).with_extension(extension));
         let _ = fs::remove_dir_all(&to);
         let io = |cause| FolderError::Io { action: "rename", cause, path: from.clone() };
-        fs::rename(&from, &to).map_err(io)?;
+        rename(&from, &to).map_err(io)?;
         Ok(to)
     }
 

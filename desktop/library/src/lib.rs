@@ -43,6 +43,7 @@ pub mod query;
 mod search;
 mod sidecars;
 mod text_cache;
+mod uris;
 mod watch;
 
 use std::path::PathBuf;

@@ -11,14 +11,19 @@ use std::path::{Component, MAIN_SEPARATOR, MAIN_SEPARATOR_STR, Path, PathBuf};
 use serde_json::Value;
 use unicode_normalization_alignments::UnicodeNormalization;
 
+use super::paths::simplified_path;
+pub use super::uris::{file_uri, path_of_uri};
+
 /// A path on one line, without characters that move the cursor, colour the terminal or change the
 /// direction of text.
 ///
 /// Writes control characters as `\n`, `\t` and `\u{1b}`, and bytes outside UTF-8 as `\xe9`. A
 /// backslash stays as it is, so the text is not exact; `--null` and `--json` are.
+///
+/// On Windows, leaves out the prefix `\\?\` of canonical paths ([`simplified_path`]).
 pub fn printable_path(path: &Path) -> String {
     let mut line = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+    for chunk in simplified_path(path).as_os_str().as_encoded_bytes().utf8_chunks() {
         push_printable(&mut line, chunk.valid());
         chunk.invalid().iter().for_each(|byte| _ = write!(line, "\\x{byte:02x}"));
     }
@@ -90,73 +95,18 @@ pub fn as_text(path: &Path) -> String {
     path.to_str().map_or_else(|| file_uri(path), str::to_owned)
 }
 
-/// [`as_text`] as a JSON value.
+/// [`as_text`] of the [`simplified_path`], as a JSON value.
 pub fn json_path(path: &Path) -> Value {
-    as_text(path).into()
+    as_text(&simplified_path(path)).into()
 }
 
 /// Adds `"path"` to a JSON object. If the path is not UTF-8, `"path"` is approximate and `"uri"` is
 /// added.
 pub fn put_path(entry: &mut Value, path: &Path) {
-    entry["path"] = path.to_string_lossy().into();
+    entry["path"] = simplified_path(path).to_string_lossy().into();
     if !is_text(path) {
         entry["uri"] = file_uri(path).into();
     }
-}
-
-/// The `file:` URI of a path. Escapes every byte except ASCII letters, digits and `/-_.~`, so any
-/// name can be read back.
-///
-/// It escapes commas too, because `dbus-send` ends a list's entry there.
-pub fn file_uri(path: &Path) -> String {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut uri = String::from("file://");
-    let bytes = absolute.as_os_str().as_encoded_bytes();
-    if cfg!(windows) {
-        uri.push('/');
-    }
-    for byte in bytes {
-        match byte {
-            b'\\' if cfg!(windows) => uri.push('/'),
-            b':' if cfg!(windows) => uri.push(':'),
-            byte if byte.is_ascii_alphanumeric() || b"/-_.~".contains(byte) => {
-                uri.push(char::from(*byte))
-            }
-            byte => _ = write!(uri, "%{byte:02X}"),
-        }
-    }
-    uri
-}
-
-/// The path of a `file:` URI; `None` if the text is not a valid URI of this machine.
-pub fn path_of_uri(text: &str) -> Option<PathBuf> {
-    let rest = text.strip_prefix("file:")?;
-    let rest = match rest.strip_prefix("//") {
-        Some(with_host) => with_host.strip_prefix("localhost/").or(with_host.strip_prefix('/'))?,
-        None => rest.strip_prefix('/')?,
-    };
-    let mut bytes = if cfg!(windows) { Vec::new() } else { vec![b'/'] };
-    let mut escaped = rest.bytes();
-    while let Some(byte) = escaped.next() {
-        if byte == b'%' {
-            let digits = [escaped.next()?, escaped.next()?];
-            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    path_of_bytes(bytes)
-}
-
-#[cfg(unix)]
-fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
-    (!bytes.contains(&0)).then(|| std::ffi::OsString::from_vec(bytes).into())
-}
-
-#[cfg(not(unix))]
-fn path_of_bytes(bytes: Vec<u8>) -> Option<PathBuf> {
-    Some(String::from_utf8(bytes).ok()?.into())
 }
 
 /// The path of an existing file, as users write it. Accepts a plain path, a `file:` URI from
@@ -271,26 +221,6 @@ mod tests {
         assert_eq!(entry, serde_json::json!({ "path": "/é.jpg" }));
         put_path(&mut entry, Path::new(OsStr::from_bytes(b"/\xe9.jpg")));
         assert_eq!(entry, serde_json::json!({ "path": "/\u{fffd}.jpg", "uri": "file:///%E9.jpg" }));
-    }
-
-    #[test]
-    fn only_uris_of_this_machine_are_paths() {
-        for text in [
-            "file:///a%2",
-            "file:///a%zz",
-            "file:a.jpg",
-            "http://a/b.jpg",
-            "file://other/a.jpg",
-            "a",
-        ] {
-            assert_eq!(path_of_uri(text), None, "{text}");
-        }
-        if cfg!(unix) {
-            for text in ["file:///a%20b", "file://localhost/a%20b", "file:/a%20b"] {
-                assert_eq!(path_of_uri(text).as_deref(), Some(Path::new("/a b")), "{text}");
-            }
-            assert_eq!(path_of_uri("file:///a%00b"), None);
-        }
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::time::Duration;
 use mmgem_data::files;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
-use super::names::file_uri;
+use super::paths::for_sqlite;
 use super::photos::looks_like_a_photo;
+use super::uris::escaped;
 use super::{
     APPLICATION_ID, COLUMNS, Library, LibraryError, PREPROCESSING, Result, SCHEMA, SCHEMA_VERSION,
     TABLES,
@@ -65,7 +66,7 @@ impl Library {
     }
 
     fn of_file(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
-        Self::of_connection(Connection::open(file)?, fingerprint, dim)
+        Self::of_connection(connect(file, OpenFlags::default())?, fingerprint, dim)
     }
 
     fn of_connection(mut db: Connection, fingerprint: u64, dim: usize) -> Result<Self> {
@@ -127,7 +128,7 @@ fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
     // While another program has the library open, SQLite needs that program's log and shared
     // memory.
     if log_bytes.is_some()
-        && let Ok(db) = Connection::open_with_flags(file, flags)
+        && let Ok(db) = connect(file, flags)
         && reads(&db).is_ok()
     {
         return Ok((db, None));
@@ -135,15 +136,34 @@ fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
     if log_bytes.unwrap_or(0) == 0 {
         // The database file is complete. A plain open would leave files beside it, so open it as
         // immutable.
-        let uri = format!("{}?immutable=1", file_uri(file));
-        let db = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
+        let db = connect_immutable(file, flags)?;
         reads(&db)?;
         return Ok((db, None));
     }
     let copy = Copy::of(file, &log)?;
-    let db = Connection::open(&copy.file)?;
+    let db = connect(&copy.file, OpenFlags::default())?;
     reads(&db)?;
     Ok((db, Some(copy)))
+}
+
+/// Opens a file in SQLite; its path may be long.
+fn connect(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    match for_sqlite(file) {
+        (file, None) => Connection::open_with_flags(file, flags),
+        (file, Some(layer)) => Connection::open_with_flags_and_vfs(file, flags, layer),
+    }
+}
+
+/// Opens a file that no program writes meanwhile. SQLite then leaves no files beside it.
+fn connect_immutable(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let (file, layer) = for_sqlite(&std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    // Not `file://`: SQLite accepts no host there, and a share has one.
+    let uri = format!("file:{}?immutable=1", escaped(file.as_os_str().as_encoded_bytes()));
+    let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+    match layer {
+        None => Connection::open_with_flags(uri, flags),
+        Some(layer) => Connection::open_with_flags_and_vfs(uri, flags, layer),
+    }
 }
 
 fn with_ending(file: &Path, ending: &str) -> PathBuf {

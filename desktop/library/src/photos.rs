@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
-use std::fs::{self, FileType};
+use std::fs::{self, DirEntry, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -191,7 +191,7 @@ impl Walk {
             Err(error) => return self.skipped(folder, &error),
         };
         // A root is searched even if it has the file: the user named it.
-        if !is_root && !self.hidden && entries.iter().any(|(name, _)| name == NO_MEDIA) {
+        if !is_root && !self.hidden && entries.iter().any(|entry| entry.name == NO_MEDIA) {
             self.found.left_out.n_no_media += 1;
             return;
         }
@@ -203,13 +203,13 @@ impl Walk {
         }
         let is_package = !self.hidden && ends_like(folder, &PACKAGES);
         let (mut photos, mut sidecars) = (Vec::new(), FolderSidecars::default());
-        for (name, kind) in entries {
+        for Entry { name, kind, is_hidden } in entries {
             let path = folder.join(&name);
             let left_out = |(root, excludes): &(PathBuf, Excludes)| {
                 excludes.leaves_out(path.strip_prefix(root).ok()?, kind.is_dir())
             };
             if excludes.iter().rev().find_map(left_out) == Some(true)
-                || self.leaves_out(&name, kind, is_package)
+                || self.leaves_out(&name, kind, is_hidden, is_package)
             {
                 continue;
             }
@@ -231,10 +231,10 @@ impl Walk {
     }
 
     /// The entries of a folder; reports and skips entries that cannot be read.
-    fn entries(&mut self, folder: &Path) -> io::Result<Vec<(OsString, FileType)>> {
+    fn entries(&mut self, folder: &Path) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(folder)? {
-            match entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?))) {
+            match entry.and_then(|entry| Entry::of(&entry)) {
                 Ok(entry) => entries.push(entry),
                 Err(error) => self.skipped(folder, &error),
             }
@@ -242,8 +242,15 @@ impl Walk {
         Ok(entries)
     }
 
-    /// Whether the default exclusions skip an entry, by its name and its place.
-    fn leaves_out(&mut self, name: &OsStr, kind: FileType, is_package: bool) -> bool {
+    /// Whether the default exclusions skip an entry, by its name, its place, and whether it is
+    /// hidden.
+    fn leaves_out(
+        &mut self,
+        name: &OsStr,
+        kind: FileType,
+        is_hidden: bool,
+        is_package: bool,
+    ) -> bool {
         let bytes = name.as_encoded_bytes();
         // A Mac leaves such a file beside each file on other disks.
         if bytes.starts_with(b"._") {
@@ -252,7 +259,7 @@ impl Walk {
         if self.hidden {
             return false;
         }
-        if bytes.starts_with(b".") {
+        if is_hidden {
             let is_photo = !kind.is_dir() && looks_like_a_photo(Path::new(name));
             self.found.left_out.n_hidden += usize::from(is_photo);
             return true;
@@ -288,6 +295,36 @@ impl Walk {
         self.found.complete = false;
         self.found.skipped.push((path.to_owned(), error.to_string()));
     }
+}
+
+/// An entry of a folder.
+struct Entry {
+    name: OsString,
+    kind: FileType,
+    /// Whether file managers hide it: its name begins with a dot, or Windows says so.
+    is_hidden: bool,
+}
+
+impl Entry {
+    fn of(entry: &DirEntry) -> io::Result<Self> {
+        let name = entry.file_name();
+        let is_hidden = name.as_encoded_bytes().starts_with(b".") || is_marked_hidden(entry);
+        Ok(Self { name, kind: entry.file_type()?, is_hidden })
+    }
+}
+
+/// Whether an entry has Windows' mark for hidden files, such as the folder `AppData`.
+#[cfg(windows)]
+fn is_marked_hidden(entry: &DirEntry) -> bool {
+    use std::os::windows::fs::MetadataExt;
+    const FILE_ATTRIBUTE_HIDDEN: u32 = 2;
+    let metadata = entry.metadata();
+    metadata.is_ok_and(|metadata| metadata.file_attributes() & FILE_ATTRIBUTE_HIDDEN != 0)
+}
+
+#[cfg(not(windows))]
+fn is_marked_hidden(_entry: &DirEntry) -> bool {
+    false
 }
 
 /// The rules of a folder's [`IGNORE_FILE`]; an error is for the user.

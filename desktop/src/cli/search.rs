@@ -448,6 +448,6 @@ fn print_null(path: &Path) -> Result<()> {
     #[cfg(unix)]
     out.write_all(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
     #[cfg(not(unix))]
-    out.write_all(path.to_string_lossy().as_bytes())?;
+    out.write_all(simplified_path(path).to_string_lossy().as_bytes())?;
     Ok(out.write_all(&[0])?)
 }

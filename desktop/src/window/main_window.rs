@@ -25,6 +25,7 @@ use super::settings::Theme;
 use super::state::{Model, State};
 use super::system;
 use super::thumbnails::Lru;
+use crate::library::simplified_path;
 use crate::names::as_text;
 
 /// Thumbnails cached as textures: at 256 × 192 pixels each takes 0.2 MB.
@@ -112,7 +113,10 @@ pub struct Pictures {
 
 impl Window {
     pub fn new(state: State, events: Receiver<Event>) -> Self {
-        let model_text = state.model_folder.as_deref().map_or_else(String::new, as_text);
+        let model_text = state
+            .model_folder
+            .as_deref()
+            .map_or_else(String::new, |folder| as_text(&simplified_path(folder)));
         Self {
             state,
             events,
@@ -453,7 +457,7 @@ impl Window {
     /// Copies the paths of the chosen photos, one a line.
     pub fn copy_paths(&mut self, ctx: &egui::Context) {
         let paths: Vec<String> =
-            self.state.chosen_paths().iter().map(|path| as_text(path)).collect();
+            self.state.chosen_paths().iter().map(|path| as_text(&simplified_path(path))).collect();
         self.state.notice = Some(match paths.len() {
             0 => return,
             1 => "The path is copied".into(),
