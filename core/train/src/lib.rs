@@ -35,4 +35,4 @@ pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{ClusterPlan, Plan, plan, plan_run};
 pub use reduce::reduce_gradients;
 pub use run::{Progress, Signals, TrainError, TrainSummary, train};
-pub use step::{StepContext, StepGradient, Totals, Trainee, gradient};
+pub use step::{StepContext, StepGradient, Totals, Trainee, gradient, own_leaves};
