@@ -45,7 +45,8 @@ elif name == "train":
         log = re.search('file = "(.*)"', Path("cubecl.toml").read_text())[1]
         kernels = [("1.5ms", "matmul"), ("900µs", "sum"), ("12ns", "fill"), ("2s", "conv"),
                    ("3.25ms", "exp"), ("5µs", "cast")]
-        Path(log).write_text("".join(f"| {took:<10} | {of}\n" for took, of in kernels) * 40)
+        launches = "".join(f"| {took:<10} | {of}\n" for took, of in kernels)
+        Path(log).write_text((launches + "| conv | 2s | 1 | 99 % |\n") * 40)
     out = Path(re.search('^out = "(.*)"', Path(words[1]).read_text(), re.MULTILINE)[1])
     out.mkdir(parents=True)
     for step in range(1, 10**6):

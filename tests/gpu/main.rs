@@ -124,7 +124,7 @@ fn a_part_that_fails_or_hangs_does_not_stop_the_others() {
         return;
     }
     let only = "devices,parity,nccl,captions";
-    let mut run = Run::new(&["--device", "cpu", "--only", only, "--minutes", "0.2"]);
+    let mut run = Run::new(&["--device", "cpu", "--only", only, "--minutes", "0.4"]);
     run.words.extend(["--limit", "parity=1"].map(str::to_owned));
     (run.hangs, run.fails) = ("verify parity", "verify collectives");
     let output = run.finish();
