@@ -48,7 +48,7 @@ fn the_help_lists_the_commands_of_users() {
     let output = Command::new(mmgem()).arg("--help").output().expect("the program starts");
     assert!(output.status.success() && output.stderr.is_empty());
     assert_eq!(listed(&text(&output.stdout)), COMMANDS);
-    assert_eq!(listed(&help("verify")), ["parity", "trace", "counts"]);
+    assert_eq!(listed(&help("verify")), ["parity", "trace", "counts", "collectives"]);
     assert_eq!(listed(&help("bench")), ["search"]);
     for (command, old) in [("train", "--plan"), ("embed", "--shards"), ("search", "--calibrate")] {
         assert!(!help(command).contains(old), "{command} {old}");
@@ -57,7 +57,7 @@ fn the_help_lists_the_commands_of_users() {
 
 #[test]
 fn the_help_of_every_command_has_examples() {
-    let verify = ["verify", "verify parity", "verify trace", "verify counts"];
+    let verify = ["verify", "verify parity", "verify trace", "verify counts", "verify collectives"];
     for name in COMMANDS.into_iter().chain(verify).chain(["eval score", "bench search"]) {
         let help = help(name);
         assert!(help.contains(&format!("Usage: mmgem {name}")), "{name}: {help}");

@@ -102,6 +102,23 @@ fn a_value_that_is_not_the_references_is_named() {
 }
 
 #[test]
+fn bf16_is_what_training_computes_and_is_coarser_than_f32() {
+    let desk = Desk::new();
+    let command = "--case tiny --weights f32,bf16 --device cpu";
+    let table = desk.json(&format!("verify parity {} {command}", parity_folder()));
+    let [exact, coarse] = [0, 1].map(|idx| &table["columns"][idx]);
+    assert!(coarse["stages"].as_array().expect("a list").iter().all(|stage| {
+        let name = stage["name"].as_str().expect("a name");
+        name.starts_with("loss") || name.starts_with("grad.")
+    }));
+    for name in ["loss", "grad.h1.weight"] {
+        let [exact, coarse] = [exact, coarse]
+            .map(|column| stage(column, name)["relative"].as_f64().expect("a number"));
+        assert!(exact < 1e-4 && coarse > 10.0 * exact && coarse < 0.1, "{name}: {exact} {coarse}");
+    }
+}
+
+#[test]
 fn a_folder_that_is_not_a_case_is_an_error() {
     let desk = Desk::new();
     desk.fails("verify parity nowhere --device cpu", 1, &["nowhere", "is the path right?"]);
@@ -112,5 +129,9 @@ fn a_folder_that_is_not_a_case_is_an_error() {
         1,
         &["found no case \"nothing\"", "tiny"],
     );
-    desk.fails(&format!("verify parity {folder} --weights q2"), 2, &["q2", "f32, f16, q8, q4"]);
+    desk.fails(
+        &format!("verify parity {folder} --weights q2"),
+        2,
+        &["q2", "f32, bf16, f16, q8, q4"],
+    );
 }

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Stage 1's training step in PyTorch: open_clip's ViT and transformers' Llama, bf16 autocast over f32 weights.
+"""Stage 1's training step in PyTorch: transformers' CLIP and Llama, bf16 autocast over f32 weights.
 
     torch_step.py --config CONFIG.json --batch 64 [--compile] [--recompute] [--steps 40] [--device cuda|cpu]
 
-Prints one JSON line: samples_per_sec (median of the later steps), secs of each step. Needs torch, open_clip_torch,
-transformers. The optimizer is torch's fused AdamW, which does less work than LAMB. The photos are random tensors on
-the device, so that nothing is decoded.
+Prints one JSON line: samples_per_sec (median of the later steps), secs of each step. Needs torch
+and transformers. The optimizer is torch's fused AdamW, which does less work than LAMB. The photos
+are random tensors on the device, so that nothing is decoded.
 """
 import argparse
 import json
@@ -14,9 +14,8 @@ import time
 
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import VisionTransformer
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 ap.add_argument("--config", required=True)
@@ -36,10 +35,12 @@ class Step(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.visual = VisionTransformer(
-            image_size=v["image_size"], patch_size=v["patch_size"], width=v["hidden_size"],
-            layers=v["num_hidden_layers"], heads=v["num_attention_heads"], mlp_ratio=v["mlp_ratio"],
-            output_dim=v["proj_dim"], output_tokens=True)
+        self.visual = CLIPVisionModel(CLIPVisionConfig(
+            image_size=v["image_size"], patch_size=v["patch_size"], hidden_size=v["hidden_size"],
+            num_hidden_layers=v["num_hidden_layers"], hidden_act=v["hidden_act"],
+            num_attention_heads=v["num_attention_heads"],
+            intermediate_size=int(v["hidden_size"] * v["mlp_ratio"])))
+        self.norm = nn.LayerNorm(v["hidden_size"])
         self.llm = LlamaForCausalLM(LlamaConfig(**l, attention_bias=False, mlp_bias=False))
         self.h1, self.h2 = nn.Linear(v["hidden_size"], d), nn.Linear(l["hidden_size"], d)
         self.h3 = nn.Linear(d, l["hidden_size"])
@@ -49,7 +50,8 @@ class Step(nn.Module):
 
     def forward(self, pixels, ids):
         batch = len(ids)
-        pooled = self.h1(self.visual(pixels)[1].mean(1))
+        patches = self.norm(self.visual(pixels).last_hidden_state[:, 1:])
+        pooled = self.h1(patches.mean(1))
         words = self.llm.get_input_embeddings()(ids)
         last = torch.cat([words, self.emb_token.expand(batch, 1, -1)], 1)
         hidden = self.llm.model(inputs_embeds=last, use_cache=False).last_hidden_state[:, -1]
@@ -71,9 +73,8 @@ with torch.device(args.device):
     pixels = torch.randn(args.batch, 3, v["image_size"], v["image_size"])
     ids = torch.randint(3, l["vocab_size"], (args.batch, args.text_tokens))
 if args.recompute:
-    model.visual.set_grad_checkpointing()
-    model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-# The loss does not depend on the encoder's `proj`.
+    for tower in (model.visual, model.llm):
+        tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 run = torch.compile(model) if args.compile else model
 wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None

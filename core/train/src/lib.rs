@@ -38,4 +38,4 @@ pub use optimizer::{GradientMap, collect_gradients, freeze};
 pub use plan::{ClusterPlan, Plan, plan, plan_run};
 pub use reduce::reduce_gradients;
 pub use run::{Progress, Resume, Signals, TrainError, TrainSummary, train};
-pub use step::{StepContext, StepGradient, Totals, Trainee, gradient};
+pub use step::{StepContext, StepGradient, Totals, Trainee, gradient, own_leaves};

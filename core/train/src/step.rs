@@ -31,7 +31,7 @@ use mmgem_core::model::{MmGem, Stage};
 use mmgem_core::params::{Mapped, map};
 use mmgem_core::readback::floats_now;
 
-use super::config::{ContrastiveLoss, Objective, Recipe, TrainConfig};
+use super::config::{ComputeDtype, ContrastiveLoss, Objective, Recipe, TrainConfig};
 use super::contrast::{Embeddings, contrast};
 use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
@@ -442,7 +442,7 @@ pub fn gradient(
             let (pairs_sender, pairs_receiver) = channel();
             let (gradient_sender, gradient_receiver) = channel();
             // Each thread has leaves of its own, so that the graphs stay separate.
-            let trainee = own_leaves(trainee, config);
+            let trainee = own_leaves(trainee.clone(), config.optim.compute_dtype);
             let run = move || {
                 if config.optim.workers >= rayon::current_num_threads() {
                     mmgem_core::kernels::use_one_thread();
@@ -782,15 +782,14 @@ impl StepGradient {
     }
 }
 
-/// Copies the parameters to leaves of another graph, in the run's compute precision. Norms and the
-/// temperature keep theirs.
-fn own_leaves(trainee: &Trainee, config: &TrainConfig) -> Trainee {
+/// Copies the parameters to leaves of another graph, in the precision that a step computes in. Norms
+/// and the temperature keep theirs.
+pub fn own_leaves<M: Module>(module: M, dtype: ComputeDtype) -> M {
     const EXACT: [&str; 4] = ["gamma", "beta", "logit_scale", "logit_bias"];
-    let dtype = config.optim.compute_dtype.dtype();
-    map(trainee.clone(), |param| {
+    map(module, |param| {
         let values = param.values().inner();
         let is_exact = param.path.rsplit('.').next().is_some_and(|name| EXACT.contains(&name));
-        Mapped::Leaf(if is_exact { values } else { values.cast(dtype) })
+        Mapped::Leaf(if is_exact { values } else { values.cast(dtype.dtype()) })
     })
 }
 

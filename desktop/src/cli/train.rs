@@ -115,7 +115,8 @@ pub fn run(args: &TrainArgs, globals: &Globals) -> Result<()> {
     listen(globals.quiet || launch.as_ref().is_some_and(|launch| launch.rank > 0))?;
     let choice =
         launch.as_ref().map_or(globals.device, |launch| globals.device.on_rank(launch.local_rank));
-    let group = join(launch.as_ref(), &config, choice, globals.quiet)?;
+    let timeout = Duration::from_secs(config.cluster.timeout_secs);
+    let group = join(launch.as_ref(), timeout, choice, globals.quiet)?;
     // Caught here, so that a device failure is also reported to the other ranks.
     let done = caught(|| run_on(&config, choice, group.as_collective(), args, globals));
     let done = done.map_err(|error| match is_the_devices(&error) {
@@ -156,7 +157,7 @@ fn listen(quiet: bool) -> Result<()> {
 }
 
 /// The connection of this process to the other ranks.
-enum Group {
+pub enum Group {
     Single(Single),
     Tcp(Tcp),
     #[cfg(feature = "mpi")]
@@ -164,13 +165,12 @@ enum Group {
 }
 
 /// Connects to the processes that the launcher started, and notes the transport on stderr.
-fn join(
+pub fn join(
     launch: Option<&Launch>,
-    config: &TrainConfig,
+    timeout: Duration,
     choice: DeviceChoice,
     quiet: bool,
 ) -> Result<Group> {
-    let timeout = Duration::from_secs(config.cluster.timeout_secs);
     let Some(launch) = launch.filter(|launch| launch.size > 1) else {
         return Ok(Group::Single(Single));
     };
@@ -191,8 +191,24 @@ fn join(
     Ok(Group::Tcp(Tcp::connect(launch.rank, launch.size, master, &launch.run_id, timeout)?))
 }
 
+/// NCCL between the GPUs of the ranks of `group`; `None` on other devices.
+pub fn nccl<'a>(
+    group: &'a dyn Collective,
+    choice: DeviceChoice,
+    timeout: Duration,
+) -> Result<Option<Box<dyn Collective + 'a>>> {
+    #[cfg(feature = "cuda")]
+    if let DeviceChoice::Cuda { ordinal } = choice {
+        let nccl = mmgem_backend_cuda::Nccl::join(group, ordinal.unwrap_or(0), timeout)?;
+        return Ok(Some(Box::new(nccl)));
+    }
+    let _ = (group, choice, timeout);
+    Ok(None)
+}
+
 impl Group {
-    fn as_collective(&self) -> &dyn Collective {
+    /// The group, to call.
+    pub fn as_collective(&self) -> &dyn Collective {
         match self {
             Self::Single(single) => single,
             Self::Tcp(tcp) => tcp,
@@ -202,7 +218,7 @@ impl Group {
     }
 
     /// Exits after an error. Aborts MPI, which would otherwise wait for the other ranks forever.
-    fn leave(self, error: anyhow::Error) -> Result<()> {
+    pub fn leave(self, error: anyhow::Error) -> Result<()> {
         #[cfg(feature = "mpi")]
         if let Self::Mpi(mpi) = self {
             crate::terminal::print_error(&crate::error_text(&error));
@@ -223,16 +239,9 @@ fn run_on(
     let is_first = group.rank() == 0;
     let quiet = globals.quiet;
     note(quiet || !is_first, format!("device: {}: {}", opened.name, opened.reason));
-    #[cfg(feature = "cuda")]
-    let nccl = match choice {
-        DeviceChoice::Cuda { ordinal } if group.size() > 1 => {
-            let timeout = Duration::from_secs(config.cluster.timeout_secs);
-            Some(mmgem_backend_cuda::Nccl::join(group, ordinal.unwrap_or(0), timeout)?)
-        }
-        _ => None,
-    };
-    #[cfg(feature = "cuda")]
-    let group = nccl.as_ref().map_or(group, |nccl| nccl as &dyn Collective);
+    let timeout = Duration::from_secs(config.cluster.timeout_secs);
+    let nccl = if group.size() > 1 { nccl(group, choice, timeout)? } else { None };
+    let group = nccl.as_deref().unwrap_or(group);
     share_cores(group, quiet || !is_first)?;
     let mut log = TrainLog::new(config.optim.steps, args.log_every(), quiet || !is_first);
     let (commit, resume) = (commit(), args.resume());

@@ -9,7 +9,7 @@ use mmgem_backend_wgpu::Traffic;
 use serde_json::{Map, Value, json};
 
 use super::work::Bench;
-use super::{Measured, json_f32};
+use super::{Measured, RandomWeights, json_f32};
 use crate::globals::Globals;
 use crate::terminal::{print, print_json};
 
@@ -81,7 +81,8 @@ impl Counts {
 
 /// Counts and prints.
 pub fn run(args: &CountsArgs, globals: &Globals) -> Result<()> {
-    let Measured { name, config, files } = Measured::new(args.config.as_deref(), globals)?;
+    let Measured { name, config, files } =
+        Measured::new(args.config.as_deref(), RandomWeights::F32, globals)?;
     let opened = globals.open_device()?;
     ensure!(
         opened.name.starts_with("wgpu"),

@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use burn::tensor::Device;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
@@ -38,6 +39,9 @@ pub struct BenchArgs {
     /// Measure random weights of the sizes in this config.json, instead of a model
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Number format of the random weights
+    #[arg(long, requires = "config", default_value = "f32")]
+    weights: RandomWeights,
     /// Measure only these, separated by commas
     #[arg(long, value_name = "WORK", value_delimiter = ',')]
     only: Vec<Work>,
@@ -83,6 +87,15 @@ enum Work {
     ColdStart,
 }
 
+/// Number formats of random weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RandomWeights {
+    F32,
+    F16,
+    Q8,
+    Q4,
+}
+
 /// Measures and prints the rates.
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     match &args.part {
@@ -100,7 +113,8 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
         .then(|| cold_start_secs(args.repeat, globals))
         .transpose()?;
 
-    let Measured { name, config, files } = Measured::new(args.config.as_deref(), globals)?;
+    let Measured { name, config, files } =
+        Measured::new(args.config.as_deref(), args.weights, globals)?;
     let opened = globals.open_device()?;
 
     let mut rates = Map::new();
@@ -171,15 +185,21 @@ enum Weights {
 
 impl Measured {
     /// Random weights of the sizes in the file `config`, or else the model of `--model`.
-    fn new(config: Option<&Path>, globals: &Globals) -> Result<Self> {
+    fn new(config: Option<&Path>, weights: RandomWeights, globals: &Globals) -> Result<Self> {
         if let Some(path) = config {
             let text = String::from_utf8_lossy(&mmgem_data::files::read(path)?).into_owned();
-            let name = format!("{} with random weights", path.display());
-            return Ok(Self {
-                name,
-                config: MmGemConfig::from_json(&text)?,
-                files: Weights::Random,
-            });
+            let config = MmGemConfig::from_json(&text)?;
+            let name = |format| format!("{} with random {format}weights", path.display());
+            let (name, dtype) = match weights {
+                RandomWeights::F32 => {
+                    return Ok(Self { name: name(""), config, files: Weights::Random });
+                }
+                RandomWeights::F16 => (name("f16 "), Dtype::F16),
+                RandomWeights::Q8 => (name("q8 "), Dtype::Q8),
+                RandomWeights::Q4 => (name("q4 "), Dtype::Q4),
+            };
+            let files = random::files(name.clone(), &config, dtype);
+            return Ok(Self { name, config, files: Weights::Files(files) });
         }
         let files = ModelFiles::read(globals.model.as_deref())?;
         Ok(Self { name: files.name.clone(), config: files.config()?, files: Weights::Files(files) })

@@ -1,9 +1,12 @@
 //! Random weights at memory speed: only their sizes matter, not their values.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use mmgem_core::checkpoint::{Dtype, named_tensors, to_shards};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::model::MmGem;
 use mmgem_core::params::{Mapped, map};
+
+use crate::model::ModelFiles;
 
 /// A model of these sizes with random weights.
 pub fn model(config: &MmGemConfig, device: &Device) -> MmGem {
@@ -19,4 +22,17 @@ pub fn model(config: &MmGemConfig, device: &Device) -> MmGem {
             if param.shape.len() == 1 { vec![1.0; n] } else { (0..n).map(value).collect() };
         Mapped::Initial(Tensor::from_data(TensorData::new(values, [n]), &param.device()))
     })
+}
+
+/// The files of such a model, without a tokenizer.
+pub fn files(name: String, config: &MmGemConfig, dtype: Dtype) -> ModelFiles {
+    let tensors = named_tensors(&model(config, &Device::flex()));
+    let shards = to_shards(&tensors, dtype, usize::MAX);
+    ModelFiles {
+        name,
+        folder: None,
+        config_json: config.to_json(),
+        tokenizer_json: Default::default(),
+        weights: shards.into_iter().map(|(name, bytes)| (name, bytes.into())).collect(),
+    }
 }

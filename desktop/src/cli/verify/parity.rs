@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
+use burn::tensor::DType;
 use clap::{Args, ValueEnum};
 use mmgem_backend_wgpu::AdapterType;
 use mmgem_core::checkpoint::{Dtype, named_tensors, to_shards};
 use mmgem_train::trace::{
     Case, Difference, TraceTensor, Values, compare, trace_backward, trace_forward,
 };
+use mmgem_train::{ComputeDtype, own_leaves};
 use serde_json::{Value, json};
 
 use crate::device::{DeviceChoice, OpenedDevice, open_device};
@@ -31,8 +33,9 @@ const GPU_TOLERANCE: f64 = 1e-3;
     compared; select a software GPU with --device. A figure is the largest difference of a stage \
     divided by its largest value, for the worst case. For captions it is the share of equal greedy \
     tokens. The heading of each column gives the format of the weights. Everything is computed in \
-    f32, except that products with q8 and q4 weights on the CPU round the activations to 8 bits. \
-    Only f32 columns can fail.")]
+    f32, except that products with q8 and q4 weights on the CPU round the activations to 8 bits, \
+    and that bf16 computes losses and gradients as optim.compute_dtype = \"bf16\" does. Only f32 \
+    columns can fail.")]
 pub struct ParityArgs {
     /// Folder of the cases
     #[arg(value_name = "DIR", default_value = "tests/parity")]
@@ -49,24 +52,28 @@ pub struct ParityArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Weights {
     F32,
+    /// Losses and gradients only, because only training computes in bf16.
+    Bf16,
     F16,
     Q8,
     Q4,
 }
 
 impl Weights {
-    fn dtype(self) -> Dtype {
+    /// The format in a file, if it is narrower than f32 there.
+    fn narrow(self) -> Option<Dtype> {
         match self {
-            Self::F32 => Dtype::F32,
-            Self::F16 => Dtype::F16,
-            Self::Q8 => Dtype::Q8,
-            Self::Q4 => Dtype::Q4,
+            Self::F32 | Self::Bf16 => None,
+            Self::F16 => Some(Dtype::F16),
+            Self::Q8 => Some(Dtype::Q8),
+            Self::Q4 => Some(Dtype::Q4),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::Q8 => "q8",
             Self::Q4 => "q4",
@@ -108,6 +115,11 @@ pub fn run(args: &ParityArgs, globals: &Globals) -> Result<()> {
     for opened in &devices {
         note(globals.quiet, format!("device: {}: {}", opened.name, opened.reason));
         for &weights in &args.weights {
+            ensure!(
+                weights != Weights::Bf16 || opened.device.supports_dtype(DType::BF16),
+                "{} does not compute in bf16\n  hint: leave bf16 out of --weights",
+                opened.name
+            );
             let tolerance = if opened.is_cpu { CPU_TOLERANCE } else { GPU_TOLERANCE };
             let tolerance = (weights == Weights::F32).then_some(tolerance);
             let mut column =
@@ -168,18 +180,24 @@ impl Column {
     /// If the case has no golden value for a stage.
     fn add(&mut self, case: &Case, opened: &OpenedDevice) -> Result<()> {
         let mut files = ModelFiles::read(Some(&case.folder))?;
-        if self.weights != Weights::F32 {
+        if let Some(dtype) = self.weights.narrow() {
             let wide = files.load(&burn::tensor::Device::flex())?;
-            let shards = to_shards(&named_tensors(&wide), self.weights.dtype(), usize::MAX);
+            let shards = to_shards(&named_tensors(&wide), dtype, usize::MAX);
             files.weights = shards.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
         }
         let config = files.config()?;
         let input = case.input(&config, &files.tokenizer()?)?;
-        let model = files.load_to_run(opened)?;
-        let mut trace = pollster::block_on(trace_forward(&model, &config, &input))?;
+        let mut trace = Vec::new();
+        if self.weights != Weights::Bf16 {
+            let model = files.load_to_run(opened)?;
+            trace = pollster::block_on(trace_forward(&model, &config, &input))?;
+        }
         // Golden gradients are of f32 weights.
-        if self.weights == Weights::F32 && case.has_losses() {
-            let model = files.load(&opened.device.clone().autodiff())?;
+        if self.weights.narrow().is_none() && case.has_losses() {
+            let mut model = files.load(&opened.device.clone().autodiff())?;
+            if self.weights == Weights::Bf16 {
+                model = own_leaves(model, ComputeDtype::Bf16);
+            }
             trace.extend(pollster::block_on(trace_backward(&model, &config, &input))?);
         }
         let golden = case.golden()?;
