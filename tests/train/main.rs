@@ -6,6 +6,7 @@
     reason = "a test prints what it skips and measures"
 )]
 
+mod average;
 mod best;
 mod cache;
 mod collapse;

@@ -195,6 +195,18 @@ fn moments_that_are_shared_out_take_a_share_of_the_memory() {
     assert!((sent / weights - 1.0).abs() < 1e-9, "{sent} for {weights}");
 }
 
+#[test]
+fn averaged_weights_take_memory_and_disk() {
+    let of = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);
+    let (plain, averaged) = (of(&[]), of(&["optim.ema=0.999"]));
+    let shared = ["optim.shard_moments=true", "optim.ema=0.999"];
+    let weights = 4.0 * plain.trained_parameters as f64;
+    let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found}");
+    near(averaged.static_bytes - plain.static_bytes, weights);
+    near(of(&shared).static_bytes - of(&shared[..1]).static_bytes, weights / 64.0);
+    near(averaged.cluster.checkpoint_bytes - plain.cluster.checkpoint_bytes, weights);
+}
+
 /// Calculated by hand, for ViT-L/14 and TinyLlama.
 #[test]
 fn frozen_blocks_cost_only_their_forward_pass() {

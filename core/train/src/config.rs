@@ -316,6 +316,10 @@ pub struct OptimConfig {
     /// less memory a rank and one more exchange of the weights in each step.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shard_moments: bool,
+    /// Decay of an exponential moving average of the trained weights, as 0.9999. Evaluation and the
+    /// finished model use the average; its memory is that of the trained weights once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -770,6 +774,7 @@ impl TrainConfig {
             ("[optim] weight_decay", optim.weight_decay.into(), &weight),
             ("[optim] beta_1", optim.beta_1.into(), &decay),
             ("[optim] beta_2", optim.beta_2.into(), &decay),
+            ("[optim] ema", optim.ema.unwrap_or(0.0), &decay),
             ("[data] whole_image_share", self.data.whole_image_share.into(), &share),
             ("[distill] weight", distill[0].into(), &weight),
             ("[distill] mean_weight", distill[1].into(), &weight),
@@ -903,6 +908,7 @@ mod tests {
             ("optim.weight_decay=inf".to_owned(), "[optim] weight_decay is inf, wanted"),
             ("optim.beta_1=-1.0".to_owned(), "[optim] beta_1 is -1, wanted a rate"),
             ("optim.beta_2=1.0".to_owned(), "[optim] beta_2 is 1, wanted a rate"),
+            ("optim.ema=1.0".to_owned(), "[optim] ema is 1, wanted a rate"),
             ("optim.epsilon=0.0".to_owned(), "[optim] epsilon must be finite and above 0"),
             ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay must be"),
             ("optim.schedule=wsd".to_owned(), "[optim] schedule = \"wsd\" wants cooldown_steps"),

@@ -1,8 +1,10 @@
 //! Training: the config (TOML), batches, the gradient of a step, the optimizer, checkpoints and the
 //! loop.
 
+mod average;
 mod best;
 mod cache;
+mod checkpoint;
 mod config;
 mod contrast;
 mod data;
@@ -25,6 +27,7 @@ mod tensorboard;
 pub mod trace;
 
 pub use cache::PatchCache;
+pub use checkpoint::read_checkpoint;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };

@@ -148,6 +148,11 @@ impl OptimizerGroups {
         self.ownership = Some(ownership);
     }
 
+    /// How the ranks share out the parameters, if they do.
+    pub fn ownership(&self) -> Option<&Ownership> {
+        self.ownership.as_ref()
+    }
+
     /// The weights that each rank has updated, on all ranks.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ pub struct Plan {
     pub samples_per_rank: usize,
     /// Samples of one forward and backward pass.
     pub micro_batch: usize,
-    /// Weights, gradients and moments.
+    /// Weights, gradients, moments and averaged weights.
     pub static_bytes: f64,
     /// Bytes that the backward pass keeps per sample.
     pub activation_bytes_per_sample: f64,
@@ -110,14 +110,15 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let per_worker = samples_per_rank.div_ceil(optim.workers);
     let micro_batch = optim.micro_batch.unwrap_or(per_worker).min(per_worker);
     // All weights once, and once more if they are cast. For trained weights: two moments, the
-    // gradient, and a second gradient-sized buffer while it is summed or updated.
+    // gradient, a second gradient-sized buffer while it is summed or updated, and the average.
     let cast = match optim.compute_dtype {
         ComputeDtype::F32 => 0.0,
         ComputeDtype::Bf16 => BF16.input * optim.workers as f64,
     };
-    let moments = 2.0 / if optim.shard_moments { ranks as f64 } else { 1.0 };
+    let holders = if optim.shard_moments { ranks as f64 } else { 1.0 };
+    let (moments, average) = (2.0 / holders, f64::from(u8::from(optim.ema.is_some())) / holders);
     let static_bytes =
-        (F32.input + cast) * all as f64 + (2.0 + moments) * F32.input * trained as f64;
+        (F32.input + cast) * all as f64 + (2.0 + moments + average) * F32.input * trained as f64;
     let activation_bytes = activation_bytes(sizes, config);
     let embedding_bytes = F32.input
         * if contrasts(config) {
