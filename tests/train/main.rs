@@ -16,6 +16,7 @@ mod disk;
 mod exact;
 mod lab;
 mod learning;
+mod lora;
 mod plan;
 mod precision;
 mod ranks;

@@ -195,6 +195,20 @@ fn moments_that_are_shared_out_take_a_share_of_the_memory() {
     assert!((sent / weights - 1.0).abs() < 1e-9, "{sent} for {weights}");
 }
 
+/// Calculated by hand, for TinyLlama.
+#[test]
+fn adapters_are_trained_instead_of_the_language_model() {
+    let of = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);
+    let lora = "lora={ rank = 8, alpha = 16, projections = ['q_proj', 'v_proj', 'down_proj'] }";
+    let (frozen, adapted) = (of(&["freeze_llm=true"]), of(&[lora]));
+    let block = 8 * ((2048 + 2048) + (2048 + 256) + (5632 + 2048));
+    assert_eq!(adapted.trained_parameters - frozen.trained_parameters, 22 * block);
+    assert_eq!(adapted.parameters - frozen.parameters, 22 * block);
+    assert_eq!(adapted.flops_per_sample, frozen.flops_per_sample);
+    assert!(adapted.static_bytes > frozen.static_bytes + 16.0 * 22.0 * block as f64);
+    assert!(adapted.static_bytes < of(&[]).static_bytes);
+}
+
 #[test]
 fn averaged_weights_take_memory_and_disk() {
     let of = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);

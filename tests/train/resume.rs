@@ -73,6 +73,11 @@ fn a_run_with_averaged_weights_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn a_run_with_adapters_goes_on_as_if_nothing_had_happened() {
+    check(&["lora={ rank = 2, alpha = 4 }"]);
+}
+
+#[test]
 fn a_run_that_drops_patches_goes_on_as_if_nothing_had_happened() {
     check(&["data.patch_dropout=0.5"]);
 }

@@ -9,6 +9,7 @@ use mmgem_data::files::{FolderError, ModelFolder, read};
 
 use super::average::load_averages;
 use super::config::TrainConfig;
+use super::lora::merge;
 use super::run::TrainError;
 use super::start::start_model;
 use super::step::Trainee;
@@ -16,6 +17,7 @@ use super::store::{AVERAGES, WEIGHTS};
 
 /// The model of the checkpoint in `folder`, as `runs/a/checkpoints/step-00000200`, with the records
 /// of its run two folders above. With `optim.ema` it has the averaged weights, unless `raw`.
+/// Adapters are merged.
 ///
 /// Returns `None` if the folder is not a checkpoint.
 ///
@@ -56,6 +58,6 @@ pub fn read_checkpoint(
         (None, true) => return Err(TrainError::NoAverage(folder.to_owned())),
         _ => {}
     }
-    let model = trainee.model.valid();
+    let model = merge(trainee.model.valid());
     Ok(Some(ModelFolder { model, ..start }))
 }

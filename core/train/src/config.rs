@@ -7,6 +7,7 @@ use mmgem_core::loss::{PairBlock, contrastive_loss_of_rows, sigmoid_loss_of_rows
 use serde::{Deserialize, Serialize};
 
 use super::best::scores_of;
+use super::lora::PROJECTIONS;
 
 /// All settings that decide what a run computes; saved beside the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub struct TrainConfig {
     pub data: DataConfig,
     /// Steps and learning rates.
     pub optim: OptimConfig,
+    /// Train low-rank adapters of the language model instead of its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// Distillation from a teacher's feature maps, on samples with a `teacher.safetensors` member.
     #[serde(default)]
     pub distill: Option<DistillConfig>,
@@ -457,6 +461,25 @@ impl ComputeDtype {
     }
 }
 
+/// Low-rank adapters of the language model (LoRA, arXiv:2106.09685), in the warm-up and stage 1.
+/// They learn at `optim.lr_towers`; the finished model has them merged into its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// An adapter counts by `alpha / rank`.
+    pub alpha: f64,
+    /// The matrices of each block that have an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`,
+    /// `gate_proj`, `up_proj`, `down_proj`.
+    #[serde(default = "attention_projections")]
+    pub projections: Vec<String>,
+}
+
+fn attention_projections() -> Vec<String> {
+    vec!["q_proj".into(), "v_proj".into()]
+}
+
 /// Distillation from a teacher.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -685,6 +708,7 @@ impl TrainConfig {
             );
         }
         self.check_frozen_blocks()?;
+        self.check_lora()?;
         let data = &self.data;
         if !data.shards.is_empty() && !data.mix.is_empty() {
             return fail("[data] wants either `shards` or [[data.mix]], not both");
@@ -788,6 +812,40 @@ impl TrainConfig {
                 Err(TrainConfigError::Inconsistent(format!("{key} is {value}, wanted {wanted}")))
             }
         }
+    }
+
+    /// Checks the adapters, and that nothing else decides what of the language model learns.
+    fn check_lora(&self) -> Result<(), TrainConfigError> {
+        let Some(lora) = &self.lora else { return Ok(()) };
+        let fail = |text: String| Err(TrainConfigError::Inconsistent(text));
+        if !matches!(self.recipe, Recipe::Warmup | Recipe::Stage1) {
+            return fail(
+                "[lora] wants a warm-up or stage 1: stage 2 freezes the language model".into(),
+            );
+        }
+        if self.freeze_llm || self.freeze_text_blocks > 0 {
+            return fail(
+                "[lora] freezes the language model's own weights: leave out freeze_llm and freeze_text_blocks"
+                    .into(),
+            );
+        }
+        if lora.rank == 0 || !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+            return fail("[lora] rank must be at least 1, and alpha finite and above 0".into());
+        }
+        let is_known = |name: &String| PROJECTIONS.contains(&name.as_str());
+        let is_repeated = (1..lora.projections.len())
+            .any(|idx| lora.projections[..idx].contains(&lora.projections[idx]));
+        if lora.projections.is_empty()
+            || is_repeated
+            || !lora.projections.iter().all(is_known)
+        {
+            return fail(format!(
+                "[lora] projections is {:?}, wanted some of {}, each once",
+                lora.projections,
+                PROJECTIONS.join(", ")
+            ));
+        }
+        Ok(())
     }
 
     /// Checks that frozen blocks are in towers that learn.
@@ -974,6 +1032,28 @@ mod tests {
         {
             let error = config(change).expect_err(change).to_string();
             assert!(error.contains("freeze_vision wants"), "{error}");
+        }
+    }
+
+    #[test]
+    fn adapters_are_for_known_matrices_of_a_language_model_that_would_learn() {
+        let config = |lora: &str, change: &str| {
+            let set = [format!("lora={{ rank = 4, alpha = 8{lora} }}"), change.to_owned()];
+            TrainConfig::from_toml(RUN, &set)
+        };
+        let found = config("", "seed=1").expect("it is right").lora.expect("there");
+        assert_eq!(found.projections, ["q_proj", "v_proj"]);
+        for (lora, change, says) in [
+            (", projections = ['q_prj']", "seed=1", "wanted some of q_proj, k_proj"),
+            (", projections = []", "seed=1", "wanted some of q_proj, k_proj"),
+            (", projections = ['q_proj', 'q_proj']", "seed=1", "each once"),
+            ("", "freeze_llm=true", "leave out freeze_llm"),
+            ("", "freeze_text_blocks=1", "leave out freeze_llm"),
+            ("", "recipe=stage2_caption", "stage 2 freezes"),
+            ("", "lora.rank=0", "rank must be at least 1"),
+        ] {
+            let error = config(lora, change).expect_err(says).to_string();
+            assert!(error.starts_with("[lora]") && error.contains(says), "{error}");
         }
     }
 

@@ -11,6 +11,7 @@ mod data;
 mod duplicates;
 mod groups;
 mod health;
+mod lora;
 mod metrics;
 mod optimizer;
 mod ownership;

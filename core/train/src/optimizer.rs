@@ -15,6 +15,7 @@ use mmgem_core::readback::floats_now;
 
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
 use super::groups::{ParamSettings, is_below, param_settings};
+use super::lora::is_adapter;
 use super::ownership::Ownership;
 
 /// The flat gradient of every trained parameter, by module path.
@@ -42,6 +43,7 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
                 path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
             let frozen = config.freeze_llm && path.starts_with("llm.")
                 || config.freeze_vision && path.starts_with("visual.")
+                || config.lora.is_some() && path.starts_with("llm.") && !is_adapter(path)
                 || is_below(path, config);
             !(of_stage_2 || frozen || path == "visual.proj")
         }

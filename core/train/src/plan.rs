@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
 use super::groups::check_frozen_blocks;
+use super::lora::counts;
 use super::metrics::read_records;
 use super::optimizer::{is_trained, text_learns};
 use super::run::TrainError;
@@ -100,7 +101,9 @@ pub fn plan_run(
 /// earlier run.
 pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Option<f64>) -> Plan {
     let (optim, hardware) = (&config.optim, &config.hardware);
-    let groups = parameters(sizes);
+    let mut groups = parameters(sizes);
+    let (adapters, adapted) = config.lora.as_ref().map_or((0, 0), |lora| counts(lora, &sizes.llm));
+    groups.push(("llm.layers.0.q_proj.weight.lora.a".to_owned(), adapters));
     let count = |wanted: &dyn Fn(&str) -> bool| {
         groups.iter().filter(|(path, _)| wanted(path)).map(|(_, n)| n).sum::<usize>()
     };
@@ -117,8 +120,23 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     };
     let holders = if optim.shard_moments { ranks as f64 } else { 1.0 };
     let (moments, average) = (2.0 / holders, f64::from(u8::from(optim.ema.is_some())) / holders);
-    let static_bytes =
-        (F32.input + cast) * all as f64 + (2.0 + moments + average) * F32.input * trained as f64;
+    // The sums of matrices and adapters, of each pass through the language model. Recomputed
+    // blocks have them only one at a time.
+    let n_passes = usize::from(contrasts(config))
+        + usize::from(config.grounding.is_some())
+        + usize::from(config.objective != Objective::ClipOnly);
+    let n_sums = match optim.recompute {
+        true => 1.0 / sizes.llm.num_hidden_layers as f64,
+        false => n_passes as f64,
+    };
+    let sum_bytes = match optim.compute_dtype {
+        ComputeDtype::F32 => F32.input,
+        ComputeDtype::Bf16 => BF16.input,
+    };
+    let sums = adapted as f64 * n_sums * sum_bytes * optim.workers as f64;
+    let static_bytes = sums
+        + (F32.input + cast) * all as f64
+        + (2.0 + moments + average) * F32.input * trained as f64;
     let activation_bytes = activation_bytes(sizes, config);
     let embedding_bytes = F32.input
         * if contrasts(config) {
@@ -415,7 +433,7 @@ pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: 
     let above = passes_above(sizes, config, text_tokens);
     // The backward pass of the language model costs the forward pass once for its inputs, since
     // modules before it learn, and once for its weights. That of the encoder costs it twice.
-    let weights = if config.freeze_llm { 0.0 } else { above.text() };
+    let weights = if config.freeze_llm || config.lora.is_some() { 0.0 } else { above.text() };
     let text = 2.0 * all.text() + weights;
     match config.recipe {
         Recipe::Stage1 if config.freeze_vision => all.vision + text,

@@ -36,6 +36,7 @@ use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
 use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
+use super::lora::merge;
 use super::metrics::Metrics;
 use super::optimizer::{
     OptimizerGroups, checksum, describe_new_rate, freeze, global_norm, is_trained, learning_rate,
@@ -882,15 +883,15 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The model to evaluate and to write: with `optim.ema` its averaged weights. All ranks call it.
+    /// The model to evaluate and to write: with `optim.ema` its averaged weights, and with merged
+    /// adapters. All ranks call it.
     fn averaged_model(&self) -> Result<MmGem, TrainError> {
         let trainee = self.trainee().clone();
-        Ok(match &self.average {
+        let trainee = match &self.average {
             Some(average) => with_averages(trainee, average.gather(self.group)?),
             None => trainee,
-        }
-        .model
-        .valid())
+        };
+        Ok(merge(trainee.model.valid()))
     }
 
     /// Scores the model on held-out photos, on rank 0.
