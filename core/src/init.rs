@@ -73,6 +73,9 @@ fn init_of(path: &str, shape: &[usize], config: &MmGemConfig) -> Init {
         "logit_scale" => Init::Constant(config.logit_scale_init as f32),
         "h4.weight" => Init::Identity,
         "h1.weight" | "h2.weight" | "h3.weight" => Init::Uniform((shape[0] as f64).powf(-0.5)),
+        // Low-rank adapters begin as 0.
+        _ if ends(".lora.a") => Init::Normal(1.0 / shape[1] as f64),
+        _ if ends(".lora.b") => Init::Constant(0.0),
         _ if ends(".gamma") => Init::Constant(1.0),
         _ if ends(".beta") || ends(".bias") => Init::Constant(0.0),
         "visual.conv1" => Init::Normal((3.0 * (patch_size as f64).powi(2)).powf(-0.5)),

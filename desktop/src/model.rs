@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use burn::tensor::{Device, Tensor};
-use mmgem_core::checkpoint::{self, Shards};
+use mmgem_core::checkpoint::{self, Dtype, Shards, named_tensors, to_safetensors};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::model::MmGem;
 use mmgem_core::quant::stays_packed;
 use mmgem_core::readback::{DeviceFailed, read_floats};
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::Tokenizer;
-use mmgem_data::files;
+use mmgem_data::files::{self, ModelFolder};
 
 use crate::device::OpenedDevice;
 
@@ -44,6 +44,18 @@ impl ModelFiles {
         match folder {
             None => Ok(Self::embedded()),
             Some(folder) => Self::of_folder(folder).context("the model cannot be opened"),
+        }
+    }
+
+    /// The files that a model would have, which was made from another `folder`.
+    pub fn of_model(model: &ModelFolder, folder: &Path) -> Self {
+        let weights = to_safetensors(&named_tensors(&model.model), Dtype::F32, None);
+        Self {
+            name: folder.display().to_string(),
+            folder: Some(folder.into()),
+            config_json: model.config.to_json(),
+            tokenizer_json: model.tokenizer_json.clone().into(),
+            weights: vec![("model.safetensors".into(), weights.into())],
         }
     }
 

@@ -183,6 +183,30 @@ fn a_short_run_ends_with_a_model_that_can_be_asked() {
 }
 
 #[test]
+fn a_checkpoint_is_exported_with_its_averaged_weights_or_without() {
+    let desk = desk(3);
+    let set = "--set optim.ema=0.5";
+    assert!(desk.run(&format!("train run.toml -q {set}")).status.success());
+    let weights = |folder: &str| {
+        std::fs::read(desk.path(folder).join("model.safetensors")).expect("a model folder")
+    };
+    let export = |more: &str, out: &str| {
+        let line = format!("export run/checkpoints/step-00000003 {more} --dtype f32 --out {out}");
+        assert!(desk.run(&line).status.success(), "{line}");
+        weights(out)
+    };
+    assert!(export("", "averaged") == weights("run/model"));
+    assert!(export("--raw", "raw") != weights("run/model"));
+    let says = ["--raw wants a checkpoint of a run with optim.ema"];
+    desk.fails("export run/model --raw --dtype f32 --out other", 2, &says);
+    desk.fails(
+        &format!("train run.toml --resume best {set}"),
+        1,
+        &["no checkpoint is the best one yet", "checkpoint.keep_best"],
+    );
+}
+
+#[test]
 fn a_run_that_is_described_wrongly_says_where() {
     let desk = desk(3);
     desk.fails("train missing.toml", 1, &["cannot read the run\n  file: missing.toml"]);

@@ -214,6 +214,11 @@ fn stage_1_in_micro_batches_has_the_gradient_of_the_whole_batch() {
 }
 
 #[test]
+fn adapters_in_micro_batches_have_the_gradient_of_the_whole_batch() {
+    check(&["lora={ rank = 2, alpha = 4, projections = ['q_proj', 'down_proj'] }"]);
+}
+
+#[test]
 fn stage_1_with_regions_in_micro_batches_has_the_gradient_of_the_whole_batch() {
     check(&["grounding={ weight = 0.7 }"]);
     check(&["grounding={ weight = 0.7, caption_weight = 1.3, contrast = true }"]);

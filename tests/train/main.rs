@@ -6,6 +6,7 @@
     reason = "a test prints what it skips and measures"
 )]
 
+mod average;
 mod best;
 mod cache;
 mod collapse;
@@ -15,6 +16,7 @@ mod disk;
 mod exact;
 mod lab;
 mod learning;
+mod lora;
 mod plan;
 mod precision;
 mod ranks;

@@ -195,6 +195,32 @@ fn moments_that_are_shared_out_take_a_share_of_the_memory() {
     assert!((sent / weights - 1.0).abs() < 1e-9, "{sent} for {weights}");
 }
 
+/// Calculated by hand, for TinyLlama.
+#[test]
+fn adapters_are_trained_instead_of_the_language_model() {
+    let of = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);
+    let lora = "lora={ rank = 8, alpha = 16, projections = ['q_proj', 'v_proj', 'down_proj'] }";
+    let (frozen, adapted) = (of(&["freeze_llm=true"]), of(&[lora]));
+    let block = 8 * ((2048 + 2048) + (2048 + 256) + (5632 + 2048));
+    assert_eq!(adapted.trained_parameters - frozen.trained_parameters, 22 * block);
+    assert_eq!(adapted.parameters - frozen.parameters, 22 * block);
+    assert_eq!(adapted.flops_per_sample, frozen.flops_per_sample);
+    assert!(adapted.static_bytes > frozen.static_bytes + 16.0 * 22.0 * block as f64);
+    assert!(adapted.static_bytes < of(&[]).static_bytes);
+}
+
+#[test]
+fn averaged_weights_take_memory_and_disk() {
+    let of = |set: &[&str]| paper_plan("stage1", "vit_l_14", set);
+    let (plain, averaged) = (of(&[]), of(&["optim.ema=0.999"]));
+    let shared = ["optim.shard_moments=true", "optim.ema=0.999"];
+    let weights = 4.0 * plain.trained_parameters as f64;
+    let near = |found: f64, wanted: f64| assert!((found / wanted - 1.0).abs() < 1e-9, "{found}");
+    near(averaged.static_bytes - plain.static_bytes, weights);
+    near(of(&shared).static_bytes - of(&shared[..1]).static_bytes, weights / 64.0);
+    near(averaged.cluster.checkpoint_bytes - plain.cluster.checkpoint_bytes, weights);
+}
+
 /// Calculated by hand, for ViT-L/14 and TinyLlama.
 #[test]
 fn frozen_blocks_cost_only_their_forward_pass() {

@@ -171,7 +171,8 @@ fn ranks_that_share_out_the_moments_compute_what_one_process_does() {
 #[test]
 fn shared_out_moments_give_the_same_bits_and_can_be_resumed_without() {
     let lab = Lab::new();
-    let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3"];
+    let set =
+        ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", "optim.ema=0.7"];
     let sharded = [&set[..], &["optim.shard_moments=true"]].concat();
     let (plain, shared) = (lab.config("plain", &set), lab.config("shared", &sharded));
     run_ranks(&plain, 2, false, usize::MAX);
@@ -181,6 +182,11 @@ fn shared_out_moments_give_the_same_bits_and_can_be_resumed_without() {
     run_ranks(&lab.config("shared", &set), 2, true, usize::MAX);
     assert!(model_bytes(&shared) == model_bytes(&plain));
     assert!(moment_bytes(&shared, 6) == moment_bytes(&plain, 6));
+    let averages = |config: &TrainConfig| {
+        std::fs::read(config.out.join("checkpoints/step-00000006/average.safetensors"))
+            .expect("the averages")
+    };
+    assert!(averages(&shared) == averages(&plain));
 }
 
 #[test]

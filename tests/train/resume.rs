@@ -68,6 +68,16 @@ fn a_run_with_siglip_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn a_run_with_averaged_weights_goes_on_as_if_nothing_had_happened() {
+    check(&["optim.ema=0.7"]);
+}
+
+#[test]
+fn a_run_with_adapters_goes_on_as_if_nothing_had_happened() {
+    check(&["lora={ rank = 2, alpha = 4 }"]);
+}
+
+#[test]
 fn a_run_that_drops_patches_goes_on_as_if_nothing_had_happened() {
     check(&["data.patch_dropout=0.5"]);
 }

@@ -7,6 +7,7 @@ use mmgem_core::loss::{PairBlock, contrastive_loss_of_rows, sigmoid_loss_of_rows
 use serde::{Deserialize, Serialize};
 
 use super::best::scores_of;
+use super::lora::PROJECTIONS;
 
 /// All settings that decide what a run computes; saved beside the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub struct TrainConfig {
     pub data: DataConfig,
     /// Steps and learning rates.
     pub optim: OptimConfig,
+    /// Train low-rank adapters of the language model instead of its weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
     /// Distillation from a teacher's feature maps, on samples with a `teacher.safetensors` member.
     #[serde(default)]
     pub distill: Option<DistillConfig>,
@@ -316,6 +320,10 @@ pub struct OptimConfig {
     /// less memory a rank and one more exchange of the weights in each step.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shard_moments: bool,
+    /// Decay of an exponential moving average of the trained weights, as 0.9999. Evaluation and the
+    /// finished model use the average; its memory is that of the trained weights once more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     /// Steps of the run.
     pub steps: usize,
     /// Steps over which the learning rate rises from 0.
@@ -451,6 +459,25 @@ impl ComputeDtype {
             Self::Bf16 => DType::BF16,
         }
     }
+}
+
+/// Low-rank adapters of the language model (LoRA, arXiv:2106.09685), in the warm-up and stage 1.
+/// They learn at `optim.lr_towers`; the finished model has them merged into its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// An adapter counts by `alpha / rank`.
+    pub alpha: f64,
+    /// The matrices of each block that have an adapter: `q_proj`, `k_proj`, `v_proj`, `o_proj`,
+    /// `gate_proj`, `up_proj`, `down_proj`.
+    #[serde(default = "attention_projections")]
+    pub projections: Vec<String>,
+}
+
+fn attention_projections() -> Vec<String> {
+    vec!["q_proj".into(), "v_proj".into()]
 }
 
 /// Distillation from a teacher.
@@ -681,6 +708,7 @@ impl TrainConfig {
             );
         }
         self.check_frozen_blocks()?;
+        self.check_lora()?;
         let data = &self.data;
         if !data.shards.is_empty() && !data.mix.is_empty() {
             return fail("[data] wants either `shards` or [[data.mix]], not both");
@@ -770,6 +798,7 @@ impl TrainConfig {
             ("[optim] weight_decay", optim.weight_decay.into(), &weight),
             ("[optim] beta_1", optim.beta_1.into(), &decay),
             ("[optim] beta_2", optim.beta_2.into(), &decay),
+            ("[optim] ema", optim.ema.unwrap_or(0.0), &decay),
             ("[data] whole_image_share", self.data.whole_image_share.into(), &share),
             ("[distill] weight", distill[0].into(), &weight),
             ("[distill] mean_weight", distill[1].into(), &weight),
@@ -783,6 +812,40 @@ impl TrainConfig {
                 Err(TrainConfigError::Inconsistent(format!("{key} is {value}, wanted {wanted}")))
             }
         }
+    }
+
+    /// Checks the adapters, and that nothing else decides what of the language model learns.
+    fn check_lora(&self) -> Result<(), TrainConfigError> {
+        let Some(lora) = &self.lora else { return Ok(()) };
+        let fail = |text: String| Err(TrainConfigError::Inconsistent(text));
+        if !matches!(self.recipe, Recipe::Warmup | Recipe::Stage1) {
+            return fail(
+                "[lora] wants a warm-up or stage 1: stage 2 freezes the language model".into(),
+            );
+        }
+        if self.freeze_llm || self.freeze_text_blocks > 0 {
+            return fail(
+                "[lora] freezes the language model's own weights: leave out freeze_llm and freeze_text_blocks"
+                    .into(),
+            );
+        }
+        if lora.rank == 0 || !(lora.alpha.is_finite() && lora.alpha > 0.0) {
+            return fail("[lora] rank must be at least 1, and alpha finite and above 0".into());
+        }
+        let is_known = |name: &String| PROJECTIONS.contains(&name.as_str());
+        let is_repeated = (1..lora.projections.len())
+            .any(|idx| lora.projections[..idx].contains(&lora.projections[idx]));
+        if lora.projections.is_empty()
+            || is_repeated
+            || !lora.projections.iter().all(is_known)
+        {
+            return fail(format!(
+                "[lora] projections is {:?}, wanted some of {}, each once",
+                lora.projections,
+                PROJECTIONS.join(", ")
+            ));
+        }
+        Ok(())
     }
 
     /// Checks that frozen blocks are in towers that learn.
@@ -903,6 +966,7 @@ mod tests {
             ("optim.weight_decay=inf".to_owned(), "[optim] weight_decay is inf, wanted"),
             ("optim.beta_1=-1.0".to_owned(), "[optim] beta_1 is -1, wanted a rate"),
             ("optim.beta_2=1.0".to_owned(), "[optim] beta_2 is 1, wanted a rate"),
+            ("optim.ema=1.0".to_owned(), "[optim] ema is 1, wanted a rate"),
             ("optim.epsilon=0.0".to_owned(), "[optim] epsilon must be finite and above 0"),
             ("optim.layer_decay=0.0".to_owned(), "[optim] layer_decay must be"),
             ("optim.schedule=wsd".to_owned(), "[optim] schedule = \"wsd\" wants cooldown_steps"),
@@ -968,6 +1032,28 @@ mod tests {
         {
             let error = config(change).expect_err(change).to_string();
             assert!(error.contains("freeze_vision wants"), "{error}");
+        }
+    }
+
+    #[test]
+    fn adapters_are_for_known_matrices_of_a_language_model_that_would_learn() {
+        let config = |lora: &str, change: &str| {
+            let set = [format!("lora={{ rank = 4, alpha = 8{lora} }}"), change.to_owned()];
+            TrainConfig::from_toml(RUN, &set)
+        };
+        let found = config("", "seed=1").expect("it is right").lora.expect("there");
+        assert_eq!(found.projections, ["q_proj", "v_proj"]);
+        for (lora, change, says) in [
+            (", projections = ['q_prj']", "seed=1", "wanted some of q_proj, k_proj"),
+            (", projections = []", "seed=1", "wanted some of q_proj, k_proj"),
+            (", projections = ['q_proj', 'q_proj']", "seed=1", "each once"),
+            ("", "freeze_llm=true", "leave out freeze_llm"),
+            ("", "freeze_text_blocks=1", "leave out freeze_llm"),
+            ("", "recipe=stage2_caption", "stage 2 freezes"),
+            ("", "lora.rank=0", "rank must be at least 1"),
+        ] {
+            let error = config(lora, change).expect_err(says).to_string();
+            assert!(error.starts_with("[lora]") && error.contains(says), "{error}");
         }
     }
 

@@ -2,14 +2,17 @@
 //! loop.
 
 mod agreement;
+mod average;
 mod best;
 mod cache;
+mod checkpoint;
 mod config;
 mod contrast;
 mod data;
 mod duplicates;
 mod groups;
 mod health;
+mod lora;
 mod metrics;
 mod optimizer;
 mod ownership;
@@ -27,6 +30,7 @@ pub mod trace;
 
 pub use agreement::nudge_sums;
 pub use cache::PatchCache;
+pub use checkpoint::read_checkpoint;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };

@@ -16,6 +16,7 @@ use mmgem_core::readback::floats_now;
 use super::agreement::{of_rank_0, square_sum};
 use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, TrainConfigError};
 use super::groups::{ParamSettings, is_below, param_settings};
+use super::lora::is_adapter;
 use super::ownership::Ownership;
 
 /// The flat gradient of every trained parameter, by module path.
@@ -43,6 +44,7 @@ pub fn is_trained(path: &str, config: &TrainConfig) -> bool {
                 path.starts_with("h4.") || path == "cap_prompts" && !config.trains_prompts();
             let frozen = config.freeze_llm && path.starts_with("llm.")
                 || config.freeze_vision && path.starts_with("visual.")
+                || config.lora.is_some() && path.starts_with("llm.") && !is_adapter(path)
                 || is_below(path, config);
             !(of_stage_2 || frozen || path == "visual.proj")
         }
@@ -147,6 +149,11 @@ impl OptimizerGroups {
         let counts = |state: LambState<1>| (state.time, state.moment_1.dims()[0]);
         self.elsewhere = others.into_iter().map(|(path, state)| (path, counts(state))).collect();
         self.ownership = Some(ownership);
+    }
+
+    /// How the ranks share out the parameters, if they do.
+    pub fn ownership(&self) -> Option<&Ownership> {
+        self.ownership.as_ref()
     }
 
     /// The weights that each rank has updated, on all ranks.

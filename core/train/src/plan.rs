@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::config::{ComputeDtype, Objective, Recipe, TrainConfig};
 use super::groups::check_frozen_blocks;
+use super::lora::counts;
 use super::metrics::read_records;
 use super::optimizer::{is_trained, text_learns};
 use super::run::TrainError;
@@ -39,7 +40,7 @@ pub struct Plan {
     pub samples_per_rank: usize,
     /// Samples of one forward and backward pass.
     pub micro_batch: usize,
-    /// Weights, gradients and moments.
+    /// Weights, gradients, moments and averaged weights.
     pub static_bytes: f64,
     /// Bytes that the backward pass keeps per sample.
     pub activation_bytes_per_sample: f64,
@@ -100,7 +101,9 @@ pub fn plan_run(
 /// earlier run.
 pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Option<f64>) -> Plan {
     let (optim, hardware) = (&config.optim, &config.hardware);
-    let groups = parameters(sizes);
+    let mut groups = parameters(sizes);
+    let (adapters, adapted) = config.lora.as_ref().map_or((0, 0), |lora| counts(lora, &sizes.llm));
+    groups.push(("llm.layers.0.q_proj.weight.lora.a".to_owned(), adapters));
     let count = |wanted: &dyn Fn(&str) -> bool| {
         groups.iter().filter(|(path, _)| wanted(path)).map(|(_, n)| n).sum::<usize>()
     };
@@ -110,14 +113,30 @@ pub fn plan(config: &TrainConfig, sizes: &MmGemConfig, ranks: usize, rate: Optio
     let per_worker = samples_per_rank.div_ceil(optim.workers);
     let micro_batch = optim.micro_batch.unwrap_or(per_worker).min(per_worker);
     // All weights once, and once more if they are cast. For trained weights: two moments, the
-    // gradient, and a second gradient-sized buffer while it is summed or updated.
+    // gradient, a second gradient-sized buffer while it is summed or updated, and the average.
     let cast = match optim.compute_dtype {
         ComputeDtype::F32 => 0.0,
         ComputeDtype::Bf16 => BF16.input * optim.workers as f64,
     };
-    let moments = 2.0 / if optim.shard_moments { ranks as f64 } else { 1.0 };
-    let static_bytes =
-        (F32.input + cast) * all as f64 + (2.0 + moments) * F32.input * trained as f64;
+    let holders = if optim.shard_moments { ranks as f64 } else { 1.0 };
+    let (moments, average) = (2.0 / holders, f64::from(u8::from(optim.ema.is_some())) / holders);
+    // The sums of matrices and adapters, of each pass through the language model. Recomputed
+    // blocks have them only one at a time.
+    let n_passes = usize::from(contrasts(config))
+        + usize::from(config.grounding.is_some())
+        + usize::from(config.objective != Objective::ClipOnly);
+    let n_sums = match optim.recompute {
+        true => 1.0 / sizes.llm.num_hidden_layers as f64,
+        false => n_passes as f64,
+    };
+    let sum_bytes = match optim.compute_dtype {
+        ComputeDtype::F32 => F32.input,
+        ComputeDtype::Bf16 => BF16.input,
+    };
+    let sums = adapted as f64 * n_sums * sum_bytes * optim.workers as f64;
+    let static_bytes = sums
+        + (F32.input + cast) * all as f64
+        + (2.0 + moments + average) * F32.input * trained as f64;
     let activation_bytes = activation_bytes(sizes, config);
     let embedding_bytes = F32.input
         * if contrasts(config) {
@@ -414,7 +433,7 @@ pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: 
     let above = passes_above(sizes, config, text_tokens);
     // The backward pass of the language model costs the forward pass once for its inputs, since
     // modules before it learn, and once for its weights. That of the encoder costs it twice.
-    let weights = if config.freeze_llm { 0.0 } else { above.text() };
+    let weights = if config.freeze_llm || config.lora.is_some() { 0.0 } else { above.text() };
     let text = 2.0 * all.text() + weights;
     match config.recipe {
         Recipe::Stage1 if config.freeze_vision => all.vision + text,

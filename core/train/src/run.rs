@@ -17,7 +17,7 @@ use mmgem_collective::{Collective, CollectiveError, exchange_numbers, first_fail
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::{ConfigError, MmGemConfig};
 use mmgem_core::generate::Decoding;
-use mmgem_core::model::Stage;
+use mmgem_core::model::{MmGem, Stage};
 use mmgem_core::readback::floats_now;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
@@ -30,12 +30,14 @@ use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, r
 use serde_json::{Value, json};
 
 use super::agreement::{agree_on_norm, first_other};
+use super::average::{Average, to_tensors, with_averages};
 use super::best::Best;
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
 use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
+use super::lora::merge;
 use super::metrics::Metrics;
 use super::optimizer::{
     OptimizerGroups, describe_new_rate, freeze, global_norm, is_trained, learning_rate, scale,
@@ -97,6 +99,9 @@ pub enum TrainError {
     /// The folder to go on from is not a checkpoint of the run.
     #[error("this is not a checkpoint of the run\n  hint: its checkpoints are in {}\n  folder: {}", .1.display(), .0.display())]
     NoCheckpoint(PathBuf, PathBuf),
+    /// The raw weights were asked for, but the run has no averaged ones.
+    #[error("this checkpoint has no averaged weights, so that its weights are always the raw ones\n  hint: leave out --raw\n  folder: {}", .0.display())]
+    NoAverage(PathBuf),
     /// Too many consecutive steps had a loss or gradient that is not finite.
     #[error("{steps} steps in a row had a loss or gradient that is not finite\n  hint: {advice}")]
     Diverged {
@@ -365,6 +370,8 @@ struct Run<'a> {
     /// `None` while the optimizer updates it.
     trainee: Option<Trainee>,
     optimizer: OptimizerGroups,
+    /// Present with `optim.ema`.
+    average: Option<Average>,
     state: RunState,
     /// Steps done when this process started.
     first: usize,
@@ -451,6 +458,13 @@ impl<'a> Run<'a> {
         }
         // As after each step: a model may come with a temperature beyond its bounds.
         trainee.model.clamp_logit_scale();
+        let trainee = freeze(trainee, config);
+        let plain = device.clone().inner();
+        let mut average = config.optim.ema.map(|decay| Average::new(&trainee, decay, &plain));
+        if let Some(average) = &mut average {
+            newest.map_or(Ok(()), |step| store.load_average(step, average))?;
+            optimizer.ownership().into_iter().for_each(|ownership| average.shard(ownership));
+        }
         let cache = match &config.data.cache {
             Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),
             None => None,
@@ -484,8 +498,9 @@ impl<'a> Run<'a> {
             store,
             tokenizer_json: start.tokenizer_json,
             tokenizer,
-            trainee: Some(freeze(trainee, config)),
+            trainee: Some(trainee),
             optimizer,
+            average,
             first: state.step,
             epoch: batches.epoch_steps(),
             batches: Some(batches),
@@ -687,6 +702,7 @@ impl<'a> Run<'a> {
         let trainee = self.optimizer.step(trainee, gradients, step, &config.optim, self.group)?;
         let mut trainee = self.optimizer.share_weights(trainee, self.group)?;
         trainee.model.clamp_logit_scale();
+        self.average.iter_mut().for_each(|average| average.update(&trainee));
         self.trainee = Some(trainee);
         Ok(Done { record, updated: true, signs })
     }
@@ -830,13 +846,19 @@ impl<'a> Run<'a> {
             true => self.optimizer.to_tensors(self.group)?,
             false => Vec::new(),
         };
+        let averages = match &self.average {
+            Some(average) if self.metrics.is_some() || is_sharded => {
+                Some(to_tensors(&average.gather(self.group)?))
+            }
+            _ => None,
+        };
         let limits = self.limits();
         let saved = (|| {
             let Some(metrics) = &mut self.metrics else { return Ok(None) };
             metrics.flush()?;
             let trainee = self.trainee.as_ref().expect("there between two steps");
             let trouble = trouble_since(&self.state.signs, self.state.step, &limits);
-            let moments = Moments { tensors, n_parameters };
+            let moments = Moments { tensors, n_parameters, averages };
             let previous = self.store.save(trainee, moments, &self.state, trouble)?;
             metrics.plot(self.config)?;
             Ok(previous)
@@ -861,9 +883,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// The model to evaluate and to write: with `optim.ema` its averaged weights, and with merged
+    /// adapters. All ranks call it.
+    fn averaged_model(&self) -> Result<MmGem, TrainError> {
+        let trainee = self.trainee().clone();
+        let trainee = match &self.average {
+            Some(average) => with_averages(trainee, average.gather(self.group)?),
+            None => trainee,
+        };
+        Ok(merge(trainee.model.valid()))
+    }
+
     /// Scores the model on held-out photos, on rank 0.
     fn evaluate(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
-        let model = self.trainee().model.valid();
+        let model = self.averaged_model()?;
         let (Some(metrics), Some(eval)) = (&mut self.metrics, &self.config.eval) else {
             return Ok(());
         };
@@ -892,11 +925,11 @@ impl<'a> Run<'a> {
     fn finish(self, commit: &str) -> Result<TrainSummary, TrainError> {
         let (step, group) = (self.state.step, self.group);
         let folder = self.config.out.join("model");
+        let model = self.averaged_model()?;
         let written = (|| {
             if self.group.rank() > 0 {
                 return Ok(());
             }
-            let model = self.trainee().model.valid();
             let history = history(self.config, commit, &self.state, self.first)?;
             ModelFolder {
                 config: self.sizes,

@@ -34,6 +34,7 @@ use mmgem_core::readback::floats_now;
 use super::config::{ComputeDtype, ContrastiveLoss, Objective, Recipe, TrainConfig};
 use super::contrast::{Embeddings, contrast};
 use super::data::{Batch, BatchPart};
+use super::lora::with_adapters;
 use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
 use super::plan::contrasts;
 use super::reduce::reduce_gradients;
@@ -146,8 +147,12 @@ type ForwardPass = (Forward, Option<Tape>);
 type EmbedGradients = Option<(Tensor<2>, Option<Tensor<2>>)>;
 
 impl Trainee {
-    /// The model with the additional modules of a run.
+    /// The model with the additional modules and the adapters of a run.
     pub fn new(model: MmGem, sizes: &MmGemConfig, config: &TrainConfig, device: &Device) -> Self {
+        let model = match &config.lora {
+            Some(lora) => with_adapters(model, lora, sizes, config.seed),
+            None => model,
+        };
         let head = config.distill.as_ref().map(|distill| {
             let head =
                 LinearConfig::new(sizes.vision.hidden_size(), distill.hidden_size).init(device);

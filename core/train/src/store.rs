@@ -18,6 +18,7 @@ use mmgem_data::files::{FolderError, create_dir, read, rename, sync_dir, write_a
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+use super::average::Average;
 use super::best::Best;
 use super::health::Signs;
 use super::optimizer::OptimizerGroups;
@@ -62,8 +63,10 @@ pub struct LossAndNorm {
 /// Key in the header of `optimizer.safetensors`: the number of parameters with moments.
 const N_PARAMETERS: &str = "n_parameters";
 
-const WEIGHTS: &str = "trainee.safetensors";
+pub(super) const WEIGHTS: &str = "trainee.safetensors";
 const MOMENTS: &str = "optimizer.safetensors";
+/// The averaged weights of a run with `optim.ema`.
+pub(super) const AVERAGES: &str = "average.safetensors";
 const STATE: &str = "state.json";
 
 /// BLAKE3 of the other files, by name. Checkpoints of older versions lack this file.
@@ -76,12 +79,14 @@ pub struct Store {
     writing: Option<JoinHandle<Result<Saved, FolderError>>>,
 }
 
-/// The optimizer's moments, copied to the host.
+/// The optimizer's moments and the averaged weights, copied to the host.
 pub struct Moments {
     /// As [`OptimizerGroups::to_tensors`] returns them.
     pub tensors: Vec<NamedTensor>,
     /// Number of parameters that have moments.
     pub n_parameters: usize,
+    /// The averaged weights, as [`super::average::to_tensors`] returns them, with `optim.ema`.
+    pub averages: Option<Vec<NamedTensor>>,
 }
 
 /// A checkpoint that is complete and on disk.
@@ -276,7 +281,8 @@ impl Store {
             })?,
             Err(_) => BTreeMap::new(),
         };
-        for name in [WEIGHTS, MOMENTS, STATE] {
+        let averages = hashes.contains_key(AVERAGES).then_some(AVERAGES);
+        for name in [WEIGHTS, MOMENTS, STATE].into_iter().chain(averages) {
             let path = folder.join(name);
             let bytes = read(&path)?;
             let is_intact = match hashes.get(name) {
@@ -354,6 +360,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Loads the averaged weights of a checkpoint.
+    ///
+    /// # Errors
+    /// If they are missing or do not fit.
+    pub fn load_average(&self, step: usize, average: &mut Average) -> Result<(), FolderError> {
+        let path = self.path(step).join(AVERAGES);
+        let bytes = read(&path)?;
+        let loaded = Shards::new(&[(AVERAGES, &bytes)]).and_then(|shards| average.load(&shards));
+        loaded.map_err(|cause| FolderError::Checkpoint { cause, folder: self.path(step) })
+    }
+}
+
 /// A checkpoint in the host's memory.
 struct Snapshot {
     weights: Vec<NamedTensor>,
@@ -367,11 +386,14 @@ impl Snapshot {
         self,
         mut write: impl FnMut(&'static str, Vec<u8>) -> Result<(), FolderError>,
     ) -> Result<(), FolderError> {
-        let Self { weights, moments: Moments { tensors, n_parameters }, state } = self;
+        let Self { weights, moments: Moments { tensors, n_parameters, averages }, state } = self;
         write(WEIGHTS, to_safetensors(&weights, Dtype::F32, None))?;
         drop(weights);
         let count = (N_PARAMETERS.to_owned(), n_parameters.to_string());
         write(MOMENTS, to_safetensors(&tensors, Dtype::F32, Some([count].into())))?;
+        if let Some(averages) = averages {
+            write(AVERAGES, to_safetensors(&averages, Dtype::F32, None))?;
+        }
         write(STATE, state)
     }
 }

@@ -28,7 +28,7 @@ pub struct ClusterPlan {
     /// Bytes of a host's memory: the batches that its ranks prepare ahead, and one copy of a
     /// checkpoint.
     pub host_bytes: f64,
-    /// Bytes of a checkpoint: weights, and two moments of each trained parameter.
+    /// Bytes of a checkpoint: weights, and of each trained parameter two moments and the average.
     pub checkpoint_bytes: f64,
     /// Seconds to write a checkpoint, if the config gives the disk's rate.
     pub checkpoint_secs: Option<f64>,
@@ -52,7 +52,9 @@ impl ClusterPlan {
         let stages = (2 * exchanged.n_sums + exchanged.n_gathers) as f64;
         let pixels = F32.input * 3.0 * sizes.vision.image_size().pow(2) as f64;
         let ahead = (AHEAD + 1) as f64 * plan.samples_per_rank as f64 * pixels;
-        let checkpoint_bytes = F32.input * (plan.parameters + 2 * plan.trained_parameters) as f64;
+        let copies = if config.optim.ema.is_some() { 3 } else { 2 };
+        let checkpoint_bytes =
+            F32.input * (plan.parameters + copies * plan.trained_parameters) as f64;
         Self {
             ring_secs: secs(exchanged.ring_bytes(plan.ranks), stages * (n - 1.0)),
             tree_secs: secs(tree_bytes, stages * n.log2().ceil()),

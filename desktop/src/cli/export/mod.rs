@@ -13,6 +13,7 @@ use mmgem_core::checkpoint::{Dtype, named_tensors};
 use mmgem_core::config::{MmGemConfig, SearchCutoff};
 use mmgem_core::session::Session;
 use mmgem_data::files::{ModelFolder, create_dir, move_model, read, write_atomic, write_foreign};
+use mmgem_train::read_checkpoint;
 use serde_json::{Map, Value, json};
 
 use self::compare::{Agreement, Cosines, Scores, cosines};
@@ -29,7 +30,8 @@ use crate::values::cosine;
     mmgem export runs/b16 --dtype q4 --out models/b16-q4\n  \
     mmgem export runs/b16 --dtype q8 --out models/b16-q8 --data 'data/val/*.tar'\n  \
     mmgem export --dtype f32 --out copy-of-the-embedded-model\n  \
-    mmgem export runs/b16 --layout hf --out models/b16-towers\n\n\
+    mmgem export runs/b16 --layout hf --out models/b16-towers\n  \
+    mmgem export runs/b16/checkpoints/step-00000200 --dtype f32 --out models/step-200\n\n\
     The command reads the copy back, gives it and the model the same inputs, and prints the \
     differences. It deletes a copy whose vectors have a smaller cosine with the model's than \
     --floor.\n\n\
@@ -38,9 +40,12 @@ use crate::values::cosine;
     DIR/language and, unless the image encoder is convolutional, DIR/vision; timm loads \
     convolutional encoders.")]
 pub struct ExportArgs {
-    /// Model folder [default: --model, else the embedded model]
+    /// Model folder, or a checkpoint of a training run [default: --model, else the embedded model]
     #[arg(value_name = "MODEL")]
     folder: Option<PathBuf>,
+    /// Take the weights themselves of a checkpoint with averaged weights (`optim.ema`)
+    #[arg(long, requires = "folder")]
+    raw: bool,
     /// Number format of the written weights
     #[arg(long, value_enum, required_unless_present = "layout")]
     dtype: Option<ExportDtype>,
@@ -96,7 +101,7 @@ impl From<ExportDtype> for Dtype {
 }
 
 pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
-    let source = ModelFiles::read(args.folder.as_deref().or(globals.model.as_deref()))?;
+    let source = read_source(args, globals)?;
     if source
         .folder
         .as_ref()
@@ -149,6 +154,22 @@ pub fn run(args: &ExportArgs, globals: &Globals) -> Result<()> {
     lost.lines().into_iter().try_for_each(print)?;
     note(globals.quiet, format!("wrote {}", printable_path(&args.out)));
     Ok(())
+}
+
+/// Reads the model, or makes it from a checkpoint.
+fn read_source(args: &ExportArgs, globals: &Globals) -> Result<ModelFiles> {
+    let folder = args.folder.as_deref().or(globals.model.as_deref());
+    let checkpoint = folder.map(|folder| read_checkpoint(folder, args.raw, &Device::flex()));
+    if let (Some(model), Some(folder)) = (checkpoint.transpose()?.flatten(), folder) {
+        return Ok(ModelFiles::of_model(&model, folder));
+    }
+    if args.raw {
+        return Err(WrongArguments(
+            "--raw wants a checkpoint of a run with optim.ema, such as runs/a/checkpoints/step-00000200; a finished model has its averaged weights only".into(),
+        )
+        .into());
+    }
+    ModelFiles::read(folder)
 }
 
 /// Writes the towers in the layout of another library.
