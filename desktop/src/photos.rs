@@ -1,5 +1,7 @@
 //! Finds, reads and encodes photos, with progress and problems on stderr.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -42,6 +44,54 @@ pub fn find_photos(folders: &[PathBuf], quiet: bool) -> Result<FoundPhotos> {
         return Err(LibraryError::NoPhoto(folders.to_vec()).into());
     }
     Ok(found)
+}
+
+/// The photos of a command line. Windows' shells pass on `*.jpg` as it is, so the program expands it
+/// there.
+pub fn named_photos(paths: &[PathBuf]) -> Vec<PathBuf> {
+    if !cfg!(windows) {
+        return paths.to_vec();
+    }
+    paths.iter().flat_map(|path| expanded(path)).collect()
+}
+
+/// The files that a path with `*` or `?` in its name stands for, sorted. The path itself if it
+/// exists, or if there is no such file.
+fn expanded(path: &Path) -> Vec<PathBuf> {
+    let itself = || vec![path.to_owned()];
+    let Some(pattern) = path.file_name().and_then(OsStr::to_str) else { return itself() };
+    if !pattern.contains(['*', '?']) || path.exists() {
+        return itself();
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let listed = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let pattern: Vec<char> = pattern.to_lowercase().chars().collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(listed)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| {
+            let name: Vec<char> = name.to_string_lossy().to_lowercase().chars().collect();
+            matches_wildcards(&name, &pattern)
+        })
+        .map(|name| folder.join(name))
+        .collect();
+    files.sort();
+    if files.is_empty() { itself() } else { files }
+}
+
+/// Whether a name matches a pattern: `*` stands for any characters, `?` for one.
+fn matches_wildcards(name: &[char], pattern: &[char]) -> bool {
+    match (pattern, name) {
+        ([], _) => name.is_empty(),
+        (['*', rest @ ..], _) => (0..=name.len()).any(|at| matches_wildcards(&name[at..], rest)),
+        (['?', rest @ ..], [_, others @ ..]) => matches_wildcards(others, rest),
+        ([wanted, rest @ ..], [found, others @ ..]) => {
+            wanted == found && matches_wildcards(others, rest)
+        }
+        (_, []) => false,
+    }
 }
 
 /// Reads and decodes a photo. A photo of more than 200 megapixels is scaled down: see
@@ -118,4 +168,27 @@ pub fn encode_each(
     }
     bar.finish_and_clear();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_windows_shell_leaves_wildcards_to_the_program() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for name in ["b.JPG", "a ü.jpg", "c.png", "jpg"] {
+            fs::write(folder.path().join(name), "").expect("writable");
+        }
+        let check = |pattern: &str, wanted: &[&str]| {
+            let wanted: Vec<PathBuf> = wanted.iter().map(|name| folder.path().join(name)).collect();
+            assert_eq!(expanded(&folder.path().join(pattern)), wanted, "{pattern}");
+        };
+        check("*.jpg", &["a ü.jpg", "b.JPG"]);
+        check("?.*g", &["b.JPG", "c.png"]);
+        check("a ?.jpg", &["a ü.jpg"]);
+        check("*", &["a ü.jpg", "b.JPG", "c.png", "jpg"]);
+        check("*.gif", &["*.gif"]);
+        check("c.png", &["c.png"]);
+    }
 }

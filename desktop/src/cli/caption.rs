@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::globals::WrongArguments;
 use crate::names::{json_path, listed, path_parser, printable_path, put_path};
-use crate::photos::{for_each_encoded, read_photo};
+use crate::photos::{for_each_encoded, named_photos, read_photo};
 use crate::terminal::{box_text, json_box, json_f32, one_line, print, print_json};
 use crate::values::BoxArg;
 
@@ -48,7 +48,8 @@ struct NamedPart {
 }
 
 pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
-    if args.mask.is_some() && args.images.len() > 1 {
+    let images = named_photos(&args.images);
+    if args.mask.is_some() && images.len() > 1 {
         return Err(WrongArguments(
             "--mask works with one photo only; caption the others without it".into(),
         )
@@ -57,7 +58,7 @@ pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
     let decoding = checked_decoding(args, context)?;
     let parts = parts(args)?;
     let mut captions: Vec<(PathBuf, Value)> = Vec::new();
-    let failed = for_each_encoded(context, &args.images, |path, encoded| {
+    let failed = for_each_encoded(context, &images, |path, encoded| {
         for part in &parts {
             let caption = caption(context, path, encoded, part, decoding)?;
             if context.json {
@@ -73,7 +74,7 @@ pub fn run(args: &CaptionArgs, context: &Context) -> Result<()> {
     }
     captions.extend(failed.into_iter().map(|(path, why)| (path.clone(), passed_over(&path, &why))));
     // In the order of the photos. A skipped photo takes the place of its captions.
-    captions.sort_by_key(|(path, _)| args.images.iter().position(|image| image == path));
+    captions.sort_by_key(|(path, _)| images.iter().position(|image| image == path));
     print_json(&captions.into_iter().map(|(_, entry)| entry).collect())
 }
 

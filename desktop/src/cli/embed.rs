@@ -16,7 +16,7 @@ use crate::globals::Globals;
 use crate::model::model_files;
 use crate::names::{json_path, listed, path_parser, printable_path, put_path};
 use crate::outputs::{check_ending, spare_inputs};
-use crate::photos::{for_each_encoded, whole_embed};
+use crate::photos::{for_each_encoded, named_photos, whole_embed};
 use crate::query::text_warnings;
 use crate::terminal::{box_text, json_box, json_floats, json_problem, note, print, print_json};
 use crate::values::{BoxArg, not_empty};
@@ -65,6 +65,7 @@ struct Embeds {
 }
 
 pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
+    let images = named_photos(&args.images);
     if let Some(out) = &args.out {
         check_ending(
             "--out",
@@ -73,10 +74,10 @@ pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
             "--json prints JSON, and `mmgem embed-shards` writes Parquet",
         )?;
         let model = model_files(globals.model.as_deref());
-        spare_inputs("--out", out, args.images.iter().chain(&model).map(PathBuf::as_path))?;
+        spare_inputs("--out", out, images.iter().chain(&model).map(PathBuf::as_path))?;
     }
     let context = &globals.open()?;
-    let embeds = embed(args, context)?;
+    let embeds = embed(args, &images, context)?;
     if let Some(out) = &args.out {
         write_atomic(out, &embeds.to_safetensors()?)?;
         note(context.quiet, format!("wrote {}", printable_path(out)));
@@ -87,7 +88,7 @@ pub fn run(args: &EmbedArgs, globals: &Globals) -> Result<()> {
     if args.out.is_none() { embeds.print() } else { Ok(()) }
 }
 
-fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
+fn embed(args: &EmbedArgs, images: &[PathBuf], context: &Context) -> Result<Embeds> {
     let mut embeds = Embeds::default();
     for text in &args.texts {
         embeds.texts.push((text.clone(), pollster::block_on(context.session.embed_text(text))?));
@@ -96,10 +97,10 @@ fn embed(args: &EmbedArgs, context: &Context) -> Result<Embeds> {
         embeds.warnings.push(warnings);
     }
     let boxes: Vec<BoxPx> = args.boxes.iter().map(|BoxArg(box_px)| *box_px).collect();
-    if args.images.is_empty() {
+    if images.is_empty() {
         return Ok(embeds);
     }
-    embeds.passed_over = for_each_encoded(context, &args.images, |path, encoded| {
+    embeds.passed_over = for_each_encoded(context, images, |path, encoded| {
         embeds.images.push((path.into(), whole_embed(context, encoded)?));
         if boxes.is_empty() {
             return Ok(());
