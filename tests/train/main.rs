@@ -14,6 +14,7 @@ mod disk;
 mod exact;
 mod lab;
 mod learning;
+mod many_ranks;
 mod plan;
 mod precision;
 mod ranks;
