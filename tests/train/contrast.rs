@@ -71,6 +71,7 @@ fn in_blocks(loss: ContrastiveLoss, visual: &Tensor<2>, text: &Tensor<2>, rows: 
             text: text.clone().slice(s![first..first + n]),
             text_hashes: None,
             text_learns: true,
+            parts: &[n],
         };
         let found = contrasted(loss, &own, rows, group);
         let text = floats(found.text_gradient.expect("texts learn"));
@@ -122,7 +123,7 @@ fn texts_that_do_not_learn_have_no_gradient_and_change_none() {
     for loss in [ContrastiveLoss::InfoNce, ContrastiveLoss::Siglip] {
         let [all, images] = [true, false].map(|text_learns| {
             let (visual, text) = (visual.clone(), text.clone());
-            let own = Embeddings { visual, text, text_hashes: None, text_learns };
+            let own = Embeddings { visual, text, text_hashes: None, text_learns, parts: &[9] };
             contrasted(loss, &own, &[9], &Single)
         });
         assert!(all.text_gradient.is_some() && images.text_gradient.is_none());
@@ -142,6 +143,7 @@ fn a_text_is_not_held_against_its_copy_on_another_rank() {
                 text: text.clone(),
                 text_hashes: Some(&hashes[group.rank()..=group.rank()]),
                 text_learns: true,
+                parts: &[1],
             };
             contrasted(ContrastiveLoss::InfoNce, &own, &[1, 1], group).loss
         });
@@ -161,6 +163,7 @@ fn equal_embeddings_have_no_spread_and_the_loss_of_chance() {
         text: text.clone(),
         text_hashes: None,
         text_learns: true,
+        parts: &[n],
     };
     let found = contrasted(ContrastiveLoss::InfoNce, &own, &[n], &Single);
     assert!((found.loss - ContrastiveLoss::InfoNce.of_chance(n)).abs() < 1e-5, "{}", found.loss);

@@ -17,6 +17,7 @@ mod exact;
 mod lab;
 mod learning;
 mod lora;
+mod many_ranks;
 mod plan;
 mod precision;
 mod ranks;

@@ -158,6 +158,23 @@ pub fn first_failure(
     Ok(failed.map(|(rank, text)| (rank, String::from_utf8_lossy(text).into_owned())))
 }
 
+/// Adds neighbours, then neighbouring sums, and so on: `(a + b) + (c + d)`. So the four parts of a
+/// batch have the same sum in floating point on one rank, on two and on four.
+pub fn sum_in_pairs<T>(mut values: Vec<T>, add: impl Fn(T, T) -> T) -> Option<T> {
+    while values.len() > 1 {
+        let mut rest = values.into_iter();
+        values = std::iter::from_fn(|| {
+            let first = rest.next()?;
+            Some(match rest.next() {
+                Some(second) => add(first, second),
+                None => first,
+            })
+        })
+        .collect();
+    }
+    values.pop()
+}
+
 /// Copies a tensor's floats to the host.
 fn to_host(values: Tensor<1>) -> Vec<f32> {
     floats_now(values)
@@ -181,5 +198,18 @@ mod tests {
         let numbers = [f64::NAN, -0.0, 1.5e300];
         let all = exchange_numbers(&Single, &numbers).unwrap();
         assert!(all[0].iter().zip(numbers).all(|(a, b)| a.to_bits() == b.to_bits()));
+    }
+
+    #[test]
+    fn neighbours_are_added_first() {
+        let sum = |n: u8| {
+            let values = (0..n).map(|value| value.to_string()).collect();
+            sum_in_pairs(values, |a, b| format!("({a}{b})"))
+        };
+        let wanted = [None, Some("0"), Some("(01)"), Some("((01)2)"), Some("((01)(23))")];
+        for (n, wanted) in (0..).zip(wanted) {
+            assert_eq!(sum(n).as_deref(), wanted);
+        }
+        assert_eq!(sum(6).as_deref(), Some("(((01)(23))(45))"));
     }
 }

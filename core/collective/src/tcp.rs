@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::{Collective, CollectiveError, to_host};
+use super::{Collective, CollectiveError, sum_in_pairs, to_host};
 
 /// First bytes of every connection, and of rank 0's answer.
 const HELLO: &[u8; 8] = b"mm-gem-2";
@@ -94,7 +94,12 @@ impl Tcp {
             };
         }
         let mut all = vec![own.to_vec()];
+        // One end for all: the time of a slow rank must not add to that of one that hangs, because
+        // the others would give rank 0 up before it can name that one.
+        let end = Instant::now() + self.timeout;
         for idx in 0..peers.len() {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            let _ = peers[idx].set_read_timeout(Some(left));
             match receive(&mut peers[idx]) {
                 Ok((DATA, bytes)) => all.push(bytes),
                 Ok((_, text)) => return Err(remote_failure(&text)),
@@ -183,13 +188,18 @@ impl Collective for Tcp {
         let own = to_host(values);
         let all = self.gather_to_0(&to_bytes(&own), "the sum of the gradients")?;
         let n = own.len();
-        let mut sum = own;
+        let mut of_ranks = vec![own];
         for (idx, bytes) in all.iter().enumerate().skip(1) {
             if bytes.len() != 4 * n {
                 return Err(unequal(idx, bytes.len() / 4, n));
             }
-            sum.iter_mut().zip(floats(bytes)).for_each(|(sum, value)| *sum += value);
+            of_ranks.push(floats(bytes).collect());
         }
+        let sum = sum_in_pairs(of_ranks, |mut sum: Vec<f32>, values| {
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            sum
+        });
+        let sum = sum.expect("this rank has values");
         let sum: Vec<f32> =
             floats(&self.broadcast_from_0(to_bytes(&sum), "the sum of the gradients")?).collect();
         let found = sum.len();

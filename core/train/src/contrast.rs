@@ -3,13 +3,14 @@
 //! The embeddings of all ranks are gathered and become leaves of a graph. Each rank takes its own
 //! rows, in blocks: it calls the loss of the block ([`crate::ContrastiveLoss::of_rows`]) and runs
 //! its backward pass. The gradient of the block's rows is complete for this rank. The gradient of
-//! the columns, which are the embeddings of all ranks, is summed over the blocks and then over the
-//! ranks. So a contrastive loss needs no gradient of its own.
+//! the columns, which are the embeddings of all ranks, is summed over the blocks, then over the
+//! parts of the rank's workers, and then over the ranks. So a contrastive loss needs no gradient of
+//! its own.
 //!
 //! Beside the embeddings and their gradients, nothing larger than a block is in memory.
 
 use burn::tensor::{Bool, Device, Gradients, Tensor, TensorData, s};
-use mmgem_collective::{Collective, CollectiveError};
+use mmgem_collective::{Collective, CollectiveError, sum_in_pairs};
 use mmgem_core::loss::{PairBlock, matches};
 use mmgem_core::readback::floats_now;
 
@@ -44,6 +45,9 @@ pub struct Embeddings<'a> {
     pub text_hashes: Option<&'a [u32]>,
     /// Whether the run trains weights that the texts depend on; the same on all ranks.
     pub text_learns: bool,
+    /// Rows of each worker's part, in order. A block of rows is of one part, so that the sums are
+    /// the same for the same parts, on however many ranks they are.
+    pub parts: &'a [usize],
 }
 
 /// A contrastive loss over the embeddings of all ranks, and its gradient.
@@ -73,13 +77,7 @@ pub fn contrast(
         true => leaf(values),
         false => Tensor::from_inner(values),
     };
-    let zeros = || Tensor::<2>::zeros([n, width], &device);
-    let mut visual = SideGradient { of_columns: zeros(), of_rows: Vec::new() };
-    let mut text =
-        own.text_learns.then(|| SideGradient { of_columns: zeros(), of_rows: Vec::new() });
-    // Sums of the loss, and of its derivatives by the log of the scale and by the bias.
-    let mut sums = [0; 3].map(|_| Tensor::<1>::zeros([1], &device));
-    for range in blocks(n_own, n) {
+    let block_sums = |range: std::ops::Range<usize>| {
         let rows_of = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
         let block = PairBlock {
             image_rows: leaf(rows_of(&own.visual)),
@@ -93,27 +91,42 @@ pub fn contrast(
         };
         let value = loss(&block);
         let mut gradients = value.backward();
-        visual.add(&block.image_rows, &block.images, &mut gradients);
-        if let Some(text) = &mut text {
-            text.add(&block.text_rows, &block.texts, &mut gradients);
-        }
         let by_scale = taken(&block.logit_scale, &mut gradients);
         let by_bias = match &block.logit_bias {
             Some(bias) => taken(bias, &mut gradients),
             None => Tensor::zeros([1], &device),
         };
-        let [loss, scale, bias] = sums;
-        sums = [loss + value.inner(), scale + by_scale, bias + by_bias];
-    }
+        BlockSums {
+            visual: SideGradient::of(&block.image_rows, &block.images, &mut gradients),
+            text: own
+                .text_learns
+                .then(|| SideGradient::of(&block.text_rows, &block.texts, &mut gradients)),
+            scalars: [value.inner(), by_scale, by_bias].map(|sum| sum / n as f64),
+        }
+    };
+    let mut start = 0;
+    let of_parts = own.parts.iter().filter_map(|rows| {
+        let part = start..start + rows;
+        start += rows;
+        blocks(part, n).map(block_sums).reduce(BlockSums::add)
+    });
+    let sums = sum_in_pairs(of_parts.collect(), BlockSums::add).unwrap_or_else(|| {
+        let none =
+            || SideGradient { of_columns: Tensor::zeros([n, width], &device), of_rows: Vec::new() };
+        let scalars = [0; 3].map(|_| Tensor::zeros([1], &device));
+        BlockSums { visual: none(), text: own.text_learns.then(none), scalars }
+    });
+    let BlockSums { visual, text, scalars } = sums;
     let visual_gradient = visual.of_own_rows(first, n_own, group)?;
     let text_gradient = text.map(|text| text.of_own_rows(first, n_own, group)).transpose()?;
     let distances = [all_visual, all_text].map(|all| {
         let mean = all.clone().mean_dim(0);
         (all - mean).square().sum()
     });
-    let sums = floats_now(Tensor::cat([&sums[..], &distances].concat(), 0));
+    let distances = distances.map(|sum| sum / n as f64);
+    let means = floats_now(Tensor::cat([scalars.as_slice(), &distances].concat(), 0));
     let [loss, log_scale_gradient, bias_gradient, of_visual, of_text] =
-        std::array::from_fn(|at| f64::from(sums[at]) / n as f64);
+        std::array::from_fn(|at| f64::from(means[at]));
     Ok(Contrast {
         loss,
         log_scale_gradient,
@@ -134,7 +147,28 @@ fn taken<const D: usize>(leaf: &Tensor<D>, gradients: &mut Gradients) -> Tensor<
     leaf.grad_remove(gradients).unwrap_or_else(|| leaf.clone().inner().zeros_like())
 }
 
-/// The gradient of the images or of the texts, of the blocks so far.
+/// Sums over the rows of one or more blocks.
+struct BlockSums {
+    visual: SideGradient,
+    text: Option<SideGradient>,
+    /// The loss, and its derivatives by the log of the scale and by the bias, each `[1]`. They are
+    /// already divided by the number of all rows.
+    scalars: [Tensor<1>; 3],
+}
+
+impl BlockSums {
+    fn add(self, later: Self) -> Self {
+        let [loss, by_scale, by_bias] = self.scalars;
+        let [later_loss, by_later_scale, by_later_bias] = later.scalars;
+        Self {
+            visual: self.visual.add(later.visual),
+            text: self.text.zip(later.text).map(|(text, later)| text.add(later)),
+            scalars: [loss + later_loss, by_scale + by_later_scale, by_bias + by_later_bias],
+        }
+    }
+}
+
+/// The gradient of the images or of the texts, of one or more blocks.
 struct SideGradient {
     /// Of the columns, `[n, embed_dim]`.
     of_columns: Tensor<2>,
@@ -143,18 +177,19 @@ struct SideGradient {
 }
 
 impl SideGradient {
-    /// Adds the gradient of a block.
-    fn add(&mut self, rows: &Tensor<2>, columns: &Tensor<2>, gradients: &mut Gradients) {
-        self.of_rows.push(taken(rows, gradients));
-        if let Some(found) = columns.grad_remove(gradients) {
-            self.of_columns = self.of_columns.clone() + found;
-        }
+    fn of(rows: &Tensor<2>, columns: &Tensor<2>, gradients: &mut Gradients) -> Self {
+        Self { of_columns: taken(columns, gradients), of_rows: vec![taken(rows, gradients)] }
+    }
+
+    fn add(mut self, later: Self) -> Self {
+        self.of_rows.extend(later.of_rows);
+        Self { of_columns: self.of_columns + later.of_columns, of_rows: self.of_rows }
     }
 
     /// The gradient of the mean over all rows with respect to this rank's rows, which start at
     /// `first`: as rows of this rank's blocks, and as columns of all ranks' blocks.
     fn of_own_rows(
-        mut self,
+        self,
         first: usize,
         n_own: usize,
         group: &dyn Collective,
@@ -163,7 +198,7 @@ impl SideGradient {
         let of_columns = group.all_reduce_sum(self.of_columns.reshape([n * width]))?;
         let mut sum = of_columns.reshape([n, width]).slice(s![first..first + n_own]);
         if n_own > 0 {
-            sum = sum + Tensor::cat(std::mem::take(&mut self.of_rows), 0);
+            sum = sum + Tensor::cat(self.of_rows, 0);
         }
         Ok(sum / n as f64)
     }
@@ -229,8 +264,11 @@ fn gather_rows(
     Ok(Tensor::cat(filled.map(|(rank, n)| all.clone().narrow(0, rank * most, *n)).collect(), 0))
 }
 
-/// Splits `n` rows into blocks that have at most [`BLOCK`] similarities with `columns` columns.
-fn blocks(n: usize, columns: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let step = (BLOCK / columns.max(1)).max(1);
-    (0..n).step_by(step).map(move |start| start..(start + step).min(n))
+/// Splits rows into blocks that have at most [`BLOCK`] similarities with `columns` columns.
+fn blocks(
+    rows: std::ops::Range<usize>,
+    columns: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let (step, end) = ((BLOCK / columns.max(1)).max(1), rows.end);
+    rows.step_by(step).map(move |start| start..(start + step).min(end))
 }

@@ -21,7 +21,7 @@ use std::thread;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, s};
-use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
+use mmgem_collective::{Collective, CollectiveError, exchange_numbers, sum_in_pairs};
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::loss::{PairBlock, caption_loss, grounding_loss};
@@ -477,11 +477,16 @@ pub fn gradient(
             // The send fails only if the worker has panicked; joining it below reports the panic.
             let _ = gradient_sender.send(gradient);
         }
+        let mut parts = Vec::new();
         for (worker, _, gradient_sender) in workers {
             drop(gradient_sender);
-            let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            step.add(done);
+            parts.push(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
+        let sum = |mut part: StepGradient, later| {
+            part.add(later);
+            part
+        };
+        sum_in_pairs(parts, sum).into_iter().for_each(|sum| step.add(sum));
         lost.map_or(Ok(()), Err)
     })?;
     step.over_all_ranks(trainee, group)
@@ -682,6 +687,7 @@ fn global_contrast(
     let StepContext { sizes, config, device, totals } = *context;
     // A part that holds only lines of text has no pairs.
     let present: Vec<Pairs> = pairs.iter().flatten().cloned().collect();
+    let parts: Vec<usize> = present.iter().map(Pairs::len).collect();
     let none = || Tensor::zeros([0, sizes.embed_dim], &device.clone().inner());
     let Pairs { visual, text, text_hashes } = Pairs::join(&present).unwrap_or_else(|| Pairs {
         visual: none(),
@@ -692,7 +698,8 @@ fn global_contrast(
     let log_scale = trainee.model.logit_scale.val();
     let bias = trainee.logit_bias.as_ref().map(Param::val);
     let plain_bias = bias.clone().map(Tensor::inner);
-    let own = Embeddings { visual, text, text_hashes, text_learns: text_learns(config) };
+    let own =
+        Embeddings { visual, text, text_hashes, text_learns: text_learns(config), parts: &parts };
     let loss = |block: &PairBlock| config.contrastive_loss.of_rows(block);
     let contrast =
         contrast(loss, &own, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
