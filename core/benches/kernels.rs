@@ -2,7 +2,8 @@
 //! multiplications per second.
 //!
 //! Run `cargo bench --workspace --bench kernels [-- PART-OF-A-NAME]`. `mmgem bench` measures a
-//! whole model.
+//! whole model. `MMGEM_VECTORS=8` limits vectors to 8 floats, as on processors with AVX2 only; 4
+//! selects plain loops. Packed products have one benchmark per kernel, which ignores the limit.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it skips")]
 
@@ -12,6 +13,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use mmgem_core::config::EfficientNetLiteConfig;
+use mmgem_core::kernels::limit_vectors;
 use mmgem_core::model::{EfficientNetLite, Linear};
 use mmgem_core::quant::{Bits, Kernel, Packed};
 use mmgem_core::readback::read_floats;
@@ -23,6 +25,9 @@ const FFN: usize = 5632;
 const PROMPT: usize = 113;
 
 fn main() {
+    if let Ok(n_floats) = std::env::var("MMGEM_VECTORS") {
+        limit_vectors(n_floats.parse().expect("MMGEM_VECTORS is a number of floats"));
+    }
     divan::main();
 }
 

@@ -57,12 +57,14 @@ ap.add_argument("--rounds", type=int, default=3)
 ap.add_argument("--repeat", type=int, default=5)
 ap.add_argument("--tokens", type=int, default=32)
 ap.add_argument("--threads", type=int, default=2)
+ap.add_argument("--vectors", help="limit mmgem's vectors, as of `mmgem bench --vectors`: 8 is AVX2; the peers keep theirs")
 args = ap.parse_args()
 env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
 works = args.only or "image,text,prefill,caption,region,train"
 args.only = works
 ours = [args.mmgem, "bench", "--device", "cpu", "--json", "-q", "--repeat", str(args.repeat), "--tokens", str(args.tokens),
-        "--only", works, *(["--model", args.model] if args.model else ["--config", args.config])]
+        "--only", works, *(["--model", args.model] if args.model else ["--config", args.config]),
+        *(["--vectors", args.vectors] if args.vectors else [])]
 commands = {"mmgem": ours, **{peer: command(peer, args) for peer in args.peers.split(",")}}
 found, gone = {name: [] for name in commands}, {}
 for _ in range(args.rounds):

@@ -6,6 +6,7 @@
 //! f32 only, so training in bf16 uses Burn's ops.
 //!
 //! - `lanes.rs` compiles one source for AVX-512, AVX2, NEON, wasm's SIMD and plain arrays.
+//!   `limit_vectors` selects a narrower one, for tests and measurements.
 //! - `node.rs` adds a kernel to Burn's graph, with a backward pass of one kernel.
 //! - `rows.rs` shares work among rayon's threads. One image, one text or one token runs inside the
 //!   pool (`in_thread_pool`), because a hand-over from outside often takes longer than the product.
@@ -41,6 +42,7 @@ pub mod rms_norm;
 #[path = "../rotary/cpu.rs"]
 pub mod rotary;
 
+pub use lanes::limit_vectors;
 pub use rows::{in_thread_pool, is_single_threaded, use_one_thread};
 pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]

@@ -1,5 +1,8 @@
 //! Elementary functions without branches or calls, which compilers turn into vector instructions.
 
+#[cfg(target_arch = "x86_64")]
+use super::lanes::widest;
+
 /// Compiles functions also for AVX2 and FMA, and selects that version at run time if available.
 macro_rules! vectorized {
     ($($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
@@ -14,7 +17,7 @@ macro_rules! vectorized {
                 fn with_avx2($($arg: $ty),*) {
                     body($($arg),*)
                 }
-                if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+                if $crate::kernels::cpu::vector::has_avx2() {
                     // SAFETY: the processor has AVX2 and FMA, as just checked.
                     return unsafe { with_avx2($($arg),*) };
                 }
@@ -24,6 +27,12 @@ macro_rules! vectorized {
     )*};
 }
 pub(super) use vectorized;
+
+/// Whether kernels may use AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+pub fn has_avx2() -> bool {
+    widest() >= 8 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
 
 /// `1.5 * 2^23`: adding it rounds to an integer, which is then in the lowest bits.
 const ROUND: f32 = 12_582_912.0;

@@ -14,6 +14,7 @@ use burn::tensor::Device;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::MmGemConfig;
+use mmgem_core::kernels::limit_vectors;
 use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
 
@@ -56,6 +57,11 @@ pub struct BenchArgs {
     /// A step is the forward and backward pass of both losses of stage 1.
     #[arg(long, default_value_t = 16)]
     train_batch: usize,
+    /// Limit the CPU's vectors, to measure other processors: 8 floats are AVX2, 4 plain loops
+    ///
+    /// Packed weights and products of many rows in f32 ignore it.
+    #[arg(long, value_name = "FLOATS")]
+    vectors: Option<usize>,
 }
 
 /// Separate measurements.
@@ -107,6 +113,9 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
         args.repeat > 0 && args.tokens > 0 && args.train_batch > 0,
         "--repeat, --tokens and --train-batch must be at least 1"
     );
+    if let Some(n_floats) = args.vectors {
+        limit_vectors(n_floats);
+    }
     let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
     // First, while this program still uses little memory.
     let cold_start = (is_wanted(Work::ColdStart) && args.config.is_none())

@@ -106,8 +106,8 @@ struct Work<'a> {
 impl Work<'_> {
     /// Output lines per band, and whether cores share the work within a band.
     ///
-    /// Cores share a band for a single small image. More bands would expand the lines at their
-    /// borders twice, which costs more there than a transfer between cores.
+    /// Cores share a band for a single small image, if more bands would expand a fifth of its lines
+    /// twice. That costs more than a transfer between cores.
     fn lines_at_once(&self, batch: usize) -> (usize, bool) {
         let Self { lines, columns, wide, .. } = *self;
         let line = columns.seen(columns.n_out) * wide.min(CHANNELS_PER_PART);
@@ -121,7 +121,7 @@ impl Work<'_> {
         // Round up, so that every core gets the same number of bands.
         let even = (batch * n_bands).next_multiple_of(n_threads).div_ceil(batch);
         let again = (even - n_bands) * (lines.kernel - lines.stride);
-        if 4 * again > lines.n_in && 2 * self.n_parts() >= n_threads {
+        if 5 * again > lines.n_in && 2 * self.n_parts() >= n_threads {
             return (lines.n_out.div_ceil(n_bands), true);
         }
         (lines.n_out.div_ceil(even), false)
