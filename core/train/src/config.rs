@@ -835,10 +835,7 @@ impl TrainConfig {
         let is_known = |name: &String| PROJECTIONS.contains(&name.as_str());
         let is_repeated = (1..lora.projections.len())
             .any(|idx| lora.projections[..idx].contains(&lora.projections[idx]));
-        if lora.projections.is_empty()
-            || is_repeated
-            || !lora.projections.iter().all(is_known)
-        {
+        if lora.projections.is_empty() || is_repeated || !lora.projections.iter().all(is_known) {
             return fail(format!(
                 "[lora] projections is {:?}, wanted some of {}, each once",
                 lora.projections,
