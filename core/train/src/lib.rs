@@ -21,6 +21,7 @@ mod sources;
 mod start;
 mod step;
 mod store;
+mod streams;
 mod tensorboard;
 pub mod trace;
 

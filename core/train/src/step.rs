@@ -20,7 +20,7 @@ use std::thread;
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, s};
+use burn::tensor::{Device, Gradients, Int, StreamId, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::config::MmGemConfig;
@@ -37,6 +37,7 @@ use super::data::{Batch, BatchPart};
 use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
 use super::plan::contrasts;
 use super::reduce::reduce_gradients;
+use super::streams::stream_of_worker;
 
 /// The modules that a run trains: the model, and heads that the finished model does not keep.
 #[derive(Module, Debug)]
@@ -437,8 +438,9 @@ pub fn gradient(
     let config = context.config;
     let parts = batch.split(config.optim.workers);
     let mut step = StepGradient::default();
+    let caller = StreamId::current();
     thread::scope(|scope| {
-        let work = |part| {
+        let work = |(worker, part)| {
             let (pairs_sender, pairs_receiver) = channel();
             let (gradient_sender, gradient_receiver) = channel();
             // Each thread has leaves of its own, so that the graphs stay separate.
@@ -447,15 +449,18 @@ pub fn gradient(
                 if config.optim.workers >= rayon::current_num_threads() {
                     mmgem_core::kernels::use_one_thread();
                 }
-                Worker { trainee: &trainee, context }.work_on(
-                    part,
-                    &pairs_sender,
-                    &gradient_receiver,
-                )
+                // Everything of this thread is on its stream, also the end of its values.
+                stream_of_worker(worker, caller).executes(move || {
+                    Worker { trainee: &trainee, context }.work_on(
+                        part,
+                        &pairs_sender,
+                        &gradient_receiver,
+                    )
+                })
             };
             (scope.spawn(run), pairs_receiver, gradient_sender)
         };
-        let workers: Vec<_> = parts.into_iter().map(work).collect();
+        let workers: Vec<_> = parts.into_iter().enumerate().map(work).collect();
         let pairs: Vec<Option<Pairs>> =
             workers.iter().map(|(_, pairs, _)| pairs.recv().unwrap_or_default()).collect();
         let embed_gradients = if contrasts(config) && context.totals.n_photos > 0.0 {
