@@ -17,7 +17,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use burn::tensor::{Device, StreamId};
 use lab::{COMMIT, Lab};
 use mmgem_collective::Single;
-use mmgem_train::{Progress, Signals, train};
+use mmgem_core::config::MmGemConfig;
+use mmgem_core::init::fresh;
+use mmgem_core::model::MmGem;
+use mmgem_train::{
+    Batches, Progress, Signals, StepContext, Totals, Trainee, freeze, gradient, train,
+};
 
 /// The GPU, for one test at a time.
 fn gpu() -> Option<(Device, MutexGuard<'static, ()>)> {
@@ -55,4 +60,31 @@ fn fifty_steps_take_no_more_streams_and_memory_than_ten() {
     // Each count takes a number of its own.
     assert_eq!(late.0 - early.0, 40, "a step took streams: {counts:?}");
     assert!(late.1 <= early.1, "the memory has grown: {counts:?}");
+}
+
+#[test]
+fn a_step_reads_the_device_once() {
+    let Some((device, _alone)) = gpu() else { return };
+    let device = device.autodiff();
+    let lab = Lab::new();
+    let sizes = MmGemConfig::from_json(tiny::CONFIG).expect("the tiny config is right");
+    let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
+    for set in
+        [["optim.workers=1", "optim.micro_batch=1"], ["optim.workers=2", "optim.micro_batch=2"]]
+    {
+        let config = lab.config("run", &set);
+        let tokenizer = tiny::model().tokenizer;
+        let batch = Batches::open(&config, &sizes, &tokenizer, 0, 1).expect("a shard").batch(0);
+        let trainee = freeze(Trainee::new(model.clone(), &sizes, &config, &device), &config);
+        let totals = Totals::new(&batch, &config, &Single).expect("one rank");
+        let context =
+            StepContext { sizes: &sizes, config: &config, device: &device, totals: &totals };
+        let step = || gradient(&trainee, &batch, &context, &Single).expect("one rank");
+        // The first step compiles the kernels.
+        let first = step();
+        assert!(first.norm > 0.0 && first.losses.len() == 2, "{:?}", first.losses);
+        let (again, traffic) = mmgem_backend_wgpu::count(step).expect("no other logger");
+        assert!((again.total - first.total).abs() < 1e-5, "{} and {}", again.total, first.total);
+        assert_eq!(traffic.read_backs, 1, "{set:?}");
+    }
 }

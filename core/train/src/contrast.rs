@@ -11,14 +11,28 @@
 use burn::tensor::{Bool, Device, Gradients, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError};
 use mmgem_core::loss::{PairBlock, matches};
-use mmgem_core::readback::floats_now;
 
 /// Similarities per block.
 const BLOCK: usize = 1 << 24;
 
-/// This rank's share of the loss and the gradients of its own rows.
+/// This rank's share of the loss and the gradients of its own rows. All of it is still on the
+/// device.
 pub struct Contrast {
-    /// Its share of the loss; the shares of all ranks add up to the loss.
+    /// Loss, its derivatives with respect to the log of the scale and to the bias, and squared
+    /// distances of the images and of the texts from their mean: sums over rows, `[5]`.
+    pub sums: Tensor<1>,
+    /// Rows of all ranks. The loss is the mean over them.
+    pub n_rows: usize,
+    /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
+    pub visual_gradient: Tensor<2>,
+    /// Gradient of its text embeddings, `[rows, embed_dim]`, if they learn.
+    pub text_gradient: Option<Tensor<2>>,
+}
+
+/// The numbers of a [`Contrast`], on the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ContrastNumbers {
+    /// This rank's share of the loss; the shares of all ranks add up to the loss.
     pub loss: f64,
     /// Its share of the derivative with respect to the log of the scale.
     pub log_scale_gradient: f64,
@@ -27,10 +41,26 @@ pub struct Contrast {
     /// Variance of the embeddings of all ranks' images and texts: the mean squared distance from
     /// their mean. 0 means that all are equal.
     pub spread: [f64; 2],
-    /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
-    pub visual_gradient: Tensor<2>,
-    /// Gradient of its text embeddings, `[rows, embed_dim]`, if they learn.
-    pub text_gradient: Option<Tensor<2>>,
+}
+
+impl Contrast {
+    /// This rank's share of the derivatives with respect to the log of the scale and to the bias,
+    /// each `[1]`.
+    pub fn scalar_gradients(&self) -> [Tensor<1>; 2] {
+        [1, 2].map(|at| self.sums.clone().narrow(0, at, 1) / self.n_rows as f64)
+    }
+}
+
+impl ContrastNumbers {
+    /// Number of sums.
+    pub const N_SUMS: usize = 5;
+
+    /// The numbers of `n_rows` rows, from [`Contrast::sums`].
+    pub fn new(sums: &[f32], n_rows: usize) -> Self {
+        let [loss, log_scale_gradient, bias_gradient, of_visual, of_text] =
+            std::array::from_fn(|at| f64::from(sums[at]) / n_rows as f64);
+        Self { loss, log_scale_gradient, bias_gradient, spread: [of_visual, of_text] }
+    }
 }
 
 /// Embeddings of one rank, without a graph.
@@ -111,17 +141,8 @@ pub fn contrast(
         let mean = all.clone().mean_dim(0);
         (all - mean).square().sum()
     });
-    let sums = floats_now(Tensor::cat([&sums[..], &distances].concat(), 0));
-    let [loss, log_scale_gradient, bias_gradient, of_visual, of_text] =
-        std::array::from_fn(|at| f64::from(sums[at]) / n as f64);
-    Ok(Contrast {
-        loss,
-        log_scale_gradient,
-        bias_gradient,
-        spread: [of_visual, of_text],
-        visual_gradient,
-        text_gradient,
-    })
+    let sums = Tensor::cat([&sums[..], &distances].concat(), 0);
+    Ok(Contrast { sums, n_rows: n, visual_gradient, text_gradient })
 }
 
 /// A leaf of a new graph.

@@ -30,7 +30,7 @@ pub use cache::PatchCache;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };
-pub use contrast::{Contrast, Embeddings, contrast};
+pub use contrast::{Contrast, ContrastNumbers, Embeddings, contrast};
 pub use data::{Batch, BatchPart, Batches};
 pub use health::Sign;
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;

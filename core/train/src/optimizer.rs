@@ -379,16 +379,6 @@ pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Gr
     found
 }
 
-/// Norm of all gradients together; reads from the device once.
-pub fn global_norm(gradients: &GradientMap) -> f64 {
-    if gradients.is_empty() {
-        return 0.0;
-    }
-    let squares: Vec<Tensor<1>> = gradients.values().map(|g| square_sum(g.clone())).collect();
-    let squares = floats_now(Tensor::cat(squares, 0));
-    squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
-}
-
 /// Scales all gradients.
 pub fn scale(gradients: GradientMap, factor: f64) -> GradientMap {
     gradients.into_iter().map(|(path, gradient)| (path, gradient * factor)).collect()

@@ -18,7 +18,6 @@ use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::{ConfigError, MmGemConfig};
 use mmgem_core::generate::Decoding;
 use mmgem_core::model::Stage;
-use mmgem_core::readback::floats_now;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
 use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
@@ -29,13 +28,13 @@ use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 
-use super::agreement::{agree_on_norm, first_other};
+use super::agreement::first_other;
 use super::cache::PatchCache;
 use super::config::{Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
-use super::optimizer::{OptimizerGroups, freeze, global_norm, is_trained, learning_rate, scale};
+use super::optimizer::{OptimizerGroups, freeze, is_trained, learning_rate, scale};
 use super::plan::{contrasts, flops_per_sample};
 use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
@@ -560,10 +559,9 @@ impl<'a> Run<'a> {
             device: &self.device,
             totals: &reports.totals,
         };
-        let StepGradient { losses, total: loss, gradients, spread } =
+        let StepGradient { losses, total: loss, gradients, norm, spread, log_scale } =
             gradient(self.trainee(), batch, &context, self.group)?;
-        self.norm = agree_on_norm(self.group, step + 1, global_norm(&gradients))?;
-        let log_scale = floats_now(self.trainee().model.logit_scale.val().inner())[0];
+        self.norm = norm;
         let mut record = json!({
             "step": step + 1,
             "loss": loss,
