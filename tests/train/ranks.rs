@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
-use mmgem_train::{TrainConfig, nudge_sums, reduce_gradients};
+use mmgem_train::{Progress, Signals, TrainConfig, nudge_sums, reduce_gradients, train};
 
 use crate::lab::{
-    Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes, on_ranks,
-    on_ranks_at, run_as,
+    COMMIT, Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes,
+    on_ranks, on_ranks_at, run_as,
 };
 
 fn run_ranks(config: &TrainConfig, n_ranks: usize, resume: bool, last: usize) -> Vec<Outcome> {
@@ -340,4 +340,49 @@ fn a_rank_with_other_weights_is_told() {
         let error = error.to_string();
         assert!(error.contains("rank 1 has different weights than rank 0 after step 2"), "{error}");
     }
+}
+
+#[test]
+fn ranks_wait_for_one_that_is_busy_for_longer_than_the_time_out() {
+    let second = Duration::from_secs(1);
+    for slow in [0, 1] {
+        on_ranks(3, second, |group| {
+            let _busy = group.busy();
+            if group.rank() == slow {
+                thread::sleep(5 * second);
+            }
+            group.barrier().unwrap_or_else(|error| panic!("{error}"));
+        });
+    }
+    // A busy rank that dies is still told.
+    let errors = on_ranks(3, 20 * second, |group| {
+        let _busy = group.busy();
+        (group.rank() != 1).then(|| group.barrier().expect_err("rank 1 is gone").to_string())
+    });
+    for error in errors.into_iter().flatten() {
+        assert!(error.contains("rank 1 is gone"), "{error}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_after_rank_0_has_evaluated_for_longer_than_the_time_out() {
+    let lab = Lab::new();
+    let config = lab.config(
+        "run",
+        &[
+            "optim.steps=2",
+            "recipe=warmup",
+            "data={ text = ['LAB/captions.txt'] }",
+            "eval={ shards = ['LAB/scenes.tar'], every = 1 }",
+        ],
+    );
+    on_ranks(2, Duration::from_secs(3), |group| {
+        let device = Device::flex();
+        train(&config, &device, COMMIT, false, &Signals::default(), group, |progress| {
+            if let Progress::Eval(_) = progress {
+                thread::sleep(Duration::from_secs(8));
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    });
 }

@@ -196,6 +196,8 @@ pub fn train(
     group: &dyn Collective,
     mut report: impl FnMut(Progress),
 ) -> Result<TrainSummary, TrainError> {
+    // Rank 0 may check checkpoints and index shards for longer than the time-out.
+    let starting = group.busy();
     let store = Store::new(&config.out, config.checkpoint.keep);
     // Over a network file system, the folder may look older to one machine than to another: rank 0
     // decides.
@@ -215,6 +217,7 @@ pub fn train(
         Run::begin(config, device, commit, resume, newest, store, group, &mut report),
     )?;
     run.check_same_start()?;
+    drop(starting);
 
     let (sender, receiver) = sync_channel(AHEAD);
     let steps = run.state.step..config.optim.steps;
@@ -495,6 +498,7 @@ impl<'a> Run<'a> {
             .as_ref()
             .is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every))
         {
+            let _evaluating = self.group.busy();
             let evaluated = self.evaluate(report);
             agree(self.group, evaluated)?;
         }
@@ -731,6 +735,7 @@ impl<'a> Run<'a> {
 
     /// Starts to write a checkpoint, on rank 0.
     fn save(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let _saving = self.group.busy();
         self.check_same_weights()?;
         let n_parameters = self.optimizer.n_parameters();
         let is_sharded = self.config.optim.shard_moments;
@@ -754,6 +759,7 @@ impl<'a> Run<'a> {
 
     /// Waits for the checkpoint that rank 0 is writing.
     fn finish_saving(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let _saving = self.group.busy();
         let saved = self.store.wait().map_err(TrainError::from);
         self.report_saved(saved, report)
     }
@@ -788,6 +794,7 @@ impl<'a> Run<'a> {
     /// Writes the finished model, on rank 0.
     fn finish(self, commit: &str) -> Result<TrainSummary, TrainError> {
         let (step, group) = (self.state.step, self.group);
+        let _writing = group.busy();
         let folder = self.config.out.join("model");
         let written = (|| {
             if self.group.rank() > 0 {
