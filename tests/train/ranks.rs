@@ -1,5 +1,6 @@
 //! Several ranks compute the same as one process, stop together, and report why they fail.
 
+use std::fs;
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -385,4 +386,26 @@ fn a_run_goes_on_after_rank_0_has_evaluated_for_longer_than_the_time_out() {
         })
         .unwrap_or_else(|error| panic!("{error}"));
     });
+}
+
+#[test]
+fn one_rank_reads_the_checkpoint_for_all() {
+    for sharded in ["optim.shard_moments=false", "optim.shard_moments=true"] {
+        let lab = Lab::new();
+        let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", sharded];
+        let [whole, resumed, bare] = ["whole", "resumed", "bare"].map(|out| lab.config(out, &set));
+        run_ranks(&whole, 2, false, usize::MAX);
+        run_ranks(&resumed, 2, false, 4);
+        // Rank 1 sees the run's records, but no checkpoint that it could read.
+        fs::create_dir(&bare.out).expect("writable");
+        for name in ["config.json", "tokenizer.json", "train.toml"] {
+            fs::copy(resumed.out.join(name), bare.out.join(name)).expect("a run has records");
+        }
+        on_ranks(2, PATIENCE, |group| {
+            let config = if group.rank() == 0 { &resumed } else { &bare };
+            run_as(config, true, usize::MAX, group).unwrap_or_else(|error| panic!("{error}"));
+        });
+        assert!(model_bytes(&resumed) == model_bytes(&whole), "{sharded}");
+        assert!(moment_bytes(&resumed, 6) == moment_bytes(&whole, 6), "{sharded}");
+    }
 }

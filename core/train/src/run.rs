@@ -36,7 +36,7 @@ use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::metrics::Metrics;
 use super::optimizer::{OptimizerGroups, freeze, is_trained, learning_rate, scale};
 use super::plan::{contrasts, flops_per_sample};
-use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
+use super::start::{check_same_run, earlier_runs, history, send_start, start_model, write_records};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
 use super::store::{LossAndNorm, Moments, RunState, Saved, Store};
 
@@ -212,10 +212,13 @@ pub fn train(
         let indexed = if group.rank() == 0 { index_for_ranks(config) } else { Ok(()) };
         agree(group, indexed)?;
     }
-    let mut run = agree(
+    let start = agree(
         group,
-        Run::begin(config, device, commit, resume, newest, store, group, &mut report),
+        Start::begin(config, device, commit, resume, newest, &store, group.rank(), &mut report),
     )?;
+    let start = start.on_all_ranks(newest.is_some(), config, group)?;
+    let mut run =
+        agree(group, Run::begin(config, device, start, newest, store, group, &mut report))?;
     run.check_same_start()?;
     drop(starting);
 
@@ -325,22 +328,37 @@ struct RankReports {
     is_saved: bool,
 }
 
-impl<'a> Run<'a> {
-    #[expect(clippy::too_many_arguments, reason = "the first half of `train`, called in one place")]
+/// What a run starts from.
+struct Start {
+    sizes: MmGemConfig,
+    tokenizer: Tokenizer,
+    tokenizer_json: Vec<u8>,
+    trainee: Trainee,
+    optimizer: OptimizerGroups,
+    state: RunState,
+}
+
+impl Start {
+    /// Rank 0 reads the checkpoint of a resumed run; the others get its tensors in
+    /// [`Self::on_all_ranks`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the first third of `train`, called in one place"
+    )]
     fn begin(
-        config: &'a TrainConfig,
+        config: &TrainConfig,
         device: &Device,
         commit: &str,
         resume: bool,
         newest: Option<usize>,
-        store: Store,
-        group: &'a dyn Collective,
+        store: &Store,
+        rank: usize,
         report: &mut impl FnMut(Progress),
     ) -> Result<Self, TrainError> {
         if !device.supports_dtype(config.optim.compute_dtype.dtype()) {
             return Err(TrainError::NoBf16);
         }
-        let is_writer = group.rank() == 0;
+        let is_writer = rank == 0;
         match newest {
             Some(steps) if !resume => {
                 return Err(TrainError::OutNotEmpty { steps, folder: config.out.clone() });
@@ -356,7 +374,7 @@ impl<'a> Run<'a> {
         }
         let device = device.clone().autodiff();
         let start = start_model(config, newest.is_some(), &device)?;
-        let (sizes, tokenizer) = (start.config, start.tokenizer);
+        let sizes = start.config;
         if is_writer {
             // The finished model's record needs them, so damage is reported before the first step.
             earlier_runs(config)?;
@@ -364,14 +382,50 @@ impl<'a> Run<'a> {
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
-        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim, &device.clone().inner())?;
+        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim, &device.inner())?;
         let mut state = RunState::default();
-        if let Some(step) = newest {
+        if let Some(step) = newest.filter(|_| is_writer) {
             (trainee, state) = store.load(step, trainee, &mut optimizer)?;
         }
-        if config.optim.shard_moments && group.size() > 1 {
-            optimizer.shard(&trainee, group);
+        let (tokenizer, tokenizer_json) = (start.tokenizer, start.tokenizer_json);
+        Ok(Self { sizes, tokenizer, tokenizer_json, trainee, optimizer, state })
+    }
+
+    /// Sends what rank 0 has read to all ranks, and shares out the moments.
+    fn on_all_ranks(
+        mut self,
+        resumed: bool,
+        config: &TrainConfig,
+        group: &dyn Collective,
+    ) -> Result<Self, TrainError> {
+        let shares = config.optim.shard_moments && group.size() > 1;
+        // Rank 0 needs all moments until it has sent them.
+        if shares && group.rank() > 0 {
+            self.optimizer.shard(&self.trainee, group);
         }
+        if resumed && group.size() > 1 {
+            (self.trainee, self.state) =
+                send_start(self.trainee, &self.state, &mut self.optimizer, group)?;
+        }
+        if shares && group.rank() == 0 {
+            self.optimizer.shard(&self.trainee, group);
+        }
+        Ok(self)
+    }
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        config: &'a TrainConfig,
+        device: &Device,
+        start: Start,
+        newest: Option<usize>,
+        store: Store,
+        group: &'a dyn Collective,
+        report: &mut impl FnMut(Progress),
+    ) -> Result<Self, TrainError> {
+        let Start { sizes, tokenizer, tokenizer_json, mut trainee, optimizer, state } = start;
+        let (device, is_writer) = (device.clone().autodiff(), group.rank() == 0);
         // As after each step: a model may come with a temperature beyond its bounds.
         trainee.model.clamp_logit_scale();
         let cache = match &config.data.cache {
@@ -397,7 +451,7 @@ impl<'a> Run<'a> {
             group,
             device,
             store,
-            tokenizer_json: start.tokenizer_json,
+            tokenizer_json,
             tokenizer,
             trainee: Some(freeze(trainee, config)),
             optimizer,
