@@ -20,7 +20,7 @@ use cudarc::driver::sys::{CUresult, cuStreamQuery};
 use cudarc::driver::{CudaContext, CudaStream};
 use cudarc::nccl::result::{NcclError, NcclStatus};
 use cudarc::nccl::{result as nccl, sys};
-use mmgem_collective::{Collective, CollectiveError, Watchdog, first_failure, from_rank_0};
+use mmgem_collective::{Busy, Collective, CollectiveError, Watchdog, first_failure, from_rank_0};
 
 const FLOAT: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat32;
 
@@ -178,6 +178,10 @@ impl Collective for Nccl<'_> {
 
     fn exchange(&self, own: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
         self.control.exchange(own)
+    }
+
+    fn busy(&self) -> Busy<'_> {
+        self.control.busy()
     }
 
     fn all_reduce_sum(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {

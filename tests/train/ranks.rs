@@ -1,16 +1,17 @@
 //! Several ranks compute the same as one process, stop together, and report why they fail.
 
+use std::fs;
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
-use mmgem_train::{TrainConfig, nudge_sums, reduce_gradients};
+use mmgem_train::{Progress, Signals, TrainConfig, nudge_sums, reduce_gradients, train};
 
 use crate::lab::{
-    Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes, on_ranks,
-    on_ranks_at, run_as,
+    COMMIT, Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes,
+    on_ranks, on_ranks_at, run_as,
 };
 
 fn run_ranks(config: &TrainConfig, n_ranks: usize, resume: bool, last: usize) -> Vec<Outcome> {
@@ -183,7 +184,7 @@ fn shared_out_moments_give_the_same_bits_and_can_be_resumed_without() {
     assert!(model_bytes(&shared) == model_bytes(&plain));
     assert!(moment_bytes(&shared, 6) == moment_bytes(&plain, 6));
     let averages = |config: &TrainConfig| {
-        std::fs::read(config.out.join("checkpoints/step-00000006/average.safetensors"))
+        fs::read(config.out.join("checkpoints/step-00000006/average.safetensors"))
             .expect("the averages")
     };
     assert!(averages(&shared) == averages(&plain));
@@ -345,5 +346,72 @@ fn a_rank_with_other_weights_is_told() {
     for error in errors {
         let error = error.to_string();
         assert!(error.contains("rank 1 has different weights than rank 0 after step 2"), "{error}");
+    }
+}
+
+#[test]
+fn ranks_wait_for_one_that_is_busy_for_longer_than_the_time_out() {
+    let second = Duration::from_secs(1);
+    for slow in [0, 1] {
+        on_ranks(3, second, |group| {
+            let _busy = group.busy();
+            if group.rank() == slow {
+                thread::sleep(5 * second);
+            }
+            group.barrier().unwrap_or_else(|error| panic!("{error}"));
+        });
+    }
+    // A busy rank that dies is still told.
+    let errors = on_ranks(3, 20 * second, |group| {
+        let _busy = group.busy();
+        (group.rank() != 1).then(|| group.barrier().expect_err("rank 1 is gone").to_string())
+    });
+    for error in errors.into_iter().flatten() {
+        assert!(error.contains("rank 1 is gone"), "{error}");
+    }
+}
+
+#[test]
+fn a_run_goes_on_after_rank_0_has_evaluated_for_longer_than_the_time_out() {
+    let lab = Lab::new();
+    let config = lab.config(
+        "run",
+        &[
+            "optim.steps=2",
+            "recipe=warmup",
+            "data={ text = ['LAB/captions.txt'] }",
+            "eval={ shards = ['LAB/scenes.tar'], every = 1 }",
+        ],
+    );
+    on_ranks(2, Duration::from_secs(3), |group| {
+        let device = Device::flex();
+        train(&config, &device, COMMIT, false, &Signals::default(), group, |progress| {
+            if let Progress::Eval(_) = progress {
+                thread::sleep(Duration::from_secs(8));
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    });
+}
+
+#[test]
+fn one_rank_reads_the_checkpoint_for_all() {
+    for sharded in ["optim.shard_moments=false", "optim.shard_moments=true"] {
+        let lab = Lab::new();
+        let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", sharded];
+        let [whole, resumed, bare] = ["whole", "resumed", "bare"].map(|out| lab.config(out, &set));
+        run_ranks(&whole, 2, false, usize::MAX);
+        run_ranks(&resumed, 2, false, 4);
+        // Rank 1 sees the run's records, but no checkpoint that it could read.
+        fs::create_dir(&bare.out).expect("writable");
+        for name in ["config.json", "tokenizer.json", "train.toml"] {
+            fs::copy(resumed.out.join(name), bare.out.join(name)).expect("a run has records");
+        }
+        on_ranks(2, PATIENCE, |group| {
+            let config = if group.rank() == 0 { &resumed } else { &bare };
+            run_as(config, true, usize::MAX, group).unwrap_or_else(|error| panic!("{error}"));
+        });
+        assert!(model_bytes(&resumed) == model_bytes(&whole), "{sharded}");
+        assert!(moment_bytes(&resumed, 6) == moment_bytes(&whole, 6), "{sharded}");
     }
 }

@@ -46,9 +46,38 @@ pub trait Collective {
     /// The values of rank `root`.
     fn broadcast(&self, values: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError>;
 
+    /// Begins work that may take longer than the time-out, for example an evaluation.
+    ///
+    /// All ranks call it, even those without work. Until the result is dropped, a rank that waits
+    /// does not time out while the ranks that it waits for are alive.
+    fn busy(&self) -> Busy<'_> {
+        Busy::default()
+    }
+
     /// Waits for every rank.
     fn barrier(&self) -> Result<(), CollectiveError> {
         self.exchange(&[]).map(drop)
+    }
+}
+
+/// The time of long work on some rank; see [`Collective::busy`].
+#[derive(Default)]
+pub struct Busy<'a> {
+    end: Option<Box<dyn FnOnce() + 'a>>,
+}
+
+impl<'a> Busy<'a> {
+    /// Calls `end` when the work is done.
+    pub fn until(end: impl FnOnce() + 'a) -> Self {
+        Self { end: Some(Box::new(end)) }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(end) = self.end.take() {
+            end();
+        }
     }
 }
 

@@ -6,13 +6,14 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::Mutex;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::{Collective, CollectiveError, sum_in_pairs, to_host};
+use super::{Busy, Collective, CollectiveError, sum_in_pairs, to_host};
 
 /// First bytes of every connection, and of rank 0's answer.
 const HELLO: &[u8; 8] = b"mm-gem-2";
@@ -32,6 +33,8 @@ const REFUSED: u8 = 2;
 /// Kinds of message.
 const DATA: u8 = 0;
 const FAILURE: u8 = 1;
+/// The sender, or a rank that it waits for, is alive but busy.
+const BUSY: u8 = 2;
 
 /// All ranks, connected through rank 0.
 pub struct Tcp {
@@ -39,7 +42,7 @@ pub struct Tcp {
     size: usize,
     timeout: Duration,
     /// On rank 0, the other ranks in order; on the others, rank 0 alone.
-    peers: Mutex<Vec<TcpStream>>,
+    peers: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Tcp {
@@ -77,7 +80,7 @@ impl Tcp {
             };
             set().map_err(|e| failed("the connection", &e))?;
         }
-        Ok(Self { rank, size, timeout: patience, peers: Mutex::new(peers) })
+        Ok(Self { rank, size, timeout: patience, peers: Arc::new(Mutex::new(peers)) })
     }
 
     /// Sends `own` to rank 0. On rank 0, returns the messages of all ranks, its own first.
@@ -87,7 +90,7 @@ impl Tcp {
             return match send(&mut peers[0], DATA, own) {
                 Ok(()) => Ok(Vec::new()),
                 // Rank 0 may have sent the reason before it closed the connection.
-                Err(cause) => Err(match receive(&mut peers[0]) {
+                Err(cause) => Err(match receive_result(&mut peers[0]) {
                     Ok((FAILURE, text)) => remote_failure(&text),
                     _ => self.connection_error(0, &cause, what),
                 }),
@@ -96,11 +99,21 @@ impl Tcp {
         let mut all = vec![own.to_vec()];
         // One end for all: the time of a slow rank must not add to that of one that hangs, because
         // the others would give rank 0 up before it can name that one.
-        let end = Instant::now() + self.timeout;
+        let mut end = Instant::now() + self.timeout;
         for idx in 0..peers.len() {
-            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            let _ = peers[idx].set_read_timeout(Some(left));
-            match receive(&mut peers[idx]) {
+            let message = loop {
+                let left = end.saturating_duration_since(Instant::now());
+                let _ = peers[idx].set_read_timeout(Some(left.max(Duration::from_millis(1))));
+                match receive(&mut peers[idx]) {
+                    // The ranks that wait for this one wait through rank 0.
+                    Ok((BUSY, _)) => {
+                        tell_busy(&mut peers);
+                        end = Instant::now() + self.timeout;
+                    }
+                    message => break message,
+                }
+            };
+            match message {
                 Ok((DATA, bytes)) => all.push(bytes),
                 Ok((_, text)) => return Err(remote_failure(&text)),
                 Err(cause) => {
@@ -125,7 +138,8 @@ impl Tcp {
     ) -> Result<Vec<u8>, CollectiveError> {
         let mut peers = self.peers.lock().expect("one call at a time");
         if self.rank > 0 {
-            return match receive(&mut peers[0]).map_err(|e| self.connection_error(0, &e, what))? {
+            let message = receive_result(&mut peers[0]);
+            return match message.map_err(|e| self.connection_error(0, &e, what))? {
                 (DATA, bytes) => Ok(bytes),
                 (_, text) => Err(remote_failure(&text)),
             };
@@ -232,6 +246,22 @@ impl Collective for Tcp {
         let values: Vec<f32> = floats(&self.exchange(&own)?[root]).collect();
         let n = values.len();
         Ok(Tensor::from_data(TensorData::new(values, [n]), &device))
+    }
+
+    /// A thread tells the other ranks a few times in each time-out that this rank is alive.
+    fn busy(&self) -> Busy<'_> {
+        let (peers, pause) = (self.peers.clone(), self.timeout / 4);
+        let (end, ended) = channel::<()>();
+        let thread = thread::spawn(move || {
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                // A call of this rank holds the lock while it waits.
+                tell_busy(&mut peers.lock().expect("no call panics"));
+            }
+        });
+        Busy::until(move || {
+            drop(end);
+            let _ = thread.join();
+        })
     }
 }
 
@@ -458,6 +488,23 @@ fn send(stream: &mut TcpStream, kind: u8, bytes: &[u8]) -> std::io::Result<()> {
     stream.write_all(&[kind])?;
     stream.write_all(&(bytes.len() as u64).to_le_bytes())?;
     stream.write_all(bytes)
+}
+
+/// Tells ranks that this one is alive. A rank that is gone is reported by the next call.
+fn tell_busy(peers: &mut [TcpStream]) {
+    for peer in peers {
+        let _ = send(peer, BUSY, &[]);
+    }
+}
+
+/// The next message that is more than a sign of life.
+fn receive_result(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    loop {
+        match receive(stream)? {
+            (BUSY, _) => {}
+            message => return Ok(message),
+        }
+    }
 }
 
 fn receive(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::CollectiveError;
+use super::{Busy, CollectiveError};
 
 /// Watches calls that have no time-out of their own.
 ///
@@ -19,6 +19,8 @@ pub struct Watchdog {
 #[derive(Default)]
 struct Watch {
     call: Option<(&'static str, Instant)>,
+    /// Whether calls may take as long as they like.
+    is_paused: bool,
     is_over: bool,
 }
 
@@ -44,6 +46,17 @@ impl Watchdog {
         done
     }
 
+    /// Lets calls take as long as they like, until the result is dropped.
+    pub fn pause(&self) -> Busy<'_> {
+        self.set_paused(true);
+        Busy::until(|| self.set_paused(false))
+    }
+
+    fn set_paused(&self, is_paused: bool) {
+        self.shared.0.lock().expect("the watchdog thread never panics").is_paused = is_paused;
+        self.shared.1.notify_one();
+    }
+
     fn set(&self, call: Option<(&'static str, Instant)>) {
         let (watch, changed) = &*self.shared;
         watch.lock().expect("the watchdog thread never panics").call = call;
@@ -62,8 +75,8 @@ fn watch(shared: &(Mutex<Watch>, Condvar), rank: usize, timeout: Duration) {
     let (watch, changed) = shared;
     let mut state = watch.lock().expect("no thread panics while it holds the lock");
     while !state.is_over {
-        let left =
-            state.call.map(|(what, end)| (what, end.saturating_duration_since(Instant::now())));
+        let call = state.call.filter(|_| !state.is_paused);
+        let left = call.map(|(what, end)| (what, end.saturating_duration_since(Instant::now())));
         state = match left {
             None => changed.wait(state).expect("no thread panics while it holds the lock"),
             Some((what, left)) if left.is_zero() => {

@@ -11,7 +11,7 @@ use std::cell::Cell;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
+use mmgem_collective::{Collective, CollectiveError};
 use mmgem_core::params::visit;
 use mmgem_core::readback::floats_now;
 
@@ -37,26 +37,21 @@ pub fn square_sum(values: Tensor<1>) -> Tensor<1> {
     }
 }
 
-/// Rank 0's norm of the gradient of a step (counted from 1).
+/// Rank 0's norm of a gradient, from those of all ranks.
 ///
 /// # Errors
-/// If a rank's norm differs by more than rounding, or if contact is lost.
-pub fn agree_on_norm(
-    group: &dyn Collective,
-    step: usize,
-    own: f64,
-) -> Result<f64, CollectiveError> {
-    let ranks = exchange_numbers(group, &[own])?;
-    let first = ranks[0][0];
+/// If a rank's norm differs by more than rounding.
+pub fn agreed_norm(ranks: &[f64]) -> Result<f64, CollectiveError> {
+    let first = ranks[0];
     let is_near = |norm: f64| match first.is_finite() {
         true => (norm - first).abs() <= ROUNDING * first.max(norm),
         false => !norm.is_finite(),
     };
-    match ranks.iter().position(|norm| !is_near(norm[0])) {
+    match ranks.iter().position(|norm| !is_near(*norm)) {
         None => Ok(first),
         Some(rank) => Err(CollectiveError::Disagree(format!(
-            "rank {rank} computed a different gradient in step {step} than rank 0: norm {}, and {first}",
-            ranks[rank][0]
+            "rank {rank} computed a gradient with the norm {}, rank 0 with {first}",
+            ranks[rank]
         ))),
     }
 }

@@ -590,8 +590,8 @@ impl Default for HardwareConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClusterConfig {
-    /// Seconds that a rank waits for the others before the run ends with an error. The others also
-    /// wait while rank 0 evaluates and saves.
+    /// Seconds that a rank waits for the others before the run ends with an error. While a rank
+    /// starts, evaluates or saves, the others wait longer, as long as it is alive.
     pub timeout_secs: u64,
 }
 

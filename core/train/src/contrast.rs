@@ -12,14 +12,27 @@
 use burn::tensor::{Bool, Device, Gradients, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError, sum_in_pairs};
 use mmgem_core::loss::{PairBlock, matches};
-use mmgem_core::readback::floats_now;
 
 /// Similarities per block.
 const BLOCK: usize = 1 << 24;
 
-/// This rank's share of the loss and the gradients of its own rows.
+/// This rank's share of the loss and the gradients of its own rows. All of it is still on the
+/// device.
 pub struct Contrast {
-    /// Its share of the loss; the shares of all ranks add up to the loss.
+    /// Loss, its derivatives with respect to the log of the scale and to the bias, and squared
+    /// distances of the images and of the texts from their mean: sums over rows, divided by the
+    /// number of all ranks' rows, `[5]`.
+    pub means: Tensor<1>,
+    /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
+    pub visual_gradient: Tensor<2>,
+    /// Gradient of its text embeddings, `[rows, embed_dim]`, if they learn.
+    pub text_gradient: Option<Tensor<2>>,
+}
+
+/// The numbers of a [`Contrast`], on the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ContrastNumbers {
+    /// This rank's share of the loss; the shares of all ranks add up to the loss.
     pub loss: f64,
     /// Its share of the derivative with respect to the log of the scale.
     pub log_scale_gradient: f64,
@@ -28,10 +41,26 @@ pub struct Contrast {
     /// Variance of the embeddings of all ranks' images and texts: the mean squared distance from
     /// their mean. 0 means that all are equal.
     pub spread: [f64; 2],
-    /// Gradient of its image or region embeddings, `[rows, embed_dim]`.
-    pub visual_gradient: Tensor<2>,
-    /// Gradient of its text embeddings, `[rows, embed_dim]`, if they learn.
-    pub text_gradient: Option<Tensor<2>>,
+}
+
+impl Contrast {
+    /// This rank's share of the derivatives with respect to the log of the scale and to the bias,
+    /// each `[1]`.
+    pub fn scalar_gradients(&self) -> [Tensor<1>; 2] {
+        [1, 2].map(|at| self.means.clone().narrow(0, at, 1))
+    }
+}
+
+impl ContrastNumbers {
+    /// Number of means.
+    pub const N_MEANS: usize = 5;
+
+    /// The numbers in [`Contrast::means`].
+    pub fn new(means: &[f32]) -> Self {
+        let [loss, log_scale_gradient, bias_gradient, of_visual, of_text] =
+            std::array::from_fn(|at| f64::from(means[at]));
+        Self { loss, log_scale_gradient, bias_gradient, spread: [of_visual, of_text] }
+    }
 }
 
 /// Embeddings of one rank, without a graph.
@@ -124,17 +153,8 @@ pub fn contrast(
         (all - mean).square().sum()
     });
     let distances = distances.map(|sum| sum / n as f64);
-    let means = floats_now(Tensor::cat([scalars.as_slice(), &distances].concat(), 0));
-    let [loss, log_scale_gradient, bias_gradient, of_visual, of_text] =
-        std::array::from_fn(|at| f64::from(means[at]));
-    Ok(Contrast {
-        loss,
-        log_scale_gradient,
-        bias_gradient,
-        spread: [of_visual, of_text],
-        visual_gradient,
-        text_gradient,
-    })
+    let means = Tensor::cat([scalars.as_slice(), &distances].concat(), 0);
+    Ok(Contrast { means, visual_gradient, text_gradient })
 }
 
 /// A leaf of a new graph.

@@ -25,6 +25,7 @@ mod sources;
 mod start;
 mod step;
 mod store;
+mod streams;
 mod tensorboard;
 pub mod trace;
 
@@ -34,7 +35,7 @@ pub use checkpoint::read_checkpoint;
 pub use config::{
     ComputeDtype, ContrastiveLoss, ModelSource, Objective, Recipe, TrainConfig, TrainConfigError,
 };
-pub use contrast::{Contrast, Embeddings, contrast};
+pub use contrast::{Contrast, ContrastNumbers, Embeddings, contrast};
 pub use data::{Batch, BatchPart, Batches};
 pub use health::Sign;
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;

@@ -18,6 +18,8 @@ use super::config::{OptimConfig, OptimizerKind, Recipe, Schedule, TrainConfig, T
 use super::groups::{ParamSettings, is_below, param_settings};
 use super::lora::is_adapter;
 use super::ownership::Ownership;
+use super::reduce::in_buckets;
+use super::start::from_rank_0_json;
 
 /// The flat gradient of every trained parameter, by module path.
 pub type GradientMap = BTreeMap<String, Tensor<1>>;
@@ -154,6 +156,62 @@ impl OptimizerGroups {
     /// How the ranks share out the parameters, if they do.
     pub fn ownership(&self) -> Option<&Ownership> {
         self.ownership.as_ref()
+    }
+
+    /// Sends rank 0's moments to the other ranks. If they are shared out, each rank keeps only its
+    /// own.
+    ///
+    /// # Errors
+    /// If the ranks lose contact.
+    pub fn send_moments<M: Module>(
+        &mut self,
+        module: &M,
+        group: &dyn Collective,
+    ) -> Result<(), CollectiveError> {
+        let mut sizes = BTreeMap::new();
+        visit(module, |param| {
+            sizes.insert(param.path.clone(), param.n_values());
+        });
+        let times: BTreeMap<String, usize> =
+            self.state.iter().map(|(path, state)| (path.clone(), state.time)).collect();
+        let times = serde_json::to_vec(&times).expect("a map of numbers serializes");
+        let times: BTreeMap<String, usize> = from_rank_0_json(group, &times)?;
+        let mut received: [GradientMap; 2] = Default::default();
+        for (which, received) in received.iter_mut().enumerate() {
+            let values = times.keys().map(|path| {
+                let own = self.state.get(path).map(|state| moment(state, which));
+                // The other ranks send nothing, but a buffer of the same length receives.
+                let values = own.unwrap_or_else(|| Tensor::zeros([sizes[path]], &self.device));
+                (path.clone(), values)
+            });
+            let is_kept = |path: &str| {
+                group.rank() > 0
+                    && self.ownership.as_ref().is_none_or(|ownership| ownership.is_own(path))
+            };
+            in_buckets(
+                values,
+                |bucket| group.broadcast(bucket, 0),
+                |path, values| {
+                    if is_kept(&path) {
+                        received.insert(path, values);
+                    }
+                },
+            )?;
+        }
+        if group.rank() > 0 {
+            let [first, second] = received;
+            let moments = first.into_iter().zip(second.into_values());
+            self.state = moments
+                .map(|((path, moment_1), moment_2)| {
+                    let time = times[&path];
+                    (path, LambState { time, moment_1, moment_2 })
+                })
+                .collect();
+            let others = times.into_iter().filter(|(path, _)| !self.state.contains_key(path));
+            self.elsewhere =
+                others.map(|(path, time)| (path.clone(), (time, sizes[&path]))).collect();
+        }
+        Ok(())
     }
 
     /// The weights that each rank has updated, on all ranks.
@@ -302,10 +360,6 @@ impl OptimizerGroups {
             });
             entry[which].2 = floats_now(values);
         };
-        let moment = |state: &LambState<1>, which: usize| match which {
-            0 => state.moment_1.clone(),
-            _ => state.moment_2.clone(),
-        };
         for which in [0, 1] {
             match &self.ownership {
                 None => {
@@ -385,6 +439,14 @@ impl OptimizerGroups {
     }
 }
 
+/// The first or second moment.
+fn moment(state: &LambState<1>, which: usize) -> Tensor<1> {
+    match which {
+        0 => state.moment_1.clone(),
+        _ => state.moment_2.clone(),
+    }
+}
+
 /// The update of one parameter.
 fn lamb(settings: ParamSettings, optim: &OptimConfig) -> LambConfig {
     LambConfig::new()
@@ -419,16 +481,6 @@ pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> Gr
         }
     });
     found
-}
-
-/// Norm of all gradients together; reads from the device once.
-pub fn global_norm(gradients: &GradientMap) -> f64 {
-    if gradients.is_empty() {
-        return 0.0;
-    }
-    let squares: Vec<Tensor<1>> = gradients.values().map(|g| square_sum(g.clone())).collect();
-    let squares = floats_now(Tensor::cat(squares, 0));
-    squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt()
 }
 
 /// Scales all gradients.

@@ -18,7 +18,6 @@ use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::{ConfigError, MmGemConfig};
 use mmgem_core::generate::Decoding;
 use mmgem_core::model::{MmGem, Stage};
-use mmgem_core::readback::floats_now;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
 use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
@@ -29,21 +28,21 @@ use mmgem_eval::metrics::ranking::Ties;
 use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
 use serde_json::{Value, json};
 
-use super::agreement::{agree_on_norm, first_other};
+use super::agreement::first_other;
 use super::average::{Average, to_tensors, with_averages};
 use super::best::Best;
 use super::cache::PatchCache;
-use super::config::{Recipe, TrainConfig, TrainConfigError};
+use super::config::{OptimConfig, Recipe, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
 use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::lora::merge;
 use super::metrics::Metrics;
 use super::optimizer::{
-    OptimizerGroups, describe_new_rate, freeze, global_norm, is_trained, learning_rate, scale,
+    OptimizerGroups, describe_new_rate, freeze, is_trained, learning_rate, scale,
 };
 use super::plan::{contrasts, flops_per_sample};
-use super::start::{check_same_run, earlier_runs, history, start_model, write_records};
+use super::start::{check_same_run, earlier_runs, history, send_start, start_model, write_records};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
 use super::store::{LossAndNorm, Moments, RunState, Saved, Store};
 
@@ -259,6 +258,8 @@ pub fn train(
     mut report: impl FnMut(Progress),
 ) -> Result<TrainSummary, TrainError> {
     let resume = resume.into();
+    // Rank 0 may check checkpoints and index shards for longer than the time-out.
+    let starting = group.busy();
     let store = Store::new(&config.out, config.checkpoint.keep);
     // Over a network file system, the folder may look older to one machine than to another: rank 0
     // decides.
@@ -274,16 +275,20 @@ pub fn train(
         let indexed = if group.rank() == 0 { index_for_ranks(config) } else { Ok(()) };
         agree(group, indexed)?;
     }
-    let mut run = agree(
+    let start = agree(
         group,
-        Run::begin(config, device, commit, resume, newest, store, group, &mut report),
+        Start::begin(config, device, commit, resume, newest, &store, group.rank(), &mut report),
     )?;
+    let start = start.on_all_ranks(newest.is_some(), config, group)?;
+    let mut run =
+        agree(group, Run::begin(config, device, start, newest, store, group, &mut report))?;
     run.check_same_start()?;
     let is_clear = match group.rank() {
         0 => run.store.set_aside_after(run.state.step, |line| report(Progress::Note(line))),
         _ => Ok(()),
     };
     agree(group, is_clear.map_err(TrainError::from))?;
+    drop(starting);
 
     let (sender, receiver) = sync_channel(AHEAD);
     let steps = run.state.step..config.optim.steps;
@@ -401,22 +406,39 @@ struct RankReports {
     is_saved: bool,
 }
 
-impl<'a> Run<'a> {
-    #[expect(clippy::too_many_arguments, reason = "the first half of `train`, called in one place")]
+/// What a run starts from.
+struct Start {
+    sizes: MmGemConfig,
+    tokenizer: Tokenizer,
+    tokenizer_json: Vec<u8>,
+    trainee: Trainee,
+    optimizer: OptimizerGroups,
+    state: RunState,
+    /// The optimizer's settings before the run was resumed.
+    before: Option<OptimConfig>,
+}
+
+impl Start {
+    /// Rank 0 reads the checkpoint of a resumed run; the others get its tensors in
+    /// [`Self::on_all_ranks`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the first third of `train`, called in one place"
+    )]
     fn begin(
-        config: &'a TrainConfig,
+        config: &TrainConfig,
         device: &Device,
         commit: &str,
         resume: bool,
         newest: Option<usize>,
-        store: Store,
-        group: &'a dyn Collective,
+        store: &Store,
+        rank: usize,
         report: &mut impl FnMut(Progress),
     ) -> Result<Self, TrainError> {
         if !device.supports_dtype(config.optim.compute_dtype.dtype()) {
             return Err(TrainError::NoBf16);
         }
-        let is_writer = group.rank() == 0;
+        let is_writer = rank == 0;
         let mut before = None;
         match newest {
             Some(steps) if !resume => {
@@ -434,7 +456,7 @@ impl<'a> Run<'a> {
         }
         let device = device.clone().autodiff();
         let start = start_model(config, newest.is_some(), &device)?;
-        let (sizes, tokenizer) = (start.config, start.tokenizer);
+        let sizes = start.config;
         check_frozen_blocks(config, &sizes)?;
         if is_writer {
             // The finished model's record needs them, so damage is reported before the first step.
@@ -443,9 +465,9 @@ impl<'a> Run<'a> {
             write_records(config, &sizes, &start.tokenizer_json, commit)?;
         }
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
-        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim, &device.clone().inner())?;
+        let mut optimizer = OptimizerGroups::new(&trainee, &config.optim, &device.inner())?;
         let mut state = RunState::default();
-        if let Some(step) = newest {
+        if let Some(step) = newest.filter(|_| is_writer) {
             (trainee, state) = store.load(step, trainee, &mut optimizer)?;
             // Another score may choose the best one now, or its folder may have been removed.
             state.best = state.best.filter(|best| {
@@ -453,9 +475,46 @@ impl<'a> Run<'a> {
                     && (best.step == step || store.path(best.step).is_dir())
             });
         }
-        if config.optim.shard_moments && group.size() > 1 {
-            optimizer.shard(&trainee, group);
+        let (tokenizer, tokenizer_json) = (start.tokenizer, start.tokenizer_json);
+        Ok(Self { sizes, tokenizer, tokenizer_json, trainee, optimizer, state, before })
+    }
+
+    /// Sends what rank 0 has read to all ranks, and shares out the moments.
+    fn on_all_ranks(
+        mut self,
+        resumed: bool,
+        config: &TrainConfig,
+        group: &dyn Collective,
+    ) -> Result<Self, TrainError> {
+        let shares = config.optim.shard_moments && group.size() > 1;
+        // Rank 0 needs all moments until it has sent them.
+        if shares && group.rank() > 0 {
+            self.optimizer.shard(&self.trainee, group);
         }
+        if resumed && group.size() > 1 {
+            (self.trainee, self.state) =
+                send_start(self.trainee, &self.state, &mut self.optimizer, group)?;
+        }
+        if shares && group.rank() == 0 {
+            self.optimizer.shard(&self.trainee, group);
+        }
+        Ok(self)
+    }
+}
+
+impl<'a> Run<'a> {
+    fn begin(
+        config: &'a TrainConfig,
+        device: &Device,
+        start: Start,
+        newest: Option<usize>,
+        store: Store,
+        group: &'a dyn Collective,
+        report: &mut impl FnMut(Progress),
+    ) -> Result<Self, TrainError> {
+        let Start { sizes, tokenizer, tokenizer_json, mut trainee, optimizer, state, before } =
+            start;
+        let (device, is_writer) = (device.clone().autodiff(), group.rank() == 0);
         // As after each step: a model may come with a temperature beyond its bounds.
         trainee.model.clamp_logit_scale();
         let trainee = freeze(trainee, config);
@@ -496,7 +555,7 @@ impl<'a> Run<'a> {
             group,
             device,
             store,
-            tokenizer_json: start.tokenizer_json,
+            tokenizer_json,
             tokenizer,
             trainee: Some(trainee),
             optimizer,
@@ -599,6 +658,7 @@ impl<'a> Run<'a> {
             .as_ref()
             .is_some_and(|eval| last || self.state.step.is_multiple_of(eval.every))
         {
+            let _evaluating = self.group.busy();
             let evaluated = self.evaluate(report);
             agree(self.group, evaluated)?;
             is_best = self.state.best.as_ref().is_some_and(|best| best.step == self.state.step);
@@ -665,10 +725,9 @@ impl<'a> Run<'a> {
             device: &self.device,
             totals: &reports.totals,
         };
-        let StepGradient { losses, total: loss, gradients, spread } =
+        let StepGradient { losses, total: loss, gradients, norm, spread, log_scale } =
             gradient(self.trainee(), batch, &context, self.group)?;
-        self.norm = agree_on_norm(self.group, step + 1, global_norm(&gradients))?;
-        let log_scale = floats_now(self.trainee().model.logit_scale.val().inner())[0];
+        self.norm = norm;
         let mut record = json!({
             "step": step + 1,
             "loss": loss,
@@ -839,6 +898,7 @@ impl<'a> Run<'a> {
 
     /// Starts to write a checkpoint, on rank 0.
     fn save(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let _saving = self.group.busy();
         self.check_same_weights()?;
         let n_parameters = self.optimizer.n_parameters();
         let is_sharded = self.config.optim.shard_moments;
@@ -868,6 +928,7 @@ impl<'a> Run<'a> {
 
     /// Waits for the checkpoint that rank 0 is writing.
     fn finish_saving(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let _saving = self.group.busy();
         let saved = self.store.wait().map_err(TrainError::from);
         self.report_saved(saved, report)
     }
@@ -924,6 +985,7 @@ impl<'a> Run<'a> {
     /// Writes the finished model, on rank 0.
     fn finish(self, commit: &str) -> Result<TrainSummary, TrainError> {
         let (step, group) = (self.state.step, self.group);
+        let _writing = group.busy();
         let folder = self.config.out.join("model");
         let model = self.averaged_model()?;
         let written = (|| {

@@ -1,22 +1,29 @@
 //! How a run starts or resumes: its model, its records, and the check that it is still the same
 //! run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
+use mmgem_collective::{Collective, CollectiveError, from_rank_0};
 use mmgem_core::checkpoint::towers::load_tower;
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::init::{fresh, fresh_where};
 use mmgem_core::model::{MmGem, PoolAggregator};
+use mmgem_core::params::{Mapped, map, visit};
 use mmgem_core::tokenizer::{Tokenizer, train_bpe};
 use mmgem_data::files::{FolderError, ModelFolder, Published, VISION_WEIGHTS, read, write_atomic};
 use mmgem_data::source::read_lines;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::config::{ModelSource, OptimConfig, Recipe, TrainConfig};
+use super::optimizer::{GradientMap, OptimizerGroups};
+use super::reduce::in_buckets;
 use super::run::TrainError;
 use super::same_data::{DATA_FILE, without_places};
+use super::step::Trainee;
 use super::store::RunState;
 
 /// The model that a run starts from. A resumed run takes sizes and tokenizer from its own records.
@@ -84,6 +91,60 @@ pub fn start_model(
             .map_err(|cause| FolderError::Checkpoint { cause, folder: path.clone() })?;
     }
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
+}
+
+/// A value that rank 0 has as JSON, on all ranks.
+pub fn from_rank_0_json<T: DeserializeOwned>(
+    group: &dyn Collective,
+    own: &[u8],
+) -> Result<T, CollectiveError> {
+    serde_json::from_slice(&from_rank_0(group, own)?).map_err(|error| {
+        CollectiveError::Disagree(format!("rank 0 sent a state that cannot be read ({error})"))
+    })
+}
+
+/// Sends rank 0's weights, moments and state to all ranks, so that one rank reads a checkpoint.
+///
+/// # Errors
+/// If the ranks lose contact.
+pub fn send_start(
+    trainee: Trainee,
+    state: &RunState,
+    optimizer: &mut OptimizerGroups,
+    group: &dyn Collective,
+) -> Result<(Trainee, RunState), CollectiveError> {
+    let state = serde_json::to_vec(state).expect("a plain struct serializes");
+    let state = from_rank_0_json(group, &state)?;
+    let device = trainee.model.logit_scale.lazy_device().inner();
+    let (mut sizes, mut own) = (BTreeMap::new(), GradientMap::new());
+    visit(&trainee, |param| {
+        sizes.insert(param.path.clone(), param.n_values());
+        // The others' weights are not even drawn yet.
+        if group.rank() == 0 {
+            own.insert(param.path.clone(), param.values().inner());
+        }
+    });
+    let values = sizes.into_iter().map(|(path, n)| {
+        let values = own.remove(&path).unwrap_or_else(|| Tensor::zeros([n], &device));
+        (path, values)
+    });
+    let mut weights = GradientMap::new();
+    in_buckets(
+        values,
+        |bucket| group.broadcast(bucket, 0),
+        |path, values| {
+            weights.insert(path, values);
+        },
+    )?;
+    optimizer.send_moments(&trainee, group)?;
+    if group.rank() == 0 {
+        return Ok((trainee, state));
+    }
+    let trainee = map(trainee, |param| match weights.remove(&param.path) {
+        Some(values) => Mapped::Initial(Tensor::from_inner(values)),
+        None => Mapped::Same,
+    });
+    Ok((trainee, state))
 }
 
 /// Starts each prompt `[CAP_i]` as a copy of stage 1's `[CAP]`; only their positions distinguish

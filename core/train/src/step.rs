@@ -6,7 +6,8 @@
 //! embeddings are then computed over all parts at once (`contrast.rs`). Each part runs its backward
 //! pass from `Σ <embed, gradient>`. This is exactly the gradient of the whole batch (GradCache,
 //! arXiv:2101.06983), and a plain sum over the ranks. A worker with a single micro-batch runs only
-//! one forward pass, which serves both. Means over tokens are weighted by each part's share.
+//! one forward pass, which serves both. Means over tokens are weighted by each part's share. The
+//! losses, the norm of the gradient and the temperature are read from the device once a step.
 //!
 //! # Precision
 //!
@@ -20,7 +21,7 @@ use std::thread;
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData, s};
+use burn::tensor::{Device, Gradients, Int, StreamId, Tensor, TensorData, s};
 use mmgem_collective::{Collective, CollectiveError, exchange_numbers, sum_in_pairs};
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::config::MmGemConfig;
@@ -31,13 +32,15 @@ use mmgem_core::model::{MmGem, Stage};
 use mmgem_core::params::{Mapped, map};
 use mmgem_core::readback::floats_now;
 
+use super::agreement::{agreed_norm, square_sum};
 use super::config::{ComputeDtype, ContrastiveLoss, Objective, Recipe, TrainConfig};
-use super::contrast::{Embeddings, contrast};
+use super::contrast::{Contrast, ContrastNumbers, Embeddings, contrast};
 use super::data::{Batch, BatchPart};
 use super::lora::with_adapters;
 use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
 use super::plan::contrasts;
 use super::reduce::reduce_gradients;
+use super::streams::stream_of_worker;
 
 /// The modules that a run trains: the model, and heads that the finished model does not keep.
 #[derive(Module, Debug)]
@@ -76,6 +79,29 @@ pub struct StepGradient {
     pub spread: Option<[f64; 2]>,
     /// Gradient of the sum.
     pub gradients: GradientMap,
+    /// Its norm, the same on all ranks.
+    pub norm: f64,
+    /// The log of the inverse temperature.
+    pub log_scale: f32,
+}
+
+/// The gradients of parts of a step, and their losses, which stay on the device until the whole
+/// step is read at once.
+#[derive(Default)]
+struct Unread {
+    means: Vec<PartMean>,
+    contrast: Option<Contrast>,
+    gradients: GradientMap,
+}
+
+/// A mean loss of a part.
+struct PartMean {
+    name: &'static str,
+    /// `[1]`, without a graph.
+    value: Tensor<1>,
+    /// The part's share of the batch's mean.
+    share: f64,
+    weight: f32,
 }
 
 /// A mean loss over one part of the batch; `count` gives the part its weight in the batch's mean.
@@ -441,9 +467,10 @@ pub fn gradient(
 ) -> Result<StepGradient, CollectiveError> {
     let config = context.config;
     let parts = batch.split(config.optim.workers);
-    let mut step = StepGradient::default();
+    let mut step = Unread::default();
+    let caller = StreamId::current();
     thread::scope(|scope| {
-        let work = |part| {
+        let work = |(worker, part)| {
             let (pairs_sender, pairs_receiver) = channel();
             let (gradient_sender, gradient_receiver) = channel();
             // Each thread has leaves of its own, so that the graphs stay separate.
@@ -452,15 +479,18 @@ pub fn gradient(
                 if config.optim.workers >= rayon::current_num_threads() {
                     mmgem_core::kernels::use_one_thread();
                 }
-                Worker { trainee: &trainee, context }.work_on(
-                    part,
-                    &pairs_sender,
-                    &gradient_receiver,
-                )
+                // Everything of this thread is on its stream, also the end of its values.
+                stream_of_worker(worker, caller).executes(move || {
+                    Worker { trainee: &trainee, context }.work_on(
+                        part,
+                        &pairs_sender,
+                        &gradient_receiver,
+                    )
+                })
             };
             (scope.spawn(run), pairs_receiver, gradient_sender)
         };
-        let workers: Vec<_> = parts.into_iter().map(work).collect();
+        let workers: Vec<_> = parts.into_iter().enumerate().map(work).collect();
         let pairs: Vec<Option<Pairs>> =
             workers.iter().map(|(_, pairs, _)| pairs.recv().unwrap_or_default()).collect();
         let embed_gradients = if contrasts(config) && context.totals.n_photos > 0.0 {
@@ -482,14 +512,15 @@ pub fn gradient(
             drop(gradient_sender);
             parts.push(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         }
-        let sum = |mut part: StepGradient, later| {
+        let sum = |mut part: Unread, later| {
             part.add(later);
             part
         };
         sum_in_pairs(parts, sum).into_iter().for_each(|sum| step.add(sum));
         lost.map_or(Ok(()), Err)
     })?;
-    step.over_all_ranks(trainee, group)
+    step.sum_gradients(trainee, group)?;
+    step.read(trainee).over_all_ranks(group)
 }
 
 /// Counts over the samples and lines of all ranks, which the means divide by.
@@ -597,7 +628,7 @@ impl Worker<'_> {
         part: BatchPart,
         pairs_sender: &Sender<Option<Pairs>>,
         gradient_receiver: &Receiver<EmbedGradients>,
-    ) -> StepGradient {
+    ) -> Unread {
         let Self { trainee, context } = *self;
         let micros = part.micro_batches(context.config.optim.micro_batch);
         if let [whole] = micros[..] {
@@ -605,7 +636,7 @@ impl Worker<'_> {
             pairs_sender
                 .send(forward.0.pairs.clone().map(Pairs::detached))
                 .expect("the thread of the contrastive loss outlives the workers");
-            let Ok(gradient) = gradient_receiver.recv() else { return StepGradient::default() };
+            let Ok(gradient) = gradient_receiver.recv() else { return Unread::default() };
             return self.backward(forward, gradient);
         }
         let (plain, device) = (trainee.valid(), context.device.clone().inner());
@@ -618,9 +649,9 @@ impl Worker<'_> {
         pairs_sender
             .send(Pairs::join(&pairs))
             .expect("the thread of the contrastive loss outlives the workers");
-        let Ok(gradient) = gradient_receiver.recv() else { return StepGradient::default() };
+        let Ok(gradient) = gradient_receiver.recv() else { return Unread::default() };
 
-        let (mut done, mut start) = (StepGradient::default(), 0);
+        let (mut done, mut start) = (Unread::default(), 0);
         for (micro, n) in micros.into_iter().zip(n_pairs) {
             let range = start..start + n;
             start += n;
@@ -644,34 +675,25 @@ impl Worker<'_> {
     }
 
     /// Runs the backward pass, from the means and the gradients of the embeddings.
-    fn backward(
-        &self,
-        (forward, tape): ForwardPass,
-        embed_gradients: EmbedGradients,
-    ) -> StepGradient {
+    fn backward(&self, (forward, tape): ForwardPass, embed_gradients: EmbedGradients) -> Unread {
         let Forward { pairs, means } = forward;
-        let mut losses = Vec::new();
-        let mut terms: Vec<Tensor<1>> = Vec::new();
-        let mut total = 0.0;
-        for mean in means {
-            let share = mean.count as f64 / self.context.totals.of(mean.name);
-            let value = f64::from(floats_now(mean.value.clone().inner())[0]) * share;
-            losses.push((mean.name, value));
-            total += value * f64::from(mean.weight);
-            terms.push(mean.value * (share * f64::from(mean.weight)));
+        let (mut unread, mut terms) = (Unread::default(), Vec::<Tensor<1>>::new());
+        for MeanLoss { name, value, count, weight } in means {
+            let share = count as f64 / self.context.totals.of(name);
+            unread.means.push(PartMean { name, value: value.clone().inner(), share, weight });
+            terms.push(value * (share * f64::from(weight)));
         }
         if let (Some(pairs), Some((visual, text))) = (pairs, embed_gradients) {
             terms.push((pairs.visual * Tensor::from_inner(visual)).sum());
             terms.extend(text.map(|text| (pairs.text * Tensor::from_inner(text)).sum()));
         }
-        let mut gradients = GradientMap::new();
         if let Some(surrogate) = terms.into_iter().reduce(|a, b| a + b) {
             let take = |found: &mut Gradients| {
-                add_up(&mut gradients, collect_gradients(self.trainee, found));
+                add_up(&mut unread.gradients, collect_gradients(self.trainee, found));
             };
             tape.unwrap_or_default().backward(&surrogate, take);
         }
-        StepGradient { losses, total, gradients, spread: None }
+        unread
     }
 }
 
@@ -681,7 +703,7 @@ fn global_contrast(
     trainee: &Trainee,
     pairs: Vec<Option<Pairs>>,
     context: &StepContext,
-    step: &mut StepGradient,
+    step: &mut Unread,
     group: &dyn Collective,
 ) -> Result<Vec<EmbedGradients>, CollectiveError> {
     let StepContext { sizes, config, device, totals } = *context;
@@ -703,17 +725,15 @@ fn global_contrast(
     let loss = |block: &PairBlock| config.contrastive_loss.of_rows(block);
     let contrast =
         contrast(loss, &own, log_scale.clone().inner(), plain_bias, &totals.rows, group)?;
-    step.losses.push(("loss_emb", contrast.loss));
-    step.total += contrast.loss;
-    step.spread = Some(contrast.spread);
-    let mut backward = |value: Tensor<1>, gradient: f64| {
+    let mut backward = |value: Tensor<1>, gradient: Tensor<1>| {
         if value.is_tracked() {
-            let mut gradients = (value * gradient).backward();
+            let mut gradients = (value * Tensor::from_inner(gradient)).backward();
             add_up(&mut step.gradients, collect_gradients(trainee, &mut gradients));
         }
     };
-    backward(log_scale, contrast.log_scale_gradient);
-    bias.into_iter().for_each(|bias| backward(bias, contrast.bias_gradient));
+    let [of_log_scale, of_bias] = contrast.scalar_gradients();
+    backward(log_scale, of_log_scale);
+    bias.into_iter().for_each(|bias| backward(bias, of_bias.clone()));
 
     let mut start = 0;
     let mut part = |pairs: &Pairs| {
@@ -723,19 +743,110 @@ fn global_contrast(
         let of_part = |side: &Tensor<2>| side.clone().slice(s![range.clone()]);
         (of_part(&contrast.visual_gradient), contrast.text_gradient.as_ref().map(of_part))
     };
-    Ok(pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect())
+    let parts = pairs.iter().map(|pairs| pairs.as_ref().map(&mut part)).collect();
+    step.contrast = Some(contrast);
+    Ok(parts)
+}
+
+impl Unread {
+    fn add(&mut self, other: Self) {
+        self.means.extend(other.means);
+        add_up(&mut self.gradients, other.gradients);
+    }
+
+    /// Sums the gradients over all ranks.
+    fn sum_gradients(
+        &mut self,
+        trainee: &Trainee,
+        group: &dyn Collective,
+    ) -> Result<(), CollectiveError> {
+        if group.size() == 1 {
+            return Ok(());
+        }
+        // A rank without samples lacks some gradients, so the ranks first exchange which ones
+        // exist.
+        let shapes = trained_shapes(trainee);
+        let own: Vec<u8> =
+            shapes.keys().map(|path| u8::from(self.gradients.contains_key(path))).collect();
+        let ranks = group.exchange(&own)?;
+        let device = trainee.model.logit_scale.val().inner().device();
+        for (idx, (path, n)) in shapes.into_iter().enumerate() {
+            if ranks.iter().any(|flags| flags.get(idx) == Some(&1)) {
+                self.gradients.entry(path).or_insert_with(|| Tensor::zeros([n], &device));
+            }
+        }
+        self.gradients = reduce_gradients(group, std::mem::take(&mut self.gradients))?;
+        Ok(())
+    }
+
+    /// Reads all numbers of the step from the device at once. Losses and norm are still this
+    /// rank's.
+    fn read(self, trainee: &Trainee) -> StepGradient {
+        let Self { means, contrast, gradients } = self;
+        let squares: Vec<Tensor<1>> =
+            gradients.values().map(|gradient| square_sum(gradient.clone())).collect();
+        let mut values = vec![trainee.model.logit_scale.val().inner()];
+        values.extend(means.iter().map(|mean| mean.value.clone()));
+        values.extend(contrast.as_ref().map(|contrast| contrast.means.clone()));
+        values.extend(squares);
+        let numbers = floats_now(Tensor::cat(values, 0));
+
+        let (log_scale, rest) = numbers.split_first().expect("the temperature is there");
+        let (of_means, rest) = rest.split_at(means.len());
+        let n_contrast = if contrast.is_some() { ContrastNumbers::N_MEANS } else { 0 };
+        let (of_contrast, squares) = rest.split_at(n_contrast);
+        let mut step = StepGradient {
+            norm: squares.iter().map(|square| f64::from(*square)).sum::<f64>().sqrt(),
+            log_scale: *log_scale,
+            gradients,
+            ..StepGradient::default()
+        };
+        if contrast.is_some() {
+            let numbers = ContrastNumbers::new(of_contrast);
+            step.add_loss("loss_emb", numbers.loss, 1.0);
+            step.spread = Some(numbers.spread);
+        }
+        for (mean, value) in means.iter().zip(of_means) {
+            step.add_loss(mean.name, f64::from(*value) * mean.share, mean.weight);
+        }
+        step
+    }
 }
 
 impl StepGradient {
-    fn add(&mut self, other: Self) {
-        for (name, value) in other.losses {
-            match self.losses.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sum)) => *sum += value,
-                None => self.losses.push((name, value)),
-            }
+    fn add_loss(&mut self, name: &'static str, value: f64, weight: f32) {
+        match self.losses.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += value,
+            None => self.losses.push((name, value)),
         }
-        self.total += other.total;
-        add_up(&mut self.gradients, other.gradients);
+        self.total += value * f64::from(weight);
+    }
+
+    /// Sums the losses over all ranks. The other numbers become rank 0's, so that all ranks act on
+    /// the same ones.
+    fn over_all_ranks(mut self, group: &dyn Collective) -> Result<Self, CollectiveError> {
+        if group.size() == 1 {
+            return Ok(self);
+        }
+        let [visual, text] = self.spread.unwrap_or_default();
+        let mut own = vec![self.total, self.norm, visual, text];
+        let first = own.len();
+        for name in LOSSES {
+            // A rank without samples lacks some losses.
+            let found = self.losses.iter().find(|(known, _)| *known == name);
+            own.extend([
+                f64::from(u8::from(found.is_some())),
+                found.map_or(0.0, |(_, value)| *value),
+            ]);
+        }
+        let ranks = exchange_numbers(group, &own)?;
+        let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
+        self.total = sum(0);
+        self.norm = agreed_norm(&ranks.iter().map(|numbers| numbers[1]).collect::<Vec<_>>())?;
+        self.spread = self.spread.map(|_| [ranks[0][2], ranks[0][3]]);
+        let losses = LOSSES.iter().enumerate().filter(|(idx, _)| sum(first + 2 * idx) > 0.0);
+        self.losses = losses.map(|(idx, name)| (*name, sum(first + 1 + 2 * idx))).collect();
+        Ok(self)
     }
 }
 
@@ -746,51 +857,6 @@ fn add_up(sums: &mut GradientMap, gradients: GradientMap) {
             None => gradient,
         };
         sums.insert(path, sum);
-    }
-}
-
-impl StepGradient {
-    /// Sums losses and gradients over all ranks.
-    fn over_all_ranks(
-        mut self,
-        trainee: &Trainee,
-        group: &dyn Collective,
-    ) -> Result<Self, CollectiveError> {
-        if group.size() == 1 {
-            return Ok(self);
-        }
-        // A rank without samples lacks some losses and gradients, so the ranks first exchange which
-        // ones exist.
-        let shapes = trained_shapes(trainee);
-        let [visual, text] = self.spread.unwrap_or_default();
-        let mut own = vec![self.total, visual, text];
-        for name in LOSSES {
-            let found = self.losses.iter().find(|(known, _)| *known == name);
-            own.extend([
-                f64::from(u8::from(found.is_some())),
-                found.map_or(0.0, |(_, value)| *value),
-            ]);
-        }
-        own.extend(
-            shapes.keys().map(|path| f64::from(u8::from(self.gradients.contains_key(path)))),
-        );
-        let ranks = exchange_numbers(group, &own)?;
-        let sum = |at: usize| ranks.iter().map(|numbers| numbers[at]).sum::<f64>();
-
-        self.total = sum(0);
-        // Rank 0's, so that all ranks act on the same numbers.
-        self.spread = self.spread.map(|_| [ranks[0][1], ranks[0][2]]);
-        let losses = LOSSES.iter().enumerate().filter(|(idx, _)| sum(3 + 2 * idx) > 0.0);
-        self.losses = losses.map(|(idx, name)| (*name, sum(4 + 2 * idx))).collect();
-        let first = 3 + 2 * LOSSES.len();
-        let device = trainee.model.logit_scale.val().inner().device();
-        for (idx, (path, n)) in shapes.into_iter().enumerate() {
-            if sum(first + idx) > 0.0 {
-                self.gradients.entry(path).or_insert_with(|| Tensor::zeros([n], &device));
-            }
-        }
-        self.gradients = reduce_gradients(group, self.gradients)?;
-        Ok(self)
     }
 }
 

@@ -328,7 +328,7 @@ impl Store {
         self.folder.join(format!("step-{step:08}"))
     }
 
-    /// Loads a checkpoint.
+    /// Loads a checkpoint; on rank 0 only.
     pub fn load(
         &self,
         step: usize,

@@ -111,7 +111,7 @@ impl Kernel {
             Self::Avx512Vnni => panel::avx512_vnni::multiply(bits, weights, activations, out),
             #[cfg(target_arch = "aarch64")]
             Self::Neon | Self::Dotprod => {
-                let tile = |bits, weights: &_, activations: &_| {
+                let tile = |bits, weights: &[WeightRow], activations: &[Row]| {
                     neon::tile(self == Self::Dotprod, bits, weights, activations)
                 };
                 by_tiles(tile, bits, weights, activations, out);
