@@ -11,6 +11,7 @@ mod collapse;
 mod contrast;
 mod damage;
 mod disk;
+mod evaluation;
 mod exact;
 mod lab;
 mod learning;

@@ -36,7 +36,9 @@ fn on_many_ranks<T: Send>(timeout: Duration, act: impl Fn(&Tcp) -> T + Sync) -> 
 
 /// Values whose sum depends on the order of the additions.
 fn values(rank: usize, round: usize) -> Vec<f32> {
-    (1..4).map(|at| ((rank * 31 + round * 7 + at) as f32).sin() * 10f32.powi(at - 2)).collect()
+    (1..4)
+        .map(|at| ((rank * 31 + round * 7 + at) as f32).sin() * 10f32.powi(at as i32 - 2))
+        .collect()
 }
 
 #[test]
