@@ -437,6 +437,11 @@ impl<'a> Batches<'a> {
         Some(usable)
     }
 
+    /// Index of the first photo of the newest batch, usable or not.
+    pub fn first(&self) -> usize {
+        self.notes.last().map_or(0, |notes| notes.first)
+    }
+
     /// Number of photos up to the next batch, usable or not.
     pub fn position(&self) -> usize {
         self.next.min(self.benchmark.len())

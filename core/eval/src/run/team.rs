@@ -58,7 +58,7 @@ pub(super) trait Answer: Serialize + DeserializeOwned {
 #[derive(Serialize, Deserialize)]
 struct Message<A> {
     notes: Vec<BatchNotes>,
-    /// Number of each batch, the answer, and the indices of its photos.
+    /// The first photo of each batch, the answer, and the indices of its photos.
     answers: Vec<(usize, A, Vec<usize>)>,
 }
 
@@ -90,7 +90,7 @@ pub(super) async fn answer_batches<A: Answer>(
         match answer(photos, inputs).await {
             Ok(mut answer) => {
                 let indices = answer.photos().iter().map(|photo| photo.idx).collect();
-                answers.push((batches.position(), answer, indices));
+                answers.push((batches.first(), answer, indices));
             }
             Err(error) => {
                 failed = Some(error);
@@ -126,7 +126,7 @@ pub(super) async fn answer_batches<A: Answer>(
     if team.rank() > 0 {
         return Ok(None);
     }
-    answers.sort_by_key(|(position, ..)| *position);
+    answers.sort_by_key(|(first, ..)| *first);
     for (_, mut answer, indices) in answers {
         answer.photos().into_iter().zip(indices).for_each(|(photo, idx)| photo.idx = idx);
         take(answer)?;
