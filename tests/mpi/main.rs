@@ -248,3 +248,20 @@ fn a_rank_whose_data_is_missing_ends_all_with_its_reason() {
     assert!(!output.status.success() && said.contains("no file fits \"missing-*.tar\""), "{said}");
     assert!(!lab.path("run/checkpoints").exists());
 }
+
+#[test]
+fn a_run_that_is_disturbed_all_the_time_has_the_bytes_of_one_left_alone() {
+    let Some(program) = mmgem() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("mpi/chaos.py");
+    let mut python = Command::new("python3");
+    python.arg(script).arg(program).args(["--minutes", "0.1", "--in-turn"]);
+    let output = match python.output() {
+        Ok(output) => output,
+        Err(error) => return eprintln!("SKIPPED: no Python to disturb a run ({error})"),
+    };
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}{}", stderr(&output));
+    for event in ["is flipped", "is cut to", "is moved", "2 ranks become 4", "4 ranks become 1"] {
+        assert!(told.contains(event), "{event:?} is not in {told}");
+    }
+}

@@ -13,6 +13,7 @@ mod collapse;
 mod contrast;
 mod damage;
 mod disk;
+mod evaluation;
 mod exact;
 mod lab;
 mod learning;

@@ -10,6 +10,7 @@ mod config;
 mod contrast;
 mod data;
 mod duplicates;
+mod evaluation;
 mod groups;
 mod health;
 mod lora;

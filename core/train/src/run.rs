@@ -16,24 +16,22 @@ use burn::tensor::Device;
 use mmgem_collective::{Collective, CollectiveError, exchange_numbers, first_failure, from_rank_0};
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::{ConfigError, MmGemConfig};
-use mmgem_core::generate::Decoding;
-use mmgem_core::model::{MmGem, Stage};
+use mmgem_core::model::MmGem;
 use mmgem_core::session::Session;
 use mmgem_core::tokenizer::{Tokenizer, TokenizerError};
-use mmgem_data::benchmark::{Benchmark, BenchmarkFiles};
 use mmgem_data::files::{FolderError, ModelFolder, create_dir, write_atomic};
 use mmgem_data::patterns::expand;
 use mmgem_data::source::SourceError;
-use mmgem_eval::metrics::ranking::Ties;
-use mmgem_eval::run::{Encoder, EvalError, RetrievalOptions, captions, regions, retrieval};
+use mmgem_eval::run::EvalError;
 use serde_json::{Value, json};
 
 use super::agreement::first_other;
 use super::average::{Average, to_tensors, with_averages};
 use super::best::Best;
 use super::cache::PatchCache;
-use super::config::{OptimConfig, Recipe, TrainConfig, TrainConfigError};
+use super::config::{OptimConfig, TrainConfig, TrainConfigError};
 use super::data::{Batch, Batches, index_for_ranks};
+use super::evaluation::evaluate;
 use super::groups::check_frozen_blocks;
 use super::health::{Limits, Sign, Vitals, fatal, observe, trouble_since};
 use super::lora::merge;
@@ -355,7 +353,10 @@ fn wait_for_batch(
 }
 
 /// Makes a failure on one rank a failure on all ranks.
-fn agree<T>(group: &dyn Collective, own: Result<T, TrainError>) -> Result<T, TrainError> {
+pub(super) fn agree<T>(
+    group: &dyn Collective,
+    own: Result<T, TrainError>,
+) -> Result<T, TrainError> {
     let failure = first_failure(group, own.as_ref().err().map(ToString::to_string))?;
     match (own, failure) {
         (Ok(_), Some((rank, why))) => Err(TrainError::OtherRank { rank, why }),
@@ -955,15 +956,14 @@ impl<'a> Run<'a> {
         Ok(merge(trainee.model.valid()))
     }
 
-    /// Scores the model on held-out photos, on rank 0.
+    /// Scores the model on held-out photos, together with the other ranks.
     fn evaluate(&mut self, report: &mut impl FnMut(Progress)) -> Result<(), TrainError> {
+        let Some(eval) = &self.config.eval else { return Ok(()) };
         let model = self.averaged_model()?;
-        let (Some(metrics), Some(eval)) = (&mut self.metrics, &self.config.eval) else {
-            return Ok(());
-        };
         let device = self.device.clone().inner();
         let session = Session::new(self.sizes.clone(), model, self.tokenizer.clone(), &device);
-        let mut scores = evaluate(&session, self.config.recipe, &eval.shards, eval.limit)?;
+        let scores = evaluate(&session, self.config.recipe, eval, self.group)?;
+        let (Some(metrics), Some(mut scores)) = (&mut self.metrics, scores) else { return Ok(()) };
         scores["step"] = json!(self.state.step);
         metrics
             .write(&json!({ "eval": scores, "step": self.state.step, "unix_time": unix_time() }))?;
@@ -1025,41 +1025,4 @@ impl Done {
 /// Seconds since 1970, for plots over time.
 fn unix_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
-}
-
-/// The scores that matter for a recipe, on held-out photos.
-fn evaluate(
-    session: &Session,
-    recipe: Recipe,
-    shards: &[String],
-    limit: usize,
-) -> Result<Value, EvalError> {
-    let mut held_out =
-        Benchmark::open(&BenchmarkFiles { data: shards.to_vec(), ..Default::default() })?;
-    held_out.truncate(limit);
-    let tick = &mut |_: &'static str, _, _| {};
-    let decoding = Decoding::default();
-    let to_value = |scores: serde_json::Result<Value>| scores.expect("plain structs serialise");
-    pollster::block_on(async {
-        match recipe {
-            Recipe::Warmup => Ok(json!({})),
-            Recipe::Stage1 => {
-                let options = RetrievalOptions {
-                    ties: Ties::Against,
-                    captions_per_photo: None,
-                    memory_bytes: usize::MAX,
-                };
-                let ranked = retrieval(&Encoder::MmGem(session), &held_out, options, tick).await?;
-                let mut scores = to_value(serde_json::to_value(ranked.scores));
-                let captioned = captions(session, &held_out, decoding, tick).await?;
-                scores["cider"] = json!(captioned.scores.cider);
-                scores["example"] = json!(captioned.candidates.first());
-                Ok(scores)
-            }
-            Recipe::Stage2Caption | Recipe::Stage2Retrieval => {
-                let runs = regions(session, &held_out, &[Stage::Two], None, decoding, tick).await?;
-                Ok(to_value(serde_json::to_value(&runs[0].scores)))
-            }
-        }
-    })
 }

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::image::{BoxPx, Decoded, ImagePreprocess, Preprocessed, decode_whole};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use long_text::LongText;
@@ -55,7 +55,7 @@ pub enum BenchmarkError {
 }
 
 /// A benchmark's annotations of a photo.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkPhoto {
     /// Name in result files: the benchmark's image id, if it has one.
     pub id: String,
@@ -71,7 +71,7 @@ pub struct BenchmarkPhoto {
 }
 
 /// A region of a photo and its descriptions.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BenchmarkRegion {
     /// Bounding box of all `boxes`, in pixels of the photo.
     pub box_px: BoxPx,
@@ -141,7 +141,20 @@ pub struct Batches<'a> {
     benchmark: &'a Benchmark,
     config: ImagePreprocess,
     next: usize,
-    summary: ReadSummary,
+    /// Photos from the start of a batch to the start of this process's next one.
+    stride: usize,
+    notes: Vec<BatchNotes>,
+}
+
+/// What was read in a batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BatchNotes {
+    /// Index of its first photo.
+    first: usize,
+    /// Hashes of its usable photos.
+    hashes: Vec<u64>,
+    /// Its unusable photos, and the reasons.
+    skipped: Vec<String>,
 }
 
 /// A summary of the photos read so far.
@@ -386,49 +399,83 @@ impl<'a> Batches<'a> {
 
     /// Starts at the first photo.
     pub fn new(benchmark: &'a Benchmark, config: ImagePreprocess) -> Self {
-        let summary =
-            ReadSummary { n_photos: 0, skipped: benchmark.skipped.clone(), data_hash: HASH_START };
-        Self { benchmark, config, next: 0, summary }
+        Self { benchmark, config, next: 0, stride: Self::SIZE, notes: Vec::new() }
+    }
+
+    /// Reads only every `size`th batch, from number `rank` on.
+    pub fn of_process(mut self, rank: usize, size: usize) -> Self {
+        self.next = rank * Self::SIZE;
+        self.stride = size * Self::SIZE;
+        self
     }
 
     /// Reads the next batch and returns its usable photos, possibly none. Returns `None` after the
     /// last batch.
     pub fn next_batch(&mut self) -> Option<Vec<(BenchmarkPhoto, Preprocessed)>> {
-        let end = (self.next + Self::SIZE).min(self.benchmark.len());
-        let batch = self.next..end;
+        let (first, n_photos) = (self.next, self.benchmark.len());
+        let batch = first..(first + Self::SIZE).min(n_photos);
         if batch.is_empty() {
             return None;
         }
-        self.next = end;
+        self.next = first + self.stride;
         let read = |idx: usize| {
             let ReadPhoto { photo, decoded, hash } = self.benchmark.read(idx)?;
             Ok::<_, String>((photo, decoded.preprocess(&self.config), hash))
         };
         let mut usable = Vec::with_capacity(batch.len());
+        let mut notes = BatchNotes { first, hashes: Vec::new(), skipped: Vec::new() };
         for (idx, result) in batch.clone().zip(on_all_cores(batch, read)) {
             match result {
                 Ok((photo, input, hash)) => {
-                    self.summary.data_hash =
-                        hash_bytes(self.summary.data_hash, &hash.to_le_bytes());
-                    self.summary.n_photos += 1;
+                    notes.hashes.push(hash);
                     usable.push((photo, input));
                 }
-                Err(why) => {
-                    self.summary.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why))
-                }
+                Err(why) => notes.skipped.push(format!("{}: {}", self.benchmark.name_of(idx), why)),
             }
         }
+        self.notes.push(notes);
         Some(usable)
     }
 
-    /// Number of photos read so far, usable or not.
+    /// Index of the first photo of the newest batch, usable or not.
+    pub fn first(&self) -> usize {
+        self.notes.last().map_or(0, |notes| notes.first)
+    }
+
+    /// Number of photos up to the next batch, usable or not.
     pub fn position(&self) -> usize {
-        self.next
+        self.next.min(self.benchmark.len())
+    }
+
+    /// Number of photos of the benchmark.
+    pub fn total(&self) -> usize {
+        self.benchmark.len()
+    }
+
+    /// The notes so far; the summary is then without them.
+    pub fn take_notes(&mut self) -> Vec<BatchNotes> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Adds the notes of another process to the summary.
+    pub fn add_notes(&mut self, notes: Vec<BatchNotes>) {
+        self.notes.extend(notes);
     }
 
     /// Returns the summary.
-    pub fn into_summary(self) -> ReadSummary {
-        self.summary
+    pub fn into_summary(mut self) -> ReadSummary {
+        self.notes.sort_by_key(|notes| notes.first);
+        let (mut n_photos, mut data_hash) = (0, HASH_START);
+        let mut skipped = self.benchmark.skipped.clone();
+        for notes in self.notes {
+            n_photos += notes.hashes.len();
+            data_hash = notes
+                .hashes
+                .iter()
+                .fold(data_hash, |hash, photo| hash_bytes(hash, &photo.to_le_bytes()));
+            skipped.extend(notes.skipped);
+        }
+        ReadSummary { n_photos, skipped, data_hash }
     }
 }
 

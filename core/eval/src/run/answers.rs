@@ -7,9 +7,11 @@ use mmgem_core::image::{BoxPx, Preprocessed, check_box};
 use mmgem_core::model::Stage;
 use mmgem_core::session::{EncodedImage, Session, SessionError};
 use mmgem_data::benchmark::{BenchmarkPhoto, BenchmarkRegion, on_all_cores};
+use serde::{Deserialize, Serialize};
 
 use super::EvalError;
 use super::encoder::Encoder;
+use super::team::bits;
 use crate::metrics::dense::Detection;
 
 /// Boxes per captioning batch. With more of them, the keys and values read per token exceed the
@@ -31,7 +33,7 @@ pub(super) struct Questions<'a> {
 }
 
 /// A photo with regions, and the model's answers.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PhotoAnswers {
     pub photo: BenchmarkPhoto,
     /// The center of the photo, in pixels.
@@ -39,6 +41,7 @@ pub(super) struct PhotoAnswers {
     /// Regions with a phrase and a box on the photo; at least one.
     pub regions: Vec<BenchmarkRegion>,
     /// Vectors of the phrases to look for, concatenated.
+    #[serde(with = "bits")]
     pub phrase_embeds: Vec<f32>,
     /// Region of each of these phrases, in order.
     pub phrase_region: Vec<usize>,
@@ -47,15 +50,17 @@ pub(super) struct PhotoAnswers {
 }
 
 /// The answers that depend on the stage.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StageAnswers {
     /// Vectors of the regions, concatenated.
+    #[serde(with = "bits")]
     pub region_embeds: Vec<f32>,
     /// The point for each phrase, in pixels.
     pub points: Vec<[f32; 2]>,
     /// The caption of each region.
     pub captions: Vec<String>,
     /// The boxes that count for dense captioning.
+    #[serde(with = "detections")]
     pub found: Vec<Detection>,
 }
 
@@ -246,4 +251,28 @@ fn usable_regions(photo: &BenchmarkPhoto, image: &EncodedImage) -> Vec<Benchmark
 
 fn is_on(image: &EncodedImage, box_px: BoxPx) -> bool {
     check_box(box_px, image.width, image.height).is_ok()
+}
+
+/// Detections as their box, the bits of their score, and their caption.
+mod detections {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{BoxPx, Detection};
+
+    pub fn serialize<S: Serializer>(found: &[Detection], to: S) -> Result<S::Ok, S::Error> {
+        let parts =
+            |found: &Detection| (found.box_px, found.score.to_bits(), found.caption.clone());
+        found.iter().map(parts).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Detection>, D::Error> {
+        let found = Vec::<(BoxPx, u64, String)>::deserialize(from)?.into_iter();
+        Ok(found
+            .map(|(box_px, score, caption)| Detection {
+                box_px,
+                score: f64::from_bits(score),
+                caption,
+            })
+            .collect())
+    }
 }

@@ -4,7 +4,9 @@ use mmgem_core::generate::Decoding;
 use mmgem_core::image::Preprocessed;
 use mmgem_core::session::Session;
 use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, ReadSummary};
+use serde::{Deserialize, Serialize};
 
+use super::team::{Alone, Answer, Team, answer_batches};
 use super::{EvalError, Tick, nothing_to_score};
 use crate::metrics::bootstrap::{Measure, Measures};
 use crate::metrics::caption::{CaptionReport, CaptionScores, score};
@@ -40,9 +42,24 @@ pub async fn captions(
     decoding: Decoding,
     tick: Tick<'_>,
 ) -> Result<CaptionRun, EvalError> {
+    let run = captions_in_team(session, benchmark, decoding, &Alone, tick).await?;
+    Ok(run.expect("process 0 has the scores"))
+}
+
+/// [`captions`] by several processes; `None` on all but process 0.
+///
+/// # Errors
+/// If no photo has references, or the model or a process fails.
+pub async fn captions_in_team(
+    session: &Session,
+    benchmark: &Benchmark,
+    decoding: Decoding,
+    team: &dyn Team,
+    tick: Tick<'_>,
+) -> Result<Option<CaptionRun>, EvalError> {
     let has_captions = |photo: &BenchmarkPhoto| !photo.captions.is_empty();
-    let (photos, candidates, summary) =
-        write(session, benchmark, decoding, has_captions, tick).await?;
+    let written = write(session, benchmark, decoding, has_captions, team, tick).await?;
+    let Some((photos, candidates, summary)) = written else { return Ok(None) };
     if candidates.is_empty() {
         return Err(nothing_to_score("photo with captions", &summary));
     }
@@ -52,7 +69,7 @@ pub async fn captions(
     let ids = photos.iter().map(|photo| photo.id.clone()).collect();
     let domains = scores_of_domains(&domains, &candidates, &references)?;
     let measures = measures(ids, &report);
-    Ok(CaptionRun {
+    Ok(Some(CaptionRun {
         scores: report.scores,
         domains,
         measures,
@@ -61,7 +78,7 @@ pub async fn captions(
         candidates,
         references,
         summary,
-    })
+    }))
 }
 
 /// Captions all photos, for a server with hidden references. Returns the name and caption of each
@@ -75,40 +92,56 @@ pub async fn unscored_captions(
     decoding: Decoding,
     tick: Tick<'_>,
 ) -> Result<(Vec<(String, String)>, ReadSummary), EvalError> {
-    let (photos, candidates, summary) = write(session, benchmark, decoding, |_| true, tick).await?;
+    let written = write(session, benchmark, decoding, |_| true, &Alone, tick).await?;
+    let (photos, candidates, summary) = written.expect("process 0 has the captions");
     if candidates.is_empty() {
         return Err(nothing_to_score("photo that can be used", &summary));
     }
     Ok((photos.into_iter().map(|photo| photo.id).zip(candidates).collect(), summary))
 }
 
-/// The wanted photos, in order, and the model's captions.
+/// Wanted photos and the model's captions.
+#[derive(Serialize, Deserialize)]
+struct Captioned {
+    photos: Vec<BenchmarkPhoto>,
+    captions: Vec<String>,
+}
+
+impl Answer for Captioned {
+    fn photos(&mut self) -> Vec<&mut BenchmarkPhoto> {
+        self.photos.iter_mut().collect()
+    }
+}
+
+/// The wanted photos, in order, and the model's captions; `None` on all but process 0.
 async fn write(
     session: &Session,
     benchmark: &Benchmark,
     decoding: Decoding,
     is_wanted: impl Fn(&BenchmarkPhoto) -> bool,
+    team: &dyn Team,
     tick: Tick<'_>,
-) -> Result<(Vec<BenchmarkPhoto>, Vec<String>, ReadSummary), EvalError> {
+) -> Result<Option<(Vec<BenchmarkPhoto>, Vec<String>, ReadSummary)>, EvalError> {
     let (mut captioned, mut candidates) = (Vec::new(), Vec::new());
-    let mut batches = Batches::new(benchmark, session.config().preprocess());
-    while let Some(batch) = batches.next_batch() {
-        let wanted = batch.into_iter().filter(|(photo, _)| is_wanted(photo));
+    let answer = async |photos: Vec<BenchmarkPhoto>, inputs: Vec<Preprocessed>| {
+        let wanted = photos.into_iter().zip(inputs).filter(|(photo, _)| is_wanted(photo));
         let (photos, inputs): (Vec<_>, Vec<Preprocessed>) = wanted.unzip();
-        if !inputs.is_empty() {
-            let images = session.encode_batch(&inputs);
-            candidates.extend(
-                session
-                    .caption_images(&images, decoding)
-                    .await?
-                    .into_iter()
-                    .map(|caption| caption.text),
-            );
+        if inputs.is_empty() {
+            return Ok(Captioned { photos, captions: Vec::new() });
         }
-        captioned.extend(photos);
-        tick("captions", batches.position(), benchmark.len());
-    }
-    Ok((captioned, candidates, batches.into_summary()))
+        let images = session.encode_batch(&inputs);
+        let captions = session.caption_images(&images, decoding).await?;
+        let captions = captions.into_iter().map(|caption| caption.text).collect();
+        Ok(Captioned { photos, captions })
+    };
+    let take = |batch: Captioned| {
+        captioned.extend(batch.photos);
+        candidates.extend(batch.captions);
+        Ok(())
+    };
+    let batches = Batches::new(benchmark, session.config().preprocess());
+    let summary = answer_batches(batches, team, (tick, "captions"), answer, take).await?;
+    Ok(summary.map(|summary| (captioned, candidates, summary)))
 }
 
 fn measures(ids: Vec<String>, report: &CaptionReport) -> Measures {

@@ -10,17 +10,19 @@ mod clicks;
 mod encoder;
 mod regions;
 mod retrieval;
+mod team;
 mod zero_shot;
 
 use mmgem_core::session::SessionError;
 use mmgem_data::benchmark::{BenchmarkError, ReadSummary};
 
 pub use answers::Proposals;
-pub use captions::{CaptionRun, captions, unscored_captions};
+pub use captions::{CaptionRun, captions, captions_in_team, unscored_captions};
 pub use clicks::{ClickCase, ClickEval, ClickRun, clicks};
 pub use encoder::Encoder;
-pub use regions::{RegionCase, RegionEval, RegionRun, regions};
-pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval};
+pub use regions::{RegionCase, RegionEval, RegionRun, regions, regions_in_team};
+pub use retrieval::{RetrievalOptions, RetrievalRun, retrieval, retrieval_in_team};
+pub use team::{Alone, Team};
 pub use zero_shot::{ClassRun, Prediction, zero_shot};
 
 use crate::gallery::GalleryError;
@@ -52,6 +54,17 @@ pub enum EvalError {
     /// The embeddings cannot be stored or ranked.
     #[error(transparent)]
     Gallery(#[from] GalleryError),
+    /// The processes of the evaluation lost contact.
+    #[error("the processes of the evaluation lost contact: {0}")]
+    Team(Box<dyn std::error::Error + Send + Sync>),
+    /// Another process of the evaluation failed.
+    #[error("process {rank} of the evaluation failed: {why}")]
+    OtherProcess {
+        /// The process.
+        rank: usize,
+        /// Its error message.
+        why: String,
+    },
     /// The data has nothing to evaluate.
     #[error(
         "the data hold no {0}\n  hint: pass a benchmark's files, or WebDataset samples with a photo and a .json of captions and regions"

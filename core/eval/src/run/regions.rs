@@ -8,6 +8,7 @@ use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, BenchmarkRegion,
 use serde::Serialize;
 
 use super::answers::{PhotoAnswers, Proposals, Questions, StageAnswers};
+use super::team::{Alone, Answer, Team, answer_batches};
 use super::{EvalError, Tick, nothing_to_score};
 use crate::gallery::{Gallery, GalleryError, ranks};
 use crate::metrics::bootstrap::{Measure, Measures};
@@ -120,22 +121,50 @@ pub async fn regions(
     decoding: Decoding,
     tick: Tick<'_>,
 ) -> Result<Vec<RegionRun>, EvalError> {
+    let runs =
+        regions_in_team(session, benchmark, stages, proposals, decoding, &Alone, tick).await?;
+    Ok(runs.expect("process 0 has the scores"))
+}
+
+/// [`regions`] by several processes; `None` on all but process 0.
+///
+/// # Errors
+/// If no region is found, or the model or a process fails.
+pub async fn regions_in_team(
+    session: &Session,
+    benchmark: &Benchmark,
+    stages: &[Stage],
+    proposals: Option<&Proposals>,
+    decoding: Decoding,
+    team: &dyn Team,
+    tick: Tick<'_>,
+) -> Result<Option<Vec<RegionRun>>, EvalError> {
     let questions =
         Questions { session, stages, every_phrase: benchmark.every_phrase, proposals, decoding };
     let mut collected: Vec<Collected> =
         stages.iter().map(|_| Collected::new(session.config().embed_dim)).collect();
-    let mut batches = Batches::new(benchmark, session.config().preprocess());
-    while let Some(batch) = batches.next_batch() {
-        let (photos, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) = batch.into_iter().unzip();
-        for answers in questions.answer(&photos, &inputs).await? {
+    let answer = async |photos: Vec<BenchmarkPhoto>, inputs: Vec<Preprocessed>| {
+        questions.answer(&photos, &inputs).await
+    };
+    let take = |answers: Vec<PhotoAnswers>| {
+        for answers in answers {
             for (collected, of_stage) in collected.iter_mut().zip(&answers.by_stage) {
                 collected.add(&answers, of_stage)?;
             }
         }
-        tick("photos", batches.position(), benchmark.len());
+        Ok(())
+    };
+    let batches = Batches::new(benchmark, session.config().preprocess());
+    let summary = answer_batches(batches, team, (tick, "photos"), answer, take).await?;
+    let Some(summary) = summary else { return Ok(None) };
+    let finish = |collected: Collected| collected.finish(summary.clone());
+    collected.into_iter().map(finish).collect::<Result<_, _>>().map(Some)
+}
+
+impl Answer for Vec<PhotoAnswers> {
+    fn photos(&mut self) -> Vec<&mut BenchmarkPhoto> {
+        self.iter_mut().map(|answers| &mut answers.photo).collect()
     }
-    let summary = batches.into_summary();
-    collected.into_iter().map(|collected| collected.finish(summary.clone())).collect()
 }
 
 impl Collected {

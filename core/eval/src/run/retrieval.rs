@@ -2,8 +2,10 @@
 
 use mmgem_core::image::Preprocessed;
 use mmgem_data::benchmark::{Batches, Benchmark, BenchmarkPhoto, ReadSummary};
+use serde::{Deserialize, Serialize};
 
 use super::encoder::Encoder;
+use super::team::{Alone, Answer, Team, answer_batches, bits};
 use super::{EvalError, Tick, nothing_to_score};
 use crate::gallery::{Gallery, GalleryError, ranks};
 use crate::metrics::bootstrap::{Measure, Measures};
@@ -53,26 +55,47 @@ pub async fn retrieval(
     options: RetrievalOptions,
     tick: Tick<'_>,
 ) -> Result<RetrievalRun, EvalError> {
+    let run = retrieval_in_team(encoder, benchmark, options, &Alone, tick).await?;
+    Ok(run.expect("process 0 has the scores"))
+}
+
+/// [`retrieval`] by several processes; `None` on all but process 0.
+///
+/// # Errors
+/// If no photo or no caption is found, or the model or a process fails.
+pub async fn retrieval_in_team(
+    encoder: &Encoder<'_>,
+    benchmark: &Benchmark,
+    options: RetrievalOptions,
+    team: &dyn Team,
+    tick: Tick<'_>,
+) -> Result<Option<RetrievalRun>, EvalError> {
     let embed_dim = encoder.embed_dim();
     let gallery = || Gallery::new(embed_dim, options.memory_bytes);
     let (mut images, mut texts) = (gallery(), gallery());
     let (mut photos, mut text_image_idx) = (Vec::new(), Vec::new());
-    let mut batches = Batches::new(benchmark, encoder.preprocess());
-    while let Some(batch) = batches.next_batch() {
-        let (mut records, inputs): (Vec<BenchmarkPhoto>, Vec<Preprocessed>) =
-            batch.into_iter().unzip();
-        images.push(&encoder.embed_photos(&inputs).await?).map_err(GalleryError::from)?;
-        for (idx, record) in (photos.len()..).zip(&mut records) {
-            record.captions.truncate(options.captions_per_photo.unwrap_or(usize::MAX));
-            text_image_idx.extend(std::iter::repeat_n(idx, record.captions.len()));
+    let answer = async |mut photos: Vec<BenchmarkPhoto>, inputs: Vec<Preprocessed>| {
+        let images = encoder.embed_photos(&inputs).await?;
+        for photo in &mut photos {
+            photo.captions.truncate(options.captions_per_photo.unwrap_or(usize::MAX));
         }
         let captions: Vec<&str> =
-            records.iter().flat_map(|photo| &photo.captions).map(String::as_str).collect();
-        texts.push(&encoder.embed_texts(&captions).await?).map_err(GalleryError::from)?;
-        photos.append(&mut records);
-        tick("photos", batches.position(), benchmark.len());
-    }
-    let summary = batches.into_summary();
+            photos.iter().flat_map(|photo| &photo.captions).map(String::as_str).collect();
+        let texts = encoder.embed_texts(&captions).await?;
+        Ok(Embedded { photos, images, texts })
+    };
+    let take = |mut embedded: Embedded| {
+        images.push(&embedded.images).map_err(GalleryError::from)?;
+        texts.push(&embedded.texts).map_err(GalleryError::from)?;
+        for (idx, photo) in (photos.len()..).zip(&embedded.photos) {
+            text_image_idx.extend(std::iter::repeat_n(idx, photo.captions.len()));
+        }
+        photos.append(&mut embedded.photos);
+        Ok(())
+    };
+    let batches = Batches::new(benchmark, encoder.preprocess());
+    let summary = answer_batches(batches, team, (tick, "photos"), answer, take).await?;
+    let Some(summary) = summary else { return Ok(None) };
     if photos.is_empty() {
         return Err(nothing_to_score("photo that can be used", &summary));
     }
@@ -82,7 +105,26 @@ pub async fn retrieval(
     let ranks = ranks(&images, &texts, &text_image_idx, options.ties)?;
     let scores = ranks.scores();
     let measures = measures(&photos, &ranks, &text_image_idx);
-    Ok(RetrievalRun { scores, measures, ranks, photos, text_image_idx, images, texts, summary })
+    let run =
+        RetrievalRun { scores, measures, ranks, photos, text_image_idx, images, texts, summary };
+    Ok(Some(run))
+}
+
+/// The vectors of a batch.
+#[derive(Serialize, Deserialize)]
+struct Embedded {
+    photos: Vec<BenchmarkPhoto>,
+    #[serde(with = "bits")]
+    images: Vec<f32>,
+    /// Vectors of the photos' captions.
+    #[serde(with = "bits")]
+    texts: Vec<f32>,
+}
+
+impl Answer for Embedded {
+    fn photos(&mut self) -> Vec<&mut BenchmarkPhoto> {
+        self.photos.iter_mut().collect()
+    }
 }
 
 fn measures(
