@@ -1,8 +1,9 @@
 //! Decoding of captions: from a prefix to token ids. This module knows ids, not text.
 
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
+use pollster::block_on;
 
-use crate::kernels::dispatch::{is_new_shape_free, steps_per_read};
+use crate::kernels::dispatch::{is_new_shape_free, is_on_cpu, steps_per_read};
 use crate::kernels::{in_thread_pool, most_probable};
 use crate::model::{KvCache, Llama};
 use crate::readback::{DeviceFailed, read_floats};
@@ -67,10 +68,14 @@ pub async fn greedy(
     eos_token_id: Option<u32>,
     max_tokens: usize,
 ) -> Result<Vec<Generated>, DeviceFailed> {
-    let mut decoder = Greedy::new(llm, prefix, eos_token_id, max_tokens);
-    let n_tokens = steps_per_read(&decoder.embeds.device());
-    while decoder.advance(llm, n_tokens).await? {}
-    Ok(decoder.captions)
+    let ([batch, _, _], device) = (prefix.dims(), prefix.device());
+    let decoder = Greedy::new(llm, prefix, eos_token_id, max_tokens);
+    if batch == 1 && is_on_cpu(&device) {
+        // One hand-over to the pool for a caption, instead of one for each token. A read there is
+        // always ready.
+        return in_thread_pool(&device, || block_on(decoder.finish(llm)));
+    }
+    decoder.finish(llm).await
 }
 
 /// Greedy decoding, one token at a time. The caller can show each token and stop after any.
@@ -108,6 +113,13 @@ impl Greedy {
             captions: vec![Generated { ids: Vec::new(), log_prob: 0.0 }; batch],
             done: vec![false; batch],
         }
+    }
+
+    /// Decodes until every caption is finished.
+    async fn finish(mut self, llm: &Llama) -> Result<Vec<Generated>, DeviceFailed> {
+        let n_tokens = steps_per_read(&self.embeds.device());
+        while self.advance(llm, n_tokens).await? {}
+        Ok(self.captions)
     }
 
     /// Decodes the next token of every row. Returns `false` if all captions were already finished.
