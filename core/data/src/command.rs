@@ -123,7 +123,7 @@ fn run(
 fn not_started(error: &io::Error) -> String {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => {
-            "\n  hint: commands run in `sh`; on Windows put the one of Git for Windows on PATH"
+            "; it needs `sh` on PATH, which Git for Windows has among its programs"
         }
         _ => "",
     };
