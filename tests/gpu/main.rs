@@ -106,7 +106,7 @@ fn all_parts_end_and_their_limits_are_eight_minutes() {
     assert!(secs > 400.0 && secs <= 480.0, "{secs}");
     let text = run.markdown();
     for wanted in [
-        "| cpu | f32 | 2 of 2 | text_embed of tiny | 2.0e-06 | 11 of 12 | ok |",
+        "| cpu | f32 | 2 of 2 | text_embed of tiny | 2.0e-06 | 22 of 24 | ok |",
         "gradient norms equal bit for bit",
         "SKIPPED: PyTorch's side",
         "| b16-4 | mmgem bf16 | 8.0 |",
