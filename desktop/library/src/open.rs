@@ -11,10 +11,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionB
 
 use super::names::file_uri;
 use super::photos::looks_like_a_photo;
+use super::vector_file::make_triggers;
 use super::{
     APPLICATION_ID, COLUMNS, Library, LibraryError, PREPROCESSING, Result, SCHEMA, SCHEMA_VERSION,
     TABLES,
 };
+
+/// Longest wait for another process that writes. A batch takes well under a second.
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 /// Marks a library as read-only.
 #[derive(Debug)]
@@ -56,7 +60,7 @@ impl Library {
 
     /// A library in memory, dropped when the program ends.
     pub fn in_memory(fingerprint: u64, dim: usize) -> Result<Self> {
-        Self::of_connection(Connection::open_in_memory()?, fingerprint, dim)
+        Self::of_connection(Connection::open_in_memory()?, None, fingerprint, dim)
     }
 
     /// Whether the library can only be read.
@@ -65,12 +69,16 @@ impl Library {
     }
 
     fn of_file(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
-        Self::of_connection(Connection::open(file)?, fingerprint, dim)
+        Self::of_connection(Connection::open(file)?, Some(file), fingerprint, dim)
     }
 
-    fn of_connection(mut db: Connection, fingerprint: u64, dim: usize) -> Result<Self> {
-        // Another process may be writing; a batch takes well under a second.
-        db.busy_timeout(Duration::from_secs(30))?;
+    fn of_connection(
+        mut db: Connection,
+        file: Option<&Path>,
+        fingerprint: u64,
+        dim: usize,
+    ) -> Result<Self> {
+        db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "foreign_keys", true)?;
@@ -81,7 +89,8 @@ impl Library {
             key,
         )?;
         let model = model_row(&db, fingerprint)?.ok_or(LibraryError::Raced)?;
-        Ok(Self { db, model, fingerprint, dim, read_only: None })
+        let file = file.map(real_path);
+        Ok(Self { db, file, model, fingerprint, dim, read_only: None })
     }
 
     /// Opens a library without writing to it or beside it.
@@ -91,7 +100,8 @@ impl Library {
         complete_in_memory(&db)?;
         // Without a row this model has no embeddings in the library.
         let model = model_row(&db, fingerprint)?.unwrap_or(i64::MIN);
-        Ok(Self { db, model, fingerprint, dim, read_only: Some(ReadOnly { _copy: copy }) })
+        let (file, read_only) = (Some(real_path(file)), Some(ReadOnly { _copy: copy }));
+        Ok(Self { db, file, model, fingerprint, dim, read_only })
     }
 }
 
@@ -146,7 +156,12 @@ fn connect_for_reading(file: &Path) -> Result<(Connection, Option<Copy>)> {
     Ok((db, Some(copy)))
 }
 
-fn with_ending(file: &Path, ending: &str) -> PathBuf {
+/// The path without symbolic links: the library has its other files beside itself, as SQLite does.
+fn real_path(file: &Path) -> PathBuf {
+    file.canonicalize().unwrap_or_else(|_| file.into())
+}
+
+pub(super) fn with_ending(file: &Path, ending: &str) -> PathBuf {
     let mut name: OsString = file.as_os_str().to_owned();
     name.push(ending);
     name.into()
@@ -211,6 +226,7 @@ fn make_tables(db: &mut Connection) -> Result<()> {
     for (table, column, kind) in missing_columns(&transaction)? {
         transaction.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
     }
+    make_triggers(&transaction)?;
     Ok(transaction.commit()?)
 }
 
