@@ -163,7 +163,7 @@ impl Library {
         }
     }
 
-    /// Writes a new vector file if there is none, or if it misses many changes. Without one,
+    /// Writes a new vector file if the library lacks one, or if it misses many changes. Without one,
     /// searches are slower.
     ///
     /// # Errors
@@ -175,7 +175,7 @@ impl Library {
         Ok(())
     }
 
-    /// The embeddings in the vector file, or the reason why there is none; `Err(None)` if the
+    /// The embeddings in the vector file, or the reason for its absence; `Err(None)` if the
     /// library has few photos.
     fn mapped_store(&self, least: usize) -> Result<Result<VectorStore, Option<String>>> {
         let outdated = match self.find_vector_file(least)? {
