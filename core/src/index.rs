@@ -374,7 +374,7 @@ impl Vectors {
 
     /// Cosine of a vector with the query.
     pub fn score(&self, query: &Query, row: usize) -> f32 {
-        dot(self.codes_of(row), &query.codes) as f32 * self.scales[row] * query.scale
+        query.score(self.codes_of(row).iter().copied(), self.scales[row])
     }
 
     /// The `k` vectors nearest to the query, best first; equal scores by row.
@@ -482,11 +482,20 @@ impl Query {
         let codes = vector.iter().map(|x| (x * to_code).round() as i16).collect();
         Self { codes, scale: if to_code > 0.0 { 1.0 / to_code } else { 0.0 } }
     }
+
+    /// [`Vectors::score`] of a vector given by the bytes of its codes, and its scale.
+    pub fn score_bytes(&self, codes: &[u8], scale: f32) -> f32 {
+        self.score(codes.iter().map(|code| code.cast_signed()), scale)
+    }
+
+    fn score(&self, codes: impl Iterator<Item = i8>, scale: f32) -> f32 {
+        dot(codes, &self.codes) as f32 * scale * self.scale
+    }
 }
 
 /// A plain loop, which the compiler turns into wide multiply-adds on every target.
-fn dot(vector: &[i8], query: &[i16]) -> i32 {
-    vector.iter().zip(query).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum()
+fn dot(vector: impl Iterator<Item = i8>, query: &[i16]) -> i32 {
+    vector.zip(query).map(|(a, b)| i32::from(a) * i32::from(*b)).sum()
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ fn the_help_lists_the_commands_of_users() {
     assert!(output.status.success() && output.stderr.is_empty());
     assert_eq!(listed(&text(&output.stdout)), COMMANDS);
     assert_eq!(listed(&help("verify")), ["parity", "trace", "counts", "collectives"]);
-    assert_eq!(listed(&help("bench")), ["search"]);
+    assert_eq!(listed(&help("bench")), ["search", "index"]);
     for (command, old) in [("train", "--plan"), ("embed", "--shards"), ("search", "--calibrate")] {
         assert!(!help(command).contains(old), "{command} {old}");
     }
@@ -58,7 +58,9 @@ fn the_help_lists_the_commands_of_users() {
 #[test]
 fn the_help_of_every_command_has_examples() {
     let verify = ["verify", "verify parity", "verify trace", "verify counts", "verify collectives"];
-    for name in COMMANDS.into_iter().chain(verify).chain(["eval score", "bench search"]) {
+    for name in
+        COMMANDS.into_iter().chain(verify).chain(["eval score", "bench search", "bench index"])
+    {
         let help = help(name);
         assert!(help.contains(&format!("Usage: mmgem {name}")), "{name}: {help}");
         let examples = help.split("\nExamples:\n").nth(1).unwrap_or_default();

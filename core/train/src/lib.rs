@@ -41,7 +41,7 @@ pub use data::{Batch, BatchPart, Batches};
 pub use health::Sign;
 pub use mmgem_core::kernels::use_burn_ops_on_cpu;
 pub use optimizer::{GradientMap, collect_gradients, freeze};
-pub use plan::{ClusterPlan, Plan, plan, plan_run};
+pub use plan::{ClusterPlan, Plan, image_flops, plan, plan_run, prefill_flops, stage_1_flops};
 pub use reduce::reduce_gradients;
 pub use run::{Progress, Resume, Signals, TrainError, TrainSummary, train};
 pub use step::{StepContext, StepGradient, Totals, Trainee, gradient, own_leaves};

@@ -443,6 +443,26 @@ pub fn flops_per_sample(sizes: &MmGemConfig, config: &TrainConfig, text_tokens: 
     }
 }
 
+/// Operations of the image encoder for one image.
+pub fn image_flops(sizes: &MmGemConfig) -> f64 {
+    vision_flops(sizes, sizes.grid() * sizes.grid())
+}
+
+/// Operations of the language model for a prefix, up to the logits of the next token.
+pub fn prefill_flops(sizes: &MmGemConfig, n_tokens: usize) -> f64 {
+    llama_flops(&sizes.llm, n_tokens as f64, 1.0)
+}
+
+/// Operations of the forward and backward pass of both losses of stage 1, for one sample with a
+/// text of `text_tokens` tokens. Every module learns.
+pub fn stage_1_flops(sizes: &MmGemConfig, text_tokens: usize) -> f64 {
+    let text_tokens = text_tokens as f64;
+    let prefix = sizes.n_whole_tokens(sizes.grid() * sizes.grid()) + 1;
+    let embed = llama_flops(&sizes.llm, text_tokens + 1.0, 0.0);
+    let caption = llama_flops(&sizes.llm, prefix as f64 + text_tokens, text_tokens + 1.0);
+    3.0 * (image_flops(sizes) + embed + caption)
+}
+
 /// Operations of a sample that are computed a second time: its embeddings if the contrastive loss
 /// spans several micro-batches (`is_cut`), and recomputed blocks.
 fn repeated_flops(

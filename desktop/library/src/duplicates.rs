@@ -235,6 +235,9 @@ impl Library {
         &mut self,
         advance: &mut dyn FnMut(usize) -> ControlFlow<()>,
     ) -> Result<usize> {
+        if self.n_not_compared()? == 0 {
+            return Ok(0);
+        }
         let mut candidates = self.candidates()?;
         let mut next_family =
             1 + candidates.iter().filter_map(|candidate| candidate.family).max().unwrap_or(0);

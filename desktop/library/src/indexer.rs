@@ -1,5 +1,5 @@
-//! Fills a library: reads, resizes and encodes new photos in parallel, and writes one batch at a
-//! time.
+//! Fills a library. Threads read and resize new photos while the calling thread encodes a batch and
+//! another thread writes the batch before.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
@@ -18,6 +18,7 @@ use mmgem_core::model::Stage;
 use mmgem_core::session::{EncodedImage, Part, Session};
 use mmgem_data::files;
 use pollster::block_on;
+use rayon::prelude::*;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::dates::PhotoDate;
@@ -28,7 +29,8 @@ use super::{
     bytes_of_codes, bytes_of_floats, paths, root_on_one_line,
 };
 
-/// Photos per batch, and per transaction: a kill loses at most this many.
+/// Photos per batch, and per transaction. A kill loses a batch that is being written and one that is
+/// being encoded.
 const BATCH: usize = 16;
 /// Longer side of a thumbnail, in pixels.
 const THUMBNAIL: u32 = 256;
@@ -160,6 +162,68 @@ struct Batch {
     bad: Vec<(FileEntry, Unreadable)>,
 }
 
+/// A batch with the embeddings of its new photos.
+struct EncodedBatch {
+    batch: Batch,
+    vectors: NewVectors,
+}
+
+/// Embeddings of a batch's new photos, in their order.
+struct NewVectors {
+    photos: Vec<PhotoVectors>,
+    /// Photos that went through the image encoder; the embeddings of the others were imported.
+    n_encoded: usize,
+}
+
+/// A batch that is in the library.
+struct Written {
+    n_files: usize,
+    summary: Summary,
+    /// Photos of which a part is missing, with the problem.
+    in_part: Vec<(PathBuf, String)>,
+    bad: Vec<(FileEntry, Unreadable)>,
+}
+
+impl Batch {
+    /// Sorts files. `hashes` has the contents that earlier batches encoded, and gets those of this
+    /// one.
+    fn of(files: Vec<ReadFile>, hashes: &mut HashSet<[u8; 32]>) -> Self {
+        let mut batch = Self::default();
+        for ReadFile { entry, content } in files {
+            match content {
+                Err(unreadable) => batch.bad.push((entry, unreadable)),
+                Ok(Content { hash, metadata, decoded: Some(decoded) }) if hashes.insert(hash) => {
+                    batch.new.push((entry, hash, metadata, decoded));
+                }
+                Ok(Content { hash, metadata, .. }) => batch.known.push((entry, hash, metadata)),
+            }
+        }
+        batch
+    }
+}
+
+impl Written {
+    /// Adds the batch to the summary and tells the observer. Breaks if the observer ends the
+    /// update.
+    fn report(self, summary: &mut Summary, observer: &mut dyn IndexObserver) -> ControlFlow<()> {
+        let Summary { encoded, recognised, unchanged, forgotten, unreadable, in_part } =
+            self.summary;
+        summary.encoded += encoded;
+        summary.recognised += recognised;
+        summary.unchanged += unchanged;
+        summary.forgotten += forgotten;
+        summary.unreadable += unreadable;
+        summary.in_part += in_part;
+        for (path, problem) in &self.in_part {
+            observer.warn(path, problem);
+        }
+        for (file, unreadable) in self.bad {
+            observer.refuse(&file.path, unreadable.error)?;
+        }
+        observer.advance(self.n_files)
+    }
+}
+
 struct DecodedPhoto {
     format: &'static str,
     width: u32,
@@ -223,73 +287,49 @@ impl Library {
                 });
             }
             drop(sender);
+            // One batch is written while the next is encoded.
+            let (to_writer, batches) = sync_channel::<EncodedBatch>(1);
+            let (written_sender, written) = sync_channel(1);
+            let library = &mut *self;
+            scope.spawn(move || {
+                for batch in batches {
+                    if written_sender.send(library.write(batch)).is_err() {
+                        break;
+                    }
+                }
+            });
+            let mut hashes = HashSet::new();
+            let mut is_writing = false;
             loop {
-                let batch: Vec<ReadFile> = receiver.iter().take(BATCH).collect();
-                let n_files = batch.len();
-                if n_files == 0 {
+                let files: Vec<ReadFile> = receiver.iter().take(BATCH).collect();
+                let is_last = files.is_empty();
+                let batch = Batch::of(files, &mut hashes);
+                let batch = EncodedBatch { vectors: embed_new(&batch.new, indexing)?, batch };
+                if is_writing {
+                    let written = written.recv().expect("the writer answers every batch")?;
+                    if written.report(&mut summary, observer).is_break() {
+                        return Ok(false);
+                    }
+                }
+                if is_last {
                     return Ok(true);
                 }
-                let stored = self.store(batch, indexing, &mut summary, observer)?;
-                if stored.is_break() || observer.advance(n_files).is_break() {
-                    return Ok(false);
-                }
+                to_writer.send(batch).expect("the writer waits for batches");
+                is_writing = true;
             }
         })?;
         if went_on {
             self.find_duplicates(&mut |_| observer.advance(0))?;
+            self.refresh_vector_file()?;
         }
         Ok(summary)
     }
 
-    /// Encodes the photos without embeddings and writes the batch in one transaction. Breaks if
-    /// the observer ends the update.
-    fn store(
-        &mut self,
-        files: Vec<ReadFile>,
-        indexing: Indexing,
-        summary: &mut Summary,
-        observer: &mut dyn IndexObserver,
-    ) -> Result<ControlFlow<()>> {
-        let batch = self.sorted(files)?;
-        let vectors = embed_new(&batch.new, indexing, summary)?;
-        self.write(&batch, &vectors, summary)?;
-        for (file, .., decoded) in &batch.new {
-            if let Some(problem) = &decoded.problem {
-                summary.in_part += 1;
-                observer.warn(&file.path, problem);
-            }
-        }
-        let refuse = |(file, unreadable): (FileEntry, Unreadable)| {
-            observer.refuse(&file.path, unreadable.error)
-        };
-        Ok(batch.bad.into_iter().try_for_each(refuse))
-    }
-
-    fn sorted(&self, files: Vec<ReadFile>) -> Result<Batch> {
-        let mut batch = Batch::default();
-        let mut in_batch = HashSet::new();
-        for ReadFile { entry, content } in files {
-            match content {
-                Err(unreadable) => batch.bad.push((entry, unreadable)),
-                Ok(Content { hash, metadata, decoded: Some(decoded) })
-                    if in_batch.insert(hash) && !self.has_vectors(&hash)? =>
-                {
-                    batch.new.push((entry, hash, metadata, decoded));
-                }
-                Ok(Content { hash, metadata, .. }) => batch.known.push((entry, hash, metadata)),
-            }
-        }
-        Ok(batch)
-    }
-
-    fn write(
-        &mut self,
-        batch: &Batch,
-        vectors: &[PhotoVectors],
-        summary: &mut Summary,
-    ) -> Result<()> {
+    /// Writes a batch in one transaction.
+    fn write(&mut self, EncodedBatch { batch, vectors }: EncodedBatch) -> Result<Written> {
         let transaction = self.db.transaction()?;
-        for ((file, hash, metadata, decoded), vectors) in batch.new.iter().zip(vectors) {
+        let mut summary = Summary::default();
+        for ((file, hash, metadata, decoded), vectors) in batch.new.iter().zip(&vectors.photos) {
             let content = content_row(&transaction, hash, metadata, decoded)?;
             vector_rows(&transaction, self.model, content, vectors)?;
             file_row(&transaction, file, Ok(hash))?;
@@ -302,8 +342,17 @@ impl Library {
         for (file, unreadable) in &batch.bad {
             file_row(&transaction, file, Err(unreadable))?;
         }
-        summary.unreadable += batch.bad.len();
-        Ok(transaction.commit()?)
+        transaction.commit()?;
+        summary.encoded = vectors.n_encoded;
+        summary.recognised += batch.new.len() - vectors.n_encoded;
+        summary.unreadable = batch.bad.len();
+        let problem = |(file, .., decoded): (FileEntry, _, _, DecodedPhoto)| {
+            decoded.problem.map(|problem| (file.path, problem))
+        };
+        let n_files = batch.new.len() + batch.known.len() + batch.bad.len();
+        let in_part: Vec<_> = batch.new.into_iter().filter_map(problem).collect();
+        summary.in_part = in_part.len();
+        Ok(Written { n_files, summary, in_part, bad: batch.bad })
     }
 
     /// Files that need not be read again unless they change.
@@ -344,13 +393,6 @@ impl Library {
                 .execute(params![paths::to_bytes(path), stamp.changed_ns])?;
         }
         Ok(transaction.commit()?)
-    }
-
-    /// Whether a content has embeddings of this model; an earlier batch may have brought a copy.
-    fn has_vectors(&self, hash: &[u8; 32]) -> Result<bool> {
-        let sql = "SELECT 1 FROM content JOIN image_vector ON content = id
-            WHERE model = ?1 AND hash = ?2";
-        Ok(self.db.prepare_cached(sql)?.exists(params![self.model, hash])?)
     }
 
     /// Hashes of the contents that have embeddings of this model.
@@ -492,8 +534,7 @@ fn difference_hash(photo: &Rgb) -> u64 {
 fn embed_new(
     new: &[(FileEntry, [u8; 32], PhotoMetadata, DecodedPhoto)],
     Indexing { session, imported, .. }: Indexing,
-    summary: &mut Summary,
-) -> Result<Vec<PhotoVectors>> {
+) -> Result<NewVectors> {
     let of_import = |file: &FileEntry| imported?.vectors(&file.path, file.stamp?);
     let vectors: Vec<Option<PhotoVectors>> = new.iter().map(|(file, ..)| of_import(file)).collect();
     let inputs: Vec<Preprocessed> = new
@@ -502,12 +543,14 @@ fn embed_new(
         .filter(|(_, vectors)| vectors.is_none())
         .map(|((.., decoded), _)| decoded.input.clone())
         .collect();
-    summary.encoded += inputs.len();
-    summary.recognised += new.len() - inputs.len();
     let encoded = if inputs.is_empty() { Vec::new() } else { session.encode_batch(&inputs) };
     let mut encoded = encoded.iter();
     let mut embed_next = || embed(session, encoded.next().expect("one for each photo without"));
-    vectors.into_iter().map(|vectors| vectors.map_or_else(&mut embed_next, Ok)).collect()
+    let photos = vectors
+        .into_iter()
+        .map(|vectors| vectors.map_or_else(&mut embed_next, Ok))
+        .collect::<Result<_>>()?;
+    Ok(NewVectors { photos, n_encoded: inputs.len() })
 }
 
 /// Embeddings of an encoded photo and of its regions, all from one feature map.
@@ -522,6 +565,28 @@ pub fn embed(session: &Session, encoded: &EncodedImage) -> Result<PhotoVectors> 
             .for_each(|region| regions.push(region));
     }
     Ok(PhotoVectors { image, boxes, regions })
+}
+
+/// Reads all photos on all cores as an update does, for measurements. Leaves out unreadable ones.
+#[doc(hidden)]
+pub fn read_alone(found: &FoundPhotos, session: &Session) -> Vec<Preprocessed> {
+    let config = session.config().preprocess();
+    let read = |path: &PathBuf| {
+        let file = read_file(path, found.sidecars_of(path), &HashSet::new(), &config);
+        file.content.ok()?.decoded.map(|decoded| decoded.input)
+    };
+    found.photos.par_iter().filter_map(read).collect()
+}
+
+/// Embeds photos and their regions in batches as an update does, for measurements.
+#[doc(hidden)]
+pub fn encode_alone(session: &Session, photos: &[Preprocessed]) -> Result<()> {
+    for batch in photos.chunks(BATCH) {
+        for encoded in session.encode_batch(batch) {
+            embed(session, &encoded)?;
+        }
+    }
+    Ok(())
 }
 
 /// Inserts a content, or updates one that is decoded differently now; returns its row.

@@ -7,8 +7,11 @@
 //! are pooled from the same patch tokens as the whole photo's.
 //!
 //! Readers (hash, metadata, scaled decode, thumbnail, resize) run beside the encoder behind a
-//! bounded channel. Each transaction writes a few photos, so the library is valid even if the
-//! program is killed.
+//! bounded channel, and so does the writer. Each transaction writes a few photos, so the library is
+//! valid even if the program is killed.
+//!
+//! A large library has its embeddings also in a file that searches map into memory
+//! (`vector_file.rs`).
 //!
 //! The library also stores embeddings of searched texts (`text_cache.rs`) and measured cut-offs
 //! (`cutoffs.rs`), in tables that older versions of the program ignore.
@@ -29,6 +32,7 @@ mod cutoffs;
 mod dates;
 mod duplicates;
 mod error;
+mod examples;
 mod exchange;
 mod excludes;
 mod folders;
@@ -44,6 +48,7 @@ mod search;
 mod sidecars;
 mod text_cache;
 mod uris;
+mod vector_file;
 mod watch;
 
 use std::path::PathBuf;
@@ -57,6 +62,8 @@ pub use dates::{DateSource, PhotoDate, date_in_words, second_in_words, start_of_
 pub use error::{LibraryError, Result, root_on_one_line};
 pub use exchange::ImportedIndex;
 pub use indexer::{IndexObserver, Indexing, Summary};
+#[doc(hidden)]
+pub use indexer::{encode_alone, read_alone};
 pub use marks::{Mark, MarkChange};
 pub use metadata::PhotoMetadata;
 pub use paths::simplified_path;
@@ -149,7 +156,7 @@ const COLUMNS: [(&str, &str, &str); 11] = [
 ];
 
 /// Tables that libraries of earlier versions lack and those versions ignore: name, columns.
-const TABLES: [(&str, &str); 4] = [
+const TABLES: [(&str, &str); 6] = [
     (
         "text_vector",
         "model INTEGER NOT NULL REFERENCES model,
@@ -177,12 +184,22 @@ const TABLES: [(&str, &str); 4] = [
         favourite INTEGER NOT NULL,
         hidden INTEGER NOT NULL",
     ),
+    // See `vector_file.rs`. Neither refers to `model`: programs of earlier versions drop models.
+    ("vector_file", "model INTEGER PRIMARY KEY, stamp INTEGER NOT NULL"),
+    (
+        "vector_change",
+        "model INTEGER NOT NULL,
+        content INTEGER NOT NULL,
+        PRIMARY KEY (model, content)",
+    ),
 ];
 
 /// An open library, as one model sees it.
 #[derive(Debug)]
 pub struct Library {
     db: Connection,
+    /// `None` if it is in memory.
+    file: Option<PathBuf>,
     /// Row of `model`.
     model: i64,
     fingerprint: u64,
@@ -292,7 +309,9 @@ impl Library {
         transaction
             .execute("DELETE FROM model WHERE fingerprint = ?1 AND preprocessing < ?2", key)?;
         transaction.commit()?;
-        Ok(self.db.execute_batch("VACUUM")?)
+        self.drop_vector_files()?;
+        self.db.execute_batch("VACUUM")?;
+        self.refresh_vector_file()
     }
 }
 

@@ -12,10 +12,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionB
 use super::paths::for_sqlite;
 use super::photos::looks_like_a_photo;
 use super::uris::escaped;
+use super::vector_file::make_triggers;
 use super::{
     APPLICATION_ID, COLUMNS, Library, LibraryError, PREPROCESSING, Result, SCHEMA, SCHEMA_VERSION,
     TABLES,
 };
+
+/// Longest wait for another process that writes. A batch takes well under a second.
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 /// Marks a library as read-only.
 #[derive(Debug)]
@@ -57,7 +61,7 @@ impl Library {
 
     /// A library in memory, dropped when the program ends.
     pub fn in_memory(fingerprint: u64, dim: usize) -> Result<Self> {
-        Self::of_connection(Connection::open_in_memory()?, fingerprint, dim)
+        Self::of_connection(Connection::open_in_memory()?, None, fingerprint, dim)
     }
 
     /// Whether the library can only be read.
@@ -66,12 +70,16 @@ impl Library {
     }
 
     fn of_file(file: &Path, fingerprint: u64, dim: usize) -> Result<Self> {
-        Self::of_connection(connect(file, OpenFlags::default())?, fingerprint, dim)
+        Self::of_connection(connect(file, OpenFlags::default())?, Some(file), fingerprint, dim)
     }
 
-    fn of_connection(mut db: Connection, fingerprint: u64, dim: usize) -> Result<Self> {
-        // Another process may be writing; a batch takes well under a second.
-        db.busy_timeout(Duration::from_secs(30))?;
+    fn of_connection(
+        mut db: Connection,
+        file: Option<&Path>,
+        fingerprint: u64,
+        dim: usize,
+    ) -> Result<Self> {
+        db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "foreign_keys", true)?;
@@ -82,7 +90,8 @@ impl Library {
             key,
         )?;
         let model = model_row(&db, fingerprint)?.ok_or(LibraryError::Raced)?;
-        Ok(Self { db, model, fingerprint, dim, read_only: None })
+        let file = file.map(real_path);
+        Ok(Self { db, file, model, fingerprint, dim, read_only: None })
     }
 
     /// Opens a library without writing to it or beside it.
@@ -92,7 +101,8 @@ impl Library {
         complete_in_memory(&db)?;
         // Without a row this model has no embeddings in the library.
         let model = model_row(&db, fingerprint)?.unwrap_or(i64::MIN);
-        Ok(Self { db, model, fingerprint, dim, read_only: Some(ReadOnly { _copy: copy }) })
+        let (file, read_only) = (Some(real_path(file)), Some(ReadOnly { _copy: copy }));
+        Ok(Self { db, file, model, fingerprint, dim, read_only })
     }
 }
 
@@ -166,7 +176,12 @@ fn connect_immutable(file: &Path, flags: OpenFlags) -> rusqlite::Result<Connecti
     }
 }
 
-fn with_ending(file: &Path, ending: &str) -> PathBuf {
+/// The path without symbolic links: the library has its other files beside itself, as SQLite does.
+fn real_path(file: &Path) -> PathBuf {
+    file.canonicalize().unwrap_or_else(|_| file.into())
+}
+
+pub(super) fn with_ending(file: &Path, ending: &str) -> PathBuf {
     let mut name: OsString = file.as_os_str().to_owned();
     name.push(ending);
     name.into()
@@ -231,6 +246,7 @@ fn make_tables(db: &mut Connection) -> Result<()> {
     for (table, column, kind) in missing_columns(&transaction)? {
         transaction.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
     }
+    make_triggers(&transaction)?;
     Ok(transaction.commit()?)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mmgem_core::image::BoxPx;
 use mmgem_core::index::{Hit, Query, Vectors, best};
@@ -9,20 +10,33 @@ use rayon::prelude::*;
 use rusqlite::params;
 
 use super::dates::{DateSource, PhotoDate};
+use super::vector_file::{MappedVectors, lower_bound};
 use super::{Library, PREPROCESSING, Result, count, paths};
 
 /// Photos whose regions are scored: the best by their whole image. A search that wants more hits
 /// scores more.
 const REGION_CANDIDATES: usize = 3000;
+/// Photos whose metadata a filtered search reads one by one. If too few of them pass, the search
+/// reads the metadata of all photos.
+const FILTER_CANDIDATES: usize = 1000;
 /// Least number of embeddings that a thread scores at once.
 const SCAN: usize = 4096;
 
-/// Embeddings of whole photos, in memory.
+/// Embeddings of whole photos, ordered by their row in `content`: mapped from the vector file, read
+/// from the library, or both.
 #[derive(Clone, Debug)]
 pub struct VectorStore {
-    /// Row of `content` of each embedding, ascending.
-    contents: Vec<i64>,
-    vectors: Vectors,
+    /// See `vector_file.rs`.
+    pub(super) mapped: Option<Arc<MappedVectors>>,
+    /// Row of `content` of each of `vectors`, ascending.
+    pub(super) contents: Vec<i64>,
+    /// Embeddings read from the library.
+    pub(super) vectors: Vectors,
+    /// The place of each embedding: a row of `mapped`, or of `vectors` after those. `None` if all
+    /// rows of one of them are the embeddings.
+    pub(super) places: Option<Vec<usize>>,
+    /// Why a large library was not mapped.
+    pub(super) slow: Option<String>,
 }
 
 /// A photo as the library knows it.
@@ -106,21 +120,6 @@ pub struct Ranked {
 }
 
 impl Library {
-    /// Reads the embeddings of all photos that have a file.
-    pub fn vector_store(&self) -> Result<VectorStore> {
-        let sql = "SELECT content, scale, codes FROM image_vector AS v WHERE model = ?1
-            AND EXISTS (SELECT 1 FROM file WHERE file.content = v.content) ORDER BY content";
-        let mut rows = self.db.prepare(sql)?;
-        let mut rows = rows.query([self.model])?;
-        let (mut contents, mut codes, mut scales) = (Vec::new(), Vec::new(), Vec::new());
-        while let Some(row) = rows.next()? {
-            contents.push(row.get(0)?);
-            scales.push(row.get(1)?);
-            codes.extend(row.get_ref(2)?.as_blob()?.iter().map(|code| code.cast_signed()));
-        }
-        Ok(VectorStore { contents, vectors: Vectors::from_parts(self.dim, codes, scales)? })
-    }
-
     /// All photos, by their row in `content`.
     pub fn photos(&self) -> Result<HashMap<i64, Photo>> {
         self.read_photos(None)
@@ -199,7 +198,7 @@ impl Library {
     ) -> Result<Vec<Hit>> {
         let mut hits = Vec::new();
         for Hit { row, score } in best(wholes, n) {
-            let regions = self.regions(store.contents[row])?;
+            let regions = self.regions(store.content(row))?;
             let of_region = regions.and_then(|(_, vectors)| vectors.nearest(query, 1).pop());
             hits.push(Hit { row, score: of_region.map_or(score, |hit| hit.score) });
         }
@@ -219,22 +218,24 @@ impl Library {
         options: &SearchOptions,
         filter: Option<&PhotoFilter>,
     ) -> Result<Vec<SearchHit>> {
-        let matches = match filter {
-            Some(filter) => {
-                let photos = self.photos()?;
-                let is_match = |content: &i64| {
-                    photos
-                        .get(content)
-                        .is_some_and(|photo| !matching_paths(photo, Some(filter)).is_empty())
-                };
-                Some(store.contents.iter().map(is_match).collect::<Vec<bool>>())
-            }
-            None => None,
-        };
         let mut scores = store.scores(query);
         scores.retain(|hit| hit.score >= options.min_score || options.by_region);
-        if let Some(matches) = matches {
-            scores.retain(|hit| matches[hit.row]);
+        if let Some(filter) = filter {
+            if !options.by_region {
+                let ranked = best(scores.iter().copied(), FILTER_CANDIDATES).into_iter();
+                let ranked = ranked.map(|hit| (store.content(hit.row), Some(hit.score)));
+                let hits =
+                    self.list(ranked, options, Some(filter), |content| self.photo(content))?;
+                if hits.len() >= options.skip.saturating_add(options.k) {
+                    return self.completed(hits, query, options, Some(filter));
+                }
+            }
+            let photos = self.photos()?;
+            scores.retain(|hit| {
+                photos
+                    .get(&store.content(hit.row))
+                    .is_some_and(|photo| !matching_paths(photo, Some(filter)).is_empty())
+            });
         }
         let n_wanted = options.skip.saturating_add(options.k);
         let mut n = if options.by_region { REGION_CANDIDATES.max(n_wanted) } else { n_wanted };
@@ -246,21 +247,32 @@ impl Library {
             };
             let is_all = ranked.len() >= scores.len();
             let ranked = ranked.into_iter().filter(|hit| hit.score >= options.min_score);
-            let ranked = ranked.map(|hit| (store.contents[hit.row], Some(hit.score)));
-            let mut hits = self.list(ranked, options, filter, |content| self.photo(content))?;
+            let ranked = ranked.map(|hit| (store.content(hit.row), Some(hit.score)));
+            let hits = self.list(ranked, options, filter, |content| self.photo(content))?;
             if hits.len() >= n_wanted || is_all {
-                hits.drain(..options.skip.min(hits.len()));
-                if options.group {
-                    self.list_duplicates(&mut hits, filter)?;
-                }
-                for hit in &mut hits {
-                    hit.box_px = self.best_box(hit.photo.content, query)?;
-                }
-                return Ok(hits);
+                return self.completed(hits, query, options, filter);
             }
             // Grouping removed some hits, or photos further down have a better region.
             n = n.saturating_mul(8);
         }
+    }
+
+    /// Drops the skipped hits, and reads duplicates and boxes of the others.
+    fn completed(
+        &self,
+        mut hits: Vec<SearchHit>,
+        query: &Query,
+        options: &SearchOptions,
+        filter: Option<&PhotoFilter>,
+    ) -> Result<Vec<SearchHit>> {
+        hits.drain(..options.skip.min(hits.len()));
+        if options.group {
+            self.list_duplicates(&mut hits, filter)?;
+        }
+        for hit in &mut hits {
+            hit.box_px = self.best_box(hit.photo.content, query)?;
+        }
+        Ok(hits)
     }
 
     /// The photos that pass a query of filters alone, the latest first.
@@ -303,11 +315,12 @@ impl Library {
             let Some(photo) = photo(content)? else { continue };
             let is_listed =
                 |photo: &Photo| photo.family.is_some_and(|family| families.contains(&family));
-            if options.group && is_listed(&photo) {
+            let matching = matching_paths(&photo, filter);
+            if matching.is_empty() || options.group && is_listed(&photo) {
                 continue;
             }
             families.extend(photo.family);
-            for path in matching_paths(&photo, filter) {
+            for path in matching {
                 if hits.len() == n_wanted {
                     return Ok(hits);
                 }
@@ -331,15 +344,18 @@ impl Library {
     /// Fills `duplicates` of each hit with all other files of its group.
     fn list_duplicates(&self, hits: &mut [SearchHit], filter: Option<&PhotoFilter>) -> Result<()> {
         let mut groups: HashMap<i64, Vec<PathBuf>> = HashMap::new();
-        let photos = self.photos()?;
-        let mut members: Vec<&Photo> =
-            photos.values().filter(|photo| photo.family.is_some()).collect();
-        members.sort_unstable_by_key(|photo| photo.content);
-        for photo in members {
-            groups
-                .entry(photo.family.expect("filtered"))
-                .or_default()
-                .extend(matching_paths(photo, filter));
+        let families: HashSet<i64> = hits.iter().filter_map(|hit| hit.photo.family).collect();
+        let families: Vec<String> = families.iter().map(i64::to_string).collect();
+        let sql = format!(
+            "SELECT id, family FROM content WHERE family IN ({}) ORDER BY id",
+            families.join(", ")
+        );
+        let mut rows = self.db.prepare(&sql)?;
+        let mut rows = rows.query([])?;
+        while let Some(row) = rows.next()? {
+            if let Some(photo) = self.photo(row.get(0)?)? {
+                groups.entry(row.get(1)?).or_default().extend(matching_paths(&photo, filter));
+            }
         }
         for hit in hits {
             let own = || matching_paths(&hit.photo, filter);
@@ -370,7 +386,7 @@ impl Library {
         filter: impl Fn(&Photo) -> bool,
     ) -> Result<Vec<Ranked>> {
         let mut hits = store.scores(query);
-        hits.retain(|hit| photos.get(&store.contents[hit.row]).is_some_and(&filter));
+        hits.retain(|hit| photos.get(&store.content(hit.row)).is_some_and(&filter));
         hits.par_sort_unstable_by(|a, b| b.cmp(a));
         if by_region {
             let rest = hits.split_off(hits.len().min(REGION_CANDIDATES));
@@ -380,7 +396,7 @@ impl Library {
         }
         Ok(hits
             .into_iter()
-            .map(|hit| Ranked { content: store.contents[hit.row], score: hit.score })
+            .map(|hit| Ranked { content: store.content(hit.row), score: hit.score })
             .collect())
     }
 
@@ -427,29 +443,132 @@ pub struct SearchOptions {
 }
 
 impl VectorStore {
-    /// Whether the store has a photo, by its row in `content`; relies on ascending rows.
+    /// Whether the store has a photo, by its row in `content`.
     pub fn has(&self, content: i64) -> bool {
-        self.contents.binary_search(&content).is_ok()
+        let row = lower_bound(0..self.len(), |row| self.content(row) < content);
+        row < self.len() && self.content(row) == content
     }
 
     /// A store of embeddings in memory; rows of `content` count from 0.
     pub fn of_vectors(vectors: Vectors) -> Self {
-        Self { contents: (0..vectors.len() as i64).collect(), vectors }
+        let contents = (0..vectors.len() as i64).collect();
+        Self { mapped: None, contents, vectors, places: None, slow: None }
     }
 
     /// Number of photos.
     pub fn len(&self) -> usize {
-        self.contents.len()
+        match (&self.places, &self.mapped) {
+            (Some(places), _) => places.len(),
+            (None, Some(mapped)) => mapped.len(),
+            (None, None) => self.contents.len(),
+        }
     }
 
     /// Whether there are no photos.
     pub fn is_empty(&self) -> bool {
-        self.contents.is_empty()
+        self.len() == 0
+    }
+
+    /// Why the embeddings of a large library were read one by one, which is slow. `None` if they
+    /// are mapped, or few.
+    pub fn is_slow_because(&self) -> Option<&str> {
+        self.slow.as_deref()
+    }
+
+    /// Row of `content` of an embedding.
+    pub(super) fn content(&self, row: usize) -> i64 {
+        match self.place(row) {
+            Place::Mapped(mapped, row) => mapped.content(row),
+            Place::Read(row) => self.contents[row],
+        }
     }
 
     /// The score of every photo, on all cores.
     pub fn scores(&self, query: &Query) -> Vec<Hit> {
-        let scan = |row| Hit { row, score: self.vectors.score(query, row) };
+        let scan = |row| {
+            let score = match self.place(row) {
+                Place::Mapped(mapped, row) => mapped.score(query, row),
+                Place::Read(row) => self.vectors.score(query, row),
+            };
+            Hit { row, score }
+        };
         (0..self.len()).into_par_iter().with_min_len(SCAN).map(scan).collect()
+    }
+
+    fn place(&self, row: usize) -> Place<'_> {
+        let row = self.places.as_ref().map_or(row, |places| places[row]);
+        match &self.mapped {
+            Some(mapped) if row < mapped.len() => Place::Mapped(mapped, row),
+            Some(mapped) => Place::Read(row - mapped.len()),
+            None => Place::Read(row),
+        }
+    }
+}
+
+/// Where an embedding is.
+enum Place<'a> {
+    /// A row of the vector file.
+    Mapped(&'a MappedVectors, usize),
+    /// A row of [`VectorStore::vectors`].
+    Read(usize),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_keeps_the_best_that_pass_however_far_down_they_are() {
+        const DIM: usize = 7;
+        let mut library = Library::in_memory(1, DIM).expect("usable");
+        library.add_examples(FILTER_CANDIDATES + 500).expect("writable");
+        let store = library.vector_store().expect("readable");
+        let query = Query::new(&[0.3, -0.2, 0.4, 0.1, -0.6, 0.2, 0.5]);
+        let photos = library.photos().expect("readable");
+        let all = best(store.scores(&query), store.len());
+        for n_passing in [0, 1, 20, 1200] {
+            let keep = |photo: &Photo, _: &Path| photo.taken.secs < 1000 * n_passing;
+            for (skip, k) in [(0, 3), (2, 3), (0, 19), (15, 4), (900, 400)] {
+                let options =
+                    SearchOptions { skip, k, min_score: -0.5, by_region: false, group: false };
+                let wanted = all.iter().filter(|hit| hit.score >= options.min_score);
+                let wanted = wanted.map(|hit| (&photos[&store.content(hit.row)], hit.score));
+                let wanted: Vec<(i64, f32)> = wanted
+                    .filter(|(photo, _)| photo.taken.secs < 1000 * n_passing)
+                    .map(|(photo, score)| (photo.content, score))
+                    .skip(skip)
+                    .take(k)
+                    .collect();
+                let hits = library.search(&store, &query, &options, Some(&keep));
+                let hits: Vec<(i64, f32)> = hits
+                    .expect("readable")
+                    .into_iter()
+                    .map(|hit| (hit.photo.content, hit.score.expect("a query")))
+                    .collect();
+                assert_eq!(hits, wanted, "{n_passing} pass, {skip}, {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_group_is_listed_by_a_file_that_passes() {
+        let mut library = Library::in_memory(1, 3).expect("usable");
+        library.add_examples(6).expect("writable");
+        library.db.execute_batch("UPDATE content SET family = family % 2").expect("valid");
+        let store = library.vector_store().expect("readable");
+        let keep = |photo: &Photo, _: &Path| photo.taken.secs <= 3000;
+        let options =
+            SearchOptions { skip: 0, k: 9, min_score: -1.0, by_region: false, group: true };
+        let seen = |hits: Vec<SearchHit>| {
+            let mut seen: Vec<usize> = hits.iter().map(|hit| 1 + hit.duplicates.len()).collect();
+            seen.sort_unstable();
+            seen
+        };
+        let query = Query::new(&[0.1, 0.7, -0.3]);
+        let found = library.search(&store, &query, &options, Some(&keep)).expect("readable");
+        assert_eq!(seen(found), [2, 2]);
+        assert_eq!(seen(library.filtered(&store, &options, &keep).expect("readable")), [2, 2]);
+        let found = library.search(&store, &query, &options, None).expect("readable");
+        assert_eq!(seen(found), [3, 3]);
     }
 }

@@ -154,6 +154,9 @@ pub fn run(args: &SearchArgs, globals: &Globals) -> Result<()> {
     }
     let asks = !query.filters.is_empty() || among.is_some();
     let store = read_store(&library)?;
+    if let Some(why) = store.is_slow_because() {
+        note(context.quiet, format!("the search is slower than it could be: {why}"));
+    }
     let open = millis(start);
     let start = Instant::now();
     let mut warnings = query.warnings(context.session.tokenizer())?;

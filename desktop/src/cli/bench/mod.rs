@@ -1,7 +1,9 @@
 //! `mmgem bench`: the rates at which this machine runs a model.
 
 pub mod counts;
+mod index;
 mod random;
+mod scale;
 mod search;
 mod work;
 
@@ -18,6 +20,7 @@ use mmgem_core::kernels::limit_vectors;
 use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
 
+use self::index::BenchIndexArgs;
 use self::search::BenchSearchArgs;
 use crate::device::OpenedDevice;
 use crate::globals::Globals;
@@ -30,7 +33,8 @@ use work::Bench;
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:\n  \
     mmgem bench\n  \
-    mmgem bench --config assets/presets/vit_b_32.json --only image,caption --device cpu --json\n\n\
+    mmgem bench --config assets/presets/vit_b_32.json --only image,caption --device cpu --json\n  \
+    mmgem bench --scale\n\n\
     Rates are medians. A caption always has `--tokens` tokens. A region caption describes one more \
     box of a photo that is already encoded. tests/peers/compare.py runs the same work in other \
     programs, in turn, and prints the ratios.")]
@@ -62,6 +66,16 @@ pub struct BenchArgs {
     /// Packed weights and products of many rows in f32 ignore it.
     #[arg(long, value_name = "FLOATS")]
     vectors: Option<usize>,
+    /// Draw how the rates grow with batch, tokens and photos, beside this machine's bounds
+    ///
+    /// Measures images and training steps over the batch, prompts over their tokens, and searches
+    /// over the photos. A bound is the time to multiply, or to read the weights or vectors from
+    /// memory, at the measured rates of this machine.
+    #[arg(long)]
+    scale: bool,
+    /// Folder for the pictures of --scale
+    #[arg(long, value_name = "DIR", default_value = "target/bench", requires = "scale")]
+    out: PathBuf,
 }
 
 /// Separate measurements.
@@ -69,6 +83,8 @@ pub struct BenchArgs {
 pub enum Part {
     /// Measure how long a query of a photo library takes
     Search(BenchSearchArgs),
+    /// Measure how fast photos are indexed, and how fast each part is alone
+    Index(BenchIndexArgs),
     /// Old name of `mmgem verify counts`
     #[command(hide = true)]
     Counts(CountsArgs),
@@ -105,7 +121,8 @@ enum RandomWeights {
 /// Measures and prints the rates.
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     match &args.part {
-        Some(Part::Search(args)) => return search::run(args, &globals.open()?),
+        Some(Part::Search(args)) => return search::run(args, globals),
+        Some(Part::Index(args)) => return index::run(args, &globals.open()?),
         Some(Part::Counts(args)) => return counts::run(args, globals),
         None => {}
     }
@@ -115,6 +132,9 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     );
     if let Some(n_floats) = args.vectors {
         limit_vectors(n_floats);
+    }
+    if args.scale {
+        return scale::run(args, globals);
     }
     let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
     // First, while this program still uses little memory.
@@ -235,21 +255,8 @@ impl Weights {
 
 /// Seconds from the start of a new process of this program to the end of its first embedding.
 fn cold_start_secs(repeat: usize, globals: &Globals) -> Result<f64> {
-    let program = std::env::current_exe().context("cannot find the path of this program")?;
-    let mut command = Command::new(program);
-    command.args([
-        "embed",
-        "--text",
-        "a dog",
-        "--json",
-        "-q",
-        "--device",
-        &globals.device.to_string(),
-    ]);
-    if let Some(folder) = &globals.model {
-        command.arg("--model").arg(folder);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut command = this_program(globals)?;
+    command.args(["embed", "--text", "a dog"]);
     let mut failed = false;
     let secs = median_secs(repeat, || match command.output() {
         Ok(output) => failed |= !output.status.success(),
@@ -257,6 +264,18 @@ fn cold_start_secs(repeat: usize, globals: &Globals) -> Result<f64> {
     });
     ensure!(!failed, "`mmgem embed --text` failed, so the cold start cannot be measured");
     Ok(secs)
+}
+
+/// A new process of this program, on the same device and model.
+fn this_program(globals: &Globals) -> Result<Command> {
+    let program = std::env::current_exe().context("cannot find the path of this program")?;
+    let mut command = Command::new(program);
+    command.args(["--json", "-q", "--device", &globals.device.to_string()]);
+    if let Some(folder) = &globals.model {
+        command.arg("--model").arg(folder);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    Ok(command)
 }
 
 /// Median time of `repeat` runs in seconds, after one warm-up run.

@@ -19,7 +19,7 @@ const SHORT: usize = 8;
 const LONG: usize = 24;
 
 /// Tokens of every measured text.
-const TEXT_LEN: usize = 12;
+pub const TEXT_LEN: usize = 12;
 
 /// A model and the settings of the measurement.
 pub struct Bench<'a> {
@@ -54,6 +54,15 @@ impl<'a> Bench<'a> {
         let prefix = self.region_prefix(&self.patches(), 0);
         let [_, n_prefix, _] = prefix.dims();
         n_prefix as f64 / median_secs(self.repeat, || self.prefill(prefix.clone()))
+    }
+
+    /// Tokens per second of a prompt of `n` tokens, up to the logits of the next token.
+    pub fn prompt_tokens_per_sec(&self, n: usize) -> f64 {
+        let ids: Vec<i32> =
+            (0..n).map(|at| (at * 17 % self.config.llm.vocab_size) as i32).collect();
+        let ids = Tensor::from_data(TensorData::new(ids, [1, n]), &self.device);
+        let prefix = self.model.llm.embed(ids);
+        n as f64 / median_secs(self.repeat, || self.prefill(prefix.clone()))
     }
 
     /// Tokens per second of a greedy caption of a whole photo.
