@@ -396,9 +396,12 @@ fn a_run_goes_on_after_rank_0_has_evaluated_for_longer_than_the_time_out() {
 
 #[test]
 fn one_rank_reads_the_checkpoint_for_all() {
-    for sharded in ["optim.shard_moments=false", "optim.shard_moments=true"] {
+    let (sharded, adapters) = ("optim.shard_moments=true", "lora={ rank = 2, alpha = 4 }");
+    let sets: [&[&str]; 3] = [&[], &[sharded], &[sharded, adapters]];
+    for more in sets {
         let lab = Lab::new();
-        let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3", sharded];
+        let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3"];
+        let set = [&set, more].concat();
         let [whole, resumed, bare] = ["whole", "resumed", "bare"].map(|out| lab.config(out, &set));
         run_ranks(&whole, 2, false, usize::MAX);
         run_ranks(&resumed, 2, false, 4);
@@ -411,7 +414,7 @@ fn one_rank_reads_the_checkpoint_for_all() {
             let config = if group.rank() == 0 { &resumed } else { &bare };
             run_as(config, true, usize::MAX, group).unwrap_or_else(|error| panic!("{error}"));
         });
-        assert!(model_bytes(&resumed) == model_bytes(&whole), "{sharded}");
-        assert!(moment_bytes(&resumed, 6) == moment_bytes(&whole, 6), "{sharded}");
+        assert!(model_bytes(&resumed) == model_bytes(&whole), "{more:?}");
+        assert!(moment_bytes(&resumed, 6) == moment_bytes(&whole, 6), "{more:?}");
     }
 }

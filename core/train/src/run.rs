@@ -488,15 +488,12 @@ impl Start {
         group: &dyn Collective,
     ) -> Result<Self, TrainError> {
         let shares = config.optim.shard_moments && group.size() > 1;
-        // Rank 0 needs all moments until it has sent them.
-        if shares && group.rank() > 0 {
-            self.optimizer.shard(&self.trainee, group);
-        }
         if resumed && group.size() > 1 {
             (self.trainee, self.state) =
-                send_start(self.trainee, &self.state, &mut self.optimizer, group)?;
+                send_start(self.trainee, &self.state, &mut self.optimizer, shares, group)?;
         }
-        if shares && group.rank() == 0 {
+        // Rank 0 needed all moments until it had sent them.
+        if shares && (group.rank() == 0 || !resumed) {
             self.optimizer.shard(&self.trainee, group);
         }
         Ok(self)

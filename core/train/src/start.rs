@@ -103,7 +103,8 @@ pub fn from_rank_0_json<T: DeserializeOwned>(
     })
 }
 
-/// Sends rank 0's weights, moments and state to all ranks, so that one rank reads a checkpoint.
+/// Sends rank 0's weights, moments and state to all ranks, so that one rank reads a checkpoint. If
+/// the ranks share out the moments, the others keep only theirs, and rank 0 still has all.
 ///
 /// # Errors
 /// If the ranks lose contact.
@@ -111,6 +112,7 @@ pub fn send_start(
     trainee: Trainee,
     state: &RunState,
     optimizer: &mut OptimizerGroups,
+    shares_moments: bool,
     group: &dyn Collective,
 ) -> Result<(Trainee, RunState), CollectiveError> {
     let state = serde_json::to_vec(state).expect("a plain struct serializes");
@@ -136,14 +138,18 @@ pub fn send_start(
             weights.insert(path, values);
         },
     )?;
-    optimizer.send_moments(&trainee, group)?;
-    if group.rank() == 0 {
-        return Ok((trainee, state));
+    let trainee = match group.rank() {
+        0 => trainee,
+        _ => map(trainee, |param| match weights.remove(&param.path) {
+            Some(values) => Mapped::Initial(Tensor::from_inner(values)),
+            None => Mapped::Same,
+        }),
+    };
+    // The others know before that they keep only a part.
+    if shares_moments && group.rank() > 0 {
+        optimizer.shard(&trainee, group);
     }
-    let trainee = map(trainee, |param| match weights.remove(&param.path) {
-        Some(values) => Mapped::Initial(Tensor::from_inner(values)),
-        None => Mapped::Same,
-    });
+    optimizer.send_moments(&trainee, group)?;
     Ok((trainee, state))
 }
 
