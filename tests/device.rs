@@ -59,7 +59,8 @@ fn fifty_steps_take_no_more_streams_and_memory_than_ten() {
     let (early, late) = (counts[9], counts[49]);
     // Each count takes a number of its own.
     assert_eq!(late.0 - early.0, 40, "a step took streams: {counts:?}");
-    assert!(late.1 <= early.1, "the memory has grown: {counts:?}");
+    // Small buffers come and go; a pool of one more stream is larger than this.
+    assert!(late.1 <= early.1 + (64 << 10), "the memory has grown: {counts:?}");
 }
 
 #[test]

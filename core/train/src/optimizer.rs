@@ -92,11 +92,17 @@ fn schedule(step: usize, optim: &OptimConfig) -> f64 {
 /// `None` if the change does not concern the rate, or if no step is left or done.
 pub fn describe_new_rate(step: usize, old: &OptimConfig, new: &OptimConfig) -> Option<String> {
     let at = |path: &str, step: usize, optim: &OptimConfig| learning_rate(path, step, optim);
-    let course = |optim: &OptimConfig| {
-        (step..new.steps).map(|step| (at("h1.", step, optim), at("llm.", step, optim))).collect()
+    let settings = |optim: &OptimConfig| {
+        let OptimConfig { steps, warmup_steps, cooldown_steps, schedule, .. } = *optim;
+        let rates = [optim.lr_heads, optim.lr_towers, optim.lr_floor];
+        (steps, warmup_steps, cooldown_steps, schedule, rates)
     };
-    let courses: [Vec<(f64, f64)>; 2] = [course(old), course(new)];
-    if step == 0 || step >= new.steps || courses[0] == courses[1] {
+    let is_as_before =
+        |step| ["h1.", "llm."].map(|path| at(path, step, old) == at(path, step, new));
+    if step == 0
+        || settings(old) == settings(new)
+        || (step..new.steps).all(|step| is_as_before(step) == [true; 2])
+    {
         return None;
     }
     let describe = |path: &str| {
@@ -551,6 +557,10 @@ mod tests {
         assert_eq!(describe_new_rate(60, &constant(60), &constant(110)), None);
         assert_eq!(describe_new_rate(60, &new, &OptimConfig { workers: 2, ..new.clone() }), None);
         assert_eq!(describe_new_rate(0, &old, &new), None);
+        // A run without an end is compared without walking through its steps.
+        let endless = constant(usize::MAX);
+        let workers = OptimConfig { workers: 2, ..endless.clone() };
+        assert_eq!(describe_new_rate(60, &endless, &workers), None);
         assert_eq!(describe_new_rate(110, &old, &new), None);
     }
 

@@ -80,6 +80,8 @@ impl Library {
         dim: usize,
     ) -> Result<Self> {
         db.busy_timeout(BUSY)?;
+        // All of them write. One that first reads would fail at once if another process writes.
+        db.set_transaction_behavior(TransactionBehavior::Immediate);
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "NORMAL")?;
         db.pragma_update(None, "foreign_keys", true)?;

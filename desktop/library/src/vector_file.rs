@@ -200,7 +200,7 @@ impl Library {
 
     /// Maps the vector file and reads the changes since, all as of one moment.
     fn find_vector_file(&self, least: usize) -> Result<Found> {
-        let _moment = self.db.unchecked_transaction()?;
+        let _moment = Transaction::new_unchecked(&self.db, TransactionBehavior::Deferred)?;
         self.vector_file_now(least)
     }
 

@@ -79,7 +79,8 @@ struct Chart {
 
 pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     let is_wanted = |work: Work| args.only.is_empty() || args.only.contains(&work);
-    let Measured { name, config, files } = Measured::new(args.config.as_deref(), args.weights, globals)?;
+    let Measured { name, config, files } =
+        Measured::new(args.config.as_deref(), args.weights, globals)?;
     let opened = globals.open_device()?;
     let machine = Machine::measure(&opened.device, args.repeat);
     let rates = format!(
