@@ -89,6 +89,21 @@ pub trait IndexObserver {
     fn warn(&mut self, path: &Path, problem: &str);
 }
 
+/// Goes on to the end without a report. Counts of refused files are in the [`Summary`].
+impl IndexObserver for () {
+    fn begin(&mut self, _n_files: usize) {}
+
+    fn advance(&mut self, _n_files: usize) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn refuse(&mut self, _path: &Path, _error: LibraryError) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    fn warn(&mut self, _path: &Path, _problem: &str) {}
+}
+
 /// File attributes that reveal a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {

@@ -95,18 +95,7 @@ impl Desk {
 
 /// Updates a library without an observer.
 fn update(library: &mut Library, found: &FoundPhotos, indexing: Indexing) -> Summary {
-    struct Silent;
-    impl IndexObserver for Silent {
-        fn begin(&mut self, _n_files: usize) {}
-        fn advance(&mut self, _n_files: usize) -> ControlFlow<()> {
-            ControlFlow::Continue(())
-        }
-        fn refuse(&mut self, _path: &Path, _error: LibraryError) -> ControlFlow<()> {
-            ControlFlow::Continue(())
-        }
-        fn warn(&mut self, _path: &Path, _problem: &str) {}
-    }
-    library.update(found, indexing, &mut Silent).expect("the library can be written")
+    library.update(found, indexing, &mut ()).expect("the library can be written")
 }
 
 fn png(photo: &Rgb) -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! `mmgem bench index`: how fast photos are indexed, and each part alone.
 
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -11,9 +10,7 @@ use serde_json::json;
 use super::median;
 use crate::context::Context;
 use crate::library::photos::{Root, walk};
-use crate::library::{
-    IndexObserver, Indexing, Library, LibraryError, Summary, encode_alone, read_alone,
-};
+use crate::library::{Indexing, Library, Summary, encode_alone, read_alone};
 use crate::terminal::{json_f32, print, print_json};
 
 #[derive(Debug, Args)]
@@ -30,23 +27,6 @@ pub struct BenchIndexArgs {
     /// Runs of each measurement; the median is reported
     #[arg(long, value_name = "N", default_value_t = 5)]
     repeat: usize,
-}
-
-/// Ignores the progress of an update.
-struct Silent;
-
-impl IndexObserver for Silent {
-    fn begin(&mut self, _n_files: usize) {}
-
-    fn advance(&mut self, _n_files: usize) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    fn refuse(&mut self, _path: &Path, _error: LibraryError) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-
-    fn warn(&mut self, _path: &Path, _problem: &str) {}
 }
 
 pub fn run(args: &BenchIndexArgs, context: &Context) -> Result<()> {
@@ -74,7 +54,7 @@ pub fn run(args: &BenchIndexArgs, context: &Context) -> Result<()> {
         let mut library = Library::open(&file, context.fingerprint, session.config().embed_dim)?;
         let mut summary = Summary::default();
         parts[2].push(secs(&mut || {
-            summary = library.update(&found, Indexing::of(session), &mut Silent)?;
+            summary = library.update(&found, Indexing::of(session), &mut ())?;
             Ok(())
         })?);
         // Photos with the same bytes are encoded once.
