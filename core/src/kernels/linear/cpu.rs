@@ -1,10 +1,5 @@
 //! Products with a weight matrix on the CPU.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "two arrays of one constant length go side by side"
-)]
-
 use std::ops::Range;
 
 use burn::backend::flex::FlexTensor;
