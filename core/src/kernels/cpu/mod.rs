@@ -14,6 +14,7 @@
 
 mod lanes;
 mod node;
+mod peak;
 mod rows;
 mod sums;
 #[cfg_attr(not(feature = "autodiff"), path = "no_tape.rs")]
@@ -43,6 +44,7 @@ pub mod rms_norm;
 pub mod rotary;
 
 pub use lanes::limit_vectors;
+pub use peak::multiply_in_registers;
 pub use rows::{in_thread_pool, is_single_threaded, use_one_thread};
 pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]
