@@ -53,6 +53,7 @@ ap.add_argument("--reference", required=True)
 ap.add_argument("--config", required=True)
 ap.add_argument("--tower", help="files of an EfficientNet-Lite for the peers: towers/NAME, without the ending")
 ap.add_argument("--model", help="a model folder for mmgem instead of random weights of the config: quantised ones")
+ap.add_argument("--weights", help="number format of mmgem's random weights: f32, f16, q8 or q4")
 ap.add_argument("--gguf", help="quantised Llama of the same sizes for candle and llama_cpp: random_gguf.py makes one")
 ap.add_argument("--peers", default=",".join(PEERS))
 ap.add_argument("--only", help="works, as of `mmgem bench --only`; all but cold-start without")
@@ -68,7 +69,7 @@ works = args.only or "image,text,prefill,caption,region,train"
 args.only = works
 ours = [args.mmgem, "bench", "--device", "cpu", "--json", "-q", "--repeat", str(args.repeat), "--tokens", str(args.tokens),
         "--only", works, "--train-batch", str(args.train_batch), *(["--model", args.model] if args.model else ["--config", args.config]),
-        *(["--vectors", args.vectors] if args.vectors else [])]
+        *(["--weights", args.weights] if args.weights else []), *(["--vectors", args.vectors] if args.vectors else [])]
 commands = {"mmgem": ours, **{peer: command(peer, args) for peer in args.peers.split(",")}}
 found, gone = {name: [] for name in commands}, {}
 for _ in range(args.rounds):
