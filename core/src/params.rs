@@ -1,6 +1,6 @@
 //! Walks the parameters of a module: visits or maps each one by its path.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 #[cfg(feature = "autodiff")]
 use burn::tensor::Gradients;
 use burn::tensor::{Device, Tensor};
@@ -11,6 +11,8 @@ use crate::checkpoint::names::{module_path, param_id};
 pub struct ParamRef<'a> {
     /// Path in the module tree, as `llm.layers.0.self_attn.q_proj.weight`.
     pub path: String,
+    /// The same in copies of the module.
+    pub id: ParamId,
     /// Sizes.
     pub shape: Vec<usize>,
     param: &'a dyn AnyRank,
@@ -107,7 +109,8 @@ struct Walk<F> {
 
 impl<F> Walk<F> {
     fn parameter<'a, const D: usize>(&self, param: &'a Param<Tensor<D>>) -> ParamRef<'a> {
-        ParamRef { path: module_path(&self.path), shape: param.lazy_shape().to_vec(), param }
+        let (path, shape) = (module_path(&self.path), param.lazy_shape().to_vec());
+        ParamRef { path, id: param.id, shape, param }
     }
 }
 

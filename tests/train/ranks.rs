@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
-use mmgem_train::{Progress, Signals, TrainConfig, nudge_sums, reduce_gradients, train};
+use mmgem_train::{Progress, Signals, TrainConfig, in_buckets, nudge_sums, train};
 
 use crate::lab::{
     COMMIT, Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes,
@@ -108,19 +108,21 @@ fn ranks_that_were_started_wrongly_say_so_at_once() {
 }
 
 #[test]
-fn gradients_are_summed_in_buckets() {
-    // The gradients need more than one bucket, and one does not fit the first bucket's end.
+fn values_are_summed_in_buckets() {
+    // The values need more than one bucket, and one does not fit the first bucket's end.
     let sizes = [3usize, 9 << 20, 9 << 20, 5];
     let found = on_ranks(2, PATIENCE, |group| {
         let value = group.rank() as f32 + 1.0;
         let full = |(idx, n): (usize, &usize)| {
             (format!("p{idx}"), Tensor::<1>::full([*n], value * (idx + 1) as f32, &Device::flex()))
         };
-        let sum =
-            reduce_gradients(group, sizes.iter().enumerate().map(full).collect()).expect("a sum");
-        sum.into_values()
-            .map(|g| (g.dims()[0], g.clone().min().into_scalar(), g.max().into_scalar()))
-            .collect::<Vec<(usize, f32, f32)>>()
+        let mut found: Vec<(usize, f32, f32)> = Vec::new();
+        let take = |_, sum: Tensor<1>| {
+            found.push((sum.dims()[0], sum.clone().min().into_scalar(), sum.max().into_scalar()));
+        };
+        let values = sizes.iter().enumerate().map(full);
+        in_buckets(values, |bucket| group.all_reduce_sum(bucket), take).expect("a sum");
+        found
     });
     let wanted: Vec<(usize, f32, f32)> = sizes
         .iter()
