@@ -185,11 +185,13 @@ fn shared_out_moments_give_the_same_bits_and_can_be_resumed_without() {
     run_ranks(&lab.config("shared", &set), 2, true, usize::MAX);
     assert!(model_bytes(&shared) == model_bytes(&plain));
     assert!(moment_bytes(&shared, 6) == moment_bytes(&plain, 6));
-    let averages = |config: &TrainConfig| {
-        fs::read(config.out.join("checkpoints/step-00000006/average.safetensors"))
-            .expect("the averages")
-    };
-    assert!(averages(&shared) == averages(&plain));
+    assert!(average_bytes(&shared, 6) == average_bytes(&plain, 6));
+}
+
+/// The bytes of a checkpoint's averaged weights.
+fn average_bytes(config: &TrainConfig, step: usize) -> Vec<u8> {
+    let path = config.out.join(format!("checkpoints/step-{step:08}/average.safetensors"));
+    fs::read(path).expect("a checkpoint with averages")
 }
 
 #[test]
@@ -399,7 +401,8 @@ fn a_run_goes_on_after_rank_0_has_evaluated_for_longer_than_the_time_out() {
 #[test]
 fn one_rank_reads_the_checkpoint_for_all() {
     let (sharded, adapters) = ("optim.shard_moments=true", "lora={ rank = 2, alpha = 4 }");
-    let sets: [&[&str]; 3] = [&[], &[sharded], &[sharded, adapters]];
+    let averaged = "optim.ema=0.7";
+    let sets: [&[&str]; 4] = [&[], &[averaged], &[sharded, averaged], &[sharded, adapters]];
     for more in sets {
         let lab = Lab::new();
         let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3"];
@@ -418,5 +421,34 @@ fn one_rank_reads_the_checkpoint_for_all() {
         });
         assert!(model_bytes(&resumed) == model_bytes(&whole), "{more:?}");
         assert!(moment_bytes(&resumed, 6) == moment_bytes(&whole, 6), "{more:?}");
+        if more.contains(&averaged) {
+            assert!(average_bytes(&resumed, 6) == average_bytes(&whole, 6), "{more:?}");
+        }
+    }
+}
+
+#[test]
+fn one_rank_reads_the_start_model_for_all() {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("bare")).expect("writable");
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(lab.path("start").join(name), lab.path("bare").join(name)).expect("a model");
+    }
+    for recipe in ["recipe=stage1", "recipe=stage2_caption"] {
+        let config = |out: &str, from: &str| {
+            let from = format!("model={{ from = 'LAB/{from}', roi_output_size = 4 }}");
+            lab.config(out, &[recipe, &from, "optim.steps=2"])
+        };
+        let (whole, bare) = (config("whole", "start"), config("run", "bare"));
+        let sent = config("run", "start");
+        run_ranks(&whole, 2, false, usize::MAX);
+        on_ranks(2, PATIENCE, |group| {
+            let config = if group.rank() == 0 { &sent } else { &bare };
+            run_as(config, false, usize::MAX, group).unwrap_or_else(|error| panic!("{error}"));
+        });
+        assert!(model_bytes(&sent) == model_bytes(&whole), "{recipe}");
+        for config in [&whole, &sent] {
+            fs::remove_dir_all(&config.out).expect("a finished run");
+        }
     }
 }
