@@ -35,7 +35,7 @@ impl Average {
         let mut values = GradientMap::new();
         visit(module, |param| {
             if param.is_trained() {
-                values.insert(param.path.clone(), param.values().inner());
+                values.insert(param.path.clone(), param.values());
             }
         });
         let sizes = values.iter().map(|(path, values)| (path.clone(), values.dims()[0])).collect();
@@ -71,7 +71,7 @@ impl Average {
     pub fn update<M: Module>(&mut self, module: &M) {
         visit(module, |param| {
             if let Some(value) = self.values.get_mut(&param.path) {
-                let weights = param.values().inner();
+                let weights = param.values();
                 *value = value.clone() * self.decay + weights * (1.0 - self.decay);
             }
         });

@@ -120,7 +120,7 @@ pub fn send_weights(trainee: Trainee, group: &dyn Collective) -> Result<Trainee,
         sizes.insert(param.path.clone(), param.n_values());
         // The others' weights are not even drawn yet.
         if group.rank() == 0 {
-            own.insert(param.path.clone(), param.values().inner());
+            own.insert(param.path.clone(), param.values());
         }
     });
     let values = sizes.into_iter().map(|(path, n)| {

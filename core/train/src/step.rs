@@ -30,7 +30,7 @@ use mmgem_core::loss::{PairBlock, caption_loss, grounding_loss};
 use mmgem_core::model::mmgem::{TokenBatch, normalize};
 use mmgem_core::model::segments::{Keep, Tape, record};
 use mmgem_core::model::{MmGem, Stage};
-use mmgem_core::params::{Mapped, map};
+use mmgem_core::params::{Mapped, Trained, map};
 use mmgem_core::readback::floats_now;
 
 use super::agreement::{agreed_norm, square_sum};
@@ -38,7 +38,7 @@ use super::config::{ComputeDtype, ContrastiveLoss, Objective, Recipe, TrainConfi
 use super::contrast::{Contrast, ContrastNumbers, Embeddings, contrast};
 use super::data::{Batch, BatchPart};
 use super::lora::with_adapters;
-use super::optimizer::{GradientMap, collect_gradients, text_learns};
+use super::optimizer::{GradientMap, collect, collect_gradients, text_learns};
 use super::overlap::{Outbox, Overlap, Reduction, Units, add};
 use super::plan::contrasts;
 use super::streams::{stream_of_exchange, stream_of_worker};
@@ -499,12 +499,9 @@ pub fn gradient_with(
                 }
                 // Everything of this thread is on its stream, also the end of its values.
                 stream_of_worker(worker, caller).executes(move || {
-                    Worker { trainee: &trainee, context }.work_on(
-                        part,
-                        &pairs_sender,
-                        &gradient_receiver,
-                        outbox,
-                    )
+                    let params = Trained::new(&trainee);
+                    let worker = Worker { trainee: &trainee, params, context };
+                    worker.work_on(part, &pairs_sender, &gradient_receiver, outbox)
                 })
             };
             (scope.spawn(run), pairs_receiver, gradient_sender)
@@ -651,6 +648,8 @@ impl Totals {
 /// The inputs of a worker thread for one step.
 struct Worker<'a> {
     trainee: &'a Trainee,
+    /// Its trained parameters.
+    params: Trained,
     context: &'a StepContext<'a>,
 }
 
@@ -663,7 +662,7 @@ impl Worker<'_> {
         gradient_receiver: &Receiver<EmbedGradients>,
         mut outbox: Outbox,
     ) -> Vec<PartMean> {
-        let Self { trainee, context } = *self;
+        let Self { trainee, context, .. } = *self;
         let mut done = Unread::default();
         let micros = part.micro_batches(context.config.optim.micro_batch);
         if let [whole] = micros[..] {
@@ -734,7 +733,7 @@ impl Worker<'_> {
         let mut gradients = GradientMap::new();
         outbox.iter_mut().for_each(|outbox| outbox.begin(&tape));
         tape.backward(&surrogate, |found, rest| {
-            add_up(&mut gradients, collect_gradients(self.trainee, found));
+            add_up(&mut gradients, collect(&self.params, found));
             let mut take = |path: &str| add(done.gradients.remove(path), gradients.remove(path));
             outbox.iter_mut().for_each(|outbox| outbox.send_final(rest, &mut take));
         });
@@ -880,7 +879,7 @@ fn add_up(sums: &mut GradientMap, gradients: GradientMap) {
 pub fn own_leaves<M: Module>(module: M, dtype: ComputeDtype) -> M {
     const EXACT: [&str; 4] = ["gamma", "beta", "logit_scale", "logit_bias"];
     map(module, |param| {
-        let values = param.values().inner();
+        let values = param.values();
         let is_exact = param.path.rsplit('.').next().is_some_and(|name| EXACT.contains(&name));
         Mapped::Leaf(if is_exact { values } else { values.cast(dtype.dtype()) })
     })
