@@ -148,6 +148,8 @@ impl<'a> Outbox<'a> {
     pub fn finish(mut self, mut gradients: GradientMap) {
         let left = std::mem::take(&mut self.left);
         left.into_iter().for_each(|unit| self.send(unit, &mut |path| gradients.remove(path)));
+        let late = gradients.keys().next();
+        assert!(late.is_none(), "{late:?} has a gradient after its block was final");
     }
 
     fn holds(&self, tape: &Tape, unit: usize) -> bool {
@@ -158,8 +160,9 @@ impl<'a> Outbox<'a> {
         (self.on_final)();
         let paths = self.units.0[unit].sizes.keys();
         let gradients = paths.filter_map(|path| Some((path.clone(), take(path)?))).collect();
-        // The send fails only if the ranks have lost contact.
-        let _ = self.sender.send(Final { worker: self.worker, unit, gradients });
+        self.sender
+            .send(Final { worker: self.worker, unit, gradients })
+            .expect("the thread of the step outlives the workers");
     }
 }
 
