@@ -4,7 +4,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax, s};
 use pollster::block_on;
 
 use crate::kernels::dispatch::{is_new_shape_free, is_on_cpu, steps_per_read};
-use crate::kernels::{in_thread_pool, most_probable};
+use crate::kernels::{most_probable, with_helpers};
 use crate::model::{KvCache, Llama};
 use crate::readback::{DeviceFailed, read_floats};
 
@@ -71,9 +71,9 @@ pub async fn greedy(
     let ([batch, _, _], device) = (prefix.dims(), prefix.device());
     let decoder = Greedy::new(llm, prefix, eos_token_id, max_tokens);
     if batch == 1 && is_on_cpu(&device) {
-        // One hand-over to the pool for a caption, instead of one for each token. A read there is
-        // always ready.
-        return in_thread_pool(&device, || block_on(decoder.finish(llm)));
+        // One call for helpers for a caption, instead of one for each token. A read there is always
+        // ready.
+        return with_helpers(&device, || block_on(decoder.finish(llm)));
     }
     decoder.finish(llm).await
 }
@@ -136,7 +136,7 @@ impl Greedy {
         self.tokens_left -= n_tokens;
         let mut unread = Vec::with_capacity(n_tokens);
         for _ in 0..n_tokens {
-            let choices = in_thread_pool(&self.embeds.device(), || {
+            let choices = with_helpers(&self.embeds.device(), || {
                 let (best, choices) =
                     most_probable(next_logits(llm, self.embeds.clone(), &mut self.cache));
                 self.embeds = llm.embed(best); // [batch, 1, hidden]

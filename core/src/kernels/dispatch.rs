@@ -83,14 +83,14 @@ pub(crate) fn is_new_shape_free(device: &Device) -> bool {
     is_on_cpu(device)
 }
 
-/// On the CPU, runs `work` inside rayon's pool, so that consecutive small ops avoid a hand-over
-/// each.
+/// On the CPU, runs `work` while rayon's threads stand by to share its steps, so that consecutive
+/// small ops avoid a hand-over each.
 ///
-/// Do not use it for batches: a batch would keep the pool from urgent requests.
-pub(crate) fn in_thread_pool<R: Send>(device: &Device, work: impl FnOnce() -> R + Send) -> R {
+/// Do not use it for batches: a batch would keep the threads from urgent requests.
+pub(crate) fn with_helpers<R>(device: &Device, work: impl FnOnce() -> R) -> R {
     #[cfg(feature = "cpu")]
     if super::cpu::is_cpu(device) {
-        return super::cpu::in_thread_pool(work);
+        return super::cpu::with_helpers(work);
     }
     let _ = device;
     work()

@@ -49,7 +49,7 @@ pub use dispatch::is_on_cpu;
 pub(crate) use activations::{gelu, gelu_tanh, quick_gelu, relu6, silu_times};
 pub(crate) use attention::{attend, attend_masked, attend_packed, heads, unpack};
 pub(crate) use cross_entropy::cross_entropy;
-pub(crate) use dispatch::in_thread_pool;
+pub(crate) use dispatch::with_helpers;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::{linear, linear_onto, linear_relu6};
 pub(crate) use mean::mean_dim;

@@ -13,7 +13,7 @@ use super::Linear;
 use super::inverted_residual::{InvertedResidual, inverted_residual};
 use crate::config::{EfficientNetLiteConfig, MbConvConfig};
 use crate::kernels::convolution::conv_same_relu6;
-use crate::kernels::in_thread_pool;
+use crate::kernels::with_helpers;
 
 /// The network without its classifier.
 #[derive(Module, Debug)]
@@ -69,7 +69,7 @@ impl EfficientNetLite {
     /// - returns: `[batch, grid², hidden]`
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
         match pixels.dims() {
-            [1, ..] => in_thread_pool(&pixels.device(), || self.last_map(pixels)),
+            [1, ..] => with_helpers(&pixels.device(), || self.last_map(pixels)),
             _ => self.last_map(pixels),
         }
     }

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, s};
 use super::linear::Linear;
 use super::segments::segment;
 use crate::config::{LlamaConfig, RopeScaling};
-use crate::kernels::{attend, heads, in_thread_pool, linear, rms_norm, rotate, silu_times};
+use crate::kernels::{attend, heads, linear, rms_norm, rotate, silu_times, with_helpers};
 
 /// Decoder-only transformer with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 #[derive(Module, Debug)]
@@ -144,7 +144,7 @@ impl Llama {
     /// `embeds` is either the start of the sequence or one token.
     pub fn forward_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<3> {
         let [_, seq, _] = embeds.dims();
-        in_thread_pool(&embeds.device(), || self.forward_cached_tail(embeds, cache, seq))
+        with_helpers(&embeds.device(), || self.forward_cached_tail(embeds, cache, seq))
     }
 
     /// The last position of [`Self::forward_cached`], which alone determines the next token.
@@ -153,8 +153,7 @@ impl Llama {
     ///
     /// Returns `[batch, hidden]`.
     pub fn last_cached(&self, embeds: Tensor<3>, cache: &mut KvCache) -> Tensor<2> {
-        in_thread_pool(&embeds.device(), || self.forward_cached_tail(embeds, cache, 1))
-            .squeeze_dim(1)
+        with_helpers(&embeds.device(), || self.forward_cached_tail(embeds, cache, 1)).squeeze_dim(1)
     }
 
     /// The last `n_wanted` positions of [`Self::forward_cached`].

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
 use super::{Linear, Llama, PoolAggregator, VisionTower};
 use crate::config::{CaptionOrder, MmGemConfig, VisionTokens};
-use crate::kernels::{in_thread_pool, mean_dim, unit_rows};
+use crate::kernels::{mean_dim, unit_rows, with_helpers};
 
 /// The whole model. Field names are those of `model.safetensors`.
 #[derive(Module, Debug)]
@@ -182,7 +182,7 @@ impl MmGem {
     /// Returns `[batch, embed_dim]`.
     pub fn text_embed(&self, texts: &TokenBatch) -> Tensor<2> {
         match texts.lens.len() {
-            1 => in_thread_pool(&texts.ids.device(), || self.text_embed_here(texts)),
+            1 => with_helpers(&texts.ids.device(), || self.text_embed_here(texts)),
             _ => self.text_embed_here(texts),
         }
     }

@@ -8,7 +8,7 @@ use super::linear::Linear;
 use super::segments::segment;
 use crate::config::{HiddenAct, VitConfig};
 use crate::kernels::{
-    attend_masked, attend_packed, gelu, gelu_tanh, in_thread_pool, linear, quick_gelu, unpack,
+    attend_masked, attend_packed, gelu, gelu_tanh, linear, quick_gelu, unpack, with_helpers,
 };
 
 /// Vision transformer with learned positions.
@@ -101,7 +101,7 @@ impl Vit {
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
         let forward = |pixels| self.patch_tokens(self.embed_patches(pixels, None));
         match pixels.dims() {
-            [1, ..] => in_thread_pool(&pixels.device(), || forward(pixels)),
+            [1, ..] => with_helpers(&pixels.device(), || forward(pixels)),
             _ => forward(pixels),
         }
     }

@@ -29,6 +29,10 @@ pub trait Lanes: Copy {
 
     /// `min(max(self, 0), 6)`; NaN stays NaN.
     fn relu6(self) -> Self;
+
+    /// Asks for a cache line that will be read soon. The address may be anywhere.
+    #[inline(always)]
+    fn prefetch(_: *const f32) {}
 }
 
 /// A kernel for any [`Lanes`].
@@ -187,6 +191,12 @@ mod x86 {
                 fn plus_product(self, a: Self, b: Self) -> Self {
                     // SAFETY: as above.
                     Self(unsafe { $product(a.0, b.0, self.0) })
+                }
+
+                #[inline(always)]
+                fn prefetch(from: *const f32) {
+                    // SAFETY: this reads no value, so any address is valid.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
                 }
 
                 #[inline(always)]

@@ -8,9 +8,9 @@
 //! - `lanes.rs` compiles one source for AVX-512, AVX2, NEON, wasm's SIMD and plain arrays.
 //!   `limit_vectors` selects a narrower one, for tests and measurements.
 //! - `node.rs` adds a kernel to Burn's graph, with a backward pass of one kernel.
-//! - `rows.rs` shares work among rayon's threads. One image, one text or one token runs inside the
-//!   pool (`in_thread_pool`), because a hand-over from outside often takes longer than the product.
-//!   Batches stay outside, so that an urgent request can run between their products.
+//! - `rows.rs` shares work among rayon's threads. For one image, one text or one token they form a
+//!   team (`team.rs`, `with_helpers`), because a hand-over by rayon often takes longer than the
+//!   product. Batches have no team, so that an urgent request can run between their products.
 
 mod lanes;
 mod node;
@@ -19,6 +19,7 @@ mod rows;
 mod sums;
 #[cfg_attr(not(feature = "autodiff"), path = "no_tape.rs")]
 mod tape;
+mod team;
 mod tensors;
 #[cfg(test)]
 mod testing;
@@ -45,7 +46,7 @@ pub mod rotary;
 
 pub use lanes::limit_vectors;
 pub use peak::multiply_in_registers;
-pub use rows::{in_thread_pool, is_single_threaded, use_one_thread};
+pub use rows::{for_each_chunk, use_one_thread, with_helpers};
 pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]
 pub use tape::use_burn_ops_on_cpu;

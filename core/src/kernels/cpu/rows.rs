@@ -1,38 +1,125 @@
 //! Distributes work on the rows of a matrix over as many cores as pay off.
 
 use std::cell::Cell;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::team::Team;
+
+/// The threads that share the work of a thread.
+#[derive(Clone, Copy)]
+enum Sharing {
+    /// All of rayon's threads.
+    Pool,
+    /// The helpers of [`with_helpers`], which lives longer than this value.
+    Team(NonNull<Lead>),
+    /// This thread alone.
+    Alone,
+}
+
+/// Most threads for a single image, text or token. Every step waits for the slowest of them.
+const MOST_OF_A_TEAM: usize = 16;
+
+/// Multiplications that make a helper's task worthwhile.
+const PAY_FOR_A_HELPER: usize = 32 * 1024;
+
 thread_local! {
-    static IS_SINGLE_THREADED: Cell<bool> = const { Cell::new(false) };
+    static SHARING: Cell<Sharing> = const { Cell::new(Sharing::Pool) };
 }
 
 /// Keeps all later work of this thread on it, for callers that run one thread per core.
 pub fn use_one_thread() {
-    IS_SINGLE_THREADED.set(true);
+    SHARING.set(Sharing::Alone);
 }
 
-/// Whether this thread must not share work with others.
+/// Whether this thread must not share work with rayon's threads.
 pub fn is_single_threaded() -> bool {
-    IS_SINGLE_THREADED.get()
+    !matches!(SHARING.get(), Sharing::Pool)
 }
 
-/// Runs `work` inside rayon's pool.
+/// Runs `work` while other threads stand by to share its steps.
 ///
-/// From outside the pool, each product waits for a hand-over, which takes longer than many
-/// products.
-pub fn in_thread_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if is_single_threaded() { work() } else { rayon::scope(|_| work()) }
+/// Without them, each small step would wait for a hand-over that takes longer than the step.
+pub fn with_helpers<R>(work: impl FnOnce() -> R) -> R {
+    let n_threads = n_threads().min(MOST_OF_A_TEAM);
+    if n_threads == 1 || is_single_threaded() {
+        return work();
+    }
+    let lead = Lead { team: Arc::default(), n_threads };
+    lead.recruit();
+    sharing(Sharing::Team(NonNull::from(&lead)), work)
 }
 
-/// Calls `work` with each of `0..n`, on all cores.
-pub fn for_each_of(n: usize, work: impl Fn(usize) + Sync + Send) {
-    if n == 1 || is_single_threaded() || rayon::current_num_threads() == 1 {
-        (0..n).for_each(work);
-    } else {
-        (0..n).into_par_iter().for_each(work);
+/// A team and its size, on the stack of its leader.
+struct Lead {
+    team: Arc<Team>,
+    n_threads: usize,
+}
+
+impl Lead {
+    /// Asks rayon's threads for help.
+    fn recruit(&self) {
+        self.team.recruit(self.n_threads - 1, || {
+            let team = self.team.clone();
+            rayon::spawn(move || sharing(Sharing::Alone, || team.help()));
+        });
     }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.team.close();
+    }
+}
+
+/// Runs `work` with this way of sharing it.
+fn sharing<R>(how: Sharing, work: impl FnOnce() -> R) -> R {
+    struct Before(Sharing);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            SHARING.set(self.0);
+        }
+    }
+    let _before = Before(SHARING.replace(how));
+    work()
+}
+
+/// Calls `work` with each of `0..n`, on all threads that share this one's work.
+pub fn for_each_of(n: usize, work: impl Fn(usize) + Sync + Send) {
+    match SHARING.get() {
+        Sharing::Team(lead) if n > 1 => {
+            // SAFETY: `with_helpers` keeps it until this thread shares in another way.
+            let lead = unsafe { lead.as_ref() };
+            lead.recruit();
+            // A task shares no work itself.
+            // SAFETY: this thread leads the team, and is in no task, because it would be alone
+            // there.
+            sharing(Sharing::Alone, || unsafe { lead.team.run(n, &work) });
+        }
+        Sharing::Pool if n > 1 && rayon::current_num_threads() > 1 => {
+            (0..n).into_par_iter().for_each(work);
+        }
+        _ => (0..n).for_each(work),
+    }
+}
+
+/// Calls `work(index, chunk)` on chunks of `len` values, as [`for_each_of`] does.
+pub fn for_each_chunk(
+    values: &mut [f32],
+    len: usize,
+    work: impl Fn(usize, &mut [f32]) + Sync + Send,
+) {
+    let (n, values) = (values.len(), SharedOutput(values.as_mut_ptr()));
+    for_each_of(n.div_ceil(len), |chunk| {
+        let start = chunk * len;
+        // SAFETY: chunks do not overlap, and `values` is borrowed exclusively.
+        let chunk_values =
+            unsafe { std::slice::from_raw_parts_mut(values.at(start), len.min(n - start)) };
+        work(chunk, chunk_values);
+    });
 }
 
 /// Output pointer of parallel tasks, which write disjoint elements.
@@ -56,7 +143,18 @@ impl SharedOutput {
     }
 }
 
-/// Parallelism for a product with this many multiplications.
+/// Number of tasks that a product with this many multiplications pays for.
+pub fn n_tasks(multiplications: usize) -> usize {
+    let (per_task, most) = match SHARING.get() {
+        Sharing::Pool => (128 * 1024, n_threads()),
+        // Two for each thread, because one may come late.
+        Sharing::Team(_) => (PAY_FOR_A_HELPER, 2 * n_threads()),
+        Sharing::Alone => return 1,
+    };
+    (multiplications / per_task).clamp(1, most)
+}
+
+/// rayon's parallelism for a product with this many multiplications.
 pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
     const PAY_FOR_ANOTHER_CORE: usize = 128 * 1024;
     if multiplications < PAY_FOR_ANOTHER_CORE || is_single_threaded() {
@@ -66,9 +164,34 @@ pub fn parallelism(multiplications: usize) -> gemm::Parallelism {
     }
 }
 
-/// Number of cores that share the work of this thread.
+/// Calls `work(rows, columns, parallelism)` on parts that cover a product of `n` rows and `m` columns,
+/// whose elements are sums of `depth` products.
+pub fn for_each_product(
+    [n, m]: [usize; 2],
+    depth: usize,
+    work: impl Fn(Range<usize>, Range<usize>, gemm::Parallelism) + Sync + Send,
+) {
+    if !matches!(SHARING.get(), Sharing::Team(_)) {
+        return work(0..n, 0..m, parallelism(n * m * depth));
+    }
+    let n_parts = (n * m * depth / PAY_FOR_A_HELPER).clamp(1, n_threads());
+    let (len, unit) = if m >= n { (m, 16) } else { (n, 8) };
+    let each = len.div_ceil(n_parts).next_multiple_of(unit);
+    for_each_of(len.div_ceil(each), |part| {
+        let range = part * each..((part + 1) * each).min(len);
+        let (rows, columns) = if m >= n { (0..n, range) } else { (range, 0..m) };
+        work(rows, columns, gemm::Parallelism::None);
+    });
+}
+
+/// Number of threads that share the work of this one.
 pub fn n_threads() -> usize {
-    if is_single_threaded() { 1 } else { rayon::current_num_threads() }
+    match SHARING.get() {
+        Sharing::Pool => rayon::current_num_threads(),
+        // SAFETY: `with_helpers` keeps it until this thread shares in another way.
+        Sharing::Team(lead) => unsafe { lead.as_ref().n_threads },
+        Sharing::Alone => 1,
+    }
 }
 
 /// Cost of an exponential, in multiplications.
@@ -87,14 +210,7 @@ pub fn for_each(
     work: impl Fn(usize, &mut [f32]) + Sync + Send,
 ) {
     let n_rows = matrix.len() / width;
-    let n_tasks =
-        (matrix.len() * steps / STEPS_PER_TASK).clamp(1, rayon::current_num_threads() * 2);
-    if n_tasks == 1 || is_single_threaded() {
-        return work(0, matrix);
-    }
-    let rows_per_task = n_rows.div_ceil(n_tasks);
-    matrix
-        .par_chunks_mut(rows_per_task * width)
-        .enumerate()
-        .for_each(|(task, rows)| work(task * rows_per_task, rows));
+    let n_tasks = (matrix.len() * steps / STEPS_PER_TASK).clamp(1, n_threads() * 2);
+    let rows_per_task = n_rows.div_ceil(n_tasks).max(1);
+    for_each_chunk(matrix, rows_per_task * width, |task, rows| work(task * rows_per_task, rows));
 }

@@ -1,18 +1,17 @@
 //! Products with a weight matrix on the CPU.
 
+use std::ops::Range;
+
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
-use rayon::prelude::*;
 
 use super::convolution::{Pointwise, pointwise};
+use super::lanes::{self, Lanes};
 use super::node::{Input, run};
-use super::rows;
+use super::rows::{self, SharedOutput};
 use super::sums::sum_rows;
 use super::tensors::{contiguous, from_first, from_values, is_plain_cpu_f32, strided, wrap};
 use super::vector::vectorized;
-
-/// Multiplications that make more than one core worthwhile.
-const MULTIPLICATIONS_PER_TASK: usize = 128 * 1024;
 
 pub fn linear<const D: usize>(
     x: Tensor<D>,
@@ -133,13 +132,15 @@ struct Weight<'a> {
 /// `x @ weight + bias`: `[n, d_in]` → `[n, d_out]`.
 fn product(x: &[f32], weight: &Weight, bias: Option<&[f32]>) -> Vec<f32> {
     let n_rows = x.len() / weight.d_in;
+    if n_rows == 1 && !weight.is_transposed {
+        return vector_times_rows(x, weight, bias);
+    }
     let mut out = match bias {
         Some(bias) => bias.repeat(n_rows),
         None => vec![0.0; n_rows * weight.d_out],
     };
-    match (n_rows, weight.is_transposed) {
-        (1, false) => add_vector_times_rows(x, weight.values, &mut out),
-        (1, true) => add_vector_times_columns(x, weight.values, &mut out),
+    match n_rows {
+        1 => add_vector_times_columns(x, weight.values, &mut out),
         _ => add_matrix_product(x, weight, &mut out),
     }
     out
@@ -151,31 +152,35 @@ fn add_matrix_product(x: &[f32], weight: &Weight, out: &mut [f32]) {
     assert!(
         values.len() >= d_in * d_out && out.len() == n_rows * d_out && x.len() == n_rows * d_in
     );
-    let strides = if is_transposed { (d_in as isize, 1) } else { (1, d_out as isize) };
-    // SAFETY: the sizes were just checked, and `out` is borrowed exclusively.
-    unsafe {
-        gemm::gemm(
-            n_rows,
-            d_out,
-            d_in,
-            out.as_mut_ptr(),
-            1,
-            d_out as isize,
-            true,
-            x.as_ptr(),
-            1,
-            d_in as isize,
-            values.as_ptr(),
-            strides.0,
-            strides.1,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            rows::parallelism(n_rows * d_in * d_out),
-        );
-    }
+    let (row_step, column_step) = if is_transposed { (1, d_in) } else { (d_out, 1) };
+    let out = SharedOutput(out.as_mut_ptr());
+    rows::for_each_product([n_rows, d_out], d_in, |rows, columns, parallelism| {
+        // SAFETY: the sizes were just checked. `out` is borrowed exclusively, and parts do not
+        // overlap.
+        unsafe {
+            gemm::gemm(
+                rows.len(),
+                columns.len(),
+                d_in,
+                out.at(rows.start * d_out + columns.start),
+                1,
+                d_out as isize,
+                true,
+                x.as_ptr().add(rows.start * d_in),
+                1,
+                d_in as isize,
+                values.as_ptr().add(columns.start * column_step),
+                column_step as isize,
+                row_step as isize,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+    });
 }
 
 /// The gradient of a weight, in the weight's order: the sum over rows of `x[n]` times `grad[n]`.
@@ -220,25 +225,103 @@ fn weight_gradient(
     out
 }
 
-/// A product with one row is bound by reading the weight, so each core reads its own contiguous
-/// part.
-fn add_vector_times_rows(x: &[f32], weight: &[f32], out: &mut [f32]) {
-    let n_tasks = (weight.len() / MULTIPLICATIONS_PER_TASK).clamp(1, rows::n_threads());
-    if n_tasks == 1 {
-        return add_rows(x, weight, out);
+/// A product with one row is bound by reading the weight. Each task reads its own columns.
+fn vector_times_rows(x: &[f32], weight: &Weight, bias: Option<&[f32]>) -> Vec<f32> {
+    let Weight { values, d_in, d_out, .. } = *weight;
+    assert!(x.len() == d_in && values.len() >= d_in * d_out);
+    assert!(bias.is_none_or(|bias| bias.len() == d_out));
+    let each = d_out.div_ceil(rows::n_tasks(d_in * d_out)).next_multiple_of(LEAST_COLUMNS);
+    // Columns that fill less than any processor's vector stay with the previous ones, because
+    // narrow vectors round differently.
+    let n_tasks = d_out.saturating_sub(LEAST_COLUMNS).div_ceil(each).max(1);
+    let mut out = Vec::with_capacity(d_out);
+    let target = SharedOutput(out.as_mut_ptr());
+    rows::for_each_of(n_tasks, |task| {
+        let columns = task * each..if task + 1 == n_tasks { d_out } else { (task + 1) * each };
+        lanes::run(
+            columns.len(),
+            VectorTimesRows { x, values, stride: d_out, bias, columns, target },
+        );
+    });
+    // SAFETY: the tasks have written all columns.
+    unsafe { out.set_len(d_out) };
+    out
+}
+
+/// Columns of a task: the floats of the widest vector.
+const LEAST_COLUMNS: usize = 16;
+
+/// Some columns of [`vector_times_rows`]. The sizes were checked, and no other task writes them.
+struct VectorTimesRows<'a> {
+    x: &'a [f32],
+    values: &'a [f32],
+    stride: usize,
+    bias: Option<&'a [f32]>,
+    columns: Range<usize>,
+    target: SharedOutput,
+}
+
+impl lanes::Kernel for VectorTimesRows<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Range { start, end } = self.columns;
+        let n_vectors = (end - start).div_ceil(V::N);
+        let mut vector = 0;
+        // SAFETY: every vector is within the columns, as the last one overlaps the previous one.
+        unsafe {
+            while V::HAS_32 && n_vectors - vector >= 16 {
+                self.sum::<V, 16>(vector);
+                vector += 16;
+            }
+            while n_vectors - vector >= 8 {
+                self.sum::<V, 8>(vector);
+                vector += 8;
+            }
+            while n_vectors - vector >= 4 {
+                self.sum::<V, 4>(vector);
+                vector += 4;
+            }
+            while n_vectors > vector {
+                self.sum::<V, 1>(vector);
+                vector += 1;
+            }
+        }
     }
-    let part = x.len().div_ceil(n_tasks).next_multiple_of(ROWS_AT_ONCE);
-    let parts: Vec<Vec<f32>> = x
-        .par_chunks(part)
-        .zip(weight.par_chunks(part * out.len()))
-        .map(|(x, weight)| {
-            let mut sum = vec![0.0; out.len()];
-            add_rows(x, weight, &mut sum);
-            sum
-        })
-        .collect();
-    for part in parts {
-        out.iter_mut().zip(part).for_each(|(out, part)| *out += part);
+}
+
+impl VectorTimesRows<'_> {
+    /// Writes `C` vectors of columns, from vector `first` on. Their sums stay in registers.
+    ///
+    /// # Safety
+    /// The vectors must exist.
+    #[inline(always)]
+    unsafe fn sum<V: Lanes, const C: usize>(&self, first: usize) {
+        // Rows that are asked for ahead; the processor does not foresee jumps between rows.
+        const AHEAD: usize = 8;
+        let columns: [usize; C] = std::array::from_fn(|c| {
+            (self.columns.start + (first + c) * V::N).min(self.columns.end - V::N)
+        });
+        // SAFETY: guaranteed by the caller; `vector_times_rows` checked the sizes.
+        unsafe {
+            let mut sums = [V::splat(0.0); C];
+            if let Some(bias) = self.bias {
+                for c in 0..C {
+                    sums[c] = V::load(bias.as_ptr().add(columns[c]));
+                }
+            }
+            let mut row = self.values.as_ptr();
+            for x in self.x {
+                let x = V::splat(*x);
+                for c in 0..C {
+                    V::prefetch(row.wrapping_add(AHEAD * self.stride + columns[c]));
+                    sums[c] = sums[c].plus_product(x, V::load(row.add(columns[c])));
+                }
+                row = row.wrapping_add(self.stride);
+            }
+            for c in 0..C {
+                sums[c].store(self.target.at(columns[c]));
+            }
+        }
     }
 }
 
@@ -249,29 +332,7 @@ fn add_vector_times_columns(x: &[f32], weight: &[f32], out: &mut [f32]) {
     });
 }
 
-const ROWS_AT_ONCE: usize = 8;
-
 vectorized! {
-    /// `out += x @ weight`, `[x.len(), out.len()]` row by row.
-    pub fn add_rows(x: &[f32], weight: &[f32], out: &mut [f32]) {
-        let n = out.len();
-        let (x, rest) = x.as_chunks::<ROWS_AT_ONCE>();
-        let (weight, last) = weight.split_at(x.len() * ROWS_AT_ONCE * n);
-        for (x, w) in x.iter().zip(weight.chunks_exact(ROWS_AT_ONCE * n)) {
-            let [a, b, c, d, e, f, g, h] = std::array::from_fn(|row| &w[row * n..][..n]);
-            for i in 0..n {
-                let left = (x[0] * a[i] + x[1] * b[i]) + (x[2] * c[i] + x[3] * d[i]);
-                let right = (x[4] * e[i] + x[5] * f[i]) + (x[6] * g[i] + x[7] * h[i]);
-                out[i] += left + right;
-            }
-        }
-        for (x, w) in rest.iter().zip(last.chunks_exact(n)) {
-            for (out, w) in out.iter_mut().zip(w) {
-                *out += x * w;
-            }
-        }
-    }
-
     /// `out[i] += <x, weight[i]>`, `[out.len(), x.len()]` row by row.
     pub fn add_dot_products(x: &[f32], weight: &[f32], out: &mut [f32]) {
         let (x_lanes, x_rest) = x.as_chunks::<32>();
@@ -366,17 +427,28 @@ mod tests {
     }
 
     #[test]
-    fn a_single_thread_sums_the_rows_in_order() {
-        let (n_in, n_out) = (700, 901);
+    fn no_number_of_threads_changes_a_product_of_one_row() {
+        let (n_in, n_out) = (703, 901);
         let (x, weight) = (numbers(n_in, 1), numbers(n_in * n_out, 2));
-        let mut wanted = vec![0.0; n_out];
-        add_rows(&x, &weight, &mut wanted);
-        let alone = std::thread::spawn(move || {
-            rows::use_one_thread();
-            let mut out = vec![0.0; n_out];
-            add_vector_times_rows(&x, &weight, &mut out);
-            out
-        });
-        assert_eq!(alone.join().expect("it does not panic"), wanted);
+        for is_transposed in [false, true] {
+            let run = || {
+                let weight = Weight { values: &weight, d_in: n_in, d_out: n_out, is_transposed };
+                product(&x, &weight, None)
+            };
+            let alone = std::thread::scope(|scope| {
+                let alone = scope.spawn(|| {
+                    rows::use_one_thread();
+                    run()
+                });
+                alone.join().expect("it does not panic")
+            });
+            for n_threads in [1, 2, 3, 16] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build();
+                pool.expect("threads can be started").install(|| {
+                    assert_eq!(run(), alone);
+                    assert_eq!(rows::with_helpers(run), alone);
+                });
+            }
+        }
     }
 }

@@ -209,15 +209,12 @@ impl Packed {
     }
 }
 
-/// Calls `work` with the offset and the values of each share of `out`: on all cores with the
-/// feature `cpu`, unless this thread must work alone.
-fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
+/// Calls `work` with the offset and the values of each share of `out`, with the feature `cpu` on all
+/// threads that share this one's work.
+fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]) + Sync + Send) {
     #[cfg(feature = "cpu")]
-    if out.len() > share && !crate::kernels::cpu::is_single_threaded() {
-        use rayon::prelude::*;
-        let shares = out.par_chunks_mut(share).enumerate();
-        return shares.for_each(|(idx, out)| work(idx * share, out));
-    }
+    return crate::kernels::cpu::for_each_chunk(out, share, |idx, out| work(idx * share, out));
+    #[cfg(not(feature = "cpu"))]
     out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
 }
 

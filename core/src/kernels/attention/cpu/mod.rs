@@ -5,7 +5,6 @@ mod softmax;
 
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
-use rayon::prelude::*;
 
 use super::node::{Input, run};
 use super::rows::{self, SharedOutput};
@@ -121,17 +120,17 @@ fn forward(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
     let mut out = vec![0.0; batch * seq_q * width];
     let target = SharedOutput(out.as_mut_ptr());
 
-    let attend_head = |scores: &mut Vec<f32>, task: usize| {
+    let attend_head = |task: usize| {
         let (b, head) = (task / n_heads, task % n_heads);
         let (q_head, k_head, v_head) =
             (q.head(b, head), k.head(b, head / group), v.head(b, head / group));
-        scores.resize(seq_q * seq_k, 0.0);
+        let mut scores = vec![0.0; seq_q * seq_k];
         weights_of_head(
             (q_head, q.strides[2]),
             (k_head, k.strides[2]),
             [seq_q, seq_k, head_dim],
             is_causal,
-            scores,
+            &mut scores,
         );
         // SAFETY: only this task writes this head's columns in the rows of this batch element.
         unsafe {
@@ -146,13 +145,10 @@ fn forward(q: &Heads, k: &Heads, v: &Heads, is_causal: bool) -> Vec<f32> {
     };
 
     let n_tasks = batch * n_heads;
-    if n_tasks * seq_q * seq_k * head_dim * 2 < MULTIPLICATIONS_PER_TASK
-        || rows::is_single_threaded()
-    {
-        let mut scores = Vec::new();
-        (0..n_tasks).for_each(|task| attend_head(&mut scores, task));
+    if n_tasks * seq_q * seq_k * head_dim * 2 < MULTIPLICATIONS_PER_TASK {
+        (0..n_tasks).for_each(attend_head);
     } else {
-        (0..n_tasks).into_par_iter().for_each_init(Vec::new, attend_head);
+        rows::for_each_of(n_tasks, attend_head);
     }
     out
 }

@@ -16,6 +16,7 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
 
 use super::node::{Input, run_with};
+use super::rows;
 use super::tape::{from_inner, inner, is_autodiff_cpu_f32, needs_gradient};
 use super::tensors::{
     contiguous, from_first, from_values, is_plain_cpu_f32, primitive, sizes, wrap,
@@ -226,11 +227,19 @@ impl ByChannel {
 
 /// `[n, width]` → `[width, n]`
 fn transposed(values: &[f32], n: usize, width: usize) -> Vec<f32> {
+    // Rows whose columns are written together: a cache line.
+    const ROWS: usize = 16;
     let mut out = vec![0.0; values.len()];
-    for (at, row) in values.chunks_exact(width).enumerate() {
-        for (column, value) in row.iter().enumerate() {
-            out[column * n + at] = *value;
+    let columns_per_task = width.div_ceil(rows::n_tasks(4 * values.len()));
+    rows::for_each_chunk(&mut out, (columns_per_task * n).max(1), |task, out| {
+        for (nth, out) in out.chunks_exact_mut(n).enumerate() {
+            let column = task * columns_per_task + nth;
+            for (out, rows) in out.chunks_mut(ROWS).zip(values.chunks(ROWS * width)) {
+                for (out, row) in out.iter_mut().zip(rows.chunks_exact(width)) {
+                    *out = row[column];
+                }
+            }
         }
-    }
+    });
     out
 }

@@ -36,10 +36,20 @@ pub fn stem(x: &[f32], (sizes, strides): (Sizes, [usize; 4]), stem: &Stem) -> (V
             for (to, y) in inside.enumerate() {
                 let to = &mut seen[(above + to) * padded + columns.before * channels..]
                     [..width * channels];
+                let from =
+                    |channel: usize| &x[nth * strides[0] + y * strides[1] + channel * strides[3]..];
+                if channels == 3 && strides[2] == 1 {
+                    // A photo whose channels lie one after the other.
+                    let [red, green, blue] = [0, 1, 2].map(|channel| &from(channel)[..width]);
+                    for (nth, pixel) in to.as_chunks_mut::<3>().0.iter_mut().enumerate() {
+                        *pixel = [red[nth], green[nth], blue[nth]];
+                    }
+                    continue;
+                }
                 for channel in 0..channels {
-                    let from = &x[nth * strides[0] + y * strides[1] + channel * strides[3]..];
                     let pixels = to[channel..].iter_mut().step_by(channels);
-                    pixels.zip(from.iter().step_by(strides[2])).for_each(|(to, from)| *to = *from);
+                    let from = from(channel).iter().step_by(strides[2]);
+                    pixels.zip(from).for_each(|(to, from)| *to = *from);
                 }
             }
             let product = Product {
