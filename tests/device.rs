@@ -15,8 +15,8 @@ mod tiny;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use burn::tensor::{Device, StreamId};
-use lab::{COMMIT, Lab};
-use mmgem_collective::Single;
+use lab::{COMMIT, Lab, PATIENCE, on_ranks};
+use mmgem_collective::{Collective, Single};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::init::fresh;
 use mmgem_core::model::MmGem;
@@ -61,6 +61,32 @@ fn fifty_steps_take_no_more_streams_and_memory_than_ten() {
     assert_eq!(late.0 - early.0, 40, "a step took streams: {counts:?}");
     // Small buffers come and go; a pool of one more stream is larger than this.
     assert!(late.1 <= early.1 + (64 << 10), "the memory has grown: {counts:?}");
+}
+
+/// The steps of two ranks whose gradients are exchanged while the workers compute.
+#[test]
+fn twenty_steps_of_two_ranks_take_no_more_streams_and_memory_than_ten() {
+    let Some((device, _alone)) = gpu() else { return };
+    let lab = Lab::new();
+    let set = ["optim.steps=20", "optim.workers=2", "checkpoint.every=5"];
+    let config = lab.config("run", &set);
+    let counts = on_ranks(2, PATIENCE, |group| {
+        let mut counts = Vec::new();
+        train(&config, &device, COMMIT, false, &Signals::default(), group, |progress| {
+            if let Progress::Step { .. } = progress {
+                let usage = device.memory_pool_usage().expect("wgpu reports its memory");
+                // Only one thread may take numbers, because each shifts those of the others.
+                let n = if group.rank() == 0 { n_streams() } else { 0 };
+                counts.push((n, usage.bytes_reserved));
+            }
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+        counts
+    });
+    let (early, late) = (counts[0][9], counts[0][19]);
+    assert_eq!(late.0 - early.0, 10, "a step took streams: {counts:?}");
+    // The buffers of two ranks meet by chance; the pools of one more stream are larger than this.
+    assert!(late.1 <= early.1 + (1 << 20), "the memory has grown: {counts:?}");
 }
 
 #[test]

@@ -134,6 +134,36 @@ fn a_step_takes_the_memory_that_was_planned() {
     assert!(wrong.is_empty(), "too far off: {wrong:?}");
 }
 
+#[test]
+fn a_step_leaves_nothing_behind() {
+    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let lab = Lab::new();
+    let device = Device::flex().autodiff();
+    let sizes = MmGemConfig::from_json(tiny::CONFIG).expect("the tiny config is right");
+    let tokenizer = tiny::model().tokenizer;
+    for set in
+        [["optim.workers=2", "optim.micro_batch=2"], ["optim.workers=1", "optim.recompute=true"]]
+    {
+        let config = lab.config("run", &set);
+        let batch = Batches::open(&config, &sizes, &tokenizer, 0, 1).expect("a shard").batch(0);
+        let model = fresh(MmGem::new(&sizes, &device), &sizes, 1);
+        let trainee = freeze(Trainee::new(model, &sizes, &config, &device), &config);
+        let totals = Totals::new(&batch, &config, &Single).expect("one rank");
+        let (sizes, config, device) = (&sizes, &config, &device);
+        let context = StepContext { sizes, config, device, totals: &totals };
+        let after_steps = |n: usize| {
+            for _ in 0..n {
+                drop(gradient(&trainee, &batch, &context, &Single).expect("one rank"));
+            }
+            NOW.load(Ordering::Relaxed)
+        };
+        let (early, late) = (after_steps(10), after_steps(40));
+        println!("{set:?}: {early} bytes after 10 steps, {late} after 50");
+        // A node of Burn's graph takes a few hundred bytes, and a step has thousands of them.
+        assert!(late <= early + 100_000, "{set:?}: {early} and {late} bytes");
+    }
+}
+
 fn shapes() -> [Shape; 8] {
     [
         Shape(8, 96, 4, 64, 128, 2),

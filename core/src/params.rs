@@ -1,6 +1,6 @@
 //! Walks the parameters of a module: visits or maps each one by its path.
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 #[cfg(feature = "autodiff")]
 use burn::tensor::Gradients;
 use burn::tensor::{Device, Tensor};
@@ -11,6 +11,8 @@ use crate::checkpoint::names::{module_path, param_id};
 pub struct ParamRef<'a> {
     /// Path in the module tree, as `llm.layers.0.self_attn.q_proj.weight`.
     pub path: String,
+    /// The same in copies of the module.
+    pub id: ParamId,
     /// Sizes.
     pub shape: Vec<usize>,
     param: &'a dyn AnyRank,
@@ -32,7 +34,10 @@ impl ParamRef<'_> {
         self.param.device()
     }
 
-    /// Its values, row by row, with their graph.
+    /// Its values, row by row, without their graph.
+    ///
+    /// A graph would grow with each call: Burn keeps the nodes that depend on a parameter and that no
+    /// backward pass walks, for as long as the parameter lives.
     pub fn values(&self) -> Tensor<1> {
         self.param.values()
     }
@@ -41,6 +46,32 @@ impl ParamRef<'_> {
     #[cfg(feature = "autodiff")]
     pub fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         self.param.take_gradient(gradients)
+    }
+}
+
+/// The trained parameters of a module, for many backward passes without a walk for each.
+#[cfg(feature = "autodiff")]
+pub struct Trained(Vec<(String, Box<dyn AnyRank>)>);
+
+#[cfg(feature = "autodiff")]
+impl Trained {
+    /// The trained parameters of a module.
+    pub fn new<M: Module>(module: &M) -> Self {
+        let mut params = Vec::new();
+        visit(module, |param| {
+            if param.is_trained() {
+                params.push((param.path, param.param.boxed()));
+            }
+        });
+        Self(params)
+    }
+
+    /// Removes the gradients of these parameters from `gradients`, and passes each with its path to
+    /// `act`, row by row.
+    pub fn take_gradients(&self, gradients: &mut Gradients, mut act: impl FnMut(&str, Tensor<1>)) {
+        for (path, param) in &self.0 {
+            param.take_gradient(gradients).into_iter().for_each(|gradient| act(path, gradient));
+        }
     }
 }
 
@@ -72,6 +103,8 @@ trait AnyRank {
     fn device(&self) -> Device;
     fn values(&self) -> Tensor<1>;
     #[cfg(feature = "autodiff")]
+    fn boxed(&self) -> Box<dyn AnyRank>;
+    #[cfg(feature = "autodiff")]
     fn take_gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>>;
 }
 
@@ -85,7 +118,12 @@ impl<const D: usize> AnyRank for Param<Tensor<D>> {
     }
 
     fn values(&self) -> Tensor<1> {
-        flat(self.val())
+        flat(self.val().inner())
+    }
+
+    #[cfg(feature = "autodiff")]
+    fn boxed(&self) -> Box<dyn AnyRank> {
+        Box::new(self.clone())
     }
 
     #[cfg(feature = "autodiff")]
@@ -107,7 +145,8 @@ struct Walk<F> {
 
 impl<F> Walk<F> {
     fn parameter<'a, const D: usize>(&self, param: &'a Param<Tensor<D>>) -> ParamRef<'a> {
-        ParamRef { path: module_path(&self.path), shape: param.lazy_shape().to_vec(), param }
+        let (path, shape) = (module_path(&self.path), param.lazy_shape().to_vec());
+        ParamRef { path, id: param.id, shape, param }
     }
 }
 

@@ -14,8 +14,6 @@ pub struct Context {
     pub model_name: String,
     /// A readable name of the device that the model runs on.
     pub device_name: String,
-    /// Whether the model runs on the CPU.
-    pub is_cpu: bool,
     /// Prints results only.
     pub quiet: bool,
     /// Prints one JSON document instead of text.

@@ -50,7 +50,6 @@ impl Globals {
             fingerprint: files.fingerprint(),
             model_name: files.name,
             device_name: opened.name,
-            is_cpu: opened.is_cpu,
             quiet: self.quiet,
             json: self.json,
             strict: self.strict,

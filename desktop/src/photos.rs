@@ -10,7 +10,7 @@ use mmgem_core::session::{EncodedImage, Part};
 use rayon::prelude::*;
 
 use crate::context::Context;
-pub use crate::library::photos::{FoundPhotos, Root, decode_photo};
+pub use crate::library::photos::{FoundPhotos, Root};
 use crate::library::{LibraryError, photos};
 use crate::names::printable_path;
 use crate::terminal::{SkippedFiles, note, progress_bar};

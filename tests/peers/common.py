@@ -1,6 +1,7 @@
 """Shared by all peers: arguments, inputs and timing. Sizes and inputs are as in `mmgem bench`."""
 import argparse
 import json
+import resource
 import statistics
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import tower
 
 TEXT_LEN = 12
-WORKS = ("image", "text", "prefill", "caption", "region", "train")
+WORKS = ("image", "text", "prefill", "caption", "region", "train", "train-cached")
 
 
 def arguments(doc, others={}):
@@ -16,7 +17,7 @@ def arguments(doc, others={}):
     ap.add_argument("--config", required=True)
     ap.add_argument("--reference", help="mmgem_reference.py, for the peers that run or export its modules")
     ap.add_argument("--tower", default=tower.DEFAULT, help="an EfficientNet-Lite's files, without .json and .safetensors")
-    ap.add_argument("--only", default=",".join(WORKS[:-1]))
+    ap.add_argument("--only", default=",".join(WORKS[:-2]))
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--repeat", type=int, default=5)
     ap.add_argument("--tokens", type=int, default=32)
@@ -50,7 +51,8 @@ def median_secs(work, repeat):
 
 
 def print_rates(device, rates):
-    print(json.dumps({"device": device, "rates": rates}))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"device": device, "rates": rates, "peak_memory_bytes": memory}))
 
 
 def reference_model(args):

@@ -65,4 +65,9 @@ with torch.no_grad():
         rate("region_captions_per_sec", 1, lambda: greedy(region_prefix(fmap, next(boxes))))
 if "train" in args.only:
     rate("training_samples_per_sec", args.train_batch, train)
+if "train-cached" in args.only:
+    with torch.no_grad():
+        cached = model.feature_map(pixels(cfg, args.train_batch))
+    model.feature_map = lambda _: cached
+    rate("cached_training_samples_per_sec", args.train_batch, train)
 common.print_rates(f"torch {torch.__version__}, {args.threads} threads", rates)

@@ -19,6 +19,7 @@ mod lab;
 mod learning;
 mod lora;
 mod many_ranks;
+mod overlap;
 mod plan;
 mod precision;
 mod ranks;

@@ -138,4 +138,5 @@ fn the_same_parts_give_the_same_bits_on_any_number_of_ranks() {
     check_bits(&[]);
     check_bits(&["contrastive_loss=siglip", "grounding={ weight = 1.0, contrast = true }"]);
     check_bits(&["recipe=stage2_retrieval", "model={ from = 'LAB/start' }"]);
+    check_bits(&["lora={ rank = 2, alpha = 4 }", "model={ from = 'LAB/start' }"]);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
-use mmgem_train::{Progress, Signals, TrainConfig, nudge_sums, reduce_gradients, train};
+use mmgem_train::{Progress, Signals, TrainConfig, in_buckets, nudge_sums, train};
 
 use crate::lab::{
     COMMIT, Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes,
@@ -108,19 +108,21 @@ fn ranks_that_were_started_wrongly_say_so_at_once() {
 }
 
 #[test]
-fn gradients_are_summed_in_buckets() {
-    // The gradients need more than one bucket, and one does not fit the first bucket's end.
+fn values_are_summed_in_buckets() {
+    // The values need more than one bucket, and one does not fit the first bucket's end.
     let sizes = [3usize, 9 << 20, 9 << 20, 5];
     let found = on_ranks(2, PATIENCE, |group| {
         let value = group.rank() as f32 + 1.0;
         let full = |(idx, n): (usize, &usize)| {
             (format!("p{idx}"), Tensor::<1>::full([*n], value * (idx + 1) as f32, &Device::flex()))
         };
-        let sum =
-            reduce_gradients(group, sizes.iter().enumerate().map(full).collect()).expect("a sum");
-        sum.into_values()
-            .map(|g| (g.dims()[0], g.clone().min().into_scalar(), g.max().into_scalar()))
-            .collect::<Vec<(usize, f32, f32)>>()
+        let mut found: Vec<(usize, f32, f32)> = Vec::new();
+        let take = |_, sum: Tensor<1>| {
+            found.push((sum.dims()[0], sum.clone().min().into_scalar(), sum.max().into_scalar()));
+        };
+        let values = sizes.iter().enumerate().map(full);
+        in_buckets(values, |bucket| group.all_reduce_sum(bucket), take).expect("a sum");
+        found
     });
     let wanted: Vec<(usize, f32, f32)> = sizes
         .iter()
@@ -183,11 +185,13 @@ fn shared_out_moments_give_the_same_bits_and_can_be_resumed_without() {
     run_ranks(&lab.config("shared", &set), 2, true, usize::MAX);
     assert!(model_bytes(&shared) == model_bytes(&plain));
     assert!(moment_bytes(&shared, 6) == moment_bytes(&plain, 6));
-    let averages = |config: &TrainConfig| {
-        fs::read(config.out.join("checkpoints/step-00000006/average.safetensors"))
-            .expect("the averages")
-    };
-    assert!(averages(&shared) == averages(&plain));
+    assert!(average_bytes(&shared, 6) == average_bytes(&plain, 6));
+}
+
+/// The bytes of a checkpoint's averaged weights.
+fn average_bytes(config: &TrainConfig, step: usize) -> Vec<u8> {
+    let path = config.out.join(format!("checkpoints/step-{step:08}/average.safetensors"));
+    fs::read(path).expect("a checkpoint with averages")
 }
 
 #[test]
@@ -397,7 +401,8 @@ fn a_run_goes_on_after_rank_0_has_evaluated_for_longer_than_the_time_out() {
 #[test]
 fn one_rank_reads_the_checkpoint_for_all() {
     let (sharded, adapters) = ("optim.shard_moments=true", "lora={ rank = 2, alpha = 4 }");
-    let sets: [&[&str]; 3] = [&[], &[sharded], &[sharded, adapters]];
+    let averaged = "optim.ema=0.7";
+    let sets: [&[&str]; 4] = [&[], &[averaged], &[sharded, averaged], &[sharded, adapters]];
     for more in sets {
         let lab = Lab::new();
         let set = ["optim.batch_size=6", "optim.lr_heads=1e-3", "optim.lr_towers=1e-3"];
@@ -416,5 +421,34 @@ fn one_rank_reads_the_checkpoint_for_all() {
         });
         assert!(model_bytes(&resumed) == model_bytes(&whole), "{more:?}");
         assert!(moment_bytes(&resumed, 6) == moment_bytes(&whole, 6), "{more:?}");
+        if more.contains(&averaged) {
+            assert!(average_bytes(&resumed, 6) == average_bytes(&whole, 6), "{more:?}");
+        }
+    }
+}
+
+#[test]
+fn one_rank_reads_the_start_model_for_all() {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("bare")).expect("writable");
+    for name in ["config.json", "tokenizer.json"] {
+        fs::copy(lab.path("start").join(name), lab.path("bare").join(name)).expect("a model");
+    }
+    for recipe in ["recipe=stage1", "recipe=stage2_caption"] {
+        let config = |out: &str, from: &str| {
+            let from = format!("model={{ from = 'LAB/{from}', roi_output_size = 4 }}");
+            lab.config(out, &[recipe, &from, "optim.steps=2"])
+        };
+        let (whole, bare) = (config("whole", "start"), config("run", "bare"));
+        let sent = config("run", "start");
+        run_ranks(&whole, 2, false, usize::MAX);
+        on_ranks(2, PATIENCE, |group| {
+            let config = if group.rank() == 0 { &sent } else { &bare };
+            run_as(config, false, usize::MAX, group).unwrap_or_else(|error| panic!("{error}"));
+        });
+        assert!(model_bytes(&sent) == model_bytes(&whole), "{recipe}");
+        for config in [&whole, &sent] {
+            fs::remove_dir_all(&config.out).expect("a finished run");
+        }
     }
 }

@@ -5,7 +5,7 @@ use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData, s};
 
 use super::linear::Linear;
-use super::recompute::checkpointed;
+use super::segments::segment;
 use crate::config::{LlamaConfig, RopeScaling};
 use crate::kernels::{attend, heads, linear, rms_norm, rotate, silu_times, with_helpers};
 
@@ -131,7 +131,7 @@ impl Llama {
         let mut x = embeds;
         for layer in &self.layers {
             let rope = rope.clone();
-            x = checkpointed(layer, x, move |layer, x| {
+            x = segment(layer, x, move |layer, x| {
                 let rope = rope.beside(&x);
                 layer.forward(x, &rope, None, seq)
             });

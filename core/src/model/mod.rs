@@ -9,8 +9,8 @@ pub mod llama;
 pub mod mmgem;
 pub mod open_clip;
 pub mod pool_aggregator;
-#[cfg_attr(not(feature = "autodiff"), path = "no_recompute.rs")]
-pub mod recompute;
+#[cfg_attr(not(feature = "autodiff"), path = "no_segments.rs")]
+pub mod segments;
 pub mod vision;
 pub mod vit;
 

@@ -5,6 +5,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use super::segments::cut;
 use super::{EfficientNetLite, Linear, Vit};
 use crate::config::VisionConfig;
 
@@ -37,7 +38,7 @@ impl VisionTower {
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<3> {
         match self {
             Self::Vit(vit) => vit.forward(pixels),
-            Self::EfficientNetLite(lite) => lite.forward(pixels),
+            Self::EfficientNetLite(lite) => cut(lite.forward(pixels)),
         }
     }
 

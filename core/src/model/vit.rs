@@ -5,7 +5,7 @@ use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
 
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
-use super::recompute::checkpointed;
+use super::segments::segment;
 use crate::config::{HiddenAct, VitConfig};
 use crate::kernels::{
     attend_masked, attend_packed, gelu, gelu_tanh, linear, quick_gelu, unpack, with_helpers,
@@ -123,7 +123,7 @@ impl Vit {
     pub fn patch_tokens(&self, embedded: Tensor<3>) -> Tensor<3> {
         let n_before = self.n_prefix_tokens();
         // Checkpointed as a block of its own, so that all users of the patches start at its output.
-        checkpointed(&self.ln_post, self.run_blocks(embedded), move |norm, x| {
+        segment(&self.ln_post, self.run_blocks(embedded), move |norm, x| {
             let patches = if n_before == 0 { x } else { x.slice(s![.., n_before..]) };
             match norm {
                 Some(norm) => norm.forward(patches),
@@ -163,7 +163,7 @@ impl Vit {
             None => embedded,
         };
         for block in &self.blocks {
-            x = checkpointed(block, x, VitBlock::forward);
+            x = segment(block, x, VitBlock::forward);
         }
         x
     }

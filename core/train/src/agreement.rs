@@ -80,7 +80,7 @@ pub fn first_other<M: Module>(
     let mut bytes = Vec::new();
     visit(module, |param| {
         hash.update(param.path.as_bytes());
-        let values = floats_now(param.values().inner());
+        let values = floats_now(param.values());
         bytes.resize(4 * values.len(), 0);
         bytes.chunks_exact_mut(4).zip(&values).for_each(|(to, value)| {
             to.copy_from_slice(&value.to_le_bytes());

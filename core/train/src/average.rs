@@ -2,7 +2,7 @@
 //!
 //! After each update, `average = decay * average + (1 - decay) * weight`, from the initial weights
 //! on. The average lies in f32 beside the weights. If the ranks share out the moments, each keeps
-//! the average of its own parameters.
+//! the average of its own parameters. Rank 0 reads and writes it for all.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,7 @@ use mmgem_core::readback::floats_now;
 
 use super::optimizer::GradientMap;
 use super::ownership::Ownership;
+use super::reduce::in_buckets;
 
 /// The average of each trained parameter, by module path.
 pub struct Average {
@@ -34,7 +35,7 @@ impl Average {
         let mut values = GradientMap::new();
         visit(module, |param| {
             if param.is_trained() {
-                values.insert(param.path.clone(), param.values().inner());
+                values.insert(param.path.clone(), param.values());
             }
         });
         let sizes = values.iter().map(|(path, values)| (path.clone(), values.dims()[0])).collect();
@@ -47,11 +48,30 @@ impl Average {
         self.ownership = Some(ownership.clone());
     }
 
+    /// Sends rank 0's averages to the other ranks. Each keeps those of its parameters.
+    ///
+    /// # Errors
+    /// If the ranks lose contact.
+    pub fn send(&mut self, group: &dyn Collective) -> Result<(), CollectiveError> {
+        let own = if group.rank() == 0 { self.values.clone() } else { GradientMap::new() };
+        let values = self.sizes.iter().map(|(path, n)| {
+            // The other ranks send nothing, but a buffer of the same length receives.
+            let own = own.get(path).cloned();
+            (path.clone(), own.unwrap_or_else(|| Tensor::zeros([*n], &self.device)))
+        });
+        let take = |path: String, values| {
+            if group.rank() > 0 && self.values.contains_key(&path) {
+                self.values.insert(path, values);
+            }
+        };
+        in_buckets(values, |bucket| group.broadcast(bucket, 0), take)
+    }
+
     /// Adds the weights after an update.
     pub fn update<M: Module>(&mut self, module: &M) {
         visit(module, |param| {
             if let Some(value) = self.values.get_mut(&param.path) {
-                let weights = param.values().inner();
+                let weights = param.values();
                 *value = value.clone() * self.decay + weights * (1.0 - self.decay);
             }
         });

@@ -43,7 +43,7 @@ pub fn read_checkpoint(
         .map_err(|e| TrainError::OtherConfig(format!("train.toml cannot be read ({e})")))?;
     let config = TrainConfig { out, ..config };
     let device = &device.clone().autodiff();
-    let start = start_model(&config, true, device)?;
+    let start = start_model(&config, true, 0, device)?;
     let at = |cause: CheckpointError| FolderError::Checkpoint { cause, folder: folder.into() };
     let weights = read(&folder.join(WEIGHTS))?;
     let shards = Shards::new(&[(WEIGHTS, &weights)]).map_err(at)?;

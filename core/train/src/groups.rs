@@ -80,12 +80,12 @@ pub fn param_settings<M: Module>(
 }
 
 /// Module paths of the towers, and of their parts before the first block.
-const TOWERS: [&str; 2] = ["visual.", "llm."];
+pub const TOWERS: [&str; 2] = ["visual.", "llm."];
 const BEFORE_BLOCKS: [&str; 6] =
     ["conv1", "class_embedding", "positional_embedding", "ln_pre.", "stem.", "embed_tokens."];
 
 /// The number of the block that has this parameter, if it is in a block of the tower.
-fn block_of(path: &str, tower: &str) -> Option<usize> {
+pub fn block_of(path: &str, tower: &str) -> Option<usize> {
     let rest = path.strip_prefix(tower)?;
     let rest = ["blocks.", "mb_blocks.", "layers."].iter().find_map(|of| rest.strip_prefix(of))?;
     rest.split('.').next()?.parse().ok()

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 use mmgem_collective::{Collective, CollectiveError};
 use mmgem_core::checkpoint::names::checkpoint_name;
 use mmgem_core::checkpoint::{CheckpointError, NamedTensor, Shards};
-use mmgem_core::params::{Mapped, map, visit};
+use mmgem_core::params::{Mapped, Trained, map, visit};
 use mmgem_core::readback::floats_now;
 
 use super::agreement::{of_rank_0, square_sum};
@@ -233,7 +233,7 @@ impl OptimizerGroups {
         let mut values = GradientMap::new();
         visit(&module, |param| {
             if param.is_trained() {
-                values.insert(param.path.clone(), param.values().inner());
+                values.insert(param.path.clone(), param.values());
             }
         });
         let paths: Vec<String> = values.keys().cloned().collect();
@@ -272,7 +272,7 @@ impl OptimizerGroups {
             let settings = self.settings[&param.path];
             let lr = settings.lr_multiplier * learning_rate(&param.path, step, optim);
             if let Some(update) = scaled.remove(&param.path) {
-                return Mapped::Leaf(param.values().inner() - update.mul_scalar(lr));
+                return Mapped::Leaf(param.values() - update.mul_scalar(lr));
             }
             let Some(gradient) = gradients.remove(&param.path) else { return Mapped::Same };
             if self.ownership.as_ref().is_some_and(|ownership| !ownership.is_own(&param.path)) {
@@ -281,7 +281,7 @@ impl OptimizerGroups {
             }
             let lamb = lamb(settings, optim).build();
             let moments = self.state.remove(&param.path);
-            let (values, moments) = lamb.step(lr, param.values().inner(), gradient, moments);
+            let (values, moments) = lamb.step(lr, param.values(), gradient, moments);
             self.state.extend(moments.map(|moments| (param.path, moments)));
             Mapped::Leaf(values)
         }))
@@ -303,7 +303,7 @@ impl OptimizerGroups {
                 return;
             }
             let Some(gradient) = gradients.remove(&param.path) else { return };
-            let values = param.values().inner();
+            let values = param.values();
             // From zero at a rate of 1, a step without decay and ratio gives minus the update.
             let adam = lamb(settings, optim).with_weight_decay(0.0).with_use_trust_ratio(false);
             let moments = self.state.remove(&param.path);
@@ -480,11 +480,14 @@ pub fn trained_shapes<M: Module>(module: &M) -> BTreeMap<String, usize> {
 
 /// Removes the gradients of a module's parameters from `gradients`, and casts them to f32.
 pub fn collect_gradients<M: Module>(module: &M, gradients: &mut Gradients) -> GradientMap {
+    collect(&Trained::new(module), gradients)
+}
+
+/// The same for the parameters of a module that has many backward passes.
+pub fn collect(params: &Trained, gradients: &mut Gradients) -> GradientMap {
     let mut found = GradientMap::new();
-    visit(module, |param| {
-        if let Some(gradient) = param.take_gradient(gradients) {
-            found.insert(param.path, gradient.cast(DType::F32));
-        }
+    params.take_gradients(gradients, |path, gradient| {
+        found.insert(path.to_owned(), gradient.cast(DType::F32));
     });
     found
 }

@@ -1,31 +1,10 @@
 //! Exchanges the values of many parameters between the ranks.
 
 use burn::tensor::Tensor;
-use mmgem_collective::{Collective, CollectiveError};
-
-use super::optimizer::GradientMap;
+use mmgem_collective::CollectiveError;
 
 /// Values per exchange. Small parameters are combined, because each call waits for the network.
-const BUCKET: usize = 16 << 20;
-
-/// Sums the gradients of all ranks, a bucket at a time. Every rank must have the same paths.
-pub fn reduce_gradients(
-    group: &dyn Collective,
-    gradients: GradientMap,
-) -> Result<GradientMap, CollectiveError> {
-    if group.size() == 1 {
-        return Ok(gradients);
-    }
-    let mut reduced = GradientMap::new();
-    in_buckets(
-        gradients,
-        |bucket| group.all_reduce_sum(bucket),
-        |path, sum| {
-            reduced.insert(path, sum);
-        },
-    )?;
-    Ok(reduced)
-}
+pub const BUCKET: usize = 16 << 20;
 
 /// Passes values through `exchange`, a bucket at a time, and each result to `take`. Every rank must
 /// have the same paths and lengths.
@@ -34,30 +13,36 @@ pub fn in_buckets(
     exchange: impl Fn(Tensor<1>) -> Result<Tensor<1>, CollectiveError>,
     mut take: impl FnMut(String, Tensor<1>),
 ) -> Result<(), CollectiveError> {
-    let mut pass = |bucket: Vec<(String, Tensor<1>)>| {
-        if bucket.is_empty() {
-            return Ok(());
-        }
-        let (paths, parts): (Vec<String>, Vec<Tensor<1>>) = bucket.into_iter().unzip();
-        let lens: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
-        let exchanged = exchange(Tensor::cat(parts, 0))?;
-        let mut start = 0;
-        for (path, n) in paths.into_iter().zip(lens) {
-            take(path, exchanged.clone().narrow(0, start, n));
-            start += n;
-        }
-        Ok(())
-    };
     let mut bucket = Vec::new();
     let mut held = 0;
     for (path, value) in values {
         let [n] = value.dims();
         if held > 0 && held + n > BUCKET {
-            pass(std::mem::take(&mut bucket))?;
+            exchange_bucket(std::mem::take(&mut bucket), &exchange, &mut take)?;
             held = 0;
         }
         held += n;
         bucket.push((path, value));
     }
-    pass(bucket)
+    exchange_bucket(bucket, &exchange, take)
+}
+
+/// Passes values through `exchange` together, and each result to `take`.
+pub fn exchange_bucket(
+    bucket: Vec<(String, Tensor<1>)>,
+    exchange: &impl Fn(Tensor<1>) -> Result<Tensor<1>, CollectiveError>,
+    mut take: impl FnMut(String, Tensor<1>),
+) -> Result<(), CollectiveError> {
+    if bucket.is_empty() {
+        return Ok(());
+    }
+    let (paths, parts): (Vec<String>, Vec<Tensor<1>>) = bucket.into_iter().unzip();
+    let lens: Vec<usize> = parts.iter().map(|part| part.dims()[0]).collect();
+    let exchanged = exchange(Tensor::cat(parts, 0))?;
+    let mut start = 0;
+    for (path, n) in paths.into_iter().zip(lens) {
+        take(path, exchanged.clone().narrow(0, start, n));
+        start += n;
+    }
+    Ok(())
 }

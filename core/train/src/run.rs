@@ -40,7 +40,9 @@ use super::optimizer::{
     OptimizerGroups, describe_new_rate, freeze, is_trained, learning_rate, scale,
 };
 use super::plan::{contrasts, flops_per_sample};
-use super::start::{check_same_run, earlier_runs, history, send_start, start_model, write_records};
+use super::start::{
+    check_same_run, earlier_runs, history, send_state, send_weights, start_model, write_records,
+};
 use super::step::{COUNTS, StepContext, StepGradient, Totals, Trainee, gradient};
 use super::store::{LossAndNorm, Moments, RunState, Saved, Store};
 
@@ -414,14 +416,16 @@ struct Start {
     tokenizer_json: Vec<u8>,
     trainee: Trainee,
     optimizer: OptimizerGroups,
+    /// Present if the run is resumed with `optim.ema`; until [`Self::on_all_ranks`] on rank 0 only.
+    average: Option<Average>,
     state: RunState,
     /// The optimizer's settings before the run was resumed.
     before: Option<OptimConfig>,
 }
 
 impl Start {
-    /// Rank 0 reads the checkpoint of a resumed run; the others get its tensors in
-    /// [`Self::on_all_ranks`].
+    /// Rank 0 reads the weights of `model.from`, or the checkpoint of a resumed run; the others get
+    /// the tensors in [`Self::on_all_ranks`].
     #[expect(
         clippy::too_many_arguments,
         reason = "the first third of `train`, called in one place"
@@ -456,7 +460,7 @@ impl Start {
             expand(&eval.shards)?;
         }
         let device = device.clone().autodiff();
-        let start = start_model(config, newest.is_some(), &device)?;
+        let start = start_model(config, newest.is_some(), rank, &device)?;
         let sizes = start.config;
         check_frozen_blocks(config, &sizes)?;
         if is_writer {
@@ -467,9 +471,11 @@ impl Start {
         }
         let mut trainee = Trainee::new(start.model, &sizes, config, &device);
         let mut optimizer = OptimizerGroups::new(&trainee, &config.optim, &device.inner())?;
-        let mut state = RunState::default();
+        let (mut state, mut average) = (RunState::default(), None);
         if let Some(step) = newest.filter(|_| is_writer) {
             (trainee, state) = store.load(step, trainee, &mut optimizer)?;
+            average = new_average(&trainee, config);
+            average.as_mut().map_or(Ok(()), |average| store.load_average(step, average))?;
             // Another score may choose the best one now, or its folder may have been removed.
             state.best = state.best.filter(|best| {
                 config.checkpoint.keep_best.as_ref() == Some(&best.score)
@@ -477,7 +483,7 @@ impl Start {
             });
         }
         let (tokenizer, tokenizer_json) = (start.tokenizer, start.tokenizer_json);
-        Ok(Self { sizes, tokenizer, tokenizer_json, trainee, optimizer, state, before })
+        Ok(Self { sizes, tokenizer, tokenizer_json, trainee, optimizer, average, state, before })
     }
 
     /// Sends what rank 0 has read to all ranks, and shares out the moments.
@@ -488,16 +494,39 @@ impl Start {
         group: &dyn Collective,
     ) -> Result<Self, TrainError> {
         let shares = config.optim.shard_moments && group.size() > 1;
-        if resumed && group.size() > 1 {
-            (self.trainee, self.state) =
-                send_start(self.trainee, &self.state, &mut self.optimizer, shares, group)?;
+        if group.size() > 1 && (resumed || config.model.from.is_some()) {
+            self.trainee = send_weights(self.trainee, group)?;
         }
-        // Rank 0 needed all moments until it had sent them.
+        if group.size() > 1 && resumed {
+            self.state =
+                send_state(&self.trainee, &self.state, &mut self.optimizer, shares, group)?;
+            if group.rank() > 0 {
+                self.average = new_average(&self.trainee, config);
+                self.shard_average();
+            }
+            self.average.as_mut().map_or(Ok(()), |average| average.send(group))?;
+        }
+        // Rank 0 needed all moments and averages until it had sent them.
         if shares && (group.rank() == 0 || !resumed) {
             self.optimizer.shard(&self.trainee, group);
+            self.shard_average();
         }
         Ok(self)
     }
+
+    /// Keeps the averages of this rank's parameters, if the ranks share out the moments.
+    fn shard_average(&mut self) {
+        if let (Some(average), Some(ownership)) = (&mut self.average, self.optimizer.ownership()) {
+            average.shard(ownership);
+        }
+    }
+}
+
+/// The average of a run with `optim.ema`, from these weights on.
+fn new_average(trainee: &Trainee, config: &TrainConfig) -> Option<Average> {
+    let device = trainee.model.logit_scale.lazy_device().inner();
+    let decay = config.optim.ema?;
+    Some(Average::new(&freeze(trainee.clone(), config), decay, &device))
 }
 
 impl<'a> Run<'a> {
@@ -510,17 +539,24 @@ impl<'a> Run<'a> {
         group: &'a dyn Collective,
         report: &mut impl FnMut(Progress),
     ) -> Result<Self, TrainError> {
-        let Start { sizes, tokenizer, tokenizer_json, mut trainee, optimizer, state, before } =
-            start;
+        let Start {
+            sizes,
+            tokenizer,
+            tokenizer_json,
+            mut trainee,
+            optimizer,
+            mut average,
+            state,
+            before,
+        } = start;
         let (device, is_writer) = (device.clone().autodiff(), group.rank() == 0);
         // As after each step: a model may come with a temperature beyond its bounds.
         trainee.model.clamp_logit_scale();
         let trainee = freeze(trainee, config);
-        let plain = device.clone().inner();
-        let mut average = config.optim.ema.map(|decay| Average::new(&trainee, decay, &plain));
-        if let Some(average) = &mut average {
-            newest.map_or(Ok(()), |step| store.load_average(step, average))?;
-            optimizer.ownership().into_iter().for_each(|ownership| average.shard(ownership));
+        if average.is_none() {
+            average = new_average(&trainee, config);
+            let own = average.iter_mut().zip(optimizer.ownership());
+            own.for_each(|(average, ownership)| average.shard(ownership));
         }
         let cache = match &config.data.cache {
             Some(folder) => Some(PatchCache::open(folder, trainee.model.visual.valid(), &sizes)?),

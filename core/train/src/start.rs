@@ -26,34 +26,31 @@ use super::same_data::{DATA_FILE, without_places};
 use super::step::Trainee;
 use super::store::RunState;
 
-/// The model that a run starts from. A resumed run takes sizes and tokenizer from its own records.
+/// The model that a run starts from. A resumed run takes sizes and tokenizer from its own records,
+/// and the weights come later. So do those of `model.from` on the ranks other than 0.
 pub fn start_model(
     config: &TrainConfig,
     resumed: bool,
+    rank: usize,
     device: &Device,
 ) -> Result<ModelFolder, TrainError> {
     let source: &ModelSource = &config.model;
     if resumed {
-        let sizes = MmGemConfig::from_json(&String::from_utf8_lossy(&read(
-            &config.out.join("config.json"),
-        )?))?;
-        let tokenizer_json = read(&config.out.join("tokenizer.json"))?;
-        let tokenizer = Tokenizer::from_json(&tokenizer_json, &sizes)?;
-        // The checkpoint supplies the weights later.
-        return Ok(ModelFolder {
-            model: MmGem::new(&sizes, device),
-            config: sizes,
-            tokenizer,
-            tokenizer_json,
-        });
+        return without_weights(&config.out, device);
     }
     if let Some(folder) = &source.from {
-        let mut start = ModelFolder::read(folder, device)?;
+        let mut start = match rank {
+            0 => ModelFolder::read(folder, device)?,
+            _ => without_weights(folder, device)?,
+        };
         // They were measured with the weights that now change.
         start.config.search_cutoffs.clear();
         if let Some(size) = source.roi_output_size {
             start.config.roi_output_size = size;
             start.model.pool = PoolAggregator::new(&start.config);
+        }
+        if rank > 0 {
+            return Ok(start);
         }
         start.model = match config.recipe {
             // Stage 2's h4 belongs to the h1 that it was trained with, so stage 1 draws a fresh
@@ -93,6 +90,15 @@ pub fn start_model(
     Ok(ModelFolder { config: sizes, model, tokenizer, tokenizer_json })
 }
 
+/// The model of a folder, whose weights are not read.
+fn without_weights(folder: &Path, device: &Device) -> Result<ModelFolder, TrainError> {
+    let config_json = read(&folder.join("config.json"))?;
+    let config = MmGemConfig::from_json(&String::from_utf8_lossy(&config_json))?;
+    let tokenizer_json = read(&folder.join("tokenizer.json"))?;
+    let tokenizer = Tokenizer::from_json(&tokenizer_json, &config)?;
+    Ok(ModelFolder { model: MmGem::new(&config, device), config, tokenizer, tokenizer_json })
+}
+
 /// A value that rank 0 has as JSON, on all ranks.
 pub fn from_rank_0_json<T: DeserializeOwned>(
     group: &dyn Collective,
@@ -103,27 +109,18 @@ pub fn from_rank_0_json<T: DeserializeOwned>(
     })
 }
 
-/// Sends rank 0's weights, moments and state to all ranks, so that one rank reads a checkpoint. If
-/// the ranks share out the moments, the others keep only theirs, and rank 0 still has all.
+/// Sends rank 0's weights to all ranks, so that one rank reads them.
 ///
 /// # Errors
 /// If the ranks lose contact.
-pub fn send_start(
-    trainee: Trainee,
-    state: &RunState,
-    optimizer: &mut OptimizerGroups,
-    shares_moments: bool,
-    group: &dyn Collective,
-) -> Result<(Trainee, RunState), CollectiveError> {
-    let state = serde_json::to_vec(state).expect("a plain struct serializes");
-    let state = from_rank_0_json(group, &state)?;
+pub fn send_weights(trainee: Trainee, group: &dyn Collective) -> Result<Trainee, CollectiveError> {
     let device = trainee.model.logit_scale.lazy_device().inner();
     let (mut sizes, mut own) = (BTreeMap::new(), GradientMap::new());
     visit(&trainee, |param| {
         sizes.insert(param.path.clone(), param.n_values());
         // The others' weights are not even drawn yet.
         if group.rank() == 0 {
-            own.insert(param.path.clone(), param.values().inner());
+            own.insert(param.path.clone(), param.values());
         }
     });
     let values = sizes.into_iter().map(|(path, n)| {
@@ -138,19 +135,35 @@ pub fn send_start(
             weights.insert(path, values);
         },
     )?;
-    let trainee = match group.rank() {
+    Ok(match group.rank() {
         0 => trainee,
         _ => map(trainee, |param| match weights.remove(&param.path) {
             Some(values) => Mapped::Initial(Tensor::from_inner(values)),
             None => Mapped::Same,
         }),
-    };
+    })
+}
+
+/// Sends rank 0's moments and state to all ranks, so that one rank reads a checkpoint. If the ranks
+/// share out the moments, the others keep only theirs, and rank 0 still has all.
+///
+/// # Errors
+/// If the ranks lose contact.
+pub fn send_state(
+    trainee: &Trainee,
+    state: &RunState,
+    optimizer: &mut OptimizerGroups,
+    shares_moments: bool,
+    group: &dyn Collective,
+) -> Result<RunState, CollectiveError> {
+    let state = serde_json::to_vec(state).expect("a plain struct serializes");
+    let state = from_rank_0_json(group, &state)?;
     // The others know before that they keep only a part.
     if shares_moments && group.rank() > 0 {
-        optimizer.shard(&trainee, group);
+        optimizer.shard(trainee, group);
     }
-    optimizer.send_moments(&trainee, group)?;
-    Ok((trainee, state))
+    optimizer.send_moments(trainee, group)?;
+    Ok(state)
 }
 
 /// Starts each prompt `[CAP_i]` as a copy of stage 1's `[CAP]`; only their positions distinguish

@@ -6,7 +6,8 @@
 //! embeddings are then computed over all parts at once (`contrast.rs`). Each part runs its backward
 //! pass from `Σ <embed, gradient>`. This is exactly the gradient of the whole batch (GradCache,
 //! arXiv:2101.06983), and a plain sum over the ranks. A worker with a single micro-batch runs only
-//! one forward pass, which serves both. Means over tokens are weighted by each part's share. The
+//! one forward pass, which serves both. The gradients are summed over workers and ranks while the
+//! backward passes go on (`overlap.rs`). Means over tokens are weighted by each part's share. The
 //! losses, the norm of the gradient and the temperature are read from the device once a step.
 //!
 //! # Precision
@@ -17,19 +18,19 @@
 //! are summed.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{Device, Gradients, Int, StreamId, Tensor, TensorData, s};
-use mmgem_collective::{Collective, CollectiveError, exchange_numbers, sum_in_pairs};
+use burn::tensor::{Device, Int, StreamId, Tensor, TensorData, s};
+use mmgem_collective::{Collective, CollectiveError, exchange_numbers};
 use mmgem_core::checkpoint::{HASH_START, hash_bytes};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::loss::{PairBlock, caption_loss, grounding_loss};
 use mmgem_core::model::mmgem::{TokenBatch, normalize};
-use mmgem_core::model::recompute::{self, Tape};
+use mmgem_core::model::segments::{Keep, Tape, record};
 use mmgem_core::model::{MmGem, Stage};
-use mmgem_core::params::{Mapped, map};
+use mmgem_core::params::{Mapped, Trained, map};
 use mmgem_core::readback::floats_now;
 
 use super::agreement::{agreed_norm, square_sum};
@@ -37,10 +38,10 @@ use super::config::{ComputeDtype, ContrastiveLoss, Objective, Recipe, TrainConfi
 use super::contrast::{Contrast, ContrastNumbers, Embeddings, contrast};
 use super::data::{Batch, BatchPart};
 use super::lora::with_adapters;
-use super::optimizer::{GradientMap, collect_gradients, text_learns, trained_shapes};
+use super::optimizer::{GradientMap, collect, collect_gradients, text_learns};
+use super::overlap::{Outbox, Overlap, Reduction, Units, add};
 use super::plan::contrasts;
-use super::reduce::reduce_gradients;
-use super::streams::stream_of_worker;
+use super::streams::{stream_of_exchange, stream_of_worker};
 
 /// The modules that a run trains: the model, and heads that the finished model does not keep.
 #[derive(Module, Debug)]
@@ -166,8 +167,8 @@ struct Forward {
     means: Vec<MeanLoss>,
 }
 
-/// A forward pass, with the tape for its backward pass if blocks are recomputed.
-type ForwardPass = (Forward, Option<Tape>);
+/// A forward pass, with the tape for its backward pass.
+type ForwardPass = (Forward, Tape);
 
 /// Gradients of the embeddings of a part: of its images or regions, and of its texts if they learn.
 type EmbedGradients = Option<(Tensor<2>, Option<Tensor<2>>)>;
@@ -465,14 +466,31 @@ pub fn gradient(
     context: &StepContext,
     group: &dyn Collective,
 ) -> Result<StepGradient, CollectiveError> {
+    gradient_with(trainee, batch, context, group, Overlap::default())
+}
+
+/// [`gradient`] with other settings of the exchange between the ranks.
+///
+/// # Errors
+/// If the ranks lose contact.
+pub fn gradient_with(
+    trainee: &Trainee,
+    batch: &Batch,
+    context: &StepContext,
+    group: &dyn Collective,
+    overlap: Overlap,
+) -> Result<StepGradient, CollectiveError> {
     let config = context.config;
     let parts = batch.split(config.optim.workers);
     let mut step = Unread::default();
     let caller = StreamId::current();
+    let units = Units::new(trainee);
+    let (finals, final_receiver) = channel();
     thread::scope(|scope| {
         let work = |(worker, part)| {
             let (pairs_sender, pairs_receiver) = channel();
             let (gradient_sender, gradient_receiver) = channel();
+            let outbox = Outbox::new(&units, worker, finals.clone(), overlap.on_final);
             // Each thread has leaves of its own, so that the graphs stay separate.
             let trainee = own_leaves(trainee.clone(), config.optim.compute_dtype);
             let run = move || {
@@ -481,16 +499,15 @@ pub fn gradient(
                 }
                 // Everything of this thread is on its stream, also the end of its values.
                 stream_of_worker(worker, caller).executes(move || {
-                    Worker { trainee: &trainee, context }.work_on(
-                        part,
-                        &pairs_sender,
-                        &gradient_receiver,
-                    )
+                    let params = Trained::new(&trainee);
+                    let worker = Worker { trainee: &trainee, params, context };
+                    worker.work_on(part, &pairs_sender, &gradient_receiver, outbox)
                 })
             };
             (scope.spawn(run), pairs_receiver, gradient_sender)
         };
         let workers: Vec<_> = parts.into_iter().enumerate().map(work).collect();
+        drop(finals);
         let pairs: Vec<Option<Pairs>> =
             workers.iter().map(|(_, pairs, _)| pairs.recv().unwrap_or_default()).collect();
         let embed_gradients = if contrasts(config) && context.totals.n_photos > 0.0 {
@@ -507,20 +524,33 @@ pub fn gradient(
             // The send fails only if the worker has panicked; joining it below reports the panic.
             let _ = gradient_sender.send(gradient);
         }
-        let mut parts = Vec::new();
-        for (worker, _, gradient_sender) in workers {
-            drop(gradient_sender);
-            parts.push(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        let sum = |mut part: Unread, later| {
-            part.add(later);
-            part
+        let workers: Vec<_> = workers.into_iter().map(|(worker, _, _)| worker).collect();
+        let device = trainee.model.logit_scale.val().inner().device();
+        let first = std::mem::take(&mut step.gradients);
+        let reduction = Reduction::new(&units, workers.len(), first, overlap.bucket, device, group);
+        let reduce = || reduction.run(&final_receiver);
+        let (means, gradients) = match lost {
+            Some(lost) => (join(workers), Err(lost)),
+            None if group.size() > 1 => {
+                let gradients = stream_of_exchange().executes(reduce);
+                (join(workers), gradients)
+            }
+            // There is nothing to wait for, and the first worker computes on this thread's stream.
+            None => (join(workers), reduce()),
         };
-        sum_in_pairs(parts, sum).into_iter().for_each(|sum| step.add(sum));
-        lost.map_or(Ok(()), Err)
+        step.means = means;
+        step.gradients = gradients?;
+        Ok(())
     })?;
-    step.sum_gradients(trainee, group)?;
     step.read(trainee).over_all_ranks(group)
+}
+
+/// Waits for all workers, and returns the mean losses of their parts.
+fn join(workers: Vec<ScopedJoinHandle<Vec<PartMean>>>) -> Vec<PartMean> {
+    let means = |worker: ScopedJoinHandle<Vec<PartMean>>| {
+        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    };
+    workers.into_iter().flat_map(means).collect()
 }
 
 /// Counts over the samples and lines of all ranks, which the means divide by.
@@ -618,26 +648,32 @@ impl Totals {
 /// The inputs of a worker thread for one step.
 struct Worker<'a> {
     trainee: &'a Trainee,
+    /// Its trained parameters.
+    params: Trained,
     context: &'a StepContext<'a>,
 }
 
 impl Worker<'_> {
-    /// Computes the forward and backward pass of one part of the batch.
+    /// Computes the forward and backward pass of one part of the batch. Returns its mean losses.
     fn work_on(
         &self,
         part: BatchPart,
         pairs_sender: &Sender<Option<Pairs>>,
         gradient_receiver: &Receiver<EmbedGradients>,
-    ) -> Unread {
-        let Self { trainee, context } = *self;
+        mut outbox: Outbox,
+    ) -> Vec<PartMean> {
+        let Self { trainee, context, .. } = *self;
+        let mut done = Unread::default();
         let micros = part.micro_batches(context.config.optim.micro_batch);
         if let [whole] = micros[..] {
             let forward = self.forward(whole);
             pairs_sender
                 .send(forward.0.pairs.clone().map(Pairs::detached))
                 .expect("the thread of the contrastive loss outlives the workers");
-            let Ok(gradient) = gradient_receiver.recv() else { return Unread::default() };
-            return self.backward(forward, gradient);
+            let Ok(gradient) = gradient_receiver.recv() else { return Vec::new() };
+            self.backward(forward, gradient, &mut done, Some(&mut outbox));
+            outbox.finish(done.gradients);
+            return done.means;
         }
         let (plain, device) = (trainee.valid(), context.device.clone().inner());
         let plain_context = StepContext { device: &device, ..*context };
@@ -649,10 +685,10 @@ impl Worker<'_> {
         pairs_sender
             .send(Pairs::join(&pairs))
             .expect("the thread of the contrastive loss outlives the workers");
-        let Ok(gradient) = gradient_receiver.recv() else { return Unread::default() };
+        let Ok(gradient) = gradient_receiver.recv() else { return Vec::new() };
 
-        let (mut done, mut start) = (Unread::default(), 0);
-        for (micro, n) in micros.into_iter().zip(n_pairs) {
+        let (n_micros, mut start) = (micros.len(), 0);
+        for (idx, (micro, n)) in micros.into_iter().zip(n_pairs).enumerate() {
             let range = start..start + n;
             start += n;
             let gradient = gradient.as_ref().filter(|_| n > 0);
@@ -660,40 +696,48 @@ impl Worker<'_> {
             let gradient =
                 gradient.map(|(visual, text)| (of_micro(visual), text.as_ref().map(of_micro)));
             let forward = self.forward(micro);
-            done.add(self.backward(forward, gradient));
+            let is_last = idx + 1 == n_micros;
+            self.backward(forward, gradient, &mut done, is_last.then_some(&mut outbox));
         }
-        done
+        outbox.finish(done.gradients);
+        done.means
     }
 
     fn forward(&self, part: BatchPart) -> ForwardPass {
-        let forward = || self.trainee.forward(part, self.context);
-        if !self.context.config.optim.recompute {
-            return (forward(), None);
-        }
-        let (forward, tape) = recompute::checkpoint_blocks(forward);
-        (forward, Some(tape))
+        let keep = if self.context.config.optim.recompute { Keep::Inputs } else { Keep::Graphs };
+        record(keep, || self.trainee.forward(part, self.context))
     }
 
-    /// Runs the backward pass, from the means and the gradients of the embeddings.
-    fn backward(&self, (forward, tape): ForwardPass, embed_gradients: EmbedGradients) -> Unread {
+    /// Runs the backward pass of a micro-batch, from the means and the gradients of the embeddings,
+    /// and adds its results to `done`. In the last micro-batch, gradients go to `outbox` as they
+    /// become final.
+    fn backward(
+        &self,
+        (forward, tape): ForwardPass,
+        embed_gradients: EmbedGradients,
+        done: &mut Unread,
+        mut outbox: Option<&mut Outbox>,
+    ) {
         let Forward { pairs, means } = forward;
-        let (mut unread, mut terms) = (Unread::default(), Vec::<Tensor<1>>::new());
+        let mut terms = Vec::<Tensor<1>>::new();
         for MeanLoss { name, value, count, weight } in means {
             let share = count as f64 / self.context.totals.of(name);
-            unread.means.push(PartMean { name, value: value.clone().inner(), share, weight });
+            done.means.push(PartMean { name, value: value.clone().inner(), share, weight });
             terms.push(value * (share * f64::from(weight)));
         }
         if let (Some(pairs), Some((visual, text))) = (pairs, embed_gradients) {
             terms.push((pairs.visual * Tensor::from_inner(visual)).sum());
             terms.extend(text.map(|text| (pairs.text * Tensor::from_inner(text)).sum()));
         }
-        if let Some(surrogate) = terms.into_iter().reduce(|a, b| a + b) {
-            let take = |found: &mut Gradients| {
-                add_up(&mut unread.gradients, collect_gradients(self.trainee, found));
-            };
-            tape.unwrap_or_default().backward(&surrogate, take);
-        }
-        unread
+        let Some(surrogate) = terms.into_iter().reduce(|a, b| a + b) else { return };
+        let mut gradients = GradientMap::new();
+        outbox.iter_mut().for_each(|outbox| outbox.begin(&tape));
+        tape.backward(&surrogate, |found, rest| {
+            add_up(&mut gradients, collect(&self.params, found));
+            let mut take = |path: &str| add(done.gradients.remove(path), gradients.remove(path));
+            outbox.iter_mut().for_each(|outbox| outbox.send_final(rest, &mut take));
+        });
+        add_up(&mut done.gradients, gradients);
     }
 }
 
@@ -749,36 +793,6 @@ fn global_contrast(
 }
 
 impl Unread {
-    fn add(&mut self, other: Self) {
-        self.means.extend(other.means);
-        add_up(&mut self.gradients, other.gradients);
-    }
-
-    /// Sums the gradients over all ranks.
-    fn sum_gradients(
-        &mut self,
-        trainee: &Trainee,
-        group: &dyn Collective,
-    ) -> Result<(), CollectiveError> {
-        if group.size() == 1 {
-            return Ok(());
-        }
-        // A rank without samples lacks some gradients, so the ranks first exchange which ones
-        // exist.
-        let shapes = trained_shapes(trainee);
-        let own: Vec<u8> =
-            shapes.keys().map(|path| u8::from(self.gradients.contains_key(path))).collect();
-        let ranks = group.exchange(&own)?;
-        let device = trainee.model.logit_scale.val().inner().device();
-        for (idx, (path, n)) in shapes.into_iter().enumerate() {
-            if ranks.iter().any(|flags| flags.get(idx) == Some(&1)) {
-                self.gradients.entry(path).or_insert_with(|| Tensor::zeros([n], &device));
-            }
-        }
-        self.gradients = reduce_gradients(group, std::mem::take(&mut self.gradients))?;
-        Ok(())
-    }
-
     /// Reads all numbers of the step from the device at once. Losses and norm are still this
     /// rank's.
     fn read(self, trainee: &Trainee) -> StepGradient {
@@ -865,7 +879,7 @@ fn add_up(sums: &mut GradientMap, gradients: GradientMap) {
 pub fn own_leaves<M: Module>(module: M, dtype: ComputeDtype) -> M {
     const EXACT: [&str; 4] = ["gamma", "beta", "logit_scale", "logit_bias"];
     map(module, |param| {
-        let values = param.values().inner();
+        let values = param.values();
         let is_exact = param.path.rsplit('.').next().is_some_and(|name| EXACT.contains(&name));
         Mapped::Leaf(if is_exact { values } else { values.cast(dtype.dtype()) })
     })

@@ -9,12 +9,22 @@
 //! thread, which computes the cache's patch tokens, lives as long as the run. The threads that read
 //! shards and write checkpoints use no device.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use burn::tensor::StreamId;
 
 /// The streams of all workers but the first, which takes its caller's.
 static STREAMS: Mutex<Vec<StreamId>> = Mutex::new(Vec::new());
+
+/// The stream on which a step's gradients are exchanged.
+static EXCHANGE: OnceLock<StreamId> = OnceLock::new();
+
+/// The stream of the thread that exchanges gradients while the workers compute. It has one of its
+/// own, because a transfer waits for all that its stream has to do, and the first worker computes on
+/// the caller's.
+pub fn stream_of_exchange() -> StreamId {
+    *EXCHANGE.get_or_init(StreamId::allocate)
+}
 
 /// The stream of a worker of a step that `caller` runs. The caller waits while its first worker
 /// computes, so these two share a stream and its memory.
@@ -41,5 +51,7 @@ mod tests {
         assert_eq!(streams[0], caller);
         assert!(streams[1] != caller && streams[2] != caller && streams[1] != streams[2]);
         assert_eq!(of_step(), streams);
+        let exchange = stream_of_exchange();
+        assert!(!streams.contains(&exchange) && stream_of_exchange() == exchange);
     }
 }

@@ -162,8 +162,17 @@ pub fn stage_1_losses(
     pixels: Tensor<4>,
     texts: &[Vec<u32>],
 ) -> Losses {
-    let batch = TokenBatch::new(texts, &pixels.device());
-    let patches = model.visual.forward(pixels);
+    losses_of_patches(model, config, model.visual.forward(pixels), texts)
+}
+
+/// [`stage_1_losses`] of images whose patch tokens are known, as with the cache of a frozen encoder.
+pub fn losses_of_patches(
+    model: &MmGem,
+    config: &MmGemConfig,
+    patches: Tensor<3>,
+    texts: &[Vec<u32>],
+) -> Losses {
+    let batch = TokenBatch::new(texts, &patches.device());
     let logits = contrastive_logits(
         model.image_embed(patches.clone()),
         model.text_embed(&batch),

@@ -119,15 +119,16 @@ impl IndexArgs {
 
 /// Folders that `mmgem index` or the window read into this library.
 fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
-    let mut known = library.folders()?;
     #[cfg(feature = "app")]
-    for folder in crate::window::folders_of(file) {
+    let of_window = crate::window::folders_of(file);
+    #[cfg(not(feature = "app"))]
+    let (of_window, _): ([std::path::PathBuf; 0], _) = ([], file);
+    let mut known = library.folders()?;
+    for folder in of_window {
         if !known.iter().any(|root| folder.starts_with(&root.path)) {
             known.push(Root::from(folder));
         }
     }
-    #[cfg(not(feature = "app"))]
-    let _ = file;
     Ok(known)
 }
 

@@ -14,6 +14,7 @@
 
 mod lanes;
 mod node;
+mod peak;
 mod rows;
 mod sums;
 #[cfg_attr(not(feature = "autodiff"), path = "no_tape.rs")]
@@ -44,6 +45,7 @@ pub mod rms_norm;
 pub mod rotary;
 
 pub use lanes::limit_vectors;
+pub use peak::multiply_in_registers;
 pub use rows::{for_each_chunk, use_one_thread, with_helpers};
 pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]

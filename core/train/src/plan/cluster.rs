@@ -6,8 +6,9 @@
 //! - in a ring: `2 S (n-1)/n / B + 2 (n-1) a` and `G (n-1)/n / B + (n-1) a`
 //! - in a tree: `2 S / B + 2 ceil(log2 n) a` and `G (n-1)/n / B + ceil(log2 n) a`
 //!
-//! NCCL chooses between such algorithms by itself. The estimate does not overlap the transfer with
-//! the computation, because a step sums its gradients after the backward pass.
+//! NCCL chooses between such algorithms by itself. The gradients of transformer blocks are sent
+//! during the backward pass (`overlap.rs`). So these seconds are an upper bound of what the network
+//! adds to a step. How much of them the computation hides depends on the device.
 
 use mmgem_core::config::MmGemConfig;
 use serde::Serialize;

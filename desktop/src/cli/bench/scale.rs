@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use maud::{Markup, PreEscaped, html};
+use mmgem_core::kernels::{is_on_cpu, multiply_in_registers};
 use mmgem_core::readback::read_floats;
 use mmgem_train::{image_flops, prefill_flops, stage_1_flops};
 use rayon::prelude::*;
@@ -27,13 +28,15 @@ const PHOTOS: [usize; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const K: usize = 100;
 /// Bytes that are read to measure the memory. No cache holds them.
 const READ_BYTES: usize = 512 << 20;
-/// Rows and columns of the matrices that are multiplied to measure the multiplications.
-const SIDE: usize = 1024;
+/// Rows and columns of the matrices that a GPU multiplies to measure its multiplications.
+const SIDE: usize = 4096;
+/// Rounds of products that a CPU does for the same purpose: some milliseconds.
+const ROUNDS: usize = 1 << 21;
 
 /// Measured rates of this machine.
 #[derive(Clone, Copy, Debug)]
 struct Machine {
-    /// Operations per second of a large matrix product on the device.
+    /// Operations per second: of products in registers on a CPU, of a large matrix product on a GPU.
     flops_per_sec: f64,
     /// Bytes per second that all cores read from memory.
     bytes_per_sec: f64,
@@ -41,11 +44,10 @@ struct Machine {
 
 impl Machine {
     fn measure(device: &Device, repeat: usize) -> Self {
-        let (a, b) = (Tensor::<2>::ones([SIDE, SIDE], device), Tensor::ones([SIDE, SIDE], device));
-        let multiply = median_secs(repeat, || {
-            let sums = a.clone().matmul(b.clone()).sum();
-            drop(pollster::block_on(read_floats(sums)));
-        });
+        let flops_per_sec = match is_on_cpu(device) {
+            true => flops_of_cpu(repeat),
+            false => flops_of_gpu(device, repeat),
+        };
         let numbers = vec![1u64; READ_BYTES / 8];
         let read = median_secs(repeat, || {
             let sum: u64 = numbers
@@ -54,16 +56,28 @@ impl Machine {
                 .reduce(|| 0, u64::wrapping_add);
             std::hint::black_box(sum);
         });
-        Self {
-            flops_per_sec: 2.0 * (SIDE as f64).powi(3) / multiply,
-            bytes_per_sec: READ_BYTES as f64 / read,
-        }
+        Self { flops_per_sec, bytes_per_sec: READ_BYTES as f64 / read }
     }
 
     /// The least time of work with so many operations that reads so many bytes.
     fn least_secs(self, flops: f64, bytes: f64) -> f64 {
         (flops / self.flops_per_sec).max(bytes / self.bytes_per_sec)
     }
+}
+
+fn flops_of_cpu(repeat: usize) -> f64 {
+    let mut n_operations = 0.0;
+    let secs = median_secs(repeat, || n_operations = multiply_in_registers(ROUNDS));
+    n_operations / secs
+}
+
+fn flops_of_gpu(device: &Device, repeat: usize) -> f64 {
+    let [a, b] = [(); 2].map(|()| Tensor::<2>::ones([SIDE, SIDE], device));
+    let secs = median_secs(repeat, || {
+        let sums = a.clone().matmul(b.clone()).sum();
+        drop(pollster::block_on(read_floats(sums)));
+    });
+    2.0 * (SIDE as f64).powi(3) / secs
 }
 
 /// A rate over a size, with the rate that the machine's bounds allow.
@@ -155,7 +169,7 @@ pub fn run(args: &BenchArgs, globals: &Globals) -> Result<()> {
     }
     fs::create_dir_all(&args.out)
         .with_context(|| format!("cannot write the charts\n  folder: {}", args.out.display()))?;
-    let subtitle = format!("{}; {name}; bound: {rates}", opened.name);
+    let subtitle = format!("{}; {name}; dashed: the bound of {rates}", opened.name);
     for chart in &charts {
         let file = args.out.join(chart.name).with_extension("svg");
         mmgem_data::files::write_atomic(&file, chart.svg(&subtitle).as_bytes())?;
@@ -220,7 +234,6 @@ impl Chart {
             let points = points.map(|p| format!("{:.1},{:.1}", x(p[0]), y(p[which])));
             points.collect::<Vec<_>>().join(" ")
         };
-        let last = self.points.last().copied().unwrap_or_default();
         let drawing: Markup = html! {
             svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (width) " " (height) }
                 width=(width) height=(height) role="img" {
@@ -242,9 +255,6 @@ impl Chart {
                 polyline.rate points=(line(1)) {}
                 @for point in &self.points {
                     circle cx=(at(x(point[0]))) cy=(at(y(point[1]))) r="3.5" {}
-                }
-                text.small x=(width - right) y=(at(y(last[2]) - 6.0)) text-anchor="end" {
-                    "bound"
                 }
                 text x=(width - right) y=(height - 8.0) text-anchor="end" { (self.size) }
             }

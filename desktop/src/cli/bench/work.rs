@@ -1,6 +1,7 @@
 //! The measured work. Each item reads its result back.
 
 use anyhow::Result;
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, s};
 use mmgem_core::config::MmGemConfig;
 use mmgem_core::generate::greedy;
@@ -8,7 +9,7 @@ use mmgem_core::model::mmgem::TokenBatch;
 use mmgem_core::model::pool_aggregator::Region;
 use mmgem_core::model::{MmGem, Stage};
 use mmgem_core::readback::read_floats;
-use mmgem_train::trace::stage_1_losses;
+use mmgem_train::trace::losses_of_patches;
 
 use super::counts::Counts;
 use super::median_secs;
@@ -86,10 +87,23 @@ impl<'a> Bench<'a> {
     /// Samples per second of the forward and backward pass of both losses of stage 1. The model
     /// must be on an autodiff device.
     pub fn training_samples_per_sec(&self, batch: usize) -> f64 {
-        let (images, texts) = (self.pixels(batch), self.texts(batch));
+        let images = self.pixels(batch);
+        self.steps_per_sec(batch, || self.model.visual.forward(images.clone()))
+    }
+
+    /// [`Self::training_samples_per_sec`] of images whose patch tokens are in the cache, because
+    /// the encoder is frozen.
+    pub fn cached_training_samples_per_sec(&self, batch: usize) -> f64 {
+        let patches = self.model.visual.valid().forward(self.pixels(batch).inner());
+        let patches = Tensor::from_inner(patches);
+        self.steps_per_sec(batch, || patches.clone())
+    }
+
+    fn steps_per_sec(&self, batch: usize, patches: impl Fn() -> Tensor<3>) -> f64 {
+        let texts = self.texts(batch);
         let secs = median_secs(self.repeat, || {
-            let total = stage_1_losses(&self.model, self.config, images.clone(), &texts).total();
-            let gradients = total.backward();
+            let gradients =
+                losses_of_patches(&self.model, self.config, patches(), &texts).total().backward();
             if let Some(gradient) = self.model.logit_scale.val().grad(&gradients) {
                 wait_for(gradient);
             }

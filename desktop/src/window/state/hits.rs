@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mmgem_core::index::Query;
+use serde_json::Value;
 
 use super::{Sort, State};
 use crate::library::{Photo, Ranked};
-use crate::names::as_text;
+use crate::names::json_path;
 use crate::window::months::{Months, name_of};
 use crate::window::weak::WeakBelow;
 
@@ -292,9 +293,9 @@ impl State {
         self.hits =
             Hits { all: hits, unfolded, weak_below, scored, query, number, ..Hits::default() };
         self.arrange(selected);
-        let first: Vec<String> = (0..self.n_shown().min(5))
+        let first: Vec<Value> = (0..self.n_shown().min(5))
             .filter_map(|at| self.shown(at))
-            .map(|shown| as_text(shown.path))
+            .map(|shown| json_path(shown.path))
             .collect();
         self.log.print(
             "hits",

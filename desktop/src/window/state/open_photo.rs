@@ -8,7 +8,7 @@ use mmgem_core::image::{BoxPx, Rgb};
 use super::State;
 use super::hits::Shown;
 use crate::library::Photo;
-use crate::names::{as_text, printable_path};
+use crate::names::{json_path, printable_path};
 use crate::terminal::json_box;
 use crate::window::clicks::{Clicks, PointPx};
 use crate::window::messages::{Event, Request};
@@ -284,7 +284,7 @@ impl State {
         let Some(look) = &mut self.photo else { return };
         match event {
             Event::PhotoDecoded { number, pixels, size_px } if number == look.number => {
-                self.log.print("photo", &[("path", as_text(&look.path).into())]);
+                self.log.print("photo", &[("path", json_path(&look.path))]);
                 (look.pixels, look.size_px) = (Some(pixels), size_px);
             }
             Event::Caption { number, box_px, text, done } if number == look.number => {

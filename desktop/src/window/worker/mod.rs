@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Error, Result};
 use mmgem_core::image::BoxPx;
 use mmgem_core::index;
+use mmgem_core::kernels::is_on_cpu;
 
 use crate::context::Context;
 use crate::device::DeviceChoice;
@@ -307,7 +308,7 @@ impl Worker {
         let catalogue = Arc::new(read_catalogue(&library)?);
         let marks = Arc::new(library.marks()?);
         let cutoffs = library.cutoffs_or(&context.session.config().search_cutoffs)?;
-        let warm_up = (!context.is_cpu).then(WarmUp::default);
+        let warm_up = (!is_on_cpu(context.session.device())).then(WarmUp::default);
         Ok(Opened { context: Arc::new(context), library, catalogue, marks, cutoffs, warm_up })
     }
 

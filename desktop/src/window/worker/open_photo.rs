@@ -13,8 +13,8 @@ use pollster::block_on;
 use super::Worker;
 use crate::context::CAPTION_TOKENS;
 use crate::draw::overlay_heat;
+use crate::library::photos::decode_photo;
 use crate::names::printable_path;
-use crate::photos::decode_photo;
 use crate::query::embed_text;
 use crate::window::messages::{Event, Request};
 
