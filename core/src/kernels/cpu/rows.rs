@@ -28,6 +28,8 @@ const PAY_FOR_A_HELPER: usize = 32 * 1024;
 
 thread_local! {
     static SHARING: Cell<Sharing> = const { Cell::new(Sharing::Pool) };
+    /// The team that this thread leads, with the helpers of its last work if they have not left.
+    static TEAM: Arc<Team> = Arc::default();
 }
 
 /// Keeps all later work of this thread on it, for callers that run one thread per core.
@@ -48,7 +50,7 @@ pub fn with_helpers<R>(work: impl FnOnce() -> R) -> R {
     if n_threads == 1 || is_single_threaded() {
         return work();
     }
-    let lead = Lead { team: Arc::default(), n_threads };
+    let lead = Lead { team: TEAM.with(Arc::clone), n_threads };
     lead.recruit();
     sharing(Sharing::Team(NonNull::from(&lead)), work)
 }
@@ -66,12 +68,6 @@ impl Lead {
             let team = self.team.clone();
             rayon::spawn(move || sharing(Sharing::Alone, || team.help()));
         });
-    }
-}
-
-impl Drop for Lead {
-    fn drop(&mut self) {
-        self.team.close();
     }
 }
 

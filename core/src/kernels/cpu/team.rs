@@ -8,12 +8,15 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::yield_now;
 
-/// Looks at an unchanged value before a thread does something else: about a millisecond.
-const LOOKS: usize = 20_000;
+/// Looks at an unchanged value before a thread lets others run: some microseconds. The system may
+/// have put the leader and a helper on the same core.
+const LOOKS: usize = 500;
+/// Looks before a helper leaves: about a millisecond, if no other thread wants the core.
+const LOOKS_OF_A_HELPER: usize = 4_000;
 /// Tasks after which a helper leaves, and the leader asks rayon for another: several tokens.
 const TASKS: usize = 1024;
 
@@ -26,7 +29,6 @@ pub struct Team {
     open: Line<AtomicU64>,
     n_done: Line<AtomicUsize>,
     task: Line<UnsafeCell<Option<*const Task<'static>>>>,
-    is_closed: AtomicBool,
     /// Threads that help, or will when rayon runs them.
     n_helpers: AtomicUsize,
     /// What a task of the open step panicked with.
@@ -62,8 +64,7 @@ impl Team {
         self.take_tasks();
         let mut n_looks = 0;
         while self.n_done.0.load(Ordering::Acquire) < n {
-            n_looks += 1;
-            if n_looks < LOOKS { spin_loop() } else { yield_now() }
+            look_again(&mut n_looks);
         }
         if let Some(cause) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(cause);
@@ -79,18 +80,13 @@ impl Team {
         }
     }
 
-    /// Takes tasks until the leader closes the team.
-    ///
-    /// It also ends after some tasks, so that rayon's threads serve others too, and after about a
-    /// millisecond without any, because the leader may wait for rayon.
+    /// Takes tasks until about a millisecond passes without one. It also ends after some tasks, so
+    /// that rayon's threads serve others too.
     pub fn help(&self) {
         let (mut n_looks, mut n_tasks) = (0, 0);
-        while n_looks < LOOKS && n_tasks < TASKS && !self.is_closed.load(Ordering::Acquire) {
+        while n_looks < LOOKS_OF_A_HELPER && n_tasks < TASKS {
             match self.take_tasks() {
-                0 => {
-                    n_looks += 1;
-                    spin_loop();
-                }
+                0 => look_again(&mut n_looks),
                 n => {
                     n_looks = 0;
                     n_tasks += n;
@@ -98,11 +94,6 @@ impl Team {
             }
         }
         self.n_helpers.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Lets the helpers go.
-    pub fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
     }
 
     /// Runs tasks of the open step until all are taken. Returns how many it ran.
@@ -143,6 +134,12 @@ impl Team {
     }
 }
 
+/// Waits a moment for a value to change.
+fn look_again(n_looks: &mut usize) {
+    *n_looks += 1;
+    if *n_looks < LOOKS { spin_loop() } else { yield_now() }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
@@ -156,9 +153,7 @@ mod tests {
             team.recruit(n_helpers, || {
                 scope.spawn(|| team.help());
             });
-            let result = catch_unwind(AssertUnwindSafe(|| lead(&team)));
-            team.close();
-            result.unwrap_or_else(|cause| resume_unwind(cause));
+            lead(&team);
         });
         assert_eq!(team.n_helpers.load(Ordering::Relaxed), 0);
     }
