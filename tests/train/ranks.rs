@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use mmgem_collective::{Collective, CollectiveError, Single, Tcp};
-use mmgem_train::{Progress, Signals, TrainConfig, in_buckets, nudge_sums, train};
+use mmgem_data::files::ModelFolder;
+use mmgem_train::{
+    Batches, Progress, Signals, StepContext, Totals, TrainConfig, Trainee, gradient, in_buckets,
+    nudge_sums, train,
+};
 
 use crate::lab::{
     COMMIT, Lab, Outcome, PATIENCE, check_same, checkpoints, finish, model_bytes, moment_bytes,
@@ -280,7 +284,7 @@ fn a_rank_that_dies_or_hangs_is_named_by_all_others() {
     }
 }
 
-/// A rank whose sums over all ranks differ from those of the others: a fault of the network.
+/// A rank whose sums and gathered values differ from those of the others: a fault of the network.
 struct Faulty<'a>(&'a Tcp);
 
 impl Collective for Faulty<'_> {
@@ -301,7 +305,7 @@ impl Collective for Faulty<'_> {
     }
 
     fn all_gather(&self, values: Tensor<1>) -> Result<Tensor<1>, CollectiveError> {
-        self.0.all_gather(values)
+        Ok(self.0.all_gather(values)? * 1.00001)
     }
 
     fn broadcast(&self, values: Tensor<1>, root: usize) -> Result<Tensor<1>, CollectiveError> {
@@ -326,6 +330,28 @@ fn a_rank_that_sums_in_another_order_keeps_the_same_weights() {
         assert_eq!(checkpoints(&nudged), [4, 6]);
         assert!(model_bytes(&nudged) == model_bytes(&plain), "rank 0's sums count");
     }
+}
+
+#[test]
+fn all_ranks_act_on_the_norm_and_the_spread_of_rank_0() {
+    let lab = Lab::new();
+    let config = lab.config("run", &[]);
+    let device = Device::flex().autodiff();
+    let start = ModelFolder::read(&lab.path("start"), &device).expect("the lab has a model");
+    let sizes = &start.config;
+    let trainee = Trainee::new(start.model, sizes, &config, &device);
+    let found = on_ranks(2, PATIENCE, |group| {
+        let faulty = Faulty(group);
+        let rank = group.rank();
+        let group: &dyn Collective = if rank == 0 { group } else { &faulty };
+        let batches = Batches::open(&config, sizes, &start.tokenizer, rank, 2);
+        let batch = batches.expect("a shard").batch(0);
+        let totals = Totals::new(&batch, &config, group).expect("the ranks are in sync");
+        let context = StepContext { sizes, config: &config, device: &device, totals: &totals };
+        let step = gradient(&trainee, &batch, &context, group).expect("the norms are near");
+        (step.norm, step.spread.expect("stage 1 contrasts"))
+    });
+    assert_eq!(found[1], found[0]);
 }
 
 #[test]
