@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::Instant;
 
 use mmgem_core::image::to_jpeg;
-use mmgem_core::index::Index;
+use mmgem_core::index::{Index, Vectors};
 use mmgem_scenes::scene;
 use serde_json::{Value, json};
 
@@ -145,6 +145,17 @@ fn exported(desk: &Desk, library: &str) -> Index {
     Index::from_bytes(&bytes).expect("a whole index")
 }
 
+/// Whether vectors differ by no more than the rounding of f32. A photo that a kill leaves to be
+/// encoded alone has its products shared out to the threads in another way than a batch.
+fn differ_by_rounding(some: &Vectors, others: &Vectors) -> bool {
+    let codes = some.codes().iter().zip(others.codes());
+    let scales = some.scales().iter().zip(others.scales());
+    some.codes().len() == others.codes().len()
+        && some.scales().len() == others.scales().len()
+        && codes.into_iter().all(|(x, y)| x.abs_diff(*y) <= 1)
+        && scales.into_iter().all(|(x, y)| (x - y).abs() <= 1e-6 * x.abs())
+}
+
 #[test]
 fn twenty_kills_lose_no_photo_and_double_none() {
     let desk = Desk::new();
@@ -164,7 +175,7 @@ fn twenty_kills_lose_no_photo_and_double_none() {
         files.len()
     );
     // Time until a kill, at most. The killed runs together then do about all of the work.
-    let most_ms = 1e3 * (nothing + 2.0 * (all - nothing).max(0.0) / KILLS as f64);
+    let mut most_ms = 1e3 * (nothing + 2.0 * (all - nothing).max(0.0) / KILLS as f64);
     let (mut kills, mut within, mut known, mut delay) = (0, 0, 0, 7u64);
     for round in 0.. {
         assert!(round < 20 * KILLS, "the program ends before it can be killed");
@@ -186,6 +197,9 @@ fn twenty_kills_lose_no_photo_and_double_none() {
             child.kill().expect("it runs");
             child.wait().expect("the killed child ends");
             kills += 1;
+        } else {
+            // The machine is faster now than when it was timed.
+            most_ms *= 0.95;
         }
         let now = if desk.path("killed.sqlite").is_file() {
             exported(&desk, "killed.sqlite").photos.len()
@@ -220,7 +234,10 @@ fn twenty_kills_lose_no_photo_and_double_none() {
     let mut paths: Vec<&str> = killed.photos.iter().map(|photo| photo.path.as_str()).collect();
     paths.dedup();
     assert_eq!(paths.len(), n_good, "each once");
-    assert_eq!(killed, whole, "the same library as without kills");
+    // The same library as without kills.
+    assert_eq!((&killed.photos, &killed.boxes), (&whole.photos, &whole.boxes));
+    assert!(differ_by_rounding(&killed.images, &whole.images), "vectors of photos");
+    assert!(differ_by_rounding(&killed.regions, &whole.regions), "vectors of regions");
 
     // All HEIC files show the same picture.
     for (name, end) in [("1/1.png", "1/1.png"), ("6/6.heic", ".heic"), ("0/7.nef", "0/7.nef")] {
