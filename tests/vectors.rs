@@ -9,7 +9,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use mmgem_core::generate::Decoding;
-use mmgem_core::kernels::limit_vectors;
+use mmgem_core::limit_vectors;
 use mmgem_core::session::{Part, Session};
 use pollster::block_on;
 

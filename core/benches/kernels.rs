@@ -13,7 +13,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use mmgem_core::config::EfficientNetLiteConfig;
-use mmgem_core::kernels::limit_vectors;
+use mmgem_core::limit_vectors;
 use mmgem_core::model::{EfficientNetLite, Linear};
 use mmgem_core::quant::{Bits, Kernel, Packed};
 use mmgem_core::readback::read_floats;
@@ -45,7 +45,7 @@ fn packed(bits: u32) -> Packed {
 fn packed_one_row(bencher: Bencher, bits: u32) {
     let (packed, x) = (packed(bits), numbers(WIDTH));
     let bytes = packed.codes().len() + 2 * packed.scales().len();
-    bencher.counter(BytesCount::new(bytes)).bench(|| packed.multiply_with(Kernel::best(), &x));
+    bencher.counter(BytesCount::new(bytes)).bench(|| packed.linear(&x, None));
 }
 
 /// A prompt: bound by arithmetic, so all kernels are compared.
@@ -54,7 +54,7 @@ fn packed_prompt(bencher: Bencher, (kernel, bits): (Kernel, u32)) {
     let (packed, x) = (packed(bits), numbers(PROMPT * WIDTH));
     bencher
         .counter(ItemsCount::new(PROMPT * WIDTH * FFN))
-        .bench(|| packed.multiply_with(kernel, &x));
+        .bench(|| packed.linear_with(kernel, &x, None));
 }
 
 #[divan::bench]

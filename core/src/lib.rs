@@ -16,5 +16,7 @@ pub mod params;
 pub mod propose;
 pub mod session;
 pub mod tokenizer;
+mod vectors;
 
 pub use kernels::{quant, readback};
+pub use vectors::limit_vectors;

@@ -43,7 +43,7 @@ pub(crate) mod unit_rows;
 #[cfg(all(feature = "cpu", feature = "autodiff"))]
 pub use cpu::use_burn_ops_on_cpu;
 #[cfg(feature = "cpu")]
-pub use cpu::{limit_vectors, multiply_in_registers, use_one_thread};
+pub use cpu::{multiply_in_registers, use_one_thread};
 pub use dispatch::is_on_cpu;
 
 pub(crate) use activations::{gelu, gelu_tanh, quick_gelu, relu6, silu_times};

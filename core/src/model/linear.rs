@@ -52,13 +52,7 @@ impl Linear {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
         match (&self.packed, &self.weight) {
-            (Some(packed), _) => {
-                let y = packed.multiply(x);
-                match bias {
-                    Some(bias) => y + bias.unsqueeze(),
-                    None => y,
-                }
-            }
+            (Some(packed), _) => packed.linear(x, bias),
             (None, Some(weight)) => linear(x, weight.val(), bias),
             (None, None) => unreachable!("a layer has either a plain or a packed matrix"),
         }

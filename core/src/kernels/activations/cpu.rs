@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use super::node::{Input, run, run_with};
 use super::rows::{self, EXP_STEPS};
 use super::tensors::{from_values, in_place};
-use super::vector::{erf, exp, sigmoid, vectorized};
+use super::vector::{erf, exp, sigmoid};
+use crate::vectors::vectorized;
 
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     elementwise(x, gelu_forward, gelu_backward)

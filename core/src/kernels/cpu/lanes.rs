@@ -1,6 +1,6 @@
 //! Vectors of floats, so that each kernel is written once for all vector widths.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::vectors::widest;
 
 /// Floats that the processor handles in one instruction.
 ///
@@ -40,23 +40,6 @@ pub trait Kernel {
     /// Implementations and the functions that they call must be `#[inline(always)]`. Else vectors
     /// go through memory.
     fn run<V: Lanes>(self);
-}
-
-/// Most floats of a vector, for all kernels of this process.
-static WIDEST: AtomicUsize = AtomicUsize::new(usize::MAX);
-
-/// Limits the vectors of our kernels, to test and measure what other processors run: 8 floats are
-/// AVX2, fewer are plain loops.
-///
-/// It applies to the whole process, from the next kernel on. Products of many rows in f32 (the
-/// crate `gemm`) do not read it.
-pub fn limit_vectors(n_floats: usize) {
-    WIDEST.store(n_floats, Ordering::Relaxed);
-}
-
-/// Most floats of a vector that a kernel may use.
-pub fn widest() -> usize {
-    WIDEST.load(Ordering::Relaxed)
 }
 
 /// Runs a kernel on the processor's widest vectors that have at most `n` floats.

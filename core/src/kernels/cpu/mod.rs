@@ -44,9 +44,8 @@ pub mod rms_norm;
 #[path = "../rotary/cpu.rs"]
 pub mod rotary;
 
-pub use lanes::limit_vectors;
 pub use peak::multiply_in_registers;
-pub use rows::{for_each_chunk, use_one_thread, with_helpers};
+pub use rows::{for_each_chunk, n_threads, use_one_thread, with_helpers};
 pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]
 pub use tape::use_burn_ops_on_cpu;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::rows;
-use super::vector::vectorized;
+use crate::vectors::vectorized;
 
 /// Three sums over `n` positions of a row at once, in several lanes.
 #[inline(always)]

@@ -1,39 +1,5 @@
 //! Elementary functions without branches or calls, which compilers turn into vector instructions.
 
-#[cfg(target_arch = "x86_64")]
-use super::lanes::widest;
-
-/// Compiles functions also for AVX2 and FMA, and selects that version at run time if available.
-macro_rules! vectorized {
-    ($($(#[$doc:meta])* pub fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
-        $(#[$doc])*
-        pub fn $name($($arg: $ty),*) {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $body
-
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn with_avx2($($arg: $ty),*) {
-                    body($($arg),*)
-                }
-                if $crate::kernels::cpu::vector::has_avx2() {
-                    // SAFETY: the processor has AVX2 and FMA, as just checked.
-                    return unsafe { with_avx2($($arg),*) };
-                }
-            }
-            body($($arg),*)
-        }
-    )*};
-}
-pub(super) use vectorized;
-
-/// Whether kernels may use AVX2 and FMA.
-#[cfg(target_arch = "x86_64")]
-pub fn has_avx2() -> bool {
-    widest() >= 8 && is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
 /// `1.5 * 2^23`: adding it rounds to an integer, which is then in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 

@@ -11,7 +11,8 @@ use super::rows::{self, EXP_STEPS};
 use super::sums::scale;
 use super::tape::is_autodiff_cpu_f32;
 use super::tensors::{from_values, in_place, sizes};
-use super::vector::{exp, vectorized};
+use super::vector::exp;
+use crate::vectors::vectorized;
 
 /// On autodiff devices only: training is the only caller.
 pub fn supports(logits: &Tensor<2>) -> bool {

@@ -256,7 +256,7 @@ fn a_packed_product_is_that_of_the_widened_matrix() {
                 TensorData::new(packed.widen(), [n_out, width]),
                 &Device::flex(),
             );
-            let found = PackedWeight::new(packed.clone(), gpu).multiply(x.clone());
+            let found = PackedWeight::new(packed.clone(), gpu).linear(x.clone(), None);
             let wanted = host_x.clone().matmul(wide.transpose().unsqueeze());
             let wanted_values = values(wanted.clone());
             let largest = wanted_values.iter().fold(1f32, |max, y| max.max(y.abs()));

@@ -11,7 +11,7 @@ use super::node::{Input, run};
 use super::rows::{self, SharedOutput};
 use super::sums::sum_rows;
 use super::tensors::{contiguous, from_first, from_values, is_plain_cpu_f32, strided, wrap};
-use super::vector::vectorized;
+use crate::vectors::vectorized;
 
 pub fn linear<const D: usize>(
     x: Tensor<D>,

@@ -3,7 +3,8 @@
 use burn::tensor::{Int, Shape, Tensor, TensorData};
 
 use super::tensors::{contiguous, from_values, is_plain_cpu_f32, wrap};
-use super::vector::{exp, vectorized};
+use super::vector::exp;
+use crate::vectors::vectorized;
 
 /// Without autodiff only, because a choice has no gradient.
 pub fn supports(logits: &Tensor<2>) -> bool {

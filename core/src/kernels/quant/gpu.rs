@@ -39,11 +39,12 @@ impl PackedForm for OnGpu {
         self.shape
     }
 
-    fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+    fn linear(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
         let [n_rows, _] = x.dims();
-        match n_rows {
-            ..=FEW_ROWS => self.multiply_few(x),
-            _ => linear(x, self.widen().transpose(), None, None),
+        match (n_rows, bias) {
+            (..=FEW_ROWS, Some(bias)) => self.multiply_few(x) + bias.unsqueeze(),
+            (..=FEW_ROWS, None) => self.multiply_few(x),
+            (_, bias) => linear(x, self.widen().transpose(), bias, None),
         }
     }
 }

@@ -13,11 +13,12 @@ impl PackedForm for Packed {
         self.shape()
     }
 
-    fn multiply(&self, x: Tensor<2>) -> Tensor<2> {
+    fn linear(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
         let device = x.device();
         let ([n_rows, _], [n_out, _]) = (x.dims(), self.shape());
-        let x = x.into_data();
-        let y = self.multiply(x.as_slice().expect("activations are f32"));
+        let (x, bias) = (x.into_data(), bias.map(Tensor::into_data));
+        let bias = bias.as_ref().map(|bias| bias.as_slice().expect("biases are f32"));
+        let y = self.linear(x.as_slice().expect("activations are f32"), bias);
         Tensor::from_data(TensorData::new(y, [n_rows, n_out]), &device)
     }
 }

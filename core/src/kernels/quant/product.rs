@@ -15,6 +15,8 @@ use super::neon;
 use super::simd128;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, panel};
+#[cfg(target_arch = "x86_64")]
+use crate::vectors::widest;
 
 /// A row of a packed matrix.
 #[derive(Clone, Copy, Debug)]
@@ -93,8 +95,14 @@ impl Kernel {
         kernels.into_iter().flatten().collect()
     }
 
-    /// The fastest kernel that this processor supports.
+    /// The fastest kernel that this processor supports, and that `limit_vectors` allows.
     pub fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match widest() {
+            16.. => (),
+            8.. if avx2::is_there() => return Self::Avx2,
+            _ => return Self::Scalar,
+        }
         *Self::available().last().expect("the scalar kernel is always available")
     }
 
@@ -163,33 +171,81 @@ fn by_tiles(
 /// Weights per task: enough to make a hand-over to another core worthwhile, and few enough for its
 /// cache.
 const SHARE_WEIGHTS: usize = 1 << 17;
+/// Activation rows per task, if each thread gets at least as many: they stay in a core's cache, and
+/// enough to make rearranging the weights for each task worthwhile.
+const SHARE_ROWS: usize = 128;
+
 impl Packed {
-    /// `x Wᵀ`, for rows of `x` as long as the matrix has columns.
+    /// `x Wᵀ + b`, for rows of `x` as long as the matrix has columns.
     ///
     /// Rounds the activations to 8 bits in blocks of 32, like llama.cpp's `Q8_0`.
     ///
     /// # Shapes
     /// - x: `[n, in]`
+    /// - bias: `[out]`
     /// - returns: `[n, out]`
-    pub fn multiply(&self, x: &[f32]) -> Vec<f32> {
-        self.multiply_with(Kernel::best(), x)
+    pub fn linear(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        self.linear_with(Kernel::best(), x, bias)
     }
 
-    /// [`Self::multiply`] with a given kernel.
-    pub fn multiply_with(&self, kernel: Kernel, x: &[f32]) -> Vec<f32> {
+    /// [`Self::linear`] with a given kernel.
+    pub fn linear_with(&self, kernel: Kernel, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
-        let x = Rows::round(x, self.n_columns, self.bits);
-        let n = x.len();
+        assert!(bias.is_none_or(|bias| bias.len() == self.n_rows));
+        let weights: Vec<WeightRow> = (0..self.n_rows).map(|row| self.row(row)).collect();
+        let n_tasks = x.len() / self.n_columns / SHARE_ROWS;
+        match n_tasks >= n_threads() {
+            true => self.share_rows(kernel, &weights, x, bias, n_tasks),
+            false => self.share_weights(kernel, &weights, x, bias),
+        }
+    }
+
+    /// Many rows: each task rounds its own rows and multiplies them with the whole matrix.
+    fn share_rows(
+        &self,
+        kernel: Kernel,
+        weights: &[WeightRow],
+        x: &[f32],
+        bias: Option<&[f32]>,
+        n_tasks: usize,
+    ) -> Vec<f32> {
+        let [n_out, width] = self.shape();
+        let n = x.len() / width;
+        let each = n.div_ceil(n_tasks.next_multiple_of(n_threads()));
+        let mut out = vec![0.0; n * n_out];
+        for_each_share(&mut out, each * n_out, |first, out| {
+            let n = out.len() / n_out;
+            let x = Rows::round(&x[first / n_out * width..][..n * width], width, self.bits);
+            let activations = x.all();
+            let mut products = vec![0.0; n * PANEL];
+            for (panel, weights) in weights.chunks(PANEL).enumerate() {
+                kernel.panel(self.bits, weights, &activations, &mut products);
+                place(&products, panel, bias, out, n_out);
+            }
+        });
+        out
+    }
+
+    /// Few rows: each task multiplies all of them with its part of the matrix.
+    fn share_weights(
+        &self,
+        kernel: Kernel,
+        weights: &[WeightRow],
+        x: &[f32],
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let [n_out, width] = self.shape();
+        let x = Rows::round(x, width, self.bits);
+        let activations = x.all();
+        let n = activations.len();
         if n == 0 {
             return Vec::new();
         }
-        let activations: Vec<Row> = (0..n).map(|row| x.row(row)).collect();
-        let weights: Vec<WeightRow> = (0..self.n_rows).map(|row| self.row(row)).collect();
-        let share = (SHARE_WEIGHTS / self.n_columns).clamp(PANEL, 256).next_multiple_of(PANEL) * n;
+        let share = (SHARE_WEIGHTS / width).clamp(PANEL, 256).next_multiple_of(PANEL) * n;
         // [panels, n, PANEL]
-        let mut out = vec![0.0; self.n_rows.next_multiple_of(PANEL) * n];
-        for_each_share(&mut out, share, |first, out| {
-            let weights = &weights[first / n..self.n_rows.min((first + out.len()) / n)];
+        let mut panels = vec![0.0; n_out.next_multiple_of(PANEL) * n];
+        for_each_share(&mut panels, share, |first, out| {
+            let weights = &weights[first / n..n_out.min((first + out.len()) / n)];
             if let [x] = activations[..] {
                 return kernel.vector(self.bits, weights, x, out);
             }
@@ -197,7 +253,11 @@ impl Packed {
                 kernel.panel(self.bits, weights, &activations, out);
             }
         });
-        rows_of(out, n, self.n_rows)
+        let mut out = vec![0.0; n * n_out];
+        for (panel, products) in panels.chunks_exact(n * PANEL).enumerate() {
+            place(products, panel, bias, &mut out, n_out);
+        }
+        out
     }
 
     fn row(&self, row: usize) -> WeightRow<'_> {
@@ -218,21 +278,25 @@ fn for_each_share(out: &mut [f32], share: usize, work: impl Fn(usize, &mut [f32]
     out.chunks_mut(share).enumerate().for_each(|(idx, out)| work(idx * share, out));
 }
 
-/// `[panels, n, PANEL]` → `[n, out]`
-fn rows_of(mut panels: Vec<f32>, n: usize, n_out: usize) -> Vec<f32> {
-    if n == 1 {
-        panels.truncate(n_out);
-        return panels;
-    }
-    let mut rows = Vec::with_capacity(n * n_out);
-    for row in 0..n {
-        let end = rows.len() + n_out;
-        for panel in panels.chunks_exact(n * PANEL) {
-            let products = &panel[row * PANEL..][..PANEL];
-            rows.extend_from_slice(&products[..PANEL.min(end - rows.len())]);
+/// Number of threads that share this one's work.
+fn n_threads() -> usize {
+    #[cfg(feature = "cpu")]
+    return crate::kernels::cpu::n_threads();
+    #[cfg(not(feature = "cpu"))]
+    1
+}
+
+/// Copies a panel's products, `[n, PANEL]`, to its columns of `out`, `[n, n_out]`, and adds the bias.
+fn place(products: &[f32], panel: usize, bias: Option<&[f32]>, out: &mut [f32], n_out: usize) {
+    let columns = panel * PANEL..n_out.min((panel + 1) * PANEL);
+    let bias = bias.map(|bias| &bias[columns.clone()]);
+    for (products, out) in products.chunks_exact(PANEL).zip(out.chunks_exact_mut(n_out)) {
+        let out = &mut out[columns.clone()];
+        out.copy_from_slice(&products[..out.len()]);
+        for (out, bias) in out.iter_mut().zip(bias.unwrap_or_default()) {
+            *out += bias;
         }
     }
-    rows
 }
 
 #[cfg(test)]
@@ -267,7 +331,7 @@ mod tests {
     fn check(bits: Bits, n: usize, n_rows: usize, n_columns: usize) {
         let packed = Packed::pack(&values(n_rows * n_columns, 1), n_columns, bits);
         let x = values(n * n_columns, 5);
-        let reference = packed.multiply_with(Kernel::Scalar, &x);
+        let reference = packed.linear_with(Kernel::Scalar, &x, None);
         let wide = wide_product(&packed, &x);
         assert_eq!(reference.len(), n * n_rows);
         // 8-bit rounding is off by at most half of 1/127 of the block's largest activation, here 1.
@@ -278,7 +342,7 @@ mod tests {
             "{bits:?} {n}x{n_rows}x{n_columns}: {off} from the wide product, at most {bound}"
         );
         for kernel in Kernel::available() {
-            let found = packed.multiply_with(kernel, &x);
+            let found = packed.linear_with(kernel, &x, None);
             let scale = largest(reference.iter().copied()).max(1e-6);
             // The integer sums are equal; only the order of the float sums differs.
             let off = largest(found.iter().zip(&reference).map(|(a, b)| a - b)) / scale;
@@ -313,7 +377,7 @@ mod tests {
     #[test]
     fn no_activations_give_no_products() {
         let packed = Packed::pack(&values(3 * 40, 1), 40, Bits::Four);
-        assert!(packed.multiply(&[]).is_empty());
+        assert!(packed.linear(&[], None).is_empty());
     }
 
     #[cfg(feature = "cpu")]
@@ -338,6 +402,26 @@ mod tests {
     }
 
     #[test]
+    fn many_rows_give_what_few_of_them_give_and_the_bias_is_added() {
+        for (bits, n_rows, n_columns) in [(Bits::Eight, 33, 70), (Bits::Four, 16, 300)] {
+            let packed = Packed::pack(&values(n_rows * n_columns, 1), n_columns, bits);
+            let (n, bias) = (n_threads() * SHARE_ROWS + 32, values(n_rows, 3));
+            let x = values(n * n_columns, 5);
+            for kernel in Kernel::available() {
+                let found = packed.linear_with(kernel, &x, Some(&bias));
+                let mut wanted = Vec::new();
+                for x in x.chunks(SHARE_ROWS / 2 * n_columns) {
+                    wanted.extend(packed.linear_with(kernel, x, None));
+                }
+                for wanted in wanted.chunks_exact_mut(n_rows) {
+                    wanted.iter_mut().zip(&bias).for_each(|(y, bias)| *y += bias);
+                }
+                assert_eq!(found, wanted, "{kernel:?} {bits:?}");
+            }
+        }
+    }
+
+    #[test]
     fn whole_numbers_give_the_exact_product() {
         // 127 in every block gives the activations a step of 1, and −8 gives the weights one.
         let weights: Vec<f32> = (0..3 * 64).map(|i| (i % 16) as f32 - 8.0).collect();
@@ -346,7 +430,11 @@ mod tests {
         let packed = Packed::pack(&weights, 64, Bits::Four);
         assert_eq!(packed.widen(), weights);
         for kernel in Kernel::available() {
-            assert_eq!(packed.multiply_with(kernel, &x), wide_product(&packed, &x), "{kernel:?}");
+            assert_eq!(
+                packed.linear_with(kernel, &x, None),
+                wide_product(&packed, &x),
+                "{kernel:?}"
+            );
         }
     }
 
@@ -356,7 +444,7 @@ mod tests {
             for sign in [1.0, -1.0] {
                 let packed = Packed::pack(&vec![sign; 2 * 8 * BLOCK], 8 * BLOCK, bits);
                 for kernel in Kernel::available() {
-                    let found = packed.multiply_with(kernel, &vec![1.0; 8 * BLOCK]);
+                    let found = packed.linear_with(kernel, &vec![1.0; 8 * BLOCK], None);
                     let off = largest(found.iter().map(|y| y - sign * 256.0));
                     assert!(off < 0.3, "{kernel:?} {bits:?} {sign}: {found:?}");
                 }
@@ -370,7 +458,7 @@ mod tests {
         let mut x = vec![1.0; 64];
         x[40] = f32::NAN;
         for kernel in Kernel::available() {
-            assert!(packed.multiply_with(kernel, &x).iter().all(|y| y.is_nan()), "{kernel:?}");
+            assert!(packed.linear_with(kernel, &x, None).iter().all(|y| y.is_nan()), "{kernel:?}");
         }
     }
 }

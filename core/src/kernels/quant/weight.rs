@@ -12,8 +12,8 @@ pub(crate) trait PackedForm: Debug + Send + Sync {
     /// Numbers of outputs and inputs, in this order.
     fn shape(&self) -> [usize; 2];
 
-    /// `x Wᵀ`: `[n, in]` → `[n, out]`, `n > 0`.
-    fn multiply(&self, x: Tensor<2>) -> Tensor<2>;
+    /// `x Wᵀ + b`: `[n, in]` → `[n, out]`, `n > 0`.
+    fn linear(&self, x: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2>;
 }
 
 /// The matrix of a packed layer. Clones share the memory.
@@ -37,8 +37,8 @@ impl PackedWeight {
         self.0.shape()
     }
 
-    /// `x Wᵀ` along the last axis.
-    pub fn multiply<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+    /// `x Wᵀ + b` along the last axis.
+    pub fn linear<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         let [n_out, width] = self.shape();
         let mut shape = x.dims();
         let n_rows = shape.iter().product::<usize>() / width;
@@ -46,7 +46,7 @@ impl PackedWeight {
         if n_rows == 0 {
             return Tensor::zeros(shape, &x.device());
         }
-        self.0.multiply(x.reshape([n_rows, width])).reshape(shape)
+        self.0.linear(x.reshape([n_rows, width]), bias).reshape(shape)
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     fn no_rows_of_activations_give_no_rows_of_outputs() {
         let packed = Packed::pack(&[1.0; 3 * 40], 40, Bits::Eight);
         let weight = PackedWeight::new(packed, &Device::flex());
-        let y = weight.multiply(Tensor::<3>::zeros([0, 2, 40], &Device::flex()));
+        let y = weight.linear(Tensor::<3>::zeros([0, 2, 40], &Device::flex()), None);
         assert_eq!(y.dims(), [0, 2, 3]);
     }
 }

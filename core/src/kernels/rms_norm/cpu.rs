@@ -6,7 +6,7 @@ use super::node::{Input, run};
 use super::rows;
 use super::sums::{for_each_part, row_of};
 use super::tensors::{from_values, into_contiguous};
-use super::vector::vectorized;
+use crate::vectors::vectorized;
 
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gamma: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let epsilon = epsilon as f32;

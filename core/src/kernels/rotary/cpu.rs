@@ -9,8 +9,8 @@ use super::node::{Input, constant, run_with};
 use super::rows;
 use super::sums::scale;
 use super::tensors::{in_place, sizes};
-use super::vector::vectorized;
 use crate::kernels::attention::heads;
+use crate::vectors::vectorized;
 
 /// The tables are constants. The graph stores only them.
 pub fn rotate(x: Tensor<3>, cos: Tensor<4>, sin: Tensor<4>, n_heads: usize) -> Tensor<4> {

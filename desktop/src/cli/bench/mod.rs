@@ -16,7 +16,7 @@ use burn::tensor::Device;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use mmgem_core::checkpoint::Dtype;
 use mmgem_core::config::MmGemConfig;
-use mmgem_core::kernels::limit_vectors;
+use mmgem_core::limit_vectors;
 use mmgem_core::model::MmGem;
 use serde_json::{Map, json};
 
@@ -63,7 +63,7 @@ pub struct BenchArgs {
     train_batch: usize,
     /// Limit the CPU's vectors, to measure other processors: 8 floats are AVX2, 4 plain loops
     ///
-    /// Packed weights and products of many rows in f32 ignore it.
+    /// Products of many rows in f32 ignore it.
     #[arg(long, value_name = "FLOATS")]
     vectors: Option<usize>,
     /// Draw how the rates grow with batch, tokens and photos, beside this machine's bounds

@@ -1,7 +1,8 @@
 //! Softmax of a row of scores.
 
 use crate::kernels::cpu::sums::row_of;
-use crate::kernels::cpu::vector::{exp, vectorized};
+use crate::kernels::cpu::vector::exp;
+use crate::vectors::vectorized;
 
 vectorized! {
     /// Softmax of `scale * x` in place.
