@@ -238,7 +238,7 @@ impl ImagePreprocess {
                 std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
             for row in input.as_raw().chunks_exact(3 * self.image_size) {
                 let values =
-                    row.iter().skip(channel).step_by(3).map(|&value| table[usize::from(value)]);
+                    row.as_chunks::<3>().0.iter().map(|pixel| table[usize::from(pixel[channel])]);
                 if flip {
                     pixels.extend(values.rev());
                 } else {

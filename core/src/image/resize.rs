@@ -10,6 +10,7 @@ use std::ops::Range;
 use image::RgbImage;
 
 use super::frame::PixelRect;
+use crate::vectors::vectorized;
 
 /// Fraction bits of a coefficient: 32 minus 8 for the pixel and 2 for sign and overshoot.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
@@ -141,6 +142,7 @@ fn fixed_point(weight: f64) -> i32 {
     (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
 }
 
+#[inline(always)]
 fn pixel_from_sum(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
@@ -149,41 +151,82 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 /// Resizes the first `n_rows` rows of `pixels`, which are `stride` bytes apart, to the length of
 /// the taps.
+///
+/// Transposes bands of rows, so that a sum over columns is one over rows, whose values are adjacent.
 fn resize_columns(pixels: &[u8], stride: usize, n_rows: usize, columns: &Taps) -> Vec<u8> {
-    let mut out = Vec::with_capacity(n_rows * 3 * columns.len());
-    for row in pixels.chunks(stride).take(n_rows) {
-        for out_idx in 0..columns.len() {
-            let (first, weights) = columns.of(out_idx);
-            let mut sum = [HALF; 3];
-            let taken = row[3 * first..3 * (first + weights.len())].chunks_exact(3);
-            for (pixel, &weight) in taken.zip(weights) {
-                sum[0] += i32::from(pixel[0]) * weight;
-                sum[1] += i32::from(pixel[1]) * weight;
-                sum[2] += i32::from(pixel[2]) * weight;
-            }
-            out.extend(sum.map(pixel_from_sum));
-        }
+    /// Rows of a band: few enough for a core's cache.
+    const BAND: usize = 32;
+    let (n_in, n_out) = (columns.span().end, columns.len());
+    let mut out = vec![0; 3 * n_rows * n_out];
+    let (mut from, mut to) = (vec![0; 3 * BAND * n_in], vec![0; 3 * BAND * n_out]);
+    for (out, pixels) in out.chunks_mut(3 * BAND * n_out).zip(pixels.chunks(BAND * stride)) {
+        let row = out.len() / n_out;
+        let (from, to) = (&mut from[..row * n_in], &mut to[..row * n_out]);
+        transpose(pixels, stride, n_in, from);
+        sum_rows(from, row, columns, to);
+        transpose(to, row, row / 3, out);
     }
     out
+}
+
+/// Writes each of the `n_columns` first columns of `pixels`, whose rows are `stride` bytes apart, as
+/// a row.
+fn transpose(pixels: &[u8], stride: usize, n_columns: usize, out: &mut [u8]) {
+    /// Rows that are read together, so that whole cache lines are written.
+    const ROWS: usize = 16;
+    let (out, _) = out.as_chunks_mut::<3>();
+    let n_rows = out.len() / n_columns;
+    for first in (0..n_rows).step_by(ROWS) {
+        let n_here = ROWS.min(n_rows - first);
+        let rows: [_; ROWS] = std::array::from_fn(|row| {
+            let row = &pixels[(first + row.min(n_here - 1)) * stride..][..3 * n_columns];
+            row.as_chunks::<3>().0
+        });
+        for (column, out) in out.chunks_exact_mut(n_rows).enumerate() {
+            for (out, row) in out[first..first + n_here].iter_mut().zip(&rows) {
+                *out = row[column];
+            }
+        }
+    }
 }
 
 /// Computes each output row as a weighted sum of rows of `pixels`.
 ///
 /// Rows are `stride` bytes apart. Only their first `n_columns` pixels count.
 fn resize_rows(pixels: &[u8], stride: usize, n_columns: usize, rows: &Taps) -> Vec<u8> {
-    let mut out = Vec::with_capacity(rows.len() * 3 * n_columns);
-    let mut sums = vec![0; 3 * n_columns];
-    for out_idx in 0..rows.len() {
-        let (first, weights) = rows.of(out_idx);
-        sums.fill(HALF);
-        for (row, &weight) in pixels[first * stride..].chunks(stride).zip(weights) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
-                *sum += i32::from(value) * weight;
+    let mut out = vec![0; rows.len() * 3 * n_columns];
+    sum_rows(pixels, stride, rows, &mut out);
+    out
+}
+
+vectorized! {
+    /// Fills `out` with the sums of whole rows.
+    fn sum_rows(pixels: &[u8], stride: usize, rows: &Taps, out: &mut [u8]) {
+        /// Values whose sums stay in registers.
+        const VALUES: usize = 32;
+        let width = out.len() / rows.len();
+        for (out_idx, out) in out.chunks_exact_mut(width).enumerate() {
+            let (first, weights) = rows.of(out_idx);
+            let (whole, rest) = out.as_chunks_mut::<VALUES>();
+            for (nth, out) in whole.iter_mut().enumerate() {
+                let mut sums = [HALF; VALUES];
+                for (at, &weight) in weights.iter().enumerate() {
+                    let start = (first + at) * stride + nth * VALUES;
+                    for (sum, &value) in sums.iter_mut().zip(&pixels[start..start + VALUES]) {
+                        *sum += i32::from(value) * weight;
+                    }
+                }
+                for (out, &sum) in out.iter_mut().zip(&sums) {
+                    *out = pixel_from_sum(sum);
+                }
+            }
+            for (column, out) in (width - rest.len()..).zip(rest) {
+                let values = pixels[first * stride + column..].iter().step_by(stride);
+                let products = values.zip(weights).map(|(value, weight)| i32::from(*value) * weight);
+                *out = pixel_from_sum(HALF + products.sum::<i32>());
             }
         }
-        out.extend(sums.iter().map(|&sum| pixel_from_sum(sum)));
     }
-    out
 }
 
 #[cfg(test)]
