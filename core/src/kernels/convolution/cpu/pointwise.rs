@@ -231,9 +231,12 @@ impl Write<'_> {
                 self.tile::<V, 4, C>(row, columns);
                 row += 4;
             }
-            while n_rows > row {
-                self.tile::<V, 1, C>(row, columns);
-                row += 1;
+            // One row at a time would have too few sums to hide the latency of an addition.
+            match n_rows - row {
+                3 => self.tile::<V, 3, C>(row, columns),
+                2 => self.tile::<V, 2, C>(row, columns),
+                1 => self.tile::<V, 1, C>(row, columns),
+                _ => (),
             }
         }
     }
