@@ -4,10 +4,10 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::elementary::{erf, exp, sigmoid};
 use super::node::{Input, run, run_with};
 use super::rows::{self, EXP_STEPS};
 use super::tensors::{from_values, in_place};
-use super::vector::{erf, exp, sigmoid};
 use crate::vectors::vectorized;
 
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {

@@ -1,17 +1,18 @@
 //! The operations' CPU forms, and their common parts.
 //!
 //! Each form does in one pass on all cores what Burn's CPU backend does in several passes or on one
-//! core: SIMD for `exp` and `erf` (`vector.rs`), attention over views without copies, products with
-//! one row on all cores. Burn's ops and these kernels differ only by rounding. The kernels support
-//! f32 only, so training in bf16 uses Burn's ops.
+//! core: SIMD for `exp` and `erf` (`elementary.rs`), attention over views without copies, products
+//! with one row on all cores. Burn's ops and these kernels differ only by rounding. The kernels
+//! support f32 only, so training in bf16 uses Burn's ops.
 //!
 //! - `lanes.rs` compiles one source for AVX-512, AVX2, NEON, wasm's SIMD and plain arrays.
-//!   `limit_vectors` selects a narrower one, for tests and measurements.
+//!   `limit_vectors` (`vectors.rs` of the crate) selects a narrower one, for tests and measurements.
 //! - `node.rs` adds a kernel to Burn's graph, with a backward pass of one kernel.
 //! - `rows.rs` shares work among rayon's threads. For one image, one text or one token they form a
 //!   team (`team.rs`, `with_helpers`), because a hand-over by rayon often takes longer than the
 //!   product. Batches have no team, so that an urgent request can run between their products.
 
+mod elementary;
 mod lanes;
 mod node;
 mod peak;
@@ -23,7 +24,6 @@ mod team;
 mod tensors;
 #[cfg(test)]
 mod testing;
-mod vector;
 
 #[path = "../activations/cpu.rs"]
 pub mod activations;

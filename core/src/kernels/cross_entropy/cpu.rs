@@ -5,13 +5,13 @@ use std::sync::Arc;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, Tensor};
 
+use super::elementary::exp;
 use super::most_probable::best_of;
 use super::node::{Input, run_with};
 use super::rows::{self, EXP_STEPS};
 use super::sums::scale;
 use super::tape::is_autodiff_cpu_f32;
 use super::tensors::{from_values, in_place, sizes};
-use super::vector::exp;
 use crate::vectors::vectorized;
 
 /// On autodiff devices only: training is the only caller.

@@ -2,8 +2,8 @@
 
 use burn::tensor::{Int, Shape, Tensor, TensorData};
 
+use super::elementary::exp;
 use super::tensors::{contiguous, from_values, is_plain_cpu_f32, wrap};
-use super::vector::exp;
 use crate::vectors::vectorized;
 
 /// Without autodiff only, because a choice has no gradient.

@@ -1,7 +1,7 @@
 //! Softmax of a row of scores.
 
+use crate::kernels::cpu::elementary::exp;
 use crate::kernels::cpu::sums::row_of;
-use crate::kernels::cpu::vector::exp;
 use crate::vectors::vectorized;
 
 vectorized! {
