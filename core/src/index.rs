@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::image::BoxPx;
+use crate::vectors::vectorized;
 
 /// Value of `format` in the header of an exchange file.
 pub const FORMAT: &str = "mmgem-index-1";
@@ -374,7 +375,7 @@ impl Vectors {
 
     /// Cosine of a vector with the query.
     pub fn score(&self, query: &Query, row: usize) -> f32 {
-        query.score(self.codes_of(row).iter().copied(), self.scales[row])
+        query.score_bytes(bytes_of(self.codes_of(row)), self.scales[row])
     }
 
     /// The `k` vectors nearest to the query, best first; equal scores by row.
@@ -485,17 +486,20 @@ impl Query {
 
     /// [`Vectors::score`] of a vector given by the bytes of its codes, and its scale.
     pub fn score_bytes(&self, codes: &[u8], scale: f32) -> f32 {
-        self.score(codes.iter().map(|code| code.cast_signed()), scale)
-    }
-
-    fn score(&self, codes: impl Iterator<Item = i8>, scale: f32) -> f32 {
         dot(codes, &self.codes) as f32 * scale * self.scale
     }
 }
 
-/// A plain loop, which the compiler turns into wide multiply-adds on every target.
-fn dot(vector: impl Iterator<Item = i8>, query: &[i16]) -> i32 {
-    vector.zip(query).map(|(a, b)| i32::from(a) * i32::from(*b)).sum()
+fn bytes_of(codes: &[i8]) -> &[u8] {
+    // SAFETY: both types have one byte, and any value of it is valid.
+    unsafe { std::slice::from_raw_parts(codes.as_ptr().cast(), codes.len()) }
+}
+
+vectorized! {
+    /// Sum of the products with the signed numbers that the bytes are.
+    fn dot(vector: &[u8], query: &[i16]) -> i32 {
+        vector.iter().zip(query).map(|(a, b)| i32::from(a.cast_signed()) * i32::from(*b)).sum()
+    }
 }
 
 #[cfg(test)]

@@ -27,16 +27,16 @@ pub(crate) fn has_avx2() -> bool {
 
 /// Compiles functions also for AVX2 and FMA, and selects that version at run time if available.
 macro_rules! vectorized {
-    ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $body:block)*) => {$(
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$doc])*
-        $vis fn $name($($arg: $ty),*) {
+        $vis fn $name($($arg: $ty),*) $(-> $out)? {
             #[inline(always)]
-            fn body($($arg: $ty),*) $body
+            fn body($($arg: $ty),*) $(-> $out)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
-                fn with_avx2($($arg: $ty),*) {
+                fn with_avx2($($arg: $ty),*) $(-> $out)? {
                     body($($arg),*)
                 }
                 if $crate::vectors::has_avx2() {
