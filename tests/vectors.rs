@@ -10,6 +10,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use mmgem_core::generate::Decoding;
 use mmgem_core::limit_vectors;
+#[cfg(target_arch = "x86_64")]
+use mmgem_core::quant::Kernel;
 use mmgem_core::session::{Part, Session};
 use pollster::block_on;
 
@@ -48,6 +50,11 @@ fn vectors_of_every_width_give_the_same_embeddings_and_captions() {
         if std::is_x86_feature_detected!("fma") && n_floats < 8 {
             // Plain loops round products, which FMA does not.
             assert!(off > 0.0, "{n_floats} floats: the limit changed nothing");
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            let of_packed = if n_floats < 8 { Kernel::Scalar } else { Kernel::Avx2 };
+            assert!(!Kernel::available().contains(&of_packed) || Kernel::best() == of_packed);
         }
     }
 }
