@@ -11,7 +11,10 @@ these bits of the answer. Everything else is a link to the installed files.
 import pathlib
 import sys
 
-import onnxruntime
+try:
+    import onnxruntime
+except ImportError:
+    sys.exit("onnxruntime is not installed: pip install onnxruntime==1.32.0")
 
 # xgetbv; mov eax, eax; shl rdx, 32; or rdx, rax
 ASKS = bytes.fromhex("0f01d0 89c0 48c1e220 4809c2")
@@ -22,14 +25,15 @@ if len(sys.argv) != 2:
     sys.exit(__doc__)
 installed = pathlib.Path(onnxruntime.__file__).parent
 copy = pathlib.Path(sys.argv[1]) / "onnxruntime"
+if copy.exists():
+    sys.exit(f"{copy} is there already: remove it, or give another folder")
+library = next((installed / "capi").glob("onnxruntime_pybind11_state*.so"), None)
+code = library.read_bytes() if library else b""
+if ASKS not in code:
+    sys.exit(f"ONNX Runtime {onnxruntime.__version__} asks in another way: install 1.32.0, on Linux for x86-64")
 (copy / "capi").mkdir(parents=True)
 for folder in (".", "capi"):
     for file in (installed / folder).iterdir():
-        if file.name != "capi":
+        if file.name != "capi" and file != library:
             (copy / folder / file.name).symlink_to(file)
-[library] = (copy / "capi").glob("onnxruntime_pybind11_state*")
-code = library.resolve().read_bytes()
-if ASKS not in code:
-    sys.exit(f"ONNX Runtime {onnxruntime.__version__} asks in another way; this is known of 1.32 for x86-64 Linux")
-library.unlink()
-library.write_bytes(code.replace(ASKS, IGNORES))
+(copy / "capi" / library.name).write_bytes(code.replace(ASKS, IGNORES))

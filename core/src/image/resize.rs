@@ -160,11 +160,11 @@ fn resize_columns(pixels: &[u8], stride: usize, n_rows: usize, columns: &Taps) -
     let mut out = vec![0; 3 * n_rows * n_out];
     let (mut from, mut to) = (vec![0; 3 * BAND * n_in], vec![0; 3 * BAND * n_out]);
     for (out, pixels) in out.chunks_mut(3 * BAND * n_out).zip(pixels.chunks(BAND * stride)) {
-        let row = out.len() / n_out;
-        let (from, to) = (&mut from[..row * n_in], &mut to[..row * n_out]);
+        let column_bytes = out.len() / n_out;
+        let (from, to) = (&mut from[..column_bytes * n_in], &mut to[..column_bytes * n_out]);
         transpose(pixels, stride, n_in, from);
-        sum_rows(from, row, columns, to);
-        transpose(to, row, row / 3, out);
+        sum_rows(from, column_bytes, columns, to);
+        transpose(to, column_bytes, column_bytes / 3, out);
     }
     out
 }

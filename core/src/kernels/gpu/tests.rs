@@ -256,8 +256,10 @@ fn a_packed_product_is_that_of_the_widened_matrix() {
                 TensorData::new(packed.widen(), [n_out, width]),
                 &Device::flex(),
             );
-            let found = PackedWeight::new(packed.clone(), gpu).linear(x.clone(), None);
-            let wanted = host_x.clone().matmul(wide.transpose().unsqueeze());
+            let [bias, host_bias] = numbers([n_out], gpu);
+            let found = PackedWeight::new(packed.clone(), gpu).linear(x.clone(), Some(bias));
+            let wanted =
+                host_x.clone().matmul(wide.transpose().unsqueeze()) + host_bias.unsqueeze();
             let wanted_values = values(wanted.clone());
             let largest = wanted_values.iter().fold(1f32, |max, y| max.max(y.abs()));
             check(found / largest, wanted / largest, &format!("{n_rows}x{width}x{n_out} {bits:?}"));
