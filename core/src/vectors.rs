@@ -15,6 +15,8 @@ pub fn limit_vectors(n_floats: usize) {
 }
 
 /// Most floats of a vector that may be used.
+// A build for GPUs alone, as for WebAssembly, has loops without versions.
+#[cfg(any(feature = "cpu", target_arch = "x86_64"))]
 pub(crate) fn widest() -> usize {
     WIDEST.load(Ordering::Relaxed)
 }
