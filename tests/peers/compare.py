@@ -62,7 +62,7 @@ ap.add_argument("--repeat", type=int, default=5)
 ap.add_argument("--tokens", type=int, default=32)
 ap.add_argument("--train-batch", type=int, default=16)
 ap.add_argument("--threads", type=int, default=2)
-ap.add_argument("--vectors", help="limit mmgem's vectors, as of `mmgem bench --vectors`: 8 is AVX2; the peers keep theirs, but see onnx_avx2.py")
+ap.add_argument("--vectors", help="limit mmgem's vectors, as of `mmgem bench --vectors`: 8 is AVX2; the peers keep theirs, but see avx2.py")
 args = ap.parse_args()
 env = {**os.environ, "RAYON_NUM_THREADS": str(args.threads)}
 works = args.only or "image,text,prefill,caption,region,train"
