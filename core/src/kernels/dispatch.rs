@@ -83,10 +83,10 @@ pub(crate) fn is_new_shape_free(device: &Device) -> bool {
     is_on_cpu(device)
 }
 
-/// On the CPU, runs `work` while rayon's threads stand by to share its steps, so that consecutive
+/// On the CPU, runs `work` while helper threads stand by to share its steps, so that consecutive
 /// small ops avoid a hand-over each.
 ///
-/// Do not use it for batches: a batch would keep the threads from urgent requests.
+/// Do not use it for batches: a batch would keep the helpers from urgent requests.
 pub(crate) fn with_helpers<R>(device: &Device, work: impl FnOnce() -> R) -> R {
     #[cfg(feature = "cpu")]
     if super::cpu::is_cpu(device) {

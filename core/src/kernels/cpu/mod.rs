@@ -8,9 +8,10 @@
 //! - `lanes.rs` compiles one source for AVX-512, AVX2, NEON, wasm's SIMD and plain arrays.
 //!   `limit_vectors` (`vectors.rs` of the crate) selects a narrower one, for tests and measurements.
 //! - `node.rs` adds a kernel to Burn's graph, with a backward pass of one kernel.
-//! - `rows.rs` shares work among rayon's threads. For one image, one text or one token they form a
-//!   team (`team.rs`, `with_helpers`), because a hand-over by rayon often takes longer than the
-//!   product. Batches have no team, so that an urgent request can run between their products.
+//! - `rows.rs` shares work among rayon's threads. One image, one text or one token has a team of
+//!   helpers instead (`team.rs`, `with_helpers`), because a hand-over by rayon often takes longer
+//!   than the product. Batches have no team, so that an urgent request can run between their
+//!   products.
 
 mod elementary;
 mod lanes;
@@ -45,7 +46,7 @@ pub mod rms_norm;
 pub mod rotary;
 
 pub use peak::multiply_in_registers;
-pub use rows::{for_each_chunk, n_threads, use_one_thread, with_helpers};
+pub use rows::{for_each_chunk, n_tasks, n_threads, use_one_thread, with_helpers};
 pub use tape::is_autodiff_cpu_f32;
 #[cfg(feature = "autodiff")]
 pub use tape::use_burn_ops_on_cpu;

@@ -2,34 +2,34 @@
 
 use std::cell::Cell;
 use std::ops::Range;
-use std::ptr::NonNull;
-use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::team::Team;
+use super::team::{MOST_HELPERS, Team};
 
 /// The threads that share the work of a thread.
 #[derive(Clone, Copy)]
 enum Sharing {
     /// All of rayon's threads.
     Pool,
-    /// The helpers of [`with_helpers`], which lives longer than this value.
-    Team(NonNull<Lead>),
+    /// The helpers of [`with_helpers`].
+    Team {
+        n_threads: usize,
+        /// Whether this thread leads. If another thread does, this one works alone, but splits its
+        /// work in the same way, so that the result is the same.
+        is_leader: bool,
+    },
     /// This thread alone.
     Alone,
 }
 
-/// Most threads for a single image, text or token. Every step waits for the slowest of them.
-const MOST_OF_A_TEAM: usize = 16;
-
 /// Multiplications that make a helper's task worthwhile.
 const PAY_FOR_A_HELPER: usize = 32 * 1024;
 
+static TEAM: Team = Team::new();
+
 thread_local! {
     static SHARING: Cell<Sharing> = const { Cell::new(Sharing::Pool) };
-    /// The team that this thread leads, with the helpers of its last work if they have not left.
-    static TEAM: Arc<Team> = Arc::default();
 }
 
 /// Keeps all later work of this thread on it, for callers that run one thread per core.
@@ -46,29 +46,12 @@ pub fn is_single_threaded() -> bool {
 ///
 /// Without them, each small step would wait for a hand-over that takes longer than the step.
 pub fn with_helpers<R>(work: impl FnOnce() -> R) -> R {
-    let n_threads = n_threads().min(MOST_OF_A_TEAM);
+    let n_threads = n_threads().min(1 + MOST_HELPERS);
     if n_threads == 1 || is_single_threaded() {
         return work();
     }
-    let lead = Lead { team: TEAM.with(Arc::clone), n_threads };
-    lead.recruit();
-    sharing(Sharing::Team(NonNull::from(&lead)), work)
-}
-
-/// A team and its size, on the stack of its leader.
-struct Lead {
-    team: Arc<Team>,
-    n_threads: usize,
-}
-
-impl Lead {
-    /// Asks rayon's threads for help.
-    fn recruit(&self) {
-        self.team.recruit(self.n_threads - 1, || {
-            let team = self.team.clone();
-            rayon::spawn(move || sharing(Sharing::Alone, || team.help()));
-        });
-    }
+    let lead = TEAM.lead(n_threads - 1);
+    sharing(Sharing::Team { n_threads, is_leader: lead.is_some() }, work)
 }
 
 /// Runs `work` with this way of sharing it.
@@ -86,15 +69,12 @@ fn sharing<R>(how: Sharing, work: impl FnOnce() -> R) -> R {
 /// Calls `work` with each of `0..n`, on all threads that share this one's work.
 pub fn for_each_of(n: usize, work: impl Fn(usize) + Sync + Send) {
     match SHARING.get() {
-        Sharing::Team(lead) if n > 1 => {
-            // SAFETY: `with_helpers` keeps it until this thread shares in another way.
-            let lead = unsafe { lead.as_ref() };
-            lead.recruit();
-            // A task shares no work itself.
-            // SAFETY: this thread leads the team, and is in no task, because it would be alone
-            // there.
-            sharing(Sharing::Alone, || unsafe { lead.team.run(n, &work) });
-        }
+        // A task shares no work itself.
+        Sharing::Team { is_leader, .. } if n > 1 => sharing(Sharing::Alone, || match is_leader {
+            // SAFETY: this thread leads, and is in no task, because it would be alone there.
+            true => unsafe { TEAM.run(n, &work) },
+            false => (0..n).for_each(work),
+        }),
         Sharing::Pool if n > 1 && rayon::current_num_threads() > 1 => {
             (0..n).into_par_iter().for_each(work);
         }
@@ -144,7 +124,7 @@ pub fn n_tasks(multiplications: usize) -> usize {
     let (per_task, most) = match SHARING.get() {
         Sharing::Pool => (128 * 1024, n_threads()),
         // Two for each thread, because one may come late.
-        Sharing::Team(_) => (PAY_FOR_A_HELPER, 2 * n_threads()),
+        Sharing::Team { .. } => (PAY_FOR_A_HELPER, 2 * n_threads()),
         Sharing::Alone => return 1,
     };
     (multiplications / per_task).clamp(1, most)
@@ -167,7 +147,7 @@ pub fn for_each_product(
     depth: usize,
     work: impl Fn(Range<usize>, Range<usize>, gemm::Parallelism) + Sync + Send,
 ) {
-    if !matches!(SHARING.get(), Sharing::Team(_)) {
+    if !matches!(SHARING.get(), Sharing::Team { .. }) {
         return work(0..n, 0..m, parallelism(n * m * depth));
     }
     let n_parts = (n * m * depth / PAY_FOR_A_HELPER).clamp(1, n_threads());
@@ -184,8 +164,7 @@ pub fn for_each_product(
 pub fn n_threads() -> usize {
     match SHARING.get() {
         Sharing::Pool => rayon::current_num_threads(),
-        // SAFETY: `with_helpers` keeps it until this thread shares in another way.
-        Sharing::Team(lead) => unsafe { lead.as_ref().n_threads },
+        Sharing::Team { n_threads, .. } => n_threads,
         Sharing::Alone => 1,
     }
 }

@@ -3,54 +3,94 @@
 //! A step takes microseconds. rayon's threads yield or sleep between two of them, and come back too
 //! late, on a busy machine by milliseconds. A team's helpers watch for the next step instead. A
 //! helper that is not running costs nothing, because the leader takes the tasks that nobody takes.
+//!
+//! The helpers are threads of their own. rayon's would have to leave now and then to serve others,
+//! and the system often wakes the next one on the leader's core.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread::yield_now;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::{Builder, Thread, park, yield_now};
+use std::time::{Duration, Instant};
 
+/// Most helpers of a team. Every step waits for the slowest of them.
+pub const MOST_HELPERS: usize = 15;
 /// Looks at an unchanged value before a thread lets others run: some microseconds. The system may
 /// have put the leader and a helper on the same core.
 const LOOKS: usize = 500;
-/// Looks before a helper leaves: about a millisecond, if no other thread wants the core.
-const LOOKS_OF_A_HELPER: usize = 4_000;
-/// Tasks after which a helper leaves, and the leader asks rayon for another: several tokens.
-const TASKS: usize = 1024;
+/// Time without a task after which a helper sleeps.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 type Task<'a> = dyn Fn(usize) + Sync + 'a;
 
-/// A leader's current step, for its helpers.
-#[derive(Default)]
+/// Helpers that one thread at a time leads.
 pub struct Team {
     /// Number of the step's tasks in the upper half, and the next one to take in the lower half.
     open: Line<AtomicU64>,
     n_done: Line<AtomicUsize>,
     task: Line<UnsafeCell<Option<*const Task<'static>>>>,
-    /// Threads that help, or will when rayon runs them.
-    n_helpers: AtomicUsize,
     /// What a task of the open step panicked with.
     failure: Mutex<Option<Box<dyn Any + Send>>>,
+    is_led: AtomicBool,
+    helpers: [OnceLock<Thread>; MOST_HELPERS],
+    /// A bit for each helper that sleeps, or is about to.
+    asleep: AtomicU32,
 }
 
 /// A value with cache lines of its own.
-#[derive(Default)]
 #[repr(align(128))]
 struct Line<T>(T);
 
 // SAFETY: the leader writes `task` only while no step is open. A thread reads it only after it has
 // taken a task of the open step, and before that task is done.
 unsafe impl Sync for Team {}
-// SAFETY: as above.
-unsafe impl Send for Team {}
+
+/// A thread's time as the leader.
+pub struct Lead(&'static Team);
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.0.is_led.store(false, Ordering::Release);
+    }
+}
 
 impl Team {
+    pub const fn new() -> Self {
+        Self {
+            open: Line(AtomicU64::new(0)),
+            n_done: Line(AtomicUsize::new(0)),
+            task: Line(UnsafeCell::new(None)),
+            failure: Mutex::new(None),
+            is_led: AtomicBool::new(false),
+            helpers: [const { OnceLock::new() }; MOST_HELPERS],
+            asleep: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes this thread the leader of `n_helpers` helpers. `None` if another thread leads.
+    pub fn lead(&'static self, n_helpers: usize) -> Option<Lead> {
+        if self.is_led.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        for (nth, helper) in self.helpers[..n_helpers].iter().enumerate() {
+            if helper.get().is_none() {
+                let name = format!("mmgem-helper-{nth}");
+                // Without a thread, the leader takes the tasks.
+                if let Ok(handle) = Builder::new().name(name).spawn(move || self.help(nth)) {
+                    let _ = helper.set(handle.thread().clone());
+                }
+            }
+        }
+        Some(Lead(self))
+    }
+
     /// Runs `task` for each of `0..n` and returns when all are done. Panics if one panics.
     ///
     /// # Safety
-    /// Only the leader may call it, and not within a task.
+    /// Only the thread that leads may call it, and not within a task.
     pub unsafe fn run(&self, n: usize, task: &Task) {
         let n_tasks = u32::try_from(n).expect("a step has fewer than 2^32 tasks");
         // SAFETY: this only extends the lifetime. No step is open, so nobody reads `task`, and this
@@ -61,39 +101,56 @@ impl Team {
         }
         self.n_done.0.store(0, Ordering::Relaxed);
         self.open.0.store(u64::from(n_tasks) << 32, Ordering::Release);
+        self.wake();
         self.take_tasks();
         let mut n_looks = 0;
         while self.n_done.0.load(Ordering::Acquire) < n {
-            look_again(&mut n_looks);
+            n_looks += 1;
+            if n_looks < LOOKS { spin_loop() } else { yield_now() }
         }
         if let Some(cause) = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             resume_unwind(cause);
         }
     }
 
-    /// Calls `ask` for each helper that is missing to `n_helpers`. It must make a thread call
-    /// [`Self::help`]. Only the leader may call this.
-    pub fn recruit(&self, n_helpers: usize, ask: impl Fn()) {
-        while self.n_helpers.load(Ordering::Relaxed) < n_helpers {
-            self.n_helpers.fetch_add(1, Ordering::Relaxed);
-            ask();
+    /// Wakes helpers that sleep. One that is about to sleep may miss it, until the next step.
+    fn wake(&self) {
+        if self.asleep.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let asleep = self.asleep.swap(0, Ordering::Relaxed);
+        for (nth, helper) in self.helpers.iter().enumerate() {
+            if let Some(helper) = helper.get().filter(|_| asleep & 1 << nth != 0) {
+                helper.unpark();
+            }
         }
     }
 
-    /// Takes tasks until about a millisecond passes without one. It also ends after some tasks, so
-    /// that rayon's threads serve others too.
-    pub fn help(&self) {
-        let (mut n_looks, mut n_tasks) = (0, 0);
-        while n_looks < LOOKS_OF_A_HELPER && n_tasks < TASKS {
-            match self.take_tasks() {
-                0 => look_again(&mut n_looks),
-                n => {
-                    n_looks = 0;
-                    n_tasks += n;
-                }
+    /// Takes tasks for as long as the process lives.
+    fn help(&'static self, nth: usize) {
+        let mut n_looks = 0;
+        let mut idle_since = Instant::now();
+        loop {
+            if self.take_tasks() > 0 {
+                n_looks = 0;
+                continue;
             }
+            n_looks += 1;
+            if n_looks < LOOKS {
+                spin_loop();
+                continue;
+            }
+            if n_looks == LOOKS {
+                idle_since = Instant::now();
+            }
+            if idle_since.elapsed() < PATIENCE {
+                yield_now();
+                continue;
+            }
+            self.asleep.fetch_or(1 << nth, Ordering::Relaxed);
+            park();
+            n_looks = 0;
         }
-        self.n_helpers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Runs tasks of the open step until all are taken. Returns how many it ran.
@@ -134,35 +191,25 @@ impl Team {
     }
 }
 
-/// Waits a moment for a value to change.
-fn look_again(n_looks: &mut usize) {
-    *n_looks += 1;
-    if *n_looks < LOOKS { spin_loop() } else { yield_now() }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
+    use std::thread::sleep;
 
     use super::*;
 
-    /// Runs `lead` on a team with helpers on their own threads.
-    fn with_team(n_helpers: usize, lead: impl FnOnce(&Team)) {
-        let team = Team::default();
-        std::thread::scope(|scope| {
-            team.recruit(n_helpers, || {
-                scope.spawn(|| team.help());
-            });
-            lead(&team);
-        });
-        assert_eq!(team.n_helpers.load(Ordering::Relaxed), 0);
+    /// Runs `work` as the leader of a team with helpers of its own.
+    fn with_team(n_helpers: usize, work: impl FnOnce(&'static Team)) {
+        let team = Box::leak(Box::new(Team::new()));
+        let lead = team.lead(n_helpers);
+        assert!(lead.is_some(), "no other thread leads");
+        work(team);
     }
 
     #[test]
     fn every_task_of_every_step_runs_once() {
         for n_helpers in [0, 1, 3] {
             with_team(n_helpers, |team| {
-                // More tasks than a helper takes before it leaves.
                 for step in 0..2000 {
                     let n = step % 7;
                     let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
@@ -179,13 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn helpers_take_tasks_and_leave_if_there_are_none() {
-        let team = Team::default();
-        std::thread::scope(|scope| {
+    fn helpers_sleep_without_tasks_and_wake_for_the_next() {
+        with_team(1, |team| {
             for _ in 0..3 {
-                team.recruit(1, || {
-                    scope.spawn(|| team.help());
-                });
                 let both = Barrier::new(2);
                 // Each task waits for the other, so that one thread alone would never end.
                 // SAFETY: this is the leader.
@@ -194,11 +237,24 @@ mod tests {
                         both.wait();
                     });
                 }
-                while team.n_helpers.load(Ordering::Relaxed) > 0 {
-                    yield_now();
+                while team.asleep.load(Ordering::Relaxed) == 0 {
+                    sleep(PATIENCE);
                 }
             }
         });
+    }
+
+    #[test]
+    fn one_thread_at_a_time_leads() {
+        let team: &'static Team = Box::leak(Box::new(Team::new()));
+        let lead = team.lead(1);
+        assert!(lead.is_some());
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| team.lead(1).is_some());
+            assert!(!other.join().expect("it does not panic"));
+        });
+        drop(lead);
+        assert!(team.lead(1).is_some());
     }
 
     #[test]
