@@ -43,7 +43,7 @@ impl Rows {
     }
 
     /// One row.
-    fn row(&self, row: usize) -> Row<'_> {
+    pub fn row(&self, row: usize) -> Row<'_> {
         let blocks = row * self.n_blocks..(row + 1) * self.n_blocks;
         Row {
             numbers: &self.numbers[blocks.start * BLOCK..blocks.end * BLOCK],

@@ -33,7 +33,7 @@ pub(super) fn vector(bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32])
 }
 
 /// Prefetch distance in bytes, to hide the latency of memory.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 8192;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn row_of_8(weights: WeightRow, x: Row) -> f32 {

@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::{BLOCK, Bits, Packed};
+use crate::vectors::vectorized;
 
 impl Packed {
     /// Packs a matrix `[out, in]` in row-major order.
@@ -12,29 +13,50 @@ impl Packed {
         assert!(n_columns > 0 && values.len().is_multiple_of(n_columns), "a matrix has whole rows");
         let n_rows = values.len() / n_columns;
         let n_blocks = n_rows * n_columns.div_ceil(BLOCK);
-        let mut codes = Vec::with_capacity(n_blocks * bits.block_bytes());
-        let mut scales = Vec::with_capacity(n_blocks);
-        for row in values.chunks(n_columns) {
-            for part in row.chunks(BLOCK) {
-                let mut block = [0.0; BLOCK];
-                block[..part.len()].copy_from_slice(part);
-                let scale = match bits {
-                    Bits::Eight => f16::from_f32(largest(&block).abs() / 127.0),
-                    Bits::Four => best_scale_of_4_bits(&block),
-                };
-                scales.push(scale);
-                match bits {
-                    Bits::Eight => {
-                        codes.extend(rounded(&block, scale, -127.0, 127.0).map(|n| n as i8 as u8))
+        let mut packed = Self {
+            bits,
+            n_rows,
+            n_columns,
+            codes: Vec::with_capacity(n_blocks * bits.block_bytes()),
+            scales: Vec::with_capacity(n_blocks),
+        };
+        add_rows(values, &mut packed);
+        packed
+    }
+}
+
+// Loops over arrays, because closures are not compiled for the vectors of their callers.
+vectorized! {
+    /// Adds the codes and scales of these rows.
+    fn add_rows(values: &[f32], packed: &mut Packed) {
+        let Packed { bits, n_columns, ref mut codes, ref mut scales, .. } = *packed;
+        for part in values.chunks_exact(n_columns).flat_map(|row| row.chunks(BLOCK)) {
+            let mut block = [0.0; BLOCK];
+            block[..part.len()].copy_from_slice(part);
+            match bits {
+                Bits::Eight => {
+                    let scale = f16::from_f32(largest(&block).abs() / 127.0);
+                    let numbers = rounded(&block, scale, -127.0, 127.0);
+                    let mut bytes = [0; BLOCK];
+                    for (byte, number) in bytes.iter_mut().zip(numbers) {
+                        *byte = number as i8 as u8;
                     }
-                    Bits::Four => {
-                        let steps = rounded(&block, scale, -8.0, 7.0).map(|n| (n + 8.0) as u8);
-                        codes.extend((0..BLOCK / 2).map(|i| steps[i] | steps[BLOCK / 2 + i] << 4));
+                    scales.push(scale);
+                    codes.extend(bytes);
+                }
+                Bits::Four => {
+                    let scale = best_scale_of_4_bits(&block);
+                    let numbers = rounded(&block, scale, -8.0, 7.0);
+                    let mut bytes = [0; BLOCK / 2];
+                    let (firsts, seconds) = numbers.split_at(BLOCK / 2);
+                    for ((byte, first), second) in bytes.iter_mut().zip(firsts).zip(seconds) {
+                        *byte = (first + 8.0) as u8 | ((second + 8.0) as u8) << 4;
                     }
+                    scales.push(scale);
+                    codes.extend(bytes);
                 }
             }
         }
-        Self { bits, n_rows, n_columns, codes, scales }
     }
 }
 
@@ -42,28 +64,26 @@ impl Packed {
 ///
 /// Tries several ranges around the largest value. Each range gives integers; their least-squares
 /// scale is a candidate.
+#[inline(always)]
 fn best_scale_of_4_bits(block: &[f32; BLOCK]) -> f16 {
     /// Steps from zero to the largest value; negative if it is on the side with eight steps.
     const STEPS: [f32; 14] =
         [-9.5, -9.0, -8.6, -8.3, -8.0, -7.7, -7.4, -7.0, -6.6, -6.2, 7.6, 7.2, 6.8, 6.4];
     let largest = largest(block);
-    let error = |scale: f16| -> f32 {
-        let numbers = rounded(block, scale, -8.0, 7.0);
-        numbers.iter().zip(block).map(|(n, x)| (n * scale.to_f32() - x).powi(2)).sum()
-    };
     let plain = f16::from_f32(largest / -8.0);
-    let mut best = (error(plain), plain);
+    let mut best = (error_of_4_bits(block, plain), plain);
     for steps in STEPS {
         let numbers = rounded(block, f16::from_f32(largest / steps), -8.0, 7.0);
-        let (dot, norm) = numbers
-            .iter()
-            .zip(block)
-            .fold((0.0, 0.0), |(dot, norm), (n, x)| (dot + n * x, norm + n * n));
+        let (mut dot, mut norm) = (0.0, 0.0);
+        for (n, x) in numbers.iter().zip(block) {
+            dot += n * x;
+            norm += n * n;
+        }
         if norm == 0.0 {
             continue;
         }
         let scale = f16::from_f32(dot / norm);
-        let error = error(scale);
+        let error = error_of_4_bits(block, scale);
         if error < best.0 {
             best = (error, scale);
         }
@@ -71,16 +91,40 @@ fn best_scale_of_4_bits(block: &[f32; BLOCK]) -> f16 {
     best.1
 }
 
+/// The squared error of the block with this scale.
+#[inline(always)]
+fn error_of_4_bits(block: &[f32; BLOCK], scale: f16) -> f32 {
+    let numbers = rounded(block, scale, -8.0, 7.0);
+    let scale = scale.to_f32();
+    let mut sum = 0.0;
+    for (n, x) in numbers.iter().zip(block) {
+        sum += (n * scale - x).powi(2);
+    }
+    sum
+}
+
 /// The value with the largest magnitude.
+#[inline(always)]
 fn largest(block: &[f32; BLOCK]) -> f32 {
-    block.iter().fold(0.0, |max: f32, x| if x.abs() > max.abs() { *x } else { max })
+    let mut largest = 0.0f32;
+    for x in block {
+        if x.abs() > largest.abs() {
+            largest = *x;
+        }
+    }
+    largest
 }
 
 /// Each value in steps of the scale, rounded to integers; zeros if the scale is zero.
+#[inline(always)]
 fn rounded(block: &[f32; BLOCK], scale: f16, min: f32, max: f32) -> [f32; BLOCK] {
     let scale = scale.to_f32();
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    block.map(|x| (x * inverse).round_ties_even().clamp(min, max))
+    let mut numbers = [0.0; BLOCK];
+    for (number, x) in numbers.iter_mut().zip(block) {
+        *number = (x * inverse).round_ties_even().clamp(min, max);
+    }
+    numbers
 }
 
 #[cfg(test)]

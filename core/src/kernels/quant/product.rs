@@ -1,5 +1,7 @@
 //! Multiplies activations with a packed matrix without widening it.
 
+use std::ops::Range;
+
 use half::f16;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -129,7 +131,7 @@ impl Kernel {
         }
     }
 
-    /// Computes the products of weight rows with one activation row.
+    /// Writes the products of up to [`PANEL`] weight rows with one row of activations into `out`.
     fn vector(self, bits: Bits, weights: &[WeightRow], x: Row, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if self != Self::Scalar {
@@ -140,9 +142,9 @@ impl Kernel {
         if self != Self::Scalar {
             return neon::vector(self == Self::Dotprod, bits, weights, x, out);
         }
-        for (weights, out) in weights.chunks(PANEL).zip(out.chunks_mut(PANEL)) {
-            self.panel(bits, weights, &[x], out);
-        }
+        let mut panel = [0.0; PANEL];
+        self.panel(bits, weights, &[x], &mut panel);
+        out.copy_from_slice(&panel[..out.len()]);
     }
 }
 
@@ -168,8 +170,8 @@ fn by_tiles(
     }
 }
 
-/// Weights per task: enough to make a hand-over to another core worthwhile, and few enough for its
-/// cache.
+/// Weights per task of few rows: enough to make a hand-over to another core worthwhile, and few
+/// enough for its cache.
 const SHARE_WEIGHTS: usize = 1 << 17;
 /// Activation rows per task, if each thread gets at least as many: they stay in a core's cache, and
 /// enough to make rearranging the weights for each task worthwhile.
@@ -192,19 +194,38 @@ impl Packed {
     pub fn linear_with(&self, kernel: Kernel, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         assert!(x.len().is_multiple_of(self.n_columns), "activations have the width of the matrix");
         assert!(bias.is_none_or(|bias| bias.len() == self.n_rows));
-        let weights: Vec<WeightRow> = (0..self.n_rows).map(|row| self.row(row)).collect();
-        let n_tasks = x.len() / self.n_columns / SHARE_ROWS;
-        match n_tasks >= n_threads() {
-            true => self.share_rows(kernel, &weights, x, bias, n_tasks),
-            false => self.share_weights(kernel, &weights, x, bias),
+        let n = x.len() / self.n_columns;
+        match n / SHARE_ROWS {
+            _ if n == 1 => self.multiply_vector(kernel, x, bias),
+            n_tasks if n_tasks >= n_threads() => self.share_rows(kernel, x, bias, n_tasks),
+            _ => self.share_weights(kernel, x, bias),
         }
+    }
+
+    /// One row: each task reads a large part of the matrix, because the processor then knows early
+    /// what to fetch from memory.
+    fn multiply_vector(&self, kernel: Kernel, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let [n_out, width] = self.shape();
+        let x = Rows::round(x, width, self.bits);
+        let x = x.row(0);
+        let share = n_out.div_ceil(n_tasks(n_out * width)).next_multiple_of(PANEL);
+        let mut out = vec![0.0; n_out];
+        for_each_share(&mut out, share, |first, out| {
+            self.for_each_panel(first..first + out.len(), |panel, weights| {
+                let out = &mut out[panel * PANEL..][..weights.len()];
+                kernel.vector(self.bits, weights, x, out);
+            });
+        });
+        for (out, bias) in out.iter_mut().zip(bias.unwrap_or_default()) {
+            *out += bias;
+        }
+        out
     }
 
     /// Many rows: each task rounds its own rows and multiplies them with the whole matrix.
     fn share_rows(
         &self,
         kernel: Kernel,
-        weights: &[WeightRow],
         x: &[f32],
         bias: Option<&[f32]>,
         n_tasks: usize,
@@ -218,22 +239,16 @@ impl Packed {
             let x = Rows::round(&x[first / n_out * width..][..n * width], width, self.bits);
             let activations = x.all();
             let mut products = vec![0.0; n * PANEL];
-            for (panel, weights) in weights.chunks(PANEL).enumerate() {
+            self.for_each_panel(0..n_out, |panel, weights| {
                 kernel.panel(self.bits, weights, &activations, &mut products);
                 place(&products, panel, bias, out, n_out);
-            }
+            });
         });
         out
     }
 
     /// Few rows: each task multiplies all of them with its part of the matrix.
-    fn share_weights(
-        &self,
-        kernel: Kernel,
-        weights: &[WeightRow],
-        x: &[f32],
-        bias: Option<&[f32]>,
-    ) -> Vec<f32> {
+    fn share_weights(&self, kernel: Kernel, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let [n_out, width] = self.shape();
         let x = Rows::round(x, width, self.bits);
         let activations = x.all();
@@ -245,19 +260,26 @@ impl Packed {
         // [panels, n, PANEL]
         let mut panels = vec![0.0; n_out.next_multiple_of(PANEL) * n];
         for_each_share(&mut panels, share, |first, out| {
-            let weights = &weights[first / n..n_out.min((first + out.len()) / n)];
-            if let [x] = activations[..] {
-                return kernel.vector(self.bits, weights, x, out);
-            }
-            for (weights, out) in weights.chunks(PANEL).zip(out.chunks_exact_mut(n * PANEL)) {
+            let rows = first / n..n_out.min((first + out.len()) / n);
+            self.for_each_panel(rows, |panel, weights| {
+                let out = &mut out[panel * n * PANEL..][..n * PANEL];
                 kernel.panel(self.bits, weights, &activations, out);
-            }
+            });
         });
         let mut out = vec![0.0; n * n_out];
         for (panel, products) in panels.chunks_exact(n * PANEL).enumerate() {
             place(products, panel, bias, &mut out, n_out);
         }
         out
+    }
+
+    /// Calls `work` with the number of each panel of these rows, from 0 on, and with its rows.
+    fn for_each_panel(&self, rows: Range<usize>, mut work: impl FnMut(usize, &[WeightRow])) {
+        for (panel, first) in rows.clone().step_by(PANEL).enumerate() {
+            let n = PANEL.min(rows.end - first);
+            let weights: [_; PANEL] = std::array::from_fn(|nth| self.row(first + nth.min(n - 1)));
+            work(panel, &weights[..n]);
+        }
     }
 
     fn row(&self, row: usize) -> WeightRow<'_> {
@@ -284,6 +306,17 @@ fn n_threads() -> usize {
     return crate::kernels::cpu::n_threads();
     #[cfg(not(feature = "cpu"))]
     1
+}
+
+/// Number of tasks that this many multiplications pay for.
+fn n_tasks(multiplications: usize) -> usize {
+    #[cfg(feature = "cpu")]
+    return crate::kernels::cpu::n_tasks(multiplications);
+    #[cfg(not(feature = "cpu"))]
+    {
+        let _ = multiplications;
+        1
+    }
 }
 
 /// Copies a panel's products, `[n, PANEL]`, to its columns of `out`, `[n, n_out]`, and adds the bias.
