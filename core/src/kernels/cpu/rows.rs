@@ -189,3 +189,34 @@ pub fn for_each(
     let rows_per_task = n_rows.div_ceil(n_tasks).max(1);
     for_each_chunk(matrix, rows_per_task * width, |task, rows| work(task * rows_per_task, rows));
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::{current, yield_now};
+
+    use super::*;
+
+    #[test]
+    fn while_another_thread_leads_work_is_split_as_with_helpers() {
+        // Other tests lead for a moment.
+        let _lead = loop {
+            match TEAM.lead(1) {
+                Some(lead) => break lead,
+                None => yield_now(),
+            }
+        };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build();
+        pool.expect("threads can be started").install(|| {
+            with_helpers(|| {
+                assert_eq!((n_threads(), n_tasks(usize::MAX)), (3, 6));
+                let (this, n_run) = (current().id(), AtomicUsize::new(0));
+                for_each_of(5, |_| {
+                    assert_eq!(current().id(), this);
+                    n_run.fetch_add(1, Ordering::Relaxed);
+                });
+                assert_eq!(n_run.into_inner(), 5);
+            });
+        });
+    }
+}
