@@ -122,7 +122,7 @@ fn known_folders(library: &Library, file: &Path) -> Result<Vec<Root>> {
     #[cfg(feature = "app")]
     let of_window = crate::window::folders_of(file);
     #[cfg(not(feature = "app"))]
-    let (of_window, _): ([std::path::PathBuf; 0], _) = ([], file);
+    let (of_window, _): ([PathBuf; 0], _) = ([], file);
     let mut known = library.folders()?;
     for folder in of_window {
         if !known.iter().any(|root| folder.starts_with(&root.path)) {
