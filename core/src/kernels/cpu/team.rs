@@ -70,7 +70,8 @@ impl Team {
         }
     }
 
-    /// Makes this thread the leader of `n_helpers` helpers. `None` if another thread leads.
+    /// Makes this thread the leader of `n_helpers` helpers, and of those that earlier leaders had
+    /// more. `None` if another thread leads.
     pub fn lead(&'static self, n_helpers: usize) -> Option<Lead> {
         if self.is_led.swap(true, Ordering::Acquire) {
             return None;
@@ -229,6 +230,9 @@ mod tests {
     fn helpers_sleep_without_tasks_and_wake_for_the_next() {
         with_team(1, |team| {
             for _ in 0..3 {
+                while team.asleep.load(Ordering::Relaxed) == 0 {
+                    sleep(PATIENCE);
+                }
                 let both = Barrier::new(2);
                 // Each task waits for the other, so that one thread alone would never end.
                 // SAFETY: this is the leader.
@@ -236,9 +240,6 @@ mod tests {
                     team.run(2, &|_| {
                         both.wait();
                     });
-                }
-                while team.asleep.load(Ordering::Relaxed) == 0 {
-                    sleep(PATIENCE);
                 }
             }
         });
